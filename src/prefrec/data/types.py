@@ -1,0 +1,110 @@
+"""The types that everything passes along: catalogue, ranking examples, prepared data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from prefrec.errors import DataError
+
+INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
+EXAMPLE_SCHEMA = pl.Schema(
+    {"user_id": pl.String, "history": pl.List(pl.String), "candidates": pl.List(pl.String), "target": pl.String}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RankingExample:
+    """One question to a recommender: which of `candidates` does the user take next?
+
+    All entries are item ids (strings). `history` is oldest first and holds only interactions before the
+    target's; `target` stands exactly once in `candidates`.
+    """
+
+    user_id: str
+    history: tuple[str, ...]
+    candidates: tuple[str, ...]
+    target: str
+
+    @property
+    def target_index(self) -> int:
+        """Position of the target in the candidates, from 0."""
+        return self.candidates.index(self.target)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items and their titles: a polars frame with `item_id: str`, `title: str` and any further columns."""
+
+    frame: pl.DataFrame
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """item_id → title, in the catalogue's order."""
+        return dict(zip(self.frame["item_id"].to_list(), self.frame["title"].to_list(), strict=True))
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Item ids in the catalogue's order."""
+        return self.frame["item_id"].to_list()
+
+    def titles_of(self, item_ids: Iterable[str]) -> list[str]:
+        """Titles of `item_ids`, in their order.
+
+        Raises:
+            DataError: an id is not in the catalogue.
+        """
+        try:
+            return [self.titles[i] for i in item_ids]
+        except KeyError as e:
+            raise DataError(f"item {e.args[0]!r} is not in the catalogue of {len(self)} items") from None
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What `prefrec prepare` makes and everything else reads.
+
+    Attributes:
+        catalogue: all items that can be asked about.
+        train, validation, test: ranking examples, candidates included.
+        train_interactions: frame `user_id, item_id, timestamp` (str, str, Int64 seconds; sorted by user and
+            time): what a recommender may learn from. Nothing of it lies in a validation or test target.
+        protocol: source, split, candidates, seeds and counts, as plain JSON values.
+    """
+
+    catalogue: Catalogue
+    train: list[RankingExample]
+    validation: list[RankingExample]
+    test: list[RankingExample]
+    train_interactions: pl.DataFrame
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def domain(self) -> str:
+        """`movies`, `music`, `books` or `generic`: which prompt templates fit."""
+        return str(self.protocol.get("domain", "generic"))
+
+    def split(self, name: str) -> list[RankingExample]:
+        """The examples of `train`, `validation` or `test`."""
+        if name not in ("train", "validation", "test"):
+            raise DataError(f"unknown split {name!r}: expected train, validation or test")
+        return list(getattr(self, name))
+
+
+def examples_to_frame(examples: Sequence[RankingExample]) -> pl.DataFrame:
+    """A frame with one row an example (columns user_id, history, candidates, target)."""
+    rows = [(e.user_id, list(e.history), list(e.candidates), e.target) for e in examples]
+    return pl.DataFrame(rows, schema=EXAMPLE_SCHEMA, orient="row")
+
+
+def frame_to_examples(frame: pl.DataFrame) -> list[RankingExample]:
+    """The inverse of `examples_to_frame`."""
+    columns = (frame[c].to_list() for c in ("user_id", "history", "candidates", "target"))
+    return [RankingExample(u, tuple(h), tuple(c), t) for u, h, c, t in zip(*columns, strict=True)]
