@@ -1,0 +1,143 @@
+"""Preference losses over choice sets: pure functions of log-probabilities, torch only.
+
+Every function takes `policy_logps` and `ref_logps` of shape [B, 1+N]: the summed log-probabilities of the
+chosen answer (column 0) and of N rejected answers (columns 1..N), and returns a `PreferenceLoss` with the
+loss of each row [B] and the rewards [B, 1+N]. Nothing is averaged: the caller takes the mean.
+
+With rewards r_i = β (log π(y_i|x) − log π_ref(y_i|x)):
+
+| function | loss of a row |
+|---|---|
+| `softmax_dpo_loss` | log(1 + Σ_i exp(r_i − r_0)) |
+| `dpo_loss` | mean_i softplus(r_i − r_0): DPO for N = 1, exploded pairs for N > 1 |
+| `dmpo_loss` | softplus(mean_i r_i − r_0) |
+| `bpr_loss` | mean_i softplus(β (log π(y_i|x) − log π(y_0|x))): reference-free |
+| `softmax_loss` | log(1 + Σ_i exp(β (log π(y_i|x) − log π(y_0|x)))): reference-free |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PreferenceLoss:
+    """What a preference loss returns.
+
+    Attributes:
+        losses: loss of each row, [B].
+        rewards: β × (policy − reference) log-probabilities, [B, 1+N]; for reference-free losses
+            β × policy log-probabilities.
+    """
+
+    losses: Tensor
+    rewards: Tensor
+
+
+def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+    """Softmax DPO (Chen et al., NeurIPS 2024, arXiv 2406.09215, eq. 11).
+
+    −log σ(−log Σ_{i≥1} exp(r_i − r_0)) is the cross-entropy of softmax(r_0..r_N) with label 0; it is
+    computed in that form, which is finite for any reward gap.
+
+    Args:
+        policy_logps: [B, 1+N], chosen answer in column 0.
+        ref_logps: [B, 1+N], of the frozen reference.
+        beta: strength of the pull to the reference, > 0.
+
+    Raises:
+        ValueError: shapes differ, there is no rejected column, or beta is not positive.
+    """
+    _check(policy_logps, ref_logps, beta)
+    rewards = beta * (policy_logps - ref_logps)
+    return PreferenceLoss(_softmax_cross_entropy(rewards), rewards)
+
+
+def dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+    """DPO (Rafailov et al., NeurIPS 2023): −log σ(r_0 − r_1).
+
+    For N > 1 the row is exploded into its N pairs, whose losses are averaged: what a pairwise trainer does
+    with N rejected answers. Arguments, shapes and errors as in `softmax_dpo_loss`.
+    """
+    _check(policy_logps, ref_logps, beta)
+    rewards = beta * (policy_logps - ref_logps)
+    return PreferenceLoss(_mean_pairwise(rewards), rewards)
+
+
+def dmpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+    """DMPO (Bai et al., 2024): −log σ(r_0 − mean_i r_i).
+
+    Arguments, shapes and errors as in `softmax_dpo_loss`.
+    """
+    _check(policy_logps, ref_logps, beta)
+    rewards = beta * (policy_logps - ref_logps)
+    return PreferenceLoss(F.softplus(rewards[:, 1:].mean(dim=1) - rewards[:, 0]), rewards)
+
+
+def bpr_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+    """BPR (Rendle et al., UAI 2009) on β × log-probabilities, averaged over the N pairs; no reference.
+
+    `ref_logps` is accepted, so that all losses are called alike, and not used.
+    """
+    _check(policy_logps, ref_logps, beta)
+    rewards = beta * policy_logps
+    return PreferenceLoss(_mean_pairwise(rewards), rewards)
+
+
+def softmax_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+    """Sampled softmax (InfoNCE) on β × log-probabilities; S-DPO without its reference.
+
+    `ref_logps` is accepted, so that all losses are called alike, and not used.
+    """
+    _check(policy_logps, ref_logps, beta)
+    rewards = beta * policy_logps
+    return PreferenceLoss(_softmax_cross_entropy(rewards), rewards)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, float], PreferenceLoss]] = {
+    "softmax_dpo": softmax_dpo_loss,
+    "dpo": dpo_loss,
+    "dmpo": dmpo_loss,
+    "bpr": bpr_loss,
+    "softmax": softmax_loss,
+}
+"""Name in a recipe (`loss_type`) → loss."""
+
+REFERENCE_FREE = frozenset({"bpr", "softmax"})
+"""Losses that do not read `ref_logps`."""
+
+
+def effective_negatives(rewards: Tensor) -> Tensor:
+    """Effective number of negatives in the S-DPO gradient, [B]: 1/Σ w_i² with w = softmax(r_1..r_N).
+
+    N where all rejected answers weigh the same, 1 where one of them carries the whole gradient (the paper's
+    implicit hard-negative mining, section 3.2).
+    """
+    weights = torch.softmax(rewards[:, 1:], dim=1)
+    return 1.0 / weights.square().sum(dim=1)
+
+
+def _softmax_cross_entropy(rewards: Tensor) -> Tensor:
+    return torch.logsumexp(rewards - rewards[:, :1], dim=1)
+
+
+def _mean_pairwise(rewards: Tensor) -> Tensor:
+    return F.softplus(rewards[:, 1:] - rewards[:, :1]).mean(dim=1)
+
+
+def _check(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> None:
+    if policy_logps.shape != ref_logps.shape:
+        raise ValueError(
+            f"policy_logps {list(policy_logps.shape)} and ref_logps {list(ref_logps.shape)} must have one shape"
+        )
+    if policy_logps.dim() != 2 or policy_logps.shape[1] < 2:
+        raise ValueError(
+            f"expected [batch, 1 + negatives] with at least one negative, got {list(policy_logps.shape)}"
+        )
+    if not beta > 0:
+        raise ValueError(f"beta must be positive, got {beta}")

@@ -1,0 +1,150 @@
+"""prefrec.losses against published vectors, the formula of the paper and its algebra."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from prefrec import losses
+from prefrec.losses import LOSSES, dmpo_loss, dpo_loss, effective_negatives, softmax_dpo_loss
+
+SHARED = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+VECTORS = SHARED.parent / "vectors" / "sdpo_loss_cases.json"
+
+logps = st.floats(-60.0, 0.0)
+
+
+@st.composite
+def choice_logps(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    b, c = draw(st.integers(1, 4)), draw(st.integers(2, 9))
+    values = st.lists(logps, min_size=b * c, max_size=b * c)
+    make = lambda: torch.tensor(draw(values), dtype=torch.float64).view(b, c)  # noqa: E731
+    return make(), make()
+
+
+def written_form(policy: Tensor, ref: Tensor, beta: float) -> Tensor:
+    """The slow twin: the loss as the paper writes it, term by term (overflows for large gaps)."""
+    out = []
+    for p, r in zip(policy, ref, strict=True):
+        rewards = [beta * (a - b) for a, b in zip(p, r, strict=True)]
+        inner = sum(torch.exp(x - rewards[0]) for x in rewards[1:])
+        out.append(-torch.nn.functional.logsigmoid(-torch.log(inner)))
+    return torch.stack(out)
+
+
+@pytest.mark.skipif(not VECTORS.exists(), reason="needs ../shared/vectors beside the checkout")
+def test_agrees_with_published_vectors():
+    cases = json.loads(VECTORS.read_text())["cases"]
+    assert cases
+    for case in cases:
+        policy = torch.tensor(case["policy_logps"], dtype=torch.float64, requires_grad=True)
+        ref = torch.tensor(case["ref_logps"], dtype=torch.float64)
+        out = softmax_dpo_loss(policy, ref, case["beta"])
+        out.losses.mean().backward()
+        torch.testing.assert_close(out.losses.tolist(), case["losses"], rtol=0, atol=1e-9)
+        torch.testing.assert_close(out.rewards[:, 0].tolist(), case["chosen_rewards"], rtol=0, atol=1e-9)
+        torch.testing.assert_close(out.rewards[:, 1:].tolist(), case["rejected_rewards"], rtol=0, atol=1e-9)
+        assert policy.grad is not None
+        torch.testing.assert_close(policy.grad.tolist(), case["grad_policy_logps"], rtol=0, atol=1e-9)
+
+
+@settings(deadline=None)
+@given(choice_logps(), st.floats(0.05, 3.0))
+def test_equals_the_written_form(pair, beta):
+    policy, ref = pair
+    torch.testing.assert_close(softmax_dpo_loss(policy, ref, beta).losses, written_form(policy, ref, beta))
+
+
+@settings(deadline=None)
+@given(choice_logps(), st.floats(0.05, 3.0), st.randoms())
+def test_order_of_negatives_does_not_matter(pair, beta, rnd):
+    policy, ref = pair
+    order = list(range(1, policy.shape[1]))
+    rnd.shuffle(order)
+    columns = [0, *order]
+    for loss in LOSSES.values():
+        torch.testing.assert_close(
+            loss(policy, ref, beta).losses, loss(policy[:, columns], ref[:, columns], beta).losses
+        )
+
+
+@settings(deadline=None)
+@given(choice_logps(), st.floats(0.05, 3.0))
+def test_is_log_of_choices_at_the_reference(pair, beta):
+    policy, _ = pair
+    expected = torch.full((policy.shape[0],), math.log(policy.shape[1]), dtype=torch.float64)
+    torch.testing.assert_close(softmax_dpo_loss(policy, policy, beta).losses, expected)
+
+
+@settings(deadline=None)
+@given(choice_logps(), st.floats(0.05, 3.0))
+def test_one_negative_is_dpo_and_dmpo(pair, beta):
+    policy, ref = (x[:, :2] for x in pair)
+    softmax = softmax_dpo_loss(policy, ref, beta).losses
+    torch.testing.assert_close(softmax, dpo_loss(policy, ref, beta).losses)
+    torch.testing.assert_close(softmax, dmpo_loss(policy, ref, beta).losses)
+
+
+@settings(deadline=None)
+@given(choice_logps(), st.floats(0.05, 3.0))
+def test_gradient_is_the_papers(pair, beta):
+    policy, ref = pair
+    policy = policy.clone().requires_grad_()
+    out = softmax_dpo_loss(policy, ref, beta)
+    out.losses.sum().backward()
+    p = torch.softmax(out.rewards.detach(), dim=1)
+    w = torch.softmax(out.rewards.detach()[:, 1:], dim=1)
+    pull = torch.cat([torch.ones_like(w[:, :1]), -w], dim=1)
+    torch.testing.assert_close(policy.grad, -beta * (1 - p[:, :1]) * pull, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("gap", [-10_000.0, 10_000.0])
+def test_finite_for_huge_gaps_in_float32(name, gap):
+    policy = torch.tensor([[0.0, gap, gap / 2], [gap, 0.0, 0.0]], requires_grad=True)
+    out = LOSSES[name](policy, torch.zeros(2, 3), 1.0)
+    out.losses.mean().backward()
+    assert torch.isfinite(out.losses).all()
+    assert policy.grad is not None
+    assert torch.isfinite(policy.grad).all()
+
+
+def test_exploded_pairs_are_the_mean_of_dpo():
+    policy, ref = torch.randn(3, 5), torch.randn(3, 5)
+    pairs = [dpo_loss(policy[:, [0, i]], ref[:, [0, i]], 0.5).losses for i in range(1, 5)]
+    torch.testing.assert_close(dpo_loss(policy, ref, 0.5).losses, torch.stack(pairs).mean(dim=0))
+
+
+def test_reference_free_losses_ignore_the_reference():
+    policy = torch.randn(3, 5)
+    for name in losses.REFERENCE_FREE:
+        one, two = (LOSSES[name](policy, ref, 1.0).losses for ref in (torch.zeros(3, 5), torch.randn(3, 5)))
+        torch.testing.assert_close(one, two)
+
+
+def test_effective_negatives_counts_equal_and_single():
+    equal = torch.zeros(1, 8)
+    single = torch.tensor([[0.0, 50.0, 0.0, 0.0]])
+    torch.testing.assert_close(effective_negatives(equal), torch.tensor([7.0]))
+    torch.testing.assert_close(effective_negatives(single), torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize(
+    ("policy", "ref", "beta", "message"),
+    [
+        (torch.zeros(2, 3), torch.zeros(2, 4), 1.0, "one shape"),
+        (torch.zeros(2, 1), torch.zeros(2, 1), 1.0, "at least one negative"),
+        (torch.zeros(3), torch.zeros(3), 1.0, "at least one negative"),
+        (torch.zeros(2, 3), torch.zeros(2, 3), 0.0, "beta must be positive"),
+        (torch.zeros(2, 3), torch.zeros(2, 3), math.nan, "beta must be positive"),
+    ],
+)
+def test_bad_arguments_are_named(policy, ref, beta, message):
+    with pytest.raises(ValueError, match=message):
+        softmax_dpo_loss(policy, ref, beta)
