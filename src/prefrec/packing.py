@@ -1,0 +1,172 @@
+"""Layouts that put choice sets into one model call: answers that share a prompt, or one row an answer.
+
+In the packed layout a choice set is one row, the prompt once and the answers branching from it:
+
+    row   = [ pad | prompt | y_0 | y_1 | … | y_N | pad ]
+    pos   = prompt 0..P−1; every answer restarts at P
+    a query q may attend to a key k when  k ≤ q  and  (k is in the prompt, or k and q are in one answer)
+
+Prompts are padded on the left, so that the answers of all rows start at the same column and only the
+columns from the prompts' last token on go through the language-model head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from prefrec.prompts import ChoiceSet
+
+Layout = Literal["packed", "separate"]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Tensors of one model call that scores B choice sets; R rows of length L, M answer tokens in all.
+
+    Attributes:
+        input_ids: [R, L] token ids.
+        position_ids: [R, L] positions as the model is to see them.
+        attention_mask: bool, [R, 1, L, L] (True: may attend) in the packed layout; [R, L] (True: a token)
+            in the separate layout.
+        rows: [M] row of each answer token's logits.
+        columns: [M] their column among the kept logits (the token before the answer token).
+        targets: [M] the answer token's id.
+        choices: [M] flat index b·C + c of the answer that the token belongs to.
+        choice_mask: bool [B, C], False where a row has fewer than C answers.
+        logits_to_keep: number of columns, counted from the right, that need logits.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    rows: Tensor
+    columns: Tensor
+    targets: Tensor
+    choices: Tensor
+    choice_mask: Tensor
+    logits_to_keep: int
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The same batch with its tensors on `device`."""
+        return replace(self, **{k: v.to(device) for k, v in self.as_dict().items() if isinstance(v, Tensor)})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Field name → value; the form in which a data collator hands it over."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def pack(choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "packed") -> PackedBatch:
+    """Lay out choice sets for one call of the model.
+
+    Args:
+        choice_sets: B prompts with their answers.
+        pad_id: token id for padding; any id does, padding is masked by length and never by id.
+        layout: `packed` (one row a choice set) or `separate` (one row an answer, for models whose state
+            cannot branch).
+
+    Raises:
+        ValueError: there is no choice set, or one has an empty prompt, no answer or an empty answer.
+
+    Two rows, prompts `1 2 3` and `1 2`, answers `4 9`/`5 6 9` and `7 9`/`8 9`:
+
+        >>> batch = pack([ChoiceSet((1, 2, 3), ((4, 9), (5, 6, 9))), ChoiceSet((1, 2), ((7, 9), (8, 9)))],
+        ...              pad_id=0)
+        >>> batch.input_ids.tolist()
+        [[1, 2, 3, 4, 9, 5, 6, 9], [0, 1, 2, 7, 9, 8, 9, 0]]
+        >>> batch.position_ids.tolist()
+        [[0, 1, 2, 3, 4, 3, 4, 5], [0, 0, 1, 2, 3, 2, 3, 0]]
+        >>> batch.logits_to_keep
+        6
+        >>> batch.columns.tolist(), batch.targets.tolist(), batch.choices.tolist()
+        ([0, 1, 0, 3, 4, 0, 1, 0, 3], [4, 9, 5, 6, 9, 7, 9, 8, 9], [0, 0, 1, 1, 1, 2, 2, 3, 3])
+    """
+    _check(choice_sets)
+    width = max(len(c.answers) for c in choice_sets)
+    choice_mask = torch.tensor([[i < len(c.answers) for i in range(width)] for c in choice_sets])
+    if layout == "packed":
+        return _lay_out(_packed_rows(choice_sets, width), choice_mask, pad_id, branching=True)
+    return _lay_out(_separate_rows(choice_sets, width), choice_mask, pad_id, branching=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    first_choice: int
+
+
+def _packed_rows(choice_sets: Sequence[ChoiceSet], width: int) -> list[_Row]:
+    return [_Row(c.prompt, c.answers, b * width) for b, c in enumerate(choice_sets)]
+
+
+def _separate_rows(choice_sets: Sequence[ChoiceSet], width: int) -> list[_Row]:
+    return [
+        _Row(c.prompt, (answer,), b * width + i)
+        for b, c in enumerate(choice_sets)
+        for i, answer in enumerate(c.answers)
+    ]
+
+
+def _lay_out(rows: Sequence[_Row], choice_mask: Tensor, pad_id: int, *, branching: bool) -> PackedBatch:
+    start = max(len(r.prompt) for r in rows)  # column of the first answer token
+    length = start + max(sum(map(len, r.answers)) for r in rows)
+    ids = torch.full((len(rows), length), pad_id)
+    positions = torch.zeros(len(rows), length, dtype=torch.long)
+    segments = torch.full((len(rows), length), -1)  # −1 padding, 0 prompt, i + 1 answer i
+    token_rows, columns, targets, choices = [], [], [], []
+    for r, row in enumerate(rows):
+        prompt_length = len(row.prompt)
+        left = start - prompt_length
+        ids[r, left:start] = torch.tensor(row.prompt)
+        positions[r, left:start] = torch.arange(prompt_length)
+        segments[r, left:start] = 0
+        at = start
+        for i, answer in enumerate(row.answers):
+            end = at + len(answer)
+            ids[r, at:end] = torch.tensor(answer)
+            positions[r, at:end] = torch.arange(prompt_length, prompt_length + len(answer))
+            segments[r, at:end] = i + 1
+            token_rows += [r] * len(answer)
+            # Kept column 0 is the prompt's last token; token t of the answer is predicted one column before.
+            columns += [0, *range(at - start + 1, end - start)]
+            targets += answer
+            choices += [row.first_choice + i] * len(answer)
+            at = end
+    return PackedBatch(
+        input_ids=ids,
+        position_ids=positions,
+        attention_mask=_branch_mask(segments) if branching else segments >= 0,
+        rows=torch.tensor(token_rows),
+        columns=torch.tensor(columns),
+        targets=torch.tensor(targets),
+        choices=torch.tensor(choices),
+        choice_mask=choice_mask,
+        logits_to_keep=length - start + 1,
+    )
+
+
+def _branch_mask(segments: Tensor) -> Tensor:
+    """bool [R, 1, L, L], True where a query (row of the matrix) may attend to a key (column).
+
+    Padding attends to itself, so that no row of the softmax is empty.
+    """
+    length = segments.shape[1]
+    query, key = segments[:, :, None], segments[:, None, :]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    allowed = causal & ((key == 0) | (key == query)) & (key >= 0) & (query >= 0)
+    return (allowed | torch.eye(length, dtype=torch.bool))[:, None]
+
+
+def _check(choice_sets: Sequence[ChoiceSet]) -> None:
+    if not choice_sets:
+        raise ValueError("no choice sets to lay out")
+    for b, c in enumerate(choice_sets):
+        if not c.prompt:
+            raise ValueError(f"choice set {b} has an empty prompt")
+        if not c.answers or not all(c.answers):
+            raise ValueError(f"choice set {b} has no answer, or an empty one")

@@ -1,0 +1,148 @@
+"""From text to token ids: the one tokenisation that training, evaluation and serving share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from prefrec.errors import TokenizerError
+from prefrec.prompts.templates import PromptTemplate
+
+_CHAT_CONTENT = "prefrec-content-stands-here"
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceSet:
+    """A prompt and C answers as token ids; every answer ends with the end token.
+
+    Attributes:
+        prompt: token ids of the prompt (with the beginning token where the tokenizer sets one).
+        answers: token ids of each answer, end token included.
+    """
+
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and its longest answer."""
+        return len(self.prompt) + max(map(len, self.answers), default=0)
+
+
+class PromptEncoder:
+    """Turns prompts and answers into `ChoiceSet`s.
+
+    The answer's tokens are those of the joint text prompt + answer, so the boundary is the one that a model
+    generating after the prompt sees. Text from data never becomes a special token: `<|im_end|>` inside a
+    title is read as these characters.
+
+    Args:
+        tokenizer: of the language model.
+        max_length: tokens that a prompt with its longest answer may take; None for no limit.
+        chat: wrap the prompt as a user's message by the tokenizer's chat template.
+
+    Raises:
+        TokenizerError: the tokenizer has no end token, or no chat template where one is asked for.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None, chat: bool = False
+    ) -> None:
+        if tokenizer.eos_token_id is None:
+            raise TokenizerError(
+                "the tokenizer has no end token, which closes every answer; set `tokenizer.eos_token` to one"
+            )
+        if chat and not tokenizer.chat_template:
+            raise TokenizerError("the tokenizer has no chat template; turn `chat` off or use an instruct model")
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.chat = chat
+        self.end: int = tokenizer.eos_token_id
+        self.shortened = 0
+        self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
+
+    def encode(
+        self, template: PromptTemplate, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
+    ) -> ChoiceSet:
+        """Encode a ranking question; the oldest titles of a history that does not fit are left out.
+
+        Args:
+            template: the prompt's template.
+            history: titles, oldest first.
+            candidates: titles shown in the prompt.
+            answers: titles to score, usually the candidates or some of them.
+
+        Raises:
+            TokenizerError: instruction, candidates and answers alone exceed `max_length`.
+        """
+        for dropped in range(len(history) + 1):
+            choices = self._encode(template.render(history[dropped:], candidates), answers)
+            if self.max_length is None or choices.length <= self.max_length:
+                self.shortened += dropped > 0
+                return choices
+        raise TokenizerError(
+            f"the prompt takes {choices.length} tokens without any history, max_length is {self.max_length}: "
+            "show fewer candidates, raise max_length or write a shorter template"
+        )
+
+    def encode_text(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
+        """Encode a prompt that is already text.
+
+        Raises:
+            TokenizerError: prompt and longest answer exceed `max_length` (nothing is cut off silently).
+        """
+        choices = self._encode(prompt, answers)
+        if self.max_length is not None and choices.length > self.max_length:
+            raise TokenizerError(
+                f"the prompt and its longest answer take {choices.length} tokens, max_length is "
+                f"{self.max_length}: shorten the prompt or raise max_length (prompt begins {prompt[:60]!r})"
+            )
+        return choices
+
+    def _encode(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
+        if self.chat:
+            head, tail = self._chat_frame()
+            if self._has_special(prompt):
+                ids = self._ids(head, special=True) + self._ids(prompt) + self._ids(tail, special=True)
+            else:
+                ids = self._ids(head + prompt + tail, special=True)
+        else:
+            ids, tail = self._ids(prompt, begin=True), _last_line(prompt)
+        return ChoiceSet(ids, tuple(self._answer(tail, a) for a in answers))
+
+    def _answer(self, tail: str, answer: str) -> tuple[int, ...]:
+        """Token ids of `answer` after a prompt that ends with `tail`, end token included."""
+        key = (tail, answer)
+        if key not in self._answers:
+            text = answer if tail[-1:].isspace() else f" {answer}"
+            before = self._ids(tail, special=self.chat)
+            joint = self._ids(tail + text, special=self.chat)
+            follows = joint[: len(before)] == before and not (self.chat and self._has_special(answer))
+            ids = joint[len(before) :] if follows else self._ids(text)
+            self._answers[key] = (*ids, self.end)
+        return self._answers[key]
+
+    def _ids(self, text: str, *, begin: bool = False, special: bool = False) -> tuple[int, ...]:
+        out = self.tokenizer(text, add_special_tokens=begin, split_special_tokens=not special)["input_ids"]
+        ids = tuple(out)
+        # A tokenizer that closes every text with its end token would end the prompt before the answer.
+        return ids[:-1] if begin and ids[-1:] == (self.end,) else ids
+
+    def _chat_frame(self) -> tuple[str, str]:
+        message = [{"role": "user", "content": _CHAT_CONTENT}]
+        text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        head, found, tail = str(text).partition(_CHAT_CONTENT)
+        if not found:
+            raise TokenizerError("the tokenizer's chat template leaves out the user's message")
+        return head, tail
+
+    def _has_special(self, text: str) -> bool:
+        return any(token in text for token in self.tokenizer.all_special_tokens)
+
+
+def _last_line(text: str) -> str:
+    """The last line that holds something, with the white space after it."""
+    start = text.rstrip().rfind("\n") + 1
+    return text[start:]

@@ -1,0 +1,119 @@
+"""Prompt templates: jinja2 files that show a history and candidates and end where the answer begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import jinja2.meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from prefrec.errors import TemplateError
+
+PLACEHOLDERS = ("history", "candidates")
+DOMAINS = ("movies", "books", "music", "generic")
+
+_environment = ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+)
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A prompt with the placeholders `history` and `candidates` (lists of titles, oldest first).
+
+    The rendered text is the whole prompt. Where it ends with white space (a new line, say) the answer
+    follows at once, elsewhere after one space.
+
+    Raises:
+        TemplateError: on creation, where the text is no usable template.
+    """
+
+    name: str
+    source: str
+
+    def __post_init__(self) -> None:
+        _check_source(self.name, self.source)
+
+    @cached_property
+    def _template(self) -> jinja2.Template:
+        return _environment.from_string(self.source)
+
+    def render(self, history: Sequence[str], candidates: Sequence[str]) -> str:
+        """The prompt text for these titles."""
+        try:
+            return self._template.render(history=list(history), candidates=list(candidates))
+        except jinja2.TemplateError as e:
+            raise TemplateError(f"template {self.name}: {e}") from e
+
+
+def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
+    """A built-in template by name, or the template in a file.
+
+    Args:
+        name: `1`, `2`, `3` (a phrasing of `domain`), `movies/2` (of a named domain), or a path to a
+            jinja2 file of your own.
+        domain: `movies`, `books`, `music` or `generic`.
+
+    Raises:
+        TemplateError: there is no such template, or the file is none.
+    """
+    folder = files("prefrec.prompts") / "templates"
+    relative = name if "/" in name else f"{domain}/{name}"
+    if relative in template_names():
+        return PromptTemplate(relative, (folder / f"{relative}.jinja2").read_text(encoding="utf-8"))
+    path = Path(name)
+    if not path.is_file():
+        known = ", ".join(template_names())
+        raise TemplateError(f"no template {name!r}: expected a path to a jinja2 file or one of {known}")
+    try:
+        return PromptTemplate(str(path), path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as e:
+        raise TemplateError(f"template {path}: not UTF-8 text ({e}); save it as UTF-8") from e
+
+
+def template_names() -> list[str]:
+    """Names of the built-in templates, `domain/phrasing`."""
+    folder = files("prefrec.prompts") / "templates"
+    return sorted(
+        f"{domain}/{entry.name.removesuffix('.jinja2')}"
+        for domain in DOMAINS
+        for entry in (folder / domain).iterdir()
+        if entry.name.endswith(".jinja2")
+    )
+
+
+def _check_source(name: str, source: str) -> None:
+    if not source.strip():
+        raise TemplateError(f"template {name}: the file is empty")
+    if _is_json(source):
+        raise TemplateError(f"template {name}: this is JSON, expected a jinja2 text with {_wanted()}")
+    try:
+        found = jinja2.meta.find_undeclared_variables(_environment.parse(source))
+    except jinja2.TemplateSyntaxError as e:
+        raise TemplateError(f"template {name}, line {e.lineno}: {e.message}") from e
+    missing = [p for p in PLACEHOLDERS if p not in found]
+    if missing:
+        raise TemplateError(f"template {name}: no {' and no '.join(missing)} in it; expected {_wanted()}")
+    unknown = sorted(found - set(PLACEHOLDERS))
+    if unknown:
+        raise TemplateError(f"template {name}: unknown placeholder {unknown[0]!r}; expected {_wanted()}")
+
+
+def _wanted() -> str:
+    return "the placeholders " + " and ".join(f"{{{{ {p} }}}}" for p in PLACEHOLDERS)
+
+
+def _is_json(source: str) -> bool:
+    if not source.lstrip().startswith(("{", "[", '"')):
+        return False
+    try:
+        json.loads(source)
+    except json.JSONDecodeError:
+        return False
+    return True
