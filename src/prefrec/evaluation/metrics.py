@@ -1,0 +1,104 @@
+"""HR@K, NDCG@K and MRR of one relevant item a list, as one number per row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Metric = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+"""Ranks [B] (from 1) → values [B] in [0, 1]."""
+
+
+def target_ranks(scores: ArrayLike, target_index: ArrayLike, seed: int = 0) -> NDArray[np.int64]:
+    """Ranks [B], from 1, of the targets among the candidates of each row.
+
+    rank = 1 + #{candidates scored above the target} + a draw from 0..#{other candidates tied with it}: a tie
+    is broken at random, never by position, so that a ranker without an opinion scores as chance does. The
+    draw of row b depends on `seed` and b only: two rankers that tie on a row get the same luck, and the order
+    of the candidates has no influence.
+
+    Args:
+        scores: [B, C], higher is better; -inf fills the places of rows with fewer candidates.
+        target_index: [B], column of the target.
+        seed: of the tie-breaking draws.
+
+    Raises:
+        ValueError: shapes do not fit, a score is NaN, or a target is scored -inf (the mark of an empty
+            place).
+    """
+    s = np.asarray(scores, dtype=np.float64)
+    index = np.asarray(target_index, dtype=np.int64)
+    own = _target_scores(s, index)[:, None]
+    above = (s > own).sum(axis=1)
+    tied = (s == own).sum(axis=1) - 1
+    luck = np.random.default_rng(seed).random(len(s))
+    return 1 + above + np.floor(luck * (tied + 1)).astype(np.int64)
+
+
+def expected_hits(scores: ArrayLike, target_index: ArrayLike) -> NDArray[np.float64]:
+    """HR@1 [B] in expectation over random tie-breaking: 1/#{best candidates} where the target is one, else 0.
+
+    Same arguments and errors as `target_ranks`; used where the noise of one draw would be in the way.
+    """
+    s = np.asarray(scores, dtype=np.float64)
+    index = np.asarray(target_index, dtype=np.int64)
+    own = _target_scores(s, index)
+    best = s.max(axis=1, initial=-np.inf)
+    return np.where(own == best, 1.0 / np.maximum((s == best[:, None]).sum(axis=1), 1), 0.0)
+
+
+def _target_scores(scores: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Scores [B] of the targets, after the checks that `target_ranks` documents."""
+    if scores.ndim != 2 or index.shape != scores.shape[:1]:
+        raise ValueError(f"expected scores [B, C] and target_index [B], got {scores.shape} and {index.shape}")
+    if ((index < 0) | (index >= scores.shape[1])).any():
+        raise ValueError(f"target_index lies outside the {scores.shape[1]} candidates")
+    nan_rows = np.flatnonzero(np.isnan(scores).any(axis=1))
+    if len(nan_rows):
+        raise ValueError(
+            f"{len(nan_rows)} of {len(scores)} rows hold NaN scores, the first is row {nan_rows[0]}"
+        )
+    own = scores[np.arange(len(scores)), index]
+    empty = np.flatnonzero(np.isneginf(own))
+    if len(empty):
+        raise ValueError(
+            f"the target of row {empty[0]} is scored -inf, the mark of a place without candidate"
+        )
+    return own
+
+
+def hit_rate(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """HR@K [B]: 1 where rank ≤ K, else 0. With one relevant item this is Recall@K and trec's Success@K."""
+    return (ranks <= k).astype(np.float64)
+
+
+def ndcg(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """NDCG@K [B]: 1/log2(rank + 1) where rank ≤ K, else 0.
+
+    trec_eval's formula (Järvelin and Kekäläinen 2002 with gain/log2(rank + 1)) for one relevant item, whose
+    ideal DCG is 1. Some toolkits leave rank 2 undiscounted (gain/log2(max(rank, 2))): their numbers are
+    higher.
+    """
+    return np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0)
+
+
+def reciprocal_rank(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """1/rank [B], over the whole list; its mean is MRR."""
+    return 1.0 / ranks
+
+
+def metrics_for(ks: Sequence[int]) -> dict[str, Metric]:
+    """The table of metrics for cut-offs `ks`: `hr@K`, `ndcg@K` for K > 1 (NDCG@1 is HR@1), and `mrr`."""
+    if any(k < 1 for k in ks):
+        raise ValueError(f"cut-offs are at least 1, got {list(ks)}")
+    cuts = sorted(set(ks))
+    table: dict[str, Metric] = {f"hr@{k}": partial(hit_rate, k=k) for k in cuts}
+    table |= {f"ndcg@{k}": partial(ndcg, k=k) for k in cuts if k > 1}
+    return table | {"mrr": reciprocal_rank}
+
+
+METRICS: dict[str, Metric] = metrics_for((1, 5, 10))
+"""The default table, name → pure function of ranks."""

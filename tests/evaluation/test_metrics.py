@@ -1,0 +1,111 @@
+"""Ranks and metrics against ir_measures (trec_eval's numbers), with a slow twin for the ranks."""
+
+import ir_measures
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from ir_measures import RR, R, Success, nDCG
+
+from prefrec.evaluation.metrics import METRICS, expected_hits, metrics_for, target_ranks
+
+
+def _slow_rank(scores: np.ndarray, target: int) -> int:
+    order = sorted(range(len(scores)), key=lambda c: -scores[c])
+    return order.index(target) + 1
+
+
+@pytest.fixture(scope="module")
+def lists() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(200, 20)), rng.integers(0, 20, size=200)
+
+
+def test_ranks_equal_sorting(lists):
+    scores, target = lists
+    expected = [_slow_rank(row, t) for row, t in zip(scores, target, strict=True)]
+    assert target_ranks(scores, target).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"),
+    [
+        ("hr@1", R @ 1),
+        ("hr@1", Success @ 1),
+        ("hr@5", Success @ 5),
+        ("hr@10", R @ 10),
+        ("ndcg@5", nDCG @ 5),
+        ("ndcg@10", nDCG @ 10),
+        ("mrr", RR),
+    ],
+)
+def test_metrics_equal_ir_measures_row_by_row(lists, name, measure):
+    scores, target = lists
+    qrels = [ir_measures.Qrel(str(b), str(t), 1) for b, t in enumerate(target)]
+    run = [
+        ir_measures.ScoredDoc(str(b), str(c), s) for b, row in enumerate(scores) for c, s in enumerate(row)
+    ]
+    theirs = {int(m.query_id): m.value for m in ir_measures.iter_calc([measure], qrels, run)}
+    ours = METRICS[name](target_ranks(scores, target))
+    np.testing.assert_allclose(ours, [theirs[b] for b in range(len(target))], atol=1e-12)
+
+
+def test_ties_are_broken_at_random_with_the_seed():
+    scores, target = np.zeros((6000, 4)), np.zeros(6000, dtype=int)
+    ranks = target_ranks(scores, target, seed=5)
+    np.testing.assert_array_equal(ranks, target_ranks(scores, target, seed=5))
+    assert not np.array_equal(ranks, target_ranks(scores, target, seed=6))
+    np.testing.assert_allclose(np.bincount(ranks)[1:] / 6000, 0.25, atol=0.03)
+    np.testing.assert_array_equal(expected_hits(scores, target), 0.25)
+
+
+@given(
+    scores=arrays(np.float64, (5, 6), elements=st.sampled_from([-2.0, 0.0, 0.5, 3.0])),
+    order=st.permutations(range(6)),
+    seed=st.integers(0, 100),
+)
+def test_the_order_of_candidates_does_not_matter(scores, order, seed):
+    target = np.array([0, 1, 2, 3, 4])
+    moved = np.array([order.index(t) for t in target])
+    np.testing.assert_array_equal(
+        target_ranks(scores, target, seed), target_ranks(scores[:, order], moved, seed)
+    )
+    np.testing.assert_array_equal(expected_hits(scores, target), expected_hits(scores[:, order], moved))
+
+
+@given(ranks=arrays(np.int64, 8, elements=st.integers(1, 30)))
+def test_bounds_and_monotony(ranks):
+    table = metrics_for((1, 3, 5))
+    values = {name: metric(ranks) for name, metric in table.items()}
+    assert list(table) == ["hr@1", "hr@3", "hr@5", "ndcg@3", "ndcg@5", "mrr"]
+    assert all(((v >= 0) & (v <= 1)).all() for v in values.values())
+    assert (values["hr@1"] <= values["ndcg@3"]).all()
+    assert (values["ndcg@3"] <= values["hr@3"]).all()
+    assert (values["hr@3"] <= values["hr@5"]).all()
+
+
+def test_empty_places_never_outrank():
+    scores = np.array([[-5.0, -7.0, -np.inf], [1.0, 2.0, 3.0]])
+    assert target_ranks(scores, [1, 0]).tolist() == [2, 3]
+    assert expected_hits(scores, [0, 2]).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("function", [target_ranks, expected_hits])
+@pytest.mark.parametrize(
+    ("scores", "target", "message"),
+    [
+        ([[0.0, np.nan], [0.0, 1.0]], [0, 0], "1 of 2 rows hold NaN scores, the first is row 0"),
+        ([[0.0, -np.inf]], [1], "target of row 0 is scored -inf"),
+        ([[0.0, 1.0]], [2], "outside the 2 candidates"),
+        ([0.0, 1.0], [0], r"expected scores \[B, C\]"),
+    ],
+)
+def test_bad_scores_are_refused_by_name(function, scores, target, message):
+    with pytest.raises(ValueError, match=message):
+        function(np.array(scores), target)
+
+
+def test_cut_offs_start_at_one():
+    with pytest.raises(ValueError, match="at least 1"):
+        metrics_for((0, 5))
