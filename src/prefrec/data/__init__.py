@@ -1,5 +1,29 @@
 """Logs and catalogues in, ranking examples out."""
 
-from prefrec.data.types import Catalogue, PreparedData, RankingExample, examples_to_frame, frame_to_examples
+from prefrec.data.config import CandidateConfig, ColumnNames, PrepareConfig, config_error
+from prefrec.data.prepare import prepare
+from prefrec.data.store import read_prepared, write_prepared
+from prefrec.data.types import (
+    Catalogue,
+    PreparedData,
+    RankingExample,
+    Window,
+    examples_to_frame,
+    frame_to_examples,
+)
 
-__all__ = ["Catalogue", "PreparedData", "RankingExample", "examples_to_frame", "frame_to_examples"]
+__all__ = [
+    "CandidateConfig",
+    "Catalogue",
+    "ColumnNames",
+    "PrepareConfig",
+    "PreparedData",
+    "RankingExample",
+    "Window",
+    "config_error",
+    "examples_to_frame",
+    "frame_to_examples",
+    "prepare",
+    "read_prepared",
+    "write_prepared",
+]

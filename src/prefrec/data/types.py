@@ -12,9 +12,13 @@ import polars as pl
 from prefrec.errors import DataError
 
 INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
-EXAMPLE_SCHEMA = pl.Schema(
-    {"user_id": pl.String, "history": pl.List(pl.String), "candidates": pl.List(pl.String), "target": pl.String}
-)
+_IDS = pl.List(pl.String)
+EXAMPLE_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
+    "user_id": pl.String,
+    "history": _IDS,
+    "candidates": _IDS,
+    "target": pl.String,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,19 @@ class RankingExample:
     def target_index(self) -> int:
         """Position of the target in the candidates, from 0."""
         return self.candidates.index(self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A ranking example before its candidates are drawn: what came before, and what came next.
+
+    `position` is the target's place in the user's sequence, from 0: with `user_id` it names the row.
+    """
+
+    user_id: str
+    position: int
+    history: tuple[str, ...]
+    target: str
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,236 @@
+"""Draw the list of candidates of each row: the target among items that the user never touched."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from prefrec.data.types import RankingExample, Window
+from prefrec.errors import DataError
+
+_ROUNDS = 4
+_CHUNK = 20_000
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def draw_candidates(
+    windows: Sequence[Window],
+    pool: Sequence[str],
+    touched: pl.DataFrame,
+    *,
+    split: str,
+    seed: int,
+    size: int = 20,
+    weights: Mapping[str, float] | None = None,
+) -> list[RankingExample]:
+    """One ranking example a window, its `size` candidates in random order.
+
+    The negatives are drawn one after the other without replacement, in proportion to `weights` among the
+    items of `pool` that the user has in no row of `touched`. All randomness comes from a hash of seed, split,
+    user and position: the target, the other rows and their order do not change a row's negatives, nor the
+    place where its target stands.
+
+    Args:
+        touched: `user_id, item_id` of every interaction at any time, later ones and low ratings included.
+        weights: item → weight; None for uniform, absent items count 0.
+
+    Raises:
+        DataError: a user has fewer than `size` - 1 untouched items of positive weight.
+    """
+    sampler = _Sampler(pool, weights, touched, {w.user_id for w in windows}, size)
+    examples: list[RankingExample] = []
+    for start in range(0, len(windows), _CHUNK):
+        part = windows[start : start + _CHUNK]
+        keys = row_keys(part, split, seed)
+        negatives = sampler.negatives([w.user_id for w in part], [w.target for w in part], keys)
+        shuffle = np.argsort(_uniform(keys, np.arange(size), stream=2), axis=1)
+        for window, drawn, places in zip(part, negatives.tolist(), shuffle.tolist(), strict=True):
+            listed = [window.target, *(pool[i] for i in drawn)]
+            examples.append(
+                RankingExample(
+                    window.user_id, window.history, tuple(listed[i] for i in places), window.target
+                )
+            )
+    return examples
+
+
+def published_candidates(
+    windows: Sequence[Window], pool: Sequence[str], size: int = 20
+) -> list[RankingExample]:
+    """The lists of the S-DPO authors' data, reproduced item for item.
+
+    Their rule seeds Python's `random` with the target's id and never looks at the user: a target always
+    stands in the same place among mostly the same negatives, and items of the user's older or later history
+    may be among them. Use it to compare with published numbers, never to measure.
+
+    Raises:
+        DataError: an id is not a whole number, or the pool is too small.
+    """
+    place = {item: i for i, item in enumerate(pool)}
+    examples = []
+    for window in windows:
+        if not window.target.isdecimal():
+            raise DataError(
+                f"published candidate lists need whole numbers as item ids, found {window.target!r}"
+            )
+        skipped = sorted(place[i] for i in {*window.history, window.target})
+        free = len(pool) - len(skipped)
+        if free < size - 1:
+            raise too_few(window.user_id, free, size)
+        rng = random.Random(int(window.target))
+        listed = [pool[_skip(i, skipped)] for i in rng.sample(range(free), size - 1)] + [window.target]
+        rng.seed(int(window.target))
+        rng.shuffle(listed)
+        examples.append(RankingExample(window.user_id, window.history, tuple(listed), window.target))
+    return examples
+
+
+def popularity_weights(train_interactions: pl.DataFrame, pool: Sequence[str]) -> dict[str, float]:
+    """Training interactions of each item, plus one.
+
+    Without the one, an item that first appears after training could stand in a list as target only, which
+    would give it away.
+    """
+    counts = dict(train_interactions.group_by("item_id").len().iter_rows())
+    return {item: float(counts.get(item, 0) + 1) for item in pool}
+
+
+def row_keys(windows: Sequence[Window], split: str, seed: int) -> NDArray[np.uint64]:
+    """A 64-bit key for each window [B] from seed, split, user and position; the same on every machine."""
+    texts = (f"{seed}\x1f{split}\x1f{w.user_id}\x1f{w.position}".encode() for w in windows)
+    digests = b"".join(hashlib.blake2b(t, digest_size=8).digest() for t in texts)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def too_few(user: str, free: int, size: int) -> DataError:
+    """The error for a user who leaves too few items to choose from."""
+    return DataError(
+        f"user {user!r} leaves {free} items to draw from, but {size} candidates need {size - 1} negatives: "
+        f"lower --num-candidates to {free + 1} or less, or take a larger catalogue"
+    )
+
+
+class _Sampler:
+    """Weighted draws without replacement for many rows at once, avoiding each user's own items."""
+
+    def __init__(
+        self,
+        pool: Sequence[str],
+        weights: Mapping[str, float] | None,
+        touched: pl.DataFrame,
+        users: set[str],
+        size: int,
+    ) -> None:
+        self.size = size
+        self.codes = {item: i for i, item in enumerate(pool)}
+        self.weights = np.array(
+            [1.0 if weights is None else weights.get(i, 0.0) for i in pool], dtype=np.float64
+        )
+        self.cumulative = np.cumsum(self.weights)
+        self.users = {user: i for i, user in enumerate(sorted(users))}
+        mine = touched.filter(pl.col("user_id").is_in(list(users)) & pl.col("item_id").is_in(list(pool)))
+        user_codes = np.array([self.users[u] for u in mine["user_id"].to_list()], dtype=np.int64)
+        item_codes = np.array([self.codes[i] for i in mine["item_id"].to_list()], dtype=np.int64)
+        self.taken = np.unique(user_codes * len(pool) + item_codes)
+
+    def negatives(
+        self, users: Sequence[str], targets: Sequence[str], keys: NDArray[np.uint64]
+    ) -> NDArray[np.int64]:
+        """Codes of `size` - 1 negatives a row [B, size - 1]."""
+        rows = np.array([self.users[u] for u in users], dtype=np.int64)
+        own = np.array([self.codes[t] for t in targets], dtype=np.int64)
+        chosen = np.full((len(rows), self.size - 1), -1, dtype=np.int64)
+        filled = np.zeros(len(rows), dtype=np.int64)
+        per_round = 2 * self.size
+        for number in range(_ROUNDS):
+            todo = np.flatnonzero(filled < self.size - 1)
+            if not len(todo):
+                return chosen
+            counters = np.arange(number * per_round, (number + 1) * per_round)
+            draws = self._weighted(_uniform(keys[todo], counters, stream=0))
+            self._accept(draws, todo, rows, own, chosen, filled)
+        for row in np.flatnonzero(filled < self.size - 1).tolist():
+            self._finish(row, users[row], rows[row], own[row], keys[row], chosen, filled)
+        return chosen
+
+    def _weighted(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        found = np.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right")
+        return np.minimum(found, len(self.cumulative) - 1)
+
+    def _accept(
+        self,
+        draws: NDArray[np.int64],
+        todo: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        own: NDArray[np.int64],
+        chosen: NDArray[np.int64],
+        filled: NDArray[np.int64],
+    ) -> None:
+        """Append draws, column after column, where they are new, untouched and wanted (in place)."""
+        wanted = np.array(draws != own[todo, None])
+        wanted &= ~self._is_taken(rows[todo, None] * len(self.weights) + draws)
+        for column in range(draws.shape[1]):
+            items = draws[:, column]
+            good = wanted[:, column] & (filled[todo] < self.size - 1)
+            good &= ~(chosen[todo] == items[:, None]).any(axis=1)
+            at = todo[good]
+            chosen[at, filled[at]] = items[good]
+            filled[at] += 1
+
+    def _finish(
+        self,
+        row: int,
+        name: str,
+        user: int,
+        own: int,
+        key: np.uint64,
+        chosen: NDArray[np.int64],
+        filled: NDArray[np.int64],
+    ) -> None:
+        """Fill one row (in place): the items with the smallest exponential arrival times, rate = weight."""
+        count, everything = int(filled[row]), np.arange(len(self.weights))
+        free = (self.weights > 0) & ~self._is_taken(user * len(self.weights) + everything)
+        free[own] = False
+        total = int(free.sum())
+        if total < self.size - 1:
+            raise too_few(name, total, self.size)
+        free[chosen[row, :count]] = False
+        left = np.flatnonzero(free)
+        uniform = _uniform(np.array([key]), left, stream=1)[0]
+        arrival = -np.log1p(-uniform) / self.weights[left]
+        chosen[row, count:] = left[np.argsort(arrival, kind="stable")[: self.size - 1 - count]]
+        filled[row] = self.size - 1
+
+    def _is_taken(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+        if not len(self.taken):
+            return np.zeros(keys.shape, dtype=bool)
+        found = np.minimum(np.searchsorted(self.taken, keys), len(self.taken) - 1)
+        return np.asarray(self.taken[found] == keys)
+
+
+def _uniform(keys: NDArray[np.uint64], counters: NDArray[np.int64], stream: int) -> NDArray[np.float64]:
+    """Numbers in [0, 1) [B, K], a function of key, stream and counter alone (SplitMix64)."""
+    with np.errstate(over="ignore"):
+        state = _mix(keys + np.uint64(stream) * np.uint64(0xD1B54A32D192ED03))[:, None]
+        bits = _mix(state + (counters.astype(np.uint64)[None, :] + np.uint64(1)) * _GOLDEN)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)))
+
+
+def _skip(index: int, skipped: Sequence[int]) -> int:
+    """The `index`-th number, from 0, that is not in the sorted `skipped`."""
+    for s in skipped:
+        if s > index:
+            break
+        index += 1
+    return index

@@ -1,0 +1,141 @@
+"""Every choice that makes a prepared data set, checked by pydantic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prefrec.data.titles import DuplicateTitles
+from prefrec.errors import ConfigError
+
+SourceName = Literal[
+    "movielens-100k",
+    "movielens-csv",
+    "lastfm-hetrec",
+    "lastfm-published",
+    "goodreads",
+    "goodreads-windows",
+    "files",
+]
+SplitName = Literal["leave-last-out", "time", "user", "given"]
+CandidateKind = Literal["uniform", "popularity", "published"]
+GIVEN_SOURCES = ("lastfm-published", "goodreads-windows")
+
+
+class ColumnNames(BaseModel):
+    """What the columns are called in the user's files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: str = Field("user_id", description="Column of the log with the user's id.")
+    item: str = Field("item_id", description="Column of the log with the item's id.")
+    timestamp: str = Field(
+        "timestamp", description="Column of the log with the time: seconds, ms, or ISO 8601."
+    )
+    rating: str = Field("rating", description="Column of the log with a rating; needed only with min_rating.")
+    catalogue_item: str | None = Field(
+        None, description="Column of the catalogue with the item's id; None: as `item`."
+    )
+    title: str = Field("title", description="Column of the catalogue with the title.")
+
+
+class CandidateConfig(BaseModel):
+    """How the lists to choose from are drawn."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: CandidateKind = Field(
+        "uniform",
+        description="uniform: all untouched items alike; popularity: in proportion to training "
+        "interactions + 1; published: the S-DPO authors' lists, leaks included.",
+    )
+    size: int = Field(20, ge=2, description="Candidates a row, the target included.")
+
+
+class PrepareConfig(BaseModel):
+    """Which data, and how rows are made of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: SourceName = Field("movielens-100k", description="Which reader to use.")
+    path: Path | None = Field(
+        None, description="Folder of the source; None takes the embedded MovieLens-100K."
+    )
+    interactions: Path | None = Field(None, description="Log file (source files, goodreads).")
+    items: Path | None = Field(None, description="Catalogue file with titles (source files, goodreads).")
+    columns: ColumnNames = Field(
+        default_factory=lambda: ColumnNames(), description="Column names (source files)."
+    )
+    encoding: str = Field("utf-8", description="Encoding of the text files (source files).")
+    domain: Literal["movies", "music", "books", "generic"] | None = Field(
+        None, description="Which prompt templates fit; None: what the source says."
+    )
+    split: SplitName | None = Field(
+        None, description="None: the source's own split where it has one, else leave-last-out."
+    )
+    windows: Literal["last", "all"] | None = Field(
+        None,
+        description="Validation and test rows of a user, for split time (default: all) and user (last).",
+    )
+    candidates: CandidateConfig = Field(
+        default_factory=lambda: CandidateConfig(), description="The lists to choose from."
+    )
+    history_length: int = Field(10, ge=1, description="Items of history shown at most.")
+    min_history: int = Field(3, ge=1, description="Rows with a shorter history are left out.")
+    min_rating: float | None = Field(None, description="Keep interactions rated at least this.")
+    read_only: bool = Field(True, description="goodreads: keep only books marked as read.")
+    user_core: int = Field(1, ge=1, description="Keep users with at least this many items (k-core).")
+    item_core: int = Field(1, ge=1, description="Keep items with at least this many users (k-core).")
+    duplicate_titles: DuplicateTitles = Field(
+        "error",
+        description="Two ids with one title: error, merge into one item, or number the second 'Title (2)'.",
+    )
+    missing_titles: Literal["error", "drop"] = Field(
+        "error", description="Items of the log without a title: error, or drop their interactions."
+    )
+    max_train_rows: int | None = Field(None, ge=1, description="Random training rows to keep.")
+    max_validation_rows: int | None = Field(
+        None, ge=1, description="Validation rows to keep, whole users at random."
+    )
+    max_test_rows: int | None = Field(None, ge=1, description="Test rows to keep, whole users at random.")
+    seed: int = Field(0, ge=0, description="Fixes ties, samples and candidates.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.source not in ("movielens-100k", "files", "goodreads") and self.path is None:
+            raise ValueError(f"path: source {self.source} needs the folder of the data")
+        if self.source == "files" and (self.interactions is None or self.items is None):
+            raise ValueError("interactions, items: source files needs a log and a catalogue")
+        if (
+            self.source == "goodreads"
+            and self.path is None
+            and (self.interactions is None or self.items is None)
+        ):
+            raise ValueError("path: source goodreads needs a folder, or interactions and items")
+        if (self.split or "given") != "given" and self.source in GIVEN_SOURCES:
+            raise ValueError(f"split: {self.source} comes with its own split; leave it out or write given")
+        if self.split == "given" and self.source not in GIVEN_SOURCES:
+            raise ValueError(
+                f"split: {self.source} has no split of its own; choose leave-last-out, time or user"
+            )
+        if self.windows and self.split_name not in ("time", "user"):
+            raise ValueError(f"windows: only for split time or user, not {self.split_name}")
+        return self
+
+    @property
+    def split_name(self) -> SplitName:
+        """The split that will be made, with None resolved."""
+        return self.split or ("given" if self.source in GIVEN_SOURCES else "leave-last-out")
+
+
+def config_error(error: ValidationError) -> ConfigError:
+    """A `ConfigError` that names each wrong field, what it was given and what it takes."""
+    lines = []
+    for e in error.errors():
+        where = ".".join(map(str, e["loc"]))
+        message = e["msg"].removeprefix("Value error, ")
+        given = "" if e["type"] in ("missing", "value_error") else f" (given: {e['input']!r})"
+        lines.append(f"{where}: {message}{given}" if where else message)
+    return ConfigError("; ".join(lines))

@@ -1,0 +1,42 @@
+"""Which interactions count: ratings, repeats, cores. Each function returns the log it keeps."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from prefrec.errors import ConfigError
+
+
+def at_least(log: pl.DataFrame, min_rating: float) -> pl.DataFrame:
+    """Interactions with a rating of `min_rating` or more.
+
+    Raises:
+        ConfigError: the log has no ratings.
+    """
+    if "rating" not in log.columns:
+        raise ConfigError(
+            "min_rating is set, but the log has no ratings: name the column with --rating-column"
+        )
+    return log.filter(pl.col("rating") >= min_rating)
+
+
+def first_only(log: pl.DataFrame) -> pl.DataFrame:
+    """Each user's first interaction with each item: repeats would put targets into their own histories."""
+    return log.sort("timestamp", maintain_order=True).unique(
+        ["user_id", "item_id"], keep="first", maintain_order=True
+    )
+
+
+def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = True) -> pl.DataFrame:
+    """Interactions of items with ≥ `item_core` users, and of users with ≥ `user_core` items.
+
+    Args:
+        iterative: repeat until nothing changes (the k-core); else one pass, items first, as in the published
+            LastFM data, after which some items may lie below the bound again.
+    """
+    while True:
+        before = len(log)
+        log = log.filter(pl.len().over("item_id") >= item_core)
+        log = log.filter(pl.len().over("user_id") >= user_core)
+        if not iterative or len(log) == before:
+            return log

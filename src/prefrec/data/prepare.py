@@ -1,0 +1,169 @@
+"""From a configuration to ranking examples: source → filters → split → candidates → protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from prefrec.data import filters, splits
+from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates
+from prefrec.data.config import PrepareConfig
+from prefrec.data.sources import Source, load_source
+from prefrec.data.types import Catalogue, PreparedData, RankingExample, Window
+from prefrec.errors import DataError
+
+FORMAT_VERSION = 1
+
+
+def prepare(config: PrepareConfig) -> PreparedData:
+    """Read the source of `config` and make its rows; the same configuration always gives the same data.
+
+    Raises:
+        DataError: the files cannot be used, or nothing is left of them.
+        ConfigError: the configuration asks for what the source does not have.
+    """
+    source = load_source(config)
+    log, counts = filter_log(source.interactions, config)
+    catalogue = _used_items(source, log)
+    sequences = splits.order(log, config.seed)
+    windows, learn, facts = _windows(config, source, sequences)
+    examples = _examples(config, windows, catalogue, source.interactions, learn)
+    protocol = {
+        "format_version": FORMAT_VERSION,
+        "prefrec": version("prefrec"),
+        "source": source.name,
+        "domain": config.domain or source.domain,
+        "split": config.split_name,
+        "candidates": config.candidates.model_dump(mode="json"),
+        "seed": config.seed,
+        "config": config.model_dump(mode="json"),
+        "counts": counts | _counts(log, catalogue, learn, examples),
+        "split_facts": facts,
+        "notes": source.notes + _cold_note(source, catalogue),
+    }
+    return PreparedData(
+        catalogue, examples["train"], examples["validation"], examples["test"], learn, protocol
+    )
+
+
+def filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The interactions that count, and how many each filter left.
+
+    Raises:
+        DataError: none is left.
+    """
+    counts = {"interactions_read": len(log)}
+    if config.min_rating is not None:
+        log = filters.at_least(log, config.min_rating)
+        counts["interactions_with_min_rating"] = len(log)
+    before = len(log)
+    log = filters.first_only(log)
+    counts["repeats_dropped"] = before - len(log)
+    before = len(log)
+    log = filters.core(log, config.user_core, config.item_core)
+    counts["dropped_by_core"] = before - len(log)
+    if log.is_empty():
+        raise DataError(
+            f"no interaction is left of {counts['interactions_read']}: lower min_rating "
+            f"({config.min_rating}), user_core ({config.user_core}) or item_core ({config.item_core})"
+        )
+    return log, counts
+
+
+def _used_items(source: Source, log: pl.DataFrame) -> Catalogue:
+    if source.given:
+        return source.catalogue
+    used = log["item_id"].unique().to_list()
+    return Catalogue(source.catalogue.frame.filter(pl.col("item_id").is_in(used)))
+
+
+def _windows(
+    config: PrepareConfig, source: Source, sequences: splits.Sequences
+) -> tuple[dict[str, list[Window]], pl.DataFrame, dict[str, Any]]:
+    """Windows of each part after sampling, what to learn from, and facts about the split."""
+    limits = {
+        "train": config.max_train_rows,
+        "validation": config.max_validation_rows,
+        "test": config.max_test_rows,
+    }
+    rngs = {part: np.random.default_rng([config.seed, 2, i]) for i, part in enumerate(splits.PARTS)}
+    if source.given:
+        windows = dict(source.given.windows)
+        learn = sequences.frame.filter(pl.col("user_id").is_in(list(source.given.train_users)))
+        for part, limit in limits.items():
+            kept = _sample(part, [w.user_id for w in windows[part]], limit, rngs[part])
+            windows[part] = [windows[part][i] for i in kept]
+        return windows, learn, {}
+    split = _split(config, sequences)
+    windows = {}
+    for part, rows in split.rows.items():
+        kept = _sample(part, [sequences.users[u] for u in rows[:, 0].tolist()], limits[part], rngs[part])
+        windows[part] = splits.materialise(sequences, rows[kept], config.history_length)
+    return windows, split.train_interactions, split.facts
+
+
+def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
+    if config.split_name == "leave-last-out":
+        return splits.leave_last_out(sequences, config.min_history)
+    if config.split_name == "time":
+        return splits.by_time(sequences, config.min_history, windows=config.windows or "all")
+    return splits.by_user(sequences, config.min_history, windows=config.windows or "last")
+
+
+def _sample(part: str, users: list[str], limit: int | None, rng: np.random.Generator) -> list[int]:
+    chosen = (
+        splits.sample_rows(len(users), limit, rng)
+        if part == "train"
+        else splits.sample_users(users, limit, rng)
+    )
+    return [int(i) for i in chosen]
+
+
+def _examples(
+    config: PrepareConfig,
+    windows: Mapping[str, list[Window]],
+    catalogue: Catalogue,
+    touched: pl.DataFrame,
+    learn: pl.DataFrame,
+) -> dict[str, list[RankingExample]]:
+    kind, size = config.candidates.kind, config.candidates.size
+    if size > len(catalogue):
+        raise DataError(
+            f"{size} candidates cannot be drawn from {len(catalogue)} items: "
+            "lower --num-candidates or the filters"
+        )
+    if kind == "published":
+        return {part: published_candidates(w, catalogue.ids, size) for part, w in windows.items()}
+    weights = popularity_weights(learn, catalogue.ids) if kind == "popularity" else None
+    return {
+        part: draw_candidates(
+            w, catalogue.ids, touched, split=part, seed=config.seed, size=size, weights=weights
+        )
+        for part, w in windows.items()
+    }
+
+
+def _counts(
+    log: pl.DataFrame, catalogue: Catalogue, learn: pl.DataFrame, examples: Mapping[str, list[RankingExample]]
+) -> dict[str, Any]:
+    return {
+        "users": log["user_id"].n_unique(),
+        "items": len(catalogue),
+        "interactions": len(log),
+        "train_interactions": len(learn),
+        "rows": {part: len(rows) for part, rows in examples.items()},
+        "row_users": {part: len({e.user_id for e in rows}) for part, rows in examples.items()},
+    }
+
+
+def _cold_note(source: Source, catalogue: Catalogue) -> list[str]:
+    unused = len(source.catalogue) - len(catalogue)
+    return (
+        [f"{unused} items of the catalogue have no interaction left and are never asked about"]
+        if unused
+        else []
+    )

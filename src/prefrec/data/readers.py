@@ -1,0 +1,281 @@
+"""Read tables and JSON lines from disk, with errors that name file, line, column and the way out."""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prefrec.errors import DataError
+
+TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
+_READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of a file, unpacked where its name ends in `.gz`.
+
+    Raises:
+        DataError: the file is missing, a folder, or a gzip file that ends early or is none.
+    """
+    _check_file(path)
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        with gzip.open(path, "rb") as f:
+            return f.read()
+    except _READ_ERRORS as e:
+        raise _gzip_error(path, e) from None
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Text of a file (a byte order mark is dropped).
+
+    Raises:
+        DataError: as `read_bytes`, or the bytes are not `encoding`; the message says which one works.
+    """
+    return decode(read_bytes(path), path, encoding)
+
+
+def decode(data: bytes, path: Path, encoding: str) -> str:
+    """`data` as text; `path` is for the message only.
+
+    Raises:
+        DataError: not decodable, with the line and an encoding that works; or no such encoding.
+    """
+    try:
+        return data.decode(
+            "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+        )
+    except LookupError:
+        raise DataError(
+            f"{path}: there is no encoding called {encoding!r}; try utf-8, latin-1 or cp1252"
+        ) from None
+    except UnicodeDecodeError as e:
+        line = data.count(b"\n", 0, e.start) + 1
+        works = next(c for c in ("utf-8", "cp1252", "latin-1") if _decodes(data, c))
+        raise DataError(
+            f"{path}, line {line}: byte 0x{data[e.start]:02x} is not {encoding}. "
+            f"The file reads as {works}: say so with --encoding {works} (`encoding: {works}` in a recipe)"
+        ) from None
+
+
+def read_table(path: Path, encoding: str = "utf-8") -> pl.DataFrame:
+    """A CSV, TSV, RecBole atomic (`.inter`, `.item`) or Parquet file, `.gz` too, by its suffix.
+
+    Text files give columns of strings only, so that ids like `007` stay what they are; RecBole's
+    `name:type` headers become `name`.
+
+    Raises:
+        DataError: missing, unreadable or empty file, or a line with more fields than the header.
+    """
+    path = Path(path)
+    if path.suffix in (".parquet", ".pq"):
+        return _read_parquet(path)
+    text = read_text(path, encoding)
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    header = text.split("\n", 1)[0].rstrip("\r")
+    if not header.strip():
+        raise DataError(f"{path}: the file is empty; expected a header line with column names")
+    separator = _separator(header, suffix.lower())
+    quote = None if separator == "\t" else '"'
+    frame = _parse_csv(text, path, separator, quote)
+    return frame.rename({c: c.split(":", 1)[0].strip() for c in frame.columns})
+
+
+def pick_columns(
+    frame: pl.DataFrame, wanted: Mapping[str, str], path: Path, optional: Iterable[str] = ()
+) -> pl.DataFrame:
+    """The columns `wanted` (our name → name in the file), renamed to ours.
+
+    Columns whose name (ours) is in `optional` may be absent.
+
+    Raises:
+        DataError: a column is not there; the message lists those that are and the nearest one.
+    """
+    present = {ours: theirs for ours, theirs in wanted.items() if theirs in frame.columns}
+    missing = [(o, t) for o, t in wanted.items() if o not in present and o not in set(optional)]
+    if missing:
+        ours, theirs = missing[0]
+        near = difflib.get_close_matches(theirs.lower(), [c.lower() for c in frame.columns], n=1, cutoff=0.5)
+        nearest = next((c for c in frame.columns if near and c.lower() == near[0]), None)
+        hint = f" Did you mean {nearest!r}?" if nearest else ""
+        raise DataError(
+            f"{path}: no column {theirs!r} for {ours}; there are {', '.join(map(repr, frame.columns))}."
+            f"{hint} Name the right one with --{ours.removesuffix('_id')}-column"
+        )
+    return frame.select(pl.col(theirs).alias(ours) for ours, theirs in present.items())
+
+
+def check_ids(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
+    """`frame` with `column` as stripped strings.
+
+    Raises:
+        DataError: an id is missing; the message names its line.
+    """
+    kind = frame.schema[column]
+    if kind.is_float():  # 12.0 in a Parquet file made by pandas means item 12
+        whole = frame[column].drop_nulls()
+        frame = (
+            frame.with_columns(pl.col(column).cast(pl.Int64))
+            if bool((whole == whole.floor()).all())
+            else frame
+        )
+    frame = frame.with_columns(pl.col(column).cast(pl.String).str.strip_chars())
+    bad = frame[column].is_null() | (frame[column] == "")
+    if bad.any():
+        raise DataError(
+            f"{path}, {first_line(bad, path)}: {column} is empty ({bad.sum()} rows); fill or drop these rows"
+        )
+    return frame
+
+
+def parse_numbers(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
+    """`frame` with `column` as Float64.
+
+    Raises:
+        DataError: a value is missing, NaN or not a number; the message names its line and the value.
+    """
+    values = frame[column].cast(pl.Float64, strict=False)
+    _refuse_bad(frame, column, values.is_null() | ~values.is_finite().fill_null(False), path, "a number")
+    return frame.with_columns(values.alias(column))
+
+
+def parse_timestamps(frame: pl.DataFrame, column: str, path: Path) -> tuple[pl.DataFrame, list[str]]:
+    """`frame` with `column` as Int64 seconds since 1970, and notes about the units that were found.
+
+    Accepts seconds, milliseconds and microseconds (told apart by size), dates, datetimes and ISO 8601 text.
+
+    Raises:
+        DataError: a time is missing, NaN or unreadable; the message names its line and the value.
+    """
+    raw = frame[column]
+    if raw.dtype.is_temporal():
+        seconds = raw.cast(pl.Datetime("us")).dt.epoch("s")
+        _refuse_bad(frame, column, seconds.is_null(), path, "a date")
+        return frame.with_columns(seconds.alias(column)), []
+    values = raw.cast(pl.Float64, strict=False)
+    if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
+        stamps = raw.str.strip_chars().str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        if stamps.is_null().all():
+            stamps = raw.str.strip_chars().str.to_date(strict=False).cast(pl.Datetime("us"))
+        _refuse_bad(frame, column, stamps.is_null(), path, "seconds since 1970 or an ISO 8601 date")
+        return frame.with_columns(stamps.dt.epoch("s").alias(column)), [
+            f"{path.name}: times read as ISO 8601 text"
+        ]
+    bad = values.is_null() | ~values.is_finite().fill_null(False)
+    _refuse_bad(frame, column, bad, path, "seconds since 1970 or an ISO 8601 date")
+    size = float(values.abs().max() or 0)  # type: ignore[arg-type]
+    divisor, unit = (
+        (10**6, "microseconds") if size > 1e14 else (10**3, "milliseconds") if size > 1e11 else (1, "")
+    )
+    notes = [f"{path.name}: times read as {unit}"] if unit else []
+    return frame.with_columns((values / divisor).floor().cast(pl.Int64).alias(column)), notes
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line of a JSON-lines file (`.gz` too), read as a stream.
+
+    Raises:
+        DataError: missing file, truncated gzip, a line that is not a JSON object, or not UTF-8.
+    """
+    _check_file(path)
+    line = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as f:
+            for line, raw in enumerate(f, start=1):
+                if raw.strip():
+                    yield line, _json_object(raw, path, line)
+    except _READ_ERRORS as e:
+        raise _gzip_error(path, e, line) from None
+
+
+def first_line(bad: pl.Series, path: Path, header: int = 1) -> str:
+    """`line 7` of the first true value, counting `header` lines (`row 5` for Parquet, from 0)."""
+    index = int(bad.arg_true()[0])
+    return f"row {index}" if path.suffix in (".parquet", ".pq") else f"line {index + 1 + header}"
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected a file")
+    if not path.exists():
+        near = (
+            difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+            if path.parent.is_dir()
+            else []
+        )
+        raise DataError(
+            f"{path}: no such file." + (f" Did you mean {near[0]!r}?" if near else " Check the path")
+        )
+
+
+def _gzip_error(path: Path, error: Exception, line: int | None = None) -> DataError:
+    where = f" after line {line}" if line else ""
+    if isinstance(error, gzip.BadGzipFile) and "Not a gzipped" in str(error):
+        return DataError(f"{path}: the name ends in .gz but the content is not gzip; unpack or rename it")
+    return DataError(f"{path}: the gzip file is truncated or damaged{where} ({error}); download it again")
+
+
+def _json_object(raw: bytes, path: Path, line: int) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path}, line {line}: not UTF-8 ({e.reason} at byte {e.start})") from None
+    except json.JSONDecodeError as e:
+        raise DataError(
+            f"{path}, line {line}, column {e.colno}: not valid JSON ({e.msg}); fix or remove the line"
+        ) from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}, line {line}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _separator(header: str, suffix: str) -> str:
+    expected = "\t" if suffix in TAB_SUFFIXES else ","
+    if expected in header:
+        return expected
+    return next((s for s in ("\t", ",", ";", "|") if s in header), expected)
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    _check_file(path)
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as e:
+        raise DataError(f"{path}: not a readable Parquet file ({str(e).splitlines()[0]})") from None
+
+
+def _parse_csv(text: str, path: Path, separator: str, quote: str | None) -> pl.DataFrame:
+    try:
+        return pl.read_csv(text.encode(), separator=separator, quote_char=quote, infer_schema=False)
+    except pl.exceptions.PolarsError as e:
+        lines = text.splitlines()
+        expected = lines[0].count(separator)
+        wide = next((n for n, row in enumerate(lines, start=1) if row.count(separator) > expected), None)
+        where = f", line {wide}" if wide else ""
+        why = f"more than the {expected + 1} fields of the header" if wide else str(e).splitlines()[0]
+        raise DataError(f"{path}{where}: cannot be read as a table: {why}") from None
+
+
+def _refuse_bad(frame: pl.DataFrame, column: str, bad: pl.Series, path: Path, expected: str) -> None:
+    if bad.any():
+        value = frame[column][int(bad.arg_true()[0])]
+        raise DataError(
+            f"{path}, {first_line(bad, path)}, column {column}: {value!r} is not {expected} "
+            f"({bad.sum()} of {len(frame)} rows); correct or drop these rows"
+        )

@@ -1,0 +1,105 @@
+"""What every source returns: a log, a catalogue, and what had to be done to get them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from prefrec.data.titles import DuplicateTitles, resolve_duplicates
+from prefrec.data.types import Catalogue, Window
+from prefrec.errors import DataError
+
+LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+
+
+@dataclass(frozen=True)
+class GivenSplit:
+    """A split that comes with the data: its windows by part, and the users of the training part."""
+
+    windows: Mapping[str, list[Window]]
+    train_users: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as read, before any choice of protocol.
+
+    Attributes:
+        name: the source's name in a recipe.
+        domain: `movies`, `music`, `books` or `generic`.
+        catalogue: items with titles; every item of `interactions` is in it.
+        interactions: `user_id, item_id, timestamp[, rating]` (str, str, Int64 seconds, Float64).
+        notes: what was changed on reading, for people.
+        given: the source's own split, or None.
+    """
+
+    name: str
+    domain: str
+    catalogue: Catalogue
+    interactions: pl.DataFrame
+    notes: list[str] = field(default_factory=list)
+    given: GivenSplit | None = None
+
+
+def clean_catalogue(items: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """`item_id, title, …` with trimmed titles and each id once.
+
+    Raises:
+        DataError: an empty title, an id with two titles, or no items.
+    """
+    if items.is_empty():
+        raise DataError(f"{path}: the catalogue has no items")
+    items = items.with_columns(pl.col("title").cast(pl.String).str.replace_all(r"\s+", " ").str.strip_chars())
+    blank = items.filter(pl.col("title").is_null() | (pl.col("title") == ""))["item_id"].to_list()
+    if blank:
+        raise DataError(
+            f"{path}: {len(blank)} items have an empty title (first: {', '.join(blank[:3])}); give "
+            "them titles, or remove them from the catalogue and from the log"
+        )
+    items = items.unique(subset=["item_id", "title"], keep="first", maintain_order=True)
+    twice = items.filter(pl.col("item_id").is_duplicated())
+    if len(twice):
+        item = twice["item_id"][0]
+        titles = twice.filter(pl.col("item_id") == item)["title"].to_list()
+        raise DataError(
+            f"{path}: item {item!r} has {len(titles)} titles: {' / '.join(map(repr, titles[:3]))} "
+            f"({twice['item_id'].n_unique()} items like it); keep one line for each item"
+        )
+    return items
+
+
+def check_log(
+    interactions: pl.DataFrame, items: pl.DataFrame, path: Path, missing: str = "error"
+) -> pl.DataFrame:
+    """The interactions whose item has a title.
+
+    Args:
+        missing: what to do with other items: `error`, or `drop` their interactions.
+
+    Raises:
+        DataError: the log is empty, or an item has no title and `missing` is `error`.
+    """
+    if interactions.is_empty():
+        raise DataError(f"{path}: the log is empty (a header at most); expected a line for each interaction")
+    known = interactions["item_id"].is_in(items["item_id"].to_list())
+    if not known.all() and missing == "error":
+        unknown = interactions.filter(~known)["item_id"].unique(maintain_order=True).to_list()
+        raise DataError(
+            f"{path}: {len(unknown)} items of the log have no title in the catalogue (first: "
+            f"{', '.join(map(repr, unknown[:3]))}; {int((~known).sum())} interactions). Add their titles, or "
+            "leave these interactions out with --missing-titles drop"
+        )
+    return interactions.filter(known)
+
+
+def merge_duplicates(
+    interactions: pl.DataFrame, items: pl.DataFrame, how: DuplicateTitles
+) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
+    """Log, items and notes after `resolve_duplicates`, with merged ids replaced in the log."""
+    items, renamed, notes = resolve_duplicates(items, how)
+    if renamed:
+        interactions = interactions.with_columns(pl.col("item_id").replace(renamed))
+    return interactions, items, notes

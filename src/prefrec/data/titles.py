@@ -1,0 +1,134 @@
+"""Make titles readable and tell items apart by them: articles, years, duplicates."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import polars as pl
+
+from prefrec.errors import DataError
+
+DuplicateTitles = Literal["error", "merge", "number"]
+
+_ARTICLES = (
+    "The|A|An|Le|La|Les|Un|Une|Il|Lo|Gli|I|Una|Uno|El|Los|Las|Der|Die|Das|Ein|Eine|Den|Det|En|De|Het|O|Os|As"
+)
+_ROTATED = re.compile(rf"^((?:a\.?k\.?a\.?\s+)?)(.+), ((?:{_ARTICLES})|L')$")
+_YEAR = re.compile(r"\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*(?:\((?:V|TV|VG)\))?\s*$")
+_PARENTHESES = re.compile(r"\(([^()]*)\)")
+
+
+def normal_title(title: str) -> str:
+    """The form two titles are compared in: single spaces, no case."""
+    return " ".join(title.split()).casefold()
+
+
+def restore_article(title: str) -> str:
+    """`Shawshank Redemption, The` → `The Shawshank Redemption`; `Enfer, L'` → `L'Enfer`; others unchanged."""
+    match = _ROTATED.match(title)
+    if not match:
+        return title
+    prefix, body, article = match.groups()
+    return f"{prefix}{article}{body}" if article.endswith("'") else f"{prefix}{article} {body}"
+
+
+def movie_title(raw: str) -> tuple[str, int | None]:
+    """A MovieLens title as people say it, and the year it ends in (None where it has none).
+
+    Articles are restored in the title and in each alternative title in parentheses, which stay:
+    `Big Blue, The (Grand bleu, Le) (1988)` → (`The Big Blue (Le Grand bleu)`, 1988).
+    """
+    year = _YEAR.search(raw)
+    text = " ".join((raw[: year.start()] if year else raw).split())
+    head, parenthesis, rest = text.partition(" (")
+    rest = _PARENTHESES.sub(lambda m: f"({restore_article(m[1].strip())})", parenthesis + rest)
+    return restore_article(head) + rest, int(year[1]) if year else None
+
+
+def movie_titles(raw: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Titles for MovieLens items, and which id each id stands for.
+
+    Items with the same title and year are one film, known by its smallest id. The year is shown only
+    where two films would otherwise share a title.
+
+    Returns:
+        kept id → title, and every id → kept id.
+    """
+    parsed = {i: movie_title(t) for i, t in raw.items()}
+    films: defaultdict[tuple[str, int | None], list[str]] = defaultdict(list)
+    for item, (title, year) in parsed.items():
+        films[normal_title(title), year].append(item)
+    kept_as = {i: min(same, key=id_order) for same in films.values() for i in same}
+    years: defaultdict[str, set[int | None]] = defaultdict(set)
+    for name, year in films:
+        years[name].add(year)
+    titles = {}
+    for item in raw:
+        if kept_as[item] == item:
+            title, year = parsed[item]
+            titles[item] = f"{title} ({year})" if year and len(years[normal_title(title)]) > 1 else title
+    return titles, kept_as
+
+
+def id_order(item_id: str) -> tuple[int, int, str]:
+    """Sort key of an id: numbers by value, before any text."""
+    return (0, int(item_id), item_id) if item_id.isdecimal() else (1, 0, item_id)
+
+
+def resolve_duplicates(
+    items: pl.DataFrame, how: DuplicateTitles
+) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
+    """Deal with different ids that share a title (compared without case and spacing).
+
+    Args:
+        items: `item_id, title, …`.
+        how: `error` refuses; `merge` makes them one item with the smallest id; `number` writes `Title (2)`.
+
+    Returns:
+        the items, merged id → kept id (for `merge`), and notes.
+
+    Raises:
+        DataError: `how` is `error` and there are such items.
+    """
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for item, title in items.select("item_id", "title").iter_rows():
+        groups[normal_title(title)].append(item)
+    shared = [sorted(g, key=id_order) for g in groups.values() if len(g) > 1]
+    if not shared:
+        return items, {}, []
+    if how == "error":
+        raise _duplicates_error(items, shared)
+    if how == "merge":
+        renamed = {i: g[0] for g in shared for i in g[1:]}
+        kept = items.filter(~pl.col("item_id").is_in(list(renamed)))
+        return kept, renamed, [f"{len(renamed)} items with the title of another were merged into it"]
+    return _numbered(items, shared, set(groups))
+
+
+def _duplicates_error(items: pl.DataFrame, shared: Sequence[Sequence[str]]) -> DataError:
+    titles = dict(items.select("item_id", "title").iter_rows())
+    first = "; ".join(f"{titles[g[0]]!r} is the title of {', '.join(g[:4])}" for g in shared[:3])
+    return DataError(
+        f"{len(shared)} titles belong to more than one item: {first}. A language model knows items by title: "
+        "choose --duplicate-titles merge (they are the same item) or number (call the second 'Title (2)')"
+    )
+
+
+def _numbered(
+    items: pl.DataFrame, shared: Sequence[Sequence[str]], taken: set[str]
+) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
+    titles = dict(items.select("item_id", "title").iter_rows())
+    changed = 0
+    for group in shared:
+        number = 2
+        for item in group[1:]:
+            while normal_title(f"{titles[group[0]]} ({number})") in taken:
+                number += 1
+            titles[item] = f"{titles[group[0]]} ({number})"
+            taken.add(normal_title(titles[item]))
+            changed += 1
+    renamed = items.with_columns(pl.Series("title", [titles[i] for i in items["item_id"].to_list()]))
+    return renamed, {}, [f"{changed} items with the title of another were numbered, as in 'Title (2)'"]
