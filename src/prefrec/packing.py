@@ -53,7 +53,8 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch with its tensors on `device`."""
-        return replace(self, **{k: v.to(device) for k, v in self.as_dict().items() if isinstance(v, Tensor)})
+        moved: dict[str, Any] = {k: v.to(device) for k, v in self.as_dict().items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     def as_dict(self) -> dict[str, Any]:
         """Field name → value; the form in which a data collator hands it over."""
@@ -118,7 +119,10 @@ def _lay_out(rows: Sequence[_Row], choice_mask: Tensor, pad_id: int, *, branchin
     ids = torch.full((len(rows), length), pad_id)
     positions = torch.zeros(len(rows), length, dtype=torch.long)
     segments = torch.full((len(rows), length), -1)  # −1 padding, 0 prompt, i + 1 answer i
-    token_rows, columns, targets, choices = [], [], [], []
+    token_rows: list[int] = []
+    columns: list[int] = []
+    targets: list[int] = []
+    choices: list[int] = []
     for r, row in enumerate(rows):
         prompt_length = len(row.prompt)
         left = start - prompt_length

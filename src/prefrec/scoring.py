@@ -65,7 +65,10 @@ def layout_for(config: PretrainedConfig) -> tuple[Layout, str]:
         return "separate", f"the packed layout is not verified for model type {config.model_type!r}"
     layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
     if layer_types != {"full_attention"}:
-        return "separate", f"layers of type {', '.join(sorted(layer_types - {'full_attention'}))} cannot branch"
+        return (
+            "separate",
+            f"layers of type {', '.join(sorted(layer_types - {'full_attention'}))} cannot branch",
+        )
     if config.model_type in ("mistral", "mixtral", "phi3") and getattr(config, "sliding_window", None):
         return "separate", f"a sliding window of {config.sliding_window} tokens"
     if getattr(config, "_attn_implementation", "sdpa") != "sdpa":

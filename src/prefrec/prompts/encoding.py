@@ -64,7 +64,11 @@ class PromptEncoder:
         self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
 
     def encode(
-        self, template: PromptTemplate, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
+        self,
+        template: PromptTemplate,
+        history: Sequence[str],
+        candidates: Sequence[str],
+        answers: Sequence[str],
     ) -> ChoiceSet:
         """Encode a ranking question; the oldest titles of a history that does not fit are left out.
 

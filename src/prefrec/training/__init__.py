@@ -1,0 +1,18 @@
+"""The two stages, SFT and preference alignment, on `transformers.Trainer`."""
+
+from prefrec.training.adapters import lora_config
+from prefrec.training.config import SFTConfig, SoftmaxDPOConfig
+from prefrec.training.datasets import ChoiceDataset, PreferenceDataset, encode_examples
+from prefrec.training.sft import SFTTrainer
+from prefrec.training.softmax_dpo import SoftmaxDPOTrainer
+
+__all__ = [
+    "ChoiceDataset",
+    "PreferenceDataset",
+    "SFTConfig",
+    "SFTTrainer",
+    "SoftmaxDPOConfig",
+    "SoftmaxDPOTrainer",
+    "encode_examples",
+    "lora_config",
+]

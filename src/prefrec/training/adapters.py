@@ -1,0 +1,74 @@
+"""LoRA adapters: a trainable one, and a frozen copy named `ref` beside it on the same base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
+
+REFERENCE_ADAPTER = "ref"
+"""Name of the frozen adapter, as in TRL."""
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""The layers that the authors adapt (Llama names)."""
+
+
+def lora_config(
+    r: int = 8, alpha: int | None = None, dropout: float = 0.0, targets: list[str] | str = "all-linear"
+) -> LoraConfig:
+    """A LoRA configuration for a causal LM.
+
+    Args:
+        r: rank.
+        alpha: scale numerator; 2·r where not given.
+        dropout: on the adapter's input.
+        targets: names of the layers, or `all-linear` (all but the head).
+    """
+    return LoraConfig(
+        task_type="CAUSAL_LM", r=r, lora_alpha=alpha or 2 * r, lora_dropout=dropout, target_modules=targets
+    )
+
+
+def add_reference_adapter(model: PeftModel) -> None:
+    """Keep the active adapter's present weights as a second, frozen adapter named `ref`.
+
+    Does nothing where the model already has one (a resumed run).
+    """
+    if REFERENCE_ADAPTER in model.peft_config:
+        return
+    active = model.active_adapter
+    weights = get_peft_model_state_dict(model, adapter_name=active)
+    model.add_adapter(REFERENCE_ADAPTER, model.peft_config[active])
+    set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)
+    model.set_adapter(active)
+    for name, parameter in model.named_parameters():
+        if f".{REFERENCE_ADAPTER}." in name:
+            parameter.requires_grad_(False)
+
+
+@contextmanager
+def reference_of(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside this context `model` computes as the reference does, without dropout.
+
+    The reference is the adapter `ref` where there is one, else the base with its adapters switched off. The
+    active adapter is named, never re-cast in place: a surrounding autocast keeps no stale copy of it.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        if not isinstance(model, PeftModel):
+            yield model
+        elif REFERENCE_ADAPTER in model.peft_config:
+            active = model.active_adapter
+            model.set_adapter(REFERENCE_ADAPTER, inference_mode=True)
+            try:
+                yield model
+            finally:
+                model.set_adapter(active)
+        else:
+            with model.disable_adapter():
+                yield model
+    finally:
+        model.train(was_training)

@@ -1,0 +1,96 @@
+"""Settings of the two stages: transformers' TrainingArguments and what choice sets add to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transformers import TrainingArguments
+
+from prefrec.errors import ConfigError
+from prefrec.losses import LOSSES
+
+
+@dataclass
+class ChoiceTrainingArguments(TrainingArguments):
+    """What both stages share. Defaults follow the authors where they say: cosine, warm-up 0.05, clip 0.3.
+
+    Attributes:
+        max_length: tokens of a prompt with its longest answer.
+        chat: wrap prompts by the tokenizer's chat template.
+        global_batch_size: rows an optimiser step, over all processes. Where it is given, the accumulation
+            steps follow from it for whatever number of processes there is.
+        layout: `packed`, `separate`, or `auto` (packed where it is right for the model).
+        disable_dropout: switch all dropout of the model off.
+    """
+
+    max_length: int | None = field(default=1024)
+    chat: bool = field(default=False)
+    global_batch_size: int | None = field(default=None)
+    layout: Literal["auto", "packed", "separate"] = field(default="auto")
+    disable_dropout: bool = field(default=True)
+    learning_rate: float = field(default=1e-5)
+    lr_scheduler_type: Any = field(default="cosine")
+    warmup_steps: float = field(default=0.05)
+    max_grad_norm: float = field(default=0.3)
+    logging_steps: float = field(default=10)
+    logging_nan_inf_filter: bool = field(default=False)
+    report_to: Any = field(default="none")
+    remove_unused_columns: bool = field(default=False)
+    disable_tqdm: bool | None = field(default=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.global_batch_size is not None:
+            self.gradient_accumulation_steps = self._accumulation(self.global_batch_size)
+
+    def _accumulation(self, global_batch_size: int) -> int:
+        at_once = self.per_device_train_batch_size * self.world_size
+        steps, rest = divmod(global_batch_size, at_once)
+        if rest or not steps:
+            raise ConfigError(
+                f"global_batch_size {global_batch_size} is no multiple of per_device_train_batch_size "
+                f"{self.per_device_train_batch_size} × {self.world_size} processes = {at_once}: change one of them"
+            )
+        if self.gradient_accumulation_steps not in (1, steps):
+            raise ConfigError(
+                f"gradient_accumulation_steps {self.gradient_accumulation_steps} and global_batch_size "
+                f"{global_batch_size} (which needs {steps}) contradict each other: leave one out"
+            )
+        return steps
+
+
+@dataclass
+class SFTConfig(ChoiceTrainingArguments):
+    """Settings of supervised fine-tuning: the loss is −log π of the chosen answer's tokens."""
+
+
+@dataclass
+class SoftmaxDPOConfig(ChoiceTrainingArguments):
+    """Settings of preference alignment.
+
+    Attributes:
+        beta: strength of the pull to the reference.
+        loss_type: a name of `prefrec.losses.LOSSES`.
+        num_negatives: rejected answers a row takes in one step; None for as many as every row has.
+        negatives: `fixed` (drawn once) or `per_epoch` (drawn anew from the row's rejected answers).
+        precompute_ref_log_probs: compute the reference's log-probabilities once, before training, and keep
+            them on disk; otherwise in every step by the frozen adapter.
+    """
+
+    beta: float = field(default=1.0)
+    loss_type: str = field(default="softmax_dpo")
+    num_negatives: int | None = field(default=None)
+    negatives: Literal["fixed", "per_epoch"] = field(default="fixed")
+    precompute_ref_log_probs: bool = field(default=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss_type not in LOSSES:
+            raise ConfigError(f"loss_type {self.loss_type!r} is unknown: expected one of {', '.join(LOSSES)}")
+        if not self.beta > 0:
+            raise ConfigError(f"beta must be positive, got {self.beta}")
+        if self.num_negatives is not None and self.num_negatives < 1:
+            raise ConfigError(f"num_negatives must be at least 1, got {self.num_negatives}")
+        if self.negatives not in ("fixed", "per_epoch"):
+            raise ConfigError(f"negatives must be 'fixed' or 'per_epoch', got {self.negatives!r}")

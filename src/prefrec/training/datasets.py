@@ -1,0 +1,175 @@
+"""Rows of text, or ranking examples, as choice sets that the trainers read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import ConfigError, DataError
+from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
+
+
+class ChoiceDataset(Dataset[dict[str, Any]]):
+    """Choice sets of one answer each, for SFT."""
+
+    def __init__(self, choice_sets: Sequence[ChoiceSet]) -> None:
+        if not choice_sets:
+            raise DataError("the training data has no rows")
+        self.choice_sets = list(choice_sets)
+
+    def __len__(self) -> int:
+        return len(self.choice_sets)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"choices": self.choice_sets[index]}
+
+
+class PreferenceDataset(Dataset[dict[str, Any]]):
+    """Choice sets with the chosen answer first, of which each step sees N rejected ones.
+
+    Args:
+        choice_sets: chosen answer in place 0, all rejected answers after it.
+        num_negatives: N; None for the smallest number of rejected answers that a row has.
+        negatives: `fixed` draws the N once; `per_epoch` draws them anew in each epoch. Draws depend on
+            seed, epoch and row alone.
+        seed: of the draws.
+
+    Raises:
+        DataError: there are no rows, or a row has no rejected answer.
+        ConfigError: a row has fewer than N rejected answers.
+    """
+
+    def __init__(
+        self,
+        choice_sets: Sequence[ChoiceSet],
+        *,
+        num_negatives: int | None = None,
+        negatives: Literal["fixed", "per_epoch"] = "fixed",
+        seed: int = 0,
+    ) -> None:
+        if not choice_sets:
+            raise DataError("the training data has no rows")
+        available = np.array([len(c.answers) - 1 for c in choice_sets])
+        least = int(available.min())
+        if least < 1:
+            raise DataError(f"row {int(available.argmin())} has no rejected answer")
+        self.num_negatives = least if num_negatives is None else num_negatives
+        if self.num_negatives > least:
+            raise ConfigError(
+                f"num_negatives is {num_negatives}, but row {int(available.argmin())} has only {least} rejected "
+                "answers: lower num_negatives or prepare longer candidate lists"
+            )
+        self.redrawn = negatives == "per_epoch" and bool((available > self.num_negatives).any())
+        self.seed = seed
+        self.epoch = 0
+        self.choice_sets = list(choice_sets)
+        if not self.redrawn:
+            self.choice_sets = [self._take(i, self._columns(i)) for i in range(len(choice_sets))]
+        self.ref_logps: NDArray[np.float32] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the negatives of this epoch (no effect where they are fixed)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.choice_sets)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not self.redrawn:
+            row: dict[str, Any] = {"choices": self.choice_sets[index]}
+            columns = slice(None)
+        else:
+            columns = self._columns(index)
+            row = {"choices": self._take(index, columns)}
+        if self.ref_logps is not None:
+            row["ref_logps"] = self.ref_logps[index][columns]
+        return row
+
+    def _columns(self, index: int) -> Any:
+        rejected = len(self.choice_sets[index].answers) - 1
+        if rejected == self.num_negatives:
+            return [*range(1 + rejected)]
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        return [0, *(1 + rng.choice(rejected, self.num_negatives, replace=False)).tolist()]
+
+    def _take(self, index: int, columns: Sequence[int]) -> ChoiceSet:
+        whole = self.choice_sets[index]
+        return ChoiceSet(whole.prompt, tuple(whole.answers[c] for c in columns))
+
+
+def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
+    """Choice sets of rows `prompt, completion`, as TRL names them.
+
+    Raises:
+        DataError: a column is missing or empty; the message names the row.
+    """
+    return [encoder.encode_text(_text(row, "prompt", i), [_text(row, "completion", i)]) for i, row in enumerate(rows)]
+
+
+def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
+    """Choice sets of rows `prompt, chosen, rejected`, as TRL names them.
+
+    `rejected` is a list of strings, or one string (N = 1).
+
+    Raises:
+        DataError: a column is missing or empty, or the chosen answer is among the rejected ones.
+    """
+    return [_encode_preference(row, i, encoder) for i, row in enumerate(rows)]
+
+
+def encode_examples(
+    examples: Sequence[RankingExample],
+    catalogue: Catalogue,
+    templates: Sequence[PromptTemplate],
+    encoder: PromptEncoder,
+    *,
+    answers: Literal["target", "target-first", "candidates"],
+) -> list[ChoiceSet]:
+    """Choice sets of ranking examples; row i takes template i mod the number of templates.
+
+    Args:
+        examples: the questions.
+        catalogue: titles of all their items.
+        templates: one or more phrasings.
+        encoder: of the model's tokenizer.
+        answers: `target` (SFT), `target-first` (alignment: target, then the other candidates in their
+            order), or `candidates` (scoring: all in their order).
+    """
+    sets = []
+    for i, example in enumerate(examples):
+        candidates = catalogue.titles_of(example.candidates)
+        target = catalogue.titles[example.target]
+        if answers == "target":
+            wanted = [target]
+        elif answers == "target-first":
+            index = example.target_index
+            wanted = [target, *candidates[:index], *candidates[index + 1 :]]
+        else:
+            wanted = candidates
+        history = catalogue.titles_of(example.history)
+        sets.append(encoder.encode(templates[i % len(templates)], history, candidates, wanted))
+    return sets
+
+
+def _encode_preference(row: Mapping[str, Any], index: int, encoder: PromptEncoder) -> ChoiceSet:
+    chosen = _text(row, "chosen", index)
+    rejected = row.get("rejected")
+    rejected = [rejected] if isinstance(rejected, str) else rejected
+    if not isinstance(rejected, Sequence) or not rejected or not all(isinstance(r, str) and r for r in rejected):
+        raise DataError(f"row {index}: `rejected` must be a text or a list of texts, got {rejected!r}")
+    if chosen in rejected:
+        raise DataError(f"row {index}: the chosen answer {chosen!r} is also among the rejected ones")
+    return encoder.encode_text(_text(row, "prompt", index), [chosen, *rejected])
+
+
+def _text(row: Mapping[str, Any], column: str, index: int) -> str:
+    value = row.get(column)
+    if not isinstance(value, str) or not value:
+        columns = ", ".join(map(str, row))
+        raise DataError(f"row {index}: `{column}` must be a text, got {value!r} (columns: {columns})")
+    return value

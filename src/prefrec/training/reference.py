@@ -1,0 +1,96 @@
+"""Log-probabilities of the reference: computed once in a packed pass, kept on disk under a key."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import nn
+
+from prefrec.console import track
+from prefrec.packing import Layout, pack
+from prefrec.prompts import ChoiceSet
+from prefrec.scoring import choice_logps
+from prefrec.training.adapters import REFERENCE_ADAPTER, reference_of
+
+
+def reference_logps(
+    model: nn.Module,
+    choice_sets: Sequence[ChoiceSet],
+    *,
+    batch_size: int,
+    pad_id: int,
+    layout: Layout,
+    precision: Callable[[], torch.autocast],
+    cache: Path,
+) -> NDArray[np.float32]:
+    """Log-probabilities [n, C] of all answers under the reference, from `cache` where the key agrees.
+
+    Args:
+        model: the policy, whose reference is its adapter `ref`, its base, or (not a PEFT model) itself.
+        choice_sets: n choice sets with C answers each.
+        batch_size: choice sets a pass.
+        pad_id: token id for padding.
+        layout: of the rows.
+        precision: makes the autocast context, entered anew for each pass.
+        cache: a safetensors file; written when the pass is through.
+    """
+    key = reference_key(model, choice_sets)
+    stored = _read(cache, key)
+    if stored is not None:
+        return stored
+    device = next(model.parameters()).device
+    # Rows of like length share a batch, so that little is padding.
+    order = sorted(range(len(choice_sets)), key=lambda i: choice_sets[i].length)
+    out = np.empty((len(choice_sets), len(choice_sets[0].answers)), dtype=np.float32)
+    with reference_of(model) as reference, torch.no_grad():
+        for start in track(range(0, len(order), batch_size), "reference log-probs"):
+            rows = order[start : start + batch_size]
+            batch = pack([choice_sets[i] for i in rows], pad_id=pad_id, layout=layout).to(device)
+            with precision():
+                out[rows] = choice_logps(reference, batch).cpu().numpy()
+    _write(cache, key, out)
+    return out
+
+
+def reference_key(model: nn.Module, choice_sets: Sequence[ChoiceSet]) -> str:
+    """A hash of what the reference's log-probabilities depend on: its weights, their dtype, the tokens.
+
+    Of the frozen base a sample of each tensor is hashed, of the adapter `ref` every value.
+    """
+    digest = hashlib.sha256()
+    state = model.state_dict()
+    has_reference = any(f".{REFERENCE_ADAPTER}." in name for name in state)
+    for name, tensor in state.items():
+        is_adapter = "lora_" in name
+        if is_adapter and not (has_reference and f".{REFERENCE_ADAPTER}." in name):
+            continue
+        values = tensor.detach().reshape(-1)
+        sample = values if is_adapter else values[:: max(1, values.numel() // 64)]
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(sample.float().cpu().numpy().tobytes())
+    for choices in choice_sets:
+        digest.update(np.array([len(choices.prompt), *choices.prompt], dtype=np.int64).tobytes())
+        for answer in choices.answers:
+            digest.update(np.array([len(answer), *answer], dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _read(cache: Path, key: str) -> NDArray[np.float32] | None:
+    if not cache.is_file():
+        return None
+    with safe_open(cache, framework="numpy") as f:
+        return f.get_tensor("ref_logps") if (f.metadata() or {}).get("key") == key else None
+
+
+def _write(cache: Path, key: str, values: NDArray[np.float32]) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    scratch = cache.with_suffix(".tmp")
+    save_file({"ref_logps": values}, scratch, metadata={"key": key})
+    scratch.replace(cache)

@@ -1,0 +1,148 @@
+"""Preference alignment by Softmax DPO, or by another loss of `prefrec.losses`, against a frozen reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from prefrec.errors import ConfigError
+from prefrec.losses import LOSSES, REFERENCE_FREE, PreferenceLoss, effective_negatives
+from prefrec.packing import PackedBatch
+from prefrec.scoring import choice_logps
+from prefrec.training.adapters import add_reference_adapter, reference_of
+from prefrec.training.base import ChoiceTrainer
+from prefrec.training.config import SoftmaxDPOConfig
+from prefrec.training.datasets import PreferenceDataset, encode_preferences
+from prefrec.training.reference import reference_logps
+
+
+class SoftmaxDPOTrainer(ChoiceTrainer):
+    """Aligns a causal LM with one chosen and N rejected answers a row.
+
+    Args:
+        model: a model, a PEFT model (its adapter is trained on, and its present weights are the reference),
+            or a name for `prefrec.models.load_model`.
+        args: a `SoftmaxDPOConfig`.
+        train_dataset: rows `prompt: str, chosen: str, rejected: list[str]` (a `datasets.Dataset` or a list
+            of dicts), or a `PreferenceDataset`.
+        eval_dataset: the same.
+        processing_class: the tokenizer; taken from the model's folder where not given.
+        peft_config: train a new adapter of this kind; the reference is the base without it.
+
+    Logged: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (the chosen reward
+    is the highest), `logps/chosen`, `logps/rejected`, and `negatives/effective` (1/Σw², see
+    `prefrec.losses.effective_negatives`).
+    """
+
+    description = "S-DPO"
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel | str,
+        args: SoftmaxDPOConfig,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        self.config = args
+        self.loss_function = LOSSES[args.loss_type]
+        self.description = "S-DPO" if args.loss_type == "softmax_dpo" else args.loss_type.upper()
+        if isinstance(model, PeftModel):
+            add_reference_adapter(model)
+        super().__init__(model, args, train_dataset, eval_dataset, processing_class, peft_config, callbacks)
+        if not isinstance(self.model, PeftModel) and not self._precomputes():
+            raise ConfigError(
+                "training all weights leaves no reference in memory: set precompute_ref_log_probs=True, or "
+                "train an adapter (peft_config)"
+            )
+        self.add_callback(_EpochCallback(cast(PreferenceDataset, self.train_dataset)))
+
+    def build_dataset(self, rows: Any) -> Any:
+        if isinstance(rows, PreferenceDataset):
+            return rows
+        c = self.config
+        sets = encode_preferences(rows, self.encoder)
+        return PreferenceDataset(sets, num_negatives=c.num_negatives, negatives=c.negatives, seed=c.seed)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self._precomputes():
+            for name, dataset in (("train", self.train_dataset), ("eval", self.eval_dataset)):
+                if dataset is not None:
+                    self._precompute(cast(PreferenceDataset, dataset), name)
+        return super().train(*args, **kwargs)
+
+    def count_items(self, batch: Mapping[str, Any]) -> int:
+        return int(batch["choice_mask"].shape[0])
+
+    def choice_loss(self, model: nn.Module, batch: PackedBatch, extra: Mapping[str, Tensor]) -> Tensor:
+        ref_logps = extra.get("ref_logps")
+        if ref_logps is None:
+            ref_logps = self._reference_pass(model, batch)
+        policy_logps = choice_logps(model, batch)
+        out = self.loss_function(policy_logps, ref_logps, self.config.beta)
+        self.record(model, preference_metrics(out, policy_logps))
+        return out.losses.sum()
+
+    def _precomputes(self) -> bool:
+        return self.config.precompute_ref_log_probs and self.config.loss_type not in REFERENCE_FREE
+
+    def _precompute(self, dataset: PreferenceDataset, name: str) -> None:
+        if len({len(c.answers) for c in dataset.choice_sets}) > 1:
+            return  # redrawn from pools of different sizes: the frozen adapter answers in each step
+        dataset.ref_logps = reference_logps(
+            cast(nn.Module, self.model),
+            dataset.choice_sets,
+            batch_size=self.args.per_device_eval_batch_size,
+            pad_id=self.encoder.end,
+            layout=self.row_layout,
+            precision=self._autocast,
+            cache=Path(str(self.args.output_dir)) / f"reference-{name}.safetensors",
+        )
+
+    def _reference_pass(self, model: nn.Module, batch: PackedBatch) -> Tensor:
+        if self.config.loss_type in REFERENCE_FREE:
+            return torch.zeros(batch.choice_mask.shape, device=batch.input_ids.device)
+        with (
+            torch.no_grad(),
+            reference_of(self.accelerator.unwrap_model(model)) as reference,
+            self._autocast(),
+        ):
+            return choice_logps(reference, batch)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.args.bf16 or self.args.fp16
+        dtype = torch.float16 if self.args.fp16 else torch.bfloat16
+        return torch.autocast(self.args.device.type, dtype=dtype, enabled=enabled)
+
+
+def preference_metrics(out: PreferenceLoss, policy_logps: Tensor) -> dict[str, Tensor]:
+    """TRL's metrics of a preference batch, each [B], from rewards and log-probabilities [B, 1+N]."""
+    rewards, logps = out.rewards.detach(), policy_logps.detach()
+    chosen, rejected = rewards[:, 0], rewards[:, 1:]
+    return {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected.mean(dim=1),
+        "rewards/margins": chosen - rejected.mean(dim=1),
+        "rewards/accuracies": (chosen > rejected.max(dim=1).values).float(),
+        "logps/chosen": logps[:, 0],
+        "logps/rejected": logps[:, 1:].mean(dim=1),
+        "negatives/effective": effective_negatives(rewards),
+    }
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells the dataset which epoch it is, so that negatives are drawn anew."""
+
+    def __init__(self, dataset: PreferenceDataset) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.dataset.set_epoch(int(state.epoch or 0))
