@@ -28,9 +28,7 @@ def test_weights_are_resampled_users():
     slow = [values[np.concatenate([rows_of[u] for u in rng.integers(0, 12, 12)])].mean() for _ in range(6000)]
     fast = bootstrap_means(values[:, None], users, resamples=6000, seed=1)[:, 0]
     assert np.mean(fast) == pytest.approx(np.mean(slow), abs=0.05)
-    np.testing.assert_allclose(
-        np.quantile(fast, [0.025, 0.975]), np.quantile(slow, [0.025, 0.975]), atol=0.08
-    )
+    np.testing.assert_allclose(np.quantile(fast, [0.025, 0.975]), np.quantile(slow, [0.025, 0.975]), atol=0.08)
 
 
 @settings(deadline=None)
@@ -81,8 +79,7 @@ def test_p_values_are_uniform_under_no_difference_and_small_under_one():
     rng = np.random.default_rng(4)
     users = np.arange(80)
     null = [
-        paired_difference(rng.random(80), rng.random(80), users, resamples=200, seed=t).p_value
-        for t in range(100)
+        paired_difference(rng.random(80), rng.random(80), users, resamples=200, seed=t).p_value for t in range(100)
     ]
     assert 0.0 <= np.mean(np.array(null) < 0.05) <= 0.13
     assert 0.3 < np.mean(null) < 0.7

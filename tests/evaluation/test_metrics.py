@@ -43,9 +43,7 @@ def test_ranks_equal_sorting(lists):
 def test_metrics_equal_ir_measures_row_by_row(lists, name, measure):
     scores, target = lists
     qrels = [ir_measures.Qrel(str(b), str(t), 1) for b, t in enumerate(target)]
-    run = [
-        ir_measures.ScoredDoc(str(b), str(c), s) for b, row in enumerate(scores) for c, s in enumerate(row)
-    ]
+    run = [ir_measures.ScoredDoc(str(b), str(c), s) for b, row in enumerate(scores) for c, s in enumerate(row)]
     theirs = {int(m.query_id): m.value for m in ir_measures.iter_calc([measure], qrels, run)}
     ours = METRICS[name](target_ranks(scores, target))
     np.testing.assert_allclose(ours, [theirs[b] for b in range(len(target))], atol=1e-12)
@@ -68,9 +66,7 @@ def test_ties_are_broken_at_random_with_the_seed():
 def test_the_order_of_candidates_does_not_matter(scores, order, seed):
     target = np.array([0, 1, 2, 3, 4])
     moved = np.array([order.index(t) for t in target])
-    np.testing.assert_array_equal(
-        target_ranks(scores, target, seed), target_ranks(scores[:, order], moved, seed)
-    )
+    np.testing.assert_array_equal(target_ranks(scores, target, seed), target_ranks(scores[:, order], moved, seed))
     np.testing.assert_array_equal(expected_hits(scores, target), expected_hits(scores[:, order], moved))
 
 

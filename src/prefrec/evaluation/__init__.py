@@ -1,5 +1,7 @@
 """From scores and generated texts to metrics with intervals, and an audit of the lists themselves."""
 
+from prefrec.evaluation.audit import Audit, AuditRow, audit_lists, audit_prepared
+from prefrec.evaluation.evaluate import Comparison, Evaluation, evaluate, evaluate_predictions, predict
 from prefrec.evaluation.intervals import (
     Interval,
     PairedDifference,
@@ -8,19 +10,35 @@ from prefrec.evaluation.intervals import (
     paired_difference,
 )
 from prefrec.evaluation.metrics import METRICS, expected_hits, metrics_for, target_ranks
+from prefrec.evaluation.predictions import read_predictions, write_predictions
+from prefrec.evaluation.tables import audit_table, comparison_table, evaluation_table
 from prefrec.evaluation.text import judge_texts, normalise_title, valid_choice
 
 __all__ = [
     "METRICS",
+    "Audit",
+    "AuditRow",
+    "Comparison",
+    "Evaluation",
     "Interval",
     "PairedDifference",
+    "audit_lists",
+    "audit_prepared",
+    "audit_table",
     "bootstrap_means",
+    "comparison_table",
+    "evaluate",
+    "evaluate_predictions",
+    "evaluation_table",
     "expected_hits",
     "judge_texts",
     "mean_interval",
     "metrics_for",
     "normalise_title",
     "paired_difference",
+    "predict",
+    "read_predictions",
     "target_ranks",
     "valid_choice",
+    "write_predictions",
 ]

@@ -50,8 +50,9 @@ class Interval:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        kept: dict[str, Any] = {f.name: value[f.name] for f in fields(cls)}
-        return cls(**{k: math.nan if v is None else v for k, v in kept.items()})
+        given = {f.name: value[f.name] for f in fields(cls)}
+        kept: dict[str, Any] = {name: math.nan if v is None else v for name, v in given.items()}
+        return cls(**kept)
 
 
 @dataclass(frozen=True)

@@ -58,15 +58,11 @@ def _target_scores(scores: NDArray[np.float64], index: NDArray[np.int64]) -> NDA
         raise ValueError(f"target_index lies outside the {scores.shape[1]} candidates")
     nan_rows = np.flatnonzero(np.isnan(scores).any(axis=1))
     if len(nan_rows):
-        raise ValueError(
-            f"{len(nan_rows)} of {len(scores)} rows hold NaN scores, the first is row {nan_rows[0]}"
-        )
+        raise ValueError(f"{len(nan_rows)} of {len(scores)} rows hold NaN scores, the first is row {nan_rows[0]}")
     own = scores[np.arange(len(scores)), index]
     empty = np.flatnonzero(np.isneginf(own))
     if len(empty):
-        raise ValueError(
-            f"the target of row {empty[0]} is scored -inf, the mark of a place without candidate"
-        )
+        raise ValueError(f"the target of row {empty[0]} is scored -inf, the mark of a place without candidate")
     return own
 
 

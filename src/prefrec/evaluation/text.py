@@ -20,7 +20,7 @@ _TRAILING = ".,;:"
 
 
 def normalise_title(text: str) -> str:
-    """`text` as it is compared: NFKC, casefolded, white space collapsed, outer quotes and closing .,;: dropped.
+    """`text` as it is compared: NFKC, casefolded, white space collapsed, outer quotes and final .,;: dropped.
 
     "!" and "?" stay, since titles end in them, and so do brackets ("(1997)", "(Series, #1)"). A title that
     consists of the dropped characters only is kept whole.
@@ -66,7 +66,7 @@ def judge_texts(
     candidate_titles: Sequence[Sequence[str]],
     target_index: Sequence[int] | NDArray[np.int64],
 ) -> TextOutcome:
-    """The outcome of B generated `texts`, given each row's candidate titles and the target's place in them."""
+    """The outcome of B generated `texts`, given each row's candidate titles and the target's place there."""
     if not len(texts) == len(candidate_titles) == len(target_index):
         raise ValueError(
             f"expected one text a row, got {len(texts)} texts, {len(candidate_titles)} lists, "

@@ -1,0 +1,270 @@
+"""Rankers and examples in, metrics with intervals and paired comparisons out.
+
+    rankers × examples → predictions (`predict`) → values a row → intervals over users (`evaluate_predictions`)
+
+Metrics from scores: `hr@K`, `ndcg@K`, `mrr`. Rankers that generate text have two more: `gen_hr@1` (an invalid
+answer is a miss) and `valid_ratio`. The constrained choice (the candidate with the highest score, valid by
+construction) has HR@1 = `hr@1` by definition, so it has no row of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.evaluation.audit import Audit
+from prefrec.evaluation.intervals import (
+    RESAMPLES,
+    Interval,
+    PairedDifference,
+    bootstrap_means,
+    difference_of,
+    interval_of,
+)
+from prefrec.evaluation.metrics import metrics_for, target_ranks
+from prefrec.evaluation.predictions import prediction_frame
+from prefrec.evaluation.text import judge_texts
+from prefrec.rankers.base import GeneratingRanker, Ranker
+
+Values = dict[str, dict[str, NDArray[np.float64]]]
+"""Ranker → metric → values [B], rows in the order of the examples."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`difference` = metric of `ranker` minus metric of `against`, on the same rows."""
+
+    ranker: str
+    against: str
+    metric: str
+    difference: PairedDifference
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: ranker → metric → interval, rankers in the order they were given.
+        comparisons: paired differences.
+        n, users: rows, and distinct users among them.
+        chance: HR@1 of a ranker without an opinion, the mean of 1/(candidates of the row).
+        seed, resamples: of tie-breaking and bootstrap.
+        audit: of the lists under test, if one was made; its verdict belongs beside every table.
+        values: per-row values; not in the JSON, since the predictions hold what they are made of.
+        predictions: a frame of `PREDICTION_SCHEMA`; not in the JSON.
+    """
+
+    metrics: dict[str, dict[str, Interval]]
+    comparisons: list[Comparison]
+    n: int
+    users: int
+    chance: float
+    seed: int = 0
+    resamples: int = RESAMPLES
+    audit: Audit | None = None
+    values: Values = field(default_factory=dict, compare=False, repr=False)
+    predictions: pl.DataFrame | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def rankers(self) -> list[str]:
+        """Names, in the order of the table."""
+        return list(self.metrics)
+
+    def difference(self, ranker: str, against: str, metric: str) -> PairedDifference:
+        """The comparison of that name; KeyError where it was not made."""
+        for c in self.comparisons:
+            if (c.ranker, c.against, c.metric) == (ranker, against, metric):
+                return c.difference
+        raise KeyError(f"{ranker} was not compared with {against} on {metric}")
+
+    def table(self) -> list[dict[str, Any]]:
+        """One dict a (ranker, metric): `ranker, metric, mean, low, high, n, users`."""
+        return [
+            {"ranker": name, "metric": metric, **interval.to_json()}
+            for name, of_ranker in self.metrics.items()
+            for metric, interval in of_ranker.items()
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "n": self.n,
+            "users": self.users,
+            "chance": self.chance,
+            "seed": self.seed,
+            "resamples": self.resamples,
+            "metrics": {r: {m: i.to_json() for m, i in of.items()} for r, of in self.metrics.items()},
+            "comparisons": [
+                {"ranker": c.ranker, "against": c.against, "metric": c.metric, **c.difference.to_json()}
+                for c in self.comparisons
+            ],
+            "audit": self.audit.to_json() if self.audit else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Evaluation:
+        """The inverse of `to_json`: without values and predictions."""
+        return cls(
+            metrics={r: {m: Interval.from_json(i) for m, i in of.items()} for r, of in value["metrics"].items()},
+            comparisons=[
+                Comparison(c["ranker"], c["against"], c["metric"], PairedDifference.from_json(c))
+                for c in value["comparisons"]
+            ],
+            audit=Audit.from_json(value["audit"]) if value["audit"] else None,
+            **{k: value[k] for k in ("n", "users", "chance", "seed", "resamples")},
+        )
+
+
+def evaluate(
+    rankers: Sequence[Ranker],
+    examples: Sequence[RankingExample],
+    catalogue: Catalogue,
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    generate: bool = True,
+    compare: str | Iterable[tuple[str, str]] | None = None,
+    audit: Audit | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    progress: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Put every example to every ranker and count.
+
+    Args:
+        ks: cut-offs of HR and NDCG.
+        generate: also ask rankers that can to answer in text.
+        compare: a ranker's name (all others against it), pairs (ranker, against), or None: each ranker
+            against the one before it.
+        audit: of the same lists, to be kept with the numbers.
+        seed: of tie-breaking and bootstrap.
+        progress: told what is being done, one line a step.
+    """
+    names = [r.name for r in rankers]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"rankers need names of their own, got {', '.join(names)}")
+    _pairs(compare, names)
+    if not names or not examples:
+        raise DataError(f"nothing to evaluate: {len(names)} rankers, {len(examples)} examples")
+    tell = progress or (lambda _: None)
+    frames = [predict(r, examples, catalogue, generate=generate, seed=seed, progress=tell) for r in rankers]
+    return evaluate_predictions(
+        pl.concat(frames), ks=ks, compare=compare, audit=audit, seed=seed, resamples=resamples
+    )
+
+
+def predict(
+    ranker: Ranker,
+    examples: Sequence[RankingExample],
+    catalogue: Catalogue,
+    *,
+    generate: bool = True,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> pl.DataFrame:
+    """One ranker's predictions (`PREDICTION_SCHEMA`).
+
+    Raises:
+        ModelError: its answers do not fit the examples, or a score is NaN; the ranker is named.
+    """
+    progress(f"{ranker.name}: scoring {len(examples)} rows")
+    scores = np.asarray(ranker.score(examples), dtype=np.float64)
+    target_index = np.array([e.target_index for e in examples], dtype=np.int64)
+    width = max((len(e.candidates) for e in examples), default=0)
+    if scores.shape != (len(examples), width):
+        raise ModelError(
+            f"ranker {ranker.name!r}: expected scores of shape {(len(examples), width)}, got {scores.shape}"
+        )
+    try:
+        ranks = target_ranks(scores, target_index, seed)
+    except ValueError as e:
+        raise ModelError(f"ranker {ranker.name!r}: {e}") from None
+    if not (generate and isinstance(ranker, GeneratingRanker)):
+        return prediction_frame(ranker.name, examples, scores, ranks)
+    progress(f"{ranker.name}: generating {len(examples)} answers")
+    texts = ranker.generate(examples)
+    if len(texts) != len(examples):
+        raise ModelError(f"ranker {ranker.name!r}: {len(texts)} texts for {len(examples)} examples")
+    outcome = judge_texts(texts, [catalogue.titles_of(e.candidates) for e in examples], target_index)
+    return prediction_frame(ranker.name, examples, scores, ranks, texts, outcome.choice)
+
+
+def evaluate_predictions(
+    predictions: pl.DataFrame,
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    compare: str | Iterable[tuple[str, str]] | None = None,
+    audit: Audit | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Evaluation:
+    """The evaluation of a frame of predictions (arguments as for `evaluate`)."""
+    groups = _by_ranker(predictions)
+    first = next(iter(groups.values()))
+    users = first["user_id"].to_list()
+    values: Values = {name: _row_values(group, ks) for name, group in groups.items()}
+    keys = [(name, metric) for name, of in values.items() for metric in of]
+    draws = bootstrap_means(np.stack([values[r][m] for r, m in keys], axis=1), users, resamples, seed)
+    column = {key: draws[:, i] for i, key in enumerate(keys)}
+    size = (len(users), len(set(users)))
+    metrics = {
+        r: {m: interval_of(float(v.mean()), column[r, m], *size) for m, v in of.items()} for r, of in values.items()
+    }
+    comparisons = [
+        Comparison(a, b, m, difference_of(_mean(values[a][m] - values[b][m]), column[a, m] - column[b, m], *size))
+        for a, b in _pairs(compare, list(groups))
+        for m in values[a]
+        if m in values[b]
+    ]
+    chance = _mean(1.0 / first["candidates"].list.len().to_numpy())
+    return Evaluation(
+        metrics, comparisons, *size, chance, seed, resamples, audit, values=values, predictions=predictions
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean())
+
+
+def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Ranker → its predictions by row; all rankers must have answered the same questions."""
+    names = predictions["ranker"].unique(maintain_order=True).to_list()
+    groups = {name: predictions.filter(pl.col("ranker") == name).sort("row") for name in names}
+    if not groups:
+        raise DataError("nothing to evaluate: the predictions hold no row")
+    key = ["row", "user_id", "target"]
+    first = next(iter(groups.values())).select(key)
+    for name, group in groups.items():
+        if not group.select(key).equals(first):
+            raise DataError(f"rankers {names[0]!r} and {name!r} answered different rows: nothing to pair")
+    return groups
+
+
+def _row_values(group: pl.DataFrame, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+    """Metric → values [B] of one ranker's predictions."""
+    ranks = group["rank"].to_numpy().astype(np.int64)
+    values = {name: metric(ranks) for name, metric in metrics_for(ks).items()}
+    if group["generated"].null_count() < len(group):
+        hit = (group["choice"] == group["target"]).fill_null(False)
+        values["gen_hr@1"] = hit.to_numpy().astype(np.float64)
+        values["valid_ratio"] = group["choice"].is_not_null().to_numpy().astype(np.float64)
+    return values
+
+
+def _pairs(compare: str | Iterable[tuple[str, str]] | None, names: list[str]) -> list[tuple[str, str]]:
+    """Pairs (ranker, against) that `compare` asks for."""
+    if compare is None:
+        return [(b, a) for a, b in pairwise(names)]
+    pairs = [(n, compare) for n in names if n != compare] if isinstance(compare, str) else list(compare)
+    asked = {compare} if isinstance(compare, str) else {n for pair in pairs for n in pair}
+    if unknown := sorted(asked - set(names)):
+        raise ConfigError(f"cannot compare with {', '.join(unknown)}: the rankers are {', '.join(names)}")
+    return pairs

@@ -1,0 +1,85 @@
+"""The file of predictions: what each ranker said to each example, one Parquet row for each pair.
+
+Every metric can be computed again from it (`evaluate_predictions`), and two runs can be compared row by row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from prefrec.data import RankingExample
+from prefrec.errors import DataError
+
+PREDICTION_SCHEMA = pl.Schema(
+    [
+        ("ranker", pl.String()),
+        ("row", pl.UInt32()),  # index of the example: the key that pairs rankers
+        ("user_id", pl.String()),
+        ("target", pl.String()),
+        ("candidates", pl.List(pl.String())),
+        ("scores", pl.List(pl.Float64())),  # as many as candidates
+        ("rank", pl.UInt32()),  # of the target, from 1, ties broken
+        ("generated", pl.String()),  # the text as decoded; null for rankers that do not generate
+        ("choice", pl.String()),  # item id that the text names; null where it is invalid or absent
+    ]
+)
+
+
+def prediction_frame(
+    ranker: str,
+    examples: Sequence[RankingExample],
+    scores: NDArray[np.float64],
+    ranks: NDArray[np.int64],
+    generated: Sequence[str] | None = None,
+    choices: Sequence[int] | NDArray[np.int64] | None = None,
+) -> pl.DataFrame:
+    """One ranker's predictions: scores [B, C], ranks [B], texts [B] and chosen columns [B] (-1 = none)."""
+    texts = [None] * len(examples) if generated is None else list(generated)
+    picks = [-1] * len(examples) if choices is None else [int(c) for c in choices]
+    columns = {
+        "ranker": [ranker] * len(examples),
+        "row": range(len(examples)),
+        "user_id": [e.user_id for e in examples],
+        "target": [e.target for e in examples],
+        "candidates": [list(e.candidates) for e in examples],
+        "scores": [row[: len(e.candidates)].tolist() for row, e in zip(scores, examples, strict=True)],
+        "rank": ranks.tolist(),
+        "generated": texts,
+        "choice": [e.candidates[c] if c >= 0 else None for c, e in zip(picks, examples, strict=True)],
+    }
+    return pl.DataFrame(columns, schema=PREDICTION_SCHEMA)
+
+
+def write_predictions(predictions: pl.DataFrame, path: Path) -> None:
+    """Write to `path` in one step: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        predictions.select(PREDICTION_SCHEMA.names()).write_parquet(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_predictions(path: Path) -> pl.DataFrame:
+    """The predictions in `path`.
+
+    Raises:
+        DataError: the file is absent, is no Parquet, or lacks a column.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such predictions file; `prefrec evaluate` writes it")
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as e:
+        raise DataError(f"{path}: not a readable Parquet file ({e})") from None
+    missing = [c for c in PREDICTION_SCHEMA.names() if c not in frame.columns]
+    if missing:
+        raise DataError(f"{path}: no predictions file, columns missing: {', '.join(missing)}")
+    return frame.select(PREDICTION_SCHEMA.names()).cast(PREDICTION_SCHEMA)

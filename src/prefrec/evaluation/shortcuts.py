@@ -1,0 +1,188 @@
+"""Ways to score a candidate list without knowing what the user likes: what a careless protocol gives away.
+
+Each function returns scores [B, C] of the lists under test (`Lists`), -inf in empty places; some learn from other
+lists (`seen`) first. The places where these rules were found to work in published data are named in their
+docstrings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse  # type: ignore[import-untyped]
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import DataError
+from prefrec.evaluation.metrics import expected_hits
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Candidate lists as numbers.
+
+    Attributes:
+        codes: [B, C] place in the catalogue of each candidate, -1 in empty places.
+        target: [B] column of the target.
+        last: [B] place in the catalogue of the last history item, -1 for an empty history.
+    """
+
+    codes: NDArray[np.int64]
+    target: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Candidates [B] of each list."""
+        return (self.codes >= 0).sum(axis=1)
+
+    @property
+    def target_codes(self) -> NDArray[np.int64]:
+        """Places in the catalogue [B] of the targets."""
+        return self.codes[np.arange(len(self.codes)), self.target]
+
+    def masked(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`scores` [B, C] with -inf in empty places."""
+        return np.where(self.codes < 0, -np.inf, scores)
+
+
+def encode_lists(examples: Sequence[RankingExample], catalogue: Catalogue) -> Lists:
+    """The examples' lists as numbers.
+
+    Raises:
+        DataError: an item is not in the catalogue.
+    """
+    place = {item: i for i, item in enumerate(catalogue.ids)}
+    width = max((len(e.candidates) for e in examples), default=0)
+    codes = np.full((len(examples), width), -1, dtype=np.int64)
+    try:
+        for b, e in enumerate(examples):
+            codes[b, : len(e.candidates)] = [place[c] for c in e.candidates]
+        last = [place[e.history[-1]] if e.history else -1 for e in examples]
+    except KeyError as e:
+        raise DataError(f"item {e.args[0]!r} is not in the catalogue of {len(catalogue)} items") from None
+    target = [e.target_index for e in examples]
+    return Lists(codes, np.array(target, dtype=np.int64), np.array(last, dtype=np.int64))
+
+
+Rule = Callable[[Lists], NDArray[np.float64]]
+"""Lists → scores [B, C]."""
+
+
+def target_position(lists: Lists, seen: Lists) -> NDArray[np.float64]:
+    """P(target stands at p | list length), by add-one counts of the `seen` lists of that length."""
+    width = max(lists.codes.shape[1], seen.codes.shape[1])
+    counts = np.zeros((width + 1, width))
+    np.add.at(counts, (seen.lengths, seen.target), 1.0)
+    chance = counts[lists.lengths, : lists.codes.shape[1]] + 1.0
+    return lists.masked(chance)
+
+
+def position_lookup(lists: Lists, seen: Lists) -> NDArray[np.float64]:
+    """P(c stands at p | c is the target) = (n(c, p) + 1/C) / (n(c) + 1), counted in the `seen` lists.
+
+    A list that is shuffled with a seed made of its target puts the target at a place of its own: HR@1 0.55 on
+    the published LastFM test rows, learnt from 2,767 validation rows.
+    """
+    width = max(lists.codes.shape[1], seen.codes.shape[1])
+    n_items = 1 + max(lists.codes.max(initial=0), seen.codes.max(initial=0))
+    ones = np.ones(len(seen.target))
+    at = sparse.csr_array((ones, (seen.target_codes, seen.target)), shape=(n_items, width))
+    total = np.asarray(at.sum(axis=1)).ravel()
+    codes = np.maximum(lists.codes, 0)
+    found = at.toarray()[codes, np.arange(codes.shape[1])[None, :]]
+    return lists.masked((found + 1.0 / np.maximum(lists.lengths, 1)[:, None]) / (total[codes] + 1.0))
+
+
+def list_lookup(lists: Lists, seen: Lists) -> NDArray[np.float64]:
+    """Mean overlap of the list with the `seen` lists whose target is c, their target left out.
+
+    overlap(c) = Σ_t |L ∩ L_t \\ {c}| / n(c), shrunk towards the mean overlap of all pairs with the weight of one
+    list, so that a candidate never seen as a target is neither favoured nor ruled out. Negatives drawn with a
+    seed made of the target come with that target again and again.
+    """
+    n_items = 1 + max(lists.codes.max(initial=0), seen.codes.max(initial=0))
+    others = np.where(np.arange(seen.codes.shape[1]) == seen.target[:, None], -1, seen.codes)
+    rows = np.repeat(seen.target_codes, others.shape[1])
+    flat = others.ravel()
+    kept = flat >= 0
+    shape = (n_items, n_items)
+    together = sparse.csr_array((np.ones(int(kept.sum())), (rows[kept], flat[kept])), shape=shape)
+    times = np.bincount(seen.target_codes, minlength=n_items)[np.maximum(lists.codes, 0)]
+    overlap = np.zeros(lists.codes.shape)
+    for column in range(lists.codes.shape[1]):
+        overlap += _cells(together, lists.codes, lists.codes[:, column])
+    mean = overlap.sum() / max(times[lists.codes >= 0].sum(), 1)
+    return lists.masked((overlap + mean) / (times + 1.0))
+
+
+def _cells(matrix: sparse.csr_array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """matrix[rows[b, c], columns[b]] as [B, C], 0 where either is -1."""
+    wanted = np.broadcast_to(columns[:, None], rows.shape)
+    real = (rows >= 0) & (wanted >= 0)
+    out = np.zeros(rows.shape)
+    out[real] = np.asarray(matrix[rows[real], wanted[real]]).ravel()
+    return out
+
+
+def id_order(lists: Lists, seen: Lists, catalogue: Catalogue) -> NDArray[np.float64]:
+    """The candidate whose id is the next after that of the last history item, or the next before it.
+
+    Ids are compared as numbers where all of them are, else by their place in the catalogue; the direction is
+    the one that does better on the `seen` lists. Histories sorted by id rather than by time give HR@1 0.78 on
+    the published LastFM test rows.
+    """
+    keys = _id_keys(catalogue)
+    return _better(lists, seen, lambda x: _next_id(x, keys), lambda x: _next_id(x, -keys))
+
+
+def _id_keys(catalogue: Catalogue) -> NDArray[np.float64]:
+    numeric = all(i.isascii() and i.isdigit() for i in catalogue.ids)
+    return np.array([float(i) for i in catalogue.ids] if numeric else range(len(catalogue)), dtype=np.float64)
+
+
+def _next_id(lists: Lists, keys: NDArray[np.float64]) -> NDArray[np.float64]:
+    gap = keys[lists.codes] - keys[lists.last][:, None]
+    worst = -np.finfo(np.float64).max
+    return lists.masked(np.where((gap > 0) & (lists.last >= 0)[:, None], -gap, worst))
+
+
+def title_length(lists: Lists, seen: Lists, catalogue: Catalogue) -> NDArray[np.float64]:
+    """The shortest or the longest title (characters), whichever does better on the `seen` lists."""
+    lengths = np.array([len(t) for t in catalogue.titles_of(catalogue.ids)], dtype=np.float64)
+    return _better(lists, seen, lambda x: x.masked(-lengths[x.codes]), lambda x: x.masked(lengths[x.codes]))
+
+
+def _better(lists: Lists, seen: Lists, *rules: Rule) -> NDArray[np.float64]:
+    """Scores of `lists` by the rule with the highest HR@1 on `seen`, the first of equals."""
+    gains = [expected_hits(rule(seen), seen.target).mean() if len(seen.target) else 0.0 for rule in rules]
+    return rules[int(np.argmax(gains))](lists)
+
+
+def shuffled_positions(seen: Lists, rng: np.random.Generator) -> Lists:
+    """`seen` with each target moved to a random place of its list: what a position rule learns by accident."""
+    rows = np.arange(len(seen.target))
+    places = np.floor(rng.random(len(rows)) * seen.lengths).astype(np.int64)
+    codes = seen.codes.copy()
+    codes[rows, places] = seen.target_codes
+    codes[rows, seen.target] = seen.codes[rows, places]
+    return replace(seen, codes=codes, target=places)
+
+
+def shuffled_lists(seen: Lists, rng: np.random.Generator) -> Lists:
+    """`seen` with the negatives of its rows dealt out anew among them: what a list rule learns by accident.
+
+    Only rows of equal length trade, and each keeps its target and the target's place.
+    """
+    codes = seen.codes.copy()
+    for length in np.unique(seen.lengths):
+        rows = np.flatnonzero(seen.lengths == length)
+        givers = rng.permutation(rows)
+        negative = np.arange(length)[None, :] != seen.target[:, None][rows]
+        given = np.arange(length)[None, :] != seen.target[:, None][givers]
+        block = codes[rows, :length]
+        block[negative] = seen.codes[givers, :length][given]
+        codes[rows, :length] = block
+    return replace(seen, codes=codes)

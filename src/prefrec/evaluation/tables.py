@@ -1,0 +1,73 @@
+"""Evaluations and audits as rich tables: interval and n beside every number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from prefrec.evaluation.audit import Audit
+from prefrec.evaluation.evaluate import Evaluation
+from prefrec.evaluation.intervals import Interval, PairedDifference
+
+_LABELS = {"gen_hr@1": "HR@1 generated", "valid_ratio": "valid ratio"}
+
+
+def metric_label(metric: str) -> str:
+    """How a metric is headed: `hr@1` → HR@1, `gen_hr@1` → HR@1 generated."""
+    return _LABELS.get(metric, metric.upper())
+
+
+def interval_text(interval: Interval, digits: int = 3) -> str:
+    """`0.312 [0.281, 0.343]`; with its sign and p for a difference."""
+    signed = isinstance(interval, PairedDifference)
+    form = f"{'+' if signed else ''}.{digits}f"
+    ends = "no interval" if math.isnan(interval.low) else f"{interval.low:{form}}, {interval.high:{form}}"
+    p = f" p={interval.p_value:.3f}" if isinstance(interval, PairedDifference) else ""
+    return f"{interval.mean:{form}} \\[{ends}]{p}"
+
+
+def evaluation_table(evaluation: Evaluation, metrics: Sequence[str] | None = None) -> Table:
+    """Rankers × metrics. The caption holds n, chance and the audit's verdict."""
+    shown = list(metrics or dict.fromkeys(m for of in evaluation.metrics.values() for m in of))
+    caption = f"n = {evaluation.n} rows of {evaluation.users} users; chance HR@1 {evaluation.chance:.3f}; "
+    caption += "95% intervals by bootstrap over users"
+    if evaluation.audit:
+        caption += f"\n{evaluation.audit.verdict}"
+    table = Table(caption=caption, caption_justify="left")
+    table.add_column("ranker", no_wrap=True)
+    table.add_column("n", justify="right")
+    for metric in shown:
+        table.add_column(metric_label(metric), justify="right")
+    for name, of_ranker in evaluation.metrics.items():
+        cells = [interval_text(of_ranker[m]) if m in of_ranker else "" for m in shown]
+        table.add_row(name, str(evaluation.n), *cells)
+    return table
+
+
+def comparison_table(evaluation: Evaluation, metrics: Sequence[str] | None = None) -> Table:
+    """Paired differences, one row a pair of rankers."""
+    shown = list(metrics or dict.fromkeys(c.metric for c in evaluation.comparisons))
+    table = Table(caption=f"paired differences on the same {evaluation.n} rows", caption_justify="left")
+    table.add_column("ranker − against", no_wrap=True)
+    for metric in shown:
+        table.add_column(metric_label(metric), justify="right")
+    for pair in dict.fromkeys((c.ranker, c.against) for c in evaluation.comparisons):
+        of_pair = {c.metric: c.difference for c in evaluation.comparisons if (c.ranker, c.against) == pair}
+        table.add_row(" − ".join(pair), *(interval_text(of_pair[m]) if m in of_pair else "" for m in shown))
+    return table
+
+
+def audit_table(audit: Audit) -> Table:
+    """One row a shortcut or reference, with what it was held against. The caption is the verdict."""
+    table = Table(caption=audit.verdict, caption_justify="left")
+    for heading in ("shortcut", "learnt from", "HR@1", "n", "gain over", "gain", "finding"):
+        table.add_column(heading, justify="right" if heading in ("HR@1", "n", "gain") else "left")
+    for row in audit.rows:
+        gain = interval_text(row.gain) if row.gain else ""
+        finding = "[red]LEAK[/red]" if row.leak else row.note
+        table.add_row(
+            row.name, row.learnt_from, interval_text(row.hr), str(row.hr.n), row.against or "", gain, finding
+        )
+    return table

@@ -1,0 +1,183 @@
+"""From rankers to a table: numbers by hand, pairing, JSON, and rankers that misbehave."""
+
+import io
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.evaluation import (
+    Evaluation,
+    audit_lists,
+    comparison_table,
+    evaluate,
+    evaluate_predictions,
+    evaluation_table,
+    mean_interval,
+    paired_difference,
+)
+
+ITEMS = list("abcdef")
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": [f"Title {i}" for i in ITEMS]}))
+
+
+class Fixed:
+    """Scores by a table item → score."""
+
+    def __init__(self, name: str, order: str) -> None:
+        self.name = name
+        self.order = order
+
+    def score(self, examples):
+        width = max(len(e.candidates) for e in examples)
+        rows = [[-float(self.order.index(c)) for c in e.candidates] for e in examples]
+        return np.array([r + [-np.inf] * (width - len(r)) for r in rows])
+
+
+class Talker(Fixed):
+    """Says the title of its best candidate, every second time with an addition."""
+
+    def generate(self, examples):
+        best = [min(e.candidates, key=self.order.index) for e in examples]
+        return [f"Title {c}" + (" or so" if i % 2 else "") for i, c in enumerate(best)]
+
+
+@pytest.fixture
+def examples() -> list[RankingExample]:
+    return [
+        RankingExample("u", ("f",), ("a", "b", "c"), "a"),
+        RankingExample("u", ("f", "a"), ("c", "b", "d"), "b"),
+        RankingExample("v", ("e",), ("d", "a"), "d"),
+        RankingExample("w", (), ("a", "b", "e"), "a"),
+    ]
+
+
+def test_numbers_by_hand(examples):
+    result = evaluate([Fixed("alphabet", "abcdef"), Talker("talker", "fedcba")], examples, CATALOGUE, ks=(1, 2))
+    assert result.rankers == ["alphabet", "talker"]
+    assert list(result.metrics["alphabet"]) == ["hr@1", "hr@2", "ndcg@2", "mrr"]
+    assert result.values["alphabet"]["hr@1"].tolist() == [1, 1, 0, 1]
+    assert result.metrics["alphabet"]["ndcg@2"].mean == pytest.approx((3 + 1 / np.log2(3)) / 4)
+    assert result.values["talker"]["mrr"].tolist() == pytest.approx([1 / 3, 1 / 3, 1, 1 / 3])
+    assert result.values["talker"]["valid_ratio"].tolist() == [1, 0, 1, 0]
+    assert result.values["talker"]["gen_hr@1"].tolist() == [0, 0, 1, 0]
+    assert result.predictions["generated"].to_list()[4:] == ["Title c", "Title d or so", "Title d", "Title e or so"]
+    assert (result.n, result.users) == (4, 3)
+    assert result.chance == pytest.approx((3 / 3 + 1 / 2) / 4)
+
+
+def test_intervals_equal_the_single_functions(examples):
+    a, b = Fixed("a", "abcdef"), Fixed("b", "badcfe")
+    result = evaluate([a, b], examples, CATALOGUE, seed=3, resamples=200)
+    users = [e.user_id for e in examples]
+    values = result.values
+    assert result.metrics["a"]["mrr"] == mean_interval(values["a"]["mrr"], users, 200, seed=3)
+    theirs = paired_difference(values["b"]["mrr"], values["a"]["mrr"], users, 200, seed=3)
+    ours = result.difference("b", "a", "mrr")
+    assert (ours.mean, ours.low, ours.high) == pytest.approx((theirs.mean, theirs.low, theirs.high))
+    assert ours.p_value == pytest.approx(theirs.p_value)
+
+
+def test_who_is_compared_with_whom(examples):
+    rankers = [Fixed("a", "abcdef"), Fixed("b", "badcfe"), Talker("c", "fedcba")]
+
+    def pairs(compare):
+        found = evaluate(rankers, examples, CATALOGUE, compare=compare, resamples=20).comparisons
+        return list(dict.fromkeys((c.ranker, c.against) for c in found))
+
+    assert pairs(None) == [("b", "a"), ("c", "b")]
+    assert pairs("b") == [("a", "b"), ("c", "b")]
+    assert pairs([("c", "a")]) == [("c", "a")]
+    with pytest.raises(ConfigError, match="cannot compare with nobody: the rankers are a, b, c"):
+        pairs("nobody")
+    with pytest.raises(KeyError, match="a was not compared with c"):
+        evaluate(rankers, examples, CATALOGUE, resamples=20).difference("a", "c", "mrr")
+
+
+def test_json_and_predictions_say_the_same(examples):
+    frame = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["a", "b"], "timestamp": [1, 2]})
+    audit = audit_lists(examples, examples, CATALOGUE, frame, resamples=50)
+    rankers = [Fixed("a", "abcdef"), Talker("c", "fedcba")]
+    result = evaluate(rankers, examples, CATALOGUE, audit=audit, resamples=50)
+    again = Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False)))
+    assert again == result
+    assert again.audit.verdict == audit.verdict
+    shuffled = result.predictions.sample(fraction=1.0, shuffle=True, seed=1).sort("ranker")
+    assert evaluate_predictions(shuffled, audit=audit, resamples=50) == result
+    assert result.table()[0]["ranker"] == "a"
+    assert set(result.table()[0]) == {"ranker", "metric", "mean", "low", "high", "n", "users"}
+
+
+def test_tables_show_n_interval_and_verdict(examples):
+    frame = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["a", "b"], "timestamp": [1, 2]})
+    audit = audit_lists(examples, examples, CATALOGUE, frame, resamples=50)
+    result = evaluate([Fixed("a", "abcdef"), Talker("c", "fedcba")], examples, CATALOGUE, audit=audit)
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    console.print(evaluation_table(result), comparison_table(result, ["hr@1"]))
+    shown = out.getvalue()
+    for part in (
+        "HR@1",
+        "HR@1 generated",
+        "valid ratio",
+        "n = 4 rows of 3 users",
+        "0.750",
+        "[0.",
+        "Audit: ",
+        "c − a",
+        "p=",
+    ):
+        assert part in shown
+
+
+def test_one_row_is_enough_to_show():
+    one = [RankingExample("u", ("f",), ("a", "b"), "a")]
+    result = evaluate([Fixed("a", "abcdef")], one, CATALOGUE)
+    assert result.metrics["a"]["hr@1"].mean == 1
+    assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))).n == 1
+    out = io.StringIO()
+    Console(file=out, width=200).print(evaluation_table(result))
+    assert "no interval" in out.getvalue()
+
+
+def test_progress_is_told(examples):
+    said: list[str] = []
+    evaluate([Talker("c", "fedcba")], examples, CATALOGUE, resamples=20, progress=said.append)
+    assert said == ["c: scoring 4 rows", "c: generating 4 answers"]
+    quiet = evaluate([Talker("c", "fedcba")], examples, CATALOGUE, resamples=20, generate=False)
+    assert "gen_hr@1" not in quiet.metrics["c"]
+
+
+def test_misbehaving_rankers_are_named(examples):
+    class Broken(Fixed):
+        answer = np.full((4, 3), np.nan)
+
+        def score(self, examples):
+            return self.answer
+
+    class Short(Talker):
+        def generate(self, examples):
+            return ["x"]
+
+    broken = Broken("broken", "abcdef")
+    with pytest.raises(ModelError, match="'broken': 4 of 4 rows hold NaN"):
+        evaluate([broken], examples, CATALOGUE)
+    broken.answer = np.zeros((4, 2))
+    with pytest.raises(ModelError, match=r"'broken': expected scores of shape \(4, 3\), got \(4, 2\)"):
+        evaluate([broken], examples, CATALOGUE)
+    with pytest.raises(ModelError, match="'short': 1 texts for 4 examples"):
+        evaluate([Short("short", "abcdef")], examples, CATALOGUE)
+    with pytest.raises(ConfigError, match="names of their own, got a, a"):
+        evaluate([Fixed("a", "abcdef"), Fixed("a", "abcdef")], examples, CATALOGUE)
+    with pytest.raises(DataError, match="nothing to evaluate: 1 rankers, 0 examples"):
+        evaluate([Fixed("a", "abcdef")], [], CATALOGUE)
+
+
+def test_predictions_of_different_rows_are_not_paired(examples):
+    result = evaluate([Fixed("a", "abcdef"), Fixed("b", "badcfe")], examples, CATALOGUE, resamples=20)
+    with pytest.raises(DataError, match="'a' and 'b' answered different rows"):
+        evaluate_predictions(result.predictions.head(7))
