@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,8 @@ from prefrec.data.types import RankingExample, Window
 from prefrec.errors import DataError
 
 _ROUNDS = 4
-_CHUNK = 20_000
+_BLOCK = 400_000
+"""Candidates drawn at once: bounds memory, changes no list."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -27,6 +28,7 @@ def draw_candidates(
     seed: int,
     size: int = 20,
     weights: Mapping[str, float] | None = None,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> list[RankingExample]:
     """One ranking example a window, its `size` candidates in random order.
 
@@ -38,30 +40,28 @@ def draw_candidates(
     Args:
         touched: `user_id, item_id` of every interaction at any time, later ones and low ratings included.
         weights: item → weight; None for uniform, absent items count 0.
+        progress: wraps the loop over blocks of rows, to show how far it is.
 
     Raises:
         DataError: a user has fewer than `size` - 1 untouched items of positive weight.
     """
     sampler = _Sampler(pool, weights, touched, {w.user_id for w in windows}, size)
     examples: list[RankingExample] = []
-    for start in range(0, len(windows), _CHUNK):
-        part = windows[start : start + _CHUNK]
+    block = max(1, _BLOCK // size)
+    for start in progress(range(0, len(windows), block)):
+        part = windows[start : start + block]
         keys = row_keys(part, split, seed)
         negatives = sampler.negatives([w.user_id for w in part], [w.target for w in part], keys)
         shuffle = np.argsort(_uniform(keys, np.arange(size), stream=2), axis=1)
         for window, drawn, places in zip(part, negatives.tolist(), shuffle.tolist(), strict=True):
             listed = [window.target, *(pool[i] for i in drawn)]
             examples.append(
-                RankingExample(
-                    window.user_id, window.history, tuple(listed[i] for i in places), window.target
-                )
+                RankingExample(window.user_id, window.history, tuple(listed[i] for i in places), window.target)
             )
     return examples
 
 
-def published_candidates(
-    windows: Sequence[Window], pool: Sequence[str], size: int = 20
-) -> list[RankingExample]:
+def published_candidates(windows: Sequence[Window], pool: Sequence[str], size: int = 20) -> list[RankingExample]:
     """The lists of the S-DPO authors' data, reproduced item for item.
 
     Their rule seeds Python's `random` with the target's id and never looks at the user: a target always
@@ -75,9 +75,7 @@ def published_candidates(
     examples = []
     for window in windows:
         if not window.target.isdecimal():
-            raise DataError(
-                f"published candidate lists need whole numbers as item ids, found {window.target!r}"
-            )
+            raise DataError(f"published candidate lists need whole numbers as item ids, found {window.target!r}")
         skipped = sorted(place[i] for i in {*window.history, window.target})
         free = len(pool) - len(skipped)
         if free < size - 1:
@@ -128,9 +126,7 @@ class _Sampler:
     ) -> None:
         self.size = size
         self.codes = {item: i for i, item in enumerate(pool)}
-        self.weights = np.array(
-            [1.0 if weights is None else weights.get(i, 0.0) for i in pool], dtype=np.float64
-        )
+        self.weights = np.array([1.0 if weights is None else weights.get(i, 0.0) for i in pool], dtype=np.float64)
         self.cumulative = np.cumsum(self.weights)
         self.users = {user: i for i, user in enumerate(sorted(users))}
         mine = touched.filter(pl.col("user_id").is_in(list(users)) & pl.col("item_id").is_in(list(pool)))
@@ -138,16 +134,15 @@ class _Sampler:
         item_codes = np.array([self.codes[i] for i in mine["item_id"].to_list()], dtype=np.int64)
         self.taken = np.unique(user_codes * len(pool) + item_codes)
 
-    def negatives(
-        self, users: Sequence[str], targets: Sequence[str], keys: NDArray[np.uint64]
-    ) -> NDArray[np.int64]:
+    def negatives(self, users: Sequence[str], targets: Sequence[str], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Codes of `size` - 1 negatives a row [B, size - 1]."""
         rows = np.array([self.users[u] for u in users], dtype=np.int64)
         own = np.array([self.codes[t] for t in targets], dtype=np.int64)
         chosen = np.full((len(rows), self.size - 1), -1, dtype=np.int64)
         filled = np.zeros(len(rows), dtype=np.int64)
         per_round = 2 * self.size
-        for number in range(_ROUNDS):
+        worth_trying = self.size * 8 < len(self.weights)
+        for number in range(_ROUNDS if worth_trying else 0):
             todo = np.flatnonzero(filled < self.size - 1)
             if not len(todo):
                 return chosen

@@ -21,6 +21,9 @@ SourceName = Literal[
 ]
 SplitName = Literal["leave-last-out", "time", "user", "given"]
 CandidateKind = Literal["uniform", "popularity", "published"]
+WindowChoice = Literal["last", "all"]
+Domain = Literal["movies", "music", "books", "generic"]
+MissingTitles = Literal["error", "drop"]
 GIVEN_SOURCES = ("lastfm-published", "goodreads-windows")
 
 
@@ -31,9 +34,7 @@ class ColumnNames(BaseModel):
 
     user: str = Field("user_id", description="Column of the log with the user's id.")
     item: str = Field("item_id", description="Column of the log with the item's id.")
-    timestamp: str = Field(
-        "timestamp", description="Column of the log with the time: seconds, ms, or ISO 8601."
-    )
+    timestamp: str = Field("timestamp", description="Column of the log with the time: seconds, ms, or ISO 8601.")
     rating: str = Field("rating", description="Column of the log with a rating; needed only with min_rating.")
     catalogue_item: str | None = Field(
         None, description="Column of the catalogue with the item's id; None: as `item`."
@@ -60,22 +61,16 @@ class PrepareConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     source: SourceName = Field("movielens-100k", description="Which reader to use.")
-    path: Path | None = Field(
-        None, description="Folder of the source; None takes the embedded MovieLens-100K."
-    )
+    path: Path | None = Field(None, description="Folder of the source; None takes the embedded MovieLens-100K.")
     interactions: Path | None = Field(None, description="Log file (source files, goodreads).")
     items: Path | None = Field(None, description="Catalogue file with titles (source files, goodreads).")
-    columns: ColumnNames = Field(
-        default_factory=lambda: ColumnNames(), description="Column names (source files)."
-    )
+    columns: ColumnNames = Field(default_factory=lambda: ColumnNames(), description="Column names (source files).")
     encoding: str = Field("utf-8", description="Encoding of the text files (source files).")
-    domain: Literal["movies", "music", "books", "generic"] | None = Field(
-        None, description="Which prompt templates fit; None: what the source says."
-    )
+    domain: Domain | None = Field(None, description="Which prompt templates fit; None: what the source says.")
     split: SplitName | None = Field(
         None, description="None: the source's own split where it has one, else leave-last-out."
     )
-    windows: Literal["last", "all"] | None = Field(
+    windows: WindowChoice | None = Field(
         None,
         description="Validation and test rows of a user, for split time (default: all) and user (last).",
     )
@@ -88,17 +83,16 @@ class PrepareConfig(BaseModel):
     read_only: bool = Field(True, description="goodreads: keep only books marked as read.")
     user_core: int = Field(1, ge=1, description="Keep users with at least this many items (k-core).")
     item_core: int = Field(1, ge=1, description="Keep items with at least this many users (k-core).")
-    duplicate_titles: DuplicateTitles = Field(
-        "error",
-        description="Two ids with one title: error, merge into one item, or number the second 'Title (2)'.",
+    duplicate_titles: DuplicateTitles | None = Field(
+        None,
+        description="Two ids with one title: error (default for files), merge into one item (default for "
+        "goodreads), or number the second 'Title (2)'.",
     )
-    missing_titles: Literal["error", "drop"] = Field(
+    missing_titles: MissingTitles = Field(
         "error", description="Items of the log without a title: error, or drop their interactions."
     )
     max_train_rows: int | None = Field(None, ge=1, description="Random training rows to keep.")
-    max_validation_rows: int | None = Field(
-        None, ge=1, description="Validation rows to keep, whole users at random."
-    )
+    max_validation_rows: int | None = Field(None, ge=1, description="Validation rows to keep, whole users at random.")
     max_test_rows: int | None = Field(None, ge=1, description="Test rows to keep, whole users at random.")
     seed: int = Field(0, ge=0, description="Fixes ties, samples and candidates.")
 
@@ -108,18 +102,18 @@ class PrepareConfig(BaseModel):
             raise ValueError(f"path: source {self.source} needs the folder of the data")
         if self.source == "files" and (self.interactions is None or self.items is None):
             raise ValueError("interactions, items: source files needs a log and a catalogue")
-        if (
-            self.source == "goodreads"
-            and self.path is None
-            and (self.interactions is None or self.items is None)
-        ):
+        if self.source == "goodreads" and self.path is None and (self.interactions is None or self.items is None):
             raise ValueError("path: source goodreads needs a folder, or interactions and items")
         if (self.split or "given") != "given" and self.source in GIVEN_SOURCES:
             raise ValueError(f"split: {self.source} comes with its own split; leave it out or write given")
         if self.split == "given" and self.source not in GIVEN_SOURCES:
-            raise ValueError(
-                f"split: {self.source} has no split of its own; choose leave-last-out, time or user"
-            )
+            raise ValueError(f"split: {self.source} has no split of its own; choose leave-last-out, time or user")
+        if self.source in GIVEN_SOURCES and max(self.user_core, self.item_core) > 1:
+            raise ValueError(f"user_core, item_core: the windows of {self.source} are given and cannot be filtered")
+        if self.source not in ("files", "goodreads") and (self.interactions or self.items):
+            raise ValueError(f"interactions, items: only for source files or goodreads, not {self.source}")
+        if self.source == "files" and self.path is not None:
+            raise ValueError("path: source files takes interactions and items instead")
         if self.windows and self.split_name not in ("time", "user"):
             raise ValueError(f"windows: only for split time or user, not {self.split_name}")
         return self

@@ -14,9 +14,7 @@ def at_least(log: pl.DataFrame, min_rating: float) -> pl.DataFrame:
         ConfigError: the log has no ratings.
     """
     if "rating" not in log.columns:
-        raise ConfigError(
-            "min_rating is set, but the log has no ratings: name the column with --rating-column"
-        )
+        raise ConfigError("min_rating is set, but the log has no ratings: name the column with --rating-column")
     return log.filter(pl.col("rating") >= min_rating)
 
 

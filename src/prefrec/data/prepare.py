@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from prefrec.console import track
 from prefrec.data import filters, splits
 from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates
 from prefrec.data.config import PrepareConfig
@@ -30,8 +32,9 @@ def prepare(config: PrepareConfig) -> PreparedData:
     log, counts = filter_log(source.interactions, config)
     catalogue = _used_items(source, log)
     sequences = splits.order(log, config.seed)
+    touched = source.interactions if source.touched is None else source.touched
     windows, learn, facts = _windows(config, source, sequences)
-    examples = _examples(config, windows, catalogue, source.interactions, learn)
+    examples = _examples(config, windows, catalogue, touched, learn)
     protocol = {
         "format_version": FORMAT_VERSION,
         "prefrec": version("prefrec"),
@@ -45,9 +48,7 @@ def prepare(config: PrepareConfig) -> PreparedData:
         "split_facts": facts,
         "notes": source.notes + _cold_note(source, catalogue),
     }
-    return PreparedData(
-        catalogue, examples["train"], examples["validation"], examples["test"], learn, protocol
-    )
+    return PreparedData(catalogue, examples["train"], examples["validation"], examples["test"], learn, protocol)
 
 
 def filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, dict[str, int]]:
@@ -115,11 +116,7 @@ def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
 
 
 def _sample(part: str, users: list[str], limit: int | None, rng: np.random.Generator) -> list[int]:
-    chosen = (
-        splits.sample_rows(len(users), limit, rng)
-        if part == "train"
-        else splits.sample_users(users, limit, rng)
-    )
+    chosen = splits.sample_rows(len(users), limit, rng) if part == "train" else splits.sample_users(users, limit, rng)
     return [int(i) for i in chosen]
 
 
@@ -133,15 +130,21 @@ def _examples(
     kind, size = config.candidates.kind, config.candidates.size
     if size > len(catalogue):
         raise DataError(
-            f"{size} candidates cannot be drawn from {len(catalogue)} items: "
-            "lower --num-candidates or the filters"
+            f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --num-candidates or the filters"
         )
     if kind == "published":
         return {part: published_candidates(w, catalogue.ids, size) for part, w in windows.items()}
     weights = popularity_weights(learn, catalogue.ids) if kind == "popularity" else None
     return {
         part: draw_candidates(
-            w, catalogue.ids, touched, split=part, seed=config.seed, size=size, weights=weights
+            w,
+            catalogue.ids,
+            touched,
+            split=part,
+            seed=config.seed,
+            size=size,
+            weights=weights,
+            progress=partial(track, description=f"{part} candidates"),
         )
         for part, w in windows.items()
     }
@@ -162,8 +165,4 @@ def _counts(
 
 def _cold_note(source: Source, catalogue: Catalogue) -> list[str]:
     unused = len(source.catalogue) - len(catalogue)
-    return (
-        [f"{unused} items of the catalogue have no interaction left and are never asked about"]
-        if unused
-        else []
-    )
+    return [f"{unused} items of the catalogue have no interaction left and are never asked about"] if unused else []

@@ -50,13 +50,9 @@ def decode(data: bytes, path: Path, encoding: str) -> str:
         DataError: not decodable, with the line and an encoding that works; or no such encoding.
     """
     try:
-        return data.decode(
-            "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-        )
+        return data.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
     except LookupError:
-        raise DataError(
-            f"{path}: there is no encoding called {encoding!r}; try utf-8, latin-1 or cp1252"
-        ) from None
+        raise DataError(f"{path}: there is no encoding called {encoding!r}; try utf-8, latin-1 or cp1252") from None
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
         works = next(c for c in ("utf-8", "cp1252", "latin-1") if _decodes(data, c))
@@ -90,26 +86,25 @@ def read_table(path: Path, encoding: str = "utf-8") -> pl.DataFrame:
 
 
 def pick_columns(
-    frame: pl.DataFrame, wanted: Mapping[str, str], path: Path, optional: Iterable[str] = ()
+    frame: pl.DataFrame,
+    wanted: Mapping[str, str],
+    path: Path,
+    optional: Iterable[str] = (),
+    options: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
     """The columns `wanted` (our name → name in the file), renamed to ours.
 
-    Columns whose name (ours) is in `optional` may be absent.
+    Args:
+        optional: columns (our names) that may be absent.
+        options: column (our name) → the option that says what it is called, for the error message.
 
     Raises:
         DataError: a column is not there; the message lists those that are and the nearest one.
     """
     present = {ours: theirs for ours, theirs in wanted.items() if theirs in frame.columns}
-    missing = [(o, t) for o, t in wanted.items() if o not in present and o not in set(optional)]
-    if missing:
-        ours, theirs = missing[0]
-        near = difflib.get_close_matches(theirs.lower(), [c.lower() for c in frame.columns], n=1, cutoff=0.5)
-        nearest = next((c for c in frame.columns if near and c.lower() == near[0]), None)
-        hint = f" Did you mean {nearest!r}?" if nearest else ""
-        raise DataError(
-            f"{path}: no column {theirs!r} for {ours}; there are {', '.join(map(repr, frame.columns))}."
-            f"{hint} Name the right one with --{ours.removesuffix('_id')}-column"
-        )
+    for ours, theirs in wanted.items():
+        if ours not in present and ours not in set(optional):
+            raise _no_column(frame, ours, theirs, path, (options or {}).get(ours))
     return frame.select(pl.col(theirs).alias(ours) for ours, theirs in present.items())
 
 
@@ -122,11 +117,7 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
     kind = frame.schema[column]
     if kind.is_float():  # 12.0 in a Parquet file made by pandas means item 12
         whole = frame[column].drop_nulls()
-        frame = (
-            frame.with_columns(pl.col(column).cast(pl.Int64))
-            if bool((whole == whole.floor()).all())
-            else frame
-        )
+        frame = frame.with_columns(pl.col(column).cast(pl.Int64)) if bool((whole == whole.floor()).all()) else frame
     frame = frame.with_columns(pl.col(column).cast(pl.String).str.strip_chars())
     bad = frame[column].is_null() | (frame[column] == "")
     if bad.any():
@@ -166,15 +157,11 @@ def parse_timestamps(frame: pl.DataFrame, column: str, path: Path) -> tuple[pl.D
         if stamps.is_null().all():
             stamps = raw.str.strip_chars().str.to_date(strict=False).cast(pl.Datetime("us"))
         _refuse_bad(frame, column, stamps.is_null(), path, "seconds since 1970 or an ISO 8601 date")
-        return frame.with_columns(stamps.dt.epoch("s").alias(column)), [
-            f"{path.name}: times read as ISO 8601 text"
-        ]
+        return frame.with_columns(stamps.dt.epoch("s").alias(column)), [f"{path.name}: times read as ISO 8601 text"]
     bad = values.is_null() | ~values.is_finite().fill_null(False)
     _refuse_bad(frame, column, bad, path, "seconds since 1970 or an ISO 8601 date")
     size = float(values.abs().max() or 0)  # type: ignore[arg-type]
-    divisor, unit = (
-        (10**6, "microseconds") if size > 1e14 else (10**3, "milliseconds") if size > 1e11 else (1, "")
-    )
+    divisor, unit = (10**6, "microseconds") if size > 1e14 else (10**3, "milliseconds") if size > 1e11 else (1, "")
     notes = [f"{path.name}: times read as {unit}"] if unit else []
     return frame.with_columns((values / divisor).floor().cast(pl.Int64).alias(column)), notes
 
@@ -202,6 +189,14 @@ def first_line(bad: pl.Series, path: Path, header: int = 1) -> str:
     return f"row {index}" if path.suffix in (".parquet", ".pq") else f"line {index + 1 + header}"
 
 
+def _no_column(frame: pl.DataFrame, ours: str, theirs: str, path: Path, option: str | None) -> DataError:
+    lower = {c.lower(): c for c in frame.columns}
+    tries = [t for wish in (theirs, ours) for t in difflib.get_close_matches(wish.lower(), lower, n=1, cutoff=0.5)]
+    message = f"{path}: no column {theirs!r} for {ours}; there are {', '.join(map(repr, frame.columns))}."
+    message += f" Did you mean {lower[tries[0]]!r}?" if tries else ""
+    return DataError(message + (f" Name the right one with {option}" if option else ""))
+
+
 def _check_file(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path} is a folder; expected a file")
@@ -211,9 +206,7 @@ def _check_file(path: Path) -> None:
             if path.parent.is_dir()
             else []
         )
-        raise DataError(
-            f"{path}: no such file." + (f" Did you mean {near[0]!r}?" if near else " Check the path")
-        )
+        raise DataError(f"{path}: no such file." + (f" Did you mean {near[0]!r}?" if near else " Check the path"))
 
 
 def _gzip_error(path: Path, error: Exception, line: int | None = None) -> DataError:

@@ -151,9 +151,7 @@ def by_user(
         if part != "train" and windows == "last":
             rows[part] = _last_of_each(rows[part])
     _refuse_empty(rows, min_history, f"{len(ranked)} users")
-    learn = _mask(
-        sequences, _spans(groups["train"], np.zeros(cuts[0], np.int64), sequences.lengths[groups["train"]])
-    )
+    learn = _mask(sequences, _spans(groups["train"], np.zeros(cuts[0], np.int64), sequences.lengths[groups["train"]]))
     facts = {
         "users": {part: len(members) for part, members in groups.items()},
         "users_too_short": int((sequences.lengths <= min_history).sum()),

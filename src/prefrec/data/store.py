@@ -55,13 +55,9 @@ def read_prepared(folder: Path) -> PreparedData:
     except FileNotFoundError:
         started = any((folder / f"{name}.parquet").exists() for name in _TABLES)
         why = "was not written to its end" if started else "is not prepared data"
-        raise DataError(
-            f"{folder} {why} ({PROTOCOL} is missing); run `prefrec prepare {folder}` again"
-        ) from None
+        raise DataError(f"{folder} {why} ({PROTOCOL} is missing); run `prefrec prepare {folder}` again") from None
     except ValueError as e:
-        raise DataError(
-            f"{folder / PROTOCOL}: not valid JSON ({e}); run `prefrec prepare {folder}` again"
-        ) from None
+        raise DataError(f"{folder / PROTOCOL}: not valid JSON ({e}); run `prefrec prepare {folder}` again") from None
     found = protocol.get("format_version")
     if found != FORMAT_VERSION:
         raise DataError(

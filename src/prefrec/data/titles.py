@@ -13,9 +13,7 @@ from prefrec.errors import DataError
 
 DuplicateTitles = Literal["error", "merge", "number"]
 
-_ARTICLES = (
-    "The|A|An|Le|La|Les|Un|Une|Il|Lo|Gli|I|Una|Uno|El|Los|Las|Der|Die|Das|Ein|Eine|Den|Det|En|De|Het|O|Os|As"
-)
+_ARTICLES = "The|A|An|Le|La|Les|Un|Une|Il|Lo|Gli|I|Una|Uno|El|Los|Las|Der|Die|Das|Ein|Eine|Den|Det|En|De|Het|O|Os|As"
 _ROTATED = re.compile(rf"^((?:a\.?k\.?a\.?\s+)?)(.+), ((?:{_ARTICLES})|L')$")
 _YEAR = re.compile(r"\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*(?:\((?:V|TV|VG)\))?\s*$")
 _PARENTHESES = re.compile(r"\(([^()]*)\)")
@@ -78,9 +76,7 @@ def id_order(item_id: str) -> tuple[int, int, str]:
     return (0, int(item_id), item_id) if item_id.isdecimal() else (1, 0, item_id)
 
 
-def resolve_duplicates(
-    items: pl.DataFrame, how: DuplicateTitles
-) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
+def resolve_duplicates(items: pl.DataFrame, how: DuplicateTitles) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
     """Deal with different ids that share a title (compared without case and spacing).
 
     Args:

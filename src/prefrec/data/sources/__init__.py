@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefrec.data.sources.base import GivenSplit, Source
+from prefrec.data.sources.files import files
+from prefrec.data.sources.goodreads import find_files, goodreads, goodreads_windows
+from prefrec.data.sources.lastfm import lastfm_hetrec, lastfm_published
 from prefrec.data.sources.movielens import movielens_100k, movielens_csv
 from prefrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from prefrec.data.config import PrepareConfig
 
-__all__ = ["GivenSplit", "Source", "load_source"]
+__all__ = [
+    "GivenSplit",
+    "Source",
+    "files",
+    "goodreads",
+    "goodreads_windows",
+    "lastfm_hetrec",
+    "lastfm_published",
+    "load_source",
+    "movielens_100k",
+    "movielens_csv",
+]
 
 
 def load_source(config: PrepareConfig) -> Source:
@@ -20,8 +35,43 @@ def load_source(config: PrepareConfig) -> Source:
     Raises:
         DataError: its files cannot be used.
     """
-    if config.source == "movielens-100k":
-        return movielens_100k(config.path)
-    if config.path is None:
-        raise ConfigError(f"path: source {config.source} needs the folder of the data")
-    return movielens_csv(config.path)
+    match config.source:
+        case "movielens-100k":
+            return movielens_100k(config.path)
+        case "movielens-csv":
+            return movielens_csv(_given(config.path, "path"))
+        case "lastfm-hetrec":
+            return lastfm_hetrec(_given(config.path, "path"))
+        case "lastfm-published":
+            return lastfm_published(_given(config.path, "path"), config.history_length, config.min_history)
+        case "goodreads-windows":
+            return goodreads_windows(_given(config.path, "path"), config.history_length, config.seed)
+        case "goodreads":
+            return _goodreads(config)
+        case "files":
+            return _files(config)
+
+
+def _goodreads(config: PrepareConfig) -> Source:
+    if config.interactions and config.items:
+        log, books = config.interactions, config.items
+    else:
+        log, books = find_files(_given(config.path, "path"))
+    return goodreads(log, books, config.read_only, config.missing_titles, config.duplicate_titles or "merge")
+
+
+def _files(config: PrepareConfig) -> Source:
+    return files(
+        _given(config.interactions, "interactions"),
+        _given(config.items, "items"),
+        **config.columns.model_dump(),
+        encoding=config.encoding,
+        duplicate_titles=config.duplicate_titles or "error",
+        missing_titles=config.missing_titles,
+    )
+
+
+def _given(path: Path | None, field: str) -> Path:
+    if path is None:
+        raise ConfigError(f"{field}: this source needs it")
+    return path

@@ -34,6 +34,7 @@ class Source:
         interactions: `user_id, item_id, timestamp[, rating]` (str, str, Int64 seconds, Float64).
         notes: what was changed on reading, for people.
         given: the source's own split, or None.
+        touched: `user_id, item_id` of everything a user had to do with, where that is more than `interactions`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Source:
     interactions: pl.DataFrame
     notes: list[str] = field(default_factory=list)
     given: GivenSplit | None = None
+    touched: pl.DataFrame | None = None
 
 
 def clean_catalogue(items: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -71,9 +73,7 @@ def clean_catalogue(items: pl.DataFrame, path: Path) -> pl.DataFrame:
     return items
 
 
-def check_log(
-    interactions: pl.DataFrame, items: pl.DataFrame, path: Path, missing: str = "error"
-) -> pl.DataFrame:
+def check_log(interactions: pl.DataFrame, items: pl.DataFrame, path: Path, missing: str = "error") -> pl.DataFrame:
     """The interactions whose item has a title.
 
     Args:

@@ -39,9 +39,7 @@ def movielens_100k(path: Path | None = None) -> Source:
     elif (folder / "ml-100k.inter").exists():
         log, raw = _atomic_log(folder / "ml-100k.inter"), _atomic_titles(folder / "ml-100k.item")
     else:
-        raise DataError(
-            f"{folder}: expected u.data and u.item, or ml-100k.inter and ml-100k.item, in this folder"
-        )
+        raise DataError(f"{folder}: expected u.data and u.item, or ml-100k.inter and ml-100k.item, in this folder")
     return _source("movielens-100k", log, raw, folder)
 
 

@@ -1,0 +1,136 @@
+"""Read and write the JSON of the published S-DPO data: titles, not ids.
+
+Each row has `historyList` (titles joined by `::`), `itemList` (the candidates) and `trueSelection`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prefrec.data.readers import read_json_lines, read_text
+from prefrec.data.store import write_whole
+from prefrec.data.types import Catalogue, PreparedData, RankingExample
+from prefrec.errors import DataError
+
+JOINT = "::"
+
+
+def to_published(examples: Sequence[RankingExample], catalogue: Catalogue) -> list[dict[str, Any]]:
+    """One JSON object an example, in the published form.
+
+    Raises:
+        DataError: two items share a title, a title that is used contains `::`, or an item is unknown.
+    """
+    _ids_by_title(catalogue)
+    rows = []
+    for example in examples:
+        history = catalogue.titles_of(example.history)
+        candidates = catalogue.titles_of(example.candidates)
+        bad = next((t for t in (*history, *candidates) if JOINT in t), None)
+        if bad is not None:
+            raise DataError(
+                f"title {bad!r} contains {JOINT!r}, which separates titles in the published JSON: rename it in the "
+                "catalogue, or leave out --published-json"
+            )
+        (target,) = catalogue.titles_of([example.target])
+        rows.append({"historyList": JOINT.join(history), "itemList": candidates, "trueSelection": target})
+    return rows
+
+
+def write_published(examples: Sequence[RankingExample], catalogue: Catalogue, path: Path) -> None:
+    """Write `to_published` to a file, whole or not at all; raises as it does."""
+    text = json.dumps(to_published(examples, catalogue), indent=4)
+    write_whole(Path(path), lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def write_published_splits(data: PreparedData, folder: Path) -> None:
+    """Write `train.json`, `validation.json` and `test.json` of prepared data; raises as `to_published`."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for part in ("train", "validation", "test"):
+        write_published(data.split(part), data.catalogue, Path(folder) / f"{part}.json")
+
+
+def read_published(path: Path, catalogue: Catalogue | None = None) -> tuple[Catalogue, list[RankingExample]]:
+    """Catalogue and examples of a published file: a JSON array, or one object a line.
+
+    The published form does not say who the user is: each row is a user of its own (`row-0`, `row-1`, …).
+
+    Args:
+        catalogue: gives the titles their ids; None makes a catalogue of the titles met, numbered from 0.
+
+    Raises:
+        DataError: the file is missing or not of this form, a title is unknown or belongs to two items.
+    """
+    rows = _read_rows(Path(path))
+    catalogue = catalogue or _catalogue_of(rows)
+    ids = _ids_by_title(catalogue)
+    examples = []
+    for number, row in enumerate(rows):
+        history, candidates, target = _titles(row)
+        unknown = next((t for t in (*history, *candidates) if t not in ids), None)
+        if unknown is not None:
+            raise DataError(
+                f"{path}, row {number}: title {unknown!r} is not in the catalogue of {len(catalogue)} items"
+            )
+        examples.append(
+            RankingExample(
+                f"row-{number}", tuple(ids[t] for t in history), tuple(ids[t] for t in candidates), ids[target]
+            )
+        )
+    return catalogue, examples
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as e:
+            raise DataError(f"{path}, line {e.lineno}, column {e.colno}: not valid JSON ({e.msg})") from None
+    else:
+        rows = [row for _, row in read_json_lines(path)]
+    if not rows:
+        raise DataError(f"{path}: no rows")
+    for number, row in enumerate(rows):
+        _check_row(row, f"{path}, row {number}")
+    return list(rows)
+
+
+def _check_row(row: object, where: str) -> None:
+    expected = "expected historyList (text), itemList (list of titles) and trueSelection (text)"
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: {expected}, found {type(row).__name__}")
+    items = row.get("itemList")
+    good = isinstance(row.get("historyList"), str) and isinstance(row.get("trueSelection"), str)
+    if not good or not isinstance(items, list) or not all(isinstance(i, str) for i in items):
+        raise DataError(f"{where}: {expected}, found {', '.join(map(str, row)) or 'nothing'}")
+    times = items.count(row["trueSelection"])
+    if times != 1:
+        raise DataError(f"{where}: trueSelection {row['trueSelection']!r} stands {times}×, not once, in itemList")
+
+
+def _titles(row: dict[str, Any]) -> tuple[list[str], list[str], str]:
+    history = row["historyList"].split(JOINT) if row["historyList"] else []
+    return history, row["itemList"], row["trueSelection"]
+
+
+def _catalogue_of(rows: Sequence[dict[str, Any]]) -> Catalogue:
+    titles = list(dict.fromkeys(t for row in rows for part in _titles(row)[:2] for t in part))
+    return Catalogue(pl.DataFrame({"item_id": [str(i) for i in range(len(titles))], "title": titles}))
+
+
+def _ids_by_title(catalogue: Catalogue) -> dict[str, str]:
+    ids: dict[str, str] = {}
+    for item, title in catalogue.titles.items():
+        if title in ids:
+            raise DataError(
+                f"items {ids[title]!r} and {item!r} are both called {title!r}: the published JSON knows items by "
+                "title; prepare the data with --duplicate-titles merge or number"
+            )
+        ids[title] = item
+    return ids

@@ -1,0 +1,189 @@
+"""Goodreads: the UCSD Book Graph files as published, and a folder of ready-made windows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from prefrec.console import track
+from prefrec.data.readers import read_json_lines
+from prefrec.data.sources.base import GivenSplit, Source, check_log, clean_catalogue, merge_duplicates
+from prefrec.data.titles import DuplicateTitles, normal_title
+from prefrec.data.types import Catalogue, Window
+from prefrec.errors import DataError
+
+_DATE = "%a %b %d %H:%M:%S %z %Y"
+_WINDOW_FILES = ("windows_train.jsonl", "windows_valid_recovered.jsonl")
+
+
+def goodreads(
+    interactions: Path,
+    books: Path,
+    read_only: bool = True,
+    missing_titles: Literal["error", "drop"] = "error",
+    duplicate_titles: DuplicateTitles = "merge",
+) -> Source:
+    """A genre of the UCSD Book Graph: `goodreads_interactions_*.json.gz` and `goodreads_books_*.json.gz`.
+
+    Both are read as streams. The time of an interaction is `date_added`. A rating of 0 means none. Books on a
+    user's shelf that were not read count as touched, so they are never negatives of that user.
+
+    Args:
+        read_only: keep only books with `is_read`.
+        missing_titles: books without a title: refuse, or drop their interactions.
+        duplicate_titles: mostly editions of one work, hence `merge`.
+
+    Raises:
+        DataError: a file is missing, truncated or holds a line that cannot be used.
+    """
+    shelf = _shelf(interactions)
+    items = _books(books, set(shelf["item_id"].unique().to_list()))
+    shelf = check_log(shelf, items, interactions, missing_titles)
+    items = clean_catalogue(items, books)
+    shelf, items, notes = merge_duplicates(shelf, items, duplicate_titles)
+    log = shelf.filter(pl.col("is_read")) if read_only else shelf
+    if read_only:
+        notes.append(f"{len(shelf) - len(log)} of {len(shelf)} shelved books were not read and are left out")
+    if log.is_empty():
+        raise DataError(f"{interactions}: no book is marked as read; keep all shelved books with --all-shelves")
+    touched = shelf.select("user_id", "item_id")
+    return Source("goodreads", "books", Catalogue(items), log.drop("is_read"), notes, touched=touched)
+
+
+def find_files(folder: Path) -> tuple[Path, Path]:
+    """The interactions and the books file in `folder`.
+
+    Raises:
+        DataError: there is none, or more than one, of either.
+    """
+    found = []
+    for kind in ("interactions", "books"):
+        names = sorted(Path(folder).glob(f"goodreads_{kind}*.json*"))
+        if len(names) != 1:
+            listed = ", ".join(p.name for p in names) or "none"
+            raise DataError(
+                f"{folder}: expected one goodreads_{kind}_<genre>.json.gz, found {listed}; "
+                "name the files with --interactions and --items"
+            )
+        found.append(names[0])
+    return found[0], found[1]
+
+
+def goodreads_windows(path: Path, history_length: int = 10, seed: int = 0) -> Source:
+    """Windows of 10 titles and the next one, split 80/10/10 by `group` at random with `seed`.
+
+    A group is about a user. Some groups span both files, so the files' own cut is not used: a group lies in
+    one part only. Titles that differ in case or spacing are one book. Windows whose target is in the history
+    are left out.
+
+    Args:
+        path: folder with `windows_train.jsonl` and `windows_valid_recovered.jsonl`, one JSON object a line:
+            `history` (titles), `target` (title), `group`.
+
+    Raises:
+        DataError: a file is missing or a line cannot be used.
+    """
+    folder = Path(path)
+    ids: dict[str, str] = {}
+    titles: list[str] = []
+    groups: defaultdict[str, list[tuple[list[str], str]]] = defaultdict(list)
+    spellings: set[str] = set()
+    repeated = 0
+    for row in _window_rows(folder):
+        named = [*row["history"], row["target"]]
+        for title in named:
+            if normal_title(title) not in ids:
+                ids[normal_title(title)] = str(len(ids))
+                titles.append(title)
+            spellings.add(title)
+        *history, target = (ids[normal_title(t)] for t in named)
+        groups[str(row["group"])].append((history, target))
+        repeated += target in history
+    notes = [f"{repeated} windows whose target is in the history are left out"]
+    notes += [f"{len(spellings) - len(ids)} spellings differ in case or spacing only and count as one book"]
+    items = clean_catalogue(pl.DataFrame({"item_id": list(ids.values()), "title": titles}), folder)
+    given = _split_groups(groups, history_length, seed)
+    return Source("goodreads-windows", "books", Catalogue(items), _group_log(groups), notes, given)
+
+
+def _shelf(path: Path) -> pl.DataFrame:
+    columns: dict[str, list[Any]] = {k: [] for k in ("user_id", "book_id", "is_read", "rating", "date_added")}
+    for line, row in track(read_json_lines(path), f"reading {path.name}"):
+        try:
+            for name, values in columns.items():
+                values.append(row[name])
+        except KeyError as e:
+            raise DataError(f"{path}, line {line}: no field {e.args[0]!r}; there are {', '.join(row)}") from None
+    dates = pl.Series(columns["date_added"], dtype=pl.String, strict=False)
+    times = dates.str.to_datetime(_DATE, time_unit="us", time_zone="UTC", strict=False).dt.epoch("s")
+    if times.null_count():
+        bad = int(times.is_null().arg_true()[0])
+        raise DataError(
+            f"{path}, row {bad + 1}, date_added: {dates[bad]!r} is not like 'Wed Jan 10 10:24:35 -0800 2018'"
+        )
+    return pl.DataFrame(
+        {
+            "user_id": pl.Series(columns["user_id"], dtype=pl.String, strict=False),
+            "item_id": pl.Series(columns["book_id"], dtype=pl.String, strict=False),
+            "timestamp": times,
+            "rating": pl.Series(columns["rating"], dtype=pl.Float64, strict=False),
+            "is_read": pl.Series(columns["is_read"], dtype=pl.Boolean, strict=False).fill_null(False),
+        }
+    )
+
+
+def _books(path: Path, wanted: set[str]) -> pl.DataFrame:
+    """Titles of the `wanted` books; books with an empty title are left out, as if they had no line."""
+    rows = []
+    for line, row in track(read_json_lines(path), f"reading {path.name}"):
+        try:
+            book, title = str(row["book_id"]), str(row["title"] or "").strip()
+        except KeyError as e:
+            raise DataError(f"{path}, line {line}: no field {e.args[0]!r}; there are {', '.join(row)}") from None
+        if title and book in wanted:
+            rows.append((book, title))
+    return pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row")
+
+
+def _window_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    for name in _WINDOW_FILES:
+        for line, row in read_json_lines(folder / name):
+            history = row.get("history")
+            titles = [*history, row.get("target")] if isinstance(history, list) else [None]
+            if "group" not in row or not all(isinstance(t, str) and t.strip() for t in titles):
+                raise DataError(f"{folder / name}, line {line}: expected history (titles), target (title) and group")
+            yield row
+
+
+def _split_groups(groups: dict[str, list[tuple[list[str], str]]], history_length: int, seed: int) -> GivenSplit:
+    names = list(groups)
+    shuffled = [names[i] for i in np.random.default_rng([seed, 3]).permutation(len(names))]
+    cuts = [int(len(names) * 0.8), int(len(names) * 0.9)]
+    parts = {"train": shuffled[: cuts[0]], "validation": shuffled[cuts[0] : cuts[1]], "test": shuffled[cuts[1] :]}
+    windows = {part: _windows_of(members, groups, history_length) for part, members in parts.items()}
+    return GivenSplit(windows, frozenset(parts["train"]))
+
+
+def _windows_of(
+    members: Iterable[str], groups: dict[str, list[tuple[list[str], str]]], history_length: int
+) -> list[Window]:
+    return [
+        Window(group, position, tuple(history[-history_length:]), target)
+        for group in members
+        for position, (history, target) in enumerate(groups[group])
+        if target not in history
+    ]
+
+
+def _group_log(groups: dict[str, list[tuple[list[str], str]]]) -> pl.DataFrame:
+    """Each group's distinct items in the order they appear, the running number as the time."""
+    log = []
+    for group, windows in groups.items():
+        distinct = dict.fromkeys(item for history, target in windows for item in (*history, target))
+        log += [(group, item, number) for number, item in enumerate(distinct)]
+    return pl.DataFrame(log, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row")

@@ -1,0 +1,134 @@
+"""Last.FM of HetRec 2011: chronological from the raw tag dates, and the S-DPO paper family's form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from prefrec.data.filters import core
+from prefrec.data.readers import check_ids, parse_numbers, pick_columns, read_table, read_text
+from prefrec.data.sources.base import GivenSplit, Source, clean_catalogue, merge_duplicates
+from prefrec.data.types import Catalogue, Window
+from prefrec.errors import DataError
+
+FIRST_YEAR, LAST_YEAR = 2002, 2011
+"""Last.fm opened in 2002 and the data were published in 2011; dates outside are mistakes."""
+MIN_PAIRS = 4
+_PARTS = {"train": "train", "val": "validation", "test": "test"}
+
+
+def lastfm_hetrec(path: Path) -> Source:
+    """Chronological Last.FM: for each user and artist, the date of the user's first tag of that artist.
+
+    The pairs are those of the published S-DPO data: distinct pairs → artists in `artists.dat` → artists with
+    ≥ 4 pairs → users with ≥ 4 pairs, one pass each. A tag with a bogus year does not date its pair; pairs
+    without any usable date are then left out of the log (they still count as touched). Most dates are the
+    first of a month, so ties are frequent; `prefrec.data.splits.order` breaks them at random.
+
+    Args:
+        path: folder with `user_taggedartists.dat` and `artists.dat`.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    folder = Path(path)
+    items = _artists(folder / "artists.dat")
+    dated = _first_tags(folder / "user_taggedartists.dat")
+    pairs = core(dated.join(items, on="item_id", how="semi"), MIN_PAIRS, MIN_PAIRS, iterative=False)
+    if pairs.is_empty():
+        raise DataError(f"{folder}: no artist has {MIN_PAIRS} users who tagged it")
+    items = items.join(pairs, on="item_id", how="semi", maintain_order="left")
+    pairs, items, notes = merge_duplicates(pairs, items, "merge")
+    undated = int(pairs["timestamp"].null_count())
+    notes += [f"{undated} of {len(pairs)} pairs have no date in {FIRST_YEAR}–{LAST_YEAR} and are left out"]
+    notes += ["dates are mostly months: interactions of one date are in a seeded random order"]
+    return Source(
+        "lastfm-hetrec",
+        "music",
+        Catalogue(items),
+        pairs.drop_nulls("timestamp"),
+        notes,
+        touched=pairs.select("user_id", "item_id"),
+    )
+
+
+def lastfm_published(path: Path, history_length: int = 10, min_history: int = 3) -> Source:
+    """The S-DPO paper family's LastFM with its own split, for comparison with published numbers.
+
+    Every prefix of every session with at least `min_history` items is a row. Its order inside a session is
+    the artist id, not time, which a rule without any user in it can exploit: do not measure on it.
+
+    Args:
+        path: folder with `sequences.tsv` (session, split, items) and `id2name.txt` (`id::name`).
+
+    Raises:
+        DataError: a file is missing or damaged, or a session holds an unknown item or split.
+    """
+    folder = Path(path)
+    items = _names(folder / "id2name.txt")
+    known = set(items["item_id"].to_list())
+    windows: dict[str, list[Window]] = {part: [] for part in _PARTS.values()}
+    log: list[tuple[str, str, int]] = []
+    train_users = set()
+    for user, part, sequence in _sessions(folder / "sequences.tsv"):
+        unknown = next((i for i in sequence if i not in known), None)
+        if unknown is not None:
+            raise DataError(f"{folder / 'sequences.tsv'}: session {user} has item {unknown!r}, absent in id2name.txt")
+        log += [(user, item, n) for n, item in enumerate(sequence)]
+        if part == "train":
+            train_users.add(user)
+        windows[part] += [
+            Window(user, n, tuple(sequence[max(0, n - history_length) : n]), sequence[n])
+            for n in range(min_history, len(sequence))
+        ]
+    frame = pl.DataFrame(
+        log, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row"
+    )
+    notes = ["sequences ascend by artist id, not by time: the published order gives the target away"]
+    given = GivenSplit(windows, frozenset(train_users))
+    return Source("lastfm-published", "music", Catalogue(items), frame, notes, given)
+
+
+def _artists(path: Path) -> pl.DataFrame:
+    items = pick_columns(read_table(path), {"item_id": "id", "title": "name"}, path)
+    return clean_catalogue(check_ids(items, "item_id", path), path)
+
+
+def _first_tags(path: Path) -> pl.DataFrame:
+    """Distinct pairs with the time of the first usable date, or null."""
+    wanted = {"user_id": "userID", "item_id": "artistID", "day": "day", "month": "month", "year": "year"}
+    tags = pick_columns(read_table(path), wanted, path)
+    for column in ("user_id", "item_id"):
+        tags = check_ids(tags, column, path)
+    for column in ("day", "month", "year"):
+        tags = parse_numbers(tags, column, path)
+    date = pl.datetime(pl.col("year").cast(pl.Int32), pl.col("month").cast(pl.Int8), pl.col("day").cast(pl.Int8))
+    usable = pl.when(pl.col("year").is_between(FIRST_YEAR, LAST_YEAR)).then(date.dt.epoch("s"))
+    return (
+        tags.with_columns(usable.alias("timestamp"))
+        .group_by("user_id", "item_id", maintain_order=True)
+        .agg(pl.col("timestamp").min())
+    )
+
+
+def _names(path: Path) -> pl.DataFrame:
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        item, found, name = line.partition("::")
+        if not found or not name.strip():
+            raise DataError(f"{path}, line {number}: expected id::name, found {line[:60]!r}")
+        rows.append((item, name))
+    items = pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row")
+    return clean_catalogue(items, path)
+
+
+def _sessions(path: Path) -> list[tuple[str, str, list[str]]]:
+    wanted = {"user_id": "session", "split": "split", "items": "items"}
+    frame = check_ids(pick_columns(read_table(path), wanted, path), "items", path)
+    sessions = []
+    for number, (user, split, items) in enumerate(frame.iter_rows(), start=2):
+        if split not in _PARTS:
+            raise DataError(f"{path}, line {number}: split is {split!r}; expected train, val or test")
+        sessions.append((user, _PARTS[split], items.split()))
+    return sessions
