@@ -21,10 +21,7 @@ from prefrec.rankers.reference import (
 
 def _logs(n_users: int = 30, n_items: int = 15, seed: int = 0) -> dict[str, list[str]]:
     rng = np.random.default_rng(seed)
-    return {
-        f"u{u}": [f"i{i}" for i in rng.permutation(n_items)[: rng.integers(2, n_items)]]
-        for u in range(n_users)
-    }
+    return {f"u{u}": [f"i{i}" for i in rng.permutation(n_items)[: rng.integers(2, n_items)]] for u in range(n_users)}
 
 
 def _frame(logs: dict[str, list[str]]) -> pl.DataFrame:

@@ -5,7 +5,7 @@ random (exactly 1/C), popularity, and last-item co-occurrence, the simplest hone
 taken in expectation over ties.
 
 **When is a shortcut a leak?** When it beats each of its rivals: the gain, a paired difference on the same rows,
-has an interval (bootstrap over users) above `MARGIN`. The level is 95% for the family of shortcuts, that is
+has an interval (bootstrap over users) above 0. The level is 95% for the family of shortcuts, that is
 1 − 0.05/m for each of m (Bonferroni), so that an audit of clean lists raises a false alarm in at most one case
 of twenty. The rivals are what an honest ranker could do with the same information, so that popularity, which
 uniform candidates reward, is not mistaken for a leak in disguise:
@@ -15,15 +15,18 @@ uniform candidates reward, is not mistaken for a leak in disguise:
   and place (or negatives) has been cut by shuffling. What is left of the rule then is what it gets from which
   items were targets at all, that is from popularity;
 - title length: popularity;
-- id order, which sees the last history item: popularity and co-occurrence.
+- id order and common order (`prefrec.evaluation.common_order`), which see the last history item: popularity and
+  co-occurrence. Ids often follow the date of an item or of its first user, so that their order beats random
+  in honest data too, but not these two.
 
-Popularity itself is never a leak; where it beats random, the audit notes that these candidates reward it.
+Popularity itself is never a leak; where it beats random, the audit notes that these lists reward it. With
+fewer than `MIN_USERS` users nothing is called a leak: a bootstrap over a handful of users takes luck for proof.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,13 +36,14 @@ from numpy.typing import NDArray
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import shortcuts
+from prefrec.evaluation.common_order import agreement, common_order
 from prefrec.evaluation.intervals import RESAMPLES, Interval, bootstrap_means, interval_of
 from prefrec.evaluation.metrics import expected_hits
 from prefrec.evaluation.shortcuts import Lists
 from prefrec.rankers.reference import CooccurrenceRanker, PopularityRanker
 
-MARGIN = 0.0
-"""Gain in HR@1 that a shortcut must exceed to be called a leak."""
+MIN_USERS = 20
+"""Users among the lists under test from which on a leak can be told from luck."""
 
 MAX_LEARN_ROWS = 100_000
 """Rows a shortcut learns from; more are thinned out at random (with the seed)."""
@@ -89,15 +93,22 @@ class Audit:
     @property
     def verdict(self) -> str:
         """One sentence."""
-        n = self.rows[0].hr.n
+        n, users = self.rows[0].hr.n, self.rows[0].hr.users
+        if users < MIN_USERS:
+            return (
+                f"Audit: {n} lists of {users} users are too few to tell a leak from luck ({MIN_USERS} users needed)."
+            )
         if self.leaks:
             found = ", ".join(
                 f"{r.name} (HR@1 {r.hr.mean:.3f}, chance {self.rows[0].hr.mean:.3f})" for r in self.leaks
             )
             many = "a leak" if len(self.leaks) == 1 else f"{len(self.leaks)} leaks"
-            return f"Audit: {many} in {n} lists, ranked without knowing the user: {found}."
-        notes = "; ".join(r.note for r in self.rows if r.note)
-        return f"Audit: no leak in {n} lists" + (f"; {notes}." if notes else ".")
+            return f"Audit: {many} in {n} lists, ranked without knowing what the user likes: {found}."
+        popularity, chance = self.row("popularity"), self.rows[0].hr.mean
+        if not popularity.note:
+            return f"Audit: no leak in {n} lists."
+        figures = f"HR@1 {popularity.hr.mean:.3f}, chance {chance:.3f}"
+        return f"Audit: no leak in {n} lists; popularity is {popularity.note} ({figures})."
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -162,10 +173,28 @@ def audit_lists(
     if len(learn) > MAX_LEARN_ROWS:
         learn = [learn[i] for i in rng.choice(len(learn), MAX_LEARN_ROWS, replace=False)]
     lists, seen = shortcuts.encode_lists(examples, catalogue), shortcuts.encode_lists(learn, catalogue)
-    references = _references(lists, examples, train_interactions)
-    tried, placebos = _shortcuts(lists, seen, catalogue, rng)
-    users = [e.user_id for e in examples]
-    return Audit(_rows(references, tried, placebos, users, learnt_from, seed, resamples))
+    trial = _Trial(_references(lists, examples, train_interactions))
+    _try_lookups(trial, lists, seen, learnt_from, rng)
+    _try_titles(trial, lists, seen, catalogue, learnt_from)
+    _try_orders(trial, lists, seen, catalogue, train_interactions, learnt_from)
+    return Audit(_rows(trial, [e.user_id for e in examples], seed, resamples))
+
+
+@dataclass
+class _Trial:
+    """Expected hits [B] of references, placebos and shortcuts, and what each shortcut is held against."""
+
+    references: Hits
+    placebos: Hits = field(default_factory=dict)
+    tried: Hits = field(default_factory=dict)
+    rivals: dict[str, list[str]] = field(default_factory=dict)
+    learnt_from: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, hits: NDArray[np.float64], rivals: list[str], learnt_from: str, note: str = "") -> None:
+        """Enter a shortcut; random is a rival of all."""
+        self.tried[name], self.rivals[name] = hits, ["random", *rivals]
+        self.learnt_from[name], self.notes[name] = learnt_from, note
 
 
 def _references(lists: Lists, examples: Sequence[RankingExample], train_interactions: pl.DataFrame) -> Hits:
@@ -174,60 +203,71 @@ def _references(lists: Lists, examples: Sequence[RankingExample], train_interact
         "popularity": PopularityRanker.fit(train_interactions).score(examples),
         "co-occurrence": CooccurrenceRanker.fit(train_interactions).score(examples),
     }
-    return _hits(lists, scores)
-
-
-def _shortcuts(lists: Lists, seen: Lists, catalogue: Catalogue, rng: np.random.Generator) -> tuple[Hits, Hits]:
-    """Expected hits of the shortcuts, and of those that have one, the same learnt from shuffled lists."""
-    moved, dealt = shortcuts.shuffled_positions(seen, rng), shortcuts.shuffled_lists(seen, rng)
-    learnt: dict[str, tuple[Callable[[Lists, Lists], NDArray[np.float64]], Lists]] = {
-        "target position": (shortcuts.target_position, moved),
-        "position lookup": (shortcuts.position_lookup, moved),
-        "list lookup": (shortcuts.list_lookup, dealt),
-    }
-    tried = {name: rule(lists, seen) for name, (rule, _) in learnt.items()}
-    tried["id order"] = shortcuts.id_order(lists, seen, catalogue)
-    tried["title length"] = shortcuts.title_length(lists, seen, catalogue)
-    placebos = {name: rule(lists, cut) for name, (rule, cut) in learnt.items()}
-    return _hits(lists, tried), _hits(lists, placebos)
-
-
-def _hits(lists: Lists, scores: dict[str, NDArray[np.float64]]) -> Hits:
     return {name: expected_hits(s, lists.target) for name, s in scores.items()}
 
 
-def _rows(
-    references: Hits,
-    tried: Hits,
-    placebos: Hits,
-    users: Sequence[str],
+def _try_lookups(trial: _Trial, lists: Lists, seen: Lists, learnt_from: str, rng: np.random.Generator) -> None:
+    """Rules that learn from lists, each with its placebo: the same rule learnt from shuffled lists."""
+    moved, dealt = shortcuts.shuffled_positions(seen, rng), shortcuts.shuffled_lists(seen, rng)
+    for name, rule, cut in (
+        ("target position", shortcuts.target_position, moved),
+        ("position lookup", shortcuts.position_lookup, moved),
+        ("list lookup", shortcuts.list_lookup, dealt),
+    ):
+        placebo = f"{name}, shuffled"
+        trial.placebos[placebo] = expected_hits(rule(lists, cut), lists.target)
+        trial.add(name, expected_hits(rule(lists, seen), lists.target), [placebo], learnt_from)
+
+
+def _try_titles(trial: _Trial, lists: Lists, seen: Lists, catalogue: Catalogue, learnt_from: str) -> None:
+    scores = shortcuts.title_length(lists, seen, catalogue)
+    trial.add("title length", expected_hits(scores, lists.target), ["popularity"], learnt_from)
+
+
+def _try_orders(
+    trial: _Trial,
+    lists: Lists,
+    seen: Lists,
+    catalogue: Catalogue,
+    train_interactions: pl.DataFrame,
     learnt_from: str,
-    seed: int,
-    resamples: int,
-) -> list[AuditRow]:
-    """Rows with intervals from one set of resamples."""
-    hits = references | tried | {f"{name}, shuffled": h for name, h in placebos.items()}
+) -> None:
+    """Next after the last history item: by id, and in the order common to the training histories.
+
+    The note tells how many steps (neighbours) of the training histories follow that order, or its reverse.
+    """
+    rivals = ["popularity", "co-occurrence"]
+    columns = shortcuts.id_keys(catalogue)
+    orders = {"id order" if c == "item_id" else f"id order ({c})": (learnt_from, keys) for c, keys in columns.items()}
+    orders["common order"] = ("histories", common_order(train_interactions, catalogue))
+    for name, (source, keys) in orders.items():
+        scores = shortcuts.next_in_order(lists, seen, keys)
+        share = max(agreement(train_interactions, catalogue, k) for k in (keys, -keys))
+        note = f"{share:.0%} of steps in this order"
+        trial.add(name, expected_hits(scores, lists.target), rivals, source, note)
+
+
+def _rows(trial: _Trial, users: Sequence[str], seed: int, resamples: int) -> list[AuditRow]:
+    """Rows with intervals, all from one set of resamples."""
+    hits = trial.references | trial.placebos | trial.tried
     draws = bootstrap_means(np.stack(list(hits.values()), axis=1), users, resamples, seed)
     column = dict(zip(hits, draws.T, strict=True))
     size = (len(users), len(set(users)))
 
-    def gain(name: str, rival: str, level: float) -> Interval:
+    def rate(name: str) -> Interval:
+        return interval_of(float(hits[name].mean()), column[name], *size)
+
+    def gain(name: str, rival: str, level: float = 0.95) -> Interval:
         return interval_of(float((hits[name] - hits[rival]).mean()), column[name] - column[rival], *size, level)
 
-    rows = [AuditRow(n, interval_of(float(h.mean()), column[n], *size)) for n, h in references.items()]
-    for name, h in tried.items():
-        own = [f"{name}, shuffled"] if name in placebos else ["popularity"]
-        rivals = ["random", *own, *(["co-occurrence"] if name == "id order" else [])]
-        gains = {r: gain(name, r, 1 - 0.05 / len(tried)) for r in rivals}
+    rewarded = gain("popularity", "random").low > 0
+    notes = {"popularity": "rewarded by the lists" if rewarded else ""}
+    rows = [AuditRow(name, rate(name), note=notes.get(name, "")) for name in trial.references]
+    for name in trial.tried:
+        gains = {r: gain(name, r, 1 - 0.05 / len(trial.tried)) for r in trial.rivals[name]}
         nearest = min(gains, key=lambda r: gains[r].low)
+        leak = size[1] >= MIN_USERS and gains[nearest].low > 0
         rows.append(
-            AuditRow(
-                name,
-                interval_of(float(h.mean()), column[name], *size),
-                leak=gains[nearest].low > MARGIN,
-                against=nearest,
-                gain=gains[nearest],
-                learnt_from=learnt_from,
-            )
+            AuditRow(name, rate(name), leak, nearest, gains[nearest], trial.learnt_from[name], trial.notes[name])
         )
     return rows

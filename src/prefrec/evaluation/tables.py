@@ -20,10 +20,10 @@ def metric_label(metric: str) -> str:
 
 
 def interval_text(interval: Interval, digits: int = 3) -> str:
-    """`0.312 [0.281, 0.343]`; with its sign and p for a difference."""
+    """`0.312 [0.281,0.343]`, breakable at its space only; with its sign and p for a difference."""
     signed = isinstance(interval, PairedDifference)
     form = f"{'+' if signed else ''}.{digits}f"
-    ends = "no interval" if math.isnan(interval.low) else f"{interval.low:{form}}, {interval.high:{form}}"
+    ends = "no interval" if math.isnan(interval.low) else f"{interval.low:{form}},{interval.high:{form}}"
     p = f" p={interval.p_value:.3f}" if isinstance(interval, PairedDifference) else ""
     return f"{interval.mean:{form}} \\[{ends}]{p}"
 
@@ -60,14 +60,16 @@ def comparison_table(evaluation: Evaluation, metrics: Sequence[str] | None = Non
 
 
 def audit_table(audit: Audit) -> Table:
-    """One row a shortcut or reference, with what it was held against. The caption is the verdict."""
+    """One row a reference or shortcut, with the rival it was held against. The caption is the verdict."""
     table = Table(caption=audit.verdict, caption_justify="left")
-    for heading in ("shortcut", "learnt from", "HR@1", "n", "gain over", "gain", "finding"):
-        table.add_column(heading, justify="right" if heading in ("HR@1", "n", "gain") else "left")
+    table.add_column("shortcut (learnt from)")
+    table.add_column("HR@1", justify="right")
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("gain over its rival")
+    table.add_column("finding")
     for row in audit.rows:
-        gain = interval_text(row.gain) if row.gain else ""
-        finding = "[red]LEAK[/red]" if row.leak else row.note
-        table.add_row(
-            row.name, row.learnt_from, interval_text(row.hr), str(row.hr.n), row.against or "", gain, finding
-        )
+        name = f"{row.name} ({row.learnt_from})" if row.learnt_from else row.name
+        gain = f"{interval_text(row.gain)} over {row.against}" if row.gain else ""
+        finding = "; ".join(filter(None, ["[red]LEAK[/red]" if row.leak else "", row.note]))
+        table.add_row(name, interval_text(row.hr), str(row.hr.n), gain, finding)
     return table

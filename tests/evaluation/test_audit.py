@@ -1,0 +1,233 @@
+"""The audit finds what was planted, finds nothing in clean lists, and does so on the real data sets."""
+
+import io
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare
+from prefrec.errors import DataError
+from prefrec.evaluation import Audit, audit_lists, audit_prepared, audit_table
+
+N_ITEMS, SIZE = 200, 10
+CATALOGUE = Catalogue(
+    pl.DataFrame(
+        {
+            "item_id": [str(i) for i in range(N_ITEMS)],
+            "title": ["t" * (1 + i * 37 % 50) for i in range(N_ITEMS)],
+        }
+    )
+)
+RNG_OF_ITEMS = np.random.default_rng(99)
+POPULARITY = RNG_OF_ITEMS.permutation(1.0 / np.arange(1, N_ITEMS + 1))
+SHARED = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+
+
+def _log(
+    rng: np.random.Generator, users: int = 200, name: str = "u", popularity: np.ndarray = POPULARITY
+) -> pl.DataFrame:
+    """Users who take popular items in random order."""
+    rows = []
+    for u in range(users):
+        items = rng.choice(N_ITEMS, 12, replace=False, p=popularity / popularity.sum())
+        rows += [(f"{name}{u}", str(i), t) for t, i in enumerate(items)]
+    schema = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _examples(log: pl.DataFrame, rng: np.random.Generator) -> list[RankingExample]:
+    """Clean rows: uniform negatives, random places; each user's items from the fourth on are targets."""
+    rows = []
+    for (user,), part in log.group_by("user_id", maintain_order=True):
+        items = part["item_id"].to_list()
+        for k in range(3, len(items)):
+            negatives = [str(i) for i in rng.permutation(N_ITEMS) if str(i) not in items][: SIZE - 1]
+            candidates = [*negatives, items[k]]
+            rows.append(
+                RankingExample(str(user), tuple(items[:k]), tuple(rng.permutation(candidates).tolist()), items[k])
+            )
+    return rows
+
+
+def _clean(seed: int) -> tuple[list[RankingExample], list[RankingExample], pl.DataFrame]:
+    rng = np.random.default_rng(seed)
+    log = _log(rng)
+    return _examples(_log(rng, 60, "held-out-"), rng), _examples(log, rng), log
+
+
+def _audit(test, learn, log, **options) -> Audit:
+    return audit_lists(test, learn, CATALOGUE, log, resamples=500, **options)
+
+
+def test_clean_lists_have_no_leak_and_few_false_alarms():
+    audits = [_audit(*_clean(seed)) for seed in range(12)]
+    assert sum(len(a.leaks) for a in audits) <= 2
+    first = audits[0]
+    assert first.row("random").hr.mean == pytest.approx(1 / SIZE)
+    assert first.row("popularity").note == "rewarded by the lists"
+    assert "popularity is rewarded by the lists (HR@1 0." in first.verdict
+    assert first.verdict.startswith("Audit: no leak in 540 lists")
+
+
+def _seeded_by_target(e: RankingExample) -> RankingExample:
+    """The published rule in small: places are a function of the target."""
+    rng = np.random.default_rng(int(e.target))
+    return replace(e, candidates=tuple(rng.permutation(sorted(e.candidates, key=lambda c: c != e.target)).tolist()))
+
+
+def _negatives_by_target(e: RankingExample) -> RankingExample:
+    rng = np.random.default_rng(int(e.target))
+    negatives = [str(i) for i in rng.permutation(N_ITEMS) if str(i) != e.target][: SIZE - 1]
+    spot = e.target_index
+    return replace(e, candidates=(*negatives[:spot], e.target, *negatives[spot:]))
+
+
+def _first(e: RankingExample) -> RankingExample:
+    return replace(e, candidates=(e.target, *(c for c in e.candidates if c != e.target)))
+
+
+def _longest(e: RankingExample) -> RankingExample:
+    titles = CATALOGUE.titles
+    longest = max(e.candidates, key=lambda c: len(titles[c]))
+    swap = {longest: e.target, e.target: longest} if len(titles[longest]) > len(titles[e.target]) else {}
+    return replace(e, target=swap.get(e.target, e.target))
+
+
+@pytest.mark.parametrize(
+    ("plant", "name"),
+    [
+        (_seeded_by_target, "position lookup"),
+        (_negatives_by_target, "list lookup"),
+        (_first, "target position"),
+        (_longest, "title length"),
+    ],
+)
+def test_planted_leaks_are_found(plant, name):
+    test, learn, log = _clean(0)
+    found = _audit([plant(e) for e in test], [plant(e) for e in learn], log)
+    assert name in [r.name for r in found.leaks]
+    row = found.row(name)
+    assert row.gain.low > 0
+    assert f"{name} (HR@1 {row.hr.mean:.3f}, chance 0.100)" in found.verdict
+
+
+def test_a_ragged_list_that_betrays_its_target_is_found():
+    """Short lists end with the target, long ones begin with it: the place depends on the length."""
+    rng = np.random.default_rng(0)
+
+    def plant(e: RankingExample) -> RankingExample:
+        negatives = [c for c in e.candidates if c != e.target]
+        short = bool(rng.integers(2))
+        return replace(e, candidates=(*negatives[:5], e.target) if short else (e.target, *negatives))
+
+    test, learn, log = _clean(0)
+    found = _audit([plant(e) for e in test], [plant(e) for e in learn], log)
+    assert found.row("target position").hr.mean == 1
+    assert found.row("target position").leak
+
+
+def _sorted_log(log: pl.DataFrame, key: dict[str, int]) -> pl.DataFrame:
+    order = log.with_columns(pl.col("item_id").replace_strict(key).alias("key")).sort("user_id", "key")
+    return order.select("user_id", "item_id", pl.int_range(pl.len()).over("user_id").alias("timestamp"))
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_histories_that_are_not_chronological_are_found(hidden):
+    """Sorted by their id, or by a key that is not in the data."""
+    rng = np.random.default_rng(1)
+    key = {str(i): int(k) for i, k in enumerate(rng.permutation(N_ITEMS) if hidden else range(N_ITEMS))}
+    flat = np.ones(N_ITEMS)
+    log = _sorted_log(_log(rng, 400, popularity=flat), key)
+    test = _examples(_sorted_log(_log(rng, 60, "held-out-", flat), key), rng)
+    found = _audit(test, _examples(log, rng), log)
+    leaks = [r.name for r in found.leaks]
+    assert "common order" in leaks
+    assert ("id order" in leaks) is not hidden
+    assert found.row("common order").note == "100% of steps in this order"
+    assert hidden or found.row("id order").note == "100% of steps in this order"
+
+
+def test_a_handful_of_users_proves_nothing():
+    test, learn, log = _clean(0)
+    few = [_first(e) for e in test if e.user_id in {"held-out-0", "held-out-1", "held-out-2"}]
+    found = _audit(few, [_first(e) for e in learn], log)
+    assert found.row("target position").hr.mean == 1
+    assert not found.leaks
+    assert found.verdict == "Audit: 27 lists of 3 users are too few to tell a leak from luck (20 users needed)."
+
+
+def test_json_table_seed_and_thinning(monkeypatch):
+    test, learn, log = _clean(0)
+    found = _audit(test, learn, log, learnt_from="validation")
+    assert found == _audit(test, learn, log, learnt_from="validation")
+    assert Audit.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
+    out = io.StringIO()
+    Console(file=out, width=180).print(audit_table(found))
+    for part in ("position lookup", "validation", "540", "Audit: no leak", "co-occurrence"):
+        assert part in out.getvalue()
+    monkeypatch.setattr("prefrec.evaluation.audit.MAX_LEARN_ROWS", 50)
+    assert _audit(test, learn, log) != _audit(test, learn[:50], log)
+
+
+def test_bad_calls_are_refused():
+    test, learn, log = _clean(0)
+    data = PreparedData(CATALOGUE, learn, [], test, log)
+    assert audit_prepared(data, resamples=100).row("random").hr.n == len(test)
+    with pytest.raises(DataError, match="cannot learn from the test lists"):
+        audit_prepared(data, learn_from="test")
+    with pytest.raises(DataError, match="nothing to audit"):
+        audit_prepared(data, split="validation")
+
+
+def _real(name: str, **options) -> PreparedData:
+    folder = {"lastfm-published": "lastfm-sdpo", "lastfm-hetrec": "lastfm-hetrec2011"}.get(name, name)
+    if not (SHARED / folder).is_dir():
+        pytest.skip(f"the {folder} data set is not beside the checkout (set PREFREC_SHARED_DATA)")
+    return prepare(PrepareConfig(source=name, path=SHARED / folder, **options))
+
+
+@pytest.fixture(scope="module")
+def published() -> PreparedData:
+    return _real("lastfm-published", candidates={"kind": "published"})
+
+
+@pytest.mark.shared_data
+def test_published_lastfm_leaks_through_places_lists_and_order(published):
+    found = audit_prepared(published, learn_from="validation")
+    assert found.row("random").hr.n == 2495
+    assert {r.name for r in found.leaks} == {"position lookup", "list lookup", "common order"}
+    assert found.row("position lookup").hr.mean == pytest.approx(0.55, abs=0.06)
+    assert found.row("common order").hr.mean == pytest.approx(0.76, abs=0.03)
+    assert audit_prepared(published).row("position lookup").hr.mean > 0.75
+
+
+@pytest.mark.shared_data
+def test_published_lastfm_leaks_through_the_artist_id(published):
+    """With HetRec's artist ids as a column, the next id is the target in 78% of the rows."""
+    artists = SHARED / "lastfm-hetrec2011" / "artists.dat"
+    if not artists.is_file():
+        pytest.skip("HetRec's artists.dat is not beside the checkout")
+    fields = [line.split("\t") for line in artists.read_text(encoding="utf-8").splitlines()[1:]]
+    numbers = pl.DataFrame({"title": [f[1] for f in fields], "artist_id": [int(f[0]) for f in fields]}).unique(
+        "title", keep="first", maintain_order=True
+    )
+    frame = published.catalogue.frame.join(numbers, on="title", how="left", maintain_order="left")
+    found = audit_prepared(replace(published, catalogue=Catalogue(frame)), learn_from="validation")
+    assert found.row("id order (artist_id)").leak
+    assert found.row("id order (artist_id)").hr.mean == pytest.approx(0.78, abs=0.01)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("kind", ["uniform", "popularity"])
+@pytest.mark.parametrize("name", ["movielens-100k", "lastfm-hetrec", "goodreads-windows"])
+def test_prepared_lists_do_not_leak(name, kind):
+    data = _real(name, candidates={"kind": kind}, max_train_rows=20_000)
+    found = audit_prepared(data)
+    assert found.leaks == []
+    assert found.row("co-occurrence").hr.low > found.row("random").hr.mean

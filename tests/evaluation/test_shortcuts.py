@@ -1,0 +1,149 @@
+"""Each shortcut against a slow twin that follows its sentence."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import DataError
+from prefrec.evaluation.shortcuts import (
+    encode_lists,
+    id_keys,
+    list_lookup,
+    next_in_order,
+    position_lookup,
+    shuffled_lists,
+    shuffled_positions,
+    target_position,
+    title_length,
+)
+
+N = 12
+IDS = [str(i * 7 % 31) for i in range(N)]
+TITLES = ["x" * (i * 5 % 13 + 1) for i in range(N)]
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
+
+
+def _examples(n: int, seed: int, ragged: bool = True) -> list[RankingExample]:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for b in range(n):
+        order = [IDS[i] for i in rng.permutation(N)]
+        size = int(rng.integers(3, 6)) if ragged else 5
+        history = tuple(order[size : size + int(rng.integers(0, 3))])
+        rows.append(RankingExample(f"u{b}", history, tuple(order[:size]), order[int(rng.integers(size))]))
+    return rows
+
+
+@pytest.fixture
+def test_rows() -> list[RankingExample]:
+    return _examples(15, seed=1)
+
+
+@pytest.fixture
+def learn_rows() -> list[RankingExample]:
+    return _examples(60, seed=2)
+
+
+def _assert_scores(scores, examples, twin):
+    for row, e in zip(scores, examples, strict=True):
+        size = len(e.candidates)
+        np.testing.assert_allclose(row[:size], [twin(e, p, c) for p, c in enumerate(e.candidates)])
+        assert np.isneginf(row[size:]).all()
+
+
+def test_target_position(test_rows, learn_rows):
+    def twin(e, p, _):
+        return 1 + sum(len(t.candidates) == len(e.candidates) and t.target_index == p for t in learn_rows)
+
+    lists, seen = encode_lists(test_rows, CATALOGUE), encode_lists(learn_rows, CATALOGUE)
+    _assert_scores(target_position(lists, seen), test_rows, twin)
+
+
+def test_position_lookup(test_rows, learn_rows):
+    def twin(e, p, c):
+        at = [t.target_index for t in learn_rows if t.target == c]
+        return (at.count(p) + 1 / len(e.candidates)) / (len(at) + 1)
+
+    lists, seen = encode_lists(test_rows, CATALOGUE), encode_lists(learn_rows, CATALOGUE)
+    _assert_scores(position_lookup(lists, seen), test_rows, twin)
+
+
+def test_list_lookup(test_rows, learn_rows):
+    def overlaps(e, c):
+        return [len(set(e.candidates) & set(t.candidates) - {c}) for t in learn_rows if t.target == c]
+
+    pooled = [o for e in test_rows for c in e.candidates for o in overlaps(e, c)]
+
+    def twin(e, _, c):
+        found = overlaps(e, c)
+        return (sum(found) + np.mean(pooled)) / (len(found) + 1)
+
+    lists, seen = encode_lists(test_rows, CATALOGUE), encode_lists(learn_rows, CATALOGUE)
+    _assert_scores(list_lookup(lists, seen), test_rows, twin)
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_next_in_order_picks_the_next_id(test_rows, up):
+    """Training rows whose target is always the next id on one side choose the direction."""
+    rows = [
+        RankingExample("t", (IDS[4],), tuple(sorted(IDS[5:8])), min(IDS[5:8], key=lambda i: side(i, IDS[4])))
+        for side in [lambda i, last: (int(i) - int(last)) % 1000 if up else (int(last) - int(i)) % 1000]
+    ]
+    lists = encode_lists(test_rows, CATALOGUE)
+    scores = next_in_order(lists, encode_lists(rows, CATALOGUE), id_keys(CATALOGUE)["item_id"])
+    for row, e in zip(scores, test_rows, strict=True):
+        gaps = {c: (int(c) - int(e.history[-1])) * (1 if up else -1) for c in e.candidates} if e.history else {}
+        beyond = [c for c, gap in gaps.items() if gap > 0]
+        if beyond:
+            assert e.candidates[int(np.argmax(row))] == min(beyond, key=gaps.__getitem__)
+        else:
+            assert len(set(row[: len(e.candidates)])) == 1
+
+
+def test_id_keys_are_numbers_or_places_and_other_id_columns():
+    assert id_keys(CATALOGUE)["item_id"].tolist() == [float(i) for i in IDS]
+    frame = pl.DataFrame({"item_id": ["b", "7"], "title": ["x", "y"], "artist_id": [3, None], "year_id": ["p", "q"]})
+    keys = id_keys(Catalogue(frame))
+    assert list(keys) == ["item_id", "artist_id"]
+    assert keys["item_id"].tolist() == [0.0, 1.0]
+    np.testing.assert_array_equal(keys["artist_id"], [3.0, np.nan])
+
+
+@pytest.mark.parametrize("longest", [True, False])
+def test_title_length_learns_its_direction(test_rows, longest):
+    length = dict(zip(IDS, map(len, TITLES), strict=True))
+    pick = max if longest else min
+    rows = [
+        RankingExample(e.user_id, e.history, e.candidates, pick(e.candidates, key=length.__getitem__))
+        for e in _examples(30, 3)
+    ]
+    scores = title_length(encode_lists(test_rows, CATALOGUE), encode_lists(rows, CATALOGUE), CATALOGUE)
+    _assert_scores(scores, test_rows, lambda e, p, c: length[c] * (1 if longest else -1))
+
+
+def test_nothing_to_learn_from_is_no_opinion(test_rows):
+    lists, seen = encode_lists(test_rows, CATALOGUE), encode_lists([], CATALOGUE)
+    for rule in (target_position, position_lookup, list_lookup):
+        for row, e in zip(rule(lists, seen), test_rows, strict=True):
+            assert len(set(row[: len(e.candidates)].tolist())) == 1
+
+
+def test_shuffles_cut_one_tie_and_keep_the_rest():
+    rng = np.random.default_rng(4)
+    seen = encode_lists(_examples(200, 5), CATALOGUE)
+    moved, dealt = shuffled_positions(seen, rng), shuffled_lists(seen, rng)
+    for cut in (moved, dealt):
+        np.testing.assert_array_equal(cut.target_codes, seen.target_codes)
+        np.testing.assert_array_equal(cut.lengths, seen.lengths)
+    np.testing.assert_array_equal(np.sort(moved.codes), np.sort(seen.codes))
+    assert 0.1 < (moved.target == seen.target).mean() < 0.4
+    np.testing.assert_array_equal(dealt.target, seen.target)
+    assert (dealt.codes != seen.codes).any(axis=1).mean() > 0.9
+    before, after = (np.bincount(x.codes[x.codes >= 0], minlength=N) for x in (seen, dealt))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_unknown_items_are_named():
+    with pytest.raises(DataError, match="item 'ghost' is not in the catalogue of 12 items"):
+        encode_lists([RankingExample("u", (), ("ghost", IDS[0]), "ghost")], CATALOGUE)
