@@ -172,7 +172,9 @@ def test_json_table_seed_and_thinning(monkeypatch):
     for part in ("position lookup", "validation", "540", "Audit: no leak", "co-occurrence"):
         assert part in out.getvalue()
     monkeypatch.setattr("prefrec.evaluation.audit.MAX_LEARN_ROWS", 50)
-    assert _audit(test, learn, log) != _audit(test, learn[:50], log)
+    thinned = _audit(test, learn, log)
+    assert thinned != _audit(test, learn[:50], log)
+    assert thinned.row("position lookup").learnt_from == "train, 50 of 1,800 rows"
 
 
 def test_bad_calls_are_refused():

@@ -171,6 +171,7 @@ def audit_lists(
         raise DataError("nothing to audit: the split holds no example")
     rng = np.random.default_rng(seed)
     if len(learn) > MAX_LEARN_ROWS:
+        learnt_from = f"{learnt_from}, {MAX_LEARN_ROWS:,} of {len(learn):,} rows"
         learn = [learn[i] for i in rng.choice(len(learn), MAX_LEARN_ROWS, replace=False)]
     lists, seen = shortcuts.encode_lists(examples, catalogue), shortcuts.encode_lists(learn, catalogue)
     trial = _Trial(_references(lists, examples, train_interactions))

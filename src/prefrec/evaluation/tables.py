@@ -20,10 +20,10 @@ def metric_label(metric: str) -> str:
 
 
 def interval_text(interval: Interval, digits: int = 3) -> str:
-    """`0.312 [0.281,0.343]`, breakable at its space only; with its sign and p for a difference."""
+    """`0.312 [0.281, 0.343]`; with its sign and p for a difference."""
     signed = isinstance(interval, PairedDifference)
     form = f"{'+' if signed else ''}.{digits}f"
-    ends = "no interval" if math.isnan(interval.low) else f"{interval.low:{form}},{interval.high:{form}}"
+    ends = "no interval" if math.isnan(interval.low) else f"{interval.low:{form}}, {interval.high:{form}}"
     p = f" p={interval.p_value:.3f}" if isinstance(interval, PairedDifference) else ""
     return f"{interval.mean:{form}} \\[{ends}]{p}"
 
