@@ -65,7 +65,7 @@ class PrepareConfig(BaseModel):
     interactions: Path | None = Field(None, description="Log file (source files, goodreads).")
     items: Path | None = Field(None, description="Catalogue file with titles (source files, goodreads).")
     columns: ColumnNames = Field(default_factory=lambda: ColumnNames(), description="Column names (source files).")
-    encoding: str = Field("utf-8", description="Encoding of the text files (source files).")
+    encoding: str = Field("utf-8", description="Encoding of the text files (sources files and movielens-csv).")
     domain: Domain | None = Field(None, description="Which prompt templates fit; None: what the source says.")
     split: SplitName | None = Field(
         None, description="None: the source's own split where it has one, else leave-last-out."

@@ -6,7 +6,7 @@ import difflib
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import polars as pl
 from prefrec.errors import DataError
 
 TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
+HEADERLESS = (".data",)
 _READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
@@ -62,11 +63,14 @@ def decode(data: bytes, path: Path, encoding: str) -> str:
         ) from None
 
 
-def read_table(path: Path, encoding: str = "utf-8") -> pl.DataFrame:
+def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None = None) -> pl.DataFrame:
     """A CSV, TSV, RecBole atomic (`.inter`, `.item`) or Parquet file, `.gz` too, by its suffix.
 
     Text files give columns of strings only, so that ids like `007` stay what they are; RecBole's
     `name:type` headers become `name`.
+
+    Args:
+        header: column names of a tab-separated file that has no header line.
 
     Raises:
         DataError: missing, unreadable or empty file, or a line with more fields than the header.
@@ -76,12 +80,14 @@ def read_table(path: Path, encoding: str = "utf-8") -> pl.DataFrame:
         return _read_parquet(path)
     text = read_text(path, encoding)
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    header = text.split("\n", 1)[0].rstrip("\r")
-    if not header.strip():
+    if header:
+        text = "\t".join(header) + "\n" + text
+    names = text.split("\n", 1)[0].rstrip("\r")
+    if not names.strip():
         raise DataError(f"{path}: the file is empty; expected a header line with column names")
-    separator = _separator(header, suffix.lower())
+    separator = _separator(names, suffix.lower())
     quote = None if separator == "\t" else '"'
-    frame = _parse_csv(text, path, separator, quote)
+    frame = _parse_csv(text, path, separator, quote, 1 if header is None else 0)
     return frame.rename({c: c.split(":", 1)[0].strip() for c in frame.columns})
 
 
@@ -183,10 +189,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise _gzip_error(path, e, line) from None
 
 
-def first_line(bad: pl.Series, path: Path, header: int = 1) -> str:
-    """`line 7` of the first true value, counting `header` lines (`row 5` for Parquet, from 0)."""
+def first_line(bad: pl.Series, path: Path) -> str:
+    """Where the first true value stands: `line 7`, or `row 5` (from 0) in Parquet."""
     index = int(bad.arg_true()[0])
-    return f"row {index}" if path.suffix in (".parquet", ".pq") else f"line {index + 1 + header}"
+    if path.suffix in (".parquet", ".pq"):
+        return f"row {index}"
+    return f"line {index + (1 if path.suffix in HEADERLESS else 2)}"
 
 
 def _no_column(frame: pl.DataFrame, ours: str, theirs: str, path: Path, option: str | None) -> DataError:
@@ -253,13 +261,13 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}: not a readable Parquet file ({str(e).splitlines()[0]})") from None
 
 
-def _parse_csv(text: str, path: Path, separator: str, quote: str | None) -> pl.DataFrame:
+def _parse_csv(text: str, path: Path, separator: str, quote: str | None, first: int) -> pl.DataFrame:
     try:
         return pl.read_csv(text.encode(), separator=separator, quote_char=quote, infer_schema=False)
     except pl.exceptions.PolarsError as e:
         lines = text.splitlines()
         expected = lines[0].count(separator)
-        wide = next((n for n, row in enumerate(lines, start=1) if row.count(separator) > expected), None)
+        wide = next((n for n, row in enumerate(lines, start=first) if row.count(separator) > expected), None)
         where = f", line {wide}" if wide else ""
         why = f"more than the {expected + 1} fields of the header" if wide else str(e).splitlines()[0]
         raise DataError(f"{path}{where}: cannot be read as a table: {why}") from None

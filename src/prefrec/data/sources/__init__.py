@@ -39,7 +39,7 @@ def load_source(config: PrepareConfig) -> Source:
         case "movielens-100k":
             return movielens_100k(config.path)
         case "movielens-csv":
-            return movielens_csv(_given(config.path, "path"))
+            return movielens_csv(_given(config.path, "path"), config.encoding)
         case "lastfm-hetrec":
             return lastfm_hetrec(_given(config.path, "path"))
         case "lastfm-published":

@@ -43,7 +43,7 @@ def movielens_100k(path: Path | None = None) -> Source:
     return _source("movielens-100k", log, raw, folder)
 
 
-def movielens_csv(path: Path) -> Source:
+def movielens_csv(path: Path, encoding: str = "utf-8") -> Source:
     """MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`.
 
     Raises:
@@ -52,11 +52,11 @@ def movielens_csv(path: Path) -> Source:
     folder = Path(path)
     ratings, movies = folder / "ratings.csv", folder / "movies.csv"
     log = pick_columns(
-        read_table(ratings),
+        read_table(ratings, encoding),
         {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"},
         ratings,
     )
-    items = pick_columns(read_table(movies), {"item_id": "movieId", "title": "title"}, movies)
+    items = pick_columns(read_table(movies, encoding), {"item_id": "movieId", "title": "title"}, movies)
     items = check_ids(check_ids(items, "item_id", movies), "title", movies)
     return _source("movielens-csv", _typed(log, ratings), dict(items.iter_rows()), folder)
 
@@ -99,9 +99,7 @@ def _typed(log: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _raw_log(path: Path) -> pl.DataFrame:
-    text = "user_id\titem_id\trating\ttimestamp\n" + read_text(path)
-    log = pl.read_csv(text.encode(), separator="\t", quote_char=None, infer_schema=False)
-    return _typed(log, path)
+    return _typed(read_table(path, header=("user_id", "item_id", "rating", "timestamp")), path)
 
 
 def _raw_titles(path: Path) -> dict[str, str]:

@@ -1,0 +1,38 @@
+"""Fixtures for the data tests: the real data where they are, small made-up files everywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of the real data sets; skips where it is absent."""
+    folder = Path(os.environ.get("PREFREC_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data not found at {folder} (set PREFREC_SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Callable[..., dict[str, Path]]:
+    """Writes a small log and catalogue as CSV: `users` people take some of `items` items, one a second."""
+
+    def write(users: int = 8, items: int = 40, length: int = 8) -> dict[str, Path]:
+        log = [
+            (f"u{u}", f"i{(u * 3 + n * 5) % items}", 1_000 + 10 * n + u) for u in range(users) for n in range(length)
+        ]
+        paths = {"interactions": tmp_path / "log.csv", "items": tmp_path / "items.csv"}
+        pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(paths["interactions"])
+        catalogue = [(f"i{i}", f"Thing {i}") for i in range(items)]
+        pl.DataFrame(catalogue, schema=["item_id", "title"], orient="row").write_csv(paths["items"])
+        return paths
+
+    return write

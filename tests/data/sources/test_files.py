@@ -1,0 +1,123 @@
+"""Anybody's files: every bad input ends in a message that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from prefrec.data.sources import files
+from prefrec.errors import DataError
+
+Shop = Callable[..., dict[str, Path]]
+
+
+def test_defaults(shop: Shop) -> None:
+    source = files(**shop())
+    assert source.interactions.columns == ["user_id", "item_id", "timestamp"]
+    assert len(source.interactions) == 64
+    assert source.catalogue.titles["i3"] == "Thing 3"
+    assert (source.domain, source.notes) == ("generic", [])
+
+
+def test_parquet_and_mapped_columns(tmp_path: Path) -> None:
+    log = pl.DataFrame({"who": [1, 2], "what": [7, 7], "when": [5.0, 6.0], "stars": [3, 4]})
+    log.write_parquet(tmp_path / "log.parquet")
+    (tmp_path / "items.tsv").write_text("id\tname\n7\tHope\n")
+    source = files(
+        tmp_path / "log.parquet",
+        tmp_path / "items.tsv",
+        user="who",
+        item="what",
+        timestamp="when",
+        rating="stars",
+        catalogue_item="id",
+        title="name",
+    )
+    assert source.interactions.rows() == [("1", "7", 5, 3.0), ("2", "7", 6, 4.0)]
+
+
+def test_recbole_files(tmp_path: Path) -> None:
+    (tmp_path / "a.inter").write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t7\t3\t5\n")
+    (tmp_path / "a.item").write_text("item_id:token\tmovie_title:token_seq\n7\tHope\n")
+    source = files(tmp_path / "a.inter", tmp_path / "a.item", title="movie_title")
+    assert source.interactions.rows() == [("1", "7", 5, 3.0)]
+
+
+def test_empty_log(shop: Shop) -> None:
+    paths = shop()
+    paths["interactions"].write_text("user_id,item_id,timestamp\n")
+    with pytest.raises(DataError, match=r"log\.csv: the log is empty"):
+        files(**paths)
+
+
+def test_unknown_column(shop: Shop) -> None:
+    with pytest.raises(DataError, match=r"no column 'customer'.*there are 'user_id', 'item_id'.*--user-column"):
+        files(**shop(), user="customer")
+    with pytest.raises(
+        DataError, match=r"items\.csv: no column 'titel' for title; .*Did you mean 'title'\?.*--title-col"
+    ):
+        files(**shop(), title="titel")
+    with pytest.raises(DataError, match="no column 'stars' for rating"):
+        files(**shop(), rating="stars")
+
+
+def test_item_without_title(shop: Shop) -> None:
+    paths = shop()
+    with paths["interactions"].open("a") as f:
+        f.write("u0,ghost,5\nu1,ghost,6\n")
+    with pytest.raises(
+        DataError, match=r"1 items of the log have no title.*'ghost'; 2 interactions.*--missing-titles drop"
+    ):
+        files(**paths)
+    source = files(**paths, missing_titles="drop")
+    assert source.notes == ["2 interactions with items without a title were left out"]
+
+
+def test_empty_and_conflicting_titles(shop: Shop) -> None:
+    paths = shop()
+    text = paths["items"].read_text()
+    paths["items"].write_text(text + 'i99," "\n')
+    with pytest.raises(DataError, match=r"items\.csv: 1 items have an empty title \(first: i99\)"):
+        files(**paths)
+    paths["items"].write_text(text + "i3,Other\n")
+    with pytest.raises(
+        DataError, match=r"item 'i3' has 2 titles: 'Thing 3' / 'Other' .1 items like it.; keep one line"
+    ):
+        files(**paths)
+    paths["items"].write_text(text + "i3,Thing 3\n")
+    assert len(files(**paths).catalogue) == 40
+    paths["items"].write_text("item_id,title\n")
+    with pytest.raises(DataError, match="the catalogue has no items"):
+        files(**paths)
+
+
+def test_duplicate_titles(shop: Shop) -> None:
+    paths = shop()
+    text = paths["items"].read_text().replace("Thing 5\n", "thing 3\n")
+    paths["items"].write_text(text)
+    with pytest.raises(DataError, match=r"'Thing 3' is the title of i3, i5.*merge .* or number"):
+        files(**paths)
+    merged = files(**paths, duplicate_titles="merge")
+    assert len(merged.catalogue) == 39
+    assert "i5" not in merged.interactions["item_id"].to_list()
+    assert files(**paths, duplicate_titles="number").catalogue.titles["i5"] == "Thing 3 (2)"
+
+
+def test_nan_timestamps(shop: Shop) -> None:
+    paths = shop()
+    text = paths["interactions"].read_text().splitlines()
+    text[4] = "u0,i15,NaN"
+    paths["interactions"].write_text("\n".join(text))
+    with pytest.raises(DataError, match=r"log\.csv, line 5, column timestamp: 'NaN' is not seconds"):
+        files(**paths)
+
+
+def test_wrong_encoding(shop: Shop) -> None:
+    paths = shop()
+    paths["items"].write_bytes(paths["items"].read_text().replace("Thing 3\n", "Café\n").encode("latin-1"))
+    with pytest.raises(DataError, match=r"items\.csv, line 5: byte 0xe9 is not utf-8.*--encoding cp1252"):
+        files(**paths)
+    assert files(**paths, encoding="latin-1").catalogue.titles["i3"] == "Café"

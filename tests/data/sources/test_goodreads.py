@@ -1,0 +1,124 @@
+"""Goodreads: the UCSD files, and windows split by group."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefrec.data import PrepareConfig, prepare
+from prefrec.data.sources import goodreads, goodreads_windows
+from prefrec.data.sources.goodreads import find_files
+from prefrec.errors import DataError
+
+DATE = "Wed Jan 10 10:24:35 -0800 2018"
+
+
+def shelf(user: str, book: str, read: bool = True, rating: int = 4, date: str = DATE) -> dict[str, Any]:
+    return {"user_id": user, "book_id": book, "is_read": read, "rating": rating, "date_added": date, "review_id": "x"}
+
+
+def write(folder: Path, rows: list[dict[str, Any]], books: list[dict[str, Any]]) -> tuple[Path, Path]:
+    paths = folder / "goodreads_interactions_poetry.json.gz", folder / "goodreads_books_poetry.json.gz"
+    for path, content in zip(paths, (rows, books), strict=True):
+        path.write_bytes(gzip.compress("\n".join(map(json.dumps, content)).encode()))
+    return paths
+
+
+BOOKS = [
+    {"book_id": "1", "title": "Poems"},
+    {"book_id": "2", "title": "Odes"},
+    {"book_id": "3", "title": "odes "},
+    {"book_id": "9", "title": ""},
+]
+
+
+def test_ucsd_files(tmp_path: Path) -> None:
+    source = goodreads(*write(tmp_path, [shelf("u", "1"), shelf("u", "3", rating=0), shelf("v", "2", False)], BOOKS))
+    assert source.interactions.rows() == [("u", "1", 1_515_608_675, 4.0), ("u", "2", 1_515_608_675, 0.0)]
+    assert source.catalogue.titles == {"1": "Poems", "2": "Odes"}
+    assert source.touched is not None
+    assert ("v", "2") in source.touched.rows()
+    assert source.notes[-1] == "1 of 3 shelved books were not read and are left out"
+    assert find_files(tmp_path)[1].name == "goodreads_books_poetry.json.gz"
+
+
+def test_unread_books_can_stay(tmp_path: Path) -> None:
+    paths = write(tmp_path, [shelf("u", "1", False)], BOOKS)
+    assert len(goodreads(*paths, read_only=False).interactions) == 1
+    with pytest.raises(DataError, match=r"no book is marked as read.*--all-shelves"):
+        goodreads(*paths)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (shelf("u", "9"), "1 items of the log have no title .*--missing-titles drop"),
+        (shelf("u", "1", date="yesterday"), "row 2, date_added: 'yesterday' is not like 'Wed Jan"),
+        ({"user_id": "u", "book_id": "1"}, "line 2: no field 'is_read'; there are user_id, book_id"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        goodreads(*write(tmp_path, [shelf("u", "1"), row], BOOKS))
+
+
+def test_missing_titles_can_be_dropped(tmp_path: Path) -> None:
+    paths = write(tmp_path, [shelf("u", "9"), shelf("u", "1")], BOOKS)
+    assert len(goodreads(*paths, missing_titles="drop").interactions) == 1
+
+
+def test_truncated_download(tmp_path: Path) -> None:
+    log, books = write(tmp_path, [shelf("u", "1")] * 50, BOOKS)
+    log.write_bytes(log.read_bytes()[:-20])
+    with pytest.raises(DataError, match="truncated or damaged"):
+        goodreads(log, books)
+
+
+def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected one goodreads_interactions_<genre>.json.gz, found none"):
+        find_files(tmp_path)
+
+
+def window_folder(tmp_path: Path, groups: int = 20) -> Path:
+    rows = [{"history": [f"A{g}", f"B{g}"], "target": f"C{n}", "group": g} for g in range(groups) for n in range(2)]
+    rows.append({"history": ["c0", "A0"], "target": "C0", "group": 0})
+    text = [json.dumps(r) for r in rows]
+    (tmp_path / "windows_train.jsonl").write_text("\n".join(text[::2]))
+    (tmp_path / "windows_valid_recovered.jsonl").write_text("\n".join(text[1::2]))
+    return tmp_path
+
+
+def test_windows_keep_groups_together(tmp_path: Path) -> None:
+    source = goodreads_windows(window_folder(tmp_path), history_length=1)
+    assert source.given is not None
+    users = {part: {w.user_id for w in ws} for part, ws in source.given.windows.items()}
+    assert [len(u) for u in users.values()] == [16, 2, 2]
+    assert len(set().union(*users.values())) == 20
+    assert users["train"] == source.given.train_users
+    assert all(len(w.history) == 1 for w in source.given.windows["train"])
+    assert source.notes[0] == "1 windows whose target is in the history are left out"
+    assert source.notes[1] == "1 spellings differ in case or spacing only and count as one book"
+    assert len({(u, i) for u, i, _ in source.interactions.iter_rows()}) == len(source.interactions)
+
+
+def test_windows_damaged(tmp_path: Path) -> None:
+    (window_folder(tmp_path) / "windows_train.jsonl").write_text('{"history": ["a", ""], "target": "b", "group": 1}')
+    with pytest.raises(DataError, match=r"windows_train\.jsonl, line 1: expected history"):
+        goodreads_windows(tmp_path)
+
+
+@pytest.mark.shared_data
+def test_real_windows(shared_data: Path) -> None:
+    data = prepare(PrepareConfig(source="goodreads-windows", path=shared_data / "goodreads-windows"))
+    rows = data.protocol["counts"]["rows"]
+    assert sum(rows.values()) == 4_999 + 2_474 - 7
+    assert min(rows.values()) > 500
+    users = [{e.user_id for e in part} for part in (data.train, data.validation, data.test)]
+    assert not users[0] & users[1]
+    assert not users[0] & users[2]
+    assert not users[1] & users[2]
+    assert not users[2] & set(data.train_interactions["user_id"].to_list())

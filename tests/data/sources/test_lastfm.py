@@ -1,0 +1,108 @@
+"""LastFM: by date from the raw files; the published form row for row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prefrec.data import PrepareConfig, prepare
+from prefrec.data.published import read_published, to_published
+from prefrec.data.sources import lastfm_hetrec, lastfm_published
+from prefrec.errors import DataError
+
+
+def hetrec_folder(tmp_path: Path) -> Path:
+    """Four users who tagged the same four artists; user 1 tags artist 10 twice, artist 13 in 1956."""
+    tags = [(u, a, 7, 1, a - 9, 2009) for u in range(1, 5) for a in range(10, 14)]
+    tags += [(1, 10, 8, 1, 1, 2008), (1, 99, 7, 1, 1, 2009)]
+    tags = [(*row[:5], 1956) if row[:2] == (1, 13) else row for row in tags]
+    header = "userID\tartistID\ttagID\tday\tmonth\tyear\n"
+    lines = ["\t".join(map(str, row)) for row in tags]
+    (tmp_path / "user_taggedartists.dat").write_text(header + "\n".join(lines) + "\n")
+    artists = "".join(f'{a}\tBand "{a}"\turl\tpic\n' for a in range(10, 15))
+    (tmp_path / "artists.dat").write_text("id\tname\turl\tpictureURL\n" + artists)
+    return tmp_path
+
+
+def test_hetrec_takes_the_first_usable_date(tmp_path: Path) -> None:
+    source = lastfm_hetrec(hetrec_folder(tmp_path))
+    log = {(u, i): t for u, i, t in source.interactions.iter_rows()}
+    assert len(log) == 15
+    assert log["1", "10"] == 1_199_145_600  # 2008-01-01, not 2009
+    assert ("1", "13") not in log
+    assert source.catalogue.titles == {str(a): f'Band "{a}"' for a in range(10, 14)}
+    assert source.notes[0] == "1 of 16 pairs have no date in 2002–2011 and are left out"
+    assert source.touched is not None
+    assert ("1", "13") in source.touched.rows()
+
+
+def test_hetrec_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"artists\.dat: no such file"):
+        lastfm_hetrec(tmp_path)
+
+
+@pytest.mark.shared_data
+def test_hetrec_counts_are_those_of_the_published_data(shared_data: Path) -> None:
+    source = lastfm_hetrec(shared_data / "lastfm-hetrec2011")
+    assert source.touched is not None
+    assert len(source.touched) == 56_794
+    assert source.touched["user_id"].n_unique() == 1_220
+    assert len(source.catalogue) == 4_606
+    assert len(source.interactions) == 56_792
+
+
+@pytest.mark.shared_data
+def test_hetrec_histories_are_in_time_and_ids_tell_nothing(shared_data: Path) -> None:
+    data = prepare(PrepareConfig(source="lastfm-hetrec", path=shared_data / "lastfm-hetrec2011"))
+    rising = sum(int(e.history[-1]) < int(e.target) for e in data.test)
+    assert 0.4 < rising / len(data.test) < 0.6
+    assert data.domain == "music"
+
+
+def published_folder(tmp_path: Path) -> Path:
+    (tmp_path / "id2name.txt").write_text("".join(f"{i}::Band {i}\n" for i in range(6)))
+    rows = ["0\ttrain\t0 1 2 3 4", "1\tval\t1 2 3 5", "2\ttest\t0 1 2 3"]
+    (tmp_path / "sequences.tsv").write_text("session\tsplit\titems\n" + "\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_published_form_by_hand(tmp_path: Path) -> None:
+    given = lastfm_published(published_folder(tmp_path), history_length=3, min_history=3).given
+    assert given is not None
+    found = {part: [(w.position, w.history, w.target) for w in ws] for part, ws in given.windows.items()}
+    assert found == {
+        "train": [(3, ("0", "1", "2"), "3"), (4, ("1", "2", "3"), "4")],
+        "validation": [(3, ("1", "2", "3"), "5")],
+        "test": [(3, ("0", "1", "2"), "3")],
+    }
+    assert given.train_users == {"0"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("sequences.tsv", "session\tsplit\titems\n0\ttrain\t0 9\n", "session 0 has item '9', absent in id2name.txt"),
+        ("sequences.tsv", "session\tsplit\titems\n0\tdev\t0 1\n", r"line 2: split is 'dev'; expected train"),
+        ("id2name.txt", "0::Air\n1 Moby\n", r"id2name\.txt, line 2: expected id::name, found '1 Moby'"),
+    ],
+)
+def test_published_form_damaged(tmp_path: Path, file: str, text: str, message: str) -> None:
+    (published_folder(tmp_path) / file).write_text(text)
+    with pytest.raises(DataError, match=message):
+        lastfm_published(tmp_path)
+
+
+@pytest.mark.shared_data
+def test_the_published_lists_come_out_exactly(shared_data: Path) -> None:
+    folder = shared_data / "lastfm-sdpo"
+    config = PrepareConfig(source="lastfm-published", path=folder, candidates={"kind": "published"})  # type: ignore[arg-type]
+    data = prepare(config)
+    assert data.protocol["counts"]["rows"] == {"train": 47_872, "validation": 2_767, "test": 2_495}
+    published = json.loads((folder / "lastfm-val.json").read_text(encoding="utf-8"))
+    assert to_published(data.validation, data.catalogue) == published
+    _, rows = read_published(folder / "lastfm-val.json", data.catalogue)
+    assert [(r.history, r.candidates, r.target) for r in rows] == [
+        (r.history, r.candidates, r.target) for r in data.validation
+    ]

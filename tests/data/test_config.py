@@ -1,0 +1,46 @@
+"""Configurations: combinations that make no sense are refused by field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from prefrec.data import PrepareConfig, config_error
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"source": "netflix"}, r"source: Input should be 'movielens-100k'.*\(given: 'netflix'\)"),
+        ({"sed": 1}, r"sed: Extra inputs are not permitted \(given: 1\)"),
+        ({"candidates": {"size": 1}}, r"candidates\.size: .* \(given: 1\)"),
+        ({"source": "lastfm-hetrec"}, "path: source lastfm-hetrec needs the folder"),
+        ({"source": "files"}, "interactions, items: source files needs a log and a catalogue"),
+        ({"source": "files", "interactions": "a", "items": "b", "path": "c"}, "path: source files takes"),
+        ({"source": "goodreads"}, "path: source goodreads needs a folder, or interactions and items"),
+        ({"interactions": "x.csv"}, "interactions, items: only for source files or goodreads"),
+        ({"split": "given"}, "split: movielens-100k has no split of its own"),
+        ({"source": "lastfm-published", "path": "x", "split": "time"}, "split: lastfm-published comes with its own"),
+        ({"source": "lastfm-published", "path": "x", "user_core": 5}, "user_core, item_core: .* cannot be filtered"),
+        ({"windows": "all"}, "windows: only for split time or user, not leave-last-out"),
+    ],
+)
+def test_config_error_names_the_field(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as e:
+        PrepareConfig(**values)
+    error = config_error(e.value)
+    with pytest.raises(type(error), match=f"^{message}"):
+        raise error
+
+
+def test_every_field_is_described() -> None:
+    fields = PrepareConfig.model_json_schema()
+    for model in (fields, *fields["$defs"].values()):
+        assert all("description" in f for f in model["properties"].values())
+
+
+def test_split_of_the_source() -> None:
+    assert PrepareConfig().split_name == "leave-last-out"
+    assert PrepareConfig(source="lastfm-published", path="x").split_name == "given"  # type: ignore[arg-type]

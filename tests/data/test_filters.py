@@ -1,0 +1,34 @@
+"""Ratings, repeats and cores."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from prefrec.data.filters import at_least, core, first_only
+from prefrec.errors import ConfigError
+
+LOG = pl.DataFrame(
+    [("a", "x", 3, 1.0), ("a", "x", 1, 5.0), ("a", "y", 2, 4.0), ("b", "x", 2, 3.0), ("c", "z", 1, 2.0)],
+    schema=["user_id", "item_id", "timestamp", "rating"],
+    orient="row",
+)
+
+
+def test_at_least() -> None:
+    assert len(at_least(LOG, 3)) == 3
+    with pytest.raises(ConfigError, match=r"no ratings: name the column with --rating-column"):
+        at_least(LOG.drop("rating"), 3)
+
+
+def test_first_only_keeps_the_earliest() -> None:
+    kept = first_only(LOG)
+    assert len(kept) == 4
+    assert kept.filter(user_id="a", item_id="x")["timestamp"].to_list() == [1]
+
+
+def test_core_single_pass_is_items_first_and_does_not_repeat() -> None:
+    log = pl.DataFrame({"user_id": ["a", "a", "b", "b", "c"], "item_id": ["x", "y", "x", "z", "y"]})
+    assert core(log, 2, 2, iterative=False).rows() == [("a", "x"), ("a", "y")]
+    assert core(log, 2, 2).is_empty()
+    assert core(log, 1, 1).equals(log)

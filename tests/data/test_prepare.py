@@ -1,0 +1,126 @@
+"""From a configuration to data: counts of the real sets, determinism, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefrec.data import PrepareConfig, PreparedData, prepare
+from prefrec.errors import ConfigError, DataError
+
+Shop = Callable[..., dict[str, Path]]
+
+
+def shop_data(paths: dict[str, Path], **options: Any) -> PreparedData:
+    return prepare(PrepareConfig(source="files", **paths, **options))  # type: ignore[arg-type]
+
+
+def test_small_files_end_to_end(shop: Shop) -> None:
+    data = shop_data(shop(), domain="books")
+    assert data.protocol["counts"]["rows"] == {"train": 24, "validation": 8, "test": 8}
+    assert data.domain == "books"
+    assert len(data.train_interactions) == 8 * 6
+    assert {len(e.candidates) for e in data.test} == {20}
+    json.dumps(data.protocol)
+
+
+def test_same_configuration_same_data(shop: Shop) -> None:
+    paths = shop()
+    one, two, other = shop_data(paths), shop_data(paths), shop_data(paths, seed=1)
+    assert (one.train, one.test, one.protocol) == (two.train, two.test, two.protocol)
+    assert one.test != other.test
+
+
+def test_lines_in_another_order_same_data(shop: Shop) -> None:
+    paths = shop()
+    one = shop_data(paths)
+    header, *lines = paths["interactions"].read_text().splitlines()
+    paths["interactions"].write_text("\n".join([header, *lines[::-1]]))
+    assert shop_data(paths).test == one.test
+
+
+def test_sampling_rows_does_not_change_their_lists(shop: Shop) -> None:
+    paths = shop()
+    full, few = shop_data(paths), shop_data(paths, max_train_rows=5, max_validation_rows=2, max_test_rows=3)
+    assert few.protocol["counts"]["rows"] == {"train": 5, "validation": 2, "test": 3}
+    assert set(few.test) <= set(full.test)
+    assert set(few.train) <= set(full.train)
+    assert few.train_interactions.equals(full.train_interactions)
+
+
+def test_low_ratings_are_no_negatives(tmp_path: Path) -> None:
+    rows = [f"u,i{n},{n},{1 if n < 10 else 5}" for n in range(20)] + [f"v,i{n},{n},5" for n in range(20, 40)]
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,rating\n" + "\n".join(rows))
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},T{n}\n" for n in range(50)))
+    paths = {"interactions": tmp_path / "log.csv", "items": tmp_path / "items.csv"}
+    data = shop_data(paths, min_rating=3, candidates={"size": 10})
+    assert data.protocol["counts"]["interactions_with_min_rating"] == 30
+    disliked = {f"i{n}" for n in range(20)}
+    for example in (*data.train, *data.validation, *data.test):
+        if example.user_id == "u":
+            assert set(example.candidates) & disliked == {example.target}
+    assert data.protocol["notes"] == ["20 items of the catalogue have no interaction left and are never asked about"]
+
+
+def test_repeats_are_dropped(shop: Shop) -> None:
+    paths = shop()
+    with paths["interactions"].open("a") as f:
+        f.write("u0,i0,99999\n")
+    data = shop_data(paths)
+    assert data.protocol["counts"]["repeats_dropped"] == 1
+    assert all(e.target not in e.history for e in (*data.train, *data.test))
+
+
+def test_popularity_and_time(shop: Shop) -> None:
+    data = shop_data(shop(), split="time", candidates={"kind": "popularity", "size": 5})
+    assert data.protocol["candidates"] == {"kind": "popularity", "size": 5}
+    cut = data.protocol["split_facts"]["cuts"][0]
+    assert data.train_interactions["timestamp"].max() < cut  # type: ignore[operator]
+
+
+def test_fewer_items_than_candidates(shop: Shop) -> None:
+    paths = shop(items=12, length=6)
+    with pytest.raises(DataError, match="20 candidates cannot be drawn from 12 items: lower --num-candidates"):
+        shop_data(paths)
+    with pytest.raises(DataError, match="leaves 6 items to draw from, but 12 candidates need 11 negatives"):
+        shop_data(paths, candidates={"size": 12})
+
+
+def test_short_histories(shop: Shop) -> None:
+    with pytest.raises(DataError, match=r"no user has the 5 interactions.*\(longest: 4\)"):
+        shop_data(shop(length=4))
+
+
+def test_nothing_left(shop: Shop) -> None:
+    with pytest.raises(DataError, match=r"no interaction is left of 64: lower min_rating .* user_core \(99\)"):
+        shop_data(shop(), user_core=99)
+    with pytest.raises(ConfigError, match="no ratings"):
+        shop_data(shop(), min_rating=3)
+
+
+@pytest.mark.skipif(find_spec("hopwise") is None, reason="hopwise is not installed")
+def test_the_papers_movielens() -> None:
+    options: dict[str, Any] = {"split": "user", "min_rating": 3}
+    data = prepare(PrepareConfig(**options))
+    counts = data.protocol["counts"]
+    assert data.protocol["split_facts"]["users"] == {"train": 754, "validation": 94, "test": 95}
+    assert counts["interactions_with_min_rating"] == 82_520
+    assert (counts["rows"]["validation"], counts["rows"]["test"]) == (94, 95)
+    assert all(len(e.history) == 10 for e in data.test)
+    every = prepare(PrepareConfig(**options, windows="all", max_train_rows=10))
+    assert every.protocol["counts"]["rows"] == {"train": 10, "validation": 5_879, "test": 7_649}
+    assert {(e.user_id, e.target) for e in data.test} <= {(e.user_id, e.target) for e in every.test}
+
+
+@pytest.mark.skipif(find_spec("hopwise") is None, reason="hopwise is not installed")
+def test_movielens_leave_last_out() -> None:
+    data = prepare(PrepareConfig())
+    assert data.protocol["counts"]["rows"] == {"train": 94_978, "validation": 943, "test": 943}
+    assert data.domain == "movies"
+    learnt = set(data.train_interactions.select("user_id", "item_id").iter_rows())
+    assert not learnt & {(e.user_id, e.target) for e in (*data.validation, *data.test)}

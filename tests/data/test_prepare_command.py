@@ -1,0 +1,63 @@
+"""`prefrec prepare` by itself: what it prints and writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from prefrec.cli.prepare import prepare
+from prefrec.data import read_prepared
+from prefrec.data.published import read_published
+from prefrec.errors import ConfigError
+
+app = typer.Typer()
+app.command()(prepare)
+
+
+@pytest.fixture
+def arguments(shop: Callable[..., dict[str, Path]], tmp_path: Path) -> list[str]:
+    paths = shop()
+    files = ["--source", "files", "--interactions", str(paths["interactions"]), "--items", str(paths["items"])]
+    return [str(tmp_path / "out"), *files]
+
+
+def run(arguments: list[str]) -> str:
+    result = CliRunner().invoke(app, arguments)
+    if result.exception:
+        raise result.exception
+    return result.stdout
+
+
+def test_table(arguments: list[str]) -> None:
+    out = run([*arguments, "--max-test-rows", "5"])
+    assert "│ test       │    5 │     5 │" in out
+    assert "8 users, 40 items, 64 interactions, 48 of them to learn from" in out
+    assert "split leave-last-out, 20 candidates (uniform), seed 0" in out
+    assert len(read_prepared(Path(arguments[0])).test) == 5
+
+
+def test_json_and_published_json(arguments: list[str]) -> None:
+    out = run([*arguments, "--json", "--published-json", "--num-candidates", "7"])
+    folder = Path(arguments[0])
+    data = read_prepared(folder)
+    assert json.loads(out) == data.protocol
+    _, rows = read_published(folder / "test.json", data.catalogue)
+    assert [r.candidates for r in rows] == [e.candidates for e in data.test]
+    assert len(rows[0].candidates) == 7
+
+
+def test_wrong_setting_names_the_field(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"candidates\.size: .*given: 1"):
+        run([*arguments, "--num-candidates", "1"])
+    assert not Path(arguments[0]).exists()
+
+
+def test_help_teaches() -> None:
+    out = run(["--help"])
+    assert "prefrec prepare data/ml" in out
+    assert "never touched" in out.replace("\n", " ") or "never touched" in " ".join(out.split())

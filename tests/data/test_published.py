@@ -1,0 +1,80 @@
+"""The published JSON: there and back, and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.data.published import read_published, to_published, write_published
+from prefrec.errors import DataError
+
+
+def catalogue(*titles: str) -> Catalogue:
+    return Catalogue(pl.DataFrame({"item_id": [f"i{n}" for n in range(len(titles))], "title": list(titles)}))
+
+
+AIR = catalogue("Air", "Moby", "Björk: Live", "Hope")
+EXAMPLES = [RankingExample("u", ("i0", "i1"), ("i2", "i3"), "i3"), RankingExample("v", (), ("i2", "i0"), "i2")]
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "test.json"
+    write_published(EXAMPLES, AIR, path)
+    assert json.loads(path.read_text())[0] == {
+        "historyList": "Air::Moby",
+        "itemList": ["Björk: Live", "Hope"],
+        "trueSelection": "Hope",
+    }
+    _, back = read_published(path, AIR)
+    assert [(e.history, e.candidates, e.target) for e in back] == [
+        (e.history, e.candidates, e.target) for e in EXAMPLES
+    ]
+    assert [e.user_id for e in back] == ["row-0", "row-1"]
+
+
+def test_without_a_catalogue_the_titles_make_one(tmp_path: Path) -> None:
+    write_published(EXAMPLES, AIR, tmp_path / "test.json")
+    made, back = read_published(tmp_path / "test.json")
+    assert made.titles == {"0": "Air", "1": "Moby", "2": "Björk: Live", "3": "Hope"}
+    assert to_published(back, made) == to_published(EXAMPLES, AIR)
+
+
+def test_json_lines_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text("\n".join(json.dumps(r) for r in to_published(EXAMPLES, AIR)))
+    assert len(read_published(path, AIR)[1]) == 2
+
+
+def test_a_title_with_the_separator_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"title 'A::B' contains '::'.*rename it"):
+        write_published([RankingExample("u", ("i0",), ("i1",), "i1")], catalogue("A::B", "C"), tmp_path / "x.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ambiguous_titles_are_refused() -> None:
+    with pytest.raises(DataError, match=r"items 'i0' and 'i1' are both called 'Air'.*--duplicate-titles merge"):
+        to_published([], catalogue("Air", "Air"))
+
+
+ROW = {"historyList": "Air", "itemList": ["Moby", "Hope"], "trueSelection": "Hope"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "line 1, column 2: not valid JSON"),
+        ("[]", "no rows"),
+        ("[1]", "row 0: expected historyList .* found int"),
+        (json.dumps([ROW, {"prompt": "x"}]), "row 1: expected historyList .*, found prompt"),
+        (json.dumps([ROW | {"trueSelection": "Air"}]), "row 0: trueSelection 'Air' stands 0×, not once, in itemList"),
+        (json.dumps([ROW | {"historyList": "Queen"}]), "row 0: title 'Queen' is not in the catalogue of 4 items"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_published(tmp_path / "x.json", AIR)

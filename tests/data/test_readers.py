@@ -1,0 +1,198 @@
+"""Reading files: formats, and an error with file, line, column and way out for each bad one."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from prefrec.data.readers import (
+    check_ids,
+    parse_numbers,
+    parse_timestamps,
+    pick_columns,
+    read_json_lines,
+    read_table,
+    read_text,
+)
+from prefrec.errors import DataError
+
+
+def test_csv_keeps_ids_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('user_id,title\n007,"Good, the Bad"\n1e5,x\n', encoding="utf-8-sig")
+    assert read_table(path).rows() == [("007", "Good, the Bad"), ("1e5", "x")]
+    assert read_table(path).columns == ["user_id", "title"]
+
+
+@pytest.mark.parametrize("name", ["a.inter", "a.tsv", "a.item.gz", "a.tsv.gz"])
+def test_tab_separated_and_recbole_headers(tmp_path: Path, name: str) -> None:
+    path, data = tmp_path / name, b'user_id:token\ttitle:token_seq\n1\t"Weird Al" Yankovic\n'
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert read_table(path).rows(named=True) == [{"user_id": "1", "title": '"Weird Al" Yankovic'}]
+
+
+def test_semicolons_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("u;i\n1;2\n")
+    assert read_table(tmp_path / "a.csv").columns == ["u", "i"]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user_id": [1.0, 2.0], "item_id": [3, 4]})
+    frame.write_parquet(tmp_path / "a.parquet")
+    read = read_table(tmp_path / "a.parquet")
+    assert check_ids(read, "user_id", tmp_path)["user_id"].to_list() == ["1", "2"]
+    assert check_ids(read, "item_id", tmp_path)["item_id"].to_list() == ["3", "4"]
+
+
+def test_missing_file_names_a_near_one(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").touch()
+    with pytest.raises(DataError, match=r"rating\.csv: no such file\. Did you mean 'ratings\.csv'\?"):
+        read_table(tmp_path / "rating.csv")
+    with pytest.raises(DataError, match="is a folder"):
+        read_table(tmp_path)
+    with pytest.raises(DataError, match=r"no such file\. Check the path"):
+        read_table(tmp_path / "no" / "x.parquet")
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(DataError, match=r"a\.csv: the file is empty; expected a header"):
+        read_table(tmp_path / "a.csv")
+
+
+def test_wrong_encoding_says_which_one_works(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("item_id,title\n1,Heat\n2,Misérables\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"a\.csv, line 3: byte 0xe9 is not utf-8.*--encoding cp1252"):
+        read_table(path)
+    assert read_table(path, "latin-1")["title"].to_list() == ["Heat", "Misérables"]
+    with pytest.raises(DataError, match=r"no encoding called 'latin-99'; try utf-8"):
+        read_table(path, "latin-99")
+
+
+def test_utf8_read_as_ascii_is_told_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("é", encoding="utf-8")
+    with pytest.raises(DataError, match="--encoding utf-8"):
+        read_text(tmp_path / "a.csv", "ascii")
+
+
+def test_truncated_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"user_id,item_id\n" + bytes(range(256)) * 50)[:-12])
+    with pytest.raises(DataError, match=r"a\.csv\.gz: the gzip file is truncated or damaged.*download it again"):
+        read_table(path)
+    path.write_bytes(b"user_id,item_id\n1,2\n")
+    with pytest.raises(DataError, match=r"ends in \.gz but the content is not gzip"):
+        read_table(path)
+
+
+def test_line_with_too_many_fields(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user_id,item_id\n1,2\n1,2,3\n")
+    with pytest.raises(DataError, match=r"a\.csv, line 3: cannot be read as a table: more than the 2 fields"):
+        read_table(tmp_path / "a.csv")
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DataError, match=r"a\.parquet: not a readable Parquet file"):
+        read_table(tmp_path / "a.parquet")
+
+
+def test_unknown_column_lists_those_there_and_the_nearest() -> None:
+    frame = pl.DataFrame({"userId": ["1"], "movieId": ["2"]})
+    with pytest.raises(
+        DataError, match=r"log: no column 'user_id' for user_id; there are 'userId', 'movieId'\. Did"
+    ) as e:
+        pick_columns(frame, {"user_id": "user_id"}, Path("log"), options={"user_id": "--user-column"})
+    assert str(e.value).endswith("Did you mean 'userId'? Name the right one with --user-column")
+    assert pick_columns(frame, {"user_id": "userId", "rating": "r"}, Path("x"), ["rating"]).columns == ["user_id"]
+
+
+def test_missing_id_names_the_line() -> None:
+    frame = pl.DataFrame({"user_id": ["1", " ", None]})
+    with pytest.raises(DataError, match=r"log\.csv, line 3: user_id is empty \(2 rows\)"):
+        check_ids(frame, "user_id", Path("log.csv"))
+
+
+@pytest.mark.parametrize("bad", ["nan", "soon", "", None, "inf"])
+def test_bad_timestamp_names_line_column_and_value(bad: str | None) -> None:
+    frame = pl.DataFrame({"timestamp": ["1", "2", bad]})
+    with pytest.raises(DataError, match=rf"log\.csv, line 4, column timestamp: {bad!r} is not seconds.*1 of 3 rows"):
+        parse_timestamps(frame, "timestamp", Path("log.csv"))
+
+
+def test_nan_timestamp_in_parquet_names_the_row() -> None:
+    frame = pl.DataFrame({"timestamp": [1.0, math.nan]})
+    with pytest.raises(DataError, match=r"log\.parquet, row 1, column timestamp: nan is not"):
+        parse_timestamps(frame, "timestamp", Path("log.parquet"))
+
+
+def test_a_date_that_does_not_parse_among_dates() -> None:
+    frame = pl.DataFrame({"timestamp": ["2020-01-02", "2020-13-45"]})
+    with pytest.raises(DataError, match=r"line 3, column timestamp: '2020-13-45' is not"):
+        parse_timestamps(frame, "timestamp", Path("log.csv"))
+
+
+SECONDS = int(datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [str(SECONDS)],
+        [SECONDS * 1000],
+        [SECONDS * 1_000_000],
+        [float(SECONDS)],
+        ["2020-01-02T03:04:05Z"],
+        ["2020-01-02 03:04:05"],
+        ["2020-01-02T05:04:05+02:00"],
+        [datetime(2020, 1, 2, 3, 4, 5)],
+    ],
+)
+def test_timestamps_become_seconds(values: list[object]) -> None:
+    frame, _ = parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
+    assert frame["t"].to_list() == [SECONDS]
+    assert frame.schema["t"] == pl.Int64
+
+
+def test_dates_become_seconds() -> None:
+    frame, notes = parse_timestamps(pl.DataFrame({"t": ["1970-01-02"]}), "t", Path("log.csv"))
+    assert frame["t"].to_list() == [86_400]
+    assert notes == ["log.csv: times read as ISO 8601 text"]
+
+
+def test_bad_number() -> None:
+    with pytest.raises(DataError, match=r"line 2, column rating: 'good' is not a number"):
+        parse_numbers(pl.DataFrame({"rating": ["good"]}), "rating", Path("log.csv"))
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.json.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n\n{"a": 2}\n'))
+    assert list(read_json_lines(path)) == [(1, {"a": 1}), (3, {"a": 2})]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"a": ', r"line 2, column \d+: not valid JSON"),
+        (b"[1]", "line 2: expected a JSON object, found list"),
+        (b'{"a": "\xe9"}', "line 2: not UTF-8"),
+    ],
+)
+def test_malformed_json_line(tmp_path: Path, line: bytes, message: str) -> None:
+    (tmp_path / "a.json").write_bytes(b'{"a": 1}\n' + line)
+    with pytest.raises(DataError, match=message):
+        list(read_json_lines(tmp_path / "a.json"))
+
+
+def test_truncated_json_gz_says_after_which_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.json.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' * 9)[:-6])
+    with pytest.raises(DataError, match=r"truncated or damaged after line 9.*download it again"):
+        list(read_json_lines(path))

@@ -1,0 +1,149 @@
+"""Splits: nothing of the future in a history, nothing of a test row in training."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec.data import splits
+from prefrec.data.splits import Sequences, Split, by_time, by_user, leave_last_out, materialise, order
+from prefrec.errors import DataError
+
+SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+
+
+def make_log(rows: list[tuple[str, str, int]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> pl.DataFrame:
+    """Logs of distinct (user, item) pairs, with many equal timestamps."""
+    rows = []
+    for user in range(draw(st.integers(1, 8))):
+        items = draw(st.lists(st.integers(0, 30), unique=True, min_size=1, max_size=15))
+        rows += [(f"u{user}", f"i{i}", draw(st.integers(0, 20))) for i in items]
+    return make_log(rows)
+
+
+def split_or_skip(name: str, sequences: Sequences, min_history: int) -> Split | None:
+    try:
+        return {"last": leave_last_out, "time": by_time, "user": by_user}[name](sequences, min_history)
+    except DataError:
+        return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(logs(), st.sampled_from(["last", "time", "user"]), st.integers(1, 4), st.integers(1, 5), st.integers(0, 3))
+def test_no_row_sees_its_future(log: pl.DataFrame, name: str, min_history: int, length: int, seed: int) -> None:
+    sequences = order(log, seed)
+    split = split_or_skip(name, sequences, min_history)
+    if split is None:
+        return
+    when = {(u, i): t for u, i, t in log.iter_rows()}
+    learnt = set(split.train_interactions.select("user_id", "item_id").iter_rows())
+    seen: dict[str, set[tuple[str, str]]] = {}
+    for part, rows in split.rows.items():
+        windows = materialise(sequences, rows, length)
+        seen[part] = {(w.user_id, w.target) for w in windows}
+        assert len(seen[part]) == len(windows)
+        for w in windows:
+            assert min(min_history, length) <= len(w.history) <= length
+            assert len(w.history) == min(length, w.position)
+            assert w.target not in w.history
+            times = [when[w.user_id, i] for i in (*w.history, w.target)]
+            assert times == sorted(times)
+    assert seen["train"] <= learnt
+    assert not seen["test"] & (learnt | seen["train"] | seen["validation"])
+    assert not seen["validation"] & (learnt | seen["train"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(logs(), st.integers(0, 5), st.randoms())
+def test_order_does_not_depend_on_the_order_of_lines(log: pl.DataFrame, seed: int, rng: object) -> None:
+    rows = log.rows()
+    rng.shuffle(rows)  # type: ignore[attr-defined]
+    assert order(make_log(rows), seed).frame.equals(order(log, seed).frame)
+
+
+def test_ties_are_broken_by_the_seed_not_by_id() -> None:
+    log = make_log([("u", f"{i:03d}", 7) for i in range(200)])
+    first, second = order(log, 0).items, order(log, 1).items
+    assert first != second
+    assert abs(np.corrcoef(np.arange(200), np.argsort(first))[0, 1]) < 0.2
+
+
+def test_leave_last_out_by_hand() -> None:
+    log = make_log([("u", x, t) for t, x in enumerate("abcdef")] + [("short", x, t) for t, x in enumerate("abcd")])
+    sequences = order(log, 0)
+    split = leave_last_out(sequences, min_history=3)
+    found = {
+        part: [(w.history, w.target) for w in materialise(sequences, rows, 4)] for part, rows in split.rows.items()
+    }
+    assert found == {
+        "train": [(("a", "b", "c"), "d")],
+        "validation": [(("a", "b", "c", "d"), "e")],
+        "test": [(("b", "c", "d", "e"), "f")],
+    }
+    assert split.train_interactions.rows() == [("u", x, t) for t, x in enumerate("abcd")]
+    assert split.facts == {"users_too_short": 1}
+
+
+def test_leave_last_out_refuses_logs_of_short_histories() -> None:
+    with pytest.raises(
+        DataError, match=r"no user has the 5 interactions.*min_history=3 \(longest: 4\); lower --min-h"
+    ):
+        leave_last_out(order(make_log([("u", x, t) for t, x in enumerate("abcd")]), 0))
+
+
+def test_by_time_by_hand() -> None:
+    log = make_log([(u, f"{u}{t}", t) for u in "ab" for t in range(10)])
+    sequences = order(log, 0)
+    split = by_time(sequences, min_history=2)
+    assert split.facts["cuts"] == [8, 9]
+    assert split.rows["train"].tolist() == [[u, p] for u in (0, 1) for p in range(2, 8)]
+    assert split.rows["validation"].tolist() == [[0, 8], [1, 8]]
+    assert split.rows["test"].tolist() == [[0, 9], [1, 9]]
+    assert split.train_interactions["timestamp"].max() == 7
+
+
+def test_by_time_last_window_of_each_user() -> None:
+    log = make_log([(u, f"{u}{t}", t) for u in "ab" for t in range(40)])
+    rows = by_time(order(log, 0), windows="last").rows
+    assert [len(r) for r in rows.values()] == [58, 2, 2]
+    assert rows["test"][:, 1].tolist() == [39, 39]
+
+
+def test_by_time_refuses_an_empty_part() -> None:
+    with pytest.raises(DataError, match=r"leaves no row for train and test.*Lower --min-history"):
+        by_time(order(make_log([(f"u{t}", "x", t) for t in range(3)] + [("v", f"{t}", 0) for t in range(9)]), 0))
+
+
+def test_by_user_takes_users_in_order_of_arrival() -> None:
+    log = make_log([(f"u{u}", f"i{n}", 100 * (20 - u) + n) for u in range(20) for n in range(6)])
+    sequences = order(log, 0)
+    split = by_user(sequences)
+    users = {part: {sequences.users[u] for u in rows[:, 0]} for part, rows in split.rows.items()}
+    assert users["test"] == {"u0", "u1"}
+    assert users["validation"] == {"u2", "u3"}
+    assert [len(r) for r in split.rows.values()] == [48, 2, 2]
+    assert split.rows["test"][:, 1].tolist() == [5, 5]
+    assert [len(r) for r in by_user(sequences, windows="all").rows.values()] == [48, 6, 6]
+    assert set(split.train_interactions["user_id"].to_list()) == users["train"]
+    assert split.facts["users"] == {"train": 16, "validation": 2, "test": 2}
+
+
+def test_samples_keep_order_and_whole_users() -> None:
+    rng = np.random.default_rng(0)
+    assert splits.sample_rows(5, None, rng).tolist() == [0, 1, 2, 3, 4]
+    kept = splits.sample_rows(100, 10, rng)
+    assert len(kept) == 10
+    assert (np.diff(kept) > 0).all()
+    users = [f"u{i // 4}" for i in range(40)]
+    kept = splits.sample_users(users, 10, np.random.default_rng(1))
+    sizes = sorted(np.unique([users[i] for i in kept], return_counts=True)[1].tolist())
+    assert sizes == [2, 4, 4]
+    assert splits.sample_users(users, 40, rng).tolist() == list(range(40))

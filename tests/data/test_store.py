@@ -1,0 +1,101 @@
+"""Folders of prepared data: there and back, unfinished ones refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, write_prepared
+from prefrec.data.store import write_whole
+from prefrec.errors import DataError
+
+
+@pytest.fixture
+def data(shop: Callable[..., dict[str, Path]]) -> PreparedData:
+    return prepare(PrepareConfig(source="files", **shop()))  # type: ignore[arg-type]
+
+
+def test_round_trip(data: PreparedData, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    write_prepared(data, folder)
+    write_prepared(data, folder)
+    back = read_prepared(folder)
+    assert back.catalogue.frame.equals(data.catalogue.frame)
+    assert back.train_interactions.equals(data.train_interactions)
+    assert (back.train, back.validation, back.test) == (data.train, data.validation, data.test)
+    assert back.protocol == data.protocol
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "interactions.parquet",
+        "items.parquet",
+        "protocol.json",
+        "test.parquet",
+        "train.parquet",
+        "validation.parquet",
+    ]
+
+
+def test_unfinished_folder(data: PreparedData, tmp_path: Path) -> None:
+    write_prepared(data, tmp_path / "out")
+    (tmp_path / "out" / "protocol.json").unlink()
+    with pytest.raises(DataError, match=r"was not written to its end \(protocol\.json is missing\); run"):
+        read_prepared(tmp_path / "out")
+
+
+def test_a_crash_while_writing_leaves_an_unfinished_folder(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prepared(data, tmp_path / "out")
+
+    def crash(path: Path, write: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("prefrec.data.store.write_whole", crash)
+    with pytest.raises(OSError, match="disk full"):
+        write_prepared(data, tmp_path / "out")
+    with pytest.raises(DataError, match="was not written to its end"):
+        read_prepared(tmp_path / "out")
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+
+    def half(temporary: Path) -> None:
+        temporary.write_text("ha")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, half)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_prepared_data(data: PreparedData, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder; `prefrec prepare"):
+        read_prepared(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty is not prepared data"):
+        read_prepared(tmp_path / "empty")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="is a file; name a folder"):
+        write_prepared(data, tmp_path / "file")
+
+
+def test_damaged_folder(data: PreparedData, tmp_path: Path) -> None:
+    write_prepared(data, tmp_path / "out")
+    (tmp_path / "out" / "test.parquet").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"test\.parquet: missing or damaged"):
+        read_prepared(tmp_path / "out")
+    (tmp_path / "out" / "test.parquet").unlink()
+    with pytest.raises(DataError, match=r"test\.parquet: missing or damaged"):
+        read_prepared(tmp_path / "out")
+    protocol = tmp_path / "out" / "protocol.json"
+    protocol.write_text(json.dumps({"format_version": 99}))
+    with pytest.raises(DataError, match="format version 99, this prefrec reads 1; prepare the data again"):
+        read_prepared(tmp_path / "out")
+    protocol.write_text("{")
+    with pytest.raises(DataError, match=r"protocol\.json: not valid JSON"):
+        read_prepared(tmp_path / "out")

@@ -1,0 +1,101 @@
+"""Titles: articles, years, alternative titles, duplicates."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from prefrec.data.titles import id_order, movie_title, movie_titles, resolve_duplicates, restore_article
+from prefrec.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("raw", "title", "year"),
+    [
+        ("Shawshank Redemption, The (1994)", "The Shawshank Redemption", 1994),
+        ("Fish Called Wanda, A (1988)", "A Fish Called Wanda", 1988),
+        ("American in Paris, An (1951)", "An American in Paris", 1951),
+        ("Postino, Il (1994)", "Il Postino", 1994),
+        ("Boot, Das (1981)", "Das Boot", 1981),
+        ("Enfer, L' (1994)", "L'Enfer", 1994),
+        ("Misérables, Les (1995)", "Les Misérables", 1995),
+        ("Big Blue, The (Grand bleu, Le) (1988)", "The Big Blue (Le Grand bleu)", 1988),
+        ("Die xue shuang xiong (Killer, The) (1989)", "Die xue shuang xiong (The Killer)", 1989),
+        ("Star Maker, The (Uomo delle stelle, L') (1995)", "The Star Maker (L'Uomo delle stelle)", 1995),
+        ("Convent, The (Convento, O) (1995)", "The Convent (O Convento)", 1995),
+        ("Mrs. Brown (Her Majesty, Mrs. Brown) (1997)", "Mrs. Brown (Her Majesty, Mrs. Brown)", 1997),
+        ("Maybe, Maybe Not (Bewegte Mann, Der) (1994)", "Maybe, Maybe Not (Der Bewegte Mann)", 1994),
+        (
+            "Seven Samurai (The Magnificent Seven) (Shichinin no samurai) (1954)",
+            "Seven Samurai (The Magnificent Seven) (Shichinin no samurai)",
+            1954,
+        ),
+        ("City of Lost Children, The (Cité des enfants perdus, La) (1995)", None, 1995),
+        ("Vitelloni, I (a.k.a. Young and the Passionate, The) (1953)", None, 1953),
+        ("Land Before Time III: The Time of the Great Giving (1995) (V)", None, 1995),
+        ("Heidi Fleiss: Hollywood Madam (1995) ", "Heidi Fleiss: Hollywood Madam", 1995),
+        ("I, Worst of All (Yo, la peor de todas) (1990)", "I, Worst of All (Yo, la peor de todas)", 1990),
+        ("2001: A Space Odyssey (1968)", "2001: A Space Odyssey", 1968),
+        ("unknown", "unknown", None),
+        ("Fawlty Towers (1975-1979)", "Fawlty Towers", 1975),
+        ("Babylon 5", "Babylon 5", None),
+    ],
+)
+def test_movie_title(raw: str, title: str | None, year: int | None) -> None:
+    expected = (
+        title
+        or {
+            1995: "Land Before Time III: The Time of the Great Giving"
+            if raw.startswith("Land")
+            else "The City of Lost Children (La Cité des enfants perdus)",
+            1953: "I Vitelloni (a.k.a. The Young and the Passionate)",
+        }[year or 0]
+    )
+    assert movie_title(raw) == (expected, year)
+
+
+def test_restore_article_leaves_other_commas() -> None:
+    assert restore_article("Crime, Love") == "Crime, Love"
+    assert restore_article("Good, the Bad and the Ugly, The") == "The Good, the Bad and the Ugly"
+
+
+def test_year_only_where_two_films_share_a_title() -> None:
+    raw = {"1": "Sabrina (1995)", "2": "Sabrina (1954)", "3": "Heat (1995)"}
+    assert movie_titles(raw)[0] == {"1": "Sabrina (1995)", "2": "Sabrina (1954)", "3": "Heat"}
+
+
+def test_same_film_under_two_ids_is_merged_into_the_smaller() -> None:
+    titles, kept_as = movie_titles({"10": "Chasing Amy (1997)", "9": "Chasing Amy (1997)", "11": "Heat (1995)"})
+    assert titles == {"9": "Chasing Amy", "11": "Heat"}
+    assert kept_as == {"10": "9", "9": "9", "11": "11"}
+
+
+def test_id_order_is_by_value() -> None:
+    assert sorted(["b", "10", "9", "a"], key=id_order) == ["9", "10", "a", "b"]
+
+
+ITEMS = pl.DataFrame({"item_id": ["2", "10", "1", "3"], "title": ["Hope", "hope ", "Hope (2)", "Air"]})
+
+
+def test_duplicates_are_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"1 titles .* 'Hope' is the title of 2, 10.*--duplicate-titles merge"):
+        resolve_duplicates(ITEMS, "error")
+
+
+def test_duplicates_merge_into_the_smallest_id() -> None:
+    items, renamed, notes = resolve_duplicates(ITEMS, "merge")
+    assert items["item_id"].to_list() == ["2", "1", "3"]
+    assert renamed == {"10": "2"}
+    assert notes == ["1 items with the title of another were merged into it"]
+
+
+def test_duplicates_number_without_taking_a_title_that_exists() -> None:
+    items, renamed, _ = resolve_duplicates(ITEMS, "number")
+    assert items["title"].to_list() == ["Hope", "Hope (3)", "Hope (2)", "Air"]
+    assert renamed == {}
+
+
+@pytest.mark.parametrize("how", ["error", "merge", "number"])
+def test_nothing_to_resolve(how: str) -> None:
+    items = ITEMS.filter(pl.col("item_id") != "10")
+    assert resolve_duplicates(items, how)[0].equals(items)  # type: ignore[arg-type]
