@@ -115,6 +115,9 @@ def test_windows_damaged(tmp_path: Path) -> None:
 def test_real_windows(shared_data: Path) -> None:
     data = prepare(PrepareConfig(source="goodreads-windows", path=shared_data / "goodreads-windows"))
     rows = data.protocol["counts"]["rows"]
+    assert len(data.catalogue) == 4_046
+    rising = sum(int(e.history[-1]) < int(e.target) for e in data.train)
+    assert 0.45 < rising / len(data.train) < 0.55  # ids tell nothing about what comes next
     assert sum(rows.values()) == 4_999 + 2_474 - 7
     assert min(rows.values()) > 500
     users = [{e.user_id for e in part} for part in (data.train, data.validation, data.test)]

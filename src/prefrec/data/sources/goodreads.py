@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -78,7 +79,8 @@ def goodreads_windows(path: Path, history_length: int = 10, seed: int = 0) -> So
     """Windows of 10 titles and the next one, split 80/10/10 by `group` at random with `seed`.
 
     A group is about a user. Some groups span both files, so the files' own cut is not used: a group lies in
-    one part only. Titles that differ in case or spacing are one book. Windows whose target is in the history
+    one part only. Titles that differ in case or spacing are one book; ids are numbered in an order without
+    meaning, because the order of appearance would tell the next book. Windows whose target is in the history
     are left out.
 
     Args:
@@ -89,24 +91,21 @@ def goodreads_windows(path: Path, history_length: int = 10, seed: int = 0) -> So
         DataError: a file is missing or a line cannot be used.
     """
     folder = Path(path)
-    ids: dict[str, str] = {}
-    titles: list[str] = []
+    rows = list(_window_rows(folder))
+    spellings = dict.fromkeys(title for row in rows for title in (*row["history"], row["target"]))
+    books: dict[str, str] = {}
+    for title in spellings:
+        books.setdefault(normal_title(title), title)
+    ids = {name: str(n) for n, name in enumerate(sorted(books, key=_scrambled))}
     groups: defaultdict[str, list[tuple[list[str], str]]] = defaultdict(list)
-    spellings: set[str] = set()
-    repeated = 0
-    for row in _window_rows(folder):
-        named = [*row["history"], row["target"]]
-        for title in named:
-            if normal_title(title) not in ids:
-                ids[normal_title(title)] = str(len(ids))
-                titles.append(title)
-            spellings.add(title)
-        *history, target = (ids[normal_title(t)] for t in named)
+    for row in rows:
+        *history, target = (ids[normal_title(t)] for t in (*row["history"], row["target"]))
         groups[str(row["group"])].append((history, target))
-        repeated += target in history
+    repeated = sum(target in history for windows in groups.values() for history, target in windows)
     notes = [f"{repeated} windows whose target is in the history are left out"]
-    notes += [f"{len(spellings) - len(ids)} spellings differ in case or spacing only and count as one book"]
-    items = clean_catalogue(pl.DataFrame({"item_id": list(ids.values()), "title": titles}), folder)
+    notes += [f"{len(spellings) - len(books)} spellings differ in case or spacing only and count as one book"]
+    frame = pl.DataFrame({"item_id": list(ids.values()), "title": [books[name] for name in ids]})
+    items = clean_catalogue(frame, folder)
     given = _split_groups(groups, history_length, seed)
     return Source("goodreads-windows", "books", Catalogue(items), _group_log(groups), notes, given)
 
@@ -148,6 +147,10 @@ def _books(path: Path, wanted: set[str]) -> pl.DataFrame:
         if title and book in wanted:
             rows.append((book, title))
     return pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row")
+
+
+def _scrambled(title: str) -> bytes:
+    return hashlib.blake2b(title.encode(), digest_size=16).digest()
 
 
 def _window_rows(folder: Path) -> Iterator[dict[str, Any]]:
