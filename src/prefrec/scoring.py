@@ -37,11 +37,15 @@ def choice_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
 
 def answer_token_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
     """Log-probability of every answer token, [M] in float32 (M as in `PackedBatch`)."""
+    length = batch.input_ids.shape[1]
+    # Kept columns as indices, not as a number: the model then gathers them into contiguous memory, and the
+    # head is one matrix product (a sliced view costs a copy of the head's weights for every row).
+    kept = torch.arange(length - batch.logits_to_keep, length, device=batch.input_ids.device)
     logits = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
-        logits_to_keep=batch.logits_to_keep,
+        logits_to_keep=kept,
         use_cache=False,
     ).logits
     return -F.cross_entropy(logits[batch.rows, batch.columns].float(), batch.targets, reduction="none")

@@ -1,0 +1,23 @@
+"""Recommenders that score candidates: reference rows and language models."""
+
+from prefrec.rankers.base import GeneratingRanker, Ranker
+from prefrec.rankers.lm import LMRanker, load_lm
+from prefrec.rankers.reference import (
+    CooccurrenceRanker,
+    ItemKNNRanker,
+    PopularityRanker,
+    RandomRanker,
+    reference_rankers,
+)
+
+__all__ = [
+    "CooccurrenceRanker",
+    "GeneratingRanker",
+    "ItemKNNRanker",
+    "LMRanker",
+    "PopularityRanker",
+    "RandomRanker",
+    "Ranker",
+    "load_lm",
+    "reference_rankers",
+]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,7 +41,6 @@ class LMRanker:
         max_length: tokens of a prompt with its longest answer.
         chat: wrap the prompt by the tokenizer's chat template.
         batch_size: examples a pass.
-        adapters: context in which the model computes (`model.disable_adapter` for the bare base).
     """
 
     def __init__(
@@ -56,7 +54,6 @@ class LMRanker:
         max_length: int | None = 1024,
         chat: bool = False,
         batch_size: int = 8,
-        adapters: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.name = name
         self.model = model.eval()
@@ -65,7 +62,6 @@ class LMRanker:
         self.template = template
         self.encoder = PromptEncoder(tokenizer, max_length=max_length, chat=chat)
         self.batch_size = batch_size
-        self.adapters = adapters
         self.row_layout, _ = layout_for(cast(Any, model).config)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
@@ -73,7 +69,7 @@ class LMRanker:
         sets = self._encode(examples, "candidates")
         width = max((len(e.candidates) for e in examples), default=0)
         out = np.full((len(examples), width), -np.inf)
-        with self.adapters(), torch.no_grad():
+        with torch.no_grad():
             for rows in self._batches(sets, f"{self.name}: scoring"):
                 batch = pack([sets[i] for i in rows], pad_id=self.encoder.end, layout=self.row_layout)
                 logps = choice_logps(self.model, batch.to(self._device())).cpu().numpy()
@@ -84,7 +80,7 @@ class LMRanker:
         """The greedily decoded answer (at most 20 new tokens) to each example's prompt."""
         sets = self._encode(examples, "target")
         out = [""] * len(examples)
-        with self.adapters(), torch.no_grad():
+        with torch.no_grad():
             for rows in self._batches(sets, f"{self.name}: generating"):
                 for i, text in zip(rows, self._generate([sets[i].prompt for i in rows]), strict=True):
                     out[i] = text
@@ -135,5 +131,6 @@ def load_lm(base: str, adapter: Path | None = None, *, dtype: str = "bfloat16") 
     if adapter is not None:
         if not (adapter / "adapter_config.json").is_file():
             raise ModelError(f"no adapter in {adapter}: expected a folder with adapter_config.json")
-        model = PeftModel.from_pretrained(cast(Any, model), str(adapter))
+        # In the base's own precision: the same numbers as autocast gives in training, without its casts.
+        model = PeftModel.from_pretrained(cast(Any, model), str(adapter), autocast_adapter_dtype=False)
     return model.eval(), load_tokenizer(base)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
@@ -50,6 +51,8 @@ class ChoiceTrainer(Trainer):
             model = self._wrap(model, peft_config)
         if args.disable_dropout:
             _disable_dropout(model)
+        if args.bf16:
+            _leave_casting_to_autocast(model)
         self.encoder = PromptEncoder(processing_class, max_length=args.max_length, chat=args.chat)
         self.row_layout = _layout(args, model)
         self._sums: dict[str, dict[str, list[float]]] = {
@@ -169,6 +172,13 @@ def _layout(args: ChoiceTrainingArguments, model: nn.Module) -> Layout:
     if layout == "separate":
         warn(f"scoring one sequence an answer, which is slower: {reason}")
     return layout
+
+
+def _leave_casting_to_autocast(model: nn.Module) -> None:
+    """Stop PEFT's cast of every adapter input to float32, which autocast would undo at once."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def _disable_dropout(model: nn.Module) -> None:

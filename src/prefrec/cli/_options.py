@@ -1,0 +1,42 @@
+"""Options that several verbs share, as the pydantic sections they fill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from prefrec.data import config_error
+
+Section = TypeVar("Section", bound=BaseModel)
+
+Model = Annotated[str, typer.Option(help="smollm2-135m (embedded), a local folder, or a hub id.")]
+Dtype = Annotated[str, typer.Option(help="Of the base: float32, bfloat16 or float16.")]
+MaxLength = Annotated[int, typer.Option(help="Tokens of a prompt with its longest answer.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Wrap prompts by the tokenizer's chat template.")]
+Templates = Annotated[
+    list[str] | None, typer.Option("--template", help="Phrasing (1, movies/2) or jinja2 file; repeatable.")
+]
+Rows = Annotated[int | None, typer.Option(help="Rows to use; default all.")]
+SkipRows = Annotated[int, typer.Option(help="Rows of the random order to leave out first.")]
+Epochs = Annotated[float, typer.Option(help="Passes over the rows.")]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
+GlobalBatch = Annotated[int, typer.Option(help="Rows an optimiser step, over all processes.")]
+DeviceBatch = Annotated[int, typer.Option(help="Rows a forward pass.")]
+Rank = Annotated[int, typer.Option(help="Rank of the LoRA adapter.")]
+Seed = Annotated[int, typer.Option(help="Of rows, order and initial weights.")]
+
+
+def fill(section: type[Section], **values: Any) -> Section:
+    """The section with these values; a wrong one is a `ConfigError` that names it."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as e:
+        raise config_error(e) from e
+
+
+def templates_or_default(templates: Sequence[str] | None) -> list[str]:
+    """The templates asked for, or the first phrasing of the data's domain."""
+    return list(templates) if templates else ["1"]

@@ -1,0 +1,25 @@
+"""What several verbs print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from prefrec.evaluation import Evaluation, comparison_table, evaluation_table
+
+TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
+
+
+def print_scores(metrics: dict[str, Any]) -> None:
+    """Print the content of a `metrics.json`: table, comparisons, generation, the audit's verdict."""
+    out = Console()
+    evaluation = Evaluation.from_json(metrics["evaluation"])
+    known = {m for of in evaluation.metrics.values() for m in of}
+    out.print(evaluation_table(evaluation, [m for m in TABLE_METRICS if m in known]))
+    if evaluation.comparisons:
+        out.print(comparison_table(evaluation))
+    if metrics["generation"]:
+        out.print(evaluation_table(Evaluation.from_json(metrics["generation"])))
+    if evaluation.audit:
+        out.print(f"Audit: {evaluation.audit.verdict}")

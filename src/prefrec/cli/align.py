@@ -1,0 +1,74 @@
+"""`prefrec align`: preference alignment on prepared data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefrec.cli import _options as o
+from prefrec.data import read_prepared
+from prefrec.pipeline.recipe import AlignSection, LoraSection, ModelSection
+from prefrec.pipeline.train import train_align
+
+
+def align(
+    data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="SFT adapter to go on from, which is the reference; default: the bare base.")
+    ] = None,
+    loss: Annotated[str, typer.Option(help="softmax_dpo, dpo, dmpo, bpr or softmax.")] = "softmax_dpo",
+    beta: Annotated[float, typer.Option(help="Pull to the reference.")] = 1.0,
+    num_negatives: Annotated[int, typer.Option(help="Rejected titles a row.")] = 3,
+    negatives: Annotated[str, typer.Option(help="fixed, or per_epoch (drawn anew).")] = "fixed",
+    model: o.Model = "smollm2-135m",
+    dtype: o.Dtype = "bfloat16",
+    max_length: o.MaxLength = 1024,
+    chat: o.Chat = False,
+    template: o.Templates = None,
+    rows: o.Rows = None,
+    skip_rows: o.SkipRows = 0,
+    epochs: o.Epochs = 1.0,
+    learning_rate: o.LearningRate = 1e-4,
+    global_batch_size: o.GlobalBatch = 16,
+    per_device_batch_size: o.DeviceBatch = 4,
+    lora_rank: o.Rank = 16,
+    seed: o.Seed = 0,
+) -> None:
+    """Align an adapter on the item taken and N items not taken: Softmax DPO.
+
+    The adapter given is copied and kept, frozen, as the reference. Run again to go on from the last checkpoint.
+
+    Example: prefrec align data/ml runs/s-dpo --adapter runs/sft/adapter --num-negatives 15 --rows 1000
+    """
+    settings = {
+        "loss": loss,
+        "beta": beta,
+        "num_negatives": num_negatives,
+        "negatives": negatives,
+        "rows": rows,
+        "skip_rows": skip_rows,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "global_batch_size": global_batch_size,
+        "per_device_batch_size": per_device_batch_size,
+    }
+    trained = train_align(
+        read_prepared(data),
+        o.fill(
+            ModelSection,
+            name=model,
+            dtype=dtype,
+            max_length=max_length,
+            chat=chat,
+            templates=o.templates_or_default(template),
+        ),
+        o.fill(LoraSection, r=lora_rank),
+        o.fill(AlignSection, **settings),
+        adapter,
+        out,
+        seed=seed,
+    )
+    typer.echo(f"Adapter: {trained}")

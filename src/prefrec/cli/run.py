@@ -1,0 +1,39 @@
+"""`prefrec run`: a whole recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefrec.cli._output import print_scores
+from prefrec.pipeline.recipe import load_recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.stage import read_json
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="YAML file; `recipes/` holds examples.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    until: Annotated[str, typer.Option(help="Last stage: prepare, sft, align, evaluate or report.")] = "report",
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics as JSON, for machines.")] = False,
+) -> None:
+    """Carry out a recipe: prepare, SFT, alignment, evaluation, report.
+
+    Stages whose inputs have not changed are skipped, and an interrupted run goes on where it stopped: run the
+    same command again.
+
+    Example: prefrec run recipes/demo.yaml
+    """
+    loaded = load_recipe(recipe)
+    folder = out or Path("runs") / loaded.name
+    result = run_recipe(loaded, folder, until=until)
+    metrics = read_json(folder / "metrics.json") if until in ("evaluate", "report") else None
+    if as_json:
+        typer.echo(json.dumps({"run": str(folder), "metrics": metrics}, indent=2, ensure_ascii=False))
+        return
+    if metrics:
+        print_scores(metrics)
+    typer.echo(f"Report: {result}" if until == "report" else f"Run: {result}")

@@ -1,0 +1,166 @@
+"""A recipe: one YAML file that says everything of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prefrec.data import PrepareConfig, config_error
+from prefrec.errors import ConfigError
+from prefrec.losses import LOSSES
+from prefrec.models import EMBEDDED
+
+ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN"]
+REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
+ZERO_SHOT = "zero-shot"
+SFT = "sft"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelSection(_Section):
+    """The language model and how it is asked."""
+
+    name: str = Field(EMBEDDED, description="Embedded model, local folder or hub id.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Of the frozen base.")
+    max_length: int = Field(1024, ge=16, description="Tokens of a prompt with its longest answer.")
+    chat: bool = Field(False, description="Wrap prompts by the tokenizer's chat template.")
+    templates: list[str] = Field(
+        ["1"], min_length=1, description="Phrasings (`1`, `movies/2`) or jinja2 files; evaluation uses the first."
+    )
+
+
+class LoraSection(_Section):
+    """The adapter that is trained."""
+
+    r: int = Field(16, ge=1, description="Rank.")
+    alpha: int | None = Field(None, ge=1, description="Scale numerator; None: 2·r.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="On its input; needs disable_dropout: false.")
+    targets: list[str] | str = Field("all-linear", description="Names of the layers, or all-linear.")
+
+
+class TrainSection(_Section):
+    """What both training stages share."""
+
+    rows: int | None = Field(None, ge=1, description="Training rows taken, at random; None: all.")
+    skip_rows: int = Field(0, ge=0, description="Rows of the random order left to other stages.")
+    epochs: float = Field(1, gt=0, description="Passes over the rows.")
+    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate.")
+    global_batch_size: int = Field(16, ge=1, description="Rows an optimiser step, over all processes.")
+    per_device_batch_size: int = Field(4, ge=1, description="Rows a forward pass.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps that warm up.")
+    max_grad_norm: float = Field(0.3, ge=0, description="Gradient clipping.")
+    weight_decay: float = Field(0.0, ge=0)
+    disable_dropout: bool = Field(True, description="Switch all dropout off, as TRL does in alignment.")
+    eval_rows: int = Field(0, ge=0, description="Validation rows for the loss curves; 0: none.")
+    eval_steps: int = Field(25, ge=1, description="Optimiser steps between two points of the validation curve.")
+    save_steps: int = Field(25, ge=1, description="Optimiser steps between two checkpoints to resume from.")
+    gradient_checkpointing: bool = Field(False, description="Less memory, about 1.5 times the time.")
+
+
+class SFTSection(TrainSection):
+    """Supervised fine-tuning."""
+
+
+class AlignSection(TrainSection):
+    """One preference alignment, from the SFT adapter (or from the bare base where `sft` is left out)."""
+
+    name: str = Field("s-dpo", pattern=r"^[A-Za-z0-9][\w.-]*$", description="Folder, and name in the tables.")
+    loss: str = Field("softmax_dpo", description=f"One of {', '.join(LOSSES)}.")
+    beta: float = Field(1.0, gt=0, description="Pull to the reference.")
+    num_negatives: int = Field(3, ge=1, description="Rejected answers a row and step.")
+    negatives: Literal["fixed", "per_epoch"] = Field("fixed", description="Drawn once, or anew in each epoch.")
+    precompute_reference: bool = Field(True, description="Reference log-probs once before training.")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss {self.loss!r} is unknown: expected one of {', '.join(LOSSES)}")
+        if self.name in (*REFERENCE_RANKERS, ZERO_SHOT, SFT):
+            raise ValueError(f"name {self.name!r} is taken by another ranker")
+        return self
+
+
+class EvaluateSection(_Section):
+    """What is measured, on which rows."""
+
+    split: Literal["validation", "test"] = Field("test", description="Rows under test.")
+    rows: int | None = Field(None, ge=1, description="First rows of the split; None: all.")
+    generate_rows: int = Field(0, ge=0, description="Rows that LMs also answer in text (HR@1, Valid Ratio).")
+    batch_size: int = Field(8, ge=1, description="Rows a pass.")
+    zero_shot: bool = Field(True, description="Also the model before training.")
+    references: list[ReferenceName] = Field(list(REFERENCE_RANKERS), description="Reference rows of the table.")
+    ks: list[int] = Field([1, 5, 10], description="Cut-offs of HR and NDCG.")
+
+
+class Recipe(_Section):
+    """Everything of a run: data, model, stages, evaluation, seed."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="The run's folder is runs/NAME.")
+    seed: int = Field(0, ge=0, description="Of samples, order and initial weights.")
+    data: PrepareConfig = Field(default_factory=lambda: PrepareConfig())
+    model: ModelSection = Field(default_factory=lambda: ModelSection())
+    lora: LoraSection = Field(default_factory=lambda: LoraSection())
+    sft: SFTSection | None = None
+    align: list[AlignSection] = Field(default_factory=list)
+    evaluate: EvaluateSection = Field(default_factory=lambda: EvaluateSection())
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        names = [a.name for a in self.align]
+        if len(set(names)) < len(names):
+            raise ValueError(f"align: two entries share a name ({', '.join(names)})")
+        for section in self.align:
+            if section.num_negatives > self.data.candidates.size - 1:
+                raise ValueError(
+                    f"align.{section.name}.num_negatives: {section.num_negatives} negatives, but a list of "
+                    f"{self.data.candidates.size} candidates has only {self.data.candidates.size - 1}; "
+                    "lower it or raise data.candidates.size"
+                )
+        return self
+
+    @property
+    def lm_rankers(self) -> list[str]:
+        """Names of the language-model rankers, in the order of the table."""
+        zero = [ZERO_SHOT] if self.evaluate.zero_shot else []
+        return [*zero, *([SFT] if self.sft else []), *(a.name for a in self.align)]
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file; relative data paths are relative to that file.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, or a field is wrong; the message names file and field.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(f"recipe {path}: {e.strerror or e}; `recipes/` holds examples") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"recipe {path}: not a YAML file: {e}") from e
+    if not isinstance(raw, dict):
+        raise ConfigError(f"recipe {path}: expected a mapping with name, data, sft, …, got {type(raw).__name__}")
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as e:
+        raise ConfigError(f"recipe {path}: {config_error(e)}") from e
+    return recipe.model_copy(update={"data": _resolve_paths(recipe.data, path.parent)})
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every field written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _resolve_paths(data: PrepareConfig, folder: Path) -> PrepareConfig:
+    found: dict[str, Any] = {
+        field: folder / value
+        for field in ("path", "interactions", "items")
+        if (value := getattr(data, field)) is not None and not value.is_absolute()
+    }
+    return data.model_copy(update=found)

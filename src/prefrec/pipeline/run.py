@@ -1,0 +1,175 @@
+"""From a recipe to a finished run: prepare → sft → align → evaluate → report, each stage only where needed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prefrec.console import say
+from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, write_prepared
+from prefrec.errors import ConfigError
+from prefrec.evaluation import write_predictions
+from prefrec.pipeline.recipe import SFT, ZERO_SHOT, AlignSection, Recipe, dump_recipe
+from prefrec.pipeline.report import write_report
+from prefrec.pipeline.score import LMEntry, Scores, evaluate_rankers
+from prefrec.pipeline.stage import is_finished, stage, stage_key, write_json, write_text
+from prefrec.pipeline.train import ADAPTER, train_align, train_sft
+
+STAGES = ("prepare", "sft", "align", "evaluate", "report")
+
+
+def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
+    """Carry out a recipe in `folder`; returns the report, or the folder where `until` is an earlier stage.
+
+    A stage whose inputs have not changed is skipped; one that was interrupted goes on where it stopped.
+
+    Args:
+        recipe: what to do.
+        folder: of the run; made where it does not exist.
+        until: last stage to carry out.
+
+    Raises:
+        ConfigError: there is no such stage.
+    """
+    if until not in STAGES:
+        raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")
+    last = STAGES.index(until)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "recipe.yaml", dump_recipe(recipe))
+    write_json(folder / "environment.json", environment(recipe.seed))
+    data = _prepare(recipe, folder / "data")
+    entries = [LMEntry(ZERO_SHOT, None, "base")] if recipe.evaluate.zero_shot else []
+    if last >= 1:
+        entries += _train(recipe, data, folder, with_alignment=last >= 2)
+    if last >= 3:
+        _evaluate(recipe, data, folder, entries)
+    return write_report(folder) if last >= 4 else folder
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, machine and seed: what a figure needs to be made again."""
+    packages = ("prefrec", "torch", "transformers", "peft", "polars", "numpy")
+    return {
+        **{name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": _commit(),
+        "seed": seed,
+    }
+
+
+def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
+    key = data_key(recipe.data)
+    if is_finished(folder, key):
+        say("[dim]prepare: unchanged[/dim]")
+        return read_prepared(folder)
+    say("[bold]prepare[/bold]")
+    with stage(folder, key, "prepare", recipe.data.model_dump(mode="json")):
+        data = prepare(recipe.data)
+        write_prepared(data, folder)
+    return data
+
+
+def _train(recipe: Recipe, data: PreparedData, folder: Path, *, with_alignment: bool) -> list[LMEntry]:
+    """Carry out SFT and the alignments; the rankers that come out of them."""
+    common = {
+        "data": data_key(recipe.data),
+        "model": recipe.model.model_dump(),
+        "lora": recipe.lora.model_dump(),
+        "seed": recipe.seed,
+    }
+    entries: list[LMEntry] = []
+    start: Path | None = None
+    if recipe.sft is not None:
+        key = stage_key(**common, sft=recipe.sft.model_dump())
+        out = folder / SFT
+        if _due(out, key, SFT):
+            with stage(out, key, "sft", recipe.sft.model_dump()):
+                train_sft(data, recipe.model, recipe.lora, recipe.sft, out, seed=recipe.seed)
+        start = out / ADAPTER
+        common["start"] = key
+        entries.append(LMEntry(SFT, start, key))
+    for section in recipe.align if with_alignment else ():
+        entries.append(_align(recipe, data, section, start, folder / "align" / section.name, common))
+    return entries
+
+
+def _align(
+    recipe: Recipe, data: PreparedData, section: AlignSection, start: Path | None, out: Path, common: dict[str, Any]
+) -> LMEntry:
+    key = stage_key(**common, align=section.model_dump())
+    if _due(out, key, section.name):
+        with stage(out, key, "align", section.model_dump()):
+            train_align(data, recipe.model, recipe.lora, section, start, out, seed=recipe.seed)
+    return LMEntry(section.name, out / ADAPTER, key)
+
+
+def _evaluate(recipe: Recipe, data: PreparedData, folder: Path, entries: Iterable[LMEntry]) -> Scores:
+    say("[bold]evaluate[/bold]")
+    cache = folder / "predictions"
+    scores = evaluate_rankers(data, recipe.model, recipe.evaluate, list(entries), cache, seed=recipe.seed)
+    write_predictions(scores.predictions, folder / "predictions.parquet")
+    write_json(folder / "metrics.json", metrics_json(recipe.evaluate.split, scores))
+    return scores
+
+
+def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
+    """The content of `metrics.json`."""
+    return {
+        "split": split,
+        "evaluation": scores.evaluation.to_json(),
+        "generation": scores.generation.to_json() if scores.generation else None,
+    }
+
+
+def data_key(config: PrepareConfig) -> str:
+    """The key of the prepare stage: the configuration, and size and date of the files that it names."""
+    named = [p for p in (config.path, config.interactions, config.items) if p is not None]
+    files = [f for p in named for f in (sorted(p.iterdir()) if p.is_dir() else [p]) if f.is_file()]
+    stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return stage_key(config=config.model_dump(mode="json"), files=stats)
+
+
+def _due(folder: Path, key: str, name: str) -> bool:
+    if is_finished(folder, key) and (folder / ADAPTER / "adapter_config.json").is_file():
+        say(f"[dim]{name}: unchanged[/dim]")
+        return False
+    say(f"[bold]{name}[/bold]")
+    return True
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} × {os.cpu_count()}" if names else platform.processor()
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that this package runs from, with a + where files differ from it."""
+    here = Path(__file__).parent
+    try:
+        inside = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=False
+        )
+        if inside.returncode:
+            return None
+        head = subprocess.run(
+            ["git", "rev-parse", "--short=10", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=here, check=False).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty else "")

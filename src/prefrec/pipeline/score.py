@@ -1,0 +1,166 @@
+"""The evaluation stage: every ranker's predictions, kept one file a ranker, then numbers of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from prefrec.console import say
+from prefrec.data import PreparedData, RankingExample
+from prefrec.evaluation import (
+    Evaluation,
+    audit_prepared,
+    evaluate_predictions,
+    judge_texts,
+    predict,
+    read_predictions,
+    write_predictions,
+)
+from prefrec.pipeline.recipe import EvaluateSection, ModelSection
+from prefrec.pipeline.stage import read_json, stage_key, write_json
+from prefrec.prompts import load_template
+from prefrec.rankers.lm import LMRanker, load_lm
+from prefrec.rankers.reference import reference_rankers
+
+GENERATION_METRICS = ("gen_hr@1", "valid_ratio")
+
+
+@dataclass(frozen=True)
+class LMEntry:
+    """A language-model ranker of the table: its name, its adapter (None: the bare base), and the key of both."""
+
+    name: str
+    adapter: Path | None
+    key: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the evaluation stage found.
+
+    Attributes:
+        evaluation: metrics from log-probabilities, on all rows, with the audit of their lists.
+        generation: HR@1 and Valid Ratio by greedy generation on the first rows; None where not asked for.
+        predictions: of all rankers.
+    """
+
+    evaluation: Evaluation
+    generation: Evaluation | None
+    predictions: pl.DataFrame
+
+
+def evaluate_rankers(
+    data: PreparedData,
+    model: ModelSection,
+    section: EvaluateSection,
+    entries: Sequence[LMEntry],
+    cache: Path,
+    *,
+    seed: int,
+) -> Scores:
+    """Ask the reference rankers and every language model; predictions already in `cache` are not made again.
+
+    LM rankers are compared in pairs: each with the one before it, and the last with all others.
+    """
+    examples = data.split(section.split)[: section.rows]
+    base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
+    frames = [
+        predict(r, examples, data.catalogue, generate=False, seed=seed)
+        for r in reference_rankers(data.train_interactions, seed)
+        if r.name in section.references
+    ]
+    for entry in entries:
+        key = stage_key(rows=base_key, model=model.model_dump(), entry=entry.key, generate=section.generate_rows)
+        path = cache / f"{entry.name}.parquet"
+        if not (path.is_file() and read_json(path.with_suffix(".json")) == key):
+            write_predictions(_ask(entry, data, model, section, examples, seed), path)
+            write_json(path.with_suffix(".json"), key)
+        frames.append(read_predictions(path))
+    return summarise(pl.concat(frames), data, section, [e.name for e in entries], seed=seed)
+
+
+def summarise(
+    predictions: pl.DataFrame, data: PreparedData, section: EvaluateSection, models: Sequence[str], *, seed: int
+) -> Scores:
+    """Numbers of predictions: metrics with intervals, paired differences, and the audit's verdict."""
+    audit = audit_prepared(data, section.split, "train", seed)
+    texts = pl.col("generated")
+    scored = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
+    pairs = comparison_pairs(predictions["ranker"].unique(maintain_order=True).to_list(), models)
+    evaluation = evaluate_predictions(scored, ks=section.ks, compare=pairs, audit=audit, seed=seed)
+    generated = predictions.filter(texts.is_not_null())
+    if generated.is_empty():
+        return Scores(evaluation, None, predictions)
+    whole = evaluate_predictions(generated, ks=section.ks, compare=comparison_pairs([], models), seed=seed)
+    return Scores(evaluation, _only(whole, GENERATION_METRICS), predictions)
+
+
+def adapter_key(adapter: Path) -> str:
+    """The key of an adapter from outside a run: size and date of its files."""
+    files = sorted(adapter.iterdir()) if adapter.is_dir() else []
+    return stage_key(files=[(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files])
+
+
+def comparison_pairs(rankers: Sequence[str], models: Sequence[str]) -> list[tuple[str, str]]:
+    """Which rankers are compared: each model with the one before, the last with every earlier one and with
+    the reference rows `popularity` and `co-occurrence`."""
+    pairs = list(zip(models[1:], models[:-1], strict=True))
+    if models:
+        last = models[-1]
+        against = [*models[:-2], *(r for r in ("popularity", "co-occurrence") if r in rankers)]
+        pairs += [(last, other) for other in against]
+    return pairs
+
+
+def _ask(
+    entry: LMEntry,
+    data: PreparedData,
+    model: ModelSection,
+    section: EvaluateSection,
+    examples: Sequence[RankingExample],
+    seed: int,
+) -> pl.DataFrame:
+    lm, tokenizer = load_lm(model.name, entry.adapter, dtype=model.dtype)
+    template = load_template(model.templates[0], domain=data.domain)
+    ranker = LMRanker(
+        entry.name,
+        lm,
+        tokenizer,
+        data.catalogue,
+        template,
+        max_length=model.max_length,
+        chat=model.chat,
+        batch_size=section.batch_size,
+    )
+    say(f"{entry.name}: scoring {len(examples)} rows")
+    frame = predict(ranker, examples, data.catalogue, generate=False, seed=seed)
+    some = examples[: section.generate_rows]
+    if not some:
+        return frame
+    texts = ranker.generate(some)
+    outcome = judge_texts(
+        texts, [data.catalogue.titles_of(e.candidates) for e in some], np.array([e.target_index for e in some])
+    )
+    choices = [e.candidates[c] if c >= 0 else None for e, c in zip(some, outcome.choice, strict=True)]
+    missing = [None] * (len(examples) - len(some))
+    return frame.with_columns(
+        generated=pl.Series([*texts, *missing], dtype=pl.String),
+        choice=pl.Series([*choices, *missing], dtype=pl.String),
+    )
+
+
+def _only(evaluation: Evaluation, metrics: Sequence[str]) -> Evaluation:
+    kept = {r: {m: i for m, i in of.items() if m in metrics} for r, of in evaluation.metrics.items()}
+    return Evaluation(
+        metrics=kept,
+        comparisons=[c for c in evaluation.comparisons if c.metric in metrics],
+        n=evaluation.n,
+        users=evaluation.users,
+        chance=evaluation.chance,
+        seed=evaluation.seed,
+        resamples=evaluation.resamples,
+    )

@@ -1,0 +1,77 @@
+"""A stage's folder: what it was made from, whether it is finished, and where an interrupted one goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+STAGE_FILE = "stage.json"
+
+
+def stage_key(**parts: Any) -> str:
+    """A hash of everything a stage depends on (JSON values; the keys of earlier stages among them)."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def is_finished(folder: Path, key: str) -> bool:
+    """True where `folder` holds the finished outcome of the stage with this key."""
+    state = read_json(folder / STAGE_FILE)
+    return bool(state and state.get("key") == key and state.get("finished"))
+
+
+@contextmanager
+def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator[Path]:
+    """The folder to work in. What an interrupted stage of the same key left stays there, to go on from.
+
+    The outcome of another key is moved to `NAME.previous` (of which one is kept), never deleted at once.
+    """
+    state = read_json(folder / STAGE_FILE) or {}
+    if folder.exists() and state.get("key") != key:
+        previous = folder.with_name(f"{folder.name}.previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        folder.rename(previous)
+        state = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    note = {"key": key, "kind": kind, "config": config, "finished": False, "seconds": state.get("seconds", 0.0)}
+    write_json(folder / STAGE_FILE, note)
+    start = time.monotonic()
+    try:
+        yield folder
+        note["finished"] = True
+    finally:
+        note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
+        write_json(folder / STAGE_FILE, note)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete `checkpoint-N` in `folder`, or None."""
+    found = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
+    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file; None where there is no file, or only half of one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text so that a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)

@@ -1,0 +1,179 @@
+"""The two training stages: prepared data and settings in, a PEFT adapter out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import set_seed
+
+from prefrec.console import say
+from prefrec.data import PreparedData, RankingExample
+from prefrec.models import load_model, load_tokenizer
+from prefrec.pipeline.recipe import AlignSection, LoraSection, ModelSection, SFTSection, TrainSection
+from prefrec.pipeline.stage import last_checkpoint, write_json
+from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
+from prefrec.training import (
+    ChoiceDataset,
+    PreferenceDataset,
+    SFTConfig,
+    SFTTrainer,
+    SoftmaxDPOConfig,
+    SoftmaxDPOTrainer,
+    encode_examples,
+    lora_config,
+)
+from prefrec.training.base import ChoiceTrainer
+
+ADAPTER = "adapter"
+"""Folder of the trained adapter inside a stage's folder."""
+
+
+def train_sft(
+    data: PreparedData, model: ModelSection, lora: LoraSection, section: SFTSection, out: Path, *, seed: int
+) -> Path:
+    """Fine-tune a new adapter on the targets of training rows; returns the adapter's folder.
+
+    Goes on from the newest checkpoint in `out` where there is one.
+    """
+    set_seed(seed)
+    tokenizer = load_tokenizer(model.name)
+    encoder = PromptEncoder(tokenizer, max_length=model.max_length, chat=model.chat)
+
+    def dataset(examples: Sequence[RankingExample]) -> ChoiceDataset:
+        return ChoiceDataset(_encode(examples, data, model, encoder, "target"))
+
+    trainer = SFTTrainer(
+        load_model(model.name, dtype=model.dtype),
+        SFTConfig(**_arguments(section, model, out, seed)),
+        dataset(training_rows(data, section, seed)),
+        dataset(data.validation[: section.eval_rows]) if section.eval_rows else None,
+        tokenizer,
+        lora_config(lora.r, lora.alpha, lora.dropout, lora.targets),
+    )
+    return _run(trainer, out)
+
+
+def train_align(
+    data: PreparedData,
+    model: ModelSection,
+    lora: LoraSection,
+    section: AlignSection,
+    adapter: Path | None,
+    out: Path,
+    *,
+    seed: int,
+) -> Path:
+    """Align an adapter on chosen and rejected titles; returns the new adapter's folder.
+
+    Args:
+        data: prepared rows.
+        model: the base.
+        lora: a new adapter's form, where none is given.
+        section: the settings.
+        adapter: the adapter to go on from, which is also the reference; None: the bare base is.
+        out: folder of the stage; training goes on from the newest checkpoint in it.
+        seed: of rows, negatives and order.
+    """
+    set_seed(seed)
+    tokenizer = load_tokenizer(model.name)
+    encoder = PromptEncoder(tokenizer, max_length=model.max_length, chat=model.chat)
+    base: Any = load_model(model.name, dtype=model.dtype)
+    if adapter is not None:
+        base = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+
+    def dataset(examples: Sequence[RankingExample]) -> PreferenceDataset:
+        sets = _encode(examples, data, model, encoder, "target-first")
+        return PreferenceDataset(sets, num_negatives=section.num_negatives, negatives=section.negatives, seed=seed)
+
+    config = SoftmaxDPOConfig(
+        **_arguments(section, model, out, seed),
+        beta=section.beta,
+        loss_type=section.loss,
+        num_negatives=section.num_negatives,
+        negatives=section.negatives,
+        precompute_ref_log_probs=section.precompute_reference,
+    )
+    trainer = SoftmaxDPOTrainer(
+        base,
+        config,
+        dataset(training_rows(data, section, seed)),
+        dataset(data.validation[: section.eval_rows]) if section.eval_rows else None,
+        tokenizer,
+        None if adapter is not None else lora_config(lora.r, lora.alpha, lora.dropout, lora.targets),
+    )
+    return _run(trainer, out)
+
+
+def training_rows(data: PreparedData, section: TrainSection, seed: int) -> list[RankingExample]:
+    """The rows that a stage trains on: rows `skip_rows … skip_rows + rows` of one seeded order of all."""
+    order = np.random.default_rng((seed, 1)).permutation(len(data.train))
+    end = None if section.rows is None else section.skip_rows + section.rows
+    return [data.train[i] for i in order[section.skip_rows : end]]
+
+
+def _encode(
+    examples: Sequence[RankingExample], data: PreparedData, model: ModelSection, encoder: PromptEncoder, answers: Any
+) -> list[ChoiceSet]:
+    templates = [load_template(name, domain=data.domain) for name in model.templates]
+    sets = encode_examples(examples, data.catalogue, templates, encoder, answers=answers)
+    if encoder.shortened:
+        say(f"{encoder.shortened} of {len(sets)} histories were shortened to fit {model.max_length} tokens")
+        encoder.shortened = 0
+    return sets
+
+
+def _arguments(section: TrainSection, model: ModelSection, out: Path, seed: int) -> dict[str, Any]:
+    on_cpu = not torch.cuda.is_available()
+    return {
+        "output_dir": str(out),
+        "seed": seed,
+        "use_cpu": on_cpu,
+        "bf16": model.dtype == "bfloat16",
+        "fp16": model.dtype == "float16",
+        "max_length": model.max_length,
+        "chat": model.chat,
+        "num_train_epochs": section.epochs,
+        "learning_rate": section.learning_rate,
+        "global_batch_size": section.global_batch_size,
+        "per_device_train_batch_size": section.per_device_batch_size,
+        "per_device_eval_batch_size": 2 * section.per_device_batch_size,
+        "warmup_steps": section.warmup,
+        "max_grad_norm": section.max_grad_norm,
+        "weight_decay": section.weight_decay,
+        "disable_dropout": section.disable_dropout,
+        "gradient_checkpointing": section.gradient_checkpointing,
+        "eval_strategy": "steps" if section.eval_rows else "no",
+        "eval_steps": section.eval_steps,
+        "save_strategy": "steps",
+        "save_steps": section.save_steps,
+        "save_total_limit": 1,
+        "logging_steps": 5,
+        "dataloader_pin_memory": not on_cpu,
+    }
+
+
+def _run(trainer: ChoiceTrainer, out: Path) -> Path:
+    """Train, from a checkpoint where one is left; keep the adapter and the log, drop the checkpoints."""
+    checkpoint = last_checkpoint(out)
+    if checkpoint is not None:
+        say(f"Going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    adapter = out / ADAPTER
+    if trainer.is_world_process_zero():
+        scratch = out / f".{ADAPTER}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(adapter, ignore_errors=True)
+        model = trainer.accelerator.unwrap_model(cast(Any, trainer.model))
+        model.save_pretrained(str(scratch), selected_adapters=["default"])
+        scratch.rename(adapter)
+        write_json(out / "log.json", trainer.state.log_history)
+        for left in out.glob("checkpoint-*"):
+            shutil.rmtree(left, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    return adapter

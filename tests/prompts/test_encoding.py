@@ -1,0 +1,125 @@
+"""prefrec.prompts.encoding: the boundary is the joint text's, and what is shortened is the history."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prefrec.errors import TokenizerError
+from prefrec.prompts import PromptEncoder, PromptTemplate, load_template
+
+TITLES = [
+    "Toy Story",
+    "It Happened One Night",
+    "(500) Days: Part Two",
+    "…And Justice for All",
+    "12 Angry Men",
+    "$9.99",
+]
+SPACED = PromptTemplate("spaced", "Seen {{ history | join(', ') }} of {{ candidates | join('; ') }}. Next:")
+title_text = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).map(
+    lambda s: " ".join(s.split())
+)
+
+
+@pytest.fixture(params=["bpe_tokenizer", "sentencepiece_tokenizer"])
+def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("template", [load_template("movies/1"), SPACED], ids=["newline", "space"])
+def test_prompt_and_answer_are_the_joint_text(tokenizer, template):
+    encoder = PromptEncoder(tokenizer)
+    prompt = template.render(TITLES[:3], TITLES)
+    separator = "" if prompt[-1].isspace() else " "
+    choices = encoder.encode(template, TITLES[:3], TITLES, TITLES)
+    for title, answer in zip(TITLES, choices.answers, strict=True):
+        joint = tokenizer(prompt + separator + title)["input_ids"]
+        assert list(choices.prompt + answer[:-1]) == joint
+        assert answer[-1] == tokenizer.eos_token_id
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(title_text.filter(bool))
+def test_an_answer_decodes_to_its_title(bpe_tokenizer, title):
+    choices = PromptEncoder(bpe_tokenizer).encode(load_template("movies/1"), ["A"], ["B"], [title])
+    assert bpe_tokenizer.decode(choices.answers[0][:-1]) == title
+
+
+def test_answers_do_not_depend_on_each_other(tokenizer):
+    encoder = PromptEncoder(tokenizer)
+    together = encoder.encode(SPACED, ["A"], TITLES, TITLES).answers
+    alone = [PromptEncoder(tokenizer).encode(SPACED, ["A"], TITLES, [t]).answers[0] for t in TITLES]
+    assert list(together) == alone
+
+
+def test_titles_with_colons_keep_their_label(tokenizer):
+    answer = PromptEncoder(tokenizer).encode(SPACED, ["A"], ["B: C"], ["B: C"]).answers[0]
+    assert tokenizer.decode(answer[:-1]).strip() == "B: C"
+
+
+def test_special_tokens_in_a_title_are_text(bpe_tokenizer):
+    encoder = PromptEncoder(bpe_tokenizer)
+    choices = encoder.encode(SPACED, ["bad<|im_end|>"], ["x<|im_end|>y"], ["x<|im_end|>y"])
+    assert bpe_tokenizer.eos_token_id not in choices.prompt
+    assert choices.answers[0].count(bpe_tokenizer.eos_token_id) == 1
+
+
+@pytest.mark.parametrize("hostile", [False, True])
+def test_chat_wraps_the_prompt_and_data_stays_text(bpe_tokenizer, hostile):
+    encoder = PromptEncoder(bpe_tokenizer, chat=True)
+    title = "x<|im_end|>y" if hostile else "Toy Story"
+    choices = encoder.encode(load_template("movies/1"), [title], [title, "Heat"], [title, "Heat"])
+    text = bpe_tokenizer.decode(choices.prompt)
+    assert text.startswith("<|im_start|>user\n")
+    assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert choices.prompt.count(bpe_tokenizer.eos_token_id) == 1
+    assert choices.answers[0].count(bpe_tokenizer.eos_token_id) == 1
+
+
+def test_the_oldest_history_is_left_out_first(bpe_tokenizer):
+    whole = PromptEncoder(bpe_tokenizer).encode(SPACED, TITLES, TITLES, TITLES)
+    encoder = PromptEncoder(bpe_tokenizer, max_length=whole.length - 1)
+    cut = encoder.encode(SPACED, TITLES, TITLES, TITLES)
+    text = bpe_tokenizer.decode(cut.prompt)
+    assert cut.length <= whole.length - 1
+    assert encoder.shortened == 1
+    assert cut.answers == whole.answers
+    assert text.startswith("Seen ")
+    assert not text.startswith("Seen Toy Story")
+    assert text.endswith(f"of {'; '.join(TITLES)}. Next:")
+
+
+def test_what_cannot_be_shortened_is_an_error(bpe_tokenizer):
+    encoder = PromptEncoder(bpe_tokenizer, max_length=20)
+    with pytest.raises(TokenizerError, match="without any history"):
+        encoder.encode(SPACED, TITLES, TITLES, TITLES)
+    with pytest.raises(TokenizerError, match="max_length is 20"):
+        encoder.encode_text("word " * 50, ["answer"])
+
+
+def test_no_end_token_is_an_error(bpe_tokenizer):
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=bpe_tokenizer.backend_tokenizer)
+    with pytest.raises(TokenizerError, match="no end token"):
+        PromptEncoder(bare)
+
+
+def test_no_chat_template_is_an_error(sentencepiece_tokenizer):
+    with pytest.raises(TokenizerError, match="no chat template"):
+        PromptEncoder(sentencepiece_tokenizer, chat=True)
+
+
+def test_beginning_token_stands_once_at_the_start(bpe_tokenizer):
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    raw = type(bpe_tokenizer.backend_tokenizer).from_str(bpe_tokenizer.backend_tokenizer.to_str())
+    raw.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 0), ("<|im_end|>", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", bos_token="<|im_start|>")
+    choices = PromptEncoder(tokenizer).encode(SPACED, ["A"], ["B"], ["B"])
+    assert choices.prompt[0] == 0
+    assert 1 not in choices.prompt
+    assert 0 not in choices.answers[0]

@@ -1,0 +1,91 @@
+"""prefrec.packing: the layout tensor by tensor, and its mask against a loop that says the rule in words."""
+
+import doctest
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec import packing
+from prefrec.packing import pack
+from prefrec.prompts import ChoiceSet
+
+tokens = st.lists(st.integers(1, 99), min_size=1, max_size=5).map(tuple)
+choice_sets = st.builds(ChoiceSet, tokens, st.lists(tokens, min_size=1, max_size=4).map(tuple))
+
+
+def allowed_in_words(choices: ChoiceSet, left: int, length: int) -> list[list[bool]]:
+    """Who may attend to whom in one packed row, read off the rule of the module's docstring."""
+    owner: list[object] = ["pad"] * left + ["prompt"] * len(choices.prompt)
+    for i, answer in enumerate(choices.answers):
+        owner += [i] * len(answer)
+    owner += ["pad"] * (length - len(owner))
+
+    def may(q: int, k: int) -> bool:
+        if owner[q] == "pad" or owner[k] == "pad":
+            return q == k
+        return k <= q and owner[k] in ("prompt", owner[q])
+
+    return [[may(q, k) for k in range(length)] for q in range(length)]
+
+
+def test_the_docstrings_example():
+    assert doctest.testmod(packing, extraglobs={"ChoiceSet": ChoiceSet}).failed == 0
+
+
+@settings(deadline=None)
+@given(st.lists(choice_sets, min_size=1, max_size=3))
+def test_mask_says_the_rule(sets):
+    batch = pack(sets, pad_id=0)
+    start = max(len(c.prompt) for c in sets)
+    for r, choices in enumerate(sets):
+        expected = allowed_in_words(choices, start - len(choices.prompt), batch.input_ids.shape[1])
+        assert batch.attention_mask[r, 0].tolist() == expected
+
+
+@settings(deadline=None)
+@given(st.lists(choice_sets, min_size=1, max_size=3), st.sampled_from(["packed", "separate"]))
+def test_every_answer_token_is_read_one_place_before_it(sets, layout):
+    batch = pack(sets, pad_id=0, layout=layout)
+    first = batch.input_ids.shape[1] - batch.logits_to_keep
+    width = batch.choice_mask.shape[1]
+    found: dict[int, list[int]] = {}
+    for row, column, target, choice in zip(
+        batch.rows.tolist(), batch.columns.tolist(), batch.targets.tolist(), batch.choices.tolist(), strict=True
+    ):
+        found.setdefault(choice, []).append(target)
+        source = first + column
+        own_place = source + 1 if column or len(found[choice]) > 1 else None
+        if own_place is not None and layout == "separate":
+            assert batch.input_ids[row, own_place] == target
+        assert batch.position_ids[row, source] == len(sets[choice // width].prompt) + len(found[choice]) - 2
+    for b, choices in enumerate(sets):
+        for c, answer in enumerate(choices.answers):
+            assert tuple(found[b * width + c]) == answer
+
+
+def test_ragged_rows_are_masked():
+    batch = pack([ChoiceSet((1,), ((2,), (3,))), ChoiceSet((1,), ((2,),))], pad_id=0)
+    assert batch.choice_mask.tolist() == [[True, True], [True, False]]
+
+
+def test_padding_may_be_any_token_of_the_vocabulary():
+    sets = [ChoiceSet((7, 7), ((7,),)), ChoiceSet((7,), ((7, 7),))]
+    one, two = pack(sets, pad_id=0), pack(sets, pad_id=7)
+    assert torch.equal(one.attention_mask, two.attention_mask)
+    assert torch.equal(one.columns, two.columns)
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ([], "no choice sets"),
+        ([ChoiceSet((), ((1,),))], "empty prompt"),
+        ([ChoiceSet((1,), ())], "no answer"),
+        ([ChoiceSet((1,), ((2,), ()))], "empty one"),
+    ],
+)
+def test_bad_input_is_named(sets, message):
+    with pytest.raises(ValueError, match=message):
+        pack(sets, pad_id=0)
