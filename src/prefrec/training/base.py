@@ -11,7 +11,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
@@ -68,6 +68,7 @@ class ChoiceTrainer(Trainer):
             processing_class=processing_class,
             callbacks=[ProgressCallback(self.description), *(callbacks or [])],
         )
+        self.remove_callback(PrinterCallback)
         if args.n_gpu > 1:
             raise ConfigError(
                 f"{args.n_gpu} GPUs in one process are not supported: start one process a GPU, "

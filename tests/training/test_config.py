@@ -1,0 +1,31 @@
+"""prefrec.training.config: the global batch, and settings that are refused."""
+
+import pytest
+
+from prefrec.errors import ConfigError
+from prefrec.training import SFTConfig, SoftmaxDPOConfig
+
+
+def test_accumulation_follows_from_the_global_batch(tmp_path):
+    config = SFTConfig(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=4, global_batch_size=128)
+    assert config.gradient_accumulation_steps == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_batch_size": 6, "per_device_train_batch_size": 4}, "no multiple of per_device_train_batch_size 4"),
+        ({"global_batch_size": 2, "per_device_train_batch_size": 4}, "no multiple"),
+        (
+            {"global_batch_size": 8, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
+            "contradict each other",
+        ),
+        ({"loss_type": "ppo"}, "expected one of softmax_dpo"),
+        ({"beta": 0.0}, "beta must be positive"),
+        ({"num_negatives": 0}, "at least 1"),
+        ({"negatives": "sometimes"}, "'fixed' or 'per_epoch'"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        SoftmaxDPOConfig(output_dir=str(tmp_path), use_cpu=True, **changes)

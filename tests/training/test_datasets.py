@@ -1,0 +1,95 @@
+"""prefrec.training.datasets: rows of text in, choice sets out; draws of negatives."""
+
+import pytest
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import ConfigError, DataError
+from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
+from prefrec.training import ChoiceDataset, PreferenceDataset, encode_examples
+from prefrec.training.datasets import encode_completions, encode_preferences
+
+SETS = [ChoiceSet((1, 2), tuple((10 + i,) for i in range(9))) for _ in range(6)]
+
+
+@pytest.fixture
+def encoder(bpe_tokenizer):
+    return PromptEncoder(bpe_tokenizer)
+
+
+def test_preference_rows_put_the_chosen_answer_first(encoder, bpe_tokenizer):
+    rows = [{"prompt": "Next:", "chosen": "Heat", "rejected": ["Babe", "Emma"]}]
+    (choices,) = encode_preferences(rows, encoder)
+    texts = [bpe_tokenizer.decode(a[:-1]).strip() for a in choices.answers]
+    assert texts == ["Heat", "Babe", "Emma"]
+
+
+def test_one_rejected_text_is_one_negative(encoder):
+    one = encode_preferences([{"prompt": "Next:", "chosen": "Heat", "rejected": "Babe"}], encoder)
+    many = encode_preferences([{"prompt": "Next:", "chosen": "Heat", "rejected": ["Babe"]}], encoder)
+    assert one == many
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p", "rejected": ["b"]}, "row 0: `chosen` must be a text, got None"),
+        ({"prompt": "", "chosen": "a", "rejected": ["b"]}, "row 0: `prompt`"),
+        ({"prompt": "p", "chosen": "a", "rejected": []}, "row 0: `rejected`"),
+        ({"prompt": "p", "chosen": "a", "rejected": ["b", 3]}, "row 0: `rejected`"),
+        ({"prompt": "p", "chosen": "a", "rejected": ["b", "a"]}, "also among the rejected"),
+    ],
+)
+def test_bad_preference_rows_are_named(encoder, row, message):
+    with pytest.raises(DataError, match=message):
+        encode_preferences([row], encoder)
+
+
+def test_bad_completion_rows_are_named(encoder):
+    with pytest.raises(DataError, match="row 1: `completion`"):
+        encode_completions([{"prompt": "p", "completion": "a"}, {"prompt": "p"}], encoder)
+
+
+@pytest.mark.parametrize("kind", [ChoiceDataset, PreferenceDataset])
+def test_no_rows_is_an_error(kind):
+    with pytest.raises(DataError, match="no rows"):
+        kind([])
+
+
+def test_more_negatives_than_there_are_is_an_error():
+    with pytest.raises(ConfigError, match="num_negatives is 9, but row 0 has only 8"):
+        PreferenceDataset(SETS, num_negatives=9)
+
+
+def test_fixed_negatives_stay_and_redrawn_ones_change():
+    fixed = PreferenceDataset(SETS, num_negatives=3, seed=1)
+    redrawn = PreferenceDataset(SETS, num_negatives=3, negatives="per_epoch", seed=1)
+    first = [fixed[i]["choices"] for i in range(6)], [redrawn[i]["choices"] for i in range(6)]
+    for dataset in (fixed, redrawn):
+        dataset.set_epoch(1)
+    second = [fixed[i]["choices"] for i in range(6)], [redrawn[i]["choices"] for i in range(6)]
+    assert first[0] == second[0] == first[1]
+    assert second[1] != first[1]
+    redrawn.set_epoch(0)
+    assert [redrawn[i]["choices"] for i in range(6)] == first[1]
+    for choices in (*first[0], *second[1]):
+        assert choices.answers[0] == (10,)
+        assert len(set(choices.answers)) == 4
+
+
+def test_examples_show_candidates_and_answer_targets(bpe_tokenizer):
+    import polars as pl
+
+    catalogue = Catalogue(pl.DataFrame({"item_id": ["1", "2", "3", "4"], "title": ["Heat", "Babe", "Emma", "Alien"]}))
+    example = RankingExample("u", ("4",), ("2", "1", "3"), "1")
+    encoder = PromptEncoder(bpe_tokenizer)
+
+    def answers(kind):
+        (choices,) = encode_examples([example], catalogue, [load_template("movies/1")], encoder, answers=kind)
+        prompt = bpe_tokenizer.decode(choices.prompt)
+        assert "Alien" in prompt
+        assert prompt.index("Babe") < prompt.index("Heat") < prompt.index("Emma")
+        return [bpe_tokenizer.decode(a[:-1]) for a in choices.answers]
+
+    assert answers("target") == ["Heat"]
+    assert answers("target-first") == ["Heat", "Babe", "Emma"]
+    assert answers("candidates") == ["Babe", "Heat", "Emma"]

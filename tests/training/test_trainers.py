@@ -1,0 +1,283 @@
+"""The two trainers on tiny models: what they learn, what they leave alone, and that they can be resumed."""
+
+import copy
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import PeftModel, get_peft_model
+
+from prefrec.errors import ConfigError
+from prefrec.losses import softmax_dpo_loss
+from prefrec.packing import pack
+from prefrec.scoring import choice_logps
+from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
+from prefrec.training.adapters import add_reference_adapter, reference_of
+from tiny import tiny_llama
+
+FILMS = ["Heat", "Babe", "Emma", "Alien", "Fargo", "Toy Story", "The Matrix", "GoldenEye"]
+PREFERENCES = [
+    {
+        "prompt": f"Seen {FILMS[i]}. Next:",
+        "chosen": FILMS[(i + 1) % 8],
+        "rejected": [FILMS[(i + j) % 8] for j in (2, 3, 4)],
+    }
+    for i in range(8)
+]
+COMPLETIONS = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in PREFERENCES]
+
+
+def settings(folder, **changes):
+    base = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "max_steps": 6,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 5e-3,
+        "warmup_steps": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "seed": 3,
+        "max_length": 128,
+    }
+    return {**base, **changes}
+
+
+def small_model():
+    torch.manual_seed(0)
+    model = tiny_llama()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.div_(4 if p.dim() > 1 else 1)
+    return model
+
+
+def adapted_model():
+    torch.manual_seed(1)
+    model = get_peft_model(small_model(), lora_config(4))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.02)
+    return model
+
+
+def trainable(model):
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def losses(trainer):
+    return [h["loss"] for h in trainer.state.log_history if "loss" in h]
+
+
+def test_sft_learns_the_answers(tmp_path, bpe_tokenizer):
+    config = SFTConfig(**settings(tmp_path, max_steps=40))
+    trainer = SFTTrainer(small_model(), config, COMPLETIONS, None, bpe_tokenizer)
+    trainer.train()
+    assert losses(trainer)[-1] < losses(trainer)[0] - 2
+
+
+def test_an_adapter_leaves_the_base_alone(tmp_path, bpe_tokenizer):
+    trainer = SFTTrainer(
+        small_model(), SFTConfig(**settings(tmp_path)), COMPLETIONS, None, bpe_tokenizer, lora_config(4)
+    )
+    before = small_model().state_dict()
+    trainer.train()
+    assert all("lora" in n for n in trainable(trainer.model))
+    after = trainer.model.unload().state_dict()
+    assert all(torch.equal(after[n], before[n]) for n in before)
+
+
+def test_sft_loss_is_the_mean_over_answer_tokens(tmp_path, bpe_tokenizer):
+    model = small_model()
+    trainer = SFTTrainer(
+        copy.deepcopy(model),
+        SFTConfig(**settings(tmp_path, max_steps=1, per_device_train_batch_size=8)),
+        COMPLETIONS,
+        None,
+        bpe_tokenizer,
+    )
+    trainer.train()
+    sets = trainer.train_dataset.choice_sets
+    with torch.no_grad():
+        total = sum(choice_logps(model, pack([c], pad_id=0)).item() for c in sets)
+    assert losses(trainer)[0] == pytest.approx(-total / sum(len(c.answers[0]) for c in sets), abs=1e-4)
+
+
+def test_trl_style_rows_train_in_ten_lines(tmp_path, bpe_tokenizer):
+    small_model().save_pretrained(tmp_path / "model")
+    bpe_tokenizer.save_pretrained(tmp_path / "model")
+    trainer = SoftmaxDPOTrainer(
+        model=str(tmp_path / "model"),
+        args=SoftmaxDPOConfig(**settings(tmp_path, max_steps=20, beta=0.5)),
+        train_dataset=Dataset.from_list(PREFERENCES),
+        peft_config=lora_config(4),
+    )
+    trainer.train()
+    first, last = (
+        next(h for h in it if "loss" in h) for it in (trainer.state.log_history, trainer.state.log_history[::-1])
+    )
+    assert first["loss"] == pytest.approx(math.log(4), abs=1e-4)
+    assert last["rewards/accuracies"] > first["rewards/accuracies"]
+    assert last["rewards/margins"] > 0
+    for name in ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "negatives/effective"):
+        assert math.isfinite(last[name])
+    assert first["negatives/effective"] == pytest.approx(3, abs=1e-3)
+
+
+@pytest.mark.parametrize("precompute", [True, False])
+@pytest.mark.parametrize("bf16", [True, False])
+def test_policy_leaves_the_reference_which_stays(tmp_path, bpe_tokenizer, precompute, bf16):
+    """An autocast that keeps stale casts of the adapter would leave the loss at ln(1+N)."""
+    config = SoftmaxDPOConfig(**settings(tmp_path, precompute_ref_log_probs=precompute, bf16=bf16, max_steps=40))
+    trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if ".ref." in n}
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    assert before
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    batch = pack(trainer.train_dataset.choice_sets, pad_id=0)
+    with torch.no_grad(), reference_of(trainer.model) as reference:
+        ref_logps = choice_logps(reference, batch)
+    with torch.no_grad():
+        policy_logps = choice_logps(trainer.model, batch)
+    assert softmax_dpo_loss(policy_logps, ref_logps, config.beta).losses.mean() < math.log(4) - 0.1
+
+
+def test_cached_and_live_reference_train_alike(tmp_path, bpe_tokenizer):
+    weights = []
+    for precompute in (True, False):
+        config = SoftmaxDPOConfig(**settings(tmp_path / str(precompute), precompute_ref_log_probs=precompute))
+        trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        trainer.train()
+        weights.append(trainable(trainer.model))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=0, atol=2e-5)
+
+
+def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer):
+    def reference_after(model, folder):
+        trainer = SoftmaxDPOTrainer(
+            model, SoftmaxDPOConfig(**settings(folder, max_steps=1)), PREFERENCES, None, bpe_tokenizer
+        )
+        trainer.train()
+        return trainer.train_dataset.ref_logps
+
+    first = reference_after(adapted_model(), tmp_path)
+    stamp = (tmp_path / "reference-train.safetensors").stat().st_mtime_ns
+    again = reference_after(adapted_model(), tmp_path)
+    assert (tmp_path / "reference-train.safetensors").stat().st_mtime_ns == stamp
+    assert (first == again).all()
+    other = adapted_model()
+    with torch.no_grad():
+        for name, p in other.named_parameters():
+            if "lora_B" in name:
+                p.mul_(2)
+    changed = reference_after(other, tmp_path)
+    assert (tmp_path / "reference-train.safetensors").stat().st_mtime_ns != stamp
+    assert not (first == changed).all()
+
+
+@pytest.mark.parametrize("stage", ["sft", "fixed", "per_epoch"])
+def test_resumed_run_ends_with_the_same_weights(tmp_path, bpe_tokenizer, stage):
+    def trainer(folder, **changes):
+        changes = {"max_steps": -1, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 5, **changes}
+        if stage == "sft":
+            model = get_peft_model(small_model(), lora_config(4, dropout=0.1))
+            config = SFTConfig(**settings(folder, disable_dropout=False, **changes))
+            return SFTTrainer(model, config, COMPLETIONS, None, bpe_tokenizer)
+        config = SoftmaxDPOConfig(**settings(folder, num_negatives=2, negatives=stage, **changes))
+        return SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+
+    torch.manual_seed(5)
+    whole = trainer(tmp_path / "whole")
+    whole.train()
+    torch.manual_seed(5)
+    trainer(tmp_path / "whole")  # the same construction as above draws the same random numbers
+    resumed = trainer(tmp_path / "whole")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-5"))
+    want = trainable(whole.model)
+    for name, value in trainable(resumed.model).items():
+        torch.testing.assert_close(value, want[name], rtol=0, atol=0)
+
+
+def test_accumulation_equals_a_large_batch(tmp_path, bpe_tokenizer):
+    def run(per_device, folder, kind):
+        changes = {"per_device_train_batch_size": per_device, "global_batch_size": 8, "max_steps": 3}
+        if kind == "sft":
+            trainer = SFTTrainer(
+                adapted_model(), SFTConfig(**settings(folder, **changes)), COMPLETIONS, None, bpe_tokenizer
+            )
+        else:
+            config = SoftmaxDPOConfig(**settings(folder, **changes))
+            trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        trainer.train()
+        assert trainer.global_batch == 8
+        return trainable(trainer.model), losses(trainer)
+
+    for kind in ("sft", "s-dpo"):
+        (large, large_losses), (small, small_losses) = (run(n, tmp_path / f"{kind}{n}", kind) for n in (8, 2))
+        assert small_losses == pytest.approx(large_losses, abs=1e-5)
+        for name, value in large.items():
+            torch.testing.assert_close(value, small[name], rtol=0, atol=2e-5)
+
+
+def test_both_layouts_train_alike(tmp_path, bpe_tokenizer):
+    weights = []
+    for layout in ("packed", "separate"):
+        config = SoftmaxDPOConfig(**settings(tmp_path / layout, layout=layout))
+        trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        trainer.train()
+        weights.append(trainable(trainer.model))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("loss", ["softmax_dpo", "dpo", "dmpo", "bpr", "softmax"])
+def test_every_loss_trains_and_reports_on_held_out_rows(tmp_path, bpe_tokenizer, loss):
+    config = SoftmaxDPOConfig(**settings(tmp_path, loss_type=loss, max_steps=4, eval_strategy="steps", eval_steps=2))
+    trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, PREFERENCES[:3], bpe_tokenizer)
+    trainer.train()
+    evaluated = [h for h in trainer.state.log_history if "eval_loss" in h]
+    assert len(evaluated) == 2
+    assert evaluated[-1]["eval_loss"] < evaluated[0]["eval_loss"] + 1e-6
+    assert "eval_rewards/accuracies" in evaluated[-1]
+
+
+def test_all_weights_can_be_trained_against_a_stored_reference(tmp_path, bpe_tokenizer):
+    config = SoftmaxDPOConfig(**settings(tmp_path, learning_rate=5e-4, max_steps=8))
+    trainer = SoftmaxDPOTrainer(small_model(), config, PREFERENCES, None, bpe_tokenizer)
+    trainer.train()
+    assert losses(trainer)[-1] < losses(trainer)[0]
+
+
+def test_all_weights_without_a_stored_reference_are_refused(tmp_path, bpe_tokenizer):
+    config = SoftmaxDPOConfig(**settings(tmp_path, precompute_ref_log_probs=False))
+    with pytest.raises(ConfigError, match="precompute_ref_log_probs=True"):
+        SoftmaxDPOTrainer(small_model(), config, PREFERENCES, None, bpe_tokenizer)
+
+
+def test_reference_adapter_is_frozen_and_made_once():
+    model = adapted_model()
+    add_reference_adapter(model)
+    add_reference_adapter(model)
+    assert set(model.peft_config) == {"default", "ref"}
+    assert not any(p.requires_grad for n, p in model.named_parameters() if ".ref." in n)
+    assert any(p.requires_grad for n, p in model.named_parameters() if ".default." in n)
+    assert model.active_adapter == "default"
+    with reference_of(model):
+        assert model.active_adapter == "ref"
+    assert any(p.requires_grad for n, p in model.named_parameters() if ".default." in n)
+
+
+def test_saved_policy_loads_as_one_adapter(tmp_path, bpe_tokenizer):
+    trainer = SoftmaxDPOTrainer(
+        adapted_model(), SoftmaxDPOConfig(**settings(tmp_path)), PREFERENCES, None, bpe_tokenizer
+    )
+    trainer.train()
+    trainer.model.save_pretrained(str(tmp_path / "out"), selected_adapters=["default"])
+    loaded = PeftModel.from_pretrained(small_model(), str(tmp_path / "out"))
+    batch = pack(trainer.train_dataset.choice_sets, pad_id=0)
+    with torch.no_grad():
+        torch.testing.assert_close(choice_logps(loaded.eval(), batch), choice_logps(trainer.model.eval(), batch))
