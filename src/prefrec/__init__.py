@@ -1,1 +1,48 @@
+"""prefrec: language-model recommenders aligned to user preferences with Softmax DPO, and measured honestly.
+
+The names below load on first use, so that `import prefrec` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefrec.evaluation import evaluate
+    from prefrec.losses import softmax_dpo_loss
+    from prefrec.rankers import LMRanker
+    from prefrec.scoring import choice_logps
+    from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "LMRanker": "prefrec.rankers",
+    "SFTConfig": "prefrec.training",
+    "SFTTrainer": "prefrec.training",
+    "SoftmaxDPOConfig": "prefrec.training",
+    "SoftmaxDPOTrainer": "prefrec.training",
+    "choice_logps": "prefrec.scoring",
+    "evaluate": "prefrec.evaluation",
+    "lora_config": "prefrec.training",
+    "softmax_dpo_loss": "prefrec.losses",
+}
+
+__all__ = [
+    "LMRanker",
+    "SFTConfig",
+    "SFTTrainer",
+    "SoftmaxDPOConfig",
+    "SoftmaxDPOTrainer",
+    "choice_logps",
+    "evaluate",
+    "lora_config",
+    "softmax_dpo_loss",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prefrec' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

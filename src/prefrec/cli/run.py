@@ -18,6 +18,9 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="YAML file; `recipes/` holds examples.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
     until: Annotated[str, typer.Option(help="Last stage: prepare, sft, align, evaluate or report.")] = "report",
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE, such as sft.rows=100; repeatable.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics as JSON, for machines.")] = False,
 ) -> None:
     """Carry out a recipe: prepare, SFT, alignment, evaluation, report.
@@ -25,9 +28,11 @@ def run(
     Stages whose inputs have not changed are skipped, and an interrupted run goes on where it stopped: run the
     same command again.
 
-    Example: prefrec run recipes/demo.yaml
+    Examples: prefrec run recipes/demo.yaml
+
+    prefrec run recipes/lastfm.yaml --set data.path=/data/hetrec2011-lastfm-2k --set sft.rows=400
     """
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe, override or [])
     folder = out or Path("runs") / loaded.name
     result = run_recipe(loaded, folder, until=until)
     metrics = read_json(folder / "metrics.json") if until in ("evaluate", "report") else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -131,8 +132,13 @@ class Recipe(_Section):
         return [*zero, *([SFT] if self.sft else []), *(a.name for a in self.align)]
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file; relative data paths are relative to that file.
+
+    Args:
+        path: of the file.
+        overrides: `FIELD=VALUE` with a dotted field and a YAML value, such as `sft.rows=100` or
+            `align.0.beta=0.5`; they win over the file.
 
     Raises:
         ConfigError: the file is missing, no YAML, or a field is wrong; the message names file and field.
@@ -145,6 +151,8 @@ def load_recipe(path: Path) -> Recipe:
         raise ConfigError(f"recipe {path}: not a YAML file: {e}") from e
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path}: expected a mapping with name, data, sft, …, got {type(raw).__name__}")
+    for override in overrides:
+        _override(raw, override)
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as e:
@@ -155,6 +163,22 @@ def load_recipe(path: Path) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every field written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Set one dotted field of the raw recipe."""
+    field, given, text = override.partition("=")
+    *parents, last = field.split(".")
+    place: Any = raw
+    try:
+        for name in parents:
+            place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
+        value = yaml.safe_load(text)
+        place[int(last) if isinstance(place, list) else last] = value
+    except (IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        given = ""
+    if not given:
+        raise ConfigError(f"--set {override!r}: expected FIELD=VALUE such as sft.rows=100 or align.0.beta=0.5")
 
 
 def _resolve_paths(data: PrepareConfig, folder: Path) -> PrepareConfig:
