@@ -1,0 +1,207 @@
+"""What a run's folder holds: everything that can be read, and a sentence for each part that cannot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+import yaml
+
+from prefrec.data import PreparedData, read_prepared
+from prefrec.errors import DataError
+from prefrec.evaluation import Evaluation, read_predictions
+
+T = TypeVar("T")
+
+EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/NAME/", "metrics.json", "predictions.parquet")
+"""The parts of a run's folder."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training stage.
+
+    Attributes:
+        name: `sft`, or the name of an alignment; its ranker in the tables has the same name.
+        kind: `sft` or `align`.
+        state: what `stage.json` says (`finished`, `seconds`, `config`).
+        log: the Trainer's `log_history`, empty where training has not come to its end.
+    """
+
+    name: str
+    kind: str
+    state: dict[str, Any] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def setting(self, name: str) -> Any:
+        """A setting of the stage, from its configuration or a section of it; None where it is not said."""
+        config = self.state.get("config") or {}
+        sections = [config, *(v for v in config.values() if isinstance(v, dict))]
+        return next((s[name] for s in sections if name in s), None)
+
+    def points(self, key: str) -> list[tuple[float, float]]:
+        """(step, value) of every log entry that has `key`."""
+        return [(float(e["step"]), float(e[key])) for e in self.log if _number(e.get(key)) and _number(e.get("step"))]
+
+
+@dataclass(frozen=True)
+class RunContents:
+    """The parts of a run that are there.
+
+    Attributes:
+        folder: of the run.
+        recipe, recipe_text: the recipe, parsed and as written.
+        environment: versions, seed and commit.
+        data: the prepared data.
+        stages: SFT first, then alignments in the recipe's order.
+        split: which rows were evaluated.
+        evaluation, generation: metrics from log-probabilities, and from generated text.
+        predictions: of all rankers, a frame of `PREDICTION_SCHEMA`.
+        missing: one sentence for each part that is absent, unfinished or damaged.
+    """
+
+    folder: Path
+    recipe: dict[str, Any]
+    recipe_text: str
+    environment: dict[str, Any]
+    data: PreparedData | None
+    stages: list[Stage]
+    split: str
+    evaluation: Evaluation | None
+    generation: Evaluation | None
+    predictions: pl.DataFrame | None
+    missing: list[str]
+
+    @property
+    def alignments(self) -> list[Stage]:
+        """The alignment stages."""
+        return [s for s in self.stages if s.kind == "align"]
+
+    @property
+    def model(self) -> str:
+        """The base model's name, "" where the recipe does not say it."""
+        section = self.recipe.get("model", "")
+        return str(section.get("name", "")) if isinstance(section, dict) else str(section)
+
+
+def read_run(folder: Path) -> RunContents:
+    """The contents of a run's folder.
+
+    Raises:
+        DataError: no such folder, or it holds no part of a run.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; `prefrec run RECIPE.yaml` makes one")
+    if not _any_part(folder):
+        raise DataError(
+            f"{folder} is not the folder of a run: expected at least one of {', '.join(EXPECTED)}; "
+            "`prefrec run RECIPE.yaml` writes them"
+        )
+    reader = _Reader(folder)
+    text = reader.read("recipe.yaml", lambda p: p.read_text(encoding="utf-8")) or ""
+    recipe = _parse_recipe(text, reader.missing)
+    environment = reader.read("environment.json", _read_object) or {}
+    data = reader.read("data", read_prepared)
+    stages = reader.stages(recipe)
+    split, evaluation, generation = reader.read("metrics.json", _read_metrics) or ("test", None, None)
+    predictions = reader.read("predictions.parquet", read_predictions)
+    return RunContents(
+        folder,
+        recipe,
+        text,
+        environment,
+        data,
+        stages,
+        split,
+        evaluation,
+        generation,
+        predictions,
+        reader.missing,
+    )
+
+
+class _Reader:
+    """Reads parts of a folder and keeps a note of those that cannot be read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.missing: list[str] = []
+
+    def read(self, part: str, read: Callable[[Path], T]) -> T | None:
+        """What `read` makes of a part; None, with a note, where that fails."""
+        path = self.folder / part
+        if not path.exists():
+            self.missing.append(f"{part} is missing")
+            return None
+        try:
+            return read(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            reason = str(e).replace(f"{self.folder}/", "").splitlines()[:1] or [type(e).__name__]
+            self.missing.append(f"{part} cannot be read: {reason[0]}")
+            return None
+
+    def stages(self, recipe: dict[str, Any]) -> list[Stage]:
+        """All stages there are; a stage that the recipe names and the folder lacks is noted."""
+        sections = recipe.get("align")
+        planned = [str(s["name"]) for s in sections or [] if isinstance(s, dict) and "name" in s]
+        found = sorted(p.name for p in self.folder.glob("align/*") if p.is_dir() and p.suffix != ".previous")
+        names = list(dict.fromkeys([*planned, *found]))
+        wanted = [("sft", "sft", "sft")] if recipe.get("sft") or (self.folder / "sft").is_dir() else []
+        wanted += [(f"align/{name}", name, "align") for name in names if not name.startswith(".")]
+        return [s for part, name, kind in wanted if (s := self._stage(part, name, kind))]
+
+    def _stage(self, part: str, name: str, kind: str) -> Stage | None:
+        if not (self.folder / part).is_dir():
+            self.missing.append(f"{part}/ is missing: the recipe asks for this stage, it was not begun")
+            return None
+        state = self.read(f"{part}/stage.json", _read_object) or {}
+        if state and not state.get("finished"):
+            self.missing.append(f"{part}/ is not finished")
+        return Stage(name, kind, state, self.read(f"{part}/log.json", _read_log) or [])
+
+
+def _any_part(folder: Path) -> bool:
+    names = [e.rstrip("/") for e in EXPECTED if "NAME" not in e]
+    return any((folder / n).exists() for n in names) or any(p.is_dir() for p in folder.glob("align/*"))
+
+
+def _parse_recipe(text: str, missing: list[str]) -> dict[str, Any]:
+    try:
+        recipe = yaml.safe_load(text) if text else {}
+    except yaml.YAMLError as e:
+        missing.append(f"recipe.yaml cannot be read: {str(e).splitlines()[0]}")
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise DataError(f"expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, list):
+        raise DataError(f"expected a JSON list, got {type(value).__name__}")
+    return [e for e in value if isinstance(e, dict)]
+
+
+def _read_metrics(path: Path) -> tuple[str, Evaluation, Evaluation | None]:
+    value = _read_object(path)
+    generation = value.get("generation")
+    return (
+        str(value.get("split", "test")),
+        Evaluation.from_json(value["evaluation"]),
+        Evaluation.from_json(generation) if generation else None,
+    )
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,110 @@
+"""Write the report: the run's contents, put into words, tables and plots, in one HTML file that needs no other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from prefrec.data.store import write_whole
+from prefrec.evaluation import Evaluation
+from prefrec.pipeline.report import curves, tables
+from prefrec.pipeline.report.contents import RunContents, read_run
+from prefrec.pipeline.report.examples import EACH, SEED, pick_examples
+from prefrec.pipeline.report.findings import facts, findings, headline_metrics
+from prefrec.pipeline.report.whiskers import whisker_plot
+from prefrec.pipeline.report.wording import label, metric_label
+
+REPORT = "report.html"
+
+_environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("prefrec.pipeline.report", "."),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into a run's folder and return its path.
+
+    Parts that the run does not have (yet) are named in the report.
+
+    Raises:
+        DataError: no such folder, or it holds no part of a run.
+    """
+    text = render(read_run(Path(run)))
+    path = Path(run) / REPORT
+    write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    return path
+
+
+def render(run: RunContents) -> str:
+    """The report as HTML."""
+    template = _environment.get_template("report.html.jinja2")
+    name = str(run.recipe.get("name") or run.folder.resolve().name)
+    evaluation = run.evaluation
+    return template.render(
+        name=name,
+        run=run,
+        facts=facts(run),
+        findings=findings(run),
+        verdict=tables.audit_verdict(run),
+        leaks=bool(evaluation and evaluation.audit and evaluation.audit.leaks),
+        results=_results(run, evaluation) if evaluation else None,
+        training=_training(run),
+        picked=pick_examples(run),
+        each=EACH,
+        seed=SEED,
+        protocol=_protocol(run),
+    )
+
+
+def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
+    """Tables and plots of the evaluation."""
+    chance = tables.chance_of(run)
+    trained = [s.name for s in run.stages]
+    return {
+        "evaluation": evaluation,
+        "metrics": tables.metrics_grid(evaluation, chance),
+        "plots": [
+            (metric_label(m), whisker_plot(evaluation, m, trained, chance.get(m)))
+            for m in headline_metrics(evaluation)
+        ],
+        "differences": tables.differences_grid(evaluation),
+        "generation": tables.metrics_grid(run.generation, {}) if run.generation else None,
+        "audit": tables.audit_grid(evaluation.audit) if evaluation.audit else None,
+    }
+
+
+def _training(run: RunContents) -> dict[str, Any]:
+    """Table and plots of the stages."""
+    return {
+        "stages": tables.stages_grid(run.stages),
+        "sft": curves.sft_plots(run.stages),
+        "align": curves.align_plots(run.stages),
+        "colours": curves.stage_colours(run.stages),
+        "silent": [label(s.name) for s in run.stages if not s.log],
+        "smooth_from": curves.SMOOTH_FROM,
+    }
+
+
+def _protocol(run: RunContents) -> dict[str, Any] | None:
+    """The parts of `protocol.json` that are shown, and the whole of it as text."""
+    if run.data is None:
+        return None
+    protocol = run.data.protocol
+    counts = protocol.get("counts", {})
+    listed = protocol.get("candidates", {})
+    facts = {k: protocol.get(k) for k in ("source", "domain", "split", "seed")}
+    facts["candidates"] = f"{listed['size']}, {listed['kind']}" if {"size", "kind"} <= set(listed) else None
+    facts |= {k.replace("_", " "): f"{v:,}" for k, v in counts.items() if isinstance(v, int)}
+    return {
+        "facts": {k: v for k, v in facts.items() if v is not None},
+        "rows": [(k, n, counts.get("row_users", {}).get(k)) for k, n in counts.get("rows", {}).items()],
+        "notes": protocol.get("notes", []),
+        "text": json.dumps(protocol, indent=2, ensure_ascii=False),
+    }
