@@ -330,6 +330,7 @@ def test_damaged_and_unfinished_parts_are_named(run):
     for part in ("metrics.json", "sft/log.json", "recipe.yaml", "predictions.parquet"):
         assert f"{part} cannot be read" in text
     assert "align/s-dpo/ is not finished" in text
+    assert "SFT → DPO → S-DPO (not finished)" in text
     assert "dpo.previous" not in text
 
 

@@ -22,8 +22,8 @@ def facts(run: RunContents) -> list[tuple[str, str]]:
     if run.evaluation:
         found.append((f"{run.split.capitalize()} rows", f"{run.evaluation.n:,}"))
         found.append(("Users among them", f"{run.evaluation.users:,}"))
-    if run.stages:
-        found.append(("Trained", " → ".join(label(s.name) for s in run.stages)))
+    steps = [label(s.name) + ("" if s.state.get("finished") else " (not finished)") for s in run.stages]
+    found.append(("Trained", " → ".join(steps)))
     return [(name, value) for name, value in found if value]
 
 

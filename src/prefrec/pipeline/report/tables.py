@@ -136,7 +136,7 @@ def _stage_cells(stage: Stage) -> list[Cell]:
     ]
     steps = max((int(e["step"]) for e in stage.log if isinstance(e.get("step"), int | float)), default=0)
     seconds = stage.state.get("seconds")
-    time = Cell(clock(seconds), () if stage.state.get("finished") else ("not finished",))
+    time = Cell(clock(seconds) if stage.state.get("finished") else "not finished")
     return [
         *settings,
         Cell(f"{steps:,}" if steps else "–"),
