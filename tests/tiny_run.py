@@ -1,0 +1,91 @@
+"""A whole run in small: a made-up log with titles, a saved model, and the recipe that puts them together."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from tiny import tiny_llama
+
+USERS, ITEMS, LENGTH = 40, 60, 9
+FIRST = ("Red", "Old", "Lost", "Last", "Cold", "Wild")
+SECOND = ("Alien", "Heat", "Emma", "Story", "Days", "Men", "Babe", "Eye", "Opus", "Night")
+TITLES = [f"{a} {b}" for a in FIRST for b in SECOND]
+
+
+def write_shop(folder: Path, *, titles: list[str] = TITLES) -> dict[str, Path]:
+    """`log.csv` and `items.csv`: each user walks through the items with a stride of 1 to 3."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    log = [
+        (f"u{u:02}", f"i{(start + n * (1 + u % 3)) % ITEMS}", 1_000 * n + u)
+        for u, start in enumerate(rng.integers(ITEMS, size=USERS).tolist())
+        for n in range(LENGTH)
+    ]
+    paths = {"interactions": folder / "log.csv", "items": folder / "items.csv"}
+    pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(paths["interactions"])
+    ids = [f"i{i}" for i in range(ITEMS)]
+    pl.DataFrame({"item_id": ids, "title": titles}).write_csv(paths["items"])
+    return paths
+
+
+def write_model(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """A saved two-layer Llama with its tokenizer, as a local model folder."""
+    model = tiny_llama()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.div_(4 if p.dim() > 1 else 1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_recipe(shop: dict[str, Path], model: Path) -> dict[str, Any]:
+    """Prepare, SFT, DPO, S-DPO and evaluation, a few steps each; change it as you like."""
+    training = {
+        "rows": 32,
+        "global_batch_size": 8,
+        "per_device_batch_size": 4,
+        "learning_rate": 5e-3,
+        "save_steps": 2,
+    }
+    return {
+        "name": "tiny",
+        "data": {
+            "source": "files",
+            "interactions": str(shop["interactions"]),
+            "items": str(shop["items"]),
+            "domain": "movies",
+            "candidates": {"size": 6},
+            "history_length": 4,
+        },
+        "model": {"name": str(model), "dtype": "float32", "max_length": 400},
+        "lora": {"r": 4},
+        "sft": {**training, "epochs": 2, "eval_rows": 8, "eval_steps": 4},
+        "align": [
+            {**training, "name": "dpo", "loss": "dpo", "num_negatives": 1},
+            {**training, "name": "s-dpo", "num_negatives": 3},
+        ],
+        "evaluate": {"rows": 20, "generate_rows": 4, "ks": [1, 3]},
+    }
+
+
+def write_recipe(folder: Path, recipe: dict[str, Any], **changes: Any) -> Path:
+    """The recipe as a YAML file; `changes` replace whole sections."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(copy.deepcopy(recipe) | changes), encoding="utf-8")
+    return path
+
+
+def adapter_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a saved adapter."""
+    return load_file(folder / "adapter_model.safetensors")
