@@ -22,4 +22,4 @@ def print_scores(metrics: dict[str, Any]) -> None:
     if metrics["generation"]:
         out.print(evaluation_table(Evaluation.from_json(metrics["generation"])))
     if evaluation.audit:
-        out.print(f"Audit: {evaluation.audit.verdict}")
+        out.print(evaluation.audit.verdict)

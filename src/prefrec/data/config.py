@@ -63,7 +63,9 @@ class PrepareConfig(BaseModel):
     source: SourceName = Field("movielens-100k", description="Which reader to use.")
     path: Path | None = Field(None, description="Folder of the source; None takes the embedded MovieLens-100K.")
     interactions: Path | None = Field(None, description="Log file (source files, goodreads).")
-    items: Path | None = Field(None, description="Catalogue file with titles (source files, goodreads).")
+    items: Path | None = Field(
+        None, description="Catalogue with titles (files, goodreads); artists.dat (lastfm-published)."
+    )
     columns: ColumnNames = Field(default_factory=lambda: ColumnNames(), description="Column names (source files).")
     encoding: str = Field("utf-8", description="Encoding of the text files (sources files and movielens-csv).")
     domain: Domain | None = Field(None, description="Which prompt templates fit; None: what the source says.")
@@ -110,7 +112,10 @@ class PrepareConfig(BaseModel):
             raise ValueError(f"split: {self.source} has no split of its own; choose leave-last-out, time or user")
         if self.source in GIVEN_SOURCES and max(self.user_core, self.item_core) > 1:
             raise ValueError(f"user_core, item_core: the windows of {self.source} are given and cannot be filtered")
-        if self.source not in ("files", "goodreads") and (self.interactions or self.items):
+        takes_items = ("files", "goodreads", "lastfm-published")
+        if (self.interactions and self.source not in takes_items[:2]) or (
+            self.items and self.source not in takes_items
+        ):
             raise ValueError(f"interactions, items: only for source files or goodreads, not {self.source}")
         if self.source == "files" and self.path is not None:
             raise ValueError("path: source files takes interactions and items instead")

@@ -43,7 +43,9 @@ def load_source(config: PrepareConfig) -> Source:
         case "lastfm-hetrec":
             return lastfm_hetrec(_given(config.path, "path"))
         case "lastfm-published":
-            return lastfm_published(_given(config.path, "path"), config.history_length, config.min_history)
+            return lastfm_published(
+                _given(config.path, "path"), config.history_length, config.min_history, config.items
+            )
         case "goodreads-windows":
             return goodreads_windows(_given(config.path, "path"), config.history_length, config.seed)
         case "goodreads":

@@ -53,7 +53,9 @@ def lastfm_hetrec(path: Path) -> Source:
     )
 
 
-def lastfm_published(path: Path, history_length: int = 10, min_history: int = 3) -> Source:
+def lastfm_published(
+    path: Path, history_length: int = 10, min_history: int = 3, artists: Path | None = None
+) -> Source:
     """The S-DPO paper family's LastFM with its own split, for comparison with published numbers.
 
     Every prefix of every session with at least `min_history` items is a row. Its order inside a session is
@@ -61,12 +63,15 @@ def lastfm_published(path: Path, history_length: int = 10, min_history: int = 3)
 
     Args:
         path: folder with `sequences.tsv` (session, split, items) and `id2name.txt` (`id::name`).
+        artists: HetRec's `artists.dat`; adds the column `artist_id`, by which the audit shows that order.
 
     Raises:
         DataError: a file is missing or damaged, or a session holds an unknown item or split.
     """
     folder = Path(path)
     items = _names(folder / "id2name.txt")
+    if artists is not None:
+        items = items.join(_artist_numbers(artists), on="title", how="left", maintain_order="left")
     known = set(items["item_id"].to_list())
     windows: dict[str, list[Window]] = {part: [] for part in _PARTS.values()}
     log: list[tuple[str, str, int]] = []
@@ -93,6 +98,12 @@ def lastfm_published(path: Path, history_length: int = 10, min_history: int = 3)
 def _artists(path: Path) -> pl.DataFrame:
     items = pick_columns(read_table(path), {"item_id": "id", "title": "name"}, path)
     return clean_catalogue(check_ids(items, "item_id", path), path)
+
+
+def _artist_numbers(path: Path) -> pl.DataFrame:
+    """`title, artist_id`; of two artists with one name the first."""
+    numbered = _artists(path).select("title", artist_id=pl.col("item_id").cast(pl.Int64))
+    return numbered.unique("title", keep="first", maintain_order=True)
 
 
 def _first_tags(path: Path) -> pl.DataFrame:
