@@ -69,9 +69,10 @@ def main() -> None:
         console.print("[bold red]error:[/bold red]", end=" ")
         console.print(str(e), highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        sys.exit(130)
+    except SystemExit as e:
+        if e.code == 130:  # how typer ends on Ctrl-C
+            console.print("stopped; the same command goes on from here")
+        raise
 
 
 def _quiet() -> None:

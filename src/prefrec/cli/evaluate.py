@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,10 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.cli._output import print_scores
-from prefrec.data import read_prepared
+from prefrec.data import PreparedData, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
-from prefrec.pipeline.recipe import ZERO_SHOT, EvaluateSection, ModelSection
+from prefrec.pipeline.recipe import NAME, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.pipeline.run import metrics_json
 from prefrec.pipeline.score import LMEntry, adapter_key, evaluate_rankers
 from prefrec.pipeline.stage import write_json
@@ -49,8 +50,9 @@ def evaluate(
 
     Example: prefrec evaluate data/ml --adapter sft=runs/sft/adapter --adapter s-dpo=runs/s-dpo/adapter --rows 500
     """
-    base = [LMEntry(ZERO_SHOT, None, "base")] if zero_shot else []
-    entries = [*base, *(_entry(text) for text in adapter or [])]
+    prepared = read_prepared(data)
+    base = [LMEntry(ZERO_SHOT, None, adapter_key(None, prepared))] if zero_shot else []
+    entries = [*base, *(_entry(text, prepared) for text in adapter or [])]
     settings = {"split": split, "rows": rows, "generate_rows": generate_rows, "batch_size": batch_size}
     section = o.fill(EvaluateSection, **settings)
     asked = o.fill(
@@ -62,7 +64,7 @@ def evaluate(
         templates=o.templates_or_default(template),
     )
     folder = out or data / "evaluation"
-    scores = evaluate_rankers(read_prepared(data), asked, section, entries, folder / "predictions", seed=seed)
+    scores = evaluate_rankers(prepared, asked, section, entries, folder / "predictions", seed=seed)
     metrics = metrics_json(split, scores)
     write_predictions(scores.predictions, folder / "predictions.parquet")
     write_json(folder / "metrics.json", metrics)
@@ -73,9 +75,9 @@ def evaluate(
         typer.echo(f"Predictions: {folder / 'predictions.parquet'}")
 
 
-def _entry(text: str) -> LMEntry:
-    name, given, folder = text.partition("=")
-    if not given or not name or not folder:
+def _entry(text: str, data: PreparedData) -> LMEntry:
+    name, _, folder = text.partition("=")
+    if not re.match(NAME, name) or not folder:
         raise ConfigError(f"--adapter {text!r}: expected NAME=FOLDER, such as sft=runs/demo/sft/adapter")
     path = Path(folder)
-    return LMEntry(name, path, adapter_key(path))
+    return LMEntry(name, path, adapter_key(path, data))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from prefrec.data import PrepareConfig, config_error
 from prefrec.errors import ConfigError
@@ -18,6 +18,8 @@ ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN"]
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
 ZERO_SHOT = "zero-shot"
 SFT = "sft"
+NAME = r"^[A-Za-z0-9][\w.-]*$"
+"""What runs and rankers may be called: the names are also those of files and folders."""
 
 
 class _Section(BaseModel):
@@ -71,7 +73,7 @@ class SFTSection(TrainSection):
 class AlignSection(TrainSection):
     """One preference alignment, from the SFT adapter (or from the bare base where `sft` is left out)."""
 
-    name: str = Field("s-dpo", pattern=r"^[A-Za-z0-9][\w.-]*$", description="Folder, and name in the tables.")
+    name: str = Field("s-dpo", pattern=NAME, description="Folder, and name in the tables.")
     loss: str = Field("softmax_dpo", description=f"One of {', '.join(LOSSES)}.")
     beta: float = Field(1.0, gt=0, description="Pull to the reference.")
     num_negatives: int = Field(3, ge=1, description="Rejected answers a row and step.")
@@ -96,13 +98,13 @@ class EvaluateSection(_Section):
     batch_size: int = Field(8, ge=1, description="Rows a pass.")
     zero_shot: bool = Field(True, description="Also the model before training.")
     references: list[ReferenceName] = Field(list(REFERENCE_RANKERS), description="Reference rows of the table.")
-    ks: list[int] = Field([1, 5, 10], description="Cut-offs of HR and NDCG.")
+    ks: list[PositiveInt] = Field([1, 5, 10], min_length=1, description="Cut-offs of HR and NDCG.")
 
 
 class Recipe(_Section):
     """Everything of a run: data, model, stages, evaluation, seed."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="The run's folder is runs/NAME.")
+    name: str = Field(pattern=NAME, description="The run's folder is runs/NAME.")
     seed: int = Field(0, ge=0, description="Of samples, order and initial weights.")
     data: PrepareConfig = Field(default_factory=lambda: PrepareConfig())
     model: ModelSection = Field(default_factory=lambda: ModelSection())
@@ -116,6 +118,8 @@ class Recipe(_Section):
         names = [a.name for a in self.align]
         if len(set(names)) < len(names):
             raise ValueError(f"align: two entries share a name ({', '.join(names)})")
+        if not (self.lm_rankers or self.evaluate.references):
+            raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
         for section in self.align:
             if section.num_negatives > self.data.candidates.size - 1:
                 raise ValueError(

@@ -18,8 +18,8 @@ from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, AlignSection, Recipe, dump_recipe
 from prefrec.pipeline.report import write_report
-from prefrec.pipeline.score import LMEntry, Scores, evaluate_rankers
-from prefrec.pipeline.stage import is_finished, stage, stage_key, write_json, write_text
+from prefrec.pipeline.score import LMEntry, Scores, adapter_key, evaluate_rankers, model_key
+from prefrec.pipeline.stage import file_facts, is_finished, stage, stage_key, write_json, write_text
 from prefrec.pipeline.train import ADAPTER, train_align, train_sft
 
 STAGES = ("prepare", "sft", "align", "evaluate", "report")
@@ -45,7 +45,7 @@ def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
     write_json(folder / "environment.json", environment(recipe.seed))
     data = _prepare(recipe, folder / "data")
-    entries = [LMEntry(ZERO_SHOT, None, "base")] if recipe.evaluate.zero_shot else []
+    entries = [LMEntry(ZERO_SHOT, None, adapter_key(None, data))] if recipe.evaluate.zero_shot else []
     if last >= 1:
         entries += _train(recipe, data, folder, with_alignment=last >= 2)
     if last >= 3:
@@ -84,7 +84,7 @@ def _train(recipe: Recipe, data: PreparedData, folder: Path, *, with_alignment: 
     """Carry out SFT and the alignments; the rankers that come out of them."""
     common = {
         "data": data_key(recipe.data),
-        "model": recipe.model.model_dump(),
+        "model": model_key(recipe.model),
         "lora": recipe.lora.model_dump(),
         "seed": recipe.seed,
     }
@@ -135,9 +135,7 @@ def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
 def data_key(config: PrepareConfig) -> str:
     """The key of the prepare stage: the configuration, and size and date of the files that it names."""
     named = [p for p in (config.path, config.interactions, config.items) if p is not None]
-    files = [f for p in named for f in (sorted(p.iterdir()) if p.is_dir() else [p]) if f.is_file()]
-    stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return stage_key(config=config.model_dump(mode="json"), files=stats)
+    return stage_key(config=config.model_dump(mode="json"), files=file_facts(named))
 
 
 def _due(folder: Path, key: str, name: str) -> bool:

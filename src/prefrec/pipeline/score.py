@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
+from prefrec.errors import ConfigError
 from prefrec.evaluation import (
     Evaluation,
     audit_prepared,
@@ -21,7 +23,7 @@ from prefrec.evaluation import (
     write_predictions,
 )
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection
-from prefrec.pipeline.stage import read_json, stage_key, write_json
+from prefrec.pipeline.stage import file_facts, read_json, stage_key, write_json
 from prefrec.prompts import load_template
 from prefrec.rankers.lm import LMRanker, load_lm
 from prefrec.rankers.reference import reference_rankers
@@ -31,7 +33,10 @@ GENERATION_METRICS = ("gen_hr@1", "valid_ratio")
 
 @dataclass(frozen=True)
 class LMEntry:
-    """A language-model ranker of the table: its name, its adapter (None: the bare base), and the key of both."""
+    """A language-model ranker of the table: its name, its adapter (None: the bare base), and a key.
+
+    The key changes with the adapter and with the titles it is asked about.
+    """
 
     name: str
     adapter: Path | None
@@ -65,7 +70,13 @@ def evaluate_rankers(
     """Ask the reference rankers and every language model; predictions already in `cache` are not made again.
 
     LM rankers are compared in pairs: each with the one before it, and the last with all others.
+
+    Raises:
+        ConfigError: two rankers share a name.
     """
+    names = [*section.references, *(e.name for e in entries)]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"rankers need names of their own, got {', '.join(names)}")
     examples = data.split(section.split)[: section.rows]
     base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
     frames = [
@@ -74,7 +85,7 @@ def evaluate_rankers(
         if r.name in section.references
     ]
     for entry in entries:
-        key = stage_key(rows=base_key, model=model.model_dump(), entry=entry.key, generate=section.generate_rows)
+        key = stage_key(rows=base_key, model=model_key(model), entry=entry.key, generate=section.generate_rows)
         path = cache / f"{entry.name}.parquet"
         if not (path.is_file() and read_json(path.with_suffix(".json")) == key):
             write_predictions(_ask(entry, data, model, section, examples, seed), path)
@@ -99,10 +110,16 @@ def summarise(
     return Scores(evaluation, _only(whole, GENERATION_METRICS), predictions)
 
 
-def adapter_key(adapter: Path) -> str:
-    """The key of an adapter from outside a run: size and date of its files."""
-    files = sorted(adapter.iterdir()) if adapter.is_dir() else []
-    return stage_key(files=[(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files])
+def adapter_key(adapter: Path | None, data: PreparedData) -> str:
+    """The key of an adapter from outside a run, or of the bare base, on this data."""
+    titles = {"titles": data.catalogue.titles, "domain": data.domain}
+    return stage_key(**titles, files=file_facts([adapter] if adapter else []))
+
+
+def model_key(model: ModelSection) -> dict[str, Any]:
+    """What a stage depends on of the model: its section, and the files that are named in it."""
+    facts = file_facts(Path(name).expanduser() for name in (model.name, *model.templates))
+    return {**model.model_dump(), **({"files": facts} if facts else {})}
 
 
 def comparison_pairs(rankers: Sequence[str], models: Sequence[str]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,16 @@ def stage_key(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def file_facts(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and date of the files among `paths` and right inside the folders among them, for a key."""
+    files = [f for p in paths for f in (sorted(p.iterdir()) if p.is_dir() else [p]) if f.is_file()]
+    return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
 def is_finished(folder: Path, key: str) -> bool:
     """True where `folder` holds the finished outcome of the stage with this key."""
-    state = read_json(folder / STAGE_FILE)
-    return bool(state and state.get("key") == key and state.get("finished"))
+    state = _state(folder)
+    return bool(state.get("key") == key and state.get("finished"))
 
 
 @contextmanager
@@ -32,7 +38,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
 
     The outcome of another key is moved to `NAME.previous` (of which one is kept), never deleted at once.
     """
-    state = read_json(folder / STAGE_FILE) or {}
+    state = _state(folder)
     if folder.exists() and state.get("key") != key:
         previous = folder.with_name(f"{folder.name}.previous")
         shutil.rmtree(previous, ignore_errors=True)
@@ -52,7 +58,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete `checkpoint-N` in `folder`, or None."""
-    found = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
+    found = [p for p in folder.glob("checkpoint-*") if read_json(p / "trainer_state.json")]
     return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
 
@@ -60,7 +66,7 @@ def read_json(path: Path) -> Any:
     """The JSON value in a file; None where there is no file, or only half of one."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -75,3 +81,8 @@ def write_text(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    state = read_json(folder / STAGE_FILE)
+    return state if isinstance(state, dict) else {}

@@ -1,0 +1,131 @@
+"""Recipes: what is refused, by file and field, and that the ones we ship are right."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prefrec.errors import ConfigError
+from prefrec.pipeline.recipe import Recipe, dump_recipe, load_recipe
+from prefrec.prompts import load_template
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def _load(folder: Path, text: str) -> Recipe:
+    (folder / "r.yaml").write_text(text, encoding="utf-8")
+    return load_recipe(folder / "r.yaml")
+
+
+def test_a_name_is_enough(tmp_path):
+    recipe = _load(tmp_path, "name: small")
+    assert recipe.lm_rankers == ["zero-shot"]
+    assert recipe.model.name == "smollm2-135m"
+    assert (recipe.sft, recipe.align) == (None, [])
+
+
+def test_rankers_in_the_order_of_the_table(tmp_path):
+    text = "{name: a, sft: {}, align: [{name: dpo, loss: dpo}, {}], evaluate: {zero_shot: false}}"
+    assert _load(tmp_path, text).lm_rankers == ["sft", "dpo", "s-dpo"]
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"recipe .*none\.yaml: No such file or directory; `recipes/` holds examples"
+    ):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_a_folder_in_its_place(tmp_path):
+    with pytest.raises(ConfigError, match=f"recipe {tmp_path}: Is a directory"):
+        load_recipe(tmp_path)
+
+
+def test_wrong_encoding(tmp_path):
+    (tmp_path / "r.yaml").write_bytes("name: Amélie".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"recipe .*r\.yaml: not a YAML file"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [a", r"not a YAML file: .*line 1, column 9"),
+        ("a: 1\n\tb: 2", r"not a YAML file: .*line 2"),
+        ("- name: a", "expected a mapping with name, data, sft, …, got list"),
+        ("", "got NoneType"),
+        ("just words", "got str"),
+        ("{}", "name: Field required"),
+        ("name: 7", r"name: Input should be a valid string \(given: 7\)"),
+        ("name: ../evil", "name: String should match pattern"),
+        ("{name: a, sfd: {}}", "sfd: Extra inputs are not permitted"),
+        ("{name: a, sft: {row: 3}}", r"sft\.row: Extra inputs are not permitted \(given: 3\)"),
+        ("{name: a, data: {source: netflix}}", r"data\.source: Input should be 'movielens-100k'"),
+        ("{name: a, data: {source: files}}", "data: interactions, items: source files needs a log and a catalogue"),
+        ("{name: a, model: {dtype: int3}}", r"model\.dtype: .*\(given: 'int3'\)"),
+        ("{name: a, model: {templates: []}}", r"model\.templates: List should have at least 1 item"),
+        ("{name: a, lora: {r: 0}}", r"lora\.r: .*greater than or equal to 1 \(given: 0\)"),
+        ("{name: a, sft: {learning_rate: -1}}", r"sft\.learning_rate: .*greater than 0 \(given: -1\)"),
+        ("{name: a, align: [{loss: ipo}]}", r"align\.0: loss 'ipo' is unknown: expected one of softmax_dpo, dpo"),
+        ("{name: a, align: [{beta: 0}]}", r"align\.0\.beta: .*greater than 0 \(given: 0\)"),
+        ("{name: a, align: [{name: a/b}]}", r"align\.0\.name: String should match pattern"),
+        ("{name: a, align: [{num_negatives: 0}]}", r"align\.0\.num_negatives: .*\(given: 0\)"),
+        (
+            "{name: a, align: [{num_negatives: 20}]}",
+            r"align\.s-dpo\.num_negatives: 20 negatives, but a list of 20 candidates has only 19; lower it or raise",
+        ),
+        (
+            "{name: a, data: {candidates: {size: 4}}, align: [{num_negatives: 4}]}",
+            "4 negatives, but a list of 4 candidates has only 3",
+        ),
+        ("{name: a, align: [{}, {}]}", r"align: two entries share a name \(s-dpo, s-dpo\)"),
+        ("{name: a, align: [{name: sft}]}", r"align\.0: name 'sft' is taken by another ranker"),
+        ("{name: a, align: [{name: popularity}]}", "name 'popularity' is taken"),
+        ("{name: a, align: [{name: zero-shot}]}", "name 'zero-shot' is taken"),
+        ("{name: a, evaluate: {split: train}}", r"evaluate\.split: Input should be 'validation' or 'test'"),
+        ("{name: a, evaluate: {ks: [0]}}", r"evaluate\.ks\.0: .*\(given: 0\)"),
+        ("{name: a, evaluate: {ks: []}}", r"evaluate\.ks: .*at least 1"),
+        ("{name: a, evaluate: {references: [best]}}", r"evaluate\.references\.0: Input should be 'random'"),
+        (
+            "{name: a, evaluate: {zero_shot: false, references: []}}",
+            "evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_file(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=rf"(?s)recipe .*r\.yaml: .*{message}"):
+        _load(tmp_path, text)
+
+
+def test_all_wrong_fields_are_named_at_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"lora\.r: .*; sft\.epochs: "):
+        _load(tmp_path, "{name: a, lora: {r: 0}, sft: {epochs: 0}}")
+
+
+def test_relative_data_paths_start_at_the_recipe(tmp_path):
+    text = f"{{name: a, data: {{source: files, interactions: logs/x.csv, items: {tmp_path}/y.csv}}}}"
+    data = _load(tmp_path, text).data
+    assert data.interactions == tmp_path / "logs" / "x.csv"
+    assert data.items == tmp_path / "y.csv"
+    assert data.path is None
+    assert _load(tmp_path, "{name: a, data: {source: lastfm-hetrec, path: ../d}}").data.path == tmp_path / "../d"
+
+
+def test_a_recipe_survives_writing(tmp_path):
+    text = "{name: a, seed: 3, data: {source: files, interactions: x.csv, items: y.csv}, sft: {rows: 9}, align: [{}]}"
+    recipe = _load(tmp_path, text)
+    assert _load(tmp_path, dump_recipe(recipe)) == recipe
+    assert yaml.safe_load(dump_recipe(recipe))["align"][0]["beta"] == 1.0
+
+
+def test_there_are_recipes():
+    assert {"demo", "movielens-100k", "lastfm", "goodreads"} <= {p.stem for p in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_our_recipes_are_right(path):
+    recipe = load_recipe(path)
+    assert recipe.sft
+    assert recipe.align
+    for name in recipe.model.templates:
+        load_template(name, domain=recipe.data.domain or "movies")

@@ -1,0 +1,110 @@
+"""A stage's folder: finished, unfinished, made from something else, half written."""
+
+import json
+
+import pytest
+
+from prefrec.pipeline.stage import (
+    STAGE_FILE,
+    is_finished,
+    last_checkpoint,
+    read_json,
+    stage,
+    stage_key,
+    write_json,
+    write_text,
+)
+
+
+def test_key_depends_on_values_not_on_their_order():
+    assert stage_key(a=1, b={"x": 1, "y": 2}) == stage_key(b={"y": 2, "x": 1}, a=1)
+    assert len({stage_key(a=1), stage_key(a=2), stage_key(b=1), stage_key(a=1.5), stage_key()}) == 5
+
+
+def test_a_stage_that_ends_is_finished(tmp_path):
+    folder = tmp_path / "sft"
+    assert not is_finished(folder, "k")
+    with stage(folder, "k", "sft", {"rows": 3}) as where:
+        assert where == folder
+        assert not is_finished(folder, "k")
+        assert read_json(folder / STAGE_FILE)["finished"] is False
+    assert is_finished(folder, "k")
+    assert not is_finished(folder, "other")
+    state = json.loads((folder / STAGE_FILE).read_text())
+    assert state == {
+        "key": "k",
+        "kind": "sft",
+        "config": {"rows": 3},
+        "finished": True,
+        "seconds": pytest.approx(0, abs=1),
+    }
+
+
+def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):
+    folder = tmp_path / "sft"
+
+    def stopped_stage():
+        with stage(folder, "k", "sft", {}):
+            (folder / "checkpoint").write_text("half")
+            state = read_json(folder / STAGE_FILE)
+            write_json(folder / STAGE_FILE, state | {"seconds": 5})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped_stage()
+    assert not is_finished(folder, "k")
+    write_json(folder / STAGE_FILE, read_json(folder / STAGE_FILE) | {"seconds": 5.0})
+    with stage(folder, "k", "sft", {}):
+        assert (folder / "checkpoint").read_text() == "half"
+    assert is_finished(folder, "k")
+    assert read_json(folder / STAGE_FILE)["seconds"] >= 5
+    assert not (tmp_path / "sft.previous").exists()
+
+
+def test_another_key_moves_the_outcome_aside_and_keeps_one(tmp_path):
+    folder = tmp_path / "s-dpo"
+    for key in ("one", "two", "three"):
+        with stage(folder, key, "align", {}):
+            assert sorted(p.name for p in folder.iterdir()) == [STAGE_FILE]
+            (folder / "adapter").write_text(key)
+    assert (folder / "adapter").read_text() == "three"
+    assert (tmp_path / "s-dpo.previous" / "adapter").read_text() == "two"
+    assert is_finished(tmp_path / "s-dpo.previous", "two")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s-dpo", "s-dpo.previous"]
+
+
+@pytest.mark.parametrize("content", ['{"key": "k", "fini', "", "[1, 2]", "\xff"])
+def test_a_folder_whose_state_cannot_be_read_is_moved_aside(tmp_path, content):
+    folder = tmp_path / "sft"
+    folder.mkdir()
+    (folder / STAGE_FILE).write_text(content, encoding="latin-1")
+    assert not is_finished(folder, "k")
+    with stage(folder, "k", "sft", {}):
+        pass
+    assert is_finished(folder, "k")
+    assert (tmp_path / "sft.previous" / STAGE_FILE).read_text(encoding="latin-1") == content
+
+
+@pytest.mark.parametrize("content", ['{"key": "k", "fini', "", None])
+def test_half_written_json_is_no_value(tmp_path, content):
+    if content is not None:
+        (tmp_path / "x.json").write_text(content)
+    assert read_json(tmp_path / "x.json") is None
+
+
+def test_json_survives_writing_and_leaves_nothing_else(tmp_path):
+    value = {"title": "Amélie – “…”", "n": [1, 2.5, None]}
+    write_json(tmp_path / "deep" / "x.json", value)
+    assert read_json(tmp_path / "deep" / "x.json") == value
+    write_text(tmp_path / "deep" / "x.json", "{}")
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.json"]
+
+
+def test_last_checkpoint_is_the_newest_complete_one(tmp_path):
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    for step in (5, 10, 100, 20):
+        write_json(tmp_path / f"checkpoint-{step}" / "trainer_state.json", {"global_step": step})
+    (tmp_path / "checkpoint-200").mkdir()
+    (tmp_path / "checkpoint-300").mkdir()
+    (tmp_path / "checkpoint-300" / "trainer_state.json").write_text('{"global_st')
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
