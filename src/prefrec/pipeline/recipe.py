@@ -52,7 +52,7 @@ class TrainSection(_Section):
 
     rows: int | None = Field(None, ge=1, description="Training rows taken, at random; None: all.")
     skip_rows: int = Field(0, ge=0, description="Rows of the random order left to other stages.")
-    epochs: float = Field(1, gt=0, description="Passes over the rows.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the rows.")
     learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate.")
     global_batch_size: int = Field(16, ge=1, description="Rows an optimiser step, over all processes.")
     per_device_batch_size: int = Field(4, ge=1, description="Rows a forward pass.")

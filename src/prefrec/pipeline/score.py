@@ -12,7 +12,7 @@ import polars as pl
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import (
     Evaluation,
     audit_prepared,
@@ -73,11 +73,14 @@ def evaluate_rankers(
 
     Raises:
         ConfigError: two rankers share a name.
+        DataError: the split holds no rows.
     """
     names = [*section.references, *(e.name for e in entries)]
     if len(set(names)) < len(names):
         raise ConfigError(f"rankers need names of their own, got {', '.join(names)}")
     examples = data.split(section.split)[: section.rows]
+    if not examples:
+        raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
     base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
     frames = [
         predict(r, examples, data.catalogue, generate=False, seed=seed)

@@ -1,0 +1,20 @@
+"""A small data set and a small saved model for the stages."""
+
+import pytest
+
+from prefrec.data import PreparedData, prepare
+from prefrec.pipeline.recipe import Recipe
+from tiny_run import tiny_recipe, write_model, write_shop
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory, bpe_tokenizer) -> Recipe:
+    """The recipe of `tiny_run`, on files of its own; copy it before you change it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    shop, model = write_shop(folder / "shop"), write_model(folder / "model", bpe_tokenizer)
+    return Recipe.model_validate(tiny_recipe(shop, model))
+
+
+@pytest.fixture(scope="session")
+def data(recipe) -> PreparedData:
+    return prepare(recipe.data)

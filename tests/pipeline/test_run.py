@@ -1,0 +1,262 @@
+"""Whole recipes in small: every stage, what is skipped, what is made again, and going on after a stop."""
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from prefrec.data import read_prepared
+from prefrec.errors import ConfigError, DataError
+from prefrec.evaluation import evaluate_predictions, read_predictions
+from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
+from prefrec.pipeline.run import STAGES, environment, run_recipe
+from prefrec.pipeline.stage import last_checkpoint
+from prefrec.training.progress import ProgressCallback
+from tiny_run import TITLES, adapter_weights, write_shop
+
+ALIGNMENTS = ("align/dpo", "align/s-dpo")
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory) -> Path:
+    """A finished run, to be read only."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert run_recipe(recipe, folder) == folder / "report.html"
+    return folder
+
+
+@pytest.fixture
+def run(recipe, tmp_path):
+    """Runs the tiny recipe, or a changed copy of it, always in the same folder."""
+
+    def carry_out(changed: Recipe = recipe, until: str = "evaluate") -> Path:
+        run_recipe(changed, tmp_path / "run", until=until)
+        return tmp_path / "run"
+
+    return carry_out
+
+
+@pytest.fixture
+def run_again(run, finished, tmp_path):
+    """Runs a recipe where the tiny recipe has been run; returns the folder and which stages were made again."""
+    shutil.copytree(finished, tmp_path / "run")
+
+    def carry_out(changed: Recipe, until: str = "evaluate") -> tuple[Path, set[str]]:
+        before = _stamps(tmp_path / "run")
+        folder = run(changed, until)
+        return folder, _made_again(before, _stamps(folder))
+
+    return carry_out
+
+
+def _changed(recipe: Recipe, *, sft=None, align=None, **sections) -> Recipe:
+    """The recipe with fields of its SFT section, fields of its last alignment or whole sections replaced."""
+    raw = recipe.model_dump(mode="json") | sections
+    raw["sft"] |= sft or {}
+    raw["align"][-1] |= align or {}
+    return Recipe.model_validate(raw)
+
+
+def _stamps(folder: Path) -> dict[str, int]:
+    """Path → date of the files that each stage left."""
+    patterns = ("data/*.parquet", "sft/adapter/*", "align/*/adapter/*", "predictions/*.parquet")
+    files = [f for p in patterns for f in folder.glob(p) if ".previous" not in str(f)]
+    return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in files}
+
+
+def _made_again(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    """Stages and rankers whose files are not those of before."""
+    changed = {Path(f) for f in after if after[f] != before.get(f)}
+    return {
+        str(f.parent).removesuffix("/adapter") if "adapter" in f.parts else str(f.with_suffix("")) for f in changed
+    }
+
+
+def test_every_stage_leaves_what_the_next_needs(finished, recipe):
+    assert read_prepared(finished / "data").protocol["source"] == "files"
+    for stage in ("data", "sft", *ALIGNMENTS):
+        assert json.loads((finished / stage / "stage.json").read_text())["finished"]
+    for stage in ("sft", *ALIGNMENTS):
+        assert adapter_weights(finished / stage / "adapter")
+    assert Recipe.model_validate(yaml.safe_load((finished / "recipe.yaml").read_text())) == recipe
+    assert json.loads((finished / "environment.json").read_text())["torch"] == version("torch")
+    assert "<html" in (finished / "report.html").read_text(encoding="utf-8")
+
+
+def test_numbers_are_those_of_the_predictions(finished, recipe):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    predictions = read_predictions(finished / "predictions.parquet")
+    rankers = ["random", "popularity", "co-occurrence", "item-kNN", "zero-shot", "sft", "dpo", "s-dpo"]
+    assert predictions["ranker"].unique(maintain_order=True).to_list() == rankers
+    assert list(metrics["evaluation"]["metrics"]) == rankers
+    again = evaluate_predictions(predictions.with_columns(generated=pl.lit(None, pl.String)), ks=[1, 3], seed=0)
+    assert again.to_json()["metrics"] == metrics["evaluation"]["metrics"]
+    assert metrics["split"] == recipe.evaluate.split
+    assert metrics["evaluation"]["n"] == recipe.evaluate.rows
+    assert metrics["generation"]["n"] == recipe.evaluate.generate_rows
+    ranks = predictions.filter(pl.col("ranker") == "s-dpo")["rank"].to_numpy()
+    assert metrics["evaluation"]["metrics"]["s-dpo"]["hr@1"]["mean"] == pytest.approx(np.mean(ranks == 1))
+
+
+def test_predictions_are_about_the_prepared_rows(finished, recipe):
+    data = read_prepared(finished / "data")
+    predictions = read_predictions(finished / "predictions.parquet").filter(pl.col("ranker") == "sft")
+    for row, example in zip(predictions.sort("row").iter_rows(named=True), data.test, strict=False):
+        assert (row["user_id"], row["target"]) == (example.user_id, example.target)
+        assert tuple(row["candidates"]) == example.candidates
+        target = row["scores"][example.target_index]
+        assert row["rank"] == 1 + sum(score > target for score in row["scores"])
+
+
+def test_stages_build_on_each_other(finished):
+    sft, dpo, s_dpo = (adapter_weights(finished / s / "adapter") for s in ("sft", *ALIGNMENTS))
+    assert sft.keys() == dpo.keys() == s_dpo.keys()
+    assert all(any(not torch.equal(a[n], b[n]) for n in a) for a, b in ((sft, dpo), (sft, s_dpo), (dpo, s_dpo)))
+
+
+def test_a_second_run_does_nothing_again(run_again, finished, recipe):
+    folder, again = run_again(recipe, until="report")
+    assert again == set()
+    assert (folder / "metrics.json").read_text() == (finished / "metrics.json").read_text()
+    assert not list(folder.rglob("*.previous"))
+
+
+def test_another_beta_concerns_one_alignment_and_its_predictions(run_again, recipe):
+    folder, again = run_again(_changed(recipe, align={"beta": 0.3}))
+    assert again == {"align/s-dpo", "predictions/s-dpo"}
+    assert adapter_weights(folder / "align" / "s-dpo.previous" / "adapter")
+    config = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert config["align"][1]["beta"] == 0.3
+
+
+def test_another_sft_concerns_all_that_follows(run_again, recipe):
+    _, again = run_again(_changed(recipe, sft={"learning_rate": 1e-3}))
+    assert again == {"sft", *ALIGNMENTS, *(f"predictions/{name}" for name in ("sft", "dpo", "s-dpo"))}
+
+
+def test_another_evaluation_trains_nothing(run_again, recipe):
+    evaluation = recipe.evaluate.model_dump() | {"rows": 10}
+    _, again = run_again(_changed(recipe, evaluate=evaluation))
+    assert again == {f"predictions/{name}" for name in recipe.lm_rankers}
+    _, again = run_again(_changed(recipe, evaluate=evaluation | {"ks": [2]}))
+    assert again == set()
+
+
+def test_another_seed_concerns_all_training(run_again, recipe):
+    _, again = run_again(_changed(recipe, seed=1), until="align")
+    assert again == {"sft", *ALIGNMENTS}
+
+
+def test_other_titles_concern_everything(recipe, tmp_path):
+    """The ids and rows stay what they were; only what the model reads is new."""
+    shop = write_shop(tmp_path / "shop")
+    files = {name: str(path) for name, path in shop.items()}
+    own = _changed(recipe, data=recipe.data.model_dump(mode="json") | files, align={"rows": 8}, sft={"rows": 8})
+    run_recipe(own, tmp_path / "run", until="evaluate")
+    before = _stamps(tmp_path / "run")
+    write_shop(tmp_path / "shop", titles=[f"{title} II" for title in TITLES])
+    run_recipe(own, tmp_path / "run", until="evaluate")
+    again = _made_again(before, _stamps(tmp_path / "run"))
+    assert {"predictions/zero-shot", "predictions/s-dpo", "sft", *ALIGNMENTS} <= again
+
+
+@pytest.mark.parametrize(
+    ("until", "there"),
+    [
+        ("prepare", {"data"}),
+        ("sft", {"data", "sft"}),
+        ("align", {"data", "sft", "align"}),
+        ("evaluate", {"data", "sft", "align", "predictions"}),
+    ],
+)
+def test_until_stops_there(run, recipe, until, there):
+    folder = run(_changed(recipe, sft={"rows": 8}, align={"rows": 8}), until=until)
+    assert {p.name for p in folder.iterdir() if p.is_dir()} == there
+    assert (folder / "metrics.json").exists() == (until == "evaluate")
+
+
+def test_an_unknown_stage(recipe, tmp_path):
+    with pytest.raises(ConfigError, match="unknown stage 'train': expected one of prepare, sft, align, evaluate"):
+        run_recipe(recipe, tmp_path / "run", until="train")
+    assert STAGES == ("prepare", "sft", "align", "evaluate", "report")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", ["SFT", "S-DPO"])
+def test_a_killed_run_goes_on_and_ends_alike(run, finished, monkeypatch, stage):
+    whole = ProgressCallback.on_step_end
+
+    def stop(self, args, state, control, **kwargs):
+        whole(self, args, state, control, **kwargs)
+        if self.description == stage and state.global_step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressCallback, "on_step_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    folder = run(until="prepare")
+    killed = folder / ("sft" if stage == "SFT" else "align/s-dpo")
+    state = json.loads((killed / "stage.json").read_text())
+    assert not state["finished"]
+    assert last_checkpoint(killed) == killed / "checkpoint-2"
+    before = _stamps(folder)
+    run()
+    made = _made_again(before, _stamps(folder))
+    assert ("sft" in made) == (stage == "SFT")
+    for name in ("sft", *ALIGNMENTS):
+        want, got = adapter_weights(finished / name / "adapter"), adapter_weights(folder / name / "adapter")
+        assert all(torch.equal(want[n], got[n]) for n in want)
+    assert (folder / "metrics.json").read_text() == (finished / "metrics.json").read_text()
+
+
+def test_an_adapter_that_was_deleted_is_trained_again(run_again, recipe, tmp_path):
+    config = tmp_path / "run" / "sft" / "adapter" / "adapter_config.json"
+    config.unlink()
+    _, again = run_again(recipe, until="sft")
+    assert again == {"sft"}
+    assert config.is_file()
+
+
+def test_alignment_from_the_bare_base(run, recipe):
+    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [recipe.align[1].model_dump() | {"rows": 8}]}
+    folder = run(Recipe.model_validate(raw))
+    assert not (folder / "sft").exists()
+    rankers = json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"]
+    assert list(rankers)[-2:] == ["zero-shot", "s-dpo"]
+
+
+def test_reference_rows_alone(run, recipe):
+    folder = run(Recipe(name="rows", data=recipe.data, evaluate={"zero_shot": False}), until="report")
+    assert list(json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"])[-1] == "item-kNN"
+    assert (folder / "report.html").is_file()
+
+
+def test_a_prepare_that_fails_is_not_finished(recipe, tmp_path):
+    data = recipe.data.model_copy(update={"candidates": recipe.data.candidates.model_copy(update={"size": 61})})
+    broken = recipe.model_copy(update={"data": data})
+    with pytest.raises(DataError, match="61 candidates cannot be drawn from 60 items"):
+        run_recipe(broken, tmp_path / "run")
+    assert not json.loads((tmp_path / "run" / "data" / "stage.json").read_text())["finished"]
+    run_recipe(recipe, tmp_path / "run", until="prepare")
+    assert len(read_prepared(tmp_path / "run" / "data").test) == 40
+
+
+def test_every_setting_reaches_the_stage_notes(finished):
+    sft = json.loads((finished / "sft" / "stage.json").read_text())["config"]
+    assert SFTSection.model_validate(sft).eval_rows == 8
+    s_dpo = json.loads((finished / "align" / "s-dpo" / "stage.json").read_text())["config"]
+    assert AlignSection.model_validate(s_dpo).num_negatives == 3
+
+
+def test_environment_says_what_a_number_needs():
+    facts = environment(7)
+    assert facts["seed"] == 7
+    assert {"prefrec", "torch", "transformers", "peft", "python", "platform", "processor", "commit"} <= facts.keys()
+    json.dumps(facts)

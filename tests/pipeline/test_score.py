@@ -1,0 +1,180 @@
+"""The evaluation stage: which rankers are asked again, how they are paired, and what the numbers are made of."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.pipeline import score
+from prefrec.pipeline.recipe import EvaluateSection
+from prefrec.pipeline.score import LMEntry, adapter_key, comparison_pairs, evaluate_rankers, model_key
+from prefrec.pipeline.train import train_sft
+
+REFERENCES = ["random", "popularity", "co-occurrence", "item-kNN"]
+
+
+@pytest.fixture(scope="module")
+def adapter(recipe, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sft")
+    return train_sft(data, recipe.model, recipe.lora, recipe.sft, folder, seed=0)
+
+
+@pytest.fixture
+def entries(adapter, data):
+    return [LMEntry("zero-shot", None, adapter_key(None, data)), LMEntry("sft", adapter, adapter_key(adapter, data))]
+
+
+@pytest.fixture
+def evaluate(recipe, data, tmp_path):
+    def run(entries, *, seed=0, on=data, model=recipe.model, **changes):
+        section = EvaluateSection.model_validate(recipe.evaluate.model_dump() | changes)
+        return evaluate_rankers(on, model, section, entries, tmp_path / "cache", seed=seed)
+
+    return run
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Names of the language-model rankers that were asked, not read from the cache."""
+    names, ask = [], score._ask
+
+    def count(entry, *args):
+        names.append(entry.name)
+        return ask(entry, *args)
+
+    monkeypatch.setattr(score, "_ask", count)
+    return names
+
+
+def test_every_ranker_answers_the_same_rows(evaluate, entries, data):
+    scores = evaluate(entries)
+    assert scores.evaluation.rankers == [*REFERENCES, "zero-shot", "sft"]
+    assert scores.evaluation.n == 20
+    assert len(scores.predictions) == 6 * 20
+    for (_, group), example in zip(
+        scores.predictions.sort("row").group_by("row", maintain_order=True), data.test[:20], strict=True
+    ):
+        assert group["target"].unique().to_list() == [example.target]
+    assert "40 lists" in scores.evaluation.audit.verdict
+    assert set(scores.evaluation.metrics["sft"]) == {"hr@1", "hr@3", "ndcg@1", "ndcg@3", "mrr"}
+
+
+def test_metrics_are_means_of_the_predictions(evaluate, entries):
+    scores = evaluate(entries)
+    for name, metrics in scores.evaluation.metrics.items():
+        ranks = scores.predictions.filter(pl.col("ranker") == name)["rank"].to_numpy()
+        assert metrics["hr@1"].mean == pytest.approx((ranks == 1).mean())
+        assert metrics["hr@3"].mean == pytest.approx((ranks <= 3).mean())
+        assert metrics["mrr"].mean == pytest.approx((1 / ranks).mean())
+
+
+def test_generation_is_counted_on_its_own_rows(evaluate, entries):
+    scores = evaluate(entries, generate_rows=4)
+    assert scores.generation.rankers == ["zero-shot", "sft"]
+    assert scores.generation.n == 4
+    assert set(scores.generation.metrics["sft"]) == {"gen_hr@1", "valid_ratio"}
+    generated = scores.predictions.filter(pl.col("generated").is_not_null())
+    assert sorted(generated["row"].unique().to_list()) == [0, 1, 2, 3]
+    valid = generated.filter(pl.col("ranker") == "sft")["choice"].is_not_null().mean()
+    assert scores.generation.metrics["sft"]["valid_ratio"].mean == pytest.approx(valid)
+    assert [(c.ranker, c.against) for c in scores.generation.comparisons] == [("sft", "zero-shot")] * 2
+
+
+def test_without_generated_rows_there_is_no_generation(evaluate, entries):
+    assert evaluate(entries, generate_rows=0).generation is None
+    assert evaluate([], generate_rows=4).generation is None
+
+
+def test_more_generated_rows_than_rows(evaluate, entries):
+    assert evaluate(entries[:1], rows=3, generate_rows=50).generation.n == 3
+
+
+def test_known_predictions_are_not_made_again(evaluate, entries, asked):
+    first = evaluate(entries)
+    assert asked == ["zero-shot", "sft"]
+    again = evaluate(entries)
+    assert asked == ["zero-shot", "sft"]
+    assert again.evaluation == first.evaluation
+    assert again.predictions.equals(first.predictions)
+
+
+@pytest.mark.parametrize("change", [{"rows": 10}, {"split": "validation"}, {"generate_rows": 2}])
+def test_other_rows_are_asked_again(evaluate, entries, asked, change):
+    evaluate(entries[:1])
+    evaluate(entries[:1], **change)
+    assert asked == ["zero-shot"] * 2
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"ks": [2]}, {"references": ["random"]}])
+def test_what_does_not_change_predictions_is_not_asked_again(evaluate, entries, asked, change):
+    evaluate(entries[:1])
+    evaluate(entries[:1], **change)
+    assert asked == ["zero-shot"]
+
+
+def test_another_template_is_asked_again(evaluate, entries, asked, recipe, tmp_path):
+    template = tmp_path / "mine.jinja2"
+    model = recipe.model.model_copy(update={"templates": [str(template)]})
+    for text in ("{{ history }} {{ candidates }}:", "{{ candidates }} after {{ history }}:"):
+        template.write_text(text)
+        evaluate(entries[:1], model=model)
+    evaluate(entries[:1], model=model)
+    assert asked == ["zero-shot"] * 2
+
+
+def test_half_written_predictions_are_made_again(evaluate, entries, asked, tmp_path):
+    evaluate(entries[:1])
+    state = tmp_path / "cache" / "zero-shot.json"
+    state.write_text(state.read_text()[:10])
+    evaluate(entries[:1])
+    assert asked == ["zero-shot"] * 2
+
+
+def test_keys_know_titles_domain_and_files(adapter, data, recipe, tmp_path):
+    frame = data.catalogue.frame
+    renamed = type(data.catalogue)(frame.with_columns(title=pl.col("title") + "!"))
+    others = [type(data)(renamed, [], [], [], data.train_interactions, data.protocol)]
+    others.append(type(data)(data.catalogue, [], [], [], data.train_interactions, {"domain": "books"}))
+    keys = {adapter_key(None, data), adapter_key(adapter, data), *(adapter_key(None, o) for o in others)}
+    assert len(keys) == 4
+    assert model_key(recipe.model)["files"]
+    assert "files" not in model_key(recipe.model.model_copy(update={"name": "smollm2-135m"}))
+
+
+def test_pairs():
+    assert comparison_pairs(["random"], []) == []
+    assert comparison_pairs(["random", "popularity", "sft"], ["sft"]) == [("sft", "popularity")]
+    assert comparison_pairs(["co-occurrence", "popularity"], ["zero-shot", "sft", "dpo", "s-dpo"]) == [
+        ("sft", "zero-shot"),
+        ("dpo", "sft"),
+        ("s-dpo", "dpo"),
+        ("s-dpo", "zero-shot"),
+        ("s-dpo", "sft"),
+        ("s-dpo", "popularity"),
+        ("s-dpo", "co-occurrence"),
+    ]
+
+
+def test_paired_differences_are_differences(evaluate, entries):
+    evaluation = evaluate(entries).evaluation
+    difference = evaluation.difference("sft", "zero-shot", "mrr")
+    means = [evaluation.metrics[name]["mrr"].mean for name in ("sft", "zero-shot")]
+    assert difference.mean == pytest.approx(np.subtract(*means))
+    assert difference.low <= difference.mean <= difference.high
+
+
+def test_rankers_of_one_name_are_refused(evaluate, entries, adapter):
+    for name in ("sft", "popularity"):
+        with pytest.raises(ConfigError, match=f"rankers need names of their own, got .*{name}"):
+            evaluate([*entries, LMEntry(name, adapter, "x")])
+
+
+def test_a_missing_adapter_is_named(evaluate, tmp_path):
+    with pytest.raises(ModelError, match=f"no adapter in {tmp_path}/none"):
+        evaluate([LMEntry("gone", tmp_path / "none", "x")])
+
+
+def test_a_split_without_rows(evaluate, entries, data):
+    empty = type(data)(data.catalogue, data.train, [], data.test, data.train_interactions, data.protocol)
+    with pytest.raises(DataError, match="the data has no validation rows"):
+        evaluate(entries, on=empty, split="validation")

@@ -1,0 +1,177 @@
+"""The training stages on prepared rows: which rows, what is left behind, and going on after a stop."""
+
+import json
+
+import pytest
+import torch
+
+from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.pipeline.recipe import AlignSection, SFTSection, TrainSection
+from prefrec.pipeline.stage import last_checkpoint
+from prefrec.pipeline.train import train_align, train_sft, training_rows
+from prefrec.training.progress import ProgressCallback
+from tiny_run import adapter_weights
+
+
+class PowerCutError(Exception):
+    """Ends a run without a farewell."""
+
+
+@pytest.fixture
+def sft(recipe, data):
+    def run(out, *, seed=0, model=None, **changes):
+        section = SFTSection.model_validate(recipe.sft.model_dump() | changes)
+        return train_sft(data, model or recipe.model, recipe.lora, section, out, seed=seed)
+
+    return run
+
+
+@pytest.fixture
+def align(recipe, data):
+    def run(out, adapter=None, *, seed=0, **changes):
+        section = AlignSection.model_validate(recipe.align[1].model_dump() | changes)
+        return train_align(data, recipe.model, recipe.lora, section, adapter, out, seed=seed)
+
+    return run
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Makes training stop right after step n, before a checkpoint of that step is written."""
+
+    def patch(step):
+        whole = ProgressCallback.on_step_end
+
+        def on_step_end(self, args, state, control, **kwargs):
+            whole(self, args, state, control, **kwargs)
+            if state.global_step == step:
+                raise PowerCutError
+
+        monkeypatch.setattr(ProgressCallback, "on_step_end", on_step_end)
+
+    return patch
+
+
+def _equal(a, b):
+    a, b = adapter_weights(a), adapter_weights(b)
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def _losses(folder):
+    log = json.loads((folder / "log.json").read_text())
+    return [entry["loss"] for entry in log if "loss" in entry]
+
+
+def test_rows_of_two_stages_do_not_overlap(data):
+    first = training_rows(data, TrainSection(rows=30), seed=0)
+    second = training_rows(data, TrainSection(rows=30, skip_rows=30), seed=0)
+    everything = training_rows(data, TrainSection(), seed=0)
+    assert first + second == everything[:60]
+    assert len(everything) == len(data.train)
+    assert {(e.user_id, e.target) for e in everything} == {(e.user_id, e.target) for e in data.train}
+    assert first == training_rows(data, TrainSection(rows=30), seed=0)
+    assert first != training_rows(data, TrainSection(rows=30), seed=1)
+
+
+def test_no_rows_left(sft, tmp_path):
+    with pytest.raises(DataError, match="the training data has no rows"):
+        sft(tmp_path, skip_rows=10_000)
+
+
+def test_sft_leaves_an_adapter_and_a_log(sft, tmp_path):
+    adapter = sft(tmp_path)
+    assert adapter == tmp_path / "adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
+    assert any(w.abs().max() > 0 for name, w in adapter_weights(adapter).items() if "lora_B" in name)
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert [e["step"] for e in log if "eval_loss" in e] == [4, 8]
+    assert [e["step"] for e in log if "loss" in e] == [5]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "log.json"]
+
+
+def test_the_same_seed_gives_the_same_adapter(sft, tmp_path):
+    one, again, other = (sft(tmp_path / str(i), seed=seed, rows=8) for i, seed in enumerate((0, 0, 1)))
+    assert _equal(one, again)
+    assert not _equal(one, other)
+
+
+def test_seeds_do_not_depend_on_what_was_drawn_before(sft, tmp_path):
+    torch.manual_seed(11)
+    one = sft(tmp_path / "one", rows=8)
+    torch.rand(7)
+    assert _equal(one, sft(tmp_path / "two", rows=8))
+
+
+@pytest.mark.parametrize(("step", "checkpoint"), [(1, None), (12, 10)])
+def test_interrupted_sft_ends_with_the_same_weights(sft, stop_after, tmp_path, monkeypatch, step, checkpoint):
+    """Stopped before the first checkpoint, and after the second."""
+    changes = {"epochs": 4, "save_steps": 5, "eval_rows": 0}
+    whole = sft(tmp_path / "whole", **changes)
+    stopped = tmp_path / "stopped"
+    stop_after(step)
+    with pytest.raises(PowerCutError):
+        sft(stopped, **changes)
+    assert last_checkpoint(stopped) == (stopped / f"checkpoint-{checkpoint}" if checkpoint else None)
+    assert not (stopped / "adapter").exists()
+    monkeypatch.undo()
+    assert _equal(whole, sft(stopped, **changes))
+    assert _losses(stopped) == _losses(tmp_path / "whole")
+    assert sorted(p.name for p in stopped.iterdir()) == ["adapter", "log.json"]
+
+
+@pytest.mark.parametrize("negatives", ["fixed", "per_epoch"])
+def test_interrupted_alignment_ends_with_the_same_weights(sft, align, stop_after, tmp_path, monkeypatch, negatives):
+    changes = {"negatives": negatives, "epochs": 2, "rows": 16, "save_steps": 3}
+    start = sft(tmp_path / "sft", rows=8)
+    whole = align(tmp_path / "whole", start, **changes)
+    stop_after(4)
+    stopped = tmp_path / "stopped"
+    with pytest.raises(PowerCutError):
+        align(stopped, start, **changes)
+    assert last_checkpoint(stopped) == stopped / "checkpoint-3"
+    monkeypatch.undo()
+    assert _equal(whole, align(stopped, start, **changes))
+
+
+def test_alignment_starts_at_the_sft_adapter_and_leaves_it(sft, align, tmp_path):
+    start = sft(tmp_path / "sft")
+    before = (start / "adapter_model.safetensors").read_bytes()
+    aligned = align(tmp_path / "s-dpo", start, epochs=2)
+    log = json.loads((tmp_path / "s-dpo" / "log.json").read_text())
+    assert (start / "adapter_model.safetensors").read_bytes() == before
+    assert adapter_weights(aligned).keys() == adapter_weights(start).keys()
+    assert not _equal(start, aligned)
+    assert not (aligned / "ref").exists()
+    assert {"rewards/margins", "negatives/effective", "logps/chosen"} <= log[0].keys()
+
+
+def test_alignment_without_sft_trains_a_new_adapter(align, tmp_path):
+    aligned = align(tmp_path)
+    assert json.loads((aligned / "adapter_config.json").read_text())["r"] == 4
+
+
+def test_more_negatives_than_candidates(align, tmp_path):
+    with pytest.raises(ConfigError, match="num_negatives is 6, but row 0 has only 5 rejected answers"):
+        align(tmp_path, num_negatives=6)
+
+
+def test_a_start_without_adapter(align, tmp_path):
+    with pytest.raises(ModelError, match=f"no adapter in {tmp_path}/none: expected a folder"):
+        align(tmp_path / "out", tmp_path / "none")
+
+
+def test_batches_that_do_not_divide(sft, tmp_path):
+    with pytest.raises(ConfigError, match="global_batch_size 6 is no multiple of per_device_train_batch_size 4"):
+        sft(tmp_path, global_batch_size=6)
+
+
+def test_bfloat16_base_trains_float32_adapters(sft, recipe, tmp_path):
+    adapter = sft(tmp_path, model=recipe.model.model_copy(update={"dtype": "bfloat16"}))
+    assert {w.dtype for w in adapter_weights(adapter).values()} == {torch.float32}
+    assert _losses(tmp_path)[-1] < 6
+
+
+def test_histories_that_are_shortened_are_told(sft, recipe, tmp_path, capsys):
+    sft(tmp_path, rows=8, model=recipe.model.model_copy(update={"max_length": 85}))
+    assert "histories were shortened to fit 85 tokens" in capsys.readouterr().err
