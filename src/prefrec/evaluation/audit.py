@@ -12,8 +12,8 @@ uniform candidates reward, is not mistaken for a leak in disguise:
 
 - all: random;
 - target position, position lookup, list lookup: the same rule learnt from lists in which the tie between target
-  and place (or negatives) has been cut by shuffling, the luckiest of `SHUFFLES` draws. What is left of the rule then is what it gets from which
-  items were targets at all, that is from popularity;
+  and place (or negatives) has been cut by shuffling, the luckiest of `SHUFFLES` draws. What is left of the rule
+  then is what it gets from which items were targets at all, that is from popularity;
 - title length: popularity;
 - id order and common order (`prefrec.evaluation.common_order`), which see the last history item: popularity and
   co-occurrence. Ids often follow the date of an item or of its first user, so that their order beats random
