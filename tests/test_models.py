@@ -54,6 +54,12 @@ def test_a_path_that_does_not_exist(name):
             load(name)
 
 
+def test_a_hub_id_that_is_not_there():
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ModelError, match="could be read from 'nobody/no-such-model'"):
+            load("nobody/no-such-model")
+
+
 def test_a_file_is_no_folder(folder):
     with pytest.raises(ModelError, match=r"no model at '.*config.json': expected a local folder"):
         load_model(str(folder / "config.json"))

@@ -21,6 +21,20 @@ FIRST = ("Red", "Old", "Lost", "Last", "Cold", "Wild")
 SECOND = ("Alien", "Heat", "Emma", "Story", "Days", "Men", "Babe", "Eye", "Opus", "Night")
 TITLES = [f"{a} {b}" for a in FIRST for b in SECOND]
 
+TRAINING = (
+    "--learning-rate",
+    "5e-3",
+    "--epochs",
+    "5",
+    "--rows",
+    "40",
+    "--lora-rank",
+    "4",
+    "--global-batch-size",
+    "8",
+)
+"""Options of `prefrec sft` and `prefrec align`: 25 steps, five of them logged."""
+
 
 def write_shop(folder: Path, *, titles: list[str] = TITLES) -> dict[str, Path]:
     """`log.csv` and `items.csv`: each user walks through the items with a stride of 1 to 3."""

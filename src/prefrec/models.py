@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -56,7 +57,7 @@ def load_model(name: str, *, dtype: str = "float32", **kwargs: Any) -> PreTraine
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"no causal language model could be read from {folder!r}: {e}") from e
     if missing := sorted(info["missing_keys"]):
-        warn(f"{folder}: {len(missing)} weights are not in the checkpoint and start at random, {missing[0]} first")
+        warn(f"{escape(folder)}: {len(missing)} weights are not in the checkpoint and start at random, {missing[0]} first")
     model.eval()
     return model
 

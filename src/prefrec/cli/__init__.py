@@ -43,6 +43,8 @@ def _main(
 
 
 def _register() -> None:
+    if app.registered_commands:
+        return
     from prefrec.cli import align, audit, evaluate, prepare, rank, report, run, sft
 
     app.command()(run.run)

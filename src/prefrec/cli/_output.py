@@ -21,5 +21,3 @@ def print_scores(metrics: dict[str, Any]) -> None:
         out.print(comparison_table(evaluation))
     if metrics["generation"]:
         out.print(evaluation_table(Evaluation.from_json(metrics["generation"])))
-    if evaluation.audit:
-        out.print(evaluation.audit.verdict)

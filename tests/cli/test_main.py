@@ -1,0 +1,119 @@
+"""The command as a whole: help that teaches, the version, exit codes, errors without and with traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import prefrec as package
+from command import prefrec, succeed
+from prefrec.pipeline import run as run_module
+from tiny_run import write_recipe
+
+VERBS = ("run", "prepare", "audit", "sft", "align", "evaluate", "rank", "report")
+
+
+def _process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from prefrec.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_help_names_every_verb():
+    out = succeed("--help")
+    for verb in VERBS:
+        assert f" {verb} " in out
+    assert "prefrec run recipes/demo.yaml" in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_of_a_verb_teaches(verb, option):
+    out = succeed(verb, option)
+    assert f"Usage: prefrec {verb}" in out
+    assert len(out.split()) > 30
+    assert verb in ("audit", "report") or "Example" in out
+
+
+def test_version():
+    assert succeed("--version") == f"prefrec {package.__version__}\n"
+
+
+def test_nothing_asked_shows_the_help():
+    done = prefrec()
+    assert done.code == 2
+    assert "Usage: prefrec" in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train",), "No such command 'train'"),
+        (("run",), "Missing argument"),
+        (("sft", "data", "out", "--rwos", "3"), "No such option: --rwos"),
+        (("sft", "data", "out", "--rows", "many"), "Invalid value for '--rows'"),
+        (("audit", "data", "--split", "all"), "'all' is not one of 'train', 'validation', 'test'"),
+        (("rank", "data", "--history", "Heat"), "Missing option '--candidate'"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, message):
+    done = prefrec(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in " ".join(done.err.split())
+    assert "Traceback" not in done.err
+
+
+def test_an_error_is_one_message_in_a_process_of_its_own(tmp_path):
+    done = _process("run", f"{tmp_path}/none.yaml")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"error: recipe {tmp_path}/none.yaml: No such file or directory; `recipes/` holds examples\n"
+    )
+
+
+@pytest.mark.parametrize("place_of_debug", [0, 1, 2])
+def test_debug_shows_the_traceback_wherever_it_stands(tmp_path, place_of_debug):
+    arguments = ["run", str(tmp_path / "none.yaml")]
+    arguments.insert(place_of_debug, "--debug")
+    done = prefrec(*arguments)
+    assert done.code == 1
+    assert "Traceback (most recent call last)" in done.err
+    assert "error: recipe" in done.err
+
+
+def test_what_we_did_not_foresee_is_not_hidden(monkeypatch, tmp_path):
+    def bug(*args, **kwargs):
+        raise ZeroDivisionError("a bug of ours")
+
+    monkeypatch.setattr("prefrec.cli.run.load_recipe", bug)
+    with pytest.raises(ZeroDivisionError):
+        prefrec("run", tmp_path / "r.yaml")
+
+
+def test_markup_in_a_message_is_shown_as_it_is(tmp_path):
+    done = prefrec("run", tmp_path / "[red]none.yaml")
+    assert "[red]none.yaml: No such file" in done.err
+
+
+def test_files_that_cannot_be_written_are_an_error(place, tmp_path):
+    (tmp_path / "file").write_text("x")
+    done = prefrec("run", _recipe(place, tmp_path), "--out", tmp_path / "file" / "run", "--until", "prepare")
+    assert done.code == 1
+    assert "error: " in done.err
+    assert "Not a directory" in done.err
+
+
+def test_stopped_by_hand(place, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(run_module, "prepare", interrupt)
+    done = prefrec("run", _recipe(place, tmp_path), "--out", tmp_path / "run")
+    assert done.code == 130
+    assert "stopped; the same command goes on from here" in done.err
+    assert "Traceback" not in done.err
+
+
+def _recipe(place, folder):
+    return write_recipe(folder, place.recipe)

@@ -1,0 +1,209 @@
+"""`prefrec run`, `evaluate`, `rank` and `report` on a tiny data set, for people and for machines."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from command import prefrec, succeed
+from prefrec.data import read_prepared
+from prefrec.evaluation import read_predictions
+from tiny_run import write_recipe
+
+SIX_ITEMS = "user_id,item_id,timestamp\n" + "".join(f"u,i{n},{n}\n" for n in range(6))
+
+
+@pytest.fixture(scope="module")
+def finished(place, tmp_path_factory):
+    """A run by the command line: its folder, its recipe, and what was printed."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe = write_recipe(folder, place.recipe)
+    return folder / "tiny", recipe, prefrec("run", recipe, "--out", folder / "tiny")
+
+
+def test_run_prints_the_table_and_where_the_report_is(finished):
+    folder, _, done = finished
+    assert done.code == 0, done.err
+    for name in ("random", "popularity", "zero-shot", "sft", "dpo", "s-dpo"):
+        assert re.search(rf"\b{name}\b", done.out)
+    for word in ("HR@1", "MRR", "Valid"):
+        assert word.lower() in done.out.lower()
+    assert done.out.count("Audit:") == 1
+    assert done.out.endswith(f"Report: {folder}/report.html\n")
+    assert [line for line in done.err.splitlines() if line in ("prepare", "sft", "dpo", "s-dpo", "evaluate")] == [
+        "prepare",
+        "sft",
+        "dpo",
+        "s-dpo",
+        "evaluate",
+    ]
+
+
+def test_a_second_run_says_what_is_unchanged_and_prints_json(finished):
+    folder, recipe, _ = finished
+    adapter = folder / "align" / "s-dpo" / "adapter" / "adapter_model.safetensors"
+    stamp = adapter.stat().st_mtime_ns
+    done = prefrec("run", recipe, "--out", folder, "--json")
+    value = json.loads(done.out)
+    assert value == {"run": str(folder), "metrics": json.loads((folder / "metrics.json").read_text())}
+    assert [line for line in done.err.splitlines() if "unchanged" in line] == [
+        f"{name}: unchanged" for name in ("prepare", "sft", "dpo", "s-dpo")
+    ]
+    assert adapter.stat().st_mtime_ns == stamp
+
+
+def test_the_folder_is_named_after_the_recipe(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = succeed("run", write_recipe(tmp_path, place.recipe), "--until", "prepare")
+    assert out == "Run: runs/tiny\n"
+    assert len(read_prepared(tmp_path / "runs" / "tiny" / "data").test) == 40
+    machine = succeed("run", write_recipe(tmp_path, place.recipe), "--until", "prepare", "--json")
+    assert json.loads(machine) == {"run": "runs/tiny", "metrics": None}
+
+
+def test_report_is_drawn_again(finished):
+    folder, _, _ = finished
+    (folder / "report.html").unlink()
+    assert succeed("report", folder) == f"{folder}/report.html\n"
+    assert "s-dpo" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_of_no_run(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        done = prefrec("report", folder)
+        assert (done.code, done.out) == (1, "")
+        assert f"error: {folder}" in done.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"name": "/nowhere/model"}}, "error: no model at '/nowhere/model': expected a local folder"),
+        ({"align": [{"num_negatives": 6}]}, "align.s-dpo.num_negatives: 6 negatives, but a list of 6 candidates has"),
+        ({"sfd": {}}, "recipe.yaml: sfd: Extra inputs are not permitted"),
+        ({"data": {"source": "files", "interactions": "gone.csv", "items": "gone.csv"}}, "gone.csv"),
+    ],
+)
+def test_run_refuses(place, tmp_path, changes, message):
+    done = prefrec("run", write_recipe(tmp_path, place.recipe, **changes), "--out", tmp_path / "run")
+    assert (done.code, done.out) == (1, "")
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_run_refuses_an_unknown_stage(place, tmp_path):
+    done = prefrec("run", write_recipe(tmp_path, place.recipe), "--out", tmp_path / "run", "--until", "training")
+    assert done.code == 1
+    assert "error: unknown stage 'training': expected one of prepare, sft, align, evaluate, report" in done.err
+
+
+def test_single_verbs_equal_the_run(place, finished, tmp_path):
+    """The same settings step by step: the same rows, and scores to rounding."""
+    folder, _, _ = finished
+    adapters = [
+        f"--adapter={name}={folder / where / 'adapter'}" for name, where in (("sft", "sft"), ("x", "align/dpo"))
+    ]
+    options = ("--rows", 20, "--out", tmp_path / "out", "--generate-rows", 4)
+    metrics = json.loads(
+        succeed("evaluate", folder / "data", *adapters, *place.asked, *options, "--zero-shot", "--json")
+    )
+    of_run = json.loads((folder / "metrics.json").read_text())
+    assert list(metrics["evaluation"]["metrics"])[-3:] == ["zero-shot", "sft", "x"]
+    for name in ("zero-shot", "sft", "popularity", "random"):
+        want = of_run["evaluation"]["metrics"][name]["hr@1"]
+        assert metrics["evaluation"]["metrics"][name]["hr@1"] == want
+    assert metrics["generation"]["metrics"]["sft"] == of_run["generation"]["metrics"]["sft"]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
+    assert len(read_predictions(tmp_path / "out" / "predictions.parquet")) == 7 * 20
+
+
+def test_evaluate_prints_a_table(place):
+    out = succeed("evaluate", place.data, "--adapter", f"s-dpo={place.s_dpo / 'adapter'}", *place.asked, "--rows", 10)
+    assert "s-dpo" in out
+    assert "co-occurrence" in out
+    assert out.count("Audit:") == 1
+    assert out.endswith(f"Predictions: {place.data}/evaluation/predictions.parquet\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--adapter", "sft"), "--adapter 'sft': expected NAME=FOLDER, such as sft=runs/demo/sft/adapter"),
+        (("--adapter", "=x"), "--adapter '=x': expected NAME=FOLDER"),
+        (("--adapter", "a/b=x"), "--adapter 'a/b=x': expected NAME=FOLDER"),
+        (("--adapter", "sft=/nowhere"), "no adapter in /nowhere: expected a folder with adapter_config.json"),
+        (("--adapter", "random=/nowhere"), "rankers need names of their own"),
+        (("--adapter", "a=/x", "--adapter", "a=/y"), "rankers need names of their own"),
+        (("--split", "train"), "split: Input should be 'validation' or 'test' (given: 'train')"),
+        (("--rows", 0), "rows: Input should be greater than or equal to 1 (given: 0)"),
+        (("--model", "/nowhere", "--zero-shot"), "no model at '/nowhere'"),
+    ],
+)
+def test_evaluate_refuses(place, tmp_path, options, message):
+    done = prefrec("evaluate", place.data, *place.asked, "--out", tmp_path, *options)
+    assert (done.code, done.out) == (1, "")
+    assert f"error: {message}" in done.err
+
+
+def test_rank_orders_the_candidates(place):
+    asked = ("--history", "red alien", "--history", "i3", "--candidate", "Old Heat", "--candidate", "i7")
+    rows = json.loads(succeed("rank", place.data, *asked, "--candidate", "WILD NIGHT", *place.asked, "--json"))
+    assert {row["title"] for row in rows} == {"Old Heat", "Red Eye", "Wild Night"}
+    assert [row["logp"] for row in rows] == sorted((row["logp"] for row in rows), reverse=True)
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    table = succeed("rank", place.data, *asked, *place.asked, "--adapter", place.s_dpo / "adapter")
+    assert "Old Heat" in table
+    assert "log-prob" in table
+
+
+@pytest.mark.parametrize(
+    ("title", "message"),
+    [
+        ("Red Alein", "no item with title or id 'Red Alein' among 60; near ones: Red Alien"),
+        ("zzzz", "no item with title or id 'zzzz' among 60"),
+    ],
+)
+def test_rank_refuses_unknown_titles(place, title, message):
+    done = prefrec("rank", place.data, "--history", title, "--candidate", "Old Heat", *place.asked)
+    assert (done.code, done.out) == (1, "")
+    assert f"error: {message}" in done.err
+
+
+@pytest.mark.parametrize(
+    ("log", "options", "message"),
+    [
+        ("user_id,item_id,timestamp\n", (), "log.csv"),
+        ("user_id,item,timestamp\nu,i1,1\n", (), "item_id"),
+        ("user_id,item_id,timestamp\nu,i1,NaN\n", (), "timestamp"),
+        ("user_id,item_id,timestamp\nu,i99,1\n", (), "i99"),
+        (SIX_ITEMS, (), "20 candidates cannot be drawn from 6 items"),
+        (SIX_ITEMS, ("--num-candidates", 1), "candidates.size"),
+    ],
+    ids=["empty", "column", "nan", "no title", "few items", "one candidate"],
+)
+def test_bad_data_by_the_command_line(place, tmp_path, log, options, message):
+    """Every bad input has its own test in tests/data; these see that the command line hands messages on."""
+    (tmp_path / "log.csv").write_text(log)
+    files = ("--source", "files", "--interactions", tmp_path / "log.csv", "--items", place.shop["items"])
+    done = prefrec("prepare", tmp_path / "out", *files, *options)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: ")
+    assert message in done.err
+    assert not (tmp_path / "out" / "protocol.json").exists()
+
+
+def test_prepare_and_audit_are_json_for_machines(place, tmp_path):
+    files = ("--source", "files", "--interactions", place.shop["interactions"], "--items", place.shop["items"])
+    protocol = json.loads(succeed("prepare", tmp_path / "data", *files, "--num-candidates", 6, "--json"))
+    assert protocol["counts"]["items"] == 60
+    assert json.loads(succeed("audit", tmp_path / "data", "--json"))["rows"]
+
+
+def test_the_recipe_in_the_folder_runs_again(finished, tmp_path):
+    folder, _, _ = finished
+    written = folder / "recipe.yaml"
+    assert yaml.safe_load(written.read_text())["sft"]["rows"] == 32
+    done = prefrec("run", written, "--out", folder, "--json")
+    assert done.code == 0
+    assert done.err.count("unchanged") == 4

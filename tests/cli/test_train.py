@@ -1,0 +1,117 @@
+"""`prefrec sft` and `prefrec align`: their losses step by step, batches, options, and what they refuse."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from command import prefrec, succeed
+from tiny_run import TRAINING, adapter_weights
+
+TRAJECTORY = json.loads((Path(__file__).parent / "loss_trajectory.json").read_text())
+"""Losses that the tiny runs of `conftest.place` logged when they were known to be right; after a change that is
+meant to alter training, the new values are what the failing test prints."""
+
+
+def _losses(folder: Path) -> list[float]:
+    return [entry["loss"] for entry in json.loads((folder / "log.json").read_text()) if "loss" in entry]
+
+
+@pytest.mark.parametrize("stage", ["sft", "s_dpo"])
+def test_losses_follow_the_committed_trajectory(place, stage):
+    losses = _losses(getattr(place, stage))
+    assert losses == pytest.approx(TRAJECTORY[stage], abs=1e-3), [round(loss, 6) for loss in losses]
+
+
+def test_the_trajectories_are_those_of_learning():
+    for losses in TRAJECTORY.values():
+        assert losses == sorted(losses, reverse=True)
+    assert TRAJECTORY["sft"][0] == pytest.approx(math.log(400), abs=0.1)
+    assert TRAJECTORY["s_dpo"][0] == pytest.approx(math.log(4), abs=0.1)
+    assert TRAJECTORY["s_dpo"][-1] < math.log(4) - 0.2
+
+
+@pytest.mark.parametrize("verb", ["sft", "align"])
+def test_accumulation_equals_a_large_batch(place, tmp_path, verb):
+    start = ("--adapter", place.sft / "adapter") if verb == "align" else ()
+    options = (*start, *place.asked, *TRAINING, "--epochs", 2)
+    for size in (8, 2):
+        succeed(verb, place.data, tmp_path / str(size), *options, "--per-device-batch-size", size)
+    assert _losses(tmp_path / "2") == pytest.approx(_losses(tmp_path / "8"), abs=1e-5)
+    large, small = (adapter_weights(tmp_path / str(size) / "adapter") for size in (8, 2))
+    for name, value in large.items():
+        torch.testing.assert_close(small[name], value, rtol=0, atol=5e-5)
+
+
+def test_the_global_batch_is_printed(place, tmp_path):
+    few = ("--rows", 8, "--epochs", 1, "--per-device-batch-size", 2)
+    done = prefrec("sft", place.data, tmp_path / "sft", *place.asked, *TRAINING, *few)
+    assert "Global batch 8 rows = 2 a device × 1 process × 4 accumulation steps; 8 training rows" in done.err
+    assert done.out == f"Adapter: {tmp_path}/sft/adapter\n"
+
+
+def test_options_reach_the_adapter(place, tmp_path):
+    options = ("--rows", 8, "--epochs", 1, "--lora-rank", 3, "--chat", "--template", "movies/2", "--seed", 4)
+    succeed("sft", place.data, tmp_path / "sft", *place.asked, *TRAINING, *options)
+    assert json.loads((tmp_path / "sft" / "adapter" / "adapter_config.json").read_text())["r"] == 3
+
+
+@pytest.mark.parametrize("loss", ["dpo", "dmpo", "bpr", "softmax"])
+def test_every_loss_by_name(place, tmp_path, loss):
+    few = ("--rows", 8, "--epochs", 5, "--num-negatives", 2, "--negatives", "per_epoch")
+    succeed("align", place.data, tmp_path / loss, *place.asked, *TRAINING, *few, "--loss", loss)
+    assert len(_losses(tmp_path / loss)) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "message"),
+    [
+        ("align", ("--num-negatives", 6), "num_negatives is 6, but row 0 has only 5 rejected answers"),
+        ("align", ("--num-negatives", 0), "num_negatives: Input should be greater than or equal to 1 (given: 0)"),
+        ("align", ("--loss", "ipo"), "loss 'ipo' is unknown: expected one of softmax_dpo, dpo, dmpo, bpr, softmax"),
+        ("align", ("--beta", 0), "beta: Input should be greater than 0 (given: 0.0)"),
+        ("align", ("--negatives", "some"), "negatives: Input should be 'fixed' or 'per_epoch' (given: 'some')"),
+        ("align", ("--adapter", "/nowhere"), "no adapter in /nowhere: expected a folder with adapter_config.json"),
+        ("sft", ("--model", "/nowhere/model"), "no model at '/nowhere/model': expected a local folder with config"),
+        ("sft", ("--dtype", "int3"), "dtype: Input should be 'float32', 'bfloat16' or 'float16' (given: 'int3')"),
+        (
+            "sft",
+            ("--template", "poems/1"),
+            "no template 'poems/1': expected a path to a jinja2 file or one of books/1",
+        ),
+        ("sft", ("--max-length", 30), "max_length is 30: show fewer candidates, raise max_length"),
+        ("sft", ("--skip-rows", 1000), "the training data has no rows"),
+        ("sft", ("--global-batch-size", 6), "global_batch_size 6 is no multiple of per_device_train_batch_size 4"),
+        ("sft", ("--lora-rank", 0), "r: Input should be greater than or equal to 1 (given: 0)"),
+    ],
+)
+def test_what_is_refused(place, tmp_path, verb, options, message):
+    done = prefrec(verb, place.data, tmp_path / "out", *place.asked, *TRAINING, *options)
+    assert done.code == 1
+    assert done.out == ""
+    assert message in done.err
+    assert "error: " in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_tokenizer_without_end_token(place, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in place.model.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings.pop("eos_token")
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    done = prefrec("sft", place.data, tmp_path / "out", *place.asked, "--model", model)
+    assert done.code == 1
+    assert "error: the tokenizer has no end token, which closes every answer" in done.err
+
+
+def test_data_that_was_not_prepared(place, tmp_path):
+    for verb in ("sft", "align"):
+        done = prefrec(verb, tmp_path / "none", tmp_path / "out", *place.asked)
+        assert (done.code, done.out) == (1, "")
+        assert f"error: {tmp_path}/none: no such folder; `prefrec prepare {tmp_path}/none` makes one" in done.err
+    assert not (tmp_path / "out").exists()
