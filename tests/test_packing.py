@@ -70,6 +70,17 @@ def test_ragged_rows_are_masked():
     assert batch.choice_mask.tolist() == [[True, True], [True, False]]
 
 
+def test_separate_rows_are_padded_on_the_right():
+    """No token comes after padding: models without a notion of it are right too."""
+    batch = pack([ChoiceSet((1, 2, 3), ((4, 9),)), ChoiceSet((5,), ((6, 9), (9,)))], pad_id=0, layout="separate")
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 9], [5, 6, 9, 0, 0], [5, 9, 0, 0, 0]]
+    assert batch.attention_mask.long().tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0]]
+    assert batch.logits_to_keep == 5
+    assert batch.columns.tolist() == [2, 3, 0, 1, 0]
+    assert batch.rows.tolist() == [0, 0, 1, 1, 2]
+    assert batch.choices.tolist() == [0, 0, 2, 2, 3]
+
+
 def test_padding_may_be_any_token_of_the_vocabulary():
     sets = [ChoiceSet((7, 7), ((7,),)), ChoiceSet((7,), ((7, 7),))]
     one, two = pack(sets, pad_id=0), pack(sets, pad_id=7)

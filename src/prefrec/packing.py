@@ -7,7 +7,9 @@ In the packed layout a choice set is one row, the prompt once and the answers br
     a query q may attend to a key k when  k ≤ q  and  (k is in the prompt, or k and q are in one answer)
 
 Prompts are padded on the left, so that the answers of all rows start at the same column and only the
-columns from the prompts' last token on go through the language-model head.
+columns from the prompts' last token on go through the language-model head. In the separate layout rows are
+padded on the right, where padding can touch no token before it: the layout is for models that may not know
+of padding or positions.
 """
 
 from __future__ import annotations
@@ -114,43 +116,42 @@ def _separate_rows(choice_sets: Sequence[ChoiceSet], width: int) -> list[_Row]:
 
 
 def _lay_out(rows: Sequence[_Row], choice_mask: Tensor, pad_id: int, *, branching: bool) -> PackedBatch:
-    start = max(len(r.prompt) for r in rows)  # column of the first answer token
-    length = start + max(sum(map(len, r.answers)) for r in rows)
+    starts = [len(r.prompt) for r in rows]  # column of the first answer token
+    if branching:
+        starts = [max(starts)] * len(rows)
+    length = max(start + sum(map(len, r.answers)) for start, r in zip(starts, rows, strict=True))
+    first_kept = min(starts) - 1
     ids = torch.full((len(rows), length), pad_id)
     positions = torch.zeros(len(rows), length, dtype=torch.long)
     segments = torch.full((len(rows), length), -1)  # −1 padding, 0 prompt, i + 1 answer i
-    token_rows: list[int] = []
-    columns: list[int] = []
-    targets: list[int] = []
-    choices: list[int] = []
-    for r, row in enumerate(rows):
-        prompt_length = len(row.prompt)
-        left = start - prompt_length
+    tokens: list[tuple[int, int, int, int]] = []  # row, column, target, choice
+    for r, (start, row) in enumerate(zip(starts, rows, strict=True)):
+        after = len(row.prompt)
+        left = start - after
         ids[r, left:start] = torch.tensor(row.prompt)
-        positions[r, left:start] = torch.arange(prompt_length)
+        positions[r, left:start] = torch.arange(after)
         segments[r, left:start] = 0
         at = start
         for i, answer in enumerate(row.answers):
             end = at + len(answer)
             ids[r, at:end] = torch.tensor(answer)
-            positions[r, at:end] = torch.arange(prompt_length, prompt_length + len(answer))
+            positions[r, at:end] = torch.arange(after, after + len(answer))
             segments[r, at:end] = i + 1
-            token_rows += [r] * len(answer)
-            # Kept column 0 is the prompt's last token; token t of the answer is predicted one column before.
-            columns += [0, *range(at - start + 1, end - start)]
-            targets += answer
-            choices += [row.first_choice + i] * len(answer)
+            # The prompt's last token predicts the answer's first, each token of the answer the next one.
+            columns = [start - 1, *range(at, end - 1)]
+            tokens += [(r, c - first_kept, t, row.first_choice + i) for c, t in zip(columns, answer, strict=True)]
             at = end
+    index = torch.tensor(tokens).T.contiguous()
     return PackedBatch(
         input_ids=ids,
         position_ids=positions,
         attention_mask=_branch_mask(segments) if branching else segments >= 0,
-        rows=torch.tensor(token_rows),
-        columns=torch.tensor(columns),
-        targets=torch.tensor(targets),
-        choices=torch.tensor(choices),
+        rows=index[0],
+        columns=index[1],
+        targets=index[2],
+        choices=index[3],
         choice_mask=choice_mask,
-        logits_to_keep=length - start + 1,
+        logits_to_keep=length - first_kept,
     )
 
 
