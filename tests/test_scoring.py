@@ -4,12 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import get_peft_model
 
 from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet
-from prefrec.scoring import choice_logps, layout_for
+from prefrec.scoring import CHECKED_ANSWERS, choice_logps, language_model, layout_for, verified_layout
+from prefrec.training import lora_config
 from slow import slow_logps
-from tiny import tiny_llama
+from tiny import broken, tiny_llama
 
 VOCABULARY = 64
 tokens = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9).map(tuple)
@@ -71,13 +73,19 @@ def test_score_does_not_depend_on_company():
     [
         ({}, "packed", "llama"),
         ({"model_type": "mamba2"}, "separate", "mamba2"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "separate", "sliding_attention"),
-        ({"model_type": "mistral", "sliding_window": 64}, "separate", "window of 64"),
-        ({"_attn_implementation": "eager"}, "separate", "eager"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "packed", "llama"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "separate", "linear_attention"),
+        ({"layer_types": ["conv", "full_attention"]}, "separate", "conv"),
+        ({"model_type": "mistral", "sliding_window": 64}, "packed", "mistral"),
+        ({"_attn_implementation": "eager"}, "packed", "llama"),
+        ({"_attn_implementation": "flash_attention_2"}, "separate", "flash_attention_2"),
+        ({"_attn_implementation": "flash_attention_3"}, "separate", "flash_attention_3"),
         ({"model_type": "falcon", "alibi": True}, "separate", "ALiBi"),
+        ({"model_type": "bloom"}, "separate", "ALiBi"),
+        ({"model_type": "hypothetical"}, "packed", "checked on the first batch"),
     ],
 )
-def test_layout_falls_back_with_a_reason(changes, layout, reason):
+def test_layout_comes_with_a_reason(changes, layout, reason):
     class Config:
         model_type = "llama"
         _attn_implementation = "sdpa"
@@ -88,3 +96,70 @@ def test_layout_falls_back_with_a_reason(changes, layout, reason):
     got, why = layout_for(config)
     assert got == layout
     assert reason in why
+
+
+LONG = ChoiceSet(tuple(range(1, 25)), ((30, 31, 9), (32, 33, 9), (34, 9)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("ignores the mask", "other scores"),
+        ("ignores positions", "other scores"),
+        ("refuses the mask", "refuses the packed layout: ValueError: a mask of"),
+    ],
+)
+def test_the_check_finds_a_model_made_to_break(fault, reason):
+    model = broken(tiny_llama(VOCABULARY), fault)
+    assert layout_for(model.config)[0] == "packed", "the configuration says nothing"
+    layout, why = verified_layout(model, LONG, 0, "packed")
+    assert layout == "separate"
+    assert reason in why
+    assert "'llama'" in why
+    with torch.no_grad():
+        got = choice_logps(model, pack([LONG], pad_id=0, layout=layout))[0]
+    torch.testing.assert_close(got, slow_logps(tiny_llama(VOCABULARY), LONG), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_check_lets_rounding_pass_and_faults_not(dtype):
+    assert verified_layout(tiny_llama(VOCABULARY).to(dtype), LONG, 0, "packed")[0] == "packed"
+    assert verified_layout(broken(tiny_llama(VOCABULARY)).to(dtype), LONG, 0, "packed")[0] == "separate"
+
+
+def test_the_check_follows_autocast():
+    """Adapters in float32 on a base in bfloat16 compute in autocast's type."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert verified_layout(tiny_llama(VOCABULARY), LONG, 0, "packed")[0] == "packed"
+
+
+def test_the_check_is_one_small_pass_without_traces():
+    model, rows = tiny_llama(VOCABULARY).train(), []
+    model.register_forward_pre_hook(lambda m, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    many = ChoiceSet(LONG.prompt, LONG.answers * 20)
+    assert verified_layout(model, many, 0, "packed")[0] == "packed"
+    assert rows == [2 * CHECKED_ANSWERS, 2]
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_nothing_is_tried_where_rows_are_separate():
+    assert verified_layout(broken(tiny_llama(), "refuses the mask"), LONG, 0, "separate")[0] == "separate"
+
+
+def test_the_language_model_inside_an_adapter_and_wrappers():
+    model = tiny_llama(VOCABULARY)
+    adapted = get_peft_model(model, lora_config())
+    assert language_model(model) is model
+    assert language_model(adapted) is model
+    assert language_model(torch.nn.DataParallel(adapted)) is model
+
+
+def test_separate_rows_send_only_the_answers_columns_through_the_head():
+    """A short and a long prompt: the columns between their answers need no logits."""
+    model, kept = tiny_llama(VOCABULARY), []
+    model.lm_head.register_forward_pre_hook(lambda m, args: kept.append(args[0].shape[1]))
+    sets = [ChoiceSet((1, 2), ((3, 9), (4, 5, 9))), ChoiceSet(tuple(range(40)), ((3, 9),))]
+    with torch.no_grad():
+        choice_logps(model, pack(sets, pad_id=0, layout="separate"))
+    assert kept == [3 + 2]

@@ -27,3 +27,30 @@ def tiny_llama(vocab_size: int = VOCABULARY, *, seed: int = 0, **settings: Any) 
             if parameter.dim() > 1:
                 parameter.mul_(4)
     return model.eval()
+
+
+class _Broken(LlamaForCausalLM):
+    """A Llama that does not do what it is told, as a model of an unknown architecture might."""
+
+    fault = ""
+
+    def forward(
+        self, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, **kwargs: Any
+    ) -> Any:
+        if attention_mask is not None and attention_mask.dim() == 4:
+            if self.fault == "refuses the mask":
+                raise ValueError(f"a mask of shape [{attention_mask.shape}] is no mask")
+            if self.fault == "ignores the mask":
+                attention_mask = None
+            if self.fault == "ignores positions":
+                position_ids = None
+        return super().forward(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+        )
+
+
+def broken(model: LlamaForCausalLM, fault: str = "ignores the mask") -> LlamaForCausalLM:
+    """`model`, that from now on `ignores the mask` of a packed batch, `ignores positions` or `refuses the mask`."""
+    model.__class__ = _Broken
+    model.fault = fault
+    return model

@@ -16,7 +16,7 @@ from prefrec.rankers import GeneratingRanker, LMRanker, Ranker, load_lm
 from prefrec.rankers.lm import MAX_NEW_TOKENS
 from prefrec.training import lora_config
 from slow import slow_greedy, slow_logps
-from tiny import tiny_llama
+from tiny import broken, tiny_llama
 from tiny_run import TITLES, write_model
 
 IDS = [f"i{i}" for i in range(len(TITLES))]
@@ -73,9 +73,19 @@ def test_scores_equal_the_slow_twin(ranker, settings):
 
 
 def test_model_types_that_cannot_branch_are_scored_all_the_same(ranker):
-    packed, separate = ranker(), ranker(model=tiny_llama(attn_implementation="eager"))
-    assert (packed.row_layout, separate.row_layout) == ("packed", "separate")
+    bloom = tiny_llama()
+    bloom.config.model_type = "bloom"
+    packed, separate = ranker(), ranker(model=bloom)
     np.testing.assert_allclose(separate.score(_examples()), packed.score(_examples()), rtol=0, atol=1e-4)
+    assert (packed.row_layout, separate.row_layout) == ("packed", "separate")
+
+
+def test_models_that_break_packed_rows_are_found_on_the_first_batch(ranker, capsys):
+    packed, checked = ranker(), ranker(model=broken(tiny_llama(), "refuses the mask"))
+    for _ in range(2):
+        np.testing.assert_allclose(checked.score(_examples()), packed.score(_examples()), rtol=0, atol=1e-4)
+    assert (packed.row_layout, checked.row_layout) == ("packed", "separate")
+    assert capsys.readouterr().err.count("model type 'llama' refuses the packed layout") == 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])

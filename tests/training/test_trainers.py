@@ -14,7 +14,7 @@ from prefrec.packing import pack
 from prefrec.scoring import choice_logps
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
-from tiny import tiny_llama
+from tiny import broken, tiny_llama
 
 FILMS = ["Heat", "Babe", "Emma", "Alien", "Fargo", "Toy Story", "The Matrix", "GoldenEye"]
 PREFERENCES = [
@@ -230,6 +230,23 @@ def test_both_layouts_train_alike(tmp_path, bpe_tokenizer):
         trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
         trainer.train()
         weights.append(trainable(trainer.model))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=0, atol=2e-5)
+
+
+def test_a_model_that_breaks_packed_rows_trains_all_the_same(tmp_path, bpe_tokenizer, capsys):
+    weights, layouts = [], []
+    for breaks in (False, True):
+        model = adapted_model()
+        if breaks:
+            broken(model.get_base_model())
+        config = SoftmaxDPOConfig(**settings(tmp_path / str(breaks)))
+        trainer = SoftmaxDPOTrainer(model, config, PREFERENCES, None, bpe_tokenizer)
+        trainer.train()
+        weights.append(trainable(trainer.model))
+        layouts.append(trainer.row_layout)
+    assert layouts == ["packed", "separate"]
+    assert "model type 'llama' gives other scores in a packed row" in capsys.readouterr().err
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=0, atol=2e-5)
 

@@ -9,15 +9,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.markup import escape
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from prefrec.console import track
+from prefrec.console import track, warn
 from prefrec.data import Catalogue, RankingExample
 from prefrec.models import load_model, load_tokenizer
 from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
-from prefrec.scoring import choice_logps, layout_for
+from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
 from prefrec.training import encode_examples, load_adapter
 
 MAX_NEW_TOKENS = 20
@@ -64,13 +65,16 @@ class LMRanker:
         self.template = template
         self.encoder = PromptEncoder(tokenizer, max_length=max_length, chat=chat)
         self.batch_size = batch_size
-        self.row_layout, _ = layout_for(cast(Any, model).config)
+        self.row_layout, self._layout_reason = layout_for(language_model(model).config)
+        self._layout_is_settled = False
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Log-probabilities [B, C] of the candidates' titles; −inf where a row has fewer candidates."""
         sets = self._encode(examples, "candidates")
         width = max((len(e.candidates) for e in examples), default=0)
         out = np.full((len(examples), width), -np.inf)
+        if sets:
+            self._settle_layout(max(sets, key=lambda c: c.length))
         with torch.no_grad():
             for rows in self._batches(sets, f"{self.name}: scoring"):
                 batch = pack([sets[i] for i in rows], pad_id=self.encoder.end, layout=self.row_layout)
@@ -87,6 +91,18 @@ class LMRanker:
                 for i, text in zip(rows, self._generate([sets[i].prompt for i in rows]), strict=True):
                     out[i] = text
         return out
+
+    def _settle_layout(self, choice_set: ChoiceSet) -> None:
+        """Before the first batch: try a packed row, and say so where rows are not packed."""
+        if self._layout_is_settled:
+            return
+        self._layout_is_settled = True
+        if self.row_layout == "packed":
+            self.row_layout, self._layout_reason = verified_layout(
+                self.model, choice_set, self.encoder.end, self.row_layout
+            )
+        if self.row_layout == "separate":
+            warn(f"{self.name}: scoring one sequence an answer, which is slower: {escape(self._layout_reason)}")
 
     def _encode(self, examples: Sequence[RankingExample], answers: Any) -> list[ChoiceSet]:
         return encode_examples(examples, self.catalogue, [self.template], self.encoder, answers=answers)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from rich.markup import escape
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
@@ -18,7 +19,7 @@ from prefrec.errors import ConfigError
 from prefrec.models import load_model, load_tokenizer
 from prefrec.packing import Layout, PackedBatch, pack
 from prefrec.prompts import PromptEncoder
-from prefrec.scoring import layout_for
+from prefrec.scoring import BRANCHING, language_model, layout_for, verified_layout
 from prefrec.training.config import ChoiceTrainingArguments
 from prefrec.training.progress import ProgressCallback
 
@@ -54,7 +55,6 @@ class ChoiceTrainer(Trainer):
         if args.bf16:
             _leave_casting_to_autocast(model)
         self.encoder = PromptEncoder(processing_class, max_length=args.max_length, chat=args.chat)
-        self.row_layout = _layout(args, model)
         self._sums: dict[str, dict[str, list[float]]] = {
             "train": defaultdict(list),
             "eval": defaultdict(list),
@@ -78,6 +78,7 @@ class ChoiceTrainer(Trainer):
         # version of transformers.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
+        self.row_layout = self._layout()
         self.report_global_batch()
 
     def build_dataset(self, rows: Any) -> Any:
@@ -147,6 +148,31 @@ class ChoiceTrainer(Trainer):
                 f"{len(cast(Any, self.train_dataset))} training rows, layout {self.row_layout}"
             )
 
+    def _layout(self) -> Layout:
+        """The layout asked for, else what is right for the model, tried on the longest row of a first batch."""
+        args, model = cast(ChoiceTrainingArguments, self.args), cast(nn.Module, self.model)
+        if args.layout != "auto":
+            return args.layout
+        config = language_model(model).config
+        layout, reason = layout_for(config)
+        if layout == "packed" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            if config.model_type not in BRANCHING:
+                layout = "separate"
+                reason = f"model type {config.model_type!r} is not in the table, and sharded weights cannot be tried"
+        elif layout == "packed":
+            dataset = cast(Any, self.train_dataset)
+            first = [dataset[i]["choices"] for i in range(min(len(dataset), args.per_device_train_batch_size))]
+            with self._autocast():
+                layout, reason = verified_layout(model, max(first, key=lambda c: c.length), self.encoder.end, layout)
+        if layout == "separate":
+            warn(f"scoring one sequence an answer, which is slower: {escape(reason)}")
+        return layout
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.args.bf16 or self.args.fp16
+        dtype = torch.float16 if self.args.fp16 else torch.bfloat16
+        return torch.autocast(self.args.device.type, dtype=dtype, enabled=enabled)
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
@@ -164,15 +190,6 @@ def split_inputs(inputs: Mapping[str, Any]) -> tuple[PackedBatch, dict[str, Tens
     names = {f.name for f in fields(PackedBatch)}
     batch = PackedBatch(**{k: v for k, v in inputs.items() if k in names})
     return batch, {k: v for k, v in inputs.items() if k not in names}
-
-
-def _layout(args: ChoiceTrainingArguments, model: nn.Module) -> Layout:
-    if args.layout != "auto":
-        return args.layout
-    layout, reason = layout_for(cast(Any, model).config)
-    if layout == "separate":
-        warn(f"scoring one sequence an answer, which is slower: {reason}")
-    return layout
 
 
 def _leave_casting_to_autocast(model: nn.Module) -> None:

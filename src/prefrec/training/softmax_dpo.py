@@ -117,11 +117,6 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         ):
             return choice_logps(reference, batch)
 
-    def _autocast(self) -> torch.autocast:
-        enabled = self.args.bf16 or self.args.fp16
-        dtype = torch.float16 if self.args.fp16 else torch.bfloat16
-        return torch.autocast(self.args.device.type, dtype=dtype, enabled=enabled)
-
 
 def preference_metrics(out: PreferenceLoss, policy_logps: Tensor) -> dict[str, Tensor]:
     """TRL's metrics of a preference batch, each [B], from rewards and log-probabilities [B, 1+N]."""
