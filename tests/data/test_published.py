@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
 from prefrec.data.published import read_published, to_published, write_published
 from prefrec.errors import DataError
 
@@ -41,6 +41,31 @@ def test_without_a_catalogue_the_titles_make_one(tmp_path: Path) -> None:
     made, back = read_published(tmp_path / "test.json")
     assert made.titles == {"0": "Air", "1": "Moby", "2": "Björk: Live", "3": "Hope"}
     assert to_published(back, made) == to_published(EXAMPLES, AIR)
+
+
+def test_a_folder_of_published_files_is_a_source(tmp_path: Path) -> None:
+    write_published(EXAMPLES, AIR, tmp_path / "air-train.json")
+    write_published(EXAMPLES[:1], AIR, tmp_path / "air-test.json")
+    data = prepare(PrepareConfig(source="published-json", path=tmp_path, domain="music"))
+    assert [len(data.split(s)) for s in ("train", "validation", "test")] == [2, 0, 1]
+    assert data.test[0].user_id == "test-row-0"
+    assert to_published(data.train, data.catalogue) == to_published(EXAMPLES, AIR)
+    assert data.train_interactions.rows() == [
+        ("train-row-0", "0", 0),
+        ("train-row-0", "1", 1),
+        ("train-row-0", "3", 2),
+        ("train-row-1", "2", 0),
+    ]
+
+
+def test_a_folder_without_published_files_or_with_two_for_a_part_is_refused(tmp_path: Path) -> None:
+    config = PrepareConfig(source="published-json", path=tmp_path)
+    with pytest.raises(DataError, match=r"no published JSON; expected files such as train\.json"):
+        prepare(config)
+    for name in ("a-val.json", "b-valid.json"):
+        write_published(EXAMPLES, AIR, tmp_path / name)
+    with pytest.raises(DataError, match=r"a-val\.json and b-valid\.json both look like the validation rows"):
+        prepare(config)
 
 
 def test_json_lines_read_too(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ def prepare(
         typer.Option(
             help="Which reader. movielens-100k without --path is the copy in the hopwise package; "
             "movielens-csv: ratings.csv + movies.csv; lastfm-hetrec: by tag date; lastfm-published: the S-DPO "
-            "family's form (leaky); goodreads: UCSD json.gz files; goodreads-windows: ready windows; files: your own "
-            "log and catalogue."
+            "family's form (leaky); published-json: the S-DPO scripts' train, val and test JSON, lists as they are; "
+            "goodreads: UCSD json.gz files; goodreads-windows: ready windows; files: your own log and catalogue."
         ),
     ] = "movielens-100k",
     path: Annotated[Path | None, typer.Option(help="Folder with the files of the source.")] = None,

@@ -15,6 +15,7 @@ SourceName = Literal[
     "movielens-csv",
     "lastfm-hetrec",
     "lastfm-published",
+    "published-json",
     "goodreads",
     "goodreads-windows",
     "files",
@@ -24,7 +25,7 @@ CandidateKind = Literal["uniform", "popularity", "published"]
 WindowChoice = Literal["last", "all"]
 Domain = Literal["movies", "music", "books", "generic"]
 MissingTitles = Literal["error", "drop"]
-GIVEN_SOURCES = ("lastfm-published", "goodreads-windows")
+GIVEN_SOURCES = ("lastfm-published", "published-json", "goodreads-windows")
 
 
 class ColumnNames(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,10 @@ from prefrec.console import track
 from prefrec.data import filters, splits
 from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates
 from prefrec.data.config import PrepareConfig
+from prefrec.data.published import read_published_folder
 from prefrec.data.sources import Source, load_source
-from prefrec.data.types import Catalogue, PreparedData, RankingExample, Window
+from prefrec.data.types import FORMAT_VERSION, Catalogue, PreparedData, RankingExample, Window
 from prefrec.errors import DataError
-
-FORMAT_VERSION = 1
 
 
 def prepare(config: PrepareConfig) -> PreparedData:
@@ -28,6 +28,8 @@ def prepare(config: PrepareConfig) -> PreparedData:
         DataError: the files cannot be used, or nothing is left of them.
         ConfigError: the configuration asks for what the source does not have.
     """
+    if config.source == "published-json":
+        return _published_json(config)
     source = load_source(config)
     log, counts = filter_log(source.interactions, config)
     catalogue = _used_items(source, log)
@@ -148,6 +150,36 @@ def _examples(
         )
         for part, w in windows.items()
     }
+
+
+def _published_json(config: PrepareConfig) -> PreparedData:
+    """Published S-DPO JSON files as they are: rows, lists and order are theirs, every row a user of its own."""
+    catalogue, examples = read_published_folder(_folder(config))
+    learn = pl.DataFrame(
+        [(e.user_id, item, n) for e in examples["train"] for n, item in enumerate((*e.history, e.target))],
+        schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
+        orient="row",
+    )
+    protocol = {
+        "format_version": FORMAT_VERSION,
+        "prefrec": version("prefrec"),
+        "source": config.source,
+        "domain": config.domain or "generic",
+        "split": "given",
+        "candidates": {"kind": "given", "size": max(len(e.candidates) for rows in examples.values() for e in rows)},
+        "seed": config.seed,
+        "config": config.model_dump(mode="json"),
+        "counts": _counts(learn, catalogue, learn, examples),
+        "split_facts": {},
+        "notes": ["lists come from the files; users are unknown, so that intervals take every row for a user"],
+    }
+    return PreparedData(catalogue, examples["train"], examples["validation"], examples["test"], learn, protocol)
+
+
+def _folder(config: PrepareConfig) -> Path:
+    if config.path is None:
+        raise DataError(f"source {config.source} needs the folder of its files (--path)")
+    return config.path
 
 
 def _counts(

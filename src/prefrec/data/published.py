@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,33 @@ def read_published(path: Path, catalogue: Catalogue | None = None) -> tuple[Cata
                 f"row-{number}", tuple(ids[t] for t in history), tuple(ids[t] for t in candidates), ids[target]
             )
         )
+    return catalogue, examples
+
+
+def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[RankingExample]]]:
+    """One catalogue, and the examples of the parts `train`, `validation` and `test` that `folder` holds.
+
+    A part's file is the one JSON file whose name (without `.json`) ends in `train`, `val`, `valid`,
+    `validation` or `test`, such as `lastfm-val.json`. Parts without a file are empty.
+
+    Raises:
+        DataError: no part has a file, a part has two, or a file is not of the published form.
+    """
+    endings = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+    files: dict[str, Path] = {}
+    for part, ends in endings.items():
+        found = sorted(p for p in Path(folder).glob("*.json") if p.stem.lower().endswith(ends))
+        if len(found) > 1:
+            raise DataError(f"{folder}: {found[0].name} and {found[1].name} both look like the {part} rows; keep one")
+        if found:
+            files[part] = found[0]
+    if not files:
+        raise DataError(f"{folder}: no published JSON; expected files such as train.json, val.json or test.json")
+    catalogue = _catalogue_of([row for path in files.values() for row in _read_rows(path)])
+    examples: dict[str, list[RankingExample]] = {part: [] for part in endings}
+    for part, path in files.items():
+        _, rows = read_published(path, catalogue)
+        examples[part] = [replace(e, user_id=f"{part}-{e.user_id}") for e in rows]
     return catalogue, examples
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from prefrec.data.prepare import FORMAT_VERSION
-from prefrec.data.types import Catalogue, PreparedData, examples_to_frame, frame_to_examples
+from prefrec.data.types import FORMAT_VERSION, Catalogue, PreparedData, examples_to_frame, frame_to_examples
 from prefrec.errors import DataError
 
 PROTOCOL = "protocol.json"

@@ -11,6 +11,9 @@ import polars as pl
 
 from prefrec.errors import DataError
 
+FORMAT_VERSION = 1
+"""Of the folder that `prefrec prepare` writes."""
+
 INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
 _IDS = pl.List(pl.String)
 EXAMPLE_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {

@@ -52,6 +52,8 @@ def load_source(config: PrepareConfig) -> Source:
             return _goodreads(config)
         case "files":
             return _files(config)
+        case "published-json":
+            raise ConfigError("published-json holds finished rows: `prefrec.data.prepare` reads it")
 
 
 def _goodreads(config: PrepareConfig) -> Source:
