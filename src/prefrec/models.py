@@ -57,7 +57,8 @@ def load_model(name: str, *, dtype: str = "float32", **kwargs: Any) -> PreTraine
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"no causal language model could be read from {folder!r}: {e}") from e
     if missing := sorted(info["missing_keys"]):
-        warn(f"{escape(folder)}: {len(missing)} weights are not in the checkpoint and start at random, {missing[0]} first")
+        count = f"{len(missing)} weights are not in the checkpoint and start at random"
+        warn(f"{escape(folder)}: {count}, {missing[0]} first")
     model.eval()
     return model
 

@@ -56,7 +56,7 @@ def test_every_ranker_answers_the_same_rows(evaluate, entries, data):
     ):
         assert group["target"].unique().to_list() == [example.target]
     assert "40 lists" in scores.evaluation.audit.verdict
-    assert set(scores.evaluation.metrics["sft"]) == {"hr@1", "hr@3", "ndcg@1", "ndcg@3", "mrr"}
+    assert set(scores.evaluation.metrics["sft"]) == {"hr@1", "hr@3", "ndcg@3", "mrr"}
 
 
 def test_metrics_are_means_of_the_predictions(evaluate, entries):
