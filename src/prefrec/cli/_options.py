@@ -9,6 +9,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from prefrec.data import config_error
+from prefrec.pipeline.recipe import ModelSection
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -37,6 +38,9 @@ def fill(section: type[Section], **values: Any) -> Section:
         raise config_error(e) from e
 
 
-def templates_or_default(templates: Sequence[str] | None) -> list[str]:
-    """The templates asked for, or the first phrasing of the data's domain."""
-    return list(templates) if templates else ["1"]
+def model_section(
+    model: str, dtype: str, max_length: int, chat: bool, template: Sequence[str] | None
+) -> ModelSection:
+    """The model section of these options; without a template the first phrasing of the data's domain."""
+    templates = list(template) if template else ["1"]
+    return fill(ModelSection, name=model, dtype=dtype, max_length=max_length, chat=chat, templates=templates)

@@ -9,8 +9,10 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.data import read_prepared
-from prefrec.pipeline.recipe import AlignSection, LoraSection, ModelSection
-from prefrec.pipeline.train import train_align
+from prefrec.pipeline.recipe import AlignSection, LoraSection
+from prefrec.pipeline.run import Ingredients, align_stage
+from prefrec.pipeline.score import LMEntry, adapter_key
+from prefrec.pipeline.stage import stage_key
 
 
 def align(
@@ -39,7 +41,7 @@ def align(
 ) -> None:
     """Align an adapter on the item taken and N items not taken: Softmax DPO.
 
-    The adapter given is copied and kept, frozen, as the reference. Run again to go on from the last checkpoint.
+    The adapter given is copied and kept, frozen, as the reference. The same command goes on from the last checkpoint.
 
     Example: prefrec align data/ml runs/s-dpo --adapter runs/sft/adapter --num-negatives 15 --rows 1000
     """
@@ -55,20 +57,9 @@ def align(
         "global_batch_size": global_batch_size,
         "per_device_batch_size": per_device_batch_size,
     }
-    trained = train_align(
-        read_prepared(data),
-        o.fill(
-            ModelSection,
-            name=model,
-            dtype=dtype,
-            max_length=max_length,
-            chat=chat,
-            templates=o.templates_or_default(template),
-        ),
-        o.fill(LoraSection, r=lora_rank),
-        o.fill(AlignSection, **settings),
-        adapter,
-        out,
-        seed=seed,
-    )
-    typer.echo(f"Adapter: {trained}")
+    prepared = read_prepared(data)
+    asked = o.model_section(model, dtype, max_length, chat, template)
+    made_of = Ingredients(prepared, stage_key(**prepared.protocol), asked, o.fill(LoraSection, r=lora_rank), seed)
+    start = LMEntry("start", adapter, adapter_key(adapter, prepared)) if adapter else None
+    entry = align_stage(made_of, o.fill(AlignSection, **settings), start, out)
+    typer.echo(f"Adapter: {entry.adapter}")

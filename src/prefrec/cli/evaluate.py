@@ -14,7 +14,7 @@ from prefrec.cli._output import print_scores
 from prefrec.data import PreparedData, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
-from prefrec.pipeline.recipe import NAME, ZERO_SHOT, EvaluateSection, ModelSection
+from prefrec.pipeline.recipe import NAME, ZERO_SHOT, EvaluateSection
 from prefrec.pipeline.run import metrics_json
 from prefrec.pipeline.score import LMEntry, adapter_key, evaluate_rankers
 from prefrec.pipeline.stage import write_json
@@ -55,14 +55,7 @@ def evaluate(
     entries = [*base, *(_entry(text, prepared) for text in adapter or [])]
     settings = {"split": split, "rows": rows, "generate_rows": generate_rows, "batch_size": batch_size}
     section = o.fill(EvaluateSection, **settings)
-    asked = o.fill(
-        ModelSection,
-        name=model,
-        dtype=dtype,
-        max_length=max_length,
-        chat=chat,
-        templates=o.templates_or_default(template),
-    )
+    asked = o.model_section(model, dtype, max_length, chat, template)
     folder = out or data / "evaluation"
     scores = evaluate_rankers(prepared, asked, section, entries, folder / "predictions", seed=seed)
     metrics = metrics_json(split, scores)

@@ -15,8 +15,7 @@ from rich.table import Table
 from prefrec.cli import _options as o
 from prefrec.data import Catalogue, RankingExample, read_prepared
 from prefrec.errors import DataError
-from prefrec.prompts import load_template
-from prefrec.rankers import LMRanker, load_lm
+from prefrec.pipeline.score import lm_ranker
 
 
 def rank(
@@ -39,9 +38,8 @@ def rank(
     prepared = read_prepared(data)
     ids = [find_item(prepared.catalogue, text) for text in candidate]
     example = RankingExample("-", tuple(find_item(prepared.catalogue, h) for h in history), tuple(ids), ids[0])
-    lm, tokenizer = load_lm(model, adapter, dtype=dtype)
-    wording = load_template(o.templates_or_default(template)[0], domain=prepared.domain)
-    ranker = LMRanker("lm", lm, tokenizer, prepared.catalogue, wording, max_length=max_length, chat=chat)
+    asked = o.model_section(model, dtype, max_length, chat, template)
+    ranker = lm_ranker("lm", adapter, prepared, asked)
     logps = ranker.score([example])[0]
     shares = np.exp(logps - np.logaddexp.reduce(logps))
     titles = prepared.catalogue.titles_of(ids)

@@ -9,8 +9,9 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.data import read_prepared
-from prefrec.pipeline.recipe import LoraSection, ModelSection, SFTSection
-from prefrec.pipeline.train import train_sft
+from prefrec.pipeline.recipe import LoraSection, SFTSection
+from prefrec.pipeline.run import Ingredients, sft_stage
+from prefrec.pipeline.stage import stage_key
 
 
 def sft(
@@ -32,7 +33,7 @@ def sft(
 ) -> None:
     """Fine-tune a LoRA adapter to name the item that each user took next.
 
-    The loss is on the title's tokens alone. Run again to go on from the last checkpoint.
+    The loss is on the title's tokens alone. The same command goes on from the last checkpoint.
 
     Example: prefrec sft data/ml runs/sft --rows 1200
     """
@@ -44,19 +45,8 @@ def sft(
         "global_batch_size": global_batch_size,
         "per_device_batch_size": per_device_batch_size,
     }
-    adapter = train_sft(
-        read_prepared(data),
-        o.fill(
-            ModelSection,
-            name=model,
-            dtype=dtype,
-            max_length=max_length,
-            chat=chat,
-            templates=o.templates_or_default(template),
-        ),
-        o.fill(LoraSection, r=lora_rank),
-        o.fill(SFTSection, **settings),
-        out,
-        seed=seed,
-    )
-    typer.echo(f"Adapter: {adapter}")
+    prepared = read_prepared(data)
+    asked = o.model_section(model, dtype, max_length, chat, template)
+    made_of = Ingredients(prepared, stage_key(**prepared.protocol), asked, o.fill(LoraSection, r=lora_rank), seed)
+    entry = sft_stage(made_of, o.fill(SFTSection, **settings), out)
+    typer.echo(f"Adapter: {entry.adapter}")

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ from prefrec.console import say
 from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, write_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
-from prefrec.pipeline.recipe import SFT, ZERO_SHOT, AlignSection, Recipe, dump_recipe
+from prefrec.pipeline.recipe import (
+    SFT,
+    ZERO_SHOT,
+    AlignSection,
+    LoraSection,
+    ModelSection,
+    Recipe,
+    SFTSection,
+    dump_recipe,
+)
 from prefrec.pipeline.report import write_report
 from prefrec.pipeline.score import LMEntry, Scores, adapter_key, evaluate_rankers, model_key
 from prefrec.pipeline.stage import file_facts, is_finished, stage, stage_key, write_json, write_text
@@ -82,35 +92,47 @@ def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
 
 def _train(recipe: Recipe, data: PreparedData, folder: Path, *, with_alignment: bool) -> list[LMEntry]:
     """Carry out SFT and the alignments; the rankers that come out of them."""
-    common = {
-        "data": data_key(recipe.data),
-        "model": model_key(recipe.model),
-        "lora": recipe.lora.model_dump(),
-        "seed": recipe.seed,
-    }
-    entries: list[LMEntry] = []
-    start: Path | None = None
-    if recipe.sft is not None:
-        key = stage_key(**common, sft=recipe.sft.model_dump())
-        out = folder / SFT
-        if _due(out, key, SFT):
-            with stage(out, key, "sft", recipe.sft.model_dump()):
-                train_sft(data, recipe.model, recipe.lora, recipe.sft, out, seed=recipe.seed)
-        start = out / ADAPTER
-        common["start"] = key
-        entries.append(LMEntry(SFT, start, key))
-    for section in recipe.align if with_alignment else ():
-        entries.append(_align(recipe, data, section, start, folder / "align" / section.name, common))
-    return entries
+    made_of = Ingredients(data, data_key(recipe.data), recipe.model, recipe.lora, recipe.seed)
+    start = sft_stage(made_of, recipe.sft, folder / SFT) if recipe.sft is not None else None
+    sections = recipe.align if with_alignment else []
+    aligned = [align_stage(made_of, s, start, folder / "align" / s.name) for s in sections]
+    return [*([start] if start else []), *aligned]
 
 
-def _align(
-    recipe: Recipe, data: PreparedData, section: AlignSection, start: Path | None, out: Path, common: dict[str, Any]
-) -> LMEntry:
-    key = stage_key(**common, align=section.model_dump())
+@dataclass(frozen=True)
+class Ingredients:
+    """What both training stages are made of: data and the key of it, base model, adapter, seed."""
+
+    data: PreparedData
+    data_key: str
+    model: ModelSection
+    lora: LoraSection
+    seed: int
+
+    def key(self, **more: Any) -> str:
+        """The key of a stage made of these and `more`."""
+        return stage_key(
+            data=self.data_key, model=model_key(self.model), lora=self.lora.model_dump(), seed=self.seed, **more
+        )
+
+
+def sft_stage(made_of: Ingredients, section: SFTSection, out: Path) -> LMEntry:
+    """SFT in the folder `out`: skipped where it is finished, gone on with where it was interrupted."""
+    key = made_of.key(sft=section.model_dump())
+    if _due(out, key, SFT):
+        with stage(out, key, "sft", section.model_dump()):
+            train_sft(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed)
+    return LMEntry(SFT, out / ADAPTER, key)
+
+
+def align_stage(made_of: Ingredients, section: AlignSection, start: LMEntry | None, out: Path) -> LMEntry:
+    """Alignment in the folder `out`, from the adapter of `start` or from the bare base; else as `sft_stage`."""
+    more = {"start": start.key} if start else {}
+    key = made_of.key(align=section.model_dump(), **more)
     if _due(out, key, section.name):
+        adapter = start.adapter if start else None
         with stage(out, key, "align", section.model_dump()):
-            train_align(data, recipe.model, recipe.lora, section, start, out, seed=recipe.seed)
+            train_align(made_of.data, made_of.model, made_of.lora, section, adapter, out, seed=made_of.seed)
     return LMEntry(section.name, out / ADAPTER, key)
 
 

@@ -113,6 +113,24 @@ def summarise(
     return Scores(evaluation, _only(whole, GENERATION_METRICS), predictions)
 
 
+def lm_ranker(
+    name: str, adapter: Path | None, data: PreparedData, model: ModelSection, *, batch_size: int = 8
+) -> LMRanker:
+    """A language model, with an adapter where one is given, as a ranker of the items of `data`."""
+    lm, tokenizer = load_lm(model.name, adapter, dtype=model.dtype)
+    template = load_template(model.templates[0], domain=data.domain)
+    return LMRanker(
+        name,
+        lm,
+        tokenizer,
+        data.catalogue,
+        template,
+        max_length=model.max_length,
+        chat=model.chat,
+        batch_size=batch_size,
+    )
+
+
 def adapter_key(adapter: Path | None, data: PreparedData) -> str:
     """The key of an adapter from outside a run, or of the bare base, on this data."""
     titles = {"titles": data.catalogue.titles, "domain": data.domain}
@@ -144,18 +162,7 @@ def _ask(
     examples: Sequence[RankingExample],
     seed: int,
 ) -> pl.DataFrame:
-    lm, tokenizer = load_lm(model.name, entry.adapter, dtype=model.dtype)
-    template = load_template(model.templates[0], domain=data.domain)
-    ranker = LMRanker(
-        entry.name,
-        lm,
-        tokenizer,
-        data.catalogue,
-        template,
-        max_length=model.max_length,
-        chat=model.chat,
-        batch_size=section.batch_size,
-    )
+    ranker = lm_ranker(entry.name, entry.adapter, data, model, batch_size=section.batch_size)
     say(f"{entry.name}: scoring {len(examples)} rows")
     frame = predict(ranker, examples, data.catalogue, generate=False, seed=seed)
     some = examples[: section.generate_rows]
