@@ -115,3 +115,17 @@ def test_data_that_was_not_prepared(place, tmp_path):
         assert (done.code, done.out) == (1, "")
         assert f"error: {tmp_path}/none: no such folder; `prefrec prepare {tmp_path}/none` makes one" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_same_settings_are_not_trained_again_and_others_do_not_overwrite(place, tmp_path):
+    out = tmp_path / "sft"
+    options = ("--rows", 8, "--epochs", 1)
+    succeed("sft", place.data, out, *place.asked, *TRAINING, *options)
+    before = (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    again = prefrec("sft", place.data, out, *place.asked, *TRAINING, *options)
+    assert "sft: unchanged" in again.err
+    assert (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
+    succeed("sft", place.data, out, *place.asked, *TRAINING, *options, "--lora-rank", 3)
+    kept = tmp_path / "sft.previous" / "adapter" / "adapter_model.safetensors"
+    assert kept.stat().st_mtime_ns == before
+    assert json.loads((out / "adapter" / "adapter_config.json").read_text())["r"] == 3
