@@ -129,3 +129,14 @@ def test_the_same_settings_are_not_trained_again_and_others_do_not_overwrite(pla
     kept = tmp_path / "sft.previous" / "adapter" / "adapter_model.safetensors"
     assert kept.stat().st_mtime_ns == before
     assert json.loads((out / "adapter" / "adapter_config.json").read_text())["r"] == 3
+
+
+def test_pretrain_then_sft_from_its_adapter(place, tmp_path):
+    read, tuned = tmp_path / "pretrain", tmp_path / "sft"
+    asked = ("--model", place.model, "--dtype", "float32", "--max-length", 400)
+    few = ("--rows", 8, "--epochs", 3)
+    succeed("pretrain", place.data, read, "--titles", 9, *asked, *TRAINING, *few)
+    succeed("sft", place.data, tuned, "--adapter", read / "adapter", *asked, *TRAINING, *few)
+    before, after = adapter_weights(read / "adapter"), adapter_weights(tuned / "adapter")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[n], after[n]) for n in before)

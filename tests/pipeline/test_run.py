@@ -232,6 +232,31 @@ def test_alignment_from_the_bare_base(run, recipe):
     assert list(rankers)[-2:] == ["zero-shot", "s-dpo"]
 
 
+def test_sft_goes_on_from_pretraining_on_histories(run_again, finished, recipe):
+    section = recipe.align[0].model_dump(include={"global_batch_size", "per_device_batch_size", "learning_rate"})
+    folder, again = run_again(_changed(recipe, pretrain=section | {"titles": 9}), until="report")
+    assert {"sft", *ALIGNMENTS} <= again
+    read, tuned, alone = (
+        adapter_weights(f / "adapter") for f in (folder / "pretrain", folder / "sft", finished / "sft")
+    )
+    assert all(any(not torch.equal(a[n], b[n]) for n in a) for a, b in ((read, tuned), (tuned, alone)))
+    rankers = json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"]
+    assert "pretrain" not in rankers
+    assert "pretrain" in (folder / "report.html").read_text()
+    _, again = run_again(_changed(recipe, pretrain=section | {"titles": 9}))
+    assert again == set()
+
+
+def test_pretraining_alone_is_a_ranker(run, recipe):
+    folder = run(
+        _changed(recipe, pretrain={"rows": 8, "titles": 9, "global_batch_size": 8}).model_copy(
+            update={"sft": None, "align": []}
+        )
+    )
+    rankers = json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"]
+    assert list(rankers)[-2:] == ["zero-shot", "pretrain"]
+
+
 def test_reference_rows_alone(run, recipe):
     folder = run(Recipe(name="rows", data=recipe.data, evaluate={"zero_shot": False}), until="report")
     assert list(json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"])[-1] == "item-kNN"

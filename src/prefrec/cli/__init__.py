@@ -37,19 +37,20 @@ def _main(
     """From interaction logs and item titles to a language-model recommender aligned to its users.
 
     Everything at once is `prefrec run RECIPE.yaml`. Step by step: `prepare` makes ranking questions of a log,
-    `audit` looks for leaks in them, `sft` and `align` train, `evaluate` measures, `rank` answers one question,
-    `report` draws it all.
+    `audit` looks for leaks in them, `pretrain`, `sft` and `align` train, `evaluate` measures, `rank` answers one
+    question, `report` draws it all.
     """
 
 
 def _register() -> None:
     if app.registered_commands:
         return
-    from prefrec.cli import align, audit, evaluate, prepare, rank, report, run, sft
+    from prefrec.cli import align, audit, evaluate, prepare, pretrain, rank, report, run, sft
 
     app.command()(run.run)
     app.command()(prepare.prepare)
     app.command()(audit.audit)
+    app.command()(pretrain.pretrain)
     app.command()(sft.sft)
     app.command()(align.align)
     app.command()(evaluate.evaluate)

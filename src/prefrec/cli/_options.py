@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
 
-from prefrec.data import config_error
+from prefrec.data import PreparedData, config_error
 from prefrec.pipeline.recipe import ModelSection
+from prefrec.pipeline.score import LMEntry, adapter_key
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -44,3 +46,8 @@ def model_section(
     """The model section of these options; without a template the first phrasing of the data's domain."""
     templates = list(template) if template else ["1"]
     return fill(ModelSection, name=model, dtype=dtype, max_length=max_length, chat=chat, templates=templates)
+
+
+def start_of(adapter: Path | None, data: PreparedData) -> LMEntry | None:
+    """What training goes on from."""
+    return LMEntry("start", adapter, adapter_key(adapter, data)) if adapter else None

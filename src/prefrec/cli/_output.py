@@ -9,6 +9,7 @@ from rich.console import Console
 from prefrec.evaluation import Evaluation, comparison_table, evaluation_table
 
 TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
+COMPARED = ("hr@1", "ndcg@10")
 
 
 def print_scores(metrics: dict[str, Any]) -> None:
@@ -18,6 +19,6 @@ def print_scores(metrics: dict[str, Any]) -> None:
     known = {m for of in evaluation.metrics.values() for m in of}
     out.print(evaluation_table(evaluation, [m for m in TABLE_METRICS if m in known]))
     if evaluation.comparisons:
-        out.print(comparison_table(evaluation))
+        out.print(comparison_table(evaluation, [m for m in COMPARED if m in known]))
     if metrics["generation"]:
         out.print(evaluation_table(Evaluation.from_json(metrics["generation"])))

@@ -11,7 +11,6 @@ from prefrec.cli import _options as o
 from prefrec.data import read_prepared
 from prefrec.pipeline.recipe import AlignSection, LoraSection
 from prefrec.pipeline.run import Ingredients, align_stage
-from prefrec.pipeline.score import LMEntry, adapter_key
 from prefrec.pipeline.stage import stage_key
 
 
@@ -60,6 +59,5 @@ def align(
     prepared = read_prepared(data)
     asked = o.model_section(model, dtype, max_length, chat, template)
     made_of = Ingredients(prepared, stage_key(**prepared.protocol), asked, o.fill(LoraSection, r=lora_rank), seed)
-    start = LMEntry("start", adapter, adapter_key(adapter, prepared)) if adapter else None
-    entry = align_stage(made_of, o.fill(AlignSection, **settings), start, out)
+    entry = align_stage(made_of, o.fill(AlignSection, **settings), o.start_of(adapter, prepared), out)
     typer.echo(f"Adapter: {entry.adapter}")

@@ -23,7 +23,7 @@ def run(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics as JSON, for machines.")] = False,
 ) -> None:
-    """Carry out a recipe: prepare, SFT, alignment, evaluation, report.
+    """Carry out a recipe: prepare, pre-training where asked for, SFT, alignment, evaluation, report.
 
     Stages whose inputs have not changed are skipped, and an interrupted run goes on where it stopped: run the
     same command again.

@@ -17,6 +17,10 @@ from prefrec.pipeline.stage import stage_key
 def sft(
     data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
     out: Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")],
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="Adapter to go on from, as of `prefrec pretrain`; default: a new one."),
+    ] = None,
     model: o.Model = "smollm2-135m",
     dtype: o.Dtype = "bfloat16",
     max_length: o.MaxLength = 1024,
@@ -48,5 +52,5 @@ def sft(
     prepared = read_prepared(data)
     asked = o.model_section(model, dtype, max_length, chat, template)
     made_of = Ingredients(prepared, stage_key(**prepared.protocol), asked, o.fill(LoraSection, r=lora_rank), seed)
-    entry = sft_stage(made_of, o.fill(SFTSection, **settings), out)
+    entry = sft_stage(made_of, o.fill(SFTSection, **settings), out, o.start_of(adapter, prepared))
     typer.echo(f"Adapter: {entry.adapter}")

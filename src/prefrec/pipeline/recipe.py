@@ -18,6 +18,7 @@ ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN"]
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
 ZERO_SHOT = "zero-shot"
 SFT = "sft"
+PRETRAIN = "pretrain"
 NAME = r"^[A-Za-z0-9][\w.-]*$"
 """What runs and rankers may be called: the names are also those of files and folders."""
 
@@ -66,8 +67,14 @@ class TrainSection(_Section):
     gradient_checkpointing: bool = Field(False, description="Less memory, about 1.5 times the time.")
 
 
+class PretrainSection(TrainSection):
+    """Histories as running text, before SFT: what is taken, and after what. A row is one sequence of titles."""
+
+    titles: int = Field(40, ge=5, description="Longest sequence; longer histories give several.")
+
+
 class SFTSection(TrainSection):
-    """Supervised fine-tuning."""
+    """Supervised fine-tuning, from the adapter of `pretrain` where there is one."""
 
 
 class AlignSection(TrainSection):
@@ -84,7 +91,7 @@ class AlignSection(TrainSection):
     def _known(self) -> Self:
         if self.loss not in LOSSES:
             raise ValueError(f"loss {self.loss!r} is unknown: expected one of {', '.join(LOSSES)}")
-        if self.name in (*REFERENCE_RANKERS, ZERO_SHOT, SFT):
+        if self.name in (*REFERENCE_RANKERS, ZERO_SHOT, PRETRAIN, SFT):
             raise ValueError(f"name {self.name!r} is taken by another ranker")
         return self
 
@@ -109,6 +116,7 @@ class Recipe(_Section):
     data: PrepareConfig = Field(default_factory=lambda: PrepareConfig())
     model: ModelSection = Field(default_factory=lambda: ModelSection())
     lora: LoraSection = Field(default_factory=lambda: LoraSection())
+    pretrain: PretrainSection | None = None
     sft: SFTSection | None = None
     align: list[AlignSection] = Field(default_factory=list)
     evaluate: EvaluateSection = Field(default_factory=lambda: EvaluateSection())
@@ -133,7 +141,8 @@ class Recipe(_Section):
     def lm_rankers(self) -> list[str]:
         """Names of the language-model rankers, in the order of the table."""
         zero = [ZERO_SHOT] if self.evaluate.zero_shot else []
-        return [*zero, *([SFT] if self.sft else []), *(a.name for a in self.align)]
+        start = SFT if self.sft else PRETRAIN if self.pretrain else None
+        return [*zero, *([start] if start else []), *(a.name for a in self.align)]
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

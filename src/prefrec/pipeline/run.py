@@ -18,11 +18,13 @@ from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, wr
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.pipeline.recipe import (
+    PRETRAIN,
     SFT,
     ZERO_SHOT,
     AlignSection,
     LoraSection,
     ModelSection,
+    PretrainSection,
     Recipe,
     SFTSection,
     dump_recipe,
@@ -30,7 +32,7 @@ from prefrec.pipeline.recipe import (
 from prefrec.pipeline.report import write_report
 from prefrec.pipeline.score import LMEntry, Scores, adapter_key, evaluate_rankers, model_key
 from prefrec.pipeline.stage import file_facts, is_finished, stage, stage_key, write_json, write_text
-from prefrec.pipeline.train import ADAPTER, train_align, train_sft
+from prefrec.pipeline.train import ADAPTER, train_align, train_pretrain, train_sft
 
 STAGES = ("prepare", "sft", "align", "evaluate", "report")
 
@@ -93,8 +95,10 @@ def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
 def _train(recipe: Recipe, data: PreparedData, folder: Path, *, with_alignment: bool) -> list[LMEntry]:
     """Carry out SFT and the alignments; the rankers that come out of them."""
     made_of = Ingredients(data, data_key(recipe.data), recipe.model, recipe.lora, recipe.seed)
-    start = sft_stage(made_of, recipe.sft, folder / SFT) if recipe.sft is not None else None
+    read = pretrain_stage(made_of, recipe.pretrain, folder / PRETRAIN) if recipe.pretrain is not None else None
+    tuned = sft_stage(made_of, recipe.sft, folder / SFT, read) if recipe.sft is not None else None
     sections = recipe.align if with_alignment else []
+    start = tuned or read
     aligned = [align_stage(made_of, s, start, folder / "align" / s.name) for s in sections]
     return [*([start] if start else []), *aligned]
 
@@ -116,12 +120,26 @@ class Ingredients:
         )
 
 
-def sft_stage(made_of: Ingredients, section: SFTSection, out: Path) -> LMEntry:
-    """SFT in the folder `out`: skipped where it is finished, gone on with where it was interrupted."""
-    key = made_of.key(sft=section.model_dump())
-    if _due(out, key, SFT):
+def pretrain_stage(made_of: Ingredients, section: PretrainSection, out: Path) -> LMEntry:
+    """Pre-training on histories in the folder `out`; else as `sft_stage`."""
+    key = made_of.key(pretrain=section.model_dump())
+    if _due(out, key, PRETRAIN):
         with stage(out, key, "sft", section.model_dump()):
-            train_sft(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed)
+            train_pretrain(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed)
+    return LMEntry(PRETRAIN, out / ADAPTER, key)
+
+
+def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: LMEntry | None = None) -> LMEntry:
+    """SFT in the folder `out`, from the adapter of `start` or a new one.
+
+    Skipped where it is finished, gone on with where it was interrupted.
+    """
+    more = {"start": start.key} if start else {}
+    key = made_of.key(sft=section.model_dump(), **more)
+    if _due(out, key, SFT):
+        adapter = start.adapter if start else None
+        with stage(out, key, "sft", section.model_dump()):
+            train_sft(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed, adapter=adapter)
     return LMEntry(SFT, out / ADAPTER, key)
 
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from peft import LoraConfig
 from transformers import set_seed
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.models import load_model, load_tokenizer
-from prefrec.pipeline.recipe import AlignSection, LoraSection, ModelSection, SFTSection, TrainSection
+from prefrec.pipeline.recipe import (
+    AlignSection,
+    LoraSection,
+    ModelSection,
+    PretrainSection,
+    SFTSection,
+    TrainSection,
+)
 from prefrec.pipeline.stage import last_checkpoint, write_json
 from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
 from prefrec.training import (
@@ -25,36 +33,75 @@ from prefrec.training import (
     SoftmaxDPOConfig,
     SoftmaxDPOTrainer,
     encode_examples,
+    encode_sequences,
     load_adapter,
     lora_config,
 )
 from prefrec.training.base import ChoiceTrainer
 
+Row = TypeVar("Row")
+
 ADAPTER = "adapter"
 """Folder of the trained adapter inside a stage's folder."""
 
 
-def train_sft(
-    data: PreparedData, model: ModelSection, lora: LoraSection, section: SFTSection, out: Path, *, seed: int
+def train_pretrain(
+    data: PreparedData, model: ModelSection, lora: LoraSection, section: PretrainSection, out: Path, *, seed: int
 ) -> Path:
-    """Fine-tune a new adapter on the targets of training rows; returns the adapter's folder.
+    """Train a new adapter on the training users' histories as running text; returns the adapter's folder.
 
     Goes on from the newest checkpoint in `out` where there is one.
     """
     set_seed(seed)
-    tokenizer = load_tokenizer(model.name)
-    encoder = PromptEncoder(tokenizer, max_length=model.max_length, chat=model.chat)
+    encoder = _encoder(model)
+    template = load_template(model.templates[0], domain=data.domain)
+    sequences = encode_sequences(data.train_interactions, data.catalogue, template, encoder, titles=section.titles)
+    trainer = SFTTrainer(
+        load_model(model.name, dtype=model.dtype),
+        SFTConfig(**_arguments(section, model, out, seed)),
+        ChoiceDataset(_some(sequences, section, seed)),
+        None,
+        encoder.tokenizer,
+        _lora(lora),
+    )
+
+    return _run(trainer, out)
+
+
+def train_sft(
+    data: PreparedData,
+    model: ModelSection,
+    lora: LoraSection,
+    section: SFTSection,
+    out: Path,
+    *,
+    seed: int,
+    adapter: Path | None = None,
+) -> Path:
+    """Fine-tune an adapter on the targets of training rows; returns the adapter's folder.
+
+    Args:
+        data: prepared rows.
+        model: the base.
+        lora: a new adapter's form, where none is given.
+        section: the settings.
+        out: folder of the stage; training goes on from the newest checkpoint in it.
+        seed: of rows, order and initial weights.
+        adapter: the adapter to go on from; None: a new one.
+    """
+    set_seed(seed)
+    encoder = _encoder(model)
 
     def dataset(examples: Sequence[RankingExample]) -> ChoiceDataset:
         return ChoiceDataset(_encode(examples, data, model, encoder, "target"))
 
     trainer = SFTTrainer(
-        load_model(model.name, dtype=model.dtype),
+        _base(model, adapter),
         SFTConfig(**_arguments(section, model, out, seed)),
         dataset(training_rows(data, section, seed)),
         dataset(data.validation[: section.eval_rows]) if section.eval_rows else None,
-        tokenizer,
-        lora_config(lora.r, lora.alpha, lora.dropout, lora.targets),
+        encoder.tokenizer,
+        None if adapter is not None else _lora(lora),
     )
     return _run(trainer, out)
 
@@ -81,11 +128,7 @@ def train_align(
         seed: of rows, negatives and order.
     """
     set_seed(seed)
-    tokenizer = load_tokenizer(model.name)
-    encoder = PromptEncoder(tokenizer, max_length=model.max_length, chat=model.chat)
-    base: Any = load_model(model.name, dtype=model.dtype)
-    if adapter is not None:
-        base = load_adapter(base, adapter, is_trainable=True)
+    encoder = _encoder(model)
 
     def dataset(examples: Sequence[RankingExample]) -> PreferenceDataset:
         sets = _encode(examples, data, model, encoder, "target-first")
@@ -100,21 +143,38 @@ def train_align(
         precompute_ref_log_probs=section.precompute_reference,
     )
     trainer = SoftmaxDPOTrainer(
-        base,
+        _base(model, adapter),
         config,
         dataset(training_rows(data, section, seed)),
         dataset(data.validation[: section.eval_rows]) if section.eval_rows else None,
-        tokenizer,
-        None if adapter is not None else lora_config(lora.r, lora.alpha, lora.dropout, lora.targets),
+        encoder.tokenizer,
+        None if adapter is not None else _lora(lora),
     )
     return _run(trainer, out)
 
 
 def training_rows(data: PreparedData, section: TrainSection, seed: int) -> list[RankingExample]:
     """The rows that a stage trains on: rows `skip_rows … skip_rows + rows` of one seeded order of all."""
-    order = np.random.default_rng((seed, 1)).permutation(len(data.train))
+    return _some(data.train, section, seed)
+
+
+def _some(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
+    order = np.random.default_rng((seed, 1)).permutation(len(rows))
     end = None if section.rows is None else section.skip_rows + section.rows
-    return [data.train[i] for i in order[section.skip_rows : end]]
+    return [rows[i] for i in order[section.skip_rows : end]]
+
+
+def _encoder(model: ModelSection) -> PromptEncoder:
+    return PromptEncoder(load_tokenizer(model.name), max_length=model.max_length, chat=model.chat)
+
+
+def _base(model: ModelSection, adapter: Path | None) -> Any:
+    base: Any = load_model(model.name, dtype=model.dtype)
+    return base if adapter is None else load_adapter(base, adapter, is_trainable=True)
+
+
+def _lora(section: LoraSection) -> LoraConfig:
+    return lora_config(section.r, section.alpha, section.dropout, section.targets)
 
 
 def _encode(

@@ -26,7 +26,7 @@ class Stage:
     """A training stage.
 
     Attributes:
-        name: `sft`, or the name of an alignment; its ranker in the tables has the same name.
+        name: `pretrain`, `sft`, or the name of an alignment; its ranker in the tables has the same name.
         kind: `sft` or `align`.
         state: what `stage.json` says (`finished`, `seconds`, `config`).
         log: the Trainer's `log_history`, empty where training has not come to its end.
@@ -151,7 +151,8 @@ class _Reader:
         planned = [str(s["name"]) for s in sections or [] if isinstance(s, dict) and "name" in s]
         found = sorted(p.name for p in self.folder.glob("align/*") if p.is_dir() and p.suffix != ".previous")
         names = list(dict.fromkeys([*planned, *found]))
-        wanted = [("sft", "sft", "sft")] if recipe.get("sft") or (self.folder / "sft").is_dir() else []
+        tuned = [n for n in ("pretrain", "sft") if recipe.get(n) or (self.folder / n).is_dir()]
+        wanted = [(name, name, "sft") for name in tuned]
         wanted += [(f"align/{name}", name, "align") for name in names if not name.startswith(".")]
         return [s for part, name, kind in wanted if (s := self._stage(part, name, kind))]
 
