@@ -192,6 +192,7 @@ def _arguments(section: TrainSection, model: ModelSection, out: Path, seed: int)
     on_cpu = not torch.cuda.is_available()
     return {
         "output_dir": str(out),
+        "run_name": out.name,
         "seed": seed,
         "use_cpu": on_cpu,
         "bf16": model.dtype == "bfloat16",

@@ -66,7 +66,7 @@ class ChoiceTrainer(Trainer):
             train_dataset=self.build_dataset(train_dataset),
             eval_dataset=None if eval_dataset is None else self.build_dataset(eval_dataset),
             processing_class=processing_class,
-            callbacks=[ProgressCallback(self.description), *(callbacks or [])],
+            callbacks=[ProgressCallback(args.run_name or self.description), *(callbacks or [])],
         )
         self.remove_callback(PrinterCallback)
         if args.n_gpu > 1:
