@@ -188,7 +188,7 @@ def test_an_unknown_stage(recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("stage", ["SFT", "S-DPO"])
+@pytest.mark.parametrize("stage", ["sft", "s-dpo"])
 def test_a_killed_run_goes_on_and_ends_alike(run, finished, monkeypatch, stage):
     whole = ProgressCallback.on_step_end
 
@@ -202,14 +202,14 @@ def test_a_killed_run_goes_on_and_ends_alike(run, finished, monkeypatch, stage):
         with pytest.raises(KeyboardInterrupt):
             run()
     folder = run(until="prepare")
-    killed = folder / ("sft" if stage == "SFT" else "align/s-dpo")
+    killed = folder / ("sft" if stage == "sft" else "align/s-dpo")
     state = json.loads((killed / "stage.json").read_text())
     assert not state["finished"]
     assert last_checkpoint(killed) == killed / "checkpoint-2"
     before = _stamps(folder)
     run()
     made = _made_again(before, _stamps(folder))
-    assert ("sft" in made) == (stage == "SFT")
+    assert ("sft" in made) == (stage == "sft")
     for name in ("sft", *ALIGNMENTS):
         want, got = adapter_weights(finished / name / "adapter"), adapter_weights(folder / name / "adapter")
         assert all(torch.equal(want[n], got[n]) for n in want)
