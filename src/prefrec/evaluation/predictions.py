@@ -5,7 +5,6 @@ Every metric can be computed again from it (`evaluate_predictions`), and two run
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
+from prefrec.data.store import write_whole
 from prefrec.errors import DataError
 
 PREDICTION_SCHEMA = pl.Schema(
@@ -59,12 +59,7 @@ def prediction_frame(
 def write_predictions(predictions: pl.DataFrame, path: Path) -> None:
     """Write to `path` in one step: a reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        predictions.select(PREDICTION_SCHEMA.names()).write_parquet(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, predictions.select(PREDICTION_SCHEMA.names()).write_parquet)
 
 
 def read_predictions(path: Path) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +182,5 @@ def _ask(
 
 def _only(evaluation: Evaluation, metrics: Sequence[str]) -> Evaluation:
     kept = {r: {m: i for m, i in of.items() if m in metrics} for r, of in evaluation.metrics.items()}
-    return Evaluation(
-        metrics=kept,
-        comparisons=[c for c in evaluation.comparisons if c.metric in metrics],
-        n=evaluation.n,
-        users=evaluation.users,
-        chance=evaluation.chance,
-        seed=evaluation.seed,
-        resamples=evaluation.resamples,
-    )
+    comparisons = [c for c in evaluation.comparisons if c.metric in metrics]
+    return replace(evaluation, metrics=kept, comparisons=comparisons, values={}, predictions=None)

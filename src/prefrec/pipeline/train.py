@@ -57,14 +57,13 @@ def train_pretrain(
     template = load_template(model.templates[0], domain=data.domain)
     sequences = encode_sequences(data.train_interactions, data.catalogue, template, encoder, titles=section.titles)
     trainer = SFTTrainer(
-        load_model(model.name, dtype=model.dtype),
+        _base(model, None),
         SFTConfig(**_arguments(section, model, out, seed)),
         ChoiceDataset(_some(sequences, section, seed)),
         None,
         encoder.tokenizer,
         _lora(lora),
     )
-
     return _run(trainer, out)
 
 

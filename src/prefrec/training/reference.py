@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from prefrec.console import track
+from prefrec.data.store import write_whole
 from prefrec.packing import Layout, pack
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import choice_logps
@@ -91,6 +92,4 @@ def _read(cache: Path, key: str) -> NDArray[np.float32] | None:
 
 def _write(cache: Path, key: str, values: NDArray[np.float32]) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
-    scratch = cache.with_suffix(".tmp")
-    save_file({"ref_logps": values}, scratch, metadata={"key": key})
-    scratch.replace(cache)
+    write_whole(cache, lambda p: save_file({"ref_logps": values}, p, metadata={"key": key}))
