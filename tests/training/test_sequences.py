@@ -32,6 +32,15 @@ def test_a_sequence_is_the_prompt_of_a_question_read_on(bpe_tokenizer):
     assert sets[0].answers[0][-1] == bpe_tokenizer.eos_token_id
 
 
+def test_a_template_with_its_candidates_first_is_read_without_them(bpe_tokenizer):
+    template, encoder = load_template("movies/continue"), PromptEncoder(bpe_tokenizer)
+    sets = encode_sequences(log(u=[3, 1, 4, 0, 5]), CATALOGUE, template, encoder, titles=40)
+    (found,) = texts(bpe_tokenizer, sets)
+    assert found == (HEAD, "Alien\nBabe\nFargo\nHeat\nToy Story")
+    question = template.render([TITLES[i] for i in (3, 1, 4, 0)], ["Toy Story", "Emma"])
+    assert question.endswith(HEAD + "Alien\nBabe\nFargo\nHeat\n")
+
+
 def test_long_histories_give_several_and_short_ones_none(bpe_tokenizer):
     frame = log(u=list(range(10)), short=[1, 2, 3, 4], v=[9, 8, 7, 6, 5, 4])
     sets = encode_sequences(frame, CATALOGUE, load_template("movies/1"), PromptEncoder(bpe_tokenizer), titles=5)

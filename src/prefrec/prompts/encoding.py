@@ -11,6 +11,7 @@ from prefrec.errors import TokenizerError
 from prefrec.prompts.templates import PromptTemplate
 
 _CHAT_CONTENT = "prefrec-content-stands-here"
+_REMEMBERED = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ class PromptEncoder:
             joint = self._ids(tail + text, special=self.chat)
             follows = joint[: len(before)] == before and not (self.chat and self._has_special(answer))
             ids = joint[len(before) :] if follows else self._ids(text)
+            if len(self._answers) >= _REMEMBERED:
+                self._answers.clear()
             self._answers[key] = (*ids, self.end)
         return self._answers[key]
 

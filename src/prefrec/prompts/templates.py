@@ -56,8 +56,8 @@ def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
     """A built-in template by name, or the template in a file.
 
     Args:
-        name: `1`, `2`, `3` (a phrasing of `domain`), `movies/2` (of a named domain), or a path to a
-            jinja2 file of your own.
+        name: `1`, `2`, `3` (a phrasing of `domain`), `continue` (the history comes last and the answer is its
+            next line), `movies/2` (of a named domain), or a path to a jinja2 file of your own.
         domain: `movies`, `books`, `music` or `generic`.
 
     Raises:

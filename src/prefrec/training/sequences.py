@@ -50,8 +50,8 @@ def encode_sequences(
 
 
 def _frame(template: PromptTemplate) -> tuple[str, str]:
-    """The template's text before the first history title, and between the first two."""
-    shown = template.render([_FIRST, _SECOND], ["a", "b"])
+    """The template's text before the first history title, and between the first two, with no candidates shown."""
+    shown = template.render([_FIRST, _SECOND], [])
     head, _, rest = shown.partition(_FIRST)
     return head, rest[: rest.index(_SECOND)]
 
