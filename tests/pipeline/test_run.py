@@ -182,9 +182,9 @@ def test_until_stops_there(run, recipe, until, there):
 
 
 def test_an_unknown_stage(recipe, tmp_path):
-    with pytest.raises(ConfigError, match="unknown stage 'train': expected one of prepare, sft, align, evaluate"):
+    with pytest.raises(ConfigError, match="unknown stage 'train': expected one of prepare, pretrain, sft, align"):
         run_recipe(recipe, tmp_path / "run", until="train")
-    assert STAGES == ("prepare", "sft", "align", "evaluate", "report")
+    assert STAGES == ("prepare", "pretrain", "sft", "align", "evaluate", "report")
     assert not (tmp_path / "run").exists()
 
 
@@ -245,6 +245,12 @@ def test_sft_goes_on_from_pretraining_on_histories(run_again, finished, recipe):
     assert "pretrain" in (folder / "report.html").read_text()
     _, again = run_again(_changed(recipe, pretrain=section | {"titles": 9}))
     assert again == set()
+
+
+def test_pretraining_is_a_stage_to_stop_after(run, recipe):
+    folder = run(_changed(recipe, pretrain={"rows": 8, "titles": 9, "global_batch_size": 8}), until="pretrain")
+    assert (folder / "pretrain" / "adapter").is_dir()
+    assert not (folder / "sft").exists()
 
 
 def test_pretraining_alone_is_a_ranker(run, recipe):

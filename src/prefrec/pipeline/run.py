@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,7 @@ from prefrec.pipeline.score import LMEntry, Scores, adapter_key, evaluate_ranker
 from prefrec.pipeline.stage import file_facts, is_finished, stage, stage_key, write_json, write_text
 from prefrec.pipeline.train import ADAPTER, train_align, train_pretrain, train_sft
 
-STAGES = ("prepare", "sft", "align", "evaluate", "report")
+STAGES = ("prepare", PRETRAIN, SFT, "align", "evaluate", "report")
 
 
 def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
@@ -52,17 +52,16 @@ def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")
-    last = STAGES.index(until)
+    wanted = STAGES[: STAGES.index(until) + 1]
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
     write_json(folder / "environment.json", environment(recipe.seed))
     data = _prepare(recipe, folder / "data")
     entries = [LMEntry(ZERO_SHOT, None, adapter_key(None, data))] if recipe.evaluate.zero_shot else []
-    if last >= 1:
-        entries += _train(recipe, data, folder, with_alignment=last >= 2)
-    if last >= 3:
+    entries += _train(recipe, data, folder, wanted)
+    if "evaluate" in wanted:
         _evaluate(recipe, data, folder, entries)
-    return write_report(folder) if last >= 4 else folder
+    return write_report(folder) if "report" in wanted else folder
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -92,13 +91,15 @@ def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
     return data
 
 
-def _train(recipe: Recipe, data: PreparedData, folder: Path, *, with_alignment: bool) -> list[LMEntry]:
-    """Carry out SFT and the alignments; the rankers that come out of them."""
+def _train(recipe: Recipe, data: PreparedData, folder: Path, wanted: Sequence[str]) -> list[LMEntry]:
+    """Carry out those training stages that are wanted; the rankers that come out of them."""
     made_of = Ingredients(data, data_key(recipe.data), recipe.model, recipe.lora, recipe.seed)
-    read = pretrain_stage(made_of, recipe.pretrain, folder / PRETRAIN) if recipe.pretrain is not None else None
-    tuned = sft_stage(made_of, recipe.sft, folder / SFT, read) if recipe.sft is not None else None
-    sections = recipe.align if with_alignment else []
-    start = tuned or read
+    start = None
+    if recipe.pretrain is not None and PRETRAIN in wanted:
+        start = pretrain_stage(made_of, recipe.pretrain, folder / PRETRAIN)
+    if recipe.sft is not None and SFT in wanted:
+        start = sft_stage(made_of, recipe.sft, folder / SFT, start)
+    sections = recipe.align if "align" in wanted else []
     aligned = [align_stage(made_of, s, start, folder / "align" / s.name) for s in sections]
     return [*([start] if start else []), *aligned]
 
