@@ -47,6 +47,16 @@ def test_a_window_is_measured_in_positions():
     ]
 
 
+@pytest.mark.parametrize(
+    "layers", [{"sliding_window": 3}, {"layer_types": ["chunked_attention"], "attention_chunk_size": 3}]
+)
+def test_queries_may_be_the_last_of_the_keys(layers):
+    """What a block that follows cached keys needs: the last rows of the whole mask."""
+    batch = pack(SETS, pad_id=0)
+    last = attention_masks(config(**layers), batch.attention_mask[:, :, -3:], batch.position_ids, torch.float32)
+    assert torch.equal(last, masks(**layers)[:, :, -3:])
+
+
 def test_chunks_are_measured_in_positions():
     """Positions 0–3, then 4 and 5: in chunks of 3 the answers see the prompt's last token only."""
     layers = {"layer_types": ["chunked_attention"], "attention_chunk_size": 3}

@@ -31,12 +31,12 @@ def attention_masks(
 
     Args:
         config: of the model.
-        allowed: bool [R, 1, L, L], True where a query (row of the matrix) may attend to a key (column).
-        position_ids: [R, L].
+        allowed: bool [R, 1, Q, K], True where a query (row of the matrix) may attend to a key (column).
+        position_ids: [R, K] of the keys; the queries are the last Q of them.
         dtype: of the additive mask that eager attention takes.
 
     Returns:
-        Masks [R, 1, L, L]: bool for `sdpa`, 0 or the most negative number of `dtype` for `eager` (which would
+        Masks [R, 1, Q, K]: bool for `sdpa`, 0 or the most negative number of `dtype` for `eager` (which would
         add a bool mask to its scores as 0 and 1).
     """
     config = text_config(config)
@@ -71,7 +71,7 @@ def _within_reach(kind: str, config: Any, allowed: Tensor, position_ids: Tensor)
     reach = {SLIDING: "sliding_window", CHUNKED: "attention_chunk_size"}.get(kind)
     if reach is None or allowed.shape[-1] <= (size := getattr(config, reach)):
         return allowed
-    query, key = position_ids[:, None, :, None], position_ids[:, None, None, :]
+    query, key = position_ids[:, None, -allowed.shape[-2] :, None], position_ids[:, None, None, :]
     near = query - key < size if kind == SLIDING else query // size == key // size
     return allowed & near
 

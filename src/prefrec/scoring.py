@@ -80,7 +80,7 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
         inputs = {"attention_mask": masks, "position_ids": batch.position_ids}
     else:
         inputs = {"attention_mask": batch.attention_mask.long()}
-    if _takes(core, "logits_to_keep"):
+    if takes(core, "logits_to_keep"):
         inputs["logits_to_keep"] = kept
     else:
         columns = kept[columns]  # of all columns
@@ -138,7 +138,7 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
     name = repr(core.config.model_type)
     if getattr(core, "_is_stateful", False):
         return "separate", f"model type {name} carries a state from token to token, which cannot branch"
-    if not _takes(core, "position_ids"):
+    if not takes(core, "position_ids"):
         return "separate", f"model type {name} takes no position ids"
     answers = choice_set.answers[:CHECKED_ANSWERS]
     probe = [ChoiceSet(choice_set.prompt, answers), ChoiceSet(choice_set.prompt[-8:], answers)]
@@ -149,7 +149,7 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
         raise
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as e:
         return "separate", f"model type {name} refuses the packed layout: {type(e).__name__}: {e}"
-    gap, most = float((packed - separate).abs().mean()), _tolerance(core, packed.device)
+    gap, most = float((packed - separate).abs().mean()), tolerance(core, packed.device)
     if gap <= most:
         return "packed", f"model type {name}: packed and separate scores agree ({gap:.1e} a token)"
     return (
@@ -184,7 +184,8 @@ def _kept_columns(batch: PackedBatch) -> tuple[Tensor, Tensor]:
     return kept, columns
 
 
-def _takes(model: nn.Module, argument: str) -> bool:
+def takes(model: nn.Module, argument: str) -> bool:
+    """Whether the model's forward has an argument of this name."""
     # Of the class: accelerate wraps the forward of the instance.
     return argument in inspect.signature(type(model).forward).parameters
 
@@ -201,8 +202,8 @@ def _probe(model: nn.Module, choice_sets: list[ChoiceSet], pad_id: int, layout: 
         model.train(was_training)
 
 
-def _tolerance(core: Any, device: torch.device) -> float:
-    """The tolerance for what the model computes in: autocast's type, or its own."""
+def tolerance(core: Any, device: torch.device) -> float:
+    """Mean difference a token that is still rounding in what the model computes in: autocast's type, or its own."""
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else core.dtype
     if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         dtype = torch.bfloat16  # what its matrix products may be rounded to
