@@ -1,0 +1,92 @@
+"""Leave-one-out against its slow twin: one sequence a question, one question an item."""
+
+import polars as pl
+import pytest
+import torch
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import DataError, TokenizerError
+from prefrec.prompts import load_template
+from prefrec.rankers import LMRanker
+from prefrec.rankers.explain import leave_one_out
+from slow import slow_logps
+from tiny import tiny_llama
+from tiny_run import TITLES
+
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": [f"i{i}" for i in range(len(TITLES))], "title": TITLES}))
+
+EXAMPLE = RankingExample("u", ("i1", "i9", "i30", "i44"), ("i2", "i3", "i17", "i50"), "i17")
+
+
+@pytest.fixture
+def ranker(model, bpe_tokenizer):
+    def make(template="movies/1", **settings) -> LMRanker:
+        lm = settings.pop("model", model)
+        return LMRanker("lm", lm, bpe_tokenizer, CATALOGUE, load_template(template), **settings)
+
+    return make
+
+
+def _slow(ranker: LMRanker, history: list[str], candidates: tuple[str, ...], target: str) -> float:
+    titles = CATALOGUE.titles_of
+    choices = ranker.encoder.encode(ranker.template, titles(history), titles(candidates), titles([target]))
+    with torch.no_grad():
+        return float(slow_logps(ranker.model, choices)[0])
+
+
+def _slow_twin(ranker, history, candidates, target):
+    whole = _slow(ranker, list(history), candidates, target)
+    rest = [[h for h in history if h != item] for item in history]
+    return [(item, whole - _slow(ranker, r, candidates, target)) for item, r in zip(history, rest, strict=True)]
+
+
+def _equal(got, want):
+    assert [item for item, _ in got] == [item for item, _ in want]
+    assert [d for _, d in got] == pytest.approx([d for _, d in want], abs=2e-4)
+    assert max(abs(d) for _, d in want) > 0.01
+
+
+@pytest.mark.parametrize("settings", [{}, {"chat": True}, {"template": "movies/continue"}, {"batch_size": 1}])
+def test_it_equals_the_slow_twin(ranker, settings):
+    lm = ranker(**settings)
+    _equal(leave_one_out(lm, EXAMPLE), _slow_twin(lm, EXAMPLE.history, EXAMPLE.candidates, "i17"))
+
+
+def test_any_title_of_the_catalogue_can_be_explained(ranker):
+    lm = ranker()
+    for target in ("i2", "i59"):
+        _equal(leave_one_out(lm, EXAMPLE, target), _slow_twin(lm, EXAMPLE.history, EXAMPLE.candidates, target))
+
+
+def test_without_candidates(ranker):
+    lm = ranker("movies/continue")
+    bare = RankingExample("u", EXAMPLE.history, (), "i17")
+    _equal(leave_one_out(lm, bare), _slow_twin(lm, EXAMPLE.history, (), "i17"))
+
+
+def test_models_that_cannot_branch(ranker):
+    bloom = tiny_llama()
+    bloom.config.model_type = "bloom"
+    lm = ranker(model=bloom)
+    _equal(leave_one_out(lm, EXAMPLE), _slow_twin(lm, EXAMPLE.history, EXAMPLE.candidates, "i17"))
+
+
+def test_items_that_were_not_read_are_left_out(ranker):
+    free = ranker()
+    titles = CATALOGUE.titles_of
+    longest = free.encoder.encode(
+        free.template, titles(EXAMPLE.history[2:]), titles(EXAMPLE.candidates), titles(["i17"])
+    )
+    short = ranker(max_length=longest.length)
+    _equal(leave_one_out(short, EXAMPLE), _slow_twin(short, EXAMPLE.history[2:], EXAMPLE.candidates, "i17"))
+
+
+def test_no_history_nothing_to_explain(ranker):
+    assert leave_one_out(ranker(), RankingExample("u", (), EXAMPLE.candidates, "i17")) == []
+
+
+def test_what_cannot_be_asked(ranker):
+    with pytest.raises(DataError, match="item 'nobody' is not in the catalogue"):
+        leave_one_out(ranker(), EXAMPLE, "nobody")
+    with pytest.raises(TokenizerError, match="without any history, max_length is 20"):
+        leave_one_out(ranker(max_length=20), EXAMPLE)
