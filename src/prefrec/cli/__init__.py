@@ -45,7 +45,7 @@ def _main(
 def _register() -> None:
     if app.registered_commands:
         return
-    from prefrec.cli import align, audit, evaluate, prepare, pretrain, rank, report, run, sft
+    from prefrec.cli import align, audit, evaluate, explain, prepare, pretrain, rank, report, run, sft
 
     app.command()(run.run)
     app.command()(prepare.prepare)
@@ -56,6 +56,7 @@ def _register() -> None:
     app.command()(evaluate.evaluate)
     app.command()(rank.rank)
     app.command()(report.report)
+    app.command()(explain.explain)
 
 
 def main() -> None:

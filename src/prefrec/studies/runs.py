@@ -1,0 +1,87 @@
+"""A run's folder as studies and explanations read it: its recipe, data, models, logs and predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from prefrec.data import PreparedData
+from prefrec.errors import DataError
+from prefrec.evaluation import read_predictions
+from prefrec.pipeline.recipe import PRETRAIN, SFT, ZERO_SHOT, Recipe, load_recipe
+from prefrec.pipeline.report.contents import Stage, read_run
+from prefrec.pipeline.score import LMEntry, adapter_key, lm_ranker
+from prefrec.pipeline.train import ADAPTER
+from prefrec.rankers import LMRanker
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has got at least as far as its prepared data.
+
+    Attributes:
+        folder: of the run.
+        recipe: as the folder holds it.
+        data: the prepared data.
+        stages: training stages by name, with their state and log.
+    """
+
+    folder: Path
+    recipe: Recipe
+    data: PreparedData
+    stages: dict[str, Stage]
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the language models that can be asked, in the order of the table."""
+        return [n for n in self.recipe.lm_rankers if n == ZERO_SHOT or self.adapter(n).is_dir()]
+
+    def adapter(self, name: str) -> Path:
+        """The folder in which the adapter of a stage lies."""
+        stage = self.folder / name if name in (PRETRAIN, SFT) else self.folder / "align" / name
+        return stage / ADAPTER
+
+    def entry(self, name: str) -> LMEntry:
+        """A language model of this run as a line of a table.
+
+        Raises:
+            DataError: there is no such model, or it is not trained yet.
+        """
+        if name not in self.models:
+            raise DataError(f"{self.folder}: no trained model {name!r}; there are {', '.join(self.models) or 'none'}")
+        adapter = None if name == ZERO_SHOT else self.adapter(name)
+        return LMEntry(name, adapter, adapter_key(adapter, self.data))
+
+    def ranker(self, name: str) -> LMRanker:
+        """A language model of this run, loaded; errors as for `entry`."""
+        return lm_ranker(name, self.entry(name).adapter, self.data, self.recipe.model)
+
+    def predictions(self) -> pl.DataFrame:
+        """What every ranker of the run said.
+
+        Raises:
+            DataError: the run has not been evaluated.
+        """
+        return read_predictions(self.folder / "predictions.parquet")
+
+    def seconds(self, name: str) -> float | None:
+        """Seconds that a training stage took; None where it is not finished."""
+        state = self.stages[name].state if name in self.stages else {}
+        return float(state["seconds"]) if state.get("finished") else None
+
+
+def open_run(folder: Path) -> Run:
+    """The run in `folder`.
+
+    Raises:
+        DataError: no such folder, no run in it, or one without its prepared data.
+        ConfigError: its recipe cannot be read.
+    """
+    contents = read_run(folder)
+    if contents.data is None:
+        reason = next((m for m in contents.missing if m.startswith("data")), "data is missing")
+        raise DataError(f"{folder}: {reason}; `prefrec run` with the same recipe goes on from here")
+    recipe = load_recipe(folder / "recipe.yaml")
+    return Run(folder, recipe, contents.data, {s.name: s for s in contents.stages})
