@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from prefrec.catalogue import catalogue_logps, trie_layout
 from prefrec.packing import PackedBatch, pack
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import BRANCHING, choice_logps, layout_for, verified_layout
+from prefrec.search import top_k
+from prefrec.trie import Trie
 from slow import slow_logps
 
 VOCABULARY = 80
@@ -37,6 +41,12 @@ SETS = [
     ChoiceSet(tuple(range(40, 49)), ((50, 2), (51, 52, 53, 54, 2), (30, 2))),
 ]
 """Two prompts of different lengths, both longer than the window."""
+
+TITLES = (
+    (30, 31, 2), (32, 2), (33, 34, 35, 2), (30, 31, 36, 37, 2), (30, 2), (32, 2), (33, 34, 38, 39, 40, 2), (30, 31),
+    (33, 34, 38, 39, 40, 41, 42, 43, 2),
+)  # fmt: skip
+"""Shared prefixes, a title that others begin with, a duplicate, and one longer than the window."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +229,21 @@ def test_windows_matter(case, monkeypatch):
     assert (wrong - want).abs().max() > 0.05
 
 
+@each_packed
+def test_a_trie_equals_one_sequence_an_answer(case, implementation):
+    """In one block and in several, with the prompt's keys and values kept and with the prompt repeated."""
+    model, prompt, trie = tiny(case, implementation), SETS[0].prompt, Trie.build(TITLES)
+    with torch.no_grad():
+        want = slow_logps(model, ChoiceSet(prompt, TITLES)).numpy()
+    for layout in ("cached", "repeated"):
+        for block_tokens in (1024, 3):
+            got = catalogue_logps(model, prompt, trie, layout=layout, block_tokens=block_tokens)
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
+    assert trie_layout(model, prompt, trie)[0] == "cached"
+    best = top_k(model, prompt, trie, 4, width=2)
+    np.testing.assert_allclose(best.logps, np.sort(want)[::-1][:4], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["mistral with a window", "gemma2", "gpt2", "gemma3_text", "qwen3_moe"])
 def test_gradients_equal_one_sequence_an_answer(name):
     case = next(c for c in PACKED if c.name == name)
@@ -242,6 +267,19 @@ def test_models_that_cannot_branch_are_scored_one_sequence_an_answer(case):
     with torch.no_grad():
         got = choice_logps(model, pack(SETS, pad_id=0, layout=layout))
         torch.testing.assert_close(got, slow(model), rtol=0, atol=1e-4)
+
+
+@each_separate
+def test_models_that_cannot_branch_read_a_trie_one_path_a_row(case):
+    model, prompt, trie = tiny(case), SETS[0].prompt, Trie.build(TITLES)
+    layout, reason = trie_layout(model, prompt, trie)
+    assert layout == "separate"
+    assert case.model_type in reason
+    with torch.no_grad():
+        want = slow_logps(model, ChoiceSet(prompt, TITLES)).numpy()
+    np.testing.assert_allclose(catalogue_logps(model, prompt, trie, layout=layout), want, rtol=0, atol=1e-4)
+    best = top_k(model, prompt, trie, 4, layout=layout, width=2)
+    np.testing.assert_allclose(best.logps, np.sort(want)[::-1][:4], rtol=0, atol=1e-4)
 
 
 @each_separate

@@ -1,0 +1,257 @@
+"""Log-probabilities of a whole catalogue: one pass over the prompt, and one over the trie of the titles in blocks.
+
+The answers branch from one prompt as they do in a packed row, and from one another: a node of their trie sees the
+prompt and its ancestors. Every prefix is thus read once, however many titles begin with it, and each gives the
+probabilities of all its children. Of the trie only nodes with children are read.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from prefrec.masks import attention_masks
+from prefrec.scoring import language_model, layout_for, takes, tolerance
+from prefrec.trie import ROOT, Ints, Trie
+
+TrieLayout = Literal["cached", "repeated", "separate"]
+"""How a model reads a trie.
+
+`cached`: the prompt once, its keys and values kept for every block. `repeated`: the prompt anew in front of every
+block. `separate`: one row of prompt and titles' tokens for each path, for models that cannot branch.
+"""
+
+BLOCK_TOKENS = 1024
+"""Nodes of a block; their logits are held at once."""
+
+_ROW_TOKENS = 1 << 13
+"""Tokens of a call in the separate layout."""
+
+_LOGITS = 1 << 24
+"""Logits that are put into float32 at once."""
+
+_PROBED = 4
+"""Answers that the check of a layout reads."""
+
+
+def catalogue_logps(
+    model: nn.Module,
+    prompt: Sequence[int],
+    trie: Trie,
+    *,
+    layout: TrieLayout = "cached",
+    block_tokens: int = BLOCK_TOKENS,
+) -> NDArray[np.float32]:
+    """Log-probabilities [I] of all answers of a trie after `prompt`; those of `choice_logps`, without gradient.
+
+    Args:
+        model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
+        prompt: token ids, at least one.
+        trie: of the answers' token ids, end token included.
+        layout: from `trie_layout`.
+        block_tokens: nodes a call; each block also holds the ancestors of its first node.
+    """
+    logps = trie.sums_from_root(_node_logps(model, prompt, trie, layout, block_tokens))
+    return logps[trie.terminals].astype(np.float32)
+
+
+def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[TrieLayout, str]:
+    """The fastest layout that is right for a model, and why.
+
+    What the configuration rules out is not tried. The rest is tried on a few answers, `cached` before `repeated`,
+    and must agree with one row an answer. Call it in the autocast context that the model is to be used in.
+    """
+    core = language_model(model)
+    known, reason = layout_for(core.config)
+    if known == "separate":
+        return known, reason
+    name = repr(core.config.model_type)
+    few = Trie.build([trie.path(n) for n in np.unique(trie.terminals)[:_PROBED].tolist()])
+    want = _node_logps(model, prompt, few, "separate", BLOCK_TOKENS)
+    most = tolerance(core, next(model.parameters()).device)
+    reasons = []
+    for layout in ("cached", "repeated"):
+        try:
+            gap = float(np.abs(_node_logps(model, prompt, few, layout, BLOCK_TOKENS) - want)[1:].mean())
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as e:
+            reasons.append(f"{layout}: {type(e).__name__}: {e}")
+            continue
+        if gap <= most:
+            return layout, "; ".join([f"model type {name} reads a trie ({layout}, {gap:.1e} a token)", *reasons])
+        reasons.append(f"{layout}: other scores than separate rows, {gap:.2g} a token")
+    return "separate", f"model type {name} reads no trie ({'; '.join(reasons)})"
+
+
+class TrieReader(Protocol):
+    """Reads nodes of a trie behind one prompt, and says what may come next."""
+
+    trie: Trie
+
+    def at_prompt(self) -> TrieReader:
+        """A reader that has read what this one has; what either reads from now on, the other has not read."""
+        ...
+
+    def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
+        """Logits [n, V] of the token after each of `nodes`, in one or more parts.
+
+        Args:
+            nodes: inner nodes in preorder that have not been read.
+        """
+        ...
+
+
+def trie_reader(model: nn.Module, prompt: Sequence[int], trie: Trie, layout: TrieLayout) -> TrieReader:
+    """What reads the nodes of `trie` after `prompt` in a layout.
+
+    Raises:
+        ValueError: the prompt is empty.
+    """
+    if not len(prompt):
+        raise ValueError("the prompt is empty")
+    if layout == "separate":
+        return _Separate(model, prompt, trie)
+    return _Branching(model, prompt, trie, keep=layout == "cached")
+
+
+def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
+    """For each child of `nodes`: the index of its parent in `nodes`, the child, and its log-probability there.
+
+    Args:
+        reader: from `trie_reader`.
+        nodes: inner nodes in preorder that the reader has not read.
+    """
+    which, children = reader.trie.children_of(nodes)
+    tokens = torch.from_numpy(reader.trie.tokens[children])
+    starts = np.searchsorted(which, np.arange(len(nodes) + 1))
+    out, row = [], 0
+    for part in reader.next_logits(nodes):
+        for logits in part.split(max(1, _LOGITS // part.shape[1])):
+            first, last = starts[row], starts[row + len(logits)]
+            index = torch.from_numpy(which[first:last] - row).to(logits.device)
+            logps = torch.log_softmax(logits.float(), dim=-1)[index, tokens[first:last].to(logits.device)]
+            out.append(logps.double().cpu().numpy())
+            row += len(logits)
+    return which, children, np.concatenate(out)
+
+
+class _Branching:
+    """Reads nodes that branch from a prompt: a node sees the prompt and its ancestors.
+
+    The prompt's last token is the root's own. With `keep` the keys and values of the tokens before it, and of all
+    nodes that have been read, stay; without, prompt and ancestors are read again in each call.
+    """
+
+    def __init__(self, model: nn.Module, prompt: Sequence[int], trie: Trie, *, keep: bool) -> None:
+        self.model, self.core, self.trie, self.keep = model, language_model(model), trie, keep
+        self.device = next(model.parameters()).device
+        self.prefix = torch.tensor(prompt[:-1], dtype=torch.long)
+        self.tokens = _with_root(trie, prompt)
+        self.read: Ints = np.empty(0, dtype=np.int64)
+        self.cache = DynamicCache() if keep else None
+        if keep and len(self.prefix):
+            n = len(self.prefix)
+            self._call(self.prefix, torch.arange(n), torch.ones(n, n, dtype=torch.bool).tril(), torch.tensor([n - 1]))
+
+    def at_prompt(self) -> _Branching:
+        other = copy.copy(self)
+        if self.cache is not None:
+            # A layer that grows takes new tensors: those of the prompt are shared and stay as they are.
+            other.cache = copy.copy(self.cache)
+            other.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        return other
+
+    def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
+        new = np.setdiff1d(self.trie.with_ancestors(nodes), self.read, assume_unique=True)
+        keys = np.concatenate([self.read, new])
+        n, ids = len(self.prefix), self.tokens[torch.from_numpy(new)]
+        sees = torch.ones(len(new), n + len(keys), dtype=torch.bool)
+        sees[:, n:] = torch.from_numpy((keys <= new[:, None]) & (new[:, None] < self.trie.ends[keys]))
+        positions = torch.cat([torch.arange(n), n + torch.from_numpy(self.trie.depths[keys])])
+        columns = torch.from_numpy(np.searchsorted(new, nodes))
+        if self.keep:
+            self.read = keys
+        else:
+            causal = torch.ones(n, sees.shape[1], dtype=torch.bool).tril()
+            ids, sees, columns = torch.cat([self.prefix, ids]), torch.cat([causal, sees]), columns + n
+        yield self._call(ids, positions, sees, columns)
+
+    def _call(self, ids: Tensor, positions: Tensor, sees: Tensor, columns: Tensor) -> Tensor:
+        """Logits [n, V] at `columns` of Q tokens; `positions` [K] are those of the keys, `sees` [Q, K] the mask."""
+        ids, positions, columns = (t.to(self.device) for t in (ids, positions, columns))
+        allowed = sees.to(self.device)[None, None]
+        inputs: dict[str, Any] = {
+            "attention_mask": attention_masks(self.core.config, allowed, positions[None], self.core.dtype),
+            "position_ids": positions[None, -len(ids) :],
+            "use_cache": self.keep,
+        }
+        if self.keep:
+            inputs["cache" if takes(self.core, "cache") else "past_key_values"] = self.cache
+        return _logits_at(self.model, self.core, ids[None], columns, inputs)[0]
+
+
+class _Separate:
+    """Reads paths of the trie one a row, each behind the prompt, padded on the right; it keeps nothing."""
+
+    def __init__(self, model: nn.Module, prompt: Sequence[int], trie: Trie) -> None:
+        self.model, self.core, self.trie = model, language_model(model), trie
+        self.device = next(model.parameters()).device
+        self.prompt = tuple(prompt)
+
+    def at_prompt(self) -> _Separate:
+        return self
+
+    def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
+        tips = nodes[np.append(nodes[1:] >= self.trie.ends[nodes[:-1]], True)]  # with none of the others below
+        row_of = np.searchsorted(tips, nodes)
+        longest = len(self.prompt) + int(self.trie.depths[tips].max())
+        rows = max(1, _ROW_TOKENS // longest)
+        for start in range(0, len(tips), rows):
+            here = nodes[(row_of >= start) & (row_of < start + rows)]
+            paths = [self.prompt + self.trie.path(n) for n in tips[start : start + rows].tolist()]
+            columns = len(self.prompt) - 1 + self.trie.depths[here]
+            yield self._call(paths, np.searchsorted(tips, here) - start, columns)
+
+    def _call(self, paths: list[tuple[int, ...]], rows: Ints, columns: Ints) -> Tensor:
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(p) for p in paths], batch_first=True)
+        mask = nn.utils.rnn.pad_sequence([torch.ones(len(p), dtype=torch.long) for p in paths], batch_first=True)
+        kept, index = torch.unique(torch.from_numpy(columns).to(self.device), return_inverse=True)
+        inputs = {"attention_mask": mask.to(self.device), "use_cache": False}
+        logits = _logits_at(self.model, self.core, ids.to(self.device), kept, inputs)
+        return logits[torch.from_numpy(rows).to(self.device), index]
+
+
+@torch.no_grad()
+def _node_logps(
+    model: nn.Module, prompt: Sequence[int], trie: Trie, layout: TrieLayout, block_tokens: int
+) -> NDArray[np.float64]:
+    """[M] log-probability of each node's token after the tokens before it; 0 at the root."""
+    reader = trie_reader(model, prompt, trie, layout)
+    out = np.zeros(len(trie))
+    for start in range(0, len(trie.inner), block_tokens):
+        nodes = trie.inner[start : start + block_tokens]
+        _, children, logps = children_logps(reader.at_prompt(), nodes)
+        out[children] = logps
+    return out
+
+
+def _logits_at(model: nn.Module, core: Any, ids: Tensor, columns: Tensor, inputs: dict[str, Any]) -> Tensor:
+    """Logits [R, n, V] at some columns of a call."""
+    if takes(core, "logits_to_keep"):
+        return model(input_ids=ids, logits_to_keep=columns, **inputs).logits
+    return model(input_ids=ids, **inputs).logits[:, columns]
+
+
+def _with_root(trie: Trie, prompt: Sequence[int]) -> Tensor:
+    """The nodes' tokens, the root's being the prompt's last."""
+    tokens = trie.tokens.copy()
+    tokens[ROOT] = prompt[-1]
+    return torch.from_numpy(tokens)

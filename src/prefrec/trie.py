@@ -1,0 +1,183 @@
+"""A token trie of answers in flat arrays: what they share is stored, and scored, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Ints = NDArray[np.int64]
+
+ROOT = 0
+"""The node of the empty prefix."""
+
+
+@dataclass(frozen=True)
+class Trie:
+    """The prefixes of I answers as M nodes, numbered in preorder with children by token.
+
+    The nodes under n, n itself included, are therefore the range n … ends[n] − 1, and a is n or an ancestor of
+    n just where a ≤ n < ends[a]. Children, and the items that end at a node, are in CSR form.
+
+    Attributes:
+        tokens: [M] last token of each prefix; −1 at the root.
+        parents: [M] node of the prefix that is one token shorter; −1 at the root.
+        depths: [M] length of each prefix.
+        ends: [M] one past the last node under each.
+        child_starts: [M + 1]; the children of n are `children[child_starts[n]:child_starts[n + 1]]`.
+        children: [M − 1] nodes, by token in each list.
+        terminals: [I] the node where each answer ends; equal answers share it.
+        item_starts: [M + 1]; the items that end at n are `items[item_starts[n]:item_starts[n + 1]]`.
+        items: [I] indices of the answers, in their order in each list.
+    """
+
+    tokens: Ints
+    parents: Ints
+    depths: Ints
+    ends: Ints
+    child_starts: Ints
+    children: Ints
+    terminals: Ints
+    item_starts: Ints
+    items: Ints
+
+    @classmethod
+    def build(cls, answers: Sequence[Sequence[int]]) -> Trie:
+        """The trie of answers as token ids, end token included.
+
+        Raises:
+            ValueError: there is no answer, or one is empty.
+
+        Two answers share their first token, two are equal, one is the beginning of another:
+
+            >>> trie = Trie.build([(5, 6, 9), (5, 9), (7, 9), (5, 9), (7,)])
+            >>> trie.tokens.tolist(), trie.parents.tolist()
+            ([-1, 5, 6, 9, 9, 7, 9], [-1, 0, 1, 2, 1, 0, 5])
+            >>> trie.terminals.tolist(), trie.items_at(4).tolist()
+            ([3, 4, 6, 4, 5], [1, 3])
+            >>> [a.tolist() for a in trie.children_of([0, 1, 3])]
+            [[0, 0, 1, 1], [1, 5, 2, 4]]
+        """
+        if not answers or not all(map(len, answers)):
+            raise ValueError("a trie needs answers, and a token in each")
+        tokens, parents, depths, terminals = _preorder([tuple(a) for a in answers])
+        m = len(tokens)
+        return cls(
+            tokens=tokens,
+            parents=parents,
+            depths=depths,
+            ends=np.arange(m) + _sizes(parents, depths),
+            child_starts=_starts(parents[1:], m),
+            children=1 + np.argsort(parents[1:], kind="stable"),
+            terminals=terminals,
+            item_starts=_starts(terminals, m),
+            items=np.argsort(terminals, kind="stable"),
+        )
+
+    def __len__(self) -> int:
+        """Number of nodes M, root included."""
+        return len(self.tokens)
+
+    @cached_property
+    def inner(self) -> Ints:
+        """The nodes that have children: the prefixes whose next token is to be predicted."""
+        return np.flatnonzero(np.diff(self.child_starts))
+
+    @cached_property
+    def chain_ends(self) -> Ints:
+        """[M] for each node the first one from there downwards that does not have just one child, an inner one.
+
+        From n to `chain_ends[n]` the numbers run without a gap: nothing branches there.
+        """
+        counts = np.diff(self.child_starts)
+        goes_on = np.zeros(len(self), dtype=bool)
+        goes_on[:-1] = (counts[:-1] == 1) & (counts[1:] > 0)
+        stops = np.flatnonzero(~goes_on)
+        return stops[np.searchsorted(stops, np.arange(len(self)))]
+
+    def children_of(self, nodes: ArrayLike) -> tuple[Ints, Ints]:
+        """For each child of any of `nodes`: the index [K] of its parent in `nodes`, and the child [K] itself."""
+        at = np.asarray(nodes, dtype=np.int64)
+        counts = self.child_starts[at + 1] - self.child_starts[at]
+        which = np.repeat(np.arange(len(at)), counts)
+        within = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return which, self.children[self.child_starts[at][which] + within]
+
+    def items_at(self, node: int) -> Ints:
+        """The items whose answer ends at `node`."""
+        return self.items[self.item_starts[node] : self.item_starts[node + 1]]
+
+    def with_ancestors(self, nodes: ArrayLike) -> Ints:
+        """`nodes` and all their ancestors, in preorder."""
+        found = [np.asarray(nodes, dtype=np.int64)]
+        while len(found[-1]):
+            above = np.unique(self.parents[found[-1]])
+            found.append(above[above >= ROOT])
+        return np.unique(np.concatenate(found))
+
+    def path(self, node: int) -> tuple[int, ...]:
+        """The prefix that `node` stands for."""
+        out = []
+        while node != ROOT:
+            out.append(int(self.tokens[node]))
+            node = int(self.parents[node])
+        return tuple(reversed(out))
+
+    def sums_from_root(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[M] sum of `values` [M] over each node and its ancestors, the root left out."""
+        out = np.where(np.arange(len(self)) == ROOT, 0.0, values)
+        for level in _levels(self.depths)[1:]:
+            out[level] += out[self.parents[level]]
+        return out
+
+
+def _preorder(answers: Sequence[tuple[int, ...]]) -> tuple[Ints, Ints, Ints, Ints]:
+    """Tokens, parents and depths of the nodes, and the terminals of the answers.
+
+    In their lexicographic order the answers run through the trie in preorder: each adds a node for every token
+    that it does not share with the one before.
+    """
+    tokens, parents, depths = [-1], [-1], [0]
+    terminals = np.empty(len(answers), dtype=np.int64)
+    path, last = [ROOT], ()
+    for i in sorted(range(len(answers)), key=answers.__getitem__):
+        answer = answers[i]
+        del path[1 + _shared(last, answer) :]
+        for token in answer[len(path) - 1 :]:
+            tokens.append(token)
+            parents.append(path[-1])
+            depths.append(len(path))
+            path.append(len(tokens) - 1)
+        terminals[i] = path[-1]
+        last = answer
+    return np.array(tokens), np.array(parents), np.array(depths), terminals
+
+
+def _shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """Number of tokens that two answers begin with in common."""
+    for n, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return n
+    return min(len(a), len(b))
+
+
+def _sizes(parents: Ints, depths: Ints) -> Ints:
+    """[M] number of nodes under each, itself included."""
+    sizes = np.ones(len(parents), dtype=np.int64)
+    for level in reversed(_levels(depths)[1:]):
+        np.add.at(sizes, parents[level], sizes[level])
+    return sizes
+
+
+def _levels(depths: Ints) -> list[Ints]:
+    """The nodes of depth 0, of depth 1, and so on."""
+    order = np.argsort(depths, kind="stable")
+    return np.split(order, np.searchsorted(depths[order], np.arange(1, depths.max() + 1)))
+
+
+def _starts(owners: Ints, m: int) -> Ints:
+    """CSR pointers [m + 1] of entries whose owners, of `m`, are given."""
+    return np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=m))])

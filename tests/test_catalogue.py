@@ -1,0 +1,181 @@
+"""prefrec.catalogue: a trie in blocks against one full sequence an answer."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import get_peft_model
+
+from prefrec import catalogue
+from prefrec.catalogue import TrieReader, catalogue_logps, children_logps, trie_layout, trie_reader
+from prefrec.packing import pack
+from prefrec.prompts import ChoiceSet
+from prefrec.scoring import choice_logps
+from prefrec.training import lora_config
+from prefrec.trie import Trie
+from slow import slow_logps
+from tiny import broken, tiny_llama
+
+VOCABULARY = 64
+LAYOUTS = ["cached", "repeated", "separate"]
+PROMPT = tuple(range(1, 25))
+END = 9
+ANSWERS = (
+    (5, 6, END),
+    (5, 6, 7, END),
+    (5, END),
+    (8, END),
+    (5, 6, 7, END),
+    (10, 11, 12, END),
+    (5, 6, 3, 4, END),
+    (5, 6),
+)
+
+prompts = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9)
+answers = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12)
+
+
+def slow(model: torch.nn.Module, prompt=PROMPT, answers=ANSWERS) -> np.ndarray:
+    with torch.no_grad():
+        return slow_logps(model, ChoiceSet(tuple(prompt), tuple(answers))).numpy()
+
+
+def assert_equal(got: np.ndarray, want: np.ndarray) -> None:
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(prompts, answers, st.sampled_from(LAYOUTS), st.integers(1, 20))
+def test_equals_the_slow_twin(prompt, answers, layout, block_tokens):
+    model = tiny_llama(VOCABULARY)
+    got = catalogue_logps(model, prompt, Trie.build(answers), layout=layout, block_tokens=block_tokens)
+    assert_equal(got, slow(model, prompt, answers))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equals_packed_rows(model, layout):
+    with torch.no_grad():
+        want = choice_logps(model, pack([ChoiceSet(PROMPT, ANSWERS)], pad_id=0))[0].numpy()
+    assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), want)
+
+
+def test_the_mask_matters(model, monkeypatch):
+    """A node that sees its brothers gives visibly other scores: the tests above can fail."""
+    monkeypatch.setattr(catalogue, "attention_masks", lambda config, allowed, *_: torch.ones_like(allowed))
+    assert np.abs(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout="repeated") - slow(model)).max() > 0.1
+
+
+def test_titles_do_not_depend_on_company(model):
+    together = catalogue_logps(model, PROMPT, Trie.build(ANSWERS))
+    alone = [catalogue_logps(model, PROMPT, Trie.build([a]))[0] for a in ANSWERS]
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_logits_are_normalised_a_few_rows_at_once(model, layout, monkeypatch):
+    monkeypatch.setattr(catalogue, "_LOGITS", 500)  # one row of 400
+    monkeypatch.setattr(catalogue, "_ROW_TOKENS", 60)  # two rows of prompt and answer
+    assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), slow(model))
+
+
+@pytest.mark.parametrize("layout", ["cached", "repeated"])
+def test_each_node_is_fed_once_and_leaves_are_not(model, layout, monkeypatch):
+    fed = []
+    forward = type(model).forward
+
+    def count(self, input_ids, **kwargs):
+        fed.append(input_ids.shape)
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(model, "forward", count.__get__(model))
+    trie = Trie.build(ANSWERS)
+    catalogue_logps(model, PROMPT, trie, layout=layout)
+    tokens = len(PROMPT) - 1 + len(trie.inner)
+    assert len(trie.inner) == len({a[:n] for a in ANSWERS for n in range(len(a))}) == 10
+    assert fed == ([(1, len(PROMPT) - 1), (1, len(trie.inner))] if layout == "cached" else [(1, tokens)])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_reader_goes_on_from_what_it_has_read(model, layout):
+    """First the root and one child, then what lies below: as a search reads."""
+    trie = Trie.build(ANSWERS)
+    first = trie.inner[:2]
+    rest = trie.inner[2:]
+    reader: TrieReader = trie_reader(model, PROMPT, trie, layout)
+    copied = reader.at_prompt()
+    out = np.zeros(len(trie))
+    with torch.no_grad():
+        for nodes in (first, rest):
+            _, children, logps = children_logps(reader, nodes)
+            out[children] = logps
+        assert_equal(trie.sums_from_root(out)[trie.terminals].astype(np.float32), slow(model))
+        _, children, logps = children_logps(copied, trie.inner)
+    np.testing.assert_allclose(logps, out[children], rtol=0, atol=1e-4)
+
+
+def test_adapters_are_read_through(model):
+    adapted = get_peft_model(copy.deepcopy(model), lora_config(4))
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.05)
+    got = catalogue_logps(adapted, PROMPT, Trie.build(ANSWERS))
+    assert_equal(got, slow(adapted))
+    assert np.abs(got - slow(model)).max() > 0.1
+
+
+def test_bfloat16_is_near(model):
+    got = catalogue_logps(copy.deepcopy(model).bfloat16(), PROMPT, Trie.build(ANSWERS))
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, slow(model), rtol=0.1)
+
+
+class _ForgetsItsCache(type(tiny_llama())):
+    """A Llama whose cache does not work, as one of an unknown architecture might."""
+
+    refuses = False
+
+    def forward(self, input_ids=None, cache=None, **kwargs):
+        if cache is not None and self.refuses:
+            raise ValueError("this cache is of no use")
+        if cache is not None:
+            kwargs["attention_mask"] = kwargs["attention_mask"][..., -input_ids.shape[1] :]
+            kwargs["use_cache"] = False
+        return super().forward(input_ids=input_ids, **kwargs)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_model_whose_cache_fails_reads_the_prompt_again(model, refuses):
+    model.__class__ = _ForgetsItsCache
+    model.refuses = refuses
+    layout, reason = trie_layout(model, PROMPT, Trie.build(ANSWERS))
+    assert layout == "repeated"
+    assert ("this cache is of no use" if refuses else "cached: other scores") in reason
+    assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), slow(tiny_llama()))
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("ignores the mask", "other scores"), ("ignores positions", "other scores"), ("refuses the mask", "ValueError")],
+)
+def test_a_model_made_to_break_is_found(fault, reason):
+    model = broken(tiny_llama(), fault)
+    layout, why = trie_layout(model, PROMPT, Trie.build(ANSWERS))
+    assert layout == "separate"
+    assert "'llama'" in why
+    assert reason in why
+    assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), slow(tiny_llama()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_check_lets_rounding_pass(dtype):
+    assert trie_layout(tiny_llama(VOCABULARY).to(dtype), PROMPT, Trie.build(ANSWERS))[0] == "cached"
+
+
+def test_no_prompt_no_scores(model):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        catalogue_logps(model, (), Trie.build(ANSWERS))

@@ -1,0 +1,132 @@
+"""prefrec.search: best-first search against sorting the exact scores."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec.catalogue import catalogue_logps
+from prefrec.search import top_k
+from prefrec.trie import Trie
+from tiny import tiny_llama
+
+VOCABULARY = 64
+PROMPT = (3, 1, 4, 1, 5, 9, 2, 6)
+TOKENS = st.lists(st.integers(0, 4), min_size=1, max_size=6).map(tuple)
+
+
+def sorted_scores(model, trie: Trie, left_out=()) -> tuple[np.ndarray, np.ndarray]:
+    """The slow twin: all items that stay, best first, and all scores."""
+    logps = catalogue_logps(model, PROMPT, trie)
+    order = np.lexsort((np.arange(len(logps)), -logps))
+    return order[~np.isin(order, left_out)], logps
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(TOKENS, min_size=1, max_size=25),
+    st.integers(1, 30),
+    st.integers(1, 5),
+    st.sampled_from(["cached", "cached", "repeated", "separate"]),
+    st.data(),
+)
+def test_equals_sorting_the_exact_scores(answers, k, width, layout, data):
+    model, trie = tiny_llama(VOCABULARY), Trie.build(answers)
+    left_out = data.draw(st.lists(st.integers(0, len(answers) - 1), max_size=len(answers)))
+    got = top_k(model, PROMPT, trie, k, without=left_out, layout=layout, width=width)
+    order, logps = sorted_scores(model, trie, left_out)
+    assert got.proven
+    assert got.logps.dtype == np.float32
+    assert len(got.items) == len(order[:k])
+    assert not set(got.items.tolist()) & set(left_out)
+    np.testing.assert_allclose(got.logps, logps[order[:k]], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(got.logps, logps[got.items], rtol=0, atol=1e-4)
+    assert len(set(got.items.tolist())) == len(got.items)
+
+
+def many_titles(n: int = 300, seed: int = 0) -> Trie:
+    rng = np.random.default_rng(seed)
+    return Trie.build([(*rng.integers(10, 40, rng.integers(1, 7)).tolist(), 2) for _ in range(n)])
+
+
+def test_equal_titles_come_in_the_order_of_the_catalogue():
+    answers = [(5, 2), (6, 7, 2), (5, 2), (8, 2), (5, 2)]
+    model = tiny_llama(VOCABULARY)
+    best = int(np.argmax(catalogue_logps(model, PROMPT, Trie.build(answers))))
+    twins = [
+        answers[best] if i in (1, 3, 4) else a for i, a in enumerate(answers) if a != answers[best] or i in (1, 3, 4)
+    ]
+    trie = Trie.build(twins)
+    same = [i for i, a in enumerate(twins) if a == answers[best]]
+    assert len(same) > 1
+    for k in range(1, len(same) + 1):
+        assert top_k(model, PROMPT, trie, k).items.tolist() == same[:k]
+
+
+@pytest.mark.parametrize("width", [1, 8, 1000])
+def test_most_of_a_large_trie_is_not_read(width):
+    model, trie = tiny_llama(VOCABULARY), many_titles()
+    order, logps = sorted_scores(model, trie)
+    got = top_k(model, PROMPT, trie, 5, width=width)
+    np.testing.assert_allclose(got.logps, logps[order[:5]], rtol=0, atol=1e-4)
+    assert got.proven
+    assert got.calls < (len(trie.inner) / 3 if width == 1 else 20)
+
+
+@pytest.mark.parametrize("max_calls", [0, 1, 2, 4])
+def test_bounded_work_says_that_nothing_is_proven(max_calls):
+    model, trie = tiny_llama(VOCABULARY), many_titles()
+    got = top_k(model, PROMPT, trie, 50, width=4, max_calls=max_calls)
+    order, logps = sorted_scores(model, trie)
+    assert got.calls == max_calls
+    assert not got.proven
+    assert len(got.items) < 50 or got.logps[-1] < logps[order[49]]
+    np.testing.assert_allclose(got.logps, logps[got.items], rtol=0, atol=1e-4)
+    assert (np.diff(got.logps) <= 0).all()
+
+
+def test_work_that_suffices_is_proven():
+    model, trie = tiny_llama(VOCABULARY), many_titles()
+    needed = top_k(model, PROMPT, trie, 5, width=4).calls
+    assert top_k(model, PROMPT, trie, 5, width=4, max_calls=needed).proven
+    assert not top_k(model, PROMPT, trie, 5, width=4, max_calls=needed - 1).proven
+
+
+def test_a_title_without_branches_takes_one_call():
+    """Where nothing branches the prefix is read to its end at once."""
+    trie = Trie.build([(5, 6, 7, 8, 10, 11, 2)])
+    got = top_k(tiny_llama(VOCABULARY), PROMPT, trie, 1)
+    assert (got.calls, got.items.tolist(), got.proven) == (1, [0], True)
+
+
+def test_branches_whose_titles_are_all_left_out_are_not_read(monkeypatch):
+    answers = [(5, 6, 7, 2), (5, 6, 8, 2), (10, 11, 12, 2), (10, 13, 12, 2)]
+    model, trie = tiny_llama(VOCABULARY), Trie.build(answers)
+    fed: list[int] = []
+    forward = type(model).forward
+
+    def note(self, input_ids, **kwargs):
+        fed.extend(input_ids.flatten().tolist())
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(model, "forward", note.__get__(model))
+    got = top_k(model, PROMPT, trie, 4, without=[0, 1])
+    assert sorted(got.items.tolist()) == [2, 3]
+    assert {10, 11, 13} <= set(fed)
+    assert 5 not in fed[len(PROMPT) :]
+
+
+def test_nothing_left_is_proven():
+    got = top_k(tiny_llama(VOCABULARY), PROMPT, many_titles(3), 2, without=[0, 1, 2])
+    assert (got.items.tolist(), got.logps.tolist(), got.proven, got.calls) == ([], [], True, 0)
+
+
+def test_no_gradient_is_kept():
+    with torch.enable_grad():
+        assert len(top_k(tiny_llama(VOCABULARY), PROMPT, many_titles(3), 2).items) == 2
+
+
+def test_k_is_at_least_one():
+    with pytest.raises(ValueError, match="k is at least 1, got 0"):
+        top_k(tiny_llama(VOCABULARY), PROMPT, many_titles(3), 0)
