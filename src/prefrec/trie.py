@@ -142,7 +142,8 @@ def _preorder(answers: Sequence[tuple[int, ...]]) -> tuple[Ints, Ints, Ints, Int
     """
     tokens, parents, depths = [-1], [-1], [0]
     terminals = np.empty(len(answers), dtype=np.int64)
-    path, last = [ROOT], ()
+    path: list[int] = [ROOT]
+    last: tuple[int, ...] = ()
     for i in sorted(range(len(answers)), key=answers.__getitem__):
         answer = answers[i]
         del path[1 + _shared(last, answer) :]

@@ -1,11 +1,49 @@
 """prefrec.prompts.templates: what a template must hold, and what is refused by name."""
 
+import hashlib
+
 import pytest
 
 from prefrec.errors import TemplateError
 from prefrec.prompts import PromptTemplate, load_template, template_names
 
 GOOD = "Seen:\n{% for t in history %}\n{{ t }}\n{% endfor %}\nOne of: {{ candidates | join(', ') }}\nNext:"
+
+PINNED = {
+    "books/1": "8069888e41af",
+    "books/2": "9d8159d745ac",
+    "books/3": "d3b9c1d5bb46",
+    "books/continue": "87f568c99f62",
+    "generic/1": "36a52fad6426",
+    "generic/2": "75c24a3ebc22",
+    "generic/3": "8c199d677de6",
+    "generic/continue": "383c3bbc3149",
+    "movies/1": "42c5058a95ee",
+    "movies/2": "24823fcf86f2",
+    "movies/3": "1eb034d41587",
+    "movies/continue": "23c648295a35",
+    "music/1": "824e3d34b810",
+    "music/2": "3e6c390004c4",
+    "music/3": "09006aed2c09",
+    "music/continue": "e327d43539ad",
+}
+"""SHA-256 of what the templates render: a prompt that changes is another one than models were trained on."""
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_prompts_with_candidates_stay_as_they_are(name):
+    text = load_template(name).render(["First Film", "Second Film"], ["Third Film", "Fourth Film"])
+    assert hashlib.sha256(text.encode()).hexdigest()[:12] == PINNED[name]
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_without_candidates_the_prompt_says_nothing_of_a_list(name):
+    """As the whole catalogue is asked about: the history, then at once the line that the answer follows."""
+    shown = load_template(name).render(["First Film", "Second Film"], ["Third Film"])
+    text = load_template(name).render(["First Film", "Second Film"], [])
+    blocks = [b for b in shown.split("\n\n") if "Third" not in b]
+    assert text == "\n\n".join(blocks)
+    assert "\nFirst Film\nSecond Film\n" in text
 
 
 @pytest.mark.parametrize("name", template_names())
