@@ -52,7 +52,7 @@ def test_nothing_asked_shows_the_help():
         (("sft", "data", "out", "--rwos", "3"), "No such option: --rwos"),
         (("sft", "data", "out", "--rows", "many"), "Invalid value for '--rows'"),
         (("audit", "data", "--split", "all"), "'all' is not one of 'train', 'validation', 'test'"),
-        (("rank", "data", "--history", "Heat"), "Missing option '--candidate'"),
+        (("rank", "data", "--history", "Heat"), "Invalid value for --candidate"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, message):

@@ -1,27 +1,50 @@
-"""`prefrec rank`: one question to a trained ranker."""
+"""`prefrec rank`: titles for a history, a few candidates or the whole catalogue."""
 
 from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from prefrec.cli import _options as o
-from prefrec.data import Catalogue, RankingExample, read_prepared
+from prefrec.console import track
+from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared
 from prefrec.errors import DataError
+from prefrec.pipeline.recipe import ModelSection
 from prefrec.pipeline.score import lm_ranker
+from prefrec.rankers.catalogue import CatalogueRanker, Method
+
+Question = tuple[str, set[str], list[str]]
+"""User, items seen, and history."""
 
 
 def rank(
     data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote: it knows the titles.")],
-    history: Annotated[list[str], typer.Option(help="Title or item id, oldest first; repeat for each.")],
-    candidate: Annotated[list[str], typer.Option(help="Title or item id to rank; repeat for each.")],
+    history: Annotated[
+        list[str] | None, typer.Option(help="Title or item id, oldest first; repeat for each.")
+    ] = None,
+    candidate: Annotated[list[str] | None, typer.Option(help="Title or item id to rank; repeat for each.")] = None,
+    catalogue: Annotated[bool, typer.Option("--catalogue", help="Rank all titles instead of candidates.")] = False,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="With --catalogue: the first rows of a split instead of a history.")
+    ] = None,
+    split: Annotated[Literal["validation", "test"], typer.Option(help="Of --rows.")] = "test",
+    top: Annotated[int, typer.Option(min=1, help="With --catalogue: titles shown.")] = 10,
+    method: Annotated[
+        Method, typer.Option(help="With --catalogue: score every title, or search for the best ones.")
+    ] = "auto",
+    max_calls: Annotated[
+        int | None, typer.Option(min=1, help="End a search after as many calls; it may then be unproven.")
+    ] = None,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Leave no title out that was seen.")] = False,
     adapter: Annotated[Path | None, typer.Option(help="Adapter; default: the bare base.")] = None,
     model: o.Model = "smollm2-135m",
     dtype: o.Dtype = "bfloat16",
@@ -30,30 +53,31 @@ def rank(
     template: o.Templates = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
-    """Rank candidates for a history of your own.
+    """Rank candidates, or with --catalogue all titles, for a history of your own.
+
+    With --catalogue the prompt shows the history and no candidates (a template that goes on with the history,
+    `--template continue`, fits it best), and what the user has seen is left out.
 
     Example: prefrec rank data/ml --adapter runs/demo/align/s-dpo/adapter --history Alien --history Aliens
     --candidate "The Terminator" --candidate Emma --candidate Babe
+
+    Example: prefrec rank data/ml --adapter runs/demo/sft/adapter --history Alien --history Aliens --catalogue
     """
-    prepared = read_prepared(data)
-    ids = [find_item(prepared.catalogue, text) for text in candidate]
-    example = RankingExample("-", tuple(find_item(prepared.catalogue, h) for h in history), tuple(ids), ids[0])
+    _check_usage(history, candidate, catalogue, rows)
     asked = o.model_section(model, dtype, max_length, chat, template)
-    ranker = lm_ranker("lm", adapter, prepared, asked)
-    logps = ranker.score([example])[0]
-    shares = np.exp(logps - np.logaddexp.reduce(logps))
-    titles = prepared.catalogue.titles_of(ids)
-    rows = [
-        {"item_id": ids[i], "title": titles[i], "logp": float(logps[i]), "share": float(shares[i])}
-        for i in np.argsort(-logps)
-    ]
+    prepared = read_prepared(data)
+    if catalogue:
+        questions = _questions(prepared, history or [], rows, split)
+        answers = _best(questions, prepared, adapter, asked, top, method, max_calls, keep_seen)
+    else:
+        answers = _ranked(prepared, history or [], candidate or [], adapter, asked)
     if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
-    table = Table("#", "title", "log-prob", "share", title="Ranking")
-    for place, row in enumerate(rows, 1):
-        table.add_row(str(place), str(row["title"]), f"{row['logp']:.2f}", f"{row['share']:.3f}")
-    Console().print(table)
+        typer.echo(json.dumps(answers, indent=2, ensure_ascii=False))
+    elif catalogue:
+        for answer in answers:
+            _print_best(answer)
+    else:
+        _print_ranked(answers)
 
 
 def find_item(catalogue: Catalogue, text: str) -> str:
@@ -74,3 +98,78 @@ def find_item(catalogue: Catalogue, text: str) -> str:
     near = [titles[t] for t in difflib.get_close_matches(wanted, titles, n=3, cutoff=0.5)]
     hint = f"; near ones: {', '.join(near)}" if near else ""
     raise DataError(f"no item with title or id {text!r} among {len(catalogue)}{hint}")
+
+
+def _check_usage(history: list[str] | None, candidate: list[str] | None, catalogue: bool, rows: int | None) -> None:
+    if catalogue and candidate:
+        raise typer.BadParameter("leave it out, or --catalogue", param_hint="--candidate")
+    if not (catalogue or candidate):
+        raise typer.BadParameter("name titles to rank, or rank all with --catalogue", param_hint="--candidate")
+    if rows and (history or not catalogue):
+        raise typer.BadParameter("needs --catalogue, and takes the place of --history", param_hint="--rows")
+    if not (history or rows):
+        raise typer.BadParameter("name the titles to go on from", param_hint="--history")
+
+
+def _ranked(
+    prepared: PreparedData, history: list[str], candidate: list[str], adapter: Path | None, asked: ModelSection
+) -> list[dict[str, Any]]:
+    """The candidates, best first."""
+    ids = [find_item(prepared.catalogue, text) for text in candidate]
+    example = RankingExample("-", tuple(find_item(prepared.catalogue, h) for h in history), tuple(ids), ids[0])
+    logps = lm_ranker("lm", adapter, prepared, asked).score([example])[0]
+    shares = np.exp(logps - np.logaddexp.reduce(logps))
+    titles = prepared.catalogue.titles_of(ids)
+    return [
+        {"item_id": ids[i], "title": titles[i], "logp": float(logps[i]), "share": float(shares[i])}
+        for i in np.argsort(-logps)
+    ]
+
+
+def _best(
+    questions: Sequence[Question],
+    prepared: PreparedData,
+    adapter: Path | None,
+    asked: ModelSection,
+    top: int,
+    method: Method,
+    max_calls: int | None,
+    keep_seen: bool,
+) -> list[dict[str, Any]]:
+    """For each question the best items of the catalogue."""
+    ranker = CatalogueRanker(lm_ranker("lm", adapter, prepared, asked))
+    answers = []
+    for user, seen, history in track(questions, "lm: ranking the catalogue"):
+        best = ranker.recommend(history, top, without=() if keep_seen else seen, method=method, max_calls=max_calls)
+        found = zip(best.item_ids, prepared.catalogue.titles_of(best.item_ids), best.logps, strict=True)
+        items = [{"item_id": i, "title": title, "logp": float(logp)} for i, title, logp in found]
+        about = {"user_id": user, "history": history, "method": best.method, "proven": best.proven}
+        answers.append({**about, "items": items})
+    return answers
+
+
+def _questions(prepared: PreparedData, history: list[str], rows: int | None, split: str) -> list[Question]:
+    """The history given, or those of the first rows; of a row the user's training interactions are seen too."""
+    if rows is None:
+        shown = [find_item(prepared.catalogue, h) for h in history]
+        return [("-", set(shown), shown)]
+    log = prepared.train_interactions
+    known = dict(log.group_by("user_id").agg("item_id").iter_rows())
+    examples = prepared.split(split)[:rows]
+    return [(e.user_id, {*e.history, *known.get(e.user_id, ())}, list(e.history)) for e in examples]
+
+
+def _print_ranked(rows: list[dict[str, Any]]) -> None:
+    table = Table("#", "title", "log-prob", "share", title="Ranking")
+    for place, row in enumerate(rows, 1):
+        table.add_row(str(place), escape(row["title"]), f"{row['logp']:.2f}", f"{row['share']:.3f}")
+    Console().print(table)
+
+
+def _print_best(answer: dict[str, Any]) -> None:
+    proven = "" if answer["proven"] else ", not proven to be the best"
+    user = "" if answer["user_id"] == "-" else f" for {answer['user_id']}"
+    table = Table("#", "title", "log-prob", title=escape(f"Best of the catalogue{user} ({answer['method']}{proven})"))
+    for place, item in enumerate(answer["items"], 1):
+        table.add_row(str(place), escape(item["title"]), f"{item['logp']:.2f}")
+    Console().print(table)

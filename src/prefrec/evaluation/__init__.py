@@ -2,6 +2,7 @@
 
 from prefrec.evaluation.audit import Audit, AuditRow, audit_lists, audit_prepared
 from prefrec.evaluation.evaluate import Comparison, Evaluation, evaluate, evaluate_predictions, predict
+from prefrec.evaluation.full_catalogue import full_ranks, whole_catalogue
 from prefrec.evaluation.intervals import (
     Interval,
     PairedDifference,
@@ -31,6 +32,7 @@ __all__ = [
     "evaluate_predictions",
     "evaluation_table",
     "expected_hits",
+    "full_ranks",
     "judge_texts",
     "mean_interval",
     "metrics_for",
@@ -40,5 +42,6 @@ __all__ = [
     "read_predictions",
     "target_ranks",
     "valid_choice",
+    "whole_catalogue",
     "write_predictions",
 ]

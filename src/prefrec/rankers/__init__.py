@@ -1,6 +1,7 @@
 """Recommenders that score candidates: reference rows and language models."""
 
 from prefrec.rankers.base import GeneratingRanker, Ranker
+from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
 from prefrec.rankers.lm import LMRanker, load_lm
 from prefrec.rankers.reference import (
     CooccurrenceRanker,
@@ -11,6 +12,7 @@ from prefrec.rankers.reference import (
 )
 
 __all__ = [
+    "CatalogueRanker",
     "CooccurrenceRanker",
     "GeneratingRanker",
     "ItemKNNRanker",
@@ -18,6 +20,7 @@ __all__ = [
     "PopularityRanker",
     "RandomRanker",
     "Ranker",
+    "Recommendation",
     "load_lm",
     "reference_rankers",
 ]

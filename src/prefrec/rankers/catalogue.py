@@ -1,0 +1,137 @@
+"""A language model that is asked about the whole catalogue: the prompt shows the history and no candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.markup import escape
+
+from prefrec.catalogue import BLOCK_TOKENS, TrieLayout, catalogue_logps, trie_layout
+from prefrec.console import track, warn
+from prefrec.data import RankingExample
+from prefrec.prompts import ChoiceSet
+from prefrec.rankers.lm import LMRanker
+from prefrec.search import TopK, top_k
+from prefrec.trie import Trie
+
+Method = Literal["auto", "exact", "search"]
+"""`exact` scores every title, `search` looks for the best ones; `auto` takes `exact` up to `EXACT_NODES`."""
+
+EXACT_NODES = 1 << 14
+"""Inner nodes of a trie that `auto` still reads whole: the catalogue of MovieLens-100K has less than half of it."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The best items for one history, best first.
+
+    Attributes:
+        item_ids: [≤ K] their ids; of items with the same score the first in the catalogue's order.
+        logps: [≤ K] log-probabilities of their titles.
+        proven: no item that is left out scores higher.
+        method: how they were found, `exact` or `search`.
+    """
+
+    item_ids: list[str]
+    logps: NDArray[np.float32]
+    proven: bool
+    method: Literal["exact", "search"]
+
+
+class CatalogueRanker:
+    """Ranks items by the log-probability of their titles after a prompt that shows the history alone.
+
+    It takes lists of any length: titles are scored as a trie. With all items as candidates
+    (`prefrec.evaluation.whole_catalogue`) its place in the table is that of a full ranking.
+
+    Args:
+        lm: model, tokenizer, catalogue, template and name.
+        block_tokens: trie nodes a call.
+    """
+
+    def __init__(self, lm: LMRanker, *, block_tokens: int = BLOCK_TOKENS) -> None:
+        self.name = lm.name
+        self.lm = lm
+        self.block_tokens = block_tokens
+        self._layout: TrieLayout | None = None
+        self._trie: tuple[tuple[tuple[int, ...], ...], Trie] | None = None
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Log-probabilities [B, C] of the candidates' titles; −inf where a row has fewer candidates."""
+        out = np.full((len(examples), max((len(e.candidates) for e in examples), default=0)), -np.inf)
+        for row, example in zip(out, track(examples, f"{self.name}: scoring"), strict=True):
+            choices = self._encode(example.history, example.candidates)
+            row[: len(example.candidates)] = self._exact(choices.prompt, self._trie_of(choices))
+        return out
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int,
+        *,
+        without: Collection[str] = (),
+        method: Method = "auto",
+        max_calls: int | None = None,
+    ) -> Recommendation:
+        """The k best items of the catalogue for a history.
+
+        Args:
+            history: item ids, oldest first.
+            k: number of items, at least 1.
+            without: ids of items to leave out, such as those that the user has seen.
+            method: see `Method`.
+            max_calls: of the model in a search, which may then end unproven.
+
+        Raises:
+            ValueError: k is less than 1.
+            DataError: an id of the history is not in the catalogue.
+            TokenizerError: the prompt does not fit.
+        """
+        if k < 1:
+            raise ValueError(f"k is at least 1, got {k}")
+        ids = self.lm.catalogue.ids
+        choices = self._encode(history, ids)
+        trie = self._trie_of(choices)
+        left_out = np.array([i for i, item in enumerate(ids) if item in without], dtype=np.int64)
+        searched = method == "search" or (method == "auto" and len(trie.inner) > EXACT_NODES)
+        if searched:
+            layout = self._layout_for(choices.prompt, trie)
+            best = top_k(self.lm.model, choices.prompt, trie, k, without=left_out, layout=layout, max_calls=max_calls)
+        else:
+            best = _best(self._exact(choices.prompt, trie), k, left_out)
+        return Recommendation(
+            [ids[i] for i in best.items], best.logps, best.proven, "search" if searched else "exact"
+        )
+
+    def _encode(self, history: Sequence[str], candidates: Sequence[str]) -> ChoiceSet:
+        titles = self.lm.catalogue.titles_of
+        return self.lm.encoder.encode(self.lm.template, titles(history), (), titles(candidates))
+
+    def _trie_of(self, choices: ChoiceSet) -> Trie:
+        """The trie of the answers; that of the last question where they are the same."""
+        if self._trie is None or self._trie[0] != choices.answers:
+            self._trie = choices.answers, Trie.build(choices.answers)
+        return self._trie[1]
+
+    def _exact(self, prompt: Sequence[int], trie: Trie) -> NDArray[np.float32]:
+        layout = self._layout_for(prompt, trie)
+        return catalogue_logps(self.lm.model, prompt, trie, layout=layout, block_tokens=self.block_tokens)
+
+    def _layout_for(self, prompt: Sequence[int], trie: Trie) -> TrieLayout:
+        """Settled on the first question; said where it is not the fastest."""
+        if self._layout is None:
+            self._layout, reason = trie_layout(self.lm.model, prompt, trie)
+            if self._layout != "cached":
+                warn(f"{self.name}: the catalogue is read in the slower layout `{self._layout}`: {escape(reason)}")
+        return self._layout
+
+
+def _best(logps: NDArray[np.float32], k: int, left_out: NDArray[np.int64]) -> TopK:
+    """The k best of all scores."""
+    order = np.argsort(-logps, kind="stable")
+    best = order[~np.isin(order, left_out)][:k]
+    return TopK(best, logps[best], proven=True, calls=0)

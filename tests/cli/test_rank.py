@@ -1,0 +1,101 @@
+"""`prefrec rank --catalogue`: all titles for a history, or for rows of a split."""
+
+import json
+
+import numpy as np
+import pytest
+
+from command import prefrec, succeed
+from prefrec.data import read_prepared
+from prefrec.pipeline.recipe import ModelSection
+from prefrec.pipeline.score import lm_ranker
+from slow import slow_logps
+
+HISTORY = ("--history", "red alien", "--history", "i3")
+
+
+def rank(place, *options):
+    return json.loads(succeed("rank", place.data, "--catalogue", *place.asked, "--json", *options))
+
+
+def logps(items):
+    return [item["logp"] for item in items]
+
+
+@pytest.mark.parametrize("method", ["exact", "search", "auto"])
+def test_the_best_of_the_catalogue_are_those_of_the_slow_twin(place, method):
+    data = read_prepared(place.data)
+    asked = ModelSection(name=str(place.model), dtype="float32", max_length=400)
+    lm = lm_ranker("lm", place.s_dpo / "adapter", data, asked)
+    titles = data.catalogue.titles_of(data.catalogue.ids)
+    shown = data.catalogue.titles_of(["i0", "i3"])
+    want = dict(
+        zip(titles, slow_logps(lm.model, lm.encoder.encode(lm.template, shown, [], titles)).tolist(), strict=True)
+    )
+    for title in shown:
+        del want[title]
+    options = (*HISTORY, "--adapter", place.s_dpo / "adapter", "--method", method, "--top", 7)
+    (answer,) = rank(place, *options)
+    assert (answer["user_id"], answer["history"], answer["proven"]) == ("-", ["i0", "i3"], True)
+    assert answer["method"] == ("search" if method == "search" else "exact")
+    np.testing.assert_allclose(logps(answer["items"]), sorted(want.values(), reverse=True)[:7], rtol=0, atol=1e-4)
+    for item in answer["items"]:
+        assert item["logp"] == pytest.approx(want[item["title"]], abs=1e-4)
+        assert data.catalogue.titles[item["item_id"]] == item["title"]
+
+
+def test_what_was_seen_is_left_out_or_kept(place):
+    (without,) = rank(place, *HISTORY, "--top", 100)
+    (kept,) = rank(place, *HISTORY, "--top", 100, "--keep-seen")
+    assert {i["item_id"] for i in kept["items"]} - {i["item_id"] for i in without["items"]} == {"i0", "i3"}
+    assert len(kept["items"]) == 60
+    assert logps(kept["items"]) == sorted(logps(kept["items"]), reverse=True)
+
+
+def test_rows_of_a_split(place):
+    data = read_prepared(place.data)
+    answers = rank(place, "--rows", 3, "--split", "validation", "--top", 100)
+    assert [(a["user_id"], tuple(a["history"])) for a in answers] == [
+        (e.user_id, e.history) for e in data.validation[:3]
+    ]
+    for answer in answers:
+        log = data.train_interactions
+        known = log.filter(log["user_id"] == answer["user_id"])["item_id"].to_list()
+        shown = {i["item_id"] for i in answer["items"]}
+        assert len(known) > len(answer["history"])
+        assert shown == set(data.catalogue.ids) - set(known) - set(answer["history"])
+    assert [a["user_id"] for a in rank(place, "--rows", 2)] == [e.user_id for e in data.test[:2]]
+
+
+def test_tables_for_people(place):
+    def table(*options) -> str:
+        return " ".join(succeed("rank", place.data, "--catalogue", *place.asked, *options).split())
+
+    (answer,) = rank(place, *HISTORY, "--top", 4)
+    out = table(*HISTORY, "--top", 4)
+    assert "Best of the catalogue (exact)" in out
+    rows = [f"│ {n} │ {i['title']} │ {i['logp']:.2f} │" for n, i in enumerate(answer["items"], 1)]
+    assert " ".join(rows) in out
+    assert table("--rows", 2).count("Best of the catalogue for u") == 2
+    bounded = ("--method", "search", "--max-calls", 1)
+    assert "(search, not proven to be the best)" in table(*HISTORY, *bounded)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--history", "Heat"), "Invalid value for --candidate: name titles to rank, or rank all with --catalogue"),
+        (("--candidate", "Heat"), "Invalid value for --history: name the titles to go on from"),
+        (("--catalogue",), "Invalid value for --history"),
+        (("--catalogue", "--candidate", "Heat", "--history", "Heat"), "Invalid value for --candidate: leave it out"),
+        (("--catalogue", "--history", "Heat", "--rows", 2), "Invalid value for --rows: needs --catalogue"),
+        (("--candidate", "Heat", "--rows", 2), "Invalid value for --rows: needs --catalogue"),
+        (("--catalogue", "--history", "Heat", "--top", 0), "Invalid value for '--top'"),
+        (("--catalogue", "--rows", 1, "--split", "train"), "'train' is not one of 'validation', 'test'"),
+        (("--catalogue", "--history", "Heat", "--method", "beam"), "'beam' is not one of 'auto', 'exact', 'search'"),
+    ],
+)
+def test_wrong_usage(options, message):
+    done = prefrec("rank", "data", *options)
+    assert (done.code, done.out) == (2, "")
+    assert message in " ".join(done.err.replace("│", " ").split())

@@ -1,0 +1,128 @@
+"""CatalogueRanker against the slow twin: one sequence a title, after a prompt that shows no candidates."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import DataError, TokenizerError
+from prefrec.prompts import load_template
+from prefrec.rankers import LMRanker, Ranker
+from prefrec.rankers import catalogue as module
+from prefrec.rankers.catalogue import CatalogueRanker
+from slow import slow_logps
+from tiny import broken, tiny_llama
+from tiny_run import TITLES
+
+NAMES = [*TITLES, "Red", "Red Alien Night", "Old Heat"]
+"""A title that others begin with, one that begins with another, and a duplicate."""
+IDS = [f"i{i}" for i in range(len(NAMES))]
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": NAMES}))
+HISTORY = ("i3", "i17", "i42")
+
+
+@pytest.fixture
+def ranker(bpe_tokenizer):
+    def make(model=None, template="movies/1", **settings) -> CatalogueRanker:
+        lm = LMRanker("lm", model or tiny_llama(), bpe_tokenizer, CATALOGUE, load_template(template), **settings)
+        return CatalogueRanker(lm, block_tokens=50)
+
+    return make
+
+
+def slow(ranker: CatalogueRanker, history=HISTORY, items=IDS) -> np.ndarray:
+    titles = CATALOGUE.titles_of(items)
+    choices = ranker.lm.encoder.encode(ranker.lm.template, CATALOGUE.titles_of(history), [], titles)
+    with torch.no_grad():
+        return slow_logps(ranker.lm.model, choices).numpy()
+
+
+def examples() -> list[RankingExample]:
+    """Histories and lists of different lengths."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.permutation(IDS).tolist() for _ in range(4)]
+    return [RankingExample(f"u{u}", tuple(d[: u + 1]), tuple(d[9 : 40 - 7 * u]), d[11]) for u, d in enumerate(drawn)]
+
+
+def test_it_is_a_ranker(ranker):
+    assert isinstance(ranker(), Ranker)
+    assert ranker().name == "lm"
+
+
+@pytest.mark.parametrize("settings", [{}, {"chat": True}, {"template": "movies/continue"}, {"max_length": 35}])
+def test_scores_equal_the_slow_twin(ranker, settings):
+    lm = ranker(**settings)
+    scores = lm.score(examples())
+    assert scores.shape == (4, 31)
+    for row, e in zip(scores, examples(), strict=True):
+        want = slow(lm, e.history, e.candidates)
+        np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-4)
+        assert (row[len(want) :] == -np.inf).all()
+    assert (lm.lm.encoder.shortened > 0) == ("max_length" in settings)
+
+
+def test_no_rows_no_scores(ranker):
+    assert ranker().score([]).shape == (0, 0)
+
+
+@pytest.mark.parametrize("method", ["exact", "search"])
+@pytest.mark.parametrize("without", [(), HISTORY, IDS[5:]])
+def test_recommends_the_best_of_the_slow_twin(ranker, method, without):
+    lm = ranker()
+    got = lm.recommend(HISTORY, 8, without=without, method=method)
+    want = slow(lm)
+    stay = [i for i in np.argsort(-want, kind="stable") if IDS[i] not in without][:8]
+    assert (got.proven, got.method) == (True, method)
+    assert len(got.item_ids) == len(stay)
+    assert not set(got.item_ids) & set(without)
+    np.testing.assert_allclose(got.logps, want[stay], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(got.logps, [want[IDS.index(i)] for i in got.item_ids], rtol=0, atol=1e-4)
+
+
+def test_items_of_the_same_title_come_in_the_order_of_the_catalogue(ranker):
+    for method in ("exact", "search"):
+        best = ranker().recommend(HISTORY, len(IDS), method=method)
+        first, second = (best.item_ids.index(i) for i in (IDS[NAMES.index("Old Heat")], IDS[-1]))
+        assert second == first + 1
+        assert best.logps[first] == best.logps[second]
+
+
+def test_auto_takes_the_size_of_the_trie(ranker, monkeypatch):
+    assert ranker().recommend(HISTORY, 3).method == "exact"
+    monkeypatch.setattr(module, "EXACT_NODES", 20)
+    searched = ranker().recommend(HISTORY, 3)
+    assert (searched.method, searched.proven) == ("search", True)
+
+
+def test_bounded_work_is_not_proven(ranker):
+    assert not ranker().recommend(HISTORY, 3, method="search", max_calls=1).proven
+
+
+def test_the_trie_is_made_anew_where_titles_read_otherwise_after_another_prompt(ranker, bpe_tokenizer):
+    """The next question of the same ranker has the scores of a fresh one."""
+    lm = ranker(template="movies/continue")
+    for history in (HISTORY, ("i9",), HISTORY):
+        best = lm.recommend(history, 5)
+        again = ranker(template="movies/continue").recommend(history, 5)
+        assert best.item_ids == again.item_ids
+    lists = [("i1", "i2", "i3"), ("i4", "i5"), ("i1", "i2", "i3")]
+    scores = lm.score([RankingExample("u", HISTORY, c, c[0]) for c in lists])
+    for row, candidates in zip(scores, lists, strict=True):
+        np.testing.assert_allclose(row[: len(candidates)], slow(lm, items=candidates), rtol=0, atol=1e-4)
+
+
+def test_models_that_cannot_branch_are_named_once(ranker, capsys):
+    plain, checked = ranker(), ranker(model=broken(tiny_llama(), "refuses the mask"))
+    for _ in range(2):
+        np.testing.assert_allclose(checked.score(examples()), plain.score(examples()), rtol=0, atol=1e-4)
+    assert capsys.readouterr().err.count("slower layout `separate`: model type 'llama' reads no trie") == 1
+
+
+def test_what_is_wrong_is_named(ranker):
+    with pytest.raises(DataError, match="item 'nobody' is not in the catalogue"):
+        ranker().recommend(("nobody",), 3)
+    with pytest.raises(TokenizerError, match="without any history, max_length is 16"):
+        ranker(max_length=16).recommend(HISTORY, 3)
+    with pytest.raises(ValueError, match="k is at least 1, got 0"):
+        ranker().recommend(HISTORY, 0)
