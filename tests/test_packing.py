@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec import packing
-from prefrec.packing import pack
+from prefrec.packing import pack, pack_passes, tokens_of
 from prefrec.prompts import ChoiceSet
 
 tokens = st.lists(st.integers(1, 99), min_size=1, max_size=5).map(tuple)
@@ -100,3 +100,31 @@ def test_padding_may_be_any_token_of_the_vocabulary():
 def test_bad_input_is_named(sets, message):
     with pytest.raises(ValueError, match=message):
         pack(sets, pad_id=0)
+
+
+@settings(deadline=None)
+@given(st.lists(choice_sets, min_size=1, max_size=3), st.sampled_from(["packed", "separate"]), st.integers(1, 40))
+def test_passes_cover_every_answer_once_within_the_budget(sets, layout, budget):
+    passes = pack_passes(sets, pad_id=0, layout=layout, max_tokens=budget)
+    whole = pack(sets, pad_id=0, layout=layout)
+    assert torch.equal(sum(p.choice_mask.long() for p in passes), whole.choice_mask.long())
+    targets = sorted((c, t) for p in passes for c, t in zip(p.choices.tolist(), p.targets.tolist(), strict=True))
+    assert targets == sorted(zip(whole.choices.tolist(), whole.targets.tolist(), strict=True))
+    for p in passes:
+        assert p.choice_mask.any()
+        assert p.input_ids.numel() <= budget or p.choice_mask.sum() == 1
+        assert set(p.choices.tolist()) == set(p.choice_mask.view(-1).nonzero().view(-1).tolist())
+
+
+def test_without_a_budget_or_with_a_large_one_there_is_one_pass():
+    sets = [ChoiceSet((1, 2), ((3,), (4, 5))), ChoiceSet((1,), ((3,),))]
+    whole = pack(sets, pad_id=0).as_dict()
+    for budget in (None, 10):
+        (batch,) = pack_passes(sets, pad_id=0, max_tokens=budget)
+        assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(whole[k])) for k, v in batch.as_dict().items())
+    assert len(pack_passes(sets, pad_id=0, max_tokens=9)) == 2
+
+
+def test_tokens_of_a_row():
+    sets = [ChoiceSet((1, 2, 3), ((4, 9), (5, 6, 9)))]
+    assert tokens_of(sets[0]) == 8 == pack(sets, pad_id=0).input_ids.shape[1]

@@ -6,9 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
 
-from prefrec.packing import pack
+from prefrec import scoring
+from prefrec.packing import pack, pack_passes
 from prefrec.prompts import ChoiceSet
-from prefrec.scoring import CHECKED_ANSWERS, choice_logps, language_model, layout_for, verified_layout
+from prefrec.scoring import (
+    CHECKED_ANSWERS,
+    answer_token_logps,
+    choice_logps,
+    language_model,
+    layout_for,
+    token_logps,
+    verified_layout,
+)
 from prefrec.training import lora_config
 from slow import slow_logps
 from tiny import broken, tiny_llama
@@ -163,3 +172,60 @@ def test_separate_rows_send_only_the_answers_columns_through_the_head():
     with torch.no_grad():
         choice_logps(model, pack(sets, pad_id=0, layout="separate"))
     assert kept == [3 + 2]
+
+
+@settings(deadline=None, max_examples=30)
+@given(choice_sets, st.sampled_from(["packed", "separate"]), st.integers(1, 60))
+def test_several_passes_score_as_one(sets, layout, budget):
+    model = tiny_llama(VOCABULARY)
+    with torch.no_grad():
+        want = choice_logps(model, pack(sets, pad_id=0, layout=layout))
+        got = choice_logps(model, *pack_passes(sets, pad_id=0, layout=layout, max_tokens=budget))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+
+
+def _read_logits(dtype, block_bytes):
+    """Log-probabilities of tokens read from made-up logits, and their gradient; None: the obvious way."""
+    torch.manual_seed(0)
+    logits = (5 * torch.randn(3, 5, 50)).to(dtype).requires_grad_()
+    # Out of order, one position for three tokens, one of them twice, some positions for none.
+    rows, columns, targets = torch.tensor(
+        [[2, 0, 0, 0, 1, 2, 0, 2], [4, 1, 1, 1, 0, 0, 3, 4], [7, 3, 9, 3, 0, 1, 49, 8]]
+    )
+    if block_bytes is None:
+        got = torch.log_softmax(logits.float(), dim=-1)[rows, columns, targets]
+    else:
+        got = token_logps(logits, rows, columns, targets, block_bytes=block_bytes)
+    got.backward(torch.linspace(-2, 3, len(rows)))
+    return got.detach(), logits.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", [0, 2 * 4 * 50, 1 << 20])
+def test_blocks_of_the_log_softmax_change_nothing(dtype, block):
+    """One position a block, two, all: the same as the log-softmax of everything in float32."""
+    (got, grad), (want, want_grad) = _read_logits(dtype, block), _read_logits(dtype, None)
+    assert got.dtype == torch.float32
+    assert grad.dtype == dtype
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(grad, want_grad, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.02)
+    assert want_grad.abs().max() > 1
+
+
+def test_no_logits_are_kept_in_float32_but_a_block(monkeypatch):
+    model, kept, blocks = tiny_llama(VOCABULARY).bfloat16(), [], []
+    batch = pack([ChoiceSet(tuple(range(20)), ((1, 2, 3, 9), (4, 5, 9), (6, 9)))], pad_id=0)
+    one_block = scoring._blocks
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * VOCABULARY * 2)
+
+    def watched(positions, size):
+        for block, tokens, places in one_block(positions, size):
+            blocks.append(len(block))
+            yield block, tokens, places
+
+    monkeypatch.setattr(scoring, "_blocks", watched)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append((t.dtype, t.shape)) or t, lambda t: t):
+        answer_token_logps(model, batch).sum().backward()
+    assert blocks == [2, 2, 2, 1] * 2
+    assert (torch.bfloat16, (batch.logits_to_keep, VOCABULARY)) in kept
+    assert not [shape for dtype, shape in kept if dtype == torch.float32 and shape[-1:] == (VOCABULARY,)]

@@ -14,7 +14,7 @@ of padding or positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -39,7 +39,8 @@ class PackedBatch:
         columns: [M] their column among the kept logits (the token before the answer token).
         targets: [M] the answer token's id.
         choices: [M] flat index b·C + c of the answer that the token belongs to.
-        choice_mask: bool [B, C], False where a row has fewer than C answers.
+        choice_mask: bool [B, C], True for the answers that this call scores; False where a choice set has fewer
+            than C answers, or where another call scores the answer (`pack_passes`).
         logits_to_keep: number of columns, counted from the right, that need logits.
     """
 
@@ -88,12 +89,48 @@ def pack(choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "pac
         >>> batch.columns.tolist(), batch.targets.tolist(), batch.choices.tolist()
         ([0, 1, 0, 3, 4, 0, 1, 0, 3], [4, 9, 5, 6, 9, 7, 9, 8, 9], [0, 0, 1, 1, 1, 2, 2, 3, 3])
     """
+    (batch,) = pack_passes(choice_sets, pad_id=pad_id, layout=layout)
+    return batch
+
+
+def pack_passes(
+    choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "packed", max_tokens: int | None = None
+) -> list[PackedBatch]:
+    """Lay out choice sets for as few calls of the model as a budget of tokens a call allows.
+
+    Every call is about the same B choice sets with C answers; the `choice_mask`s [B, C] of all calls together
+    cover each answer once. A choice set stays in one row where it fits; else its answers are shared out over
+    several rows, each with the prompt before them.
+
+    Args:
+        choice_sets: B prompts with their answers.
+        pad_id: token id for padding.
+        layout: as in `pack`.
+        max_tokens: tokens of a call, padding included; None for no limit. A prompt with one answer that is
+            longer still is a call of its own.
+
+    Raises:
+        ValueError: as `pack`.
+
+    Three answers of two tokens after a prompt of three, seven tokens a call:
+
+        >>> passes = pack_passes([ChoiceSet((1, 2, 3), ((4, 9), (5, 9), (6, 9)))], pad_id=0, max_tokens=7)
+        >>> [p.input_ids.tolist() for p in passes]
+        [[[1, 2, 3, 4, 9, 5, 9]], [[1, 2, 3, 6, 9]]]
+        >>> [p.choice_mask.tolist() for p in passes]
+        [[[True, True, False]], [[False, False, True]]]
+    """
     _check(choice_sets)
-    width = max(len(c.answers) for c in choice_sets)
-    choice_mask = torch.tensor([[i < len(c.answers) for i in range(width)] for c in choice_sets])
-    if layout == "packed":
-        return _lay_out(_packed_rows(choice_sets, width), choice_mask, pad_id, branching=True)
-    return _lay_out(_separate_rows(choice_sets, width), choice_mask, pad_id, branching=False)
+    shape = len(choice_sets), max(len(c.answers) for c in choice_sets)
+    branching = layout == "packed"
+    room = max_tokens if branching else 0  # one answer a row
+    rows = [row for b, c in enumerate(choice_sets) for row in _rows(c, b * shape[1], room)]
+    return [_lay_out(some, shape, pad_id, branching=branching) for some in _share_out(rows, max_tokens)]
+
+
+def tokens_of(choice_set: ChoiceSet) -> int:
+    """Tokens of a choice set's row in the packed layout: the prompt once, and all answers."""
+    return len(choice_set.prompt) + sum(map(len, choice_set.answers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +140,32 @@ class _Row:
     first_choice: int
 
 
-def _packed_rows(choice_sets: Sequence[ChoiceSet], width: int) -> list[_Row]:
-    return [_Row(c.prompt, c.answers, b * width) for b, c in enumerate(choice_sets)]
+def _rows(choice_set: ChoiceSet, first_choice: int, room: int | None) -> Iterator[_Row]:
+    """One choice set as rows of at most `room` tokens (None: any number), with one answer at least."""
+    prompt, answers = choice_set.prompt, choice_set.answers
+    start, length = 0, len(prompt)
+    for i, answer in enumerate(answers):
+        if room is not None and i > start and length + len(answer) > room:
+            yield _Row(prompt, answers[start:i], first_choice + start)
+            start, length = i, len(prompt)
+        length += len(answer)
+    yield _Row(prompt, answers[start:], first_choice + start)
 
 
-def _separate_rows(choice_sets: Sequence[ChoiceSet], width: int) -> list[_Row]:
-    return [
-        _Row(c.prompt, (answer,), b * width + i)
-        for b, c in enumerate(choice_sets)
-        for i, answer in enumerate(c.answers)
-    ]
+def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]:
+    """Rows in their order, as many a call as stay within `max_tokens` when they are padded to one length."""
+    calls: list[list[_Row]] = [[]]
+    prompt = answers = 0
+    for row in rows:
+        prompt, answers = max(prompt, len(row.prompt)), max(answers, sum(map(len, row.answers)))
+        if max_tokens is not None and calls[-1] and (len(calls[-1]) + 1) * (prompt + answers) > max_tokens:
+            calls.append([])
+            prompt, answers = len(row.prompt), sum(map(len, row.answers))
+        calls[-1].append(row)
+    return calls
 
 
-def _lay_out(rows: Sequence[_Row], choice_mask: Tensor, pad_id: int, *, branching: bool) -> PackedBatch:
+def _lay_out(rows: Sequence[_Row], shape: tuple[int, int], pad_id: int, *, branching: bool) -> PackedBatch:
     starts = [len(r.prompt) for r in rows]  # column of the first answer token
     if branching:
         starts = [max(starts)] * len(rows)
@@ -142,6 +192,8 @@ def _lay_out(rows: Sequence[_Row], choice_mask: Tensor, pad_id: int, *, branchin
             tokens += [(r, c - first_kept, t, row.first_choice + i) for c, t in zip(columns, answer, strict=True)]
             at = end
     index = torch.tensor(tokens).T.contiguous()
+    choice_mask = torch.zeros(shape, dtype=torch.bool)
+    choice_mask.view(-1)[index[3]] = True
     return PackedBatch(
         input_ids=ids,
         position_ids=positions,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from prefrec.masks import MASKED_ATTENTION, MASKED_LAYERS, attention_implementation, attention_masks, layer_kinds
 from prefrec.packing import Layout, PackedBatch, pack
@@ -43,6 +44,9 @@ BY_COLUMN = {
 }
 """`config.model_type`s that see where a token lies in the row, and how."""
 
+BLOCK_BYTES = 64 << 20
+"""Bytes of logits that are held in float32 at a time."""
+
 CHECKED_ANSWERS = 3
 """Answers that the first-batch check scores both ways; under a wrong mask all but the first go wrong."""
 
@@ -55,17 +59,20 @@ a window of half the prompt 0.9, with columns for positions 0.26. In float32 the
 """
 
 
-def choice_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
+def choice_logps(model: nn.Module, *passes: PackedBatch) -> Tensor:
     """Log-probabilities of the answers, [B, C] in float32.
 
     Each is the sum over the answer's tokens, end token included, of the full-vocabulary log-probability;
-    there is no length penalty. Entries outside `batch.choice_mask` are −inf. Gradients flow to the model.
+    there is no length penalty. Entries outside every `choice_mask` are −inf. Gradients flow to the model.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
-        batch: from `prefrec.packing.pack`, on the model's device.
+        *passes: a batch from `prefrec.packing.pack`, or all that `pack_passes` makes of one; on the model's device.
     """
-    return sum_by_choice(answer_token_logps(model, batch), batch)
+    logps = sum_by_choice(answer_token_logps(model, passes[0]), passes[0])
+    for batch in passes[1:]:
+        logps = torch.where(batch.choice_mask, sum_by_choice(answer_token_logps(model, batch), batch), logps)
+    return logps
 
 
 def answer_token_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
@@ -85,8 +92,66 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
     else:
         columns = kept[columns]  # of all columns
     logits = model(input_ids=batch.input_ids, use_cache=False, **inputs).logits
-    logits = logits[batch.rows, columns]
-    return -F.cross_entropy(logits.float(), batch.targets, reduction="none")
+    return token_logps(logits, batch.rows, columns, batch.targets)
+
+
+def token_logps(
+    logits: Tensor, rows: Tensor, columns: Tensor, targets: Tensor, *, block_bytes: int | None = None
+) -> Tensor:
+    """Log-softmax of `logits` [R, K, V] read at (rows, columns, targets), each [M]: [M] in float32.
+
+    In float32 there is never more than one block of positions: the log-softmax is taken block by block, and
+    again for the gradient, which has the type of the logits. A position that several tokens are read from
+    (answers that branch from one prompt) is computed once.
+
+    Args:
+        logits: of the model, in its own type.
+        rows: first index of each token's logits.
+        columns: second index.
+        targets: the token's id.
+        block_bytes: of a block in float32, `BLOCK_BYTES` where not given; a block has one position at least.
+    """
+    kept, vocabulary = logits.shape[1:]
+    size = max(1, (BLOCK_BYTES if block_bytes is None else block_bytes) // (4 * vocabulary))
+    return _TokenLogps.apply(logits.reshape(-1, vocabulary), rows * kept + columns, targets, size)
+
+
+class _TokenLogps(torch.autograd.Function):
+    """Log-softmax of some rows of [P, V], read at one column each, without a float32 copy of all rows."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, positions: Tensor, targets: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(logits, positions, targets)
+        ctx.size = size
+        out = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
+        for block, tokens, places in _blocks(positions, size):
+            logps = torch.log_softmax(logits[block], dim=-1, dtype=torch.float32)
+            out[tokens] = logps[places, targets[tokens]]
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, positions, targets = ctx.saved_tensors
+        out = torch.zeros_like(logits)
+        for block, tokens, places in _blocks(positions, ctx.size):
+            # d log softmax(x)[t] / dx = onehot(t) − softmax(x), summed over the tokens of a position
+            slope = slopes[0][tokens]
+            total = torch.zeros(len(block), device=slope.device).index_add_(0, places, slope)
+            grad = torch.softmax(logits[block], dim=-1, dtype=torch.float32).mul_(-total[:, None])
+            out[block] = grad.index_put_((places, targets[tokens]), slope, accumulate=True).to(out.dtype)
+        return out, None, None, None
+
+
+def _blocks(positions: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """At most `size` different positions at a time; the tokens [m] that are read there, and where in the block."""
+    different, places = torch.unique(positions, return_inverse=True)
+    order = torch.argsort(places)
+    starts = torch.arange(0, len(different) + size, size, device=positions.device)
+    ends = torch.searchsorted(places[order], starts).tolist()
+    for i, start in enumerate(range(0, len(different), size)):
+        tokens = order[ends[i] : ends[i + 1]]
+        yield different[start : start + size], tokens, places[tokens] - start
 
 
 def sum_by_choice(token_logps: Tensor, batch: PackedBatch) -> Tensor:
