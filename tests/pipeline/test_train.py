@@ -151,6 +151,15 @@ def test_alignment_without_sft_trains_a_new_adapter(align, tmp_path):
     assert json.loads((aligned / "adapter_config.json").read_text())["r"] == 4
 
 
+def test_a_budget_of_tokens_changes_memory_and_not_the_outcome(align, recipe, tmp_path):
+    whole, parts = (align(tmp_path / str(budget), epochs=1, max_tokens_per_pass=budget) for budget in (None, 150))
+    first, second = adapter_weights(whole), adapter_weights(parts)
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=2e-5)
+    section = recipe.align[1]
+    assert section.decisive() == section.model_copy(update={"max_tokens_per_pass": 99}).decisive()
+
+
 def test_more_negatives_than_candidates(align, tmp_path):
     with pytest.raises(ConfigError, match="num_negatives is 6, but row 0 has only 5 rejected answers"):
         align(tmp_path, num_negatives=6)

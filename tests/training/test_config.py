@@ -23,6 +23,7 @@ def test_accumulation_follows_from_the_global_batch(tmp_path):
         ({"loss_type": "ppo"}, "expected one of softmax_dpo"),
         ({"beta": 0.0}, "beta must be positive"),
         ({"num_negatives": 0}, "at least 1"),
+        ({"max_tokens_per_pass": 0}, "at least 1"),
         ({"negatives": "sometimes"}, "'fixed' or 'per_epoch'"),
     ],
 )

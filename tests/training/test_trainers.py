@@ -14,61 +14,8 @@ from prefrec.packing import pack
 from prefrec.scoring import choice_logps
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
-from tiny import broken, tiny_llama
-
-FILMS = ["Heat", "Babe", "Emma", "Alien", "Fargo", "Toy Story", "The Matrix", "GoldenEye"]
-PREFERENCES = [
-    {
-        "prompt": f"Seen {FILMS[i]}. Next:",
-        "chosen": FILMS[(i + 1) % 8],
-        "rejected": [FILMS[(i + j) % 8] for j in (2, 3, 4)],
-    }
-    for i in range(8)
-]
-COMPLETIONS = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in PREFERENCES]
-
-
-def settings(folder, **changes):
-    base = {
-        "output_dir": str(folder),
-        "use_cpu": True,
-        "max_steps": 6,
-        "per_device_train_batch_size": 2,
-        "learning_rate": 5e-3,
-        "warmup_steps": 0.0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "seed": 3,
-        "max_length": 128,
-    }
-    return {**base, **changes}
-
-
-def small_model():
-    torch.manual_seed(0)
-    model = tiny_llama()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.div_(4 if p.dim() > 1 else 1)
-    return model
-
-
-def adapted_model():
-    torch.manual_seed(1)
-    model = get_peft_model(small_model(), lora_config(4))
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.normal_(std=0.02)
-    return model
-
-
-def trainable(model):
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-
-
-def losses(trainer):
-    return [h["loss"] for h in trainer.state.log_history if "loss" in h]
+from tiny import broken
+from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, losses, settings, small_model, trainable
 
 
 def test_sft_learns_the_answers(tmp_path, bpe_tokenizer):

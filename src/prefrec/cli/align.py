@@ -24,6 +24,9 @@ def align(
     beta: Annotated[float, typer.Option(help="Pull to the reference.")] = 1.0,
     num_negatives: Annotated[int, typer.Option(help="Rejected titles a row.")] = 3,
     negatives: Annotated[str, typer.Option(help="fixed, or per_epoch (drawn anew).")] = "fixed",
+    max_tokens_per_pass: Annotated[
+        int | None, typer.Option(help="Tokens a pass, for many negatives: less memory, the same gradient.")
+    ] = None,
     model: o.Model = "smollm2-135m",
     dtype: o.Dtype = "bfloat16",
     max_length: o.MaxLength = 1024,
@@ -49,6 +52,7 @@ def align(
         "beta": beta,
         "num_negatives": num_negatives,
         "negatives": negatives,
+        "max_tokens_per_pass": max_tokens_per_pass,
         "rows": rows,
         "skip_rows": skip_rows,
         "epochs": epochs,

@@ -86,6 +86,13 @@ class AlignSection(TrainSection):
     num_negatives: int = Field(3, ge=1, description="Rejected answers a row and step.")
     negatives: Literal["fixed", "per_epoch"] = Field("fixed", description="Drawn once, or anew in each epoch.")
     precompute_reference: bool = Field(True, description="Reference log-probs once before training.")
+    max_tokens_per_pass: int | None = Field(
+        None, ge=1, description="Tokens a pass, for many negatives: less memory, the same gradient; None: no limit."
+    )
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that the outcome depends on."""
+        return self.model_dump(exclude={"max_tokens_per_pass"})
 
     @model_validator(mode="after")
     def _known(self) -> Self:

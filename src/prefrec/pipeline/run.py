@@ -147,7 +147,7 @@ def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: LMEnt
 def align_stage(made_of: Ingredients, section: AlignSection, start: LMEntry | None, out: Path) -> LMEntry:
     """Alignment in the folder `out`, from the adapter of `start` or from the bare base; else as `sft_stage`."""
     more = {"start": start.key} if start else {}
-    key = made_of.key(align=section.model_dump(), **more)
+    key = made_of.key(align=section.decisive(), **more)
     if _due(out, key, section.name):
         adapter = start.adapter if start else None
         with stage(out, key, "align", section.model_dump()):

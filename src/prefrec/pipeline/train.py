@@ -140,6 +140,7 @@ def train_align(
         num_negatives=section.num_negatives,
         negatives=section.negatives,
         precompute_ref_log_probs=section.precompute_reference,
+        max_tokens_per_pass=section.max_tokens_per_pass,
     )
     trainer = SoftmaxDPOTrainer(
         _base(model, adapter),

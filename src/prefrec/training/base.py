@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, cast
 
@@ -17,11 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
 from prefrec.models import load_model, load_tokenizer
-from prefrec.packing import Layout, PackedBatch, pack
+from prefrec.packing import Layout, PackedBatch, pack_passes
 from prefrec.prompts import PromptEncoder
 from prefrec.scoring import BRANCHING, language_model, layout_for, verified_layout
 from prefrec.training.config import ChoiceTrainingArguments
 from prefrec.training.progress import ProgressCallback
+
+FURTHER_PASSES = "further_passes"
 
 
 class ChoiceTrainer(Trainer):
@@ -32,6 +35,7 @@ class ChoiceTrainer(Trainer):
     """
 
     description = "training"
+    max_tokens_per_pass: int | None = None
 
     def __init__(
         self,
@@ -85,8 +89,14 @@ class ChoiceTrainer(Trainer):
         """The rows as a dataset of choice sets; datasets of ours pass through."""
         raise NotImplementedError
 
-    def choice_loss(self, model: nn.Module, batch: PackedBatch, extra: Mapping[str, Tensor]) -> Tensor:
-        """Summed loss of a batch; reports metrics by `self.record`."""
+    def choice_loss(
+        self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor], weight: Tensor | float
+    ) -> Tensor:
+        """Summed loss of a batch; reports metrics by `self.record`.
+
+        Where the batch takes several passes, the gradients of all but the last may be added to the parameters
+        here, by `self.backward_early` and times `weight`; those of the loss that is returned are then the rest.
+        """
         raise NotImplementedError
 
     def count_items(self, batch: Mapping[str, Any]) -> int:
@@ -94,10 +104,23 @@ class ChoiceTrainer(Trainer):
         raise NotImplementedError
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Rows `{"choices": ChoiceSet, …}` → fields of a `PackedBatch`, and stacked extras ([B, C])."""
-        batch = pack([r["choices"] for r in rows], pad_id=self.encoder.end, layout=self.row_layout)
-        extras = {k: torch.stack([torch.as_tensor(r[k]) for r in rows]) for k in rows[0] if k != "choices"}
-        return {**batch.as_dict(), **extras}
+        """Rows `{"choices": ChoiceSet, …}` → fields of a `PackedBatch`, and stacked extras ([B, C]).
+
+        Where a batch exceeds `max_tokens_per_pass`, `further_passes` holds the fields of the batches after the
+        first.
+        """
+        first, *others = pack_passes(
+            [r["choices"] for r in rows],
+            pad_id=self.encoder.end,
+            layout=self.row_layout,
+            max_tokens=self.max_tokens_per_pass,
+        )
+        extras: dict[str, Any] = {
+            k: torch.stack([torch.as_tensor(r[k]) for r in rows]) for k in rows[0] if k != "choices"
+        }
+        if others:
+            extras[FURTHER_PASSES] = [batch.as_dict() for batch in others]
+        return {**first.as_dict(), **extras}
 
     def compute_loss(
         self,
@@ -106,14 +129,31 @@ class ChoiceTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        batch, extra = split_inputs(inputs)
-        total = self.choice_loss(model, batch, extra)
+        passes, extra = split_inputs(inputs)
         if model.training and num_items_in_batch is not None:
             # DDP averages the gradients over the processes; the items were counted over all of them.
-            loss = total * self.accelerator.num_processes / num_items_in_batch
+            weight = self.accelerator.num_processes / num_items_in_batch
         else:
-            loss = total / self.count_items(inputs)
+            weight = 1 / self.count_items(inputs)
+        loss = self.choice_loss(model, self._in_step(passes), extra, weight) * weight
         return (loss, {}) if return_outputs else loss
+
+    @contextmanager
+    def backward_early(self, model: nn.Module) -> Iterator[Callable[[Tensor], None]]:
+        """A backward whose gradients wait in the parameters for the last pass of the micro-batch.
+
+        The forward pass must lie in this context too: no gradient crosses processes in it.
+        """
+        state = self.accelerator.gradient_state
+        # As in Trainer.training_step.
+        kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        synced = state.sync_gradients
+        state._set_sync_gradients(False)
+        try:
+            with self.accelerator.no_sync(model):
+                yield lambda loss: self.accelerator.backward(loss, **kwargs)
+        finally:
+            state._set_sync_gradients(synced)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -168,6 +208,17 @@ class ChoiceTrainer(Trainer):
             warn(f"scoring one sequence an answer, which is slower: {escape(reason)}")
         return layout
 
+    def _in_step(self, passes: list[PackedBatch]) -> list[PackedBatch]:
+        """As many passes as the process with the most of them has, where weights are gathered for every pass.
+
+        The first pass is then made again, for nothing.
+        """
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            return passes
+        count = torch.tensor(len(passes), device=self.accelerator.device)
+        most = int(cast(Tensor, self.accelerator.gather(count)).max())
+        return [passes[0]] * (most - len(passes)) + passes
+
     def _autocast(self) -> torch.autocast:
         enabled = self.args.bf16 or self.args.fp16
         dtype = torch.float16 if self.args.fp16 else torch.bfloat16
@@ -185,11 +236,12 @@ class ChoiceTrainer(Trainer):
         return get_peft_model(cast(Any, model), peft_config)
 
 
-def split_inputs(inputs: Mapping[str, Any]) -> tuple[PackedBatch, dict[str, Tensor]]:
-    """A collated batch as its `PackedBatch` and everything else."""
+def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str, Tensor]]:
+    """A collated batch as its passes and everything else."""
     names = {f.name for f in fields(PackedBatch)}
-    batch = PackedBatch(**{k: v for k, v in inputs.items() if k in names})
-    return batch, {k: v for k, v in inputs.items() if k not in names}
+    first = {k: v for k, v in inputs.items() if k in names}
+    passes = [PackedBatch(**values) for values in (first, *inputs.get(FURTHER_PASSES, ()))]
+    return passes, {k: v for k, v in inputs.items() if k not in names | {FURTHER_PASSES}}
 
 
 def _leave_casting_to_autocast(model: nn.Module) -> None:

@@ -76,6 +76,9 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
         negatives: `fixed` (drawn once) or `per_epoch` (drawn anew from the row's rejected answers).
         precompute_ref_log_probs: compute the reference's log-probabilities once, before training, and keep
             them on disk; otherwise in every step by the frozen adapter.
+        max_tokens_per_pass: tokens a pass through the model, padding included; None for no limit. The answers of
+            a batch with more are shared out over several passes: the gradient is the same, memory is that of
+            one pass, and time grows by a forward pass and the prompts that are read again.
     """
 
     beta: float = field(default=1.0)
@@ -83,6 +86,7 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
     num_negatives: int | None = field(default=None)
     negatives: Literal["fixed", "per_epoch"] = field(default="fixed")
     precompute_ref_log_probs: bool = field(default=True)
+    max_tokens_per_pass: int | None = field(default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,5 +96,7 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
             raise ConfigError(f"beta must be positive, got {self.beta}")
         if self.num_negatives is not None and self.num_negatives < 1:
             raise ConfigError(f"num_negatives must be at least 1, got {self.num_negatives}")
+        if self.max_tokens_per_pass is not None and self.max_tokens_per_pass < 1:
+            raise ConfigError(f"max_tokens_per_pass must be at least 1, got {self.max_tokens_per_pass}")
         if self.negatives not in ("fixed", "per_epoch"):
             raise ConfigError(f"negatives must be 'fixed' or 'per_epoch', got {self.negatives!r}")

@@ -15,7 +15,7 @@ from torch import nn
 
 from prefrec.console import track
 from prefrec.data.store import write_whole
-from prefrec.packing import Layout, pack
+from prefrec.packing import Layout, pack_passes
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import choice_logps
 from prefrec.training.adapters import REFERENCE_ADAPTER, reference_of
@@ -28,6 +28,7 @@ def reference_logps(
     batch_size: int,
     pad_id: int,
     layout: Layout,
+    max_tokens: int | None,
     precision: Callable[[], torch.autocast],
     cache: Path,
 ) -> NDArray[np.float32]:
@@ -36,10 +37,11 @@ def reference_logps(
     Args:
         model: the policy, whose reference is its adapter `ref`, its base, or (not a PEFT model) itself.
         choice_sets: n choice sets with C answers each.
-        batch_size: choice sets a pass.
+        batch_size: choice sets a batch.
         pad_id: token id for padding.
         layout: of the rows.
-        precision: makes the autocast context, entered anew for each pass.
+        max_tokens: tokens a pass, padding included; None for no limit.
+        precision: makes the autocast context, entered anew for each batch.
         cache: a safetensors file; written when the pass is through.
     """
     key = reference_key(model, choice_sets)
@@ -53,9 +55,9 @@ def reference_logps(
     with reference_of(model) as reference, torch.no_grad():
         for start in track(range(0, len(order), batch_size), "reference log-probs"):
             rows = order[start : start + batch_size]
-            batch = pack([choice_sets[i] for i in rows], pad_id=pad_id, layout=layout).to(device)
+            passes = pack_passes([choice_sets[i] for i in rows], pad_id=pad_id, layout=layout, max_tokens=max_tokens)
             with precision():
-                out[rows] = choice_logps(reference, batch).cpu().numpy()
+                out[rows] = choice_logps(reference, *(batch.to(device) for batch in passes)).cpu().numpy()
     _write(cache, key, out)
     return out
 

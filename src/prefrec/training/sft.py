@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,7 +37,10 @@ class SFTTrainer(ChoiceTrainer):
     def count_items(self, batch: Mapping[str, Any]) -> int:
         return int(batch["targets"].numel())
 
-    def choice_loss(self, model: nn.Module, batch: PackedBatch, extra: Mapping[str, Tensor]) -> Tensor:
+    def choice_loss(
+        self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor], weight: Tensor | float
+    ) -> Tensor:
+        (batch,) = passes
         token_logps = answer_token_logps(model, batch)
         self.record(model, {"logps/chosen": token_logps.sum() / batch.choice_mask.sum()})
         return -token_logps.sum()

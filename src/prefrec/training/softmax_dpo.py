@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from prefrec.training.adapters import add_reference_adapter, reference_of
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.config import SoftmaxDPOConfig
 from prefrec.training.datasets import PreferenceDataset, encode_preferences
+from prefrec.training.passes import peek, take_slope
 from prefrec.training.reference import reference_logps
 
 
@@ -53,6 +54,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.config = args
+        self.max_tokens_per_pass = args.max_tokens_per_pass
         self.loss_function = LOSSES[args.loss_type]
         self.description = "S-DPO" if args.loss_type == "softmax_dpo" else args.loss_type.upper()
         if isinstance(model, PeftModel):
@@ -82,14 +84,26 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
     def count_items(self, batch: Mapping[str, Any]) -> int:
         return int(batch["choice_mask"].shape[0])
 
-    def choice_loss(self, model: nn.Module, batch: PackedBatch, extra: Mapping[str, Tensor]) -> Tensor:
+    def choice_loss(
+        self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor], weight: Tensor | float
+    ) -> Tensor:
         ref_logps = extra.get("ref_logps")
         if ref_logps is None:
-            ref_logps = self._reference_pass(model, batch)
-        policy_logps = choice_logps(model, batch)
+            ref_logps = self._reference_pass(model, passes)
+        in_parts = len(passes) > 1 and torch.is_grad_enabled()
+        policy_logps = peek(model, passes) if in_parts else choice_logps(model, *passes)
         out = self.loss_function(policy_logps, ref_logps, self.config.beta)
         self.record(model, preference_metrics(out, policy_logps))
-        return out.losses.sum()
+        loss = out.losses.sum()
+        if not in_parts:
+            return loss
+        (slope,) = torch.autograd.grad(loss, policy_logps)
+        for batch in passes[:-1]:
+            with self.backward_early(model) as backward:
+                part, slope = take_slope(model, batch, slope)
+                backward(part * weight)
+        part, _ = take_slope(model, passes[-1], slope)
+        return loss.detach() + (part - part.detach())
 
     def _precomputes(self) -> bool:
         return self.config.precompute_ref_log_probs and self.config.loss_type not in REFERENCE_FREE
@@ -103,19 +117,20 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             batch_size=self.args.per_device_eval_batch_size,
             pad_id=self.encoder.end,
             layout=self.row_layout,
+            max_tokens=self.max_tokens_per_pass,
             precision=self._autocast,
             cache=Path(str(self.args.output_dir)) / f"reference-{name}.safetensors",
         )
 
-    def _reference_pass(self, model: nn.Module, batch: PackedBatch) -> Tensor:
+    def _reference_pass(self, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
         if self.config.loss_type in REFERENCE_FREE:
-            return torch.zeros(batch.choice_mask.shape, device=batch.input_ids.device)
+            return torch.zeros(passes[0].choice_mask.shape, device=passes[0].input_ids.device)
         with (
             torch.no_grad(),
             reference_of(self.accelerator.unwrap_model(model)) as reference,
             self._autocast(),
         ):
-            return choice_logps(reference, batch)
+            return choice_logps(reference, *passes)
 
 
 def preference_metrics(out: PreferenceLoss, policy_logps: Tensor) -> dict[str, Tensor]:

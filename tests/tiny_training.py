@@ -1,0 +1,85 @@
+"""What tests of the trainers start from: settings, a small model with and without adapter, rows of text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from transformers import LlamaForCausalLM, Trainer
+
+from prefrec.training import lora_config
+from tiny import tiny_llama
+
+FILMS = ["Heat", "Babe", "Emma", "Alien", "Fargo", "Toy Story", "The Matrix", "GoldenEye"]
+PREFERENCES = [
+    {
+        "prompt": f"Seen {FILMS[i]}. Next:",
+        "chosen": FILMS[(i + 1) % 8],
+        "rejected": [FILMS[(i + j) % 8] for j in (2, 3, 4)],
+    }
+    for i in range(8)
+]
+COMPLETIONS = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in PREFERENCES]
+
+
+def many_negatives(negatives: int, rows: int = 4) -> list[dict[str, Any]]:
+    """Preference rows with that many rejected answers, and prompts of different lengths."""
+    return [
+        {
+            "prompt": f"Seen {', '.join(FILMS[: 1 + i])}. Next:",
+            "chosen": FILMS[i],
+            "rejected": [f"{FILMS[(i + j) % 8]} {j}" for j in range(negatives)],
+        }
+        for i in range(rows)
+    ]
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Arguments of a training configuration."""
+    base = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "max_steps": 6,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 5e-3,
+        "warmup_steps": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "seed": 3,
+        "max_length": 128,
+    }
+    return {**base, **changes}
+
+
+def small_model() -> LlamaForCausalLM:
+    """A tiny Llama with weights of the usual size."""
+    torch.manual_seed(0)
+    model = tiny_llama()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.div_(4 if p.dim() > 1 else 1)
+    return model
+
+
+def adapted_model() -> PeftModel:
+    """The small model with an adapter that has been somewhere."""
+    torch.manual_seed(1)
+    model = get_peft_model(small_model(), lora_config(4))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.02)
+    return model
+
+
+def trainable(model: torch.nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights that are trained."""
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def losses(trainer: Trainer) -> list[float]:
+    """The losses of the log."""
+    return [h["loss"] for h in trainer.state.log_history if "loss" in h]
