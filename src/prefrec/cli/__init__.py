@@ -45,7 +45,7 @@ def _main(
 def _register() -> None:
     if app.registered_commands:
         return
-    from prefrec.cli import align, audit, evaluate, explain, prepare, pretrain, rank, report, run, sft
+    from prefrec.cli import align, audit, evaluate, explain, prepare, pretrain, rank, report, run, sft, study
 
     app.command()(run.run)
     app.command()(prepare.prepare)
@@ -57,6 +57,7 @@ def _register() -> None:
     app.command()(rank.rank)
     app.command()(report.report)
     app.command()(explain.explain)
+    app.command()(study.study)
 
 
 def main() -> None:

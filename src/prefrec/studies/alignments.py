@@ -1,0 +1,200 @@
+"""Studies of one alignment setting at a time: the loss, the number of negatives, β.
+
+All variants start from the same SFT adapter and see the same rows; they are the `align` entries of one recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefrec.data import PreparedData
+from prefrec.evaluation.tables import metric_label
+from prefrec.models import load_tokenizer
+from prefrec.pipeline.recipe import SFT, AlignSection, ModelSection, Recipe
+from prefrec.pipeline.train import training_rows
+from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
+from prefrec.studies.measure import Measured, measure, of_rankers, ranking_values
+from prefrec.studies.plots import Series, dots, lines, slug
+from prefrec.studies.runs import Run
+from prefrec.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
+from prefrec.studies.tables import facts_of, results_table
+from prefrec.training import encode_examples
+
+NEGATIVES = (1, 3, 5, 8, 10, 15, 31, 63)
+BETAS = (0.1, 0.5, 1.0, 3.0, 5.0)
+
+SAME_COMPUTE = 0.05
+"""Share of the rows: where equal compute takes away less, it is not run again."""
+
+SAMPLED = 200
+"""Training rows whose tokens are counted."""
+
+
+def variant(base: AlignSection, name: str, **settings: Any) -> AlignSection:
+    """A copy of an alignment with another name and settings, checked again."""
+    return AlignSection.model_validate(base.model_dump() | {"name": name} | settings)
+
+
+def vary_loss(base: Recipe, data: PreparedData) -> Recipe:
+    """Every loss on the same rows and negatives; DPO also with one negative, its usual form."""
+    one = varied_alignment(base)
+    entries = [
+        variant(one, "dpo", loss="dpo", num_negatives=1),
+        variant(one, "dpo-pairs", loss="dpo"),
+        *(variant(one, name, loss=name) for name in ("dmpo", "bpr", "softmax")),
+        variant(one, "s-dpo"),
+    ]
+    return with_alignments(base, entries)
+
+
+def vary_negatives(base: Recipe, data: PreparedData) -> Recipe:
+    """S-DPO with more and more negatives, on the same rows, then on as many rows as cost what N = 1 costs.
+
+    N goes as far as the lists do: `data.candidates.size` − 1.
+    """
+    one = varied_alignment(base)
+    rows = len(training_rows(data, one, base.seed))
+    possible = [n for n in NEGATIVES if n < base.data.candidates.size]
+    entries = [_with_negatives(one, n) for n in possible]
+    prompt, answer = token_counts(data, base.model, one, base.seed)
+    for n in possible:
+        fewer = round(rows * (prompt + 2 * answer) / (prompt + (1 + n) * answer))
+        if fewer <= (1 - SAME_COMPUTE) * rows:
+            entries.append(variant(one, f"s-dpo-n{n}-compute", num_negatives=n, rows=fewer))
+    return with_alignments(base, entries)
+
+
+def vary_beta(base: Recipe, data: PreparedData) -> Recipe:
+    """S-DPO with another pull to the reference."""
+    one = varied_alignment(base)
+    betas = sorted({*BETAS, one.beta})
+    return with_alignments(
+        base, [variant(one, "s-dpo" if b == one.beta else f"s-dpo-beta{b:g}", beta=b) for b in betas]
+    )
+
+
+def token_counts(data: PreparedData, model: ModelSection, section: AlignSection, seed: int) -> tuple[float, float]:
+    """Mean tokens of a prompt and of an answer, over training rows of the alignment (`SAMPLED` of them at most)."""
+    encoder = PromptEncoder(load_tokenizer(model.name), max_length=model.max_length, chat=model.chat)
+    templates = [load_template(name, domain=data.domain) for name in model.templates]
+    some = training_rows(data, section, seed)[:SAMPLED]
+    sets: list[ChoiceSet] = encode_examples(some, data.catalogue, templates, encoder, answers="candidates")
+    prompts, answers = [len(s.prompt) for s in sets], [len(a) for s in sets for a in s.answers]
+    return float(np.mean(prompts)), float(np.mean(answers))
+
+
+def analyse_loss(runs: Sequence[Run], folder: Path) -> Outcome:
+    """Which loss is best, held against S-DPO."""
+    measured = _measured(runs, "s-dpo")
+    varied = [a.name for a in runs[0].recipe.align]
+    return _outcome(runs, measured, "Loss", [dots(measured, q, varied) for q in measured.headline])
+
+
+def analyse_negatives(runs: Sequence[Run], folder: Path) -> Outcome:
+    """Metrics against N, at equal rows and at equal tokens."""
+    measured = _measured(runs, "dpo")
+    of = {a.name: a.num_negatives for a in runs[0].recipe.align}
+    cheaper = [n for n in of if n.endswith("-compute")]
+    lanes = {"equal rows": [n for n in of if n not in cheaper]}
+    if cheaper:
+        lanes["equal tokens"] = ["dpo", *cheaper]
+    drawings = [_against_setting(measured, q, lanes, of, "negatives N") for q in measured.headline]
+    notes = [
+        "Equal tokens: a variant whose name ends in -compute reads as many tokens as N = 1 does, on fewer rows; it "
+        f"was not run where that takes away less than {SAME_COMPUTE:.0%} of the rows."
+    ]
+    if left := [str(n) for n in NEGATIVES if n not in of.values()]:
+        size = runs[0].recipe.data.candidates.size
+        notes.append(
+            f"N = {', '.join(left)} is left out: lists of {size} have {size - 1} negatives. "
+            "`--set data.candidates.size=64` makes room for 63, in the lists under test as well."
+        )
+    return replace(_outcome(runs, measured, "Variant", drawings), notes=notes)
+
+
+def analyse_beta(runs: Sequence[Run], folder: Path) -> Outcome:
+    """Metrics against β."""
+    measured = _measured(runs, "s-dpo")
+    of = {a.name: a.beta for a in runs[0].recipe.align}
+    drawings = [_against_setting(measured, q, {"s-dpo": list(of)}, of, "β") for q in measured.headline]
+    return _outcome(runs, measured, "Variant", drawings)
+
+
+def settings_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Variant → loss, N, β, rows, tokens read and seconds (of the first seed) of its alignment."""
+    run, found = runs[0], {}
+    for section in run.recipe.align:
+        rows = len(training_rows(run.data, section, run.recipe.seed))
+        prompt, answer = token_counts(run.data, run.recipe.model, section, run.recipe.seed)
+        found[section.name] = {
+            "loss": section.loss,
+            "N": section.num_negatives,
+            "β": section.beta,
+            "rows": rows,
+            "tokens": round(rows * section.epochs * (prompt + (1 + section.num_negatives) * answer)),
+            "seconds": run.seconds(section.name),
+        }
+    return found
+
+
+def _with_negatives(one: AlignSection, n: int) -> AlignSection:
+    """S-DPO with N negatives; with one it is DPO, and called so, so that studies share it."""
+    if n == 1:
+        return variant(one, "dpo", loss="dpo", num_negatives=1)
+    return variant(one, "s-dpo" if n == one.num_negatives else f"s-dpo-n{n}", num_negatives=n)
+
+
+def _measured(runs: Sequence[Run], baseline: str) -> Measured:
+    predictions = of_rankers(runs)
+    users = next(iter(predictions.values()))[0]["user_id"].to_list()
+    return measure(ranking_values(predictions, runs[0].recipe.evaluate.ks), users, baseline=baseline)
+
+
+def _outcome(runs: Sequence[Run], measured: Measured, first: str, drawings: list[Drawing]) -> Outcome:
+    table = results_table(measured, settings=settings_of(runs), first=first)
+    return Outcome([table], drawings, facts_of(measured, runs[0].recipe.lm_rankers), measured.n, measured.users)
+
+
+def _against_setting(
+    measured: Measured, quantity: str, lanes: dict[str, list[str]], setting: dict[str, Any], x_label: str
+) -> Drawing:
+    """A line a lane: the quantity of its variants against their setting; the SFT model as a dashed line."""
+    ordered = {lane: sorted(of, key=lambda v: setting[v]) for lane, of in lanes.items()}
+    series = [
+        Series(lane, [setting[v] for v in of], [measured.intervals[v][quantity] for v in of])
+        for lane, of in ordered.items()
+    ]
+    start = measured.intervals.get(SFT, {}).get(quantity)
+    level = {"SFT": start.mean} if start else None
+    hint = "Bars: 95% intervals over users." + (" Dashed: the SFT model that all start from." if start else "")
+    return lines(slug(quantity), metric_label(quantity), series, x_label=x_label, log=True, hint=hint, level=level)
+
+
+ABLATION = Study(
+    "ablation",
+    "Does the softmax over several negatives, with a reference, rank better than the losses it is made of?",
+    "the loss: DPO with one negative, DPO on exploded pairs, DMPO, BPR, softmax, S-DPO; the SFT adapter, rows, "
+    "negatives, β and steps are the same.",
+    vary_loss,
+    analyse_loss,
+)
+NEGATIVES_STUDY = Study(
+    "negatives",
+    "Do more negatives help S-DPO, and do they still where each costs its tokens?",
+    "the number of negatives N, on the same rows (equal steps) and on as many rows as cost the tokens of N = 1 "
+    "(equal compute); the SFT adapter and β are the same.",
+    vary_negatives,
+    analyse_negatives,
+)
+BETA = Study(
+    "beta",
+    "How strong should the pull to the reference be?",
+    "β of S-DPO; the SFT adapter, rows, negatives and steps are the same.",
+    vary_beta,
+    analyse_beta,
+)

@@ -1,0 +1,74 @@
+"""Carry out a study: a run a seed, each resumable, then the analysis and its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from prefrec.console import say
+from prefrec.data import read_prepared
+from prefrec.errors import ConfigError
+from prefrec.pipeline.recipe import Recipe, load_recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec.studies.runs import Run, open_run
+from prefrec.studies.study import Study
+from prefrec.studies.write import write_study
+
+RUNS = "runs"
+"""Folder, beside those of the studies, with one run a seed that all studies share."""
+
+
+def base_recipe(path: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path`, or the one that comes with the package; `overrides` as for `load_recipe`."""
+    if path is not None:
+        return load_recipe(path, overrides)
+    with as_file(files("prefrec.studies") / "base.yaml") as shipped:
+        return load_recipe(shipped, overrides)
+
+
+def carry_out(study: Study, base: Recipe, seeds: Sequence[int], out: Path) -> dict[str, Any]:
+    """Run what a study needs and write OUT/NAME; returns the content of its study.json.
+
+    The runs lie in OUT/runs/seed-S, which all studies of OUT share: data, pre-training, SFT and alignments that are
+    the same are made once. Stages that are finished are skipped, interrupted ones go on where they stopped.
+
+    Args:
+        study: the question.
+        base: recipe that the study varies.
+        seeds: of the runs, each its own; the test rows and their candidates are the same (`data.seed`).
+        out: folder of the studies.
+
+    Raises:
+        ConfigError: no seed, or the same twice.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds: expected one or more different numbers, got {list(seeds)}")
+    runs = []
+    for seed in seeds:
+        folder = out / RUNS / f"seed-{seed}"
+        say(f"[bold]{study.name}, seed {seed}[/bold]: {folder}")
+        seeded = Recipe.model_validate(base.model_dump(mode="json") | {"seed": seed})
+        run_recipe(seeded, folder, until="prepare")
+        run_recipe(study.vary(seeded, read_prepared(folder / "data")), folder, until="evaluate")
+        runs.append(open_run(folder))
+    return _analyse(study, runs, out)
+
+
+def analyse_runs(study: Study, folders: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Answer a study's question from runs that there are, and write OUT/NAME; returns its study.json.
+
+    Raises:
+        ConfigError: the study needs runs of its own.
+        DataError: a folder holds no evaluated run.
+    """
+    if not study.reads_any_run:
+        raise ConfigError(f"study {study.name} varies the recipe: it makes its own runs, leave --run out")
+    return _analyse(study, [open_run(f) for f in folders], out)
+
+
+def _analyse(study: Study, runs: Sequence[Run], out: Path) -> dict[str, Any]:
+    folder = out / study.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_study(study, runs, study.analyse(runs, folder), folder)

@@ -1,0 +1,137 @@
+"""The plots of studies: dots with intervals, lines with intervals, points with names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from matplotlib.axes import Axes
+
+from prefrec.evaluation import Interval
+from prefrec.pipeline.report.svg import INK, PALETTE, new_figure
+from prefrec.pipeline.report.whiskers import whisker_figure
+from prefrec.pipeline.report.wording import label, metric_label, number, with_interval
+from prefrec.studies.measure import Measured
+from prefrec.studies.study import Drawing
+
+_WIDTH, _HEIGHT = 5.6, 3.4
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: its name, and at each x a value with (Interval) or without (float) an interval."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[Interval | float]
+
+
+def dots(measured: Measured, quantity: str, varied: Collection[str], heading: str | None = None) -> Drawing:
+    """A dot and an interval a variant; those that were varied in colour."""
+    shown = {v: of[quantity] for v, of in measured.intervals.items() if quantity in of}
+    heading = heading or metric_label(quantity)
+    words = "; ".join(f"{label(v)} {with_interval(i)}" for v, i in shown.items())
+    figure = whisker_figure(shown, varied)
+    figure.axes[0].set_xlabel(heading, fontsize=9, color=INK)
+    return Drawing(
+        slug(quantity), heading, figure, f"{heading} with 95% intervals: {words}.", "Lines: 95% intervals."
+    )
+
+
+def lines(
+    name: str,
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    log: bool = False,
+    hint: str = "",
+    level: Mapping[str, float] | None = None,
+) -> Drawing:
+    """Lines through points, with intervals where there are any.
+
+    Args:
+        name: of the files.
+        title: of the plot.
+        series: the lines.
+        x_label: below the axis.
+        log: the axis is logarithmic.
+        hint: how to read the plot.
+        level: name → height of a dashed line, as chance.
+    """
+    figure, axes = new_figure(_WIDTH, _HEIGHT)
+    words = []
+    places = [x for one in series for x in one.x]
+    for i, one in enumerate(series):
+        shift = 0.012 * (i - (len(series) - 1) / 2)  # so that equal lines are seen apart
+        x = [
+            x * (max(places) / min(places)) ** shift if log else x + shift * (max(places) - min(places))
+            for x in one.x
+        ]
+        _draw(axes, replace(one, x=x), PALETTE[i % len(PALETTE)])
+        points = (f"{_number(y)} at {x:g}" for x, y in zip(one.x, one.y, strict=True))
+        words.append(f"{label(one.name)}: {', '.join(points)}")
+    for text, height in (level or {}).items():
+        axes.axhline(height, color=INK, alpha=0.5, linestyle=(0, (3, 3)), linewidth=1)
+        words.append(f"{text}: {number(height)}, dashed")
+    if log:
+        axes.set_xscale("log")
+        ticks = sorted({x for one in series for x in one.x})
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.minorticks_off()
+    _name_axes(axes, x_label, title)
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=8.5)
+    return Drawing(name, title, figure, f"{title}, by {x_label}. {'; '.join(words)}.", hint)
+
+
+def named_points(
+    name: str,
+    title: str,
+    points: Mapping[str, tuple[float, Interval]],
+    *,
+    x_label: str,
+    front: Collection[str] = (),
+    hint: str = "",
+) -> Drawing:
+    """A point with a name and an interval for each variant; those of the front joined by a line."""
+    figure, axes = new_figure(_WIDTH, _HEIGHT)
+    for variant, (x, y) in points.items():
+        colour = PALETTE[0] if variant in front else "#8b8f97"
+        _whisker(axes, x, y, colour)
+        axes.plot(x, y.mean, "o", color=colour, markersize=6)
+        axes.annotate(label(variant), (x, y.mean), xytext=(6, 4), textcoords="offset points", fontsize=8.5, color=INK)
+    best = sorted((points[v][0], points[v][1].mean) for v in front)
+    axes.plot([x for x, _ in best], [y for _, y in best], color=PALETTE[0], alpha=0.5, linewidth=1.2)
+    _name_axes(axes, x_label, title)
+    axes.margins(x=0.15)
+    words = "; ".join(f"{label(v)} {with_interval(y)} at {x:g}" for v, (x, y) in points.items())
+    return Drawing(name, title, figure, f"{title}, by {x_label}. {words}.", hint)
+
+
+def _draw(axes: Axes, one: Series, colour: str) -> None:
+    means = [y.mean if isinstance(y, Interval) else y for y in one.y]
+    axes.plot(one.x, means, "o-", color=colour, linewidth=1.6, markersize=4.5, label=label(one.name))
+    for x, y in zip(one.x, one.y, strict=True):
+        if isinstance(y, Interval):
+            _whisker(axes, x, y, colour)
+
+
+def _name_axes(axes: Axes, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(x_label, fontsize=9, color=INK)
+    axes.set_ylabel(y_label, fontsize=9, color=INK)
+
+
+def _whisker(axes: Axes, x: float, y: Interval, colour: str) -> None:
+    if not math.isnan(y.low):
+        axes.plot([x, x], [y.low, y.high], color=colour, linewidth=1.8, alpha=0.6, solid_capstyle="round")
+
+
+def _number(value: Interval | float) -> str:
+    return with_interval(value) if isinstance(value, Interval) else number(value)
+
+
+def slug(text: str) -> str:
+    """A text as the name of a file."""
+    return "".join(c if c.isalnum() else "-" for c in text).strip("-")

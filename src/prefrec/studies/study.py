@@ -1,0 +1,114 @@
+"""What a study is: a question, what is varied, and how runs answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from prefrec.data import PreparedData
+from prefrec.errors import ConfigError
+from prefrec.pipeline.recipe import AlignSection, Recipe
+from prefrec.pipeline.report.tables import Grid
+from prefrec.studies.runs import Run
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table twice: for people and for machines.
+
+    Attributes:
+        name: of the CSV file, without its ending; the first table of a study is called `table`.
+        title: above it.
+        first: what its first column holds.
+        grid: as people read it.
+        frame: the same numbers, one fact a row.
+        note: below it.
+    """
+
+    name: str
+    title: str
+    first: str
+    grid: Grid
+    frame: pl.DataFrame
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot: name of its files, title, figure, the figure in words, and how to read it."""
+
+    name: str
+    title: str
+    figure: Figure
+    alt: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study found.
+
+    Attributes:
+        tables: the main one first.
+        drawings: the plots.
+        facts: computed sentences: the largest difference, and whether any interval excludes 0.
+        notes: what the numbers do not say.
+        n, users: rows behind the main table, and users among them.
+    """
+
+    tables: list[Table]
+    drawings: list[Drawing]
+    facts: list[str]
+    n: int
+    users: int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question to runs.
+
+    Attributes:
+        name: on the command line, and of the folder.
+        question: one sentence.
+        varied: what differs between the variants, and what does not.
+        vary: the base recipe, and the data that it prepares → the recipe to run.
+        analyse: finished runs, one a seed, and the study's own folder (for what it keeps) → the outcome.
+        reads_any_run: whether runs of other recipes can be analysed too.
+    """
+
+    name: str
+    question: str
+    varied: str
+    vary: Callable[[Recipe, PreparedData], Recipe]
+    analyse: Callable[[Sequence[Run], Path], Outcome]
+    reads_any_run: bool = False
+
+
+def varied_alignment(base: Recipe) -> AlignSection:
+    """The alignment of the base recipe that studies vary: its first S-DPO.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = next((a for a in base.align if a.loss == "softmax_dpo"), None)
+    if found is None:
+        raise ConfigError(
+            "align: a study varies the recipe's first alignment with loss softmax_dpo, and there is none"
+        )
+    return found
+
+
+def with_alignments(base: Recipe, align: Sequence[AlignSection]) -> Recipe:
+    """The base recipe with these alignments in place of its own; checked again."""
+    raw = base.model_dump(mode="json") | {"align": [a.model_dump(mode="json") for a in align]}
+    return Recipe.model_validate(raw)
+
+
+def as_it_is(base: Recipe, data: PreparedData) -> Recipe:
+    """The base recipe itself."""
+    return base

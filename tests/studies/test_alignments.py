@@ -1,0 +1,104 @@
+"""What the studies of one alignment setting vary, and what they keep."""
+
+import numpy as np
+import pytest
+
+from prefrec.data import prepare
+from prefrec.errors import ConfigError
+from prefrec.models import load_tokenizer
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.train import training_rows
+from prefrec.prompts import PromptEncoder, load_template
+from prefrec.studies import alignments
+from prefrec.studies.carry_out import base_recipe
+from prefrec.studies.study import with_alignments
+
+
+@pytest.fixture(scope="module")
+def data(base):
+    return prepare(base.data)
+
+
+def _kept(section, *names):
+    """All settings but those named."""
+    return {k: v for k, v in section.model_dump().items() if k not in ("name", *names)}
+
+
+def test_the_ablation_varies_the_loss_alone(base, data):
+    recipe = alignments.vary_loss(base, data)
+    (one,) = base.align
+    assert [(a.name, a.loss, a.num_negatives) for a in recipe.align] == [
+        ("dpo", "dpo", 1),
+        ("dpo-pairs", "dpo", 3),
+        ("dmpo", "dmpo", 3),
+        ("bpr", "bpr", 3),
+        ("softmax", "softmax", 3),
+        ("s-dpo", "softmax_dpo", 3),
+    ]
+    assert all(_kept(a, "loss", "num_negatives") == _kept(one, "loss", "num_negatives") for a in recipe.align)
+    assert recipe.model_dump(exclude={"align"}) == base.model_dump(exclude={"align"})
+
+
+def test_beta_varies_alone(base, data):
+    recipe = alignments.vary_beta(base, data)
+    assert [a.beta for a in recipe.align] == [0.1, 0.5, 1, 3, 5]
+    assert [a.name for a in recipe.align] == ["s-dpo-beta0.1", "s-dpo-beta0.5", "s-dpo", "s-dpo-beta3", "s-dpo-beta5"]
+    assert all(_kept(a, "beta") == _kept(base.align[0], "beta") for a in recipe.align)
+
+
+def test_a_beta_of_ones_own_is_among_them(base, data):
+    own = with_alignments(base, [alignments.variant(base.align[0], "mine", beta=0.7)])
+    recipe = alignments.vary_beta(own, data)
+    assert [(a.name, a.beta) for a in recipe.align][2] == ("s-dpo", 0.7)
+
+
+@pytest.mark.parametrize(("size", "largest"), [(6, 5), (16, 15), (40, 31)])
+def test_negatives_go_as_far_as_the_lists(base, size, largest):
+    raw = base.model_dump(mode="json")
+    raw["data"]["candidates"]["size"] = size
+    wide = Recipe.model_validate(raw)
+    recipe = alignments.vary_negatives(wide, prepare(wide.data))
+    equal = [a for a in recipe.align if not a.name.endswith("-compute")]
+    assert [a.num_negatives for a in equal] == [n for n in (1, 3, 5, 8, 10, 15, 31) if n <= largest]
+    assert {a.rows for a in equal} == {16}
+    assert [a.name for a in equal][:3] == ["dpo", "s-dpo", "s-dpo-n5"]
+
+
+def test_equal_compute_reads_as_many_tokens(base, data):
+    recipe = alignments.vary_negatives(base, data)
+    prompt, answer = alignments.token_counts(data, base.model, base.align[0], base.seed)
+    budget = 16 * (prompt + 2 * answer)
+    fewer = [a for a in recipe.align if a.name.endswith("-compute")]
+    assert [a.num_negatives for a in fewer] == [3, 5]
+    for a in fewer:
+        row = prompt + (1 + a.num_negatives) * answer
+        assert abs(a.rows * row - budget) <= row / 2
+        assert a.rows < 16
+
+
+def test_tokens_are_counted_one_by_one(base, data):
+    """The slow twin: every title of every list encoded alone."""
+    section = base.align[0]
+    encoder = PromptEncoder(load_tokenizer(base.model.name), max_length=None)
+    template, titles = load_template("movies/1"), data.catalogue.titles_of
+    prompts, answers = [], []
+    for example in training_rows(data, section, base.seed):
+        for candidate in example.candidates:
+            one = encoder.encode(template, titles(example.history), titles(example.candidates), titles([candidate]))
+            answers.append(len(one.answers[0]))
+        prompts.append(len(one.prompt))
+    got = alignments.token_counts(data, base.model, section, base.seed)
+    assert got == pytest.approx((np.mean(prompts), np.mean(answers)))
+
+
+def test_a_recipe_without_s_dpo_cannot_be_varied(base, data):
+    other = with_alignments(base, [alignments.variant(base.align[0], "pairs", loss="dpo")])
+    with pytest.raises(ConfigError, match="first alignment with loss softmax_dpo, and there is none"):
+        alignments.vary_loss(other, data)
+
+
+def test_the_shipped_recipe_has_room_for_15_negatives():
+    shipped = base_recipe()
+    assert shipped.data.candidates.size == 16
+    assert base_recipe(overrides=["align.0.beta=0.3"]).align[0].beta == 0.3
+    assert [a.loss for a in shipped.align] == ["softmax_dpo"]
