@@ -81,12 +81,28 @@ def evaluate_rankers(
     examples = data.split(section.split)[: section.rows]
     if not examples:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
-    base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
     frames = [
         predict(r, examples, data.catalogue, generate=False, seed=seed)
         for r in reference_rankers(data.train_interactions, seed)
         if r.name in section.references
     ]
+    frames += ask_models(data, model, section, entries, examples, cache, seed=seed)
+    return summarise(pl.concat(frames), data, section, [e.name for e in entries], seed=seed)
+
+
+def ask_models(
+    data: PreparedData,
+    model: ModelSection,
+    section: EvaluateSection,
+    entries: Sequence[LMEntry],
+    examples: Sequence[RankingExample],
+    cache: Path,
+    *,
+    seed: int,
+) -> list[pl.DataFrame]:
+    """Predictions of each language model on these rows; those already in the folder `cache` are not made again."""
+    base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
+    frames = []
     for entry in entries:
         key = stage_key(rows=base_key, model=model_key(model), entry=entry.key, generate=section.generate_rows)
         path = cache / f"{entry.name}.parquet"
@@ -94,7 +110,7 @@ def evaluate_rankers(
             write_predictions(_ask(entry, data, model, section, examples, seed), path)
             write_json(path.with_suffix(".json"), key)
         frames.append(read_predictions(path))
-    return summarise(pl.concat(frames), data, section, [e.name for e in entries], seed=seed)
+    return frames
 
 
 def summarise(
