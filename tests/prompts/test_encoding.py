@@ -123,3 +123,22 @@ def test_beginning_token_stands_once_at_the_start(bpe_tokenizer):
     assert choices.prompt[0] == 0
     assert 1 not in choices.prompt
     assert 0 not in choices.answers[0]
+
+
+@pytest.mark.parametrize("remembered", [0, 1, 4, 100])
+def test_what_is_remembered_changes_nothing(tokenizer, monkeypatch, remembered):
+    """Duplicates, prompts by turns, and more answers than are kept."""
+    monkeypatch.setattr("prefrec.prompts.encoding._REMEMBERED", remembered)
+    encoder = PromptEncoder(tokenizer)
+    for history, answers in [
+        (["A"], TITLES),
+        (["B"], TITLES[:2]),
+        (["A"], [*TITLES[1:], TITLES[2]]),
+        (["B"], TITLES),
+    ]:
+        got = encoder.encode(load_template("movies/continue"), history, [], answers).answers
+        alone = [
+            PromptEncoder(tokenizer).encode(load_template("movies/continue"), history, [], [a]).answers[0]
+            for a in answers
+        ]
+        assert list(got) == alone

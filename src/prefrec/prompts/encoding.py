@@ -115,21 +115,27 @@ class PromptEncoder:
                 ids = self._ids(head + prompt + tail, special=True)
         else:
             ids, tail = self._ids(prompt, begin=True), _last_line(prompt)
-        return ChoiceSet(ids, tuple(self._answer(tail, a) for a in answers))
+        return ChoiceSet(ids, self._after(tail, answers))
 
-    def _answer(self, tail: str, answer: str) -> tuple[int, ...]:
-        """Token ids of `answer` after a prompt that ends with `tail`, end token included."""
-        key = (tail, answer)
-        if key not in self._answers:
-            text = answer if tail[-1:].isspace() else f" {answer}"
-            before = self._ids(tail, special=self.chat)
-            joint = self._ids(tail + text, special=self.chat)
-            follows = joint[: len(before)] == before and not (self.chat and self._has_special(answer))
-            ids = joint[len(before) :] if follows else self._ids(text)
-            if len(self._answers) >= _REMEMBERED:
-                self._answers.clear()
-            self._answers[key] = (*ids, self.end)
-        return self._answers[key]
+    def _after(self, tail: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Token ids of `answers` after a prompt that ends with `tail`, end token included."""
+        new = [a for a in dict.fromkeys(answers) if (tail, a) not in self._answers]
+        if len(self._answers) + len(new) > _REMEMBERED:
+            self._answers.clear()
+            new = list(dict.fromkeys(answers))
+        if new:
+            space = "" if tail[-1:].isspace() else " "
+            before, *joint = self._many_ids([tail, *(tail + space + a for a in new)], special=self.chat)
+            for answer, ids in zip(new, joint, strict=True):
+                follows = ids[: len(before)] == before and not (self.chat and self._has_special(answer))
+                own = ids[len(before) :] if follows else self._ids(space + answer)
+                self._answers[tail, answer] = (*own, self.end)
+        return tuple(self._answers[tail, a] for a in answers)
+
+    def _many_ids(self, texts: Sequence[str], *, special: bool) -> list[tuple[int, ...]]:
+        """Token ids of many texts by one call of the tokenizer: a call takes longer than a title."""
+        out = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=not special)["input_ids"]
+        return [tuple(ids) for ids in out]
 
     def _ids(self, text: str, *, begin: bool = False, special: bool = False) -> tuple[int, ...]:
         out = self.tokenizer(text, add_special_tokens=begin, split_special_tokens=not special)["input_ids"]

@@ -96,7 +96,8 @@ class CatalogueRanker:
         ids = self.lm.catalogue.ids
         choices = self._encode(history, ids)
         trie = self._trie_of(choices)
-        left_out = np.array([i for i, item in enumerate(ids) if item in without], dtype=np.int64)
+        gone = set(without)
+        left_out = np.array([i for i, item in enumerate(ids) if item in gone], dtype=np.int64)
         searched = method == "search" or (method == "auto" and len(trie.inner) > EXACT_NODES)
         if searched:
             layout = self._layout_for(choices.prompt, trie)
