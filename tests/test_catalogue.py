@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
 
-from prefrec import catalogue
+from prefrec import catalogue, scoring
 from prefrec.catalogue import TrieReader, catalogue_logps, children_logps, trie_layout, trie_reader
 from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet
@@ -77,7 +77,7 @@ def test_titles_do_not_depend_on_company(model):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_logits_are_normalised_a_few_rows_at_once(model, layout, monkeypatch):
-    monkeypatch.setattr(catalogue, "_LOGITS", 500)  # one row of 400
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * 500)  # one row of 400
     monkeypatch.setattr(catalogue, "_ROW_TOKENS", 60)  # two rows of prompt and answer
     assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), slow(model))
 

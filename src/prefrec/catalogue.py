@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from prefrec.masks import attention_masks
-from prefrec.scoring import language_model, layout_for, takes, tolerance
+from prefrec.scoring import language_model, layout_for, takes, token_logps, tolerance
 from prefrec.trie import ROOT, Ints, Trie
 
 TrieLayout = Literal["cached", "repeated", "separate"]
@@ -33,9 +33,6 @@ BLOCK_TOKENS = 1024
 
 _ROW_TOKENS = 1 << 13
 """Tokens of a call in the separate layout."""
-
-_LOGITS = 1 << 24
-"""Logits that are put into float32 at once."""
 
 _PROBED = 4
 """Answers that the check of a layout reads."""
@@ -133,13 +130,12 @@ def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray
     tokens = torch.from_numpy(reader.trie.tokens[children])
     starts = np.searchsorted(which, np.arange(len(nodes) + 1))
     out, row = [], 0
-    for part in reader.next_logits(nodes):
-        for logits in part.split(max(1, _LOGITS // part.shape[1])):
-            first, last = starts[row], starts[row + len(logits)]
-            index = torch.from_numpy(which[first:last] - row).to(logits.device)
-            logps = torch.log_softmax(logits.float(), dim=-1)[index, tokens[first:last].to(logits.device)]
-            out.append(logps.double().cpu().numpy())
-            row += len(logits)
+    for logits in reader.next_logits(nodes):
+        first, last = starts[row], starts[row + len(logits)]
+        index, targets = torch.from_numpy(which[first:last] - row).to(logits.device), tokens[first:last]
+        logps = token_logps(logits[None], torch.zeros_like(index), index, targets.to(logits.device))
+        out.append(logps.double().cpu().numpy())
+        row += len(logits)
     return which, children, np.concatenate(out)
 
 
