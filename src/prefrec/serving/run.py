@@ -1,0 +1,76 @@
+"""A run's folder as something that answers: its rankers on one base, its catalogue, its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prefrec.models import load_tokenizer
+from prefrec.pipeline.recipe import ZERO_SHOT
+from prefrec.prompts import PromptEncoder, load_template
+from prefrec.rankers import LMRanker
+from prefrec.rankers.catalogue import CatalogueRanker
+from prefrec.serving.batcher import Pass
+from prefrec.serving.engine import Engine
+from prefrec.serving.items import ItemIndex
+from prefrec.serving.scorer import Scorer, load_rankers
+from prefrec.studies.runs import Run
+
+
+def adapters_of(run: Run, names: Sequence[str] = ()) -> dict[str, Path | None]:
+    """Ranker → folder of its adapter (None: the bare base), in the order of `names`; all, the last stage first,
+    where none is named.
+
+    Raises:
+        DataError: the run has no such ranker, or none.
+    """
+    wanted = list(names) or run.models[::-1] or [ZERO_SHOT]
+    return {name: run.entry(name).adapter for name in wanted}
+
+
+def open_engine(
+    run: Run,
+    rankers: Sequence[str] = (),
+    *,
+    max_queue: int = 256,
+    max_tokens: int = 4096,
+    on_pass: Callable[[Pass], None] = lambda done: None,
+) -> Engine:
+    """The rankers of a run, loaded on one base and ready to answer.
+
+    Args:
+        run: from `prefrec.studies.runs.open_run`.
+        rankers: names of those to load, the default first; all where none is named.
+        max_queue: requests that may wait.
+        max_tokens: padded tokens of a pass.
+        on_pass: told of every pass.
+
+    Raises:
+        DataError: the run has no such ranker.
+        ModelError: model or adapter cannot be read.
+    """
+    section = run.recipe.model
+    model, adapters = load_rankers(section.name, section.dtype, adapters_of(run, rankers))
+    encoder = PromptEncoder(load_tokenizer(section.name), max_length=section.max_length, chat=section.chat)
+    template = load_template(section.templates[0], domain=run.data.domain)
+    # With a tokenizer of its own: the worker's thread must not meet those of the clients in one.
+    asked = LMRanker(
+        "catalogue",
+        model,
+        load_tokenizer(section.name),
+        run.data.catalogue,
+        template,
+        max_length=section.max_length,
+        chat=section.chat,
+    )
+    engine = Engine(
+        Scorer(model, adapters, encoder.end, max_tokens=max_tokens, catalogue=CatalogueRanker(asked)),
+        ItemIndex(run.data.catalogue),
+        encoder,
+        template,
+        examples=run.data.split(run.recipe.evaluate.split),
+        max_queue=max_queue,
+        on_pass=on_pass,
+    )
+    engine.warm_up()
+    return engine

@@ -1,0 +1,173 @@
+"""The model side of the server: one base, the run's adapters on it, and choice sets scored in bounded passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from rich.markup import escape
+from torch import nn
+
+from prefrec.console import warn
+from prefrec.errors import ModelError
+from prefrec.models import load_model
+from prefrec.packing import Layout, pack_passes, tokens_of
+from prefrec.prompts import ChoiceSet
+from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
+from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
+from prefrec.training import load_adapter
+
+Scores = list[NDArray[np.float64]]
+
+MAX_CALLS = 64
+"""Calls of the model for one question about a catalogue too large to score whole; then the best found so far."""
+
+
+class Scorer:
+    """Scores choice sets under any of a run's rankers. Not for several threads at once: adapters are switched.
+
+    Args:
+        model: a causal LM, or a PEFT model around one.
+        adapters: ranker → name of its adapter in `model`, None for the bare base.
+        pad_id: token id for padding.
+        max_tokens: of a pass, padding included; see `pack_passes`.
+        catalogue: asks `model` about the whole catalogue; for `recommend`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapters: Mapping[str, str | None],
+        pad_id: int,
+        *,
+        max_tokens: int = 4096,
+        catalogue: CatalogueRanker | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.adapters = dict(adapters)
+        self.pad_id = pad_id
+        self.max_tokens = max_tokens
+        self.catalogue = catalogue
+        self.row_layout: Layout
+        self.row_layout, self._layout_reason = layout_for(language_model(model).config)
+
+    def settle_layout(self, choice_set: ChoiceSet) -> None:
+        """Try a packed row of `choice_set`, and fall back to one row an answer where the model cannot branch."""
+        self.row_layout, self._layout_reason = verified_layout(self.model, choice_set, self.pad_id, self.row_layout)
+        if self.row_layout == "separate":
+            warn(f"one sequence an answer is scored, which is slower: {escape(self._layout_reason)}")
+
+    def score(self, ranker: str, choice_sets: Sequence[ChoiceSet]) -> Scores:
+        """Log-probabilities [C] of each choice set's answers under `ranker`.
+
+        Raises:
+            ModelError: one of them is no number.
+        """
+        # Rows of like length share a pass.
+        order = sorted(range(len(choice_sets)), key=lambda i: -tokens_of(choice_sets[i]))
+        passes = pack_passes(
+            [choice_sets[i] for i in order], pad_id=self.pad_id, layout=self.row_layout, max_tokens=self.max_tokens
+        )
+        with torch.no_grad(), self._adapter(self.adapters[ranker]):
+            logps = choice_logps(self.model, *(p.to(self._device()) for p in passes)).double().cpu().numpy()
+        out: Scores = [np.empty(0)] * len(choice_sets)
+        for i, row in zip(order, logps, strict=True):
+            out[i] = row[: len(choice_sets[i].answers)]
+        _check_finite(ranker, out)
+        return out
+
+    def recommend(self, ranker: str, history: Sequence[str], k: int) -> tuple[Recommendation, bool]:
+        """The `k` best items of the catalogue for a history of item ids, those in it left out.
+
+        Returns:
+            the items, and whether the oldest of the history did not fit into the prompt.
+
+        Raises:
+            ModelError: a log-probability is no number, or no catalogue was given.
+        """
+        if self.catalogue is None:
+            raise ModelError("this scorer was made without a catalogue")
+        encoder = self.catalogue.lm.encoder
+        before = encoder.shortened
+        with torch.no_grad(), self._adapter(self.adapters[ranker]):
+            best = self.catalogue.recommend(history, k, without=set(history), max_calls=MAX_CALLS)
+        _check_finite(ranker, [best.logps])
+        return best, encoder.shortened > before
+
+    def fits(self, choice_sets: Sequence[ChoiceSet]) -> bool:
+        """Whether these make about one pass."""
+        return sum(map(tokens_of, choice_sets)) <= self.max_tokens
+
+    @contextmanager
+    def _adapter(self, name: str | None) -> Iterator[None]:
+        if not isinstance(self.model, PeftModel):
+            yield
+        elif name is None:
+            with self.model.disable_adapter():
+                yield
+        else:
+            if self.model.active_adapter != name:
+                self.model.set_adapter(name, inference_mode=True)
+            yield
+
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def _check_finite(ranker: str, logps: Sequence[NDArray[Any]]) -> None:
+    if not all(np.isfinite(row).all() for row in logps):
+        raise ModelError(f"{ranker}: a log-probability is no finite number; use another dtype, or train again")
+
+
+def load_rankers(
+    base: str, dtype: str, adapters: Mapping[str, Path | None]
+) -> tuple[nn.Module, dict[str, str | None]]:
+    """One base model with the adapters of several rankers on it, for `Scorer`.
+
+    Args:
+        base: a name for `prefrec.models.load_model`.
+        dtype: of the base.
+        adapters: ranker → folder of its adapter; None: the bare base.
+
+    Returns:
+        the model, and ranker → name of its adapter.
+
+    Raises:
+        ModelError: base or adapter cannot be found or read, or is not stored as safetensors.
+    """
+    model: nn.Module = load_model(base, dtype=dtype)
+    names: dict[str, str | None] = {}
+    for i, (ranker, folder) in enumerate(adapters.items()):
+        names[ranker] = None if folder is None else f"ranker{i}"
+        if folder is not None:
+            model = _with_adapter(model, folder, f"ranker{i}")
+    return model.eval(), names
+
+
+def check_adapter(folder: Path) -> None:
+    """See that the adapter in `folder` is safetensors.
+
+    Raises:
+        ModelError: it is not; PEFT would go on to read pickled weights, which can run code.
+    """
+    if (folder / "adapter_config.json").is_file() and not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder}: no adapter_model.safetensors; adapters in other formats are not read")
+
+
+def _with_adapter(model: nn.Module, folder: Path, name: str) -> PeftModel:
+    check_adapter(folder)
+    # In the base's own precision: the same numbers as autocast gives in training, without its casts.
+    kwargs: dict[str, Any] = {"adapter_name": name, "autocast_adapter_dtype": False}
+    if not isinstance(model, PeftModel):
+        return load_adapter(model, folder, **kwargs)
+    try:
+        model.load_adapter(str(folder), **kwargs)
+    except (OSError, ValueError, RuntimeError) as e:
+        raise ModelError(f"the adapter in {folder} cannot be read, or is of another base model: {e}") from e
+    return cast(PeftModel, model)

@@ -1,0 +1,108 @@
+"""`prefrec serve` as a process of its own: it listens, answers, and ends well when it is told to."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+
+from command import prefrec
+from served_run import write_run
+
+QUESTION = {"history": ["Red Emma"], "candidates": ["Wild Alien", "Cold Heat"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bpe_tokenizer):
+    return write_run(tmp_path_factory.mktemp("served"), bpe_tokenizer)
+
+
+@pytest.fixture
+def server(folder):
+    """Starts the command; gives the process and its address."""
+    started = []
+
+    def start(*options):
+        command = [sys.executable, "-c", "from prefrec.cli import main; main()", "serve", str(folder), "--port", "0"]
+        process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        for line in process.stderr:
+            if "Serving" in line:
+                return process, line.split(" at ")[1].strip()
+        raise AssertionError("the server ended before it listened")
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def _get(url, **headers):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        return answer.read().decode()
+
+
+def _ask(url, body=QUESTION):
+    request = urllib.request.Request(
+        f"{url}/v1/rank", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_many_and_ends_well(server, number):
+    process, url = server("--ranker", "sft", "--ranker", "s-dpo")
+    assert json.loads(_get(f"{url}/v1/run"))["rankers"] == ["sft", "s-dpo"]
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(_ask(url))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 16
+    assert len({a["ranking"][0]["title"] for a in answers}) == 1
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 0
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_the_key_comes_from_the_environment(server, monkeypatch):
+    monkeypatch.setenv("PREFREC_API_KEY", "sesame")
+    _, url = server("--ranker", "zero-shot")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        _get(f"{url}/v1/run")
+    assert json.loads(_get(f"{url}/v1/run", Authorization="Bearer sesame"))["rankers"] == ["zero-shot"]
+
+
+def test_an_address_that_is_taken(folder):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        done = prefrec("serve", folder, "--port", other.getsockname()[1])
+    assert (done.code, done.out) == (1, "")
+    assert "error: cannot listen at 127.0.0.1, port" in done.err
+    assert "Address already in use; choose others by --host and --port" in done.err
+
+
+def test_an_unknown_ranker(folder):
+    done = prefrec("serve", folder, "--port", 0, "--ranker", "ppo")
+    assert done.code == 1
+    assert "no trained model 'ppo'; there are zero-shot, sft, dpo, s-dpo" in done.err
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    done = prefrec("serve", tmp_path)
+    assert done.code == 1
+    assert f"error: {tmp_path} is not the folder of a run" in done.err
+
+
+def test_what_is_not_installed_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prefrec.serving.server", None)
+    done = prefrec("serve", folder)
+    assert done.code == 1
+    assert "pip install 'prefrec[serve]'" in done.err

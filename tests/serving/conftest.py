@@ -1,0 +1,41 @@
+"""A tiny run with random adapters, served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from prefrec.serving.app import Settings, create_app
+from prefrec.serving.engine import Engine
+from prefrec.serving.run import open_engine
+from prefrec.studies.runs import Run, open_run
+from served_run import write_run
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, bpe_tokenizer) -> Path:
+    """The run's folder, to be read only."""
+    return write_run(tmp_path_factory.mktemp("served"), bpe_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def run(folder) -> Run:
+    return open_run(folder)
+
+
+@pytest.fixture(scope="session")
+def engine(run) -> Iterator[Engine]:
+    engine = open_engine(run)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def client(engine, monkeypatch) -> Iterator[TestClient]:
+    """A client of the whole application; the engine outlives it."""
+    monkeypatch.setattr(engine, "close", lambda timeout=None: None)
+    with TestClient(create_app(engine, Settings("tiny", "llama"))) as client:
+        yield client

@@ -1,0 +1,286 @@
+"""The HTTP side: routes, limits, keys, errors, counters; schemathesis against the OpenAPI."""
+
+import threading
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from starlette.testclient import TestClient
+
+from prefrec.serving import middleware
+from prefrec.serving.app import Settings, create_app
+from prefrec.serving.bodies import MAX_BODY, MAX_CANDIDATES, MAX_HISTORY, RankRequest
+from prefrec.serving.run import open_engine
+from served_run import MARKUP
+
+QUESTION = {"history": ["Red Emma", "i7"], "candidates": ["Wild Alien", "cold heat", "i20"]}
+
+
+def _error(answer, status, code):
+    assert answer.status_code == status, answer.text
+    problem = answer.json()["error"]
+    assert problem["code"] == code
+    assert "input" not in problem
+    return problem
+
+
+def test_rank(client, engine):
+    answer = client.post("/v1/rank", json=QUESTION | {"ranker": "sft"})
+    assert answer.status_code == 200
+    body = answer.json()
+    asked = engine.rank(RankRequest(**QUESTION, ranker="sft"))
+    assert body == asked.answer(engine.submit(asked, 60).result()).model_dump()
+    assert [r["rank"] for r in body["ranking"]] == [1, 2, 3]
+    assert sum(r["probability"] for r in body["ranking"]) == pytest.approx(1)
+
+
+def test_explain(client):
+    answer = client.post("/v1/explain", json=QUESTION | {"target": "Cold Heat"})
+    assert [i["title"] for i in answer.json()["influences"]] == ["Red Emma", "Red Eye"]
+
+
+def test_recommend(client):
+    answer = client.post("/v1/recommend", json={"history": ["Red Emma"], "k": 59, "ranker": "dpo"}).json()
+    assert len(answer["ranking"]) == 59
+    assert "i2" not in {r["item_id"] for r in answer["ranking"]}
+    assert answer["proven"]
+    _error(client.post("/v1/recommend", json={"history": [], "k": 0}), 422, "invalid")
+    _error(client.post("/v1/recommend", json={"history": ["Red Ema"]}), 404, "unknown_item")
+
+
+def test_items_run_and_example(client):
+    found = client.get("/v1/items", params={"query": "red em", "limit": 2}).json()["items"]
+    assert found[0] == {"item_id": "i2", "title": "Red Emma"}
+    assert len(found) == 2
+    run = client.get("/v1/run").json()
+    assert run == {"run": "tiny", "model": "llama", "rankers": ["s-dpo", "dpo", "sft", "zero-shot"], "items": 60}
+    example = client.get("/v1/example", params={"row": 41}).json()
+    assert (example["row"], example["rows"], len(example["candidates"])) == (1, 40, 6)
+
+
+def test_unknown_items_come_with_near_ones(client):
+    problem = _error(client.post("/v1/rank", json=QUESTION | {"history": ["Red Ema", "zzzz"]}), 404, "unknown_item")
+    assert problem["items"][0]["given"] == "Red Ema"
+    assert {"item_id": "i2", "title": "Red Emma"} in problem["items"][0]["near"]
+    assert problem["items"][1] == {"given": "zzzz", "near": []}
+
+
+def test_an_unknown_ranker(client):
+    problem = _error(client.post("/v1/rank", json=QUESTION | {"ranker": "../../sft"}), 404, "unknown_ranker")
+    assert problem["message"] == "no ranker '../../sft': expected one of s-dpo, dpo, sft, zero-shot"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "body.history: Field required"),
+        (QUESTION | {"history": "Red Emma"}, "body.history: Input should be a valid list"),
+        (QUESTION | {"candidates": []}, "body.candidates: List should have at least 1 item"),
+        (QUESTION | {"history": ["i2"] * (MAX_HISTORY + 1)}, "body.history: List should have at most 200 items"),
+        (QUESTION | {"candidates": ["i2"] * (MAX_CANDIDATES + 1)}, "body.candidates: List should have at most 100"),
+        (QUESTION | {"candidates": ["x" * 513]}, "body.candidates.0: String should have at most 512 characters"),
+        (QUESTION | {"candidates": [""]}, "body.candidates.0: String should have at least 1 character"),
+        (QUESTION | {"history": [3]}, "body.history.0: Input should be a valid string"),
+        (QUESTION | {"histroy": []}, "body.histroy: Extra inputs are not permitted"),
+        (QUESTION | {"candidates": ["i2", "red emma"]}, "'Red Emma' stands twice among the candidates"),
+        ([], "body: Input should be a valid dictionary"),
+        (None, "body"),
+    ],
+)
+def test_wrong_bodies(client, body, message):
+    answer = client.post("/v1/rank", json=body)
+    assert answer.status_code == 422
+    assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b'{"history": [', 400),
+        (b"[" * 100_000, 400),
+        (b"\xff\xfe", 400),
+        (b'{"history": ["\\ud800"], "candidates": ["i2"]}', 422),
+        (b'{"history": ["\\u0000"], "candidates": ["i2"]}', 404),
+        (b'{"history": [], "candidates": ["i2"], "\\ud800": 1}', 422),
+        (b'{"history": [NaN], "candidates": ["i2"]}', 422),
+        (b'{"history": [], "candidates": ["i2"], "ranker": "\\ud83d"}', 422),
+        (b"", 422),
+    ],
+)
+def test_bodies_that_are_hardly_json(client, content, status):
+    answer = client.post("/v1/rank", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+
+
+def test_a_body_that_is_too_long_is_not_read(client):
+    answer = client.post("/v1/rank", content=b" " * (MAX_BODY + 1))
+    _error(answer, 413, "body_too_long")
+
+    def endless():
+        for _ in range(10):
+            yield b" " * (MAX_BODY // 8)
+
+    _error(client.post("/v1/rank", content=endless()), 413, "body_too_long")
+    _error(client.post("/v1/rank", content=b"{}", headers={"Content-Length": "2x"}), 413, "body_too_long")
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(client):
+    import asyncio
+
+    async def never():
+        await asyncio.sleep(60)
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    limit = middleware.BodyLimit(client.app, seconds=0.01)
+    asyncio.run(limit({"type": "http", "method": "POST", "path": "/v1/rank", "headers": []}, never, send))
+    assert sent[0]["status"] == 408
+
+
+def test_state_and_errors_of_routing(client):
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    _error(client.get("/v1/nothing"), 404, "not_found")
+    _error(client.get("/../../etc/passwd"), 404, "not_found")
+    _error(client.get("/v1/rank"), 405, "method_not_allowed")
+    _error(client.get("/"), 404, "not_found")
+    _error(client.get("/v1/items", params={"limit": 1000}), 422, "invalid")
+
+
+def test_every_answer_keeps_browsers_strict(client):
+    for answer in (client.get("/healthz"), client.post("/v1/rank", json=QUESTION), client.get("/v1/nothing")):
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_titles_come_as_json_text(client):
+    answer = client.post("/v1/rank", json=QUESTION | {"history": [MARKUP]})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["history"] == [{"item_id": "i1", "title": MARKUP}]
+
+
+def test_the_key(engine, monkeypatch):
+    monkeypatch.setattr(engine, "close", lambda timeout=None: None)
+    settings = Settings("tiny", "llama", api_key="sésame")
+    assert "sésame" not in repr(settings)
+    with TestClient(create_app(engine, settings)) as client:
+        for headers in ({}, {"Authorization": "Bearer nothing"}, {"Authorization": b"Basic s\xc3\xa9same"}):
+            for path in ("/v1/run", "/v1/items", "/metrics"):
+                refused = client.get(path, headers=headers)
+                _error(refused, 401, "unauthorised")
+                assert refused.headers["www-authenticate"] == "Bearer"
+        assert client.post("/v1/rank", json=QUESTION).status_code == 401
+        assert client.get("/healthz").status_code == 200
+        right = {"Authorization": "Bearer sésame".encode()}
+        assert client.get("/v1/run", headers=right).status_code == 200
+        schema = client.get("/openapi.json").json()
+        assert schema["paths"]["/v1/rank"]["post"]["security"] == [{"HTTPBearer": []}]
+
+
+@pytest.fixture
+def held(run):
+    """An engine whose worker waits for `go`; two requests may queue."""
+    engine = open_engine(run, ["sft"], max_queue=2)
+    go, begun = threading.Event(), threading.Event()
+    work = engine.batcher._work
+
+    def hold(jobs):
+        begun.set()
+        assert go.wait(20)
+        return work(jobs)
+
+    engine.batcher._work = hold
+    yield engine, go, begun
+    go.set()
+    engine.close()
+
+
+def test_a_full_queue_is_429_and_a_lost_deadline_504(held):
+    engine, go, begun = held
+    with TestClient(create_app(engine, Settings("tiny", "llama", deadline=0.3))) as client:
+        asked = engine.rank(RankRequest(**QUESTION))
+        first = engine.submit(asked, 60)
+        assert begun.wait(20)
+        _error(client.post("/v1/rank", json=QUESTION), 504, "deadline")
+        waiting = [engine.submit(asked, 60) for _ in range(2)]  # the one that was given up has made room
+        refused = client.post("/v1/rank", json=QUESTION)
+        _error(refused, 429, "queue_full")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "prefrec_queue_requests 2.0" in client.get("/metrics").text
+        go.set()
+        assert all(f.result(20) for f in (first, *waiting))
+        assert client.post("/v1/rank", json=QUESTION).status_code == 200
+
+
+def test_a_stopped_server_is_not_ready(run):
+    engine = open_engine(run, ["sft"])
+    with TestClient(create_app(engine, Settings("tiny", "llama"))) as client:
+        engine.close()
+        _error(client.get("/readyz"), 503, "stopping")
+        refused = client.post("/v1/rank", json=QUESTION)
+        _error(refused, 503, "stopping")
+        assert refused.headers["retry-after"] == "5"
+        assert client.get("/healthz").status_code == 200
+
+
+def test_shutting_down_closes_the_engine(run):
+    engine = open_engine(run, ["sft"])
+    with TestClient(create_app(engine, Settings("tiny", "llama"))):
+        assert engine.batcher.alive
+    assert not engine.batcher.alive
+
+
+def test_what_was_not_foreseen_stays_inside(engine, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "close", lambda timeout=None: None)
+    monkeypatch.setattr(engine, "rank", lambda body: 1 / 0)
+    with TestClient(create_app(engine, Settings("tiny", "llama")), raise_server_exceptions=False) as client:
+        problem = _error(client.post("/v1/rank", json=QUESTION), 500, "internal")
+    assert "division" not in problem["message"]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_metrics(run):
+    settings = Settings("tiny", "llama")
+    engine = open_engine(run, ["sft"], on_pass=settings.telemetry.on_pass)
+    with TestClient(create_app(engine, settings)) as client:
+        for _ in range(3):
+            client.post("/v1/rank", json=QUESTION)
+        client.post("/v1/rank", json={})
+        client.get("/v1/invented")
+        text = client.get("/metrics").text
+    assert 'prefrec_requests_total{path="/v1/rank",status="200"} 3.0' in text
+    assert 'prefrec_requests_total{path="/v1/rank",status="422"} 1.0' in text
+    assert 'prefrec_requests_total{path="other",status="404"} 1.0' in text
+    assert "invented" not in text
+    assert "prefrec_pass_requests_count 5.0" in text  # two to warm up, and three requests
+    assert 'prefrec_request_seconds_count{path="/v1/rank"} 4.0' in text
+
+
+def test_examples_of_the_schema_can_be_asked(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    for path in ("/v1/rank", "/v1/recommend", "/v1/explain"):
+        examples = paths[path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+        assert client.post(path, json=examples["titles"]["value"]).status_code == 200
+    questions = {"/v1/rank", "/v1/recommend", "/v1/explain"}
+    assert set(paths) == questions | {"/v1/items", "/v1/run", "/v1/example", "/metrics", "/healthz", "/readyz"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/rank", "/v1/recommend", "/v1/explain", "/v1/items", "/v1/run", "/v1/example", "/healthz"]
+)
+def test_answers_are_as_the_schema_says(client, path):
+    """Every generated request is answered in a documented way, and never with a 5xx."""
+    (operation,) = schemathesis.openapi.from_asgi("/openapi.json", client.app)[path].values()
+    kinds = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(operation.as_strategy(generation_mode=kinds[0]) | operation.as_strategy(generation_mode=kinds[1]))
+    def ask(case):
+        case.call_and_validate()
+
+    ask()

@@ -1,0 +1,169 @@
+"""The worker thread: what shares a pass, what is refused, what runs out of time, and how it ends."""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec.serving.batcher import Batcher, DeadlineError, QueueFullError, StoppedError
+
+
+class Worker:
+    """Squares numbers; holds every pass until it is let go, and notes what shared one."""
+
+    def __init__(self, held: bool = True) -> None:
+        self.passes: list[list[int]] = []
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Semaphore(0 if held else 1_000_000)
+
+    def __call__(self, jobs):
+        self.passes.append(list(jobs))
+        self.begun.release()
+        assert self.go.acquire(timeout=20)
+        if any(j < 0 for j in jobs):
+            raise ValueError(f"{jobs} holds a negative number")
+        return [j * j for j in jobs]
+
+
+def _fits(jobs):
+    """At most four, and odd and even numbers apart."""
+    return len(jobs) <= 4 and len({j % 2 for j in jobs}) == 1
+
+
+@pytest.fixture
+def worker():
+    return Worker()
+
+
+@pytest.fixture
+def now():
+    return [0.0]
+
+
+@pytest.fixture
+def batcher(worker, now):
+    batcher = Batcher(worker, fits=_fits, max_queue=6, clock=lambda: now[0])
+    yield batcher
+    worker.go.release(1000)
+    batcher.close()
+
+
+def _busy(batcher, worker) -> Future:
+    """A job in the worker's hands, so that what comes next has to wait."""
+    future = batcher.submit(1, 100)
+    assert worker.begun.acquire(timeout=20)
+    return future
+
+
+def _finish(worker, futures):
+    worker.go.release(1000)
+    return [f.result(timeout=20) for f in futures]
+
+
+def test_what_came_meanwhile_shares_a_pass_in_its_order(batcher, worker):
+    first = _busy(batcher, worker)
+    waiting = [batcher.submit(n, 100) for n in (2, 3, 4, 5, 6)]
+    assert _finish(worker, [first, *waiting]) == [1, 4, 9, 16, 25, 36]
+    assert worker.passes == [[1], [2, 4, 6], [3, 5]]
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_again(batcher, worker, now):
+    first = _busy(batcher, worker)
+    waiting = [batcher.submit(2, 1000) for _ in range(6)]
+    with pytest.raises(QueueFullError) as e:
+        batcher.submit(2, 1000)
+    assert e.value.retry_after == 1
+    assert batcher.waiting == 6
+    now[0] = 7.5  # the first pass took 7.5 s
+    worker.go.release(1)
+    first.result(timeout=20)
+    assert worker.begun.acquire(timeout=20)
+    while batcher.waiting < 6:
+        waiting.append(batcher.submit(2, 1000))
+    with pytest.raises(QueueFullError, match="6 requests are waiting") as e:
+        batcher.submit(2, 1000)
+    assert e.value.retry_after == 45
+    assert _finish(worker, waiting) == [4] * len(waiting)
+
+
+def test_jobs_past_their_deadline_are_not_worked_on(batcher, worker, now):
+    first = _busy(batcher, worker)
+    late, early = batcher.submit(2, 5), batcher.submit(4, 50)
+    now[0] = 10
+    assert _finish(worker, [first, early]) == [1, 16]
+    with pytest.raises(DeadlineError):
+        late.result(timeout=20)
+    assert worker.passes == [[1], [4]]
+
+
+def test_lost_jobs_make_room(batcher, worker, now):
+    first = _busy(batcher, worker)
+    lost = [batcher.submit(2, 5) for _ in range(5)]
+    cancelled = batcher.submit(2, 100)
+    assert cancelled.cancel()
+    now[0] = 10
+    last = batcher.submit(8, 100)
+    assert all(f.done() for f in lost)
+    assert _finish(worker, [first, last]) == [1, 64]
+    assert worker.passes == [[1], [8]]
+
+
+def test_a_job_fails_for_its_own_fault_only(batcher, worker):
+    first = _busy(batcher, worker)
+    good, bad, also_good = (batcher.submit(n, 100) for n in (3, -1, 5))
+    assert _finish(worker, [first, good, also_good]) == [1, 9, 25]
+    with pytest.raises(ValueError, match=r"\[-1\] holds a negative number"):
+        bad.result(timeout=20)
+    assert _finish(worker, [batcher.submit(7, 100)]) == [49]
+
+
+def test_closing_answers_what_waits(batcher, worker):
+    first = _busy(batcher, worker)
+    waiting = batcher.submit(2, 100)
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    assert _finish(worker, [first, waiting]) == [1, 4]
+    closing.join(timeout=20)
+    assert not batcher.alive
+    with pytest.raises(StoppedError):
+        batcher.submit(1, 100)
+    batcher.close()
+
+
+def test_closing_in_a_hurry_gives_up_what_waits(batcher, worker):
+    first = _busy(batcher, worker)
+    waiting = batcher.submit(2, 100)
+    batcher.close(timeout=0.01)
+    with pytest.raises(StoppedError, match="before it could answer"):
+        waiting.result(timeout=20)
+    assert _finish(worker, [first]) == [1]
+
+
+def test_passes_are_told_of(now):
+    told = []
+    batcher = Batcher(Worker(held=False), fits=_fits, clock=lambda: now[0], on_pass=told.append)
+    assert batcher.submit(3, 100).result(timeout=20) == 9
+    batcher.close()
+    assert [(p.jobs, p.waited, p.seconds) for p in told] == [(1, (0.0,), 0.0)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(-3, 50), min_size=1, max_size=60), st.integers(1, 8))
+def test_every_client_gets_its_own_answer(numbers, threads):
+    """As many clients as there are threads; a slow twin squares one number after the other."""
+    worker = Worker(held=False)
+    batcher = Batcher(worker, fits=_fits, max_queue=100)
+
+    def ask(n):
+        try:
+            return batcher.submit(n, 100).result(timeout=20)
+        except ValueError:
+            return "refused"
+
+    with ThreadPoolExecutor(threads) as pool:
+        answers = list(pool.map(ask, numbers))
+    batcher.close()
+    assert answers == [n * n if n >= 0 else "refused" for n in numbers]
+    assert all(_fits(p) for p in worker.passes)

@@ -1,0 +1,253 @@
+"""Answers of the engine against the slow twin: one sequence an answer, the adapter alone on a fresh base."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec.data import RankingExample
+from prefrec.errors import DataError, ModelError, TokenizerError
+from prefrec.prompts import ChoiceSet
+from prefrec.rankers.explain import leave_one_out
+from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
+from prefrec.serving.engine import Question, UnknownRankerError
+from prefrec.serving.items import UnknownItemsError
+from prefrec.serving.run import adapters_of, open_engine
+from prefrec.serving.scorer import Scorer, load_rankers
+from prefrec.studies.runs import open_run
+from served_run import HOSTILE, SPECIAL
+from slow import slow_logps
+from tiny import broken, tiny_llama
+
+HISTORY = ["Red Emma", "i7", "Old Night"]
+CANDIDATES = ["Wild Alien", "Cold Heat", "Lost Days", "Red Story"]
+
+
+def _ask(engine, asked):
+    return asked.answer(engine.submit(asked, timeout=60).result(timeout=60))
+
+
+def _slow(run, ranker, history, candidates, shown=None):
+    """Log-probabilities [C] of titles by a model of its own, one sequence each; `shown`: those in the prompt."""
+    twin = run.ranker(ranker)
+    choices = twin.encoder.encode(twin.template, history, candidates if shown is None else shown, candidates)
+    with torch.no_grad():
+        return slow_logps(twin.model, choices).numpy()
+
+
+@pytest.mark.parametrize("ranker", ["zero-shot", "sft", "dpo", "s-dpo"])
+def test_rank_equals_the_slow_twin(engine, run, ranker):
+    answer = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=ranker)))
+    want = _slow(run, ranker, ["Red Emma", "Red Eye", "Old Night"], CANDIDATES)
+    assert answer.ranker == ranker
+    assert [i.title for i in answer.history] == ["Red Emma", "Red Eye", "Old Night"]
+    assert [r.title for r in answer.ranking] == [CANDIDATES[i] for i in np.argsort(-want)]
+    assert [r.rank for r in answer.ranking] == [1, 2, 3, 4]
+    np.testing.assert_allclose([r.logp for r in answer.ranking], sorted(want, reverse=True), rtol=1e-4)
+    shares = np.exp(want - want.max()) / np.exp(want - want.max()).sum()
+    np.testing.assert_allclose([r.probability for r in answer.ranking], sorted(shares, reverse=True), rtol=1e-3)
+    assert not answer.history_shortened
+
+
+def test_rankers_differ(engine):
+    answers = [
+        _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=r)))
+        for r in engine.rankers
+    ]
+    assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot"]
+    assert len({a.ranking[0].logp for a in answers}) == 4
+
+
+def test_the_default_is_the_last_stage(engine):
+    asked = engine.rank(RankRequest(history=[], candidates=CANDIDATES))
+    assert _ask(engine, asked).ranker == "s-dpo"
+
+
+def test_explain_equals_leaving_each_item_out(engine, run):
+    request = ExplainRequest(history=HISTORY, candidates=CANDIDATES, target="lost days", ranker="dpo")
+    answer = _ask(engine, engine.explain(request))
+    history = ["Red Emma", "Red Eye", "Old Night"]
+    column = CANDIDATES.index("Lost Days")
+
+    def of(titles):
+        logps = _slow(run, "dpo", titles, CANDIDATES)
+        return logps[column], (np.exp(logps) / np.exp(logps).sum())[column]
+
+    logp, share = of(history)
+    assert answer.target.title == "Lost Days"
+    np.testing.assert_allclose([answer.logp, answer.probability], [logp, share], rtol=1e-4)
+    for i, influence in enumerate(answer.influences):
+        without, share_without = of(history[:i] + history[i + 1 :])
+        assert (influence.position, influence.title) == (i, history[i])
+        np.testing.assert_allclose(influence.logp_without, without, rtol=1e-4)
+        np.testing.assert_allclose(influence.logp_change, logp - without, atol=1e-3)
+        np.testing.assert_allclose(influence.probability_without, share_without, rtol=1e-3)
+        np.testing.assert_allclose(influence.probability_change, share - share_without, atol=1e-4)
+    assert len({i.logp_without for i in answer.influences}) == 3
+
+
+def test_many_clients_at_once_get_what_each_gets_alone(run):
+    """Requests that share passes, of two rankers and of different lengths."""
+    engine = open_engine(run, ["sft", "s-dpo"], max_tokens=700)
+    requests = [
+        RankRequest(history=HOSTILE[n : n + n % 4], candidates=HOSTILE[9 : 11 + n % 5], ranker=engine.rankers[n % 2])
+        for n in range(24)
+    ]
+    alone = [_ask(engine, engine.rank(r)) for r in requests]
+    told = []
+    engine.batcher._on_pass = told.append
+    asked = [engine.rank(r) for r in requests]
+    futures = [engine.submit(a, timeout=60) for a in asked]
+    for a, future, want in zip(asked, futures, alone, strict=True):
+        got = a.answer(future.result(timeout=60))
+        assert [r.item_id for r in got.ranking] == [r.item_id for r in want.ranking]
+        np.testing.assert_allclose([r.logp for r in got.ranking], [r.logp for r in want.ranking], rtol=1e-4)
+    engine.close()
+    assert sum(p.jobs for p in told) == 24
+    assert max(p.jobs for p in told) > 1
+
+
+def test_a_title_cannot_be_a_special_token(engine):
+    (choices,) = engine.rank(RankRequest(history=[SPECIAL], candidates=[SPECIAL, "Red Emma"])).question.choice_sets
+    end, begin = engine.encoder.end, engine.encoder.tokenizer.bos_token_id
+    assert end not in choices.prompt
+    assert begin not in choices.prompt[1:]
+    for answer in choices.answers:
+        assert answer.count(end) == 1
+        assert answer[-1] == end
+    assert SPECIAL in engine.encoder.tokenizer.decode(choices.answers[0])
+
+
+def test_a_history_that_does_not_fit_is_shortened_and_said_so(engine):
+    answer = _ask(engine, engine.rank(RankRequest(history=HOSTILE * 3, candidates=CANDIDATES)))
+    assert answer.history_shortened
+    assert len(answer.history) == 180
+
+
+@pytest.mark.parametrize("ranker", ["zero-shot", "dpo"])
+def test_recommend_equals_the_slow_twin(engine, run, ranker):
+    """Every title of the catalogue after the prompt without candidates, one sequence each."""
+    answer = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=7, ranker=ranker)))
+    seen = ["Red Emma", "Red Eye", "Old Night"]
+    titles = [t for t in HOSTILE if t not in seen]
+    want = _slow(run, ranker, seen, titles, shown=())
+    best = np.argsort(-want, kind="stable")[:7]
+    assert [r.title for r in answer.ranking] == [titles[i] for i in best]
+    np.testing.assert_allclose([r.logp for r in answer.ranking], want[best], rtol=1e-4)
+    assert answer.proven
+    assert answer.ranker == ranker
+    assert not answer.history_shortened
+
+
+def test_nothing_is_left_to_recommend(engine):
+    answer = _ask(engine, engine.recommend(RecommendRequest(history=HOSTILE, k=5)))
+    assert answer.ranking == []
+    assert answer.history_shortened
+
+
+@pytest.mark.parametrize("length", [4, 48])
+def test_explain_equals_leave_one_out_of_the_command_line(engine, run, length):
+    """A history that does not fit too: items that the prompt has no room for are not in the answer."""
+    row = run.data.test[0]
+    history = ("i0", "i1", "i7", "i9") * (length // 4)
+    asked = ExplainRequest(history=list(history), candidates=list(row.candidates), target=row.target, ranker="sft")
+    answer = _ask(engine, engine.explain(asked))
+    want = leave_one_out(run.ranker("sft"), RankingExample("u", history, row.candidates, row.target))
+    assert answer.history_shortened == (length == 48) == (len(want) < length)
+    assert [i.position for i in answer.influences] == list(range(length - len(want), length))
+    assert [i.item_id for i in answer.influences] == [item for item, _ in want]
+    np.testing.assert_allclose([i.logp_change for i in answer.influences], [e for _, e in want], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"ranker": "sdpo"}, UnknownRankerError, "no ranker 'sdpo': expected one of s-dpo, dpo, sft, zero-shot"),
+        ({"history": ["Red Emmma"]}, UnknownItemsError, r"'Red Emmma' among 60; near ones: Red Emma \(id "),
+        ({"candidates": ["Red Emma", "red  emma"]}, DataError, "'Red Emma' stands twice among the candidates"),
+        ({"candidates": HOSTILE}, TokenizerError, "show fewer candidates"),
+    ],
+)
+def test_rank_refuses(engine, change, error, message):
+    request = RankRequest.model_validate({"history": HISTORY, "candidates": CANDIDATES} | change)
+    with pytest.raises(error, match=message):
+        engine.rank(request)
+
+
+def test_explain_refuses_a_target_that_is_no_candidate(engine):
+    with pytest.raises(DataError, match="'Red Emma' is not among the candidates"):
+        engine.explain(ExplainRequest(history=HISTORY, candidates=CANDIDATES, target="Red Emma"))
+
+
+def test_examples_are_rows_of_the_test_split(engine, run):
+    example, again = engine.example(1), engine.example(1 + len(run.data.test))
+    assert again == example
+    row = run.data.test[1]
+    assert [i.item_id for i in example.candidates] == list(row.candidates)
+    assert example.target.title == run.data.catalogue.titles[row.target]
+    assert (example.row, example.rows) == (1, 40)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 6)), min_size=1, max_size=12), st.integers(20, 400))
+def test_scores_do_not_depend_on_the_budget_and_keep_the_order(shapes, budget):
+    rng = np.random.default_rng(0)
+    sets = [
+        ChoiceSet(
+            tuple(rng.integers(3, 300, n).tolist()), tuple((*a, 1) for a in rng.integers(3, 300, (c, 2)).tolist())
+        )
+        for n, c in shapes
+    ]
+    scorer = Scorer(tiny_llama(), {"zero-shot": None}, 1, max_tokens=budget)
+    for choices, got in zip(sets, scorer.score("zero-shot", sets), strict=True):
+        with torch.no_grad():
+            np.testing.assert_allclose(got, slow_logps(scorer.model, choices).numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_a_model_that_cannot_branch_is_scored_row_by_row(run, monkeypatch):
+    model, adapters = load_rankers(run.recipe.model.name, "float32", {"zero-shot": None})
+    broken(model)
+    scorer = Scorer(model, adapters, 1)
+    choices = ChoiceSet((5, 6, 7, 8), ((9, 1), (10, 11, 1), (12, 1)))
+    scorer.settle_layout(choices)
+    assert scorer.row_layout == "separate"
+    with torch.no_grad():
+        np.testing.assert_allclose(scorer.score("zero-shot", [choices])[0], slow_logps(model, choices), rtol=1e-4)
+
+
+def test_scores_that_are_no_numbers_are_an_error(engine, run):
+    broken_engine = open_engine(run, ["zero-shot"])
+    with torch.no_grad():
+        broken_engine._scorer.model.lm_head.weight.fill_(torch.nan)
+    asked = broken_engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES))
+    with pytest.raises(ModelError, match="no finite number"):
+        broken_engine.submit(asked, 60).result(timeout=60)
+    broken_engine.close()
+
+
+def test_adapters_are_read_as_safetensors_only(folder, tmp_path):
+    """PEFT would read `adapter_model.bin`, which is a pickle."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text((folder / "sft" / "adapter" / "adapter_config.json").read_text())
+    torch.save({}, adapter / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
+        load_rankers(str(folder.parent / "model"), "float32", {"sft": adapter})
+
+
+def test_a_ranker_that_the_run_lacks(run, folder, tmp_path):
+    with pytest.raises(DataError, match="no trained model 'ppo'; there are zero-shot, sft, dpo, s-dpo"):
+        open_engine(run, ["ppo"])
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "align" / "s-dpo" / "adapter")
+    assert list(adapters_of(open_run(copy))) == ["dpo", "sft", "zero-shot"]
+
+
+def test_a_question_is_one_job(engine):
+    asked = engine.explain(ExplainRequest(history=HISTORY, candidates=CANDIDATES, target="Lost Days"))
+    assert isinstance(asked.question, Question)
+    assert len(asked.question.choice_sets) == 4

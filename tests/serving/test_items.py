@@ -1,0 +1,82 @@
+"""Names of items as clients write them."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefrec.data import Catalogue
+from prefrec.serving.items import Item, ItemIndex, UnknownItemsError
+
+ROWS = {"1": "Heat", "2": "Alien", "3": "Aliens", "1984": "Emma", "5": "1984", "6": "The  Alien Thing", "7": "heat"}
+
+
+@pytest.fixture
+def index():
+    return ItemIndex(Catalogue(pl.DataFrame({"item_id": list(ROWS), "title": list(ROWS.values())})))
+
+
+@pytest.mark.parametrize(
+    ("name", "item_id"),
+    [("Alien", "2"), ("  aLIEN ", "2"), ("the alien thing", "6"), ("3", "3"), ("Emma", "1984"), ("1984", "5")],
+)
+def test_a_name_is_a_title_whatever_its_case_else_an_id(index, name, item_id):
+    assert index.resolve([name]) == [item_id]
+
+
+def test_names_keep_their_order(index):
+    assert index.resolve(["Aliens", "2", "Emma", "2"]) == ["3", "2", "1984", "2"]
+
+
+def test_unknown_names_come_with_near_ones(index):
+    with pytest.raises(
+        UnknownItemsError, match=r"no item with title or id 'Alein' among 7; near ones: Alien \(id 2\)"
+    ) as e:
+        index.resolve(["Emma", "Alein", "qqqqq"])
+    assert "(and 1 more)" in str(e.value)
+    first, second = e.value.unknown
+    assert first.near[0] == Item("2", "Alien")
+    assert (second.given, second.near) == ("qqqqq", ())
+
+
+def test_a_title_of_two_items_asks_for_the_id(index):
+    with pytest.raises(UnknownItemsError, match="title of several items; give the id: Heat") as e:
+        index.resolve(["HEAT"])
+    assert [i.item_id for i in e.value.unknown[0].near] == ["1", "7"]
+
+
+def test_near_matches_are_searched_for_a_few_names_only(index, monkeypatch):
+    searched = []
+    near = index.near
+    monkeypatch.setattr(index, "near", lambda text, limit: searched.append(text) or near(text, limit))
+    with pytest.raises(UnknownItemsError) as e:
+        index.resolve([f"Alien {n}!" for n in range(40)])
+    assert len(e.value.unknown) == 40
+    assert len(searched) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "titles"),
+    [
+        ("al", ["Alien", "Aliens", "The  Alien Thing"]),  # begins; a word begins
+        ("lien", ["Alien", "Aliens", "The  Alien Thing"]),
+        ("ALIENS", ["Aliens", "Alien"]),
+        ("1984", ["Emma", "1984"]),  # the id, then the title
+        ("thing", ["The  Alien Thing"]),
+    ],
+)
+def test_search(index, text, titles):
+    assert [i.title for i in index.search(text, 10)][: len(titles)] == titles
+
+
+def test_search_without_a_text_shows_the_first_items(index):
+    assert [i.item_id for i in index.search(" ", 2)] == ["1", "2"]
+
+
+@given(text=st.text(max_size=20), limit=st.integers(1, 9))
+def test_search_takes_any_text(text, limit):
+    index = ItemIndex(Catalogue(pl.DataFrame({"item_id": list(ROWS), "title": list(ROWS.values())})))
+    found = index.search(text, limit)
+    assert len(found) <= limit
+    assert len(set(found)) == len(found)
+    assert all(ROWS[i.item_id] == i.title for i in found)
