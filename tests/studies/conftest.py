@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from prefrec.data import PreparedData, prepare
 from prefrec.pipeline.recipe import Recipe
 from tiny_run import tiny_recipe, write_model, write_shop
 
@@ -18,6 +19,11 @@ def base(tmp_path_factory, bpe_tokenizer) -> Recipe:
     raw["align"] = [raw["align"][1] | short]
     raw["evaluate"] = {"rows": 20, "zero_shot": False, "references": ["popularity"], "ks": [1, 3]}
     return Recipe.model_validate(raw)
+
+
+@pytest.fixture(scope="session")
+def data(base) -> PreparedData:
+    return prepare(base.data)
 
 
 @pytest.fixture(scope="session")

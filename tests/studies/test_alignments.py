@@ -14,11 +14,6 @@ from prefrec.studies.carry_out import base_recipe
 from prefrec.studies.study import with_alignments
 
 
-@pytest.fixture(scope="module")
-def data(base):
-    return prepare(base.data)
-
-
 def _kept(section, *names):
     """All settings but those named."""
     return {k: v for k, v in section.model_dump().items() if k not in ("name", *names)}

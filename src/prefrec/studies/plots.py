@@ -30,13 +30,17 @@ class Series:
 def dots(measured: Measured, quantity: str, varied: Collection[str], heading: str | None = None) -> Drawing:
     """A dot and an interval a variant; those that were varied in colour."""
     shown = {v: of[quantity] for v, of in measured.intervals.items() if quantity in of}
-    heading = heading or metric_label(quantity)
-    words = "; ".join(f"{label(v)} {with_interval(i)}" for v, i in shown.items())
-    figure = whisker_figure(shown, varied)
-    figure.axes[0].set_xlabel(heading, fontsize=9, color=INK)
-    return Drawing(
-        slug(quantity), heading, figure, f"{heading} with 95% intervals: {words}.", "Lines: 95% intervals."
-    )
+    return interval_dots(slug(quantity), heading or metric_label(quantity), shown, varied)
+
+
+def interval_dots(
+    name: str, title: str, shown: Mapping[str, Interval], coloured: Collection[str], hint: str = ""
+) -> Drawing:
+    """A dot and its interval for each name, from top to bottom."""
+    figure = whisker_figure(shown, coloured)
+    figure.axes[0].set_xlabel(title, fontsize=9, color=INK)
+    words = "; ".join(f"{label(n)} {with_interval(i)}" for n, i in shown.items())
+    return Drawing(name, title, figure, f"{title} with 95% intervals: {words}.", hint or "Lines: 95% intervals.")
 
 
 def lines(
@@ -62,14 +66,9 @@ def lines(
     """
     figure, axes = new_figure(_WIDTH, _HEIGHT)
     words = []
-    places = [x for one in series for x in one.x]
-    for i, one in enumerate(series):
-        shift = 0.012 * (i - (len(series) - 1) / 2)  # so that equal lines are seen apart
-        x = [
-            x * (max(places) / min(places)) ** shift if log else x + shift * (max(places) - min(places))
-            for x in one.x
-        ]
-        _draw(axes, replace(one, x=x), PALETTE[i % len(PALETTE)])
+    for i, one in enumerate(_apart(series, log)):
+        _draw(axes, one, PALETTE[i % len(PALETTE)])
+    for one in series:
         points = (f"{_number(y)} at {x:g}" for x, y in zip(one.x, one.y, strict=True))
         words.append(f"{label(one.name)}: {', '.join(points)}")
     for text, height in (level or {}).items():
@@ -108,6 +107,19 @@ def named_points(
     axes.margins(x=0.15)
     words = "; ".join(f"{label(v)} {with_interval(y)} at {x:g}" for v, (x, y) in points.items())
     return Drawing(name, title, figure, f"{title}, by {x_label}. {words}.", hint)
+
+
+def _apart(series: Sequence[Series], log: bool) -> list[Series]:
+    """The series, moved a little along the axis where intervals would hide each other."""
+    places = [x for one in series for x in one.x]
+    if not any(isinstance(y, Interval) for one in series for y in one.y):
+        return list(series)
+    spread = max(places) / min(places) if log else max(places) - min(places)
+    moved = []
+    for i, one in enumerate(series):
+        shift = 0.012 * (i - (len(series) - 1) / 2)
+        moved.append(replace(one, x=[x * spread**shift if log else x + spread * shift for x in one.x]))
+    return moved
 
 
 def _draw(axes: Axes, one: Series, colour: str) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from prefrec.data import PreparedData
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import PRETRAIN, SFT, ZERO_SHOT, Recipe, load_recipe
 from prefrec.pipeline.report.contents import Stage, read_run
-from prefrec.pipeline.score import LMEntry, adapter_key, lm_ranker
+from prefrec.pipeline.score import LMEntry, adapter_key, ask_models, lm_ranker
 from prefrec.pipeline.train import ADAPTER
 from prefrec.rankers import LMRanker
 
@@ -38,6 +39,11 @@ class Run:
         """Names of the language models that can be asked, in the order of the table."""
         return [n for n in self.recipe.lm_rankers if n == ZERO_SHOT or self.adapter(n).is_dir()]
 
+    @property
+    def start(self) -> str:
+        """The model that alignments start from, which is their reference."""
+        return start_of(self.recipe)
+
     def adapter(self, name: str) -> Path:
         """The folder in which the adapter of a stage lies."""
         stage = self.folder / name if name in (PRETRAIN, SFT) else self.folder / "align" / name
@@ -49,7 +55,7 @@ class Run:
         Raises:
             DataError: there is no such model, or it is not trained yet.
         """
-        if name not in self.models:
+        if name not in (ZERO_SHOT, *self.models):
             raise DataError(f"{self.folder}: no trained model {name!r}; there are {', '.join(self.models) or 'none'}")
         adapter = None if name == ZERO_SHOT else self.adapter(name)
         return LMEntry(name, adapter, adapter_key(adapter, self.data))
@@ -57,6 +63,12 @@ class Run:
     def ranker(self, name: str) -> LMRanker:
         """A language model of this run, loaded; errors as for `entry`."""
         return lm_ranker(name, self.entry(name).adapter, self.data, self.recipe.model)
+
+    def ask(self, names: Sequence[str], examples: Sequence[RankingExample], cache: Path) -> list[pl.DataFrame]:
+        """Predictions of these models on any rows of the run's items, kept in the folder `cache`."""
+        entries, section = [self.entry(n) for n in names], self.recipe.evaluate
+        section = section.model_copy(update={"generate_rows": 0})
+        return ask_models(self.data, self.recipe.model, section, entries, examples, cache, seed=self.recipe.seed)
 
     def predictions(self) -> pl.DataFrame:
         """What every ranker of the run said.
@@ -70,6 +82,11 @@ class Run:
         """Seconds that a training stage took; None where it is not finished."""
         state = self.stages[name].state if name in self.stages else {}
         return float(state["seconds"]) if state.get("finished") else None
+
+
+def start_of(recipe: Recipe) -> str:
+    """The model that a recipe's alignments start from."""
+    return SFT if recipe.sft else PRETRAIN if recipe.pretrain else ZERO_SHOT
 
 
 def open_run(folder: Path) -> Run:

@@ -133,7 +133,7 @@ def _sentences(heading: str, baseline: str, gaps: Mapping[str, PairedDifference]
     return [
         f"{heading}: the largest difference from {baseline} is {label(largest)}’s, {with_interval(gaps[largest])}.",
         f"{heading}: of {len(gaps)} intervals of such differences "
-        + (f"{len(clear)} exclude 0: {', '.join(clear)}." if clear else "none excludes 0."),
+        + (f"{len(clear)} exclude{'s' * (len(clear) == 1)} 0: {', '.join(clear)}." if clear else "none excludes 0."),
     ]
 
 
@@ -149,7 +149,7 @@ def plain_table(name: str, title: str, first: str, frame: pl.DataFrame, note: st
     """A frame as a table: its first column names the rows, null is a dash."""
     head, *columns = frame.columns
     rows = [
-        (label(str(row[head])), [Cell(_setting(row[c], digits)) for c in columns], "")
+        (label(str(row[head])), [Cell(_found(row[c], digits)) for c in columns], "")
         for row in frame.iter_rows(named=True)
     ]
     return Table(name, title, first, Grid(columns, rows), frame, note)
@@ -173,9 +173,15 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(c.replace("|", "\\|").replace("\u00a0", " ") for c in cells) + " |"
 
 
-def _setting(value: Any, digits: int = 3) -> str:
+def _setting(value: Any) -> str:
+    """A setting as it was given: 0.5, 1, 1,649."""
     if value is None:
         return "–"
-    if isinstance(value, float):
-        return number(value, digits) if abs(value) < 10 and value != round(value) else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _found(value: Any, digits: int) -> str:
+    """A measured value, with all its digits."""
+    return number(value, digits) if isinstance(value, float) else _setting(value)
