@@ -52,6 +52,12 @@ def vary_loss(base: Recipe, data: PreparedData) -> Recipe:
     return with_alignments(base, entries)
 
 
+def dpo_and_s_dpo(base: Recipe, data: PreparedData) -> Recipe:
+    """The two alignments that other studies look at, by the names that the ablation gives them."""
+    one = varied_alignment(base)
+    return with_alignments(base, [_with_negatives(one, 1), variant(one, "s-dpo")])
+
+
 def vary_negatives(base: Recipe, data: PreparedData) -> Recipe:
     """S-DPO with more and more negatives, on the same rows, then on as many rows as cost what N = 1 costs.
 

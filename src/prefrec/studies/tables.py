@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from prefrec.evaluation import PairedDifference
+from prefrec.evaluation import Interval, PairedDifference
 from prefrec.pipeline.report.tables import Cell, Grid
 from prefrec.pipeline.report.wording import (
     includes_zero,
@@ -33,7 +33,6 @@ def results_table(
     name: str = "table",
     title: str = "Results",
     first: str = "Variant",
-    digits: int = 3,
 ) -> Table:
     """One row a variant: its settings, every quantity with its interval, and differences to the baseline.
 
@@ -44,7 +43,6 @@ def results_table(
         name: of the CSV file.
         title: of the table.
         first: what the variants are.
-        digits: shown.
     """
     settings, labels = settings or {}, labels or {}
     set_names = list(dict.fromkeys(k for of in settings.values() for k in of))
@@ -55,12 +53,9 @@ def results_table(
     for variant, of in measured.intervals.items():
         known = settings.get(variant, {})
         cells = [Cell(_setting(known.get(k))) for k in set_names]
-        cells += [
-            Cell(number(of[q].mean, digits), (interval_ends(of[q]),)) if q in of else Cell("–")
-            for q in measured.quantities
-        ]
+        cells += [interval_cell(of[q]) if q in of else Cell("–") for q in measured.quantities]
         gaps = measured.differences.get(variant, {})
-        cells += [difference_cell(gaps[q], digits) if q in gaps else Cell("–") for q in compared]
+        cells += [difference_cell(gaps[q]) if q in gaps else Cell("–") for q in compared]
         rows.append((label(variant), cells, ""))
     return Table(
         name,
@@ -72,10 +67,15 @@ def results_table(
     )
 
 
-def difference_cell(difference: PairedDifference, digits: int = 3) -> Cell:
+def interval_cell(interval: Interval) -> Cell:
+    """A mean with its interval."""
+    return Cell(number(interval.mean), (interval_ends(interval),))
+
+
+def difference_cell(difference: PairedDifference) -> Cell:
     """A difference with its interval; grey where that includes 0."""
     none = includes_zero(difference)
-    return Cell(signed(difference.mean, digits), (interval_ends(difference),), "weak" if none else "best")
+    return Cell(signed(difference.mean), (interval_ends(difference),), "weak" if none else "best")
 
 
 def results_frame(measured: Measured, settings: Settings) -> pl.DataFrame:
@@ -104,17 +104,21 @@ def results_frame(measured: Measured, settings: Settings) -> pl.DataFrame:
 
 
 def facts_of(
-    measured: Measured, variants: Sequence[str] | None = None, labels: Mapping[str, str] | None = None
+    measured: Measured,
+    variants: Sequence[str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    quantities: Sequence[str] | None = None,
 ) -> list[str]:
-    """Two sentences a headline quantity: the largest difference to the baseline, and which intervals exclude 0.
+    """Two sentences a quantity: the largest difference to the baseline, and which intervals exclude 0.
 
     Args:
         measured: what was measured.
         variants: those that the study is about; None: all.
         labels: as for `results_table`.
+        quantities: those that are told; None: the headline.
     """
     found: list[str] = []
-    for quantity in measured.headline if measured.baseline else []:
+    for quantity in (measured.headline if quantities is None else quantities) if measured.baseline else []:
         gaps = {
             v: of[quantity]
             for v, of in measured.differences.items()
@@ -131,7 +135,7 @@ def _sentences(heading: str, baseline: str, gaps: Mapping[str, PairedDifference]
     largest = max(gaps, key=lambda v: abs(gaps[v].mean))
     clear = [f"{label(v)} ({'higher' if d.mean > 0 else 'lower'})" for v, d in gaps.items() if not includes_zero(d)]
     return [
-        f"{heading}: the largest difference from {baseline} is {label(largest)}’s, {with_interval(gaps[largest])}.",
+        f"{heading}: the largest difference from {baseline} is {with_interval(gaps[largest])} ({label(largest)}).",
         f"{heading}: of {len(gaps)} intervals of such differences "
         + (f"{len(clear)} exclude{'s' * (len(clear) == 1)} 0: {', '.join(clear)}." if clear else "none excludes 0."),
     ]
@@ -145,12 +149,11 @@ def markdown(table: Table) -> str:
     return "\n".join([f"### {table.title}", "", *lines, *(["", table.note] if table.note else [])])
 
 
-def plain_table(name: str, title: str, first: str, frame: pl.DataFrame, note: str = "", digits: int = 3) -> Table:
+def plain_table(name: str, title: str, first: str, frame: pl.DataFrame, note: str = "") -> Table:
     """A frame as a table: its first column names the rows, null is a dash."""
     head, *columns = frame.columns
     rows = [
-        (label(str(row[head])), [Cell(_found(row[c], digits)) for c in columns], "")
-        for row in frame.iter_rows(named=True)
+        (label(str(row[head])), [Cell(_found(row[c])) for c in columns], "") for row in frame.iter_rows(named=True)
     ]
     return Table(name, title, first, Grid(columns, rows), frame, note)
 
@@ -182,6 +185,6 @@ def _setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _found(value: Any, digits: int) -> str:
+def _found(value: Any) -> str:
     """A measured value, with all its digits."""
-    return number(value, digits) if isinstance(value, float) else _setting(value)
+    return number(value) if isinstance(value, float) else _setting(value)

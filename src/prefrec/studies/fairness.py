@@ -1,0 +1,177 @@
+"""Study: popularity bias of what each stage recommends, and for which users it is right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from prefrec.data import PreparedData
+from prefrec.evaluation.tables import metric_label
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.report.tables import Cell, Grid
+from prefrec.pipeline.report.wording import label
+from prefrec.studies.alignments import dpo_and_s_dpo
+from prefrec.studies.measure import Measured, Values, measure, of_rankers, ranking_values
+from prefrec.studies.plots import dots
+from prefrec.studies.runs import Run
+from prefrec.studies.study import Outcome, Study, Table
+from prefrec.studies.tables import difference_cell, facts_of, interval_cell, plain_table, results_frame, results_table
+
+TAKEN = "what users took"
+"""Variant: the targets themselves, which popularity bias is measured against."""
+
+DEPTHS = (1, 5)
+"""Items of the list that count as recommended."""
+
+LABELS = {f"top {k}": f"popularity of the first {k}" if k > 1 else "popularity of the first" for k in DEPTHS}
+
+GROUPS = ("few", "middle", "many")
+"""Thirds of the users under test, by their number of training interactions."""
+
+
+def vary(base: Recipe, data: PreparedData) -> Recipe:
+    """DPO and S-DPO, and the model before any training beside them."""
+    recipe = dpo_and_s_dpo(base, data)
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"zero_shot": True})})
+
+
+def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
+    """Popularity of the recommended items, how many different ones there are, and accuracy by activity."""
+    predictions = of_rankers(runs)
+    data = runs[0].data
+    users = next(iter(predictions.values()))[0]["user_id"].to_list()
+    start = runs[0].start if runs[0].start in predictions else None
+    counts = item_counts(data)
+    measured = measure(popularity_values(predictions, counts), users, baseline=start)
+    popular = results_table(measured, labels=LABELS, title="Popularity of what is recommended", first="Ranker")
+    exposure = plain_table("exposure", "Different items", "Ranker", exposure_frame(predictions), _EXPOSURE_NOTE)
+    accuracy = group_table(ranking_values(predictions, runs[0].recipe.evaluate.ks), users, data, start)
+    models = runs[0].recipe.lm_rankers
+    facts = facts_of(measured, [*models, TAKEN], LABELS, measured.quantities)
+    drawings = [dots(measured, q, models, LABELS[q]) for q in measured.quantities]
+    return Outcome([popular, exposure, accuracy], drawings, facts, measured.n, measured.users, [_NOTE])
+
+
+def item_counts(data: PreparedData) -> dict[str, int]:
+    """Item → training interactions."""
+    found = data.train_interactions.group_by("item_id").len()
+    return dict(zip(found["item_id"].to_list(), found["len"].to_list(), strict=True))
+
+
+def popularity_values(predictions: Mapping[str, Sequence[pl.DataFrame]], counts: Mapping[str, int]) -> Values:
+    """Mean training interactions [S, B] of the first items of each list, and of the targets (`TAKEN`)."""
+    values: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for name, frames in predictions.items():
+        lists = [recommended(frame, max(DEPTHS)) for frame in frames]
+        values[name] = {
+            f"top {k}": np.array([[np.mean([counts.get(i, 0) for i in row[:k]]) for row in rows] for rows in lists])
+            for k in DEPTHS
+        }
+    frames = next(iter(predictions.values()))
+    taken = np.array([[float(counts.get(t, 0)) for t in frame["target"].to_list()] for frame in frames])
+    return values | {TAKEN: {f"top {k}": taken for k in DEPTHS}}
+
+
+def recommended(frame: pl.DataFrame, k: int) -> list[list[str]]:
+    """The k candidates of each row with the highest scores, best first; ties in the order of their ids."""
+    found = []
+    for candidates, scores in frame.select("candidates", "scores").iter_rows():
+        order = sorted(range(len(candidates)), key=lambda i: (-scores[i], candidates[i]))
+        found.append([candidates[i] for i in order[:k]])
+    return found
+
+
+def exposure_frame(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> pl.DataFrame:
+    """Coverage and Gini coefficient of the recommended items, mean over the seeds.
+
+    Both are about the items that stand in the lists: coverage is the share of them that is recommended at all, the
+    Gini coefficient is 0 where all are recommended equally often and near 1 where one takes all.
+    """
+    rows = []
+    for name, frames in predictions.items():
+        listed = sorted({i for c in frames[0]["candidates"].to_list() for i in c})
+        row: dict[str, Any] = {"ranker": name}
+        for k in DEPTHS:
+            times = [_times(recommended(frame, k), listed) for frame in frames]
+            row[f"coverage at {k}"] = float(np.mean([(t > 0).mean() for t in times]))
+            row[f"Gini at {k}"] = float(np.mean([gini(t) for t in times]))
+        rows.append(row)
+    return pl.DataFrame(rows)
+
+
+def _times(lists: Sequence[Sequence[str]], items: Sequence[str]) -> NDArray[np.int64]:
+    """How often each item is in the lists [I]."""
+    counted = Counter(i for one in lists for i in one)
+    return np.array([counted[i] for i in items], dtype=np.int64)
+
+
+def gini(values: NDArray[np.int64]) -> float:
+    """The Gini coefficient of counts [I]: the mean absolute difference of two of them, over twice the mean."""
+    ordered = np.sort(values)
+    n = len(ordered)
+    weights = 2 * np.arange(1, n + 1) - n - 1
+    return float((weights * ordered).sum() / (n * ordered.sum()))
+
+
+def activity_groups(users: Sequence[str], data: PreparedData) -> list[str]:
+    """The group of each row's user [B]: thirds of the users by training interactions; equal counts stay together."""
+    found = data.train_interactions.group_by("user_id").len()
+    counts = dict(zip(found["user_id"].to_list(), found["len"].to_list(), strict=True))
+    of_user = {u: counts.get(u, 0) for u in users}
+    bounds = np.quantile(list(of_user.values()), [1 / 3, 2 / 3])
+    return [GROUPS[int(np.searchsorted(bounds, of_user[u]))] for u in users]
+
+
+def group_table(values: Values, users: Sequence[str], data: PreparedData, baseline: str | None) -> Table:
+    """The headline metric of each ranker in each activity group, with the difference to the baseline there."""
+    groups = np.array(activity_groups(users, data))
+    measured: dict[str, Measured] = {}
+    for group in (g for g in GROUPS if (groups == g).any()):
+        own = groups == group
+        part = {n: {m: v[:, own] for m, v in of.items()} for n, of in values.items()}
+        measured[group] = measure(part, [u for u, o in zip(users, own, strict=True) if o], baseline=baseline)
+    metric = next(iter(measured.values())).headline[-1]
+    columns, rows = [], []
+    for group, of in measured.items():
+        columns += [f"{group}, n = {of.n:,}", *([f"− {label(baseline)}’s"] if baseline else [])]
+    for name in values:
+        cells = []
+        for of in measured.values():
+            gap = of.differences.get(name, {}).get(metric)
+            cells += [interval_cell(of.intervals[name][metric])]
+            cells += [difference_cell(gap) if gap else Cell("–")] if baseline else []
+        rows.append((label(name), cells, ""))
+    frame = pl.concat(
+        [results_frame(of, {}).select(pl.lit(g).alias("group"), pl.all()) for g, of in measured.items()],
+        how="vertical_relaxed",
+    )
+    title = f"{metric_label(metric)} of users with few, middle and many training interactions"
+    return Table("groups", title, "Ranker", Grid(columns, rows), frame, _GROUPS_NOTE)
+
+
+_NOTE = (
+    "Popularity is the number of training interactions. Uniform candidates make popular targets easy: "
+    f"“{TAKEN}” says how popular the right answers are."
+)
+_EXPOSURE_NOTE = (
+    "Coverage and Gini coefficient have no interval: resampled users see fewer different items, which shifts both."
+)
+_GROUPS_NOTE = (
+    "Groups by activity: prepared data hold no attributes of users. In brackets 95% intervals by bootstrap over the "
+    "users of the group."
+)
+
+FAIRNESS = Study(
+    "fairness",
+    "Do SFT, DPO and S-DPO recommend what is popular, and are they right for users with few interactions?",
+    "the stage: before training, after SFT, after DPO, after S-DPO, beside rankers without a language model.",
+    vary,
+    analyse,
+    reads_any_run=True,
+)
