@@ -10,7 +10,20 @@ from command import prefrec, succeed
 from prefrec.pipeline import run as run_module
 from tiny_run import write_recipe
 
-VERBS = ("run", "prepare", "audit", "sft", "align", "evaluate", "rank", "explain", "study", "report", "serve")
+VERBS = (
+    "run",
+    "prepare",
+    "audit",
+    "sequential",
+    "sft",
+    "align",
+    "evaluate",
+    "rank",
+    "explain",
+    "study",
+    "report",
+    "serve",
+)
 
 
 def _process(*arguments: str) -> subprocess.CompletedProcess[str]:

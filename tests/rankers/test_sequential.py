@@ -22,27 +22,15 @@ from prefrec.rankers.sequential import (
     SequentialConfig,
     load_sequential,
     ranker,
-    require_hopwise,
     train,
     train_sequential,
     write_benchmark,
 )
 from prefrec.rankers.sequential.benchmark import prefixes
-
-try:
-    require_hopwise()
-except ConfigError as e:
-    needs_hopwise = pytest.mark.skip(reason=str(e))
-else:
-    needs_hopwise = pytest.mark.filterwarnings("ignore:.*:UserWarning")
+from sequential import SMALL, needs_hopwise
 
 COLD = "i60"
 """An item that nobody takes before the test rows; i61 is new in the validation rows."""
-SMALL = {
-    "GRU4Rec": {"embedding_size": 8, "hidden_size": 8},
-    "Caser": {"embedding_size": 8},
-    "SASRec": {"hidden_size": 8, "inner_size": 16, "n_layers": 1},
-}
 TRAINING = {"epochs": 3, "batch_size": 32, "learning_rate": 0.02}
 HOPWISE_ALONE = """
 import json, sys

@@ -45,12 +45,27 @@ def _main(
 def _register() -> None:
     if app.registered_commands:
         return
-    from prefrec.cli import align, audit, evaluate, explain, prepare, pretrain, rank, report, run, serve, sft, study
+    from prefrec.cli import (
+        align,
+        audit,
+        evaluate,
+        explain,
+        prepare,
+        pretrain,
+        rank,
+        report,
+        run,
+        sequential,
+        serve,
+        sft,
+        study,
+    )
 
     app.command()(run.run)
     app.command()(prepare.prepare)
     app.command()(audit.audit)
     app.command()(pretrain.pretrain)
+    app.command()(sequential.sequential)
     app.command()(sft.sft)
     app.command()(align.align)
     app.command()(evaluate.evaluate)

@@ -16,7 +16,7 @@ from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.pipeline.recipe import NAME, ZERO_SHOT, EvaluateSection
 from prefrec.pipeline.run import metrics_json
-from prefrec.pipeline.score import LMEntry, adapter_key, evaluate_rankers
+from prefrec.pipeline.score import Entry, LMEntry, adapter_key, evaluate_rankers, sequential_entry
 from prefrec.pipeline.stage import write_json
 
 
@@ -24,6 +24,9 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
     adapter: Annotated[
         list[str] | None, typer.Option(help="NAME=FOLDER of an adapter to put in the table; repeatable.")
+    ] = None,
+    sequential: Annotated[
+        list[Path] | None, typer.Option(help="Folder that `prefrec sequential` wrote; repeatable.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for metrics.json and predictions.parquet; default DATA/evaluation.")
@@ -52,7 +55,8 @@ def evaluate(
     """
     prepared = read_prepared(data)
     base = [LMEntry(ZERO_SHOT, None, adapter_key(None, prepared))] if zero_shot else []
-    entries = [*base, *(_entry(text, prepared) for text in adapter or [])]
+    trained = [sequential_entry(path) for path in sequential or []]
+    entries: list[Entry] = [*trained, *base, *(_entry(text, prepared) for text in adapter or [])]
     settings = {"split": split, "rows": rows, "generate_rows": generate_rows, "batch_size": batch_size}
     section = o.fill(EvaluateSection, **settings)
     asked = o.model_section(model, dtype, max_length, chat, template)

@@ -17,7 +17,7 @@ from prefrec.pipeline.stage import read_json
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML file; `recipes/` holds examples.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
-    until: Annotated[str, typer.Option(help="Last stage: prepare, pretrain, sft, align, evaluate…")] = "report",
+    until: Annotated[str, typer.Option(help="Last stage: prepare, sequential, pretrain, sft, align…")] = "report",
     override: Annotated[
         list[str] | None, typer.Option("--set", help="FIELD=VALUE, such as sft.rows=100; repeatable.")
     ] = None,

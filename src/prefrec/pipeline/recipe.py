@@ -13,12 +13,14 @@ from prefrec.data import PrepareConfig, config_error
 from prefrec.errors import ConfigError
 from prefrec.losses import LOSSES
 from prefrec.models import EMBEDDED
+from prefrec.rankers.sequential import SEQUENTIAL_MODELS, SequentialConfig
 
 ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN"]
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
 ZERO_SHOT = "zero-shot"
 SFT = "sft"
 PRETRAIN = "pretrain"
+SEQUENTIAL = "sequential"
 NAME = r"^[A-Za-z0-9][\w.-]*$"
 """What runs and rankers may be called: the names are also those of files and folders."""
 
@@ -98,7 +100,7 @@ class AlignSection(TrainSection):
     def _known(self) -> Self:
         if self.loss not in LOSSES:
             raise ValueError(f"loss {self.loss!r} is unknown: expected one of {', '.join(LOSSES)}")
-        if self.name in (*REFERENCE_RANKERS, ZERO_SHOT, PRETRAIN, SFT):
+        if self.name in (*REFERENCE_RANKERS, *SEQUENTIAL_MODELS, ZERO_SHOT, PRETRAIN, SFT):
             raise ValueError(f"name {self.name!r} is taken by another ranker")
         return self
 
@@ -123,6 +125,7 @@ class Recipe(_Section):
     data: PrepareConfig = Field(default_factory=lambda: PrepareConfig())
     model: ModelSection = Field(default_factory=lambda: ModelSection())
     lora: LoraSection = Field(default_factory=lambda: LoraSection())
+    sequential: list[SequentialConfig] = Field(default_factory=list)
     pretrain: PretrainSection | None = None
     sft: SFTSection | None = None
     align: list[AlignSection] = Field(default_factory=list)
@@ -133,7 +136,10 @@ class Recipe(_Section):
         names = [a.name for a in self.align]
         if len(set(names)) < len(names):
             raise ValueError(f"align: two entries share a name ({', '.join(names)})")
-        if not (self.lm_rankers or self.evaluate.references):
+        models = [s.model for s in self.sequential]
+        if len(set(models)) < len(models):
+            raise ValueError(f"sequential: a model stands there twice ({', '.join(models)}); use its grid instead")
+        if not (self.lm_rankers or self.evaluate.references or models):
             raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
         for section in self.align:
             if section.num_negatives > self.data.candidates.size - 1:

@@ -19,6 +19,7 @@ from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.pipeline.recipe import (
     PRETRAIN,
+    SEQUENTIAL,
     SFT,
     ZERO_SHOT,
     AlignSection,
@@ -30,11 +31,12 @@ from prefrec.pipeline.recipe import (
     dump_recipe,
 )
 from prefrec.pipeline.report import write_report
-from prefrec.pipeline.score import LMEntry, Scores, adapter_key, evaluate_rankers, model_key
+from prefrec.pipeline.score import Entry, LMEntry, Scores, SequentialEntry, adapter_key, evaluate_rankers, model_key
 from prefrec.pipeline.stage import file_facts, is_finished, stage, stage_key, write_json, write_text
 from prefrec.pipeline.train import ADAPTER, train_align, train_pretrain, train_sft
+from prefrec.rankers.sequential import MODEL_FILES, SequentialConfig, require_hopwise, train_sequential
 
-STAGES = ("prepare", PRETRAIN, SFT, "align", "evaluate", "report")
+STAGES = ("prepare", SEQUENTIAL, PRETRAIN, SFT, "align", "evaluate", "report")
 
 
 def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
@@ -48,16 +50,23 @@ def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
         until: last stage to carry out.
 
     Raises:
-        ConfigError: there is no such stage.
+        ConfigError: there is no such stage, or hopwise is needed and not installed.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")
     wanted = STAGES[: STAGES.index(until) + 1]
+    sections = recipe.sequential if SEQUENTIAL in wanted else []
+    if sections:
+        require_hopwise()
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
     write_json(folder / "environment.json", environment(recipe.seed))
     data = _prepare(recipe, folder / "data")
-    entries = [LMEntry(ZERO_SHOT, None, adapter_key(None, data))] if recipe.evaluate.zero_shot else []
+    key = data_key(recipe.data)
+    entries: list[Entry] = [
+        sequential_stage(data, key, s, folder / SEQUENTIAL / s.model, seed=recipe.seed) for s in sections
+    ]
+    entries += [LMEntry(ZERO_SHOT, None, adapter_key(None, data))] if recipe.evaluate.zero_shot else []
     entries += _train(recipe, data, folder, wanted)
     if "evaluate" in wanted:
         _evaluate(recipe, data, folder, entries)
@@ -102,6 +111,17 @@ def _train(recipe: Recipe, data: PreparedData, folder: Path, wanted: Sequence[st
     sections = recipe.align if "align" in wanted else []
     aligned = [align_stage(made_of, s, start, folder / "align" / s.name) for s in sections]
     return [*([start] if start else []), *aligned]
+
+
+def sequential_stage(
+    data: PreparedData, data_key: str, section: SequentialConfig, out: Path, *, seed: int
+) -> SequentialEntry:
+    """Training of a sequential recommender in the folder `out`; skipped and gone on with as `sft_stage`."""
+    key = stage_key(data=data_key, seed=seed, sequential=section.model_dump(), hopwise=version("hopwise"))
+    if _due(out, key, section.model, MODEL_FILES):
+        with stage(out, key, SEQUENTIAL, section.model_dump()):
+            train_sequential(data, section, out, seed=seed)
+    return SequentialEntry(section.model, out, key)
 
 
 @dataclass(frozen=True)
@@ -155,7 +175,7 @@ def align_stage(made_of: Ingredients, section: AlignSection, start: LMEntry | No
     return LMEntry(section.name, out / ADAPTER, key)
 
 
-def _evaluate(recipe: Recipe, data: PreparedData, folder: Path, entries: Iterable[LMEntry]) -> Scores:
+def _evaluate(recipe: Recipe, data: PreparedData, folder: Path, entries: Iterable[Entry]) -> Scores:
     say("[bold]evaluate[/bold]")
     cache = folder / "predictions"
     scores = evaluate_rankers(data, recipe.model, recipe.evaluate, list(entries), cache, seed=recipe.seed)
@@ -179,8 +199,8 @@ def data_key(config: PrepareConfig) -> str:
     return stage_key(config=config.model_dump(mode="json"), files=file_facts(named))
 
 
-def _due(folder: Path, key: str, name: str) -> bool:
-    if is_finished(folder, key) and (folder / ADAPTER / "adapter_config.json").is_file():
+def _due(folder: Path, key: str, name: str, made: Sequence[str] = (f"{ADAPTER}/adapter_config.json",)) -> bool:
+    if is_finished(folder, key) and all((folder / file).is_file() for file in made):
         say(f"[dim]{name}: unchanged[/dim]")
         return False
     say(f"[bold]{name}[/bold]")

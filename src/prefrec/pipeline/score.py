@@ -12,7 +12,7 @@ import polars as pl
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import (
     Evaluation,
     audit_prepared,
@@ -27,6 +27,7 @@ from prefrec.pipeline.stage import file_facts, read_json, stage_key, write_json
 from prefrec.prompts import load_template
 from prefrec.rankers.lm import LMRanker, load_lm
 from prefrec.rankers.reference import reference_rankers
+from prefrec.rankers.sequential import SEQUENTIAL_MODELS, load_sequential
 
 GENERATION_METRICS = ("gen_hr@1", "valid_ratio")
 
@@ -41,6 +42,18 @@ class LMEntry:
     name: str
     adapter: Path | None
     key: str
+
+
+@dataclass(frozen=True)
+class SequentialEntry:
+    """A trained sequential recommender of the table: its name, its folder, and a key that changes with it."""
+
+    name: str
+    folder: Path
+    key: str
+
+
+Entry = LMEntry | SequentialEntry
 
 
 @dataclass(frozen=True)
@@ -62,14 +75,15 @@ def evaluate_rankers(
     data: PreparedData,
     model: ModelSection,
     section: EvaluateSection,
-    entries: Sequence[LMEntry],
+    entries: Sequence[Entry],
     cache: Path,
     *,
     seed: int,
 ) -> Scores:
-    """Ask the reference rankers and every language model; predictions already in `cache` are not made again.
+    """Ask the reference rankers and every entry; predictions already in `cache` are not made again.
 
-    LM rankers are compared in pairs: each with the one before it, and the last with all others.
+    LM rankers are compared in pairs: each with the one before it, and the last with all others. Where there are
+    none, the sequential recommenders take their place.
 
     Raises:
         ConfigError: two rankers share a name.
@@ -87,24 +101,26 @@ def evaluate_rankers(
         if r.name in section.references
     ]
     frames += ask_models(data, model, section, entries, examples, cache, seed=seed)
-    return summarise(pl.concat(frames), data, section, [e.name for e in entries], seed=seed)
+    models = [e.name for e in entries if isinstance(e, LMEntry)] or [e.name for e in entries]
+    return summarise(pl.concat(frames), data, section, models, seed=seed)
 
 
 def ask_models(
     data: PreparedData,
     model: ModelSection,
     section: EvaluateSection,
-    entries: Sequence[LMEntry],
+    entries: Sequence[Entry],
     examples: Sequence[RankingExample],
     cache: Path,
     *,
     seed: int,
 ) -> list[pl.DataFrame]:
-    """Predictions of each language model on these rows; those already in the folder `cache` are not made again."""
+    """Predictions of each entry on these rows; those already in the folder `cache` are not made again."""
     base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
     frames = []
     for entry in entries:
-        key = stage_key(rows=base_key, model=model_key(model), entry=entry.key, generate=section.generate_rows)
+        asked = {"model": model_key(model), "generate": section.generate_rows} if isinstance(entry, LMEntry) else {}
+        key = stage_key(rows=base_key, entry=entry.key, **asked)
         path = cache / f"{entry.name}.parquet"
         if not (path.is_file() and read_json(path.with_suffix(".json")) == key):
             write_predictions(_ask(entry, data, model, section, examples, seed), path)
@@ -147,6 +163,18 @@ def lm_ranker(
     )
 
 
+def sequential_entry(folder: Path) -> SequentialEntry:
+    """The sequential recommender in a folder from outside a run.
+
+    Raises:
+        ModelError: there is none.
+    """
+    about = read_json(folder / "model.json")
+    if not isinstance(about, dict) or "model" not in about:
+        raise ModelError(f"{folder} holds no sequential recommender; `prefrec sequential DATA {folder}` trains one")
+    return SequentialEntry(about["model"], folder, stage_key(files=file_facts([folder])))
+
+
 def adapter_key(adapter: Path | None, data: PreparedData) -> str:
     """The key of an adapter from outside a run, or of the bare base, on this data."""
     titles = {"titles": data.catalogue.titles, "domain": data.domain}
@@ -160,26 +188,30 @@ def model_key(model: ModelSection) -> dict[str, Any]:
 
 
 def comparison_pairs(rankers: Sequence[str], models: Sequence[str]) -> list[tuple[str, str]]:
-    """Which rankers are compared: each model with the one before, the last with every earlier one and with
-    the reference rows `popularity` and `co-occurrence`."""
+    """Which rankers are compared: each model with the one before, the last with every earlier one, with the
+    reference rows `popularity` and `co-occurrence` and with the sequential recommenders."""
     pairs = list(zip(models[1:], models[:-1], strict=True))
     if models:
         last = models[-1]
-        against = [*models[:-2], *(r for r in ("popularity", "co-occurrence") if r in rankers)]
+        others = ("popularity", "co-occurrence", *SEQUENTIAL_MODELS)
+        against = [*models[:-2], *(r for r in others if r in rankers and r not in models)]
         pairs += [(last, other) for other in against]
     return pairs
 
 
 def _ask(
-    entry: LMEntry,
+    entry: Entry,
     data: PreparedData,
     model: ModelSection,
     section: EvaluateSection,
     examples: Sequence[RankingExample],
     seed: int,
 ) -> pl.DataFrame:
-    ranker = lm_ranker(entry.name, entry.adapter, data, model, batch_size=section.batch_size)
     say(f"{entry.name}: scoring {len(examples)} rows")
+    if isinstance(entry, SequentialEntry):
+        asked = load_sequential(entry.folder, data.catalogue, entry.name)
+        return predict(asked, examples, data.catalogue, generate=False, seed=seed)
+    ranker = lm_ranker(entry.name, entry.adapter, data, model, batch_size=section.batch_size)
     frame = predict(ranker, examples, data.catalogue, generate=False, seed=seed)
     some = examples[: section.generate_rows]
     if not some:

@@ -1,0 +1,47 @@
+"""`prefrec sequential`: GRU4Rec, Caser or SASRec on prepared data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefrec.cli import _options as o
+from prefrec.data import read_prepared
+from prefrec.pipeline.run import sequential_stage
+from prefrec.pipeline.stage import stage_key
+from prefrec.rankers.sequential import SequentialConfig, require_hopwise
+
+
+def sequential(
+    data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the weights and the log.")],
+    model: Annotated[str, typer.Option(help="GRU4Rec, Caser or SASRec.")] = "SASRec",
+    epochs: Annotated[int, typer.Option(help="Most passes over the training rows.")] = 200,
+    patience: Annotated[int, typer.Option(help="Epochs without a better validation NDCG@10 that end training.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Training rows an optimiser step.")] = 2048,
+    learning_rate: Annotated[
+        list[float] | None, typer.Option(help="Of Adam, default 1e-3; repeatable: validation chooses.")
+    ] = None,
+    weight_decay: Annotated[
+        list[float] | None, typer.Option(help="L2 penalty, default 0; repeatable: validation chooses.")
+    ] = None,
+    seed: o.Seed = 0,
+) -> None:
+    """Train a sequential recommender by hopwise, to stand beside language models on the same rows.
+
+    Needs hopwise: pip install 'prefrec[baselines]'. The same command goes on from the last epoch. Other sizes of
+    the models are set in a recipe (`sequential: [{model: SASRec, settings: {hidden_size: 32}}]`).
+
+    Example: prefrec sequential data/ml runs/SASRec --learning-rate 1e-3 --learning-rate 3e-3
+
+    Then: prefrec evaluate data/ml --sequential runs/SASRec
+    """
+    grid = {"learning_rate": learning_rate or [], "weight_decay": weight_decay or []}
+    settings = {"model": model, "epochs": epochs, "patience": patience, "batch_size": batch_size, "grid": grid}
+    section = o.fill(SequentialConfig, **settings)
+    require_hopwise()
+    prepared = read_prepared(data)
+    entry = sequential_stage(prepared, stage_key(**prepared.protocol), section, out, seed=seed)
+    typer.echo(f"Weights: {entry.folder / 'model.safetensors'}")
