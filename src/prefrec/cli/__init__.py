@@ -38,7 +38,8 @@ def _main(
 
     Everything at once is `prefrec run RECIPE.yaml`. Step by step: `prepare` makes ranking questions of a log,
     `audit` looks for leaks in them, `pretrain`, `sft` and `align` train, `evaluate` measures, `rank` answers one
-    question, `report` draws it all, `serve` answers over HTTP.
+    question, `explain` says what moved it, `report` draws it all, `study` compares settings, `serve` answers over
+    HTTP.
     """
 
 

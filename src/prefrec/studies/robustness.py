@@ -133,7 +133,8 @@ def position_tables(asked: Predictions, users: Sequence[str]) -> list[Table]:
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     thirds = []
     for model, of in asked.items():
-        places, same, frames = [], [], []
+        places, same = [], []
+        frames: list[pl.DataFrame] = []
         for in_orders in zip(*(of[name] for name in orders), strict=True):  # a seed's predictions, an order each
             choices = [_choices(frame) for frame in in_orders]
             places.append(np.mean([_places(f, c) for f, c in zip(in_orders, choices, strict=True)], axis=0))
