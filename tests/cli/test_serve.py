@@ -75,7 +75,8 @@ def test_it_answers_many_and_ends_well(server, number):
 
 def test_the_key_comes_from_the_environment(server, monkeypatch):
     monkeypatch.setenv("PREFREC_API_KEY", "sesame")
-    _, url = server("--ranker", "zero-shot")
+    _, url = server("--ranker", "zero-shot", "--ui")
+    assert "<h1>tiny</h1>" in _get(url)  # the page holds nothing that needs a key
     with pytest.raises(urllib.error.HTTPError, match="401"):
         _get(f"{url}/v1/run")
     assert json.loads(_get(f"{url}/v1/run", Authorization="Bearer sesame"))["rankers"] == ["zero-shot"]

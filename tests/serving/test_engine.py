@@ -127,6 +127,17 @@ def test_a_history_that_does_not_fit_is_shortened_and_said_so(engine):
     assert len(answer.history) == 180
 
 
+def test_explain_without_candidates_asks_as_recommend_does(engine, run):
+    request = ExplainRequest(history=HISTORY, target="Lost Days", ranker="dpo")
+    answer = _ask(engine, engine.explain(request))
+    history = ["Red Emma", "Red Eye", "Old Night"]
+    logp = _slow(run, "dpo", history, ["Lost Days"], shown=())[0]
+    without = _slow(run, "dpo", history[1:], ["Lost Days"], shown=())[0]
+    np.testing.assert_allclose([answer.logp, answer.influences[0].logp_without], [logp, without], rtol=1e-4)
+    assert answer.probability is None
+    assert answer.influences[0].probability_change is None
+
+
 @pytest.mark.parametrize("ranker", ["zero-shot", "dpo"])
 def test_recommend_equals_the_slow_twin(engine, run, ranker):
     """Every title of the catalogue after the prompt without candidates, one sequence each."""

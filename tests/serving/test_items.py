@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefrec.data import Catalogue
+from prefrec.serving.bodies import ById
 from prefrec.serving.items import Item, ItemIndex, UnknownItemsError
 
 ROWS = {"1": "Heat", "2": "Alien", "3": "Aliens", "1984": "Emma", "5": "1984", "6": "The  Alien Thing", "7": "heat"}
@@ -22,6 +23,12 @@ def index():
 )
 def test_a_name_is_a_title_whatever_its_case_else_an_id(index, name, item_id):
     assert index.resolve([name]) == [item_id]
+
+
+def test_an_id_that_is_anothers_title_can_be_said(index):
+    assert index.resolve([ById(item_id="1984"), "1984"]) == ["1984", "5"]
+    with pytest.raises(UnknownItemsError):
+        index.resolve([ById(item_id="Emma")])
 
 
 def test_names_keep_their_order(index):

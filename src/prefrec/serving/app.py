@@ -47,6 +47,9 @@ from prefrec.serving.telemetry import Telemetry
 
 Body = TypeVar("Body")
 
+NAME_KINDS = ("constrained-str", "ById")
+"""What pydantic adds to the place of an error in an `ItemName`."""
+
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ProblemAnswer, "description": "The body is no JSON."},
     401: {"model": ProblemAnswer, "description": "The server wants a key."},
@@ -214,7 +217,7 @@ def _word_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"])
+        place = ".".join(str(p) for p in first["loc"] if p not in NAME_KINDS)
         if first["type"] == "json_invalid":
             return problem(400, "no_json", f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}")
         # What was given is not repeated: it may be long, and need not be text that can be written.

@@ -26,6 +26,16 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class ById(_Body):
+    """An item by its id, where a text might be another item's title."""
+
+    item_id: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+
+
+ItemName = Name | ById
+"""How requests name an item: a title or an id, or surely an id."""
+
+
 class _Request(_Body):
     ranker: Name | None = Field(None, description="Name of a ranker (see /v1/run); default: the served run's first.")
 
@@ -33,28 +43,30 @@ class _Request(_Body):
 class RankRequest(_Request):
     """A question: what comes next after `history`, of `candidates`?"""
 
-    history: list[Name] = Field(max_length=MAX_HISTORY, description="Titles or item ids, oldest first.")
-    candidates: list[Name] = Field(
+    history: list[ItemName] = Field(max_length=MAX_HISTORY, description="Titles or item ids, oldest first.")
+    candidates: list[ItemName] = Field(
         min_length=1, max_length=MAX_CANDIDATES, description="Titles or item ids, each item once."
     )
 
 
 class ExplainRequest(_Request):
-    """Which items of `history` speak for or against `target`, one of `candidates`?"""
+    """Which items of `history` speak for or against `target`?"""
 
-    history: list[Name] = Field(
+    history: list[ItemName] = Field(
         min_length=1, max_length=MAX_EXPLAINED, description="Titles or item ids, oldest first."
     )
-    candidates: list[Name] = Field(
-        min_length=1, max_length=MAX_CANDIDATES, description="Titles or item ids, each item once."
+    candidates: list[ItemName] = Field(
+        [],
+        max_length=MAX_CANDIDATES,
+        description="As for /v1/rank; none: the prompt shows none, as for /v1/recommend.",
     )
-    target: Name = Field(description="Title or item id of one of the candidates.")
+    target: ItemName = Field(description="One of the candidates; any item where there are none.")
 
 
 class RecommendRequest(_Request):
     """What comes next after `history`, of the whole catalogue?"""
 
-    history: list[Name] = Field(max_length=MAX_HISTORY, description="Titles or item ids, oldest first.")
+    history: list[ItemName] = Field(max_length=MAX_HISTORY, description="Titles or item ids, oldest first.")
     k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items.")
 
 
@@ -98,8 +110,8 @@ class Influence(ItemBody):
     position: int = Field(description="Place in the history, from 0.")
     logp_without: float = Field(description="Log-probability of the target's title without this item.")
     logp_change: float = Field(description="logp − logp_without: positive where the item speaks for the target.")
-    probability_without: float = Field(description="The target's share among the candidates without this item.")
-    probability_change: float = Field(description="probability − probability_without.")
+    probability_without: float | None = Field(description="As `probability`, without this item.")
+    probability_change: float | None = Field(description="probability − probability_without.")
 
 
 class ExplainAnswer(_Body):
@@ -108,7 +120,7 @@ class ExplainAnswer(_Body):
     ranker: str
     target: ItemBody
     logp: float
-    probability: float = Field(description="The target's share among the candidates.")
+    probability: float | None = Field(description="The target's share among the candidates, where there are some.")
     history_shortened: bool = Field(description="True where the oldest items did not fit into the prompt.")
     influences: list[Influence] = Field(description="In the history's order, of the items that fitted.")
 

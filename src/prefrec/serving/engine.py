@@ -23,6 +23,7 @@ from prefrec.serving.bodies import (
     ExplainRequest,
     Influence,
     ItemBody,
+    ItemName,
     RankAnswer,
     RankedItem,
     RankRequest,
@@ -123,7 +124,7 @@ class Engine:
         """
         ranker = self.ranker(request.ranker)
         history, candidates = self._resolve(request.history, request.candidates)
-        choice_set, shortened = self._encode(history, candidates)
+        choice_set, shortened = self._encode(history, candidates, candidates)
 
         def answer(scores: Scores) -> RankAnswer:
             return RankAnswer(
@@ -139,39 +140,35 @@ class Engine:
         """A leave-one-out request: the history as the prompt shows it, and that without each of its items in turn.
 
         Raises:
-            As `rank`, and DataError where the target is not among the candidates.
+            As `rank`, and DataError where there are candidates and the target is none of them.
         """
         ranker = self.ranker(request.ranker)
         history, candidates = self._resolve(request.history, request.candidates)
         target = self.items.item(*self.items.resolve([request.target]))
-        if target not in candidates:
+        if candidates and target not in candidates:
             raise DataError(f"the target {target.title!r} is not among the candidates")
-        column = candidates.index(target)
-        whole, shortened = self._encode(history, candidates)
-        first = self._first_shown(whole, history, candidates) if shortened else 0
+        asked = candidates or [target]
+        whole, shortened = self._encode(history, candidates, asked)
+        first = self._first_shown(whole, history, candidates, asked) if shortened else 0
         shown = history[first:]
-        without = [self._encode(shown[:i] + shown[i + 1 :], candidates)[0] for i in range(len(shown))]
+        without = [self._encode(shown[:i] + shown[i + 1 :], candidates, asked)[0] for i in range(len(shown))]
+        column = asked.index(target)
+
+        def share(logps: NDArray[np.float64]) -> float | None:
+            return float(shares(logps.tolist())[column]) if candidates else None
 
         def answer(scores: Scores) -> ExplainAnswer:
-            (logp, share), *left = [(float(s[column]), float(shares(s.tolist())[column])) for s in scores]
-            influences = [
-                Influence(
-                    **_body(item).model_dump(),
-                    position=first + i,
-                    logp_without=p,
-                    logp_change=logp - p,
-                    probability_without=q,
-                    probability_change=share - q,
-                )
-                for i, (item, (p, q)) in enumerate(zip(shown, left, strict=True))
-            ]
+            logp, probability = float(scores[0][column]), share(scores[0])
             return ExplainAnswer(
                 ranker=ranker,
                 target=_body(target),
                 logp=logp,
-                probability=share,
+                probability=probability,
                 history_shortened=shortened,
-                influences=influences,
+                influences=[
+                    _influence(item, first + i, logp, float(left[column]), probability, share(left))
+                    for i, (item, left) in enumerate(zip(shown, scores[1:], strict=True))
+                ],
             )
 
         return Asked(Question(ranker, (whole, *without)), answer)
@@ -219,7 +216,7 @@ class Engine:
     def warm_up(self) -> None:
         """Choose the layout and make one pass under every ranker, before clients wait for it."""
         first = [self.items.item(i) for i in self.items.catalogue.ids[:3]]
-        choice_set, _ = self._encode(first, first)
+        choice_set, _ = self._encode(first, first, first)
         self._scorer.settle_layout(choice_set)
         for ranker in self.rankers:
             self.batcher.submit(Question(ranker, (choice_set,)), timeout=600).result()
@@ -229,7 +226,7 @@ class Engine:
         """Answer what waits and end the worker."""
         self.batcher.close(timeout)
 
-    def _resolve(self, history: Sequence[str], candidates: Sequence[str]) -> tuple[list[Item], list[Item]]:
+    def _resolve(self, history: Sequence[ItemName], candidates: Sequence[ItemName]) -> tuple[list[Item], list[Item]]:
         found = [self.items.item(i) for i in self.items.resolve([*history, *candidates])]
         shown, asked = found[: len(history)], found[len(history) :]
         if len(set(asked)) < len(asked):
@@ -237,18 +234,22 @@ class Engine:
             raise DataError(f"{twice.title!r} stands twice among the candidates; give every item once")
         return shown, asked
 
-    def _encode(self, history: Sequence[Item], candidates: Sequence[Item]) -> tuple[ChoiceSet, bool]:
+    def _encode(
+        self, history: Sequence[Item], candidates: Sequence[Item], answers: Sequence[Item]
+    ) -> tuple[ChoiceSet, bool]:
         """The question as tokens, and whether the oldest items had to be left out."""
-        titles = [i.title for i in candidates]
+        seen, shown, asked = ([i.title for i in items] for items in (history, candidates, answers))
         with self._encoding:
             before = self.encoder.shortened
-            choice_set = self.encoder.encode(self.template, [i.title for i in history], titles, titles)
+            choice_set = self.encoder.encode(self.template, seen, shown, asked)
             return choice_set, self.encoder.shortened > before
 
-    def _first_shown(self, whole: ChoiceSet, history: Sequence[Item], candidates: Sequence[Item]) -> int:
+    def _first_shown(
+        self, whole: ChoiceSet, history: Sequence[Item], candidates: Sequence[Item], answers: Sequence[Item]
+    ) -> int:
         """Place of the oldest item that the prompt had room for."""
         first = 0
-        while first < len(history) and self._encode(history[first + 1 :], candidates)[0] == whole:
+        while first < len(history) and self._encode(history[first + 1 :], candidates, answers)[0] == whole:
             first += 1
         return first
 
@@ -277,6 +278,20 @@ def _ranking(items: Sequence[Item], logps: NDArray[np.float64]) -> list[RankedIt
         )
         for rank, i in enumerate(np.argsort(-logps, kind="stable"), 1)
     ]
+
+
+def _influence(
+    item: Item, position: int, logp: float, without: float, share: float | None, share_without: float | None
+) -> Influence:
+    return Influence(
+        item_id=item.item_id,
+        title=item.title,
+        position=position,
+        logp_without=without,
+        logp_change=logp - without,
+        probability_without=share_without,
+        probability_change=None if share is None or share_without is None else share - share_without,
+    )
 
 
 def _body(item: Item) -> ItemBody:

@@ -11,6 +11,7 @@ from rapidfuzz import fuzz, process
 from prefrec.data import Catalogue
 from prefrec.data.titles import normal_title
 from prefrec.errors import DataError
+from prefrec.serving.bodies import ById, ItemName
 
 NEAR = 3
 """Near matches that an unknown title is answered with."""
@@ -76,7 +77,7 @@ class ItemIndex:
         """The item with this id."""
         return Item(item_id, self.catalogue.titles[item_id])
 
-    def resolve(self, names: Iterable[str]) -> list[str]:
+    def resolve(self, names: Iterable[ItemName]) -> list[str]:
         """Item ids of `names`, each a title or an id.
 
         Raises:
@@ -84,8 +85,11 @@ class ItemIndex:
         """
         found: list[str] = []
         unknown: list[Unknown] = []
-        for name in names:
-            ids = self._by_title.get(normal_title(name)) or ([name] if name in self.catalogue.titles else [])
+        for given in names:
+            name = given.item_id if isinstance(given, ById) else given
+            ids = [] if isinstance(given, ById) else self._by_title.get(normal_title(name), [])
+            if not ids and name in self.catalogue.titles:
+                ids = [name]
             if len(ids) == 1:
                 found.append(ids[0])
             elif ids:

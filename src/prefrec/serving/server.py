@@ -17,6 +17,7 @@ from rich.markup import escape
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
 from prefrec.serving.app import Settings, create_app
+from prefrec.serving.page import page_files
 from prefrec.serving.run import open_engine
 from prefrec.serving.telemetry import Telemetry
 from prefrec.studies.runs import open_run
@@ -46,8 +47,15 @@ def serve_run(
     with _listen(host, port) as listener:
         telemetry = Telemetry()
         engine = open_engine(run, rankers, max_queue=max_queue, max_tokens=max_tokens, on_pass=telemetry.on_pass)
+        name, model = run.recipe.name, Path(run.recipe.model.name).name
+        stages = list(run.stages.values())
         settings = Settings(
-            name=run.recipe.name, model=run.recipe.model.name, deadline=deadline, api_key=api_key, telemetry=telemetry
+            name=name,
+            model=model,
+            deadline=deadline,
+            api_key=api_key,
+            page=page_files(name, model, len(engine.items), engine.rankers, stages) if ui else {},
+            telemetry=telemetry,
         )
         if api_key is None and not _is_loopback(host):
             warn(f"listening at {host} without a key: whoever reaches this machine can ask (--api-key)")

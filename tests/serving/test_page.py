@@ -1,0 +1,246 @@
+"""The page in a real browser: clicks, the keyboard alone, a phone's width, and titles that are markup."""
+
+import re
+import shutil
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from prefrec.serving.app import Settings, create_app
+from prefrec.serving.bodies import RankRequest
+from prefrec.serving.page import page_files, side_by_side
+from prefrec.serving.run import open_engine
+from served_run import MARKUP
+
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def served(run):
+    """A running server with the page, and its engine."""
+    engine = open_engine(run)
+    files = page_files("tiny <run>", "llama", 60, engine.rankers, list(run.stages.values()))
+    app = create_app(engine, Settings("tiny <run>", "llama", page=files))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", engine
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(served, browser):
+    """A fresh page; anything on its console that is an error fails the test."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda e: wrong.append(str(e)))
+    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.on("dialog", lambda d: (wrong.append(f"dialog {d.message}"), d.dismiss()))
+    page.goto(served[0])
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def _add(page, where, text, title):
+    page.locator(f"#{where}-input").fill(text)
+    page.locator(f"#{where}-options [role=option]", has_text=title).first.click()
+    expect(page.locator(f"#{where} .chosen li").last).to_contain_text(title)
+
+
+def _titles(page, side):
+    return page.locator(f"#{side} .ranking button").all_inner_texts()
+
+
+@needs_browser
+def test_choose_rank_and_ask_why(page, served, tmp_path):
+    for text, title in (("red em", "Red Emma"), ("old night", "Old Night")):
+        _add(page, "history", text, title)
+    for text, title in (("wild a", "Wild Alien"), ("i11", "Old Heat"), ("lost days", "Lost Days")):
+        _add(page, "candidates", text, title)
+    page.get_by_role("button", name="Rank the candidates").click()
+    expect(page.locator("#right .ranking li")).to_have_count(3)
+    _, engine = served
+    for side, ranker in (("left", "sft"), ("right", "s-dpo")):
+        body = {"history": ["Red Emma", "Old Night"], "candidates": ["Wild Alien", "Old Heat", "Lost Days"]}
+        asked = engine.rank(RankRequest(**body, ranker=ranker))
+        answer = asked.answer(engine.submit(asked, 60).result(60))
+        assert _titles(page, side) == [line.title for line in answer.ranking]
+        assert page.locator(f"#{side} .share").first.inner_text().rstrip("%") in (
+            f"{100 * answer.ranking[0].probability:.1f}",
+            "100",
+        )
+        widths = page.locator(f"#{side} .bar i").evaluate_all(
+            "bars => bars.map(b => b.getBoundingClientRect().width)"
+        )
+        assert widths == sorted(widths, reverse=True)
+        assert widths[0] > 10
+    page.locator("#right .ranking button", has_text="Lost Days").click()
+    expect(page.locator("#why-title")).to_have_text("Why “Lost Days”?")
+    expect(page.locator("#why-left .reasons li")).to_have_count(2)
+    expect(page.locator("#why-right .amount").first).to_have_text(re.compile(r"^[+−]\d+\.\d\d$"))
+    shot = tmp_path / "page.png"
+    page.screenshot(path=shot, full_page=True)
+    assert shot.stat().st_size > 20_000
+
+
+@needs_browser
+def test_the_keyboard_alone(page):
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#history-input")).to_be_focused()
+    page.keyboard.type("red")
+    expect(page.locator("#history-input")).to_have_attribute("aria-expanded", "true")
+    first = page.locator("#history-options [role=option]").nth(0).inner_text()
+    second = page.locator("#history-options [role=option]").nth(1).inner_text()
+    page.keyboard.press("ArrowDown")
+    active = page.locator("#history-input").get_attribute("aria-activedescendant")
+    assert page.locator(f"#{active}").inner_text() == second
+    page.keyboard.press("Enter")
+    expect(page.locator("#history .chosen li")).to_have_text([f"{second}×"])
+    page.keyboard.type("red")
+    expect(page.locator("#history-input")).to_have_attribute("aria-expanded", "true")
+    expect(page.locator("#history-options [role=option]").first).to_have_text(first)
+    assert second not in page.locator("#history-options").inner_text()
+    page.keyboard.press("Escape")
+    expect(page.locator("#history-options")).to_be_hidden()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.press("Delete")
+    page.keyboard.press("Tab")  # the button that removes the title
+    expect(page.get_by_role("button", name=f"Remove {second}")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#candidates-input")).to_be_focused()
+    for text in ("wild", "cold"):
+        page.keyboard.type(text)
+        expect(page.locator("#candidates-options [role=option]").first).to_be_visible()
+        page.keyboard.press("Enter")
+    page.keyboard.press("Enter")  # with an empty field: rank
+    expect(page.locator("#left .ranking li")).to_have_count(2)
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('#left .ranking') !== null"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator("#why")).to_be_focused()
+
+
+@needs_browser
+def test_it_fits_a_phone(page, tmp_path):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.get_by_role("button", name="Show an example").click()
+    expect(page.locator("#left .ranking li")).to_have_count(6)
+    page.locator("#left .ranking button").first.click()
+    expect(page.locator("#why")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    beyond = page.locator("main *").evaluate_all(
+        "all => all.filter(e => e.getBoundingClientRect().right > 391).map(e => e.outerHTML)"
+    )
+    assert beyond == []
+    small = page.locator("button:visible, input:visible, select:visible").evaluate_all(
+        "all => all.filter(e => e.getBoundingClientRect().height < 24).map(e => e.outerHTML)"
+    )
+    assert small == []
+    page.screenshot(path=tmp_path / "phone.png", full_page=True)
+
+
+@needs_browser
+def test_titles_are_text_and_never_markup(page):
+    _add(page, "history", "<img", MARKUP)
+    _add(page, "candidates", "onerror", MARKUP)
+    _add(page, "candidates", "<|im_end|>", "Babe<|im_end|><|im_start|>")
+    page.get_by_role("button", name="Rank the candidates").click()
+    expect(page.locator("#left .ranking li")).to_have_count(2)
+    page.locator("#left .ranking button", has_text="<img").click()
+    expect(page.locator("#why-title")).to_have_text(f"Why “{MARKUP}”?")
+    assert page.locator("main img").count() == 0
+    assert page.locator("h1").inner_text() == "tiny <run>"
+
+
+@needs_browser
+def test_recommend_and_why_without_candidates(page):
+    _add(page, "history", "red em", "Red Emma")
+    page.get_by_role("button", name="Recommend from all titles").click()
+    expect(page.locator("#right .ranking li")).to_have_count(10)
+    assert "Red Emma" not in _titles(page, "right")
+    page.locator("#right .ranking button").first.click()
+    expect(page.locator("#why-right .reasons li")).to_have_count(1)
+
+
+@needs_browser
+def test_another_ranker_and_clear(page):
+    page.get_by_role("button", name="Rank the candidates").click()
+    expect(page.locator("#status")).to_have_text("Choose at least one candidate, or show an example.")
+    page.get_by_role("button", name="Show an example").click()
+    expect(page.locator("#left .ranking li")).to_have_count(6)
+    assert page.locator("#left .ranking li.taken").count() == 1
+    before = page.locator("#left .logp").first.inner_text()
+    page.locator("#left select").select_option("zero-shot")
+    expect(page.locator("#left .logp").first).not_to_have_text(before)
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator(".ranking li")).to_have_count(0)
+    expect(page.locator("#candidates .empty")).to_be_visible()
+
+
+@needs_browser
+def test_curves_of_the_run_are_drawn(page):
+    assert page.locator("#training svg.plot").count() == 3
+    assert "Rewards" in page.locator("#training").inner_text()
+    assert page.locator("#training svg.plot").first.evaluate("s => s.getBoundingClientRect().height") > 100
+
+
+@needs_browser
+def test_a_key_is_asked_for(served, browser):
+    _, engine = served
+    files = page_files("tiny", "llama", 60, engine.rankers, [])
+    app = create_app(engine, Settings("tiny", "llama", api_key="sesame", page=files))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        page.get_by_role("button", name="Show an example").click()
+        expect(page.locator("#status")).to_contain_text("a key is needed")
+        page.get_by_label("Key of the server").fill("sesame")
+        page.get_by_role("button", name="Show an example").click()
+        expect(page.locator("#left .ranking li")).to_have_count(6)
+        page.close()
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("rankers", "sides"),
+    [
+        (["s-dpo", "sft", "zero-shot"], ("sft", "s-dpo")),
+        (["sft", "zero-shot"], ("zero-shot", "sft")),
+        (["s-dpo", "dpo"], ("dpo", "s-dpo")),
+        (["sft"], ("sft", "sft")),
+    ],
+)
+def test_the_two_rankers_shown_first(rankers, sides):
+    assert side_by_side(rankers) == sides
+
+
+def test_the_script_never_makes_markup_of_text():
+    script = (Path(page_files.__code__.co_filename).parent / "page.js").read_text(encoding="utf-8")
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script)
