@@ -44,7 +44,7 @@ def whisker_figure(shown: Mapping[str, Interval], coloured: Collection[str]) -> 
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     if all(v.mean >= 0 and not v.low < 0 for v in shown.values()):
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.04 * max(axes.get_xlim()[1], 1e-9))
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     return figure
