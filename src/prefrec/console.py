@@ -1,4 +1,4 @@
-"""One door for progress and messages: everything for people goes to standard error."""
+"""One door for progress and messages: everything for people goes to standard error, from the first process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from prefrec.processes import is_first
+
 T = TypeVar("T")
 
 console = Console(stderr=True)
@@ -27,12 +29,14 @@ LOG_EVERY_S = 30.0
 
 def say(message: str) -> None:
     """Print one message (rich markup allowed) to standard error."""
-    console.print(message, highlight=False, soft_wrap=True)
+    if is_first():
+        console.print(message, highlight=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """Print one warning to standard error."""
-    console.print(f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True)
+    if is_first():
+        console.print(f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -43,7 +47,10 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    yield from _bar(items, description, total) if console.is_terminal else _lines(items, description, total)
+    if not is_first():
+        yield from items
+    else:
+        yield from _bar(items, description, total) if console.is_terminal else _lines(items, description, total)
 
 
 def _bar(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:

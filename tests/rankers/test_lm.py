@@ -226,3 +226,22 @@ def test_load_lm_refuses_half_an_adapter(folder, adapter):
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(ModelError, match="cannot be read"):
         load_lm(str(folder), adapter)
+
+
+@pytest.mark.parametrize("layout", ["packed", "separate"])
+def test_a_budget_of_tokens_changes_passes_and_not_scores(ranker, layout):
+    def scores(budget):
+        lm, passes = ranker(max_tokens_per_pass=budget), []
+        lm.row_layout, lm._layout_is_settled = layout, True
+        hook = lm.model.register_forward_pre_hook(
+            lambda model, args, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True
+        )
+        got = lm.score(_examples())
+        hook.remove()
+        return got, passes
+
+    (want, whole), (got, parts) = scores(None), scores(130)
+    assert len(whole) == 1
+    assert len(parts) > 5
+    assert all(rows * length <= 130 for rows, length in parts)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)

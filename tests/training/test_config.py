@@ -20,6 +20,7 @@ def test_accumulation_follows_from_the_global_batch(tmp_path):
             {"global_batch_size": 8, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
             "contradict each other",
         ),
+        ({"train_sampling_strategy": "batch_rebalance"}, "expected one of group_by_length, random, sequential"),
         ({"loss_type": "ppo"}, "expected one of softmax_dpo"),
         ({"beta": 0.0}, "beta must be positive"),
         ({"num_negatives": 0}, "at least 1"),

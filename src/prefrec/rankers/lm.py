@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,17 +14,21 @@ from rich.markup import escape
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from prefrec import processes
 from prefrec.console import track, warn
 from prefrec.data import Catalogue, RankingExample
 from prefrec.models import load_model, load_tokenizer
-from prefrec.packing import pack
+from prefrec.packing import pack_passes, tokens_of
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
 from prefrec.training import encode_examples, load_adapter
+from prefrec.training.sampler import longest_first
 
 MAX_NEW_TOKENS = 20
 """Length of a generated answer, as in the authors' evaluation."""
 
+MAX_TOKENS_PER_PASS = 8192
+"""Some 20 usual questions with 20 candidates; a long list of candidates takes several passes."""
 
 GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
 """Said in full: what is left unsaid, `generate` takes from the model's own generation settings."""
@@ -43,7 +48,10 @@ class LMRanker:
         template: the prompt; where several were trained on, the first.
         max_length: tokens of a prompt with its longest answer.
         chat: wrap the prompt by the tokenizer's chat template.
-        batch_size: examples a pass.
+        batch_size: examples a batch.
+        max_tokens_per_pass: tokens a pass, padding included; a batch with more takes several. None for no limit.
+
+    Under `accelerate launch` the processes share the rows: all must ask the same, and all get the whole answer.
     """
 
     def __init__(
@@ -57,6 +65,7 @@ class LMRanker:
         max_length: int | None = 1024,
         chat: bool = False,
         batch_size: int = 8,
+        max_tokens_per_pass: int | None = MAX_TOKENS_PER_PASS,
     ) -> None:
         self.name = name
         self.model = model.eval()
@@ -65,6 +74,7 @@ class LMRanker:
         self.template = template
         self.encoder = PromptEncoder(tokenizer, max_length=max_length, chat=chat)
         self.batch_size = batch_size
+        self.max_tokens_per_pass = max_tokens_per_pass
         self.row_layout, self._layout_reason = layout_for(language_model(model).config)
         self._layout_is_settled = False
 
@@ -76,21 +86,26 @@ class LMRanker:
         if sets:
             self._settle_layout(max(sets, key=lambda c: c.length))
         with torch.no_grad():
-            for rows in self._batches(sets, f"{self.name}: scoring"):
-                batch = pack([sets[i] for i in rows], pad_id=self.encoder.end, layout=self.row_layout)
-                logps = choice_logps(self.model, batch.to(self._device())).cpu().numpy()
-                out[np.array(rows), : logps.shape[1]] = logps
+            found = [(rows, self._logps([sets[i] for i in rows])) for rows in self._batches(sets, "scoring")]
+        for rows, logps in processes.pool(found):
+            out[np.array(rows), : logps.shape[1]] = logps
         return out
 
     def generate(self, examples: Sequence[RankingExample]) -> list[str]:
         """The greedily decoded answer (at most 20 new tokens) to each example's prompt."""
         sets = self._encode(examples, "target")
-        out = [""] * len(examples)
         with torch.no_grad():
-            for rows in self._batches(sets, f"{self.name}: generating"):
-                for i, text in zip(rows, self._generate([sets[i].prompt for i in rows]), strict=True):
-                    out[i] = text
-        return out
+            found = [
+                (rows, self._generate([sets[i].prompt for i in rows])) for rows in self._batches(sets, "generating")
+            ]
+        texts = {i: text for rows, answers in processes.pool(found) for i, text in zip(rows, answers, strict=True)}
+        return [texts[i] for i in range(len(examples))]
+
+    def _logps(self, sets: Sequence[ChoiceSet]) -> NDArray[np.float32]:
+        passes = pack_passes(
+            sets, pad_id=self.encoder.end, layout=self.row_layout, max_tokens=self.max_tokens_per_pass
+        )
+        return choice_logps(self.model, *(p.to(self._device()) for p in passes)).cpu().numpy()
 
     def _settle_layout(self, choice_set: ChoiceSet) -> None:
         """Before the first batch: try a packed row, and say so where rows are not packed."""
@@ -107,11 +122,11 @@ class LMRanker:
     def _encode(self, examples: Sequence[RankingExample], answers: Any) -> list[ChoiceSet]:
         return encode_examples(examples, self.catalogue, [self.template], self.encoder, answers=answers)
 
-    def _batches(self, sets: Sequence[ChoiceSet], description: str) -> Iterator[list[int]]:
-        """Indices of rows of like length, the longest first: memory runs out at once or never."""
-        order = sorted(range(len(sets)), key=lambda i: -sets[i].length)
-        for start in track(range(0, len(order), self.batch_size), description):
-            yield order[start : start + self.batch_size]
+    def _batches(self, sets: Sequence[ChoiceSet], doing: str) -> Iterator[list[int]]:
+        """This process's batches of rows of like length, the longest first: memory runs out at once or never."""
+        order = longest_first(range(len(sets)), [tokens_of(c) for c in sets])
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        return track(processes.share(batches), f"{self.name}: {doing}")
 
     def _generate(self, prompts: Sequence[tuple[int, ...]]) -> list[str]:
         length = max(map(len, prompts))
@@ -135,7 +150,7 @@ class LMRanker:
 
 
 def load_lm(base: str, adapter: Path | None = None, *, dtype: str = "bfloat16") -> tuple[nn.Module, Any]:
-    """A base model, with an adapter where one is given, and its tokenizer; ready to score.
+    """A base model, with an adapter where one is given, and its tokenizer; ready to score, on a GPU if there is one.
 
     Args:
         base: a name for `prefrec.models.load_model`.
@@ -149,4 +164,12 @@ def load_lm(base: str, adapter: Path | None = None, *, dtype: str = "bfloat16") 
     if adapter is not None:
         # In the base's own precision: the same numbers as autocast gives in training, without its casts.
         model = load_adapter(model, adapter, autocast_adapter_dtype=False)
-    return model.eval(), load_tokenizer(base)
+    return model.to(_device()).eval(), load_tokenizer(base)
+
+
+def _device() -> torch.device:
+    """This process's GPU; the CPU where there is none, or `accelerate launch --cpu` asks for it."""
+    asked = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    if asked or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -15,14 +15,16 @@ from rich.markup import escape
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
+from prefrec import processes
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
 from prefrec.models import load_model, load_tokenizer
-from prefrec.packing import Layout, PackedBatch, pack_passes
+from prefrec.packing import Layout, PackedBatch, pack_passes, tokens_of
 from prefrec.prompts import PromptEncoder
 from prefrec.scoring import BRANCHING, language_model, layout_for, verified_layout
 from prefrec.training.config import ChoiceTrainingArguments
 from prefrec.training.progress import ProgressCallback
+from prefrec.training.sampler import StepSampler, longest_first
 
 FURTHER_PASSES = "further_passes"
 
@@ -35,6 +37,7 @@ class ChoiceTrainer(Trainer):
     """
 
     description = "training"
+    sampler: StepSampler | None = None
     max_tokens_per_pass: int | None = None
 
     def __init__(
@@ -59,10 +62,7 @@ class ChoiceTrainer(Trainer):
         if args.bf16:
             _leave_casting_to_autocast(model)
         self.encoder = PromptEncoder(processing_class, max_length=args.max_length, chat=args.chat)
-        self._sums: dict[str, dict[str, list[float]]] = {
-            "train": defaultdict(list),
-            "eval": defaultdict(list),
-        }
+        self._recorded: dict[str, list[tuple[str, float, int]]] = {"train": [], "eval": []}
         super().__init__(
             model=model,
             args=args,
@@ -83,6 +83,7 @@ class ChoiceTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
         self.row_layout = self._layout()
+        self.add_callback(_EpochCallback(self))
         self.report_global_batch()
 
     def build_dataset(self, rows: Any) -> Any:
@@ -163,17 +164,18 @@ class ChoiceTrainer(Trainer):
         return loss.detach(), None, None
 
     def record(self, model: nn.Module, metrics: Mapping[str, Tensor]) -> None:
-        """Keep means of `metrics` for the next line of the log."""
-        into = self._sums["train" if model.training else "eval"]
-        for name, values in metrics.items():
-            into[name].append(float(values.detach().float().mean()))
+        """Keep `metrics`, a value for each row [B], for their means in the next line of the log."""
+        into = self._recorded["train" if model.training else "eval"]
+        into += [(name, float(v.detach().float().sum()), v.numel()) for name, v in metrics.items()]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         mode = "eval" if any(k.startswith("eval_") for k in logs) else "train"
         prefix = "eval_" if mode == "eval" else ""
-        for name, values in self._sums[mode].items():
-            logs[f"{prefix}{name}"] = sum(values) / len(values)
-        self._sums[mode].clear()
+        sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+        for name, total, count in processes.pool(self._recorded[mode]):
+            sums[name] = sums[name][0] + total, sums[name][1] + count
+        logs |= {f"{prefix}{name}": total / count for name, (total, count) in sums.items()}
+        self._recorded[mode].clear()
         super().log(logs, *args, **kwargs)
 
     def report_global_batch(self) -> None:
@@ -187,6 +189,21 @@ class ChoiceTrainer(Trainer):
                 f"process{'es' if processes > 1 else ''} × {accumulation} accumulation steps; "
                 f"{len(cast(Any, self.train_dataset))} training rows, layout {self.row_layout}"
             )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy == "sequential":
+            return super()._get_train_sampler(train_dataset)
+        a = self.args
+        seed = a.seed if a.data_seed is None else a.data_seed
+        lengths = self._lengths(self.train_dataset) if a.train_sampling_strategy == "group_by_length" else None
+        self.sampler = StepSampler(len(cast(Any, self.train_dataset)), self.global_batch, lengths, seed)
+        return self.sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return longest_first(range(len(eval_dataset)), self._lengths(eval_dataset))
+
+    def _lengths(self, dataset: Any) -> list[int]:
+        return [tokens_of(choices) for choices in dataset.choice_sets]
 
     def _layout(self) -> Layout:
         """The layout asked for, else what is right for the model, tried on the longest row of a first batch."""
@@ -234,6 +251,19 @@ class ChoiceTrainer(Trainer):
         if isinstance(model, PeftModel):
             raise ConfigError("the model already carries an adapter: leave `peft_config` out to go on training it")
         return get_peft_model(cast(Any, model), peft_config)
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells dataset and sampler which epoch it is: negatives are drawn anew, rows come in another order."""
+
+    def __init__(self, trainer: ChoiceTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        parts: list[Any] = [self.trainer.train_dataset, self.trainer.sampler]
+        for part in parts:
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(int(state.epoch or 0))
 
 
 def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str, Tensor]]:

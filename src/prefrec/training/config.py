@@ -10,6 +10,8 @@ from transformers import TrainingArguments
 from prefrec.errors import ConfigError
 from prefrec.losses import LOSSES
 
+SAMPLING = ("group_by_length", "random", "sequential")
+
 
 @dataclass
 class ChoiceTrainingArguments(TrainingArguments):
@@ -22,6 +24,8 @@ class ChoiceTrainingArguments(TrainingArguments):
             steps follow from it for whatever number of processes there is.
         layout: `packed`, `separate`, or `auto` (packed where it is right for the model).
         disable_dropout: switch all dropout of the model off.
+        train_sampling_strategy: `group_by_length` (rows of like length share a pass; every optimiser step is made
+            of the same rows as with `random`), `random` or `sequential`.
     """
 
     max_length: int | None = field(default=1024)
@@ -29,6 +33,7 @@ class ChoiceTrainingArguments(TrainingArguments):
     global_batch_size: int | None = field(default=None)
     layout: Literal["auto", "packed", "separate"] = field(default="auto")
     disable_dropout: bool = field(default=True)
+    train_sampling_strategy: str = field(default="group_by_length")
     learning_rate: float = field(default=1e-5)
     lr_scheduler_type: Any = field(default="cosine")
     warmup_steps: float = field(default=0.05)
@@ -41,6 +46,10 @@ class ChoiceTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.train_sampling_strategy not in SAMPLING:
+            raise ConfigError(
+                f"train_sampling_strategy {self.train_sampling_strategy!r}: expected one of {', '.join(SAMPLING)}"
+            )
         if self.global_batch_size is not None:
             self.gradient_accumulation_steps = self._accumulation(self.global_batch_size)
 

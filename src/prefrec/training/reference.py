@@ -13,12 +13,14 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
+from prefrec import processes
 from prefrec.console import track
 from prefrec.data.store import write_whole
-from prefrec.packing import Layout, pack_passes
+from prefrec.packing import Layout, pack_passes, tokens_of
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import choice_logps
 from prefrec.training.adapters import REFERENCE_ADAPTER, reference_of
+from prefrec.training.sampler import longest_first
 
 
 def reference_logps(
@@ -34,6 +36,8 @@ def reference_logps(
 ) -> NDArray[np.float32]:
     """Log-probabilities [n, C] of all answers under the reference, from `cache` where the key agrees.
 
+    Of many processes each computes its share, and the first one reads and writes the file; all must call it.
+
     Args:
         model: the policy, whose reference is its adapter `ref`, its base, or (not a PEFT model) itself.
         choice_sets: n choice sets with C answers each.
@@ -44,21 +48,25 @@ def reference_logps(
         precision: makes the autocast context, entered anew for each batch.
         cache: a safetensors file; written when the pass is through.
     """
-    key = reference_key(model, choice_sets)
-    stored = _read(cache, key)
+    key = reference_key(model, choice_sets) if processes.is_first() else ""
+    (stored,) = processes.pool([_read(cache, key)] if processes.is_first() else [])
     if stored is not None:
         return stored
     device = next(model.parameters()).device
     # Rows of like length share a batch, so that little is padding.
-    order = sorted(range(len(choice_sets)), key=lambda i: choice_sets[i].length)
-    out = np.empty((len(choice_sets), len(choice_sets[0].answers)), dtype=np.float32)
+    order = longest_first(range(len(choice_sets)), [tokens_of(c) for c in choice_sets])
+    batches = processes.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
+    found = []
     with reference_of(model) as reference, torch.no_grad():
-        for start in track(range(0, len(order), batch_size), "reference log-probs"):
-            rows = order[start : start + batch_size]
+        for rows in track(batches, "reference log-probs"):
             passes = pack_passes([choice_sets[i] for i in rows], pad_id=pad_id, layout=layout, max_tokens=max_tokens)
             with precision():
-                out[rows] = choice_logps(reference, *(batch.to(device) for batch in passes)).cpu().numpy()
-    _write(cache, key, out)
+                found.append((rows, choice_logps(reference, *(p.to(device) for p in passes)).cpu().numpy()))
+    out = np.empty((len(choice_sets), len(choice_sets[0].answers)), dtype=np.float32)
+    for rows, logps in processes.pool(found):
+        out[rows] = logps
+    if processes.is_first():
+        _write(cache, key, out)
     return out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prefrec.packing import PackedBatch
-from prefrec.scoring import answer_token_logps
+from prefrec.scoring import answer_token_logps, sum_by_choice
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.datasets import ChoiceDataset, encode_completions
 
@@ -42,5 +42,5 @@ class SFTTrainer(ChoiceTrainer):
     ) -> Tensor:
         (batch,) = passes
         token_logps = answer_token_logps(model, batch)
-        self.record(model, {"logps/chosen": token_logps.sum() / batch.choice_mask.sum()})
+        self.record(model, {"logps/chosen": sum_by_choice(token_logps.detach(), batch)})
         return -token_logps.sum()

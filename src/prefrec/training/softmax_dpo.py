@@ -63,9 +63,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         if not isinstance(self.model, PeftModel) and not self._precomputes():
             raise ConfigError(
                 "training all weights leaves no reference in memory: set precompute_ref_log_probs=True, or "
-                "train an adapter (peft_config)"
+                "train an adapter (peft_config), as is needed where FSDP or DeepSpeed share out the weights"
             )
-        self.add_callback(_EpochCallback(cast(PreferenceDataset, self.train_dataset)))
 
     def build_dataset(self, rows: Any) -> Any:
         if isinstance(rows, PreferenceDataset):
@@ -106,6 +105,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         return loss.detach() + (part - part.detach())
 
     def _precomputes(self) -> bool:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return False  # weights that are shared out can be used inside the training loop alone
         return self.config.precompute_ref_log_probs and self.config.loss_type not in REFERENCE_FREE
 
     def _precompute(self, dataset: PreferenceDataset, name: str) -> None:
@@ -125,12 +126,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
     def _reference_pass(self, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
         if self.config.loss_type in REFERENCE_FREE:
             return torch.zeros(passes[0].choice_mask.shape, device=passes[0].input_ids.device)
-        with (
-            torch.no_grad(),
-            reference_of(self.accelerator.unwrap_model(model)) as reference,
-            self._autocast(),
-        ):
-            return choice_logps(reference, *passes)
+        with torch.no_grad(), reference_of(self.accelerator.unwrap_model(model)), self._autocast():
+            return choice_logps(model, *passes)
 
 
 def preference_metrics(out: PreferenceLoss, policy_logps: Tensor) -> dict[str, Tensor]:
@@ -146,13 +143,3 @@ def preference_metrics(out: PreferenceLoss, policy_logps: Tensor) -> dict[str, T
         "logps/rejected": logps[:, 1:].mean(dim=1),
         "negatives/effective": effective_negatives(rewards),
     }
-
-
-class _EpochCallback(TrainerCallback):
-    """Tells the dataset which epoch it is, so that negatives are drawn anew."""
-
-    def __init__(self, dataset: PreferenceDataset) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.dataset.set_epoch(int(state.epoch or 0))

@@ -1,0 +1,71 @@
+"""A job for `accelerate launch`: trains and ranks in small, and writes what came out of it to a folder.
+
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 tests/in_processes.py FOLDER
+
+FOLDER/tokenizer holds the tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.processes import count, index, is_first
+from prefrec.prompts import load_template
+from prefrec.rankers import LMRanker
+from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer
+from tiny_run import TITLES
+from tiny_training import adapted_model, many_negatives, settings, trainable
+
+ROWS = many_negatives(7, 8) + many_negatives(7, 8)[::-1]
+JOBS: dict[str, dict[str, Any]] = {
+    "sft": {},
+    "fixed": {"num_negatives": 5},
+    "live": {"num_negatives": 5, "negatives": "per_epoch", "precompute_ref_log_probs": False},
+    "parts": {"max_tokens_per_pass": 60},
+}
+"""Trainings by name, and what each sets."""
+
+
+def main(folder: Path) -> None:
+    """Carry out all jobs; a global batch of 8 rows, passes of 2."""
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    out = folder / f"{count()}"
+    for name, changes in JOBS.items():
+        trainer = _trainer(name, changes, tokenizer, out / name)
+        trainer.train()
+        if is_first():
+            save_file(trainable(trainer.model), out / name / "weights.safetensors")
+            (out / name / "log.json").write_text(json.dumps(trainer.state.log_history))
+    scores, texts = _rank(tokenizer)
+    np.savez(out / f"ranked-{index()}.npz", scores=scores, texts=np.array(texts))
+
+
+def _trainer(name: str, changes: dict[str, Any], tokenizer: Any, out: Path) -> Any:
+    shared = settings(out, max_steps=-1, num_train_epochs=2, global_batch_size=8, eval_strategy="epoch", **changes)
+    if name == "sft":
+        rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in ROWS]
+        return SFTTrainer(adapted_model(), SFTConfig(**shared), rows, rows[:8], tokenizer)
+    return SoftmaxDPOTrainer(adapted_model(), SoftmaxDPOConfig(**shared), ROWS, ROWS[:8], tokenizer)
+
+
+def _rank(tokenizer: Any) -> tuple[np.ndarray, list[str]]:
+    ids = [f"i{i}" for i in range(len(TITLES))]
+    catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": TITLES}))
+    examples = [RankingExample(str(i), tuple(ids[: 1 + i]), tuple(ids[20 : 26 - i % 2]), ids[20]) for i in range(7)]
+    ranker = LMRanker("lm", adapted_model(), tokenizer, catalogue, load_template("movies/1"), batch_size=2)
+    return ranker.score(examples), ranker.generate(examples)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,106 @@
+"""Two processes on one machine: the weights, the log and the scores of one; and each file from one of them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import in_processes
+from prefrec import processes
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _launch(*command: object) -> subprocess.CompletedProcess[str]:
+    """Two processes on the CPU. (`accelerate launch --cpu` starts several only through MPI.)"""
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(_free_port())]
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *launch, *map(str, command)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bpe_tokenizer):
+    """The job's outcome for two processes (`2`) and for one (`1`)."""
+    folder = tmp_path_factory.mktemp("processes")
+    bpe_tokenizer.save_pretrained(folder / "tokenizer")
+    done = _launch(in_processes.__file__, folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Global batch 8 rows = 2 a device × 2 processes × 2 accumulation steps") == 4
+    in_processes.main(folder)
+    return folder
+
+
+@pytest.mark.parametrize("job", in_processes.JOBS)
+def test_weights_are_those_of_one_process(folder, job):
+    """In float32 to 2e-5, of weights that moved by more than 1e-2."""
+    one, two = (load_file(folder / n / job / "weights.safetensors") for n in "12")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5)
+    before = in_processes.trainable(in_processes.adapted_model())
+    assert max((one[n] - before[n]).abs().max() for n in one) > 1e-2
+
+
+@pytest.mark.parametrize("job", in_processes.JOBS)
+def test_the_log_is_of_all_rows(folder, job):
+    one, two = (json.loads((folder / n / job / "log.json").read_text()) for n in "12")
+    assert len(one) == len(two)
+    names = set()
+    for line, want in zip(two, one, strict=True):
+        assert line.keys() == want.keys()
+        told = {k for k in line if "loss" in k or "/" in k}
+        names |= told
+        for name in told:
+            assert line[name] == pytest.approx(want[name], abs=1e-4), name
+    assert {"loss", "eval_loss", "logps/chosen", "eval_logps/chosen"} <= names
+
+
+def test_rows_are_shared_and_all_get_the_whole_answer(folder):
+    one = np.load(folder / "1" / "ranked-0.npz")
+    for index in range(2):
+        two = np.load(folder / "2" / f"ranked-{index}.npz")
+        np.testing.assert_allclose(two["scores"], one["scores"], rtol=0, atol=1e-4)
+        assert (two["texts"] == one["texts"]).all()
+    assert np.isfinite(one["scores"]).sum() == 4 * 6 + 3 * 5
+
+
+def test_the_reference_is_stored_once(folder):
+    """By the first process; a job in parts of a batch and one process store the same."""
+    values = [load_file(folder / n / "fixed" / "reference-train.safetensors")["ref_logps"] for n in "12"]
+    torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-4)
+    assert not (folder / "2" / "live" / "reference-train.safetensors").exists()
+
+
+def test_one_process_shares_with_nobody():
+    assert (processes.count(), processes.index(), processes.is_first()) == (1, 0, True)
+    assert processes.share([3, 4, 5]) == [3, 4, 5]
+    assert processes.pool([3, 4]) == [3, 4]
+
+
+def test_shares_are_spread_and_cover_all(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    parts = []
+    for rank in "012":
+        monkeypatch.setenv("RANK", rank)
+        parts.append(processes.share([*range(8)]))
+    assert parts == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    assert not processes.is_first()

@@ -1,0 +1,93 @@
+"""prefrec.training.sampler: the same rows in each step, less padding, and an order that resuming finds again."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import RandomSampler
+
+from prefrec.packing import tokens_of
+from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer
+from prefrec.training.sampler import StepSampler
+from tiny_training import FILMS, adapted_model, losses, settings, trainable
+
+ROWS = [
+    {
+        "prompt": f"Seen {' and '.join(FILMS[: 1 + (5 * i) % 8])}. Next:",
+        "chosen": FILMS[(i + 1) % 8],
+        "rejected": [FILMS[(i + j) % 8] for j in (2, 3, 4, 5)],
+    }
+    for i in range(14)
+]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 8), st.integers(0, 3), st.integers(0, 3))
+def test_steps_are_those_of_a_random_sampler_sorted(lengths, step, seed, epoch):
+    sampler = StepSampler(len(lengths), step, lengths, seed)
+    sampler.set_epoch(epoch)
+    got = list(sampler)
+    plain = list(RandomSampler(lengths, generator=torch.Generator().manual_seed(seed + epoch)))
+    for start in range(0, len(lengths), step):
+        window = got[start : start + step]
+        assert sorted(window) == sorted(plain[start : start + step])
+        assert [lengths[i] for i in window] == sorted((lengths[i] for i in window), reverse=True)
+    unsorted = StepSampler(len(lengths), step, None, seed)
+    unsorted.set_epoch(epoch)
+    assert list(unsorted) == plain
+    assert len(got) == len(sampler)
+
+
+def _trainer(folder, tokenizer, strategy, kind="s-dpo", **changes):
+    changes = {"max_steps": -1, "num_train_epochs": 2, "global_batch_size": 8, **changes}
+    given = settings(folder, train_sampling_strategy=strategy, **changes)
+    if kind == "sft":
+        rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in ROWS]
+        return SFTTrainer(adapted_model(), SFTConfig(**given), rows, None, tokenizer)
+    config = SoftmaxDPOConfig(**given, num_negatives=2, negatives="per_epoch")
+    return SoftmaxDPOTrainer(adapted_model(), config, ROWS, ROWS[:5], tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["sft", "s-dpo"])
+def test_grouping_by_length_saves_padding_and_changes_nothing_else(tmp_path, bpe_tokenizer, kind):
+    trained, padding = {}, {}
+    for strategy in ("random", "group_by_length"):
+        trainer = _trainer(tmp_path / strategy, bpe_tokenizer, strategy, kind)
+        padding[strategy] = 0
+
+        def collate(rows, trainer=trainer, strategy=strategy):
+            batch = trainer.collate(rows)
+            padding[strategy] += batch["input_ids"].numel() - sum(tokens_of(r["choices"]) for r in rows)
+            return batch
+
+        trainer.data_collator = collate
+        trainer.train()
+        trained[strategy] = (losses(trainer), trainable(trainer.model))
+    assert 0 < padding["group_by_length"] < 0.6 * padding["random"]
+    assert trained["group_by_length"][0] == pytest.approx(trained["random"][0], abs=1e-5)
+    for name, value in trained["random"][1].items():
+        torch.testing.assert_close(trained["group_by_length"][1][name], value, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("checkpoint", [1, 2, 3])
+def test_a_resumed_run_finds_its_order_again(tmp_path, bpe_tokenizer, checkpoint):
+    """In the middle of the first epoch, at its end, and in the middle of the second."""
+    changes = {"save_strategy": "steps", "save_steps": 1}
+    whole = _trainer(tmp_path, bpe_tokenizer, "group_by_length", **changes)
+    whole.train()
+    assert whole.state.global_step == 4
+    resumed = _trainer(tmp_path, bpe_tokenizer, "group_by_length", **changes)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{checkpoint}"))
+    want = trainable(whole.model)
+    for name, value in trainable(resumed.model).items():
+        torch.testing.assert_close(value, want[name], rtol=0, atol=0)
+
+
+def test_held_out_rows_are_read_the_longest_first(tmp_path, bpe_tokenizer):
+    trainer, lengths = _trainer(tmp_path, bpe_tokenizer, "random"), []
+    trainer.model.get_base_model().register_forward_pre_hook(
+        lambda model, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    trainer.args.per_device_eval_batch_size = 1
+    trainer.evaluate()
+    assert len(set(lengths)) > 1
+    assert lengths[::2] == sorted(lengths[::2], reverse=True)
