@@ -23,6 +23,7 @@ VERBS = (
     "study",
     "report",
     "serve",
+    "export",
 )
 
 

@@ -39,7 +39,7 @@ def _main(
     Everything at once is `prefrec run RECIPE.yaml`. Step by step: `prepare` makes ranking questions of a log,
     `audit` looks for leaks in them, `pretrain`, `sft` and `align` train, `evaluate` measures, `rank` answers one
     question, `explain` says what moved it, `report` draws it all, `study` compares settings, `serve` answers over
-    HTTP.
+    HTTP, `export` hands a model on.
     """
 
 
@@ -51,6 +51,7 @@ def _register() -> None:
         audit,
         evaluate,
         explain,
+        export,
         prepare,
         pretrain,
         rank,
@@ -73,6 +74,7 @@ def _register() -> None:
     app.command()(rank.rank)
     app.command()(report.report)
     app.command()(serve.serve)
+    app.command()(export.export)
     app.command()(explain.explain)
     app.command()(study.study)
 

@@ -1,0 +1,31 @@
+"""`prefrec export`: a ranker of a run as a folder for vLLM, transformers or the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefrec.serving.export import export_ranker
+from prefrec.studies.runs import open_run
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, as runs/demo.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
+    ranker: Annotated[str | None, typer.Option(help="Model of the run, as s-dpo; default: the last.")] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Whole weights, the adapter added in; for zero-shot: the base.")
+    ] = False,
+) -> None:
+    """Write an adapter, or with --merged the whole model, with tokenizer, prompt and model card.
+
+    The layout is that of PEFT and transformers, safetensors only; vLLM serves both.
+
+    Example: prefrec export runs/demo --ranker s-dpo --out exports/s-dpo
+
+    prefrec export runs/demo --ranker zero-shot --merged --out exports/base
+    """
+    opened = open_run(run)
+    typer.echo(export_ranker(opened, ranker or (opened.models[-1:] or [""])[0], out, merged=merged))

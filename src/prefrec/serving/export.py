@@ -1,0 +1,99 @@
+"""A ranker of a run as a folder that other servers and the hub take: adapter or merged model, tokenizer, card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+from peft import PeftModel
+from torch import nn
+
+from prefrec.errors import ConfigError, ModelError
+from prefrec.models import DTYPES, EMBEDDED, load_model, load_tokenizer
+from prefrec.pipeline.report.contents import read_run
+from prefrec.prompts import load_template
+from prefrec.serving.card import model_card
+from prefrec.serving.scorer import check_adapter, load_rankers
+from prefrec.studies.runs import Run
+
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Where the weights of the embedded model, before they were cut to 4 bits, lie on the hub."""
+
+
+def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
+    """Write a ranker of a run to the folder `out`, which must be new or empty; returns it.
+
+    An adapter comes as `adapter_config.json` and `adapter_model.safetensors`; a merged model as `config.json`
+    and `model.safetensors`, merged in float32 and stored in the recipe's dtype. Both come with the tokenizer, the
+    prompt (`prompt.jinja2`) and a model card (`README.md`). The folder is there whole or not at all.
+
+    Args:
+        run: from `prefrec.studies.runs.open_run`.
+        ranker: name of one of its language models.
+        out: folder to write.
+        merged: the adapter added to the base's weights; for `zero-shot`, the base itself.
+
+    Raises:
+        DataError: the run has no such ranker.
+        ConfigError: `out` is taken, or the bare base is asked for as an adapter.
+        ModelError: model or adapter cannot be read.
+    """
+    adapter = run.entry(ranker).adapter
+    if adapter is None and not merged:
+        raise ConfigError(f"{ranker} is the bare base, which has no adapter: export it with --merged")
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"{out} exists: name a new folder, or an empty one")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        if merged:
+            _write_merged(run, ranker, adapter, draft)
+        else:
+            _write_adapter(run, cast(Path, adapter), draft)
+        load_tokenizer(run.recipe.model.name).save_pretrained(draft)
+        template = load_template(run.recipe.model.templates[0], domain=run.data.domain)
+        (draft / "prompt.jinja2").write_text(template.source, encoding="utf-8")
+        card = model_card(read_run(run.folder), run.recipe, ranker, base_id(run.recipe.model.name), merged=merged)
+        (draft / "README.md").write_text(card, encoding="utf-8")
+        draft.chmod(0o755)  # a temporary folder is its maker's alone
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
+def base_id(name: str) -> str:
+    """How an exported adapter calls its base: a hub id, or the local folder as the recipe names it."""
+    return EMBEDDED_HUB_ID if name == EMBEDDED else name
+
+
+def _write_adapter(run: Run, adapter: Path, out: Path) -> None:
+    check_adapter(adapter)
+    try:
+        config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base_id(run.recipe.model.name)  # not a path in this machine's cache
+        config["inference_mode"] = True
+        shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
+    except (OSError, ValueError) as e:
+        raise ModelError(f"the adapter in {adapter} cannot be read: {e}") from e
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_merged(run: Run, ranker: str, adapter: Path | None, out: Path) -> None:
+    section = run.recipe.model
+    model: nn.Module
+    if adapter is None:
+        model = load_model(section.name, dtype="float32")
+    else:
+        model, _ = load_rankers(section.name, "float32", {ranker: adapter})
+        model = cast(PeftModel, model).merge_and_unload(safe_merge=True)
+    whole: Any = model.to(DTYPES[section.dtype])
+    # Weights from a GGUF file are plain by now; a configuration that still says "gguf" would refuse to be saved.
+    for owner, attribute in ((whole, "hf_quantizer"), (whole.config, "quantization_config")):
+        if hasattr(owner, attribute):
+            delattr(owner, attribute)
+    whole.save_pretrained(out)

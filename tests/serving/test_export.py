@@ -1,0 +1,164 @@
+"""Exports give the scores of the run when transformers and PEFT alone read them."""
+
+import json
+import shutil
+import stat
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prefrec.data import RankingExample
+from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.evaluation import audit_prepared, evaluate_predictions
+from prefrec.evaluation.predictions import prediction_frame
+from prefrec.models import EMBEDDED
+from prefrec.pipeline.report.contents import read_run
+from prefrec.pipeline.stage import write_json
+from prefrec.prompts import ChoiceSet, PromptTemplate
+from prefrec.serving import export
+from prefrec.serving.card import model_card
+from prefrec.serving.export import EMBEDDED_HUB_ID, base_id, export_ranker
+from prefrec.studies.runs import open_run
+from slow import slow_logps
+
+HISTORY, CANDIDATES = ("i2", "i7"), ("i50", "i41", "i24")
+
+
+def _of_the_run(run, ranker):
+    return run.ranker(ranker).score([RankingExample("u", HISTORY, CANDIDATES, CANDIDATES[0])])[0]
+
+
+def _of_the_folder(run, model, folder):
+    """Scores [C] with nothing but what lies in the folder: its tokenizer, its prompt, its model."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    template = PromptTemplate("exported", (folder / "prompt.jinja2").read_text(encoding="utf-8"))
+    titles = run.data.catalogue.titles_of(CANDIDATES)
+    prompt = template.render(run.data.catalogue.titles_of(HISTORY), titles)
+    begin = [] if prompt[-1].isspace() else [" "]
+    ids = tokenizer(prompt, split_special_tokens=True)["input_ids"]
+    joint = [tokenizer("".join([prompt, *begin, t]), split_special_tokens=True)["input_ids"] for t in titles]
+    answers = tuple((*j[len(ids) :], tokenizer.eos_token_id) for j in joint)
+    with torch.no_grad():
+        return slow_logps(model.eval(), ChoiceSet(tuple(ids), answers)).numpy()
+
+
+@pytest.mark.parametrize("ranker", ["sft", "s-dpo"])
+def test_an_adapter_gives_the_same_scores(run, tmp_path, ranker):
+    folder = export_ranker(run, ranker, tmp_path / "new" / ranker)
+    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == run.recipe.model.name
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder)
+    np.testing.assert_allclose(_of_the_folder(run, model, folder), _of_the_run(run, ranker), rtol=1e-4)
+    assert not list(folder.glob("*.bin"))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("ranker", ["zero-shot", "sft", "dpo"])
+def test_merged_weights_give_the_same_scores(run, tmp_path, ranker):
+    folder = export_ranker(run, ranker, tmp_path / ranker, merged=True)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {p.name for p in folder.iterdir()}
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    np.testing.assert_allclose(_of_the_folder(run, model, folder), _of_the_run(run, ranker), rtol=1e-4)
+
+
+def test_rankers_are_told_apart(run):
+    scores = [_of_the_run(run, r) for r in ("zero-shot", "sft", "dpo")]
+    assert abs(scores[0] - scores[1]).max() > 0.1
+    assert abs(scores[1] - scores[2]).max() > 0.1
+
+
+def test_what_a_gguf_file_left_in_the_configuration_is_dropped(run, tmp_path, monkeypatch):
+    load = export.load_model
+
+    def from_gguf(name, dtype):
+        model = load(name, dtype=dtype)
+        model.config.quantization_config = {"quant_method": "gguf"}
+        model.hf_quantizer = object()
+        return model
+
+    monkeypatch.setattr(export, "load_model", from_gguf)
+    folder = export_ranker(run, "zero-shot", tmp_path / "base", merged=True)
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+
+
+def test_merged_weights_come_in_the_dtype_of_the_recipe(run, tmp_path):
+    half = run.recipe.model_copy(update={"model": run.recipe.model.model_copy(update={"dtype": "bfloat16"})})
+    folder = export_ranker(type(run)(run.folder, half, run.data, run.stages), "sft", tmp_path / "x", merged=True)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_refusals_leave_nothing(run, tmp_path, monkeypatch):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("x")
+    with pytest.raises(ConfigError, match="taken exists: name a new folder, or an empty one"):
+        export_ranker(run, "sft", tmp_path / "taken")
+    with pytest.raises(ConfigError, match="bare base, which has no adapter: export it with --merged"):
+        export_ranker(run, "zero-shot", tmp_path / "out")
+    with pytest.raises(DataError, match="no trained model 'ppo'"):
+        export_ranker(run, "ppo", tmp_path / "out")
+    monkeypatch.setattr(export, "load_tokenizer", lambda name: (_ for _ in ()).throw(ModelError("no tokenizer")))
+    with pytest.raises(ModelError, match="no tokenizer"):
+        export_ranker(run, "sft", tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def _measured(folder, run):
+    """The folder with metrics, as the evaluation stage leaves them."""
+    examples = run.data.test
+    frames = []
+    for seed, name in enumerate(("random", "sft", "s-dpo")):
+        scores = np.random.default_rng(seed).normal(size=(len(examples), 6))
+        ranks = np.array([1 + (row > row[e.target_index]).sum() for row, e in zip(scores, examples, strict=True)])
+        frames.append(prediction_frame(name, examples, scores, ranks))
+    audit = audit_prepared(run.data, "test", "train", 0)
+    evaluation = evaluate_predictions(pl.concat(frames), ks=[1, 3], audit=audit, seed=0)
+    write_json(folder / "metrics.json", {"split": "test", "evaluation": evaluation.to_json(), "generation": None})
+    write_json(folder / "environment.json", {"prefrec": "0.1.0", "commit": "abc", "platform": "a machine"})
+    return evaluation
+
+
+def test_the_card_says_how_it_was_made_and_measured(run, folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    evaluation = _measured(copy, run)
+    text = (export_ranker(open_run(copy), "s-dpo", tmp_path / "out") / "README.md").read_text(encoding="utf-8")
+    _, header, body = text.split("---\n", 2)
+    assert yaml.safe_load(header)["tags"] == ["recommender-systems", "prefrec", "lora", "s-dpo"]
+    assert "base_model" not in yaml.safe_load(header)  # a local folder is nothing on the hub
+    assert "- trained: SFT, then S-DPO" in body
+    assert "- num_negatives: 3" in body
+    assert "6 a row, uniform" in body
+    hr = evaluation.metrics["s-dpo"]["hr@1"]
+    assert f"| **S-DPO** | {hr.mean:.3f} [{hr.low:.3f},\u00a0{hr.high:.3f}] |" in body
+    assert "| random |" in body
+    assert f"On 40 test rows of {evaluation.users} users" in body
+    assert evaluation.audit.verdict in body
+    assert "Terms of the data: not known to prefrec" in body
+    assert "commit abc" in body
+    assert "a machine" not in body
+    assert "- base: `model`" in body
+    assert str(folder.parent) not in text  # no paths of this machine
+
+
+def test_the_card_of_the_embedded_model_names_its_base_and_terms(run, folder):
+    recipe = run.recipe.model_copy(
+        update={
+            "model": run.recipe.model.model_copy(update={"name": EMBEDDED}),
+            "data": run.recipe.data.model_copy(update={"source": "movielens-100k"}),
+        }
+    )
+    card = model_card(read_run(folder), recipe, "sft", base_id(EMBEDDED), merged=False)
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert (header["base_model"], header["base_model_relation"]) == (EMBEDDED_HUB_ID, "adapter")
+    assert "4-bit GGUF" in card
+    assert "GroupLens" in card
+    assert "It has not been measured." in card
+    base = model_card(read_run(folder), recipe, "zero-shot", base_id(EMBEDDED), merged=True)
+    assert yaml.safe_load(base.split("---\n")[1])["license"] == "apache-2.0"
+    assert "- trained: not at all" in base
