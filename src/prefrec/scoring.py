@@ -50,12 +50,12 @@ BLOCK_BYTES = 64 << 20
 CHECKED_ANSWERS = 3
 """Answers that the first-batch check scores both ways; under a wrong mask all but the first go wrong."""
 
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.05}
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.12}
 """Mean difference a token that is still rounding, by the type that the model computes in.
 
 A bfloat16 logit of 16 to 32 is a multiple of 1/8. Of SmolLM2-135M in bfloat16, with titles as answers, the mean
-difference between the layouts was 0.012 (the largest 0.13, sums up to 0.13); under a causal mask it was 2.1, under
-a window of half the prompt 0.9, with columns for positions 0.26. In float32 they agreed to 2e-6.
+difference between the layouts was 0.007 to 0.065 in eight rows, the largest of a token 0.57; under a causal mask it
+was 2.1, under a window of half the prompt 0.9, with columns for positions 0.26. In float32 they agreed to 2e-6.
 """
 
 
