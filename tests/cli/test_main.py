@@ -21,6 +21,7 @@ VERBS = (
     "rank",
     "explain",
     "study",
+    "bench",
     "report",
     "serve",
     "export",

@@ -49,6 +49,7 @@ def _register() -> None:
     from prefrec.cli import (
         align,
         audit,
+        bench,
         evaluate,
         explain,
         export,
@@ -77,6 +78,7 @@ def _register() -> None:
     app.command()(export.export)
     app.command()(explain.explain)
     app.command()(study.study)
+    app.command()(bench.bench)
 
 
 def main() -> None:

@@ -1,0 +1,170 @@
+"""The least a step costs: matrix products of the tokens that no way can do without, at the machine's own rate.
+
+FLOPs are those of dense decoder layers: 2 for each weight and token in a forward pass, and 2 more in a backward
+pass, which under LoRA needs the gradients of activations only; 4 for each pair of query and key that may attend,
+and each feature of the heads, 8 backward; the adapter's own products. Every row passes three times: forward
+through policy and reference, and backward. Norms, softmax and rotary embeddings count as nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from prefrec.bench.clock import Seconds, Stopwatch
+from prefrec.prompts import ChoiceSet
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Matrices of a dense decoder.
+
+    Attributes:
+        linears: (inputs, outputs, how many) of the layers' matrices.
+        head: (inputs, outputs) of the language-model head.
+        layers: number of attention layers.
+        attention: features of all query heads of a layer.
+        lora_rank: of the adapter on every matrix but the head.
+    """
+
+    linears: tuple[tuple[int, int, int], ...]
+    head: tuple[int, int]
+    layers: int
+    attention: int
+    lora_rank: int
+
+    @property
+    def body(self) -> int:
+        """Weights of the layers' matrices."""
+        return sum(i * o * n for i, o, n in self.linears)
+
+    @property
+    def lora(self) -> int:
+        """Weights of the adapter."""
+        return sum(self.lora_rank * (i + o) * n for i, o, n in self.linears)
+
+
+def model_shape(config: PretrainedConfig, lora_rank: int) -> ModelShape:
+    """The matrices of the model with this configuration; no weight is made."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    sizes = Counter(
+        (m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear) and m is not head
+    )
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return ModelShape(
+        linears=tuple((i, o, n) for (i, o), n in sorted(sizes.items())),
+        head=(head.in_features, head.out_features),
+        layers=config.num_hidden_layers,
+        attention=heads * width,
+        lora_rank=lora_rank,
+    )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a set of rows asks for, at the least.
+
+    Attributes:
+        body: tokens through the layers: each prompt once, each answer once.
+        head: positions that need logits: one an answer token.
+        pairs: pairs of a query and a key that may attend.
+    """
+
+    body: int
+    head: int
+    pairs: int
+
+
+def count_tokens(choice_sets: Sequence[ChoiceSet]) -> Tokens:
+    """The least tokens and attention pairs that score these rows exactly."""
+    body = head = pairs = 0
+    for c in choice_sets:
+        prompt = len(c.prompt)
+        body += prompt
+        pairs += prompt * (prompt + 1) // 2
+        for length in map(len, c.answers):
+            body += length
+            head += length
+            pairs += length * prompt + length * (length + 1) // 2
+    return Tokens(body, head, pairs)
+
+
+def flops(shape: ModelShape, tokens: Tokens, *, forward: int, backward: int, adapted: int) -> float:
+    """FLOPs of passes over these tokens.
+
+    Args:
+        shape: of the model.
+        tokens: of the rows.
+        forward: forward passes (2 in a training step: policy and reference).
+        backward: backward passes.
+        adapted: how many of the forward passes use the adapter.
+    """
+    passes = forward + backward
+    dense = 2 * passes * (shape.body * tokens.body + shape.head[0] * shape.head[1] * tokens.head)
+    attention = (4 * forward + 8 * backward) * shape.layers * shape.attention * tokens.pairs
+    adapter = (2 * adapted + 4 * backward) * shape.lora * tokens.body
+    return float(dense + attention + adapter)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Matrix products a second, in FLOPs: of large squares, and of the model's layers at the rows' size.
+
+    `square` and `layers` by wall time, `square_cpu` and `layers_cpu` by CPU time.
+    """
+
+    square: float
+    square_cpu: float
+    layers: float
+    layers_cpu: float
+
+
+def measure_rates(
+    shape: ModelShape, tokens: Tokens, *, device: str, dtype: torch.dtype, square: int, least_s: float
+) -> Rates:
+    """The machine's rates now: each product is repeated for at least `least_s` seconds.
+
+    The layers' rate is that of a training step's mix: two products forward (policy and reference), one backward.
+    """
+    side = torch.randn(square, square, device=device, dtype=dtype)
+    whole = _time(partial(torch.matmul, side, side), device, least_s)
+    spent, done = [0.0, 0.0], 0.0
+    for inputs, outputs, count, rows in [
+        *((i, o, n, tokens.body) for i, o, n in shape.linears),
+        _head(shape, tokens),
+    ]:
+        x = torch.randn(rows, inputs, device=device, dtype=dtype)
+        weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
+        gradient = torch.randn(rows, outputs, device=device, dtype=dtype)
+        ahead = _time(partial(F.linear, x, weight), device, least_s)
+        back = _time(partial(torch.matmul, gradient, weight), device, least_s)
+        spent[0] += count * (2 * ahead.wall + back.wall)
+        spent[1] += count * (2 * ahead.cpu + back.cpu)
+        done += count * 3 * 2.0 * rows * inputs * outputs
+    return Rates(2.0 * square**3 / whole.wall, 2.0 * square**3 / whole.cpu, done / spent[0], done / spent[1])
+
+
+def _head(shape: ModelShape, tokens: Tokens) -> tuple[int, int, int, int]:
+    return (*shape.head, 1, tokens.head)
+
+
+def _time(product: Callable[[], torch.Tensor], device: str, least_s: float) -> Seconds:
+    """Seconds of one product, of as many as take `least_s` after one that warms up."""
+    product()
+    watch = Stopwatch(device)
+    while watch.wall < least_s:
+        with watch.running():
+            for _ in range(3):
+                product()
+    products = 3 * watch.laps
+    return Seconds(watch.wall / products, max(watch.cpu, 1e-9) / products)

@@ -1,0 +1,77 @@
+"""A process of its own: it measures, runs out of memory by itself, and its end is told."""
+
+import sys
+
+import pytest
+import torch
+
+from prefrec.bench.clock import Stopwatch, peak_bytes, reset_peak, resident_bytes
+from prefrec.bench.job import Job
+from prefrec.bench.worker import Worker, WorkerEndedError, out_of_memory
+from prefrec.bench.workload import make_workload
+
+
+def test_measures_again_and_again(job, tmp_path):
+    with Worker(job("ranking", "prefrec", 3), tmp_path / "log", None) as worker:
+        worker.ready()
+        first, second = worker.measure(), worker.measure()
+    assert first.facts == second.facts
+    assert first.cpu > 0
+    assert "ranking 3 prefrec" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux")
+def test_runs_out_of_memory_alone(settings, tmp_path):
+    """More sequences in one pass than the limit holds: told, and the process lives on."""
+    asked = settings(batch_size=100, sequences=4096)
+    huge = Job(asked, "steps", "published", 19, make_workload(asked, 19))
+    assert huge.rows == 100
+    with Worker(huge, tmp_path / "log", 1 << 28) as worker:
+        worker.ready()
+        for _ in range(2):
+            with pytest.raises(WorkerEndedError, match=r"out of memory \(limit 0.2 GiB\)") as caught:
+                worker.measure()
+            assert caught.value.final
+
+
+def test_a_failure_is_told_and_logged(job, tmp_path):
+    broken = job("catalogue", "trl", 1)  # there is no such way
+    with Worker(broken, tmp_path / "log", None) as worker:
+        worker.ready()
+        with pytest.raises(WorkerEndedError, match=r"failed \(exit code 1\); .*log says why") as caught:
+            worker.measure()
+        assert not caught.value.final
+    assert "KeyError: 'trl'" in (tmp_path / "log").read_text()
+
+
+def test_which_errors_mean_memory():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert out_of_memory(caught.value)
+    assert out_of_memory(MemoryError())
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_the_peak_is_that_since_the_reset():
+    """64 MiB that come and go show in the peak, until it is reset."""
+    reset_peak("cpu")
+    before = resident_bytes("cpu")
+    block = torch.ones(1 << 24)
+    assert float(block.sum()) == 1 << 24
+    del block
+    assert peak_bytes("cpu") >= before + (60 << 20)
+    if sys.platform == "linux":
+        reset_peak("cpu")
+        assert peak_bytes("cpu") < before + (60 << 20)
+
+
+def test_a_stopwatch_adds_up():
+    watch = Stopwatch("cpu")
+    for _ in range(2):
+        with watch.running():
+            torch.ones(100, 100) @ torch.ones(100, 100)
+    outside = watch.read()
+    torch.ones(100, 100) @ torch.ones(100, 100)
+    assert watch.read() == outside
+    assert watch.laps == 2
+    assert outside.wall > 0
