@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from prefrec.errors import ConfigError
 from prefrec.losses import softmax_dpo_loss
@@ -230,8 +231,15 @@ def test_reference_adapter_is_frozen_and_made_once():
     assert not any(p.requires_grad for n, p in model.named_parameters() if ".ref." in n)
     assert any(p.requires_grad for n, p in model.named_parameters() if ".default." in n)
     assert model.active_adapter == "default"
+
+    def layers():
+        return {name for m in model.modules() if isinstance(m, BaseTunerLayer) for name in m.active_adapters}
+
+    assert layers() == {"default"}
     with reference_of(model):
-        assert model.active_adapter == "ref"
+        assert layers() == {"ref"}
+        assert any(p.requires_grad for n, p in model.named_parameters() if ".default." in n)
+    assert layers() == {"default"}
     assert any(p.requires_grad for n, p in model.named_parameters() if ".default." in n)
 
 

@@ -64,7 +64,7 @@ def train_pretrain(
         encoder.tokenizer,
         _lora(lora),
     )
-    return _run(trainer, out)
+    return train_to_adapter(trainer, out)
 
 
 def train_sft(
@@ -102,7 +102,7 @@ def train_sft(
         encoder.tokenizer,
         None if adapter is not None else _lora(lora),
     )
-    return _run(trainer, out)
+    return train_to_adapter(trainer, out)
 
 
 def train_align(
@@ -150,7 +150,7 @@ def train_align(
         encoder.tokenizer,
         None if adapter is not None else _lora(lora),
     )
-    return _run(trainer, out)
+    return train_to_adapter(trainer, out)
 
 
 def training_rows(data: PreparedData, section: TrainSection, seed: int) -> list[RankingExample]:
@@ -219,19 +219,21 @@ def _arguments(section: TrainSection, model: ModelSection, out: Path, seed: int)
     }
 
 
-def _run(trainer: ChoiceTrainer, out: Path) -> Path:
+def train_to_adapter(trainer: ChoiceTrainer, out: Path) -> Path:
     """Train, from a checkpoint where one is left; keep the adapter and the log, drop the checkpoints."""
     checkpoint = last_checkpoint(out)
     if checkpoint is not None:
         say(f"Going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     adapter = out / ADAPTER
+    # Of weights that are shared out all processes bring their part.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         scratch = out / f".{ADAPTER}"
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(adapter, ignore_errors=True)
         model = trainer.accelerator.unwrap_model(cast(Any, trainer.model))
-        model.save_pretrained(str(scratch), selected_adapters=["default"])
+        model.save_pretrained(str(scratch), selected_adapters=["default"], state_dict=weights)
         scratch.rename(adapter)
         write_json(out / "log.json", trainer.state.log_history)
         for left in out.glob("checkpoint-*"):

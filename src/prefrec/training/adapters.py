@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from torch import nn
 
@@ -76,23 +78,22 @@ def add_reference_adapter(model: PeftModel) -> None:
 def reference_of(model: nn.Module) -> Iterator[nn.Module]:
     """Inside this context `model` computes as the reference does, without dropout.
 
-    The reference is the adapter `ref` where there is one, else the base with its adapters switched off. The
-    active adapter is named, never re-cast in place: a surrounding autocast keeps no stale copy of it.
+    The reference is the adapter `ref` where there is one, else the base with its adapters switched off. The layers
+    are told which adapter to use; no parameter is cast, moved or frozen for it: a surrounding autocast keeps no
+    stale copy of one, and FSDP finds them as it left them.
     """
     was_training = model.training
     model.eval()
+    layers = [m for m in model.modules() if isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+    switch: tuple[str, Any] = ("_disable_adapters", True)
+    if isinstance(model, PeftModel) and REFERENCE_ADAPTER in model.peft_config:
+        switch = ("_active_adapter", [REFERENCE_ADAPTER])
+    before = [getattr(layer, switch[0]) for layer in layers]
     try:
-        if not isinstance(model, PeftModel):
-            yield model
-        elif REFERENCE_ADAPTER in model.peft_config:
-            active = model.active_adapter
-            model.set_adapter(REFERENCE_ADAPTER, inference_mode=True)
-            try:
-                yield model
-            finally:
-                model.set_adapter(active)
-        else:
-            with model.disable_adapter():
-                yield model
+        for layer in layers:
+            setattr(layer, *switch)
+        yield model
     finally:
+        for layer, value in zip(layers, before, strict=True):
+            setattr(layer, switch[0], value)
         model.train(was_training)

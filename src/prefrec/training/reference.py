@@ -49,7 +49,7 @@ def reference_logps(
         cache: a safetensors file; written when the pass is through.
     """
     key = reference_key(model, choice_sets) if processes.is_first() else ""
-    (stored,) = processes.pool([_read(cache, key)] if processes.is_first() else [])
+    stored = processes.from_first(_read(cache, key) if processes.is_first() else None)
     if stored is not None:
         return stored
     device = next(model.parameters()).device
