@@ -2,7 +2,7 @@
 
     ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 tests/in_processes.py FOLDER
 
-FOLDER/tokenizer holds the tokenizer.
+FOLDER/tokenizer holds the tokenizer. A second argument, `fsdp`, shares out the weights: two trainings in bfloat16.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from accelerate.state import DistributedType, PartialState
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from prefrec.data import Catalogue, RankingExample
+from prefrec.pipeline.train import train_to_adapter
 from prefrec.processes import count, index, is_first
 from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker
@@ -51,6 +53,28 @@ def main(folder: Path) -> None:
     np.savez(out / f"ranked-{index()}.npz", scores=scores, texts=np.array(texts))
 
 
+def main_fsdp(folder: Path) -> None:
+    """S-DPO with a reference in every step, and in passes, on weights that FSDP shares out."""
+    _fsdp_on_the_cpu()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    for name in ("live", "parts"):
+        given = {**JOBS[name], "use_cpu": False, "bf16": True, "dataloader_pin_memory": False}
+        trainer = _trainer(name, given, tokenizer, folder / "fsdp" / name)
+        for parameter_name, parameter in trainer.model.named_parameters():
+            if "lora" not in parameter_name:
+                parameter.data = parameter.data.bfloat16()
+        assert trainer.is_fsdp_enabled
+        train_to_adapter(trainer, folder / "fsdp" / name)
+
+
+def _fsdp_on_the_cpu() -> None:
+    """accelerate knows FSDP on accelerators alone: let it take the CPU for one. PyTorch itself does both."""
+    made_up: Any = PartialState
+    made_up._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
+    made_up.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+    SoftmaxDPOConfig._validate_args = lambda self: None  # which finds no GPU for bfloat16
+
+
 def _trainer(name: str, changes: dict[str, Any], tokenizer: Any, out: Path) -> Any:
     shared = settings(out, max_steps=-1, num_train_epochs=2, global_batch_size=8, eval_strategy="epoch", **changes)
     if name == "sft":
@@ -68,4 +92,4 @@ def _rank(tokenizer: Any) -> tuple[np.ndarray, list[str]]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (main_fsdp if sys.argv[2:] == ["fsdp"] else main)(Path(sys.argv[1]))

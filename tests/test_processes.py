@@ -8,12 +8,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 import in_processes
+from command import succeed
 from prefrec import processes
+from tiny_run import tiny_recipe, write_model, write_recipe, write_shop
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
 
 
 def _free_port() -> int:
@@ -22,14 +28,15 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-def _launch(*command: object) -> subprocess.CompletedProcess[str]:
-    """Two processes on the CPU. (`accelerate launch --cpu` starts several only through MPI.)"""
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(_free_port())]
+def _launch(*command: object, config: str = "ddp", cpu: str = "true") -> subprocess.CompletedProcess[str]:
+    """Two processes on the CPU, by one of the files in `configs/accelerate`."""
+    file = CONFIGS / f"{config}.yaml"
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(file), "--num_processes", "2"]
+    launch += ["--main_process_port", str(_free_port())]
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, *launch, *map(str, command)],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": cpu},
         capture_output=True,
         text=True,
         timeout=300,
@@ -88,6 +95,53 @@ def test_the_reference_is_stored_once(folder):
     values = [load_file(folder / n / "fixed" / "reference-train.safetensors")["ref_logps"] for n in "12"]
     torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-4)
     assert not (folder / "2" / "live" / "reference-train.safetensors").exists()
+
+
+def test_weights_that_fsdp_shares_out_learn_the_same(folder):
+    """In bfloat16, so to its rounding; a reference pass that froze the policy's adapter would break the gradient."""
+    done = _launch(in_processes.__file__, folder, "fsdp", config="fsdp", cpu="false")
+    assert done.returncode == 0, done.stderr
+    for job in ("live", "parts"):
+        one, two = (json.loads((folder / n / job / "log.json").read_text()) for n in ("1", "fsdp"))
+        for line, want in zip(two, one, strict=True):
+            for name in ("loss", "eval_loss"):
+                assert line.get(name) == pytest.approx(want.get(name), abs=0.01)
+        weights, moved = (load_file(folder / "fsdp" / job / "adapter" / "adapter_model.safetensors"), 0.0)
+        before = in_processes.trainable(in_processes.adapted_model())
+        for name, value in weights.items():
+            start = before[name.replace(".weight", ".default.weight")]
+            assert (value.shape, value.dtype) == (start.shape, torch.float32)
+            moved = max(moved, float((value - start).abs().max()))
+        assert moved > 1e-2
+
+
+@pytest.mark.parametrize("name", ["deepspeed-zero2", "deepspeed-zero3"])
+def test_the_deepspeed_files_are_understood(name):
+    config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))
+    assert config.distributed_type == "DEEPSPEED"
+    assert config.deepspeed_config["zero_stage"] == int(name[-1])
+
+
+def test_a_recipe_in_two_processes_is_the_run_of_one(tmp_path, bpe_tokenizer):
+    """One writes the folder and prints, and the scores are those of one process."""
+    shop, model = write_shop(tmp_path / "shop"), write_model(tmp_path / "model", bpe_tokenizer)
+    recipe = tiny_recipe(shop, model)
+    recipe["align"] = recipe["align"][1:]
+    recipe["sft"] |= {"per_device_batch_size": 2, "epochs": 1}
+    path = write_recipe(tmp_path, recipe)
+    done = _launch(Path(sys.executable).with_name("prefrec"), "run", path, "--out", tmp_path / "two", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == str(tmp_path / "two")
+    succeed("run", path, "--out", tmp_path / "one")
+    one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("one", "two"))
+    assert two["evaluation"].keys() == one["evaluation"].keys()
+    frames = [pl.read_parquet(tmp_path / n / "predictions.parquet") for n in ("one", "two")]
+    gap = (frames[0]["scores"].explode() - frames[1]["scores"].explode()).abs().max()
+    assert gap < 1e-3
+    assert (tmp_path / "two" / "report.html").is_file()
+    assert not list((tmp_path / "two").rglob("*.previous"))
+    for stage in ("data", "sft", "align/s-dpo"):
+        assert json.loads((tmp_path / "two" / stage / "stage.json").read_text())["finished"]
 
 
 def test_one_process_shares_with_nobody():

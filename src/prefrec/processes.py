@@ -44,6 +44,12 @@ def pool(items: list[T]) -> list[T]:
     return [item for part in parts for item in part]
 
 
+def from_first(value: T) -> T:
+    """The first process's value. All processes must call it, and wait here."""
+    (first,) = pool([value] if is_first() else [])
+    return first
+
+
 def wait() -> None:
     """Wait for all processes to come here."""
     pool([None])

@@ -13,6 +13,7 @@ import typer
 from prefrec import __version__
 from prefrec.console import console
 from prefrec.errors import PrefrecError
+from prefrec.processes import is_first
 
 app = typer.Typer(
     name="prefrec",
@@ -86,6 +87,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     _quiet()
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # one process of a job prints what it found
     _register()
     try:
         app(args=arguments, prog_name="prefrec")

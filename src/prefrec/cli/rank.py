@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from prefrec import processes
 from prefrec.cli import _options as o
 from prefrec.console import track
 from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared
@@ -139,13 +140,14 @@ def _best(
     """For each question the best items of the catalogue."""
     ranker = CatalogueRanker(lm_ranker("lm", adapter, prepared, asked))
     answers = []
-    for user, seen, history in track(questions, "lm: ranking the catalogue"):
+    mine = processes.share([*enumerate(questions)])
+    for place, (user, seen, history) in track(mine, "lm: ranking the catalogue"):
         best = ranker.recommend(history, top, without=() if keep_seen else seen, method=method, max_calls=max_calls)
         found = zip(best.item_ids, prepared.catalogue.titles_of(best.item_ids), best.logps, strict=True)
         items = [{"item_id": i, "title": title, "logp": float(logp)} for i, title, logp in found]
         about = {"user_id": user, "history": history, "method": best.method, "proven": best.proven}
-        answers.append({**about, "items": items})
-    return answers
+        answers.append((place, {**about, "items": items}))
+    return [answer for _, answer in sorted(processes.pool(answers), key=lambda found: found[0])]
 
 
 def _questions(prepared: PreparedData, history: list[str], rows: int | None, split: str) -> list[Question]:

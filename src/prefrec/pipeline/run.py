@@ -34,6 +34,7 @@ from prefrec.pipeline.report import write_report
 from prefrec.pipeline.score import Entry, LMEntry, Scores, SequentialEntry, adapter_key, evaluate_rankers, model_key
 from prefrec.pipeline.stage import file_facts, is_finished, stage, stage_key, write_json, write_text
 from prefrec.pipeline.train import ADAPTER, train_align, train_pretrain, train_sft
+from prefrec.processes import is_first
 from prefrec.rankers.sequential import MODEL_FILES, SequentialConfig, require_hopwise, train_sequential
 
 STAGES = ("prepare", SEQUENTIAL, PRETRAIN, SFT, "align", "evaluate", "report")
@@ -42,7 +43,8 @@ STAGES = ("prepare", SEQUENTIAL, PRETRAIN, SFT, "align", "evaluate", "report")
 def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
     """Carry out a recipe in `folder`; returns the report, or the folder where `until` is an earlier stage.
 
-    A stage whose inputs have not changed is skipped; one that was interrupted goes on where it stopped.
+    A stage whose inputs have not changed is skipped; one that was interrupted goes on where it stopped. Of many
+    processes (`accelerate launch`) all train and score, and the first one does the rest and writes the files.
 
     Args:
         recipe: what to do.
@@ -59,8 +61,9 @@ def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
     if sections:
         require_hopwise()
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "recipe.yaml", dump_recipe(recipe))
-    write_json(folder / "environment.json", environment(recipe.seed))
+    if is_first():
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
+        write_json(folder / "environment.json", environment(recipe.seed))
     data = _prepare(recipe, folder / "data")
     key = data_key(recipe.data)
     entries: list[Entry] = [
@@ -70,7 +73,7 @@ def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
     entries += _train(recipe, data, folder, wanted)
     if "evaluate" in wanted:
         _evaluate(recipe, data, folder, entries)
-    return write_report(folder) if "report" in wanted else folder
+    return write_report(folder) if "report" in wanted and is_first() else folder
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -95,9 +98,9 @@ def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
         return read_prepared(folder)
     say("[bold]prepare[/bold]")
     with stage(folder, key, "prepare", recipe.data.model_dump(mode="json")):
-        data = prepare(recipe.data)
-        write_prepared(data, folder)
-    return data
+        if is_first():
+            write_prepared(prepare(recipe.data), folder)
+    return read_prepared(folder)
 
 
 def _train(recipe: Recipe, data: PreparedData, folder: Path, wanted: Sequence[str]) -> list[LMEntry]:
@@ -120,7 +123,8 @@ def sequential_stage(
     key = stage_key(data=data_key, seed=seed, sequential=section.model_dump(), hopwise=version("hopwise"))
     if _due(out, key, section.model, MODEL_FILES):
         with stage(out, key, SEQUENTIAL, section.model_dump()):
-            train_sequential(data, section, out, seed=seed)
+            if is_first():
+                train_sequential(data, section, out, seed=seed)
     return SequentialEntry(section.model, out, key)
 
 
@@ -179,8 +183,9 @@ def _evaluate(recipe: Recipe, data: PreparedData, folder: Path, entries: Iterabl
     say("[bold]evaluate[/bold]")
     cache = folder / "predictions"
     scores = evaluate_rankers(data, recipe.model, recipe.evaluate, list(entries), cache, seed=recipe.seed)
-    write_predictions(scores.predictions, folder / "predictions.parquet")
-    write_json(folder / "metrics.json", metrics_json(recipe.evaluate.split, scores))
+    if is_first():
+        write_predictions(scores.predictions, folder / "predictions.parquet")
+        write_json(folder / "metrics.json", metrics_json(recipe.evaluate.split, scores))
     return scores
 
 

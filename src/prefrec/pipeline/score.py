@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from prefrec import processes
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
@@ -115,16 +116,23 @@ def ask_models(
     *,
     seed: int,
 ) -> list[pl.DataFrame]:
-    """Predictions of each entry on these rows; those already in the folder `cache` are not made again."""
+    """Predictions of each entry on these rows; those already in the folder `cache` are not made again.
+
+    Of many processes the first one writes the folder, and all read it.
+    """
     base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
     frames = []
     for entry in entries:
         asked = {"model": model_key(model), "generate": section.generate_rows} if isinstance(entry, LMEntry) else {}
         key = stage_key(rows=base_key, entry=entry.key, **asked)
         path = cache / f"{entry.name}.parquet"
-        if not (path.is_file() and read_json(path.with_suffix(".json")) == key):
-            write_predictions(_ask(entry, data, model, section, examples, seed), path)
-            write_json(path.with_suffix(".json"), key)
+        known = path.is_file() and read_json(path.with_suffix(".json")) == key
+        if not processes.from_first(known):
+            frame = _ask(entry, data, model, section, examples, seed)
+            if processes.is_first():
+                write_predictions(frame, path)
+                write_json(path.with_suffix(".json"), key)
+            processes.wait()
         frames.append(read_predictions(path))
     return frames
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prefrec import processes
 from prefrec.data.store import write_whole
 
 STAGE_FILE = "stage.json"
@@ -37,8 +38,14 @@ def is_finished(folder: Path, key: str) -> bool:
 def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator[Path]:
     """The folder to work in. What an interrupted stage of the same key left stays there, to go on from.
 
-    The outcome of another key is moved to `NAME.previous` (of which one is kept), never deleted at once.
+    The outcome of another key is moved to `NAME.previous` (of which one is kept), never deleted at once. Of many
+    processes the first one sees to the folder, and all leave together.
     """
+    if not processes.is_first():
+        processes.wait()
+        yield folder
+        processes.wait()
+        return
     state = _state(folder)
     if folder.exists() and state.get("key") != key:
         previous = folder.with_name(f"{folder.name}.previous")
@@ -49,12 +56,14 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
     note = {"key": key, "kind": kind, "config": config, "finished": False, "seconds": state.get("seconds", 0.0)}
     write_json(folder / STAGE_FILE, note)
     start = time.monotonic()
+    processes.wait()
     try:
         yield folder
         note["finished"] = True
     finally:
         note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
         write_json(folder / STAGE_FILE, note)
+    processes.wait()
 
 
 def last_checkpoint(folder: Path) -> Path | None:
