@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint format docs clean
 
 help:
 	@echo "make demo   train and measure a small recommender on MovieLens-100K, about 10 minutes"
 	@echo "make test   lint, type-check and test"
+	@echo "make docs   the documentation, as a site in site/"
 	@echo "make setup  the virtual environment alone"
 
 setup: $(VENV)/.ready
@@ -38,5 +39,8 @@ format: setup
 	$(BIN)/ruff check --fix src tests
 	$(BIN)/ruff format src tests
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -44,7 +44,8 @@ def _main(
     """
 
 
-def _register() -> None:
+def register_verbs() -> None:
+    """Give `app` its verbs; apart from the import of this module, which must be quick."""
     if app.registered_commands:
         return
     from prefrec.cli import (
@@ -89,7 +90,7 @@ def main() -> None:
     _quiet()
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # one process of a job prints what it found
-    _register()
+    register_verbs()
     try:
         app(args=arguments, prog_name="prefrec")
     except (PrefrecError, OSError) as e:

@@ -1,0 +1,56 @@
+"""The documentation: it builds without a warning, and its recipes and commands are ones that prefrec takes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from prefrec.cli import app, register_verbs
+from prefrec.pipeline.recipe import Recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert "softmax_dpo_loss" in (tmp_path / "reference" / "losses" / "index.html").read_text(encoding="utf-8")
+
+
+def test_whole_recipes_in_the_pages_are_recipes():
+    whole = [b for page in PAGES for b in blocks(page, "yaml") if b.startswith("name:")]
+    assert whole
+    for text in whole:
+        Recipe.model_validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_in_the_pages_exist_with_their_options(page):
+    register_verbs()
+    verbs = get_command(app).commands  # type: ignore[attr-defined]
+    for block in blocks(page, "(?:sh|console)"):
+        for line in block.replace("\\\n", " ").splitlines():
+            found = re.match(r"\s*(?:\$ )?prefrec (\w+)(.*)", line)
+            if not found:
+                continue
+            assert found[1] in verbs, line
+            known = {o for p in verbs[found[1]].params for o in (*p.opts, *p.secondary_opts)}
+            asked = set(re.findall(r"(?<!\S)--[a-z][\w-]*", found[2].partition(" #")[0]))
+            assert asked <= known, line
