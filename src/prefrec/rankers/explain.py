@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 
 from prefrec.data import RankingExample
-from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.lm import LMRanker
-from prefrec.scoring import choice_logps
 
 
 def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None = None) -> list[tuple[str, float]]:
@@ -37,10 +35,7 @@ def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None 
         return []
     histories = [shown, *(shown[:i] + shown[i + 1 :] for i in range(len(shown)))]
     sets = [_question(ranker, example, history, wanted) for history in histories]
-    ranker._settle_layout(sets[0])
-    batch = pack(sets, pad_id=ranker.encoder.end, layout=ranker.row_layout)
-    with torch.no_grad():
-        logps = choice_logps(ranker.model, batch.to(ranker._device()))[:, 0].double().cpu()
+    logps = ranker.choice_logps(sets)[:, 0].astype(np.float64)
     return list(zip(shown, (logps[0] - logps[1:]).tolist(), strict=True))
 
 

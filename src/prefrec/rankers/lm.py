@@ -101,6 +101,12 @@ class LMRanker:
         texts = {i: text for rows, answers in processes.pool(found) for i, text in zip(rows, answers, strict=True)}
         return [texts[i] for i in range(len(examples))]
 
+    def choice_logps(self, choice_sets: Sequence[ChoiceSet]) -> NDArray[np.float32]:
+        """Log-probabilities [B, C] of the answers of questions that are already encoded, as one batch."""
+        self._settle_layout(choice_sets[0])
+        with torch.no_grad():
+            return self._logps(choice_sets)
+
     def _logps(self, sets: Sequence[ChoiceSet]) -> NDArray[np.float32]:
         passes = pack_passes(
             sets, pad_id=self.encoder.end, layout=self.row_layout, max_tokens=self.max_tokens_per_pass

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from prefrec.data.store import write_whole
 from prefrec.pipeline.recipe import dump_recipe
+from prefrec.pipeline.report.pages import page_environment
 from prefrec.pipeline.report.svg import to_svg
 from prefrec.pipeline.run import environment
 from prefrec.pipeline.stage import write_json, write_text
@@ -24,15 +23,7 @@ PAGE = "page.html"
 DPI = 160
 """Of the PNG files."""
 
-_environment = jinja2.Environment(
-    loader=jinja2.ChoiceLoader(
-        [jinja2.PackageLoader("prefrec.studies", "."), jinja2.PackageLoader("prefrec.pipeline.report", ".")]
-    ),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
+_environment = page_environment("prefrec.studies", "prefrec.pipeline.report")
 
 
 def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) -> dict[str, Any]:

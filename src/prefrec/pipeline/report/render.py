@@ -6,26 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from prefrec.data.store import write_whole
 from prefrec.evaluation import Evaluation
 from prefrec.pipeline.report import curves, tables
 from prefrec.pipeline.report.contents import RunContents, read_run
 from prefrec.pipeline.report.examples import EACH, SEED, pick_examples
 from prefrec.pipeline.report.findings import facts, findings, headline_metrics
+from prefrec.pipeline.report.pages import page_environment
 from prefrec.pipeline.report.whiskers import whisker_plot
 from prefrec.pipeline.report.wording import label, metric_label
 
 REPORT = "report.html"
 
-_environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("prefrec.pipeline.report", "."),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
+_environment = page_environment("prefrec.pipeline.report")
 
 
 def write_report(run: Path) -> Path:

@@ -9,20 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
-import jinja2
-
 from prefrec.pipeline.recipe import SFT
 from prefrec.pipeline.report import curves
 from prefrec.pipeline.report.contents import Stage
+from prefrec.pipeline.report.pages import page_environment
 from prefrec.pipeline.report.wording import label
 
-_environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("prefrec.serving.page", "."),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
+_environment = page_environment("prefrec.serving.page")
 
 
 def page_files(
