@@ -170,10 +170,10 @@ def load_lm(base: str, adapter: Path | None = None, *, dtype: str = "bfloat16") 
     if adapter is not None:
         # In the base's own precision: the same numbers as autocast gives in training, without its casts.
         model = load_adapter(model, adapter, autocast_adapter_dtype=False)
-    return model.to(_device()).eval(), load_tokenizer(base)
+    return model.to(default_device()).eval(), load_tokenizer(base)
 
 
-def _device() -> torch.device:
+def default_device() -> torch.device:
     """This process's GPU; the CPU where there is none, or `accelerate launch --cpu` asks for it."""
     asked = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
     if asked or not torch.cuda.is_available():
