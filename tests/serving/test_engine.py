@@ -239,14 +239,15 @@ def test_scores_that_are_no_numbers_are_an_error(engine, run):
     broken_engine.close()
 
 
-def test_adapters_are_read_as_safetensors_only(folder, tmp_path):
+@pytest.mark.parametrize("others", [[], ["sft"]], ids=["first", "second"])
+def test_pickled_adapters_are_not_read(folder, tmp_path, others):
     """PEFT would read `adapter_model.bin`, which is a pickle."""
     adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text((folder / "sft" / "adapter" / "adapter_config.json").read_text())
-    torch.save({}, adapter / "adapter_model.bin")
+    shutil.copytree(folder / "align" / "dpo" / "adapter", adapter)
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    adapters = {name: folder / name / "adapter" for name in others} | {"dpo": adapter}
     with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
-        load_rankers(str(folder.parent / "model"), "float32", {"sft": adapter})
+        load_rankers(str(folder.parent / "model"), "float32", adapters)
 
 
 def test_a_ranker_that_the_run_lacks(run, folder, tmp_path):

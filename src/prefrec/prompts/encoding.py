@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from prefrec.errors import TokenizerError
@@ -61,6 +63,7 @@ class PromptEncoder:
         self.max_length = max_length
         self.chat = chat
         self.end: int = tokenizer.eos_token_id
+        self._special = special_ids(tokenizer)
         self.shortened = 0
         self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
 
@@ -108,11 +111,11 @@ class PromptEncoder:
 
     def _encode(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
         if self.chat:
-            head, tail = self._chat_frame()
-            if self._has_special(prompt):
-                ids = self._ids(head, special=True) + self._ids(prompt) + self._ids(tail, special=True)
-            else:
-                ids = self._ids(head + prompt + tail, special=True)
+            head, tail = self._chat_frame
+            ids = self._ids(head + prompt + tail, special=True)
+            before, after = self._ids(head, special=True), self._ids(tail, special=True)
+            if self._count_special(ids) != self._count_special(before + after):  # some come from the data
+                ids = before + self._ids(prompt) + after
         else:
             ids, tail = self._ids(prompt, begin=True), _last_line(prompt)
         return ChoiceSet(ids, self._after(tail, answers))
@@ -127,8 +130,9 @@ class PromptEncoder:
             space = "" if tail[-1:].isspace() else " "
             before, *joint = self._many_ids([tail, *(tail + space + a for a in new)], special=self.chat)
             for answer, ids in zip(new, joint, strict=True):
-                follows = ids[: len(before)] == before and not (self.chat and self._has_special(answer))
-                own = ids[len(before) :] if follows else self._ids(space + answer)
+                own = ids[len(before) :]
+                if ids[: len(before)] != before or (self.chat and self._count_special(own)):
+                    own = self._ids(space + answer)
                 self._answers[tail, answer] = (*own, self.end)
         return tuple(self._answers[tail, a] for a in answers)
 
@@ -143,16 +147,27 @@ class PromptEncoder:
         # A tokenizer that closes every text with its end token would end the prompt before the answer.
         return ids[:-1] if begin and ids[-1:] == (self.end,) else ids
 
+    @cached_property
     def _chat_frame(self) -> tuple[str, str]:
+        """What the chat template, which transformers renders in a sandbox, puts before and after a message."""
         message = [{"role": "user", "content": _CHAT_CONTENT}]
-        text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        try:
+            text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        except jinja2.TemplateError as e:
+            raise TokenizerError(f"the tokenizer's chat template cannot be used: {e}") from e
         head, found, tail = str(text).partition(_CHAT_CONTENT)
         if not found:
             raise TokenizerError("the tokenizer's chat template leaves out the user's message")
         return head, tail
 
-    def _has_special(self, text: str) -> bool:
-        return any(token in text for token in self.tokenizer.all_special_tokens)
+    def _count_special(self, ids: Sequence[int]) -> int:
+        return sum(i in self._special for i in ids)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids that text from data must never become: more than `all_special_ids`, which holds the named ones only."""
+    added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset([*added, *tokenizer.all_special_ids])
 
 
 def _last_line(text: str) -> str:

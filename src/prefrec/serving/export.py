@@ -16,8 +16,9 @@ from prefrec.models import DTYPES, EMBEDDED, load_model, load_tokenizer
 from prefrec.pipeline.report.contents import read_run
 from prefrec.prompts import load_template
 from prefrec.serving.card import model_card
-from prefrec.serving.scorer import check_adapter, load_rankers
+from prefrec.serving.scorer import load_rankers
 from prefrec.studies.runs import Run
+from prefrec.training.adapters import check_adapter
 
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Where the weights of the embedded model, before they were cut to 4 bits, lie on the hub."""

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from rich.markup import escape
+from safetensors import SafetensorError
 from torch import nn
 
 from prefrec.console import warn
@@ -21,7 +22,7 @@ from prefrec.packing import Layout, pack_passes, tokens_of
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
 from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
-from prefrec.training import load_adapter
+from prefrec.training.adapters import check_adapter, load_adapter
 
 Scores = list[NDArray[np.float64]]
 
@@ -150,24 +151,14 @@ def load_rankers(
     return model.eval(), names
 
 
-def check_adapter(folder: Path) -> None:
-    """See that the adapter in `folder` is safetensors.
-
-    Raises:
-        ModelError: it is not; PEFT would go on to read pickled weights, which can run code.
-    """
-    if (folder / "adapter_config.json").is_file() and not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{folder}: no adapter_model.safetensors; adapters in other formats are not read")
-
-
 def _with_adapter(model: nn.Module, folder: Path, name: str) -> PeftModel:
-    check_adapter(folder)
     # In the base's own precision: the same numbers as autocast gives in training, without its casts.
     kwargs: dict[str, Any] = {"adapter_name": name, "autocast_adapter_dtype": False}
     if not isinstance(model, PeftModel):
         return load_adapter(model, folder, **kwargs)
+    check_adapter(folder)
     try:
         model.load_adapter(str(folder), **kwargs)
-    except (OSError, ValueError, RuntimeError) as e:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"the adapter in {folder} cannot be read, or is of another base model: {e}") from e
     return cast(PeftModel, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,14 +48,37 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
         **kwargs: passed to `PeftModel.from_pretrained`.
 
     Raises:
-        ModelError: there is no adapter in the folder, or it does not fit the model.
+        ModelError: there is no adapter in the folder, it is not stored as safetensors, or does not fit the model.
     """
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"no adapter in {folder}: expected a folder with adapter_config.json")
+    check_adapter(folder)
     try:
         return PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"the adapter in {folder} cannot be read, or is of another base model: {e}") from e
+
+
+def check_adapter(folder: Path) -> None:
+    """See that a LoRA adapter lies in `folder`, as safetensors, before PEFT is let at it.
+
+    PEFT would go on to look on the hub, to read pickled weights, which can run code, or to import a module that the
+    configuration names.
+
+    Raises:
+        ModelError: it does not.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        raise ModelError(f"no adapter in {folder}: expected a folder with adapter_config.json")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder}: no adapter_model.safetensors; adapters in other formats are not read")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise ModelError(f"the adapter in {folder} cannot be read: adapter_config.json: {e}") from e
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise ModelError(f"{folder}: adapter_config.json is no LoRA adapter's (peft_type LORA); others are not read")
+    if config.get("megatron_config"):
+        raise ModelError(f"{folder}: adapter_config.json names a module to import (megatron_core), which is not done")
 
 
 def add_reference_adapter(model: PeftModel) -> None:
