@@ -1,13 +1,23 @@
-"""Tiny models for unit tests."""
+"""Tiny models and a tokenizer for unit tests."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 400
+
+CORPUS = [
+    "A viewer watched these movies, the latest one last:",
+    "Which of these movies does the viewer watch next?",
+    "The next movie: It Happened One Night",
+    "Toy Story Heat Alien Aliens The Matrix Emma Babe Fargo GoldenEye (500) Days: Part Two",
+    "…And Justice for All 12 Angry Men Mr. Holland's Opus Café Amélie",
+    "user assistant question answer",
+]
 
 
 def tiny_llama(vocab_size: int = VOCABULARY, *, seed: int = 0, **settings: Any) -> LlamaForCausalLM:
@@ -54,3 +64,25 @@ def broken(model: LlamaForCausalLM, fault: str = "ignores the mask") -> LlamaFor
     model.__class__ = _Broken
     model.fault = fault
     return model
+
+
+def bpe_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE, as GPT-2, Llama 3 and SmolLM use it."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(CORPUS, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|im_end|>", bos_token="<|im_start|>"
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer

@@ -11,6 +11,10 @@ class DataError(PrefrecError, ValueError):
     """A log, catalogue or example file cannot be used; the message names file, line and column."""
 
 
+class StorageError(PrefrecError, OSError):
+    """A file cannot be written: no room, or no right to; the message names the file and the way out."""
+
+
 class TemplateError(PrefrecError, ValueError):
     """A prompt template cannot be used; the message names the template."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, write_prepared
-from prefrec.data.store import write_whole
-from prefrec.errors import DataError
+from prefrec.data.store import storage_error, write_whole, writing
+from prefrec.errors import DataError, StorageError
 
 
 @pytest.fixture
@@ -44,19 +46,61 @@ def test_unfinished_folder(data: PreparedData, tmp_path: Path) -> None:
         read_prepared(tmp_path / "out")
 
 
-def test_a_crash_while_writing_leaves_an_unfinished_folder(
+def test_what_cannot_be_written_leaves_the_old_folder(
     data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_prepared(data, tmp_path / "out")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    write = pl.DataFrame.write_parquet
 
-    def crash(path: Path, write: object) -> None:
-        raise OSError("disk full")
+    def full(frame: pl.DataFrame, path: Path) -> None:
+        write(frame, path)
+        if "test" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("prefrec.data.store.write_whole", crash)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(StorageError, match=r"test\.parquet cannot be written: No space left on device; make room"):
+        write_prepared(data, tmp_path / "out")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_crash_while_tables_move_leaves_an_unfinished_folder(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prepared(data, tmp_path / "out")
+    monkeypatch.setattr("os.replace", lambda *paths: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
         write_prepared(data, tmp_path / "out")
     with pytest.raises(DataError, match="was not written to its end"):
         read_prepared(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EROFS, "Read-only"), "x cannot be written: Read-only file system; name another folder"),
+        (OSError(errno.EDQUOT, "Quota"), "x cannot be written: Disk quota exceeded; make room"),
+        (PermissionError(errno.EACCES, "no"), "x cannot be written: Permission denied; name another folder"),
+        (
+            RuntimeError("PytorchStreamWriter failed writing file data/3"),
+            "No space left on device",
+        ),
+        (ValueError("I/O error: No space left on device (os error 28)"), "No space left on device; make room"),
+        (ValueError("IoError: Permission denied (os error 13)"), "Permission denied"),
+    ],
+)
+def test_every_library_s_failure_to_write_is_told_alike(error: Exception, message: str) -> None:
+    with pytest.raises(StorageError) as told, writing(Path("x")):
+        raise error
+    assert message in str(told.value)
+
+
+def test_other_errors_pass() -> None:
+    assert storage_error(ValueError("no")) is None
+    with pytest.raises(ZeroDivisionError), writing(Path("x")):
+        1 / 0  # noqa: B018
+    with pytest.raises(FileNotFoundError), writing(Path("x")):
+        raise FileNotFoundError(errno.ENOENT, "gone")
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:

@@ -94,10 +94,13 @@ def main() -> None:
     try:
         app(args=arguments, prog_name="prefrec")
     except (PrefrecError, OSError) as e:
+        from prefrec.data.store import storage_error
+
         if debug:
             traceback.print_exc()
         console.print("[bold red]error:[/bold red]", end=" ")
-        console.print(str(e), highlight=False, markup=False, soft_wrap=True)
+        told = e if isinstance(e, PrefrecError) else storage_error(e) or e
+        console.print(str(told), highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except SystemExit as e:
         if e.code == 130:  # how typer ends on Ctrl-C

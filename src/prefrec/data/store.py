@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import polars as pl
 
 from prefrec.data.types import FORMAT_VERSION, Catalogue, PreparedData, examples_to_frame, frame_to_examples
-from prefrec.errors import DataError
+from prefrec.errors import DataError, StorageError
 
 PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", "train", "validation", "test")
 
+_FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
+_WRITER_FAILED = {
+    errno.ENOSPC: ("os error 28", "No space left on device", "PytorchStreamWriter", "inline_container"),
+    errno.EDQUOT: ("os error 122",),
+    errno.EFBIG: ("os error 27",),
+    errno.EROFS: ("os error 30",),
+    errno.EACCES: ("os error 13",),
+}
+"""Texts by which libraries that do not raise an OSError tell of one; torch's writer does not say which."""
+
 
 def write_prepared(data: PreparedData, folder: Path) -> None:
-    """Write five Parquet tables, then `protocol.json`, each whole or not at all.
+    """Write five Parquet tables and `protocol.json`; where one cannot be written, older ones stay as they are.
 
-    An older `protocol.json` is removed first and the new one written last, so that a folder without it is
-    known to be unfinished.
+    An older `protocol.json` is removed before the tables move to their places and the new one moves last, so that a
+    folder without it is known to be unfinished.
+
+    Raises:
+        DataError: `folder` is a file.
+        StorageError: there is no room, or no right to write.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; name a folder to write the prepared data to")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PROTOCOL).unlink(missing_ok=True)
     tables = {
         "items": data.catalogue.frame,
         "interactions": data.train_interactions,
@@ -34,10 +49,9 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
         "validation": examples_to_frame(data.validation),
         "test": examples_to_frame(data.test),
     }
-    for name in _TABLES:
-        write_whole(folder / f"{name}.parquet", tables[name].write_parquet)
+    writers: dict[Path, Writer] = {folder / f"{name}.parquet": tables[name].write_parquet for name in _TABLES}
     text = json.dumps(data.protocol, indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / PROTOCOL, lambda path: path.write_text(text, encoding="utf-8"))
+    write_sealed(writers, folder / PROTOCOL, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read_prepared(folder: Path) -> PreparedData:
@@ -74,14 +88,81 @@ def read_prepared(folder: Path) -> PreparedData:
     )
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary path beside `path` and move the result there in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_whole(path: Path, write: Writer) -> None:
+    """Call `write` with a temporary path beside `path` and move the result there in one step.
+
+    Raises:
+        StorageError: there is no room, or no right to write; `path` is as it was.
+    """
+    _write_drafts({path: write}, None)
+
+
+def write_sealed(writers: Mapping[Path, Writer], seal: Path, write: Writer) -> None:
+    """Write files that belong together, and `seal`, which is there only where they all are of one making.
+
+    Nothing is touched before all of them lie beside their places; raises as `write_whole`.
+    """
+    _write_drafts({**writers, seal: write}, seal)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside this context a failure to write, of whichever library, is a `StorageError` that names `path`.
+
+    Other errors pass through.
+    """
     try:
-        write(temporary)
-        os.replace(temporary, path)
+        yield
+    except StorageError:
+        raise
+    except Exception as e:
+        if found := storage_error(e, path):
+            raise found from e
+        raise
+
+
+def storage_error(error: Exception, path: Path | str | None = None) -> StorageError | None:
+    """What a full disk, a quota or a missing right means for the user; None for any other error.
+
+    Args:
+        error: from a library or the system.
+        path: that was being written; None: as the error says.
+    """
+    code = error.errno if isinstance(error, OSError) else _told(error)
+    where = path if path is not None else getattr(error, "filename", None) or "a file"
+    if code in _FULL:
+        way = "make room and run the same command again; what was finished before is kept"
+    elif code in _FORBIDDEN:
+        way = "name another folder, or get the right to write there; nothing was changed"
+    else:
+        return None
+    return StorageError(f"{where} cannot be written: {os.strerror(code)}; {way}")
+
+
+Writer = Callable[[Path], object]
+"""Writes a file at the path it is given."""
+
+
+def _write_drafts(writers: Mapping[Path, Writer], seal: Path | None) -> None:
+    drafts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
+    try:
+        for path, write in writers.items():
+            with writing(path):
+                write(drafts[path])
+        if seal is not None:
+            seal.unlink(missing_ok=True)
+        for path, draft in drafts.items():
+            with writing(path):
+                os.replace(draft, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for draft in drafts.values():
+            with suppress(OSError):  # a folder that cannot be written to cannot be tidied either
+                draft.unlink()
+
+
+def _told(error: Exception) -> int | None:
+    text = str(error)
+    return next((code for code, signs in _WRITER_FAILED.items() if any(s in text for s in signs)), None)
 
 
 def _read_table(path: Path) -> pl.DataFrame:

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,9 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
         note["finished"] = True
     finally:
         note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
-        write_json(folder / STAGE_FILE, note)
+        # What went wrong before is told, not that the disk is too full to note it.
+        with nullcontext() if note["finished"] else suppress(OSError):
+            write_json(folder / STAGE_FILE, note)
     processes.wait()
 
 

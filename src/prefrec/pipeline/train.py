@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from peft import LoraConfig
 from transformers import set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
+from prefrec.data.store import writing
 from prefrec.models import load_model, load_tokenizer
 from prefrec.pipeline.recipe import (
     AlignSection,
@@ -231,12 +233,14 @@ def train_to_adapter(trainer: ChoiceTrainer, out: Path) -> Path:
     if trainer.is_world_process_zero():
         scratch = out / f".{ADAPTER}"
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(adapter, ignore_errors=True)
         model = trainer.accelerator.unwrap_model(cast(Any, trainer.model))
-        model.save_pretrained(str(scratch), selected_adapters=["default"], state_dict=weights)
+        with writing(adapter):
+            model.save_pretrained(str(scratch), selected_adapters=["default"], state_dict=weights)
+        shutil.rmtree(adapter, ignore_errors=True)
         scratch.rename(adapter)
         write_json(out / "log.json", trainer.state.log_history)
         for left in out.glob("checkpoint-*"):
+            (left / TRAINER_STATE_NAME).unlink(missing_ok=True)  # half deleted it must not be gone on from
             shutil.rmtree(left, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return adapter

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from prefrec import processes
 from prefrec.console import say, warn
+from prefrec.data.store import writing
 from prefrec.errors import ConfigError
 from prefrec.models import load_model, load_tokenizer
 from prefrec.packing import Layout, PackedBatch, pack_passes, tokens_of
@@ -177,6 +179,10 @@ class ChoiceTrainer(Trainer):
         logs |= {f"{prefix}{name}": total / count for name, (total, count) in sums.items()}
         self._recorded[mode].clear()
         super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(*args, **kwargs)
 
     def report_global_batch(self) -> None:
         """Print the global batch, which decides the outcome and is easily got wrong."""
