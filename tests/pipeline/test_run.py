@@ -184,7 +184,7 @@ def test_until_stops_there(run, recipe, until, there):
 def test_an_unknown_stage(recipe, tmp_path):
     with pytest.raises(ConfigError, match="unknown stage 'train': expected one of prepare, sequential, pretrain"):
         run_recipe(recipe, tmp_path / "run", until="train")
-    assert STAGES == ("prepare", "sequential", "pretrain", "sft", "align", "evaluate", "report")
+    assert STAGES == ("prepare", "sequential", "pretrain", "sft", "align", "rankers", "evaluate", "report")
     assert not (tmp_path / "run").exists()
 
 

@@ -9,8 +9,9 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.data import read_prepared
+from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import LoraSection, SFTSection
-from prefrec.pipeline.run import Ingredients, sft_stage
+from prefrec.pipeline.run import sft_stage
 from prefrec.pipeline.stage import stage_key
 
 

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 
 from prefrec.data import PrepareConfig, config_error
 from prefrec.errors import ConfigError
 from prefrec.losses import LOSSES
 from prefrec.models import EMBEDDED
+from prefrec.rankers.config import NAME, RankerConfig, ranker_config
 from prefrec.rankers.sequential import SEQUENTIAL_MODELS, SequentialConfig
 
 ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN"]
@@ -21,8 +31,7 @@ ZERO_SHOT = "zero-shot"
 SFT = "sft"
 PRETRAIN = "pretrain"
 SEQUENTIAL = "sequential"
-NAME = r"^[A-Za-z0-9][\w.-]*$"
-"""What runs and rankers may be called: the names are also those of files and folders."""
+RANKERS = "rankers"
 
 
 class _Section(BaseModel):
@@ -129,6 +138,9 @@ class Recipe(_Section):
     pretrain: PretrainSection | None = None
     sft: SFTSection | None = None
     align: list[AlignSection] = Field(default_factory=list)
+    rankers: list[Annotated[SerializeAsAny[RankerConfig], BeforeValidator(ranker_config)]] = Field(
+        default_factory=list, description="Further systems, in the order in which they are made."
+    )
     evaluate: EvaluateSection = Field(default_factory=lambda: EvaluateSection())
 
     @model_validator(mode="after")
@@ -139,7 +151,10 @@ class Recipe(_Section):
         models = [s.model for s in self.sequential]
         if len(set(models)) < len(models):
             raise ValueError(f"sequential: a model stands there twice ({', '.join(models)}); use its grid instead")
-        if not (self.lm_rankers or self.evaluate.references or models):
+        further = [r.name for r in self.rankers]
+        if len(set(further)) < len(further):
+            raise ValueError(f"rankers: two entries share a name ({', '.join(further)})")
+        if not (self.lm_rankers or self.evaluate.references or models or further):
             raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
         for section in self.align:
             if section.num_negatives > self.data.candidates.size - 1:

@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,28 @@ from prefrec.console import say
 from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, write_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
+from prefrec.pipeline.baselines import STAGE_FUNCTIONS
+from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.recipe import (
     PRETRAIN,
+    RANKERS,
     SEQUENTIAL,
     SFT,
     ZERO_SHOT,
     AlignSection,
-    LoraSection,
-    ModelSection,
     PretrainSection,
     Recipe,
     SFTSection,
     dump_recipe,
 )
 from prefrec.pipeline.report import write_report
-from prefrec.pipeline.score import Entry, LMEntry, Scores, SequentialEntry, adapter_key, evaluate_rankers, model_key
+from prefrec.pipeline.score import Entry, LMEntry, Scores, SequentialEntry, adapter_key, evaluate_rankers
 from prefrec.pipeline.stage import file_facts, is_finished, stage, stage_key, write_json, write_text
 from prefrec.pipeline.train import ADAPTER, train_align, train_pretrain, train_sft
 from prefrec.processes import is_first
 from prefrec.rankers.sequential import MODEL_FILES, SequentialConfig, require_hopwise, train_sequential
 
-STAGES = ("prepare", SEQUENTIAL, PRETRAIN, SFT, "align", "evaluate", "report")
+STAGES = ("prepare", SEQUENTIAL, PRETRAIN, SFT, "align", RANKERS, "evaluate", "report")
 
 
 def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
@@ -70,7 +70,11 @@ def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
         sequential_stage(data, key, s, folder / SEQUENTIAL / s.model, seed=recipe.seed) for s in sections
     ]
     entries += [LMEntry(ZERO_SHOT, None, adapter_key(None, data))] if recipe.evaluate.zero_shot else []
-    entries += _train(recipe, data, folder, wanted)
+    made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
+    entries += _train(recipe, made_of, folder, wanted)
+    for config in recipe.rankers if RANKERS in wanted else []:
+        before = {e.name: e for e in entries}
+        entries.append(STAGE_FUNCTIONS[config.kind](made_of, config, folder / RANKERS / config.name, before))
     if "evaluate" in wanted:
         _evaluate(recipe, data, folder, entries)
     return write_report(folder) if "report" in wanted and is_first() else folder
@@ -103,9 +107,8 @@ def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
     return read_prepared(folder)
 
 
-def _train(recipe: Recipe, data: PreparedData, folder: Path, wanted: Sequence[str]) -> list[LMEntry]:
+def _train(recipe: Recipe, made_of: Ingredients, folder: Path, wanted: Sequence[str]) -> list[LMEntry]:
     """Carry out those training stages that are wanted; the rankers that come out of them."""
-    made_of = Ingredients(data, data_key(recipe.data), recipe.model, recipe.lora, recipe.seed)
     start = None
     if recipe.pretrain is not None and PRETRAIN in wanted:
         start = pretrain_stage(made_of, recipe.pretrain, folder / PRETRAIN)
@@ -121,34 +124,17 @@ def sequential_stage(
 ) -> SequentialEntry:
     """Training of a sequential recommender in the folder `out`; skipped and gone on with as `sft_stage`."""
     key = stage_key(data=data_key, seed=seed, sequential=section.model_dump(), hopwise=version("hopwise"))
-    if _due(out, key, section.model, MODEL_FILES):
+    if due(out, key, section.model, MODEL_FILES):
         with stage(out, key, SEQUENTIAL, section.model_dump()):
             if is_first():
                 train_sequential(data, section, out, seed=seed)
     return SequentialEntry(section.model, out, key)
 
 
-@dataclass(frozen=True)
-class Ingredients:
-    """What both training stages are made of: data and the key of it, base model, adapter, seed."""
-
-    data: PreparedData
-    data_key: str
-    model: ModelSection
-    lora: LoraSection
-    seed: int
-
-    def key(self, **more: Any) -> str:
-        """The key of a stage made of these and `more`."""
-        return stage_key(
-            data=self.data_key, model=model_key(self.model), lora=self.lora.model_dump(), seed=self.seed, **more
-        )
-
-
 def pretrain_stage(made_of: Ingredients, section: PretrainSection, out: Path) -> LMEntry:
     """Pre-training on histories in the folder `out`; else as `sft_stage`."""
     key = made_of.key(pretrain=section.model_dump())
-    if _due(out, key, PRETRAIN):
+    if due(out, key, PRETRAIN):
         with stage(out, key, "sft", section.model_dump()):
             train_pretrain(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed)
     return LMEntry(PRETRAIN, out / ADAPTER, key)
@@ -161,7 +147,7 @@ def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: LMEnt
     """
     more = {"start": start.key} if start else {}
     key = made_of.key(sft=section.model_dump(), **more)
-    if _due(out, key, SFT):
+    if due(out, key, SFT):
         adapter = start.adapter if start else None
         with stage(out, key, "sft", section.model_dump()):
             train_sft(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed, adapter=adapter)
@@ -172,7 +158,7 @@ def align_stage(made_of: Ingredients, section: AlignSection, start: LMEntry | No
     """Alignment in the folder `out`, from the adapter of `start` or from the bare base; else as `sft_stage`."""
     more = {"start": start.key} if start else {}
     key = made_of.key(align=section.decisive(), **more)
-    if _due(out, key, section.name):
+    if due(out, key, section.name):
         adapter = start.adapter if start else None
         with stage(out, key, "align", section.model_dump()):
             train_align(made_of.data, made_of.model, made_of.lora, section, adapter, out, seed=made_of.seed)
@@ -202,14 +188,6 @@ def data_key(config: PrepareConfig) -> str:
     """The key of the prepare stage: the configuration, and size and date of the files that it names."""
     named = [p for p in (config.path, config.interactions, config.items) if p is not None]
     return stage_key(config=config.model_dump(mode="json"), files=file_facts(named))
-
-
-def _due(folder: Path, key: str, name: str, made: Sequence[str] = (f"{ADAPTER}/adapter_config.json",)) -> bool:
-    if is_finished(folder, key) and all((folder / file).is_file() for file in made):
-        say(f"[dim]{name}: unchanged[/dim]")
-        return False
-    say(f"[bold]{name}[/bold]")
-    return True
 
 
 def _processor() -> str:

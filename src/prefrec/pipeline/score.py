@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from prefrec.evaluation import (
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection
 from prefrec.pipeline.stage import file_facts, read_json, stage_key, write_json
 from prefrec.prompts import load_template
+from prefrec.rankers.base import GeneratingRanker, Ranker
 from prefrec.rankers.lm import LMRanker, load_lm
 from prefrec.rankers.reference import reference_rankers
 from prefrec.rankers.sequential import SEQUENTIAL_MODELS, load_sequential
@@ -54,7 +55,22 @@ class SequentialEntry:
     key: str
 
 
-Entry = LMEntry | SequentialEntry
+@dataclass(frozen=True)
+class RankerEntry:
+    """Any other ranker of the table.
+
+    Attributes:
+        name: in the table.
+        key: changes with everything its answers depend on.
+        load: makes the ranker, when it is asked and its answers are not known yet.
+    """
+
+    name: str
+    key: str
+    load: Callable[[], Ranker]
+
+
+Entry = LMEntry | SequentialEntry | RankerEntry
 
 
 @dataclass(frozen=True)
@@ -123,7 +139,11 @@ def ask_models(
     base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
     frames = []
     for entry in entries:
-        asked = {"model": model_key(model), "generate": section.generate_rows} if isinstance(entry, LMEntry) else {}
+        asked: dict[str, Any] = {}
+        if isinstance(entry, LMEntry):
+            asked["model"] = model_key(model)
+        if not isinstance(entry, SequentialEntry):
+            asked["generate"] = section.generate_rows
         key = stage_key(rows=base_key, entry=entry.key, **asked)
         path = cache / f"{entry.name}.parquet"
         known = path.is_file() and read_json(path.with_suffix(".json")) == key
@@ -171,6 +191,15 @@ def lm_ranker(
     )
 
 
+def entry_ranker(entry: Entry, data: PreparedData, model: ModelSection, *, batch_size: int = 8) -> Ranker:
+    """The ranker of an entry, loaded."""
+    if isinstance(entry, SequentialEntry):
+        return load_sequential(entry.folder, data.catalogue, entry.name)
+    if isinstance(entry, RankerEntry):
+        return entry.load()
+    return lm_ranker(entry.name, entry.adapter, data, model, batch_size=batch_size)
+
+
 def sequential_entry(folder: Path) -> SequentialEntry:
     """The sequential recommender in a folder from outside a run.
 
@@ -216,13 +245,10 @@ def _ask(
     seed: int,
 ) -> pl.DataFrame:
     say(f"{entry.name}: scoring {len(examples)} rows")
-    if isinstance(entry, SequentialEntry):
-        asked = load_sequential(entry.folder, data.catalogue, entry.name)
-        return predict(asked, examples, data.catalogue, generate=False, seed=seed)
-    ranker = lm_ranker(entry.name, entry.adapter, data, model, batch_size=section.batch_size)
+    ranker = entry_ranker(entry, data, model, batch_size=section.batch_size)
     frame = predict(ranker, examples, data.catalogue, generate=False, seed=seed)
     some = examples[: section.generate_rows]
-    if not some:
+    if not some or not isinstance(ranker, GeneratingRanker):
         return frame
     texts = ranker.generate(some)
     outcome = judge_texts(

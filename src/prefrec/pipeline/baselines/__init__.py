@@ -1,0 +1,35 @@
+"""The recipe's `rankers:`: further systems beside the main line, each trained or set up in its own stage.
+
+A kind is plugged in at three places:
+
+- its configuration, a `RankerConfig`, in `prefrec.rankers.config.RANKER_CONFIGS`;
+- a module here with a function of the form of `StageFunction`, which does its work in the folder it is given
+  (through `prefrec.pipeline.ingredients.due` and `prefrec.pipeline.stage.stage`, so that a finished stage is
+  skipped and an interrupted one goes on) and returns a `RankerEntry`, whose `load` makes the ranker;
+- that function in `STAGE_FUNCTIONS`.
+
+Entries that were made before it (sequential recommenders, SFT, S-DPO, earlier `rankers`) are given by name, so
+that one system may build on another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.score import Entry
+
+
+class StageFunction(Protocol):
+    """Carries out the stage of one ranker.
+
+    Args of a call: what the run is made of; the ranker's configuration; its folder; the entries made before it.
+    """
+
+    def __call__(self, made_of: Ingredients, config: Any, folder: Path, before: Mapping[str, Entry], /) -> Entry: ...
+
+
+STAGE_FUNCTIONS: dict[str, StageFunction] = {}
+"""Kind → the function that carries it out."""

@@ -1,0 +1,48 @@
+"""What the training stages of a run share, and when one of them is due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefrec.console import say
+from prefrec.data import PreparedData
+from prefrec.pipeline.recipe import LoraSection, ModelSection
+from prefrec.pipeline.score import model_key
+from prefrec.pipeline.stage import is_finished, stage_key
+from prefrec.pipeline.train import ADAPTER
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What the training stages are made of: data and the key of it, base model, adapter, seed."""
+
+    data: PreparedData
+    data_key: str
+    model: ModelSection
+    lora: LoraSection
+    seed: int
+
+    def key(self, **more: Any) -> str:
+        """The key of a stage made of these and `more`."""
+        return stage_key(
+            data=self.data_key, model=model_key(self.model), lora=self.lora.model_dump(), seed=self.seed, **more
+        )
+
+
+def due(folder: Path, key: str, name: str, made: Sequence[str] = (f"{ADAPTER}/adapter_config.json",)) -> bool:
+    """Whether a stage is still to be carried out; says so by its name.
+
+    Args:
+        folder: of the stage.
+        key: of what it would be made from now.
+        name: as the user knows it.
+        made: files, relative to the folder, that a finished stage has.
+    """
+    if is_finished(folder, key) and all((folder / file).is_file() for file in made):
+        say(f"[dim]{name}: unchanged[/dim]")
+        return False
+    say(f"[bold]{name}[/bold]")
+    return True
