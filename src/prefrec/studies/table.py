@@ -1,0 +1,99 @@
+"""Study: every system of the paper's table on the same rows and lists, with the audit's verdict above."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from prefrec.evaluation import Audit, audit_prepared
+from prefrec.evaluation.tables import metric_label
+from prefrec.pipeline.report.wording import clock, includes_zero, label, with_interval
+from prefrec.studies.measure import Measured, measure, of_rankers, ranking_values
+from prefrec.studies.plots import dots
+from prefrec.studies.runs import Run
+from prefrec.studies.study import Outcome, Study, Table, as_it_is
+from prefrec.studies.tables import plain_table, results_table
+
+
+def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
+    """Every ranker of the runs, each compared with the last language model of the main line (S-DPO)."""
+    first = runs[0]
+    predictions = of_rankers(runs)
+    users = next(iter(predictions.values()))[0]["user_id"].to_list()
+    judged = [n for n in first.models if n in predictions]
+    baseline = judged[-1] if judged else None
+    measured = measure(ranking_values(predictions, first.recipe.evaluate.ks), users, baseline=baseline)
+    settings = {n: {"kind": kind_of(first, n), "training": clock(first.seconds(n))} for n in predictions}
+    title = f"Every system on {first.data.protocol.get('source')}"
+    main = results_table(measured, settings=settings, title=title, first="System")
+    audit = audit_prepared(first.data, first.recipe.evaluate.split, "train", first.recipe.seed)
+    drawings = [dots(measured, q, judged, metric_label(q)) for q in measured.headline]
+    facts = [audit.verdict, *ranking_facts(measured)]
+    return Outcome([main, audit_table(audit)], drawings, facts, measured.n, measured.users, [_NOTE])
+
+
+def kind_of(run: Run, name: str) -> str:
+    """What a ranker is: a reference row, a sequential recommender, a stage of the language model, or its kind."""
+    recipe = run.recipe
+    if name in recipe.evaluate.references:
+        return "reference"
+    if name in [s.model for s in recipe.sequential]:
+        return "sequential"
+    return next((r.kind for r in recipe.rankers if r.name == name), "language model")
+
+
+def ranking_facts(measured: Measured) -> list[str]:
+    """Two sentences a headline metric: which system is highest, and which ones are told apart from the baseline."""
+    facts = []
+    for quantity in measured.headline:
+        heading = metric_label(quantity)
+        means = {n: of[quantity] for n, of in measured.intervals.items()}
+        best = max(means, key=lambda n: means[n].mean)
+        facts.append(f"{heading}: the highest is {label(best)}, {with_interval(means[best])}.")
+        if measured.baseline is None:
+            continue
+        gaps = {n: of[quantity] for n, of in measured.differences.items()}
+        above = [label(n) for n, d in gaps.items() if d.low > 0]
+        below = [label(n) for n, d in gaps.items() if d.high < 0]
+        neither = [label(n) for n, d in gaps.items() if includes_zero(d)]
+        told = [
+            f"{words} {', '.join(names)}"
+            for words, names in (("below", above), ("above", below), ("not told apart from", neither))
+            if names
+        ]
+        if told:
+            own = with_interval(means[measured.baseline])
+            facts.append(f"{heading}: {label(measured.baseline)} ({own}) is {'; '.join(told)}.")
+    return [f.replace("\u00a0", " ") for f in facts]
+
+
+def audit_table(audit: Audit) -> Table:
+    """What shortcuts that know no user reach on the same lists."""
+    rows = [
+        {
+            "shortcut": row.name,
+            "HR@1": row.hr.mean,
+            "low": row.hr.low,
+            "high": row.hr.high,
+            "finding": "leak" if row.leak else ("no leak" if row.against else "reference"),
+        }
+        for row in audit.rows
+    ]
+    return plain_table("audit", "What shortcuts reach", "Shortcut", pl.DataFrame(rows), audit.verdict)
+
+
+_NOTE = (
+    "All systems were trained on the training rows of the same split and asked about the same lists; the small "
+    "language model and the small budgets of this recipe are not those of the paper."
+)
+
+TABLE = Study(
+    "table",
+    "How do all systems of the paper's table compare under one protocol?",
+    "the system; rows, candidate lists, metrics and resamples are the same for all.",
+    as_it_is,
+    analyse,
+    reads_any_run=True,
+)

@@ -1,0 +1,53 @@
+"""The table of all systems: every ranker once, its kind, differences to S-DPO, the audit's verdict first."""
+
+import pytest
+
+from prefrec.evaluation import Interval, PairedDifference
+from prefrec.pipeline.recipe import Recipe
+from prefrec.studies.carry_out import analyse_runs, carry_out
+from prefrec.studies.measure import Measured
+from prefrec.studies.table import TABLE, ranking_facts
+
+
+@pytest.fixture(scope="module")
+def summary(base, place):
+    every = {"zero_shot": True, "references": ["random", "popularity", "co-occurrence", "item-kNN"]}
+    raw = base.model_dump(mode="json")
+    return carry_out(TABLE, Recipe.model_validate(raw | {"evaluate": raw["evaluate"] | every}), [0], place)
+
+
+def test_every_ranker_is_a_row_with_its_kind(summary):
+    kinds = {r["variant"]: r["kind"] for r in summary["tables"]["table"]}
+    assert kinds == {
+        **dict.fromkeys(("random", "popularity", "co-occurrence", "item-kNN"), "reference"),
+        **dict.fromkeys(("zero-shot", "sft", "s-dpo"), "language model"),
+    }
+    against = {r["variant"]: r["against"] for r in summary["tables"]["table"]}
+    assert against.pop("s-dpo") is None
+    assert set(against.values()) == {"s-dpo"}
+
+
+def test_the_verdict_stands_above(summary, place):
+    assert summary["facts"][0].startswith("Audit: ")
+    assert [r["shortcut"] for r in summary["tables"]["audit"]][:2] == ["random", "popularity"]
+    page = (place / "table" / "page.html").read_text(encoding="utf-8")
+    assert page.index(summary["facts"][0]) < page.index("co-occurrence")
+
+
+def test_a_run_that_there_is(summary, place, tmp_path):
+    again = analyse_runs(TABLE, [place / "runs" / "seed-0"], tmp_path)
+    assert again["tables"] == summary["tables"]
+
+
+def test_systems_are_sorted_by_what_their_intervals_say():
+    def gap(mean):
+        return PairedDifference(mean, mean - 0.05, mean + 0.05, 100, 100, 0.5)
+
+    means = {"s-dpo": 0.4, "a": 0.5, "b": 0.42, "c": 0.2}
+    intervals = {n: {"hr@1": Interval(m, m - 0.1, m + 0.1, 100, 100)} for n, m in means.items()}
+    gaps = {n: {"hr@1": gap(m - 0.4)} for n, m in means.items() if n != "s-dpo"}
+    found = ranking_facts(Measured(intervals, gaps, {}, "s-dpo", 100, 100))
+    assert found == [
+        "HR@1: the highest is a, 0.500 [0.400, 0.600].",
+        "HR@1: S-DPO (0.400 [0.300, 0.500]) is below a; above c; not told apart from b.",
+    ]
