@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 import yaml
 from pydantic import (
@@ -22,8 +22,11 @@ from prefrec.data import PrepareConfig, config_error
 from prefrec.errors import ConfigError
 from prefrec.losses import LOSSES
 from prefrec.models import EMBEDDED
-from prefrec.rankers.config import NAME, RankerConfig, ranker_config
+from prefrec.rankers.config import NAME, RankerConfig
+from prefrec.rankers.kinds import ranker_config
 from prefrec.rankers.sequential import SEQUENTIAL_MODELS, SequentialConfig
+from prefrec.training.negatives import DrawnFrom
+from prefrec.training.section import TrainSection
 
 ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN"]
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
@@ -32,10 +35,13 @@ SFT = "sft"
 PRETRAIN = "pretrain"
 SEQUENTIAL = "sequential"
 RANKERS = "rankers"
+NegativesFrom = Literal[
+    "list", "uniform", "popularity", "in-batch", "hard", "hard-GRU4Rec", "hard-Caser", "hard-SASRec"
+]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -59,25 +65,6 @@ class LoraSection(_Section):
     targets: list[str] | str = Field("all-linear", description="Names of the layers, or all-linear.")
 
 
-class TrainSection(_Section):
-    """What both training stages share."""
-
-    rows: int | None = Field(None, ge=1, description="Training rows taken, at random; None: all.")
-    skip_rows: int = Field(0, ge=0, description="Rows of the random order left to other stages.")
-    epochs: float = Field(1.0, gt=0, description="Passes over the rows.")
-    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate.")
-    global_batch_size: int = Field(16, ge=1, description="Rows an optimiser step, over all processes.")
-    per_device_batch_size: int = Field(4, ge=1, description="Rows a forward pass.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps that warm up.")
-    max_grad_norm: float = Field(0.3, ge=0, description="Gradient clipping.")
-    weight_decay: float = Field(0.0, ge=0)
-    disable_dropout: bool = Field(True, description="Switch all dropout off, as TRL does in alignment.")
-    eval_rows: int = Field(0, ge=0, description="Validation rows for the loss curves; 0: none.")
-    eval_steps: int = Field(25, ge=1, description="Optimiser steps between two points of the validation curve.")
-    save_steps: int = Field(25, ge=1, description="Optimiser steps between two checkpoints to resume from.")
-    gradient_checkpointing: bool = Field(False, description="Less memory, about 1.5 times the time.")
-
-
 class PretrainSection(TrainSection):
     """Histories as running text, before SFT: what is taken, and after what. A row is one sequence of titles."""
 
@@ -96,6 +83,12 @@ class AlignSection(TrainSection):
     beta: float = Field(1.0, gt=0, description="Pull to the reference.")
     num_negatives: int = Field(3, ge=1, description="Rejected answers a row and step.")
     negatives: Literal["fixed", "per_epoch"] = Field("fixed", description="Drawn once, or anew in each epoch.")
+    negatives_from: NegativesFrom = Field(
+        "list",
+        description="list: the row's own candidates; else its list is drawn again: uniform, popularity, in-batch "
+        "(targets of other rows), hard (highest under the model it starts from), hard-SASRec and the like.",
+    )
+    negatives_pool: int = Field(64, ge=2, description="Items drawn for a row of which hard takes the highest.")
     precompute_reference: bool = Field(True, description="Reference log-probs once before training.")
     max_tokens_per_pass: int | None = Field(
         None, ge=1, description="Tokens a pass, for many negatives: less memory, the same gradient; None: no limit."
@@ -103,7 +96,25 @@ class AlignSection(TrainSection):
 
     def decisive(self) -> dict[str, Any]:
         """The settings that the outcome depends on."""
-        return self.model_dump(exclude={"max_tokens_per_pass"})
+        idle = {"max_tokens_per_pass"}
+        idle |= {"negatives_from"} if self.negatives_from == "list" else set()
+        idle |= set() if self.is_hard else {"negatives_pool"}
+        return self.model_dump(exclude=idle)
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether a model chooses the negatives."""
+        return self.negatives_from.startswith("hard")
+
+    @property
+    def drawn_from(self) -> DrawnFrom | None:
+        """How the rows' lists are drawn again; None: they are not."""
+        return None if self.negatives_from == "list" else "hard" if self.is_hard else cast(Any, self.negatives_from)
+
+    @property
+    def negatives_judge(self) -> str | None:
+        """The sequential recommender that chooses the negatives; None: none does."""
+        return self.negatives_from.removeprefix("hard-") if self.negatives_from.startswith("hard-") else None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -163,6 +174,11 @@ class Recipe(_Section):
                     f"{self.data.candidates.size} candidates has only {self.data.candidates.size - 1}; "
                     "lower it or raise data.candidates.size"
                 )
+            if section.negatives_judge not in (None, *models):
+                raise ValueError(
+                    f"align.{section.name}.negatives_from: {section.negatives_from} needs {section.negatives_judge} "
+                    "in the recipe's `sequential`"
+                )
         return self
 
     @property
@@ -188,8 +204,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError(f"recipe {path}: {e.strerror or e}; `recipes/` holds examples") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, ValueError) as e:
         raise ConfigError(f"recipe {path}: not a YAML file: {e}") from e
+    except RecursionError as e:
+        raise ConfigError(f"recipe {path}: not a YAML file: nested too deeply") from e
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path}: expected a mapping with name, data, sft, …, got {type(raw).__name__}")
     for override in overrides:
@@ -216,9 +234,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
             place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
         value = yaml.safe_load(text)
         place[int(last) if isinstance(place, list) else last] = value
-    except (IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+    except (IndexError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         given = ""
-    if not given:
+    if not given or not all([*parents, last]):
         raise ConfigError(f"--set {override!r}: expected FIELD=VALUE such as sft.rows=100 or align.0.beta=0.5")
 
 

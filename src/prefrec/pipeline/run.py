@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,13 @@ from prefrec.rankers.sequential import MODEL_FILES, SequentialConfig, require_ho
 STAGES = ("prepare", SEQUENTIAL, PRETRAIN, SFT, "align", RANKERS, "evaluate", "report")
 
 
-def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    until: str = "report",
+    under_test: Callable[[PreparedData], PreparedData] | None = None,
+) -> Path:
     """Carry out a recipe in `folder`; returns the report, or the folder where `until` is an earlier stage.
 
     A stage whose inputs have not changed is skipped; one that was interrupted goes on where it stopped. Of many
@@ -50,6 +56,7 @@ def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
         recipe: what to do.
         folder: of the run; made where it does not exist.
         until: last stage to carry out.
+        under_test: chooses among the rows of the prepared data, for the evaluation alone.
 
     Raises:
         ConfigError: there is no such stage, or hopwise is needed and not installed.
@@ -71,12 +78,12 @@ def run_recipe(recipe: Recipe, folder: Path, *, until: str = "report") -> Path:
     ]
     entries += [LMEntry(ZERO_SHOT, None, adapter_key(None, data))] if recipe.evaluate.zero_shot else []
     made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
-    entries += _train(recipe, made_of, folder, wanted)
+    entries += train_stages(recipe, made_of, folder, wanted, entries)
     for config in recipe.rankers if RANKERS in wanted else []:
         before = {e.name: e for e in entries}
         entries.append(STAGE_FUNCTIONS[config.kind](made_of, config, folder / RANKERS / config.name, before))
     if "evaluate" in wanted:
-        _evaluate(recipe, data, folder, entries)
+        _evaluate(recipe, under_test(data) if under_test else data, folder, entries)
     return write_report(folder) if "report" in wanted and is_first() else folder
 
 
@@ -107,15 +114,34 @@ def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
     return read_prepared(folder)
 
 
-def _train(recipe: Recipe, made_of: Ingredients, folder: Path, wanted: Sequence[str]) -> list[LMEntry]:
-    """Carry out those training stages that are wanted; the rankers that come out of them."""
-    start = None
+def train_stages(
+    recipe: Recipe,
+    made_of: Ingredients,
+    folder: Path,
+    wanted: Sequence[str],
+    before: Sequence[Entry] = (),
+    start: LMEntry | None = None,
+) -> list[LMEntry]:
+    """Carry out those training stages of a language model that are wanted; the rankers that come out of them.
+
+    Args:
+        recipe: the settings of the stages.
+        made_of: what they share.
+        folder: of the run.
+        wanted: names among `STAGES`.
+        before: rankers that an alignment may take its negatives from.
+        start: the model that the first stage, where it is not `pretrain`, goes on from.
+    """
     if recipe.pretrain is not None and PRETRAIN in wanted:
         start = pretrain_stage(made_of, recipe.pretrain, folder / PRETRAIN)
     if recipe.sft is not None and SFT in wanted:
         start = sft_stage(made_of, recipe.sft, folder / SFT, start)
     sections = recipe.align if "align" in wanted else []
-    aligned = [align_stage(made_of, s, start, folder / "align" / s.name) for s in sections]
+    judges = {e.name: e for e in before if isinstance(e, SequentialEntry)}
+    aligned = [
+        align_stage(made_of, s, start, folder / "align" / s.name, judges.get(s.negatives_judge or ""))
+        for s in sections
+    ]
     return [*([start] if start else []), *aligned]
 
 
@@ -154,14 +180,38 @@ def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: LMEnt
     return LMEntry(SFT, out / ADAPTER, key)
 
 
-def align_stage(made_of: Ingredients, section: AlignSection, start: LMEntry | None, out: Path) -> LMEntry:
-    """Alignment in the folder `out`, from the adapter of `start` or from the bare base; else as `sft_stage`."""
+def align_stage(
+    made_of: Ingredients,
+    section: AlignSection,
+    start: LMEntry | None,
+    out: Path,
+    judge: SequentialEntry | None = None,
+) -> LMEntry:
+    """Alignment in the folder `out`, from the adapter of `start` or from the bare base; else as `sft_stage`.
+
+    Raises:
+        ConfigError: a sequential recommender is to choose the negatives, and `judge` is None.
+    """
+    if section.negatives_judge and judge is None:
+        raise ConfigError(f"negatives_from: {section.negatives_from} needs a recipe that trains the recommender")
+    judge = judge if section.negatives_judge else None
     more = {"start": start.key} if start else {}
+    more |= {"judge": judge.key} if judge else {}
     key = made_of.key(align=section.decisive(), **more)
     if due(out, key, section.name):
         adapter = start.adapter if start else None
+        chosen_by = judge.folder if judge else None
         with stage(out, key, "align", section.model_dump()):
-            train_align(made_of.data, made_of.model, made_of.lora, section, adapter, out, seed=made_of.seed)
+            train_align(
+                made_of.data,
+                made_of.model,
+                made_of.lora,
+                section,
+                adapter,
+                out,
+                seed=made_of.seed,
+                sequential=chosen_by,
+            )
     return LMEntry(section.name, out / ADAPTER, key)
 
 

@@ -17,6 +17,7 @@ from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.store import writing
 from prefrec.models import load_model, load_tokenizer
+from prefrec.pipeline.negatives import negative_rows
 from prefrec.pipeline.recipe import (
     AlignSection,
     LoraSection,
@@ -55,16 +56,16 @@ def train_pretrain(
     Goes on from the newest checkpoint in `out` where there is one.
     """
     set_seed(seed)
-    encoder = _encoder(model)
+    encoder = prompt_encoder(model)
     template = load_template(model.templates[0], domain=data.domain)
     sequences = encode_sequences(data.train_interactions, data.catalogue, template, encoder, titles=section.titles)
     trainer = SFTTrainer(
         _base(model, None),
-        SFTConfig(**_arguments(section, model, out, seed)),
-        ChoiceDataset(_some(sequences, section, seed)),
+        SFTConfig(**training_arguments(section, model, out, seed)),
+        ChoiceDataset(some_rows(sequences, section, seed)),
         None,
         encoder.tokenizer,
-        _lora(lora),
+        adapter_config(lora),
     )
     return train_to_adapter(trainer, out)
 
@@ -91,18 +92,18 @@ def train_sft(
         adapter: the adapter to go on from; None: a new one.
     """
     set_seed(seed)
-    encoder = _encoder(model)
+    encoder = prompt_encoder(model)
 
     def dataset(examples: Sequence[RankingExample]) -> ChoiceDataset:
         return ChoiceDataset(_encode(examples, data, model, encoder, "target"))
 
     trainer = SFTTrainer(
         _base(model, adapter),
-        SFTConfig(**_arguments(section, model, out, seed)),
+        SFTConfig(**training_arguments(section, model, out, seed)),
         dataset(training_rows(data, section, seed)),
         dataset(data.validation[: section.eval_rows]) if section.eval_rows else None,
         encoder.tokenizer,
-        None if adapter is not None else _lora(lora),
+        None if adapter is not None else adapter_config(lora),
     )
     return train_to_adapter(trainer, out)
 
@@ -116,6 +117,7 @@ def train_align(
     out: Path,
     *,
     seed: int,
+    sequential: Path | None = None,
 ) -> Path:
     """Align an adapter on chosen and rejected titles; returns the new adapter's folder.
 
@@ -127,16 +129,19 @@ def train_align(
         adapter: the adapter to go on from, which is also the reference; None: the bare base is.
         out: folder of the stage; training goes on from the newest checkpoint in it.
         seed: of rows, negatives and order.
+        sequential: folder of the recommender that chooses the negatives, where `negatives_from` names one.
     """
+    rows = training_rows(data, section, seed)
+    rows = negative_rows(data, model, section, rows, adapter, sequential, out, seed=seed)
     set_seed(seed)
-    encoder = _encoder(model)
+    encoder = prompt_encoder(model)
 
     def dataset(examples: Sequence[RankingExample]) -> PreferenceDataset:
         sets = _encode(examples, data, model, encoder, "target-first")
         return PreferenceDataset(sets, num_negatives=section.num_negatives, negatives=section.negatives, seed=seed)
 
     config = SoftmaxDPOConfig(
-        **_arguments(section, model, out, seed),
+        **training_arguments(section, model, out, seed),
         beta=section.beta,
         loss_type=section.loss,
         num_negatives=section.num_negatives,
@@ -147,26 +152,28 @@ def train_align(
     trainer = SoftmaxDPOTrainer(
         _base(model, adapter),
         config,
-        dataset(training_rows(data, section, seed)),
+        dataset(rows),
         dataset(data.validation[: section.eval_rows]) if section.eval_rows else None,
         encoder.tokenizer,
-        None if adapter is not None else _lora(lora),
+        None if adapter is not None else adapter_config(lora),
     )
     return train_to_adapter(trainer, out)
 
 
 def training_rows(data: PreparedData, section: TrainSection, seed: int) -> list[RankingExample]:
     """The rows that a stage trains on: rows `skip_rows … skip_rows + rows` of one seeded order of all."""
-    return _some(data.train, section, seed)
+    return some_rows(data.train, section, seed)
 
 
-def _some(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
+def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
+    """Rows `skip_rows … skip_rows + rows` of one seeded order of all."""
     order = np.random.default_rng((seed, 1)).permutation(len(rows))
     end = None if section.rows is None else section.skip_rows + section.rows
     return [rows[i] for i in order[section.skip_rows : end]]
 
 
-def _encoder(model: ModelSection) -> PromptEncoder:
+def prompt_encoder(model: ModelSection) -> PromptEncoder:
+    """The encoder of a model's prompts."""
     return PromptEncoder(load_tokenizer(model.name), max_length=model.max_length, chat=model.chat)
 
 
@@ -175,7 +182,8 @@ def _base(model: ModelSection, adapter: Path | None) -> Any:
     return base if adapter is None else load_adapter(base, adapter, is_trainable=True)
 
 
-def _lora(section: LoraSection) -> LoraConfig:
+def adapter_config(section: LoraSection) -> LoraConfig:
+    """The form of a new adapter."""
     return lora_config(section.r, section.alpha, section.dropout, section.targets)
 
 
@@ -190,7 +198,8 @@ def _encode(
     return sets
 
 
-def _arguments(section: TrainSection, model: ModelSection, out: Path, seed: int) -> dict[str, Any]:
+def training_arguments(section: TrainSection, model: ModelSection, out: Path, seed: int) -> dict[str, Any]:
+    """Arguments of an `SFTConfig` or `SoftmaxDPOConfig`, as far as all stages share them."""
     on_cpu = not torch.cuda.is_available()
     return {
         "output_dir": str(out),

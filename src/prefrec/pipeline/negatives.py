@@ -1,0 +1,65 @@
+"""The rows of an alignment with negatives of its own choice: drawn once, kept in the stage's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from prefrec import processes
+from prefrec.console import say
+from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
+from prefrec.data.store import write_whole
+from prefrec.pipeline.recipe import AlignSection, ModelSection
+from prefrec.pipeline.score import lm_ranker
+from prefrec.rankers import CatalogueRanker, Ranker
+from prefrec.rankers.sequential import load_sequential
+from prefrec.training.negatives import redraw_lists
+
+NEGATIVES_FILE = "negatives.parquet"
+"""In the folder of an alignment whose lists were drawn again: its training rows."""
+
+
+def negative_rows(
+    data: PreparedData,
+    model: ModelSection,
+    section: AlignSection,
+    rows: Sequence[RankingExample],
+    adapter: Path | None,
+    sequential: Path | None,
+    out: Path,
+    *,
+    seed: int,
+) -> list[RankingExample]:
+    """Training rows with the lists that `section.negatives_from` asks for; those of an interrupted stage are kept.
+
+    Args:
+        data: prepared rows.
+        model: the base.
+        section: of the alignment.
+        rows: as the data have them.
+        adapter: what the alignment starts from, which judges where `negatives_from` is `hard`; None: the bare base.
+        sequential: folder of the recommender that judges where `negatives_from` names one.
+        out: folder of the stage.
+        seed: of the draws.
+    """
+    if section.drawn_from is None:
+        return list(rows)
+    path = out / NEGATIVES_FILE
+    if not processes.from_first(path.is_file()):
+        say(f"{section.name}: negatives from {section.negatives_from}")
+        judge = hard_judge(data, model, adapter, sequential).score if section.is_hard else None
+        found = redraw_lists(rows, data, section.drawn_from, seed=seed, pool=section.negatives_pool, judge=judge)
+        if processes.is_first():
+            out.mkdir(parents=True, exist_ok=True)
+            write_whole(path, examples_to_frame(found).write_parquet)
+        processes.wait()
+    return frame_to_examples(pl.read_parquet(path))
+
+
+def hard_judge(data: PreparedData, model: ModelSection, adapter: Path | None, sequential: Path | None) -> Ranker:
+    """Who says what is hard: a sequential recommender, or the language model, asked without a list in its prompt."""
+    if sequential is not None:
+        return load_sequential(sequential, data.catalogue)
+    return CatalogueRanker(lm_ranker("hard negatives", adapter, data, model))

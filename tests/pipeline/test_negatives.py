@@ -1,0 +1,112 @@
+"""Alignment with negatives of its own choice: the key of old settings stays, the rows are drawn once."""
+
+import polars as pl
+import pytest
+
+from prefrec.data import frame_to_examples
+from prefrec.errors import ConfigError
+from prefrec.pipeline import negatives
+from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.negatives import NEGATIVES_FILE, hard_judge
+from prefrec.pipeline.recipe import AlignSection, Recipe
+from prefrec.pipeline.run import align_stage, run_recipe
+from prefrec.pipeline.score import SequentialEntry
+from prefrec.pipeline.stage import stage_key
+from prefrec.pipeline.train import train_align, training_rows
+from sequential import SMALL, needs_hopwise
+
+OLD_KEYS = {
+    "d28dc84f22b3982d3fc1281d79aee1be1ffdc71a47cdd84fa44b6313527856b4": {},
+    "1136acd05d104991d438a70a104194bc9a9ed7ed90a44c0d0eaca6330288873d": {
+        "name": "x",
+        "beta": 0.5,
+        "num_negatives": 7,
+        "max_tokens_per_pass": 9,
+    },
+}
+"""Keys of alignments from before there was a choice of negatives."""
+
+
+@pytest.fixture
+def section(recipe):
+    def make(**changes):
+        return AlignSection.model_validate(recipe.align[1].model_dump() | {"rows": 16, "epochs": 1} | changes)
+
+    return make
+
+
+@pytest.mark.parametrize("key", OLD_KEYS)
+def test_old_settings_have_their_old_key(key):
+    assert stage_key(align=AlignSection(**OLD_KEYS[key]).decisive()) == key
+
+
+def test_the_key_changes_with_what_matters():
+    keys = [
+        stage_key(align=AlignSection(negatives_from=how, negatives_pool=pool).decisive())
+        for how in ("list", "uniform", "popularity", "in-batch", "hard", "hard-SASRec")
+        for pool in (64, 99)
+    ]
+    assert [a == b for a, b in zip(keys[::2], keys[1::2], strict=True)] == [True, True, True, True, False, False]
+    assert len(set(keys)) == 8
+
+
+@pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch", "hard"])
+def test_training_sees_the_lists_that_are_kept(recipe, data, section, tmp_path, how):
+    plain = training_rows(data, section(), 0)
+    train_align(data, recipe.model, recipe.lora, section(negatives_from=how), None, tmp_path, seed=0)
+    kept = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
+    assert [(e.user_id, e.history, e.target) for e in kept] == [(e.user_id, e.history, e.target) for e in plain]
+    assert [set(e.candidates) for e in kept] != [set(e.candidates) for e in plain]
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+def test_hard_negatives_score_highest_under_the_start(recipe, data, section, tmp_path):
+    """With a pool of everything: no item that the user has not taken scores higher than those in the list."""
+    everything = section(negatives_from="hard", negatives_pool=1000, rows=4)
+    train_align(data, recipe.model, recipe.lora, everything, None, tmp_path, seed=0)
+    rows = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
+    taken = {u: set(f["item_id"].to_list()) for (u,), f in data.train_interactions.group_by("user_id")}
+    judge = hard_judge(data, recipe.model, None, None)
+    for e in rows:
+        free = [i for i in data.catalogue.ids if i not in taken[e.user_id]]
+        scores = judge.score([type(e)(e.user_id, e.history, (*free, e.target), e.target)])[0]
+        best = sorted(zip(-scores[:-1], free, strict=True))[:5]
+        assert {i for _, i in best} == set(e.candidates) - {e.target}
+
+
+def test_an_interrupted_stage_keeps_its_lists(recipe, data, section, tmp_path, monkeypatch):
+    one = section(negatives_from="uniform")
+    first = negatives.negative_rows(data, recipe.model, one, data.train[:9], None, None, tmp_path, seed=0)
+    monkeypatch.setattr(negatives, "redraw_lists", lambda *a, **k: pytest.fail("drawn again"))
+    assert negatives.negative_rows(data, recipe.model, one, data.train[:9], None, None, tmp_path, seed=0) == first
+
+
+def test_a_recommender_that_is_not_trained(recipe, data, section, tmp_path):
+    with pytest.raises(ValueError, match=r"align\.s-dpo\.negatives_from: hard-SASRec needs SASRec in the recipe"):
+        Recipe.model_validate(
+            recipe.model_dump(mode="json") | {"align": [section(negatives_from="hard-SASRec").model_dump()]}
+        )
+    made_of = Ingredients(data, "k", recipe.model, recipe.lora, 0)
+    with pytest.raises(ConfigError, match="negatives_from: hard-SASRec needs a recipe that trains the recommender"):
+        align_stage(made_of, section(negatives_from="hard-SASRec"), None, tmp_path)
+
+
+def test_a_judge_that_is_not_asked_changes_nothing(recipe, data, section, tmp_path):
+    made_of = Ingredients(data, "k", recipe.model, recipe.lora, 0)
+    entry = align_stage(made_of, section(), None, tmp_path / "a", SequentialEntry("SASRec", tmp_path / "none", "x"))
+    assert entry.key == align_stage(made_of, section(), None, tmp_path / "b").key
+
+
+@needs_hopwise
+def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):
+    raw = recipe.model_dump(mode="json") | {
+        "sft": None,
+        "sequential": [{"model": "SASRec", "epochs": 2, "batch_size": 64, "settings": SMALL["SASRec"]}],
+        "align": [section(negatives_from="hard-SASRec", negatives_pool=20).model_dump()],
+    }
+    run_recipe(Recipe.model_validate(raw), tmp_path, until="align")
+    rows = frame_to_examples(pl.read_parquet(tmp_path / "align" / "s-dpo" / NEGATIVES_FILE))
+    judge = hard_judge(data, recipe.model, None, tmp_path / "sequential" / "SASRec")
+    negative = judge.score(rows)
+    uniform = judge.score(training_rows(data, section(), 0))
+    assert negative.mean() > uniform.mean()

@@ -1,0 +1,134 @@
+"""Lists drawn again: what they hold, what they never hold, and that each way prefers what it says."""
+
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec.data import Catalogue, PreparedData, RankingExample
+from prefrec.errors import DataError
+from prefrec.training.negatives import redraw_lists
+
+WAYS = ("uniform", "popularity", "in-batch", "hard")
+ITEMS = [f"i{i}" for i in range(60)]
+
+
+def _log(pairs):
+    return pl.DataFrame(
+        [(u, i, n) for n, (u, i) in enumerate(pairs)], schema=["user_id", "item_id", "timestamp"], orient="row"
+    )
+
+
+def _data(users=20, length=7, seed=0):
+    """Each user takes items with a chance that falls with their number; a row for each item after the third."""
+    rng = np.random.default_rng(seed)
+    weights = 1 / (5 + np.arange(len(ITEMS)))
+    rows, pairs = [], []
+    for u in range(users):
+        mine = rng.choice(ITEMS, length, replace=False, p=weights / weights.sum()).tolist()
+        pairs += [(f"u{u}", i) for i in mine]
+        free = [i for i in ITEMS if i not in mine]
+        for end in range(3, length):
+            others = rng.choice(free, 5, replace=False).tolist()
+            rows.append(RankingExample(f"u{u}", tuple(mine[max(0, end - 3) : end]), (mine[end], *others), mine[end]))
+    catalogue = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": ITEMS}))
+    return PreparedData(catalogue, rows, [], [], _log(pairs), {})
+
+
+def _by_number(examples):
+    """A judge that scores items by their number."""
+    return np.array([[float(i[1:]) for i in e.candidates] for e in examples])
+
+
+def _redrawn(data, how, **more):
+    judge = _by_number if how == "hard" else None
+    return redraw_lists(data.train, data, how, **({"seed": 0, "pool": 20, "judge": judge} | more))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(WAYS), st.integers(0, 5), st.integers(0, 3))
+def test_the_question_stays_and_known_items_are_no_negatives(how, seed, made):
+    data = _data(seed=made)
+    taken = {u: set(f["item_id"].to_list()) for (u,), f in data.train_interactions.group_by("user_id")}
+    found = _redrawn(data, how, seed=seed)
+    for before, after in zip(data.train, found, strict=True):
+        assert (after.user_id, after.history, after.target) == (before.user_id, before.history, before.target)
+        assert len(set(after.candidates)) == len(after.candidates) == 6
+        assert set(after.candidates) & taken[after.user_id] == {after.target}
+    assert found == _redrawn(data, how, seed=seed)
+    assert found != _redrawn(data, how, seed=seed + 1)
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_what_is_not_known_to_be_taken_may_be_drawn(how):
+    data = _data()
+    nothing = _log([])
+    found = _redrawn(
+        data,
+        how,
+        known=nothing.cast({"user_id": pl.String, "item_id": pl.String}),
+        judge=lambda examples: -_by_number(examples),  # the small numbers are the popular ones
+    )
+    taken = {u: set(f["item_id"].to_list()) for (u,), f in data.train_interactions.group_by("user_id")}
+    assert any((set(e.candidates) - {e.target}) & taken[e.user_id] for e in found)
+    assert all(set(e.candidates) & {*e.history, e.target} == {e.target} for e in found)
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_the_place_of_the_target_tells_nothing(how):
+    data = _data(users=150)
+    places = np.bincount([e.target_index for e in _redrawn(data, how)], minlength=6)
+    assert ((places - places.mean()) ** 2 / places.mean()).sum() < 20.5  # chi² with 5 degrees of freedom: p ≈ 0.001
+
+
+def test_popular_items_are_drawn_by_their_weight():
+    data = _data(users=200)
+    counts = Counter(data.train_interactions["item_id"].to_list())
+    share = {}
+    for how in ("uniform", "popularity", "in-batch"):
+        drawn = [i for e in _redrawn(data, how) for i in e.candidates if i != e.target]
+        share[how] = np.mean([counts[i] for i in drawn])
+    flat = np.mean([counts[i] for i in ITEMS])
+    assert share["uniform"] < 1.05 * flat
+    assert share["popularity"] > 1.2 * share["uniform"]
+    assert share["in-batch"] > 1.2 * share["uniform"]
+
+
+def test_in_batch_negatives_are_targets_of_other_rows():
+    data = _data()
+    targets = {e.target for e in data.train}
+    found = _redrawn(data, "in-batch")
+    assert all(set(e.candidates) <= targets for e in found)
+    assert {i for e in _redrawn(data, "uniform") for i in e.candidates} - targets
+
+
+def test_hard_negatives_are_the_highest_of_the_pool():
+    """The slow twin: the pool as the judge saw it, sorted."""
+    data, seen = _data(), []
+
+    def judge(examples):
+        seen.extend(examples)
+        return _by_number(examples)
+
+    found = _redrawn(data, "hard", judge=judge)
+    assert {len(e.candidates) for e in seen} == {21}
+    for pool, after in zip(seen, found, strict=True):
+        others = sorted((i for i in pool.candidates if i != pool.target), key=lambda i: -int(i[1:]))
+        assert set(after.candidates) == {after.target, *others[:5]}
+        assert [i for i in pool.candidates if i in after.candidates] == list(after.candidates)
+
+
+def test_a_pool_beyond_the_catalogue_is_all_that_is_free():
+    found = _redrawn(_data(), "hard", pool=1000)
+    for e in found:
+        assert min(int(i[1:]) for i in e.candidates if i != e.target) > 40
+
+
+def test_too_little_to_draw_from_is_said():
+    data = _data(users=1, length=5)
+    with pytest.raises(DataError, match="in-batch negatives: the 2 rows have only 0 targets that user 'u0'"):
+        _redrawn(data, "in-batch")
+    assert redraw_lists([], data, "uniform", seed=0) == []
