@@ -53,7 +53,8 @@ def order(log: pl.DataFrame, seed: int) -> Sequences:
     Neither item ids nor the order of lines in the file decide a tie: both carry information about the target
     in some published data.
     """
-    log = log.select("user_id", "item_id", "timestamp").sort("user_id", "item_id", "timestamp")
+    rated = ["rating"] if "rating" in log.columns else []
+    log = log.select("user_id", "item_id", "timestamp", *rated).sort("user_id", "item_id", "timestamp")
     ties = np.random.default_rng([seed, 1]).random(len(log))
     log = log.with_columns(pl.Series("tie", ties)).sort("user_id", "timestamp", "tie").drop("tie")
     lengths = log.group_by("user_id", maintain_order=True).len()

@@ -94,8 +94,9 @@ class PreparedData:
     Attributes:
         catalogue: all items that can be asked about.
         train, validation, test: ranking examples, candidates included.
-        train_interactions: frame `user_id, item_id, timestamp` (str, str, Int64 seconds; sorted by user and
-            time): what a recommender may learn from. Nothing of it lies in a validation or test target.
+        train_interactions: frame `user_id, item_id, timestamp[, rating]` (str, str, Int64 seconds, Float64;
+            sorted by user and time): what a recommender may learn from. Nothing of it lies in a validation or
+            test target. Ratings are kept where the log has some.
         protocol: source, split, candidates, seeds and counts, as plain JSON values.
     """
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import jinja2
 import jinja2.meta
@@ -36,9 +37,22 @@ class PromptTemplate:
 
     name: str
     source: str
+    placeholders: ClassVar[tuple[str, ...]] = PLACEHOLDERS
 
     def __post_init__(self) -> None:
-        _check_source(self.name, self.source)
+        _check_source(self.name, self.source, self.placeholders)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The template in a file.
+
+        Raises:
+            TemplateError: the file is no text, or no usable template.
+        """
+        try:
+            return cls(str(path), path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as e:
+            raise TemplateError(f"template {path}: not UTF-8 text ({e}); save it as UTF-8") from e
 
     @cached_property
     def _template(self) -> jinja2.Template:
@@ -46,9 +60,12 @@ class PromptTemplate:
 
     def render(self, history: Sequence[str], candidates: Sequence[str]) -> str:
         """The prompt text for these titles."""
+        return self._fill(history=list(history), candidates=list(candidates))
+
+    def _fill(self, **values: Any) -> str:
         try:
-            return self._template.render(history=list(history), candidates=list(candidates))
-        except jinja2.TemplateError as e:
+            return self._template.render(**values)
+        except Exception as e:  # whatever the template's own code ends on
             raise TemplateError(f"template {self.name}: {e}") from e
 
 
@@ -71,10 +88,7 @@ def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
     if not path.is_file():
         known = ", ".join(template_names())
         raise TemplateError(f"no template {name!r}: expected a path to a jinja2 file or one of {known}")
-    try:
-        return PromptTemplate(str(path), path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as e:
-        raise TemplateError(f"template {path}: not UTF-8 text ({e}); save it as UTF-8") from e
+    return PromptTemplate.read(path)
 
 
 def template_names() -> list[str]:
@@ -88,25 +102,24 @@ def template_names() -> list[str]:
     )
 
 
-def _check_source(name: str, source: str) -> None:
+def _check_source(name: str, source: str, placeholders: Sequence[str]) -> None:
+    wanted = "the placeholders " + " and ".join(f"{{{{ {p} }}}}" for p in placeholders)
     if not source.strip():
         raise TemplateError(f"template {name}: the file is empty")
     if _is_json(source):
-        raise TemplateError(f"template {name}: this is JSON, expected a jinja2 text with {_wanted()}")
+        raise TemplateError(f"template {name}: this is JSON, expected a jinja2 text with {wanted}")
     try:
         found = jinja2.meta.find_undeclared_variables(_environment.parse(source))
     except jinja2.TemplateSyntaxError as e:
         raise TemplateError(f"template {name}, line {e.lineno}: {e.message}") from e
-    missing = [p for p in PLACEHOLDERS if p not in found]
+    except RecursionError as e:
+        raise TemplateError(f"template {name}: nested too deeply to be read; make it simpler") from e
+    missing = [p for p in placeholders if p not in found]
     if missing:
-        raise TemplateError(f"template {name}: no {' and no '.join(missing)} in it; expected {_wanted()}")
-    unknown = sorted(found - set(PLACEHOLDERS))
+        raise TemplateError(f"template {name}: no {' and no '.join(missing)} in it; expected {wanted}")
+    unknown = sorted(found - set(placeholders))
     if unknown:
-        raise TemplateError(f"template {name}: unknown placeholder {unknown[0]!r}; expected {_wanted()}")
-
-
-def _wanted() -> str:
-    return "the placeholders " + " and ".join(f"{{{{ {p} }}}}" for p in PLACEHOLDERS)
+        raise TemplateError(f"template {name}: unknown placeholder {unknown[0]!r}; expected {wanted}")
 
 
 def _is_json(source: str) -> bool:
@@ -114,6 +127,6 @@ def _is_json(source: str) -> bool:
         return False
     try:
         json.loads(source)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
     return True

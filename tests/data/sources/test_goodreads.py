@@ -38,7 +38,7 @@ BOOKS = [
 
 def test_ucsd_files(tmp_path: Path) -> None:
     source = goodreads(*write(tmp_path, [shelf("u", "1"), shelf("u", "3", rating=0), shelf("v", "2", False)], BOOKS))
-    assert source.interactions.rows() == [("u", "1", 1_515_608_675, 4.0), ("u", "2", 1_515_608_675, 0.0)]
+    assert source.interactions.rows() == [("u", "1", 1_515_608_675, 4.0), ("u", "2", 1_515_608_675, None)]
     assert source.catalogue.titles == {"1": "Poems", "2": "Odes"}
     assert source.touched is not None
     assert ("v", "2") in source.touched.rows()

@@ -115,7 +115,7 @@ def _shelf(path: Path) -> pl.DataFrame:
     for line, row in track(read_json_lines(path), f"reading {path.name}"):
         try:
             for name, values in columns.items():
-                values.append(row[name])
+                values.append(_name(row[name], name, path, line) if name in ("user_id", "book_id") else row[name])
         except KeyError as e:
             raise DataError(f"{path}, line {line}: no field {e.args[0]!r}; there are {', '.join(row)}") from None
     dates = pl.Series(columns["date_added"], dtype=pl.String, strict=False)
@@ -130,7 +130,7 @@ def _shelf(path: Path) -> pl.DataFrame:
             "user_id": pl.Series(columns["user_id"], dtype=pl.String, strict=False),
             "item_id": pl.Series(columns["book_id"], dtype=pl.String, strict=False),
             "timestamp": times,
-            "rating": pl.Series(columns["rating"], dtype=pl.Float64, strict=False),
+            "rating": pl.Series(columns["rating"], dtype=pl.Float64, strict=False).replace(0.0, None),
             "is_read": pl.Series(columns["is_read"], dtype=pl.Boolean, strict=False).fill_null(False),
         }
     )
@@ -141,12 +141,22 @@ def _books(path: Path, wanted: set[str]) -> pl.DataFrame:
     rows = []
     for line, row in track(read_json_lines(path), f"reading {path.name}"):
         try:
-            book, title = str(row["book_id"]), str(row["title"] or "").strip()
+            book = _name(row["book_id"], "book_id", path, line)
+            title = _name(row["title"], "title", path, line).strip() if row["title"] else ""
         except KeyError as e:
             raise DataError(f"{path}, line {line}: no field {e.args[0]!r}; there are {', '.join(row)}") from None
         if title and book in wanted:
             rows.append((book, title))
     return pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row")
+
+
+def _name(value: Any, field: str, path: Path, line: int) -> str:
+    """An id or title as text."""
+    if not isinstance(value, str | int) or value == "":
+        raise DataError(
+            f"{path}, line {line}: {field} is {value!r}, expected text or a number; fix or remove the line"
+        )
+    return str(value)
 
 
 def _scrambled(title: str) -> bytes:
