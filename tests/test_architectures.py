@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from flex import uncompiled
 from prefrec.catalogue import catalogue_logps, trie_layout
 from prefrec.packing import PackedBatch, pack
 from prefrec.prompts import ChoiceSet
@@ -215,6 +216,25 @@ def test_packed_equals_one_sequence_an_answer(case, implementation):
             got = choice_logps(model, pack(SETS, pad_id=0, layout=layout))
             torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
         wrong = choice_logps(model, plain_causal(SETS[0]))
+    assert (wrong[0] - want[0]).abs().max() > 0.05, "a wrong mask would not show"
+
+
+@pytest.mark.parametrize("case", PACKED, ids=lambda c: c.name)
+def test_flex_attention_equals_one_sequence_an_answer(case):
+    """Not compiled, as compiling takes minutes on a CPU; compiled it is in `test_attention.py`, on a GPU."""
+    model = tiny(case)
+    if not type(model)._supports_flex_attn:
+        pytest.skip(f"{case.model_type} has no flex_attention in transformers")
+    if case.model_type == "gpt_oss":
+        pytest.skip("flex_attention has no attention sinks on a CPU")
+    with torch.no_grad():
+        want = slow(model if case.implementations[0] == "sdpa" else tiny(case, "eager"))
+    model.set_attn_implementation("flex_attention")
+    assert layout_for(model.config)[0] == "packed"
+    with torch.no_grad(), uncompiled():
+        got = choice_logps(model, pack(SETS, pad_id=0))
+        wrong = choice_logps(model, plain_causal(SETS[0]))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
     assert (wrong[0] - want[0]).abs().max() > 0.05, "a wrong mask would not show"
 
 

@@ -4,8 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 
-from prefrec.masks import attention_masks, layer_kinds
+from prefrec.masks import BLOCK, FLEX, attention_masks, in_blocks, layer_kinds
 from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet
 
@@ -93,3 +96,86 @@ def test_every_token_sees_at_least_itself():
 )
 def test_kinds_of_layers(settings, kinds):
     assert layer_kinds(config(**settings)) == kinds
+
+
+WINDOWS = [
+    {},
+    {"sliding_window": 3},
+    {"sliding_window": BLOCK},
+    {"layer_types": ["chunked_attention"], "attention_chunk_size": 3},
+]
+
+
+def dense(mask: BlockMask) -> torch.Tensor:
+    """A block mask entry by entry, [R, 1, Q, K]."""
+    rows, _, queries, keys = mask.shape
+    return create_mask(mask.mask_mod, rows, None, queries, keys, device="cpu")
+
+
+def blocks(pairs: torch.Tensor) -> torch.Tensor:
+    """[R, 1, blocks of queries, blocks of keys], True where anything is seen."""
+    more = [-n % BLOCK for n in pairs.shape[-2:]]
+    whole = torch.nn.functional.pad(pairs, (0, more[1], 0, more[0]))
+    return whole.unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)).any(-1).any(-2)
+
+
+@pytest.mark.parametrize("settings", WINDOWS, ids=str)
+def test_a_block_mask_is_the_mask(settings):
+    """Rows of several blocks, some of which are empty: an answer sees no other."""
+    long = ChoiceSet(tuple(range(150)), (tuple(range(140)), (1, 2), tuple(range(130))))
+    batch = in_blocks(pack([long, ChoiceSet((1, 2), ((3, 4), (5,)))], pad_id=0))
+    inputs = batch.attention_mask, batch.position_ids, torch.float32
+    mask = attention_masks(config(_attn_implementation=FLEX, **settings), *inputs)
+    want = attention_masks(config(**settings), *inputs)
+    assert mask.shape == want.shape == (2, 1, 512, 512)
+    assert torch.equal(dense(mask), want)
+    assert torch.equal(mask.to_dense().bool(), blocks(want))
+    assert not blocks(want)[0].all()
+
+
+lengths = st.lists(st.integers(1, 5), min_size=1, max_size=4)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(1, 9), lengths), min_size=1, max_size=3), st.sampled_from(WINDOWS))
+def test_block_masks_of_any_rows(rows, window):
+    sets = [ChoiceSet(tuple(range(prompt)), tuple((7,) * n for n in answers)) for prompt, answers in rows]
+    batch = pack(sets, pad_id=0)
+    inputs = batch.attention_mask, batch.position_ids, torch.float32
+    mask = attention_masks(config(_attn_implementation=FLEX, **window), *inputs)
+    assert torch.equal(dense(mask), attention_masks(config(**window), *inputs))
+
+
+@pytest.mark.parametrize("settings", WINDOWS, ids=str)
+def test_a_block_mask_of_the_last_queries(settings):
+    batch = pack(SETS, pad_id=0)
+    inputs = batch.attention_mask[:, :, -3:], batch.position_ids, torch.float32
+    mask = attention_masks(config(_attn_implementation=FLEX, **settings), *inputs)
+    assert torch.equal(dense(mask), attention_masks(config(**settings), *inputs))
+
+
+def test_mixed_layers_take_a_block_mask_each():
+    mixed = masks(_attn_implementation=FLEX, layer_types=["sliding_attention", "full_attention"], sliding_window=3)
+    assert torch.equal(dense(mixed["full_attention"]), masks())
+    assert torch.equal(dense(mixed["sliding_attention"]), masks(sliding_window=3))
+
+
+def test_the_implementation_may_be_another_than_the_models():
+    batch = pack(SETS, pad_id=0)
+    inputs = batch.attention_mask, batch.position_ids, torch.float32
+    assert isinstance(attention_masks(config(), *inputs, FLEX), BlockMask)
+    assert torch.equal(attention_masks(config(_attn_implementation=FLEX), *inputs, "sdpa"), masks())
+
+
+def test_rows_in_blocks_are_the_rows_with_padding_on_the_right():
+    batch = pack(SETS, pad_id=0)
+    whole, length = in_blocks(batch), batch.input_ids.shape[1]
+    assert whole.input_ids.shape == whole.position_ids.shape == (2, BLOCK)
+    assert torch.equal(whole.input_ids[:, :length], batch.input_ids)
+    assert torch.equal(whole.position_ids[:, :length], batch.position_ids)
+    assert torch.equal(whole.attention_mask[:, :, :length, :length], batch.attention_mask)
+    assert torch.equal(
+        whole.attention_mask[:, :, length:], torch.eye(BLOCK, dtype=torch.bool)[length:].expand(2, 1, -1, -1)
+    )
+    assert BLOCK - whole.logits_to_keep == length - batch.logits_to_keep
+    assert in_blocks(whole) is whole

@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from rich.markup import escape
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from prefrec.console import say, warn
 from prefrec.errors import ModelError
@@ -24,6 +31,9 @@ SAFE = {"use_safetensors": True, "trust_remote_code": False}
 """How weights are read where nothing else is asked for: never as pickle, never with code that comes along."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+ATTENTION = ("auto", "sdpa", "eager", "flex_attention")
+QUANTIZATION = ("none", "nf4")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -39,31 +49,77 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise ModelError(f"no tokenizer could be read from {folder!r}: {e}") from e
 
 
-def load_model(name: str, *, dtype: str = "float32", **kwargs: Any) -> PreTrainedModel:
+def load_model(
+    name: str,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str = "auto",
+    quantization: str = "none",
+    **kwargs: Any,
+) -> PreTrainedModel:
     """A causal language model in evaluation mode.
 
     Args:
         name: `smollm2-135m` (the embedded model), a local folder, or a hub id.
         dtype: `float32`, `bfloat16` or `float16`.
+        attn_implementation: `sdpa`, `eager` or `flex_attention`; `auto`: as transformers chooses, which is `sdpa` for
+            most models, and on a GPU the faster of that and `flex_attention` (see `measure_attention`).
+        quantization: `nf4` holds the layers' matrices in 4 bits (`bitsandbytes`), to train adapters on, and computes
+            in `dtype`; `none` holds them in `dtype`. An nf4 model is on this process's GPU where there is one.
         **kwargs: passed to `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
-        ModelError: there is no such model, or it cannot be read; the message says what was looked for.
+        ModelError: there is no such model, or it cannot be read in this form; the message says what was looked for.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    for value, known, what in (
+        (dtype, DTYPES, "dtype"),
+        (attn_implementation, ATTENTION, "attn_implementation"),
+        (quantization, QUANTIZATION, "quantization"),
+    ):
+        if value not in known:
+            raise ModelError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
     folder = resolve(name)
+    options = SAFE | ({} if attn_implementation == "auto" else {"attn_implementation": attn_implementation})
+    if quantization == "nf4":
+        options |= _nf4(folder, DTYPES[dtype])
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], output_loading_info=True, **(SAFE | kwargs)
+            folder, dtype=DTYPES[dtype], output_loading_info=True, **(options | kwargs)
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as e:
         raise ModelError(f"no causal language model could be read from {folder!r}: {e}") from e
     if missing := sorted(info["missing_keys"]):
         count = f"{len(missing)} weights are not in the checkpoint and start at random"
         warn(f"{escape(folder)}: {count}, {missing[0]} first")
+    if quantization == "nf4":
+        _compute_alike(model)
+    if attn_implementation == "auto":
+        measure_attention(model)
     model.eval()
     return model
+
+
+def measure_attention(model: PreTrainedModel) -> None:
+    """Let `prefrec.scoring` find out which attention is the fastest for a model of your own, as `load_model` does.
+
+    On a GPU, at the first packed batch of each shape, the attention of its layers is timed by `sdpa` and by
+    `flex_attention`. No effect on models that attend in another way, or know no `flex_attention`.
+    """
+    if model.config._attn_implementation == "sdpa" and getattr(model, "_supports_flex_attn", False):
+        model.attention_by_shape = {}
+
+
+def default_device() -> torch.device:
+    """This process's GPU; the CPU where there is none, or `accelerate launch --cpu` asks for it."""
+    asked = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    if asked or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether a transformers model holds its matrices in 4 or 8 bits."""
+    return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))
 
 
 def resolve(name: str) -> str:
@@ -90,6 +146,33 @@ def resolve(name: str) -> str:
 def cache_dir() -> Path:
     """Folder for what can be made again: `$PREFREC_CACHE`, else `~/.cache/prefrec`."""
     return Path(os.environ.get("PREFREC_CACHE", "~/.cache/prefrec")).expanduser()
+
+
+def _nf4(folder: str, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` is to be told: NF4 with the scales in 8 bits, as QLoRA (arXiv 2305.14314) has it."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("quantization 'nf4' needs bitsandbytes: pip install 'prefrec[quant]'")
+    if "quantization_config" in AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict():
+        raise ModelError(f"{folder!r} is quantised already: leave `quantization` at none, or give the plain weights")
+    form = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": form, "device_map": {"": default_device()}}
+
+
+def _compute_alike(model: PreTrainedModel) -> None:
+    """On a CPU, let 4-bit layers compute in evaluation mode as they do in training.
+
+    Where the CPU can, bitsandbytes would pack their weights anew for evaluation and compute in bfloat16, whatever
+    the dtype: training against a reference so computed would start from another point. And it fails for matrices
+    whose rows are no multiple of its blocks.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _embedded_checkpoint() -> Path:

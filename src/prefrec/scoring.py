@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from prefrec.attention import compute_dtype, fastest_attention
 from prefrec.masks import MASKED_ATTENTION, MASKED_LAYERS, attention_implementation, attention_masks, layer_kinds
 from prefrec.packing import Layout, PackedBatch, pack
 from prefrec.prompts import ChoiceSet
@@ -85,17 +86,18 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
     # Kept columns as indices, not as a number: the model then gathers them into contiguous memory, and the
     # head is one matrix product (a sliced view costs a copy of the head's weights for every row).
     kept, columns = _kept_columns(batch)
-    inputs: dict[str, Any]
-    if _is_packed(batch):
-        masks = attention_masks(core.config, batch.attention_mask, batch.position_ids, core.dtype)
-        inputs = {"attention_mask": masks, "position_ids": batch.position_ids}
-    else:
-        inputs = {"attention_mask": batch.attention_mask.long()}
+    inputs: dict[str, Any] = {"use_cache": False}
     if takes(core, "logits_to_keep"):
         inputs["logits_to_keep"] = kept
     else:
         columns = kept[columns]  # of all columns
-    logits = model(input_ids=batch.input_ids, use_cache=False, **inputs).logits
+    with fastest_attention(core, batch) as shaped:
+        if _is_packed(batch):
+            masks = attention_masks(core.config, shaped.attention_mask, shaped.position_ids, core.dtype)
+            inputs |= {"attention_mask": masks, "position_ids": shaped.position_ids}
+        else:
+            inputs["attention_mask"] = batch.attention_mask.long()
+        logits = model(input_ids=shaped.input_ids, **inputs).logits
     return token_logps(logits, batch.rows, columns, batch.targets)
 
 
@@ -280,7 +282,7 @@ def _probe(model: nn.Module, choice_sets: list[ChoiceSet], pad_id: int, layout: 
 
 def tolerance(core: Any, device: torch.device) -> float:
     """Mean difference a token that is still rounding in what the model computes in: autocast's type, or its own."""
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else core.dtype
+    dtype = compute_dtype(core, device)
     if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         dtype = torch.bfloat16  # what its matrix products may be rounded to
     return TOLERANCE.get(dtype, TOLERANCE[torch.float32])
