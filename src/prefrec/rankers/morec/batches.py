@@ -1,0 +1,71 @@
+"""Users' sequences cut into pieces, and pieces as batches of one epoch.
+
+A piece of items a, b, c, d teaches b after a, c after a b, d after a b c:
+
+    inputs   a b c      targets  b c d
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pieces of sequences, as rows of item codes.
+
+    Attributes:
+        inputs: [B, T], oldest first; 0 in empty places at the end.
+        targets: [B, T], the items that follow.
+        mask: [B, T], True where there is a target.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.inputs.to(device), self.targets.to(device), self.mask.to(device))
+
+
+def pieces(sequence: Sequence[int], length: int, rng: np.random.Generator) -> list[list[int]]:
+    """A sequence in pieces of at most `length` + 1 items, of which every item but the first is a target once.
+
+    Neighbours share one item. Where the first piece of a long sequence ends is drawn, so that from epoch to epoch
+    an item is a target after more or fewer items.
+    """
+    end = 1 + (length if len(sequence) <= length + 1 else int(rng.integers(1, length + 1)))
+    cuts = [0, *range(end - 1, len(sequence) - 1, length)]
+    return [list(sequence[start : (end if start == 0 else start + length + 1)]) for start in cuts]
+
+
+def batches(sequences: Sequence[Sequence[int]], length: int, size: int, seed: tuple[int, ...]) -> list[Batch]:
+    """The batches of one epoch, in an order drawn by `seed`.
+
+    Args:
+        sequences: item codes of each user, oldest first; those of one item teach nothing.
+        length: most inputs of a piece.
+        size: pieces a batch.
+        seed: of cuts and order.
+    """
+    rng = np.random.default_rng(seed)
+    found = [p for s in sequences if len(s) > 1 for p in pieces(s, length, rng)]
+    order = rng.permutation(len(found))
+    return [_batch([found[i] for i in order[n : n + size]]) for n in range(0, len(order), size)]
+
+
+def _batch(rows: Sequence[Sequence[int]]) -> Batch:
+    width = max(map(len, rows)) - 1
+    inputs, targets = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(2))
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for n, row in enumerate(rows):
+        inputs[n, : len(row) - 1] = torch.tensor(row[:-1])
+        targets[n, : len(row) - 1] = torch.tensor(row[1:])
+        mask[n, : len(row) - 1] = True
+    return Batch(inputs, targets, mask)

@@ -1,0 +1,152 @@
+"""prefrec.rankers.retrieve against a slow twin that sorts lists, and over the whole catalogue."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import ModelError
+from prefrec.evaluation import full_ranks, metrics_for
+from prefrec.prompts import load_template
+from prefrec.rankers import LMRanker, PopularityRanker, Ranker
+from prefrec.rankers.reference import RandomRanker, pad_scores
+from prefrec.rankers.retrieve import RetrieveThenRank
+from slow import slow_logps
+from tiny_run import TITLES
+
+IDS = [f"i{i}" for i in range(len(TITLES))]
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
+ROWS = [
+    RankingExample("u0", ("i1", "i2"), ("i5", "i6", "i7", "i8"), "i5"),
+    RankingExample("u1", ("i7",), ("i8", "i9"), "i9"),
+    RankingExample("u2", ("i30", "i5"), ("i5", "i6", "i50"), "i50"),
+]
+SEEN = {"u0": ["i10", "i11"], "u1": ("i9", "i12")}
+POPULARITY = PopularityRanker({item: 60 - n for n, item in enumerate(IDS)})
+"""i0 is the most popular item."""
+
+
+@dataclass
+class Fixed:
+    """Scores items by a table, and keeps what it was asked."""
+
+    table: dict[str, float]
+    name: str = "fixed"
+    asked: list[RankingExample] = field(default_factory=list)
+
+    def score(self, examples):
+        self.asked += examples
+        return pad_scores([[self.table[c] for c in e.candidates] for e in examples])
+
+
+def slow_order(example: RankingExample, retriever, ranker, k: int) -> list[str]:
+    """Item ids, best first, where no scores tie."""
+    first = sorted(example.candidates, key=lambda i: -retriever[i])
+    return sorted(first[:k], key=lambda i: -ranker[i]) + first[k:]
+
+
+def by_score(example: RankingExample, scores) -> list[str]:
+    return [example.candidates[c] for c in np.argsort(-scores[: len(example.candidates)])]
+
+
+def test_it_is_a_ranker():
+    pipeline = RetrieveThenRank("both", POPULARITY, RandomRanker(), 3)
+    assert isinstance(pipeline, Ranker)
+    assert pipeline.score([]).shape == (0, 0)
+    with pytest.raises(ValueError, match="k is at least 1, got 0"):
+        RetrieveThenRank("both", POPULARITY, RandomRanker(), 0)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(IDS), min_size=1, max_size=12, unique=True), min_size=1, max_size=4),
+    st.integers(1, 14),
+    st.permutations(range(len(IDS))),
+    st.permutations(range(len(IDS))),
+)
+def test_orders_equal_the_slow_twin(lists, k, first, second):
+    liked, wanted = (dict(zip(IDS, map(float, order), strict=True)) for order in (first, second))
+    examples = [RankingExample(f"u{n}", ("i1",), tuple(c), c[0]) for n, c in enumerate(lists)]
+    scores = RetrieveThenRank("both", Fixed(liked), Fixed(wanted), k).score(examples)
+    assert scores.shape == (len(lists), max(map(len, lists)))
+    for row, e in zip(scores, examples, strict=True):
+        assert by_score(e, row) == slow_order(e, liked, wanted, k)
+        assert np.isneginf(row[len(e.candidates) :]).all()
+        assert np.isfinite(row[: len(e.candidates)]).all()
+
+
+def test_the_ranker_sees_the_retrieved_alone_in_a_random_order():
+    ranker = Fixed(dict.fromkeys(IDS, 0.0))
+    many = [RankingExample(f"u{n}", ("i1",), tuple(IDS[:30]), "i29") for n in range(200)]
+    RetrieveThenRank("both", POPULARITY, ranker, 5).score(many)
+    assert [(e.user_id, e.history) for e in ranker.asked] == [(e.user_id, e.history) for e in many]
+    assert {frozenset(e.candidates) for e in ranker.asked} == {frozenset(IDS[:5])}
+    places = np.array([e.candidates.index("i0") for e in ranker.asked])
+    assert np.bincount(places, minlength=5).min() > 20
+    assert not {e.target for e in ranker.asked} & {"i29"}
+
+
+def test_ties_of_both_are_kept_and_luck_decides_at_the_last_place():
+    indifferent = Fixed(dict.fromkeys(IDS, 1.0))
+    ranker = Fixed({i: float(int(i[1:]) % 2) for i in IDS})
+    many = [RankingExample(f"u{n}", ("i1",), tuple(IDS[:10]), "i0") for n in range(300)]
+    scores = RetrieveThenRank("both", indifferent, ranker, 4).score(many)
+    for row, asked in zip(scores, ranker.asked, strict=True):
+        groups = {
+            i: 2 if i not in asked.candidates else int(ranker.table[i] == 0) for i in IDS[:10]
+        }  # best, second, not retrieved
+        for a, b in ((a, b) for a in range(10) for b in range(10)):
+            ga, gb = groups[IDS[a]], groups[IDS[b]]
+            assert (row[a] > row[b]) == (ga < gb)
+    retrieved = np.array([[i in e.candidates for i in IDS[:10]] for e in ranker.asked])
+    assert np.abs(retrieved.mean(axis=0) - 0.4).max() < 0.12
+
+
+def test_answers_do_not_depend_on_batch_or_order_of_candidates():
+    pipeline = RetrieveThenRank("both", Fixed({i: float(int(i[1:]) // 9) for i in IDS}), RandomRanker(5), 6)
+    rows = [RankingExample(f"u{n}", ("i1",), tuple(IDS[n:40]), "i39") for n in range(4)]
+    whole = pipeline.score(rows)
+    for n, e in enumerate(rows):
+        assert pipeline.score([e])[0].tolist() == whole[n, : len(e.candidates)].tolist()
+        turned = RankingExample(e.user_id, e.history, e.candidates[::-1], e.target)
+        assert pipeline.score([turned])[0][::-1].tolist() == whole[n, : len(e.candidates)].tolist()
+
+
+@pytest.mark.parametrize("k", [1, 8, 100])
+def test_full_catalogue_metrics_of_a_language_model_equal_the_slow_twin(model, bpe_tokenizer, k):
+    """Popularity's top K of what was not seen, then the model, one sequence a title. The list that the model is
+    shown is the pipeline's; what it makes of it, and all ranks and metrics, are worked out again."""
+    lm = LMRanker("lm", model, bpe_tokenizer, CATALOGUE, load_template("movies/1"))
+    pipeline = RetrieveThenRank("both", POPULARITY, lm, k)
+    ranks = full_ranks(pipeline, ROWS, CATALOGUE, SEEN)
+    want = []
+    for e in ROWS:
+        left_out = {*e.history, *SEEN.get(e.user_id, ())} - {e.target}
+        order = sorted((i for i in IDS if i not in left_out), key=lambda i: -POPULARITY.counts[i])
+        draws = RandomRanker(0).score([RankingExample(e.user_id, e.history, tuple(order), e.target)])[0]
+        luck = dict(zip(order, draws.tolist(), strict=True))
+        listed = sorted(order[:k], key=luck.__getitem__)
+        shown = CATALOGUE.titles_of(listed)
+        with torch.no_grad():
+            logps = slow_logps(model, lm.encoder.encode(lm.template, CATALOGUE.titles_of(e.history), shown, shown))
+        said = dict(zip(listed, logps.tolist(), strict=True))
+        final = [*sorted(said, key=lambda i: -said[i]), *order[k:]]
+        want.append(1 + final.index(e.target))
+    assert ranks.tolist() == want
+    assert want[2] > 8 or k == 100  # a target that popularity does not retrieve
+    metrics = {name: metric(ranks).mean() for name, metric in metrics_for((10,)).items()}
+    assert metrics["hr@10"] == pytest.approx(sum(r <= 10 for r in want) / 3)
+    assert metrics["ndcg@10"] == pytest.approx(sum(1 / math.log2(r + 1) for r in want if r <= 10) / 3)
+
+
+@pytest.mark.parametrize("broken", ["retriever", "ranker"])
+def test_nan_is_not_ranked(broken):
+    bad, good = Fixed(dict.fromkeys(IDS, math.nan), "bad"), Fixed(dict.fromkeys(IDS, 1.0))
+    pair = (bad, good) if broken == "retriever" else (good, bad)
+    with pytest.raises(ModelError, match="ranker 'bad': 3 of 3 rows hold NaN scores"):
+        RetrieveThenRank("both", *pair, 2).score(ROWS)
