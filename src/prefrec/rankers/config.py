@@ -1,13 +1,10 @@
-"""What a recipe may list under `rankers:`: one configuration class a kind."""
+"""What every entry of a recipe's `rankers:` has; `prefrec.rankers.kinds` lists the kinds."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
-
-from prefrec.data import config_error
+from pydantic import BaseModel, ConfigDict, field_validator
 
 NAME = r"^[A-Za-z0-9][\w.-]*$"
 """What runs and rankers may be called: the names are also those of files and folders."""
@@ -30,24 +27,3 @@ class RankerConfig(BaseModel):
                 f"{name!r} is no name for a ranker: letters, digits, '.', '_' and '-', a letter or digit first"
             )
         return name
-
-
-RANKER_CONFIGS: dict[str, type[RankerConfig]] = {}
-"""Kind → its configuration class."""
-
-
-def ranker_config(raw: Any) -> RankerConfig:
-    """The configuration of one entry of a recipe's `rankers`: a mapping whose `kind` says what the rest means.
-
-    Raises:
-        ValueError: there is no such kind, or a field is wrong.
-    """
-    if isinstance(raw, RankerConfig):
-        return raw
-    kind = raw.get("kind") if isinstance(raw, dict) else None
-    if kind not in RANKER_CONFIGS:
-        raise ValueError(f"each entry needs a kind, one of {', '.join(sorted(RANKER_CONFIGS))}; got {kind!r}")
-    try:
-        return RANKER_CONFIGS[kind].model_validate(raw)
-    except ValidationError as e:
-        raise ValueError(f"{kind}: {config_error(e)}") from e

@@ -80,9 +80,14 @@ class LMRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Log-probabilities [B, C] of the candidates' titles; −inf where a row has fewer candidates."""
-        sets = self._encode(examples, "candidates")
-        width = max((len(e.candidates) for e in examples), default=0)
-        out = np.full((len(examples), width), -np.inf)
+        return self.score_sets(self._encode(examples, "candidates"))
+
+    def score_sets(self, sets: Sequence[ChoiceSet]) -> NDArray[np.float64]:
+        """Log-probabilities [n, C] of the answers of n questions that are already encoded, in batches.
+
+        −inf where a question has fewer than C answers.
+        """
+        out = np.full((len(sets), max((len(c.answers) for c in sets), default=0)), -np.inf)
         if sets:
             self._settle_layout(max(sets, key=lambda c: c.length))
         with torch.no_grad():

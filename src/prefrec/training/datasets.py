@@ -129,6 +129,7 @@ def encode_examples(
     encoder: PromptEncoder,
     *,
     answers: Literal["target", "target-first", "candidates"],
+    shown: Catalogue | None = None,
 ) -> list[ChoiceSet]:
     """Choice sets of ranking examples; row i takes template i mod the number of templates.
 
@@ -139,7 +140,9 @@ def encode_examples(
         encoder: of the model's tokenizer.
         answers: `target` (SFT), `target-first` (alignment: target, then the other candidates in their
             order), or `candidates` (scoring: all in their order).
+        shown: the catalogue as prompts show it, where that is not the titles that are answered.
     """
+    shown = catalogue if shown is None else shown
     sets = []
     for i, example in enumerate(examples):
         candidates = catalogue.titles_of(example.candidates)
@@ -151,8 +154,9 @@ def encode_examples(
             wanted = [target, *candidates[:index], *candidates[index + 1 :]]
         else:
             wanted = candidates
-        history = catalogue.titles_of(example.history)
-        sets.append(encoder.encode(templates[i % len(templates)], history, candidates, wanted))
+        template = templates[i % len(templates)]
+        prompt = shown.titles_of(example.history), shown.titles_of(example.candidates)
+        sets.append(encoder.encode(template, *prompt, wanted))
     return sets
 
 

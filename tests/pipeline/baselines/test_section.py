@@ -14,7 +14,8 @@ from prefrec.pipeline.baselines import STAGE_FUNCTIONS
 from prefrec.pipeline.recipe import Recipe, dump_recipe, load_recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import RankerEntry
-from prefrec.rankers.config import RANKER_CONFIGS, RankerConfig
+from prefrec.rankers.config import RankerConfig
+from prefrec.rankers.kinds import RANKER_CONFIGS
 
 
 class Shorter(RankerConfig):

@@ -2,7 +2,7 @@
 
 A kind is plugged in at three places:
 
-- its configuration, a `RankerConfig`, in `prefrec.rankers.config.RANKER_CONFIGS`;
+- its configuration, a `RankerConfig`, in `prefrec.rankers.kinds.RANKER_CONFIGS`;
 - a module here with a function of the form of `StageFunction`, which does its work in the folder it is given
   (through `prefrec.pipeline.ingredients.due` and `prefrec.pipeline.stage.stage`, so that a finished stage is
   skipped and an interrupted one goes on) and returns a `RankerEntry`, whose `load` makes the ranker;
@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from prefrec.pipeline.baselines.llara import llara_align_stage, llara_stage
+from prefrec.pipeline.baselines.tallrec import tallrec_stage
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.score import Entry
 
@@ -31,5 +33,9 @@ class StageFunction(Protocol):
     def __call__(self, made_of: Ingredients, config: Any, folder: Path, before: Mapping[str, Entry], /) -> Entry: ...
 
 
-STAGE_FUNCTIONS: dict[str, StageFunction] = {}
+STAGE_FUNCTIONS: dict[str, StageFunction] = {
+    "llara": llara_stage,
+    "llara-s-dpo": llara_align_stage,
+    "tallrec": tallrec_stage,
+}
 """Kind → the function that carries it out."""

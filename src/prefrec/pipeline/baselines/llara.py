@@ -1,0 +1,180 @@
+"""The stages of LLaRA, and of S-DPO after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from peft import get_peft_model
+from transformers import set_seed
+
+from prefrec.data import RankingExample
+from prefrec.errors import ConfigError
+from prefrec.models import load_model, load_tokenizer
+from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.score import Entry, RankerEntry, SequentialEntry
+from prefrec.pipeline.stage import stage
+from prefrec.pipeline.train import ADAPTER, adapter_config, train_to_adapter, training_arguments, training_rows
+from prefrec.processes import is_first
+from prefrec.prompts import ChoiceSet, load_template
+from prefrec.rankers.llara import (
+    PROJECTOR_FILE,
+    CurriculumDataset,
+    HybridEncoder,
+    LlaraAlignConfig,
+    LlaraConfig,
+    LlaraRanker,
+    LlaraTrainer,
+    add_items,
+    embedding_of,
+    hybrid_catalogue,
+    load_llara,
+    load_llara_model,
+    save_projector,
+    vectors_of,
+)
+from prefrec.rankers.sequential import load_sequential
+from prefrec.training import ChoiceDataset, PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer, encode_examples
+from prefrec.training.config import SFTConfig
+
+MADE = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/{PROJECTOR_FILE}")
+"""What a finished stage has."""
+
+
+@dataclass(frozen=True)
+class LlaraEntry(RankerEntry):
+    """LLaRA in the table, and the folder of its adapter and projector, to go on from."""
+
+    adapter: Path
+
+
+def llara_stage(made_of: Ingredients, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> LlaraEntry:
+    """Train LLaRA in `folder`, or find it trained there.
+
+    Raises:
+        ConfigError: the sequential recommender that it takes item vectors from is not in the recipe.
+    """
+    source = before.get(config.items_from)
+    if not isinstance(source, SequentialEntry):
+        raise ConfigError(
+            f"rankers: {config.name} takes item vectors from {config.items_from}: "
+            f"add `- model: {config.items_from}` to the recipe's `sequential`"
+        )
+    key = made_of.key(llara=config.model_dump(), items=source.key)
+    if due(folder, key, config.name, MADE):
+        with stage(folder, key, config.kind, config.model_dump()):
+            _train(made_of, config, folder, source)
+    return _entry(made_of, config.name, folder, key)
+
+
+def llara_align_stage(
+    made_of: Ingredients, config: LlaraAlignConfig, folder: Path, before: Mapping[str, Entry]
+) -> LlaraEntry:
+    """Align LLaRA in `folder`, or find it aligned there.
+
+    Raises:
+        ConfigError: its reference is no LLaRA of the recipe, or the lists have too few candidates.
+    """
+    reference = before.get(config.reference)
+    if not isinstance(reference, LlaraEntry):
+        raise ConfigError(
+            f"rankers: {config.name} goes on from {config.reference}: put an entry of kind llara with this name "
+            "before it"
+        )
+    key = made_of.key(llara_s_dpo=config.decisive(), start=reference.key)
+    if due(folder, key, config.name, MADE):
+        with stage(folder, key, config.kind, config.model_dump()):
+            _align(made_of, config, folder, reference)
+    return _entry(made_of, config.name, folder, key)
+
+
+def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: SequentialEntry) -> None:
+    data, seed = made_of.data, made_of.seed
+    set_seed(seed)
+    base: Any = load_model(made_of.model.name, dtype=made_of.model.dtype)
+    model = get_peft_model(base, adapter_config(made_of.lora))
+    add_items(model, vectors_of(load_sequential(source.folder, data.catalogue)))
+    hybrid = _Prompts(made_of, model)
+    rows = training_rows(data, config, seed)
+    trainer = LlaraTrainer(
+        model,
+        SFTConfig(**training_arguments(config, made_of.model, folder, seed)),
+        CurriculumDataset(
+            hybrid.encode(rows, "target"), hybrid.encode(rows, "target", text=True), epochs=config.epochs, seed=seed
+        ),
+        ChoiceDataset(hybrid.encode(data.validation[: config.eval_rows], "target")) if config.eval_rows else None,
+        hybrid.encoder.tokenizer,
+    )
+    _finish(trainer, folder)
+
+
+def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, reference: LlaraEntry) -> None:
+    data, seed = made_of.data, made_of.seed
+    set_seed(seed)
+    model = load_llara_model(made_of.model.name, reference.adapter, dtype=made_of.model.dtype)
+    hybrid = _Prompts(made_of, model)
+    choices = {"num_negatives": config.num_negatives, "negatives": config.negatives}
+
+    def dataset(examples: Sequence[RankingExample]) -> PreferenceDataset:
+        return PreferenceDataset(hybrid.encode(examples, "target-first"), seed=seed, **cast(Any, choices))
+
+    trainer = SoftmaxDPOTrainer(
+        model,
+        SoftmaxDPOConfig(
+            **training_arguments(config, made_of.model, folder, seed),
+            **cast(Any, choices),
+            beta=config.beta,
+            max_tokens_per_pass=config.max_tokens_per_pass,
+        ),
+        dataset(training_rows(data, config, seed)),
+        dataset(data.validation[: config.eval_rows]) if config.eval_rows else None,
+        hybrid.encoder.tokenizer,
+    )
+    _finish(trainer, folder)
+
+
+class _Prompts:
+    """Training rows as choice sets, with and without items."""
+
+    def __init__(self, made_of: Ingredients, model: Any) -> None:
+        section, self.data = made_of.model, made_of.data
+        embedding = embedding_of(model)
+        self.templates = [load_template(name, domain=self.data.domain) for name in section.templates]
+        self.shown = hybrid_catalogue(self.data.catalogue, embedding)
+        self.encoder = HybridEncoder(
+            load_tokenizer(section.name), embedding, max_length=section.max_length, chat=section.chat
+        )
+
+    def encode(self, examples: Sequence[RankingExample], answers: Any, *, text: bool = False) -> list[ChoiceSet]:
+        """As `encode_examples`; as text alone where `text` is set."""
+        shown = None if text else self.shown
+        return encode_examples(
+            examples, self.data.catalogue, self.templates, self.encoder, answers=answers, shown=shown
+        )
+
+
+def _finish(trainer: Any, folder: Path) -> None:
+    """Train to the end; adapter and projector in one folder."""
+    train_to_adapter(trainer, folder)
+    if is_first():
+        save_projector(trainer.model, folder / ADAPTER)
+
+
+def _entry(made_of: Ingredients, name: str, folder: Path, key: str) -> LlaraEntry:
+    model, data = made_of.model, made_of.data
+
+    def load() -> LlaraRanker:
+        return load_llara(
+            name,
+            model.name,
+            folder / ADAPTER,
+            data.catalogue,
+            load_template(model.templates[0], domain=data.domain),
+            dtype=model.dtype,
+            max_length=model.max_length,
+            chat=model.chat,
+        )
+
+    return LlaraEntry(name, key, load, folder / ADAPTER)

@@ -1,0 +1,91 @@
+"""The stage of TALLRec: questions from training rows, an adapter by SFT, a ranker by P(Yes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformers import set_seed
+
+from prefrec.console import say
+from prefrec.models import load_model
+from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.score import Entry, RankerEntry
+from prefrec.pipeline.stage import file_facts, stage
+from prefrec.pipeline.train import (
+    ADAPTER,
+    adapter_config,
+    prompt_encoder,
+    some_rows,
+    train_to_adapter,
+    training_arguments,
+)
+from prefrec.rankers.tallrec import (
+    LikeTemplate,
+    Opinions,
+    TallrecConfig,
+    TallrecRanker,
+    load_like_template,
+    load_tallrec,
+    tallrec_dataset,
+    training_questions,
+)
+from prefrec.training import SFTConfig, SFTTrainer
+
+
+def tallrec_stage(
+    made_of: Ingredients, config: TallrecConfig, folder: Path, before: Mapping[str, Entry]
+) -> RankerEntry:
+    """Train TALLRec in `folder`, or find it trained there."""
+    template = load_like_template(config.template, domain=made_of.data.domain)
+    opinions = Opinions(made_of.data.train_interactions, config.liked)
+    facts = file_facts([Path(config.template)] if config.template else [])
+    key = made_of.key(tallrec=config.model_dump(), template=facts)
+    if due(folder, key, config.name):
+        with stage(folder, key, config.kind, config.model_dump()):
+            _train(made_of, config, folder, template, opinions)
+    return RankerEntry(config.name, key, lambda: _load(made_of, config, folder, template, opinions))
+
+
+def _train(
+    made_of: Ingredients, config: TallrecConfig, folder: Path, template: LikeTemplate, opinions: Opinions
+) -> None:
+    data, seed = made_of.data, made_of.seed
+    set_seed(seed)
+    if not opinions:
+        say(
+            f"{config.name}: no rating below {config.liked:g}: what was chosen is liked, untouched candidates are not"
+        )
+    encoder = prompt_encoder(made_of.model)
+    questions = training_questions(data.train, opinions, negatives=config.negatives, seed=seed)
+    if opinions:
+        config = config.model_copy(update={"eval_rows": 0})  # the answers to validation rows are not told
+    held_out = training_questions(
+        data.validation[: config.eval_rows], opinions, negatives=config.negatives, seed=seed
+    )
+    trainer = SFTTrainer(
+        load_model(made_of.model.name, dtype=made_of.model.dtype),
+        SFTConfig(**training_arguments(config, made_of.model, folder, seed)),
+        tallrec_dataset(some_rows(questions, config, seed), data.catalogue, template, encoder),
+        tallrec_dataset(held_out, data.catalogue, template, encoder) if held_out else None,
+        encoder.tokenizer,
+        adapter_config(made_of.lora),
+    )
+    train_to_adapter(trainer, folder)
+
+
+def _load(
+    made_of: Ingredients, config: TallrecConfig, folder: Path, template: LikeTemplate, opinions: Opinions
+) -> TallrecRanker:
+    model = made_of.model
+    return load_tallrec(
+        config.name,
+        model.name,
+        folder / ADAPTER,
+        made_of.data.catalogue,
+        template,
+        opinions,
+        dtype=model.dtype,
+        max_length=model.max_length,
+        chat=model.chat,
+    )

@@ -1,0 +1,36 @@
+"""What a recipe may list under `rankers:`: one configuration class a kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from prefrec.data import config_error
+from prefrec.rankers.config import RankerConfig
+from prefrec.rankers.llara.config import LlaraAlignConfig, LlaraConfig
+from prefrec.rankers.tallrec.config import TallrecConfig
+
+RANKER_CONFIGS: dict[str, type[RankerConfig]] = {
+    "llara": LlaraConfig,
+    "llara-s-dpo": LlaraAlignConfig,
+    "tallrec": TallrecConfig,
+}
+"""Kind → its configuration class."""
+
+
+def ranker_config(raw: Any) -> RankerConfig:
+    """The configuration of one entry of a recipe's `rankers`: a mapping whose `kind` says what the rest means.
+
+    Raises:
+        ValueError: there is no such kind, or a field is wrong.
+    """
+    if isinstance(raw, RankerConfig):
+        return raw
+    kind = raw.get("kind") if isinstance(raw, dict) else None
+    if kind not in RANKER_CONFIGS:
+        raise ValueError(f"each entry needs a kind, one of {', '.join(sorted(RANKER_CONFIGS))}; got {kind!r}")
+    try:
+        return RANKER_CONFIGS[kind].model_validate(raw)
+    except ValidationError as e:
+        raise ValueError(f"{kind}: {config_error(e)}") from e

@@ -1,0 +1,39 @@
+"""What LLaRA, and S-DPO after it, are trained with, checked by pydantic."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from prefrec.rankers.config import RankerConfig
+from prefrec.training.section import TrainSection
+
+
+class LlaraConfig(RankerConfig, TrainSection):
+    """LLaRA: SFT on prompts in which each item is its title and the projected vector of a sequential recommender."""
+
+    kind: Literal["llara"] = "llara"
+    name: str = "LLaRA"
+    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate, of adapter and projector.")
+    items_from: str = Field(
+        "SASRec", description="Name of the sequential recommender whose item vectors are projected; made before."
+    )
+
+
+class LlaraAlignConfig(RankerConfig, TrainSection):
+    """S-DPO after LLaRA: its adapter is the reference and the start, and its projector stays as it is."""
+
+    kind: Literal["llara-s-dpo"] = "llara-s-dpo"
+    name: str = "LLaRA-S-DPO"
+    reference: str = Field("LLaRA", description="Name of the `llara` entry that it goes on from; made before.")
+    beta: float = Field(1.0, gt=0, description="Pull to the reference.")
+    num_negatives: int = Field(3, ge=1, description="Rejected answers a row and step.")
+    negatives: Literal["fixed", "per_epoch"] = Field("fixed", description="Drawn once, or anew in each epoch.")
+    max_tokens_per_pass: int | None = Field(
+        None, ge=1, description="Tokens a pass, for many negatives: less memory, the same gradient; None: no limit."
+    )
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that the outcome depends on."""
+        return self.model_dump(exclude={"max_tokens_per_pass"})

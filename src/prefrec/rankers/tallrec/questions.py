@@ -1,0 +1,77 @@
+"""Who liked what: ratings as opinions, and training rows as questions with the answer Yes or No."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from prefrec.data import RankingExample
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Will the user like an item?
+
+    Attributes:
+        history: (item id, liked), oldest first.
+        item: id of the item in question.
+        liked: the answer, as far as it is known; scoring does not ask.
+    """
+
+    history: tuple[tuple[str, bool], ...]
+    item: str
+    liked: bool | None = None
+
+
+class Opinions:
+    """Which items users disliked, as far as the training interactions say.
+
+    An item that a user took without a rating (the log has none, or the interaction is no training interaction)
+    counts as liked.
+
+    Args:
+        interactions: frame `user_id, item_id[, rating]` of the training interactions.
+        threshold: rating from which on an item counts as liked.
+    """
+
+    def __init__(self, interactions: pl.DataFrame, threshold: float) -> None:
+        self._disliked: set[tuple[str, str]] = set()
+        if "rating" in interactions.columns:
+            low = interactions.filter(pl.col("rating") < threshold)
+            self._disliked = set(low.select("user_id", "item_id").iter_rows())
+
+    def liked(self, user: str, item: str) -> bool:
+        """Whether a user liked an item that the user took."""
+        return (user, item) not in self._disliked
+
+    def __bool__(self) -> bool:
+        """Whether there is any dislike."""
+        return bool(self._disliked)
+
+
+def history_of(example: RankingExample, opinions: Opinions) -> tuple[tuple[str, bool], ...]:
+    """(item id, liked) of an example's history, oldest first."""
+    return tuple((item, opinions.liked(example.user_id, item)) for item in example.history)
+
+
+def training_questions(
+    examples: Sequence[RankingExample], opinions: Opinions, *, negatives: int, seed: int
+) -> list[Question]:
+    """Questions of training rows, with their answers.
+
+    With ratings: one a row, about its target, whose rating is the answer. Where the log tells of no dislike: one
+    about the target (Yes) and `negatives` about other candidates, which the user never touched (No); which ones
+    depends on seed and row alone.
+    """
+    questions = []
+    for row, example in enumerate(examples):
+        history = history_of(example, opinions)
+        questions.append(Question(history, example.target, opinions.liked(example.user_id, example.target)))
+        if not opinions:
+            others = [c for c in example.candidates if c != example.target]
+            drawn = np.random.default_rng((seed, row)).permutation(len(others))[:negatives]
+            questions += [Question(history, others[i], False) for i in drawn.tolist()]
+    return questions
