@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefrec.data.readers import read_bytes
+from prefrec.errors import DataError
+
 RECORDS = "records.jsonl"
 Key = tuple[str, int, str]
 """Section, N, method."""
@@ -23,16 +26,26 @@ def append_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of the folder's records; half a line, left by a run that was killed, is passed over."""
+    """All whole lines of the folder's records; half a line, left by a run that was killed, is passed over.
+
+    Raises:
+        DataError: a whole line is no record.
+    """
     path = folder / RECORDS
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(read_bytes(path).splitlines(), start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if not isinstance(record, dict) or "kind" not in record:
+            raise DataError(
+                f"{path}, line {number}: expected a JSON object with kind, found {type(record).__name__}; "
+                "remove the line, or give another folder"
+            )
+        records.append(record)
     return records
 
 

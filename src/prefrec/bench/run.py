@@ -168,8 +168,10 @@ def _check_settings(settings: BenchSettings, out: Path) -> None:
     """Write the settings, or compare them with those that the folder's measurements were made with."""
     mine, path = settings.identity(), out / SETTINGS
     theirs = read_json(path)
-    if theirs is None or not any(r["kind"] == "measurement" for r in read_records(out)):
+    if not any(r["kind"] == "measurement" for r in read_records(out)):
         write_json(path, mine)
+    elif not isinstance(theirs, dict):
+        raise ConfigError(f"{path} is damaged, so that nobody knows what was measured there: give another folder")
     elif theirs != mine:
         differ = [f"{k} {theirs.get(k)!r}, now {v!r}" for k, v in mine.items() if theirs.get(k) != v]
         raise ConfigError(f"{out} holds measurements with other settings ({'; '.join(differ)}): give another folder")

@@ -207,6 +207,6 @@ def _show(data: PreparedData, out: Path) -> None:
     ]
     short = protocol["split_facts"].get("users_too_short", 0)
     lines += [f"{short:,} users left out: too short a history"] if short else []
-    lines += [f"{counts['repeats_dropped']:,} repeats left out"] if counts["repeats_dropped"] else []
+    lines += [f"{counts['repeats_dropped']:,} repeats left out"] if counts.get("repeats_dropped") else []
     for line in lines + protocol["notes"]:
         console.print(f"• {line}", highlight=False, markup=False, soft_wrap=True)

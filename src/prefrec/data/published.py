@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from prefrec.data.readers import read_json_lines, read_text
+from prefrec.data.readers import load_json, read_json_lines, read_text
 from prefrec.data.store import write_whole
 from prefrec.data.types import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
@@ -115,13 +115,8 @@ def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[Ranki
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     text = read_text(path)
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as e:
-            raise DataError(f"{path}, line {e.lineno}, column {e.colno}: not valid JSON ({e.msg})") from None
-    else:
-        rows = [row for _, row in read_json_lines(path)]
+    whole = text.lstrip().startswith("[")
+    rows = load_json(text, path) if whole else [row for _, row in read_json_lines(path)]
     if not rows:
         raise DataError(f"{path}: no rows")
     for number, row in enumerate(rows):
@@ -137,6 +132,8 @@ def _check_row(row: object, where: str) -> None:
     good = isinstance(row.get("historyList"), str) and isinstance(row.get("trueSelection"), str)
     if not good or not isinstance(items, list) or not all(isinstance(i, str) for i in items):
         raise DataError(f"{where}: {expected}, found {', '.join(map(str, row)) or 'nothing'}")
+    if not all(t.strip() for part in _titles(row)[:2] for t in part):
+        raise DataError(f"{where}: an empty title in historyList or itemList; leave it out")
     times = items.count(row["trueSelection"])
     if times != 1:
         raise DataError(f"{where}: trueSelection {row['trueSelection']!r} stands {times}×, not once, in itemList")

@@ -16,6 +16,10 @@ from prefrec.errors import DataError
 
 TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
 HEADERLESS = (".data",)
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+"""How polars ends on a damaged Parquet file."""
+_LATEST = 1e18
+"""Microseconds since 1970, in the year 33658: larger numbers are no times."""
 _READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
@@ -61,6 +65,8 @@ def decode(data: bytes, path: Path, encoding: str) -> str:
             f"{path}, line {line}: byte 0x{data[e.start]:02x} is not {encoding}. "
             f"The file reads as {works}: say so with --encoding {works} (`encoding: {works}` in a recipe)"
         ) from None
+    except ValueError as e:
+        raise DataError(f"{path}: cannot be read as {encoding!r} ({e}); try utf-8, latin-1 or cp1252") from None
 
 
 def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None = None) -> pl.DataFrame:
@@ -73,7 +79,8 @@ def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None
         header: column names of a tab-separated file that has no header line.
 
     Raises:
-        DataError: missing, unreadable or empty file, or a line with more fields than the header.
+        DataError: missing, unreadable or empty file, two columns of one name, or a line with more fields than
+            the header.
     """
     path = Path(path)
     if path.suffix in (".parquet", ".pq"):
@@ -88,7 +95,11 @@ def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None
     separator = _separator(names, suffix.lower())
     quote = None if separator == "\t" else '"'
     frame = _parse_csv(text, path, separator, quote, 1 if header is None else 0)
-    return frame.rename({c: c.split(":", 1)[0].strip() for c in frame.columns})
+    plain = [c.split(":", 1)[0].strip() for c in frame.columns]
+    twice = next((c for n, c in enumerate(plain) if c in plain[:n]), None)
+    if twice is not None:
+        raise DataError(f"{path}: two columns are called {twice!r}; rename one in the header")
+    return frame.rename(dict(zip(frame.columns, plain, strict=True)))
 
 
 def pick_columns(
@@ -118,13 +129,13 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
     """`frame` with `column` as stripped strings.
 
     Raises:
-        DataError: an id is missing; the message names its line.
+        DataError: an id is missing (the message names its line), or the column holds lists or records.
     """
     kind = frame.schema[column]
     if kind.is_float():  # 12.0 in a Parquet file made by pandas means item 12
         whole = frame[column].drop_nulls()
         frame = frame.with_columns(pl.col(column).cast(pl.Int64)) if bool((whole == whole.floor()).all()) else frame
-    frame = frame.with_columns(pl.col(column).cast(pl.String).str.strip_chars())
+    frame = frame.with_columns(as_text(frame, column, path).str.strip_chars())
     bad = frame[column].is_null() | (frame[column] == "")
     if bad.any():
         raise DataError(
@@ -133,13 +144,22 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
     return frame
 
 
+def as_text(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
+    """The column as strings.
+
+    Raises:
+        DataError: it holds lists, records or bytes that are no text.
+    """
+    return _cast(frame, column, pl.String, path, "text or numbers")
+
+
 def parse_numbers(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
     """`frame` with `column` as Float64.
 
     Raises:
         DataError: a value is missing, NaN or not a number; the message names its line and the value.
     """
-    values = frame[column].cast(pl.Float64, strict=False)
+    values = _cast(frame, column, pl.Float64, path, "numbers")
     _refuse_bad(frame, column, values.is_null() | ~values.is_finite().fill_null(False), path, "a number")
     return frame.with_columns(values.alias(column))
 
@@ -153,18 +173,18 @@ def parse_timestamps(frame: pl.DataFrame, column: str, path: Path) -> tuple[pl.D
         DataError: a time is missing, NaN or unreadable; the message names its line and the value.
     """
     raw = frame[column]
-    if raw.dtype.is_temporal():
+    if raw.dtype in (pl.Date, pl.Datetime):
         seconds = raw.cast(pl.Datetime("us")).dt.epoch("s")
         _refuse_bad(frame, column, seconds.is_null(), path, "a date")
         return frame.with_columns(seconds.alias(column)), []
-    values = raw.cast(pl.Float64, strict=False)
+    values = _cast(frame, column, pl.Float64, path, "dates or seconds since 1970")
     if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
         stamps = raw.str.strip_chars().str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
         if stamps.is_null().all():
             stamps = raw.str.strip_chars().str.to_date(strict=False).cast(pl.Datetime("us"))
         _refuse_bad(frame, column, stamps.is_null(), path, "seconds since 1970 or an ISO 8601 date")
         return frame.with_columns(stamps.dt.epoch("s").alias(column)), [f"{path.name}: times read as ISO 8601 text"]
-    bad = values.is_null() | ~values.is_finite().fill_null(False)
+    bad = values.is_null() | ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
     _refuse_bad(frame, column, bad, path, "seconds since 1970 or an ISO 8601 date")
     size = float(values.abs().max() or 0)  # type: ignore[arg-type]
     divisor, unit = (10**6, "microseconds") if size > 1e14 else (10**3, "milliseconds") if size > 1e11 else (1, "")
@@ -187,6 +207,38 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield line, _json_object(raw, path, line)
     except _READ_ERRORS as e:
         raise _gzip_error(path, e, line) from None
+
+
+def first_words(error: BaseException) -> str:
+    """The first line of an error's message, or what it is called."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def load_json(data: str | bytes, path: Path, line: int | None = None) -> Any:
+    """The JSON value in `data`, which comes from `path`, or from a line of it.
+
+    Raises:
+        DataError: no JSON, nested too deeply, a number too long, or half a character; the message says where.
+    """
+    where = f"{path}, line {line}" if line else str(path)
+    try:
+        value = json.loads(data)
+        halves = "\\ud" in data.lower() if isinstance(data, str) else b"\\ud" in data.lower()
+        if halves:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as e:
+        raise DataError(f"{where}: not UTF-8 ({e.reason} at byte {e.start})") from None
+    except UnicodeEncodeError as e:
+        half = e.object[e.start : e.end]
+        raise DataError(f"{where}: {half!r} is half a character (a lone surrogate); correct the text") from None
+    except json.JSONDecodeError as e:
+        where = f"{path}, line {line or e.lineno}, column {e.colno}"
+        raise DataError(f"{where}: not valid JSON ({e.msg}); fix or remove the line") from None
+    except RecursionError:
+        raise DataError(f"{where}: not valid JSON (nested too deeply); fix or remove it") from None
+    except ValueError as e:
+        raise DataError(f"{where}: not valid JSON ({e}); fix or remove it") from None
+    return value
 
 
 def first_line(bad: pl.Series, path: Path) -> str:
@@ -225,17 +277,23 @@ def _gzip_error(path: Path, error: Exception, line: int | None = None) -> DataEr
 
 
 def _json_object(raw: bytes, path: Path, line: int) -> dict[str, Any]:
-    try:
-        value = json.loads(raw)
-    except UnicodeDecodeError as e:
-        raise DataError(f"{path}, line {line}: not UTF-8 ({e.reason} at byte {e.start})") from None
-    except json.JSONDecodeError as e:
-        raise DataError(
-            f"{path}, line {line}, column {e.colno}: not valid JSON ({e.msg}); fix or remove the line"
-        ) from None
+    value = load_json(raw, path, line)
     if not isinstance(value, dict):
         raise DataError(f"{path}, line {line}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _cast(frame: pl.DataFrame, column: str, kind: type[pl.DataType], path: Path, expected: str) -> pl.Series:
+    """The column as `kind`; where a value of a fitting column is none, null."""
+    found = frame.schema[column]
+    try:
+        if found.is_nested() or (found.is_temporal() and kind is not pl.String):
+            raise pl.exceptions.InvalidOperationError
+        return frame[column].cast(kind, strict=kind is pl.String)
+    except pl.exceptions.PolarsError:
+        raise DataError(
+            f"{path}, column {column}: {found} is not {expected}; write the file with another type"
+        ) from None
 
 
 def _decodes(data: bytes, encoding: str) -> bool:
@@ -257,19 +315,19 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     _check_file(path)
     try:
         return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as e:
-        raise DataError(f"{path}: not a readable Parquet file ({str(e).splitlines()[0]})") from None
+    except UNREADABLE as e:
+        raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); write it again") from None
 
 
 def _parse_csv(text: str, path: Path, separator: str, quote: str | None, first: int) -> pl.DataFrame:
     try:
         return pl.read_csv(text.encode(), separator=separator, quote_char=quote, infer_schema=False)
-    except pl.exceptions.PolarsError as e:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
         lines = text.splitlines()
         expected = lines[0].count(separator)
         wide = next((n for n, row in enumerate(lines, start=first) if row.count(separator) > expected), None)
         where = f", line {wide}" if wide else ""
-        why = f"more than the {expected + 1} fields of the header" if wide else str(e).splitlines()[0]
+        why = f"more than the {expected + 1} fields of the header" if wide else first_words(e)
         raise DataError(f"{path}{where}: cannot be read as a table: {why}") from None
 
 

@@ -8,14 +8,31 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from prefrec.data.types import FORMAT_VERSION, Catalogue, PreparedData, examples_to_frame, frame_to_examples
+from prefrec.data.readers import UNREADABLE, first_words
+from prefrec.data.types import (
+    EXAMPLE_SCHEMA,
+    FORMAT_VERSION,
+    Catalogue,
+    PreparedData,
+    examples_to_frame,
+    frame_to_examples,
+)
 from prefrec.errors import DataError, StorageError
 
 PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", "train", "validation", "test")
+
+_ROWS = ("train", "validation", "test")
+_SCHEMAS: dict[str, Mapping[str, Any]] = {
+    "items": {"item_id": pl.String, "title": pl.String},
+    "interactions": {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
+    **dict.fromkeys(_ROWS, EXAMPLE_SCHEMA),
+}
+"""Columns that a table must have; it may have more."""
 
 _FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
 _WRITER_FAILED = {
@@ -71,13 +88,22 @@ def read_prepared(folder: Path) -> PreparedData:
         raise DataError(f"{folder} {why} ({PROTOCOL} is missing); run `prefrec prepare {folder}` again") from None
     except ValueError as e:
         raise DataError(f"{folder / PROTOCOL}: not valid JSON ({e}); run `prefrec prepare {folder}` again") from None
+    except RecursionError:
+        raise DataError(f"{folder / PROTOCOL}: not valid JSON; run `prefrec prepare {folder}` again") from None
+    if not isinstance(protocol, dict):
+        kind = type(protocol).__name__
+        raise DataError(
+            f"{folder / PROTOCOL}: expected a JSON object, found {kind}; run `prefrec prepare {folder}` again"
+        )
     found = protocol.get("format_version")
     if found != FORMAT_VERSION:
         raise DataError(
             f"{folder}: format version {found}, this prefrec reads {FORMAT_VERSION}; prepare the data again"
         )
     tables = {name: _read_table(folder / f"{name}.parquet") for name in _TABLES}
-    rows = {name: frame_to_examples(tables[name]) for name in ("train", "validation", "test")}
+    for name, frame in tables.items():
+        _check_table(frame, name, folder / f"{name}.parquet", tables["items"])
+    rows = {name: frame_to_examples(tables[name]) for name in _ROWS}
     return PreparedData(
         Catalogue(tables["items"]),
         rows["train"],
@@ -168,6 +194,32 @@ def _told(error: Exception) -> int | None:
 def _read_table(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path)
-    except (FileNotFoundError, pl.exceptions.PolarsError, OSError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise DataError(f"{path}: missing or damaged ({reason}); prepare the data again") from None
+    except UNREADABLE as e:
+        raise DataError(f"{path}: missing or damaged ({first_words(e)}); prepare the data again") from None
+
+
+def _check_table(frame: pl.DataFrame, name: str, path: Path, items: pl.DataFrame) -> None:
+    """Refuse a table that `write_prepared` would not have written."""
+    for column, kind in _SCHEMAS[name].items():
+        if column not in frame.columns:
+            raise DataError(f"{path}: no column {column!r}; prepare the data again")
+        if frame.schema[column] != kind:
+            found = frame.schema[column]
+            raise DataError(f"{path}: column {column!r} is {found}, expected {kind}; prepare the data again")
+        _refuse(frame[column].is_null(), path, f"{column} is empty")
+    if name == "items":
+        _refuse(frame["item_id"].is_duplicated(), path, "another row has the same item_id")
+    if name not in _ROWS:
+        return
+    listed = frame.select(pl.col("candidates").list.contains(pl.col("target"))).to_series()
+    _refuse(~listed, path, "the target is not in its list")
+    for column in ("history", "candidates"):
+        met = frame[column].explode().drop_nulls().unique()
+        for item in met.filter(~met.is_in(items["item_id"].to_list()))[:1]:
+            strange = frame.select(pl.col(column).list.contains(item)).to_series()
+            _refuse(strange, path, f"item {item!r} is not in items.parquet")
+
+
+def _refuse(bad: pl.Series, path: Path, why: str) -> None:
+    if bad.any():
+        raise DataError(f"{path}, row {bad.arg_true()[0]}: {why}; prepare the data again")

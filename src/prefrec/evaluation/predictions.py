@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
+from prefrec.data.readers import UNREADABLE, first_words
 from prefrec.data.store import write_whole
 from prefrec.errors import DataError
 
@@ -66,15 +67,22 @@ def read_predictions(path: Path) -> pl.DataFrame:
     """The predictions in `path`.
 
     Raises:
-        DataError: the file is absent, is no Parquet, or lacks a column.
+        DataError: the file is absent, is no Parquet, lacks a column, or holds one of another type.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such predictions file; `prefrec evaluate` writes it")
     try:
         frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as e:
-        raise DataError(f"{path}: not a readable Parquet file ({e})") from None
+    except UNREADABLE as e:
+        raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); evaluate again") from None
     missing = [c for c in PREDICTION_SCHEMA.names() if c not in frame.columns]
     if missing:
         raise DataError(f"{path}: no predictions file, columns missing: {', '.join(missing)}")
-    return frame.select(PREDICTION_SCHEMA.names()).cast(PREDICTION_SCHEMA)
+    columns = []
+    for name, kind in PREDICTION_SCHEMA.items():
+        try:
+            columns.append(frame[name].cast(kind))
+        except pl.exceptions.PolarsError:
+            found = frame.schema[name]
+            raise DataError(f"{path}: column {name!r} ({found}) cannot be read as {kind}; evaluate again") from None
+    return pl.DataFrame(columns)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from prefrec.data.readers import as_text
 from prefrec.data.titles import DuplicateTitles, resolve_duplicates
 from prefrec.data.types import Catalogue, Window
 from prefrec.errors import DataError
@@ -50,11 +51,11 @@ def clean_catalogue(items: pl.DataFrame, path: Path) -> pl.DataFrame:
     """`item_id, title, …` with trimmed titles and each id once.
 
     Raises:
-        DataError: an empty title, an id with two titles, or no items.
+        DataError: an empty title, titles that are no text, an id with two titles, or no items.
     """
     if items.is_empty():
         raise DataError(f"{path}: the catalogue has no items")
-    items = items.with_columns(pl.col("title").cast(pl.String).str.replace_all(r"\s+", " ").str.strip_chars())
+    items = items.with_columns(as_text(items, "title", path).str.replace_all(r"\s+", " ").str.strip_chars())
     blank = items.filter(pl.col("title").is_null() | (pl.col("title") == ""))["item_id"].to_list()
     if blank:
         raise DataError(

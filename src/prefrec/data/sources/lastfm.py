@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from prefrec.data.filters import core
-from prefrec.data.readers import check_ids, parse_numbers, pick_columns, read_table, read_text
+from prefrec.data.readers import check_ids, first_line, parse_numbers, pick_columns, read_table, read_text
 from prefrec.data.sources.base import GivenSplit, Source, clean_catalogue, merge_duplicates
 from prefrec.data.types import Catalogue, Window
 from prefrec.errors import DataError
@@ -114,13 +114,16 @@ def _first_tags(path: Path) -> pl.DataFrame:
         tags = check_ids(tags, column, path)
     for column in ("day", "month", "year"):
         tags = parse_numbers(tags, column, path)
-    date = pl.datetime(pl.col("year").cast(pl.Int32), pl.col("month").cast(pl.Int8), pl.col("day").cast(pl.Int8))
-    usable = pl.when(pl.col("year").is_between(FIRST_YEAR, LAST_YEAR)).then(date.dt.epoch("s"))
-    return (
-        tags.with_columns(usable.alias("timestamp"))
-        .group_by("user_id", "item_id", maintain_order=True)
-        .agg(pl.col("timestamp").min())
-    )
+    within = pl.col("year").is_between(FIRST_YEAR, LAST_YEAR)
+    written = [pl.col(c).cast(pl.Int64, strict=False).cast(pl.String).str.zfill(2) for c in ("year", "month", "day")]
+    date = pl.concat_str(written, separator="-").str.to_date("%Y-%m-%d", strict=False)
+    tags = tags.with_columns(pl.when(within).then(date.cast(pl.Datetime("us")).dt.epoch("s")).alias("timestamp"))
+    bad = tags.select(within & pl.col("timestamp").is_null()).to_series()
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        given = ", ".join(f"{c} {tags[c][row]:g}" for c in ("day", "month", "year"))
+        raise DataError(f"{path}, {first_line(bad, path)}: {given} is no date; correct or drop the line")
+    return tags.group_by("user_id", "item_id", maintain_order=True).agg(pl.col("timestamp").min())
 
 
 def _names(path: Path) -> pl.DataFrame:

@@ -12,6 +12,7 @@ import polars as pl
 import yaml
 
 from prefrec.data import PreparedData, read_prepared
+from prefrec.data.readers import first_words
 from prefrec.errors import DataError
 from prefrec.evaluation import Evaluation, read_predictions
 
@@ -140,7 +141,7 @@ class _Reader:
             return None
         try:
             return read(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             reason = str(e).replace(f"{self.folder}/", "").splitlines()[:1] or [type(e).__name__]
             self.missing.append(f"{part} cannot be read: {reason[0]}")
             return None
@@ -174,8 +175,8 @@ def _any_part(folder: Path) -> bool:
 def _parse_recipe(text: str, missing: list[str]) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(text) if text else {}
-    except yaml.YAMLError as e:
-        missing.append(f"recipe.yaml cannot be read: {str(e).splitlines()[0]}")
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        missing.append(f"recipe.yaml cannot be read: {first_words(e)}")
         return {}
     return recipe if isinstance(recipe, dict) else {}
 
