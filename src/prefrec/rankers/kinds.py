@@ -9,11 +9,15 @@ from pydantic import ValidationError
 from prefrec.data import config_error
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.llara.config import LlaraAlignConfig, LlaraConfig
+from prefrec.rankers.morec.config import MoRecConfig
+from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.rankers.tallrec.config import TallrecConfig
 
 RANKER_CONFIGS: dict[str, type[RankerConfig]] = {
     "llara": LlaraConfig,
     "llara-s-dpo": LlaraAlignConfig,
+    "morec": MoRecConfig,
+    "retrieve-then-rank": RetrieveThenRankConfig,
     "tallrec": TallrecConfig,
 }
 """Kind → its configuration class."""

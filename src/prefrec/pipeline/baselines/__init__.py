@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prefrec.pipeline.baselines.llara import llara_align_stage, llara_stage
+from prefrec.pipeline.baselines.morec import morec_stage
+from prefrec.pipeline.baselines.retrieve import retrieve_stage
 from prefrec.pipeline.baselines.tallrec import tallrec_stage
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.score import Entry
@@ -36,6 +38,8 @@ class StageFunction(Protocol):
 STAGE_FUNCTIONS: dict[str, StageFunction] = {
     "llara": llara_stage,
     "llara-s-dpo": llara_align_stage,
+    "morec": morec_stage,
+    "retrieve-then-rank": retrieve_stage,
     "tallrec": tallrec_stage,
 }
 """Kind → the function that carries it out."""
