@@ -1,0 +1,66 @@
+"""Arguments of the command line: verbs and options that there are not, values that do not fit."""
+
+# ruff: noqa: E501  # a case a line is a table that can be read
+
+from __future__ import annotations
+
+from typing import Any
+
+from reliability.corpus.case import Case, command
+
+
+def _typed(line: str, message: str, *more: str) -> Case:
+    """A line as it is typed; RUN, DATA and OUT stand for the place's folders and one to write."""
+
+    def give(place: Any, folder: Any) -> tuple[Any, ...]:
+        names = {"RUN": place.run, "DATA": place.run / "data", "OUT": folder / "out", "MODEL": place.model}
+        return tuple(names.get(word, word) for word in (*line.split(), *more))
+
+    return command(f"prefrec {line} {' '.join(more)}".strip(), message, give)
+
+
+CASES = [
+    _typed("recomend", "No such command 'recomend'"),
+    _typed("--colour", "No such option: --colour"),
+    _typed("run", "Missing argument"),
+    _typed("run recipes/demo.yaml --untill sft", "No such option: --untill"),
+    _typed("run recipes/demo.yaml --until dinner --out OUT", "unknown stage 'dinner': expected one of prepare, sequential"),
+    _typed("prepare OUT --source netflix", "'netflix' is not one of 'movielens-100k'"),
+    _typed("prepare OUT --source movielens-csv", "path: source movielens-csv needs the folder of the data"),
+    _typed("prepare OUT --source files", "interactions, items: source files needs a log and a catalogue"),
+    _typed("prepare OUT --num-candidates 1", "candidates.size: Input should be greater than or equal to 2 (given: 1)"),
+    _typed("prepare OUT --num-candidates many", "Invalid value for '--num-candidates'"),
+    _typed("prepare OUT --history-length 0", "history_length: Input should be greater than or equal to 1 (given: 0)"),
+    _typed("prepare OUT --windows all", "windows: only for split time or user, not leave-last-out"),
+    _typed("prepare OUT --seed -1", "seed: Input should be greater than or equal to 0 (given: -1)"),
+    _typed("audit DATA --split dev", "'dev' is not one of 'train', 'validation', 'test'"),
+    _typed("sft DATA OUT --model MODEL --dtype int8", "dtype: Input should be 'float32', 'bfloat16' or 'float16' (given: 'int8')"),
+    _typed("sft DATA OUT --model MODEL --rows 0", "rows: Input should be greater than or equal to 1 (given: 0)"),
+    _typed("sft DATA OUT --model MODEL --learning-rate 0", "learning_rate: Input should be greater than 0 (given: 0.0)"),
+    _typed("sft DATA OUT --model MODEL --epochs nan", "epochs: Input should be a finite number"),
+    _typed("align DATA OUT --model MODEL --loss magic", "loss 'magic' is unknown: expected one of softmax_dpo"),
+    _typed("align DATA OUT --model MODEL --negatives some", "negatives: Input should be 'fixed' or 'per_epoch' (given: 'some')"),
+    _typed("evaluate DATA --adapter sft", "--adapter 'sft': expected NAME=FOLDER, such as sft=runs/demo/sft/adapter"),
+    _typed("evaluate DATA --adapter ../x=RUN", "--adapter '../x=RUN': expected NAME=FOLDER"),
+    _typed("evaluate DATA --split train", "split: Input should be 'validation' or 'test' (given: 'train')"),
+    _typed("rank DATA --history i3", "name titles to rank, or rank all with --catalogue"),
+    _typed("rank DATA --candidate i3", "name the titles to go on from"),
+    _typed("rank DATA --catalogue --candidate i3", "leave it out, or --catalogue"),
+    _typed("rank DATA --model MODEL --candidate i3 --history", "no item with title or id 'Cold Heet' among 60; near ones: Cold Heat", "Cold Heet"),
+    _typed("explain RUN", "give either --user or --row"),
+    _typed("explain RUN --row 999", "row 999: the test split of"),
+    _typed("explain RUN --user nobody", "user 'nobody' has no test row in"),
+    _typed("explain RUN --row 0 --split dev", "unknown split 'dev': expected train, validation or test"),
+    _typed("explain RUN --row 0 --target Nothing", "no item with title or id 'Nothing'"),
+    _typed("study", "no study named: expected one of"),
+    _typed("study nonsense", "unknown study 'nonsense': expected one of"),
+    _typed("study fairness --seeds a,b", "--seeds 'a,b': expected numbers with commas between them, such as 0,1"),
+    _typed("study fairness --run RUN --set sft.rows=5", "--set: a run that there is has its own recipe"),
+    _typed("bench --out OUT --negatives 3,1", "negatives: expected ascending numbers, each once, got [3, 1]"),
+    _typed("bench --out OUT --negatives some", "negatives.0: Input should be a valid integer"),
+    _typed("bench --out OUT --methods magic", "methods: 'magic' is unknown; expected published, trl, separate, prefrec"),
+    _typed("serve RUN --port 99999", "Invalid value for '--port'"),
+    _typed("serve RUN --host 999.0.0.1", "cannot listen at 999.0.0.1, port 8000"),
+    _typed("serve RUN --ranker none", "no trained model 'none'"),
+    _typed("export RUN --out OUT --ranker none", "no trained model 'none'"),
+]  # fmt: skip

@@ -1,0 +1,46 @@
+"""Bodies of HTTP requests: no JSON, wrong fields, limits, names that stand for nothing."""
+
+# ruff: noqa: E501  # a case a line is a table that can be read
+
+from __future__ import annotations
+
+from reliability.corpus.case import posted
+
+ASKED = {"history": ["i3"], "candidates": ["i4", "i5"]}
+
+CASES = [
+    posted("/v1/rank", b"", "nothing", "body: Field required"),
+    posted("/v1/rank", b"{", "half an object", "JSON"),
+    posted("/v1/rank", b"\xff\xfe", "not UTF-8", "body"),
+    posted("/v1/rank", b"[" * 100_000, "nested without end", "body"),
+    posted("/v1/rank", b" " * (1 << 19), "too long", "262144"),
+    posted("/v1/rank", b"[]", "a list", "body: Input should be a valid dictionary"),
+    posted("/v1/rank", None, "null", "body"),
+    posted("/v1/rank", {}, "an empty object", "body.history: Field required"),
+    posted("/v1/rank", {"history": ["i3"]}, "no candidates", "body.candidates: Field required"),
+    posted("/v1/rank", ASKED | {"candidates": []}, "candidates of nothing", "body.candidates: List should have at least 1 item"),
+    posted("/v1/rank", ASKED | {"history": "i3"}, "text for the history", "body.history: Input should be a valid list"),
+    posted("/v1/rank", ASKED | {"history": [3]}, "a number in the history", "body.history.0"),
+    posted("/v1/rank", ASKED | {"history": [None]}, "null in the history", "body.history.0"),
+    posted("/v1/rank", ASKED | {"history": [""]}, "an empty name", "body.history.0"),
+    posted("/v1/rank", ASKED | {"history": [{"id": "i3"}]}, "an item by another field", "body.history.0"),
+    posted("/v1/rank", ASKED | {"history": ["x" * 513]}, "a name too long", "at most 512 characters"),
+    posted("/v1/rank", ASKED | {"history": ["i3"] * 201}, "a history too long", "body.history: List should have at most 200 items"),
+    posted("/v1/rank", ASKED | {"candidates": ["i3"] * 101}, "too many candidates", "body.candidates: List should have at most 100 items"),
+    posted("/v1/rank", ASKED | {"extra": 1}, "a field too many", "body.extra: Extra inputs are not permitted"),
+    posted("/v1/rank", ASKED | {"history": ["Cold Heet"]}, "a title misspelt", "no item with title or id 'Cold Heet' among 60; near ones: Cold Heat"),
+    posted("/v1/rank", ASKED | {"history": [{"item_id": "Cold Heat"}]}, "a title for an id", "no item with title or id 'Cold Heat'"),
+    posted("/v1/rank", ASKED | {"candidates": ["i4", "i4"]}, "a candidate twice", "stands twice among the candidates; give every item once"),
+    posted("/v1/rank", ASKED | {"ranker": "../../sft"}, "a ranker outside of the run", "no ranker '../../sft': expected one of s-dpo, dpo, sft, zero-shot"),
+    posted("/v1/rank", ASKED | {"ranker": ""}, "a ranker of no name", "body.ranker: String should have at least 1 character"),
+    posted("/v1/rank", b'{"history": ["\\ud800"], "candidates": ["i4"]}', "half a character", "body.history.0"),
+    posted("/v1/rank", b'{"history": [NaN], "candidates": ["i4"]}', "NaN", "body.history.0"),
+    posted("/v1/rank", b'{"history": [], "candidates": [' + b"1" * 5000 + b"]}", "a number without end", "body"),
+    posted("/v1/explain", ASKED, "no target", "body.target: Field required"),
+    posted("/v1/explain", ASKED | {"target": "i9"}, "a target that is no candidate", "is not among the candidates"),
+    posted("/v1/explain", {"history": [], "target": "i9"}, "no history", "body.history: List should have at least 1 item"),
+    posted("/v1/explain", {"history": ["i3"] * 51, "target": "i9"}, "a history too long", "body.history: List should have at most 50 items"),
+    posted("/v1/recommend", {"history": ["i3"], "k": 0}, "no place", "body.k: Input should be greater than or equal to 1"),
+    posted("/v1/recommend", {"history": ["i3"], "k": 101}, "places too many", "body.k: Input should be less than or equal to 100"),
+    posted("/v1/recommend", {"history": ["i3"], "k": 2.5}, "half a place", "body.k: Input should be a valid integer"),
+]  # fmt: skip

@@ -1,0 +1,130 @@
+"""Folders that a command reads: prepared data, models, adapters, runs, records of measurements."""
+
+# ruff: noqa: E501  # a case a line is a table that can be read
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from reliability.corpus.case import Case, Content, command, damaged, write
+
+MEASURED = '{"kind": "measurement"}\n'
+QUESTION = ("--history", "i3", "--candidate", "i4")
+
+
+def _data(name: str, message: str, files: Mapping[str, Content | None]) -> Case:
+    return damaged(f"prepared data: {name}", message, "run/data", files, lambda p, f: ("audit", f))
+
+
+def _adapter(name: str, message: str, files: Mapping[str, Content | None]) -> Case:
+    def arguments(place: Any, copy: Path) -> tuple[Any, ...]:
+        return ("rank", place.run / "data", *QUESTION, *place.asked, "--adapter", copy)
+
+    return damaged(f"adapter: {name}", message, "run/sft/adapter", files, arguments)
+
+
+def _model(name: str, message: str, files: Mapping[str, Content | None]) -> Case:
+    def arguments(place: Any, copy: Path) -> tuple[Any, ...]:
+        return ("rank", place.run / "data", *QUESTION, "--model", copy, "--dtype", "float32", "--max-length", "400")
+
+    return damaged(f"model: {name}", message, "model", files, arguments)
+
+
+def _run(name: str, message: str, files: Mapping[str, Content | None], *verb: str) -> Case:
+    def arguments(place: Any, copy: Path) -> tuple[Any, ...]:
+        return tuple(str(copy) if part == "RUN" else part for part in verb or ("explain", "RUN", "--row", "0"))
+
+    return damaged(f"run: {name}", message, "run", files, arguments)
+
+
+def _rows(**columns: Any) -> bytes:
+    good = {"user_id": ["u"], "history": [["i1"]], "candidates": [["i2", "i3"]], "target": ["i2"]}
+    return _parquet(**(good | columns))
+
+
+def _parquet(**columns: Any) -> bytes:
+    buffer = io.BytesIO()
+    pl.DataFrame(columns).write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def _pickle() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.zeros(1)}, buffer)
+    return buffer.getvalue()
+
+
+def _records(name: str, message: str, files: Mapping[str, Content]) -> Case:
+    def arguments(place: Any, folder: Path) -> tuple[Any, ...]:
+        for file, content in files.items():
+            write(folder / "bench" / file, content)
+        return ("bench", "--out", folder / "bench", "--quick", "--sections", "ranking", "--data", place.run / "data")
+
+    return command(f"records: {name}", message, arguments)
+
+
+CASES = [
+    command("prepared data: not there", "none: no such folder; `prefrec prepare", lambda p, f: ("audit", f / "none")),
+    command("prepared data: an empty folder", "is not prepared data (protocol.json is missing); run `prefrec prepare", lambda p, f: ("audit", f)),
+    _data("not written to its end", "was not written to its end (protocol.json is missing); run `prefrec prepare", {"protocol.json": None}),
+    _data("half a protocol", "protocol.json: not valid JSON", {"protocol.json": '{"format_version": 1'}),
+    _data("a protocol that is a list", "protocol.json: expected a JSON object, found list; run `prefrec prepare", {"protocol.json": "[]"}),
+    _data("a protocol nested without end", "protocol.json: not valid JSON", {"protocol.json": "[" * 100_000}),
+    _data("a protocol not UTF-8", "protocol.json: not valid JSON", {"protocol.json": b'{"\xe9": 1}'}),
+    _data("of another version", "format version 99, this prefrec reads 1; prepare the data again", {"protocol.json": '{"format_version": 99}'}),
+    _data("a table missing", "items.parquet: missing or damaged", {"items.parquet": None}),
+    _data("a table damaged", "test.parquet: missing or damaged", {"test.parquet": b"PAR1" + bytes(50) + b"PAR1"}),
+    _data("a column missing", "test.parquet: no column 'target'; prepare the data again", {"test.parquet": _parquet(user_id=["u"], history=[["a"]], candidates=[["b"]])}),
+    _data("numbers for ids", "test.parquet: column 'target' is Int64, expected String; prepare the data again", {"test.parquet": _rows(target=[2])}),
+    _data("a target not in its list", "test.parquet, row 0: the target is not in its list; prepare the data again", {"test.parquet": _rows(target=["i9"])}),
+    _data("an item unknown", "test.parquet, row 0: item 'ghost' is not in items.parquet; prepare the data again", {"test.parquet": _rows(history=[["ghost"]])}),
+    _data("a list that is null", "test.parquet, row 0: history is empty; prepare the data again", {"test.parquet": _rows(history=pl.Series([None], dtype=pl.List(pl.String)))}),
+    command("adapter: not there", "none: expected a folder with adapter_config.json", lambda p, f: ("rank", p.run / "data", *QUESTION, *p.asked, "--adapter", f / "none")),
+    _adapter("no configuration", "expected a folder with adapter_config.json", {"adapter_config.json": None}),
+    _adapter("half a configuration", "copy cannot be read", {"adapter_config.json": '{"peft_type": "LORA"'}),
+    _adapter("a configuration that is a list", "adapter_config.json is no LoRA adapter's", {"adapter_config.json": "[]"}),
+    _adapter("an empty configuration", "adapter_config.json is no LoRA adapter's", {"adapter_config.json": "{}"}),
+    _adapter("of a kind that there is not", "adapter_config.json is no LoRA adapter's", {"adapter_config.json": '{"peft_type": "MAGIC", "task_type": "CAUSAL_LM"}'}),
+    _adapter("no weights", "copy", {"adapter_model.safetensors": None}),
+    _adapter("half the weights", "copy cannot be read", {"adapter_model.safetensors": b"\x10\0\0\0\0\0\0\0{"}),
+    _adapter("weights of nothing", "copy cannot be read", {"adapter_model.safetensors": b""}),
+    _adapter("weights as pickle", "copy", {"adapter_model.safetensors": None, "adapter_model.bin": _pickle()}),
+    _adapter("of another size", "copy cannot be read, or is of another base model", {"adapter_config.json": json.dumps({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]})}),
+    command("model: not there", "expected a local folder with config.json, a hub id such as", lambda p, f: ("rank", p.run / "data", *QUESTION, "--model", f / "none")),
+    command("model: an adapter", "is an adapter, not a model: give its base as the model", lambda p, f: ("rank", p.run / "data", *QUESTION, "--model", p.run / "sft" / "adapter")),
+    _model("half a configuration", "copy", {"config.json": '{"model_type": "llama"'}),
+    _model("a configuration that is a list", "copy", {"config.json": "[]"}),
+    _model("of a kind that there is not", "copy", {"config.json": '{"model_type": "magic"}'}),
+    _model("no weights", "copy", {"model.safetensors": None}),
+    _model("half the weights", "copy", {"model.safetensors": b"\x10\0\0\0\0\0\0\0{"}),
+    _model("weights as pickle", "copy", {"model.safetensors": None, "pytorch_model.bin": _pickle()}),
+    _model("code of its own", "copy", {"config.json": '{"model_type": "magic", "auto_map": {"AutoConfig": "x.Y", "AutoModelForCausalLM": "x.Z"}}', "x.py": "raise SystemExit(9)"}),
+    _model("half a tokenizer", "no tokenizer could be read from", {"tokenizer.json": '{"version"'}),
+    command("run: not there", "none: no such folder; `prefrec run RECIPE.yaml` makes one", lambda p, f: ("explain", f / "none", "--row", "0")),
+    command("run: no run", "is not the folder of a run: expected at least one of recipe.yaml", lambda p, f: ("report", p.shop)),
+    _run("no recipe", "recipe.yaml: No such file or directory", {"recipe.yaml": None}),
+    _run("half a recipe", "recipe.yaml: not a YAML file", {"recipe.yaml": "name: {"}),
+    _run("data unfinished", "data cannot be read: data was not written to its end", {"data/protocol.json": None}),
+    _run("a model not trained", "no trained model 'orpo'; there are zero-shot, sft, dpo, s-dpo", {}, "explain", "RUN", "--row", "0", "--ranker", "orpo"),
+    _run("a model outside of it", "no trained model '../../sft'", {}, "serve", "RUN", "--ranker", "../../sft"),
+    _run("weights damaged", "sft/adapter cannot be read", {"sft/adapter/adapter_model.safetensors": b"{"}, "serve", "RUN", "--ranker", "sft"),
+    _run("exported over another folder", "exists: name a new folder, or an empty one", {}, "export", "RUN", "--out", "RUN"),
+    _run("a base exported as an adapter", "is the bare base, which has no adapter: export it with --merged", {}, "export", "RUN", "--ranker", "zero-shot", "--out", "RUN/out"),
+    _run("not evaluated", "predictions.parquet: no such predictions file", {}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
+    _run("predictions of no kind", "predictions.parquet: not a readable Parquet file", {"predictions.parquet": b"PAR1"}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
+    _run("predictions without columns", "predictions.parquet: no predictions file, columns missing: ranker", {"predictions.parquet": _parquet(a=[1])}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
+    _run("predictions of another type", "predictions.parquet: column 'row' (String) cannot be read as UInt32; evaluate again", {"predictions.parquet": _parquet(ranker=["a"], row=["x"], user_id=["u"], target=["i1"], candidates=[["i1"]], scores=[[1.0]], rank=[1], generated=["x"], choice=["i1"])}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
+    command("sequential: no model", "holds no sequential recommender; `prefrec sequential DATA", lambda p, f: ("evaluate", p.run / "data", "--sequential", f)),
+    _records("of other settings", "bench holds measurements with other settings (model 'other', now 'random:tiny'", {"settings.json": '{"model": "other"}', "records.jsonl": MEASURED}),
+    _records("half the settings", "settings.json is damaged, so that nobody knows what was measured there: give another folder", {"settings.json": '{"model"', "records.jsonl": MEASURED}),
+    _records("settings that are a list", "settings.json is damaged", {"settings.json": "[]", "records.jsonl": MEASURED}),
+    _records("a line that is a list", "records.jsonl, line 1: expected a JSON object with kind, found list", {"records.jsonl": "[1]\n"}),
+    _records("a line of no kind", "records.jsonl, line 2: expected a JSON object with kind, found dict", {"records.jsonl": MEASURED + "{}\n"}),
+]  # fmt: skip

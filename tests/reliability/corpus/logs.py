@@ -1,0 +1,130 @@
+"""Logs: CSV, RecBole atomic files, Parquet, gzip; and options that do not fit them."""
+
+# ruff: noqa: E501  # a case a line is a table that can be read
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from datetime import time, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from reliability.corpus.case import Case, Content, command, write
+
+HEADER = "user_id,item_id,timestamp\n"
+
+
+def _log(
+    name: str, message: str, content: Content | Callable[[Path], object], *options: str, file: str = "log.csv"
+) -> Case:
+    def give(place: Any, folder: Path) -> tuple[Any, ...]:
+        log = write(folder / file, content)
+        items = place.shop / "items.csv"
+        return ("prepare", folder / "out", "--source", "files", "--interactions", log, "--items", items, *options)
+
+    return command(f"{file}: {name}", message, give)
+
+
+def _frame(**columns: Any) -> Callable[[Path], None]:
+    good = {"user_id": ["u1", "u2"], "item_id": ["i1", "i2"], "timestamp": [5, 6]}
+    return pl.DataFrame(good | columns, strict=False).write_parquet
+
+
+def _without(path: Path) -> None:
+    pl.DataFrame({"user_id": ["u1"], "when": [5]}).write_parquet(path)
+
+
+def _whole(path: Path) -> bytes:
+    _frame()(path)
+    return path.read_bytes()
+
+
+def _cut(share: float) -> Callable[[Path], None]:
+    def cut(path: Path) -> None:
+        content = _whole(path)
+        path.write_bytes(content[: int(len(content) * share)])
+
+    return cut
+
+
+def _scratched(path: Path) -> None:
+    content = bytearray(_whole(path))
+    content[8:40] = bytes(32)
+    path.write_bytes(content)
+
+
+def _good(path: Path) -> None:
+    rows = [f"u{u},i{(7 * u + n) % 60},{n}" for u in range(9) for n in range(6)]
+    path.write_text(HEADER + "\n".join(rows) + "\n")
+
+
+_ZIPPED = gzip.compress((HEADER + "u1,i1,5\n" * 99).encode())
+
+CASES = [
+    _log("empty", "log.csv: the file is empty; expected a header line with column names", ""),
+    _log("blank lines only", "log.csv: the file is empty; expected a header line", "\n\n\n"),
+    _log("a byte order mark only", "log.csv: the file is empty; expected a header line", "\ufeff"),
+    _log("header only", "log.csv: the log is empty (a header at most)", HEADER),
+    _log("no header", "no column 'user_id' for user_id; there are 'u1', 'i1', '5'", "u1,i1,5\nu2,i2,6\n"),
+    _log("no user", "Name the right one with --user-column", "customer,item_id,timestamp\nu,i1,5\n"),
+    _log("no item", "Name the right one with --item-column", "user_id,sku,timestamp\nu,i1,5\n"),
+    _log("no time", "Name the right one with --timestamp-column", "user_id,item_id\nu,i1\n"),
+    _log("a column misspelt", "Did you mean 'user_idd'?", "user_idd,item_id,timestamp\nu,i1,5\n"),
+    _log("a column in capitals", "Did you mean 'User_ID'?", "User_ID,item_id,timestamp\nu,i1,5\n"),
+    _log("fields too many", "log.csv, line 3: cannot be read as a table: more than the 3 fields", HEADER + "u,i1,5\nu,i2,6,7\n"),
+    _log("fields too few", "log.csv, line 2, column timestamp: None is not seconds since 1970", HEADER + "u,i1\nu,i2,5\n"),
+    _log("a user empty", "log.csv, line 2: user_id is empty (1 rows); fill or drop these rows", HEADER + ",i1,5\n"),
+    _log("an item of blanks", "log.csv, line 3: item_id is empty (1 rows)", HEADER + "u,i1,5\nu,  ,6\n"),
+    _log("a word for a time", "line 2, column timestamp: 'yesterday' is not seconds since 1970 or an ISO 8601 date", HEADER + "u,i1,yesterday\n"),
+    _log("a word among times", "line 3, column timestamp: 'soon' is not", HEADER + "u,i1,5\nu,i2,soon\n"),
+    _log("a time NaN", "line 2, column timestamp: 'NaN' is not", HEADER + "u,i1,NaN\nu,i2,5\n"),
+    _log("a time without end", "line 2, column timestamp: 'inf' is not", HEADER + "u,i1,inf\n"),
+    _log("a time beyond all clocks", "line 2, column timestamp: '1e300' is not", HEADER + "u,i1,1e300\n"),
+    _log("a day that there is not", "line 3, column timestamp: '2020-02-31' is not", HEADER + "u,i1,2020-01-02\nu,i2,2020-02-31\n"),
+    _log("numbers and dates mixed", "line 3, column timestamp: '2020-01-02' is not", HEADER + "u,i1,5\nu,i2,2020-01-02\n"),
+    _log("latin-1", "log.csv, line 2: byte 0xe9 is not utf-8. The file reads as cp1252: say so with --encoding cp1252", HEADER.encode() + b"Andr\xe9,i1,5\n"),
+    _log("UTF-16", "line 1: byte 0xff is not utf-8", HEADER.encode("utf-16")),
+    _log("an encoding that there is not", "no encoding called 'klingon'; try utf-8, latin-1 or cp1252", HEADER, "--encoding", "klingon"),
+    _log("an encoding that is none of text", "no encoding called 'zlib'; try utf-8, latin-1 or cp1252", HEADER, "--encoding", "zlib"),
+    _log("an encoding that does not fit", "is not ascii. The file reads as utf-8: say so with --encoding utf-8", HEADER + "Zoë,i1,5\n", "--encoding", "ascii"),
+    _log("bytes of no kind", "log.csv, line", bytes(range(256)) * 4),
+    _log("a quotation mark that does not close", "log.csv", HEADER + '"u,i1,5\nu,i2,6\n'),
+    _log("an item unknown to the catalogue", "leave these interactions out with --missing-titles drop", HEADER + "u,ghost,5\n"),
+    _log("a rating that is a word", "line 2, column rating: 'good' is not a number", "user_id,item_id,timestamp,rating\nu,i1,5,good\n"),
+    _log("a rating missing", "line 3, column rating: None is not a number (1 of 2 rows)", "user_id,item_id,timestamp,rating\nu,i1,5,3\nu,i2,6,\n"),
+    _log("no rating to filter by", "the log has no ratings: name the column with --rating-column", _good, "--min-rating", "3"),
+    _log("a rating column that is not there", "no column 'stars' for rating", _good, "--rating-column", "stars"),
+    _log("nothing left by the core", "lower min_rating (None), user_core (99) or item_core (1)", _good, "--user-core", "99"),
+    _log("more candidates than items", "candidates cannot be drawn from", _good, "--num-candidates", "99"),
+    _log("the user's column named twice", "log.inter: two columns are called 'user_id'", "user_id:token\tuser_id:float\titem_id:token\n1\t2\t3\n", file="log.inter"),
+    _log("atomic, without the item", "no column 'item_id'", "user_id:token\ttimestamp:float\n1\t2\n", file="log.inter"),
+    _log("atomic, a line too long", "log.inter, line 2: cannot be read as a table: more than the 3 fields", "user_id:token\titem_id:token\ttimestamp:float\n1\t2\t3\t4\n", file="log.inter"),
+    _log("tabs asked for, none there", "no column 'user_id' for user_id; there are 'user_id item_id timestamp'", "user_id item_id timestamp\n1 2 3\n", file="log.tsv"),
+    _log("no gzip", "the name ends in .gz but the content is not gzip; unpack or rename it", HEADER + "u,i1,5\n", file="log.csv.gz"),
+    _log("gzip, cut", "the gzip file is truncated or damaged", _ZIPPED[:-12], file="log.csv.gz"),
+    _log("gzip, its sum wrong", "the gzip file is truncated or damaged", _ZIPPED[:-8] + bytes(8), file="log.csv.gz"),
+    _log("gzip, its inside wrong", "the gzip file is truncated or damaged", _ZIPPED[:14] + b"\xff\xfe" * 9 + _ZIPPED[30:], file="log.csv.gz"),
+    _log("gzip of nothing", "the file is empty; expected a header line", gzip.compress(b""), file="log.csv.gz"),
+    _log("no Parquet", "log.parquet: not a readable Parquet file", HEADER, file="log.parquet"),
+    _log("Parquet, empty", "log.parquet: not a readable Parquet file", b"", file="log.parquet"),
+    _log("Parquet, cut in half", "log.parquet: not a readable Parquet file", _cut(0.5), file="log.parquet"),
+    _log("Parquet, the end cut", "log.parquet: not a readable Parquet file", _cut(0.98), file="log.parquet"),
+    _log("Parquet, scratched", "log.parquet: not a readable Parquet file", _scratched, file="log.parquet"),
+    _log("Parquet, no rows", "the log is empty", _frame(user_id=[], item_id=[], timestamp=[]), file="log.parquet"),
+    _log("Parquet, a column missing", "no column 'item_id' for item_id; there are 'user_id', 'when'", _without, file="log.parquet"),
+    _log("Parquet, lists for users", "log.parquet, column user_id: List(String) is not text or numbers", _frame(user_id=[["u1"], ["u2"]]), file="log.parquet"),
+    _log("Parquet, records for items", "column item_id: Struct", _frame(item_id=[{"a": 1}, {"a": 2}]), file="log.parquet"),
+    _log("Parquet, bytes for users", "log.parquet, column user_id: Binary is not text or numbers", _frame(user_id=[b"\xff", b"\xfe"]), file="log.parquet"),
+    _log("Parquet, a user null", "log.parquet, row 1: user_id is empty (1 rows)", _frame(user_id=["u1", None]), file="log.parquet"),
+    _log("Parquet, a time null", "log.parquet, row 0, column timestamp: None is not", _frame(timestamp=[None, 5]), file="log.parquet"),
+    _log("Parquet, durations for times", "log.parquet, column timestamp: Duration", _frame(timestamp=[timedelta(1), timedelta(2)]), file="log.parquet"),
+    _log("Parquet, hours for times", "log.parquet, column timestamp: Time", _frame(timestamp=[time(5), time(6)]), file="log.parquet"),
+    _log("Parquet, lists for times", "log.parquet, column timestamp: List(Int64)", _frame(timestamp=[[5], [6]]), file="log.parquet"),
+    _log("Parquet, lists for ratings", "log.parquet, column rating: List(Int64)", _frame(rating=[[5], [6]]), file="log.parquet"),
+    command("the log is a folder", "is a folder; expected a file", lambda p, f: ("prepare", f / "o", "--source", "files", "--interactions", p.shop, "--items", p.shop / "items.csv")),
+    command("the log is not there", "logs.csv: no such file. Did you mean 'log.csv'?", lambda p, f: ("prepare", f / "o", "--source", "files", "--interactions", p.shop / "logs.csv", "--items", p.shop / "items.csv")),
+    command("the log lies below a file", "no such file. Check the path", lambda p, f: ("prepare", f / "o", "--source", "files", "--interactions", p.shop / "log.csv" / "x", "--items", p.shop / "items.csv")),
+]  # fmt: skip

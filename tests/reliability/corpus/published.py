@@ -1,0 +1,55 @@
+"""The published S-DPO JSON: broken JSON, rows that are none, titles that do not fit."""
+
+# ruff: noqa: E501  # a case a line is a table that can be read
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reliability.corpus.case import Case, Content, command, write
+
+ROW: dict[str, Any] = {"historyList": "A::B", "itemList": ["C", "D"], "trueSelection": "C"}
+
+
+def _json(name: str, message: str, files: dict[str, Content] | Content) -> Case:
+    def give(place: Any, folder: Path) -> tuple[Any, ...]:
+        for file, content in (files if isinstance(files, dict) else {"test.json": files}).items():
+            write(folder / "json" / file, content)
+        return ("prepare", folder / "out", "--source", "published-json", "--path", folder / "json")
+
+    return command(f"published JSON: {name}", message, give)
+
+
+def _rows(*rows: Any) -> str:
+    return json.dumps(list(rows))
+
+
+FORM = "expected historyList (text), itemList (list of titles) and trueSelection (text), found"
+
+CASES = [
+    _json("no files", "json: no published JSON; expected files such as train.json, val.json or test.json", {"x.txt": ""}),
+    _json("two of one part", "a-test.json and b-test.json both look like the test rows; keep one", {"a-test.json": _rows(ROW), "b-test.json": _rows(ROW)}),
+    _json("empty", "test.json: no rows", ""),
+    _json("an empty list", "test.json: no rows", "[]"),
+    _json("cut", "test.json, line 1, column", _rows(ROW, ROW)[:-20]),
+    _json("a comma too many", "not valid JSON", _rows(ROW)[:-1] + ",]"),
+    _json("a number", f"test.json, row 0: {FORM} int", "[5]"),
+    _json("text", f"test.json, row 1: {FORM} str", _rows(ROW, "C")),
+    _json("an object that is no row", f"row 0: {FORM} nothing", "[{}]"),
+    _json("a field missing", f"row 0: {FORM} historyList, itemList", _rows({k: ROW[k] for k in ("historyList", "itemList")})),
+    _json("a list for the history", f"row 0: {FORM}", _rows(ROW | {"historyList": ["A"]})),
+    _json("a number among titles", f"row 0: {FORM}", _rows(ROW | {"itemList": ["C", 5]})),
+    _json("null for the choice", f"row 0: {FORM}", _rows(ROW | {"trueSelection": None})),
+    _json("the choice not among the titles", "row 0: trueSelection 'E' stands 0×, not once, in itemList", _rows(ROW | {"trueSelection": "E"})),
+    _json("the choice twice among the titles", "row 0: trueSelection 'C' stands 2×, not once, in itemList", _rows(ROW | {"itemList": ["C", "C"]})),
+    _json("lines, one broken", "test.json, line 2, column", json.dumps(ROW) + "\n{\n"),
+    _json("lines, one a list", "test.json, line 2: expected a JSON object, found list", json.dumps(ROW) + "\n[]\n"),
+    _json("nested without end", "test.json: not valid JSON (nested too deeply)", "[" * 100_000),
+    _json("lines nested without end", "test.json, line 1: not valid JSON (nested too deeply)", '{"a":' * 100_000),
+    _json("a number without end", "test.json: not valid JSON", "[" + "1" * 5000 + "]"),
+    _json("half a character", "test.json: '\\ud800' is half a character (a lone surrogate); correct the text", '[{"historyList": "A\\ud800", "itemList": ["C"], "trueSelection": "C"}]'),
+    _json("not UTF-8", "test.json, line 1: byte 0xe9 is not utf-8", b'[{"historyList": "\xe9"}]'),
+    _json("a title of nothing", "row 0: an empty title in historyList or itemList", _rows(ROW | {"historyList": "A::::B"})),
+]  # fmt: skip

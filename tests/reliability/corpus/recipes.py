@@ -1,0 +1,110 @@
+"""Recipes: no YAML, wrong fields, sections that do not fit together, overrides that name nothing."""
+
+# ruff: noqa: E501  # a case a line is a table that can be read
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reliability.corpus.case import Case, Content, command, write
+from tiny_run import tiny_recipe
+
+
+def _text(name: str, message: str, content: Content) -> Case:
+    def give(place: Any, folder: Path) -> tuple[Any, ...]:
+        return ("run", write(folder / "bad.yaml", content), "--out", folder / "run", "--until", "prepare")
+
+    return command(f"recipe: {name}", message, give)
+
+
+def _changed(name: str, message: str, change: Callable[[dict[str, Any]], object], *options: str) -> Case:
+    def give(place: Any, folder: Path) -> tuple[Any, ...]:
+        shop = {"interactions": place.shop / "log.csv", "items": place.shop / "items.csv"}
+        recipe = tiny_recipe(shop, place.model)
+        change(recipe)
+        path = write(folder / "bad.yaml", yaml.safe_dump(recipe))
+        return ("run", path, "--out", folder / "run", "--until", "prepare", *options)
+
+    return command(f"recipe: {name}", message, give)
+
+
+def _field(field: str, value: Any, message: str) -> Case:
+    """A field of the recipe, as `sft.epochs`, has this value."""
+
+    def change(recipe: dict[str, Any]) -> None:
+        *parents, last = field.split(".")
+        place: Any = recipe
+        for name in parents:
+            place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
+        place[last] = value
+
+    return _changed(f"{field}: {value!r}", message, change)
+
+
+def _override(text: str, message: str) -> Case:
+    return _changed(f"--set {text}", message, lambda recipe: None, "--set", text)
+
+
+FORM = "expected FIELD=VALUE such as sft.rows=100 or align.0.beta=0.5"
+
+CASES = [
+    command("recipe: not there", "bad.yaml: No such file or directory; `recipes/` holds examples", lambda p, f: ("run", f / "bad.yaml")),
+    command("recipe: a folder", "Is a directory; `recipes/` holds examples", lambda p, f: ("run", f)),
+    _text("empty", "bad.yaml: expected a mapping with name, data, sft, …, got NoneType", ""),
+    _text("a list", "bad.yaml: expected a mapping with name, data, sft, …, got list", "- name: x\n"),
+    _text("a word", "bad.yaml: expected a mapping with name, data, sft, …, got str", "tiny"),
+    _text("not closed", "bad.yaml: not a YAML file: while parsing a flow mapping", "name: {x"),
+    _text("a tab", "bad.yaml: not a YAML file", "name:\n\tx: 1\n"),
+    _text("not UTF-8", "bad.yaml: not a YAML file: 'utf-8' codec can't decode byte 0xe9", b"name: Andr\xe9\n"),
+    _text("bytes of no kind", "bad.yaml: not a YAML file", bytes(range(1, 32)) * 9),
+    _text("Python inside", "could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.system'", "name: !!python/object/apply:os.system [echo]\n"),
+    _text("an anchor that there is not", "found undefined alias 'x'", "name: *x\n"),
+    _text("nested without end", "bad.yaml: not a YAML file: nested too deeply", "[" * 10_000),
+    _text("a key that is a list", "bad.yaml: not a YAML file", "? [a]\n: b\n"),
+    _text("a date that there is not", "bad.yaml: not a YAML file", "name: 2020-99-99\n"),
+    _text("no name", "bad.yaml: name: Field required", "seed: 1\n"),
+    _text("keys that are numbers", "bad.yaml: 5: Keys should be strings (given: 5)", "name: x\n5: 6\n"),
+    _field("name", "../escape", "name: String should match pattern"),
+    _field("name", "", "name: String should match pattern"),
+    _field("name", 7, "name: Input should be a valid string (given: 7)"),
+    _field("seed", -1, "seed: Input should be greater than or equal to 0 (given: -1)"),
+    _field("seeds", 1, "seeds: Extra inputs are not permitted (given: 1)"),
+    _field("data", [], "data: Input should be a valid dictionary"),
+    _field("data.source", "netflix", "data.source: Input should be 'movielens-100k'"),
+    _field("data.items", None, "data: interactions, items: source files needs a log and a catalogue"),
+    _field("data.split", "given", "data: split: files has no split of its own; choose leave-last-out, time or user"),
+    _field("data.windows", "all", "data: windows: only for split time or user, not leave-last-out"),
+    _field("data.candidates", {"size": 1}, "data.candidates.size: Input should be greater than or equal to 2 (given: 1)"),
+    _field("data.columns", {"user_id": "u"}, "data.columns.user_id: Extra inputs are not permitted"),
+    _field("data.history_length", "ten", "data.history_length: Input should be a valid integer"),
+    _field("model.dtype", "int8", "model.dtype: Input should be 'float32', 'bfloat16' or 'float16' (given: 'int8')"),
+    _field("model.templates", [], "model.templates: List should have at least 1 item"),
+    _field("lora.r", 0, "lora.r: Input should be greater than or equal to 1 (given: 0)"),
+    _field("lora.dropout", 1, "lora.dropout: Input should be less than 1 (given: 1)"),
+    _field("sft.epochs", float("nan"), "sft.epochs: Input should be a finite number"),
+    _field("sft.epochs", float("inf"), "sft.epochs: Input should be a finite number"),
+    _field("sft.learning_rate", "1e-3 or so", "sft.learning_rate: Input should be a valid number"),
+    _field("sft.global_batch_size", 0, "sft.global_batch_size: Input should be greater than or equal to 1 (given: 0)"),
+    _field("sft.beta", 1, "sft.beta: Extra inputs are not permitted"),
+    _field("align", {"name": "x"}, "align: Input should be a valid list"),
+    _field("align", [{"loss": "magic"}], "align.0: loss 'magic' is unknown: expected one of softmax_dpo"),
+    _field("align", [{"name": "sft"}], "align.0: name 'sft' is taken by another ranker"),
+    _field("align", [{"name": "../x"}], "align.0.name: String should match pattern"),
+    _field("align", [{}, {}], "align: two entries share a name (s-dpo, s-dpo)"),
+    _field("align", [{"num_negatives": 6}], "align.s-dpo.num_negatives: 6 negatives, but a list of 6 candidates has only 5; lower it or raise data.candidates.size"),
+    _field("evaluate.ks", [0], "evaluate.ks.0: Input should be greater than 0 (given: 0)"),
+    _field("evaluate.references", ["luck"], "evaluate.references.0: Input should be 'random', 'popularity'"),
+    _override("sft.rows", f"--set 'sft.rows': {FORM}"),
+    _override("", f"--set '': {FORM}"),
+    _override("=5", f"--set '=5': {FORM}"),
+    _override("align.9.beta=1", f"--set 'align.9.beta=1': {FORM}"),
+    _override("align.x.beta=1", f"--set 'align.x.beta=1': {FORM}"),
+    _override("name.x=1", f"--set 'name.x=1': {FORM}"),
+    _override("sft.rows=[", f"--set 'sft.rows=[': {FORM}"),
+    _override("sft.rows=many", "sft.rows: Input should be a valid integer"),
+    _override("sfd.rows=5", "sfd: Extra inputs are not permitted"),
+]  # fmt: skip

@@ -1,0 +1,37 @@
+"""Start the fuzzer in a process of its own, and read what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+GRACE_S = 240
+"""Seconds that the process may take for its start and its last input."""
+
+
+@dataclass(frozen=True)
+class Fuzzed:
+    """What a fuzzer found: the number of inputs, and its last words where it crashed (else nothing)."""
+
+    inputs: int
+    crash: str
+
+
+def fuzz(name: str, folder: Path, seconds: int, seed: int = 1) -> Fuzzed:
+    """Fuzz a parser of `PARSERS`, or `all` in turn."""
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "reliability.fuzz", name, str(folder.absolute()), str(seconds), str(seed)]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=seconds + GRACE_S
+        )
+    except subprocess.TimeoutExpired:
+        return Fuzzed(0, f"did not end {GRACE_S} seconds after its time")
+    found = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
+    words = "\n".join((done.stdout + done.stderr).splitlines()[-40:]) or f"exit code {done.returncode}"
+    return Fuzzed(int(found[1]) if found else 0, words if done.returncode else "")

@@ -1,0 +1,262 @@
+"""Everything that reads a file or a text from outside: any bytes give a value or a PrefrecError, nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from prefrec.bench.records import read_records
+from prefrec.data import read_prepared
+from prefrec.data.published import read_published
+from prefrec.data.readers import read_json_lines, read_table
+from prefrec.data.sources import (
+    files,
+    goodreads,
+    goodreads_windows,
+    lastfm_hetrec,
+    lastfm_published,
+    movielens_100k,
+)
+from prefrec.errors import PrefrecError
+from prefrec.evaluation import read_predictions
+from prefrec.pipeline.recipe import load_recipe
+from prefrec.pipeline.report.contents import read_run
+from prefrec.pipeline.stage import is_finished, last_checkpoint
+from prefrec.prompts import load_template
+from reliability.corpus.published import ROW
+from reliability.corpus.sources import BOOK, SHELVED, SPLIT, TAGS, WINDOW
+
+GOOD_LOG = b"user_id,item_id,timestamp\nu1,i1,5\nu1,i2,6\n"
+GOOD_ITEMS = b"item_id,title\ni1,Alien\ni2,Heat\n"
+
+
+@dataclass(frozen=True)
+class Parser:
+    """A reader and what it reads.
+
+    Attributes:
+        name: of the reader.
+        file: the name under which the bytes are written.
+        seeds: good inputs, to be damaged.
+        read: is given the file; the other files of its folder are good.
+        beside: names and contents of these.
+    """
+
+    name: str
+    file: str
+    seeds: tuple[bytes, ...]
+    read: Callable[[Path], object]
+    beside: dict[str, bytes]
+
+
+def survive(parser: Parser, content: bytes, folder: Path) -> bool:
+    """True where the content is read, False where it is refused; all other ends are raised."""
+    for name, good in parser.beside.items():
+        if not (folder / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(good)
+    path = folder / parser.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    try:
+        parser.read(path)
+    except PrefrecError:
+        return False
+    return True
+
+
+def _parquet(**columns: Any) -> bytes:
+    buffer = io.BytesIO()
+    pl.DataFrame(columns).write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def _lines(*rows: Any) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def _render(path: Path) -> str:
+    return load_template(str(path)).render(["Alien"], ["Heat"])
+
+
+def _override(path: Path) -> object:
+    return load_recipe(path.parent / "good.yaml", [path.read_bytes().decode("utf-8", "replace")])
+
+
+def _stage(path: Path) -> object:
+    return is_finished(path.parent, "k"), last_checkpoint(path.parent.parent)
+
+
+_LOG = _parquet(user_id=["u1", "u2"], item_id=["i1", "i2"], timestamp=[5, 6], rating=[1.0, 2.0])
+_RECIPE = {"name": "x", "align": [{"name": "s-dpo", "beta": 1}], "sft": {"rows": 5}, "evaluate": {"ks": [1]}}
+_ROWS = _parquet(user_id=["u"], history=[["i1"]], candidates=[["i1", "i2"]], target=["i2"])
+_PREPARED = {
+    "protocol.json": b'{"format_version": 1, "domain": "movies"}',
+    "items.parquet": _parquet(item_id=["i1", "i2"], title=["Alien", "Heat"]),
+    "interactions.parquet": _parquet(user_id=["u"], item_id=["i1"], timestamp=[5]),
+    **{f"{part}.parquet": _ROWS for part in ("train", "validation", "test")},
+}
+_PREDICTIONS = _parquet(
+    ranker=["a"],
+    row=[0],
+    user_id=["u"],
+    target=["i1"],
+    candidates=[["i1", "i2"]],
+    scores=[[1.0, 2.0]],
+    rank=[2],
+    generated=["Alien"],
+    choice=["i1"],
+)
+_TAGS = (TAGS + "".join(f"{u}\t{a}\t1\t1\t4\t2009\n" for u in range(4) for a in range(4))).encode()
+
+
+def _without(name: str) -> dict[str, bytes]:
+    return {k: v for k, v in _PREPARED.items() if k != name}
+
+
+def _log(path: Path) -> object:
+    return files(path, path.parent / "items.csv", missing_titles="drop")
+
+
+_ITEMS = {"items.csv": GOOD_ITEMS}
+
+PARSERS: dict[str, Parser] = {
+    p.name: p
+    for p in (
+        Parser(
+            "log as CSV",
+            "log.csv",
+            (
+                GOOD_LOG,
+                b"user_id,item_id,timestamp\nu1,i1,2020-01-02\n",
+                b'user_id;item_id;timestamp\n"u;1";i1;1e3\n',
+            ),
+            _log,
+            _ITEMS,
+        ),
+        Parser("log as RecBole's .inter", "log.inter", (GOOD_LOG.replace(b",", b":token\t"),), _log, _ITEMS),
+        Parser("log as Parquet", "log.parquet", (_LOG,), _log, _ITEMS),
+        Parser("log as gzip", "log.csv.gz", (gzip.compress(GOOD_LOG, mtime=0),), _log, _ITEMS),
+        Parser(
+            "catalogue",
+            "items.csv",
+            (GOOD_ITEMS, b'item_id,title\ni1,"Alien ""3"""\ni2,  \n'),
+            lambda path: files(path.parent / "log.csv", path, missing_titles="drop", duplicate_titles="number"),
+            {"log.csv": GOOD_LOG},
+        ),
+        Parser("any table", "log.dat", (b"a\tb\n1\t2\n", b"a|b\n1|2\n"), lambda p: read_table(p, "latin-1"), {}),
+        Parser(
+            "published JSON",
+            "test.json",
+            (json.dumps([ROW, ROW]).encode(), _lines(ROW, ROW)),
+            lambda path: read_published(path),
+            {},
+        ),
+        Parser("JSON lines", "x.jsonl", (_lines({"a": 1}, {"b": [None]}),), lambda p: list(read_json_lines(p)), {}),
+        Parser(
+            "Goodreads shelves",
+            "shelf.json",
+            (_lines(SHELVED, SHELVED | {"user_id": "v"}),),
+            lambda path: goodreads(path, path.parent / "books.json", missing_titles="drop"),
+            {"books.json": _lines(BOOK)},
+        ),
+        Parser(
+            "Goodreads books",
+            "books.json",
+            (_lines(BOOK, {"book_id": 2, "title": ""}),),
+            lambda path: goodreads(path.parent / "shelf.json", path, missing_titles="drop"),
+            {"shelf.json": _lines(SHELVED)},
+        ),
+        Parser(
+            "Goodreads windows",
+            "windows_train.jsonl",
+            (_lines(WINDOW, WINDOW),),
+            lambda path: goodreads_windows(path.parent),
+            {"windows_valid_recovered.jsonl": _lines(WINDOW)},
+        ),
+        Parser(
+            "MovieLens ratings",
+            "u.data",
+            (b"1\t1\t5\t874965758\n2\t1\t3\t876893171\n",),
+            lambda path: movielens_100k(path.parent),
+            {"u.item": b"1|Alien, The (1979)|x\n"},
+        ),
+        Parser(
+            "MovieLens titles",
+            "u.item",
+            (b"1|Alien, The (1979)|x\n2|Heat (1995)|y\n",),
+            lambda path: movielens_100k(path.parent),
+            {"u.data": b"1\t1\t5\t9\n"},
+        ),
+        Parser(
+            "Last.FM tags",
+            "user_taggedartists.dat",
+            (_TAGS,),
+            lambda path: lastfm_hetrec(path.parent),
+            {"artists.dat": b"id\tname\n0\tCher\n1\tABBA\n2\tU2\n3\tBlur\n"},
+        ),
+        Parser(
+            "Last.FM sessions",
+            "sequences.tsv",
+            ((SPLIT + "1\ttrain\t1 1 1 1\n").encode(),),
+            lambda path: lastfm_published(path.parent),
+            {"id2name.txt": b"1::ABBA\n"},
+        ),
+        Parser(
+            "template",
+            "own.jinja2",
+            (
+                b"{{ history }} {{ candidates }}",
+                b"{% for t in history %}{{ loop.index }}. {{ t | upper }}\n{% endfor %}{{ candidates | join(', ') }}",
+            ),
+            _render,
+            {},
+        ),
+        Parser("recipe", "recipe.yaml", (yaml.safe_dump(_RECIPE).encode(),), load_recipe, {}),
+        Parser(
+            "override of a recipe",
+            "override.txt",
+            (b"sft.rows=100", b"align.0.beta=0.5", b"data.columns={user: u}"),
+            _override,
+            {"good.yaml": yaml.safe_dump(_RECIPE).encode()},
+        ),
+        Parser(
+            "protocol of prepared data",
+            "data/protocol.json",
+            (_PREPARED["protocol.json"],),
+            lambda path: read_prepared(path.parent),
+            {f"data/{k}": v for k, v in _without("protocol.json").items()},
+        ),
+        Parser(
+            "rows of prepared data",
+            "data/test.parquet",
+            (_ROWS,),
+            lambda path: read_prepared(path.parent),
+            {f"data/{k}": v for k, v in _without("test.parquet").items()},
+        ),
+        Parser("predictions", "predictions.parquet", (_PREDICTIONS,), read_predictions, {}),
+        Parser(
+            "records of measurements",
+            "records.jsonl",
+            (_lines({"kind": "measurement", "section": "steps"}),),
+            lambda path: read_records(path.parent),
+            {},
+        ),
+        Parser("state of a stage", "sft/stage.json", (b'{"key": "k", "finished": true}',), _stage, {}),
+        Parser(
+            "metrics of a run",
+            "run/metrics.json",
+            (b'{"split": "test", "evaluation": {"n": 1, "metrics": {}}}',),
+            lambda path: read_run(path.parent),
+            {"run/recipe.yaml": b"name: x\n"},
+        ),
+    )
+}

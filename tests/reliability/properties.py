@@ -1,0 +1,59 @@
+"""Hypothesis: bytes of any kind, and good inputs that are damaged, for each of the parsers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from reliability.parsers import Parser, survive
+
+_SHARP = [
+    b"\0", b'"', b"'", b"\\", b"\r", b"\n", b"\t", b"::", b"[", b"{", b"{{", b"{%", b"}}", b"%}", b"-1", b"NaN",
+    b"1e999", b"null", b"true", b"\\ud800", b"\xff", b"\xef\xbb\xbf", b"\xc3\xa9", b"9" * 30, b"__class__",
+    b"!!python", b"&a", b"*a",
+]  # fmt: skip
+"""Pieces that mean something in one of the formats."""
+
+
+@st.composite
+def damaged(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
+    """A good input with up to four places overwritten, cut out or doubled."""
+    content = draw(st.sampled_from(seeds))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(content)))
+        end = draw(st.integers(start, min(len(content), start + 20)))
+        new = draw(st.binary(max_size=8) | st.sampled_from(_SHARP) | st.just(content[start:end] * 2))
+        content = content[:start] + new + content[end:]
+    return content
+
+
+def hold(parser: Parser, folder: Path, examples: int, random: int | None = None) -> tuple[int, int]:
+    """Give a parser as many inputs; how many it read and how many it refused.
+
+    Args:
+        parser: of `PARSERS`.
+        folder: to write the inputs in.
+        examples: how many.
+        random: seeds their choice; None: the same ones always.
+
+    Raises:
+        BaseException: what the parser should not have ended on, with the shortest such input in its notes.
+    """
+    counts = [0, 0]
+
+    def ask(content: bytes) -> None:
+        counts[not survive(parser, content, folder)] += 1
+
+    strategy = damaged(parser.seeds) | st.binary(max_size=200) | st.text(max_size=60).map(lambda t: t.encode())
+    check = given(strategy)(ask)
+    check = settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=random is None,
+        suppress_health_check=list(HealthCheck),
+    )(check if random is None else seed(random)(check))
+    check()
+    return counts[0], counts[1]

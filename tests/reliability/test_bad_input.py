@@ -1,0 +1,37 @@
+"""Every malformed input of the corpus gets the message that says where it is wrong and what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from reliability.corpus import CASES, Case, Place, make_place, verdict
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Place:
+    return make_place(tmp_path_factory.mktemp("corpus"))
+
+
+def test_the_corpus_is_as_large_as_promised():
+    assert len(CASES) >= 150
+    assert not [name for name, count in Counter(c.name for c in CASES).items() if count > 1]
+    assert all(c.message for c in CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_the_message_names_the_place_and_the_way_out(place: Place, tmp_path: Path, case: Case) -> None:
+    assert verdict(case, place, tmp_path / "case") is None
+
+
+def test_a_case_can_be_lost(place: Place, tmp_path: Path) -> None:
+    def fine(place: Place, folder: Path) -> str:
+        return "all is well"
+
+    def broken(place: Place, folder: Path) -> str:
+        raise KeyError("title")
+
+    assert verdict(Case("x", "line 1", fine), place, tmp_path) == "expected 'line 1', was told 'all is well'"
+    assert verdict(Case("x", "line 1", broken), place, tmp_path) == "KeyError escaped: 'title'"

@@ -1,0 +1,15 @@
+"""The fuzzer, for seconds; `make soak` lets it run."""
+
+from __future__ import annotations
+
+import pytest
+
+from reliability.fuzzing import fuzz
+
+pytest.importorskip("atheris", reason="atheris is not installed: pip install 'prefrec[fuzz]'", exc_type=ImportError)
+
+
+def test_no_parser_crashes(tmp_path):
+    found = fuzz("all", tmp_path, seconds=5)
+    assert not found.crash
+    assert found.inputs > 20
