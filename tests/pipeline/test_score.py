@@ -6,8 +6,9 @@ import pytest
 
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.pipeline import score
-from prefrec.pipeline.recipe import EvaluateSection
+from prefrec.pipeline.recipe import EvaluateSection, ModelSection
 from prefrec.pipeline.score import LMEntry, adapter_key, comparison_pairs, evaluate_rankers, model_key
+from prefrec.pipeline.stage import stage_key
 from prefrec.pipeline.train import train_sft
 
 REFERENCES = ["random", "popularity", "co-occurrence", "item-kNN"]
@@ -130,6 +131,21 @@ def test_half_written_predictions_are_made_again(evaluate, entries, asked, tmp_p
     assert asked == ["zero-shot"] * 2
 
 
+def test_a_key_never_stands_beside_the_answers_to_another(evaluate, entries, asked, monkeypatch):
+    evaluate(entries[:1])
+
+    def killed(path, value):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(score, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(entries[:1], seed=1, rows=10)
+    again = evaluate(entries[:1])
+    assert asked == ["zero-shot"] * 3
+    assert again.evaluation.n == 20
+
+
 def test_keys_know_titles_domain_and_files(adapter, data, recipe, tmp_path):
     frame = data.catalogue.frame
     renamed = type(data.catalogue)(frame.with_columns(title=pl.col("title") + "!"))
@@ -139,6 +155,34 @@ def test_keys_know_titles_domain_and_files(adapter, data, recipe, tmp_path):
     assert len(keys) == 4
     assert model_key(recipe.model)["files"]
     assert "files" not in model_key(recipe.model.model_copy(update={"name": "smollm2-135m"}))
+
+
+OLD_MODELS = {
+    "aa6016568087be1c9fc42e16589c801dbcc83339f15f53bcd3aec72eaa6cc806": {},
+    "c4013332d3ec7cb8f73e2c64b70295bc100a16bc15bf4adcf0aa5dee5760bfca": {
+        "name": "gpt2",
+        "dtype": "float32",
+        "max_length": 512,
+        "chat": True,
+        "templates": ["1", "movies/2"],
+    },
+}
+"""Keys of models from before there was a choice of attention and quantisation."""
+
+
+@pytest.mark.parametrize("key", OLD_MODELS)
+def test_old_models_have_their_old_key(key):
+    assert stage_key(model=model_key(ModelSection(**OLD_MODELS[key]))) == key
+
+
+def test_the_key_of_a_model_changes_with_what_matters():
+    keys = [
+        stage_key(model=model_key(ModelSection(attn_implementation=how, quantization=bits)))
+        for bits in ("none", "nf4")
+        for how in ("auto", "sdpa", "eager", "flex_attention")
+    ]
+    assert len(set(keys[:4])) == len(set(keys[4:])) == 1
+    assert keys[0] != keys[4]
 
 
 def test_pairs():

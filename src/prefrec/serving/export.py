@@ -11,6 +11,7 @@ from typing import Any, cast
 from peft import PeftModel
 from torch import nn
 
+from prefrec.data.store import storage_error, writing
 from prefrec.errors import ConfigError, ModelError
 from prefrec.models import DTYPES, EMBEDDED, load_model, load_tokenizer
 from prefrec.pipeline.report.contents import read_run
@@ -51,15 +52,16 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        if merged:
-            _write_merged(run, ranker, adapter, draft)
-        else:
-            _write_adapter(run, cast(Path, adapter), draft)
-        load_tokenizer(run.recipe.model.name).save_pretrained(draft)
-        template = load_template(run.recipe.model.templates[0], domain=run.data.domain)
-        (draft / "prompt.jinja2").write_text(template.source, encoding="utf-8")
-        card = model_card(read_run(run.folder), run.recipe, ranker, base_id(run.recipe.model.name), merged=merged)
-        (draft / "README.md").write_text(card, encoding="utf-8")
+        with writing(out):
+            if merged:
+                _write_merged(run, ranker, adapter, draft)
+            else:
+                _write_adapter(run, cast(Path, adapter), draft)
+            load_tokenizer(run.recipe.model.name).save_pretrained(draft)
+            template = load_template(run.recipe.model.templates[0], domain=run.data.domain)
+            (draft / "prompt.jinja2").write_text(template.source, encoding="utf-8")
+            card = model_card(read_run(run.folder), run.recipe, ranker, base_id(run.recipe.model.name), merged=merged)
+            (draft / "README.md").write_text(card, encoding="utf-8")
         draft.chmod(0o755)  # a temporary folder is its maker's alone
         draft.replace(out)
     finally:
@@ -80,7 +82,7 @@ def _write_adapter(run: Run, adapter: Path, out: Path) -> None:
         config["inference_mode"] = True
         shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     except (OSError, ValueError) as e:
-        raise ModelError(f"the adapter in {adapter} cannot be read: {e}") from e
+        raise storage_error(e, out) or ModelError(f"the adapter in {adapter} cannot be read: {e}") from e
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
