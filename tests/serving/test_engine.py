@@ -13,7 +13,7 @@ from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.explain import leave_one_out
 from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
-from prefrec.serving.engine import Question, UnknownRankerError
+from prefrec.serving.engine import Engine, Question, UnknownRankerError
 from prefrec.serving.items import UnknownItemsError
 from prefrec.serving.run import adapters_of, open_engine
 from prefrec.serving.scorer import Scorer, load_rankers
@@ -108,6 +108,25 @@ def test_many_clients_at_once_get_what_each_gets_alone(run):
     engine.close()
     assert sum(p.jobs for p in told) == 24
     assert max(p.jobs for p in told) > 1
+
+
+def test_one_at_a_time(run):
+    told = []
+    engine = open_engine(run, ["sft"], max_batch=1, on_pass=told.append)
+    asked = [engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES)) for _ in range(8)]
+    for future in [engine.submit(a, timeout=60) for a in asked]:
+        future.result(timeout=60)
+    engine.close()
+    assert {p.jobs for p in told} == {1}
+
+
+def test_the_model_goes_to_the_device_of_this_process(run, monkeypatch):
+    monkeypatch.setattr("prefrec.serving.run.default_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(Engine, "warm_up", lambda self: None)
+    engine = open_engine(run, ["s-dpo"])
+    devices = {p.device.type for p in engine._scorer.model.parameters()}
+    engine.close()
+    assert devices == {"meta"}
 
 
 def test_a_title_cannot_be_a_special_token(engine):

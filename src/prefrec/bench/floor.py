@@ -136,8 +136,7 @@ def measure_rates(
 
     The layers' rate is that of a training step's mix: two products forward (policy and reference), one backward.
     """
-    side = torch.randn(square, square, device=device, dtype=dtype)
-    whole = _time(partial(torch.matmul, side, side), device, least_s)
+    whole = time_square(square, device=device, dtype=dtype, least_s=least_s)
     spent, done = [0.0, 0.0], 0.0
     for inputs, outputs, count, rows in [
         *((i, o, n, tokens.body) for i, o, n in shape.linears),
@@ -152,6 +151,12 @@ def measure_rates(
         spent[1] += count * (2 * ahead.cpu + back.cpu)
         done += count * 3 * 2.0 * rows * inputs * outputs
     return Rates(2.0 * square**3 / whole.wall, 2.0 * square**3 / whole.cpu, done / spent[0], done / spent[1])
+
+
+def time_square(square: int, *, device: str, dtype: torch.dtype, least_s: float) -> Seconds:
+    """Seconds of a product of two square matrices of that many rows: 2·square³ FLOPs."""
+    side = torch.randn(square, square, device=device, dtype=dtype)
+    return _time(partial(torch.matmul, side, side), device, least_s)
 
 
 def _head(shape: ModelShape, tokens: Tokens) -> tuple[int, int, int, int]:

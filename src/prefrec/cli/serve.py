@@ -22,6 +22,9 @@ def serve(
         str | None, typer.Option(envvar="PREFREC_API_KEY", help="Key that clients have to send as a bearer token.")
     ] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="Requests that may share a pass. Default: as many as --max-tokens hold.")
+    ] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take; then 504.")] = 30.0,
     max_tokens: Annotated[int, typer.Option(min=64, help="Padded tokens of a pass of the model.")] = 4096,
 ) -> None:
@@ -44,6 +47,7 @@ def serve(
         ui=ui,
         api_key=api_key or None,
         max_queue=max_queue,
+        max_batch=max_batch,
         deadline=deadline,
         max_tokens=max_tokens,
     )

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -53,8 +53,17 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Load:
+    """What a job asks of a pass: jobs of one `kind` may share it, while their sizes fit into its room."""
+
+    kind: Hashable
+    size: float
+
+
+@dataclass(frozen=True)
 class _Waiting(Generic[Job, Answer]):
     job: Job
+    load: Load
     since: float
     deadline: float
     future: Future[Answer]
@@ -66,7 +75,9 @@ class Batcher(Generic[Job, Answer]):
     Args:
         work: answers [n] of jobs [n]. Called by the worker thread only. Where it raises for several jobs, each
             is tried alone, so that no job fails for another's fault.
-        fits: whether jobs, the oldest first, may go into one pass; one alone always may.
+        load: of a job; asked by the thread that submits it.
+        room: sum of the sizes of the jobs that may share a pass; one alone always may.
+        max_jobs: jobs that may share a pass; None: any number that fits.
         max_queue: jobs that may wait.
         on_pass: told of every pass.
         clock: seconds, monotonic.
@@ -76,12 +87,15 @@ class Batcher(Generic[Job, Answer]):
         self,
         work: Callable[[Sequence[Job]], Sequence[Answer]],
         *,
-        fits: Callable[[Sequence[Job]], bool],
+        load: Callable[[Job], Load],
+        room: float,
+        max_jobs: int | None = None,
         max_queue: int = 256,
         on_pass: Callable[[Pass], None] = lambda done: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._work, self._fits, self._on_pass, self._clock = work, fits, on_pass, clock
+        self._work, self._load, self._on_pass, self._clock = work, load, on_pass, clock
+        self.room, self.max_jobs = room, max_jobs
         self.max_queue = max_queue
         self._queue: deque[_Waiting[Job, Answer]] = deque()
         self._changed = threading.Condition()
@@ -107,7 +121,7 @@ class Batcher(Generic[Job, Answer]):
             QueueFullError: no room.
             StoppedError: `close` has been called.
         """
-        now = self._clock()
+        now, load = self._clock(), self._load(job)
         with self._changed:
             if self._stopped:
                 raise StoppedError("the server is stopping")
@@ -116,7 +130,7 @@ class Batcher(Generic[Job, Answer]):
             if len(self._queue) >= self.max_queue:
                 raise QueueFullError(len(self._queue), self._retry_after())
             future: Future[Answer] = Future()
-            self._queue.append(_Waiting(job, now, now + timeout, future))
+            self._queue.append(_Waiting(job, load, now, now + timeout, future))
             self._changed.notify()
         return future
 
@@ -155,17 +169,23 @@ class Batcher(Generic[Job, Answer]):
                     return []
                 batch: list[_Waiting[Job, Answer]] = []
                 kept: deque[_Waiting[Job, Answer]] = deque()
-                now = self._clock()
+                now, taken = self._clock(), 0.0
                 for waiting in self._queue:
                     if self._is_lost(waiting, now):
                         continue
-                    if batch and not self._fits([*(w.job for w in batch), waiting.job]):
+                    if batch and not self._may_join(batch, taken + waiting.load.size, waiting.load.kind):
                         kept.append(waiting)
                     elif waiting.future.set_running_or_notify_cancel():
                         batch.append(waiting)
+                        taken += waiting.load.size
                 self._queue = kept
                 if batch:
                     return batch
+
+    def _may_join(self, batch: Sequence[_Waiting[Job, Answer]], taken: float, kind: Hashable) -> bool:
+        """Whether one more job of this kind may go with `batch`, and take it to this size."""
+        full = self.max_jobs is not None and len(batch) >= self.max_jobs
+        return not full and kind == batch[0].load.kind and taken <= self.room
 
     def _is_lost(self, waiting: _Waiting[Job, Answer], now: float) -> bool:
         """True for a job that nobody waits for any more; its future is settled."""

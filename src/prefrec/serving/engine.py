@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
 from prefrec.errors import DataError
+from prefrec.packing import tokens_of
 from prefrec.pipeline.report.examples import shares
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.catalogue import Recommendation
-from prefrec.serving.batcher import Batcher, Pass
+from prefrec.serving.batcher import Batcher, Load, Pass
 from prefrec.serving.bodies import (
     ExampleAnswer,
     ExplainAnswer,
@@ -75,6 +77,7 @@ class Engine:
         template: the prompt.
         examples: rows to show, for people who try the server out.
         max_queue: requests that may wait.
+        max_batch: requests that may share a pass; None: as many as the scorer's budget of tokens holds.
         on_pass: told of every pass of the worker.
     """
 
@@ -87,6 +90,7 @@ class Engine:
         *,
         examples: Sequence[RankingExample] = (),
         max_queue: int = 256,
+        max_batch: int | None = None,
         on_pass: Callable[[Pass], None] = lambda done: None,
     ) -> None:
         self.items = items
@@ -98,7 +102,12 @@ class Engine:
         # A fast tokenizer keeps settings of a call in itself: two threads in it at once would mix them up.
         self._encoding = threading.Lock()
         self.batcher: Batcher[Question | CatalogueQuestion, Any] = Batcher(
-            self._work, fits=self._fits, max_queue=max_queue, on_pass=on_pass
+            self._work,
+            load=self._load,
+            room=scorer.max_tokens,
+            max_jobs=max_batch,
+            max_queue=max_queue,
+            on_pass=on_pass,
         )
 
     def submit(self, asked: Asked[Body], timeout: float) -> Future[Any]:
@@ -253,13 +262,11 @@ class Engine:
             first += 1
         return first
 
-    def _fits(self, questions: Sequence[Question | CatalogueQuestion]) -> bool:
-        sets: list[ChoiceSet] = []
-        for question in questions:
-            if isinstance(question, CatalogueQuestion) or question.ranker != questions[0].ranker:
-                return False
-            sets += question.choice_sets
-        return self._scorer.fits(sets)
+    def _load(self, question: Question | CatalogueQuestion) -> Load:
+        """Questions under one ranker share a pass while their tokens fit; one about the catalogue is alone."""
+        if isinstance(question, CatalogueQuestion):
+            return Load(CatalogueQuestion, math.inf)
+        return Load(question.ranker, sum(map(tokens_of, question.choice_sets)))
 
     def _work(self, questions: Sequence[Question | CatalogueQuestion]) -> list[Any]:
         first = questions[0]

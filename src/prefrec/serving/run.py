@@ -10,6 +10,7 @@ from prefrec.pipeline.recipe import ZERO_SHOT
 from prefrec.prompts import PromptEncoder, load_template
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
+from prefrec.rankers.lm import default_device
 from prefrec.serving.batcher import Pass
 from prefrec.serving.engine import Engine
 from prefrec.serving.items import ItemIndex
@@ -33,15 +34,17 @@ def open_engine(
     rankers: Sequence[str] = (),
     *,
     max_queue: int = 256,
+    max_batch: int | None = None,
     max_tokens: int = 4096,
     on_pass: Callable[[Pass], None] = lambda done: None,
 ) -> Engine:
-    """The rankers of a run, loaded on one base and ready to answer.
+    """The rankers of a run, loaded on one base and ready to answer; on a GPU if there is one.
 
     Args:
         run: from `prefrec.studies.runs.open_run`.
         rankers: names of those to load, the default first; all where none is named.
         max_queue: requests that may wait.
+        max_batch: requests that may share a pass; None: as many as `max_tokens` hold.
         max_tokens: padded tokens of a pass.
         on_pass: told of every pass.
 
@@ -51,6 +54,7 @@ def open_engine(
     """
     section = run.recipe.model
     model, adapters = load_rankers(section.name, section.dtype, adapters_of(run, rankers))
+    model.to(default_device())
     encoder = PromptEncoder(load_tokenizer(section.name), max_length=section.max_length, chat=section.chat)
     template = load_template(section.templates[0], domain=run.data.domain)
     # With a tokenizer of its own: the worker's thread must not meet those of the clients in one.
@@ -70,6 +74,7 @@ def open_engine(
         template,
         examples=run.data.split(run.recipe.evaluate.split),
         max_queue=max_queue,
+        max_batch=max_batch,
         on_pass=on_pass,
     )
     engine.warm_up()

@@ -101,10 +101,6 @@ class Scorer:
         _check_finite(ranker, [best.logps])
         return best, encoder.shortened > before
 
-    def fits(self, choice_sets: Sequence[ChoiceSet]) -> bool:
-        """Whether these make about one pass."""
-        return sum(map(tokens_of, choice_sets)) <= self.max_tokens
-
     @contextmanager
     def _adapter(self, name: str | None) -> Iterator[None]:
         if not isinstance(self.model, PeftModel):
@@ -127,7 +123,7 @@ def _check_finite(ranker: str, logps: Sequence[NDArray[Any]]) -> None:
 
 
 def load_rankers(
-    base: str, dtype: str, adapters: Mapping[str, Path | None]
+    base: str, dtype: str, adapters: Mapping[str, Path | None], **options: Any
 ) -> tuple[nn.Module, dict[str, str | None]]:
     """One base model with the adapters of several rankers on it, for `Scorer`.
 
@@ -135,6 +131,7 @@ def load_rankers(
         base: a name for `prefrec.models.load_model`.
         dtype: of the base.
         adapters: ranker → folder of its adapter; None: the bare base.
+        **options: for `load_model`, how the base attends and is held.
 
     Returns:
         the model, and ranker → name of its adapter.
@@ -142,7 +139,7 @@ def load_rankers(
     Raises:
         ModelError: base or adapter cannot be found or read, or is not stored as safetensors.
     """
-    model: nn.Module = load_model(base, dtype=dtype)
+    model: nn.Module = load_model(base, dtype=dtype, **options)
     names: dict[str, str | None] = {}
     for i, (ranker, folder) in enumerate(adapters.items()):
         names[ranker] = None if folder is None else f"ranker{i}"

@@ -35,6 +35,7 @@ def serve_run(
     ui: bool = False,
     api_key: str | None = None,
     max_queue: int = 256,
+    max_batch: int | None = None,
     deadline: float = 30.0,
     max_tokens: int = 4096,
 ) -> None:
@@ -46,7 +47,14 @@ def serve_run(
     run = open_run(folder)
     with _listen(host, port) as listener:
         telemetry = Telemetry()
-        engine = open_engine(run, rankers, max_queue=max_queue, max_tokens=max_tokens, on_pass=telemetry.on_pass)
+        engine = open_engine(
+            run,
+            rankers,
+            max_queue=max_queue,
+            max_batch=max_batch,
+            max_tokens=max_tokens,
+            on_pass=telemetry.on_pass,
+        )
         name, model = run.recipe.name, Path(run.recipe.model.name).name
         stages = list(run.stages.values())
         settings = Settings(

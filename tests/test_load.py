@@ -1,0 +1,57 @@
+"""scripts/load.py: two servers, real clients, and what becomes of their answers."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from served_run import write_run
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "load.py"
+
+
+@pytest.fixture(scope="module")
+def load():
+    spec = importlib.util.spec_from_file_location("load", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["load"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(importlib.util.find_spec("locust") is None, reason="locust is not installed")
+def test_many_clients_are_answered_by_both_servers(tmp_path, bpe_tokenizer):
+    run = write_run(tmp_path, bpe_tokenizer)
+    out = tmp_path / "load.json"
+    command = [sys.executable, str(SCRIPT), str(run), "--clients", "3", "--seconds", "1", "--warm-up", "0"]
+    done = subprocess.run([*command, "--rows", "8", "--out", str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    loads = result["loads"]
+    assert [(x["clients"], x["server"]) for x in loads] == [(3, "batched"), (3, "one at a time")]
+    for x in loads:
+        assert set(x["codes"]) == {"200"}
+        assert x["answers"] == x["codes"]["200"] > 0
+        assert x["throughput"] == pytest.approx(x["answers"] / x["seconds"])
+        assert 0 < x["p50"] <= x["p99"]
+        assert x["peak_bytes"] is None or x["peak_bytes"] > 50 << 20
+    assert result["speedup"]["3"] == loads[0]["throughput"] / loads[1]["throughput"]
+    assert "one at a time" in done.stdout
+    assert done.stdout.count(" × 200") == 2
+
+
+def test_a_server_that_does_not_start_is_shown(tmp_path):
+    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "is not the folder of a run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "quantile"),
+    [([], 0.5, None), ([3], 0.99, 3), ([1, 2], 0.5, 1), ([1, 2, 3], 0.5, 2), (list(range(1, 201)), 0.99, 198)],
+)
+def test_quantiles(load, values, share, quantile):
+    assert load._quantile(values, share) == quantile
