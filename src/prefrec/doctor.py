@@ -123,7 +123,7 @@ def examine() -> Facts:
     embedded = _embedded()
     unpacked = unpacked_folder(embedded) if embedded else None
     return Facts(
-        versions={"python": platform.python_version(), "platform": platform.platform()} | _versions(),
+        versions=_versions(),
         processor=torch.backends.cpu.get_cpu_capability(),
         features=_features(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -251,7 +251,8 @@ def gibibytes(number: int) -> str:
 
 
 def _versions() -> dict[str, str | None]:
-    return {name: _version(name) for name in PACKAGES}
+    machine = {"python": platform.python_version(), "platform": platform.platform()}
+    return {**machine, **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(name: str) -> str | None:

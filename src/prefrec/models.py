@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from prefrec.console import say, warn
+from prefrec.data.store import writing
 from prefrec.errors import ModelError
 
 EMBEDDED = "smollm2-135m"
@@ -187,7 +188,8 @@ def _embedded_checkpoint() -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=target.parent))
         try:
-            _unpack_gguf(gguf, scratch)
+            with writing(target):
+                _unpack_gguf(gguf, scratch)
             scratch.rename(target)
         except OSError:
             if not (target / "config.json").exists():  # else another process was first
