@@ -87,6 +87,7 @@ def test_a_crash_while_tables_move_leaves_an_unfinished_folder(
         ),
         (ValueError("I/O error: No space left on device (os error 28)"), "No space left on device; make room"),
         (ValueError("IoError: Permission denied (os error 13)"), "Permission denied"),
+        (OSError("Read-only file system (os error 30): /x (set POLARS_VERBOSE=1)"), "Read-only file system; name"),
     ],
 )
 def test_every_library_s_failure_to_write_is_told_alike(error: Exception, message: str) -> None:

@@ -42,7 +42,7 @@ _WRITER_FAILED = {
     errno.EROFS: ("os error 30",),
     errno.EACCES: ("os error 13",),
 }
-"""Texts by which libraries that do not raise an OSError tell of one; torch's writer does not say which."""
+"""Texts by which libraries tell of an OSError without its number; torch's writer does not say which."""
 
 
 def write_prepared(data: PreparedData, folder: Path) -> None:
@@ -154,7 +154,7 @@ def storage_error(error: Exception, path: Path | str | None = None) -> StorageEr
         error: from a library or the system.
         path: that was being written; None: as the error says.
     """
-    code = error.errno if isinstance(error, OSError) else _told(error)
+    code = getattr(error, "errno", None) or _told(error)
     where = path if path is not None else getattr(error, "filename", None) or "a file"
     if code in _FULL:
         way = "make room and run the same command again; what was finished before is kept"
