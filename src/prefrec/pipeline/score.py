@@ -150,7 +150,6 @@ def ask_models(
         if not processes.from_first(known):
             frame = _ask(entry, data, model, section, examples, seed)
             if processes.is_first():
-                path.with_suffix(".json").unlink(missing_ok=True)  # no key beside the answers to another
                 write_predictions(frame, path)
                 write_json(path.with_suffix(".json"), key)
             processes.wait()
@@ -170,7 +169,9 @@ def summarise(
     generated = predictions.filter(texts.is_not_null())
     if generated.is_empty():
         return Scores(evaluation, None, predictions)
-    whole = evaluate_predictions(generated, ks=section.ks, compare=comparison_pairs([], models), seed=seed)
+    writers = set(generated["ranker"])
+    pairs = comparison_pairs([], [m for m in models if m in writers])
+    whole = evaluate_predictions(generated, ks=section.ks, compare=pairs, seed=seed)
     return Scores(evaluation, _only(whole, GENERATION_METRICS), predictions)
 
 

@@ -1,0 +1,108 @@
+"""LLaRA in a recipe: on SASRec's vectors, with S-DPO after it; what is missing is said before anything is trained."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.torch import load_file
+
+from prefrec.data import read_prepared
+from prefrec.errors import ConfigError
+from prefrec.evaluation import read_predictions
+from prefrec.pipeline.baselines import llara as stage_module
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec.prompts import load_template
+from prefrec.rankers.llara import PROJECTOR_FILE, load_llara
+from prefrec.rankers.sequential import load_sequential
+from sequential import SMALL, needs_hopwise
+
+SASREC = {"model": "SASRec", "epochs": 1, "batch_size": 64, "settings": SMALL["SASRec"]}
+ROWS = {"rows": 16, "global_batch_size": 8, "learning_rate": 5e-3, "save_steps": 1}
+LLARA = {"kind": "llara", **ROWS, "epochs": 2, "eval_rows": 4, "eval_steps": 2}
+ALIGNED = {"kind": "llara-s-dpo", **ROWS, "num_negatives": 2, "eval_rows": 4, "eval_steps": 2}
+
+
+def _recipe(recipe: Recipe, *rankers: dict, sequential=(SASREC,)) -> Recipe:
+    raw = recipe.model_dump(mode="json")
+    raw |= {"sft": None, "align": [], "sequential": list(sequential), "rankers": list(rankers)}
+    raw["evaluate"] |= {"rows": 6, "generate_rows": 2, "zero_shot": False}
+    return Recipe.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llara")
+    run_recipe(_recipe(recipe, LLARA, ALIGNED), folder)
+    return folder
+
+
+def _ask(finished, recipe, name):
+    data = read_prepared(finished / "data")
+    adapter = finished / "rankers" / name / "adapter"
+    template = load_template("1", domain="movies")
+    return data, load_llara(name, recipe.model.name, adapter, data.catalogue, template, dtype="float32")
+
+
+@needs_hopwise
+@pytest.mark.parametrize("name", ["LLaRA", "LLaRA-S-DPO"])
+def test_a_row_of_the_table(finished, recipe, name):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["evaluation"]["metrics"][name].keys() == metrics["evaluation"]["metrics"]["popularity"].keys()
+    rows = read_predictions(finished / "predictions.parquet").filter(pl.col("ranker") == name).sort("row")
+    data, asked = _ask(finished, recipe, name)
+    np.testing.assert_allclose(rows["scores"].to_list(), asked.score(data.test[:6]), rtol=0, atol=1e-4)
+    assert rows["generated"][:2].to_list() == asked.generate(data.test[:2])
+    log = json.loads((finished / "rankers" / name / "log.json").read_text())
+    assert len([entry for entry in log if "eval_loss" in entry]) == (2 if name == "LLaRA" else 1)
+    assert not list((finished / "rankers" / name).glob("checkpoint-*"))
+
+
+@needs_hopwise
+def test_items_are_those_of_sasrec_and_stay_with_s_dpo(finished, recipe):
+    data, asked = _ask(finished, recipe, "LLaRA")
+    sasrec = load_sequential(finished / "sequential" / "SASRec", data.catalogue)
+    plain, aligned = (
+        load_file(finished / "rankers" / name / "adapter" / PROJECTOR_FILE) for name in ("LLaRA", "LLaRA-S-DPO")
+    )
+    table = sasrec.model.item_embedding.weight.detach()
+    embedding = asked.model.get_input_embeddings()
+    for n, item in enumerate(embedding.ids):
+        assert (plain["items"][n] == table[sasrec.vocabulary.item_tokens[item]]).all()
+    assert len(plain["items"]) == len(sasrec.vocabulary.items)
+    assert plain.keys() == aligned.keys()
+    assert all((plain[k] == aligned[k]).all() for k in plain)
+    first, second = (
+        load_file(finished / "rankers" / name / "adapter" / "adapter_model.safetensors")
+        for name in ("LLaRA", "LLaRA-S-DPO")
+    )
+    assert first.keys() == second.keys()
+    assert any((first[k] != second[k]).any() for k in first)
+
+
+@needs_hopwise
+def test_what_has_not_changed_is_not_trained_again(finished, recipe, monkeypatch):
+    done = []
+    monkeypatch.setattr(stage_module, "_train", lambda made_of, config, *rest: done.append(config.name))
+    monkeypatch.setattr(stage_module, "_align", lambda made_of, config, *rest: done.append(config.name))
+    passes = {**ALIGNED, "max_tokens_per_pass": 4000}
+    run_recipe(_recipe(recipe, LLARA, passes), finished, until="rankers")
+    assert done == []
+    run_recipe(_recipe(recipe, LLARA, {**ALIGNED, "beta": 0.5}), finished, until="rankers")
+    assert done == ["LLaRA-S-DPO"]
+    other = {**SASREC, "learning_rate": 0.01}  # other vectors, another LLaRA, another reference
+    run_recipe(_recipe(recipe, LLARA, {**ALIGNED, "beta": 0.5}, sequential=[other]), finished, until="rankers")
+    assert done == ["LLaRA-S-DPO", "LLaRA", "LLaRA-S-DPO"]
+
+
+def test_without_vectors_there_is_no_llara(recipe, tmp_path):
+    with pytest.raises(
+        ConfigError, match="LLaRA takes item vectors from SASRec: add `- model: SASRec` to the recipe"
+    ):
+        run_recipe(_recipe(recipe, LLARA, sequential=[]), tmp_path / "run", until="rankers")
+
+
+def test_without_a_reference_there_is_no_alignment(recipe, tmp_path):
+    with pytest.raises(ConfigError, match="LLaRA-S-DPO goes on from LLaRA: put an entry of kind llara"):
+        run_recipe(_recipe(recipe, ALIGNED, sequential=[]), tmp_path / "run", until="rankers")
