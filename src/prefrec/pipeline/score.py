@@ -150,6 +150,7 @@ def ask_models(
         if not processes.from_first(known):
             frame = _ask(entry, data, model, section, examples, seed)
             if processes.is_first():
+                path.with_suffix(".json").unlink(missing_ok=True)  # no key beside the answers to another
                 write_predictions(frame, path)
                 write_json(path.with_suffix(".json"), key)
             processes.wait()
