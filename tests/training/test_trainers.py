@@ -253,3 +253,10 @@ def test_saved_policy_loads_as_one_adapter(tmp_path, bpe_tokenizer):
     batch = pack(trainer.train_dataset.choice_sets, pad_id=0)
     with torch.no_grad():
         torch.testing.assert_close(choice_logps(loaded.eval(), batch), choice_logps(trainer.model.eval(), batch))
+
+
+def test_flex_attention_is_not_trained_on_a_cpu(tmp_path, bpe_tokenizer):
+    model = small_model()
+    model.set_attn_implementation("flex_attention")
+    with pytest.raises(ConfigError, match="flex_attention has no gradients on a CPU: load the model with sdpa"):
+        SFTTrainer(model, SFTConfig(**settings(tmp_path)), COMPLETIONS, None, bpe_tokenizer)

@@ -54,6 +54,19 @@ class ModelSection(_Section):
     templates: list[str] = Field(
         ["1"], min_length=1, description="Phrasings (`1`, `movies/2`) or jinja2 files; evaluation uses the first."
     )
+    attn_implementation: Literal["auto", "sdpa", "eager", "flex_attention"] = Field(
+        "auto", description="auto: transformers' choice; on a GPU the faster of sdpa and flex_attention."
+    )
+    quantization: Literal["none", "nf4"] = Field("none", description="nf4: the frozen base in 4 bits (QLoRA).")
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that the outcome depends on."""
+        idle = {"attn_implementation"} | ({"quantization"} if self.quantization == "none" else set())
+        return self.model_dump(exclude=idle)
+
+    def loading(self) -> dict[str, Any]:
+        """How `prefrec.models.load_model` is to load it."""
+        return self.model_dump(include={"dtype", "attn_implementation", "quantization"})
 
 
 class LoraSection(_Section):

@@ -180,7 +180,7 @@ def lm_ranker(
     name: str, adapter: Path | None, data: PreparedData, model: ModelSection, *, batch_size: int = 8
 ) -> LMRanker:
     """A language model, with an adapter where one is given, as a ranker of the items of `data`."""
-    lm, tokenizer = load_lm(model.name, adapter, dtype=model.dtype)
+    lm, tokenizer = load_lm(model.name, adapter, **model.loading())
     template = load_template(model.templates[0], domain=data.domain)
     return LMRanker(
         name,
@@ -222,9 +222,9 @@ def adapter_key(adapter: Path | None, data: PreparedData) -> str:
 
 
 def model_key(model: ModelSection) -> dict[str, Any]:
-    """What a stage depends on of the model: its section, and the files that are named in it."""
+    """What a stage depends on of the model: what decides in its section, and the files that are named in it."""
     facts = file_facts(Path(name).expanduser() for name in (model.name, *model.templates))
-    return {**model.model_dump(), **({"files": facts} if facts else {})}
+    return {**model.decisive(), **({"files": facts} if facts else {})}
 
 
 def comparison_pairs(rankers: Sequence[str], models: Sequence[str]) -> list[tuple[str, str]]:

@@ -178,7 +178,7 @@ def prompt_encoder(model: ModelSection) -> PromptEncoder:
 
 
 def _base(model: ModelSection, adapter: Path | None) -> Any:
-    base: Any = load_model(model.name, dtype=model.dtype)
+    base: Any = load_model(model.name, **model.loading())
     return base if adapter is None else load_adapter(base, adapter, is_trainable=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from prefrec import processes
 from prefrec.console import track, warn
 from prefrec.data import Catalogue, RankingExample
-from prefrec.models import load_model, load_tokenizer
+from prefrec.models import default_device, load_model, load_tokenizer
 from prefrec.packing import pack_passes, tokens_of
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
@@ -160,27 +159,22 @@ class LMRanker:
         return next(self.model.parameters()).device
 
 
-def load_lm(base: str, adapter: Path | None = None, *, dtype: str = "bfloat16") -> tuple[nn.Module, Any]:
+def load_lm(
+    base: str, adapter: Path | None = None, *, dtype: str = "bfloat16", **options: Any
+) -> tuple[nn.Module, Any]:
     """A base model, with an adapter where one is given, and its tokenizer; ready to score, on a GPU if there is one.
 
     Args:
         base: a name for `prefrec.models.load_model`.
         adapter: folder of a PEFT adapter.
         dtype: of the base.
+        **options: for `load_model`, how the base attends and is held.
 
     Raises:
         ModelError: base or adapter cannot be found or read.
     """
-    model: nn.Module = load_model(base, dtype=dtype)
+    model: nn.Module = load_model(base, dtype=dtype, **options)
     if adapter is not None:
         # In the base's own precision: the same numbers as autocast gives in training, without its casts.
         model = load_adapter(model, adapter, autocast_adapter_dtype=False)
     return model.to(default_device()).eval(), load_tokenizer(base)
-
-
-def default_device() -> torch.device:
-    """This process's GPU; the CPU where there is none, or `accelerate launch --cpu` asks for it."""
-    asked = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
-    if asked or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

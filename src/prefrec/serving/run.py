@@ -53,7 +53,7 @@ def open_engine(
         ModelError: model or adapter cannot be read.
     """
     section = run.recipe.model
-    model, adapters = load_rankers(section.name, section.dtype, adapters_of(run, rankers))
+    model, adapters = load_rankers(section.name, adapters=adapters_of(run, rankers), **section.loading())
     model.to(default_device())
     encoder = PromptEncoder(load_tokenizer(section.name), max_length=section.max_length, chat=section.chat)
     template = load_template(section.templates[0], domain=run.data.domain)

@@ -20,7 +20,8 @@ from prefrec import processes
 from prefrec.console import say, warn
 from prefrec.data.store import writing
 from prefrec.errors import ConfigError
-from prefrec.models import load_model, load_tokenizer
+from prefrec.masks import FLEX, attention_implementation
+from prefrec.models import is_quantized, load_model, load_tokenizer
 from prefrec.packing import Layout, PackedBatch, pack_passes, tokens_of
 from prefrec.prompts import PromptEncoder
 from prefrec.scoring import BRANCHING, language_model, layout_for, verified_layout
@@ -84,6 +85,7 @@ class ChoiceTrainer(Trainer):
         # version of transformers.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
+        self._check_base()
         self.row_layout = self._layout()
         self.add_callback(_EpochCallback(self))
         self.report_global_batch()
@@ -230,6 +232,17 @@ class ChoiceTrainer(Trainer):
         if layout == "separate":
             warn(f"scoring one sequence an answer, which is slower: {escape(reason)}")
         return layout
+
+    def _check_base(self) -> None:
+        """Refuse forms of the model that cannot be trained here."""
+        core = language_model(cast(nn.Module, self.model))
+        if attention_implementation(core.config) == FLEX and self.args.device.type == "cpu":
+            raise ConfigError("flex_attention has no gradients on a CPU: load the model with sdpa")
+        if is_quantized(core) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ConfigError(
+                "a base in 4 bits is not shared out over processes: each is to hold the whole "
+                "(configs/accelerate/ddp.yaml), or leave `quantization` at none"
+            )
 
     def _in_step(self, passes: list[PackedBatch]) -> list[PackedBatch]:
         """As many passes as the process with the most of them has, where weights are gathered for every pass.

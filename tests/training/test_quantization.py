@@ -1,0 +1,215 @@
+"""QLoRA: adapters in float32 on a base in 4 bits, on a CPU or wherever bitsandbytes runs."""
+
+import copy
+import importlib.util
+import math
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM
+
+from prefrec.errors import ConfigError, ModelError
+from prefrec.models import is_quantized, load_model
+from prefrec.packing import pack
+from prefrec.prompts import ChoiceSet
+from prefrec.scoring import choice_logps, verified_layout
+from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
+from quantized import skip_where_it_does_not_run
+from slow import slow_logps
+from tiny import tiny_llama
+from tiny_run import write_model
+from tiny_training import COMPLETIONS, PREFERENCES, losses, settings, trainable
+
+SETS = [
+    ChoiceSet(tuple(range(10, 26)), ((30, 31, 2), (32, 2), (33, 34, 35, 2))),
+    ChoiceSet(tuple(range(40, 49)), ((50, 2), (51, 52, 53, 54, 2), (30, 2))),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bpe_tokenizer):
+    """A saved model of the usual size, with its tokenizer."""
+    skip_where_it_does_not_run()
+    return write_model(tmp_path_factory.mktemp("models") / "model", bpe_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory):
+    """A saved model whose weights show a wrong mask."""
+    skip_where_it_does_not_run()
+    path = tmp_path_factory.mktemp("models") / "scaled"
+    tiny_llama().save_pretrained(path)
+    return path
+
+
+def nf4(path, dtype="float32"):
+    return load_model(str(path), dtype=dtype, quantization="nf4")
+
+
+def device_of(model):
+    return next(model.parameters()).device
+
+
+def adapted(model):
+    """The model with an adapter that has been somewhere."""
+    torch.manual_seed(1)
+    model = get_peft_model(model, lora_config(4))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.02)
+    return model
+
+
+def gradients(model):
+    """Of a weighted sum of the answers' log-probabilities, by name of the parameter."""
+    weights = torch.tensor([[1.0, -0.5, 0.25], [0.3, -1.0, 2.0]], device=device_of(model))
+    (weights * choice_logps(model, pack(SETS, pad_id=0).to(device_of(model)))).sum().backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_alike(got, want):
+    assert got.keys() == want.keys()
+    assert got
+    for name, grad in want.items():
+        torch.testing.assert_close(got[name], grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_only_the_layers_matrices_are_in_4_bits(folder, dtype):
+    plain, model = AutoModelForCausalLM.from_pretrained(folder), nf4(folder, dtype)
+    assert is_quantized(model)
+    assert not is_quantized(plain)
+    assert not model.training
+    for name, p in model.named_parameters():
+        packed = name.endswith("_proj.weight")
+        assert p.dtype == (torch.uint8 if packed else getattr(torch, dtype)), name
+        assert p.numel() == plain.get_parameter(name).numel() / (2 if packed else 1), name
+    assert {p.dtype for p in trainable(adapted(model)).values()} == {torch.float32}
+
+
+def test_packed_equals_separate(scaled):
+    model, plain = nf4(scaled), tiny_llama()
+    device = device_of(model)
+    with torch.no_grad():
+        want = torch.stack([slow_logps(model, c) for c in SETS])
+        for layout in ("packed", "separate"):
+            got = choice_logps(model, pack(SETS, pad_id=0, layout=layout).to(device))
+            torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+        unlike = (choice_logps(plain, pack(SETS, pad_id=0)) - want.cpu()).abs().max()
+    assert verified_layout(model, SETS[0], 0, "packed")[0] == "packed"
+    assert unlike > 0.01, "nothing was quantised"
+
+
+def test_scores_and_gradients_are_those_of_the_plain_weights_that_4_bits_stand_for(scaled):
+    model = adapted(nf4(scaled))
+    plain = adapted(nf4(scaled).dequantize())
+    assert {p.dtype for p in plain.parameters()} == {torch.float32}
+    assert_alike(gradients(model), gradients(plain))
+
+
+def test_evaluation_computes_what_training_does(scaled):
+    """Without gradients bitsandbytes would compute in another way, on a CPU that has the instructions."""
+    model = nf4(scaled)
+    batch = pack(SETS, pad_id=0).to(device_of(model))
+    with torch.no_grad():
+        scored = choice_logps(model.eval(), batch)
+    trained = choice_logps(adapted(copy.deepcopy(model)).train(), batch).detach()
+    bare = choice_logps(model.train(), batch).detach()
+    torch.testing.assert_close(scored, bare, rtol=0, atol=1e-5)
+    assert (scored - trained).abs().max() > 1e-3, "the adapter counts"
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(folder, tmp_path, bpe_tokenizer, reentrant):
+    """As the trainer switches it on: PEFT leaves the inputs of a 4-bit base without gradients."""
+    weights = []
+    for checkpointed in (False, True):
+        how = {"gradient_checkpointing": checkpointed, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+        config = SFTConfig(**settings(tmp_path, max_steps=2, **how))
+        trainer = SFTTrainer(adapted(nf4(folder)), config, COMPLETIONS, None, bpe_tokenizer)
+        trainer.train()
+        weights.append(trainable(trainer.model))
+    for name, want in weights[0].items():
+        torch.testing.assert_close(weights[1][name], want, rtol=0, atol=1e-5)
+    assert any((weights[1][n] - p).abs().max() > 1e-3 for n, p in trainable(adapted(nf4(folder))).items())
+
+
+def trained(base, tmp_path, tokenizer, *, bf16=False, precompute=True):
+    """SFT and alignment of a new adapter on bases that `base` loads; both trainers, and what was frozen."""
+    sft = SFTTrainer(
+        base(),
+        SFTConfig(**settings(tmp_path / "sft", max_steps=12, bf16=bf16)),
+        COMPLETIONS,
+        None,
+        tokenizer,
+        lora_config(4),
+    )
+    sft.train()
+    sft.model.save_pretrained(tmp_path / "adapter")
+    model = load_adapter(base(), tmp_path / "adapter", is_trainable=True)
+    config = settings(
+        tmp_path / "align", max_steps=12, learning_rate=2e-2, per_device_train_batch_size=8, bf16=bf16, beta=0.5
+    )
+    config["precompute_ref_log_probs"] = precompute
+    trainer = SoftmaxDPOTrainer(model, SoftmaxDPOConfig(**config), PREFERENCES, None, tokenizer)
+    frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
+    trainer.train()
+    return sft, trainer, frozen
+
+
+@pytest.mark.parametrize("precompute", [True, False])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_sft_then_alignment(scaled, tmp_path, bpe_tokenizer, bf16, precompute):
+    """Both stages learn; the base and the reference stay; the loss of alignment begins at ln(1 + N)."""
+    dtype = "bfloat16" if bf16 else "float32"
+    sft, trainer, frozen = trained(
+        lambda: nf4(scaled, dtype), tmp_path, bpe_tokenizer, bf16=bf16, precompute=precompute
+    )
+    assert losses(sft)[-1] < losses(sft)[0] - 0.5
+    assert losses(trainer)[0] == pytest.approx(math.log(4), abs=0.1 if bf16 else 1e-4)
+    assert losses(trainer)[-1] < losses(trainer)[0] - 0.2
+    assert {p.dtype for p in trainable(trainer.model).values()} == {torch.float32}
+    assert {p.dtype for n, p in frozen.items() if ".base_layer." in n} == {torch.uint8}
+    assert all(torch.equal(p, frozen[n]) for n, p in trainer.model.named_parameters() if n in frozen)
+
+
+def test_both_stages_learn_as_on_the_plain_weights_that_4_bits_stand_for(scaled, tmp_path, bpe_tokenizer):
+    quantised = trained(lambda: nf4(scaled), tmp_path / "nf4", bpe_tokenizer)
+    nf4(scaled).dequantize().save_pretrained(tmp_path / "model")
+    plain = trained(lambda: load_model(str(tmp_path / "model")), tmp_path / "plain", bpe_tokenizer)
+    for got, want in zip(quantised[:2], plain[:2], strict=True):
+        assert losses(got) == pytest.approx(losses(want), abs=1e-2)
+
+
+def test_an_adapter_comes_back_as_it_was_saved(scaled, tmp_path):
+    model = adapted(nf4(scaled)).eval()
+    batch = pack(SETS, pad_id=0).to(device_of(model))
+    model.save_pretrained(tmp_path)
+    again = load_adapter(nf4(scaled), tmp_path, autocast_adapter_dtype=False).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(choice_logps(again, batch), choice_logps(model, batch), rtol=0, atol=1e-5)
+
+
+def test_weights_that_are_shared_out_are_refused(folder, tmp_path, bpe_tokenizer):
+    config = SFTConfig(**settings(tmp_path))
+    trainer = SFTTrainer(nf4(folder), config, COMPLETIONS, None, bpe_tokenizer, lora_config(4))
+    trainer._check_base()
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ConfigError, match="4 bits is not shared out over processes"):
+        trainer._check_base()
+
+
+def test_a_base_that_is_quantised_already_is_refused(folder, tmp_path):
+    nf4(folder).save_pretrained(tmp_path / "small")
+    with pytest.raises(ModelError, match="is quantised already: leave `quantization` at none"):
+        nf4(tmp_path / "small")
+    assert is_quantized(load_model(str(tmp_path / "small")))
+
+
+def test_without_bitsandbytes(monkeypatch, tmp_path):
+    tiny_llama().save_pretrained(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"needs bitsandbytes: pip install 'prefrec\[quant\]'"):
+        load_model(str(tmp_path), quantization="nf4")
