@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,12 +13,12 @@ TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
 COMPARED = ("hr@1", "ndcg@10")
 
 
-def print_scores(metrics: dict[str, Any]) -> None:
+def print_scores(metrics: dict[str, Any], shown: Sequence[str] = TABLE_METRICS) -> None:
     """Print the content of a `metrics.json`: table, comparisons, generation, the audit's verdict."""
     out = Console()
     evaluation = Evaluation.from_json(metrics["evaluation"])
     known = {m for of in evaluation.metrics.values() for m in of}
-    out.print(evaluation_table(evaluation, [m for m in TABLE_METRICS if m in known]))
+    out.print(evaluation_table(evaluation, [m for m in dict.fromkeys(shown) if m in known]))
     if evaluation.comparisons:
         out.print(comparison_table(evaluation, [m for m in COMPARED if m in known]))
     if metrics["generation"]:

@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from prefrec.cli import _options as o
-from prefrec.cli._output import print_scores
+from prefrec.cli._output import TABLE_METRICS, print_scores
 from prefrec.data import PreparedData, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
+from prefrec.pipeline.full_catalogue import FULL_CATALOGUE, full_catalogue_metrics
 from prefrec.pipeline.recipe import NAME, ZERO_SHOT, EvaluateSection
 from prefrec.pipeline.run import metrics_json
 from prefrec.pipeline.score import Entry, LMEntry, adapter_key, evaluate_rankers, sequential_entry
@@ -37,6 +38,15 @@ def evaluate(
     generate_rows: Annotated[
         int, typer.Option(help="Rows that LMs also answer in text: HR@1 and Valid Ratio as in the paper.")
     ] = 0,
+    full_catalogue: Annotated[
+        bool,
+        typer.Option("--full-catalogue", help="The target among all titles that the user has not seen."),
+    ] = False,
+    retriever: Annotated[
+        str | None,
+        typer.Option(help="With --full-catalogue: LMs rank what this row of the table puts first, such as SASRec."),
+    ] = None,
+    retrieve: Annotated[int, typer.Option(min=1, help="With --retriever: titles that it hands on.")] = 20,
     batch_size: Annotated[int, typer.Option(help="Rows a pass.")] = 8,
     model: o.Model = "smollm2-135m",
     dtype: o.Dtype = "bfloat16",
@@ -51,8 +61,15 @@ def evaluate(
     Every number has its 95% interval (bootstrap over users); rankers are compared in pairs, row by row; and the
     audit says whether the lists can be ranked without knowing what the user likes.
 
+    With --full-catalogue all titles are candidates but those that the user has seen. Without --retriever an LM scores
+    every one of them after the history alone.
+
     Example: prefrec evaluate data/ml --adapter sft=runs/sft/adapter --adapter s-dpo=runs/s-dpo/adapter --rows 500
+
+    Example: prefrec evaluate data/ml --full-catalogue --sequential runs/SASRec --adapter s-dpo=runs/s-dpo/adapter
+    --retriever SASRec --retrieve 20
     """
+    _check_usage(full_catalogue, retriever, generate_rows)
     prepared = read_prepared(data)
     base = [LMEntry(ZERO_SHOT, None, adapter_key(None, prepared))] if zero_shot else []
     trained = [sequential_entry(path) for path in sequential or []]
@@ -61,15 +78,29 @@ def evaluate(
     section = o.fill(EvaluateSection, **settings)
     asked = o.model_section(model, dtype, max_length, chat, template)
     folder = out or data / "evaluation"
-    scores = evaluate_rankers(prepared, asked, section, entries, folder / "predictions", seed=seed)
-    metrics = metrics_json(split, scores)
-    write_predictions(scores.predictions, folder / "predictions.parquet")
-    write_json(folder / "metrics.json", metrics)
+    if full_catalogue:
+        hands_on = (retriever, retrieve) if retriever else None
+        metrics = full_catalogue_metrics(prepared, asked, section, entries, folder, hands_on, seed=seed)
+        shown: tuple[str, ...] = ("hr@1", "hr@10", "ndcg@10", *([f"hr@{retrieve}"] if retriever else []))
+        made = f"Metrics: {folder / FULL_CATALOGUE}"
+    else:
+        scores = evaluate_rankers(prepared, asked, section, entries, folder / "predictions", seed=seed)
+        metrics, shown = metrics_json(split, scores), TABLE_METRICS
+        write_predictions(scores.predictions, folder / "predictions.parquet")
+        write_json(folder / "metrics.json", metrics)
+        made = f"Predictions: {folder / 'predictions.parquet'}"
     if as_json:
         typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
     else:
-        print_scores(metrics)
-        typer.echo(f"Predictions: {folder / 'predictions.parquet'}")
+        print_scores(metrics, shown)
+        typer.echo(made)
+
+
+def _check_usage(full_catalogue: bool, retriever: str | None, generate_rows: int) -> None:
+    if retriever and not full_catalogue:
+        raise typer.BadParameter("needs --full-catalogue", param_hint="--retriever")
+    if generate_rows and full_catalogue:
+        raise typer.BadParameter("leave it out, or --full-catalogue", param_hint="--generate-rows")
 
 
 def _entry(text: str, data: PreparedData) -> LMEntry:

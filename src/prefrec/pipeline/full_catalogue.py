@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import polars as pl
 
@@ -13,9 +13,13 @@ from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Evaluation, evaluate_predictions, predict, whole_catalogue
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection, ReferenceName
 from prefrec.pipeline.score import Entry, LMEntry, RankerEntry, ask_models, entry_ranker, model_key
-from prefrec.pipeline.stage import stage_key
+from prefrec.pipeline.stage import stage_key, write_json
+from prefrec.processes import is_first
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker, reference_rankers
 from prefrec.rankers.retrieve import RetrieveThenRank
+
+FULL_CATALOGUE = "full_catalogue.json"
+"""File of the metrics."""
 
 
 def retrieve_entry(
@@ -104,8 +108,12 @@ def evaluate_full_catalogue(
         seed: of ties and intervals.
 
     Raises:
+        ConfigError: two rankers share a name.
         DataError: the split holds no rows.
     """
+    names = [*section.references, *(e.name for e in entries)]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"rankers need names of their own, got {', '.join(names)}")
     seen = dict(data.train_interactions.group_by("user_id").agg("item_id").iter_rows())
     rows = whole_catalogue(data.split(section.split)[: section.rows], data.catalogue, seen)
     if not rows:
@@ -118,6 +126,51 @@ def evaluate_full_catalogue(
     silent = section.model_copy(update={"generate_rows": 0})
     frames += ask_models(data, model, silent, entries, rows, cache, seed=seed)
     return evaluate_predictions(pl.concat(frames), ks=section.ks, compare=compare, seed=seed)
+
+
+def full_catalogue_metrics(
+    data: PreparedData,
+    model: ModelSection,
+    section: EvaluateSection,
+    entries: Sequence[Entry],
+    folder: Path,
+    hands_on: tuple[str, int] | None = None,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """What entries from outside a run reach over the whole catalogue; written to `FULL_CATALOGUE` in `folder` too.
+
+    Args:
+        data, model, section, seed: as for `evaluate_full_catalogue`.
+        entries: language models score all titles after the history alone, or what is handed on to them.
+        folder: for metrics and predictions.
+        hands_on: the name of a retriever, and how many items it hands on to each language model.
+
+    Raises:
+        ConfigError: there is no such retriever.
+    """
+    before = {e.name: e for e in entries}
+    asked: list[Entry] = []
+    compare = []
+    for entry in entries:
+        if not isinstance(entry, LMEntry):
+            asked.append(entry)
+        elif hands_on is None:
+            asked.append(catalogue_entry(entry, data, model))
+        else:
+            retriever, retrieve = hands_on
+            name, key = f"{retriever}+{entry.name}", stage_key(**data.protocol)
+            pair = retrieve_entry(name, retriever, entry.name, retrieve, data, key, model, before, seed=seed)
+            asked.append(pair)
+            compare.append((name, retriever))
+    section = section.model_copy(update={"ks": sorted({*section.ks, *([hands_on[1]] if hands_on else [])})})
+    evaluation = evaluate_full_catalogue(
+        data, model, section, asked, folder / "full_catalogue", compare=compare, seed=seed
+    )
+    metrics = {"split": section.split, "evaluation": evaluation.to_json(), "generation": None}
+    if is_first():
+        write_json(folder / FULL_CATALOGUE, metrics)
+    return metrics
 
 
 def _known(name: str, of: str, entries: Mapping[str, Entry], field: str, more: Sequence[str] = ()) -> Entry:

@@ -7,15 +7,13 @@ from pathlib import Path
 
 from prefrec.console import say
 from prefrec.evaluation import Evaluation
-from prefrec.pipeline.full_catalogue import evaluate_full_catalogue, retrieve_entry
+from prefrec.pipeline.full_catalogue import FULL_CATALOGUE, evaluate_full_catalogue, retrieve_entry
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import Entry, RankerEntry
 from prefrec.pipeline.stage import stage, stage_key, write_json
 from prefrec.processes import is_first
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
-
-FULL_CATALOGUE = "full_catalogue.json"
 
 
 def retrieve_stage(

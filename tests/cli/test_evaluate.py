@@ -1,0 +1,112 @@
+"""`prefrec evaluate --full-catalogue`: every title that was not seen, ranked by all, or by LMs after a retriever."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from command import prefrec, succeed
+from prefrec.data import read_prepared
+from prefrec.evaluation import target_ranks
+from prefrec.pipeline.recipe import ModelSection
+from prefrec.pipeline.score import lm_ranker
+from prefrec.rankers import CatalogueRanker
+from prefrec.rankers.retrieve import RetrieveThenRank
+from prefrec.rankers.sequential import load_sequential
+from sequential import needs_hopwise
+
+ROWS = 5
+REFERENCES = ["random", "popularity", "co-occurrence", "item-kNN"]
+
+
+@pytest.fixture
+def lm(place):
+    asked = ModelSection(name=str(place.model), dtype="float32", max_length=400)
+    return lm_ranker("s-dpo", place.s_dpo / "adapter", read_prepared(place.data), asked)
+
+
+@pytest.fixture
+def evaluate(place, tmp_path):
+    def run(*options) -> dict:
+        chosen = ("--adapter", f"s-dpo={place.s_dpo / 'adapter'}", "--rows", ROWS, "--out", tmp_path)
+        printed = succeed("evaluate", place.data, "--full-catalogue", *chosen, *place.asked, "--json", *options)
+        assert json.loads(printed) == json.loads((tmp_path / "full_catalogue.json").read_text())
+        return json.loads(printed)["evaluation"]
+
+    return run
+
+
+def questions(data):
+    """(row, ids of the items that its user has not seen) of the first test rows."""
+    for e in data.test[:ROWS]:
+        taken = data.train_interactions.filter(data.train_interactions["user_id"] == e.user_id)["item_id"].to_list()
+        assert len(taken) > len(e.history)
+        yield e, [i for i in data.catalogue.ids if i == e.target or i not in {*taken, *e.history}]
+
+
+def reached(ranks: list[int]) -> dict[str, float]:
+    gains = [1 / np.log2(rank + 1) if rank <= 10 else 0.0 for rank in ranks]
+    return {"hr@10": float(np.mean([rank <= 10 for rank in ranks])), "ndcg@10": float(np.mean(gains))}
+
+
+def means(found: dict, name: str) -> dict[str, float]:
+    return {m: found["metrics"][name][m]["mean"] for m in ("hr@10", "ndcg@10")}
+
+
+def test_without_a_retriever_all_titles_are_scored(place, evaluate, lm):
+    data = read_prepared(place.data)
+    found = evaluate()
+    ranks = []
+    for e, items in questions(data):
+        (scores,) = CatalogueRanker(lm).score([replace(e, candidates=tuple(items))])
+        ranks.append(1 + sum(s > scores[items.index(e.target)] for s in scores.tolist()))
+    assert list(found["metrics"]) == [*REFERENCES, "s-dpo"]
+    assert (found["n"], found["comparisons"], found["audit"]) == (ROWS, [], None)
+    assert means(found, "s-dpo") == pytest.approx(reached(ranks), abs=1e-9)
+
+
+@needs_hopwise
+def test_sasrec_hands_on_to_the_language_model(place, evaluate, lm, tmp_path):
+    data = read_prepared(place.data)
+    folder = tmp_path / "SASRec"
+    succeed("sequential", place.data, folder, "--model", "SASRec", "--epochs", 2, "--batch-size", 64)
+    found = evaluate("--sequential", folder, "--retriever", "SASRec", "--retrieve", 7)
+    assert list(found["metrics"]) == [*REFERENCES, "SASRec", "SASRec+s-dpo"]
+    sasrec = load_sequential(folder, data.catalogue)
+    both = {"SASRec": sasrec, "SASRec+s-dpo": RetrieveThenRank("both", sasrec, lm, 7)}
+    rows = [replace(e, candidates=tuple(items)) for e, items in questions(data)]
+    for name, ranker in both.items():
+        ranks = target_ranks(ranker.score(rows), [e.target_index for e in rows])
+        assert means(found, name) == pytest.approx(reached(ranks.tolist()), abs=1e-9)
+    assert found["metrics"]["SASRec+s-dpo"]["hr@7"] == found["metrics"]["SASRec"]["hr@7"]
+    assert {(c["ranker"], c["against"]) for c in found["comparisons"]} == {("SASRec+s-dpo", "SASRec")}
+
+
+def test_a_table_for_people(place, tmp_path):
+    chosen = ("--zero-shot", "--rows", 3, "--out", tmp_path, "--retriever", "item-kNN", "--retrieve", 4)
+    out = succeed("evaluate", place.data, "--full-catalogue", *chosen, *place.asked)
+    assert "item-kNN+zero-shot" in out
+    assert "HR@4" in out
+    assert "NDCG@10" in out
+    assert out.endswith(f"Metrics: {tmp_path}/full_catalogue.json\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--retriever", "SASRec"), 2, "Invalid value for --retriever: needs --full-catalogue"),
+        (("--full-catalogue", "--generate-rows", 3), 2, "Invalid value for --generate-rows"),
+        (
+            ("--full-catalogue", "--zero-shot", "--retriever", "SASRec"),
+            1,
+            "no 'SASRec' here; there are random",
+        ),
+        (("--full-catalogue", "--zero-shot", "--retriever", "zero-shot"), 1, "is shown the titles that it scores"),
+        (("--full-catalogue", "--retriever", "random", "--retrieve", 0), 2, "Invalid value for '--retrieve'"),
+    ],
+)
+def test_mistakes_are_named(place, options, code, message):
+    done = prefrec("evaluate", place.data, *options)
+    assert done.code == code
+    assert message in " ".join(done.err.replace("│", " ").split())
