@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,8 +24,11 @@ def study(
         Path | None, typer.Option(help="Recipe to vary; default: MovieLens-100K and SmolLM2-135M in small.")
     ] = None,
     data: Annotated[
-        str | None,
-        typer.Option(help="SOURCE or SOURCE=PATH in place of the recipe's, as lastfm-hetrec=/data/lastfm."),
+        list[str] | None,
+        typer.Option(
+            help="SOURCE or SOURCE=PATH in place of the recipe's, as lastfm-hetrec=/data/lastfm; for `transfer`, "
+            "which needs several, one more beside the recipe's: repeatable."
+        ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between them: a run each.")] = "0",
     run: Annotated[
@@ -47,6 +51,8 @@ def study(
     prefrec study ablation --seeds 0,1
 
     prefrec study fairness --run runs/movielens-100k
+
+    prefrec study transfer --data lastfm-hetrec=/data/lastfm
     """
     if show:
         _list(as_json)
@@ -58,8 +64,7 @@ def study(
             raise ConfigError(f"{', '.join(given)}: a run that there is has its own recipe; leave --run or these out")
         summary = analyse_runs(chosen, run, out)
     else:
-        base = base_recipe(recipe, [*_data(data), *(override or [])])
-        summary = carry_out(chosen, base, _seeds(seeds), out)
+        summary = _carry_out(chosen, recipe, data or [], override or [], _seeds(seeds), out)
     if as_json:
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
         return
@@ -75,6 +80,16 @@ def _chosen(name: str | None) -> Study:
     raise ConfigError(f"{given}: expected one of {', '.join(STUDIES)}")
 
 
+def _carry_out(
+    chosen: Study, recipe: Path | None, data: Sequence[str], override: list[str], seeds: list[int], out: Path
+) -> dict[str, Any]:
+    """The study's own runs: on the recipe's data, or on those named, or on both where it compares them."""
+    named = [base_recipe(recipe, [*_data(d), *override]) for d in data]
+    if chosen.many_data or not named:
+        return carry_out(chosen, base_recipe(recipe, override), seeds, out, named)
+    return carry_out(chosen, named[0], seeds, out, named[1:])
+
+
 def _seeds(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -82,10 +97,8 @@ def _seeds(text: str) -> list[int]:
         raise ConfigError(f"--seeds {text!r}: expected numbers with commas between them, such as 0,1") from None
 
 
-def _data(text: str | None) -> list[str]:
+def _data(text: str) -> list[str]:
     """The overrides that put another data source, with its own files, split and domain, into a recipe."""
-    if text is None:
-        return []
     source, _, path = text.partition("=")
     place = json.dumps(str(Path(path).resolve())) if path else "null"
     unset = [f"data.{field}=null" for field in ("interactions", "items", "split", "domain")]

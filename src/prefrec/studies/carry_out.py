@@ -28,32 +28,65 @@ def base_recipe(path: Path | None = None, overrides: Sequence[str] = ()) -> Reci
         return load_recipe(shipped, overrides)
 
 
-def carry_out(study: Study, base: Recipe, seeds: Sequence[int], out: Path) -> dict[str, Any]:
+def carry_out(
+    study: Study, base: Recipe, seeds: Sequence[int], out: Path, others: Sequence[Recipe] = ()
+) -> dict[str, Any]:
     """Run what a study needs and write OUT/NAME; returns the content of its study.json.
 
     The runs lie in OUT/runs/seed-S, which all studies of OUT share: data, pre-training, SFT and alignments that are
-    the same are made once. Stages that are finished are skipped, interrupted ones go on where they stopped.
+    the same are made once. Stages that are finished are skipped, interrupted ones go on where they stopped. A study
+    that makes its runs in its own way has them in OUT/runs/NAME-seed-S; those on other data are in
+    OUT/runs/SOURCE-seed-S.
 
     Args:
         study: the question.
         base: recipe that the study varies.
         seeds: of the runs, each its own; the test rows and their candidates are the same (`data.seed`).
         out: folder of the studies.
+        others: the base recipe on other data sets, for a study that compares several.
 
     Raises:
-        ConfigError: no seed, or the same twice.
+        ConfigError: no seed, or the same twice; more or fewer data sets than the study takes, or the same twice.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds: expected one or more different numbers, got {list(seeds)}")
+    others = _other_data(study, base, others)
     runs = []
     for seed in seeds:
-        folder = out / RUNS / f"seed-{seed}"
-        say(f"[bold]{study.name}, seed {seed}[/bold]: {folder}")
-        seeded = Recipe.model_validate(base.model_dump(mode="json") | {"seed": seed})
-        run_recipe(seeded, folder, until="prepare")
-        run_recipe(study.vary(seeded, read_prepared(folder / "data")), folder, until="evaluate")
-        runs.append(open_run(folder))
+        own = f"{study.name}-seed-{seed}" if study.make else f"seed-{seed}"
+        folders = [(base, own), *((o, f"{o.data.source}-seed-{seed}") for o in others)]
+        for recipe, name in folders:
+            folder = out / RUNS / name
+            say(f"[bold]{study.name}, seed {seed}[/bold]: {folder}")
+            seeded = Recipe.model_validate(recipe.model_dump(mode="json") | {"seed": seed})
+            runs.append(study.make(seeded, folder) if study.make else _made(study, seeded, folder))
     return _analyse(study, runs, out)
+
+
+def _other_data(study: Study, base: Recipe, others: Sequence[Recipe]) -> list[Recipe]:
+    """The other data sets; the base's own, named once more without a path, is not another."""
+    known = base.data.source
+    own = ((known, None, None), (known, base.data.path, base.data.interactions))
+    found = [o for o in others if (o.data.source, o.data.path, o.data.interactions) not in own]
+    sources = [known, *(o.data.source for o in found)]
+    if found and not study.many_data:
+        raise ConfigError(f"study {study.name} takes one data set, got {', '.join(sources)}")
+    if study.many_data and not found:
+        raise ConfigError(
+            f"study {study.name} compares data sets, and there is only {known}: name others by --data, or runs "
+            "by --run"
+        )
+    if len(set(sources)) < len(sources):
+        raise ConfigError(
+            f"--data: two data sets of one source ({', '.join(sources)}); run them apart, then use --run"
+        )
+    return found
+
+
+def _made(study: Study, recipe: Recipe, folder: Path) -> Run:
+    run_recipe(recipe, folder, until="prepare")
+    run_recipe(study.vary(recipe, read_prepared(folder / "data")), folder, until="evaluate")
+    return open_run(folder)
 
 
 def analyse_runs(study: Study, folders: Sequence[Path], out: Path) -> dict[str, Any]:

@@ -12,16 +12,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import PreparedData
-from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.report.tables import Cell, Grid
-from prefrec.pipeline.report.wording import label
 from prefrec.studies.alignments import dpo_and_s_dpo
-from prefrec.studies.measure import Measured, Values, measure, of_rankers, ranking_values
+from prefrec.studies.groups import grouped_table, groups_of, measure_groups
+from prefrec.studies.measure import Values, measure, of_rankers, ranking_values
 from prefrec.studies.plots import dots
 from prefrec.studies.runs import Run
 from prefrec.studies.study import Outcome, Study, Table
-from prefrec.studies.tables import difference_cell, facts_of, interval_cell, plain_table, results_frame, results_table
+from prefrec.studies.tables import facts_of, plain_table, results_table
 
 TAKEN = "what users took"
 """Variant: the targets themselves, which popularity bias is measured against."""
@@ -130,29 +128,10 @@ def activity_groups(users: Sequence[str], data: PreparedData) -> list[str]:
 
 def group_table(values: Values, users: Sequence[str], data: PreparedData, baseline: str | None) -> Table:
     """The headline metric of each ranker in each activity group, with the difference to the baseline there."""
-    groups = np.array(activity_groups(users, data))
-    measured: dict[str, Measured] = {}
-    for group in (g for g in GROUPS if (groups == g).any()):
-        own = groups == group
-        part = {n: {m: v[:, own] for m, v in of.items()} for n, of in values.items()}
-        measured[group] = measure(part, [u for u, o in zip(users, own, strict=True) if o], baseline=baseline)
+    measured = measure_groups(values, users, groups_of(activity_groups(users, data), GROUPS), baseline)
     metric = next(iter(measured.values())).headline[-1]
-    columns, rows = [], []
-    for group, of in measured.items():
-        columns += [f"{group}, n = {of.n:,}", *([f"− {label(baseline)}’s"] if baseline else [])]
-    for name in values:
-        cells = []
-        for of in measured.values():
-            gap = of.differences.get(name, {}).get(metric)
-            cells += [interval_cell(of.intervals[name][metric])]
-            cells += [difference_cell(gap) if gap else Cell("–")] if baseline else []
-        rows.append((label(name), cells, ""))
-    frame = pl.concat(
-        [results_frame(of, {}).select(pl.lit(g).alias("group"), pl.all()) for g, of in measured.items()],
-        how="vertical_relaxed",
-    )
-    title = f"{metric_label(metric)} of users with few, middle and many training interactions"
-    return Table("groups", title, "Ranker", Grid(columns, rows), frame, _GROUPS_NOTE)
+    title = "of users with few, middle and many training interactions"
+    return grouped_table(measured, metric, name="groups", title=title, note=_GROUPS_NOTE)
 
 
 _NOTE = (

@@ -79,6 +79,9 @@ class Study:
         vary: the base recipe, and the data that it prepares → the recipe to run.
         analyse: finished runs, one a seed, and the study's own folder (for what it keeps) → the outcome.
         reads_any_run: whether runs of other recipes can be analysed too.
+        make: how a run is made in its folder, where that is more than to carry out what `vary` returns; such runs
+            are not shared with other studies.
+        many_data: whether it compares several data sets, a run for each.
     """
 
     name: str
@@ -87,6 +90,8 @@ class Study:
     vary: Callable[[Recipe, PreparedData], Recipe]
     analyse: Callable[[Sequence[Run], Path], Outcome]
     reads_any_run: bool = False
+    make: Callable[[Recipe, Path], Run] | None = None
+    many_data: bool = False
 
 
 def varied_alignment(base: Recipe) -> AlignSection:
