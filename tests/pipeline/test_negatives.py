@@ -3,7 +3,8 @@
 import polars as pl
 import pytest
 
-from prefrec.data import frame_to_examples
+from command import prefrec
+from prefrec.data import frame_to_examples, write_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline import negatives
 from prefrec.pipeline.ingredients import Ingredients
@@ -89,6 +90,17 @@ def test_a_recommender_that_is_not_trained(recipe, data, section, tmp_path):
     made_of = Ingredients(data, "k", recipe.model, recipe.lora, 0)
     with pytest.raises(ConfigError, match="negatives_from: hard-SASRec needs a recipe that trains the recommender"):
         align_stage(made_of, section(negatives_from="hard-SASRec"), None, tmp_path)
+
+
+def test_the_command_line_names_the_ways(data, tmp_path):
+    write_prepared(data, tmp_path / "data")
+    for how, message in (
+        ("hard-SASRec", "error: negatives_from: hard-SASRec needs a recipe that trains the recommender"),
+        ("softly", "error: negatives_from: Input should be 'list', 'uniform', 'popularity', 'in-batch', 'hard'"),
+    ):
+        done = prefrec("align", tmp_path / "data", tmp_path / "out", "--negatives-from", how)
+        assert done.code == 1
+        assert message in done.err
 
 
 def test_a_judge_that_is_not_asked_changes_nothing(recipe, data, section, tmp_path):

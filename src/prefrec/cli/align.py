@@ -25,6 +25,12 @@ def align(
     beta: Annotated[float, typer.Option(help="Pull to the reference.")] = 1.0,
     num_negatives: Annotated[int, typer.Option(help="Rejected titles a row.")] = 3,
     negatives: Annotated[str, typer.Option(help="fixed, or per_epoch (drawn anew).")] = "fixed",
+    negatives_from: Annotated[
+        str, typer.Option(help="list (the row's candidates), or drawn again: uniform, popularity, in-batch, hard.")
+    ] = "list",
+    negatives_pool: Annotated[
+        int, typer.Option(help="For hard: items drawn a row of which those with the highest scores are taken.")
+    ] = 64,
     max_tokens_per_pass: Annotated[
         int | None, typer.Option(help="Tokens a pass, for many negatives: less memory, the same gradient.")
     ] = None,
@@ -53,6 +59,8 @@ def align(
         "beta": beta,
         "num_negatives": num_negatives,
         "negatives": negatives,
+        "negatives_from": negatives_from,
+        "negatives_pool": negatives_pool,
         "max_tokens_per_pass": max_tokens_per_pass,
         "rows": rows,
         "skip_rows": skip_rows,
