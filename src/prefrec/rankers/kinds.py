@@ -7,13 +7,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from prefrec.data import config_error
+from prefrec.rankers.chatrec.config import ChatRecConfig
 from prefrec.rankers.config import RankerConfig
+from prefrec.rankers.endpoint import EndpointConfig
 from prefrec.rankers.llara.config import LlaraAlignConfig, LlaraConfig
 from prefrec.rankers.morec.config import MoRecConfig
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.rankers.tallrec.config import TallrecConfig
 
 RANKER_CONFIGS: dict[str, type[RankerConfig]] = {
+    "chat-rec": ChatRecConfig,
+    "endpoint": EndpointConfig,
     "llara": LlaraConfig,
     "llara-s-dpo": LlaraAlignConfig,
     "morec": MoRecConfig,

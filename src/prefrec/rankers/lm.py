@@ -139,24 +139,36 @@ class LMRanker:
         return track(processes.share(batches), f"{self.name}: {doing}")
 
     def _generate(self, prompts: Sequence[tuple[int, ...]]) -> list[str]:
-        length = max(map(len, prompts))
-        ids = torch.full((len(prompts), length), self.encoder.end)
-        mask = torch.zeros(len(prompts), length, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, length - len(prompt) :] = torch.tensor(prompt)
-            mask[row, length - len(prompt) :] = 1
-        tokens: Tensor = cast(Any, self.model).generate(
-            input_ids=ids.to(self._device()),
-            attention_mask=mask.to(self._device()),
-            max_new_tokens=MAX_NEW_TOKENS,
-            pad_token_id=self.encoder.end,
-            eos_token_id=self.encoder.end,
-            **GREEDY,
-        )
-        return self.tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)
+        return greedy_answers(self.model, self.tokenizer, prompts, self.encoder.end, MAX_NEW_TOKENS)
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+
+def greedy_answers(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[int, ...]],
+    end: int,
+    max_new_tokens: int,
+) -> list[str]:
+    """The greedily decoded answers to prompts as token ids, as one batch; each stops at the token `end`."""
+    device = next(model.parameters()).device
+    length = max(map(len, prompts))
+    ids = torch.full((len(prompts), length), end)
+    mask = torch.zeros(len(prompts), length, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, length - len(prompt) :] = torch.tensor(prompt)
+        mask[row, length - len(prompt) :] = 1
+    tokens: Tensor = cast(Any, model).generate(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        max_new_tokens=max_new_tokens,
+        pad_token_id=end,
+        eos_token_id=end,
+        **GREEDY,
+    )
+    return tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)
 
 
 def load_lm(

@@ -1,0 +1,99 @@
+"""Language models that hold a conversation: a local one, or one behind an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from prefrec.console import track
+from prefrec.errors import TokenizerError
+from prefrec.prompts.chat import Message, encode_conversation
+from prefrec.rankers.lm import greedy_answers
+from prefrec.rankers.openai_api import OpenAIClient
+from prefrec.training.sampler import longest_first
+
+Conversation = Sequence[Message]
+
+
+class ChatModel(Protocol):
+    """Answers conversations."""
+
+    def answer(self, conversations: Sequence[Conversation], doing: str) -> list[str]:
+        """The assistant's next message in each; `doing` is what the progress is called."""
+        ...
+
+
+class LocalChat:
+    """A causal LM with a chat template; it answers greedily.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: of the model, with a chat template.
+        max_new_tokens: of an answer.
+        max_length: tokens of a conversation with its answer.
+        batch_size: conversations a pass.
+
+    Raises:
+        TokenizerError: the tokenizer has no chat template, or no end token.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_new_tokens: int = 400,
+        max_length: int = 4096,
+        batch_size: int = 4,
+    ) -> None:
+        if tokenizer.eos_token_id is None or not tokenizer.chat_template:
+            raise TokenizerError(
+                "Chat-REC needs a tokenizer with a chat template and an end token: an instruct model"
+            )
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.end: int = tokenizer.eos_token_id
+        self.max_new_tokens = max_new_tokens
+        self.max_length = max_length
+        self.batch_size = batch_size
+
+    def answer(self, conversations: Sequence[Conversation], doing: str) -> list[str]:
+        """The next message in each conversation.
+
+        Raises:
+            TokenizerError: a conversation leaves no room for its answer.
+        """
+        prompts = [encode_conversation(self.tokenizer, c) for c in conversations]
+        longest = max(map(len, prompts), default=0)
+        if longest + self.max_new_tokens > self.max_length:
+            raise TokenizerError(
+                f"a conversation takes {longest} tokens and its answer up to {self.max_new_tokens}, max_length is "
+                f"{self.max_length}: show fewer items (`keep`), or raise max_length as far as the model goes"
+            )
+        order = longest_first(range(len(prompts)), [len(p) for p in prompts])
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        texts: dict[int, str] = {}
+        with torch.no_grad():
+            for rows in track(batches, doing):
+                some = [prompts[i] for i in rows]
+                said = greedy_answers(self.model, self.tokenizer, some, self.end, self.max_new_tokens)
+                texts.update(zip(rows, said, strict=True))
+        return [texts[i] for i in range(len(prompts))]
+
+
+class EndpointChat:
+    """A model behind `/chat/completions`, asked at temperature 0; errors as for `OpenAIClient`."""
+
+    def __init__(self, client: OpenAIClient, *, max_new_tokens: int = 400) -> None:
+        self.client = client
+        self.max_new_tokens = max_new_tokens
+
+    def answer(self, conversations: Sequence[Conversation], doing: str) -> list[str]:
+        """The next message in each conversation."""
+        settings = {"max_tokens": self.max_new_tokens, "temperature": 0}
+        bodies = ({"messages": [dict(m) for m in c], **settings} for c in conversations)
+        return list(track(self.client.many(self.client.chat, bodies), doing, total=len(conversations)))

@@ -1,0 +1,86 @@
+"""What is known of a user, as lines for a prompt: columns of a table, and what the history's items have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from prefrec.data import Catalogue
+from prefrec.errors import DataError
+
+POPULAR_SHARE = 0.1
+"""Items that count as popular: this share of those that occur in training."""
+FAVOURITES = 3
+
+
+class Profiles:
+    """Profiles of users from what the data has.
+
+    Args:
+        catalogue: titles; further columns (text as genres, several in a list or split by "|", or numbers as a
+            year) are summed up over the history.
+        train_interactions: frame `user_id, item_id, …`: which items are popular, and with a column `rating` what the
+            user liked best.
+        users: a frame with `user_id` and columns to tell, or None.
+
+    Raises:
+        DataError: `users` has no user_id.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, train_interactions: pl.DataFrame, users: pl.DataFrame | None = None
+    ) -> None:
+        if users is not None and "user_id" not in users.columns:
+            raise DataError(f"the table of users has no column user_id, it has {', '.join(users.columns)}")
+        told = users.rows(named=True) if users is not None else []
+        self._users = {str(row.pop("user_id")): row for row in told}
+        self._items = {str(row["item_id"]): row for row in catalogue.frame.rows(named=True)}
+        self._columns = [c for c in catalogue.frame.columns if c not in ("item_id", "title")]
+        taken = Counter(train_interactions["item_id"].to_list())
+        self._popular = {item for item, _ in taken.most_common(max(1, round(POPULAR_SHARE * len(taken))))}
+
+        self._ratings = _ratings(train_interactions)
+
+    def of(self, user_id: str, history: Sequence[str]) -> list[str]:
+        """Lines on the user: what the table says, then what the history (item ids) shows."""
+        known = self._users.get(user_id, {})
+        lines = [f"{column}: {value}" for column, value in known.items() if value not in (None, "")]
+        rows = [self._items[item] for item in history if item in self._items]
+        for column in self._columns:
+            lines += _summary(column, [row[column] for row in rows])
+        given = self._ratings.get(user_id, {})
+        if rated := [(given[i], self._items[i]["title"]) for i in history if i in given and i in self._items]:
+            best = max(rating for rating, _ in rated)
+            lines.append(f"average rating of the last {len(rated)} rated: {np.mean([r for r, _ in rated]):.3g}")
+            lines.append(f"rated {best:g}, the highest of them: " + ", ".join(t for r, t in rated if r == best))
+        if history:
+            popular = sum(item in self._popular for item in history)
+            lines.append(f"{popular} of the last {len(history)} taken are among the most popular {POPULAR_SHARE:.0%}")
+        return lines
+
+
+def _ratings(train_interactions: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """User → item → rating; empty where the data has none."""
+    if "rating" not in train_interactions.columns:
+        return {}
+    ratings: dict[str, dict[str, float]] = {}
+    for user, item, rating in train_interactions.select("user_id", "item_id", "rating").drop_nulls().iter_rows():
+        ratings.setdefault(str(user), {})[item] = float(rating)
+    return ratings
+
+
+def _summary(column: str, values: Iterable[Any]) -> list[str]:
+    """One line on a column of the history's items; none where it has no values."""
+    given = [v for v in values if v is not None and v != ""]
+    if not given:
+        return []
+    if all(isinstance(v, int | float) for v in given):
+        return [f"average {column}: {np.mean(given):.4g}"]
+    parts = [p for v in given for p in (v if isinstance(v, list) else str(v).split("|"))]
+    counts = Counter(str(p).strip() for p in parts if p is not None and str(p).strip())
+    favourites = ", ".join(f"{value} ({count} of {len(given)})" for value, count in counts.most_common(FAVOURITES))
+    return [f"favourite {column}: {favourites}"]

@@ -1,0 +1,55 @@
+"""The words that Chat-REC puts to a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+WORDS = {
+    "movies": ("movies", "watched"),
+    "books": ("books", "read"),
+    "music": ("artists", "listened to"),
+    "generic": ("items", "took"),
+}
+"""Domain → what is recommended, and what users did with it."""
+REASON = "Reason:"
+
+
+def question(profile: Sequence[str], history: Sequence[str], candidates: Sequence[str], domain: str) -> str:
+    """The first message: who asks, what came before (titles, oldest first), and the list to order."""
+    things, took = WORDS.get(domain, WORDS["generic"])
+    parts = [
+        f"You recommend {things} to one user. Another recommender has picked the candidates below; choose among them "
+        "only, and copy their titles exactly."
+    ]
+    if profile:
+        parts.append("The user:\n" + "\n".join(f"- {line}" for line in profile))
+    if history:
+        parts.append(f"The user {took}, oldest first:\n" + "\n".join(f"- {title}" for title in history))
+    parts.append("Candidates:\n" + numbered(candidates))
+    parts.append(
+        "Order the candidates from the best to the worst for this user. Answer with a numbered list of titles, one a "
+        f"line and nothing else in the line, then one line that begins with {REASON}"
+    )
+    return "\n\n".join(parts)
+
+
+def refinement(asked: str, current: Sequence[str]) -> str:
+    """A later message: what the user says, with the list as it stands now."""
+    return (
+        f"{asked}\n\n(Your list at present:\n{numbered(current)}\nWhere I ask for another choice or order, answer "
+        f"with a new numbered list of titles from the candidates, then a line that begins with {REASON} Else answer "
+        "in words.)"
+    )
+
+
+def extension(candidates: Sequence[str]) -> str:
+    """A later message that brings further candidates."""
+    return (
+        f"Here are other candidates:\n{numbered(candidates)}\n\nOrder these from the best to the worst for me, in "
+        "the same form."
+    )
+
+
+def numbered(titles: Sequence[str]) -> str:
+    """The titles as a list, from 1."""
+    return "\n".join(f"{n}. {title}" for n, title in enumerate(titles, start=1))

@@ -1,0 +1,162 @@
+"""A model behind an OpenAI-compatible server as a ranker: the log-probs of echoed prompts are its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from prefrec import processes
+from prefrec.console import track
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import ModelError
+from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
+from prefrec.rankers.config import RankerConfig
+from prefrec.rankers.lm import MAX_NEW_TOKENS
+from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
+from prefrec.rankers.reference import pad_scores
+from prefrec.training import encode_examples
+
+PROMPTS_A_REQUEST = 64
+
+
+class EndpointConfig(ServerSettings, RankerConfig):
+    """A model that a server holds, asked as the recipe's own model is asked: the same prompt, the same tokens."""
+
+    kind: Literal["endpoint"] = "endpoint"
+    name: str = "endpoint"
+    tokenizer: str | None = Field(
+        None, description="Of the served model: a folder or hub id; None: that of the recipe's model."
+    )
+    prompts: Literal["tokens", "text"] = Field(
+        "tokens", description="What is sent: token ids, or text for servers that take no ids."
+    )
+
+
+class EndpointRanker:
+    """Ranks candidates by the log-probability of their titles, end token included, under a model behind a server.
+
+    Prompts and answers are encoded by the same template and encoder as `LMRanker`'s; for each candidate, prompt and
+    answer are sent to `/completions` with `echo` and `logprobs`, and the log-probabilities of the answer's tokens
+    are added up. With `prompts="tokens"` the server gets the very token ids, so that scores differ from those of
+    `LMRanker` on the same weights by rounding only. With `prompts="text"` it gets their text, and must read it as
+    the same number of tokens. Models that echo no log-probabilities can still `generate`.
+
+    Args:
+        name: shown in tables.
+        client: of the server.
+        tokenizer: of the served model.
+        catalogue: titles of all items.
+        template: the prompt.
+        max_length: tokens of a prompt with its longest answer.
+        chat: wrap the prompt by the tokenizer's chat template.
+        prompts: `tokens`, or `text` where the server takes no ids.
+
+    Under `accelerate launch` the processes share the rows, as with `LMRanker`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        client: OpenAIClient,
+        tokenizer: PreTrainedTokenizerBase,
+        catalogue: Catalogue,
+        template: PromptTemplate,
+        *,
+        max_length: int | None = 1024,
+        chat: bool = False,
+        prompts: Literal["tokens", "text"] = "tokens",
+    ) -> None:
+        self.name = name
+        self.client = client
+        self.tokenizer = tokenizer
+        self.catalogue = catalogue
+        self.template = template
+        self.encoder = PromptEncoder(tokenizer, max_length=max_length, chat=chat)
+        self.as_text = prompts == "text"
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Log-probabilities [B, C] of the candidates' titles; −inf where a row has fewer candidates.
+
+        Raises:
+            ModelError: the server is away, refuses the question, echoes no log-probabilities, or reads other tokens.
+        """
+        sets = self._encode(examples, "candidates")
+        parts = [(row, part) for row in processes.share(range(len(sets))) for part in _parts(sets[row])]
+        bodies = (self._question(part) for _, part in parts)
+        answers = self.client.many(self.client.completions, bodies)
+        scores: dict[int, list[float]] = {}
+        for row, part in track(parts, f"{self.name}: scoring"):
+            scores.setdefault(row, []).extend(self._logps(part, next(answers)))
+        found = dict(processes.pool(list(scores.items())))
+        return pad_scores([found[row] for row in range(len(sets))])
+
+    def generate(self, examples: Sequence[RankingExample]) -> list[str]:
+        """The answer (at most 20 new tokens) to each example's prompt, at temperature 0; errors as for `score`."""
+        prompts = [self._sent([choices.prompt]) for choices in self._encode(examples, "target")]
+        mine = processes.share(range(len(prompts)))
+        bodies = ({"prompt": prompts[i], "max_tokens": MAX_NEW_TOKENS, "temperature": 0} for i in mine)
+        answers = self.client.many(self.client.completions, bodies)
+        texts = [
+            (i, str(self._choices(next(answers), 1)[0]["text"])) for i in track(mine, f"{self.name}: generating")
+        ]
+        found = dict(processes.pool(texts))
+        return [found[i] for i in range(len(prompts))]
+
+    def _encode(self, examples: Sequence[RankingExample], answers: Any) -> list[ChoiceSet]:
+        return encode_examples(examples, self.catalogue, [self.template], self.encoder, answers=answers)
+
+    def _question(self, part: ChoiceSet) -> dict[str, Any]:
+        """One token is generated and thrown away: servers differ in whether they allow none."""
+        prompts = self._sent([part.prompt + answer for answer in part.answers])
+        return {"prompt": prompts, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+
+    def _sent(self, prompts: Sequence[tuple[int, ...]]) -> Any:
+        """Prompts in the form in which they are sent; a single text alone, since not all servers take lists."""
+        if not self.as_text:
+            return [list(ids) for ids in prompts]
+        plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        texts = [str(self.tokenizer.decode(list(ids), **plain)) for ids in prompts]
+        return texts[0] if len(texts) == 1 else texts
+
+    def _logps(self, part: ChoiceSet, answer: dict[str, Any]) -> Iterator[float]:
+        """Log-probabilities of the part's answers: sums over their tokens, which end the echoed prompt."""
+        choices = self._choices(answer, len(part.answers))
+        asked = sum(len(part.prompt) + len(ids) for ids in part.answers)
+        read = (answer.get("usage") or {}).get("prompt_tokens", asked)
+        for choice, ids in zip(choices, part.answers, strict=True):
+            length = len(part.prompt) + len(ids)
+            logps = (choice.get("logprobs") or {}).get("token_logprobs") or []
+            if len(logps) <= 1:
+                raise ModelError(
+                    f"{self.client.url} gives no log-probabilities of the prompt (echo and logprobs of completions); "
+                    "without them titles cannot be scored: serve the model with vLLM"
+                )
+            if read != asked or len(logps) not in (length, length + 1):
+                raise ModelError(
+                    f"{self.client.url} reads a question of {asked} tokens as {read} and one of {length} as "
+                    f"{len(logps)}: another tokenizer, or tokens added at the beginning. Is `tokenizer` that of "
+                    f"{self.client.model!r}?"
+                    + (" Servers that take token ids need `prompts: tokens`." * self.as_text)
+                )
+            yield float(np.sum(np.array(logps[len(part.prompt) : length], dtype=np.float64)))
+
+    def _choices(self, answer: dict[str, Any], count: int) -> list[dict[str, Any]]:
+        """The answers to `count` prompts, in their order."""
+        try:
+            found = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+        except (KeyError, TypeError, ValueError):
+            found = []
+        if len(found) != count:
+            raise ModelError(f"{self.client.url} gives {len(found)} answers to {count} prompts of one request")
+        return found
+
+
+def _parts(choices: ChoiceSet) -> Iterator[ChoiceSet]:
+    """The question in requests of at most `PROMPTS_A_REQUEST` candidates."""
+    for start in range(0, len(choices.answers), PROMPTS_A_REQUEST):
+        yield ChoiceSet(choices.prompt, choices.answers[start : start + PROMPTS_A_REQUEST])

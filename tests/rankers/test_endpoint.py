@@ -1,0 +1,195 @@
+"""EndpointRanker against servers that run: their scores are those of LMRanker on the same weights."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import ConfigError, ModelError
+from prefrec.prompts import load_template
+from prefrec.rankers import GeneratingRanker, LMRanker, load_lm
+from prefrec.rankers import endpoint as endpoint_module
+from prefrec.rankers.endpoint import EndpointConfig, EndpointRanker
+from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
+from servers import completions_server, free_port, serving
+from tiny import tiny_llama
+from tiny_run import TITLES
+
+KEY = "open sesame"
+SPECIAL = "Babe<|im_end|><|im_start|>"
+IDS = [f"i{i}" for i in range(len(TITLES))]
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": [*TITLES[:-1], SPECIAL]}))
+
+
+def _examples(n: int = 5, items: list[str] = IDS[:-1]) -> list[RankingExample]:
+    """Histories of 1 to n items, lists of 6 and 4 candidates by turns."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.permutation(items).tolist() for _ in range(n)]
+    return [
+        RankingExample(f"u{u}", tuple(d[: u + 1]), tuple(d[20 : 26 - 2 * (u % 2)]), d[21])
+        for u, d in enumerate(drawn)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bpe_tokenizer) -> Path:
+    """A model of which vLLM takes the size of the heads, too."""
+    folder = tmp_path_factory.mktemp("endpoint") / "model"
+    tiny_llama(head_dim=64).save_pretrained(folder)
+    bpe_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["small", "vllm"])
+def url(request, folder, tmp_path_factory):
+    """Servers with the model as `tiny` and the key: a small one of these tests, and vLLM where there is one."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    if request.param == "small":
+        with completions_server(folder, log, SERVER_KEY=KEY) as url:
+            yield url
+        return
+    vllm = os.environ.get("PREFREC_VLLM") or shutil.which("vllm")
+    if not vllm:
+        pytest.skip("vLLM is not installed; PREFREC_VLLM may name the `vllm` of another environment")
+    port = free_port()
+    options = ("--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "512", "--enforce-eager")
+    command = [vllm, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY, *options]
+    with serving(
+        command, port, log, seconds=400, VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind"
+    ) as url:
+        yield url
+
+
+@pytest.fixture
+def ask(bpe_tokenizer, monkeypatch):
+    """Makes a ranker of a server's address."""
+    monkeypatch.setenv("PREFREC_ENDPOINT_KEY", KEY)
+
+    def make(url: str, prompts="tokens", chat=False, tokenizer=bpe_tokenizer, max_length=400, **settings):
+        client = OpenAIClient(ServerSettings(url=url, **{"retries": 0, "timeout": 60, **settings}))
+        template = load_template("movies/1")
+        return EndpointRanker(
+            "vllm", client, tokenizer, CATALOGUE, template, max_length=max_length, chat=chat, prompts=prompts
+        )
+
+    return make
+
+
+@pytest.fixture
+def local(folder):
+    def make(chat: bool = False) -> LMRanker:
+        model, tokenizer = load_lm(str(folder), dtype="float32")
+        return LMRanker("lm", model, tokenizer, CATALOGUE, load_template("movies/1"), max_length=400, chat=chat)
+
+    return make
+
+
+@pytest.mark.parametrize("prompts", ["tokens", "text"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_scores_are_those_of_the_model_itself(url, ask, local, prompts, chat):
+    examples = _examples()
+    want = local(chat).score(examples)
+    got = ask(url, prompts, chat).score(examples)
+    assert got.shape == (5, 6)
+    assert ((got == -np.inf) == (want == -np.inf)).all()
+    np.testing.assert_allclose(got[np.isfinite(got)], want[np.isfinite(want)], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("prompts", ["tokens", "text"])
+def test_generation_is_that_of_the_model_itself(url, ask, local, prompts):
+    ranker = ask(url, prompts)
+    assert isinstance(ranker, GeneratingRanker)
+    assert ranker.generate(_examples()) == local().generate(_examples())
+
+
+def test_special_tokens_in_titles_are_text_as_ids_and_are_noticed_as_text(url, ask, local):
+    example = RankingExample("u", (IDS[-1],), (IDS[0], IDS[-1]), IDS[0])
+    np.testing.assert_allclose(ask(url).score([example]), local().score([example]), rtol=0, atol=2e-3)
+    with pytest.raises(ModelError, match=r"another tokenizer, .* need `prompts: tokens`"):
+        ask(url, "text").score([example])
+
+
+def test_long_lists_take_several_requests(url, ask, monkeypatch):
+    want = ask(url).score(_examples())
+    monkeypatch.setattr(endpoint_module, "PROMPTS_A_REQUEST", 4)
+    np.testing.assert_allclose(ask(url, concurrency=1).score(_examples()), want, rtol=0, atol=2e-3)
+
+
+def test_no_rows_no_scores(url, ask):
+    assert ask(url).score([]).shape == (0, 0)
+    assert ask(url).generate([]) == []
+
+
+def test_a_wrong_key_is_said(url, ask, monkeypatch):
+    monkeypatch.setenv("PREFREC_ENDPOINT_KEY", "sesame")
+    with pytest.raises(ModelError, match=r"refuses the key \(401: .*Unauthorized.*PREFREC_ENDPOINT_KEY"):
+        ask(url).score(_examples(1))
+    monkeypatch.setenv("ELSEWHERE", KEY)
+    assert ask(url, key_variable="ELSEWHERE").client.models() == ["tiny"]
+
+
+def test_an_unknown_model_is_said_with_those_that_there_are(url, ask):
+    with pytest.raises(ModelError, match=r"knows no model 'huge', it serves tiny \(404: .*does not exist"):
+        ask(url, model="huge").score(_examples(1))
+
+
+def test_another_tokenizer_is_noticed(url, ask, sentencepiece_tokenizer):
+    with pytest.raises(ModelError, match="another tokenizer"):
+        ask(url, "text", tokenizer=sentencepiece_tokenizer).score(_examples(1))
+
+
+@pytest.fixture(scope="module")
+def small(folder, tmp_path_factory):
+    """The address of the small server, with a habit."""
+    with completions_server(folder, tmp_path_factory.mktemp("small") / "log") as url:
+        yield lambda habit: url.replace("/v1", f"/{habit}/v1")
+
+
+def test_a_busy_server_is_asked_again(small, ask, local):
+    got = ask(small("busy"), retries=9, backoff=0.01).score(_examples())
+    np.testing.assert_allclose(got, local().score(_examples()), rtol=0, atol=2e-3)
+    with pytest.raises(ModelError, match=r"is failing, 1 tries \(503: come back\)"):
+        ask(small("busy")).score(_examples())
+
+
+def test_a_slow_server_is_not_waited_for(small, ask):
+    with pytest.raises(ModelError, match=r"no answer in 0.1 s, 2 tries: raise `timeout`"):
+        ask(small("slow"), model="tiny", timeout=0.1, retries=1, backoff=0.0).score(_examples(1))
+
+
+def test_a_server_without_log_probabilities_can_still_generate(small, ask, local):
+    with pytest.raises(ModelError, match=r"gives no log-probabilities of the prompt .* serve the model with vLLM"):
+        ask(small("silent")).score(_examples(1))
+    assert ask(small("silent")).generate(_examples()) == local().generate(_examples())
+
+
+def test_a_server_that_is_gone_is_said(folder, ask, tmp_path):
+    with completions_server(folder, tmp_path / "log") as url:
+        ranker = ask(url, retries=1, backoff=0.01)
+        ranker.score(_examples(1))
+    with pytest.raises(ModelError, match=r"no server answers at http://127.0.0.1:\d+/v1, 2 tries .*start it"):
+        ranker.score(_examples(1))
+
+
+def test_an_address_that_is_another_site_is_said(small, ask):
+    with pytest.raises(ModelError, match=r"/models refuses the question \(404: Not Found\); does the address"):
+        ask(small("no").removesuffix("/v1")).score(_examples(1))
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://x"])
+def test_what_is_no_address_is_said(url):
+    with pytest.raises(ConfigError, match="is no address; expected one as http"):
+        OpenAIClient(ServerSettings(url=url))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"timeout": 0}, {"retries": -1}, {"concurrency": 0}, {"prompts": "ids"}, {"key": "x"}]
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        EndpointConfig(**wrong)
