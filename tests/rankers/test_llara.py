@@ -478,9 +478,11 @@ def test_adapter_and_projector_are_trained_and_items_are_not(trained):
 def test_the_saved_ranker_is_the_trained_model(trained, folder, bpe_tokenizer):
     out, trainer, _ = trained
     want = LlaraRanker("a", copy.deepcopy(trainer.model), bpe_tokenizer, CATALOGUE, TEMPLATE).score(_examples())
-    ranker = load_llara("a", str(folder), out / "adapter", CATALOGUE, TEMPLATE, dtype="float32")
+    ranker = load_llara("a", str(folder), out / "adapter", CATALOGUE, TEMPLATE, loading={"dtype": "float32"})
     np.testing.assert_allclose(ranker.score(_examples()), want, rtol=0, atol=1e-4)
-    half = load_llara("a", str(folder), out / "adapter", CATALOGUE, TEMPLATE, dtype="bfloat16").score(_examples())
+    half = load_llara("a", str(folder), out / "adapter", CATALOGUE, TEMPLATE, loading={"dtype": "bfloat16"}).score(
+        _examples()
+    )
     there = np.isfinite(want)
     assert 0 < np.abs(half[there] - want[there]).max() < 0.5
 

@@ -259,7 +259,9 @@ def test_trained_on_one_answer_it_gives_it(tmp_path, bpe_tokenizer, liked):
     assert ((before > 0.3) & (before < 0.7)).all()
     SFTTrainer(model, args, dataset, None, bpe_tokenizer).train()
     model.save_pretrained(tmp_path / "adapter")
-    after = load_tallrec("T", str(folder), tmp_path / "adapter", CATALOGUE, TEMPLATE, opinions, dtype="float32")
+    after = load_tallrec(
+        "T", str(folder), tmp_path / "adapter", CATALOGUE, TEMPLATE, opinions, loading={"dtype": "float32"}
+    )
     assert (after.score([example]) > 0.8).all() if liked else (after.score([example]) < 0.2).all()
     with pytest.raises(ModelError, match="no adapter in"):
         load_tallrec("T", str(folder), tmp_path / "nowhere", CATALOGUE, TEMPLATE, opinions)

@@ -42,7 +42,7 @@ def _ask(finished, recipe, name):
     data = read_prepared(finished / "data")
     adapter = finished / "rankers" / name / "adapter"
     template = load_template("1", domain="movies")
-    return data, load_llara(name, recipe.model.name, adapter, data.catalogue, template, dtype="float32")
+    return data, load_llara(name, recipe.model.name, adapter, data.catalogue, template, loading={"dtype": "float32"})
 
 
 @needs_hopwise

@@ -45,7 +45,7 @@ def test_a_row_of_the_table(finished, recipe):
         data.catalogue,
         load_like_template(None, domain="movies"),
         Opinions(data.train_interactions, 4.0),
-        dtype="float32",
+        loading={"dtype": "float32"},
     )
     scores = np.array(rows["scores"].to_list())
     np.testing.assert_allclose(scores, asked.score(data.test[:6]), atol=1e-5)

@@ -172,7 +172,7 @@ def _entry(made_of: Ingredients, name: str, folder: Path, key: str) -> LlaraEntr
             folder / ADAPTER,
             data.catalogue,
             load_template(model.templates[0], domain=data.domain),
-            dtype=model.dtype,
+            loading={"dtype": model.dtype},
             max_length=model.max_length,
             chat=model.chat,
         )

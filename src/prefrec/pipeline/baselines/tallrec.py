@@ -85,7 +85,7 @@ def _load(
         made_of.data.catalogue,
         template,
         opinions,
-        dtype=model.dtype,
+        loading={"dtype": model.dtype},
         max_length=model.max_length,
         chat=model.chat,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +54,18 @@ class LlaraRanker(LMRanker):
         )
 
 
-def load_llara_model(base: str, adapter: Path, *, dtype: str = "bfloat16") -> Any:
+def load_llara_model(base: str, adapter: Path, **loading: Any) -> Any:
     """A base with a LLaRA adapter, which is trainable, and its items, whose projector is frozen: to align it further.
 
     Args:
         base: a name for `prefrec.models.load_model`.
         adapter: folder of adapter and projector.
-        dtype: of the base.
+        **loading: further arguments of `prefrec.models.load_model`.
 
     Raises:
         ModelError: base, adapter or projector cannot be found or read.
     """
-    model = load_adapter(load_model(base, dtype=dtype), adapter, is_trainable=True)
+    model = load_adapter(load_model(base, **loading), adapter, is_trainable=True)
     load_projector(model, adapter)
     return model
 
@@ -77,7 +77,7 @@ def load_llara(
     catalogue: Catalogue,
     template: PromptTemplate,
     *,
-    dtype: str = "bfloat16",
+    loading: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> LlaraRanker:
     """The ranker of a trained adapter with its projector, on a GPU if there is one.
@@ -88,12 +88,12 @@ def load_llara(
         adapter: folder of adapter and projector.
         catalogue: titles of all items.
         template: the prompt.
-        dtype: of the base.
+        loading: arguments of `prefrec.models.load_model`; None: bfloat16.
         **settings: further arguments of `LMRanker`.
 
     Raises:
         ModelError: base, adapter or projector cannot be found or read.
     """
-    model, tokenizer = load_lm(base, adapter, dtype=dtype)
+    model, tokenizer = load_lm(base, adapter, **(loading or {}))
     load_projector(model, adapter)
     return LlaraRanker(name, model, tokenizer, catalogue, template, **settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def load_tallrec(
     template: LikeTemplate,
     opinions: Opinions,
     *,
-    dtype: str = "bfloat16",
+    loading: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> TallrecRanker:
     """The ranker of a trained adapter, on a GPU if there is one.
@@ -70,11 +70,11 @@ def load_tallrec(
         catalogue: titles of all items.
         template: that it was tuned with.
         opinions: which items of the histories were disliked.
-        dtype: of the base.
+        loading: arguments of `prefrec.models.load_model`; None: bfloat16.
         **settings: further arguments of `LMRanker`.
 
     Raises:
         ModelError: base or adapter cannot be found or read.
     """
-    model, tokenizer = load_lm(base, adapter, dtype=dtype)
+    model, tokenizer = load_lm(base, adapter, **(loading or {}))
     return TallrecRanker(LMRanker(name, model, tokenizer, catalogue, template, **settings), opinions)
