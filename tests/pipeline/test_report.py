@@ -1,5 +1,6 @@
 """The report of a synthetic run: its numbers, its gaps, its escaping, its errors."""
 
+import dataclasses
 import json
 import math
 import re
@@ -14,8 +15,9 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from hostile_pages import SHORT, TEXTS, needs_browser, text_of_unbroken
 from prefrec.cli.report import report as report_verb
-from prefrec.data import Catalogue, PreparedData, RankingExample, write_prepared
+from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared, write_prepared
 from prefrec.errors import DataError
 from prefrec.evaluation import audit_prepared, evaluate_predictions, target_ranks, write_predictions
 from prefrec.evaluation.predictions import prediction_frame
@@ -253,6 +255,24 @@ def test_titles_and_notes_are_escaped(run):
     assert SCRIPT not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert _Page(text).all("script") == []
+
+
+@needs_browser
+def test_in_a_browser_nothing_of_the_data_runs(run):
+    pytest.importorskip("playwright")
+    data = read_prepared(run / "data")
+    ids = data.catalogue.ids
+    titles = [f"{TEXTS[n % len(TEXTS)]} {n}" for n in range(len(ids))]
+    catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": titles}))
+    data.protocol["notes"] = TEXTS
+    write_prepared(dataclasses.replace(data, catalogue=catalogue), run / "data")
+    frame = pl.read_parquet(run / "predictions.parquet")
+    odd = frame.with_columns(ranker=pl.col("ranker").replace("random", SHORT))
+    evaluation = evaluate_predictions(odd, compare=[(SHORT, "popularity")], resamples=20)
+    metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": None}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = text_of_unbroken(write_report(run))
+    assert all(hostile in text for hostile in [*TEXTS, SHORT])
 
 
 def test_names_with_markup_and_dollars_stay_text(run):

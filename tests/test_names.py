@@ -1,0 +1,75 @@
+"""Names that would lead out of a run's folder: of runs, stages, rankers, studies, and paths of the page."""
+
+import pytest
+from pydantic import ValidationError
+from starlette.testclient import TestClient
+
+from command import prefrec
+from prefrec.errors import DataError
+from prefrec.pipeline.recipe import Recipe
+from prefrec.serving.app import Settings, create_app
+from prefrec.serving.page import page_files
+from prefrec.serving.run import adapters_of, open_engine
+from prefrec.studies.runs import open_run
+from served_run import write_run
+
+NAMES = ["../x", "..", ".", "", "/etc", "a/b", "a\\b", "a\n", "~root", "-rf", "a\0b", ".hidden", "${HOME}", "a b"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bpe_tokenizer):
+    return write_run(tmp_path_factory.mktemp("served"), bpe_tokenizer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("of", ["run", "alignment"])
+def test_names_of_folders_are_names(name, of):
+    raw = {"name": name} if of == "run" else {"name": "x", "align": [{"name": name}]}
+    with pytest.raises(ValidationError, match="pattern"):
+        Recipe.model_validate(raw)
+
+
+def test_sound_names_are_taken():
+    assert Recipe.model_validate({"name": "ml-100k_v1.2", "align": [{"name": "s-dpo.3"}]}).name == "ml-100k_v1.2"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n])
+def test_rankers_are_those_of_the_run(folder, name):
+    run = open_run(folder)
+    with pytest.raises(DataError, match="no trained model"):
+        adapters_of(run, [name])
+    (folder.parent / "x" / "adapter").mkdir(parents=True, exist_ok=True)
+    with pytest.raises(DataError, match="no trained model"):
+        run.ranker(name)
+
+
+@pytest.mark.parametrize("verb", ["serve", "export"])
+def test_the_command_line_refuses_them(folder, tmp_path, verb):
+    out = [] if verb == "serve" else ["--out", tmp_path / "out"]
+    done = prefrec(verb, folder, "--ranker", "../../model", *out)
+    assert done.code == 1
+    assert "no trained model '../../model'" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_server_makes_no_path_of_what_it_is_sent(folder):
+    engine = open_engine(open_run(folder), ["sft"])
+    app = create_app(engine, Settings("tiny", "llama", page=page_files("tiny", "llama", 60, ["sft"], [])))
+    with TestClient(app) as client:
+        assert client.get("/page.js").status_code == 200
+        for path in (
+            "/../page.html.jinja2",
+            "/%2e%2e/%2e%2e/recipe.yaml",
+            "/..%2frecipe.yaml",
+            "/page.js/../../recipe.yaml",
+            "//etc/passwd",
+            "/recipe.yaml",
+            "/page.html.jinja2",
+            "/page.js%00.css",
+        ):
+            answer = client.get(path)
+            assert answer.status_code == 404, path
+            assert answer.json()["error"]["code"] == "not_found"
+        for name in ("../../model", "sft/../sft", "/etc/passwd"):
+            answer = client.post("/v1/rank", json={"history": [], "candidates": ["Red Emma"], "ranker": name})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_ranker")
