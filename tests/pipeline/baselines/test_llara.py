@@ -1,6 +1,7 @@
 """LLaRA in a recipe: on SASRec's vectors, with S-DPO after it; what is missing is said before anything is trained."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -106,3 +107,11 @@ def test_without_vectors_there_is_no_llara(recipe, tmp_path):
 def test_without_a_reference_there_is_no_alignment(recipe, tmp_path):
     with pytest.raises(ConfigError, match="LLaRA-S-DPO goes on from LLaRA: put an entry of kind llara"):
         run_recipe(_recipe(recipe, ALIGNED, sequential=[]), tmp_path / "run", until="rankers")
+
+
+@pytest.mark.parametrize("shared", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_weights_that_are_shared_out_are_refused(tmp_path, shared):
+    trainer = SimpleNamespace(is_fsdp_enabled=False, is_deepspeed_enabled=False)
+    setattr(trainer, shared, True)
+    with pytest.raises(ConfigError, match="LLaRA wants the whole model in every process"):
+        stage_module._finish(trainer, tmp_path)

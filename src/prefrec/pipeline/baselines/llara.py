@@ -93,7 +93,7 @@ def llara_align_stage(
 def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: SequentialEntry) -> None:
     data, seed = made_of.data, made_of.seed
     set_seed(seed)
-    base: Any = load_model(made_of.model.name, dtype=made_of.model.dtype)
+    base: Any = load_model(made_of.model.name, **made_of.model.loading())
     model = get_peft_model(base, adapter_config(made_of.lora))
     add_items(model, vectors_of(load_sequential(source.folder, data.catalogue)))
     hybrid = _Prompts(made_of, model)
@@ -113,7 +113,7 @@ def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Sequ
 def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, reference: LlaraEntry) -> None:
     data, seed = made_of.data, made_of.seed
     set_seed(seed)
-    model = load_llara_model(made_of.model.name, reference.adapter, dtype=made_of.model.dtype)
+    model = load_llara_model(made_of.model.name, reference.adapter, **made_of.model.loading())
     hybrid = _Prompts(made_of, model)
     choices = {"num_negatives": config.num_negatives, "negatives": config.negatives}
 
@@ -156,7 +156,16 @@ class _Prompts:
 
 
 def _finish(trainer: Any, folder: Path) -> None:
-    """Train to the end; adapter and projector in one folder."""
+    """Train to the end; adapter and projector in one folder.
+
+    Raises:
+        ConfigError: the weights are shared out over processes, so that none has the projector.
+    """
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ConfigError(
+            "LLaRA wants the whole model in every process: launch it without FSDP and DeepSpeed, such as by "
+            "configs/accelerate/ddp.yaml"
+        )
     train_to_adapter(trainer, folder)
     if is_first():
         save_projector(trainer.model, folder / ADAPTER)
@@ -172,7 +181,7 @@ def _entry(made_of: Ingredients, name: str, folder: Path, key: str) -> LlaraEntr
             folder / ADAPTER,
             data.catalogue,
             load_template(model.templates[0], domain=data.domain),
-            loading={"dtype": model.dtype},
+            loading=model.loading(),
             max_length=model.max_length,
             chat=model.chat,
         )

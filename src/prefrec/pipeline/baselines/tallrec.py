@@ -64,7 +64,7 @@ def _train(
         data.validation[: config.eval_rows], opinions, negatives=config.negatives, seed=seed
     )
     trainer = SFTTrainer(
-        load_model(made_of.model.name, dtype=made_of.model.dtype),
+        load_model(made_of.model.name, **made_of.model.loading()),
         SFTConfig(**training_arguments(config, made_of.model, folder, seed)),
         tallrec_dataset(some_rows(questions, config, seed), data.catalogue, template, encoder),
         tallrec_dataset(held_out, data.catalogue, template, encoder) if held_out else None,
@@ -85,7 +85,7 @@ def _load(
         made_of.data.catalogue,
         template,
         opinions,
-        loading={"dtype": model.dtype},
+        loading=model.loading(),
         max_length=model.max_length,
         chat=model.chat,
     )

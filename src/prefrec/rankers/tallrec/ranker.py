@@ -16,6 +16,9 @@ from prefrec.rankers.reference import pad_scores
 from prefrec.rankers.tallrec.prompts import LikeTemplate, encode_question
 from prefrec.rankers.tallrec.questions import Opinions, Question, history_of
 
+QUESTIONS_AT_A_TIME = 64
+"""Three lists of 20 candidates, and less than `MAX_TOKENS_PER_PASS`: a question is short."""
+
 
 class TallrecRanker:
     """Ranks candidates by the probability that the answer is Yes and not No, end token included.
@@ -59,6 +62,7 @@ def load_tallrec(
     opinions: Opinions,
     *,
     loading: Mapping[str, Any] | None = None,
+    batch_size: int = QUESTIONS_AT_A_TIME,
     **settings: Any,
 ) -> TallrecRanker:
     """The ranker of a trained adapter, on a GPU if there is one.
@@ -71,10 +75,13 @@ def load_tallrec(
         template: that it was tuned with.
         opinions: which items of the histories were disliked.
         loading: arguments of `prefrec.models.load_model`; None: bfloat16.
+        batch_size: questions a batch.
         **settings: further arguments of `LMRanker`.
 
     Raises:
         ModelError: base or adapter cannot be found or read.
     """
     model, tokenizer = load_lm(base, adapter, **(loading or {}))
-    return TallrecRanker(LMRanker(name, model, tokenizer, catalogue, template, **settings), opinions)
+    return TallrecRanker(
+        LMRanker(name, model, tokenizer, catalogue, template, batch_size=batch_size, **settings), opinions
+    )
