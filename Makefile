@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test lint format docs clean
+.PHONY: help setup demo test soak lint format docs clean
 
 help:
 	@echo "make demo   train and measure a small recommender on MovieLens-100K, about 10 minutes"
 	@echo "make test   lint, type-check and test"
+	@echo "make soak   kills, full disks, malformed and random input, under an hour; one table at the end"
 	@echo "make docs   the documentation, as a site in site/"
 	@echo "make setup  the virtual environment alone"
 
@@ -34,6 +35,12 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+# SOAK takes the options of `python -m reliability --help`.
+SOAK ?= --minutes 50
+soak: setup
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	PYTHONPATH=tests $(BIN)/python -m reliability $(SOAK)
 
 format: setup
 	$(BIN)/ruff check --fix src tests

@@ -14,9 +14,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["prefrec"]):
+    from reliability.fuzzing import ALL
     from reliability.parsers import PARSERS, Parser, survive
 
-ALL = "all"
 LONGEST = 2000
 """Bytes of an input."""
 

@@ -9,6 +9,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+ALL = "all"
+"""In place of a parser's name: all of them, chosen by an input's first byte."""
+
 GRACE_S = 240
 """Seconds that the process may take for its start and its last input."""
 

@@ -1,0 +1,239 @@
+"""The long form of the reliability tests, in one table: `python -m reliability --minutes 50`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from generated_requests import PATHS, ask
+from prefrec.console import say, track
+from reliability import disks
+from reliability.corpus import CASES, Place, make_place, verdict
+from reliability.fuzzing import ALL, fuzz
+from reliability.kills import kill_runs
+from reliability.parsers import PARSERS
+from reliability.properties import hold
+from reliability.whole_runs import make_recipe
+
+KILLS = 20
+SIZES = ("16k", "48k", "100k", "160k", "200k", "240k", "280k", "320k")
+ROUND = 200
+"""Examples between two looks at the clock."""
+
+START_S, SHORTEST_S = 15, 10
+"""Seconds that a fuzzer takes to start, and those that it has at the least."""
+
+
+@dataclass
+class Part:
+    """A line of the table.
+
+    Attributes:
+        name: what was done.
+        tried: how often.
+        lost: a note for each case that did not end as it should.
+        facts: more about it.
+        seconds: that it took.
+    """
+
+    name: str
+    tried: int = 0
+    lost: list[str] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class Clock:
+    """Shares of the time that is left."""
+
+    ends: float
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return max(0.0, self.ends - time.monotonic())
+
+    def share(self, part: float) -> float:
+        """The moment at which a share of what is left is used up."""
+        return time.monotonic() + part * self.left
+
+
+def soak(minutes: float, folder: Path, seed: int, jobs: int) -> list[Part]:
+    """All parts, in `folder`, within about so many minutes; what could not be done is told in a part's facts."""
+    clock = Clock(time.monotonic() + 60 * minutes)
+    torch.set_num_threads(1)
+    recipe = make_recipe(folder / "recipe")
+    parts: list[Part] = []
+
+    def do(name: str, work: Callable[[Part], None]) -> None:
+        part, start = Part(name), time.monotonic()
+        say(f"[bold]{name}[/bold], {clock.left / 60:.1f} minutes left")
+        try:
+            work(part)
+        except Exception as e:  # noqa: BLE001  # one part that cannot be done does not end the others
+            part.lost.append(f"the part ended with {type(e).__name__}: {e}")
+        part.seconds = round(time.monotonic() - start, 1)
+        parts.append(part)
+
+    do("killed at random moments", lambda part: _kills(part, recipe, folder, seed, clock.share(0.4)))
+    do("full and read-only disks", lambda part: _disks(part, recipe, folder, clock.share(0.25)))
+    place = make_place(folder / "corpus")
+    do("malformed inputs", lambda part: _corpus(part, place, folder))
+    do("bytes of any kind (hypothesis)", lambda part: _bytes(part, folder, seed, clock.share(0.15)))
+    do("requests of the OpenAPI (schemathesis)", lambda part: _requests(part, place, seed, clock.share(0.15)))
+    do("fuzzed file readers (atheris)", lambda part: _fuzz(part, folder, seed, clock, jobs))
+    return parts
+
+
+def _kills(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> None:
+    hit: Counter[str] = Counter()
+    for killed in kill_runs(recipe, folder / "kills", KILLS, seed):
+        part.tried += 1
+        hit[killed.stage] += 1
+        part.lost += [f"killed in {killed.stage}, at {killed.moment:.0%}: {'; '.join(killed.lost)}"] * bool(
+            killed.lost
+        )
+        if time.monotonic() > until:
+            break
+    part.facts = {"hit": dict(hit), "planned": KILLS}
+
+
+def _disks(part: Part, recipe: Path, folder: Path, until: float) -> None:
+    if reason := disks.why_not():
+        part.facts = {"not done": reason}
+        return
+    whole, hit = folder / "kills" / "undisturbed", Counter[str]()
+    copy = shutil.copytree(whole, folder / "read-only" / "run")
+    part.lost += disks.read_only(disks.writers(recipe, copy), copy)
+    part.lost += disks.full_disk_over_data(disks.shop_options(recipe), folder / "older" / "data")
+    part.tried += len(disks.writers(recipe, copy)) + 1
+    for size in SIZES:
+        if time.monotonic() > until:
+            break
+        stage, wrong = disks.full_disk(recipe, folder / f"disk-{size}" / "run", whole, size)
+        hit[stage] += 1
+        part.tried += 1
+        part.lost += [f"disk of {size}, full in {stage}: {w}" for w in wrong]
+    part.facts = {"full in": dict(hit)}
+
+
+def _corpus(part: Part, place: Place, folder: Path) -> None:
+    for number, case in enumerate(track(CASES, "malformed inputs")):
+        part.tried += 1
+        why = verdict(case, place, folder / "cases" / str(number))
+        part.lost += [f"{case.name}: {why}"] if why else []
+
+
+def _bytes(part: Part, folder: Path, seed: int, until: float) -> None:
+    broken: dict[str, str] = {}
+    for number in _rounds(until):
+        for parser in [p for p in PARSERS.values() if p.name not in broken]:
+            place = folder / "bytes" / parser.name.replace(" ", "-")
+            try:
+                part.tried += sum(hold(parser, place, ROUND, random=seed + number))
+            except BaseException as e:  # noqa: BLE001  # a panic of polars is no Exception
+                broken[parser.name] = f"{parser.name}: {type(e).__name__}: {e} {getattr(e, '__notes__', '')}"
+            if time.monotonic() > until and number:
+                break
+    part.lost = list(broken.values())
+    part.facts = {"parsers": len(PARSERS)}
+
+
+def _requests(part: Part, place: Place, seed: int, until: float) -> None:
+    broken: dict[str, str] = {}
+    for number in _rounds(until):
+        for path in [p for p in PATHS if p not in broken]:
+            try:
+                part.tried += ask(place.app, path, ROUND // 4, random=seed + number)
+            except Exception as e:  # noqa: BLE001
+                broken[path] = f"{path}: {type(e).__name__}: {e}"
+    part.lost = list(broken.values())
+    part.facts = {"paths": len(PATHS)}
+
+
+def _fuzz(part: Part, folder: Path, seed: int, clock: Clock, jobs: int) -> None:
+    if importlib.util.find_spec("atheris") is None:
+        part.facts = {"not done": "atheris is not installed: pip install 'prefrec[fuzz]'"}
+        return
+    names, seconds = list(PARSERS), round(clock.left * jobs / len(PARSERS) - START_S)
+    if seconds < START_S:  # too little for each: all in one process
+        names, seconds = [ALL], max(SHORTEST_S, round(clock.left - START_S))
+
+    def one(name: str) -> tuple[str, int, str]:
+        found = fuzz(name, folder / "fuzz" / name.replace(" ", "-"), seconds, seed + 1)
+        return name, found.inputs, found.crash
+
+    inputs = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        for name, count, crash in track(pool.map(one, names), "fuzzing", total=len(names)):
+            inputs[name] = count
+            part.tried += count
+            part.lost += [f"{name}: {crash}"] if crash else []
+    part.facts = {"seconds each": seconds, "inputs": inputs}
+
+
+def _rounds(until: float) -> Iterator[int]:
+    """Numbers from 0, at least one, until the moment has come."""
+    number = 0
+    while not number or time.monotonic() < until:
+        yield number
+        number += 1
+
+
+def table(parts: list[Part]) -> Table:
+    """Cases tried, survived, lost."""
+    shown = Table("part", title="Nothing lost", title_justify="left")
+    for column in ("tried", "survived", "lost", "seconds"):
+        shown.add_column(column, justify="right")
+    for part in parts:
+        name = f"{part.name} ({part.facts['not done']})" if "not done" in part.facts else part.name
+        survived = max(0, part.tried - len(part.lost))
+        shown.add_row(name, f"{part.tried:,}", f"{survived:,}", f"{len(part.lost):,}", f"{part.seconds:,.0f}")
+    return shown
+
+
+def main() -> int:
+    """Soak, print the table, write the JSON; 1 where something was lost."""
+    options = argparse.ArgumentParser(prog="python -m reliability", description=__doc__)
+    options.add_argument("--minutes", type=float, default=50, help="about how long; default 50")
+    options.add_argument("--seed", type=int, default=0, help="of the random moments and inputs")
+    options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="fuzzers at once")
+    options.add_argument("--out", type=Path, default=Path("runs/soak.json"), help="JSON to write")
+    options.add_argument("--folder", type=Path, help="folder to work in, which is kept; default: a temporary one")
+    given = options.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
+        parts = soak(given.minutes, folder.absolute(), given.seed, given.jobs)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    about = {
+        "minutes": given.minutes,
+        "seed": given.seed,
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+    }
+    given.out.write_text(json.dumps(about | {"parts": [asdict(p) for p in parts]}, indent=2) + "\n", encoding="utf-8")
+    out = Console()
+    out.print(table(parts))
+    for part in parts:
+        for note in part.lost:
+            out.print(f"lost, {part.name}: {note}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if any(p.lost for p in parts) else 0
