@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test soak lint format docs clean
+.PHONY: help setup demo test soak lint audit load format docs clean
 
 help:
 	@echo "make demo   train and measure a small recommender on MovieLens-100K, about 10 minutes"
 	@echo "make test   lint, type-check and test"
 	@echo "make soak   kills, full disks, malformed and random input, under an hour; one table at the end"
+	@echo "make audit  security: the source (bandit), and what is installed (pip-audit, needs the network)"
+	@echo "make load   a run's server under 1, 8 and 64 clients: make load RUN=runs/demo"
 	@echo "make docs   the documentation, as a site in site/"
 	@echo "make setup  the virtual environment alone"
 
@@ -28,10 +30,20 @@ demo: setup
 	$(BIN)/prefrec run recipes/demo.yaml
 
 lint: setup
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests scripts
+	$(BIN)/ruff format --check src tests scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: setup
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src scripts
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
+
+# LOAD takes the options of `python scripts/load.py --help`.
+RUN ?= runs/demo
+LOAD ?= --out $(RUN)/load.json
+load: setup
+	$(BIN)/python scripts/load.py $(RUN) $(LOAD)
 
 test: lint
 	$(BIN)/python -m pytest
@@ -43,8 +55,8 @@ soak: setup
 	PYTHONPATH=tests $(BIN)/python -m reliability $(SOAK)
 
 format: setup
-	$(BIN)/ruff check --fix src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests scripts
+	$(BIN)/ruff format src tests scripts
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -148,7 +148,7 @@ def _questions(url: str, rows: int, ranker: str | None) -> list[dict[str, Any]]:
     bodies: list[dict[str, Any]] = []
     there = rows
     while len(bodies) < min(rows, there):
-        with urllib.request.urlopen(f"{url}/v1/example?row={len(bodies)}", timeout=60) as answer:
+        with urllib.request.urlopen(f"{url}/v1/example?row={len(bodies)}", timeout=60) as answer:  # nosec B310
             row = json.load(answer)
         there = row["rows"]
         body = {part: [{"item_id": i["item_id"]} for i in row[part]] for part in ("history", "candidates")}

@@ -30,9 +30,9 @@ TERMS |= {
 }
 """Source → the terms of its data, where they are known."""
 
-_environment = jinja2.Environment(
+_environment = jinja2.Environment(  # nosec B701  # Markdown, and no titles in it
     loader=jinja2.PackageLoader("prefrec.serving", "."),
-    autoescape=False,  # Markdown, and no titles in it
+    autoescape=False,
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
