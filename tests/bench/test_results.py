@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench_records import measured
 from prefrec.bench.report import plot, tables, write_results
-from prefrec.bench.results import results_of
+from prefrec.bench.results import peak_flops, results_of
 from prefrec.bench.settings import BenchSettings
 
 SETTINGS = BenchSettings(
@@ -49,6 +49,49 @@ def test_on_a_gpu_wall_time_counts(records):
     fast = next(x for x in results.of("steps") if x.summary.method == "prefrec" and x.summary.cpu)
     assert fast.share_square == pytest.approx(30 / 50 / 1.0)
     assert results.clock == "wall"
+
+
+def test_flops_a_second_are_those_of_wall_time(records):
+    """30 FLOPs a row; prefrec takes 2 s of CPU for it, and 1 s by the wall, the published way 20 and 10."""
+    for gpu in (False, True):
+        results = results_of(SETTINGS.model_copy(update={"peak_tflops": 50e-12}), records, gpu=gpu)
+        lines = {x.summary.method: x for x in results.of("steps") if x.summary.negatives == 3}
+        assert (lines["prefrec"].flops, lines["published"].flops) == (30.0, 3.0)
+        assert (lines["prefrec"].utilisation, lines["published"].utilisation) == pytest.approx((0.6, 0.06))
+    without = [r for r in records if r.get("method") != "matmul"]
+    line = next(x for x in results_of(SETTINGS, without, gpu=True).of("steps") if x.summary.method == "prefrec")
+    assert line.utilisation is None
+    assert "MFU" in str(shown(results_of(SETTINGS, records, gpu=True)))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "changes", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", {}, 989.4),
+        ("NVIDIA H100 PCIe", {}, 756.0),
+        ("NVIDIA H200", {}, 989.4),
+        ("NVIDIA A100-SXM4-80GB", {}, 312.0),
+        ("NVIDIA L40S", {}, 362.0),
+        ("NVIDIA L4", {}, 121.0),
+        ("NVIDIA L40", {}, None),
+        ("NVIDIA H100 PCIe", {"peak_tflops": 5}, 5.0),
+        ("NVIDIA H100 PCIe", {"dtype": "float32"}, None),
+        ("NVIDIA H100 PCIe", {"cpu": True}, None),
+        (None, {}, None),
+        (None, {"peak_tflops": 5}, 5.0),
+    ],
+)
+def test_the_peak_of_a_device(gpu, changes, peak):
+    settings = SETTINGS.model_copy(update={"dtype": "bfloat16"} | changes)
+    found = peak_flops(settings, [{"kind": "session", "environment": {"gpu": gpu}}])
+    assert found == (None if peak is None else pytest.approx(peak * 1e12))
+
+
+def shown(results) -> str:
+    """What is printed, on a wide screen."""
+    out = io.StringIO()
+    Console(file=out, width=250).print(tables(results, []))
+    return out.getvalue()
 
 
 def test_what_was_not_measured_has_a_line_that_says_so(records):

@@ -2,7 +2,10 @@
 
 import pytest
 
+from prefrec.bench import workload
+from prefrec.bench.floor import model_shape
 from prefrec.bench.job import Job
+from prefrec.bench.settings import BenchSettings
 from prefrec.bench.workload import (
     base_model,
     catalogue_workload,
@@ -58,8 +61,6 @@ def test_what_the_data_cannot_give(settings):
 
 
 def test_random_models():
-    from prefrec.bench.settings import BenchSettings
-
     tiny = BenchSettings(model="random:tiny", cpu=True)
     first, second = base_model(tiny), base_model(tiny)
     assert first.config.vocab_size == len(tokenizer_of(tiny))
@@ -67,6 +68,20 @@ def test_random_models():
     assert base_model(tiny.model_copy(update={"dtype": "bfloat16"})).dtype.itemsize == 2
     with pytest.raises(ConfigError, match="expected random:tiny or random:llama-2-7b"):
         config_of(tiny.model_copy(update={"model": "random:nonsense"}))
+
+
+def test_the_shape_of_llama_2_7b_needs_no_weights_and_no_download(monkeypatch):
+    """32 layers of 4 matrices of 4096 × 4096 and 3 of 4096 × 11,008, counted without making one."""
+    monkeypatch.setattr(workload, "load_tokenizer", lambda name: tokenizer_of(BenchSettings(model="random:tiny")))
+    config = config_of(BenchSettings(model="random:llama-2-7b", dtype="bfloat16"))
+    shape = model_shape(config, 8)
+    assert shape.body == 32 * (4 * 4096**2 + 3 * 4096 * 11_008)
+    assert shape.head == (4096, 32_000)
+
+
+def test_which_attention_is_fastest_is_found_once_in_a_process():
+    first, second = (base_model(BenchSettings(model="random:tiny", cpu=True)) for _ in range(2))
+    assert first.attention_by_shape is second.attention_by_shape
 
 
 def test_the_tiny_tokenizer_gives_back_what_it_read(settings):

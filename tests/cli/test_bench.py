@@ -52,6 +52,19 @@ def test_measures_shows_and_goes_on(asked):
     assert (out / "bench.png").is_file()
 
 
+def test_flops_and_their_share_of_a_peak(asked):
+    """What a GPU is measured by, on a tiny model in bfloat16: tokens and FLOPs a second, MFU, peak memory."""
+    at = asked.index("--out") + 1
+    options = (*asked[:at], asked[at].with_name("gpu"), *asked[at + 1 :], "--methods", "prefrec", "--repetitions", 1)
+    shown = prefrec(*options, "--dtype", "bfloat16", "--peak-tflops", 2)
+    assert shown.code == 0, shown.err
+    for part in ("tokens/s", "TFLOP/s", "MFU", "peak GiB"):
+        assert part in shown.out
+    (line,) = json.loads(prefrec(*options, "--dtype", "bfloat16", "--peak-tflops", 1, "--json").out)["lines"]
+    assert line["summary"]["peak"] > 0
+    assert 0 < line["utilisation"] == line["flops"] / 1e12
+
+
 def test_mistakes_are_one_line(asked, tmp_path):
     for options, message in (
         (("--methods", "fast"), "'fast' is unknown"),

@@ -70,6 +70,7 @@ def notes(results: Results, environments: Sequence[dict[str, Any]]) -> list[str]
         f"×: {results.clock} time, and peak memory, ÷ prefrec's.",
         f"Floor: the {results.clock} time of the fewest tokens as matrix products alone ÷ that measured, at the rate "
         "of large squares, and at that of the model's own matrices.",
+        "TFLOP/s: FLOPs of the floor a second of wall time; MFU: their share of the device's peak, if known.",
     ]
     for place, rate in results.rates.items():
         section, _, n = place.partition(" ")
@@ -144,7 +145,7 @@ def _table(results: Results, section: str) -> Table:
     first = "N" if section in ("steps", "growth") else "titles"
     for column in (first, "way", "rows", "CPU s/row", "range", "wall s/row", "tokens/s", "peak GiB"):
         table.add_column(column, justify="left" if column == "way" else "right", no_wrap=True)
-    for column in ("× time", "× memory", "floor: squares", "layers"):
+    for column in ("× time", "× memory", "floor: squares", "layers", "TFLOP/s", "MFU"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("note")
     shown = None
@@ -160,7 +161,7 @@ def _table(results: Results, section: str) -> Table:
 def _figures(line: Line) -> list[str]:
     s = line.summary
     if s.cpu is None or s.wall is None:
-        return ["-"] * 10
+        return ["-"] * 12
     return [
         f"{s.rows:.3g}",
         f"{s.cpu.median:.3g}",
@@ -172,6 +173,8 @@ def _figures(line: Line) -> list[str]:
         _times(line.memory),
         _share(line.share_square),
         _share(line.share_layers),
+        "-" if line.flops is None else f"{line.flops / 1e12:.3g}",
+        _share(line.utilisation),
     ]
 
 

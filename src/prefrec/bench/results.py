@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from prefrec.bench.records import Summary, key_of, measurements, summarise
 from prefrec.bench.settings import MATMUL, PREFREC, BenchSettings
+
+PEAKS = {
+    "H200": 989.4,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.5,
+    "H100": 989.4,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+}
+"""Dense bfloat16 TFLOP/s by the makers' data sheets, without sparsity; of two names that fit the first counts."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,8 @@ class Line:
         memory: its peak ÷ that of prefrec.
         share_square: floor ÷ its time (the same kind of time), the floor at the rate of large squares.
         share_layers: the same, at the rate of the model's own matrices.
+        flops: FLOPs of the floor, those that no way can do without, a second of its wall time.
+        utilisation: `flops` ÷ the device's peak; None where that is not known.
     """
 
     summary: Summary
@@ -28,6 +41,8 @@ class Line:
     memory: float | None = None
     share_square: float | None = None
     share_layers: float | None = None
+    flops: float | None = None
+    utilisation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,12 +92,27 @@ def results_of(settings: BenchSettings, records: Sequence[dict[str, Any]], *, gp
     workloads = {f"{r['section']} {r['negatives']}": r for r in records if r["kind"] == "workload"}
     missing = f"not run: budget of {settings.budget_minutes:g} min" if settings.budget_minutes else "not run"
     summaries = {key: summarise(records, key, missing) for key in keys}
+    peak = peak_flops(settings, records)
     lines = []
     for key, summary in summaries.items():
         best = summaries.get((key[0], key[1], PREFREC))
         place = f"{key[0]} {key[1]}"
-        lines.append(_line(summary, best, rates.get(place), workloads.get(place), clock))
+        lines.append(_line(summary, best, rates.get(place), workloads.get(place), clock, peak))
     return Results(tuple(lines), _growth(summaries, clock), rates, workloads, clock, _disagreement(records))
+
+
+def peak_flops(settings: BenchSettings, records: Sequence[dict[str, Any]]) -> float | None:
+    """FLOPs a second that the device has at most: as the settings say, or as the data sheet of its GPU does.
+
+    None in other types than bfloat16, on a CPU, or on a GPU that is not in `PEAKS`, where the settings do not say.
+    """
+    if settings.peak_tflops is not None:
+        return settings.peak_tflops * 1e12
+    gpus = [str(r["environment"].get("gpu") or "") for r in records if r["kind"] == "session"]
+    if settings.cpu or settings.dtype != "bfloat16" or not gpus:
+        return None
+    words = gpus[-1].replace("-", " ")
+    return next((1e12 * peak for name, peak in PEAKS.items() if f" {name} " in f" {words} "), None)
 
 
 def _line(
@@ -91,6 +121,7 @@ def _line(
     rates: dict[str, float] | None,
     workload: dict[str, Any] | None,
     clock: str,
+    peak: float | None,
 ) -> Line:
     if summary.cpu is None or summary.wall is None:
         return Line(summary)
@@ -98,11 +129,16 @@ def _line(
     mine, other = getattr(summary, clock), getattr(best, clock, None)
     if best is not None and other is not None:
         times, memory = mine.median / other.median, summary.peak / best.peak
-    if rates is None or workload is None:
+    if workload is None:
         return Line(summary, times, memory)
+    line = Line(summary, times, memory, flops=workload["floor_flops"] / summary.wall.median)
+    if peak is not None and line.flops is not None:
+        line = replace(line, utilisation=line.flops / peak)
+    if rates is None:
+        return line
     end = "_cpu" if clock == "cpu" else ""
     least = workload["floor_flops"] / mine.median
-    return Line(summary, times, memory, least / rates[f"square{end}"], least / rates[f"layers{end}"])
+    return replace(line, share_square=least / rates[f"square{end}"], share_layers=least / rates[f"layers{end}"])
 
 
 def _growth(summaries: dict[Any, Summary], clock: str) -> dict[int, float]:

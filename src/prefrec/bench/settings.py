@@ -34,7 +34,7 @@ QUICK: dict[str, Any] = {
 }
 """What `--quick` sets: a run of a few minutes that shows that everything works, and measures nothing."""
 
-_COVERAGE = frozenset({"negatives", "methods", "sections", "repetitions", "budget_minutes"})
+_COVERAGE = frozenset({"negatives", "methods", "sections", "repetitions", "budget_minutes", "peak_tflops"})
 
 
 class BenchSettings(BaseModel):
@@ -64,6 +64,9 @@ class BenchSettings(BaseModel):
     )
     cpu: bool = Field(False, description="Leave a GPU alone.")
     memory_gb: float | None = Field(None, gt=0, description="A worker may take; None: 90% of what is free.")
+    peak_tflops: float | None = Field(
+        None, gt=0, description="Of the device, TFLOP/s; None: by the data sheet of a known GPU, in bfloat16."
+    )
     budget_minutes: float | None = Field(None, gt=0, description="Skip what would end later than this.")
     seed: int = Field(0, ge=0, description="Of rows, random weights and adapters.")
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from prefrec.bench.settings import BenchSettings
 from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare, read_prepared
 from prefrec.errors import ConfigError, DataError
-from prefrec.models import DTYPES, EMBEDDED, load_model, load_tokenizer, resolve
+from prefrec.models import DTYPES, EMBEDDED, load_model, load_tokenizer, measure_attention, resolve
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
 
 RANDOM = "random:"
@@ -39,6 +39,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 """Llama configurations for `random:SHAPE`; the vocabulary is at least the tokenizer's."""
+
+_ATTENTION: dict[Any, str] = {}
+"""Which attention was the fastest, by shape: found in the repetition that warms up, for all of this process."""
 
 POOL = 400
 """Training rows, drawn at random, among which those of typical length are looked for."""
@@ -125,13 +128,21 @@ def config_of(settings: BenchSettings) -> PretrainedConfig:
 
 
 def base_model(settings: BenchSettings) -> Any:
-    """A freshly loaded (or freshly drawn) base model on the device, in evaluation mode."""
+    """A freshly loaded (or freshly drawn) base model on the device, in evaluation mode.
+
+    Random weights are drawn on the device and in the type that they are used in: nothing is downloaded, and the
+    machine's memory holds no copy.
+    """
     device, dtype = device_of(settings), DTYPES[settings.dtype]
     if _shape(settings.model) is None:
-        return load_model(settings.model, dtype=settings.dtype).to(device)
-    torch.manual_seed(settings.seed)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config_of(settings), dtype=dtype)
+        model: Any = load_model(settings.model, dtype=settings.dtype).to(device)
+    else:
+        torch.manual_seed(settings.seed)
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(config_of(settings), dtype=dtype)
+        measure_attention(model)
+    if hasattr(model, "attention_by_shape"):
+        model.attention_by_shape = _ATTENTION
     return model.eval()
 
 

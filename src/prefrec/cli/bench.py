@@ -90,6 +90,10 @@ def bench(
     memory_gb: Annotated[
         float | None, typer.Option(help="A worker may take [default: 90% of what is free].", rich_help_panel=_LIMITS)
     ] = None,
+    peak_tflops: Annotated[
+        float | None,
+        typer.Option(help="Of the device, for MFU [default: data sheet, of a known GPU].", rich_help_panel=_LIMITS),
+    ] = None,
     budget_minutes: Annotated[
         float | None, typer.Option(help="What would end later is not run, and said so.", rich_help_panel=_LIMITS)
     ] = None,
@@ -104,6 +108,8 @@ def bench(
     Examples: prefrec bench --quick
 
     prefrec bench --negatives 1,3,7,15 --threads 2 --budget-minutes 120
+
+    prefrec bench --model random:llama-2-7b --dtype bfloat16 --negatives 3,7,15,63 --methods prefrec --sections steps
     """
     given: dict[str, Any] = {
         "negatives": _words(negatives),
@@ -125,6 +131,7 @@ def bench(
         "threads": threads,
         "cpu": cpu,
         "memory_gb": memory_gb,
+        "peak_tflops": peak_tflops,
         "budget_minutes": budget_minutes,
     }
     start = QUICK if quick else {}
