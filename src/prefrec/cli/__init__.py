@@ -39,8 +39,8 @@ def _main(
 
     Everything at once is `prefrec run RECIPE.yaml`. Step by step: `prepare` makes ranking questions of a log,
     `audit` looks for leaks in them, `pretrain`, `sft` and `align` train, `evaluate` measures, `rank` answers one
-    question, `explain` says what moved it, `report` draws it all, `study` compares settings, `serve` answers over
-    HTTP, `export` hands a model on. `doctor` says what this machine can do.
+    question, `explain` says what moved it, `chat` talks about it, `report` draws it all, `study` compares settings,
+    `serve` answers over HTTP, `export` hands a model on. `doctor` says what this machine can do.
     """
 
 
@@ -52,6 +52,7 @@ def register_verbs() -> None:
         align,
         audit,
         bench,
+        chat,
         doctor,
         evaluate,
         explain,
@@ -80,6 +81,7 @@ def register_verbs() -> None:
     app.command()(serve.serve)
     app.command()(export.export)
     app.command()(explain.explain)
+    app.command()(chat.chat)
     app.command()(study.study)
     app.command()(bench.bench)
     app.command()(doctor.doctor)
