@@ -1,0 +1,58 @@
+"""The same recipe and seed, twice, in processes of their own: the same weights and metrics, to the last digit."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tiny_run import tiny_recipe, write_model, write_recipe, write_shop
+
+CHANGED = {"environment.json", "report.html", "log.json", "stage.json"}
+"""Files with times in them."""
+
+
+def _run(recipe, out, hash_seed):
+    """`prefrec run`; sets and dicts of texts are in another order under another hash seed."""
+    command = [sys.executable, "-c", "from prefrec.cli import main; main()", "run", str(recipe), "--out", str(out)]
+    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _contents(folder):
+    """Path → hash of the files that a run makes, but for times and for what belongs to no one in particular."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(_settled(path)).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in CHANGED and "checkpoint" not in str(path)
+    }
+
+
+def _settled(path):
+    """The bytes of a file; PEFT writes the set of adapted layers in the order of their hashes."""
+    if path.name != "adapter_config.json":
+        return path.read_bytes()
+    config = json.loads(path.read_text())
+    return json.dumps(config | {"target_modules": sorted(config["target_modules"])}).encode()
+
+
+@pytest.mark.timeout(900)
+def test_the_same_recipe_and_seed_twice(tmp_path, bpe_tokenizer):
+    raw = tiny_recipe(write_shop(tmp_path / "shop"), write_model(tmp_path / "model", bpe_tokenizer))
+    raw["align"] = raw["align"][1:]
+    recipe = write_recipe(tmp_path, raw)
+    first, again = (_run(recipe, tmp_path / name, seed) for name, seed in (("first", 1), ("again", 2)))
+    assert first.replace("first", "again") == again
+    found = _contents(tmp_path / "first")
+    assert found == _contents(tmp_path / "again")
+    assert {"metrics.json", "predictions.parquet", "sft/adapter/adapter_model.safetensors"} <= set(found)
+
+    write_recipe(tmp_path, raw, seed=1)
+    _run(recipe, tmp_path / "other", 1)
+    other = _contents(tmp_path / "other")
+    assert other["metrics.json"] != found["metrics.json"]
+    assert other["sft/adapter/adapter_model.safetensors"] != found["sft/adapter/adapter_model.safetensors"]
