@@ -195,6 +195,13 @@ class TestMeasured:
             choice_logps(model, pack(SETS, pad_id=0))
         assert (timed, seen) == ([], ["eager"])
 
+    def test_a_later_choice_stands(self, model, monkeypatch):
+        timed, seen = self.spent(monkeypatch, 1.0, 2.0), self.watched(model)
+        model.set_attn_implementation("eager")
+        with torch.no_grad():
+            choice_logps(model, pack(SETS, pad_id=0))
+        assert (timed, seen, model.config._attn_implementation) == ([], ["eager"], "eager")
+
     def test_what_cannot_be_compiled_is_left_alone(self, model, monkeypatch, capsys):
         def refuse(*args, **kwargs):
             raise RuntimeError("no triton here\nand more")
@@ -271,6 +278,7 @@ def test_heads_of_two_widths_are_not_measured():
     assert not measurable(core, torch.device("cuda"))
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention is compiled for GPUs; there is none")
 class TestOnAGPU:
     @pytest.mark.parametrize("name", MODELS)

@@ -47,6 +47,8 @@ def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
     config, found = text_config(core.config), getattr(core, "attention_by_shape", None)
     before = attention_implementation(config)
     is_packed = batch.attention_mask.dim() == 4
+    if before not in (SDPA, FLEX):
+        found = None  # chosen after it was loaded
     if found is not None:
         config._attn_implementation = _chosen(core, batch, found) if is_packed else SDPA
     try:
