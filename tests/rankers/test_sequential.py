@@ -38,12 +38,13 @@ from hopwise.config import Config
 from hopwise.data import create_dataset, data_preparation
 from hopwise.utils import get_model, get_trainer, init_seed
 
-folder, length = sys.argv.pop(), int(sys.argv.pop())
+folder, length, epochs, batch = sys.argv.pop(), *(int(sys.argv.pop()) for _ in range(3))
 config = Config(model="SASRec", dataset="prefrec", config_dict=dict(
     data_path=folder, checkpoint_dir=folder, benchmark_filename=["train", "valid", "test"],
     load_col=dict(inter=["user_id", "item_id_list", "item_id"]), alias_of_item_id=["item_id_list"],
-    MAX_ITEM_LIST_LENGTH=length, train_neg_sample_args=None, epochs=3, train_batch_size=32, learning_rate=0.02,
-    hidden_size=8, inner_size=16, n_layers=1, seed=0, metrics=["Hit", "NDCG"], topk=[10], metric_decimal_place=12,
+    MAX_ITEM_LIST_LENGTH=length, train_neg_sample_args=None, epochs=epochs, train_batch_size=batch,
+    learning_rate=0.02, hidden_size=8, inner_size=16, n_layers=1, seed=0, metrics=["Hit", "NDCG"], topk=[10],
+    metric_decimal_place=12,
 ))
 init_seed(0, True)
 train, valid, test = data_preparation(config, create_dataset(config))
@@ -231,18 +232,38 @@ def test_full_catalogue_metrics_are_those_of_hopwise(ask, trained, model):
         assert 0 < theirs["hit@10"] < 1
 
 
+def _hopwise_alone(data: PreparedData, folder: Path, *, epochs: int, batch_size: int) -> dict[str, float]:
+    """Test metrics of a process that knows nothing of prefrec but the files: its own checkpoint and evaluation."""
+    length = write_benchmark(data, folder).history_length
+    command = [sys.executable, "-c", HOPWISE_ALONE, *map(str, (batch_size, epochs, length, folder))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @needs_hopwise
 def test_sasrec_is_what_hopwise_alone_trains(ask, tmp_path):
-    """A process that knows nothing of prefrec but the files: same configuration, its own checkpoint."""
     asked, data = ask("SASRec")
-    vocabulary = write_benchmark(data, tmp_path)
-    command = [sys.executable, "-c", HOPWISE_ALONE, str(vocabulary.history_length), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    theirs = json.loads(done.stdout.splitlines()[-1])
+    theirs = _hopwise_alone(data, tmp_path, epochs=3, batch_size=32)
     ours = _full_metrics(asked, data, [e for e in data.test if e.target != COLD])
     assert ours["ndcg@10"] == pytest.approx(theirs["ndcg@10"], abs=1e-6)
     assert ours["hr@10"] == pytest.approx(theirs["hit@10"], abs=1e-6)
+
+
+@needs_hopwise
+def test_on_movielens_sasrec_is_what_hopwise_alone_trains(tmp_path):
+    """The last interaction of each user of MovieLens-100K, among all items."""
+    data = prepare(PrepareConfig(source="movielens-100k", split="leave-last-out"))
+    settings = {"epochs": 1, "batch_size": 4096}
+    asked = load_sequential(
+        train_sequential(data, _config("SASRec", **settings), tmp_path / "out", seed=0), data.catalogue
+    )
+    known = [e for e in data.test if e.target in asked.vocabulary.item_tokens]
+    assert len(known) > 900
+    ours, theirs = _full_metrics(asked, data, known), _hopwise_alone(data, tmp_path, **settings)
+    assert ours["ndcg@10"] == pytest.approx(theirs["ndcg@10"], abs=1e-6)
+    assert ours["hr@10"] == pytest.approx(theirs["hit@10"], abs=1e-6)
+    assert theirs["hit@10"] > 0.01
 
 
 @pytest.mark.parametrize("model", MODELS)
