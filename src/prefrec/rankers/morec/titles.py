@@ -17,6 +17,7 @@ from prefrec.console import track
 from prefrec.data.store import write_whole
 from prefrec.errors import ModelError
 from prefrec.models import SAFE, load_tokenizer, resolve
+from prefrec.rankers.lm import default_device
 from prefrec.training.sampler import longest_first
 
 _TITLES_AT_A_TIME = 128
@@ -73,7 +74,7 @@ class TitleEncoder(nn.Module):
 
 
 def load_encoder(name: str, max_tokens: int) -> TitleEncoder:
-    """The encoder of that name (see `prefrec.models.load_model`), in float32.
+    """The encoder of that name (see `prefrec.models.load_model`), in float32, on a GPU if there is one.
 
     Raises:
         ModelError: there is no such model, it cannot be read, or it is an encoder-decoder.
@@ -85,7 +86,7 @@ def load_encoder(name: str, max_tokens: int) -> TitleEncoder:
         raise ModelError(f"no title encoder could be read from {folder!r}: {e}") from e
     if "decoder_input_ids" in signature(model.forward).parameters:
         raise ModelError(f"{name!r} is an encoder-decoder; titles are encoded by a causal LM or an encoder like BERT")
-    return TitleEncoder(model, load_tokenizer(name), max_tokens)
+    return TitleEncoder(model, load_tokenizer(name), max_tokens).to(default_device())
 
 
 def title_vectors(titles: Iterable[str], known: dict[str, Tensor], encoder: Callable[[], TitleEncoder]) -> Tensor:

@@ -180,11 +180,11 @@ class _Training:
         """Title vectors [I, H] of the encoder as it is before training; kept, so that they are made once."""
         kept = self.work / "titles.safetensors"
         if self.config.tune:
-            self.encoder = load_encoder(self.config.encoder, self.config.max_title_tokens).to(self.device)
+            self.encoder = load_encoder(self.config.encoder, self.config.max_title_tokens)
         known = read_titles(kept) if kept.is_file() else {}
 
         def encoder() -> TitleEncoder:
-            return self.encoder or load_encoder(self.config.encoder, self.config.max_title_tokens).to(self.device)
+            return self.encoder or load_encoder(self.config.encoder, self.config.max_title_tokens)
 
         vectors = title_vectors(self.task.titles, known, encoder)
         write_titles(self.task.titles, vectors, kept)
