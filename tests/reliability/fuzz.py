@@ -45,6 +45,7 @@ def main(name: str, folder: Path, seconds: int, seed: int = 0) -> None:
             survive(parser, content, place)
         except BaseException as e:
             e.add_note(f"parser {parser.name!r}, input {content!r}")
+            (crashes / parser.name.replace(" ", "-")).write_bytes(content)  # atheris may end before it does so
             raise
 
     options = {

@@ -36,5 +36,6 @@ def fuzz(name: str, folder: Path, seconds: int, seed: int = 1) -> Fuzzed:
     except subprocess.TimeoutExpired:
         return Fuzzed(0, f"did not end {GRACE_S} seconds after its time")
     found = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
-    words = "\n".join((done.stdout + done.stderr).splitlines()[-40:]) or f"exit code {done.returncode}"
-    return Fuzzed(int(found[1]) if found else 0, words if done.returncode else "")
+    words = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("#")][-40:]
+    ended = [*words, f"exit code {done.returncode}"]
+    return Fuzzed(int(found[1]) if found else 0, "\n".join(ended) if done.returncode else "")

@@ -57,6 +57,15 @@ def test_item_without_title(tmp_path: Path) -> None:
         movielens_100k(tmp_path)
 
 
+def test_a_title_of_five_characters_that_ends_like_a_year(tmp_path: Path) -> None:
+    raw_folder(tmp_path)
+    (tmp_path / "u.data").write_text("5\t1\t4\t100\n")
+    (tmp_path / "u.item").write_text("1|1995)|x\n")
+    source = movielens_100k(tmp_path)
+    assert source.catalogue.titles == {"1": "1995)"}
+    assert source.notes == []
+
+
 def test_damaged_rows_name_the_line(tmp_path: Path) -> None:
     raw_folder(tmp_path)
     (tmp_path / "u.data").write_text("5\t1\t4\t100\n5\t3\tx\t90\n")

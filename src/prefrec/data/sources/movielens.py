@@ -84,7 +84,7 @@ def _source(name: str, log: pl.DataFrame, raw: dict[str, str], folder: Path) -> 
     log = log.with_columns(pl.col("item_id").replace(kept_as))
     merged = len(raw) - len(titles)
     notes = [f"{merged} films were listed under two ids and merged (smaller id kept)"] if merged else []
-    dated = sum(1 for i, t in titles.items() if t.endswith(")") and t[-5:-1].isdecimal() and t[-6] == "(")
+    dated = sum(1 for i, t in titles.items() if t.endswith(")") and t[-5:-1].isdecimal() and t[-6:-5] == "(")
     notes += [f"{dated} titles show their year because another film has the same name"] if dated else []
     items = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
     return Source(name, "movies", Catalogue(items), log, notes)
