@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
-from prefrec.rankers import GeneratingRanker, PopularityRanker
+from prefrec.prompts import load_template
+from prefrec.rankers import GeneratingRanker, LMRanker, PopularityRanker, load_lm
 from prefrec.rankers.chatrec import (
     ChatRecConfig,
     ChatRecRanker,
@@ -25,6 +26,7 @@ from prefrec.rankers.chatrec import (
     read_answer,
 )
 from prefrec.rankers.chatrec.prompt import numbered, question
+from prefrec.rankers.endpoint import EndpointRanker
 from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
 from servers import free_port, serving
 from slow import slow_greedy
@@ -307,6 +309,16 @@ def test_a_server_ranks(server, folder):
     ranker = _ranker(EndpointChat(_client(server, folder), max_new_tokens=6))
     assert ranker.score([_example("i5", "i2", "i7")]).tolist() == [[2, 3, 1]]
     assert ranker.counts.answers == 1
+
+
+def test_a_server_without_echo_generates_and_says_that_it_cannot_score(server, folder, bpe_tokenizer):
+    template = load_template("movies/1")
+    remote = EndpointRanker("served", _client(server, folder), bpe_tokenizer, CATALOGUE, template, prompts="text")
+    local = LMRanker("here", *load_lm(str(folder), dtype="float32"), CATALOGUE, template)
+    rows = [_example("i5", "i2", "i7"), _example("i1", "i3")]
+    assert remote.generate(rows) == local.generate(rows)
+    with pytest.raises(ModelError, match="gives no log-probabilities of the prompt"):
+        remote.score(rows)
 
 
 def test_a_server_with_another_model_says_so(server, folder):

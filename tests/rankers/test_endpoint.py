@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from prefrec.prompts import load_template
 from prefrec.rankers import GeneratingRanker, LMRanker, load_lm
 from prefrec.rankers import endpoint as endpoint_module
 from prefrec.rankers.endpoint import EndpointConfig, EndpointRanker
-from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
+from prefrec.rankers.openai_api import LONGEST_WAIT_S, OpenAIClient, ServerSettings, _retry_after
 from servers import completions_server, free_port, serving
 from tiny import tiny_llama
 from tiny_run import TITLES
@@ -179,6 +181,58 @@ def test_a_server_that_is_gone_is_said(folder, ask, tmp_path):
 def test_an_address_that_is_another_site_is_said(small, ask):
     with pytest.raises(ModelError, match=r"/models refuses the question \(404: Not Found\); does the address"):
         ask(small("no").removesuffix("/v1")).score(_examples(1))
+
+
+@pytest.fixture
+def client() -> OpenAIClient:
+    """One whose model is known, so that no server is asked for it."""
+    return OpenAIClient(ServerSettings(url="http://127.0.0.1:9/v1", model="tiny", concurrency=3))
+
+
+def test_many_questions_keep_their_order_and_no_more_than_three_are_on_their_way(client):
+    busy, most, lock = 0, 0, threading.Lock()
+
+    def ask(n: int) -> int:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(0.02 if n % 3 else 0.04)
+        with lock:
+            busy -= 1
+        return n
+
+    assert list(client.many(ask, ({"n": n} for n in range(20)))) == list(range(20))
+    assert most == 3
+
+
+def test_the_first_error_ends_many_questions(client):
+    asked = []
+
+    def ask(n: int) -> int:
+        asked.append(n)
+        if n == 4:
+            raise ModelError("no")
+        return n
+
+    with pytest.raises(ModelError, match="no"):
+        list(client.many(ask, ({"n": n} for n in range(1000))))
+    assert len(asked) < 20
+
+
+def test_one_of_several_models_must_be_named(monkeypatch):
+    client = OpenAIClient(ServerSettings())
+    monkeypatch.setattr(client, "models", lambda: ["sft", "s-dpo"])
+    with pytest.raises(ModelError, match=r"serves sft, s-dpo: name one \(`model`\)"):
+        _ = client.model
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(None, 0), ("2", 2), ("0.5", 0.5), ("-3", 0), ("9999", LONGEST_WAIT_S), ("Wed, 21 Oct 2026 07:28:00 GMT", 0)],
+)
+def test_retry_after_is_read_as_seconds(header, seconds):
+    assert _retry_after(header) == seconds
 
 
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://x"])

@@ -22,6 +22,7 @@ from prefrec.rankers.reference import pad_scores
 from prefrec.training import encode_examples
 
 PROMPTS_A_REQUEST = 64
+"""Where ids are sent. Texts go one by one: not all servers take lists of them."""
 
 
 class EndpointConfig(ServerSettings, RankerConfig):
@@ -86,12 +87,15 @@ class EndpointRanker:
             ModelError: the server is away, refuses the question, echoes no log-probabilities, or reads other tokens.
         """
         sets = self._encode(examples, "candidates")
-        parts = [(row, part) for row in processes.share(range(len(sets))) for part in _parts(sets[row])]
+        if not sets:
+            return pad_scores([])
+        size = 1 if self.as_text else PROMPTS_A_REQUEST
+        parts = [(row, part) for row in processes.share(range(len(sets))) for part in _parts(sets[row], size)]
         bodies = (self._question(part) for _, part in parts)
         answers = self.client.many(self.client.completions, bodies)
         scores: dict[int, list[float]] = {}
-        for row, part in track(parts, f"{self.name}: scoring"):
-            scores.setdefault(row, []).extend(self._logps(part, next(answers)))
+        for (row, part), answer in zip(track(parts, f"{self.name}: scoring"), answers, strict=True):
+            scores.setdefault(row, []).extend(self._logps(part, answer))
         found = dict(processes.pool(list(scores.items())))
         return pad_scores([found[row] for row in range(len(sets))])
 
@@ -116,12 +120,11 @@ class EndpointRanker:
         return {"prompt": prompts, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
 
     def _sent(self, prompts: Sequence[tuple[int, ...]]) -> Any:
-        """Prompts in the form in which they are sent; a single text alone, since not all servers take lists."""
+        """Prompts in the form in which they are sent: ids, or the text of the one there is."""
         if not self.as_text:
             return [list(ids) for ids in prompts]
-        plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-        texts = [str(self.tokenizer.decode(list(ids), **plain)) for ids in prompts]
-        return texts[0] if len(texts) == 1 else texts
+        (ids,) = prompts
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _logps(self, part: ChoiceSet, answer: dict[str, Any]) -> Iterator[float]:
         """Log-probabilities of the part's answers: sums over their tokens, which end the echoed prompt."""
@@ -156,7 +159,7 @@ class EndpointRanker:
         return found
 
 
-def _parts(choices: ChoiceSet) -> Iterator[ChoiceSet]:
-    """The question in requests of at most `PROMPTS_A_REQUEST` candidates."""
-    for start in range(0, len(choices.answers), PROMPTS_A_REQUEST):
-        yield ChoiceSet(choices.prompt, choices.answers[start : start + PROMPTS_A_REQUEST])
+def _parts(choices: ChoiceSet, size: int) -> Iterator[ChoiceSet]:
+    """The question in requests of at most `size` candidates."""
+    for start in range(0, len(choices.answers), size):
+        yield ChoiceSet(choices.prompt, choices.answers[start : start + size])
