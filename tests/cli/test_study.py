@@ -135,6 +135,11 @@ def test_another_source_by_its_name(recipe, tmp_path):
         (("beta", "--seeds", "1,1"), "error: seeds: expected one or more different numbers, got [1, 1]"),
         (("beta", "--run", "/nowhere"), "error: study beta varies the recipe: it makes its own runs"),
         (("beta", "--run", "/nowhere", "--set", "a=1"), "error: --set: a run that there is has its own recipe"),
+        (("transfer",), "error: study transfer compares data sets, and there is only files: name others by --data"),
+        (
+            ("beta", "--data", "movielens-100k", "--data", "lastfm-hetrec=x"),
+            "error: study beta takes one data set, got movielens-100k, lastfm-hetrec",
+        ),
         (("beta", "--set", "align=[]"), "a study varies the recipe's first alignment with loss softmax_dpo"),
     ],
 )

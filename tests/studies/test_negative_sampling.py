@@ -100,7 +100,7 @@ def test_the_whole_study(finished):
     assert rows["variant"].unique(maintain_order=True).to_list() == ["popularity", "sft", *NAMES]
     assert rows.filter(variant="s-dpo-hard")["negatives"].unique().to_list() == ["hard"]
     assert any("hopwise is not installed" in note for note in summary["notes"])
-    assert any(f.startswith("Negatives taken later") for f in summary["facts"])
+    assert any(f.startswith("Negatives that the user takes later") for f in summary["facts"])
     assert (place / "negative-sampling" / "negatives.csv").is_file()
 
 

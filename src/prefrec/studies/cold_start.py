@@ -33,8 +33,8 @@ ROWS = 150
 """Rows of each kind: cold users, cold items, neither; where the recipe says `evaluate.rows`, as many as that."""
 
 JUDGE = "SASRec"
-COLD_USER, WARM_USER = f"users with ≤ {FEW} interactions", "users with more"
-COLD_ITEM, WARM_ITEM = "items absent from training", "items in training"
+COLD_USER, WARM_USER = f"Users with ≤ {FEW} interactions", "Users with more"
+COLD_ITEM, WARM_ITEM = "Items absent from training", "Items in training"
 LENGTHS = (*(str(n) for n in range(1, FEW + 1)), f"{FEW + 1} and more")
 
 
@@ -168,7 +168,9 @@ def _drawings(
         found.append(lines(slug(metric), title, series, x_label="interactions of the user before", hint=hint))
     if COLD_ITEM in kinds:
         shown_items: dict[str, Interval] = {n: of[metric] for n, of in kinds[COLD_ITEM].intervals.items()}
-        found.append(interval_dots(f"{slug(metric)}-cold-items", f"{title}, {COLD_ITEM}", shown_items, models))
+        found.append(
+            interval_dots(f"{slug(metric)}-cold-items", f"{title}, {COLD_ITEM.lower()}", shown_items, models)
+        )
     return found
 
 

@@ -32,7 +32,9 @@ ROWS = 120
 
 BEFORE, UPDATED, RETRAINED = "not updated", "updated", "trained again"
 WAYS = (BEFORE, UPDATED, RETRAINED)
-NEW, OLD = "new rows (gain)", "old rows (forgetting)"
+NEW, OLD = "New rows (gain)", "Old rows (forgetting)"
+PLOTS = {NEW: "gain", OLD: "forgetting"}
+"""Names of the plots of the two."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,9 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     tables.append(plain_table("effort", "Effort", "Adapter", effort_frame(runs), _EFFORT_NOTE))
     facts = [f"{group}. {s}" for group, of in measured.items() for s in facts_of(of, quantities=[metrics[-1]])]
     drawings = [
-        interval_dots(f"{slug(metrics[-1])}-{slug(group)}", f"{metric_label(metrics[-1])}, {group}", shown, WAYS)
+        interval_dots(
+            f"{slug(metrics[-1])}-{PLOTS[group]}", f"{metric_label(metrics[-1])}, {group.lower()}", shown, WAYS
+        )
         for group, shown in ((g, {w: of.intervals[w][metrics[-1]] for w in WAYS}) for g, of in measured.items())
     ]
     return Outcome(tables, drawings, facts, len(users), len(set(users)), [_period_note(parts), *_NOTES])
@@ -226,8 +230,8 @@ _EFFORT_NOTE = (
     "that was not updated."
 )
 _NOTES = (
-    "A stage takes its rows at random from its period: where they are few, most of what is new is not seen by any "
-    "adapter.",
+    "A stage takes its rows at random from its period, as many as the recipe says: where these are few, no adapter "
+    "sees most of what is new.",
 )
 
 CONTINUAL = Study(

@@ -37,9 +37,9 @@ PAST = "past"
 HELD_OUT = "held out"
 POPULARITY = "popularity"
 LABELS = {
-    HELD_OUT: "taken in held-out rows",
-    PAST: "taken later, were nothing known of it",
-    POPULARITY: "training interactions of a negative",
+    HELD_OUT: "Taken in held-out rows",
+    PAST: "Taken later, drawn from the past alone",
+    POPULARITY: "Training interactions of a negative",
 }
 
 
@@ -207,7 +207,7 @@ def _against_false(measured: Measured, false: Measured) -> Drawing:
         f"{slug(quantity)}-false-negatives",
         title,
         points,
-        x_label=f"percent of the negatives {LABELS[PAST]}",
+        x_label="percent of the negatives that are taken later, drawn from the past alone",
         hint="Bars: 95% intervals over the users under test.",
     )
 
@@ -215,7 +215,7 @@ def _against_false(measured: Measured, false: Measured) -> Drawing:
 def _false_facts(false: Measured) -> list[str]:
     told = (f"{v} {100 * of[PAST].mean:.1f}%" for v, of in false.intervals.items() if PAST in of)
     return [
-        f"Negatives {LABELS[PAST]}: {', '.join(told)}.",
+        f"Negatives that the user takes later, drawn from the past alone: {', '.join(told)}.",
         *facts_of(false, None, LABELS, [PAST]),
     ]
 
@@ -249,8 +249,8 @@ def _can_train_judge() -> bool:
 
 _FALSE_NOTE = (
     "Shares of the negatives drawn for {n:,} training rows of {users:,} users. Taken in held-out rows: the user "
-    "takes the item in a validation or test row; the row’s own list (s-dpo) avoids these by knowing the whole log, "
-    "the others know the training interactions alone. Taken later, were nothing known of it: the same draw by one "
+    "takes the item in a validation or test row; the row’s own list (S-DPO) avoids these by knowing the whole log, "
+    "the others know the training interactions alone. Taken later, drawn from the past alone: the same draw by one "
     "who knows only what came before the row’s target; the user takes the item later, in training or held-out "
     "rows. In brackets 95% intervals by bootstrap over users."
 )

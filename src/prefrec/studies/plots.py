@@ -16,6 +16,8 @@ from prefrec.studies.measure import Measured
 from prefrec.studies.study import Drawing
 
 _WIDTH, _HEIGHT = 5.6, 3.4
+_FEW_TICKS = 8
+"""Whole numbers on an axis up to which each has a tick of its own."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,10 @@ def lines(
     for text, height in (level or {}).items():
         axes.axhline(height, color=INK, alpha=0.5, linestyle=(0, (3, 3)), linewidth=1)
         words.append(f"{text}: {number(height)}, dashed")
+    ticks = sorted({x for one in series for x in one.x})
     if log:
         axes.set_xscale("log")
-        ticks = sorted({x for one in series for x in one.x})
+    if log or (len(ticks) <= _FEW_TICKS and all(x == int(x) for x in ticks)):
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.minorticks_off()
     _name_axes(axes, x_label, title)
