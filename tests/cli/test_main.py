@@ -131,3 +131,9 @@ def test_stopped_by_hand(place, tmp_path, monkeypatch):
 
 def _recipe(place, folder):
     return write_recipe(folder, place.recipe)
+
+
+def test_bitsandbytes_is_quiet():
+    """PEFT imports it where it is installed; on some CPUs it then complains, whatever the command is."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'prefrec[quant]'")
+    assert "gemm_4bit" not in prefrec("rank", "--help").err
