@@ -93,7 +93,7 @@ def test_a_recipe_without_s_dpo_cannot_be_varied(base, data):
 
 
 def test_the_shipped_recipe_has_room_for_15_negatives():
-    shipped = base_recipe()
+    shipped = base_recipe(alignments.ABLATION)
     assert shipped.data.candidates.size == 16
-    assert base_recipe(overrides=["align.0.beta=0.3"]).align[0].beta == 0.3
+    assert base_recipe(alignments.ABLATION, overrides=["align.0.beta=0.3"]).align[0].beta == 0.3
     assert [a.loss for a in shipped.align] == ["softmax_dpo"]

@@ -4,7 +4,7 @@ import pytest
 
 from prefrec.evaluation import Interval, PairedDifference
 from prefrec.pipeline.recipe import Recipe
-from prefrec.studies.carry_out import analyse_runs, carry_out
+from prefrec.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec.studies.measure import Measured
 from prefrec.studies.table import TABLE, ranking_facts
 
@@ -35,7 +35,7 @@ def test_the_verdict_stands_above(summary, place):
 
 
 def test_a_run_that_there_is(summary, place, tmp_path):
-    again = analyse_runs(TABLE, [place / "runs" / "seed-0"], tmp_path)
+    again = analyse_runs(TABLE, [place / "runs" / "table-seed-0"], tmp_path)
     assert again["tables"] == summary["tables"]
 
 
@@ -51,3 +51,13 @@ def test_systems_are_sorted_by_what_their_intervals_say():
         "HR@1: the highest is a, 0.500 [0.400, 0.600].",
         "HR@1: S-DPO (0.400 [0.300, 0.500]) is below a; above c; not told apart from b.",
     ]
+
+
+def test_the_shipped_recipe_has_every_system():
+    shipped = base_recipe(TABLE)
+    names = [*(s.model for s in shipped.sequential), *shipped.lm_rankers, *(r.kind for r in shipped.rankers)]
+    assert names == [
+        *("GRU4Rec", "Caser", "SASRec", "zero-shot", "sft", "dpo", "s-dpo"),
+        *("morec", "tallrec", "llara", "llara-s-dpo", "chat-rec", "retrieve-then-rank"),
+    ]
+    assert shipped.evaluate.rows >= 300

@@ -84,9 +84,9 @@ def _carry_out(
     chosen: Study, recipe: Path | None, data: Sequence[str], override: list[str], seeds: list[int], out: Path
 ) -> dict[str, Any]:
     """The study's own runs: on the recipe's data, or on those named, or on both where it compares them."""
-    named = [base_recipe(recipe, [*_data(d), *override]) for d in data]
+    named = [base_recipe(chosen, recipe, [*_data(d), *override]) for d in data]
     if chosen.many_data or not named:
-        return carry_out(chosen, base_recipe(recipe, override), seeds, out, named)
+        return carry_out(chosen, base_recipe(chosen, recipe, override), seeds, out, named)
     return carry_out(chosen, named[0], seeds, out, named[1:])
 
 

@@ -20,11 +20,11 @@ RUNS = "runs"
 """Folder, beside those of the studies, with one run a seed that all studies share."""
 
 
-def base_recipe(path: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+def base_recipe(study: Study, path: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in `path`, or the one that comes with the package; `overrides` as for `load_recipe`."""
     if path is not None:
         return load_recipe(path, overrides)
-    with as_file(files("prefrec.studies") / "base.yaml") as shipped:
+    with as_file(files("prefrec.studies") / study.base) as shipped:
         return load_recipe(shipped, overrides)
 
 
@@ -35,8 +35,8 @@ def carry_out(
 
     The runs lie in OUT/runs/seed-S, which all studies of OUT share: data, pre-training, SFT and alignments that are
     the same are made once. Stages that are finished are skipped, interrupted ones go on where they stopped. A study
-    that makes its runs in its own way has them in OUT/runs/NAME-seed-S; those on other data are in
-    OUT/runs/SOURCE-seed-S.
+    that makes its runs in its own way, or from a recipe of its own, has them in OUT/runs/NAME-seed-S; those on other
+    data are in OUT/runs/SOURCE-seed-S.
 
     Args:
         study: the question.
@@ -53,7 +53,7 @@ def carry_out(
     others = _other_data(study, base, others)
     runs = []
     for seed in seeds:
-        own = f"{study.name}-seed-{seed}" if study.make else f"seed-{seed}"
+        own = f"seed-{seed}" if study.shares_runs else f"{study.name}-seed-{seed}"
         folders = [(base, own), *((o, f"{o.data.source}-seed-{seed}") for o in others)]
         for recipe, name in folders:
             folder = out / RUNS / name

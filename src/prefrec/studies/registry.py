@@ -12,6 +12,7 @@ from prefrec.studies.gradients import GRADIENTS
 from prefrec.studies.negative_sampling import NEGATIVE_SAMPLING
 from prefrec.studies.robustness import ROBUSTNESS
 from prefrec.studies.study import Study
+from prefrec.studies.table import TABLE
 from prefrec.studies.transfer import TRANSFER
 
 STUDIES: dict[str, Study] = {
@@ -29,6 +30,7 @@ STUDIES: dict[str, Study] = {
         TRANSFER,
         CONTINUAL,
         COST,
+        TABLE,
     )
 }
 """Name on the command line → study."""

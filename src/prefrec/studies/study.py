@@ -15,6 +15,9 @@ from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.report.tables import Grid
 from prefrec.studies.runs import Run
 
+BASE = "base.yaml"
+"""The recipe that most studies start from."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -82,6 +85,7 @@ class Study:
         make: how a run is made in its folder, where that is more than to carry out what `vary` returns; such runs
             are not shared with other studies.
         many_data: whether it compares several data sets, a run for each.
+        base: file of this package with the recipe that it starts from, unless the user names another.
     """
 
     name: str
@@ -92,6 +96,12 @@ class Study:
     reads_any_run: bool = False
     make: Callable[[Recipe, Path], Run] | None = None
     many_data: bool = False
+    base: str = BASE
+
+    @property
+    def shares_runs(self) -> bool:
+        """Whether other studies can use its runs: they start from the same recipe, and are made in the same way."""
+        return self.make is None and self.base == BASE
 
 
 def varied_alignment(base: Recipe) -> AlignSection:

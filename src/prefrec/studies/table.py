@@ -96,4 +96,5 @@ TABLE = Study(
     as_it_is,
     analyse,
     reads_any_run=True,
+    base="table.yaml",
 )
