@@ -45,8 +45,10 @@ LOAD ?= --out $(RUN)/load.json
 load: setup
 	$(BIN)/python scripts/load.py $(RUN) $(LOAD)
 
+# A file of tests goes to one process with its fixtures; a thread each, so that they do not wait for one another.
+TEST ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST)
 
 # SOAK takes the options of `python -m reliability --help`.
 SOAK ?= --minutes 50

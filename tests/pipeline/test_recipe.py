@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from prefrec.errors import ConfigError
-from prefrec.pipeline.recipe import Recipe, dump_recipe, load_recipe
+from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection, dump_recipe, load_recipe
 from prefrec.prompts import load_template
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -132,3 +132,11 @@ def test_our_recipes_are_right(path):
     assert recipe.align
     for name in recipe.model.templates:
         load_template(name, domain=recipe.data.domain or "movies")
+
+
+def test_settings_that_change_nothing_leave_old_keys_as_they_were():
+    plain = SFTSection(rows=7).decisive()
+    assert "rows_per_user" not in plain
+    assert plain == {k: v for k, v in SFTSection(rows=7).model_dump().items() if k != "rows_per_user"}
+    assert SFTSection(rows=7, rows_per_user=2).decisive()["rows_per_user"] == 2
+    assert AlignSection(rows_per_user=2).decisive() == AlignSection().decisive() | {"rows_per_user": 2}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.pipeline.recipe import AlignSection, SFTSection, TrainSection
+from prefrec.pipeline.recipe import AlignSection, SFTSection
 from prefrec.pipeline.stage import last_checkpoint
 from prefrec.pipeline.train import train_align, train_sft, training_rows
 from prefrec.training.progress import ProgressCallback
@@ -64,14 +64,22 @@ def _losses(folder):
 
 
 def test_rows_of_two_stages_do_not_overlap(data):
-    first = training_rows(data, TrainSection(rows=30), seed=0)
-    second = training_rows(data, TrainSection(rows=30, skip_rows=30), seed=0)
-    everything = training_rows(data, TrainSection(), seed=0)
+    first = training_rows(data, SFTSection(rows=30), seed=0)
+    second = training_rows(data, SFTSection(rows=30, skip_rows=30), seed=0)
+    everything = training_rows(data, SFTSection(), seed=0)
     assert first + second == everything[:60]
     assert len(everything) == len(data.train)
     assert {(e.user_id, e.target) for e in everything} == {(e.user_id, e.target) for e in data.train}
-    assert first == training_rows(data, TrainSection(rows=30), seed=0)
-    assert first != training_rows(data, TrainSection(rows=30), seed=1)
+    assert first == training_rows(data, SFTSection(rows=30), seed=0)
+    assert first != training_rows(data, SFTSection(rows=30), seed=1)
+
+
+@pytest.mark.parametrize("most", [1, 3, 10_000])
+def test_few_rows_of_each_user(data, most):
+    order = training_rows(data, SFTSection(), seed=0)
+    expected = [row for i, row in enumerate(order) if [r.user_id for r in order[:i]].count(row.user_id) < most]
+    assert training_rows(data, SFTSection(rows_per_user=most), seed=0) == expected
+    assert training_rows(data, SFTSection(rows_per_user=most, skip_rows=5, rows=7), seed=0) == expected[5:12]
 
 
 def test_no_rows_left(sft, tmp_path):

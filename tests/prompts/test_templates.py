@@ -14,18 +14,22 @@ PINNED = {
     "books/2": "9d8159d745ac",
     "books/3": "d3b9c1d5bb46",
     "books/continue": "87f568c99f62",
+    "books/history": "dab7db71809c",
     "generic/1": "36a52fad6426",
     "generic/2": "75c24a3ebc22",
     "generic/3": "8c199d677de6",
     "generic/continue": "383c3bbc3149",
+    "generic/history": "a677e0828ffc",
     "movies/1": "42c5058a95ee",
     "movies/2": "24823fcf86f2",
     "movies/3": "1eb034d41587",
     "movies/continue": "23c648295a35",
+    "movies/history": "ccda2a2ecb74",
     "music/1": "824e3d34b810",
     "music/2": "3e6c390004c4",
     "music/3": "09006aed2c09",
     "music/continue": "e327d43539ad",
+    "music/history": "2df9d96c5ea3",
 }
 """SHA-256 of what the templates render: a prompt that changes is another one than models were trained on."""
 
@@ -48,6 +52,8 @@ def test_without_candidates_the_prompt_says_nothing_of_a_list(name):
 
 @pytest.mark.parametrize("name", template_names())
 def test_built_in_templates_show_everything_in_order(name):
+    if name.endswith("/history"):
+        pytest.skip("shows no candidates, as the next test holds")
     text = load_template(name).render(["First Film", "Second Film"], ["Third Film", "Fourth Film"])
     first, second, third, fourth = (text.index(f"{n} Film") for n in ("First", "Second", "Third", "Fourth"))
     assert first < second
@@ -55,6 +61,14 @@ def test_built_in_templates_show_everything_in_order(name):
     assert (third > second) == text.endswith(":\n")  # where the candidates come first the history is gone on with
     assert text.endswith((":\n", "\nSecond Film\n"))
     assert "{" not in text
+
+
+@pytest.mark.parametrize("name", [n for n in template_names() if n.endswith("/history")])
+def test_history_is_continue_without_the_list(name):
+    """So that what was read in pre-training is the same text under both."""
+    history, candidates = ["First Film", "Second Film"], ["Third Film"]
+    text = load_template(name).render(history, candidates)
+    assert text == load_template(name.replace("history", "continue")).render(history, [])
 
 
 def test_every_domain_has_several_phrasings():

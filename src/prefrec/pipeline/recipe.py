@@ -26,7 +26,7 @@ from prefrec.rankers.config import NAME, RankerConfig
 from prefrec.rankers.kinds import ranker_config
 from prefrec.rankers.sequential import SEQUENTIAL_MODELS, SequentialConfig
 from prefrec.training.negatives import DrawnFrom
-from prefrec.training.section import TrainSection
+from prefrec.training.section import RowsSection, TrainSection
 
 ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN"]
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
@@ -84,11 +84,20 @@ class PretrainSection(TrainSection):
     titles: int = Field(40, ge=5, description="Longest sequence; longer histories give several.")
 
 
-class SFTSection(TrainSection):
+class SFTSection(RowsSection):
     """Supervised fine-tuning, from the adapter of `pretrain` where there is one."""
 
+    def decisive(self) -> dict[str, Any]:
+        """The settings that the outcome depends on."""
+        return self.model_dump(exclude=unused(self))
 
-class AlignSection(TrainSection):
+
+def unused(section: RowsSection) -> set[str]:
+    """Settings that came later than the first keys, and are left out of them where they change nothing."""
+    return {"rows_per_user"} if section.rows_per_user is None else set()
+
+
+class AlignSection(RowsSection):
     """One preference alignment, from the SFT adapter (or from the bare base where `sft` is left out)."""
 
     name: str = Field("s-dpo", pattern=NAME, description="Folder, and name in the tables.")
@@ -109,7 +118,7 @@ class AlignSection(TrainSection):
 
     def decisive(self) -> dict[str, Any]:
         """The settings that the outcome depends on."""
-        idle = {"max_tokens_per_pass"}
+        idle = {"max_tokens_per_pass"} | unused(self)
         idle |= {"negatives_from"} if self.negatives_from == "list" else set()
         idle |= set() if self.is_hard else {"negatives_pool"}
         return self.model_dump(exclude=idle)

@@ -172,7 +172,7 @@ def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: LMEnt
     Skipped where it is finished, gone on with where it was interrupted.
     """
     more = {"start": start.key} if start else {}
-    key = made_of.key(sft=section.model_dump(), **more)
+    key = made_of.key(sft=section.decisive(), **more)
     if due(out, key, SFT):
         adapter = start.adapter if start else None
         with stage(out, key, "sft", section.model_dump()):

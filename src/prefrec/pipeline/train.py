@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -23,6 +24,7 @@ from prefrec.pipeline.recipe import (
     LoraSection,
     ModelSection,
     PretrainSection,
+    RowsSection,
     SFTSection,
     TrainSection,
 )
@@ -160,16 +162,33 @@ def train_align(
     return train_to_adapter(trainer, out)
 
 
-def training_rows(data: PreparedData, section: TrainSection, seed: int) -> list[RankingExample]:
-    """The rows that a stage trains on: rows `skip_rows … skip_rows + rows` of one seeded order of all."""
-    return some_rows(data.train, section, seed)
+def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:
+    """The rows that a stage trains on: rows `skip_rows … skip_rows + rows` of one seeded order of all.
+
+    With `rows_per_user`, of all but those of which the order has that many of the same user before them.
+    """
+    if section.rows_per_user is None:
+        return some_rows(data.train, section, seed)
+    met: Counter[str] = Counter()
+    kept = []
+    for row in _in_order(data.train, seed):
+        met[row.user_id] += 1
+        if met[row.user_id] <= section.rows_per_user:
+            kept.append(row)
+    return _cut(kept, section)
 
 
 def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
     """Rows `skip_rows … skip_rows + rows` of one seeded order of all."""
-    order = np.random.default_rng((seed, 1)).permutation(len(rows))
-    end = None if section.rows is None else section.skip_rows + section.rows
-    return [rows[i] for i in order[section.skip_rows : end]]
+    return _cut(_in_order(rows, seed), section)
+
+
+def _in_order(rows: Sequence[Row], seed: int) -> list[Row]:
+    return [rows[i] for i in np.random.default_rng((seed, 1)).permutation(len(rows))]
+
+
+def _cut(rows: list[Row], section: TrainSection) -> list[Row]:
+    return rows[section.skip_rows :] if section.rows is None else rows[section.skip_rows :][: section.rows]
 
 
 def prompt_encoder(model: ModelSection) -> PromptEncoder:

@@ -24,3 +24,11 @@ class TrainSection(BaseModel):
     eval_steps: int = Field(25, ge=1, description="Optimiser steps between two points of the validation curve.")
     save_steps: int = Field(25, ge=1, description="Optimiser steps between two checkpoints to resume from.")
     gradient_checkpointing: bool = Field(False, description="Less memory, about 1.5 times the time.")
+
+
+class RowsSection(TrainSection):
+    """What stages share that train on ranking examples, of which busy users have more than others."""
+
+    rows_per_user: int | None = Field(
+        None, ge=1, description="Most rows of one user, at random; None: busy users weigh as their rows do."
+    )

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from prefrec.rankers.config import RankerConfig
-from prefrec.training.section import TrainSection
+from prefrec.training.section import RowsSection
 
 
-class LlaraConfig(RankerConfig, TrainSection):
+class LlaraConfig(RankerConfig, RowsSection):
     """LLaRA: SFT on prompts in which each item is its title and the projected vector of a sequential recommender."""
 
     kind: Literal["llara"] = "llara"
@@ -21,7 +21,7 @@ class LlaraConfig(RankerConfig, TrainSection):
     )
 
 
-class LlaraAlignConfig(RankerConfig, TrainSection):
+class LlaraAlignConfig(RankerConfig, RowsSection):
     """S-DPO after LLaRA: its adapter is the reference and the start, and its projector stays as it is."""
 
     kind: Literal["llara-s-dpo"] = "llara-s-dpo"
