@@ -136,7 +136,7 @@ def test_our_recipes_are_right(path):
 
 def test_settings_that_change_nothing_leave_old_keys_as_they_were():
     plain = SFTSection(rows=7).decisive()
-    assert "rows_per_user" not in plain
-    assert plain == {k: v for k, v in SFTSection(rows=7).model_dump().items() if k != "rows_per_user"}
-    assert SFTSection(rows=7, rows_per_user=2).decisive()["rows_per_user"] == 2
-    assert AlignSection(rows_per_user=2).decisive() == AlignSection().decisive() | {"rows_per_user": 2}
+    assert "latest_per_user" not in plain
+    assert plain == {k: v for k, v in SFTSection(rows=7).model_dump().items() if k != "latest_per_user"}
+    assert SFTSection(rows=7, latest_per_user=2).decisive()["latest_per_user"] == 2
+    assert AlignSection(latest_per_user=2).decisive() == AlignSection().decisive() | {"latest_per_user": 2}

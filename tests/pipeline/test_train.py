@@ -75,11 +75,15 @@ def test_rows_of_two_stages_do_not_overlap(data):
 
 
 @pytest.mark.parametrize("most", [1, 3, 10_000])
-def test_few_rows_of_each_user(data, most):
-    order = training_rows(data, SFTSection(), seed=0)
-    expected = [row for i, row in enumerate(order) if [r.user_id for r in order[:i]].count(row.user_id) < most]
-    assert training_rows(data, SFTSection(rows_per_user=most), seed=0) == expected
-    assert training_rows(data, SFTSection(rows_per_user=most, skip_rows=5, rows=7), seed=0) == expected[5:12]
+def test_the_latest_rows_of_each_user(data, most):
+    of_user: dict[str, list] = {}
+    for row in data.train:
+        of_user.setdefault(row.user_id, []).append(row)
+    expected = [row for rows in of_user.values() for row in rows[-most:]]
+    found = training_rows(data, SFTSection(latest_per_user=most), seed=0)
+    assert sorted(found, key=repr) == sorted(expected, key=repr)
+    assert found != expected  # in an order of their own, of which stages take their parts
+    assert training_rows(data, SFTSection(latest_per_user=most, skip_rows=5, rows=7), seed=0) == found[5:12]
 
 
 def test_no_rows_left(sft, tmp_path):

@@ -24,6 +24,9 @@ Templates = Annotated[
 ]
 Rows = Annotated[int | None, typer.Option(help="Rows to use; default all.")]
 SkipRows = Annotated[int, typer.Option(help="Rows of the random order to leave out first.")]
+LatestPerUser = Annotated[
+    int | None, typer.Option(min=1, help="Only so many rows of each user, the latest; default all.")
+]
 Epochs = Annotated[float, typer.Option(help="Passes over the rows.")]
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
 GlobalBatch = Annotated[int, typer.Option(help="Rows an optimiser step, over all processes.")]

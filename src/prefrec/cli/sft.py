@@ -29,6 +29,7 @@ def sft(
     template: o.Templates = None,
     rows: o.Rows = None,
     skip_rows: o.SkipRows = 0,
+    latest_per_user: o.LatestPerUser = None,
     epochs: o.Epochs = 1.0,
     learning_rate: o.LearningRate = 5e-4,
     global_batch_size: o.GlobalBatch = 16,
@@ -45,6 +46,7 @@ def sft(
     settings = {
         "rows": rows,
         "skip_rows": skip_rows,
+        "latest_per_user": latest_per_user,
         "epochs": epochs,
         "learning_rate": learning_rate,
         "global_batch_size": global_batch_size,

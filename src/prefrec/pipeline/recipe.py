@@ -94,7 +94,7 @@ class SFTSection(RowsSection):
 
 def unused(section: RowsSection) -> set[str]:
     """Settings that came later than the first keys, and are left out of them where they change nothing."""
-    return {"rows_per_user"} if section.rows_per_user is None else set()
+    return {"latest_per_user"} if section.latest_per_user is None else set()
 
 
 class AlignSection(RowsSection):

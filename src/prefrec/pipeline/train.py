@@ -165,30 +165,25 @@ def train_align(
 def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:
     """The rows that a stage trains on: rows `skip_rows … skip_rows + rows` of one seeded order of all.
 
-    With `rows_per_user`, of all but those of which the order has that many of the same user before them.
+    With `latest_per_user`, of the last rows of each user, which are nearest to those of validation and test.
     """
-    if section.rows_per_user is None:
-        return some_rows(data.train, section, seed)
-    met: Counter[str] = Counter()
-    kept = []
-    for row in _in_order(data.train, seed):
-        met[row.user_id] += 1
-        if met[row.user_id] <= section.rows_per_user:
-            kept.append(row)
-    return _cut(kept, section)
+    rows: Sequence[RankingExample] = data.train
+    if section.latest_per_user is not None:
+        left = Counter(row.user_id for row in rows)
+        latest = []
+        for row in rows:
+            if left[row.user_id] <= section.latest_per_user:
+                latest.append(row)
+            left[row.user_id] -= 1
+        rows = latest
+    return some_rows(rows, section, seed)
 
 
 def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
     """Rows `skip_rows … skip_rows + rows` of one seeded order of all."""
-    return _cut(_in_order(rows, seed), section)
-
-
-def _in_order(rows: Sequence[Row], seed: int) -> list[Row]:
-    return [rows[i] for i in np.random.default_rng((seed, 1)).permutation(len(rows))]
-
-
-def _cut(rows: list[Row], section: TrainSection) -> list[Row]:
-    return rows[section.skip_rows :] if section.rows is None else rows[section.skip_rows :][: section.rows]
+    order = np.random.default_rng((seed, 1)).permutation(len(rows))
+    end = None if section.rows is None else section.skip_rows + section.rows
+    return [rows[i] for i in order[section.skip_rows : end]]
 
 
 def prompt_encoder(model: ModelSection) -> PromptEncoder:

@@ -27,8 +27,8 @@ class TrainSection(BaseModel):
 
 
 class RowsSection(TrainSection):
-    """What stages share that train on ranking examples, of which busy users have more than others."""
+    """What stages share that train on ranking examples."""
 
-    rows_per_user: int | None = Field(
-        None, ge=1, description="Most rows of one user, at random; None: busy users weigh as their rows do."
+    latest_per_user: int | None = Field(
+        None, ge=1, description="Only so many rows of each user, the latest; None: all, from the first on."
     )
