@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import polars as pl
-
 from prefrec.data import PreparedData
-from prefrec.errors import ConfigError, DataError
-from prefrec.evaluation import Evaluation, evaluate_predictions, predict, whole_catalogue
+from prefrec.errors import ConfigError
+from prefrec.evaluation import Evaluation, evaluate_predictions, whole_catalogue
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection, ReferenceName
-from prefrec.pipeline.score import Entry, LMEntry, RankerEntry, ask_models, entry_ranker, model_key
+from prefrec.pipeline.score import Entry, LMEntry, RankerEntry, ask_all, entry_ranker, model_key
 from prefrec.pipeline.stage import stage_key, write_json
 from prefrec.processes import is_first
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker, reference_rankers
@@ -111,21 +109,11 @@ def evaluate_full_catalogue(
         ConfigError: two rankers share a name.
         DataError: the split holds no rows.
     """
-    names = [*section.references, *(e.name for e in entries)]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"rankers need names of their own, got {', '.join(names)}")
     seen = dict(data.train_interactions.group_by("user_id").agg("item_id").iter_rows())
     rows = whole_catalogue(data.split(section.split)[: section.rows], data.catalogue, seen)
-    if not rows:
-        raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
-    frames = [
-        predict(r, rows, data.catalogue, generate=False, seed=seed)
-        for r in reference_rankers(data.train_interactions, seed)
-        if r.name in section.references
-    ]
     silent = section.model_copy(update={"generate_rows": 0})
-    frames += ask_models(data, model, silent, entries, rows, cache, seed=seed)
-    return evaluate_predictions(pl.concat(frames), ks=section.ks, compare=compare, seed=seed)
+    predictions = ask_all(data, model, silent, entries, rows, cache, seed=seed)
+    return evaluate_predictions(predictions, ks=section.ks, compare=compare, seed=seed)
 
 
 def full_catalogue_metrics(

@@ -106,10 +106,31 @@ def evaluate_rankers(
         ConfigError: two rankers share a name.
         DataError: the split holds no rows.
     """
+    examples = data.split(section.split)[: section.rows]
+    predictions = ask_all(data, model, section, entries, examples, cache, seed=seed)
+    models = [e.name for e in entries if isinstance(e, LMEntry)] or [e.name for e in entries]
+    return summarise(predictions, data, section, models, seed=seed)
+
+
+def ask_all(
+    data: PreparedData,
+    model: ModelSection,
+    section: EvaluateSection,
+    entries: Sequence[Entry],
+    examples: Sequence[RankingExample],
+    cache: Path,
+    *,
+    seed: int,
+) -> pl.DataFrame:
+    """Predictions of the reference rankers, then of each entry (`ask_models`), on these rows.
+
+    Raises:
+        ConfigError: two rankers share a name.
+        DataError: there are no rows.
+    """
     names = [*section.references, *(e.name for e in entries)]
     if len(set(names)) < len(names):
         raise ConfigError(f"rankers need names of their own, got {', '.join(names)}")
-    examples = data.split(section.split)[: section.rows]
     if not examples:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
     frames = [
@@ -117,9 +138,7 @@ def evaluate_rankers(
         for r in reference_rankers(data.train_interactions, seed)
         if r.name in section.references
     ]
-    frames += ask_models(data, model, section, entries, examples, cache, seed=seed)
-    models = [e.name for e in entries if isinstance(e, LMEntry)] or [e.name for e in entries]
-    return summarise(pl.concat(frames), data, section, models, seed=seed)
+    return pl.concat([*frames, *ask_models(data, model, section, entries, examples, cache, seed=seed)])
 
 
 def ask_models(

@@ -36,14 +36,33 @@ def measure_groups(values: Values, users: Sequence[str], groups: Groups, baselin
 
 
 def grouped_table(
-    measured: Mapping[str, Measured], metric: str, *, name: str, title: str, first: str = "Ranker", note: str = ""
+    measured: Mapping[str, Measured],
+    metric: str,
+    *,
+    name: str,
+    title: str,
+    first: str = "Ranker",
+    note: str = "",
+    group: str = "group",
+    variants: Sequence[str] = (),
 ) -> Table:
-    """A row a variant, and for each group (`measure_groups`) a metric with its difference to the baseline there."""
+    """A row a variant, and for each group (`measure_groups`) a metric with its difference to the baseline there.
+
+    Args:
+        measured: group → what was measured in it.
+        metric: the one that is shown.
+        name: of the CSV file.
+        title: of the table, after the metric.
+        first: what the variants are.
+        note: below the table.
+        group: what the groups are, as a column of the CSV file.
+        variants: those that come first, in this order; the others follow as they were measured.
+    """
     columns: list[str] = []
-    for group, of in measured.items():
-        columns += [f"{group}, n = {of.n:,}", *([f"− {label(of.baseline)}’s"] if of.baseline else [])]
+    for of_group, of in measured.items():
+        columns += [f"{of_group}, n = {of.n:,}", *([f"− {label(of.baseline)}’s"] if of.baseline else [])]
     rows = []
-    for variant in dict.fromkeys(v for of in measured.values() for v in of.intervals):
+    for variant in dict.fromkeys([*variants, *(v for of in measured.values() for v in of.intervals)]):
         cells: list[Cell] = []
         for of in measured.values():
             gap = of.differences.get(variant, {}).get(metric)
@@ -53,7 +72,7 @@ def grouped_table(
                 cells.append(difference_cell(gap) if gap else Cell("–"))
         rows.append((label(variant), cells, ""))
     frame = pl.concat(
-        [results_frame(of, {}).select(pl.lit(g).alias("group"), pl.all()) for g, of in measured.items()],
+        [results_frame(of, {}).select(pl.lit(g).alias(group), pl.all()) for g, of in measured.items()],
         how="vertical_relaxed",
     )
     return Table(name, f"{metric_label(metric)} {title}", first, Grid(columns, rows), frame, note)

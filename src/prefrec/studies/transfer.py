@@ -12,15 +12,15 @@ from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.recipe import ZERO_SHOT, Recipe
-from prefrec.pipeline.report.tables import Cell, Grid
 from prefrec.pipeline.report.wording import label
 from prefrec.pipeline.score import LMEntry, adapter_key, ask_models
 from prefrec.studies.alignments import variant
+from prefrec.studies.groups import grouped_table
 from prefrec.studies.measure import Measured, measure, of_rankers, ranking_values
 from prefrec.studies.plots import interval_dots, slug
 from prefrec.studies.runs import Run
 from prefrec.studies.study import Outcome, Study, Table, varied_alignment, with_alignments
-from prefrec.studies.tables import difference_cell, facts_of, interval_cell, results_frame
+from prefrec.studies.tables import facts_of
 
 Sets = Mapping[str, Sequence[Run]]
 """Name of a data set → its runs, one a seed."""
@@ -124,26 +124,15 @@ def _ask(sources: Sequence[Run], targets: Sequence[Run], source: str, cache: Pat
 
 def _matrix(measured: Mapping[str, Measured], sets: Sets, metric: str) -> Table:
     """Models by source, then the target's own rankers, × data sets that they were asked about."""
-    columns: list[str] = []
-    for target, of in measured.items():
-        columns += [f"on {target}, n = {of.n:,}", *([f"− {label(of.baseline)}’s"] if of.baseline else [])]
-    rows = []
-    models = [model_name(n, s) for s in sets for n in trained(sets[s])]
-    others = [v for of in measured.values() for v in of.intervals if v not in models]
-    for variant_name in dict.fromkeys([*models, *others]):
-        cells: list[Cell] = []
-        for of in measured.values():
-            interval = of.intervals.get(variant_name, {}).get(metric)
-            gap = of.differences.get(variant_name, {}).get(metric)
-            cells.append(interval_cell(interval) if interval else Cell("–"))
-            if of.baseline:
-                cells.append(difference_cell(gap) if gap else Cell("–"))
-        rows.append((label(variant_name), cells, ""))
-    frame = pl.concat(
-        [results_frame(of, {}).select(pl.lit(t).alias("on"), pl.all()) for t, of in measured.items()],
-        how="vertical_relaxed",
+    return grouped_table(
+        measured,
+        metric,
+        name="table",
+        title="on each data set",
+        note=_NOTE,
+        group="on",
+        variants=[model_name(n, s) for s in sets for n in trained(sets[s])],
     )
-    return Table("table", f"{metric_label(metric)} on each data set", "Ranker", Grid(columns, rows), frame, _NOTE)
 
 
 def _sizes(sets: Sets) -> str:
