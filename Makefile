@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: help setup demo test soak lint audit load format docs clean
 
 help:
-	@echo "make demo   train and measure a small recommender on MovieLens-100K, about 10 minutes"
+	@echo "make demo   train and measure a small recommender on MovieLens-100K, about 12 minutes"
 	@echo "make test   lint, type-check and test"
 	@echo "make soak   kills, full disks, malformed and random input, under an hour; one table at the end"
 	@echo "make audit  security: the source (bandit), and what is installed (pip-audit, needs the network)"
