@@ -13,7 +13,8 @@ from prefrec.pipeline.recipe import EvaluateSection, ModelSection, ReferenceName
 from prefrec.pipeline.score import Entry, LMEntry, RankerEntry, ask_all, entry_ranker, model_key
 from prefrec.pipeline.stage import stage_key, write_json
 from prefrec.processes import is_first
-from prefrec.rankers import CatalogueRanker, LMRanker, Ranker, reference_rankers
+from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
+from prefrec.rankers.reference import reference_ranker
 from prefrec.rankers.retrieve import RetrieveThenRank
 
 FULL_CATALOGUE = "full_catalogue.json"
@@ -55,7 +56,7 @@ def retrieve_entry(
         key |= {"retriever": retriever, "data": data_key}
 
         def load_first() -> Ranker:
-            return next(r for r in reference_rankers(data.train_interactions, seed) if r.name == retriever)
+            return reference_ranker(retriever, data.train_interactions, seed)
 
     else:
         first = _known(retriever, name, before, "retriever", get_args(ReferenceName))

@@ -151,6 +151,11 @@ def reference_rankers(train_interactions: pl.DataFrame, seed: int = 0) -> list[R
     ]
 
 
+def reference_ranker(name: str, interactions: pl.DataFrame, seed: int = 0) -> Ranker:
+    """The one of `reference_rankers` with this name."""
+    return next(r for r in reference_rankers(interactions, seed) if r.name == name)
+
+
 def user_item_matrix(train_interactions: pl.DataFrame) -> tuple[sparse.csr_array, dict[str, int]]:
     """The binary user × item matrix [U, I] and item_id → column, columns in order of item id."""
     pairs = train_interactions.select("user_id", "item_id").unique()

@@ -20,7 +20,7 @@ from prefrec.rankers.base import Ranker
 from prefrec.rankers.chatrec import ChatModel, ChatRecConfig, ChatRecRanker, EndpointChat, LocalChat, Profiles
 from prefrec.rankers.lm import load_lm
 from prefrec.rankers.openai_api import OpenAIClient
-from prefrec.rankers.reference import reference_rankers
+from prefrec.rankers.reference import reference_ranker
 
 
 def chat_rec_stage(
@@ -64,8 +64,7 @@ def chat_rec_ranker(
     """
     first = retriever_entry(config, before)
     if first is None:
-        fitted = reference_rankers(data.train_interactions, seed)
-        retriever = next(r for r in fitted if r.name == config.retriever)
+        retriever = reference_ranker(config.retriever, data.train_interactions, seed)
     else:
         retriever = entry_ranker(first, data, model)
     profiles = Profiles(data.catalogue, data.train_interactions, _users(config.users))
