@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is import
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -16,6 +17,7 @@ import tiny
 from tiny import CORPUS, tiny_llama
 
 torch.set_num_threads(1)
+settings.load_profile("ci")  # the same examples on every machine; `make soak` draws new ones
 
 SHARED_DATA = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
