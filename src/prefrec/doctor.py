@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from packaging.requirements import Requirement
 
-from prefrec.bench.clock import free_bytes
 from prefrec.bench.floor import time_square
+from prefrec.clock import free_bytes
 from prefrec.errors import ModelError
 from prefrec.models import DTYPES, cache_dir, embedded_gguf, unpacked_folder
 

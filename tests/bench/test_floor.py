@@ -61,7 +61,7 @@ def test_flops_are_those_that_torch_counts(training):
 def test_rates_are_of_the_products_asked_for(monkeypatch):
     """With a clock by which every product takes a second, the rate is the products' mean FLOPs."""
     from prefrec.bench import floor
-    from prefrec.bench.clock import Seconds
+    from prefrec.clock import Seconds
 
     monkeypatch.setattr(floor, "_time", lambda product, device, least_s: (product(), Seconds(1.0, 2.0))[1])
     shape = ModelShape(linears=((2, 3, 5),), head=(2, 7), layers=1, attention=2, lora_rank=1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from prefrec.bench import run
-from prefrec.bench.clock import Seconds
 from prefrec.bench.job import Measured, Memory
 from prefrec.bench.records import append_record
 from prefrec.bench.worker import WorkerEndedError
+from prefrec.clock import Seconds
 from prefrec.errors import ConfigError
 
 

@@ -5,7 +5,6 @@ import sys
 import pytest
 import torch
 
-from prefrec.bench.clock import Stopwatch, peak_bytes, reset_peak, resident_bytes
 from prefrec.bench.job import Job
 from prefrec.bench.worker import Worker, WorkerEndedError, out_of_memory
 from prefrec.bench.workload import make_workload
@@ -50,28 +49,3 @@ def test_which_errors_mean_memory():
     assert out_of_memory(caught.value)
     assert out_of_memory(MemoryError())
     assert not out_of_memory(RuntimeError("shapes do not match"))
-
-
-def test_the_peak_is_that_since_the_reset():
-    """64 MiB that come and go show in the peak, until it is reset."""
-    reset_peak("cpu")
-    before = resident_bytes("cpu")
-    block = torch.ones(1 << 24)
-    assert float(block.sum()) == 1 << 24
-    del block
-    assert peak_bytes("cpu") >= before + (60 << 20)
-    if sys.platform == "linux":
-        reset_peak("cpu")
-        assert peak_bytes("cpu") < before + (60 << 20)
-
-
-def test_a_stopwatch_adds_up():
-    watch = Stopwatch("cpu")
-    for _ in range(2):
-        with watch.running():
-            torch.ones(100, 100) @ torch.ones(100, 100)
-    outside = watch.read()
-    torch.ones(100, 100) @ torch.ones(100, 100)
-    assert watch.read() == outside
-    assert watch.laps == 2
-    assert outside.wall > 0

@@ -31,13 +31,26 @@ def test_a_stage_that_ends_is_finished(tmp_path):
     assert is_finished(folder, "k")
     assert not is_finished(folder, "other")
     state = json.loads((folder / STAGE_FILE).read_text())
+    assert state.pop("peak_bytes") > 0
     assert state == {
         "key": "k",
         "kind": "sft",
         "config": {"rows": 3},
         "finished": True,
         "seconds": pytest.approx(0, abs=1),
+        "cpu_seconds": pytest.approx(0, abs=1),
     }
+
+
+def test_parts_of_a_stage_add_up_and_the_peak_is_the_highest(tmp_path):
+    before = {"key": "k", "finished": False, "seconds": 5.0, "cpu_seconds": 7.0, "peak_bytes": 1 << 60}
+    write_json(tmp_path / "sft" / STAGE_FILE, before)
+    with stage(tmp_path / "sft", "k", "sft", {}):
+        pass
+    state = read_json(tmp_path / "sft" / STAGE_FILE)
+    assert state["seconds"] >= 5
+    assert state["cpu_seconds"] >= 7
+    assert state["peak_bytes"] == 1 << 60
 
 
 def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):

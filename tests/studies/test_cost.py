@@ -1,13 +1,15 @@
 """The Pareto front against a slow twin, and seconds that add up."""
 
+from shutil import copytree
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefrec.evaluation import Interval
-from prefrec.pipeline.stage import read_json
+from prefrec.pipeline.stage import read_json, write_json
 from prefrec.studies.carry_out import analyse_runs, carry_out
-from prefrec.studies.cost import COST, pareto, training_seconds
+from prefrec.studies.cost import COST, pareto, training_memory, training_seconds
 from prefrec.studies.runs import open_run
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=9)
@@ -45,9 +47,28 @@ def test_seconds_are_those_of_all_stages_before(summary, place):
     assert training_seconds(open_run(folder), "nothing") is None
 
 
+def test_memory_is_the_most_of_any_stage(summary, place):
+    folder = place / "runs" / "seed-0"
+    sft, dpo = (read_json(folder / part / "stage.json") for part in ("sft", "align/dpo"))
+    row = next(r for r in summary["tables"]["table"] if r["variant"] == "dpo")
+    assert row["peak GiB"] == pytest.approx(max(sft["peak_bytes"], dpo["peak_bytes"]) / 2**30, abs=0.006)
+    assert row["CPU seconds in all"] == pytest.approx(sft["cpu_seconds"] + dpo["cpu_seconds"], abs=0.06)
+    assert min(sft["cpu_seconds"], dpo["cpu_seconds"]) > 0
+
+
+def test_runs_that_did_not_note_memory_have_none(summary, place, tmp_path):
+    copytree(place / "runs" / "seed-0", tmp_path / "old")
+    for state in (tmp_path / "old").rglob("stage.json"):
+        write_json(state, {k: v for k, v in read_json(state).items() if k not in ("cpu_seconds", "peak_bytes")})
+    again = analyse_runs(COST, [tmp_path / "old"], tmp_path / "out")
+    assert {r["peak GiB"] for r in again["tables"]["table"]} == {None}
+    assert again["plots"] == ["hr-1-time"]
+    assert training_memory(open_run(tmp_path / "old"), "sft") is None
+
+
 def test_facts_name_the_front(summary):
-    assert summary["facts"][0].startswith("HR@1: not beaten by a faster model, in the mean: SFT (")
-    assert summary["plots"] == ["hr-1"]
+    assert summary["facts"][0].startswith("HR@1: not beaten by a model that takes less time, in the mean: SFT (")
+    assert summary["plots"] == ["hr-1-time", "hr-1-memory"]
 
 
 def test_a_run_that_there_is(summary, place, tmp_path):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from prefrec.bench.clock import Seconds, Stopwatch
+from prefrec.clock import Seconds, Stopwatch
 from prefrec.prompts import ChoiceSet
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from prefrec.bench.clock import Seconds, peak_bytes, reset_peak, resident_bytes
 from prefrec.bench.settings import CHECKPOINTED, MATMUL, PREFREC, TRL, BenchSettings, base_method
 from prefrec.bench.workload import Workload, device_of
+from prefrec.clock import Seconds, peak_bytes, reset_peak, resident_bytes
 from prefrec.models import DTYPES
 from prefrec.prompts import ChoiceSet
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from prefrec.bench.clock import Stopwatch
 from prefrec.bench.job import Job, Measured, memory_of
 from prefrec.bench.published import full_sequence_logps
 from prefrec.bench.settings import PREFREC
 from prefrec.bench.workload import base_model, tokenizer_of
 from prefrec.catalogue import catalogue_logps, trie_layout
+from prefrec.clock import Stopwatch
 from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers import LMRanker

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from prefrec.bench.clock import free_bytes
 from prefrec.bench.floor import ModelShape, count_tokens, flops, model_shape
 from prefrec.bench.job import Job, Measured
 from prefrec.bench.progress import Progress, label, missing_repetitions
@@ -23,6 +22,7 @@ from prefrec.bench.records import append_record, read_records
 from prefrec.bench.settings import MATMUL, PREFREC, PUBLISHED, SEPARATE, BenchSettings
 from prefrec.bench.worker import Worker, WorkerEndedError
 from prefrec.bench.workload import catalogue_workload, config_of, make_workload
+from prefrec.clock import free_bytes
 from prefrec.console import warn
 from prefrec.errors import ConfigError
 from prefrec.pipeline.run import environment

@@ -11,12 +11,12 @@ from peft import get_peft_model
 from torch import nn
 from transformers import TrainerCallback
 
-from prefrec.bench.clock import Stopwatch, reset_peak
 from prefrec.bench.floor import count_tokens, measure_rates, model_shape
 from prefrec.bench.job import Job, Measured, memory_of
 from prefrec.bench.published import published_step, trainable
 from prefrec.bench.settings import SEPARATE
 from prefrec.bench.workload import base_model, config_of, tokenizer_of
+from prefrec.clock import Stopwatch, reset_peak
 from prefrec.models import DTYPES
 from prefrec.training import SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
 

@@ -119,8 +119,8 @@ def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> N
     print(f"--- {' '.join(map(str, job.key))}", file=sys.stderr, flush=True)  # noqa: T201
     import torch
 
-    from prefrec.bench.clock import limit_memory
     from prefrec.bench.methods import measure
+    from prefrec.clock import limit_memory
 
     if job.settings.threads:
         torch.set_num_threads(job.settings.threads)

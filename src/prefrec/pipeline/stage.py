@@ -11,7 +11,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prefrec import processes
+from prefrec.clock import peak_bytes, reset_peak
 from prefrec.data.store import write_whole
 
 STAGE_FILE = "stage.json"
@@ -40,6 +43,10 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
 
     The outcome of another key is moved to `NAME.previous` (of which one is kept), never deleted at once. Of many
     processes the first one sees to the folder, and all leave together.
+
+    `stage.json` says what the stage took, all parts of an interrupted one together: `seconds` of wall time,
+    `cpu_seconds` of this process (all its threads), and `peak_bytes`, the most memory that the process (on a GPU:
+    torch) held during it.
     """
     if not processes.is_first():
         processes.wait()
@@ -53,15 +60,20 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
         folder.rename(previous)
         state = {}
     folder.mkdir(parents=True, exist_ok=True)
-    note = {"key": key, "kind": kind, "config": config, "finished": False, "seconds": state.get("seconds", 0.0)}
+    note: dict[str, Any] = {"key": key, "kind": kind, "config": config, "finished": False}
+    note |= {name: state.get(name, 0) for name in ("seconds", "cpu_seconds", "peak_bytes")}
     write_json(folder / STAGE_FILE, note)
-    start = time.monotonic()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    reset_peak(device)
+    start, cpu_start = time.monotonic(), time.process_time()
     processes.wait()
     try:
         yield folder
         note["finished"] = True
     finally:
         note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
+        note["cpu_seconds"] = round(note["cpu_seconds"] + time.process_time() - cpu_start, 1)
+        note["peak_bytes"] = max(note["peak_bytes"], peak_bytes(device))
         # What went wrong before is told, not that the disk is too full to note it.
         with nullcontext() if note["finished"] else suppress(OSError):
             write_json(folder / STAGE_FILE, note)

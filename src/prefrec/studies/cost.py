@@ -1,9 +1,11 @@
-"""Study: accuracy against the seconds that each method trains."""
+"""Study: accuracy against the time and memory that each method's training takes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -18,9 +20,21 @@ from prefrec.studies.runs import Run
 from prefrec.studies.study import Outcome, Study
 from prefrec.studies.tables import facts_of, results_table
 
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A cost that accuracy is drawn against: its column, its name, what a model costs in a run, a cost in words."""
+
+    column: str
+    name: str
+    of: Callable[[Run, str], float | None]
+    told: Callable[[float], str]
+
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Each trained model: seconds of all its stages, metrics, and which models no other beats on both."""
+    """Each trained model: what all its stages took, metrics, and which models no other beats on both."""
     names = [n for n in runs[0].models if all(training_seconds(run, n) is not None for run in runs)]
     predictions = of_rankers(runs, names)
     users = predictions[names[0]][0]["user_id"].to_list()
@@ -28,34 +42,64 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     measured = measure(
         ranking_values(predictions, runs[0].recipe.evaluate.ks), users, baseline=start if start in names else None
     )
-    seconds = {n: float(np.mean([training_seconds(run, n) or 0.0 for run in runs])) for n in names}
+    costs, cpu = [(axis, _costs(runs, names, axis.of)) for axis in _AXES], _costs(runs, names, training_cpu_seconds)
     tokens = settings_of(runs)
-    settings = {n: {"seconds in all": round(seconds[n], 1), "tokens": tokens.get(n, {}).get("tokens")} for n in names}
+    settings = {
+        n: {axis.column: found.get(n) for axis, found in costs}
+        | {"CPU seconds in all": cpu.get(n), "tokens": tokens.get(n, {}).get("tokens")}
+        for n in names
+    }
     drawings, facts = [], []
-    for quantity in measured.headline:
-        points = {n: (seconds[n], measured.intervals[n][quantity]) for n in names}
-        front = pareto(points)
-        heading = metric_label(quantity)
-        hint = "Blue: no other is both faster and better in the mean; the intervals say how much of that is luck."
-        drawings.append(named_points(slug(quantity), heading, points, x_label="seconds", front=front, hint=hint))
-        told = ", ".join(f"{label(n)} ({clock(seconds[n])})" for n in front)
-        facts.append(f"{heading}: not beaten by a faster model, in the mean: {told}.")
-    title = "Accuracy and seconds of training"
+    for axis, found in costs:
+        for quantity in measured.headline if found else []:
+            points = {n: (found[n], measured.intervals[n][quantity]) for n in found}
+            front, heading = pareto(points), metric_label(quantity)
+            place = f"{slug(quantity)}-{axis.name}"
+            drawings.append(named_points(place, heading, points, x_label=axis.column, front=front, hint=_HINT))
+            told = ", ".join(f"{label(n)} ({axis.told(found[n])})" for n in front)
+            facts.append(f"{heading}: not beaten by a model that takes less {axis.name}, in the mean: {told}.")
+    title = "Accuracy, seconds of training and memory"
     table = results_table(measured, settings=settings, title=title, first="Model")
     return Outcome([table], drawings, [*facts, *facts_of(measured)], measured.n, measured.users, [_NOTE])
 
 
 def training_seconds(run: Run, name: str) -> float | None:
     """Seconds of a model's own stage and of those before it; None where one is not known."""
+    return _in_all(run, name, "seconds")
+
+
+def training_cpu_seconds(run: Run, name: str) -> float | None:
+    """As `training_seconds`, of CPU time."""
+    return _in_all(run, name, "cpu_seconds")
+
+
+def training_memory(run: Run, name: str) -> float | None:
+    """The most memory that a model's own stage or one before it took, in GiB; None where one is not known."""
+    found = [run.took(stage, "peak_bytes") for stage in stages_of(run, name)]
+    known = [b for b in found if b is not None]
+    return round(max(known) / GIB, 2) if len(known) == len(found) else None
+
+
+def stages_of(run: Run, name: str) -> list[str]:
+    """A model's own stage after those that it goes on from."""
     before = [s for s in (PRETRAIN, run.start) if s in run.stages]
-    own = [*before, name] if name not in before else before[: before.index(name) + 1]
-    times = [run.seconds(s) for s in dict.fromkeys(own)]
+    return list(dict.fromkeys([*before, name] if name not in before else before[: before.index(name) + 1]))
+
+
+def _in_all(run: Run, name: str, what: Literal["seconds", "cpu_seconds"]) -> float | None:
+    times = [run.took(stage, what) for stage in stages_of(run, name)]
     known = [t for t in times if t is not None]
     return sum(known) if len(known) == len(times) else None
 
 
+def _costs(runs: Sequence[Run], names: Sequence[str], of: Callable[[Run, str], float | None]) -> dict[str, float]:
+    """Model → cost, mean over the runs; without the models for which a run does not know it."""
+    found = {n: [of(run, n) for run in runs] for n in names}
+    return {n: round(float(np.mean(cast(Any, each))), 2) for n, each in found.items() if None not in each}
+
+
 def pareto(points: Mapping[str, tuple[float, Interval]]) -> list[str]:
-    """The points that no other beats on both counts: fewer seconds (or as many) and a higher mean; fastest first."""
+    """The points that no other beats on both counts: a lower cost (or the same) and a higher mean; cheapest first."""
     front: list[str] = []
     for name in sorted(points, key=lambda n: (points[n][0], -points[n][1].mean)):
         if not front or points[name][1].mean > points[front[-1]][1].mean:
@@ -63,14 +107,23 @@ def pareto(points: Mapping[str, tuple[float, Interval]]) -> list[str]:
     return front
 
 
+_AXES = (
+    Axis("seconds in all", "time", training_seconds, clock),
+    Axis("peak GiB", "memory", training_memory, lambda gib: f"{gib:.1f} GiB"),
+)
+
+_HINT = "Blue: no other is both cheaper and better in the mean; the intervals say how much of that is luck."
+
 _NOTE = (
     "Seconds are wall time of the stages on this machine, evaluation left out; a stage that was interrupted counts "
-    "all its parts. Other work on the machine is in them. Memory is not recorded."
+    "all its parts. Other work on the machine is in them, in CPU seconds hardly. Memory is the most that the "
+    "process (on a GPU: torch) held during any stage that a model needs; on a CPU it counts what an earlier stage of "
+    "the same process has not given back. Models of runs that did not note it have dashes."
 )
 
 COST = Study(
     "cost",
-    "What does each method cost in training time, and what does it bring?",
+    "What does each method cost in training time and memory, and what does it bring?",
     "the loss, as in the study `ablation`, whose runs it shares.",
     vary_loss,
     analyse,

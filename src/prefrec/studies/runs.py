@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -80,8 +81,12 @@ class Run:
 
     def seconds(self, name: str) -> float | None:
         """Seconds that a training stage took; None where it is not finished."""
+        return self.took(name, "seconds")
+
+    def took(self, name: str, what: Literal["seconds", "cpu_seconds", "peak_bytes"]) -> float | None:
+        """What a training stage took, as `prefrec.pipeline.stage` notes it; None where it is not known."""
         state = self.stages[name].state if name in self.stages else {}
-        return float(state["seconds"]) if state.get("finished") else None
+        return float(state[what]) if state.get("finished") and what in state else None
 
 
 def start_of(recipe: Recipe) -> str:
