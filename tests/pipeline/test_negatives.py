@@ -61,6 +61,14 @@ def test_training_sees_the_lists_that_are_kept(recipe, data, section, tmp_path, 
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
+def test_lists_grow_to_the_negatives_that_are_asked_for(recipe, data, section, tmp_path):
+    longest = max(len(e.candidates) for e in data.train)
+    one = section(negatives_from="uniform", num_negatives=longest + 3, rows=4)
+    train_align(data, recipe.model, recipe.lora, one, None, tmp_path, seed=0)
+    kept = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
+    assert [len(set(e.candidates)) for e in kept] == [longest + 4] * 4
+
+
 def test_hard_negatives_score_highest_under_the_start(recipe, data, section, tmp_path):
     """With a pool of everything: no item that the user has not taken scores higher than those in the list."""
     everything = section(negatives_from="hard", negatives_pool=1000, rows=4)

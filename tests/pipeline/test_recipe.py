@@ -73,7 +73,7 @@ def test_wrong_encoding(tmp_path):
         ("{name: a, align: [{num_negatives: 0}]}", r"align\.0\.num_negatives: .*\(given: 0\)"),
         (
             "{name: a, align: [{num_negatives: 20}]}",
-            r"align\.s-dpo\.num_negatives: 20 negatives, but a list of 20 candidates has only 19; lower it or raise",
+            r"align\.s-dpo\.num_negatives: 20 negatives, but a list of 20 candidates has only 19; lower it, raise",
         ),
         (
             "{name: a, data: {candidates: {size: 4}}, align: [{num_negatives: 4}]}",

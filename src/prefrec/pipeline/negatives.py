@@ -34,6 +34,8 @@ def negative_rows(
 ) -> list[RankingExample]:
     """Training rows with the lists that `section.negatives_from` asks for; those of an interrupted stage are kept.
 
+    A list that is drawn again is as long as the row's own, or longer where `section.num_negatives` asks for more.
+
     Args:
         data: prepared rows.
         model: the base.
@@ -50,7 +52,10 @@ def negative_rows(
     if not processes.from_first(path.is_file()):
         say(f"{section.name}: negatives from {section.negatives_from}")
         judge = hard_judge(data, model, adapter, sequential).score if section.is_hard else None
-        found = redraw_lists(rows, data, section.drawn_from, seed=seed, pool=section.negatives_pool, judge=judge)
+        size = max([1 + section.num_negatives, *(len(e.candidates) for e in rows)])
+        found = redraw_lists(
+            rows, data, section.drawn_from, seed=seed, size=size, pool=section.negatives_pool, judge=judge
+        )
         if processes.is_first():
             out.mkdir(parents=True, exist_ok=True)
             write_whole(path, examples_to_frame(found).write_parquet)

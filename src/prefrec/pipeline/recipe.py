@@ -190,11 +190,11 @@ class Recipe(_Section):
         if not (self.lm_rankers or self.evaluate.references or models or further):
             raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
         for section in self.align:
-            if section.num_negatives > self.data.candidates.size - 1:
+            if section.negatives_from == "list" and section.num_negatives > self.data.candidates.size - 1:
                 raise ValueError(
                     f"align.{section.name}.num_negatives: {section.num_negatives} negatives, but a list of "
                     f"{self.data.candidates.size} candidates has only {self.data.candidates.size - 1}; "
-                    "lower it or raise data.candidates.size"
+                    "lower it, raise data.candidates.size, or have longer lists drawn (negatives_from: uniform)"
                 )
             if section.negatives_judge not in (None, *models):
                 raise ValueError(

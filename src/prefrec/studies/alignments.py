@@ -55,24 +55,25 @@ def vary_loss(base: Recipe, data: PreparedData) -> Recipe:
 def dpo_and_s_dpo(base: Recipe, data: PreparedData) -> Recipe:
     """The two alignments that other studies look at, by the names that the ablation gives them."""
     one = varied_alignment(base)
-    return with_alignments(base, [_with_negatives(one, 1), variant(one, "s-dpo")])
+    return with_alignments(base, [_with_negatives(one, 1, room=1), variant(one, "s-dpo")])
 
 
 def vary_negatives(base: Recipe, data: PreparedData) -> Recipe:
     """S-DPO with more and more negatives, on the same rows, then on as many rows as cost what N = 1 costs.
 
-    N goes as far as the lists do: `data.candidates.size` − 1.
+    Where N is more than a row's own list holds, its list is drawn again, uniformly.
     """
-    one = varied_alignment(base)
+    one, room = varied_alignment(base), base.data.candidates.size - 1
     rows = len(training_rows(data, one, base.seed))
-    possible = [n for n in NEGATIVES if n < base.data.candidates.size]
-    entries = [_with_negatives(one, n) for n in possible]
+    same_rows = [_with_negatives(one, n, room) for n in NEGATIVES if n < len(data.catalogue) // 2]
     prompt, answer = token_counts(data, base.model, one, base.seed)
-    for n in possible:
+    same_tokens = []
+    for entry in same_rows:
+        n = entry.num_negatives
         fewer = round(rows * (prompt + 2 * answer) / (prompt + (1 + n) * answer))
         if fewer <= (1 - SAME_COMPUTE) * rows:
-            entries.append(variant(one, f"s-dpo-n{n}-compute", num_negatives=n, rows=fewer))
-    return with_alignments(base, entries)
+            same_tokens.append(variant(entry, f"s-dpo-n{n}-compute", rows=fewer))
+    return with_alignments(base, [*same_rows, *same_tokens])
 
 
 def vary_beta(base: Recipe, data: PreparedData) -> Recipe:
@@ -114,12 +115,15 @@ def analyse_negatives(runs: Sequence[Run], folder: Path) -> Outcome:
         "Equal tokens: a variant whose name ends in -compute reads as many tokens as N = 1 does, on fewer rows; it "
         f"was not run where that takes away less than {SAME_COMPUTE:.0%} of the rows."
     ]
-    if left := [str(n) for n in NEGATIVES if n not in of.values()]:
-        size = runs[0].recipe.data.candidates.size
+    drawn = {a.num_negatives for a in runs[0].recipe.align if a.negatives_from != "list"}
+    if further := sorted(drawn):
         notes.append(
-            f"N = {', '.join(left)} is left out: lists of {size} have {size - 1} negatives. "
-            "`--set data.candidates.size=64` makes room for 63, in the lists under test as well."
+            f"N = {', '.join(map(str, further))} is more than a row's own list holds: its negatives are drawn again, "
+            "uniformly from what the user is not known to have taken by the end of training, while the lists leave "
+            "out what the user takes later as well. The lists under test are the same for all."
         )
+    if left := [str(n) for n in NEGATIVES if n not in of.values()]:
+        notes.append(f"N = {', '.join(left)} is left out: that is more than half of the catalogue.")
     return replace(_outcome(runs, measured, "Variant", drawings), notes=notes)
 
 
@@ -148,11 +152,14 @@ def settings_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _with_negatives(one: AlignSection, n: int) -> AlignSection:
-    """S-DPO with N negatives; with one it is DPO, and called so, so that studies share it."""
+def _with_negatives(one: AlignSection, n: int, room: int) -> AlignSection:
+    """S-DPO with N negatives, of which a list holds `room`; with one it is called DPO, so that studies share it."""
     if n == 1:
         return variant(one, "dpo", loss="dpo", num_negatives=1)
-    return variant(one, "s-dpo" if n == one.num_negatives else f"s-dpo-n{n}", num_negatives=n)
+    if n == one.num_negatives:
+        return variant(one, "s-dpo")
+    longer = {"negatives_from": "uniform"} if n > room and one.negatives_from == "list" else {}
+    return variant(one, f"s-dpo-n{n}", num_negatives=n, **longer)
 
 
 def _measured(runs: Sequence[Run], baseline: str) -> Measured:

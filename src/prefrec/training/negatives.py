@@ -30,11 +30,12 @@ def redraw_lists(
     how: DrawnFrom,
     *,
     seed: int,
+    size: int | None = None,
     pool: int = 64,
     judge: Judge | None = None,
     known: pl.DataFrame | None = None,
 ) -> list[RankingExample]:
-    """The same questions with other candidates beside the target, as many as the longest list has, in random order.
+    """The same questions with other candidates beside the target, in random order.
 
     The lists of prepared data leave out what a user takes at any time, later ones included. Here a negative is only
     known not to be in `known`: it may be what the user takes next, as it may be in practice.
@@ -44,6 +45,7 @@ def redraw_lists(
         data: their items, and the interactions that popularity is counted in.
         how: see `DrawnFrom`.
         seed: of the draws.
+        size: candidates of each list, the target among them; None: as many as the longest list has.
         pool: items drawn for a row of which `hard` takes the highest; fewer where the catalogue is small.
         judge: scores the pool for `hard`.
         known: `user_id, item_id` of what a row's user is known to have taken, beside target and history, and is
@@ -55,7 +57,7 @@ def redraw_lists(
     if not rows:
         return []
     log = data.train_interactions if known is None else known
-    size = max(len(e.candidates) for e in rows)
+    size = max(len(e.candidates) for e in rows) if size is None else size
     if how == "in-batch":
         return _in_batch(rows, _items_of(log, rows), size, seed)
     shown = [(e.user_id, i) for e in rows for i in e.history]
