@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -144,6 +145,14 @@ def test_evaluate_refuses(place, tmp_path, options, message):
     done = prefrec("evaluate", place.data, *place.asked, "--out", tmp_path, *options)
     assert (done.code, done.out) == (1, "")
     assert f"error: {message}" in done.err
+
+
+def test_evaluate_refuses_a_llara_adapter(place, tmp_path):
+    shutil.copytree(place.s_dpo / "adapter", tmp_path / "adapter")
+    (tmp_path / "adapter" / "projector.safetensors").write_bytes(b"")
+    done = prefrec("evaluate", place.data, *place.asked, "--out", tmp_path, "--adapter", f"a={tmp_path / 'adapter'}")
+    assert (done.code, done.out) == (1, "")
+    assert "holds a LLaRA adapter, which is asked with prompts and items of its own" in done.err
 
 
 def test_rank_orders_the_candidates(place):

@@ -15,6 +15,7 @@ from prefrec.rankers.reference import (
     ItemKNNRanker,
     PopularityRanker,
     RandomRanker,
+    reference_ranker,
     reference_rankers,
 )
 
@@ -126,3 +127,8 @@ def test_blocks_do_not_change_the_scores(logs, monkeypatch):
         whole, [r.score(_examples()) for r in reference_rankers(_frame(logs))]
     ):
         np.testing.assert_allclose(before, after, atol=1e-12)
+
+
+def test_the_rankers_that_are_wanted_alone(logs):
+    assert [r.name for r in reference_rankers(_frame(logs), names=["item-kNN", "random"])] == ["random", "item-kNN"]
+    assert reference_ranker("popularity", _frame(logs)).name == "popularity"

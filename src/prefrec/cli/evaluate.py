@@ -19,6 +19,7 @@ from prefrec.pipeline.recipe import NAME, ZERO_SHOT, EvaluateSection
 from prefrec.pipeline.run import metrics_json
 from prefrec.pipeline.score import Entry, LMEntry, adapter_key, evaluate_rankers, sequential_entry
 from prefrec.pipeline.stage import write_json
+from prefrec.rankers.llara import PROJECTOR_FILE
 
 
 def evaluate(
@@ -108,4 +109,9 @@ def _entry(text: str, data: PreparedData) -> LMEntry:
     if not re.match(NAME, name) or not folder:
         raise ConfigError(f"--adapter {text!r}: expected NAME=FOLDER, such as sft=runs/demo/sft/adapter")
     path = Path(folder)
+    if (path / PROJECTOR_FILE).is_file():
+        raise ConfigError(
+            f"--adapter {name}: {path} holds a LLaRA adapter, which is asked with prompts and items of its own; "
+            "`prefrec run` measures it, in a recipe with `rankers: [{kind: llara, …}]`"
+        )
     return LMEntry(name, path, adapter_key(path, data))

@@ -7,7 +7,7 @@ there score 0.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Self
@@ -141,19 +141,32 @@ class ItemKNNRanker:
         return _score_by_rows(identity, self.similarity.T.tocsr(), histories, examples, self.index)
 
 
-def reference_rankers(train_interactions: pl.DataFrame, seed: int = 0) -> list[Ranker]:
-    """Random, popularity, last-item co-occurrence and item-kNN, fitted, in the order of the tables."""
-    return [
-        RandomRanker(seed),
-        PopularityRanker.fit(train_interactions),
-        CooccurrenceRanker.fit(train_interactions),
-        ItemKNNRanker.fit(train_interactions),
-    ]
+_REFERENCES: dict[str, Callable[[pl.DataFrame, int], Ranker]] = {
+    RandomRanker.name: lambda _, seed: RandomRanker(seed),
+    PopularityRanker.name: lambda log, _: PopularityRanker.fit(log),
+    CooccurrenceRanker.name: lambda log, _: CooccurrenceRanker.fit(log),
+    ItemKNNRanker.name: lambda log, _: ItemKNNRanker.fit(log),
+}
+"""Name → the fitted ranker, from training interactions and a seed; in the order of the tables."""
+
+
+def reference_rankers(
+    train_interactions: pl.DataFrame, seed: int = 0, names: Collection[str] = tuple(_REFERENCES)
+) -> list[Ranker]:
+    """Random, popularity, last-item co-occurrence and item-kNN, fitted, in the order of the tables.
+
+    Args:
+        train_interactions: what they learn from.
+        seed: of `random`.
+        names: those that are wanted.
+    """
+    return [make(train_interactions, seed) for name, make in _REFERENCES.items() if name in names]
 
 
 def reference_ranker(name: str, interactions: pl.DataFrame, seed: int = 0) -> Ranker:
     """The one of `reference_rankers` with this name."""
-    return next(r for r in reference_rankers(interactions, seed) if r.name == name)
+    (ranker,) = reference_rankers(interactions, seed, {name})
+    return ranker
 
 
 def user_item_matrix(train_interactions: pl.DataFrame) -> tuple[sparse.csr_array, dict[str, int]]:

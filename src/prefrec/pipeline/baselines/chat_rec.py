@@ -94,7 +94,7 @@ def retriever_entry(config: ChatRecConfig, before: Mapping[str, Entry]) -> Entry
 def _chat(config: ChatRecConfig, model: ModelSection) -> ChatModel:
     if config.server is not None:
         return EndpointChat(OpenAIClient(config.server), max_new_tokens=config.max_new_tokens)
-    lm, tokenizer = load_lm(config.model or model.name, dtype=model.dtype)
+    lm, tokenizer = load_lm(config.model or model.name, **model.loading())
     return LocalChat(
         lm,
         tokenizer,
