@@ -48,7 +48,7 @@ load: setup
 # A file of tests goes to one process with its fixtures; a thread each, so that they do not wait for one another.
 TEST ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations 15 $(TEST)
 
 # SOAK takes the options of `python -m reliability --help`.
 SOAK ?= --minutes 50

@@ -252,14 +252,14 @@ def test_sasrec_is_what_hopwise_alone_trains(ask, tmp_path):
 
 @needs_hopwise
 def test_on_movielens_sasrec_is_what_hopwise_alone_trains(tmp_path):
-    """The last interaction of each user of MovieLens-100K, among all items."""
-    data = prepare(PrepareConfig(source="movielens-100k", split="leave-last-out"))
+    """The last interaction of each user of MovieLens-100K, among all items; five stars alone, a fifth of the log."""
+    data = prepare(PrepareConfig(source="movielens-100k", split="leave-last-out", min_rating=5))
     settings = {"epochs": 1, "batch_size": 4096}
     asked = load_sequential(
         train_sequential(data, _config("SASRec", **settings), tmp_path / "out", seed=0), data.catalogue
     )
     known = [e for e in data.test if e.target in asked.vocabulary.item_tokens]
-    assert len(known) > 900
+    assert len(known) > 700
     ours, theirs = _full_metrics(asked, data, known), _hopwise_alone(data, tmp_path, **settings)
     assert ours["ndcg@10"] == pytest.approx(theirs["ndcg@10"], abs=1e-6)
     assert ours["hr@10"] == pytest.approx(theirs["hit@10"], abs=1e-6)
