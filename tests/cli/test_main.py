@@ -4,9 +4,12 @@ import subprocess
 import sys
 
 import pytest
+from rich.text import Text
+from typer.main import get_command
 
 import prefrec as package
 from command import prefrec, succeed
+from prefrec.cli import app, register_verbs
 from prefrec.pipeline import run as run_module
 from tiny_run import write_recipe
 
@@ -48,6 +51,18 @@ def test_help_of_a_verb_teaches(verb, option):
     assert f"Usage: prefrec {verb}" in out
     assert len(out.split()) > 30
     assert verb in ("audit", "report") or "Example" in out
+
+
+def test_no_help_text_is_taken_for_markup():
+    """`[word]` in a help text is a style to rich, and not shown."""
+    register_verbs()
+    command = get_command(app)
+    told = [command, *command.params]
+    for verb in command.commands.values():  # type: ignore[attr-defined]
+        told += [verb, *verb.params]
+    texts = [one.help for one in told if getattr(one, "help", None)]
+    assert len(texts) > 150
+    assert [text for text in texts if Text.from_markup(text).plain != text] == []
 
 
 def test_version():

@@ -24,75 +24,75 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder of measurements; the same command goes on with it.")] = Path(
         "runs/bench"
     ),
-    negatives: Annotated[str | None, typer.Option(help="N, separated by commas [default: 1,3,7,15,31,63].")] = None,
+    negatives: Annotated[str | None, typer.Option(help="N, separated by commas; default: 1,3,7,15,31,63.")] = None,
     methods: Annotated[
         str | None,
         typer.Option(
             help="published, trl, prefrec, separate (one sequence an answer), separated by commas; +gc after one: "
-            "with gradient checkpointing [default: published,trl,prefrec]."
+            "with gradient checkpointing; default: published,trl,prefrec."
         ),
     ] = None,
     sections: Annotated[
-        str | None, typer.Option(help="growth, ranking, catalogue, steps, separated by commas [default: all].")
+        str | None, typer.Option(help="growth, ranking, catalogue, steps, separated by commas; default: all.")
     ] = None,
-    repetitions: Annotated[int | None, typer.Option(help="Of each, after one to warm up [default: 5].")] = None,
+    repetitions: Annotated[int | None, typer.Option(help="Of each, after one to warm up; default: 5.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A tiny random model: shows that everything works, measures nothing.")
     ] = False,
     model: Annotated[
         str | None,
         typer.Option(
-            help="smollm2-135m, a local folder, a hub id, or random weights: random:llama-2-7b, random:tiny "
-            "[default: smollm2-135m].",
+            help="smollm2-135m, a local folder, a hub id, or random weights: random:llama-2-7b, random:tiny; "
+            "default: smollm2-135m.",
             rich_help_panel=_WORK,
         ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32 or bfloat16 [default: float32].", rich_help_panel=_WORK)
+        str | None, typer.Option(help="float32 or bfloat16; default: float32.", rich_help_panel=_WORK)
     ] = None,
     matmul_precision: Annotated[
         str | None,
-        typer.Option(help="Of float32 products: highest, high or medium [default: highest].", rich_help_panel=_WORK),
+        typer.Option(help="Of float32 products: highest, high or medium; default: highest.", rich_help_panel=_WORK),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Rows a step of prefrec [default: 4].", rich_help_panel=_WORK)
+        int | None, typer.Option(help="Rows a step of prefrec; default: 4.", rich_help_panel=_WORK)
     ] = None,
     sequences: Annotated[
         int | None,
         typer.Option(
-            help="Full sequences a pass of the other ways: they take fewer rows instead [default: 16].",
+            help="Full sequences a pass of the other ways: they take fewer rows instead; default: 16.",
             rich_help_panel=_WORK,
         ),
     ] = None,
     pairs: Annotated[
-        int | None, typer.Option(help="Pairs TRL takes at most; scaled [default: 16].", rich_help_panel=_WORK)
+        int | None, typer.Option(help="Pairs TRL takes at most; scaled; default: 16.", rich_help_panel=_WORK)
     ] = None,
     titles: Annotated[
         int | None,
-        typer.Option(help="Titles sampled for one sequence a title; scaled [default: 48].", rich_help_panel=_WORK),
+        typer.Option(help="Titles sampled for one sequence a title; scaled; default: 48.", rich_help_panel=_WORK),
     ] = None,
     shown: Annotated[
-        int | None, typer.Option(help="Titles in the prompt [default: max(20, N + 1)].", rich_help_panel=_WORK)
+        int | None, typer.Option(help="Titles in the prompt; default: max(20, N + 1).", rich_help_panel=_WORK)
     ] = None,
-    lora_rank: Annotated[int | None, typer.Option(help="Of the adapter [default: 8].", rich_help_panel=_WORK)] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Of the adapter; default: 8.", rich_help_panel=_WORK)] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder that `prefrec prepare` wrote [default: MovieLens-100K].", rich_help_panel=_WORK),
+        typer.Option(help="Folder that `prefrec prepare` wrote; default: MovieLens-100K.", rich_help_panel=_WORK),
     ] = None,
     template: Annotated[
-        str | None, typer.Option(help="Phrasing, or jinja2 file [default: 1].", rich_help_panel=_WORK)
+        str | None, typer.Option(help="Phrasing, or jinja2 file; default: 1.", rich_help_panel=_WORK)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of rows and random weights [default: 0].", rich_help_panel=_WORK)
+        int | None, typer.Option(help="Of rows and random weights; default: 0.", rich_help_panel=_WORK)
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Default: as torch chooses.", rich_help_panel=_LIMITS)] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Leave a GPU alone.", rich_help_panel=_LIMITS)] = False,
     memory_gb: Annotated[
-        float | None, typer.Option(help="A worker may take [default: 90% of what is free].", rich_help_panel=_LIMITS)
+        float | None, typer.Option(help="A worker may take; default: 90% of what is free.", rich_help_panel=_LIMITS)
     ] = None,
     peak_tflops: Annotated[
         float | None,
-        typer.Option(help="Of the device, for MFU [default: data sheet, of a known GPU].", rich_help_panel=_LIMITS),
+        typer.Option(help="Of the device, for MFU; default: data sheet, of a known GPU.", rich_help_panel=_LIMITS),
     ] = None,
     budget_minutes: Annotated[
         float | None, typer.Option(help="What would end later is not run, and said so.", rich_help_panel=_LIMITS)

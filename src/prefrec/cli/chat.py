@@ -54,7 +54,7 @@ def chat(
     and answers what is said next; `/more` brings the retriever's next items, `/quit` ends. The conversation is kept
     in memory only. What is not set here comes from the first chat-rec ranker of the run's recipe, if it has one.
 
-    Example: prefrec chat runs/demo --user 42 --retriever SASRec
+    Example: prefrec chat runs/demo --user 42 --retriever item-kNN
 
     Example: prefrec chat runs/demo --history Alien --history Aliens --url http://localhost:8000/v1 --ask "Why the
     second?"

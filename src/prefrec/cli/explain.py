@@ -35,7 +35,7 @@ def explain(
 
     Examples: prefrec explain runs/demo --row 3
 
-    prefrec explain runs/demo --user 42 --ranker sft --target "Alien (1979)"
+    prefrec explain runs/demo --user 42 --ranker sft --target Alien
     """
     opened = open_run(run)
     example, index = _example(opened, split, user, row)

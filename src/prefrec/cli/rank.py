@@ -59,10 +59,11 @@ def rank(
     With --catalogue the prompt shows the history and no candidates (a template that goes on with the history,
     `--template continue`, fits it best), and what the user has seen is left out.
 
-    Example: prefrec rank data/ml --adapter runs/demo/align/s-dpo/adapter --history Alien --history Aliens
-    --candidate "The Terminator" --candidate Emma --candidate Babe
+    Example: prefrec rank runs/demo/data --adapter runs/demo/align/s-dpo/adapter --template history --history Alien
+    --history Aliens --candidate "The Terminator" --candidate Emma --candidate Babe
 
-    Example: prefrec rank data/ml --adapter runs/demo/sft/adapter --history Alien --history Aliens --catalogue
+    Example: prefrec rank runs/demo/data --adapter runs/demo/align/s-dpo/adapter --template history --history Alien
+    --history Aliens --catalogue
     """
     _check_usage(history, candidate, catalogue, rows)
     asked = o.model_section(model, dtype, max_length, chat, template)
