@@ -33,8 +33,8 @@ def pretrain(
 ) -> None:
     """Teach a LoRA adapter what is taken, and after what: every title of a history from the titles before it.
 
-    Optional, and cheap: a title costs some seven tokens here and some 250 in a ranking question. Only training
-    interactions are read. The same command goes on from the last checkpoint.
+    Optional, and cheap: a sequence teaches up to 40 titles, a ranking question one. Only training interactions are
+    read. The same command goes on from the last checkpoint.
 
     Example: prefrec pretrain data/ml runs/pretrain --rows 640
     """

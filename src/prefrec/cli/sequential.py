@@ -31,7 +31,7 @@ def sequential(
 ) -> None:
     """Train a sequential recommender by hopwise, to stand beside language models on the same rows.
 
-    Needs hopwise: pip install 'prefrec[baselines]'. The same command goes on from the last epoch. Other sizes of
+    Needs hopwise, which the extra `baselines` brings. The same command goes on from the last epoch. Other sizes of
     the models are set in a recipe (`sequential: [{model: SASRec, settings: {hidden_size: 32}}]`).
 
     Example: prefrec sequential data/ml runs/SASRec --learning-rate 1e-3 --learning-rate 3e-3
