@@ -10,6 +10,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+import prefrec
 from prefrec.cli import app, register_verbs
 from prefrec.pipeline.recipe import Recipe
 
@@ -54,3 +55,8 @@ def test_commands_in_the_pages_exist_with_their_options(page):
             known = {o for p in verbs[found[1]].params for o in (*p.opts, *p.secondary_opts)}
             asked = set(re.findall(r"(?<!\S)--[a-z][\w-]*", found[2].partition(" #")[0]))
             assert asked <= known, line
+
+
+def test_the_citation_names_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["title"], cited["version"]) == ("prefrec", prefrec.__version__)
