@@ -223,6 +223,15 @@ def test_all_weights_without_a_stored_reference_are_refused(tmp_path, bpe_tokeni
         SoftmaxDPOTrainer(small_model(), config, PREFERENCES, None, bpe_tokenizer)
 
 
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_all_weights_train_by_a_loss_without_a_reference(tmp_path, bpe_tokenizer, loss):
+    changes = {"learning_rate": 5e-4, "per_device_train_batch_size": 8, "max_steps": 8}
+    config = SoftmaxDPOConfig(**settings(tmp_path, loss_type=loss, **changes))
+    trainer = SoftmaxDPOTrainer(small_model(), config, PREFERENCES, None, bpe_tokenizer)
+    trainer.train()
+    assert losses(trainer)[-1] < losses(trainer)[0]
+
+
 def test_reference_adapter_is_frozen_and_made_once():
     model = adapted_model()
     add_reference_adapter(model)

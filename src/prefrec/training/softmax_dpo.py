@@ -60,7 +60,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         if isinstance(model, PeftModel):
             add_reference_adapter(model)
         super().__init__(model, args, train_dataset, eval_dataset, processing_class, peft_config, callbacks)
-        if not isinstance(self.model, PeftModel) and not self._precomputes():
+        if self._needs_reference and not isinstance(self.model, PeftModel) and not self._precomputes():
             raise ConfigError(
                 "training all weights leaves no reference in memory: set precompute_ref_log_probs=True, or "
                 "train an adapter (peft_config), as is needed where FSDP or DeepSpeed share out the weights"
@@ -104,10 +104,14 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         part, _ = take_slope(model, passes[-1], slope)
         return loss.detach() + (part - part.detach())
 
+    @property
+    def _needs_reference(self) -> bool:
+        return self.config.loss_type not in REFERENCE_FREE
+
     def _precomputes(self) -> bool:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return False  # weights that are shared out can be used inside the training loop alone
-        return self.config.precompute_ref_log_probs and self.config.loss_type not in REFERENCE_FREE
+        return self.config.precompute_ref_log_probs and self._needs_reference
 
     def _precompute(self, dataset: PreferenceDataset, name: str) -> None:
         if len({len(c.answers) for c in dataset.choice_sets}) > 1:
@@ -124,7 +128,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         )
 
     def _reference_pass(self, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
-        if self.config.loss_type in REFERENCE_FREE:
+        if not self._needs_reference:
             return torch.zeros(passes[0].choice_mask.shape, device=passes[0].input_ids.device)
         with torch.no_grad(), reference_of(self.accelerator.unwrap_model(model)), self._autocast():
             return choice_logps(model, *passes)
