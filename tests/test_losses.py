@@ -38,7 +38,10 @@ def written_form(policy: Tensor, ref: Tensor, beta: float) -> Tensor:
     return torch.stack(out)
 
 
-@pytest.mark.skipif(not VECTORS.exists(), reason="needs ../shared/vectors beside the checkout")
+@pytest.mark.skipif(
+    not VECTORS.exists(),
+    reason="needs vectors/ beside the folder that PREFREC_SHARED_DATA names (default: ../shared/data)",
+)
 def test_agrees_with_published_vectors():
     cases = json.loads(VECTORS.read_text())["cases"]
     assert cases

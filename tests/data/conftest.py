@@ -14,10 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Folder of the real data sets; skips where it is absent."""
+    """Folder of the public data sets; skips where it is absent."""
     folder = Path(os.environ.get("PREFREC_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"real data not found at {folder} (set PREFREC_SHARED_DATA)")
+        pytest.skip(
+            "needs the public data sets in the folder that PREFREC_SHARED_DATA names (default: ../shared/data); "
+            f"there is no {folder}"
+        )
     return folder
 
 

@@ -190,7 +190,7 @@ def test_bad_calls_are_refused():
 def _real(name: str, **options) -> PreparedData:
     folder = {"lastfm-published": "lastfm-sdpo", "lastfm-hetrec": "lastfm-hetrec2011"}.get(name, name)
     if not (SHARED / folder).is_dir():
-        pytest.skip(f"the {folder} data set is not beside the checkout (set PREFREC_SHARED_DATA)")
+        pytest.skip(f"needs {folder} in the folder that PREFREC_SHARED_DATA names (default: ../shared/data)")
     return prepare(PrepareConfig(source=name, path=SHARED / folder, **options))
 
 
@@ -214,7 +214,7 @@ def test_published_lastfm_leaks_through_the_artist_id(published):
     """With HetRec's artist ids as a column, the next id is the target in 78% of the rows."""
     artists = SHARED / "lastfm-hetrec2011" / "artists.dat"
     if not artists.is_file():
-        pytest.skip("HetRec's artists.dat is not beside the checkout")
+        pytest.skip("needs lastfm-hetrec2011 in the folder that PREFREC_SHARED_DATA names (default: ../shared/data)")
     fields = [line.split("\t") for line in artists.read_text(encoding="utf-8").splitlines()[1:]]
     numbers = pl.DataFrame({"title": [f[1] for f in fields], "artist_id": [int(f[0]) for f in fields]}).unique(
         "title", keep="first", maintain_order=True
