@@ -1,5 +1,6 @@
 """The documentation: it builds without a warning, and its recipes and commands are ones that prefrec takes."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -40,6 +41,21 @@ def test_whole_recipes_in_the_pages_are_recipes():
     assert whole
     for text in whole:
         Recipe.model_validate(yaml.safe_load(text))
+
+
+def test_the_reference_of_recipes_is_that_of_the_classes():
+    script = ROOT / "scripts" / "recipe_page.py"
+    spec = importlib.util.spec_from_file_location("recipe_page", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = module.page()
+    for row in (
+        "| `name` | required | text | The run's folder is runs/NAME. |",
+        "| `latest_per_user` | – | whole number ≥ 1 | Only so many rows of each user, the latest; None: all, from",
+        "| `warmup` | `0.05` | number ≥ 0, < 1 | Share of the steps that warm up. |",
+    ):
+        assert row in made
+    assert module.PAGE.read_text(encoding="utf-8") == made, "run python scripts/recipe_page.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

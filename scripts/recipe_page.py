@@ -1,0 +1,129 @@
+"""Write docs/reference/recipe.md from the classes of a recipe: `python scripts/recipe_page.py`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from prefrec.data import CandidateConfig, PrepareConfig
+from prefrec.data.config import ColumnNames
+from prefrec.pipeline.recipe import (
+    AlignSection,
+    EvaluateSection,
+    LoraSection,
+    ModelSection,
+    PretrainSection,
+    Recipe,
+    SFTSection,
+)
+from prefrec.rankers.config import RankerConfig
+from prefrec.rankers.kinds import RANKER_CONFIGS
+from prefrec.rankers.openai_api import ServerSettings
+from prefrec.rankers.sequential import SequentialConfig
+from prefrec.rankers.sequential.config import Grid
+from prefrec.training.section import TrainSection
+
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "recipe.md"
+HEAD = """# Recipe
+
+All fields of a recipe, section by section. A field that is left out has its default (–, None: nothing); one that no
+table names is refused. [Your own data](../own-data.md) has a recipe to begin with. `scripts/recipe_page.py` makes
+this page from the classes.
+"""
+SECTIONS: dict[str, type[BaseModel]] = {
+    "The whole": Recipe,
+    "data": PrepareConfig,
+    "data.columns": ColumnNames,
+    "data.candidates": CandidateConfig,
+    "model": ModelSection,
+    "lora": LoraSection,
+    "Training": TrainSection,
+    "pretrain": PretrainSection,
+    "sft": SFTSection,
+    "align": AlignSection,
+    "evaluate": EvaluateSection,
+    "sequential": SequentialConfig,
+    "sequential.grid": Grid,
+    "rankers": RankerConfig,
+    **{f"rankers: {kind}": config for kind, config in RANKER_CONFIGS.items()},
+    "rankers: server": ServerSettings,
+}
+"""Heading → class; a list in a recipe (`align`, `sequential`, `rankers`) has such entries."""
+WORDS: dict[Any, str] = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path"}
+SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def page() -> str:
+    """The page as Markdown."""
+    return "\n".join([HEAD, *(_section(heading, model) for heading, model in SECTIONS.items())])
+
+
+def _section(heading: str, model: type[BaseModel]) -> str:
+    says = " ".join((model.__doc__ or "").split())
+    fields = model.model_fields
+    if issubclass(model, TrainSection) and model is not TrainSection:
+        says += f" Beside these, what all [training]({_anchor('Training')}) stages share."
+        fields = {n: f for n, f in fields.items() if _is_new(f, TrainSection.model_fields.get(n))}
+    lines = [f"## {heading}", "", f"`{model.__module__}.{model.__name__}`: {says}"]
+    lines += ["", "| field | default | takes | |", "|---|---|---|---|"]
+    lines += [f"| `{n}` | {_default(f)} | {_takes(f)} | {_says(f)} |" for n, f in fields.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _is_new(field: FieldInfo, shared: FieldInfo | None) -> bool:
+    return shared is None or (field.default, field.description) != (shared.default, shared.description)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    if value is None or value in ([], {}):
+        return "–"
+    written = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+    return f"`{written}`"
+
+
+def _takes(field: FieldInfo) -> str:
+    bounds = [f"{sign} {getattr(m, n):g}" for m in field.metadata for n, sign in SIGNS.items() if hasattr(m, n)]
+    return " ".join([_words(field.annotation), ", ".join(bounds)]).strip()
+
+
+def _words(kind: Any) -> str:
+    """A type, for people."""
+    origin, inner = get_origin(kind), [a for a in get_args(kind) if a is not type(None)]
+    if origin is Annotated:
+        return _words(inner[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_words, reversed(inner)))
+    if origin is list:
+        what = _words(inner[0])
+        return f"list of {what}s" if what in WORDS.values() else f"list of {what}"
+    if origin is dict:
+        return "mapping"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        heading = next(h for h, model in SECTIONS.items() if model is kind)
+        return f"[{heading}]({_anchor(heading)})"
+    return WORDS[kind]
+
+
+def _says(field: FieldInfo) -> str:
+    return (field.description or "").replace("|", "\\|")
+
+
+def _anchor(heading: str) -> str:
+    return "#" + re.sub(r"[^\w\s-]", "", heading).lower().replace(" ", "-")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
