@@ -106,7 +106,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, float], PreferenceLoss]] = {
     "bpr": bpr_loss,
     "softmax": softmax_loss,
 }
-"""Name in a recipe (`loss_type`) → loss."""
+"""Name (`loss` in a recipe, `loss_type` in `SoftmaxDPOConfig`) → loss."""
 
 REFERENCE_FREE = frozenset({"bpr", "softmax"})
 """Losses that do not read `ref_logps`."""
