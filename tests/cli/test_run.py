@@ -54,6 +54,17 @@ def test_a_second_run_says_what_is_unchanged_and_prints_json(finished):
     assert adapter.stat().st_mtime_ns == stamp
 
 
+def test_data_of_which_a_table_is_gone_are_prepared_again(finished, tmp_path):
+    folder, recipe, _ = finished
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "data" / "test.parquet").unlink()
+    done = prefrec("run", recipe, "--out", tmp_path / "run", "--until", "sft")
+    assert done.code == 0
+    assert "prepare: unchanged" not in done.err
+    assert "sft: unchanged" in done.err
+    assert (tmp_path / "run" / "data" / "test.parquet").is_file()
+
+
 def test_the_folder_is_named_after_the_recipe(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = succeed("run", write_recipe(tmp_path, place.recipe), "--until", "prepare")

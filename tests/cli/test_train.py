@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
@@ -129,6 +131,27 @@ def test_the_same_settings_are_not_trained_again_and_others_do_not_overwrite(pla
     kept = tmp_path / "sft.previous" / "adapter" / "adapter_model.safetensors"
     assert kept.stat().st_mtime_ns == before
     assert json.loads((out / "adapter" / "adapter_config.json").read_text())["r"] == 3
+
+
+def test_other_rows_under_the_same_protocol_are_trained_again(place, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "sft"
+    shutil.copytree(place.data, data)
+    asked = ("sft", data, out, *place.asked, *TRAINING, "--rows", 8, "--epochs", 1)
+    succeed(*asked)
+    rows = pl.read_parquet(data / "train.parquet")
+    rows.reverse().write_parquet(data / "train.parquet")
+    assert "unchanged" not in prefrec(*asked).err
+
+
+def test_a_folder_of_other_things_is_left_alone(place, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "log.csv").write_text("a,b\n")
+    done = prefrec("sft", place.data, tmp_path / "mine", *place.asked, "--rows", 8)
+    assert (done.code, done.out) == (1, "")
+    assert (
+        "mine is there and not from prefrec (no stage.json in it); name another folder, or move it away" in done.err
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
 def test_pretrain_then_sft_from_its_adapter(place, tmp_path):

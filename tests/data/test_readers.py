@@ -18,6 +18,7 @@ from prefrec.data.readers import (
     read_json_lines,
     read_table,
     read_text,
+    time_columns,
 )
 from prefrec.errors import DataError
 
@@ -164,6 +165,25 @@ def test_dates_become_seconds() -> None:
     frame, notes = parse_timestamps(pl.DataFrame({"t": ["1970-01-02"]}), "t", Path("log.csv"))
     assert frame["t"].to_list() == [86_400]
     assert notes == ["log.csv: times read as ISO 8601 text"]
+
+
+@pytest.mark.parametrize(
+    ("values", "micros"),
+    [
+        ([SECONDS * 1000, SECONDS * 1000 + 250], [0, 250_000]),
+        ([SECONDS * 10**6 + 1, SECONDS * 10**6], [1, 0]),
+        ([SECONDS + 0.5, float(SECONDS)], [500_000, 0]),
+        (["2020-01-02T03:04:05.000123Z", "2020-01-02T03:04:05Z"], [123, 0]),
+        ([datetime(2020, 1, 2, 3, 4, 5, 7), datetime(2020, 1, 2, 3, 4, 5)], [7, 0]),
+        ([SECONDS * 1000, SECONDS * 1000], None),
+    ],
+)
+def test_times_finer_than_a_second_keep_what_orders_them(values: list[object], micros: list[int] | None) -> None:
+    frame, _ = parse_timestamps(pl.DataFrame({"timestamp": values}), "timestamp", Path("log.csv"))
+    assert frame["timestamp"].to_list() == [SECONDS, SECONDS]
+    assert time_columns(frame) == (["timestamp"] if micros is None else ["timestamp", "subsecond"])
+    if micros is not None:
+        assert frame["subsecond"].to_list() == micros
 
 
 def test_bad_number() -> None:

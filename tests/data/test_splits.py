@@ -29,6 +29,14 @@ def logs(draw: st.DrawFn) -> pl.DataFrame:
     return make_log(rows)
 
 
+@given(st.permutations(list(range(8))), st.integers(0, 3))
+def test_within_a_second_microseconds_decide(micros: list[int], seed: int) -> None:
+    log = make_log([("u", f"i{i}", 7) for i in range(8)]).with_columns(pl.Series("subsecond", micros))
+    found = order(log, seed)
+    assert found.items == [f"i{i}" for i in np.argsort(micros)]
+    assert found.frame.columns == ["user_id", "item_id", "timestamp"]
+
+
 def split_or_skip(name: str, sequences: Sequences, min_history: int) -> Split | None:
     try:
         return {"last": leave_last_out, "time": by_time, "user": by_user}[name](sequences, min_history)

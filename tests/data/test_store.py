@@ -5,12 +5,21 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, write_prepared
+from prefrec.data import (
+    Catalogue,
+    PrepareConfig,
+    PreparedData,
+    prepare,
+    prepared_digest,
+    read_prepared,
+    write_prepared,
+)
 from prefrec.data.store import storage_error, write_whole, writing
 from prefrec.errors import DataError, StorageError
 
@@ -144,3 +153,12 @@ def test_damaged_folder(data: PreparedData, tmp_path: Path) -> None:
     protocol.write_text("{")
     with pytest.raises(DataError, match=r"protocol\.json: not valid JSON"):
         read_prepared(tmp_path / "out")
+
+
+def test_the_digest_changes_with_the_rows(tmp_path: Path, data: PreparedData) -> None:
+    write_prepared(data, tmp_path / "a")
+    write_prepared(data, tmp_path / "b")
+    assert prepared_digest(tmp_path / "a") == prepared_digest(tmp_path / "b")
+    titles = data.catalogue.frame.with_columns(pl.col("title").str.to_uppercase())
+    write_prepared(replace(data, catalogue=Catalogue(titles)), tmp_path / "b")
+    assert prepared_digest(tmp_path / "a") != prepared_digest(tmp_path / "b")

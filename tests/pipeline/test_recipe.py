@@ -80,6 +80,14 @@ def test_wrong_encoding(tmp_path):
             "4 negatives, but a list of 4 candidates has only 3",
         ),
         ("{name: a, align: [{}, {}]}", r"align: two entries share a name \(s-dpo, s-dpo\)"),
+        (
+            "{name: a, align: [{name: x}], rankers: [{kind: tallrec, name: x}]}",
+            "rankers: the name 'x' stands there twice, or is that of another ranker",
+        ),
+        (
+            "{name: a, align: [{negatives_from: hard, negatives_pool: 19}]}",
+            r"align\.s-dpo\.negatives_pool: of 19 items drawn for a row the hardest 19 are to be taken",
+        ),
         ("{name: a, align: [{name: sft}]}", r"align\.0: name 'sft' is taken by another ranker"),
         ("{name: a, align: [{name: popularity}]}", "name 'popularity' is taken"),
         ("{name: a, align: [{name: zero-shot}]}", "name 'zero-shot' is taken"),
@@ -109,7 +117,7 @@ def test_relative_data_paths_start_at_the_recipe(tmp_path):
     assert data.interactions == tmp_path / "logs" / "x.csv"
     assert data.items == tmp_path / "y.csv"
     assert data.path is None
-    assert _load(tmp_path, "{name: a, data: {source: lastfm-hetrec, path: ../d}}").data.path == tmp_path / "../d"
+    assert _load(tmp_path, "{name: a, data: {source: lastfm-hetrec, path: ../d}}").data.path == tmp_path.parent / "d"
 
 
 def test_a_recipe_survives_writing(tmp_path):
@@ -140,3 +148,18 @@ def test_settings_that_change_nothing_leave_old_keys_as_they_were():
     assert plain == {k: v for k, v in SFTSection(rows=7).model_dump().items() if k != "latest_per_user"}
     assert SFTSection(rows=7, latest_per_user=2).decisive()["latest_per_user"] == 2
     assert AlignSection(latest_per_user=2).decisive() == AlignSection().decisive() | {"latest_per_user": 2}
+
+
+def test_data_paths_are_whole_so_that_the_run_can_name_them(tmp_path, monkeypatch):
+    """The same data under each spelling of the recipe's path, and in the recipe that a run keeps of it."""
+    (tmp_path / "shop").mkdir()
+    recipe = tmp_path / "shop" / "r.yaml"
+    recipe.write_text("{name: a, data: {source: files, interactions: log.csv, items: ../items.csv}}")
+    monkeypatch.chdir(tmp_path)
+    found = [load_recipe(path).data for path in (recipe, Path("shop/r.yaml"), Path("shop/../shop/r.yaml"))]
+    assert found[0] == found[1] == found[2]
+    assert (found[0].interactions, found[0].items) == (tmp_path / "shop" / "log.csv", tmp_path / "items.csv")
+    kept = tmp_path / "run" / "recipe.yaml"
+    kept.parent.mkdir()
+    kept.write_text(dump_recipe(load_recipe(Path("shop/r.yaml"))))
+    assert load_recipe(kept).data == found[0]

@@ -1,11 +1,14 @@
 """A stage's folder: finished, unfinished, made from something else, half written."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from prefrec.errors import ConfigError
 from prefrec.pipeline.stage import (
     STAGE_FILE,
+    file_facts,
     is_finished,
     last_checkpoint,
     read_json,
@@ -121,3 +124,38 @@ def test_last_checkpoint_is_the_newest_complete_one(tmp_path):
     (tmp_path / "checkpoint-300").mkdir()
     (tmp_path / "checkpoint-300" / "trainer_state.json").write_text('{"global_st')
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
+
+
+def test_what_is_not_a_stage_is_neither_moved_nor_deleted(tmp_path):
+    logs, aside = tmp_path / "data", tmp_path / "sft.previous"
+    for place in (logs, aside):
+        place.mkdir()
+        (place / "log.csv").write_text("user_id,item_id\n")
+
+    def make(folder):
+        with stage(folder, "k", "sft", {}):
+            pytest.fail("carried out")
+
+    with pytest.raises(ConfigError, match=r"data is there and not from prefrec \(no stage.json in it\)"):
+        make(logs)
+    (tmp_path / "sft").mkdir()
+    with pytest.raises(ConfigError, match=r"sft: cannot be made, as .*sft.previous is there"):
+        make(tmp_path / "sft")
+    assert (logs / "log.csv").exists()
+    assert (aside / "log.csv").exists()
+
+
+def test_empty_folders_and_unreadable_stages_are_made_again(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / STAGE_FILE).write_text("{")
+    for name in ("empty", "half"):
+        with stage(tmp_path / name, "k", "sft", {}):
+            pass
+        assert is_finished(tmp_path / name, "k")
+
+
+def test_files_are_known_by_their_whole_path(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("1")
+    monkeypatch.chdir(tmp_path)
+    assert file_facts([Path("a")]) == file_facts([tmp_path / "a"])

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.pipeline.recipe import AlignSection, SFTSection
+from prefrec.pipeline.recipe import AlignSection, PretrainSection, SFTSection
 from prefrec.pipeline.stage import last_checkpoint
-from prefrec.pipeline.train import train_align, train_sft, training_rows
+from prefrec.pipeline.train import train_align, train_pretrain, train_sft, training_rows, validation_rows
 from prefrec.training.progress import ProgressCallback
 from tiny_run import adapter_weights
 
@@ -146,6 +146,13 @@ def test_interrupted_alignment_ends_with_the_same_weights(sft, align, stop_after
     assert _equal(whole, align(stopped, start, **changes))
 
 
+def test_pretraining_has_no_validation_rows_and_says_so(recipe, data, tmp_path, capsys):
+    section = PretrainSection(rows=8, per_device_batch_size=4, global_batch_size=8, eval_rows=4)
+    train_pretrain(data, recipe.model, recipe.lora, section, tmp_path, seed=0)
+    assert "pretrain: eval_rows has no effect" in capsys.readouterr().err
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
 def test_alignment_starts_at_the_sft_adapter_and_leaves_it(sft, align, tmp_path):
     start = sft(tmp_path / "sft")
     before = (start / "adapter_model.safetensors").read_bytes()
@@ -175,6 +182,24 @@ def test_a_budget_of_tokens_changes_memory_and_not_the_outcome(align, recipe, tm
 def test_more_negatives_than_candidates(align, tmp_path):
     with pytest.raises(ConfigError, match="num_negatives is 6, but row 0 has only 5 rejected answers"):
         align(tmp_path, num_negatives=6)
+
+
+def test_validation_lists_grow_with_the_negatives_that_are_drawn(align, data, tmp_path):
+    section = {"num_negatives": 9, "negatives_from": "in-batch", "eval_rows": 4, "eval_steps": 1, "rows": 16}
+    align(tmp_path, **section)
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert [e["eval_negatives/effective"] > 5 for e in log if "eval_loss" in e] == [True, True]
+    found = validation_rows(data, AlignSection.model_validate(section), 0)
+    assert [(e.user_id, e.history, e.target) for e in found] == [
+        (e.user_id, e.history, e.target) for e in data.validation[:4]
+    ]
+    assert [len(set(e.candidates)) for e in found] == [10] * 4
+    assert found == validation_rows(data, AlignSection.model_validate(section), 0)
+
+
+@pytest.mark.parametrize("changes", [{"negatives_from": "list", "num_negatives": 9}, {"negatives_from": "in-batch"}])
+def test_validation_lists_that_are_long_enough_or_not_to_be_drawn_stay(data, changes):
+    assert validation_rows(data, AlignSection(eval_rows=4, **changes), 0) == list(data.validation[:4])
 
 
 def test_a_start_without_adapter(align, tmp_path):

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from prefrec.cli import _options as o
-from prefrec.data import read_prepared
+from prefrec.data import prepared_digest, read_prepared
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import AlignSection, LoraSection
 from prefrec.pipeline.run import align_stage
-from prefrec.pipeline.stage import stage_key
 
 
 def align(
@@ -73,6 +72,6 @@ def align(
     }
     prepared = read_prepared(data)
     asked = o.model_section(model, dtype, max_length, chat, template)
-    made_of = Ingredients(prepared, stage_key(**prepared.protocol), asked, o.fill(LoraSection, r=lora_rank), seed)
+    made_of = Ingredients(prepared, prepared_digest(data), asked, o.fill(LoraSection, r=lora_rank), seed)
     entry = align_stage(made_of, o.fill(AlignSection, **settings), o.start_of(adapter, prepared), out)
     typer.echo(f"Adapter: {entry.adapter}")

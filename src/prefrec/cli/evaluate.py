@@ -11,7 +11,7 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.cli._output import TABLE_METRICS, print_scores
-from prefrec.data import PreparedData, read_prepared
+from prefrec.data import PreparedData, prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.pipeline.full_catalogue import FULL_CATALOGUE, full_catalogue_metrics
@@ -81,7 +81,8 @@ def evaluate(
     folder = out or data / "evaluation"
     if full_catalogue:
         hands_on = (retriever, retrieve) if retriever else None
-        metrics = full_catalogue_metrics(prepared, asked, section, entries, folder, hands_on, seed=seed)
+        key = prepared_digest(data)
+        metrics = full_catalogue_metrics(prepared, key, asked, section, entries, folder, hands_on, seed=seed)
         shown: tuple[str, ...] = ("hr@1", "hr@10", "ndcg@10", *([f"hr@{retrieve}"] if retriever else []))
         made = f"Metrics: {folder / FULL_CATALOGUE}"
     else:

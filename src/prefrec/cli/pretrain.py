@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from prefrec.cli import _options as o
-from prefrec.data import read_prepared
+from prefrec.data import prepared_digest, read_prepared
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import LoraSection, PretrainSection
 from prefrec.pipeline.run import pretrain_stage
-from prefrec.pipeline.stage import stage_key
 
 
 def pretrain(
@@ -48,6 +47,6 @@ def pretrain(
     }
     prepared = read_prepared(data)
     asked = o.model_section(model, dtype, max_length, False, template)
-    made_of = Ingredients(prepared, stage_key(**prepared.protocol), asked, o.fill(LoraSection, r=lora_rank), seed)
+    made_of = Ingredients(prepared, prepared_digest(data), asked, o.fill(LoraSection, r=lora_rank), seed)
     entry = pretrain_stage(made_of, o.fill(PretrainSection, **settings), out)
     typer.echo(f"Adapter: {entry.adapter}")

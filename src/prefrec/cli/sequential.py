@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from prefrec.cli import _options as o
-from prefrec.data import read_prepared
+from prefrec.data import prepared_digest, read_prepared
 from prefrec.pipeline.run import sequential_stage
-from prefrec.pipeline.stage import stage_key
 from prefrec.rankers.sequential import SequentialConfig, require_hopwise
 
 
@@ -43,5 +42,5 @@ def sequential(
     section = o.fill(SequentialConfig, **settings)
     require_hopwise()
     prepared = read_prepared(data)
-    entry = sequential_stage(prepared, stage_key(**prepared.protocol), section, out, seed=seed)
+    entry = sequential_stage(prepared, prepared_digest(data), section, out, seed=seed)
     typer.echo(f"Weights: {entry.folder / 'model.safetensors'}")

@@ -2,7 +2,7 @@
 
 from prefrec.data.config import CandidateConfig, ColumnNames, PrepareConfig, config_error
 from prefrec.data.prepare import prepare
-from prefrec.data.store import read_prepared, write_prepared
+from prefrec.data.store import prepared_digest, read_prepared, write_prepared
 from prefrec.data.types import (
     Catalogue,
     PreparedData,
@@ -24,6 +24,7 @@ __all__ = [
     "examples_to_frame",
     "frame_to_examples",
     "prepare",
+    "prepared_digest",
     "read_prepared",
     "write_prepared",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from prefrec.data.readers import time_columns
 from prefrec.errors import ConfigError
 
 
@@ -20,7 +21,7 @@ def at_least(log: pl.DataFrame, min_rating: float) -> pl.DataFrame:
 
 def first_only(log: pl.DataFrame) -> pl.DataFrame:
     """Each user's first interaction with each item: repeats would put targets into their own histories."""
-    return log.sort("timestamp", maintain_order=True).unique(
+    return log.sort(time_columns(log), maintain_order=True).unique(
         ["user_id", "item_id"], keep="first", maintain_order=True
     )
 

@@ -18,6 +18,8 @@ TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
 HEADERLESS = (".data",)
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 """How polars ends on a damaged Parquet file."""
+SUBSECOND = "subsecond"
+"""Column of a log whose times are finer than a second: microseconds after `timestamp`, which orders what is left."""
 _LATEST = 1e18
 """Microseconds since 1970, in the year 33658: larger numbers are no times."""
 _READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -167,29 +169,44 @@ def parse_numbers(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
 def parse_timestamps(frame: pl.DataFrame, column: str, path: Path) -> tuple[pl.DataFrame, list[str]]:
     """`frame` with `column` as Int64 seconds since 1970, and notes about the units that were found.
 
-    Accepts seconds, milliseconds and microseconds (told apart by size), dates, datetimes and ISO 8601 text.
+    Accepts seconds, milliseconds and microseconds (told apart by size), dates, datetimes and ISO 8601 text. Where any
+    time is finer than a second, the frame also gets a column `SUBSECOND`.
 
     Raises:
         DataError: a time is missing, NaN or unreadable; the message names its line and the value.
     """
     raw = frame[column]
     if raw.dtype in (pl.Date, pl.Datetime):
-        seconds = raw.cast(pl.Datetime("us")).dt.epoch("s")
+        moments = raw.cast(pl.Datetime("us"))
+        seconds = moments.dt.epoch("s")
         _refuse_bad(frame, column, seconds.is_null(), path, "a date")
-        return frame.with_columns(seconds.alias(column)), []
+        return _with_times(frame, column, seconds, moments.dt.epoch("us") - seconds * 10**6), []
     values = _cast(frame, column, pl.Float64, path, "dates or seconds since 1970")
     if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
         stamps = raw.str.strip_chars().str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
         if stamps.is_null().all():
             stamps = raw.str.strip_chars().str.to_date(strict=False).cast(pl.Datetime("us"))
         _refuse_bad(frame, column, stamps.is_null(), path, "seconds since 1970 or an ISO 8601 date")
-        return frame.with_columns(stamps.dt.epoch("s").alias(column)), [f"{path.name}: times read as ISO 8601 text"]
+        seconds = stamps.dt.epoch("s")
+        timed = _with_times(frame, column, seconds, stamps.dt.epoch("us") - seconds * 10**6)
+        return timed, [f"{path.name}: times read as ISO 8601 text"]
     bad = values.is_null() | ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
     _refuse_bad(frame, column, bad, path, "seconds since 1970 or an ISO 8601 date")
     size = float(values.abs().max() or 0)  # type: ignore[arg-type]
     divisor, unit = (10**6, "microseconds") if size > 1e14 else (10**3, "milliseconds") if size > 1e11 else (1, "")
     notes = [f"{path.name}: times read as {unit}"] if unit else []
-    return frame.with_columns((values / divisor).floor().cast(pl.Int64).alias(column)), notes
+    seconds = (values / divisor).floor()
+    return _with_times(frame, column, seconds.cast(pl.Int64), ((values / divisor - seconds) * 10**6).round()), notes
+
+
+def time_columns(log: pl.DataFrame) -> list[str]:
+    """The columns that order a log in time: `timestamp`, then `SUBSECOND` where there is one."""
+    return ["timestamp", *([SUBSECOND] if SUBSECOND in log.columns else [])]
+
+
+def _with_times(frame: pl.DataFrame, column: str, seconds: pl.Series, micros: pl.Series) -> pl.DataFrame:
+    frame = frame.with_columns(seconds.alias(column))
+    return frame.with_columns(micros.cast(pl.Int64).alias(SUBSECOND)) if bool((micros != 0).any()) else frame
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from prefrec.data.readers import time_columns
 from prefrec.data.types import Window
 from prefrec.errors import DataError
 
@@ -48,15 +49,17 @@ class Split:
 
 
 def order(log: pl.DataFrame, seed: int) -> Sequences:
-    """The log by user and time. Equal timestamps are put in a random order that `seed` fixes.
+    """The log by user and time, to the microsecond where it says that. Equal times are put in a random order that
+    `seed` fixes.
 
     Neither item ids nor the order of lines in the file decide a tie: both carry information about the target
     in some published data.
     """
     rated = ["rating"] if "rating" in log.columns else []
-    log = log.select("user_id", "item_id", "timestamp", *rated).sort("user_id", "item_id", "timestamp")
+    times = time_columns(log)
+    log = log.select("user_id", "item_id", *times, *rated).sort("user_id", "item_id", *times)
     ties = np.random.default_rng([seed, 1]).random(len(log))
-    log = log.with_columns(pl.Series("tie", ties)).sort("user_id", "timestamp", "tie").drop("tie")
+    log = log.with_columns(pl.Series("tie", ties)).sort("user_id", *times, "tie").drop("tie", *times[1:])
     lengths = log.group_by("user_id", maintain_order=True).len()
     offsets = np.concatenate([[0], np.cumsum(lengths["len"].to_numpy())]).astype(np.int64)
     return Sequences(

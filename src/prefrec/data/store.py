@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,9 @@ from prefrec.errors import DataError, StorageError
 
 PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", "train", "validation", "test")
+
+PREPARED_FILES = (*(f"{table}.parquet" for table in _TABLES), PROTOCOL)
+"""What prepared data consist of."""
 
 _ROWS = ("train", "validation", "test")
 _SCHEMAS: dict[str, Mapping[str, Any]] = {
@@ -69,6 +73,15 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     writers: dict[Path, Writer] = {folder / f"{name}.parquet": tables[name].write_parquet for name in _TABLES}
     text = json.dumps(data.protocol, indent=2, ensure_ascii=False) + "\n"
     write_sealed(writers, folder / PROTOCOL, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def prepared_digest(folder: Path) -> str:
+    """SHA-256 of everything that `write_prepared` wrote to `folder`: what is made of these rows depends on it."""
+    found = hashlib.sha256()
+    for name in PREPARED_FILES:
+        with (folder / name).open("rb") as f:
+            found.update(hashlib.file_digest(f, "sha256").digest())
+    return found.hexdigest()
 
 
 def read_prepared(folder: Path) -> PreparedData:

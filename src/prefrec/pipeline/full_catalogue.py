@@ -119,6 +119,7 @@ def evaluate_full_catalogue(
 
 def full_catalogue_metrics(
     data: PreparedData,
+    data_key: str,
     model: ModelSection,
     section: EvaluateSection,
     entries: Sequence[Entry],
@@ -131,6 +132,7 @@ def full_catalogue_metrics(
 
     Args:
         data, model, section, seed: as for `evaluate_full_catalogue`.
+        data_key: changes with the data.
         entries: language models score all titles after the history alone, or what is handed on to them.
         folder: for metrics and predictions.
         hands_on: the name of a retriever, and how many items it hands on to each language model.
@@ -148,8 +150,8 @@ def full_catalogue_metrics(
             asked.append(catalogue_entry(entry, data, model))
         else:
             retriever, retrieve = hands_on
-            name, key = f"{retriever}+{entry.name}", stage_key(**data.protocol)
-            pair = retrieve_entry(name, retriever, entry.name, retrieve, data, key, model, before, seed=seed)
+            name = f"{retriever}+{entry.name}"
+            pair = retrieve_entry(name, retriever, entry.name, retrieve, data, data_key, model, before, seed=seed)
             asked.append(pair)
             compare.append((name, retriever))
     section = section.model_copy(update={"ks": sorted({*section.ks, *([hands_on[1]] if hands_on else [])})})

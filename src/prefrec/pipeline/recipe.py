@@ -185,8 +185,9 @@ class Recipe(_Section):
         if len(set(models)) < len(models):
             raise ValueError(f"sequential: a model stands there twice ({', '.join(models)}); use its grid instead")
         further = [r.name for r in self.rankers]
-        if len(set(further)) < len(further):
-            raise ValueError(f"rankers: two entries share a name ({', '.join(further)})")
+        taken = {*REFERENCE_RANKERS, *models, ZERO_SHOT, PRETRAIN, SFT, *names}
+        if twice := [name for i, name in enumerate(further) if name in taken or name in further[:i]]:
+            raise ValueError(f"rankers: the name {twice[0]!r} stands there twice, or is that of another ranker")
         if not (self.lm_rankers or self.evaluate.references or models or further):
             raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
         for section in self.align:
@@ -195,6 +196,12 @@ class Recipe(_Section):
                     f"align.{section.name}.num_negatives: {section.num_negatives} negatives, but a list of "
                     f"{self.data.candidates.size} candidates has only {self.data.candidates.size - 1}; "
                     "lower it, raise data.candidates.size, or have longer lists drawn (negatives_from: uniform)"
+                )
+            wanted = max(self.data.candidates.size, 1 + section.num_negatives)
+            if section.is_hard and section.negatives_pool < wanted:
+                raise ValueError(
+                    f"align.{section.name}.negatives_pool: of {section.negatives_pool} items drawn for a row the "
+                    f"hardest {wanted - 1} are to be taken, which leaves little or no choice; raise it"
                 )
             if section.negatives_judge not in (None, *models):
                 raise ValueError(
@@ -264,8 +271,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 def _resolve_paths(data: PrepareConfig, folder: Path) -> PrepareConfig:
     found: dict[str, Any] = {
-        field: folder / value
+        field: (folder / value).resolve()
         for field in ("path", "interactions", "items")
-        if (value := getattr(data, field)) is not None and not value.is_absolute()
+        if (value := getattr(data, field)) is not None
     }
     return data.model_copy(update=found)

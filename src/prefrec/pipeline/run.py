@@ -14,6 +14,7 @@ import torch
 
 from prefrec.console import say
 from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, write_prepared
+from prefrec.data.store import PREPARED_FILES
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.pipeline.baselines import STAGE_FUNCTIONS
@@ -32,7 +33,7 @@ from prefrec.pipeline.recipe import (
 )
 from prefrec.pipeline.report import write_report
 from prefrec.pipeline.score import Entry, LMEntry, Scores, SequentialEntry, adapter_key, evaluate_rankers
-from prefrec.pipeline.stage import file_facts, is_finished, stage, stage_key, write_json, write_text
+from prefrec.pipeline.stage import file_facts, stage, stage_key, write_json, write_text
 from prefrec.pipeline.train import ADAPTER, train_align, train_pretrain, train_sft
 from prefrec.processes import is_first
 from prefrec.rankers.sequential import MODEL_FILES, SequentialConfig, require_hopwise, train_sequential
@@ -104,10 +105,8 @@ def environment(seed: int) -> dict[str, Any]:
 
 def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
     key = data_key(recipe.data)
-    if is_finished(folder, key):
-        say("[dim]prepare: unchanged[/dim]")
+    if not due(folder, key, "prepare", made=PREPARED_FILES):
         return read_prepared(folder)
-    say("[bold]prepare[/bold]")
     with stage(folder, key, "prepare", recipe.data.model_dump(mode="json")):
         if is_first():
             write_prepared(prepare(recipe.data), folder)

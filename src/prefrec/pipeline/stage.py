@@ -16,6 +16,7 @@ import torch
 from prefrec import processes
 from prefrec.clock import peak_bytes, reset_peak
 from prefrec.data.store import write_whole
+from prefrec.errors import ConfigError
 
 STAGE_FILE = "stage.json"
 
@@ -27,7 +28,8 @@ def stage_key(**parts: Any) -> str:
 
 def file_facts(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
     """Name, size and date of the files among `paths` and right inside the folders among them, for a key."""
-    files = [f for p in paths for f in (sorted(p.iterdir()) if p.is_dir() else [p]) if f.is_file()]
+    places = [p.resolve() for p in paths]
+    files = [f for p in places for f in (sorted(p.iterdir()) if p.is_dir() else [p]) if f.is_file()]
     return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
 
@@ -44,9 +46,12 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
     The outcome of another key is moved to `NAME.previous` (of which one is kept), never deleted at once. Of many
     processes the first one sees to the folder, and all leave together.
 
-    `stage.json` says what the stage took, all parts of an interrupted one together: `seconds` of wall time,
-    `cpu_seconds` of this process (all its threads), and `peak_bytes`, the most memory that the process (on a GPU:
-    torch) held during it.
+    `stage.json` says what the stage took, all parts of an interrupted one together but those that ended by a kill:
+    `seconds` of wall time, `cpu_seconds` of this process (all its threads), and `peak_bytes`, the most memory that
+    the process (on a GPU: torch) held during it.
+
+    Raises:
+        ConfigError: the folder, or the one that would be moved away for it, holds files but was never a stage's.
     """
     if not processes.is_first():
         processes.wait()
@@ -56,6 +61,8 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
     state = _state(folder)
     if folder.exists() and state.get("key") != key:
         previous = folder.with_name(f"{folder.name}.previous")
+        for place in (folder, previous):
+            _refuse_foreign(place, folder)
         shutil.rmtree(previous, ignore_errors=True)
         folder.rename(previous)
         state = {}
@@ -78,6 +85,15 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
         with nullcontext() if note["finished"] else suppress(OSError):
             write_json(folder / STAGE_FILE, note)
     processes.wait()
+
+
+def _refuse_foreign(place: Path, folder: Path) -> None:
+    """Let nothing be moved or deleted that is not ours."""
+    if place.exists() and not (place.is_dir() and ((place / STAGE_FILE).exists() or not any(place.iterdir()))):
+        raise ConfigError(
+            f"{folder}: cannot be made, as {place} is there and not from prefrec (no {STAGE_FILE} in it); "
+            "name another folder, or move it away"
+        )
 
 
 def last_checkpoint(folder: Path) -> Path | None:
