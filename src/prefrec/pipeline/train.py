@@ -43,6 +43,7 @@ from prefrec.training import (
     lora_config,
 )
 from prefrec.training.base import ChoiceTrainer
+from prefrec.training.negatives import redraw_lists
 
 Row = TypeVar("Row")
 
@@ -155,11 +156,24 @@ def train_align(
         _base(model, adapter),
         config,
         dataset(rows),
-        dataset(data.validation[: section.eval_rows]) if section.eval_rows else None,
+        dataset(validation_rows(data, section, seed)) if section.eval_rows else None,
         encoder.tokenizer,
         None if adapter is not None else adapter_config(lora),
     )
     return train_to_adapter(trainer, out)
+
+
+def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
+    """The first `eval_rows` validation rows of an alignment.
+
+    Where training has lists drawn that are longer than theirs, theirs are drawn again too: uniformly, so that the
+    curves of all ways to draw negatives are over the same questions.
+    """
+    rows = data.validation[: section.eval_rows]
+    size = 1 + section.num_negatives
+    if section.drawn_from is None or all(len(e.candidates) >= size for e in rows):
+        return list(rows)
+    return redraw_lists(rows, data, "uniform", seed=seed, size=size)
 
 
 def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:
