@@ -14,7 +14,7 @@ from peft import LoraConfig
 from transformers import set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from prefrec.console import say
+from prefrec.console import say, warn
 from prefrec.data import PreparedData, RankingExample
 from prefrec.data.store import writing
 from prefrec.models import load_model, load_tokenizer
@@ -58,6 +58,9 @@ def train_pretrain(
 
     Goes on from the newest checkpoint in `out` where there is one.
     """
+    if section.eval_rows:
+        warn("pretrain: eval_rows has no effect, as all histories are trained on and none is left to validate with")
+        section = section.model_copy(update={"eval_rows": 0})
     set_seed(seed)
     encoder = prompt_encoder(model)
     template = load_template(model.templates[0], domain=data.domain)
