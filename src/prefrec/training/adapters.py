@@ -19,9 +19,6 @@ from prefrec.errors import ModelError
 REFERENCE_ADAPTER = "ref"
 """Name of the frozen adapter, as in TRL."""
 
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-"""The layers that the authors adapt (Llama names)."""
-
 
 def lora_config(
     r: int = 8, alpha: int | None = None, dropout: float = 0.0, targets: list[str] | str = "all-linear"
