@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch._dynamo import OptimizedModule
 
 from prefrec.errors import ConfigError
 from prefrec.losses import softmax_dpo_loss
@@ -102,6 +103,16 @@ def test_cached_and_live_reference_train_alike(tmp_path, bpe_tokenizer):
         weights.append(trainable(trainer.model))
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=0, atol=2e-5)
+
+
+def test_a_compiled_policy_has_the_same_reference(tmp_path, bpe_tokenizer):
+    changes = {"precompute_ref_log_probs": False, "torch_compile": True, "torch_compile_backend": "eager"}
+    config = SoftmaxDPOConfig(**settings(tmp_path, max_steps=1, **changes))
+    trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+    with torch.compiler.set_stance("force_eager"):  # wrapped as ever, and not compiled
+        trainer.train()
+    assert isinstance(trainer.model_wrapped, OptimizedModule)
+    assert losses(trainer)[0] == pytest.approx(math.log(4), abs=1e-5)
 
 
 def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer):

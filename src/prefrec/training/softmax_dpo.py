@@ -130,7 +130,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
     def _reference_pass(self, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
         if not self._needs_reference:
             return torch.zeros(passes[0].choice_mask.shape, device=passes[0].input_ids.device)
-        with torch.no_grad(), reference_of(self.accelerator.unwrap_model(model)), self._autocast():
+        policy = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        with torch.no_grad(), reference_of(policy), self._autocast():
             return choice_logps(model, *passes)
 
 
