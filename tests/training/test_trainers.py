@@ -234,6 +234,29 @@ def test_all_weights_without_a_stored_reference_are_refused(tmp_path, bpe_tokeni
         SoftmaxDPOTrainer(small_model(), config, PREFERENCES, None, bpe_tokenizer)
 
 
+def test_all_weights_keep_the_reference_of_before_the_first_step(tmp_path, bpe_tokenizer):
+    config = SoftmaxDPOConfig(**settings(tmp_path, learning_rate=5e-4))
+    trainer = SoftmaxDPOTrainer(small_model(), config, PREFERENCES, PREFERENCES[:3], bpe_tokenizer)
+    with pytest.raises(ConfigError, match="these rows have no stored reference"):
+        trainer.evaluate()
+    trainer.train()
+    kept = trainer.train_dataset.ref_logps.copy(), trainer.eval_dataset.ref_logps.copy()
+    trainer.train()
+    assert (trainer.train_dataset.ref_logps == kept[0]).all()
+    assert (trainer.eval_dataset.ref_logps == kept[1]).all()
+    assert trainer.evaluate()["eval_loss"] < math.log(4) - 0.01
+    with pytest.raises(ConfigError, match="these rows have no stored reference"):
+        trainer.evaluate(trainer.build_dataset(PREFERENCES[3:]))
+
+
+def test_all_weights_with_pools_of_different_sizes_are_refused(tmp_path, bpe_tokenizer):
+    rows = [{**row, "rejected": row["rejected"][: 2 + i % 2]} for i, row in enumerate(PREFERENCES)]
+    config = SoftmaxDPOConfig(**settings(tmp_path, num_negatives=1, negatives="per_epoch"))
+    trainer = SoftmaxDPOTrainer(small_model(), config, rows, None, bpe_tokenizer)
+    with pytest.raises(ConfigError, match="the train rows have different numbers of rejected answers"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 def test_all_weights_train_by_a_loss_without_a_reference(tmp_path, bpe_tokenizer, loss):
     changes = {"learning_rate": 5e-4, "per_device_train_batch_size": 8, "max_steps": 8}

@@ -57,6 +57,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         self.max_tokens_per_pass = args.max_tokens_per_pass
         self.loss_function = LOSSES[args.loss_type]
         self.description = "S-DPO" if args.loss_type == "softmax_dpo" else args.loss_type.upper()
+        self._stored = False
         if isinstance(model, PeftModel):
             add_reference_adapter(model)
         super().__init__(model, args, train_dataset, eval_dataset, processing_class, peft_config, callbacks)
@@ -74,10 +75,12 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         return PreferenceDataset(sets, num_negatives=c.num_negatives, negatives=c.negatives, seed=c.seed)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        if self._precomputes():
+        # Of all weights the reference is what they were before the first step: it is not asked again.
+        if self._precomputes() and not (self._stored and not isinstance(self.model, PeftModel)):
             for name, dataset in (("train", self.train_dataset), ("eval", self.eval_dataset)):
                 if dataset is not None:
                     self._precompute(cast(PreferenceDataset, dataset), name)
+            self._stored = True
         return super().train(*args, **kwargs)
 
     def count_items(self, batch: Mapping[str, Any]) -> int:
@@ -115,7 +118,13 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     def _precompute(self, dataset: PreferenceDataset, name: str) -> None:
         if len({len(c.answers) for c in dataset.choice_sets}) > 1:
-            return  # redrawn from pools of different sizes: the frozen adapter answers in each step
+            if isinstance(self.model, PeftModel):
+                return  # redrawn from pools of different sizes: the frozen adapter answers in each step
+            raise ConfigError(
+                f"the {name} rows have different numbers of rejected answers to draw from, for which no reference is "
+                "stored, and training all weights leaves none in memory: set negatives='fixed', give every row as "
+                "many, or train an adapter (peft_config)"
+            )
         dataset.ref_logps = reference_logps(
             cast(nn.Module, self.model),
             dataset.choice_sets,
@@ -131,6 +140,11 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         if not self._needs_reference:
             return torch.zeros(passes[0].choice_mask.shape, device=passes[0].input_ids.device)
         policy = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        if not isinstance(policy, PeftModel):
+            raise ConfigError(
+                "these rows have no stored reference, and training all weights leaves none in memory: give them as "
+                "train_dataset or eval_dataset before `train()`, or train an adapter (peft_config)"
+            )
         with torch.no_grad(), reference_of(policy), self._autocast():
             return choice_logps(model, *passes)
 
