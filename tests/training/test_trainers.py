@@ -9,6 +9,14 @@ from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch._dynamo import OptimizedModule
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+)
 
 from prefrec.errors import ConfigError
 from prefrec.losses import softmax_dpo_loss
@@ -16,7 +24,7 @@ from prefrec.packing import pack
 from prefrec.scoring import choice_logps
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
-from tiny import broken
+from tiny import VOCABULARY, broken, tiny_llama
 from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, losses, settings, small_model, trainable
 
 
@@ -73,6 +81,31 @@ def test_trl_style_rows_train_in_ten_lines(tmp_path, bpe_tokenizer):
     for name in ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "negatives/effective"):
         assert math.isfinite(last[name])
     assert first["negatives/effective"] == pytest.approx(3, abs=1e-3)
+
+
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+DROPPING = {
+    "opt": lambda: OPTForCausalLM(
+        OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32, dropout=0.3, attention_dropout=0.3, layerdrop=0.3)
+    ),
+    "llama": lambda: tiny_llama(attention_dropout=0.3),
+    "falcon": lambda: FalconForCausalLM(
+        FalconConfig(**SIZES, parallel_attn=False, attention_dropout=0.3, hidden_dropout=0.3)
+    ),
+    "phi": lambda: PhiForCausalLM(
+        PhiConfig(**SIZES, intermediate_size=64, resid_pdrop=0.3, embd_pdrop=0.3, attention_dropout=0.3)
+    ),
+}
+
+
+@pytest.mark.parametrize("family", DROPPING)
+def test_no_dropout_is_left(tmp_path, bpe_tokenizer, family):
+    """The policy is then at first the reference, whose passes have none."""
+    torch.manual_seed(0)
+    config = SoftmaxDPOConfig(**settings(tmp_path, max_steps=1))
+    trainer = SoftmaxDPOTrainer(DROPPING[family](), config, PREFERENCES, None, bpe_tokenizer, lora_config(4))
+    trainer.train()
+    assert losses(trainer)[0] == pytest.approx(math.log(4), abs=1e-4)
 
 
 @pytest.mark.parametrize("precompute", [True, False])

@@ -14,7 +14,14 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from rich.markup import escape
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+)
 
 from prefrec import processes
 from prefrec.console import say, warn
@@ -301,6 +308,16 @@ def _leave_casting_to_autocast(model: nn.Module) -> None:
 
 
 def _disable_dropout(model: nn.Module) -> None:
+    """Zero every rate of dropout, wherever a model of transformers reads it.
+
+    That is `p` of `nn.Dropout` in Phi, numbers on the modules in OPT (`dropout`, and `layerdrop`, which skips
+    layers) and Llama (`attention_dropout`), the configuration itself in Falcon.
+    """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        config = getattr(module, "config", None)
+        for holder in (module, config) if isinstance(config, PreTrainedConfig) else (module,):
+            for name, value in vars(holder).items():
+                if "drop" in name and isinstance(value, float):
+                    setattr(holder, name, 0.0)
