@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch._dynamo import OptimizedModule
 from transformers import (
@@ -297,6 +297,36 @@ def test_all_weights_train_by_a_loss_without_a_reference(tmp_path, bpe_tokenizer
     trainer = SoftmaxDPOTrainer(small_model(), config, PREFERENCES, None, bpe_tokenizer)
     trainer.train()
     assert losses(trainer)[-1] < losses(trainer)[0]
+
+
+def _adapter(model, name):
+    return {n: p.detach().clone() for n, p in get_peft_model_state_dict(model, adapter_name=name).items()}
+
+
+def test_a_second_alignment_starts_from_the_end_of_the_first(tmp_path, bpe_tokenizer):
+    def trainer(model, folder):
+        return SoftmaxDPOTrainer(model, SoftmaxDPOConfig(**settings(folder)), PREFERENCES, None, bpe_tokenizer)
+
+    first = trainer(adapted_model(), tmp_path / "1")
+    first.train()
+    ended = _adapter(first.model, "default")
+    second = trainer(first.model, tmp_path / "2")
+    second.train()
+    assert losses(second)[0] == pytest.approx(math.log(4), abs=1e-5)
+    assert all(torch.equal(value, ended[name]) for name, value in _adapter(second.model, "ref").items())
+    assert not all(torch.equal(value, ended[name]) for name, value in _adapter(second.model, "default").items())
+
+
+def test_a_resumed_alignment_has_the_reference_that_it_started_with(tmp_path, bpe_tokenizer):
+    def trainer():
+        config = SoftmaxDPOConfig(**settings(tmp_path, save_strategy="steps", save_steps=3))
+        return SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+
+    trainer().train()
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    start = _adapter(adapted_model(), "default")
+    assert all(torch.equal(value, start[name]) for name, value in _adapter(resumed.model, "ref").items())
 
 
 def test_reference_adapter_is_frozen_and_made_once():

@@ -81,10 +81,10 @@ def check_adapter(folder: Path) -> None:
 def add_reference_adapter(model: PeftModel) -> None:
     """Keep the active adapter's present weights as a second, frozen adapter named `ref`.
 
-    Does nothing where the model already has one (a resumed run).
+    It takes the place of one that an earlier training left. A run that is resumed reads its own from its checkpoint.
     """
     if REFERENCE_ADAPTER in model.peft_config:
-        return
+        model.delete_adapter(REFERENCE_ADAPTER)
     active = model.active_adapter
     weights = get_peft_model_state_dict(model, adapter_name=active)
     model.add_adapter(REFERENCE_ADAPTER, model.peft_config[active])
