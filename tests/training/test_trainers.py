@@ -148,27 +148,42 @@ def test_a_compiled_policy_has_the_same_reference(tmp_path, bpe_tokenizer):
     assert losses(trainer)[0] == pytest.approx(math.log(4), abs=1e-5)
 
 
-def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer):
-    def reference_after(model, folder):
-        trainer = SoftmaxDPOTrainer(
-            model, SoftmaxDPOConfig(**settings(folder, max_steps=1)), PREFERENCES, None, bpe_tokenizer
-        )
-        trainer.train()
-        return trainer.train_dataset.ref_logps
-
-    first = reference_after(adapted_model(), tmp_path)
-    stamp = (tmp_path / "reference-train.safetensors").stat().st_mtime_ns
-    again = reference_after(adapted_model(), tmp_path)
-    assert (tmp_path / "reference-train.safetensors").stat().st_mtime_ns == stamp
-    assert (first == again).all()
-    other = adapted_model()
+def _other_weights():
+    model = adapted_model()
     with torch.no_grad():
-        for name, p in other.named_parameters():
+        for name, p in model.named_parameters():
             if "lora_B" in name:
                 p.mul_(2)
-    changed = reference_after(other, tmp_path)
-    assert (tmp_path / "reference-train.safetensors").stat().st_mtime_ns != stamp
-    assert not (first == changed).all()
+    return model
+
+
+def _other_scaling():
+    model = adapted_model()
+    model.peft_config["default"].lora_alpha *= 2
+    return model
+
+
+def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer):
+    def reference_after(model, **changes):
+        config = SoftmaxDPOConfig(**settings(tmp_path, max_steps=1, **changes))
+        trainer = SoftmaxDPOTrainer(model, config, PREFERENCES, None, bpe_tokenizer)
+        trainer.train()
+        return trainer.train_dataset.ref_logps, (tmp_path / "reference-train.safetensors").stat().st_mtime_ns
+
+    first, stamp = reference_after(adapted_model())
+    again, same_stamp = reference_after(adapted_model())
+    assert same_stamp == stamp
+    assert (first == again).all()
+    for model, changes in (
+        (_other_weights(), {}),
+        (_other_scaling(), {}),
+        (adapted_model(), {"bf16": True}),
+        (adapted_model(), {"layout": "separate"}),
+    ):
+        before = stamp
+        changed, stamp = reference_after(model, **changes)
+        assert stamp != before
+        assert "layout" in changes or not (first == changed).all()
 
 
 @pytest.mark.parametrize("stage", ["sft", "fixed", "per_epoch"])

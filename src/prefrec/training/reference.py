@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
 from prefrec import processes
+from prefrec.attention import compute_dtype
 from prefrec.console import track
 from prefrec.data.store import write_whole
 from prefrec.packing import Layout, pack_passes, tokens_of
 from prefrec.prompts import ChoiceSet
-from prefrec.scoring import choice_logps
+from prefrec.scoring import choice_logps, language_model
 from prefrec.training.adapters import REFERENCE_ADAPTER, reference_of
 from prefrec.training.sampler import longest_first
 
@@ -48,7 +50,7 @@ def reference_logps(
         precision: makes the autocast context, entered anew for each batch.
         cache: a safetensors file; written when the pass is through.
     """
-    key = reference_key(model, choice_sets) if processes.is_first() else ""
+    key = reference_key(model, choice_sets, layout, precision) if processes.is_first() else ""
     stored = processes.from_first(_read(cache, key) if processes.is_first() else None)
     if stored is not None:
         return stored
@@ -70,12 +72,18 @@ def reference_logps(
     return out
 
 
-def reference_key(model: nn.Module, choice_sets: Sequence[ChoiceSet]) -> str:
-    """A hash of what the reference's log-probabilities depend on: its weights, their dtype, the tokens.
+def reference_key(
+    model: nn.Module, choice_sets: Sequence[ChoiceSet], layout: Layout, precision: Callable[[], torch.autocast]
+) -> str:
+    """A hash of what the reference's log-probabilities depend on: its weights, the tokens, how it is computed.
 
-    Of the frozen base a sample of each tensor is hashed, of the adapter `ref` every value.
+    Of the frozen base a sample of each tensor is hashed, of the adapter `ref` every value and its scaling.
     """
-    digest = hashlib.sha256()
+    with precision():
+        dtype = compute_dtype(language_model(model), next(model.parameters()).device)
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    scaling = [layer.scaling[REFERENCE_ADAPTER] for layer in layers if REFERENCE_ADAPTER in layer.scaling]
+    digest = hashlib.sha256(f"{layout} {dtype} {scaling}".encode())
     state = model.state_dict()
     has_reference = any(f".{REFERENCE_ADAPTER}." in name for name in state)
     for name, tensor in state.items():
