@@ -62,6 +62,19 @@ def test_sft_loss_is_the_mean_over_answer_tokens(tmp_path, bpe_tokenizer):
     assert losses(trainer)[0] == pytest.approx(-total / sum(len(c.answers[0]) for c in sets), abs=1e-4)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_eval_loss_is_the_mean_over_all_answer_tokens(tmp_path, bpe_tokenizer, batch_size):
+    config = SFTConfig(**settings(tmp_path, per_device_eval_batch_size=batch_size))
+    trainer = SFTTrainer(small_model(), config, COMPLETIONS, COMPLETIONS, bpe_tokenizer)
+    found = trainer.evaluate()
+    sets = trainer.eval_dataset.choice_sets
+    assert len({len(c.answers[0]) for c in sets}) > 1
+    with torch.no_grad():
+        total = sum(choice_logps(trainer.model, pack([c], pad_id=0)).item() for c in sets)
+    assert found["eval_loss"] == pytest.approx(-total / sum(len(c.answers[0]) for c in sets), abs=1e-5)
+    assert trainer.state.log_history[-1]["eval_loss"] == found["eval_loss"]
+
+
 def test_trl_style_rows_train_in_ten_lines(tmp_path, bpe_tokenizer):
     small_model().save_pretrained(tmp_path / "model")
     bpe_tokenizer.save_pretrained(tmp_path / "model")

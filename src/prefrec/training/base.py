@@ -175,7 +175,7 @@ class ChoiceTrainer(Trainer):
         return loss.detach(), None, None
 
     def record(self, model: nn.Module, metrics: Mapping[str, Tensor]) -> None:
-        """Keep `metrics`, a value for each row [B], for their means in the next line of the log."""
+        """Keep `metrics`, a value for each row [B] or token [M], for their means in the next line of the log."""
         into = self._recorded["train" if model.training else "eval"]
         into += [(name, float(v.detach().float().sum()), v.numel()) for name, v in metrics.items()]
 

@@ -25,7 +25,8 @@ class SFTTrainer(ChoiceTrainer):
         processing_class: the tokenizer; taken from the model's folder where not given.
         peft_config: train a new adapter of this kind instead of all weights.
 
-    The loss is the mean over the answer tokens of the global batch, end token included. Logged beside it:
+    The loss is the mean over the answer tokens of the global batch, end token included, and `eval_loss` that over
+    all answer tokens of `eval_dataset`. Logged beside it:
     `logps/chosen`, the mean summed log-probability of an answer.
     """
 
@@ -43,4 +44,6 @@ class SFTTrainer(ChoiceTrainer):
         (batch,) = passes
         token_logps = answer_token_logps(model, batch)
         self.record(model, {"logps/chosen": sum_by_choice(token_logps.detach(), batch)})
+        if not model.training:
+            self.record(model, {"loss": -token_logps})  # in place of transformers' mean of the batches' means
         return -token_logps.sum()
