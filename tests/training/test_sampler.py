@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch.utils.data import RandomSampler
 
 from prefrec.packing import tokens_of
+from prefrec.prompts import ChoiceSet
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer
-from prefrec.training.sampler import StepSampler
+from prefrec.training.sampler import StepSampler, own_batches
 from tiny_training import FILMS, adapted_model, losses, settings, trainable
 
 ROWS = [
@@ -35,6 +36,22 @@ def test_steps_are_those_of_a_random_sampler_sorted(lengths, step, seed, epoch):
     unsorted.set_epoch(epoch)
     assert list(unsorted) == plain
     assert len(got) == len(sampler)
+
+
+@given(st.lists(st.integers(1, 9), max_size=20), st.integers(1, 4), st.integers(1, 3))
+def test_processes_share_out_batches_of_falling_lengths(lengths, size, count):
+    sets = [ChoiceSet((1,) * n, ((2,),)) for n in lengths]
+    shares = []
+    for index in range(count):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WORLD_SIZE", str(count))
+            patch.setenv("RANK", str(index))
+            shares.append(own_batches(sets, size))
+    batches = [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]
+    rows = [row for batch in batches for row in batch]
+    assert sorted(rows) == list(range(len(sets)))
+    assert [lengths[row] for row in rows] == sorted(lengths, reverse=True)
+    assert all(len(batch) == size for batch in batches[:-1])
 
 
 def _trainer(folder, tokenizer, strategy, kind="s-dpo", **changes):

@@ -17,11 +17,11 @@ from prefrec import processes
 from prefrec.console import track, warn
 from prefrec.data import Catalogue, RankingExample
 from prefrec.models import default_device, load_model, load_tokenizer
-from prefrec.packing import pack_passes, tokens_of
+from prefrec.packing import pack_passes
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
 from prefrec.training import encode_examples, load_adapter
-from prefrec.training.sampler import longest_first
+from prefrec.training.sampler import own_batches
 
 MAX_NEW_TOKENS = 20
 """Length of a generated answer, as in the authors' evaluation."""
@@ -133,10 +133,7 @@ class LMRanker:
         return encode_examples(examples, self.catalogue, [self.template], self.encoder, answers=answers)
 
     def _batches(self, sets: Sequence[ChoiceSet], doing: str) -> Iterator[list[int]]:
-        """This process's batches of rows of like length, the longest first: memory runs out at once or never."""
-        order = longest_first(range(len(sets)), [tokens_of(c) for c in sets])
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        return track(processes.share(batches), f"{self.name}: {doing}")
+        return track(own_batches(sets, self.batch_size), f"{self.name}: {doing}")
 
     def _generate(self, prompts: Sequence[tuple[int, ...]]) -> list[str]:
         return greedy_answers(self.model, self.tokenizer, prompts, self.encoder.end, MAX_NEW_TOKENS)

@@ -18,11 +18,11 @@ from prefrec import processes
 from prefrec.attention import compute_dtype
 from prefrec.console import track
 from prefrec.data.store import write_whole
-from prefrec.packing import Layout, pack_passes, tokens_of
+from prefrec.packing import Layout, pack_passes
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import choice_logps, language_model
 from prefrec.training.adapters import REFERENCE_ADAPTER, reference_of
-from prefrec.training.sampler import longest_first
+from prefrec.training.sampler import own_batches
 
 
 def reference_logps(
@@ -55,12 +55,9 @@ def reference_logps(
     if stored is not None:
         return stored
     device = next(model.parameters()).device
-    # Rows of like length share a batch, so that little is padding.
-    order = longest_first(range(len(choice_sets)), [tokens_of(c) for c in choice_sets])
-    batches = processes.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
     found = []
     with reference_of(model) as reference, torch.no_grad():
-        for rows in track(batches, "reference log-probs"):
+        for rows in track(own_batches(choice_sets, batch_size), "reference log-probs"):
             passes = pack_passes([choice_sets[i] for i in rows], pad_id=pad_id, layout=layout, max_tokens=max_tokens)
             with precision():
                 found.append((rows, choice_logps(reference, *(p.to(device) for p in passes)).cpu().numpy()))

@@ -1,4 +1,4 @@
-"""The order of the training rows: random in each epoch, long rows together inside each optimiser step."""
+"""The order of rows: random in each epoch, long rows together in each optimiser step; outside training by length."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
+
+from prefrec import processes
+from prefrec.packing import tokens_of
+from prefrec.prompts import ChoiceSet
 
 
 class StepSampler(Sampler[int]):
@@ -42,6 +46,15 @@ class StepSampler(Sampler[int]):
         for start in range(0, self.rows, self.step):
             step = order[start : start + self.step]
             yield from step if self.lengths is None else longest_first(step, self.lengths)
+
+
+def own_batches(choice_sets: Sequence[ChoiceSet], batch_size: int) -> list[list[int]]:
+    """This process's batches of rows of like length, so that little is padding.
+
+    The longest come first: memory runs out at once or never.
+    """
+    order = longest_first(range(len(choice_sets)), [tokens_of(c) for c in choice_sets])
+    return processes.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
 
 
 def longest_first(rows: Sequence[int], lengths: Sequence[int]) -> list[int]:
