@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefrec.errors import DataError
 from prefrec.evaluation import Interval
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.stage import read_json, write_json
 from prefrec.studies.carry_out import analyse_runs, carry_out
 from prefrec.studies.cost import COST, pareto, training_memory, training_seconds
@@ -69,6 +72,13 @@ def test_runs_that_did_not_note_memory_have_none(summary, place, tmp_path):
 def test_facts_name_the_front(summary):
     assert summary["facts"][0].startswith("HR@1: not beaten by a model that takes less time, in the mean: SFT (")
     assert summary["plots"] == ["hr-1-time", "hr-1-memory"]
+
+
+def test_a_run_without_a_trained_model(base, tmp_path):
+    raw = base.model_dump(mode="json") | {"sft": None, "align": []}
+    run_recipe(Recipe.model_validate(raw), tmp_path / "run", until="evaluate")
+    with pytest.raises(DataError, match=r"run: no trained language model whose seconds are known"):
+        analyse_runs(COST, [tmp_path / "run"], tmp_path)
 
 
 def test_a_run_that_there_is(summary, place, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from prefrec.errors import DataError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.recipe import PRETRAIN
@@ -34,8 +35,14 @@ class Axis:
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Each trained model: what all its stages took, metrics, and which models no other beats on both."""
+    """Each trained model: what all its stages took, metrics, and which models no other beats on both.
+
+    Raises:
+        DataError: there is no trained language model.
+    """
     names = [n for n in runs[0].models if all(training_seconds(run, n) is not None for run in runs)]
+    if not names:
+        raise DataError(f"{runs[0].folder}: no trained language model whose seconds are known; add sft or align")
     predictions = of_rankers(runs, names)
     users = predictions[names[0]][0]["user_id"].to_list()
     start = runs[0].start
