@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from prefrec.errors import DataError
 from prefrec.evaluation import mean_interval
 from prefrec.losses import softmax_dpo_loss
 from prefrec.pipeline.train import training_rows
@@ -90,3 +91,8 @@ def test_a_run_that_there_is(summary, place, tmp_path):
     assert again["tables"] == summary["tables"]
     assert json.loads((tmp_path / "gradients" / "study.json").read_text()) == again
     assert (tmp_path / "gradients" / "by-rank.csv").is_file()
+
+
+def test_runs_with_other_validation_rows(summary, place, other_rows, tmp_path):
+    with pytest.raises(DataError, match=r"seed-0 and .*other-rows were asked different questions"):
+        analyse_runs(GRADIENTS, [place / "runs" / "seed-0", other_rows], tmp_path)

@@ -4,9 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from prefrec.errors import DataError
 from prefrec.evaluation import read_predictions
+from prefrec.pipeline.recipe import Recipe
 from prefrec.studies import robustness
-from prefrec.studies.carry_out import carry_out
+from prefrec.studies.carry_out import analyse_runs, carry_out
 from prefrec.studies.robustness import AS_IT_IS, CONDITIONS, ROBUSTNESS, lower_case, noisy, numbered, shuffled
 from prefrec.studies.runs import open_run
 
@@ -83,6 +85,30 @@ def test_the_table_has_every_condition_for_every_model(summary):
     assert set(table.filter(variant=AS_IT_IS)["difference"]) == {None}
     assert table.filter(pl.col("variant") != AS_IT_IS)["difference"].null_count() == 0
     assert len(summary["facts"]) == 6
+
+
+def test_the_order_of_candidates_that_are_not_shown(base, place):
+    """Not asked about: it cannot change the prompt."""
+    hidden = base.model_dump(mode="json")
+    hidden["model"] |= {"templates": ["history"]}
+    found = carry_out(ROBUSTNESS, Recipe.model_validate(hidden), [0], place / "hidden")
+    table = pl.DataFrame(found["tables"]["table"], infer_schema_length=None)
+    names = table["variant"].unique(maintain_order=True).to_list()
+    assert names == [c.name for c in CONDITIONS if not c.name.startswith("candidates")]
+    assert list(found["tables"]) == ["table"]
+    assert any("candidates are not shown, so their order cannot matter" in n for n in found["notes"])
+    assert not any("first choice" in n for n in found["notes"])
+
+
+def test_the_order_of_candidates_that_are_shown(summary):
+    assert list(summary["tables"]) == ["table", "position", "thirds"]
+    assert not any("not shown" in n for n in summary["notes"])
+    assert any("first choice" in n for n in summary["notes"])
+
+
+def test_runs_with_other_rows_under_test(summary, place, other_rows, tmp_path):
+    with pytest.raises(DataError, match=r"seed-0 and .*other-rows were asked different questions"):
+        analyse_runs(ROBUSTNESS, [place / "runs" / "seed-0", other_rows], tmp_path)
 
 
 def _asked(choose):

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prefrec.data import PreparedData
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import Interval, mean_interval
 from prefrec.evaluation.metrics import target_ranks
@@ -26,7 +26,7 @@ from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.report.wording import label
 from prefrec.pipeline.train import training_rows
 from prefrec.studies.alignments import variant
-from prefrec.studies.measure import Values, measure
+from prefrec.studies.measure import Values, measure, same_rows
 from prefrec.studies.plots import Series, interval_dots, lines
 from prefrec.studies.runs import Run
 from prefrec.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
@@ -87,9 +87,9 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     if not sections:
         raise DataError(f"{runs[0].folder}: no alignment with loss softmax_dpo, whose gradient the study is about")
     start, last = runs[0].start, sections[-1].name
-    asked = [_asked(run, [start, *(a.name for a in sections)], folder) for run in runs]
+    rows = same_rows(runs, lambda run: run.data.validation[:ROWS])
+    asked = [_asked(run, [start, *(a.name for a in sections)], rows, folder) for run in runs]
     betas = {a.name: a.beta for a in sections} | {start: sections[-1].beta}
-    rows = runs[0].data.validation[:ROWS]
     users = [e.user_id for e in rows]
     values: Values = {
         name: _stacked([gradient_values(logps[name], logps[start], beta) for logps in asked])
@@ -133,9 +133,8 @@ def rank_frame(
     return pl.DataFrame(found)
 
 
-def _asked(run: Run, names: Sequence[str], folder: Path) -> dict[str, Tensor]:
-    """Model → log-probabilities [B, 1+N] of validation rows, the target's first."""
-    rows = run.data.validation[:ROWS]
+def _asked(run: Run, names: Sequence[str], rows: Sequence[RankingExample], folder: Path) -> dict[str, Tensor]:
+    """Model → log-probabilities [B, 1+N] of these rows, the target's first."""
     if not rows:
         raise DataError(f"{run.folder}: the data has no validation rows")
     frames = run.ask(names, rows, folder / "validation" / run.folder.name)

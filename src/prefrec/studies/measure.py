@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from prefrec.data import RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import Interval, PairedDifference, bootstrap_means, metrics_for
 from prefrec.evaluation.intervals import RESAMPLES, difference_of, interval_of
@@ -107,8 +108,29 @@ def of_rankers(runs: Sequence[Run], rankers: Iterable[str] | None = None) -> dic
     asked = ["row", "user_id", "target", "candidates"]
     for frame, run in zip(found[names[0]] if names else [], runs, strict=False):
         if not frame.select(asked).equals(found[names[0]][0].select(asked)):
-            raise DataError(f"{runs[0].folder} and {run.folder} were asked different questions: nothing to pair")
+            raise _unlike(runs[0], run)
     return found
+
+
+def same_rows(runs: Sequence[Run], rows: Callable[[Run], list[RankingExample]]) -> list[RankingExample]:
+    """The rows that every run is asked.
+
+    Args:
+        runs: one a seed.
+        rows: those of a run.
+
+    Raises:
+        DataError: they are not the same in all.
+    """
+    first = rows(runs[0])
+    for run in runs[1:]:
+        if rows(run) != first:
+            raise _unlike(runs[0], run)
+    return first
+
+
+def _unlike(first: Run, other: Run) -> DataError:
+    return DataError(f"{first.folder} and {other.folder} were asked different questions: nothing to pair")
 
 
 def ranking_values(predictions: Mapping[str, Sequence[pl.DataFrame]], ks: Sequence[int]) -> Values:

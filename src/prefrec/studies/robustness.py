@@ -16,8 +16,9 @@ from prefrec.evaluation import mean_interval
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.report.tables import Cell, Grid
 from prefrec.pipeline.report.wording import label
+from prefrec.prompts import load_template
 from prefrec.studies.alignments import dpo_and_s_dpo
-from prefrec.studies.measure import Measured, measure, ranking_values
+from prefrec.studies.measure import Measured, measure, ranking_values, same_rows
 from prefrec.studies.plots import Series, lines, slug
 from prefrec.studies.runs import Run
 from prefrec.studies.study import Drawing, Outcome, Study, Table
@@ -41,11 +42,12 @@ Predictions = dict[str, dict[str, list[pl.DataFrame]]]
 
 @dataclass(frozen=True)
 class Condition:
-    """A change of the questions: its name, what it makes of the rows, and of the titles."""
+    """A change of the questions: its name, what it makes of rows and titles, whether it is an order alone."""
 
     name: str
     rows: Callable[[Sequence[RankingExample], PreparedData], list[RankingExample]]
     titles: Callable[[Catalogue], Catalogue] = lambda catalogue: catalogue
+    is_order: bool = False
 
 
 def noisy(share: float) -> Callable[[Sequence[RankingExample], PreparedData], list[RankingExample]]:
@@ -91,35 +93,57 @@ def _same(rows: Sequence[RankingExample], data: PreparedData) -> list[RankingExa
 CONDITIONS = (
     Condition(AS_IT_IS, _same),
     *(Condition(f"{share:.0%} of the history random", noisy(share)) for share in NOISE),
-    *(Condition(f"candidates in another order, {i}", shuffled(i)) for i in range(1, ORDERS + 1)),
+    *(Condition(f"candidates in another order, {i}", shuffled(i), is_order=True) for i in range(1, ORDERS + 1)),
     Condition("titles in lower case", _same, lower_case),
     Condition("titles replaced by numbers", _same, numbered),
 )
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Each model under each condition, held against itself as it is; position bias over the orders."""
+    """Each model under each condition, held against itself as it is; position bias over the orders.
+
+    Where prompts do not show the candidates there is no other order to ask about.
+
+    Raises:
+        DataError: there is no trained language model, or the runs have different rows under test.
+    """
     models = [n for n in runs[0].recipe.lm_rankers if all(n in run.models for run in runs)]
     if not models:
         raise DataError(f"{runs[0].folder}: no trained language model to ask again")
-    asked = ask_again(runs, models, folder / "asked")
+    shown = any(shows_candidates(run) for run in runs)
+    conditions = [c for c in CONDITIONS if shown or not c.is_order]
+    asked = ask_again(runs, models, conditions, folder / "asked")
     users = asked[models[0]][AS_IT_IS][0]["user_id"].to_list()
     ks = runs[0].recipe.evaluate.ks
     measured = {m: measure(ranking_values(asked[m], ks), users, baseline=AS_IT_IS) for m in models}
     metric = measured[models[0]].headline[-1]
     facts = [f"{label(m)}. {s}" for m in models for s in facts_of(measured[m], quantities=[metric])]
-    tables = [_conditions_table(measured, metric), *position_tables(asked, users)]
+    tables = [_conditions_table(measured, metric), *(position_tables(asked, users) if shown else [])]
     first = measured[models[0]]
-    return Outcome(tables, [_noise_drawing(measured, metric)], facts, first.n, first.users, list(_NOTES))
+    notes = [_TRAINED_NOTE, _POSITION_NOTE if shown else _HIDDEN_NOTE]
+    return Outcome(tables, [_noise_drawing(measured, metric)], facts, first.n, first.users, notes)
 
 
-def ask_again(runs: Sequence[Run], models: Sequence[str], cache: Path) -> Predictions:
+def shows_candidates(run: Run) -> bool:
+    """Whether another order of the candidates gives another prompt."""
+    template = load_template(run.recipe.model.templates[0], domain=run.data.domain)
+    return template.render(["A"], ["B", "C"]) != template.render(["A"], ["C", "B"])
+
+
+def rows_of(run: Run) -> list[RankingExample]:
+    """The rows of a run that are asked again."""
+    section = run.recipe.evaluate
+    return run.data.split(section.split)[: section.rows][:ROWS]
+
+
+def ask_again(
+    runs: Sequence[Run], models: Sequence[str], conditions: Sequence[Condition], cache: Path
+) -> Predictions:
     """Every model under every condition, in every run; what has been asked before is read from `cache`."""
-    found: Predictions = {m: {c.name: [] for c in CONDITIONS} for m in models}
+    found: Predictions = {m: {c.name: [] for c in conditions} for m in models}
+    rows = same_rows(runs, rows_of)
     for run in runs:
-        section = run.recipe.evaluate
-        rows = run.data.split(section.split)[: section.rows][:ROWS]
-        for condition in CONDITIONS:
+        for condition in conditions:
             other = replace(run, data=replace(run.data, catalogue=condition.titles(run.data.catalogue)))
             frames = other.ask(models, condition.rows(rows, run.data), cache / run.folder.name / slug(condition.name))
             for model, frame in zip(models, frames, strict=True):
@@ -129,7 +153,7 @@ def ask_again(runs: Sequence[Run], models: Sequence[str], cache: Path) -> Predic
 
 def position_tables(asked: Predictions, users: Sequence[str]) -> list[Table]:
     """Where the first choice stands, whether it stays in another order, and HR@1 by the target's place."""
-    orders = [c.name for c in CONDITIONS if c.name == AS_IT_IS or c.name.startswith("candidates")]
+    orders = [c.name for c in CONDITIONS if c.name == AS_IT_IS or c.is_order]
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     thirds = []
     for model, of in asked.items():
@@ -193,17 +217,17 @@ def _conditions_table(measured: dict[str, Measured], metric: str) -> Table:
     """Conditions × models: the metric, and its difference to the model as it is."""
     columns = [c for m in measured for c in (label(m), "difference")]
     rows = []
-    for condition in CONDITIONS:
+    first = next(iter(measured.values()))
+    for condition in first.intervals:
         cells: list[Cell] = []
         for of in measured.values():
-            gap = of.differences.get(condition.name, {}).get(metric)
-            cells += [interval_cell(of.intervals[condition.name][metric]), difference_cell(gap) if gap else Cell("–")]
-        rows.append((condition.name, cells, ""))
+            gap = of.differences.get(condition, {}).get(metric)
+            cells += [interval_cell(of.intervals[condition][metric]), difference_cell(gap) if gap else Cell("–")]
+        rows.append((condition, cells, ""))
     frame = pl.concat(
         [results_frame(of, {}).select(pl.lit(m).alias("model"), pl.all()) for m, of in measured.items()],
         how="vertical_relaxed",
     )
-    first = next(iter(measured.values()))
     note = (
         f"Means over {first.n:,} rows of {first.users:,} users; differences to the same model as it is, on the same "
         "rows, with 95% intervals by bootstrap over users."
@@ -219,17 +243,20 @@ def _noise_drawing(measured: dict[str, Measured], metric: str) -> Drawing:
 
 
 _THIRDS_NOTE = "Over all orders of the candidates together, with 95% intervals by bootstrap over users."
-_NOTES = (
-    "The adapters are asked as they were trained: no model saw noise, lower case or numbers before.",
+_TRAINED_NOTE = "The adapters are asked as they were trained: no model saw noise, lower case or numbers before."
+_POSITION_NOTE = (
     "An unbiased model’s first choice stands in the middle of the list on average (0.5), and stays the same in "
-    "another order.",
+    "another order."
+)
+_HIDDEN_NOTE = (
+    "In these prompts the candidates are not shown, so their order cannot matter: other orders are not asked about."
 )
 
 ROBUSTNESS = Study(
     "robustness",
     "How much do the models lose to noise in the history, another order of the candidates, other titles?",
-    "the questions: 10–50% of the history random, candidates shuffled, titles in lower case or numbers; the models "
-    "are the same.",
+    "the questions: 10–50% of the history random, candidates shuffled where prompts show them, titles in lower case "
+    "or numbers; the models are the same.",
     dpo_and_s_dpo,
     analyse,
     reads_any_run=True,
