@@ -10,7 +10,7 @@ from prefrec.evaluation import metrics_for, read_predictions
 from prefrec.pipeline.recipe import Recipe
 from prefrec.studies import cold_start
 from prefrec.studies.carry_out import analyse_runs, carry_out
-from prefrec.studies.cold_start import COLD_ITEM, COLD_START, COLD_USER, WARM_ITEM, WARM_USER, cold_recipe, cold_rows
+from prefrec.studies.cold_start import COLD_ITEM, COLD_START, COLD_USER, WARM, cold_recipe, cold_rows
 from prefrec.studies.runs import open_run
 from prefrec.studies.study import with_alignments
 from tiny_run import ITEMS
@@ -34,6 +34,8 @@ def late(base, tmp_path_factory):
     raw = base.model_dump(mode="json")
     raw["data"] |= {"interactions": str(folder / "log.csv")}
     raw["evaluate"] |= {"rows": 9}
+    for section in (raw["sft"], *raw["align"]):
+        section["latest_per_user"] = 3
     return Recipe.model_validate(raw)
 
 
@@ -55,6 +57,7 @@ def test_the_recipe_is_cut_in_time(late, monkeypatch):
     recipe = cold_recipe(late)
     assert (recipe.data.split, recipe.data.windows, recipe.data.min_history) == ("time", "all", 1)
     assert ([a.name for a in recipe.align], recipe.evaluate.rows, recipe.sequential) == (["s-dpo"], None, [])
+    assert {s.latest_per_user for s in (recipe.sft, *recipe.align)} == {None}
     monkeypatch.setattr(cold_start, "_has_hopwise", lambda: True)
     assert [s.model for s in cold_recipe(late).sequential] == ["SASRec"]
 
@@ -68,16 +71,16 @@ def test_rows_of_each_kind(late, n):
     assert chosen == cold_rows(data, n, 0).test
 
     def count(rows):
-        few = [e for e in rows if len(e.history) <= 3]
         absent = [e for e in rows if e.target not in known]
+        few = [e for e in rows if len(e.history) <= 3 and e not in absent]
         warm = [e for e in rows if e not in few and e not in absent]
         return [len([e for e in few if len(e.history) == h]) for h in (1, 2, 3)], len(absent), len(warm)
 
     (lengths, absent, warm), (all_lengths, all_absent, all_warm) = count(chosen), count(data.test)
     assert min(all_lengths) > 0
     assert all_absent > 3
-    assert all(own >= min(of, -(-n // 3)) for own, of in zip(lengths, all_lengths, strict=True))
-    assert absent >= min(n, all_absent)
+    assert lengths == [min(of, -(-n // 3)) for of in all_lengths]
+    assert absent == min(n, all_absent)
     assert warm == min(n, all_warm)
     if n == 1000:
         assert chosen == data.test
@@ -104,17 +107,32 @@ def test_groups_hold_what_the_run_said(summary, place):
     table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
     ndcg = metrics_for([3])["ndcg@3"]
     for ranker in ("sft", "s-dpo", "popularity", "zero-shot"):
-        values = {COLD_USER: [], WARM_USER: [], COLD_ITEM: [], WARM_ITEM: []}
+        values = {COLD_USER: [], COLD_ITEM: [], WARM: []}
         for run in runs:
             frame = run.predictions().filter(ranker=ranker)
             for user, target, rank in frame.select("user_id", "target", "rank").iter_rows():
                 gain = float(ndcg(np.array([rank]))[0])
-                values[COLD_USER if past[user, target] <= 3 else WARM_USER].append(gain)
-                values[WARM_ITEM if target in known else COLD_ITEM].append(gain)
+                kind = COLD_ITEM if target not in known else COLD_USER if past[user, target] <= 3 else WARM
+                values[kind].append(gain)
         for group, of in values.items():
             row = table.filter(group=group, variant=ranker, quantity="ndcg@3")
             assert row["n"].to_list() == [len(of) // 2]
             assert row["mean"].item() == pytest.approx(np.mean(of))
+
+
+def test_new_items_are_in_no_list_of_training(summary, late, place):
+    """They are in lists of the data as they were prepared; lists without them stay."""
+    run = open_run(place / "cold" / "runs" / "cold-start-seed-0")
+    known = set(run.data.train_interactions["item_id"].to_list())
+    whole = prepare(cold_recipe(late).data)
+    assert any(not known.issuperset(e.candidates) for e in whole.train)
+    assert all(known.issuperset(e.candidates) for e in run.data.train)
+    for before, after in zip(whole.train, run.data.train, strict=True):
+        assert [a for b, a in zip(before.candidates, after.candidates, strict=True) if b in known] == [
+            b for b in before.candidates if b in known
+        ]
+    assert run.data.test == whole.test
+    assert any(not known.issuperset(e.candidates) for e in run.data.test)
 
 
 def test_the_whole_study(summary, place):

@@ -8,8 +8,9 @@ import torch
 from prefrec.data import prepare
 from prefrec.errors import ConfigError, DataError
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.stage import read_json
+from prefrec.pipeline.stage import read_json, write_json
 from prefrec.pipeline.train import train_sft
+from prefrec.studies import continual
 from prefrec.studies.carry_out import analyse_runs, carry_out
 from prefrec.studies.continual import (
     BEFORE,
@@ -22,6 +23,8 @@ from prefrec.studies.continual import (
     continual_recipe,
     log_of,
     periods_of,
+    plans_of,
+    rows_of,
 )
 from prefrec.studies.runs import open_run
 from tiny_run import ITEMS, adapter_weights
@@ -78,6 +81,41 @@ def test_nothing_under_test_is_trained_on(parts):
     assert len(parts.old_test) == len(parts.new_test) == 10
 
 
+def test_lists_of_training_hold_what_is_known_by_then(parts):
+    old, both = (set(p.train_interactions["item_id"]) for p in (parts.old, parts.both))
+    assert old < both
+    assert all(old.issuperset(e.candidates) for e in parts.old.train)
+    assert all(both.issuperset(e.candidates) for e in (*parts.new.train, *parts.both.train))
+
+
+def test_rows_are_of_all_places_in_a_history(timed):
+    raw = timed.model_dump(mode="json")
+    for section in (raw["sft"], *raw["align"]):
+        section["latest_per_user"] = 3
+    found = continual_recipe(Recipe.model_validate(raw))
+    assert {s.latest_per_user for s in (found.sft, *found.align)} == {None}
+
+
+@pytest.mark.parametrize("rows", [5, 60, None])
+def test_trained_again_on_as_many_rows_as_the_others_took(recipe, parts, rows):
+    """Where a period has fewer rows than the recipe asks for, they are fewer, and a note says so."""
+    sft = recipe.sft.model_copy(update={"rows": rows})
+    plans = plans_of(recipe.model_copy(update={"sft": sft}), parts)
+    taken = {way: rows_of(*plan)["sft"] for way, plan in plans.items()}
+    assert taken[RETRAINED] == taken[BEFORE] + taken[UPDATED]
+    assert taken[UPDATED] == min(len(parts.new.train), rows or 1000)
+    told = [n for n in continual._shortfalls(plans) if n.startswith("SFT")]
+    new = f"SFT of the adapter “{UPDATED}” takes {len(parts.new.train)} rows, not 60: there are no more."
+    assert told == ([new] if rows == 60 else [])
+
+
+def test_stages_of_an_older_recipe_are_not_counted(tmp_path):
+    """Nor is a folder left out because the run lies in one of that name."""
+    for name, seconds in (("sft", 2), ("sft.previous", 40), ("align/s-dpo", 3), ("align/s-dpo.previous", 50)):
+        write_json(tmp_path / "my.previous.runs" / name / "stage.json", {"seconds": seconds})
+    assert [s["seconds"] for s in continual._states(tmp_path / "my.previous.runs")] == [3, 2]
+
+
 def test_periods_follow_each_other(parts, recipe):
     """The slow twin: time of every interaction from the log."""
     log = pl.read_csv(recipe.data.interactions)
@@ -117,8 +155,12 @@ def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, 
     assert set(states[BEFORE]) == set(states[RETRAINED]) == {"pretrain", "sft", "s-dpo"}
     assert set(states[UPDATED]) == {"sft", "s-dpo"}
     assert [states[w]["sft"]["config"]["rows"] for w in WAYS] == [12, 12, 24]
-    assert [states[w]["s-dpo"]["config"]["rows"] for w in WAYS] == [16, 16, 32]
+    assert [states[w]["s-dpo"]["config"]["rows"] for w in WAYS] == [16, 16, 27]
     assert [states[w]["s-dpo"]["config"]["skip_rows"] for w in WAYS] == [16, 16, 32]
+    taken = [(r["SFT rows"], r["S-DPO rows"]) for r in summary["tables"]["effort"]]
+    assert taken == [(12, 16), (12, 11), (24, 27)]
+    told = [n for n in summary["notes"] if "there are no more" in n]
+    assert told == ["S-DPO of the adapter “updated” takes 11 rows, not 16: there are no more."]
     start = of[BEFORE] / "align" / "s-dpo" / "adapter"
     twin = train_sft(parts.new, recipe.model, recipe.lora, recipe.sft, tmp_path, seed=0, adapter=start)
     found, expected = (adapter_weights(p) for p in (of[UPDATED] / "sft" / "adapter", twin))

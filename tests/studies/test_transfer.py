@@ -95,7 +95,7 @@ def test_asked_once(runs, place, summary, monkeypatch):
     assert analyse_runs(TRANSFER, runs, place / "transfer")["tables"] == summary["tables"]
 
 
-def test_its_own_runs_share_the_folder_of_other_studies(base, songs, place, monkeypatch):
+def test_its_own_runs_have_folders_of_their_own(base, songs, place, monkeypatch):
     """Both tiny recipes read files; the second is given another source's name to have a folder of its own."""
     renamed = songs.model_copy(update={"data": songs.data.model_copy(update={"source": "movielens-csv"})})
     made = []
@@ -103,7 +103,7 @@ def test_its_own_runs_share_the_folder_of_other_studies(base, songs, place, monk
     monkeypatch.setattr(carry_out_module, "_analyse", lambda study, runs, out: {})
     monkeypatch.setattr(Recipe, "model_validate", classmethod(lambda cls, raw: raw))
     carry_out(TRANSFER, base, [0, 1], place, [renamed])
-    names = ["seed-0", "movielens-csv-seed-0", "seed-1", "movielens-csv-seed-1"]
+    names = ["transfer-seed-0", "movielens-csv-seed-0", "transfer-seed-1", "movielens-csv-seed-1"]
     assert made == [place / "runs" / n for n in names]
 
 

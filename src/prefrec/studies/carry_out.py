@@ -21,11 +21,17 @@ RUNS = "runs"
 
 
 def base_recipe(study: Study, path: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in `path`, or the one that comes with the package; `overrides` as for `load_recipe`."""
+    """The recipe in `path`, or the one that comes with the package, in the study's own size.
+
+    Args:
+        study: whose.
+        path: of a recipe file; None: the package's own.
+        overrides: as for `load_recipe`.
+    """
     if path is not None:
         return load_recipe(path, overrides)
     with as_file(files("prefrec.studies") / study.base) as shipped:
-        return load_recipe(shipped, overrides)
+        return load_recipe(shipped, [*study.overrides, *overrides])
 
 
 def carry_out(

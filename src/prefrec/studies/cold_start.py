@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData, RankingExample, examples_to_frame, read_prepared
 from prefrec.data.config import GIVEN_SOURCES
+from prefrec.data.store import write_whole
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
@@ -23,38 +24,53 @@ from prefrec.studies.groups import grouped_table, groups_of, measure_groups
 from prefrec.studies.measure import Measured, measure, of_rankers, ranking_values
 from prefrec.studies.plots import Series, interval_dots, lines, slug
 from prefrec.studies.runs import Run, open_run
-from prefrec.studies.study import Drawing, Outcome, Study, as_it_is, varied_alignment, with_alignments
+from prefrec.studies.study import (
+    FEWER_ROWS,
+    Drawing,
+    Outcome,
+    Study,
+    as_it_is,
+    on_all_places,
+    varied_alignment,
+    with_alignments,
+)
 from prefrec.studies.tables import facts_of
+from prefrec.studies.trained_lists import of_trained_items
 
 FEW = 3
 """Interactions of a user, before the row's target, up to which the user is cold."""
 
 ROWS = 150
-"""Rows of each kind: cold users, cold items, neither; where the recipe says `evaluate.rows`, as many as that."""
+"""Rows of each kind: cold items, cold users, neither; where the recipe says `evaluate.rows`, as many as that."""
 
 JUDGE = "SASRec"
-COLD_USER, WARM_USER = f"Users with ≤ {FEW} interactions", "Users with more"
-COLD_ITEM, WARM_ITEM = "Items absent from training", "Items in training"
+COLD_USER, COLD_ITEM, WARM = f"Users with ≤ {FEW} interactions", "Items absent from training", "Neither"
 LENGTHS = (*(str(n) for n in range(1, FEW + 1)), f"{FEW + 1} and more")
 
 
 def make(base: Recipe, folder: Path) -> Run:
     """A run on the recipe's data cut in time, evaluated on rows of cold users, of cold items and of neither.
 
-    The cut in time is what brings new users and new items; with leave-last-out there are hardly any.
+    The cut in time is what brings new users and new items; with leave-last-out there are hardly any. Lists of
+    training rows hold items of training alone.
 
     Raises:
         DataError: the data have no row of a cold user or a cold item.
     """
     rows = base.evaluate.rows or ROWS
     recipe = cold_recipe(base)
+    run_recipe(recipe, folder, until="prepare")
+    _leave_out_new_items(folder / "data", base.data.seed)
     run_recipe(recipe, folder, until="evaluate", under_test=lambda data: cold_rows(data, rows, base.data.seed))
     return open_run(folder)
 
 
 def cold_recipe(base: Recipe) -> Recipe:
-    """The base recipe on data cut in time, histories from 1, one S-DPO, SASRec where it can be trained."""
-    recipe = with_alignments(base, [variant(varied_alignment(base), "s-dpo")])
+    """The base recipe on data cut in time, histories from 1, one S-DPO, SASRec where it can be trained.
+
+    Language models are trained on rows of all places in a history, the short ones at its beginning among them.
+    """
+    recipe = on_all_places(with_alignments(base, [variant(varied_alignment(base), "s-dpo")]))
     raw = recipe.model_dump(mode="json")
     raw["data"] |= {"min_history": 1}
     if base.data.source not in GIVEN_SOURCES:
@@ -67,9 +83,10 @@ def cold_recipe(base: Recipe) -> Recipe:
 
 
 def cold_rows(data: PreparedData, n: int, seed: int) -> PreparedData:
-    """The data with fewer test rows: at most n of cold users, n of cold items, n of neither, at random.
+    """The data with fewer test rows: at most n of cold items, n of cold users, n of neither, at random.
 
-    Cold users' rows are drawn from each length of history alike.
+    Cold items are asked about for users of any kind; the targets of cold users, whose rows are drawn from each length
+    of history alike, and of the rest occur in training. So each kind is as its own draw made it.
 
     Raises:
         DataError: there is no cold user and no cold item.
@@ -78,12 +95,8 @@ def cold_rows(data: PreparedData, n: int, seed: int) -> PreparedData:
     rng = np.random.default_rng((seed, 5))
     kinds: dict[str, list[int]] = {}
     for i, e in enumerate(data.test):
-        if len(e.history) <= FEW:
-            kinds.setdefault(f"user {len(e.history)}", []).append(i)
-        if e.target not in known:
-            kinds.setdefault("item", []).append(i)
-        elif len(e.history) > FEW:
-            kinds.setdefault("warm", []).append(i)
+        few = f"user {len(e.history)}" if len(e.history) <= FEW else "warm"
+        kinds.setdefault(few if e.target in known else "item", []).append(i)
     if not set(kinds) - {"warm"}:
         raise DataError(
             f"none of {len(data.test)} test rows has a history of up to {FEW} items or a target that is absent from "
@@ -109,9 +122,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     if not {COLD_USER, COLD_ITEM} & by_kind.keys():
         raise DataError(f"{run.folder}: no row under test is of a cold user or a cold item")
     kinds = measure_groups(values, users, by_kind, baseline)
-    warm = by_kind.get(WARM_ITEM, np.zeros(len(examples), dtype=bool))
-    names = [LENGTHS[min(len(e.history), FEW + 1) - 1] if e.history else "" for e in examples]
-    lengths = measure_groups(values, users, {g: own & warm for g, own in groups_of(names, LENGTHS).items()}, baseline)
+    lengths = measure_groups(values, users, groups_of(_lengths(examples, known), LENGTHS), baseline)
     whole = measure(values, users, baseline=baseline)
     metric = whole.headline[-1]
     models = [n for n in predictions if n not in REFERENCE_RANKERS]
@@ -149,11 +160,22 @@ def asked_of(run: Run, frame: pl.DataFrame) -> list[RankingExample]:
 
 
 def kind_groups(examples: Sequence[RankingExample], known: dict[str, int]) -> dict[str, NDArray[np.bool_]]:
-    """Which rows are of cold and warm users, and of cold and warm items; kinds without rows are left out."""
-    few = np.array([len(e.history) <= FEW for e in examples], dtype=bool)
-    absent = np.array([e.target not in known for e in examples], dtype=bool)
-    found = {COLD_USER: few, WARM_USER: ~few, COLD_ITEM: absent, WARM_ITEM: ~absent}
-    return {g: own for g, own in found.items() if own.any()}
+    """Which rows are of cold items, of cold users otherwise, and of neither; kinds without rows are left out."""
+    kinds = [COLD_ITEM if e.target not in known else COLD_USER if len(e.history) <= FEW else WARM for e in examples]
+    return groups_of(kinds, (COLD_USER, COLD_ITEM, WARM))
+
+
+def _lengths(examples: Sequence[RankingExample], known: dict[str, int]) -> list[str]:
+    """The user's interactions before each row, as in `LENGTHS`; "" for cold items and where there are none."""
+    return [LENGTHS[min(len(e.history), FEW + 1) - 1] if e.history and e.target in known else "" for e in examples]
+
+
+def _leave_out_new_items(folder: Path, seed: int) -> None:
+    """Prepared data whose training lists hold items of training alone; those that do are left as they are."""
+    data = read_prepared(folder)
+    rows = of_trained_items(data.train, data, data.train_interactions, seed)
+    if rows != data.train:
+        write_whole(folder / "train.parquet", examples_to_frame(rows).write_parquet)
 
 
 def _drawings(
@@ -183,23 +205,27 @@ def _has_hopwise() -> bool:
 
 
 _KINDS_NOTE = (
-    f"A user’s interactions are those before the row’s target, training or not. Cold users’ rows are drawn from "
-    f"1, …, {FEW} interactions alike. In brackets 95% intervals by bootstrap over the users of the group."
+    f"A user’s interactions are those before the row’s target, training or not. Items absent from training are asked "
+    f"about for users of any kind; the targets of the other two groups occur in training. Cold users’ rows are drawn "
+    f"from 1, …, {FEW} interactions alike. In brackets 95% intervals by bootstrap over the users of the group."
 )
 _LENGTHS_NOTE = "Targets that occur in training alone. In brackets 95% intervals by bootstrap over users."
 _NOTES = (
-    "Lists are drawn uniformly from the whole catalogue: where the target is absent from training, most of the other "
-    "candidates are not, and a ranker that puts unknown items last is nearly always wrong.",
+    "Lists under test are drawn uniformly from the whole catalogue: where the target is absent from training, most "
+    "of the other candidates are not, and a ranker that puts unknown items last is nearly always wrong. Lists of "
+    "training rows hold items of training alone: no model saw a new item as a rejected answer.",
+    "Language models are trained on rows of all places in users’ histories, short ones at the beginning among them.",
     "Rows are chosen by what they are: the mean over all of them is no estimate for the users of the data.",
 )
 
 COLD_START = Study(
     "cold-start",
     "Who is right about users with few interactions and about new items: language models or SASRec?",
-    f"the rows under test: users with up to {FEW} interactions and with more, targets absent from training and not; "
-    "the data are cut in time, which brings new users and items.",
+    f"the rows under test: users with up to {FEW} interactions, targets absent from training, and neither; the data "
+    "are cut in time, which brings new users and items.",
     as_it_is,
     analyse,
     reads_any_run=True,
     make=make,
+    overrides=FEWER_ROWS,
 )

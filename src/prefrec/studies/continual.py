@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -15,17 +16,30 @@ from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.ingredients import Ingredients
-from prefrec.pipeline.recipe import PRETRAIN, SFT, Recipe, TrainSection
+from prefrec.pipeline.recipe import PRETRAIN, SFT, AlignSection, Recipe, SFTSection
+from prefrec.pipeline.report.wording import label
 from prefrec.pipeline.run import data_key, run_recipe, train_stages
 from prefrec.pipeline.score import LMEntry, ask_models
-from prefrec.pipeline.stage import read_json, stage_key
+from prefrec.pipeline.stage import STAGE_FILE, read_json, stage_key
+from prefrec.pipeline.train import training_rows
 from prefrec.studies.alignments import variant
 from prefrec.studies.groups import grouped_table, groups_of, measure_groups
 from prefrec.studies.measure import ranking_values
 from prefrec.studies.plots import interval_dots, slug
 from prefrec.studies.runs import Run, open_run
-from prefrec.studies.study import Outcome, Study, as_it_is, varied_alignment, with_alignments
+from prefrec.studies.study import (
+    FEWER_ROWS,
+    Outcome,
+    Study,
+    as_it_is,
+    on_all_places,
+    varied_alignment,
+    with_alignments,
+)
 from prefrec.studies.tables import facts_of, plain_table
+from prefrec.studies.trained_lists import of_trained_items
+
+Section = TypeVar("Section", SFTSection, AlignSection)
 
 ROWS = 120
 """Rows under test of each period at most; fewer where the recipe's `evaluate.rows` says so."""
@@ -39,7 +53,7 @@ PLOTS = {NEW: "gain", OLD: "forgetting"}
 
 @dataclass(frozen=True)
 class Periods:
-    """Data cut in time, and what is asked.
+    """Data cut in time, and what is asked; lists of training rows hold items alone that are known by then.
 
     Attributes:
         old: rows and interactions of the first period, without those under test.
@@ -67,9 +81,10 @@ def make(base: Recipe, folder: Path) -> Run:
     run_recipe(recipe, folder, until="prepare")
     data = read_prepared(folder / "data")
     parts = periods_of(recipe, data)
-    before = _trained(recipe, parts.old, BEFORE, folder)
-    updated = _trained(recipe.model_copy(update={"pretrain": None}), parts.new, UPDATED, folder, before)
-    retrained = _trained(_for_both(recipe), parts.both, RETRAINED, folder)
+    plans = plans_of(recipe, parts)
+    before = _trained(*plans[BEFORE], BEFORE, folder)
+    updated = _trained(*plans[UPDATED], UPDATED, folder, before)
+    retrained = _trained(*plans[RETRAINED], RETRAINED, folder)
     entries = [replace(e, name=w) for w, e in zip(WAYS, (before, updated, retrained), strict=True)]
     rows = [*parts.new_test, *parts.old_test]
     ask_models(data, recipe.model, recipe.evaluate, entries, rows, folder / "asked", seed=recipe.seed)
@@ -77,14 +92,15 @@ def make(base: Recipe, folder: Path) -> Run:
 
 
 def continual_recipe(base: Recipe) -> Recipe:
-    """The base recipe on data cut in time, with one S-DPO.
+    """The base recipe on data cut in time, with one S-DPO, on rows of all places in a history.
 
     Raises:
         ConfigError: the source has a split of its own.
     """
     if base.data.source in GIVEN_SOURCES:
         raise ConfigError(f"data.source: {base.data.source} has a split of its own and cannot be cut in time")
-    raw = with_alignments(base, [variant(varied_alignment(base), "s-dpo")]).model_dump(mode="json")
+    recipe = on_all_places(with_alignments(base, [variant(varied_alignment(base), "s-dpo")]))
+    raw = recipe.model_dump(mode="json")
     raw["data"] |= {"split": "time", "windows": "all"}
     raw["data"] |= {"max_train_rows": None, "max_validation_rows": None}
     raw["evaluate"] |= {"split": "test", "rows": min(base.evaluate.rows or ROWS, ROWS), "generate_rows": 0}
@@ -115,10 +131,12 @@ def periods_of(recipe: Recipe, data: PreparedData) -> Periods:
     old_log = data.train_interactions.filter(pl.Series([p not in held for p in pairs], dtype=pl.Boolean))
     new_log = log_of(data.validation, old_log)
     both_log = pl.concat([old_log, new_log]).sort("user_id", "timestamp", maintain_order=True)
+    old_rows = of_trained_items(old_rows, data, old_log, recipe.data.seed)
+    new_rows = of_trained_items(data.validation, data, both_log, recipe.data.seed)
     return Periods(
         replace(data, train=old_rows, train_interactions=old_log),
-        replace(data, train=data.validation, train_interactions=new_log),
-        replace(data, train=[*old_rows, *data.validation], train_interactions=both_log),
+        replace(data, train=new_rows, train_interactions=new_log),
+        replace(data, train=[*old_rows, *new_rows], train_interactions=both_log),
         new_test,
         old_test,
     )
@@ -144,6 +162,29 @@ def log_of(rows: Sequence[RankingExample], before: pl.DataFrame) -> pl.DataFrame
     return whole.sort("user_id", "timestamp", maintain_order=True)
 
 
+def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, PreparedData]]:
+    """Adapter → the recipe of its stages, and the rows that these take theirs from.
+
+    The one that is trained again takes as many rows as the other two really take together.
+    """
+
+    def together(section: Section) -> Section:
+        rows = sum(len(training_rows(part, section, recipe.seed)) for part in (parts.old, parts.new))
+        return section.model_copy(update={"rows": rows, "skip_rows": 2 * section.skip_rows})
+
+    both = {"sft": together(recipe.sft) if recipe.sft else None, "align": [together(a) for a in recipe.align]}
+    return {
+        BEFORE: (recipe, parts.old),
+        UPDATED: (recipe.model_copy(update={"pretrain": None}), parts.new),
+        RETRAINED: (recipe.model_copy(update=both), parts.both),
+    }
+
+
+def rows_of(recipe: Recipe, data: PreparedData) -> dict[str, int]:
+    """Stage of a plan (`plans_of`) → the rows that it is trained on."""
+    return {name: len(training_rows(data, s, recipe.seed)) for name, s in _sections(recipe).items()}
+
+
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Gain on new rows and forgetting on old ones, both against the model that was not updated; and seconds."""
     recipe = runs[0].recipe
@@ -165,7 +206,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
         )
         for metric in reversed(metrics)
     ]
-    tables.append(plain_table("effort", "Effort", "Adapter", effort_frame(runs), _EFFORT_NOTE))
+    plans = plans_of(recipe, parts)
+    tables.append(plain_table("effort", "Effort", "Adapter", effort_frame(runs, plans), _EFFORT_NOTE))
     facts = [f"{group}. {s}" for group, of in measured.items() for s in facts_of(of, quantities=[metrics[-1]])]
     drawings = [
         interval_dots(
@@ -173,43 +215,53 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
         )
         for group, shown in ((g, {w: of.intervals[w][metrics[-1]] for w in WAYS}) for g, of in measured.items())
     ]
-    return Outcome(tables, drawings, facts, len(users), len(set(users)), [_period_note(parts), *_NOTES])
+    notes = [_period_note(parts), *_shortfalls(plans), *_NOTES]
+    return Outcome(tables, drawings, facts, len(users), len(set(users)), notes)
 
 
-def effort_frame(runs: Sequence[Run]) -> pl.DataFrame:
-    """Adapter → training seconds of its own stages, mean over the seeds; an update comes on top of what was there."""
+def effort_frame(runs: Sequence[Run], plans: Mapping[str, tuple[Recipe, PreparedData]]) -> pl.DataFrame:
+    """Adapter → rows, and training seconds of its own stages, mean over the seeds; an update comes on top."""
     rows = []
     for way in WAYS:
-        states = [
-            [read_json(p) for p in sorted(_folder(run.folder, way).rglob("stage.json")) if "previous" not in str(p)]
-            for run in runs
-        ]
-        rows.append(
-            {"adapter": way, "seconds": round(float(np.mean([sum(s["seconds"] for s in o) for o in states])), 1)}
-        )
+        seconds = [sum(s["seconds"] for s in _states(_folder(run.folder, way))) for run in runs]
+        taken = {f"{label(stage)} rows": n for stage, n in rows_of(*plans[way]).items()}
+        rows.append({"adapter": way, **taken, "seconds": round(float(np.mean(seconds)), 1)})
     return pl.DataFrame(rows)
+
+
+def _states(folder: Path) -> list[dict[str, Any]]:
+    """What the stages of an adapter note, without those that another recipe left (`NAME.previous`)."""
+    found = sorted(folder.rglob(STAGE_FILE))
+    return [
+        read_json(p) for p in found if not any(part.endswith(".previous") for part in p.relative_to(folder).parts)
+    ]
 
 
 def _trained(recipe: Recipe, data: PreparedData, way: str, folder: Path, start: LMEntry | None = None) -> LMEntry:
     """The last model of the recipe's stages on this part of the data."""
-    key = stage_key(data=data_key(recipe.data), part=way, rows=recipe.evaluate.rows)
+    key = stage_key(data=data_key(recipe.data), part=way, rows=recipe.evaluate.rows, lists="trained items")
     made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
     return train_stages(recipe, made_of, _folder(folder, way), (PRETRAIN, SFT, "align"), start=start)[-1]
 
 
-def _for_both(recipe: Recipe) -> Recipe:
-    """The recipe with as many rows as the old model and its update saw together."""
-
-    def twice(section: TrainSection) -> TrainSection:
-        rows = None if section.rows is None else 2 * section.rows
-        return section.model_copy(update={"rows": rows, "skip_rows": 2 * section.skip_rows})
-
-    sft = twice(recipe.sft) if recipe.sft else None
-    return recipe.model_copy(update={"sft": sft, "align": [twice(a) for a in recipe.align]})
-
-
 def _folder(folder: Path, way: str) -> Path:
     return folder / slug(way)
+
+
+def _sections(recipe: Recipe) -> dict[str, SFTSection | AlignSection]:
+    """The stages that train on ranking examples."""
+    return {**({SFT: recipe.sft} if recipe.sft else {}), **{a.name: a for a in recipe.align}}
+
+
+def _shortfalls(plans: Mapping[str, tuple[Recipe, PreparedData]]) -> list[str]:
+    """A sentence for each stage that does not find as many rows as it is to take."""
+    return [
+        f"{label(stage)} of the adapter “{way}” takes {taken:,} rows, not {_sections(recipe)[stage].rows:,}: there "
+        "are no more."
+        for way, (recipe, data) in plans.items()
+        for stage, taken in rows_of(recipe, data).items()
+        if taken < (_sections(recipe)[stage].rows or 0)
+    ]
 
 
 def _period_note(parts: Periods) -> str:
@@ -223,13 +275,16 @@ def _period_note(parts: Periods) -> str:
 
 _NOTE = (
     "Updated: SFT and S-DPO on new rows alone, from the adapter that was there. Trained again: from the base, on "
-    "rows of both periods, as many as the others saw together. In brackets 95% intervals by bootstrap over users."
+    "rows of both periods, as many as SFT and S-DPO of the others took together. In brackets 95% intervals by "
+    "bootstrap over users."
 )
 _EFFORT_NOTE = (
     "Wall time of the training stages on this machine, mean over the seeds; an update comes on top of the adapter "
     "that was not updated."
 )
 _NOTES = (
+    "Lists under test are drawn from the whole catalogue; those of training hold items alone that occur in the "
+    "training interactions by the end of their period: no adapter saw an item of the future as a rejected answer.",
     "A stage takes its rows at random from its period, as many as the recipe says: where these are few, no adapter "
     "sees most of what is new.",
 )
@@ -242,4 +297,5 @@ CONTINUAL = Study(
     as_it_is,
     analyse,
     make=make,
+    overrides=FEWER_ROWS,
 )

@@ -18,6 +18,9 @@ from prefrec.studies.runs import Run
 BASE = "base.yaml"
 """The recipe that most studies start from."""
 
+FEWER_ROWS = ("pretrain.rows=400", "sft.rows=200", "align.0.rows=200", "align.0.skip_rows=200")
+"""Overrides for studies that cannot use the pre-training and SFT that other studies share."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -86,6 +89,7 @@ class Study:
             are not shared with other studies.
         many_data: whether it compares several data sets, a run for each.
         base: file of this package with the recipe that it starts from, unless the user names another.
+        overrides: `FIELD=VALUE` that it sets in that recipe before what the user sets.
     """
 
     name: str
@@ -97,11 +101,13 @@ class Study:
     make: Callable[[Recipe, Path], Run] | None = None
     many_data: bool = False
     base: str = BASE
+    overrides: tuple[str, ...] = ()
 
     @property
     def shares_runs(self) -> bool:
-        """Whether other studies can use its runs: they start from the same recipe, and are made in the same way."""
-        return self.make is None and self.base == BASE
+        """Whether its runs start from the data and the SFT adapter of other studies, and are made in the same way."""
+        own = {o.partition(".")[0] for o in self.overrides} - {"align", "evaluate"}
+        return self.make is None and self.base == BASE and not own
 
 
 def varied_alignment(base: Recipe) -> AlignSection:
@@ -122,6 +128,13 @@ def with_alignments(base: Recipe, align: Sequence[AlignSection]) -> Recipe:
     """The base recipe with these alignments in place of its own; checked again."""
     raw = base.model_dump(mode="json") | {"align": [a.model_dump(mode="json") for a in align]}
     return Recipe.model_validate(raw)
+
+
+def on_all_places(base: Recipe) -> Recipe:
+    """The base recipe with SFT and alignments on rows of all places in a history, in place of each user's latest."""
+    everywhere: dict[str, None] = {"latest_per_user": None}
+    sft = base.sft.model_copy(update=everywhere) if base.sft else None
+    return base.model_copy(update={"sft": sft, "align": [a.model_copy(update=everywhere) for a in base.align]})
 
 
 def as_it_is(base: Recipe, data: PreparedData) -> Recipe:

@@ -19,7 +19,7 @@ from prefrec.studies.groups import grouped_table
 from prefrec.studies.measure import Measured, measure, of_rankers, ranking_values
 from prefrec.studies.plots import interval_dots, slug
 from prefrec.studies.runs import Run
-from prefrec.studies.study import Outcome, Study, Table, varied_alignment, with_alignments
+from prefrec.studies.study import FEWER_ROWS, Outcome, Study, Table, varied_alignment, with_alignments
 from prefrec.studies.tables import facts_of
 
 Sets = Mapping[str, Sequence[Run]]
@@ -158,4 +158,5 @@ TRANSFER = Study(
     analyse,
     reads_any_run=True,
     many_data=True,
+    overrides=(*FEWER_ROWS, "evaluate.rows=300"),
 )
