@@ -1,16 +1,19 @@
 """What the studies of one alignment setting vary, and what they keep."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from prefrec.data import prepare
 from prefrec.errors import ConfigError
 from prefrec.models import load_tokenizer
-from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.pipeline.train import training_rows
 from prefrec.prompts import PromptEncoder, load_template
-from prefrec.studies import alignments
+from prefrec.studies import alignments, negative_sampling
 from prefrec.studies.carry_out import base_recipe
+from prefrec.studies.registry import STUDIES
 from prefrec.studies.study import with_alignments
 
 
@@ -60,7 +63,7 @@ def test_more_negatives_than_a_list_holds_are_drawn(base, size, room):
     ]
     assert len(equal) > 5
     assert {a.rows for a in equal} == {16}
-    assert [a.name for a in equal][:3] == ["dpo", "s-dpo", "s-dpo-n5"]
+    assert [a.name for a in equal][:3] == ["dpo-n1", "s-dpo-n3", "s-dpo-n5"]
     assert {a.negatives_from for a in recipe.align if a.num_negatives <= room} == {"list"}
     assert {a.negatives_from for a in recipe.align if a.num_negatives > room} <= {"uniform"}
 
@@ -96,6 +99,35 @@ def test_a_recipe_without_s_dpo_cannot_be_varied(base, data):
     other = with_alignments(base, [alignments.variant(base.align[0], "pairs", loss="dpo")])
     with pytest.raises(ConfigError, match="first alignment with loss softmax_dpo, and there is none"):
         alignments.vary_loss(other, data)
+
+
+@pytest.mark.parametrize("name", ["cold-start", "continual", "transfer"])
+def test_studies_that_pretrain_anew_take_fewer_rows(name, tmp_path):
+    """Unless the user names a recipe, or rows."""
+    study = STUDIES[name]
+    own, shared = base_recipe(study), base_recipe(alignments.ABLATION)
+    assert (own.pretrain.rows, own.sft.rows, own.align[0].rows, own.align[0].skip_rows) == (400, 200, 200, 200)
+    assert shared.pretrain.rows > 400
+    assert not study.shares_runs
+    assert base_recipe(study, overrides=["pretrain.rows=900"]).pretrain.rows == 900
+    path = tmp_path / "mine.yaml"
+    path.write_text(dump_recipe(shared), encoding="utf-8")
+    assert base_recipe(study, path) == shared
+
+
+def test_studies_with_fewer_rows_of_alignment_share_the_start_and_no_alignment(monkeypatch):
+    """An alignment of one name and another size would be made again and again in the folder that all share."""
+    monkeypatch.setattr(negative_sampling, "_can_train_judge", lambda: True)
+    monkeypatch.setattr(alignments, "token_counts", lambda *a: (100.0, 7.0))
+    monkeypatch.setattr(alignments, "training_rows", lambda data, section, seed: range(section.rows))
+    names = []
+    for study in (STUDIES["negatives"], STUDIES["negative-sampling"], STUDIES["ablation"]):
+        own, shared = base_recipe(study), base_recipe(alignments.BETA)
+        assert study.shares_runs
+        kept = {"align", "evaluate"}
+        assert own.model_dump(exclude=kept) == shared.model_dump(exclude=kept)
+        names += [a.name for a in study.vary(own, SimpleNamespace(catalogue=range(200))).align]
+    assert len(set(names)) == len(names) == 15 + 6 + 6
 
 
 def test_the_shipped_recipe_has_room_for_15_negatives():

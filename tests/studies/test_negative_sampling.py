@@ -5,13 +5,14 @@ import polars as pl
 import pytest
 
 from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.train import training_rows
 from prefrec.studies import negative_sampling
 from prefrec.studies.carry_out import carry_out
 from prefrec.studies.negative_sampling import HELD_OUT, NEGATIVE_SAMPLING, PAST, drawn_rows, taken_by, unaware_rows
 from prefrec.studies.runs import open_run
 from sequential import SMALL, needs_hopwise
 
-NAMES = ["s-dpo", "s-dpo-uniform", "s-dpo-popularity", "s-dpo-in-batch", "s-dpo-hard"]
+NAMES = ["s-dpo-list", "s-dpo-uniform", "s-dpo-popularity", "s-dpo-in-batch", "s-dpo-hard"]
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +41,22 @@ def test_where_the_negatives_come_from_varies_alone(base, data, monkeypatch):
     recipe = negative_sampling.vary(base, data)
     assert [a.name for a in recipe.align] == [*NAMES, "s-dpo-hard-SASRec"]
     ways = ["list", "uniform", "popularity", "in-batch", "hard", "hard-SASRec"]
+    assert recipe.model_dump(exclude={"align", "sequential"}) == base.model_dump(exclude={"align", "sequential"})
     assert [a.negatives_from for a in recipe.align] == ways
     assert [s.model for s in recipe.sequential] == ["SASRec"]
     (one,) = base.align
     for a in recipe.align:
         assert a.model_dump(exclude={"name", "negatives_from"}) == one.model_dump(exclude={"name", "negatives_from"})
-    assert recipe.model_dump(exclude={"align", "sequential"}) == base.model_dump(exclude={"align", "sequential"})
+
+
+def test_rows_are_of_all_places_in_a_history(base, data, monkeypatch):
+    """With the latest alone, what a user takes later in training could only be among the few rows after them."""
+    monkeypatch.setattr(negative_sampling, "_can_train_judge", lambda: True)
+    latest = base.model_copy(
+        update={"align": [base.align[0].model_copy(update={"latest_per_user": 1, "rows": None})]}
+    )
+    for section in negative_sampling.vary(latest, data).align:
+        assert len(training_rows(data, section, 0)) == len(data.train) > len({e.user_id for e in data.train})
 
 
 def test_a_recommender_of_the_recipe_keeps_its_settings(base, data, monkeypatch):
@@ -54,24 +65,26 @@ def test_a_recommender_of_the_recipe_keeps_its_settings(base, data, monkeypatch)
     assert [s.epochs for s in negative_sampling.vary(Recipe.model_validate(own), data).sequential] == [3]
 
 
-def test_one_who_knows_the_past_draws_anything_but_the_past(finished, tmp_path):
+def test_one_who_knows_the_past_draws_anything_but_the_past(finished):
     run = open_run(finished[1] / "runs" / "seed-0")
     taken, log = taken_by(run.data), _log(run)
     later_found = 0
     for section in run.recipe.align[1:]:
         aware = drawn_rows(run, section)
-        rows = unaware_rows(run, section, aware, taken, tmp_path)
+        for e in aware:
+            assert not set(e.candidates) & set(log[e.user_id][:-2]) - {e.target}
+        if section.is_hard:
+            continue
+        rows = unaware_rows(run, section, aware, taken)
         assert [(e.user_id, e.history, e.target) for e in rows] == [(e.user_id, e.history, e.target) for e in aware]
         for e in rows:
             past = log[e.user_id][: log[e.user_id].index(e.target)]
             assert not set(e.candidates) & set(past)
             later_found += len(set(e.candidates) & set(log[e.user_id]) - {e.target})
-        for e in aware:
-            assert not set(e.candidates) & set(log[e.user_id][:-2]) - {e.target}
     assert later_found > 0
 
 
-def test_the_shares_against_a_slow_twin(finished, tmp_path):
+def test_the_shares_against_a_slow_twin(finished):
     summary, place = finished
     run = open_run(place / "runs" / "seed-0")
     log, taken = _log(run), taken_by(run.data)
@@ -81,15 +94,15 @@ def test_the_shares_against_a_slow_twin(finished, tmp_path):
         for e in rows:
             negatives = [i for i in e.candidates if i != e.target]
             shares[HELD_OUT].append(len([i for i in negatives if i in log[e.user_id][-2:]]) / len(negatives))
-        if section.negatives_from != "list":
-            for e in unaware_rows(run, section, rows, taken, tmp_path):
+        if section.negatives_from in ("uniform", "popularity", "in-batch"):
+            for e in unaware_rows(run, section, rows, taken):
                 negatives = [i for i in e.candidates if i != e.target]
                 later = log[e.user_id][log[e.user_id].index(e.target) + 1 :]
                 shares[PAST].append(len([i for i in negatives if i in later]) / len(negatives))
         for quantity, of in shares.items():
             found = table.filter(variant=section.name, quantity=quantity)["mean"].to_list()
             assert found == ([pytest.approx(np.mean(of))] if of else [])
-    assert table.filter(variant="s-dpo", quantity=HELD_OUT)["mean"].item() == 0
+    assert table.filter(variant="s-dpo-list", quantity=HELD_OUT)["mean"].item() == 0
     assert table.filter(quantity=PAST)["mean"].max() > 0
 
 
@@ -102,6 +115,8 @@ def test_the_whole_study(finished):
     assert any("hopwise is not installed" in note for note in summary["notes"])
     assert any(f.startswith("Negatives that the user takes later") for f in summary["facts"])
     assert (place / "negative-sampling" / "negatives.csv").is_file()
+    past = {r["variant"] for r in summary["tables"]["negatives"] if r["quantity"] == PAST}
+    assert past == {"s-dpo-uniform", "s-dpo-popularity", "s-dpo-in-batch"}  # judges know more than the past
 
 
 @needs_hopwise

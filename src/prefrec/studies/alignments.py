@@ -26,6 +26,9 @@ from prefrec.studies.tables import facts_of, results_table
 from prefrec.training import encode_examples
 
 NEGATIVES = (1, 3, 5, 8, 10, 15, 31, 63)
+ONE = "dpo-n1"
+"""Name of the variant with one negative."""
+
 BETAS = (0.1, 0.5, 1.0, 3.0, 5.0)
 
 SAME_COMPUTE = 0.05
@@ -55,13 +58,14 @@ def vary_loss(base: Recipe, data: PreparedData) -> Recipe:
 def dpo_and_s_dpo(base: Recipe, data: PreparedData) -> Recipe:
     """The two alignments that other studies look at, by the names that the ablation gives them."""
     one = varied_alignment(base)
-    return with_alignments(base, [_with_negatives(one, 1, room=1), variant(one, "s-dpo")])
+    return with_alignments(base, [variant(one, "dpo", loss="dpo", num_negatives=1), variant(one, "s-dpo")])
 
 
 def vary_negatives(base: Recipe, data: PreparedData) -> Recipe:
     """S-DPO with more and more negatives, on the same rows, then on as many rows as cost what N = 1 costs.
 
-    Where N is more than a row's own list holds, its list is drawn again, uniformly.
+    Where N is more than a row's own list holds, its list is drawn again, uniformly. The names are those of this study
+    alone, which takes fewer rows than others.
     """
     one, room = varied_alignment(base), base.data.candidates.size - 1
     rows = len(training_rows(data, one, base.seed))
@@ -104,12 +108,12 @@ def analyse_loss(runs: Sequence[Run], folder: Path) -> Outcome:
 
 def analyse_negatives(runs: Sequence[Run], folder: Path) -> Outcome:
     """Metrics against N, at equal rows and at equal tokens."""
-    measured = _measured(runs, "dpo")
+    measured = _measured(runs, ONE)
     of = {a.name: a.num_negatives for a in runs[0].recipe.align}
     cheaper = [n for n in of if n.endswith("-compute")]
     lanes = {"equal rows": [n for n in of if n not in cheaper]}
     if cheaper:
-        lanes["equal tokens"] = ["dpo", *cheaper]
+        lanes["equal tokens"] = [ONE, *cheaper]
     drawings = [_against_setting(measured, q, lanes, of, "negatives N") for q in measured.headline]
     notes = [
         "Equal tokens: a variant whose name ends in -compute reads as many tokens as N = 1 does, on fewer rows; it "
@@ -153,11 +157,9 @@ def settings_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 
 def _with_negatives(one: AlignSection, n: int, room: int) -> AlignSection:
-    """S-DPO with N negatives, of which a list holds `room`; with one it is called DPO, so that studies share it."""
+    """S-DPO with N negatives, of which a list holds `room`; with one it is DPO."""
     if n == 1:
-        return variant(one, "dpo", loss="dpo", num_negatives=1)
-    if n == one.num_negatives:
-        return variant(one, "s-dpo")
+        return variant(one, ONE, loss="dpo", num_negatives=1)
     longer = {"negatives_from": "uniform"} if n > room and one.negatives_from == "list" else {}
     return variant(one, f"s-dpo-n{n}", num_negatives=n, **longer)
 
@@ -203,6 +205,7 @@ NEGATIVES_STUDY = Study(
     "(equal compute); the SFT adapter and β are the same.",
     vary_negatives,
     analyse_negatives,
+    overrides=("align.0.rows=128", "evaluate.rows=200"),
 )
 BETA = Study(
     "beta",

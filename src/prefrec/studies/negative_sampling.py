@@ -8,16 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from prefrec.console import say
-from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
-from prefrec.data.store import write_whole
+from prefrec.data import PreparedData, RankingExample, frame_to_examples
 from prefrec.errors import ConfigError
 from prefrec.evaluation.tables import metric_label
-from prefrec.pipeline.negatives import NEGATIVES_FILE, hard_judge
-from prefrec.pipeline.recipe import SEQUENTIAL, AlignSection, Recipe
-from prefrec.pipeline.stage import read_json, write_json
+from prefrec.pipeline.negatives import NEGATIVES_FILE
+from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.train import training_rows
 from prefrec.rankers.sequential import SequentialConfig, require_hopwise
 from prefrec.studies.alignments import settings_of, variant
@@ -62,29 +58,33 @@ class _Taken:
 
 
 def vary(base: Recipe, data: PreparedData) -> Recipe:
-    """S-DPO with negatives from each of `WAYS`, and from SASRec where hopwise is installed."""
+    """S-DPO with negatives from each of `WAYS`, and from SASRec where hopwise is installed.
+
+    On rows of all places in a user's history: after the latest there is hardly anything left to take in training.
+    """
     one = varied_alignment(base)
-    entries = [variant(one, _name(how), negatives_from=how) for how in WAYS]
-    if not _can_train_judge():
+    ways = [*WAYS, f"hard-{JUDGE}"] if _can_train_judge() else WAYS
+    entries = [variant(one, _name(how), negatives_from=how, latest_per_user=None) for how in ways]
+    if f"hard-{JUDGE}" not in ways:
         return with_alignments(base, entries)
     sections = list(base.sequential)
     if JUDGE not in [s.model for s in sections]:
         sections.append(SequentialConfig(model=JUDGE))
     wider = base.model_copy(update={"sequential": sections})
-    return with_alignments(wider, [*entries, variant(one, _name(f"hard-{JUDGE}"), negatives_from=f"hard-{JUDGE}")])
+    return with_alignments(wider, entries)
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Metrics by where the negatives come from, and the share of them that the user takes after all."""
     predictions = of_rankers(runs)
     users = next(iter(predictions.values()))[0]["user_id"].to_list()
-    measured = measure(ranking_values(predictions, runs[0].recipe.evaluate.ks), users, baseline="s-dpo")
+    measured = measure(ranking_values(predictions, runs[0].recipe.evaluate.ks), users, baseline=_name("list"))
     sections = runs[0].recipe.align
     settings = {
         name: {"negatives": section.negatives_from, "N": of["N"], "rows": of["rows"], "seconds": of["seconds"]}
         for (name, of), section in zip(settings_of(runs).items(), sections, strict=True)
     }
-    false = measure_negatives(runs, folder / "drawn")
+    false = measure_negatives(runs)
     tables = [
         results_table(measured, settings=settings, first="Variant"),
         replace(
@@ -99,10 +99,11 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     return Outcome(tables, drawings, facts, measured.n, measured.users, _notes(runs))
 
 
-def measure_negatives(runs: Sequence[Run], cache: Path) -> Measured:
+def measure_negatives(runs: Sequence[Run]) -> Measured:
     """What the negatives of each alignment are, over the training rows of all runs; see `LABELS`.
 
-    Rows of users without held-out rows count as users of whom nothing is taken later than training.
+    Rows of users without held-out rows count as users of whom nothing is taken later than training. `PAST` is not
+    known of hard negatives: the models that judge them have learnt from what users take later in training.
     """
     values: dict[str, dict[str, list[float]]] = {}
     users: list[str] = []
@@ -115,8 +116,8 @@ def measure_negatives(runs: Sequence[Run], cache: Path) -> Measured:
             own.setdefault(HELD_OUT, []).extend(share_in(rows, held))
             popular = [np.mean([counts.get(i, 0) for i in e.candidates if i != e.target]) for e in rows]
             own.setdefault(POPULARITY, []).extend(map(float, popular))
-            if section.negatives_from != "list":
-                unaware = unaware_rows(run, section, rows, taken, cache / run.folder.name)
+            if section.negatives_from != "list" and not section.is_hard:
+                unaware = unaware_rows(run, section, rows, taken)
                 own.setdefault(PAST, []).extend(share_in(unaware, [taken.later(e) for e in unaware]))
         users += [e.user_id for e in rows]
     order = (HELD_OUT, PAST, POPULARITY)
@@ -133,19 +134,17 @@ def drawn_rows(run: Run, section: AlignSection) -> list[RankingExample]:
 
 
 def unaware_rows(
-    run: Run, section: AlignSection, rows: Sequence[RankingExample], taken: _Taken, cache: Path
+    run: Run, section: AlignSection, rows: Sequence[RankingExample], taken: _Taken
 ) -> list[RankingExample]:
     """The same rows drawn once more, by one who knows nothing of the users after the row's target.
 
-    They are kept in the folder `cache`: a model that judges them takes its time.
+    Each row stands for a user of its own, of whom the past alone is known.
     """
-    path, key = cache / f"{section.name}.parquet", run.stages[section.name].state.get("key")
-    if not (path.is_file() and read_json(path.with_suffix(".json")) == key):
-        found = _draw_unaware(run, section, rows, taken)
-        cache.mkdir(parents=True, exist_ok=True)
-        write_whole(path, examples_to_frame(found).write_parquet)
-        write_json(path.with_suffix(".json"), key)
-    return frame_to_examples(pl.read_parquet(path))
+    apart = [replace(e, user_id=str(i)) for i, e in enumerate(rows)]
+    past = [(str(i), item) for i, e in enumerate(rows) for item in taken.before(e)]
+    known = pl.DataFrame(past, schema={"user_id": pl.String, "item_id": pl.String}, orient="row")
+    found = redraw_lists(apart, run.data, section.drawn_from or "uniform", seed=run.recipe.seed, known=known)
+    return [replace(e, user_id=row.user_id) for e, row in zip(found, rows, strict=True)]
 
 
 def taken_by(data: PreparedData) -> _Taken:
@@ -165,35 +164,6 @@ def share_in(rows: Sequence[RankingExample], taken: Sequence[set[str]]) -> list[
         sum(i in own for i in e.candidates if i != e.target) / (len(e.candidates) - 1)
         for e, own in zip(rows, taken, strict=True)
     ]
-
-
-def _draw_unaware(
-    run: Run, section: AlignSection, rows: Sequence[RankingExample], taken: _Taken
-) -> list[RankingExample]:
-    """Each row as a user of its own, of whom the past alone is known."""
-    apart = [replace(e, user_id=str(i)) for i, e in enumerate(rows)]
-    past = [(str(i), item) for i, e in enumerate(rows) for item in taken.before(e)]
-    known = pl.DataFrame(past, schema={"user_id": pl.String, "item_id": pl.String}, orient="row")
-    judge = None
-    if section.is_hard:
-        say(f"{section.name}: drawing negatives without knowing what comes later")
-        start = run.entry(run.start).adapter
-        named = run.folder / SEQUENTIAL / section.negatives_judge if section.negatives_judge else None
-        ranker = hard_judge(run.data, run.recipe.model, start, named)
-
-        def judge(examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-            return ranker.score([replace(e, user_id=rows[int(e.user_id)].user_id) for e in examples])
-
-    found = redraw_lists(
-        apart,
-        run.data,
-        section.drawn_from or "uniform",
-        seed=run.recipe.seed,
-        pool=section.negatives_pool,
-        judge=judge,
-        known=known,
-    )
-    return [replace(e, user_id=row.user_id) for e, row in zip(found, rows, strict=True)]
 
 
 def _against_false(measured: Measured, false: Measured) -> Drawing:
@@ -229,6 +199,8 @@ def _notes(runs: Sequence[Run]) -> list[str]:
         "it is not asked again as the policy changes.",
         "in-batch: targets of the rows that follow in one random order, as rows of a batch lend them to each other; "
         "training forms its own batches, by length.",
+        "Training rows are of all places in users’ histories, in other studies of each user’s latest: after those, "
+        "nearly nothing is left for the user to take in training. SFT may have seen a few of them.",
     ]
     if not any(s.negatives_judge for s in runs[0].recipe.align):
         found.append(f"Hard negatives of {JUDGE} are left out: hopwise is not installed.")
@@ -236,7 +208,7 @@ def _notes(runs: Sequence[Run]) -> list[str]:
 
 
 def _name(how: str) -> str:
-    return "s-dpo" if how == "list" else f"s-dpo-{how}"
+    return f"s-dpo-{how}"
 
 
 def _can_train_judge() -> bool:
@@ -249,10 +221,11 @@ def _can_train_judge() -> bool:
 
 _FALSE_NOTE = (
     "Shares of the negatives drawn for {n:,} training rows of {users:,} users. Taken in held-out rows: the user "
-    "takes the item in a validation or test row; the row’s own list (S-DPO) avoids these by knowing the whole log, "
-    "the others know the training interactions alone. Taken later, drawn from the past alone: the same draw by one "
-    "who knows only what came before the row’s target; the user takes the item later, in training or held-out "
-    "rows. In brackets 95% intervals by bootstrap over users."
+    "takes the item in a validation or test row; the row’s own list (s-dpo-list) avoids these by knowing the whole "
+    "log, the others know the training interactions alone. Taken later, drawn from the past alone: the same draw by "
+    "one who knows only what came before the row’s target; the user takes the item later, in training or held-out "
+    "rows. It is not known of hard negatives (dashes): the models that judge them have learnt from all training "
+    "interactions, later ones among them. In brackets 95% intervals by bootstrap over users."
 )
 
 NEGATIVE_SAMPLING = Study(
@@ -262,4 +235,5 @@ NEGATIVE_SAMPLING = Study(
     "pool under the SFT model and under SASRec; the SFT adapter, rows, N, β and steps are the same.",
     vary,
     analyse,
+    overrides=("align.0.rows=256",),
 )
