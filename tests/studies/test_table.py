@@ -1,12 +1,17 @@
 """The table of all systems: every ranker once, its kind, differences to S-DPO, the audit's verdict first."""
 
+from shutil import copytree
+
 import pytest
+import yaml
 
 from prefrec.evaluation import Interval, PairedDifference
 from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.stage import write_json
 from prefrec.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec.studies.measure import Measured
-from prefrec.studies.table import TABLE, ranking_facts
+from prefrec.studies.runs import open_run
+from prefrec.studies.table import TABLE, notes_of, ranking_facts, seconds_of
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +30,35 @@ def test_every_ranker_is_a_row_with_its_kind(summary):
     against = {r["variant"]: r["against"] for r in summary["tables"]["table"]}
     assert against.pop("s-dpo") is None
     assert set(against.values()) == {"s-dpo"}
+
+
+def test_training_is_what_all_stages_took(summary, place, tmp_path):
+    """Of the main line; of other systems what their own stage says, where something is trained."""
+    folder = tmp_path / "run"
+    copytree(place / "runs" / "table-seed-0", folder)
+    raw = yaml.safe_load((folder / "recipe.yaml").read_text())
+    raw |= {"sequential": [{"model": "SASRec"}]}
+    raw |= {"rankers": [{"kind": "tallrec"}, {"kind": "retrieve-then-rank", "ranker": "s-dpo"}]}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    for part, seconds in (("sft", 100), ("align/s-dpo", 40), ("sequential/SASRec", 7), ("rankers/TALLRec", 9)):
+        write_json(folder / part / "stage.json", {"finished": True, "seconds": seconds})
+    write_json(folder / "rankers" / "retrieve-then-rank" / "stage.json", {"finished": True, "seconds": 50})
+    run = open_run(folder)
+    names = ("sft", "s-dpo", "SASRec", "TALLRec", "retrieve-then-rank", "zero-shot", "popularity")
+    assert [seconds_of(run, n) for n in names] == [100, 140, 7, 9, None, None, None]
+
+
+def test_what_the_systems_do_not_share_is_told(summary):
+    told = notes_of(base_recipe(TABLE))
+    for note in (
+        "SFT, DPO, S-DPO start from an adapter that was pre-trained on histories.",
+        "TALLRec, LLaRA start from the bare base, without that, as in their papers.",
+        "Sequential models (GRU4Rec, Caser, SASRec, MoRec) see all training interactions.",
+    ):
+        assert note in told
+        assert note not in summary["notes"]  # its recipe has none of these
+    assert len(summary["notes"]) == 3
+    assert "the system; rows" not in summary["varied"]
 
 
 def test_the_verdict_stands_above(summary, place):
@@ -61,3 +95,5 @@ def test_the_shipped_recipe_has_every_system():
         *("morec", "tallrec", "llara", "llara-s-dpo", "chat-rec", "retrieve-then-rank"),
     ]
     assert shipped.evaluate.rows >= 300
+    (pair,) = (r for r in shipped.rankers if r.kind == "retrieve-then-rank")
+    assert pair.retrieve < shipped.data.candidates.size  # or it is its ranker itself

@@ -1,4 +1,4 @@
-"""Study: every system of the paper's table on the same rows and lists, with the audit's verdict above."""
+"""Study: every system of the paper's table on the same lists, with the audit's verdict above."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import polars as pl
 
 from prefrec.evaluation import Audit, audit_prepared
 from prefrec.evaluation.tables import metric_label
+from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, ZERO_SHOT, Recipe
 from prefrec.pipeline.report.wording import clock, includes_zero, label, with_interval
+from prefrec.pipeline.stage import STAGE_FILE, read_json
+from prefrec.rankers.retrieve import RetrieveThenRankConfig
+from prefrec.studies.cost import training_seconds
 from prefrec.studies.measure import Measured, measure, of_rankers, ranking_values
 from prefrec.studies.plots import dots
 from prefrec.studies.runs import Run
@@ -25,13 +29,13 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     judged = [n for n in first.models if n in predictions]
     baseline = judged[-1] if judged else None
     measured = measure(ranking_values(predictions, first.recipe.evaluate.ks), users, baseline=baseline)
-    settings = {n: {"kind": kind_of(first, n), "training": clock(first.seconds(n))} for n in predictions}
+    settings = {n: {"kind": kind_of(first, n), "training": clock(seconds_of(first, n))} for n in predictions}
     title = f"Every system on {first.data.protocol.get('source')}"
     main = results_table(measured, settings=settings, title=title, first="System")
     audit = audit_prepared(first.data, first.recipe.evaluate.split, "train", first.recipe.seed)
     drawings = [dots(measured, q, judged, metric_label(q)) for q in measured.headline]
     facts = [audit.verdict, *ranking_facts(measured)]
-    return Outcome([main, audit_table(audit)], drawings, facts, measured.n, measured.users, [_NOTE])
+    return Outcome([main, audit_table(audit)], drawings, facts, measured.n, measured.users, notes_of(first.recipe))
 
 
 def kind_of(run: Run, name: str) -> str:
@@ -42,6 +46,19 @@ def kind_of(run: Run, name: str) -> str:
     if name in [s.model for s in recipe.sequential]:
         return "sequential"
     return next((r.kind for r in recipe.rankers if r.name == name), "language model")
+
+
+def seconds_of(run: Run, name: str) -> float | None:
+    """Seconds of all training stages of a model of the main line, of another system's own stage; None: not known.
+
+    Nothing is trained for retrieve-then-rank: its stage only measures.
+    """
+    if name in run.models:
+        return training_seconds(run, name)
+    if kind_of(run, name) == RetrieveThenRankConfig().kind:
+        return None
+    states = [read_json(run.folder / part / name / STAGE_FILE) or {} for part in (SEQUENTIAL, RANKERS)]
+    return next((float(s["seconds"]) for s in states if s.get("finished")), None)
 
 
 def ranking_facts(measured: Measured) -> list[str]:
@@ -84,15 +101,34 @@ def audit_table(audit: Audit) -> Table:
     return plain_table("audit", "What shortcuts reach", "Shortcut", pl.DataFrame(rows), audit.verdict)
 
 
-_NOTE = (
-    "All systems were trained on the training rows of the same split and asked about the same lists; the small "
-    "language model and the small budgets of this recipe are not those of the paper."
+def notes_of(recipe: Recipe) -> list[str]:
+    """What the systems of a recipe share, and what they do not."""
+    found = [
+        "All systems learn from the training part of one split, each from as many rows as its recipe gives it, and "
+        "are asked about the same lists."
+    ]
+    if recipe.pretrain:
+        main = [label(n) for n in recipe.lm_rankers if n != ZERO_SHOT]
+        found.append(f"{', '.join(main)} start from an adapter that was pre-trained on histories.")
+    if bare := [r.name for r in recipe.rankers if r.kind in ("llara", "tallrec")]:
+        found.append(f"{', '.join(bare)} start from the bare base, without that, as in their papers.")
+    whole = [s.model for s in recipe.sequential] + [r.name for r in recipe.rankers if r.kind == "morec"]
+    if whole:
+        found.append(f"Sequential models ({', '.join(whole)}) see all training interactions.")
+    return [*found, _TRAINING_NOTE, _SIZE_NOTE]
+
+
+_TRAINING_NOTE = (
+    "Training: wall time of the first seed. Language models of the main line count all their stages; other systems "
+    "their own stage alone, without the models that it builds on. A dash: nothing is trained, or no time is known."
 )
+_SIZE_NOTE = "The small language model and the small budgets of this recipe are not those of the paper."
 
 TABLE = Study(
     "table",
     "How do all systems of the paper's table compare under one protocol?",
-    "the system; rows, candidate lists, metrics and resamples are the same for all.",
+    "the system, and with it what it starts from and how much it learns from; the split, the lists under test, "
+    "metrics and resamples are the same for all.",
     as_it_is,
     analyse,
     reads_any_run=True,
