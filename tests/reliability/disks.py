@@ -11,7 +11,7 @@ from pathlib import Path
 
 from command import Outcome, prefrec
 from reliability.children import call
-from reliability.whole_runs import arguments, differences, finished_files, unfinished
+from reliability.whole_runs import END, arguments, differences, finished_files, unfinished
 
 CLONE_NEWNS = 0x00020000
 LARGE = "64m"
@@ -67,7 +67,7 @@ def _full_disk(recipe: Path, run: Path, whole: Path, size: str) -> tuple[str, li
     with _disk(run.parent, size):
         first = prefrec(*arguments(recipe, run))
         stage, kept = unfinished(run), finished_files(run)
-        if stage == "the end":
+        if stage == END:
             return stage, differences(run, whole)
         wrong = _refused(first, "No space left on device")
         _mount("-o", f"remount,size={LARGE}", run.parent)

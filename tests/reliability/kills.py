@@ -10,7 +10,10 @@ from pathlib import Path
 
 from command import prefrec
 from reliability.children import PATIENCE, Child, call
-from reliability.whole_runs import arguments, differences, undisturbed, unfinished
+from reliability.whole_runs import END, arguments, differences, undisturbed, unfinished
+
+ATTEMPTS, SOONER = 6, 0.8
+"""How often a kill that came too late is tried again, and after which share of the time before."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,20 @@ class Killed:
 
 
 def kill_runs(recipe: Path, folder: Path, count: int, seed: int) -> Iterator[Killed]:
-    """Kill `count` runs, one at a random moment of each `count`-th part of the run's time."""
+    """Kill `count` runs, one at a random moment of each `count`-th part of the run's time.
+
+    A kill that comes after the run's end (the machine was slower before) is tried again, sooner.
+    """
     whole, rng = folder / "undisturbed", random.Random(seed)
     seconds = undisturbed(recipe, whole)
     for number in range(count):
-        yield kill_run(recipe, folder / f"killed-{number}", whole, seconds, (number + rng.random()) / count)
+        moment = (number + rng.random()) / count
+        for attempt in range(ATTEMPTS):
+            killed = kill_run(recipe, folder / f"killed-{number}-{attempt}", whole, seconds, moment)
+            if killed.stage != END or attempt == ATTEMPTS - 1:
+                break
+            seconds *= SOONER
+        yield killed
 
 
 def kill_run(recipe: Path, run: Path, whole: Path, seconds: float, moment: float) -> Killed:

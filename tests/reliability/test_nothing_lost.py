@@ -10,7 +10,7 @@ import pytest
 
 from reliability import disks
 from reliability.kills import kill_run
-from reliability.whole_runs import differences
+from reliability.whole_runs import END, differences
 
 KILLS = 3
 
@@ -32,7 +32,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(recipe, whole, tmp_path, n
 @pytest.mark.parametrize("size", ["36k", "200k"])
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(own_mounts, recipe, whole, tmp_path, size):
     stage, wrong = disks.full_disk(recipe, tmp_path / "disk" / "run", whole[0], size)
-    assert stage != "the end"
+    assert stage != END
     assert not wrong, (stage, wrong)
 
 

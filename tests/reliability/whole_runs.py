@@ -16,6 +16,9 @@ from tiny_run import adapter_weights, tiny_recipe, write_model, write_recipe, wr
 
 STAGES = ("data", "sft", "align/s-dpo")
 
+END = "the end"
+"""What `unfinished` calls a run to which nothing is left to do."""
+
 
 def make_recipe(folder: Path) -> Path:
     """Prepare, SFT, S-DPO and evaluation in float32, on a made-up log and a tiny random model."""
@@ -41,7 +44,7 @@ def unfinished(run: Path) -> str:
     for name in STAGES:
         if not (read_json(run / name / STAGE_FILE) or {}).get("finished"):
             return name
-    return "the end" if (run / "metrics.json").is_file() else "evaluate"
+    return END if (run / "metrics.json").is_file() else "evaluate"
 
 
 def finished_files(run: Path) -> dict[str, bytes]:

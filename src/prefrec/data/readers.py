@@ -8,16 +8,18 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from prefrec.errors import DataError
 
 TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
 HEADERLESS = (".data",)
-UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-"""How polars ends on a damaged Parquet file."""
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
+"""How `read_parquet` ends on a damaged file."""
 SUBSECOND = "subsecond"
 """Column of a log whose times are finer than a second: microseconds after `timestamp`, which orders what is left."""
 _LATEST = 1e18
@@ -328,10 +330,22 @@ def _separator(header: str, suffix: str) -> str:
     return next((s for s in ("\t", ",", ";", "|") if s in header), expected)
 
 
+def read_parquet(path: Path) -> pl.DataFrame:
+    """A Parquet file from outside; ends with one of `UNREADABLE` where it is damaged.
+
+    Arrow decodes it and checks every offset and text: on some damaged files the decoder of polars takes the whole
+    process with it.
+    """
+    with pq.ParquetFile(path) as file:
+        table = file.read()
+    table.validate(full=True)
+    return cast(pl.DataFrame, pl.from_arrow(table))
+
+
 def _read_parquet(path: Path) -> pl.DataFrame:
     _check_file(path)
     try:
-        return pl.read_parquet(path)
+        return read_parquet(path)
     except UNREADABLE as e:
         raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); write it again") from None
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from prefrec.data.readers import UNREADABLE, first_words
+from prefrec.data.readers import UNREADABLE, first_words, read_parquet
 from prefrec.data.types import (
     EXAMPLE_SCHEMA,
     FORMAT_VERSION,
@@ -40,7 +40,13 @@ _SCHEMAS: dict[str, Mapping[str, Any]] = {
 
 _FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
 _WRITER_FAILED = {
-    errno.ENOSPC: ("os error 28", "No space left on device", "PytorchStreamWriter", "inline_container"),
+    errno.ENOSPC: (
+        "os error 28",
+        "No space left on device",
+        "PytorchStreamWriter",
+        "inline_container",
+        "iostream error",
+    ),
     errno.EDQUOT: ("os error 122",),
     errno.EFBIG: ("os error 27",),
     errno.EROFS: ("os error 30",),
@@ -206,7 +212,7 @@ def _told(error: Exception) -> int | None:
 
 def _read_table(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path)
+        return read_parquet(path)
     except UNREADABLE as e:
         raise DataError(f"{path}: missing or damaged ({first_words(e)}); prepare the data again") from None
 

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
-from prefrec.data.readers import UNREADABLE, first_words
+from prefrec.data.readers import UNREADABLE, first_words, read_parquet
 from prefrec.data.store import write_whole
 from prefrec.errors import DataError
 
@@ -72,7 +72,7 @@ def read_predictions(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such predictions file; `prefrec evaluate` writes it")
     try:
-        frame = pl.read_parquet(path)
+        frame = read_parquet(path)
     except UNREADABLE as e:
         raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); evaluate again") from None
     missing = [c for c in PREDICTION_SCHEMA.names() if c not in frame.columns]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import polars as pl
-
 from prefrec import processes
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
+from prefrec.data.readers import read_parquet
 from prefrec.data.store import write_whole
 from prefrec.pipeline.recipe import AlignSection, ModelSection
 from prefrec.pipeline.score import lm_ranker
@@ -60,7 +59,7 @@ def negative_rows(
             out.mkdir(parents=True, exist_ok=True)
             write_whole(path, examples_to_frame(found).write_parquet)
         processes.wait()
-    return frame_to_examples(pl.read_parquet(path))
+    return frame_to_examples(read_parquet(path))
 
 
 def hard_judge(data: PreparedData, model: ModelSection, adapter: Path | None, sequential: Path | None) -> Ranker:

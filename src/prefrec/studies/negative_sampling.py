@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from prefrec.data import PreparedData, RankingExample, frame_to_examples
+from prefrec.data.readers import read_parquet
 from prefrec.errors import ConfigError
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.negatives import NEGATIVES_FILE
@@ -130,7 +131,7 @@ def drawn_rows(run: Run, section: AlignSection) -> list[RankingExample]:
     path = run.folder / "align" / section.name / NEGATIVES_FILE
     if section.negatives_from == "list":
         return training_rows(run.data, section, run.recipe.seed)
-    return frame_to_examples(pl.read_parquet(path))
+    return frame_to_examples(read_parquet(path))
 
 
 def unaware_rows(
