@@ -115,18 +115,18 @@ def test_seeds_do_not_depend_on_what_was_drawn_before(sft, tmp_path):
     assert _equal(one, sft(tmp_path / "two", rows=8))
 
 
-@pytest.mark.parametrize(("step", "checkpoint"), [(1, None), (12, 10)])
-def test_interrupted_sft_ends_with_the_same_weights(sft, stop_after, tmp_path, monkeypatch, step, checkpoint):
-    """Stopped before the first checkpoint, and after the second."""
+def test_interrupted_sft_ends_with_the_same_weights(sft, stop_after, tmp_path, monkeypatch):
+    """Stopped before the first checkpoint, and again after the second."""
     changes = {"epochs": 4, "save_steps": 5, "eval_rows": 0}
     whole = sft(tmp_path / "whole", **changes)
     stopped = tmp_path / "stopped"
-    stop_after(step)
-    with pytest.raises(PowerCutError):
-        sft(stopped, **changes)
-    assert last_checkpoint(stopped) == (stopped / f"checkpoint-{checkpoint}" if checkpoint else None)
-    assert not (stopped / "adapter").exists()
-    monkeypatch.undo()
+    for step, checkpoint in ((1, None), (12, 10)):
+        stop_after(step)
+        with pytest.raises(PowerCutError):
+            sft(stopped, **changes)
+        assert last_checkpoint(stopped) == (stopped / f"checkpoint-{checkpoint}" if checkpoint else None)
+        assert not (stopped / "adapter").exists()
+        monkeypatch.undo()
     assert _equal(whole, sft(stopped, **changes))
     assert _losses(stopped) == _losses(tmp_path / "whole")
     assert sorted(p.name for p in stopped.iterdir()) == ["adapter", "log.json"]
