@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import schemathesis
 from fastapi import FastAPI
-from hypothesis import HealthCheck, given, seed, settings
 from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
+
+from drawn import try_drawn
 
 TOO_LONG = "413"
 """Right and wrong bodies alike are refused unread where they are too long: no keyword of a schema says that."""
@@ -45,13 +46,5 @@ def ask(app: FastAPI, path: str, examples: int, random: int | None = None) -> in
         asked += 1
         case.call_and_validate()
 
-    check = given(kinds[0] | kinds[1])(send)
-    check = settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        derandomize=random is None,
-        suppress_health_check=list(HealthCheck),
-    )(check if random is None else seed(random)(check))
-    check()
+    try_drawn(send, kinds[0] | kinds[1], examples, random)
     return asked

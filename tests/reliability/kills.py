@@ -42,7 +42,7 @@ def kill_runs(recipe: Path, folder: Path, count: int, seed: int) -> Iterator[Kil
         moment = (number + rng.random()) / count
         for attempt in range(ATTEMPTS):
             killed = kill_run(recipe, folder / f"killed-{number}-{attempt}", whole, seconds, moment)
-            if killed.stage != END or attempt == ATTEMPTS - 1:
+            if killed.stage != END or killed.lost or attempt == ATTEMPTS - 1:
                 break
             seconds *= SOONER
         yield killed

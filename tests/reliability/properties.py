@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from drawn import try_drawn
 from reliability.parsers import Parser, survive
 
 _SHARP = [
@@ -47,13 +47,5 @@ def hold(parser: Parser, folder: Path, examples: int, random: int | None = None)
         counts[not survive(parser, content, folder)] += 1
 
     strategy = damaged(parser.seeds) | st.binary(max_size=200) | st.text(max_size=60).map(lambda t: t.encode())
-    check = given(strategy)(ask)
-    check = settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        derandomize=random is None,
-        suppress_health_check=list(HealthCheck),
-    )(check if random is None else seed(random)(check))
-    check()
+    try_drawn(ask, strategy, examples, random)
     return counts[0], counts[1]

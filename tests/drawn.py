@@ -1,0 +1,28 @@
+"""Inputs that hypothesis draws for the soak and for its short forms in the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis.strategies import SearchStrategy
+
+
+def try_drawn(check: Callable[[Any], None], strategy: SearchStrategy[Any], examples: int, random: int | None) -> None:
+    """Call `check` with inputs of `strategy`; raises what it raises, for the shortest such input.
+
+    Args:
+        check: takes an input.
+        strategy: of the inputs.
+        examples: how many.
+        random: seeds their choice; None: the same ones always.
+    """
+    tried = settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=random is None,
+        suppress_health_check=list(HealthCheck),
+    )(given(strategy)(check))
+    (tried if random is None else seed(random)(tried))()
