@@ -72,19 +72,20 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 
 def training_seconds(run: Run, name: str) -> float | None:
     """Seconds of a model's own stage and of those before it; None where one is not known."""
-    return _in_all(run, name, "seconds")
+    found = _of_stages(run, name, "seconds")
+    return None if found is None else sum(found)
 
 
 def training_cpu_seconds(run: Run, name: str) -> float | None:
     """As `training_seconds`, of CPU time."""
-    return _in_all(run, name, "cpu_seconds")
+    found = _of_stages(run, name, "cpu_seconds")
+    return None if found is None else sum(found)
 
 
 def training_memory(run: Run, name: str) -> float | None:
     """The most memory that a model's own stage or one before it took, in GiB; None where one is not known."""
-    found = [run.took(stage, "peak_bytes") for stage in stages_of(run, name)]
-    known = [b for b in found if b is not None]
-    return round(max(known) / GIB, 2) if len(known) == len(found) else None
+    found = _of_stages(run, name, "peak_bytes")
+    return None if found is None else round(max(found) / GIB, 2)
 
 
 def stages_of(run: Run, name: str) -> list[str]:
@@ -93,10 +94,11 @@ def stages_of(run: Run, name: str) -> list[str]:
     return list(dict.fromkeys([*before, name] if name not in before else before[: before.index(name) + 1]))
 
 
-def _in_all(run: Run, name: str, what: Literal["seconds", "cpu_seconds"]) -> float | None:
-    times = [run.took(stage, what) for stage in stages_of(run, name)]
-    known = [t for t in times if t is not None]
-    return sum(known) if len(known) == len(times) else None
+def _of_stages(run: Run, name: str, what: Literal["seconds", "cpu_seconds", "peak_bytes"]) -> list[float] | None:
+    """What each of a model's stages took; None where one is not known."""
+    found = [run.took(stage, what) for stage in stages_of(run, name)]
+    known = [took for took in found if took is not None]
+    return known if len(known) == len(found) else None
 
 
 def _costs(runs: Sequence[Run], names: Sequence[str], of: Callable[[Run, str], float | None]) -> dict[str, float]:
