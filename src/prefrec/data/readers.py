@@ -180,18 +180,15 @@ def parse_timestamps(frame: pl.DataFrame, column: str, path: Path) -> tuple[pl.D
     raw = frame[column]
     if raw.dtype in (pl.Date, pl.Datetime):
         moments = raw.cast(pl.Datetime("us"))
-        seconds = moments.dt.epoch("s")
-        _refuse_bad(frame, column, seconds.is_null(), path, "a date")
-        return _with_times(frame, column, seconds, moments.dt.epoch("us") - seconds * 10**6), []
+        _refuse_bad(frame, column, moments.is_null(), path, "a date")
+        return _with_moments(frame, column, moments), []
     values = _cast(frame, column, pl.Float64, path, "dates or seconds since 1970")
     if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
         stamps = raw.str.strip_chars().str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
         if stamps.is_null().all():
             stamps = raw.str.strip_chars().str.to_date(strict=False).cast(pl.Datetime("us"))
         _refuse_bad(frame, column, stamps.is_null(), path, "seconds since 1970 or an ISO 8601 date")
-        seconds = stamps.dt.epoch("s")
-        timed = _with_times(frame, column, seconds, stamps.dt.epoch("us") - seconds * 10**6)
-        return timed, [f"{path.name}: times read as ISO 8601 text"]
+        return _with_moments(frame, column, stamps), [f"{path.name}: times read as ISO 8601 text"]
     bad = values.is_null() | ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
     _refuse_bad(frame, column, bad, path, "seconds since 1970 or an ISO 8601 date")
     size = float(values.abs().max() or 0)  # type: ignore[arg-type]
@@ -204,6 +201,11 @@ def parse_timestamps(frame: pl.DataFrame, column: str, path: Path) -> tuple[pl.D
 def time_columns(log: pl.DataFrame) -> list[str]:
     """The columns that order a log in time: `timestamp`, then `SUBSECOND` where there is one."""
     return ["timestamp", *([SUBSECOND] if SUBSECOND in log.columns else [])]
+
+
+def _with_moments(frame: pl.DataFrame, column: str, moments: pl.Series) -> pl.DataFrame:
+    seconds = moments.dt.epoch("s")
+    return _with_times(frame, column, seconds, moments.dt.epoch("us") - seconds * 10**6)
 
 
 def _with_times(frame: pl.DataFrame, column: str, seconds: pl.Series, micros: pl.Series) -> pl.DataFrame:

@@ -11,12 +11,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prefrec import processes
 from prefrec.clock import peak_bytes, reset_peak
 from prefrec.data.store import write_whole
 from prefrec.errors import ConfigError
+from prefrec.models import default_device
 
 STAGE_FILE = "stage.json"
 
@@ -70,7 +69,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
     note: dict[str, Any] = {"key": key, "kind": kind, "config": config, "finished": False}
     note |= {name: state.get(name, 0) for name in ("seconds", "cpu_seconds", "peak_bytes")}
     write_json(folder / STAGE_FILE, note)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device().type
     reset_peak(device)
     start, cpu_start = time.monotonic(), time.process_time()
     processes.wait()
