@@ -70,6 +70,12 @@ def _stamps(folder: Path) -> dict[str, int]:
     return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in files}
 
 
+def _references(folder: Path) -> dict[str, int]:
+    found = {f.name: f.stat().st_mtime_ns for f in (folder / "reference").iterdir()}
+    assert len(found) == len(ALIGNMENTS)
+    return found
+
+
 def _made_again(before: dict[str, int], after: dict[str, int]) -> set[str]:
     """Stages and rankers whose files are not those of before."""
     changed = {Path(f) for f in after if after[f] != before.get(f)}
@@ -127,9 +133,10 @@ def test_a_second_run_does_nothing_again(run_again, finished, recipe):
     assert not list(folder.rglob("*.previous"))
 
 
-def test_another_beta_concerns_one_alignment_and_its_predictions(run_again, recipe):
+def test_another_beta_concerns_one_alignment_and_its_predictions(run_again, finished, recipe):
     folder, again = run_again(_changed(recipe, align={"beta": 0.3}))
     assert again == {"align/s-dpo", "predictions/s-dpo"}
+    assert _references(folder) == _references(finished)  # the same rows and reference: not asked again
     assert adapter_weights(folder / "align" / "s-dpo.previous" / "adapter")
     config = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert config["align"][1]["beta"] == 0.3
@@ -171,8 +178,8 @@ def test_other_titles_concern_everything(recipe, tmp_path):
     [
         ("prepare", {"data"}),
         ("sft", {"data", "sft"}),
-        ("align", {"data", "sft", "align"}),
-        ("evaluate", {"data", "sft", "align", "predictions"}),
+        ("align", {"data", "sft", "align", "reference"}),
+        ("evaluate", {"data", "sft", "align", "reference", "predictions"}),
     ],
 )
 def test_until_stops_there(run, recipe, until, there):

@@ -176,16 +176,21 @@ def _other_scaling():
     return model
 
 
-def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer):
+@pytest.mark.parametrize("shared", [False, True])
+def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer, shared):
+    place = tmp_path / ("shared" if shared else "own")
+    folder = {"reference_folder": str(place)} if shared else {}
+
     def reference_after(model, **changes):
-        config = SoftmaxDPOConfig(**settings(tmp_path, max_steps=1, **changes))
+        config = SoftmaxDPOConfig(**settings(tmp_path / "own", max_steps=1, **folder, **changes))
         trainer = SoftmaxDPOTrainer(model, config, PREFERENCES, None, bpe_tokenizer)
         trainer.train()
-        return trainer.train_dataset.ref_logps, (tmp_path / "reference-train.safetensors").stat().st_mtime_ns
+        return trainer.train_dataset.ref_logps, {p.name: p.stat().st_mtime_ns for p in place.glob("reference-*")}
 
-    first, stamp = reference_after(adapted_model())
-    again, same_stamp = reference_after(adapted_model())
-    assert same_stamp == stamp
+    first, stamps = reference_after(adapted_model())
+    again, same_stamps = reference_after(adapted_model())
+    assert len(stamps) == 1
+    assert same_stamps == stamps
     assert (first == again).all()
     for model, changes in (
         (_other_weights(), {}),
@@ -193,9 +198,9 @@ def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer)
         (adapted_model(), {"bf16": True}),
         (adapted_model(), {"layout": "separate"}),
     ):
-        before = stamp
-        changed, stamp = reference_after(model, **changes)
-        assert stamp != before
+        before = stamps
+        changed, stamps = reference_after(model, **changes)
+        assert stamps.items() > before.items()
         assert "layout" in changes or not (first == changed).all()
 
 

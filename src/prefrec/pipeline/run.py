@@ -137,8 +137,9 @@ def train_stages(
         start = sft_stage(made_of, recipe.sft, folder / SFT, start)
     sections = recipe.align if "align" in wanted else []
     judges = {e.name: e for e in before if isinstance(e, SequentialEntry)}
+    shared = folder / "reference"
     aligned = [
-        align_stage(made_of, s, start, folder / "align" / s.name, judges.get(s.negatives_judge or ""))
+        align_stage(made_of, s, start, folder / "align" / s.name, judges.get(s.negatives_judge or ""), shared)
         for s in sections
     ]
     return [*([start] if start else []), *aligned]
@@ -185,8 +186,11 @@ def align_stage(
     start: LMEntry | None,
     out: Path,
     judge: SequentialEntry | None = None,
+    references: Path | None = None,
 ) -> LMEntry:
     """Alignment in the folder `out`, from the adapter of `start` or from the bare base; else as `sft_stage`.
+
+    The reference's log-probabilities lie in the folder `references`, which alignments can share, or in `out`.
 
     Raises:
         ConfigError: a sequential recommender is to choose the negatives, and `judge` is None.
@@ -210,6 +214,7 @@ def align_stage(
                 out,
                 seed=made_of.seed,
                 sequential=chosen_by,
+                references=references,
             )
     return LMEntry(section.name, out / ADAPTER, key)
 

@@ -124,6 +124,7 @@ def train_align(
     *,
     seed: int,
     sequential: Path | None = None,
+    references: Path | None = None,
 ) -> Path:
     """Align an adapter on chosen and rejected titles; returns the new adapter's folder.
 
@@ -136,6 +137,7 @@ def train_align(
         out: folder of the stage; training goes on from the newest checkpoint in it.
         seed: of rows, negatives and order.
         sequential: folder of the recommender that chooses the negatives, where `negatives_from` names one.
+        references: folder for the reference's log-probabilities, which alignments share; None: in `out`.
     """
     rows = training_rows(data, section, seed)
     rows = negative_rows(data, model, section, rows, adapter, sequential, out, seed=seed)
@@ -153,6 +155,7 @@ def train_align(
         num_negatives=section.num_negatives,
         negatives=section.negatives,
         precompute_ref_log_probs=section.precompute_reference,
+        reference_folder=str(references) if references else None,
         max_tokens_per_pass=section.max_tokens_per_pass,
     )
     trainer = SoftmaxDPOTrainer(

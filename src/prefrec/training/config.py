@@ -85,6 +85,7 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
         negatives: `fixed` (drawn once) or `per_epoch` (drawn anew from the row's rejected answers).
         precompute_ref_log_probs: compute the reference's log-probabilities once, before training, and keep
             them on disk; otherwise in every step by the frozen adapter.
+        reference_folder: where they are kept, for trainings to share; None for `output_dir`.
         max_tokens_per_pass: tokens a pass through the model, padding included; None for no limit. The answers of
             a batch with more are shared out over several passes: the gradient is the same, memory is that of
             one pass, and time grows by a forward pass and the prompts that are read again.
@@ -95,6 +96,7 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
     num_negatives: int | None = field(default=None)
     negatives: Literal["fixed", "per_epoch"] = field(default="fixed")
     precompute_ref_log_probs: bool = field(default=True)
+    reference_folder: str | None = field(default=None)
     max_tokens_per_pass: int | None = field(default=None)
 
     def __post_init__(self) -> None:

@@ -34,11 +34,12 @@ def reference_logps(
     layout: Layout,
     max_tokens: int | None,
     precision: Callable[[], torch.autocast],
-    cache: Path,
+    folder: Path,
 ) -> NDArray[np.float32]:
-    """Log-probabilities [n, C] of all answers under the reference, from `cache` where the key agrees.
+    """Log-probabilities [n, C] of all answers under the reference, from the file in `folder` that bears their key.
 
-    Of many processes each computes its share, and the first one reads and writes the file; all must call it.
+    Trainings that share a folder, a reference and rows ask the reference once. Of many processes each computes its
+    share, and the first one reads and writes the file; all must call it.
 
     Args:
         model: the policy, whose reference is its adapter `ref`, its base, or (not a PEFT model) itself.
@@ -48,9 +49,10 @@ def reference_logps(
         layout: of the rows.
         max_tokens: tokens a pass, padding included; None for no limit.
         precision: makes the autocast context, entered anew for each batch.
-        cache: a safetensors file; written when the pass is through.
+        folder: of safetensors files, one a key; written when the pass is through.
     """
     key = reference_key(model, choice_sets, layout, precision) if processes.is_first() else ""
+    cache = folder / f"reference-{key[:16]}.safetensors"
     stored = processes.from_first(_read(cache, key) if processes.is_first() else None)
     if stored is not None:
         return stored

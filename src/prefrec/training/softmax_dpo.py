@@ -133,7 +133,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             layout=self.row_layout,
             max_tokens=self.max_tokens_per_pass,
             precision=self._autocast,
-            cache=Path(str(self.args.output_dir)) / f"reference-{name}.safetensors",
+            folder=Path(self.config.reference_folder or str(self.args.output_dir)),
         )
 
     def _reference_pass(self, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
