@@ -158,5 +158,5 @@ TRANSFER = Study(
     analyse,
     reads_any_run=True,
     many_data=True,
-    overrides=(*FEWER_ROWS, "evaluate.rows=300"),
+    overrides=(*FEWER_ROWS, "evaluate.rows=200"),
 )
