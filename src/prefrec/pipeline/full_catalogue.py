@@ -10,7 +10,7 @@ from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.evaluation import Evaluation, evaluate_predictions, whole_catalogue
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection, ReferenceName
-from prefrec.pipeline.score import Entry, LMEntry, RankerEntry, ask_all, entry_ranker, model_key
+from prefrec.pipeline.score import Entry, LMEntry, RankerEntry, ask_all, entry_ranker, known_entry, model_key
 from prefrec.pipeline.stage import stage_key, write_json
 from prefrec.processes import is_first
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
@@ -48,7 +48,7 @@ def retrieve_entry(
     Raises:
         ConfigError: there is no such retriever or ranker.
     """
-    second = _known(ranker, name, before, "ranker")
+    second = known_entry(ranker, name, before, "ranker")
     key = {"retrieve": retrieve, "seed": seed, "ranker": second.key}
     if isinstance(second, LMEntry):
         key["model"] = model_key(model)
@@ -59,7 +59,7 @@ def retrieve_entry(
             return reference_ranker(retriever, data.train_interactions, seed)
 
     else:
-        first = _known(retriever, name, before, "retriever", get_args(ReferenceName))
+        first = known_entry(retriever, name, before, "retriever", get_args(ReferenceName))
         if isinstance(first, LMEntry):
             raise ConfigError(
                 f"{name}.retriever: {retriever!r} is shown the titles that it scores, which cannot be the whole "
@@ -162,9 +162,3 @@ def full_catalogue_metrics(
     if is_first():
         write_json(folder / FULL_CATALOGUE, metrics)
     return metrics
-
-
-def _known(name: str, of: str, entries: Mapping[str, Entry], field: str, more: Sequence[str] = ()) -> Entry:
-    if name not in entries:
-        raise ConfigError(f"{of}.{field}: there is no {name!r} here; there are {', '.join([*more, *entries])}")
-    return entries[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,20 @@ def entry_ranker(entry: Entry, data: PreparedData, model: ModelSection, *, batch
     if isinstance(entry, RankerEntry):
         return entry.load()
     return lm_ranker(entry.name, entry.adapter, data, model, batch_size=batch_size)
+
+
+def known_entry(name: str, of: str, entries: Mapping[str, Entry], field: str, more: Sequence[str] = ()) -> Entry:
+    """The entry of this name, which the field `field` of the ranker `of` asks for.
+
+    Args:
+        more: names that the field may have beside those of the entries; for the message.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in entries:
+        raise ConfigError(f"{of}.{field}: there is no {name!r} here; there are {', '.join([*more, *entries])}")
+    return entries[name]
 
 
 def sequential_entry(folder: Path) -> SequentialEntry:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from rich.markup import escape
-from safetensors import SafetensorError
 from torch import nn
 
 from prefrec.console import warn
@@ -22,7 +21,7 @@ from prefrec.packing import Layout, pack_passes, tokens_of
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
 from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
-from prefrec.training.adapters import check_adapter, load_adapter
+from prefrec.training.adapters import load_adapter
 
 Scores = list[NDArray[np.float64]]
 
@@ -144,18 +143,6 @@ def load_rankers(
     for i, (ranker, folder) in enumerate(adapters.items()):
         names[ranker] = None if folder is None else f"ranker{i}"
         if folder is not None:
-            model = _with_adapter(model, folder, f"ranker{i}")
+            # In the base's own precision: the same numbers as autocast gives in training, without its casts.
+            model = load_adapter(model, folder, adapter_name=f"ranker{i}", autocast_adapter_dtype=False)
     return model.eval(), names
-
-
-def _with_adapter(model: nn.Module, folder: Path, name: str) -> PeftModel:
-    # In the base's own precision: the same numbers as autocast gives in training, without its casts.
-    kwargs: dict[str, Any] = {"adapter_name": name, "autocast_adapter_dtype": False}
-    if not isinstance(model, PeftModel):
-        return load_adapter(model, folder, **kwargs)
-    check_adapter(folder)
-    try:
-        model.load_adapter(str(folder), **kwargs)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"the adapter in {folder} cannot be read, or is of another base model: {e}") from e
-    return cast(PeftModel, model)

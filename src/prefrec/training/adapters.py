@@ -40,16 +40,19 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
     """`model` with the adapter of a folder.
 
     Args:
-        model: the base that the adapter was trained on.
+        model: the base that the adapter was trained on; one that has adapters already gets this one beside them.
         folder: what `save_pretrained` of a PEFT model wrote.
-        **kwargs: passed to `PeftModel.from_pretrained`.
+        **kwargs: as `PeftModel.from_pretrained` takes them; `adapter_name` tells adapters of one base apart.
 
     Raises:
         ModelError: there is no adapter in the folder, it is not stored as safetensors, or does not fit the model.
     """
     check_adapter(folder)
     try:
-        return PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
+        if not isinstance(model, PeftModel):
+            return PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
+        model.load_adapter(str(folder), **kwargs)
+        return model
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"the adapter in {folder} cannot be read, or is of another base model: {e}") from e
 

@@ -18,7 +18,7 @@ class TrainSection(BaseModel):
     per_device_batch_size: int = Field(4, ge=1, description="Rows a forward pass.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps that warm up.")
     max_grad_norm: float = Field(0.3, ge=0, description="Gradient clipping.")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
     disable_dropout: bool = Field(True, description="Switch all dropout off, as TRL does in alignment.")
     eval_rows: int = Field(0, ge=0, description="Validation rows for the loss curves; 0: none.")
     eval_steps: int = Field(25, ge=1, description="Optimiser steps between two points of the validation curve.")

@@ -10,11 +10,10 @@ import polars as pl
 
 from prefrec.data import PreparedData
 from prefrec.data.readers import read_table
-from prefrec.errors import ConfigError
 from prefrec.pipeline.baselines.endpoint import PATIENCE
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import ModelSection, ReferenceName
-from prefrec.pipeline.score import Entry, RankerEntry, entry_ranker
+from prefrec.pipeline.score import Entry, RankerEntry, entry_ranker, known_entry
 from prefrec.pipeline.stage import file_facts
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.chatrec import ChatModel, ChatRecConfig, ChatRecRanker, EndpointChat, LocalChat, Profiles
@@ -83,12 +82,7 @@ def retriever_entry(config: ChatRecConfig, before: Mapping[str, Entry]) -> Entry
     references = get_args(ReferenceName)
     if config.retriever in references:
         return None
-    if config.retriever not in before:
-        raise ConfigError(
-            f"{config.name}.retriever: there is no {config.retriever!r} here; there are "
-            f"{', '.join([*references, *before])}"
-        )
-    return before[config.retriever]
+    return known_entry(config.retriever, config.name, before, "retriever", references)
 
 
 def _chat(config: ChatRecConfig, model: ModelSection) -> ChatModel:
