@@ -11,7 +11,7 @@ from peft import get_peft_model
 from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
 from prefrec.errors import ModelError, TemplateError, TokenizerError
 from prefrec.models import load_model
-from prefrec.prompts import PromptEncoder, load_template, template_names
+from prefrec.prompts import ChoiceSet, PromptEncoder, load_template, template_names
 from prefrec.prompts.templates import DOMAINS
 from prefrec.rankers import LMRanker, Ranker
 from prefrec.rankers.base import GeneratingRanker
@@ -28,6 +28,7 @@ from prefrec.rankers.tallrec import (
     tallrec_dataset,
     training_questions,
 )
+from prefrec.rankers.tallrec.ranker import together
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
 from slow import slow_logps
 from tiny_run import TITLES, write_model
@@ -192,20 +193,37 @@ def ranker(model, bpe_tokenizer):
 
 def _slow_p_yes(ranker: TallrecRanker, example: RankingExample, candidate: str) -> float:
     """Two full sequences: question and Yes, question and No."""
-    liked = [CATALOGUE.titles[i] for i in example.history if ranker.opinions.liked(example.user_id, i)]
-    disliked = [CATALOGUE.titles[i] for i in example.history if not ranker.opinions.liked(example.user_id, i)]
-    text = TEMPLATE.ask(liked, disliked, CATALOGUE.titles[candidate])
+    encoder, kept = ranker.lm.encoder, list(example.history)
+    while True:
+        liked = [CATALOGUE.titles[i] for i in kept if ranker.opinions.liked(example.user_id, i)]
+        disliked = [CATALOGUE.titles[i] for i in kept if not ranker.opinions.liked(example.user_id, i)]
+        try:
+            choices = encoder.encode_text(TEMPLATE.ask(liked, disliked, CATALOGUE.titles[candidate]), ["Yes", "No"])
+            break
+        except TokenizerError:
+            kept.pop(0)
     with torch.no_grad():
-        yes, no = slow_logps(ranker.lm.model, ranker.lm.encoder.encode_text(text, ["Yes", "No"])).double()
+        yes, no = slow_logps(ranker.lm.model, choices).double()
     return float(yes.exp() / (yes.exp() + no.exp()))
 
 
-@pytest.mark.parametrize("settings", [{}, {"batch_size": 1}, {"chat": True}])
+def test_questions_are_read_together_as_far_as_they_begin_alike():
+    answers = ((7, 9), (8, 9))
+    a, b = ChoiceSet((1, 2, 3, 4), answers), ChoiceSet((1, 2, 5), answers)
+    assert together([a, b]) == [ChoiceSet((1, 2), ((3, 4, 7, 9), (3, 4, 8, 9), (5, 7, 9), (5, 8, 9)))]
+    assert together([a]) == [a]
+    assert together([a, a]) == [ChoiceSet(a.prompt, answers * 2)]
+    other = ChoiceSet((6, 2, 5), answers)
+    assert together([a, other]) == [a, other]
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_length": 75}, {"chat": True}])
 def test_p_yes_equals_the_slow_twin(ranker, settings):
     rated = pl.DataFrame({"user_id": ["u1", "u3"], "item_id": [_examples()[1].history[0], _examples()[3].history[2]]})
     asked, examples = ranker(Opinions(rated.with_columns(rating=1.0), 4.0), **settings), _examples()
     scores = asked.score(examples)
     assert scores.shape == (4, 5)
+    assert (asked.lm.encoder.shortened > 0) == ("max_length" in settings)
     for row, example in zip(scores, examples, strict=True):
         want = [_slow_p_yes(asked, example, c) for c in example.candidates]
         np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-5)

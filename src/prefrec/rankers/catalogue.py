@@ -65,8 +65,12 @@ class CatalogueRanker:
         out = np.full((len(examples), max((len(e.candidates) for e in examples), default=0)), -np.inf)
         for row, example in zip(out, track(examples, f"{self.name}: scoring"), strict=True):
             choices = self._encode(example.history, example.candidates)
-            row[: len(example.candidates)] = self._exact(choices.prompt, self._trie_of(choices))
+            row[: len(example.candidates)] = self.logps(choices)
         return out
+
+    def logps(self, choices: ChoiceSet) -> NDArray[np.float32]:
+        """Log-probabilities [C] of the answers of one question that is already encoded, read as a trie."""
+        return self._exact(choices.prompt, self._trie_of(choices))
 
     def recommend(
         self,
@@ -127,7 +131,7 @@ class CatalogueRanker:
         if self._layout is None:
             self._layout, reason = trie_layout(self.lm.model, prompt, trie)
             if self._layout != "cached":
-                warn(f"{self.name}: the catalogue is read in the slower layout `{self._layout}`: {escape(reason)}")
+                warn(f"{self.name}: a trie is read in the slower layout `{self._layout}`: {escape(reason)}")
         return self._layout
 
 

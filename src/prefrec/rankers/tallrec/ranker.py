@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prefrec import processes
+from prefrec.console import track
 from prefrec.data import Catalogue, RankingExample
+from prefrec.prompts import ChoiceSet
+from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.lm import LMRanker, load_lm
 from prefrec.rankers.reference import pad_scores
 from prefrec.rankers.tallrec.prompts import LikeTemplate, encode_question
 from prefrec.rankers.tallrec.questions import Opinions, Question, history_of
-
-QUESTIONS_AT_A_TIME = 64
-"""Three lists of 20 candidates, and less than `MAX_TOKENS_PER_PASS`: a question is short."""
 
 
 class TallrecRanker:
     """Ranks candidates by the probability that the answer is Yes and not No, end token included.
 
     P(Yes) = exp(l_Yes) / (exp(l_Yes) + exp(l_No)), with l the log-probability of an answer after the question
-    about one candidate. It does not answer in text: its answer would be Yes or No, not a title.
+    about one candidate. The questions of a row begin alike, with the user's history: they are read as a trie that
+    branches where the candidates' titles do, so that what they share is read once.
+
+    It does not answer in text: its answer would be Yes or No, not a title.
 
     Args:
         lm: model, tokenizer, catalogue and name; its template is a `LikeTemplate`.
@@ -38,19 +42,39 @@ class TallrecRanker:
         self.lm = lm
         self.template = lm.template
         self.opinions = opinions
+        self._tries = CatalogueRanker(lm)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """P(Yes) of the candidates, [B, C]; −inf where a row has fewer candidates."""
-        sets = [
-            encode_question(Question(history, candidate), self.lm.catalogue, self.template, self.lm.encoder)
-            for example in examples
-            for history in [history_of(example, self.opinions)]
-            for candidate in example.candidates
+        own = processes.share(range(len(examples)))
+        found = [(i, self._yes(examples[i])) for i in track(own, f"{self.name}: scoring")]
+        yes = dict(processes.pool(found))
+        return pad_scores([yes[i] for i in range(len(examples))])
+
+    def _yes(self, example: RankingExample) -> NDArray[np.float64]:
+        """P(Yes) of each candidate [C]."""
+        history = history_of(example, self.opinions)
+        questions = [
+            encode_question(Question(history, c), self.lm.catalogue, self.template, self.lm.encoder)
+            for c in example.candidates
         ]
-        logps = self.lm.score_sets(sets).reshape(-1, 2)
-        yes = 1 / (1 + np.exp(np.clip(logps[:, 1] - logps[:, 0], -700, 700)))
-        ends = list(accumulate(len(e.candidates) for e in examples))
-        return pad_scores([yes[end - len(e.candidates) : end] for e, end in zip(examples, ends, strict=True)])
+        logps = [self._tries.logps(part) for part in together(questions)]
+        yes, no = np.concatenate(logps).astype(np.float64).reshape(-1, 2).T
+        return 1 / (1 + np.exp(np.clip(no - yes, -700, 700)))
+
+
+def together(questions: Sequence[ChoiceSet]) -> Sequence[ChoiceSet]:
+    """One choice set for all questions: the tokens they begin with, then the rest of each before its answers.
+
+    What the answers of one question have in common falls out of their comparison. Questions that begin differently
+    stay as they are: a model is asked nothing without a prompt.
+    """
+    columns = zip(*(q.prompt for q in questions), strict=False)
+    prompt = tuple(tokens[0] for tokens in takewhile(lambda tokens: len(set(tokens)) == 1, columns))
+    if not prompt:
+        return questions
+    rests = [(q.prompt[len(prompt) :], q.answers) for q in questions]
+    return [ChoiceSet(prompt, tuple(rest + a for rest, answers in rests for a in answers))]
 
 
 def load_tallrec(
@@ -62,7 +86,6 @@ def load_tallrec(
     opinions: Opinions,
     *,
     loading: Mapping[str, Any] | None = None,
-    batch_size: int = QUESTIONS_AT_A_TIME,
     **settings: Any,
 ) -> TallrecRanker:
     """The ranker of a trained adapter, on a GPU if there is one.
@@ -75,13 +98,10 @@ def load_tallrec(
         template: that it was tuned with.
         opinions: which items of the histories were disliked.
         loading: arguments of `prefrec.models.load_model`; None: bfloat16.
-        batch_size: questions a batch.
         **settings: further arguments of `LMRanker`.
 
     Raises:
         ModelError: base or adapter cannot be found or read.
     """
     model, tokenizer = load_lm(base, adapter, **(loading or {}))
-    return TallrecRanker(
-        LMRanker(name, model, tokenizer, catalogue, template, batch_size=batch_size, **settings), opinions
-    )
+    return TallrecRanker(LMRanker(name, model, tokenizer, catalogue, template, **settings), opinions)
