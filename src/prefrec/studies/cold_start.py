@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import PreparedData, RankingExample, examples_to_frame, read_prepared
+from prefrec.data import PreparedData, RankingExample, read_prepared, write_prepared
 from prefrec.data.config import GIVEN_SOURCES
-from prefrec.data.store import write_whole
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
@@ -175,7 +175,7 @@ def _leave_out_new_items(folder: Path, seed: int) -> None:
     data = read_prepared(folder)
     rows = of_trained_items(data.train, data, data.train_interactions, seed)
     if rows != data.train:
-        write_whole(folder / "train.parquet", examples_to_frame(rows).write_parquet)
+        write_prepared(replace(data, train=rows), folder)
 
 
 def _drawings(
