@@ -37,7 +37,7 @@ def write_page(study: Path, docs: Path = DOCS) -> Path:
     text = (study / "table.md").read_text(encoding="utf-8")
     title, question, rest = text.split("\n\n", 2)
     machine = summary["environment"]
-    made = f"Made at commit `{str(machine['commit'])[:7]}` on {machine['processor']}, {machine['threads']} threads."
+    made = f"Made at commit `{str(machine['commit'])[:7]}` on {machine['processor']}, {_threads(machine['threads'])}."
     parts = [
         title.replace("## ", "# "),
         question,
@@ -48,6 +48,10 @@ def write_page(study: Path, docs: Path = DOCS) -> Path:
     ]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread{'s' if n != 1 else ''}"
 
 
 if __name__ == "__main__":
