@@ -21,6 +21,7 @@ from prefrec.data import PrepareConfig, config_error
         ({"source": "files", "interactions": "a", "items": "b", "path": "c"}, "path: source files takes"),
         ({"source": "goodreads"}, "path: source goodreads needs a folder, or interactions and items"),
         ({"interactions": "x.csv"}, "interactions, items: only for source files or goodreads"),
+        ({"users": "x.csv"}, "users: only for source files, not movielens-100k, which has its own where it has any"),
         ({"split": "given"}, "split: movielens-100k has no split of its own"),
         ({"source": "lastfm-published", "path": "x", "split": "time"}, "split: lastfm-published comes with its own"),
         ({"source": "lastfm-published", "path": "x", "user_core": 5}, "user_core, item_core: .* cannot be filtered"),

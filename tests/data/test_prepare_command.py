@@ -51,6 +51,16 @@ def test_json_and_published_json(arguments: list[str]) -> None:
     assert len(rows[0].candidates) == 7
 
 
+def test_users_are_kept_where_they_are_in_the_log(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("user_id,plan\nu1,free\nnobody,paid\n")
+    run([*arguments, "--users", str(tmp_path / "users.csv")])
+    users = read_prepared(Path(arguments[0])).users
+    assert users is not None
+    assert users.rows() == [("u1", "free")]
+    run(arguments)
+    assert read_prepared(Path(arguments[0])).users is None
+
+
 def test_wrong_setting_names_the_field(arguments: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"candidates\.size: .*given: 1"):
         run([*arguments, "--num-candidates", "1"])

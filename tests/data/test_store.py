@@ -48,6 +48,22 @@ def test_round_trip(data: PreparedData, tmp_path: Path) -> None:
     ]
 
 
+def test_users_there_and_back(data: PreparedData, tmp_path: Path) -> None:
+    users = pl.DataFrame({"user_id": ["u1", "u2"], "plan": ["free", None]})
+    write_prepared(data, tmp_path)
+    digest = prepared_digest(tmp_path)
+    write_prepared(replace(data, users=users), tmp_path)
+    back = read_prepared(tmp_path).users
+    assert back is not None
+    assert back.equals(users)
+    assert prepared_digest(tmp_path) == digest  # no row is made of what users are
+    pl.concat([users, users]).write_parquet(tmp_path / "users.parquet")
+    with pytest.raises(DataError, match=r"users\.parquet, row 0: another row has the same user_id"):
+        read_prepared(tmp_path)
+    write_prepared(data, tmp_path)
+    assert read_prepared(tmp_path).users is None
+
+
 def test_unfinished_folder(data: PreparedData, tmp_path: Path) -> None:
     write_prepared(data, tmp_path / "out")
     (tmp_path / "out" / "protocol.json").unlink()

@@ -1,6 +1,7 @@
 """Popularity, coverage and Gini against slow twins; groups by activity; the whole study."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -8,13 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefrec.data import RankingExample
+from prefrec.data import PreparedData, RankingExample
 from prefrec.evaluation.predictions import prediction_frame
 from prefrec.studies.carry_out import carry_out
 from prefrec.studies.fairness import (
     FAIRNESS,
+    OTHERS,
     TAKEN,
+    UNKNOWN,
     activity_groups,
+    attribute_groups,
+    attribute_tables,
     exposure_frame,
     gini,
     group_table,
@@ -74,6 +79,7 @@ class _Log:
     """Prepared data as far as groups read it: user k has k interactions, u0 none."""
 
     train_interactions = pl.DataFrame({"user_id": [f"u{k}" for k in range(6) for _ in range(k)]})
+    users = None
 
 
 def test_users_fall_into_thirds_by_activity():
@@ -90,6 +96,46 @@ def test_groups_are_measured_apart():
     assert got["middle", "a"] == (1, 2, None)
     assert got["middle", "b"] == (0, 2, -1)
     assert table.grid.columns == [c for g in ("few", "middle", "many") for c in (f"{g}, n = 2", "− a’s")]
+
+
+def test_names_group_users_where_there_are_enough_of_them():
+    told = ["F"] * 25 + ["M"] * 30 + ["X"] * 19 + [UNKNOWN] * 3
+    groups, order = attribute_groups(told, [f"u{i}" for i in range(len(told))])
+    assert order == ["M", "F", OTHERS, UNKNOWN]
+    assert Counter(groups) == {"M": 30, "F": 25, OTHERS: 19, UNKNOWN: 3}
+
+
+@given(st.lists(st.integers(10, 80), min_size=9, max_size=60, unique=True))
+def test_numbers_group_users_by_thirds(ages):
+    users = [f"u{i}" for i in range(len(ages))] * 2  # two rows a user
+    groups, order = attribute_groups([str(a) for a in ages] * 2, users)
+    assert len(order) == 3
+    assert groups[: len(ages)] == groups[len(ages) :]
+    for group in order:
+        low, high = map(int, group.split(" to "))
+        assert {a for a, g in zip(ages, groups, strict=False) if g == group} == {a for a in ages if low <= a <= high}
+    sizes = Counter(groups).values()
+    assert max(sizes) - min(sizes) <= 2
+
+
+def test_a_few_numbers_are_names():
+    told = [str(1 + i % 3) for i in range(90)]
+    groups, order = attribute_groups(told, [f"u{i}" for i in range(90)])
+    assert groups == told
+    assert order == ["1", "2", "3"]
+
+
+def test_users_are_measured_by_their_attributes():
+    users = [f"u{i}" for i in range(60)]
+    hits = np.array([[float(i % 4 == 0) for i in range(60)]])
+    kinds = ["F" if i % 2 else "M" for i in range(60)]
+    told = pl.DataFrame({"user_id": users, "gender": kinds, "plan": ["free"] * 60, "note": [None] * 60})
+    data = PreparedData(None, [], [], [], _Log.train_interactions, users=told)
+    (table,) = attribute_tables({"a": {"hr@1": hits}, "b": {"hr@1": 1 - hits}}, users, data, "a")
+    assert (table.name, table.title) == ("groups-gender", "HR@1 by gender")
+    got = {(r["group"], r["variant"]): (r["mean"], r["n"]) for r in table.frame.to_dicts()}
+    assert got == {("F", "a"): (0, 30), ("F", "b"): (1, 30), ("M", "a"): (0.5, 30), ("M", "b"): (0.5, 30)}
+    assert attribute_tables({}, users, replace(data, users=None), "a") == []
 
 
 def test_the_whole_study(base, place):

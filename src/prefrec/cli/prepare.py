@@ -39,6 +39,13 @@ def prepare(
     items: Annotated[
         Path | None, typer.Option(help="Catalogue with ids and titles, same formats.", rich_help_panel=_FILES)
     ] = None,
+    users: Annotated[
+        Path | None,
+        typer.Option(
+            help="Users and their attributes (age, region, …), same formats: groups for studies, in no prompt.",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
     user_column: Annotated[str, typer.Option(help="Log: the user.", rich_help_panel=_FILES)] = "user_id",
     item_column: Annotated[str, typer.Option(help="Log: the item.", rich_help_panel=_FILES)] = "item_id",
     timestamp_column: Annotated[
@@ -146,6 +153,7 @@ def prepare(
         path=path,
         interactions=interactions,
         items=items,
+        users=users,
         columns={
             "user": user_column,
             "item": item_column,

@@ -67,6 +67,9 @@ class PrepareConfig(BaseModel):
     items: Path | None = Field(
         None, description="Catalogue with titles (files, goodreads); artists.dat (lastfm-published)."
     )
+    users: Path | None = Field(
+        None, description="Table of users and their attributes (files): groups for studies, in no prompt."
+    )
     columns: ColumnNames = Field(default_factory=lambda: ColumnNames(), description="Column names (source files).")
     encoding: str = Field("utf-8", description="Encoding of the text files (sources files and movielens-csv).")
     domain: Domain | None = Field(None, description="Which prompt templates fit; None: what the source says.")
@@ -118,6 +121,8 @@ class PrepareConfig(BaseModel):
             self.items and self.source not in takes_items
         ):
             raise ValueError(f"interactions, items: only for source files or goodreads, not {self.source}")
+        if self.users and self.source != "files":
+            raise ValueError(f"users: only for source files, not {self.source}, which has its own where it has any")
         if self.source == "files" and self.path is not None:
             raise ValueError("path: source files takes interactions and items instead")
         if self.windows and self.split_name not in ("time", "user"):

@@ -50,7 +50,16 @@ def prepare(config: PrepareConfig) -> PreparedData:
         "split_facts": facts,
         "notes": source.notes + _cold_note(source, catalogue),
     }
-    return PreparedData(catalogue, examples["train"], examples["validation"], examples["test"], learn, protocol)
+    train, validation, test = (examples[part] for part in ("train", "validation", "test"))
+    return PreparedData(catalogue, train, validation, test, learn, protocol, _known_users(source, log))
+
+
+def _known_users(source: Source, log: pl.DataFrame) -> pl.DataFrame | None:
+    """What is told of the users of the log; None where nothing is."""
+    if source.users is None:
+        return None
+    known = source.users.filter(pl.col("user_id").is_in(log["user_id"].unique().to_list()))
+    return None if known.is_empty() else known
 
 
 def filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, dict[str, int]]:

@@ -30,10 +30,14 @@ _TABLES = ("items", "interactions", "train", "validation", "test")
 PREPARED_FILES = (*(f"{table}.parquet" for table in _TABLES), PROTOCOL)
 """What prepared data consist of."""
 
+_USERS = "users.parquet"
+"""There where attributes of users are known. No row is made of them: they are no part of `prepared_digest`."""
+
 _ROWS = ("train", "validation", "test")
 _SCHEMAS: dict[str, Mapping[str, Any]] = {
     "items": {"item_id": pl.String, "title": pl.String},
     "interactions": {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
+    "users": {"user_id": pl.String},
     **dict.fromkeys(_ROWS, EXAMPLE_SCHEMA),
 }
 """Columns that a table must have; it may have more."""
@@ -56,7 +60,7 @@ _WRITER_FAILED = {
 
 
 def write_prepared(data: PreparedData, folder: Path) -> None:
-    """Write five Parquet tables and `protocol.json`; where one cannot be written, older ones stay as they are.
+    """Write five Parquet tables (six with users) and `protocol.json`; where one fails, older ones stay as they are.
 
     An older `protocol.json` is removed before the tables move to their places and the new one moves last, so that a
     folder without it is known to be unfinished.
@@ -77,8 +81,12 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
         "test": examples_to_frame(data.test),
     }
     writers: dict[Path, Writer] = {folder / f"{name}.parquet": tables[name].write_parquet for name in _TABLES}
+    if data.users is not None:
+        writers[folder / _USERS] = data.users.write_parquet
     text = json.dumps(data.protocol, indent=2, ensure_ascii=False) + "\n"
     write_sealed(writers, folder / PROTOCOL, lambda path: path.write_text(text, encoding="utf-8"))
+    if data.users is None:
+        (folder / _USERS).unlink(missing_ok=True)
 
 
 def prepared_digest(folder: Path) -> str:
@@ -122,6 +130,10 @@ def read_prepared(folder: Path) -> PreparedData:
     tables = {name: _read_table(folder / f"{name}.parquet") for name in _TABLES}
     for name, frame in tables.items():
         _check_table(frame, name, folder / f"{name}.parquet", tables["items"])
+    users = None
+    if (folder / _USERS).exists():
+        users = _read_table(folder / _USERS)
+        _check_table(users, "users", folder / _USERS, tables["items"])
     rows = {name: frame_to_examples(tables[name]) for name in _ROWS}
     return PreparedData(
         Catalogue(tables["items"]),
@@ -130,6 +142,7 @@ def read_prepared(folder: Path) -> PreparedData:
         rows["test"],
         tables["interactions"],
         protocol,
+        users,
     )
 
 
@@ -228,6 +241,8 @@ def _check_table(frame: pl.DataFrame, name: str, path: Path, items: pl.DataFrame
         _refuse(frame[column].is_null(), path, f"{column} is empty")
     if name == "items":
         _refuse(frame["item_id"].is_duplicated(), path, "another row has the same item_id")
+    if name == "users":
+        _refuse(frame["user_id"].is_duplicated(), path, "another row has the same user_id")
     if name not in _ROWS:
         return
     listed = frame.select(pl.col("candidates").list.contains(pl.col("target"))).to_series()

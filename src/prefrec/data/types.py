@@ -98,6 +98,8 @@ class PreparedData:
             sorted by user and time): what a recommender may learn from. Nothing of it lies in a validation or
             test target. Ratings are kept where the log has some.
         protocol: source, split, candidates, seeds and counts, as plain JSON values.
+        users: `user_id` and attributes such as age or gender, all text, each user once; None where none are known.
+            They group users in studies and are no part of any prompt.
     """
 
     catalogue: Catalogue
@@ -106,6 +108,7 @@ class PreparedData:
     test: list[RankingExample]
     train_interactions: pl.DataFrame
     protocol: dict[str, Any] = field(default_factory=dict)
+    users: pl.DataFrame | None = None
 
     @property
     def domain(self) -> str:

@@ -272,7 +272,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
 def _resolve_paths(data: PrepareConfig, folder: Path) -> PrepareConfig:
     found: dict[str, Any] = {
         field: (folder / value).resolve()
-        for field in ("path", "interactions", "items")
+        for field in ("path", "interactions", "items", "users")
         if (value := getattr(data, field)) is not None
     }
     return data.model_copy(update=found)

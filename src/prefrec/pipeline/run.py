@@ -240,7 +240,7 @@ def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
 
 def data_key(config: PrepareConfig) -> str:
     """The key of the prepare stage: the configuration, and size and date of the files that it names."""
-    named = [p for p in (config.path, config.interactions, config.items) if p is not None]
+    named = [p for p in (config.path, config.interactions, config.items, config.users) if p is not None]
     return stage_key(config=config.model_dump(mode="json"), files=file_facts(named))
 
 

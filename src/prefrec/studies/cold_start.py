@@ -107,7 +107,7 @@ def cold_rows(data: PreparedData, n: int, seed: int) -> PreparedData:
         share = n if not kind.startswith("user") else -(-n // FEW)
         kept |= set(rng.permutation(kinds[kind])[:share].tolist())
     rows = [data.test[i] for i in sorted(kept)]
-    return PreparedData(data.catalogue, data.train, data.validation, rows, data.train_interactions, data.protocol)
+    return replace(data, test=rows)
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from prefrec.pipeline.recipe import Recipe
 from prefrec.studies.alignments import dpo_and_s_dpo
 from prefrec.studies.groups import grouped_table, groups_of, measure_groups
 from prefrec.studies.measure import Values, measure, of_rankers, ranking_values
-from prefrec.studies.plots import dots
+from prefrec.studies.plots import dots, slug
 from prefrec.studies.runs import Run
 from prefrec.studies.study import Outcome, Study, Table
 from prefrec.studies.tables import facts_of, plain_table, results_table
@@ -31,6 +32,14 @@ LABELS = {f"top {k}": f"popularity of the first {k}" if k > 1 else "popularity o
 
 GROUPS = ("few", "middle", "many")
 """Thirds of the users under test, by their number of training interactions."""
+
+LEAST = 20
+"""Rows of a group by an attribute; the users of smaller groups stand together as `OTHERS`."""
+
+MOST_NUMBERS = 8
+"""Different numbers of an attribute, as ages, from which on thirds of the users are its groups."""
+
+OTHERS, UNKNOWN = "others", "not told"
 
 
 def vary(base: Recipe, data: PreparedData) -> Recipe:
@@ -49,11 +58,12 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     measured = measure(popularity_values(predictions, counts), users, baseline=start)
     popular = results_table(measured, labels=LABELS, title="Popularity of what is recommended", first="Ranker")
     exposure = plain_table("exposure", "Different items", "Ranker", exposure_frame(predictions), _EXPOSURE_NOTE)
-    accuracy = group_table(ranking_values(predictions, runs[0].recipe.evaluate.ks), users, data, start)
+    ranked = ranking_values(predictions, runs[0].recipe.evaluate.ks)
+    accuracy = [group_table(ranked, users, data, start), *attribute_tables(ranked, users, data, start)]
     models = runs[0].recipe.lm_rankers
     facts = facts_of(measured, [*models, TAKEN], LABELS, measured.quantities)
     drawings = [dots(measured, q, models, LABELS[q]) for q in measured.quantities]
-    return Outcome([popular, exposure, accuracy], drawings, facts, measured.n, measured.users, [_NOTE])
+    return Outcome([popular, exposure, *accuracy], drawings, facts, measured.n, measured.users, [_NOTE])
 
 
 def item_counts(data: PreparedData) -> dict[str, int]:
@@ -131,7 +141,53 @@ def group_table(values: Values, users: Sequence[str], data: PreparedData, baseli
     measured = measure_groups(values, users, groups_of(activity_groups(users, data), GROUPS), baseline)
     metric = next(iter(measured.values())).headline[-1]
     title = "of users with few, middle and many training interactions"
-    return grouped_table(measured, metric, name="groups", title=title, note=_GROUPS_NOTE)
+    note = _GROUPS_NOTE if data.users is not None else f"{_NO_ATTRIBUTES} {_GROUPS_NOTE}"
+    return grouped_table(measured, metric, name="groups", title=title, note=note)
+
+
+def attribute_tables(values: Values, users: Sequence[str], data: PreparedData, baseline: str | None) -> list[Table]:
+    """The same by each attribute of the users that prepared data hold; see `attribute_groups`."""
+    if data.users is None:
+        return []
+    found = []
+    for attribute in (c for c in data.users.columns if c != "user_id"):
+        told = dict(data.users.select("user_id", attribute).cast(pl.String).iter_rows())
+        groups, order = attribute_groups([told.get(u) or UNKNOWN for u in users], users)
+        if len(order) > 1:
+            measured = measure_groups(values, users, groups_of(groups, order), baseline)
+            metric = next(iter(measured.values())).headline[-1]
+            name = f"groups-{slug(attribute)}"
+            found.append(grouped_table(measured, metric, name=name, title=f"by {attribute}", note=_ATTRIBUTES_NOTE))
+    return found
+
+
+def attribute_groups(told: Sequence[str], users: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The group of each row [B] by what is told of its user, and the groups in the order of a table.
+
+    Numbers of many kinds, as ages, give thirds of the users, equal numbers together; names give a group each, the
+    largest first, and those of fewer than `LEAST` rows stand together.
+    """
+    numbers = {u: float(t) for u, t in zip(users, told, strict=True) if _is_number(t)}
+    if len(numbers) == len({u for u, t in zip(users, told, strict=True) if t != UNKNOWN}) and (
+        len(set(numbers.values())) > MOST_NUMBERS
+    ):
+        ordered = np.array(sorted(numbers.values()))
+        bounds = np.quantile(ordered, [1 / 3, 2 / 3])
+        thirds = [ordered[np.searchsorted(bounds, ordered) == third] for third in range(3)]
+        names = [f"{t[0]:g} to {t[-1]:g}" if len(t) else "" for t in thirds]
+        groups = [names[int(np.searchsorted(bounds, numbers[u]))] if u in numbers else UNKNOWN for u in users]
+        return groups, [n for n in (*dict.fromkeys(names), UNKNOWN) if n in groups]
+    counts = Counter(told)
+    groups = [t if t == UNKNOWN or counts[t] >= LEAST else OTHERS for t in told]
+    sizes = Counter(groups)
+    return groups, sorted(sizes, key=lambda g: (g in (OTHERS, UNKNOWN), g == UNKNOWN, -sizes[g], g))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 _NOTE = (
@@ -141,9 +197,11 @@ _NOTE = (
 _EXPOSURE_NOTE = (
     "Coverage and Gini coefficient have no interval: resampled users see fewer different items, which shifts both."
 )
-_GROUPS_NOTE = (
-    "Groups by activity: prepared data hold no attributes of users. In brackets 95% intervals by bootstrap over the "
-    "users of the group."
+_GROUPS_NOTE = "In brackets 95% intervals by bootstrap over the users of the group."
+_NO_ATTRIBUTES = "Groups by activity: these data tell no attributes of users."
+_ATTRIBUTES_NOTE = (
+    f"Groups of fewer than {LEAST} rows stand together as “{OTHERS}”; attributes are no part of any prompt. "
+    f"{_GROUPS_NOTE}"
 )
 
 FAIRNESS = Study(

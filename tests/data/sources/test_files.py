@@ -39,6 +39,25 @@ def test_parquet_and_mapped_columns(tmp_path: Path) -> None:
     assert source.interactions.rows() == [("1", "7", 5, 3.0), ("2", "7", 6, 4.0)]
 
 
+def test_attributes_of_users(shop: Shop, tmp_path: Path) -> None:
+    users = tmp_path / "users.csv"
+    users.write_text("user_id,plan,age\nu0, free ,31\nu1,paid,\n")
+    assert files(**shop()).users is None
+    source = files(**shop(), users=users)
+    assert source.users is not None
+    assert source.users.columns == ["user_id", "plan", "age"]
+    assert source.users.rows() == [("u0", "free", "31"), ("u1", "paid", None)]
+    for text, message in (
+        ("user_id,plan\nu0,free\nu0,paid\n", r"users\.csv: user 'u0' has more than one line"),
+        ("user_id\nu0\n", r"users\.csv: no column beside that of the ids"),
+        ("customer,plan\nu0,free\n", r"users\.csv: no column 'user_id'.*there are 'customer', 'plan'"),
+        ("user_id,plan\n,free\n", r"users\.csv.*user_id"),
+    ):
+        users.write_text(text)
+        with pytest.raises(DataError, match=message):
+            files(**shop(), users=users)
+
+
 def test_recbole_files(tmp_path: Path) -> None:
     (tmp_path / "a.inter").write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t7\t3\t5\n")
     (tmp_path / "a.item").write_text("item_id:token\tmovie_title:token_seq\n7\tHope\n")

@@ -42,6 +42,18 @@ def test_atomic_folder(tmp_path: Path) -> None:
     }
 
 
+def test_what_is_told_of_users(tmp_path: Path) -> None:
+    assert movielens_100k(raw_folder(tmp_path)).users is None
+    (tmp_path / "u.user").write_text("5|24|M|technician|85711\n6|53|F|other|94043\n")
+    users = movielens_100k(tmp_path).users
+    assert users is not None
+    assert users.columns == ["user_id", "age", "gender", "occupation"]
+    assert users.rows() == [("5", "24", "M", "technician"), ("6", "53", "F", "other")]
+    (tmp_path / "u.user").write_text("5|24|M|technician|85711\n6|53\n")
+    with pytest.raises(DataError, match=r"u\.user, line 2: expected id\|age\|gender\|occupation"):
+        movielens_100k(tmp_path)
+
+
 def test_csv_form(tmp_path: Path) -> None:
     (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,2,3.5,7\n")
     (tmp_path / "movies.csv").write_text('movieId,title,genres\n2,"Good, the Bad and the Ugly, The (1966)",Western\n')
@@ -110,3 +122,7 @@ def test_raw_folder_and_embedded_copy_are_the_same_data(shared_data: Path) -> No
     columns = ["user_id", "item_id", "timestamp", "rating"]
     assert raw.interactions.sort(columns).equals(embedded.interactions.sort(columns))
     assert raw.notes == embedded.notes
+    assert raw.users is not None
+    assert embedded.users is not None
+    assert raw.users.sort("user_id").equals(embedded.users.sort("user_id"))
+    assert len(raw.users) == 943

@@ -72,6 +72,7 @@ def _files(config: PrepareConfig) -> Source:
         encoding=config.encoding,
         duplicate_titles=config.duplicate_titles or "error",
         missing_titles=config.missing_titles,
+        users=config.users,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from prefrec.data.readers import as_text
+from prefrec.data.readers import as_text, check_ids
 from prefrec.data.titles import DuplicateTitles, resolve_duplicates
 from prefrec.data.types import Catalogue, Window
 from prefrec.errors import DataError
@@ -36,6 +36,7 @@ class Source:
         notes: what was changed on reading, for people.
         given: the source's own split, or None.
         touched: `user_id, item_id` of everything a user had to do with, where that is more than `interactions`.
+        users: attributes of users (`user_attributes`), or None.
     """
 
     name: str
@@ -45,6 +46,23 @@ class Source:
     notes: list[str] = field(default_factory=list)
     given: GivenSplit | None = None
     touched: pl.DataFrame | None = None
+    users: pl.DataFrame | None = None
+
+
+def user_attributes(users: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """`user_id` and what else is told of users, as text.
+
+    Raises:
+        DataError: an id is missing, a user has two lines, or nothing is told but ids.
+    """
+    users = check_ids(users, "user_id", path)
+    twice = users.filter(pl.col("user_id").is_duplicated())["user_id"].to_list()
+    if twice:
+        raise DataError(f"{path}: user {twice[0]!r} has more than one line; keep one line for each user")
+    told = [c for c in users.columns if c != "user_id"]
+    if not told:
+        raise DataError(f"{path}: no column beside that of the ids; expected attributes of users, such as age")
+    return users.select("user_id", *(as_text(users, c, path).str.strip_chars() for c in told))
 
 
 def clean_catalogue(items: pl.DataFrame, path: Path) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefrec.data.readers import check_ids, parse_numbers, parse_timestamps, pick_columns, read_table
-from prefrec.data.sources.base import Source, check_log, clean_catalogue, merge_duplicates
+from prefrec.data.sources.base import Source, check_log, clean_catalogue, merge_duplicates, user_attributes
 from prefrec.data.titles import DuplicateTitles
 from prefrec.data.types import Catalogue
 
@@ -31,10 +31,12 @@ def files(
     encoding: str = "utf-8",
     duplicate_titles: DuplicateTitles = "error",
     missing_titles: Literal["error", "drop"] = "error",
+    users: Path | None = None,
 ) -> Source:
     """A log and a catalogue from files; the other arguments say what their columns are called.
 
-    The rating column is read where it is there; a name other than `rating` must be there.
+    The rating column is read where it is there; a name other than `rating` must be there. All columns of `users` but
+    the user's id, which is called as in the log, are attributes.
 
     Raises:
         DataError: a file, column or value cannot be used; the message names it and the way out.
@@ -57,4 +59,9 @@ def files(
     if len(log) < before:
         notes.append(f"{before - len(log)} interactions with items without a title were left out")
     log, catalogue, merged = merge_duplicates(log, catalogue, duplicate_titles)
-    return Source("files", "generic", Catalogue(catalogue), log, notes + merged)
+    told = None
+    if users is not None:
+        table = read_table(users, encoding)
+        others = {c: c for c in table.columns if c not in (user, "user_id")}
+        told = user_attributes(pick_columns(table, {"user_id": user} | others, users, options=_OPTIONS), users)
+    return Source("files", "generic", Catalogue(catalogue), log, notes + merged, users=told)

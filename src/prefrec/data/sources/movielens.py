@@ -15,10 +15,13 @@ from prefrec.data.readers import (
     read_table,
     read_text,
 )
-from prefrec.data.sources.base import Source, check_log
+from prefrec.data.sources.base import Source, check_log, user_attributes
 from prefrec.data.titles import movie_titles
 from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
+
+USER_COLUMNS = ("user_id", "age", "gender", "occupation")
+"""Of the files with users; the postal code is left out."""
 
 _LOG = {"user_id": "user_id", "item_id": "item_id", "rating": "rating", "timestamp": "timestamp"}
 
@@ -28,19 +31,21 @@ def movielens_100k(path: Path | None = None) -> Source:
 
     Args:
         path: a folder with `u.data` and `u.item` (as GroupLens publishes it), or with `ml-100k.inter` and
-            `ml-100k.item` (as RecBole and hopwise ship it).
+            `ml-100k.item` (as RecBole and hopwise ship it). Users' age, gender and occupation come from `u.user` or
+            `ml-100k.user` where it is there.
 
     Raises:
         DataError: neither pair of files is there, hopwise is not installed, or a file is damaged.
     """
     folder = embedded_folder() if path is None else Path(path)
     if (folder / "u.data").exists():
-        log, raw = _raw_log(folder / "u.data"), _raw_titles(folder / "u.item")
+        log, raw, told = _raw_log(folder / "u.data"), _raw_titles(folder / "u.item"), folder / "u.user"
     elif (folder / "ml-100k.inter").exists():
         log, raw = _atomic_log(folder / "ml-100k.inter"), _atomic_titles(folder / "ml-100k.item")
+        told = folder / "ml-100k.user"
     else:
         raise DataError(f"{folder}: expected u.data and u.item, or ml-100k.inter and ml-100k.item, in this folder")
-    return _source("movielens-100k", log, raw, folder)
+    return _source("movielens-100k", log, raw, folder, _users(told) if told.exists() else None)
 
 
 def movielens_csv(path: Path, encoding: str = "utf-8") -> Source:
@@ -78,7 +83,9 @@ def embedded_folder() -> Path:
     )
 
 
-def _source(name: str, log: pl.DataFrame, raw: dict[str, str], folder: Path) -> Source:
+def _source(
+    name: str, log: pl.DataFrame, raw: dict[str, str], folder: Path, users: pl.DataFrame | None = None
+) -> Source:
     titles, kept_as = movie_titles(raw)
     log = check_log(log, pl.DataFrame({"item_id": list(raw)}), folder)
     log = log.with_columns(pl.col("item_id").replace(kept_as))
@@ -87,7 +94,7 @@ def _source(name: str, log: pl.DataFrame, raw: dict[str, str], folder: Path) -> 
     dated = sum(1 for i, t in titles.items() if t.endswith(")") and t[-5:-1].isdecimal() and t[-6:-5] == "(")
     notes += [f"{dated} titles show their year because another film has the same name"] if dated else []
     items = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
-    return Source(name, "movies", Catalogue(items), log, notes)
+    return Source(name, "movies", Catalogue(items), log, notes, users=users)
 
 
 def _typed(log: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -122,6 +129,19 @@ def _atomic_titles(path: Path) -> dict[str, str]:
     items = pick_columns(read_table(path), wanted, path)
     items = check_ids(check_ids(items, "item_id", path), "title", path)
     return {item: _with_year(title, year or "") for item, title, year in items.iter_rows()}
+
+
+def _users(path: Path) -> pl.DataFrame:
+    if path.name == "ml-100k.user":
+        frame = pick_columns(read_table(path), {c: c for c in USER_COLUMNS}, path)
+    else:
+        lines = [line.split("|") for line in read_text(path, "latin-1").splitlines() if line.strip()]
+        for number, fields in enumerate(lines, start=1):
+            if len(fields) < len(USER_COLUMNS):
+                raise DataError(f"{path}, line {number}: expected id|age|gender|occupation|…, found {fields!r}")
+        rows = [fields[: len(USER_COLUMNS)] for fields in lines]
+        frame = pl.DataFrame(rows, schema=dict.fromkeys(USER_COLUMNS, pl.String), orient="row")
+    return user_attributes(frame, path)
 
 
 def _with_year(title: str, year: str) -> str:
