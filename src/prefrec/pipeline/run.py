@@ -239,9 +239,13 @@ def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
 
 
 def data_key(config: PrepareConfig) -> str:
-    """The key of the prepare stage: the configuration, and size and date of the files that it names."""
+    """The key of the prepare stage: the configuration, and size and date of the files that it names.
+
+    Attributes of users make no row: where the configuration names none, they are no part of the key.
+    """
     named = [p for p in (config.path, config.interactions, config.items, config.users) if p is not None]
-    return stage_key(config=config.model_dump(mode="json"), files=file_facts(named))
+    told = config.model_dump(mode="json", exclude=None if config.users else {"users"})
+    return stage_key(config=told, files=file_facts(named))
 
 
 def _processor() -> str:

@@ -17,7 +17,7 @@ from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ZERO_SHOT, Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.rankers.sequential import SequentialConfig, require_hopwise
+from prefrec.rankers.sequential import require_hopwise
 from prefrec.studies.alignments import variant
 from prefrec.studies.fairness import item_counts
 from prefrec.studies.groups import grouped_table, groups_of, measure_groups
@@ -26,6 +26,7 @@ from prefrec.studies.plots import Series, interval_dots, lines, slug
 from prefrec.studies.runs import Run, open_run
 from prefrec.studies.study import (
     FEWER_ROWS,
+    SASREC,
     Drawing,
     Outcome,
     Study,
@@ -43,7 +44,7 @@ FEW = 3
 ROWS = 150
 """Rows of each kind: cold items, cold users, neither; where the recipe says `evaluate.rows`, as many as that."""
 
-JUDGE = "SASRec"
+JUDGE = SASREC.model
 COLD_USER, COLD_ITEM, WARM = f"Users with ≤ {FEW} interactions", "Items absent from training", "Neither"
 LENGTHS = (*(str(n) for n in range(1, FEW + 1)), f"{FEW + 1} and more")
 
@@ -78,7 +79,7 @@ def cold_recipe(base: Recipe) -> Recipe:
     raw["evaluate"] |= {"split": "test", "rows": None, "generate_rows": 0, "zero_shot": True}
     known = [s["model"] for s in raw["sequential"]]
     if JUDGE not in known and _has_hopwise():
-        raw["sequential"].append(SequentialConfig(model=JUDGE).model_dump(mode="json"))
+        raw["sequential"].append(SASREC.model_dump(mode="json"))
     return Recipe.model_validate(raw)
 
 

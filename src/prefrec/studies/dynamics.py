@@ -106,7 +106,10 @@ def curve_frame(runs: Sequence[Run], section: AlignSection) -> pl.DataFrame:
     rows = [_points(run, section) for run in runs]
     steps = [s for s in rows[0] if all(s in r for r in rows)]
     averaged = [
-        {"step": round(s), **{c.key: float(np.mean([r[s][c.key] for r in rows])) for c in CURVES if c.key in rows[0][s]}}
+        {
+            "step": round(s),
+            **{c.key: float(np.mean([r[s][c.key] for r in rows])) for c in CURVES if c.key in rows[0][s]},
+        }
         for s in steps
     ]
     return pl.DataFrame(averaged)

@@ -16,18 +16,18 @@ from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.train import training_rows
-from prefrec.rankers.sequential import SequentialConfig, require_hopwise
+from prefrec.rankers.sequential import require_hopwise
 from prefrec.studies.alignments import settings_of, variant
 from prefrec.studies.fairness import item_counts
 from prefrec.studies.measure import Measured, measure, of_rankers, ranking_values
 from prefrec.studies.plots import dots, named_points, slug
 from prefrec.studies.runs import Run
-from prefrec.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
+from prefrec.studies.study import SASREC, Drawing, Outcome, Study, varied_alignment, with_alignments
 from prefrec.studies.tables import facts_of, results_table
 from prefrec.training.negatives import redraw_lists
 
 WAYS = ("list", "uniform", "popularity", "in-batch", "hard")
-JUDGE = "SASRec"
+JUDGE = SASREC.model
 """Whose hard negatives are tried where hopwise is installed."""
 
 PAST = "past"
@@ -70,7 +70,7 @@ def vary(base: Recipe, data: PreparedData) -> Recipe:
         return with_alignments(base, entries)
     sections = list(base.sequential)
     if JUDGE not in [s.model for s in sections]:
-        sections.append(SequentialConfig(model=JUDGE))
+        sections.append(SASREC)
     wider = base.model_copy(update={"sequential": sections})
     return with_alignments(wider, entries)
 
@@ -236,5 +236,5 @@ NEGATIVE_SAMPLING = Study(
     "pool under the SFT model and under SASRec; the SFT adapter, rows, N, β and steps are the same.",
     vary,
     analyse,
-    overrides=("align.0.rows=256",),
+    overrides=("align.0.rows=256", "evaluate.rows=200"),
 )
