@@ -228,5 +228,5 @@ COLD_START = Study(
     analyse,
     reads_any_run=True,
     make=make,
-    overrides=FEWER_ROWS,
+    overrides=(*FEWER_ROWS, f"evaluate.rows={ROWS}"),
 )
