@@ -117,7 +117,7 @@ def test_studies_that_pretrain_anew_take_fewer_rows(name, tmp_path):
 
 def test_studies_with_fewer_rows_of_alignment_share_the_start_and_no_alignment(monkeypatch):
     """An alignment of one name and another size would be made again and again in the folder that all share."""
-    monkeypatch.setattr(negative_sampling, "_can_train_judge", lambda: True)
+    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
     monkeypatch.setattr(alignments, "token_counts", lambda *a: (100.0, 7.0))
     monkeypatch.setattr(alignments, "training_rows", lambda data, section, seed: range(section.rows))
     names = []

@@ -41,13 +41,13 @@ def late(base, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _no_sasrec(monkeypatch):
-    monkeypatch.setattr(cold_start, "_has_hopwise", lambda: False)
+    monkeypatch.setattr(cold_start, "has_hopwise", lambda: False)
 
 
 @pytest.fixture(scope="module")
 def summary(late, place):
     patch = pytest.MonkeyPatch()
-    patch.setattr(cold_start, "_has_hopwise", lambda: False)
+    patch.setattr(cold_start, "has_hopwise", lambda: False)
     found = carry_out(COLD_START, late, [0, 1], place / "cold")
     patch.undo()
     return found
@@ -58,7 +58,7 @@ def test_the_recipe_is_cut_in_time(late, monkeypatch):
     assert (recipe.data.split, recipe.data.windows, recipe.data.min_history) == ("time", "all", 1)
     assert ([a.name for a in recipe.align], recipe.evaluate.rows, recipe.sequential) == (["s-dpo"], None, [])
     assert {s.latest_per_user for s in (recipe.sft, *recipe.align)} == {None}
-    monkeypatch.setattr(cold_start, "_has_hopwise", lambda: True)
+    monkeypatch.setattr(cold_start, "has_hopwise", lambda: True)
     assert [s.model for s in cold_recipe(late).sequential] == ["SASRec"]
 
 

@@ -19,7 +19,7 @@ NAMES = ["s-dpo-list", "s-dpo-uniform", "s-dpo-popularity", "s-dpo-in-batch", "s
 def finished(base, place):
     """Without a sequential recommender, with a pool of most items."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(negative_sampling, "_can_train_judge", lambda: False)
+    patch.setattr(negative_sampling, "has_hopwise", lambda: False)
     wide = base.model_copy(update={"align": [base.align[0].model_copy(update={"negatives_pool": 30})]})
     summary = carry_out(NEGATIVE_SAMPLING, wide, [0], place / "negatives-apart")
     patch.undo()
@@ -37,7 +37,7 @@ def _log(run):
 
 
 def test_where_the_negatives_come_from_varies_alone(base, data, monkeypatch):
-    monkeypatch.setattr(negative_sampling, "_can_train_judge", lambda: True)
+    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
     recipe = negative_sampling.vary(base, data)
     assert [a.name for a in recipe.align] == [*NAMES, "s-dpo-hard-SASRec"]
     ways = ["list", "uniform", "popularity", "in-batch", "hard", "hard-SASRec"]
@@ -51,7 +51,7 @@ def test_where_the_negatives_come_from_varies_alone(base, data, monkeypatch):
 
 def test_rows_are_of_all_places_in_a_history(base, data, monkeypatch):
     """With the latest alone, what a user takes later in training could only be among the few rows after them."""
-    monkeypatch.setattr(negative_sampling, "_can_train_judge", lambda: True)
+    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
     latest = base.model_copy(
         update={"align": [base.align[0].model_copy(update={"latest_per_user": 1, "rows": None})]}
     )
@@ -60,7 +60,7 @@ def test_rows_are_of_all_places_in_a_history(base, data, monkeypatch):
 
 
 def test_a_recommender_of_the_recipe_keeps_its_settings(base, data, monkeypatch):
-    monkeypatch.setattr(negative_sampling, "_can_train_judge", lambda: True)
+    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
     own = base.model_dump(mode="json") | {"sequential": [{"model": "SASRec", "epochs": 3}]}
     assert [s.epochs for s in negative_sampling.vary(Recipe.model_validate(own), data).sequential] == [3]
 

@@ -30,17 +30,21 @@ _TABLES = ("items", "interactions", "train", "validation", "test")
 PREPARED_FILES = (*(f"{table}.parquet" for table in _TABLES), PROTOCOL)
 """What prepared data consist of."""
 
-_USERS = "users.parquet"
-"""There where attributes of users are known. No row is made of them: they are no part of `prepared_digest`."""
+_USERS = "users"
+"""A table that is there where attributes of users are known. No row is made of it: it is no part of
+`prepared_digest`."""
 
 _ROWS = ("train", "validation", "test")
 _SCHEMAS: dict[str, Mapping[str, Any]] = {
     "items": {"item_id": pl.String, "title": pl.String},
     "interactions": {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
-    "users": {"user_id": pl.String},
+    _USERS: {"user_id": pl.String},
     **dict.fromkeys(_ROWS, EXAMPLE_SCHEMA),
 }
 """Columns that a table must have; it may have more."""
+
+_ONCE = {"items": "item_id", _USERS: "user_id"}
+"""Table → column in which no value stands twice."""
 
 _FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
 _WRITER_FAILED = {
@@ -73,20 +77,18 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; name a folder to write the prepared data to")
     folder.mkdir(parents=True, exist_ok=True)
-    tables = {
+    tables: dict[str, pl.DataFrame] = {
         "items": data.catalogue.frame,
         "interactions": data.train_interactions,
         "train": examples_to_frame(data.train),
         "validation": examples_to_frame(data.validation),
         "test": examples_to_frame(data.test),
-    }
-    writers: dict[Path, Writer] = {folder / f"{name}.parquet": tables[name].write_parquet for name in _TABLES}
-    if data.users is not None:
-        writers[folder / _USERS] = data.users.write_parquet
+    } | ({} if data.users is None else {_USERS: data.users})
+    writers: dict[Path, Writer] = {folder / f"{name}.parquet": t.write_parquet for name, t in tables.items()}
     text = json.dumps(data.protocol, indent=2, ensure_ascii=False) + "\n"
     write_sealed(writers, folder / PROTOCOL, lambda path: path.write_text(text, encoding="utf-8"))
     if data.users is None:
-        (folder / _USERS).unlink(missing_ok=True)
+        (folder / f"{_USERS}.parquet").unlink(missing_ok=True)
 
 
 def prepared_digest(folder: Path) -> str:
@@ -127,13 +129,10 @@ def read_prepared(folder: Path) -> PreparedData:
         raise DataError(
             f"{folder}: format version {found}, this prefrec reads {FORMAT_VERSION}; prepare the data again"
         )
-    tables = {name: _read_table(folder / f"{name}.parquet") for name in _TABLES}
+    told = [_USERS] if (folder / f"{_USERS}.parquet").exists() else []
+    tables = {name: _read_table(folder / f"{name}.parquet") for name in (*_TABLES, *told)}
     for name, frame in tables.items():
         _check_table(frame, name, folder / f"{name}.parquet", tables["items"])
-    users = None
-    if (folder / _USERS).exists():
-        users = _read_table(folder / _USERS)
-        _check_table(users, "users", folder / _USERS, tables["items"])
     rows = {name: frame_to_examples(tables[name]) for name in _ROWS}
     return PreparedData(
         Catalogue(tables["items"]),
@@ -142,7 +141,7 @@ def read_prepared(folder: Path) -> PreparedData:
         rows["test"],
         tables["interactions"],
         protocol,
-        users,
+        tables.get(_USERS),
     )
 
 
@@ -239,10 +238,8 @@ def _check_table(frame: pl.DataFrame, name: str, path: Path, items: pl.DataFrame
             found = frame.schema[column]
             raise DataError(f"{path}: column {column!r} is {found}, expected {kind}; prepare the data again")
         _refuse(frame[column].is_null(), path, f"{column} is empty")
-    if name == "items":
-        _refuse(frame["item_id"].is_duplicated(), path, "another row has the same item_id")
-    if name == "users":
-        _refuse(frame["user_id"].is_duplicated(), path, "another row has the same user_id")
+    if name in _ONCE:
+        _refuse(frame[_ONCE[name]].is_duplicated(), path, f"another row has the same {_ONCE[name]}")
     if name not in _ROWS:
         return
     listed = frame.select(pl.col("candidates").list.contains(pl.col("target"))).to_series()

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from prefrec.data import PreparedData, RankingExample, read_prepared, write_prepared
 from prefrec.data.config import GIVEN_SOURCES
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import DataError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ZERO_SHOT, Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.rankers.sequential import require_hopwise
 from prefrec.studies.alignments import variant
 from prefrec.studies.fairness import item_counts
 from prefrec.studies.groups import grouped_table, groups_of, measure_groups
@@ -31,6 +30,7 @@ from prefrec.studies.study import (
     Outcome,
     Study,
     as_it_is,
+    has_hopwise,
     on_all_places,
     varied_alignment,
     with_alignments,
@@ -78,7 +78,7 @@ def cold_recipe(base: Recipe) -> Recipe:
         raw["data"] |= {"split": "time", "windows": "all"}
     raw["evaluate"] |= {"split": "test", "rows": None, "generate_rows": 0, "zero_shot": True}
     known = [s["model"] for s in raw["sequential"]]
-    if JUDGE not in known and _has_hopwise():
+    if JUDGE not in known and has_hopwise():
         raw["sequential"].append(SASREC.model_dump(mode="json"))
     return Recipe.model_validate(raw)
 
@@ -195,14 +195,6 @@ def _drawings(
             interval_dots(f"{slug(metric)}-cold-items", f"{title}, {COLD_ITEM.lower()}", shown_items, models)
         )
     return found
-
-
-def _has_hopwise() -> bool:
-    try:
-        require_hopwise()
-    except ConfigError:
-        return False
-    return True
 
 
 _KINDS_NOTE = (

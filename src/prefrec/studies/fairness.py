@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from prefrec.data import PreparedData
 from prefrec.pipeline.recipe import Recipe
 from prefrec.studies.alignments import dpo_and_s_dpo
-from prefrec.studies.groups import grouped_table, groups_of, measure_groups
+from prefrec.studies.groups import Groups, grouped_table, groups_of, measure_groups
 from prefrec.studies.measure import Values, measure, of_rankers, ranking_values
 from prefrec.studies.plots import dots, slug
 from prefrec.studies.runs import Run
@@ -132,17 +132,23 @@ def activity_groups(users: Sequence[str], data: PreparedData) -> list[str]:
     found = data.train_interactions.group_by("user_id").len()
     counts = dict(zip(found["user_id"].to_list(), found["len"].to_list(), strict=True))
     of_user = {u: counts.get(u, 0) for u in users}
-    bounds = np.quantile(list(of_user.values()), [1 / 3, 2 / 3])
-    return [GROUPS[int(np.searchsorted(bounds, of_user[u]))] for u in users]
+    third = _thirds(of_user)
+    return [GROUPS[third[u]] for u in users]
+
+
+def _thirds(of_user: Mapping[str, float]) -> dict[str, int]:
+    """User → 0, 1 or 2: the third of the users in which the user's number lies; equal numbers stay together."""
+    numbers = list(of_user.values())
+    third = np.searchsorted(np.quantile(numbers, [1 / 3, 2 / 3]), numbers)
+    return dict(zip(of_user, third.tolist(), strict=True))
 
 
 def group_table(values: Values, users: Sequence[str], data: PreparedData, baseline: str | None) -> Table:
     """The headline metric of each ranker in each activity group, with the difference to the baseline there."""
-    measured = measure_groups(values, users, groups_of(activity_groups(users, data), GROUPS), baseline)
-    metric = next(iter(measured.values())).headline[-1]
+    groups = groups_of(activity_groups(users, data), GROUPS)
     title = "of users with few, middle and many training interactions"
     note = _GROUPS_NOTE if data.users is not None else f"{_NO_ATTRIBUTES} {_GROUPS_NOTE}"
-    return grouped_table(measured, metric, name="groups", title=title, note=note)
+    return _accuracy_table(values, users, groups, baseline, "groups", title, note)
 
 
 def attribute_tables(values: Values, users: Sequence[str], data: PreparedData, baseline: str | None) -> list[Table]:
@@ -154,11 +160,17 @@ def attribute_tables(values: Values, users: Sequence[str], data: PreparedData, b
         told = dict(data.users.select("user_id", attribute).cast(pl.String).iter_rows())
         groups, order = attribute_groups([told.get(u) or UNKNOWN for u in users], users)
         if len(order) > 1:
-            measured = measure_groups(values, users, groups_of(groups, order), baseline)
-            metric = next(iter(measured.values())).headline[-1]
-            name = f"groups-{slug(attribute)}"
-            found.append(grouped_table(measured, metric, name=name, title=f"by {attribute}", note=_ATTRIBUTES_NOTE))
+            name, title, grouped = f"groups-{slug(attribute)}", f"by {attribute}", groups_of(groups, order)
+            found.append(_accuracy_table(values, users, grouped, baseline, name, title, _ATTRIBUTES_NOTE))
     return found
+
+
+def _accuracy_table(
+    values: Values, users: Sequence[str], groups: Groups, baseline: str | None, name: str, title: str, note: str
+) -> Table:
+    measured = measure_groups(values, users, groups, baseline)
+    metric = next(iter(measured.values())).headline[-1]
+    return grouped_table(measured, metric, name=name, title=title, note=note)
 
 
 def attribute_groups(told: Sequence[str], users: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -167,20 +179,23 @@ def attribute_groups(told: Sequence[str], users: Sequence[str]) -> tuple[list[st
     Numbers of many kinds, as ages, give thirds of the users, equal numbers together; names give a group each, the
     largest first, and those of fewer than `LEAST` rows stand together.
     """
-    numbers = {u: float(t) for u, t in zip(users, told, strict=True) if _is_number(t)}
-    if len(numbers) == len({u for u, t in zip(users, told, strict=True) if t != UNKNOWN}) and (
-        len(set(numbers.values())) > MOST_NUMBERS
-    ):
-        ordered = np.array(sorted(numbers.values()))
-        bounds = np.quantile(ordered, [1 / 3, 2 / 3])
-        thirds = [ordered[np.searchsorted(bounds, ordered) == third] for third in range(3)]
-        names = [f"{t[0]:g} to {t[-1]:g}" if len(t) else "" for t in thirds]
-        groups = [names[int(np.searchsorted(bounds, numbers[u]))] if u in numbers else UNKNOWN for u in users]
-        return groups, [n for n in (*dict.fromkeys(names), UNKNOWN) if n in groups]
+    known = {u: t for u, t in zip(users, told, strict=True) if t != UNKNOWN}
+    if all(map(_is_number, known.values())) and len({float(t) for t in known.values()}) > MOST_NUMBERS:
+        return _number_groups({u: float(t) for u, t in known.items()}, users)
     counts = Counter(told)
     groups = [t if t == UNKNOWN or counts[t] >= LEAST else OTHERS for t in told]
     sizes = Counter(groups)
     return groups, sorted(sizes, key=lambda g: (g in (OTHERS, UNKNOWN), g == UNKNOWN, -sizes[g], g))
+
+
+def _number_groups(of_user: Mapping[str, float], users: Sequence[str]) -> tuple[list[str], list[str]]:
+    third = _thirds(of_user)
+    names = {}
+    for place in sorted(set(third.values())):
+        own = [number for u, number in of_user.items() if third[u] == place]
+        names[place] = f"{min(own):g} to {max(own):g}"
+    groups = [names[third[u]] if u in third else UNKNOWN for u in users]
+    return groups, [*names.values(), *([UNKNOWN] if UNKNOWN in groups else [])]
 
 
 def _is_number(text: str) -> bool:

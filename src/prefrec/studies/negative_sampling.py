@@ -11,18 +11,16 @@ import polars as pl
 
 from prefrec.data import PreparedData, RankingExample, frame_to_examples
 from prefrec.data.readers import read_parquet
-from prefrec.errors import ConfigError
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.train import training_rows
-from prefrec.rankers.sequential import require_hopwise
 from prefrec.studies.alignments import settings_of, variant
 from prefrec.studies.fairness import item_counts
 from prefrec.studies.measure import Measured, measure, of_rankers, ranking_values
 from prefrec.studies.plots import dots, named_points, slug
 from prefrec.studies.runs import Run
-from prefrec.studies.study import SASREC, Drawing, Outcome, Study, varied_alignment, with_alignments
+from prefrec.studies.study import SASREC, Drawing, Outcome, Study, has_hopwise, varied_alignment, with_alignments
 from prefrec.studies.tables import facts_of, results_table
 from prefrec.training.negatives import redraw_lists
 
@@ -64,7 +62,7 @@ def vary(base: Recipe, data: PreparedData) -> Recipe:
     On rows of all places in a user's history: after the latest there is hardly anything left to take in training.
     """
     one = varied_alignment(base)
-    ways = [*WAYS, f"hard-{JUDGE}"] if _can_train_judge() else WAYS
+    ways = [*WAYS, f"hard-{JUDGE}"] if has_hopwise() else WAYS
     entries = [variant(one, _name(how), negatives_from=how, latest_per_user=None) for how in ways]
     if f"hard-{JUDGE}" not in ways:
         return with_alignments(base, entries)
@@ -210,14 +208,6 @@ def _notes(runs: Sequence[Run]) -> list[str]:
 
 def _name(how: str) -> str:
     return f"s-dpo-{how}"
-
-
-def _can_train_judge() -> bool:
-    try:
-        require_hopwise()
-    except ConfigError:
-        return False
-    return True
 
 
 _FALSE_NOTE = (

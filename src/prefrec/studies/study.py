@@ -13,7 +13,7 @@ from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.report.tables import Grid
-from prefrec.rankers.sequential import SequentialConfig
+from prefrec.rankers.sequential import SequentialConfig, require_hopwise
 from prefrec.studies.runs import Run
 
 BASE = "base.yaml"
@@ -113,6 +113,15 @@ class Study:
         """Whether its runs start from the data and the SFT adapter of other studies, and are made in the same way."""
         own = {o.partition(".")[0] for o in self.overrides} - {"align", "evaluate"}
         return self.make is None and self.base == BASE and not own
+
+
+def has_hopwise() -> bool:
+    """Whether `SASREC` can be trained here."""
+    try:
+        require_hopwise()
+    except ConfigError:
+        return False
+    return True
 
 
 def varied_alignment(base: Recipe) -> AlignSection:

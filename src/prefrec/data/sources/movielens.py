@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -39,13 +40,14 @@ def movielens_100k(path: Path | None = None) -> Source:
     """
     folder = embedded_folder() if path is None else Path(path)
     if (folder / "u.data").exists():
-        log, raw, told = _raw_log(folder / "u.data"), _raw_titles(folder / "u.item"), folder / "u.user"
+        log, raw = _raw_log(folder / "u.data"), _raw_titles(folder / "u.item")
+        told, read_users = folder / "u.user", _raw_users
     elif (folder / "ml-100k.inter").exists():
         log, raw = _atomic_log(folder / "ml-100k.inter"), _atomic_titles(folder / "ml-100k.item")
-        told = folder / "ml-100k.user"
+        told, read_users = folder / "ml-100k.user", _atomic_users
     else:
         raise DataError(f"{folder}: expected u.data and u.item, or ml-100k.inter and ml-100k.item, in this folder")
-    return _source("movielens-100k", log, raw, folder, _users(told) if told.exists() else None)
+    return _source("movielens-100k", log, raw, folder, read_users(told) if told.exists() else None)
 
 
 def movielens_csv(path: Path, encoding: str = "utf-8") -> Source:
@@ -110,14 +112,17 @@ def _raw_log(path: Path) -> pl.DataFrame:
 
 
 def _raw_titles(path: Path) -> dict[str, str]:
-    titles = {}
+    return {item: title.strip() for item, title, *_ in _raw_fields(path, ("id", "title", "date"), filled=2)}
+
+
+def _raw_fields(path: Path, columns: Sequence[str], filled: int = 1) -> Iterator[list[str]]:
+    """The fields of each line that is not blank: these columns at least, the `filled`-th of them not empty."""
     for number, line in enumerate(read_text(path, "latin-1").splitlines(), start=1):
         if line.strip():
             fields = line.split("|")
-            if len(fields) < 3 or not fields[1].strip():
-                raise DataError(f"{path}, line {number}: expected id|title|date|…, found {line[:60]!r}")
-            titles[fields[0]] = fields[1].strip()
-    return titles
+            if len(fields) < len(columns) or not fields[filled - 1].strip():
+                raise DataError(f"{path}, line {number}: expected {'|'.join(columns)}|…, found {line[:60]!r}")
+            yield fields
 
 
 def _atomic_log(path: Path) -> pl.DataFrame:
@@ -131,17 +136,13 @@ def _atomic_titles(path: Path) -> dict[str, str]:
     return {item: _with_year(title, year or "") for item, title, year in items.iter_rows()}
 
 
-def _users(path: Path) -> pl.DataFrame:
-    if path.name == "ml-100k.user":
-        frame = pick_columns(read_table(path), {c: c for c in USER_COLUMNS}, path)
-    else:
-        lines = [line.split("|") for line in read_text(path, "latin-1").splitlines() if line.strip()]
-        for number, fields in enumerate(lines, start=1):
-            if len(fields) < len(USER_COLUMNS):
-                raise DataError(f"{path}, line {number}: expected id|age|gender|occupation|…, found {fields!r}")
-        rows = [fields[: len(USER_COLUMNS)] for fields in lines]
-        frame = pl.DataFrame(rows, schema=dict.fromkeys(USER_COLUMNS, pl.String), orient="row")
-    return user_attributes(frame, path)
+def _raw_users(path: Path) -> pl.DataFrame:
+    fields = [line[: len(USER_COLUMNS)] for line in _raw_fields(path, ("id", *USER_COLUMNS[1:]))]
+    return user_attributes(pl.DataFrame(fields, schema=dict.fromkeys(USER_COLUMNS, pl.String), orient="row"), path)
+
+
+def _atomic_users(path: Path) -> pl.DataFrame:
+    return user_attributes(pick_columns(read_table(path), {c: c for c in USER_COLUMNS}, path), path)
 
 
 def _with_year(title: str, year: str) -> str:
