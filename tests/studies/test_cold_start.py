@@ -57,6 +57,8 @@ def test_the_recipe_is_cut_in_time(late, monkeypatch):
     recipe = cold_recipe(late)
     assert (recipe.data.split, recipe.data.windows, recipe.data.min_history) == ("time", "all", 1)
     assert ([a.name for a in recipe.align], recipe.evaluate.rows, recipe.sequential) == (["s-dpo"], None, [])
+    assert [(r.kind, r.encoder) for r in recipe.rankers] == [("morec", late.model.name)]
+    assert cold_recipe(recipe).rankers == recipe.rankers
     assert {s.latest_per_user for s in (recipe.sft, *recipe.align)} == {None}
     monkeypatch.setattr(cold_start, "has_hopwise", lambda: True)
     assert [s.model for s in cold_recipe(late).sequential] == ["SASRec"]
@@ -106,7 +108,7 @@ def test_groups_hold_what_the_run_said(summary, place):
     past = {(e.user_id, e.target): len(e.history) for e in runs[0].data.test}
     table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
     ndcg = metrics_for([3])["ndcg@3"]
-    for ranker in ("sft", "s-dpo", "popularity", "zero-shot"):
+    for ranker in ("sft", "s-dpo", "popularity", "zero-shot", "MoRec"):
         values = {COLD_USER: [], COLD_ITEM: [], WARM: []}
         for run in runs:
             frame = run.predictions().filter(ranker=ranker)
@@ -160,11 +162,11 @@ def test_other_rankers_of_a_run_are_rows_too(late, tmp_path, place, summary):
     folder = tmp_path / "run"
     shutil.copytree(place / "cold" / "runs" / "cold-start-seed-0", folder)
     frame = read_predictions(folder / "predictions.parquet")
-    more = [frame.filter(ranker="sft").with_columns(ranker=pl.lit(name)) for name in ("MoRec", "SASRec")]
+    more = [frame.filter(ranker="sft").with_columns(ranker=pl.lit(name)) for name in ("GRU4Rec", "SASRec")]
     pl.concat([frame, *more]).write_parquet(folder / "predictions.parquet")
     found = analyse_runs(COLD_START, [folder], tmp_path)
     rows = {r["variant"]: r["against"] for r in found["tables"]["table"]}
-    assert rows["MoRec"] == "SASRec"
+    assert rows["GRU4Rec"] == "SASRec"
     assert rows["s-dpo"] == "SASRec"
 
 

@@ -17,6 +17,7 @@ from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ZERO_SHOT, Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.rankers.morec.config import MoRecConfig
 from prefrec.studies.alignments import variant
 from prefrec.studies.fairness import item_counts
 from prefrec.studies.groups import grouped_table, groups_of, measure_groups
@@ -67,9 +68,10 @@ def make(base: Recipe, folder: Path) -> Run:
 
 
 def cold_recipe(base: Recipe) -> Recipe:
-    """The base recipe on data cut in time, histories from 1, one S-DPO, SASRec where it can be trained.
+    """The base recipe on data cut in time, histories from 1, one S-DPO, SASRec where it can be trained, and MoRec.
 
-    Language models are trained on rows of all places in a history, the short ones at its beginning among them.
+    MoRec's item encoder is the recipe's own base model, frozen. Language models are trained on rows of all places in
+    a history, the short ones at its beginning among them.
     """
     recipe = on_all_places(with_alignments(base, [variant(varied_alignment(base), "s-dpo")]))
     raw = recipe.model_dump(mode="json")
@@ -80,6 +82,9 @@ def cold_recipe(base: Recipe) -> Recipe:
     known = [s["model"] for s in raw["sequential"]]
     if JUDGE not in known and has_hopwise():
         raw["sequential"].append(SASREC.model_dump(mode="json"))
+    titles = MoRecConfig(encoder=base.model.name)
+    if titles.kind not in [r["kind"] for r in raw["rankers"]]:
+        raw["rankers"].append(titles.model_dump(mode="json"))
     return Recipe.model_validate(raw)
 
 
@@ -213,7 +218,7 @@ _NOTES = (
 
 COLD_START = Study(
     "cold-start",
-    "Who is right about users with few interactions and about new items: language models or SASRec?",
+    "Who is right about users with few interactions and about new items: language models, SASRec or MoRec?",
     f"the rows under test: users with up to {FEW} interactions, targets absent from training, and neither; the data "
     "are cut in time, which brings new users and items.",
     as_it_is,
