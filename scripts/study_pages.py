@@ -1,5 +1,7 @@
 """Put finished studies into the documentation: `python scripts/study_pages.py runs/studies/ablation …`.
 
+`FOLDER=NAME` gives the page another name than the study's, where a study was made on several data sets.
+
 A page has what the study's table.md has, its plots, and how it was made. What people found in it, two sentences
 between the marks below, is written by hand and kept when the page is made again.
 """
@@ -18,15 +20,16 @@ BEGIN, END = "<!-- found -->", "<!-- /found -->"
 MISSING = "**What was found is not written yet.**"
 
 
-def write_page(study: Path, docs: Path = DOCS) -> Path:
+def write_page(study: Path, docs: Path = DOCS, name: str = "") -> Path:
     """Write docs/NAME.md and copy the plots to docs/NAME/; returns the page.
 
     Args:
         study: folder that `prefrec study NAME` wrote.
         docs: folder of the pages.
+        name: of the page; default: the study's.
     """
     summary: dict[str, Any] = json.loads((study / "study.json").read_text(encoding="utf-8"))
-    name = summary["study"]
+    name = name or summary["study"]
     page, plots = docs / f"{name}.md", docs / name
     old = page.read_text(encoding="utf-8") if page.exists() else ""
     found = re.search(f"{BEGIN}\n(.*?)\n{END}", old, re.DOTALL)
@@ -55,5 +58,6 @@ def _threads(n: int) -> str:
 
 
 if __name__ == "__main__":
-    for folder in sys.argv[1:]:
-        print(write_page(Path(folder)))  # noqa: T201
+    for argument in sys.argv[1:]:
+        folder, _, called = argument.partition("=")
+        print(write_page(Path(folder), name=called))  # noqa: T201

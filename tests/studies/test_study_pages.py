@@ -33,3 +33,11 @@ def test_the_page_is_made_again_and_the_sentences_stay(script, base, place, tmp_
     again = script.write_page(place / "cost", tmp_path).read_text()
     assert "Nothing was found.\nTwice." in again
     assert again == page.read_text() == text.replace(script.MISSING, "Nothing was found.\nTwice.")
+
+
+def test_a_page_of_another_name(script, base, place, tmp_path):
+    carry_out(COST, base, [0], place)
+    page = script.write_page(place / "cost", tmp_path, "cost-books")
+    assert page == tmp_path / "cost-books.md"
+    assert "(cost-books/hr-1-time.svg)" in page.read_text()
+    assert (tmp_path / "cost-books" / "hr-1-time.svg").is_file()
