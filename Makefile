@@ -48,7 +48,7 @@ load: setup
 # A file of tests goes to one process with its fixtures; a thread each, so that they do not wait for one another.
 TEST ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations 15 $(TEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs --durations 15 $(TEST)
 
 # SOAK takes the options of `python -m reliability --help`.
 SOAK ?= --minutes 50
@@ -64,4 +64,4 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) runs site
+	rm -rf $(VENV) site
