@@ -57,6 +57,8 @@ def test_memory_is_the_most_of_any_stage(summary, place):
     assert row["peak GiB"] == pytest.approx(max(sft["peak_bytes"], dpo["peak_bytes"]) / 2**30, abs=0.006)
     assert row["CPU seconds in all"] == pytest.approx(sft["cpu_seconds"] + dpo["cpu_seconds"], abs=0.06)
     assert min(sft["cpu_seconds"], dpo["cpu_seconds"]) > 0
+    assert row["own peak GiB"] == pytest.approx(dpo["peak_bytes"] / 2**30, abs=0.006)
+    assert (row["own seconds"], row["own CPU seconds"]) == (dpo["seconds"], dpo["cpu_seconds"])
 
 
 def test_runs_that_did_not_note_memory_have_none(summary, place, tmp_path):
@@ -64,7 +66,8 @@ def test_runs_that_did_not_note_memory_have_none(summary, place, tmp_path):
     for state in (tmp_path / "old").rglob("stage.json"):
         write_json(state, {k: v for k, v in read_json(state).items() if k not in ("cpu_seconds", "peak_bytes")})
     again = analyse_runs(COST, [tmp_path / "old"], tmp_path / "out")
-    assert {r["peak GiB"] for r in again["tables"]["table"]} == {None}
+    for column in ("peak GiB", "own peak GiB", "own CPU seconds"):
+        assert {r[column] for r in again["tables"]["table"]} == {None}
     assert again["plots"] == ["hr-1-time"]
     assert training_memory(open_run(tmp_path / "old"), "sft") is None
 

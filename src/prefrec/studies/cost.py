@@ -49,11 +49,12 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     measured = measure(
         ranking_values(predictions, runs[0].recipe.evaluate.ks), users, baseline=start if start in names else None
     )
-    costs, cpu = [(axis, _costs(runs, names, axis.of)) for axis in _AXES], _costs(runs, names, training_cpu_seconds)
+    costs = [(axis, _costs(runs, names, axis.of)) for axis in _AXES]
+    columns = {axis.column: found for axis, found in costs}
+    columns |= {column: _costs(runs, names, of) for column, of in _FURTHER.items()}
     tokens = settings_of(runs)
     settings = {
-        n: {axis.column: found.get(n) for axis, found in costs}
-        | {"CPU seconds in all": cpu.get(n), "tokens": tokens.get(n, {}).get("tokens")}
+        n: {column: found.get(n) for column, found in columns.items()} | {"tokens": tokens.get(n, {}).get("tokens")}
         for n in names
     }
     drawings, facts = [], []
@@ -86,6 +87,12 @@ def training_memory(run: Run, name: str) -> float | None:
     """The most memory that a model's own stage or one before it took, in GiB; None where one is not known."""
     found = _of_stages(run, name, "peak_bytes")
     return None if found is None else round(max(found) / GIB, 2)
+
+
+def own_memory(run: Run, name: str) -> float | None:
+    """The most memory that a model's own stage took, in GiB; None where it is not known."""
+    found = run.took(name, "peak_bytes")
+    return None if found is None else round(found / GIB, 2)
 
 
 def stages_of(run: Run, name: str) -> list[str]:
@@ -121,13 +128,22 @@ _AXES = (
     Axis("peak GiB", "memory", training_memory, lambda gib: f"{gib:.1f} GiB"),
 )
 
+_FURTHER: dict[str, Callable[[Run, str], float | None]] = {
+    "CPU seconds in all": training_cpu_seconds,
+    "own seconds": lambda run, name: run.took(name, "seconds"),
+    "own CPU seconds": lambda run, name: run.took(name, "cpu_seconds"),
+    "own peak GiB": own_memory,
+}
+"""Columns beside the axes: CPU time of all stages, and what the model's own stage took."""
+
 _HINT = "Blue: no other is both cheaper and better in the mean; the intervals say how much of that is luck."
 
 _NOTE = (
     "Seconds are wall time of the stages on this machine, evaluation left out; a stage that was interrupted counts "
     "all its parts. Other work on the machine is in them, in CPU seconds hardly. Memory is the most that the "
     "process (on a GPU: torch) held during any stage that a model needs; on a CPU it counts what an earlier stage of "
-    "the same process has not given back. Models of runs that did not note it have dashes."
+    "the same process has not given back. Own: of the model’s last stage alone. Models of runs that did not note it "
+    "have dashes."
 )
 
 COST = Study(
