@@ -62,6 +62,20 @@ class Stopwatch:
         return Seconds(self.wall, self.cpu)
 
 
+_spared = Seconds(0.0, 0.0)
+
+
+def spare(took: Seconds) -> None:
+    """Note that work which took so long was found done and needed not be done again in this process."""
+    global _spared
+    _spared = Seconds(_spared.wall + took.wall, _spared.cpu + took.cpu)
+
+
+def spared() -> Seconds:
+    """All that `spare` has noted in this process."""
+    return _spared
+
+
 def reset_peak(device: str) -> None:
     """Let the peak of the memory start anew, at what is in use."""
     if device == "cuda":

@@ -2,12 +2,14 @@
 
 import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
 from torch._dynamo import OptimizedModule
 from transformers import (
     FalconConfig,
@@ -18,12 +20,15 @@ from transformers import (
     PhiForCausalLM,
 )
 
+from prefrec.clock import spared
 from prefrec.errors import ConfigError
 from prefrec.losses import softmax_dpo_loss
 from prefrec.packing import pack
+from prefrec.prompts import ChoiceSet
 from prefrec.scoring import choice_logps
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
+from prefrec.training.reference import reference_key
 from tiny import VOCABULARY, broken, tiny_llama
 from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, losses, settings, small_model, trainable
 
@@ -202,6 +207,43 @@ def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer,
         changed, stamps = reference_after(model, **changes)
         assert stamps.items() > before.items()
         assert "layout" in changes or not (first == changed).all()
+
+
+def test_who_finds_the_reference_is_told_what_it_took(tmp_path, bpe_tokenizer):
+    def spared_by(folder):
+        before = spared()
+        config = SoftmaxDPOConfig(
+            **settings(tmp_path / folder, max_steps=1, reference_folder=str(tmp_path / "shared"))
+        )
+        SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer).train()
+        return spared().wall - before.wall, spared().cpu - before.cpu
+
+    assert spared_by("first") == (0, 0)
+    (cache,) = (tmp_path / "shared").iterdir()
+    with safe_open(cache, framework="numpy") as f:
+        took = f.metadata()
+    assert float(took["cpu_seconds"]) > 0
+    assert spared_by("second") == pytest.approx((float(took["seconds"]), float(took["cpu_seconds"])))
+
+
+def test_the_key_of_the_reference_has_all_weights_and_the_configuration():
+    sets = [ChoiceSet((3, 4), ((5,), (6, 7)))]
+
+    def key(change=None):
+        model = adapted_model()
+        if change:
+            change(model)
+        return reference_key(model, sets, "packed", nullcontext)
+
+    def one_weight(model):
+        with torch.no_grad():
+            model.get_input_embeddings().weight[1, 1] += 1
+
+    def configuration(model):
+        model.config.rms_norm_eps = 0.5
+
+    assert key() == key()
+    assert len({key(), key(one_weight), key(configuration)}) == 3
 
 
 @pytest.mark.parametrize("stage", ["sft", "fixed", "per_epoch"])

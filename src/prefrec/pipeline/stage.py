@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from prefrec import processes
-from prefrec.clock import peak_bytes, reset_peak
+from prefrec.clock import peak_bytes, reset_peak, spared
 from prefrec.data.store import write_whole
 from prefrec.errors import ConfigError
 from prefrec.models import default_device
 
 STAGE_FILE = "stage.json"
+
+SHARED = {"seconds": "shared_seconds", "cpu_seconds": "shared_cpu_seconds"}
+"""What a stage took, and what it would have taken beyond that alone."""
 
 
 def stage_key(**parts: Any) -> str:
@@ -47,7 +50,8 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
 
     `stage.json` says what the stage took, all parts of an interrupted one together but those that ended by a kill:
     `seconds` of wall time, `cpu_seconds` of this process (all its threads), and `peak_bytes`, the most memory that
-    the process (on a GPU: torch) held during it.
+    the process (on a GPU: torch) held during it. `shared_seconds` and `shared_cpu_seconds` are what it would have
+    taken beyond that, had another stage not left it the reference's log-probabilities.
 
     Raises:
         ConfigError: the folder, or the one that would be moved away for it, holds files but was never a stage's.
@@ -67,11 +71,12 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
         state = {}
     folder.mkdir(parents=True, exist_ok=True)
     note: dict[str, Any] = {"key": key, "kind": kind, "config": config, "finished": False}
-    note |= {name: state.get(name, 0) for name in ("seconds", "cpu_seconds", "peak_bytes")}
+    note |= {name: state.get(name, 0) for name in (*SHARED, "peak_bytes", *SHARED.values())}
     write_json(folder / STAGE_FILE, note)
     device = default_device().type
     reset_peak(device)
-    start, cpu_start = time.monotonic(), time.process_time()
+    resumed = note["seconds"] > 0  # then the log-probabilities that it finds may be its own, and are counted
+    start, cpu_start, spared_start = time.monotonic(), time.process_time(), spared()
     processes.wait()
     try:
         yield folder
@@ -80,6 +85,9 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
         note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
         note["cpu_seconds"] = round(note["cpu_seconds"] + time.process_time() - cpu_start, 1)
         note["peak_bytes"] = max(note["peak_bytes"], peak_bytes(device))
+        if not resumed:
+            note["shared_seconds"] = round(spared().wall - spared_start.wall, 1)
+            note["shared_cpu_seconds"] = round(spared().cpu - spared_start.cpu, 1)
         # What went wrong before is told, not that the disk is too full to note it.
         with nullcontext() if note["finished"] else suppress(OSError):
             write_json(folder / STAGE_FILE, note)

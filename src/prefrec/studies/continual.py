@@ -20,7 +20,7 @@ from prefrec.pipeline.recipe import PRETRAIN, SFT, AlignSection, Recipe, SFTSect
 from prefrec.pipeline.report.wording import label
 from prefrec.pipeline.run import data_key, run_recipe, train_stages
 from prefrec.pipeline.score import LMEntry, ask_models
-from prefrec.pipeline.stage import STAGE_FILE, read_json, stage_key
+from prefrec.pipeline.stage import SHARED, STAGE_FILE, read_json, stage_key
 from prefrec.pipeline.train import training_rows
 from prefrec.studies.alignments import variant
 from prefrec.studies.groups import grouped_table, groups_of, measure_groups
@@ -223,7 +223,8 @@ def effort_frame(runs: Sequence[Run], plans: Mapping[str, tuple[Recipe, Prepared
     """Adapter → rows, and training seconds of its own stages, mean over the seeds; an update comes on top."""
     rows = []
     for way in WAYS:
-        seconds = [sum(s["seconds"] for s in _states(_folder(run.folder, way))) for run in runs]
+        states = [_states(_folder(run.folder, way)) for run in runs]
+        seconds = [sum(s["seconds"] + s.get(SHARED["seconds"], 0) for s in of) for of in states]
         taken = {f"{label(stage)} rows": n for stage, n in rows_of(*plans[way]).items()}
         rows.append({"adapter": way, **taken, "seconds": round(float(np.mean(seconds)), 1)})
     return pl.DataFrame(rows)

@@ -15,6 +15,7 @@ from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import PRETRAIN, SFT, ZERO_SHOT, Recipe, load_recipe
 from prefrec.pipeline.report.contents import Stage, read_run
 from prefrec.pipeline.score import LMEntry, adapter_key, ask_models, lm_ranker
+from prefrec.pipeline.stage import SHARED
 from prefrec.pipeline.train import ADAPTER
 from prefrec.rankers import LMRanker
 
@@ -80,13 +81,18 @@ class Run:
         return read_predictions(self.folder / "predictions.parquet")
 
     def seconds(self, name: str) -> float | None:
-        """Seconds that a training stage took; None where it is not finished."""
+        """Seconds that a training stage takes by itself; None where it is not finished."""
         return self.took(name, "seconds")
 
     def took(self, name: str, what: Literal["seconds", "cpu_seconds", "peak_bytes"]) -> float | None:
-        """What a training stage took, as `prefrec.pipeline.stage` notes it; None where it is not known."""
+        """What a training stage took, as `prefrec.pipeline.stage` notes it; None where it is not known.
+
+        Times are those of the stage alone: a pass over the reference that an earlier stage left to it counts too.
+        """
         state = self.stages[name].state if name in self.stages else {}
-        return float(state[what]) if state.get("finished") and what in state else None
+        if not state.get("finished") or what not in state:
+            return None
+        return float(state[what]) + float(state.get(SHARED.get(what, ""), 0))
 
 
 def start_of(recipe: Recipe) -> str:

@@ -42,7 +42,8 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
     Args:
         model: the base that the adapter was trained on; one that has adapters already gets this one beside them.
         folder: what `save_pretrained` of a PEFT model wrote.
-        **kwargs: as `PeftModel.from_pretrained` takes them; `adapter_name` tells adapters of one base apart.
+        **kwargs: as `PeftModel.from_pretrained` takes them; a model that has adapters needs `adapter_name`, which
+            tells them apart.
 
     Raises:
         ModelError: there is no adapter in the folder, it is not stored as safetensors, or does not fit the model.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from prefrec import processes
 from prefrec.attention import compute_dtype
+from prefrec.clock import Seconds, Stopwatch, spare
 from prefrec.console import track
 from prefrec.data.store import write_whole
 from prefrec.packing import Layout, pack_passes
@@ -38,8 +40,9 @@ def reference_logps(
 ) -> NDArray[np.float32]:
     """Log-probabilities [n, C] of all answers under the reference, from the file in `folder` that bears their key.
 
-    Trainings that share a folder, a reference and rows ask the reference once. Of many processes each computes its
-    share, and the first one reads and writes the file; all must call it.
+    Trainings that share a folder, a reference and rows ask the reference once; what it took stands in the file, and
+    whoever finds it there is `spared` it. Of many processes each computes its share, and the first one reads and
+    writes the file; all must call it.
 
     Args:
         model: the policy, whose reference is its adapter `ref`, its base, or (not a PEFT model) itself.
@@ -55,10 +58,13 @@ def reference_logps(
     cache = folder / f"reference-{key[:16]}.safetensors"
     stored = processes.from_first(_read(cache, key) if processes.is_first() else None)
     if stored is not None:
-        return stored
+        logps, took = stored
+        spare(took)
+        return logps
     device = next(model.parameters()).device
     found = []
-    with reference_of(model) as reference, torch.no_grad():
+    watch = Stopwatch(device.type)
+    with watch.running(), reference_of(model) as reference, torch.no_grad():
         for rows in track(own_batches(choice_sets, batch_size), "reference log-probs"):
             passes = pack_passes([choice_sets[i] for i in rows], pad_id=pad_id, layout=layout, max_tokens=max_tokens)
             with precision():
@@ -67,32 +73,32 @@ def reference_logps(
     for rows, logps in processes.pool(found):
         out[rows] = logps
     if processes.is_first():
-        _write(cache, key, out)
+        _write(cache, key, out, watch.read())
     return out
 
 
 def reference_key(
     model: nn.Module, choice_sets: Sequence[ChoiceSet], layout: Layout, precision: Callable[[], torch.autocast]
 ) -> str:
-    """A hash of what the reference's log-probabilities depend on: its weights, the tokens, how it is computed.
+    """A hash of what the reference's log-probabilities depend on: weights, configuration, tokens, how it is computed.
 
-    Of the frozen base a sample of each tensor is hashed, of the adapter `ref` every value and its scaling.
+    The weights are those of the frozen base and of the adapter `ref`, whose scaling counts as well.
     """
+    core = language_model(model)
     with precision():
-        dtype = compute_dtype(language_model(model), next(model.parameters()).device)
+        dtype = compute_dtype(core, next(model.parameters()).device)
     layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
     scaling = [layer.scaling[REFERENCE_ADAPTER] for layer in layers if REFERENCE_ADAPTER in layer.scaling]
     digest = hashlib.sha256(f"{layout} {dtype} {scaling}".encode())
+    digest.update(json.dumps(core.config.to_diff_dict(), sort_keys=True, default=str).encode())
     state = model.state_dict()
     has_reference = any(f".{REFERENCE_ADAPTER}." in name for name in state)
     for name, tensor in state.items():
         is_adapter = "lora_" in name
         if is_adapter and not (has_reference and f".{REFERENCE_ADAPTER}." in name):
             continue
-        values = tensor.detach().reshape(-1)
-        sample = values if is_adapter else values[:: max(1, values.numel() // 64)]
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(sample.float().cpu().numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     for choices in choice_sets:
         digest.update(np.array([len(choices.prompt), *choices.prompt], dtype=np.int64).tobytes())
         for answer in choices.answers:
@@ -100,13 +106,17 @@ def reference_key(
     return digest.hexdigest()
 
 
-def _read(cache: Path, key: str) -> NDArray[np.float32] | None:
+def _read(cache: Path, key: str) -> tuple[NDArray[np.float32], Seconds] | None:
+    """The values of this key, and what they took; 0 seconds where the file does not say."""
     if not cache.is_file():
         return None
     with safe_open(cache, framework="numpy") as f:
-        return f.get_tensor("ref_logps") if (f.metadata() or {}).get("key") == key else None
+        told = f.metadata() or {}
+        took = Seconds(float(told.get("seconds", 0)), float(told.get("cpu_seconds", 0)))
+        return (f.get_tensor("ref_logps"), took) if told.get("key") == key else None
 
 
-def _write(cache: Path, key: str, values: NDArray[np.float32]) -> None:
+def _write(cache: Path, key: str, values: NDArray[np.float32], took: Seconds) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(cache, lambda p: save_file({"ref_logps": values}, p, metadata={"key": key}))
+    told = {"key": key, "seconds": f"{took.wall:.3f}", "cpu_seconds": f"{took.cpu:.3f}"}
+    write_whole(cache, lambda p: save_file({"ref_logps": values}, p, metadata=told))
