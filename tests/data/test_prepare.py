@@ -124,3 +124,15 @@ def test_movielens_leave_last_out() -> None:
     assert data.domain == "movies"
     learnt = set(data.train_interactions.select("user_id", "item_id").iter_rows())
     assert not learnt & {(e.user_id, e.target) for e in (*data.validation, *data.test)}
+
+
+def test_users_must_be_those_of_the_log(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    users = tmp_path / "users.csv"
+    users.write_text("user_id,plan\nu0,free\nstranger,paid\n")
+    found = shop_data(shop(), users=users).users
+    assert found is not None
+    assert found.rows() == [("u0", "free")]
+    assert "users.csv tells of 1 of the log's 8 users" in capsys.readouterr().err
+    users.write_text("user_id,plan\n0,free\n1,paid\n")
+    with pytest.raises(DataError, match=r"users\.csv: none of its 2 users \(such as '0'\) is among the 8 of the log"):
+        shop_data(shop(), users=users)

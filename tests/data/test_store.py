@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -57,11 +58,30 @@ def test_users_there_and_back(data: PreparedData, tmp_path: Path) -> None:
     assert back is not None
     assert back.equals(users)
     assert prepared_digest(tmp_path) == digest  # no row is made of what users are
+    named = data.protocol | {"config": data.protocol["config"] | {"users": "users.csv"}}
+    write_prepared(replace(data, users=users, protocol=named), tmp_path)
+    assert prepared_digest(tmp_path) == digest  # nor of where they stand
     pl.concat([users, users]).write_parquet(tmp_path / "users.parquet")
     with pytest.raises(DataError, match=r"users\.parquet, row 0: another row has the same user_id"):
         read_prepared(tmp_path)
     write_prepared(data, tmp_path)
     assert read_prepared(tmp_path).users is None
+
+
+def test_old_users_are_gone_before_new_rows_come(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = pl.DataFrame({"user_id": ["u1"], "plan": ["free"]})
+    write_prepared(replace(data, users=users), tmp_path)
+
+    def refused(*paths: Path) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(os, "replace", refused)  # as if it were killed before the first file moves
+    with pytest.raises(StorageError):
+        write_prepared(data, tmp_path)
+    assert not (tmp_path / "users.parquet").exists()
+    assert not (tmp_path / "protocol.json").exists()
 
 
 def test_unfinished_folder(data: PreparedData, tmp_path: Path) -> None:

@@ -142,6 +142,15 @@ def test_another_beta_concerns_one_alignment_and_its_predictions(run_again, fini
     assert config["align"][1]["beta"] == 0.3
 
 
+def test_a_table_of_users_concerns_the_data_alone(run_again, finished, recipe, tmp_path):
+    users = tmp_path / "users.csv"
+    users.write_text("user_id,plan\nu00,free\n")
+    folder, again = run_again(_changed(recipe, data=recipe.data.model_dump(mode="json") | {"users": str(users)}))
+    assert {path.partition("/")[0] for path in again} == {"data"}
+    assert read_prepared(folder / "data").users.rows() == [("u00", "free")]
+    assert (folder / "metrics.json").read_text() == (finished / "metrics.json").read_text()
+
+
 def test_another_sft_concerns_all_that_follows(run_again, recipe):
     _, again = run_again(_changed(recipe, sft={"learning_rate": 1e-3}))
     assert again == {"sft", *ALIGNMENTS, *(f"predictions/{name}" for name in ("sft", "dpo", "s-dpo"))}

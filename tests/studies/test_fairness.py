@@ -118,6 +118,21 @@ def test_numbers_group_users_by_thirds(ages):
     assert max(sizes) - min(sizes) <= 2
 
 
+def test_numbers_that_are_not_told_are_a_group_of_their_own():
+    told = [str(20 + i) for i in range(30)] + ["NA", "nan", UNKNOWN]
+    groups, order = attribute_groups(told, [f"u{i}" for i in range(33)])
+    assert order == ["20 to 29", "30 to 39", "40 to 49", UNKNOWN]
+    assert groups[30:] == [UNKNOWN] * 3
+    _, order = attribute_groups([*told[:30], "NA", "retired"], [f"u{i}" for i in range(32)])
+    assert order == [OTHERS]  # “retired” says that these are no numbers
+
+
+def test_large_numbers_keep_their_digits():
+    times = [1_690_000_000 + i for i in range(12)]
+    _, order = attribute_groups([str(t) for t in times], [f"u{i}" for i in range(12)])
+    assert order == [f"{times[4 * k]} to {times[4 * k + 3]}" for k in range(3)]
+
+
 def test_a_few_numbers_are_names():
     told = [str(1 + i % 3) for i in range(90)]
     groups, order = attribute_groups(told, [f"u{i}" for i in range(90)])
@@ -131,11 +146,14 @@ def test_users_are_measured_by_their_attributes():
     kinds = ["F" if i % 2 else "M" for i in range(60)]
     told = pl.DataFrame({"user_id": users, "gender": kinds, "plan": ["free"] * 60, "note": [None] * 60})
     data = PreparedData(None, [], [], [], _Log.train_interactions, users=told)
-    (table,) = attribute_tables({"a": {"hr@1": hits}, "b": {"hr@1": 1 - hits}}, users, data, "a")
+    values = {"a": {"hr@1": hits}, "b": {"hr@1": 1 - hits}}
+    (table,), alike = attribute_tables(values, users, data, "a")
+    assert alike == ["plan", "note"]
+    assert "all rows are of one group: plan, note." in group_table(values, users, data, "a", alike).note
     assert (table.name, table.title) == ("groups-gender", "HR@1 by gender")
     got = {(r["group"], r["variant"]): (r["mean"], r["n"]) for r in table.frame.to_dicts()}
     assert got == {("F", "a"): (0, 30), ("F", "b"): (1, 30), ("M", "a"): (0.5, 30), ("M", "b"): (0.5, 30)}
-    assert attribute_tables({}, users, replace(data, users=None), "a") == []
+    assert attribute_tables({}, users, replace(data, users=None), "a") == ([], [])
 
 
 def test_the_whole_study(base, place):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from prefrec.console import track
+from prefrec.console import track, warn
 from prefrec.data import filters, splits
 from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates
 from prefrec.data.config import PrepareConfig
@@ -51,14 +51,28 @@ def prepare(config: PrepareConfig) -> PreparedData:
         "notes": source.notes + _cold_note(source, catalogue),
     }
     train, validation, test = (examples[part] for part in ("train", "validation", "test"))
-    return PreparedData(catalogue, train, validation, test, learn, protocol, _known_users(source, log))
+    return PreparedData(catalogue, train, validation, test, learn, protocol, _known_users(config, source, log))
 
 
-def _known_users(source: Source, log: pl.DataFrame) -> pl.DataFrame | None:
-    """What is told of the users of the log; None where nothing is."""
+def _known_users(config: PrepareConfig, source: Source, log: pl.DataFrame) -> pl.DataFrame | None:
+    """What is told of the users of the log; None where nothing is.
+
+    Raises:
+        DataError: a table of users is named, and none of them is in the log.
+    """
     if source.users is None:
         return None
-    known = source.users.filter(pl.col("user_id").is_in(log["user_id"].unique().to_list()))
+    users = log["user_id"].unique(maintain_order=True).to_list()
+    known = source.users.filter(pl.col("user_id").is_in(users))
+    if config.users is not None:
+        if known.is_empty():
+            told = source.users["user_id"].to_list()
+            raise DataError(
+                f"{config.users}: none of its {len(told):,} users (such as {told[0]!r}) is among the {len(users):,} "
+                f"of the log (such as {users[0]!r}); write their ids as in the log"
+            )
+        if len(known) < len(users):
+            warn(f"{config.users} tells of {len(known):,} of the log's {len(users):,} users")
     return None if known.is_empty() else known
 
 

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -85,19 +85,33 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
         "test": examples_to_frame(data.test),
     } | ({} if data.users is None else {_USERS: data.users})
     writers: dict[Path, Writer] = {folder / f"{name}.parquet": t.write_parquet for name, t in tables.items()}
-    text = json.dumps(data.protocol, indent=2, ensure_ascii=False) + "\n"
-    write_sealed(writers, folder / PROTOCOL, lambda path: path.write_text(text, encoding="utf-8"))
-    if data.users is None:
-        (folder / f"{_USERS}.parquet").unlink(missing_ok=True)
+    text = _protocol_text(data.protocol)
+    stale = [folder / f"{_USERS}.parquet"] if data.users is None else []
+    write_sealed(writers, folder / PROTOCOL, lambda path: path.write_text(text, encoding="utf-8"), stale)
 
 
 def prepared_digest(folder: Path) -> str:
-    """SHA-256 of everything that `write_prepared` wrote to `folder`: what is made of these rows depends on it."""
+    """SHA-256 of what `write_prepared` wrote to `folder`, without users: what is made of the rows depends on it."""
     found = hashlib.sha256()
     for name in PREPARED_FILES:
-        with (folder / name).open("rb") as f:
-            found.update(hashlib.file_digest(f, "sha256").digest())
+        text = (folder / name).read_bytes()
+        if name == PROTOCOL:
+            text = _without_users(text)
+        found.update(hashlib.sha256(text).digest())
     return found.hexdigest()
+
+
+def _without_users(protocol: bytes) -> bytes:
+    """The protocol as it is written where the configuration names no table of users."""
+    told = json.loads(protocol)
+    if not told.get("config", {}).get("users"):
+        return protocol
+    told["config"]["users"] = None
+    return _protocol_text(told).encode()
+
+
+def _protocol_text(protocol: Mapping[str, Any]) -> str:
+    return json.dumps(protocol, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_prepared(folder: Path) -> PreparedData:
@@ -154,12 +168,13 @@ def write_whole(path: Path, write: Writer) -> None:
     _write_drafts({path: write}, None)
 
 
-def write_sealed(writers: Mapping[Path, Writer], seal: Path, write: Writer) -> None:
+def write_sealed(writers: Mapping[Path, Writer], seal: Path, write: Writer, stale: Sequence[Path] = ()) -> None:
     """Write files that belong together, and `seal`, which is there only where they all are of one making.
 
-    Nothing is touched before all of them lie beside their places; raises as `write_whole`.
+    Nothing is touched before all of them lie beside their places; then `stale` files of an older making are removed.
+    Raises as `write_whole`.
     """
-    _write_drafts({**writers, seal: write}, seal)
+    _write_drafts({**writers, seal: write}, seal, stale)
 
 
 @contextmanager
@@ -200,7 +215,7 @@ Writer = Callable[[Path], object]
 """Writes a file at the path it is given."""
 
 
-def _write_drafts(writers: Mapping[Path, Writer], seal: Path | None) -> None:
+def _write_drafts(writers: Mapping[Path, Writer], seal: Path | None, stale: Sequence[Path] = ()) -> None:
     drafts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
     try:
         for path, write in writers.items():
@@ -208,6 +223,9 @@ def _write_drafts(writers: Mapping[Path, Writer], seal: Path | None) -> None:
                 write(drafts[path])
         if seal is not None:
             seal.unlink(missing_ok=True)
+        for path in stale:
+            with writing(path):
+                path.unlink(missing_ok=True)
         for path, draft in drafts.items():
             with writing(path):
                 os.replace(draft, path)

@@ -105,6 +105,8 @@ def environment(seed: int) -> dict[str, Any]:
 
 def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
     key = data_key(recipe.data)
+    if recipe.data.users is not None:
+        key = stage_key(rows=key, users=file_facts([recipe.data.users]))
     if not due(folder, key, "prepare", made=PREPARED_FILES):
         return read_prepared(folder)
     with stage(folder, key, "prepare", recipe.data.model_dump(mode="json")):
@@ -239,13 +241,12 @@ def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
 
 
 def data_key(config: PrepareConfig) -> str:
-    """The key of the prepare stage: the configuration, and size and date of the files that it names.
+    """What the rows depend on: the configuration, and size and date of the files that it names.
 
-    Attributes of users make no row: where the configuration names none, they are no part of the key.
+    Attributes of users make no row, and are no part of it.
     """
-    named = [p for p in (config.path, config.interactions, config.items, config.users) if p is not None]
-    told = config.model_dump(mode="json", exclude=None if config.users else {"users"})
-    return stage_key(config=told, files=file_facts(named))
+    named = [p for p in (config.path, config.interactions, config.items) if p is not None]
+    return stage_key(config=config.model_dump(mode="json", exclude={"users"}), files=file_facts(named))
 
 
 def _processor() -> str:

@@ -37,7 +37,10 @@ LEAST = 20
 """Rows of a group by an attribute; the users of smaller groups stand together as `OTHERS`."""
 
 MOST_NUMBERS = 8
-"""Different numbers of an attribute, as ages, from which on thirds of the users are its groups."""
+"""Different numbers of an attribute; with more, as ages have, thirds of the users are its groups."""
+
+NOT_TOLD = frozenset({"", "-", "?", "n/a", "na", "nan", "none", "null", "unknown"})
+"""How tables write, among numbers, that one is not known; in any case."""
 
 OTHERS, UNKNOWN = "others", "not told"
 
@@ -59,7 +62,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     popular = results_table(measured, labels=LABELS, title="Popularity of what is recommended", first="Ranker")
     exposure = plain_table("exposure", "Different items", "Ranker", exposure_frame(predictions), _EXPOSURE_NOTE)
     ranked = ranking_values(predictions, runs[0].recipe.evaluate.ks)
-    accuracy = [group_table(ranked, users, data, start), *attribute_tables(ranked, users, data, start)]
+    by_attribute, alike = attribute_tables(ranked, users, data, start)
+    accuracy = [group_table(ranked, users, data, start, alike), *by_attribute]
     models = runs[0].recipe.lm_rankers
     facts = facts_of(measured, [*models, TAKEN], LABELS, measured.quantities)
     drawings = [dots(measured, q, models, LABELS[q]) for q in measured.quantities]
@@ -143,26 +147,41 @@ def _thirds(of_user: Mapping[str, float]) -> dict[str, int]:
     return dict(zip(of_user, third.tolist(), strict=True))
 
 
-def group_table(values: Values, users: Sequence[str], data: PreparedData, baseline: str | None) -> Table:
-    """The headline metric of each ranker in each activity group, with the difference to the baseline there."""
+def group_table(
+    values: Values, users: Sequence[str], data: PreparedData, baseline: str | None, alike: Sequence[str] = ()
+) -> Table:
+    """The headline metric of each ranker in each activity group, with the difference to the baseline there.
+
+    Its note names the attributes `alike`, which have no table of their own.
+    """
     groups = groups_of(activity_groups(users, data), GROUPS)
     title = "of users with few, middle and many training interactions"
     note = _GROUPS_NOTE if data.users is not None else f"{_NO_ATTRIBUTES} {_GROUPS_NOTE}"
+    if alike:
+        note += f" Attributes without a table, since all rows are of one group: {', '.join(alike)}."
     return _accuracy_table(values, users, groups, baseline, "groups", title, note)
 
 
-def attribute_tables(values: Values, users: Sequence[str], data: PreparedData, baseline: str | None) -> list[Table]:
-    """The same by each attribute of the users that prepared data hold; see `attribute_groups`."""
+def attribute_tables(
+    values: Values, users: Sequence[str], data: PreparedData, baseline: str | None
+) -> tuple[list[Table], list[str]]:
+    """The same by each attribute of the users that prepared data hold; see `attribute_groups`.
+
+    Returns:
+        the tables, and the attributes that put all rows into one group and have none.
+    """
     if data.users is None:
-        return []
-    found = []
+        return [], []
+    found, alike = [], []
     for attribute in (c for c in data.users.columns if c != "user_id"):
         told = dict(data.users.select("user_id", attribute).cast(pl.String).iter_rows())
         groups, order = attribute_groups([told.get(u) or UNKNOWN for u in users], users)
         if len(order) > 1:
             name, title, grouped = f"groups-{slug(attribute)}", f"by {attribute}", groups_of(groups, order)
             found.append(_accuracy_table(values, users, grouped, baseline, name, title, _ATTRIBUTES_NOTE))
-    return found
+        else:
+            alike.append(attribute)
+    return found, alike
 
 
 def _accuracy_table(
@@ -176,12 +195,15 @@ def _accuracy_table(
 def attribute_groups(told: Sequence[str], users: Sequence[str]) -> tuple[list[str], list[str]]:
     """The group of each row [B] by what is told of its user, and the groups in the order of a table.
 
-    Numbers of many kinds, as ages, give thirds of the users, equal numbers together; names give a group each, the
-    largest first, and those of fewer than `LEAST` rows stand together.
+    Numbers of many kinds, as ages, give thirds of the users, equal numbers together, and what is `NOT_TOLD` among
+    them a group of its own; names give a group each, the largest first, and those of fewer than `LEAST` rows stand
+    together.
     """
     known = {u: t for u, t in zip(users, told, strict=True) if t != UNKNOWN}
-    if all(map(_is_number, known.values())) and len({float(t) for t in known.values()}) > MOST_NUMBERS:
-        return _number_groups({u: float(t) for u, t in known.items()}, users)
+    numbers = {u: float(t) for u, t in known.items() if _is_number(t)}
+    rest = {t.strip().lower() for u, t in known.items() if u not in numbers}
+    if rest <= NOT_TOLD and len(set(numbers.values())) > MOST_NUMBERS:
+        return _number_groups(numbers, users)
     counts = Counter(told)
     groups = [t if t == UNKNOWN or counts[t] >= LEAST else OTHERS for t in told]
     sizes = Counter(groups)
@@ -193,7 +215,7 @@ def _number_groups(of_user: Mapping[str, float], users: Sequence[str]) -> tuple[
     names = {}
     for place in sorted(set(third.values())):
         own = [number for u, number in of_user.items() if third[u] == place]
-        names[place] = f"{min(own):g} to {max(own):g}"
+        names[place] = f"{min(own):.15g} to {max(own):.15g}"
     groups = [names[third[u]] if u in third else UNKNOWN for u in users]
     return groups, [*names.values(), *([UNKNOWN] if UNKNOWN in groups else [])]
 
@@ -213,7 +235,10 @@ _EXPOSURE_NOTE = (
     "Coverage and Gini coefficient have no interval: resampled users see fewer different items, which shifts both."
 )
 _GROUPS_NOTE = "In brackets 95% intervals by bootstrap over the users of the group."
-_NO_ATTRIBUTES = "Groups by activity: these data tell no attributes of users."
+_NO_ATTRIBUTES = (
+    "Groups by activity: the prepared data hold no attributes of users. Where the source tells some, prepare the "
+    "data again."
+)
 _ATTRIBUTES_NOTE = (
     f"Groups of fewer than {LEAST} rows stand together as “{OTHERS}”; attributes are no part of any prompt. "
     f"{_GROUPS_NOTE}"

@@ -50,12 +50,27 @@ def test_attributes_of_users(shop: Shop, tmp_path: Path) -> None:
     for text, message in (
         ("user_id,plan\nu0,free\nu0,paid\n", r"users\.csv: user 'u0' has more than one line"),
         ("user_id\nu0\n", r"users\.csv: no column beside that of the ids"),
-        ("customer,plan\nu0,free\n", r"users\.csv: no column 'user_id'.*there are 'customer', 'plan'"),
+        (
+            "customer,plan\nu0,free\n",
+            r"users\.csv: no column 'user_id'.*there are 'customer', 'plan'\. Did you mean 'customer'\?$",
+        ),
         ("user_id,plan\n,free\n", r"users\.csv.*user_id"),
     ):
         users.write_text(text)
         with pytest.raises(DataError, match=message):
             files(**shop(), users=users)
+
+
+def test_the_column_of_users_may_be_called_as_in_the_log_or_user_id(shop: Shop, tmp_path: Path) -> None:
+    paths = shop()
+    log = paths["interactions"]
+    log.write_text(log.read_text().replace("user_id", "uid", 1))
+    users = tmp_path / "users.csv"
+    for name in ("uid", "user_id"):
+        users.write_text(f"{name},plan\nu0,free\n")
+        found = files(**paths, user="uid", users=users).users
+        assert found is not None
+        assert (found.columns, found.rows()) == (["user_id", "plan"], [("u0", "free")])
 
 
 def test_recbole_files(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def files(
     """A log and a catalogue from files; the other arguments say what their columns are called.
 
     The rating column is read where it is there; a name other than `rating` must be there. All columns of `users` but
-    the user's id, which is called as in the log, are attributes.
+    the user's id, which is called as in the log or `user_id`, are attributes.
 
     Raises:
         DataError: a file, column or value cannot be used; the message names it and the way out.
@@ -62,6 +62,7 @@ def files(
     told = None
     if users is not None:
         table = read_table(users, encoding)
-        others = {c: c for c in table.columns if c not in (user, "user_id")}
-        told = user_attributes(pick_columns(table, {"user_id": user} | others, users, options=_OPTIONS), users)
+        own = user if user in table.columns or "user_id" not in table.columns else "user_id"
+        others = {c: c for c in table.columns if c not in (own, "user_id")}
+        told = user_attributes(pick_columns(table, {"user_id": own} | others, users), users)
     return Source("files", "generic", Catalogue(catalogue), log, notes + merged, users=told)
