@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from prefrec import processes
 from prefrec.data import PreparedData, RankingExample, read_prepared, write_prepared
 from prefrec.data.config import GIVEN_SOURCES
 from prefrec.errors import DataError
@@ -62,7 +63,9 @@ def make(base: Recipe, folder: Path) -> Run:
     rows = base.evaluate.rows or ROWS
     recipe = cold_recipe(base)
     run_recipe(recipe, folder, until="prepare")
-    _leave_out_new_items(folder / "data", base.data.seed)
+    if processes.is_first():
+        _leave_out_new_items(folder / "data", base.data.seed)
+    processes.wait()
     run_recipe(recipe, folder, until="evaluate", under_test=lambda data: cold_rows(data, rows, base.data.seed))
     return open_run(folder)
 
