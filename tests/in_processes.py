@@ -23,7 +23,7 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.pipeline.train import train_to_adapter
 from prefrec.processes import count, index, is_first
 from prefrec.prompts import load_template
-from prefrec.rankers import LMRanker
+from prefrec.rankers import CatalogueRanker, LMRanker
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer
 from tiny_run import TITLES
 from tiny_training import adapted_model, many_negatives, settings, trainable
@@ -49,8 +49,8 @@ def main(folder: Path) -> None:
         if is_first():
             save_file(trainable(trainer.model), out / name / "weights.safetensors")
             (out / name / "log.json").write_text(json.dumps(trainer.state.log_history))
-    scores, texts = _rank(tokenizer)
-    np.savez(out / f"ranked-{index()}.npz", scores=scores, texts=np.array(texts))
+    scores, texts, tries = _rank(tokenizer)
+    np.savez(out / f"ranked-{index()}.npz", scores=scores, texts=np.array(texts), tries=tries)
 
 
 def main_fsdp(folder: Path) -> None:
@@ -83,12 +83,12 @@ def _trainer(name: str, changes: dict[str, Any], tokenizer: Any, out: Path) -> A
     return SoftmaxDPOTrainer(adapted_model(), SoftmaxDPOConfig(**shared), ROWS, ROWS[:8], tokenizer)
 
 
-def _rank(tokenizer: Any) -> tuple[np.ndarray, list[str]]:
+def _rank(tokenizer: Any) -> tuple[np.ndarray, list[str], np.ndarray]:
     ids = [f"i{i}" for i in range(len(TITLES))]
     catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": TITLES}))
     examples = [RankingExample(str(i), tuple(ids[: 1 + i]), tuple(ids[20 : 26 - i % 2]), ids[20]) for i in range(7)]
     ranker = LMRanker("lm", adapted_model(), tokenizer, catalogue, load_template("movies/1"), batch_size=2)
-    return ranker.score(examples), ranker.generate(examples)
+    return ranker.score(examples), ranker.generate(examples), CatalogueRanker(ranker).score(examples)
 
 
 if __name__ == "__main__":

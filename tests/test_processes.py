@@ -86,8 +86,10 @@ def test_rows_are_shared_and_all_get_the_whole_answer(folder):
     for index in range(2):
         two = np.load(folder / "2" / f"ranked-{index}.npz")
         np.testing.assert_allclose(two["scores"], one["scores"], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(two["tries"], one["tries"], rtol=0, atol=1e-4)
         assert (two["texts"] == one["texts"]).all()
-    assert np.isfinite(one["scores"]).sum() == 4 * 6 + 3 * 5
+    for name in ("scores", "tries"):
+        assert np.isfinite(one[name]).sum() == 4 * 6 + 3 * 5
 
 
 def test_the_reference_is_stored_once(folder):

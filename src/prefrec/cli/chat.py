@@ -28,7 +28,12 @@ MORE, QUIT = "/more", "/quit"
 
 def chat(
     run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, as runs/demo.")],
-    user: Annotated[str | None, typer.Option(help="User id: the history is that of the user's test row.")] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            help="User id: the history is that of the user's first row in test, else validation, else training."
+        ),
+    ] = None,
     history: Annotated[
         list[str] | None, typer.Option(help="Instead of --user: title or item id, oldest first; repeat for each.")
     ] = None,

@@ -19,6 +19,7 @@ from prefrec.pipeline.recipe import NAME, ZERO_SHOT, EvaluateSection
 from prefrec.pipeline.run import metrics_json
 from prefrec.pipeline.score import Entry, LMEntry, adapter_key, evaluate_rankers, sequential_entry
 from prefrec.pipeline.stage import write_json
+from prefrec.processes import is_first
 from prefrec.rankers.llara import PROJECTOR_FILE
 
 
@@ -88,8 +89,9 @@ def evaluate(
     else:
         scores = evaluate_rankers(prepared, asked, section, entries, folder / "predictions", seed=seed)
         metrics, shown = metrics_json(split, scores), TABLE_METRICS
-        write_predictions(scores.predictions, folder / "predictions.parquet")
-        write_json(folder / "metrics.json", metrics)
+        if is_first():
+            write_predictions(scores.predictions, folder / "predictions.parquet")
+            write_json(folder / "metrics.json", metrics)
         made = f"Predictions: {folder / 'predictions.parquet'}"
     if as_json:
         typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))

@@ -15,7 +15,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
     ranker: Annotated[
-        list[str] | None, typer.Option(help="Ranker to load, the first is the default; repeatable. Default: all.")
+        list[str] | None,
+        typer.Option(help="Language model to load, the first is the default; repeatable. Default: all."),
     ] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Also a page, at /.")] = False,
     api_key: Annotated[
@@ -28,7 +29,7 @@ def serve(
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take; then 504.")] = 30.0,
     max_tokens: Annotated[int, typer.Option(min=64, help="Padded tokens of a pass of the model.")] = 4096,
 ) -> None:
-    """Answer requests of many clients with the rankers of a run: rank, explain, search.
+    """Answer requests of many clients with the language models of a run: rank, explain, search.
 
     Requests that come while the model is busy share its next pass. /openapi.json describes the API, /metrics
     counts for Prometheus. Ctrl-C or SIGTERM answers what waits, then stops.

@@ -79,7 +79,10 @@ class LoraSection(_Section):
 
 
 class PretrainSection(TrainSection):
-    """Histories as running text, before SFT: what is taken, and after what. A row is one sequence of titles."""
+    """Histories as running text, before SFT: what is taken, and after what. A row is one sequence of titles.
+
+    All histories are trained on: `eval_rows` has no effect here.
+    """
 
     titles: int = Field(40, ge=5, description="Longest sequence; longer histories give several.")
 

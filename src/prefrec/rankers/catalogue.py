@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.markup import escape
 
+from prefrec import processes
 from prefrec.catalogue import BLOCK_TOKENS, TrieLayout, catalogue_logps, trie_layout
 from prefrec.console import track, warn
 from prefrec.data import RankingExample
@@ -63,9 +64,10 @@ class CatalogueRanker:
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Log-probabilities [B, C] of the candidates' titles; −inf where a row has fewer candidates."""
         out = np.full((len(examples), max((len(e.candidates) for e in examples), default=0)), -np.inf)
-        for row, example in zip(out, track(examples, f"{self.name}: scoring"), strict=True):
-            choices = self._encode(example.history, example.candidates)
-            row[: len(example.candidates)] = self.logps(choices)
+        mine = track(processes.share(range(len(examples))), f"{self.name}: scoring")
+        found = [(i, self.logps(self._encode(examples[i].history, examples[i].candidates))) for i in mine]
+        for i, logps in processes.pool(found):
+            out[i, : len(logps)] = logps
         return out
 
     def logps(self, choices: ChoiceSet) -> NDArray[np.float32]:

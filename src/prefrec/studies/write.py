@@ -14,6 +14,7 @@ from prefrec.pipeline.report.pages import page_environment
 from prefrec.pipeline.report.svg import to_svg
 from prefrec.pipeline.run import environment
 from prefrec.pipeline.stage import write_json, write_text
+from prefrec.processes import is_first
 from prefrec.studies.runs import Run
 from prefrec.studies.study import Drawing, Outcome, Study
 from prefrec.studies.tables import markdown
@@ -27,7 +28,13 @@ _environment = page_environment("prefrec.studies", "prefrec.pipeline.report")
 
 
 def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) -> dict[str, Any]:
-    """Write everything that a study leaves into its folder; returns the content of study.json."""
+    """Write everything that a study leaves into its folder; returns the content of study.json.
+
+    Of many processes the first one writes.
+    """
+    summary = _summary(study, runs, outcome)
+    if not is_first():
+        return summary
     folder.mkdir(parents=True, exist_ok=True)
     for run in runs:
         name = f"seed-{run.recipe.seed}" if len({r.recipe.seed for r in runs}) == len(runs) else run.folder.name
@@ -36,7 +43,6 @@ def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Pat
         write_whole(folder / f"{table.name}.csv", table.frame.write_csv)
     for drawing in outcome.drawings:
         _write_drawing(drawing, folder)
-    summary = _summary(study, runs, outcome)
     write_text(folder / "table.md", _markdown(summary, outcome))
     write_text(folder / PAGE, _page(summary, runs, outcome))
     write_json(folder / STUDY_FILE, summary)
