@@ -38,11 +38,11 @@ def write_page(study: Path, docs: Path = DOCS, name: str = "") -> Path:
     for plot in summary["plots"]:
         shutil.copyfile(study / f"{plot}.svg", plots / f"{plot}.svg")
     text = (study / "table.md").read_text(encoding="utf-8")
-    title, question, rest = text.split("\n\n", 2)
+    _, question, rest = text.split("\n\n", 2)
     machine = summary["environment"]
     made = f"Made at commit `{str(machine['commit'])[:7]}` on {machine['processor']}, {_threads(machine['threads'])}."
     parts = [
-        title.replace("## ", "# "),
+        f"# {name}",
         question,
         "\n".join([BEGIN, found[1] if found else MISSING, END]),
         *(f"![{name}: {plot}]({name}/{plot}.svg)" for plot in summary["plots"]),

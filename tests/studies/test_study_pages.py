@@ -39,5 +39,6 @@ def test_a_page_of_another_name(script, base, place, tmp_path):
     carry_out(COST, base, [0], place)
     page = script.write_page(place / "cost", tmp_path, "cost-books")
     assert page == tmp_path / "cost-books.md"
+    assert page.read_text().startswith("# cost-books\n\nWhat does each method cost")
     assert "(cost-books/hr-1-time.svg)" in page.read_text()
     assert (tmp_path / "cost-books" / "hr-1-time.svg").is_file()

@@ -2,10 +2,11 @@
 
 from shutil import copytree
 
+import polars as pl
 import pytest
 import yaml
 
-from prefrec.evaluation import Interval, PairedDifference
+from prefrec.evaluation import Interval, PairedDifference, evaluate_predictions, read_predictions
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.stage import write_json
 from prefrec.studies.carry_out import analyse_runs, base_recipe, carry_out
@@ -46,6 +47,27 @@ def test_training_is_what_all_stages_took(summary, place, tmp_path):
     run = open_run(folder)
     names = ("sft", "s-dpo", "SASRec", "TALLRec", "retrieve-then-rank", "zero-shot", "popularity")
     assert [seconds_of(run, n) for n in names] == [100, 140, 7, 9, None, None, None]
+
+
+def test_retrieve_then_rank_is_measured_over_the_whole_catalogue(summary, place, tmp_path):
+    """From the metrics that its stage wrote, with the difference to its retriever."""
+    assert not any(name.startswith("full-catalogue") for name in summary["tables"])
+    folder = tmp_path / "run"
+    copytree(place / "runs" / "table-seed-0", folder)
+    raw = yaml.safe_load((folder / "recipe.yaml").read_text())
+    pair = {"kind": "retrieve-then-rank", "name": "pair", "retriever": "popularity", "ranker": "s-dpo"}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(raw | {"rankers": [pair]}))
+    predictions = read_predictions(folder / "predictions.parquet")
+    asked = predictions.with_columns(ranker=pl.col("ranker").replace("s-dpo", "pair"))
+    whole = evaluate_predictions(asked, ks=[1, 5, 10], compare=[("pair", "popularity")], seed=0)
+    told = {"split": "test", "evaluation": whole.to_json()}
+    write_json(folder / "rankers" / "pair" / "full_catalogue.json", told)
+    rows = analyse_runs(TABLE, [folder], tmp_path)["tables"]["full-catalogue-pair"]
+    assert {r["quantity"] for r in rows} == {"hr@1", "hr@10", "ndcg@10"}
+    (row,) = [r for r in rows if (r["variant"], r["quantity"]) == ("pair", "ndcg@10")]
+    assert row["mean"] == pytest.approx(whole.metrics["pair"]["ndcg@10"].mean)
+    assert row["against"] == "popularity"
+    assert row["difference"] == pytest.approx(row["mean"] - whole.metrics["popularity"]["ndcg@10"].mean)
 
 
 def test_what_the_systems_do_not_share_is_told(summary):

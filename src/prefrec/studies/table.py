@@ -7,15 +7,16 @@ from pathlib import Path
 
 import polars as pl
 
-from prefrec.evaluation import Audit, audit_prepared
+from prefrec.evaluation import Audit, Evaluation, audit_prepared
 from prefrec.evaluation.tables import metric_label
+from prefrec.pipeline.full_catalogue import FULL_CATALOGUE
 from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, ZERO_SHOT, Recipe
 from prefrec.pipeline.report.wording import clock, includes_zero, label, with_interval
 from prefrec.pipeline.stage import STAGE_FILE, read_json
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.studies.cost import training_seconds
 from prefrec.studies.measure import Measured, measure, of_rankers, ranking_values
-from prefrec.studies.plots import dots
+from prefrec.studies.plots import dots, slug
 from prefrec.studies.runs import Run
 from prefrec.studies.study import Outcome, Study, Table, as_it_is
 from prefrec.studies.tables import plain_table, results_table
@@ -35,7 +36,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     audit = audit_prepared(first.data, first.recipe.evaluate.split, "train", first.recipe.seed)
     drawings = [dots(measured, q, judged, metric_label(q)) for q in measured.headline]
     facts = [audit.verdict, *ranking_facts(measured)]
-    return Outcome([main, audit_table(audit)], drawings, facts, measured.n, measured.users, notes_of(first.recipe))
+    tables = [main, *full_catalogue_tables(first), audit_table(audit)]
+    return Outcome(tables, drawings, facts, measured.n, measured.users, notes_of(first.recipe))
 
 
 def kind_of(run: Run, name: str) -> str:
@@ -86,6 +88,29 @@ def ranking_facts(measured: Measured) -> list[str]:
     return [f.replace("\u00a0", " ") for f in facts]
 
 
+def full_catalogue_tables(run: Run) -> list[Table]:
+    """A table for each retrieve-then-rank of a run: what it reaches over the whole catalogue, and its retriever."""
+    found = []
+    for config in run.recipe.rankers:
+        told = read_json(run.folder / RANKERS / config.name / FULL_CATALOGUE)
+        if not isinstance(config, RetrieveThenRankConfig) or told is None:
+            continue
+        evaluation = Evaluation.from_json(told["evaluation"])
+        shown = {n: {m: of[m] for m in _FULL_METRICS if m in of} for n, of in evaluation.metrics.items()}
+        gaps = {c.metric: c.difference for c in evaluation.comparisons if c.metric in _FULL_METRICS}
+        measured = Measured(
+            shown,
+            {config.name: gaps},
+            {n: {m: [i.mean] for m, i in of.items()} for n, of in shown.items()},
+            config.retriever,
+            evaluation.n,
+            evaluation.users,
+        )
+        title = f"{config.name} over the whole catalogue"
+        found.append(results_table(measured, name=f"full-catalogue-{slug(config.name)}", title=title, first="System"))
+    return found
+
+
 def audit_table(audit: Audit) -> Table:
     """What shortcuts that know no user reach on the same lists."""
     rows = [
@@ -123,6 +148,8 @@ _TRAINING_NOTE = (
     "their own stage alone, without the models that it builds on. A dash: nothing is trained, or no time is known."
 )
 _SIZE_NOTE = "The small language model and the small budgets of this recipe are not those of the paper."
+
+_FULL_METRICS = ("hr@1", "hr@10", "ndcg@10")
 
 TABLE = Study(
     "table",
