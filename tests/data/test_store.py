@@ -58,9 +58,6 @@ def test_users_there_and_back(data: PreparedData, tmp_path: Path) -> None:
     assert back is not None
     assert back.equals(users)
     assert prepared_digest(tmp_path) == digest  # no row is made of what users are
-    named = data.protocol | {"config": data.protocol["config"] | {"users": "users.csv"}}
-    write_prepared(replace(data, users=users, protocol=named), tmp_path)
-    assert prepared_digest(tmp_path) == digest  # nor of where they stand
     pl.concat([users, users]).write_parquet(tmp_path / "users.parquet")
     with pytest.raises(DataError, match=r"users\.parquet, row 0: another row has the same user_id"):
         read_prepared(tmp_path)
@@ -195,6 +192,10 @@ def test_the_digest_changes_with_the_rows(tmp_path: Path, data: PreparedData) ->
     write_prepared(data, tmp_path / "a")
     write_prepared(data, tmp_path / "b")
     assert prepared_digest(tmp_path / "a") == prepared_digest(tmp_path / "b")
+    write_prepared(replace(data, protocol=data.protocol | {"config": {"path": "moved"}}), tmp_path / "b")
+    assert prepared_digest(tmp_path / "a") == prepared_digest(tmp_path / "b")  # the same rows
+    write_prepared(replace(data, protocol=data.protocol | {"domain": "songs"}), tmp_path / "b")
+    assert prepared_digest(tmp_path / "a") != prepared_digest(tmp_path / "b")  # other prompts
     titles = data.catalogue.frame.with_columns(pl.col("title").str.to_uppercase())
     write_prepared(replace(data, catalogue=Catalogue(titles)), tmp_path / "b")
     assert prepared_digest(tmp_path / "a") != prepared_digest(tmp_path / "b")

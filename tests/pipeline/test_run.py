@@ -142,6 +142,16 @@ def test_another_beta_concerns_one_alignment_and_its_predictions(run_again, fini
     assert config["align"][1]["beta"] == 0.3
 
 
+def test_the_same_log_elsewhere_concerns_the_data_alone(run_again, recipe, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    raw = recipe.data.model_dump(mode="json")
+    for name in ("interactions", "items"):
+        raw[name] = shutil.copy(raw[name], moved)
+    _, again = run_again(_changed(recipe, data=raw))
+    assert {path.partition("/")[0] for path in again} == {"data"}
+
+
 def test_a_table_of_users_concerns_the_data_alone(run_again, finished, recipe, tmp_path):
     users = tmp_path / "users.csv"
     users.write_text("user_id,plan\nu00,free\n")

@@ -85,33 +85,23 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
         "test": examples_to_frame(data.test),
     } | ({} if data.users is None else {_USERS: data.users})
     writers: dict[Path, Writer] = {folder / f"{name}.parquet": t.write_parquet for name, t in tables.items()}
-    text = _protocol_text(data.protocol)
+    text = json.dumps(data.protocol, indent=2, ensure_ascii=False) + "\n"
     stale = [folder / f"{_USERS}.parquet"] if data.users is None else []
     write_sealed(writers, folder / PROTOCOL, lambda path: path.write_text(text, encoding="utf-8"), stale)
 
 
 def prepared_digest(folder: Path) -> str:
-    """SHA-256 of what `write_prepared` wrote to `folder`, without users: what is made of the rows depends on it."""
+    """SHA-256 of what models are made of and asked about in prepared data: the rows, the items, the domain.
+
+    Files that were copied, touched or moved and give the same rows have the same digest, with users or without.
+    """
     found = hashlib.sha256()
-    for name in PREPARED_FILES:
-        text = (folder / name).read_bytes()
-        if name == PROTOCOL:
-            text = _without_users(text)
-        found.update(hashlib.sha256(text).digest())
+    for name in _TABLES:
+        with (folder / f"{name}.parquet").open("rb") as f:
+            found.update(hashlib.file_digest(f, "sha256").digest())
+    domain = json.loads((folder / PROTOCOL).read_text(encoding="utf-8")).get("domain")
+    found.update(f"{FORMAT_VERSION} {domain}".encode())
     return found.hexdigest()
-
-
-def _without_users(protocol: bytes) -> bytes:
-    """The protocol as it is written where the configuration names no table of users."""
-    told = json.loads(protocol)
-    if not told.get("config", {}).get("users"):
-        return protocol
-    told["config"]["users"] = None
-    return _protocol_text(told).encode()
-
-
-def _protocol_text(protocol: Mapping[str, Any]) -> str:
-    return json.dumps(protocol, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_prepared(folder: Path) -> PreparedData:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from prefrec.console import say
-from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, write_prepared
+from prefrec.data import PrepareConfig, PreparedData, prepare, prepared_digest, read_prepared, write_prepared
 from prefrec.data.store import PREPARED_FILES
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
@@ -73,7 +73,7 @@ def run_recipe(
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_json(folder / "environment.json", environment(recipe.seed))
     data = _prepare(recipe, folder / "data")
-    key = data_key(recipe.data)
+    key = prepared_digest(folder / "data")
     entries: list[Entry] = [
         sequential_stage(data, key, s, folder / SEQUENTIAL / s.model, seed=recipe.seed) for s in sections
     ]
@@ -104,9 +104,7 @@ def environment(seed: int) -> dict[str, Any]:
 
 
 def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
-    key = data_key(recipe.data)
-    if recipe.data.users is not None:
-        key = stage_key(rows=key, users=file_facts([recipe.data.users]))
+    key = prepare_key(recipe.data)
     if not due(folder, key, "prepare", made=PREPARED_FILES):
         return read_prepared(folder)
     with stage(folder, key, "prepare", recipe.data.model_dump(mode="json")):
@@ -240,13 +238,14 @@ def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
     }
 
 
-def data_key(config: PrepareConfig) -> str:
-    """What the rows depend on: the configuration, and size and date of the files that it names.
+def prepare_key(config: PrepareConfig) -> str:
+    """The key of the prepare stage: the configuration, and size and date of the files that it names.
 
-    Attributes of users make no row, and are no part of it.
+    The stages after it depend on what it makes (`prepared_digest`), not on this.
     """
-    named = [p for p in (config.path, config.interactions, config.items) if p is not None]
-    return stage_key(config=config.model_dump(mode="json", exclude={"users"}), files=file_facts(named))
+    named = [p for p in (config.path, config.interactions, config.items, config.users) if p is not None]
+    told = config.model_dump(mode="json", exclude=None if config.users else {"users"})
+    return stage_key(config=told, files=file_facts(named))
 
 
 def _processor() -> str:

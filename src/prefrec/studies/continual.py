@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
-from prefrec.data import PreparedData, RankingExample, read_prepared
+from prefrec.data import PreparedData, RankingExample, prepared_digest, read_prepared
 from prefrec.data.config import GIVEN_SOURCES
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
@@ -18,7 +18,7 @@ from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import PRETRAIN, SFT, AlignSection, Recipe, SFTSection
 from prefrec.pipeline.report.wording import label
-from prefrec.pipeline.run import data_key, run_recipe, train_stages
+from prefrec.pipeline.run import run_recipe, train_stages
 from prefrec.pipeline.score import LMEntry, ask_models
 from prefrec.pipeline.stage import SHARED, STAGE_FILE, read_json, stage_key
 from prefrec.pipeline.train import training_rows
@@ -240,7 +240,8 @@ def _states(folder: Path) -> list[dict[str, Any]]:
 
 def _trained(recipe: Recipe, data: PreparedData, way: str, folder: Path, start: LMEntry | None = None) -> LMEntry:
     """The last model of the recipe's stages on this part of the data."""
-    key = stage_key(data=data_key(recipe.data), part=way, rows=recipe.evaluate.rows, lists="trained items")
+    whole = prepared_digest(folder / "data")
+    key = stage_key(data=whole, part=way, rows=recipe.evaluate.rows, lists="trained items")
     made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
     return train_stages(recipe, made_of, _folder(folder, way), (PRETRAIN, SFT, "align"), start=start)[-1]
 
