@@ -12,7 +12,7 @@ from prefrec.pipeline.stage import write_json
 from prefrec.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec.studies.measure import Measured
 from prefrec.studies.runs import open_run
-from prefrec.studies.table import TABLE, notes_of, ranking_facts, seconds_of
+from prefrec.studies.table import TABLE, built_on, notes_of, ranking_facts, seconds_of
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,25 @@ def test_training_is_what_all_stages_took(summary, place, tmp_path):
     run = open_run(folder)
     names = ("sft", "s-dpo", "SASRec", "TALLRec", "retrieve-then-rank", "zero-shot", "popularity")
     assert [seconds_of(run, n) for n in names] == [100, 140, 7, 9, None, None, None]
+
+
+def test_what_a_system_adds_to_the_one_it_builds_on(summary, place):
+    rows = summary["tables"]["gains"]
+    assert {(r["variant"], r["against"]) for r in rows} == {("sft", "zero-shot"), ("s-dpo", "sft")}
+    (gain,) = [r for r in rows if r["variant"] == "s-dpo" and r["quantity"] == "hr@1"]
+    frame = open_run(place / "runs" / "table-seed-0").predictions()
+    hits = {n: (frame.filter(ranker=n).sort("row")["rank"] == 1).mean() for n in ("sft", "s-dpo")}
+    assert gain["mean"] == pytest.approx(hits["s-dpo"] - hits["sft"])
+    assert gain["low"] <= gain["mean"] <= gain["high"]
+    assert built_on(base_recipe(TABLE)) == {
+        "sft": "zero-shot",
+        "dpo": "sft",
+        "s-dpo": "sft",
+        "LLaRA": "zero-shot",
+        "LLaRA-S-DPO": "LLaRA",
+        "Chat-REC": "item-kNN",
+        "retrieve-then-rank": "SASRec",
+    }
 
 
 def test_retrieve_then_rank_is_measured_over_the_whole_catalogue(summary, place, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -10,16 +10,17 @@ import polars as pl
 from prefrec.evaluation import Audit, Evaluation, audit_prepared
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.full_catalogue import FULL_CATALOGUE
-from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, ZERO_SHOT, Recipe
+from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, SFT, ZERO_SHOT, Recipe
+from prefrec.pipeline.report.tables import Grid
 from prefrec.pipeline.report.wording import clock, includes_zero, label, with_interval
 from prefrec.pipeline.stage import STAGE_FILE, read_json
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.studies.cost import training_seconds
-from prefrec.studies.measure import Measured, measure, of_rankers, ranking_values
+from prefrec.studies.measure import Measured, Values, measure, of_rankers, ranking_values
 from prefrec.studies.plots import dots, slug
-from prefrec.studies.runs import Run
+from prefrec.studies.runs import Run, start_of
 from prefrec.studies.study import Outcome, Study, Table, as_it_is
-from prefrec.studies.tables import plain_table, results_table
+from prefrec.studies.tables import difference_cell, plain_table, results_table
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
@@ -29,14 +30,17 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     users = next(iter(predictions.values()))[0]["user_id"].to_list()
     judged = [n for n in first.models if n in predictions]
     baseline = judged[-1] if judged else None
-    measured = measure(ranking_values(predictions, first.recipe.evaluate.ks), users, baseline=baseline)
+    values = ranking_values(predictions, first.recipe.evaluate.ks)
+    measured = measure(values, users, baseline=baseline)
     settings = {n: {"kind": kind_of(first, n), "training": clock(seconds_of(first, n))} for n in predictions}
     title = f"Every system on {first.data.protocol.get('source')}"
     main = results_table(measured, settings=settings, title=title, first="System")
     audit = audit_prepared(first.data, first.recipe.evaluate.split, "train", first.recipe.seed)
     drawings = [dots(measured, q, judged, metric_label(q)) for q in measured.headline]
     facts = [audit.verdict, *ranking_facts(measured)]
-    tables = [main, *full_catalogue_tables(first), audit_table(audit)]
+    pairs = {name: base for name, base in built_on(first.recipe).items() if {name, base} <= values.keys()}
+    gains = [gains_table(values, users, pairs)] if pairs else []
+    tables = [main, *gains, *full_catalogue_tables(first), audit_table(audit)]
     return Outcome(tables, drawings, facts, measured.n, measured.users, notes_of(first.recipe))
 
 
@@ -86,6 +90,32 @@ def ranking_facts(measured: Measured) -> list[str]:
             own = with_interval(means[measured.baseline])
             facts.append(f"{heading}: {label(measured.baseline)} ({own}) is {'; '.join(told)}.")
     return [f.replace("\u00a0", " ") for f in facts]
+
+
+def built_on(recipe: Recipe) -> dict[str, str]:
+    """System → the one that it starts from, or whose answers it reorders; systems of their own are left out."""
+    found = {} if recipe.sft is None else {SFT: ZERO_SHOT}
+    found |= {a.name: start_of(recipe) for a in recipe.align}
+    for config in recipe.rankers:
+        base = getattr(config, "retriever", None) or getattr(config, "reference", None)
+        base = ZERO_SHOT if config.kind == "llara" else base
+        if base is not None:
+            found[config.name] = base
+    return found
+
+
+def gains_table(values: Values, users: Sequence[str], pairs: Mapping[str, str]) -> Table:
+    """What each system adds to the one that it builds on, on the same rows: the headline metrics, paired."""
+    rows, found = [], []
+    for name, base in pairs.items():
+        measured = measure({base: values[base], name: values[name]}, users, baseline=base)
+        gaps = {q: measured.differences[name][q] for q in measured.headline}
+        rows.append((f"{label(name)} − {label(base)}", [difference_cell(d) for d in gaps.values()], ""))
+        found += [{"variant": name, "against": base, "quantity": q, **d.to_json()} for q, d in gaps.items()]
+    headings = [metric_label(q) for q in dict.fromkeys(str(r["quantity"]) for r in found)]
+    title = "What each system adds to the one that it builds on"
+    frame = pl.DataFrame(found, infer_schema_length=None)
+    return Table("gains", title, "Difference", Grid(headings, rows), frame, _GAINS_NOTE)
 
 
 def full_catalogue_tables(run: Run) -> list[Table]:
@@ -149,6 +179,10 @@ _TRAINING_NOTE = (
 )
 _SIZE_NOTE = "The small language model and the small budgets of this recipe are not those of the paper."
 
+_GAINS_NOTE = (
+    "On the same rows and lists; in brackets 95% intervals by bootstrap over users, not corrected for the number of "
+    "comparisons."
+)
 _FULL_METRICS = ("hr@1", "hr@10", "ndcg@10")
 
 TABLE = Study(
