@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, PreparedData, RankingExample, examples_to_frame, frame_to_examples
 from prefrec.errors import DataError
@@ -31,3 +35,24 @@ def test_prepared_data_knows_its_splits() -> None:
     assert data.domain == "generic"
     with pytest.raises(DataError, match="unknown split 'dev': expected train, validation or test"):
         data.split("dev")
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=12), st.integers(0, 13))
+def test_some_rows_are_spread_over_the_users(users: list[str], n: int) -> None:
+    rows = [RankingExample(u, (str(i),), ("b", "c"), "c") for i, u in enumerate(users)]
+    data = PreparedData(CATALOGUE, [], [], rows, pl.DataFrame())
+    found = data.some("test", n)
+    assert len(found) == min(n, len(rows))
+    assert found == [e for e in rows if e in found]
+    assert found == data.some("test", n)
+    taken, there = Counter(e.user_id for e in found), Counter(users)
+    for user in there:
+        for other in there:
+            assert taken[user] <= taken[other] + 1 or taken[other] == there[other]
+
+
+def test_some_rows_of_users_with_one_each_are_the_first() -> None:
+    rows = [RankingExample(f"u{i}", ("a",), ("b", "c"), "c") for i in range(9)]
+    data = PreparedData(CATALOGUE, [], rows, [], pl.DataFrame())
+    assert data.some("validation", 4) == rows[:4]
+    assert data.some("validation", None) == rows

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from prefrec.errors import DataError
@@ -120,6 +121,22 @@ class PreparedData:
         if name not in ("train", "validation", "test"):
             raise DataError(f"unknown split {name!r}: expected train, validation or test")
         return list(getattr(self, name))
+
+    def some(self, name: str, n: int | None) -> list[RankingExample]:
+        """n rows of a split, spread over its users: one of each, then a second of each, and so on; None: all.
+
+        Which of a user's rows comes first is drawn at random, always the same. Where users have a row each, these are
+        the first n. They come in the order of the split.
+        """
+        rows = self.split(name)
+        if n is None or n >= len(rows):
+            return rows
+        of_user: dict[str, list[int]] = {}
+        for i, example in enumerate(rows):
+            of_user.setdefault(example.user_id, []).append(i)
+        rng = np.random.default_rng(0)
+        turns = [(turn, i) for own in of_user.values() for turn, i in enumerate(rng.permutation(own).tolist())]
+        return [rows[i] for i in sorted(i for _, i in sorted(turns)[:n])]
 
 
 def examples_to_frame(examples: Sequence[RankingExample]) -> pl.DataFrame:

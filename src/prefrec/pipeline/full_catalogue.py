@@ -111,7 +111,7 @@ def evaluate_full_catalogue(
         DataError: the split holds no rows.
     """
     seen = dict(data.train_interactions.group_by("user_id").agg("item_id").iter_rows())
-    rows = whole_catalogue(data.split(section.split)[: section.rows], data.catalogue, seen)
+    rows = whole_catalogue(data.some(section.split, section.rows), data.catalogue, seen)
     silent = section.model_copy(update={"generate_rows": 0})
     predictions = ask_all(data, model, silent, entries, rows, cache, seed=seed)
     return evaluate_predictions(predictions, ks=section.ks, compare=compare, seed=seed)

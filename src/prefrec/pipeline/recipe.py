@@ -154,7 +154,7 @@ class EvaluateSection(_Section):
     """What is measured, on which rows."""
 
     split: Literal["validation", "test"] = Field("test", description="Rows under test.")
-    rows: int | None = Field(None, ge=1, description="First rows of the split; None: all.")
+    rows: int | None = Field(None, ge=1, description="Rows of the split, spread over its users; None: all.")
     generate_rows: int = Field(0, ge=0, description="Rows that LMs also answer in text (HR@1, Valid Ratio).")
     batch_size: int = Field(8, ge=1, description="Rows a pass.")
     zero_shot: bool = Field(True, description="Also the model before training.")

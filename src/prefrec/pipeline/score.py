@@ -106,7 +106,7 @@ def evaluate_rankers(
         ConfigError: two rankers share a name.
         DataError: the split holds no rows.
     """
-    examples = data.split(section.split)[: section.rows]
+    examples = data.some(section.split, section.rows)
     predictions = ask_all(data, model, section, entries, examples, cache, seed=seed)
     models = [e.name for e in entries if isinstance(e, LMEntry)] or [e.name for e in entries]
     return summarise(predictions, data, section, models, seed=seed)

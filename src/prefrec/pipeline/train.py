@@ -107,7 +107,7 @@ def train_sft(
         _base(model, adapter),
         SFTConfig(**training_arguments(section, model, out, seed)),
         dataset(training_rows(data, section, seed)),
-        dataset(data.validation[: section.eval_rows]) if section.eval_rows else None,
+        dataset(data.some("validation", section.eval_rows)) if section.eval_rows else None,
         encoder.tokenizer,
         None if adapter is not None else adapter_config(lora),
     )
@@ -170,12 +170,12 @@ def train_align(
 
 
 def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
-    """The first `eval_rows` validation rows of an alignment.
+    """`eval_rows` validation rows of an alignment.
 
     Where training has lists drawn that are longer than theirs, theirs are drawn again too: uniformly, so that the
     curves of all ways to draw negatives are over the same questions.
     """
-    rows = data.validation[: section.eval_rows]
+    rows = data.some("validation", section.eval_rows)
     size = 1 + section.num_negatives
     if section.drawn_from is None or all(len(e.candidates) >= size for e in rows):
         return list(rows)

@@ -137,7 +137,7 @@ def shows_candidates(run: Run) -> bool:
 def rows_of(run: Run) -> list[RankingExample]:
     """The rows of a run that are asked again."""
     section = run.recipe.evaluate
-    return run.data.split(section.split)[: section.rows][:ROWS]
+    return run.data.some(section.split, min(section.rows or ROWS, ROWS))
 
 
 def ask_again(

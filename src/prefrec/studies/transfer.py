@@ -113,7 +113,7 @@ def _ask(sources: Sequence[Run], targets: Sequence[Run], source: str, cache: Pat
     found: dict[str, list[pl.DataFrame]] = {model_name(n, source): [] for n in names}
     for theirs, ours in zip(sources, targets, strict=True):
         section = ours.recipe.evaluate.model_copy(update={"generate_rows": 0})
-        rows = ours.data.split(section.split)[: section.rows]
+        rows = ours.data.some(section.split, section.rows)
         entries = [LMEntry(n, theirs.adapter(n), adapter_key(theirs.adapter(n), ours.data)) for n in names]
         place = cache / f"seed-{theirs.recipe.seed}"
         frames = ask_models(ours.data, theirs.recipe.model, section, entries, rows, place, seed=ours.recipe.seed)

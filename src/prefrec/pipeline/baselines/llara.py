@@ -97,14 +97,14 @@ def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Sequ
     model = get_peft_model(base, adapter_config(made_of.lora))
     add_items(model, vectors_of(load_sequential(source.folder, data.catalogue)))
     hybrid = _Prompts(made_of, model)
-    rows = training_rows(data, config, seed)
+    rows, held_out = training_rows(data, config, seed), data.some("validation", config.eval_rows)
     trainer = LlaraTrainer(
         model,
         SFTConfig(**training_arguments(config, made_of.model, folder, seed)),
         CurriculumDataset(
             hybrid.encode(rows, "target"), hybrid.encode(rows, "target", text=True), epochs=config.epochs, seed=seed
         ),
-        ChoiceDataset(hybrid.encode(data.validation[: config.eval_rows], "target")) if config.eval_rows else None,
+        ChoiceDataset(hybrid.encode(held_out, "target")) if held_out else None,
         hybrid.encoder.tokenizer,
     )
     _finish(trainer, folder)
@@ -129,7 +129,7 @@ def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, referen
             max_tokens_per_pass=config.max_tokens_per_pass,
         ),
         dataset(training_rows(data, config, seed)),
-        dataset(data.validation[: config.eval_rows]) if config.eval_rows else None,
+        dataset(data.some("validation", config.eval_rows)) if config.eval_rows else None,
         hybrid.encoder.tokenizer,
     )
     _finish(trainer, folder)

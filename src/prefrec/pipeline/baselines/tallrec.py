@@ -61,7 +61,7 @@ def _train(
     if opinions:
         config = config.model_copy(update={"eval_rows": 0})  # the answers to validation rows are not told
     held_out = training_questions(
-        data.validation[: config.eval_rows], opinions, negatives=config.negatives, seed=seed
+        data.some("validation", config.eval_rows), opinions, negatives=config.negatives, seed=seed
     )
     trainer = SFTTrainer(
         load_model(made_of.model.name, **made_of.model.loading()),
