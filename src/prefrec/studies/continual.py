@@ -20,7 +20,7 @@ from prefrec.pipeline.recipe import PRETRAIN, SFT, AlignSection, Recipe, SFTSect
 from prefrec.pipeline.report.wording import label
 from prefrec.pipeline.run import run_recipe, train_stages
 from prefrec.pipeline.score import LMEntry, ask_models
-from prefrec.pipeline.stage import SHARED, STAGE_FILE, read_json, stage_key
+from prefrec.pipeline.stage import STAGE_FILE, read_json, stage_key, taken
 from prefrec.pipeline.train import training_rows
 from prefrec.studies.alignments import variant
 from prefrec.studies.groups import grouped_table, groups_of, measure_groups
@@ -223,10 +223,9 @@ def effort_frame(runs: Sequence[Run], plans: Mapping[str, tuple[Recipe, Prepared
     """Adapter → rows, and training seconds of its own stages, mean over the seeds; an update comes on top."""
     rows = []
     for way in WAYS:
-        states = [_states(_folder(run.folder, way)) for run in runs]
-        seconds = [sum(s["seconds"] + s.get(SHARED["seconds"], 0) for s in of) for of in states]
-        taken = {f"{label(stage)} rows": n for stage, n in rows_of(*plans[way]).items()}
-        rows.append({"adapter": way, **taken, "seconds": round(float(np.mean(seconds)), 1)})
+        seconds = [sum(taken(s, "seconds") for s in _states(_folder(run.folder, way))) for run in runs]
+        counts = {f"{label(stage)} rows": n for stage, n in rows_of(*plans[way]).items()}
+        rows.append({"adapter": way, **counts, "seconds": round(float(np.mean(seconds)), 1)})
     return pl.DataFrame(rows)
 
 
@@ -258,11 +257,11 @@ def _sections(recipe: Recipe) -> dict[str, SFTSection | AlignSection]:
 def _shortfalls(plans: Mapping[str, tuple[Recipe, PreparedData]]) -> list[str]:
     """A sentence for each stage that does not find as many rows as it is to take."""
     return [
-        f"{label(stage)} of the adapter “{way}” takes {taken:,} rows, not {_sections(recipe)[stage].rows:,}: there "
+        f"{label(stage)} of the adapter “{way}” takes {count:,} rows, not {_sections(recipe)[stage].rows:,}: there "
         "are no more."
         for way, (recipe, data) in plans.items()
-        for stage, taken in rows_of(recipe, data).items()
-        if taken < (_sections(recipe)[stage].rows or 0)
+        for stage, count in rows_of(recipe, data).items()
+        if count < (_sections(recipe)[stage].rows or 0)
     ]
 
 

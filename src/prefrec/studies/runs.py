@@ -15,7 +15,7 @@ from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import PRETRAIN, SFT, ZERO_SHOT, Recipe, load_recipe
 from prefrec.pipeline.report.contents import Stage, read_run
 from prefrec.pipeline.score import LMEntry, adapter_key, ask_models, lm_ranker
-from prefrec.pipeline.stage import SHARED
+from prefrec.pipeline.stage import taken
 from prefrec.pipeline.train import ADAPTER
 from prefrec.rankers import LMRanker
 
@@ -92,7 +92,7 @@ class Run:
         state = self.stages[name].state if name in self.stages else {}
         if not state.get("finished") or what not in state:
             return None
-        return float(state[what]) + float(state.get(SHARED.get(what, ""), 0))
+        return taken(state, what)
 
 
 def start_of(recipe: Recipe) -> str:

@@ -13,7 +13,7 @@ from prefrec.pipeline.full_catalogue import FULL_CATALOGUE
 from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, SFT, ZERO_SHOT, Recipe
 from prefrec.pipeline.report.tables import Grid
 from prefrec.pipeline.report.wording import clock, includes_zero, label, with_interval
-from prefrec.pipeline.stage import STAGE_FILE, read_json
+from prefrec.pipeline.stage import STAGE_FILE, read_json, taken
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.studies.cost import training_seconds
 from prefrec.studies.measure import Measured, Values, measure, of_rankers, ranking_values
@@ -64,7 +64,7 @@ def seconds_of(run: Run, name: str) -> float | None:
     if kind_of(run, name) == RetrieveThenRankConfig().kind:
         return None
     states = [read_json(run.folder / part / name / STAGE_FILE) or {} for part in (SEQUENTIAL, RANKERS)]
-    return next((float(s["seconds"]) for s in states if s.get("finished")), None)
+    return next((taken(s, "seconds") for s in states if s.get("finished")), None)
 
 
 def ranking_facts(measured: Measured) -> list[str]:
@@ -121,9 +121,9 @@ def gains_table(values: Values, users: Sequence[str], pairs: Mapping[str, str]) 
 def full_catalogue_tables(run: Run) -> list[Table]:
     """A table for each retrieve-then-rank of a run: what it reaches over the whole catalogue, and its retriever."""
     found = []
-    for config in run.recipe.rankers:
+    for config in (r for r in run.recipe.rankers if isinstance(r, RetrieveThenRankConfig)):
         told = read_json(run.folder / RANKERS / config.name / FULL_CATALOGUE)
-        if not isinstance(config, RetrieveThenRankConfig) or told is None:
+        if told is None:
             continue
         evaluation = Evaluation.from_json(told["evaluation"])
         shown = {n: {m: of[m] for m in _FULL_METRICS if m in of} for n, of in evaluation.metrics.items()}
