@@ -38,10 +38,10 @@ SIZES = {
 MIXED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
 
 SETS = [
-    ChoiceSet(tuple(range(10, 26)), ((30, 31, 2), (32, 2), (33, 34, 35, 2))),
-    ChoiceSet(tuple(range(40, 49)), ((50, 2), (51, 52, 53, 54, 2), (30, 2))),
+    ChoiceSet(tuple(range(10, 26)), ((30, 31, 36, 39, 2), (32, 37, 30, 2), (33, 34, 35, 38, 31, 2), (41, 42, 30, 2))),
+    ChoiceSet(tuple(range(40, 49)), ((50, 2), (51, 52, 53, 54, 2), (30, 2), (2,))),
 ]
-"""Two prompts of different lengths, both longer than the window."""
+"""Two prompts of different lengths, both longer than the window; answers long enough that a wrong mask shows."""
 
 TITLES = (
     (30, 31, 2), (32, 2), (33, 34, 35, 2), (30, 31, 36, 37, 2), (30, 2), (32, 2), (33, 34, 38, 39, 40, 2), (30, 31),
@@ -267,7 +267,7 @@ def test_a_trie_equals_one_sequence_an_answer(case, implementation):
 @pytest.mark.parametrize("name", ["mistral with a window", "gemma2", "gpt2", "gemma3_text", "qwen3_moe"])
 def test_gradients_equal_one_sequence_an_answer(name):
     case = next(c for c in PACKED if c.name == name)
-    weights = torch.tensor([[1.0, -0.5, 0.25], [0.3, -1.0, 2.0]])
+    weights = torch.tensor([[1.0, -0.5, 0.25, 0.8], [0.3, -1.0, 2.0, -0.4]])
     grads = []
     for packed in (True, False):
         model = tiny(case, case.implementations[-1])

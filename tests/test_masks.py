@@ -12,7 +12,7 @@ from prefrec.masks import BLOCK, FLEX, attention_masks, in_blocks, layer_kinds
 from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet
 
-SETS = [ChoiceSet((1, 2, 3, 4), ((5, 6), (7, 8))), ChoiceSet((1, 2), ((5,), (6, 7, 8)))]
+SETS = [ChoiceSet((1, 2, 3, 4), ((5, 6, 9), (7, 8, 9))), ChoiceSet((1, 2), ((5, 9), (6, 7, 8, 9)))]
 
 
 def config(**settings):

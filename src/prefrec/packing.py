@@ -2,10 +2,11 @@
 
 In the packed layout a choice set is one row, the prompt once and the answers branching from it:
 
-    row   = [ pad | prompt | y_0 | y_1 | … | y_N | pad ]
+    row   = [ pad | prompt | y_0 | y_1 | … | y_N | pad ]      y_i without its last token
     pos   = prompt 0..P−1; every answer restarts at P
     a query q may attend to a key k when  k ≤ q  and  (k is in the prompt, or k and q are in one answer)
 
+The last token of an answer is predicted, and predicts nothing: in neither layout does it go through the model.
 Prompts are padded on the left, so that the answers of all rows start at the same column and only the
 columns from the prompts' last token on go through the language-model head. In the separate layout rows are
 padded on the right, where padding can touch no token before it: the layout is for models that may not know
@@ -14,7 +15,7 @@ of padding or positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -81,13 +82,13 @@ def pack(choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "pac
         >>> batch = pack([ChoiceSet((1, 2, 3), ((4, 9), (5, 6, 9))), ChoiceSet((1, 2), ((7, 9), (8, 9)))],
         ...              pad_id=0)
         >>> batch.input_ids.tolist()
-        [[1, 2, 3, 4, 9, 5, 6, 9], [0, 1, 2, 7, 9, 8, 9, 0]]
+        [[1, 2, 3, 4, 5, 6], [0, 1, 2, 7, 8, 0]]
         >>> batch.position_ids.tolist()
-        [[0, 1, 2, 3, 4, 3, 4, 5], [0, 0, 1, 2, 3, 2, 3, 0]]
+        [[0, 1, 2, 3, 3, 4], [0, 0, 1, 2, 2, 0]]
         >>> batch.logits_to_keep
-        6
+        4
         >>> batch.columns.tolist(), batch.targets.tolist(), batch.choices.tolist()
-        ([0, 1, 0, 3, 4, 0, 1, 0, 3], [4, 9, 5, 6, 9, 7, 9, 8, 9], [0, 0, 1, 1, 1, 2, 2, 3, 3])
+        ([0, 1, 0, 2, 3, 0, 1, 0, 2], [4, 9, 5, 6, 9, 7, 9, 8, 9], [0, 0, 1, 1, 1, 2, 2, 3, 3])
     """
     (batch,) = pack_passes(choice_sets, pad_id=pad_id, layout=layout)
     return batch
@@ -112,11 +113,11 @@ def pack_passes(
     Raises:
         ValueError: as `pack`.
 
-    Three answers of two tokens after a prompt of three, seven tokens a call:
+    Three answers of two tokens after a prompt of three, five tokens a call:
 
-        >>> passes = pack_passes([ChoiceSet((1, 2, 3), ((4, 9), (5, 9), (6, 9)))], pad_id=0, max_tokens=7)
+        >>> passes = pack_passes([ChoiceSet((1, 2, 3), ((4, 9), (5, 9), (6, 9)))], pad_id=0, max_tokens=5)
         >>> [p.input_ids.tolist() for p in passes]
-        [[[1, 2, 3, 4, 9, 5, 9]], [[1, 2, 3, 6, 9]]]
+        [[[1, 2, 3, 4, 5]], [[1, 2, 3, 6]]]
         >>> [p.choice_mask.tolist() for p in passes]
         [[[True, True, False]], [[False, False, True]]]
     """
@@ -129,8 +130,13 @@ def pack_passes(
 
 
 def tokens_of(choice_set: ChoiceSet) -> int:
-    """Tokens of a choice set's row in the packed layout: the prompt once, and all answers."""
-    return len(choice_set.prompt) + sum(map(len, choice_set.answers))
+    """Tokens of a choice set's row in the packed layout: the prompt once, and all answers but their last tokens."""
+    return len(choice_set.prompt) + _fed(choice_set.answers)
+
+
+def _fed(answers: Iterable[Sequence[int]]) -> int:
+    """Tokens of answers that go through the model."""
+    return sum(len(a) - 1 for a in answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +151,11 @@ def _rows(choice_set: ChoiceSet, first_choice: int, room: int | None) -> Iterato
     prompt, answers = choice_set.prompt, choice_set.answers
     start, length = 0, len(prompt)
     for i, answer in enumerate(answers):
-        if room is not None and i > start and length + len(answer) > room:
+        more = _fed([answer])
+        if room is not None and i > start and length + more > room:
             yield _Row(prompt, answers[start:i], first_choice + start)
             start, length = i, len(prompt)
-        length += len(answer)
+        length += more
     yield _Row(prompt, answers[start:], first_choice + start)
 
 
@@ -157,10 +164,10 @@ def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]
     calls: list[list[_Row]] = [[]]
     prompt = answers = 0
     for row in rows:
-        prompt, answers = max(prompt, len(row.prompt)), max(answers, sum(map(len, row.answers)))
+        prompt, answers = max(prompt, len(row.prompt)), max(answers, _fed(row.answers))
         if max_tokens is not None and calls[-1] and (len(calls[-1]) + 1) * (prompt + answers) > max_tokens:
             calls.append([])
-            prompt, answers = len(row.prompt), sum(map(len, row.answers))
+            prompt, answers = len(row.prompt), _fed(row.answers)
         calls[-1].append(row)
     return calls
 
@@ -169,7 +176,7 @@ def _lay_out(rows: Sequence[_Row], shape: tuple[int, int], pad_id: int, *, branc
     starts = [len(r.prompt) for r in rows]  # column of the first answer token
     if branching:
         starts = [max(starts)] * len(rows)
-    length = max(start + sum(map(len, r.answers)) for start, r in zip(starts, rows, strict=True))
+    length = max(start + _fed(r.answers) for start, r in zip(starts, rows, strict=True))
     first_kept = min(starts) - 1
     ids = torch.full((len(rows), length), pad_id)
     positions = torch.zeros(len(rows), length, dtype=torch.long)
@@ -183,12 +190,13 @@ def _lay_out(rows: Sequence[_Row], shape: tuple[int, int], pad_id: int, *, branc
         segments[r, left:start] = 0
         at = start
         for i, answer in enumerate(row.answers):
-            end = at + len(answer)
-            ids[r, at:end] = torch.tensor(answer)
-            positions[r, at:end] = torch.arange(after, after + len(answer))
+            fed = answer[:-1]
+            end = at + len(fed)
+            ids[r, at:end] = torch.tensor(fed, dtype=ids.dtype)
+            positions[r, at:end] = torch.arange(after, after + len(fed))
             segments[r, at:end] = i + 1
             # The prompt's last token predicts the answer's first, each token of the answer the next one.
-            columns = [start - 1, *range(at, end - 1)]
+            columns = [start - 1, *range(at, end)]
             tokens += [(r, c - first_kept, t, row.first_choice + i) for c, t in zip(columns, answer, strict=True)]
             at = end
     index = torch.tensor(tokens).T.contiguous()

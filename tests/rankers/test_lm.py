@@ -240,8 +240,8 @@ def test_a_budget_of_tokens_changes_passes_and_not_scores(ranker, layout):
         hook.remove()
         return got, passes
 
-    (want, whole), (got, parts) = scores(None), scores(130)
+    (want, whole), (got, parts) = scores(None), scores(120)
     assert len(whole) == 1
     assert len(parts) > 5
-    assert all(rows * length <= 130 for rows, length in parts)
+    assert all(rows * length <= 120 for rows, length in parts)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)

@@ -75,8 +75,10 @@ class Tokens:
     """What a set of rows asks for, at the least.
 
     Attributes:
-        body: tokens through the layers: each prompt once, each answer once.
-        head: positions that need logits: one an answer token.
+        body: tokens through the layers: each prompt once, each answer once, without its last token, which
+            predicts nothing.
+        head: positions that need logits: the prompt's last, for the first tokens of all answers, and those of
+            `body` that belong to answers.
         pairs: pairs of a query and a key that may attend.
     """
 
@@ -91,11 +93,12 @@ def count_tokens(choice_sets: Sequence[ChoiceSet]) -> Tokens:
     for c in choice_sets:
         prompt = len(c.prompt)
         body += prompt
+        head += 1
         pairs += prompt * (prompt + 1) // 2
         for length in map(len, c.answers):
-            body += length
-            head += length
-            pairs += length * prompt + length * (length + 1) // 2
+            body += length - 1
+            head += length - 1
+            pairs += (length - 1) * prompt + (length - 1) * length // 2
     return Tokens(body, head, pairs)
 
 

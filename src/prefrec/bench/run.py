@@ -150,7 +150,6 @@ def _record(job: Job, measured: Measured, repetition: int, elapsed: float) -> di
 def _workload_record(job: Job, shape: ModelShape) -> dict[str, Any]:
     """What the rows ask for at the least, a row on average."""
     sets = job.work.choice_sets
-    tokens = count_tokens(sets)
     passes = RANKING_PASSES if job.section == "ranking" else STEP_PASSES
     prompts = sum(len(c.prompt) for c in sets) / len(sets)
     return {
@@ -159,8 +158,8 @@ def _workload_record(job: Job, shape: ModelShape) -> dict[str, Any]:
         "rows": len(sets),
         "shown": len(job.work.examples[0].candidates),
         "prompt_tokens": prompts,
-        "answer_tokens": (tokens.body / len(sets) - prompts) / len(sets[0].answers),
-        "floor_flops": flops(shape, tokens, **passes) / len(sets),
+        "answer_tokens": sum(len(a) for c in sets for a in c.answers) / sum(len(c.answers) for c in sets),
+        "floor_flops": flops(shape, count_tokens(sets), **passes) / len(sets),
     }
 
 
