@@ -99,6 +99,16 @@ def test_utf8_read_as_ascii_is_told_utf8(tmp_path: Path) -> None:
         read_text(tmp_path / "a.csv", "ascii")
 
 
+@pytest.mark.parametrize("name", ["x^2", "x\x01", "x\x01\0\0\0", "x\u069c"])
+def test_a_header_is_never_taken_for_a_compressed_file(tmp_path: Path, name: str) -> None:
+    """Its first bytes may be those of zlib."""
+    path = tmp_path / "log.tsv"
+    path.write_text(f"{name}\tb\n1\t2\n", encoding="utf-8")
+    assert read_table(path).rows(named=True) == [{name: "1", "b": "2"}]
+    path.write_text(f"{name}\n", encoding="utf-8")
+    assert read_table(path).columns == [name]
+
+
 def test_truncated_gzip(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(b"user_id,item_id\n" + bytes(range(256)) * 50)[:-12])

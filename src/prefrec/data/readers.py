@@ -354,8 +354,9 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 def _parse_csv(text: str, path: Path, separator: str, quote: str | None, first: int) -> pl.DataFrame:
     try:
-        return pl.read_csv(text.encode(), separator=separator, quote_char=quote, infer_schema=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
+        # Behind a byte order mark no text looks like a compressed file; a header that begins with `x^` would.
+        return pl.read_csv(text.encode("utf-8-sig"), separator=separator, quote_char=quote, infer_schema=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
         lines = text.splitlines()
         expected = lines[0].count(separator)
         wide = next((n for n, row in enumerate(lines, start=first) if row.count(separator) > expected), None)
