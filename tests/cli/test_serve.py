@@ -1,5 +1,6 @@
 """`prefrec serve` as a process of its own: it listens, answers, and ends well when it is told to."""
 
+import errno
 import json
 import signal
 import socket
@@ -88,6 +89,32 @@ def test_an_address_that_is_taken(folder):
     assert (done.code, done.out) == (1, "")
     assert "error: cannot listen at 127.0.0.1, port" in done.err
     assert "Address already in use; choose others by --host and --port" in done.err
+
+
+def test_until_the_model_is_loaded_nobody_is_kept_waiting(folder, monkeypatch):
+    """A probe is refused at once."""
+    from prefrec.serving import server
+
+    seen = []
+
+    def loading(run, rankers, **options):
+        with socket.socket() as probe:
+            seen.append(probe.connect_ex(("127.0.0.1", port)))
+        raise KeyboardInterrupt
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr(server, "open_engine", loading)
+    with pytest.raises(KeyboardInterrupt):
+        server.serve_run(folder, host="127.0.0.1", port=port)
+    assert seen == [errno.ECONNREFUSED]
+
+
+def test_it_answers_to_local_names_only(server):
+    _, url = server("--ranker", "zero-shot")
+    assert json.loads(_get(f"{url}/healthz", Host="localhost:1")) == {"status": "ok"}
+    with pytest.raises(urllib.error.HTTPError, match="421"):
+        _get(f"{url}/v1/run", Host="elsewhere.example")
 
 
 def test_an_unknown_ranker(folder):

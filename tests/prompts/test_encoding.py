@@ -156,6 +156,22 @@ def test_the_oldest_history_is_left_out_first(bpe_tokenizer):
     assert text.endswith(f"of {'; '.join(TITLES)}. Next:")
 
 
+@pytest.mark.parametrize("room", [1, 2, 3, 17, 40, 63, 64])
+def test_as_few_titles_are_left_out_as_one_by_one(bpe_tokenizer, room):
+    """And few lengths are tried: a request of 200 titles must not take 200 times as long as one of ten."""
+    history = [f"{t} {i}" for i, t in enumerate(TITLES * 32)][:64]
+    one_by_one = PromptEncoder(bpe_tokenizer)
+    lengths = [one_by_one.encode(SPACED, history[d:], TITLES, TITLES).length for d in range(len(history) + 1)]
+    encoder = PromptEncoder(bpe_tokenizer, max_length=lengths[-room])
+    tried, encode = [], encoder._encode
+    encoder._encode = lambda prompt, answers: (tried.append(prompt), encode(prompt, answers))[1]
+    choices, dropped = encoder.fit(SPACED, history, TITLES, TITLES)
+    assert dropped == next(d for d, length in enumerate(lengths) if length <= lengths[-room])
+    assert choices == one_by_one.encode(SPACED, history[dropped:], TITLES, TITLES)
+    assert encoder.shortened == (dropped > 0)
+    assert len(tried) <= 14
+
+
 def test_what_cannot_be_shortened_is_an_error(bpe_tokenizer):
     encoder = PromptEncoder(bpe_tokenizer, max_length=20)
     with pytest.raises(TokenizerError, match="without any history"):

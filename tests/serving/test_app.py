@@ -1,15 +1,20 @@
 """The HTTP side: routes, limits, keys, errors, counters; schemathesis against the OpenAPI."""
 
+import asyncio
 import json
 import threading
 
+import polars as pl
 import pytest
 from starlette.testclient import TestClient
 
 from generated_requests import PATHS, ask
+from prefrec.data import Catalogue
 from prefrec.serving import middleware
-from prefrec.serving.app import Settings, create_app
+from prefrec.serving.app import Settings, _examples, create_app
+from prefrec.serving.batcher import QueueFullError
 from prefrec.serving.bodies import MAX_BODY, MAX_CANDIDATES, MAX_HISTORY, RankRequest
+from prefrec.serving.items import ItemIndex, UnknownItemsError
 from prefrec.serving.run import open_engine
 from served_run import MARKUP
 
@@ -212,7 +217,7 @@ def test_the_key(engine, monkeypatch):
         assert client.get("/healthz").status_code == 200
         right = {"Authorization": "Bearer sésame".encode()}
         assert client.get("/v1/run", headers=right).status_code == 200
-        schema = client.get("/openapi.json").json()
+        schema = client.get("/openapi.json").json()  # what it shows are no user's items, as the next test says
         assert schema["paths"]["/v1/rank"]["post"]["security"] == [{"HTTPBearer": []}]
 
 
@@ -251,6 +256,88 @@ def test_a_full_queue_is_429_and_a_lost_deadline_504(held):
         assert client.post("/v1/rank", json=QUESTION).status_code == 200
 
 
+def test_requests_that_wait_to_be_encoded_are_counted_too(held):
+    """Else a crowd would pile up in front of the queue, and none be refused."""
+    engine, go, _ = held
+    slow, encoding = threading.Event(), threading.Event()
+
+    def make():
+        encoding.set()
+        assert slow.wait(20)
+        return engine.rank(RankRequest(**QUESTION))
+
+    first, second = engine.prepare(make), engine.prepare(make)
+    assert encoding.wait(20)
+    with TestClient(create_app(engine, Settings("tiny", "llama"))) as client:
+        _error(client.post("/v1/rank", json=QUESTION), 429, "queue_full")
+        assert second.cancel()  # it had not begun: its place is free
+        third = engine.prepare(lambda: engine.rank(RankRequest(**QUESTION)))
+        slow.set()
+        assert first.result(20).question == third.result(20).question
+        go.set()
+        assert client.post("/v1/rank", json=QUESTION).status_code == 200
+
+
+def test_a_client_that_goes_away_leaves_its_place(held):
+    engine, go, begun = held
+    app = create_app(engine, Settings("tiny", "llama"))
+    body = json.dumps(QUESTION).encode()
+
+    async def ask_and_leave(leave):
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+        sent = []
+
+        async def receive():
+            if messages:
+                return messages.pop()
+            await leave.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        scope = {"type": "http", "method": "POST", "path": "/v1/rank", "raw_path": b"/v1/rank", "query_string": b""}
+        await app(scope | {"headers": headers, "http_version": "1.1", "scheme": "http"}, receive, send)
+        return sent[0]["status"]
+
+    async def story():
+        busy = engine.submit(engine.rank(RankRequest(**QUESTION)), 60)
+        await asyncio.to_thread(begun.wait, 20)
+        leave = asyncio.Event()
+        two = [asyncio.create_task(ask_and_leave(leave)) for _ in range(2)]
+        while engine.batcher.waiting < 2:
+            await asyncio.sleep(0.01)
+        with pytest.raises(QueueFullError):
+            engine.batcher.check_room()
+        leave.set()
+        assert await asyncio.gather(*two) == [499, 499]
+        engine.batcher.check_room(1)  # room for two
+        go.set()
+        return busy.result(20)
+
+    assert asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("LOCALHOST", 200),
+        ("evil.example", 421), ("evil.example:8000", 421), ("localhost.evil.example", 421), ("", 421),
+    ],
+)  # fmt: skip
+def test_a_server_without_a_key_answers_to_its_own_names(engine, monkeypatch, host, status):
+    """A page elsewhere may point its own name at this machine, and then is of the same origin."""
+    monkeypatch.setattr(engine, "close", lambda timeout=None: None)
+    settings = Settings("tiny", "llama", hosts=frozenset({"localhost", "127.0.0.1", "[::1]"}))
+    with TestClient(create_app(engine, settings)) as client:
+        answer = client.get("/v1/run", headers={"Host": host})
+    assert answer.status_code == status
+    if status == 421:
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        _error(answer, 421, "unknown_host")
+
+
 def test_a_stopped_server_is_not_ready(run):
     engine = open_engine(run, ["sft"])
     with TestClient(create_app(engine, Settings("tiny", "llama"))) as client:
@@ -274,7 +361,9 @@ def test_what_was_not_foreseen_stays_inside(engine, monkeypatch, capsys):
     monkeypatch.setattr(engine, "rank", lambda body: 1 / 0)
     with TestClient(create_app(engine, Settings("tiny", "llama")), raise_server_exceptions=False) as client:
         problem = _error(client.post("/v1/rank", json=QUESTION), 500, "internal")
+        strict = client.post("/v1/rank", json=QUESTION).headers
     assert "division" not in problem["message"]
+    assert "default-src 'none'" in strict["content-security-policy"]
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
@@ -293,6 +382,23 @@ def test_metrics(run):
     assert "invented" not in text
     assert "prefrec_pass_requests_count 5.0" in text  # two to warm up, and three requests
     assert 'prefrec_request_seconds_count{path="/v1/rank"} 4.0' in text
+
+
+def test_the_schema_shows_no_row_of_a_user(engine, run):
+    """It can be read without a key."""
+    titles = engine.items.plain_titles(8)
+    for request in _examples(engine).values():
+        assert request["history"] == titles[:4]
+        assert request.get("candidates", titles[4:]) == titles[4:]
+    shared = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["Alien", "alien", "Heat"]})
+    assert ItemIndex(Catalogue(shared)).plain_titles(8) == ["Heat"]
+
+
+def test_a_title_of_several_items_is_answered_with_all():
+    alike = pl.DataFrame({"item_id": [f"i{n}" for n in range(7)], "title": ["Alien"] * 7})
+    with pytest.raises(UnknownItemsError) as refused:
+        ItemIndex(Catalogue(alike)).resolve(["Alien"])
+    assert [i.item_id for i in refused.value.unknown[0].near] == list(alike["item_id"])
 
 
 def test_examples_of_the_schema_can_be_asked(client):

@@ -85,15 +85,41 @@ class PromptEncoder:
         Raises:
             TokenizerError: instruction, candidates and answers alone exceed `max_length`.
         """
-        for dropped in range(len(history) + 1):
-            choices = self._encode(template.render(history[dropped:], candidates), answers)
-            if self.max_length is None or choices.length <= self.max_length:
-                self.shortened += dropped > 0
-                return choices
-        raise TokenizerError(
-            f"the prompt takes {choices.length} tokens without any history, max_length is {self.max_length}: "
-            "show fewer candidates, raise max_length or write a shorter template"
-        )
+        return self.fit(template, history, candidates, answers)[0]
+
+    def fit(
+        self,
+        template: PromptTemplate,
+        history: Sequence[str],
+        candidates: Sequence[str],
+        answers: Sequence[str],
+    ) -> tuple[ChoiceSet, int]:
+        """As `encode`, and how many of the oldest titles were left out: as few as it takes.
+
+        A prompt is taken to get no longer when a title is left out, so that few lengths are tried.
+        """
+        tried: dict[int, ChoiceSet] = {}
+
+        def fits(dropped: int) -> bool:
+            tried[dropped] = self._encode(template.render(history[dropped:], candidates), answers)
+            return self.max_length is None or tried[dropped].length <= self.max_length
+
+        short, least, step = -1, 0, 1  # one too few, and the next to try
+        while not fits(least):
+            if least == len(history):
+                raise TokenizerError(
+                    f"the prompt takes {tried[least].length} tokens without any history, max_length is "
+                    f"{self.max_length}: show fewer candidates, raise max_length or write a shorter template"
+                )
+            short, least, step = least, min(least + step, len(history)), 2 * step
+        while least - short > 1:
+            middle = (short + least) // 2
+            if fits(middle):
+                least = middle
+            else:
+                short = middle
+        self.shortened += least > 0
+        return tried[least], least
 
     def encode_text(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
         """Encode a prompt that is already text.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -42,7 +42,7 @@ from prefrec.serving.bodies import (
 )
 from prefrec.serving.engine import Asked, Engine, UnknownRankerError
 from prefrec.serving.items import UnknownItemsError
-from prefrec.serving.middleware import BodyLimit, Counting, StrictHeaders, problem
+from prefrec.serving.middleware import HEADERS, BodyLimit, Counting, KnownHosts, StrictHeaders, problem
 from prefrec.serving.telemetry import Telemetry
 
 Body = TypeVar("Body")
@@ -55,12 +55,17 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ProblemAnswer, "description": "The server wants a key."},
     404: {"model": ProblemAnswer, "description": "An item is unknown (near matches are given), or a ranker."},
     408: {"model": ProblemAnswer, "description": "The body did not arrive in time."},
+    421: {"model": ProblemAnswer, "description": "The Host header names another server."},
     413: {"model": ProblemAnswer, "description": "The body is too long."},
     422: {"model": ProblemAnswer, "description": "A field is wrong, or the question does not fit the prompt."},
     429: {"model": ProblemAnswer, "description": "The queue is full; Retry-After says when to try again."},
     503: {"model": ProblemAnswer, "description": "The server is stopping."},
     504: {"model": ProblemAnswer, "description": "No answer before the deadline."},
 }
+
+
+class ClientGoneError(PrefrecError):
+    """Nobody waits for the answer any more."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Settings:
         model: the base's name, to show.
         deadline: seconds in which a request is answered, or refused.
         api_key: what clients send as `Authorization: Bearer KEY`; None: nothing is asked for.
+        hosts: names by which the server may be asked, without port; None: any.
         page: path → (media type, content) of the page's files; empty: no page.
         telemetry: what is counted.
     """
@@ -80,6 +86,7 @@ class Settings:
     model: str
     deadline: float = 30.0
     api_key: str | None = field(default=None, repr=False)
+    hosts: frozenset[str] | None = None
     page: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     telemetry: Telemetry = field(default_factory=Telemetry)
 
@@ -106,6 +113,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.include_router(_page(settings.page))
     _word_errors(app)
     app.add_middleware(BodyLimit)
+    app.add_middleware(KnownHosts, hosts=settings.hosts)
     app.add_middleware(StrictHeaders)
     app.add_middleware(Counting, telemetry=settings.telemetry)
     app.openapi = _openapi(app, engine)  # type: ignore[method-assign]
@@ -115,26 +123,29 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
 def _api(engine: Engine, settings: Settings) -> APIRouter:
     api = APIRouter(responses=ERRORS)
 
-    async def answer(prepare: Callable[[], Asked[Body]]) -> Body:
+    async def through(make: Callable[[], Asked[Body]]) -> Body:
+        """Encoded, then scored: a place in both queues, given up when this is cancelled."""
+        asked = await asyncio.wrap_future(engine.prepare(make))
+        return asked.answer(await asyncio.wrap_future(engine.submit(asked, settings.deadline)))
+
+    async def answer(request: Request, make: Callable[[], Asked[Body]]) -> Body:
         try:
             async with asyncio.timeout(settings.deadline):
-                asked = await run_in_threadpool(prepare)
-                scores = await asyncio.wrap_future(engine.submit(asked, settings.deadline))
+                return await _while_there(request, through(make))
         except TimeoutError:
             raise DeadlineError(f"no answer within {settings.deadline:g} s; ask for less, or later") from None
-        return asked.answer(scores)
 
     @api.post("/v1/rank", summary="Order candidates for a history")
-    async def rank(body: RankRequest) -> RankAnswer:
-        return await answer(lambda: engine.rank(body))
+    async def rank(body: RankRequest, request: Request) -> RankAnswer:
+        return await answer(request, lambda: engine.rank(body))
 
     @api.post("/v1/recommend", summary="The best items of the whole catalogue for a history")
-    async def recommend(body: RecommendRequest) -> RecommendAnswer:
-        return await answer(lambda: engine.recommend(body))
+    async def recommend(body: RecommendRequest, request: Request) -> RecommendAnswer:
+        return await answer(request, lambda: engine.recommend(body))
 
     @api.post("/v1/explain", summary="What each item of a history does to a candidate, by leaving it out")
-    async def explain(body: ExplainRequest) -> ExplainAnswer:
-        return await answer(lambda: engine.explain(body))
+    async def explain(body: ExplainRequest, request: Request) -> ExplainAnswer:
+        return await answer(request, lambda: engine.explain(body))
 
     @api.get("/v1/items", summary="Search the catalogue by title or id")
     def items(
@@ -157,6 +168,29 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
         return Response(settings.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return api
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, Body]) -> Body:
+    """What `work` gives, which is cancelled when the client goes away.
+
+    Raises:
+        ClientGoneError: it has.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = working, _ = asyncio.create_task(work), asyncio.create_task(gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError("the client has gone")
+        return working.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _state(engine: Engine) -> APIRouter:
@@ -232,7 +266,9 @@ def _word_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
         console.print("".join(traceback.format_exception(error)), highlight=False, markup=False)
-        return problem(500, "internal", "the server failed; its log says why")
+        # The answer to what was not foreseen goes past the middleware.
+        strict = {name.decode(): value.decode() for name, value in HEADERS.items()}
+        return problem(500, "internal", "the server failed; its log says why", strict)
 
 
 def _worded(error: PrefrecError) -> JSONResponse:
@@ -249,6 +285,8 @@ def _worded(error: PrefrecError) -> JSONResponse:
         return problem(429, "queue_full", str(error), {"Retry-After": str(error.retry_after)})
     if isinstance(error, DeadlineError):
         return problem(504, "deadline", str(error))
+    if isinstance(error, ClientGoneError):
+        return problem(499, "client_gone", str(error))  # nobody reads it, but it is counted
     if isinstance(error, StoppedError):
         return problem(503, "stopping", str(error), {"Retry-After": "5"})
     if isinstance(error, TokenizerError):
@@ -276,12 +314,10 @@ def _openapi(app: FastAPI, engine: Engine) -> Callable[[], dict[str, Any]]:
 
 
 def _examples(engine: Engine) -> dict[str, dict[str, Any]]:
-    """Path → body of a request, made of a row under test or of the catalogue's first items."""
-    if engine.examples:
-        row = engine.example(0)
-        history, candidates = ([i.title for i in items[-5:]] for items in (row.history, row.candidates))
-    else:
-        history = candidates = [i.title for i in engine.items.search("", 3)]
+    """Path → body of a request, made of items of the catalogue: the schema is open to all, users' rows are not."""
+    titles = engine.items.plain_titles(8)
+    history = titles[: len(titles) // 2]
+    candidates = titles[len(history) :]
     question = {"history": history, "candidates": candidates}
     whole = {"history": history, "k": 5}
     return {"/v1/rank": question, "/v1/recommend": whole, "/v1/explain": question | {"target": candidates[0]}}

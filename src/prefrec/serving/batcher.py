@@ -121,18 +121,34 @@ class Batcher(Generic[Job, Answer]):
             QueueFullError: no room.
             StoppedError: `close` has been called.
         """
-        now, load = self._clock(), self._load(job)
+        load = self._load(job)
         with self._changed:
-            if self._stopped:
-                raise StoppedError("the server is stopping")
-            if len(self._queue) >= self.max_queue:
-                self._queue = deque(w for w in self._queue if not self._is_lost(w, now))
-            if len(self._queue) >= self.max_queue:
-                raise QueueFullError(len(self._queue), self._retry_after())
+            self.check_room()
             future: Future[Answer] = Future()
+            now = self._clock()
             self._queue.append(_Waiting(job, load, now, now + timeout, future))
             self._changed.notify()
         return future
+
+    def check_room(self, coming: int = 0) -> None:
+        """Make sure that one more job may come, beside those that are on their way.
+
+        Args:
+            coming: jobs that will be submitted without fail.
+
+        Raises:
+            QueueFullError: no room.
+            StoppedError: `close` has been called.
+        """
+        with self._changed:
+            if self._stopped:
+                raise StoppedError("the server is stopping")
+            if len(self._queue) + coming >= self.max_queue:
+                now = self._clock()
+                self._queue = deque(w for w in self._queue if not self._is_lost(w, now))
+            waiting = len(self._queue) + coming
+            if waiting >= self.max_queue:
+                raise QueueFullError(waiting, self._retry_after(waiting))
 
     def close(self, timeout: float | None = None) -> None:
         """Take no new jobs, answer those that wait, and end the worker; does nothing the second time.
@@ -206,5 +222,5 @@ class Batcher(Generic[Job, Answer]):
         for waiting, answer in zip(batch, answers, strict=True):
             waiting.future.set_result(answer)
 
-    def _retry_after(self) -> int:
-        return min(LONGEST_RETRY_S, max(1, math.ceil(self._job_seconds * len(self._queue))))
+    def _retry_after(self, waiting: int) -> int:
+        return min(LONGEST_RETRY_S, max(1, math.ceil(self._job_seconds * waiting)))

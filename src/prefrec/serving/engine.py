@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -68,7 +68,7 @@ class Asked(Generic[Body]):
 
 
 class Engine:
-    """Answers requests about one run. Encoding is done by the caller's thread, scoring by one worker for all.
+    """Answers requests about one run. One thread encodes them, another scores them, both for all clients.
 
     Args:
         scorer: of the run's rankers; the first is the default.
@@ -76,7 +76,7 @@ class Engine:
         encoder: of the model's tokenizer.
         template: the prompt.
         examples: rows to show, for people who try the server out.
-        max_queue: requests that may wait.
+        max_queue: requests that may wait, to be encoded or to be scored.
         max_batch: requests that may share a pass; None: as many as the scorer's budget of tokens holds.
         on_pass: told of every pass of the worker.
     """
@@ -101,6 +101,9 @@ class Engine:
         self._scorer = scorer
         # A fast tokenizer keeps settings of a call in itself: two threads in it at once would mix them up.
         self._encoding = threading.Lock()
+        # A thread that waits for a lock cannot be called off when its client has gone; a job of a pool can.
+        self._encoders = ThreadPoolExecutor(1, thread_name_prefix="prefrec-encoder")
+        self._preparing, self._counting = 0, threading.Lock()
         self.batcher: Batcher[Question | CatalogueQuestion, Any] = Batcher(
             self._work,
             load=self._load,
@@ -110,8 +113,22 @@ class Engine:
             on_pass=on_pass,
         )
 
+    def prepare(self, make: Callable[[], Asked[Body]]) -> Future[Asked[Body]]:
+        """Queue a call of `rank`, `explain` or `recommend`.
+
+        Raises:
+            QueueFullError: as many requests wait as may, to be encoded or to be scored.
+            StoppedError: `close` has been called.
+        """
+        with self._counting:
+            self.batcher.check_room(self._preparing)
+            self._preparing += 1
+        future = self._encoders.submit(make)
+        future.add_done_callback(self._prepared)
+        return future
+
     def submit(self, asked: Asked[Body], timeout: float) -> Future[Any]:
-        """Queue a request; see `Batcher.submit` for what it raises."""
+        """Queue a request that is ready; see `Batcher.submit` for what it raises."""
         return self.batcher.submit(asked.question, timeout)
 
     def ranker(self, name: str | None) -> str:
@@ -133,13 +150,13 @@ class Engine:
         """
         ranker = self.ranker(request.ranker)
         history, candidates = self._resolve(request.history, request.candidates)
-        choice_set, shortened = self._encode(history, candidates, candidates)
+        choice_set, dropped = self._encode(history, candidates, candidates)
 
         def answer(scores: Scores) -> RankAnswer:
             return RankAnswer(
                 ranker=ranker,
                 history=[_body(i) for i in history],
-                history_shortened=shortened,
+                history_shortened=dropped > 0,
                 ranking=_ranking(candidates, scores[0]),
             )
 
@@ -157,8 +174,7 @@ class Engine:
         if candidates and target not in candidates:
             raise DataError(f"the target {target.title!r} is not among the candidates")
         asked = candidates or [target]
-        whole, shortened = self._encode(history, candidates, asked)
-        first = self._first_shown(whole, history, candidates, asked) if shortened else 0
+        whole, first = self._encode(history, candidates, asked)
         shown = history[first:]
         without = [self._encode(shown[:i] + shown[i + 1 :], candidates, asked)[0] for i in range(len(shown))]
         column = asked.index(target)
@@ -173,7 +189,7 @@ class Engine:
                 target=_body(target),
                 logp=logp,
                 probability=probability,
-                history_shortened=shortened,
+                history_shortened=first > 0,
                 influences=[
                     _influence(item, first + i, logp, float(left[column]), probability, share(left))
                     for i, (item, left) in enumerate(zip(shown, scores[1:], strict=True))
@@ -232,8 +248,13 @@ class Engine:
         self.batcher.submit(CatalogueQuestion(self.rankers[0], (first[0].item_id,), 1), timeout=600).result()
 
     def close(self, timeout: float | None = None) -> None:
-        """Answer what waits and end the worker."""
+        """Answer what waits to be scored, and end both threads."""
         self.batcher.close(timeout)
+        self._encoders.shutdown(wait=False)
+
+    def _prepared(self, future: Future[Any]) -> None:
+        with self._counting:
+            self._preparing -= 1
 
     def _resolve(self, history: Sequence[ItemName], candidates: Sequence[ItemName]) -> tuple[list[Item], list[Item]]:
         found = [self.items.item(i) for i in self.items.resolve([*history, *candidates])]
@@ -245,22 +266,11 @@ class Engine:
 
     def _encode(
         self, history: Sequence[Item], candidates: Sequence[Item], answers: Sequence[Item]
-    ) -> tuple[ChoiceSet, bool]:
-        """The question as tokens, and whether the oldest items had to be left out."""
+    ) -> tuple[ChoiceSet, int]:
+        """The question as tokens, and how many of the oldest items the prompt had no room for."""
         seen, shown, asked = ([i.title for i in items] for items in (history, candidates, answers))
         with self._encoding:
-            before = self.encoder.shortened
-            choice_set = self.encoder.encode(self.template, seen, shown, asked)
-            return choice_set, self.encoder.shortened > before
-
-    def _first_shown(
-        self, whole: ChoiceSet, history: Sequence[Item], candidates: Sequence[Item], answers: Sequence[Item]
-    ) -> int:
-        """Place of the oldest item that the prompt had room for."""
-        first = 0
-        while first < len(history) and self._encode(history[first + 1 :], candidates, answers)[0] == whole:
-            first += 1
-        return first
+            return self.encoder.fit(self.template, seen, shown, asked)
 
     def _load(self, question: Question | CatalogueQuestion) -> Load:
         """Questions under one ranker share a pass while their tokens fit; one about the catalogue is alone."""

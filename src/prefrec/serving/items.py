@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from rapidfuzz import fuzz, process
 
@@ -15,6 +16,9 @@ from prefrec.serving.bodies import ById, ItemName
 
 NEAR = 3
 """Near matches that an unknown title is answered with."""
+
+ALIKE = 20
+"""Items that a title of several items is answered with."""
 
 ANSWERED = 5
 """Unknown titles of one request that get near matches: a search through the catalogue each."""
@@ -93,13 +97,18 @@ class ItemIndex:
             if len(ids) == 1:
                 found.append(ids[0])
             elif ids:
-                unknown.append(Unknown(name, tuple(map(self.item, ids[:NEAR])), ambiguous=True))
+                unknown.append(Unknown(name, tuple(map(self.item, ids[:ALIKE])), ambiguous=True))
             else:
                 near = self.near(name, NEAR) if len(unknown) < ANSWERED else []
                 unknown.append(Unknown(name, tuple(near)))
         if unknown:
             raise UnknownItemsError(unknown, len(self))
         return found
+
+    def plain_titles(self, limit: int) -> list[str]:
+        """Titles of the catalogue's first items that stand for one item each."""
+        first = (i.title for i in map(self.item, self.catalogue.ids))
+        return list(islice((t for t in first if len(self._by_title[normal_title(t)]) == 1), limit))
 
     def near(self, text: str, limit: int) -> list[Item]:
         """Items whose titles are like `text`, the most alike first."""

@@ -69,6 +69,23 @@ class BodyLimit:
         return bytes(body)
 
 
+class KnownHosts:
+    """Refuses requests for another host: a page elsewhere may have its own name lead here, and then read answers."""
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.hosts is not None:
+            given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            if _without_port(given).lower() not in self.hosts:
+                known = ", ".join(sorted(self.hosts))
+                message = f"this server has no key and answers as {known} only; --api-key opens it to other names"
+                await problem(421, "unknown_host", message, {"connection": "close"})(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
 class StrictHeaders:
     """Adds `HEADERS` to every answer."""
 
@@ -106,6 +123,12 @@ class Counting:
             if scope["type"] == "http":
                 path = getattr(scope.get("route"), "path", "other")
                 self.telemetry.request(path, status, time.monotonic() - start)
+
+
+def _without_port(host: str) -> str:
+    """Of a Host header; an IPv6 address keeps its brackets."""
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() else host
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

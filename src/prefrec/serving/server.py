@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -45,7 +46,7 @@ def serve_run(
         DataError, ConfigError, ModelError: the run cannot be read, or the address is taken.
     """
     run = open_run(folder)
-    with _listen(host, port) as listener:
+    with _bound(host, port) as listener:
         telemetry = Telemetry()
         engine = open_engine(
             run,
@@ -62,13 +63,16 @@ def serve_run(
             model=model,
             deadline=deadline,
             api_key=api_key,
+            hosts=_local_names(host) if api_key is None and _is_loopback(host) else None,
             page=page_files(name, model, len(engine.items), engine.rankers, stages) if ui else {},
             telemetry=telemetry,
         )
         if api_key is None and not _is_loopback(host):
             warn(f"listening at {host} without a key: whoever reaches this machine can ask (--api-key)")
-        shown = f"[{host}]" if ":" in host else host
-        where = f"http://{shown}:{listener.getsockname()[1]}"
+        # Only now: until then a probe is refused, and is not kept waiting.
+        with _naming(host, port):
+            listener.listen(MAX_CONNECTIONS)
+        where = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
         say(f"Serving {', '.join(map(escape, engine.rankers))} of {escape(str(folder))} at {escape(where)}")
         _run(create_app(engine, settings), listener, deadline)
 
@@ -96,14 +100,39 @@ def _end(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at this address that does not listen yet."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with _naming(host, port):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if os.name == "posix":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((host, port))
+        except OSError:
+            listener.close()
+            raise
+    return listener
+
+
+@contextmanager
+def _naming(host: str, port: int) -> Iterator[None]:
     try:
-        return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+        yield
     except OSError as e:
         reason = os.strerror(e.errno) if e.errno and e.errno > 0 else e
         message = f"cannot listen at {host}, port {port}: {reason}; choose others by --host and --port"
         raise ConfigError(message) from e
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _local_names(host: str) -> frozenset[str]:
+    return frozenset({"localhost", "127.0.0.1", "[::1]", _in_url(host).lower()})
 
 
 def _is_loopback(host: str) -> bool:
