@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from prefrec.pipeline.report.wording import label
 from prefrec.serving.app import Settings, create_app
-from prefrec.serving.bodies import RankRequest
+from prefrec.serving.bodies import MAX_EXPLAINED, RankRequest
 from prefrec.serving.page import page_files, side_by_side
 from prefrec.serving.run import open_engine
 from served_run import MARKUP
@@ -70,6 +71,29 @@ def _titles(page, side):
     return page.locator(f"#{side} .ranking button").all_inner_texts()
 
 
+def _hold(page, path):
+    """Requests to `path` are collected in the list and wait there."""
+    held = []
+    page.route(f"**{path}", lambda route: held.append(route))
+    return held
+
+
+def _await(page, held, count):
+    for _ in range(500):
+        if len(held) >= count:
+            break
+        page.wait_for_timeout(10)
+    assert len(held) == count
+
+
+def _let_go(page, held):
+    """Let the requests through, and give the page the time to draw their answers."""
+    for route in held:
+        route.continue_()
+        route.request.response().finished()
+    page.wait_for_timeout(100)
+
+
 @needs_browser
 def test_choose_rank_and_ask_why(page, served, tmp_path):
     for text, title in (("red em", "Red Emma"), ("old night", "Old Night")):
@@ -96,6 +120,7 @@ def test_choose_rank_and_ask_why(page, served, tmp_path):
     page.locator("#right .ranking button", has_text="Lost Days").click()
     expect(page.locator("#why-title")).to_have_text("Why “Lost Days”?")
     expect(page.locator("#why-left .reasons li")).to_have_count(2)
+    expect(page.locator("#why-part")).to_be_hidden()
     expect(page.locator("#why-right .amount").first).to_have_text(re.compile(r"^[+−]\d+\.\d\d$"))
     shot = tmp_path / "page.png"
     page.screenshot(path=shot, full_page=True)
@@ -198,6 +223,152 @@ def test_another_ranker_and_clear(page):
     page.get_by_role("button", name="Clear").click()
     expect(page.locator(".ranking li")).to_have_count(0)
     expect(page.locator("#candidates .empty")).to_be_visible()
+
+
+@needs_browser
+def test_an_explanation_is_of_the_rankers_that_were_asked(page):
+    page.get_by_role("button", name="Show an example").click()
+    expect(page.locator("#left .ranking li")).to_have_count(6)
+    held = _hold(page, "/v1/explain")
+    page.locator("#left .ranking button").first.click()
+    _await(page, held, 2)
+    page.locator("#right select").select_option("zero-shot")
+    expect(page.locator("#status")).to_contain_text(f"({label('zero-shot')})")
+    _let_go(page, held)
+    expect(page.locator("#why")).to_be_hidden()  # it was about the lists before
+    held.clear()
+    page.locator("#left .ranking button").first.click()
+    _await(page, held, 2)
+    assert [route.request.post_data_json["ranker"] for route in held] == ["sft", "zero-shot"]
+    _let_go(page, held)
+    expect(page.locator("#why-left h3")).to_have_text(label("sft"))
+    expect(page.locator("#why-right h3")).to_have_text(label("zero-shot"))
+
+
+@needs_browser
+def test_a_title_explained_while_another_ranker_is_asked(page):
+    page.get_by_role("button", name="Show an example").click()
+    expect(page.locator("#left .ranking li")).to_have_count(6)
+    before = page.locator("#right .logp").first.inner_text()
+    ranks, explains = _hold(page, "/v1/rank"), _hold(page, "/v1/explain")
+    page.locator("#right select").select_option("zero-shot")
+    _await(page, ranks, 2)
+    page.locator("#right .ranking button").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(100)
+    _let_go(page, explains)
+    expect(page.locator("#why")).to_be_hidden()  # the list would not have been this ranker's
+    _let_go(page, ranks)
+    expect(page.locator("#right .logp").first).not_to_have_text(before)
+    expect(page.locator("#results")).to_be_focused()
+
+
+@needs_browser
+def test_nothing_comes_back_after_clear(page):
+    page.get_by_role("button", name="Show an example").click()
+    expect(page.locator("#left .ranking li")).to_have_count(6)
+    explains = _hold(page, "/v1/explain")
+    page.locator("#left .ranking button").first.click()
+    _await(page, explains, 2)
+    page.locator("#right select").select_option("zero-shot")
+    expect(page.locator("#status")).to_contain_text(f"({label('zero-shot')})")
+    page.get_by_role("button", name="Clear").click()
+    _let_go(page, explains)
+    expect(page.locator("#why")).to_be_hidden()
+    ranks = _hold(page, "/v1/rank")
+    page.get_by_role("button", name="Show an example").click()
+    _await(page, ranks, 2)
+    page.get_by_role("button", name="Clear").click()
+    _let_go(page, ranks)
+    expect(page.locator("#status")).to_have_text("Cleared.")
+    expect(page.locator(".ranking li, .chosen li")).to_have_count(0)
+
+
+@needs_browser
+def test_a_ranker_chosen_while_another_is_asked(page):
+    _add(page, "history", "red em", "Red Emma")
+    _add(page, "candidates", "wild a", "Wild Alien")
+    held = _hold(page, "/v1/rank")
+    page.get_by_role("button", name="Rank the candidates").click()
+    _await(page, held, 2)
+    page.locator("#right select").select_option("zero-shot")
+    _await(page, held, 4)
+    assert [route.request.post_data_json["ranker"] for route in held] == ["sft", "s-dpo", "sft", "zero-shot"]
+    _let_go(page, held[2:] + held[:2])  # the older answers come last
+    expect(page.locator("#status")).to_contain_text(f"({label('zero-shot')})")
+    logp = held[3].request.response().json()["ranking"][0]["logp"]
+    expect(page.locator("#right .logp")).to_have_text(f"{logp:.2f}".replace("-", "−"))
+
+
+@needs_browser
+def test_after_a_failure_the_list_is_still_explained(served, browser):
+    page = browser.new_page()  # its console tells of the failures
+    page.goto(served[0])
+    page.get_by_role("button", name="Show an example").click()
+    expect(page.locator("#left .ranking li")).to_have_count(6)
+    problem = {"error": {"code": "queue_full", "message": "256 requests are waiting"}}
+    page.route("**/v1/rank", lambda route: route.fulfill(status=429, json=problem))
+    gone = page.locator("#candidates .chosen li span").first.inner_text()
+    page.get_by_role("button", name=f"Remove {gone}").click()
+    page.get_by_role("button", name="Rank the candidates").click()
+    expect(page.locator("#status")).to_have_text("256 requests are waiting")
+    page.locator("#left .ranking button", has_text=gone).click()
+    expect(page.locator("#why-title")).to_have_text(f"Why “{gone}”?")
+    page.locator("#right select").select_option("zero-shot")
+    expect(page.locator("#status")).to_have_text("256 requests are waiting")
+    expect(page.locator("#right select")).to_have_value("s-dpo")  # whose list is shown
+    page.locator("#left .ranking button", has_text=gone).click()
+    expect(page.locator("#why-right h3")).to_have_text(label("s-dpo"))
+    page.unroute("**/v1/rank")
+    page.locator("#right select").select_option("zero-shot")
+    expect(page.locator("#status")).to_have_text(re.compile("^6 titles ranked"))
+    page.close()
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("Rank the candidates", "/v1/rank"),
+        ("Recommend from all titles", "/v1/recommend"),
+        ("Show an example", "/v1/rank"),
+    ],
+)
+def test_the_focus_stays_on_the_button_that_was_pressed(page, name, path):
+    _add(page, "history", "red em", "Red Emma")
+    _add(page, "candidates", "wild a", "Wild Alien")
+    held = _hold(page, path)
+    button = page.get_by_role("button", name=name)
+    button.press("Enter")
+    _await(page, held, 2)
+    expect(button).to_be_focused()
+    expect(button).to_have_attribute("aria-disabled", "true")
+    page.keyboard.press("Enter")  # once is enough
+    page.wait_for_timeout(100)
+    assert len(held) == 2
+    _let_go(page, held)
+    expect(page.locator("#right .ranking li").first).to_be_visible()
+    expect(button).to_be_focused()
+    expect(button).to_be_enabled()
+
+
+@needs_browser
+def test_of_a_long_history_the_last_titles_are_explained(page, served):
+    _, engine = served
+    titles = [{"item_id": i.item_id, "title": i.title} for i in map(engine.items.item, engine.items.catalogue.ids)]
+    history, candidates = titles[: MAX_EXPLAINED + 1], titles[-2:]
+    example = {"row": 0, "rows": 1, "history": history, "candidates": candidates, "target": candidates[0]}
+    page.route("**/v1/example*", lambda route: route.fulfill(json=example))
+    page.get_by_role("button", name="Show an example").click()
+    expect(page.locator("#left .ranking li")).to_have_count(2)
+    with page.expect_request("**/v1/explain") as asked:
+        page.locator("#left .ranking button").first.click()
+    sent = asked.value.post_data_json["history"]
+    assert sent == [{"item_id": item["item_id"]} for item in history[1:]]
+    expect(page.locator("#why")).to_be_visible(timeout=30_000)
+    expect(page.locator("#why-part")).to_contain_text(f"the last {MAX_EXPLAINED} of the {MAX_EXPLAINED + 1} titles")
+    expect(page.locator("#status")).to_contain_text(f"the last {MAX_EXPLAINED} of")
+    expect(page.locator("#why-left .reasons li").last).to_contain_text(history[-1]["title"])
 
 
 @needs_browser

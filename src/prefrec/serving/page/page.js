@@ -1,8 +1,11 @@
 // The page of a served run. Titles come from data: they are only ever set as text, never as markup.
 
 const SEARCH_AFTER_MS = 120;
+const MAX_EXPLAINED = 50; // the server's limit; it ranks longer histories than it explains
+const SIDES = ["left", "right"];
 const byId = (id) => document.getElementById(id);
-const state = { history: [], candidates: [], taken: null, row: 0, asked: 0, explained: 0, last: null };
+// `asked` is what another ranker would be asked, `shown` what the lists on the page answer.
+const state = { history: [], candidates: [], taken: null, row: 0, turn: 0, busy: null, asked: null, shown: null };
 
 function element(tag, { text, className, ...attributes } = {}, ...children) {
   const made = document.createElement(tag);
@@ -31,16 +34,28 @@ async function call(path, body, signal) {
   return value;
 }
 
-async function busy(text, work) {
-  const buttons = document.querySelectorAll(".buttons button");
-  buttons.forEach((b) => (b.disabled = true));
+function setBusy(place) {
+  state.busy = place;
+  for (const id of ["results", "why"]) byId(id).setAttribute("aria-busy", String(id === place));
+  // A button that is disabled would lose the focus.
+  for (const button of document.querySelectorAll(".buttons button:not(#clear)")) button.setAttribute("aria-disabled", String(place !== null));
+}
+
+// The newest question counts: what an older one brings, an answer or an error, is not shown.
+async function busy(text, place, work) {
+  const turn = ++state.turn;
+  const newest = () => turn === state.turn;
+  setBusy(place);
   say(text);
   try {
-    await work();
+    await work(newest);
   } catch (error) {
+    if (!newest()) return;
     say(error.message, true);
+    state.asked = state.shown;
+    if (state.shown) SIDES.forEach((side) => (selectOf(side).value = state.shown.rankers[side].ranker)); // the list's
   } finally {
-    buttons.forEach((b) => (b.disabled = false));
+    if (newest()) setBusy(null);
   }
 }
 
@@ -156,8 +171,9 @@ const number = (value, digits) => value.toFixed(digits).replace("-", "−");
 const signed = (value) => (value >= 0 ? "+" : "") + number(value, 2);
 const percent = (share) => (share < 0.001 ? "<0.1%" : `${(100 * share).toFixed(share >= 0.9995 ? 0 : 1)}%`);
 const ids = (items) => items.map(({ item_id }) => ({ item_id }));
-const rankerOf = (side) => byId(side).querySelector("select").value;
-const nameOf = (side) => byId(side).querySelector("select").selectedOptions[0].text;
+const selectOf = (side) => byId(side).querySelector("select");
+const rankerOf = (side) => ({ ranker: selectOf(side).value, label: selectOf(side).selectedOptions[0].text });
+const askBoth = (path, question, rankers) => Promise.all(SIDES.map((side) => call(path, { ...question, ranker: rankers[side].ranker })));
 
 function bar(share) {
   const filled = element("i");
@@ -165,21 +181,21 @@ function bar(share) {
   return element("div", { className: "bar", "aria-hidden": "true" }, filled);
 }
 
-function moved(place, before) {
+function moved(place, before, other) {
   if (before === undefined || before === place) return [];
   const steps = Math.abs(before - place);
   const up = place < before;
-  const words = `${steps} ${steps === 1 ? "place" : "places"} ${up ? "higher" : "lower"} than under ${nameOf("left")}`;
+  const words = `${steps} ${steps === 1 ? "place" : "places"} ${up ? "higher" : "lower"} than under ${other}`;
   return [element("span", { className: `move ${up ? "up" : "down"}`, text: `${up ? "▲" : "▼"} ${steps}`, title: words, role: "img", "aria-label": words })];
 }
 
-function drawRanking(side, answer, others) {
+function drawRanking(side, answer, others, { taken: takenId, rankers }) {
   const places = new Map(others.map((line) => [line.item_id, line.rank]));
   const lines = answer.ranking.map((line) => {
     const title = element("button", { text: line.title, type: "button" });
     title.addEventListener("click", () => explain(line));
-    const taken = line.item_id === state.taken;
-    const moves = side === "right" ? moved(line.rank, places.get(line.item_id)) : [];
+    const taken = line.item_id === takenId;
+    const moves = side === "right" ? moved(line.rank, places.get(line.item_id), rankers.left.label) : [];
     return element(
       "li",
       { className: taken ? "taken" : "" },
@@ -193,28 +209,31 @@ function drawRanking(side, answer, others) {
   byId(side).querySelector(".ranking").replaceChildren(...lines);
 }
 
-async function rank(path, question) {
-  const turn = ++state.asked;
-  state.last = { path, question };
+async function rank({ path, question, taken }) {
+  const rankers = { left: rankerOf("left"), right: rankerOf("right") };
+  const asked = { path, question, taken, rankers };
+  state.asked = asked;
   byId("why").hidden = true;
-  await busy("Ranking …", async () => {
-    const ask = (side) => call(path, { ...question, ranker: rankerOf(side) });
-    const [left, right] = await Promise.all([ask("left"), ask("right")]);
-    if (turn !== state.asked) return;
-    drawRanking("left", left, []);
-    drawRanking("right", right, left.ranking);
+  await busy("Ranking …", "results", async (newest) => {
+    const [left, right] = await askBoth(path, question, rankers);
+    if (!newest()) return;
+    const inList = document.activeElement.closest(".ranking") !== null;
+    state.shown = asked;
+    drawRanking("left", left, [], asked);
+    drawRanking("right", right, left.ranking, asked);
+    if (inList) byId("results").focus({ preventScroll: true }); // the title that had the focus is gone
     const shortened = left.history_shortened ? " The oldest titles of the history did not fit into the prompt." : "";
     byId("results-note").textContent =
       "Percentages are shares among the titles of the list; beside them the log-probability. A title shows why it stands where it does." + shortened;
-    say(`${left.ranking.length} titles ranked. First: ${left.ranking[0]?.title ?? "none"} (${nameOf("left")}), ${right.ranking[0]?.title ?? "none"} (${nameOf("right")}).`);
+    say(`${left.ranking.length} titles ranked. First: ${left.ranking[0]?.title ?? "none"} (${rankers.left.label}), ${right.ranking[0]?.title ?? "none"} (${rankers.right.label}).`);
   });
 }
 
 // Why: the history without each of its titles.
 
-function drawReasons(side, answer, widest) {
+function drawReasons(side, label, answer, widest) {
   const place = byId(`why-${side}`);
-  place.querySelector("h3").textContent = nameOf(side);
+  place.querySelector("h3").textContent = label;
   place.querySelector("p").textContent = `log-probability ${number(answer.logp, 2)}`;
   const lines = answer.influences.map((influence) => {
     const change = influence.logp_change;
@@ -232,23 +251,26 @@ function drawReasons(side, answer, widest) {
 }
 
 async function explain(line) {
-  if (state.last.question.history.length === 0) return say("Without a history there is nothing to leave out.", true);
-  const turn = ++state.explained;
-  const { history, candidates = [] } = state.last.question; // a recommendation shows none in the prompt
-  const question = { history, candidates, target: { item_id: line.item_id } };
-  await busy("Asking again without each title of the history …", async () => {
-    const ask = (side) => call("/v1/explain", { ...question, ranker: rankerOf(side) });
-    const [left, right] = await Promise.all([ask("left"), ask("right")]);
-    if (turn !== state.explained) return;
+  if (state.busy === "results") return; // another list is on its way
+  const { question, rankers } = state.shown;
+  const { history, candidates = [] } = question; // a recommendation shows none in the prompt
+  if (history.length === 0) return say("Without a history there is nothing to leave out.", true);
+  const part = history.length > MAX_EXPLAINED ? `the last ${MAX_EXPLAINED} of the ${history.length} titles of the history` : "";
+  await busy("Asking again without each title of the history …", "why", async (newest) => {
+    const asked = { history: history.slice(-MAX_EXPLAINED), candidates, target: { item_id: line.item_id } };
+    const [left, right] = await askBoth("/v1/explain", asked, rankers);
+    if (!newest()) return;
     const changes = [left, right].flatMap((a) => a.influences.map((i) => Math.abs(i.logp_change)));
     const widest = Math.max(1e-9, ...changes);
     byId("why-title").textContent = `Why “${line.title}”?`;
-    drawReasons("left", left, widest);
-    drawReasons("right", right, widest);
+    byId("why-part").textContent = `Asked with ${part} only; the log-probability can differ from the ranking’s.`;
+    byId("why-part").hidden = part === "";
+    drawReasons("left", rankers.left.label, left, widest);
+    drawReasons("right", rankers.right.label, right, widest);
     byId("why").hidden = false;
     byId("why").focus({ preventScroll: true });
     byId("why").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
-    say(`Why ${line.title}: shown below the ranking.`);
+    say(`Why ${line.title}: shown below the ranking${part && `, asked with ${part}`}.`);
   });
 }
 
@@ -259,17 +281,20 @@ function rankCandidates() {
     say("Choose at least one candidate, or show an example.", true);
     return byId("candidates-input").focus();
   }
-  return rank("/v1/rank", { history: ids(state.history), candidates: ids(state.candidates) });
+  return rank({ path: "/v1/rank", question: { history: ids(state.history), candidates: ids(state.candidates) }, taken: state.taken });
 }
 
 byId("question").addEventListener("submit", (event) => {
   event.preventDefault();
-  rankCandidates();
+  if (!state.busy) rankCandidates();
 });
-byId("recommend").addEventListener("click", () => rank("/v1/recommend", { history: ids(state.history), k: 10 }));
+byId("recommend").addEventListener("click", () => {
+  if (!state.busy) rank({ path: "/v1/recommend", question: { history: ids(state.history), k: 10 }, taken: state.taken });
+});
 byId("clear").addEventListener("click", () => {
-  Object.assign(state, { history: [], candidates: [], taken: null, last: null });
-  state.asked++;
+  Object.assign(state, { history: [], candidates: [], taken: null, asked: null, shown: null });
+  state.turn++;
+  setBusy(null);
   draw("history");
   draw("candidates");
   document.querySelectorAll(".ranking").forEach((list) => list.replaceChildren());
@@ -277,18 +302,19 @@ byId("clear").addEventListener("click", () => {
   say("Cleared.");
   byId("history-input").focus();
 });
-byId("example").addEventListener("click", () =>
-  busy("Fetching an example …", async () => {
+byId("example").addEventListener("click", () => {
+  if (state.busy) return;
+  state.asked = null; // a ranker chosen meanwhile is for the example
+  busy("Fetching an example …", "results", async (newest) => {
     const example = await call(`/v1/example?row=${state.row}`);
+    if (!newest()) return;
     state.row = (example.row + 1) % example.rows;
     Object.assign(state, { history: example.history, candidates: example.candidates, taken: example.target.item_id });
     draw("history");
     draw("candidates");
     await rankCandidates();
-  }),
-);
-for (const side of ["left", "right"]) {
-  byId(side).querySelector("select").addEventListener("change", () => state.last && rank(state.last.path, state.last.question));
-}
+  });
+});
+for (const side of SIDES) selectOf(side).addEventListener("change", () => state.asked && rank(state.asked));
 picker("history");
 picker("candidates");
