@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +24,7 @@ from prefrec.data import (
     read_prepared,
     write_prepared,
 )
-from prefrec.data.store import storage_error, write_whole, writing
+from prefrec.data.store import STALE_S, clear_drafts, draft_name, storage_error, write_whole, writing
 from prefrec.errors import DataError, StorageError
 
 
@@ -158,6 +161,101 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
         write_whole(path, half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from prefrec.data.store import write_whole
+
+def write(draft):
+    draft.write_text("half")
+    print("half", flush=True)
+    time.sleep(600)
+
+write_whole(Path(sys.argv[1]), write)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process is asked for")
+def test_the_drafts_of_the_killed_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    (tmp_path / ".items.parquet.swp").touch()
+    asked = [sys.executable, "-c", WRITER, str(path)]
+    with (
+        subprocess.Popen(asked, stdout=subprocess.PIPE) as living,
+        subprocess.Popen(asked, stdout=subprocess.PIPE) as killed,
+    ):
+        try:
+            for process in (living, killed):
+                assert process.stdout
+                assert process.stdout.readline() == b"half\n"
+            killed.kill()
+            killed.wait()
+            assert len(list(tmp_path.glob("*.tmp"))) == 2
+            write_whole(tmp_path / "parquet", lambda p: p.write_text("another file"))
+            assert len(list(tmp_path.glob("*.tmp"))) == 2
+            write_whole(path, lambda p: p.write_text("whole"))
+            left = {p.name: p.read_text() for p in tmp_path.iterdir()}
+            (draft,) = (name for name in left if name.endswith(f"-{living.pid}.tmp"))
+            assert left == {
+                "items.parquet": "whole",
+                "parquet": "another file",
+                ".items.parquet.swp": "",
+                draft: "half",
+            }
+        finally:
+            living.kill()
+
+
+GONE = 1 << 40
+"""A number that no process has."""
+
+
+def _draft(path: Path, machine: str | None = None, process: int = os.getpid()) -> Path:
+    """The draft of another process."""
+    mine = draft_name(path).split(".")[-2].split("-")[0]
+    return path.with_name(f".{path.name}.{machine or mine}-{process}.tmp")
+
+
+@pytest.mark.parametrize(("age", "kept"), [(STALE_S / 2, True), (2 * STALE_S, False)])
+@pytest.mark.parametrize(("machine", "process"), [("0" * 8, GONE), (None, os.getpid())], ids=["elsewhere", "this"])
+def test_drafts_of_which_nobody_can_be_asked_go_by_their_age(
+    tmp_path: Path, machine: str | None, process: int, age: float, kept: bool
+) -> None:
+    draft = _draft(tmp_path / "model", machine, process)
+    folder = draft.with_suffix(".a_1.tmp")
+    folder.mkdir()
+    for made in (draft, folder / "weights", folder):
+        made.touch()
+        os.utime(made, (time.time() - age,) * 2)
+    clear_drafts(tmp_path / "model")
+    assert (draft.exists(), folder.exists()) == (kept, kept)
+
+
+def test_a_folder_is_as_old_as_the_newest_in_it(tmp_path: Path) -> None:
+    folder = _draft(tmp_path / "model", "0" * 8)
+    folder.mkdir()
+    (folder / "weights").touch()
+    os.utime(folder, (0, 0))
+    clear_drafts(tmp_path / "model")
+    assert folder.exists()
+
+
+@pytest.mark.parametrize(("process", "kept"), [(os.getppid(), True), (GONE, False)], ids=["lives", "gone"])
+def test_drafts_of_a_process_that_lives_stay_however_old_and_others_go_at_once(
+    tmp_path: Path, process: int, kept: bool
+) -> None:
+    draft = _draft(tmp_path / "model", process=process)
+    draft.touch()
+    if kept:
+        os.utime(draft, (0, 0))
+    clear_drafts(tmp_path / "model")
+    assert draft.exists() == kept
+
+
+def test_nothing_to_clear_is_no_error(tmp_path: Path) -> None:
+    clear_drafts(tmp_path / "none" / "x")
 
 
 def test_what_is_no_prepared_data(data: PreparedData, tmp_path: Path) -> None:

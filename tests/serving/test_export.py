@@ -1,6 +1,7 @@
 """Exports give the scores of the run when transformers and PEFT alone read them."""
 
 import json
+import os
 import shutil
 import stat
 
@@ -106,6 +107,28 @@ def test_refusals_leave_nothing(run, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="no tokenizer"):
         export_ranker(run, "sft", tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_what_a_killed_export_has_left_goes(run, tmp_path, monkeypatch):
+    out, left = tmp_path / "s.dpo", []
+    load = export.load_tokenizer
+
+    def killed(name):
+        (draft,) = tmp_path.iterdir()
+        assert (draft / "adapter_model.safetensors").exists()
+        dead = draft.with_name(draft.name.replace(f"-{os.getpid()}.", f"-{1 << 40}."))
+        left.append(shutil.copytree(draft, dead))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "load_tokenizer", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_ranker(run, "sft", out)
+    assert list(tmp_path.iterdir()) == left
+    monkeypatch.setattr(export, "load_tokenizer", load)
+    export_ranker(run, "sft", tmp_path / "dpo")
+    assert left[0].exists()  # of another export
+    export_ranker(run, "sft", out)
+    assert {p.name for p in tmp_path.iterdir()} == {"dpo", "s.dpo"}
 
 
 def _measured(folder, run):

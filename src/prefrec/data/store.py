@@ -6,8 +6,14 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
+import secrets
+import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +51,9 @@ _SCHEMAS: dict[str, Mapping[str, Any]] = {
 
 _ONCE = {"items": "item_id", _USERS: "user_id"}
 """Table → column in which no value stands twice."""
+
+STALE_S = 24 * 3600
+"""Seconds without a change after which a draft is left over, where its process cannot be asked for."""
 
 _FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
 _WRITER_FAILED = {
@@ -152,6 +161,8 @@ def read_prepared(folder: Path) -> PreparedData:
 def write_whole(path: Path, write: Writer) -> None:
     """Call `write` with a temporary path beside `path` and move the result there in one step.
 
+    First the drafts go that killed processes have left of `path`, as `clear_drafts` says.
+
     Raises:
         StorageError: there is no room, or no right to write; `path` is as it was.
     """
@@ -165,6 +176,26 @@ def write_sealed(writers: Mapping[Path, Writer], seal: Path, write: Writer, stal
     Raises as `write_whole`.
     """
     _write_drafts({**writers, seal: write}, seal, stale)
+
+
+def draft_name(path: Path) -> str:
+    """Name for a draft of `path`, beside it, by which `clear_drafts` knows the process that writes it."""
+    return f".{path.name}.{_machine()}-{os.getpid()}.tmp"
+
+
+def clear_drafts(path: Path) -> None:
+    """Remove what killed processes have left beside `path` of files or folders that were to become it.
+
+    A draft that a process of this machine is writing is never touched: it goes when no process has its number any
+    more. Another machine's processes (or container's, or those before a restart) cannot be asked for, nor can one
+    that had this process's number: their drafts go when nothing in them has changed for a day. What cannot be
+    removed stays, and is no error.
+    """
+    draft = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-(\d+)(\.\w+)?\.tmp")
+    with suppress(OSError):
+        for name in os.listdir(path.parent):
+            if found := draft.fullmatch(name):
+                _clear(path.parent / name, found[1], int(found[2]))
 
 
 @contextmanager
@@ -206,7 +237,9 @@ Writer = Callable[[Path], object]
 
 
 def _write_drafts(writers: Mapping[Path, Writer], seal: Path | None, stale: Sequence[Path] = ()) -> None:
-    drafts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
+    drafts = {path: path.with_name(draft_name(path)) for path in writers}
+    for path in drafts:
+        clear_drafts(path)
     try:
         for path, write in writers.items():
             with writing(path):
@@ -223,6 +256,39 @@ def _write_drafts(writers: Mapping[Path, Writer], seal: Path | None, stale: Sequ
         for draft in drafts.values():
             with suppress(OSError):  # a folder that cannot be written to cannot be tidied either
                 draft.unlink()
+
+
+def _clear(draft: Path, machine: str, process: int) -> None:
+    with suppress(OSError):
+        if machine == _machine() and process != os.getpid():
+            left_over = not _lives(process)
+        else:
+            left_over = time.time() - max(p.stat().st_mtime for p in (draft, *draft.rglob("*"))) > STALE_S
+        if left_over and draft.is_dir():
+            shutil.rmtree(draft)
+        elif left_over:
+            draft.unlink()
+
+
+@cache
+def _machine() -> str:
+    """Stands for the numbers that processes have here: until a restart, and in this container; else for nothing."""
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        told = f"{platform.node()} {start} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return secrets.token_hex(4)  # not Linux
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks and sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # another user's
+    return True
 
 
 def _told(error: Exception) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from peft import PeftModel
 from torch import nn
 
-from prefrec.data.store import storage_error, writing
+from prefrec.data.store import clear_drafts, draft_name, storage_error, writing
 from prefrec.errors import ConfigError, ModelError
 from prefrec.models import DTYPES, EMBEDDED, load_model, load_tokenizer
 from prefrec.pipeline.report.contents import read_run
@@ -30,7 +30,8 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
 
     An adapter comes as `adapter_config.json` and `adapter_model.safetensors`; a merged model as `config.json`
     and `model.safetensors`, merged in float32 and stored in the recipe's dtype. Both come with the tokenizer, the
-    prompt (`prompt.jinja2`) and a model card (`README.md`). The folder is there whole or not at all.
+    prompt (`prompt.jinja2`) and a model card (`README.md`). The folder is there whole or not at all;
+    what a killed export to `out` has left beside it goes, as `clear_drafts` says.
 
     Args:
         run: from `prefrec.studies.runs.open_run`.
@@ -50,7 +51,9 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"{out} exists: name a new folder, or an empty one")
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    clear_drafts(out)
+    name = Path(draft_name(out))
+    draft = Path(tempfile.mkdtemp(name.suffix, f"{name.stem}.", out.parent))
     try:
         with writing(out):
             if merged:
