@@ -15,6 +15,7 @@ GOOD = Facts(
     processor="AVX512",
     features=("avx2", "avx512f", "avx512_bf16"),
     cores=8,
+    machine_cores=8,
     load=0.5,
     threads=8,
     settings={},
@@ -40,7 +41,8 @@ def test_nothing_to_say():
     [
         (replace(GOOD, threads=1), "1 of 8 cores work on a matrix product", "OMP_NUM_THREADS=8"),
         (replace(GOOD, threads=16), "16 threads share 8 cores", "OMP_NUM_THREADS=8"),
-        (replace(GOOD, load=9.0), "9.0 processes want 8 cores", "OMP_WAIT_POLICY=PASSIVE"),
+        (replace(GOOD, cores=2, load=6.0), "8 threads share 2 cores", "OMP_NUM_THREADS=2"),
+        (replace(GOOD, load=9.0), "9.0 processes want the machine's 8 cores", "OMP_WAIT_POLICY=PASSIVE"),
         (replace(GOOD, memory_free=1 << 30), "1.0 GiB of memory are free", "per_device_batch_size"),
         (replace(GOOD, disk_free={"/a": 100 << 30, "/b": 1 << 29}), "0.5 GiB are free in /b", "make room"),
         (
@@ -95,6 +97,17 @@ def test_this_machine():
     assert {e.name for e in facts.extras} >= {"serve", "baselines"}
     assert "dev" not in {e.name for e in facts.extras}
     assert json.loads(json.dumps(facts.to_json()))["threads"] == facts.threads
+
+
+def test_a_container_s_limits_are_the_ones_judged_by(monkeypatch):
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 1)
+    monkeypatch.setattr(doctor, "free_bytes", lambda: 1 << 30)
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 64)
+    facts = replace(examine(), threads=4)
+    assert (facts.cores, facts.machine_cores) == (1, 64)
+    told = [f.what for f in findings(facts)]
+    assert "1.0 GiB of memory are free: a run may be ended for want of it" in told
+    assert "4 threads share 1 cores and wait for each other" in told
 
 
 def test_extras_are_those_of_the_metadata(monkeypatch):

@@ -1,7 +1,9 @@
-"""CPU time, wall time and peak memory of a part of the work."""
+"""CPU time, wall time and peak memory of a part of the work, and what the system lets this process use of both."""
 
 from __future__ import annotations
 
+import math
+import os
 import resource
 import sys
 import time
@@ -12,8 +14,18 @@ from pathlib import Path
 
 import torch
 
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+"""Where Linux tells of processes, and of control groups, by which containers limit them."""
+
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+
+_MEMORY = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of a control group of version 2 and of version 1: files of its limit and its usage, and the field of `memory.stat`
+for what of the usage gives way when memory is wanted: files that were read."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +113,43 @@ def resident_bytes(device: str) -> int:
     return _status("VmRSS") or _maximum_resident()
 
 
-def free_bytes() -> int | None:
-    """Memory of the machine that can be had without swapping; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+def free_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Memory that can be had without swapping, of the machine and within a container's limit.
+
+    Args:
+        proc: where Linux tells of processes.
+        cgroups: where it tells of control groups.
+
+    Returns:
+        bytes; None where the system does not say.
+    """
+    available = _told(proc / "meminfo").get("MemAvailable:")
+    free = [] if available is None else [1024 * available]
+    for folder in _groups("memory", proc, cgroups):
+        for limit, usage, idle in _MEMORY:
+            most, used = _words(folder / limit), _words(folder / usage)
+            if most and used and most[0].isdigit():
+                let_go = _told(folder / "memory.stat").get(idle, 0)
+                free.append(max(0, int(most[0]) - int(used[0]) + let_go))
+    return min(free, default=None)
+
+
+def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+    """Cores that this process may use: those it is bound to, or fewer where a container's share of time is less.
+
+    A share of one and a half counts as two.
+
+    Args:
+        proc: where Linux tells of processes.
+        cgroups: where it tells of control groups.
+    """
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder in _groups("cpu", proc, cgroups):
+        share = _words(folder / "cpu.max")
+        share = share or _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
+        if len(share) == 2 and share[0].isdigit():  # not "max" or -1, which is no limit
+            found = min(found, math.ceil(int(share[0]) / int(share[1])))
+    return max(1, found)
 
 
 def limit_memory(most: int) -> None:
@@ -123,11 +165,40 @@ def _wait(device: str) -> None:
 
 
 def _status(field: str) -> int | None:
+    found = _told(_STATUS).get(f"{field}:")
+    return None if found is None else 1024 * found
+
+
+def _groups(controller: str, proc: Path, cgroups: Path) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, from its own up to the root; those above limit it too.
+
+    Inside a container the names may be those of the machine, of which the root alone is there.
+    """
+    for line in _lines(proc / "self" / "cgroup") or ["0::/"]:
+        _, controllers, name = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = cgroups / controller if controllers else cgroups
+        parts = Path(name).parts[1:]
+        for depth in range(len(parts), -1, -1):
+            yield root.joinpath(*parts[:depth])
+
+
+def _told(file: Path) -> dict[str, int]:
+    """Numbers by their names, from lines that each begin with a name and a number."""
+    pairs = [line.split()[:2] for line in _lines(file)]
+    return {name: int(value) for name, value in (p for p in pairs if len(p) == 2) if value.isdigit()}
+
+
+def _words(file: Path) -> list[str]:
+    return [word for line in _lines(file) for word in line.split()]
+
+
+def _lines(file: Path) -> list[str]:
     try:
-        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
+        return []
 
 
 def _maximum_resident() -> int:

@@ -16,7 +16,7 @@ import torch
 from packaging.requirements import Requirement
 
 from prefrec.bench.floor import time_square
-from prefrec.clock import free_bytes
+from prefrec.clock import free_bytes, usable_cores
 from prefrec.errors import ModelError
 from prefrec.models import DTYPES, cache_dir, embedded_gguf, unpacked_folder
 
@@ -75,12 +75,13 @@ class Facts:
         versions: package → version, None where it is not installed; `python` and `platform` too.
         processor: instruction set that torch uses, as AVX512.
         features: those of `FEATURES` that the processor has; empty where the system does not say.
-        cores: that this process may use.
+        cores: that this process may use: by its affinity, and within a container's limit.
+        machine_cores: of the whole machine, whose load is told.
         load: processes that ran or waited in the last minute, on average; None where the system does not say.
         threads: that torch uses for one operation.
         settings: those of `SETTINGS` that are set.
         gpus: that torch sees.
-        memory_free: bytes; None where the system does not say.
+        memory_free: bytes, within a container's limit too; None where the system does not say.
         disk_free: folder → bytes: where runs are written, and where models are unpacked.
         extras: of the package.
         embedded: file of the embedded model; None: not installed.
@@ -93,6 +94,7 @@ class Facts:
     processor: str
     features: tuple[str, ...]
     cores: int
+    machine_cores: int
     load: float | None
     threads: int
     settings: dict[str, str]
@@ -126,7 +128,8 @@ def examine() -> Facts:
         versions=_versions(),
         processor=torch.backends.cpu.get_cpu_capability(),
         features=_features(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
+        machine_cores=os.cpu_count() or 1,
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         threads=torch.get_num_threads(),
         settings={name: os.environ[name] for name in SETTINGS if name in os.environ},
@@ -152,7 +155,8 @@ def _of_room(facts: Facts) -> list[Finding]:
         found.append(
             Finding(
                 f"{gibibytes(facts.memory_free)} of memory are free: a run may be ended for want of it",
-                "end other programs; in the recipe lower per_device_batch_size, or set model.dtype: bfloat16",
+                "end other programs, or raise a container's limit; in the recipe lower per_device_batch_size, or "
+                "set model.dtype: bfloat16",
             )
         )
     for folder, free in facts.disk_free.items():
@@ -177,10 +181,11 @@ def _of_threads(facts: Facts) -> list[Finding]:
                 f"set OMP_NUM_THREADS={facts.cores}",
             )
         )
-    if facts.load is not None and facts.load > facts.cores:
+    if facts.load is not None and facts.load > facts.machine_cores:
         found.append(
             Finding(
-                f"{facts.load:.1f} processes want {facts.cores} cores: everything takes longer, these rates too",
+                f"{facts.load:.1f} processes want the machine's {facts.machine_cores} cores: all takes longer, "
+                "these rates too",
                 "wait for them, and set OMP_WAIT_POLICY=PASSIVE, so that waiting threads leave the cores alone",
             )
         )
