@@ -10,10 +10,10 @@ from pathlib import Path
 
 from command import prefrec
 from reliability.children import PATIENCE, Child, call
-from reliability.whole_runs import END, arguments, differences, undisturbed, unfinished
+from reliability.whole_runs import END, arguments, differences, took, undisturbed, unfinished
 
 ATTEMPTS, SOONER = 6, 0.8
-"""How often a kill that came too late is tried again, and after which share of the time before."""
+"""How often a kill is tried that comes too late, and after which share of the time before, at the most."""
 
 
 @dataclass(frozen=True)
@@ -21,31 +21,49 @@ class Killed:
     """What became of a run that was killed.
 
     Attributes:
-        moment: of the kill, as a share of the undisturbed run's time.
+        moment: of the kill, as a share of the time that a run was thought to take.
         stage: that it hit; `the end` where the run had ended before.
         lost: what is not as in the undisturbed run; empty where all is.
+        seconds: that a run is thought to take, now that this one is known.
     """
 
     moment: float
     stage: str
     lost: list[str]
+    seconds: float
+
+    @property
+    def hit(self) -> bool:
+        """False where the kill came after the end, which proves nothing."""
+        return self.stage != END
 
 
 def kill_runs(recipe: Path, folder: Path, count: int, seed: int) -> Iterator[Killed]:
-    """Kill `count` runs, one at a random moment of each `count`-th part of the run's time.
+    """Kill `count` runs, one at a random moment of each `count`-th part of the run's time, as `kill_running`.
 
-    A kill that comes after the run's end (the machine was slower before) is tried again, sooner.
+    They come in a random order, so that the first few are spread over the whole run too.
     """
     whole, rng = folder / "undisturbed", random.Random(seed)
     seconds = undisturbed(recipe, whole)
-    for number in range(count):
+    for number in rng.sample(range(count), count):
         moment = (number + rng.random()) / count
-        for attempt in range(ATTEMPTS):
-            killed = kill_run(recipe, folder / f"killed-{number}-{attempt}", whole, seconds, moment)
-            if killed.stage != END or killed.lost or attempt == ATTEMPTS - 1:
-                break
-            seconds *= SOONER
+        killed = kill_running(recipe, folder / f"killed-{number}", whole, seconds, moment)
+        seconds = killed.seconds
         yield killed
+
+
+def kill_running(recipe: Path, folder: Path, whole: Path, seconds: float, moment: float) -> Killed:
+    """`kill_run`, in folders within `folder`; where it comes after the end, tried again and sooner.
+
+    Runs that were measured on a busier machine end before their time: the next kill goes by the time of the run that
+    was just missed, or by a share (`SOONER`) of the time thought before, whichever is less.
+    """
+    killed = kill_run(recipe, folder / "0", whole, seconds, moment)
+    for attempt in range(1, ATTEMPTS):
+        if killed.hit or killed.lost:
+            break
+        killed = kill_run(recipe, folder / str(attempt), whole, killed.seconds, moment)
+    return killed
 
 
 def kill_run(recipe: Path, run: Path, whole: Path, seconds: float, moment: float) -> Killed:
@@ -55,16 +73,20 @@ def kill_run(recipe: Path, run: Path, whole: Path, seconds: float, moment: float
         recipe: of the runs.
         run: folder of the run.
         whole: folder of the undisturbed run.
-        seconds: that it took.
+        seconds: that it is thought to take.
         moment: when to kill, as a share of them.
     """
     child = Child(prefrec, *arguments(recipe, run))
     until = time.monotonic() + PATIENCE
     while not (run / "recipe.yaml").exists() and time.monotonic() < until:
         time.sleep(0.002)
-    child.ended(moment * seconds)
+    ended = child.ended(moment * seconds)
     child.kill()
     stage = unfinished(run)
+    if stage == END:
+        seconds = min(took(run), SOONER * seconds)
     again = call(prefrec, *arguments(recipe, run))
     lost = differences(run, whole) if again.code == 0 else [again.err.strip()]
-    return Killed(moment, stage, lost)
+    if ended and stage != END:
+        lost = ["ended before it was killed", *lost]
+    return Killed(moment, stage, lost, seconds)

@@ -12,9 +12,10 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from generated_requests import PATHS, ask
+from prefrec.clock import usable_cores
 from prefrec.console import say, track
 from reliability import disks
 from reliability.corpus import CASES, Place, make_place, verdict
@@ -31,7 +33,7 @@ from reliability.fuzzing import ALL, fuzz
 from reliability.kills import kill_runs
 from reliability.parsers import PARSERS
 from reliability.properties import hold
-from reliability.whole_runs import make_recipe
+from reliability.whole_runs import END, PARTS, make_recipe, undisturbed
 
 KILLS = 20
 SIZES = ("16k", "48k", "100k", "160k", "200k", "240k", "280k", "320k")
@@ -40,6 +42,16 @@ ROUND = 200
 
 START_S, SHORTEST_S = 15, 10
 """Seconds that a fuzzer takes to start, and those that it has at the least."""
+
+NAMES = {
+    "kills": "killed at random moments",
+    "disks": "full and read-only disks",
+    "inputs": "malformed inputs",
+    "bytes": "bytes of any kind (hypothesis)",
+    "requests": "requests of the OpenAPI (schemathesis)",
+    "fuzz": "fuzzed file readers (atheris)",
+}
+"""Parts of the soak, as the command line calls them and as the table does."""
 
 
 @dataclass
@@ -50,6 +62,7 @@ class Part:
         name: what was done.
         tried: how often.
         lost: a note for each case that did not end as it should.
+        missed: how many cases proved nothing, as a kill after the run's end; none of them is lost, nor survived.
         facts: more about it.
         seconds: that it took.
     """
@@ -57,6 +70,7 @@ class Part:
     name: str
     tried: int = 0
     lost: list[str] = field(default_factory=list)
+    missed: int = 0
     facts: dict[str, object] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -77,16 +91,39 @@ class Clock:
         return time.monotonic() + part * self.left
 
 
-def soak(minutes: float, folder: Path, seed: int, jobs: int) -> list[Part]:
-    """All parts, in `folder`, within about so many minutes; what could not be done is told in a part's facts."""
+@dataclass(frozen=True)
+class Fuzzing:
+    """What the fuzzer is to do.
+
+    Attributes:
+        jobs: fuzzers at once.
+        readers: names in `PARSERS`.
+        seconds: for each of them; None: they share what time is left.
+    """
+
+    jobs: int
+    readers: Collection[str] = tuple(PARSERS)
+    seconds: int | None = None
+
+
+def soak(
+    minutes: float, folder: Path, seed: int, fuzzing: Fuzzing, only: Collection[str] = tuple(NAMES)
+) -> list[Part]:
+    """Parts of `NAMES`, in `folder`; what could not be done is told in a part's facts.
+
+    They take about so many minutes, and the fuzzer longer where it is given seconds.
+    """
     clock = Clock(time.monotonic() + 60 * minutes)
     torch.set_num_threads(1)
     recipe = make_recipe(folder / "recipe")
+    place = cache(lambda: make_place(folder / "corpus"))
     parts: list[Part] = []
 
     def do(name: str, work: Callable[[Part], None]) -> None:
-        part, start = Part(name), time.monotonic()
-        say(f"[bold]{name}[/bold], {clock.left / 60:.1f} minutes left")
+        if name not in only:
+            return
+        part, start = Part(NAMES[name]), time.monotonic()
+        say(f"[bold]{part.name}[/bold], {clock.left / 60:.1f} minutes left")
         try:
             work(part)
         except Exception as e:  # noqa: BLE001  # one part that cannot be done does not end the others
@@ -94,27 +131,29 @@ def soak(minutes: float, folder: Path, seed: int, jobs: int) -> list[Part]:
         part.seconds = round(time.monotonic() - start, 1)
         parts.append(part)
 
-    do("killed at random moments", lambda part: _kills(part, recipe, folder, seed, clock.share(0.4)))
-    do("full and read-only disks", lambda part: _disks(part, recipe, folder, clock.share(0.25)))
-    place = make_place(folder / "corpus")
-    do("malformed inputs", lambda part: _corpus(part, place, folder))
-    do("bytes of any kind (hypothesis)", lambda part: _bytes(part, folder, seed, clock.share(0.15)))
-    do("requests of the OpenAPI (schemathesis)", lambda part: _requests(part, place, seed, clock.share(0.15)))
-    do("fuzzed file readers (atheris)", lambda part: _fuzz(part, folder, seed, clock, jobs))
+    do("kills", lambda part: _kills(part, recipe, folder, seed, clock.share(0.4)))
+    do("disks", lambda part: _disks(part, recipe, folder, clock.share(0.25)))
+    do("inputs", lambda part: _corpus(part, place(), folder))
+    do("bytes", lambda part: _bytes(part, folder, seed, clock.share(0.15)))
+    do("requests", lambda part: _requests(part, place(), seed, clock.share(0.15)))
+    do("fuzz", lambda part: _fuzz(part, folder, seed, clock, fuzzing))
     return parts
 
 
 def _kills(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> None:
-    hit: Counter[str] = Counter()
+    hit = dict.fromkeys(PARTS, 0)
+    part.facts = {"hit": hit, "planned": KILLS}
     for killed in kill_runs(recipe, folder / "kills", KILLS, seed):
         part.tried += 1
-        hit[killed.stage] += 1
+        if killed.hit:
+            hit[killed.stage] += 1
+        elif not killed.lost:
+            part.missed += 1
         part.lost += [f"killed in {killed.stage}, at {killed.moment:.0%}: {'; '.join(killed.lost)}"] * bool(
             killed.lost
         )
         if time.monotonic() > until:
             break
-    part.facts = {"hit": dict(hit), "planned": KILLS}
 
 
 def _disks(part: Part, recipe: Path, folder: Path, until: float) -> None:
@@ -122,6 +161,8 @@ def _disks(part: Part, recipe: Path, folder: Path, until: float) -> None:
         part.facts = {"not done": reason}
         return
     whole, hit = folder / "kills" / "undisturbed", Counter[str]()
+    if not whole.exists():
+        undisturbed(recipe, whole)
     copy = shutil.copytree(whole, folder / "read-only" / "run")
     part.lost += disks.read_only(disks.writers(recipe, copy), copy)
     part.lost += disks.full_disk_over_data(disks.shop_options(recipe), folder / "older" / "data")
@@ -132,6 +173,7 @@ def _disks(part: Part, recipe: Path, folder: Path, until: float) -> None:
         stage, wrong = disks.full_disk(recipe, folder / f"disk-{size}" / "run", whole, size)
         hit[stage] += 1
         part.tried += 1
+        part.missed += stage == END and not wrong
         part.lost += [f"disk of {size}, full in {stage}: {w}" for w in wrong]
     part.facts = {"full in": dict(hit)}
 
@@ -170,12 +212,15 @@ def _requests(part: Part, place: Place, seed: int, until: float) -> None:
     part.facts = {"paths": len(PATHS)}
 
 
-def _fuzz(part: Part, folder: Path, seed: int, clock: Clock, jobs: int) -> None:
+def _fuzz(part: Part, folder: Path, seed: int, clock: Clock, fuzzing: Fuzzing) -> None:
     if importlib.util.find_spec("atheris") is None:
         part.facts = {"not done": "atheris is not installed: pip install 'prefrec[fuzz]'"}
         return
-    names, seconds = list(PARSERS), round(clock.left * jobs / len(PARSERS) - START_S)
-    if seconds < START_S:  # too little for each: all in one process
+    names = list(fuzzing.readers)
+    shared = round(clock.left * min(fuzzing.jobs, len(names)) / len(names) - START_S)
+    seconds = fuzzing.seconds or max(SHORTEST_S, shared)
+    if fuzzing.seconds is None and shared < START_S and set(names) == set(PARSERS):
+        # Too little for each: all in one process.
         names, seconds = [ALL], max(SHORTEST_S, round(clock.left - START_S))
 
     def one(name: str) -> tuple[str, int, str]:
@@ -183,7 +228,7 @@ def _fuzz(part: Part, folder: Path, seed: int, clock: Clock, jobs: int) -> None:
         return name, found.inputs, found.crash
 
     inputs = {}
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(fuzzing.jobs) as pool:
         for name, count, crash in track(pool.map(one, names), "fuzzing", total=len(names)):
             inputs[name] = count
             part.tried += count
@@ -200,15 +245,25 @@ def _rounds(until: float) -> Iterator[int]:
 
 
 def table(parts: list[Part]) -> Table:
-    """Cases tried, survived, lost."""
+    """Cases tried, survived, lost; and how many proved nothing, where some did."""
     shown = Table("part", title="Nothing lost", title_justify="left")
     for column in ("tried", "survived", "lost", "seconds"):
         shown.add_column(column, justify="right")
     for part in parts:
-        name = f"{part.name} ({part.facts['not done']})" if "not done" in part.facts else part.name
-        survived = max(0, part.tried - len(part.lost))
-        shown.add_row(name, f"{part.tried:,}", f"{survived:,}", f"{len(part.lost):,}", f"{part.seconds:,.0f}")
+        survived = max(0, part.tried - len(part.lost) - part.missed)
+        shown.add_row(_line(part), f"{part.tried:,}", f"{survived:,}", f"{len(part.lost):,}", f"{part.seconds:,.0f}")
     return shown
+
+
+def _line(part: Part) -> str:
+    """What a part is, and what of it a number cannot say."""
+    notes = [str(part.facts["not done"])] if "not done" in part.facts else []
+    hit = part.facts.get("hit")
+    if isinstance(hit, dict):
+        notes.append(f"{sum(hit.values())} hit: " + ", ".join(f"{name} {count}" for name, count in hit.items()))
+    if part.missed:
+        notes.append(f"{part.missed} proved nothing")
+    return part.name + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def main() -> int:
@@ -216,19 +271,37 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m reliability", description=__doc__)
     options.add_argument("--minutes", type=float, default=50, help="about how long; default 50")
     options.add_argument("--seed", type=int, default=0, help="of the random moments and inputs")
-    options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="fuzzers at once")
+    options.add_argument("--jobs", type=int, default=usable_cores(), help="fuzzers at once; default: one a core")
+    options.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), help="parts; default: all")
+    options.add_argument(
+        "--fuzz-seconds",
+        type=int,
+        help="of fuzzing for each reader, whatever --minutes says; default: readers share what time is left",
+    )
+    options.add_argument(
+        "--readers",
+        nargs="+",
+        choices=PARSERS,
+        default=list(PARSERS),
+        metavar="READER",
+        help=f"readers to fuzz, of these: {', '.join(PARSERS)}; default: all",
+    )
     options.add_argument("--out", type=Path, default=Path("runs/soak.json"), help="JSON to write")
     options.add_argument("--folder", type=Path, help="folder to work in, which is kept; default: a temporary one")
     given = options.parse_args()
+    if given.fuzz_seconds is not None and given.fuzz_seconds < 1:
+        options.error("--fuzz-seconds is at least 1")
+    fuzzing = Fuzzing(given.jobs, tuple(dict.fromkeys(given.readers)), given.fuzz_seconds)
     with contextlib.ExitStack() as stack:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
-        parts = soak(given.minutes, folder.absolute(), given.seed, given.jobs)
+        parts = soak(given.minutes, folder.absolute(), given.seed, fuzzing, given.only)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "minutes": given.minutes,
         "seed": given.seed,
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
+        "only": given.only,
     }
     given.out.write_text(json.dumps(about | {"parts": [asdict(p) for p in parts]}, indent=2) + "\n", encoding="utf-8")
     out = Console()

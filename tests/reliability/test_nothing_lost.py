@@ -8,9 +8,9 @@ import shutil
 import polars as pl
 import pytest
 
-from reliability import disks
-from reliability.kills import kill_run
-from reliability.whole_runs import END, differences
+from reliability import disks, kills
+from reliability.kills import ATTEMPTS, SOONER, Killed, kill_running
+from reliability.whole_runs import END, PARTS, differences
 
 KILLS = 3
 
@@ -25,7 +25,55 @@ def own_mounts():
 def test_a_killed_run_ends_as_if_nothing_had_happened(recipe, whole, tmp_path, number):
     run, seconds = whole
     moment = (number + random.Random(number).random()) / KILLS
-    killed = kill_run(recipe, tmp_path / "run", run, seconds, moment)
+    killed = kill_running(recipe, tmp_path, run, seconds, moment)
+    assert not killed.lost, killed
+    assert killed.stage in PARTS, killed
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """Plays runs that end `late` times before the kill, and lose `lost`; the times that kills went by."""
+
+    def play(late, lost=()):
+        seconds_tried = []
+
+        def kill_run(recipe, run, whole, seconds, moment):
+            seconds_tried.append(seconds)
+            if len(seconds_tried) <= late:
+                return Killed(moment, END, list(lost), SOONER * seconds)
+            return Killed(moment, "sft", list(lost), seconds)
+
+        monkeypatch.setattr(kills, "kill_run", kill_run)
+        return seconds_tried
+
+    return play
+
+
+def test_a_kill_after_the_end_is_tried_again_and_sooner(tried, tmp_path):
+    times = tried(late=2)
+    killed = kill_running(tmp_path, tmp_path, tmp_path, 10.0, 0.5)
+    assert killed.hit
+    assert times == pytest.approx([10.0, 10 * SOONER, 10 * SOONER**2])
+    assert killed.seconds == times[-1]  # for the kills to come
+
+
+def test_kills_that_never_hit_end_and_say_so(tried, tmp_path):
+    times = tried(late=ATTEMPTS)
+    assert not kill_running(tmp_path, tmp_path, tmp_path, 10.0, 0.5).hit
+    assert len(times) == ATTEMPTS
+
+
+def test_a_loss_is_not_tried_away(tried, tmp_path):
+    times = tried(late=1, lost=["metrics.json"])
+    assert kill_running(tmp_path, tmp_path, tmp_path, 10.0, 0.5).lost
+    assert len(times) == 1
+
+
+def test_a_run_that_ends_sooner_than_thought_is_hit_all_the_same(recipe, whole, tmp_path):
+    run, seconds = whole
+    killed = kill_running(recipe, tmp_path, run, 1000 * seconds, 0.9)
+    assert (tmp_path / "1").exists()  # the first kill came too late
+    assert killed.hit
     assert not killed.lost, killed
 
 

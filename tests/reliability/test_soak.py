@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from reliability import soak
-from reliability.soak import Clock, Part
+from reliability.fuzzing import Fuzzed
+from reliability.kills import Killed
+from reliability.parsers import PARSERS
+from reliability.soak import KILLS, NAMES, Clock, Fuzzing, Part
+from reliability.whole_runs import END, PARTS
 
 
 @pytest.fixture
@@ -26,12 +31,12 @@ def run(monkeypatch, tmp_path, capsys):
 
 def test_nothing_lost(run):
     skipped = Part("fuzz", facts={"not done": "no atheris"})
-    code, out, told = run(Part("kills", 20, [], {"hit": {"sft": 20}}, 9.0), skipped)
+    code, out, told = run(Part("kills", 20, seconds=9.0), skipped)
     assert code == 0
     (line,) = (line for line in out.splitlines() if "kills" in line)
     assert line.replace("│", " ").split() == ["kills", "20", "20", "0", "9"]
     assert "fuzz (no atheris)" in out
-    assert told["parts"][0] == {"name": "kills", "tried": 20, "lost": [], "facts": {"hit": {"sft": 20}}, "seconds": 9}
+    assert told["parts"][0] == {"name": "kills", "tried": 20, "lost": [], "missed": 0, "facts": {}, "seconds": 9}
 
 
 def test_a_lost_case_is_told_and_ends_with_an_error(run):
@@ -44,3 +49,97 @@ def test_a_lost_case_is_told_and_ends_with_an_error(run):
 
 def test_time_that_is_used_up_is_none():
     assert Clock(0.0).left == 0
+
+
+def test_kills_tell_the_parts_that_they_hit_and_none_after_the_end_is_survived(run, monkeypatch, tmp_path):
+    stages = ["prepare", "sft", "sft", "evaluate", END, END]
+    killed = [Killed(0.5, stage, ["metrics.json"] * (n == 5), 1.0) for n, stage in enumerate(stages)]
+    monkeypatch.setattr(soak, "kill_runs", lambda *asked: iter(killed))
+    part = Part("kills")
+    soak._kills(part, tmp_path, tmp_path, 0, until=float("inf"))
+    assert part.facts == {"hit": {"prepare": 1, "sft": 2, "align/s-dpo": 0, "evaluate": 1}, "planned": KILLS}
+    code, out, told = run(part)
+    assert code == 1
+    (line,) = (line for line in out.splitlines() if "kills (" in line)
+    name, *numbers = line.strip("│ ").split("│")
+    assert name.strip() == "kills (4 hit: prepare 1, sft 2, align/s-dpo 0, evaluate 1; 1 proved nothing)"
+    assert [int(n) for n in numbers[:3]] == [6, 4, 1]
+    assert (told["parts"][0]["missed"], list(told["parts"][0]["facts"]["hit"])) == (1, list(PARTS))
+
+
+@pytest.fixture
+def fuzzed(monkeypatch):
+    """What the fuzzer was asked to do: names and seconds."""
+    asked = []
+
+    def fuzz(name, folder, seconds, seed):
+        asked.append((name, seconds))
+        return Fuzzed(100, "")
+
+    monkeypatch.setattr(soak, "fuzz", fuzz)
+    monkeypatch.setattr(soak.importlib.util, "find_spec", lambda name: object())
+    return asked
+
+
+def _fuzz_part(tmp_path, left, **options):
+    part = Part("fuzz")
+    soak._fuzz(part, tmp_path, 0, SimpleNamespace(left=left), Fuzzing(**options))
+    return part
+
+
+def test_the_fuzzer_has_its_own_seconds_for_each_reader(fuzzed, tmp_path):
+    part = _fuzz_part(tmp_path, 1, jobs=2, seconds=600)
+    assert sorted(fuzzed) == sorted((name, 600) for name in PARSERS)
+    assert part.tried == 100 * len(PARSERS)
+    assert part.facts["seconds each"] == 600
+
+
+def test_readers_share_what_time_is_left(fuzzed, tmp_path):
+    _fuzz_part(tmp_path, 24 * 60, jobs=2)
+    assert {seconds for _, seconds in fuzzed} == {round(2 * 24 * 60 / len(PARSERS)) - soak.START_S}
+    fuzzed.clear()
+    _fuzz_part(tmp_path, 100, jobs=2, readers=("recipe",))
+    assert fuzzed == [("recipe", 100 - soak.START_S)]  # one job is all that there is to do
+    fuzzed.clear()
+    _fuzz_part(tmp_path, 0, jobs=2)
+    _fuzz_part(tmp_path, 0, jobs=2, readers=("recipe",))
+    assert fuzzed == [(soak.ALL, soak.SHORTEST_S), ("recipe", soak.SHORTEST_S)]
+
+
+def _command(monkeypatch, tmp_path, *options):
+    monkeypatch.setattr("sys.argv", ["reliability", "--out", str(tmp_path / "soak.json"), *options])
+    return soak.main()
+
+
+def test_the_fuzzer_alone(fuzzed, monkeypatch, tmp_path, capsys):
+    options = (
+        "--only",
+        "fuzz",
+        "--fuzz-seconds",
+        "600",
+        "--jobs",
+        "2",
+        "--readers",
+        "recipe",
+        "log as CSV",
+        "recipe",
+    )
+    assert _command(monkeypatch, tmp_path, *options) == 0
+    assert sorted(fuzzed) == [("log as CSV", 600), ("recipe", 600)]
+    (part,) = json.loads((tmp_path / "soak.json").read_text())["parts"]
+    assert (part["name"], part["facts"]["seconds each"]) == (NAMES["fuzz"], 600)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--readers", "receipt"), "invalid choice: 'receipt'"),
+        (("--only", "fuss"), "invalid choice: 'fuss'"),
+        (("--fuzz-seconds", "0"), "--fuzz-seconds is at least 1"),
+    ],
+)
+def test_what_there_is_not_cannot_be_asked_for(monkeypatch, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as ended:
+        _command(monkeypatch, tmp_path, *options)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

@@ -16,6 +16,9 @@ from tiny_run import adapter_weights, tiny_recipe, write_model, write_recipe, wr
 
 STAGES = ("data", "sft", "align/s-dpo")
 
+PARTS = ("prepare", *STAGES[1:], "evaluate")
+"""Of a run, in their order, as `unfinished` calls them."""
+
 END = "the end"
 """What `unfinished` calls a run to which nothing is left to do."""
 
@@ -36,15 +39,20 @@ def undisturbed(recipe: Path, run: Path) -> float:
     """Carry the recipe out; seconds from the run's first file to its last."""
     outcome = call(prefrec, *arguments(recipe, run))
     assert outcome.code == 0, outcome.err
+    return took(run)
+
+
+def took(run: Path) -> float:
+    """Seconds from a finished run's first file to its last."""
     return (run / "metrics.json").stat().st_mtime - (run / "recipe.yaml").stat().st_mtime
 
 
 def unfinished(run: Path) -> str:
-    """The stage that a run was in when it ended."""
-    for name in STAGES:
+    """The part of `PARTS` that a run was in when it ended, or `END`."""
+    for name, part in zip(STAGES, PARTS, strict=False):
         if not (read_json(run / name / STAGE_FILE) or {}).get("finished"):
-            return name
-    return END if (run / "metrics.json").is_file() else "evaluate"
+            return part
+    return END if (run / "metrics.json").is_file() else PARTS[-1]
 
 
 def finished_files(run: Path) -> dict[str, bytes]:
