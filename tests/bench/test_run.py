@@ -86,6 +86,15 @@ def test_other_settings_need_another_folder(settings, workers, tmp_path):
         run.run_bench(settings(negatives=(1,), methods=("prefrec",), sections=("steps",), batch_size=2), tmp_path)
 
 
+def test_measurements_of_another_version_are_said(settings, workers, tmp_path, monkeypatch, capsys):
+    asked = settings(negatives=(1,), methods=("prefrec",), sections=("steps",), repetitions=1)
+    for commit, warned in (("a" * 40, False), ("a" * 40, False), ("b" * 40, True)):
+        monkeypatch.setattr(run, "environment", lambda seed, commit=commit: {"commit": commit})
+        run.run_bench(asked, tmp_path)
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("measurements of commit aaaaaaaaaaaa; now it is bbbbbbbbbbbb" in said) == warned
+
+
 @pytest.mark.parametrize("final", [True, False])
 def test_a_way_that_ends_is_left_out_and_the_others_go_on(settings, workers, tmp_path, final):
     asked = settings(negatives=(1, 3), methods=("published", "prefrec"), sections=("steps",), repetitions=2)

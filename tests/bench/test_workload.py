@@ -101,7 +101,8 @@ def test_slow_ways_take_as_many_rows_as_a_pass_holds(job, negatives, rows, pairs
 
 def test_tokens(job):
     for method, expected in (
-        ("prefrec", lambda c: len(c.prompt) + sum(map(len, c.answers))),
+        ("prefrec", lambda c: len(c.prompt) + sum(len(a[:-1]) for a in c.answers)),
+        ("separate", lambda c: sum(len(c.prompt + a[:-1]) for a in c.answers)),
         ("published+gc", lambda c: sum(len(c.prompt) + len(a) for a in c.answers)),
         ("trl", lambda c: sum(2 * len(c.prompt) + len(c.answers[0]) + len(a) for a in c.answers[1:])),
     ):
@@ -113,3 +114,6 @@ def test_tokens(job):
     whole = Job(asked.settings, "catalogue", "published", 59, catalogue_workload(asked.settings))
     full = sum(len(c.prompt) + len(a) for c in whole.choice_sets for a in c.answers)
     assert whole.tokens == round(full / 10)
+    beginnings = {a[:n] for c in whole.choice_sets for a in c.answers for n in range(1, len(a))}
+    trie = Job(asked.settings, "catalogue", "prefrec", 59, catalogue_workload(asked.settings))
+    assert trie.tokens == len(whole.choice_sets[0].prompt) + len(beginnings)

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from prefrec.bench.settings import CHECKPOINTED, MATMUL, PREFREC, TRL, BenchSettings, base_method
+from prefrec.bench.settings import CHECKPOINTED, MATMUL, PREFREC, SEPARATE, TRL, BenchSettings, base_method
 from prefrec.bench.workload import Workload, device_of
 from prefrec.clock import Seconds, peak_bytes, reset_peak, resident_bytes
 from prefrec.models import DTYPES
+from prefrec.packing import tokens_of
 from prefrec.prompts import ChoiceSet
+from prefrec.trie import Trie
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,13 @@ class Job:
     def tokens(self) -> int:
         """Tokens that go through the policy in a repetition, padding left out."""
         sets = self.choice_sets
-        answers = sum(len(a) for c in sets for a in c.answers)
+        if self.section == "catalogue" and self.base == PREFREC:
+            return sum(len(c.prompt) + len(Trie.build(c.answers).inner) - 1 for c in sets)  # the root is the prompt
         if self.base in (PREFREC, MATMUL):
-            return sum(len(c.prompt) for c in sets) + answers
-        full = sum(len(c.prompt) * len(c.answers) for c in sets) + answers
+            return sum(map(tokens_of, sets))
+        full = sum(len(c.prompt) + len(a) for c in sets for a in c.answers)
+        if self.base == SEPARATE:
+            return full - sum(len(c.answers) for c in sets)  # last tokens, which predict nothing
         if self.section == "catalogue":
             return round(full * self.sampled / len(sets[0].answers))
         if self.base == TRL:

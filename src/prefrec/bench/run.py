@@ -6,7 +6,7 @@ The order of the ways is rotated from one repetition to the next, so that a mach
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -57,7 +57,9 @@ def run_bench(settings: BenchSettings, out: Path) -> list[dict[str, Any]]:
     _check_settings(settings, out)
     plan = [cell for section in settings.sections for cell in _cells(settings, section)]
     memory = _memory(settings)
-    append_record(out, {"kind": "session", "environment": _environment(settings, memory), "began": time.time()})
+    environment_now = _environment(settings, memory)
+    _compare_commits(read_records(out), environment_now)
+    append_record(out, {"kind": "session", "environment": environment_now, "began": time.time()})
     shape = model_shape(config_of(settings), settings.lora_rank)
     for job in (j for cell in plan for j in cell if j.section != "catalogue" and j.method == PREFREC):
         append_record(out, _workload_record(job, shape))
@@ -174,6 +176,17 @@ def _check_settings(settings: BenchSettings, out: Path) -> None:
     elif theirs != mine:
         differ = [f"{k} {theirs.get(k)!r}, now {v!r}" for k, v in mine.items() if theirs.get(k) != v]
         raise ConfigError(f"{out} holds measurements with other settings ({'; '.join(differ)}): give another folder")
+
+
+def _compare_commits(records: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:
+    """Say so where what the folder holds was measured with another version of the code."""
+    before = {r["environment"].get("commit") for r in records if r["kind"] == "session"}
+    if any(r["kind"] == "measurement" for r in records) and (others := before - {now.get("commit")}):
+        earlier = ", ".join(sorted(str(c)[:12] for c in others))
+        warn(
+            f"the folder holds measurements of commit {earlier}; now it is {str(now.get('commit'))[:12]}: medians "
+            "mix both, and shares of the floor are by today's count of tokens. Another folder keeps them apart"
+        )
 
 
 def _environment(settings: BenchSettings, memory: int | None) -> dict[str, Any]:

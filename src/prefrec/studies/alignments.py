@@ -90,12 +90,15 @@ def vary_beta(base: Recipe, data: PreparedData) -> Recipe:
 
 
 def token_counts(data: PreparedData, model: ModelSection, section: AlignSection, seed: int) -> tuple[float, float]:
-    """Mean tokens of a prompt and of an answer, over training rows of the alignment (`SAMPLED` of them at most)."""
+    """Mean tokens of a prompt and of an answer that the model reads, over training rows of the alignment.
+
+    Of an answer that is all but the last one, which is only predicted. `SAMPLED` rows at most are looked at.
+    """
     encoder = PromptEncoder(load_tokenizer(model.name), max_length=model.max_length, chat=model.chat)
     templates = [load_template(name, domain=data.domain) for name in model.templates]
     some = training_rows(data, section, seed)[:SAMPLED]
     sets: list[ChoiceSet] = encode_examples(some, data.catalogue, templates, encoder, answers="candidates")
-    prompts, answers = [len(s.prompt) for s in sets], [len(a) for s in sets for a in s.answers]
+    prompts, answers = [len(s.prompt) for s in sets], [len(a) - 1 for s in sets for a in s.answers]
     return float(np.mean(prompts)), float(np.mean(answers))
 
 
