@@ -77,10 +77,12 @@ def _fsdp_on_the_cpu() -> None:
 
 def _trainer(name: str, changes: dict[str, Any], tokenizer: Any, out: Path) -> Any:
     shared = settings(out, max_steps=-1, num_train_epochs=2, global_batch_size=8, eval_strategy="epoch", **changes)
+    # Seven rows, two a device: two processes read one of them twice.
+    shared["per_device_eval_batch_size"] = 2
     if name == "sft":
         rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in ROWS]
-        return SFTTrainer(adapted_model(), SFTConfig(**shared), rows, rows[:8], tokenizer)
-    return SoftmaxDPOTrainer(adapted_model(), SoftmaxDPOConfig(**shared), ROWS, ROWS[:8], tokenizer)
+        return SFTTrainer(adapted_model(), SFTConfig(**shared), rows, rows[:7], tokenizer)
+    return SoftmaxDPOTrainer(adapted_model(), SoftmaxDPOConfig(**shared), ROWS, ROWS[:7], tokenizer)
 
 
 def _rank(tokenizer: Any) -> tuple[np.ndarray, list[str], np.ndarray]:

@@ -171,9 +171,27 @@ def test_a_model_made_to_break_is_found(fault, reason):
     assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), slow(tiny_llama()))
 
 
+@pytest.mark.parametrize("titles", [ANSWERS, ANSWERS[:1], ((30,),), ((30,), (31,))])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_check_lets_rounding_pass(dtype):
-    assert trie_layout(tiny_llama(VOCABULARY).to(dtype), PROMPT, Trie.build(ANSWERS))[0] == "cached"
+def test_the_check_lets_rounding_pass_and_faults_not(dtype, titles):
+    """Whatever the trie: of one title, or of titles of one token, nothing branches."""
+    trie = Trie.build(titles)
+    for seed in range(3):
+        assert trie_layout(tiny_llama(VOCABULARY, seed=seed).to(dtype), PROMPT, trie)[0] == "cached"
+        for fault in ("ignores the mask", "ignores positions"):
+            model = broken(tiny_llama(VOCABULARY, seed=seed), fault).to(dtype)
+            assert trie_layout(model, PROMPT, trie)[0] == "separate", (fault, seed)
+        model = tiny_llama(VOCABULARY, seed=seed).to(dtype)
+        model.__class__ = _ForgetsItsCache
+        assert trie_layout(model, PROMPT, trie)[0] == "repeated"
+
+
+def test_a_doubtful_mean_over_few_answers_is_asked_again_over_more(model, monkeypatch):
+    gaps = {scoring.CHECKED_ANSWERS: 0.01, scoring.DOUBTED_ANSWERS: 0.0001}
+    monkeypatch.setattr(catalogue, "_gap", lambda model, choices, layout, answers: gaps[answers])
+    assert trie_layout(model, PROMPT, Trie.build(ANSWERS))[0] == "cached"
+    gaps[scoring.DOUBTED_ANSWERS] = 0.01
+    assert trie_layout(model, PROMPT, Trie.build(ANSWERS))[0] == "separate"
 
 
 def test_no_prompt_no_scores(model):

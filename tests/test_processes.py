@@ -79,6 +79,7 @@ def test_the_log_is_of_all_rows(folder, job):
         for name in told:
             assert line[name] == pytest.approx(want[name], abs=1e-4), name
     assert {"loss", "eval_loss", "logps/chosen", "eval_logps/chosen"} <= names
+    assert "eval_rewards/margins" in names or job == "sft"
 
 
 def test_rows_are_shared_and_all_get_the_whole_answer(folder):

@@ -18,7 +18,20 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from prefrec.masks import attention_masks
-from prefrec.scoring import language_model, layout_for, takes, token_logps, tolerance
+from prefrec.prompts import ChoiceSet
+from prefrec.scoring import (
+    CHECKED_ANSWERS,
+    DOUBTED_ANSWERS,
+    PIECE,
+    language_model,
+    layout_for,
+    probe_of,
+    probe_words,
+    takes,
+    token_logps,
+    tolerance,
+    unlikeness,
+)
 from prefrec.trie import ROOT, Ints, Trie
 
 TrieLayout = Literal["cached", "repeated", "separate"]
@@ -34,8 +47,8 @@ BLOCK_TOKENS = 1024
 _ROW_TOKENS = 1 << 13
 """Tokens of a call in the separate layout."""
 
-_PROBED = 4
-"""Answers that the check of a layout reads."""
+_PROBED = 32
+"""Answers whose text the check of a layout reads."""
 
 
 def catalogue_logps(
@@ -62,29 +75,33 @@ def catalogue_logps(
 def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[TrieLayout, str]:
     """The fastest layout that is right for a model, and why.
 
-    What the configuration rules out is not tried. The rest is tried on a few answers, `cached` before `repeated`,
-    and must agree with one row an answer. Call it in the autocast context that the model is to be used in.
+    What the configuration rules out is not tried. The rest is tried on a few answers made of the text
+    (`prefrec.scoring.probe_of`), `cached` before `repeated`, and must agree with one row an answer. Call it in the
+    autocast context that the model is to be used in.
     """
     core = language_model(model)
     known, reason = layout_for(core.config)
     if known == "separate":
         return known, reason
     name = repr(core.config.model_type)
-    few = Trie.build([trie.path(n) for n in np.unique(trie.terminals)[:_PROBED].tolist()])
-    want = _node_logps(model, prompt, few, "separate", BLOCK_TOKENS)
+    some = ChoiceSet(tuple(prompt), tuple(trie.path(n) for n in np.unique(trie.terminals)[:_PROBED].tolist()))
     most = tolerance(core, next(model.parameters()).device)
     reasons = []
-    for layout in ("cached", "repeated"):
+    layouts: tuple[TrieLayout, ...] = ("cached", "repeated")
+    for layout in layouts:
         try:
-            gap = float(np.abs(_node_logps(model, prompt, few, layout, BLOCK_TOKENS) - want)[1:].mean())
+            gap = _gap(model, some, layout, CHECKED_ANSWERS)
+            if gap > most:
+                gap = _gap(model, some, layout, DOUBTED_ANSWERS)
         except torch.OutOfMemoryError:
             raise
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as e:
             reasons.append(f"{layout}: {type(e).__name__}: {e}")
             continue
         if gap <= most:
-            return layout, "; ".join([f"model type {name} reads a trie ({layout}, {gap:.1e} a token)", *reasons])
-        reasons.append(f"{layout}: other scores than separate rows, {gap:.2g} a token")
+            how = f"{layout}, to {gap:.1e} of the logits' spread"
+            return layout, "; ".join([f"model type {name} reads a trie ({how})", *reasons])
+        reasons.append(f"{layout}: other scores than separate rows, by {gap:.2g} of the logits' spread")
     return "separate", f"model type {name} reads no trie ({'; '.join(reasons)})"
 
 
@@ -237,6 +254,22 @@ def _node_logps(
         _, children, logps = children_logps(reader.at_prompt(), nodes)
         out[children] = logps
     return out
+
+
+@torch.no_grad()
+def _gap(model: nn.Module, choice_set: ChoiceSet, layout: TrieLayout, compared: int) -> float:
+    """Unlikeness of what a layout reads of a probe's trie and of separate rows, at its last nodes."""
+    probe = probe_of(choice_set, compared)
+    trie = Trie.build(probe.answers)
+    branched = trie.inner[trie.inner > trie.depths[trie.inner]]  # nodes that lie behind others than their ancestors
+    nodes = branched[-compared * (PIECE - 1) :]
+    words = probe_words(language_model(model))
+
+    def read(layout: TrieLayout, read_too: Ints) -> Tensor:
+        logits = torch.cat(list(trie_reader(model, probe.prompt, trie, layout).next_logits(read_too)))
+        return logits[torch.from_numpy(np.searchsorted(read_too, nodes))][:, words].float()
+
+    return float(unlikeness(read(layout, trie.inner), read("separate", nodes)))
 
 
 def _logits_at(model: nn.Module, core: Any, ids: Tensor, columns: Tensor, inputs: dict[str, Any]) -> Tensor:

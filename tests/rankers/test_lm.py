@@ -11,7 +11,7 @@ from peft import get_peft_model
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
-from prefrec.prompts import load_template
+from prefrec.prompts import ChoiceSet, load_template
 from prefrec.rankers import GeneratingRanker, LMRanker, Ranker, load_lm
 from prefrec.rankers.lm import MAX_NEW_TOKENS
 from prefrec.training import lora_config
@@ -86,6 +86,19 @@ def test_models_that_break_packed_rows_are_found_on_the_first_batch(ranker, caps
         np.testing.assert_allclose(checked.score(_examples()), packed.score(_examples()), rtol=0, atol=1e-4)
     assert (packed.row_layout, checked.row_layout) == ("packed", "separate")
     assert capsys.readouterr().err.count("model type 'llama' refuses the packed layout") == 1
+
+
+@pytest.mark.parametrize("fault", ["ignores the mask", "ignores positions"])
+def test_a_first_batch_in_which_nothing_branches_settles_nothing_wrongly(ranker, fault):
+    """One answer a set; and one candidate in the row with the longest prompt."""
+    first, second, *_, last = _examples()
+    one = RankingExample("u", last.history, last.candidates[:1], last.candidates[0])
+    want = ranker().score([one, first, second])
+    alone = ranker(model=broken(tiny_llama(), fault))
+    alone.choice_logps([ChoiceSet(c.prompt, c.answers[:1]) for c in alone._encode([first, second], "candidates")])
+    for lm in (alone, ranker(model=broken(tiny_llama(), fault))):
+        np.testing.assert_allclose(lm.score([one, first, second]), want, rtol=0, atol=1e-4)
+        assert lm.row_layout == "separate"
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 from contextlib import nullcontext
 
 import pytest
@@ -21,12 +22,13 @@ from transformers import (
 )
 
 from prefrec.clock import spared
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, ModelError
 from prefrec.losses import softmax_dpo_loss
+from prefrec.models import measure_attention
 from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import choice_logps
-from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
+from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
 from prefrec.training.reference import reference_key
 from tiny import VOCABULARY, broken, tiny_llama
@@ -78,6 +80,25 @@ def test_eval_loss_is_the_mean_over_all_answer_tokens(tmp_path, bpe_tokenizer, b
         total = sum(choice_logps(trainer.model, pack([c], pad_id=0)).item() for c in sets)
     assert found["eval_loss"] == pytest.approx(-total / sum(len(c.answers[0]) for c in sets), abs=1e-5)
     assert trainer.state.log_history[-1]["eval_loss"] == found["eval_loss"]
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 7])
+def test_metrics_of_held_out_rows_are_means_over_the_rows(tmp_path, bpe_tokenizer, batch_size):
+    """Seven rows: the last batch is smaller than the others."""
+    changes = {"per_device_eval_batch_size": batch_size, "precompute_ref_log_probs": False}
+    config = SoftmaxDPOConfig(**settings(tmp_path, **changes))
+    trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, PREFERENCES[:7], bpe_tokenizer)
+    trainer.train()
+    found = trainer.evaluate()
+    batch = pack(trainer.eval_dataset.choice_sets, pad_id=0)
+    with torch.no_grad():
+        logps = choice_logps(trainer.model, batch)
+        with reference_of(trainer.model) as reference:
+            out = softmax_dpo_loss(logps, choice_logps(reference, batch), config.beta)
+    assert out.losses.std() > 0.01
+    assert found["eval_loss"] == pytest.approx(float(out.losses.mean()), abs=1e-5)
+    assert found["eval_logps/chosen"] == pytest.approx(float(logps[:, 0].mean()), abs=1e-4)
+    assert found["eval_rewards/chosen"] == pytest.approx(float(out.rewards[:, 0].mean()), abs=1e-4)
 
 
 def test_trl_style_rows_train_in_ten_lines(tmp_path, bpe_tokenizer):
@@ -246,6 +267,32 @@ def test_the_key_of_the_reference_has_all_weights_and_the_configuration():
     assert len({key(), key(one_weight), key(configuration)}) == 3
 
 
+def test_the_key_of_the_reference_has_how_it_is_computed():
+    sets = [ChoiceSet((3, 4), ((5,), (6, 7)))]
+
+    def key(model=None):
+        return reference_key(model or adapted_model(), sets, "packed", nullcontext)
+
+    def attending(implementation):
+        model = adapted_model()
+        model.get_base_model().set_attn_implementation(implementation)
+        return model
+
+    measured = adapted_model()
+    measure_attention(measured.get_base_model())
+    keys = {key(), key(attending("eager")), key(attending("flex_attention")), key(measured)}
+    assert len(keys) == 4
+    assert key(attending("sdpa")) in keys
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("medium", "high"):
+            torch.set_float32_matmul_precision(precision)
+            keys.add(key())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(keys) == 6
+
+
 @pytest.mark.parametrize("stage", ["sft", "fixed", "per_epoch"])
 def test_resumed_run_ends_with_the_same_weights(tmp_path, bpe_tokenizer, stage):
     def trainer(folder, **changes):
@@ -402,6 +449,47 @@ def test_a_resumed_alignment_has_the_reference_that_it_started_with(tmp_path, bp
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     start = _adapter(adapted_model(), "default")
     assert all(torch.equal(value, start[name]) for name, value in _adapter(resumed.model, "ref").items())
+
+
+@pytest.mark.parametrize("precompute", [True, False])
+@pytest.mark.parametrize("latest", [True, False])
+def test_a_resumed_alignment_from_its_own_adapter_goes_on_as_the_whole_one(
+    tmp_path, bpe_tokenizer, precompute, latest
+):
+    """The model is given as the checkpoint has it: its weights are not the reference, the checkpoint's `ref` is."""
+
+    def trainer(model):
+        changes = {"save_strategy": "steps", "save_steps": 3, "precompute_ref_log_probs": precompute}
+        config = SoftmaxDPOConfig(**settings(tmp_path, eval_strategy="steps", eval_steps=3, **changes))
+        return SoftmaxDPOTrainer(model, config, PREFERENCES, PREFERENCES[:3], bpe_tokenizer)
+
+    whole = trainer(adapted_model())
+    whole.train()
+    checkpoint = tmp_path / "checkpoint-3"
+    if latest:
+        shutil.rmtree(tmp_path / "checkpoint-6")
+    resumed = trainer(load_adapter(small_model(), checkpoint, is_trainable=True))
+    resumed.train(resume_from_checkpoint=True if latest else str(checkpoint))
+    assert losses(whole)[3:] != pytest.approx([math.log(4)] * 3, abs=1e-3)
+    assert losses(resumed) == pytest.approx(losses(whole), abs=1e-6)
+    held_out = [[h["eval_loss"] for h in t.state.log_history if "eval_loss" in h] for t in (whole, resumed)]
+    assert held_out[1] == pytest.approx(held_out[0], abs=1e-6)
+    if precompute:
+        assert (resumed.train_dataset.ref_logps == whole.train_dataset.ref_logps).all()
+        assert len(list(tmp_path.glob("reference-*"))) == 2, "the stored one was found"
+    want = trainable(whole.model)
+    for name, value in trainable(resumed.model).items():
+        torch.testing.assert_close(value, want[name], rtol=0, atol=1e-6)
+
+
+def test_a_resumed_alignment_names_a_broken_reference(tmp_path, bpe_tokenizer):
+    config = SoftmaxDPOConfig(**settings(tmp_path, save_strategy="steps", save_steps=3))
+    SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer).train()
+    weights = tmp_path / "checkpoint-3" / "ref" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    resumed = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+    with pytest.raises(ModelError, match=r"the adapter in .*ref cannot be read"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
 def test_reference_adapter_is_frozen_and_made_once():

@@ -88,7 +88,7 @@ class LMRanker:
         """
         out = np.full((len(sets), max((len(c.answers) for c in sets), default=0)), -np.inf)
         if sets:
-            self._settle_layout(max(sets, key=lambda c: c.length))
+            self._settle_layout(sets)
         with torch.no_grad():
             found = [(rows, self._logps([sets[i] for i in rows])) for rows in self._batches(sets, "scoring")]
         for rows, logps in processes.pool(found):
@@ -107,7 +107,7 @@ class LMRanker:
 
     def choice_logps(self, choice_sets: Sequence[ChoiceSet]) -> NDArray[np.float32]:
         """Log-probabilities [B, C] of the answers of questions that are already encoded, as one batch."""
-        self._settle_layout(choice_sets[0])
+        self._settle_layout(choice_sets)
         with torch.no_grad():
             return self._logps(choice_sets)
 
@@ -117,14 +117,15 @@ class LMRanker:
         )
         return choice_logps(self.model, *(p.to(self._device()) for p in passes)).cpu().numpy()
 
-    def _settle_layout(self, choice_set: ChoiceSet) -> None:
-        """Before the first batch: try a packed row, and say so where rows are not packed."""
+    def _settle_layout(self, sets: Sequence[ChoiceSet]) -> None:
+        """Before the first batch: try a packed row of its longest set, and say so where rows are not packed."""
         if self._layout_is_settled:
             return
         self._layout_is_settled = True
         if self.row_layout == "packed":
+            longest = max(sets, key=lambda c: c.length)
             self.row_layout, self._layout_reason = verified_layout(
-                self.model, choice_set, self.encoder.end, self.row_layout
+                self.model, longest, self.encoder.end, self.row_layout
             )
         if self.row_layout == "separate":
             warn(f"{self.name}: scoring one sequence an answer, which is slower: {escape(self._layout_reason)}")

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from prefrec.errors import ModelError
@@ -97,6 +98,20 @@ def add_reference_adapter(model: PeftModel) -> None:
     for name, parameter in model.named_parameters():
         if f".{REFERENCE_ADAPTER}." in name:
             parameter.requires_grad_(False)
+
+
+def read_reference_adapter(model: PeftModel, folder: Path) -> None:
+    """Give the adapter `ref` the weights that a checkpoint has of it.
+
+    Raises:
+        ModelError: there is no adapter in the folder, it is not stored as safetensors, or cannot be read.
+    """
+    check_adapter(folder)
+    try:
+        weights = load_file(folder / "adapter_model.safetensors")
+        set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)
+    except (OSError, RuntimeError, SafetensorError) as e:
+        raise ModelError(f"the adapter in {folder} cannot be read, or is of another base model: {e}") from e
 
 
 @contextmanager

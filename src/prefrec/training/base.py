@@ -14,6 +14,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from rich.markup import escape
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -36,7 +37,10 @@ from prefrec.training.config import ChoiceTrainingArguments
 from prefrec.training.progress import ProgressCallback
 from prefrec.training.sampler import StepSampler, longest_first
 
-FURTHER_PASSES = "further_passes"
+FURTHER_PASSES, ROW = "further_passes", "row"
+
+_Value = tuple[str, int, float, int]
+"""Name of a metric, row, sum over the row's items, and their number."""
 
 
 class ChoiceTrainer(Trainer):
@@ -72,7 +76,7 @@ class ChoiceTrainer(Trainer):
         if args.bf16:
             _leave_casting_to_autocast(model)
         self.encoder = PromptEncoder(processing_class, max_length=args.max_length, chat=args.chat)
-        self._recorded: dict[str, list[tuple[str, float, int]]] = {"train": [], "eval": []}
+        self._recorded: dict[str, list[_Value]] = {"train": [], "eval": []}
         super().__init__(
             model=model,
             args=args,
@@ -174,16 +178,37 @@ class ChoiceTrainer(Trainer):
             loss = cast(Tensor, self.compute_loss(model, self._prepare_inputs(inputs)))
         return loss.detach(), None, None
 
-    def record(self, model: nn.Module, metrics: Mapping[str, Tensor]) -> None:
-        """Keep `metrics`, a value for each row [B] or token [M], for their means in the next line of the log."""
+    def record(
+        self,
+        model: nn.Module,
+        metrics: Mapping[str, Tensor],
+        extra: Mapping[str, Tensor],
+        counts: Tensor | None = None,
+    ) -> None:
+        """Keep `metrics`, a value for each row [B], for their means in the next line of the log.
+
+        Args:
+            model: tells training from evaluation, in which a row counts once: where the rows are no multiple of the
+                processes' batches, some are read twice.
+            metrics: by name.
+            extra: of the batch; in evaluation with the number of each row in its dataset.
+            counts: [B] items that a row's value is the sum of; None: one.
+        """
         into = self._recorded["train" if model.training else "eval"]
-        into += [(name, float(v.detach().float().sum()), v.numel()) for name, v in metrics.items()]
+        for name, values in metrics.items():
+            sums = values.detach().float().tolist()
+            rows = [0] * len(sums) if model.training else extra[ROW].tolist()
+            items = [1] * len(sums) if counts is None else counts.tolist()
+            into += [(name, *value) for value in zip(rows, sums, items, strict=True)]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         mode = "eval" if any(k.startswith("eval_") for k in logs) else "train"
         prefix = "eval_" if mode == "eval" else ""
+        found = processes.pool(self._recorded[mode])
+        if mode == "eval":
+            found = list({(name, row): (name, row, total, count) for name, row, total, count in found}.values())
         sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
-        for name, total, count in processes.pool(self._recorded[mode]):
+        for name, _, total, count in found:
             sums[name] = sums[name][0] + total, sums[name][1] + count
         logs |= {f"{prefix}{name}": total / count for name, (total, count) in sums.items()}
         self._recorded[mode].clear()
@@ -216,6 +241,13 @@ class ChoiceTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return longest_first(range(len(eval_dataset)), self._lengths(eval_dataset))
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        return super().get_eval_dataloader(None if rows is None else cast(Any, _Numbered(rows)))
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        return super().get_test_dataloader(cast(Any, _Numbered(test_dataset)))
 
     def _lengths(self, dataset: Any) -> list[int]:
         return [tokens_of(choices) for choices in dataset.choice_sets]
@@ -277,6 +309,20 @@ class ChoiceTrainer(Trainer):
         if isinstance(model, PeftModel):
             raise ConfigError("the model already carries an adapter: leave `peft_config` out to go on training it")
         return get_peft_model(cast(Any, model), peft_config)
+
+
+class _Numbered(Dataset[dict[str, Any]]):
+    """A dataset of choice sets whose rows say their number."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+        self.choice_sets = rows.choice_sets
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.rows[index], ROW: index}
 
 
 class _EpochCallback(TrainerCallback):

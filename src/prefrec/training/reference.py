@@ -20,6 +20,7 @@ from prefrec.attention import compute_dtype
 from prefrec.clock import Seconds, Stopwatch, spare
 from prefrec.console import track
 from prefrec.data.store import write_whole
+from prefrec.masks import attention_implementation
 from prefrec.packing import Layout, pack_passes
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import choice_logps, language_model
@@ -82,14 +83,17 @@ def reference_key(
 ) -> str:
     """A hash of what the reference's log-probabilities depend on: weights, configuration, tokens, how it is computed.
 
-    The weights are those of the frozen base and of the adapter `ref`, whose scaling counts as well.
+    The weights are those of the frozen base and of the adapter `ref`, whose scaling counts as well. How: in which
+    layout and type, at which precision of matrix products, by which attention, or by one that is measured.
     """
     core = language_model(model)
     with precision():
         dtype = compute_dtype(core, next(model.parameters()).device)
     layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
     scaling = [layer.scaling[REFERENCE_ADAPTER] for layer in layers if REFERENCE_ADAPTER in layer.scaling]
-    digest = hashlib.sha256(f"{layout} {dtype} {scaling}".encode())
+    measured = getattr(core, "attention_by_shape", None) is not None
+    computed = torch.get_float32_matmul_precision(), attention_implementation(core.config), measured
+    digest = hashlib.sha256(f"{layout} {dtype} {computed} {scaling}".encode())
     digest.update(json.dumps(core.config.to_diff_dict(), sort_keys=True, default=str).encode())
     state = model.state_dict()
     has_reference = any(f".{REFERENCE_ADAPTER}." in name for name in state)

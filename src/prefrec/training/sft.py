@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from prefrec.packing import PackedBatch
@@ -43,7 +44,9 @@ class SFTTrainer(ChoiceTrainer):
     ) -> Tensor:
         (batch,) = passes
         token_logps = answer_token_logps(model, batch)
-        self.record(model, {"logps/chosen": sum_by_choice(token_logps.detach(), batch)})
+        logps = sum_by_choice(token_logps.detach(), batch)[:, 0]
+        self.record(model, {"logps/chosen": logps}, extra)
         if not model.training:
-            self.record(model, {"loss": -token_logps})  # in place of transformers' mean of the batches' means
+            # In place of transformers' mean of the batches' means.
+            self.record(model, {"loss": -logps}, extra, torch.bincount(batch.choices))
         return -token_logps.sum()

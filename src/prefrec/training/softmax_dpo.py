@@ -10,12 +10,18 @@ import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from prefrec.errors import ConfigError
 from prefrec.losses import LOSSES, REFERENCE_FREE, PreferenceLoss, effective_negatives
 from prefrec.packing import PackedBatch
 from prefrec.scoring import choice_logps
-from prefrec.training.adapters import add_reference_adapter, reference_of
+from prefrec.training.adapters import (
+    REFERENCE_ADAPTER,
+    add_reference_adapter,
+    read_reference_adapter,
+    reference_of,
+)
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.config import SoftmaxDPOConfig
 from prefrec.training.datasets import PreferenceDataset, encode_preferences
@@ -38,7 +44,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     Logged: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (the chosen reward
     is the highest), `logps/chosen`, `logps/rejected`, and `negatives/effective` (1/Σw², see
-    `prefrec.losses.effective_negatives`).
+    `prefrec.losses.effective_negatives`). `eval_loss` and the others of `eval_dataset` are means over its rows.
     """
 
     description = "S-DPO"
@@ -74,14 +80,15 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         sets = encode_preferences(rows, self.encoder)
         return PreferenceDataset(sets, num_negatives=c.num_negatives, negatives=c.negatives, seed=c.seed)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         # Of all weights the reference is what they were before the first step: it is not asked again.
         if self._precomputes() and not (self._stored and not isinstance(self.model, PeftModel)):
+            self._resume_reference(resume_from_checkpoint)
             for name, dataset in (("train", self.train_dataset), ("eval", self.eval_dataset)):
                 if dataset is not None:
                     self._precompute(cast(PreferenceDataset, dataset), name)
             self._stored = True
-        return super().train(*args, **kwargs)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def count_items(self, batch: Mapping[str, Any]) -> int:
         return int(batch["choice_mask"].shape[0])
@@ -95,7 +102,10 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         in_parts = len(passes) > 1 and torch.is_grad_enabled()
         policy_logps = peek(model, passes) if in_parts else choice_logps(model, *passes)
         out = self.loss_function(policy_logps, ref_logps, self.config.beta)
-        self.record(model, preference_metrics(out, policy_logps))
+        metrics = preference_metrics(out, policy_logps)
+        if not model.training:
+            metrics["loss"] = out.losses  # in place of transformers' mean, in which rows that are read twice count
+        self.record(model, metrics, extra)
         loss = out.losses.sum()
         if not in_parts:
             return loss
@@ -115,6 +125,15 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return False  # weights that are shared out can be used inside the training loop alone
         return self.config.precompute_ref_log_probs and self._needs_reference
+
+    def _resume_reference(self, checkpoint: str | bool | None) -> None:
+        """Take the adapter `ref` of a resumed run from its checkpoint, before the reference is asked."""
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(str(self.args.output_dir))
+        if checkpoint and isinstance(self.model, PeftModel) and REFERENCE_ADAPTER in self.model.peft_config:
+            folder = Path(str(checkpoint)) / REFERENCE_ADAPTER
+            if folder.is_dir():
+                read_reference_adapter(self.model, folder)
 
     def _precompute(self, dataset: PreferenceDataset, name: str) -> None:
         if len({len(c.answers) for c in dataset.choice_sets}) > 1:
