@@ -27,6 +27,12 @@ def test_first_only_keeps_the_earliest() -> None:
     assert kept.filter(user_id="a", item_id="x")["timestamp"].to_list() == [1]
 
 
+def test_the_order_of_lines_decides_between_no_two_ratings() -> None:
+    log = pl.DataFrame({"user_id": "a", "item_id": "x", "timestamp": 1, "rating": [None, 5.0, 2.0]})
+    for lines in (log, log.reverse()):
+        assert first_only(lines)["rating"].to_list() == [2.0]
+
+
 def test_core_single_pass_is_items_first_and_does_not_repeat() -> None:
     log = pl.DataFrame({"user_id": ["a", "a", "b", "b", "c"], "item_id": ["x", "y", "x", "z", "y"]})
     assert core(log, 2, 2, iterative=False).rows() == [("a", "x"), ("a", "y")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -101,6 +102,17 @@ def test_nothing_left(shop: Shop) -> None:
         shop_data(shop(), user_core=99)
     with pytest.raises(ConfigError, match="no ratings"):
         shop_data(shop(), min_rating=3)
+
+
+def test_a_great_many_training_rows_are_told(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.modules["prefrec.data.prepare"], "_MANY", 20)
+    shop_data(shop(), max_train_rows=20)
+    assert "memory" not in capsys.readouterr().err
+    shop_data(shop())
+    told = capsys.readouterr().err
+    assert "24 training rows need about 0 GB of memory; keep fewer with --max-train-rows (`max_train_rows`" in told
 
 
 @pytest.mark.skipif(find_spec("hopwise") is None, reason="hopwise is not installed")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
 from prefrec.data.published import read_published, to_published, write_published
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
 
 
 def catalogue(*titles: str) -> Catalogue:
@@ -66,6 +67,47 @@ def test_a_folder_without_published_files_or_with_two_for_a_part_is_refused(tmp_
         write_published(EXAMPLES, AIR, tmp_path / name)
     with pytest.raises(DataError, match=r"a-val\.json and b-valid\.json both look like the validation rows"):
         prepare(config)
+
+
+def test_the_number_of_rows_can_be_limited(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        write_published(EXAMPLES * 5, AIR, tmp_path / f"{part}.json")
+    limits = {"max_train_rows": 4, "max_validation_rows": 3, "max_test_rows": 2}
+    whole = prepare(PrepareConfig(source="published-json", path=tmp_path))
+    few, again = (prepare(PrepareConfig(source="published-json", path=tmp_path, **limits)) for _ in range(2))
+    assert few.protocol["counts"]["rows"] == {"train": 4, "validation": 3, "test": 2}
+    assert [few.split(p) for p in ("train", "validation", "test")] == [
+        again.split(p) for p in ("train", "validation", "test")
+    ]
+    assert set(few.test) <= set(whole.test)
+    assert few.train_interactions.equals(whole.train_interactions)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("candidates.size", 5),
+        ("candidates.kind", "popularity"),
+        ("history_length", 1),
+        ("history_length", 20),
+        ("min_history", 2),
+        ("min_rating", 3),
+    ],
+)
+def test_options_that_ask_for_other_rows_are_refused(tmp_path: Path, option: str, value: Any) -> None:
+    write_published(EXAMPLES, AIR, tmp_path / "test.json")
+    field, _, inner = option.partition(".")
+    config = PrepareConfig(source="published-json", path=tmp_path, **{field: {inner: value} if inner else value})
+    with pytest.raises(
+        ConfigError, match=rf"^{option}: source published-json takes the rows .* as they are.*leave it"
+    ):
+        prepare(config)
+
+
+def test_options_that_say_what_the_rows_are_are_taken(tmp_path: Path) -> None:
+    write_published(EXAMPLES[:1], AIR, tmp_path / "test.json")
+    options: dict[str, Any] = {"candidates": {"size": 2}, "history_length": 2, "min_history": 1}
+    assert len(prepare(PrepareConfig(source="published-json", path=tmp_path, **options)).test) == 1
 
 
 def test_json_lines_read_too(tmp_path: Path) -> None:

@@ -125,6 +125,35 @@ def test_line_with_too_many_fields(tmp_path: Path) -> None:
         read_table(tmp_path / "a.csv")
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_quotation_mark_inside_a_field_is_text(tmp_path: Path, end: str) -> None:
+    text = 'item_id,title\n1,7" single\n2,"Good, the ""Bad"""\n3,"a\nb"\n4,12" mix\n5\n6,x"' + end
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8", newline="")
+    titles = ['7" single', 'Good, the "Bad"', "a\nb", '12" mix', None, 'x"']
+    assert read_table(tmp_path / "a.csv").rows() == [(str(n), t) for n, t in enumerate(titles, start=1)]
+
+
+@pytest.mark.parametrize("title", ['"Alien', '"7" single"', '"Alien" 3'])
+def test_quotation_marks_that_do_not_pair_name_the_line(tmp_path: Path, title: str) -> None:
+    (tmp_path / "a.csv").write_text(f'item_id,title\n1,"Good, the Bad"\n2,{title}\n3,x" y\n4,z\n')
+    with pytest.raises(DataError, match=r"a\.csv, line 3: .* its quotation marks do not pair\. A field that begins"):
+        read_table(tmp_path / "a.csv")
+
+
+def test_a_line_too_long_is_named_behind_quoted_commas(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('item_id,title\n1,"Good, the Bad"\n2,7" single, live\n')
+    with pytest.raises(DataError, match=r"a\.csv, line 3: cannot be read as a table: more than the 2 fields"):
+        read_table(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n\r\n", "\n  \n"])
+def test_blank_lines_at_the_end_are_none(tmp_path: Path, end: str) -> None:
+    (tmp_path / "a.csv").write_text("user_id,item_id\n1,2" + end, newline="")
+    assert read_table(tmp_path / "a.csv").rows() == [("1", "2")]
+    (tmp_path / "a.data").write_text(end, newline="")
+    assert read_table(tmp_path / "a.data", header=["user_id", "item_id"]).is_empty()
+
+
 def test_damaged_parquet(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match=r"a\.parquet: not a readable Parquet file"):
@@ -145,6 +174,19 @@ def test_missing_id_names_the_line() -> None:
     frame = pl.DataFrame({"user_id": ["1", " ", None]})
     with pytest.raises(DataError, match=r"log\.csv, line 3: user_id is empty \(2 rows\)"):
         check_ids(frame, "user_id", Path("log.csv"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (math.nan, r"row 1: user_id is empty \(1 rows\)"),
+        (math.inf, r"row 1: user_id inf is no id \(1 rows\); write ids as text or whole numbers"),
+        (1e20, r"row 1: user_id 1e\+20 is no id"),
+    ],
+)
+def test_a_number_that_is_no_id_names_the_row(bad: float, message: str) -> None:
+    with pytest.raises(DataError, match=rf"log\.parquet, {message}"):
+        check_ids(pl.DataFrame({"user_id": [1.0, bad]}), "user_id", Path("log.parquet"))
 
 
 @pytest.mark.parametrize("bad", ["nan", "soon", "", None, "inf"])
@@ -192,6 +234,22 @@ def test_dates_become_seconds() -> None:
     frame, notes = parse_timestamps(pl.DataFrame({"t": ["1970-01-02"]}), "t", Path("log.csv"))
     assert frame["t"].to_list() == [86_400]
     assert notes == ["log.csv: times read as ISO 8601 text"]
+
+
+@pytest.mark.parametrize("values", [["03/03/2020", "01/02/2020"], ["1.2.2020 10:20"], ["01-02-2020"]])
+def test_dates_that_may_begin_with_day_or_month_are_refused(values: list[str]) -> None:
+    message = (
+        rf"log\.csv, line {len(values) + 1}, column t: '{values[-1]}' may begin with the day or the month, and no"
+    )
+    with pytest.raises(DataError, match=message):
+        parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
+
+
+@pytest.mark.parametrize("values", [["03/03/2020"], ["13/02/2020", "01/02/2020"], ["2020/01/02"], ["2020-01-02"]])
+def test_dates_that_say_where_the_day_is_are_read(values: list[str]) -> None:
+    frame, _ = parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
+    days = [datetime.fromtimestamp(t, UTC).strftime("%d/%m/%Y") for t in frame["t"]]
+    assert days == [v if v.endswith("2020") else "02/01/2020" for v in values]
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,13 @@ def at_least(log: pl.DataFrame, min_rating: float) -> pl.DataFrame:
 
 
 def first_only(log: pl.DataFrame) -> pl.DataFrame:
-    """Each user's first interaction with each item: repeats would put targets into their own histories."""
-    return log.sort(time_columns(log), maintain_order=True).unique(
+    """Each user's first interaction with each item: repeats would put targets into their own histories.
+
+    Of two at one time the values decide (the lower rating stays), not the order of the file.
+    """
+    times = time_columns(log)
+    values = [c for c in log.columns if c not in (*times, "user_id", "item_id")]
+    return log.sort([*times, *values], nulls_last=True, maintain_order=True).unique(
         ["user_id", "item_id"], keep="first", maintain_order=True
     )
 

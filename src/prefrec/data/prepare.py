@@ -18,7 +18,12 @@ from prefrec.data.config import PrepareConfig
 from prefrec.data.published import read_published_folder
 from prefrec.data.sources import Source, load_source
 from prefrec.data.types import FORMAT_VERSION, Catalogue, PreparedData, RankingExample, Window
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
+
+_MANY = 5_000_000
+"""Training rows from which on their memory is worth a word."""
+_ROW_BYTES = 2_000
+"""What a training row takes while data are prepared, roughly."""
 
 
 def prepare(config: PrepareConfig) -> PreparedData:
@@ -111,23 +116,22 @@ def _windows(
     config: PrepareConfig, source: Source, sequences: splits.Sequences
 ) -> tuple[dict[str, list[Window]], pl.DataFrame, dict[str, Any]]:
     """Windows of each part after sampling, what to learn from, and facts about the split."""
-    limits = {
-        "train": config.max_train_rows,
-        "validation": config.max_validation_rows,
-        "test": config.max_test_rows,
-    }
-    rngs = {part: np.random.default_rng([config.seed, 2, i]) for i, part in enumerate(splits.PARTS)}
     if source.given:
         windows = dict(source.given.windows)
         learn = sequences.frame.filter(pl.col("user_id").is_in(list(source.given.train_users)))
-        for part, limit in limits.items():
-            kept = _sample(part, [w.user_id for w in windows[part]], limit, rngs[part])
+        for part in splits.PARTS:
+            kept = _sample(config, part, [w.user_id for w in windows[part]])
             windows[part] = [windows[part][i] for i in kept]
         return windows, learn, {}
     split = _split(config, sequences)
     windows = {}
     for part, rows in split.rows.items():
-        kept = _sample(part, [sequences.users[u] for u in rows[:, 0].tolist()], limits[part], rngs[part])
+        kept = _sample(config, part, [sequences.users[u] for u in rows[:, 0].tolist()])
+        if part == "train" and len(kept) > _MANY:
+            warn(
+                f"{len(kept):,} training rows need about {len(kept) * _ROW_BYTES / 1e9:.0f} GB of memory; keep fewer "
+                "with --max-train-rows (`max_train_rows` in a recipe)"
+            )
         windows[part] = splits.materialise(sequences, rows[kept], config.history_length)
     return windows, split.train_interactions, split.facts
 
@@ -140,7 +144,14 @@ def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
     return splits.by_user(sequences, config.min_history, windows=config.windows or "last")
 
 
-def _sample(part: str, users: list[str], limit: int | None, rng: np.random.Generator) -> list[int]:
+def _sample(config: PrepareConfig, part: str, users: list[str]) -> list[int]:
+    """Which rows of a part to keep, given the user of each."""
+    limits = {
+        "train": config.max_train_rows,
+        "validation": config.max_validation_rows,
+        "test": config.max_test_rows,
+    }
+    limit, rng = limits[part], np.random.default_rng([config.seed, 2, splits.PARTS.index(part)])
     chosen = splits.sample_rows(len(users), limit, rng) if part == "train" else splits.sample_users(users, limit, rng)
     return [int(i) for i in chosen]
 
@@ -178,18 +189,22 @@ def _examples(
 def _published_json(config: PrepareConfig) -> PreparedData:
     """Published S-DPO JSON files as they are: rows, lists and order are theirs, every row a user of its own."""
     catalogue, examples = read_published_folder(_folder(config))
+    _refuse_other_rows(config, [e for rows in examples.values() for e in rows])
     learn = pl.DataFrame(
         [(e.user_id, item, n) for e in examples["train"] for n, item in enumerate((*e.history, e.target))],
         schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
         orient="row",
     )
+    size = max(len(e.candidates) for rows in examples.values() for e in rows)
+    for part, rows in examples.items():
+        examples[part] = [rows[i] for i in _sample(config, part, [e.user_id for e in rows])]
     protocol = {
         "format_version": FORMAT_VERSION,
         "prefrec": version("prefrec"),
         "source": config.source,
         "domain": config.domain or "generic",
         "split": "given",
-        "candidates": {"kind": "given", "size": max(len(e.candidates) for rows in examples.values() for e in rows)},
+        "candidates": {"kind": "given", "size": size},
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
         "counts": _counts(learn, catalogue, learn, examples),
@@ -197,6 +212,25 @@ def _published_json(config: PrepareConfig) -> PreparedData:
         "notes": ["lists come from the files; users are unknown, so that intervals take every row for a user"],
     }
     return PreparedData(catalogue, examples["train"], examples["validation"], examples["test"], learn, protocol)
+
+
+def _refuse_other_rows(config: PrepareConfig, rows: list[RankingExample]) -> None:
+    """Refuse what asks for other rows than these finished ones; a default asks for nothing."""
+    usual, asked = PrepareConfig(), config.candidates
+    histories = [len(e.history) for e in rows]
+    unfit = {
+        "candidates.kind": asked.kind != usual.candidates.kind,
+        "candidates.size": asked.size != usual.candidates.size and {len(e.candidates) for e in rows} != {asked.size},
+        "history_length": config.history_length not in (usual.history_length, max(histories)),
+        "min_history": usual.min_history != config.min_history > min(histories),
+        "min_rating": config.min_rating is not None,
+    }
+    name = next((n for n, wrong in unfit.items() if wrong), None)
+    if name:
+        raise ConfigError(
+            f"{name}: source published-json takes the rows in {config.path} as they are, and they are others than "
+            "asked for; leave it out"
+        )
 
 
 def _folder(config: PrepareConfig) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +26,9 @@ SUBSECOND = "subsecond"
 """Column of a log whose times are finer than a second: microseconds after `timestamp`, which orders what is left."""
 _LATEST = 1e18
 """Microseconds since 1970, in the year 33658: larger numbers are no times."""
+_EXACT = 2**53
+"""Largest whole number up to which a Float64 holds each one."""
+_DAY_OR_MONTH = r"^(\d{1,2})[/.-](\d{1,2})[/.-]\d{2,4}\b"
 _READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
@@ -77,19 +82,20 @@ def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None
     """A CSV, TSV, RecBole atomic (`.inter`, `.item`) or Parquet file, `.gz` too, by its suffix.
 
     Text files give columns of strings only, so that ids like `007` stay what they are; RecBole's
-    `name:type` headers become `name`.
+    `name:type` headers become `name`. Blank lines at the end are none, and a quotation mark inside a field that does
+    not begin with one is text.
 
     Args:
         header: column names of a tab-separated file that has no header line.
 
     Raises:
-        DataError: missing, unreadable or empty file, two columns of one name, or a line with more fields than
-            the header.
+        DataError: missing, unreadable or empty file, two columns of one name, a line with more fields than the
+            header, or quotation marks that do not pair.
     """
     path = Path(path)
     if path.suffix in (".parquet", ".pq"):
         return _read_parquet(path)
-    text = read_text(path, encoding)
+    text = _without_blank_end(read_text(path, encoding))
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if header:
         text = "\t".join(header) + "\n" + text
@@ -133,10 +139,19 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
     """`frame` with `column` as stripped strings.
 
     Raises:
-        DataError: an id is missing (the message names its line), or the column holds lists or records.
+        DataError: an id is missing or too large a number (the message names its line), or the column holds lists or
+            records.
     """
     kind = frame.schema[column]
     if kind.is_float():  # 12.0 in a Parquet file made by pandas means item 12
+        frame = frame.with_columns(pl.col(column).fill_nan(None))
+        large = (frame[column].abs() > _EXACT).fill_null(False)
+        if large.any():
+            value = frame[column][int(large.arg_true()[0])]
+            raise DataError(
+                f"{path}, {first_line(large, path)}: {column} {value!r} is no id ({large.sum()} rows); write ids as "
+                "text or whole numbers, since numbers with a point are not exact beyond 2**53"
+            )
         whole = frame[column].drop_nulls()
         frame = frame.with_columns(pl.col(column).cast(pl.Int64)) if bool((whole == whole.floor()).all()) else frame
     frame = frame.with_columns(as_text(frame, column, path).str.strip_chars())
@@ -175,7 +190,8 @@ def parse_timestamps(frame: pl.DataFrame, column: str, path: Path) -> tuple[pl.D
     time is finer than a second, the frame also gets a column `SUBSECOND`.
 
     Raises:
-        DataError: a time is missing, NaN or unreadable; the message names its line and the value.
+        DataError: a time is missing, NaN or unreadable, or nothing tells whether days or months stand first; the
+            message names its line and the value.
     """
     raw = frame[column]
     if raw.dtype in (pl.Date, pl.Datetime):
@@ -188,6 +204,7 @@ def parse_timestamps(frame: pl.DataFrame, column: str, path: Path) -> tuple[pl.D
         if stamps.is_null().all():
             stamps = raw.str.strip_chars().str.to_date(strict=False).cast(pl.Datetime("us"))
         _refuse_bad(frame, column, stamps.is_null(), path, "seconds since 1970 or an ISO 8601 date")
+        _refuse_day_or_month(raw, column, path)
         return _with_moments(frame, column, stamps), [f"{path.name}: times read as ISO 8601 text"]
     bad = values.is_null() | ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
     _refuse_bad(frame, column, bad, path, "seconds since 1970 or an ISO 8601 date")
@@ -352,17 +369,67 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); write it again") from None
 
 
-def _parse_csv(text: str, path: Path, separator: str, quote: str | None, first: int) -> pl.DataFrame:
+def _without_blank_end(text: str) -> str:
+    if not text[-2:].isspace():
+        return text
+    end = text.rstrip()
+    return end + text[len(end) :].split("\n", 1)[0] + "\n" if end else ""
+
+
+def _parse_csv(
+    text: str, path: Path, separator: str, quote: str | None, first: int, again: bool = True
+) -> pl.DataFrame:
     try:
         # Behind a byte order mark no text looks like a compressed file; a header that begins with `x^` would.
         return pl.read_csv(text.encode("utf-8-sig"), separator=separator, quote_char=quote, infer_schema=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
+        if again and quote and quote in text:
+            return _parse_csv(_requoted(text, path, separator, first), path, separator, quote, first, again=False)
         lines = text.splitlines()
         expected = lines[0].count(separator)
         wide = next((n for n, row in enumerate(lines, start=first) if row.count(separator) > expected), None)
-        where = f", line {wide}" if wide else ""
-        why = f"more than the {expected + 1} fields of the header" if wide else first_words(e)
-        raise DataError(f"{path}{where}: cannot be read as a table: {why}") from None
+        if wide and again:
+            raise _too_wide(path, wide, expected + 1) from None
+        raise DataError(f"{path}: cannot be read as a table: {first_words(e)}") from None
+
+
+def _requoted(text: str, path: Path, separator: str, first: int) -> str:
+    """The table with quotation marks around each field that holds one, such as `7" single`."""
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=separator, lineterminator="\n")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    line, width = first, 0
+    try:
+        for row in reader:
+            width = width or len(row)
+            if len(row) > width:
+                raise _too_wide(path, line, width)
+            writer.writerow(row)
+            line = first + reader.line_num
+    except csv.Error:
+        raise DataError(
+            f"{path}, line {line}: cannot be read as a table: its quotation marks do not pair. A field that begins "
+            'with one must end with one, and each inside it be written twice: "7"" single"'
+        ) from None
+    return out.getvalue()
+
+
+def _too_wide(path: Path, line: int, fields: int) -> DataError:
+    return DataError(f"{path}, line {line}: cannot be read as a table: more than the {fields} fields of the header")
+
+
+def _refuse_day_or_month(raw: pl.Series, column: str, path: Path) -> None:
+    """Refuse a column of dates like 01/02/2020 of which none has a day beyond 12."""
+    parts = raw.str.strip_chars().str.extract_groups(_DAY_OR_MONTH).struct.unnest().cast(pl.Int64)
+    one, other = parts.get_columns()
+    if one.has_nulls() or bool((one > 12).any()) or bool((one == other).all()):
+        return
+    unlike = one != other
+    value = raw[int(unlike.arg_true()[0])]
+    raise DataError(
+        f"{path}, {first_line(unlike, path)}, column {column}: {value!r} may begin with the day or the month, "
+        "and no value of the column tells which; write dates as year-month-day, such as 2020-01-31"
+    )
 
 
 def _refuse_bad(frame: pl.DataFrame, column: str, bad: pl.Series, path: Path, expected: str) -> None:

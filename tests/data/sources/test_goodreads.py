@@ -12,7 +12,7 @@ import pytest
 from prefrec.data import PrepareConfig, prepare
 from prefrec.data.sources import goodreads, goodreads_windows
 from prefrec.data.sources.goodreads import find_files
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
 
 DATE = "Wed Jan 10 10:24:35 -0800 2018"
 
@@ -103,6 +103,25 @@ def test_windows_keep_groups_together(tmp_path: Path) -> None:
     assert source.notes[0] == "1 windows whose target is in the history are left out"
     assert source.notes[1] == "1 spellings differ in case or spacing only and count as one book"
     assert len({(u, i) for u, i, _ in source.interactions.iter_rows()}) == len(source.interactions)
+
+
+def test_windows_of_the_length_asked_for(tmp_path: Path) -> None:
+    folder = window_folder(tmp_path)
+    (folder / "windows_valid_recovered.jsonl").write_text('{"history": ["X"], "target": "Y", "group": "short"}')
+
+    def histories(**options: Any) -> list[int]:
+        config = PrepareConfig(source="goodreads-windows", path=folder, candidates={"size": 5}, **options)  # type: ignore[arg-type]
+        data = prepare(config)
+        return [len(e.history) for part in (data.train, data.validation, data.test) for e in part]
+
+    assert min(histories(min_history=1)) == 1
+    assert set(histories(min_history=2)) == {2}
+    assert "1 windows of fewer than 2 titles are left out" in goodreads_windows(folder, min_history=2).notes
+    assert set(histories(min_history=1, history_length=1)) == {1}
+    with pytest.raises(DataError, match=r"no window has min_history=3 titles \(longest: 2\); lower --min-history"):
+        histories()
+    with pytest.raises(ConfigError, match=r"^history_length: 20 asked for, but the windows .* hold 2 titles at most"):
+        histories(history_length=20)
 
 
 def test_windows_damaged(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from prefrec.data import PrepareConfig, prepare
 from prefrec.data.published import read_published, to_published
+from prefrec.data.readers import read_table
 from prefrec.data.sources import lastfm_hetrec, lastfm_published
 from prefrec.errors import DataError
 
@@ -38,6 +39,21 @@ def test_hetrec_takes_the_first_usable_date(tmp_path: Path) -> None:
     assert ("1", "13") in source.touched.rows()
 
 
+def test_hetrec_artists_that_were_listened_to_are_touched(tmp_path: Path) -> None:
+    folder = hetrec_folder(tmp_path)
+    tags = (folder / "user_taggedartists.dat").read_text()
+    (folder / "user_taggedartists.dat").write_text(tags + "".join(f"{u}\t14\t7\t1\t1\t2009\n" for u in range(2, 6)))
+    before = lastfm_hetrec(folder)
+    assert before.notes[-1].startswith("no user_artists.dat: artists that a user listened to and never tagged may be")
+    (folder / "user_artists.dat").write_text("userID\tartistID\tweight\n1\t14\t900\n1\t10\t5\n")
+    source = lastfm_hetrec(folder)
+    assert source.interactions.equals(before.interactions)
+    assert source.touched is not None
+    assert before.touched is not None
+    assert set(source.touched.rows()) - set(before.touched.rows()) == {("1", "14")}
+    assert len(source.notes) == len(before.notes) - 1
+
+
 def test_hetrec_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"artists\.dat: no such file"):
         lastfm_hetrec(tmp_path)
@@ -47,10 +63,11 @@ def test_hetrec_missing_file(tmp_path: Path) -> None:
 def test_hetrec_counts_are_those_of_the_published_data(shared_data: Path) -> None:
     source = lastfm_hetrec(shared_data / "lastfm-hetrec2011")
     assert source.touched is not None
-    assert len(source.touched) == 56_794
-    assert source.touched["user_id"].n_unique() == 1_220
+    listened = {(u, i) for u, i, _ in read_table(shared_data / "lastfm-hetrec2011" / "user_artists.dat").iter_rows()}
+    assert listened - set(source.touched.rows()) == set()
     assert len(source.catalogue) == 4_606
     assert len(source.interactions) == 56_792
+    assert source.interactions["user_id"].n_unique() == 1_220
 
 
 @pytest.mark.shared_data

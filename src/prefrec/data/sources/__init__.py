@@ -34,6 +34,7 @@ def load_source(config: PrepareConfig) -> Source:
 
     Raises:
         DataError: its files cannot be used.
+        ConfigError: the configuration asks for what they do not have.
     """
     match config.source:
         case "movielens-100k":
@@ -47,7 +48,9 @@ def load_source(config: PrepareConfig) -> Source:
                 _given(config.path, "path"), config.history_length, config.min_history, config.items
             )
         case "goodreads-windows":
-            return goodreads_windows(_given(config.path, "path"), config.history_length, config.seed)
+            return goodreads_windows(
+                _given(config.path, "path"), config.history_length, config.seed, config.min_history
+            )
         case "goodreads":
             return _goodreads(config)
         case "files":

@@ -16,9 +16,11 @@ from prefrec.data.readers import read_json_lines
 from prefrec.data.sources.base import GivenSplit, Source, check_log, clean_catalogue, merge_duplicates
 from prefrec.data.titles import DuplicateTitles, normal_title
 from prefrec.data.types import Catalogue, Window
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
 
 _DATE = "%a %b %d %H:%M:%S %z %Y"
+_TITLES = 10
+"""Titles of a published window."""
 _WINDOW_FILES = ("windows_train.jsonl", "windows_valid_recovered.jsonl")
 
 
@@ -75,23 +77,34 @@ def find_files(folder: Path) -> tuple[Path, Path]:
     return found[0], found[1]
 
 
-def goodreads_windows(path: Path, history_length: int = 10, seed: int = 0) -> Source:
+def goodreads_windows(path: Path, history_length: int = 10, seed: int = 0, min_history: int = 1) -> Source:
     """Windows of 10 titles and the next one, split 80/10/10 by `group` at random with `seed`.
 
     A group is about a user. Some groups span both files, so the files' own cut is not used: a group lies in
     one part only. Titles that differ in case or spacing are one book; ids are numbered in an order without
     meaning, because the order of appearance would tell the next book. Windows whose target is in the history
-    are left out.
+    are left out, as are those of fewer than `min_history` titles.
 
     Args:
         path: folder with `windows_train.jsonl` and `windows_valid_recovered.jsonl`, one JSON object a line:
             `history` (titles), `target` (title), `group`.
 
     Raises:
-        DataError: a file is missing or a line cannot be used.
+        DataError: a file is missing, a line cannot be used, or no window is long enough.
+        ConfigError: `history_length` is more than 10 and than any window holds.
     """
     folder = Path(path)
     rows = list(_window_rows(folder))
+    longest = max((len(row["history"]) for row in rows), default=0)
+    if history_length > max(longest, _TITLES):
+        raise ConfigError(
+            f"history_length: {history_length} asked for, but the windows in {folder} hold {longest} titles at most; "
+            "lower it (--history-length) or leave it out"
+        )
+    if rows and min_history > longest:
+        raise DataError(
+            f"{folder}: no window has min_history={min_history} titles (longest: {longest}); lower --min-history"
+        )
     spellings = dict.fromkeys(title for row in rows for title in (*row["history"], row["target"]))
     books: dict[str, str] = {}
     for title in spellings:
@@ -103,10 +116,12 @@ def goodreads_windows(path: Path, history_length: int = 10, seed: int = 0) -> So
         groups[str(row["group"])].append((history, target))
     repeated = sum(target in history for windows in groups.values() for history, target in windows)
     notes = [f"{repeated} windows whose target is in the history are left out"]
+    short = sum(len(row["history"]) < min_history for row in rows)
+    notes += [f"{short} windows of fewer than {min_history} titles are left out"] if short else []
     notes += [f"{len(spellings) - len(books)} spellings differ in case or spacing only and count as one book"]
     frame = pl.DataFrame({"item_id": list(ids.values()), "title": [books[name] for name in ids]})
     items = clean_catalogue(frame, folder)
-    given = _split_groups(groups, history_length, seed)
+    given = _split_groups(groups, history_length, seed, min_history)
     return Source("goodreads-windows", "books", Catalogue(items), _group_log(groups), notes, given)
 
 
@@ -173,23 +188,25 @@ def _window_rows(folder: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _split_groups(groups: dict[str, list[tuple[list[str], str]]], history_length: int, seed: int) -> GivenSplit:
+def _split_groups(
+    groups: dict[str, list[tuple[list[str], str]]], history_length: int, seed: int, min_history: int
+) -> GivenSplit:
     names = list(groups)
     shuffled = [names[i] for i in np.random.default_rng([seed, 3]).permutation(len(names))]
     cuts = [int(len(names) * 0.8), int(len(names) * 0.9)]
     parts = {"train": shuffled[: cuts[0]], "validation": shuffled[cuts[0] : cuts[1]], "test": shuffled[cuts[1] :]}
-    windows = {part: _windows_of(members, groups, history_length) for part, members in parts.items()}
+    windows = {part: _windows_of(members, groups, history_length, min_history) for part, members in parts.items()}
     return GivenSplit(windows, frozenset(parts["train"]))
 
 
 def _windows_of(
-    members: Iterable[str], groups: dict[str, list[tuple[list[str], str]]], history_length: int
+    members: Iterable[str], groups: dict[str, list[tuple[list[str], str]]], history_length: int, min_history: int
 ) -> list[Window]:
     return [
         Window(group, position, tuple(history[-history_length:]), target)
         for group in members
         for position, (history, target) in enumerate(groups[group])
-        if target not in history
+        if target not in history and len(history) >= min_history
     ]
 
 

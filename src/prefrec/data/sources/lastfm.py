@@ -8,7 +8,8 @@ import polars as pl
 
 from prefrec.data.filters import core
 from prefrec.data.readers import check_ids, first_line, parse_numbers, pick_columns, read_table, read_text
-from prefrec.data.sources.base import GivenSplit, Source, clean_catalogue, merge_duplicates
+from prefrec.data.sources.base import GivenSplit, Source, clean_catalogue
+from prefrec.data.titles import resolve_duplicates
 from prefrec.data.types import Catalogue, Window
 from prefrec.errors import DataError
 
@@ -24,10 +25,11 @@ def lastfm_hetrec(path: Path) -> Source:
     The pairs are those of the published S-DPO data: distinct pairs → artists in `artists.dat` → artists with
     ≥ 4 pairs → users with ≥ 4 pairs, one pass each. A tag with a bogus year does not date its pair; pairs
     without any usable date are then left out of the log (they still count as touched). Most dates are the
-    first of a month, so ties are frequent; `prefrec.data.splits.order` breaks them at random.
+    first of a month, so ties are frequent; `prefrec.data.splits.order` breaks them at random. Artists that a user
+    listened to count as touched too.
 
     Args:
-        path: folder with `user_taggedartists.dat` and `artists.dat`.
+        path: folder with `user_taggedartists.dat`, `artists.dat` and, for what users listened to, `user_artists.dat`.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -39,17 +41,21 @@ def lastfm_hetrec(path: Path) -> Source:
     if pairs.is_empty():
         raise DataError(f"{folder}: no artist has {MIN_PAIRS} users who tagged it")
     items = items.join(pairs, on="item_id", how="semi", maintain_order="left")
-    pairs, items, notes = merge_duplicates(pairs, items, "merge")
+    listened = _listened(folder / "user_artists.dat")
+    items, renamed, notes = resolve_duplicates(items, "merge")
+    pairs, listened = (f.with_columns(pl.col("item_id").replace(renamed)) for f in (pairs, listened))
     undated = int(pairs["timestamp"].null_count())
     notes += [f"{undated} of {len(pairs)} pairs have no date in {FIRST_YEAR}–{LAST_YEAR} and are left out"]
     notes += ["dates are mostly months: interactions of one date are in a seeded random order"]
+    if listened.is_empty():
+        notes += ["no user_artists.dat: artists that a user listened to and never tagged may be negatives"]
     return Source(
         "lastfm-hetrec",
         "music",
         Catalogue(items),
         pairs.drop_nulls("timestamp"),
         notes,
-        touched=pairs.select("user_id", "item_id"),
+        touched=pl.concat([pairs.select("user_id", "item_id"), listened]).unique(maintain_order=True),
     )
 
 
@@ -104,6 +110,16 @@ def _artist_numbers(path: Path) -> pl.DataFrame:
     """`title, artist_id`; of two artists with one name the first."""
     numbered = _artists(path).select("title", artist_id=pl.col("item_id").cast(pl.Int64))
     return numbered.unique("title", keep="first", maintain_order=True)
+
+
+def _listened(path: Path) -> pl.DataFrame:
+    """Who listened to what, `user_id, item_id`; empty where the file is absent."""
+    if not path.exists():
+        return pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
+    pairs = pick_columns(read_table(path), {"user_id": "userID", "item_id": "artistID"}, path)
+    for column in ("user_id", "item_id"):
+        pairs = check_ids(pairs, column, path)
+    return pairs
 
 
 def _first_tags(path: Path) -> pl.DataFrame:
