@@ -47,6 +47,15 @@ def test_leaks_are_shown_and_strict_fails(app, tmp_path):
     assert CliRunner().invoke(app, [str(tmp_path), "--strict"]).exit_code == 1
 
 
+def test_strict_fails_where_there_is_nothing_to_learn_from(app, tmp_path):
+    data, rng = _data(), np.random.default_rng(1)
+    clean = [replace(e, candidates=tuple(rng.permutation(e.candidates).tolist())) for e in data.test]
+    write_prepared(replace(data, train=[], test=clean), tmp_path)
+    result = CliRunner().invoke(app, [str(tmp_path), "--strict"], env={"COLUMNS": "300"})
+    assert result.exit_code == 1
+    assert "Audit: incomplete for 40 lists. Not tried: target position" in result.output
+
+
 def test_json_of_another_split(app, tmp_path):
     write_prepared(_data(), tmp_path)
     args = [str(tmp_path), "--json", "--split", "validation", "--learn-from", "test"]

@@ -99,6 +99,25 @@ def _longest(e: RankingExample) -> RankingExample:
     return replace(e, target=swap.get(e.target, e.target))
 
 
+def _with_negatives(e: RankingExample, negatives: list[str]) -> RankingExample:
+    spot = e.target_index
+    return replace(e, candidates=(*negatives[:spot], e.target, *negatives[spot:]))
+
+
+def _popular_negatives(e: RankingExample) -> RankingExample:
+    """The most popular items but the target."""
+    most = [str(i) for i in np.argsort(-POPULARITY) if str(i) != e.target]
+    return _with_negatives(e, most[: SIZE - 1])
+
+
+def _negatives_from_history(e: RankingExample) -> RankingExample:
+    return _with_negatives(e, [*e.history, *(c for c in e.candidates if c != e.target)][: SIZE - 1])
+
+
+def _target_in_history(e: RankingExample) -> RankingExample:
+    return replace(e, history=(e.target, *e.history[1:]))
+
+
 @pytest.mark.parametrize(
     ("plant", "name"),
     [
@@ -106,6 +125,9 @@ def _longest(e: RankingExample) -> RankingExample:
         (_negatives_by_target, "list lookup"),
         (_first, "target position"),
         (_longest, "title length"),
+        (_popular_negatives, "least popular first"),
+        (_negatives_from_history, "not in the history"),
+        (_target_in_history, "in the history"),
     ],
 )
 def test_planted_leaks_are_found(plant, name):
@@ -115,6 +137,79 @@ def test_planted_leaks_are_found(plant, name):
     row = found.row(name)
     assert row.gain.low > 0
     assert f"{name} (HR@1 {row.hr.mean:.3f}, chance 0.100)" in found.verdict
+
+
+def test_lists_drawn_by_popularity_are_said_to_be_so():
+    test, learn, log = _clean(0)
+    found = _audit([_popular_negatives(e) for e in test], learn, log)
+    assert "a property of the drawing, as where negatives are drawn by popularity" in found.verdict
+    assert "drawn by popularity" not in _audit(test, learn, log).verdict
+
+
+def test_least_popular_first_above_chance_but_below_popularity_is_named():
+    """Some targets that nobody took: no leak, since popularity does better with the same counts."""
+    test, learn, log = _clean(0)
+    rare = {e.target for i, e in enumerate(test) if i % 20 == 0}
+    found = _audit(test, learn, log.filter(~pl.col("item_id").is_in(rare)))
+    assert found.leaks == []
+    assert "least popular first is rewarded by the lists (HR@1 0.199, chance 0.100), a property" in found.verdict
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_repeat_consumption_is_no_leak(honest):
+    """Half of the targets stand in the shown history: a leak only where the log has no repeats."""
+    rng = np.random.default_rng(0)
+
+    def repeat(e: RankingExample) -> RankingExample:
+        return replace(e, history=(*e.history[:-1], e.target)) if rng.random() < 0.5 else e
+
+    test, learn, log = _clean(0)
+    repeating = log.with_columns(
+        item_id=pl.when((pl.col("timestamp") == 11) & (pl.col("user_id").hash(0) % 5 < 3))
+        .then(pl.col("item_id").shift(2))
+        .otherwise("item_id")
+    )
+    found = _audit([repeat(e) for e in test], learn, repeating if honest else log)
+    row = found.row("in the history")
+    assert row.hr.mean > 0.5
+    assert row.leak is not honest
+    assert not honest or row.against == "repeats of training users"
+
+
+def test_a_few_negatives_from_the_history_are_no_leak():
+    test, learn, log = _clean(0)
+    some = [_with_negatives(e, [e.history[0], *(c for c in e.candidates if c != e.target)][: SIZE - 1]) for e in test]
+    found = _audit([t if i % 4 == 0 else e for i, (e, t) in enumerate(zip(test, some, strict=True))], learn, log)
+    row = found.row("not in the history")
+    assert row.hr.mean > found.row("random").hr.mean
+    assert not row.leak
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(0, None), (None, 0), (3, None), (0, 0)])
+def test_rules_without_anything_to_learn_from_are_not_tried(rows, steps):
+    test, learn, log = _clean(0)
+    found = _audit(test, learn[:rows], log[:steps])
+    from_rows, from_log = ["target position", "position lookup", "list lookup"], ["popularity", "co-occurrence"]
+    names = [r.name for r in found.untried]
+    assert set(from_rows) <= set(names) or rows is None
+    assert {*from_log, "least popular first"} <= set(names) or steps is None
+    assert "common order" in names
+    assert "no leak" not in found.verdict
+    assert found.verdict.startswith("Audit: incomplete for 540 lists. Not tried: ")
+    assert rows is None or f"{rows} rows of train to learn from" in found.verdict
+    assert steps is None or "0 training interactions" in found.verdict
+    assert found.row(names[0]).finding == "not tried"
+    assert Audit.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
+    out = io.StringIO()
+    Console(file=out, width=180).print(audit_table(found))
+    assert out.getvalue().count("not tried; ") == len(names)
+
+
+def test_a_leak_is_found_though_other_rules_were_not_tried():
+    test, _, log = _clean(0)
+    found = _audit([_negatives_from_history(e) for e in test], [], log)
+    assert [r.name for r in found.leaks] == ["not in the history"]
+    assert "Not tried: target position" in found.verdict
 
 
 def test_a_ragged_list_that_betrays_its_target_is_found():
@@ -231,5 +326,7 @@ def test_published_lastfm_leaks_through_the_artist_id(published):
 def test_prepared_lists_do_not_leak(name, kind):
     data = _real(name, candidates={"kind": kind}, max_train_rows=20_000)
     found = audit_prepared(data)
-    assert found.leaks == []
+    assert {r.name for r in found.leaks} <= ({"least popular first"} if kind == "popularity" else set())
+    named = name == "lastfm-hetrec" or (name, kind) == ("goodreads-windows", "popularity")
+    assert ("least popular first" in found.verdict) is named
     assert found.row("co-occurrence").hr.low > found.row("random").hr.mean

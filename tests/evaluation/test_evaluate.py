@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -175,6 +176,39 @@ def test_misbehaving_rankers_are_named(examples):
         evaluate([Fixed("a", "abcdef"), Fixed("a", "abcdef")], examples, CATALOGUE)
     with pytest.raises(DataError, match="nothing to evaluate: 1 rankers, 0 examples"):
         evaluate([Fixed("a", "abcdef")], [], CATALOGUE)
+
+
+def test_rows_that_were_not_asked_for_text_count_neither_way():
+    rows = [RankingExample(f"u{i // 2}", ("f",), ("a", "b", "c"), "a") for i in range(100)]
+    named = evaluate(
+        [Talker("talker", "abcdef"), Talker("other", "bacdef")], rows, CATALOGUE, resamples=20
+    ).predictions
+    silent = (pl.col("row") >= 20) | (pl.col("row") % 2 == 1)  # every second text of a talker is invalid
+    columns = [pl.when(~silent).then(c).alias(c) for c in ("generated", "choice")]
+    result = evaluate_predictions(named.with_columns(columns), resamples=20)
+    for metric in ("gen_hr@1", "valid_ratio"):
+        interval = result.metrics["talker"][metric]
+        assert (interval.mean, interval.n, interval.users) == (1, 10, 10)
+        assert len(result.values["talker"][metric]) == 10
+    assert result.difference("other", "talker", "gen_hr@1").mean == -1
+    assert result.difference("other", "talker", "gen_hr@1").n == 10
+    assert result.metrics["talker"]["hr@1"].n == result.n == 100
+    out = io.StringIO()
+    Console(file=out, width=250).print(evaluation_table(result), comparison_table(result))
+    assert out.getvalue().count("n=10") == 2 * 2 + 2
+
+
+def test_lists_of_different_candidates_are_not_paired(examples):
+    def predictions(asked):
+        rankers = [Fixed("a", "abcdef"), Fixed("b", "badcfe")]
+        frames = [evaluate([r], e, CATALOGUE, resamples=20).predictions for r, e in zip(rankers, asked, strict=True)]
+        return pl.concat(frames)
+
+    turned = [replace(e, candidates=e.candidates[::-1]) for e in examples]
+    assert evaluate_predictions(predictions([examples, turned]), resamples=20).n == len(examples)
+    others = [*examples[:-1], replace(examples[-1], candidates=("a", "b", "f"))]
+    with pytest.raises(DataError, match="'a' and 'b' answered different lists: nothing to pair"):
+        evaluate_predictions(predictions([examples, others]), resamples=20)
 
 
 def test_predictions_of_different_rows_are_not_paired(examples):

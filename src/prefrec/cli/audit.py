@@ -27,7 +27,9 @@ def audit(
     split: Annotated[Part, typer.Option(help="Whose lists are audited.")] = Part.test,
     learn_from: Annotated[Part, typer.Option(help="Whose lists the shortcuts learn from.")] = Part.train,
     seed: Annotated[int, typer.Option(help="Fixes shuffles and the bootstrap.")] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where a leak is found.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 where a leak is found, or where a rule could not be tried.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
     """Score shortcuts that ignore what the user likes, on the very lists under test.
@@ -40,5 +42,5 @@ def audit(
         typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
         Console().print(audit_table(found))
-    if strict and found.leaks:
+    if strict and (found.leaks or found.untried):
         raise typer.Exit(1)

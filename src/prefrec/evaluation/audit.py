@@ -16,18 +16,25 @@ uniform candidates reward, is not mistaken for a leak in disguise:
   and place (or negatives) has been cut by shuffling, the luckiest of `SHUFFLES` draws. What is left of the rule
   then is what it gets from which items were targets at all, that is from popularity;
 - title length: popularity;
+- least popular first: popularity, which knows the same counts. Where negatives are drawn by popularity it wins by the
+  drawing itself, and the verdict says so. Where it beats random alone, the verdict names it without calling it a
+  leak: a target's own interaction is missing from the counts, which alone gives rare targets away in some lists;
+- in the history (candidates that stand in the shown history first): what users who take items again give it, the
+  luckiest of `SHUFFLES` draws of training users by whether their last interaction repeats one before it;
+- not in the history: popularity and co-occurrence, so that a few negatives that stand there by chance are no leak;
 - id order and common order (`prefrec.evaluation.common_order`), which see the last history item: popularity and
   co-occurrence. Ids often follow the date of an item or of its first user, so that their order beats random
   in honest data too, but not these two.
 
 Popularity itself is never a leak; where it beats random, the audit notes that these lists reward it. With
 fewer than `MIN_USERS` users nothing is called a leak: a bootstrap over a handful of users takes luck for proof.
+A rule that has next to nothing to learn from (`MIN_LEARN`), or whose rivals have, counts as not tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,11 +53,26 @@ from prefrec.rankers.reference import CooccurrenceRanker, PopularityRanker
 MIN_USERS = 20
 """Users among the lists under test from which on a leak can be told from luck."""
 
+MIN_LEARN = 20
+"""Rows, and training interactions, from which on a rule that learns from them is tried."""
+
 SHUFFLES = 5
 """Draws of shuffled lists, the luckiest of which a lookup has to beat."""
 
 MAX_LEARN_ROWS = 100_000
 """Rows a shortcut learns from; more are thinned out at random (with the seed)."""
+
+LEAST_POPULAR = "least popular first"
+
+_REWARDED = "rewarded by the lists"
+
+_MEANINGS = {
+    LEAST_POPULAR: "The negatives are more popular than the targets: a property of the drawing, as where "
+    "negatives are drawn by popularity; hold rankers against this HR@1, not against chance.",
+    "in the history": "Targets stand in the shown history more often than training users take an item again.",
+    "not in the history": "Negatives come from the shown history.",
+}
+"""What it says of the lists that a rule is a leak, where its name does not."""
 
 Hits = dict[str, NDArray[np.float64]]
 """Name → expected hits [B]."""
@@ -67,7 +89,8 @@ class AuditRow:
         against: the rival it beats by least (by the interval's low end); None for references.
         gain: HR@1 over that rival, with the family-wise interval.
         learnt_from: the split it learnt from, "" for rules without learning.
-        note: what else to know.
+        note: what else to know; of a rule that was not tried, why.
+        tried: whether there was enough to learn from; if not, `hr` says nothing.
     """
 
     name: str
@@ -77,6 +100,14 @@ class AuditRow:
     gain: Interval | None = None
     learnt_from: str = ""
     note: str = ""
+    tried: bool = True
+
+    @property
+    def finding(self) -> str:
+        """`leak`, `no leak`, `reference` or `not tried`."""
+        if not self.tried:
+            return "not tried"
+        return "leak" if self.leak else "no leak" if self.against else "reference"
 
 
 @dataclass(frozen=True)
@@ -90,34 +121,55 @@ class Audit:
         """The shortcuts that beat what they should not."""
         return [r for r in self.rows if r.leak]
 
+    @property
+    def untried(self) -> list[AuditRow]:
+        """The rules that had too little to learn from."""
+        return [r for r in self.rows if not r.tried]
+
     def row(self, name: str) -> AuditRow:
         """The row of that name."""
         return next(r for r in self.rows if r.name == name)
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
+        """In words, mostly one sentence."""
         n, users = self.rows[0].hr.n, self.rows[0].hr.users
         if users < MIN_USERS:
             return (
                 f"Audit: {n} lists of {users} users are too few to tell a leak from luck ({MIN_USERS} users needed)."
             )
+        missing = self._missing()
         if self.leaks:
             found = ", ".join(
                 f"{r.name} (HR@1 {r.hr.mean:.3f}, chance {self.rows[0].hr.mean:.3f})" for r in self.leaks
             )
             many = "a leak" if len(self.leaks) == 1 else f"{len(self.leaks)} leaks"
-            return f"Audit: {many} in {n} lists, ranked without knowing what the user likes: {found}."
-        popularity, chance = self.row("popularity"), self.rows[0].hr.mean
-        if not popularity.note:
-            return f"Audit: no leak in {n} lists."
-        figures = f"HR@1 {popularity.hr.mean:.3f}, chance {chance:.3f}"
-        return f"Audit: no leak in {n} lists; popularity is {popularity.note} ({figures})."
+            said = [f"Audit: {many} in {n} lists, ranked without knowing what the user likes: {found}."]
+            said += [_MEANINGS[r.name] for r in self.leaks if r.name in _MEANINGS]
+            return " ".join([*said, f"Not tried: {missing}."] if missing else said)
+        if missing:
+            return f"Audit: incomplete for {n} lists. Not tried: {missing}. The rules that were tried find nothing."
+        chance = self.rows[0].hr.mean
+        rewarded = [
+            f"; {r.name} is {_REWARDED} (HR@1 {r.hr.mean:.3f}, chance {chance:.3f})"
+            + (", a property of the drawing and not of taste" if r.name == LEAST_POPULAR else "")
+            for r in self.rows
+            if r.note == _REWARDED
+        ]
+        return f"Audit: no leak in {n} lists{''.join(rewarded)}."
+
+    def _missing(self) -> str:
+        """The rules that were not tried, by reason; "" where all were."""
+        names: dict[str, list[str]] = {}
+        for r in self.untried:
+            names.setdefault(r.note, []).append(r.name)
+        return "; ".join(f"{', '.join(of)} ({why})" for why, of in names.items())
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         rows = [asdict(r) | {"hr": r.hr.to_json(), "gain": r.gain.to_json() if r.gain else None} for r in self.rows]
-        return {"verdict": self.verdict, "leaks": [r.name for r in self.leaks], "rows": rows}
+        leaks, untried = ([r.name for r in found] for found in (self.leaks, self.untried))
+        return {"verdict": self.verdict, "leaks": leaks, "untried": untried, "rows": rows}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Audit:
@@ -178,28 +230,54 @@ def audit_lists(
         learnt_from = f"{learnt_from}, {MAX_LEARN_ROWS:,} of {len(learn):,} rows"
         learn = [learn[i] for i in rng.choice(len(learn), MAX_LEARN_ROWS, replace=False)]
     lists, seen = shortcuts.encode_lists(examples, catalogue), shortcuts.encode_lists(learn, catalogue)
-    trial = _Trial(_references(lists, examples, train_interactions))
+    trial = _Trial(_references(lists, examples, train_interactions), _lacking(learn, learnt_from, train_interactions))
     _try_lookups(trial, lists, seen, learnt_from, rng)
     _try_titles(trial, lists, seen, catalogue, learnt_from)
+    _try_popularity(trial, lists, examples, train_interactions)
+    _try_histories(trial, lists, examples, train_interactions, rng)
     _try_orders(trial, lists, seen, catalogue, train_interactions, learnt_from)
     return Audit(_rows(trial, [e.user_id for e in examples], seed, resamples))
 
 
 @dataclass
 class _Trial:
-    """Expected hits [B] of references, placebos and shortcuts, and what each shortcut is held against."""
+    """Expected hits [B] of references, placebos and shortcuts, and what each shortcut is held against.
+
+    `lacking` says of the `rows` and the `log` that rules learn from why they are not enough, where they are not.
+    """
 
     references: Hits
+    lacking: dict[str, str]
     placebos: Hits = field(default_factory=dict)
     tried: Hits = field(default_factory=dict)
     rivals: dict[str, list[str]] = field(default_factory=dict)
     learnt_from: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    untried: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, hits: NDArray[np.float64], rivals: list[str], learnt_from: str, note: str = "") -> None:
-        """Enter a shortcut; random is a rival of all."""
+    def add(
+        self,
+        name: str,
+        hits: NDArray[np.float64],
+        rivals: list[str],
+        needs: Sequence[str],
+        learnt_from: str = "",
+        note: str = "",
+    ) -> None:
+        """Enter a shortcut; random is a rival of all. `needs`: what it and its rivals learn from."""
         self.tried[name], self.rivals[name] = hits, ["random", *rivals]
         self.learnt_from[name], self.notes[name] = learnt_from, note
+        if why := [self.lacking[n] for n in needs if n in self.lacking]:
+            self.untried[name] = " and ".join(why)
+
+
+def _lacking(learn: Sequence[RankingExample], learnt_from: str, train_interactions: pl.DataFrame) -> dict[str, str]:
+    lacking = {}
+    if len(learn) < MIN_LEARN:
+        lacking["rows"] = f"{len(learn)} rows of {learnt_from} to learn from"
+    if len(train_interactions) < MIN_LEARN:
+        lacking["log"] = f"{len(train_interactions)} training interactions"
+    return lacking
 
 
 def _references(lists: Lists, examples: Sequence[RankingExample], train_interactions: pl.DataFrame) -> Hits:
@@ -217,7 +295,8 @@ def _try_lookups(trial: _Trial, lists: Lists, seen: Lists, learnt_from: str, rng
     One shuffle is one draw of what luck can do, which no bootstrap over test users shows; the luckiest of
     `SHUFFLES` draws is the rival.
     """
-    trial.add("target position", expected_hits(shortcuts.target_position(lists, seen), lists.target), [], learnt_from)
+    by_place = expected_hits(shortcuts.target_position(lists, seen), lists.target)
+    trial.add("target position", by_place, [], ["rows"], learnt_from)
     moved = [shortcuts.shuffled_positions(seen, rng) for _ in range(SHUFFLES)]
     dealt = [shortcuts.shuffled_lists(seen, rng) for _ in range(SHUFFLES)]
     for name, rule, cuts in (
@@ -227,12 +306,42 @@ def _try_lookups(trial: _Trial, lists: Lists, seen: Lists, learnt_from: str, rng
         placebo = f"{name}, shuffled"
         draws = [expected_hits(rule(lists, cut), lists.target) for cut in cuts]
         trial.placebos[placebo] = max(draws, key=lambda hits: float(hits.mean()))
-        trial.add(name, expected_hits(rule(lists, seen), lists.target), [placebo], learnt_from)
+        trial.add(name, expected_hits(rule(lists, seen), lists.target), [placebo], ["rows"], learnt_from)
 
 
 def _try_titles(trial: _Trial, lists: Lists, seen: Lists, catalogue: Catalogue, learnt_from: str) -> None:
     scores = shortcuts.title_length(lists, seen, catalogue)
-    trial.add("title length", expected_hits(scores, lists.target), ["popularity"], learnt_from)
+    trial.add("title length", expected_hits(scores, lists.target), ["popularity"], ["rows", "log"], learnt_from)
+
+
+def _try_popularity(
+    trial: _Trial, lists: Lists, examples: Sequence[RankingExample], train_interactions: pl.DataFrame
+) -> None:
+    """Fewest training users first: what negatives drawn by popularity give away."""
+    scores = lists.masked(-PopularityRanker.fit(train_interactions).score(examples))
+    trial.add(LEAST_POPULAR, expected_hits(scores, lists.target), ["popularity"], ["log"])
+
+
+def _try_histories(
+    trial: _Trial,
+    lists: Lists,
+    examples: Sequence[RankingExample],
+    train_interactions: pl.DataFrame,
+    rng: np.random.Generator,
+) -> None:
+    """Candidates that stand in the shown history, and those that do not.
+
+    Users may take an item again. A placebo finds the target where a training user, drawn at random, did so last,
+    and by chance else; the luckiest of `SHUFFLES` draws is the rival.
+    """
+    inside = shortcuts.in_history(lists, examples)
+    again = shortcuts.repeats(train_interactions, max(len(e.history) for e in examples))
+    chance, placebo = trial.references["random"], "repeats of training users"
+    draws = [np.where(rng.choice(again, len(chance)), 1.0, chance) for _ in range(SHUFFLES if len(again) else 0)]
+    trial.placebos[placebo] = max(draws, key=lambda hits: float(hits.mean()), default=chance)
+    trial.add("in the history", expected_hits(inside, lists.target), [placebo], ["log"])
+    outside = expected_hits(lists.masked(-inside), lists.target)
+    trial.add("not in the history", outside, ["popularity", "co-occurrence"], ["log"])
 
 
 def _try_orders(
@@ -255,7 +364,7 @@ def _try_orders(
         scores = shortcuts.next_in_order(lists, seen, keys)
         share = max(agreement(train_interactions, catalogue, k) for k in (keys, -keys))
         note = f"{share:.0%} of steps in this order"
-        trial.add(name, expected_hits(scores, lists.target), rivals, source, note)
+        trial.add(name, expected_hits(scores, lists.target), rivals, ["rows", "log"], source, note)
 
 
 def _rows(trial: _Trial, users: Sequence[str], seed: int, resamples: int) -> list[AuditRow]:
@@ -272,13 +381,18 @@ def _rows(trial: _Trial, users: Sequence[str], seed: int, resamples: int) -> lis
         return interval_of(float((hits[name] - hits[rival]).mean()), column[name] - column[rival], *size, level)
 
     rewarded = gain("popularity", "random").low > 0
-    notes = {"popularity": "rewarded by the lists" if rewarded else ""}
+    notes = {"popularity": _REWARDED if rewarded else ""}
     rows = [AuditRow(name, rate(name), note=notes.get(name, "")) for name in trial.references]
+    if "log" in trial.lacking:
+        rows[1:] = [replace(r, note=trial.lacking["log"], tried=False) for r in rows[1:]]
     for name in trial.tried:
-        gains = {r: gain(name, r, 1 - 0.05 / len(trial.tried)) for r in trial.rivals[name]}
+        if name in trial.untried:
+            rows.append(AuditRow(name, rate(name), note=trial.untried[name], tried=False))
+            continue
+        level = 1 - 0.05 / (len(trial.tried) - len(trial.untried))
+        gains = {r: gain(name, r, level) for r in trial.rivals[name]}
         nearest = min(gains, key=lambda r: gains[r].low)
         leak = size[1] >= MIN_USERS and gains[nearest].low > 0
-        rows.append(
-            AuditRow(name, rate(name), leak, nearest, gains[nearest], trial.learnt_from[name], trial.notes[name])
-        )
+        note = _REWARDED if name == LEAST_POPULAR and not leak and gains["random"].low > 0 else trial.notes[name]
+        rows.append(AuditRow(name, rate(name), leak, nearest, gains[nearest], trial.learnt_from[name], note))
     return rows

@@ -3,8 +3,8 @@
     rankers × examples → predictions (`predict`) → values a row → intervals over users (`evaluate_predictions`)
 
 Metrics from scores: `hr@K`, `ndcg@K`, `mrr`. Rankers that generate text have two more: `gen_hr@1` (an invalid
-answer is a miss) and `valid_ratio`. The constrained choice (the candidate with the highest score, valid by
-construction) has HR@1 = `hr@1` by definition, so it has no row of its own.
+answer is a miss) and `valid_ratio`, both over the rows that were asked for text. The constrained choice (the
+candidate with the highest score, valid by construction) has HR@1 = `hr@1` by definition, so it has no row of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from prefrec.evaluation.text import judge_texts
 from prefrec.rankers.base import GeneratingRanker, Ranker
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
-"""Ranker → metric → values [B], rows in the order of the examples."""
+"""Ranker → metric → values, rows in the order of the examples: all, or those that were asked for text."""
 
 
 @dataclass(frozen=True)
@@ -208,26 +208,48 @@ def evaluate_predictions(
 ) -> Evaluation:
     """The evaluation of a frame of predictions (arguments as for `evaluate`)."""
     groups = _by_ranker(predictions)
+    asked = predictions.filter(pl.col("generated").is_not_null())
+    written = _by_ranker(asked) if len(asked) else {}
+    pairs = _pairs(compare, list(groups))
     first = next(iter(groups.values()))
-    users = first["user_id"].to_list()
-    values: Values = {name: _row_values(group, ks) for name, group in groups.items()}
-    keys = [(name, metric) for name, of in values.items() for metric in of]
-    draws = bootstrap_means(np.stack([values[r][m] for r, m in keys], axis=1), users, resamples, seed)
-    column = {key: draws[:, i] for i, key in enumerate(keys)}
-    size = (len(users), len(set(users)))
-    metrics = {
-        r: {m: interval_of(float(v.mean()), column[r, m], *size) for m, v in of.items()} for r, of in values.items()
-    }
-    comparisons = [
-        Comparison(a, b, m, difference_of(_mean(values[a][m] - values[b][m]), column[a, m] - column[b, m], *size))
-        for a, b in _pairs(compare, list(groups))
-        for m in values[a]
-        if m in values[b]
-    ]
+    parts = [_Part(first, {name: _rank_values(group, ks) for name, group in groups.items()}, seed, resamples)]
+    if written:
+        rows = next(iter(written.values()))
+        parts.append(_Part(rows, {name: _text_values(group) for name, group in written.items()}, seed, resamples))
+    values = {name: {m: v for p in parts for m, v in p.values.get(name, {}).items()} for name in groups}
+    metrics = {name: {m: i for p in parts for m, i in p.intervals(name).items()} for name in groups}
+    comparisons = [Comparison(a, b, m, d) for a, b in pairs for p in parts for m, d in p.differences(a, b).items()]
+    size = (len(first), first["user_id"].n_unique())
     chance = _mean(1.0 / first["candidates"].list.len().to_numpy())
     return Evaluation(
         metrics, comparisons, *size, chance, seed, resamples, audit, values=values, predictions=predictions
     )
+
+
+class _Part:
+    """Metrics over the same rows, `rows` being any ranker's predictions of them, with one set of resamples."""
+
+    def __init__(self, rows: pl.DataFrame, values: Values, seed: int, resamples: int) -> None:
+        self.values = values
+        users = rows["user_id"].to_list()
+        keys = [(name, metric) for name, of in values.items() for metric in of]
+        draws = bootstrap_means(np.stack([values[r][m] for r, m in keys], axis=1), users, resamples, seed)
+        self.column = {key: draws[:, i] for i, key in enumerate(keys)}
+        self.size = (len(users), len(set(users)))
+
+    def intervals(self, name: str) -> dict[str, Interval]:
+        """Metric → interval of a ranker."""
+        of = self.values.get(name, {})
+        return {m: interval_of(_mean(v), self.column[name, m], *self.size) for m, v in of.items()}
+
+    def differences(self, name: str, against: str) -> dict[str, PairedDifference]:
+        """Metric → difference of two rankers, where both have it."""
+        ours, theirs, column = self.values.get(name, {}), self.values.get(against, {}), self.column
+        return {
+            m: difference_of(_mean(v - theirs[m]), column[name, m] - column[against, m], *self.size)
+            for m, v in ours.items()
+            if m in theirs
+        }
 
 
 def _mean(values: NDArray[np.float64]) -> float:
@@ -235,28 +257,36 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Ranker → its predictions by row; all rankers must have answered the same questions."""
+    """Ranker → its predictions by row; all rankers must have answered the same questions.
+
+    The order of the candidates does not matter.
+    """
     names = predictions["ranker"].unique(maintain_order=True).to_list()
     groups = {name: predictions.filter(pl.col("ranker") == name).sort("row") for name in names}
     if not groups:
         raise DataError("nothing to evaluate: the predictions hold no row")
     key = ["row", "user_id", "target"]
-    first = next(iter(groups.values())).select(key)
+    first = next(iter(groups.values()))
     for name, group in groups.items():
-        if not group.select(key).equals(first):
+        if not group.select(key).equals(first.select(key)):
             raise DataError(f"rankers {names[0]!r} and {name!r} answered different rows: nothing to pair")
+        ours, theirs = group["candidates"], first["candidates"]
+        if not (ours.equals(theirs) or ours.list.sort().equals(theirs.list.sort())):
+            raise DataError(f"rankers {names[0]!r} and {name!r} answered different lists: nothing to pair")
     return groups
 
 
-def _row_values(group: pl.DataFrame, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+def _rank_values(group: pl.DataFrame, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
     """Metric → values [B] of one ranker's predictions."""
     ranks = group["rank"].to_numpy().astype(np.int64)
-    values = {name: metric(ranks) for name, metric in metrics_for(ks).items()}
-    if group["generated"].null_count() < len(group):
-        hit = (group["choice"] == group["target"]).fill_null(False)
-        values["gen_hr@1"] = hit.to_numpy().astype(np.float64)
-        values["valid_ratio"] = group["choice"].is_not_null().to_numpy().astype(np.float64)
-    return values
+    return {name: metric(ranks) for name, metric in metrics_for(ks).items()}
+
+
+def _text_values(group: pl.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Metric → values [B] of predictions that all have a text."""
+    hit = (group["choice"] == group["target"]).fill_null(False)
+    valid = group["choice"].is_not_null()
+    return {"gen_hr@1": hit.to_numpy().astype(np.float64), "valid_ratio": valid.to_numpy().astype(np.float64)}
 
 
 def _pairs(compare: str | Iterable[tuple[str, str]] | None, names: list[str]) -> list[tuple[str, str]]:

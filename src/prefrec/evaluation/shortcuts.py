@@ -162,6 +162,21 @@ def title_length(lists: Lists, seen: Lists, catalogue: Catalogue) -> NDArray[np.
     return _better(lists, seen, lambda x: x.masked(-lengths[x.codes]), lambda x: x.masked(lengths[x.codes]))
 
 
+def in_history(lists: Lists, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    """1 for candidates that stand in the shown history of their row (`examples` of the `lists`), 0 for others."""
+    inside = np.zeros(lists.codes.shape)
+    for b, e in enumerate(examples):
+        shown = set(e.history)
+        inside[b, : len(e.candidates)] = [c in shown for c in e.candidates]
+    return lists.masked(inside)
+
+
+def repeats(train_interactions: pl.DataFrame, window: int) -> NDArray[np.bool_]:
+    """Of each training user with two interactions or more: is the last item among the `window` items before it?"""
+    sequences = train_interactions.group_by("user_id", maintain_order=True).agg("item_id")["item_id"].to_list()
+    return np.array([s[-1] in s[:-1][-window:] for s in sequences if len(s) > 1 and window], dtype=np.bool_)
+
+
 def _better(lists: Lists, seen: Lists, *rules: Rule) -> NDArray[np.float64]:
     """Scores of `lists` by the rule with the highest HR@1 on `seen`, the first of equals."""
     gains = [expected_hits(rule(seen), seen.target).mean() if len(seen.target) else 0.0 for rule in rules]

@@ -28,8 +28,15 @@ def interval_text(interval: Interval, digits: int = 3) -> str:
     return f"{interval.mean:{form}} \\[{ends}]{p}"
 
 
+def _cell(interval: Interval | None, n: int) -> str:
+    """A cell of a table whose numbers are of n rows, unless the cell says otherwise."""
+    if interval is None:
+        return ""
+    return interval_text(interval) + (f" n={interval.n}" if interval.n != n else "")
+
+
 def evaluation_table(evaluation: Evaluation, metrics: Sequence[str] | None = None) -> Table:
-    """Rankers × metrics. The caption holds n, chance and the audit's verdict."""
+    """Rankers × metrics. The caption holds n, chance and the audit's verdict; metrics of fewer rows have their n."""
     shown = list(metrics or dict.fromkeys(m for of in evaluation.metrics.values() for m in of))
     caption = f"n = {evaluation.n} rows of {evaluation.users} users; chance HR@1 {evaluation.chance:.3f}; "
     caption += "95% intervals by bootstrap over users"
@@ -41,7 +48,7 @@ def evaluation_table(evaluation: Evaluation, metrics: Sequence[str] | None = Non
     for metric in shown:
         table.add_column(metric_label(metric), justify="right")
     for name, of_ranker in evaluation.metrics.items():
-        cells = [interval_text(of_ranker[m]) if m in of_ranker else "" for m in shown]
+        cells = [_cell(of_ranker.get(m), evaluation.n) for m in shown]
         table.add_row(name, str(evaluation.n), *cells)
     return table
 
@@ -55,7 +62,7 @@ def comparison_table(evaluation: Evaluation, metrics: Sequence[str] | None = Non
         table.add_column(metric_label(metric), justify="right")
     for pair in dict.fromkeys((c.ranker, c.against) for c in evaluation.comparisons):
         of_pair = {c.metric: c.difference for c in evaluation.comparisons if (c.ranker, c.against) == pair}
-        table.add_row(" − ".join(pair), *(interval_text(of_pair[m]) if m in of_pair else "" for m in shown))
+        table.add_row(" − ".join(pair), *(_cell(of_pair.get(m), evaluation.n) for m in shown))
     return table
 
 
@@ -70,6 +77,7 @@ def audit_table(audit: Audit) -> Table:
     for row in audit.rows:
         name = f"{row.name} ({row.learnt_from})" if row.learnt_from else row.name
         gain = f"{interval_text(row.gain)} over {row.against}" if row.gain else ""
-        finding = "; ".join(filter(None, ["[red]LEAK[/red]" if row.leak else "", row.note]))
-        table.add_row(name, interval_text(row.hr), str(row.hr.n), gain, finding)
+        mark = "[red]LEAK[/red]" if row.leak else "" if row.tried else "not tried"
+        finding = "; ".join(filter(None, [mark, row.note]))
+        table.add_row(name, interval_text(row.hr) if row.tried else "–", str(row.hr.n), gain, finding)
     return table
