@@ -166,3 +166,47 @@ def test_shares_are_spread_and_cover_all(monkeypatch):
         parts.append(processes.share([*range(8)]))
     assert parts == [[0, 3, 6], [1, 4, 7], [2, 5]]
     assert not processes.is_first()
+
+
+def test_processes_wait_long_for_one_that_works_alone(monkeypatch):
+    """In a group of their own, so whoever made the job's group, with whatever patience."""
+    made = {}
+
+    def gather(parts, items, group=None):
+        parts[:] = [items] * len(parts)
+        made["asked"] = group
+
+    processes._group.cache_clear()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.PartialState", lambda: None)
+    monkeypatch.setattr("torch.distributed.new_group", lambda **given: made.update(own=given) or "own")
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    assert processes.pool([1]) == [1, 1]
+    processes._group.cache_clear()
+    assert made == {"own": {"timeout": processes.PATIENCE}, "asked": "own"}
+    assert processes.PATIENCE.days > 3
+
+
+def test_a_group_that_was_made_before_with_little_patience_does_not_matter():
+    code = (
+        "from datetime import timedelta\n"
+        "import torch, torch.distributed as dist\n"
+        "from accelerate import PartialState\n"
+        "from prefrec import processes\n"
+        "PartialState(cpu=True, backend='gloo', timeout=timedelta(seconds=7))\n"
+        "parts = [g._get_backend(torch.device('cpu')) for g in (dist.group.WORLD, processes._group())]\n"
+        "print(*[part.options._timeout for part in parts], sep=';')\n"
+    )
+    given = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    given |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=os.environ | given | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    said = [job.communicate(timeout=120)[0].strip() for job in jobs]
+    assert said == [f"0:00:07;{processes.PATIENCE}"] * 2

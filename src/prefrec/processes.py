@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TypeVar
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(days=14)
+"""How long processes wait for one that works alone, such as on a recommender that it trains."""
 
 
 def count() -> int:
@@ -38,9 +43,8 @@ def pool(items: list[T]) -> list[T]:
         return items
     import torch.distributed as dist
 
-    _join()
     parts: list[list[T]] = [[] for _ in range(count())]
-    dist.all_gather_object(parts, items)
+    dist.all_gather_object(parts, items, group=_group())
     return [item for part in parts for item in part]
 
 
@@ -55,7 +59,15 @@ def wait() -> None:
     pool([None])
 
 
-def _join() -> None:
+@cache
+def _group() -> Any:
+    """A group of all processes for what they tell each other here.
+
+    It is one of its own, so that its patience is the same whoever made the job's group, accelerate or the Trainer.
+    Training keeps that one, whose shorter time tells sooner that a process hangs.
+    """
+    import torch.distributed as dist
     from accelerate import PartialState
 
     PartialState()
+    return dist.new_group(timeout=PATIENCE)

@@ -338,6 +338,33 @@ def test_a_run_that_was_just_begun(tmp_path):
     assert "Examples need the prepared data and the predictions" in text
 
 
+def test_stages_that_were_made_otherwise_are_named(run):
+    state = json.loads((run / "sft/stage.json").read_text())
+    for made, sentence in (("2.12", "sft/ was made with torch 2.12 (not 2.13)."), ("2.13", "made otherwise")):
+        environment = {"torch": made, "python": "3.11.9", "commit": None}
+        (run / "sft/stage.json").write_text(json.dumps(state | {"environment": environment}))
+        assert (sentence in _read(run).text) == (made == "2.12")
+
+
+@pytest.mark.parametrize("kind", ["llara", "tallrec", "chat-rec", "endpoint", "retrieve-then-rank"])
+def test_the_recipe_s_further_systems_are_no_rankers_without_a_language_model(run, kind):
+    assert "The best ranker without a language model is popularity" in _read(run).text
+    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": [{"kind": kind, "name": "popularity"}]}))
+    text = _read(run).text
+    assert "The best ranker without a language model is random" in text
+
+
+@pytest.mark.parametrize("wrong", [3, [3, None, {}], {"name": "x"}])
+def test_a_recipe_of_odd_sections(run, wrong):
+    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": wrong, "sequential": wrong}))
+    metrics = json.loads((run / "metrics.json").read_text()) | {"made_of": {"recipe": "x", "data": 3}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert read_run(run).outdated.startswith("data, recipe changed")
+    (run / "recipe.yaml").write_text("{1: a, b: 2}")
+    (run / "sft/stage.json").write_text("[" * 100_000)
+    assert read_run(run).outdated.startswith("data changed")
+
+
 def test_damaged_and_unfinished_parts_are_named(run):
     (run / "metrics.json").write_text('{"split": "te')
     (run / "sft/log.json").write_text("{}")

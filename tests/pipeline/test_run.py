@@ -15,8 +15,11 @@ from prefrec.data import read_prepared
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import evaluate_predictions, read_predictions
 from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
+from prefrec.pipeline.report import write_report
+from prefrec.pipeline.report.contents import read_run
 from prefrec.pipeline.run import STAGES, environment, run_recipe
 from prefrec.pipeline.stage import last_checkpoint
+from prefrec.studies.runs import open_run
 from prefrec.training.progress import ProgressCallback
 from tiny_run import TITLES, adapter_weights, write_shop
 
@@ -287,6 +290,65 @@ def test_pretraining_alone_is_a_ranker(run, recipe):
     )
     rankers = json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"]
     assert list(rankers)[-2:] == ["zero-shot", "pretrain"]
+
+
+def _shorter(recipe: Recipe) -> Recipe:
+    data = recipe.data.model_dump(mode="json")
+    return _changed(recipe, data=data | {"candidates": data["candidates"] | {"size": 5}})
+
+
+def test_metrics_of_another_recipe_are_not_shown(run_again, recipe):
+    folder, _ = run_again(_shorter(recipe), until="prepare")
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "predictions.parquet are left out: data, recipe changed since they were made" in page
+    assert "No result yet" in page
+    with pytest.raises(DataError, match=r"predictions\.parquet is of an earlier run: data, recipe changed since"):
+        open_run(folder).predictions()
+
+
+def test_metrics_of_another_model_are_not_shown(run_again, recipe):
+    """Trained anew and not evaluated, then the first recipe again: its model and its metrics are back."""
+    folder, again = run_again(_changed(recipe, align={"beta": 0.3}), until="align")
+    assert again == {"align/s-dpo"}
+    assert read_run(folder).outdated.startswith("align/s-dpo, recipe changed")
+    folder, _ = run_again(recipe, until="align")
+    contents = read_run(folder)
+    assert (contents.outdated, contents.missing) == ("", [])
+    assert contents.evaluation is not None
+
+
+def test_what_decides_no_metrics_and_metrics_of_old_are_shown(run_again, recipe):
+    evaluation = recipe.evaluate.model_dump() | {"batch_size": 3}
+    folder, _ = run_again(_changed(recipe, evaluate=evaluation, name="renamed"), until="align")
+    assert read_run(folder).outdated == ""
+    folder, _ = run_again(_shorter(recipe), until="prepare")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics.pop("made_of").keys() == {"sft", *ALIGNMENTS, "data", "recipe"}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert read_run(folder).evaluation is not None
+    assert len(open_run(folder).predictions()) > 0
+
+
+def test_there_and_back_trains_nothing_anew(run_again, finished, recipe):
+    before = {name: (finished / name / "adapter").stat().st_mtime_ns for name in ("sft", *ALIGNMENTS)}
+    run_again(_changed(recipe, align={"beta": 0.3}), until="align")
+    folder, again = run_again(recipe)
+    want, got = (adapter_weights(f / "align/s-dpo/adapter") for f in (finished, folder))
+    assert all(torch.equal(want[n], got[n]) for n in want)
+    assert json.loads((folder / "align/s-dpo.previous/stage.json").read_text())["config"]["beta"] == 0.3
+    assert again <= {"align/s-dpo", "predictions/s-dpo"}
+    same = (finished / "align/s-dpo/stage.json").read_text()
+    assert (folder / "align/s-dpo/stage.json").read_text() == same
+    assert before == {name: (finished / name / "adapter").stat().st_mtime_ns for name in before}
+
+
+@pytest.mark.parametrize("section", ["align", "rankers"])
+def test_a_name_that_is_kept_for_another(recipe, tmp_path, section):
+    named = {"align": {"name": "s-dpo.previous"}, "rankers": {"kind": "tallrec", "name": "x.previous"}}[section]
+    changed = Recipe.model_validate(recipe.model_dump(mode="json") | {section: [named | {"rows": 8}]})
+    with pytest.raises(ConfigError, match=r"previous' is no name for a stage"):
+        run_recipe(changed, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_reference_rows_alone(run, recipe):

@@ -1,5 +1,7 @@
 """The evaluation stage: which rankers are asked again, how they are paired, and what the numbers are made of."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -81,6 +83,16 @@ def test_generation_is_counted_on_its_own_rows(evaluate, entries):
     assert [(c.ranker, c.against) for c in scores.generation.comparisons] == [("sft", "zero-shot")] * 2
 
 
+def test_texts_are_asked_of_rows_spread_over_the_users(evaluate, entries, data):
+    """Two users with ten rows each stand first: four texts come from four users, and old answers to others go."""
+    many = [replace(e, user_id=data.test[i // 10].user_id) for i, e in enumerate(data.test[:20])]
+    crowded = replace(data, test=[*many, *data.test[20:]])
+    scores = evaluate(entries[:1], rows=None, generate_rows=4, on=crowded)
+    texts = scores.predictions.filter(pl.col("generated").is_not_null())
+    assert texts["user_id"].n_unique() == len(texts) == scores.generation.n == 4
+    assert texts["row"].to_list() != [0, 1, 2, 3]
+
+
 def test_without_generated_rows_there_is_no_generation(evaluate, entries):
     assert evaluate(entries, generate_rows=0).generation is None
     assert evaluate([], generate_rows=4).generation is None
@@ -144,6 +156,30 @@ def test_a_key_never_stands_beside_the_answers_to_another(evaluate, entries, ask
     again = evaluate(entries[:1])
     assert asked == ["zero-shot"] * 3
     assert again.evaluation.n == 20
+
+
+def test_a_failure_in_generation_loses_no_scores(evaluate, entries, monkeypatch):
+    want = evaluate(entries[1:], seed=1)
+    scored, predict = [], score.predict
+
+    def count(ranker, *args, **given):
+        scored.append(ranker.name)
+        return predict(ranker, *args, **given)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score, "predict", count)
+    with monkeypatch.context() as patch:
+        patch.setattr(score.LMRanker, "generate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(entries[1:])
+    evaluate(entries[1:], generate_rows=0)
+    again = evaluate(entries[1:])
+    assert scored.count("sft") == 1
+    evaluate(entries[1:], seed=1)
+    assert again.generation.n == 4
+    assert evaluate(entries[1:], seed=1).predictions.equals(want.predictions)
 
 
 def test_keys_know_titles_domain_and_files(adapter, data, recipe, tmp_path):

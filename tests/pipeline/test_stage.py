@@ -1,6 +1,7 @@
 """A stage's folder: finished, unfinished, made from something else, half written."""
 
 import json
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from prefrec.pipeline.stage import (
     file_facts,
     is_finished,
     last_checkpoint,
+    machine,
     read_json,
     stage,
     stage_key,
@@ -38,6 +40,7 @@ def test_a_stage_that_ends_is_finished(tmp_path):
     assert not is_finished(folder, "other")
     state = json.loads((folder / STAGE_FILE).read_text())
     assert state.pop("peak_bytes") > 0
+    assert state.pop("environment") == machine()
     assert state == {
         "key": "k",
         "kind": "sft",
@@ -109,6 +112,97 @@ def test_another_key_moves_the_outcome_aside_and_keeps_one(tmp_path):
     assert (tmp_path / "s-dpo.previous" / "adapter").read_text() == "two"
     assert is_finished(tmp_path / "s-dpo.previous", "two")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s-dpo", "s-dpo.previous"]
+
+
+def _made(folder, key, *, stopped=False):
+    with suppress(KeyboardInterrupt), stage(folder, key, "align", {}):
+        (folder / "adapter").write_text(key)
+        if stopped:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_was_moved_aside_comes_back_when_it_is_wanted(tmp_path, stopped):
+    folder, previous = tmp_path / "s-dpo", tmp_path / "s-dpo.previous"
+    _made(folder, "one", stopped=stopped)
+    _made(folder, "two")
+    for wanted, other in (("one", "two"), ("two", "one"), ("one", "two")):
+        assert is_finished(folder, wanted) == (wanted == "two" or not stopped)
+        assert [(p / "adapter").read_text() for p in (folder, previous)] == [wanted, other]
+    with stage(folder, "one", "align", {}):
+        assert (folder / "adapter").read_text() == "one"
+    shutil.rmtree(folder)
+    assert is_finished(folder, "two")
+    assert [p.name for p in tmp_path.iterdir()] == ["s-dpo"]
+
+
+@pytest.mark.parametrize("wanted", ["one", "two"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_kill_between_two_renames_loses_nothing(tmp_path, monkeypatch, at, wanted):
+    folder, rename, done = tmp_path / "s-dpo", Path.rename, []
+    for key in ("one", "two"):
+        _made(folder, key)
+
+    def killed(self, target):
+        if len(done) == at:
+            raise KeyboardInterrupt
+        done.append(self)
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            is_finished(folder, "one")
+    assert is_finished(folder, wanted)
+    assert (folder / "adapter").read_text() == wanted
+    assert (tmp_path / "s-dpo.previous" / "adapter").read_text() == {"one": "two", "two": "one"}[wanted]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s-dpo", "s-dpo.previous"]
+
+
+def test_what_is_half_deleted_is_neither_whole_nor_foreign(tmp_path, monkeypatch):
+    folder = tmp_path / "s-dpo"
+    for key in ("one", "two"):
+        _made(folder, key)
+
+    def killed(place, **_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        _made(folder, "three")  # swallows the kill
+    assert not (tmp_path / "s-dpo.previous" / "adapter").exists()
+    assert not is_finished(folder, "one")
+    _made(folder, "three")
+    assert (tmp_path / "s-dpo.previous" / "adapter").read_text() == "two"
+
+
+def test_no_stage_has_the_name_of_what_another_keeps(tmp_path):
+    with pytest.raises(ConfigError, match=r"'s-dpo.previous' is no name for a stage"):
+        _made(tmp_path / "s-dpo.previous", "k")
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_stay_until_the_stage_is_finished(tmp_path, monkeypatch):
+    folder = tmp_path / "sft"
+
+    def left():
+        return [p.name for p in folder.glob("checkpoint-*")]
+
+    with suppress(KeyboardInterrupt), stage(folder, "k", "sft", {}):
+        write_json(folder / "checkpoint-5" / "trainer_state.json", {})
+        raise KeyboardInterrupt
+    assert left() == ["checkpoint-5"]
+
+    def killed(place, **_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt), stage(folder, "k", "sft", {}):
+        assert left() == ["checkpoint-5"]
+        patch.setattr(shutil, "rmtree", killed)
+    assert read_json(folder / STAGE_FILE)["finished"]
+    assert left() == ["checkpoint-5"]
+    assert is_finished(folder, "k")
+    assert left() == []
 
 
 @pytest.mark.parametrize("content", ['{"key": "k", "fini', "", "[1, 2]", "\xff"])

@@ -99,7 +99,7 @@ def test_sft_leaves_an_adapter_and_a_log(sft, tmp_path):
     log = json.loads((tmp_path / "log.json").read_text())
     assert [e["step"] for e in log if "eval_loss" in e] == [4, 8]
     assert [e["step"] for e in log if "loss" in e] == [5]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "log.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "checkpoint-8", "log.json"]
 
 
 def test_the_same_seed_gives_the_same_adapter(sft, tmp_path):
@@ -129,7 +129,7 @@ def test_interrupted_sft_ends_with_the_same_weights(sft, stop_after, tmp_path, m
         monkeypatch.undo()
     assert _equal(whole, sft(stopped, **changes))
     assert _losses(stopped) == _losses(tmp_path / "whole")
-    assert sorted(p.name for p in stopped.iterdir()) == ["adapter", "log.json"]
+    assert sorted(p.name for p in stopped.iterdir()) == ["adapter", "checkpoint-16", "log.json"]
 
 
 @pytest.mark.parametrize("negatives", ["fixed", "per_epoch"])

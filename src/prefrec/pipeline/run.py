@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
 
 from prefrec.console import say
 from prefrec.data import PrepareConfig, PreparedData, prepare, prepared_digest, read_prepared, write_prepared
@@ -32,8 +29,18 @@ from prefrec.pipeline.recipe import (
     dump_recipe,
 )
 from prefrec.pipeline.report import write_report
+from prefrec.pipeline.report.contents import METRICS, made_of
 from prefrec.pipeline.score import Entry, LMEntry, Scores, SequentialEntry, adapter_key, evaluate_rankers
-from prefrec.pipeline.stage import file_facts, stage, stage_key, write_json, write_text
+from prefrec.pipeline.stage import (
+    file_facts,
+    machine,
+    read_json,
+    refuse_name,
+    stage,
+    stage_key,
+    write_json,
+    write_text,
+)
 from prefrec.pipeline.train import ADAPTER, train_align, train_pretrain, train_sft
 from prefrec.processes import is_first
 from prefrec.rankers.sequential import MODEL_FILES, SequentialConfig, require_hopwise, train_sequential
@@ -60,10 +67,12 @@ def run_recipe(
         under_test: chooses among the rows of the prepared data, for the evaluation alone.
 
     Raises:
-        ConfigError: there is no such stage, or hopwise is needed and not installed.
+        ConfigError: there is no such stage, a name is not fit for one, or hopwise is needed and not installed.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")
+    for name in (*(s.name for s in recipe.align), *(r.name for r in recipe.rankers)):
+        refuse_name(name)
     wanted = STAGES[: STAGES.index(until) + 1]
     sections = recipe.sequential if SEQUENTIAL in wanted else []
     if sections:
@@ -78,29 +87,19 @@ def run_recipe(
         sequential_stage(data, key, s, folder / SEQUENTIAL / s.model, seed=recipe.seed) for s in sections
     ]
     entries += [LMEntry(ZERO_SHOT, None, adapter_key(None, data))] if recipe.evaluate.zero_shot else []
-    made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
-    entries += train_stages(recipe, made_of, folder, wanted, entries)
+    shared = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
+    entries += train_stages(recipe, shared, folder, wanted, entries)
     for config in recipe.rankers if RANKERS in wanted else []:
         before = {e.name: e for e in entries}
-        entries.append(STAGE_FUNCTIONS[config.kind](made_of, config, folder / RANKERS / config.name, before))
+        entries.append(STAGE_FUNCTIONS[config.kind](shared, config, folder / RANKERS / config.name, before))
     if "evaluate" in wanted:
         _evaluate(recipe, under_test(data) if under_test else data, folder, entries)
     return write_report(folder) if "report" in wanted and is_first() else folder
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Versions, machine and seed: what a figure needs to be made again."""
-    packages = ("prefrec", "torch", "transformers", "peft", "polars", "numpy")
-    return {
-        **{name: version(name) for name in packages},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(),
-        "seed": seed,
-    }
+    """Versions, machine and seed of this process; `stage.json` holds those that made each stage."""
+    return {**machine(), "seed": seed}
 
 
 def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
@@ -224,8 +223,12 @@ def _evaluate(recipe: Recipe, data: PreparedData, folder: Path, entries: Iterabl
     cache = folder / "predictions"
     scores = evaluate_rankers(data, recipe.model, recipe.evaluate, list(entries), cache, seed=recipe.seed)
     if is_first():
+        now = made_of(folder, yaml.safe_load(dump_recipe(recipe)))
+        before = read_json(folder / METRICS)
+        if not isinstance(before, dict) or before.get("made_of") != now:
+            (folder / METRICS).unlink(missing_ok=True)  # no metrics beside the predictions of others
         write_predictions(scores.predictions, folder / "predictions.parquet")
-        write_json(folder / "metrics.json", metrics_json(recipe.evaluate.split, scores))
+        write_json(folder / METRICS, metrics_json(recipe.evaluate.split, scores) | {"made_of": now})
     return scores
 
 
@@ -246,30 +249,3 @@ def prepare_key(config: PrepareConfig) -> str:
     named = [p for p in (config.path, config.interactions, config.items, config.users) if p is not None]
     told = config.model_dump(mode="json", exclude=None if config.users else {"users"})
     return stage_key(config=told, files=file_facts(named))
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} × {os.cpu_count()}" if names else platform.processor()
-
-
-def _commit() -> str | None:
-    """The commit of the source tree that this package runs from, with a + where files differ from it."""
-    here = Path(__file__).parent
-    try:
-        inside = subprocess.run(
-            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=False
-        )
-        if inside.returncode:
-            return None
-        head = subprocess.run(
-            ["git", "rev-parse", "--short=10", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=here, check=False).returncode
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if dirty else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ class Scores:
 
     Attributes:
         evaluation: metrics from log-probabilities, on all rows, with the audit of their lists.
-        generation: HR@1 and Valid Ratio by greedy generation on the first rows; None where not asked for.
+        generation: HR@1 and Valid Ratio by greedy generation on some rows, spread over the users; None where not
+            asked for.
         predictions: of all rankers.
     """
 
@@ -152,25 +154,28 @@ def ask_models(
 ) -> list[pl.DataFrame]:
     """Predictions of each entry on these rows; those already in the folder `cache` are not made again.
 
-    Of many processes the first one writes the folder, and all read it.
+    Scores are kept before texts are asked for, under the key of predictions without texts. Of many processes the
+    first one writes the folder, and all read it.
     """
     base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
+    places = _text_places(data, examples, section.generate_rows)
+    first = places == list(range(len(places)))
     frames = []
     for entry in entries:
         asked: dict[str, Any] = {}
         if isinstance(entry, LMEntry):
             asked["model"] = model_key(model)
         if not isinstance(entry, SequentialEntry):
-            asked["generate"] = section.generate_rows
+            asked["generate"] = section.generate_rows if first else places
         key = stage_key(rows=base_key, entry=entry.key, **asked)
+        without = asked | ({"generate": 0} if "generate" in asked else {})
+        without_texts = stage_key(rows=base_key, entry=entry.key, **without)
         path = cache / f"{entry.name}.parquet"
-        known = path.is_file() and read_json(path.with_suffix(".json")) == key
-        if not processes.from_first(known):
-            frame = _ask(entry, data, model, section, examples, seed)
-            if processes.is_first():
-                path.with_suffix(".json").unlink(missing_ok=True)  # no key beside the answers to another
-                write_predictions(frame, path)
-                write_json(path.with_suffix(".json"), key)
+        found = processes.from_first(read_json(path.with_suffix(".json")) if path.is_file() else None)
+        if found != key:
+            scores = read_predictions(path) if found == without_texts else None
+            keep = partial(_keep, path, without_texts)
+            _keep(path, key, _ask(entry, data, model, section, examples, seed, scores, keep))
             processes.wait()
         frames.append(read_predictions(path))
     return frames
@@ -271,6 +276,13 @@ def comparison_pairs(rankers: Sequence[str], models: Sequence[str]) -> list[tupl
     return pairs
 
 
+def _keep(path: Path, key: str, frame: pl.DataFrame) -> None:
+    if processes.is_first():
+        path.with_suffix(".json").unlink(missing_ok=True)  # no key beside the answers to another
+        write_predictions(frame, path)
+        write_json(path.with_suffix(".json"), key)
+
+
 def _ask(
     entry: Entry,
     data: PreparedData,
@@ -278,23 +290,36 @@ def _ask(
     section: EvaluateSection,
     examples: Sequence[RankingExample],
     seed: int,
+    scores: pl.DataFrame | None,
+    keep: Callable[[pl.DataFrame], None],
 ) -> pl.DataFrame:
-    say(f"{entry.name}: scoring {len(examples)} rows")
+    """Predictions of an entry; `scores` are those without texts where they are known, else `keep` gets them."""
+    say(f"{entry.name}: scoring {len(examples)} rows" if scores is None else f"{entry.name}: scores are known")
     ranker = entry_ranker(entry, data, model, batch_size=section.batch_size)
-    frame = predict(ranker, examples, data.catalogue, generate=False, seed=seed)
-    some = examples[: section.generate_rows]
+    frame = predict(ranker, examples, data.catalogue, generate=False, seed=seed) if scores is None else scores
+    places = _text_places(data, examples, section.generate_rows)
+    some = [examples[i] for i in places]
     if not some or not isinstance(ranker, GeneratingRanker):
         return frame
+    if scores is None:
+        keep(frame)
     texts = ranker.generate(some)
     outcome = judge_texts(
         texts, [data.catalogue.titles_of(e.candidates) for e in some], np.array([e.target_index for e in some])
     )
     choices = [e.candidates[c] if c >= 0 else None for e, c in zip(some, outcome.choice, strict=True)]
-    missing = [None] * (len(examples) - len(some))
+    said, chosen = dict(zip(places, texts, strict=True)), dict(zip(places, choices, strict=True))
+    rows = range(len(examples))
     return frame.with_columns(
-        generated=pl.Series([*texts, *missing], dtype=pl.String),
-        choice=pl.Series([*choices, *missing], dtype=pl.String),
+        generated=pl.Series([said.get(i) for i in rows], dtype=pl.String),
+        choice=pl.Series([chosen.get(i) for i in rows], dtype=pl.String),
     )
+
+
+def _text_places(data: PreparedData, examples: Sequence[RankingExample], n: int) -> list[int]:
+    """Places of n of the rows, spread over the users as rows under test are (`PreparedData.some`)."""
+    some = {id(e) for e in replace(data, test=list(examples)).some("test", n)}
+    return [i for i, e in enumerate(examples) if id(e) in some]
 
 
 def _only(evaluation: Evaluation, metrics: Sequence[str]) -> Evaluation:

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prefrec import processes
 from prefrec.clock import peak_bytes, reset_peak, spared
+from prefrec.console import say
 from prefrec.data.store import write_whole
 from prefrec.errors import ConfigError
 from prefrec.models import default_device
 
 STAGE_FILE = "stage.json"
+PREVIOUS = ".previous"
+"""Ends the name of the folder that keeps the outcome of another key."""
+TRAINER_STATE = "trainer_state.json"
+"""The last file of a checkpoint that is written."""
 
 SHARED = {"seconds": "shared_seconds", "cpu_seconds": "shared_cpu_seconds"}
 """What a stage took, and what it would have taken beyond that alone."""
@@ -36,7 +48,13 @@ def file_facts(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
 
 
 def is_finished(folder: Path, key: str) -> bool:
-    """True where `folder` holds the finished outcome of the stage with this key."""
+    """True where `folder` holds the finished outcome of the stage with this key.
+
+    What was moved aside under this key is brought back first. All processes must call it, and wait here.
+    """
+    if processes.is_first():
+        _bring_back(folder, key)
+    processes.wait()
     state = _state(folder)
     return bool(state.get("key") == key and state.get("finished"))
 
@@ -45,28 +63,33 @@ def is_finished(folder: Path, key: str) -> bool:
 def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator[Path]:
     """The folder to work in. What an interrupted stage of the same key left stays there, to go on from.
 
-    The outcome of another key is moved to `NAME.previous` (of which one is kept), never deleted at once. Of many
-    processes the first one sees to the folder, and all leave together.
+    The outcome of another key is moved to `NAME.previous` (of which one is kept), never deleted at once; what lies
+    there under the wanted key takes its place. Checkpoints are deleted when the stage is finished. Of many processes
+    the first one sees to the folder, and all leave together.
 
     `stage.json` says what the stage took, all parts of an interrupted one together but those that ended by a kill:
     `seconds` of wall time, `cpu_seconds` of this process (all its threads), and `peak_bytes`, the most memory that
     the process (on a GPU: torch) held during it. `shared_seconds` and `shared_cpu_seconds` are what it would have
-    taken beyond that, had another stage not left it the reference's log-probabilities.
+    taken beyond that, had another stage not left it the reference's log-probabilities. `environment` is the machine
+    that finished it.
 
     Raises:
-        ConfigError: the folder, or the one that would be moved away for it, holds files but was never a stage's.
+        ConfigError: the folder's name ends in `.previous`; or it, or the one that would be moved away for it, holds
+            files but was never a stage's.
     """
+    refuse_name(folder.name)
     if not processes.is_first():
         processes.wait()
         yield folder
         processes.wait()
         return
+    _bring_back(folder, key)
     state = _state(folder)
     if folder.exists() and state.get("key") != key:
-        previous = folder.with_name(f"{folder.name}.previous")
+        previous = _previous(folder)
         for place in (folder, previous):
             _refuse_foreign(place, folder)
-        shutil.rmtree(previous, ignore_errors=True)
+        _delete(previous)
         folder.rename(previous)
         state = {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +103,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
     processes.wait()
     try:
         yield folder
-        note["finished"] = True
+        note |= {"finished": True, "environment": machine()}
     finally:
         note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
         note["cpu_seconds"] = round(note["cpu_seconds"] + time.process_time() - cpu_start, 1)
@@ -91,12 +114,111 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
         # What went wrong before is told, not that the disk is too full to note it.
         with nullcontext() if note["finished"] else suppress(OSError):
             write_json(folder / STAGE_FILE, note)
+    _drop_checkpoints(folder)
     processes.wait()
+
+
+def refuse_name(name: str) -> None:
+    """Let no stage have a name that belongs to what another one keeps.
+
+    Raises:
+        ConfigError: it has.
+    """
+    if name.endswith(PREVIOUS):
+        raise ConfigError(
+            f"{name!r} is no name for a stage: {PREVIOUS} is the end of folders in which earlier outcomes are kept"
+        )
 
 
 def taken(state: dict[str, Any], what: str) -> float:
     """What a stage takes by itself, from its `stage.json`: times with a pass that another stage left to it."""
     return float(state[what]) + float(state.get(SHARED.get(what, ""), 0))
+
+
+def machine() -> dict[str, Any]:
+    """Versions and machine: what a figure needs to be made again, beside the recipe."""
+    packages = ("prefrec", "torch", "transformers", "peft", "polars", "numpy")
+    return {
+        **{name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": _commit(),
+    }
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} × {os.cpu_count()}" if names else platform.processor()
+
+
+@cache
+def _commit() -> str | None:
+    """The commit of the source tree that this package runs from, with a + where files of the package differ."""
+    here = Path(__file__).parents[1]
+    try:
+        inside = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=False
+        )
+        if inside.returncode:
+            return None
+        head = subprocess.run(
+            ["git", "rev-parse", "--short=10", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=here, check=False).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty else "")
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{PREVIOUS}")
+
+
+def _bring_back(folder: Path, key: str) -> None:
+    """Swap a folder and its `.previous` where that one has the wanted key; end what a kill left half done.
+
+    Neither is deleted: a kill leaves both, one of them perhaps under the name that it has between the two.
+    """
+    previous, between = _previous(folder), folder.with_name(f".{folder.name}.swapped")
+    if between.exists():
+        between.rename(previous if folder.exists() else folder)
+    if _state(folder).get("key") != key and _state(previous).get("key") == key:
+        say(f"{folder.name}: taken back from {previous.name}")
+        if folder.exists():
+            _refuse_foreign(folder, folder)
+            folder.rename(between)
+        previous.rename(folder)
+        if between.exists():
+            between.rename(previous)
+    if _state(folder).get("finished"):
+        _drop_checkpoints(folder)
+
+
+def _delete(place: Path) -> None:
+    """Delete an outcome; half deleted it is neither taken for a whole one nor for a stranger's."""
+    if not place.exists():
+        return
+    write_json(place / STAGE_FILE, {})
+    for part in place.iterdir():
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        elif part.name != STAGE_FILE:
+            part.unlink(missing_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    for left in folder.glob("checkpoint-*"):
+        (left / TRAINER_STATE).unlink(missing_ok=True)  # half deleted it must not be gone on from
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _refuse_foreign(place: Path, folder: Path) -> None:
@@ -110,7 +232,7 @@ def _refuse_foreign(place: Path, folder: Path) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete `checkpoint-N` in `folder`, or None."""
-    found = [p for p in folder.glob("checkpoint-*") if read_json(p / "trainer_state.json")]
+    found = [p for p in folder.glob("checkpoint-*") if read_json(p / TRAINER_STATE)]
     return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from peft import LoraConfig
 from transformers import set_seed
-from transformers.trainer import TRAINER_STATE_NAME
 
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, RankingExample
@@ -265,7 +264,10 @@ def training_arguments(section: TrainSection, model: ModelSection, out: Path, se
 
 
 def train_to_adapter(trainer: ChoiceTrainer, out: Path) -> Path:
-    """Train, from a checkpoint where one is left; keep the adapter and the log, drop the checkpoints."""
+    """Train, from a checkpoint where one is left; keep the adapter and the log.
+
+    Checkpoints stay until the stage is finished, which deletes them.
+    """
     checkpoint = last_checkpoint(out)
     if checkpoint is not None:
         say(f"Going on from {checkpoint}")
@@ -282,8 +284,5 @@ def train_to_adapter(trainer: ChoiceTrainer, out: Path) -> Path:
         shutil.rmtree(adapter, ignore_errors=True)
         scratch.rename(adapter)
         write_json(out / "log.json", trainer.state.log_history)
-        for left in out.glob("checkpoint-*"):
-            (left / TRAINER_STATE_NAME).unlink(missing_ok=True)  # half deleted it must not be gone on from
-            shutil.rmtree(left, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return adapter

@@ -29,12 +29,14 @@ class Run:
         recipe: as the folder holds it.
         data: the prepared data.
         stages: training stages by name, with their state and log.
+        outdated: what has changed since the rankers were evaluated, "" where nothing has.
     """
 
     folder: Path
     recipe: Recipe
     data: PreparedData
     stages: dict[str, Stage]
+    outdated: str = ""
 
     @property
     def models(self) -> list[str]:
@@ -76,8 +78,10 @@ class Run:
         """What every ranker of the run said.
 
         Raises:
-            DataError: the run has not been evaluated.
+            DataError: the run has not been evaluated, or not since it changed.
         """
+        if self.outdated:
+            raise DataError(f"{self.folder}/predictions.parquet is of an earlier run: {self.outdated}")
         return read_predictions(self.folder / "predictions.parquet")
 
     def seconds(self, name: str) -> float | None:
@@ -112,4 +116,4 @@ def open_run(folder: Path) -> Run:
         reason = next((m for m in contents.missing if m.startswith("data")), "data is missing")
         raise DataError(f"{folder}: {reason}; `prefrec run` with the same recipe goes on from here")
     recipe = load_recipe(folder / "recipe.yaml")
-    return Run(folder, recipe, contents.data, {s.name: s for s in contents.stages})
+    return Run(folder, recipe, contents.data, {s.name: s for s in contents.stages}, contents.outdated)

@@ -149,7 +149,7 @@ def audit_table(audit: Audit) -> Table:
             "HR@1": row.hr.mean,
             "low": row.hr.low,
             "high": row.hr.high,
-            "finding": "leak" if row.leak else ("no leak" if row.against else "reference"),
+            "finding": row.finding,
         }
         for row in audit.rows
     ]

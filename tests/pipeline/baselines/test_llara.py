@@ -1,11 +1,13 @@
 """LLaRA in a recipe: on SASRec's vectors, with S-DPO after it; what is missing is said before anything is trained."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from prefrec.data import read_prepared
@@ -44,6 +46,28 @@ def _ask(finished, recipe, name):
     adapter = finished / "rankers" / name / "adapter"
     template = load_template("1", domain="movies")
     return data, load_llara(name, recipe.model.name, adapter, data.catalogue, template, loading={"dtype": "float32"})
+
+
+@needs_hopwise
+def test_a_kill_before_the_projector_is_written_keeps_the_checkpoint(finished, recipe, tmp_path, monkeypatch):
+    folder, alone = tmp_path / "run", _recipe(recipe, LLARA)
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "rankers")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_module, "save_projector", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(alone, folder, until="rankers")
+    (checkpoint,) = (folder / "rankers" / "LLaRA").glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-4"
+    run_recipe(alone, folder, until="rankers")
+    assert not checkpoint.exists()
+    for file in ("adapter_model.safetensors", PROJECTOR_FILE):
+        want, got = (load_file(f / "rankers" / "LLaRA" / "adapter" / file) for f in (finished, folder))
+        assert all((want[n] == got[n]).all() for n in want)
 
 
 @needs_hopwise
@@ -87,8 +111,9 @@ def test_what_has_not_changed_is_not_trained_again(finished, recipe, monkeypatch
     done = []
     monkeypatch.setattr(stage_module, "_train", lambda made_of, config, *rest: done.append(config.name))
     monkeypatch.setattr(stage_module, "_align", lambda made_of, config, *rest: done.append(config.name))
-    passes = {**ALIGNED, "max_tokens_per_pass": 4000}
-    run_recipe(_recipe(recipe, LLARA, passes), finished, until="rankers")
+    watched = {"save_steps": 2, "eval_rows": 2, "eval_steps": 1}
+    passes = {**ALIGNED, **watched, "max_tokens_per_pass": 4000}
+    run_recipe(_recipe(recipe, {**LLARA, **watched}, passes), finished, until="rankers")
     assert done == []
     run_recipe(_recipe(recipe, LLARA, {**ALIGNED, "beta": 0.5}), finished, until="rankers")
     assert done == ["LLaRA-S-DPO"]
@@ -97,16 +122,16 @@ def test_what_has_not_changed_is_not_trained_again(finished, recipe, monkeypatch
     assert done == ["LLaRA-S-DPO", "LLaRA", "LLaRA-S-DPO"]
 
 
-def test_without_vectors_there_is_no_llara(recipe, tmp_path):
+def test_without_vectors_there_is_no_llara(recipe):
     with pytest.raises(
-        ConfigError, match="LLaRA takes item vectors from SASRec: add `- model: SASRec` to the recipe"
+        ValidationError, match="LLaRA takes item vectors from SASRec: add `- model: SASRec` to the recipe"
     ):
-        run_recipe(_recipe(recipe, LLARA, sequential=[]), tmp_path / "run", until="rankers")
+        _recipe(recipe, LLARA, sequential=[])
 
 
-def test_without_a_reference_there_is_no_alignment(recipe, tmp_path):
-    with pytest.raises(ConfigError, match="LLaRA-S-DPO goes on from LLaRA: put an entry of kind llara"):
-        run_recipe(_recipe(recipe, ALIGNED, sequential=[]), tmp_path / "run", until="rankers")
+def test_without_a_reference_there_is_no_alignment(recipe):
+    with pytest.raises(ValidationError, match="LLaRA-S-DPO goes on from LLaRA: put an entry of kind llara"):
+        _recipe(recipe, ALIGNED, sequential=[])
 
 
 @pytest.mark.parametrize("shared", ["is_fsdp_enabled", "is_deepspeed_enabled"])

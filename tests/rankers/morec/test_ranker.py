@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
-from prefrec.errors import DataError, ModelError
+from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import full_ranks, metrics_for, target_ranks
 from prefrec.rankers import Ranker
 from prefrec.rankers.morec import MODEL_FILES, MoRecConfig, load_morec, ranker, train, train_morec
@@ -275,6 +275,30 @@ def test_either_softmax_learns_frozen_or_tuned(data, config, tmp_path, softmax):
 
 def test_the_softmax_fits_what_is_trained(config):
     assert [config(tune=t).in_batch for t in (False, True)] == [False, True]
+
+
+@pytest.mark.parametrize("where", ["loss", "score"])
+def test_a_diverged_training_stops_and_leaves_the_last_good_epoch(data, config, tmp_path, monkeypatch, where):
+    whole, out = train.full_softmax_loss, tmp_path / "MoRec"
+    scores, good = train.last_scores, []
+
+    def loss(*args):
+        return whole(*args) * (float("nan") if where == "loss" and good else 1)
+
+    def scored(*args):
+        good.append(True)
+        return scores(*args) * (float("nan") if where == "score" and len(good) > 1 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "full_softmax_loss", loss)
+        patch.setattr(train, "last_scores", scored)
+        with pytest.raises(ConfigError, match=r"diverged in epoch 2, .* lower learning_rate \(0.01\)$"):
+            train_morec(data, config(epochs=3), out, seed=0)
+    state = torch.load(out / "work" / "checkpoint.pt", weights_only=True)["state"]
+    assert (len(state["log"]), state["best_epoch"]) == (1, 0)
+    assert all(t.isfinite().all() for t in load_file(out / "work" / "best.safetensors").values())
+    train_morec(data, config(epochs=3), out, seed=0)
+    assert [e["epoch"] for e in _log(out)] == [0, 1, 2]
 
 
 # --- what cannot be

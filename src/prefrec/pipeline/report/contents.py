@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,15 +12,19 @@ from typing import Any, TypeVar
 import polars as pl
 import yaml
 
-from prefrec.data import PreparedData, read_prepared
+from prefrec.data import PreparedData, prepared_digest, read_prepared
 from prefrec.data.readers import first_words
 from prefrec.errors import DataError
 from prefrec.evaluation import Evaluation, read_predictions
+from prefrec.pipeline.stage import PREVIOUS, STAGE_FILE, read_json, stage_key
 
 T = TypeVar("T")
 
 EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/NAME/", "metrics.json", "predictions.parquet")
 """The parts of a run's folder."""
+
+METRICS = "metrics.json"
+_STAGE_FOLDERS = ("data", "pretrain", "sft", "sequential/*", "align/*", "rankers/*")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class RunContents:
         evaluation, generation: metrics from log-probabilities, and from generated text.
         predictions: of all rankers, a frame of `PREDICTION_SCHEMA`.
         missing: one sentence for each part that is absent, unfinished or damaged.
+        machines: machine and versions that finished each stage, by its folder; those of before this was noted lack.
+        outdated: what has changed since the rankers were evaluated; metrics and predictions count as missing then.
     """
 
     folder: Path
@@ -76,11 +83,18 @@ class RunContents:
     generation: Evaluation | None
     predictions: pl.DataFrame | None
     missing: list[str]
+    machines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outdated: str = ""
 
     @property
     def alignments(self) -> list[Stage]:
         """The alignment stages."""
         return [s for s in self.stages if s.kind == "align"]
+
+    @property
+    def further(self) -> list[str]:
+        """Names of the recipe's `rankers`."""
+        return _named(self.recipe, "rankers")
 
     @property
     def model(self) -> str:
@@ -109,8 +123,12 @@ def read_run(folder: Path) -> RunContents:
     environment = reader.read("environment.json", _read_object) or {}
     data = reader.read("data", read_prepared)
     stages = reader.stages(recipe)
-    split, evaluation, generation = reader.read("metrics.json", _read_metrics) or ("test", None, None)
+    split, evaluation, generation, known = reader.read(METRICS, _read_metrics) or ("test", None, None, None)
     predictions = reader.read("predictions.parquet", read_predictions)
+    outdated = _outdated(known, made_of(folder, recipe))
+    if outdated:
+        split, evaluation, generation, predictions = "test", None, None, None
+        reader.missing.append(f"metrics.json and predictions.parquet are left out: {outdated}")
     return RunContents(
         folder,
         recipe,
@@ -123,7 +141,69 @@ def read_run(folder: Path) -> RunContents:
         generation,
         predictions,
         reader.missing,
+        {part: state["environment"] for part, state in _states(folder, recipe).items() if _made_by(state)},
+        outdated,
     )
+
+
+def made_of(folder: Path, recipe: dict[str, Any]) -> dict[str, str]:
+    """What decides the metrics of a run: its recipe, prepared data and stages, each with its hash.
+
+    What the folder lacks is left out. Where the data lie is the recipe's matter; users of them, the recipe's name
+    and rows a pass decide nothing.
+
+    Args:
+        folder: of the run.
+        recipe: parsed, as `recipe.yaml` holds it.
+    """
+    found = {part: str(state["key"]) for part, state in _states(folder, recipe).items() if "key" in state}
+    found.pop("data", None)  # changes where the same rows come from other files
+    with suppress(OSError, ValueError, AttributeError):
+        found["data"] = prepared_digest(folder / "data")
+    idle = {"data": "users", "evaluate": "batch_size"}
+    told = {k: _without(v, idle.get(k)) for k, v in recipe.items() if k != "name"}
+    with suppress(TypeError, ValueError, RecursionError):
+        found |= {"recipe": stage_key(recipe=told)} if told else {}
+    return found
+
+
+def _without(section: Any, name: str | None) -> Any:
+    return {k: v for k, v in section.items() if k != name} if isinstance(section, dict) else section
+
+
+def _outdated(known: Any, now: dict[str, str]) -> str:
+    """What has changed since the run was evaluated, in words; "" where nothing has, or it is not known.
+
+    Metrics from before `made_of` was noted are taken as they are.
+    """
+    changed = [p for p, key in now.items() if known.get(p, key) != key] if isinstance(known, dict) else []
+    if not changed:
+        return ""
+    return f"{', '.join(changed)} changed since they were made; `prefrec run` with this recipe evaluates again"
+
+
+def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `stage.json` says of each stage that the recipe asks for, by its folder in the run's."""
+    wanted = {"data", *(name for name in ("pretrain", "sft") if recipe.get(name))}
+    for section, field_name in (("sequential", "model"), ("align", "name"), ("rankers", "name")):
+        wanted |= {f"{section}/{name}" for name in _named(recipe, section, field_name)}
+    places = {str(p.relative_to(folder)): p for pattern in _STAGE_FOLDERS for p in sorted(folder.glob(pattern))}
+    found: dict[str, dict[str, Any]] = {}
+    for part, place in places.items():
+        with suppress(OSError, RecursionError):
+            state = read_json(place / STAGE_FILE) if part in wanted else None
+            found |= {part: state} if isinstance(state, dict) else {}
+    return found
+
+
+def _named(recipe: dict[str, Any], section: str, field_name: str = "name") -> list[str]:
+    """What a field of a section's entries says, whatever else the recipe holds."""
+    entries = recipe.get(section)
+    return [str(e.get(field_name)) for e in (entries if isinstance(entries, list) else []) if isinstance(e, dict)]
+
+
+def _made_by(state: dict[str, Any]) -> bool:
+    return bool(state.get("finished")) and isinstance(state.get("environment"), dict)
 
 
 class _Reader:
@@ -150,7 +230,7 @@ class _Reader:
         """All stages there are; a stage that the recipe names and the folder lacks is noted."""
         sections = recipe.get("align")
         planned = [str(s["name"]) for s in sections or [] if isinstance(s, dict) and "name" in s]
-        found = sorted(p.name for p in self.folder.glob("align/*") if p.is_dir() and p.suffix != ".previous")
+        found = sorted(p.name for p in self.folder.glob("align/*") if p.is_dir() and p.suffix != PREVIOUS)
         names = list(dict.fromkeys([*planned, *found]))
         tuned = [n for n in ("pretrain", "sft") if recipe.get(n) or (self.folder / n).is_dir()]
         wanted = [(name, name, "sft") for name in tuned]
@@ -195,13 +275,14 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     return [e for e in value if isinstance(e, dict)]
 
 
-def _read_metrics(path: Path) -> tuple[str, Evaluation, Evaluation | None]:
+def _read_metrics(path: Path) -> tuple[str, Evaluation, Evaluation | None, Any]:
     value = _read_object(path)
     generation = value.get("generation")
     return (
         str(value.get("split", "test")),
         Evaluation.from_json(value["evaluation"]),
         Evaluation.from_json(generation) if generation else None,
+        value.get("made_of"),
     )
 
 

@@ -66,8 +66,11 @@ def _against(comparison: Comparison) -> str:
 
 
 def _reference_sentence(run: RunContents, evaluation: Evaluation, metric: str) -> list[str]:
-    """The best ranker that is no language model of this run, and chance."""
-    models = {"zero-shot", *(s.name for s in run.stages)}
+    """The best ranker that is no language model of this run, and chance.
+
+    Every kind of the recipe's `rankers` has one in it, MoRec its encoder of titles.
+    """
+    models = {"zero-shot", *(s.name for s in run.stages), *run.further}
     others = {r: of[metric] for r, of in evaluation.metrics.items() if r not in models and metric in of}
     chance = f" Chance is {evaluation.chance:.3f}." if metric == "hr@1" else ""
     if not others or not run.stages:
@@ -90,3 +93,14 @@ def _generation_sentence(run: RunContents, models: list[str]) -> list[str]:
         f"Asked to answer in text on {run.generation.n:,} rows, {label(last)} has a valid ratio of "
         f"{with_interval(of['valid_ratio'])} and an HR@1 of {with_interval(of['gen_hr@1'])}."
     ]
+
+
+def other_machines(run: RunContents) -> list[str]:
+    """One sentence for each stage that was finished elsewhere, or by other versions, than the last command ran."""
+    found = []
+    for part, machine in run.machines.items():
+        differing = [k for k in machine if k in run.environment and machine[k] != run.environment[k]]
+        if differing:
+            told = ", ".join(f"{k} {machine[k]} (not {run.environment[k]})" for k in differing)
+            found.append(f"{part}/ was made with {told}.")
+    return found

@@ -11,7 +11,7 @@ from prefrec.evaluation import Evaluation
 from prefrec.pipeline.report import curves, tables
 from prefrec.pipeline.report.contents import RunContents, read_run
 from prefrec.pipeline.report.examples import EACH, SEED, pick_examples
-from prefrec.pipeline.report.findings import facts, findings, headline_metrics
+from prefrec.pipeline.report.findings import facts, findings, headline_metrics, other_machines
 from prefrec.pipeline.report.pages import page_environment
 from prefrec.pipeline.report.whiskers import whisker_plot
 from prefrec.pipeline.report.wording import label, metric_label
@@ -53,6 +53,7 @@ def render(run: RunContents) -> str:
         each=EACH,
         seed=SEED,
         protocol=_protocol(run),
+        elsewhere=other_machines(run),
     )
 
 

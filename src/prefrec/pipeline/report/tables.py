@@ -112,8 +112,7 @@ def _audit_row(row: AuditRow) -> tuple[str, list[Cell], str]:
         gain = Cell(
             signed(row.gain.mean), (f"[{signed(row.gain.low)}, {signed(row.gain.high)}]", f"over {row.against}")
         )
-    verdict = "leak" if row.leak else ("no leak" if row.against else "reference")
-    finding = Cell(verdict, (row.note,) if row.note else (), "leak" if row.leak else "")
+    finding = Cell(row.finding, (row.note,) if row.note else (), "leak" if row.leak else "")
     return (
         row.name,
         [Cell(number(row.hr.mean), (interval_ends(row.hr),)), gain, Cell(row.learnt_from or "–"), finding],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor
 from prefrec.console import say, track
 from prefrec.data import PreparedData
 from prefrec.data.store import write_whole
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
 from prefrec.rankers.lm import default_device
 from prefrec.rankers.morec.batches import Batch, batches
 from prefrec.rankers.morec.config import MoRecConfig
@@ -44,6 +45,7 @@ def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int
     Raises:
         ModelError: there is no such encoder.
         DataError: the data has nothing to train on, or to choose the epoch by.
+        ConfigError: a loss or a score is not finite.
     """
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
@@ -214,9 +216,11 @@ class _Training:
     def _step(self, batch: Batch) -> float:
         self.optimizer.zero_grad()
         loss = self._loss(batch)
+        value = loss.item()
+        self._check(math.isfinite(value))
         loss.backward()
         self.optimizer.step()
-        return loss.item()
+        return value
 
     def _loss(self, batch: Batch) -> Tensor:
         if not self.config.in_batch:
@@ -248,7 +252,21 @@ class _Training:
         with torch.inference_mode():
             items = self.model.items(vectors.to(self.device))
         lengths = (self.task.histories >= 0).sum(axis=1)
-        return mean_ndcg(last_scores(self.model, items, self.task.histories, lengths), self.task.targets)
+        scores = last_scores(self.model, items, self.task.histories, lengths)
+        self._check(bool(np.isfinite(scores).all()))
+        return mean_ndcg(scores, self.task.targets)
+
+    def _check(self, finite: bool) -> None:
+        """Stop a training that has diverged: what the folder holds is of the last good epoch."""
+        if finite:
+            return
+        config = self.config
+        rates = {"learning_rate": config.learning_rate}
+        rates |= {"encoder_learning_rate": config.encoder_learning_rate} if config.tune else {}
+        raise ConfigError(
+            f"{config.name}: training diverged in epoch {len(self.state.log) + 1}, a loss or a score is no finite "
+            f"number; lower {' and '.join(f'{name} ({rate:g})' for name, rate in rates.items())}"
+        )
 
     def _weights(self) -> dict[str, Tensor]:
         weights = {f"model.{name}": t for name, t in self.model.state_dict().items()}
