@@ -60,6 +60,19 @@ def test_options_reach_the_adapter(place, tmp_path):
     assert json.loads((tmp_path / "sft" / "adapter" / "adapter_config.json").read_text())["r"] == 3
 
 
+def test_an_adapter_to_go_on_from_keeps_its_rank(place, tmp_path):
+    """Another one is refused; its own changes nothing."""
+    own = ("--adapter", place.sft / "adapter", *place.asked, "--rows", 8, "--global-batch-size", 8)
+    for verb in ("sft", "align"):
+        done = prefrec(verb, place.data, tmp_path / verb, *own, "--lora-rank", 3)
+        assert (done.code, done.out) == (1, "")
+        assert "--lora-rank 3: the adapter in" in done.err
+        assert "keeps its rank, 4; leave --lora-rank out, or --adapter to train a new one" in done.err
+        succeed(verb, place.data, tmp_path / verb, *own)
+        again = prefrec(verb, place.data, tmp_path / verb, *own, "--lora-rank", 4)
+        assert again.err.splitlines()[0].endswith(": unchanged")
+
+
 @pytest.mark.parametrize("loss", ["dpo", "dmpo", "bpr", "softmax"])
 def test_every_loss_by_name(place, tmp_path, loss):
     few = ("--rows", 8, "--epochs", 5, "--num-negatives", 2, "--negatives", "per_epoch")

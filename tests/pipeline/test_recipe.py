@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from prefrec.errors import ConfigError
-from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection, dump_recipe, load_recipe
+from prefrec.pipeline.recipe import AlignSection, PretrainSection, Recipe, SFTSection, dump_recipe, load_recipe
+from prefrec.pipeline.run import run_recipe
 from prefrec.prompts import load_template
+from tiny_run import adapter_weights
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -96,6 +99,39 @@ def test_wrong_encoding(tmp_path):
         ("{name: a, evaluate: {ks: []}}", r"evaluate\.ks: .*at least 1"),
         ("{name: a, evaluate: {references: [best]}}", r"evaluate\.references\.0: Input should be 'random'"),
         (
+            "{name: a, evaluate: {references: [popularity, popularity]}}",
+            r"evaluate\.references: a row stands there twice \(popularity, popularity\)",
+        ),
+        (
+            "{name: a, sft: {}, rankers: [{kind: llara}]}",
+            r"rankers\.LLaRA\.items_from: LLaRA takes item vectors from SASRec: add `- model: SASRec` to the recipe",
+        ),
+        (
+            "{name: a, sequential: [{model: SASRec}], rankers: [{kind: llara-s-dpo}, {kind: llara}]}",
+            r"rankers\.LLaRA-S-DPO\.reference: LLaRA-S-DPO goes on from LLaRA: put an entry of kind llara",
+        ),
+        (
+            "{name: a, sequential: [{model: SASRec}], rankers: [{kind: llara}, {kind: llara-s-dpo, "
+            "num_negatives: 20}]}",
+            r"rankers\.LLaRA-S-DPO\.num_negatives: 20 negatives, but a list of 20 candidates has only 19; lower it",
+        ),
+        (
+            "{name: a, rankers: [{kind: retrieve-then-rank, retriever: popularity, ranker: nope}]}",
+            r"rankers\.retrieve-then-rank\.ranker: there is no 'nope' before it; there are zero-shot: name one of",
+        ),
+        (
+            "{name: a, rankers: [{kind: retrieve-then-rank, ranker: zero-shot}, {kind: morec, name: SASRec-2}]}",
+            r"rankers\.retrieve-then-rank\.retriever: there is no 'SASRec' before it; there are random, popul",
+        ),
+        (
+            "{name: a, rankers: [{kind: retrieve-then-rank, retriever: zero-shot, ranker: zero-shot}]}",
+            r"rankers\.retrieve-then-rank\.retriever: 'zero-shot' is shown the titles that it scores",
+        ),
+        (
+            "{name: a, rankers: [{kind: chat-rec, retriever: nope}, {kind: morec, name: nope}]}",
+            r"rankers\.Chat-REC\.retriever: there is no 'nope' before it; there are random, .*, zero-shot: name one",
+        ),
+        (
             "{name: a, evaluate: {zero_shot: false, references: []}}",
             "evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align",
         ),
@@ -142,12 +178,57 @@ def test_our_recipes_are_right(path):
         load_template(name, domain=recipe.data.domain or "movies")
 
 
-def test_settings_that_change_nothing_leave_old_keys_as_they_were():
+def test_rankers_may_build_on_those_before_them(tmp_path):
+    text = """
+    {name: a, sequential: [{model: SASRec}], sft: {}, align: [{}], rankers: [
+      {kind: morec}, {kind: llara}, {kind: llara-s-dpo}, {kind: llara-s-dpo, name: again, reference: LLaRA-S-DPO},
+      {kind: retrieve-then-rank}, {kind: retrieve-then-rank, name: two, retriever: MoRec, ranker: again},
+      {kind: chat-rec, retriever: two}, {kind: chat-rec, name: three, retriever: s-dpo}]}
+    """
+    assert [r.name for r in _load(tmp_path, text).rankers][-2:] == ["Chat-REC", "three"]
+
+
+def test_settings_that_change_nothing_are_in_no_key():
+    idle = {"latest_per_user", "save_steps", "eval_rows", "eval_steps"}
     plain = SFTSection(rows=7).decisive()
-    assert "latest_per_user" not in plain
-    assert plain == {k: v for k, v in SFTSection(rows=7).model_dump().items() if k != "latest_per_user"}
+    assert plain == SFTSection(rows=7).model_dump(exclude=idle)
+    watched = {"save_steps": 3, "eval_rows": 9, "eval_steps": 2}
+    assert SFTSection(rows=7, **watched).decisive() == plain
+    assert AlignSection(**watched).decisive() == AlignSection().decisive()
+    assert PretrainSection(**watched).decisive() == PretrainSection().decisive()
+    for name, value in (("per_device_batch_size", 2), ("gradient_checkpointing", True), ("warmup", 0.1)):
+        assert SFTSection(rows=7, **{name: value}).decisive() != plain
     assert SFTSection(rows=7, latest_per_user=2).decisive()["latest_per_user"] == 2
     assert AlignSection(latest_per_user=2).decisive() == AlignSection().decisive() | {"latest_per_user": 2}
+
+
+def test_with_dropout_what_is_evaluated_decides():
+    """It draws from the generator that dropout draws from."""
+    plain = SFTSection(disable_dropout=False)
+    assert plain.decisive() == SFTSection(disable_dropout=False, save_steps=3, eval_steps=2).decisive()
+    few, many = (SFTSection(disable_dropout=False, eval_rows=9, eval_steps=n).decisive() for n in (2, 3))
+    assert len({json.dumps(d) for d in (plain.decisive(), few, many)}) == 3
+    pretrain = {"disable_dropout": False}
+    assert PretrainSection(**pretrain, eval_rows=9).decisive() == PretrainSection(**pretrain).decisive()
+
+
+def test_another_curve_and_other_checkpoints_train_nothing_anew(recipe, tmp_path):
+    """And would come to the same adapters."""
+    raw = recipe.model_dump(mode="json")
+    watched = {"save_steps": 1, "eval_rows": 4, "eval_steps": 1}
+    for section in (raw["sft"], *raw["align"]):
+        section |= watched
+    changed = Recipe.model_validate(raw)
+    stages = ("sft", "align/dpo", "align/s-dpo")
+    for name, of in (("one", recipe), ("two", changed)):
+        run_recipe(of, tmp_path / name, until="align")
+    before = {s: (tmp_path / "one" / s / "adapter").stat().st_mtime_ns for s in stages}
+    for s in stages:
+        one, two = (adapter_weights(tmp_path / name / s / "adapter") for name in ("one", "two"))
+        assert all(torch.equal(one[n], two[n]) for n in one)
+    run_recipe(changed, tmp_path / "one", until="align")
+    assert before == {s: (tmp_path / "one" / s / "adapter").stat().st_mtime_ns for s in stages}
+    assert not list((tmp_path / "one").rglob("*.previous"))
 
 
 def test_data_paths_are_whole_so_that_the_run_can_name_them(tmp_path, monkeypatch):

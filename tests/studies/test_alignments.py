@@ -5,15 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from prefrec.data import prepare
+from prefrec.data import examples_to_frame, prepare
 from prefrec.errors import ConfigError
 from prefrec.models import load_tokenizer
+from prefrec.pipeline.negatives import NEGATIVES_FILE, negative_rows
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.pipeline.train import training_rows
 from prefrec.prompts import PromptEncoder, load_template
 from prefrec.studies import alignments, negative_sampling
 from prefrec.studies.carry_out import base_recipe
+from prefrec.studies.continual import continual_recipe
 from prefrec.studies.registry import STUDIES
+from prefrec.studies.runs import Run
 from prefrec.studies.study import with_alignments
 
 
@@ -75,24 +78,73 @@ def test_equal_compute_reads_as_many_tokens(base, data):
     fewer = [a for a in recipe.align if a.name.endswith("-compute")]
     assert [a.num_negatives for a in fewer][:2] == [3, 5]
     for a in fewer:
+        all_rows = alignments.variant(a, "all", rows=16)  # of which its own may be other ones, with other lists
+        prompt, answer = alignments.token_counts(data, base.model, all_rows, base.seed)
         row = prompt + (1 + a.num_negatives) * answer
         assert abs(a.rows * row - budget) <= row / 2
         assert a.rows < 16
 
 
-def test_tokens_are_counted_one_by_one(base, data):
+def _counted(base, data, section, examples):
     """The slow twin: every title of every list encoded alone."""
-    section = base.align[0]
     encoder = PromptEncoder(load_tokenizer(base.model.name), max_length=None)
     template, titles = load_template("movies/1"), data.catalogue.titles_of
     prompts, answers = [], []
-    for example in training_rows(data, section, base.seed):
+    for example in examples:
         for candidate in example.candidates:
             one = encoder.encode(template, titles(example.history), titles(example.candidates), titles([candidate]))
             answers.append(len(one.answers[0][:-1]))
         prompts.append(len(one.prompt))
-    got = alignments.token_counts(data, base.model, section, base.seed)
-    assert got == pytest.approx((np.mean(prompts), np.mean(answers)))
+    return pytest.approx((np.mean(prompts), np.mean(answers)))
+
+
+def test_tokens_are_counted_one_by_one(base, data):
+    section = base.align[0]
+    rows = training_rows(data, section, base.seed)
+    assert alignments.token_counts(data, base.model, section, base.seed) == _counted(base, data, section, rows)
+
+
+@pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch"])
+def test_tokens_are_those_of_the_lists_that_training_draws(base, data, tmp_path, how):
+    """Before training, and after it from the rows that it kept; lists of ten where the data's hold six."""
+    section = alignments.variant(base.align[0], "more", num_negatives=9, negatives_from=how)
+    rows = training_rows(data, section, base.seed)
+    drawn = negative_rows(data, base.model, section, rows, None, None, tmp_path / "more", seed=base.seed)
+    assert {len(e.candidates) for e in drawn} == {10}
+    want = _counted(base, data, section, drawn)
+    assert alignments.token_counts(data, base.model, section, base.seed) == want
+    assert alignments.token_counts(data, base.model, section, base.seed, tmp_path / "more") == want
+    own = alignments.token_counts(data, base.model, base.align[0], base.seed)
+    assert own[0] < want.expected[0]
+
+
+def test_after_training_tokens_are_those_of_hard_lists(base, data, tmp_path):
+    section = alignments.variant(base.align[0], "hard", negatives_from="hard")
+    kept = training_rows(data, section, base.seed)[::2]
+    (tmp_path / "hard").mkdir()
+    examples_to_frame(kept).write_parquet(tmp_path / "hard" / NEGATIVES_FILE)
+    got = alignments.token_counts(data, base.model, section, base.seed, tmp_path / "hard")
+    assert got == _counted(base, data, section, kept)
+
+
+def test_settings_hold_the_tokens_of_each_variants_own_lists(base, data, tmp_path):
+    sections = [
+        alignments.variant(base.align[0], f"n{n}", num_negatives=n, negatives_from="uniform") for n in (5, 20)
+    ]
+    recipe = with_alignments(base, sections)
+    found = alignments.settings_of([Run(tmp_path, recipe, data, {})])
+    for section in sections:
+        prompt, answer = alignments.token_counts(data, base.model, section, base.seed)
+        assert found[section.name]["tokens"] == round(16 * (prompt + (1 + section.num_negatives) * answer))
+
+
+def test_rankers_that_the_alignments_leave_out_are_told(base, data):
+    asked = {"kind": "retrieve-then-rank", "retriever": "popularity", "ranker": "s-dpo"}
+    wider = Recipe.model_validate(base.model_dump(mode="json") | {"rankers": [asked]})
+    alignments.vary_loss(wider, data)
+    with pytest.raises(ConfigError, match=r"retrieve-then-rank\.ranker: there is no 's-dpo' before it; .*dpo-n1"):
+        alignments.vary_negatives(wider, data)
+    assert continual_recipe(wider).rankers == []
 
 
 def test_a_recipe_without_s_dpo_cannot_be_varied(base, data):

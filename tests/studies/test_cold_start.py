@@ -1,11 +1,13 @@
 """Which rows are cold, how many of them are asked, and the whole study on a log with late users and items."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from prefrec.data import prepare
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import metrics_for, read_predictions
 from prefrec.pipeline.recipe import Recipe
 from prefrec.studies import cold_start
@@ -168,6 +170,20 @@ def test_other_rankers_of_a_run_are_rows_too(late, tmp_path, place, summary):
     rows = {r["variant"]: r["against"] for r in found["tables"]["table"]}
     assert rows["GRU4Rec"] == "SASRec"
     assert rows["s-dpo"] == "SASRec"
+
+
+def test_histories_that_are_cut_too_short(late, summary, place, tmp_path):
+    """Where no history holds more than three items, all users would be cold."""
+    raw = late.model_dump(mode="json")
+    raw["data"] |= {"history_length": 3}
+    message = r"data\.history_length: with histories cut to 3 every user .*; make it 4 or more"
+    with pytest.raises(ConfigError, match=message):
+        carry_out(COLD_START, Recipe.model_validate(raw), [0], tmp_path)
+    assert not (tmp_path / "runs" / "cold-start-seed-0" / "data").exists()
+    run = open_run(place / "cold" / "runs" / "cold-start-seed-0")
+    data = run.recipe.data.model_copy(update={"history_length": 3})
+    with pytest.raises(ConfigError, match=message):
+        COLD_START.analyse([replace(run, recipe=run.recipe.model_copy(update={"data": data}))], tmp_path)
 
 
 def test_a_run_without_cold_rows(base, place, tmp_path):

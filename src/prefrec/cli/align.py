@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from prefrec.cli import _options as o
+from prefrec.cli.sft import Rank, lora_section
 from prefrec.data import prepared_digest, read_prepared
 from prefrec.pipeline.ingredients import Ingredients
-from prefrec.pipeline.recipe import AlignSection, LoraSection
+from prefrec.pipeline.recipe import AlignSection
 from prefrec.pipeline.run import align_stage
 
 
@@ -45,7 +46,7 @@ def align(
     learning_rate: o.LearningRate = 1e-4,
     global_batch_size: o.GlobalBatch = 16,
     per_device_batch_size: o.DeviceBatch = 4,
-    lora_rank: o.Rank = 16,
+    lora_rank: Rank = None,
     seed: o.Seed = 0,
 ) -> None:
     """Align an adapter on the item taken and N items not taken: Softmax DPO.
@@ -72,6 +73,6 @@ def align(
     }
     prepared = read_prepared(data)
     asked = o.model_section(model, dtype, max_length, chat, template)
-    made_of = Ingredients(prepared, prepared_digest(data), asked, o.fill(LoraSection, r=lora_rank), seed)
+    made_of = Ingredients(prepared, prepared_digest(data), asked, lora_section(lora_rank, adapter), seed)
     entry = align_stage(made_of, o.fill(AlignSection, **settings), o.start_of(adapter, prepared), out)
     typer.echo(f"Adapter: {entry.adapter}")

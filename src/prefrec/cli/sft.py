@@ -9,9 +9,33 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.data import prepared_digest, read_prepared
+from prefrec.errors import ConfigError
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import LoraSection, SFTSection
 from prefrec.pipeline.run import sft_stage
+from prefrec.pipeline.stage import read_json
+
+Rank = Annotated[
+    int | None, typer.Option(help="Rank of a new adapter; default 16. One to go on from (--adapter) keeps its own.")
+]
+
+
+def lora_section(rank: int | None, adapter: Path | None) -> LoraSection:
+    """The form of a new adapter; one to go on from keeps its own.
+
+    Raises:
+        ConfigError: the rank is not that of the adapter to go on from.
+    """
+    if adapter is None:
+        return o.fill(LoraSection, **({} if rank is None else {"r": rank}))
+    about = read_json(adapter / "adapter_config.json")
+    own = about.get("r", rank) if isinstance(about, dict) else rank
+    if rank not in (None, own):
+        raise ConfigError(
+            f"--lora-rank {rank}: the adapter in {adapter} keeps its rank, {own}; leave --lora-rank out, or "
+            "--adapter to train a new one"
+        )
+    return LoraSection()
 
 
 def sft(
@@ -33,7 +57,7 @@ def sft(
     learning_rate: o.LearningRate = 5e-4,
     global_batch_size: o.GlobalBatch = 16,
     per_device_batch_size: o.DeviceBatch = 4,
-    lora_rank: o.Rank = 16,
+    lora_rank: Rank = None,
     seed: o.Seed = 0,
 ) -> None:
     """Fine-tune a LoRA adapter to name the item that each user took next.
@@ -53,6 +77,6 @@ def sft(
     }
     prepared = read_prepared(data)
     asked = o.model_section(model, dtype, max_length, chat, template)
-    made_of = Ingredients(prepared, prepared_digest(data), asked, o.fill(LoraSection, r=lora_rank), seed)
+    made_of = Ingredients(prepared, prepared_digest(data), asked, lora_section(lora_rank, adapter), seed)
     entry = sft_stage(made_of, o.fill(SFTSection, **settings), out, o.start_of(adapter, prepared))
     typer.echo(f"Adapter: {entry.adapter}")

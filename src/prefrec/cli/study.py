@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefrec.errors import ConfigError
-from prefrec.studies.carry_out import analyse_runs, base_recipe, carry_out
+from prefrec.studies.carry_out import analyse_runs, base_recipe, carry_out, in_place, outcome_folder
 from prefrec.studies.registry import STUDIES
 from prefrec.studies.study import Study
 
@@ -26,8 +26,8 @@ def study(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="SOURCE or SOURCE=PATH in place of the recipe's, as lastfm-hetrec=/data/lastfm; for `transfer`, "
-            "which needs several, one more beside the recipe's: repeatable."
+            help="SOURCE or SOURCE=PATH in place of the recipe's, as lastfm-hetrec=/data/lastfm, with a folder of "
+            "its own; for `transfer`, which needs several, one more beside the recipe's: repeatable."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between them: a run each.")] = "0",
@@ -62,15 +62,15 @@ def study(
         given = [option for option, value in (("--recipe", recipe), ("--data", data), ("--set", override)) if value]
         if given:
             raise ConfigError(f"{', '.join(given)}: a run that there is has its own recipe; leave --run or these out")
-        summary = analyse_runs(chosen, run, out)
+        summary, folder = analyse_runs(chosen, run, out), outcome_folder(chosen, out)
     else:
-        summary = _carry_out(chosen, recipe, data or [], override or [], _seeds(seeds), out)
+        summary, folder = _carry_out(chosen, recipe, data or [], override or [], _seeds(seeds), out)
     if as_json:
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
         return
     for fact in summary["facts"]:
         typer.echo(fact)
-    typer.echo(f"Page: {out / chosen.name / 'page.html'}")
+    typer.echo(f"Page: {folder / 'page.html'}")
 
 
 def _chosen(name: str | None) -> Study:
@@ -82,12 +82,15 @@ def _chosen(name: str | None) -> Study:
 
 def _carry_out(
     chosen: Study, recipe: Path | None, data: Sequence[str], override: list[str], seeds: list[int], out: Path
-) -> dict[str, Any]:
-    """The study's own runs: on the recipe's data, or on those named, or on both where it compares them."""
+) -> tuple[dict[str, Any], Path]:
+    """The study's own runs: on the recipe's data, or on those named, or on both where it compares them.
+
+    Returns what it found, and the folder in which it lies.
+    """
+    base = base_recipe(chosen, recipe, override)
     named = [base_recipe(chosen, recipe, [*_data(d), *override]) for d in data]
-    if chosen.many_data or not named:
-        return carry_out(chosen, base_recipe(chosen, recipe, override), seeds, out, named)
-    return carry_out(chosen, named[0], seeds, out, named[1:])
+    apart = "" if chosen.many_data else in_place(chosen, base, named)[1]
+    return carry_out(chosen, base, seeds, out, named), outcome_folder(chosen, out, apart)
 
 
 def _seeds(text: str) -> list[int]:

@@ -22,8 +22,11 @@ from prefrec.data import PrepareConfig, config_error
 from prefrec.errors import ConfigError
 from prefrec.losses import LOSSES
 from prefrec.models import EMBEDDED
+from prefrec.rankers.chatrec.config import ChatRecConfig
 from prefrec.rankers.config import NAME, RankerConfig
 from prefrec.rankers.kinds import ranker_config
+from prefrec.rankers.llara.config import LlaraAlignConfig, LlaraConfig
+from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.rankers.sequential import SEQUENTIAL_MODELS, SequentialConfig
 from prefrec.training.negatives import DrawnFrom
 from prefrec.training.section import RowsSection, TrainSection
@@ -86,18 +89,37 @@ class PretrainSection(TrainSection):
 
     titles: int = Field(40, ge=5, description="Longest sequence; longer histories give several.")
 
+    def decisive(self) -> dict[str, Any]:
+        """The settings that the outcome depends on."""
+        return self.model_dump(exclude=idle_settings(self) | {"eval_rows", "eval_steps"})
+
 
 class SFTSection(RowsSection):
-    """Supervised fine-tuning, from the adapter of `pretrain` where there is one."""
+    """Supervised fine-tuning, from the adapter of `pretrain` where there is one.
+
+    Here and in alignment a finished stage is not trained again where `save_steps`, `eval_rows` and `eval_steps` alone
+    change (the last two: unless dropout is on); its curves stay those that were asked for.
+    """
 
     def decisive(self) -> dict[str, Any]:
         """The settings that the outcome depends on."""
-        return self.model_dump(exclude=unused(self))
+        return self.model_dump(exclude=idle_settings(self))
 
 
-def unused(section: RowsSection) -> set[str]:
-    """Settings that came later than the first keys, and are left out of them where they change nothing."""
-    return {"latest_per_user"} if section.latest_per_user is None else set()
+def idle_settings(section: TrainSection) -> set[str]:
+    """Settings that the adapter does not depend on, which are left out of keys.
+
+    No checkpoint is chosen by the validation rows. With dropout they decide all the same: reading them draws from the
+    generator that dropout draws from. `latest_per_user` came later than the first keys.
+    """
+    idle = {"save_steps"}
+    if section.disable_dropout:
+        idle |= {"eval_rows", "eval_steps"}
+    elif not section.eval_rows:
+        idle.add("eval_steps")
+    if isinstance(section, RowsSection) and section.latest_per_user is None:
+        idle.add("latest_per_user")
+    return idle
 
 
 class AlignSection(RowsSection):
@@ -121,7 +143,7 @@ class AlignSection(RowsSection):
 
     def decisive(self) -> dict[str, Any]:
         """The settings that the outcome depends on."""
-        idle = {"max_tokens_per_pass"} | unused(self)
+        idle = {"max_tokens_per_pass"} | idle_settings(self)
         idle |= {"negatives_from"} if self.negatives_from == "list" else set()
         idle |= set() if self.is_hard else {"negatives_pool"}
         return self.model_dump(exclude=idle)
@@ -193,6 +215,9 @@ class Recipe(_Section):
             raise ValueError(f"rankers: the name {twice[0]!r} stands there twice, or is that of another ranker")
         if not (self.lm_rankers or self.evaluate.references or models or further):
             raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
+        references = self.evaluate.references
+        if len(set(references)) < len(references):
+            raise ValueError(f"evaluate.references: a row stands there twice ({', '.join(references)})")
         for section in self.align:
             if section.negatives_from == "list" and section.num_negatives > self.data.candidates.size - 1:
                 raise ValueError(
@@ -211,7 +236,44 @@ class Recipe(_Section):
                     f"align.{section.name}.negatives_from: {section.negatives_from} needs {section.negatives_judge} "
                     "in the recipe's `sequential`"
                 )
+        self._rankers_build_on_what_is_there(models)
         return self
+
+    def _rankers_build_on_what_is_there(self, models: Sequence[str]) -> None:
+        """Refuse rankers that are made of others which are not made before them."""
+        before, llaras, room = [*models, *self.lm_rankers], list[str](), self.data.candidates.size - 1
+        for ranker in self.rankers:
+            place = f"rankers.{ranker.name}"
+            if isinstance(ranker, LlaraConfig):
+                if ranker.items_from not in models:
+                    raise ValueError(
+                        f"{place}.items_from: {ranker.name} takes item vectors from {ranker.items_from}: add "
+                        f"`- model: {ranker.items_from}` to the recipe's `sequential`, or name one that is there"
+                    )
+                llaras.append(ranker.name)
+            elif isinstance(ranker, LlaraAlignConfig):
+                if ranker.reference not in llaras:
+                    raise ValueError(
+                        f"{place}.reference: {ranker.name} goes on from {ranker.reference}: put an entry of kind "
+                        "llara with this name before it"
+                    )
+                if ranker.num_negatives > room:
+                    raise ValueError(
+                        f"{place}.num_negatives: {ranker.num_negatives} negatives, but a list of {room + 1} "
+                        f"candidates has only {room}; lower it, or raise data.candidates.size"
+                    )
+                llaras.append(ranker.name)
+            elif isinstance(ranker, RetrieveThenRankConfig):
+                _known(f"{place}.ranker", ranker.ranker, before)
+                _known(f"{place}.retriever", ranker.retriever, [*REFERENCE_RANKERS, *before])
+                if ranker.retriever in self.lm_rankers:
+                    raise ValueError(
+                        f"{place}.retriever: {ranker.retriever!r} is shown the titles that it scores, which cannot "
+                        "be the whole catalogue; name a sequential recommender, MoRec or a reference row"
+                    )
+            elif isinstance(ranker, ChatRecConfig):
+                _known(f"{place}.retriever", ranker.retriever, [*REFERENCE_RANKERS, *before])
+            before.append(ranker.name)
 
     @property
     def lm_rankers(self) -> list[str]:
@@ -245,15 +307,36 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(raw, override)
     try:
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as e:
-        raise ConfigError(f"recipe {path}: {config_error(e)}") from e
+        recipe = checked_recipe(raw)
+    except ConfigError as e:
+        raise ConfigError(f"recipe {path}: {e}") from e
     return recipe.model_copy(update={"data": _resolve_paths(recipe.data, path.parent)})
+
+
+def checked_recipe(raw: dict[str, Any]) -> Recipe:
+    """The recipe of these values.
+
+    Raises:
+        ConfigError: a field is wrong; the message names it.
+    """
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as e:
+        raise config_error(e) from e
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every field written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _known(place: str, name: str, there: Sequence[str]) -> None:
+    """Refuse the name of a ranker that is not there when it is needed."""
+    if name not in there:
+        raise ValueError(
+            f"{place}: there is no {name!r} before it; there are {', '.join(there) or 'none'}: name one of them, or "
+            "have it made before"
+        )
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

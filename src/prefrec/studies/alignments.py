@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from prefrec.data import PreparedData
+from prefrec.data import PreparedData, RankingExample, frame_to_examples
+from prefrec.data.readers import read_parquet
 from prefrec.evaluation.tables import metric_label
 from prefrec.models import load_tokenizer
+from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.recipe import SFT, AlignSection, ModelSection, Recipe
 from prefrec.pipeline.train import training_rows
 from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
@@ -24,6 +26,7 @@ from prefrec.studies.runs import Run
 from prefrec.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
 from prefrec.studies.tables import facts_of, results_table
 from prefrec.training import encode_examples
+from prefrec.training.negatives import redraw_lists
 
 NEGATIVES = (1, 3, 5, 8, 10, 15, 31, 63)
 ONE = "dpo-n1"
@@ -70,13 +73,12 @@ def vary_negatives(base: Recipe, data: PreparedData) -> Recipe:
     one, room = varied_alignment(base), base.data.candidates.size - 1
     rows = len(training_rows(data, one, base.seed))
     same_rows = [_with_negatives(one, n, room) for n in NEGATIVES if n < len(data.catalogue) // 2]
-    prompt, answer = token_counts(data, base.model, one, base.seed)
+    tokens = [_tokens_of_a_row(data, base.model, entry, base.seed) for entry in same_rows]
     same_tokens = []
-    for entry in same_rows:
-        n = entry.num_negatives
-        fewer = round(rows * (prompt + 2 * answer) / (prompt + (1 + n) * answer))
+    for entry, of_a_row in zip(same_rows, tokens, strict=True):
+        fewer = round(rows * tokens[0] / of_a_row)
         if fewer <= (1 - SAME_COMPUTE) * rows:
-            same_tokens.append(variant(entry, f"s-dpo-n{n}-compute", rows=fewer))
+            same_tokens.append(variant(entry, f"s-dpo-n{entry.num_negatives}-compute", rows=fewer))
     return with_alignments(base, [*same_rows, *same_tokens])
 
 
@@ -89,17 +91,46 @@ def vary_beta(base: Recipe, data: PreparedData) -> Recipe:
     )
 
 
-def token_counts(data: PreparedData, model: ModelSection, section: AlignSection, seed: int) -> tuple[float, float]:
+def token_counts(
+    data: PreparedData, model: ModelSection, section: AlignSection, seed: int, trained: Path | None = None
+) -> tuple[float, float]:
     """Mean tokens of a prompt and of an answer that the model reads, over training rows of the alignment.
 
     Of an answer that is all but the last one, which is only predicted. `SAMPLED` rows at most are looked at.
+
+    Args:
+        data: prepared rows.
+        model: its tokenizer, and how it is asked.
+        section: of the alignment.
+        seed: of the run.
+        trained: folder of the alignment where it has been trained.
     """
     encoder = PromptEncoder(load_tokenizer(model.name), max_length=model.max_length, chat=model.chat)
     templates = [load_template(name, domain=data.domain) for name in model.templates]
-    some = training_rows(data, section, seed)[:SAMPLED]
+    some = _rows_of(data, section, seed, trained)[:SAMPLED]
     sets: list[ChoiceSet] = encode_examples(some, data.catalogue, templates, encoder, answers="candidates")
     prompts, answers = [len(s.prompt) for s in sets], [len(a) - 1 for s in sets for a in s.answers]
     return float(np.mean(prompts)), float(np.mean(answers))
+
+
+def _rows_of(data: PreparedData, section: AlignSection, seed: int, trained: Path | None) -> list[RankingExample]:
+    """The rows that an alignment is trained on, with its lists: those that it kept, else drawn as it draws them.
+
+    Before training nothing is hard: then the lists are drawn uniformly, and are as long.
+    """
+    if section.drawn_from is not None and trained is not None and (trained / NEGATIVES_FILE).is_file():
+        return frame_to_examples(read_parquet(trained / NEGATIVES_FILE))
+    rows = training_rows(data, section, seed)
+    if section.drawn_from is None:
+        return rows
+    size = max([1 + section.num_negatives, *(len(e.candidates) for e in rows)])
+    return redraw_lists(rows, data, "uniform" if section.is_hard else section.drawn_from, seed=seed, size=size)
+
+
+def _tokens_of_a_row(data: PreparedData, model: ModelSection, section: AlignSection, seed: int) -> float:
+    """Mean tokens that the model reads of one row: the prompt, the target and N negatives."""
+    prompt, answer = token_counts(data, model, section, seed)
+    return prompt + (1 + section.num_negatives) * answer
 
 
 def analyse_loss(runs: Sequence[Run], folder: Path) -> Outcome:
@@ -147,7 +178,8 @@ def settings_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     run, found = runs[0], {}
     for section in run.recipe.align:
         rows = len(training_rows(run.data, section, run.recipe.seed))
-        prompt, answer = token_counts(run.data, run.recipe.model, section, run.recipe.seed)
+        trained = run.adapter(section.name).parent
+        prompt, answer = token_counts(run.data, run.recipe.model, section, run.recipe.seed, trained)
         found[section.name] = {
             "loss": section.loss,
             "N": section.num_negatives,

@@ -10,11 +10,12 @@ from typing import Any
 from prefrec.console import say
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
-from prefrec.pipeline.recipe import Recipe, load_recipe
+from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.stage import read_json
 from prefrec.studies.runs import Run, open_run
 from prefrec.studies.study import Study
-from prefrec.studies.write import write_study
+from prefrec.studies.write import STUDY_FILE, write_study
 
 RUNS = "runs"
 """Folder, beside those of the studies, with one run a seed that all studies share."""
@@ -41,32 +42,79 @@ def carry_out(
 
     The runs lie in OUT/runs/seed-S, which all studies of OUT share: data, pre-training, SFT and alignments that are
     the same are made once. Stages that are finished are skipped, interrupted ones go on where they stopped. A study
-    that makes its runs in its own way, or from a recipe of its own, has them in OUT/runs/NAME-seed-S; those on other
-    data are in OUT/runs/SOURCE-seed-S.
+    that makes its runs in its own way, or from a recipe of its own, has them in OUT/runs/NAME-seed-S. On other data
+    than the base recipe's SOURCE stands before seed-S; a study of one data set is then written to OUT/NAME-SOURCE.
 
     Args:
         study: the question.
         base: recipe that the study varies.
         seeds: of the runs, each its own; the test rows and their candidates are the same (`data.seed`).
         out: folder of the studies.
-        others: the base recipe on other data sets, for a study that compares several.
+        others: the base recipe on other data sets: further ones for a study that compares several, else one that
+            takes the place of the base recipe.
 
     Raises:
-        ConfigError: no seed, or the same twice; more or fewer data sets than the study takes, or the same twice.
+        ConfigError: no seed, or the same twice; more or fewer data sets than the study takes, or the same twice; the
+            folder holds what the study found on other data.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds: expected one or more different numbers, got {list(seeds)}")
-    others = _other_data(study, base, others)
+    if study.many_data:
+        apart, others = "", _other_data(study, base, others)
+    else:
+        (base, apart), others = in_place(study, base, others), ()
+    folder = outcome_folder(study, out, apart)
+    refuse_other_data(folder, [base, *others])
     runs = []
+    recipes = [(base, apart), *((o, o.data.source) for o in others)]
     for seed in seeds:
-        own = f"seed-{seed}" if study.shares_runs else f"{study.name}-seed-{seed}"
-        folders = [(base, own), *((o, f"{o.data.source}-seed-{seed}") for o in others)]
-        for recipe, name in folders:
-            folder = out / RUNS / name
-            say(f"[bold]{study.name}, seed {seed}[/bold]: {folder}")
-            seeded = Recipe.model_validate(recipe.model_dump(mode="json") | {"seed": seed})
-            runs.append(study.make(seeded, folder) if study.make else _made(study, seeded, folder))
-    return _analyse(study, runs, out)
+        for recipe, source in recipes:
+            parts = ("" if study.shares_runs else study.name, source, f"seed-{seed}")
+            place = out / RUNS / "-".join(part for part in parts if part)
+            say(f"[bold]{study.name}, seed {seed}[/bold]: {place}")
+            seeded = checked_recipe(recipe.model_dump(mode="json") | {"seed": seed})
+            runs.append(study.make(seeded, place) if study.make else _made(study, seeded, place))
+    return _analyse(study, runs, folder)
+
+
+def outcome_folder(study: Study, out: Path, apart: str = "") -> Path:
+    """Where a study's outcome lies; `apart` is the source of other data than the recipe's (`in_place`)."""
+    return out / (f"{study.name}-{apart}" if apart else study.name)
+
+
+def refuse_other_data(folder: Path, recipes: Sequence[Recipe]) -> None:
+    """Let no outcome take the place of one on other data.
+
+    Raises:
+        ConfigError: the study in `folder` was made on others than these.
+    """
+    known = read_json(folder / STUDY_FILE)
+    recipes_before = known.get("recipes", []) if isinstance(known, dict) else []
+    before = {_place_of(r["data"]) for r in recipes_before if "data" in r}
+    if before and before != {_place_of(r.model_dump(mode="json")["data"]) for r in recipes}:
+        told = ", ".join(sorted(" ".join(filter(None, place)) for place in before))
+        raise ConfigError(
+            f"{folder} holds what the study found on other data ({told}): name another --out, or move it away"
+        )
+
+
+def _place_of(data: dict[str, Any]) -> tuple[str, ...]:
+    """Which data these are: the source, and where its files lie."""
+    files = (data.get(field) for field in ("path", "interactions", "items"))
+    return data["source"], *(str(Path(file).resolve()) if file else "" for file in files)
+
+
+def in_place(study: Study, base: Recipe, others: Sequence[Recipe]) -> tuple[Recipe, str]:
+    """The recipe on the data that are named in place of its own, and their source, "" where they are its own.
+
+    Raises:
+        ConfigError: the study takes one data set, and several are named.
+    """
+    if len(others) > 1:
+        raise ConfigError(f"study {study.name} takes one data set, got {', '.join(o.data.source for o in others)}")
+    if not others or others[0].data == base.data:
+        return base, ""
+    return others[0], others[0].data.source
 
 
 def _other_data(study: Study, base: Recipe, others: Sequence[Recipe]) -> list[Recipe]:
@@ -75,9 +123,7 @@ def _other_data(study: Study, base: Recipe, others: Sequence[Recipe]) -> list[Re
     own = ((known, None, None), (known, base.data.path, base.data.interactions))
     found = [o for o in others if (o.data.source, o.data.path, o.data.interactions) not in own]
     sources = [known, *(o.data.source for o in found)]
-    if found and not study.many_data:
-        raise ConfigError(f"study {study.name} takes one data set, got {', '.join(sources)}")
-    if study.many_data and not found:
+    if not found:
         raise ConfigError(
             f"study {study.name} compares data sets, and there is only {known}: name others by --data, or runs "
             "by --run"
@@ -99,15 +145,17 @@ def analyse_runs(study: Study, folders: Sequence[Path], out: Path) -> dict[str, 
     """Answer a study's question from runs that there are, and write OUT/NAME; returns its study.json.
 
     Raises:
-        ConfigError: the study needs runs of its own.
+        ConfigError: the study needs runs of its own, or OUT/NAME holds what it found on other data.
         DataError: a folder holds no evaluated run.
     """
     if not study.reads_any_run:
         raise ConfigError(f"study {study.name} varies the recipe: it makes its own runs, leave --run out")
-    return _analyse(study, [open_run(f) for f in folders], out)
+    runs = [open_run(f) for f in folders]
+    folder = outcome_folder(study, out)
+    refuse_other_data(folder, [run.recipe for run in runs])
+    return _analyse(study, runs, folder)
 
 
-def _analyse(study: Study, runs: Sequence[Run], out: Path) -> dict[str, Any]:
-    folder = out / study.name
+def _analyse(study: Study, runs: Sequence[Run], folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     return write_study(study, runs, study.analyse(runs, folder), folder)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from prefrec import processes
 from prefrec.data import PreparedData, RankingExample, read_prepared, write_prepared
 from prefrec.data.config import GIVEN_SOURCES
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, ZERO_SHOT, Recipe
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, ZERO_SHOT, Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers.morec.config import MoRecConfig
 from prefrec.studies.alignments import variant
@@ -75,7 +75,11 @@ def cold_recipe(base: Recipe) -> Recipe:
 
     MoRec's item encoder is the recipe's own base model, frozen. Language models are trained on rows of all places in
     a history, the short ones at its beginning among them.
+
+    Raises:
+        ConfigError: histories are cut so short that cold users cannot be told from others.
     """
+    _require_long_histories(base)
     recipe = on_all_places(with_alignments(base, [variant(varied_alignment(base), "s-dpo")]))
     raw = recipe.model_dump(mode="json")
     raw["data"] |= {"min_history": 1}
@@ -88,7 +92,7 @@ def cold_recipe(base: Recipe) -> Recipe:
     titles = MoRecConfig(encoder=base.model.name)
     if titles.kind not in [r["kind"] for r in raw["rankers"]]:
         raw["rankers"].append(titles.model_dump(mode="json"))
-    return Recipe.model_validate(raw)
+    return checked_recipe(raw)
 
 
 def cold_rows(data: PreparedData, n: int, seed: int) -> PreparedData:
@@ -120,9 +124,15 @@ def cold_rows(data: PreparedData, n: int, seed: int) -> PreparedData:
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Each ranker on cold and warm users and items, held against SASRec where a run has it."""
-    predictions = of_rankers(runs)
+    """Each ranker on cold and warm users and items, held against SASRec where a run has it.
+
+    Raises:
+        ConfigError: histories are cut so short that cold users cannot be told from others.
+        DataError: no row is of a cold user or a cold item.
+    """
     run = runs[0]
+    _require_long_histories(run.recipe)
+    predictions = of_rankers(runs)
     examples = asked_of(run, next(iter(predictions.values()))[0])
     users, known = [e.user_id for e in examples], item_counts(run.data)
     values = ranking_values(predictions, run.recipe.evaluate.ks)
@@ -149,6 +159,15 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
         for s in facts_of(kinds[g], models, quantities=[metric])
     ]
     return Outcome(tables, _drawings(kinds, lengths, models, metric), facts, whole.n, whole.users, list(_NOTES))
+
+
+def _require_long_histories(recipe: Recipe) -> None:
+    """A row tells how many interactions came before by its history, which `data.history_length` cuts."""
+    if recipe.data.history_length <= FEW:
+        raise ConfigError(
+            f"data.history_length: with histories cut to {recipe.data.history_length} every user would count as one "
+            f"of up to {FEW} interactions; make it {FEW + 1} or more"
+        )
 
 
 def asked_of(run: Run, frame: pl.DataFrame) -> list[RankingExample]:

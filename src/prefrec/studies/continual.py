@@ -16,7 +16,7 @@ from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.ingredients import Ingredients
-from prefrec.pipeline.recipe import PRETRAIN, SFT, AlignSection, Recipe, SFTSection
+from prefrec.pipeline.recipe import PRETRAIN, SFT, AlignSection, Recipe, SFTSection, checked_recipe
 from prefrec.pipeline.report.wording import label
 from prefrec.pipeline.run import run_recipe, train_stages
 from prefrec.pipeline.score import LMEntry, ask_models
@@ -92,19 +92,20 @@ def make(base: Recipe, folder: Path) -> Run:
 
 
 def continual_recipe(base: Recipe) -> Recipe:
-    """The base recipe on data cut in time, with one S-DPO, on rows of all places in a history.
+    """The base recipe on data cut in time, with one S-DPO, on rows of all places in a history, without `rankers`.
 
     Raises:
         ConfigError: the source has a split of its own.
     """
     if base.data.source in GIVEN_SOURCES:
         raise ConfigError(f"data.source: {base.data.source} has a split of its own and cannot be cut in time")
-    recipe = on_all_places(with_alignments(base, [variant(varied_alignment(base), "s-dpo")]))
+    alone = base.model_copy(update={"rankers": []})
+    recipe = on_all_places(with_alignments(alone, [variant(varied_alignment(base), "s-dpo")]))
     raw = recipe.model_dump(mode="json")
     raw["data"] |= {"split": "time", "windows": "all"}
     raw["data"] |= {"max_train_rows": None, "max_validation_rows": None}
     raw["evaluate"] |= {"split": "test", "rows": min(base.evaluate.rows or ROWS, ROWS), "generate_rows": 0}
-    return Recipe.model_validate(raw)
+    return checked_recipe(raw)
 
 
 def periods_of(recipe: Recipe, data: PreparedData) -> Periods:

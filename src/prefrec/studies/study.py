@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
-from prefrec.pipeline.recipe import AlignSection, Recipe
+from prefrec.pipeline.recipe import AlignSection, Recipe, checked_recipe
 from prefrec.pipeline.report.tables import Grid
 from prefrec.rankers.sequential import SequentialConfig, require_hopwise
 from prefrec.studies.runs import Run
@@ -139,9 +139,13 @@ def varied_alignment(base: Recipe) -> AlignSection:
 
 
 def with_alignments(base: Recipe, align: Sequence[AlignSection]) -> Recipe:
-    """The base recipe with these alignments in place of its own; checked again."""
+    """The base recipe with these alignments in place of its own.
+
+    Raises:
+        ConfigError: what is in it does not fit these alignments.
+    """
     raw = base.model_dump(mode="json") | {"align": [a.model_dump(mode="json") for a in align]}
-    return Recipe.model_validate(raw)
+    return checked_recipe(raw)
 
 
 def on_all_places(base: Recipe) -> Recipe:

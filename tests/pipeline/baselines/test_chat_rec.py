@@ -4,14 +4,20 @@ import json
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from prefrec.data import prepare
-from prefrec.errors import ConfigError
+from prefrec.errors import ModelError
 from prefrec.evaluation import read_predictions
+from prefrec.pipeline.baselines import STAGE_FUNCTIONS
 from prefrec.pipeline.baselines.chat_rec import chat_rec_ranker
+from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.score import LMEntry, adapter_key
 from prefrec.rankers.chatrec import ChatRecConfig, EndpointChat
+from prefrec.rankers.endpoint import EndpointConfig
+from prefrec.rankers.openai_api import OpenAIClient
 from servers import completions_server
 
 
@@ -50,11 +56,81 @@ def test_the_retriever_may_be_a_ranker_made_before(recipe, tmp_path):
     assert metrics["first"] == metrics["second"]  # nonsense leaves the order twice
 
 
-def test_an_unknown_retriever_is_named(recipe, tmp_path):
+def test_an_unknown_retriever_is_named(recipe):
     with pytest.raises(
-        ConfigError, match=r"Chat-REC.retriever: there is no 'SASRec' here; there are random, .*zero-shot"
+        ValidationError, match=r"Chat-REC.retriever: there is no 'SASRec' before it; there are random, .*zero-shot"
     ):
-        run_recipe(_recipe(recipe, {**CHAT, "retriever": "SASRec"}), tmp_path)
+        _recipe(recipe, {**CHAT, "retriever": "SASRec"})
+
+
+SERVED = {"url": "http://127.0.0.1:9/v1", "model": "m"}
+KINDS = {
+    "endpoint": {"kind": "endpoint", "name": "E", **SERVED},
+    "chat": {"kind": "chat-rec", "name": "C", "server": SERVED},
+    "here": {"kind": "chat-rec", "name": "H"},
+    "shown": {"kind": "chat-rec", "name": "S", "server": SERVED, "retriever": "zero-shot"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked_anew"),
+    [
+        ({"lora": {"r": 2}}, set()),
+        ({"seed": 1}, {"chat", "here", "shown"}),  # of ties of the retriever
+        ({"model": {"dtype": "bfloat16"}}, {"here", "shown"}),
+        ({"model": {"chat": True}}, {"endpoint", "shown"}),
+        ({"model": {"max_length": 300}}, {"endpoint", "shown"}),
+        ({"model": {"templates": ["2"]}}, {"endpoint", "shown"}),
+        ({"model": {"attn_implementation": "eager"}}, set()),
+        ({"model": {"quantization": "nf4"}}, {"here", "shown"}),
+    ],
+)
+def test_what_the_answers_depend_on(recipe, data, tmp_path, changes, asked_anew):
+    assert _other_keys(recipe, changes, data, tmp_path) == asked_anew
+
+
+def _other_keys(recipe: Recipe, changes: dict, data, folder) -> set[str]:
+    """Which of `KINDS` have another key where these fields of the recipe change."""
+    raw = recipe.model_dump(mode="json")
+    merged = {k: raw[k] | v if isinstance(v, dict) else v for k, v in changes.items()}
+    before, after = (
+        _keys(Recipe.model_validate(raw | more | {"rankers": list(KINDS.values())}), data, folder)
+        for more in ({}, merged)
+    )
+    return {kind for kind in KINDS if before[kind] != after[kind]}
+
+
+def _keys(recipe: Recipe, data, folder) -> dict[str, str]:
+    made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
+    before = {"zero-shot": LMEntry("zero-shot", None, adapter_key(None, data))}
+    stages = zip(KINDS, recipe.rankers, strict=True)
+    return {kind: STAGE_FUNCTIONS[c.kind](made_of, c, folder / c.name, before).key for kind, c in stages}
+
+
+def test_the_key_holds_the_model_as_the_server_names_it(recipe, data, tmp_path, monkeypatch):
+    """So an unnamed model is the one that was served, and known answers are found by its name without a server."""
+
+    def key(model: str | None, kind: str) -> str:
+        server = {"url": SERVED["url"], "model": model}
+        config = EndpointConfig(**server) if kind == "endpoint" else ChatRecConfig(server=server)
+        made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
+        return STAGE_FUNCTIONS[config.kind](made_of, config, tmp_path, {}).key
+
+    for kind in ("endpoint", "chat-rec"):
+        keys = []
+        for served in ("one", "two"):
+            with monkeypatch.context() as patch:
+                patch.setattr(OpenAIClient, "models", lambda client, served=served: [served])
+                keys.append(key(None, kind))
+        assert keys == [key("one", kind), key("two", kind)]
+        assert keys[0] != keys[1]
+
+
+def test_a_server_that_is_away_is_told_with_the_way_out(recipe, data, tmp_path):
+    config = EndpointConfig(url="http://127.0.0.1:9/v1", retries=0)
+    made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
+    with pytest.raises(ModelError, match=r"no server answers at .*known answers are found without it where `model`"):
+        STAGE_FUNCTIONS["endpoint"](made_of, config, tmp_path, {})
 
 
 def test_a_server_and_a_table_of_users_as_settings(recipe, tmp_path):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import polars as pl
 
 from prefrec.data import PreparedData
 from prefrec.data.readers import read_table
-from prefrec.pipeline.baselines.endpoint import PATIENCE
+from prefrec.pipeline.baselines.endpoint import PATIENCE, served_model
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import ModelSection, ReferenceName
-from prefrec.pipeline.score import Entry, RankerEntry, entry_ranker, known_entry
-from prefrec.pipeline.stage import file_facts
+from prefrec.pipeline.score import Entry, LMEntry, RankerEntry, entry_ranker, known_entry, model_key
+from prefrec.pipeline.stage import file_facts, stage_key
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.chatrec import ChatModel, ChatRecConfig, ChatRecRanker, EndpointChat, LocalChat, Profiles
 from prefrec.rankers.lm import load_lm
@@ -29,13 +29,18 @@ def chat_rec_stage(
 
     Raises:
         ConfigError: there is no such retriever.
+        ModelError: the server's model is not named, and it does not say which one it serves.
     """
     first = retriever_entry(config, before)
-    files = file_facts([Path(p) for p in (config.users, config.model) if p is not None])
-    key = made_of.key(
-        chat_rec=config.model_dump(exclude={"server": PATIENCE, "batch_size": True}),
+    chat, files = _chat_key(config, made_of.model), [config.users] if config.users else []
+    key = stage_key(
+        chat_rec=config.model_dump(exclude={"name", "model", "server", "batch_size", "max_length"}),
+        chat=chat,
         retriever=first.key if first else config.retriever,
-        files=files,
+        retriever_model=model_key(made_of.model) if isinstance(first, LMEntry) else None,
+        data=made_of.data_key,
+        seed=made_of.seed,
+        files=file_facts(files),
     )
 
     def load() -> Ranker:
@@ -83,6 +88,15 @@ def retriever_entry(config: ChatRecConfig, before: Mapping[str, Entry]) -> Entry
     if config.retriever in references:
         return None
     return known_entry(config.retriever, config.name, before, "retriever", references)
+
+
+def _chat_key(config: ChatRecConfig, model: ModelSection) -> dict[str, Any]:
+    """What the answers of the language model depend on."""
+    if config.server is not None:
+        return config.server.model_dump(exclude=PATIENCE) | {"model": served_model(config.server)}
+    name = config.model or model.name
+    loading = {k: v for k, v in model.loading().items() if k in model.decisive()}
+    return {"model": name, **loading, "max_length": config.max_length, "files": file_facts([Path(name).expanduser()])}
 
 
 def _chat(config: ChatRecConfig, model: ModelSection) -> ChatModel:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from prefrec import processes
+from prefrec.errors import ModelError
 from prefrec.models import load_tokenizer
 from prefrec.pipeline.ingredients import Ingredients
-from prefrec.pipeline.score import Entry, RankerEntry
+from prefrec.pipeline.score import Entry, RankerEntry, adapter_key
+from prefrec.pipeline.stage import file_facts, stage_key
 from prefrec.prompts import load_template
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.endpoint import EndpointConfig, EndpointRanker
-from prefrec.rankers.openai_api import OpenAIClient
+from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
 
 PATIENCE = {"timeout", "retries", "backoff", "concurrency", "key_variable"}
 """Settings of a server that its answers do not depend on."""
@@ -20,19 +23,46 @@ PATIENCE = {"timeout", "retries", "backoff", "concurrency", "key_variable"}
 def endpoint_stage(
     made_of: Ingredients, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]
 ) -> RankerEntry:
-    """The served model as an entry, asked with the recipe's template, length and chat setting."""
+    """The served model as an entry, asked with the recipe's template, length and chat setting.
+
+    Raises:
+        ModelError: the model is not named, and the server does not say which one it serves.
+    """
+    model = made_of.model
+    tokenizer, template = config.tokenizer or model.name, model.templates[0]
+    key = stage_key(
+        endpoint=config.model_dump(exclude={*PATIENCE, "name"}) | {"model": served_model(config)},
+        asked=[tokenizer, template, model.max_length, model.chat],
+        titles=adapter_key(None, made_of.data),
+        files=file_facts(Path(name).expanduser() for name in (tokenizer, template)),
+    )
 
     def load() -> Ranker:
-        model = made_of.model
         return EndpointRanker(
             config.name,
             OpenAIClient(config),
-            load_tokenizer(config.tokenizer or model.name),
+            load_tokenizer(tokenizer),
             made_of.data.catalogue,
-            load_template(model.templates[0], domain=made_of.data.domain),
+            load_template(template, domain=made_of.data.domain),
             max_length=model.max_length,
             chat=model.chat,
             prompts=config.prompts,
         )
 
-    return RankerEntry(config.name, made_of.key(endpoint=config.model_dump(exclude=PATIENCE)), load)
+    return RankerEntry(config.name, key, load)
+
+
+def served_model(settings: ServerSettings) -> str:
+    """The model's name as the server has it, which is asked for it where the settings leave it out.
+
+    So known answers are those of this model, and not of another one that the server held before.
+
+    Raises:
+        ModelError: the server is away, or has not exactly one model.
+    """
+    if settings.model is not None:
+        return settings.model
+    try:
+        return processes.from_first(OpenAIClient(settings).model)
+    except ModelError as e:
+        raise ModelError(f"{e}; known answers are found without it where `model` names the one that gave them") from e
