@@ -134,7 +134,9 @@ def test_settings_hold_the_tokens_of_each_variants_own_lists(base, data, tmp_pat
     recipe = with_alignments(base, sections)
     found = alignments.settings_of([Run(tmp_path, recipe, data, {})])
     for section in sections:
-        prompt, answer = alignments.token_counts(data, base.model, section, base.seed)
+        rows = training_rows(data, section, base.seed)
+        drawn = negative_rows(data, base.model, section, rows, None, None, tmp_path / section.name, seed=base.seed)
+        prompt, answer = _counted(base, data, section, drawn).expected
         assert found[section.name]["tokens"] == round(16 * (prompt + (1 + section.num_negatives) * answer))
 
 
