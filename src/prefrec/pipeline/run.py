@@ -158,7 +158,7 @@ def sequential_stage(
 
 def pretrain_stage(made_of: Ingredients, section: PretrainSection, out: Path) -> LMEntry:
     """Pre-training on histories in the folder `out`; else as `sft_stage`."""
-    key = made_of.key(pretrain=section.model_dump())
+    key = made_of.key(pretrain=section.decisive())
     if due(out, key, PRETRAIN):
         with stage(out, key, "sft", section.model_dump()):
             train_pretrain(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed)
