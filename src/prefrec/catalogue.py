@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -20,9 +21,8 @@ from transformers import DynamicCache
 from prefrec.masks import attention_masks
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import (
-    CHECKED_ANSWERS,
-    DOUBTED_ANSWERS,
     PIECE,
+    doubted,
     language_model,
     layout_for,
     probe_of,
@@ -90,9 +90,7 @@ def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[Tr
     layouts: tuple[TrieLayout, ...] = ("cached", "repeated")
     for layout in layouts:
         try:
-            gap = _gap(model, some, layout, CHECKED_ANSWERS)
-            if gap > most:
-                gap = _gap(model, some, layout, DOUBTED_ANSWERS)
+            gap = doubted(partial(_gap, model, some, layout), most)
         except torch.OutOfMemoryError:
             raise
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as e:

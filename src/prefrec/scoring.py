@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
@@ -233,9 +233,7 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
         return "separate", f"model type {name} takes no position ids"
     most = tolerance(core, next(model.parameters()).device)
     try:
-        gap = _gap(model, choice_set, pad_id, CHECKED_ANSWERS)
-        if gap > most:
-            gap = _gap(model, choice_set, pad_id, DOUBTED_ANSWERS)
+        gap = doubted(lambda answers: _gap(model, choice_set, pad_id, answers), most)
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as e:
@@ -247,6 +245,12 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
         f"model type {name} gives other scores in a packed row ({gap:.2g} of the logits' spread, at most {most:g} "
         "is rounding)",
     )
+
+
+def doubted(gap: Callable[[int], float], most: float) -> float:
+    """The gap over a few answers; where it is more than `most`, that over more of them."""
+    found = gap(CHECKED_ANSWERS)
+    return gap(DOUBTED_ANSWERS) if found > most else found
 
 
 def probe_of(choice_set: ChoiceSet, compared: int) -> ChoiceSet:

@@ -86,6 +86,18 @@ def _await(page, held, count):
     assert len(held) == count
 
 
+def _ask_why_then_another_ranker(page):
+    """An example, why its first title, and before that is answered another ranker; the questions that are held."""
+    page.get_by_role("button", name="Show an example").click()
+    expect(page.locator("#left .ranking li")).to_have_count(6)
+    held = _hold(page, "/v1/explain")
+    page.locator("#left .ranking button").first.click()
+    _await(page, held, 2)
+    page.locator("#right select").select_option("zero-shot")
+    expect(page.locator("#status")).to_contain_text(f"({label('zero-shot')})")
+    return held
+
+
 def _let_go(page, held):
     """Let the requests through, and give the page the time to draw their answers."""
     for route in held:
@@ -227,13 +239,7 @@ def test_another_ranker_and_clear(page):
 
 @needs_browser
 def test_an_explanation_is_of_the_rankers_that_were_asked(page):
-    page.get_by_role("button", name="Show an example").click()
-    expect(page.locator("#left .ranking li")).to_have_count(6)
-    held = _hold(page, "/v1/explain")
-    page.locator("#left .ranking button").first.click()
-    _await(page, held, 2)
-    page.locator("#right select").select_option("zero-shot")
-    expect(page.locator("#status")).to_contain_text(f"({label('zero-shot')})")
+    held = _ask_why_then_another_ranker(page)
     _let_go(page, held)
     expect(page.locator("#why")).to_be_hidden()  # it was about the lists before
     held.clear()
@@ -265,13 +271,7 @@ def test_a_title_explained_while_another_ranker_is_asked(page):
 
 @needs_browser
 def test_nothing_comes_back_after_clear(page):
-    page.get_by_role("button", name="Show an example").click()
-    expect(page.locator("#left .ranking li")).to_have_count(6)
-    explains = _hold(page, "/v1/explain")
-    page.locator("#left .ranking button").first.click()
-    _await(page, explains, 2)
-    page.locator("#right select").select_option("zero-shot")
-    expect(page.locator("#status")).to_contain_text(f"({label('zero-shot')})")
+    explains = _ask_why_then_another_ranker(page)
     page.get_by_role("button", name="Clear").click()
     _let_go(page, explains)
     expect(page.locator("#why")).to_be_hidden()

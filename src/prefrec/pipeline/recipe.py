@@ -89,9 +89,9 @@ class PretrainSection(TrainSection):
 
     titles: int = Field(40, ge=5, description="Longest sequence; longer histories give several.")
 
-    def decisive(self) -> dict[str, Any]:
-        """The settings that the outcome depends on."""
-        return self.model_dump(exclude=idle_settings(self) | {"eval_rows", "eval_steps"})
+    def idle_settings(self) -> set[str]:
+        """As for all stages, and what validation rows are told, of which there are none."""
+        return super().idle_settings() | {"eval_rows", "eval_steps"}
 
 
 class SFTSection(RowsSection):
@@ -100,26 +100,6 @@ class SFTSection(RowsSection):
     Here and in alignment a finished stage is not trained again where `save_steps`, `eval_rows` and `eval_steps` alone
     change (the last two: unless dropout is on); its curves stay those that were asked for.
     """
-
-    def decisive(self) -> dict[str, Any]:
-        """The settings that the outcome depends on."""
-        return self.model_dump(exclude=idle_settings(self))
-
-
-def idle_settings(section: TrainSection) -> set[str]:
-    """Settings that the adapter does not depend on, which are left out of keys.
-
-    No checkpoint is chosen by the validation rows. With dropout they decide all the same: reading them draws from the
-    generator that dropout draws from. `latest_per_user` came later than the first keys.
-    """
-    idle = {"save_steps"}
-    if section.disable_dropout:
-        idle |= {"eval_rows", "eval_steps"}
-    elif not section.eval_rows:
-        idle.add("eval_steps")
-    if isinstance(section, RowsSection) and section.latest_per_user is None:
-        idle.add("latest_per_user")
-    return idle
 
 
 class AlignSection(RowsSection):
@@ -141,12 +121,11 @@ class AlignSection(RowsSection):
         None, ge=1, description="Tokens a pass, for many negatives: less memory, the same gradient; None: no limit."
     )
 
-    def decisive(self) -> dict[str, Any]:
-        """The settings that the outcome depends on."""
-        idle = {"max_tokens_per_pass"} | idle_settings(self)
+    def idle_settings(self) -> set[str]:
+        """As for all stages, passes, and what the choice of negatives leaves unused."""
+        idle = super().idle_settings() | {"max_tokens_per_pass"}
         idle |= {"negatives_from"} if self.negatives_from == "list" else set()
-        idle |= set() if self.is_hard else {"negatives_pool"}
-        return self.model_dump(exclude=idle)
+        return idle | (set() if self.is_hard else {"negatives_pool"})
 
     @property
     def is_hard(self) -> bool:

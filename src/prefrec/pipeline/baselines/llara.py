@@ -14,7 +14,6 @@ from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
 from prefrec.models import load_model, load_tokenizer
 from prefrec.pipeline.ingredients import Ingredients, due
-from prefrec.pipeline.recipe import idle_settings
 from prefrec.pipeline.score import Entry, RankerEntry, SequentialEntry
 from prefrec.pipeline.stage import stage
 from prefrec.pipeline.train import ADAPTER, adapter_config, train_to_adapter, training_arguments, training_rows
@@ -63,7 +62,7 @@ def llara_stage(made_of: Ingredients, config: LlaraConfig, folder: Path, before:
             f"rankers: {config.name} takes item vectors from {config.items_from}: "
             f"add `- model: {config.items_from}` to the recipe's `sequential`"
         )
-    key = made_of.key(llara=config.model_dump(exclude=idle_settings(config)), items=source.key)
+    key = made_of.key(llara=config.decisive(), items=source.key)
     if due(folder, key, config.name, MADE):
         with stage(folder, key, config.kind, config.model_dump()):
             _train(made_of, config, folder, source)
@@ -84,9 +83,7 @@ def llara_align_stage(
             f"rankers: {config.name} goes on from {config.reference}: put an entry of kind llara with this name "
             "before it"
         )
-    idle = idle_settings(config)
-    decisive = {name: value for name, value in config.decisive().items() if name not in idle}
-    key = made_of.key(llara_s_dpo=decisive, start=reference.key)
+    key = made_of.key(llara_s_dpo=config.decisive(), start=reference.key)
     if due(folder, key, config.name, MADE):
         with stage(folder, key, config.kind, config.model_dump()):
             _align(made_of, config, folder, reference)

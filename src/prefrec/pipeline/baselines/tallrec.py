@@ -10,7 +10,6 @@ from transformers import set_seed
 from prefrec.console import say
 from prefrec.models import load_model
 from prefrec.pipeline.ingredients import Ingredients, due
-from prefrec.pipeline.recipe import idle_settings
 from prefrec.pipeline.score import Entry, RankerEntry
 from prefrec.pipeline.stage import file_facts, stage
 from prefrec.pipeline.train import (
@@ -41,7 +40,7 @@ def tallrec_stage(
     template = load_like_template(config.template, domain=made_of.data.domain)
     opinions = Opinions(made_of.data.train_interactions, config.liked)
     facts = file_facts([Path(config.template)] if config.template else [])
-    key = made_of.key(tallrec=config.model_dump(exclude=idle_settings(config)), template=facts)
+    key = made_of.key(tallrec=config.decisive(), template=facts)
     if due(folder, key, config.name):
         with stage(folder, key, config.kind, config.model_dump()):
             _train(made_of, config, folder, template, opinions)

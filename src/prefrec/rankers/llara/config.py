@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -34,6 +34,6 @@ class LlaraAlignConfig(RankerConfig, RowsSection):
         None, ge=1, description="Tokens a pass, for many negatives: less memory, the same gradient; None: no limit."
     )
 
-    def decisive(self) -> dict[str, Any]:
-        """The settings that the outcome depends on."""
-        return self.model_dump(exclude={"max_tokens_per_pass"})
+    def idle_settings(self) -> set[str]:
+        """As for all stages, and passes."""
+        return super().idle_settings() | {"max_tokens_per_pass"}
