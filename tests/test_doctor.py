@@ -27,8 +27,16 @@ GOOD = Facts(
     unpacked="/cache/model",
     compiler="triton",
     rates={"cpu": {"float32": 1e11, "bfloat16": 1e9}, "cuda": {"float32": 4e13, "bfloat16": 5e13}},
+    linear="torch",
+    linear_rates={"torch": 1e11, "onednn": 2e11},
 )
-ON_CPU = replace(GOOD, gpus=(), compiler="/usr/bin/g++", rates={"cpu": {"float32": 1e11, "bfloat16": 1.2e11}})
+ON_CPU = replace(
+    GOOD,
+    gpus=(),
+    compiler="/usr/bin/g++",
+    rates={"cpu": {"float32": 1e11, "bfloat16": 1.2e11}},
+    linear_rates={"torch": 1e11, "onednn": 1.1e11},
+)
 OF_CPU = "no GPU is seen: everything is computed by 8 threads of the processor"
 
 
@@ -84,6 +92,14 @@ def test_slow_bfloat16_has_a_reason_where_one_is_known(features, ending):
     assert findings(slow)[-1].what.endswith(ending)
 
 
+@pytest.mark.parametrize(("used", "better"), [("torch", "onednn"), ("onednn", "torch")])
+def test_the_slower_of_two_ways_to_multiply_is_told(used, better):
+    facts = replace(ON_CPU, linear=used, linear_rates={used: 1e11, better: 2e11})
+    (found,) = [f for f in findings(facts) if "linear layers" in f.what]
+    assert found.what == f"linear layers in float32 are {used}'s, at 0.50 of the rate of {better}"
+    assert found.remedy == f"set PREFREC_LINEAR={better}"
+
+
 def test_what_the_system_does_not_say_is_not_judged():
     assert findings(replace(GOOD, load=None, memory_free=None, rates={}, disk_free={})) == []
 
@@ -94,6 +110,8 @@ def test_this_machine():
     assert facts.threads == torch.get_num_threads()
     assert set(facts.rates["cpu"]) == {"float32", "bfloat16", "float16"}
     assert all(rate > 0 for of in facts.rates.values() for rate in of.values())
+    assert facts.linear in facts.linear_rates
+    assert min(facts.linear_rates.values()) > 0
     assert {e.name for e in facts.extras} >= {"serve", "baselines"}
     assert "dev" not in {e.name for e in facts.extras}
     assert json.loads(json.dumps(facts.to_json()))["threads"] == facts.threads

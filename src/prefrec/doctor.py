@@ -7,17 +7,20 @@ import platform
 import shutil
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from packaging.requirements import Requirement
 
-from prefrec.bench.floor import time_square
+from prefrec.bench.floor import time_product, time_square
 from prefrec.clock import free_bytes, usable_cores
 from prefrec.errors import ModelError
+from prefrec.linear import SWITCH, has_onednn, multiply, way
 from prefrec.models import DTYPES, cache_dir, embedded_gguf, unpacked_folder
 
 PACKAGES = (
@@ -28,7 +31,7 @@ PACKAGES = (
 
 SETTINGS = (
     "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "ACCELERATE_USE_CPU",
-    "HF_HUB_OFFLINE", "PREFREC_CACHE",
+    "HF_HUB_OFFLINE", "PREFREC_CACHE", SWITCH,
 )  # fmt: skip
 """Environment variables that change what is used."""
 
@@ -88,6 +91,8 @@ class Facts:
         unpacked: folder into which it was unpacked; None: not yet.
         compiler: what compiles kernels for the device in use; None: nothing.
         rates: device → dtype → FLOPs a second of a product of squares.
+        linear: of `torch` and `onednn`, what multiplies in float32 on the CPU.
+        linear_rates: FLOPs a second of a product of squares in float32 on the CPU, by each of the two that is there.
     """
 
     versions: dict[str, str | None]
@@ -106,6 +111,8 @@ class Facts:
     unpacked: str | None
     compiler: str | None
     rates: dict[str, dict[str, float]]
+    linear: str
+    linear_rates: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -141,12 +148,15 @@ def examine() -> Facts:
         unpacked=str(unpacked) if unpacked and unpacked.is_dir() else None,
         compiler=_compiler(),
         rates={device: _rates(device) for device in ("cpu", *["cuda"] * torch.cuda.is_available())},
+        linear=way(),
+        linear_rates=_linear_rates(),
     )
 
 
 def findings(facts: Facts) -> list[Finding]:
     """What will be slow, or will not work, judged by `facts` alone; the gravest first."""
-    return [*_of_room(facts), *_of_threads(facts), *_of_dtypes(facts), *_of_attention(facts), *_of_parts(facts)]
+    of_speed = [*_of_dtypes(facts), *_of_linear(facts), *_of_attention(facts)]
+    return [*_of_room(facts), *_of_threads(facts), *of_speed, *_of_parts(facts)]
 
 
 def _of_room(facts: Facts) -> list[Finding]:
@@ -221,6 +231,17 @@ def _of_dtypes(facts: Facts) -> list[Finding]:
                 Finding(f"float32 products run at {whole / rate:.2f} of {dtype}'s rate", f"keep model.dtype: {dtype}")
             )
     return found
+
+
+def _of_linear(facts: Facts) -> list[Finding]:
+    if facts.gpus or not facts.linear_rates:
+        return []
+    best = max(facts.linear_rates, key=facts.linear_rates.__getitem__)
+    share = facts.linear_rates.get(facts.linear, 0.0) / facts.linear_rates[best]
+    if share >= SLOWER:
+        return []
+    what = f"linear layers in float32 are {facts.linear}'s, at {share:.2f} of the rate of {best}"
+    return [Finding(what, f"set {SWITCH}={best}")]
 
 
 def _of_attention(facts: Facts) -> list[Finding]:
@@ -325,6 +346,16 @@ def _compiler() -> str | None:
         return shutil.which("cl")
     wanted = os.environ.get("CXX")
     return next(filter(None, map(shutil.which, [*([wanted] if wanted else []), "g++", "clang++"])), None)
+
+
+def _linear_rates() -> dict[str, float]:
+    """FLOPs a second of a product of squares in float32 on the CPU."""
+    side = torch.randn(SQUARES["cpu"], SQUARES["cpu"])
+    ways = {"torch": F.linear} | ({"onednn": multiply} if has_onednn() else {})
+    return {
+        name: 2.0 * len(side) ** 3 / time_product(partial(call, side, side), device="cpu", least_s=LEAST_S).wall
+        for name, call in ways.items()
+    }
 
 
 def _rates(device: str) -> dict[str, float]:

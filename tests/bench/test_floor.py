@@ -64,7 +64,7 @@ def test_rates_are_of_the_products_asked_for(monkeypatch):
     from prefrec.bench import floor
     from prefrec.clock import Seconds
 
-    monkeypatch.setattr(floor, "_time", lambda product, device, least_s: (product(), Seconds(1.0, 2.0))[1])
+    monkeypatch.setattr(floor, "time_product", lambda call, device, least_s: (call(), Seconds(1.0, 2.0))[1])
     shape = ModelShape(linears=((2, 3, 5),), head=(2, 7), layers=1, attention=2, lora_rank=1)
     tokens = Tokens(body=11, head=13, pairs=0)
     rates = measure_rates(shape, tokens, device="cpu", dtype=torch.float32, square=4, least_s=0.0)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from prefrec.clock import Seconds, Stopwatch
+from prefrec.linear import product
 from prefrec.prompts import ChoiceSet
 
 
@@ -148,8 +148,8 @@ def measure_rates(
         x = torch.randn(rows, inputs, device=device, dtype=dtype)
         weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
         gradient = torch.randn(rows, outputs, device=device, dtype=dtype)
-        ahead = _time(partial(F.linear, x, weight), device, least_s)
-        back = _time(partial(torch.matmul, gradient, weight), device, least_s)
+        ahead = time_product(partial(product, x, weight), device=device, least_s=least_s)
+        back = time_product(partial(product, gradient, weight.t()), device=device, least_s=least_s)
         spent[0] += count * (2 * ahead.wall + back.wall)
         spent[1] += count * (2 * ahead.cpu + back.cpu)
         done += count * 3 * 2.0 * rows * inputs * outputs
@@ -159,20 +159,20 @@ def measure_rates(
 def time_square(square: int, *, device: str, dtype: torch.dtype, least_s: float) -> Seconds:
     """Seconds of a product of two square matrices of that many rows: 2·square³ FLOPs."""
     side = torch.randn(square, square, device=device, dtype=dtype)
-    return _time(partial(torch.matmul, side, side), device, least_s)
+    return time_product(partial(product, side, side), device=device, least_s=least_s)
 
 
 def _head(shape: ModelShape, tokens: Tokens) -> tuple[int, int, int, int]:
     return (*shape.head, 1, tokens.head)
 
 
-def _time(product: Callable[[], torch.Tensor], device: str, least_s: float) -> Seconds:
+def time_product(call: Callable[[], torch.Tensor], *, device: str, least_s: float) -> Seconds:
     """Seconds of one product, of as many as take `least_s` after one that warms up."""
-    product()
+    call()
     watch = Stopwatch(device)
     while watch.wall < least_s:
         with watch.running():
             for _ in range(3):
-                product()
+                call()
     products = 3 * watch.laps
     return Seconds(watch.wall / products, max(watch.cpu, 1e-9) / products)

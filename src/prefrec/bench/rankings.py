@@ -8,7 +8,7 @@ import torch
 from prefrec.bench.job import Job, Measured, memory_of
 from prefrec.bench.published import full_sequence_logps
 from prefrec.bench.settings import PREFREC
-from prefrec.bench.workload import base_model, tokenizer_of
+from prefrec.bench.workload import base_model, plain_model, tokenizer_of
 from prefrec.catalogue import catalogue_logps, trie_layout
 from prefrec.clock import Stopwatch
 from prefrec.packing import pack
@@ -20,7 +20,7 @@ from prefrec.trie import Trie
 
 def rank_full(job: Job) -> Measured:
     """Candidates ranked the plain way: one full sequence a candidate, float32 logits at all positions."""
-    model, end = base_model(job.settings), tokenizer_of(job.settings).eos_token_id
+    model, end = plain_model(job.settings), tokenizer_of(job.settings).eos_token_id
     watch = Stopwatch(job.device)
     with memory_of(job) as memory, torch.no_grad(), watch.running(), job.precision:
         logps = full_sequence_logps(model, job.choice_sets, end)
@@ -59,7 +59,7 @@ def rank_packed(job: Job) -> Measured:
 
 def catalogue_full(job: Job) -> Measured:
     """A sample of titles, one full sequence each, float32 logits at all positions; scaled to all titles."""
-    model, end = base_model(job.settings), tokenizer_of(job.settings).eos_token_id
+    model, end = plain_model(job.settings), tokenizer_of(job.settings).eos_token_id
     whole = job.choice_sets[0]
     rng = np.random.default_rng(job.settings.seed)
     answers = [whole.answers[i] for i in rng.choice(len(whole.answers), job.sampled, replace=False)]

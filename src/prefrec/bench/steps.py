@@ -15,7 +15,7 @@ from prefrec.bench.floor import count_tokens, measure_rates, model_shape
 from prefrec.bench.job import Job, Measured, memory_of
 from prefrec.bench.published import published_step, trainable
 from prefrec.bench.settings import SEPARATE
-from prefrec.bench.workload import base_model, config_of, tokenizer_of
+from prefrec.bench.workload import base_model, config_of, plain_model, tokenizer_of
 from prefrec.clock import Stopwatch, reset_peak
 from prefrec.models import DTYPES
 from prefrec.training import SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
@@ -26,7 +26,7 @@ LEARNING_RATE = 1e-5
 
 def published(job: Job) -> Measured:
     """One optimiser step written out; timed from the tokens to the end of the step."""
-    model = get_peft_model(base_model(job.settings), _lora(job)).train()
+    model = get_peft_model(plain_model(job.settings), _lora(job)).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -97,7 +97,7 @@ def trl_trainer(job: Job) -> Measured:
             per_device_train_batch_size=math.ceil(len(pairs) / passes),
             gradient_accumulation_steps=passes,
         )
-        model = base_model(job.settings)
+        model = plain_model(job.settings)
         with memory_of(job) as memory:
             trainer = Timed(
                 model,

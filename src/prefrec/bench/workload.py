@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from prefrec.bench.settings import BenchSettings
 from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare, read_prepared
 from prefrec.errors import ConfigError, DataError
+from prefrec.linear import quicken, slow_down
 from prefrec.models import DTYPES, EMBEDDED, load_model, load_tokenizer, measure_attention, resolve
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
 
@@ -141,9 +142,17 @@ def base_model(settings: BenchSettings) -> Any:
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config_of(settings), dtype=dtype)
         measure_attention(model)
+        quicken(model)
     if hasattr(model, "attention_by_shape"):
         model.attention_by_shape = _ATTENTION
     return model.eval()
+
+
+def plain_model(settings: BenchSettings) -> Any:
+    """`base_model` as transformers gives it to anyone: its linear layers are torch's own."""
+    model = base_model(settings)
+    slow_down(model)
+    return model
 
 
 def _shape(model: str) -> str | None:

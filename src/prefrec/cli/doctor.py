@@ -63,6 +63,8 @@ def _lines(facts: Facts) -> list[tuple[str, str]]:
     for device, rates in facts.rates.items():
         shown = ", ".join(f"{dtype} {rate / 1e9:,.0f}" for dtype, rate in rates.items())
         lines.append((f"GFLOP/s ({device})", shown))
+    ways = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in facts.linear_rates.items())
+    lines.append(("float32 by", f"{facts.linear} ({ways} GFLOP/s)"))
     if facts.memory_free is not None:
         lines.append(("memory free", gibibytes(facts.memory_free)))
     lines += [("disk free", f"{gibibytes(free)} in {folder}") for folder, free in facts.disk_free.items()]

@@ -23,6 +23,7 @@ from prefrec.clock import peak_bytes, reset_peak, spared
 from prefrec.console import say
 from prefrec.data.store import write_whole
 from prefrec.errors import ConfigError
+from prefrec.linear import way
 from prefrec.models import default_device
 
 STAGE_FILE = "stage.json"
@@ -144,6 +145,7 @@ def machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
+        "linear": way(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _commit(),
     }

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from prefrec.errors import ModelError
+from prefrec.linear import quicken
 
 REFERENCE_ADAPTER = "ref"
 """Name of the frozen adapter, as in TRL."""
@@ -51,12 +52,14 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
     """
     check_adapter(folder)
     try:
-        if not isinstance(model, PeftModel):
-            return PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
-        model.load_adapter(str(folder), **kwargs)
-        return model
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), **kwargs)
+        else:
+            model = PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"the adapter in {folder} cannot be read, or is of another base model: {e}") from e
+    quicken(model)
+    return model
 
 
 def check_adapter(folder: Path) -> None:

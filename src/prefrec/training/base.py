@@ -28,6 +28,7 @@ from prefrec import processes
 from prefrec.console import say, warn
 from prefrec.data.store import writing
 from prefrec.errors import ConfigError
+from prefrec.linear import quicken
 from prefrec.masks import FLEX, attention_implementation
 from prefrec.models import is_quantized, load_model, load_tokenizer
 from prefrec.packing import Layout, PackedBatch, pack_passes, tokens_of
@@ -71,6 +72,7 @@ class ChoiceTrainer(Trainer):
             processing_class = load_tokenizer(model.config._name_or_path)
         if peft_config is not None:
             model = self._wrap(model, peft_config)
+        quicken(model)
         if args.disable_dropout:
             _disable_dropout(model)
         if args.bf16:

@@ -1,0 +1,191 @@
+"""prefrec.linear: layers by oneDNN give torch's numbers and gradients, and step aside where they are not asked."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import PeftModel, get_peft_model
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from prefrec import linear
+from prefrec.errors import ConfigError
+from prefrec.linear import OneDNNLinear, multiply, product, quicken, slow_down, uses_onednn
+from prefrec.training import load_adapter, lora_config
+from tiny import tiny_llama
+
+pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")
+
+
+@pytest.fixture
+def by_onednn(monkeypatch):
+    monkeypatch.setenv("PREFREC_LINEAR", "onednn")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How often oneDNN multiplied."""
+    calls = []
+    monkeypatch.setattr(linear, "multiply", lambda *args: (calls.append(1), multiply(*args))[1])
+    return calls
+
+
+@given(
+    shape=st.lists(st.integers(0, 5), min_size=0, max_size=2),
+    inputs=st.integers(1, 40),
+    outputs=st.integers(1, 40),
+    has_bias=st.booleans(),
+    frozen=st.booleans(),
+    turned=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_numbers_and_gradients_are_those_of_torch(shape, inputs, outputs, has_bias, frozen, turned, seed):
+    torch.manual_seed(seed)
+    plain = nn.Linear(inputs, outputs, bias=has_bias)
+    plain.weight.requires_grad_(not frozen)
+    quick = copy.deepcopy(plain)
+    quick.__class__ = OneDNNLinear
+    x = torch.randn(inputs, *shape, 3).movedim(0, -1) if turned else torch.randn(*shape, 3, inputs)
+    slope = torch.randn(*x.shape[:-1], outputs)
+
+    def run(layer):
+        given_x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        out = layer(given_x)
+        out.backward(slope)
+        return [out, given_x.grad, *(p.grad for p in layer.parameters())]
+
+    for got, want in zip(run(quick), run(plain), strict=True):
+        if want is None:
+            assert got is None
+        else:
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(1536, 8), (8, 1536), (300, 300)])
+def test_thin_and_square_weights_have_torch_s_gradient(outputs, inputs):
+    torch.manual_seed(0)
+    plain = nn.Linear(inputs, outputs)
+    quick = copy.deepcopy(plain)
+    quick.__class__ = OneDNNLinear
+    x, slope = torch.randn(200, inputs), torch.randn(200, outputs)
+    for layer in (plain, quick):
+        layer(x).backward(slope)
+    torch.testing.assert_close(quick.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_input_s_gradient_is_kept_for_a_frozen_layer():
+    layer = OneDNNLinear(4, 3)
+    layer.requires_grad_(False)
+    x = torch.randn(2, 4, requires_grad=True)
+    kept, _ = layer(x).grad_fn.saved_tensors
+    assert kept is None
+
+
+def test_layers_change_and_change_back(by_onednn):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), _OtherLinear(4, 2))
+    quicken(model)
+    assert [type(m) for m in model] == [OneDNNLinear, nn.ReLU, _OtherLinear]
+    slow_down(model)
+    assert [type(m) for m in model] == [nn.Linear, nn.ReLU, _OtherLinear]
+
+
+class _OtherLinear(nn.Linear):
+    """As a layer in 4 bits is: a linear layer of another kind."""
+
+
+def test_onednn_multiplies(by_onednn, counted):
+    layer = nn.Sequential(nn.Linear(4, 3))
+    layer(torch.randn(2, 4))
+    assert counted == []
+    quicken(layer)
+    layer(torch.randn(2, 4))
+    assert counted == [1]
+    product(torch.randn(2, 4), torch.randn(3, 4))
+    assert counted == [1, 1]
+
+
+def test_other_numbers_are_torch_s(by_onednn, counted):
+    layer = OneDNNLinear(4, 3)
+    x = torch.randn(2, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert copy.deepcopy(layer).double()(x.double()).dtype == torch.float64
+    assert copy.deepcopy(layer).bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+    assert copy.deepcopy(layer).to("meta")(x.to("meta")).device.type == "meta"
+    assert product(x.bfloat16(), layer.weight.detach().bfloat16()).dtype == torch.bfloat16
+    assert counted == []
+
+
+def test_an_error_is_torch_s():
+    with pytest.raises(RuntimeError):
+        OneDNNLinear(4, 3)(torch.randn(2, 5))
+
+
+def test_checkpointed_layers_run_again(by_onednn):
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Linear(6, 8), nn.SiLU(), nn.Linear(8, 6))
+    x = torch.randn(3, 6, requires_grad=True)
+    block(x).sum().backward()
+    want = [x.grad, *(p.grad for p in block.parameters())]
+    x.grad = None
+    block.zero_grad()
+    quicken(block)
+    checkpoint(block, x, use_reentrant=False).sum().backward()
+    for got, expected in zip([x.grad, *(p.grad for p in block.parameters())], want, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_are_quickened_where_they_are_read(by_onednn, tmp_path):
+    get_peft_model(tiny_llama(), lora_config(2)).save_pretrained(tmp_path)
+    model = load_adapter(tiny_llama(), tmp_path)
+    assert isinstance(model, PeftModel)
+    assert {type(m) for m in model.modules() if isinstance(m, nn.Linear)} == {OneDNNLinear}
+    merged = model.merge_and_unload()
+    ids = torch.arange(6)[None]
+    torch.testing.assert_close(merged(ids).logits, tiny_llama()(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "mkl", "capability", "maker", "expected"),
+    [
+        ("", True, "AVX512", "AuthenticAMD", True),
+        ("auto", True, "AVX512", "AuthenticAMD", True),
+        ("auto", True, "AVX512", "GenuineIntel", False),
+        ("auto", True, "AVX2", "AuthenticAMD", False),
+        ("auto", False, "AVX512", "AuthenticAMD", False),
+        ("torch", True, "AVX512", "AuthenticAMD", False),
+        ("onednn", True, "AVX2", "GenuineIntel", True),
+    ],
+)
+def test_the_rule(monkeypatch, asked, mkl, capability, maker, expected):
+    monkeypatch.setenv("PREFREC_LINEAR", asked)
+    monkeypatch.setattr(linear.torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(linear.torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(linear, "_maker", lambda: maker)
+    linear._mkl_holds_back.cache_clear()
+    try:
+        assert uses_onednn() is expected
+        assert linear.way() == ("onednn" if expected else "torch")
+    finally:
+        linear._mkl_holds_back.cache_clear()
+
+
+def test_without_onednn_layers_are_torch_s(monkeypatch):
+    monkeypatch.setenv("PREFREC_LINEAR", "onednn")
+    monkeypatch.setattr(linear, "has_onednn", lambda: False)
+    assert not uses_onednn()
+
+
+def test_another_word_is_refused(monkeypatch):
+    monkeypatch.setenv("PREFREC_LINEAR", "mkl")
+    with pytest.raises(ConfigError, match="PREFREC_LINEAR=mkl: expected one of auto, torch, onednn"):
+        uses_onednn()
+
+
+def test_this_processor_s_maker_is_read():
+    assert linear._maker()
+    x, w = torch.randn(3, 4), torch.randn(5, 4)
+    torch.testing.assert_close(product(x, w), F.linear(x, w))
