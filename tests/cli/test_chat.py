@@ -6,10 +6,12 @@ import re
 import sys
 
 import pytest
+import yaml
 
 from command import prefrec, succeed
 from prefrec.cli import chat as chat_module
-from prefrec.data import read_prepared
+from prefrec.data import prepare, read_prepared
+from prefrec.pipeline.recipe import Recipe
 from served_run import MARKUP, SPECIAL, write_run
 
 
@@ -59,6 +61,17 @@ def test_a_model_that_talks_nonsense_leaves_the_retrievers_list(run):
     assert (reply["asked"], reply["changed"], len(reply["items"])) == (None, False, 5)
     taken = data.train_interactions.filter(data.train_interactions["user_id"] == user)["item_id"].to_list()
     assert not {i["item_id"] for i in reply["items"]} & {*taken, *data.test[0].history}
+
+
+def test_all_that_a_held_out_user_took_before_is_left_out(run):
+    recipe = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text()))
+    data = prepare(recipe.data.model_copy(update={"split": "user", "history_length": 2}))
+    row = data.test[0]
+    log = [line.split(",") for line in recipe.data.interactions.read_text().splitlines()]
+    own = [item for user, item, _ in log if user == row.user_id]
+    taken = own[: own.index(row.target)]
+    assert len(taken) > len(row.history)
+    assert chat_module._user(data, row.user_id, []) == (row.user_id, row.history, set(taken))
 
 
 def test_a_model_of_the_run_may_retrieve(run):

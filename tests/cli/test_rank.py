@@ -67,6 +67,20 @@ def test_rows_of_a_split(place):
     assert [a["user_id"] for a in rank(place, "--rows", 2)] == [e.user_id for e in data.test[:2]]
 
 
+def test_all_that_a_held_out_user_took_before_is_left_out(place, tmp_path):
+    files = ("--source", "files", "--interactions", place.shop["interactions"], "--items", place.shop["items"])
+    succeed("prepare", tmp_path, *files, "--split", "user", "--num-candidates", 6, "--history-length", 2)
+    (answer,) = json.loads(
+        succeed("rank", tmp_path, "--catalogue", *place.asked, "--json", "--rows", 1, "--top", 100)
+    )
+    row = read_prepared(tmp_path).test[0]
+    log = [line.split(",") for line in place.shop["interactions"].read_text().splitlines()]
+    own = [item for user, item, _ in log if user == row.user_id]
+    taken = own[: own.index(row.target)]
+    assert tuple(taken[-2:]) == row.history
+    assert {i["item_id"] for i in answer["items"]} == {f"i{n}" for n in range(60)} - set(taken)
+
+
 def test_tables_for_people(place):
     def table(*options) -> str:
         return " ".join(succeed("rank", place.data, "--catalogue", *place.asked, *options).split())

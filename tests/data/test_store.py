@@ -40,9 +40,12 @@ def test_round_trip(data: PreparedData, tmp_path: Path) -> None:
     back = read_prepared(folder)
     assert back.catalogue.frame.equals(data.catalogue.frame)
     assert back.train_interactions.equals(data.train_interactions)
+    assert back.held_out_interactions is not None
+    assert back.held_out_interactions.equals(data.held_out_interactions)
     assert (back.train, back.validation, back.test) == (data.train, data.validation, data.test)
     assert back.protocol == data.protocol
     assert sorted(p.name for p in folder.iterdir()) == [
+        "held_out.parquet",
         "interactions.parquet",
         "items.parquet",
         "protocol.json",
@@ -66,6 +69,22 @@ def test_users_there_and_back(data: PreparedData, tmp_path: Path) -> None:
         read_prepared(tmp_path)
     write_prepared(data, tmp_path)
     assert read_prepared(tmp_path).users is None
+
+
+def test_folders_of_an_earlier_prefrec_are_read(data: PreparedData, tmp_path: Path) -> None:
+    write_prepared(data, tmp_path)
+    digest = prepared_digest(tmp_path)
+    (tmp_path / "held_out.parquet").unlink()
+    back = read_prepared(tmp_path)
+    assert back.held_out_interactions is None
+    assert back.test == data.test
+    assert prepared_digest(tmp_path) == digest  # models stay when the folder is prepared again
+    write_prepared(data, tmp_path)
+    write_prepared(back, tmp_path)
+    assert read_prepared(tmp_path).held_out_interactions is None
+    back.train_interactions.drop("item_id").write_parquet(tmp_path / "held_out.parquet")
+    with pytest.raises(DataError, match=r"held_out\.parquet: no column 'item_id'; prepare the data again"):
+        read_prepared(tmp_path)
 
 
 def test_old_users_are_gone_before_new_rows_come(

@@ -19,7 +19,7 @@ ROWS = [
     RankingExample("u1", ("i7",), ("i8", "i9"), "i9"),
     RankingExample("u2", ("i30", "i5"), ("i5", "i6"), "i5"),  # taken again
 ]
-SEEN = {"u0": ["i10", "i11"], "u1": ("i9", "i12"), "stranger": ["i20"]}
+SEEN = [["i10", "i11"], ("i9", "i12"), set()]
 
 
 def test_all_items_that_were_not_seen_are_candidates():
@@ -31,17 +31,19 @@ def test_all_items_that_were_not_seen_are_candidates():
         (e.user_id, e.history, e.target) for e in ROWS
     ]
     assert whole_catalogue(ROWS, CATALOGUE)[0].candidates == tuple(i for i in IDS if i not in ("i1", "i2"))
+    with pytest.raises(ValueError, match="shorter"):
+        whole_catalogue(ROWS, CATALOGUE, SEEN[:2])
 
 
 @pytest.mark.parametrize("seen", [None, SEEN])
 def test_ranks_of_a_language_model_equal_the_slow_twin(model, bpe_tokenizer, seen):
     lm = LMRanker("lm", model, bpe_tokenizer, CATALOGUE, load_template("movies/1"))
     want = []
-    for e in ROWS:
+    for e, own in zip(ROWS, seen or [()] * 3, strict=True):
         choices = lm.encoder.encode(lm.template, CATALOGUE.titles_of(e.history), [], TITLES)
         with torch.no_grad():
             logps = dict(zip(IDS, slow_logps(model, choices).tolist(), strict=True))
-        left_out = {*e.history, *(seen or {}).get(e.user_id, ())} - {e.target}
+        left_out = {*e.history, *own} - {e.target}
         want.append(1 + sum(p > logps[e.target] for i, p in logps.items() if i not in left_out))
     assert full_ranks(CatalogueRanker(lm), ROWS, CATALOGUE, seen).tolist() == want
     assert len(set(want)) > 1
@@ -50,7 +52,7 @@ def test_ranks_of_a_language_model_equal_the_slow_twin(model, bpe_tokenizer, see
 def test_any_ranker_will_do():
     """i5 is the most popular, then i6, i7 (seen by u1), i8, i9: five places, less the two left out and i7."""
     popularity = PopularityRanker({f"i{5 + n}": 40 - n for n in range(40)})
-    ranks = full_ranks(popularity, ROWS[:2], CATALOGUE, {"u1": ("i5", "i6")})
+    ranks = full_ranks(popularity, ROWS[:2], CATALOGUE, [(), ("i5", "i6")])
     assert ranks.tolist() == [1, 5 - 3]
 
 

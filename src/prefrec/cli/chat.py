@@ -14,7 +14,7 @@ from rich.console import Console
 from prefrec.cli import _options as o
 from prefrec.cli.rank import find_item
 from prefrec.console import say
-from prefrec.data import PreparedData
+from prefrec.data import PreparedData, seen_items
 from prefrec.errors import ConfigError, DataError
 from prefrec.pipeline.baselines.chat_rec import chat_rec_ranker
 from prefrec.pipeline.full_catalogue import catalogue_entry
@@ -107,8 +107,7 @@ def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str,
     row = next(rows, None)
     if row is None:
         raise DataError(f"user {user!r} has no row in this run; name titles with --history")
-    learnt = data.train_interactions
-    return user, row.history, {*row.history, *learnt.filter(learnt["user_id"] == user)["item_id"].to_list()}
+    return user, row.history, seen_items(data, [row])[0]
 
 
 def _replies(session: ChatSession, asked: list[str] | None) -> Iterator[tuple[str | None, Reply]]:

@@ -17,7 +17,7 @@ from rich.table import Table
 from prefrec import processes
 from prefrec.cli import _options as o
 from prefrec.console import track
-from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared
+from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared, seen_items
 from prefrec.errors import DataError
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.pipeline.score import lm_ranker
@@ -152,14 +152,13 @@ def _best(
 
 
 def _questions(prepared: PreparedData, history: list[str], rows: int | None, split: str) -> list[Question]:
-    """The history given, or those of the first rows; of a row the user's training interactions are seen too."""
+    """The history given, or those of the first rows; of a row all that its user took before it is seen."""
     if rows is None:
         shown = [find_item(prepared.catalogue, h) for h in history]
         return [("-", set(shown), shown)]
-    log = prepared.train_interactions
-    known = dict(log.group_by("user_id").agg("item_id").iter_rows())
     examples = prepared.split(split)[:rows]
-    return [(e.user_id, {*e.history, *known.get(e.user_id, ())}, list(e.history)) for e in examples]
+    seen = seen_items(prepared, examples)
+    return [(e.user_id, own, list(e.history)) for e, own in zip(examples, seen, strict=True)]
 
 
 def _print_ranked(rows: list[dict[str, Any]]) -> None:

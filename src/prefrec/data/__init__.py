@@ -2,6 +2,7 @@
 
 from prefrec.data.config import CandidateConfig, ColumnNames, PrepareConfig, config_error
 from prefrec.data.prepare import prepare
+from prefrec.data.seen import seen_items
 from prefrec.data.store import prepared_digest, read_prepared, write_prepared
 from prefrec.data.types import (
     Catalogue,
@@ -26,5 +27,6 @@ __all__ = [
     "prepare",
     "prepared_digest",
     "read_prepared",
+    "seen_items",
     "write_prepared",
 ]

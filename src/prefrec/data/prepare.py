@@ -16,6 +16,7 @@ from prefrec.data import filters, splits
 from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates
 from prefrec.data.config import PrepareConfig
 from prefrec.data.published import read_published_folder
+from prefrec.data.seen import held_out_interactions
 from prefrec.data.sources import Source, load_source
 from prefrec.data.types import FORMAT_VERSION, Catalogue, PreparedData, RankingExample, Window
 from prefrec.errors import ConfigError, DataError
@@ -55,8 +56,10 @@ def prepare(config: PrepareConfig) -> PreparedData:
         "split_facts": facts,
         "notes": source.notes + _cold_note(source, catalogue),
     }
-    train, validation, test = (examples[part] for part in ("train", "validation", "test"))
-    return PreparedData(catalogue, train, validation, test, learn, protocol, _known_users(config, source, log))
+    train, validation, test = (examples[part] for part in splits.PARTS)
+    users = _known_users(config, source, log)
+    held_out = _held_out(source, sequences, windows, learn)
+    return PreparedData(catalogue, train, validation, test, learn, protocol, users, held_out)
 
 
 def _known_users(config: PrepareConfig, source: Source, log: pl.DataFrame) -> pl.DataFrame | None:
@@ -136,6 +139,15 @@ def _windows(
     return windows, split.train_interactions, split.facts
 
 
+def _held_out(
+    source: Source, sequences: splits.Sequences, windows: Mapping[str, list[Window]], learn: pl.DataFrame
+) -> pl.DataFrame:
+    """What users of held-out rows took before them; of windows without an order their histories alone tell."""
+    if source.given and not source.given.ordered:
+        return learn.clear()
+    return held_out_interactions(sequences.frame, [*windows["validation"], *windows["test"]], learn)
+
+
 def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
     if config.split_name == "leave-last-out":
         return splits.leave_last_out(sequences, config.min_history)
@@ -211,7 +223,8 @@ def _published_json(config: PrepareConfig) -> PreparedData:
         "split_facts": {},
         "notes": ["lists come from the files; users are unknown, so that intervals take every row for a user"],
     }
-    return PreparedData(catalogue, examples["train"], examples["validation"], examples["test"], learn, protocol)
+    train, validation, test = (examples[part] for part in splits.PARTS)
+    return PreparedData(catalogue, train, validation, test, learn, protocol, held_out_interactions=learn.clear())
 
 
 def _refuse_other_rows(config: PrepareConfig, rows: list[RankingExample]) -> None:

@@ -37,13 +37,17 @@ PREPARED_FILES = (*(f"{table}.parquet" for table in _TABLES), PROTOCOL)
 """What prepared data consist of."""
 
 _USERS = "users"
-"""A table that is there where attributes of users are known. No row is made of it: it is no part of
-`prepared_digest`."""
+"""A table that is there where attributes of users are known."""
+_HELD_OUT = "held_out"
+"""A table that folders of an earlier prefrec lack: what users of validation and test rows took before these."""
+_MAYBE = (_USERS, _HELD_OUT)
+"""Tables that may be absent. No row is made of them: they are no part of `prepared_digest`."""
 
 _ROWS = ("train", "validation", "test")
+_LOG = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 _SCHEMAS: dict[str, Mapping[str, Any]] = {
     "items": {"item_id": pl.String, "title": pl.String},
-    "interactions": {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
+    **dict.fromkeys(("interactions", _HELD_OUT), _LOG),
     _USERS: {"user_id": pl.String},
     **dict.fromkeys(_ROWS, EXAMPLE_SCHEMA),
 }
@@ -73,7 +77,7 @@ _WRITER_FAILED = {
 
 
 def write_prepared(data: PreparedData, folder: Path) -> None:
-    """Write five Parquet tables (six with users) and `protocol.json`; where one fails, older ones stay as they are.
+    """Write the Parquet tables and `protocol.json`; where one fails, older ones stay as they are.
 
     An older `protocol.json` is removed before the tables move to their places and the new one moves last, so that a
     folder without it is known to be unfinished.
@@ -92,17 +96,20 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
         "train": examples_to_frame(data.train),
         "validation": examples_to_frame(data.validation),
         "test": examples_to_frame(data.test),
-    } | ({} if data.users is None else {_USERS: data.users})
+    }
+    maybe = {_USERS: data.users, _HELD_OUT: data.held_out_interactions}
+    tables |= {name: frame for name, frame in maybe.items() if frame is not None}
     writers: dict[Path, Writer] = {folder / f"{name}.parquet": t.write_parquet for name, t in tables.items()}
     text = json.dumps(data.protocol, indent=2, ensure_ascii=False) + "\n"
-    stale = [folder / f"{_USERS}.parquet"] if data.users is None else []
+    stale = [folder / f"{name}.parquet" for name in _MAYBE if name not in tables]
     write_sealed(writers, folder / PROTOCOL, lambda path: path.write_text(text, encoding="utf-8"), stale)
 
 
 def prepared_digest(folder: Path) -> str:
     """SHA-256 of what models are made of and asked about in prepared data: the rows, the items, the domain.
 
-    Files that were copied, touched or moved and give the same rows have the same digest, with users or without.
+    Files that were copied, touched or moved and give the same rows have the same digest, with users and held-out
+    interactions or without.
     """
     found = hashlib.sha256()
     for name in _TABLES:
@@ -142,7 +149,7 @@ def read_prepared(folder: Path) -> PreparedData:
         raise DataError(
             f"{folder}: format version {found}, this prefrec reads {FORMAT_VERSION}; prepare the data again"
         )
-    told = [_USERS] if (folder / f"{_USERS}.parquet").exists() else []
+    told = [name for name in _MAYBE if (folder / f"{name}.parquet").exists()]
     tables = {name: _read_table(folder / f"{name}.parquet") for name in (*_TABLES, *told)}
     for name, frame in tables.items():
         _check_table(frame, name, folder / f"{name}.parquet", tables["items"])
@@ -155,6 +162,7 @@ def read_prepared(folder: Path) -> PreparedData:
         tables["interactions"],
         protocol,
         tables.get(_USERS),
+        tables.get(_HELD_OUT),
     )
 
 

@@ -98,6 +98,9 @@ class PreparedData:
         train_interactions: frame `user_id, item_id, timestamp[, rating]` (str, str, Int64 seconds, Float64;
             sorted by user and time): what a recommender may learn from. Nothing of it lies in a validation or
             test target. Ratings are kept where the log has some.
+        held_out_interactions: what the users of validation and test rows took, up to each user's last target, that
+            is no training interaction; the same columns, in the same order. Nothing learns from it: by it
+            `seen_items` knows what came before a target. None: not known, in data that an earlier prefrec prepared.
         protocol: source, split, candidates, seeds and counts, as plain JSON values.
         users: `user_id` and attributes such as age or gender, all text, each user once; None where none are known.
             They group users in studies and are no part of any prompt.
@@ -110,6 +113,7 @@ class PreparedData:
     train_interactions: pl.DataFrame
     protocol: dict[str, Any] = field(default_factory=dict)
     users: pl.DataFrame | None = None
+    held_out_interactions: pl.DataFrame | None = None
 
     @property
     def domain(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,19 +16,23 @@ from prefrec.rankers.base import Ranker
 def whole_catalogue(
     examples: Sequence[RankingExample],
     catalogue: Catalogue,
-    seen: Mapping[str, Collection[str]] | None = None,
+    seen: Sequence[Collection[str]] | None = None,
 ) -> list[RankingExample]:
     """The same questions with all items as candidates, in the catalogue's order, but those that were seen.
 
     Args:
         examples: the questions; their candidates are not used.
         catalogue: all items.
-        seen: user_id → items known of the user beside the row's history. The target always stays a candidate.
+        seen: items that each row's user took before its target [B], as `prefrec.data.seen_items` gives them; None:
+            the row's history alone. The target always stays a candidate.
+
+    Raises:
+        ValueError: `seen` is not as long as `examples`.
     """
-    known = seen or {}
+    known = [()] * len(examples) if seen is None else seen
     out = []
-    for e in examples:
-        left_out = {*e.history, *known.get(e.user_id, ())} - {e.target}
+    for e, own in zip(examples, known, strict=True):
+        left_out = {*e.history, *own} - {e.target}
         out.append(replace(e, candidates=tuple(i for i in catalogue.ids if i not in left_out)))
     return out
 
@@ -37,7 +41,7 @@ def full_ranks(
     ranker: Ranker,
     examples: Sequence[RankingExample],
     catalogue: Catalogue,
-    seen: Mapping[str, Collection[str]] | None = None,
+    seen: Sequence[Collection[str]] | None = None,
     *,
     seed: int = 0,
 ) -> NDArray[np.int64]:

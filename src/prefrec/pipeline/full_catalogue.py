@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from prefrec.data import PreparedData
+from prefrec.data import PreparedData, seen_items
 from prefrec.errors import ConfigError
 from prefrec.evaluation import Evaluation, evaluate_predictions, whole_catalogue
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection, ReferenceName
@@ -95,7 +95,7 @@ def evaluate_full_catalogue(
     compare: Sequence[tuple[str, str]],
     seed: int,
 ) -> Evaluation:
-    """Metrics with the target among all items but those of the row's history and the user's training interactions.
+    """Metrics with the target among all items but those that the row's user took before it.
 
     Args:
         data: prepared rows.
@@ -110,8 +110,8 @@ def evaluate_full_catalogue(
         ConfigError: two rankers share a name.
         DataError: the split holds no rows.
     """
-    seen = dict(data.train_interactions.group_by("user_id").agg("item_id").iter_rows())
-    rows = whole_catalogue(data.some(section.split, section.rows), data.catalogue, seen)
+    asked = data.some(section.split, section.rows)
+    rows = whole_catalogue(asked, data.catalogue, seen_items(data, asked))
     silent = section.model_copy(update={"generate_rows": 0})
     predictions = ask_all(data, model, silent, entries, rows, cache, seed=seed)
     return evaluate_predictions(predictions, ks=section.ks, compare=compare, seed=seed)

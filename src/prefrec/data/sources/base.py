@@ -18,10 +18,17 @@ LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 
 @dataclass(frozen=True)
 class GivenSplit:
-    """A split that comes with the data: its windows by part, and the users of the training part."""
+    """A split that comes with the data.
+
+    Attributes:
+        windows: of each part.
+        train_users: users of the training part.
+        ordered: whether the log has each user's interactions in the order in which they were taken.
+    """
 
     windows: Mapping[str, list[Window]]
     train_users: frozenset[str]
+    ordered: bool = True
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ def find_files(folder: Path) -> tuple[Path, Path]:
 def goodreads_windows(path: Path, history_length: int = 10, seed: int = 0, min_history: int = 1) -> Source:
     """Windows of 10 titles and the next one, split 80/10/10 by `group` at random with `seed`.
 
-    A group is about a user. Some groups span both files, so the files' own cut is not used: a group lies in
-    one part only. Titles that differ in case or spacing are one book; ids are numbered in an order without
-    meaning, because the order of appearance would tell the next book. Windows whose target is in the history
-    are left out, as are those of fewer than `min_history` titles.
+    A group is about a user; which of its windows came first is not known. Some groups span both files, so the
+    files' own cut is not used: a group lies in one part only. Titles that differ in case or spacing are one book;
+    ids are numbered in an order without meaning, because the order of appearance would tell the next book. Windows
+    whose target is in the history are left out, as are those of fewer than `min_history` titles.
 
     Args:
         path: folder with `windows_train.jsonl` and `windows_valid_recovered.jsonl`, one JSON object a line:
@@ -196,7 +196,7 @@ def _split_groups(
     cuts = [int(len(names) * 0.8), int(len(names) * 0.9)]
     parts = {"train": shuffled[: cuts[0]], "validation": shuffled[cuts[0] : cuts[1]], "test": shuffled[cuts[1] :]}
     windows = {part: _windows_of(members, groups, history_length, min_history) for part, members in parts.items()}
-    return GivenSplit(windows, frozenset(parts["train"]))
+    return GivenSplit(windows, frozenset(parts["train"]), ordered=False)
 
 
 def _windows_of(

@@ -1,0 +1,163 @@
+"""What was taken before a held-out row's target, against a walk through the log for every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec.data import (
+    Catalogue,
+    PrepareConfig,
+    PreparedData,
+    RankingExample,
+    Window,
+    prepare,
+    read_prepared,
+    seen_items,
+    write_prepared,
+)
+from prefrec.data.seen import held_out_interactions
+from prefrec.data.splits import PARTS, by_time, by_user, leave_last_out, materialise, order
+from prefrec.errors import DataError
+
+SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+SPLITS: dict[str, Callable[..., Any]] = {
+    "leave-last-out": leave_last_out,
+    "time": by_time,
+    "time, last": lambda *of: by_time(*of, windows="last"),
+    "user": by_user,
+    "user, all": lambda *of: by_user(*of, windows="all"),
+}
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> pl.DataFrame:
+    """Logs of distinct (user, item) pairs, with many equal timestamps."""
+    rows = []
+    for user in range(draw(st.integers(3, 12))):
+        items = draw(st.lists(st.integers(0, 30), unique=True, min_size=1, max_size=15))
+        rows += [(f"u{user}", f"i{i}", draw(st.integers(0, 20))) for i in items]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def examples(windows: list[Window]) -> list[RankingExample]:
+    return [RankingExample(w.user_id, w.history, (w.target,), w.target) for w in windows]
+
+
+def slow_seen(ordered: pl.DataFrame, row: RankingExample) -> set[str]:
+    """The items of the user's log until the target comes."""
+    found = set()
+    for user, item in ordered.select("user_id", "item_id").iter_rows():
+        if user == row.user_id:
+            if item == row.target:
+                return found
+            found.add(item)
+    raise AssertionError(f"{row} is not in the log")
+
+
+@pytest.mark.parametrize("name", SPLITS)
+@settings(max_examples=60, deadline=None)
+@given(log=logs(), min_history=st.integers(1, 4), length=st.integers(1, 4), seed=st.integers(0, 3), kept=st.data())
+def test_seen_items_equal_the_slow_twin(
+    name: str, log: pl.DataFrame, min_history: int, length: int, seed: int, kept: st.DataObject
+) -> None:
+    sequences = order(log, seed)
+    try:
+        split = SPLITS[name](sequences, min_history)
+    except DataError:
+        return
+    windows = {part: materialise(sequences, split.rows[part], length) for part in PARTS[1:]}
+    for part, found in windows.items():
+        windows[part] = [w for w in found if kept.draw(st.booleans())]
+    learn = split.train_interactions
+    held_out = held_out_interactions(sequences.frame, [*windows["validation"], *windows["test"]], learn)
+    validation, test = examples(windows["validation"]), examples(windows["test"])
+    data = PreparedData(
+        Catalogue(pl.DataFrame()), [], validation, test, learn, {"split": name}, held_out_interactions=held_out
+    )
+    when = {(u, i): t for u, i, t in log.iter_rows()}
+    for rows in (validation, test):
+        for row, found in zip(rows, seen_items(data, rows), strict=True):
+            assert found == slow_seen(sequences.frame, row)
+            now, taken = when[row.user_id, row.target], {i: t for (u, i), t in when.items() if u == row.user_id}
+            assert {i for i, t in taken.items() if t < now} <= found <= {i for i, t in taken.items() if t <= now}
+    assert held_out.schema == learn.schema
+    assert not {*held_out.rows()} & {*learn.rows()}
+    assert {u for u, *_ in held_out.iter_rows()} == {e.user_id for e in (*validation, *test)}
+    for (user,), own in held_out.group_by("user_id"):
+        assert own["item_id"][-1] in {e.target for e in (*validation, *test) if e.user_id == user}  # nothing later
+
+
+@pytest.mark.parametrize(
+    ("options", "hidden"),
+    [
+        ({}, False),
+        ({"split": "time"}, True),
+        ({"split": "time", "windows": "last"}, True),
+        ({"split": "user"}, True),
+        ({"split": "user", "windows": "all", "max_test_rows": 7}, True),
+    ],
+)
+def test_prepared_data_know_the_past(
+    shop: Callable[..., dict[str, Path]], tmp_path: Path, options: dict[str, Any], hidden: bool
+) -> None:
+    """`hidden`: without held-out interactions some of it would be taken for unseen."""
+    paths = shop(users=24, items=80, length=16)
+    log = pl.read_csv(paths["interactions"]).sort("user_id", "timestamp")
+    config = {"source": "files", "candidates": {"size": 5}, "history_length": 2, **options}
+    write_prepared(prepare(PrepareConfig(**config, **paths)), tmp_path / "data")
+    data = read_prepared(tmp_path / "data")
+    bare = replace(data, held_out_interactions=None)
+    missed = 0
+    for rows in (data.validation, data.test):
+        want = [slow_seen(log, row) for row in rows]
+        assert seen_items(data, rows) == want
+        missed += sum(len(all_of - known) for all_of, known in zip(want, seen_items(bare, rows), strict=True))
+    assert (missed > 0) == hidden
+
+
+def test_data_of_an_earlier_prefrec_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    log = pl.DataFrame([("u", "a", 0), ("u", "b", 1)], schema=SCHEMA, orient="row")
+    rows = [RankingExample("u", ("b",), ("c",), "c"), RankingExample("v", ("b",), ("c",), "c")]
+    data = PreparedData(Catalogue(pl.DataFrame()), [], [], rows, log, {"split": "leave-last-out"})
+    assert seen_items(data, rows) == [{"a", "b"}, {"b"}]
+    assert capsys.readouterr().err == ""
+    assert seen_items(replace(data, protocol={"split": "user"}), rows) == [{"a", "b"}, {"b"}]
+    assert "earlier prefrec and lack held_out.parquet" in capsys.readouterr().err
+    seen_items(replace(data, protocol={"split": "user"}, held_out_interactions=log.clear()), rows)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_target_that_was_taken_before_is_among_them() -> None:
+    log = pl.DataFrame([("u", "a", 0), ("u", "b", 1)], schema=SCHEMA, orient="row")
+    again = RankingExample("u", ("b",), ("a",), "a")
+    data = PreparedData(Catalogue(pl.DataFrame()), [], [], [again], log, held_out_interactions=log.clear())
+    assert seen_items(data, [again]) == [{"a", "b"}]
+
+
+def test_published_sessions_have_an_order_and_windows_have_none(tmp_path: Path) -> None:
+    sessions = [
+        f"{n}\t{part}\t" + " ".join(map(str, range(n, n + 8))) for n, part in enumerate(["train", "val", "test"])
+    ]
+    (tmp_path / "sequences.tsv").write_text("\n".join(["session\tsplit\titems", *sessions]) + "\n")
+    (tmp_path / "id2name.txt").write_text("".join(f"{i}::Band {i}\n" for i in range(20)))
+    options = {"history_length": 3, "candidates": {"size": 3}}
+    data = prepare(PrepareConfig(source="lastfm-published", path=tmp_path, **options))
+    (last,) = seen_items(data, data.test[-1:])
+    assert (last, data.test[-1].history) == ({str(i) for i in range(2, 9)}, ("6", "7", "8"))
+    lines = [
+        f'{{"history": ["A{g}", "B{g}", "C{g + n}"], "target": "{t}{g}", "group": {g}}}'
+        for g in range(20)
+        for n, t in enumerate("DE")
+    ]
+    (tmp_path / "windows_train.jsonl").write_text("\n".join(lines))
+    (tmp_path / "windows_valid_recovered.jsonl").write_text("")
+    data = prepare(PrepareConfig(source="goodreads-windows", path=tmp_path, **options))
+    assert seen_items(data, data.test) == [set(e.history) for e in data.test]
