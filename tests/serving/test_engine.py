@@ -237,6 +237,12 @@ def test_scores_do_not_depend_on_the_budget_and_keep_the_order(shapes, budget):
             np.testing.assert_allclose(got, slow_logps(scorer.model, choices).numpy(), rtol=1e-4, atol=1e-3)
 
 
+def test_a_pass_on_a_cpu_is_small_unless_asked():
+    assert Scorer(tiny_llama(), {"zero-shot": None}, 1).max_tokens == 2048
+    assert Scorer(tiny_llama().to("meta"), {"zero-shot": None}, 1).max_tokens == 4096
+    assert Scorer(tiny_llama(), {"zero-shot": None}, 1, max_tokens=100).max_tokens == 100
+
+
 def test_a_model_that_cannot_branch_is_scored_row_by_row(run, monkeypatch):
     model, adapters = load_rankers(run.recipe.model.name, "float32", {"zero-shot": None})
     broken(model)

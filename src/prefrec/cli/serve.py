@@ -27,7 +27,10 @@ def serve(
         int | None, typer.Option(min=1, help="Requests that may share a pass. Default: as many as --max-tokens hold.")
     ] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take; then 504.")] = 30.0,
-    max_tokens: Annotated[int, typer.Option(min=64, help="Padded tokens of a pass of the model.")] = 4096,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=64, help="Padded tokens of a pass of the model. Default: 4096; on a CPU 2048."),
+    ] = None,
 ) -> None:
     """Answer requests of many clients with the language models of a run: rank, explain, search.
 

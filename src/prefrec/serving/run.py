@@ -35,7 +35,7 @@ def open_engine(
     *,
     max_queue: int = 256,
     max_batch: int | None = None,
-    max_tokens: int = 4096,
+    max_tokens: int | None = None,
     on_pass: Callable[[Pass], None] = lambda done: None,
 ) -> Engine:
     """The rankers of a run, loaded on one base and ready to answer; on a GPU if there is one.
@@ -45,7 +45,7 @@ def open_engine(
         rankers: names of those to load, the default first; all where none is named.
         max_queue: requests that may wait.
         max_batch: requests that may share a pass; None: as many as `max_tokens` hold.
-        max_tokens: padded tokens of a pass.
+        max_tokens: padded tokens of a pass; None: as suits the device.
         on_pass: told of every pass.
 
     Raises:

@@ -38,7 +38,7 @@ def serve_run(
     max_queue: int = 256,
     max_batch: int | None = None,
     deadline: float = 30.0,
-    max_tokens: int = 4096,
+    max_tokens: int | None = None,
 ) -> None:
     """Serve a run until SIGINT or SIGTERM; what is being answered then is answered still.
 
