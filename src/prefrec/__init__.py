@@ -6,6 +6,7 @@ The names below load on first use, so that `import prefrec` stays light.
 from __future__ import annotations
 
 from importlib import import_module
+from logging import ERROR, getLogger
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from prefrec.rankers import LMRanker
     from prefrec.scoring import choice_logps
     from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
+
+# PEFT imports bitsandbytes where it is installed, which on a CPU then misses faster kernels, used or not. A process
+# that is spawned imports both before any code of its own runs, but never before this package.
+getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
 
 __version__ = "0.1.0"
 

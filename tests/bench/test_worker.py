@@ -19,6 +19,15 @@ def test_measures_again_and_again(job, tmp_path):
     assert "ranking 3 prefrec" in (tmp_path / "log").read_text()
 
 
+def test_starts_quietly(job, tmp_path, capfd):
+    """PEFT, and bitsandbytes with it, is imported before the log takes what a worker prints."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'prefrec[quant]'")
+    with Worker(job("ranking", "prefrec", 3), tmp_path / "log", None) as worker:
+        worker.ready()
+    assert "gemm_4bit" not in capfd.readouterr().err
+    assert "gemm_4bit" not in (tmp_path / "log").read_text()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux")
 def test_runs_out_of_memory_alone(settings, tmp_path):
     """More sequences in one pass than the limit holds: told, and the process lives on."""

@@ -60,6 +60,7 @@ def test_everything_is_written(done):
     assert (summary["n"], summary["users"], summary["seeds"], summary["candidates"]) == (20, 20, [0, 1], 6)
     assert summary["question"] == STUDIES["ablation"].question
     assert [r["seed"] for r in summary["recipes"]] == [0, 1]
+    assert summary["folder"] == f"{out}/ablation"
     assert (out / "ablation" / "hr-1.png").read_bytes().startswith(b"\x89PNG")
     page = (out / "ablation" / "page.html").read_text(encoding="utf-8")
     for text in (STUDIES["ablation"].question, *summary["facts"], "<svg", "DMPO", "95% intervals"):

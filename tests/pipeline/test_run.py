@@ -11,10 +11,12 @@ import pytest
 import torch
 import yaml
 
-from prefrec.data import read_prepared
+from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import evaluate_predictions, read_predictions
+from prefrec.pipeline import run as run_module
 from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
+from prefrec.pipeline.report import contents as contents_module
 from prefrec.pipeline.report import write_report
 from prefrec.pipeline.report.contents import read_run
 from prefrec.pipeline.run import STAGES, environment, run_recipe
@@ -327,6 +329,20 @@ def test_what_decides_no_metrics_and_metrics_of_old_are_shown(run_again, recipe)
     (folder / "metrics.json").write_text(json.dumps(metrics))
     assert read_run(folder).evaluation is not None
     assert len(open_run(folder).predictions()) > 0
+
+
+def test_the_data_are_hashed_once_for_stages_and_metrics(run_again, recipe, monkeypatch):
+    hashed = []
+
+    def digest(folder):
+        hashed.append(folder)
+        return prepared_digest(folder)
+
+    monkeypatch.setattr(run_module, "prepared_digest", digest)
+    monkeypatch.setattr(contents_module, "prepared_digest", digest)
+    folder, _ = run_again(recipe)
+    assert hashed == [folder / "data"]
+    assert read_run(folder).outdated == ""
 
 
 def test_there_and_back_trains_nothing_anew(run_again, finished, recipe):

@@ -12,8 +12,8 @@ from generated_requests import PATHS, ask
 from prefrec.data import Catalogue
 from prefrec.serving import middleware
 from prefrec.serving.app import Settings, _examples, create_app
-from prefrec.serving.batcher import QueueFullError
-from prefrec.serving.bodies import MAX_BODY, MAX_CANDIDATES, MAX_HISTORY, RankRequest
+from prefrec.serving.batcher import DeadlineError, QueueFullError
+from prefrec.serving.bodies import MAX_BODY, MAX_CANDIDATES, MAX_HISTORY, RankRequest, RecommendRequest
 from prefrec.serving.items import ItemIndex, UnknownItemsError
 from prefrec.serving.run import open_engine
 from served_run import MARKUP
@@ -254,6 +254,30 @@ def test_a_full_queue_is_429_and_a_lost_deadline_504(held):
         go.set()
         assert all(f.result(20) for f in (first, *waiting))
         assert client.post("/v1/rank", json=QUESTION).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/rank", QUESTION), ("/v1/recommend", {"history": ["Red Emma"]})])
+def test_what_has_waited_past_its_deadline_is_never_scored(held, monkeypatch, path, body):
+    """Whatever is asked, and whether the application or the queue is the first to notice."""
+    engine, go, begun = held
+    make, kind = (engine.rank, RankRequest) if path == "/v1/rank" else (engine.recommend, RecommendRequest)
+    scored = []
+    for name in ("score", "recommend"):
+        inner = getattr(engine._scorer, name)
+        monkeypatch.setattr(engine._scorer, name, lambda *a, f=inner, n=name: scored.append(n) or f(*a))
+    with TestClient(create_app(engine, Settings("tiny", "llama", deadline=0.3))) as client:
+        first = engine.submit(engine.rank(RankRequest(**QUESTION)), 60)
+        assert begun.wait(20)
+        late = engine.submit(make(kind(**body)), 0.01)
+        told = _error(client.post(path, json=body), 504, "deadline")
+        assert told["message"] == "no answer within 0.3 s; ask for less, or later"
+        go.set()
+        assert first.result(20)
+        with pytest.raises(DeadlineError, match="the request waited longer than its deadline"):
+            late.result(20)
+        last = engine.submit(engine.rank(RankRequest(**QUESTION)), 60)
+        assert last.result(20)
+    assert scored == ["score", "score"]
 
 
 def test_requests_that_wait_to_be_encoded_are_counted_too(held):

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from prefrec.data import prepare
+from prefrec.data import prepare, prepared_digest
 from prefrec.errors import ConfigError, DataError
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.stage import read_json, write_json
@@ -192,6 +192,13 @@ def test_it_is_resumed(summary, timed, place, capsys):
     told = capsys.readouterr().err
     assert told.count("unchanged") == 9  # prepare, and eight stages
     assert "scoring" not in told
+
+
+def test_the_data_are_hashed_once_for_all_adapters(summary, timed, place, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(continual, "prepared_digest", lambda folder: hashed.append(folder) or prepared_digest(folder))
+    continual.make(timed, place / "continual-study" / "runs" / "continual-seed-0")
+    assert len(hashed) == 1
 
 
 def test_what_cannot_be_cut(base, timed, tmp_path):

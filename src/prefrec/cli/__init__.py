@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 import warnings
-from logging import ERROR, getLogger
 from typing import Annotated
 
 import typer
@@ -117,7 +116,6 @@ def _quiet() -> None:
     """Keep the libraries' own bars and notices out of ours."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b.*")
-    getLogger("bitsandbytes").setLevel(ERROR)  # on a CPU it misses faster kernels, whether it is used or not
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefrec.errors import ConfigError
-from prefrec.studies.carry_out import analyse_runs, base_recipe, carry_out, in_place, outcome_folder
+from prefrec.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec.studies.registry import STUDIES
 from prefrec.studies.study import Study
+from prefrec.studies.write import PAGE
 
 
 def study(
@@ -62,15 +63,15 @@ def study(
         given = [option for option, value in (("--recipe", recipe), ("--data", data), ("--set", override)) if value]
         if given:
             raise ConfigError(f"{', '.join(given)}: a run that there is has its own recipe; leave --run or these out")
-        summary, folder = analyse_runs(chosen, run, out), outcome_folder(chosen, out)
+        summary = analyse_runs(chosen, run, out)
     else:
-        summary, folder = _carry_out(chosen, recipe, data or [], override or [], _seeds(seeds), out)
+        summary = _carry_out(chosen, recipe, data or [], override or [], _seeds(seeds), out)
     if as_json:
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
         return
     for fact in summary["facts"]:
         typer.echo(fact)
-    typer.echo(f"Page: {folder / 'page.html'}")
+    typer.echo(f"Page: {Path(summary['folder']) / PAGE}")
 
 
 def _chosen(name: str | None) -> Study:
@@ -82,15 +83,11 @@ def _chosen(name: str | None) -> Study:
 
 def _carry_out(
     chosen: Study, recipe: Path | None, data: Sequence[str], override: list[str], seeds: list[int], out: Path
-) -> tuple[dict[str, Any], Path]:
-    """The study's own runs: on the recipe's data, or on those named, or on both where it compares them.
-
-    Returns what it found, and the folder in which it lies.
-    """
+) -> dict[str, Any]:
+    """The study's own runs: on the recipe's data, or on those named, or on both where it compares them."""
     base = base_recipe(chosen, recipe, override)
     named = [base_recipe(chosen, recipe, [*_data(d), *override]) for d in data]
-    apart = "" if chosen.many_data else in_place(chosen, base, named)[1]
-    return carry_out(chosen, base, seeds, out, named), outcome_folder(chosen, out, apart)
+    return carry_out(chosen, base, seeds, out, named)
 
 
 def _seeds(text: str) -> list[int]:

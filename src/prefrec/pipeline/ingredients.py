@@ -17,13 +17,17 @@ from prefrec.pipeline.train import ADAPTER
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What the training stages are made of: data and the key of it, base model, adapter, seed."""
+    """What the training stages are made of: data and the key of it, base model, adapter, seed.
+
+    `batch_size` is rows a pass of a stage that asks rankers; no outcome, and so no key, depends on it.
+    """
 
     data: PreparedData
     data_key: str
     model: ModelSection
     lora: LoraSection
     seed: int
+    batch_size: int = 8
 
     def key(self, **more: Any) -> str:
         """The key of a stage made of these and `more`."""

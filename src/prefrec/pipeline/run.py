@@ -87,13 +87,13 @@ def run_recipe(
         sequential_stage(data, key, s, folder / SEQUENTIAL / s.model, seed=recipe.seed) for s in sections
     ]
     entries += [LMEntry(ZERO_SHOT, None, adapter_key(None, data))] if recipe.evaluate.zero_shot else []
-    shared = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
+    shared = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed, recipe.evaluate.batch_size)
     entries += train_stages(recipe, shared, folder, wanted, entries)
     for config in recipe.rankers if RANKERS in wanted else []:
         before = {e.name: e for e in entries}
         entries.append(STAGE_FUNCTIONS[config.kind](shared, config, folder / RANKERS / config.name, before))
     if "evaluate" in wanted:
-        _evaluate(recipe, under_test(data) if under_test else data, folder, entries)
+        _evaluate(recipe, under_test(data) if under_test else data, key, folder, entries)
     return write_report(folder) if "report" in wanted and is_first() else folder
 
 
@@ -218,12 +218,12 @@ def align_stage(
     return LMEntry(section.name, out / ADAPTER, key)
 
 
-def _evaluate(recipe: Recipe, data: PreparedData, folder: Path, entries: Iterable[Entry]) -> Scores:
+def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Iterable[Entry]) -> Scores:
     say("[bold]evaluate[/bold]")
     cache = folder / "predictions"
     scores = evaluate_rankers(data, recipe.model, recipe.evaluate, list(entries), cache, seed=recipe.seed)
     if is_first():
-        now = made_of(folder, yaml.safe_load(dump_recipe(recipe)))
+        now = made_of(folder, yaml.safe_load(dump_recipe(recipe)), data_key)
         before = read_json(folder / METRICS)
         if not isinstance(before, dict) or before.get("made_of") != now:
             (folder / METRICS).unlink(missing_ok=True)  # no metrics beside the predictions of others

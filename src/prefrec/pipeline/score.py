@@ -28,8 +28,10 @@ from prefrec.pipeline.recipe import EvaluateSection, ModelSection
 from prefrec.pipeline.stage import file_facts, read_json, stage_key, write_json
 from prefrec.prompts import load_template
 from prefrec.rankers.base import GeneratingRanker, Ranker
+from prefrec.rankers.chatrec import ChatRecRanker
 from prefrec.rankers.lm import LMRanker, load_lm
 from prefrec.rankers.reference import reference_rankers
+from prefrec.rankers.retrieve import RetrieveThenRank
 from prefrec.rankers.sequential import SEQUENTIAL_MODELS, load_sequential
 
 GENERATION_METRICS = ("gen_hr@1", "valid_ratio")
@@ -218,12 +220,24 @@ def lm_ranker(
 
 
 def entry_ranker(entry: Entry, data: PreparedData, model: ModelSection, *, batch_size: int = 8) -> Ranker:
-    """The ranker of an entry, loaded."""
+    """The ranker of an entry, loaded; `batch_size` is that of language models, those that it is made of included."""
     if isinstance(entry, SequentialEntry):
         return load_sequential(entry.folder, data.catalogue, entry.name)
-    if isinstance(entry, RankerEntry):
-        return entry.load()
-    return lm_ranker(entry.name, entry.adapter, data, model, batch_size=batch_size)
+    if isinstance(entry, LMEntry):
+        return lm_ranker(entry.name, entry.adapter, data, model, batch_size=batch_size)
+    ranker = entry.load()
+    _set_batch_size(ranker, batch_size)
+    return ranker
+
+
+def _set_batch_size(ranker: Ranker, batch_size: int) -> None:
+    if isinstance(ranker, LMRanker):
+        ranker.batch_size = batch_size
+    elif isinstance(ranker, RetrieveThenRank):
+        _set_batch_size(ranker.retriever, batch_size)
+        _set_batch_size(ranker.ranker, batch_size)
+    elif isinstance(ranker, ChatRecRanker):
+        _set_batch_size(ranker.retriever, batch_size)
 
 
 def known_entry(name: str, of: str, entries: Mapping[str, Entry], field: str, more: Sequence[str] = ()) -> Entry:

@@ -62,9 +62,9 @@ def carry_out(
     if study.many_data:
         apart, others = "", _other_data(study, base, others)
     else:
-        (base, apart), others = in_place(study, base, others), ()
-    folder = outcome_folder(study, out, apart)
-    refuse_other_data(folder, [base, *others])
+        (base, apart), others = _in_place(study, base, others), ()
+    folder = _outcome_folder(study, out, apart)
+    _refuse_other_data(folder, [base, *others])
     runs = []
     recipes = [(base, apart), *((o, o.data.source) for o in others)]
     for seed in seeds:
@@ -77,12 +77,12 @@ def carry_out(
     return _analyse(study, runs, folder)
 
 
-def outcome_folder(study: Study, out: Path, apart: str = "") -> Path:
-    """Where a study's outcome lies; `apart` is the source of other data than the recipe's (`in_place`)."""
+def _outcome_folder(study: Study, out: Path, apart: str = "") -> Path:
+    """Where a study's outcome lies; `apart` is the source of other data than the recipe's (`_in_place`)."""
     return out / (f"{study.name}-{apart}" if apart else study.name)
 
 
-def refuse_other_data(folder: Path, recipes: Sequence[Recipe]) -> None:
+def _refuse_other_data(folder: Path, recipes: Sequence[Recipe]) -> None:
     """Let no outcome take the place of one on other data.
 
     Raises:
@@ -104,7 +104,7 @@ def _place_of(data: dict[str, Any]) -> tuple[str, ...]:
     return data["source"], *(str(Path(file).resolve()) if file else "" for file in files)
 
 
-def in_place(study: Study, base: Recipe, others: Sequence[Recipe]) -> tuple[Recipe, str]:
+def _in_place(study: Study, base: Recipe, others: Sequence[Recipe]) -> tuple[Recipe, str]:
     """The recipe on the data that are named in place of its own, and their source, "" where they are its own.
 
     Raises:
@@ -151,8 +151,8 @@ def analyse_runs(study: Study, folders: Sequence[Path], out: Path) -> dict[str, 
     if not study.reads_any_run:
         raise ConfigError(f"study {study.name} varies the recipe: it makes its own runs, leave --run out")
     runs = [open_run(f) for f in folders]
-    folder = outcome_folder(study, out)
-    refuse_other_data(folder, [run.recipe for run in runs])
+    folder = _outcome_folder(study, out)
+    _refuse_other_data(folder, [run.recipe for run in runs])
     return _analyse(study, runs, folder)
 
 

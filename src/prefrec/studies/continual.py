@@ -82,9 +82,10 @@ def make(base: Recipe, folder: Path) -> Run:
     data = read_prepared(folder / "data")
     parts = periods_of(recipe, data)
     plans = plans_of(recipe, parts)
-    before = _trained(*plans[BEFORE], BEFORE, folder)
-    updated = _trained(*plans[UPDATED], UPDATED, folder, before)
-    retrained = _trained(*plans[RETRAINED], RETRAINED, folder)
+    whole = prepared_digest(folder / "data")
+    before = _trained(*plans[BEFORE], whole, BEFORE, folder)
+    updated = _trained(*plans[UPDATED], whole, UPDATED, folder, before)
+    retrained = _trained(*plans[RETRAINED], whole, RETRAINED, folder)
     entries = [replace(e, name=w) for w, e in zip(WAYS, (before, updated, retrained), strict=True)]
     rows = [*parts.new_test, *parts.old_test]
     ask_models(data, recipe.model, recipe.evaluate, entries, rows, folder / "asked", seed=recipe.seed)
@@ -238,9 +239,10 @@ def _states(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _trained(recipe: Recipe, data: PreparedData, way: str, folder: Path, start: LMEntry | None = None) -> LMEntry:
-    """The last model of the recipe's stages on this part of the data."""
-    whole = prepared_digest(folder / "data")
+def _trained(
+    recipe: Recipe, data: PreparedData, whole: str, way: str, folder: Path, start: LMEntry | None = None
+) -> LMEntry:
+    """The last model of the recipe's stages on this part of the data; `whole` is the key of all of them."""
     key = stage_key(data=whole, part=way, rows=recipe.evaluate.rows, lists="trained items")
     made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
     return train_stages(recipe, made_of, _folder(folder, way), (PRETRAIN, SFT, "align"), start=start)[-1]

@@ -32,7 +32,7 @@ def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Pat
 
     Of many processes the first one writes.
     """
-    summary = _summary(study, runs, outcome)
+    summary = _summary(study, runs, outcome, folder)
     if not is_first():
         return summary
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Pat
     return summary
 
 
-def _summary(study: Study, runs: Sequence[Run], outcome: Outcome) -> dict[str, Any]:
+def _summary(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) -> dict[str, Any]:
     """Plain JSON values: what was asked, of what, and every number found."""
     first = runs[0]
     return {
@@ -68,6 +68,7 @@ def _summary(study: Study, runs: Sequence[Run], outcome: Outcome) -> dict[str, A
         "notes": outcome.notes,
         "tables": {t.name: json.loads(t.frame.fill_nan(None).write_json()) for t in outcome.tables},
         "plots": [d.name for d in outcome.drawings],
+        "folder": str(folder),
         "runs": [str(run.folder) for run in runs],
         "recipes": [run.recipe.model_dump(mode="json") for run in runs],
         "environment": environment(first.recipe.seed),

@@ -14,7 +14,7 @@ from prefrec.pipeline.baselines.chat_rec import chat_rec_ranker
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.score import LMEntry, adapter_key
+from prefrec.pipeline.score import LMEntry, adapter_key, entry_ranker
 from prefrec.rankers.chatrec import ChatRecConfig, EndpointChat
 from prefrec.rankers.endpoint import EndpointConfig
 from prefrec.rankers.openai_api import OpenAIClient
@@ -54,6 +54,14 @@ def test_the_retriever_may_be_a_ranker_made_before(recipe, tmp_path):
     run_recipe(_recipe(recipe, {**CHAT, "name": "first"}, {**CHAT, "name": "second", "retriever": "first"}), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())["evaluation"]["metrics"]
     assert metrics["first"] == metrics["second"]  # nonsense leaves the order twice
+
+
+def test_a_retriever_takes_as_many_rows_a_pass_as_are_asked_for(recipe, data, tmp_path):
+    made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
+    before = {"zero-shot": LMEntry("zero-shot", None, adapter_key(None, data))}
+    config = ChatRecConfig(server=SERVED, retriever="zero-shot")
+    entry = STAGE_FUNCTIONS["chat-rec"](made_of, config, tmp_path, before)
+    assert entry_ranker(entry, data, recipe.model, batch_size=3).retriever.batch_size == 3
 
 
 def test_an_unknown_retriever_is_named(recipe):

@@ -17,6 +17,7 @@ from prefrec.pipeline.baselines import llara as stage_module
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.prompts import load_template
+from prefrec.rankers import lm
 from prefrec.rankers.llara import PROJECTOR_FILE, load_llara
 from prefrec.rankers.sequential import load_sequential
 from sequential import SMALL, needs_hopwise
@@ -104,6 +105,20 @@ def test_items_are_those_of_sasrec_and_stay_with_s_dpo(finished, recipe):
     )
     assert first.keys() == second.keys()
     assert any((first[k] != second[k]).any() for k in first)
+
+
+@needs_hopwise
+def test_rows_a_pass_are_the_recipes_and_decide_nothing(finished, recipe, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "predictions")
+    asked, inner = [], lm.own_batches
+    monkeypatch.setattr(lm, "own_batches", lambda sets, size: asked.append(size) or inner(sets, size))
+    monkeypatch.setattr(stage_module, "_train", None)
+    monkeypatch.setattr(stage_module, "_align", None)
+    raw = _recipe(recipe, LLARA, ALIGNED).model_dump(mode="json")
+    raw["evaluate"] |= {"batch_size": 3, "generate_rows": 0}
+    run_recipe(Recipe.model_validate(raw), tmp_path / "run", until="evaluate")
+    assert asked == [3, 3]
 
 
 @needs_hopwise

@@ -13,6 +13,7 @@ from prefrec.pipeline import full_catalogue
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import lm_ranker
+from prefrec.rankers import lm
 from prefrec.rankers.morec import load_morec
 from prefrec.rankers.retrieve import RetrieveThenRank
 
@@ -52,11 +53,10 @@ def _measured(folder, name="retrieve-then-rank") -> dict:
 def test_full_catalogue_metrics_are_those_of_the_two_rankers(finished, recipe):
     data = read_prepared(finished / "data")
     morec = load_morec(finished / "rankers" / "MoRec", data.catalogue)
-    lm = lm_ranker("zero-shot", None, data, recipe.model)
-    seen: dict[str, set[str]] = {}
-    for user, item in data.train_interactions.select("user_id", "item_id").iter_rows():
-        seen.setdefault(user, set()).add(item)
-    both = {"MoRec": morec, "retrieve-then-rank": RetrieveThenRank("both", morec, lm, 4)}
+    zero_shot = lm_ranker("zero-shot", None, data, recipe.model)
+    log = data.train_interactions
+    seen = [log.filter(log["user_id"] == e.user_id)["item_id"].to_list() for e in data.test[:9]]
+    both = {"MoRec": morec, "retrieve-then-rank": RetrieveThenRank("both", morec, zero_shot, 4)}
     found = _measured(finished)
     assert found["n"] == 9
     assert list(found["metrics"]) == ["random", "popularity", "co-occurrence", "item-kNN", *both]
@@ -97,6 +97,31 @@ def test_what_has_not_changed_is_not_measured_again(finished, recipe, tmp_path, 
     assert asked == [3]
     run_recipe(_recipe(recipe, PAIRS[0] | {"rows": 3, "retrieve": 2}), tmp_path / "run", until="rankers")
     assert asked == [3, 3]
+
+
+def test_rows_a_pass_are_the_recipes_and_decide_nothing(finished, recipe, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    asked = []
+    inner = lm.own_batches
+    monkeypatch.setattr(lm, "own_batches", lambda sets, size: asked.append(size) or inner(sets, size))
+    raw = _recipe(recipe).model_dump(mode="json")
+    changed = Recipe.model_validate(raw | {"evaluate": raw["evaluate"] | {"batch_size": 3}})
+    run_recipe(changed, tmp_path / "run")
+    assert asked == []
+    for place in ("rankers/retrieve-then-rank", "predictions"):
+        shutil.rmtree(tmp_path / "run" / place)
+    run_recipe(changed, tmp_path / "run")
+    assert asked == [3, 3, 3]  # over the whole catalogue; zero-shot and the pair in the table
+
+
+def test_it_is_measured_again_when_more_is_known_of_what_was_taken(finished, recipe, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "data" / "held_out.parquet").unlink()  # as an earlier prefrec left it
+    run_recipe(_recipe(recipe), tmp_path / "run", until="rankers")
+    known = json.loads((finished / "rankers" / "popular" / "stage.json").read_text())["key"]
+    assert json.loads((tmp_path / "run" / "rankers" / "popular" / "stage.json").read_text())["key"] != known
+    trained = json.loads((finished / "rankers" / "MoRec" / "stage.json").read_text())
+    assert json.loads((tmp_path / "run" / "rankers" / "MoRec" / "stage.json").read_text()) == trained
 
 
 @pytest.mark.parametrize(

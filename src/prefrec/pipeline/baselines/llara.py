@@ -51,17 +51,8 @@ class LlaraEntry(RankerEntry):
 
 
 def llara_stage(made_of: Ingredients, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> LlaraEntry:
-    """Train LLaRA in `folder`, or find it trained there.
-
-    Raises:
-        ConfigError: the sequential recommender that it takes item vectors from is not in the recipe.
-    """
-    source = before.get(config.items_from)
-    if not isinstance(source, SequentialEntry):
-        raise ConfigError(
-            f"rankers: {config.name} takes item vectors from {config.items_from}: "
-            f"add `- model: {config.items_from}` to the recipe's `sequential`"
-        )
+    """Train LLaRA in `folder`, or find it trained there. `Recipe` sees to it that the source of its items is made."""
+    source = cast(SequentialEntry, before[config.items_from])
     key = made_of.key(llara=config.decisive(), items=source.key)
     if due(folder, key, config.name, MADE):
         with stage(folder, key, config.kind, config.model_dump()):
@@ -72,17 +63,12 @@ def llara_stage(made_of: Ingredients, config: LlaraConfig, folder: Path, before:
 def llara_align_stage(
     made_of: Ingredients, config: LlaraAlignConfig, folder: Path, before: Mapping[str, Entry]
 ) -> LlaraEntry:
-    """Align LLaRA in `folder`, or find it aligned there.
+    """Align LLaRA in `folder`, or find it aligned there. `Recipe` sees to it that its reference is there.
 
     Raises:
-        ConfigError: its reference is no LLaRA of the recipe, or the lists have too few candidates.
+        ConfigError: the lists have too few candidates.
     """
-    reference = before.get(config.reference)
-    if not isinstance(reference, LlaraEntry):
-        raise ConfigError(
-            f"rankers: {config.name} goes on from {config.reference}: put an entry of kind llara with this name "
-            "before it"
-        )
+    reference = cast(LlaraEntry, before[config.reference])
     key = made_of.key(llara_s_dpo=config.decisive(), start=reference.key)
     if due(folder, key, config.name, MADE):
         with stage(folder, key, config.kind, config.model_dump()):

@@ -31,7 +31,9 @@ def retrieve_stage(
         before,
         seed=made_of.seed,
     )
-    key = stage_key(entry=entry.key, data=made_of.data_key, rows=config.rows)
+    held_out = made_of.data.held_out_interactions
+    more = {} if held_out is None else {"held_out": held_out.select("user_id", "item_id").to_dict(as_series=False)}
+    key = stage_key(entry=entry.key, data=made_of.data_key, rows=config.rows, **more)
     if due(folder, key, config.name, [FULL_CATALOGUE]):
         with stage(folder, key, config.kind, config.model_dump()):
             _measure(made_of, config, folder, entry, before)
@@ -45,7 +47,8 @@ def _measure(
     entry: RankerEntry,
     before: Mapping[str, Entry],
 ) -> None:
-    section = EvaluateSection(rows=config.rows, ks=sorted({1, 5, 10, config.retrieve}))
+    ks = sorted({1, 5, 10, config.retrieve})
+    section = EvaluateSection(rows=config.rows, ks=ks, batch_size=made_of.batch_size)
     first = [before[config.retriever]] if config.retriever in before else []
     evaluation = evaluate_full_catalogue(
         made_of.data,

@@ -146,7 +146,7 @@ def read_run(folder: Path) -> RunContents:
     )
 
 
-def made_of(folder: Path, recipe: dict[str, Any]) -> dict[str, str]:
+def made_of(folder: Path, recipe: dict[str, Any], data_key: str | None = None) -> dict[str, str]:
     """What decides the metrics of a run: its recipe, prepared data and stages, each with its hash.
 
     What the folder lacks is left out. Where the data lie is the recipe's matter; users of them, the recipe's name
@@ -155,11 +155,12 @@ def made_of(folder: Path, recipe: dict[str, Any]) -> dict[str, str]:
     Args:
         folder: of the run.
         recipe: parsed, as `recipe.yaml` holds it.
+        data_key: of the prepared data (`prepared_digest`); None: that of the folder's.
     """
     found = {part: str(state["key"]) for part, state in _states(folder, recipe).items() if "key" in state}
     found.pop("data", None)  # changes where the same rows come from other files
     with suppress(OSError, ValueError, AttributeError):
-        found["data"] = prepared_digest(folder / "data")
+        found["data"] = data_key or prepared_digest(folder / "data")
     idle = {"data": "users", "evaluate": "batch_size"}
     told = {k: _without(v, idle.get(k)) for k, v in recipe.items() if k != "name"}
     with suppress(TypeError, ValueError, RecursionError):
