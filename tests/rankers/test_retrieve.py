@@ -27,7 +27,7 @@ ROWS = [
     RankingExample("u1", ("i7",), ("i8", "i9"), "i9"),
     RankingExample("u2", ("i30", "i5"), ("i5", "i6", "i50"), "i50"),
 ]
-SEEN = {"u0": ["i10", "i11"], "u1": ("i9", "i12")}
+SEEN = [("i10", "i11"), ("i9", "i12"), ()]
 POPULARITY = PopularityRanker({item: 60 - n for n, item in enumerate(IDS)})
 """i0 is the most popular item."""
 
@@ -125,8 +125,8 @@ def test_full_catalogue_metrics_of_a_language_model_equal_the_slow_twin(model, b
     pipeline = RetrieveThenRank("both", POPULARITY, lm, k)
     ranks = full_ranks(pipeline, ROWS, CATALOGUE, SEEN)
     want = []
-    for e in ROWS:
-        left_out = {*e.history, *SEEN.get(e.user_id, ())} - {e.target}
+    for e, own in zip(ROWS, SEEN, strict=True):
+        left_out = {*e.history, *own} - {e.target}
         order = sorted((i for i in IDS if i not in left_out), key=lambda i: -POPULARITY.counts[i])
         draws = RandomRanker(0).score([RankingExample(e.user_id, e.history, tuple(order), e.target)])[0]
         luck = dict(zip(order, draws.tolist(), strict=True))
