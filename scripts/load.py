@@ -2,9 +2,10 @@
 
     python scripts/load.py runs/demo --clients 1,8,64 --seconds 30 --out load.json
 
-Two servers of the run are started on loopback: one as it is, one with `--max-batch 1`. At each number of clients they
-take turns under Locust, whose clients ask rows of the run's test split without a pause. Standard output is a table,
-the JSON file holds what it is made of. The exit code is 1 where anything but 200 and 429 was answered.
+Servers of the run are started on loopback: one as it is, one with `--max-batch 1`, and one that besides makes a
+sequence of its own of every title. At each number of clients they take turns under Locust, whose clients ask rows of
+the run's test split without a pause. Standard output is a table, the JSON file holds what it is made of. The exit
+code is 1 where anything but 200 and 429 was answered.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ from rich.table import Table
 from prefrec.console import say
 
 CLIENTS = Path(__file__).with_name("load_clients.py")
-SERVERS = {"batched": [], "one at a time": ["--max-batch", "1"]}
-"""Name → options of `prefrec serve`."""
+SERVERS = {
+    "batched": [],
+    "one at a time": ["--max-batch", "1"],
+    "one sequence a title": ["--max-batch", "1", "--layout", "separate"],
+}
+"""Name → options of `prefrec serve`; the last does as a server without packing does."""
 
 WIDTH = 100
 """Columns that the table takes."""
@@ -96,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
         "seconds_asked": asked.seconds,
         "loads": [asdict(load) for load in loads],
-        "speedup": {str(n): _speedup(loads, n) for n in asked.clients},
+        "speedup": {str(n): _speedups(loads, n) for n in asked.clients},
     }
     if asked.out:
         asked.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -193,9 +198,10 @@ def _quantile(ordered: Sequence[float], share: float) -> float | None:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 
-def _speedup(loads: Sequence[Load], clients: int) -> float | None:
-    batched, single = ({x.clients: x.throughput for x in loads if x.server == name}[clients] for name in SERVERS)
-    return batched / single if single else None
+def _speedups(loads: Sequence[Load], clients: int) -> dict[str, float | None]:
+    """Server → how many times its throughput the batched one has."""
+    each = {x.server: x.throughput for x in loads if x.clients == clients}
+    return {name: each["batched"] / throughput if throughput else None for name, throughput in each.items()}
 
 
 def _reset_peak(pid: int) -> None:
@@ -214,17 +220,17 @@ def _peak(pid: int) -> int | None:
     return 1024 * int(found[1]) if found else None
 
 
-def _table(loads: Sequence[Load], speedups: dict[str, float | None]) -> Table:
+def _table(loads: Sequence[Load], speedups: dict[str, dict[str, float | None]]) -> Table:
     table = Table(title="prefrec serve under load", title_justify="left")
-    for column in ("clients", "server", "answers/s", "speed-up", "p50 ms", "p99 ms", "codes", "peak MiB"):
+    for column in ("clients", "server", "answers/s", "batched has", "p50 ms", "p99 ms", "codes", "peak MiB"):
         table.add_column(column, justify="left" if column in ("server", "codes") else "right")
     for x in loads:
-        speedup = speedups[str(x.clients)] if x.server == "batched" else 1.0
+        speedup = speedups[str(x.clients)][x.server]
         table.add_row(
             str(x.clients),
             x.server,
             f"{x.throughput:.1f}",
-            "–" if speedup is None else f"{speedup:.2f}",
+            "–" if speedup is None else f"{speedup:.2f} ×",
             *("–" if s is None else f"{1000 * s:.0f}" for s in (x.p50, x.p99)),
             ", ".join(f"{n} × {code}" for code, n in sorted(x.codes.items())),
             "–" if x.peak_bytes is None else f"{x.peak_bytes / 2**20:.0f}",

@@ -243,6 +243,20 @@ def test_a_pass_on_a_cpu_is_small_unless_asked():
     assert Scorer(tiny_llama(), {"zero-shot": None}, 1, max_tokens=100).max_tokens == 100
 
 
+@pytest.mark.parametrize("layout", ["packed", "separate"])
+def test_a_layout_that_is_asked_for_stays(run, layout):
+    model, adapters = load_rankers(run.recipe.model.name, "float32", {"zero-shot": None})
+    scorer = Scorer(model, adapters, 1, layout=layout)
+    choices = ChoiceSet((5, 6, 7, 8), ((9, 1), (10, 11, 1), (12, 1)))
+    scorer.settle_layout(choices)
+    assert scorer.row_layout == layout
+    with torch.no_grad():
+        np.testing.assert_allclose(scorer.score("zero-shot", [choices])[0], slow_logps(model, choices), rtol=1e-4)
+    broken(model)
+    scorer.settle_layout(choices)
+    assert scorer.row_layout == layout
+
+
 def test_a_model_that_cannot_branch_is_scored_row_by_row(run, monkeypatch):
     model, adapters = load_rankers(run.recipe.model.name, "float32", {"zero-shot": None})
     broken(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,6 +31,10 @@ def serve(
         int | None,
         typer.Option(min=64, help="Padded tokens of a pass of the model. Default: 4096; on a CPU 2048."),
     ] = None,
+    layout: Annotated[
+        Literal["auto", "packed", "separate"],
+        typer.Option(help="Answers branch from one prompt, or a sequence each; auto: packed where the model can."),
+    ] = "auto",
 ) -> None:
     """Answer requests of many clients with the language models of a run: rank, explain, search.
 
@@ -54,4 +58,5 @@ def serve(
         max_batch=max_batch,
         deadline=deadline,
         max_tokens=max_tokens,
+        layout=layout,
     )

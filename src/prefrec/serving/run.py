@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from prefrec.models import load_tokenizer
 from prefrec.pipeline.recipe import ZERO_SHOT
@@ -36,6 +37,7 @@ def open_engine(
     max_queue: int = 256,
     max_batch: int | None = None,
     max_tokens: int | None = None,
+    layout: Literal["auto", "packed", "separate"] = "auto",
     on_pass: Callable[[Pass], None] = lambda done: None,
 ) -> Engine:
     """The rankers of a run, loaded on one base and ready to answer; on a GPU if there is one.
@@ -46,6 +48,7 @@ def open_engine(
         max_queue: requests that may wait.
         max_batch: requests that may share a pass; None: as many as `max_tokens` hold.
         max_tokens: padded tokens of a pass; None: as suits the device.
+        layout: of rows of candidates, see `Scorer`.
         on_pass: told of every pass.
 
     Raises:
@@ -68,7 +71,7 @@ def open_engine(
         chat=section.chat,
     )
     engine = Engine(
-        Scorer(model, adapters, encoder.end, max_tokens=max_tokens, catalogue=CatalogueRanker(asked)),
+        Scorer(model, adapters, encoder.end, max_tokens=max_tokens, layout=layout, catalogue=CatalogueRanker(asked)),
         ItemIndex(run.data.catalogue),
         encoder,
         template,

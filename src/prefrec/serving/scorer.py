@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ class Scorer:
         adapters: ranker → name of its adapter in `model`, None for the bare base.
         pad_id: token id for padding.
         max_tokens: of a pass, padding included (see `pack_passes`); None: by `PASS_TOKENS`.
+        layout: of rows of candidates: `packed`, `separate`, or `auto` (packed where it is right for the model).
         catalogue: asks `model` about the whole catalogue; for `recommend`.
     """
 
@@ -54,6 +55,7 @@ class Scorer:
         pad_id: int,
         *,
         max_tokens: int | None = None,
+        layout: Literal["auto", "packed", "separate"] = "auto",
         catalogue: CatalogueRanker | None = None,
     ) -> None:
         self.model = model.eval()
@@ -62,11 +64,21 @@ class Scorer:
         self.max_tokens = PASS_TOKENS.get(self._device().type, 4096) if max_tokens is None else max_tokens
         self.catalogue = catalogue
         self.row_layout: Layout
-        self.row_layout, self._layout_reason = layout_for(language_model(model).config)
+        asked = f"layout {layout!r} was asked for"
+        self._is_settled = layout != "auto"
+        self.row_layout, self._layout_reason = (
+            layout_for(language_model(model).config) if layout == "auto" else (layout, asked)
+        )
 
     def settle_layout(self, choice_set: ChoiceSet) -> None:
-        """Try a packed row of `choice_set`, and fall back to one row an answer where the model cannot branch."""
-        self.row_layout, self._layout_reason = verified_layout(self.model, choice_set, self.pad_id, self.row_layout)
+        """Try a packed row of `choice_set`, and fall back to one row an answer where the model cannot branch.
+
+        A layout that was asked for stays.
+        """
+        if not self._is_settled:
+            self.row_layout, self._layout_reason = verified_layout(
+                self.model, choice_set, self.pad_id, self.row_layout
+            )
         if self.row_layout == "separate":
             warn(f"one sequence an answer is scored, which is slower: {escape(self._layout_reason)}")
 

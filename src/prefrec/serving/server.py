@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import uvicorn
 from rich.markup import escape
@@ -39,6 +40,7 @@ def serve_run(
     max_batch: int | None = None,
     deadline: float = 30.0,
     max_tokens: int | None = None,
+    layout: Literal["auto", "packed", "separate"] = "auto",
 ) -> None:
     """Serve a run until SIGINT or SIGTERM; what is being answered then is answered still.
 
@@ -54,6 +56,7 @@ def serve_run(
             max_queue=max_queue,
             max_batch=max_batch,
             max_tokens=max_tokens,
+            layout=layout,
             on_pass=telemetry.on_pass,
         )
         name, model = run.recipe.name, Path(run.recipe.model.name).name
