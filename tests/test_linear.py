@@ -80,7 +80,8 @@ def test_only_the_input_s_gradient_is_kept_for_a_frozen_layer():
     layer = OneDNNLinear(4, 3)
     layer.requires_grad_(False)
     x = torch.randn(2, 4, requires_grad=True)
-    kept, _ = layer(x).grad_fn.saved_tensors
+    (product_node, _), *_ = layer(x).grad_fn.next_functions
+    kept, _ = product_node.saved_tensors
     assert kept is None
 
 
@@ -116,6 +117,29 @@ def test_other_numbers_are_torch_s(by_onednn, counted):
     assert copy.deepcopy(layer).bfloat16()(x.bfloat16()).dtype == torch.bfloat16
     assert copy.deepcopy(layer).to("meta")(x.to("meta")).device.type == "meta"
     assert product(x.bfloat16(), layer.weight.detach().bfloat16()).dtype == torch.bfloat16
+    assert counted == []
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 3, 4)])
+def test_what_comes_out_can_be_changed_in_place(shape):
+    torch.manual_seed(0)
+    plain = nn.Linear(4, 3)
+    quick = copy.deepcopy(plain)
+    quick.__class__ = OneDNNLinear
+    x = torch.randn(shape)
+    for layer in (plain, quick):
+        layer(x).mul_(2).add_(1).square().sum().backward()
+    torch.testing.assert_close(quick.weight.grad, plain.weight.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_transforms_and_traces_are_torch_s(counted):
+    layer = OneDNNLinear(4, 3)
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), F.linear(x, layer.weight, layer.bias))
+    by_weight = torch.func.grad(lambda w: torch.func.functional_call(layer, {"weight": w}, (x,)).sum())
+    torch.testing.assert_close(by_weight(layer.weight.detach()), x.sum(0).expand(3, 4))
+    torch.testing.assert_close(torch.jit.trace(layer, x, check_trace=False)(x), F.linear(x, layer.weight, layer.bias))
+    torch.testing.assert_close(torch.compile(layer, backend="eager")(x), F.linear(x, layer.weight, layer.bias))
     assert counted == []
 
 

@@ -29,8 +29,9 @@ WAYS = ("auto", "torch", "onednn")
 def quicken(model: nn.Module) -> None:
     """Let the linear layers of `model` multiply by oneDNN, where that is faster on this machine (`uses_onednn`).
 
-    They stay layers of torch in all else, and do as torch does wherever their numbers are not in float32 on a CPU.
-    Layers that are made later, as those of an adapter are, are not quickened by it.
+    They do as torch does wherever their numbers are not in float32 on a CPU, and under `torch.func`, `torch.compile`
+    and tracing. What oneDNN multiplies has gradients of the first order alone, and torch's counter of FLOPs does not
+    see it: `slow_down` undoes it. Layers that are made later, as those of an adapter are, are not quickened by it.
     """
     if uses_onednn():
         _change(model, nn.Linear, OneDNNLinear)
@@ -74,9 +75,11 @@ class OneDNNLinear(nn.Linear):
     """A linear layer whose products in float32 on a CPU, those of its gradients too, are made by oneDNN."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if _is_ours(input) and _is_ours(self.weight) and not torch.is_autocast_enabled("cpu"):
-            return _Linear.apply(input, self.weight, self.bias)
-        return super().forward(input)
+        if not _is_ours(input, self.weight):
+            return super().forward(input)
+        # Rows are taken together out here: a view that is made in there could not be changed in place.
+        rows = _Linear.apply(input.reshape(-1, input.shape[-1]), self.weight, self.bias)
+        return rows.view(*input.shape[:-1], self.out_features)
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -86,12 +89,14 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x · weightᵀ as a quickened layer makes it, without a gradient: [..., I] and [O, I] give [..., O]."""
-    if uses_onednn() and _is_ours(x) and not torch.is_autocast_enabled("cpu"):
+    if uses_onednn() and _is_ours(x, weight):
         return multiply(x, weight)
     return F.linear(x, weight)
 
 
 class _Linear(torch.autograd.Function):
+    """[M, I], [O, I] and [O] give [M, O]."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
@@ -102,10 +107,9 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         slope = slopes[0]
-        flat = slope.reshape(-1, slope.shape[-1])
         by_x = multiply(slope, weight.t()) if ctx.needs_input_grad[0] else None
-        by_weight = _outer(flat, x.reshape(-1, x.shape[-1])) if ctx.needs_input_grad[1] else None
-        by_bias = flat.sum(0) if ctx.needs_input_grad[2] else None
+        by_weight = _outer(slope, x) if ctx.needs_input_grad[1] else None
+        by_bias = slope.sum(0) if ctx.needs_input_grad[2] else None
         return by_x, by_weight, by_bias
 
 
@@ -122,10 +126,16 @@ def _change(model: nn.Module, before: type[nn.Linear], after: type[nn.Linear]) -
             module.__class__ = cast(Any, after)
 
 
-def _is_ours(x: Tensor) -> bool:
-    """Whether oneDNN takes this tensor: plain float32 numbers on a CPU, at least one."""
-    plain = type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu"
-    return plain and x.numel() > 0 and not torch.compiler.is_compiling()
+def _is_ours(*tensors: Tensor) -> bool:
+    """Whether oneDNN takes these tensors: plain float32 numbers on a CPU, at least one in each."""
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return False
+    return all(
+        type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
+        for x in tensors
+    )
 
 
 @cache
