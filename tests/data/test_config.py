@@ -25,6 +25,15 @@ from prefrec.data import PrepareConfig, config_error
         ({"split": "given"}, "split: movielens-100k has no split of its own"),
         ({"source": "lastfm-published", "path": "x", "split": "time"}, "split: lastfm-published comes with its own"),
         ({"source": "lastfm-published", "path": "x", "user_core": 5}, "user_core, item_core: .* cannot be filtered"),
+        ({"columns": {"user": "u"}}, "columns: only for source files, not movielens-100k; leave it out"),
+        ({"encoding": "latin-1"}, "encoding: only for source files or movielens-csv, not movielens-100k"),
+        ({"duplicate_titles": "merge"}, "duplicate_titles: only for source files or goodreads, not movielens-100k"),
+        ({"read_only": False}, "read_only: only for source goodreads, not movielens-100k"),
+        ({"source": "lastfm-hetrec", "path": "x", "missing_titles": "drop"}, "missing_titles: only for source files"),
+        (
+            {"source": "goodreads", "path": "x", "items": "y"},
+            "interactions, items: name both, or neither beside path",
+        ),
         ({"windows": "all"}, "windows: only for split time or user, not leave-last-out"),
     ],
 )
@@ -40,6 +49,13 @@ def test_every_field_is_described() -> None:
     fields = PrepareConfig.model_json_schema()
     for model in (fields, *fields["$defs"].values()):
         assert all("description" in f for f in model["properties"].values())
+
+
+def test_what_a_source_does_not_take_may_be_written_out() -> None:
+    """As in the recipe that a run keeps."""
+    for source in ("movielens-100k", "lastfm-hetrec", "goodreads"):
+        config = PrepareConfig(source=source, path="x")  # type: ignore[arg-type]
+        assert PrepareConfig(**config.model_dump(mode="json")) == config
 
 
 def test_split_of_the_source() -> None:

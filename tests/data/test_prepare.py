@@ -65,7 +65,10 @@ def test_low_ratings_are_no_negatives(tmp_path: Path) -> None:
     for example in (*data.train, *data.validation, *data.test):
         if example.user_id == "u":
             assert set(example.candidates) & disliked == {example.target}
-    assert data.protocol["notes"] == ["20 items of the catalogue have no interaction left and are never asked about"]
+    assert data.protocol["notes"] == [
+        "times from 1970-01-01 to 1970-01-01: numbers as small as these give an order, and no dates",
+        "20 items of the catalogue have no interaction left and are never asked about",
+    ]
 
 
 def test_repeats_are_dropped(shop: Shop) -> None:
@@ -102,6 +105,36 @@ def test_nothing_left(shop: Shop) -> None:
         shop_data(shop(), user_core=99)
     with pytest.raises(ConfigError, match="no ratings"):
         shop_data(shop(), min_rating=3)
+
+
+@pytest.mark.parametrize(
+    ("first", "note"),
+    [
+        (878_700_000, "times from 1997-11-05 to 1997-11-05"),
+        (878_700_000_000, "times from 1997-11-05 to 1997-11-05"),
+        (43_000, "times from 1970-01-01 to 1970-01-01: numbers as small as these give an order, and no dates"),
+        (-90_000, "times from 1969-12-30 to 1969-12-30: numbers as small as these give an order, and no dates"),
+    ],
+)
+def test_the_first_and_the_last_date_are_told(shop: Shop, first: int, note: str) -> None:
+    paths = shop()
+    header, *lines = paths["interactions"].read_text().splitlines()
+    log = [f"{user},{item},{first + n}" for n, (user, item, _) in enumerate(line.split(",") for line in lines)]
+    paths["interactions"].write_text("\n".join([header, *log]))
+    assert note in shop_data(paths).protocol["notes"]
+
+
+def test_interactions_without_a_rating_are_below_every_bound(shop: Shop) -> None:
+    paths = shop()
+    header, *lines = paths["interactions"].read_text().splitlines()
+    rated = [f"{line},{'' if n % 8 == 7 else 4}" for n, line in enumerate(lines)]
+    paths["interactions"].write_text("\n".join([f"{header},rating", *rated]))
+    data = shop_data(paths)
+    assert data.train_interactions["rating"].null_count() == 0
+    assert "8 of 64 interactions have no rating" in data.protocol["notes"]
+    assert data.protocol["counts"]["interactions"] == 64
+    assert shop_data(paths, min_rating=1).protocol["counts"]["interactions_with_min_rating"] == 56
+    assert "rating" not in shop_data(paths, columns={"rating": None}).train_interactions.columns
 
 
 def test_a_great_many_training_rows_are_told(

@@ -61,6 +61,15 @@ def test_users_are_kept_where_they_are_in_the_log(arguments: list[str], tmp_path
     assert read_prepared(Path(arguments[0])).users is None
 
 
+def test_no_ratings_and_the_dates_of_the_log(arguments: list[str]) -> None:
+    log = Path(arguments[4])
+    header, *lines = log.read_text().splitlines()
+    log.write_text("\n".join([f"{header},rating", *(f"{line},good" for line in lines)]))
+    out = run([*arguments, "--rating-column", "none"])
+    assert "• times from 1970-01-01 to 1970-01-01: numbers as small as these give an order" in out
+    assert "rating" not in read_prepared(Path(arguments[0])).train_interactions.columns
+
+
 def test_wrong_setting_names_the_field(arguments: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"candidates\.size: .*given: 1"):
         run([*arguments, "--num-candidates", "1"])

@@ -86,17 +86,55 @@ def test_empty_file(tmp_path: Path) -> None:
 def test_wrong_encoding_says_which_one_works(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("item_id,title\n1,Heat\n2,Misérables\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"a\.csv, line 3: byte 0xe9 is not utf-8.*--encoding cp1252"):
+    with pytest.raises(
+        DataError, match=r"a\.csv, line 3: byte 0xe9 is not utf-8\. It may be cp1252 .*--encoding cp1252"
+    ):
         read_table(path)
     assert read_table(path, "latin-1")["title"].to_list() == ["Heat", "Misérables"]
     with pytest.raises(DataError, match=r"no encoding called 'latin-99'; try utf-8"):
         read_table(path, "latin-99")
 
 
-def test_utf8_read_as_ascii_is_told_utf8(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("é", encoding="utf-8")
-    with pytest.raises(DataError, match="--encoding utf-8"):
-        read_text(tmp_path / "a.csv", "ascii")
+def test_bytes_that_cp1252_has_not_are_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"\x81\xff")
+    with pytest.raises(DataError, match=r"byte 0x81 is not utf-8\. Name the file's encoding") as e:
+        read_text(tmp_path / "a.csv")
+    assert "latin-1" not in str(e.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("given", ["utf-8", "latin-1", "cp1252"])
+def test_utf8_and_marked_files_are_read_whatever_is_said(tmp_path: Path, encoding: str, given: str) -> None:
+    (tmp_path / "a.csv").write_bytes("item_id,title\n1,Café\n".encode(encoding))
+    assert read_table(tmp_path / "a.csv", given).rows() == [("1", "Café")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "iso-2022-jp", "gbk", "shift-jis", "cp1252"])
+def test_another_encoding_is_as_it_is_said(tmp_path: Path, encoding: str) -> None:
+    title = "Café’s" if encoding == "cp1252" else "七人の侍"
+    (tmp_path / "a.csv").write_bytes(f"item_id,title\n1,{title}\n".encode(encoding))
+    assert read_table(tmp_path / "a.csv", encoding).rows() == [("1", title)]
+
+
+def test_a_mark_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("item_id,title\n".encode("utf-16")[:-1])
+    with pytest.raises(DataError, match="begins with the byte order mark of utf-16, and is not utf-16"):
+        read_table(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", '{"user_id": 1}\n'),
+        ("a.json.gz", "[]"),
+        ("a.csv", '{"user_id": 1}\n'),
+        ("a.tsv", '[\n {"user_id": 1},\n'),
+    ],
+)
+def test_json_is_no_table(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="JSON is not read; write the table as CSV or Parquet"):
+        read_table(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["x^2", "x\x01", "x\x01\0\0\0", "x\u069c"])
@@ -217,7 +255,10 @@ SECONDS = int(datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())
         [str(SECONDS)],
         [SECONDS * 1000],
         [SECONDS * 1_000_000],
+        [SECONDS * 1_000_000_000],
+        [f" {SECONDS * 1_000_000_000}"],
         [float(SECONDS)],
+        [f" {SECONDS} "],
         ["2020-01-02T03:04:05Z"],
         ["2020-01-02 03:04:05"],
         ["2020-01-02T05:04:05+02:00"],
@@ -245,6 +286,71 @@ def test_dates_that_may_begin_with_day_or_month_are_refused(values: list[str]) -
         parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
 
 
+@pytest.mark.parametrize("factor", [1_000, 1_000_000, 1_000_000_000])
+def test_times_of_two_units_are_refused(factor: int) -> None:
+    unit = {1_000: "milli", 1_000_000: "micro", 1_000_000_000: "nano"}[factor]
+    for values in ([0, SECONDS, SECONDS, SECONDS * factor], [0, SECONDS * factor, SECONDS * factor, SECONDS]):
+        found = [values[3], values[1]]
+        looks = [f"{unit}seconds", "seconds"] if values[3] > values[1] else ["seconds", f"{unit}seconds"]
+        message = (
+            rf"log\.csv, line 5, column ordered_at: {found[0]} looks like {looks[0]} since 1970, "
+            rf"{found[1]} \(line 3\) like {looks[1]}; write all times in one unit"
+        )
+        with pytest.raises(DataError, match=message):
+            parse_timestamps(pl.DataFrame({"timestamp": values}), "timestamp", Path("log.csv"), "ordered_at")
+
+
+def test_zero_is_a_time_of_any_unit() -> None:
+    frame, notes = parse_timestamps(pl.DataFrame({"t": [0, SECONDS * 1000]}), "t", Path("log.csv"))
+    assert frame["t"].to_list() == [0, SECONDS]
+    assert notes == ["log.csv: times read as milliseconds"]
+
+
+@pytest.mark.parametrize("values", [["20200131", "19991231"], [20200131, 19991231], [20200131.0, 19991231.0]])
+def test_numbers_that_all_are_dates_are_read_as_dates(values: list[object]) -> None:
+    frame, notes = parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
+    assert [datetime.fromtimestamp(t, UTC).date().isoformat() for t in frame["t"]] == ["2020-01-31", "1999-12-31"]
+    assert notes == ["log.csv: times read as dates of the form yyyymmdd"]
+
+
+@pytest.mark.parametrize("values", [[20200131, 20200231], [20200131, 5], [43_831], [21010101], [20200131.5]])
+def test_numbers_that_are_no_dates_are_seconds(values: list[float]) -> None:
+    frame, notes = parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
+    assert (frame["t"].to_list(), notes) == ([int(v) for v in values], [])
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        (["01/31/2020", "02/01/2020"], [1_580_428_800, 1_580_515_200]),
+        (["1/2/2020 10:20", "1/13/2020 10:20"], [1_577_960_400, 1_578_910_800]),
+        (["01-31-2020"], [1_580_428_800]),
+    ],
+)
+def test_dates_with_the_month_first(values: list[str], seconds: list[int]) -> None:
+    frame, notes = parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
+    assert frame["t"].to_list() == seconds
+    assert notes == ["log.csv: times read as text with the month first"]
+
+
+def test_dates_with_the_day_first_and_the_month_first() -> None:
+    dates = pl.DataFrame({"t": ["01/02/2020", "01/31/2020", "31/01/2020"]})
+    message = r"column t: '31/01/2020' \(line 4\) begins with the day, '01/31/2020' \(line 3\) with the month; write"
+    with pytest.raises(DataError, match=message):
+        parse_timestamps(dates, "t", Path("log.csv"))
+
+
+def test_a_year_of_two_digits_is_refused() -> None:
+    with pytest.raises(DataError, match=r"line 2, column t: '31/01/20' is not a date with a year of four digits"):
+        parse_timestamps(pl.DataFrame({"t": ["31/01/20"]}), "t", Path("log.csv"))
+
+
+@pytest.mark.parametrize("bad", ["31/31/2020", "soon", None])
+def test_a_bad_date_among_those_with_the_month_first(bad: str | None) -> None:
+    with pytest.raises(DataError, match=rf"line 3, column t: {bad!r} is not seconds"):
+        parse_timestamps(pl.DataFrame({"t": ["01/31/2020", bad]}), "t", Path("log.csv"))
+
+
 @pytest.mark.parametrize("values", [["03/03/2020"], ["13/02/2020", "01/02/2020"], ["2020/01/02"], ["2020-01-02"]])
 def test_dates_that_say_where_the_day_is_are_read(values: list[str]) -> None:
     frame, _ = parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
@@ -258,6 +364,8 @@ def test_dates_that_say_where_the_day_is_are_read(values: list[str]) -> None:
         ([SECONDS * 1000, SECONDS * 1000 + 250], [0, 250_000]),
         ([SECONDS * 10**6 + 1, SECONDS * 10**6], [1, 0]),
         ([SECONDS + 0.5, float(SECONDS)], [500_000, 0]),
+        ([SECONDS * 10**9 + 1_000, SECONDS * 10**9 + 999], [1, 0]),
+        ([str(SECONDS * 10**9 + 999_999_999), str(SECONDS * 10**9)], [999_999, 0]),
         (["2020-01-02T03:04:05.000123Z", "2020-01-02T03:04:05Z"], [123, 0]),
         ([datetime(2020, 1, 2, 3, 4, 5, 7), datetime(2020, 1, 2, 3, 4, 5)], [7, 0]),
         ([SECONDS * 1000, SECONDS * 1000], None),

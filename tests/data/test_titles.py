@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from prefrec.data.titles import id_order, movie_title, movie_titles, resolve_duplicates, restore_article
+from prefrec.data.titles import id_order, is_blank, movie_title, movie_titles, resolve_duplicates, restore_article
 from prefrec.errors import DataError
 
 
@@ -93,6 +93,17 @@ def test_duplicates_number_without_taking_a_title_that_exists() -> None:
     items, renamed, _ = resolve_duplicates(ITEMS, "number")
     assert items["title"].to_list() == ["Hope", "Hope (3)", "Hope (2)", "Air"]
     assert renamed == {}
+
+
+@pytest.mark.parametrize("other", ["Cafe\u0301", "\uff23afé", "CAFÉ  "])
+def test_titles_that_look_alike_are_one(other: str) -> None:
+    items = pl.DataFrame({"item_id": ["1", "2"], "title": ["Café", other]})
+    assert resolve_duplicates(items, "merge")[1] == {"2": "1"}
+
+
+def test_a_title_without_a_visible_character_is_blank() -> None:
+    assert all(map(is_blank, ["", " ", "\u200b\u00a0", "\ufeff\u00ad\t"]))
+    assert not any(map(is_blank, ["0", "\u200bHeat", "…"]))
 
 
 @pytest.mark.parametrize("how", ["error", "merge", "number"])

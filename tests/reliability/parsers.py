@@ -137,12 +137,21 @@ PARSERS: dict[str, Parser] = {
             (
                 GOOD_LOG,
                 b"user_id,item_id,timestamp\nu1,i1,2020-01-02\n",
+                b"user_id,item_id,timestamp,rating\nu1,i1,01/31/2020,\nu1,i2,02/01/2020,4\n",
+                b"user_id,item_id,timestamp\nu1,i1,20200131\nu1,i2,20200201\n",
+                b"user_id,item_id,timestamp\nu1,i1,1577836806000000000\nu1,i2,1577836806000000001\n",
                 b'user_id;item_id;timestamp\n"u;1";i1;1e3\n',
             ),
             _log,
             _ITEMS,
         ),
-        Parser("log as RecBole's .inter", "log.inter", (GOOD_LOG.replace(b",", b":token\t"),), _log, _ITEMS),
+        Parser(
+            "log as RecBole's .inter",
+            "log.inter",
+            (b"user_id:token\titem_id:token\ttimestamp:float\nu1\ti1\t5\nu1\ti2\t6\n",),
+            _log,
+            _ITEMS,
+        ),
         Parser("log as Parquet", "log.parquet", (_LOG,), _log, _ITEMS),
         Parser("log as gzip", "log.csv.gz", (gzip.compress(GOOD_LOG, mtime=0),), _log, _ITEMS),
         Parser(

@@ -52,14 +52,14 @@ def prepare(
         str, typer.Option(help="Log: the time, in seconds, ms or ISO 8601.", rich_help_panel=_FILES)
     ] = "timestamp",
     rating_column: Annotated[
-        str, typer.Option(help="Log: a rating, if there is one.", rich_help_panel=_FILES)
+        str, typer.Option(help="Log: a rating, if there is one; none reads none.", rich_help_panel=_FILES)
     ] = "rating",
     catalogue_item_column: Annotated[
         str | None, typer.Option(help="Catalogue: the item; default: as --item-column.", rich_help_panel=_FILES)
     ] = None,
     title_column: Annotated[str, typer.Option(help="Catalogue: the title.", rich_help_panel=_FILES)] = "title",
     encoding: Annotated[
-        str, typer.Option(help="Encoding of text files, as latin-1.", rich_help_panel=_FILES)
+        str, typer.Option(help="Encoding of text files that are not UTF-8, as latin-1.", rich_help_panel=_FILES)
     ] = "utf-8",
     domain: Annotated[
         Domain | None, typer.Option(help="Which prompts fit; the source knows its own.", rich_help_panel=_FILES)
@@ -158,7 +158,7 @@ def prepare(
             "user": user_column,
             "item": item_column,
             "timestamp": timestamp_column,
-            "rating": rating_column,
+            "rating": None if rating_column == "none" else rating_column,
             "catalogue_item": catalogue_item_column,
             "title": title_column,
         },

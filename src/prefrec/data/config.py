@@ -26,6 +26,14 @@ WindowChoice = Literal["last", "all"]
 Domain = Literal["movies", "music", "books", "generic"]
 MissingTitles = Literal["error", "drop"]
 GIVEN_SOURCES = ("lastfm-published", "published-json", "goodreads-windows")
+_ONLY_FOR = {
+    "columns": ("files",),
+    "encoding": ("files", "movielens-csv"),
+    "duplicate_titles": ("files", "goodreads"),
+    "missing_titles": ("files", "goodreads", "movielens-100k", "movielens-csv"),
+    "read_only": ("goodreads",),
+}
+"""Field → the sources that take it; elsewhere all but its default is refused."""
 
 
 class ColumnNames(BaseModel):
@@ -36,7 +44,9 @@ class ColumnNames(BaseModel):
     user: str = Field("user_id", description="Column of the log with the user's id.")
     item: str = Field("item_id", description="Column of the log with the item's id.")
     timestamp: str = Field("timestamp", description="Column of the log with the time: seconds, ms, or ISO 8601.")
-    rating: str = Field("rating", description="Column of the log with a rating; needed only with min_rating.")
+    rating: str | None = Field(
+        "rating", description="Column of the log with a rating; needed only with min_rating. None: read no ratings."
+    )
     catalogue_item: str | None = Field(
         None, description="Column of the catalogue with the item's id; None: as `item`."
     )
@@ -71,7 +81,9 @@ class PrepareConfig(BaseModel):
         None, description="Table of users and their attributes (files): groups for studies, in no prompt."
     )
     columns: ColumnNames = Field(default_factory=lambda: ColumnNames(), description="Column names (source files).")
-    encoding: str = Field("utf-8", description="Encoding of the text files (sources files and movielens-csv).")
+    encoding: str = Field(
+        "utf-8", description="Encoding of text files that are not UTF-8 (sources files and movielens-csv)."
+    )
     domain: Domain | None = Field(None, description="Which prompt templates fit; None: what the source says.")
     split: SplitName | None = Field(
         None, description="None: the source's own split where it has one, else leave-last-out."
@@ -95,7 +107,9 @@ class PrepareConfig(BaseModel):
         "goodreads), or number the second 'Title (2)'.",
     )
     missing_titles: MissingTitles = Field(
-        "error", description="Items of the log without a title: error, or drop their interactions."
+        "error",
+        description="Items of the log without a title (files, goodreads, movielens-*): error, or drop their "
+        "interactions.",
     )
     max_train_rows: int | None = Field(None, ge=1, description="Random training rows to keep.")
     max_validation_rows: int | None = Field(None, ge=1, description="Validation rows to keep, whole users at random.")
@@ -123,6 +137,12 @@ class PrepareConfig(BaseModel):
             raise ValueError(f"interactions, items: only for source files or goodreads, not {self.source}")
         if self.users and self.source != "files":
             raise ValueError(f"users: only for source files, not {self.source}, which has its own where it has any")
+        if self.path and self.source == "goodreads" and bool(self.interactions) != bool(self.items):
+            raise ValueError("interactions, items: name both, or neither beside path")
+        for field, sources in _ONLY_FOR.items():
+            usual = type(self).model_fields[field].get_default(call_default_factory=True)
+            if self.source not in sources and getattr(self, field) != usual:
+                raise ValueError(f"{field}: only for source {' or '.join(sources)}, not {self.source}; leave it out")
         if self.source == "files" and self.path is not None:
             raise ValueError("path: source files takes interactions and items instead")
         if self.windows and self.split_name not in ("time", "user"):

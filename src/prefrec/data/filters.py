@@ -9,13 +9,16 @@ from prefrec.errors import ConfigError
 
 
 def at_least(log: pl.DataFrame, min_rating: float) -> pl.DataFrame:
-    """Interactions with a rating of `min_rating` or more.
+    """Interactions with a rating of `min_rating` or more; without one they are left out.
 
     Raises:
         ConfigError: the log has no ratings.
     """
     if "rating" not in log.columns:
-        raise ConfigError("min_rating is set, but the log has no ratings: name the column with --rating-column")
+        raise ConfigError(
+            "min_rating is set, but the log has no ratings: name the column with --rating-column "
+            "(`columns.rating` in a recipe)"
+        )
     return log.filter(pl.col("rating") >= min_rating)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,8 @@ from prefrec.data.sources import Source, load_source
 from prefrec.data.types import FORMAT_VERSION, Catalogue, PreparedData, RankingExample, Window
 from prefrec.errors import ConfigError, DataError
 
+_COUNTED = 100_000_000
+"""Seconds after 1970, in 1973: times that all are less rather count than date."""
 _MANY = 5_000_000
 """Training rows from which on their memory is worth a word."""
 _ROW_BYTES = 2_000
@@ -54,7 +56,7 @@ def prepare(config: PrepareConfig) -> PreparedData:
         "config": config.model_dump(mode="json"),
         "counts": counts | _counts(log, catalogue, learn, examples),
         "split_facts": facts,
-        "notes": source.notes + _cold_note(source, catalogue),
+        "notes": source.notes + _time_note(source) + _cold_note(source, catalogue),
     }
     train, validation, test = (examples[part] for part in splits.PARTS)
     users = _known_users(config, source, log)
@@ -100,6 +102,11 @@ def filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, 
     before = len(log)
     log = filters.core(log, config.user_core, config.item_core)
     counts["dropped_by_core"] = before - len(log)
+    if not counts["interactions_read"]:
+        raise DataError(
+            f"{config.path or config.interactions or config.source}: no interaction has an item and a time; see that "
+            "the files belong together"
+        )
     if log.is_empty():
         raise DataError(
             f"no interaction is left of {counts['interactions_read']}: lower min_rating "
@@ -178,7 +185,8 @@ def _examples(
     kind, size = config.candidates.kind, config.candidates.size
     if size > len(catalogue):
         raise DataError(
-            f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --num-candidates or the filters"
+            f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --num-candidates "
+            "(`candidates.size` in a recipe) or the filters"
         )
     if kind == "published":
         return {part: published_candidates(w, catalogue.ids, size) for part, w in windows.items()}
@@ -248,7 +256,7 @@ def _refuse_other_rows(config: PrepareConfig, rows: list[RankingExample]) -> Non
 
 def _folder(config: PrepareConfig) -> Path:
     if config.path is None:
-        raise DataError(f"source {config.source} needs the folder of its files (--path)")
+        raise DataError(f"source {config.source} needs the folder of its files (--path, `path` in a recipe)")
     return config.path
 
 
@@ -263,6 +271,17 @@ def _counts(
         "rows": {part: len(rows) for part, rows in examples.items()},
         "row_users": {part: len({e.user_id for e in rows}) for part, rows in examples.items()},
     }
+
+
+def _time_note(source: Source) -> list[str]:
+    """The first and the last date of a log with times, by which a wrong unit is seen."""
+    if source.given:
+        return []
+    times = source.interactions["timestamp"]
+    ends = [int(cast(int, t)) for t in (times.min(), times.max())]
+    first, last = (np.datetime64(t, "s").astype("datetime64[D]") for t in ends)
+    counted = ": numbers as small as these give an order, and no dates" if ends[1] < _COUNTED else ""
+    return [f"times from {first} to {last}{counted}"]
 
 
 def _cold_note(source: Source, catalogue: Catalogue) -> list[str]:

@@ -15,6 +15,7 @@ import polars as pl
 
 from prefrec.data.readers import load_json, read_json_lines, read_text
 from prefrec.data.store import write_whole
+from prefrec.data.titles import is_blank
 from prefrec.data.types import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 
@@ -132,7 +133,7 @@ def _check_row(row: object, where: str) -> None:
     good = isinstance(row.get("historyList"), str) and isinstance(row.get("trueSelection"), str)
     if not good or not isinstance(items, list) or not all(isinstance(i, str) for i in items):
         raise DataError(f"{where}: {expected}, found {', '.join(map(str, row)) or 'nothing'}")
-    if not all(t.strip() for part in _titles(row)[:2] for t in part):
+    if any(is_blank(t) for part in _titles(row)[:2] for t in part):
         raise DataError(f"{where}: an empty title in historyList or itemList; leave it out")
     times = items.count(row["trueSelection"])
     if times != 1:
@@ -155,7 +156,7 @@ def _ids_by_title(catalogue: Catalogue) -> dict[str, str]:
         if title in ids:
             raise DataError(
                 f"items {ids[title]!r} and {item!r} are both called {title!r}: the published JSON knows items by "
-                "title; prepare the data with --duplicate-titles merge or number"
+                "title; prepare the data with --duplicate-titles merge or number (`duplicate_titles` in a recipe)"
             )
         ids[title] = item
     return ids

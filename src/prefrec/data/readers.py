@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,11 +27,34 @@ UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowE
 """How `read_parquet` ends on a damaged file."""
 SUBSECOND = "subsecond"
 """Column of a log whose times are finer than a second: microseconds after `timestamp`, which orders what is left."""
-_LATEST = 1e18
-"""Microseconds since 1970, in the year 33658: larger numbers are no times."""
+_LATEST = 2.0**63
+"""Nanoseconds since 1970, in the year 2262, and what 64 bits hold: larger numbers are no times."""
+_UNITS = (
+    (0.0, 1, "seconds"),
+    (1e11, 10**3, "milliseconds"),
+    (1e14, 10**6, "microseconds"),
+    (1e17, 10**9, "nanoseconds"),
+)
+"""Units of a time since 1970: from which size on (beyond 0, each begins in 1973), how many make a second, name."""
+_COMPACT = (19700101, 21001231)
+"""Dates written as numbers, yyyymmdd: the first and the last."""
 _EXACT = 2**53
 """Largest whole number up to which a Float64 holds each one."""
-_DAY_OR_MONTH = r"^(\d{1,2})[/.-](\d{1,2})[/.-]\d{2,4}\b"
+_DAY_OR_MONTH = r"^(\d{1,2})([/.-])(\d{1,2})([/.-]\d{2,4}\b.*)$"
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte order marks, UTF-32 before UTF-16, whose mark its own begins with."""
+_NO_TABLES = {
+    "JSON": (".json", ".jsonl", ".ndjson"),
+    "Excel": (".xlsx", ".xls", ".xlsm", ".ods"),
+}
+_JSON = re.compile(r"\s*[\[{]\s*[\[{\"]")
+"""How JSON begins, and no header of a table."""
 _READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
@@ -49,10 +75,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """Text of a file (a byte order mark is dropped).
+    """Text of a file, decoded as `decode` says (a byte order mark is dropped).
 
     Raises:
-        DataError: as `read_bytes`, or the bytes are not `encoding`; the message says which one works.
+        DataError: as `read_bytes`, or the bytes are not `encoding`; the message says which one they may be.
     """
     return decode(read_bytes(path), path, encoding)
 
@@ -60,20 +86,34 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
 def decode(data: bytes, path: Path, encoding: str) -> str:
     """`data` as text; `path` is for the message only.
 
+    A byte order mark says by itself what the file is, and text beyond ASCII that is valid UTF-8 is UTF-8; `encoding`
+    is for all other files, so that one name serves files of which one only is UTF-8.
+
     Raises:
-        DataError: not decodable, with the line and an encoding that works; or no such encoding.
+        DataError: not decodable, with the line and an encoding that may be right; or no such encoding.
     """
+    marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
     try:
-        return data.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
+        " ".encode(encoding)
+        if marked is None and not data.isascii() and _decodes(data, "utf-8"):
+            return data.decode("utf-8")
+        return data.decode("utf-8-sig" if marked == "utf-8" else marked or encoding)
     except LookupError:
         raise DataError(f"{path}: there is no encoding called {encoding!r}; try utf-8, latin-1 or cp1252") from None
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
-        works = next(c for c in ("utf-8", "cp1252", "latin-1") if _decodes(data, c))
-        raise DataError(
-            f"{path}, line {line}: byte 0x{data[e.start]:02x} is not {encoding}. "
-            f"The file reads as {works}: say so with --encoding {works} (`encoding: {works}` in a recipe)"
-        ) from None
+        if marked:
+            raise DataError(
+                f"{path}, line {line}: begins with the byte order mark of {marked}, and is not {marked} "
+                f"({e.reason}); write the file again as UTF-8"
+            ) from None
+        way = (
+            "It may be cp1252 (Windows, Western Europe): try --encoding cp1252 (`encoding: cp1252` in a recipe) and "
+            "see whether accents come out right, or save the file as UTF-8"
+            if _decodes(data, "cp1252") and encoding.lower() != "cp1252"
+            else "Name the file's encoding with --encoding (`encoding` in a recipe), or save the file as UTF-8"
+        )
+        raise DataError(f"{path}, line {line}: byte 0x{data[e.start]:02x} is not {encoding}. {way}") from None
     except ValueError as e:
         raise DataError(f"{path}: cannot be read as {encoding!r} ({e}); try utf-8, latin-1 or cp1252") from None
 
@@ -89,20 +129,24 @@ def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None
         header: column names of a tab-separated file that has no header line.
 
     Raises:
-        DataError: missing, unreadable or empty file, two columns of one name, a line with more fields than the
-            header, or quotation marks that do not pair.
+        DataError: missing, unreadable or empty file, JSON or Excel, two columns of one name, a line with more fields
+            than the header, or quotation marks that do not pair.
     """
     path = Path(path)
     if path.suffix in (".parquet", ".pq"):
         return _read_parquet(path)
-    text = _without_blank_end(read_text(path, encoding))
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    suffix = (path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix).lower()
+    _check_file(path)
+    other = next((kind for kind, suffixes in _NO_TABLES.items() if suffix in suffixes), None)
+    text = "" if other else _without_blank_end(read_text(path, encoding))
+    if other or _JSON.match(text):
+        raise DataError(f"{path}: {other or 'JSON'} is not read; write the table as CSV or Parquet")
     if header:
         text = "\t".join(header) + "\n" + text
     names = text.split("\n", 1)[0].rstrip("\r")
     if not names.strip():
         raise DataError(f"{path}: the file is empty; expected a header line with column names")
-    separator = _separator(names, suffix.lower())
+    separator = _separator(names, suffix)
     quote = None if separator == "\t" else '"'
     frame = _parse_csv(text, path, separator, quote, 1 if header is None else 0)
     plain = [c.split(":", 1)[0].strip() for c in frame.columns]
@@ -135,13 +179,17 @@ def pick_columns(
     return frame.select(pl.col(theirs).alias(ours) for ours, theirs in present.items())
 
 
-def check_ids(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
+def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.DataFrame:
     """`frame` with `column` as stripped strings.
+
+    Args:
+        called: what the file calls the column, for messages.
 
     Raises:
         DataError: an id is missing or too large a number (the message names its line), or the column holds lists or
             records.
     """
+    called = called or column
     kind = frame.schema[column]
     if kind.is_float():  # 12.0 in a Parquet file made by pandas means item 12
         frame = frame.with_columns(pl.col(column).fill_nan(None))
@@ -149,70 +197,110 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
         if large.any():
             value = frame[column][int(large.arg_true()[0])]
             raise DataError(
-                f"{path}, {first_line(large, path)}: {column} {value!r} is no id ({large.sum()} rows); write ids as "
+                f"{path}, {first_line(large, path)}: {called} {value!r} is no id ({large.sum()} rows); write ids as "
                 "text or whole numbers, since numbers with a point are not exact beyond 2**53"
             )
         whole = frame[column].drop_nulls()
         frame = frame.with_columns(pl.col(column).cast(pl.Int64)) if bool((whole == whole.floor()).all()) else frame
-    frame = frame.with_columns(as_text(frame, column, path).str.strip_chars())
+    frame = frame.with_columns(as_text(frame, column, path, called).str.strip_chars())
     bad = frame[column].is_null() | (frame[column] == "")
     if bad.any():
         raise DataError(
-            f"{path}, {first_line(bad, path)}: {column} is empty ({bad.sum()} rows); fill or drop these rows"
+            f"{path}, {first_line(bad, path)}: {called} is empty ({bad.sum()} rows); fill or drop these rows"
         )
     return frame
 
 
-def as_text(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
-    """The column as strings.
+def as_text(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.Series:
+    """The column as strings; `called` is its name in the file, for messages.
 
     Raises:
         DataError: it holds lists, records or bytes that are no text.
     """
-    return _cast(frame, column, pl.String, path, "text or numbers")
+    return _cast(frame[column], pl.String, path, called or column, "text or numbers")
 
 
-def parse_numbers(frame: pl.DataFrame, column: str, path: Path) -> pl.DataFrame:
+def parse_numbers(
+    frame: pl.DataFrame,
+    column: str,
+    path: Path,
+    called: str | None = None,
+    *,
+    may_be_empty: bool = False,
+    way: str = "correct or drop these rows",
+) -> pl.DataFrame:
     """`frame` with `column` as Float64.
 
+    Args:
+        called: what the file calls the column, for messages.
+        may_be_empty: an empty field and NaN mean null, instead of being refused.
+        way: out, for the message.
+
     Raises:
-        DataError: a value is missing, NaN or not a number; the message names its line and the value.
+        DataError: a value is missing or NaN and may not be, is infinite or not a number; the message names its line
+            and the value.
     """
-    values = _cast(frame, column, pl.Float64, path, "numbers")
-    _refuse_bad(frame, column, values.is_null() | ~values.is_finite().fill_null(False), path, "a number")
+    given = _stripped(frame[column])
+    values = _cast(given, pl.Float64, path, called or column, "numbers")
+    bad = values.is_null() | ~values.is_finite().fill_null(False)
+    if may_be_empty:
+        empty = given.is_null() | values.is_nan().fill_null(False)
+        empty |= (given == "") if given.dtype == pl.String else False
+        bad &= ~empty
+        values = values.fill_nan(None)
+    _refuse_bad(frame[column], bad, path, called or column, "a number", way)
     return frame.with_columns(values.alias(column))
 
 
-def parse_timestamps(frame: pl.DataFrame, column: str, path: Path) -> tuple[pl.DataFrame, list[str]]:
-    """`frame` with `column` as Int64 seconds since 1970, and notes about the units that were found.
+def parse_timestamps(
+    frame: pl.DataFrame, column: str, path: Path, called: str | None = None
+) -> tuple[pl.DataFrame, list[str]]:
+    """`frame` with `column` as Int64 seconds since 1970, and notes about how the times were read.
 
-    Accepts seconds, milliseconds and microseconds (told apart by size), dates, datetimes and ISO 8601 text. Where any
-    time is finer than a second, the frame also gets a column `SUBSECOND`.
+    Accepts seconds, milliseconds, microseconds and nanoseconds (each value's size tells, and all must be of one),
+    numbers that are dates throughout (20200131), dates, datetimes, ISO 8601 text, and text with the day or the month
+    first where the values tell which. Where any time is finer than a second, the frame also gets a column
+    `SUBSECOND`; what is finer than a microsecond is dropped.
+
+    Args:
+        called: what the file calls the column, for messages.
 
     Raises:
-        DataError: a time is missing, NaN or unreadable, or nothing tells whether days or months stand first; the
-            message names its line and the value.
+        DataError: a time is missing, NaN or unreadable, two units are mixed, or nothing tells whether days or months
+            stand first; the message names its line and the value.
     """
-    raw = frame[column]
+    called = called or column
+    raw = _stripped(frame[column])
     if raw.dtype in (pl.Date, pl.Datetime):
         moments = raw.cast(pl.Datetime("us"))
-        _refuse_bad(frame, column, moments.is_null(), path, "a date")
+        _refuse_bad(raw, moments.is_null(), path, called, "a date")
         return _with_moments(frame, column, moments), []
-    values = _cast(frame, column, pl.Float64, path, "dates or seconds since 1970")
+    values = _cast(raw, pl.Float64, path, called, "dates or seconds since 1970")
+    expected = "seconds since 1970 or an ISO 8601 date"
     if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
-        stamps = raw.str.strip_chars().str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        ordered, notes = _day_first(raw, path, called)
+        stamps = ordered.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
         if stamps.is_null().all():
-            stamps = raw.str.strip_chars().str.to_date(strict=False).cast(pl.Datetime("us"))
-        _refuse_bad(frame, column, stamps.is_null(), path, "seconds since 1970 or an ISO 8601 date")
-        _refuse_day_or_month(raw, column, path)
-        return _with_moments(frame, column, stamps), [f"{path.name}: times read as ISO 8601 text"]
+            stamps = ordered.str.to_date(strict=False).cast(pl.Datetime("us"))
+        _refuse_bad(frame[column], stamps.is_null(), path, called, expected)
+        _refuse_bad(frame[column], stamps.dt.year() < 1000, path, called, "a date with a year of four digits")
+        _refuse_day_or_month(ordered, path, called)
+        return _with_moments(frame, column, stamps), notes or [f"{path.name}: times read as ISO 8601 text"]
     bad = values.is_null() | ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
-    _refuse_bad(frame, column, bad, path, "seconds since 1970 or an ISO 8601 date")
-    size = float(values.abs().max() or 0)  # type: ignore[arg-type]
-    divisor, unit = (10**6, "microseconds") if size > 1e14 else (10**3, "milliseconds") if size > 1e11 else (1, "")
-    notes = [f"{path.name}: times read as {unit}"] if unit else []
-    seconds = (values / divisor).floor()
-    return _with_times(frame, column, seconds.cast(pl.Int64), ((values / divisor - seconds) * 10**6).round()), notes
+    _refuse_bad(frame[column], bad, path, called, expected)
+    numbers = _exact(raw, values)
+    days = _compact_dates(numbers)
+    if days is not None:
+        return _with_moments(frame, column, days), [f"{path.name}: times read as dates of the form yyyymmdd"]
+    per_second, unit = _unit(raw, values, path, called)
+    notes = [] if per_second == 1 else [f"{path.name}: times read as {unit}"]
+    if numbers.dtype.is_integer():
+        seconds = numbers // per_second
+        return _with_times(frame, column, seconds, (numbers - seconds * per_second) * 10**6 // per_second), notes
+    seconds = (values / per_second).floor()
+    return _with_times(
+        frame, column, seconds.cast(pl.Int64), ((values / per_second - seconds) * 10**6).round()
+    ), notes
 
 
 def time_columns(log: pl.DataFrame) -> list[str]:
@@ -321,17 +409,21 @@ def _json_object(raw: bytes, path: Path, line: int) -> dict[str, Any]:
     return value
 
 
-def _cast(frame: pl.DataFrame, column: str, kind: type[pl.DataType], path: Path, expected: str) -> pl.Series:
+def _cast(values: pl.Series, kind: type[pl.DataType], path: Path, called: str, expected: str) -> pl.Series:
     """The column as `kind`; where a value of a fitting column is none, null."""
-    found = frame.schema[column]
+    found = values.dtype
     try:
         if found.is_nested() or (found.is_temporal() and kind is not pl.String):
             raise pl.exceptions.InvalidOperationError
-        return frame[column].cast(kind, strict=kind is pl.String)
+        return values.cast(kind, strict=kind is pl.String)
     except pl.exceptions.PolarsError:
         raise DataError(
-            f"{path}, column {column}: {found} is not {expected}; write the file with another type"
+            f"{path}, column {called}: {found} is not {expected}; write the file with another type"
         ) from None
+
+
+def _stripped(values: pl.Series) -> pl.Series:
+    return values.str.strip_chars() if values.dtype == pl.String else values
 
 
 def _decodes(data: bytes, encoding: str) -> bool:
@@ -418,24 +510,93 @@ def _too_wide(path: Path, line: int, fields: int) -> DataError:
     return DataError(f"{path}, line {line}: cannot be read as a table: more than the {fields} fields of the header")
 
 
-def _refuse_day_or_month(raw: pl.Series, column: str, path: Path) -> None:
+def _exact(raw: pl.Series, values: pl.Series) -> pl.Series:
+    """The numbers as Int64 where each is whole, else `values`: a Float64 does not hold every nanosecond."""
+    whole = raw.cast(pl.Int64, strict=False)
+    same = not whole.has_nulls() and bool((whole.cast(pl.Float64) == values).all())
+    return whole if same else values
+
+
+def _compact_dates(numbers: pl.Series) -> pl.Series | None:
+    """The moments of numbers that all are dates, such as 20200131; None where one is not."""
+    if not numbers.dtype.is_integer() or not len(numbers) or not bool(numbers.is_between(*_COMPACT).all()):
+        return None
+    days = numbers.cast(pl.String).str.to_date("%Y%m%d", strict=False)
+    return None if days.has_nulls() else days.cast(pl.Datetime("us"))
+
+
+def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[int, str]:
+    """How many of the unit of these times make a second, and its name; 0 is a time of any unit.
+
+    Raises:
+        DataError: there are times of two units.
+    """
+    size = values.abs()
+    rank = pl.Series(np.searchsorted([least for least, _, _ in _UNITS[1:]], size.to_numpy()))
+    tells = size > 0
+    if not tells.any():
+        return 1, "seconds"
+    at = int(tells.arg_true()[0])
+    _, per_second, unit = _UNITS[rank[at]]
+    unlike = tells & (rank != rank[at])
+    if unlike.any():
+        other = int(unlike.arg_true()[0])
+        strange = _UNITS[rank[other]][2]
+        raise DataError(
+            f"{path}, {first_line(unlike, path)}, column {called}: {raw[other]!r} looks like {strange} since 1970, "
+            f"{raw[at]!r} ({first_line(tells, path)}) like {unit}; write all times in one unit"
+        )
+    return per_second, unit
+
+
+def _day_first(dates: pl.Series, path: Path, called: str) -> tuple[pl.Series, list[str]]:
+    """Dates like 01/31/2020 as 31/01/2020, where no value has the day first; all others as they are; and notes.
+
+    Raises:
+        DataError: some values have the day first and some the month.
+    """
+    parts = dates.str.extract_groups(_DAY_OR_MONTH).struct.unnest()
+    one, cut, other, rest = parts.get_columns()
+    first, second = one.cast(pl.Int64), other.cast(pl.Int64)
+    days = ((first > 12) & (second <= 12)).fill_null(False)
+    months = ((first <= 12) & (second > 12)).fill_null(False)
+    if days.any() and months.any():
+        one_of_each = (f"{dates[int(b.arg_true()[0])]!r} ({first_line(b, path)})" for b in (days, months))
+        raise DataError(
+            f"{path}, column {called}: {' begins with the day, '.join(one_of_each)} with the month; write all dates "
+            "as year-month-day, such as 2020-01-31"
+        )
+    if months.any():
+        turned = other + cut + one + rest
+        return turned.fill_null(dates), [f"{path.name}: times read as text with the month first"]
+    return dates, []
+
+
+def _refuse_day_or_month(dates: pl.Series, path: Path, called: str) -> None:
     """Refuse a column of dates like 01/02/2020 of which none has a day beyond 12."""
-    parts = raw.str.strip_chars().str.extract_groups(_DAY_OR_MONTH).struct.unnest().cast(pl.Int64)
-    one, other = parts.get_columns()
-    if one.has_nulls() or bool((one > 12).any()) or bool((one == other).all()):
+    one, _, other, _ = dates.str.extract_groups(_DAY_OR_MONTH).struct.unnest().get_columns()
+    first, second = one.cast(pl.Int64), other.cast(pl.Int64)
+    if first.has_nulls() or bool((first > 12).any()) or bool((first == second).all()):
         return
-    unlike = one != other
-    value = raw[int(unlike.arg_true()[0])]
+    unlike = first != second
+    value = dates[int(unlike.arg_true()[0])]
     raise DataError(
-        f"{path}, {first_line(unlike, path)}, column {column}: {value!r} may begin with the day or the month, "
+        f"{path}, {first_line(unlike, path)}, column {called}: {value!r} may begin with the day or the month, "
         "and no value of the column tells which; write dates as year-month-day, such as 2020-01-31"
     )
 
 
-def _refuse_bad(frame: pl.DataFrame, column: str, bad: pl.Series, path: Path, expected: str) -> None:
+def _refuse_bad(
+    given: pl.Series,
+    bad: pl.Series,
+    path: Path,
+    called: str,
+    expected: str,
+    way: str = "correct or drop these rows",
+) -> None:
     if bad.any():
-        value = frame[column][int(bad.arg_true()[0])]
+        value = given[int(bad.arg_true()[0])]
         raise DataError(
-            f"{path}, {first_line(bad, path)}, column {column}: {value!r} is not {expected} "
-            f"({bad.sum()} of {len(frame)} rows); correct or drop these rows"
+            f"{path}, {first_line(bad, path)}, column {called}: {value!r} is not {expected} "
+            f"({bad.sum()} of {len(given)} rows); {way}"
         )

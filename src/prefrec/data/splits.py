@@ -82,7 +82,8 @@ def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
         longest = int(lengths.max(initial=0))
         raise DataError(
             f"no user has the {min_history + 2} interactions that leave-last-out needs with "
-            f"min_history={min_history} (longest: {longest}); lower --min-history or take a longer log"
+            f"min_history={min_history} (longest: {longest}); lower --min-history (`min_history` in a "
+            "recipe) or take a longer log"
         )
     rows = {
         "train": _spans(kept, np.full(len(kept), min_history), lengths[kept] - 2),
@@ -218,5 +219,6 @@ def _refuse_empty(rows: dict[str, Rows], min_history: int, what: str) -> None:
     if empty:
         raise DataError(
             f"the split leaves no row for {' and '.join(empty)} ({what}, min_history={min_history}): every "
-            "target there has too short a history. Lower --min-history, or split by leave-last-out"
+            "target there has too short a history. Lower --min-history (`min_history` in a recipe), or split by "
+            "leave-last-out"
         )

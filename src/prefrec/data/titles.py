@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -19,9 +20,20 @@ _YEAR = re.compile(r"\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*(?:\((?:V|TV|VG
 _PARENTHESES = re.compile(r"\(([^()]*)\)")
 
 
+INVISIBLE = r"[\s\p{Cc}\p{Cf}]"
+"""What is no visible character, such as a space of no width (a regular expression of polars)."""
+
+
 def normal_title(title: str) -> str:
-    """The form two titles are compared in: single spaces, no case."""
-    return " ".join(title.split()).casefold()
+    """The form two titles are compared in: NFKC, as answers are compared, single spaces, no case."""
+    if title.isascii():
+        return " ".join(title.split()).casefold()
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", title).casefold()).split())
+
+
+def is_blank(title: str) -> bool:
+    """Whether a title has no visible character."""
+    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in title)
 
 
 def restore_article(title: str) -> str:
@@ -77,7 +89,7 @@ def id_order(item_id: str) -> tuple[int, int, str]:
 
 
 def resolve_duplicates(items: pl.DataFrame, how: DuplicateTitles) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
-    """Deal with different ids that share a title (compared without case and spacing).
+    """Deal with different ids that share a title (compared by `normal_title`).
 
     Args:
         items: `item_id, title, …`.
@@ -109,7 +121,8 @@ def _duplicates_error(items: pl.DataFrame, shared: Sequence[Sequence[str]]) -> D
     first = "; ".join(f"{titles[g[0]]!r} is the title of {', '.join(g[:4])}" for g in shared[:3])
     return DataError(
         f"{len(shared)} titles belong to more than one item: {first}. A language model knows items by title: "
-        "choose --duplicate-titles merge (they are the same item) or number (call the second 'Title (2)')"
+        "choose --duplicate-titles merge (they are the same item) or number (call the second 'Title (2)'; "
+        "`duplicate_titles` in a recipe)"
     )
 
 

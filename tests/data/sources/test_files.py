@@ -114,7 +114,15 @@ def test_empty_and_conflicting_titles(shop: Shop) -> None:
     paths = shop()
     text = paths["items"].read_text()
     paths["items"].write_text(text + 'i99," "\n')
-    with pytest.raises(DataError, match=r"items\.csv: 1 items have an empty title \(first: i99\)"):
+    assert len(files(**paths).catalogue) == 40
+    paths["items"].write_text(text.replace("Thing 3\n", "\u200b \n"))
+    with pytest.raises(DataError, match=r"1 items of the log have no title .*'i3'; \d inter.*an empty one is none"):
+        files(**paths)
+    dropped = files(**paths, missing_titles="drop")
+    assert "i3" not in dropped.interactions["item_id"].to_list()
+    assert len(dropped.catalogue) == 39
+    paths["items"].write_text("item_id,title\ni1,\n")
+    with pytest.raises(DataError, match=r"items\.csv: no item has a title \(column title\)"):
         files(**paths)
     paths["items"].write_text(text + "i3,Other\n")
     with pytest.raises(
@@ -126,6 +134,53 @@ def test_empty_and_conflicting_titles(shop: Shop) -> None:
     paths["items"].write_text("item_id,title\n")
     with pytest.raises(DataError, match="the catalogue has no items"):
         files(**paths)
+
+
+def test_ids_written_in_two_ways(shop: Shop) -> None:
+    paths = shop()
+    paths["items"].write_text(paths["items"].read_text().replace(",Thing", ".0,Thing"))
+    message = (
+        r"log\.csv: none of the log's 40 items \(such as 'i0'\) is one of the catalogue's 40 .*\(such as 'i0\.0'\)"
+    )
+    for how in ("error", "drop"):
+        with pytest.raises(DataError, match=message):
+            files(**paths, missing_titles=how)
+
+
+def test_ratings_may_be_empty_and_left_unread(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,rating\n1,7, 5,\n1,8,6, 4\n1,9,7,NaN\n")
+    (tmp_path / "items.csv").write_text("item_id,title\n7,Hope\n8,Air\n9,Heat\n")
+    source = files(tmp_path / "log.csv", tmp_path / "items.csv")
+    assert source.interactions.rows() == [("1", "7", 5, None), ("1", "8", 6, 4.0), ("1", "9", 7, None)]
+    assert source.notes == ["2 of 3 interactions have no rating"]
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,rating\n1,7,5,\n1,8,6,good\n")
+    with pytest.raises(
+        DataError,
+        match=r"line 3, column rating: 'good' is not a number.*--rating-column none \(`columns\.rating: null`",
+    ):
+        files(tmp_path / "log.csv", tmp_path / "items.csv")
+    bare = files(tmp_path / "log.csv", tmp_path / "items.csv", rating=None)
+    assert bare.interactions.columns == ["user_id", "item_id", "timestamp"]
+
+
+def test_errors_name_the_columns_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("sku,name\n7,Hope\n")
+    names = {"user": "customer", "item": "sku", "timestamp": "ordered_at", "rating": "stars", "title": "name"}
+    for row, message in (
+        (",7,5,1", "line 2: customer is empty"),
+        ("1,,5,1", "line 2: sku is empty"),
+        ("1,7,soon,1", "line 2, column ordered_at: 'soon' is not seconds"),
+        ("1,7,5,x", "line 2, column stars: 'x' is not a number"),
+    ):
+        (tmp_path / "log.csv").write_text(f"customer,sku,ordered_at,stars\n{row}\n")
+        with pytest.raises(DataError, match=message):
+            files(tmp_path / "log.csv", tmp_path / "items.csv", **names)
+    (tmp_path / "log.csv").write_text("customer,sku,ordered_at,stars\n1,7,5,1\n")
+    (tmp_path / "items.csv").write_text("sku,name\n,Hope\n")
+    with pytest.raises(DataError, match=r"items\.csv, line 2: sku is empty"):
+        files(tmp_path / "log.csv", tmp_path / "items.csv", **names)
+    with pytest.raises(DataError, match=r"--user-column \(`columns\.user` in a recipe\)"):
+        files(tmp_path / "log.csv", tmp_path / "items.csv")
 
 
 def test_duplicate_titles(shop: Shop) -> None:
@@ -155,3 +210,8 @@ def test_wrong_encoding(shop: Shop) -> None:
     with pytest.raises(DataError, match=r"items\.csv, line 5: byte 0xe9 is not utf-8.*--encoding cp1252"):
         files(**paths)
     assert files(**paths, encoding="latin-1").catalogue.titles["i3"] == "Café"
+    log = paths["interactions"].read_text()
+    paths["interactions"].write_text(log.replace("u0,", "Zoë,"), encoding="utf-8")
+    source = files(**paths, encoding="latin-1")  # one of the files is UTF-8
+    assert source.catalogue.titles["i3"] == "Café"
+    assert source.interactions["user_id"][0] == "Zoë"

@@ -57,6 +57,7 @@ def test_unread_books_can_stay(tmp_path: Path) -> None:
     ("row", "message"),
     [
         (shelf("u", "9"), "1 items of the log have no title .*--missing-titles drop"),
+        (shelf("u", "1") | {"rating": "five"}, "row 2, rating: 'five' is not a number; correct or drop the line"),
         (shelf("u", "1", date="yesterday"), "row 2, date_added: 'yesterday' is not like 'Wed Jan"),
         ({"user_id": "u", "book_id": "1"}, "line 2: no field 'is_read'; there are user_id, book_id"),
     ],
@@ -68,7 +69,20 @@ def test_bad_rows(tmp_path: Path, row: dict[str, Any], message: str) -> None:
 
 def test_missing_titles_can_be_dropped(tmp_path: Path) -> None:
     paths = write(tmp_path, [shelf("u", "9"), shelf("u", "1")], BOOKS)
-    assert len(goodreads(*paths, missing_titles="drop").interactions) == 1
+    source = goodreads(*paths, missing_titles="drop")
+    assert len(source.interactions) == 1
+    assert source.notes[0] == "1 interactions with items without a title were left out"
+
+
+def test_a_title_that_nobody_sees_is_none(tmp_path: Path) -> None:
+    paths = write(tmp_path, [shelf("u", "1"), shelf("u", "2")], [BOOKS[0], {"book_id": "2", "title": "\u200b"}])
+    with pytest.raises(DataError, match="1 items of the log have no title"):
+        goodreads(*paths)
+    (window_folder(tmp_path) / "windows_train.jsonl").write_text(
+        '{"history": ["a", "\\u200b"], "target": "b", "group": 1}'
+    )
+    with pytest.raises(DataError, match=r"windows_train\.jsonl, line 1: expected history"):
+        goodreads_windows(tmp_path)
 
 
 def test_truncated_download(tmp_path: Path) -> None:

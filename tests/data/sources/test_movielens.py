@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prefrec.data.sources import movielens, movielens_100k, movielens_csv
+from prefrec.data import PrepareConfig
+from prefrec.data.sources import load_source, movielens, movielens_100k, movielens_csv
 from prefrec.errors import DataError
 
 RAW_ITEMS = "1|Misérables, Les (1995)|01-Jan-1995||x\n2|Heat (1995)|||\n3|Heat (1995)|||\n267|unknown||||0|1\n"
@@ -67,6 +68,28 @@ def test_item_without_title(tmp_path: Path) -> None:
     (tmp_path / "u.data").write_text("5\t1\t4\t100\n5\t44\t2\t90\n")
     with pytest.raises(DataError, match=r"1 items of the log have no title in the catalogue .first: '44'; 1 inter"):
         movielens_100k(tmp_path)
+
+
+def test_films_without_a_title_can_be_dropped(tmp_path: Path) -> None:
+    raw_folder(tmp_path)
+    (tmp_path / "u.data").write_text("5\t1\t4\t100\n5\t44\t2\t90\n")
+    config = PrepareConfig(path=tmp_path, missing_titles="drop")
+    for source in (movielens_100k(tmp_path, "drop"), load_source(config)):
+        assert source.interactions.rows() == [("5", "1", 100, 4.0)]
+        assert source.notes[0] == "1 interactions with items without a title were left out"
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,2,3.5,7\n1,3,3.5,8\n1,4,3.5,9\n")
+    (tmp_path / "movies.csv").write_text("movieId,title,genres\n2,Heat (1995),x\n3,,x\n5,,x\n")
+    with pytest.raises(DataError, match=r"2 items of the log have no title in the catalogue .first: '3', '4'"):
+        movielens_csv(tmp_path)
+    config = PrepareConfig(source="movielens-csv", path=tmp_path, missing_titles="drop")
+    assert load_source(config).interactions.rows() == [("1", "2", 7, 3.5)]
+
+
+def test_errors_name_the_columns_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,,3.5,7\n")
+    (tmp_path / "movies.csv").write_text("movieId,title\n2,Heat (1995)\n")
+    with pytest.raises(DataError, match=r"ratings\.csv, line 2: movieId is empty"):
+        movielens_csv(tmp_path)
 
 
 def test_a_title_of_five_characters_that_ends_like_a_year(tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ def load_source(config: PrepareConfig) -> Source:
     """
     match config.source:
         case "movielens-100k":
-            return movielens_100k(config.path)
+            return movielens_100k(config.path, config.missing_titles)
         case "movielens-csv":
-            return movielens_csv(_given(config.path, "path"), config.encoding)
+            return movielens_csv(_given(config.path, "path"), config.encoding, config.missing_titles)
         case "lastfm-hetrec":
             return lastfm_hetrec(_given(config.path, "path"))
         case "lastfm-published":

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from prefrec.data.readers import as_text, check_ids
-from prefrec.data.titles import DuplicateTitles, resolve_duplicates
+from prefrec.data.titles import INVISIBLE, DuplicateTitles, resolve_duplicates
 from prefrec.data.types import Catalogue, Window
 from prefrec.errors import DataError
 
@@ -56,13 +56,16 @@ class Source:
     users: pl.DataFrame | None = None
 
 
-def user_attributes(users: pl.DataFrame, path: Path) -> pl.DataFrame:
+def user_attributes(users: pl.DataFrame, path: Path, called: str = "user_id") -> pl.DataFrame:
     """`user_id` and what else is told of users, as text.
+
+    Args:
+        called: what the file calls the user's id, for messages.
 
     Raises:
         DataError: an id is missing, a user has two lines, or nothing is told but ids.
     """
-    users = check_ids(users, "user_id", path)
+    users = check_ids(users, "user_id", path, called)
     twice = users.filter(pl.col("user_id").is_duplicated())["user_id"].to_list()
     if twice:
         raise DataError(f"{path}: user {twice[0]!r} has more than one line; keep one line for each user")
@@ -72,21 +75,34 @@ def user_attributes(users: pl.DataFrame, path: Path) -> pl.DataFrame:
     return users.select("user_id", *(as_text(users, c, path).str.strip_chars() for c in told))
 
 
-def clean_catalogue(items: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """`item_id, title, …` with trimmed titles and each id once.
+def titled(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:
+    """The items that have a title, with titles as trimmed text; one without a visible character is none.
+
+    Args:
+        called: what the file calls the column of titles, for messages.
 
     Raises:
-        DataError: an empty title, titles that are no text, an id with two titles, or no items.
+        DataError: titles that are no text.
+    """
+    items = items.with_columns(as_text(items, "title", path, called).str.strip_chars())
+    return items.filter(pl.col("title").str.replace_all(INVISIBLE, "") != "")
+
+
+def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:
+    """`item_id, title, …` with trimmed titles and each id once; lines without a title are left out.
+
+    Args:
+        called: what the file calls the column of titles, for messages.
+
+    Raises:
+        DataError: titles that are no text, an id with two titles, no items, or none with a title.
     """
     if items.is_empty():
         raise DataError(f"{path}: the catalogue has no items")
-    items = items.with_columns(as_text(items, "title", path).str.replace_all(r"\s+", " ").str.strip_chars())
-    blank = items.filter(pl.col("title").is_null() | (pl.col("title") == ""))["item_id"].to_list()
-    if blank:
-        raise DataError(
-            f"{path}: {len(blank)} items have an empty title (first: {', '.join(blank[:3])}); give "
-            "them titles, or remove them from the catalogue and from the log"
-        )
+    items = titled(items, path, called)
+    if items.is_empty():
+        raise DataError(f"{path}: no item has a title (column {called}); name the right column, or add titles")
+    items = items.with_columns(pl.col("title").str.replace_all(r"\s+", " "))
     items = items.unique(subset=["item_id", "title"], keep="first", maintain_order=True)
     twice = items.filter(pl.col("item_id").is_duplicated())
     if len(twice):
@@ -99,26 +115,44 @@ def clean_catalogue(items: pl.DataFrame, path: Path) -> pl.DataFrame:
     return items
 
 
-def check_log(interactions: pl.DataFrame, items: pl.DataFrame, path: Path, missing: str = "error") -> pl.DataFrame:
-    """The interactions whose item has a title.
+def check_log(
+    interactions: pl.DataFrame, items: pl.DataFrame, path: Path, missing: str = "error"
+) -> tuple[pl.DataFrame, list[str]]:
+    """The interactions whose item has a title, and a note on those that were left out.
 
     Args:
+        items: those that have a title.
         missing: what to do with other items: `error`, or `drop` their interactions.
 
     Raises:
-        DataError: the log is empty, or an item has no title and `missing` is `error`.
+        DataError: the log is empty, no item has a title, or one has none and `missing` is `error`.
     """
     if interactions.is_empty():
         raise DataError(f"{path}: the log is empty (a header at most); expected a line for each interaction")
     known = interactions["item_id"].is_in(items["item_id"].to_list())
+    if not known.any():
+        listed = items["item_id"].to_list()
+        among = (
+            f"of the catalogue's {len(listed):,} with a title (such as {listed[0]!r})"
+            if listed
+            else "in the catalogue"
+        )
+        raise DataError(
+            f"{path}: none of the log's {interactions['item_id'].n_unique():,} items (such as "
+            f"{interactions['item_id'][0]!r}) is one {among}; write the ids alike in both files, and see that their "
+            "columns are the right ones"
+        )
     if not known.all() and missing == "error":
         unknown = interactions.filter(~known)["item_id"].unique(maintain_order=True).to_list()
         raise DataError(
             f"{path}: {len(unknown)} items of the log have no title in the catalogue (first: "
-            f"{', '.join(map(repr, unknown[:3]))}; {int((~known).sum())} interactions). Add their titles, or "
-            "leave these interactions out with --missing-titles drop"
+            f"{', '.join(map(repr, unknown[:3]))}; {int((~known).sum())} interactions). Add their titles (an empty "
+            "one is none), or leave these interactions out with --missing-titles drop (`missing_titles: drop` in a "
+            "recipe)"
         )
-    return interactions.filter(known)
+    left_out = int((~known).sum())
+    notes = [f"{left_out} interactions with items without a title were left out"] if left_out else []
+    return interactions.filter(known), notes
 
 
 def merge_duplicates(

