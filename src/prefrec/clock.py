@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import os
 import resource
@@ -111,6 +113,14 @@ def resident_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.memory_allocated()
     return _status("VmRSS") or _maximum_resident()
+
+
+def give_memory_back() -> None:
+    """Let the system have what this process has freed, where the C library can do so (glibc); else it is kept."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def free_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:

@@ -120,7 +120,7 @@ def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> N
     import torch
 
     from prefrec.bench.methods import measure
-    from prefrec.clock import limit_memory
+    from prefrec.clock import give_memory_back, limit_memory
 
     if job.settings.threads:
         torch.set_num_threads(job.settings.threads)
@@ -141,6 +141,7 @@ def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> N
                 raise
             limit = f" (limit {memory / 2**30:.1f} GiB)" if memory is not None and job.device == "cpu" else ""
             answer = OutOfMemoryNote(f"out of memory{limit}")
+        give_memory_back()  # to the others that wait for their turn
         connection.send(answer)
 
 
