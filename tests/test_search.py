@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.catalogue import catalogue_logps
+from prefrec.errors import ModelError
 from prefrec.search import top_k
 from prefrec.trie import Trie
 from tiny import tiny_llama
@@ -120,6 +121,21 @@ def test_branches_whose_titles_are_all_left_out_are_not_read(monkeypatch):
 def test_nothing_left_is_proven():
     got = top_k(tiny_llama(VOCABULARY), PROMPT, many_titles(3), 2, without=[0, 1, 2])
     assert (got.items.tolist(), got.logps.tolist(), got.proven, got.calls) == ([], [], True, 0)
+
+
+@pytest.mark.parametrize("layout", ["cached", "repeated", "separate"])
+@pytest.mark.parametrize("left_out", [(), range(300)])
+def test_what_is_no_number_is_an_error_and_not_proven(layout, left_out):
+    model, trie = tiny_llama(VOCABULARY), many_titles()
+    with torch.no_grad():
+        model.lm_head.weight[20].fill_(torch.nan)
+    with pytest.raises(ModelError, match="no finite number; use another dtype, or train again"):
+        catalogue_logps(model, PROMPT, trie, layout=layout)
+    if len(left_out):
+        assert top_k(model, PROMPT, trie, 5, layout=layout, without=left_out).proven  # nothing is asked for
+    else:
+        with pytest.raises(ModelError, match="no finite number; use another dtype, or train again"):
+            top_k(model, PROMPT, trie, 5, layout=layout)
 
 
 def test_no_gradient_is_kept():

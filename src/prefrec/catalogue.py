@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from prefrec.errors import ModelError
 from prefrec.masks import attention_masks
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import (
@@ -67,6 +68,9 @@ def catalogue_logps(
         trie: of the answers' token ids, end token included.
         layout: from `trie_layout`.
         block_tokens: nodes a call; each block also holds the ancestors of its first node.
+
+    Raises:
+        ModelError: a log-probability is no finite number.
     """
     logps = trie.sums_from_root(_node_logps(model, prompt, trie, layout, block_tokens))
     return logps[trie.terminals].astype(np.float32)
@@ -140,6 +144,9 @@ def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray
     Args:
         reader: from `trie_reader`.
         nodes: inner nodes in preorder that the reader has not read.
+
+    Raises:
+        ModelError: a log-probability is no finite number.
     """
     which, children = reader.trie.children_of(nodes)
     tokens = torch.from_numpy(reader.trie.tokens[children])
@@ -151,7 +158,19 @@ def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray
         logps = token_logps(logits[None], torch.zeros_like(index), index, targets.to(logits.device))
         out.append(logps.double().cpu().numpy())
         row += len(logits)
-    return which, children, np.concatenate(out)
+    found = np.concatenate(out)
+    check_finite("the catalogue's titles", found)
+    return which, children, found
+
+
+def check_finite(of: str, *logps: NDArray[Any]) -> None:
+    """See that log-probabilities are numbers: what is no number is in no order.
+
+    Raises:
+        ModelError: one is NaN or infinite.
+    """
+    if not all(np.isfinite(some).all() for some in logps):
+        raise ModelError(f"{of}: a log-probability is no finite number; use another dtype, or train again")
 
 
 class _Branching:

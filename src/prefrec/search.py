@@ -62,6 +62,7 @@ def top_k(
 
     Raises:
         ValueError: k is less than 1, or the prompt is empty.
+        ModelError: a log-probability is no finite number.
     """
     search = _Search(trie, k, without)
     reader = trie_reader(model, prompt, trie, layout)

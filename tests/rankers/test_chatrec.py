@@ -80,6 +80,14 @@ def _example(*candidates: str, user: str = "u1") -> RankingExample:
         ("1. Alien (1979)\n2. Aliens | sequel", (0, 1), None),
         ('```json\n["Se7en", "Aliens"]\n```', (5, 1), None),
         ("<think>1. Aliens\n</think>1. Alien", (0,), None),
+        ('["Film [REC]", "Alien"]', (0,), None),
+        ('Here [you] go: [[1], ["Se7en", "Film [REC]"]] or ["Alien"]', (5,), None),
+        ('["1. Alien", "**2. Se7en**", "- It: a scary film"]', (0, 5, 3), None),
+        ("**1. Alien**\n__2) Se7en__\n***3. It*** – scary\n**4.** 1984", (0, 5, 3, 7), None),
+        ("- **1. Alien**\n- **2. Se7en** (1995): dark", (0, 5), None),
+        ("1) Alien: a lovely film\n2) It: Very scary: for most", (0, 3), None),
+        ("1. Alien: Covenant\n2. It: Chapter Two\n3. Aliens: The Making of It\n4. Se7en: Édition", (), None),
+        ("[" * 3000 + '"Alien"', (), None),
         ("Reason: Alien", (), "Alien"),
         ("I would watch Alien or Aliens.", (), None),
         ("1. Alien Resurrection\n2. Item", (), None),
@@ -97,6 +105,32 @@ def test_what_is_listed_but_not_there_is_noted():
     assert answer.order == (0,)
     assert answer.listed == ("Heat", "Alien", "Blade Runner (1982)")
     assert answer.invented == ("Heat", "Blade Runner (1982)")
+
+
+HARD = [
+    "M*A*S*H",
+    "*batteries not included",
+    "Film [REC]",
+    "1. Alien",
+    "Dr. No",
+    "Alien: a word",
+    'The "Quote"',
+    "[1]",
+]
+
+
+@given(st.permutations(range(len(HARD))), st.integers(0, 4))
+def test_every_form_that_is_promised_is_read(order, form):
+    titles = [HARD[i] for i in order]
+    text = [
+        json.dumps(titles),
+        json.dumps([f"{n}. {t}" for n, t in enumerate(titles, 1)]),
+        "\n".join(f"**{n}. {t}**" for n, t in enumerate(titles, 1)),
+        "\n".join(f"{n}) {t}: a lovely film" for n, t in enumerate(titles, 1)),
+        "\n".join(f"- {t} – lovely" for t in titles),
+    ][form]
+    answer = read_answer(text, HARD)
+    assert (answer.order, answer.invented) == (tuple(order), ())
 
 
 @given(st.permutations(range(len(TITLES))), st.integers(0, len(TITLES)), st.sampled_from(["1.", "-", "1)", ""]))
@@ -230,6 +264,82 @@ def test_long_sessions_tell_the_first_exchange_and_the_latest():
     assert len(said) == 7
     assert said[0].startswith("You recommend")
     assert [s for s in said if s.startswith("answer")] == ["answer 0", "answer 3", "answer 4"]
+
+
+class Failing(Scripted):
+    """Fails where the script has an error."""
+
+    def answer(self, conversations, doing):
+        if isinstance(self.texts[0], Exception):
+            raise self.texts.pop(0)
+        return super().answer(conversations, doing)
+
+
+def test_a_turn_that_fails_leaves_the_conversation_as_it_was():
+    away = ModelError("away")
+    chat = Failing(away, away, "1. It", away, "1. 1984", away, "hm")
+    session = ChatSession(_ranker(chat, keep=4), "u1", ["i0"])
+    for turn in (session.recommend, lambda: session.ask("hello")):
+        with pytest.raises(ModelError, match="away"):
+            turn()
+        assert session.messages == []
+    assert session.recommend().items == ("i3", "i1", "i2", "i4")
+    assert chat.asked[-1][0]["content"].startswith("You recommend")
+    with pytest.raises(ModelError, match="away"):
+        session.recommend()
+    assert session.recommend().items == ("i7", "i5", "i6")
+    with pytest.raises(ModelError, match="away"):
+        session.ask("why?")
+    assert session.ask("why?").text == "hm"
+    assert [m["role"] for m in chat.asked[-1]] == ["user", "assistant"] * 2 + ["user"]
+
+
+def test_a_conversation_that_gets_long_tells_fewer_of_the_latest_exchanges(model, bpe_tokenizer):
+    told = []
+
+    class Watched(LocalChat):
+        def answer(self, conversations, doing):
+            said = super().answer(conversations, doing)
+            told.append(len(conversations[0]) // 2)
+            return said
+
+    first = len(bpe_tokenizer(_ranker(Scripted()).question(_example(*IDS[1:]), range(7)))["input_ids"])
+    chat = Watched(model, bpe_tokenizer, max_new_tokens=8, max_length=2 * first + 200)
+    session = ChatSession(_ranker(chat), "u1", ["i0"])
+    for n in range(8):
+        session.ask(f"question {n}")
+    assert told[:2] == [0, 1]
+    assert 1 <= told[-1] < 5
+    assert len(session.messages) == 18
+    chat.max_length = 10
+    with pytest.raises(TokenizerError, match="max_length is 10"):
+        session.ask("one more")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "400: This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+        "400: the request exceeds the available context size, try increasing it",
+        "400: context_length_exceeded",
+    ],
+)
+def test_a_server_whose_context_is_too_short_is_told_less(monkeypatch, said):
+    client = OpenAIClient(ServerSettings(model="x"))
+    asked = []
+
+    def chat(messages, **settings):
+        asked.append(len(messages) // 2)
+        if len(messages) > 5:
+            raise ModelError(f"http://localhost/v1/chat/completions refuses the question ({said})")
+        return "hm"
+
+    monkeypatch.setattr(client, "chat", chat)
+    session = ChatSession(_ranker(EndpointChat(client)), "u1", ["i0"])
+    for n in range(5):
+        session.ask(f"question {n}")
+    assert asked == [0, 1, 2, 3, 2, 4, 3, 2, 5, 4, 3, 2]
+    assert len(session.messages) == 12
 
 
 def test_a_session_needs_items_that_there_are():

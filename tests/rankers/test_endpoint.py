@@ -1,9 +1,13 @@
 """EndpointRanker against servers that run: their scores are those of LMRanker on the same weights."""
 
+import dataclasses
+import json
+import math
 import os
 import shutil
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +193,127 @@ def client() -> OpenAIClient:
     return OpenAIClient(ServerSettings(url="http://127.0.0.1:9/v1", model="tiny", concurrency=3))
 
 
+@pytest.fixture
+def answering():
+    """A server that gives one answer to every question, and counts them."""
+
+    class Answer(BaseHTTPRequestHandler):
+        body, headers_too, asked = b"", (), 0
+
+        def do_POST(self):
+            type(self).asked += 1
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            for header in (("Content-Length", str(len(self.body))), *self.headers_too):
+                self.send_header(*header)
+            self.end_headers()
+            self.wfile.write(self.body)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1", Answer
+        server.shutdown()
+        thread.join()
+
+
+GOOD = {"index": 0, "text": "Emma", "logprobs": None}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [],
+        "Emma",
+        {"choices": None},
+        {"choices": {"0": GOOD}},
+        {"choices": ["Emma"]},
+        {"choices": [{"index": 0}]},
+        {"choices": [GOOD | {"text": None}]},
+        {"choices": [GOOD | {"text": ["Emma"]}]},
+        {"choices": [{"text": "Emma"}]},
+        {"choices": [GOOD | {"index": 1}]},
+        {"choices": [GOOD | {"index": "0"}]},
+    ],
+)
+def test_choices_that_are_none_are_said(answering, ask, answer):
+    url, server = answering
+    server.body = json.dumps(answer).encode()
+    with pytest.raises(ModelError, match=r"/v1/completions: this is no answer of OpenAI's protocol"):
+        ask(url, model="tiny").generate(_examples(1))
+    server.body = json.dumps({"choices": [GOOD]}).encode()
+    assert ask(url, model="tiny").generate(_examples(1)) == ["Emma"]
+
+
+LAST = {
+    "nothing": None,
+    "a word": "-1.5",
+    "a truth": True,
+    "no number": math.nan,
+    "no end": -math.inf,
+    "a list": [-1.0],
+    "more than a float": -(10**400),
+}
+
+
+@pytest.mark.parametrize("place", [1, -1])
+@pytest.mark.parametrize("last", LAST.values(), ids=LAST)
+def test_log_probabilities_that_are_none_are_said(answering, ask, last, place):
+    url, server = answering
+    ranker = ask(url, model="tiny")
+    (example,) = _examples(1)
+    one = dataclasses.replace(example, candidates=(example.target,))
+    (choices,) = ranker._encode([one], "candidates")
+    logps = [None, *([-0.5] * (choices.length - 1))]
+    server.body = json.dumps({"choices": [GOOD | {"logprobs": {"token_logprobs": logps}}]}).encode()
+    assert ranker.score([one]).tolist() == [[-0.5 * len(choices.answers[0])]]
+    logps[place] = last
+    for wrong in ({"token_logprobs": logps}, [{"token_logprobs": logps}], {"token_logprobs": {"0": last}}):
+        server.body = json.dumps({"choices": [GOOD | {"logprobs": wrong}]}).encode()
+        with pytest.raises(ModelError, match=r"/v1/completions: this is no answer of OpenAI's protocol"):
+            ranker.score([one])
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [(b"no gzip", (("Content-Encoding", "gzip"),)), (b"[" * 100_000, ()), (b"[" * 900 + b"]" * 900, ())],
+    ids=["gzip", "nested", "less nested"],
+)
+def test_bodies_that_cannot_be_read_are_said_at_once(answering, ask, body, headers):
+    url, server = answering
+    server.body, server.headers_too = body, headers
+    with pytest.raises(ModelError, match=r"/v1/completions: this is no answer of OpenAI's protocol"):
+        ask(url, model="tiny", retries=3).generate(_examples(1))
+    assert server.asked == 1
+
+
+@pytest.mark.parametrize("key", ["sésame", "open\nsesame", "open\tsesame", "\u200bsesame"])
+def test_a_key_that_can_be_none_is_said(monkeypatch, key):
+    monkeypatch.setenv("ELSEWHERE", key)
+    with pytest.raises(ConfigError, match="the environment variable ELSEWHERE holds no API key: ") as error:
+        OpenAIClient(ServerSettings(key_variable="ELSEWHERE"))
+    assert "sesame" not in str(error.value)
+
+
+def test_white_space_around_a_key_is_none_of_it(url, ask, monkeypatch):
+    monkeypatch.setenv("PREFREC_ENDPOINT_KEY", f" {KEY}\r\n")
+    assert ask(url).client.models() == ["tiny"]
+
+
+@pytest.mark.parametrize("content", [["Emma"], {"text": "Emma"}, 1984])
+def test_what_is_said_is_text(answering, client, content):
+    url, server = answering
+    asked = OpenAIClient(ServerSettings(url=url, model="tiny"))
+    server.body = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+    with pytest.raises(ModelError, match=r"/v1/chat/completions: this is no answer of OpenAI's protocol"):
+        asked.chat(messages=[])
+    server.body = json.dumps({"choices": [{"message": {"content": None}}]}).encode()
+    assert asked.chat(messages=[]) == ""
+
+
 def test_many_questions_keep_their_order_and_no_more_than_three_are_on_their_way(client):
     busy, most, lock = 0, 0, threading.Lock()
 
@@ -239,6 +364,17 @@ def test_retry_after_is_read_as_seconds(header, seconds):
 def test_what_is_no_address_is_said(url):
     with pytest.raises(ConfigError, match="is no address; expected one as http"):
         OpenAIClient(ServerSettings(url=url))
+
+
+@pytest.mark.parametrize("host", ["a" * 70 + ".com", "a..b", "é" * 70, "[::1", "", "x:y"])
+def test_an_address_without_a_machine_is_said(host):
+    with pytest.raises(ConfigError, match="is no address: "):
+        OpenAIClient(ServerSettings(url=f"http://{host}/v1"))
+
+
+@pytest.mark.parametrize("host", ["bücher.example", "[::1]:8000", "127.0.0.1", "a_b.local", "xn--bcher-kva.example"])
+def test_addresses_of_all_kinds_are_taken(host):
+    assert OpenAIClient(ServerSettings(url=f"http://{host}/v1/")).url == f"http://{host}/v1"
 
 
 @pytest.mark.parametrize(

@@ -434,6 +434,18 @@ def test_examples_of_the_schema_can_be_asked(client):
     assert set(paths) == questions | {"/v1/items", "/v1/run", "/v1/example", "/metrics", "/healthz", "/readyz"}
 
 
+def test_the_schema_names_the_codes_that_are_answered(client):
+    for path, method in (
+        ("/v1/rank", "post"),
+        ("/v1/recommend", "post"),
+        ("/v1/explain", "post"),
+        ("/v1/items", "get"),
+    ):
+        answers = client.get("/openapi.json").json()["paths"][path][method]["responses"]
+        assert {"200", "401", "404", "422", "429", "500", "503", "504"} <= set(answers)
+        assert answers["500"]["content"]["application/json"]["schema"]["$ref"].endswith("/ProblemAnswer")
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_answers_are_as_the_schema_says(client, path):
     """Every generated request is answered in a documented way, and never with a 5xx."""

@@ -96,6 +96,7 @@ class CatalogueRanker:
             ValueError: k is less than 1.
             DataError: an id of the history is not in the catalogue.
             TokenizerError: the prompt does not fit.
+            ModelError: a log-probability is no finite number.
         """
         if k < 1:
             raise ValueError(f"k is at least 1, got {k}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from prefrec.rankers.lm import MAX_NEW_TOKENS
 from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
 from prefrec.rankers.reference import pad_scores
 from prefrec.training import encode_examples
+
+Kind = TypeVar("Kind", dict[str, Any], list[Any])
 
 PROMPTS_A_REQUEST = 64
 """Where ids are sent. Texts go one by one: not all servers take lists of them."""
@@ -105,9 +108,7 @@ class EndpointRanker:
         mine = processes.share(range(len(prompts)))
         bodies = ({"prompt": prompts[i], "max_tokens": MAX_NEW_TOKENS, "temperature": 0} for i in mine)
         answers = self.client.many(self.client.completions, bodies)
-        texts = [
-            (i, str(self._choices(next(answers), 1)[0]["text"])) for i in track(mine, f"{self.name}: generating")
-        ]
+        texts = [(i, self._text(next(answers))) for i in track(mine, f"{self.name}: generating")]
         found = dict(processes.pool(texts))
         return [found[i] for i in range(len(prompts))]
 
@@ -130,10 +131,10 @@ class EndpointRanker:
         """Log-probabilities of the part's answers: sums over their tokens, which end the echoed prompt."""
         choices = self._choices(answer, len(part.answers))
         asked = sum(len(part.prompt) + len(ids) for ids in part.answers)
-        read = (answer.get("usage") or {}).get("prompt_tokens", asked)
+        read = self._field(answer, "usage", dict, answer).get("prompt_tokens", asked)
         for choice, ids in zip(choices, part.answers, strict=True):
             length = len(part.prompt) + len(ids)
-            logps = (choice.get("logprobs") or {}).get("token_logprobs") or []
+            logps = self._field(self._field(choice, "logprobs", dict, answer), "token_logprobs", list, answer)
             if len(logps) <= 1:
                 raise ModelError(
                     f"{self.client.url} gives no log-probabilities of the prompt (echo and logprobs of completions); "
@@ -146,17 +147,43 @@ class EndpointRanker:
                     f"{self.client.model!r}?"
                     + (" Servers that take token ids need `prompts: tokens`." * self.as_text)
                 )
-            yield float(np.sum(np.array(logps[len(part.prompt) : length], dtype=np.float64)))
+            own = logps[len(part.prompt) : length]
+            if not all(_is_number(logp) for logp in (*logps[1:length], *own)):  # before the first token is nothing
+                raise self._strange({"token_logprobs": own})
+            yield float(np.sum(np.array(own, dtype=np.float64)))
 
-    def _choices(self, answer: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    def _text(self, answer: Any) -> str:
+        """What was generated after one prompt."""
+        text = self._choices(answer, 1)[0].get("text")
+        if not isinstance(text, str):
+            raise self._strange(answer)
+        return text
+
+    def _choices(self, answer: Any, count: int) -> list[dict[str, Any]]:
         """The answers to `count` prompts, in their order."""
-        try:
-            found = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
-        except (KeyError, TypeError, ValueError):
-            found = []
+        found = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(found, list) or not all(isinstance(choice, dict) for choice in found):
+            raise self._strange(answer)
         if len(found) != count:
             raise ModelError(f"{self.client.url} gives {len(found)} answers to {count} prompts of one request")
-        return found
+        by_index = {choice["index"]: choice for choice in found if isinstance(choice.get("index"), int)}
+        if sorted(by_index) != list(range(count)):
+            raise self._strange(answer)
+        return [by_index[n] for n in range(count)]
+
+    def _field(self, owner: dict[str, Any], name: str, kind: type[Kind], answer: Any) -> Kind:
+        """A field of a part of `answer`; empty where it is not there."""
+        value = owner.get(name)
+        if not isinstance(value, kind | None):
+            raise self._strange(answer)
+        return kind() if value is None else value
+
+    def _strange(self, answer: Any) -> ModelError:
+        return self.client.strange("completions", answer)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < sys.float_info.max
 
 
 def _parts(choices: ChoiceSet, size: int) -> Iterator[ChoiceSet]:

@@ -41,7 +41,7 @@ class OpenAIClient:
     """Asks one model of a server. All methods may be called from several threads.
 
     Raises:
-        ConfigError: httpx2 is not installed, or the address is none.
+        ConfigError: httpx2 is not installed, or the address is none, or the key is none.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -53,7 +53,8 @@ class OpenAIClient:
         self.url = settings.url.rstrip("/")
         if not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"url: {settings.url!r} is no address; expected one as http://localhost:8000/v1")
-        key = os.environ.get(settings.key_variable)
+        self._check_address()
+        key = _key(settings.key_variable)
         self._client = self._http.Client(
             timeout=settings.timeout,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -80,9 +81,12 @@ class OpenAIClient:
         """Names of the models that the server offers."""
         answer = self._request("GET", "models", None)
         try:
-            return [str(entry["id"]) for entry in answer["data"]]
+            names = [entry["id"] for entry in answer["data"]]
         except (KeyError, TypeError):
-            raise self._strange("models", answer) from None
+            raise self.strange("models", answer) from None
+        if not all(isinstance(name, str) for name in names):
+            raise self.strange("models", answer)
+        return names
 
     def completions(self, **body: Any) -> dict[str, Any]:
         """The answer of `/completions` to these fields; the model is added.
@@ -96,9 +100,12 @@ class OpenAIClient:
         """The text of the first choice of `/chat/completions`; errors as for `completions`."""
         answer = self._request("POST", "chat/completions", {"model": self.model, **body})
         try:
-            return str(answer["choices"][0]["message"].get("content") or "")
+            said = answer["choices"][0]["message"].get("content")
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise self._strange("chat/completions", answer) from None
+            raise self.strange("chat/completions", answer) from None
+        if not isinstance(said, str | None):
+            raise self.strange("chat/completions", answer)
+        return said or ""
 
     def many(self, ask: Any, bodies: Iterable[dict[str, Any]]) -> Iterator[Any]:
         """`ask(**body)` for each body, answers in order, at most `concurrency` of them on their way.
@@ -131,8 +138,8 @@ class OpenAIClient:
             except self._http.TransportError as e:
                 if last:
                     raise self._away(e) from None
-            except self._http.InvalidURL as e:
-                raise ConfigError(f"url: {self.settings.url!r} is no address: {e}") from None
+            except self._http.DecodingError as e:
+                raise self.strange(path, f"compressed, and damaged: {e}") from None
             else:
                 if last or response.status_code not in RETRIED:
                     return self._read(response, path)
@@ -147,8 +154,8 @@ class OpenAIClient:
         if response.is_success:
             try:
                 return response.json()
-            except ValueError:
-                raise self._strange(path, response.text) from None
+            except (ValueError, RecursionError):
+                raise self.strange(path, response.text) from None
         said = _message(response)
         if status in (401, 403):
             raise ModelError(
@@ -182,11 +189,43 @@ class OpenAIClient:
             "the right `url`"
         )
 
-    def _strange(self, path: str, answer: Any) -> ModelError:
+    def _check_address(self) -> None:
+        try:
+            host = self._http.URL(self.url).raw_host.decode("ascii")
+            host.encode("idna")  # as it is when its number is looked up
+        except (self._http.InvalidURL, UnicodeError) as e:
+            raise ConfigError(f"url: {self.settings.url!r} is no address: {e}") from None
+        if not host:
+            raise ConfigError(f"url: {self.settings.url!r} is no address: it names no machine")
+
+    def strange(self, path: str, answer: Any) -> ModelError:
+        """The error that `answer` is none of the protocol."""
         return ModelError(
-            f"{self.url}/{path}: this is no answer of OpenAI's protocol: {str(answer)[:200]!r}; is `url` the base "
+            f"{self.url}/{path}: this is no answer of OpenAI's protocol: {_beginning(answer)!r}; is `url` the base "
             "address of such a server?"
         )
+
+
+def _key(variable: str) -> str:
+    """The API key in an environment variable; "" where there is none.
+
+    Raises:
+        ConfigError: it has characters that no header may have.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"the environment variable {variable} holds no API key: keys are of ASCII letters, digits and signs, in "
+            "one line; set it to the key alone"
+        )
+    return key
+
+
+def _beginning(answer: Any, length: int = 200) -> str:
+    try:
+        return str(answer)[:length]
+    except RecursionError:
+        return f"a deeply nested {type(answer).__name__}"
 
 
 def _retry_after(header: str | None) -> float:
@@ -201,8 +240,8 @@ def _message(response: Any) -> str:
     """What the server says went wrong, in the forms that servers have for it, on one line."""
     try:
         found = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         found = response.text
     for name in ("error", "detail", "message"):
         found = found.get(name, found) if isinstance(found, dict) else found
-    return " ".join(str(found).split())[:300] or "no message"
+    return " ".join(_beginning(found, 300).split()) or "no message"

@@ -59,6 +59,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     413: {"model": ProblemAnswer, "description": "The body is too long."},
     422: {"model": ProblemAnswer, "description": "A field is wrong, or the question does not fit the prompt."},
     429: {"model": ProblemAnswer, "description": "The queue is full; Retry-After says when to try again."},
+    500: {"model": ProblemAnswer, "description": "The model or the server failed; the server's log says why."},
     503: {"model": ProblemAnswer, "description": "The server is stopping."},
     504: {"model": ProblemAnswer, "description": "No answer before the deadline."},
 }

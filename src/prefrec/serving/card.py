@@ -77,7 +77,8 @@ def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *,
 
 
 def _on_hub(base: str) -> bool:
-    return base.count("/") == 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
+    """Whether `base` is a hub id, with or without an owner, as `prefrec.models.resolve` takes it."""
+    return base.count("/") <= 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
 
 
 def _header(recipe: Recipe, ranker: str, base: str, merged: bool) -> dict[str, Any]:

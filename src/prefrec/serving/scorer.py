@@ -14,6 +14,7 @@ from peft import PeftModel
 from rich.markup import escape
 from torch import nn
 
+from prefrec.catalogue import check_finite
 from prefrec.console import warn
 from prefrec.errors import ModelError
 from prefrec.models import load_model
@@ -98,7 +99,7 @@ class Scorer:
         out: Scores = [np.empty(0)] * len(choice_sets)
         for i, row in zip(order, logps, strict=True):
             out[i] = row[: len(choice_sets[i].answers)]
-        _check_finite(ranker, out)
+        check_finite(ranker, *out)
         return out
 
     def recommend(self, ranker: str, history: Sequence[str], k: int) -> tuple[Recommendation, bool]:
@@ -116,7 +117,6 @@ class Scorer:
         before = encoder.shortened
         with torch.no_grad(), self._adapter(self.adapters[ranker]):
             best = self.catalogue.recommend(history, k, without=set(history), max_calls=MAX_CALLS)
-        _check_finite(ranker, [best.logps])
         return best, encoder.shortened > before
 
     @contextmanager
@@ -133,11 +133,6 @@ class Scorer:
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-
-def _check_finite(ranker: str, logps: Sequence[NDArray[Any]]) -> None:
-    if not all(np.isfinite(row).all() for row in logps):
-        raise ModelError(f"{ranker}: a log-probability is no finite number; use another dtype, or train again")
 
 
 def load_rankers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -10,13 +11,20 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from prefrec.console import track
-from prefrec.errors import TokenizerError
+from prefrec.errors import ModelError, TokenizerError
 from prefrec.prompts.chat import Message, encode_conversation
 from prefrec.rankers.lm import greedy_answers
 from prefrec.rankers.openai_api import OpenAIClient
 from prefrec.training.sampler import longest_first
 
 Conversation = Sequence[Message]
+
+_TOO_LONG = re.compile(r"refuses the question .*context[ _](?:length|size|window)", re.IGNORECASE | re.DOTALL)
+"""How OpenAI's servers, vLLM and llama.cpp say that a question is too long."""
+
+
+class ConversationTooLongError(TokenizerError):
+    """A conversation leaves no room for its answer."""
 
 
 class ChatModel(Protocol):
@@ -65,12 +73,12 @@ class LocalChat:
         """The next message in each conversation.
 
         Raises:
-            TokenizerError: a conversation leaves no room for its answer.
+            ConversationTooLongError: a conversation leaves no room for its answer.
         """
         prompts = [encode_conversation(self.tokenizer, c) for c in conversations]
         longest = max(map(len, prompts), default=0)
         if longest + self.max_new_tokens > self.max_length:
-            raise TokenizerError(
+            raise ConversationTooLongError(
                 f"a conversation takes {longest} tokens and its answer up to {self.max_new_tokens}, max_length is "
                 f"{self.max_length}: show fewer items (`keep`), or raise max_length as far as the model goes"
             )
@@ -93,7 +101,16 @@ class EndpointChat:
         self.max_new_tokens = max_new_tokens
 
     def answer(self, conversations: Sequence[Conversation], doing: str) -> list[str]:
-        """The next message in each conversation."""
+        """The next message in each conversation.
+
+        Raises:
+            ConversationTooLongError: the server says that a conversation is longer than the model's context.
+        """
         settings = {"max_tokens": self.max_new_tokens, "temperature": 0}
         bodies = ({"messages": [dict(m) for m in c], **settings} for c in conversations)
-        return list(track(self.client.many(self.client.chat, bodies), doing, total=len(conversations)))
+        try:
+            return list(track(self.client.many(self.client.chat, bodies), doing, total=len(conversations)))
+        except ModelError as e:
+            if _TOO_LONG.search(str(e)):
+                raise ConversationTooLongError(str(e)) from e
+            raise

@@ -9,6 +9,7 @@ from prefrec.data import RankingExample
 from prefrec.errors import DataError
 from prefrec.prompts.chat import Message
 from prefrec.rankers.chatrec.answer import read_answer
+from prefrec.rankers.chatrec.chat import ConversationTooLongError
 from prefrec.rankers.chatrec.prompt import extension, refinement
 from prefrec.rankers.chatrec.ranker import ChatRecRanker
 
@@ -42,7 +43,7 @@ class ChatSession:
         user_id: whose profile is told.
         history: item ids, oldest first.
         candidates: item ids; by default all of the catalogue that are not in the history.
-        turns: latest questions and answers that are told again; the first one always is.
+        turns: latest questions and answers that are told again, as far as they fit; the first one always is.
 
     Raises:
         DataError: an item is not in the catalogue, or no candidates are left.
@@ -81,12 +82,13 @@ class ChatSession:
         fresh = self._candidates(start, start + self.ranker.keep)
         if not fresh:
             raise DataError(f"all {len(self._retrieved)} candidates have been shown")
-        self._shown += len(fresh)
         asked = extension(self._titles(fresh)) if start else self.ranker.question(self.example, self._retrieved)
-        return self._turn(asked, fresh, otherwise=fresh)
+        reply = self._turn(asked, fresh, otherwise=fresh)
+        self._shown += len(fresh)  # only now: a turn that fails has shown nothing
+        return reply
 
     def ask(self, text: str) -> Reply:
-        """The answer to what the user says."""
+        """The answer to what the user says. Where there is none, for an error, the conversation stays as it was."""
         if not self.messages:
             self.recommend()
         shown = self._candidates(0, self._shown)
@@ -98,7 +100,7 @@ class ChatSession:
         Where it lists none, `otherwise` becomes the list; None: the list stays. Where there is an `otherwise`, items
         of it that the answer leaves out follow.
         """
-        said = self.ranker.chat.answer([[*self._told(), {"role": "user", "content": asked}]], "answering")[0]
+        said = self._answer({"role": "user", "content": asked})
         self.messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
         answer = read_answer(said, self._titles(among))
         named = [among[n] for n in answer.order]
@@ -106,10 +108,17 @@ class ChatSession:
             self.items = (*named, *(i for i in otherwise or () if i not in named))
         return Reply(said, self.items, answer.reason, bool(named))
 
-    def _told(self) -> list[Message]:
-        """The first exchange and the latest ones."""
+    def _answer(self, asked: Message) -> str:
+        """What the language model says after the first exchange and as many of the latest ones as fit."""
         first, later = self.messages[:2], self.messages[2:]
-        return first + later[max(0, len(later) - 2 * (self.turns - 1)) :]
+        start = max(0, len(later) - 2 * (self.turns - 1))
+        while True:
+            try:
+                return self.ranker.chat.answer([[*first, *later[start:], asked]], "answering")[0]
+            except ConversationTooLongError:
+                if start >= len(later):
+                    raise
+                start += 2
 
     def _candidates(self, start: int, end: int) -> list[str]:
         return [self.example.candidates[place] for place in self._retrieved[start:end]]
