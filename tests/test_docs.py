@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.main import get_command
 
 import prefrec
+from prefrec import losses
 from prefrec.cli import app, register_verbs
+from prefrec.losses import LOSSES
 from prefrec.pipeline.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -76,3 +79,19 @@ def test_commands_in_the_pages_exist_with_their_options(page):
 def test_the_citation_names_this_version():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert (cited["title"], cited["version"]) == ("prefrec", prefrec.__version__)
+
+
+def test_a_loss_of_ones_own_is_taken_as_the_page_says(monkeypatch):
+    monkeypatch.setattr("prefrec.losses.LOSSES", dict(LOSSES))
+    monkeypatch.setattr("prefrec.pipeline.recipe.LOSSES", losses.LOSSES)
+    own, in_a_recipe = blocks(ROOT / "docs" / "reference" / "losses.md", "python")
+    made: dict = {}
+    exec(own, made)
+    policy = torch.tensor([[-1.0, -3.0, -2.5]])
+    found = losses.LOSSES["hinge"](policy, policy, 1.0)
+    assert (found.losses.tolist(), found.rewards.tolist()) == ([1.0], [[0.0, 0.0, 0.0]])
+    taken = []
+    monkeypatch.setattr("prefrec.pipeline.run.run_recipe", lambda recipe, folder: taken.append(recipe))
+    monkeypatch.chdir(ROOT)
+    exec(in_a_recipe, {})
+    assert [a.loss for a in taken[0].align] == ["softmax_dpo", "hinge"]

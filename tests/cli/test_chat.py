@@ -11,6 +11,7 @@ import yaml
 from command import prefrec, succeed
 from prefrec.cli import chat as chat_module
 from prefrec.data import prepare, read_prepared
+from prefrec.errors import ModelError
 from prefrec.pipeline.recipe import Recipe
 from served_run import MARKUP, SPECIAL, write_run
 
@@ -22,6 +23,8 @@ class Scripted:
         self.texts = list(texts)
 
     def answer(self, conversations, doing):
+        if isinstance(self.texts[0], Exception):
+            raise self.texts.pop(0)
         return [self.texts.pop(0) for _ in conversations]
 
 
@@ -95,6 +98,31 @@ def test_a_conversation_for_people(run, scripted, monkeypatch):
         "it is [bold]old[/bold]",
         "Because I like it.",
     ]
+
+
+def test_a_typed_turn_that_fails_is_said_and_the_conversation_goes_on(run, scripted, monkeypatch):
+    script = ("hm", ModelError("the server is [away]"), "hm", "Because.")
+    typed = "why?\n/more\n/more\n/more\nwhy?\n"
+    asked = ("chat", run, "--history", "Red Emma", "--keep", 40, "--max-new-tokens", 6, "--top", 1)
+    scripted(*script)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    done = prefrec(*asked)
+    assert done.code == 0
+    assert done.err.count("the server is [away]") == 1
+    assert done.err.count("all 59 candidates have been shown") == 2
+    assert done.out.splitlines()[-1] == "Because."
+
+    scripted(*script)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    replies = _json_lines(succeed(*asked, "--json"))
+    assert [r["asked"] for r in replies] == [None, "why?", "/more", "/more", "/more", "why?"]
+    assert replies[1] == {"asked": "why?", "error": "the server is [away]"}
+    assert replies[3] == {"asked": "/more", "error": "all 59 candidates have been shown"}
+
+    scripted(*script)
+    done = prefrec(*asked, "--ask", "why?", "--ask", "/more")
+    assert done.code == 1  # a script is to know
+    assert "the server is [away]" in done.err
 
 
 def test_more_brings_other_titles(run, scripted):

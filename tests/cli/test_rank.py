@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from command import prefrec, succeed
 from prefrec.data import read_prepared
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.pipeline.score import lm_ranker
 from slow import slow_logps
+from tiny import tiny_llama
 
 HISTORY = ("--history", "red alien", "--history", "i3")
 
@@ -96,6 +98,22 @@ def test_tables_for_people(place):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [("--candidate", "i5", "--candidate", "i6"), ("--catalogue",), ("--catalogue", "--method", "search")],
+    ids=["candidates", "exact", "search"],
+)
+def test_a_model_that_gives_no_numbers_gives_no_ranking(place, tmp_path, bpe_tokenizer, options):
+    model = tiny_llama()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.nan)
+    model.save_pretrained(tmp_path)
+    bpe_tokenizer.save_pretrained(tmp_path)
+    done = prefrec("rank", place.data, *place.asked, "--model", tmp_path, *HISTORY, *options, "--json")
+    assert (done.code, done.out) == (1, "")
+    assert "a log-probability is no finite number; use another dtype" in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--history", "Heat"), "Invalid value for --candidate: name titles to rank, or rank all with --catalogue"),
@@ -104,6 +122,11 @@ def test_tables_for_people(place):
         (("--catalogue", "--candidate", "Heat", "--history", "Heat"), "Invalid value for --candidate: leave it out"),
         (("--catalogue", "--history", "Heat", "--rows", 2), "Invalid value for --rows: needs --catalogue"),
         (("--candidate", "Heat", "--rows", 2), "Invalid value for --rows: needs --catalogue"),
+        (("--candidate", "Heat", "--history", "Heat", "--top", 10), "Invalid value for --top: needs --catalogue"),
+        (("--candidate", "Heat", "--history", "Heat", "--method", "auto"), "for --method: needs --catalogue"),
+        (("--candidate", "Heat", "--history", "Heat", "--max-calls", 3), "for --max-calls: needs --catalogue"),
+        (("--candidate", "Heat", "--history", "Heat", "--keep-seen"), "for --keep-seen: needs --catalogue"),
+        (("--candidate", "Heat", "--history", "Heat", "--split", "test"), "for --split: needs --catalogue"),
         (("--catalogue", "--history", "Heat", "--top", 0), "Invalid value for '--top'"),
         (("--catalogue", "--rows", 1, "--split", "train"), "'train' is not one of 'validation', 'test'"),
         (("--catalogue", "--history", "Heat", "--method", "beam"), "'beam' is not one of 'auto', 'exact', 'search'"),

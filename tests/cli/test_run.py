@@ -166,6 +166,18 @@ def test_evaluate_refuses_a_llara_adapter(place, tmp_path):
     assert "holds a LLaRA adapter, which is asked with prompts and items of its own" in done.err
 
 
+def test_rank_takes_each_candidate_once(place):
+    done = prefrec("rank", place.data, "--history", "i3", "--candidate", "i7", "--candidate", "I7", *place.asked)
+    assert "no item with title or id 'I7'" in done.err
+    title = json.loads(succeed("rank", place.data, "--history", "i3", "--candidate", "i7", *place.asked, "--json"))[
+        0
+    ]["title"]
+    twice = ("--candidate", "i7", "--candidate", title.upper())
+    done = prefrec("rank", place.data, "--history", "i3", *twice, *place.asked)
+    assert (done.code, done.out) == (1, "")
+    assert f"error: --candidate {title.upper()!r}: named twice; name each title once" in done.err
+
+
 def test_rank_orders_the_candidates(place):
     asked = ("--history", "red alien", "--history", "i3", "--candidate", "Old Heat", "--candidate", "i7")
     rows = json.loads(succeed("rank", place.data, *asked, "--candidate", "WILD NIGHT", *place.asked, "--json"))

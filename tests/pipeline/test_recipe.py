@@ -8,7 +8,15 @@ import torch
 import yaml
 
 from prefrec.errors import ConfigError
-from prefrec.pipeline.recipe import AlignSection, PretrainSection, Recipe, SFTSection, dump_recipe, load_recipe
+from prefrec.pipeline.recipe import (
+    AlignSection,
+    PretrainSection,
+    Recipe,
+    SFTSection,
+    dump_recipe,
+    load_recipe,
+    set_field,
+)
 from prefrec.pipeline.run import run_recipe
 from prefrec.prompts import load_template
 from tiny_run import adapter_weights
@@ -244,3 +252,71 @@ def test_data_paths_are_whole_so_that_the_run_can_name_them(tmp_path, monkeypatc
     kept.parent.mkdir()
     kept.write_text(dump_recipe(load_recipe(Path("shop/r.yaml"))))
     assert load_recipe(kept).data == found[0]
+
+
+LISTED = (
+    "{name: a, sft: {}, align: [{loss: dpo, name: dpo}, {}], rankers: [{kind: llara}], sequential: [{model: SASRec}]}"
+)
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("align.1.rows=8", ("align", 1, "rows")),
+        ("align.-1.rows=8", ("align", -1, "rows")),
+        ("align.dpo.rows=8", ("align", 0, "rows")),
+        ("align.s-dpo.rows=8", ("align", 1, "rows")),
+        ("rankers.LLaRA.rows=8", ("rankers", 0, "rows")),
+        ("sequential.SASRec.epochs=8", ("sequential", 0, "epochs")),
+        ("pretrain.rows=8", ("pretrain", "rows")),
+    ],
+)
+def test_a_field_goes_by_number_or_by_name(override, place):
+    raw = yaml.safe_load(LISTED)
+    set_field(raw, override)
+    for step in place:
+        raw = raw[step]
+    assert raw == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("align.2.rows=8", r"align has 2 entries: align\.0 \(dpo\), align\.1 \(s-dpo\)$"),
+        ("align.rows=8", r"align has 2 entries: align\.0 \(dpo\), align\.1 \(s-dpo\)$"),
+        ("align.ipo.rows=8", "align has 2 entries"),
+        ("rankers.1.rows=8", r"rankers has 1 entry: rankers\.0 \(LLaRA\)$"),
+        ("sequential.GRU4Rec.epochs=8", r"sequential has 1 entry: sequential\.0 \(SASRec\)$"),
+        ("name.x=8", "name is 'a', which has no fields"),
+        ("sft.rows=[", "what is after the = is no YAML value"),
+    ],
+)
+def test_a_field_that_there_is_not(override, message):
+    with pytest.raises(ConfigError, match=rf"--set .*: expected FIELD=VALUE such as sft\.rows=100 .*; {message}"):
+        set_field(yaml.safe_load(LISTED), override)
+
+
+def test_an_entry_of_a_list_that_there_is_not():
+    with pytest.raises(ConfigError, match="align has no entries"):
+        set_field({"name": "a"}, "align.0.rows=8")
+
+
+def test_of_two_entries_of_a_name_none_is_meant():
+    with pytest.raises(ConfigError, match=r"align has 2 entries: align\.0 \(s-dpo\), align\.1 \(s-dpo\)"):
+        set_field({"align": [{}, {}]}, "align.s-dpo.rows=8")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("sft: {rwos: 8}", r"sft\.rwos: .*; did you mean sft\.rows\?$"),
+        ("algin: []", r"algin: .*; did you mean align\?$"),
+        ("align: [{num_negative: 8}]", r"did you mean align\.0\.num_negatives( or .*)?\?$"),
+        ("data: {candidates: {sizes: 8}}", r"did you mean data\.candidates\.size\?$"),
+        ("rankers: [{kind: tallrec, epoch: 8}]", r"did you mean epochs\?$"),
+        ("sft: {xyz: 8}", r"Extra inputs are not permitted \(given: 8\)$"),
+    ],
+)
+def test_a_misspelt_field_names_the_one_that_is_meant(tmp_path, text, hint):
+    with pytest.raises(ConfigError, match=hint):
+        _load(tmp_path, f"name: a\n{text}\n")

@@ -174,8 +174,12 @@ def test_as_few_titles_are_left_out_as_one_by_one(bpe_tokenizer, room):
 
 def test_what_cannot_be_shortened_is_an_error(bpe_tokenizer):
     encoder = PromptEncoder(bpe_tokenizer, max_length=20)
-    with pytest.raises(TokenizerError, match="without any history"):
+    with pytest.raises(
+        TokenizerError, match=f"of template {SPACED.name} takes .* without any history.*longest title"
+    ):
         encoder.encode(SPACED, TITLES, TITLES, TITLES)
+    with pytest.raises(TokenizerError, match=r"\(the longest title: 'x{60}'…, 900 characters\)$"):
+        encoder.encode(SPACED, TITLES, ["x" * 900, "y"], ["y"])
     with pytest.raises(TokenizerError, match="max_length is 20"):
         encoder.encode_text("word " * 50, ["answer"])
 
@@ -206,6 +210,67 @@ def test_beginning_token_stands_once_at_the_start(bpe_tokenizer):
     assert choices.prompt[0] == 0
     assert 1 not in choices.prompt
     assert 0 not in choices.answers[0]
+
+
+any_title = st.one_of(
+    st.sampled_from([*TITLES, "", " Heat", "\nHeat", "\u0301x", "'s", "Ġ", "Ċ", "▁", "\u037aa", "\u00a8a"]),
+    st.text(max_size=8),
+)
+continued = load_template("movies/continue")
+
+
+def _after_newline(tokenizer, more: bool):
+    """The tokenizer, perhaps with a token that reaches over the end of a line."""
+    if not more:
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["\nE", AddedToken("12", lstrip=True, normalized=False)])
+    return tokenizer
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.lists(st.tuples(any_title, st.lists(any_title, min_size=1, max_size=5)), min_size=1, max_size=5))
+@pytest.mark.parametrize("more", [False, True])
+def test_titles_after_any_history_are_read_as_by_an_encoder_without_memory(tokenizer, more, asked):
+    """And, where nothing joins the title to what stands before it, as the joint text."""
+    reading = _after_newline(tokenizer, more)
+    encoder = PromptEncoder(reading)
+    for last, answers in asked:
+        prompt = continued.render(["A", last], [])
+        got = encoder.encode_text(prompt, answers)
+        fresh = PromptEncoder(reading)
+        fresh._place = lambda tail: tail
+        assert got == fresh.encode_text(prompt, answers)
+        for answer, ids in zip(answers, got.answers, strict=True):
+            joint = tuple(reading(prompt + answer, split_special_tokens=True)["input_ids"])
+            if joint[: len(got.prompt)] == got.prompt:
+                assert got.prompt + ids[:-1] == joint
+
+
+def test_after_a_new_line_titles_are_read_once_whatever_the_history(tokenizer, monkeypatch):
+    encoder, read = PromptEncoder(tokenizer), []
+    many = encoder._many_ids
+    monkeypatch.setattr(
+        encoder, "_many_ids", lambda texts, special: (read.extend(texts), many(texts, special=special))[1]
+    )
+    for title in TITLES:
+        encoder.encode(continued, [title], [], TITLES)
+        assert encoder._place(f"{title}\n") == "\n"
+        assert encoder._place(title) == title
+    assert sum(text.endswith("\nIt Happened One Night") for text in read) == 1
+
+
+def test_where_a_token_may_reach_over_the_end_of_a_line_the_whole_line_counts(tokenizer, bpe_tokenizer):
+    assert PromptEncoder(_after_newline(tokenizer, True))._place("Heat\n") == "Heat\n"
+    assert PromptEncoder(bpe_tokenizer, chat=True)._place("Heat\n") == "Heat\n"
+
+
+def test_more_titles_than_are_remembered_are_not_read_again_where_none_is_new(tokenizer, monkeypatch):
+    monkeypatch.setattr("prefrec.prompts.encoding._REMEMBERED", 3)
+    encoder = PromptEncoder(tokenizer)
+    first = encoder.encode(SPACED, ["A"], [], TITLES).answers
+    monkeypatch.setattr(encoder, "_ids_after", None)
+    assert encoder.encode(SPACED, ["A"], [], TITLES).answers == first
 
 
 @pytest.mark.parametrize("remembered", [0, 1, 4, 100])

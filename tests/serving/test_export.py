@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefrec.data import RankingExample
@@ -25,7 +25,9 @@ from prefrec.serving import export
 from prefrec.serving.card import model_card
 from prefrec.serving.export import EMBEDDED_HUB_ID, base_id, export_ranker
 from prefrec.studies.runs import open_run
+from prefrec.training import lora_config
 from slow import slow_logps
+from tiny import tiny_llama
 
 HISTORY, CANDIDATES = ("i2", "i7"), ("i50", "i41", "i24")
 
@@ -68,6 +70,51 @@ def test_merged_weights_give_the_same_scores(run, tmp_path, ranker):
     np.testing.assert_allclose(_of_the_folder(run, model, folder), _of_the_run(run, ranker), rtol=1e-4)
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+@pytest.mark.parametrize("merged", [True, False])
+def test_files_have_the_rights_of_the_usual_ones(run, tmp_path, umask, merged):
+    before = os.umask(umask)
+    try:
+        folder = export_ranker(run, "sft", tmp_path / "out", merged=merged)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o666 & ~umask}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~umask
+
+
+def _adapted(name, model, folder, targets):
+    """The folder of a model, and that of a random adapter on it."""
+    adapted = get_peft_model(model, lora_config(r=4, targets=targets))
+    with torch.no_grad():
+        for key, parameter in adapted.named_parameters():
+            if "lora_" in key:
+                parameter.normal_(std=0.2)
+    adapted.save_pretrained(folder / name, save_embedding_layers=False)
+    return folder / name
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"], ["q_proj"]]
+)
+def test_of_tied_layers_each_is_merged_with_its_own_adapter(run, tmp_path, monkeypatch, bpe_tokenizer, targets):
+    tiny_llama(tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
+    bpe_tokenizer.save_pretrained(tmp_path / "tied")
+    adapter = _adapted("adapter", tiny_llama(tie_word_embeddings=True), tmp_path, targets)
+    section = run.recipe.model.model_copy(update={"name": str(tmp_path / "tied")})
+    tied = type(run)(run.folder, run.recipe.model_copy(update={"model": section}), run.data, run.stages)
+    monkeypatch.setattr(type(run), "adapter", lambda run, name: adapter)
+    folder = export_ranker(tied, "sft", tmp_path / "merged", merged=True)
+
+    ids = torch.arange(3, 40)[None]
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "tied", dtype=torch.float32)
+    unmerged = PeftModel.from_pretrained(plain, adapter)
+    merged = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, unmerged(ids).logits, rtol=1e-4, atol=1e-3)
+    assert merged.config.tie_word_embeddings == (targets == ["q_proj"])
+
+
 def test_rankers_are_told_apart(run):
     scores = [_of_the_run(run, r) for r in ("zero-shot", "sft", "dpo")]
     assert abs(scores[0] - scores[1]).max() > 0.1
@@ -107,6 +154,23 @@ def test_refusals_leave_nothing(run, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="no tokenizer"):
         export_ranker(run, "sft", tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_place_where_no_folder_can_be_made_is_said(run, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path / "empty")
+    for out, message in (
+        (".", r"^\.: name a new folder in it, as exported"),
+        ("..", r"^\.\.: name a new folder in it, as \.\./exported"),
+        (tmp_path / "link", "link is a link: name the folder that it leads to"),
+        (tmp_path / "file" / "out", "file is no folder, and none can be made .*: name another --out"),
+        (tmp_path / "file" / "new" / "out", "new is no folder, and none can be made .*: name another --out"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            export_ranker(run, "sft", out)
+    assert {p.name for p in tmp_path.rglob("*")} == {"empty", "link", "file"}
 
 
 def test_what_a_killed_export_has_left_goes(run, tmp_path, monkeypatch):
@@ -167,6 +231,13 @@ def test_the_card_says_how_it_was_made_and_measured(run, folder, tmp_path):
     assert "a machine" not in body
     assert "- base: `model`" in body
     assert str(folder.parent) not in text  # no paths of this machine
+
+
+@pytest.mark.parametrize("base", ["gpt2", "HuggingFaceTB/SmolLM2-135M"])
+def test_the_card_names_a_base_that_is_on_the_hub(run, folder, base):
+    card = model_card(read_run(folder), run.recipe, "sft", base, merged=False)
+    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == base
+    assert f"- base: `{base}`" in card
 
 
 def test_the_card_of_the_embedded_model_names_its_base_and_terms(run, folder):

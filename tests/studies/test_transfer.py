@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, PrefrecError
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import lm_ranker
@@ -100,11 +100,30 @@ def test_its_own_runs_have_folders_of_their_own(base, songs, place, monkeypatch)
     renamed = songs.model_copy(update={"data": songs.data.model_copy(update={"source": "movielens-csv"})})
     made = []
     monkeypatch.setattr(carry_out_module, "_made", lambda study, recipe, folder: made.append(folder))
+    monkeypatch.setattr(carry_out_module, "_look_at", lambda study, recipe, folder: None)
     monkeypatch.setattr(carry_out_module, "_analyse", lambda study, runs, folder: {})
     monkeypatch.setattr(Recipe, "model_validate", classmethod(lambda cls, raw: raw))
     carry_out(TRANSFER, base, [0, 1], place, [renamed])
     names = ["transfer-seed-0", "transfer-movielens-csv-seed-0", "transfer-seed-1", "transfer-movielens-csv-seed-1"]
     assert made == [place / "runs" / n for n in names]
+
+
+@pytest.mark.parametrize("wrong", ["place", "rows"])
+def test_no_data_set_is_trained_on_before_all_have_been_looked_at(base, tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(carry_out_module, "_made", lambda study, recipe, folder: pytest.fail("trained"))
+    data, align = base.data, base.align
+    if wrong == "place":
+        files = {"path": tmp_path / "nowhere", "interactions": None, "items": None}
+        data = data.model_copy(update={"source": "lastfm-hetrec", **files})
+    else:
+        align = [base.align[0].model_copy(update={"skip_rows": 5000})]
+    other = base.model_copy(update={"data": data, "align": align})
+    if wrong == "rows":
+        monkeypatch.setattr(carry_out_module, "_other_data", lambda study, first, others: others)
+    with pytest.raises(PrefrecError, match=r"nowhere" if wrong == "place" else r"align\.s-dpo\.skip_rows: 5000"):
+        carry_out(TRANSFER, base, [0, 1], tmp_path / "studies", [other])
+    made = tmp_path / "studies" / "runs" / "transfer-seed-0"
+    assert [p.name for p in made.iterdir()] == ["data"]
 
 
 def test_what_cannot_be_compared(base, songs, runs, place):

@@ -9,9 +9,10 @@ import pytest
 import torch
 from peft import PeftModel
 
-from prefrec.errors import ModelError
+from prefrec.errors import ConfigError, ModelError
+from prefrec.models import EMBEDDED_HUB_ID, load_model, same_base
 from prefrec.rankers.lm import load_lm
-from prefrec.training.adapters import load_adapter
+from prefrec.training.adapters import add_adapter, load_adapter, lora_config
 from served_run import write_run
 from tiny import tiny_llama
 from tiny_training import adapted_model
@@ -91,3 +92,84 @@ def test_the_same_holds_wherever_a_model_is_loaded(tmp_path, bpe_tokenizer):
     (run / "sft" / "adapter" / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
         load_lm(str(tmp_path / "model"), run / "sft" / "adapter", dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("smollm2-135m", "/home/ann/.cache/prefrec/models/smollm2-135m-98765", True),
+        ("smollm2-135m", EMBEDDED_HUB_ID, True),
+        ("a/m", "/cache/hub/models--a--m/snapshots/0f3c", True),
+        ("/moved/from/m", "/moved/to/m", None),
+        ("/nowhere/any/more", "a/m", None),
+        ("a/m", "/", False),
+        ("a/m", "a/n", False),
+        ("a/m", "smollm2-135m", False),
+    ],
+)
+def test_names_of_one_base(one, other, same):
+    assert (same_base(one, other), same_base(other, one)) == (same, same)
+
+
+@pytest.fixture
+def bases(tmp_path):
+    """Two saved models of one shape, and one of another."""
+    for seed, name in enumerate(("first", "second")):
+        torch.manual_seed(seed)
+        tiny_llama().save_pretrained(tmp_path / name)
+    tiny_llama(hidden_size=32, intermediate_size=48).save_pretrained(tmp_path / "narrow")
+    (tmp_path / "link").symlink_to(tmp_path / "first")
+    return tmp_path
+
+
+def test_an_adapter_of_another_base_is_told(folder, bases, capsys):
+    _change(folder, base_model_name_or_path=str(bases / "first"))
+    for same in ("first", "link"):
+        load_adapter(load_model(str(bases / same)), folder)
+    load_adapter(tiny_llama(), folder)  # a model without a name
+    assert "warning" not in capsys.readouterr().err
+    load_adapter(load_model(str(bases / "second")), folder)
+    told = (
+        f"warning: the adapter in {folder} was trained on {bases}/first, and is put on {bases}/second: these are two"
+    )
+    assert told in capsys.readouterr().err
+    (bases / "first").rename(bases / "moved")
+    load_adapter(load_model(str(bases / "moved")), folder)
+    assert "unless this is the same model at another place its answers mean nothing" in capsys.readouterr().err
+
+
+def test_an_adapter_of_another_shape_is_told_in_a_line(folder, bases):
+    _change(folder, base_model_name_or_path=str(bases / "first"))
+    with pytest.raises(ModelError) as refused:
+        load_adapter(load_model(str(bases / "narrow")), folder)
+    told = str(refused.value)
+    assert told.startswith(
+        f"the adapter in {folder} cannot be read, or is of another base model (trained on {bases}/"
+    )
+    assert f"put on {bases}/narrow): size mismatch for " in told
+    assert "\n" not in told
+    assert len(told) < 600
+
+
+def _adapted(targets) -> set[str]:
+    names = [n for n, _ in add_adapter(tiny_llama(), lora_config(r=2, targets=targets)).named_parameters()]
+    return {n.partition(".lora_")[0].rpartition(".")[2] for n in names if ".lora_" in n}
+
+
+def test_layers_by_name_and_by_expression():
+    assert _adapted("q_proj") == _adapted(["q_proj"]) == _adapted("self_attn.q_proj") == {"q_proj"}
+    assert _adapted(r".*\.(q|v)_proj") == {"q_proj", "v_proj"}
+    assert len(_adapted("all-linear")) == 7
+
+
+@pytest.mark.parametrize("targets", [["query"], "query", "q_proj,k_proj", "[", ["mlp"], []])
+def test_layers_that_there_are_not(targets):
+    with pytest.raises(
+        ConfigError, match=r"lora\.targets: .*name some of its linear layers \(q_proj, k_proj, .*all-lin"
+    ):
+        _adapted(targets)
+
+
+def test_one_of_the_layers_is_not_there(capsys):
+    assert _adapted(["q_proj", "query"]) == {"q_proj"}
+    assert "warning: lora.targets: the model has no layer query" in capsys.readouterr().err

@@ -3,8 +3,8 @@
 import pytest
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.errors import ConfigError, DataError
-from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
+from prefrec.errors import ConfigError, DataError, TokenizerError
+from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
 from prefrec.training import ChoiceDataset, PreferenceDataset, encode_examples
 from prefrec.training.datasets import encode_completions, encode_preferences
 
@@ -90,6 +90,14 @@ def test_examples_show_candidates_and_answer_targets(bpe_tokenizer):
         assert prompt.index("Babe") < prompt.index("Heat") < prompt.index("Emma")
         return [bpe_tokenizer.decode(a[:-1]) for a in choices.answers]
 
+    with pytest.raises(TokenizerError, match=r"row 1 \(user v\): the prompt of template movies/1 takes \d+ tokens"):
+        encode_examples(
+            [RankingExample("u", ("4",), ("1",), "1"), RankingExample("v", ("4",), ("2", "1", "3"), "1")],
+            catalogue,
+            [PromptTemplate("own", "{{ history }}{{ candidates }}"), load_template("movies/1")],
+            PromptEncoder(bpe_tokenizer, max_length=30),
+            answers="target",
+        )
     assert answers("target") == ["Heat"]
     assert answers("target-first") == ["Heat", "Babe", "Emma"]
     assert answers("candidates") == ["Babe", "Heat", "Emma"]

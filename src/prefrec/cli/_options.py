@@ -43,6 +43,11 @@ def fill(section: type[Section], **values: Any) -> Section:
         raise config_error(e) from e
 
 
+def option(field: str) -> str:
+    """The option that sets a field of a section."""
+    return f"--{field.replace('_', '-')}"
+
+
 def model_section(
     model: str, dtype: str, max_length: int, chat: bool, template: Sequence[str] | None
 ) -> ModelSection:

@@ -12,6 +12,7 @@ from prefrec.cli.sft import Rank, lora_section
 from prefrec.data import prepared_digest, read_prepared
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import AlignSection
+from prefrec.pipeline.rows import check_section
 from prefrec.pipeline.run import align_stage
 
 
@@ -72,7 +73,9 @@ def align(
         "per_device_batch_size": per_device_batch_size,
     }
     prepared = read_prepared(data)
+    section = o.fill(AlignSection, **settings)
     asked = o.model_section(model, dtype, max_length, chat, template)
+    check_section(section, prepared, asked, seed, o.option)
     made_of = Ingredients(prepared, prepared_digest(data), asked, lora_section(lora_rank, adapter), seed)
-    entry = align_stage(made_of, o.fill(AlignSection, **settings), o.start_of(adapter, prepared), out)
+    entry = align_stage(made_of, section, o.start_of(adapter, prepared), out)
     typer.echo(f"Adapter: {entry.adapter}")

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from prefrec.cli import _options as o
 from prefrec.cli.rank import find_item
-from prefrec.console import say
+from prefrec.console import say, warn
 from prefrec.data import PreparedData, seen_items
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import ConfigError, DataError, PrefrecError
 from prefrec.pipeline.baselines.chat_rec import chat_rec_ranker
 from prefrec.pipeline.full_catalogue import catalogue_entry
 from prefrec.pipeline.recipe import SEQUENTIAL
@@ -56,8 +57,9 @@ def chat(
     """Recommend titles and talk about them: "something funnier", "why the second?".
 
     A retriever of the run picks items that the user does not know, a language model orders them, gives its reason,
-    and answers what is said next; `/more` brings the retriever's next items, `/quit` ends. The conversation is kept
-    in memory only. What is not set here comes from the first chat-rec ranker of the run's recipe, if it has one.
+    and answers what is said next; `/more` brings the retriever's next items, `/quit` ends. A typed line that cannot
+    be answered is said to be so, and the conversation goes on. It is kept in memory only. What is not set here comes
+    from the first chat-rec ranker of the run's recipe, if it has one.
 
     Example: prefrec chat runs/demo --user 42 --retriever item-kNN
 
@@ -69,10 +71,12 @@ def chat(
     given = {"retriever": retriever, "keep": keep, "model": model, "max_new_tokens": max_new_tokens}
     config = _config(opened, {k: v for k, v in given.items() if v is not None}, server)
     who, known, seen = _user(opened.data, user, history or [])
-    ranker = chat_rec_ranker(config, opened.data, opened.recipe.model, _entries(opened), seed=opened.recipe.seed)
+    ranker = chat_rec_ranker(
+        config, opened.data, opened.recipe.model, _entries(opened, config.retriever), seed=opened.recipe.seed
+    )
     fresh = [item for item in opened.data.catalogue.ids if item not in seen]
     session = ChatSession(ranker, who, known, fresh)
-    for said, reply in _replies(session, ask):
+    for said, reply in _replies(session, ask, as_json):
         _tell(opened.data, said, reply, top, as_json)
 
 
@@ -88,11 +92,15 @@ def _config(run: Run, given: dict[str, Any], server: dict[str, Any]) -> ChatRecC
     return o.fill(ChatRecConfig, **{**settings, **given})
 
 
-def _entries(run: Run) -> dict[str, Entry]:
-    """Rankers of the run that can retrieve: language models are asked after the history alone."""
+def _entries(run: Run, wanted: str) -> dict[str, Entry]:
+    """Rankers of the run that can retrieve: language models are asked after the history alone.
+
+    Of those that the recipe no longer fits only the one that is wanted is looked at, and refused.
+    """
     sequential = [run.folder / SEQUENTIAL / s.model for s in run.recipe.sequential]
     trained = {folder.name: sequential_entry(folder) for folder in sequential if (folder / "model.json").is_file()}
-    models = [catalogue_entry(run.entry(name), run.data, run.recipe.model) for name in run.models]
+    fit = [name for name in run.models if name == wanted or not run.changed(name)]
+    models = [catalogue_entry(run.entry(name), run.data, run.recipe.model) for name in fit]
     return {**trained, **{entry.name: entry for entry in models}}
 
 
@@ -110,13 +118,23 @@ def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str,
     return user, row.history, seen_items(data, [row])[0]
 
 
-def _replies(session: ChatSession, asked: list[str] | None) -> Iterator[tuple[str | None, Reply]]:
-    """What was said, and the reply: first a recommendation."""
+def _replies(session: ChatSession, asked: list[str] | None, as_json: bool) -> Iterator[tuple[str | None, Reply]]:
+    """What was said, and the reply: first a recommendation. An error ends it, but not where people are typing."""
     yield None, session.recommend()
     for said in _typed() if asked is None else asked:
         if said == QUIT:
             return
-        yield said, session.recommend() if said == MORE else session.ask(said)
+        try:
+            reply = session.recommend() if said == MORE else session.ask(said)
+        except PrefrecError as e:
+            if asked is not None:
+                raise
+            if as_json:
+                typer.echo(json.dumps({"asked": said, "error": str(e)}, ensure_ascii=False))
+            else:
+                warn(escape(str(e)))
+        else:
+            yield said, reply
 
 
 def _typed() -> Iterator[str]:

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefrec import processes
+from prefrec.catalogue import check_finite
 from prefrec.cli import _options as o
 from prefrec.console import track
 from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared, seen_items
@@ -28,6 +29,7 @@ Question = tuple[str, set[str], list[str]]
 
 
 def rank(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote: it knows the titles.")],
     history: Annotated[
         list[str] | None, typer.Option(help="Title or item id, oldest first; repeat for each.")
@@ -65,7 +67,9 @@ def rank(
     Example: prefrec rank runs/demo/data --adapter runs/demo/align/s-dpo/adapter --template history --history Alien
     --history Aliens --catalogue
     """
-    _check_usage(history, candidate, catalogue, rows)
+    _check_usage(
+        history, candidate, catalogue, rows, _given(context, "split", "top", "method", "max_calls", "keep_seen")
+    )
     asked = o.model_section(model, dtype, max_length, chat, template)
     prepared = read_prepared(data)
     if catalogue:
@@ -102,15 +106,26 @@ def find_item(catalogue: Catalogue, text: str) -> str:
     raise DataError(f"no item with title or id {text!r} among {len(catalogue)}{hint}")
 
 
-def _check_usage(history: list[str] | None, candidate: list[str] | None, catalogue: bool, rows: int | None) -> None:
+def _check_usage(
+    history: list[str] | None, candidate: list[str] | None, catalogue: bool, rows: int | None, alone: Sequence[str]
+) -> None:
+    """Refuse options that do not go together; `alone` are those given that only --catalogue reads."""
     if catalogue and candidate:
         raise typer.BadParameter("leave it out, or --catalogue", param_hint="--candidate")
     if not (catalogue or candidate):
         raise typer.BadParameter("name titles to rank, or rank all with --catalogue", param_hint="--candidate")
+    if not catalogue and alone:
+        raise typer.BadParameter("needs --catalogue", param_hint=alone[0])
     if rows and (history or not catalogue):
         raise typer.BadParameter("needs --catalogue, and takes the place of --history", param_hint="--rows")
     if not (history or rows):
         raise typer.BadParameter("name the titles to go on from", param_hint="--history")
+
+
+def _given(context: typer.Context, *names: str) -> list[str]:
+    """Those of these options that the command line sets."""
+    set_there = [n for n in names if (source := context.get_parameter_source(n)) and source.name == "COMMANDLINE"]
+    return [f"--{name.replace('_', '-')}" for name in set_there]
 
 
 def _ranked(
@@ -118,8 +133,11 @@ def _ranked(
 ) -> list[dict[str, Any]]:
     """The candidates, best first."""
     ids = [find_item(prepared.catalogue, text) for text in candidate]
+    if twice := [text for i, text in enumerate(candidate) if ids[i] in ids[:i]]:
+        raise DataError(f"--candidate {twice[0]!r}: named twice; name each title once")
     example = RankingExample("-", tuple(find_item(prepared.catalogue, h) for h in history), tuple(ids), ids[0])
     logps = lm_ranker("lm", adapter, prepared, asked).score([example])[0]
+    check_finite("the candidates", logps)
     shares = np.exp(logps - np.logaddexp.reduce(logps))
     titles = prepared.catalogue.titles_of(ids)
     return [

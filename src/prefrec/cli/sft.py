@@ -12,6 +12,7 @@ from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import LoraSection, SFTSection
+from prefrec.pipeline.rows import check_section
 from prefrec.pipeline.run import sft_stage
 from prefrec.pipeline.stage import read_json
 
@@ -76,7 +77,9 @@ def sft(
         "per_device_batch_size": per_device_batch_size,
     }
     prepared = read_prepared(data)
+    section = o.fill(SFTSection, **settings)
     asked = o.model_section(model, dtype, max_length, chat, template)
+    check_section(section, prepared, asked, seed, o.option)
     made_of = Ingredients(prepared, prepared_digest(data), asked, lora_section(lora_rank, adapter), seed)
-    entry = sft_stage(made_of, o.fill(SFTSection, **settings), out, o.start_of(adapter, prepared))
+    entry = sft_stage(made_of, section, out, o.start_of(adapter, prepared))
     typer.echo(f"Adapter: {entry.adapter}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args
@@ -18,13 +19,13 @@ from pydantic import (
     model_validator,
 )
 
-from prefrec.data import PrepareConfig, config_error
+from prefrec.data import PrepareConfig
 from prefrec.errors import ConfigError
 from prefrec.losses import LOSSES
 from prefrec.models import EMBEDDED
 from prefrec.rankers.chatrec.config import ChatRecConfig
-from prefrec.rankers.config import NAME, RankerConfig
-from prefrec.rankers.kinds import ranker_config
+from prefrec.rankers.config import NAME, RankerConfig, settings_error
+from prefrec.rankers.kinds import RANKER_CONFIGS, ranker_config
 from prefrec.rankers.llara.config import LlaraAlignConfig, LlaraConfig
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.rankers.sequential import SEQUENTIAL_MODELS, SequentialConfig
@@ -78,7 +79,9 @@ class LoraSection(_Section):
     r: int = Field(16, ge=1, description="Rank.")
     alpha: int | None = Field(None, ge=1, description="Scale numerator; None: 2·r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="On its input; needs disable_dropout: false.")
-    targets: list[str] | str = Field("all-linear", description="Names of the layers, or all-linear.")
+    targets: list[str] | str = Field(
+        "all-linear", description="Names of the layers; all-linear; or an expression that their whole names match."
+    )
 
 
 class PretrainSection(TrainSection):
@@ -268,7 +271,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Args:
         path: of the file.
         overrides: `FIELD=VALUE` with a dotted field and a YAML value, such as `sft.rows=100` or
-            `align.0.beta=0.5`; they win over the file.
+            `align.0.beta=0.5` (or `align.s-dpo.beta=0.5`); they win over the file.
 
     Raises:
         ConfigError: the file is missing, no YAML, or a field is wrong; the message names file and field.
@@ -284,7 +287,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path}: expected a mapping with name, data, sft, …, got {type(raw).__name__}")
     for override in overrides:
-        _override(raw, override)
+        set_field(raw, override)
     try:
         recipe = checked_recipe(raw)
     except ConfigError as e:
@@ -301,7 +304,7 @@ def checked_recipe(raw: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as e:
-        raise config_error(e) from e
+        raise settings_error(e, Recipe) from e
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -318,20 +321,70 @@ def _known(place: str, name: str, there: Sequence[str]) -> None:
         )
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
-    """Set one dotted field of the raw recipe."""
+def set_field(raw: dict[str, Any], override: str) -> None:
+    """Set one dotted field of a raw recipe, as `--set` has it: `FIELD=VALUE`.
+
+    An entry of a list goes by its number, or by its name where no other has it.
+
+    Raises:
+        ConfigError: this is no `FIELD=VALUE`, or there is no such entry; the message says which there are.
+    """
     field, given, text = override.partition("=")
-    *parents, last = field.split(".")
-    place: Any = raw
+    names = field.split(".")
+    wrong = f"--set {override!r}: expected FIELD=VALUE such as sft.rows=100 or align.0.beta=0.5"
     try:
-        for name in parents:
-            place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
         value = yaml.safe_load(text)
-        place[int(last) if isinstance(place, list) else last] = value
-    except (IndexError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
-        given = ""
-    if not given or not all([*parents, last]):
-        raise ConfigError(f"--set {override!r}: expected FIELD=VALUE such as sft.rows=100 or align.0.beta=0.5")
+    except (ValueError, RecursionError, yaml.YAMLError) as e:
+        raise ConfigError(f"{wrong}; what is after the = is no YAML value") from e
+    if not given or not all(names):
+        raise ConfigError(wrong)
+    place: Any = raw
+    for depth, name in enumerate(names):
+        above = ".".join(names[:depth])
+        key: Any = name
+        if isinstance(place, list):
+            key = _index(place, name, above)
+            if key is None:
+                raise ConfigError(f"{wrong}; {_entries(place, above)}")
+        elif not isinstance(place, dict):
+            raise ConfigError(f"{wrong}; {above} is {place!r}, which has no fields")
+        if depth == len(names) - 1:
+            place[key] = value
+        else:
+            if isinstance(place, dict) and place.get(key) is None:
+                place[key] = [] if above == "" and name in _LISTS else {}
+            place = place[key]
+
+
+_LISTS = (SEQUENTIAL, "align", RANKERS)
+
+
+def _index(entries: Sequence[Any], name: str, of: str) -> int | None:
+    """The place of an entry, by its number or its name; None where there is none, or more than one."""
+    if re.fullmatch(r"-?\d{1,9}", name):
+        index = int(name)
+        return index if -len(entries) <= index < len(entries) else None
+    found = [i for i, entry in enumerate(entries) if _entry_name(entry, of) == name]
+    return found[0] if len(found) == 1 else None
+
+
+def _entries(entries: Sequence[Any], of: str) -> str:
+    """Which entries a list has, with their names."""
+    if not entries:
+        return f"{of} has no entries"
+    told = [f"{of}.{i} ({_entry_name(entry, of)})" for i, entry in enumerate(entries)]
+    return f"{of} has {len(told)} entr{'y' if len(told) == 1 else 'ies'}: {', '.join(told)}"
+
+
+def _entry_name(entry: Any, of: str) -> str:
+    """What an entry of a raw recipe's list is called, or will be by default."""
+    if not isinstance(entry, dict):
+        return str(entry)
+    kind = RANKER_CONFIGS.get(str(entry.get("kind"))) if of == RANKERS else None
+    section = SequentialConfig if of == SEQUENTIAL else AlignSection if of == "align" else kind
+    field = "model" if of == SEQUENTIAL else "name"
+    default = section.model_fields[field].get_default() if section else "?"
+    return str(entry.get(field, default))
 
 
 def _resolve_paths(data: PrepareConfig, folder: Path) -> PrepareConfig:

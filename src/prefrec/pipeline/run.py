@@ -16,6 +16,7 @@ from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.pipeline.baselines import STAGE_FUNCTIONS
 from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.made_with import made_with
 from prefrec.pipeline.recipe import (
     PRETRAIN,
     RANKERS,
@@ -30,6 +31,7 @@ from prefrec.pipeline.recipe import (
 )
 from prefrec.pipeline.report import write_report
 from prefrec.pipeline.report.contents import METRICS, made_of
+from prefrec.pipeline.rows import check_rows, warn_of_idle_dropout
 from prefrec.pipeline.score import Entry, LMEntry, Scores, SequentialEntry, adapter_key, evaluate_rankers
 from prefrec.pipeline.stage import (
     file_facts,
@@ -67,7 +69,8 @@ def run_recipe(
         under_test: chooses among the rows of the prepared data, for the evaluation alone.
 
     Raises:
-        ConfigError: there is no such stage, a name is not fit for one, or hopwise is needed and not installed.
+        ConfigError: there is no such stage, a name is not fit for one, one finds no rows to train on, or hopwise is
+            needed and not installed.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")
@@ -81,7 +84,10 @@ def run_recipe(
     if is_first():
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_json(folder / "environment.json", environment(recipe.seed))
-    data = _prepare(recipe, folder / "data")
+    data = prepare_stage(recipe, folder / "data")
+    if until != "prepare":
+        check_rows(recipe, data)
+        warn_of_idle_dropout(recipe)
     key = prepared_digest(folder / "data")
     entries: list[Entry] = [
         sequential_stage(data, key, s, folder / SEQUENTIAL / s.model, seed=recipe.seed) for s in sections
@@ -102,7 +108,8 @@ def environment(seed: int) -> dict[str, Any]:
     return {**machine(), "seed": seed}
 
 
-def _prepare(recipe: Recipe, folder: Path) -> PreparedData:
+def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
+    """The recipe's data, prepared in `folder`, or found there."""
     key = prepare_key(recipe.data)
     if not due(folder, key, "prepare", made=PREPARED_FILES):
         return read_prepared(folder)
@@ -160,7 +167,7 @@ def pretrain_stage(made_of: Ingredients, section: PretrainSection, out: Path) ->
     """Pre-training on histories in the folder `out`; else as `sft_stage`."""
     key = made_of.key(pretrain=section.decisive())
     if due(out, key, PRETRAIN):
-        with stage(out, key, "sft", section.model_dump()):
+        with stage(out, key, "sft", section.model_dump(), made_with=made_with(made_of)):
             train_pretrain(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed)
     return LMEntry(PRETRAIN, out / ADAPTER, key)
 
@@ -174,7 +181,7 @@ def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: LMEnt
     key = made_of.key(sft=section.decisive(), **more)
     if due(out, key, SFT):
         adapter = start.adapter if start else None
-        with stage(out, key, "sft", section.model_dump()):
+        with stage(out, key, "sft", section.model_dump(), made_with=made_with(made_of, start)):
             train_sft(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed, adapter=adapter)
     return LMEntry(SFT, out / ADAPTER, key)
 
@@ -203,7 +210,7 @@ def align_stage(
     if due(out, key, section.name):
         adapter = start.adapter if start else None
         chosen_by = judge.folder if judge else None
-        with stage(out, key, "align", section.model_dump()):
+        with stage(out, key, "align", section.model_dump(), made_with=made_with(made_of, start, judge)):
             train_align(
                 made_of.data,
                 made_of.model,

@@ -61,18 +61,18 @@ def is_finished(folder: Path, key: str) -> bool:
 
 
 @contextmanager
-def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator[Path]:
+def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any) -> Iterator[Path]:
     """The folder to work in. What an interrupted stage of the same key left stays there, to go on from.
 
     The outcome of another key is moved to `NAME.previous` (of which one is kept), never deleted at once; what lies
     there under the wanted key takes its place. Checkpoints are deleted when the stage is finished. Of many processes
     the first one sees to the folder, and all leave together.
 
-    `stage.json` says what the stage took, all parts of an interrupted one together but those that ended by a kill:
-    `seconds` of wall time, `cpu_seconds` of this process (all its threads), and `peak_bytes`, the most memory that
-    the process (on a GPU: torch) held during it. `shared_seconds` and `shared_cpu_seconds` are what it would have
-    taken beyond that, had another stage not left it the reference's log-probabilities. `environment` is the machine
-    that finished it.
+    `stage.json` holds what is given here, `more` too. It says what the stage took, all parts of an interrupted one
+    together but those that ended by a kill: `seconds` of wall time, `cpu_seconds` of this process (all its threads),
+    and `peak_bytes`, the most memory that the process (on a GPU: torch) held during it. `shared_seconds` and
+    `shared_cpu_seconds` are what it would have taken beyond that, had another stage not left it the reference's
+    log-probabilities. `environment` is the machine that finished it.
 
     Raises:
         ConfigError: the folder's name ends in `.previous`; or it, or the one that would be moved away for it, holds
@@ -94,7 +94,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any]) -> Iterator
         folder.rename(previous)
         state = {}
     folder.mkdir(parents=True, exist_ok=True)
-    note: dict[str, Any] = {"key": key, "kind": kind, "config": config, "finished": False}
+    note: dict[str, Any] = {"key": key, "kind": kind, "config": config, **more, "finished": False}
     note |= {name: state.get(name, 0) for name in (*SHARED, "peak_bytes", *SHARED.values())}
     write_json(folder / STAGE_FILE, note)
     device = default_device().type

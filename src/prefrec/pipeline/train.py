@@ -64,10 +64,12 @@ def train_pretrain(
     encoder = prompt_encoder(model)
     template = load_template(model.templates[0], domain=data.domain)
     sequences = encode_sequences(data.train_interactions, data.catalogue, template, encoder, titles=section.titles)
+    rows = some_rows(sequences, section, seed)
+    tell_fewer(out.name, section, len(rows))
     trainer = SFTTrainer(
         _base(model, None),
         SFTConfig(**training_arguments(section, model, out, seed)),
-        ChoiceDataset(some_rows(sequences, section, seed)),
+        ChoiceDataset(rows),
         None,
         encoder.tokenizer,
         adapter_config(lora),
@@ -96,6 +98,8 @@ def train_sft(
         seed: of rows, order and initial weights.
         adapter: the adapter to go on from; None: a new one.
     """
+    rows = training_rows(data, section, seed)
+    tell_fewer(out.name, section, len(rows))
     set_seed(seed)
     encoder = prompt_encoder(model)
 
@@ -105,7 +109,7 @@ def train_sft(
     trainer = SFTTrainer(
         _base(model, adapter),
         SFTConfig(**training_arguments(section, model, out, seed)),
-        dataset(training_rows(data, section, seed)),
+        dataset(rows),
         dataset(data.some("validation", section.eval_rows)) if section.eval_rows else None,
         encoder.tokenizer,
         None if adapter is not None else adapter_config(lora),
@@ -139,6 +143,7 @@ def train_align(
         references: folder for the reference's log-probabilities, which alignments share; None: in `out`.
     """
     rows = training_rows(data, section, seed)
+    tell_fewer(out.name, section, len(rows))
     rows = negative_rows(data, model, section, rows, adapter, sequential, out, seed=seed)
     set_seed(seed)
     encoder = prompt_encoder(model)
@@ -186,16 +191,20 @@ def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[R
 
     With `latest_per_user`, of the last rows of each user, which are nearest to those of validation and test.
     """
-    rows: Sequence[RankingExample] = data.train
-    if section.latest_per_user is not None:
-        left = Counter(row.user_id for row in rows)
-        latest = []
-        for row in rows:
-            if left[row.user_id] <= section.latest_per_user:
-                latest.append(row)
-            left[row.user_id] -= 1
-        rows = latest
-    return some_rows(rows, section, seed)
+    return some_rows(rows_to_choose_from(data, section), section, seed)
+
+
+def rows_to_choose_from(data: PreparedData, section: RowsSection) -> list[RankingExample]:
+    """All training rows, or with `latest_per_user` the last ones of each user."""
+    if section.latest_per_user is None:
+        return list(data.train)
+    left = Counter(row.user_id for row in data.train)
+    latest = []
+    for row in data.train:
+        if left[row.user_id] <= section.latest_per_user:
+            latest.append(row)
+        left[row.user_id] -= 1
+    return latest
 
 
 def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
@@ -203,6 +212,13 @@ def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row
     order = np.random.default_rng((seed, 1)).permutation(len(rows))
     end = None if section.rows is None else section.skip_rows + section.rows
     return [rows[i] for i in order[section.skip_rows : end]]
+
+
+def tell_fewer(name: str, section: TrainSection, found: int) -> None:
+    """Say it where a stage finds fewer rows than it is to take."""
+    if section.rows is not None and found < section.rows:
+        after = f" after the {section.skip_rows} of skip_rows" if section.skip_rows else ""
+        say(f"{name}: {found} rows, not the {section.rows} asked for: there are no more{after}")
 
 
 def prompt_encoder(model: ModelSection) -> PromptEncoder:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +17,24 @@ from prefrec.prompts.templates import PromptTemplate
 
 _CHAT_CONTENT = "prefrec-content-stands-here"
 _REMEMBERED = 1 << 17
+
+_LINES = ("", "Emma", "1984", "What?", "(1999)", "'", "Amélie", "七人", "M*A*S*H...", "🎬", "a\u0301", "_")
+_STARTS = (
+    "Emma",
+    "emma",
+    "12 Angry Men",
+    "(500) Days",
+    "'s",
+    "…And",
+    "$9.99",
+    "Él",
+    "七人",
+    "🎬",
+    "\u0301",
+    "_",
+    "#",
+)
+"""Ends of a line and beginnings of the next one, of all kinds that tokenizers tell apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +87,8 @@ class PromptEncoder:
         self._special = special_ids(tokenizer)
         self.shortened = 0
         self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._probes: dict[str, list[tuple[int, ...]] | None] = {}
+        self._last_place = ("", "")
 
     def encode(
         self,
@@ -108,8 +131,9 @@ class PromptEncoder:
         while not fits(least):
             if least == len(history):
                 raise TokenizerError(
-                    f"the prompt takes {tried[least].length} tokens without any history, max_length is "
-                    f"{self.max_length}: show fewer candidates, raise max_length or write a shorter template"
+                    f"the prompt of template {template.name} takes {tried[least].length} tokens without any history, "
+                    f"max_length is {self.max_length}: show fewer candidates, raise max_length or write a shorter "
+                    f"template{_longest([*candidates, *answers])}"
                 )
             short, least, step = least, min(least + step, len(history)), 2 * step
         while least - short > 1:
@@ -148,19 +172,63 @@ class PromptEncoder:
 
     def _after(self, tail: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Token ids of `answers` after a prompt that ends with `tail`, end token included."""
-        new = [a for a in dict.fromkeys(answers) if (tail, a) not in self._answers]
-        if len(self._answers) + len(new) > _REMEMBERED:
+        place = self._place(tail)
+        keys = {a: (place if _begins_with_no_space(a) else tail, a) for a in answers}
+        new = [a for a, key in keys.items() if key not in self._answers]
+        if new and len(self._answers) + len(new) > _REMEMBERED:
             self._answers.clear()
-            new = list(dict.fromkeys(answers))
+            new = list(keys)
         if new:
-            space = "" if tail[-1:].isspace() else " "
-            before, *joint = self._many_ids([tail, *(tail + space + a for a in new)], special=self.chat)
-            for answer, ids in zip(new, joint, strict=True):
-                own = ids[len(before) :]
-                if ids[: len(before)] != before or (self.chat and self._count_special(own)):
-                    own = self._ids(space + answer)
-                self._answers[tail, answer] = (*own, self.end)
-        return tuple(self._answers[tail, a] for a in answers)
+            self._answers.update(zip((keys[a] for a in new), self._ids_after(tail, new), strict=True))
+        return tuple(self._answers[keys[a]] for a in answers)
+
+    def _ids_after(self, tail: str, answers: Sequence[str]) -> list[tuple[int, ...]]:
+        """As `_after`, without memory."""
+        space = "" if tail[-1:].isspace() else " "
+        before, *joint = self._many_ids([tail, *(tail + space + a for a in answers)], special=self.chat)
+        out = []
+        for answer, ids in zip(answers, joint, strict=True):
+            own = ids[len(before) :]
+            if ids[: len(before)] != before or (self.chat and self._count_special(own)):
+                own = self._ids(space + answer)
+            out.append((*own, self.end))
+        return out
+
+    def _place(self, tail: str) -> str:
+        """What the tokens of a title after `tail` depend on: the white space that ends it, else the whole of it.
+
+        The white space alone where it ends with a new line, the tokenizer joins nothing to that, and titles of all
+        kinds read the same after `tail` as after other lines. A prompt that ends with its history has another tail
+        for every history, and its titles would be read anew each time.
+        """
+        if self.chat or not tail.endswith("\n") or not self._parts_lines:
+            return tail
+        last, place = self._last_place
+        if last != tail:
+            space = tail[len(tail.rstrip()) :]
+            if space not in self._probes:
+                first, *others = (self._ids_after(line + space, _STARTS) for line in _LINES)
+                self._probes[space] = first if all(ids == first for ids in others) else None
+            place = space if self._ids_after(tail, _STARTS) == self._probes[space] else tail
+            self._last_place = tail, place
+        return place
+
+    @cached_property
+    def _parts_lines(self) -> bool:
+        """Whether no token can hold the end of one line and the beginning of the next.
+
+        Then merges of byte pairs left and right of a new line know nothing of each other. Other kinds of tokenizers
+        are taken to need the whole line.
+        """
+        raw = getattr(self.tokenizer, "backend_tokenizer", None)
+        if raw is None or type(raw.model).__name__ != "BPE":
+            return False
+        added = [t for t in self.tokenizer.added_tokens_decoder.values() if not t.special]
+        if any(t.lstrip or t.rstrip for t in added):  # they take white space beside them
+            return False
+        # "Ċ" is how byte-level tokenizers write a new line; "Ā" to "Ġ" are control characters and the space.
+        joined = re.compile(r"\n[^\s▁]|Ċ[^\u0100-\u0120]")
+        return not any(joined.search(token) for token in raw.get_vocab(with_added_tokens=True))
 
     def _many_ids(self, texts: Sequence[str], *, special: bool) -> list[tuple[int, ...]]:
         """Token ids of many texts by one call of the tokenizer: a call takes longer than a title."""
@@ -194,6 +262,19 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids that text from data must never become: more than `all_special_ids`, which holds the named ones only."""
     added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     return frozenset([*added, *tokenizer.all_special_ids])
+
+
+def _longest(titles: Sequence[str]) -> str:
+    """The longest title in words, as the end of a message; "" where there is none."""
+    longest = max(titles, key=len, default="")
+    shown = repr(longest) if len(longest) <= 60 else f"{longest[:60]!r}…, {len(longest):,} characters"
+    return f" (the longest title: {shown})" if longest else ""
+
+
+def _begins_with_no_space(title: str) -> bool:
+    """White space, which a tokenizer may also make of other signs, may join the white space before it."""
+    first = unicodedata.normalize("NFKC", title[:1])[:1]
+    return first.isalnum() or (first != "" and first in string.punctuation)
 
 
 def _last_line(text: str) -> str:

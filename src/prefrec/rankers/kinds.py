@@ -6,9 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prefrec.data import config_error
 from prefrec.rankers.chatrec.config import ChatRecConfig
-from prefrec.rankers.config import RankerConfig
+from prefrec.rankers.config import RankerConfig, settings_error
 from prefrec.rankers.endpoint import EndpointConfig
 from prefrec.rankers.llara.config import LlaraAlignConfig, LlaraConfig
 from prefrec.rankers.morec.config import MoRecConfig
@@ -41,4 +40,4 @@ def ranker_config(raw: Any) -> RankerConfig:
     try:
         return RANKER_CONFIGS[kind].model_validate(raw)
     except ValidationError as e:
-        raise ValueError(f"{kind}: {config_error(e)}") from e
+        raise ValueError(f"{kind}: {settings_error(e, RANKER_CONFIGS[kind])}") from e

@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from prefrec.data.store import clear_drafts, draft_name, storage_error, writing
 from prefrec.errors import ConfigError, ModelError
-from prefrec.models import DTYPES, EMBEDDED, load_model, load_tokenizer
+from prefrec.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_model, load_tokenizer
 from prefrec.pipeline.report.contents import read_run
 from prefrec.prompts import load_template
 from prefrec.serving.card import model_card
 from prefrec.serving.scorer import load_rankers
 from prefrec.studies.runs import Run
-from prefrec.training.adapters import check_adapter
-
-EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""Where the weights of the embedded model, before they were cut to 4 bits, lie on the hub."""
+from prefrec.training.adapters import check_adapter, warn_of_other_base
 
 
 def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
@@ -41,19 +39,14 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
 
     Raises:
         DataError: the run has no such ranker.
-        ConfigError: `out` is taken, or the bare base is asked for as an adapter.
+        ConfigError: `out` is taken or cannot be made, or the bare base is asked for as an adapter.
         ModelError: model or adapter cannot be read.
     """
     adapter = run.entry(ranker).adapter
     if adapter is None and not merged:
         raise ConfigError(f"{ranker} is the bare base, which has no adapter: export it with --merged")
     out = Path(out)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(f"{out} exists: name a new folder, or an empty one")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    clear_drafts(out)
-    name = Path(draft_name(out))
-    draft = Path(tempfile.mkdtemp(name.suffix, f"{name.stem}.", out.parent))
+    draft = _draft_of(out)
     try:
         with writing(out):
             if merged:
@@ -65,8 +58,11 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
             (draft / "prompt.jinja2").write_text(template.source, encoding="utf-8")
             card = model_card(read_run(run.folder), run.recipe, ranker, base_id(run.recipe.model.name), merged=merged)
             (draft / "README.md").write_text(card, encoding="utf-8")
-        draft.chmod(0o755)  # a temporary folder is its maker's alone
-        draft.replace(out)
+        _open_to_others(draft)
+        try:
+            draft.replace(out)
+        except OSError as e:
+            raise ConfigError(f"{out} cannot be made ({e.strerror}): name a new folder, or one in it") from e
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out
@@ -77,8 +73,43 @@ def base_id(name: str) -> str:
     return EMBEDDED_HUB_ID if name == EMBEDDED else name
 
 
+def _draft_of(out: Path) -> Path:
+    """A new folder beside `out`, to become it.
+
+    Raises:
+        ConfigError: `out` is taken, or no folder can be made there.
+        StorageError: there is no room, or no right to write.
+    """
+    if out.name in ("", ".."):
+        raise ConfigError(f"{out}: name a new folder in it, as {out / 'exported'}")
+    if out.is_symlink():
+        raise ConfigError(f"{out} is a link: name the folder that it leads to, or a new one")
+    try:
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise ConfigError(f"{out} exists: name a new folder, or an empty one")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        clear_drafts(out)
+        name = Path(draft_name(out))
+        return Path(tempfile.mkdtemp(name.suffix, f"{name.stem}.", out.parent))
+    except OSError as e:
+        unmade = ConfigError(f"{out.parent} is no folder, and none can be made ({e.strerror}): name another --out")
+        raise storage_error(e, out) or unmade from e
+
+
+def _open_to_others(folder: Path) -> None:
+    """Give the folder and its files the rights of what is made the usual way.
+
+    A temporary folder is its maker's alone, and so is what safetensors writes.
+    """
+    usual = (folder / "README.md").stat().st_mode & 0o666
+    for path in folder.iterdir():
+        path.chmod(usual)
+    folder.chmod(usual | (usual & 0o444) >> 2)
+
+
 def _write_adapter(run: Run, adapter: Path, out: Path) -> None:
     check_adapter(adapter)
+    warn_of_other_base(adapter, run.recipe.model.name)
     try:
         config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = base_id(run.recipe.model.name)  # not a path in this machine's cache
@@ -96,6 +127,7 @@ def _write_merged(run: Run, ranker: str, adapter: Path | None, out: Path) -> Non
         model = load_model(section.name, dtype="float32")
     else:
         model, _ = load_rankers(section.name, "float32", {ranker: adapter})
+        _untie_adapted(cast(PeftModel, model))
         model = cast(PeftModel, model).merge_and_unload(safe_merge=True)
     whole: Any = model.to(DTYPES[section.dtype])
     # Weights from a GGUF file are plain by now; a configuration that still says "gguf" would refuse to be saved.
@@ -103,3 +135,20 @@ def _write_merged(run: Run, ranker: str, adapter: Path | None, out: Path) -> Non
         if hasattr(owner, attribute):
             delattr(owner, attribute)
     whole.save_pretrained(out)
+
+
+def _untie_adapted(model: PeftModel) -> None:
+    """Give the head weights of its own where it shares them with the embedding and one of the two has an adapter.
+
+    What is merged into one of them would change both.
+    """
+    base: Any = model.get_base_model()
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    if not any(isinstance(layer, BaseTunerLayer) for layer in (embedding, head)):
+        return
+    below = [layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in (embedding, head)]
+    if below[0].weight is not below[1].weight:
+        return
+    below[1].weight = nn.Parameter(below[1].weight.detach().clone(), requires_grad=False)
+    for config in (base.config, base.config.get_text_config()):
+        config.tie_word_embeddings = False

@@ -11,7 +11,8 @@ from prefrec.console import say
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
-from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.rows import check_rows
+from prefrec.pipeline.run import prepare_stage, run_recipe
 from prefrec.pipeline.stage import read_json
 from prefrec.studies.runs import Run, open_run
 from prefrec.studies.study import Study
@@ -67,14 +68,24 @@ def carry_out(
     _refuse_other_data(folder, [base, *others])
     runs = []
     recipes = [(base, apart), *((o, o.data.source) for o in others)]
-    for seed in seeds:
-        for recipe, source in recipes:
-            parts = ("" if study.shares_runs else study.name, source, f"seed-{seed}")
-            place = out / RUNS / "-".join(part for part in parts if part)
-            say(f"[bold]{study.name}, seed {seed}[/bold]: {place}")
-            seeded = checked_recipe(recipe.model_dump(mode="json") | {"seed": seed})
-            runs.append(study.make(seeded, place) if study.make else _made(study, seeded, place))
+    plans = [
+        (seed, checked_recipe(recipe.model_dump(mode="json") | {"seed": seed}), _place(study, out, source, seed))
+        for seed in seeds
+        for recipe, source in recipes
+    ]
+    if study.many_data:  # none is trained on before all have been looked at
+        for _, seeded, place in plans[: len(recipes)]:
+            _look_at(study, seeded, place)
+    for seed, seeded, place in plans:
+        say(f"[bold]{study.name}, seed {seed}[/bold]: {place}")
+        runs.append(study.make(seeded, place) if study.make else _made(study, seeded, place))
     return _analyse(study, runs, folder)
+
+
+def _place(study: Study, out: Path, source: str, seed: int) -> Path:
+    """Where a run of a study lies; `source` where its data are others than the recipe's."""
+    parts = ("" if study.shares_runs else study.name, source, f"seed-{seed}")
+    return out / RUNS / "-".join(part for part in parts if part)
 
 
 def _outcome_folder(study: Study, out: Path, apart: str = "") -> Path:
@@ -135,9 +146,19 @@ def _other_data(study: Study, base: Recipe, others: Sequence[Recipe]) -> list[Re
     return found
 
 
+def _ready(study: Study, recipe: Recipe, folder: Path) -> Recipe:
+    """What a run is to carry out, once its data are prepared; the recipe that lies there stays until then."""
+    return study.vary(recipe, prepare_stage(recipe, folder / "data"))
+
+
+def _look_at(study: Study, recipe: Recipe, folder: Path) -> None:
+    """Prepare the data of a run, and see that they have the rows that it trains on."""
+    say(f"[bold]{study.name}[/bold]: data of {recipe.data.source}")
+    check_rows(_ready(study, recipe, folder), read_prepared(folder / "data"))
+
+
 def _made(study: Study, recipe: Recipe, folder: Path) -> Run:
-    run_recipe(recipe, folder, until="prepare")
-    run_recipe(study.vary(recipe, read_prepared(folder / "data")), folder, until="evaluate")
+    run_recipe(_ready(study, recipe, folder), folder, until="evaluate")
     return open_run(folder)
 
 

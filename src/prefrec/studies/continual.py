@@ -18,6 +18,7 @@ from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import PRETRAIN, SFT, AlignSection, Recipe, SFTSection, checked_recipe
 from prefrec.pipeline.report.wording import label
+from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe, train_stages
 from prefrec.pipeline.score import LMEntry, ask_models
 from prefrec.pipeline.stage import STAGE_FILE, read_json, stage_key, taken
@@ -82,6 +83,8 @@ def make(base: Recipe, folder: Path) -> Run:
     data = read_prepared(folder / "data")
     parts = periods_of(recipe, data)
     plans = plans_of(recipe, parts)
+    for plan in plans.values():
+        check_rows(*plan)
     whole = prepared_digest(folder / "data")
     before = _trained(*plans[BEFORE], whole, BEFORE, folder)
     updated = _trained(*plans[UPDATED], whole, UPDATED, folder, before)

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
+from rich.markup import escape
 
-from prefrec.data import PreparedData, RankingExample
-from prefrec.errors import DataError
+from prefrec.console import warn
+from prefrec.data import PreparedData, RankingExample, prepared_digest
+from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
+from prefrec.pipeline.made_with import changed_since
 from prefrec.pipeline.recipe import PRETRAIN, SFT, ZERO_SHOT, Recipe, load_recipe
 from prefrec.pipeline.report.contents import Stage, read_run
 from prefrec.pipeline.score import LMEntry, adapter_key, ask_models, lm_ranker
@@ -53,14 +56,30 @@ class Run:
         stage = self.folder / name if name in (PRETRAIN, SFT) else self.folder / "align" / name
         return stage / ADAPTER
 
+    def changed(self, name: str) -> list[str] | None:
+        """Fields of the recipe that a language model was trained with other values of; None where it is not known."""
+        if name == ZERO_SHOT:
+            return []
+        state = self.stages[name].state if name in self.stages else {}
+        return changed_since(name, state, self.recipe, prepared_digest(self.folder / "data"), self.data.domain)
+
     def entry(self, name: str) -> LMEntry:
         """A language model of this run as a line of a table.
 
         Raises:
             DataError: there is no such model, or it is not trained yet.
+            ConfigError: it was trained with another recipe than the one that lies there.
         """
         if name not in (ZERO_SHOT, *self.models):
             raise DataError(f"{self.folder}: no trained model {name!r}; there are {', '.join(self.models) or 'none'}")
+        changed = self.changed(name)
+        if changed:
+            raise ConfigError(
+                f"{self.folder}: {name} was made with another recipe ({', '.join(changed)}) than the one that lies "
+                "there: run the recipe again (`prefrec run`), or put the recipe back"
+            )
+        if changed is None and self.outdated:
+            warn(f"whether {escape(name)} was made with the recipe that lies there is not known: {self.outdated}")
         adapter = None if name == ZERO_SHOT else self.adapter(name)
         return LMEntry(name, adapter, adapter_key(adapter, self.data))
 

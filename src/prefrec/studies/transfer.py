@@ -114,7 +114,8 @@ def _ask(sources: Sequence[Run], targets: Sequence[Run], source: str, cache: Pat
     for theirs, ours in zip(sources, targets, strict=True):
         section = ours.recipe.evaluate.model_copy(update={"generate_rows": 0})
         rows = ours.data.some(section.split, section.rows)
-        entries = [LMEntry(n, theirs.adapter(n), adapter_key(theirs.adapter(n), ours.data)) for n in names]
+        adapters = {n: theirs.entry(n).adapter for n in names}
+        entries = [LMEntry(n, adapter, adapter_key(adapter, ours.data)) for n, adapter in adapters.items()]
         place = cache / f"seed-{theirs.recipe.seed}"
         frames = ask_models(ours.data, theirs.recipe.model, section, entries, rows, place, seed=ours.recipe.seed)
         for name, frame in zip(found, frames, strict=True):

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from rich.markup import escape
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from prefrec.errors import ModelError
+from prefrec.console import warn
+from prefrec.errors import ConfigError, ModelError
 from prefrec.linear import quicken
+from prefrec.models import same_base
+from prefrec.scoring import language_model
+
+ALL_LINEAR = "all-linear"
+_LAYER_NAME = re.compile(r"\w+(\.\w+)*")
 
 REFERENCE_ADAPTER = "ref"
 """Name of the frozen adapter, as in TRL."""
@@ -31,15 +47,50 @@ def lora_config(
         r: rank.
         alpha: scale numerator; 2·r where not given.
         dropout: on the adapter's input.
-        targets: names of the layers, or `all-linear` (all but the head).
+        targets: names of the layers, or one name; `all-linear` (all but the head); or a regular expression that
+            whole names of layers, as `model.layers.0.mlp.up_proj`, match.
     """
+    if isinstance(targets, str) and targets != ALL_LINEAR and _LAYER_NAME.fullmatch(targets):
+        targets = [targets]  # PEFT would take a text for an expression that the whole name has to match
     return LoraConfig(
         task_type="CAUSAL_LM", r=r, lora_alpha=alpha or 2 * r, lora_dropout=dropout, target_modules=targets
     )
 
 
+def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
+    """`model` with a new adapter.
+
+    Raises:
+        ConfigError: its `target_modules` fit no layer of the model, or one that cannot be adapted.
+    """
+    targets = getattr(config, "target_modules", None)
+    names = [f".{name}" for name, _ in model.named_modules()]
+    listed = sorted(targets) if isinstance(targets, list | set | tuple) else []
+    unknown = [t for t in listed if not any(name.endswith(f".{t}") for name in names)]
+    if unknown:
+        wrong = _about_targets(model, f"the model has no layer {', '.join(unknown)}")
+        if len(unknown) == len(listed):
+            raise ConfigError(wrong)
+        warn(escape(wrong))
+    try:
+        return get_peft_model(cast(Any, model), config)
+    except re.error as e:
+        raise ConfigError(_about_targets(model, f"{targets!r} is no regular expression ({e})")) from e
+    except ValueError as e:  # of a module that PEFT cannot adapt it prints all that is in it
+        told = ", ".join(listed) or (repr(targets) if targets else "an empty list")
+        unfit = "no layer fits" if "not found" in str(e) or not targets else "some layers cannot be adapted of"
+        raise ConfigError(_about_targets(model, f"{unfit} {told}")) from e
+
+
+def _about_targets(model: nn.Module, wrong: str) -> str:
+    """What is wrong with the targets of a new adapter, and what they can be."""
+    kinds = nn.Linear, Conv1D
+    linear = dict.fromkeys(n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds))
+    return f"lora.targets: {wrong}; name some of its linear layers ({', '.join(linear)}), or {ALL_LINEAR}"
+
+
 def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
-    """`model` with the adapter of a folder.
+    """`model` with the adapter of a folder. Warns where its configuration names another base.
 
     Args:
         model: the base that the adapter was trained on; one that has adapters already gets this one beside them.
@@ -51,15 +102,51 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
         ModelError: there is no adapter in the folder, it is not stored as safetensors, or does not fit the model.
     """
     check_adapter(folder)
+    base = str(getattr(getattr(language_model(model), "config", None), "_name_or_path", None) or "")
     try:
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder), **kwargs)
         else:
             model = PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"the adapter in {folder} cannot be read, or is of another base model: {e}") from e
+        trained_on = _base_of(folder)
+        bases = f" (trained on {trained_on}, put on {base})" if trained_on and base else ""
+        told = f"the adapter in {folder} cannot be read, or is of another base model{bases}"
+        raise ModelError(f"{told}: {_in_a_line(e)}") from e
+    warn_of_other_base(folder, base)
     quicken(model)
     return model
+
+
+def warn_of_other_base(folder: Path, base: str) -> None:
+    """Warn where the adapter in `folder` was trained on another model than the one of the name `base`.
+
+    Without a warning where they are one model under two names (`same_base`), or one of them is not told.
+    """
+    trained_on = _base_of(folder)
+    same = same_base(trained_on, base) if trained_on and base else True
+    if not same:
+        told = "unless this is the same model at another place" if same is None else "these are two models, and"
+        bases = f"was trained on {trained_on}, and is put on {base}"
+        warn(escape(f"the adapter in {folder} {bases}: {told} its answers mean nothing"))
+
+
+def _base_of(folder: Path) -> str:
+    """The base that an adapter's configuration names; "" where it names none."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _in_a_line(error: BaseException) -> str:
+    """An error's message; of torch's list of weights that do not fit the first one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if len(lines) > 2 and lines[0].startswith("Error(s) in loading state_dict"):
+        return f"{lines[1]} And {len(lines) - 2} more like it."
+    return " ".join(lines)
 
 
 def check_adapter(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from rich.markup import escape
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from prefrec.models import is_quantized, load_model, load_tokenizer
 from prefrec.packing import Layout, PackedBatch, pack_passes, tokens_of
 from prefrec.prompts import PromptEncoder
 from prefrec.scoring import BRANCHING, language_model, layout_for, verified_layout
+from prefrec.training.adapters import add_adapter
 from prefrec.training.config import ChoiceTrainingArguments
 from prefrec.training.progress import ProgressCallback
 from prefrec.training.sampler import StepSampler, longest_first
@@ -310,7 +311,7 @@ class ChoiceTrainer(Trainer):
     def _wrap(self, model: nn.Module, peft_config: PeftConfig) -> PeftModel:
         if isinstance(model, PeftModel):
             raise ConfigError("the model already carries an adapter: leave `peft_config` out to go on training it")
-        return get_peft_model(cast(Any, model), peft_config)
+        return add_adapter(model, peft_config)
 
 
 class _Numbered(Dataset[dict[str, Any]]):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import ConfigError, DataError, TokenizerError
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 
 
@@ -141,6 +141,9 @@ def encode_examples(
         answers: `target` (SFT), `target-first` (alignment: target, then the other candidates in their
             order), or `candidates` (scoring: all in their order).
         shown: the catalogue as prompts show it, where that is not the titles that are answered.
+
+    Raises:
+        TokenizerError: a row does not fit, even without its history; the message names row and user.
     """
     shown = catalogue if shown is None else shown
     sets = []
@@ -156,7 +159,10 @@ def encode_examples(
             wanted = candidates
         template = templates[i % len(templates)]
         prompt = shown.titles_of(example.history), shown.titles_of(example.candidates)
-        sets.append(encoder.encode(template, *prompt, wanted))
+        try:
+            sets.append(encoder.encode(template, *prompt, wanted))
+        except TokenizerError as e:
+            raise TokenizerError(f"row {i} (user {example.user_id}): {e}") from e
     return sets
 
 

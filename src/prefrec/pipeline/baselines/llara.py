@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from peft import get_peft_model
 from transformers import set_seed
 
 from prefrec.data import RankingExample
@@ -16,7 +15,14 @@ from prefrec.models import load_model, load_tokenizer
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.score import Entry, RankerEntry, SequentialEntry
 from prefrec.pipeline.stage import stage
-from prefrec.pipeline.train import ADAPTER, adapter_config, train_to_adapter, training_arguments, training_rows
+from prefrec.pipeline.train import (
+    ADAPTER,
+    adapter_config,
+    tell_fewer,
+    train_to_adapter,
+    training_arguments,
+    training_rows,
+)
 from prefrec.processes import is_first
 from prefrec.prompts import ChoiceSet, load_template
 from prefrec.rankers.llara import (
@@ -37,6 +43,7 @@ from prefrec.rankers.llara import (
 )
 from prefrec.rankers.sequential import load_sequential
 from prefrec.training import ChoiceDataset, PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer, encode_examples
+from prefrec.training.adapters import add_adapter
 from prefrec.training.config import SFTConfig
 
 MADE = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/{PROJECTOR_FILE}")
@@ -80,10 +87,11 @@ def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Sequ
     data, seed = made_of.data, made_of.seed
     set_seed(seed)
     base: Any = load_model(made_of.model.name, **made_of.model.loading())
-    model = get_peft_model(base, adapter_config(made_of.lora))
+    model = add_adapter(base, adapter_config(made_of.lora))
     add_items(model, vectors_of(load_sequential(source.folder, data.catalogue)))
     hybrid = _Prompts(made_of, model)
     rows, held_out = training_rows(data, config, seed), data.some("validation", config.eval_rows)
+    tell_fewer(config.name, config, len(rows))
     trainer = LlaraTrainer(
         model,
         SFTConfig(**training_arguments(config, made_of.model, folder, seed)),
@@ -106,6 +114,8 @@ def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, referen
     def dataset(examples: Sequence[RankingExample]) -> PreferenceDataset:
         return PreferenceDataset(hybrid.encode(examples, "target-first"), seed=seed, **cast(Any, choices))
 
+    rows = training_rows(data, config, seed)
+    tell_fewer(config.name, config, len(rows))
     trainer = SoftmaxDPOTrainer(
         model,
         SoftmaxDPOConfig(
@@ -114,7 +124,7 @@ def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, referen
             beta=config.beta,
             max_tokens_per_pass=config.max_tokens_per_pass,
         ),
-        dataset(training_rows(data, config, seed)),
+        dataset(rows),
         dataset(data.some("validation", config.eval_rows)) if config.eval_rows else None,
         hybrid.encoder.tokenizer,
     )

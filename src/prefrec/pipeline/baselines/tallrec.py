@@ -17,6 +17,7 @@ from prefrec.pipeline.train import (
     adapter_config,
     prompt_encoder,
     some_rows,
+    tell_fewer,
     train_to_adapter,
     training_arguments,
 )
@@ -63,10 +64,12 @@ def _train(
     held_out = training_questions(
         data.some("validation", config.eval_rows), opinions, negatives=config.negatives, seed=seed
     )
+    asked = some_rows(questions, config, seed)
+    tell_fewer(config.name, config, len(asked))
     trainer = SFTTrainer(
         load_model(made_of.model.name, **made_of.model.loading()),
         SFTConfig(**training_arguments(config, made_of.model, folder, seed)),
-        tallrec_dataset(some_rows(questions, config, seed), data.catalogue, template, encoder),
+        tallrec_dataset(asked, data.catalogue, template, encoder),
         tallrec_dataset(held_out, data.catalogue, template, encoder) if held_out else None,
         encoder.tokenizer,
         adapter_config(made_of.lora),

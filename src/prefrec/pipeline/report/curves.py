@@ -11,7 +11,6 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from prefrec.losses import REFERENCE_FREE
 from prefrec.pipeline.report.contents import Stage
 from prefrec.pipeline.report.svg import INK, PALETTE, new_figure, to_svg
 from prefrec.pipeline.report.wording import label, number
@@ -73,7 +72,7 @@ def stage_colours(stages: Sequence[Stage]) -> list[tuple[str, str]]:
 def start_loss(stage: Stage) -> float | None:
     """The loss of a policy that equals its reference: ln(1+N) for S-DPO, ln 2 for losses of pairs; else None."""
     negatives, loss = stage.setting("num_negatives"), stage.setting("loss") or stage.setting("loss_type")
-    if loss in REFERENCE_FREE:
+    if loss not in (None, "softmax_dpo", "dpo", "dmpo"):
         return None
     if loss in ("dpo", "dmpo"):
         return math.log(2)

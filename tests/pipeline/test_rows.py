@@ -1,0 +1,74 @@
+"""prefrec.pipeline.rows: whether the data have the rows of every stage is known before the first is trained."""
+
+import pytest
+
+from prefrec.errors import ConfigError
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.rows import check_rows
+from prefrec.pipeline.run import run_recipe
+
+
+@pytest.fixture
+def changed(recipe):
+    def change(**sections) -> Recipe:
+        raw = recipe.model_dump(mode="json")
+        for place, fields in sections.items():
+            section = raw["align"][1] if place == "s_dpo" else raw.get(place)
+            raw |= {place: fields} if not isinstance(section, dict) else {}
+            if isinstance(section, dict):
+                section |= fields
+        return Recipe.model_validate(raw)
+
+    return change
+
+
+def test_enough_rows(recipe, data):
+    check_rows(recipe, data)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"s_dpo": {"skip_rows": 2000, "latest_per_user": 3}},
+            r"align\.s-dpo\.skip_rows: 2000, but there are only 120 rows \(align\.s-dpo\.latest_per_user: 3\): lower",
+        ),
+        ({"sft": {"skip_rows": 900}}, r"sft\.skip_rows: 900, but there are only \d+ rows: lower it"),
+        (
+            {"pretrain": {"titles": 5, "skip_rows": 900}},
+            r"pretrain\.skip_rows: 900, but there are only \d+ rows: lower",
+        ),
+        (
+            {"rankers": [{"kind": "tallrec", "skip_rows": 9000}]},
+            r"rankers\.TALLRec\.skip_rows: 9000, but there are only \d+ rows: lower it",
+        ),
+    ],
+)
+def test_nothing_is_trained_where_a_later_stage_has_no_rows(changed, tmp_path, sections, message):
+    with pytest.raises(ConfigError, match=message):
+        run_recipe(changed(**sections), tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"recipe.yaml", "environment.json", "data"}
+    run_recipe(changed(**sections), tmp_path / "run", until="prepare")
+
+
+def test_all_but_the_last_row_may_be_skipped(changed, data):
+    check_rows(changed(sft={"skip_rows": len(data.train) - 1}), data)
+    with pytest.raises(ConfigError, match=f"only {len(data.train)} rows"):
+        check_rows(changed(sft={"skip_rows": len(data.train)}), data)
+
+
+def test_fewer_rows_than_asked_for_are_told(changed, data, tmp_path, capsys):
+    n = len(data.train)
+    short = changed(sft={"rows": 500, "skip_rows": n - 8, "epochs": 1, "eval_rows": 0}, align=[])
+    run_recipe(short, tmp_path / "run", until="sft")
+    told = f"sft: 8 rows, not the 500 asked for: there are no more after the {n - 8} of skip_rows"
+    assert told in capsys.readouterr().err
+
+
+def test_dropout_that_is_switched_off_is_told(changed, tmp_path, capsys):
+    few = {"rows": 8, "epochs": 1, "eval_rows": 0}
+    run_recipe(changed(lora={"dropout": 0.1}, sft=few, align=[]), tmp_path / "run", until="sft")
+    assert "lora.dropout: 0.1 has no effect in sft, where dropout is switched off" in capsys.readouterr().err
+    on = few | {"disable_dropout": False}
+    run_recipe(changed(lora={"dropout": 0.1}, sft=on, align=[]), tmp_path / "run", until="sft")
+    assert "lora.dropout" not in capsys.readouterr().err
