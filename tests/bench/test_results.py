@@ -31,6 +31,15 @@ def records():
     return out
 
 
+def test_what_an_earlier_call_measured_stays(records):
+    """A call adds to what the folder holds: its tables, JSON and plot show all of it."""
+    later = SETTINGS.model_copy(update={"sections": ("ranking",), "negatives": (1,), "methods": ("prefrec",)})
+    before, now = (results_of(s, records, gpu=False) for s in (SETTINGS, later))
+    measured_before = [x for x in before.lines if x.summary.cpu is not None]
+    assert [x for x in now.lines if x.summary.cpu is not None] == measured_before
+    assert now.growth == before.growth
+
+
 def test_ratios_to_prefrec_and_shares_of_the_floor(records):
     results = results_of(SETTINGS, records, gpu=False)
     lines = {(x.summary.negatives, x.summary.method): x for x in results.of("steps")}

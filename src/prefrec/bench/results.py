@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from prefrec.bench.records import Summary, key_of, measurements, summarise
-from prefrec.bench.settings import MATMUL, PREFREC, BenchSettings
+from prefrec.bench.settings import MATMUL, PREFREC, SECTIONS, BenchSettings
 
 PEAKS = {
     "H200": 989.4,
@@ -76,7 +76,7 @@ class Results:
 
 
 def results_of(settings: BenchSettings, records: Sequence[dict[str, Any]], *, gpu: bool) -> Results:
-    """Results of the settings' coverage; what has no measurement has a line that says so.
+    """Results of the settings' coverage and of all that was measured before; what lacks a measurement says so.
 
     Args:
         settings: what was asked for.
@@ -86,8 +86,7 @@ def results_of(settings: BenchSettings, records: Sequence[dict[str, Any]], *, gp
     clock = "wall" if gpu else "cpu"
     found = {key_of(r): None for r in records if r["kind"] in ("measurement", "failure") and r["method"] != MATMUL}
     wanted = [("steps", n, m) for n in settings.negatives for m in settings.methods if "steps" in settings.sections]
-    keys = [k for k in dict.fromkeys([*wanted, *found]) if k[0] in settings.sections]
-    keys.sort(key=lambda k: (settings.sections.index(k[0]), k[1]))
+    keys = sorted(dict.fromkeys([*wanted, *found]), key=lambda k: (SECTIONS.index(k[0]), k[1]))
     rates = _rates(records)
     workloads = {f"{r['section']} {r['negatives']}": r for r in records if r["kind"] == "workload"}
     missing = f"not run: budget of {settings.budget_minutes:g} min" if settings.budget_minutes else "not run"
