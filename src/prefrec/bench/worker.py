@@ -23,6 +23,12 @@ ENVIRONMENT = {
 LOAD_S = 600.0
 """Seconds after which a worker that has not imported its libraries is given up."""
 
+SCARCE = 6 << 30
+"""Bytes that are free, below which a process gives back what it has freed before another has its turn.
+
+Not always: its next step would begin with new pages, as only the first step of a training does.
+"""
+
 
 class WorkerEndedError(Exception):
     """The worker could not give a measurement; the message says why.
@@ -120,7 +126,7 @@ def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> N
     import torch
 
     from prefrec.bench.methods import measure
-    from prefrec.clock import give_memory_back, limit_memory
+    from prefrec.clock import free_bytes, give_memory_back, limit_memory
 
     if job.settings.threads:
         torch.set_num_threads(job.settings.threads)
@@ -141,7 +147,8 @@ def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> N
                 raise
             limit = f" (limit {memory / 2**30:.1f} GiB)" if memory is not None and job.device == "cpu" else ""
             answer = OutOfMemoryNote(f"out of memory{limit}")
-        give_memory_back()  # to the others that wait for their turn
+        if (free_bytes() or SCARCE) < SCARCE:
+            give_memory_back()
         connection.send(answer)
 
 
