@@ -12,6 +12,7 @@ from prefrec.clock import (
     free_bytes,
     give_memory_back,
     peak_bytes,
+    processor_says,
     reset_peak,
     resident_bytes,
     usable_cores,
@@ -149,3 +150,11 @@ def test_this_system():
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
     if sys.platform == "linux":
         assert free_bytes() > 1 << 20
+
+
+def test_the_first_processor_tells(tmp_path):
+    (tmp_path / "cpuinfo").write_text("model name\t: A: 7\nflags\t\t: avx2 fma\n\nmodel name\t: B\n")
+    assert processor_says("model name", proc=tmp_path) == "A: 7"
+    assert processor_says("Features", "flags", proc=tmp_path) == "avx2 fma"
+    assert processor_says("vendor_id", proc=tmp_path) == ""
+    assert processor_says("flags", proc=tmp_path / "elsewhere") == ""

@@ -162,6 +162,12 @@ def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     return max(1, found)
 
 
+def processor_says(*names: str, proc: Path = PROC) -> str:
+    """What Linux tells of the first processor under one of these names, such as `model name`; else ""."""
+    lines = _lines(proc / "cpuinfo")
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
+
+
 def limit_memory(most: int) -> None:
     """From now on what would take `most` bytes more than are mapped now fails in this process (Linux)."""
     mapped = _status("VmData")

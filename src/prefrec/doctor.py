@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from packaging.requirements import Requirement
 
 from prefrec.bench.floor import time_product, time_square
-from prefrec.clock import free_bytes, usable_cores
+from prefrec.clock import free_bytes, processor_says, usable_cores
 from prefrec.errors import ModelError
 from prefrec.linear import SWITCH, has_onednn, multiply, way
 from prefrec.models import DTYPES, cache_dir, embedded_gguf, unpacked_folder
@@ -289,11 +289,7 @@ def _version(name: str) -> str | None:
 
 
 def _features() -> tuple[str, ...]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ()
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    flags = processor_says("flags", "Features").split()
     return tuple(name for name in FEATURES if name in flags)
 
 

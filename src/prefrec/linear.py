@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import platform
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from prefrec.clock import processor_says
 from prefrec.errors import ConfigError
 
 SWITCH = "PREFREC_LINEAR"
@@ -146,8 +146,4 @@ def _mkl_holds_back() -> bool:
 
 def _maker() -> str:
     """The processor's maker, as it names itself; empty where the system does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()  # on Windows its last word
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+    return processor_says("vendor_id") or platform.processor()  # of the latter, on Windows, the last word

@@ -25,6 +25,8 @@ from torch import Tensor
 from prefrec.prompts import ChoiceSet
 
 Layout = Literal["packed", "separate"]
+LayoutChoice = Literal["auto", "packed", "separate"]
+"""What may be asked for; `auto`: packed where it is right for the model."""
 
 
 @dataclass(frozen=True)

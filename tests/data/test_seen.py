@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drawn_logs import logs, make_log
 from prefrec.data import (
     Catalogue,
     PrepareConfig,
@@ -27,7 +28,6 @@ from prefrec.data.seen import held_out_interactions
 from prefrec.data.splits import PARTS, by_time, by_user, leave_last_out, materialise, order
 from prefrec.errors import DataError
 
-SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 SPLITS: dict[str, Callable[..., Any]] = {
     "leave-last-out": leave_last_out,
     "time": by_time,
@@ -35,16 +35,6 @@ SPLITS: dict[str, Callable[..., Any]] = {
     "user": by_user,
     "user, all": lambda *of: by_user(*of, windows="all"),
 }
-
-
-@st.composite
-def logs(draw: st.DrawFn) -> pl.DataFrame:
-    """Logs of distinct (user, item) pairs, with many equal timestamps."""
-    rows = []
-    for user in range(draw(st.integers(3, 12))):
-        items = draw(st.lists(st.integers(0, 30), unique=True, min_size=1, max_size=15))
-        rows += [(f"u{user}", f"i{i}", draw(st.integers(0, 20))) for i in items]
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
 def examples(windows: list[Window]) -> list[RankingExample]:
@@ -64,7 +54,9 @@ def slow_seen(ordered: pl.DataFrame, row: RankingExample) -> set[str]:
 
 @pytest.mark.parametrize("name", SPLITS)
 @settings(max_examples=60, deadline=None)
-@given(log=logs(), min_history=st.integers(1, 4), length=st.integers(1, 4), seed=st.integers(0, 3), kept=st.data())
+@given(
+    log=logs(3, 12), min_history=st.integers(1, 4), length=st.integers(1, 4), seed=st.integers(0, 3), kept=st.data()
+)
 def test_seen_items_equal_the_slow_twin(
     name: str, log: pl.DataFrame, min_history: int, length: int, seed: int, kept: st.DataObject
 ) -> None:
@@ -124,7 +116,7 @@ def test_prepared_data_know_the_past(
 
 
 def test_data_of_an_earlier_prefrec_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
-    log = pl.DataFrame([("u", "a", 0), ("u", "b", 1)], schema=SCHEMA, orient="row")
+    log = make_log([("u", "a", 0), ("u", "b", 1)])
     rows = [RankingExample("u", ("b",), ("c",), "c"), RankingExample("v", ("b",), ("c",), "c")]
     data = PreparedData(Catalogue(pl.DataFrame()), [], [], rows, log, {"split": "leave-last-out"})
     assert seen_items(data, rows) == [{"a", "b"}, {"b"}]
@@ -136,7 +128,7 @@ def test_data_of_an_earlier_prefrec_are_told_of(capsys: pytest.CaptureFixture[st
 
 
 def test_a_target_that_was_taken_before_is_among_them() -> None:
-    log = pl.DataFrame([("u", "a", 0), ("u", "b", 1)], schema=SCHEMA, orient="row")
+    log = make_log([("u", "a", 0), ("u", "b", 1)])
     again = RankingExample("u", ("b",), ("a",), "a")
     data = PreparedData(Catalogue(pl.DataFrame()), [], [], [again], log, held_out_interactions=log.clear())
     assert seen_items(data, [again]) == [{"a", "b"}]

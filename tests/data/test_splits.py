@@ -8,25 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drawn_logs import logs, make_log
 from prefrec.data import splits
 from prefrec.data.splits import Sequences, Split, by_time, by_user, leave_last_out, materialise, order
 from prefrec.errors import DataError
-
-SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
-
-
-def make_log(rows: list[tuple[str, str, int]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
-
-
-@st.composite
-def logs(draw: st.DrawFn) -> pl.DataFrame:
-    """Logs of distinct (user, item) pairs, with many equal timestamps."""
-    rows = []
-    for user in range(draw(st.integers(1, 8))):
-        items = draw(st.lists(st.integers(0, 30), unique=True, min_size=1, max_size=15))
-        rows += [(f"u{user}", f"i{i}", draw(st.integers(0, 20))) for i in items]
-    return make_log(rows)
 
 
 @given(st.permutations(list(range(8))), st.integers(0, 3))
@@ -45,7 +30,7 @@ def split_or_skip(name: str, sequences: Sequences, min_history: int) -> Split | 
 
 
 @settings(max_examples=60, deadline=None)
-@given(logs(), st.sampled_from(["last", "time", "user"]), st.integers(1, 4), st.integers(1, 5), st.integers(0, 3))
+@given(logs(1, 8), st.sampled_from(["last", "time", "user"]), st.integers(1, 4), st.integers(1, 5), st.integers(0, 3))
 def test_no_row_sees_its_future(log: pl.DataFrame, name: str, min_history: int, length: int, seed: int) -> None:
     sequences = order(log, seed)
     split = split_or_skip(name, sequences, min_history)
@@ -70,7 +55,7 @@ def test_no_row_sees_its_future(log: pl.DataFrame, name: str, min_history: int, 
 
 
 @settings(max_examples=30, deadline=None)
-@given(logs(), st.integers(0, 5), st.randoms())
+@given(logs(1, 8), st.integers(0, 5), st.randoms())
 def test_order_does_not_depend_on_the_order_of_lines(log: pl.DataFrame, seed: int, rng: object) -> None:
     rows = log.rows()
     rng.shuffle(rows)  # type: ignore[attr-defined]

@@ -125,7 +125,7 @@ def _check_usage(
 def _given(context: typer.Context, *names: str) -> list[str]:
     """Those of these options that the command line sets."""
     set_there = [n for n in names if (source := context.get_parameter_source(n)) and source.name == "COMMANDLINE"]
-    return [f"--{name.replace('_', '-')}" for name in set_there]
+    return [o.option(name) for name in set_there]
 
 
 def _ranked(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from prefrec import processes
-from prefrec.clock import peak_bytes, reset_peak, spared
+from prefrec.clock import peak_bytes, processor_says, reset_peak, spared
 from prefrec.console import say
 from prefrec.data.store import write_whole
 from prefrec.errors import ConfigError
@@ -153,12 +153,8 @@ def machine() -> dict[str, Any]:
 
 @cache
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} × {os.cpu_count()}" if names else platform.processor()
+    name = processor_says("model name")
+    return f"{name} × {os.cpu_count()}" if name else platform.processor()
 
 
 @cache

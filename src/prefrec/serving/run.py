@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from prefrec.models import load_tokenizer
+from prefrec.packing import LayoutChoice
 from prefrec.pipeline.recipe import ZERO_SHOT
 from prefrec.prompts import PromptEncoder, load_template
 from prefrec.rankers import LMRanker
@@ -37,7 +37,7 @@ def open_engine(
     max_queue: int = 256,
     max_batch: int | None = None,
     max_tokens: int | None = None,
-    layout: Literal["auto", "packed", "separate"] = "auto",
+    layout: LayoutChoice = "auto",
     on_pass: Callable[[Pass], None] = lambda done: None,
 ) -> Engine:
     """The rankers of a run, loaded on one base and ready to answer; on a GPU if there is one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from prefrec.catalogue import check_finite
 from prefrec.console import warn
 from prefrec.errors import ModelError
 from prefrec.models import load_model
-from prefrec.packing import Layout, pack_passes, tokens_of
+from prefrec.packing import Layout, LayoutChoice, pack_passes, tokens_of
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
 from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
@@ -56,7 +56,7 @@ class Scorer:
         pad_id: int,
         *,
         max_tokens: int | None = None,
-        layout: Literal["auto", "packed", "separate"] = "auto",
+        layout: LayoutChoice = "auto",
         catalogue: CatalogueRanker | None = None,
     ) -> None:
         self.model = model.eval()

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import uvicorn
 from rich.markup import escape
 
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
+from prefrec.packing import LayoutChoice
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.page import page_files
 from prefrec.serving.run import open_engine
@@ -40,7 +40,7 @@ def serve_run(
     max_batch: int | None = None,
     deadline: float = 30.0,
     max_tokens: int | None = None,
-    layout: Literal["auto", "packed", "separate"] = "auto",
+    layout: LayoutChoice = "auto",
 ) -> None:
     """Serve a run until SIGINT or SIGTERM; what is being answered then is answered still.
 

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from prefrec.errors import ConfigError
 from prefrec.losses import LOSSES
+from prefrec.packing import LayoutChoice
 
 SAMPLING = ("group_by_length", "random", "sequential")
 
@@ -31,7 +32,7 @@ class ChoiceTrainingArguments(TrainingArguments):
     max_length: int | None = field(default=1024)
     chat: bool = field(default=False)
     global_batch_size: int | None = field(default=None)
-    layout: Literal["auto", "packed", "separate"] = field(default="auto")
+    layout: LayoutChoice = field(default="auto")
     disable_dropout: bool = field(default=True)
     train_sampling_strategy: str = field(default="group_by_length")
     learning_rate: float = field(default=1e-5)

@@ -1,0 +1,22 @@
+"""Logs that hypothesis draws."""
+
+from __future__ import annotations
+
+import polars as pl
+from hypothesis import strategies as st
+
+SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+
+
+def make_log(rows: list[tuple[str, str, int]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+@st.composite
+def logs(draw: st.DrawFn, least: int, most: int) -> pl.DataFrame:
+    """Logs of `least` to `most` users with distinct (user, item) pairs and many equal timestamps."""
+    rows = []
+    for user in range(draw(st.integers(least, most))):
+        items = draw(st.lists(st.integers(0, 30), unique=True, min_size=1, max_size=15))
+        rows += [(f"u{user}", f"i{i}", draw(st.integers(0, 20))) for i in items]
+    return make_log(rows)
