@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from flex import uncompiled
+from prefrec import onednn_attention
 from prefrec.catalogue import catalogue_logps, trie_layout
+from prefrec.linear import has_onednn
 from prefrec.packing import PackedBatch, pack
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import BRANCHING, choice_logps, layout_for, verified_layout
@@ -236,6 +238,28 @@ def test_flex_attention_equals_one_sequence_an_answer(case):
         wrong = choice_logps(model, plain_causal(SETS[0]))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
     assert (wrong[0] - want[0]).abs().max() > 0.05, "a wrong mask would not show"
+
+
+@pytest.mark.skipif(not has_onednn(), reason="this torch was built without oneDNN")
+@pytest.mark.parametrize("case", [c for c in PACKED if "sdpa" in c.implementations], ids=lambda c: c.name)
+def test_onednn_s_attention_equals_one_sequence_an_answer(case, monkeypatch):
+    """However few the scores are; where a model does not ask for attention by name, it is torch's as ever."""
+    model, calls, product = tiny(case, "sdpa"), [], onednn_attention.multiply
+    prompt, trie = SETS[0].prompt, Trie.build(TITLES)
+    monkeypatch.setenv("PREFREC_LINEAR", "torch")
+    with torch.no_grad():
+        want, titles = slow(model), slow_logps(model, ChoiceSet(prompt, TITLES)).numpy()
+    monkeypatch.setenv("PREFREC_LINEAR", "onednn")
+    monkeypatch.setattr(onednn_attention, "LEAST", 0)
+    monkeypatch.setattr(onednn_attention, "QUERIES", 8)
+    monkeypatch.setattr(onednn_attention, "multiply", lambda *args: (calls.append(1), product(*args))[1])
+    with torch.no_grad():
+        torch.testing.assert_close(choice_logps(model, pack(SETS, pad_id=0)), want, rtol=0, atol=1e-4)
+        assert bool(calls) == model._supports_attention_backend
+        wrong = choice_logps(model, plain_causal(SETS[0]))
+    assert (wrong[0] - want[0]).abs().max() > 0.05, "a wrong mask would not show"
+    got = catalogue_logps(model, prompt, trie, block_tokens=3)
+    np.testing.assert_allclose(got, titles, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", [c for c in PACKED if WINDOW in c.settings.values()], ids=lambda c: c.name)

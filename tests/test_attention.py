@@ -96,15 +96,17 @@ def test_flex_attention_has_the_scores_and_gradients_of_sdpa(name, flex_gradient
         assert_alike(logps_and_gradient(made(name, FLEX)), want)
 
 
-def test_rows_reach_the_model_in_whole_blocks_and_the_head_at_the_answers_alone():
+def test_rows_reach_the_model_in_whole_blocks_and_the_head_where_answers_are_read_alone():
     model, rows, kept = made("llama", FLEX), [], []
     model.register_forward_pre_hook(lambda m, args, kw: rows.append(kw["input_ids"].shape), with_kwargs=True)
-    model.lm_head.register_forward_pre_hook(lambda m, args: kept.append(args[0].shape[1]))
+    model.lm_head.register_forward_hook(lambda m, args, out: kept.append(tuple(out.shape)))
     batch = pack(SETS, pad_id=0)
     with torch.no_grad(), uncompiled():
         choice_logps(model, batch)
     assert rows == [(2, 2 * BLOCK)]
-    assert kept == [batch.logits_to_keep]
+    read = set(zip(batch.rows.tolist(), batch.columns.tolist(), strict=True))
+    assert kept == [(1, len(read), model.config.vocab_size)]
+    assert len(read) < len(SETS) * batch.logits_to_keep
 
 
 def test_flex_attention_refuses_gradients_on_a_cpu():
@@ -132,6 +134,7 @@ class TestMeasured:
     def _pretend(self, monkeypatch):
         monkeypatch.setattr(attention, "measurable", lambda core, device: True)
         monkeypatch.setattr(attention, "TIMES", 1)
+        monkeypatch.setenv("PREFREC_LINEAR", "torch")  # on a GPU oneDNN stands in for nothing
         with uncompiled():
             yield
 

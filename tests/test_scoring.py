@@ -258,6 +258,58 @@ def test_separate_rows_send_only_the_answers_columns_through_the_head():
     assert kept == [3 + 2]
 
 
+SPREAD = [ChoiceSet((1, 2), ((3, 9), (4, 5, 6, 7, 9))), ChoiceSet((5, 6, 7), ((3, 9), (8, 9)))]
+
+
+@pytest.mark.parametrize("layout", ["packed", "separate"])
+def test_the_head_is_given_what_is_read_alone(layout):
+    model, given_to_head = tiny_llama(VOCABULARY), []
+    batch = pack(SPREAD, pad_id=0, layout=layout)
+    read = set(zip(batch.rows.tolist(), batch.columns.tolist(), strict=True))
+    model.lm_head.register_forward_hook(lambda m, args, out: given_to_head.append(tuple(out.shape)))
+    want = torch.cat([slow_logps(model, choices) for choices in SPREAD])
+    given_to_head.clear()
+    got = choice_logps(model, batch)
+    assert given_to_head == [(1, len(read), VOCABULARY)]
+    assert len(read) < batch.input_ids.shape[0] * batch.logits_to_keep
+    torch.testing.assert_close(got.flatten(), want, rtol=0, atol=1e-4)
+    got.sum().backward()
+    choice_logps(model, batch)
+    assert given_to_head[1:] == given_to_head[:1], "nothing is left of the first call"
+    model(torch.tensor([[1, 2, 3]]))
+    assert given_to_head[-1] == (1, 3, VOCABULARY)
+
+
+@pytest.mark.parametrize("why", ["not known", "compiled", "compiled inside"])
+def test_the_head_is_given_all_columns_where_it_may_be_called_otherwise(why, monkeypatch):
+    model = tiny_llama(VOCABULARY)
+    batch = pack(SPREAD, pad_id=0)
+    shapes = []
+    model.lm_head.register_forward_hook(lambda m, args, out: shapes.append(tuple(out.shape)))
+    if why == "not known":
+        monkeypatch.setattr(scoring, "BRANCHING", frozenset())
+    elif why == "compiled":
+        model = torch.compile(model, backend="eager")
+    else:
+        model.model.layers[0] = torch.compile(model.model.layers[0], backend="eager")
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        choice_logps(model, batch)
+    assert shapes == [(2, batch.logits_to_keep, VOCABULARY)]
+
+
+def test_a_head_that_fails_leaves_nothing_behind():
+    model = tiny_llama(VOCABULARY)
+
+    def fail(*_):
+        raise RuntimeError("no head")
+
+    hook = model.lm_head.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="no head"):
+        choice_logps(model, pack(SPREAD, pad_id=0))
+    hook.remove()
+    assert not model.lm_head._forward_pre_hooks
+
+
 @settings(deadline=None, max_examples=30)
 @given(choice_sets, st.sampled_from(["packed", "separate"]), st.integers(1, 60))
 def test_several_passes_score_as_one(sets, layout, budget):
@@ -302,9 +354,9 @@ def test_no_logits_are_kept_in_float32_but_a_block(monkeypatch):
     one_block = scoring._blocks
     monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * VOCABULARY * 2)
 
-    def watched(positions, size):
-        for block, tokens, places in one_block(positions, size):
-            blocks.append(len(block))
+    def watched(positions, size, count):
+        for block, tokens, places in one_block(positions, size, count):
+            blocks.append(len(positions.unique()[block]))
             yield block, tokens, places
 
     monkeypatch.setattr(scoring, "_blocks", watched)

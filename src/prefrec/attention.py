@@ -22,10 +22,20 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prefrec.console import say
-from prefrec.masks import BLOCK, FLEX, attention_implementation, attention_masks, in_blocks, layer_kinds, text_config
+from prefrec.linear import uses_onednn
+from prefrec.masks import (
+    BLOCK,
+    FLEX,
+    SDPA,
+    attention_implementation,
+    attention_masks,
+    in_blocks,
+    layer_kinds,
+    text_config,
+)
+from prefrec.onednn_attention import ONEDNN
 from prefrec.packing import PackedBatch
 
-SDPA = "sdpa"
 TURNS, TIMES = 3, 5
 """The fastest of so many turns counts, of so many calls each."""
 
@@ -37,27 +47,56 @@ AGREEMENT = {torch.float32: 1e-3}
 def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
     """Inside this context `core` attends in the way that is to be used for `batch`; yields the batch as it is taken.
 
-    The way is the model's own, unless it was loaded to have it measured (`attention_by_shape`, see
-    `prefrec.models.load_model`): then it is found at the first batch of each shape.
+    The way is the model's own, but that oneDNN stands in for `sdpa` (`quick_attention`), or else the model was loaded
+    to have it measured (`attention_by_shape`, see `prefrec.models.load_model`): then it is found at the first batch
+    of each shape.
 
     Args:
         core: the transformers model, without adapters or wrappers.
         batch: on the model's device, in either layout.
     """
-    config, found = text_config(core.config), getattr(core, "attention_by_shape", None)
-    before = attention_implementation(config)
+    own, found = attention_implementation(core.config), getattr(core, "attention_by_shape", None)
     is_packed = batch.attention_mask.dim() == 4
-    if before not in (SDPA, FLEX):
-        found = None  # chosen after it was loaded
-    if found is not None:
-        config._attn_implementation = _chosen(core, batch, found) if is_packed else SDPA
+    if found is not None and own in (SDPA, FLEX):  # else chosen after it was loaded
+        own = _chosen(core, batch, found) if is_packed else SDPA
+    with _attending(core, _quickened(core, own, batch.attention_mask)):
+        yield in_blocks(batch) if is_packed and own == FLEX else batch
+
+
+@contextmanager
+def quick_attention(core: Any, mask: Tensor) -> Iterator[None]:
+    """Inside this context oneDNN stands in for `sdpa`, where linear layers go to it (`prefrec.linear`).
+
+    Args:
+        core: the transformers model, without adapters or wrappers.
+        mask: of the call, on the model's device; oneDNN takes masks of pairs [R, 1, Q, K].
+    """
+    with _attending(core, _quickened(core, attention_implementation(core.config), mask)):
+        yield
+
+
+def _quickened(core: Any, way: str, mask: Tensor) -> str:
+    """`way`, or that of oneDNN in its place."""
+    by_name = getattr(core, "_supports_attention_backend", False)  # asks transformers for its attention by name
+    if way != SDPA or mask.dim() != 4 or mask.device.type != "cpu" or not by_name:
+        return way
+    return ONEDNN if compute_dtype(core, mask.device) == torch.float32 and uses_onednn() else way
+
+
+@contextmanager
+def _attending(core: Any, way: str) -> Iterator[None]:
+    config, own = text_config(core.config), attention_implementation(core.config)
+    before = getattr(config, "_attn_implementation", None)
+    if way == before:
+        yield
+        return
+    config._attn_implementation = way
     try:
-        flexible = is_packed and attention_implementation(config) == FLEX
-        yield in_blocks(batch) if flexible else batch
+        yield
     finally:
         # Under gradient checkpointing the layers run again in the backward pass: then it stays until the next batch.
-        if found is not None and not (torch.is_grad_enabled() and _runs_again(core)):
-            config._attn_implementation = before
+        if not (torch.is_grad_enabled() and _runs_again(core)):
+            config._attn_implementation = own
 
 
 def compute_dtype(core: Any, device: torch.device) -> torch.dtype:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from prefrec.attention import quick_attention
 from prefrec.errors import ModelError
 from prefrec.masks import attention_masks
 from prefrec.prompts import ChoiceSet
@@ -225,7 +226,8 @@ class _Branching:
         }
         if self.keep:
             inputs["cache" if takes(self.core, "cache") else "past_key_values"] = self.cache
-        return _logits_at(self.model, self.core, ids[None], columns, inputs)[0]
+        with quick_attention(self.core, allowed):
+            return _logits_at(self.model, self.core, ids[None], columns, inputs)[0]
 
 
 class _Separate:

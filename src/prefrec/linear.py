@@ -75,7 +75,7 @@ class OneDNNLinear(nn.Linear):
     """A linear layer whose products in float32 on a CPU, those of its gradients too, are made by oneDNN."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _is_ours(input, self.weight):
+        if not is_ours(input, self.weight):
             return super().forward(input)
         # Rows are taken together out here: a view that is made in there could not be changed in place.
         rows = _Linear.apply(input.reshape(-1, input.shape[-1]), self.weight, self.bias)
@@ -89,7 +89,7 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x · weightᵀ as a quickened layer makes it, without a gradient: [..., I] and [O, I] give [..., O]."""
-    if uses_onednn() and _is_ours(x, weight):
+    if uses_onednn() and is_ours(x, weight):
         return multiply(x, weight)
     return F.linear(x, weight)
 
@@ -108,12 +108,12 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         slope = slopes[0]
         by_x = multiply(slope, weight.t()) if ctx.needs_input_grad[0] else None
-        by_weight = _outer(slope, x) if ctx.needs_input_grad[1] else None
+        by_weight = outer(slope, x) if ctx.needs_input_grad[1] else None
         by_bias = slope.sum(0) if ctx.needs_input_grad[2] else None
         return by_x, by_weight, by_bias
 
 
-def _outer(left: Tensor, right: Tensor) -> Tensor:
+def outer(left: Tensor, right: Tensor) -> Tensor:
     """leftᵀ · right, [M, O] and [M, I] give [O, I]; with the fewer columns as rows, which is many times faster."""
     if left.shape[1] <= right.shape[1]:
         return multiply(left.t(), right.t())
@@ -126,7 +126,7 @@ def _change(model: nn.Module, before: type[nn.Linear], after: type[nn.Linear]) -
             module.__class__ = cast(Any, after)
 
 
-def _is_ours(*tensors: Tensor) -> bool:
+def is_ours(*tensors: Tensor) -> bool:
     """Whether oneDNN takes these tensors: plain float32 numbers on a CPU, at least one in each."""
     if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False

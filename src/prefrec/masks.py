@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from prefrec.onednn_attention import ONEDNN
 from prefrec.packing import PackedBatch
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+SDPA = "sdpa"
+"""transformers' name for torch's attention."""
 
 FLEX = "flex_attention"
 """transformers' name for FlexAttention, which skips the blocks of a mask in which nothing is seen."""
@@ -26,7 +30,7 @@ FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attenti
 MASKED_LAYERS = frozenset({FULL, SLIDING, CHUNKED})
 """Kinds of layers in which a token is told apart from others by the mask alone."""
 
-MASKED_ATTENTION = frozenset({"sdpa", "eager", FLEX})
+MASKED_ATTENTION = frozenset({SDPA, "eager", FLEX})
 """Attention implementations that take a mask of pairs of tokens."""
 
 Mask = Tensor | BlockMask
@@ -103,8 +107,9 @@ def layer_kinds(config: PretrainedConfig) -> list[str]:
 
 
 def attention_implementation(config: PretrainedConfig) -> str:
-    """Name of the attention implementation, `sdpa` where none is set."""
-    return getattr(text_config(config), "_attn_implementation", None) or "sdpa"
+    """Name of the attention implementation, `sdpa` where none is set or oneDNN stands in for it."""
+    name = getattr(text_config(config), "_attn_implementation", None) or SDPA
+    return SDPA if name == ONEDNN else name
 
 
 def text_config(config: PretrainedConfig) -> Any:

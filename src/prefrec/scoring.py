@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
@@ -110,14 +111,48 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
         inputs["logits_to_keep"] = kept
     else:
         columns = kept[columns]  # of all columns
-    with fastest_attention(core, batch) as shaped:
+    rows = batch.rows
+    with fastest_attention(core, batch) as shaped, _head_at(model, rows, columns) as picked:
         if _is_packed(batch):
             masks = attention_masks(core.config, shaped.attention_mask, shaped.position_ids, core.dtype)
             inputs |= {"attention_mask": masks, "position_ids": shaped.position_ids}
         else:
             inputs["attention_mask"] = batch.attention_mask.long()
         logits = model(input_ids=shaped.input_ids, **inputs).logits
-    return token_logps(logits, batch.rows, columns, batch.targets)
+    if picked:
+        rows, columns = torch.zeros_like(rows), picked[0]
+    return token_logps(logits, rows, columns, batch.targets)
+
+
+@contextmanager
+def _head_at(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[list[Tensor]]:
+    """Inside this context the head is given the positions alone that are read, each once, as one row [1, P].
+
+    Among the columns that are kept, padding and the ends of answers are not read. What is yielded holds, once the
+    head was called, each token's index [M] among the positions; it stays empty where the head is given all: in
+    compiled models, and in those that are not known to call their head once, on hidden states [R, K, D].
+
+    Args:
+        model: as in `answer_token_logps`.
+        rows: [M], of the logits that tokens are read from.
+        columns: [M], of the same.
+    """
+    core, picked = language_model(model), []
+
+    def pick(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = inputs[0]
+        places, index = torch.unique(rows * hidden.shape[1] + columns, return_inverse=True)
+        picked.append(index)
+        return hidden.flatten(0, 1)[places][None], *inputs[1:]
+
+    if core.config.model_type not in BRANCHING or is_compiled(model):
+        yield picked
+        return
+    hook = core.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield picked
+    finally:
+        hook.remove()
 
 
 def token_logps(
@@ -149,7 +184,7 @@ class _TokenLogps(torch.autograd.Function):
         ctx.save_for_backward(logits, positions, targets)
         ctx.size = size
         out = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
-        for block, tokens, places in _blocks(positions, size):
+        for block, tokens, places in _blocks(positions, size, len(logits)):
             logps = torch.log_softmax(logits[block], dim=-1, dtype=torch.float32)
             out[tokens] = logps[places, targets[tokens]]
         return out
@@ -158,25 +193,29 @@ class _TokenLogps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
         logits, positions, targets = ctx.saved_tensors
-        out = torch.zeros_like(logits)
-        for block, tokens, places in _blocks(positions, ctx.size):
+        out = None
+        for block, tokens, places in _blocks(positions, ctx.size, len(logits)):
             # d log softmax(x)[t] / dx = onehot(t) − softmax(x), summed over the tokens of a position
-            slope = slopes[0][tokens]
-            total = torch.zeros(len(block), device=slope.device).index_add_(0, places, slope)
-            grad = torch.softmax(logits[block], dim=-1, dtype=torch.float32).mul_(-total[:, None])
-            out[block] = grad.index_put_((places, targets[tokens]), slope, accumulate=True).to(out.dtype)
-        return out, None, None, None
+            slope, grad = slopes[0][tokens], torch.softmax(logits[block], dim=-1, dtype=torch.float32)
+            total = torch.zeros(len(grad), device=slope.device).index_add_(0, places, slope)
+            grad.mul_(-total[:, None]).index_put_((places, targets[tokens]), slope, accumulate=True)
+            if len(grad) == len(logits):
+                return grad.to(logits.dtype), None, None, None
+            out = torch.zeros_like(logits) if out is None else out
+            out[block] = grad.to(logits.dtype)
+        return torch.zeros_like(logits) if out is None else out, None, None, None
 
 
-def _blocks(positions: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """At most `size` different positions at a time; the tokens [m] that are read there, and where in the block."""
+def _blocks(positions: Tensor, size: int, count: int) -> Iterator[tuple[Tensor | slice, Tensor, Tensor]]:
+    """At most `size` different positions of `count` at a time; the tokens [m] read there, and where in the block."""
     different, places = torch.unique(positions, return_inverse=True)
     order = torch.argsort(places)
     starts = torch.arange(0, len(different) + size, size, device=positions.device)
     ends = torch.searchsorted(places[order], starts).tolist()
     for i, start in enumerate(range(0, len(different), size)):
         tokens = order[ends[i] : ends[i + 1]]
-        yield different[start : start + size], tokens, places[tokens] - start
+        block = slice(start, start + size)
+        yield block if len(different) == count else different[block], tokens, places[tokens] - start
 
 
 def sum_by_choice(token_logps: Tensor, batch: PackedBatch) -> Tensor:
@@ -288,6 +327,11 @@ def language_model(model: nn.Module) -> Any:
         if inner is None:
             return model
         model = inner
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether `torch.compile` was given the model, or one that is inside it."""
+    return any(hasattr(m, "_orig_mod") for m in model.modules())
 
 
 def _is_packed(batch: PackedBatch) -> bool:

@@ -27,9 +27,9 @@ from transformers.pytorch_utils import Conv1D
 
 from prefrec.console import warn
 from prefrec.errors import ConfigError, ModelError
-from prefrec.linear import quicken
 from prefrec.models import same_base
 from prefrec.scoring import language_model
+from prefrec.training.quick_lora import quicken_adapted
 
 ALL_LINEAR = "all-linear"
 _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
@@ -114,7 +114,7 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
         told = f"the adapter in {folder} cannot be read, or is of another base model{bases}"
         raise ModelError(f"{told}: {_in_a_line(e)}") from e
     warn_of_other_base(folder, base)
-    quicken(model)
+    quicken_adapted(model)
     return model
 
 

@@ -28,7 +28,6 @@ from prefrec import processes
 from prefrec.console import say, warn
 from prefrec.data.store import writing
 from prefrec.errors import ConfigError
-from prefrec.linear import quicken
 from prefrec.masks import FLEX, attention_implementation
 from prefrec.models import is_quantized, load_model, load_tokenizer
 from prefrec.packing import Layout, PackedBatch, pack_passes, tokens_of
@@ -37,6 +36,7 @@ from prefrec.scoring import BRANCHING, language_model, layout_for, verified_layo
 from prefrec.training.adapters import add_adapter
 from prefrec.training.config import ChoiceTrainingArguments
 from prefrec.training.progress import ProgressCallback
+from prefrec.training.quick_lora import quicken_adapted
 from prefrec.training.sampler import StepSampler, longest_first
 
 FURTHER_PASSES, ROW = "further_passes", "row"
@@ -73,7 +73,7 @@ class ChoiceTrainer(Trainer):
             processing_class = load_tokenizer(model.config._name_or_path)
         if peft_config is not None:
             model = self._wrap(model, peft_config)
-        quicken(model)
+        quicken_adapted(model)
         if args.disable_dropout:
             _disable_dropout(model)
         if args.bf16:

@@ -1,0 +1,193 @@
+"""Attention in float32 on a CPU by oneDNN, where linear layers go to it (`prefrec.linear`) and for the same reason.
+
+torch's own kernel multiplies by MKL. Here the scores of a few hundred queries at a time are made whole: the products
+are then large enough for oneDNN, and what they need fits the processor's cache. No query is multiplied with keys
+behind the last one that any query beside it sees. Nothing but the output is kept for the gradient, as in torch's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from prefrec.linear import is_ours, multiply
+
+ONEDNN = "prefrec_onednn"
+"""Name of this attention among transformers' implementations."""
+
+QUERIES = 128
+"""Queries of a head that are taken together, about."""
+
+LEAST = 1 << 16
+"""Scores of the heads that share keys, in a row: where there are fewer, torch's kernel is as fast or faster."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries `first` to `last`, which see no key from `end` on.
+
+    Attributes:
+        bias: [R or 1, last − first, end] in float32: 0 where a query sees a key, else the most negative number.
+    """
+
+    first: int
+    last: int
+    end: int
+    bias: Tensor
+
+
+def onednn_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in a layer: [R, H, Q, D], [R, G, K, D] and [R, G, K, E] give [R, Q, H, E].
+
+    Args:
+        module: the layer.
+        query: of H heads.
+        key: of G heads, of which H is a multiple.
+        value: as `key`.
+        attention_mask: bool [R or 1, 1, Q, K], True where a query sees a key.
+        dropout: share of the weights that are dropped.
+        scaling: of the scores; None: one over the root of D.
+        **kwargs: as for `sdpa`, which is taken for whatever is not as described here.
+    """
+    plain = dropout == 0.0 and kwargs.get("position_bias") is None and kwargs.get("softcap") is None
+    scores = query.shape[1] // key.shape[1] * query.shape[2] * key.shape[2]
+    if scores < LEAST or not (plain and _is_pairs(attention_mask) and is_ours(query, key, value)):
+        sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return _Attention.apply(query, key, value, blocks(attention_mask), scaling), None
+
+
+def blocks(mask: Tensor) -> list[Block]:
+    """The queries of a mask [R or 1, 1, Q, K] in blocks; made once for a mask, while it lives."""
+    if mask not in _MADE:
+        _MADE[mask] = _blocks(mask[:, 0])
+    return _MADE[mask]
+
+
+_MADE: Any = WeakTensorKeyDictionary()
+
+
+def _blocks(mask: Tensor) -> list[Block]:
+    queries, seen = mask.shape[1], mask.any(0)
+    count = max(1, round(queries / QUERIES))
+    edges, made = [i * queries // count for i in range(count + 1)], []
+    for first, last in pairwise(edges):
+        end = max([1, *(1 + seen[first:last].any(0).nonzero()[:, 0]).tolist()])
+        hidden = ~mask[:, first:last, :end]
+        bias = torch.zeros(hidden.shape).masked_fill_(hidden, torch.finfo(torch.float32).min)
+        made.append(Block(first, last, end, bias))
+    return made
+
+
+def _is_pairs(mask: Tensor | None) -> TypeGuard[Tensor]:
+    return mask is not None and mask.dim() == 4 and mask.dtype == torch.bool and mask.shape[1] == 1
+
+
+class _Attention(torch.autograd.Function):
+    """Heads that share keys are taken as one, with the queries of all of them: N = H/G heads for each of G."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, made: list[Block], scaling: float) -> Tensor:
+        rows, heads, queries, _ = query.shape
+        groups, width = value.shape[1], value.shape[-1]
+        q, k, v = _grouped(query, groups, scaling), key.contiguous(), value.contiguous()
+        out = torch.empty(rows, queries, groups, heads // groups, width)
+        for r, g in _pairs(rows, groups):
+            for block in made:
+                weights = _weights(_flat(q[r, g, :, block.first : block.last]), k[r, g], block, r)
+                answer = multiply(weights, v[r, g, : block.end].t())
+                out[r, block.first : block.last, g] = _unflat(answer, block).transpose(0, 1)
+        out = out.view(rows, queries, heads, width)
+        ctx.save_for_backward(query, key, value)
+        ctx.made, ctx.scaling = made, scaling
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        rows, heads, queries, depth = query.shape
+        groups = key.shape[1]
+        q, k, v = _grouped(query, groups, ctx.scaling), key.contiguous(), value.contiguous()
+        slope = _grouped(slopes[0].transpose(1, 2), groups)
+        by_q = torch.empty(rows, queries, groups, heads // groups, depth)
+        by_k, by_v = [], []
+        for r, g in _pairs(rows, groups):
+            of_k, of_v = _Sum(key.shape[2]), _Sum(key.shape[2])
+            for block in reversed(ctx.made):
+                some, end = slice(block.first, block.last), block.end
+                asked, wanted = _flat(q[r, g, :, some]), _flat(slope[r, g, :, some])
+                weights = _weights(asked, k[r, g], block, r)
+                of_v.add(multiply(wanted.t(), weights.t()))
+                by_weights = multiply(wanted, v[r, g, :end])
+                by_scores = torch._softmax_backward_data(by_weights, weights, -1, weights.dtype)
+                of_k.add(multiply(asked.t(), by_scores.t()))
+                found = multiply(by_scores, k[r, g, :end].t())
+                by_q[r, some, g] = _unflat(found, block).transpose(0, 1)
+            by_k.append(of_k.total)
+            by_v.append(of_v.total)
+        by_query = by_q.view(rows, queries, heads, depth).mul_(ctx.scaling).transpose(1, 2)
+        by_key, by_value = (torch.stack(x).unflatten(0, (rows, groups)).transpose(2, 3) for x in (by_k, by_v))
+        return by_query, by_key, by_value, None, None
+
+
+class _Sum:
+    """Of matrices [D, n] with zeros behind them, [D, K]."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.total = torch.empty(0)
+
+    def add(self, part: Tensor) -> None:
+        if not len(self.total):
+            self.total = F.pad(part, (0, self.width - part.shape[1])) if part.shape[1] < self.width else part
+        else:
+            self.total[:, : part.shape[1]] += part
+
+
+def _grouped(x: Tensor, groups: int, scaling: float = 1.0) -> Tensor:
+    """[R, H, Q, D] as [R, G, N, Q, D] in one piece of memory, times a number."""
+    made = torch.empty(x.shape)
+    (torch.mul(x, scaling, out=made) if scaling != 1.0 else made.copy_(x))
+    return made.unflatten(1, (groups, -1))
+
+
+def _weights(asked: Tensor, keys: Tensor, block: Block, row: int) -> Tensor:
+    """Softmax [N·n, end] of the scores of a block's queries [N·n, D]."""
+    scores = multiply(asked, keys[: block.end])
+    _unflat(scores, block).add_(block.bias[row if len(block.bias) > 1 else 0])
+    return torch.softmax(scores, -1)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[N, n, …] as [N·n, …]."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _unflat(x: Tensor, block: Block) -> Tensor:
+    return x.view(-1, block.last - block.first, x.shape[-1])
+
+
+def _pairs(rows: int, groups: int) -> list[tuple[int, int]]:
+    return [(r, g) for r in range(rows) for g in range(groups)]
+
+
+ALL_ATTENTION_FUNCTIONS.register(ONEDNN, onednn_attention)

@@ -1,0 +1,184 @@
+"""prefrec.training.quick_lora: PEFT's numbers and gradients by oneDNN; PEFT itself wherever it does more than add."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import nn
+
+from prefrec import linear
+from prefrec.training import lora_config
+from prefrec.training.adapters import add_reference_adapter, reference_of
+from prefrec.training.quick_lora import OneDNNLora, quicken_adapted
+from tiny import tiny_llama
+
+pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")
+
+
+@pytest.fixture
+def by_onednn(monkeypatch):
+    monkeypatch.setenv("PREFREC_LINEAR", "onednn")
+
+
+@pytest.fixture
+def counted(monkeypatch, by_onednn):
+    """How often an adapter was added by oneDNN."""
+    from prefrec.training import quick_lora
+
+    calls, add = [], quick_lora._add_product
+    monkeypatch.setattr(quick_lora, "_add_product", lambda *args: (calls.append(1), add(*args))[1])
+    return calls
+
+
+def adapted(config=None, *, bias=False, seed=0):
+    """Two layers with adapters that do something, and the numbers they are given."""
+    torch.manual_seed(seed)
+    layers = nn.Sequential(nn.Linear(12, 20, bias=bias), nn.Linear(20, 12, bias=bias))
+    model = get_peft_model(layers, config or LoraConfig(r=4, lora_alpha=6, target_modules=["0", "1"]))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    return model
+
+
+def run(model, x, slope):
+    """Output, and gradients of the input and of all that is trained."""
+    model.zero_grad()
+    x = x.clone().requires_grad_()
+    out = model(x)
+    out.backward(slope)
+    return [out.detach(), x.grad, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+def quick(model):
+    """The LoRA layers, quickened."""
+    quicken_adapted(model)
+    return [m for m in model.modules() if isinstance(m, LoraLinear)]
+
+
+@given(shape=st.lists(st.integers(1, 5), max_size=2), bias=st.booleans(), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_numbers_and_gradients_are_those_of_peft(shape, bias, seed):
+    model = adapted(bias=bias, seed=seed)
+    x, slope = torch.randn(*shape, 12), torch.randn(*shape, 12)
+    want = run(model, x, slope)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFREC_LINEAR", "onednn")
+        assert {type(m) for m in quick(model)} == {OneDNNLora}
+        got = run(model, x, slope)
+    assert len(got) == len(want) == 2 + 4
+    for mine, other in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_adapters_get_no_gradient(counted):
+    model = adapted()
+    quick(model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    x = torch.randn(3, 12, requires_grad=True)
+    model(x).sum().backward()
+    assert len(counted) == 4
+    assert all(p.grad is None for p in model.parameters())
+    assert x.grad.abs().max() > 0
+
+
+def test_without_gradients_nothing_is_kept(counted):
+    model = adapted()
+    quick(model)
+    with torch.no_grad():
+        assert model(torch.randn(3, 12)).grad_fn is None
+    assert len(counted) == 2
+
+
+def dropped(model):
+    return model.train()
+
+
+def disabled(model):
+    model.disable_adapter_layers()
+
+
+def merged(model):
+    model.merge_adapter()
+
+
+def two(model):
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["0", "1"]))
+    model.base_model.set_adapter(["default", "other"])
+
+
+DROPS = LoraConfig(r=4, lora_dropout=0.5, target_modules=["0", "1"])
+DORA = LoraConfig(r=4, use_dora=True, target_modules=["0", "1"])
+BIASED = LoraConfig(r=4, lora_bias=True, target_modules=["0", "1"])
+
+
+@pytest.mark.parametrize(
+    ("config", "change"),
+    [(DROPS, dropped), (None, disabled), (None, merged), (None, two), (DORA, None), (BIASED, None)],
+    ids=["dropout", "disabled", "merged", "two at once", "DoRA", "biased"],
+)
+def test_peft_does_what_is_more_than_adding(config, change, counted):
+    model = adapted(config, bias=True)
+    if change:
+        change(model)
+    x, slope = torch.randn(3, 12), torch.randn(3, 12)
+    torch.manual_seed(1)
+    want = run(model, x, slope)
+    assert {type(m) for m in quick(model)} == {OneDNNLora}
+    torch.manual_seed(1)
+    for mine, other in zip(run(model, x, slope), want, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+    assert not counted
+
+
+def test_dropout_is_none_in_evaluation(counted):
+    model = adapted(DROPS).eval()
+    quick(model)
+    model(torch.randn(3, 12))
+    assert len(counted) == 2
+
+
+@pytest.mark.parametrize("why", ["switched off", "bfloat16", "autocast", "trained base"])
+def test_it_steps_aside(why, counted, monkeypatch):
+    model, dtype = adapted(), torch.bfloat16 if why == "bfloat16" else torch.float32
+    if why == "switched off":
+        monkeypatch.setenv("PREFREC_LINEAR", "torch")
+    layers = quick(model)
+    assert {type(m) for m in layers} == ({LoraLinear} if why == "switched off" else {OneDNNLora})
+    model.to(dtype)
+    if why == "trained base":
+        model.requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"):
+        model(torch.randn(3, 12, dtype=dtype)).float().sum().backward()
+    assert not counted
+    assert (layers[0].base_layer.weight.grad is None) == (why != "trained base")
+
+
+def test_policy_and_reference_of_a_language_model(counted, monkeypatch):
+    model = get_peft_model(tiny_llama(), lora_config())
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    add_reference_adapter(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B.default" in name:
+                parameter.add_(0.1)
+    ids = torch.arange(12)[None]
+
+    @torch.no_grad()
+    def ask():
+        policy = model(ids).logits
+        with reference_of(model):
+            return torch.cat([policy, model(ids).logits])
+
+    want = ask()
+    assert (want[0] - want[1]).abs().max() > 0.1
+    quicken_adapted(model)
+    torch.testing.assert_close(ask(), want, rtol=0, atol=1e-3)
+    assert len(counted) == 2 * 14, "seven layers in each of two blocks, by policy and reference"
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(merged(ids).logits, want[:1], rtol=0, atol=1e-3)
