@@ -415,3 +415,27 @@ def test_a_damaged_parquet_file_does_not_take_the_process_with_it(tmp_path: Path
     (tmp_path / "log.parquet").write_bytes(zlib.decompress(base64.b85decode(DAMAGED)))
     with pytest.raises(DataError, match=r"log\.parquet: not a readable Parquet file"):
         read_table(tmp_path / "log.parquet")
+
+
+def test_a_parquet_column_that_says_far_too_many_values_is_not_believed(tmp_path: Path) -> None:
+    """Arrow would make room for them: gigabytes for a file of a few hundred bytes."""
+    path, rows = tmp_path / "log.parquet", 12345
+    pl.DataFrame({"user_id": ["u"] * rows}).write_parquet(path, statistics=False)
+    whole = path.read_bytes()
+    foot = whole.rindex(b"user_id")  # what the column says of itself stands around its name
+    said, wrong = (
+        bytes([0xF2, 0xC0, 0x01]),
+        bytes([0xFE, 0xFF, 0x7F]),
+    )  # varints: 12345, a million
+    places = [i for i in range(len(whole)) if whole.startswith(said, i) and abs(i - foot) < 300]
+    told = []
+    for place in places:
+        path.write_bytes(whole[:place] + wrong + whole[place + len(said) :])
+        try:
+            read_table(path)
+        except DataError as e:
+            told.append(str(e))
+    damaged = "log.parquet: not a readable Parquet file (column user_id says 1048575 values in 12345 rows"
+    assert [one for one in told if damaged in one]
+    path.write_bytes(whole)
+    assert len(read_table(path)) == rows

@@ -246,7 +246,8 @@ def _rounds(until: float) -> Iterator[int]:
 
 def table(parts: list[Part]) -> Table:
     """Cases tried, survived, lost; and how many proved nothing, where some did."""
-    shown = Table("part", title="Nothing lost", title_justify="left")
+    lost = sum(len(part.lost) for part in parts)
+    shown = Table("part", title=f"{lost:,} lost" if lost else "Nothing lost", title_justify="left")
     for column in ("tried", "survived", "lost", "seconds"):
         shown.add_column(column, justify="right")
     for part in parts:

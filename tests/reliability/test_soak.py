@@ -36,6 +36,7 @@ def test_nothing_lost(run):
     (line,) = (line for line in out.splitlines() if "kills" in line)
     assert line.replace("│", " ").split() == ["kills", "20", "20", "0", "9"]
     assert "fuzz (no atheris)" in out
+    assert "Nothing lost" in out
     assert told["parts"][0] == {"name": "kills", "tried": 20, "lost": [], "missed": 0, "facts": {}, "seconds": 9}
 
 
@@ -44,6 +45,8 @@ def test_a_lost_case_is_told_and_ends_with_an_error(run):
     assert code == 1
     assert "lost, kills: killed in sft, at 40%: metrics.json" in out
     assert " 19 " in out
+    assert "1 lost" in out
+    assert "Nothing lost" not in out
     assert told["parts"][0]["lost"] == ["killed in sft, at 40%: metrics.json"]
 
 

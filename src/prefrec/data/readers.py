@@ -448,9 +448,26 @@ def read_parquet(path: Path) -> pl.DataFrame:
     process with it.
     """
     with pq.ParquetFile(path) as file:
+        _check_counts(file)
         table = file.read()
     table.validate(full=True)
     return cast(pl.DataFrame, pl.from_arrow(table))
+
+
+def _check_counts(file: pq.ParquetFile) -> None:
+    """See that each plain column has as many values as there are rows: Arrow makes room for what is said.
+
+    Raises:
+        OSError: one has not.
+    """
+    told, count = file.metadata, file.metadata.num_columns
+    plain = [j for j in range(count) if told.schema.column(j).max_repetition_level == 0]
+    for i in range(told.num_row_groups):
+        group = told.row_group(i)
+        for column in (group.column(j) for j in plain):
+            if column.num_values != group.num_rows:
+                where = f"column {column.path_in_schema} says {column.num_values} values"
+                raise OSError(f"{where} in {group.num_rows} rows")
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
