@@ -331,7 +331,7 @@ def language_model(model: nn.Module) -> Any:
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether `torch.compile` was given the model, or one that is inside it."""
-    return any(hasattr(m, "_orig_mod") for m in model.modules())
+    return any("_orig_mod" in m._modules for m in model.modules())
 
 
 def _is_packed(batch: PackedBatch) -> bool:

@@ -141,8 +141,9 @@ def test_dropout_is_none_in_evaluation(counted):
     assert len(counted) == 2
 
 
-@pytest.mark.parametrize("why", ["switched off", "bfloat16", "autocast", "trained base"])
+@pytest.mark.parametrize("why", ["switched off", "bfloat16", "autocast", "trained base", "watched"])
 def test_it_steps_aside(why, counted, monkeypatch):
+    seen = []
     model, dtype = adapted(), torch.bfloat16 if why == "bfloat16" else torch.float32
     if why == "switched off":
         monkeypatch.setenv("PREFREC_LINEAR", "torch")
@@ -151,9 +152,13 @@ def test_it_steps_aside(why, counted, monkeypatch):
     model.to(dtype)
     if why == "trained base":
         model.requires_grad_(True)
+    if why == "watched":
+        for layer in layers:
+            layer.lora_A["default"].register_forward_hook(lambda *_: seen.append(1))
     with torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"):
         model(torch.randn(3, 12, dtype=dtype)).float().sum().backward()
     assert not counted
+    assert len(seen) == (2 if why == "watched" else 0)
     assert (layers[0].base_layer.weight.grad is None) == (why != "trained base")
 
 

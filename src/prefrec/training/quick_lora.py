@@ -32,8 +32,14 @@ class OneDNNLora(LoraLinear):
             return super().forward(x, *args, **kwargs)
         base, down, up = self.base_layer, self.lora_A[name], self.lora_B[name]
         layers = [base, down, up]
-        fits = all(type(layer) is OneDNNLinear for layer in layers) and up.bias is None and down.bias is None
-        if not fits or base.weight.requires_grad or not is_ours(x, *(layer.weight for layer in layers)):
+        fits = all(type(layer) is OneDNNLinear and not _is_watched(layer) for layer in layers)
+        if (
+            not fits
+            or down.bias is not None
+            or up.bias is not None
+            or base.weight.requires_grad
+            or not is_ours(x, *(layer.weight for layer in layers))
+        ):
             return super().forward(x)
         rows = x.reshape(-1, x.shape[-1])
         out = _Lora.apply(rows, base.weight, base.bias, down.weight, up.weight, self.scaling[name])
@@ -73,6 +79,13 @@ class _Lora(torch.autograd.Function):
         by_down = outer(by_narrow, x) if by[3] else None
         by_up = outer(slope, narrow) if by[4] else None
         return by_x, None, None, by_down, by_up, None
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether somebody has to be told when a layer is called, or changes what it takes and gives."""
+    return bool(
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    )
 
 
 def _add_product(other: Tensor, x: Tensor, weight: Tensor) -> Tensor:
