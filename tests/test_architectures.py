@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from flex import uncompiled
 from prefrec import onednn_attention
 from prefrec.catalogue import catalogue_logps, trie_layout
-from prefrec.linear import has_onednn
+from prefrec.linear import OneDNNLinear, has_onednn, quicken
 from prefrec.packing import PackedBatch, pack
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import BRANCHING, choice_logps, layout_for, verified_layout
@@ -250,12 +250,14 @@ def test_onednn_s_attention_equals_one_sequence_an_answer(case, monkeypatch):
     with torch.no_grad():
         want, titles = slow(model), slow_logps(model, ChoiceSet(prompt, TITLES)).numpy()
     monkeypatch.setenv("PREFREC_LINEAR", "onednn")
+    quicken(model)
     monkeypatch.setattr(onednn_attention, "LEAST", 0)
     monkeypatch.setattr(onednn_attention, "QUERIES", 8)
     monkeypatch.setattr(onednn_attention, "multiply", lambda *args: (calls.append(1), product(*args))[1])
     with torch.no_grad():
         torch.testing.assert_close(choice_logps(model, pack(SETS, pad_id=0)), want, rtol=0, atol=1e-4)
-        assert bool(calls) == model._supports_attention_backend
+        has_layers = any(isinstance(m, OneDNNLinear) for m in model.modules())
+        assert bool(calls) == (model._supports_attention_backend and has_layers)
         wrong = choice_logps(model, plain_causal(SETS[0]))
     assert (wrong[0] - want[0]).abs().max() > 0.05, "a wrong mask would not show"
     got = catalogue_logps(model, prompt, trie, block_tokens=3)

@@ -13,12 +13,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from prefrec import linear, onednn_attention
 from prefrec.attention import fastest_attention, quick_attention
 from prefrec.catalogue import catalogue_logps
+from prefrec.linear import quicken, slow_down
 from prefrec.onednn_attention import ONEDNN
 from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet
 from prefrec.scoring import choice_logps, layout_for
 from prefrec.trie import Trie
-from tiny import tiny_llama
+from tiny import tiny_llama as plain_llama
 
 pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")
 
@@ -38,6 +39,13 @@ def always(monkeypatch):
     product = onednn_attention.multiply
     monkeypatch.setattr(onednn_attention, "multiply", lambda *args: (calls.append(1), product(*args))[1])
     return calls
+
+
+def tiny_llama():
+    """A model whose linear layers go to oneDNN, where that is asked for."""
+    model = plain_llama()
+    quicken(model)
+    return model
 
 
 def attend(query, key, value, mask, **more):
@@ -210,11 +218,13 @@ def test_the_model_s_attention_is_its_own_again(always):
     assert model.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("why", ["switched off", "bfloat16", "eager", "autocast", "by no name"])
+@pytest.mark.parametrize("why", ["switched off", "not quick", "bfloat16", "eager", "autocast", "by no name"])
 def test_it_does_not_stand_in(why, always, monkeypatch):
     model = tiny_llama()
     if why == "switched off":
         monkeypatch.setenv("PREFREC_LINEAR", "torch")
+    elif why == "not quick":
+        slow_down(model)
     elif why == "bfloat16":
         model.bfloat16()
     elif why == "eager":

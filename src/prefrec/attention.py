@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prefrec.console import say
-from prefrec.linear import uses_onednn
+from prefrec.linear import is_quick
 from prefrec.masks import (
     BLOCK,
     FLEX,
@@ -47,9 +47,9 @@ AGREEMENT = {torch.float32: 1e-3}
 def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
     """Inside this context `core` attends in the way that is to be used for `batch`; yields the batch as it is taken.
 
-    The way is the model's own, but that oneDNN stands in for `sdpa` (`quick_attention`), or else the model was loaded
-    to have it measured (`attention_by_shape`, see `prefrec.models.load_model`): then it is found at the first batch
-    of each shape.
+    The way is the model's own; where it was loaded to have it measured (`attention_by_shape`, see
+    `prefrec.models.load_model`), the one found at the first batch of each shape. On a CPU oneDNN may stand in for
+    `sdpa` (`quick_attention`).
 
     Args:
         core: the transformers model, without adapters or wrappers.
@@ -65,7 +65,7 @@ def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
 
 @contextmanager
 def quick_attention(core: Any, mask: Tensor) -> Iterator[None]:
-    """Inside this context oneDNN stands in for `sdpa`, where linear layers go to it (`prefrec.linear`).
+    """Inside this context oneDNN stands in for `sdpa`, where the model's linear layers go to it (`prefrec.linear`).
 
     Args:
         core: the transformers model, without adapters or wrappers.
@@ -80,7 +80,7 @@ def _quickened(core: Any, way: str, mask: Tensor) -> str:
     by_name = getattr(core, "_supports_attention_backend", False)  # asks transformers for its attention by name
     if way != SDPA or mask.dim() != 4 or mask.device.type != "cpu" or not by_name:
         return way
-    return ONEDNN if compute_dtype(core, mask.device) == torch.float32 and uses_onednn() else way
+    return ONEDNN if compute_dtype(core, mask.device) == torch.float32 and is_quick(core) else way
 
 
 @contextmanager

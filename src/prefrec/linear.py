@@ -42,6 +42,11 @@ def slow_down(model: nn.Module) -> None:
     _change(model, OneDNNLinear, nn.Linear)
 
 
+def is_quick(model: nn.Module) -> bool:
+    """Whether `model` has been quickened, and its numbers may go to oneDNN."""
+    return uses_onednn() and any(isinstance(module, OneDNNLinear) for module in model.modules())
+
+
 def uses_onednn() -> bool:
     """Whether linear layers in float32 go to oneDNN here.
 
