@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from flex import uncompiled
-from prefrec import onednn_attention
+from onednn import always_by_onednn
 from prefrec.catalogue import catalogue_logps, trie_layout
 from prefrec.linear import OneDNNLinear, has_onednn, quicken
 from prefrec.packing import PackedBatch, pack
@@ -244,16 +244,12 @@ def test_flex_attention_equals_one_sequence_an_answer(case):
 @pytest.mark.parametrize("case", [c for c in PACKED if "sdpa" in c.implementations], ids=lambda c: c.name)
 def test_onednn_s_attention_equals_one_sequence_an_answer(case, monkeypatch):
     """However few the scores are; where a model does not ask for attention by name, it is torch's as ever."""
-    model, calls, product = tiny(case, "sdpa"), [], onednn_attention.multiply
-    prompt, trie = SETS[0].prompt, Trie.build(TITLES)
+    model, prompt, trie = tiny(case, "sdpa"), SETS[0].prompt, Trie.build(TITLES)
     monkeypatch.setenv("PREFREC_LINEAR", "torch")
     with torch.no_grad():
         want, titles = slow(model), slow_logps(model, ChoiceSet(prompt, TITLES)).numpy()
-    monkeypatch.setenv("PREFREC_LINEAR", "onednn")
+    calls = always_by_onednn(monkeypatch)
     quicken(model)
-    monkeypatch.setattr(onednn_attention, "LEAST", 0)
-    monkeypatch.setattr(onednn_attention, "QUERIES", 8)
-    monkeypatch.setattr(onednn_attention, "multiply", lambda *args: (calls.append(1), product(*args))[1])
     with torch.no_grad():
         torch.testing.assert_close(choice_logps(model, pack(SETS, pad_id=0)), want, rtol=0, atol=1e-4)
         has_layers = any(isinstance(m, OneDNNLinear) for m in model.modules())

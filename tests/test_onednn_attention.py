@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from onednn import always_by_onednn
 from prefrec import linear, onednn_attention
 from prefrec.attention import fastest_attention, quick_attention
 from prefrec.catalogue import catalogue_logps
@@ -31,14 +32,7 @@ SETS = [
 
 @pytest.fixture
 def always(monkeypatch):
-    """oneDNN stands in however few the scores are, a few queries at a time; counts its calls."""
-    calls = []
-    monkeypatch.setenv("PREFREC_LINEAR", "onednn")
-    monkeypatch.setattr(onednn_attention, "LEAST", 0)
-    monkeypatch.setattr(onednn_attention, "QUERIES", 8)
-    product = onednn_attention.multiply
-    monkeypatch.setattr(onednn_attention, "multiply", lambda *args: (calls.append(1), product(*args))[1])
-    return calls
+    return always_by_onednn(monkeypatch)
 
 
 def tiny_llama():
