@@ -14,6 +14,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import nn
+from xxhash import xxh3_128_digest
 
 from prefrec import processes
 from prefrec.attention import compute_dtype
@@ -102,7 +103,8 @@ def reference_key(
         if is_adapter and not (has_reference and f".{REFERENCE_ADAPTER}." in name):
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        # Gigabytes of weights, which nobody has made to look like others: a hash that is as fast as memory will do.
+        digest.update(xxh3_128_digest(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()))
     for choices in choice_sets:
         digest.update(np.array([len(choices.prompt), *choices.prompt], dtype=np.int64).tobytes())
         for answer in choices.answers:
