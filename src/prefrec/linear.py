@@ -74,8 +74,10 @@ def way() -> str:
 
 @cache
 def has_onednn() -> bool:
-    """Whether this torch was built with oneDNN, and has its linear layer."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether this torch was built with oneDNN, and has its linear layer, alone and with a sum."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return hasattr(torch.ops.mkldnn._linear_pointwise, "binary")
 
 
 class OneDNNLinear(nn.Linear):
