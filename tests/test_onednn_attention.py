@@ -104,6 +104,20 @@ def test_keys_that_nobody_sees_are_not_multiplied(always, monkeypatch):
     assert shapes[::2] == [(8, 8), (8, 16), (8, 24)] * 2
 
 
+def test_the_default_type_is_of_no_account(always):
+    inputs = [torch.randn(1, 2, 12, 4, requires_grad=True) for _ in range(3)]
+    mask = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()
+    want = torch.autograd.grad(attend(*inputs, mask).sum(), inputs)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = torch.autograd.grad(attend(*inputs, mask.clone()).sum(), inputs)
+    finally:
+        torch.set_default_dtype(before)
+    assert {x.dtype for x in got} == {torch.float32}
+    assert all(torch.equal(mine, other) for mine, other in zip(got, want, strict=True))
+
+
 def test_a_query_that_sees_nothing_disturbs_no_other(always):
     query, key, value = (torch.randn(1, 1, 12, 4) for _ in range(3))
     mask = torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()

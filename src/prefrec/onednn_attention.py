@@ -92,7 +92,7 @@ def _blocks(mask: Tensor) -> list[Block]:
     for first, last in pairwise(edges):
         end = max([1, *(1 + seen[first:last].any(0).nonzero()[:, 0]).tolist()])
         hidden = ~mask[:, first:last, :end]
-        bias = torch.zeros(hidden.shape).masked_fill_(hidden, torch.finfo(torch.float32).min)
+        bias = torch.zeros(hidden.shape, dtype=torch.float32).masked_fill_(hidden, torch.finfo(torch.float32).min)
         made.append(Block(first, last, end, bias))
     return made
 
@@ -109,7 +109,7 @@ class _Attention(torch.autograd.Function):
         rows, heads, queries, _ = query.shape
         groups, width = value.shape[1], value.shape[-1]
         q, k, v = _grouped(query, groups, scaling), key.contiguous(), value.contiguous()
-        out = torch.empty(rows, queries, groups, heads // groups, width)
+        out = query.new_empty(rows, queries, groups, heads // groups, width)
         for r, g in _pairs(rows, groups):
             for block in made:
                 weights = _weights(_flat(q[r, g, :, block.first : block.last]), k[r, g], block, r)
@@ -128,7 +128,7 @@ class _Attention(torch.autograd.Function):
         groups = key.shape[1]
         q, k, v = _grouped(query, groups, ctx.scaling), key.contiguous(), value.contiguous()
         slope = _grouped(slopes[0].transpose(1, 2), groups)
-        by_q = torch.empty(rows, queries, groups, heads // groups, depth)
+        by_q = query.new_empty(rows, queries, groups, heads // groups, depth)
         by_k, by_v = [], []
         for r, g in _pairs(rows, groups):
             of_k, of_v = _Sum(key.shape[2]), _Sum(key.shape[2])
@@ -165,7 +165,7 @@ class _Sum:
 
 def _grouped(x: Tensor, groups: int, scaling: float = 1.0) -> Tensor:
     """[R, H, Q, D] as [R, G, N, Q, D] in one piece of memory, times a number."""
-    made = torch.empty(x.shape)
+    made = x.new_empty(x.shape)
     (torch.mul(x, scaling, out=made) if scaling != 1.0 else made.copy_(x))
     return made.unflatten(1, (groups, -1))
 
