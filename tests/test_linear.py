@@ -11,9 +11,10 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from onednn import calls_of
 from prefrec import linear
 from prefrec.errors import ConfigError
-from prefrec.linear import OneDNNLinear, multiply, product, quicken, slow_down, uses_onednn
+from prefrec.linear import OneDNNLinear, product, quicken, slow_down, uses_onednn
 from prefrec.training import load_adapter, lora_config
 from tiny import tiny_llama
 
@@ -28,9 +29,7 @@ def by_onednn(monkeypatch):
 @pytest.fixture
 def counted(monkeypatch):
     """How often oneDNN multiplied."""
-    calls = []
-    monkeypatch.setattr(linear, "multiply", lambda *args: (calls.append(1), multiply(*args))[1])
-    return calls
+    return calls_of(monkeypatch, linear, "multiply")
 
 
 @given(

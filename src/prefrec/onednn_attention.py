@@ -165,8 +165,7 @@ class _Sum:
 
 def _grouped(x: Tensor, groups: int, scaling: float = 1.0) -> Tensor:
     """[R, H, Q, D] as [R, G, N, Q, D] in one piece of memory, times a number."""
-    made = x.new_empty(x.shape)
-    (torch.mul(x, scaling, out=made) if scaling != 1.0 else made.copy_(x))
+    made = torch.mul(x, scaling, out=x.new_empty(x.shape))
     return made.unflatten(1, (groups, -1))
 
 

@@ -145,7 +145,7 @@ def _head_at(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[list[T
         picked.append(index)
         return hidden.flatten(0, 1)[places][None], *inputs[1:]
 
-    if core.config.model_type not in BRANCHING or is_compiled(model):
+    if core.config.model_type not in BRANCHING or _is_compiled(model):
         yield picked
         return
     hook = core.get_output_embeddings().register_forward_pre_hook(pick)
@@ -329,7 +329,7 @@ def language_model(model: nn.Module) -> Any:
         model = inner
 
 
-def is_compiled(model: nn.Module) -> bool:
+def _is_compiled(model: nn.Module) -> bool:
     """Whether `torch.compile` was given the model, or one that is inside it."""
     return any("_orig_mod" in m._modules for m in model.modules())
 

@@ -8,8 +8,9 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
+from onednn import calls_of
 from prefrec import linear
-from prefrec.training import lora_config
+from prefrec.training import lora_config, quick_lora
 from prefrec.training.adapters import add_reference_adapter, reference_of
 from prefrec.training.quick_lora import OneDNNLora, quicken_adapted
 from tiny import tiny_llama
@@ -18,18 +19,10 @@ pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was 
 
 
 @pytest.fixture
-def by_onednn(monkeypatch):
-    monkeypatch.setenv("PREFREC_LINEAR", "onednn")
-
-
-@pytest.fixture
-def counted(monkeypatch, by_onednn):
+def counted(monkeypatch):
     """How often an adapter was added by oneDNN."""
-    from prefrec.training import quick_lora
-
-    calls, add = [], quick_lora._add_product
-    monkeypatch.setattr(quick_lora, "_add_product", lambda *args: (calls.append(1), add(*args))[1])
-    return calls
+    monkeypatch.setenv("PREFREC_LINEAR", "onednn")
+    return calls_of(monkeypatch, quick_lora, "_add_product")
 
 
 def adapted(config=None, *, bias=False, seed=0):
@@ -162,7 +155,7 @@ def test_it_steps_aside(why, counted, monkeypatch):
     assert (layers[0].base_layer.weight.grad is None) == (why != "trained base")
 
 
-def test_policy_and_reference_of_a_language_model(counted, monkeypatch):
+def test_policy_and_reference_of_a_language_model(counted):
     model = get_peft_model(tiny_llama(), lora_config())
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
