@@ -24,6 +24,7 @@ from prefrec.evaluation import (
     read_predictions,
     write_predictions,
 )
+from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection
 from prefrec.pipeline.stage import file_facts, read_json, stage_key, write_json
 from prefrec.prompts import load_template
@@ -216,6 +217,8 @@ def lm_ranker(
         max_length=model.max_length,
         chat=model.chat,
         batch_size=batch_size,
+        objective=model.objective,
+        encoder=prompt_encoder(model, data.catalogue),
     )
 
 

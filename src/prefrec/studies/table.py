@@ -162,9 +162,6 @@ def notes_of(recipe: Recipe) -> list[str]:
         "All systems learn from the training part of one split, each from as many rows as its recipe gives it, and "
         "are asked about the same lists."
     ]
-    if recipe.pretrain:
-        main = [label(n) for n in recipe.lm_rankers if n != ZERO_SHOT]
-        found.append(f"{', '.join(main)} start from an adapter that was pre-trained on histories.")
     if bare := [r.name for r in recipe.rankers if r.kind in ("llara", "tallrec")]:
         found.append(f"{', '.join(bare)} start from the bare base, without that, as in their papers.")
     whole = [s.model for s in recipe.sequential] + [r.name for r in recipe.rankers if r.kind == "morec"]

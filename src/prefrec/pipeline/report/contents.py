@@ -24,7 +24,7 @@ EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/NAME/", "
 """The parts of a run's folder."""
 
 METRICS = "metrics.json"
-_STAGE_FOLDERS = ("data", "pretrain", "sft", "sequential/*", "align/*", "rankers/*")
+_STAGE_FOLDERS = ("data", "sft", "sequential/*", "align/*", "rankers/*")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Stage:
     """A training stage.
 
     Attributes:
-        name: `pretrain`, `sft`, or the name of an alignment; its ranker in the tables has the same name.
+        name: `sft`, or the name of an alignment; its ranker in the tables has the same name.
         kind: `sft` or `align`.
         state: what `stage.json` says (`finished`, `seconds`, `config`).
         log: the Trainer's `log_history`, empty where training has not come to its end.
@@ -185,7 +185,7 @@ def _outdated(known: Any, now: dict[str, str]) -> str:
 
 def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What `stage.json` says of each stage that the recipe asks for, by its folder in the run's."""
-    wanted = {"data", *(name for name in ("pretrain", "sft") if recipe.get(name))}
+    wanted = {"data", *(["sft"] if recipe.get("sft") else [])}
     for section, field_name in (("sequential", "model"), ("align", "name"), ("rankers", "name")):
         wanted |= {f"{section}/{name}" for name in _named(recipe, section, field_name)}
     places = {str(p.relative_to(folder)): p for pattern in _STAGE_FOLDERS for p in sorted(folder.glob(pattern))}
@@ -233,8 +233,7 @@ class _Reader:
         planned = [str(s["name"]) for s in sections or [] if isinstance(s, dict) and "name" in s]
         found = sorted(p.name for p in self.folder.glob("align/*") if p.is_dir() and p.suffix != PREVIOUS)
         names = list(dict.fromkeys([*planned, *found]))
-        tuned = [n for n in ("pretrain", "sft") if recipe.get(n) or (self.folder / n).is_dir()]
-        wanted = [(name, name, "sft") for name in tuned]
+        wanted = [("sft", "sft", "sft")] if recipe.get("sft") or (self.folder / "sft").is_dir() else []
         wanted += [(f"align/{name}", name, "align") for name in names if not name.startswith(".")]
         return [s for part, name, kind in wanted if (s := self._stage(part, name, kind))]
 
