@@ -49,7 +49,11 @@ def prepare(
     user_column: Annotated[str, typer.Option(help="Log: the user.", rich_help_panel=_FILES)] = "user_id",
     item_column: Annotated[str, typer.Option(help="Log: the item.", rich_help_panel=_FILES)] = "item_id",
     timestamp_column: Annotated[
-        str, typer.Option(help="Log: the time, in seconds, ms or ISO 8601.", rich_help_panel=_FILES)
+        str,
+        typer.Option(
+            help="Log: the time, in seconds, ms or ISO 8601; file-order: the lines are in order.",
+            rich_help_panel=_FILES,
+        ),
     ] = "timestamp",
     rating_column: Annotated[
         str, typer.Option(help="Log: a rating, if there is one; none reads none.", rich_help_panel=_FILES)

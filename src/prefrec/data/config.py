@@ -43,7 +43,10 @@ class ColumnNames(BaseModel):
 
     user: str = Field("user_id", description="Column of the log with the user's id.")
     item: str = Field("item_id", description="Column of the log with the item's id.")
-    timestamp: str = Field("timestamp", description="Column of the log with the time: seconds, ms, or ISO 8601.")
+    timestamp: str = Field(
+        "timestamp",
+        description="Column of the log with the time: seconds, ms, or ISO 8601; file-order: the order of the lines.",
+    )
     rating: str | None = Field(
         "rating", description="Column of the log with a rating; needed only with min_rating. None: read no ratings."
     )
