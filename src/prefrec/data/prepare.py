@@ -129,7 +129,7 @@ def _windows(
     """Windows of each part after sampling, what to learn from, and facts about the split."""
     if source.given:
         windows = dict(source.given.windows)
-        learn = sequences.frame.filter(pl.col("user_id").is_in(list(source.given.train_users)))
+        learn = sequences.frame.join(source.given.learn, on=["user_id", "item_id"], how="semi", maintain_order="left")
         for part in splits.PARTS:
             kept = _sample(config, part, [w.user_id for w in windows[part]])
             windows[part] = [windows[part][i] for i in kept]

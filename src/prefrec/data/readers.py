@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from prefrec.errors import DataError
 
 TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
-HEADERLESS = (".data",)
+HEADERLESS = (".data", ".jsonl", ".ndjson")
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
 """How `read_parquet` ends on a damaged file."""
 SUBSECOND = "subsecond"
