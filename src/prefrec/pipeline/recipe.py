@@ -439,4 +439,6 @@ def _resolve_paths(data: PrepareConfig, folder: Path) -> PrepareConfig:
         for field in ("path", "interactions", "items", "users")
         if (value := getattr(data, field)) is not None
     }
+    if data.row_files:
+        found["row_files"] = {part: (folder / file).resolve() for part, file in data.row_files.items()}
     return data.model_copy(update=found)

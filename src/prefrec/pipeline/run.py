@@ -241,5 +241,6 @@ def prepare_key(config: PrepareConfig) -> str:
     The stages after it depend on what it makes (`prepared_digest`), not on this.
     """
     named = [p for p in (config.path, config.interactions, config.items, config.users) if p is not None]
+    named += (config.row_files or {}).values()
     told = config.model_dump(mode="json", exclude=None if config.users else {"users"})
     return stage_key(config=told, files=file_facts(named))

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from prefrec.data.readers import check_ids, parse_numbers, parse_timestamps, pick_columns, read_table
+from prefrec.data.readers import (
+    FILE_ORDER,
+    check_ids,
+    parse_numbers,
+    parse_timestamps,
+    pick_columns,
+    read_table,
+    with_file_order,
+)
 from prefrec.data.sources.base import Source, check_log, clean_catalogue, merge_duplicates, user_attributes
 from prefrec.data.titles import DuplicateTitles
 from prefrec.data.types import Catalogue
@@ -13,7 +21,8 @@ from prefrec.data.types import Catalogue
 _OPTIONS = {
     "user_id": "--user-column (`columns.user` in a recipe)",
     "item_id": "--item-column (`columns.item` in a recipe)",
-    "timestamp": "--timestamp-column (`columns.timestamp` in a recipe)",
+    "timestamp": "--timestamp-column (`columns.timestamp` in a recipe); if there are no times and the lines are in "
+    f"the order of the interactions, give {FILE_ORDER} as the name",
     "rating": "--rating-column (`columns.rating` in a recipe)",
 }
 _CATALOGUE_OPTIONS = {
@@ -45,7 +54,7 @@ def files(
 
     The rating column is read where it is there; a name other than `rating` must be there, and None reads none. An
     empty rating is null. An item with an empty title has none. All columns of `users` but the user's id, which is
-    called as in the log or `user_id`, are attributes.
+    called as in the log or `user_id`, are attributes. `FILE_ORDER` as `timestamp` takes the order of the lines.
 
     Raises:
         DataError: a file, column or value cannot be used; the message names it and the way out.
@@ -53,7 +62,8 @@ def files(
     log_path, items_path = Path(interactions), Path(items)
     wanted = {"user_id": user, "item_id": item, "timestamp": timestamp} | ({"rating": rating} if rating else {})
     optional = ("rating",) if rating == "rating" else ()
-    log = pick_columns(read_table(log_path, encoding), wanted, log_path, optional, _OPTIONS)
+    table = with_file_order(read_table(log_path, encoding), timestamp)
+    log = pick_columns(table, wanted, log_path, optional, _OPTIONS)
     for column in ("user_id", "item_id"):
         log = check_ids(log, column, log_path, wanted[column])
     log, notes = parse_timestamps(log, "timestamp", log_path, timestamp)
@@ -68,8 +78,8 @@ def files(
     log, catalogue, merged = merge_duplicates(log, catalogue, duplicate_titles)
     told = None
     if users is not None:
-        table = read_table(users, encoding)
-        own = user if user in table.columns or "user_id" not in table.columns else "user_id"
-        others = {c: c for c in table.columns if c not in (own, "user_id")}
-        told = user_attributes(pick_columns(table, {"user_id": own} | others, users), users, own)
+        people = read_table(users, encoding)
+        own = user if user in people.columns or "user_id" not in people.columns else "user_id"
+        others = {c: c for c in people.columns if c not in (own, "user_id")}
+        told = user_attributes(pick_columns(people, {"user_id": own} | others, users), users, own)
     return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=told)
