@@ -10,6 +10,7 @@ from prefrec.errors import ConfigError
 from prefrec.pipeline.recipe import PRETRAIN, SFT, ModelSection, PretrainSection, Recipe, RowsSection, TrainSection
 from prefrec.pipeline.train import prompt_encoder, rows_to_choose_from
 from prefrec.prompts import load_template
+from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.tallrec import Opinions, TallrecConfig, training_questions
 from prefrec.training import encode_sequences
 from prefrec.training.sequences import LEAST
@@ -26,13 +27,19 @@ def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
 
 
 def check_rows(recipe: Recipe, data: PreparedData) -> None:
-    """See that every stage of a recipe finds rows to train on.
+    """See that every stage of a recipe finds rows to train on, and every fuse entry rows to choose weights on.
 
     Raises:
         ConfigError: one does not; the message names it.
     """
     for place, section in trained_sections(recipe).items():
         check_section(section, data, recipe.model, recipe.seed, f"{place}.{{}}".format)
+    for ranker in recipe.rankers:
+        if isinstance(ranker, FuseConfig) and not data.validation:
+            raise ConfigError(
+                f"rankers.{ranker.name}: its weights are chosen on validation rows, and the data has none; "
+                "leave this entry out, or prepare data with validation rows"
+            )
 
 
 def check_section(
