@@ -25,6 +25,7 @@ from prefrec.losses import LOSSES
 from prefrec.models import EMBEDDED
 from prefrec.rankers.chatrec.config import ChatRecConfig
 from prefrec.rankers.config import NAME, RankerConfig, settings_error
+from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.kinds import RANKER_CONFIGS, ranker_config
 from prefrec.rankers.llara.config import LlaraAlignConfig, LlaraConfig
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
@@ -302,6 +303,9 @@ class Recipe(_Section):
                     )
             elif isinstance(ranker, ChatRecConfig):
                 _known(f"{place}.retriever", ranker.retriever, [*REFERENCE_RANKERS, *before])
+            elif isinstance(ranker, FuseConfig):
+                for part in ranker.parts:
+                    _known(f"{place}.parts", part, [*REFERENCE_RANKERS, *before])
             before.append(ranker.name)
 
     @property

@@ -10,6 +10,7 @@ from prefrec.errors import ConfigError
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.recipe import SFT, ModelSection, Recipe, RowsSection, SFTSection
 from prefrec.pipeline.train import rows_to_choose_from
+from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.tallrec import Opinions, TallrecConfig, training_questions
 from prefrec.training.section import TrainSection
 from prefrec.training.sequences import LEAST
@@ -25,13 +26,19 @@ def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
 
 
 def check_rows(recipe: Recipe, data: PreparedData) -> None:
-    """See that every stage of a recipe finds rows to train on.
+    """See that every stage of a recipe finds rows to train on, and every fuse entry rows to choose weights on.
 
     Raises:
         ConfigError: one does not; the message names it.
     """
     for place, section in trained_sections(recipe).items():
         check_section(section, data, recipe.model, recipe.seed, f"{place}.{{}}".format)
+    for ranker in recipe.rankers:
+        if isinstance(ranker, FuseConfig) and not data.validation:
+            raise ConfigError(
+                f"rankers.{ranker.name}: its weights are chosen on validation rows, and the data has none; "
+                "leave this entry out, or prepare data with validation rows"
+            )
 
 
 def check_section(

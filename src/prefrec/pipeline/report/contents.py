@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from prefrec.data.readers import first_words
 from prefrec.errors import DataError
 from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.pipeline.stage import PREVIOUS, STAGE_FILE, read_json, stage_key
+from prefrec.rankers.fuse import FUSE_FILE, fusion_sentence
 
 T = TypeVar("T")
 
@@ -69,6 +71,7 @@ class RunContents:
         predictions: of all rankers, a frame of `PREDICTION_SCHEMA`.
         missing: one sentence for each part that is absent, unfinished or damaged.
         machines: machine and versions that finished each stage, by its folder; those of before this was noted lack.
+        fusions: one sentence for each fuse entry of the recipe: its weights, and what chose them.
         outdated: what has changed since the rankers were evaluated; metrics and predictions count as missing then.
     """
 
@@ -84,6 +87,7 @@ class RunContents:
     predictions: pl.DataFrame | None
     missing: list[str]
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fusions: list[str] = field(default_factory=list)
     outdated: str = ""
 
     @property
@@ -142,6 +146,7 @@ def read_run(folder: Path) -> RunContents:
         predictions,
         reader.missing,
         {part: state["environment"] for part, state in _states(folder, recipe).items() if _made_by(state)},
+        reader.fusions(recipe),
         outdated,
     )
 
@@ -237,6 +242,14 @@ class _Reader:
         wanted += [(f"align/{name}", name, "align") for name in names if not name.startswith(".")]
         return [s for part, name, kind in wanted if (s := self._stage(part, name, kind))]
 
+    def fusions(self, recipe: dict[str, Any]) -> list[str]:
+        """Return a sentence for each of the recipe's `rankers` that has chosen weights."""
+        # Names come from a file that may be anybody's: only folders that are there are read.
+        there = {p.parent.name for p in self.folder.glob(f"rankers/*/{FUSE_FILE}")}
+        chosen = [name for name in _named(recipe, "rankers") if name in there]
+        read = [self.read(f"rankers/{name}/{FUSE_FILE}", partial(_fusion, name)) for name in chosen]
+        return [sentence for sentence in read if sentence]
+
     def _stage(self, part: str, name: str, kind: str) -> Stage | None:
         if not (self.folder / part).is_dir():
             self.missing.append(f"{part}/ is missing: the recipe asks for this stage, it was not begun")
@@ -284,6 +297,10 @@ def _read_metrics(path: Path) -> tuple[str, Evaluation, Evaluation | None, Any]:
         Evaluation.from_json(generation) if generation else None,
         value.get("made_of"),
     )
+
+
+def _fusion(name: str, path: Path) -> str:
+    return fusion_sentence(name, _read_object(path))
 
 
 def _number(value: Any) -> bool:
