@@ -14,7 +14,8 @@ from prefrec.data import RankingExample
 from prefrec.errors import ModelError
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.config import RankerConfig
-from prefrec.rankers.reference import RandomRanker, pad_scores
+from prefrec.rankers.reference import RandomRanker
+from prefrec.rankers.rows import pad_scores
 
 
 class RetrieveThenRankConfig(RankerConfig):
