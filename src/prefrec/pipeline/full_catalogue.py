@@ -66,7 +66,7 @@ def retrieve_entry(
         key |= {"retriever": retriever, "data": data_key}
 
         def load_first() -> Ranker:
-            return reference_ranker(retriever, data.train_interactions, seed)
+            return reference_ranker(retriever, data.train_interactions, data.catalogue, seed)
 
     else:
         first = known_entry(retriever, name, before, "retriever", get_args(ReferenceName))

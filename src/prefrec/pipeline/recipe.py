@@ -33,7 +33,7 @@ from prefrec.rankers.sequential import SEQUENTIAL_MODELS, SequentialConfig
 from prefrec.training.negatives import DrawnFrom
 from prefrec.training.section import RowsSection
 
-ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN"]
+ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN", "window co-occurrence", "title TF-IDF"]
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
 ZERO_SHOT = "zero-shot"
 SFT = "sft"

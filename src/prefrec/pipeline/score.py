@@ -144,7 +144,7 @@ def ask_all(
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
     frames = [
         predict(r, examples, data.catalogue, generate=False, seed=seed)
-        for r in reference_rankers(data.train_interactions, seed, section.references)
+        for r in reference_rankers(data.train_interactions, data.catalogue, seed, section.references)
     ]
     return pl.concat([*frames, *ask_models(data, model, section, entries, examples, cache, seed=seed)])
 
