@@ -142,7 +142,7 @@ def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float)
     table = ItemTable(ids, scaled.float(), words.weight.shape[1], **settings)
     # Items begin at the scale of words, on which the layers were trained.
     scale = 1 / math.sqrt(titles.shape[1])
-    nn.init.normal_(table.into.weight, std=float(words.weight.std()) * scale)
+    nn.init.normal_(table.into.weight, std=float(words.weight.detach().std()) * scale)
     nn.init.normal_(table.out.weight, std=0.02 * scale)
     words.requires_grad_(False)
     embedding = ItemEmbedding(words, table)

@@ -275,14 +275,14 @@ def test_a_late_ranker_is_loaded_for_rows_to_which_no_answer_is_known(recipe, da
 
     def load():
         loaded.append("popularity")
-        return reference_ranker("popularity", data.train_interactions)
+        return reference_ranker("popularity", data.train_interactions, data.catalogue)
 
     late, rows = LateRanker(RankerEntry("late", "key", load), data, recipe.model), data.test[:4]
-    late.known = predict(reference_ranker("random", data.train_interactions), rows, data.catalogue)
+    late.known = predict(reference_ranker("random", data.train_interactions, data.catalogue), rows, data.catalogue)
     assert late.score(rows).tolist() == late.known["scores"].to_list()
     assert loaded == []
     others = [*rows[:3], replace(rows[3], candidates=rows[3].candidates[::-1])]
-    want = reference_ranker("popularity", data.train_interactions).score(others)
+    want = reference_ranker("popularity", data.train_interactions, data.catalogue).score(others)
     for _ in range(2):
         np.testing.assert_array_equal(late.score(others), want)
     assert loaded == ["popularity"]

@@ -11,7 +11,7 @@ from prefrec.models import load_tokenizer, vocabulary_size
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.prompts import PromptEncoder, load_template
 from prefrec.rankers.morec.titles import load_encoder
-from prefrec.rankers.reference import title_tfidf
+from prefrec.rankers.title_words import tfidf
 
 Encoder = PromptEncoder | ItemEncoder
 
@@ -39,7 +39,7 @@ def title_vectors(data: PreparedData, model: ModelSection) -> Tensor:
     if model.items.vectors != "tfidf":
         name = model.name if model.items.vectors == "base" else model.items.vectors
         return load_encoder(name, _TITLE_TOKENS).encode(titles)
-    words = title_tfidf(titles)
+    words = tfidf(titles)
     size = min(TFIDF_SIZE, *words.shape)
     left, sizes, _ = torch.svd_lowrank(torch.from_numpy(words.toarray()).float(), q=size, niter=4)
     return left * sizes

@@ -68,7 +68,7 @@ def _parts(folder, recipe, reference="co-occurrence"):
     return (
         data,
         lm_ranker("zero-shot", None, data, recipe.model),
-        reference_ranker(reference, data.train_interactions),
+        reference_ranker(reference, data.train_interactions, data.catalogue),
     )
 
 
@@ -172,7 +172,9 @@ def test_a_fused_retriever_shows_no_candidates(recipe, stage, asked):
 
 def test_a_part_that_cannot_be_asked_about_the_whole_catalogue(recipe, stage):
     data, carry_out = stage
-    shown = RankerEntry("shown", "key", lambda: reference_ranker("popularity", data.train_interactions))
+    shown = RankerEntry(
+        "shown", "key", lambda: reference_ranker("popularity", data.train_interactions, data.catalogue)
+    )
     config = FUSED | {"name": "fused", "parts": ["shown", "item-kNN"]}
     fused = carry_out(config, shown=shown)["fused"]
     assert full_entries([fused], data, recipe.model) == []
