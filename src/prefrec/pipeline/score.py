@@ -236,7 +236,9 @@ def _ask(
     top: int | None,
 ) -> pl.DataFrame:
     """Predictions of an entry; `scores` are those without texts where they are known, else `keep` gets them."""
-    say(f"{entry.name}: scoring {len(examples)} rows" if scores is None else f"{entry.name}: scores are known")
+    width = max(len(e.candidates) for e in examples)
+    asked = f"scoring {len(examples)} rows of {width} candidates" if scores is None else "scores are known"
+    say(f"{entry.name}: {asked}")
     ranker = entry_ranker(entry, data, model, batch_size=section.batch_size)
     frame = (
         predict(ranker, examples, data.catalogue, generate=False, seed=seed, top=top) if scores is None else scores
