@@ -28,7 +28,7 @@ def test_run_prints_the_table_and_where_the_report_is(finished):
     assert done.code == 0, done.err
     for name in ("random", "popularity", "zero-shot", "sft", "dpo", "s-dpo"):
         assert re.search(rf"\b{name}\b", done.out)
-    for word in ("HR@1", "MRR", "Valid"):
+    for word in ("HR@1", "all items", "Valid"):
         assert word.lower() in done.out.lower()
     assert done.out.count("Audit:") == 1
     assert done.out.endswith(f"Report: {folder}/report.html\n")
@@ -127,7 +127,7 @@ def test_single_verbs_equal_the_run(place, finished, tmp_path):
         assert metrics["evaluation"]["metrics"][name]["hr@1"] == want
     assert metrics["generation"]["metrics"]["sft"] == of_run["generation"]["metrics"]["sft"]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
-    assert len(read_predictions(tmp_path / "out" / "predictions.parquet")) == 7 * 20
+    assert len(read_predictions(tmp_path / "out" / "predictions.parquet")) == 9 * 20
 
 
 def test_evaluate_prints_a_table(place):

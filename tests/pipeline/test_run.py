@@ -15,7 +15,7 @@ from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import evaluate_predictions, read_predictions
 from prefrec.pipeline import run as run_module
-from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, AlignSection, Recipe, SFTSection
 from prefrec.pipeline.report import contents as contents_module
 from prefrec.pipeline.report import write_report
 from prefrec.pipeline.report.contents import read_run
@@ -103,7 +103,7 @@ def test_every_stage_leaves_what_the_next_needs(finished, recipe):
 def test_numbers_are_those_of_the_predictions(finished, recipe):
     metrics = json.loads((finished / "metrics.json").read_text())
     predictions = read_predictions(finished / "predictions.parquet")
-    rankers = ["random", "popularity", "co-occurrence", "item-kNN", "zero-shot", "sft", "dpo", "s-dpo"]
+    rankers = [*REFERENCE_RANKERS, "zero-shot", "sft", "dpo", "s-dpo"]
     assert predictions["ranker"].unique(maintain_order=True).to_list() == rankers
     assert list(metrics["evaluation"]["metrics"]) == rankers
     again = evaluate_predictions(predictions.with_columns(generated=pl.lit(None, pl.String)), ks=[1, 3], seed=0)
@@ -369,7 +369,7 @@ def test_a_name_that_is_kept_for_another(recipe, tmp_path, section):
 
 def test_reference_rows_alone(run, recipe):
     folder = run(Recipe(name="rows", data=recipe.data, evaluate={"zero_shot": False}), until="report")
-    assert list(json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"])[-1] == "item-kNN"
+    assert list(json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"])[-1] == "title TF-IDF"
     assert (folder / "report.html").is_file()
 
 
