@@ -75,7 +75,7 @@ def warn_of_idle_dropout(recipe: Recipe) -> None:
 def _rows(section: TrainSection, data: PreparedData, model: ModelSection, seed: int) -> int:
     """Rows that a stage chooses from; of sequences only as many are counted as are needed."""
     if isinstance(section, TallrecConfig):
-        opinions = Opinions(data.train_interactions, section.liked)
+        opinions = Opinions(data.opinions, section.liked)
         return len(training_questions(data.train, opinions, negatives=section.negatives, seed=seed))
     if not isinstance(section, PretrainSection):
         return len(rows_to_choose_from(data, section)) if isinstance(section, RowsSection) else len(data.train)

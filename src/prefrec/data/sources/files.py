@@ -7,6 +7,7 @@ from typing import Literal
 
 from prefrec.data.readers import check_ids, parse_numbers, parse_timestamps, pick_columns, read_table
 from prefrec.data.sources.base import Source, check_log, clean_catalogue, merge_duplicates, user_attributes
+from prefrec.data.sources.shown import fold_skips, known_impressions, parse_impressions, parse_skipped
 from prefrec.data.titles import DuplicateTitles
 from prefrec.data.types import Catalogue
 
@@ -15,6 +16,8 @@ _OPTIONS = {
     "item_id": "--item-column (`columns.item` in a recipe)",
     "timestamp": "--timestamp-column (`columns.timestamp` in a recipe)",
     "rating": "--rating-column (`columns.rating` in a recipe)",
+    "impressions": "--impressions-column (`columns.impressions` in a recipe)",
+    "skipped": "--skipped-column (`columns.skipped` in a recipe)",
 }
 _CATALOGUE_OPTIONS = {
     "item_id": "--catalogue-item-column (`columns.catalogue_item` in a recipe)",
@@ -34,6 +37,8 @@ def files(
     item: str = "item_id",
     timestamp: str = "timestamp",
     rating: str | None = "rating",
+    impressions: str | None = None,
+    skipped: str | None = None,
     catalogue_item: str | None = None,
     title: str = "title",
     encoding: str = "utf-8",
@@ -45,13 +50,16 @@ def files(
 
     The rating column is read where it is there; a name other than `rating` must be there, and None reads none. An
     empty rating is null. An item with an empty title has none. All columns of `users` but the user's id, which is
-    called as in the log or `user_id`, are attributes.
+    called as in the log or `user_id`, are attributes. An interaction that `skipped` says was a skip is not one of the
+    log's: its item is among the `impressions` of the user's next interaction.
 
     Raises:
         DataError: a file, column or value cannot be used; the message names it and the way out.
     """
     log_path, items_path = Path(interactions), Path(items)
-    wanted = {"user_id": user, "item_id": item, "timestamp": timestamp} | ({"rating": rating} if rating else {})
+    wanted = {"user_id": user, "item_id": item, "timestamp": timestamp}
+    more = {"rating": rating, "impressions": impressions, "skipped": skipped}
+    wanted |= {ours: theirs for ours, theirs in more.items() if theirs}
     optional = ("rating",) if rating == "rating" else ()
     log = pick_columns(read_table(log_path, encoding), wanted, log_path, optional, _OPTIONS)
     for column in ("user_id", "item_id"):
@@ -61,11 +69,18 @@ def files(
         log = parse_numbers(log, "rating", log_path, rating, may_be_empty=True, way=_NO_RATING)
         empty = log["rating"].null_count()
         notes += [f"{empty} of {len(log)} interactions have no rating"] if empty else []
+    if impressions:
+        log = parse_impressions(log, log_path, impressions)
+    if skipped:
+        log = fold_skips(parse_skipped(log, log_path, skipped))
     columns = {"item_id": catalogue_item or item, "title": title}
     catalogue = pick_columns(read_table(items_path, encoding), columns, items_path, options=_CATALOGUE_OPTIONS)
     catalogue = clean_catalogue(check_ids(catalogue, "item_id", items_path, columns["item_id"]), items_path, title)
     log, dropped = check_log(log, catalogue, log_path, missing_titles)
     log, catalogue, merged = merge_duplicates(log, catalogue, duplicate_titles)
+    if "impressions" in log.columns:
+        log, untitled = known_impressions(log, catalogue)
+        merged = [*merged, *untitled]
     told = None
     if users is not None:
         table = read_table(users, encoding)
