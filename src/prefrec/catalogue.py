@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from prefrec.attention import quick_attention
+from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.errors import ModelError
 from prefrec.masks import attention_masks
 from prefrec.prompts import ChoiceSet
@@ -29,6 +30,7 @@ from prefrec.scoring import (
     layout_for,
     probe_of,
     probe_words,
+    restricted_head,
     takes,
     token_logps,
     tolerance,
@@ -60,8 +62,9 @@ def catalogue_logps(
     *,
     layout: TrieLayout = "cached",
     block_tokens: int = BLOCK_TOKENS,
+    within: CatalogueSoftmax | None = None,
 ) -> NDArray[np.float32]:
-    """Log-probabilities [I] of all answers of a trie after `prompt`; those of `choice_logps`, without gradient.
+    """Return log-probabilities [I] of all answers of a trie after `prompt`; those of `choice_logps`, no gradient.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
@@ -69,11 +72,12 @@ def catalogue_logps(
         trie: of the answers' token ids, end token included.
         layout: from `trie_layout`.
         block_tokens: nodes a call; each block also holds the ancestors of its first node.
+        within: the catalogue, whose trie this is, in which the answers are scored; None: among all tokens.
 
     Raises:
         ModelError: a log-probability is no finite number.
     """
-    logps = trie.sums_from_root(_node_logps(model, prompt, trie, layout, block_tokens))
+    logps = trie.sums_from_root(_node_logps(model, prompt, trie, layout, block_tokens, within))
     return logps[trie.terminals].astype(np.float32)
 
 
@@ -112,13 +116,14 @@ class TrieReader(Protocol):
     """Reads nodes of a trie behind one prompt, and says what may come next."""
 
     trie: Trie
+    within: CatalogueSoftmax | None
 
     def at_prompt(self) -> TrieReader:
         """A reader that has read what this one has; what either reads from now on, the other has not read."""
         ...
 
     def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
-        """Logits [n, V] of the token after each of `nodes`, in one or more parts.
+        """Logits [n, V] of the token after each of `nodes`, or [n, U] of `within.words`, in one or more parts.
 
         Args:
             nodes: inner nodes in preorder that have not been read.
@@ -126,8 +131,14 @@ class TrieReader(Protocol):
         ...
 
 
-def trie_reader(model: nn.Module, prompt: Sequence[int], trie: Trie, layout: TrieLayout) -> TrieReader:
-    """What reads the nodes of `trie` after `prompt` in a layout.
+def trie_reader(
+    model: nn.Module,
+    prompt: Sequence[int],
+    trie: Trie,
+    layout: TrieLayout,
+    within: CatalogueSoftmax | None = None,
+) -> TrieReader:
+    """Return what reads the nodes of `trie` after `prompt` in a layout.
 
     Raises:
         ValueError: the prompt is empty.
@@ -135,8 +146,8 @@ def trie_reader(model: nn.Module, prompt: Sequence[int], trie: Trie, layout: Tri
     if not len(prompt):
         raise ValueError("the prompt is empty")
     if layout == "separate":
-        return _Separate(model, prompt, trie)
-    return _Branching(model, prompt, trie, keep=layout == "cached")
+        return _Separate(model, prompt, trie, within)
+    return _Branching(model, prompt, trie, within, keep=layout == "cached")
 
 
 def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
@@ -156,12 +167,27 @@ def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray
     for logits in reader.next_logits(nodes):
         first, last = starts[row], starts[row + len(logits)]
         index, targets = torch.from_numpy(which[first:last] - row).to(logits.device), tokens[first:last]
-        logps = token_logps(logits[None], torch.zeros_like(index), index, targets.to(logits.device))
+        targets = targets.to(logits.device)
+        if reader.within is None:
+            logps = token_logps(logits[None], torch.zeros_like(index), index, targets)
+        else:
+            logps = _logps_within(reader.within, logits, nodes[row : row + len(logits)], index, targets)
         out.append(logps.double().cpu().numpy())
         row += len(logits)
     found = np.concatenate(out)
     check_finite("the catalogue's titles", found)
     return which, children, found
+
+
+def _logps_within(within: CatalogueSoftmax, logits: Tensor, nodes: Ints, index: Tensor, targets: Tensor) -> Tensor:
+    """Return log-probabilities [K] of children among their siblings; 0 where a child has none."""
+    branches = torch.from_numpy(within.branches[nodes]).to(logits.device)
+    several = branches[index]
+    out = torch.zeros(len(targets), device=logits.device)
+    places = torch.cumsum(branches, 0) - 1
+    some = torch.from_numpy(nodes).to(logits.device)[branches]
+    out[several] = within.token_logps(logits[branches], some, places[index[several]], targets[several])
+    return out
 
 
 def check_finite(of: str, *logps: NDArray[Any]) -> None:
@@ -181,7 +207,10 @@ class _Branching:
     nodes that have been read, stay; without, prompt and ancestors are read again in each call.
     """
 
-    def __init__(self, model: nn.Module, prompt: Sequence[int], trie: Trie, *, keep: bool) -> None:
+    def __init__(
+        self, model: nn.Module, prompt: Sequence[int], trie: Trie, within: CatalogueSoftmax | None, *, keep: bool
+    ) -> None:
+        self.within = within
         self.model, self.core, self.trie, self.keep = model, language_model(model), trie, keep
         self.device = next(model.parameters()).device
         self.prefix = torch.tensor(prompt[:-1], dtype=torch.long)
@@ -227,13 +256,14 @@ class _Branching:
         if self.keep:
             inputs["cache" if takes(self.core, "cache") else "past_key_values"] = self.cache
         with quick_attention(self.core, allowed):
-            return _logits_at(self.model, self.core, ids[None], columns, inputs)[0]
+            return _logits_at(self.model, self.core, ids[None], columns, inputs, self.within)[0]
 
 
 class _Separate:
     """Reads paths of the trie one a row, each behind the prompt, padded on the right; it keeps nothing."""
 
-    def __init__(self, model: nn.Module, prompt: Sequence[int], trie: Trie) -> None:
+    def __init__(self, model: nn.Module, prompt: Sequence[int], trie: Trie, within: CatalogueSoftmax | None) -> None:
+        self.within = within
         self.model, self.core, self.trie = model, language_model(model), trie
         self.device = next(model.parameters()).device
         self.prompt = tuple(prompt)
@@ -257,19 +287,25 @@ class _Separate:
         mask = nn.utils.rnn.pad_sequence([torch.ones(len(p), dtype=torch.long) for p in paths], batch_first=True)
         kept, index = torch.unique(torch.from_numpy(columns).to(self.device), return_inverse=True)
         inputs = {"attention_mask": mask.to(self.device), "use_cache": False}
-        logits = _logits_at(self.model, self.core, ids.to(self.device), kept, inputs)
+        logits = _logits_at(self.model, self.core, ids.to(self.device), kept, inputs, self.within)
         return logits[torch.from_numpy(rows).to(self.device), index]
 
 
 @torch.no_grad()
 def _node_logps(
-    model: nn.Module, prompt: Sequence[int], trie: Trie, layout: TrieLayout, block_tokens: int
+    model: nn.Module,
+    prompt: Sequence[int],
+    trie: Trie,
+    layout: TrieLayout,
+    block_tokens: int,
+    within: CatalogueSoftmax | None,
 ) -> NDArray[np.float64]:
-    """[M] log-probability of each node's token after the tokens before it; 0 at the root."""
-    reader = trie_reader(model, prompt, trie, layout)
+    """Return [M] the log-probability of each node's token after the tokens before it; 0 at the root."""
+    reader = trie_reader(model, prompt, trie, layout, within)
+    read = trie.inner if within is None else trie.with_ancestors(np.flatnonzero(within.branches))
     out = np.zeros(len(trie))
-    for start in range(0, len(trie.inner), block_tokens):
-        nodes = trie.inner[start : start + block_tokens]
+    for start in range(0, len(read), block_tokens):
+        nodes = read[start : start + block_tokens]
         _, children, logps = children_logps(reader.at_prompt(), nodes)
         out[children] = logps
     return out
@@ -291,11 +327,25 @@ def _gap(model: nn.Module, choice_set: ChoiceSet, layout: TrieLayout, compared: 
     return float(unlikeness(read(layout, trie.inner), read("separate", nodes)))
 
 
-def _logits_at(model: nn.Module, core: Any, ids: Tensor, columns: Tensor, inputs: dict[str, Any]) -> Tensor:
-    """Logits [R, n, V] at some columns of a call."""
-    if takes(core, "logits_to_keep"):
-        return model(input_ids=ids, logits_to_keep=columns, **inputs).logits
-    return model(input_ids=ids, **inputs).logits[:, columns]
+def _logits_at(
+    model: nn.Module,
+    core: Any,
+    ids: Tensor,
+    columns: Tensor,
+    inputs: dict[str, Any],
+    within: CatalogueSoftmax | None,
+) -> Tensor:
+    """Return logits [R, n, V] at some columns of a call, or [R, n, U] of the words of a catalogue."""
+    keeps = takes(core, "logits_to_keep")
+    call = partial(model, input_ids=ids, **inputs, **({"logits_to_keep": columns} if keeps else {}))
+    if within is None:
+        logits = call().logits
+    else:
+        words = within.words.to(ids.device)
+        with restricted_head(core.get_output_embeddings(), words) as is_restricted:
+            logits = call().logits
+        logits = logits if is_restricted else logits[..., words]
+    return logits if keeps else logits[:, columns]
 
 
 def _with_root(trie: Trie, prompt: Sequence[int]) -> Tensor:

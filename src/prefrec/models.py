@@ -61,6 +61,8 @@ def load_model(
     dtype: str = "float32",
     attn_implementation: str = "auto",
     quantization: str = "none",
+    layers: int | None = None,
+    random_weights: bool = False,
     **kwargs: Any,
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode, its linear layers as fast as they are here (`prefrec.linear`).
@@ -72,6 +74,8 @@ def load_model(
             most models, and on a GPU the faster of that and `flex_attention` (see `measure_attention`).
         quantization: `nf4` holds the layers' matrices in 4 bits (`bitsandbytes`), to train adapters on, and computes
             in `dtype`; `none` holds them in `dtype`. An nf4 model is on this process's GPU where there is one.
+        layers: keep so many of the first layers; None: all.
+        random_weights: leave the pretrained weights out; a control.
         **kwargs: passed to `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
@@ -88,6 +92,8 @@ def load_model(
     options = SAFE | ({} if attn_implementation == "auto" else {"attn_implementation": attn_implementation})
     if quantization == "nf4":
         options |= _nf4(folder, DTYPES[dtype])
+    if layers is not None:
+        options["config"] = _first_layers(folder, layers)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[dtype], output_loading_info=True, **(options | kwargs)
@@ -101,6 +107,8 @@ def load_model(
         _compute_alike(model)
     if attn_implementation == "auto":
         measure_attention(model)
+    if random_weights:
+        model = AutoModelForCausalLM.from_config(model.config).to(DTYPES[dtype])
     quicken(model)
     model.eval()
     return model
@@ -114,6 +122,12 @@ def measure_attention(model: PreTrainedModel) -> None:
     """
     if model.config._attn_implementation == "sdpa" and getattr(model, "_supports_flex_attn", False):
         model.attention_by_shape = {}
+
+
+def vocabulary_size(name: str) -> int:
+    """Return the number of word vectors of the model `name` (see `load_model`)."""
+    config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
+    return int(config.get_text_config().vocab_size)
 
 
 def default_device() -> torch.device:
@@ -193,6 +207,17 @@ def _nf4(folder: str, dtype: torch.dtype) -> dict[str, Any]:
         bnb_4bit_compute_dtype=dtype,
     )
     return {"quantization_config": form, "device_map": {"": default_device()}}
+
+
+def _first_layers(folder: str, layers: int) -> Any:
+    """Return the configuration of the model with only its first layers."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if layers > config.num_hidden_layers:
+        raise ModelError(f"layers: {layers}, but {folder!r} has {config.num_hidden_layers}: lower it")
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    return config
 
 
 def _compute_alike(model: PreTrainedModel) -> None:

@@ -22,11 +22,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prefrec.prompts import ChoiceSet
+from prefrec.catalogue_softmax import CatalogueSoftmax
+from prefrec.prompts import ChoiceSet, Trajectory
 
 Layout = Literal["packed", "separate"]
 LayoutChoice = Literal["auto", "packed", "separate"]
 """What may be asked for; `auto`: packed where it is right for the model."""
+
+LENGTHS = 64
+"""Rows of trajectories are padded to multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class PackedBatch:
         choice_mask: bool [B, C], True for the answers that this call scores; False where a choice set has fewer
             than C answers, or where another call scores the answer (`pack_passes`).
         logits_to_keep: number of columns, counted from the right, that need logits.
+        nodes: [M] trie node before each answer token, for likelihood within a catalogue; None: among all tokens.
+            Answer tokens are then only those where the path of an answer branches.
     """
 
     input_ids: Tensor
@@ -56,6 +62,7 @@ class PackedBatch:
     choices: Tensor
     choice_mask: Tensor
     logits_to_keep: int
+    nodes: Tensor | None = None
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch with its tensors on `device`."""
@@ -64,7 +71,7 @@ class PackedBatch:
 
     def as_dict(self) -> dict[str, Any]:
         """Field name → value; the form in which a data collator hands it over."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
 
 def pack(choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "packed") -> PackedBatch:
@@ -97,7 +104,12 @@ def pack(choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "pac
 
 
 def pack_passes(
-    choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "packed", max_tokens: int | None = None
+    choice_sets: Sequence[ChoiceSet],
+    *,
+    pad_id: int,
+    layout: Layout = "packed",
+    max_tokens: int | None = None,
+    within: CatalogueSoftmax | None = None,
 ) -> list[PackedBatch]:
     """Lay out choice sets for as few calls of the model as a budget of tokens a call allows.
 
@@ -111,9 +123,10 @@ def pack_passes(
         layout: as in `pack`.
         max_tokens: tokens of a call, padding included; None for no limit. A prompt with one answer that is
             longer still is a call of its own.
+        within: the catalogue in which the answers are to be scored; None: among all tokens.
 
     Raises:
-        ValueError: as `pack`.
+        ValueError: as `pack`, or an answer is not in the catalogue.
 
     Three answers of two tokens after a prompt of three, five tokens a call:
 
@@ -127,12 +140,81 @@ def pack_passes(
     shape = len(choice_sets), max(len(c.answers) for c in choice_sets)
     branching = layout == "packed"
     room = max_tokens if branching else 0  # one answer a row
+    if within is not None:
+        choice_sets = [replace(c, answers=tuple(map(within.cut, c.answers))) for c in choice_sets]
     rows = [row for b, c in enumerate(choice_sets) for row in _rows(c, b * shape[1], room)]
-    return [_lay_out(some, shape, pad_id, branching=branching) for some in _share_out(rows, max_tokens)]
+    return [_lay_out(some, shape, pad_id, within, branching=branching) for some in _share_out(rows, max_tokens)]
 
 
-def tokens_of(choice_set: ChoiceSet) -> int:
-    """Tokens of a choice set's row in the packed layout: the prompt once, and all answers but their last tokens."""
+def pack_trajectories(
+    trajectories: Sequence[Trajectory],
+    *,
+    pad_id: int,
+    layout: Layout = "packed",
+    within: CatalogueSoftmax | None = None,
+) -> PackedBatch:
+    """Lay out histories so that one causal pass scores each of their titles after all titles before it.
+
+    Row b holds trajectory b as running text, padded on the right; its titles are the C answers of choice set b. The
+    end token of a title is predicted where the title ends, though the text goes on with the next line: so a title
+    costs what it costs as an answer to the same prompt.
+
+    Args:
+        trajectories: B histories.
+        pad_id: token id for padding.
+        layout: `separate` gives the mask [R, L] of that layout; the rows are the same.
+        within: as in `pack_passes`.
+
+    Raises:
+        ValueError: there is no trajectory, or one has no title.
+
+    A head `1 2`, two titles `5` and `6 7`, joined by `3`; the end token is 9:
+
+        >>> batch = pack_trajectories([Trajectory((1, 2), (3,), (3,), ((5, 9), (6, 7, 9)))], pad_id=0)
+        >>> batch.input_ids[0, :6].tolist()
+        [1, 2, 5, 3, 6, 7]
+        >>> batch.columns.tolist(), batch.targets.tolist(), batch.choices.tolist()
+        ([1, 2, 3, 4, 5], [5, 9, 6, 7, 9], [0, 0, 1, 1, 1])
+    """
+    if not trajectories or not all(t.answers for t in trajectories):
+        raise ValueError("no trajectories to lay out, or one without titles")
+    most = max(len(t.answers) for t in trajectories)
+    texts, tokens = [], _Tokens()
+    choice_mask = torch.zeros(len(trajectories), most, dtype=torch.bool)
+    for b, trajectory in enumerate(trajectories):
+        text = list(trajectory.head)
+        for i, answer in enumerate(trajectory.answers):
+            start = len(text)
+            tokens.add(b, range(start - 1, start + len(answer) - 1), answer, b * most + i, within)
+            text += answer[:-1]
+            text += trajectory.joint_after(i)
+        choice_mask[b, : len(trajectory.answers)] = True
+        texts.append(text)
+    length = _rounded(max(map(len, texts)))
+    ids = torch.full((len(texts), length), pad_id)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = torch.tensor(text)
+    segments = torch.where(torch.arange(length) < torch.tensor([[len(t)] for t in texts]), 0, -1)
+    return PackedBatch(
+        input_ids=ids,
+        position_ids=torch.arange(length).expand(len(texts), -1).contiguous(),
+        attention_mask=_branch_mask(segments) if layout == "packed" else segments >= 0,
+        **tokens.tensors(),
+        choice_mask=choice_mask,
+        logits_to_keep=length,
+        nodes=tokens.nodes(within),
+    )
+
+
+def _rounded(length: int) -> int:
+    """Return the next multiple of `LENGTHS`: an allocator keeps blocks of every size that it has seen."""
+    return -(-length // LENGTHS) * LENGTHS
+
+
+def tokens_of(choice_set: ChoiceSet | Trajectory) -> int:
+    """Tokens of a row: the prompt once, and all answers but their last tokens; of a trajectory its text."""
+    if isinstance(choice_set, Trajectory):
+        return choice_set.length
     return len(choice_set.prompt) + _fed(choice_set.answers)
 
 
@@ -174,7 +256,34 @@ def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]
     return calls
 
 
-def _lay_out(rows: Sequence[_Row], shape: tuple[int, int], pad_id: int, *, branching: bool) -> PackedBatch:
+class _Tokens:
+    """The answer tokens of a batch: where each is read, and what it is."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, int, int, int, int]] = []  # row, column, target, choice, node
+
+    def add(
+        self, row: int, columns: Sequence[int], answer: Sequence[int], choice: int, within: CatalogueSoftmax | None
+    ) -> None:
+        """Add the tokens of one answer, or those of them that branch within a catalogue."""
+        if within is None:
+            self.found += [(row, c, t, choice, 0) for c, t in zip(columns, answer, strict=True)]
+        else:
+            route = within.route(answer)
+            places = zip(route.offsets, route.nodes, strict=True)
+            self.found += [(row, columns[o], answer[o], choice, n) for o, n in places]
+
+    def tensors(self) -> dict[str, Tensor]:
+        index = torch.tensor(self.found, dtype=torch.long).view(-1, 5).T.contiguous()
+        return dict(zip(("rows", "columns", "targets", "choices"), index, strict=False))
+
+    def nodes(self, within: CatalogueSoftmax | None) -> Tensor | None:
+        return None if within is None else torch.tensor([n for *_, n in self.found], dtype=torch.long)
+
+
+def _lay_out(
+    rows: Sequence[_Row], shape: tuple[int, int], pad_id: int, within: CatalogueSoftmax | None, *, branching: bool
+) -> PackedBatch:
     starts = [len(r.prompt) for r in rows]  # column of the first answer token
     if branching:
         starts = [max(starts)] * len(rows)
@@ -183,7 +292,8 @@ def _lay_out(rows: Sequence[_Row], shape: tuple[int, int], pad_id: int, *, branc
     ids = torch.full((len(rows), length), pad_id)
     positions = torch.zeros(len(rows), length, dtype=torch.long)
     segments = torch.full((len(rows), length), -1)  # −1 padding, 0 prompt, i + 1 answer i
-    tokens: list[tuple[int, int, int, int]] = []  # row, column, target, choice
+    tokens = _Tokens()
+    choice_mask = torch.zeros(shape, dtype=torch.bool)
     for r, (start, row) in enumerate(zip(starts, rows, strict=True)):
         after = len(row.prompt)
         left = start - after
@@ -198,22 +308,18 @@ def _lay_out(rows: Sequence[_Row], shape: tuple[int, int], pad_id: int, *, branc
             positions[r, at:end] = torch.arange(after, after + len(fed))
             segments[r, at:end] = i + 1
             # The prompt's last token predicts the answer's first, each token of the answer the next one.
-            columns = [start - 1, *range(at, end)]
-            tokens += [(r, c - first_kept, t, row.first_choice + i) for c, t in zip(columns, answer, strict=True)]
+            columns = [c - first_kept for c in (start - 1, *range(at, end))]
+            tokens.add(r, columns, answer, row.first_choice + i, within)
+            choice_mask.view(-1)[row.first_choice + i] = True
             at = end
-    index = torch.tensor(tokens).T.contiguous()
-    choice_mask = torch.zeros(shape, dtype=torch.bool)
-    choice_mask.view(-1)[index[3]] = True
     return PackedBatch(
         input_ids=ids,
         position_ids=positions,
         attention_mask=_branch_mask(segments) if branching else segments >= 0,
-        rows=index[0],
-        columns=index[1],
-        targets=index[2],
-        choices=index[3],
+        **tokens.tensors(),
         choice_mask=choice_mask,
         logits_to_keep=length - first_kept,
+        nodes=tokens.nodes(within),
     )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from prefrec.attention import compute_dtype, fastest_attention
+from prefrec.catalogue_softmax import CatalogueSoftmax
+from prefrec.linear import OneDNNLinear
 from prefrec.masks import (
     MASKED_ATTENTION,
     MASKED_LAYERS,
@@ -84,24 +87,33 @@ under bfloat16 autocast 0.017. Of the tests' tiny models in bfloat16, of all arc
 """
 
 
-def choice_logps(model: nn.Module, *passes: PackedBatch) -> Tensor:
-    """Log-probabilities of the answers, [B, C] in float32.
+def choice_logps(model: nn.Module, *passes: PackedBatch, within: CatalogueSoftmax | None = None) -> Tensor:
+    """Return the log-probabilities of the answers, [B, C] in float32.
 
-    Each is the sum over the answer's tokens, end token included, of the full-vocabulary log-probability;
-    there is no length penalty. Entries outside every `choice_mask` are −inf. Gradients flow to the model.
+    Each is the sum over the answer's tokens, end token included, of the log-probability among all tokens, or among
+    those that go on to a title of a catalogue; there is no length penalty. Entries outside every `choice_mask` are
+    −inf. Gradients flow to the model.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
         *passes: a batch from `prefrec.packing.pack`, or all that `pack_passes` makes of one; on the model's device.
+        within: the catalogue that the passes were packed with; None: among all tokens.
     """
-    logps = sum_by_choice(answer_token_logps(model, passes[0]), passes[0])
+    logps = sum_by_choice(answer_token_logps(model, passes[0], within), passes[0])
     for batch in passes[1:]:
-        logps = torch.where(batch.choice_mask, sum_by_choice(answer_token_logps(model, batch), batch), logps)
+        more = sum_by_choice(answer_token_logps(model, batch, within), batch)
+        logps = torch.where(batch.choice_mask, more, logps)
     return logps
 
 
-def answer_token_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
-    """Log-probability of every answer token, [M] in float32 (M as in `PackedBatch`)."""
+def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSoftmax | None = None) -> Tensor:
+    """Return the log-probability of every answer token, [M] in float32 (M as in `PackedBatch`).
+
+    Raises:
+        ValueError: the batch was not packed within this catalogue.
+    """
+    if (batch.nodes is None) != (within is None):
+        raise ValueError("a batch is scored within the catalogue that it was packed with")
     core = language_model(model)
     # Kept columns as indices, not as a number: the model then gathers them into contiguous memory, and the
     # head is one matrix product (a sliced view costs a copy of the head's weights for every row).
@@ -112,47 +124,101 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch) -> Tensor:
     else:
         columns = kept[columns]  # of all columns
     rows = batch.rows
-    with fastest_attention(core, batch) as shaped, _head_at(model, rows, columns) as picked:
+    words = None if within is None else within.words.to(batch.targets.device)
+    with fastest_attention(core, batch) as shaped, _head_at(model, rows, columns, words) as head:
         if _is_packed(batch):
             masks = attention_masks(core.config, shaped.attention_mask, shaped.position_ids, core.dtype)
             inputs |= {"attention_mask": masks, "position_ids": shaped.position_ids}
         else:
             inputs["attention_mask"] = batch.attention_mask.long()
         logits = model(input_ids=shaped.input_ids, **inputs).logits
-    if picked:
-        rows, columns = torch.zeros_like(rows), picked[0]
-    return token_logps(logits, rows, columns, batch.targets)
+    if head.index is not None:
+        rows, columns = torch.zeros_like(rows), head.index
+    if within is None or batch.nodes is None:
+        return token_logps(logits, rows, columns, batch.targets)
+    places, index = torch.unique(rows * logits.shape[1] + columns, return_inverse=True)
+    picked = logits.flatten(0, 1)[places]
+    nodes = torch.empty_like(places).index_copy_(0, index, batch.nodes)
+    return within.token_logps(picked if head.is_restricted else picked[:, words], nodes, index, batch.targets)
+
+
+@dataclass
+class _Head:
+    """What a call of the head was given and gave.
+
+    Attributes:
+        index: [M] each token's index among the positions that it was given; None where it was given all.
+        is_restricted: its logits are those of some words alone.
+    """
+
+    index: Tensor | None = None
+    is_restricted: bool = False
 
 
 @contextmanager
-def _head_at(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[list[Tensor]]:
-    """Inside this context the head is given the positions alone that are read, each once, as one row [1, P].
+def _head_at(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor | None) -> Iterator[_Head]:
+    """Inside this context the head is given only the positions that are read, each once, as one row [1, P].
 
-    Among the columns that are kept, padding and the ends of answers are not read. What is yielded holds, once the
-    head was called, each token's index [M] among the positions; it stays empty where the head is given all: in
-    compiled models, and in those that are not known to call their head once, on hidden states [R, K, D].
+    Padding and the ends of answers are kept but not read. Where `words` are given, the head computes the logits of
+    these alone, in float32. Compiled models, and those that are not known to call their head once on hidden states
+    [R, K, D], keep their own head.
 
     Args:
         model: as in `answer_token_logps`.
         rows: [M], of the logits that tokens are read from.
         columns: [M], of the same.
+        words: [U] token ids; None: all.
     """
-    core, picked = language_model(model), []
+    core, out = language_model(model), _Head()
 
     def pick(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = inputs[0]
-        places, index = torch.unique(rows * hidden.shape[1] + columns, return_inverse=True)
-        picked.append(index)
+        places, out.index = torch.unique(rows * hidden.shape[1] + columns, return_inverse=True)
         return hidden.flatten(0, 1)[places][None], *inputs[1:]
 
     if core.config.model_type not in BRANCHING or _is_compiled(model):
-        yield picked
+        yield out
         return
-    hook = core.get_output_embeddings().register_forward_pre_hook(pick)
+    head = core.get_output_embeddings()
+    with ExitStack() as stack:
+        stack.callback(head.register_forward_pre_hook(pick).remove)
+        if words is not None:
+            out.is_restricted = stack.enter_context(restricted_head(head, words))
+        yield out
+
+
+@contextmanager
+def restricted_head(head: nn.Module, words: Tensor) -> Iterator[bool]:
+    """Inside this context a head gives the logits of `words` [U] alone, [..., U] in float32, in their order.
+
+    Args:
+        head: a linear layer, or one that computes some logits itself (`logits_of(hidden, words)`).
+        words: token ids.
+
+    Yields:
+        whether it does: an adapted or quantised head stays as it is.
+    """
+    if not (hasattr(head, "logits_of") or type(head) in (nn.Linear, OneDNNLinear)):
+        yield False
+        return
+    whole = cast(Any, head)
+
+    def forward(hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            if hasattr(whole, "logits_of"):
+                return whole.logits_of(hidden.float(), words)
+            bias = None if whole.bias is None else whole.bias[words].float()
+            return F.linear(hidden.float(), whole.weight[words].float(), bias)
+
+    own = head.__dict__.get("forward")
+    cast(Any, head).forward = forward
     try:
-        yield picked
+        yield True
     finally:
-        hook.remove()
+        if own is None:
+            del head.forward
+        else:
+            cast(Any, head).forward = own
 
 
 def token_logps(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prefrec.catalogue import TrieLayout, children_logps, trie_reader
+from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.trie import ROOT, Ints, Trie
 
 WIDTH = 32
@@ -46,6 +47,7 @@ def top_k(
     layout: TrieLayout = "cached",
     width: int = WIDTH,
     max_calls: int | None = None,
+    within: CatalogueSoftmax | None = None,
 ) -> TopK:
     """The k most probable answers of a trie after `prompt`, by best-first search.
 
@@ -54,7 +56,7 @@ def top_k(
     nothing branches a prefix is read to the next branch at once.
 
     Args:
-        model, prompt, trie, layout: as in `catalogue_logps`.
+        model, prompt, trie, layout, within: as in `catalogue_logps`.
         k: number of answers, at least 1.
         without: indices of answers to leave out, as if they were not in the trie.
         width: prefixes extended a call.
@@ -65,7 +67,7 @@ def top_k(
         ModelError: a log-probability is no finite number.
     """
     search = _Search(trie, k, without)
-    reader = trie_reader(model, prompt, trie, layout)
+    reader = trie_reader(model, prompt, trie, layout, within)
     calls = 0
     while (max_calls is None or calls < max_calls) and (nodes := search.next_nodes(width)):
         search.extend(nodes, *children_logps(reader, np.array(nodes)))

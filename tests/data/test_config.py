@@ -25,9 +25,9 @@ from prefrec.data import PrepareConfig, config_error
         ({"split": "given"}, "split: movielens-100k has no split of its own"),
         ({"source": "lastfm-published", "path": "x", "split": "time"}, "split: lastfm-published comes with its own"),
         ({"source": "lastfm-published", "path": "x", "user_core": 5}, "user_core, item_core: .* cannot be filtered"),
-        ({"columns": {"user": "u"}}, "columns: only for source files, not movielens-100k; leave it out"),
-        ({"encoding": "latin-1"}, "encoding: only for source files or movielens-csv, not movielens-100k"),
-        ({"duplicate_titles": "merge"}, "duplicate_titles: only for source files or goodreads, not movielens-100k"),
+        ({"columns": {"user": "u"}}, "columns: only for source files or windows, not movielens-100k; leave it out"),
+        ({"encoding": "latin-1"}, "encoding: only for source files or movielens-csv or windows, not"),
+        ({"duplicate_titles": "merge"}, "duplicate_titles: only for source files or goodreads or windows, not"),
         ({"read_only": False}, "read_only: only for source goodreads, not movielens-100k"),
         ({"source": "lastfm-hetrec", "path": "x", "missing_titles": "drop"}, "missing_titles: only for source files"),
         (

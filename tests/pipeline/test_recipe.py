@@ -140,6 +140,10 @@ def test_wrong_encoding(tmp_path):
             r"rankers\.Chat-REC\.retriever: there is no 'nope' before it; there are random, .*, zero-shot: name one",
         ),
         (
+            "{name: a, rankers: [{kind: fuse, parts: [popularity, nope]}]}",
+            r"rankers\.fused\.parts: there is no 'nope' before it; there are random, .*, zero-shot: name one",
+        ),
+        (
             "{name: a, evaluate: {zero_shot: false, references: []}}",
             "evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align",
         ),

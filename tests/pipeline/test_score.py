@@ -7,11 +7,21 @@ import polars as pl
 import pytest
 
 from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.evaluation import predict
 from prefrec.pipeline import score
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection
-from prefrec.pipeline.score import LMEntry, adapter_key, comparison_pairs, evaluate_rankers, model_key
+from prefrec.pipeline.score import (
+    LateRanker,
+    LMEntry,
+    RankerEntry,
+    adapter_key,
+    comparison_pairs,
+    evaluate_rankers,
+    model_key,
+)
 from prefrec.pipeline.stage import stage_key
 from prefrec.pipeline.train import train_sft
+from prefrec.rankers.reference import reference_ranker
 
 REFERENCES = ["random", "popularity", "co-occurrence", "item-kNN"]
 
@@ -258,3 +268,21 @@ def test_a_split_without_rows(evaluate, entries, data):
     empty = type(data)(data.catalogue, data.train, [], data.test, data.train_interactions, data.protocol)
     with pytest.raises(DataError, match="the data has no validation rows"):
         evaluate(entries, on=empty, split="validation")
+
+
+def test_a_late_ranker_is_loaded_for_rows_to_which_no_answer_is_known(recipe, data):
+    loaded = []
+
+    def load():
+        loaded.append("popularity")
+        return reference_ranker("popularity", data.train_interactions, data.catalogue)
+
+    late, rows = LateRanker(RankerEntry("late", "key", load), data, recipe.model), data.test[:4]
+    late.known = predict(reference_ranker("random", data.train_interactions, data.catalogue), rows, data.catalogue)
+    assert late.score(rows).tolist() == late.known["scores"].to_list()
+    assert loaded == []
+    others = [*rows[:3], replace(rows[3], candidates=rows[3].candidates[::-1])]
+    want = reference_ranker("popularity", data.train_interactions, data.catalogue).score(others)
+    for _ in range(2):
+        np.testing.assert_array_equal(late.score(others), want)
+    assert loaded == ["popularity"]

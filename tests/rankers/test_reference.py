@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import RankingExample
+from prefrec.data import Catalogue, RankingExample
 from prefrec.evaluation import target_ranks
+from prefrec.pipeline.recipe import REFERENCE_RANKERS
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.reference import (
     CooccurrenceRanker,
@@ -42,6 +43,11 @@ def _examples(n: int = 20, n_items: int = 15, seed: int = 1) -> list[RankingExam
     return rows
 
 
+CATALOGUE = Catalogue(
+    pl.DataFrame({"item_id": [f"i{i}" for i in range(15)], "title": [f"Part {i % 4} of {i % 3}" for i in range(15)]})
+)
+
+
 @pytest.fixture(scope="module")
 def logs() -> dict[str, list[str]]:
     return _logs()
@@ -49,8 +55,8 @@ def logs() -> dict[str, list[str]]:
 
 def test_every_reference_ranker_meets_the_protocol(logs):
     examples = _examples()
-    rankers = reference_rankers(_frame(logs), seed=3)
-    assert [r.name for r in rankers] == ["random", "popularity", "co-occurrence", "item-kNN"]
+    rankers = reference_rankers(_frame(logs), CATALOGUE, seed=3)
+    assert [r.name for r in rankers] == list(REFERENCE_RANKERS)
     for ranker in rankers:
         scores = ranker.score(examples)
         assert isinstance(ranker, Ranker)
@@ -121,14 +127,16 @@ def test_item_knn_equals_its_slow_twin(logs, k, shrink):
 
 
 def test_blocks_do_not_change_the_scores(logs, monkeypatch):
-    whole = [r.score(_examples()) for r in reference_rankers(_frame(logs))]
-    monkeypatch.setattr("prefrec.rankers.reference._CELLS_AT_A_TIME", 40)
+    whole = [r.score(_examples()) for r in reference_rankers(_frame(logs), CATALOGUE)]
+    monkeypatch.setattr("prefrec.rankers.rows.CELLS_AT_A_TIME", 40)
+    monkeypatch.setattr("prefrec.rankers.window._PAIRS_AT_A_TIME", 40)
     for before, after in itertools.zip_longest(
-        whole, [r.score(_examples()) for r in reference_rankers(_frame(logs))]
+        whole, [r.score(_examples()) for r in reference_rankers(_frame(logs), CATALOGUE)]
     ):
         np.testing.assert_allclose(before, after, atol=1e-12)
 
 
 def test_the_rankers_that_are_wanted_alone(logs):
-    assert [r.name for r in reference_rankers(_frame(logs), names=["item-kNN", "random"])] == ["random", "item-kNN"]
-    assert reference_ranker("popularity", _frame(logs)).name == "popularity"
+    wanted = reference_rankers(_frame(logs), CATALOGUE, names=["item-kNN", "random"])
+    assert [r.name for r in wanted] == ["random", "item-kNN"]
+    assert reference_ranker("popularity", _frame(logs), CATALOGUE).name == "popularity"

@@ -24,6 +24,7 @@ from prefrec.data.sources import (
     lastfm_hetrec,
     lastfm_published,
     movielens_100k,
+    windows,
 )
 from prefrec.errors import PrefrecError
 from prefrec.evaluation import read_predictions
@@ -32,7 +33,7 @@ from prefrec.pipeline.report.contents import read_run
 from prefrec.pipeline.stage import is_finished, last_checkpoint
 from prefrec.prompts import load_template
 from reliability.corpus.published import ROW
-from reliability.corpus.sources import BOOK, SHELVED, SPLIT, TAGS, WINDOW
+from reliability.corpus.sources import BOOK, ROWS, SHELVED, SPLIT, TAGS, WINDOW
 
 GOOD_LOG = b"user_id,item_id,timestamp\nu1,i1,5\nu1,i2,6\n"
 GOOD_ITEMS = b"item_id,title\ni1,Alien\ni2,Heat\n"
@@ -126,7 +127,12 @@ def _log(path: Path) -> object:
     return files(path, path.parent / "items.csv", missing_titles="drop")
 
 
+def _windows(train: Path, titles: Path) -> object:
+    return windows({"train": train, "test": train.parent / "test.csv"}, titles, validation_share=0)
+
+
 _ITEMS = {"items.csv": GOOD_ITEMS}
+_TITLES = b'{"1": "Pen &amp; pad", "2": "Ink", "3": "Pad", "4": "Clip"}'
 
 PARSERS: dict[str, Parser] = {
     p.name: p
@@ -190,6 +196,28 @@ PARSERS: dict[str, Parser] = {
             (_lines(WINDOW, WINDOW),),
             lambda path: goodreads_windows(path.parent),
             {"windows_valid_recovered.jsonl": _lines(WINDOW)},
+        ),
+        *(
+            Parser(
+                f"windows as {suffix}",
+                f"train.{suffix}",
+                seeds,
+                lambda path: _windows(path, path.parent / "titles.json"),
+                {"test.csv": ROWS, "titles.json": _TITLES},
+            )
+            for suffix, seeds in (
+                ("csv", (ROWS, b"user_id,item_ids\nu,[1 2 3]\nv,\"['2', '1', '3']\"\n")),
+                ("jsonl", (_lines({"user_id": "u", "item_ids": [1, 2, 3], "timestamp": 5}),)),
+                ("parquet", (_parquet(user_id=["u"], item_ids=[[1, 2, 3]], timestamp=[5]),)),
+                ("inter", (b"user_id:token\titem_id_list:token_seq\titem_id:token\nu\t1 2\t3\n",)),
+            )
+        ),
+        Parser(
+            "titles of windows",
+            "titles.json",
+            (_TITLES,),
+            lambda path: _windows(path.parent / "test.csv", path),
+            {"test.csv": ROWS},
         ),
         Parser(
             "MovieLens ratings",

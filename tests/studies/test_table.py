@@ -39,14 +39,15 @@ def test_training_is_what_all_stages_took(summary, place, tmp_path):
     copytree(place / "runs" / "table-seed-0", folder)
     raw = yaml.safe_load((folder / "recipe.yaml").read_text())
     raw |= {"sequential": [{"model": "SASRec"}]}
-    raw |= {"rankers": [{"kind": "tallrec"}, {"kind": "retrieve-then-rank", "ranker": "s-dpo"}]}
+    raw |= {"rankers": [{"kind": "tallrec"}, {"kind": "retrieve-then-rank", "ranker": "s-dpo"}, {"kind": "fuse"}]}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
     for part, seconds in (("sft", 100), ("align/s-dpo", 40), ("sequential/SASRec", 7), ("rankers/TALLRec", 9)):
         write_json(folder / part / "stage.json", {"finished": True, "seconds": seconds})
-    write_json(folder / "rankers" / "retrieve-then-rank" / "stage.json", {"finished": True, "seconds": 50})
+    for name in ("retrieve-then-rank", "fused"):
+        write_json(folder / "rankers" / name / "stage.json", {"finished": True, "seconds": 50})
     run = open_run(folder)
-    names = ("sft", "s-dpo", "SASRec", "TALLRec", "retrieve-then-rank", "zero-shot", "popularity")
-    assert [seconds_of(run, n) for n in names] == [100, 140, 7, 9, None, None, None]
+    names = ("sft", "s-dpo", "SASRec", "TALLRec", "retrieve-then-rank", "fused", "zero-shot", "popularity")
+    assert [seconds_of(run, n) for n in names] == [100, 140, 7, 9, None, None, None, None]
 
 
 def test_what_a_system_adds_to_the_one_it_builds_on(summary, place):

@@ -24,7 +24,7 @@ ROWS = [
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 8), st.integers(0, 3), st.integers(0, 3))
 def test_steps_are_those_of_a_random_sampler_sorted(lengths, step, seed, epoch):
-    sampler = StepSampler(len(lengths), step, lengths, seed)
+    sampler = StepSampler(len(lengths), step, lambda: lengths, seed)
     sampler.set_epoch(epoch)
     got = list(sampler)
     plain = list(RandomSampler(lengths, generator=torch.Generator().manual_seed(seed + epoch)))

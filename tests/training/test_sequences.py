@@ -1,59 +1,96 @@
-"""prefrec.training.sequences: the history part of a prompt, read on as an answer."""
+"""Histories as training rows."""
+
+from __future__ import annotations
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prefrec.data import Catalogue
-from prefrec.errors import TokenizerError
-from prefrec.prompts import PromptEncoder, load_template
-from prefrec.training import encode_sequences
+from prefrec.errors import DataError, TokenizerError
+from prefrec.prompts import PromptEncoder, TrajectoryEncoder, load_template
+from prefrec.training import TrajectoryDataset, user_histories
+from tiny import bpe_tokenizer
 
-TITLES = ["Heat", "Babe", "Emma", "Alien", "Fargo", "Toy Story", "The Matrix", "GoldenEye", "Aliens", "12 Angry Men"]
-CATALOGUE = Catalogue(pl.DataFrame({"item_id": [str(i) for i in range(10)], "title": TITLES}))
-HEAD = "A viewer watched these movies, the latest one last:\n"
-
-
-def log(**sequences: list[int]) -> pl.DataFrame:
-    rows = [(u, str(i), t) for u, items in sequences.items() for t, i in enumerate(items)]
-    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+ENCODER = PromptEncoder(bpe_tokenizer())
+HISTORY = TrajectoryEncoder(load_template("history"), ENCODER)
+NAMES = [f"Title {i}" for i in range(200)]
 
 
-def texts(tokenizer, sets):
-    return [(tokenizer.decode(c.prompt), tokenizer.decode(c.answers[0][:-1])) for c in sets]
+def texts(data: TrajectoryDataset) -> list[list[str]]:
+    """The titles of each row."""
+    return [
+        [ENCODER.tokenizer.decode(a[:-1]) for a in data[i]["choices"].answers]  # without the end token
+        for i in range(len(data))
+    ]
 
 
-def test_a_sequence_is_the_prompt_of_a_question_read_on(bpe_tokenizer):
-    template, encoder = load_template("movies/1"), PromptEncoder(bpe_tokenizer)
-    sets = encode_sequences(log(u=[3, 1, 4, 0, 5]), CATALOGUE, template, encoder, titles=40)
-    (found,) = texts(bpe_tokenizer, sets)
-    assert found == (HEAD, "Alien\nBabe\nFargo\nHeat\nToy Story")
-    question = template.render([TITLES[i] for i in (3, 1, 4, 0, 5)], ["x", "y"])
-    assert question.startswith("".join(found))
-    assert sets[0].answers[0][-1] == bpe_tokenizer.eos_token_id
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 60), min_size=1, max_size=4), titles=st.integers(3, 20), epoch=st.integers(0, 5)
+)
+def test_all_titles_stand_in_the_rows_once_and_in_order(lengths: list[int], titles: int, epoch: int) -> None:
+    data = TrajectoryDataset([NAMES[:n] for n in lengths], [HISTORY], titles=titles)
+    data.set_epoch(epoch)
+    rows = texts(data)
+    assert len(rows) == len(data) == sum(-(-n // titles) for n in lengths)
+    assert [t for row in rows for t in row] == [t for n in lengths for t in NAMES[:n]]
+    assert max(map(len, rows)) <= 1.5 * titles + 1
 
 
-def test_a_template_with_its_candidates_first_is_read_without_them(bpe_tokenizer):
-    template, encoder = load_template("movies/continue"), PromptEncoder(bpe_tokenizer)
-    sets = encode_sequences(log(u=[3, 1, 4, 0, 5]), CATALOGUE, template, encoder, titles=40)
-    (found,) = texts(bpe_tokenizer, sets)
-    assert found == (HEAD, "Alien\nBabe\nFargo\nHeat\nToy Story")
-    question = template.render([TITLES[i] for i in (3, 1, 4, 0)], ["Toy Story", "Emma"])
-    assert question.endswith(HEAD + "Alien\nBabe\nFargo\nHeat\n")
+def test_each_epoch_has_cuts_of_its_own() -> None:
+    data = TrajectoryDataset([NAMES], [HISTORY], titles=40)
+    first = texts(data)
+    data.set_epoch(1)
+    second = texts(data)
+    assert [len(r) for r in first] != [len(r) for r in second]
+    data.set_epoch(0)
+    assert texts(data) == first
 
 
-def test_long_histories_give_several_and_short_ones_none(bpe_tokenizer):
-    frame = log(u=list(range(10)), short=[1, 2, 3, 4], v=[9, 8, 7, 6, 5, 4])
-    sets = encode_sequences(frame, CATALOGUE, load_template("movies/1"), PromptEncoder(bpe_tokenizer), titles=5)
-    assert [t.split("\n") for _, t in texts(bpe_tokenizer, sets)] == [TITLES[:5], TITLES[5:], TITLES[:4:-1]]
+def test_a_share_of_the_titles_is_left_out() -> None:
+    data = TrajectoryDataset([NAMES], [HISTORY], titles=200, drop=0.25, seed=3)
+    kept = []
+    for epoch in range(20):
+        data.set_epoch(epoch)
+        kept.append(len(texts(data)[0]))
+    assert 140 < sum(kept) / 20 < 160
+    assert len(set(kept)) > 5
 
 
-def test_what_does_not_fit_is_halved_and_nothing_is_lost(bpe_tokenizer):
-    template = load_template("movies/1")
-    (whole,) = encode_sequences(log(u=list(range(10))), CATALOGUE, template, PromptEncoder(bpe_tokenizer), titles=40)
-    tight = PromptEncoder(bpe_tokenizer, max_length=whole.length - 1)
-    sets = encode_sequences(log(u=list(range(10))), CATALOGUE, template, tight, titles=40)
-    assert [t.split("\n") for _, t in texts(bpe_tokenizer, sets)] == [TITLES[:5], TITLES[5:]]
-    with pytest.raises(TokenizerError, match="max_length is 10"):
-        encode_sequences(
-            log(u=list(range(10))), CATALOGUE, template, PromptEncoder(bpe_tokenizer, max_length=10), titles=40
-        )
+def test_a_row_of_which_nothing_would_be_left_is_kept_whole() -> None:
+    data = TrajectoryDataset([NAMES[:2]] * 30, [HISTORY], titles=5, drop=0.9)
+    assert texts(data) == [NAMES[:2]] * 30
+
+
+def test_the_oldest_titles_of_a_long_row_are_left_out() -> None:
+    longest = HISTORY.encode(NAMES[170:]).length
+    data = TrajectoryDataset([NAMES], [HISTORY], titles=300, max_length=longest)
+    assert texts(data) == [NAMES[170:]] or len(texts(data)[0]) < 30
+    assert data[0]["choices"].length <= longest
+
+
+def test_phrasings_take_turns() -> None:
+    phrasings = [TrajectoryEncoder(load_template(n, domain="movies"), ENCODER) for n in ("1", "2", "history")]
+    data = TrajectoryDataset([NAMES[:3]] * 30, phrasings, titles=5)
+    heads = [data[i]["choices"].head for i in range(30)]
+    assert set(heads) == {p.encode(NAMES[:2]).head for p in phrasings}
+    assert len(set(heads)) == 2  # `1` and `history` begin alike
+
+
+def test_a_title_that_never_fits() -> None:
+    data = TrajectoryDataset([["word " * 50] * 3], [HISTORY], titles=5, max_length=60)
+    with pytest.raises(TokenizerError, match="max_length is 60: raise it"):
+        data[0]
+
+
+def test_no_history() -> None:
+    with pytest.raises(DataError, match="no user of the training data has 2 interactions"):
+        TrajectoryDataset([["Heat"]], [HISTORY], titles=5)
+
+
+def test_histories_are_those_of_the_log() -> None:
+    catalogue = Catalogue(pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["Heat", "Emma", "Babe"]}))
+    log = pl.DataFrame({"user_id": ["v", "v", "u"], "item_id": ["b", "a", "c"]})
+    assert user_histories(log, catalogue) == [["Emma", "Heat"], ["Babe"]]

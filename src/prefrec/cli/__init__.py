@@ -38,7 +38,7 @@ def _main(
     """From interaction logs and item titles to a language-model recommender aligned to its users.
 
     Everything at once is `prefrec run RECIPE.yaml`. Step by step: `prepare` makes ranking questions of a log,
-    `audit` looks for leaks in them, `pretrain`, `sft` and `align` train, `evaluate` measures, `rank` answers one
+    `audit` looks for leaks in them, `sft` and `align` train, `evaluate` measures, `rank` answers one
     question, `explain` says what moved it, `chat` talks about it, `report` draws it all, `study` compares settings,
     `serve` answers over HTTP, `export` hands a model on. `doctor` says what this machine can do.
     """
@@ -58,7 +58,6 @@ def register_verbs() -> None:
         explain,
         export,
         prepare,
-        pretrain,
         rank,
         report,
         run,
@@ -71,7 +70,6 @@ def register_verbs() -> None:
     app.command()(run.run)
     app.command()(prepare.prepare)
     app.command()(audit.audit)
-    app.command()(pretrain.pretrain)
     app.command()(sequential.sequential)
     app.command()(sft.sft)
     app.command()(align.align)

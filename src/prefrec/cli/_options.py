@@ -51,9 +51,9 @@ def option(field: str) -> str:
 def model_section(
     model: str, dtype: str, max_length: int, chat: bool, template: Sequence[str] | None
 ) -> ModelSection:
-    """The model section of these options; without a template the first phrasing of the data's domain."""
-    templates = list(template) if template else ["1"]
-    return fill(ModelSection, name=model, dtype=dtype, max_length=max_length, chat=chat, templates=templates)
+    """The model section of these options; without a template the default of recipes."""
+    templates = {"templates": list(template)} if template else {}
+    return fill(ModelSection, name=model, dtype=dtype, max_length=max_length, chat=chat, **templates)
 
 
 def start_of(adapter: Path | None, data: PreparedData) -> LMEntry | None:

@@ -28,7 +28,8 @@ def prepare(
             help="Which reader. movielens-100k without --path is the copy in the hopwise package; "
             "movielens-csv: ratings.csv + movies.csv; lastfm-hetrec: by tag date; lastfm-published: the S-DPO "
             "family's form (leaky); published-json: the S-DPO scripts' train, val and test JSON, lists as they are; "
-            "goodreads: UCSD json.gz files; goodreads-windows: ready windows; files: your own log and catalogue."
+            "goodreads: UCSD json.gz files; goodreads-windows: ready windows; windows: ready "
+            "rows with their own train and test files; files: your own log and catalogue."
         ),
     ] = "movielens-100k",
     path: Annotated[Path | None, typer.Option(help="Folder with the files of the source.")] = None,
@@ -49,8 +50,26 @@ def prepare(
     user_column: Annotated[str, typer.Option(help="Log: the user.", rich_help_panel=_FILES)] = "user_id",
     item_column: Annotated[str, typer.Option(help="Log: the item.", rich_help_panel=_FILES)] = "item_id",
     timestamp_column: Annotated[
-        str, typer.Option(help="Log: the time, in seconds, ms or ISO 8601.", rich_help_panel=_FILES)
+        str,
+        typer.Option(
+            help="Log: the time, in seconds, ms or ISO 8601; file-order: the lines are in order.",
+            rich_help_panel=_FILES,
+        ),
     ] = "timestamp",
+    item_list_column: Annotated[
+        str | None,
+        typer.Option(
+            help="windows: a row's items; default: item_ids, item_id_list or history.", rich_help_panel=_FILES
+        ),
+    ] = None,
+    row_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART=FILE",
+            help="windows: the file of train, validation or test rows; repeatable. Default: those in --path.",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
     rating_column: Annotated[
         str, typer.Option(help="Log: a rating, if there is one; none reads none.", rich_help_panel=_FILES)
     ] = "rating",
@@ -101,6 +120,10 @@ def prepare(
     ] = 20,
     history_length: Annotated[int, typer.Option(help="Items shown at most.", rich_help_panel=_ROWS)] = 10,
     min_history: Annotated[int, typer.Option(help="Rows with less are left out.", rich_help_panel=_ROWS)] = 3,
+    validation_share: Annotated[
+        float,
+        typer.Option(help="windows: share of the last training rows, where no file has any.", rich_help_panel=_ROWS),
+    ] = 0.08,
     max_train_rows: Annotated[
         int | None, typer.Option(help="Keep this many, at random.", rich_help_panel=_ROWS)
     ] = None,
@@ -153,6 +176,8 @@ def prepare(
 
       prefrec prepare data/paper --split user --min-rating 3
 
+      prefrec prepare data/office --source windows --path amazon-office
+
       prefrec prepare data/shop --source files --interactions log.csv
       --items items.csv --user-column customer --title-column name
     """
@@ -165,6 +190,7 @@ def prepare(
         columns={
             "user": user_column,
             "item": item_column,
+            "item_list": item_list_column,
             "timestamp": timestamp_column,
             "rating": None if rating_column == "none" else rating_column,
             "impressions": impressions_column,
@@ -172,6 +198,7 @@ def prepare(
             "catalogue_item": catalogue_item_column,
             "title": title_column,
         },
+        row_files=dict(file.partition("=")[::2] for file in row_file) if row_file else None,
         encoding=encoding,
         domain=domain,
         split=split,
@@ -179,6 +206,7 @@ def prepare(
         candidates={"kind": candidates, "size": num_candidates},
         history_length=history_length,
         min_history=min_history,
+        validation_share=validation_share,
         max_train_rows=max_train_rows,
         max_validation_rows=max_validation_rows,
         max_test_rows=max_test_rows,

@@ -17,13 +17,13 @@ from prefrec.pipeline.stage import read_json
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML file; `recipes/` holds examples.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
-    until: Annotated[str, typer.Option(help="Last stage: prepare, sequential, pretrain, sft, align…")] = "report",
+    until: Annotated[str, typer.Option(help="Last stage: prepare, sequential, sft, align…")] = "report",
     override: Annotated[
         list[str] | None, typer.Option("--set", help="FIELD=VALUE, such as sft.rows=100; repeatable.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics as JSON, for machines.")] = False,
 ) -> None:
-    """Carry out a recipe: prepare, pre-training where asked for, SFT, alignment, evaluation, report.
+    """Carry out a recipe: prepare, SFT, alignment, evaluation, report.
 
     Stages whose inputs have not changed are skipped, and an interrupted run goes on where it stopped: run the
     same command again.

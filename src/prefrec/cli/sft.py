@@ -44,7 +44,7 @@ def sft(
     out: Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")],
     adapter: Annotated[
         Path | None,
-        typer.Option(help="Adapter to go on from, as of `prefrec pretrain`; default: a new one."),
+        typer.Option(help="Adapter to go on from; default: a new one."),
     ] = None,
     model: o.Model = "smollm2-135m",
     dtype: o.Dtype = "bfloat16",

@@ -101,7 +101,7 @@ def _data(text: str) -> list[str]:
     """The overrides that put another data source, with its own files, split and domain, into a recipe."""
     source, _, path = text.partition("=")
     place = json.dumps(str(Path(path).resolve())) if path else "null"
-    unset = [f"data.{field}=null" for field in ("interactions", "items", "users", "split", "domain")]
+    unset = [f"data.{field}=null" for field in ("interactions", "items", "users", "row_files", "split", "domain")]
     return [f"data.source={source}", f"data.path={place}", *unset]
 
 

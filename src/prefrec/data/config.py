@@ -18,6 +18,7 @@ SourceName = Literal[
     "published-json",
     "goodreads",
     "goodreads-windows",
+    "windows",
     "files",
 ]
 SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
@@ -25,12 +26,14 @@ CandidateKind = Literal["uniform", "popularity", "published"]
 WindowChoice = Literal["last", "all"]
 Domain = Literal["movies", "music", "books", "generic"]
 MissingTitles = Literal["error", "drop"]
-GIVEN_SOURCES = ("lastfm-published", "published-json", "goodreads-windows")
+GIVEN_SOURCES = ("lastfm-published", "published-json", "goodreads-windows", "windows")
 _ONLY_FOR = {
-    "columns": ("files",),
-    "encoding": ("files", "movielens-csv"),
-    "duplicate_titles": ("files", "goodreads"),
-    "missing_titles": ("files", "goodreads", "movielens-100k", "movielens-csv"),
+    "columns": ("files", "windows"),
+    "encoding": ("files", "movielens-csv", "windows"),
+    "row_files": ("windows",),
+    "validation_share": ("windows",),
+    "duplicate_titles": ("files", "goodreads", "windows"),
+    "missing_titles": ("files", "goodreads", "windows", "movielens-100k", "movielens-csv"),
     "read_only": ("goodreads",),
 }
 """Field → the sources that take it; elsewhere all but its default is refused."""
@@ -43,7 +46,15 @@ class ColumnNames(BaseModel):
 
     user: str = Field("user_id", description="Column of the log with the user's id.")
     item: str = Field("item_id", description="Column of the log with the item's id.")
-    timestamp: str = Field("timestamp", description="Column of the log with the time: seconds, ms, or ISO 8601.")
+    item_list: str | None = Field(
+        None,
+        description="windows: column with a row's items; None: item_ids, item_id_list (RecBole) or history. The "
+        "target is in `item` or in target where the file has such a column, else the last of the list.",
+    )
+    timestamp: str = Field(
+        "timestamp",
+        description="Column of the log with the time: seconds, ms, or ISO 8601; file-order: the order of the lines.",
+    )
     rating: str | None = Field(
         "rating",
         description="Column of the log with a rating; needed only with min_rating and rated negatives. None: read no "
@@ -87,14 +98,17 @@ class PrepareConfig(BaseModel):
     path: Path | None = Field(None, description="Folder of the source; None takes the embedded MovieLens-100K.")
     interactions: Path | None = Field(None, description="Log file (source files, goodreads).")
     items: Path | None = Field(
-        None, description="Catalogue with titles (files, goodreads); artists.dat (lastfm-published)."
+        None, description="Catalogue with titles (files, goodreads, windows); artists.dat (lastfm-published)."
+    )
+    row_files: dict[Literal["train", "validation", "test"], Path] | None = Field(
+        None, description="windows: files of rows; None: those in path whose names end in train, valid and test."
     )
     users: Path | None = Field(
         None, description="Table of users and their attributes (files): groups for studies, in no prompt."
     )
-    columns: ColumnNames = Field(default_factory=lambda: ColumnNames(), description="Column names (source files).")
+    columns: ColumnNames = Field(default_factory=lambda: ColumnNames(), description="Column names (files, windows).")
     encoding: str = Field(
-        "utf-8", description="Encoding of text files that are not UTF-8 (sources files and movielens-csv)."
+        "utf-8", description="Encoding of text files that are not UTF-8 (files, windows, movielens-csv)."
     )
     domain: Domain | None = Field(None, description="Which prompt templates fit; None: what the source says.")
     split: SplitName | None = Field(
@@ -112,17 +126,24 @@ class PrepareConfig(BaseModel):
     history_length: int = Field(10, ge=1, description="Items of history shown at most.")
     min_history: int = Field(3, ge=1, description="Rows with a shorter history are left out.")
     min_rating: float | None = Field(None, description="Keep interactions rated at least this.")
+    validation_share: float = Field(
+        0.08,
+        ge=0,
+        lt=1,
+        description="windows: where no file has validation rows, about this share of the training rows, the last by "
+        "time, become them and are not learnt from.",
+    )
     read_only: bool = Field(True, description="goodreads: keep only books marked as read.")
     user_core: int = Field(1, ge=1, description="Keep users with at least this many items (k-core).")
     item_core: int = Field(1, ge=1, description="Keep items with at least this many users (k-core).")
     duplicate_titles: DuplicateTitles | None = Field(
         None,
         description="Two ids with one title: error (default for files), merge into one item (default for "
-        "goodreads), or number the second 'Title (2)'.",
+        "goodreads), or number the second 'Title (2)' (default for windows).",
     )
     missing_titles: MissingTitles = Field(
         "error",
-        description="Items of the log without a title (files, goodreads, movielens-*): error, or drop their "
+        description="Items of the log without a title (files, goodreads, windows, movielens-*): error, or drop their "
         "interactions.",
     )
     max_train_rows: int | None = Field(None, ge=1, description="Random training rows to keep.")
@@ -132,7 +153,13 @@ class PrepareConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.source not in ("movielens-100k", "files", "goodreads") and self.path is None:
+        if (
+            self.source == "windows"
+            and self.path is None
+            and not (self.items and {"train", "test"} <= {*(self.row_files or {})})
+        ):
+            raise ValueError("path: source windows needs a folder, or items and row_files of train and test")
+        if self.source not in ("movielens-100k", "files", "goodreads", "windows") and self.path is None:
             raise ValueError(f"path: source {self.source} needs the folder of the data")
         if self.source == "files" and (self.interactions is None or self.items is None):
             raise ValueError("interactions, items: source files needs a log and a catalogue")
@@ -146,7 +173,7 @@ class PrepareConfig(BaseModel):
             )
         if self.source in GIVEN_SOURCES and max(self.user_core, self.item_core) > 1:
             raise ValueError(f"user_core, item_core: the windows of {self.source} are given and cannot be filtered")
-        takes_items = ("files", "goodreads", "lastfm-published")
+        takes_items = ("files", "goodreads", "windows", "lastfm-published")
         if (self.interactions and self.source not in takes_items[:2]) or (
             self.items and self.source not in takes_items
         ):

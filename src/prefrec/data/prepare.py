@@ -16,6 +16,7 @@ from prefrec.data import filters, splits
 from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates
 from prefrec.data.config import PrepareConfig
 from prefrec.data.published import read_published_folder
+from prefrec.data.readers import FILE_ORDER
 from prefrec.data.seen import held_out_interactions
 from prefrec.data.sources import Source, load_source
 from prefrec.data.types import FORMAT_VERSION, Catalogue, PreparedData, RankingExample, Window
@@ -57,7 +58,7 @@ def prepare(config: PrepareConfig) -> PreparedData:
         "config": config.model_dump(mode="json"),
         "counts": counts | _counts(log, catalogue, learn, examples),
         "split_facts": facts,
-        "notes": source.notes + _time_note(source) + _cold_note(source, catalogue),
+        "notes": source.notes + _time_note(config, source) + _cold_note(source, catalogue),
     }
     train, validation, test = (examples[part] for part in splits.PARTS)
     users = _known_users(config, source, log)
@@ -131,7 +132,7 @@ def _windows(
     """Windows of each part after sampling, what to learn from, and facts about the split."""
     if source.given:
         windows = dict(source.given.windows)
-        learn = sequences.frame.filter(pl.col("user_id").is_in(list(source.given.train_users)))
+        learn = sequences.frame.join(source.given.learn, on=["user_id", "item_id"], how="semi", maintain_order="left")
         for part in splits.PARTS:
             kept = _sample(config, part, [w.user_id for w in windows[part]])
             windows[part] = [windows[part][i] for i in kept]
@@ -278,10 +279,12 @@ def _counts(
     }
 
 
-def _time_note(source: Source) -> list[str]:
+def _time_note(config: PrepareConfig, source: Source) -> list[str]:
     """The first and the last date of a log with times, by which a wrong unit is seen."""
     if source.given:
         return []
+    if config.columns.timestamp == FILE_ORDER:
+        return ["no times: interactions are in the order of the lines of the log"]
     times = source.interactions["timestamp"]
     ends = [int(cast(int, t)) for t in (times.min(), times.max())]
     first, last = (np.datetime64(t, "s").astype("datetime64[D]") for t in ends)

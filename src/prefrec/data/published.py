@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from prefrec.data.readers import load_json, read_json_lines, read_text
+from prefrec.data.sources.base import find_parts
 from prefrec.data.store import write_whole
 from prefrec.data.titles import is_blank
 from prefrec.data.types import Catalogue, PreparedData, RankingExample
@@ -96,18 +97,11 @@ def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[Ranki
     Raises:
         DataError: no part has a file, a part has two, or a file is not of the published form.
     """
-    endings = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
-    files: dict[str, Path] = {}
-    for part, ends in endings.items():
-        found = sorted(p for p in Path(folder).glob("*.json") if p.stem.lower().endswith(ends))
-        if len(found) > 1:
-            raise DataError(f"{folder}: {found[0].name} and {found[1].name} both look like the {part} rows; keep one")
-        if found:
-            files[part] = found[0]
+    files = find_parts(folder, [".json"])
     if not files:
         raise DataError(f"{folder}: no published JSON; expected files such as train.json, val.json or test.json")
     catalogue = _catalogue_of([row for path in files.values() for row in _read_rows(path)])
-    examples: dict[str, list[RankingExample]] = {part: [] for part in endings}
+    examples: dict[str, list[RankingExample]] = {part: [] for part in ("train", "validation", "test")}
     for part, path in files.items():
         _, rows = read_published(path, catalogue)
         examples[part] = [replace(e, user_id=f"{part}-{e.user_id}") for e in rows]

@@ -22,11 +22,13 @@ import pyarrow.parquet as pq
 from prefrec.errors import DataError
 
 TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
-HEADERLESS = (".data",)
+HEADERLESS = (".data", ".jsonl", ".ndjson")
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
 """How `read_parquet` ends on a damaged file."""
 SUBSECOND = "subsecond"
 """Column of a log whose times are finer than a second: microseconds after `timestamp`, which orders what is left."""
+FILE_ORDER = "file-order"
+"""Name of a time column that numbers the lines: for a file without times whose lines are in their order."""
 _LATEST = 2.0**63
 """Nanoseconds since 1970, in the year 2262, and what 64 bits hold: larger numbers are no times."""
 _UNITS = (
@@ -177,6 +179,11 @@ def pick_columns(
         if ours not in present and ours not in set(optional):
             raise _no_column(frame, ours, theirs, path, (options or {}).get(ours))
     return frame.select(pl.col(theirs).alias(ours) for ours, theirs in present.items())
+
+
+def with_file_order(frame: pl.DataFrame, timestamp: str) -> pl.DataFrame:
+    """Return `frame`, with its lines numbered in a column `FILE_ORDER` where `timestamp` asks for that one."""
+    return frame.with_columns(pl.int_range(pl.len()).alias(FILE_ORDER)) if timestamp == FILE_ORDER else frame
 
 
 def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -10,7 +11,16 @@ from prefrec.data import PreparedData, seen_items
 from prefrec.errors import ConfigError
 from prefrec.evaluation import Evaluation, evaluate_predictions, whole_catalogue
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection, ReferenceName
-from prefrec.pipeline.score import Entry, LMEntry, RankerEntry, ask_all, entry_ranker, known_entry, model_key
+from prefrec.pipeline.score import (
+    Entry,
+    LMEntry,
+    RankerEntry,
+    SequentialEntry,
+    ask_all,
+    entry_ranker,
+    known_entry,
+    model_key,
+)
 from prefrec.pipeline.stage import stage_key, write_json
 from prefrec.processes import is_first
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
@@ -56,7 +66,7 @@ def retrieve_entry(
         key |= {"retriever": retriever, "data": data_key}
 
         def load_first() -> Ranker:
-            return reference_ranker(retriever, data.train_interactions, seed)
+            return reference_ranker(retriever, data.train_interactions, data.catalogue, seed)
 
     else:
         first = known_entry(retriever, name, before, "retriever", get_args(ReferenceName))
@@ -66,14 +76,15 @@ def retrieve_entry(
                 "catalogue; name a sequential recommender, MoRec or a reference row"
             )
         key["retriever"] = first.key
+        (retrieving,) = full_entries([first], data, model) or [first]
 
         def load_first() -> Ranker:
-            return entry_ranker(first, data, model)
+            return entry_ranker(retrieving, data, model)
 
     def load() -> Ranker:
         return RetrieveThenRank(name, load_first(), entry_ranker(second, data, model), retrieve, seed=seed)
 
-    return RankerEntry(name, stage_key(**key), load)
+    return RankerEntry(name, stage_key(**key), load, load_full=load)
 
 
 def catalogue_entry(entry: LMEntry, data: PreparedData, model: ModelSection) -> RankerEntry:
@@ -83,6 +94,23 @@ def catalogue_entry(entry: LMEntry, data: PreparedData, model: ModelSection) -> 
         return CatalogueRanker(cast(LMRanker, entry_ranker(entry, data, model)))
 
     return RankerEntry(entry.name, stage_key(lm=entry.key, model=model_key(model), candidates="none shown"), load)
+
+
+def full_entries(entries: Sequence[Entry], data: PreparedData, model: ModelSection) -> list[Entry]:
+    """Return the entries that can be asked about the whole catalogue, as they are asked so.
+
+    A language model scores every title after the history alone. Left out are rankers that must be shown what they
+    score, or ask a server about every item.
+    """
+    found: list[Entry] = []
+    for entry in entries:
+        if isinstance(entry, LMEntry):
+            found.append(catalogue_entry(entry, data, model))
+        elif isinstance(entry, SequentialEntry):
+            found.append(entry)
+        elif entry.load_full is not None:
+            found.append(replace(entry, load=entry.load_full))
+    return found
 
 
 def evaluate_full_catalogue(

@@ -12,7 +12,7 @@ from prefrec.data import PreparedData
 from prefrec.pipeline.recipe import LoraSection, ModelSection
 from prefrec.pipeline.score import model_key
 from prefrec.pipeline.stage import is_finished, stage_key
-from prefrec.pipeline.train import ADAPTER
+from prefrec.pipeline.train import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,27 @@ class Ingredients:
     data: PreparedData
     data_key: str
     model: ModelSection
-    lora: LoraSection
+    lora: LoraSection | None
     seed: int
     batch_size: int = 8
 
     def key(self, **more: Any) -> str:
         """The key of a stage made of these and `more`."""
         return stage_key(
-            data=self.data_key, model=model_key(self.model), lora=self.lora.model_dump(), seed=self.seed, **more
+            data=self.data_key,
+            model=model_key(self.model),
+            lora=self.lora.model_dump() if self.lora else None,
+            seed=self.seed,
+            **more,
         )
 
+    @property
+    def weights_files(self) -> list[str]:
+        """Files, relative to its folder, that a stage which trains a language model leaves."""
+        return [f"{WEIGHTS}/{'config.json' if self.lora is None else 'adapter_config.json'}"]
 
-def due(folder: Path, key: str, name: str, made: Sequence[str] = (f"{ADAPTER}/adapter_config.json",)) -> bool:
+
+def due(folder: Path, key: str, name: str, made: Sequence[str]) -> bool:
     """Whether a stage is still to be carried out; says so by its name.
 
     Args:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from prefrec.models import same_base
 from prefrec.pipeline.ingredients import Ingredients
-from prefrec.pipeline.recipe import PRETRAIN, SEQUENTIAL, SFT, ModelSection, Recipe
+from prefrec.pipeline.recipe import SEQUENTIAL, SFT, LoraSection, ModelSection, Recipe
 from prefrec.pipeline.score import LMEntry, SequentialEntry
 from prefrec.pipeline.stage import STAGE_FILE, read_json, stage_key
 from prefrec.prompts import load_template
@@ -34,7 +34,7 @@ def made_with(
         "data": made_of.data_key,
         "seed": made_of.seed,
         "model": made_of.model.model_dump(mode="json"),
-        "lora": made_of.lora.model_dump(mode="json"),
+        "lora": made_of.lora.model_dump(mode="json") if made_of.lora else None,
         "prompts": _prompts(made_of.model, made_of.data.domain),
         "start": None,
     }
@@ -69,16 +69,22 @@ def changed_since(name: str, state: dict[str, Any], recipe: Recipe, data_key: st
         model.remove("model.name")
     if not model and told.get("prompts") != _prompts(recipe.model, domain):
         model = ["the text of model.templates"]
-    found += [*model, *_changed("lora", recipe.lora, told.get("lora"))]
+    found += [*model, *_lora_changed(recipe.lora, told.get("lora"))]
     align = next((a for a in recipe.align if a.name == name), None)
     if align is not None:
         found += _changed(f"align.{name}", align, state.get("config"))
         judge = next((s for s in recipe.sequential if s.model == align.negatives_judge), None)
         found += _changed(f"{SEQUENTIAL}.{judge.model}", judge, told.get("judge")) if judge else []
-        return found + _earlier([SFT, PRETRAIN], recipe, told)
-    section = getattr(recipe, name, None) if name in (PRETRAIN, SFT) else None
+        return found + _earlier([SFT], recipe, told)
+    section = recipe.sft if name == SFT else None
     found += _changed(name, section, state.get("config")) if section is not None else []
-    return found + _earlier([PRETRAIN] if name == SFT else [], recipe, told)
+    return found
+
+
+def _lora_changed(lora: LoraSection | None, told: Any) -> list[str]:
+    if lora is None or told is None:
+        return [] if lora is None and told is None else ["lora"]
+    return _changed("lora", lora, told)
 
 
 def _earlier(names: Sequence[str], recipe: Recipe, told: dict[str, Any]) -> list[str]:

@@ -25,18 +25,18 @@ from prefrec.losses import LOSSES
 from prefrec.models import EMBEDDED
 from prefrec.rankers.chatrec.config import ChatRecConfig
 from prefrec.rankers.config import NAME, RankerConfig, settings_error
+from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.kinds import RANKER_CONFIGS, ranker_config
 from prefrec.rankers.llara.config import LlaraAlignConfig, LlaraConfig
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.rankers.sequential import SEQUENTIAL_MODELS, SequentialConfig
 from prefrec.training.negatives import DrawnFrom
-from prefrec.training.section import RowsSection, TrainSection
+from prefrec.training.section import RowsSection
 
-ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN"]
+ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN", "window co-occurrence", "title TF-IDF"]
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
 ZERO_SHOT = "zero-shot"
 SFT = "sft"
-PRETRAIN = "pretrain"
 SEQUENTIAL = "sequential"
 RANKERS = "rankers"
 NegativesFrom = Literal[
@@ -48,6 +48,20 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class ItemsSection(_Section):
+    """Items as tokens (`model.answers: items`): how an item's vector is made."""
+
+    vectors: str = Field(
+        "base",
+        description="Of titles: base (mean states of the language model), tfidf, or the name of a sentence encoder.",
+    )
+    vector_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of items known by their title alone in a training step; for new items."
+    )
+    dropout: float = Field(0.3, ge=0, lt=1, description="On item vectors and on the states that meet them.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of the items' vectors.")
+
+
 class ModelSection(_Section):
     """The language model and how it is asked."""
 
@@ -55,8 +69,21 @@ class ModelSection(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Of the frozen base.")
     max_length: int = Field(1024, ge=16, description="Tokens of a prompt with its longest answer.")
     chat: bool = Field(False, description="Wrap prompts by the tokenizer's chat template.")
+    layers: int | None = Field(None, ge=1, description="Keep so many of the first layers; None: all.")
     templates: list[str] = Field(
-        ["1"], min_length=1, description="Phrasings (`1`, `movies/2`) or jinja2 files; evaluation uses the first."
+        ["history"],
+        min_length=1,
+        description="Phrasings (`history`, `1`, `movies/2`) or jinja2 files; evaluation uses the first.",
+    )
+    answers: Literal["titles", "items"] = Field(
+        "titles", description="titles: an answer is a title as text; items: it is one token that stands for the item."
+    )
+    items: ItemsSection = Field(default_factory=lambda: ItemsSection(), description="For `answers: items`.")
+    random_weights: bool = Field(False, description="Leave the pretrained weights out: a control.")
+    objective: Literal["catalogue", "tokens"] = Field(
+        "catalogue",
+        description="What a title's tokens compete with, in training and scoring: catalogue: tokens that go on to a "
+        "title; tokens: the whole vocabulary.",
     )
     attn_implementation: Literal["auto", "sdpa", "eager", "flex_attention"] = Field(
         "auto", description="auto: transformers' choice; on a GPU the faster of sdpa and flex_attention."
@@ -66,11 +93,12 @@ class ModelSection(_Section):
     def decisive(self) -> dict[str, Any]:
         """The settings that the outcome depends on."""
         idle = {"attn_implementation"} | ({"quantization"} if self.quantization == "none" else set())
+        idle |= {"items"} if self.answers == "titles" else {"templates"}
         return self.model_dump(exclude=idle)
 
     def loading(self) -> dict[str, Any]:
         """How `prefrec.models.load_model` is to load it."""
-        return self.model_dump(include={"dtype", "attn_implementation", "quantization"})
+        return self.model_dump(include={"dtype", "attn_implementation", "quantization", "layers", "random_weights"})
 
 
 class LoraSection(_Section):
@@ -84,25 +112,28 @@ class LoraSection(_Section):
     )
 
 
-class PretrainSection(TrainSection):
-    """Histories as running text, before SFT: what is taken, and after what. A row is one sequence of titles.
+class SFTSection(RowsSection):
+    """Supervised fine-tuning.
 
-    All histories are trained on: `eval_rows` has no effect here.
+    Where the first template shows no candidates a row is a user's history, of which every title is a target. Where it
+    shows them a row is one ranking question, as in the paper.
     """
 
-    titles: int = Field(40, ge=5, description="Longest sequence; longer histories give several.")
+    epochs: float = Field(4.0, gt=0, description="Passes over the rows.")
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
+    global_batch_size: int = Field(8, ge=1, description="Rows an optimiser step, over all processes.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping.")
+    titles: int = Field(50, ge=2, description="Titles of a row, about; a longer history gives several rows.")
+    drop: float = Field(0.1, ge=0, lt=1, description="Share of titles left out, drawn anew in each epoch.")
+    eval_rows: int = Field(
+        300, ge=0, description="Validation rows asked after each epoch; the best epoch is kept. 0: none, the last is."
+    )
+    patience: int = Field(2, ge=1, description="Epochs in a row without a new best before training ends.")
 
     def idle_settings(self) -> set[str]:
-        """As for all stages, and what validation rows are told, of which there are none."""
-        return super().idle_settings() | {"eval_rows", "eval_steps"}
-
-
-class SFTSection(RowsSection):
-    """Supervised fine-tuning, from the adapter of `pretrain` where there is one.
-
-    Here and in alignment a finished stage is not trained again where `save_steps`, `eval_rows` and `eval_steps` alone
-    change (the last two: unless dropout is on); its curves stay those that were asked for.
-    """
+        """As for all stages, but that validation rows choose the checkpoint."""
+        idle = super().idle_settings() - {"eval_rows"} | {"eval_steps"}
+        return idle | (set() if self.eval_rows else {"patience"})
 
 
 class AlignSection(RowsSection):
@@ -149,7 +180,7 @@ class AlignSection(RowsSection):
     def _known(self) -> Self:
         if self.loss not in LOSSES:
             raise ValueError(f"loss {self.loss!r} is unknown: expected one of {', '.join(LOSSES)}")
-        if self.name in (*REFERENCE_RANKERS, *SEQUENTIAL_MODELS, ZERO_SHOT, PRETRAIN, SFT):
+        if self.name in (*REFERENCE_RANKERS, *SEQUENTIAL_MODELS, ZERO_SHOT, SFT):
             raise ValueError(f"name {self.name!r} is taken by another ranker")
         return self
 
@@ -173,9 +204,10 @@ class Recipe(_Section):
     seed: int = Field(0, ge=0, description="Of samples, order and initial weights.")
     data: PrepareConfig = Field(default_factory=lambda: PrepareConfig())
     model: ModelSection = Field(default_factory=lambda: ModelSection())
-    lora: LoraSection = Field(default_factory=lambda: LoraSection())
+    lora: LoraSection | None = Field(
+        default_factory=lambda: LoraSection(), description="The adapter; null: all weights are trained."
+    )
     sequential: list[SequentialConfig] = Field(default_factory=list)
-    pretrain: PretrainSection | None = None
     sft: SFTSection | None = None
     align: list[AlignSection] = Field(default_factory=list)
     rankers: list[Annotated[SerializeAsAny[RankerConfig], BeforeValidator(ranker_config)]] = Field(
@@ -192,7 +224,7 @@ class Recipe(_Section):
         if len(set(models)) < len(models):
             raise ValueError(f"sequential: a model stands there twice ({', '.join(models)}); use its grid instead")
         further = [r.name for r in self.rankers]
-        taken = {*REFERENCE_RANKERS, *models, ZERO_SHOT, PRETRAIN, SFT, *names}
+        taken = {*REFERENCE_RANKERS, *models, ZERO_SHOT, SFT, *names}
         if twice := [name for i, name in enumerate(further) if name in taken or name in further[:i]]:
             raise ValueError(f"rankers: the name {twice[0]!r} stands there twice, or is that of another ranker")
         if not (self.lm_rankers or self.evaluate.references or models or further):
@@ -218,8 +250,24 @@ class Recipe(_Section):
                     f"align.{section.name}.negatives_from: {section.negatives_from} needs {section.negatives_judge} "
                     "in the recipe's `sequential`"
                 )
+        self._items_are_trained_whole()
         self._rankers_build_on_what_is_there(models)
         return self
+
+    def _items_are_trained_whole(self) -> None:
+        if self.model.answers == "titles":
+            return
+        if self.lora is not None:
+            raise ValueError(
+                "model.answers: items needs `lora: null`: the items' vectors are trained with the layers"
+            )
+        if self.model.objective == "tokens":
+            raise ValueError("model.answers: items needs `model.objective: catalogue`")
+        if self.evaluate.zero_shot or self.evaluate.generate_rows:
+            raise ValueError(
+                "model.answers: items has no zero-shot model and generates no text: set evaluate.zero_shot: false "
+                "and evaluate.generate_rows: 0"
+            )
 
     def _rankers_build_on_what_is_there(self, models: Sequence[str]) -> None:
         """Refuse rankers that are made of others which are not made before them."""
@@ -255,14 +303,16 @@ class Recipe(_Section):
                     )
             elif isinstance(ranker, ChatRecConfig):
                 _known(f"{place}.retriever", ranker.retriever, [*REFERENCE_RANKERS, *before])
+            elif isinstance(ranker, FuseConfig):
+                for part in ranker.parts:
+                    _known(f"{place}.parts", part, [*REFERENCE_RANKERS, *before])
             before.append(ranker.name)
 
     @property
     def lm_rankers(self) -> list[str]:
         """Names of the language-model rankers, in the order of the table."""
         zero = [ZERO_SHOT] if self.evaluate.zero_shot else []
-        start = SFT if self.sft else PRETRAIN if self.pretrain else None
-        return [*zero, *([start] if start else []), *(a.name for a in self.align)]
+        return [*zero, *([SFT] if self.sft else []), *(a.name for a in self.align)]
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -393,4 +443,6 @@ def _resolve_paths(data: PrepareConfig, folder: Path) -> PrepareConfig:
         for field in ("path", "interactions", "items", "users")
         if (value := getattr(data, field)) is not None
     }
+    if data.row_files:
+        found["row_files"] = {part: (folder / file).resolve() for part, file in data.row_files.items()}
     return data.model_copy(update=found)

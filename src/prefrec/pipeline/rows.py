@@ -7,18 +7,18 @@ from collections.abc import Callable
 from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
-from prefrec.pipeline.recipe import PRETRAIN, SFT, ModelSection, PretrainSection, Recipe, RowsSection, TrainSection
-from prefrec.pipeline.train import prompt_encoder, rows_to_choose_from
-from prefrec.prompts import load_template
+from prefrec.pipeline.encoders import shows_candidates
+from prefrec.pipeline.recipe import SFT, ModelSection, Recipe, RowsSection, SFTSection
+from prefrec.pipeline.train import rows_to_choose_from
+from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.tallrec import Opinions, TallrecConfig, training_questions
-from prefrec.training import encode_sequences
+from prefrec.training.section import TrainSection
 from prefrec.training.sequences import LEAST
 
 
 def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
     """Every section of a recipe that trains a language model, by its place."""
-    found: dict[str, TrainSection] = {PRETRAIN: recipe.pretrain} if recipe.pretrain else {}
-    found |= {SFT: recipe.sft} if recipe.sft else {}
+    found: dict[str, TrainSection] = {SFT: recipe.sft} if recipe.sft else {}
     found |= {f"align.{section.name}": section for section in recipe.align}
     for ranker in recipe.rankers:
         found |= {f"rankers.{ranker.name}": ranker} if isinstance(ranker, TrainSection) else {}
@@ -26,13 +26,19 @@ def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
 
 
 def check_rows(recipe: Recipe, data: PreparedData) -> None:
-    """See that every stage of a recipe finds rows to train on.
+    """See that every stage of a recipe finds rows to train on, and every fuse entry rows to choose weights on.
 
     Raises:
         ConfigError: one does not; the message names it.
     """
     for place, section in trained_sections(recipe).items():
         check_section(section, data, recipe.model, recipe.seed, f"{place}.{{}}".format)
+    for ranker in recipe.rankers:
+        if isinstance(ranker, FuseConfig) and not data.validation:
+            raise ConfigError(
+                f"rankers.{ranker.name}: its weights are chosen on validation rows, and the data has none; "
+                "leave this entry out, or prepare data with validation rows"
+            )
 
 
 def check_section(
@@ -43,7 +49,7 @@ def check_section(
     Args:
         section: of the stage.
         data: prepared rows.
-        model: whose tokenizer cuts histories into sequences, where they are trained on.
+        model: whose template tells histories from questions.
         seed: of draws.
         named: what the user calls a field of the section.
 
@@ -65,7 +71,7 @@ def check_section(
 def warn_of_idle_dropout(recipe: Recipe) -> None:
     """Warn where the adapter is to have dropout, and stages switch all dropout off."""
     idle = [place for place, section in trained_sections(recipe).items() if section.disable_dropout]
-    if recipe.lora.dropout and idle:
+    if recipe.lora and recipe.lora.dropout and idle:
         warn(
             f"lora.dropout: {recipe.lora.dropout:g} has no effect in {', '.join(idle)}, where dropout is switched "
             "off: set disable_dropout: false there, or leave lora.dropout out"
@@ -73,17 +79,11 @@ def warn_of_idle_dropout(recipe: Recipe) -> None:
 
 
 def _rows(section: TrainSection, data: PreparedData, model: ModelSection, seed: int) -> int:
-    """Rows that a stage chooses from; of sequences only as many are counted as are needed."""
+    """Return the number of rows that a stage chooses from."""
     if isinstance(section, TallrecConfig):
         opinions = Opinions(data.opinions, section.liked)
         return len(training_questions(data.train, opinions, negatives=section.negatives, seed=seed))
-    if not isinstance(section, PretrainSection):
-        return len(rows_to_choose_from(data, section)) if isinstance(section, RowsSection) else len(data.train)
-    lengths = data.train_interactions.group_by("user_id").len()["len"].to_list()
-    least = sum(n // section.titles + (n % section.titles >= LEAST) for n in lengths)
-    if least > section.skip_rows:
-        return least
-    # Sequences that are too long for the model are halved, which gives more.
-    template = load_template(model.templates[0], domain=data.domain)
-    encoder = prompt_encoder(model)
-    return len(encode_sequences(data.train_interactions, data.catalogue, template, encoder, titles=section.titles))
+    if isinstance(section, SFTSection) and not shows_candidates(model, data.domain):
+        lengths = data.train_interactions.group_by("user_id").len()["len"]
+        return int((lengths >= LEAST).sum())
+    return len(rows_to_choose_from(data, section)) if isinstance(section, RowsSection) else len(data.train)

@@ -18,13 +18,11 @@ from prefrec.pipeline.baselines import STAGE_FUNCTIONS
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.made_with import made_with
 from prefrec.pipeline.recipe import (
-    PRETRAIN,
     RANKERS,
     SEQUENTIAL,
     SFT,
     ZERO_SHOT,
     AlignSection,
-    PretrainSection,
     Recipe,
     SFTSection,
     dump_recipe,
@@ -43,11 +41,11 @@ from prefrec.pipeline.stage import (
     write_json,
     write_text,
 )
-from prefrec.pipeline.train import ADAPTER, train_align, train_pretrain, train_sft
+from prefrec.pipeline.train import WEIGHTS, train_align, train_sft
 from prefrec.processes import is_first
 from prefrec.rankers.sequential import MODEL_FILES, SequentialConfig, require_hopwise, train_sequential
 
-STAGES = ("prepare", SEQUENTIAL, PRETRAIN, SFT, "align", RANKERS, "evaluate", "report")
+STAGES = ("prepare", SEQUENTIAL, SFT, "align", RANKERS, "evaluate", "report")
 
 
 def run_recipe(
@@ -135,10 +133,8 @@ def train_stages(
         folder: of the run.
         wanted: names among `STAGES`.
         before: rankers that an alignment may take its negatives from.
-        start: the model that the first stage, where it is not `pretrain`, goes on from.
+        start: the model that the first stage goes on from.
     """
-    if recipe.pretrain is not None and PRETRAIN in wanted:
-        start = pretrain_stage(made_of, recipe.pretrain, folder / PRETRAIN)
     if recipe.sft is not None and SFT in wanted:
         start = sft_stage(made_of, recipe.sft, folder / SFT, start)
     sections = recipe.align if "align" in wanted else []
@@ -163,27 +159,18 @@ def sequential_stage(
     return SequentialEntry(section.model, out, key)
 
 
-def pretrain_stage(made_of: Ingredients, section: PretrainSection, out: Path) -> LMEntry:
-    """Pre-training on histories in the folder `out`; else as `sft_stage`."""
-    key = made_of.key(pretrain=section.decisive())
-    if due(out, key, PRETRAIN):
-        with stage(out, key, "sft", section.model_dump(), made_with=made_with(made_of)):
-            train_pretrain(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed)
-    return LMEntry(PRETRAIN, out / ADAPTER, key)
-
-
 def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: LMEntry | None = None) -> LMEntry:
-    """SFT in the folder `out`, from the adapter of `start` or a new one.
+    """SFT in the folder `out`, from the weights of `start` or from the base.
 
     Skipped where it is finished, gone on with where it was interrupted.
     """
     more = {"start": start.key} if start else {}
     key = made_of.key(sft=section.decisive(), **more)
-    if due(out, key, SFT):
-        adapter = start.adapter if start else None
+    if due(out, key, SFT, made_of.weights_files):
+        first = start.adapter if start else None
         with stage(out, key, "sft", section.model_dump(), made_with=made_with(made_of, start)):
-            train_sft(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed, adapter=adapter)
-    return LMEntry(SFT, out / ADAPTER, key)
+            train_sft(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed, start=first)
+    return LMEntry(SFT, out / WEIGHTS, key)
 
 
 def align_stage(
@@ -207,7 +194,7 @@ def align_stage(
     more = {"start": start.key} if start else {}
     more |= {"judge": judge.key} if judge else {}
     key = made_of.key(align=section.decisive(), **more)
-    if due(out, key, section.name):
+    if due(out, key, section.name, made_of.weights_files):
         adapter = start.adapter if start else None
         chosen_by = judge.folder if judge else None
         with stage(out, key, "align", section.model_dump(), made_with=made_with(made_of, start, judge)):
@@ -222,7 +209,7 @@ def align_stage(
                 sequential=chosen_by,
                 references=references,
             )
-    return LMEntry(section.name, out / ADAPTER, key)
+    return LMEntry(section.name, out / WEIGHTS, key)
 
 
 def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Iterable[Entry]) -> Scores:
@@ -254,5 +241,6 @@ def prepare_key(config: PrepareConfig) -> str:
     The stages after it depend on what it makes (`prepared_digest`), not on this.
     """
     named = [p for p in (config.path, config.interactions, config.items, config.users) if p is not None]
+    named += (config.row_files or {}).values()
     told = config.model_dump(mode="json", exclude=None if config.users else {"users"})
     return stage_key(config=told, files=file_facts(named))

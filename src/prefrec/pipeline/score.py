@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from prefrec import processes
 from prefrec.console import say
@@ -24,13 +25,15 @@ from prefrec.evaluation import (
     read_predictions,
     write_predictions,
 )
+from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection
 from prefrec.pipeline.stage import file_facts, read_json, stage_key, write_json
 from prefrec.prompts import load_template
 from prefrec.rankers.base import GeneratingRanker, Ranker
 from prefrec.rankers.chatrec import ChatRecRanker
+from prefrec.rankers.fuse import FuseRanker
 from prefrec.rankers.lm import LMRanker, load_lm
-from prefrec.rankers.reference import reference_rankers
+from prefrec.rankers.reference import pad_scores, reference_rankers
 from prefrec.rankers.retrieve import RetrieveThenRank
 from prefrec.rankers.sequential import SEQUENTIAL_MODELS, load_sequential
 
@@ -66,11 +69,13 @@ class RankerEntry:
         name: in the table.
         key: changes with everything its answers depend on.
         load: makes the ranker, when it is asked and its answers are not known yet.
+        load_full: makes it as it is asked about the whole catalogue; None: it cannot be asked so.
     """
 
     name: str
     key: str
     load: Callable[[], Ranker]
+    load_full: Callable[[], Ranker] | None = field(default=None, kw_only=True)
 
 
 Entry = LMEntry | SequentialEntry | RankerEntry
@@ -139,7 +144,7 @@ def ask_all(
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
     frames = [
         predict(r, examples, data.catalogue, generate=False, seed=seed)
-        for r in reference_rankers(data.train_interactions, seed, section.references)
+        for r in reference_rankers(data.train_interactions, data.catalogue, seed, section.references)
     ]
     return pl.concat([*frames, *ask_models(data, model, section, entries, examples, cache, seed=seed)])
 
@@ -162,7 +167,7 @@ def ask_models(
     base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
     places = _text_places(data, examples, section.generate_rows)
     first = places == list(range(len(places)))
-    frames = []
+    frames: list[pl.DataFrame] = []
     for entry in entries:
         asked: dict[str, Any] = {}
         if isinstance(entry, LMEntry):
@@ -175,6 +180,7 @@ def ask_models(
         path = cache / f"{entry.name}.parquet"
         found = processes.from_first(read_json(path.with_suffix(".json")) if path.is_file() else None)
         if found != key:
+            entry = _told(entry, {e.key: frame for e, frame in zip(entries, frames, strict=False)})
             scores = read_predictions(path) if found == without_texts else None
             keep = partial(_keep, path, without_texts)
             _keep(path, key, _ask(entry, data, model, section, examples, seed, scores, keep))
@@ -216,6 +222,8 @@ def lm_ranker(
         max_length=model.max_length,
         chat=model.chat,
         batch_size=batch_size,
+        objective=model.objective,
+        encoder=prompt_encoder(model, data.catalogue),
     )
 
 
@@ -230,9 +238,53 @@ def entry_ranker(entry: Entry, data: PreparedData, model: ModelSection, *, batch
     return ranker
 
 
+class LateRanker:
+    """The ranker of an entry, loaded when it is asked about rows to which its answers are not known.
+
+    `known` holds predictions of the entry, perhaps of these rows.
+    """
+
+    def __init__(self, entry: Entry, data: PreparedData, model: ModelSection) -> None:
+        self.name = entry.name
+        self.entry = entry
+        self.batch_size = 8
+        self.known: pl.DataFrame | None = None
+        self._load = partial(entry_ranker, entry, data, model)
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return scores [B, C] of the candidates; -inf in empty places."""
+        lists = [list(e.candidates) for e in examples]
+        if self.known is not None and self.known["candidates"].to_list() == lists:
+            return pad_scores(self.known["scores"].to_list())
+        return self._ranker.score(examples)
+
+    @cached_property
+    def _ranker(self) -> Ranker:
+        return self._load(batch_size=self.batch_size)
+
+
+def _told(entry: Entry, known: Mapping[str, pl.DataFrame]) -> Entry:
+    """Return the entry, whose ranker, if it is fused, is told what its parts answered: their keys → predictions."""
+    if not isinstance(entry, RankerEntry):
+        return entry
+    inner = entry.load
+
+    def load() -> Ranker:
+        ranker = inner()
+        for part in ranker.parts if isinstance(ranker, FuseRanker) else []:
+            if isinstance(part, LateRanker):
+                part.known = known.get(part.entry.key)
+        return ranker
+
+    return replace(entry, load=load)
+
+
 def _set_batch_size(ranker: Ranker, batch_size: int) -> None:
-    if isinstance(ranker, LMRanker):
+    if isinstance(ranker, LMRanker | LateRanker):
         ranker.batch_size = batch_size
+    elif isinstance(ranker, FuseRanker):
+        for part in ranker.parts:
+            _set_batch_size(part, batch_size)
     elif isinstance(ranker, RetrieveThenRank):
         _set_batch_size(ranker.retriever, batch_size)
         _set_batch_size(ranker.ranker, batch_size)

@@ -1,4 +1,4 @@
-"""The two training stages: prepared data and settings in, a PEFT adapter out."""
+"""The two training stages: prepared data and settings in, an adapter or a whole model out."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from peft import LoraConfig
 from transformers import set_seed
 
-from prefrec.console import say, warn
+from prefrec.catalogue_softmax import CatalogueSoftmax
+from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
-from prefrec.data.store import writing
-from prefrec.models import load_model, load_tokenizer
+from prefrec.items import ItemEncoder, ItemTrajectoryEncoder, add_items, item_table
+from prefrec.pipeline.encoders import Encoder, prompt_encoder, shows_candidates, title_vectors
 from prefrec.pipeline.negatives import negative_rows
 from prefrec.pipeline.recipe import (
     AlignSection,
     LoraSection,
     ModelSection,
-    PretrainSection,
     RowsSection,
     SFTSection,
-    TrainSection,
 )
 from prefrec.pipeline.stage import last_checkpoint, write_json
-from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
+from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
 from prefrec.training import (
     ChoiceDataset,
     PreferenceDataset,
@@ -36,107 +35,128 @@ from prefrec.training import (
     SFTTrainer,
     SoftmaxDPOConfig,
     SoftmaxDPOTrainer,
+    TrajectoryDataset,
     encode_examples,
-    encode_sequences,
-    load_adapter,
     lora_config,
+    user_histories,
 )
+from prefrec.training.adapters import is_adapter, load_weights
 from prefrec.training.base import ChoiceTrainer
+from prefrec.training.best import BEST, KeepBest, read_best, save_weights
 from prefrec.training.negatives import redraw_lists
+from prefrec.training.section import TrainSection
 
 Row = TypeVar("Row")
 
-ADAPTER = "adapter"
-"""Folder of the trained adapter inside a stage's folder."""
-
-
-def train_pretrain(
-    data: PreparedData, model: ModelSection, lora: LoraSection, section: PretrainSection, out: Path, *, seed: int
-) -> Path:
-    """Train a new adapter on the training users' histories as running text; returns the adapter's folder.
-
-    Goes on from the newest checkpoint in `out` where there is one.
-    """
-    if section.eval_rows:
-        warn("pretrain: eval_rows has no effect, as all histories are trained on and none is left to validate with")
-        section = section.model_copy(update={"eval_rows": 0})
-    set_seed(seed)
-    encoder = prompt_encoder(model)
-    template = load_template(model.templates[0], domain=data.domain)
-    sequences = encode_sequences(data.train_interactions, data.catalogue, template, encoder, titles=section.titles)
-    rows = some_rows(sequences, section, seed)
-    tell_fewer(out.name, section, len(rows))
-    trainer = SFTTrainer(
-        _base(model, None),
-        SFTConfig(**training_arguments(section, model, out, seed)),
-        ChoiceDataset(rows),
-        None,
-        encoder.tokenizer,
-        adapter_config(lora),
-    )
-    return train_to_adapter(trainer, out)
+WEIGHTS = "adapter"
+"""Folder of what was trained inside a stage's folder: an adapter, or a whole model."""
 
 
 def train_sft(
     data: PreparedData,
     model: ModelSection,
-    lora: LoraSection,
+    lora: LoraSection | None,
     section: SFTSection,
     out: Path,
     *,
     seed: int,
-    adapter: Path | None = None,
+    start: Path | None = None,
 ) -> Path:
-    """Fine-tune an adapter on the targets of training rows; returns the adapter's folder.
+    """Fine-tune a model on what users took; returns the folder of the weights.
 
     Args:
         data: prepared rows.
         model: the base.
-        lora: a new adapter's form, where none is given.
+        lora: a new adapter's form, where none is given; None: all weights are trained.
         section: the settings.
         out: folder of the stage; training goes on from the newest checkpoint in it.
         seed: of rows, order and initial weights.
-        adapter: the adapter to go on from; None: a new one.
+        start: weights to go on from; None: the base.
     """
-    rows = training_rows(data, section, seed)
-    tell_fewer(out.name, section, len(rows))
     set_seed(seed)
-    encoder = prompt_encoder(model)
-
-    def dataset(examples: Sequence[RankingExample]) -> ChoiceDataset:
-        return ChoiceDataset(_encode(examples, data, model, encoder, "target"))
-
+    encoder = prompt_encoder(model, data.catalogue)
+    rows = sft_rows(data, model, section, encoder, seed)
+    tell_fewer(out.name, section, len(rows))
+    questions = data.some("validation", section.eval_rows) if section.eval_rows else []
+    held_out = ChoiceDataset(_encode(questions, data, model, encoder, "target-first")) if questions else None
     trainer = SFTTrainer(
-        _base(model, adapter),
-        SFTConfig(**training_arguments(section, model, out, seed)),
-        dataset(rows),
-        dataset(data.some("validation", section.eval_rows)) if section.eval_rows else None,
+        load_start(data, model, lora, start),
+        SFTConfig(**training_arguments(section, model, out, seed, "epoch" if questions else "no")),
+        rows,
+        held_out,
         encoder.tokenizer,
-        None if adapter is not None else adapter_config(lora),
+        new_adapter(lora, start),
+        within=catalogue_softmax(data, model, encoder, trained_items(data)),
+        eval_within=catalogue_softmax(data, model, encoder, data.catalogue.ids),
+        encoder=encoder,
     )
-    return train_to_adapter(trainer, out)
+    if held_out is not None:
+        trainer.add_callback(KeepBest(trainer, section.patience))
+    return train_to_weights(trainer, out)
+
+
+def sft_rows(
+    data: PreparedData, model: ModelSection, section: SFTSection, encoder: Encoder, seed: int
+) -> TrajectoryDataset | ChoiceDataset:
+    """Return the training rows of SFT: histories, or ranking questions where the prompt lists candidates."""
+    if shows_candidates(model, data.domain):
+        return ChoiceDataset(_encode(training_rows(data, section, seed), data, model, encoder, "target"))
+    histories = user_histories(data.train_interactions, data.catalogue)
+    return TrajectoryDataset(
+        some_rows(histories, section, seed),
+        trajectory_encoders(data, model, encoder),
+        titles=section.titles,
+        drop=section.drop,
+        max_length=model.max_length,
+        seed=seed,
+    )
+
+
+def trained_items(data: PreparedData) -> list[str]:
+    """Return the ids of the items that occur in the training log, in the catalogue's order."""
+    known = set(data.train_interactions["item_id"].unique().to_list())
+    return [i for i in data.catalogue.ids if i in known]
+
+
+def catalogue_softmax(
+    data: PreparedData, model: ModelSection, encoder: Encoder, items: Sequence[str]
+) -> CatalogueSoftmax | None:
+    """Return what the tokens of these items' titles compete with; None where that is the whole vocabulary."""
+    if model.objective == "tokens":
+        return None
+    titles = data.catalogue.titles_of(items)
+    return CatalogueSoftmax([a for e in trajectory_encoders(data, model, encoder) for a in e.answers(titles)])
+
+
+def trajectory_encoders(
+    data: PreparedData, model: ModelSection, encoder: Encoder
+) -> Sequence[TrajectoryEncoder | ItemTrajectoryEncoder]:
+    """Return an encoder of histories for each phrasing; items have one."""
+    if isinstance(encoder, ItemEncoder):
+        return [ItemTrajectoryEncoder(encoder)]
+    return [TrajectoryEncoder(load_template(name, domain=data.domain), encoder) for name in model.templates]
 
 
 def train_align(
     data: PreparedData,
     model: ModelSection,
-    lora: LoraSection,
+    lora: LoraSection | None,
     section: AlignSection,
-    adapter: Path | None,
+    start: Path | None,
     out: Path,
     *,
     seed: int,
     sequential: Path | None = None,
     references: Path | None = None,
 ) -> Path:
-    """Align an adapter on chosen and rejected titles; returns the new adapter's folder.
+    """Align a model on chosen and rejected titles; returns the folder of the weights.
 
     Args:
         data: prepared rows.
         model: the base.
-        lora: a new adapter's form, where none is given.
+        lora: a new adapter's form, where none is given; None: all weights are trained.
         section: the settings.
-        adapter: the adapter to go on from, which is also the reference; None: the bare base is.
+        start: the weights to go on from, which are also the reference; None: the bare base is.
         out: folder of the stage; training goes on from the newest checkpoint in it.
         seed: of rows, negatives and order.
         sequential: folder of the recommender that chooses the negatives, where `negatives_from` names one.
@@ -144,16 +164,17 @@ def train_align(
     """
     rows = training_rows(data, section, seed)
     tell_fewer(out.name, section, len(rows))
-    rows = negative_rows(data, model, section, rows, adapter, sequential, out, seed=seed)
+    rows = negative_rows(data, model, section, rows, start, sequential, out, seed=seed)
     set_seed(seed)
-    encoder = prompt_encoder(model)
+    encoder = prompt_encoder(model, data.catalogue)
 
     def dataset(examples: Sequence[RankingExample]) -> PreferenceDataset:
         sets = _encode(examples, data, model, encoder, "target-first")
         return PreferenceDataset(sets, num_negatives=section.num_negatives, negatives=section.negatives, seed=seed)
 
+    asked = {i for row in rows for i in row.candidates} | set(trained_items(data))
     config = SoftmaxDPOConfig(
-        **training_arguments(section, model, out, seed),
+        **training_arguments(section, model, out, seed, "steps" if section.eval_rows else "no"),
         beta=section.beta,
         loss_type=section.loss,
         num_negatives=section.num_negatives,
@@ -163,14 +184,17 @@ def train_align(
         max_tokens_per_pass=section.max_tokens_per_pass,
     )
     trainer = SoftmaxDPOTrainer(
-        _base(model, adapter),
+        load_start(data, model, lora, start),
         config,
         dataset(rows),
         dataset(validation_rows(data, section, seed)) if section.eval_rows else None,
         encoder.tokenizer,
-        None if adapter is not None else adapter_config(lora),
+        new_adapter(lora, start),
+        within=catalogue_softmax(data, model, encoder, [i for i in data.catalogue.ids if i in asked]),
+        eval_within=catalogue_softmax(data, model, encoder, data.catalogue.ids),
+        encoder=encoder,
     )
-    return train_to_adapter(trainer, out)
+    return train_to_weights(trainer, out)
 
 
 def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
@@ -221,23 +245,37 @@ def tell_fewer(name: str, section: TrainSection, found: int) -> None:
         say(f"{name}: {found} rows, not the {section.rows} asked for: there are no more{after}")
 
 
-def prompt_encoder(model: ModelSection) -> PromptEncoder:
-    """The encoder of a model's prompts."""
-    return PromptEncoder(load_tokenizer(model.name), max_length=model.max_length, chat=model.chat)
+def load_start(data: PreparedData, model: ModelSection, lora: LoraSection | None, start: Path | None) -> Any:
+    """Return the model that a stage trains: the base, or the weights that an earlier stage left.
+
+    All weights are trained in float32; the trainer's autocast computes in the model's dtype.
+    """
+    dtype = model.dtype if lora is not None else "float32"
+    found: Any = load_weights(model.name, start, is_trainable=True, **model.loading() | {"dtype": dtype})
+    if model.answers == "titles":
+        return found
+    table = item_table(found)
+    if table is None:
+        vectors = title_vectors(data, model)
+        table = add_items(found, data.catalogue.ids, vectors)
+    table.vector_dropout, table.dropout.p = model.items.vector_dropout, model.items.dropout
+    return found
 
 
-def _base(model: ModelSection, adapter: Path | None) -> Any:
-    base: Any = load_model(model.name, **model.loading())
-    return base if adapter is None else load_adapter(base, adapter, is_trainable=True)
+def new_adapter(lora: LoraSection | None, start: Path | None) -> LoraConfig | None:
+    """Return the form of a new adapter; None where one is trained on, or all weights are."""
+    if lora is None or (start is not None and is_adapter(start)):
+        return None
+    return adapter_config(lora)
 
 
 def adapter_config(section: LoraSection) -> LoraConfig:
-    """The form of a new adapter."""
+    """Return the form of a new adapter."""
     return lora_config(section.r, section.alpha, section.dropout, section.targets)
 
 
 def _encode(
-    examples: Sequence[RankingExample], data: PreparedData, model: ModelSection, encoder: PromptEncoder, answers: Any
+    examples: Sequence[RankingExample], data: PreparedData, model: ModelSection, encoder: Encoder, answers: Any
 ) -> list[ChoiceSet]:
     templates = [load_template(name, domain=data.domain) for name in model.templates]
     sets = encode_examples(examples, data.catalogue, templates, encoder, answers=answers)
@@ -247,8 +285,15 @@ def _encode(
     return sets
 
 
-def training_arguments(section: TrainSection, model: ModelSection, out: Path, seed: int) -> dict[str, Any]:
-    """Arguments of an `SFTConfig` or `SoftmaxDPOConfig`, as far as all stages share them."""
+def training_arguments(
+    section: TrainSection, model: ModelSection, out: Path, seed: int, evaluated: str = "no"
+) -> dict[str, Any]:
+    """Return arguments of an `SFTConfig` or `SoftmaxDPOConfig`, as far as all stages share them.
+
+    Args:
+        section, model, out, seed: of the stage.
+        evaluated: `eval_strategy`.
+    """
     on_cpu = not torch.cuda.is_available()
     return {
         "output_dir": str(out),
@@ -268,8 +313,9 @@ def training_arguments(section: TrainSection, model: ModelSection, out: Path, se
         "max_grad_norm": section.max_grad_norm,
         "weight_decay": section.weight_decay,
         "disable_dropout": section.disable_dropout,
+        "item_learning_rate": model.items.learning_rate,
         "gradient_checkpointing": section.gradient_checkpointing,
-        "eval_strategy": "steps" if section.eval_rows else "no",
+        "eval_strategy": evaluated,
         "eval_steps": section.eval_steps,
         "save_strategy": "steps",
         "save_steps": section.save_steps,
@@ -279,8 +325,8 @@ def training_arguments(section: TrainSection, model: ModelSection, out: Path, se
     }
 
 
-def train_to_adapter(trainer: ChoiceTrainer, out: Path) -> Path:
-    """Train, from a checkpoint where one is left; keep the adapter and the log.
+def train_to_weights(trainer: ChoiceTrainer, out: Path) -> Path:
+    """Train, from a checkpoint where one is left; keep the best weights, or the last ones, and the log.
 
     Checkpoints stay until the stage is finished, which deletes them.
     """
@@ -288,17 +334,13 @@ def train_to_adapter(trainer: ChoiceTrainer, out: Path) -> Path:
     if checkpoint is not None:
         say(f"Going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    adapter = out / ADAPTER
-    # Of weights that are shared out all processes bring their part.
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    best, weights = out / BEST, out / WEIGHTS
+    if read_best(best) is None:
+        save_weights(trainer, weights)
+    elif trainer.is_world_process_zero():
+        shutil.rmtree(weights, ignore_errors=True)
+        best.rename(weights)
     if trainer.is_world_process_zero():
-        scratch = out / f".{ADAPTER}"
-        shutil.rmtree(scratch, ignore_errors=True)
-        model = trainer.accelerator.unwrap_model(cast(Any, trainer.model))
-        with writing(adapter):
-            model.save_pretrained(str(scratch), selected_adapters=["default"], state_dict=weights)
-        shutil.rmtree(adapter, ignore_errors=True)
-        scratch.rename(adapter)
         write_json(out / "log.json", trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
-    return adapter
+    return weights

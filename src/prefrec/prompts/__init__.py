@@ -2,5 +2,14 @@
 
 from prefrec.prompts.encoding import ChoiceSet, PromptEncoder
 from prefrec.prompts.templates import PromptTemplate, load_template, template_names
+from prefrec.prompts.trajectories import Trajectory, TrajectoryEncoder
 
-__all__ = ["ChoiceSet", "PromptEncoder", "PromptTemplate", "load_template", "template_names"]
+__all__ = [
+    "ChoiceSet",
+    "PromptEncoder",
+    "PromptTemplate",
+    "Trajectory",
+    "TrajectoryEncoder",
+    "load_template",
+    "template_names",
+]

@@ -159,6 +159,24 @@ class PromptEncoder:
             )
         return choices
 
+    def answers_after(self, text: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Return the token ids of `answers` after a prompt that ends with `text`, end token included."""
+        return self._after(_last_line(text), answers)
+
+    def ids(self, text: str, *, begin: bool = False) -> tuple[int, ...]:
+        """Return the token ids of a piece of a prompt that holds no text from data.
+
+        Args:
+            text: a piece of a template, or of the chat template.
+            begin: with the tokenizer's beginning token, where the chat template does not write it.
+        """
+        return self._ids(text, begin=begin and not self.chat, special=self.chat)
+
+    @property
+    def frame(self) -> tuple[str, str]:
+        """What the chat template puts before and after a prompt; two empty texts without one."""
+        return self._chat_frame if self.chat else ("", "")
+
     def _encode(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
         if self.chat:
             head, tail = self._chat_frame
@@ -201,7 +219,7 @@ class PromptEncoder:
         kinds read the same after `tail` as after other lines. A prompt that ends with its history has another tail
         for every history, and its titles would be read anew each time.
         """
-        if self.chat or not tail.endswith("\n") or not self._parts_lines:
+        if self.chat or not tail.endswith("\n") or not self.parts_lines:
             return tail
         last, place = self._last_place
         if last != tail:
@@ -214,7 +232,7 @@ class PromptEncoder:
         return place
 
     @cached_property
-    def _parts_lines(self) -> bool:
+    def parts_lines(self) -> bool:
         """Whether no token can hold the end of one line and the beginning of the next.
 
         Then merges of byte pairs left and right of a new line know nothing of each other. Other kinds of tokenizers

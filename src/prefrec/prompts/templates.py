@@ -62,6 +62,11 @@ class PromptTemplate:
         """The prompt text for these titles."""
         return self._fill(history=list(history), candidates=list(candidates))
 
+    @property
+    def shows_candidates(self) -> bool:
+        """Whether the prompt lists the candidates."""
+        return self.render([""], ["candidate"]) != self.render([""], [])
+
     def _fill(self, **values: Any) -> str:
         try:
             return self._template.render(**values)

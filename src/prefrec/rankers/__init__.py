@@ -10,6 +10,8 @@ from prefrec.rankers.reference import (
     RandomRanker,
     reference_rankers,
 )
+from prefrec.rankers.title_words import TitleTfidfRanker
+from prefrec.rankers.window import WindowCooccurrenceRanker
 
 __all__ = [
     "CatalogueRanker",
@@ -21,6 +23,8 @@ __all__ = [
     "RandomRanker",
     "Ranker",
     "Recommendation",
+    "TitleTfidfRanker",
+    "WindowCooccurrenceRanker",
     "load_lm",
     "reference_rankers",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
+from prefrec.errors import ModelError
 
 
 @runtime_checkable
@@ -35,3 +36,11 @@ class GeneratingRanker(Ranker, Protocol):
     def generate(self, examples: Sequence[RankingExample]) -> list[str]:
         """The generated answer text of each example, as decoded (not normalised)."""
         ...
+
+
+def checked_scores(ranker: Ranker, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    """Return the ranker's scores [B, C]; raise ModelError if one is NaN."""
+    scores = ranker.score(examples)
+    if bad := int(np.isnan(scores).any(axis=1).sum()):
+        raise ModelError(f"ranker {ranker.name!r}: {bad} of {len(scores)} rows hold NaN scores")
+    return scores

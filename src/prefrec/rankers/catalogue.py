@@ -71,8 +71,17 @@ class CatalogueRanker:
         return out
 
     def logps(self, choices: ChoiceSet) -> NDArray[np.float32]:
-        """Log-probabilities [C] of the answers of one question that is already encoded, read as a trie."""
-        return self._exact(choices.prompt, self._trie_of(choices))
+        """Return log-probabilities [C] of the answers of one question that is already encoded, read as a trie.
+
+        Within a catalogue its whole trie is read, whichever of its titles are asked about.
+        """
+        trie = self._trie_of(choices)
+        logps = self._exact(choices.prompt, trie)
+        within = self.lm.within
+        if within is None:
+            return logps
+        by_node = dict(zip(trie.terminals.tolist(), logps.tolist(), strict=True))
+        return np.array([by_node[within.terminal(a)] for a in choices.answers], dtype=np.float32)
 
     def recommend(
         self,
@@ -108,7 +117,16 @@ class CatalogueRanker:
         searched = method == "search" or (method == "auto" and len(trie.inner) > EXACT_NODES)
         if searched:
             layout = self._layout_for(choices.prompt, trie)
-            best = top_k(self.lm.model, choices.prompt, trie, k, without=left_out, layout=layout, max_calls=max_calls)
+            best = top_k(
+                self.lm.model,
+                choices.prompt,
+                trie,
+                k,
+                without=left_out,
+                layout=layout,
+                max_calls=max_calls,
+                within=self.lm.within,
+            )
         else:
             best = _best(self._exact(choices.prompt, trie), k, left_out)
         return Recommendation(
@@ -120,14 +138,18 @@ class CatalogueRanker:
         return self.lm.encoder.encode(self.lm.template, titles(history), (), titles(candidates))
 
     def _trie_of(self, choices: ChoiceSet) -> Trie:
-        """The trie of the answers; that of the last question where they are the same."""
+        """The trie of the answers, or of the catalogue that they are scored in; kept for the next question."""
+        if self.lm.within is not None:
+            return self.lm.within.trie
         if self._trie is None or self._trie[0] != choices.answers:
             self._trie = choices.answers, Trie.build(choices.answers)
         return self._trie[1]
 
     def _exact(self, prompt: Sequence[int], trie: Trie) -> NDArray[np.float32]:
         layout = self._layout_for(prompt, trie)
-        return catalogue_logps(self.lm.model, prompt, trie, layout=layout, block_tokens=self.block_tokens)
+        return catalogue_logps(
+            self.lm.model, prompt, trie, layout=layout, block_tokens=self.block_tokens, within=self.lm.within
+        )
 
     def _layout_for(self, prompt: Sequence[int], trie: Trie) -> TrieLayout:
         """Settled on the first question; said where it is not the fastest."""

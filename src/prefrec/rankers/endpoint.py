@@ -19,7 +19,7 @@ from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.lm import MAX_NEW_TOKENS
 from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
-from prefrec.rankers.reference import pad_scores
+from prefrec.rankers.rows import pad_scores
 from prefrec.training import encode_examples
 
 Kind = TypeVar("Kind", dict[str, Any], list[Any])

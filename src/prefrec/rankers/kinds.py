@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from prefrec.rankers.chatrec.config import ChatRecConfig
 from prefrec.rankers.config import RankerConfig, settings_error
 from prefrec.rankers.endpoint import EndpointConfig
+from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.llara.config import LlaraAlignConfig, LlaraConfig
 from prefrec.rankers.morec.config import MoRecConfig
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
@@ -17,6 +18,7 @@ from prefrec.rankers.tallrec.config import TallrecConfig
 RANKER_CONFIGS: dict[str, type[RankerConfig]] = {
     "chat-rec": ChatRecConfig,
     "endpoint": EndpointConfig,
+    "fuse": FuseConfig,
     "llara": LlaraConfig,
     "llara-s-dpo": LlaraAlignConfig,
     "morec": MoRecConfig,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,13 +15,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from prefrec import processes
+from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.console import track, warn
 from prefrec.data import Catalogue, RankingExample
-from prefrec.models import default_device, load_model, load_tokenizer
+from prefrec.items import ItemEncoder
+from prefrec.models import default_device, load_tokenizer
 from prefrec.packing import pack_passes
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
-from prefrec.training import encode_examples, load_adapter
+from prefrec.training import encode_examples
+from prefrec.training.adapters import load_weights
 from prefrec.training.sampler import own_batches
 
 MAX_NEW_TOKENS = 20
@@ -49,6 +53,8 @@ class LMRanker:
         chat: wrap the prompt by the tokenizer's chat template.
         batch_size: examples a batch.
         max_tokens_per_pass: tokens a pass, padding included; a batch with more takes several. None for no limit.
+        encoder: of prompts and answers; None: of text, by the tokenizer.
+        objective: `catalogue`: titles are scored among those of the catalogue; `tokens`: among all texts.
 
     Under `accelerate launch` the processes share the rows: all must ask the same, and all get the whole answer.
     """
@@ -65,17 +71,29 @@ class LMRanker:
         chat: bool = False,
         batch_size: int = 8,
         max_tokens_per_pass: int | None = MAX_TOKENS_PER_PASS,
+        objective: str = "tokens",
+        encoder: PromptEncoder | ItemEncoder | None = None,
     ) -> None:
         self.name = name
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.catalogue = catalogue
         self.template = template
-        self.encoder = PromptEncoder(tokenizer, max_length=max_length, chat=chat)
+        self.encoder = encoder or PromptEncoder(tokenizer, max_length=max_length, chat=chat)
         self.batch_size = batch_size
         self.max_tokens_per_pass = max_tokens_per_pass
+        self.objective = objective
         self.row_layout, self._layout_reason = layout_for(language_model(model).config)
         self._layout_is_settled = False
+
+    @cached_property
+    def within(self) -> CatalogueSoftmax | None:
+        """What titles compete with; None: all texts."""
+        if self.objective == "tokens":
+            return None
+        titles = [*self.catalogue.titles.values()]
+        prompt = self.template.render(titles[:1], []) + self.encoder.frame[1]
+        return CatalogueSoftmax(self.encoder.answers_after(prompt, titles))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Log-probabilities [B, C] of the candidates' titles; −inf where a row has fewer candidates."""
@@ -113,9 +131,13 @@ class LMRanker:
 
     def _logps(self, sets: Sequence[ChoiceSet]) -> NDArray[np.float32]:
         passes = pack_passes(
-            sets, pad_id=self.encoder.end, layout=self.row_layout, max_tokens=self.max_tokens_per_pass
+            sets,
+            pad_id=self.encoder.end,
+            layout=self.row_layout,
+            max_tokens=self.max_tokens_per_pass,
+            within=self.within,
         )
-        return choice_logps(self.model, *(p.to(self._device()) for p in passes)).cpu().numpy()
+        return choice_logps(self.model, *(p.to(self._device()) for p in passes), within=self.within).cpu().numpy()
 
     def _settle_layout(self, sets: Sequence[ChoiceSet]) -> None:
         """Before the first batch: try a packed row of its longest set, and say so where rows are not packed."""
@@ -176,15 +198,12 @@ def load_lm(
 
     Args:
         base: a name for `prefrec.models.load_model`.
-        adapter: folder of a PEFT adapter.
+        adapter: folder of a PEFT adapter, or of a whole model that was trained from the base.
         dtype: of the base.
         **options: for `load_model`, how the base attends and is held.
 
     Raises:
         ModelError: base or adapter cannot be found or read.
     """
-    model: nn.Module = load_model(base, dtype=dtype, **options)
-    if adapter is not None:
-        # In the base's own precision: the same numbers as autocast gives in training, without its casts.
-        model = load_adapter(model, adapter, autocast_adapter_dtype=False)
+    model = load_weights(base, adapter, dtype=dtype, **options)
     return model.to(default_device()).eval(), load_tokenizer(base)

@@ -1,13 +1,14 @@
-"""Rankers without a model for the reference rows of every table: random, popularity, co-occurrence, item-kNN.
+"""Rankers without a model for the reference rows of every table.
 
-They learn from training interactions only (a frame `user_id, item_id, timestamp`). Items that never occur
-there score 0.
+Random, popularity, co-occurrence and item-kNN are here; `window` and `title_words` hold the two stronger ones. They
+learn from training interactions (a frame `user_id, item_id, timestamp`), in which items that never occur score 0;
+`title TF-IDF` reads titles instead.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Self
@@ -17,29 +18,11 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse  # type: ignore[import-untyped]
 
-from prefrec.data import RankingExample
+from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.base import Ranker
-
-_CELLS_AT_A_TIME = 8_000_000
-"""Cells of a dense block of scores held in memory at a time."""
-
-
-def pad_scores(rows: Sequence[Sequence[float] | NDArray[np.float64]]) -> NDArray[np.float64]:
-    """[B, C] from B rows of at most C scores, short rows filled with -inf."""
-    width = max((len(r) for r in rows), default=0)
-    out = np.full((len(rows), width), -np.inf)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out
-
-
-def pad_codes(rows: Sequence[Sequence[str]], index: dict[str, int]) -> NDArray[np.int64]:
-    """[B, L] codes of the items in `rows`: -1 in empty places, len(index) for items not in `index`."""
-    width = max((len(r) for r in rows), default=0)
-    out = np.full((len(rows), width), -1, dtype=np.int64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = [index.get(item, len(index)) for item in row]
-    return out
+from prefrec.rankers.rows import blocks, history_matrix, pad_scores, score_by_rows, user_item_matrix
+from prefrec.rankers.title_words import TitleTfidfRanker
+from prefrec.rankers.window import WindowCooccurrenceRanker
 
 
 @dataclass(eq=False)
@@ -105,8 +88,8 @@ class CooccurrenceRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Scores [B, C]: counts."""
-        lasts = [[self.index[i] for i in e.history[-1:] if i in self.index] for e in examples]
-        return _score_by_rows(self.matrix.T.tocsr(), self.matrix, lasts, examples, self.index)
+        lasts = history_matrix([e.history[-1:] for e in examples], self.index)
+        return score_by_rows(lasts, [self.matrix.T.tocsr(), self.matrix], examples, self.index)
 
 
 @dataclass(eq=False)
@@ -127,80 +110,51 @@ class ItemKNNRanker:
         matrix, index = user_item_matrix(train_interactions)
         items = matrix.T.tocsr()
         norms = np.sqrt(np.diff(items.indptr))
-        blocks = [
+        parts = [
             _nearest((items[rows] @ matrix).toarray(), norms[rows], norms, rows, k, shrink)
-            for rows in _chunks(len(index), len(index))
+            for rows in blocks(len(index), len(index))
         ]
         empty = sparse.csr_array((0, len(index)))
-        return cls(sparse.csr_array(sparse.vstack([empty, *blocks], format="csr")), index)
+        return cls(sparse.csr_array(sparse.vstack([empty, *parts], format="csr")), index)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Scores [B, C]: sums of similarities."""
-        histories = [[self.index[i] for i in e.history if i in self.index] for e in examples]
-        identity = sparse.eye_array(len(self.index), format="csr")
-        return _score_by_rows(identity, self.similarity.T.tocsr(), histories, examples, self.index)
+        histories = history_matrix([e.history for e in examples], self.index)
+        return score_by_rows(histories, [self.similarity.T.tocsr()], examples, self.index)
 
 
-_REFERENCES: dict[str, Callable[[pl.DataFrame, int], Ranker]] = {
-    RandomRanker.name: lambda _, seed: RandomRanker(seed),
-    PopularityRanker.name: lambda log, _: PopularityRanker.fit(log),
-    CooccurrenceRanker.name: lambda log, _: CooccurrenceRanker.fit(log),
-    ItemKNNRanker.name: lambda log, _: ItemKNNRanker.fit(log),
+_REFERENCES: dict[str, Callable[[pl.DataFrame, Catalogue, int], Ranker]] = {
+    RandomRanker.name: lambda _log, _items, seed: RandomRanker(seed),
+    PopularityRanker.name: lambda log, _items, _seed: PopularityRanker.fit(log),
+    CooccurrenceRanker.name: lambda log, _items, _seed: CooccurrenceRanker.fit(log),
+    ItemKNNRanker.name: lambda log, _items, _seed: ItemKNNRanker.fit(log),
+    WindowCooccurrenceRanker.name: lambda log, _items, _seed: WindowCooccurrenceRanker.fit(log),
+    TitleTfidfRanker.name: lambda _log, items, _seed: TitleTfidfRanker.fit(items),
 }
-"""Name → the fitted ranker, from training interactions and a seed; in the order of the tables."""
+"""Name → the fitted ranker, from training interactions, catalogue and seed; in the order of the tables."""
 
 
 def reference_rankers(
-    train_interactions: pl.DataFrame, seed: int = 0, names: Collection[str] = tuple(_REFERENCES)
+    train_interactions: pl.DataFrame,
+    catalogue: Catalogue,
+    seed: int = 0,
+    names: Collection[str] = tuple(_REFERENCES),
 ) -> list[Ranker]:
-    """Random, popularity, last-item co-occurrence and item-kNN, fitted, in the order of the tables.
+    """Return the reference rankers, fitted, in the order of the tables.
 
     Args:
         train_interactions: what they learn from.
+        catalogue: titles of all items, which `title TF-IDF` compares.
         seed: of `random`.
         names: those that are wanted.
     """
-    return [make(train_interactions, seed) for name, make in _REFERENCES.items() if name in names]
+    return [make(train_interactions, catalogue, seed) for name, make in _REFERENCES.items() if name in names]
 
 
-def reference_ranker(name: str, interactions: pl.DataFrame, seed: int = 0) -> Ranker:
-    """The one of `reference_rankers` with this name."""
-    (ranker,) = reference_rankers(interactions, seed, {name})
+def reference_ranker(name: str, train_interactions: pl.DataFrame, catalogue: Catalogue, seed: int = 0) -> Ranker:
+    """Return the one of `reference_rankers` with this name."""
+    (ranker,) = reference_rankers(train_interactions, catalogue, seed, {name})
     return ranker
-
-
-def user_item_matrix(train_interactions: pl.DataFrame) -> tuple[sparse.csr_array, dict[str, int]]:
-    """The binary user × item matrix [U, I] and item_id → column, columns in order of item id."""
-    pairs = train_interactions.select("user_id", "item_id").unique()
-    index = {item: i for i, item in enumerate(pairs["item_id"].unique().sort().to_list())}
-    users = {user: i for i, user in enumerate(pairs["user_id"].unique().sort().to_list())}
-    rows = [users[u] for u in pairs["user_id"].to_list()]
-    columns = [index[i] for i in pairs["item_id"].to_list()]
-    shape = (len(users), len(index))
-    return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape), index
-
-
-def _score_by_rows(
-    left: sparse.csr_array,
-    right: sparse.csr_array,
-    anchors: Sequence[Sequence[int]],
-    examples: Sequence[RankingExample],
-    index: dict[str, int],
-) -> NDArray[np.float64]:
-    """Scores [B, C] = (Σ over the anchors of row b of left[anchor] @ right)[candidates of row b].
-
-    `left` is [I, J], `right` [J, I]; a candidate outside `index` scores 0, an empty place -inf.
-    """
-    codes = pad_codes([e.candidates for e in examples], index)
-    scores = np.zeros(codes.shape)
-    for rows in _chunks(len(examples), len(index)):
-        flat = [anchor for row in anchors[rows] for anchor in row]
-        ends = np.cumsum([0, *(len(row) for row in anchors[rows])])
-        picked = sparse.csr_array((np.ones(len(flat)), flat, ends), shape=(len(ends) - 1, left.shape[0]))
-        sums = (picked @ left @ right).toarray()
-        known = np.hstack([sums, np.zeros((len(sums), 1))])
-        scores[rows] = np.take_along_axis(known, np.where(codes[rows] < 0, len(index), codes[rows]), axis=1)
-    return np.where(codes < 0, -np.inf, scores)
 
 
 def _nearest(
@@ -218,10 +172,3 @@ def _nearest(
         floor = np.partition(similarity, -k, axis=1)[:, -k]
         similarity[similarity < floor[:, None]] = 0.0
     return sparse.csr_array(similarity)
-
-
-def _chunks(n: int, width: int) -> Iterator[slice]:
-    """Slices that cover 0..n, short enough that [slice, width] fits the budget."""
-    step = max(1, _CELLS_AT_A_TIME // max(width, 1))
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))

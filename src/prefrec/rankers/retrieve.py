@@ -11,10 +11,10 @@ from pydantic import Field
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from prefrec.data import RankingExample
-from prefrec.errors import ModelError
-from prefrec.rankers.base import Ranker
+from prefrec.rankers.base import Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
-from prefrec.rankers.reference import RandomRanker, pad_scores
+from prefrec.rankers.reference import RandomRanker
+from prefrec.rankers.rows import pad_scores
 
 
 class RetrieveThenRankConfig(RankerConfig):
@@ -59,14 +59,14 @@ class RetrieveThenRank:
         Raises:
             ModelError: a score of one of the two rankers is NaN.
         """
-        liked = _checked(self.retriever, self.retriever.score(examples))
+        liked = checked_scores(self.retriever, examples)
         luck = self._luck.score(examples)
         picked = [
             _best(row[: len(e.candidates)], draw[: len(e.candidates)], self.k)
             for row, draw, e in zip(liked, luck, examples, strict=True)
         ]
         asked = [_question(e, columns) for e, columns in zip(examples, picked, strict=True)]
-        orders = _checked(self.ranker, self.ranker.score(asked))
+        orders = checked_scores(self.ranker, asked)
         rows = zip(examples, liked, picked, orders, strict=True)
         return pad_scores([_merge(row[: len(e.candidates)], p, order[: len(p)]) for e, row, p, order in rows])
 
@@ -87,10 +87,4 @@ def _merge(liked: NDArray[np.float64], picked: NDArray[np.int64], order: NDArray
     """Scores [C] of one row: the picked above the others, each group in its own ranker's order."""
     scores = -rankdata(-liked, method="dense").astype(np.float64)
     scores[picked] = rankdata(order, method="dense")
-    return scores
-
-
-def _checked(ranker: Ranker, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    if bad := int(np.isnan(scores).any(axis=1).sum()):
-        raise ModelError(f"ranker {ranker.name!r}: {bad} of {len(scores)} rows hold NaN scores")
     return scores

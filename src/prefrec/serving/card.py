@@ -10,7 +10,7 @@ import yaml
 
 from prefrec.evaluation import Evaluation
 from prefrec.models import EMBEDDED
-from prefrec.pipeline.recipe import PRETRAIN, SFT, ZERO_SHOT, Recipe
+from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
 from prefrec.pipeline.report.contents import RunContents
 from prefrec.pipeline.report.wording import label, metric_label, with_interval
 
@@ -97,14 +97,14 @@ def _header(recipe: Recipe, ranker: str, base: str, merged: bool) -> dict[str, A
 
 def _steps(recipe: Recipe, ranker: str) -> list[str]:
     """Stages that led to the ranker, in words."""
-    names = [PRETRAIN] * bool(recipe.pretrain) + [SFT] * bool(recipe.sft)
+    names = [SFT] * bool(recipe.sft)
     if ranker in names:
         names = names[: names.index(ranker) + 1]
     elif ranker == ZERO_SHOT:
         names = []
     else:
         names.append(ranker)
-    return ["pre-training on histories" if n == PRETRAIN else label(n) for n in names]
+    return [label(n) for n in names]
 
 
 def _metrics(evaluation: Evaluation, ranker: str) -> dict[str, Any]:

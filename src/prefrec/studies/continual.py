@@ -16,7 +16,7 @@ from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.ingredients import Ingredients
-from prefrec.pipeline.recipe import PRETRAIN, SFT, AlignSection, Recipe, SFTSection, checked_recipe
+from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection, checked_recipe
 from prefrec.pipeline.report.wording import label
 from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe, train_stages
@@ -180,7 +180,7 @@ def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, Prepared
     both = {"sft": together(recipe.sft) if recipe.sft else None, "align": [together(a) for a in recipe.align]}
     return {
         BEFORE: (recipe, parts.old),
-        UPDATED: (recipe.model_copy(update={"pretrain": None}), parts.new),
+        UPDATED: (recipe, parts.new),
         RETRAINED: (recipe.model_copy(update=both), parts.both),
     }
 
@@ -248,7 +248,7 @@ def _trained(
     """The last model of the recipe's stages on this part of the data; `whole` is the key of all of them."""
     key = stage_key(data=whole, part=way, rows=recipe.evaluate.rows, lists="trained items")
     made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
-    return train_stages(recipe, made_of, _folder(folder, way), (PRETRAIN, SFT, "align"), start=start)[-1]
+    return train_stages(recipe, made_of, _folder(folder, way), (SFT, "align"), start=start)[-1]
 
 
 def _folder(folder: Path, way: str) -> Path:

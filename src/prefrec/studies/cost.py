@@ -12,7 +12,6 @@ import numpy as np
 from prefrec.errors import DataError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
-from prefrec.pipeline.recipe import PRETRAIN
 from prefrec.pipeline.report.wording import clock, label
 from prefrec.studies.alignments import settings_of, vary_loss
 from prefrec.studies.measure import measure, of_rankers, ranking_values
@@ -97,7 +96,7 @@ def own_memory(run: Run, name: str) -> float | None:
 
 def stages_of(run: Run, name: str) -> list[str]:
     """A model's own stage after those that it goes on from."""
-    before = [s for s in (PRETRAIN, run.start) if s in run.stages]
+    before = [s for s in (run.start,) if s in run.stages]
     return list(dict.fromkeys([*before, name] if name not in before else before[: before.index(name) + 1]))
 
 

@@ -15,11 +15,11 @@ from prefrec.data import PreparedData, RankingExample, prepared_digest
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.made_with import changed_since
-from prefrec.pipeline.recipe import PRETRAIN, SFT, ZERO_SHOT, Recipe, load_recipe
+from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe, load_recipe
 from prefrec.pipeline.report.contents import Stage, read_run
 from prefrec.pipeline.score import LMEntry, adapter_key, ask_models, lm_ranker
 from prefrec.pipeline.stage import taken
-from prefrec.pipeline.train import ADAPTER
+from prefrec.pipeline.train import WEIGHTS
 from prefrec.rankers import LMRanker
 
 
@@ -53,8 +53,8 @@ class Run:
 
     def adapter(self, name: str) -> Path:
         """The folder in which the adapter of a stage lies."""
-        stage = self.folder / name if name in (PRETRAIN, SFT) else self.folder / "align" / name
-        return stage / ADAPTER
+        stage = self.folder / name if name in (SFT) else self.folder / "align" / name
+        return stage / WEIGHTS
 
     def changed(self, name: str) -> list[str] | None:
         """Fields of the recipe that a language model was trained with other values of; None where it is not known."""
@@ -120,7 +120,7 @@ class Run:
 
 def start_of(recipe: Recipe) -> str:
     """The model that a recipe's alignments start from."""
-    return SFT if recipe.sft else PRETRAIN if recipe.pretrain else ZERO_SHOT
+    return SFT if recipe.sft else ZERO_SHOT
 
 
 def open_run(folder: Path) -> Run:

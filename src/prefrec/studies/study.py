@@ -23,7 +23,7 @@ SASREC = SequentialConfig(model="SASRec", batch_size=256, epochs=12, patience=2)
 """The sequential recommender of studies that need one and whose recipe names none: small steps in few passes over the
 rows, since on two cores a pass takes long."""
 
-FEWER_ROWS = ("pretrain.rows=400", "sft.rows=200", "align.0.rows=200", "align.0.skip_rows=200")
+FEWER_ROWS = ("sft.rows=200", "align.0.rows=200", "align.0.skip_rows=200")
 """Overrides for studies that cannot use the pre-training and SFT that other studies share."""
 
 

@@ -14,6 +14,7 @@ from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, SFT, ZERO_SHOT, Recipe
 from prefrec.pipeline.report.tables import Grid
 from prefrec.pipeline.report.wording import clock, includes_zero, label, with_interval
 from prefrec.pipeline.stage import STAGE_FILE, read_json, taken
+from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.studies.cost import training_seconds
 from prefrec.studies.measure import Measured, Values, measure, of_rankers, ranking_values
@@ -57,11 +58,11 @@ def kind_of(run: Run, name: str) -> str:
 def seconds_of(run: Run, name: str) -> float | None:
     """Seconds of all training stages of a model of the main line, of another system's own stage; None: not known.
 
-    Nothing is trained for retrieve-then-rank: its stage only measures.
+    Nothing is trained for retrieve-then-rank and fuse: their stages only measure.
     """
     if name in run.models:
         return training_seconds(run, name)
-    if kind_of(run, name) == RetrieveThenRankConfig().kind:
+    if kind_of(run, name) in (RetrieveThenRankConfig().kind, FuseConfig().kind):
         return None
     states = [read_json(run.folder / part / name / STAGE_FILE) or {} for part in (SEQUENTIAL, RANKERS)]
     return next((taken(s, "seconds") for s in states if s.get("finished")), None)
@@ -162,9 +163,6 @@ def notes_of(recipe: Recipe) -> list[str]:
         "All systems learn from the training part of one split, each from as many rows as its recipe gives it, and "
         "are asked about the same lists."
     ]
-    if recipe.pretrain:
-        main = [label(n) for n in recipe.lm_rankers if n != ZERO_SHOT]
-        found.append(f"{', '.join(main)} start from an adapter that was pre-trained on histories.")
     if bare := [r.name for r in recipe.rankers if r.kind in ("llara", "tallrec")]:
         found.append(f"{', '.join(bare)} start from the bare base, without that, as in their papers.")
     whole = [s.model for s in recipe.sequential] + [r.name for r in recipe.rankers if r.kind == "morec"]

@@ -3,7 +3,7 @@
 from prefrec.training.adapters import load_adapter, lora_config
 from prefrec.training.config import SFTConfig, SoftmaxDPOConfig
 from prefrec.training.datasets import ChoiceDataset, PreferenceDataset, encode_examples
-from prefrec.training.sequences import encode_sequences
+from prefrec.training.sequences import TrajectoryDataset, user_histories
 from prefrec.training.sft import SFTTrainer
 from prefrec.training.softmax_dpo import SoftmaxDPOTrainer
 
@@ -14,8 +14,9 @@ __all__ = [
     "SFTTrainer",
     "SoftmaxDPOConfig",
     "SoftmaxDPOTrainer",
+    "TrajectoryDataset",
     "encode_examples",
-    "encode_sequences",
     "load_adapter",
     "lora_config",
+    "user_histories",
 ]

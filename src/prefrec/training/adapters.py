@@ -27,7 +27,8 @@ from transformers.pytorch_utils import Conv1D
 
 from prefrec.console import warn
 from prefrec.errors import ConfigError, ModelError
-from prefrec.models import same_base
+from prefrec.items import ITEMS_FILE, load_item_model
+from prefrec.models import load_model, same_base
 from prefrec.scoring import language_model
 from prefrec.training.quick_lora import quicken_adapted
 
@@ -87,6 +88,36 @@ def _about_targets(model: nn.Module, wrong: str) -> str:
     kinds = nn.Linear, Conv1D
     linear = dict.fromkeys(n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds))
     return f"lora.targets: {wrong}; name some of its linear layers ({', '.join(linear)}), or {ALL_LINEAR}"
+
+
+def is_adapter(folder: Path) -> bool:
+    """Return whether trained weights are an adapter, and not a whole model."""
+    return not (folder / "config.json").is_file()
+
+
+def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False, **loading: Any) -> nn.Module:
+    """Return a base model, with what was trained on it.
+
+    Args:
+        base: a name for `prefrec.models.load_model`.
+        weights: folder of an adapter, or of the whole model where all weights were trained; None: the bare base.
+        is_trainable: an adapter is to be trained on, and stays in float32.
+        **loading: for `load_model`.
+
+    Raises:
+        ModelError: base or weights cannot be found or read.
+    """
+    if weights is not None and (weights / ITEMS_FILE).is_file():
+        return load_item_model(weights, dtype=loading.get("dtype", "float32"))
+    if weights is not None and not is_adapter(weights):
+        return load_model(str(weights), **loading | {"layers": None, "random_weights": False})
+    model: nn.Module = load_model(base, **loading)
+    if weights is None:
+        return model
+    if is_trainable:
+        return load_adapter(model, weights, is_trainable=True)
+    # In the base's own precision: the same numbers as autocast gives in training, without its casts.
+    return load_adapter(model, weights, autocast_adapter_dtype=False)
 
 
 def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:

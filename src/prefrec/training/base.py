@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,13 +26,16 @@ from transformers import (
 )
 
 from prefrec import processes
+from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.console import say, warn
 from prefrec.data.store import writing
 from prefrec.errors import ConfigError
+from prefrec.items import ItemEncoder, item_table
 from prefrec.masks import FLEX, attention_implementation
 from prefrec.models import is_quantized, load_model, load_tokenizer
 from prefrec.packing import Layout, PackedBatch, pack_passes, tokens_of
 from prefrec.prompts import PromptEncoder
+from prefrec.prompts.trajectories import question
 from prefrec.scoring import BRANCHING, language_model, layout_for, verified_layout
 from prefrec.training.adapters import add_adapter
 from prefrec.training.config import ChoiceTrainingArguments
@@ -65,7 +69,12 @@ class ChoiceTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        within: CatalogueSoftmax | None = None,
+        eval_within: CatalogueSoftmax | None = None,
+        encoder: PromptEncoder | ItemEncoder | None = None,
     ) -> None:
+        self.within = within
+        self.eval_within = eval_within or within
         if isinstance(model, str):
             processing_class = processing_class or load_tokenizer(model)
             model = load_model(model)
@@ -78,7 +87,7 @@ class ChoiceTrainer(Trainer):
             _disable_dropout(model)
         if args.bf16:
             _leave_casting_to_autocast(model)
-        self.encoder = PromptEncoder(processing_class, max_length=args.max_length, chat=args.chat)
+        self.encoder = encoder or PromptEncoder(processing_class, max_length=args.max_length, chat=args.chat)
         self._recorded: dict[str, list[_Value]] = {"train": [], "eval": []}
         super().__init__(
             model=model,
@@ -133,6 +142,7 @@ class ChoiceTrainer(Trainer):
             pad_id=self.encoder.end,
             layout=self.row_layout,
             max_tokens=self.max_tokens_per_pass,
+            within=self.eval_within if ROW in rows[0] else self.within,
         )
         extras: dict[str, Any] = {
             k: torch.stack([torch.as_tensor(r[k]) for r in rows]) for k in rows[0] if k != "choices"
@@ -233,12 +243,26 @@ class ChoiceTrainer(Trainer):
                 f"{len(cast(Any, self.train_dataset))} training rows, layout {self.row_layout}"
             )
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the optimiser; item vectors, which begin at nothing, learn at a rate of their own."""
+        table = item_table(language_model(cast(nn.Module, self.model)))
+        if table is not None and cast(Any, self).optimizer is None:
+            settings = {"weight_decay": self.args.weight_decay, "betas": (self.args.adam_beta1, self.args.adam_beta2)}
+            own = {id(p) for p in table.parameters()}
+            layers = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad and id(p) not in own]
+            rate = cast(ChoiceTrainingArguments, self.args).item_learning_rate
+            groups: list[dict[str, Any]] = [{"params": layers}, {"params": [*table.parameters()], "lr": rate}]
+            self.optimizer: Any = torch.optim.AdamW(groups, lr=self.args.learning_rate, **settings)
+        return super().create_optimizer(*args, **kwargs)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(train_dataset)
         a = self.args
         seed = a.seed if a.data_seed is None else a.data_seed
-        lengths = self._lengths(self.train_dataset) if a.train_sampling_strategy == "group_by_length" else None
+        lengths = (
+            partial(self._lengths, self.train_dataset) if a.train_sampling_strategy == "group_by_length" else None
+        )
         self.sampler = StepSampler(len(cast(Any, self.train_dataset)), self.global_batch, lengths, seed)
         return self.sampler
 
@@ -268,7 +292,9 @@ class ChoiceTrainer(Trainer):
                 reason = f"model type {config.model_type!r} is not in the table, and sharded weights cannot be tried"
         elif layout == "packed":
             dataset = cast(Any, self.train_dataset)
-            first = [dataset[i]["choices"] for i in range(min(len(dataset), args.per_device_train_batch_size))]
+            first = [
+                question(dataset[i]["choices"]) for i in range(min(len(dataset), args.per_device_train_batch_size))
+            ]
             with self._autocast():
                 layout, reason = verified_layout(model, max(first, key=lambda c: c.length), self.encoder.end, layout)
         if layout == "separate":

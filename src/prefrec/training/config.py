@@ -25,6 +25,7 @@ class ChoiceTrainingArguments(TrainingArguments):
             steps follow from it for whatever number of processes there is.
         layout: `packed`, `separate`, or `auto` (packed where it is right for the model).
         disable_dropout: switch all dropout of the model off.
+        item_learning_rate: of item vectors, where items are tokens (`prefrec.items`).
         train_sampling_strategy: `group_by_length` (rows of like length share a pass; every optimiser step is made
             of the same rows as with `random`), `random` or `sequential`.
     """
@@ -41,6 +42,7 @@ class ChoiceTrainingArguments(TrainingArguments):
     max_grad_norm: float = field(default=0.3)
     logging_steps: float = field(default=10)
     logging_nan_inf_filter: bool = field(default=False)
+    item_learning_rate: float = field(default=2e-3)
     report_to: Any = field(default="none")
     remove_unused_columns: bool = field(default=False)
     disable_tqdm: bool | None = field(default=True)

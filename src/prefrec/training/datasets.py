@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, TokenizerError
+from prefrec.items import ItemEncoder
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 
 
@@ -102,7 +103,7 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         return ChoiceSet(whole.prompt, tuple(whole.answers[c] for c in columns))
 
 
-def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
+def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder | ItemEncoder) -> list[ChoiceSet]:
     """Choice sets of rows `prompt, completion`, as TRL names them.
 
     Raises:
@@ -111,7 +112,7 @@ def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder
     return [encoder.encode_text(_text(row, "prompt", i), [_text(row, "completion", i)]) for i, row in enumerate(rows)]
 
 
-def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
+def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder | ItemEncoder) -> list[ChoiceSet]:
     """Choice sets of rows `prompt, chosen, rejected`, as TRL names them.
 
     `rejected` is a list of strings, or one string (N = 1).
@@ -126,7 +127,7 @@ def encode_examples(
     examples: Sequence[RankingExample],
     catalogue: Catalogue,
     templates: Sequence[PromptTemplate],
-    encoder: PromptEncoder,
+    encoder: PromptEncoder | ItemEncoder,
     *,
     answers: Literal["target", "target-first", "candidates"],
     shown: Catalogue | None = None,
@@ -137,7 +138,7 @@ def encode_examples(
         examples: the questions.
         catalogue: titles of all their items.
         templates: one or more phrasings.
-        encoder: of the model's tokenizer.
+        encoder: of the model's tokenizer, or of item tokens.
         answers: `target` (SFT), `target-first` (alignment: target, then the other candidates in their
             order), or `candidates` (scoring: all in their order).
         shown: the catalogue as prompts show it, where that is not the titles that are answered.
@@ -166,7 +167,7 @@ def encode_examples(
     return sets
 
 
-def _encode_preference(row: Mapping[str, Any], index: int, encoder: PromptEncoder) -> ChoiceSet:
+def _encode_preference(row: Mapping[str, Any], index: int, encoder: PromptEncoder | ItemEncoder) -> ChoiceSet:
     chosen = _text(row, "chosen", index)
     rejected = row.get("rejected")
     rejected = [rejected] if isinstance(rejected, str) else rejected

@@ -14,23 +14,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.packing import PackedBatch
 from prefrec.scoring import choice_logps
 
 
-def peek(model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
+def peek(model: nn.Module, passes: Sequence[PackedBatch], within: CatalogueSoftmax | None = None) -> Tensor:
     """Log-probabilities [B, C], a leaf that asks for its gradient; random numbers are drawn again afterwards.
 
     So dropout, where it is on, is the same when the passes are made again.
     """
     device = passes[0].input_ids.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-        logps = choice_logps(model, *passes)
+        logps = choice_logps(model, *passes, within=within)
     return logps.requires_grad_()
 
 
-def take_slope(model: nn.Module, batch: PackedBatch, slope: Tensor) -> tuple[Tensor, Tensor]:
+def take_slope(
+    model: nn.Module, batch: PackedBatch, slope: Tensor, within: CatalogueSoftmax | None = None
+) -> tuple[Tensor, Tensor]:
     """The sum of slope × log-probability over the answers of one pass, and the slope [B, C] of the others."""
-    logps = choice_logps(model, batch)
+    logps = choice_logps(model, batch, within=within)
     part = (logps.masked_fill(~batch.choice_mask, 0.0) * slope).sum()
     return part, slope.masked_fill(batch.choice_mask, 0.0)

@@ -18,6 +18,7 @@ from xxhash import xxh3_128_digest
 
 from prefrec import processes
 from prefrec.attention import compute_dtype
+from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.clock import Seconds, Stopwatch, spare
 from prefrec.console import track
 from prefrec.data.store import write_whole
@@ -39,6 +40,7 @@ def reference_logps(
     max_tokens: int | None,
     precision: Callable[[], torch.autocast],
     folder: Path,
+    within: CatalogueSoftmax | None = None,
 ) -> NDArray[np.float32]:
     """Log-probabilities [n, C] of all answers under the reference, from the file in `folder` that bears their key.
 
@@ -55,8 +57,9 @@ def reference_logps(
         max_tokens: tokens a pass, padding included; None for no limit.
         precision: makes the autocast context, entered anew for each batch.
         folder: of safetensors files, one a key; written when the pass is through.
+        within: the catalogue that answers are scored in; None: among all tokens.
     """
-    key = reference_key(model, choice_sets, layout, precision) if processes.is_first() else ""
+    key = reference_key(model, choice_sets, layout, precision, within) if processes.is_first() else ""
     cache = folder / f"reference-{key[:16]}.safetensors"
     stored = processes.from_first(_read(cache, key) if processes.is_first() else None)
     if stored is not None:
@@ -68,19 +71,26 @@ def reference_logps(
     watch = Stopwatch(device.type)
     with watch.running(), reference_of(model) as reference, torch.no_grad():
         for rows in track(own_batches(choice_sets, batch_size), "reference log-probs"):
-            passes = pack_passes([choice_sets[i] for i in rows], pad_id=pad_id, layout=layout, max_tokens=max_tokens)
+            passes = pack_passes(
+                [choice_sets[i] for i in rows], pad_id=pad_id, layout=layout, max_tokens=max_tokens, within=within
+            )
             with precision():
-                found.append((rows, choice_logps(reference, *(p.to(device) for p in passes)).cpu().numpy()))
+                scores = choice_logps(reference, *(p.to(device) for p in passes), within=within)
+            found.append((rows, scores.cpu().numpy()))
     out = np.empty((len(choice_sets), len(choice_sets[0].answers)), dtype=np.float32)
-    for rows, logps in processes.pool(found):
-        out[rows] = logps
+    for rows, values in processes.pool(found):
+        out[rows] = values
     if processes.is_first():
         _write(cache, key, out, watch.read())
     return out
 
 
 def reference_key(
-    model: nn.Module, choice_sets: Sequence[ChoiceSet], layout: Layout, precision: Callable[[], torch.autocast]
+    model: nn.Module,
+    choice_sets: Sequence[ChoiceSet],
+    layout: Layout,
+    precision: Callable[[], torch.autocast],
+    within: CatalogueSoftmax | None = None,
 ) -> str:
     """A hash of what the reference's log-probabilities depend on: weights, configuration, tokens, how it is computed.
 
@@ -96,6 +106,8 @@ def reference_key(
     computed = torch.get_float32_matmul_precision(), attention_implementation(core.config), measured
     digest = hashlib.sha256(f"{layout} {dtype} {computed} {scaling}".encode())
     digest.update(json.dumps(core.config.to_diff_dict(), sort_keys=True, default=str).encode())
+    if within is not None:
+        digest.update(within.trie.tokens.tobytes() + within.trie.parents.tobytes())
     state = model.state_dict()
     has_reference = any(f".{REFERENCE_ADAPTER}." in name for name in state)
     for name, tensor in state.items():

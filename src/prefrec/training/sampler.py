@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -23,11 +23,11 @@ class StepSampler(Sampler[int]):
     Args:
         rows: number of rows.
         step: rows of an optimiser step, over all processes and accumulation steps.
-        lengths: of the rows; None: not sorted.
+        lengths: gives those of the rows in this epoch; None: not sorted.
         seed: of the order.
     """
 
-    def __init__(self, rows: int, step: int, lengths: Sequence[int] | None, seed: int) -> None:
+    def __init__(self, rows: int, step: int, lengths: Callable[[], Sequence[int]] | None, seed: int) -> None:
         self.rows = rows
         self.step = step
         self.lengths = lengths
@@ -43,9 +43,10 @@ class StepSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        lengths = None if self.lengths is None else self.lengths()
         for start in range(0, self.rows, self.step):
             step = order[start : start + self.step]
-            yield from step if self.lengths is None else longest_first(step, self.lengths)
+            yield from step if lengths is None else longest_first(step, lengths)
 
 
 def own_batches(choice_sets: Sequence[ChoiceSet], batch_size: int) -> list[list[int]]:

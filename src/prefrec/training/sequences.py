@@ -1,74 +1,113 @@
-"""Histories as running text: each title is predicted from the titles before it, with no list of candidates.
-
-A ranking question teaches one title in some 250 tokens, a history one title in some seven. A model that has read
-the histories of the training users knows what is watched, and after what, before it is asked its first question.
-"""
+"""Users' histories as training rows in which every title is a target, cut and thinned anew in each epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import polars as pl
+from torch.utils.data import Dataset
 
 from prefrec.data import Catalogue
-from prefrec.errors import TokenizerError
-from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
+from prefrec.errors import DataError, TokenizerError
+from prefrec.items import ItemTrajectoryEncoder
+from prefrec.prompts import Trajectory, TrajectoryEncoder
 
-_FIRST, _SECOND = "the-first-title", "the-second-title"
-LEAST = 5
-"""Titles that a sequence has at least."""
+LEAST = 2
+"""Titles that a training row keeps, whatever is dropped."""
 
 
-def encode_sequences(
-    interactions: pl.DataFrame,
-    catalogue: Catalogue,
-    template: PromptTemplate,
-    encoder: PromptEncoder,
-    *,
-    titles: int,
-) -> list[ChoiceSet]:
-    """Choice sets of one answer each: the history that `template` shows, as the answer to the text before it.
+class TrajectoryDataset(Dataset[dict[str, Any]]):
+    """Rows of up to `titles` titles for SFT.
+
+    A user's history gives ceil(n / titles) rows. In each epoch they are cut at other places, and each title is left
+    out with probability `drop`, so that no title always follows the same one. Draws depend on seed, epoch and user
+    alone, and the number of rows never changes.
+
+    Args:
+        histories: titles of each user, oldest first.
+        encoders: one for each phrasing; a row takes one at random.
+        titles: of a row, about; cuts are moved by up to half a row.
+        drop: share of titles left out of an epoch.
+        max_length: tokens of a row; the oldest titles of a longer one are left out.
+        seed: of the draws.
+
+    Raises:
+        DataError: no history has `LEAST` titles.
+    """
+
+    def __init__(
+        self,
+        histories: Sequence[Sequence[str]],
+        encoders: Sequence[TrajectoryEncoder | ItemTrajectoryEncoder],
+        *,
+        titles: int,
+        drop: float = 0.0,
+        max_length: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.histories = [h for h in histories if len(h) >= LEAST]
+        if not self.histories:
+            raise DataError(f"no user of the training data has {LEAST} interactions")
+        self.encoders = list(encoders)
+        self.drop = drop
+        self.max_length = max_length
+        self.seed = seed
+        self._counts = [-(-len(h) // titles) for h in self.histories]
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Cut and thin the histories as this epoch has them."""
+        self.epoch = epoch
+        self.__dict__.pop("choice_sets", None)
+
+    @cached_property
+    def choice_sets(self) -> list[Trajectory]:
+        """The rows of this epoch."""
+        return [row for user in range(len(self.histories)) for row in self._rows(user)]
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"choices": self.choice_sets[index]}
+
+    def _rows(self, user: int) -> Iterator[Trajectory]:
+        history, count = self.histories[user], self._counts[user]
+        rng = np.random.default_rng((self.seed, self.epoch, user))
+        shift = rng.uniform(-0.5, 0.5)
+        inner = np.floor((np.arange(1, count) + shift) * len(history) / count).astype(int)
+        cuts = [0, *inner.tolist(), len(history)]
+        for start, end in pairwise(cuts):
+            kept = start + np.flatnonzero(rng.random(end - start) >= self.drop)
+            if len(kept) < LEAST:
+                kept = np.arange(start, end)
+            encoder = self.encoders[rng.integers(len(self.encoders))]
+            yield self._fitted(encoder, [history[i] for i in kept])
+
+    def _fitted(self, encoder: TrajectoryEncoder | ItemTrajectoryEncoder, titles: list[str]) -> Trajectory:
+        row = encoder.encode(titles)
+        while self.max_length is not None and row.length > self.max_length:
+            if len(titles) <= LEAST:
+                raise TokenizerError(
+                    f"{len(titles)} titles take {row.length} tokens, max_length is {self.max_length}: raise it "
+                    f"(the first title begins {titles[0][:60]!r})"
+                )
+            share = self.max_length / row.length
+            titles = titles[len(titles) - max(LEAST, min(len(titles) - 1, int(share * len(titles)))) :]
+            row = encoder.encode(titles)
+        return row
+
+
+def user_histories(interactions: pl.DataFrame, catalogue: Catalogue) -> list[list[str]]:
+    """Return the titles of each user, oldest first.
 
     Args:
         interactions: frame `user_id, item_id, …`, each user's rows together and in time: training data alone.
         catalogue: titles of all items.
-        template: its text before the first history title is the prompt, its text between two titles joins them.
-        encoder: of the model's tokenizer.
-        titles: longest sequence; a user with more gives several, one after the other. A sequence that exceeds
-            the encoder's `max_length` is halved until it fits.
-
-    Raises:
-        TokenizerError: a sequence of `LEAST` titles exceeds `max_length`.
     """
-    head, joint = _frame(template)
-    return [
-        choices
-        for _, rows in interactions.group_by("user_id", maintain_order=True)
-        for sequence in _cut(catalogue.titles_of(rows["item_id"].to_list()), titles)
-        for choices in _encode(sequence, head, joint, encoder)
-    ]
-
-
-def _frame(template: PromptTemplate) -> tuple[str, str]:
-    """The template's text before the first history title, and between the first two, with no candidates shown."""
-    shown = template.render([_FIRST, _SECOND], [])
-    head, _, rest = shown.partition(_FIRST)
-    return head, rest[: rest.index(_SECOND)]
-
-
-def _cut(titles: list[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(titles), size):
-        part = titles[start : start + size]
-        if len(part) >= LEAST:
-            yield part
-
-
-def _encode(sequence: list[str], head: str, joint: str, encoder: PromptEncoder) -> Iterator[ChoiceSet]:
-    try:
-        yield encoder.encode_text(head, [joint.join(sequence)])
-    except TokenizerError:
-        half = len(sequence) // 2
-        if half < LEAST:
-            raise
-        yield from _encode(sequence[:half], head, joint, encoder)
-        yield from _encode(sequence[half:], head, joint, encoder)
+    users = interactions.group_by("user_id", maintain_order=True).agg("item_id")
+    return [catalogue.titles_of(items) for items in users["item_id"].to_list()]

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prefrec.packing import PackedBatch
-from prefrec.scoring import answer_token_logps, sum_by_choice
+from prefrec.packing import PackedBatch, pack_trajectories
+from prefrec.prompts import Trajectory
+from prefrec.scoring import answer_token_logps, choice_logps, sum_by_choice
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.datasets import ChoiceDataset, encode_completions
+from prefrec.training.sequences import TrajectoryDataset
 
 
 class SFTTrainer(ChoiceTrainer):
@@ -20,33 +22,73 @@ class SFTTrainer(ChoiceTrainer):
     Args:
         model: a model, a PEFT model, or a name for `prefrec.models.load_model`.
         args: an `SFTConfig`.
-        train_dataset: rows `prompt: str, completion: str` (a `datasets.Dataset` or a list of dicts), or a
-            `ChoiceDataset`.
-        eval_dataset: the same, for `eval_loss`.
+        train_dataset: rows `prompt: str, completion: str` (a `datasets.Dataset` or a list of dicts), a
+            `ChoiceDataset`, or a `TrajectoryDataset`, in which every title of a history is a target.
+        eval_dataset: the same, for `eval_loss`; a `ChoiceDataset` whose rows hold further answers after the chosen
+            one also gives `eval_ndcg@10`.
         processing_class: the tokenizer; taken from the model's folder where not given.
         peft_config: train a new adapter of this kind instead of all weights.
+        within: score titles among those of a catalogue; None: among all tokens.
+        eval_within: the same for `eval_dataset`; None: `within`.
+        encoder: of prompts and answers; None: of text, by the tokenizer.
 
-    The loss is the mean over the answer tokens of the global batch, end token included, and `eval_loss` that over
-    all answer tokens of `eval_dataset`. Logged beside it:
-    `logps/chosen`, the mean summed log-probability of an answer.
+    The loss is the mean over the answer tokens of the global batch, end token included, or with `within` the mean
+    over its titles; `eval_loss` is the same over all of `eval_dataset`. Logged beside it: `logps/chosen`, the mean
+    summed log-probability of an answer.
     """
 
     description = "SFT"
 
     def build_dataset(self, rows: Any) -> Any:
-        return rows if isinstance(rows, ChoiceDataset) else ChoiceDataset(encode_completions(rows, self.encoder))
+        if isinstance(rows, ChoiceDataset | TrajectoryDataset):
+            return rows
+        return ChoiceDataset(encode_completions(rows, self.encoder))
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        texts = [r["choices"] for r in rows]
+        if not isinstance(texts[0], Trajectory):
+            return super().collate(rows)
+        batch = pack_trajectories(texts, pad_id=self.encoder.end, layout=self.row_layout, within=self.within)
+        return batch.as_dict()
 
     def count_items(self, batch: Mapping[str, Any]) -> int:
-        return int(batch["targets"].numel())
+        return int(batch["targets"].numel() if self.within is None else batch["choice_mask"].sum())
 
     def choice_loss(
         self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor], weight: Tensor | float
     ) -> Tensor:
-        (batch,) = passes
-        token_logps = answer_token_logps(model, batch)
-        logps = sum_by_choice(token_logps.detach(), batch)[:, 0]
-        self.record(model, {"logps/chosen": logps}, extra)
         if not model.training:
-            # In place of transformers' mean of the batches' means.
-            self.record(model, {"loss": -logps}, extra, torch.bincount(batch.choices))
+            return self._held_out_loss(model, passes, extra)
+        (batch,) = passes
+        token_logps = answer_token_logps(model, batch, self.within)
+        titles = batch.choice_mask.sum(dim=1)
+        sums = sum_by_choice(token_logps.detach(), batch).masked_fill(~batch.choice_mask, 0.0).sum(dim=1)
+        self.record(model, {"logps/chosen": sums}, extra, titles)
         return -token_logps.sum()
+
+    def _held_out_loss(self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor]) -> Tensor:
+        """Record loss and NDCG of rows whose first answer is the chosen one; returns the summed loss."""
+        logps = choice_logps(model, *passes, within=self.eval_within)
+        chosen = logps[:, 0]
+        found = {"logps/chosen": chosen}
+        if logps.shape[1] > 1:
+            found["ndcg@10"] = ndcg_of_first(logps, 10)
+        self.record(model, found, extra)
+        tokens = torch.ones_like(chosen)
+        if self.within is None:
+            first = torch.arange(len(logps), device=logps.device) * logps.shape[1]
+            tokens = torch.stack([torch.bincount(b.choices, minlength=logps.numel()) for b in passes]).sum(0)[first]
+        # In place of transformers' mean of the batches' means.
+        self.record(model, {"loss": -chosen}, extra, tokens)
+        return -chosen.sum()
+
+
+def ndcg_of_first(scores: Tensor, k: int) -> Tensor:
+    """Return NDCG@k, [B], of a list whose only relevant answer is the first; of equal scores it comes last.
+
+    Args:
+        scores: [B, C].
+        k: the cut-off.
+    """
+    rank = 1 + (scores[:, 1:] >= scores[:, :1]).sum(dim=1)
+    return torch.where(rank <= k, 1 / torch.log2(rank + 1.0), 0.0)

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.errors import ConfigError
+from prefrec.items import ItemEncoder
 from prefrec.losses import LOSSES, REFERENCE_FREE, PreferenceLoss, effective_negatives
 from prefrec.packing import PackedBatch
+from prefrec.prompts import PromptEncoder
 from prefrec.scoring import choice_logps
 from prefrec.training.adapters import (
     REFERENCE_ADAPTER,
@@ -41,6 +44,9 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         eval_dataset: the same.
         processing_class: the tokenizer; taken from the model's folder where not given.
         peft_config: train a new adapter of this kind; the reference is the base without it.
+        within: score answers among the titles of a catalogue; None: among all tokens.
+        eval_within: the same for `eval_dataset`; None: `within`.
+        encoder: of prompts and answers; None: of text, by the tokenizer.
 
     Logged: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (the chosen reward
     is the highest), `logps/chosen`, `logps/rejected`, and `negatives/effective` (1/Σw², see
@@ -58,6 +64,9 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        within: CatalogueSoftmax | None = None,
+        eval_within: CatalogueSoftmax | None = None,
+        encoder: PromptEncoder | ItemEncoder | None = None,
     ) -> None:
         self.config = args
         self.max_tokens_per_pass = args.max_tokens_per_pass
@@ -66,7 +75,18 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         self._stored = False
         if isinstance(model, PeftModel):
             add_reference_adapter(model)
-        super().__init__(model, args, train_dataset, eval_dataset, processing_class, peft_config, callbacks)
+        super().__init__(
+            model,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            peft_config,
+            callbacks,
+            within,
+            eval_within,
+            encoder,
+        )
         if self._needs_reference and not isinstance(self.model, PeftModel) and not self._precomputes():
             raise ConfigError(
                 "training all weights leaves no reference in memory: set precompute_ref_log_probs=True, or "
@@ -100,7 +120,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         if ref_logps is None:
             ref_logps = self._reference_pass(model, passes)
         in_parts = len(passes) > 1 and torch.is_grad_enabled()
-        policy_logps = peek(model, passes) if in_parts else choice_logps(model, *passes)
+        within = self.within if model.training else self.eval_within
+        policy_logps = peek(model, passes, within) if in_parts else choice_logps(model, *passes, within=within)
         out = self.loss_function(policy_logps, ref_logps, self.config.beta)
         metrics = preference_metrics(out, policy_logps)
         if not model.training:
@@ -112,9 +133,9 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         (slope,) = torch.autograd.grad(loss, policy_logps)
         for batch in passes[:-1]:
             with self.backward_early(model) as backward:
-                part, slope = take_slope(model, batch, slope)
+                part, slope = take_slope(model, batch, slope, self.within)
                 backward(part * weight)
-        part, _ = take_slope(model, passes[-1], slope)
+        part, _ = take_slope(model, passes[-1], slope, self.within)
         return loss.detach() + (part - part.detach())
 
     @property
@@ -152,12 +173,14 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             layout=self.row_layout,
             max_tokens=self.max_tokens_per_pass,
             precision=self._autocast,
+            within=self.within if name == "train" else self.eval_within,
             folder=Path(self.config.reference_folder or str(self.args.output_dir)),
         )
 
     def _reference_pass(self, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
         if not self._needs_reference:
             return torch.zeros(passes[0].choice_mask.shape, device=passes[0].input_ids.device)
+        was_training = model.training  # `reference_of` switches it off
         policy = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if not isinstance(policy, PeftModel):
             raise ConfigError(
@@ -165,7 +188,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
                 "train_dataset or eval_dataset before `train()`, or train an adapter (peft_config)"
             )
         with torch.no_grad(), reference_of(policy), self._autocast():
-            return choice_logps(model, *passes)
+            return choice_logps(model, *passes, within=self.within if was_training else self.eval_within)
 
 
 def preference_metrics(out: PreferenceLoss, policy_logps: Tensor) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from prefrec.data import PrepareConfig, prepare
 from prefrec.data.sources import files
 from prefrec.errors import DataError
 
@@ -96,6 +97,24 @@ def test_unknown_column(shop: Shop) -> None:
         files(**shop(), title="titel")
     with pytest.raises(DataError, match="no column 'stars' for rating"):
         files(**shop(), rating="stars")
+
+
+def test_the_order_of_the_lines_in_place_of_times(tmp_path: Path) -> None:
+    log, items = tmp_path / "log.csv", tmp_path / "items.csv"
+    log.write_text("user_id,item_id\n" + "".join(f"v,1{i}\nu,{i}\n" for i in (5, 2, 9, 1, 7, 3)))
+    items.write_text("item_id,title\n" + "".join(f"{i},Thing {i}\n" for i in range(20)))
+    with pytest.raises(
+        DataError, match=r"no column 'timestamp'.*if there are no times .* give file-order as the name"
+    ):
+        files(log, items)
+    config = {"source": "files", "interactions": log, "items": items, "candidates": {"size": 4}}
+    data = prepare(PrepareConfig(**config, columns={"timestamp": "file-order"}))
+    assert {(e.user_id, " ".join(e.history), e.target) for e in data.test} == {
+        ("u", "5 2 9 1 7", "3"),
+        ("v", "15 12 19 11 17", "13"),
+    }
+    assert data.train_interactions.filter(user_id="u")["item_id"].to_list() == list("5291")
+    assert "no times: interactions are in the order of the lines of the log" in data.protocol["notes"]
 
 
 def test_item_without_title(shop: Shop) -> None:

@@ -112,7 +112,7 @@ def test_windows_keep_groups_together(tmp_path: Path) -> None:
     users = {part: {w.user_id for w in ws} for part, ws in source.given.windows.items()}
     assert [len(u) for u in users.values()] == [16, 2, 2]
     assert len(set().union(*users.values())) == 20
-    assert users["train"] == source.given.train_users
+    assert users["train"] == set(source.given.learn["user_id"])
     assert all(len(w.history) == 1 for w in source.given.windows["train"])
     assert source.notes[0] == "1 windows whose target is in the history are left out"
     assert source.notes[1] == "1 spellings differ in case or spacing only and count as one book"

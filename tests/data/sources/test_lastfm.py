@@ -97,7 +97,7 @@ def test_published_form_by_hand(tmp_path: Path) -> None:
         "validation": [(3, ("1", "2", "3"), "5")],
         "test": [(3, ("0", "1", "2"), "3")],
     }
-    assert given.train_users == {"0"}
+    assert given.learn.rows() == [("0", str(i)) for i in range(5)]
 
 
 def test_published_form_takes_artist_numbers_from_hetrec(tmp_path: Path) -> None:

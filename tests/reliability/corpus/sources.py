@@ -19,6 +19,7 @@ SHELVED = {
     "date_added": "Wed Jan 10 10:24:35 -0800 2018",
 }
 BOOK = {"book_id": "1", "title": "Emma"}
+ROWS = b'user_id,item_ids,timestamp\nu,"[1, 2, 3, 4]",5\nv,"[2, 4, 3, 1]",6\n'
 WINDOW = {"history": ["A", "B"], "target": "C", "group": "g"}
 
 
@@ -48,6 +49,13 @@ def _hundred(name: str, message: str, log: Content, items: Content = "1|Alien (1
 def _windows(name: str, message: str, first: str) -> Case:
     files = {"windows_train.jsonl": first, "windows_valid_recovered.jsonl": json.dumps(WINDOW)}
     return _source(name, message, "goodreads-windows", files)
+
+
+def _rows(
+    name: str, message: str, train: Content, *options: str, titles: str = '{"1": "A", "2": "B", "3": "C", "4": "D"}'
+) -> Case:
+    named = {"train.csv": train, "test.csv": ROWS, "id2name.json": titles}
+    return _source(name, message, "windows", named, "--num-candidates", "2", *options)
 
 
 def _artists(name: str, message: str, tags: str, artists: str = "id\tname\n1\tABBA\n") -> Case:
@@ -85,6 +93,17 @@ CASES = [
     _windows("a history that is text", "windows_train.jsonl, line 1: expected history (titles)", json.dumps(WINDOW | {"history": "A"})),
     _windows("a title that is a number", "windows_train.jsonl, line 1: expected history (titles)", json.dumps(WINDOW | {"target": 5})),
     _source("a file missing", "windows_train.jsonl: no such file", "goodreads-windows", {}),
+    _source("no files", "no train rows; expected a file such as train.csv", "windows", {}),
+    _source("no titles", "expected one file with titles, such as id2name.json, items.csv or NAME.item; found none", "windows", {"train.csv": ROWS, "test.csv": ROWS}),
+    _rows("no list", "train.csv, line 2, column item_ids: '[1, 2' is not a list of item ids", 'user_id,item_ids,timestamp\nu,"[1, 2",5\n'),
+    _rows("other columns", "no column 'item_ids' for items; there are 'user_id', 'list'.", "user_id,list\nu,1 2\n"),
+    _rows("no times to cut at", "no file of validation rows, and no times by which to take the last training rows", "user_id,item_ids\nu,1 2 3\n"),
+    _rows("one time", "all rows are of one time, so that none can be cut off for validation", "user_id,item_ids,timestamp\nu,1 2 3,5\n"),
+    _rows("rows that contradict each other", "the rows of user 'u' contradict each other: [1, 3] does not go on from [1, 2]", "user_id,item_ids,timestamp\nu,1 2,5\nu,1 3,6\n"),
+    _rows("an item without a title", "1 items of the log have no title in the catalogue (first: '9'", "user_id,item_ids,timestamp\nu,1 2 9,5\n", "--validation-share", "0"),
+    _rows("titles that are a list", "expected one JSON object of id → title", ROWS, titles="[]"),
+    _rows("a part that there is not", "row_files.dev.[key]: Input should be 'train', 'validation' or 'test'", ROWS, "--row-file", "dev=x.csv"),
+    _rows("a file that there is not", "no such file", ROWS, "--row-file", "validation=x.csv"),
     _source("no files", "expected u.data and u.item, or ml-100k.inter and ml-100k.item, in this folder", "movielens-100k", {}),
     _source("a file missing", "u.item: no such file", "movielens-100k", {"u.data": "1\t1\t5\t9\n"}),
     _hundred("a line too short", "u.data, line 1, column rating: None is not a number", "1\t1\n"),

@@ -10,6 +10,7 @@ from prefrec.data.sources.files import files
 from prefrec.data.sources.goodreads import find_files, goodreads, goodreads_windows
 from prefrec.data.sources.lastfm import lastfm_hetrec, lastfm_published
 from prefrec.data.sources.movielens import movielens_100k, movielens_csv
+from prefrec.data.sources.windows import find_window_files, windows
 from prefrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "load_source",
     "movielens_100k",
     "movielens_csv",
+    "windows",
 ]
 
 
@@ -53,6 +55,8 @@ def load_source(config: PrepareConfig) -> Source:
             )
         case "goodreads":
             return _goodreads(config)
+        case "windows":
+            return _windows(config)
         case "files":
             return _files(config)
         case "published-json":
@@ -71,11 +75,28 @@ def _files(config: PrepareConfig) -> Source:
     return files(
         _given(config.interactions, "interactions"),
         _given(config.items, "items"),
-        **config.columns.model_dump(),
+        **config.columns.model_dump(exclude={"item_list"}),
         encoding=config.encoding,
         duplicate_titles=config.duplicate_titles or "error",
         missing_titles=config.missing_titles,
         users=config.users,
+    )
+
+
+def _windows(config: PrepareConfig) -> Source:
+    rows, titles = find_window_files(
+        config.path, {str(part): f for part, f in (config.row_files or {}).items()}, config.items
+    )
+    return windows(
+        rows,
+        titles,
+        config.columns,
+        history_length=config.history_length,
+        min_history=config.min_history,
+        validation_share=config.validation_share,
+        encoding=config.encoding,
+        duplicate_titles=config.duplicate_titles or "number",
+        missing_titles=config.missing_titles,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from prefrec.data.titles import INVISIBLE, DuplicateTitles, resolve_duplicates
 from prefrec.data.types import Catalogue, Window
 from prefrec.errors import DataError
 
+_PART_ENDINGS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+"""Part → how the names of files with its rows end, without their suffix."""
 LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 
 
@@ -22,12 +24,12 @@ class GivenSplit:
 
     Attributes:
         windows: of each part.
-        train_users: users of the training part.
+        learn: `user_id, item_id` of the interactions to learn from; they are in the log.
         ordered: whether the log has each user's interactions in the order in which they were taken.
     """
 
     windows: Mapping[str, list[Window]]
-    train_users: frozenset[str]
+    learn: pl.DataFrame
     ordered: bool = True
 
 
@@ -57,6 +59,35 @@ class Source:
     touched: pl.DataFrame | None = None
     users: pl.DataFrame | None = None
     counts: bool = False
+
+
+def find_parts(
+    folder: Path, suffixes: Collection[str], parts: Collection[str] = tuple(_PART_ENDINGS)
+) -> dict[str, Path]:
+    """Return the file of each part in `folder` that has one: its name ends in `train`, `val`, `test` and the like.
+
+    Args:
+        suffixes: of the names; `.gz` may follow.
+
+    Raises:
+        DataError: a part has more than one file.
+    """
+    files: dict[str, Path] = {}
+    stems = {p: name_before(p, suffixes) for p in sorted(Path(folder).glob("*"))}
+    for part in parts:
+        found = [p for p, stem in stems.items() if stem.endswith(_PART_ENDINGS[part])]
+        if len(found) > 1:
+            raise DataError(f"{folder}: {found[0].name} and {found[1].name} both look like the {part} rows; keep one")
+        if found:
+            files[part] = found[0]
+    return files
+
+
+def name_before(path: Path, suffixes: Collection[str]) -> str:
+    """Return a file's name in lower case without its suffix, which is one of `suffixes`; "" where it is not."""
+    name = path.name.lower().removesuffix(".gz")
+    suffix = next((s for s in suffixes if name.endswith(s)), None)
+    return name.removesuffix(suffix) if suffix else ""
 
 
 def user_attributes(users: pl.DataFrame, path: Path, called: str = "user_id") -> pl.DataFrame:

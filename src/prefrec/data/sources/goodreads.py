@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +14,12 @@ import polars as pl
 from prefrec.console import track
 from prefrec.data.readers import read_json_lines
 from prefrec.data.sources.base import GivenSplit, Source, check_log, clean_catalogue, merge_duplicates
+from prefrec.data.sources.window_rows import Row, check_lengths, make_windows
 from prefrec.data.titles import DuplicateTitles, is_blank, normal_title
-from prefrec.data.types import Catalogue, Window
-from prefrec.errors import ConfigError, DataError
+from prefrec.data.types import Catalogue
+from prefrec.errors import DataError
 
 _DATE = "%a %b %d %H:%M:%S %z %Y"
-_TITLES = 10
-"""Titles of a published window."""
 _WINDOW_FILES = ("windows_train.jsonl", "windows_valid_recovered.jsonl")
 
 
@@ -99,35 +98,27 @@ def goodreads_windows(path: Path, history_length: int = 10, seed: int = 0, min_h
     """
     folder = Path(path)
     rows = list(_window_rows(folder))
-    longest = max((len(row["history"]) for row in rows), default=0)
-    if history_length > max(longest, _TITLES):
-        raise ConfigError(
-            f"history_length: {history_length} asked for, but the windows in {folder} hold {longest} titles at most; "
-            "lower it (--history-length, `history_length` in a recipe) or leave it out"
-        )
-    if rows and min_history > longest:
-        raise DataError(
-            f"{folder}: no window has min_history={min_history} titles (longest: {longest}); lower --min-history "
-            "(`min_history` in a recipe)"
-        )
+    check_lengths([len(row["history"]) for row in rows], folder, history_length, min_history)
     spellings = dict.fromkeys(title for row in rows for title in (*row["history"], row["target"]))
     books: dict[str, str] = {}
     for title in spellings:
         books.setdefault(normal_title(title), title)
     ids = {name: str(n) for n, name in enumerate(sorted(books, key=_scrambled))}
-    groups: defaultdict[str, list[tuple[list[str], str]]] = defaultdict(list)
+    groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         *history, target = (ids[normal_title(t)] for t in (*row["history"], row["target"]))
-        groups[str(row["group"])].append((history, target))
-    repeated = sum(target in history for windows in groups.values() for history, target in windows)
+        group = str(row["group"])
+        groups[group].append(Row(group, tuple(history), target, 0))
+    repeated = sum(row.target in row.history for own in groups.values() for row in own)
     notes = [f"{repeated} windows whose target is in the history are left out"]
     short = sum(len(row["history"]) < min_history for row in rows)
     notes += [f"{short} windows of fewer than {min_history} titles are left out"] if short else []
     notes += [f"{len(spellings) - len(books)} spellings differ in case or spacing only and count as one book"]
     frame = pl.DataFrame({"item_id": list(ids.values()), "title": [books[name] for name in ids]})
     items = clean_catalogue(frame, folder)
-    given = _split_groups(groups, history_length, seed, min_history)
-    return Source("goodreads-windows", "books", Catalogue(items), _group_log(groups), notes, given)
+    log = _group_log(groups)
+    given = _split_groups(groups, log, history_length, seed, min_history)
+    return Source("goodreads-windows", "books", Catalogue(items), log, notes, given)
 
 
 def _shelf(path: Path) -> pl.DataFrame:
@@ -199,31 +190,24 @@ def _window_rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _split_groups(
-    groups: dict[str, list[tuple[list[str], str]]], history_length: int, seed: int, min_history: int
+    groups: Mapping[str, list[Row]], log: pl.DataFrame, history_length: int, seed: int, min_history: int
 ) -> GivenSplit:
     names = list(groups)
     shuffled = [names[i] for i in np.random.default_rng([seed, 3]).permutation(len(names))]
     cuts = [int(len(names) * 0.8), int(len(names) * 0.9)]
     parts = {"train": shuffled[: cuts[0]], "validation": shuffled[cuts[0] : cuts[1]], "test": shuffled[cuts[1] :]}
-    windows = {part: _windows_of(members, groups, history_length, min_history) for part, members in parts.items()}
-    return GivenSplit(windows, frozenset(parts["train"]), ordered=False)
+    windows = {
+        part: make_windows((row for name in members for row in groups[name]), history_length, min_history)
+        for part, members in parts.items()
+    }
+    learn = log.filter(pl.col("user_id").is_in(parts["train"])).select("user_id", "item_id")
+    return GivenSplit(windows, learn, ordered=False)
 
 
-def _windows_of(
-    members: Iterable[str], groups: dict[str, list[tuple[list[str], str]]], history_length: int, min_history: int
-) -> list[Window]:
-    return [
-        Window(group, position, tuple(history[-history_length:]), target)
-        for group in members
-        for position, (history, target) in enumerate(groups[group])
-        if target not in history and len(history) >= min_history
-    ]
-
-
-def _group_log(groups: dict[str, list[tuple[list[str], str]]]) -> pl.DataFrame:
+def _group_log(groups: Mapping[str, list[Row]]) -> pl.DataFrame:
     """Each group's distinct items in the order they appear, the running number as the time."""
     log = []
-    for group, windows in groups.items():
-        distinct = dict.fromkeys(item for history, target in windows for item in (*history, target))
+    for group, rows in groups.items():
+        distinct = dict.fromkeys(item for row in rows for item in (*row.history, row.target))
         log += [(group, item, number) for number, item in enumerate(distinct)]
     return pl.DataFrame(log, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row")

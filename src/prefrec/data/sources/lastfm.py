@@ -103,7 +103,7 @@ def lastfm_published(
         log, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row"
     )
     notes = ["sequences ascend by artist id, not by time: the published order gives the target away"]
-    given = GivenSplit(windows, frozenset(train_users))
+    given = GivenSplit(windows, frame.filter(pl.col("user_id").is_in(list(train_users))).select("user_id", "item_id"))
     return Source("lastfm-published", "music", Catalogue(items), frame, notes, given)
 
 

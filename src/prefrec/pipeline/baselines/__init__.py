@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from prefrec.pipeline.baselines.chat_rec import chat_rec_stage
 from prefrec.pipeline.baselines.endpoint import endpoint_stage
+from prefrec.pipeline.baselines.fuse import fuse_stage
 from prefrec.pipeline.baselines.llara import llara_align_stage, llara_stage
 from prefrec.pipeline.baselines.morec import morec_stage
 from prefrec.pipeline.baselines.retrieve import retrieve_stage
@@ -40,6 +41,7 @@ class StageFunction(Protocol):
 STAGE_FUNCTIONS: dict[str, StageFunction] = {
     "chat-rec": chat_rec_stage,
     "endpoint": endpoint_stage,
+    "fuse": fuse_stage,
     "llara": llara_stage,
     "llara-s-dpo": llara_align_stage,
     "morec": morec_stage,

@@ -13,13 +13,14 @@ from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
 from prefrec.models import load_model, load_tokenizer
 from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.recipe import LoraSection
 from prefrec.pipeline.score import Entry, RankerEntry, SequentialEntry
 from prefrec.pipeline.stage import stage
 from prefrec.pipeline.train import (
-    ADAPTER,
+    WEIGHTS,
     adapter_config,
     tell_fewer,
-    train_to_adapter,
+    train_to_weights,
     training_arguments,
     training_rows,
 )
@@ -46,7 +47,7 @@ from prefrec.training import ChoiceDataset, PreferenceDataset, SoftmaxDPOConfig,
 from prefrec.training.adapters import add_adapter
 from prefrec.training.config import SFTConfig
 
-MADE = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/{PROJECTOR_FILE}")
+MADE = (f"{WEIGHTS}/adapter_config.json", f"{WEIGHTS}/{PROJECTOR_FILE}")
 """What a finished stage has."""
 
 
@@ -87,14 +88,14 @@ def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Sequ
     data, seed = made_of.data, made_of.seed
     set_seed(seed)
     base: Any = load_model(made_of.model.name, **made_of.model.loading())
-    model = add_adapter(base, adapter_config(made_of.lora))
+    model = add_adapter(base, adapter_config(made_of.lora or LoraSection()))
     add_items(model, vectors_of(load_sequential(source.folder, data.catalogue)))
     hybrid = _Prompts(made_of, model)
     rows, held_out = training_rows(data, config, seed), data.some("validation", config.eval_rows)
     tell_fewer(config.name, config, len(rows))
     trainer = LlaraTrainer(
         model,
-        SFTConfig(**training_arguments(config, made_of.model, folder, seed)),
+        SFTConfig(**training_arguments(config, made_of.model, folder, seed, "steps" if config.eval_rows else "no")),
         CurriculumDataset(
             hybrid.encode(rows, "target"), hybrid.encode(rows, "target", text=True), epochs=config.epochs, seed=seed
         ),
@@ -119,7 +120,7 @@ def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, referen
     trainer = SoftmaxDPOTrainer(
         model,
         SoftmaxDPOConfig(
-            **training_arguments(config, made_of.model, folder, seed),
+            **training_arguments(config, made_of.model, folder, seed, "steps" if config.eval_rows else "no"),
             **cast(Any, choices),
             beta=config.beta,
             max_tokens_per_pass=config.max_tokens_per_pass,
@@ -162,9 +163,9 @@ def _finish(trainer: Any, folder: Path) -> None:
             "LLaRA wants the whole model in every process: launch it without FSDP and DeepSpeed, such as by "
             "configs/accelerate/ddp.yaml"
         )
-    train_to_adapter(trainer, folder)
+    train_to_weights(trainer, folder)
     if is_first():
-        save_projector(trainer.model, folder / ADAPTER)
+        save_projector(trainer.model, folder / WEIGHTS)
 
 
 def _entry(made_of: Ingredients, name: str, folder: Path, key: str) -> LlaraEntry:
@@ -174,7 +175,7 @@ def _entry(made_of: Ingredients, name: str, folder: Path, key: str) -> LlaraEntr
         return load_llara(
             name,
             model.name,
-            folder / ADAPTER,
+            folder / WEIGHTS,
             data.catalogue,
             load_template(model.templates[0], domain=data.domain),
             loading=model.loading(),
@@ -182,4 +183,4 @@ def _entry(made_of: Ingredients, name: str, folder: Path, key: str) -> LlaraEntr
             chat=model.chat,
         )
 
-    return LlaraEntry(name, key, load, folder / ADAPTER)
+    return LlaraEntry(name, key, load, folder / WEIGHTS)

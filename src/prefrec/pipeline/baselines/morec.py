@@ -9,6 +9,7 @@ from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.score import Entry, RankerEntry
 from prefrec.pipeline.stage import file_facts, stage, stage_key
 from prefrec.processes import is_first
+from prefrec.rankers.base import Ranker
 from prefrec.rankers.morec import MODEL_FILES, MoRecConfig, load_morec, train_morec
 
 
@@ -20,4 +21,8 @@ def morec_stage(made_of: Ingredients, config: MoRecConfig, folder: Path, before:
         with stage(folder, key, config.kind, config.model_dump()):
             if is_first():
                 train_morec(made_of.data, config, folder, seed=made_of.seed)
-    return RankerEntry(config.name, key, lambda: load_morec(folder, made_of.data.catalogue, config.name))
+
+    def load() -> Ranker:
+        return load_morec(folder, made_of.data.catalogue, config.name)
+
+    return RankerEntry(config.name, key, load, load_full=load)

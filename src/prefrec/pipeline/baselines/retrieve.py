@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prefrec.console import say
 from prefrec.evaluation import Evaluation
-from prefrec.pipeline.full_catalogue import FULL_CATALOGUE, evaluate_full_catalogue, retrieve_entry
+from prefrec.pipeline.full_catalogue import FULL_CATALOGUE, evaluate_full_catalogue, full_entries, retrieve_entry
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import Entry, RankerEntry
@@ -49,7 +49,8 @@ def _measure(
 ) -> None:
     ks = sorted({1, 5, 10, config.retrieve})
     section = EvaluateSection(rows=config.rows, ks=ks, batch_size=made_of.batch_size)
-    first = [before[config.retriever]] if config.retriever in before else []
+    retriever = [before[config.retriever]] if config.retriever in before else []
+    first = full_entries(retriever, made_of.data, made_of.model) or retriever
     evaluation = evaluate_full_catalogue(
         made_of.data,
         made_of.model,

@@ -8,19 +8,20 @@ from pathlib import Path
 from transformers import set_seed
 
 from prefrec.console import say
-from prefrec.models import load_model
+from prefrec.models import load_model, load_tokenizer
 from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.recipe import LoraSection
 from prefrec.pipeline.score import Entry, RankerEntry
 from prefrec.pipeline.stage import file_facts, stage
 from prefrec.pipeline.train import (
-    ADAPTER,
+    WEIGHTS,
     adapter_config,
-    prompt_encoder,
     some_rows,
     tell_fewer,
-    train_to_adapter,
+    train_to_weights,
     training_arguments,
 )
+from prefrec.prompts import PromptEncoder
 from prefrec.rankers.tallrec import (
     LikeTemplate,
     Opinions,
@@ -42,7 +43,7 @@ def tallrec_stage(
     opinions = Opinions(made_of.data.opinions, config.liked)
     facts = file_facts([Path(config.template)] if config.template else [])
     key = made_of.key(tallrec=config.decisive(), template=facts)
-    if due(folder, key, config.name):
+    if due(folder, key, config.name, [f"{WEIGHTS}/adapter_config.json"]):
         with stage(folder, key, config.kind, config.model_dump()):
             _train(made_of, config, folder, template, opinions)
     return RankerEntry(config.name, key, lambda: _load(made_of, config, folder, template, opinions))
@@ -57,7 +58,9 @@ def _train(
         say(
             f"{config.name}: no rating below {config.liked:g}: what was chosen is liked, untouched candidates are not"
         )
-    encoder = prompt_encoder(made_of.model)
+    encoder = PromptEncoder(
+        load_tokenizer(made_of.model.name), max_length=made_of.model.max_length, chat=made_of.model.chat
+    )
     questions = training_questions(data.train, opinions, negatives=config.negatives, seed=seed)
     if opinions:
         config = config.model_copy(update={"eval_rows": 0})  # the answers to validation rows are not told
@@ -68,13 +71,13 @@ def _train(
     tell_fewer(config.name, config, len(asked))
     trainer = SFTTrainer(
         load_model(made_of.model.name, **made_of.model.loading()),
-        SFTConfig(**training_arguments(config, made_of.model, folder, seed)),
+        SFTConfig(**training_arguments(config, made_of.model, folder, seed, "steps" if held_out else "no")),
         tallrec_dataset(asked, data.catalogue, template, encoder),
         tallrec_dataset(held_out, data.catalogue, template, encoder) if held_out else None,
         encoder.tokenizer,
-        adapter_config(made_of.lora),
+        adapter_config(made_of.lora or LoraSection()),
     )
-    train_to_adapter(trainer, folder)
+    train_to_weights(trainer, folder)
 
 
 def _load(
@@ -84,7 +87,7 @@ def _load(
     return load_tallrec(
         config.name,
         model.name,
-        folder / ADAPTER,
+        folder / WEIGHTS,
         made_of.data.catalogue,
         template,
         opinions,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from prefrec.data.readers import first_words
 from prefrec.errors import DataError
 from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.pipeline.stage import PREVIOUS, STAGE_FILE, read_json, stage_key
+from prefrec.rankers.fuse import FUSE_FILE, fusion_sentence
 
 T = TypeVar("T")
 
@@ -24,7 +26,7 @@ EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/NAME/", "
 """The parts of a run's folder."""
 
 METRICS = "metrics.json"
-_STAGE_FOLDERS = ("data", "pretrain", "sft", "sequential/*", "align/*", "rankers/*")
+_STAGE_FOLDERS = ("data", "sft", "sequential/*", "align/*", "rankers/*")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Stage:
     """A training stage.
 
     Attributes:
-        name: `pretrain`, `sft`, or the name of an alignment; its ranker in the tables has the same name.
+        name: `sft`, or the name of an alignment; its ranker in the tables has the same name.
         kind: `sft` or `align`.
         state: what `stage.json` says (`finished`, `seconds`, `config`).
         log: the Trainer's `log_history`, empty where training has not come to its end.
@@ -69,6 +71,7 @@ class RunContents:
         predictions: of all rankers, a frame of `PREDICTION_SCHEMA`.
         missing: one sentence for each part that is absent, unfinished or damaged.
         machines: machine and versions that finished each stage, by its folder; those of before this was noted lack.
+        fusions: one sentence for each fuse entry of the recipe: its weights, and what chose them.
         outdated: what has changed since the rankers were evaluated; metrics and predictions count as missing then.
     """
 
@@ -84,6 +87,7 @@ class RunContents:
     predictions: pl.DataFrame | None
     missing: list[str]
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fusions: list[str] = field(default_factory=list)
     outdated: str = ""
 
     @property
@@ -142,6 +146,7 @@ def read_run(folder: Path) -> RunContents:
         predictions,
         reader.missing,
         {part: state["environment"] for part, state in _states(folder, recipe).items() if _made_by(state)},
+        reader.fusions(recipe),
         outdated,
     )
 
@@ -185,7 +190,7 @@ def _outdated(known: Any, now: dict[str, str]) -> str:
 
 def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What `stage.json` says of each stage that the recipe asks for, by its folder in the run's."""
-    wanted = {"data", *(name for name in ("pretrain", "sft") if recipe.get(name))}
+    wanted = {"data", *(["sft"] if recipe.get("sft") else [])}
     for section, field_name in (("sequential", "model"), ("align", "name"), ("rankers", "name")):
         wanted |= {f"{section}/{name}" for name in _named(recipe, section, field_name)}
     places = {str(p.relative_to(folder)): p for pattern in _STAGE_FOLDERS for p in sorted(folder.glob(pattern))}
@@ -233,10 +238,17 @@ class _Reader:
         planned = [str(s["name"]) for s in sections or [] if isinstance(s, dict) and "name" in s]
         found = sorted(p.name for p in self.folder.glob("align/*") if p.is_dir() and p.suffix != PREVIOUS)
         names = list(dict.fromkeys([*planned, *found]))
-        tuned = [n for n in ("pretrain", "sft") if recipe.get(n) or (self.folder / n).is_dir()]
-        wanted = [(name, name, "sft") for name in tuned]
+        wanted = [("sft", "sft", "sft")] if recipe.get("sft") or (self.folder / "sft").is_dir() else []
         wanted += [(f"align/{name}", name, "align") for name in names if not name.startswith(".")]
         return [s for part, name, kind in wanted if (s := self._stage(part, name, kind))]
+
+    def fusions(self, recipe: dict[str, Any]) -> list[str]:
+        """Return a sentence for each of the recipe's `rankers` that has chosen weights."""
+        # Names come from a file that may be anybody's: only folders that are there are read.
+        there = {p.parent.name for p in self.folder.glob(f"rankers/*/{FUSE_FILE}")}
+        chosen = [name for name in _named(recipe, "rankers") if name in there]
+        read = [self.read(f"rankers/{name}/{FUSE_FILE}", partial(_fusion, name)) for name in chosen]
+        return [sentence for sentence in read if sentence]
 
     def _stage(self, part: str, name: str, kind: str) -> Stage | None:
         if not (self.folder / part).is_dir():
@@ -285,6 +297,10 @@ def _read_metrics(path: Path) -> tuple[str, Evaluation, Evaluation | None, Any]:
         Evaluation.from_json(generation) if generation else None,
         value.get("made_of"),
     )
+
+
+def _fusion(name: str, path: Path) -> str:
+    return fusion_sentence(name, _read_object(path))
 
 
 def _number(value: Any) -> bool:

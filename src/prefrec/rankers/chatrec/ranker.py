@@ -17,7 +17,8 @@ from prefrec.rankers.chatrec.answer import Answer, read_answer
 from prefrec.rankers.chatrec.chat import ChatModel
 from prefrec.rankers.chatrec.profile import Profiles
 from prefrec.rankers.chatrec.prompt import question
-from prefrec.rankers.reference import RandomRanker, pad_scores
+from prefrec.rankers.reference import RandomRanker
+from prefrec.rankers.rows import pad_scores
 
 
 @dataclass

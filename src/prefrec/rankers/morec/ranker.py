@@ -18,7 +18,7 @@ from prefrec.errors import DataError, ModelError
 from prefrec.rankers.morec.config import MoRecConfig
 from prefrec.rankers.morec.model import MoRecModel
 from prefrec.rankers.morec.titles import load_encoder, read_titles, title_vectors
-from prefrec.rankers.reference import pad_codes
+from prefrec.rankers.rows import pad_codes
 
 MODEL_FILES = ("model.safetensors", "titles.safetensors", "model.json")
 """What `load_morec` reads; a tuned encoder is in the folder `ENCODER` besides."""

@@ -28,7 +28,7 @@ from prefrec.rankers.morec.loss import distinct_codes, full_softmax_loss, in_bat
 from prefrec.rankers.morec.model import MoRecModel
 from prefrec.rankers.morec.ranker import ENCODER, MODEL_FILES, SIZES, last_scores
 from prefrec.rankers.morec.titles import TitleEncoder, load_encoder, read_titles, title_vectors, write_titles
-from prefrec.rankers.reference import pad_codes
+from prefrec.rankers.rows import pad_codes
 
 METRIC = "ndcg@10"
 """Of the validation rows, over the whole catalogue: chooses the epoch."""

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.rankers.reference import pad_codes
+from prefrec.rankers.rows import pad_codes
 from prefrec.rankers.sequential.benchmark import UNKNOWN_USER, Vocabulary
 from prefrec.rankers.sequential.job import FIXED
 

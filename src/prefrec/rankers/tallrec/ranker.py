@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from prefrec import processes
 from prefrec.console import track
 from prefrec.data import Catalogue, RankingExample
-from prefrec.prompts import ChoiceSet
+from prefrec.prompts import ChoiceSet, PromptEncoder
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.lm import LMRanker, load_lm
-from prefrec.rankers.reference import pad_scores
+from prefrec.rankers.rows import pad_scores
 from prefrec.rankers.tallrec.prompts import LikeTemplate, encode_question
 from prefrec.rankers.tallrec.questions import Opinions, Question, history_of
 
@@ -55,7 +55,9 @@ class TallrecRanker:
         """P(Yes) of each candidate [C]."""
         history = history_of(example, self.opinions)
         questions = [
-            encode_question(Question(history, c), self.lm.catalogue, self.template, self.lm.encoder)
+            encode_question(
+                Question(history, c), self.lm.catalogue, self.template, cast(PromptEncoder, self.lm.encoder)
+            )
             for c in example.candidates
         ]
         logps = [self._tries.logps(part) for part in together(questions)]

@@ -1,0 +1,133 @@
+"""Likelihood within a catalogue: at each token only the children of the title trie compete.
+
+log p(title | prompt) = Σ over the places where the title's path branches of log softmax over the children there,
+so that the probabilities of all titles sum to one. Where a prefix has one child nothing is decided and nothing
+is computed (MSL, arXiv 2504.04178, masks the softmax in the same way).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefrec.trie import ROOT, Trie
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The places where the path of an answer branches.
+
+    Attributes:
+        offsets: index in the answer of each token that is one of several.
+        nodes: the trie node before each of them.
+    """
+
+    offsets: tuple[int, ...]
+    nodes: tuple[int, ...]
+
+
+class CatalogueSoftmax:
+    """The tokens that may follow each prefix of a catalogue's titles.
+
+    Args:
+        answers: token ids of every title, end token included. Train with the items of the training log: the
+            branches of items that never occur there could only be pushed down. Score with all items that may be
+            asked about.
+
+    Attributes:
+        trie: of the answers.
+        branches: bool [M], True for the trie's nodes that have several children.
+        words: [U] ids of the tokens that are one of several somewhere, ascending: only they need logits.
+    """
+
+    def __init__(self, answers: Sequence[Sequence[int]]) -> None:
+        self.trie = Trie.build(answers)
+        counts = np.diff(self.trie.child_starts)
+        self.branches = counts > 1
+        inner = np.flatnonzero(self.branches)
+        _, children = self.trie.children_of(inner)
+        tokens = self.trie.tokens[children]
+        words = np.unique(tokens)
+        self.words = torch.from_numpy(words)
+        self._columns = torch.from_numpy(np.searchsorted(words, tokens))
+        starts = np.concatenate([[0], np.cumsum(np.where(self.branches, counts, 0))])
+        self._starts = torch.from_numpy(starts)
+        self._routes: dict[tuple[int, ...], Route] = {}
+        self._terminals: dict[tuple[int, ...], int] | None = None
+        self._only_root = inner.tolist() == [ROOT]
+
+    def route(self, answer: Sequence[int]) -> Route:
+        """Return where the path of `answer` (a title's tokens, or the beginning of them) branches.
+
+        Raises:
+            ValueError: the answer is not in the catalogue.
+        """
+        key = tuple(answer)
+        if key not in self._routes:
+            self._routes[key] = self._walk(key)
+        return self._routes[key]
+
+    def terminal(self, answer: Sequence[int]) -> int:
+        """Return the trie node where a whole title ends.
+
+        Raises:
+            ValueError: the answer is not in the catalogue.
+        """
+        if self._terminals is None:
+            self._terminals = {self.trie.path(n): n for n in np.unique(self.trie.terminals).tolist()}
+        if (node := self._terminals.get(tuple(answer))) is None:
+            raise ValueError(
+                f"the answer {tuple(answer)} is not in the catalogue of {len(self.trie.terminals)} titles"
+            )
+        return node
+
+    def _unknown(self, answer: tuple[int, ...]) -> ValueError:
+        return ValueError(f"the answer {answer} is not in the catalogue of {len(self.trie.terminals)} titles")
+
+    def cut(self, answer: Sequence[int]) -> tuple[int, ...]:
+        """Return the answer up to its last branch: what follows is certain and need not be read."""
+        offsets = self.route(answer).offsets
+        return tuple(answer[: offsets[-1] + 1 if offsets else 1])
+
+    def token_logps(self, logits: Tensor, nodes: Tensor, index: Tensor, targets: Tensor) -> Tensor:
+        """Return log-probabilities [M], in float32, of tokens among the children of their nodes.
+
+        Args:
+            logits: [P, U] of `words` at P positions.
+            nodes: [P] trie node of each position.
+            index: [M] position of each token.
+            targets: [M] its id, a child of the position's node.
+        """
+        logits = logits.float()
+        competing = logits if self._only_root else logits.masked_fill(~self._allowed(nodes), -torch.inf)
+        columns = torch.searchsorted(self.words.to(targets.device), targets)
+        return logits[index, columns] - competing.logsumexp(dim=-1)[index]
+
+    def _allowed(self, nodes: Tensor) -> Tensor:
+        """Return bool [P, U], True for the children of each node."""
+        device = nodes.device
+        starts, columns = self._starts.to(device), self._columns.to(device)
+        counts = starts[nodes + 1] - starts[nodes]
+        rows = torch.repeat_interleave(torch.arange(len(nodes), device=device), counts)
+        first = starts[nodes] - (counts.cumsum(0) - counts)
+        out = torch.zeros(len(nodes), len(self.words), dtype=torch.bool, device=device)
+        out[rows, columns[torch.arange(len(rows), device=device) + first[rows]]] = True
+        return out
+
+    def _walk(self, answer: tuple[int, ...]) -> Route:
+        trie, node = self.trie, ROOT
+        offsets, nodes = [], []
+        for offset, token in enumerate(answer):
+            children = trie.children[trie.child_starts[node] : trie.child_starts[node + 1]]
+            at = int(np.searchsorted(trie.tokens[children], token))
+            if at == len(children) or trie.tokens[children[at]] != token:
+                raise self._unknown(answer)
+            if len(children) > 1:
+                offsets.append(offset)
+                nodes.append(node)
+            node = int(children[at])
+        return Route(tuple(offsets), tuple(nodes))

@@ -1,0 +1,240 @@
+"""Rows of a history and the next item: read them from files, join overlapping ones, make windows of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from prefrec.data.config import ColumnNames
+from prefrec.data.readers import (
+    FILE_ORDER,
+    check_ids,
+    first_line,
+    load_json,
+    parse_timestamps,
+    pick_columns,
+    read_json_lines,
+    read_table,
+    time_columns,
+)
+from prefrec.data.types import Window
+from prefrec.errors import ConfigError, DataError
+
+JSON_LINES = (".jsonl", ".ndjson")
+LISTS = ("item_ids", "item_id_list", "history")
+"""Names of the column with a row's items that are known without being told; the second is RecBole's."""
+_OPTIONS = {
+    "user_id": "--user-column (`columns.user` in a recipe)",
+    "items": "--item-list-column (`columns.item_list` in a recipe)",
+    "target": "--item-column (`columns.item` in a recipe)",
+    "timestamp": "--timestamp-column (`columns.timestamp` in a recipe)",
+}
+_ID = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"\[\]()]+)""")
+_USUAL = 10
+"""Items of a history that may be asked for even where no row holds as many: the default."""
+
+
+class Row(NamedTuple):
+    """What a user took, oldest first, and what they took next; `time` is that of the target."""
+
+    user: str
+    history: tuple[str, ...]
+    target: str
+    time: int
+
+
+class RowFile(NamedTuple):
+    """Rows of a file, oldest first, notes on reading them, and whether it has times; else `time` numbers the rows."""
+
+    rows: list[Row]
+    timed: bool
+    notes: list[str]
+
+
+def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowFile:
+    """Return the rows of a file.
+
+    The target is in the column `columns.item` or `target` where there is one, else the last of the list. A column of
+    times called `timestamp` may be absent; `FILE_ORDER` as its name reads none.
+
+    Args:
+        path: CSV, TSV, Parquet, JSON lines or RecBole's `.inter`. A list is JSON's, Python's, numpy's or ids with
+            spaces between.
+
+    Raises:
+        DataError: a column is missing, or a value cannot be used; the message names the line.
+    """
+    table = _json_table(path) if _is_json(path) else read_table(path, encoding)
+    names = _names(table.columns, columns)
+    frame = pick_columns(table, names, path, options=_OPTIONS)
+    if frame.is_empty():
+        raise DataError(f"{path}: no rows (a header at most); expected a line for each row")
+    for column in ("user_id", *(["target"] if "target" in names else [])):
+        frame = check_ids(frame, column, path, names[column])
+    if "timestamp" in names:
+        frame, notes = parse_timestamps(frame, "timestamp", path, names["timestamp"])
+    else:
+        frame = frame.with_columns(pl.int_range(pl.len()).alias("timestamp"))
+        notes = [f"{path.name}: no times; rows are taken in the order of the file"]
+    items = _item_lists(frame["items"], path, names["items"], at_least=0 if "target" in names else 1)
+    frame = frame.with_columns(pl.Series("items", items, dtype=pl.List(pl.String)))
+    frame = frame.sort(time_columns(frame), maintain_order=True)
+    targets = frame["target"] if "target" in names else frame["items"].list.last()
+    last = None if "target" in names else -1
+    fields = zip(frame["user_id"], frame["items"].to_list(), targets, frame["timestamp"], strict=True)
+    rows = [Row(user, tuple(items[:last]), target, time) for user, items, target, time in fields]
+    return RowFile(rows, "timestamp" in names, notes)
+
+
+def addition(sequence: Sequence[str], window: Sequence[str]) -> Sequence[str] | None:
+    """Return what `window` adds to the end of `sequence`; None where the two contradict each other.
+
+    The window may begin with the end of the sequence, lie within it, or share no item with it. A window that goes one
+    step beyond the end does so even where it also lies within: users take things again.
+    """
+    longest = min(len(sequence), len(window))
+    overlap = next((k for k in range(longest, 0, -1) if sequence[-k:] == window[:k]), 0)
+    if overlap >= len(window) - 1:
+        return window[overlap:]
+    if any(sequence[i : i + len(window)] == window for i in range(len(sequence) - len(window) + 1)):
+        return []
+    return window[overlap:] if overlap or set(sequence).isdisjoint(window) else None
+
+
+def merge_rows(rows: Iterable[Row], path: Path) -> dict[str, list[tuple[str, int]]]:
+    """Return each user's items, with the time by which they were taken, of rows that overlap.
+
+    Args:
+        rows: each user's in their order.
+        path: of the rows, for the message.
+
+    Raises:
+        DataError: two rows of a user contradict each other.
+    """
+    items: dict[str, list[str]] = {}
+    times: dict[str, list[int]] = {}
+    for row in rows:
+        sequence, window = items.setdefault(row.user, []), [*row.history, row.target]
+        added = addition(sequence, window)
+        if added is None:
+            raise DataError(
+                f"{path}: the rows of user {row.user!r} contradict each other: {_shown(window)} does not go on from "
+                f"{_shown(sequence)}. A row must begin with the user's latest items, repeat an earlier row, or share "
+                "no item with the rows before it: order the rows by time, or give each session a user id of its own"
+            )
+        sequence += added
+        times.setdefault(row.user, []).extend([row.time] * len(added))
+    return {user: list(zip(items[user], times[user], strict=True)) for user in items}
+
+
+def make_windows(
+    rows: Iterable[Row], history_length: int, min_history: int, taken: Mapping[str, Collection[str]] | None = None
+) -> list[Window]:
+    """Return the windows of rows with at least `min_history` items whose target the user did not take before.
+
+    A row's position is its place among all rows of its user here.
+
+    Args:
+        taken: user → items taken before all these rows, beside those of the histories.
+    """
+    windows, places = [], Counter[str]()
+    for row in rows:
+        position = places[row.user]
+        places[row.user] += 1
+        again = row.target in row.history or row.target in (taken or {}).get(row.user, ())
+        if len(row.history) >= min_history and not again:
+            windows.append(Window(row.user, position, row.history[-history_length:], row.target))
+    return windows
+
+
+def check_lengths(lengths: Collection[int], where: Path, history_length: int, min_history: int) -> None:
+    """Refuse a history longer than rows of these lengths can show.
+
+    Raises:
+        DataError: no row has `min_history` items.
+        ConfigError: `history_length` is more than 10 and than any row holds.
+    """
+    longest = max(lengths, default=0)
+    if history_length > max(longest, _USUAL):
+        raise ConfigError(
+            f"history_length: {history_length} asked for, but the windows in {where} hold {longest} titles at most; "
+            "lower it (--history-length, `history_length` in a recipe) or leave it out"
+        )
+    if lengths and min_history > longest:
+        raise DataError(
+            f"{where}: no window has min_history={min_history} titles (longest: {longest}); lower --min-history "
+            "(`min_history` in a recipe)"
+        )
+
+
+def _is_json(path: Path) -> bool:
+    return path.name.removesuffix(".gz").endswith(JSON_LINES)
+
+
+def _json_table(path: Path) -> pl.DataFrame:
+    """JSON lines as a table of text; what is neither text nor null is written as JSON."""
+    rows = [row for _, row in read_json_lines(path)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pl.DataFrame({n: pl.Series([_json_text(row.get(n)) for row in rows], dtype=pl.String) for n in names})
+
+
+def _json_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _names(there: Collection[str], columns: ColumnNames) -> dict[str, str]:
+    """Our name → name in the file; the target's and the time's are absent where the file has none."""
+    usual = ColumnNames()
+    names = {"user_id": columns.user, "items": columns.item_list or next((c for c in LISTS if c in there), LISTS[0])}
+    target = (
+        columns.item if columns.item != usual.item else next((c for c in (usual.item, "target") if c in there), "")
+    )
+    names |= {"target": target} if target else {}
+    timed = columns.timestamp != FILE_ORDER and (columns.timestamp in there or columns.timestamp != usual.timestamp)
+    return names | ({"timestamp": columns.timestamp} if timed else {})
+
+
+def _item_lists(values: pl.Series, path: Path, called: str, at_least: int) -> list[list[str]]:
+    lists = [_ids(value, path) for value in values.to_list()]
+    bad = pl.Series([found is None or len(found) < at_least for found in lists])
+    if bad.any():
+        value = values[int(bad.arg_true()[0])]
+        raise DataError(
+            f"{path}, {first_line(bad, path)}, column {called}: {value!r} is not a list of item ids, such as "
+            f"[1, 2, 3] or 1 2 3 ({bad.sum()} of {len(bad)} rows); correct or drop these rows"
+        )
+    return [found or [] for found in lists]
+
+
+def _ids(value: Any, path: Path) -> list[str] | None:
+    """The ids of a list or of the text of one; None where it is not one."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        value = _parsed(value.strip(), path)
+    if not isinstance(value, list):
+        return None
+    ids = [str(int(v)) if isinstance(v, float) and v.is_integer() else v for v in value]
+    texts = [str(v).strip() for v in ids if isinstance(v, str | int) and not isinstance(v, bool)]
+    return texts if len(texts) == len(ids) and all(texts) else None
+
+
+def _parsed(text: str, path: Path) -> Any:
+    """The JSON in a text, or the ids between brackets, commas and spaces; None where brackets do not pair."""
+    if text.startswith("["):
+        with suppress(DataError):
+            return load_json(text, path)
+    if text[:1] + text[-1:] not in ("[]", "()") and not {*"[]()"}.isdisjoint(text[:1] + text[-1:]):
+        return None
+    return ["".join(groups) for groups in _ID.findall(text)]
+
+
+def _shown(items: Sequence[str]) -> str:
+    return f"[{'…, ' if len(items) > 12 else ''}{', '.join(items[-12:])}]"

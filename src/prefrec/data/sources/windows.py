@@ -1,0 +1,241 @@
+"""Ready-made rows of a history and the next item, with the split of their files, as many papers publish them."""
+
+from __future__ import annotations
+
+import html
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from prefrec.data.config import ColumnNames
+from prefrec.data.readers import (
+    FILE_ORDER,
+    SUBSECOND,
+    as_text,
+    check_ids,
+    load_json,
+    pick_columns,
+    read_table,
+    read_text,
+)
+from prefrec.data.sources.base import (
+    LOG_SCHEMA,
+    GivenSplit,
+    Source,
+    check_log,
+    clean_catalogue,
+    find_parts,
+    name_before,
+)
+from prefrec.data.sources.window_rows import (
+    JSON_LINES,
+    Row,
+    check_lengths,
+    make_windows,
+    merge_rows,
+    read_rows,
+)
+from prefrec.data.titles import DuplicateTitles, resolve_duplicates
+from prefrec.data.types import Catalogue
+from prefrec.errors import DataError
+
+PARTS = ("train", "validation", "test")
+_TABLES = (".csv", ".tsv", ".parquet", ".pq", ".inter", *JSON_LINES)
+_TITLES = (".json", ".item", ".csv", ".tsv", ".parquet", ".pq")
+_TITLE_NAMES = ("id2name", "id2title", "item", "title", "catalog")
+"""How the names of files with titles begin; RecBole's `.item` needs none of them."""
+_TITLE_OPTIONS = {
+    "item_id": "--catalogue-item-column (`columns.catalogue_item` in a recipe)",
+    "title": "--title-column (`columns.title` in a recipe)",
+}
+
+
+def find_window_files(
+    folder: Path | None, named: Mapping[str, Path], titles: Path | None = None
+) -> tuple[dict[str, Path], Path]:
+    """Return the file of each part (validation may have none), and the file with the titles.
+
+    Args:
+        folder: where files that are not named are looked for; None where all are named.
+        named: part → its file.
+        titles: the file with the titles, where it is named.
+
+    Raises:
+        DataError: there is no file, or more than one, of what there must be one of.
+    """
+    there = Path() if folder is None else Path(folder)
+    files = find_parts(there, _TABLES, [p for p in PARTS if p not in named]) if folder is not None else {}
+    files |= named
+    for part in ("train", "test"):
+        if part not in files:
+            raise DataError(
+                f"{folder}: no {part} rows; expected a file such as {part}.csv, {part}.parquet, {part}.jsonl or "
+                f"NAME.{part}.inter, or name it with --row-file {part}=FILE (`row_files` in a recipe)"
+            )
+    return files, titles or _find_titles(there, set(files.values()))
+
+
+def windows(
+    files: Mapping[str, Path],
+    titles: Path,
+    columns: ColumnNames | None = None,
+    *,
+    history_length: int = 10,
+    min_history: int = 3,
+    validation_share: float = 0.08,
+    encoding: str = "utf-8",
+    duplicate_titles: DuplicateTitles = "number",
+    missing_titles: Literal["error", "drop"] = "error",
+) -> Source:
+    """Return rows as their files give them, and a log with each interaction once, however many rows show it.
+
+    Training interactions are what the training file shows, without the targets of validation rows that are cut off
+    it. What validation and test files show beyond is in the log and is not learnt from. Rows whose target the user
+    took before are left out, as are those with fewer than `min_history` items of history. All items with a title stay
+    in the catalogue.
+
+    Args:
+        files: `train`, `test` and, where there is one, `validation` → file of rows, as `read_rows` reads them.
+        titles: JSON of id → title, or a table; HTML entities in titles are decoded.
+        validation_share: without a file of validation rows, about this share of the training rows, the last by time.
+
+    Raises:
+        DataError: a file cannot be used, rows of a user contradict each other, or rows without times are to be cut.
+        ConfigError: `history_length` is more than 10 and than any row holds.
+    """
+    columns, titles, train_file = columns or ColumnNames(), Path(titles), Path(files["train"])
+    items, renamed, notes = resolve_duplicates(_read_titles(titles, columns, encoding), duplicate_titles)
+    read = {part: read_rows(Path(path), columns, encoding) for part, path in files.items()}
+    rows = {part: [_with_ids(row, renamed) for row in file.rows] for part, file in read.items()}
+    notes += [note for file in read.values() for note in file.notes]
+    check_lengths([len(r.history) for own in rows.values() for r in own], train_file, history_length, min_history)
+    sequences = merge_rows(rows["train"], train_file)
+    notes.append(
+        f"{train_file.name}: {len(rows['train']):,} rows of {len(sequences):,} users hold "
+        f"{sum(map(len, sequences.values())):,} interactions"
+    )
+    if "validation" not in rows:
+        in_order = read["train"].timed or columns.timestamp == FILE_ORDER
+        rows, cut = _cut_validation(rows, validation_share, train_file, in_order)
+        notes += cut
+    log = _log(sequences, rows, timed=all(file.timed for file in read.values()))
+    log, dropped = check_log(log, items, titles, missing_titles)
+    if dropped:
+        rows = _without_unknown(rows, set(items["item_id"]))
+    given, left_out = _given(rows, log, history_length, min_history)
+    return Source("windows", "generic", Catalogue(items), log.drop("learn"), notes + dropped + left_out, given)
+
+
+def _find_titles(folder: Path, rows: Collection[Path]) -> Path:
+    stems = {p: name_before(p, _TITLES) for p in sorted(folder.glob("*")) if p not in rows}
+    found = [p for p, stem in stems.items() if stem and (p.suffix == ".item" or stem.startswith(_TITLE_NAMES))]
+    if len(found) != 1:
+        listed = ", ".join(p.name for p in found) or "none"
+        raise DataError(
+            f"{folder}: expected one file with titles, such as id2name.json, items.csv or NAME.item; found {listed}. "
+            "Name it with --items (`items` in a recipe)"
+        )
+    return found[0]
+
+
+def _read_titles(path: Path, columns: ColumnNames, encoding: str) -> pl.DataFrame:
+    if name_before(path, [".json"]):
+        told = load_json(read_text(path, encoding), path)
+        if not isinstance(told, dict) or not all(isinstance(title, str) for title in told.values()):
+            raise DataError(f'{path}: expected one JSON object of id → title, such as {{"1": "Calculator"}}')
+        table, names = pl.DataFrame({"item_id": list(told), "title": list(told.values())}), {"item_id": "item_id"}
+    else:
+        table = read_table(path, encoding)
+        own = next((c for c in (columns.item, "item_id", "id") if c in table.columns), columns.item)
+        names = {"item_id": columns.catalogue_item or own}
+        table = pick_columns(table, names | {"title": columns.title}, path, options=_TITLE_OPTIONS)
+    table = check_ids(table, "item_id", path, names["item_id"])
+    decoded = as_text(table, "title", path, columns.title).map_elements(html.unescape, return_dtype=pl.String)
+    return clean_catalogue(table.with_columns(decoded), path, columns.title)
+
+
+def _with_ids(row: Row, renamed: Mapping[str, str]) -> Row:
+    if not renamed:
+        return row
+    history = tuple(renamed.get(i, i) for i in row.history)
+    return row._replace(history=history, target=renamed.get(row.target, row.target))
+
+
+def _cut_validation(
+    rows: dict[str, list[Row]], share: float, path: Path, in_order: bool
+) -> tuple[dict[str, list[Row]], list[str]]:
+    """The training rows, cut at the time of the one that begins the last `share`; and a note."""
+    train = rows["train"]
+    if not share:
+        return {**rows, "validation": []}, []
+    if not in_order:
+        raise DataError(
+            f"{path}: no file of validation rows, and no times by which to take the last training rows for them. "
+            "Name the file with --row-file validation=FILE (`row_files`), or the column with --timestamp-column "
+            f"(`columns.timestamp`; {FILE_ORDER} takes the order of the lines); --validation-share 0 "
+            "(`validation_share`) does without validation rows"
+        )
+    cut = train[-max(1, round(share * len(train)))].time
+    parts = [row for row in train if row.time < cut], [row for row in train if row.time >= cut]
+    if not parts[0]:
+        raise DataError(f"{path}: all rows are of one time, so that none can be cut off for validation")
+    note = f"validation: the last {len(parts[1]):,} of {len(train):,} training rows by time"
+    return rows | {"train": parts[0], "validation": parts[1]}, [note]
+
+
+def _log(sequences: Mapping[str, list[tuple[str, int]]], rows: Mapping[str, list[Row]], timed: bool) -> pl.DataFrame:
+    """Return what each user took, in order, and whether it may be learnt from (column `learn`).
+
+    Args:
+        sequences: what the training file shows of each user; what held-out rows show beyond follows it.
+        timed: an item has the time of the first row that shows it, and `SUBSECOND` tells equal times apart; else the
+            place in the user's sequence is the time.
+    """
+    trained = {(row.user, item) for row in rows["train"] for item in (*row.history, row.target)}
+    held = {(row.user, row.target) for row in rows["validation"]} - trained
+    pairs = [(user, item, time, (user, item) not in held) for user, own in sequences.items() for item, time in own]
+    known = {(user, item) for user, item, *_ in pairs}
+    later = [*rows["validation"], *rows["test"]]
+    for row in sorted(later, key=lambda row: row.time) if timed else later:
+        for item in (*row.history, row.target):
+            if (row.user, item) not in known:
+                known.add((row.user, item))
+                pairs.append((row.user, item, row.time, False))
+    log = pl.DataFrame(pairs, schema=LOG_SCHEMA | {"learn": pl.Boolean}, orient="row")
+    log = log.with_columns(pl.int_range(pl.len()).over("user_id").alias(SUBSECOND))
+    return log if timed else log.with_columns(pl.col(SUBSECOND).alias("timestamp")).drop(SUBSECOND)
+
+
+def _without_unknown(rows: Mapping[str, list[Row]], known: Collection[str]) -> dict[str, list[Row]]:
+    return {
+        part: [
+            row._replace(history=tuple(i for i in row.history if i in known)) for row in own if row.target in known
+        ]
+        for part, own in rows.items()
+    }
+
+
+def _given(
+    rows: Mapping[str, list[Row]], log: pl.DataFrame, history_length: int, min_history: int
+) -> tuple[GivenSplit, list[str]]:
+    """The split of the rows, and notes on what it left out and what is new in it."""
+    learn = log.filter("learn").select("user_id", "item_id")
+    taken: defaultdict[str, set[str]] = defaultdict(set)
+    for user, item in learn.iter_rows():
+        taken[user].add(item)
+    windows = {
+        part: make_windows(rows[part], history_length, min_history, {} if part == "train" else taken)
+        for part in PARTS
+    }
+    every = [row for own in rows.values() for row in own]
+    short = sum(len(row.history) < min_history for row in every)
+    again = len(every) - short - sum(map(len, windows.values()))
+    notes = [f"{short:,} rows with fewer than {min_history} items of history are left out"] if short else []
+    notes += [f"{again:,} rows whose target the user took before are left out"] if again else []
+    learnt = set(learn["item_id"])
+    new = sum(w.target not in learnt for w in windows["test"])
+    notes += [f"{new / len(windows['test']):.1%} of the test targets are in no training interaction"] if new else []
+    return GivenSplit(windows, learn), notes

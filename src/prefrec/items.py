@@ -1,0 +1,285 @@
+"""Items as tokens: beyond a model's words, one token for each item, with one vector in and one vector out.
+
+An item's vector is a projection of its title's vector plus a vector of its own:
+
+    in  = W_in·t_i + keep·e_i        out = W_out·t_i + keep·u_i        logit = hidden·out + b_i
+
+`keep` is 0 for a random share of the items in each training step, so that a title alone must do: an item that no
+user has taken yet is ranked by its title. Item i is token V + i, V being the size of the model's vocabulary. So a
+history is a prompt and an item an answer of one token, and packing, scoring, losses and trainers take both as they
+take words. E4SRec (arXiv 2312.02443) and LLaRA (2312.02445) are relatives.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from prefrec.data import Catalogue
+from prefrec.errors import DataError, ModelError, TokenizerError
+from prefrec.linear import quicken
+from prefrec.models import DTYPES
+from prefrec.prompts import ChoiceSet, Trajectory
+
+ITEMS_FILE = "items.json"
+"""In the folder of a model that knows items: their ids, and the sizes of their vectors."""
+_WEIGHTS_FILE = "model.safetensors"
+
+
+class ItemTable(nn.Module):
+    """The vectors of I items.
+
+    Args:
+        ids: of the items.
+        titles: [I, T] title vectors, which are not trained.
+        width: D, of the language model.
+        vector_dropout: share of the items whose own vector is left out of a training step.
+        dropout: on the vectors that go into the model, and on the hidden states that meet those that come out.
+    """
+
+    titles: Tensor
+
+    def __init__(
+        self, ids: Sequence[str], titles: Tensor, width: int, *, vector_dropout: float = 0.0, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.ids = list(ids)
+        self.register_buffer("titles", titles)
+        self.into = nn.Linear(titles.shape[1], width, bias=False)
+        self.out = nn.Linear(titles.shape[1], width, bias=False)
+        self.own_in = nn.Parameter(torch.zeros(len(titles), width))
+        self.own_out = nn.Parameter(torch.zeros(len(titles), width))
+        self.bias = nn.Parameter(torch.zeros(len(titles)))
+        self.vector_dropout = vector_dropout
+        self.dropout = nn.Dropout(dropout)
+
+    def vectors_in(self, items: Tensor) -> Tensor:
+        """Return the vectors [..., D] of items, as the model reads them."""
+        return self.dropout(self.into(self.titles[items]) + self._own(self.own_in)[items])
+
+    def logits(self, hidden: Tensor, items: Tensor) -> Tensor:
+        """Return the logits [..., n] of `items` [n] after hidden states [..., D]."""
+        vectors = self.out(self.titles[items]) + self._own(self.own_out)[items]
+        return F.linear(self.dropout(hidden), vectors, self.bias[items])
+
+    def _own(self, vectors: Tensor) -> Tensor:
+        if not (self.training and self.vector_dropout):
+            return vectors
+        kept = torch.rand(len(vectors), 1, device=vectors.device) >= self.vector_dropout
+        return vectors * kept
+
+
+class ItemEmbedding(nn.Module):
+    """The input embedding of a model that knows words (id < V) and items (V + i)."""
+
+    def __init__(self, words: nn.Module, table: ItemTable) -> None:
+        super().__init__()
+        self.words: Any = words
+        self.table = table
+
+    @property
+    def weight(self) -> Tensor:
+        """The words' vectors [V, D], which a model's own embedding shows too."""
+        return self.words.weight
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        first = len(self.words.weight)
+        is_item = input_ids >= first
+        out: Tensor = self.words(input_ids.masked_fill(is_item, 0))
+        vectors = self.table.vectors_in(input_ids[is_item] - first)
+        return out.masked_scatter(is_item[..., None], vectors.to(out.dtype))
+
+
+class ItemHead(nn.Module):
+    """The head of a model that knows items: logits of its words, then of its items.
+
+    It has no weights of its own: the embedding holds them.
+    """
+
+    bias = None
+
+    def __init__(self, embedding: ItemEmbedding) -> None:
+        super().__init__()
+        self._embedding = (embedding,)  # in a tuple, so that it is not a submodule a second time
+
+    @property
+    def weight(self) -> Tensor:
+        """The words' vectors [V, D]."""
+        return self._embedding[0].weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        table = self._embedding[0].table
+        items = torch.arange(len(table.titles), device=hidden.device)
+        return torch.cat([F.linear(hidden, self.weight.to(hidden.dtype)), table.logits(hidden, items)], dim=-1)
+
+    def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Return the logits [..., n] of items, given as tokens [n]."""
+        return self._embedding[0].table.logits(hidden, tokens - len(self.weight))
+
+
+def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float) -> ItemTable:
+    """Teach a causal language model the tokens of items, in place; its words are frozen.
+
+    Args:
+        model: a model of transformers.
+        ids: of the items.
+        titles: [I, T] title vectors.
+        **settings: of `ItemTable`.
+    """
+    words = model.get_input_embeddings()
+    spread = titles - titles.mean(dim=0)
+    scaled = spread * (math.sqrt(titles.shape[1]) / spread.norm(dim=1).mean().clamp_min(1e-12))
+    table = ItemTable(ids, scaled.float(), words.weight.shape[1], **settings)
+    # Items begin at the scale of words, on which the layers were trained.
+    scale = 1 / math.sqrt(titles.shape[1])
+    nn.init.normal_(table.into.weight, std=float(words.weight.detach().std()) * scale)
+    nn.init.normal_(table.out.weight, std=0.02 * scale)
+    words.requires_grad_(False)
+    embedding = ItemEmbedding(words, table)
+    model.set_input_embeddings(embedding)
+    model.set_output_embeddings(ItemHead(embedding))
+    model.config.tie_word_embeddings = False
+    return table
+
+
+def item_table(model: Any) -> ItemTable | None:
+    """Return the items that a model of transformers knows; None where it knows words only."""
+    embedding = model.get_input_embeddings()
+    return embedding.table if isinstance(embedding, ItemEmbedding) else None
+
+
+def save_item_model(model: Any, folder: Path) -> None:
+    """Write a model that knows items to `folder`, with the items' ids."""
+    table = item_table(model)
+    assert table is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(str(folder))
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / _WEIGHTS_FILE)
+    (folder / ITEMS_FILE).write_text(json.dumps(table.ids), encoding="utf-8")
+
+
+def load_item_model(folder: Path, *, dtype: str = "float32") -> Any:
+    """Return a model that `save_item_model` wrote, in evaluation mode.
+
+    Args:
+        folder: of the model.
+        dtype: of its layers; items stay in float32.
+
+    Raises:
+        ModelError: the folder is damaged.
+    """
+    try:
+        ids = json.loads((folder / ITEMS_FILE).read_text(encoding="utf-8"))
+        state = load_file(folder / _WEIGHTS_FILE)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config)
+        titles = next(tensor for name, tensor in state.items() if name.endswith("table.titles"))
+        table = add_items(model, ids, titles)
+        model.load_state_dict(state)
+    except (OSError, ValueError, KeyError, RuntimeError, StopIteration, SafetensorError) as e:
+        raise ModelError(f"{folder}: the model of items cannot be read: {e}") from e
+    model.to(DTYPES[dtype])
+    table.float()
+    quicken(model)
+    return model.eval()
+
+
+class ItemEncoder:
+    """Turns histories and answers into `ChoiceSet`s of item tokens; the counterpart of `PromptEncoder`.
+
+    Items are named by their titles, as in prompts. The text of a template is not read.
+
+    Args:
+        catalogue: all items; their order gives their tokens.
+        tokenizer: of the language model. Its beginning token begins every history, and its end token closes every
+            answer, though it is certain once the item is there.
+        first: token of the first item, which is the size of the model's vocabulary.
+        max_length: tokens of a history with its answer; None for no limit.
+
+    Raises:
+        DataError: two items share a title.
+    """
+
+    chat = False
+    frame = ("", "")
+
+    def __init__(
+        self, catalogue: Catalogue, tokenizer: PreTrainedTokenizerBase, first: int, max_length: int | None = None
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._tokens = {title: first + i for i, title in enumerate(catalogue.titles.values())}
+        if len(self._tokens) < len(catalogue):
+            raise DataError("items as tokens need a title of their own each; two items of the catalogue share one")
+        end = tokenizer.eos_token_id
+        self.begin: int = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        self.end: int = end
+        self.max_length = max_length
+        self.shortened = 0
+
+    def encode(
+        self,
+        template: Any,
+        history: Sequence[str],
+        candidates: Sequence[str],
+        answers: Sequence[str],
+    ) -> ChoiceSet:
+        """Encode a ranking question; the oldest items of a history that does not fit are left out.
+
+        Args:
+            template, candidates: not read.
+            history: titles, oldest first.
+            answers: titles to score.
+        """
+        return self.fit(template, history, candidates, answers)[0]
+
+    def fit(
+        self,
+        template: Any,
+        history: Sequence[str],
+        candidates: Sequence[str],
+        answers: Sequence[str],
+    ) -> tuple[ChoiceSet, int]:
+        """As `encode`, and how many of the oldest items were left out."""
+        room = len(history) if self.max_length is None else self.max_length - 3  # begin, answer, end
+        dropped = max(0, len(history) - room)
+        self.shortened += dropped > 0
+        prompt = (self.begin, *(self._tokens[t] for t in history[dropped:]))
+        return ChoiceSet(prompt, self.answers_after("", answers)), dropped
+
+    def encode_text(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
+        """Refuse free text.
+
+        Raises:
+            TokenizerError: always.
+        """
+        raise TokenizerError("a model with items as tokens reads histories of items, not text")
+
+    def answers_after(self, text: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Return the two tokens of each answer, wherever it stands."""
+        return tuple((self._tokens[a], self.end) for a in answers)
+
+
+class ItemTrajectoryEncoder:
+    """Turns histories into `Trajectory`s of item tokens; the counterpart of `TrajectoryEncoder`."""
+
+    def __init__(self, encoder: ItemEncoder) -> None:
+        self.encoder = encoder
+
+    def encode(self, titles: Sequence[str]) -> Trajectory:
+        """Encode the titles of a history, oldest first."""
+        return Trajectory((self.encoder.begin,), (), (), self.encoder.answers_after("", titles))
+
+    def answers(self, titles: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the tokens of titles."""
+        return list(self.encoder.answers_after("", titles))

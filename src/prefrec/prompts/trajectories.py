@@ -1,0 +1,104 @@
+"""Histories as running text in which every title is an answer to the text before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from prefrec.prompts.encoding import ChoiceSet, PromptEncoder
+from prefrec.prompts.templates import PromptTemplate
+
+_FIRST, _SECOND = "the-first-title", "the-second-title"
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """The tokens of a history: head, title, joint, title, …, tail, last title.
+
+    Attributes:
+        head: token ids of the text before the first title.
+        joint: token ids between two titles.
+        tail: token ids before the last title; `joint` where the template ends with the history.
+        answers: token ids of each title, end token included.
+    """
+
+    head: tuple[int, ...]
+    joint: tuple[int, ...]
+    tail: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+
+    def joint_after(self, index: int) -> tuple[int, ...]:
+        """Return the tokens between title `index` and the next one; none after the last."""
+        left = len(self.answers) - 1 - index
+        return self.joint if left > 1 else self.tail if left else ()
+
+    @property
+    def length(self) -> int:
+        """Tokens of the text, which ends before the end token of the last title."""
+        between = sum(len(self.joint_after(i)) for i in range(len(self.answers)))
+        return len(self.head) + between + sum(len(a) - 1 for a in self.answers)
+
+
+def question(row: ChoiceSet | Trajectory) -> ChoiceSet:
+    """Return the row as a question; of a trajectory that for its last title."""
+    if isinstance(row, ChoiceSet):
+        return row
+    parts = [t for i, a in enumerate(row.answers[:-1]) for t in (*a[:-1], *row.joint_after(i))]
+    return ChoiceSet((*row.head, *parts), row.answers[-1:])
+
+
+class TrajectoryEncoder:
+    """Turns histories into `Trajectory`s, in the words of a template.
+
+    The template's text before the first title is the head. Where it asks something after the history, the question
+    stands before the last title alone.
+
+    Args:
+        template: rendered without candidates.
+        encoder: of the model's tokenizer.
+    """
+
+    def __init__(self, template: PromptTemplate, encoder: PromptEncoder) -> None:
+        shown = template.render([_FIRST, _SECOND], [])
+        self.encoder = encoder
+        head, _, rest = shown.partition(_FIRST)
+        self._joint, _, tail = rest.partition(_SECOND)
+        opening, closing = encoder.frame
+        self._head, self._tail = opening + head, tail + closing
+        self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
+
+    def encode(self, titles: Sequence[str]) -> Trajectory:
+        """Encode titles, oldest first.
+
+        Raises:
+            ValueError: there are no titles.
+        """
+        if not titles:
+            raise ValueError("a trajectory needs a title")
+        joints = [self._joint] * (len(titles) - 2) + [self._tail] if len(titles) > 1 else []
+        before = [("", self._head), *zip(titles, joints, strict=False)]
+        answers = [self._answer(*place, title) for place, title in zip(before, titles, strict=True)]
+        head, joint, tail = self._pieces
+        return Trajectory(head, joint, tail, tuple(answers))
+
+    def _answer(self, before: str, joint: str, title: str) -> tuple[int, ...]:
+        """Return the tokens of a title after another one, which on a new line do not depend on it."""
+        key = (joint if joint.endswith("\n") and self.encoder.parts_lines else before + joint), title
+        if key not in self._answers:
+            self._answers[key] = self.encoder.answers_after(before + joint, [title])[0]
+        return self._answers[key]
+
+    @cached_property
+    def _pieces(self) -> tuple[tuple[int, ...], ...]:
+        """Token ids of head, joint and tail."""
+        return tuple(self.encoder.ids(text, begin=not i) for i, text in enumerate(self._texts))
+
+    def answers(self, titles: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the token ids of titles in every place that a trajectory has for them, each once."""
+        places = [self._head, *(f"{_FIRST}{text}" for text in (self._joint, self._tail))]
+        return list(dict.fromkeys(a for text in places for a in self.encoder.answers_after(text, titles)))
+
+    @property
+    def _texts(self) -> tuple[str, str, str]:
+        return self._head, self._joint, self._tail

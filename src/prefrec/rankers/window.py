@@ -1,0 +1,89 @@
+"""Window co-occurrence: items that stand near each other in many training histories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import sparse  # type: ignore[import-untyped]
+
+from prefrec.data import RankingExample
+from prefrec.rankers.rows import history_matrix, score_by_rows, user_item_matrix
+
+_PAIRS_AT_A_TIME = 8_000_000
+"""Pairs of neighbours held in memory before they are summed."""
+
+
+@dataclass(eq=False)
+class WindowCooccurrenceRanker:
+    """Score of candidate c = Σ over history items i of 2^(−age_i / half_life) · M[i, c] / (pop_i^a · pop_c^b).
+
+    M[i, j] = Σ over the pairs of training items i, j of a user that stand d ≤ `reach` places apart, in either order,
+    of exp(−(d − 1) / decay); pop_i = number of training users of i; age 0 is the newest item. Items without training
+    interactions score 0. With a short reach and a steep decay it is a first-order Markov chain, without them it is
+    cosine co-occurrence.
+    """
+
+    similarity: sparse.csr_array
+    index: dict[str, int]
+    half_life: float = 2.0
+    name: str = "window co-occurrence"
+
+    @classmethod
+    def fit(
+        cls,
+        train_interactions: pl.DataFrame,
+        *,
+        reach: int = 80,
+        decay: float = 20.0,
+        exponents: tuple[float, float] = (0.5, 0.5),
+        half_life: float = 2.0,
+    ) -> Self:
+        """Keep the similarities, items × items, sparse.
+
+        Args:
+            train_interactions: each user's in their order.
+            reach: the largest distance d.
+            decay: places after which a pair weighs 1/e.
+            exponents: a and b: how much popular items of the history, and popular candidates, are held back.
+            half_life: items of the history after which a weight is halved.
+        """
+        taken, index = user_item_matrix(train_interactions)
+        one_way = _near_pairs(train_interactions, index, reach, decay)
+        popularity = np.asarray(taken.sum(axis=0))
+        history, candidate = (sparse.diags_array(popularity**-exponent) for exponent in exponents)
+        return cls(sparse.csr_array(history @ (one_way + one_way.T) @ candidate), index, half_life)
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return scores [B, C]: weighted sums of similarities."""
+        weights = history_matrix([e.history for e in examples], self.index, self.half_life)
+        return score_by_rows(weights, [self.similarity], examples, self.index)
+
+
+def _near_pairs(log: pl.DataFrame, index: dict[str, int], reach: int, decay: float) -> sparse.csr_array:
+    """Return [I, I]: Σ exp(−(d − 1) / decay) over the pairs in which column comes d ≤ reach places after row."""
+    log = log.select("user_id", "item_id").with_columns(pl.col("user_id").rank("dense").alias("user"))
+    log = log.sort("user", maintain_order=True)
+    items = np.array([index[i] for i in log["item_id"].to_list()], dtype=np.int32)
+    users = log["user"].to_numpy()
+    total = sparse.csr_array((len(index), len(index)))
+    held: list[tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int32]]] = []
+    # All pairs of all distances at once are `reach` times the log, so they are summed from time to time.
+    for d in range(1, min(reach, len(items) - 1) + 1):
+        same = users[:-d] == users[d:]
+        before, after = items[:-d][same], items[d:][same]
+        held.append((np.full(len(before), np.exp(-(d - 1) / decay)), before, after))
+        if sum(len(w) for w, _, _ in held) >= _PAIRS_AT_A_TIME:
+            total, held = total + _summed(held, total.shape), []
+    return total + _summed(held, total.shape) if held else total
+
+
+def _summed(
+    pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int32]]], shape: tuple[int, int]
+) -> sparse.csr_array:
+    weights, rows, columns = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    return sparse.csr_array((weights, (rows, columns)), shape=shape)

@@ -1,0 +1,83 @@
+"""The best checkpoint by validation: kept while training goes on, taken when it ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+from peft import PeftModel
+from transformers import Trainer, TrainerCallback
+
+from prefrec.console import say
+from prefrec.data.store import write_whole, writing
+from prefrec.items import item_table, save_item_model
+
+BEST = "best"
+"""Folder of the best weights so far, inside that of a stage."""
+_ABOUT = "best.json"
+
+
+class KeepBest(TrainerCallback):
+    """Saves the weights at each evaluation that is the best so far, and ends training after too many that are not.
+
+    Best is the highest `eval_ndcg@10`, or without it the lowest `eval_loss`.
+
+    Args:
+        trainer: whose weights are saved, in the folder `best` of its output.
+        patience: evaluations in a row without a new best before training ends.
+    """
+
+    def __init__(self, trainer: Trainer, patience: int) -> None:
+        self.trainer = trainer
+        self.patience = patience
+        self.folder = Path(str(trainer.args.output_dir)) / BEST
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        value = metrics.get("eval_ndcg@10", -metrics["eval_loss"])
+        best = read_best(self.folder)
+        if best is not None and best["step"] > state.global_step:
+            best = None  # of a training that was given up
+        if best is None or value > best["value"]:
+            save_weights(self.trainer, self.folder, {"value": value, "step": state.global_step, "epoch": state.epoch})
+            return
+        since = sum(1 for line in state.log_history if "eval_loss" in line and line["step"] > best["step"])
+        if since >= self.patience:
+            say(f"No better since epoch {best['epoch']:.1f}: training ends")
+            control.should_training_stop = True
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """Return value, step and epoch of the weights in a folder `best`; None where there are none."""
+    try:
+        found = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def save_weights(trainer: Trainer, folder: Path, about: dict[str, Any] | None = None) -> None:
+    """Write the trained weights to `folder`: an adapter, or the whole model where all weights were trained.
+
+    A reader sees the old folder or the whole new one. Under many processes all must call it.
+    """
+    # Of weights that are shared out all processes bring their part.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(cast(Any, trainer.model))
+        scratch = folder.with_name(f".{folder.name}")
+        shutil.rmtree(scratch, ignore_errors=True)
+        with writing(folder):
+            if item_table(model) is not None:
+                save_item_model(model, scratch)
+            elif isinstance(model, PeftModel):
+                model.save_pretrained(str(scratch), selected_adapters=["default"], state_dict=weights)
+            else:
+                model.save_pretrained(str(scratch), state_dict=weights)
+                cast(Any, trainer.processing_class).save_pretrained(str(scratch))
+        if about is not None:
+            write_whole(scratch / _ABOUT, lambda p: p.write_text(json.dumps(about), encoding="utf-8"))
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
+    trainer.accelerator.wait_for_everyone()

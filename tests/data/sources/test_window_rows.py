@@ -1,0 +1,180 @@
+"""Rows of ready-made windows: the forms of their files, and the sequences that they come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefrec.data import ColumnNames
+from prefrec.data.sources.window_rows import Row, addition, make_windows, merge_rows, read_rows
+from prefrec.errors import DataError
+
+ROWS = [Row("7", ("1", "2"), "3", 50), Row("a b", ("3",), "12", 60)]
+HERE = Path("train.csv")
+
+
+def row(user: str, *items: str, time: int = 0) -> Row:
+    return Row(user, items[:-1], items[-1], time)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ('"[1, 2, 3]"', '"[3, 12]"'),
+        ("\"['1', '2', '3']\"", "\"['3', '12']\""),
+        ('"[""1"", ""2"", ""3""]"', '"[""3"", ""12""]"'),
+        ("[1 2 3]", "[ 3 12]"),
+        ('"(1, 2, 3)"', '"(3, 12)"'),
+        ("1 2 3", "3 12"),
+        ('"1,2, 3"', '"3,12"'),
+        ('"[1.0, 2.0, 3.0]"', '"[3.0, 12.0]"'),
+    ],
+)
+def test_lists_are_written_in_many_ways(tmp_path: Path, first: str, second: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"user_id,item_ids,timestamp\n7,{first},50\na b,{second},60\n")
+    assert read_rows(path, ColumnNames()) == (ROWS, True, [])
+
+
+def test_parquet_and_json_lines(tmp_path: Path) -> None:
+    table = pl.DataFrame({"user_id": ["7", "a b"], "item_ids": [[1, 2, 3], [3, 12]], "timestamp": [50, 60]})
+    for name, frame in (("ints", table), ("floats", table.cast({"item_ids": pl.List(pl.Float64)}))):
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+        assert read_rows(tmp_path / f"{name}.parquet", ColumnNames()).rows == ROWS
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in table.to_dicts()))
+    assert read_rows(path, ColumnNames()).rows == ROWS
+    own = [{"who": r.user, "seen": list(r.history), "next": r.target, "at": r.time} for r in ROWS]
+    path.write_text("".join(json.dumps(r) + "\n" for r in own))
+    names = ColumnNames(user="who", item_list="seen", item="next", timestamp="at")
+    assert read_rows(path, names).rows == ROWS
+
+
+def test_recbole_and_targets_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "shop.train.inter"
+    path.write_text("user_id:token\titem_id_list:token_seq\titem_id:token\n7\t1 2\t3\na b\t3\t12\nnew\t\t5\n")
+    found = read_rows(path, ColumnNames())
+    assert found.rows == [*(r._replace(time=n) for n, r in enumerate(ROWS)), Row("new", (), "5", 2)]
+    assert not found.timed
+    assert found.notes == ["shop.train.inter: no times; rows are taken in the order of the file"]
+    (tmp_path / "rows.csv").write_text("user_id,history,target,timestamp\n7,1 2,3,50\na b,3,12,60\n")
+    assert read_rows(tmp_path / "rows.csv", ColumnNames()).rows == ROWS
+
+
+def test_rows_come_by_time_and_equal_times_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("user_id,item_ids,timestamp\na,1 2,9000\nb,3 4,2000\nc,5 6,9000\nd,7 8,2000.5\n")
+    assert [r.user for r in read_rows(path, ColumnNames()).rows] == ["b", "d", "a", "c"]
+    in_file = read_rows(path, ColumnNames(timestamp="file-order"))
+    assert [(r.user, r.time) for r in in_file.rows] == [("a", 0), ("b", 1), ("c", 2), ("d", 3)]
+    assert not in_file.timed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "user_id,item_ids,timestamp\nu,1 2,5\nu,[1 2,6\n",
+            r"rows\.csv, line 3, column item_ids: '\[1 2' is not a list",
+        ),
+        ("user_id,item_ids,timestamp\nu,,5\n", "line 2, column item_ids: None is not a list of item ids"),
+        ('user_id,item_ids,timestamp\nu,"[1, null]",5\n', r"line 2, column item_ids: '\[1, null\]' is not a list"),
+        ("user_id,item_ids,timestamp\n,1 2,5\n", "line 2: user_id is empty"),
+        ("user_id,item_ids,timestamp\nu,1 2,soon\n", "line 2, column timestamp: 'soon' is not seconds"),
+        ("user_id,item_ids,timestamp\n", r"rows\.csv: no rows"),
+        ("user_id,items,timestamp\nu,1 2,5\n", r"no column 'item_ids' .* Did you mean 'items'\?.*--item-list-column"),
+        ("user_id,history,target,timestamp\nu,1 2,,5\n", "line 2: target is empty"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_rows(tmp_path / "rows.csv", ColumnNames())
+
+
+def test_lines_of_json_are_counted_from_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"user_id": 1, "item_ids": [1, 2]}\n{"user_id": 1, "item_ids": [[2], 3]}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2, column item_ids: '\[\[2\], 3\]' is not a list"):
+        read_rows(path, ColumnNames())
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> list[list[str]]:
+    lists = st.lists(st.integers(0, 30).map(str), unique=True, min_size=2, max_size=12)
+    return draw(st.lists(lists, min_size=1, max_size=4))
+
+
+def slide(sequence: list[str], user: str, width: int, least: int) -> list[Row]:
+    """All rows of a sequence: up to `width` items, at least `least`, and the next one."""
+    return [
+        Row(user, tuple(sequence[max(0, n - width) : n]), sequence[n], n)
+        for n in range(min(least, len(sequence) - 1), len(sequence))
+    ]
+
+
+@given(users=sequences(), width=st.integers(1, 6), data=st.data())
+def test_merged_rows_are_the_sequences_that_they_were_cut_from(
+    users: list[list[str]], width: int, data: st.DataObject
+) -> None:
+    least = data.draw(st.integers(1, width))
+    rows = [r for n, items in enumerate(users) for r in slide(items, str(n), width, least)]
+    again = data.draw(st.lists(st.sampled_from(rows), max_size=3))
+    rows = sorted([*rows, *again], key=lambda r: r.time)
+    merged = merge_rows(rows, HERE)
+    for n, items in enumerate(users):
+        begins = max(0, min(least, len(items) - 1) - width)
+        assert [item for item, _ in merged[str(n)]] == items[begins:]
+        assert all(time >= items.index(item) for item, time in merged[str(n)])
+
+
+@given(items=st.lists(st.integers(0, 4).map(str), min_size=2, max_size=14), width=st.integers(1, 5))
+def test_what_users_take_again_contradicts_nothing(items: list[str], width: int) -> None:
+    merged = merge_rows(slide(items, "u", width, 1), HERE)
+    assert [*dict(merged["u"])] == [*dict.fromkeys(items)]  # where each is taken first
+
+
+@pytest.mark.parametrize(
+    ("sequence", "window", "added"),
+    [
+        ("abc", "bcd", "d"),
+        ("abcd", "bc", ""),
+        ("abc", "cxy", "xy"),
+        ("abc", "xyz", "xyz"),
+        ("", "xy", "xy"),
+        ("abcd", "abx", None),
+        ("abcd", "ba", None),
+        ("abc", "xby", None),
+    ],
+)
+def test_additions(sequence: str, window: str, added: str | None) -> None:
+    assert addition([*sequence], [*window]) == (None if added is None else [*added])
+
+
+def test_a_contradiction_names_the_user() -> None:
+    rows = [row("u", "a", "b", "c"), row("v", "b", "a"), row("v", "c", "a", "x")]
+    with pytest.raises(
+        DataError, match=r"train\.csv: the rows of user 'v' contradict each other: \[c, a, x\] does not"
+    ):
+        merge_rows(rows, HERE)
+
+
+def test_windows_that_may_be_asked_about() -> None:
+    rows = [
+        row("u", "a", "b"),
+        row("u", "a", "b", "c"),
+        row("u", "b", "c", "b"),
+        row("u", "c", "b", "a"),
+        row("v", "b", "c", "a"),
+    ]
+    found = make_windows(rows, 1, 2, {"u": {"a"}})
+    assert [(w.user_id, w.position, w.history, w.target) for w in found] == [
+        ("u", 1, ("b",), "c"),
+        ("v", 0, ("c",), "a"),
+    ]
+    assert len(make_windows(rows, 5, 0)) == 4

@@ -1,0 +1,272 @@
+"""Ready-made rows with their own split: files that are found, what is learnt from, what stays held out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from command import prefrec
+from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, seen_items
+from prefrec.data.sources.windows import find_window_files
+from prefrec.errors import ConfigError, DataError
+from prefrec.pipeline.recipe import load_recipe
+
+Log = dict[str, list[tuple[str, int]]]
+WIDTH, LEAST = 4, 2
+
+
+def draw_log(seed: int, users: int = 30) -> Log:
+    """User → items, no item twice, and the days on which they were taken; many on one day."""
+    rng = np.random.default_rng(seed)
+    log = {}
+    for u in range(users):
+        n = int(rng.integers(LEAST + 1, 15))
+        days = np.sort(rng.integers(12_000, 12_040, n)).tolist()
+        log[f"u{u}"] = list(zip(rng.permutation(60)[:n].astype(str).tolist(), days, strict=True))
+    return log
+
+
+def write_rows(folder: Path, log: Log, cut: int = 12_030) -> Path:
+    """Rows of windows, by day before `cut` in `train.csv` and after it in `test.csv`; two items share a title."""
+    rows = sorted(
+        (
+            (day, user, [item for item, _ in taken[max(0, n - WIDTH) : n + 1]])
+            for user, taken in log.items()
+            for n, (_, day) in enumerate(taken)
+            if n >= LEAST
+        ),
+        key=lambda row: row[0],
+    )
+    for name, kept in (("train", [r for r in rows if r[0] < cut]), ("test", [r for r in rows if r[0] >= cut])):
+        lines = [f'{user},"{items}",{day * 86_400}\n' for day, user, items in kept]
+        (folder / f"{name}.csv").write_text("user_id,item_ids,timestamp\n" + "".join(lines))
+    titles = {str(i): f"Pen &amp; pad {i}" for i in range(70)} | {"61": "Pen &amp; pad 60"}
+    (folder / "id2name4Rec.json").write_text(json.dumps(titles))
+    return folder
+
+
+def prepared(folder: Path, **options: Any) -> PreparedData:
+    return prepare(
+        PrepareConfig(source="windows", path=folder, **{"candidates": {"size": 5}, "min_history": LEAST} | options)
+    )
+
+
+def pairs(data: PreparedData) -> list[tuple[str, str]]:
+    return [(user, item) for user, item, *_ in data.train_interactions.iter_rows()]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_log_that_rows_were_cut_from(tmp_path: Path, seed: int) -> None:
+    log = draw_log(seed)
+    data = prepared(write_rows(tmp_path, log), validation_share=0.2, history_length=3)
+    days = {(user, item): day for user, taken in log.items() for item, day in taken}
+    shown = [  # by the training file
+        (user, item)
+        for user, taken in sorted(log.items())
+        for n, (item, _) in enumerate(taken)
+        if any(day < 12_030 for _, day in taken[max(n, LEAST) :][: 1 if n >= LEAST else None])
+    ]
+    targets = {(e.user_id, e.target) for e in data.validation}
+    assert pairs(data) == [pair for pair in shown if pair not in targets]  # in order, each once
+    assert data.train_interactions["timestamp"].is_between(12_000 * 86_400, 12_040 * 86_400).all()
+    assert max(days[e.user_id, e.target] for e in data.train) < min(days[pair] for pair in targets)
+    assert 0.2 <= len(data.validation) / (len(data.train) + len(data.validation)) < 0.35
+    whole = sum(len(taken) - LEAST for taken in log.values())
+    assert len(data.train) + len(data.validation) + len(data.test) == whole
+    for rows in (data.validation, data.test):
+        for e, seen in zip(rows, seen_items(data, rows), strict=True):
+            items = [item for item, _ in log[e.user_id]]
+            before = items[: items.index(e.target)]
+            assert seen == set(before)
+            assert list(e.history) == before[-3:]
+            assert not {*e.candidates} - {e.target} & set(items)
+
+
+def test_titles_and_notes(tmp_path: Path) -> None:
+    data = prepared(write_rows(tmp_path, draw_log(0)))
+    assert len(data.catalogue) == 70  # items that occur nowhere stay
+    assert data.catalogue.titles["60"] == "Pen & pad 60"
+    assert data.catalogue.titles["61"] == "Pen & pad 60 (2)"
+    notes = data.protocol["notes"]
+    assert notes[0] == "1 items with the title of another were numbered, as in 'Title (2)'"
+    assert notes[1].startswith("train.csv: ")
+    assert notes[2].startswith("validation: the last ")
+    with pytest.raises(DataError, match="1 titles belong to more than one item"):
+        prepared(tmp_path, duplicate_titles="error")
+
+
+def small(folder: Path, train: str, test: str, head: str = "user_id,item_ids,timestamp\n", **more: str) -> Path:
+    (folder / "train.csv").write_text(head + train)
+    (folder / "test.csv").write_text(head + test)
+    (folder / "items.csv").write_text("id,title\n" + "".join(f"{i},Thing {i}\n" for i in range(30)))
+    for name, text in more.items():
+        (folder / f"{name}.csv").write_text(head + text)
+    return folder
+
+
+def test_rows_that_ask_for_what_was_taken_before_are_left_out(tmp_path: Path) -> None:
+    train = "u,1 2 3,10\nu,2 3 4,20\nu,3 4 5,30\nu,4 5 6,40\nv,1 2 1,50\nv,11,60\n"
+    folder = small(tmp_path, train, "u,5 6 7,70\nu,6 7 1,80\n", validation="u,4 5 7 6,65\nw,8 9 10,66\n")
+    data = prepared(folder)
+    assert [(e.user_id, e.history, e.target) for e in data.validation] == [("w", ("8", "9"), "10")]
+    assert [(e.user_id, e.target) for e in data.test] == [("u", "7")]
+    assert len(data.train) == 4
+    assert pairs(data) == [("u", str(i)) for i in range(1, 7)] + [("v", "1"), ("v", "2"), ("v", "11")]
+    assert data.protocol["counts"]["repeats_dropped"] == 1
+    assert "1 rows with fewer than 2 items of history are left out" in data.protocol["notes"]
+    assert "3 rows whose target the user took before are left out" in data.protocol["notes"]
+    assert "100.0% of the test targets are in no training interaction" in data.protocol["notes"]
+
+
+def test_merged_and_missing_titles(tmp_path: Path) -> None:
+    folder = small(tmp_path, "u,1 2 3,10\nu,2 3 4,20\nv,1 40 2 3,30\nv,2 3 40,40\n", "w,5 40 6 7,50\n")
+    with pytest.raises(DataError, match=r"items\.csv: 1 items of the log have no title .*'40'; 3 interactions"):
+        prepared(folder, validation_share=0)
+    data = prepared(folder, validation_share=0, missing_titles="drop")
+    assert [(e.history, e.target) for e in (*data.train[2:], *data.test)] == [(("1", "2"), "3"), (("5", "6"), "7")]
+    text = (folder / "items.csv").read_text()
+    (folder / "items.csv").write_text(text.replace("Thing 3\n", "Thing 1\n") + "40,Thing 5\n")
+    data = prepared(folder, validation_share=0, duplicate_titles="merge")
+    assert pairs(data) == [("u", i) for i in "124"] + [("v", i) for i in "152"]
+    assert [(e.history, e.target) for e in data.train] == [(("2", "1"), "4"), (("2", "1"), "5")]
+
+
+def test_recbole_files_need_no_times(tmp_path: Path) -> None:
+    head = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
+    rows = {"train": ("1", "1 2", "1 2 3"), "valid": ("1 2 3 4",), "test": ("1 2 3 4 5",)}
+    for part, histories in rows.items():
+        lines = [
+            f"u{u}\t{' '.join(f'{u}{i}' for i in h.split())}\t{u}{len(h.split()) + 1}\n"
+            for u in (1, 2)
+            for h in histories
+        ]
+        (tmp_path / f"shop.{part}.inter").write_text(head + "".join(lines))
+    (tmp_path / "shop.item").write_text(
+        "item_id:token\ttitle:token_seq\n" + "".join(f"{u}{i}\tThing {u}{i}\n" for u in (1, 2) for i in range(7))
+    )
+    data = prepared(tmp_path)
+    assert [(e.user_id, e.history, e.target) for e in data.test] == [
+        (f"u{u}", tuple(f"{u}{i}" for i in range(1, 6)), f"{u}6") for u in (1, 2)
+    ]
+    assert pairs(data) == [(f"u{u}", f"{u}{i}") for u in (1, 2) for i in range(1, 5)]
+    assert seen_items(data, data.test) == [{f"{u}{i}" for i in range(1, 6)} for u in (1, 2)]
+    (tmp_path / "shop.valid.inter").unlink()
+    with pytest.raises(DataError, match=r"shop\.train\.inter: no file of validation rows, and no times .*file-order"):
+        prepared(tmp_path)
+    assert prepared(tmp_path, validation_share=0).validation == []
+    cut = prepared(tmp_path, validation_share=0.2, columns={"timestamp": "file-order"}, min_history=1)
+    assert [(e.user_id, e.target) for e in cut.validation] == [("u2", "24")]
+    assert ("u2", "24") not in pairs(cut)
+
+
+def test_rows_of_one_time_cannot_be_cut(tmp_path: Path) -> None:
+    folder = small(tmp_path, "u,1 2 3,10\nv,2 3 4,10\n", "u,2 3 5,20\n")
+    with pytest.raises(DataError, match=r"train\.csv: all rows are of one time"):
+        prepared(folder, validation_share=0.5)
+
+
+def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no train rows; expected a file such as train\.csv.*--row-file train=FILE"):
+        find_window_files(tmp_path, {})
+    rows = {part: tmp_path / f"shop_{part}.jsonl" for part in ("train", "val", "test")}
+    for path in rows.values():
+        path.write_text("")
+    with pytest.raises(DataError, match=r"expected one file with titles, .*found none\. Name it with --items"):
+        find_window_files(tmp_path, {})
+    titles = tmp_path / "id2name.json"
+    for path in (titles, tmp_path / "name2genre.json", tmp_path / "popular.parquet"):
+        path.write_text("")
+    files = {"train": rows["train"], "validation": rows["val"], "test": rows["test"]}
+    assert find_window_files(tmp_path, {}) == (files, titles)
+    (tmp_path / "items.csv").write_text("")
+    with pytest.raises(DataError, match=r"found id2name\.json, items\.csv"):
+        find_window_files(tmp_path, {})
+    assert find_window_files(tmp_path, {}, titles)[1] == titles
+    (tmp_path / "new_test.csv").write_text("")
+    with pytest.raises(DataError, match=r"new_test\.csv and shop_test\.jsonl both look like the test rows"):
+        find_window_files(tmp_path, {}, titles)
+    named = {"test": tmp_path / "new_test.csv"}
+    assert find_window_files(tmp_path, named, titles)[0] == files | named
+    assert find_window_files(None, files, titles) == (files, titles)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "expected one JSON object of id → title"),
+        ('{"1": 5}', "expected one JSON object of id → title"),
+        ('{"1": "a"', "line 1, column 10: not valid JSON"),
+        ("{}", "the catalogue has no items"),
+        ('{"99": "a"}', "none of the log's .* items .* is one of the catalogue's 1 with a title"),
+    ],
+)
+def test_titles_damaged(tmp_path: Path, text: str, message: str) -> None:
+    (write_rows(tmp_path, draw_log(0)) / "id2name4Rec.json").write_text(text)
+    with pytest.raises(DataError, match=rf"id2name4Rec\.json.*{message}"):
+        prepared(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "path: source windows needs a folder, or items and row_files of train and test"),
+        ({"path": "x", "split": "time"}, "split: windows comes with its own split"),
+        ({"path": "x", "user_core": 5}, "user_core, item_core: the windows of windows are given"),
+        ({"path": "x", "row_files": {"dev": "x"}}, "row_files"),
+        ({"path": "x", "source": "goodreads", "validation_share": 0.1}, "validation_share: only for source windows"),
+    ],
+)
+def test_configurations_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PrepareConfig(**{"source": "windows"} | options)
+
+
+def test_longer_histories_than_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"history_length: 11 asked for, but the windows .* hold 4 titles at most"):
+        prepared(write_rows(tmp_path, draw_log(0)), history_length=11)
+
+
+def test_command_and_recipe(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    write_rows(folder, draw_log(0))
+    common = ["--source", "windows", "--num-candidates", 5]
+    done = prefrec("prepare", tmp_path / "out", *common, "--path", folder, "--validation-share", 0.1)
+    assert done.code == 0, done.err
+    assert "train.csv: " in done.out
+    found = read_prepared(tmp_path / "out")
+    (folder / "test.csv").rename(folder / "later.csv")
+    named = ["--row-file", f"train={folder / 'train.csv'}", "--row-file", f"test={folder / 'later.csv'}"]
+    named += ["--items", folder / "id2name4Rec.json", "--item-list-column", "item_ids"]
+    assert prefrec("prepare", tmp_path / "named", *common, *named, "--validation-share", 0.1).code == 0
+    assert read_prepared(tmp_path / "named").test == found.test
+    (tmp_path / "shop.yaml").write_text(
+        "name: shop\ndata: {source: windows, path: shop, row_files: {test: shop/later.csv}, validation_share: 0.1, "
+        "candidates: {size: 5}}\n"
+    )
+    config = load_recipe(tmp_path / "shop.yaml").data
+    assert config.row_files == {"test": folder / "later.csv"}
+    assert prepare(config).test == found.test
+
+
+@pytest.mark.shared_data
+def test_amazon_office(shared_data: Path) -> None:
+    data = prepare(PrepareConfig(source="windows", path=shared_data / "amazon-office", validation_share=0))
+    learnt = data.train_interactions
+    assert (len(learnt), learnt["user_id"].n_unique(), len(data.catalogue)) == (41_662, 3_718, 2_414)
+    assert learnt.select("user_id", "item_id").is_unique().all()
+    assert (len(data.train), len(data.validation), len(data.test)) == (15_400, 0, 1_925)
+    known = set(learnt["item_id"])
+    assert round(sum(e.target not in known for e in data.test) / 1_925, 3) == 0.465
+    assert "46.5% of the test targets are in no training interaction" in data.protocol["notes"]
+    titles = data.catalogue.titles
+    assert sum(title.endswith(" (2)") for title in titles.values()) == 3
+    assert not any("&amp;" in title or "&quot;" in title for title in titles.values())
+    cut = prepare(PrepareConfig(source="windows", path=shared_data / "amazon-office"))
+    assert (len(cut.train), len(cut.validation), len(cut.train_interactions)) == (14_098, 1_302, 41_662 - 1_302)
+    assert not {(e.user_id, e.target) for e in (*cut.validation, *cut.test)} & {*pairs(cut)}
+    assert cut.test == data.test

@@ -1,0 +1,57 @@
+"""Title TF-IDF against a twin of dictionaries."""
+
+import math
+import re
+from collections import Counter
+
+import numpy as np
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.rankers import TitleTfidfRanker
+
+WORDS = ["Alien", "alien", "Heat", "the", "3", "É", "été", "x-ray", "2001", "Heat,"]
+TITLES = st.lists(st.lists(st.sampled_from(WORDS), max_size=5).map(" ".join), min_size=1, max_size=7)
+
+
+def slow_vector(title: str, titles: list[str]) -> dict[str, float]:
+    words = [set(re.findall(r"\b\w\w+\b", t.lower())) for t in titles]
+    counts = Counter(re.findall(r"\b\w\w+\b", title.lower()))
+    vector = {
+        w: n * (math.log((1 + len(titles)) / (1 + sum(w in of for of in words))) + 1) for w, n in counts.items()
+    }
+    length = math.sqrt(sum(v * v for v in vector.values()))
+    return {w: v / length for w, v in vector.items()}
+
+
+def ranker_of(titles: list[str], **settings: float) -> TitleTfidfRanker:
+    ids = [f"i{n}" for n in range(len(titles))]
+    return TitleTfidfRanker.fit(Catalogue(pl.DataFrame({"item_id": ids, "title": titles})), **settings)
+
+
+@given(TITLES, st.lists(st.integers(0, 8), max_size=4), st.sampled_from([1.0, 3.0]))
+def test_scores_equal_their_slow_twin(titles, history, half_life):
+    vectors = {f"i{n}": slow_vector(t, titles) for n, t in enumerate(titles)}
+    asked = tuple(f"i{n}" for n in history)  # some are not in the catalogue
+    candidates = (*vectors, "unknown")
+    example = RankingExample("u", asked, candidates, "i0")
+    (scores,) = ranker_of(titles, half_life=half_life).score([example])
+    want = [
+        sum(
+            2 ** (-age / half_life) * vectors.get(i, {}).get(word, 0.0) * weight
+            for age, i in enumerate(reversed(asked))
+            for word, weight in vectors.get(c, {}).items()
+        )
+        for c in candidates
+    ]
+    np.testing.assert_allclose(scores, want, atol=1e-12)
+
+
+def test_a_new_item_is_scored_by_its_words():
+    ranker = ranker_of(["Ink for the HP 12", "Paper", "Ink for the Canon", "Chair"])
+    example = RankingExample("u", ("i1", "i0"), ("i2", "i3"), "i2")
+    scores = ranker.score([example])[0]
+    assert scores[0] > 0 == scores[1]
+    assert ranker.half_life == 1.0

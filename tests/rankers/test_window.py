@@ -1,0 +1,72 @@
+"""Window co-occurrence against a twin that walks over every pair of every user."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefrec.data import RankingExample
+from prefrec.rankers import WindowCooccurrenceRanker
+
+ITEMS = [f"i{i}" for i in range(8)]
+LOGS = st.lists(st.permutations(ITEMS).flatmap(lambda order: st.integers(0, 8).map(lambda n: order[:n])), max_size=6)
+
+
+def frame(logs: list[list[str]]) -> pl.DataFrame:
+    """Interactions of users whose rows do not stand together, each user's in order."""
+    rows = sorted((t, f"u{u}", item) for u, items in enumerate(logs) for t, item in enumerate(items))
+    columns = {"user_id": [r[1] for r in rows], "item_id": [r[2] for r in rows], "timestamp": [r[0] for r in rows]}
+    return pl.DataFrame(columns, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
+
+
+def slow_score(logs, history, candidate, reach, decay, exponents, half_life):
+    def popularity(item):
+        return sum(item in items for items in logs)
+
+    total = 0.0
+    for age, item in enumerate(reversed(history)):
+        near = 0.0
+        for items in logs:
+            if item != candidate and item in items and candidate in items:
+                d = abs(items.index(item) - items.index(candidate))
+                near += math.exp(-(d - 1) / decay) if d <= reach else 0.0
+        if near:
+            near /= popularity(item) ** exponents[0] * popularity(candidate) ** exponents[1]
+        total += 2 ** (-age / half_life) * near
+    return total
+
+
+@given(
+    LOGS,
+    st.lists(st.sampled_from([*ITEMS, "new"]), max_size=5),
+    st.sampled_from([(80, 20.0, (0.5, 0.5), 2.0), (2, 1.5, (0.25, 1.0), 0.7), (3, 9.0, (0.0, 0.0), 50.0)]),
+)
+def test_scores_equal_their_slow_twin(logs, history, settings):
+    reach, decay, exponents, half_life = settings
+    ranker = WindowCooccurrenceRanker.fit(
+        frame(logs), reach=reach, decay=decay, exponents=exponents, half_life=half_life
+    )
+    candidates = (*ITEMS, "unseen")
+    (scores,) = ranker.score([RankingExample("x", tuple(history), candidates, "i0")])
+    want = [slow_score(logs, history, c, *settings) for c in candidates]
+    np.testing.assert_allclose(scores, want, atol=1e-12)
+
+
+def test_the_defaults_are_those_that_are_documented():
+    logs = [ITEMS, ITEMS[::-1], ITEMS[:3]]
+    (scores,) = WindowCooccurrenceRanker.fit(frame(logs)).score(
+        [RankingExample("x", ("i1", "i4"), tuple(ITEMS), "i0")]
+    )
+    want = [slow_score(logs, ("i1", "i4"), c, 80, 20.0, (0.5, 0.5), 2.0) for c in ITEMS]
+    assert scores.tolist() == pytest.approx(want)
+
+
+def test_memory_is_that_of_pairs_that_occur():
+    """Twenty thousand items, of which each user has five: no matrix of 400 million cells."""
+    rng = np.random.default_rng(0)
+    logs = [[f"n{i}" for i in rng.integers(0, 20_000, 5)] for _ in range(4_000)]
+    ranker = WindowCooccurrenceRanker.fit(frame(logs))
+    assert ranker.similarity.nnz <= 4_000 * 5 * 4

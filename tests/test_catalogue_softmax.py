@@ -1,0 +1,135 @@
+"""Likelihood within a catalogue, against a loop over the children of every prefix."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec.catalogue import catalogue_logps
+from prefrec.catalogue_softmax import CatalogueSoftmax
+from prefrec.packing import pack_passes, pack_trajectories
+from prefrec.prompts import ChoiceSet, Trajectory
+from prefrec.scoring import choice_logps, restricted_head
+from prefrec.search import top_k
+from tiny import tiny_llama
+
+ANSWERS = ((5, 6, 9), (5, 9), (7, 9), (7, 8, 9), (10, 11, 12, 9), (10, 11, 13, 9), (14, 9))
+PROMPT = (1, 2, 3, 4)
+
+
+def slow_logps_within(model: torch.nn.Module, prompt: tuple[int, ...], answers: tuple[tuple[int, ...], ...]) -> list:
+    """One forward pass for each token, a softmax over the tokens that go on to an answer."""
+    out = []
+    for answer in answers:
+        total = 0.0
+        for t, token in enumerate(answer):
+            children = sorted({a[t] for a in answers if len(a) > t and a[:t] == answer[:t]})
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt + answer[:t]])).logits[0, -1].double()
+            total += float(torch.log_softmax(logits[children], 0)[children.index(token)])
+        out.append(total)
+    return out
+
+
+def test_the_path_of_an_answer() -> None:
+    within = CatalogueSoftmax(ANSWERS)
+    route = within.route((10, 11, 13, 9))
+    assert route.offsets == (0, 2)
+    assert [within.trie.path(n) for n in route.nodes] == [(), (10, 11)]
+    assert within.cut((10, 11, 13, 9)) == (10, 11, 13)
+    assert within.cut((14, 9)) == (14,)
+    assert within.words.tolist() == [5, 6, 7, 8, 9, 10, 12, 13, 14]
+    assert within.trie.path(within.terminal((5, 9))) == (5, 9)
+
+
+def test_an_answer_that_is_not_there() -> None:
+    within = CatalogueSoftmax(ANSWERS)
+    for ask in (within.route, within.terminal):
+        with pytest.raises(ValueError, match="not in the catalogue of 7 titles"):
+            ask((5, 8))
+
+
+@pytest.mark.parametrize("layout", ["packed", "separate"])
+@pytest.mark.parametrize("max_tokens", [None, 7])
+def test_packed_scores_are_those_of_a_loop(layout: str, max_tokens: int | None) -> None:
+    model, within = tiny_llama(), CatalogueSoftmax(ANSWERS)
+    sets = [ChoiceSet(PROMPT, ANSWERS), ChoiceSet(PROMPT[:2], ANSWERS[2:4])]
+    passes = pack_passes(sets, pad_id=0, layout=layout, max_tokens=max_tokens, within=within)
+    with torch.no_grad():
+        got = choice_logps(model, *passes, within=within)
+    torch.testing.assert_close(got[0].double(), torch.tensor(slow_logps_within(model, PROMPT, ANSWERS)).double())
+    assert got[0].exp().sum() == pytest.approx(1)
+    whole = slow_logps_within(model, PROMPT[:2], ANSWERS)
+    assert got[1, :2].tolist() == pytest.approx(whole[2:4], abs=1e-4)
+    assert got[1, 2:].tolist() == [-math.inf] * 5
+
+
+def test_gradients_are_those_of_the_full_head() -> None:
+    """The restricted head gives the gradients that logits of the whole vocabulary give."""
+    within = CatalogueSoftmax(ANSWERS)
+    passes = pack_passes([ChoiceSet(PROMPT, ANSWERS)], pad_id=0, within=within)
+    found = []
+    for model_type in ("llama", "unheard-of"):
+        model = tiny_llama()
+        model.config.model_type = model_type  # an unknown type keeps its whole head
+        choice_logps(model, *passes, within=within)[0, 2].backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*found)
+
+
+def test_a_head_is_itself_again_afterwards() -> None:
+    model = tiny_llama()
+    hidden = torch.randn(1, 3, 32)
+    before = model.lm_head(hidden)
+    with restricted_head(model.lm_head, torch.tensor([3, 1])) as is_restricted:
+        some = model.lm_head(hidden)
+    assert is_restricted
+    torch.testing.assert_close(some, before[..., [3, 1]])
+    torch.testing.assert_close(model.lm_head(hidden), before)
+
+
+def test_a_batch_that_was_packed_otherwise_is_refused() -> None:
+    model, within = tiny_llama(), CatalogueSoftmax(ANSWERS)
+    with pytest.raises(ValueError, match="catalogue that it was packed with"):
+        choice_logps(model, *pack_passes([ChoiceSet(PROMPT, ANSWERS)], pad_id=0), within=within)
+
+
+@pytest.mark.parametrize("layout", ["cached", "repeated", "separate"])
+def test_the_whole_catalogue_is_read_as_its_titles_are(layout: str) -> None:
+    model, within = tiny_llama(), CatalogueSoftmax(ANSWERS)
+    want = slow_logps_within(model, PROMPT, ANSWERS)
+    got = catalogue_logps(model, PROMPT, within.trie, layout=layout, block_tokens=3, within=within)
+    assert got.tolist() == pytest.approx(want, abs=1e-4)
+    best = top_k(model, PROMPT, within.trie, 3, layout=layout, within=within)
+    assert best.items.tolist() == sorted(range(7), key=lambda i: -want[i])[:3]
+
+
+def test_every_title_of_a_history_is_scored_as_an_answer_to_what_is_before_it() -> None:
+    model, within = tiny_llama(), CatalogueSoftmax(ANSWERS)
+    history = Trajectory((1, 2), (3,), (3,), ANSWERS[:4])
+    other = Trajectory((1, 2), (3,), (4, 3), ANSWERS[4:6])
+    prompts = [(1, 2), (1, 2, 5, 6, 3), (1, 2, 5, 6, 3, 5, 3), (1, 2, 5, 6, 3, 5, 3, 7, 3)]
+    for scored_in in (None, within):
+        batch = pack_trajectories([history, other], pad_id=0, within=scored_in)
+        with torch.no_grad():
+            got = choice_logps(model, batch, within=scored_in)
+            want = [
+                choice_logps(model, *pack_passes([ChoiceSet(p, (a,))], pad_id=0, within=scored_in), within=scored_in)
+                for p, a in zip([*prompts, (1, 2), (1, 2, 10, 11, 12, 4, 3)], ANSWERS, strict=False)
+            ]
+        torch.testing.assert_close(torch.cat([got[0], got[1, :2]]), torch.cat(want).flatten())
+        assert got[1, 2:].tolist() == [-math.inf] * 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(2, 6), min_size=1, max_size=4), min_size=1, max_size=12))
+def test_probabilities_of_all_titles_sum_to_one(titles: list[list[int]]) -> None:
+    answers = tuple(dict.fromkeys((*title, 9) for title in titles))
+    model, within = tiny_llama(), CatalogueSoftmax(answers)
+    passes = pack_passes([ChoiceSet(PROMPT, answers)], pad_id=0, within=within)
+    with torch.no_grad():
+        assert choice_logps(model, *passes, within=within).exp().sum() == pytest.approx(1, abs=1e-4)
