@@ -131,7 +131,7 @@ class Preferences:
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Return the inverse of `to_json`."""
         return cls(
-            {name: {m: Interval.from_json(i) for m, i in of.items()} for name, of in value["metrics"].items()},
+            {name: {m: Interval.from_json(of[m]) for m in METRICS} for name, of in value["metrics"].items()},
             [
                 Difference(d["scores"], d["against"], d["metric"], PairedDifference.from_json(d))
                 for d in value["differences"]

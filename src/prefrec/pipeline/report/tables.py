@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prefrec.evaluation import METRICS, Audit, AuditRow, Evaluation, PairedDifference, metrics_for
+from prefrec.evaluation.preferences import Preferences
 from prefrec.pipeline.report.contents import RunContents, Stage
 from prefrec.pipeline.report.wording import (
     clock,
@@ -92,6 +93,24 @@ def differences_grid(evaluation: Evaluation) -> Grid:
         for (ranker, against), found in of_pair.items()
     ]
     return Grid([metric_label(m) for m in metrics], rows)
+
+
+def preference_grids(found: Preferences) -> tuple[Grid, Grid]:
+    """Scores × metrics of preferences, the highest of each column `best`, and their paired differences."""
+    metrics = list(dict.fromkeys(m for of in found.metrics.values() for m in of))
+    best = {m: max(of[m].mean for of in found.metrics.values()) for m in metrics}
+    rows = [
+        (
+            name,
+            [Cell(number(i.mean), (interval_ends(i),), "best" if i.mean == best[m] else "") for m, i in of.items()],
+        )
+        for name, of in found.metrics.items()
+    ]
+    of_pair: dict[str, list[Cell]] = {}
+    for d in found.differences:
+        of_pair.setdefault(f"{d.scores} − {d.against}", []).append(_difference_cell(d.difference))
+    columns = [m.upper() for m in metrics]
+    return Grid(columns, [(*row, "") for row in rows]), Grid(columns, [(*row, "") for row in of_pair.items()])
 
 
 def _difference_cell(difference: PairedDifference) -> Cell:
