@@ -117,11 +117,19 @@ def test_weights_are_chosen_on_validation_questions_alone():
         validation,
         ~validation,
     )
-    found = measure(answers, "sft", ["aligned"], seed=0)
+    found = measure(answers, "sft", {"aligned": "sft"}, seed=0)
     assert found.weights == {"aligned: log π + λ·reward": math.inf, "aligned: mean rating + λ·reward": 0.0}
     auc = {name: of["auc"].mean for name, of in found.metrics.items()}
     assert auc["sft: log π"] == auc["aligned: log π"] == auc["aligned: mean rating + λ·reward"] == 1.0
     assert auc["aligned: reward"] == auc["aligned: log π + λ·reward"] == 0.0
     assert auc["popularity"] == 0.5
     without = replace(answers, validation=np.zeros(4, bool))
-    assert measure(without, "sft", ["aligned"], seed=0).weights == {}
+    assert measure(without, "sft", {"aligned": "sft"}, seed=0).weights == {}
+
+
+def test_an_alignment_s_reference_is_what_it_went_on_from():
+    kinds = np.array([[1, -1], [1, -1]])
+    logps = {"sft": np.zeros((2, 2)), "one": 3.0 * kinds, "two": 2.0 * kinds}
+    answers = Answers(logps, {}, kinds > 0, kinds < 0, ["a", "b"], np.zeros(2, bool), np.ones(2, bool))
+    found = measure(answers, "sft", {"one": "sft", "two": "one"}, seed=0).metrics
+    assert [found[f"{name}: reward"]["auc"].mean for name in ("one", "two")] == [1.0, 0.0]

@@ -86,26 +86,27 @@ def run_preferences(recipe: Recipe, data: PreparedData, entries: Sequence[Entry]
     start = _start(recipe, data, entries)
     aligned = [e for e in entries if isinstance(e, LMEntry) and e.name in {a.name for a in recipe.align}]
     answers = _ask(recipe, data, questions, [start, *aligned], cache)
-    return measure(answers, start.name, [e.name for e in aligned], seed=recipe.seed)
+    starts = {a.name: a.start or start.name for a in recipe.align}
+    return measure(answers, start.name, {e.name: starts[e.name] for e in aligned}, seed=recipe.seed)
 
 
-def measure(answers: Answers, reference: str, aligned: Sequence[str], *, seed: int) -> Preferences:
+def measure(answers: Answers, first: str, aligned: Mapping[str, str], *, seed: int) -> Preferences:
     """Return metrics of each model's log π, reward and mixtures, and of the references, on questions under test.
 
-    The reward is log π − log π_ref. Weights of mixtures are those with the highest AUC on validation questions; where
-    there are none, no mixture is made.
+    The reward is log π − log π_ref, where the reference is what the alignment went on from. Weights of mixtures are
+    those with the highest AUC on validation questions; where there are none, no mixture is made.
 
     Args:
         answers: of the models and references.
-        reference: name of the model whose log π is log π_ref.
-        aligned: names of the models that were aligned from it.
+        first: name of the model before all alignment.
+        aligned: name of each aligned model → name of its reference.
         seed: of the bootstrap.
     """
-    start = f"{reference}: {LOGPS}"
-    scores = {start: answers.logps[reference], **answers.references}
+    start = f"{first}: {LOGPS}"
+    scores = {start: answers.logps[first], **answers.references}
     weights: dict[str, float] = {}
     compare: list[tuple[str, str]] = []
-    for name in aligned:
+    for name, reference in aligned.items():
         own, chosen = _of_model(answers, answers.logps[name], answers.logps[reference])
         scores |= {f"{name}: {kind}": s for kind, s in own.items()}
         weights |= {f"{name}: {kind}": weight for kind, weight in chosen.items()}

@@ -41,6 +41,7 @@ SFT = "sft"
 SEQUENTIAL = "sequential"
 RANKERS = "rankers"
 NegativesFrom = Literal[
+    "reference",
     "list",
     "uniform",
     "popularity",
@@ -154,11 +155,12 @@ class AlignSection(RowsSection):
     name: str = Field("s-dpo", pattern=NAME, description="Folder, and name in the tables.")
     loss: str = Field("softmax_dpo", description=f"One of {', '.join(LOSSES)}.")
     beta: float = Field(1.0, gt=0, description="Pull to the reference.")
-    num_negatives: int = Field(3, ge=1, description="Rejected answers a row and step.")
+    num_negatives: int = Field(7, ge=1, description="Rejected answers a row and step.")
     negatives: Literal["fixed", "per_epoch"] = Field("fixed", description="Drawn once, or anew in each epoch.")
     negatives_from: NegativesFrom = Field(
-        "list",
-        description="list: the row's own candidates; else its list is drawn again: uniform, popularity, in-batch "
+        "reference",
+        description="reference: drawn in proportion to the probabilities of the model it starts from, which makes "
+        "S-DPO consistent at beta 1; list: the row's own candidates; uniform, popularity, in-batch "
         "(targets of other rows), hard (highest under the model it starts from), hard-SASRec and the like. rated and "
         "impressions make rows of the log: of items that the user rated high and low, or took and left.",
     )
@@ -171,6 +173,9 @@ class AlignSection(RowsSection):
     )
     sampled_negatives: int = Field(
         0, ge=0, description="rated, impressions: how many of num_negatives are drawn uniformly instead."
+    )
+    start: str | None = Field(
+        None, description="An earlier alignment to go on from, whose policy is the new reference; None: SFT."
     )
     negatives_pool: int = Field(64, ge=2, description="Items drawn for a row of which hard takes the highest.")
     precompute_reference: bool = Field(True, description="Reference log-probs once before training.")
@@ -268,6 +273,9 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         names = [a.name for a in self.align]
+        for place, section in enumerate(self.align):
+            if section.start is not None and section.start not in names[:place]:
+                raise ValueError(f"align.{section.name}.start: there is no alignment {section.start!r} before it")
         if len(set(names)) < len(names):
             raise ValueError(f"align: two entries share a name ({', '.join(names)})")
         models = [s.model for s in self.sequential]
