@@ -79,7 +79,11 @@ class ModelSection(_Section):
     """The language model and how it is asked."""
 
     name: str = Field(EMBEDDED, description="Embedded model, local folder or hub id.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Of the frozen base.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Of all products; auto: bfloat16 where this machine multiplies it faster, else float32. Weights "
+        "that are trained stay in float32.",
+    )
     max_length: int = Field(1024, ge=16, description="Tokens of a prompt with its longest answer.")
     chat: bool = Field(False, description="Wrap prompts by the tokenizer's chat template.")
     layers: int | None = Field(None, ge=1, description="Keep so many of the first layers; None: all.")

@@ -14,7 +14,7 @@ from torch import nn
 
 from prefrec.data.store import clear_drafts, draft_name, storage_error, writing
 from prefrec.errors import ConfigError, ModelError
-from prefrec.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_model, load_tokenizer
+from prefrec.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_model, load_tokenizer, resolve_dtype
 from prefrec.pipeline.report.contents import read_run
 from prefrec.prompts import load_template
 from prefrec.serving.card import model_card
@@ -135,7 +135,7 @@ def _write_merged(run: Run, ranker: str, adapter: Path | None, out: Path) -> Non
         if isinstance(model, PeftModel):
             _untie_adapted(model)
             model = cast(nn.Module, model.merge_and_unload(safe_merge=True))
-    whole: Any = model.to(DTYPES[section.dtype])
+    whole: Any = model.to(DTYPES[resolve_dtype(section.dtype)])
     # Weights from a GGUF file are plain by now; a configuration that still says "gguf" would refuse to be saved.
     for owner, attribute in ((whole, "hf_quantizer"), (whole.config, "quantization_config")):
         if hasattr(owner, attribute):
