@@ -16,9 +16,9 @@ from prefrec.data.config import ColumnNames
 from prefrec.pipeline.recipe import (
     AlignSection,
     EvaluateSection,
+    ItemsSection,
     LoraSection,
     ModelSection,
-    PretrainSection,
     Recipe,
     SFTSection,
 )
@@ -42,9 +42,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data.columns": ColumnNames,
     "data.candidates": CandidateConfig,
     "model": ModelSection,
+    "model.items": ItemsSection,
     "lora": LoraSection,
     "Training": TrainSection,
-    "pretrain": PretrainSection,
     "sft": SFTSection,
     "align": AlignSection,
     "evaluate": EvaluateSection,
