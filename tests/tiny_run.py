@@ -82,7 +82,7 @@ def tiny_recipe(shop: dict[str, Path], model: Path) -> dict[str, Any]:
             "candidates": {"size": 6},
             "history_length": 4,
         },
-        "model": {"name": str(model), "dtype": "float32", "max_length": 400},
+        "model": {"name": str(model), "dtype": "float32", "max_length": 400, "templates": ["1"]},
         "lora": {"r": 4},
         "sft": {**training, "epochs": 2, "eval_rows": 8, "eval_steps": 4},
         "align": [
