@@ -22,7 +22,7 @@ REFERENCES = ["random", "popularity", "co-occurrence", "item-kNN"]
 
 @pytest.fixture
 def lm(place):
-    asked = ModelSection(name=str(place.model), dtype="float32", max_length=400)
+    asked = ModelSection(name=str(place.model), dtype="float32", max_length=400, templates=["1"])
     return lm_ranker("s-dpo", place.s_dpo / "adapter", read_prepared(place.data), asked)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -168,12 +169,17 @@ def test_a_folder_of_other_things_is_left_alone(place, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
-def test_pretrain_then_sft_from_its_adapter(place, tmp_path):
-    read, tuned = tmp_path / "pretrain", tmp_path / "sft"
-    asked = ("--model", place.model, "--dtype", "float32", "--max-length", 400)
-    few = ("--rows", 8, "--epochs", 3)
-    succeed("pretrain", place.data, read, "--titles", 9, *asked, *TRAINING, *few)
-    succeed("sft", place.data, tuned, "--adapter", read / "adapter", *asked, *TRAINING, *few)
-    before, after = adapter_weights(read / "adapter"), adapter_weights(tuned / "adapter")
-    assert before.keys() == after.keys()
-    assert any(not torch.equal(before[n], after[n]) for n in before)
+def test_histories_are_read_where_the_prompt_shows_no_candidates(place, tmp_path):
+    """By default; the same rows, and then alignment from the adapter."""
+    read, tuned, aligned = (tmp_path / name for name in ("read", "tuned", "aligned"))
+    few = ("--rows", 8, "--epochs", 3, "--learning-rate", 5e-3, "--global-batch-size", 8)
+    done = prefrec("sft", place.data, read, *place.with_histories, *few, "--lora-rank", 4)
+    assert "8 training rows" in done.err
+    (log,) = (json.loads((read / "stage.json").read_text())["made_with"]["model"]["templates"],)
+    assert log == ["history"]
+    succeed("sft", place.data, tuned, "--adapter", read / "adapter", *place.with_histories, *few)
+    succeed("align", place.data, aligned, "--adapter", tuned / "adapter", *place.with_histories, *few)
+    weights = [adapter_weights(folder / "adapter") for folder in (read, tuned, aligned)]
+    for before, after in pairwise(weights):
+        assert before.keys() == after.keys()
+        assert any(not torch.equal(before[n], after[n]) for n in before)

@@ -12,6 +12,7 @@ from prefrec.pipeline.recipe import AlignSection, SFTSection
 from prefrec.pipeline.score import lm_ranker
 from prefrec.pipeline.stage import last_checkpoint
 from prefrec.pipeline.train import train_align, train_sft, trained_items, training_rows, validation_rows
+from prefrec.training.best import KeepBest
 from prefrec.training.progress import ProgressCallback
 from tiny_run import adapter_weights
 
@@ -214,6 +215,31 @@ def test_interrupted_sft_ends_with_the_same_weights(
     assert _losses(stopped) == _losses(tmp_path / "whole")
     assert _log(stopped, "eval_loss") == _log(tmp_path / "whole", "eval_loss")
     assert sorted(p.name for p in stopped.iterdir()) == ["adapter", "checkpoint-16", "log.json"]
+
+
+@pytest.mark.parametrize(("changes", "stopped_at"), [({"save_steps": 4}, 2), ({"epochs": 3.5, "save_steps": 99}, 4)])
+def test_an_evaluation_that_was_interrupted_is_made_again(
+    sft, on_histories, tmp_path, monkeypatch, changes, stopped_at
+):
+    """At the end of an epoch, or of all; it may be that of the best epoch."""
+    changes = {"model": on_histories, "epochs": 4, "patience": 9, "learning_rate": 0.05, "eval_rows": 20} | changes
+    whole = sft(tmp_path / "whole", **changes)
+    asked = []
+
+    def stop(*args, **kwargs):
+        asked.append(args)
+        if len(asked) == stopped_at:
+            raise PowerCutError
+        return KeepBest.on_evaluate(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        stopping = type("Stopping", (KeepBest,), {"on_evaluate": stop})
+        patched.setattr("prefrec.pipeline.train.KeepBest", stopping)
+        with pytest.raises(PowerCutError):
+            sft(tmp_path / "stopped", **changes)
+    assert _equal(whole, sft(tmp_path / "stopped", **changes))
+    for name in ("eval_ndcg@10", "eval_loss"):
+        assert _log(tmp_path / "stopped", name) == _log(tmp_path / "whole", name)
 
 
 @pytest.mark.parametrize("negatives", ["fixed", "per_epoch"])
