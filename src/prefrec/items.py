@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from prefrec.data import Catalogue
 from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.linear import quicken
-from prefrec.models import DTYPES
+from prefrec.models import DTYPES, resolve_dtype
 from prefrec.prompts import ChoiceSet, Trajectory
 
 ITEMS_FILE = "items.json"
@@ -189,7 +189,7 @@ def load_item_model(folder: Path, *, dtype: str = "float32") -> Any:
         model.load_state_dict(state)
     except (OSError, ValueError, KeyError, RuntimeError, StopIteration, SafetensorError) as e:
         raise ModelError(f"{folder}: the model of items cannot be read: {e}") from e
-    model.to(DTYPES[dtype])
+    model.to(DTYPES[resolve_dtype(dtype)])
     table.float()
     quicken(model)
     return model.eval()

@@ -13,6 +13,7 @@ With rewards r_i = β (log π(y_i|x) − log π_ref(y_i|x)):
 | `dmpo_loss` | softplus(mean_i r_i − r_0) |
 | `bpr_loss` | mean_i softplus(β (log π(y_i|x) − log π(y_0|x))): reference-free |
 | `softmax_loss` | log(1 + Σ_i exp(β (log π(y_i|x) − log π(y_0|x)))): reference-free |
+| `sft_loss` | −log π(y_0|x): reference-free |
 """
 
 from __future__ import annotations
@@ -99,16 +100,26 @@ def softmax_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Prefer
     return PreferenceLoss(_softmax_cross_entropy(rewards), rewards)
 
 
+def sft_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+    """SFT continued: −log π of the chosen answer, as the control of an alignment on the same rows.
+
+    `ref_logps` is accepted, so that all losses are called alike, and not used; `beta` scales the rewards alone.
+    """
+    _check(policy_logps, ref_logps, beta)
+    return PreferenceLoss(-policy_logps[:, 0], beta * policy_logps)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor, float], PreferenceLoss]] = {
     "softmax_dpo": softmax_dpo_loss,
     "dpo": dpo_loss,
     "dmpo": dmpo_loss,
     "bpr": bpr_loss,
     "softmax": softmax_loss,
+    "sft": sft_loss,
 }
 """Name (`loss` in a recipe, `loss_type` in `SoftmaxDPOConfig`) → loss."""
 
-REFERENCE_FREE = frozenset({"bpr", "softmax"})
+REFERENCE_FREE = frozenset({"bpr", "softmax", "sft"})
 """Losses that do not read `ref_logps`."""
 
 

@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import tempfile
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,35 @@ ATTENTION = ("auto", "sdpa", "eager", "flex_attention")
 QUANTIZATION = ("none", "nf4")
 
 
+FASTER = 1.3
+"""How much faster bfloat16 must multiply than float32 for `auto` to take it."""
+
+
+@cache
+def resolve_dtype(dtype: str) -> str:
+    """Return the dtype to compute in: `dtype`, or where it is `auto` the one that this machine multiplies fast.
+
+    On a CPU products of the size of a small model's layers are timed, once a process. A GPU takes bfloat16 where it
+    has instructions for it.
+    """
+    if dtype != "auto":
+        return dtype
+    if default_device().type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if FASTER * _product_seconds(torch.bfloat16) < _product_seconds(torch.float32) else "float32"
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """Return the least time that a product of a layer's size took; another process cannot make it less."""
+    left, right = torch.ones(512, 768, dtype=dtype), torch.ones(768, 1536, dtype=dtype)
+    times = []
+    for _ in range(9):
+        start = time.perf_counter()
+        left @ right
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of the model `name` (see `load_model`).
 
@@ -69,7 +100,7 @@ def load_model(
 
     Args:
         name: `smollm2-135m` (the embedded model), a local folder, or a hub id.
-        dtype: `float32`, `bfloat16` or `float16`.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` (see `resolve_dtype`).
         attn_implementation: `sdpa`, `eager` or `flex_attention`; `auto`: as transformers chooses, which is `sdpa` for
             most models, and on a GPU the faster of that and `flex_attention` (see `measure_attention`).
         quantization: `nf4` holds the layers' matrices in 4 bits (`bitsandbytes`), to train adapters on, and computes
@@ -81,6 +112,7 @@ def load_model(
     Raises:
         ModelError: there is no such model, or it cannot be read in this form; the message says what was looked for.
     """
+    dtype = resolve_dtype(dtype)
     for value, known, what in (
         (dtype, DTYPES, "dtype"),
         (attn_implementation, ATTENTION, "attn_implementation"),

@@ -1,4 +1,4 @@
-"""The most probable titles of a catalogue too large to score whole: exact best-first search on their trie."""
+"""The most probable titles of a catalogue, or titles drawn from it: exact best-first search on their trie."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from prefrec.catalogue import TrieLayout, children_logps, trie_reader
+from prefrec.catalogue import TrieLayout, TrieReader, children_logps, trie_reader
 from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.trie import ROOT, Ints, Trie
 
@@ -66,8 +66,45 @@ def top_k(
         ValueError: k is less than 1, or the prompt is empty.
         ModelError: a log-probability is no finite number.
     """
-    search = _Search(trie, k, without)
     reader = trie_reader(model, prompt, trie, layout, within)
+    return _run(_Search(trie, k, without), reader, width, max_calls)
+
+
+@torch.no_grad()
+def sample(
+    model: nn.Module,
+    prompt: Sequence[int],
+    trie: Trie,
+    k: int,
+    rng: np.random.Generator,
+    *,
+    without: Sequence[int] | Ints = (),
+    layout: TrieLayout = "cached",
+    width: int = WIDTH,
+    within: CatalogueSoftmax | None = None,
+) -> Ints:
+    """Draw k answers of a trie after `prompt` without replacement, in proportion to their probabilities.
+
+    Every answer's log-probability gets Gumbel noise, and the k highest are a sample without replacement. The noise
+    is drawn from the root downwards, each prefix having the highest noise below it, so that only prefixes of likely
+    answers are read (stochastic beam search, Kool et al., 2019, arXiv 1903.06059).
+
+    Args:
+        model, prompt, trie, layout, width, within: as in `top_k`. Without `within`, probabilities are those among the
+            children of each prefix.
+        k: number of answers; fewer come back where fewer are left.
+        rng: of the draws.
+        without: indices of answers that are not drawn.
+
+    Raises:
+        ValueError: k is less than 1, or the prompt is empty.
+        ModelError: a log-probability is no finite number.
+    """
+    reader = trie_reader(model, prompt, trie, layout, within)
+    return _run(_Sampling(trie, k, without, rng), reader, width, None).items
+
+
+def _run(search: _Search, reader: TrieReader, width: int, max_calls: int | None) -> TopK:
     calls = 0
     while (max_calls is None or calls < max_calls) and (nodes := search.next_nodes(width)):
         search.extend(nodes, *children_logps(reader, np.array(nodes)))
@@ -118,9 +155,12 @@ class _Search:
         trie, read = self.trie, set(nodes)
         below = self.counts[trie.item_starts[trie.ends[children]]] - self.counts[trie.item_starts[children]]
         inner = trie.child_starts[children + 1] > trie.child_starts[children]
+        starts = np.searchsorted(parents, np.arange(len(nodes) + 1))
+        for parent, start, end in zip(nodes, starts[:-1], starts[1:], strict=True):
+            found = self._scores(parent, children[start:end], logps[start:end])
+            self.logps |= dict(zip(children[start:end].tolist(), found.tolist(), strict=True))
         for i, child in enumerate(children.tolist()):
-            logp = self.logps[nodes[parents[i]]] + float(logps[i])
-            self.logps[child] = logp
+            logp = self.logps[child]
             for item in trie.items_at(child).tolist():
                 self._offer(logp, item)
             if inner[i] and below[i] and child not in read and logp >= self._least:
@@ -131,6 +171,10 @@ class _Search:
         best = sorted(self.found, reverse=True)
         return np.array([-i for _, i in best], dtype=np.int64), np.array([p for p, _ in best], dtype=np.float32)
 
+    def _scores(self, parent: int, children: Ints, logps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the scores of the children of a node, from their log-probabilities there; none above the node's."""
+        return self.logps[parent] + logps
+
     def _offer(self, logp: float, item: int) -> None:
         if not self.wanted[item]:
             return
@@ -138,3 +182,21 @@ class _Search:
             heapq.heappush(self.found, (logp, -item))
         else:
             heapq.heappushpop(self.found, (logp, -item))
+
+
+class _Sampling(_Search):
+    """A search by log-probabilities with Gumbel noise."""
+
+    def __init__(self, trie: Trie, k: int, without: Sequence[int] | Ints, rng: np.random.Generator) -> None:
+        super().__init__(trie, k, without)
+        self.rng = rng
+        self.plain = {ROOT: 0.0}
+
+    def _scores(self, parent: int, children: Ints, logps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return noisy log-probabilities whose maximum is the parent's (equations 8 and 9 of the paper)."""
+        plain = self.plain[parent] + logps - np.logaddexp.reduce(logps)
+        self.plain |= dict(zip(children.tolist(), plain.tolist(), strict=True))
+        noisy = plain + self.rng.gumbel(size=len(plain))
+        with np.errstate(divide="ignore"):  # of the highest one, whose log is −∞
+            gap = self.logps[parent] - noisy + np.log1p(-np.exp(noisy - noisy.max()))
+        return self.logps[parent] - np.maximum(0.0, gap) - np.log1p(np.exp(-np.abs(gap)))

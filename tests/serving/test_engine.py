@@ -231,22 +231,23 @@ def test_scores_do_not_depend_on_the_budget_and_keep_the_order(shapes, budget):
         )
         for n, c in shapes
     ]
-    scorer = Scorer(tiny_llama(), {"zero-shot": None}, 1, max_tokens=budget)
+    scorer = Scorer({"zero-shot": tiny_llama()}, {"zero-shot": None}, 1, max_tokens=budget)
     for choices, got in zip(sets, scorer.score("zero-shot", sets), strict=True):
         with torch.no_grad():
             np.testing.assert_allclose(got, slow_logps(scorer.model, choices).numpy(), rtol=1e-4, atol=1e-3)
 
 
 def test_a_pass_on_a_cpu_is_small_unless_asked():
-    assert Scorer(tiny_llama(), {"zero-shot": None}, 1).max_tokens == 2048
-    assert Scorer(tiny_llama().to("meta"), {"zero-shot": None}, 1).max_tokens == 4096
-    assert Scorer(tiny_llama(), {"zero-shot": None}, 1, max_tokens=100).max_tokens == 100
+    assert Scorer({"zero-shot": tiny_llama()}, {"zero-shot": None}, 1).max_tokens == 2048
+    assert Scorer({"zero-shot": tiny_llama().to("meta")}, {"zero-shot": None}, 1).max_tokens == 4096
+    assert Scorer({"zero-shot": tiny_llama()}, {"zero-shot": None}, 1, max_tokens=100).max_tokens == 100
 
 
 @pytest.mark.parametrize("layout", ["packed", "separate"])
 def test_a_layout_that_is_asked_for_stays(run, layout):
-    model, adapters = load_rankers(run.recipe.model.name, "float32", {"zero-shot": None})
-    scorer = Scorer(model, adapters, 1, layout=layout)
+    models, adapters = load_rankers(run.recipe.model.name, "float32", {"zero-shot": None})
+    model = models["zero-shot"]
+    scorer = Scorer(models, adapters, 1, layout=layout)
     choices = ChoiceSet((5, 6, 7, 8), ((9, 1), (10, 11, 1), (12, 1)))
     scorer.settle_layout(choices)
     assert scorer.row_layout == layout
@@ -258,9 +259,9 @@ def test_a_layout_that_is_asked_for_stays(run, layout):
 
 
 def test_a_model_that_cannot_branch_is_scored_row_by_row(run, monkeypatch):
-    model, adapters = load_rankers(run.recipe.model.name, "float32", {"zero-shot": None})
-    broken(model)
-    scorer = Scorer(model, adapters, 1)
+    models, adapters = load_rankers(run.recipe.model.name, "float32", {"zero-shot": None})
+    model = broken(models["zero-shot"])
+    scorer = Scorer(models, adapters, 1)
     choices = ChoiceSet((5, 6, 7, 8), ((9, 1), (10, 11, 1), (12, 1)))
     scorer.settle_layout(choices)
     assert scorer.row_layout == "separate"

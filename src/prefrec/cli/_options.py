@@ -16,7 +16,7 @@ from prefrec.pipeline.score import LMEntry, adapter_key
 Section = TypeVar("Section", bound=BaseModel)
 
 Model = Annotated[str, typer.Option(help="smollm2-135m (embedded), a local folder, or a hub id.")]
-Dtype = Annotated[str, typer.Option(help="Of the base: float32, bfloat16 or float16.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 MaxLength = Annotated[int, typer.Option(help="Tokens of a prompt with its longest answer.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Wrap prompts by the tokenizer's chat template.")]
 Templates = Annotated[

@@ -36,7 +36,7 @@ def align(
         int | None, typer.Option(help="Tokens a pass, for many negatives: less memory, the same gradient.")
     ] = None,
     model: o.Model = "smollm2-135m",
-    dtype: o.Dtype = "bfloat16",
+    dtype: o.Dtype = "auto",
     max_length: o.MaxLength = 1024,
     chat: o.Chat = False,
     template: o.Templates = None,

@@ -51,7 +51,7 @@ def evaluate(
     retrieve: Annotated[int, typer.Option(min=1, help="With --retriever: titles that it hands on.")] = 20,
     batch_size: Annotated[int, typer.Option(help="Rows a pass.")] = 8,
     model: o.Model = "smollm2-135m",
-    dtype: o.Dtype = "bfloat16",
+    dtype: o.Dtype = "auto",
     max_length: o.MaxLength = 1024,
     chat: o.Chat = False,
     template: o.Templates = None,

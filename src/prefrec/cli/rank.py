@@ -50,7 +50,7 @@ def rank(
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Leave no title out that was seen.")] = False,
     adapter: Annotated[Path | None, typer.Option(help="Adapter; default: the bare base.")] = None,
     model: o.Model = "smollm2-135m",
-    dtype: o.Dtype = "bfloat16",
+    dtype: o.Dtype = "auto",
     max_length: o.MaxLength = 1024,
     chat: o.Chat = False,
     template: o.Templates = None,

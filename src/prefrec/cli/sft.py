@@ -47,7 +47,7 @@ def sft(
         typer.Option(help="Adapter to go on from; default: a new one."),
     ] = None,
     model: o.Model = "smollm2-135m",
-    dtype: o.Dtype = "bfloat16",
+    dtype: o.Dtype = "auto",
     max_length: o.MaxLength = 1024,
     chat: o.Chat = False,
     template: o.Templates = None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from prefrec import processes
 from prefrec.console import say
@@ -14,7 +16,7 @@ from prefrec.pipeline.recipe import AlignSection, ModelSection
 from prefrec.pipeline.score import lm_ranker
 from prefrec.rankers import CatalogueRanker, Ranker
 from prefrec.rankers.sequential import load_sequential
-from prefrec.training.negatives import redraw_lists
+from prefrec.training.negatives import Sampler, redraw_lists
 
 NEGATIVES_FILE = "negatives.parquet"
 """In the folder of an alignment whose lists were drawn again: its training rows."""
@@ -51,15 +53,35 @@ def negative_rows(
     if not processes.from_first(path.is_file()):
         say(f"{section.name}: negatives from {section.negatives_from}")
         judge = hard_judge(data, model, adapter, sequential).score if section.is_hard else None
-        size = max([1 + section.num_negatives, *(len(e.candidates) for e in rows)])
+        sampler = _sampler(data, model, adapter) if section.drawn_from == "reference" else None
+        size = 1 + section.num_negatives
+        if section.drawn_from != "reference":
+            size = max([size, *(len(e.candidates) for e in rows)])
         found = redraw_lists(
-            rows, data, section.drawn_from, seed=seed, size=size, pool=section.negatives_pool, judge=judge
+            rows,
+            data,
+            section.drawn_from,
+            seed=seed,
+            size=size,
+            pool=section.negatives_pool,
+            judge=judge,
+            sampler=sampler,
         )
         if processes.is_first():
             out.mkdir(parents=True, exist_ok=True)
             write_whole(path, examples_to_frame(found).write_parquet)
         processes.wait()
     return frame_to_examples(read_parquet(path))
+
+
+def _sampler(data: PreparedData, model: ModelSection, adapter: Path | None) -> Sampler:
+    """Return what draws items in proportion to the probabilities of the model that an alignment starts from."""
+    ranker = CatalogueRanker(lm_ranker("reference", adapter, data, model))
+
+    def draw(history: Sequence[str], k: int, rng: np.random.Generator, without: Collection[str]) -> list[str]:
+        return ranker.sample(history, k, rng, without=without)
+
+    return draw
 
 
 def hard_judge(data: PreparedData, model: ModelSection, adapter: Path | None, sequential: Path | None) -> Ranker:

@@ -40,7 +40,7 @@ SFT = "sft"
 SEQUENTIAL = "sequential"
 RANKERS = "rankers"
 NegativesFrom = Literal[
-    "list", "uniform", "popularity", "in-batch", "hard", "hard-GRU4Rec", "hard-Caser", "hard-SASRec"
+    "reference", "list", "uniform", "popularity", "in-batch", "hard", "hard-GRU4Rec", "hard-Caser", "hard-SASRec"
 ]
 
 
@@ -66,7 +66,11 @@ class ModelSection(_Section):
     """The language model and how it is asked."""
 
     name: str = Field(EMBEDDED, description="Embedded model, local folder or hub id.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Of the frozen base.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Of all products; auto: bfloat16 where this machine multiplies it faster, else float32. Weights "
+        "that are trained stay in float32.",
+    )
     max_length: int = Field(1024, ge=16, description="Tokens of a prompt with its longest answer.")
     chat: bool = Field(False, description="Wrap prompts by the tokenizer's chat template.")
     layers: int | None = Field(None, ge=1, description="Keep so many of the first layers; None: all.")
@@ -142,12 +146,16 @@ class AlignSection(RowsSection):
     name: str = Field("s-dpo", pattern=NAME, description="Folder, and name in the tables.")
     loss: str = Field("softmax_dpo", description=f"One of {', '.join(LOSSES)}.")
     beta: float = Field(1.0, gt=0, description="Pull to the reference.")
-    num_negatives: int = Field(3, ge=1, description="Rejected answers a row and step.")
+    num_negatives: int = Field(7, ge=1, description="Rejected answers a row and step.")
     negatives: Literal["fixed", "per_epoch"] = Field("fixed", description="Drawn once, or anew in each epoch.")
     negatives_from: NegativesFrom = Field(
-        "list",
-        description="list: the row's own candidates; else its list is drawn again: uniform, popularity, in-batch "
+        "reference",
+        description="reference: drawn in proportion to the probabilities of the model it starts from, which makes "
+        "S-DPO consistent at beta 1; list: the row's own candidates; uniform, popularity, in-batch "
         "(targets of other rows), hard (highest under the model it starts from), hard-SASRec and the like.",
+    )
+    start: str | None = Field(
+        None, description="An earlier alignment to go on from, whose policy is the new reference; None: SFT."
     )
     negatives_pool: int = Field(64, ge=2, description="Items drawn for a row of which hard takes the highest.")
     precompute_reference: bool = Field(True, description="Reference log-probs once before training.")
@@ -218,6 +226,9 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         names = [a.name for a in self.align]
+        for place, section in enumerate(self.align):
+            if section.start is not None and section.start not in names[:place]:
+                raise ValueError(f"align.{section.name}.start: there is no alignment {section.start!r} before it")
         if len(set(names)) < len(names):
             raise ValueError(f"align: two entries share a name ({', '.join(names)})")
         models = [s.model for s in self.sequential]

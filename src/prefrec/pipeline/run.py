@@ -140,11 +140,12 @@ def train_stages(
     sections = recipe.align if "align" in wanted else []
     judges = {e.name: e for e in before if isinstance(e, SequentialEntry)}
     shared = folder / "reference"
-    aligned = [
-        align_stage(made_of, s, start, folder / "align" / s.name, judges.get(s.negatives_judge or ""), shared)
-        for s in sections
-    ]
-    return [*([start] if start else []), *aligned]
+    aligned: dict[str, LMEntry] = {}
+    for s in sections:
+        first = start if s.start is None else aligned[s.start]
+        judge = judges.get(s.negatives_judge or "")
+        aligned[s.name] = align_stage(made_of, s, first, folder / "align" / s.name, judge, shared)
+    return [*([start] if start else []), *aligned.values()]
 
 
 def sequential_stage(

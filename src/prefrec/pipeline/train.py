@@ -17,6 +17,7 @@ from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.items import ItemEncoder, ItemTrajectoryEncoder, add_items, item_table
+from prefrec.models import resolve_dtype
 from prefrec.pipeline.encoders import Encoder, prompt_encoder, shows_candidates, title_vectors
 from prefrec.pipeline.negatives import negative_rows
 from prefrec.pipeline.recipe import (
@@ -300,7 +301,7 @@ def training_arguments(
         "run_name": out.name,
         "seed": seed,
         "use_cpu": on_cpu,
-        "bf16": model.dtype == "bfloat16",
+        "bf16": resolve_dtype(model.dtype) == "bfloat16",
         "fp16": model.dtype == "float16",
         "max_length": model.max_length,
         "chat": model.chat,

@@ -16,7 +16,7 @@ from prefrec.console import track, warn
 from prefrec.data import RankingExample
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.lm import LMRanker
-from prefrec.search import TopK, top_k
+from prefrec.search import TopK, sample, top_k
 from prefrec.trie import Trie
 
 Method = Literal["auto", "exact", "search"]
@@ -132,6 +132,27 @@ class CatalogueRanker:
         return Recommendation(
             [ids[i] for i in best.items], best.logps, best.proven, "search" if searched else "exact"
         )
+
+    def sample(
+        self, history: Sequence[str], k: int, rng: np.random.Generator, *, without: Collection[str] = ()
+    ) -> list[str]:
+        """Draw k items of the catalogue without replacement, in proportion to their probabilities after a history.
+
+        Args:
+            history: item ids, oldest first.
+            k: number of items; fewer come back where fewer are left.
+            rng: of the draws.
+            without: ids of items that are not drawn.
+        """
+        ids = self.lm.catalogue.ids
+        choices = self._encode(history, ids)
+        trie = self._trie_of(choices)
+        left_out = [i for i, item in enumerate(ids) if item in without]
+        layout = self._layout_for(choices.prompt, trie)
+        drawn = sample(
+            self.lm.model, choices.prompt, trie, k, rng, without=left_out, layout=layout, within=self.lm.within
+        )
+        return [ids[i] for i in drawn]
 
     def _encode(self, history: Sequence[str], candidates: Sequence[str]) -> ChoiceSet:
         titles = self.lm.catalogue.titles_of

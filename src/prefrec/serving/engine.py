@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
 from prefrec.errors import DataError
+from prefrec.items import ItemEncoder
 from prefrec.packing import tokens_of
 from prefrec.pipeline.report.examples import shares
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
@@ -85,7 +86,7 @@ class Engine:
         self,
         scorer: Scorer,
         items: ItemIndex,
-        encoder: PromptEncoder,
+        encoder: PromptEncoder | ItemEncoder,
         template: PromptTemplate,
         *,
         examples: Sequence[RankingExample] = (),

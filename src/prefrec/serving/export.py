@@ -14,13 +14,13 @@ from torch import nn
 
 from prefrec.data.store import clear_drafts, draft_name, storage_error, writing
 from prefrec.errors import ConfigError, ModelError
-from prefrec.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_model, load_tokenizer
+from prefrec.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_model, load_tokenizer, resolve_dtype
 from prefrec.pipeline.report.contents import read_run
 from prefrec.prompts import load_template
 from prefrec.serving.card import model_card
 from prefrec.serving.scorer import load_rankers
 from prefrec.studies.runs import Run
-from prefrec.training.adapters import check_adapter, warn_of_other_base
+from prefrec.training.adapters import check_adapter, is_adapter, warn_of_other_base
 
 
 def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
@@ -45,6 +45,10 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
     adapter = run.entry(ranker).adapter
     if adapter is None and not merged:
         raise ConfigError(f"{ranker} is the bare base, which has no adapter: export it with --merged")
+    if run.recipe.model.answers == "items":
+        raise ConfigError(f"{ranker} answers with items as tokens, which other software does not read: use `serve`")
+    if adapter is not None and not is_adapter(adapter) and not merged:
+        raise ConfigError(f"{ranker} has no adapter, as all its weights were trained: export it with --merged")
     out = Path(out)
     draft = _draft_of(out)
     try:
@@ -124,12 +128,14 @@ def _write_merged(run: Run, ranker: str, adapter: Path | None, out: Path) -> Non
     section = run.recipe.model
     model: nn.Module
     if adapter is None:
-        model = load_model(section.name, dtype="float32")
+        model = load_model(section.name, dtype="float32", layers=section.layers)
     else:
-        model, _ = load_rankers(section.name, "float32", {ranker: adapter})
-        _untie_adapted(cast(PeftModel, model))
-        model = cast(PeftModel, model).merge_and_unload(safe_merge=True)
-    whole: Any = model.to(DTYPES[section.dtype])
+        models, _ = load_rankers(section.name, "float32", {ranker: adapter}, layers=section.layers)
+        model = models[ranker]
+        if isinstance(model, PeftModel):
+            _untie_adapted(model)
+            model = cast(nn.Module, model.merge_and_unload(safe_merge=True))
+    whole: Any = model.to(DTYPES[resolve_dtype(section.dtype)])
     # Weights from a GGUF file are plain by now; a configuration that still says "gguf" would refuse to be saved.
     for owner, attribute in ((whole, "hf_quantizer"), (whole.config, "quantization_config")):
         if hasattr(owner, attribute):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from prefrec.models import load_tokenizer
 from prefrec.packing import LayoutChoice
+from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.recipe import ZERO_SHOT
-from prefrec.prompts import PromptEncoder, load_template
+from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.lm import default_device
@@ -20,7 +21,7 @@ from prefrec.studies.runs import Run
 
 
 def adapters_of(run: Run, names: Sequence[str] = ()) -> dict[str, Path | None]:
-    """Ranker → folder of its adapter (None: the bare base), in the order of `names`; all, the last stage first,
+    """Ranker → folder of its weights (None: the bare base), in the order of `names`; all, the last stage first,
     where none is named.
 
     Raises:
@@ -56,22 +57,32 @@ def open_engine(
         ModelError: model or adapter cannot be read.
     """
     section = run.recipe.model
-    model, adapters = load_rankers(section.name, adapters=adapters_of(run, rankers), **section.loading())
-    model.to(default_device())
-    encoder = PromptEncoder(load_tokenizer(section.name), max_length=section.max_length, chat=section.chat)
+    models, adapters = load_rankers(section.name, weights=adapters_of(run, rankers), **section.loading())
+    for model in models.values():
+        model.to(default_device())
+    encoder = prompt_encoder(section, run.data.catalogue)
     template = load_template(section.templates[0], domain=run.data.domain)
     # With a tokenizer of its own: the worker's thread must not meet those of the clients in one.
     asked = LMRanker(
         "catalogue",
-        model,
+        next(iter(models.values())),
         load_tokenizer(section.name),
         run.data.catalogue,
         template,
-        max_length=section.max_length,
-        chat=section.chat,
+        objective=section.objective,
+        encoder=prompt_encoder(section, run.data.catalogue),
+    )
+    scorer = Scorer(
+        models,
+        adapters,
+        encoder.end,
+        max_tokens=max_tokens,
+        layout=layout,
+        catalogue=CatalogueRanker(asked),
+        within=asked.within,
     )
     engine = Engine(
-        Scorer(model, adapters, encoder.end, max_tokens=max_tokens, layout=layout, catalogue=CatalogueRanker(asked)),
+        scorer,
         ItemIndex(run.data.catalogue),
         encoder,
         template,

@@ -1,4 +1,4 @@
-"""The model side of the server: one base, the run's adapters on it, and choice sets scored in bounded passes."""
+"""The model side of the server: a run's models, and choice sets scored in bounded passes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.markup import escape
 from torch import nn
 
 from prefrec.catalogue import check_finite
+from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.console import warn
 from prefrec.errors import ModelError
 from prefrec.models import load_model
@@ -22,7 +23,7 @@ from prefrec.packing import Layout, LayoutChoice, pack_passes, tokens_of
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
 from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
-from prefrec.training.adapters import load_adapter
+from prefrec.training.adapters import is_adapter, load_adapter, load_weights
 
 Scores = list[NDArray[np.float64]]
 
@@ -41,26 +42,30 @@ class Scorer:
     """Scores choice sets under any of a run's rankers. Not for several threads at once: adapters are switched.
 
     Args:
-        model: a causal LM, or a PEFT model around one.
-        adapters: ranker → name of its adapter in `model`, None for the bare base.
+        models: ranker → a causal LM, or a PEFT model around one, which several rankers can share.
+        adapters: ranker → name of its adapter in its model, None for the bare base or a whole model.
         pad_id: token id for padding.
         max_tokens: of a pass, padding included (see `pack_passes`); None: by `PASS_TOKENS`.
         layout: of rows of candidates: `packed`, `separate`, or `auto` (packed where it is right for the model).
-        catalogue: asks `model` about the whole catalogue; for `recommend`.
+        catalogue: asks about the whole catalogue; for `recommend`.
+        within: the catalogue that titles are scored in; None: among all tokens.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        models: Mapping[str, nn.Module],
         adapters: Mapping[str, str | None],
         pad_id: int,
         *,
         max_tokens: int | None = None,
         layout: LayoutChoice = "auto",
         catalogue: CatalogueRanker | None = None,
+        within: CatalogueSoftmax | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.models = {name: model.eval() for name, model in models.items()}
+        self.model = next(iter(self.models.values()))  # they are alike but for their weights
         self.adapters = dict(adapters)
+        self.within = within
         self.pad_id = pad_id
         self.max_tokens = PASS_TOKENS.get(self._device().type, 4096) if max_tokens is None else max_tokens
         self.catalogue = catalogue
@@ -68,7 +73,7 @@ class Scorer:
         asked = f"layout {layout!r} was asked for"
         self._is_settled = layout != "auto"
         self.row_layout, self._layout_reason = (
-            layout_for(language_model(model).config) if layout == "auto" else (layout, asked)
+            layout_for(language_model(self.model).config) if layout == "auto" else (layout, asked)
         )
 
     def settle_layout(self, choice_set: ChoiceSet) -> None:
@@ -92,10 +97,15 @@ class Scorer:
         # Rows of like length share a pass.
         order = sorted(range(len(choice_sets)), key=lambda i: -tokens_of(choice_sets[i]))
         passes = pack_passes(
-            [choice_sets[i] for i in order], pad_id=self.pad_id, layout=self.row_layout, max_tokens=self.max_tokens
+            [choice_sets[i] for i in order],
+            pad_id=self.pad_id,
+            layout=self.row_layout,
+            max_tokens=self.max_tokens,
+            within=self.within,
         )
-        with torch.no_grad(), self._adapter(self.adapters[ranker]):
-            logps = choice_logps(self.model, *(p.to(self._device()) for p in passes)).double().cpu().numpy()
+        with torch.no_grad(), self._asked(ranker) as model:
+            scores = choice_logps(model, *(p.to(self._device()) for p in passes), within=self.within)
+        logps = scores.double().cpu().numpy()
         out: Scores = [np.empty(0)] * len(choice_sets)
         for i, row in zip(order, logps, strict=True):
             out[i] = row[: len(choice_sets[i].answers)]
@@ -115,48 +125,58 @@ class Scorer:
             raise ModelError("this scorer was made without a catalogue")
         encoder = self.catalogue.lm.encoder
         before = encoder.shortened
-        with torch.no_grad(), self._adapter(self.adapters[ranker]):
+        with torch.no_grad(), self._asked(ranker) as model:
+            self.catalogue.lm.model = model
             best = self.catalogue.recommend(history, k, without=set(history), max_calls=MAX_CALLS)
         return best, encoder.shortened > before
 
     @contextmanager
-    def _adapter(self, name: str | None) -> Iterator[None]:
-        if not isinstance(self.model, PeftModel):
-            yield
-        elif name is None:
-            with self.model.disable_adapter():
-                yield
+    def _asked(self, ranker: str) -> Iterator[nn.Module]:
+        """The model of a ranker, with its adapter switched on."""
+        model, adapter = self.models[ranker], self.adapters[ranker]
+        if not isinstance(model, PeftModel):
+            yield model
+        elif adapter is None:
+            with model.disable_adapter():
+                yield model
         else:
-            if self.model.active_adapter != name:
-                self.model.set_adapter(name, inference_mode=True)
-            yield
+            if model.active_adapter != adapter:
+                model.set_adapter(adapter, inference_mode=True)
+            yield model
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
 
 def load_rankers(
-    base: str, dtype: str, adapters: Mapping[str, Path | None], **options: Any
-) -> tuple[nn.Module, dict[str, str | None]]:
-    """One base model with the adapters of several rankers on it, for `Scorer`.
+    base: str, dtype: str, weights: Mapping[str, Path | None], **options: Any
+) -> tuple[dict[str, nn.Module], dict[str, str | None]]:
+    """Load the models of several rankers for `Scorer`: one base for all adapters, and each whole model.
 
     Args:
         base: a name for `prefrec.models.load_model`.
-        dtype: of the base.
-        adapters: ranker → folder of its adapter; None: the bare base.
+        dtype: of the models.
+        weights: ranker → folder of its adapter, or of its whole model; None: the bare base.
         **options: for `load_model`, how the base attends and is held.
 
     Returns:
-        the model, and ranker → name of its adapter.
+        ranker → model, and ranker → name of its adapter.
 
     Raises:
-        ModelError: base or adapter cannot be found or read, or is not stored as safetensors.
+        ModelError: base or weights cannot be found or read, or are not stored as safetensors.
     """
-    model: nn.Module = load_model(base, dtype=dtype, **options)
-    names: dict[str, str | None] = {}
-    for i, (ranker, folder) in enumerate(adapters.items()):
-        names[ranker] = None if folder is None else f"ranker{i}"
-        if folder is not None:
-            # In the base's own precision: the same numbers as autocast gives in training, without its casts.
-            model = load_adapter(model, folder, adapter_name=f"ranker{i}", autocast_adapter_dtype=False)
-    return model.eval(), names
+    whole = {name: folder for name, folder in weights.items() if folder is not None and not is_adapter(folder)}
+    models: dict[str, nn.Module] = {
+        name: load_weights(base, folder, dtype=dtype, **options) for name, folder in whole.items()
+    }
+    adapted = {name: folder for name, folder in weights.items() if name not in whole}
+    names: dict[str, str | None] = dict.fromkeys(weights)
+    if adapted:
+        model: nn.Module = load_model(base, dtype=dtype, **options)
+        for i, (ranker, folder) in enumerate(adapted.items()):
+            if folder is not None:
+                names[ranker] = f"ranker{i}"
+                # In the base's own precision: the same numbers as autocast gives in training, without its casts.
+                model = load_adapter(model, folder, adapter_name=f"ranker{i}", autocast_adapter_dtype=False)
+        models |= dict.fromkeys(adapted, model)
+    return {name: models[name].eval() for name in weights}, names

@@ -53,7 +53,7 @@ class Run:
 
     def adapter(self, name: str) -> Path:
         """The folder in which the adapter of a stage lies."""
-        stage = self.folder / name if name in (SFT) else self.folder / "align" / name
+        stage = self.folder / name if name == SFT else self.folder / "align" / name
         return stage / WEIGHTS
 
     def changed(self, name: str) -> list[str] | None:

@@ -10,16 +10,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from prefrec.console import track
 from prefrec.data import PreparedData, RankingExample, Window
 from prefrec.data.candidates import draw_candidates, popularity_weights
 from prefrec.errors import DataError
 
-DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard"]
+DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard", "reference"]
 """`uniform`: all items alike; `popularity`: in proportion to training interactions + 1; `in-batch`: targets of other
-rows; `hard`: those of a uniform pool that a model scores highest."""
+rows; `hard`: those of a uniform pool that a model scores highest; `reference`: by a model's own probabilities.
+"""
 
 Judge = Callable[[Sequence[RankingExample]], NDArray[np.float64]]
 """Scores [B, C] of the candidates of B examples, as `Ranker.score` gives them."""
+
+Sampler = Callable[[Sequence[str], int, np.random.Generator, Collection[str]], list[str]]
+"""Draws items after a history: `sampler(history, k, rng, without)` gives ids."""
 
 _SPLIT = "negatives"
 
@@ -33,6 +38,7 @@ def redraw_lists(
     size: int | None = None,
     pool: int = 64,
     judge: Judge | None = None,
+    sampler: Sampler | None = None,
     known: pl.DataFrame | None = None,
 ) -> list[RankingExample]:
     """The same questions with other candidates beside the target, in random order.
@@ -48,6 +54,7 @@ def redraw_lists(
         size: candidates of each list, the target among them; None: as many as the longest list has.
         pool: items drawn for a row of which `hard` takes the highest; fewer where the catalogue is small.
         judge: scores the pool for `hard`.
+        sampler: draws items for `reference`.
         known: `user_id, item_id` of what a row's user is known to have taken, beside target and history, and is
             never a negative; None: the training interactions.
 
@@ -60,6 +67,8 @@ def redraw_lists(
     size = max(len(e.candidates) for e in rows) if size is None else size
     if how == "in-batch":
         return _in_batch(rows, _items_of(log, rows), size, seed)
+    if how == "reference" and sampler is not None:
+        return _sampled(rows, sampler, size, seed)
     shown = [(e.user_id, i) for e in rows for i in e.history]
     frames = [log.select("user_id", "item_id"), pl.DataFrame(shown, schema=["user_id", "item_id"], orient="row")]
     touched = pl.concat([f.cast(pl.String) for f in frames])
@@ -82,6 +91,22 @@ def _hardest(rows: Sequence[RankingExample], scores: NDArray[np.float64], size: 
         order = [i for i in np.argsort(-row[: len(example.candidates)], kind="stable").tolist() if i != own]
         kept = sorted([own, *order[: size - 1]])
         found.append(replace(example, candidates=tuple(example.candidates[i] for i in kept)))
+    return found
+
+
+def _sampled(rows: Sequence[RankingExample], sampler: Sampler, size: int, seed: int) -> list[RankingExample]:
+    """Rows with items that a model finds likely; what the user takes at another time may be among them.
+
+    With these negatives and β = 1 the optimum of S-DPO is the distribution of the data, whatever the reference is.
+    """
+    found = []
+    for place, e in enumerate(track(rows, "negatives")):
+        rng = np.random.default_rng((seed, 5, place))
+        drawn = sampler(e.history, size - 1, rng, {e.target, *e.history})
+        if len(drawn) < size - 1:
+            raise DataError(f"only {len(drawn)} items are left beside the history of user {e.user_id!r}: lower N")
+        listed = [e.target, *drawn]
+        found.append(replace(e, candidates=tuple(listed[i] for i in rng.permutation(size).tolist())))
     return found
 
 

@@ -1,0 +1,62 @@
+"""What S-DPO converges to: π* ∝ π_ref · (p/q)^(1/β) for negatives drawn from q, on a table of items."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from prefrec.losses import softmax_dpo_loss, softmax_loss
+
+ITEMS, NEGATIVES, BATCH, STEPS = 30, 7, 2048, 400
+
+
+def tables() -> tuple[Tensor, Tensor]:
+    """The data p, and a reference that has learnt it with noise of σ = 1 in its logits."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=ITEMS)
+    p = torch.softmax(torch.tensor(logits), 0)
+    return p, torch.softmax(p.log() + torch.tensor(rng.normal(size=ITEMS)), 0)
+
+
+def converged(loss, p: Tensor, ref: Tensor, q: Tensor, beta: float) -> Tensor:
+    """The policy of free logits after training with negatives from q, averaged over the last steps."""
+    generator = torch.Generator().manual_seed(0)
+    logits = ref.log().clone().requires_grad_()
+    optimiser = torch.optim.Adam([logits], lr=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+    for _ in range(STEPS):
+        chosen = torch.multinomial(p, BATCH, replacement=True, generator=generator)
+        rejected = torch.multinomial(q, BATCH * NEGATIVES, replacement=True, generator=generator)
+        columns = torch.cat([chosen[:, None], rejected.view(BATCH, NEGATIVES)], dim=1)
+        policy = torch.log_softmax(logits, 0)
+        optimiser.zero_grad()
+        loss(policy[columns], ref.log()[columns], beta).losses.mean().backward()
+        optimiser.step()
+        schedule.step()
+    return torch.softmax(logits.detach(), 0)
+
+
+def kl(a: Tensor, b: Tensor) -> float:
+    return float((a * (a.log() - b.log())).sum())
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "reference", "data"])
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_the_optimum_is_the_formulas(negatives: str, beta: float) -> None:
+    p, ref = tables()
+    q = {"uniform": torch.full_like(p, 1 / ITEMS), "reference": ref, "data": p}[negatives]
+    predicted = ref * (p / q) ** (1 / beta)
+    predicted /= predicted.sum()
+    assert kl(predicted, converged(softmax_dpo_loss, p, ref, q, beta)) < 2e-3
+
+
+def test_negatives_from_the_reference_give_the_data_back() -> None:
+    """Uniform ones count twice what the reference knows."""
+    p, ref = tables()
+    uniform = torch.full_like(p, 1 / ITEMS)
+    assert kl(p, ref) > 0.3
+    assert kl(p, converged(softmax_dpo_loss, p, ref, ref, 1.0)) < 2e-3
+    assert kl(p, converged(softmax_dpo_loss, p, ref, uniform, 1.0)) > 0.3
+    assert kl(p, converged(softmax_loss, p, ref, uniform, 1.0)) < 2e-3
