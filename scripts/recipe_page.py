@@ -18,7 +18,6 @@ from prefrec.pipeline.recipe import (
     EvaluateSection,
     LoraSection,
     ModelSection,
-    PretrainSection,
     Recipe,
     SFTSection,
 )
@@ -44,7 +43,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelSection,
     "lora": LoraSection,
     "Training": TrainSection,
-    "pretrain": PretrainSection,
     "sft": SFTSection,
     "align": AlignSection,
     "evaluate": EvaluateSection,

@@ -72,6 +72,7 @@ def tiny_recipe(shop: dict[str, Path], model: Path) -> dict[str, Any]:
         "learning_rate": 5e-3,
         "save_steps": 2,
     }
+    listed = {"negatives_from": "list"}
     return {
         "name": "tiny",
         "data": {
@@ -86,8 +87,8 @@ def tiny_recipe(shop: dict[str, Path], model: Path) -> dict[str, Any]:
         "lora": {"r": 4},
         "sft": {**training, "epochs": 2, "eval_rows": 8, "eval_steps": 4},
         "align": [
-            {**training, "name": "dpo", "loss": "dpo", "num_negatives": 1},
-            {**training, "name": "s-dpo", "num_negatives": 3},
+            {**training, **listed, "name": "dpo", "loss": "dpo", "num_negatives": 1},
+            {**training, **listed, "name": "s-dpo", "num_negatives": 3},
         ],
         "evaluate": {"rows": 20, "generate_rows": 4, "ks": [1, 3]},
     }

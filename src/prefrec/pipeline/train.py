@@ -77,7 +77,7 @@ def train_sft(
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
     rows = sft_rows(data, model, section, encoder, seed)
-    tell_fewer(out.name, section, len(rows))
+    tell_fewer(out.name, section, len(rows.histories if isinstance(rows, TrajectoryDataset) else rows))
     questions = data.some("validation", section.eval_rows) if section.eval_rows else []
     held_out = ChoiceDataset(_encode(questions, data, model, encoder, "target-first")) if questions else None
     trainer = SFTTrainer(
