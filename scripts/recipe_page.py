@@ -16,6 +16,7 @@ from prefrec.data.config import ColumnNames
 from prefrec.pipeline.recipe import (
     AlignSection,
     EvaluateSection,
+    ItemsSection,
     LoraSection,
     ModelSection,
     Recipe,
@@ -41,6 +42,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data.columns": ColumnNames,
     "data.candidates": CandidateConfig,
     "model": ModelSection,
+    "model.items": ItemsSection,
     "lora": LoraSection,
     "Training": TrainSection,
     "sft": SFTSection,

@@ -46,6 +46,7 @@ from prefrec.training.base import ChoiceTrainer
 from prefrec.training.best import BEST, KeepBest, read_best, save_weights
 from prefrec.training.negatives import redraw_lists
 from prefrec.training.section import TrainSection
+from prefrec.training.sequences import LEAST
 
 Row = TypeVar("Row")
 
@@ -102,7 +103,7 @@ def sft_rows(
     """Return the training rows of SFT: histories, or ranking questions where the prompt lists candidates."""
     if shows_candidates(model, data.domain):
         return ChoiceDataset(_encode(training_rows(data, section, seed), data, model, encoder, "target"))
-    histories = user_histories(data.train_interactions, data.catalogue)
+    histories = [h for h in user_histories(data.train_interactions, data.catalogue) if len(h) >= LEAST]
     return TrajectoryDataset(
         some_rows(histories, section, seed),
         trajectory_encoders(data, model, encoder),
