@@ -92,7 +92,10 @@ def test_report_of_no_run(tmp_path):
     ("changes", "message"),
     [
         ({"model": {"name": "/nowhere/model"}}, "error: no model at '/nowhere/model': expected a local folder"),
-        ({"align": [{"num_negatives": 6}]}, "align.s-dpo.num_negatives: 6 negatives, but a list of 6 candidates has"),
+        (
+            {"align": [{"num_negatives": 6, "negatives_from": "list"}]},
+            "align.s-dpo.num_negatives: 6 negatives, but a list of 6 candidates has",
+        ),
         ({"sfd": {}}, "recipe.yaml: sfd: Extra inputs are not permitted"),
         ({"data": {"source": "files", "interactions": "gone.csv", "items": "gone.csv"}}, "gone.csv"),
     ],

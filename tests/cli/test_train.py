@@ -91,7 +91,11 @@ def test_every_loss_by_name(place, tmp_path, loss):
         ("align", ("--negatives", "some"), "negatives: Input should be 'fixed' or 'per_epoch' (given: 'some')"),
         ("align", ("--adapter", "/nowhere"), "no adapter in /nowhere: expected a folder with adapter_config.json"),
         ("sft", ("--model", "/nowhere/model"), "no model at '/nowhere/model': expected a local folder with config"),
-        ("sft", ("--dtype", "int3"), "dtype: Input should be 'float32', 'bfloat16' or 'float16' (given: 'int3')"),
+        (
+            "sft",
+            ("--dtype", "int3"),
+            "dtype: Input should be 'auto', 'float32', 'bfloat16' or 'float16' (given: 'int3')",
+        ),
         (
             "sft",
             ("--template", "poems/1"),

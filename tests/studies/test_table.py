@@ -95,8 +95,8 @@ def test_retrieve_then_rank_is_measured_over_the_whole_catalogue(summary, place,
 def test_what_the_systems_do_not_share_is_told(summary):
     told = notes_of(base_recipe(TABLE))
     for note in (
-        "SFT, DPO, S-DPO start from an adapter that was pre-trained on histories.",
-        "TALLRec, LLaRA start from the bare base, without that, as in their papers.",
+        "SFT, DPO, S-DPO have read whole histories, of which every title was a target.",
+        "TALLRec, LLaRA start from the bare base and learn from ranking questions, as in their papers.",
         "Sequential models (GRU4Rec, Caser, SASRec, MoRec) see all training interactions.",
     ):
         assert note in told
