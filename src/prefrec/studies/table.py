@@ -9,8 +9,8 @@ import polars as pl
 
 from prefrec.evaluation import Audit, Evaluation, audit_prepared
 from prefrec.evaluation.tables import metric_label
-from prefrec.pipeline.full_catalogue import FULL_CATALOGUE
 from prefrec.pipeline.encoders import shows_candidates
+from prefrec.pipeline.full_catalogue import FULL_CATALOGUE
 from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, SFT, ZERO_SHOT, Recipe
 from prefrec.pipeline.report.tables import Grid
 from prefrec.pipeline.report.wording import clock, includes_zero, label, with_interval
