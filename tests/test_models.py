@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from prefrec import models
 from prefrec.errors import ModelError
-from prefrec.models import EMBEDDED, load_model, load_tokenizer, resolve
+from prefrec.models import EMBEDDED, load_model, load_tokenizer, resolve, resolve_dtype
 from prefrec.packing import pack
 from prefrec.prompts import PromptEncoder
 from prefrec.scoring import choice_logps
@@ -28,6 +28,40 @@ def copy(folder, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     return tmp_path
+
+
+@pytest.mark.parametrize(("bfloat16", "float32", "want"), [(1.0, 2.0, "bfloat16"), (1.0, 1.2, "float32")])
+def test_auto_takes_bfloat16_where_it_is_clearly_faster(monkeypatch, bfloat16, float32, want):
+    seconds = {torch.bfloat16: bfloat16, torch.float32: float32}
+    monkeypatch.setattr(models, "_product_seconds", seconds.__getitem__)
+    monkeypatch.setattr(models, "default_device", lambda: torch.device("cpu"))
+    resolve_dtype.cache_clear()
+    assert resolve_dtype("auto") == want
+    assert resolve_dtype("float16") == "float16"
+    resolve_dtype.cache_clear()
+
+
+def test_products_are_timed():
+    assert 0 < models._product_seconds(torch.float32) < 60
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_first_layers_alone(folder, layers):
+    model = load_model(str(folder), layers=layers)
+    assert len(model.model.layers) == model.config.num_hidden_layers == layers
+    whole = load_model(str(folder))
+    torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight, whole.model.layers[0].mlp.up_proj.weight)
+
+
+def test_more_layers_than_there_are(folder):
+    with pytest.raises(ModelError, match=r"layers: 3, but .* has 2: lower it"):
+        load_model(str(folder), layers=3)
+
+
+def test_random_weights_have_the_models_form_alone(folder):
+    model, whole = load_model(str(folder), random_weights=True), load_model(str(folder))
+    assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in whole.named_parameters()}
+    assert not torch.allclose(model.model.layers[0].mlp.up_proj.weight, whole.model.layers[0].mlp.up_proj.weight)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -9,7 +9,7 @@ import pytest
 from command import prefrec, succeed
 from prefrec.data import read_prepared
 from prefrec.evaluation import target_ranks
-from prefrec.pipeline.recipe import ModelSection
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, ModelSection
 from prefrec.pipeline.score import lm_ranker
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.retrieve import RetrieveThenRank
@@ -17,7 +17,6 @@ from prefrec.rankers.sequential import load_sequential
 from sequential import needs_hopwise
 
 ROWS = 5
-REFERENCES = ["random", "popularity", "co-occurrence", "item-kNN"]
 
 
 @pytest.fixture
@@ -61,8 +60,9 @@ def test_without_a_retriever_all_titles_are_scored(place, evaluate, lm):
     for e, items in questions(data):
         (scores,) = CatalogueRanker(lm).score([replace(e, candidates=tuple(items))])
         ranks.append(1 + sum(s > scores[items.index(e.target)] for s in scores.tolist()))
-    assert list(found["metrics"]) == [*REFERENCES, "s-dpo"]
-    assert (found["n"], found["comparisons"], found["audit"]) == (ROWS, [], None)
+    assert list(found["metrics"]) == [*REFERENCE_RANKERS, "s-dpo"]
+    assert (found["n"], found["audit"]) == (ROWS, None)
+    assert {(c["ranker"], c["against"]) for c in found["comparisons"]} == {("s-dpo", found["best_reference"])}
     assert means(found, "s-dpo") == pytest.approx(reached(ranks), abs=1e-9)
 
 
@@ -72,7 +72,7 @@ def test_sasrec_hands_on_to_the_language_model(place, evaluate, lm, tmp_path):
     folder = tmp_path / "SASRec"
     succeed("sequential", place.data, folder, "--model", "SASRec", "--epochs", 2, "--batch-size", 64)
     found = evaluate("--sequential", folder, "--retriever", "SASRec", "--retrieve", 7)
-    assert list(found["metrics"]) == [*REFERENCES, "SASRec", "SASRec+s-dpo"]
+    assert list(found["metrics"]) == [*REFERENCE_RANKERS, "SASRec", "SASRec+s-dpo"]
     sasrec = load_sequential(folder, data.catalogue)
     both = {"SASRec": sasrec, "SASRec+s-dpo": RetrieveThenRank("both", sasrec, lm, 7)}
     rows = [replace(e, candidates=tuple(items)) for e, items in questions(data)]
@@ -80,7 +80,12 @@ def test_sasrec_hands_on_to_the_language_model(place, evaluate, lm, tmp_path):
         ranks = target_ranks(ranker.score(rows), [e.target_index for e in rows])
         assert means(found, name) == pytest.approx(reached(ranks.tolist()), abs=1e-9)
     assert found["metrics"]["SASRec+s-dpo"]["hr@7"] == found["metrics"]["SASRec"]["hr@7"]
-    assert {(c["ranker"], c["against"]) for c in found["comparisons"]} == {("SASRec+s-dpo", "SASRec")}
+    best = found["best_reference"]
+    assert {(c["ranker"], c["against"]) for c in found["comparisons"]} == {
+        ("SASRec", best),
+        ("SASRec+s-dpo", best),
+        ("SASRec+s-dpo", "SASRec"),
+    }
 
 
 def test_a_table_for_people(place, tmp_path):
@@ -90,6 +95,28 @@ def test_a_table_for_people(place, tmp_path):
     assert "HR@4" in out
     assert "NDCG@10" in out
     assert out.endswith(f"Metrics: {tmp_path}/full_catalogue.json\n")
+
+
+def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
+    """Both blocks, every model against the best reference row, groups of targets; in 100 columns."""
+    chosen = ("--zero-shot", "--adapter", f"s-dpo={place.s_dpo / 'adapter'}", "--out", tmp_path)
+    out = succeed("evaluate", place.data, *chosen, *place.asked, "--full-rows", 12)
+    told = json.loads((tmp_path / "metrics.json").read_text())
+    full = told["full_catalogue"]
+    assert (told["evaluation"]["n"], full["n"]) == (40, 12)
+    for block, over in ((told["evaluation"], "lists"), (full, "all items")):
+        pairs = {(c["ranker"], c["against"]) for c in block["comparisons"]}
+        best = block["best_reference"]
+        assert pairs == {("s-dpo", "zero-shot"), ("zero-shot", best), ("s-dpo", best)}
+        told_so = f"paired differences over {over} on the same {block['n']} rows; 6 comparisons (3 pairs, 2 metrics)"
+        assert told_so in " ".join(out.split())
+        assert f"the best reference row by NDCG@10 is {best}" in " ".join(out.split())
+    assert "all items: n = 12 rows of 12 users" in " ".join(out.split())
+    assert out.count("Audit:") == 1
+    groups = told["evaluation"]["groups"]
+    assert ("warm: the target occurs" in out) == (len(groups) == 2 and min(g["n"] for g in groups.values()) >= 20)
+    assert "all items" not in succeed("evaluate", place.data, "--out", tmp_path, "--full-rows", 0)
+    assert json.loads((tmp_path / "metrics.json").read_text())["full_catalogue"] is None
 
 
 @pytest.mark.parametrize(

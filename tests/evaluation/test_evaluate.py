@@ -18,8 +18,10 @@ from prefrec.evaluation import (
     evaluate,
     evaluate_predictions,
     evaluation_table,
+    groups_table,
     mean_interval,
     paired_difference,
+    predict,
 )
 
 ITEMS = list("abcdef")
@@ -215,3 +217,92 @@ def test_predictions_of_different_rows_are_not_paired(examples):
     result = evaluate([Fixed("a", "abcdef"), Fixed("b", "badcfe")], examples, CATALOGUE, resamples=20)
     with pytest.raises(DataError, match="'a' and 'b' answered different rows"):
         evaluate_predictions(result.predictions.head(7))
+
+
+def test_rows_with_new_targets_are_an_evaluation_of_their_own(examples):
+    rankers = [Fixed("a", "abcdef"), Fixed("b", "badcfe")]
+    frame = evaluate(rankers, examples, CATALOGUE, resamples=20).predictions
+    result = evaluate_predictions(frame, ks=(1, 2), known_items={"a", "c"}, seed=3, resamples=50)
+    for name, rows in (("warm", [examples[0], examples[3]]), ("new", [examples[1], examples[2]])):
+        alone = evaluate(rankers, rows, CATALOGUE, ks=(1, 2), seed=3, resamples=50)
+        group = result.groups[name]
+        assert (group.metrics, group.n, group.users) == (alone.metrics, alone.n, alone.users)
+        assert group.expected == alone.expected
+    assert result.groups["new"].expected["hr@1"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
+    assert list(evaluate_predictions(frame, known_items=set("abcdef"), resamples=20).groups) == ["warm"]
+    assert evaluate_predictions(frame, resamples=20).groups == {}
+
+
+def test_metrics_of_an_earlier_prefrec_are_read(examples):
+    told = evaluate([Fixed("a", "abcdef")], examples, CATALOGUE, resamples=20).to_json()
+    old = {k: v for k, v in told.items() if k not in ("expected", "best_reference", "groups")}
+    again = Evaluation.from_json(old)
+    assert (again.expected, again.best_reference, again.groups) == ({}, None, {})
+    assert again.n == 4
+
+
+def test_of_long_lists_the_best_candidates_are_enough(examples):
+    def frame(name, order, rows, top):
+        return predict(Fixed(name, order), rows, CATALOGUE, top=top)
+
+    whole = pl.concat([frame("a", "abcdef", examples, None), frame("b", "badcfe", examples, None)])
+    short = pl.concat([frame("a", "abcdef", examples, 1), frame("b", "badcfe", examples, 1)])
+    assert evaluate_predictions(short, resamples=20) == evaluate_predictions(whole, resamples=20)
+    longer = [*examples[:-1], replace(examples[-1], candidates=("a", "b", "f", "e"))]
+    with pytest.raises(DataError, match="answered different lists"):
+        evaluate_predictions(
+            pl.concat([frame("a", "abcdef", examples, 1), frame("b", "badcfe", longer, 1)]), resamples=20
+        )
+
+
+class Width(io.StringIO):
+    """Text, and how wide it is."""
+
+    @property
+    def columns(self) -> int:
+        return max(len(line.rstrip()) for line in self.getvalue().splitlines())
+
+
+def many_rows(n: int) -> list[RankingExample]:
+    return [RankingExample(f"u{i}", ("f",), ("a", "b", "c", "d"), "ab"[i % 2]) for i in range(n)]
+
+
+def test_all_tables_fit_into_a_hundred_columns():
+    rows = many_rows(60)
+    rankers = [
+        Fixed("window co-occurrence", "abcdef"),
+        Fixed("retrieve-then-rank", "badcfe"),
+        Fixed("s-dpo", "fedcba"),
+    ]
+    frame = evaluate(rankers, rows, CATALOGUE, resamples=20).predictions
+    pairs = [("retrieve-then-rank", "window co-occurrence"), ("s-dpo", "window co-occurrence")]
+    lists = evaluate_predictions(frame, compare=pairs, known_items={"a"}, resamples=20)
+    lists = replace(lists, best_reference="window co-occurrence")
+    full = evaluate_predictions(
+        frame.filter(pl.col("ranker") != "s-dpo"), compare=pairs[:1], known_items={"a"}, resamples=20
+    )
+    out = Width()
+    console = Console(file=out, width=200)
+    console.print(evaluation_table(lists, ["hr@1", "ndcg@10"], full))
+    console.print(groups_table(lists, full))
+    console.print(comparison_table(lists, ["hr@1", "ndcg@10"], "lists"))
+    assert out.columns <= 100
+    shown = " ".join(out.getvalue().split())
+    assert "4 comparisons (2 pairs, 2 metrics)" in shown
+    assert "best reference row by NDCG@10 is window co-occurrence" in shown
+    assert "chance 0.250" in shown
+    cells = [line.split() for line in out.getvalue().splitlines() if line.startswith("s-dpo ")]
+    assert [len(line) for line in cells[:2]] == [1 + 2, 1 + 2]  # nothing over the whole catalogue
+    assert "lists warm" in shown
+    assert shown.count("n = 30") == 4
+
+
+def test_groups_are_printed_where_both_have_twenty_rows():
+    def table(known, n):
+        frame = evaluate([Fixed("x", "abcdef")], many_rows(n), CATALOGUE, resamples=20).predictions
+        return groups_table(evaluate_predictions(frame, known_items=known, resamples=20))
+
+    assert table({"a"}, 40) is not None
+    assert table({"a"}, 39) is None  # 20 warm, 19 new
+    assert table({"a", "b"}, 80) is None  # no new one

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from ir_measures import RR, R, Success, nDCG
 
-from prefrec.evaluation.metrics import METRICS, expected_hits, metrics_for, target_ranks
+from prefrec.evaluation.metrics import METRICS, expected_hits, expected_metrics, metrics_for, target_ranks
 
 
 def _slow_rank(scores: np.ndarray, target: int) -> int:
@@ -105,3 +105,15 @@ def test_bad_scores_are_refused_by_name(function, scores, target, message):
 def test_cut_offs_start_at_one():
     with pytest.raises(ValueError, match="at least 1"):
         metrics_for((0, 5))
+
+
+def test_expected_metrics_are_means_over_all_ranks():
+    """Against shuffling: 20,000 random orders of lists of two lengths."""
+    sizes = np.array([4, 12, 12])
+    found = expected_metrics(sizes, (1, 3, 10))
+    assert list(found) == list(metrics_for((1, 3, 10)))
+    rng = np.random.default_rng(0)
+    ranks = np.concatenate([rng.integers(1, size + 1, 20_000) for size in sizes])
+    for name, metric in metrics_for((1, 3, 10)).items():
+        assert found[name] == pytest.approx(metric(ranks).mean(), abs=0.01)
+    assert found["hr@1"] == pytest.approx((1 / 4 + 2 / 12) / 3)

@@ -55,3 +55,18 @@ def test_bad_files_are_refused(tmp_path):
     pl.DataFrame({"ranker": ["a"]}).write_parquet(tmp_path / "other.parquet")
     with pytest.raises(DataError, match="columns missing: row, user_id"):
         read_predictions(tmp_path / "other.parquet")
+
+
+def test_the_best_candidates_alone():
+    frame = prediction_frame("pop", EXAMPLES, SCORES, np.array([1, 2]), top=2)
+    assert frame.schema == PREDICTION_SCHEMA
+    assert frame["candidates"].to_list() == [["c", "d"], ["b", "a"]]
+    assert frame["scores"].to_list() == [[0.3, 0.2], [2.0, 1.0]]
+    assert frame["listed"].to_list() == [3, 2]
+    assert frame["rank"].to_list() == [1, 2]
+
+
+def test_a_file_of_an_earlier_prefrec_holds_whole_lists(tmp_path):
+    frame = prediction_frame("pop", EXAMPLES, SCORES, np.array([1, 2]))
+    frame.drop("listed").write_parquet(tmp_path / "old.parquet")
+    assert read_predictions(tmp_path / "old.parquet").equals(frame)

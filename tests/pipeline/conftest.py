@@ -4,6 +4,8 @@ import pytest
 
 from prefrec.data import PreparedData, prepare
 from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.score import LMEntry, adapter_key
+from prefrec.pipeline.train import train_sft
 from tiny_run import tiny_recipe, write_model, write_shop
 
 
@@ -18,3 +20,16 @@ def recipe(tmp_path_factory, bpe_tokenizer) -> Recipe:
 @pytest.fixture(scope="session")
 def data(recipe) -> PreparedData:
     return prepare(recipe.data)
+
+
+@pytest.fixture(scope="session")
+def adapter(recipe, data, tmp_path_factory):
+    """The folder of an adapter after a few steps of SFT; to be read only."""
+    folder = tmp_path_factory.mktemp("sft")
+    return train_sft(data, recipe.model, recipe.lora, recipe.sft, folder, seed=0)
+
+
+@pytest.fixture
+def entries(adapter, data):
+    """The model before training, and with that adapter."""
+    return [LMEntry("zero-shot", None, adapter_key(None, data)), LMEntry("sft", adapter, adapter_key(adapter, data))]

@@ -5,7 +5,11 @@ import polars as pl
 import pytest
 
 from prefrec.data import PrepareConfig, prepare, read_prepared, write_prepared
-from prefrec.pipeline.full_catalogue import evaluate_full_catalogue
+from prefrec.evaluation import target_ranks
+from prefrec.pipeline.full_catalogue import KEPT, ask_full, full_entries, full_rows
+from prefrec.pipeline.recipe import REFERENCE_RANKERS
+from prefrec.pipeline.score import RankerEntry, SequentialEntry, entry_ranker
+from prefrec.rankers import CatalogueRanker, RandomRanker, reference_rankers
 from tiny_run import ITEMS
 
 
@@ -34,10 +38,44 @@ def test_candidates_are_what_the_user_has_not_taken_before(recipe, log, tmp_path
     write_prepared(prepare(PrepareConfig.model_validate(raw)), tmp_path)
     data = read_prepared(tmp_path)
     section = recipe.evaluate.model_copy(update={"split": part, "rows": None})
-    found = evaluate_full_catalogue(data, recipe.model, section, [], tmp_path, compare=[], seed=0).predictions
-    answers = found.filter(pl.col("ranker") == "random")
-    assert answers["user_id"].to_list() == [e.user_id for e in data.split(part)]
+    found = full_rows(data, section)
+    assert [(e.user_id, e.history, e.target) for e in found] == [
+        (e.user_id, e.history, e.target) for e in data.split(part)
+    ]
     when = {(user, item): time for user, item, time in rows}
-    for user, target, candidates in answers.select("user_id", "target", "candidates").iter_rows():
-        taken = {item for of, item, time in rows if of == user and time < when[user, target]}
-        assert candidates == [i for i in data.catalogue.ids if i not in taken]
+    for e in found:
+        taken = {item for of, item, time in rows if of == e.user_id and time < when[e.user_id, e.target]}
+        assert list(e.candidates) == [i for i in data.catalogue.ids if i not in taken]
+
+
+def test_ranks_and_the_first_items_are_kept(recipe, data, tmp_path):
+    section = recipe.evaluate.model_copy(update={"rows": 7})
+    found = ask_full(data, recipe.model, section, [], tmp_path, seed=0)
+    asked = full_rows(data, section)
+    assert len(found) == len(REFERENCE_RANKERS) * 7
+    for ranker in reference_rankers(data.train_interactions, data.catalogue):
+        scores = ranker.score(asked)
+        ranks = target_ranks(scores, [e.target_index for e in asked])
+        for answer, row, e, rank in zip(
+            found.filter(pl.col("ranker") == ranker.name).iter_rows(named=True), scores, asked, ranks, strict=True
+        ):
+            assert answer["rank"] == rank
+            assert answer["listed"] == len(e.candidates)
+            assert len(answer["candidates"]) == KEPT
+            of = dict(zip(e.candidates, row.tolist(), strict=False))
+            assert (
+                [of[c] for c in answer["candidates"]] == answer["scores"] == sorted(of.values(), reverse=True)[:KEPT]
+            )
+
+
+def test_rankers_that_cannot_be_asked_are_left_out(data, recipe, entries):
+    def ranker(name, **more):
+        return RankerEntry(name, name, lambda: RandomRanker(0, name), **more)
+
+    able = ranker("able", load_full=lambda: RandomRanker(1, "able"))
+    found = full_entries(
+        [SequentialEntry("SASRec", recipe.data.interactions, "k"), *entries, ranker("not"), able], data, recipe.model
+    )
+    assert [e.name for e in found] == ["SASRec", "zero-shot", "sft", "able"]
+    assert isinstance(entry_ranker(found[1], data, recipe.model), CatalogueRanker)
+    assert entry_ranker(found[3], data, recipe.model).seed == 1

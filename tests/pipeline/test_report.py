@@ -25,7 +25,7 @@ from prefrec.pipeline.report import write_report
 from prefrec.pipeline.report.contents import Stage, read_run
 from prefrec.pipeline.report.curves import running_mean, start_loss
 from prefrec.pipeline.report.examples import pick_examples, shares
-from prefrec.pipeline.report.tables import chance_of
+from prefrec.pipeline.report.tables import chance_of, groups_grid, metrics_grid
 from prefrec.pipeline.report.wording import clock, with_interval
 
 SCRIPT = "<script>alert(1)</script>"
@@ -222,12 +222,52 @@ def test_numbers_and_settings_are_in_it(run):
 
 def test_the_best_of_each_column_is_bold_and_chance_is_exact(run):
     contents = read_run(run)
-    chance = chance_of(contents)
+    assert contents.evaluation is not None
+    chance = chance_of(contents.evaluation)
     assert chance["hr@5"] == pytest.approx(5 / C)
     assert chance["mrr"] == pytest.approx(sum(1 / r for r in range(1, C + 1)) / C)
     assert chance["ndcg@10"] == pytest.approx(sum(1 / math.log2(r + 1) for r in range(1, 11)) / C)
     rows = re.findall(r'<th scope="row">S-DPO</th>(.*?)</tr>', write_report(run).read_text())
     assert rows[0].count('class="best"') == 6
+
+
+def test_the_whole_catalogue_new_targets_and_the_best_reference_are_in_it(run):
+    """The block of the whole catalogue lacks zero-shot; half of the rows have new targets."""
+    frame = pl.read_parquet(run / "predictions.parquet").with_columns(
+        generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String)
+    )
+    known = [str(i) for i in range(0, 60, 2)]
+    lists = evaluate_predictions(frame, compare=[("s-dpo", "popularity")], known_items=known, resamples=50)
+    rest = frame.filter(pl.col("ranker") != "zero-shot")
+    full = evaluate_predictions(rest, ks=[10], compare=[("s-dpo", "random")], known_items=known, resamples=60)
+    told = {"split": "test", "evaluation": lists.to_json(), "generation": None}
+    told["evaluation"]["best_reference"], told["full_catalogue"] = "popularity", full.to_json()
+    told["full_catalogue"]["best_reference"] = "random"
+    (run / "metrics.json").write_text(json.dumps(told))
+    page = _read(run)
+    assert page.open == []
+    for part in ("NDCG@10, all items", "HR@10, all items", "NDCG@10, all items, new targets", "HR@1, warm targets"):
+        assert part in page.text
+    assert "6 comparisons (1 pair, all metrics)" in page.text.replace("\n", " ")
+    assert "The best reference row, by NDCG@10, is random." in page.text
+    assert (
+        f"{with_interval(lists.difference('s-dpo', 'popularity', 'hr@1'))} against the best reference row"
+        in page.text
+    )
+    own = full.metrics["s-dpo"]["ndcg@10"]
+    assert f"S-DPO’s NDCG@10 over the whole catalogue is {with_interval(own)}" in page.text
+    contents = read_run(run)
+    grid = metrics_grid(contents.evaluation, contents.full_catalogue)
+    cells = {name: cells for name, cells, _ in grid.rows}
+    place = grid.columns.index("NDCG@10, all items")
+    assert cells["S-DPO"][place].text == f"{own.mean:.3f}"
+    assert cells["zero-shot"][place].text == "–"
+    assert cells["chance"][place].text == f"{full.expected['ndcg@10']:.3f}"
+    groups = groups_grid(contents.evaluation, contents.full_catalogue)
+    (row,) = [cells for name, cells, _ in groups.rows if name == "S-DPO"]
+    new = contents.evaluation.groups["new"]
+    assert row[groups.columns.index("n, new targets")].text == str(new.n)
+    assert row[groups.columns.index("HR@1, new targets")].text == f"{new.metrics['s-dpo']['hr@1'].mean:.3f}"
 
 
 def test_page_is_well_formed_accessible_and_needs_no_network(run):

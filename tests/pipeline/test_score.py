@@ -1,4 +1,4 @@
-"""The evaluation stage: which rankers are asked again, how they are paired, and what the numbers are made of."""
+"""Which rankers are asked again, and what the numbers are made of."""
 
 from dataclasses import replace
 
@@ -9,38 +9,17 @@ import pytest
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import predict
 from prefrec.pipeline import score
-from prefrec.pipeline.recipe import EvaluateSection, ModelSection
-from prefrec.pipeline.score import (
-    LateRanker,
-    LMEntry,
-    RankerEntry,
-    adapter_key,
-    comparison_pairs,
-    evaluate_rankers,
-    model_key,
-)
+from prefrec.pipeline.evaluate import evaluate_rankers
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, ModelSection
+from prefrec.pipeline.score import LateRanker, LMEntry, RankerEntry, adapter_key, model_key
 from prefrec.pipeline.stage import stage_key
-from prefrec.pipeline.train import train_sft
 from prefrec.rankers.reference import reference_ranker
-
-REFERENCES = ["random", "popularity", "co-occurrence", "item-kNN"]
-
-
-@pytest.fixture(scope="module")
-def adapter(recipe, data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sft")
-    return train_sft(data, recipe.model, recipe.lora, recipe.sft, folder, seed=0)
-
-
-@pytest.fixture
-def entries(adapter, data):
-    return [LMEntry("zero-shot", None, adapter_key(None, data)), LMEntry("sft", adapter, adapter_key(adapter, data))]
 
 
 @pytest.fixture
 def evaluate(recipe, data, tmp_path):
     def run(entries, *, seed=0, on=data, model=recipe.model, **changes):
-        section = EvaluateSection.model_validate(recipe.evaluate.model_dump() | changes)
+        section = EvaluateSection.model_validate(recipe.evaluate.model_dump() | {"full_rows": 0} | changes)
         return evaluate_rankers(on, model, section, entries, tmp_path / "cache", seed=seed)
 
     return run
@@ -61,9 +40,9 @@ def asked(monkeypatch):
 
 def test_every_ranker_answers_the_same_rows(evaluate, entries, data):
     scores = evaluate(entries)
-    assert scores.evaluation.rankers == [*REFERENCES, "zero-shot", "sft"]
+    assert scores.evaluation.rankers == [*REFERENCE_RANKERS, "zero-shot", "sft"]
     assert scores.evaluation.n == 20
-    assert len(scores.predictions) == 6 * 20
+    assert len(scores.predictions) == 8 * 20
     for (_, group), example in zip(
         scores.predictions.sort("row").group_by("row", maintain_order=True), data.test[:20], strict=True
     ):
@@ -229,20 +208,6 @@ def test_the_key_of_a_model_changes_with_what_matters():
     ]
     assert len(set(keys[:4])) == len(set(keys[4:])) == 1
     assert keys[0] != keys[4]
-
-
-def test_pairs():
-    assert comparison_pairs(["random"], []) == []
-    assert comparison_pairs(["random", "popularity", "sft"], ["sft"]) == [("sft", "popularity")]
-    assert comparison_pairs(["co-occurrence", "popularity"], ["zero-shot", "sft", "dpo", "s-dpo"]) == [
-        ("sft", "zero-shot"),
-        ("dpo", "sft"),
-        ("s-dpo", "dpo"),
-        ("s-dpo", "zero-shot"),
-        ("s-dpo", "sft"),
-        ("s-dpo", "popularity"),
-        ("s-dpo", "co-occurrence"),
-    ]
 
 
 def test_paired_differences_are_differences(evaluate, entries):

@@ -15,7 +15,7 @@ from prefrec.evaluation import read_predictions
 from prefrec.pipeline import run as run_module
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.score import comparison_pairs, sequential_entry
+from prefrec.pipeline.score import sequential_entry
 from prefrec.rankers.sequential import load_sequential
 from sequential import SMALL, needs_hopwise
 
@@ -42,7 +42,7 @@ def test_a_row_like_every_other(finished):
     assert list(evaluation["metrics"])[-2:] == ["SASRec", "zero-shot"]
     assert evaluation["metrics"]["SASRec"].keys() == evaluation["metrics"]["popularity"].keys()
     pairs = {(c["ranker"], c["against"]) for c in evaluation["comparisons"]}
-    assert ("zero-shot", "SASRec") in pairs
+    assert pairs == {("SASRec", evaluation["best_reference"]), ("zero-shot", evaluation["best_reference"])}
     assert "SASRec" in (finished / "report.html").read_text(encoding="utf-8")
 
 
@@ -107,17 +107,6 @@ def test_refused_recipes(recipe, sections, message):
 def test_sequential_rows_alone_are_enough(recipe):
     alone = _changed(recipe, evaluate={"zero_shot": False, "references": []})
     assert alone.lm_rankers == []
-
-
-def test_pairs_with_sequential_recommenders():
-    rankers = ["popularity", "GRU4Rec", "SASRec", "zero-shot", "sft"]
-    assert comparison_pairs(rankers, ["zero-shot", "sft"]) == [
-        ("sft", "zero-shot"),
-        ("sft", "popularity"),
-        ("sft", "GRU4Rec"),
-        ("sft", "SASRec"),
-    ]
-    assert comparison_pairs(rankers[:3], ["GRU4Rec", "SASRec"]) == [("SASRec", "GRU4Rec"), ("SASRec", "popularity")]
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

@@ -2,12 +2,11 @@
 
 from shutil import copytree
 
-import polars as pl
 import pytest
 import yaml
 
 from prefrec.evaluation import Interval, PairedDifference, evaluate_predictions, read_predictions
-from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
 from prefrec.pipeline.stage import read_json, write_json
 from prefrec.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec.studies.measure import Measured
@@ -17,7 +16,7 @@ from prefrec.studies.table import TABLE, built_on, notes_of, ranking_facts, seco
 
 @pytest.fixture(scope="module")
 def summary(base, place):
-    every = {"zero_shot": True, "references": ["random", "popularity", "co-occurrence", "item-kNN"]}
+    every = {"zero_shot": True, "references": list(REFERENCE_RANKERS)}
     raw = base.model_dump(mode="json")
     return carry_out(TABLE, Recipe.model_validate(raw | {"evaluate": raw["evaluate"] | every}), [0], place)
 
@@ -25,7 +24,7 @@ def summary(base, place):
 def test_every_ranker_is_a_row_with_its_kind(summary):
     kinds = {r["variant"]: r["kind"] for r in summary["tables"]["table"]}
     assert kinds == {
-        **dict.fromkeys(("random", "popularity", "co-occurrence", "item-kNN"), "reference"),
+        **dict.fromkeys(REFERENCE_RANKERS, "reference"),
         **dict.fromkeys(("zero-shot", "sft", "s-dpo"), "language model"),
     }
     against = {r["variant"]: r["against"] for r in summary["tables"]["table"]}
@@ -69,27 +68,23 @@ def test_what_a_system_adds_to_the_one_it_builds_on(summary, place):
     }
 
 
-def test_retrieve_then_rank_is_measured_over_the_whole_catalogue(summary, place, tmp_path):
-    """From the metrics that its stage wrote, with the difference to its retriever."""
-    assert not any(name.startswith("full-catalogue") for name in summary["tables"])
+def test_the_whole_catalogue_is_a_table_of_its_own(summary, place, tmp_path):
+    """From the metrics of the run, with differences to its best reference row."""
+    assert "full-catalogue" not in summary["tables"]
     folder = tmp_path / "run"
     copytree(place / "runs" / "table-seed-0", folder)
-    raw = yaml.safe_load((folder / "recipe.yaml").read_text())
-    pair = {"kind": "retrieve-then-rank", "name": "pair", "retriever": "popularity", "ranker": "s-dpo"}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(raw | {"rankers": [pair]}))
     metrics = read_json(folder / "metrics.json")
-    write_json(folder / "metrics.json", {k: v for k, v in metrics.items() if k != "made_of"})
     predictions = read_predictions(folder / "predictions.parquet")
-    asked = predictions.with_columns(ranker=pl.col("ranker").replace("s-dpo", "pair"))
-    whole = evaluate_predictions(asked, ks=[1, 5, 10], compare=[("pair", "popularity")], seed=0)
-    told = {"split": "test", "evaluation": whole.to_json()}
-    write_json(folder / "rankers" / "pair" / "full_catalogue.json", told)
-    rows = analyse_runs(TABLE, [folder], tmp_path)["tables"]["full-catalogue-pair"]
-    assert {r["quantity"] for r in rows} == {"hr@1", "hr@10", "ndcg@10"}
-    (row,) = [r for r in rows if (r["variant"], r["quantity"]) == ("pair", "ndcg@10")]
-    assert row["mean"] == pytest.approx(whole.metrics["pair"]["ndcg@10"].mean)
+    pairs = [("s-dpo", "sft"), ("s-dpo", "popularity")]
+    full = evaluate_predictions(predictions, ks=[10], compare=pairs, seed=0)
+    told = metrics | {"full_catalogue": full.to_json() | {"best_reference": "popularity"}}
+    write_json(folder / "metrics.json", told)
+    rows = analyse_runs(TABLE, [folder], tmp_path)["tables"]["full-catalogue"]
+    assert {r["quantity"] for r in rows} == {"hr@10", "ndcg@10"}
+    (row,) = [r for r in rows if (r["variant"], r["quantity"]) == ("s-dpo", "ndcg@10")]
+    assert row["mean"] == pytest.approx(full.metrics["s-dpo"]["ndcg@10"].mean)
     assert row["against"] == "popularity"
-    assert row["difference"] == pytest.approx(row["mean"] - whole.metrics["popularity"]["ndcg@10"].mean)
+    assert row["difference"] == pytest.approx(row["mean"] - full.metrics["popularity"]["ndcg@10"].mean)
 
 
 def test_what_the_systems_do_not_share_is_told(summary):

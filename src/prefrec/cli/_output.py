@@ -7,19 +7,36 @@ from typing import Any
 
 from rich.console import Console
 
-from prefrec.evaluation import Evaluation, comparison_table, evaluation_table
+from prefrec.evaluation import Evaluation, comparison_table, evaluation_table, groups_table
+from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 
 TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
-COMPARED = ("hr@1", "ndcg@10")
+"""Columns of the table of lists, where it is alone."""
+WIDTH = 100
+"""Columns of text where the output is not a terminal: the tables fit."""
 
 
-def print_scores(metrics: dict[str, Any], shown: Sequence[str] = TABLE_METRICS) -> None:
-    """Print the content of a `metrics.json`: table, comparisons, generation, the audit's verdict."""
+def print_scores(metrics: dict[str, Any], shown: Sequence[str] | None = None) -> None:
+    """Print the content of a `metrics.json`: table, groups of rows, comparisons, generation, the audit's verdict.
+
+    Args:
+        metrics: the content.
+        shown: columns of the table; None: those that fit.
+    """
     out = Console()
+    if not out.is_terminal:
+        out.width = max(out.width, WIDTH)
     evaluation = Evaluation.from_json(metrics["evaluation"])
+    told = metrics.get("full_catalogue")
+    full = Evaluation.from_json(told) if told else None
     known = {m for of in evaluation.metrics.values() for m in of}
-    out.print(evaluation_table(evaluation, [m for m in dict.fromkeys(shown) if m in known]))
+    wanted = shown or (HEADLINE_METRICS if full else TABLE_METRICS)
+    out.print(evaluation_table(evaluation, [m for m in dict.fromkeys(wanted) if m in known], full))
+    if groups := groups_table(evaluation, full):
+        out.print(groups)
     if evaluation.comparisons:
-        out.print(comparison_table(evaluation, [m for m in COMPARED if m in known]))
+        out.print(comparison_table(evaluation, [m for m in HEADLINE_METRICS if m in known], "lists" if full else ""))
+    if full and full.comparisons:
+        out.print(comparison_table(full, FULL_METRICS, "all items"))
     if metrics["generation"]:
         out.print(evaluation_table(Evaluation.from_json(metrics["generation"])))

@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from prefrec.cli import _options as o
-from prefrec.cli._output import TABLE_METRICS, print_scores
+from prefrec.cli._output import print_scores
 from prefrec.data import PreparedData, prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
-from prefrec.pipeline.full_catalogue import FULL_CATALOGUE, full_catalogue_metrics
-from prefrec.pipeline.recipe import NAME, ZERO_SHOT, EvaluateSection
-from prefrec.pipeline.run import metrics_json
-from prefrec.pipeline.score import Entry, LMEntry, adapter_key, evaluate_rankers, sequential_entry
+from prefrec.pipeline.evaluate import evaluate_rankers, full_catalogue_metrics, metrics_json
+from prefrec.pipeline.full_catalogue import FULL_CATALOGUE
+from prefrec.pipeline.recipe import FULL_ROWS, NAME, ZERO_SHOT, EvaluateSection
+from prefrec.pipeline.score import Entry, LMEntry, adapter_key, sequential_entry
 from prefrec.pipeline.stage import write_json
 from prefrec.processes import is_first
 from prefrec.rankers.llara import PROJECTOR_FILE
@@ -40,9 +40,12 @@ def evaluate(
     generate_rows: Annotated[
         int, typer.Option(help="Rows that LMs also answer in text: HR@1 and Valid Ratio as in the paper.")
     ] = 0,
+    full_rows: Annotated[
+        int, typer.Option(min=0, help="Of the rows, how many are also ranked over the whole catalogue.")
+    ] = FULL_ROWS,
     full_catalogue: Annotated[
         bool,
-        typer.Option("--full-catalogue", help="The target among all titles that the user has not seen."),
+        typer.Option("--full-catalogue", help="Rank all rows over the whole catalogue, and no lists."),
     ] = False,
     retriever: Annotated[
         str | None,
@@ -58,13 +61,14 @@ def evaluate(
     seed: o.Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
-    """Measure adapters beside random, popularity, co-occurrence and item-kNN on the same lists.
+    """Measure adapters beside the reference rows, on the same lists and over the whole catalogue.
 
-    Every number has its 95% interval (bootstrap over users); rankers are compared in pairs, row by row; and the
-    audit says whether the lists can be ranked without knowing what the user likes.
+    Every number has its 95% interval (bootstrap over users); every model is compared row by row with the best
+    reference row, each LM also with the one before it; and the audit says whether the lists can be ranked without
+    knowing what the user likes.
 
-    With --full-catalogue all titles are candidates but those that the user has seen. Without --retriever an LM scores
-    every one of them after the history alone.
+    Over the whole catalogue all titles are candidates but those that the user has seen, and an LM scores every one of
+    them after the history alone (or, with --retriever, what a retriever hands on).
 
     Example: prefrec evaluate data/ml --adapter sft=runs/sft/adapter --adapter s-dpo=runs/s-dpo/adapter --rows 500
 
@@ -76,19 +80,19 @@ def evaluate(
     base = [LMEntry(ZERO_SHOT, None, adapter_key(None, prepared))] if zero_shot else []
     trained = [sequential_entry(path) for path in sequential or []]
     entries: list[Entry] = [*trained, *base, *(_entry(text, prepared) for text in adapter or [])]
-    settings = {"split": split, "rows": rows, "generate_rows": generate_rows, "batch_size": batch_size}
-    section = o.fill(EvaluateSection, **settings)
+    settings = {"split": split, "rows": rows, "full_rows": full_rows, "generate_rows": generate_rows}
+    section = o.fill(EvaluateSection, **settings, batch_size=batch_size)
     asked = o.model_section(model, dtype, max_length, chat, template)
     folder = out or data / "evaluation"
     if full_catalogue:
         hands_on = (retriever, retrieve) if retriever else None
         key = prepared_digest(data)
         metrics = full_catalogue_metrics(prepared, key, asked, section, entries, folder, hands_on, seed=seed)
-        shown: tuple[str, ...] = ("hr@1", "hr@10", "ndcg@10", *([f"hr@{retrieve}"] if retriever else []))
+        shown: tuple[str, ...] | None = ("hr@1", "hr@10", "ndcg@10", *([f"hr@{retrieve}"] if retriever else []))
         made = f"Metrics: {folder / FULL_CATALOGUE}"
     else:
         scores = evaluate_rankers(prepared, asked, section, entries, folder / "predictions", seed=seed)
-        metrics, shown = metrics_json(split, scores), TABLE_METRICS
+        metrics, shown = metrics_json(split, scores), None
         if is_first():
             write_predictions(scores.predictions, folder / "predictions.parquet")
             write_json(folder / "metrics.json", metrics)

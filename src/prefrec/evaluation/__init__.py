@@ -1,7 +1,7 @@
 """From scores and generated texts to metrics with intervals, and an audit of the lists themselves."""
 
 from prefrec.evaluation.audit import Audit, AuditRow, audit_lists, audit_prepared
-from prefrec.evaluation.evaluate import Comparison, Evaluation, evaluate, evaluate_predictions, predict
+from prefrec.evaluation.evaluate import evaluate, evaluate_predictions, predict
 from prefrec.evaluation.full_catalogue import full_ranks, whole_catalogue
 from prefrec.evaluation.intervals import (
     Interval,
@@ -11,8 +11,9 @@ from prefrec.evaluation.intervals import (
     paired_difference,
 )
 from prefrec.evaluation.metrics import METRICS, expected_hits, metrics_for, target_ranks
+from prefrec.evaluation.outcome import Comparison, Evaluation, Group
 from prefrec.evaluation.predictions import read_predictions, write_predictions
-from prefrec.evaluation.tables import audit_table, comparison_table, evaluation_table
+from prefrec.evaluation.tables import audit_table, comparison_table, evaluation_table, groups_table
 from prefrec.evaluation.text import judge_texts, normalise_title, valid_choice
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "AuditRow",
     "Comparison",
     "Evaluation",
+    "Group",
     "Interval",
     "PairedDifference",
     "audit_lists",
@@ -33,6 +35,7 @@ __all__ = [
     "evaluation_table",
     "expected_hits",
     "full_ranks",
+    "groups_table",
     "judge_texts",
     "mean_interval",
     "metrics_for",

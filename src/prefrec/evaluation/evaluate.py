@@ -9,10 +9,8 @@ candidate with the highest score, valid by construction) has HR@1 = `hr@1` by de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,99 +27,11 @@ from prefrec.evaluation.intervals import (
     difference_of,
     interval_of,
 )
-from prefrec.evaluation.metrics import metrics_for, target_ranks
+from prefrec.evaluation.metrics import expected_metrics, metrics_for, target_ranks
+from prefrec.evaluation.outcome import Comparison, Evaluation, Group, Values
 from prefrec.evaluation.predictions import prediction_frame
 from prefrec.evaluation.text import judge_texts
 from prefrec.rankers.base import GeneratingRanker, Ranker
-
-Values = dict[str, dict[str, NDArray[np.float64]]]
-"""Ranker → metric → values, rows in the order of the examples: all, or those that were asked for text."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """`difference` = metric of `ranker` minus metric of `against`, on the same rows."""
-
-    ranker: str
-    against: str
-    metric: str
-    difference: PairedDifference
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found.
-
-    Attributes:
-        metrics: ranker → metric → interval, rankers in the order they were given.
-        comparisons: paired differences.
-        n, users: rows, and distinct users among them.
-        chance: HR@1 of a ranker without an opinion, the mean of 1/(candidates of the row).
-        seed, resamples: of tie-breaking and bootstrap.
-        audit: of the lists under test, if one was made; its verdict belongs beside every table.
-        values: per-row values; not in the JSON, since the predictions hold what they are made of.
-        predictions: a frame of `PREDICTION_SCHEMA`; not in the JSON.
-    """
-
-    metrics: dict[str, dict[str, Interval]]
-    comparisons: list[Comparison]
-    n: int
-    users: int
-    chance: float
-    seed: int = 0
-    resamples: int = RESAMPLES
-    audit: Audit | None = None
-    values: Values = field(default_factory=dict, compare=False, repr=False)
-    predictions: pl.DataFrame | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def rankers(self) -> list[str]:
-        """Names, in the order of the table."""
-        return list(self.metrics)
-
-    def difference(self, ranker: str, against: str, metric: str) -> PairedDifference:
-        """The comparison of that name; KeyError where it was not made."""
-        for c in self.comparisons:
-            if (c.ranker, c.against, c.metric) == (ranker, against, metric):
-                return c.difference
-        raise KeyError(f"{ranker} was not compared with {against} on {metric}")
-
-    def table(self) -> list[dict[str, Any]]:
-        """One dict a (ranker, metric): `ranker, metric, mean, low, high, n, users`."""
-        return [
-            {"ranker": name, "metric": metric, **interval.to_json()}
-            for name, of_ranker in self.metrics.items()
-            for metric, interval in of_ranker.items()
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "n": self.n,
-            "users": self.users,
-            "chance": self.chance,
-            "seed": self.seed,
-            "resamples": self.resamples,
-            "metrics": {r: {m: i.to_json() for m, i in of.items()} for r, of in self.metrics.items()},
-            "comparisons": [
-                {"ranker": c.ranker, "against": c.against, "metric": c.metric, **c.difference.to_json()}
-                for c in self.comparisons
-            ],
-            "audit": self.audit.to_json() if self.audit else None,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Evaluation:
-        """The inverse of `to_json`: without values and predictions."""
-        return cls(
-            metrics={r: {m: Interval.from_json(i) for m, i in of.items()} for r, of in value["metrics"].items()},
-            comparisons=[
-                Comparison(c["ranker"], c["against"], c["metric"], PairedDifference.from_json(c))
-                for c in value["comparisons"]
-            ],
-            audit=Audit.from_json(value["audit"]) if value["audit"] else None,
-            **{k: value[k] for k in ("n", "users", "chance", "seed", "resamples")},
-        )
 
 
 def evaluate(
@@ -168,9 +78,16 @@ def predict(
     *,
     generate: bool = True,
     seed: int = 0,
+    top: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> pl.DataFrame:
-    """One ranker's predictions (`PREDICTION_SCHEMA`).
+    """Return one ranker's predictions (`PREDICTION_SCHEMA`).
+
+    Args:
+        generate: also ask rankers that can to answer in text.
+        seed: of tie-breaking.
+        top: candidates kept of each row, best first; None: all. Ranks are always those among all.
+        progress: told what is being done, one line a step.
 
     Raises:
         ModelError: its answers do not fit the examples, or a score is NaN; the ranker is named.
@@ -188,13 +105,13 @@ def predict(
     except ValueError as e:
         raise ModelError(f"ranker {ranker.name!r}: {e}") from None
     if not (generate and isinstance(ranker, GeneratingRanker)):
-        return prediction_frame(ranker.name, examples, scores, ranks)
+        return prediction_frame(ranker.name, examples, scores, ranks, top=top)
     progress(f"{ranker.name}: generating {len(examples)} answers")
     texts = ranker.generate(examples)
     if len(texts) != len(examples):
         raise ModelError(f"ranker {ranker.name!r}: {len(texts)} texts for {len(examples)} examples")
     outcome = judge_texts(texts, [catalogue.titles_of(e.candidates) for e in examples], target_index)
-    return prediction_frame(ranker.name, examples, scores, ranks, texts, outcome.choice)
+    return prediction_frame(ranker.name, examples, scores, ranks, texts, outcome.choice, top=top)
 
 
 def evaluate_predictions(
@@ -203,27 +120,58 @@ def evaluate_predictions(
     ks: Sequence[int] = (1, 5, 10),
     compare: str | Iterable[tuple[str, str]] | None = None,
     audit: Audit | None = None,
+    known_items: Collection[str] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Evaluation:
-    """The evaluation of a frame of predictions (arguments as for `evaluate`)."""
+    """Return the evaluation of a frame of predictions.
+
+    Args:
+        known_items: items with training interactions, by which the rows are also split into those with warm and with
+            new targets; None: they are not. The other arguments are those of `evaluate`.
+    """
     groups = _by_ranker(predictions)
     asked = predictions.filter(pl.col("generated").is_not_null())
     written = _by_ranker(asked) if len(asked) else {}
     pairs = _pairs(compare, list(groups))
     first = next(iter(groups.values()))
-    parts = [_Part(first, {name: _rank_values(group, ks) for name, group in groups.items()}, seed, resamples)]
+    ranked = {name: _rank_values(group, ks) for name, group in groups.items()}
+    parts = [_Part(first, ranked, seed, resamples)]
     if written:
         rows = next(iter(written.values()))
         parts.append(_Part(rows, {name: _text_values(group) for name, group in written.items()}, seed, resamples))
     values = {name: {m: v for p in parts for m, v in p.values.get(name, {}).items()} for name in groups}
     metrics = {name: {m: i for p in parts for m, i in p.intervals(name).items()} for name in groups}
     comparisons = [Comparison(a, b, m, d) for a, b in pairs for p in parts for m, d in p.differences(a, b).items()]
-    size = (len(first), first["user_id"].n_unique())
-    chance = _mean(1.0 / first["candidates"].list.len().to_numpy())
+    sizes = first["listed"].to_numpy().astype(np.int64)
     return Evaluation(
-        metrics, comparisons, *size, chance, seed, resamples, audit, values=values, predictions=predictions
+        metrics,
+        comparisons,
+        *parts[0].size,
+        _mean(1.0 / sizes),
+        seed,
+        resamples,
+        audit,
+        expected=expected_metrics(sizes, ks),
+        groups={} if known_items is None else _groups(first, ranked, ks, known_items, seed, resamples),
+        values=values,
+        predictions=predictions,
     )
+
+
+def _groups(
+    rows: pl.DataFrame, values: Values, ks: Sequence[int], known_items: Collection[str], seed: int, resamples: int
+) -> dict[str, Group]:
+    """Return the rows with warm and those with new targets, as far as there are some; `rows` as for `_Part`."""
+    warm = rows["target"].is_in(list(known_items)).to_numpy()
+    found = {}
+    for name, chosen in (("warm", warm), ("new", ~warm)):
+        if chosen.any():
+            own = {r: {m: v[chosen] for m, v in of.items()} for r, of in values.items()}
+            part = _Part(rows.filter(chosen), own, seed, resamples)
+            expected = expected_metrics(rows["listed"].to_numpy()[chosen], ks)
+            found[name] = Group({r: part.intervals(r) for r in own}, *part.size, expected)
+    return found
 
 
 class _Part:
@@ -270,10 +218,19 @@ def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
     for name, group in groups.items():
         if not group.select(key).equals(first.select(key)):
             raise DataError(f"rankers {names[0]!r} and {name!r} answered different rows: nothing to pair")
-        ours, theirs = group["candidates"], first["candidates"]
-        if not (ours.equals(theirs) or ours.list.sort().equals(theirs.list.sort())):
+        if not _same_lists(group, first):
             raise DataError(f"rankers {names[0]!r} and {name!r} answered different lists: nothing to pair")
     return groups
+
+
+def _same_lists(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
+    """Return whether two rankers had the same candidates; of lists of which the best alone were kept: as many."""
+    if not ours["listed"].equals(theirs["listed"]):
+        return False
+    if any((frame["candidates"].list.len() < frame["listed"]).any() for frame in (ours, theirs)):
+        return True
+    mine, others = ours["candidates"], theirs["candidates"]
+    return mine.equals(others) or mine.list.sort().equals(others.list.sort())
 
 
 def _rank_values(group: pl.DataFrame, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:

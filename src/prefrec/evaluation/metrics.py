@@ -96,5 +96,22 @@ def metrics_for(ks: Sequence[int]) -> dict[str, Metric]:
     return table | {"mrr": reciprocal_rank}
 
 
+def expected_metrics(sizes: ArrayLike, ks: Sequence[int]) -> dict[str, float]:
+    """Return the mean of each metric of `metrics_for` where the candidates stand in a random order.
+
+    Every rank of 1..C is then equally likely.
+
+    Args:
+        sizes: candidates C of each row, [B].
+        ks: cut-offs.
+    """
+    lengths, times = np.unique(np.asarray(sizes, dtype=np.int64), return_counts=True)
+    orders = [np.arange(1, c + 1) for c in lengths]
+    return {
+        name: float(np.average([metric(ranks).mean() for ranks in orders], weights=times))
+        for name, metric in metrics_for(ks).items()
+    }
+
+
 METRICS: dict[str, Metric] = metrics_for((1, 5, 10))
 """The default table, name → pure function of ranks."""

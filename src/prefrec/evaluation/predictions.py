@@ -23,11 +23,12 @@ PREDICTION_SCHEMA = pl.Schema(
         ("row", pl.UInt32()),  # index of the example: the key that pairs rankers
         ("user_id", pl.String()),
         ("target", pl.String()),
-        ("candidates", pl.List(pl.String())),
+        ("candidates", pl.List(pl.String())),  # all, or the best alone
         ("scores", pl.List(pl.Float64())),  # as many as candidates
         ("rank", pl.UInt32()),  # of the target, from 1, ties broken
         ("generated", pl.String()),  # the text as decoded; null for rankers that do not generate
         ("choice", pl.String()),  # item id that the text names; null where it is invalid or absent
+        ("listed", pl.UInt32()),  # candidates that the row had
     ]
 )
 
@@ -39,22 +40,35 @@ def prediction_frame(
     ranks: NDArray[np.int64],
     generated: Sequence[str] | None = None,
     choices: Sequence[int] | NDArray[np.int64] | None = None,
+    *,
+    top: int | None = None,
 ) -> pl.DataFrame:
-    """One ranker's predictions: scores [B, C], ranks [B], texts [B] and chosen columns [B] (-1 = none)."""
+    """Return one ranker's predictions: scores [B, C], ranks [B], texts [B] and chosen columns [B] (-1 = none).
+
+    With `top`, the best so many candidates of each row are kept, best first: whole lists of a catalogue would take
+    [B, items] strings and numbers per ranker, and metrics read the rank alone.
+    """
     texts = [None] * len(examples) if generated is None else list(generated)
     picks = [-1] * len(examples) if choices is None else [int(c) for c in choices]
+    kept = [_kept(row[: len(e.candidates)], top) for row, e in zip(scores, examples, strict=True)]
     columns = {
         "ranker": [ranker] * len(examples),
         "row": range(len(examples)),
         "user_id": [e.user_id for e in examples],
         "target": [e.target for e in examples],
-        "candidates": [list(e.candidates) for e in examples],
-        "scores": [row[: len(e.candidates)].tolist() for row, e in zip(scores, examples, strict=True)],
+        "candidates": [[e.candidates[c] for c in own] for own, e in zip(kept, examples, strict=True)],
+        "scores": [row[own].tolist() for own, row in zip(kept, scores, strict=True)],
         "rank": ranks.tolist(),
         "generated": texts,
         "choice": [e.candidates[c] if c >= 0 else None for c, e in zip(picks, examples, strict=True)],
+        "listed": [len(e.candidates) for e in examples],
     }
     return pl.DataFrame(columns, schema=PREDICTION_SCHEMA)
+
+
+def _kept(scores: NDArray[np.float64], top: int | None) -> NDArray[np.int64]:
+    """Return the columns of the `top` best scores, best first; all columns as they are where it is None."""
+    return np.arange(len(scores)) if top is None else np.argsort(-scores, kind="stable")[:top]
 
 
 def write_predictions(predictions: pl.DataFrame, path: Path) -> None:
@@ -75,6 +89,8 @@ def read_predictions(path: Path) -> pl.DataFrame:
         frame = read_parquet(path)
     except UNREADABLE as e:
         raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); evaluate again") from None
+    if "candidates" in frame.columns and "listed" not in frame.columns:  # an earlier prefrec kept whole lists
+        frame = frame.with_columns(listed=pl.col("candidates").list.len())
     missing = [c for c in PREDICTION_SCHEMA.names() if c not in frame.columns]
     if missing:
         raise DataError(f"{path}: no predictions file, columns missing: {', '.join(missing)}")

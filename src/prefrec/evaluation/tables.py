@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from prefrec.evaluation.audit import Audit
-from prefrec.evaluation.evaluate import Evaluation
 from prefrec.evaluation.intervals import Interval, PairedDifference
+from prefrec.evaluation.outcome import Evaluation, Group
 
+HEADLINE_METRICS = ("hr@1", "ndcg@10")
+"""What findings, plots and comparisons are about, as far as it was measured."""
+FULL_METRICS = ("ndcg@10", "hr@10")
+"""Columns over the whole catalogue."""
+GROUP_ROWS = 20
+"""Rows that both groups must have to be printed."""
 _LABELS = {"gen_hr@1": "HR@1 generated", "valid_ratio": "valid ratio"}
 
 
@@ -28,42 +36,115 @@ def interval_text(interval: Interval, digits: int = 3) -> str:
     return f"{interval.mean:{form}} \\[{ends}]{p}"
 
 
-def _cell(interval: Interval | None, n: int) -> str:
-    """A cell of a table whose numbers are of n rows, unless the cell says otherwise."""
-    if interval is None:
-        return ""
-    return interval_text(interval) + (f" n={interval.n}" if interval.n != n else "")
+def evaluation_table(
+    evaluation: Evaluation,
+    metrics: Sequence[str] | None = None,
+    full: Evaluation | None = None,
+    full_metrics: Sequence[str] = FULL_METRICS,
+) -> Table:
+    """Return rankers × metrics, and a last row for a random order.
 
+    The caption holds n, chance and the audit's verdict; metrics of fewer rows have their n.
 
-def evaluation_table(evaluation: Evaluation, metrics: Sequence[str] | None = None) -> Table:
-    """Rankers × metrics. The caption holds n, chance and the audit's verdict; metrics of fewer rows have their n."""
+    Args:
+        evaluation: of lists.
+        metrics: columns; None: all that were measured.
+        full: over the whole catalogue, as a second block of columns.
+        full_metrics: columns of that block.
+    """
     shown = list(metrics or dict.fromkeys(m for of in evaluation.metrics.values() for m in of))
     caption = f"n = {evaluation.n} rows of {evaluation.users} users; chance HR@1 {evaluation.chance:.3f}; "
     caption += "95% intervals by bootstrap over users"
+    columns = _columns(evaluation, shown, "lists" if full else "")
+    if full:
+        columns += _columns(full, full_metrics, "all items")
+        caption += (
+            f"\nall items: n = {full.n} rows of {full.users} users, the target among all that were not taken before"
+        )
     if evaluation.audit:
         caption += f"\n{evaluation.audit.verdict}"
-    table = Table(caption=caption, caption_justify="left")
-    table.add_column("ranker", no_wrap=True)
-    table.add_column("n", justify="right")
-    for metric in shown:
-        table.add_column(metric_label(metric), justify="right")
-    for name, of_ranker in evaluation.metrics.items():
-        cells = [_cell(of_ranker.get(m), evaluation.n) for m in shown]
-        table.add_row(name, str(evaluation.n), *cells)
-    return table
+    return _table(evaluation.rankers, columns, caption)
 
 
-def comparison_table(evaluation: Evaluation, metrics: Sequence[str] | None = None) -> Table:
-    """Paired differences, one row a pair of rankers."""
+def groups_table(evaluation: Evaluation, full: Evaluation | None = None, at_least: int = GROUP_ROWS) -> Table | None:
+    """Return NDCG@10 of rows with warm and with new targets; None where no block has `at_least` rows of both."""
+    columns = []
+    for block, where in ((evaluation, "lists" if full else ""), (full, "all items")):
+        if block and len(block.groups) == 2 and all(g.n >= at_least for g in block.groups.values()):
+            known = list(dict.fromkeys(m for of in block.metrics.values() for m in of))
+            metric = "ndcg@10" if "ndcg@10" in known else known[0]
+            for name, group in block.groups.items():
+                columns += _columns(group, [metric], f"{where} {name}\nn = {group.n}".strip())
+    caption = "warm: the target occurs in training interactions; new: it does not"
+    return _table(evaluation.rankers, columns, caption) if columns else None
+
+
+def comparison_table(evaluation: Evaluation, metrics: Sequence[str] | None = None, over: str = "") -> Table:
+    """Return paired differences, one row per pair of rankers; `over` says in the caption what was ranked."""
     shown = list(metrics or dict.fromkeys(c.metric for c in evaluation.comparisons))
-    table = Table(caption=f"paired differences on the same {evaluation.n} rows", caption_justify="left")
-    table.add_column("ranker − against", no_wrap=True)
+    pairs = list(dict.fromkeys((c.ranker, c.against) for c in evaluation.comparisons))
+    columns = []
     for metric in shown:
-        table.add_column(metric_label(metric), justify="right")
-    for pair in dict.fromkeys((c.ranker, c.against) for c in evaluation.comparisons):
-        of_pair = {c.metric: c.difference for c in evaluation.comparisons if (c.ranker, c.against) == pair}
-        table.add_row(" − ".join(pair), *(_cell(of_pair.get(m), evaluation.n) for m in shown))
+        of_metric = {(c.ranker, c.against): c.difference for c in evaluation.comparisons if c.metric == metric}
+        cells = {_pair(*pair): d for pair, d in of_metric.items()}
+        columns.append(_Column(metric_label(metric), cells, None, evaluation.n))
+    caption = f"paired differences {f'over {over} ' if over else ''}on the same {evaluation.n} rows; "
+    caption += f"{len(pairs) * len(shown)} comparisons ({len(pairs)} pair{'s' * (len(pairs) != 1)}, {len(shown)} "
+    caption += f"metric{'s' * (len(shown) != 1)}), each with an interval of its own, not corrected for their number"
+    if evaluation.best_reference:
+        caption += f"; the best reference row by NDCG@10 is {evaluation.best_reference}"
+    return _table([_pair(*pair) for pair in pairs], columns, caption, "ranker − against")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of intervals: by row, the value of a random order, and the rows n that it is about."""
+
+    heading: str
+    cells: Mapping[str, Interval]
+    expected: float | None
+    n: int
+
+
+def _columns(block: Evaluation | Group, metrics: Sequence[str], below: str) -> list[_Column]:
+    """Return a column per metric; `below` is the second part of its heading."""
+    return [
+        _Column(
+            f"{metric_label(m)}\n{below}".strip(),
+            {r: of[m] for r, of in block.metrics.items() if m in of},
+            block.expected.get(m),
+            block.n,
+        )
+        for m in metrics
+    ]
+
+
+def _table(names: Sequence[str], columns: Sequence[_Column], caption: str, first: str = "ranker") -> Table:
+    """Return a table whose cells have the interval below the mean, so that four metrics fit into 80 columns."""
+    table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0)
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column.heading, justify="right")
+    for name in names:
+        table.add_row(name, *(_cell(c.cells.get(name), c.n) for c in columns))
+    if any(c.expected is not None for c in columns):
+        table.add_row("chance", *("" if c.expected is None else f"{c.expected:.3f}" for c in columns))
     return table
+
+
+def _pair(ranker: str, against: str) -> str:
+    return f"{ranker} − {against}"
+
+
+def _cell(interval: Interval | None, n: int) -> str:
+    """A cell of a column whose numbers are of n rows, unless the cell says otherwise."""
+    if interval is None:
+        return ""
+    mean, ends = interval_text(interval).split(" ", 1)
+    if isinstance(interval, PairedDifference):
+        ends, p = ends.rsplit(" ", 1)
+        mean = f"{mean} {p}"
+    return f"{mean}\n[dim]{ends}[/dim]" + (f" n={interval.n}" if interval.n != n else "")
 
 
 def audit_table(audit: Audit) -> Table:

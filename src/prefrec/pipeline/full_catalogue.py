@@ -1,15 +1,17 @@
-"""The whole catalogue as candidates: which rankers can be asked so, and what they reach."""
+"""The whole catalogue as candidates: which rankers can be asked so, and what they answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
-from prefrec.data import PreparedData, seen_items
+import polars as pl
+
+from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.errors import ConfigError
-from prefrec.evaluation import Evaluation, evaluate_predictions, whole_catalogue
+from prefrec.evaluation import whole_catalogue
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection, ReferenceName
 from prefrec.pipeline.score import (
     Entry,
@@ -21,14 +23,15 @@ from prefrec.pipeline.score import (
     known_entry,
     model_key,
 )
-from prefrec.pipeline.stage import stage_key, write_json
-from prefrec.processes import is_first
+from prefrec.pipeline.stage import stage_key
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
 from prefrec.rankers.reference import reference_ranker
 from prefrec.rankers.retrieve import RetrieveThenRank
 
 FULL_CATALOGUE = "full_catalogue.json"
-"""File of the metrics."""
+"""File of the metrics of `prefrec evaluate --full-catalogue`."""
+KEPT = 10
+"""Items kept of each row's order: whole lists are millions of names, and metrics read the target's rank alone."""
 
 
 def retrieve_entry(
@@ -113,80 +116,36 @@ def full_entries(entries: Sequence[Entry], data: PreparedData, model: ModelSecti
     return found
 
 
-def evaluate_full_catalogue(
+def ask_full(
     data: PreparedData,
     model: ModelSection,
     section: EvaluateSection,
     entries: Sequence[Entry],
     cache: Path,
     *,
-    compare: Sequence[tuple[str, str]],
     seed: int,
-) -> Evaluation:
-    """Metrics with the target among all items but those that the row's user took before it.
+) -> pl.DataFrame:
+    """Return predictions with the target among all items but those that the row's user took before it.
+
+    Of each row the rank of the target and the first `KEPT` items are kept.
 
     Args:
         data: prepared rows.
         model: unused but for the keys of known answers.
-        section: split, rows, reference rows and cut-offs.
-        entries: none may be an `LMEntry`: see `catalogue_entry` and `retrieve_entry`.
+        section: split, rows and reference rows.
+        entries: none may be an `LMEntry`: see `full_entries` and `retrieve_entry`.
         cache: folder; predictions already there are not made again.
-        compare: pairs (ranker, against) of names.
-        seed: of ties and intervals.
+        seed: of ties.
 
     Raises:
         ConfigError: two rankers share a name.
         DataError: the split holds no rows.
     """
-    asked = data.some(section.split, section.rows)
-    rows = whole_catalogue(asked, data.catalogue, seen_items(data, asked))
     silent = section.model_copy(update={"generate_rows": 0})
-    predictions = ask_all(data, model, silent, entries, rows, cache, seed=seed)
-    return evaluate_predictions(predictions, ks=section.ks, compare=compare, seed=seed)
+    return ask_all(data, model, silent, entries, full_rows(data, section), cache, seed=seed, top=KEPT)
 
 
-def full_catalogue_metrics(
-    data: PreparedData,
-    data_key: str,
-    model: ModelSection,
-    section: EvaluateSection,
-    entries: Sequence[Entry],
-    folder: Path,
-    hands_on: tuple[str, int] | None = None,
-    *,
-    seed: int,
-) -> dict[str, Any]:
-    """What entries from outside a run reach over the whole catalogue; written to `FULL_CATALOGUE` in `folder` too.
-
-    Args:
-        data, model, section, seed: as for `evaluate_full_catalogue`.
-        data_key: changes with the data.
-        entries: language models score all titles after the history alone, or what is handed on to them.
-        folder: for metrics and predictions.
-        hands_on: the name of a retriever, and how many items it hands on to each language model.
-
-    Raises:
-        ConfigError: there is no such retriever.
-    """
-    before = {e.name: e for e in entries}
-    asked: list[Entry] = []
-    compare = []
-    for entry in entries:
-        if not isinstance(entry, LMEntry):
-            asked.append(entry)
-        elif hands_on is None:
-            asked.append(catalogue_entry(entry, data, model))
-        else:
-            retriever, retrieve = hands_on
-            name = f"{retriever}+{entry.name}"
-            pair = retrieve_entry(name, retriever, entry.name, retrieve, data, data_key, model, before, seed=seed)
-            asked.append(pair)
-            compare.append((name, retriever))
-    section = section.model_copy(update={"ks": sorted({*section.ks, *([hands_on[1]] if hands_on else [])})})
-    evaluation = evaluate_full_catalogue(
-        data, model, section, asked, folder / "full_catalogue", compare=compare, seed=seed
-    )
-    metrics = {"split": section.split, "evaluation": evaluation.to_json(), "generation": None}
-    if is_first():
-        write_json(folder / FULL_CATALOGUE, metrics)
-    return metrics
+def full_rows(data: PreparedData, section: EvaluateSection) -> list[RankingExample]:
+    """Return the rows under test with all items as candidates but those that the row's user took before."""
+    asked = data.some(section.split, section.rows)
+    return whole_catalogue(asked, data.catalogue, seen_items(data, asked))

@@ -35,6 +35,8 @@ from prefrec.training.section import RowsSection
 
 ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN", "window co-occurrence", "title TF-IDF"]
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
+FULL_ROWS = 300
+"""Rows ranked over the whole catalogue by default: a language model scores every title for each of them."""
 ZERO_SHOT = "zero-shot"
 SFT = "sft"
 SEQUENTIAL = "sequential"
@@ -198,6 +200,12 @@ class EvaluateSection(_Section):
 
     split: Literal["validation", "test"] = Field("test", description="Rows under test.")
     rows: int | None = Field(None, ge=1, description="Rows of the split, spread over its users; None: all.")
+    full_rows: int | None = Field(
+        FULL_ROWS,
+        ge=0,
+        description="Of these rows, how many are also ranked over the whole catalogue, spread over users; 0: none; "
+        "None: all.",
+    )
     generate_rows: int = Field(0, ge=0, description="Rows that LMs also answer in text (HR@1, Valid Ratio).")
     batch_size: int = Field(8, ge=1, description="Rows a pass.")
     zero_shot: bool = Field(True, description="Also the model before training.")

@@ -15,6 +15,7 @@ from prefrec.data.store import PREPARED_FILES
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.pipeline.baselines import STAGE_FUNCTIONS
+from prefrec.pipeline.evaluate import Scores, evaluate_rankers, metrics_json
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.made_with import made_with
 from prefrec.pipeline.recipe import (
@@ -30,7 +31,7 @@ from prefrec.pipeline.recipe import (
 from prefrec.pipeline.report import write_report
 from prefrec.pipeline.report.contents import METRICS, made_of
 from prefrec.pipeline.rows import check_rows, warn_of_idle_dropout
-from prefrec.pipeline.score import Entry, LMEntry, Scores, SequentialEntry, adapter_key, evaluate_rankers
+from prefrec.pipeline.score import Entry, LMEntry, SequentialEntry, adapter_key
 from prefrec.pipeline.stage import (
     file_facts,
     machine,
@@ -225,15 +226,6 @@ def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, e
         write_predictions(scores.predictions, folder / "predictions.parquet")
         write_json(folder / METRICS, metrics_json(recipe.evaluate.split, scores) | {"made_of": now})
     return scores
-
-
-def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
-    """The content of `metrics.json`."""
-    return {
-        "split": split,
-        "evaluation": scores.evaluation.to_json(),
-        "generation": scores.generation.to_json() if scores.generation else None,
-    }
 
 
 def prepare_key(config: PrepareConfig) -> str:

@@ -1,4 +1,4 @@
-"""The evaluation stage: every ranker's predictions, kept one file a ranker, then numbers of all of them."""
+"""Every ranker's predictions on the rows under test, kept in one file per ranker."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ from prefrec import processes
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.evaluation import (
-    Evaluation,
-    audit_prepared,
-    evaluate_predictions,
-    judge_texts,
-    predict,
-    read_predictions,
-    write_predictions,
-)
+from prefrec.evaluation import judge_texts, predict, read_predictions, write_predictions
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection
 from prefrec.pipeline.stage import file_facts, read_json, stage_key, write_json
@@ -35,9 +27,7 @@ from prefrec.rankers.fuse import FuseRanker
 from prefrec.rankers.lm import LMRanker, load_lm
 from prefrec.rankers.reference import pad_scores, reference_rankers
 from prefrec.rankers.retrieve import RetrieveThenRank
-from prefrec.rankers.sequential import SEQUENTIAL_MODELS, load_sequential
-
-GENERATION_METRICS = ("gen_hr@1", "valid_ratio")
+from prefrec.rankers.sequential import load_sequential
 
 
 @dataclass(frozen=True)
@@ -81,46 +71,6 @@ class RankerEntry:
 Entry = LMEntry | SequentialEntry | RankerEntry
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What the evaluation stage found.
-
-    Attributes:
-        evaluation: metrics from log-probabilities, on all rows, with the audit of their lists.
-        generation: HR@1 and Valid Ratio by greedy generation on some rows, spread over the users; None where not
-            asked for.
-        predictions: of all rankers.
-    """
-
-    evaluation: Evaluation
-    generation: Evaluation | None
-    predictions: pl.DataFrame
-
-
-def evaluate_rankers(
-    data: PreparedData,
-    model: ModelSection,
-    section: EvaluateSection,
-    entries: Sequence[Entry],
-    cache: Path,
-    *,
-    seed: int,
-) -> Scores:
-    """Ask the reference rankers and every entry; predictions already in `cache` are not made again.
-
-    LM rankers are compared in pairs: each with the one before it, and the last with all others. Where there are
-    none, the sequential recommenders take their place.
-
-    Raises:
-        ConfigError: two rankers share a name.
-        DataError: the split holds no rows.
-    """
-    examples = data.some(section.split, section.rows)
-    predictions = ask_all(data, model, section, entries, examples, cache, seed=seed)
-    models = [e.name for e in entries if isinstance(e, LMEntry)] or [e.name for e in entries]
-    return summarise(predictions, data, section, models, seed=seed)
-
-
 def ask_all(
     data: PreparedData,
     model: ModelSection,
@@ -130,8 +80,12 @@ def ask_all(
     cache: Path,
     *,
     seed: int,
+    top: int | None = None,
 ) -> pl.DataFrame:
-    """Predictions of the reference rankers, then of each entry (`ask_models`), on these rows.
+    """Return predictions of the reference rankers, then of each entry (`ask_models`), on these rows.
+
+    Args:
+        top: candidates kept of each row, best first; None: all.
 
     Raises:
         ConfigError: two rankers share a name.
@@ -143,10 +97,10 @@ def ask_all(
     if not examples:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
     frames = [
-        predict(r, examples, data.catalogue, generate=False, seed=seed)
+        predict(r, examples, data.catalogue, generate=False, seed=seed, top=top)
         for r in reference_rankers(data.train_interactions, data.catalogue, seed, section.references)
     ]
-    return pl.concat([*frames, *ask_models(data, model, section, entries, examples, cache, seed=seed)])
+    return pl.concat([*frames, *ask_models(data, model, section, entries, examples, cache, seed=seed, top=top)])
 
 
 def ask_models(
@@ -158,8 +112,9 @@ def ask_models(
     cache: Path,
     *,
     seed: int,
+    top: int | None = None,
 ) -> list[pl.DataFrame]:
-    """Predictions of each entry on these rows; those already in the folder `cache` are not made again.
+    """Return predictions of each entry on these rows; those already in the folder `cache` are not made again.
 
     Scores are kept before texts are asked for, under the key of predictions without texts. Of many processes the
     first one writes the folder, and all read it.
@@ -183,28 +138,10 @@ def ask_models(
             entry = _told(entry, {e.key: frame for e, frame in zip(entries, frames, strict=False)})
             scores = read_predictions(path) if found == without_texts else None
             keep = partial(_keep, path, without_texts)
-            _keep(path, key, _ask(entry, data, model, section, examples, seed, scores, keep))
+            _keep(path, key, _ask(entry, data, model, section, examples, seed, scores, keep, top))
             processes.wait()
         frames.append(read_predictions(path))
     return frames
-
-
-def summarise(
-    predictions: pl.DataFrame, data: PreparedData, section: EvaluateSection, models: Sequence[str], *, seed: int
-) -> Scores:
-    """Numbers of predictions: metrics with intervals, paired differences, and the audit's verdict."""
-    audit = audit_prepared(data, section.split, "train", seed)
-    texts = pl.col("generated")
-    scored = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
-    pairs = comparison_pairs(predictions["ranker"].unique(maintain_order=True).to_list(), models)
-    evaluation = evaluate_predictions(scored, ks=section.ks, compare=pairs, audit=audit, seed=seed)
-    generated = predictions.filter(texts.is_not_null())
-    if generated.is_empty():
-        return Scores(evaluation, None, predictions)
-    writers = set(generated["ranker"])
-    pairs = comparison_pairs([], [m for m in models if m in writers])
-    whole = evaluate_predictions(generated, ks=section.ks, compare=pairs, seed=seed)
-    return Scores(evaluation, _only(whole, GENERATION_METRICS), predictions)
 
 
 def lm_ranker(
@@ -330,18 +267,6 @@ def model_key(model: ModelSection) -> dict[str, Any]:
     return {**model.decisive(), **({"files": facts} if facts else {})}
 
 
-def comparison_pairs(rankers: Sequence[str], models: Sequence[str]) -> list[tuple[str, str]]:
-    """Which rankers are compared: each model with the one before, the last with every earlier one, with the
-    reference rows `popularity` and `co-occurrence` and with the sequential recommenders."""
-    pairs = list(zip(models[1:], models[:-1], strict=True))
-    if models:
-        last = models[-1]
-        others = ("popularity", "co-occurrence", *SEQUENTIAL_MODELS)
-        against = [*models[:-2], *(r for r in others if r in rankers and r not in models)]
-        pairs += [(last, other) for other in against]
-    return pairs
-
-
 def _keep(path: Path, key: str, frame: pl.DataFrame) -> None:
     if processes.is_first():
         path.with_suffix(".json").unlink(missing_ok=True)  # no key beside the answers to another
@@ -358,11 +283,16 @@ def _ask(
     seed: int,
     scores: pl.DataFrame | None,
     keep: Callable[[pl.DataFrame], None],
+    top: int | None,
 ) -> pl.DataFrame:
     """Predictions of an entry; `scores` are those without texts where they are known, else `keep` gets them."""
-    say(f"{entry.name}: scoring {len(examples)} rows" if scores is None else f"{entry.name}: scores are known")
+    width = max(len(e.candidates) for e in examples)
+    asked = f"scoring {len(examples)} rows of {width} candidates" if scores is None else "scores are known"
+    say(f"{entry.name}: {asked}")
     ranker = entry_ranker(entry, data, model, batch_size=section.batch_size)
-    frame = predict(ranker, examples, data.catalogue, generate=False, seed=seed) if scores is None else scores
+    frame = (
+        predict(ranker, examples, data.catalogue, generate=False, seed=seed, top=top) if scores is None else scores
+    )
     places = _text_places(data, examples, section.generate_rows)
     some = [examples[i] for i in places]
     if not some or not isinstance(ranker, GeneratingRanker):
@@ -386,9 +316,3 @@ def _text_places(data: PreparedData, examples: Sequence[RankingExample], n: int)
     """Places of n of the rows, spread over the users as rows under test are (`PreparedData.some`)."""
     some = {id(e) for e in replace(data, test=list(examples)).some("test", n)}
     return [i for i, e in enumerate(examples) if id(e) in some]
-
-
-def _only(evaluation: Evaluation, metrics: Sequence[str]) -> Evaluation:
-    kept = {r: {m: i for m, i in of.items() if m in metrics} for r, of in evaluation.metrics.items()}
-    comparisons = [c for c in evaluation.comparisons if c.metric in metrics]
-    return replace(evaluation, metrics=kept, comparisons=comparisons, values={}, predictions=None)

@@ -25,7 +25,6 @@ class RetrieveThenRankConfig(RankerConfig):
     retriever: str = Field("SASRec", description="Name of a reference row, or of a ranker made before this one.")
     ranker: str = Field("s-dpo", description="Name of a ranker made before this one, usually a language model.")
     retrieve: int = Field(20, ge=1, description="Items that the retriever hands on.")
-    rows: int | None = Field(300, ge=1, description="Test rows measured over the whole catalogue; None: all.")
 
 
 class RetrieveThenRank:

@@ -13,7 +13,7 @@ from prefrec.data import RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import Interval, PairedDifference, bootstrap_means, metrics_for
 from prefrec.evaluation.intervals import RESAMPLES, difference_of, interval_of
-from prefrec.pipeline.report.findings import HEADLINE_METRICS
+from prefrec.evaluation.tables import HEADLINE_METRICS
 from prefrec.studies.runs import Run
 
 Values = Mapping[str, Mapping[str, NDArray[np.float64]]]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import polars as pl
 
-from prefrec.evaluation import Audit, Evaluation, audit_prepared
-from prefrec.evaluation.tables import metric_label
+from prefrec.evaluation import Audit, Evaluation, PairedDifference, audit_prepared
+from prefrec.evaluation.tables import FULL_METRICS, metric_label
 from prefrec.pipeline.encoders import shows_candidates
-from prefrec.pipeline.full_catalogue import FULL_CATALOGUE
 from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, SFT, ZERO_SHOT, Recipe
+from prefrec.pipeline.report.contents import METRICS
 from prefrec.pipeline.report.tables import Grid
 from prefrec.pipeline.report.wording import clock, includes_zero, label, with_interval
 from prefrec.pipeline.stage import STAGE_FILE, read_json, taken
@@ -19,7 +19,7 @@ from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.studies.cost import training_seconds
 from prefrec.studies.measure import Measured, Values, measure, of_rankers, ranking_values
-from prefrec.studies.plots import dots, slug
+from prefrec.studies.plots import dots
 from prefrec.studies.runs import Run, start_of
 from prefrec.studies.study import Outcome, Study, Table, as_it_is
 from prefrec.studies.tables import difference_cell, plain_table, results_table
@@ -59,7 +59,7 @@ def kind_of(run: Run, name: str) -> str:
 def seconds_of(run: Run, name: str) -> float | None:
     """Seconds of all training stages of a model of the main line, of another system's own stage; None: not known.
 
-    Nothing is trained for retrieve-then-rank and fuse: their stages only measure.
+    Nothing is trained for retrieve-then-rank and fuse.
     """
     if name in run.models:
         return training_seconds(run, name)
@@ -121,26 +121,19 @@ def gains_table(values: Values, users: Sequence[str], pairs: Mapping[str, str]) 
 
 
 def full_catalogue_tables(run: Run) -> list[Table]:
-    """A table for each retrieve-then-rank of a run: what it reaches over the whole catalogue, and its retriever."""
-    found = []
-    for config in (r for r in run.recipe.rankers if isinstance(r, RetrieveThenRankConfig)):
-        told = read_json(run.folder / RANKERS / config.name / FULL_CATALOGUE)
-        if told is None:
-            continue
-        evaluation = Evaluation.from_json(told["evaluation"])
-        shown = {n: {m: of[m] for m in _FULL_METRICS if m in of} for n, of in evaluation.metrics.items()}
-        gaps = {c.metric: c.difference for c in evaluation.comparisons if c.metric in _FULL_METRICS}
-        measured = Measured(
-            shown,
-            {config.name: gaps},
-            {n: {m: [i.mean] for m, i in of.items()} for n, of in shown.items()},
-            config.retriever,
-            evaluation.n,
-            evaluation.users,
-        )
-        title = f"{config.name} over the whole catalogue"
-        found.append(results_table(measured, name=f"full-catalogue-{slug(config.name)}", title=title, first="System"))
-    return found
+    """Return the table of the rankers that were asked about the whole catalogue; none where the run asked none."""
+    told = (read_json(run.folder / METRICS) or {}).get("full_catalogue")
+    if told is None:
+        return []
+    full = Evaluation.from_json(told)
+    shown = {n: {m: of[m] for m in FULL_METRICS if m in of} for n, of in full.metrics.items()}
+    gaps: dict[str, dict[str, PairedDifference]] = {}
+    for c in full.comparisons:
+        if c.against == full.best_reference and c.metric in FULL_METRICS:
+            gaps.setdefault(c.ranker, {})[c.metric] = c.difference
+    by_seed = {n: {m: [i.mean] for m, i in of.items()} for n, of in shown.items()}
+    measured = Measured(shown, gaps, by_seed, full.best_reference, full.n, full.users)
+    return [results_table(measured, name="full-catalogue", title="Over the whole catalogue", first="System")]
 
 
 def audit_table(audit: Audit) -> Table:
@@ -187,7 +180,6 @@ _GAINS_NOTE = (
     "On the same rows and lists; in brackets 95% intervals by bootstrap over users, not corrected for the number of "
     "comparisons."
 )
-_FULL_METRICS = ("hr@1", "hr@10", "ndcg@10")
 
 TABLE = Study(
     "table",

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from prefrec.data import read_prepared, seen_items
 from prefrec.errors import ConfigError
-from prefrec.evaluation import read_predictions, target_ranks, whole_catalogue
+from prefrec.evaluation import evaluate_predictions, read_predictions, target_ranks, whole_catalogue
 from prefrec.evaluation.metrics import ndcg
 from prefrec.pipeline.baselines.fuse import fuse_stage
-from prefrec.pipeline.full_catalogue import evaluate_full_catalogue, full_entries, retrieve_entry
+from prefrec.pipeline.full_catalogue import ask_full, full_entries, retrieve_entry
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.rows import check_rows
@@ -149,7 +149,7 @@ def test_over_the_whole_catalogue_no_candidates_are_shown(finished, recipe, stag
     asked.clear()
     entries = full_entries(list(before.values()), data, recipe.model)
     section = recipe.evaluate.model_copy(update={"rows": 3, "references": []})
-    found = evaluate_full_catalogue(data, recipe.model, section, entries, tmp_path / "asked", compare=[], seed=0)
+    found = evaluate_predictions(ask_full(data, recipe.model, section, entries, tmp_path / "asked", seed=0))
     assert asked == []  # no list was put into a prompt
     rows = data.some("test", 3)
     rows = whole_catalogue(rows, data.catalogue, seen_items(data, rows))

@@ -1,4 +1,4 @@
-"""Retrieve-then-rank in a recipe: a row of the table, and metrics over the whole catalogue beside the retriever's."""
+"""Retrieve-then-rank in a recipe: a row of the table, on lists and over the whole catalogue."""
 
 import json
 import shutil
@@ -8,25 +8,24 @@ import pytest
 from pydantic import ValidationError
 
 from prefrec.data import read_prepared
-from prefrec.evaluation import full_ranks, metrics_for
-from prefrec.pipeline import full_catalogue
-from prefrec.pipeline.recipe import Recipe
+from prefrec.evaluation import full_ranks, metrics_for, read_predictions
+from prefrec.pipeline.full_catalogue import full_rows
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import lm_ranker
-from prefrec.rankers import lm
+from prefrec.rankers import PopularityRanker, lm
 from prefrec.rankers.morec import load_morec
 from prefrec.rankers.retrieve import RetrieveThenRank
 
 MOREC = {"kind": "morec", "hidden_size": 8, "inner_size": 16, "n_layers": 1, "epochs": 2}
 PAIRS = [
-    {"kind": "retrieve-then-rank", "retriever": "MoRec", "ranker": "zero-shot", "retrieve": 4, "rows": 9},
+    {"kind": "retrieve-then-rank", "retriever": "MoRec", "ranker": "zero-shot", "retrieve": 4},
     {
         "kind": "retrieve-then-rank",
         "name": "popular",
         "retriever": "popularity",
         "ranker": "MoRec",
         "retrieve": 12,
-        "rows": None,
     },
 ]
 
@@ -46,8 +45,8 @@ def finished(recipe, tmp_path_factory):
     return folder
 
 
-def _measured(folder, name="retrieve-then-rank") -> dict:
-    return json.loads((folder / "rankers" / name / "full_catalogue.json").read_text())["evaluation"]
+def _full(folder) -> dict:
+    return json.loads((folder / "metrics.json").read_text())["full_catalogue"]
 
 
 def test_full_catalogue_metrics_are_those_of_the_two_rankers(finished, recipe):
@@ -55,26 +54,28 @@ def test_full_catalogue_metrics_are_those_of_the_two_rankers(finished, recipe):
     morec = load_morec(finished / "rankers" / "MoRec", data.catalogue)
     zero_shot = lm_ranker("zero-shot", None, data, recipe.model)
     log = data.train_interactions
-    seen = [log.filter(log["user_id"] == e.user_id)["item_id"].to_list() for e in data.test[:9]]
+    seen = [log.filter(log["user_id"] == e.user_id)["item_id"].to_list() for e in data.test[:8]]
     both = {"MoRec": morec, "retrieve-then-rank": RetrieveThenRank("both", morec, zero_shot, 4)}
-    found = _measured(finished)
-    assert found["n"] == 9
-    assert list(found["metrics"]) == ["random", "popularity", "co-occurrence", "item-kNN", *both]
+    found = _full(finished)
+    assert found["n"] == 8
+    assert list(found["metrics"]) == [*REFERENCE_RANKERS, "zero-shot", *both, "popular"]
     for name, ranker in both.items():
-        ranks = full_ranks(ranker, data.test[:9], data.catalogue, seen)
-        for metric, value in metrics_for((1, 4, 5, 10)).items():
+        ranks = full_ranks(ranker, data.test[:8], data.catalogue, seen)
+        for metric, value in metrics_for([10]).items():
             assert found["metrics"][name][metric]["mean"] == pytest.approx(float(value(ranks).mean()), abs=1e-9)
-    of = {name: found["metrics"][name]["hr@4"]["mean"] for name in both}
+    of = {name: found["metrics"][name]["hr@10"]["mean"] for name in both}
     assert of["MoRec"] == of["retrieve-then-rank"]  # the ranker orders what was retrieved, no more
-    assert {(c["ranker"], c["against"]) for c in found["comparisons"]} == {("retrieve-then-rank", "MoRec")}
 
 
-def test_a_reference_row_may_retrieve_and_any_ranker_rank(finished):
-    found = _measured(finished, "popular")
-    assert found["n"] == len(read_prepared(finished / "data").test)
-    assert list(found["metrics"]) == ["random", "popularity", "co-occurrence", "item-kNN", "popular"]
-    assert found["metrics"]["popular"]["hr@12"]["mean"] == found["metrics"]["popularity"]["hr@12"]["mean"]
-    assert 0 < found["chance"] < 1 / 40
+def test_a_reference_row_may_retrieve_and_any_ranker_rank(finished, recipe):
+    data = read_prepared(finished / "data")
+    answers = read_predictions(finished / "predictions" / "full_catalogue" / "popular.parquet")
+    taken = PopularityRanker.fit(data.train_interactions).counts
+    asked = full_rows(data, recipe.evaluate.model_copy(update={"rows": 8}))
+    for kept, listed, e in zip(answers["candidates"], answers["listed"], asked, strict=True):
+        twelfth = sorted((taken.get(c, 0) for c in e.candidates), reverse=True)[11]
+        assert min(taken.get(c, 0) for c in kept) >= twelfth
+        assert listed == len(e.candidates) > 40
 
 
 def test_rows_of_the_table(finished):
@@ -84,19 +85,15 @@ def test_rows_of_the_table(finished):
     assert np.isfinite(metrics["retrieve-then-rank"]["ndcg@3"]["mean"])
 
 
-def test_what_has_not_changed_is_not_measured_again(finished, recipe, tmp_path, monkeypatch):
+def test_what_has_not_changed_is_not_asked_again(finished, recipe, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "run")
     asked = []
-    inner = full_catalogue.whole_catalogue
-    monkeypatch.setattr(
-        full_catalogue, "whole_catalogue", lambda rows, *rest: asked.append(len(rows)) or inner(rows, *rest)
-    )
+    inner = RetrieveThenRank.score
+    monkeypatch.setattr(RetrieveThenRank, "score", lambda self, rows: asked.append(len(rows)) or inner(self, rows))
     run_recipe(_recipe(recipe), tmp_path / "run")
     assert asked == []
-    run_recipe(_recipe(recipe, PAIRS[0] | {"rows": 3}), tmp_path / "run", until="rankers")
-    assert asked == [3]
-    run_recipe(_recipe(recipe, PAIRS[0] | {"rows": 3, "retrieve": 2}), tmp_path / "run", until="rankers")
-    assert asked == [3, 3]
+    run_recipe(_recipe(recipe, PAIRS[0] | {"retrieve": 2}), tmp_path / "run")
+    assert asked == [8, 8]  # lists, and the whole catalogue
 
 
 def test_rows_a_pass_are_the_recipes_and_decide_nothing(finished, recipe, tmp_path, monkeypatch):
@@ -108,20 +105,9 @@ def test_rows_a_pass_are_the_recipes_and_decide_nothing(finished, recipe, tmp_pa
     changed = Recipe.model_validate(raw | {"evaluate": raw["evaluate"] | {"batch_size": 3}})
     run_recipe(changed, tmp_path / "run")
     assert asked == []
-    for place in ("rankers/retrieve-then-rank", "predictions"):
-        shutil.rmtree(tmp_path / "run" / place)
+    shutil.rmtree(tmp_path / "run" / "predictions")
     run_recipe(changed, tmp_path / "run")
-    assert asked == [3, 3, 3]  # over the whole catalogue; zero-shot and the pair in the table
-
-
-def test_it_is_measured_again_when_more_is_known_of_what_was_taken(finished, recipe, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "data" / "held_out.parquet").unlink()  # as an earlier prefrec left it
-    run_recipe(_recipe(recipe), tmp_path / "run", until="rankers")
-    known = json.loads((finished / "rankers" / "popular" / "stage.json").read_text())["key"]
-    assert json.loads((tmp_path / "run" / "rankers" / "popular" / "stage.json").read_text())["key"] != known
-    trained = json.loads((finished / "rankers" / "MoRec" / "stage.json").read_text())
-    assert json.loads((tmp_path / "run" / "rankers" / "MoRec" / "stage.json").read_text()) == trained
+    assert asked == [3, 3, 3]  # zero-shot and the pair on lists, the pair over the whole catalogue
 
 
 @pytest.mark.parametrize(

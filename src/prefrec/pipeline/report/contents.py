@@ -72,6 +72,7 @@ class RunContents:
         missing: one sentence for each part that is absent, unfinished or damaged.
         machines: machine and versions that finished each stage, by its folder; those of before this was noted lack.
         fusions: one sentence for each fuse entry of the recipe: its weights, and what chose them.
+        full_catalogue: metrics over the whole catalogue.
         outdated: what has changed since the rankers were evaluated; metrics and predictions count as missing then.
     """
 
@@ -89,6 +90,7 @@ class RunContents:
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)
     fusions: list[str] = field(default_factory=list)
     outdated: str = ""
+    full_catalogue: Evaluation | None = None
 
     @property
     def alignments(self) -> list[Stage]:
@@ -127,11 +129,12 @@ def read_run(folder: Path) -> RunContents:
     environment = reader.read("environment.json", _read_object) or {}
     data = reader.read("data", read_prepared)
     stages = reader.stages(recipe)
-    split, evaluation, generation, known = reader.read(METRICS, _read_metrics) or ("test", None, None, None)
+    nothing = ("test", None, None, None, None)
+    split, evaluation, full_catalogue, generation, known = reader.read(METRICS, _read_metrics) or nothing
     predictions = reader.read("predictions.parquet", read_predictions)
     outdated = _outdated(known, made_of(folder, recipe))
     if outdated:
-        split, evaluation, generation, predictions = "test", None, None, None
+        split, evaluation, full_catalogue, generation, predictions = "test", None, None, None, None
         reader.missing.append(f"metrics.json and predictions.parquet are left out: {outdated}")
     return RunContents(
         folder,
@@ -148,6 +151,7 @@ def read_run(folder: Path) -> RunContents:
         {part: state["environment"] for part, state in _states(folder, recipe).items() if _made_by(state)},
         reader.fusions(recipe),
         outdated,
+        full_catalogue,
     )
 
 
@@ -288,15 +292,13 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     return [e for e in value if isinstance(e, dict)]
 
 
-def _read_metrics(path: Path) -> tuple[str, Evaluation, Evaluation | None, Any]:
+def _read_metrics(path: Path) -> tuple[str, Evaluation, Evaluation | None, Evaluation | None, Any]:
     value = _read_object(path)
-    generation = value.get("generation")
-    return (
-        str(value.get("split", "test")),
-        Evaluation.from_json(value["evaluation"]),
-        Evaluation.from_json(generation) if generation else None,
-        value.get("made_of"),
+    full_catalogue, generation = (
+        Evaluation.from_json(value[part]) if value.get(part) else None for part in ("full_catalogue", "generation")
     )
+    split, evaluation = str(value.get("split", "test")), Evaluation.from_json(value["evaluation"])
+    return split, evaluation, full_catalogue, generation, value.get("made_of")
 
 
 def _fusion(name: str, path: Path) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from prefrec.evaluation import Comparison, Evaluation, Interval
+from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.pipeline.report.contents import RunContents
 from prefrec.pipeline.report.wording import includes_zero, label, metric_label, with_interval
-
-HEADLINE_METRICS = ("hr@1", "ndcg@10")
-"""The metrics that findings and the plot are about, as far as they were measured."""
 
 
 def facts(run: RunContents) -> list[tuple[str, str]]:
@@ -36,7 +34,7 @@ def findings(run: RunContents) -> list[str]:
     trained = [s.name for s in run.stages if s.name in evaluation.metrics]
     models = trained or list(dict.fromkeys(c.ranker for c in evaluation.comparisons)) or evaluation.rankers
     sentences = [_sentence(evaluation, name, metric) for name in reversed(models)]
-    sentences += _reference_sentence(run, evaluation, metric)
+    sentences += _reference_sentence(run, evaluation, metric) + _full_sentence(run, models)
     return sentences + _generation_sentence(run, models)
 
 
@@ -46,23 +44,36 @@ def headline_metrics(evaluation: Evaluation) -> list[str]:
     return [m for m in HEADLINE_METRICS if m in measured] or measured[:1]
 
 
-def _sentence(evaluation: Evaluation, name: str, metric: str) -> str:
+def _sentence(evaluation: Evaluation, name: str, metric: str, where: str = "") -> str:
     value = evaluation.metrics[name].get(metric)
     start = (
-        f"{label(name)}’s {metric_label(metric)} is {with_interval(value)}" if value else f"{label(name)}: no value"
+        f"{label(name)}’s {metric_label(metric)}{where} is {with_interval(value)}"
+        if value
+        else f"{label(name)}: no value"
     )
     pairs = [c for c in evaluation.comparisons if (c.ranker, c.metric) == (name, metric)]
     if not pairs:
         return f"{start} on {evaluation.n:,} rows."
-    against = "; ".join(_against(c) for c in sorted(pairs, key=lambda c: c.against != "sft"))
+    best = evaluation.best_reference
+    against = "; ".join(_against(c, best) for c in sorted(pairs, key=lambda c: c.against != best))
     return f"{start}: {against}, on the same {evaluation.n:,} rows."
 
 
-def _against(comparison: Comparison) -> str:
+def _against(comparison: Comparison, best: str | None) -> str:
     shown, other = with_interval(comparison.difference), label(comparison.against)
+    other = f"the best reference row, {other}" if comparison.against == best else other
     if includes_zero(comparison.difference):
         return f"no difference shown against {other} ({shown})"
     return f"{shown} against {other}"
+
+
+def _full_sentence(run: RunContents, models: list[str]) -> list[str]:
+    """The last model over the whole catalogue, against the best reference row there."""
+    full = run.full_catalogue
+    name = next((m for m in reversed(models) if full and m in full.metrics), None)
+    if full is None or name is None:
+        return []
+    return [_sentence(full, name, FULL_METRICS[0], " over the whole catalogue")]
 
 
 def _reference_sentence(run: RunContents, evaluation: Evaluation, metric: str) -> list[str]:

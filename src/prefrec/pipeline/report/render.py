@@ -59,17 +59,24 @@ def render(run: RunContents) -> str:
 
 def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
     """Tables and plots of the evaluation."""
-    chance = tables.chance_of(run)
+    chance = tables.chance_of(evaluation)
+    full = run.full_catalogue
     trained = [s.name for s in run.stages]
     return {
         "evaluation": evaluation,
-        "metrics": tables.metrics_grid(evaluation, chance),
+        "metrics": tables.metrics_grid(evaluation, full),
+        "groups": tables.groups_grid(evaluation, full),
         "plots": [
             (metric_label(m), whisker_plot(evaluation, m, trained, chance.get(m)))
             for m in headline_metrics(evaluation)
         ],
-        "differences": tables.differences_grid(evaluation),
-        "generation": tables.metrics_grid(run.generation, {}) if run.generation else None,
+        "differences": [
+            (title, tables.differences_grid(block), tables.comparisons_note(block))
+            for title, block in (("On the lists", evaluation), ("Over the whole catalogue", full))
+            if block and block.comparisons
+        ],
+        "full": full,
+        "generation": tables.metrics_grid(run.generation) if run.generation else None,
         "audit": tables.audit_grid(evaluation.audit) if evaluation.audit else None,
     }
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from prefrec.evaluation import METRICS, Audit, AuditRow, Evaluation, PairedDifference, metrics_for
+from prefrec.evaluation import Audit, AuditRow, Evaluation, Group, PairedDifference
+from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.pipeline.report.contents import RunContents, Stage
 from prefrec.pipeline.report.wording import (
     clock,
@@ -39,46 +39,63 @@ class Grid:
     rows: list[tuple[str, list[Cell], str]]
 
 
-def metrics_grid(evaluation: Evaluation, chance: dict[str, float]) -> Grid:
-    """Rankers × metrics, the highest of each column `best`, and a last row for chance."""
-    metrics = _measured(evaluation)
-    best = {m: max(of[m].mean for of in evaluation.metrics.values() if m in of) for m in metrics}
+def metrics_grid(evaluation: Evaluation, full: Evaluation | None = None) -> Grid:
+    """Return rankers × metrics, the highest of each column `best`, and a last row for a random order.
 
-    def cell(ranker: str, metric: str) -> Cell:
-        value = evaluation.metrics[ranker].get(metric)
-        if value is None:
-            return Cell("–")
-        return Cell(number(value.mean), (interval_ends(value),), "best" if value.mean == best[metric] else "")
-
-    rows = [(label(r), [Cell(f"{evaluation.n:,}"), *(cell(r, m) for m in metrics)], "") for r in evaluation.rankers]
-    if any(m in chance for m in metrics):
-        shown = [Cell(number(chance[m]) if m in chance else "–") for m in metrics]
-        rows.append(("chance", [Cell(""), *shown], "chance"))
-    return Grid(["n", *map(metric_label, metrics)], rows)
-
-
-def chance_of(run: RunContents) -> dict[str, float]:
-    """Metric → its expectation for a ranker without an opinion: every rank of 1..C equally likely.
-
-    Only HR@1 where the lengths C of the lists under test are not known.
+    Args:
+        evaluation: of lists.
+        full: over the whole catalogue, as a second block of columns.
     """
-    evaluation = run.evaluation
-    if evaluation is None:
-        return {}
-    found = {"hr@1": evaluation.chance}
-    if run.predictions is None or run.predictions.is_empty():
-        return found
-    of_first = run.predictions.filter(run.predictions["ranker"] == run.predictions["ranker"][0])
-    sizes, times = np.unique(of_first["candidates"].list.len().to_numpy(), return_counts=True)
-    ks = [int(m.split("@")[1]) for m in _measured(evaluation) if m.startswith(("hr@", "ndcg@"))]
-    for name, metric in (METRICS | metrics_for(ks)).items():
-        values = [metric(np.arange(1, c + 1)).mean() for c in sizes]
-        found[name] = float(np.average(values, weights=times))
-    return found
+    blocks = [(evaluation, _measured(evaluation), "")]
+    if full:
+        blocks.append((full, list(FULL_METRICS), ", all items"))
+    columns = [column for block, metrics, where in blocks for column in _columns(block, metrics, where)]
+    return _grid(evaluation.rankers, columns)
+
+
+def groups_grid(evaluation: Evaluation, full: Evaluation | None = None) -> Grid | None:
+    """Return the headline metrics of rows with warm and with new targets; None where all rows are of one kind."""
+    columns = []
+    for block, wanted, where in ((evaluation, HEADLINE_METRICS, ""), (full, FULL_METRICS, ", all items")):
+        if block and len(block.groups) > 1:
+            metrics = [m for m in wanted if m in _measured(block)] or _measured(block)[:1]
+            for name, group in block.groups.items():
+                columns += _columns(group, metrics, f"{where}, {name} targets")
+    return _grid(evaluation.rankers, columns) if columns else None
+
+
+Column = tuple[str, dict[str, Cell], str | None]
+"""Heading, ranker → cell, and what a random order reaches (None: not known)."""
+
+
+def chance_of(block: Evaluation | Group) -> dict[str, float]:
+    """Return metric → its expectation for a random order; HR@1 alone of what an earlier prefrec measured."""
+    return block.expected or ({"hr@1": block.chance} if isinstance(block, Evaluation) else {})
+
+
+def _columns(block: Evaluation | Group, metrics: Sequence[str], where: str) -> list[Column]:
+    """Return a column with n, and one per metric."""
+    ns: Column = (f"n{where}", dict.fromkeys(block.metrics, Cell(f"{block.n:,}")), "")
+    return [ns, *(_metric_column(block, m, where) for m in metrics)]
+
+
+def _metric_column(block: Evaluation | Group, metric: str, where: str) -> Column:
+    found = {r: of[metric] for r, of in block.metrics.items() if metric in of}
+    best = max((i.mean for i in found.values()), default=0.0)
+    cells = {r: Cell(number(i.mean), (interval_ends(i),), "best" if i.mean == best else "") for r, i in found.items()}
+    expected = chance_of(block).get(metric)
+    return f"{metric_label(metric)}{where}", cells, None if expected is None else number(expected)
+
+
+def _grid(rankers: Sequence[str], columns: Sequence[Column]) -> Grid:
+    rows = [(label(r), [cells.get(r, Cell("–")) for _, cells, _ in columns], "") for r in rankers]
+    if any(expected for *_, expected in columns):
+        rows.append(("chance", [Cell("–" if e is None else e) for *_, e in columns], "chance"))
+    return Grid([heading for heading, *_ in columns], rows)
 
 
 def differences_grid(evaluation: Evaluation) -> Grid:
-    """Pairs × metrics: the paired difference, its interval, and what it shows in a word."""
+    """Return pairs × metrics: the paired difference, its interval, and what it shows in a word."""
     metrics = list(dict.fromkeys(c.metric for c in evaluation.comparisons))
     of_pair: dict[tuple[str, str], dict[str, PairedDifference]] = {}
     for c in evaluation.comparisons:
@@ -92,6 +109,19 @@ def differences_grid(evaluation: Evaluation) -> Grid:
         for (ranker, against), found in of_pair.items()
     ]
     return Grid([metric_label(m) for m in metrics], rows)
+
+
+def comparisons_note(evaluation: Evaluation) -> str:
+    """Return how many comparisons there are, with which reference row, and what their intervals do not say."""
+    pairs = len({(c.ranker, c.against) for c in evaluation.comparisons})
+    best = evaluation.best_reference
+    told = f" The best reference row, by NDCG@10, is {label(best)}." if best else ""
+    return (
+        f"{len(evaluation.comparisons)} comparisons ({pairs} pair{'s' * (pairs != 1)}, all metrics) on the same "
+        f"{evaluation.n:,} rows, "
+        f"with 95% intervals and p-values by bootstrap over users.{told} Bold: the interval excludes 0. Grey, “none "
+        "shown”: it includes 0. Each interval stands for itself; none is corrected for the number of comparisons."
+    )
 
 
 def _difference_cell(difference: PairedDifference) -> Cell:

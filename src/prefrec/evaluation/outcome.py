@@ -1,0 +1,149 @@
+"""What an evaluation found, and its JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from prefrec.evaluation.audit import Audit
+from prefrec.evaluation.intervals import RESAMPLES, Interval, PairedDifference
+
+Values = dict[str, dict[str, NDArray[np.float64]]]
+"""Ranker → metric → values, rows in the order of the examples: all, or those that were asked for text."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`difference` = metric of `ranker` minus metric of `against`, on the same rows."""
+
+    ranker: str
+    against: str
+    metric: str
+    difference: PairedDifference
+
+
+@dataclass(frozen=True)
+class Group:
+    """What was found on some of the rows.
+
+    Attributes:
+        metrics: ranker → metric → interval.
+        n, users: rows, and distinct users among them.
+        expected: metric → its expectation for a random order of the candidates.
+    """
+
+    metrics: dict[str, dict[str, Interval]]
+    n: int
+    users: int
+    expected: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"n": self.n, "users": self.users, "expected": self.expected, "metrics": _plain(self.metrics)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Group:
+        """Return the inverse of `to_json`."""
+        return cls(_intervals(value["metrics"]), value["n"], value["users"], value["expected"])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: ranker → metric → interval, rankers in the order they were given.
+        comparisons: paired differences.
+        n, users: rows, and distinct users among them.
+        chance: HR@1 of a ranker without an opinion, the mean of 1/(candidates of the row).
+        seed, resamples: of tie-breaking and bootstrap.
+        audit: of the lists under test, if one was made; its verdict belongs beside every table.
+        expected: metric → its expectation for a random order of the candidates; {} where it is not known.
+        best_reference: the reference row that the models are compared with; None: there is none.
+        groups: `warm` and `new` → the rows whose target does, or does not, occur in training interactions; {} where
+            the rows were not split.
+        values: per-row values; not in the JSON, since the predictions hold what they are made of.
+        predictions: a frame of `PREDICTION_SCHEMA`; not in the JSON.
+    """
+
+    metrics: dict[str, dict[str, Interval]]
+    comparisons: list[Comparison]
+    n: int
+    users: int
+    chance: float
+    seed: int = 0
+    resamples: int = RESAMPLES
+    audit: Audit | None = None
+    expected: dict[str, float] = field(default_factory=dict)
+    best_reference: str | None = None
+    groups: dict[str, Group] = field(default_factory=dict)
+    values: Values = field(default_factory=dict, compare=False, repr=False)
+    predictions: pl.DataFrame | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def rankers(self) -> list[str]:
+        """Names, in the order of the table."""
+        return list(self.metrics)
+
+    def difference(self, ranker: str, against: str, metric: str) -> PairedDifference:
+        """The comparison of that name; KeyError where it was not made."""
+        for c in self.comparisons:
+            if (c.ranker, c.against, c.metric) == (ranker, against, metric):
+                return c.difference
+        raise KeyError(f"{ranker} was not compared with {against} on {metric}")
+
+    def table(self) -> list[dict[str, Any]]:
+        """One dict a (ranker, metric): `ranker, metric, mean, low, high, n, users`."""
+        return [
+            {"ranker": name, "metric": metric, **interval.to_json()}
+            for name, of_ranker in self.metrics.items()
+            for metric, interval in of_ranker.items()
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "n": self.n,
+            "users": self.users,
+            "chance": self.chance,
+            "seed": self.seed,
+            "resamples": self.resamples,
+            "expected": self.expected,
+            "best_reference": self.best_reference,
+            "metrics": _plain(self.metrics),
+            "comparisons": [
+                {"ranker": c.ranker, "against": c.against, "metric": c.metric, **c.difference.to_json()}
+                for c in self.comparisons
+            ],
+            "audit": self.audit.to_json() if self.audit else None,
+            "groups": {name: group.to_json() for name, group in self.groups.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Evaluation:
+        """Return the inverse of `to_json`, without values and predictions."""
+        return cls(
+            metrics=_intervals(value["metrics"]),
+            comparisons=[
+                Comparison(c["ranker"], c["against"], c["metric"], PairedDifference.from_json(c))
+                for c in value["comparisons"]
+            ],
+            audit=Audit.from_json(value["audit"]) if value["audit"] else None,
+            # What an earlier prefrec did not write:
+            expected=value.get("expected", {}),
+            best_reference=value.get("best_reference"),
+            groups={name: Group.from_json(group) for name, group in value.get("groups", {}).items()},
+            **{k: value[k] for k in ("n", "users", "chance", "seed", "resamples")},
+        )
+
+
+def _plain(metrics: dict[str, dict[str, Interval]]) -> dict[str, dict[str, Any]]:
+    return {r: {m: i.to_json() for m, i in of.items()} for r, of in metrics.items()}
+
+
+def _intervals(value: dict[str, Any]) -> dict[str, dict[str, Interval]]:
+    return {r: {m: Interval.from_json(i) for m, i in of.items()} for r, of in value.items()}

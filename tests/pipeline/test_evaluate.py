@@ -1,0 +1,139 @@
+"""The evaluation stage: who is compared with whom, the block of the whole catalogue, and rows with new targets."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.data import seen_items
+from prefrec.evaluation import full_ranks, metrics_for, paired_difference
+from prefrec.pipeline.evaluate import best_reference, comparison_pairs, evaluate_rankers, metrics_json
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection
+from prefrec.pipeline.score import RankerEntry, lm_ranker
+from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
+
+
+@pytest.fixture
+def evaluate(recipe, data, tmp_path):
+    def run(entries, *, on=data, **changes):
+        section = EvaluateSection.model_validate(recipe.evaluate.model_dump() | {"generate_rows": 0} | changes)
+        return evaluate_rankers(on, recipe.model, section, entries, tmp_path / "cache", seed=0)
+
+    return run
+
+
+@pytest.fixture
+def others():
+    """A ranker that can be asked about the whole catalogue, and one that cannot."""
+    return [
+        RankerEntry("able", "a", lambda: RandomRanker(5, "able"), load_full=lambda: RandomRanker(5, "able")),
+        RankerEntry("lists only", "b", lambda: RandomRanker(6, "lists only")),
+    ]
+
+
+def test_pairs():
+    assert comparison_pairs([], [], "popularity") == []
+    assert comparison_pairs(["a", "b"], ["SASRec", "a", "b", "MoRec"], None) == [("b", "a")]
+    assert comparison_pairs(["a", "b", "c"], ["SASRec", "a", "b", "c"], "item-kNN") == [
+        ("b", "a"),
+        ("c", "b"),
+        ("SASRec", "item-kNN"),
+        ("a", "item-kNN"),
+        ("b", "item-kNN"),
+        ("c", "item-kNN"),
+    ]
+
+
+def test_the_best_reference_is_by_ndcg_and_the_first_of_equals():
+    def frame(**ranks):
+        return pl.concat(
+            pl.DataFrame({"ranker": [name] * len(of), "rank": pl.Series(of, dtype=pl.UInt32)})
+            for name, of in ranks.items()
+        )
+
+    ranks = {"one": [1, 40, 40], "two": [2, 3, 3], "three": [3, 2, 3], "model": [1, 1, 1]}
+    assert best_reference(frame(**ranks), ["one", "two", "three"]) == "two"  # HR@1 would have named the first
+    assert best_reference(frame(**ranks), ["three", "two", "one"]) == "two"  # in the order of the table
+    assert best_reference(frame(**ranks), []) is None
+
+
+def test_every_model_is_compared_with_the_best_reference(evaluate, entries, others):
+    scores = evaluate([*entries, *others])
+    for block, models in (
+        (scores.evaluation, ["zero-shot", "sft", "able", "lists only"]),
+        (scores.full_catalogue, ["zero-shot", "sft", "able"]),
+    ):
+        ndcg = metrics_for([10])["ndcg@10"]
+        ranks = {n: f["rank"].cast(pl.Int64).to_numpy() for (n,), f in block.predictions.group_by("ranker")}
+        best = max(REFERENCE_RANKERS, key=lambda n: ndcg(ranks[n]).mean())
+        assert block.best_reference == best
+        pairs = list(dict.fromkeys((c.ranker, c.against) for c in block.comparisons))
+        assert pairs == [("sft", "zero-shot"), *((m, best) for m in models)]
+        users = block.predictions.filter(pl.col("ranker") == best)["user_id"].to_list()
+        want = paired_difference(1 / ranks["sft"], 1 / ranks[best], users)
+        got = block.difference("sft", best, "mrr")
+        assert (got.mean, got.low, got.high) == pytest.approx((want.mean, want.low, want.high))
+
+
+def test_without_reference_rows_models_are_compared_with_each_other(evaluate, entries):
+    scores = evaluate(entries, references=[])
+    assert scores.evaluation.best_reference is None
+    assert {(c.ranker, c.against) for c in scores.evaluation.comparisons} == {("sft", "zero-shot")}
+
+
+def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, recipe):
+    full = evaluate([*entries, *others], full_rows=6).full_catalogue
+    rows = data.test[:6]
+    assert full.rankers == [*REFERENCE_RANKERS, "zero-shot", "sft", "able"]
+    assert (full.n, full.audit) == (6, None)
+    assert set(full.metrics["sft"]) == {"hr@10", "ndcg@10", "mrr"}
+    seen = seen_items(data, rows)
+    lm = lm_ranker("zero-shot", None, data, recipe.model)
+    for ranker in (PopularityRanker.fit(data.train_interactions), CatalogueRanker(lm)):
+        ranks = full_ranks(ranker, rows, data.catalogue, seen)
+        for metric, value in metrics_for([10]).items():
+            assert full.metrics[ranker.name][metric].mean == pytest.approx(float(value(ranks).mean()), abs=1e-9)
+    sizes = [len(data.catalogue) - len(own) for own in seen]
+    assert full.expected["hr@10"] == pytest.approx(np.mean([10 / size for size in sizes]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "n"),
+    [({}, 20), ({"full_rows": None}, 20), ({"full_rows": 30}, 20), ({"rows": None, "full_rows": None}, 40)],
+)
+def test_it_is_asked_of_rows_of_the_table(evaluate, changes, n):
+    assert evaluate([], **changes).full_catalogue.n == n
+
+
+def test_zero_rows_turn_it_off(evaluate, tmp_path, entries):
+    scores = evaluate(entries[:1], full_rows=0)
+    assert scores.full_catalogue is None
+    assert metrics_json("test", scores)["full_catalogue"] is None
+    assert not (tmp_path / "cache" / "full_catalogue").exists()
+
+
+def test_its_predictions_are_not_made_again(evaluate, entries, tmp_path, monkeypatch):
+    first = evaluate(entries[:1]).full_catalogue
+    assert (tmp_path / "cache" / "full_catalogue" / "zero-shot.parquet").is_file()
+    monkeypatch.setattr(CatalogueRanker, "score", None)
+    again = evaluate(entries[:1]).full_catalogue
+    assert again == first
+    assert again.predictions.equals(first.predictions)
+
+
+def test_rows_with_new_targets_are_told_apart(evaluate, data, entries):
+    targets = {e.target for e in data.test[:4]}
+    learnt = data.train_interactions.filter(~pl.col("item_id").is_in(list(targets)))
+    scores = evaluate(entries[:1], on=replace(data, train_interactions=learnt))
+    is_new = np.array([e.target in targets for e in data.test[:20]])
+    assert 4 <= is_new.sum() < 20
+    for block in (scores.evaluation, scores.full_catalogue):
+        assert {name: g.n for name, g in block.groups.items()} == {"warm": (~is_new).sum(), "new": is_new.sum()}
+        assert (
+            block.groups["new"].metrics["popularity"]["mrr"].mean
+            < block.groups["warm"].metrics["popularity"]["mrr"].mean
+        )
+        for group in block.groups.values():
+            assert list(group.metrics) == block.rankers
+            assert set(group.expected) == set(block.metrics["random"])
