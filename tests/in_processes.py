@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.pipeline.train import train_to_adapter
+from prefrec.pipeline.train import train_to_weights
 from prefrec.processes import count, index, is_first
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker
@@ -64,7 +64,7 @@ def main_fsdp(folder: Path) -> None:
             if "lora" not in parameter_name:
                 parameter.data = parameter.data.bfloat16()
         assert trainer.is_fsdp_enabled
-        train_to_adapter(trainer, folder / "fsdp" / name)
+        train_to_weights(trainer, folder / "fsdp" / name)
 
 
 def _fsdp_on_the_cpu() -> None:

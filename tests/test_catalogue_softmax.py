@@ -15,24 +15,11 @@ from prefrec.packing import pack_passes, pack_trajectories
 from prefrec.prompts import ChoiceSet, Trajectory
 from prefrec.scoring import choice_logps, restricted_head
 from prefrec.search import top_k
+from slow import slow_logps_within
 from tiny import tiny_llama
 
 ANSWERS = ((5, 6, 9), (5, 9), (7, 9), (7, 8, 9), (10, 11, 12, 9), (10, 11, 13, 9), (14, 9))
 PROMPT = (1, 2, 3, 4)
-
-
-def slow_logps_within(model: torch.nn.Module, prompt: tuple[int, ...], answers: tuple[tuple[int, ...], ...]) -> list:
-    """One forward pass for each token, a softmax over the tokens that go on to an answer."""
-    out = []
-    for answer in answers:
-        total = 0.0
-        for t, token in enumerate(answer):
-            children = sorted({a[t] for a in answers if len(a) > t and a[:t] == answer[:t]})
-            with torch.no_grad():
-                logits = model(input_ids=torch.tensor([prompt + answer[:t]])).logits[0, -1].double()
-            total += float(torch.log_softmax(logits[children], 0)[children.index(token)])
-        out.append(total)
-    return out
 
 
 def test_the_path_of_an_answer() -> None:

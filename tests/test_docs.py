@@ -94,4 +94,4 @@ def test_a_loss_of_ones_own_is_taken_as_the_page_says(monkeypatch):
     monkeypatch.setattr("prefrec.pipeline.run.run_recipe", lambda recipe, folder: taken.append(recipe))
     monkeypatch.chdir(ROOT)
     exec(in_a_recipe, {})
-    assert [a.loss for a in taken[0].align] == ["softmax_dpo", "hinge"]
+    assert [a.loss for a in taken[0].align] == ["hinge"]

@@ -75,6 +75,7 @@ def tiny_recipe(shop: dict[str, Path], model: Path) -> dict[str, Any]:
         "learning_rate": 5e-3,
         "save_steps": 2,
     }
+    listed = {"negatives_from": "list"}
     return {
         "name": "tiny",
         "data": {
@@ -85,12 +86,12 @@ def tiny_recipe(shop: dict[str, Path], model: Path) -> dict[str, Any]:
             "candidates": {"size": 6},
             "history_length": 4,
         },
-        "model": {"name": str(model), "dtype": "float32", "max_length": 400},
+        "model": {"name": str(model), "dtype": "float32", "max_length": 400, "templates": ["1"]},
         "lora": {"r": 4},
         "sft": {**training, "epochs": 2, "eval_rows": 8, "eval_steps": 4},
         "align": [
-            {**training, "name": "dpo", "loss": "dpo", "num_negatives": 1},
-            {**training, "name": "s-dpo", "num_negatives": 3},
+            {**training, **listed, "name": "dpo", "loss": "dpo", "num_negatives": 1},
+            {**training, **listed, "name": "s-dpo", "num_negatives": 3},
         ],
         "evaluate": {"rows": 20, "generate_rows": 4, "ks": [1, 3]},
     }

@@ -240,6 +240,9 @@ class ItemEncoder:
             template, candidates: not read.
             history: titles, oldest first.
             answers: titles to score.
+
+        Raises:
+            DataError: no item has one of these titles.
         """
         return self.fit(template, history, candidates, answers)[0]
 
@@ -254,7 +257,7 @@ class ItemEncoder:
         room = len(history) if self.max_length is None else self.max_length - 3  # begin, answer, end
         dropped = max(0, len(history) - room)
         self.shortened += dropped > 0
-        prompt = (self.begin, *(self._tokens[t] for t in history[dropped:]))
+        prompt = (self.begin, *map(self._token, history[dropped:]))
         return ChoiceSet(prompt, self.answers_after("", answers)), dropped
 
     def encode_text(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
@@ -267,7 +270,12 @@ class ItemEncoder:
 
     def answers_after(self, text: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Return the two tokens of each answer, wherever it stands."""
-        return tuple((self._tokens[a], self.end) for a in answers)
+        return tuple((self._token(a), self.end) for a in answers)
+
+    def _token(self, title: str) -> int:
+        if title not in self._tokens:
+            raise DataError(f"no item of the catalogue has the title {title!r}, and the model knows no other items")
+        return self._tokens[title]
 
 
 class ItemTrajectoryEncoder:

@@ -24,6 +24,12 @@ class Workplace:
 
     @property
     def asked(self) -> tuple[str, ...]:
+        """As the tiny recipe asks its model: by a prompt that lists the candidates."""
+        return (*self.with_histories, "--template", "1")
+
+    @property
+    def with_histories(self) -> tuple[str, ...]:
+        """The default prompt."""
         return ("--model", str(self.model), "--dtype", "float32", "--max-length", "400")
 
     @property

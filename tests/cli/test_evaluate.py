@@ -21,7 +21,7 @@ ROWS = 5
 
 @pytest.fixture
 def lm(place):
-    asked = ModelSection(name=str(place.model), dtype="float32", max_length=400)
+    asked = ModelSection(name=str(place.model), dtype="float32", max_length=400, templates=["1"])
     return lm_ranker("s-dpo", place.s_dpo / "adapter", read_prepared(place.data), asked)
 
 

@@ -10,7 +10,7 @@ from command import prefrec, succeed
 from prefrec.data import read_prepared
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.pipeline.score import lm_ranker
-from slow import slow_logps
+from slow import slow_logps_within
 from tiny import tiny_llama
 
 HISTORY = ("--history", "red alien", "--history", "i3")
@@ -27,13 +27,12 @@ def logps(items):
 @pytest.mark.parametrize("method", ["exact", "search", "auto"])
 def test_the_best_of_the_catalogue_are_those_of_the_slow_twin(place, method):
     data = read_prepared(place.data)
-    asked = ModelSection(name=str(place.model), dtype="float32", max_length=400)
+    asked = ModelSection(name=str(place.model), dtype="float32", max_length=400, templates=["1"])
     lm = lm_ranker("lm", place.s_dpo / "adapter", data, asked)
     titles = data.catalogue.titles_of(data.catalogue.ids)
     shown = data.catalogue.titles_of(["i0", "i3"])
-    want = dict(
-        zip(titles, slow_logps(lm.model, lm.encoder.encode(lm.template, shown, [], titles)).tolist(), strict=True)
-    )
+    question = lm.encoder.encode(lm.template, shown, [], titles)
+    want = dict(zip(titles, slow_logps_within(lm.model, question.prompt, question.answers), strict=True))
     for title in shown:
         del want[title]
     options = (*HISTORY, "--adapter", place.s_dpo / "adapter", "--method", method, "--top", 7)

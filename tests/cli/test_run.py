@@ -92,7 +92,10 @@ def test_report_of_no_run(tmp_path):
     ("changes", "message"),
     [
         ({"model": {"name": "/nowhere/model"}}, "error: no model at '/nowhere/model': expected a local folder"),
-        ({"align": [{"num_negatives": 6}]}, "align.s-dpo.num_negatives: 6 negatives, but a list of 6 candidates has"),
+        (
+            {"align": [{"num_negatives": 6, "negatives_from": "list"}]},
+            "align.s-dpo.num_negatives: 6 negatives, but a list of 6 candidates has",
+        ),
         ({"sfd": {}}, "recipe.yaml: sfd: Extra inputs are not permitted"),
         ({"data": {"source": "files", "interactions": "gone.csv", "items": "gone.csv"}}, "gone.csv"),
     ],
@@ -107,7 +110,7 @@ def test_run_refuses(place, tmp_path, changes, message):
 def test_run_refuses_an_unknown_stage(place, tmp_path):
     done = prefrec("run", write_recipe(tmp_path, place.recipe), "--out", tmp_path / "run", "--until", "training")
     assert done.code == 1
-    assert "error: unknown stage 'training': expected one of prepare, sequential, pretrain, sft, align" in done.err
+    assert "error: unknown stage 'training': expected one of prepare, sequential, sft, align" in done.err
 
 
 def test_single_verbs_equal_the_run(place, finished, tmp_path):

@@ -14,15 +14,14 @@ from prefrec.serving.export import export_ranker
 from prefrec.serving.run import adapters_of
 from prefrec.studies.runs import open_run
 
-MODELS = ("pretrain", "sft", "dpo", "s-dpo")
+MODELS = ("sft", "dpo", "s-dpo")
 
 
 @pytest.fixture(scope="module")
 def whole(recipe) -> Recipe:
-    """The tiny recipe with pre-training before it."""
+    """The tiny recipe on fewer rows."""
     raw = recipe.model_dump(mode="json")
     short = {"rows": 16, "epochs": 1}
-    raw["pretrain"] = {**short, "titles": 5, "global_batch_size": 8}
     raw["sft"] |= short | {"eval_rows": 0}
     raw["align"] = [a | short for a in raw["align"]]
     return Recipe.model_validate(raw)
@@ -55,7 +54,7 @@ def beside(trained, whole, tmp_path):
 
 def test_beside_its_own_recipe_every_model_answers(trained):
     run = open_run(trained)
-    assert [run.changed(name) for name in MODELS] == [[]] * 4
+    assert [run.changed(name) for name in MODELS] == [[]] * 3
     assert list(adapters_of(run)) == ["s-dpo", "dpo", "sft", "zero-shot"]
 
 
@@ -63,24 +62,24 @@ def test_settings_that_decide_nothing_do_not_count(beside):
     run = beside(
         name="other",
         evaluate={"rows": 3, "zero_shot": False},
-        sft={"save_steps": 9, "eval_rows": 5},
+        sft={"save_steps": 9, "eval_steps": 5, "patience": 5},
         model={"attn_implementation": "eager"},
     )
-    assert [run.changed(name) for name in MODELS] == [[]] * 4
+    assert [run.changed(name) for name in MODELS] == [[]] * 3
 
 
 @pytest.mark.parametrize(
     ("sections", "changed"),
     [
-        ({"model": {"templates": ["continue"]}}, [["model.templates"]] * 4),
-        ({"model": {"max_length": 300, "dtype": "bfloat16"}}, [["model.dtype", "model.max_length"]] * 4),
-        ({"model": {"quantization": "nf4"}}, [["model.quantization"]] * 4),
-        ({"model": {"name": "smollm2-135m"}}, [["model.name"]] * 4),
-        ({"lora": {"r": 2}, "seed": 1}, [["seed", "lora.r"]] * 4),
-        ({"pretrain": {"titles": 6}}, [["pretrain.titles"]] * 4),
-        ({"pretrain": None}, [[], ["pretrain"], ["pretrain"], ["pretrain"]]),
-        ({"sft": {"rows": 8}}, [[], ["sft.rows"], ["sft.rows"], ["sft.rows"]]),
-        ({"sft": None}, [[], [], ["sft"], ["sft"]]),
+        ({"model": {"templates": ["continue"]}}, [["model.templates"]] * 3),
+        ({"model": {"max_length": 300, "dtype": "bfloat16"}}, [["model.dtype", "model.max_length"]] * 3),
+        ({"model": {"quantization": "nf4"}}, [["model.quantization"]] * 3),
+        ({"model": {"name": "smollm2-135m"}}, [["model.name"]] * 3),
+        ({"lora": {"r": 2}, "seed": 1}, [["seed", "lora.r"]] * 3),
+        ({"lora": None}, [["lora"]] * 3),
+        ({"sft": {"rows": 8, "titles": 6}}, [["sft.rows", "sft.titles"]] * 3),
+        ({"sft": {"eval_rows": 5}}, [["sft.eval_rows"]] * 3),
+        ({"sft": None}, [[], ["sft"], ["sft"]]),
         ({"align": [{"name": "s-dpo", "num_negatives": 3, "beta": 0.5, "rows": 16}]}, None),
     ],
 )
@@ -97,11 +96,11 @@ def test_other_data_and_another_text_of_a_template_are_told(trained, whole, tmp_
     (tmp_path / "own.jinja2").write_text("{{ history }} {{ candidates }}\n", encoding="utf-8")
     own = whole.model_dump(mode="json")
     own["model"]["templates"] = [str(tmp_path / "own.jinja2")]
-    own |= {"sft": None, "align": []}
-    run_recipe(Recipe.model_validate(own), tmp_path / "own", until="pretrain")
-    assert open_run(tmp_path / "own").changed("pretrain") == []
+    own |= {"align": []}
+    run_recipe(Recipe.model_validate(own), tmp_path / "own", until="sft")
+    assert open_run(tmp_path / "own").changed("sft") == []
     (tmp_path / "own.jinja2").write_text("{{ candidates }} {{ history }}\n", encoding="utf-8")
-    assert open_run(tmp_path / "own").changed("pretrain") == ["the text of model.templates"]
+    assert open_run(tmp_path / "own").changed("sft") == ["the text of model.templates"]
     shutil.copytree(trained, tmp_path / "run")
     raw = whole.model_dump(mode="json")
     raw["data"]["history_length"] = 3

@@ -10,7 +10,6 @@ import yaml
 from prefrec.errors import ConfigError
 from prefrec.pipeline.recipe import (
     AlignSection,
-    PretrainSection,
     Recipe,
     SFTSection,
     dump_recipe,
@@ -83,11 +82,11 @@ def test_wrong_encoding(tmp_path):
         ("{name: a, align: [{name: a/b}]}", r"align\.0\.name: String should match pattern"),
         ("{name: a, align: [{num_negatives: 0}]}", r"align\.0\.num_negatives: .*\(given: 0\)"),
         (
-            "{name: a, align: [{num_negatives: 20}]}",
+            "{name: a, align: [{num_negatives: 20, negatives_from: list}]}",
             r"align\.s-dpo\.num_negatives: 20 negatives, but a list of 20 candidates has only 19; lower it, raise",
         ),
         (
-            "{name: a, data: {candidates: {size: 4}}, align: [{num_negatives: 4}]}",
+            "{name: a, data: {candidates: {size: 4}}, align: [{num_negatives: 4, negatives_from: list}]}",
             "4 negatives, but a list of 4 candidates has only 3",
         ),
         ("{name: a, align: [{}, {}]}", r"align: two entries share a name \(s-dpo, s-dpo\)"),
@@ -185,7 +184,6 @@ def test_there_are_recipes():
 def test_our_recipes_are_right(path):
     recipe = load_recipe(path)
     assert recipe.sft
-    assert recipe.align
     for name in recipe.model.templates:
         load_template(name, domain=recipe.data.domain or "movies")
 
@@ -201,35 +199,41 @@ def test_rankers_may_build_on_those_before_them(tmp_path):
 
 
 def test_settings_that_change_nothing_are_in_no_key():
-    idle = {"latest_per_user", "save_steps", "eval_rows", "eval_steps"}
+    idle = {"latest_per_user", "save_steps", "eval_steps"}
     plain = SFTSection(rows=7).decisive()
     assert plain == SFTSection(rows=7).model_dump(exclude=idle)
-    watched = {"save_steps": 3, "eval_rows": 9, "eval_steps": 2}
+    watched = {"save_steps": 3, "eval_steps": 2}
     assert SFTSection(rows=7, **watched).decisive() == plain
-    assert AlignSection(**watched).decisive() == AlignSection().decisive()
-    assert PretrainSection(**watched).decisive() == PretrainSection().decisive()
+    assert AlignSection(**watched, eval_rows=9).decisive() == AlignSection().decisive()
     for name, value in (("per_device_batch_size", 2), ("gradient_checkpointing", True), ("warmup", 0.1)):
         assert SFTSection(rows=7, **{name: value}).decisive() != plain
     assert SFTSection(rows=7, latest_per_user=2).decisive()["latest_per_user"] == 2
     assert AlignSection(latest_per_user=2).decisive() == AlignSection().decisive() | {"latest_per_user": 2}
 
 
+def test_what_chooses_the_best_epoch_decides():
+    """Validation rows, and how many epochs without a new best are waited for."""
+    found = [SFTSection(**asked).decisive() for asked in ({}, {"eval_rows": 9}, {"patience": 1}, {"eval_rows": 0})]
+    assert len({json.dumps(d) for d in found}) == 4
+    assert SFTSection(eval_rows=0, patience=1).decisive() == SFTSection(eval_rows=0).decisive()
+
+
 def test_with_dropout_what_is_evaluated_decides():
     """It draws from the generator that dropout draws from."""
-    plain = SFTSection(disable_dropout=False)
-    assert plain.decisive() == SFTSection(disable_dropout=False, save_steps=3, eval_steps=2).decisive()
-    few, many = (SFTSection(disable_dropout=False, eval_rows=9, eval_steps=n).decisive() for n in (2, 3))
+    plain = AlignSection(disable_dropout=False)
+    assert plain.decisive() == AlignSection(disable_dropout=False, save_steps=3, eval_steps=2).decisive()
+    few, many = (AlignSection(disable_dropout=False, eval_rows=9, eval_steps=n).decisive() for n in (2, 3))
     assert len({json.dumps(d) for d in (plain.decisive(), few, many)}) == 3
-    pretrain = {"disable_dropout": False}
-    assert PretrainSection(**pretrain, eval_rows=9).decisive() == PretrainSection(**pretrain).decisive()
+    few, many = (SFTSection(disable_dropout=False, eval_steps=n).decisive() for n in (2, 3))
+    assert few == many  # it evaluates after each epoch
 
 
 def test_another_curve_and_other_checkpoints_train_nothing_anew(recipe, tmp_path):
     """And would come to the same adapters."""
     raw = recipe.model_dump(mode="json")
-    watched = {"save_steps": 1, "eval_rows": 4, "eval_steps": 1}
-    for section in (raw["sft"], *raw["align"]):
-        section |= watched
+    watched = {"save_steps": 1, "eval_steps": 1}
+    for section, more in ((raw["sft"], {}), *((align, {"eval_rows": 4}) for align in raw["align"])):
+        section |= watched | more
     changed = Recipe.model_validate(raw)
     stages = ("sft", "align/dpo", "align/s-dpo")
     for name, of in (("one", recipe), ("two", changed)):
@@ -272,7 +276,7 @@ LISTED = (
         ("align.s-dpo.rows=8", ("align", 1, "rows")),
         ("rankers.LLaRA.rows=8", ("rankers", 0, "rows")),
         ("sequential.SASRec.epochs=8", ("sequential", 0, "epochs")),
-        ("pretrain.rows=8", ("pretrain", "rows")),
+        ("evaluate.rows=8", ("evaluate", "rows")),
     ],
 )
 def test_a_field_goes_by_number_or_by_name(override, place):

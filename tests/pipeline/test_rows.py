@@ -35,8 +35,8 @@ def test_enough_rows(recipe, data):
         ),
         ({"sft": {"skip_rows": 900}}, r"sft\.skip_rows: 900, but there are only \d+ rows: lower it"),
         (
-            {"pretrain": {"titles": 5, "skip_rows": 900}},
-            r"pretrain\.skip_rows: 900, but there are only \d+ rows: lower",
+            {"model": {"templates": ["history"]}, "sft": {"skip_rows": 40}},
+            r"sft\.skip_rows: 40, but there are only 40 rows: lower it",
         ),
         (
             {"rankers": [{"kind": "tallrec", "skip_rows": 9000}]},
@@ -63,6 +63,15 @@ def test_fewer_rows_than_asked_for_are_told(changed, data, tmp_path, capsys):
     run_recipe(short, tmp_path / "run", until="sft")
     told = f"sft: 8 rows, not the 500 asked for: there are no more after the {n - 8} of skip_rows"
     assert told in capsys.readouterr().err
+
+
+def test_fewer_histories_than_asked_for_are_told(changed, tmp_path, capsys):
+    """However many rows they are cut into."""
+    section = {"rows": 500, "skip_rows": 30, "titles": 3, "epochs": 1, "eval_rows": 0}
+    run_recipe(changed(model={"templates": ["history"]}, sft=section, align=[]), tmp_path / "run", until="sft")
+    told = capsys.readouterr().err
+    assert "sft: 10 rows, not the 500 asked for: there are no more after the 30 of skip_rows" in told
+    assert "30 training rows" in told
 
 
 def test_dropout_that_is_switched_off_is_told(changed, tmp_path, capsys):

@@ -213,9 +213,9 @@ def test_until_stops_there(run, recipe, until, there):
 
 
 def test_an_unknown_stage(recipe, tmp_path):
-    with pytest.raises(ConfigError, match="unknown stage 'train': expected one of prepare, sequential, pretrain"):
+    with pytest.raises(ConfigError, match="unknown stage 'train': expected one of prepare, sequential, sft"):
         run_recipe(recipe, tmp_path / "run", until="train")
-    assert STAGES == ("prepare", "sequential", "pretrain", "sft", "align", "rankers", "evaluate", "report")
+    assert STAGES == ("prepare", "sequential", "sft", "align", "rankers", "evaluate", "report")
     assert not (tmp_path / "run").exists()
 
 
@@ -263,35 +263,33 @@ def test_alignment_from_the_bare_base(run, recipe):
     assert list(rankers)[-2:] == ["zero-shot", "s-dpo"]
 
 
-def test_sft_goes_on_from_pretraining_on_histories(run_again, finished, recipe):
-    section = recipe.align[0].model_dump(include={"global_batch_size", "per_device_batch_size", "learning_rate"})
-    folder, again = run_again(_changed(recipe, pretrain=section | {"titles": 9}), until="report")
-    assert {"sft", *ALIGNMENTS} <= again
-    read, tuned, alone = (
-        adapter_weights(f / "adapter") for f in (folder / "pretrain", folder / "sft", finished / "sft")
-    )
-    assert all(any(not torch.equal(a[n], b[n]) for n in a) for a, b in ((read, tuned), (tuned, alone)))
-    rankers = json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"]
-    assert "pretrain" not in rankers
-    assert "pretrain" in (folder / "report.html").read_text()
-    _, again = run_again(_changed(recipe, pretrain=section | {"titles": 9}))
+def test_sft_on_histories_makes_all_models_anew(run_again, recipe):
+    """Where the prompt shows no candidates; the rows of the table are the same."""
+    changed = _changed(recipe, model=recipe.model.model_dump() | {"templates": ["history"]}, sft={"titles": 5})
+    folder, again = run_again(changed, until="report")
+    assert again == {"sft", *ALIGNMENTS, *(f"predictions/{name}" for name in ("zero-shot", "sft", "dpo", "s-dpo"))}
+    assert "sft" in json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"]
+    _, again = run_again(changed)
     assert again == set()
 
 
-def test_pretraining_is_a_stage_to_stop_after(run, recipe):
-    folder = run(_changed(recipe, pretrain={"rows": 8, "titles": 9, "global_batch_size": 8}), until="pretrain")
-    assert (folder / "pretrain" / "adapter").is_dir()
-    assert not (folder / "sft").exists()
-
-
-def test_pretraining_alone_is_a_ranker(run, recipe):
-    folder = run(
-        _changed(recipe, pretrain={"rows": 8, "titles": 9, "global_batch_size": 8}).model_copy(
-            update={"sft": None, "align": []}
-        )
-    )
+def test_a_run_in_which_all_weights_are_trained(run, recipe):
+    whole = _changed(recipe, sft={"rows": 8, "learning_rate": 1e-3}, align={"rows": 8, "learning_rate": 1e-3})
+    whole = whole.model_copy(update={"lora": None, "align": whole.align[1:]})
+    folder = run(whole, until="report")
+    for stage in ("sft", "align/s-dpo"):
+        assert (folder / stage / "adapter" / "config.json").is_file()
+        assert not (folder / stage / "adapter" / "adapter_config.json").exists()
     rankers = json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"]
-    assert list(rankers)[-2:] == ["zero-shot", "pretrain"]
+    assert list(rankers)[-3:] == ["zero-shot", "sft", "s-dpo"]
+    assert open_run(folder).changed("s-dpo") == []
+    weights = folder / "sft" / "adapter" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    run(whole)
+    assert weights.stat().st_mtime_ns == before
+    (folder / "sft" / "adapter" / "config.json").unlink()
+    run(whole)
+    assert weights.stat().st_mtime_ns > before
 
 
 def _shorter(recipe: Recipe) -> Recipe:

@@ -2,13 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.pipeline.recipe import AlignSection, PretrainSection, SFTSection
+from prefrec.pipeline.recipe import AlignSection, SFTSection
+from prefrec.pipeline.score import lm_ranker
 from prefrec.pipeline.stage import last_checkpoint
-from prefrec.pipeline.train import train_align, train_pretrain, train_sft, training_rows, validation_rows
+from prefrec.pipeline.train import train_align, train_sft, trained_items, training_rows, validation_rows
+from prefrec.training.best import KeepBest
 from prefrec.training.progress import ProgressCallback
 from tiny_run import adapter_weights
 
@@ -19,20 +23,26 @@ class PowerCutError(Exception):
 
 @pytest.fixture
 def sft(recipe, data):
-    def run(out, *, seed=0, model=None, **changes):
+    def run(out, *, seed=0, model=None, lora=recipe.lora, start=None, **changes):
         section = SFTSection.model_validate(recipe.sft.model_dump() | changes)
-        return train_sft(data, model or recipe.model, recipe.lora, section, out, seed=seed)
+        return train_sft(data, model or recipe.model, lora, section, out, seed=seed, start=start)
 
     return run
 
 
 @pytest.fixture
 def align(recipe, data):
-    def run(out, adapter=None, *, seed=0, **changes):
+    def run(out, start=None, *, seed=0, model=None, lora=recipe.lora, **changes):
         section = AlignSection.model_validate(recipe.align[1].model_dump() | changes)
-        return train_align(data, recipe.model, recipe.lora, section, adapter, out, seed=seed)
+        return train_align(data, model or recipe.model, lora, section, start, out, seed=seed)
 
     return run
+
+
+@pytest.fixture
+def on_histories(recipe):
+    """The model of the recipe, asked by a prompt that shows no candidates."""
+    return recipe.model.model_copy(update={"templates": ["history"]})
 
 
 @pytest.fixture
@@ -52,15 +62,24 @@ def stop_after(monkeypatch):
     return patch
 
 
+def _weights(folder):
+    whole = folder / "model.safetensors"
+    return load_file(whole) if whole.is_file() else adapter_weights(folder)
+
+
 def _equal(a, b):
-    a, b = adapter_weights(a), adapter_weights(b)
+    a, b = _weights(a), _weights(b)
     assert a.keys() == b.keys()
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def _losses(folder):
+def _log(folder, name):
     log = json.loads((folder / "log.json").read_text())
-    return [entry["loss"] for entry in log if "loss" in entry]
+    return [(entry["step"], entry[name]) for entry in log if name in entry]
+
+
+def _losses(folder):
+    return [loss for _, loss in _log(folder, "loss")]
 
 
 def test_rows_of_two_stages_do_not_overlap(data):
@@ -91,15 +110,73 @@ def test_no_rows_left(sft, tmp_path):
         sft(tmp_path, skip_rows=10_000)
 
 
-def test_sft_leaves_an_adapter_and_a_log(sft, tmp_path):
-    adapter = sft(tmp_path)
+@pytest.mark.parametrize("templates", [["history"], ["1"], ["history", "2"]])
+def test_sft_leaves_an_adapter_and_a_log(sft, recipe, tmp_path, templates):
+    """On histories, and on questions where the first prompt shows candidates."""
+    adapter = sft(tmp_path, model=recipe.model.model_copy(update={"templates": templates}))
     assert adapter == tmp_path / "adapter"
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
     assert any(w.abs().max() > 0 for name, w in adapter_weights(adapter).items() if "lora_B" in name)
-    log = json.loads((tmp_path / "log.json").read_text())
-    assert [e["step"] for e in log if "eval_loss" in e] == [4, 8]
-    assert [e["step"] for e in log if "loss" in e] == [5]
+    assert [step for step, _ in _log(tmp_path, "eval_loss")] == [4, 8]
+    assert [step for step, _ in _log(tmp_path, "eval_ndcg@10")] == [4, 8]
+    assert [step for step, _ in _log(tmp_path, "loss")] == [5]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "checkpoint-8", "log.json"]
+
+
+@pytest.mark.parametrize("templates", [["history"], ["1"]])
+def test_all_weights_are_trained_without_lora(sft, align, recipe, tmp_path, templates):
+    model = recipe.model.model_copy(update={"templates": templates})
+    whole = sft(tmp_path / "sft", model=model, lora=None, learning_rate=1e-3)
+    before = load_file(recipe.model.name + "/model.safetensors")
+    assert not (whole / "adapter_config.json").exists()
+    assert _weights(whole).keys() == before.keys()
+    assert all(not torch.equal(w, before[name]) for name, w in _weights(whole).items() if "layers" in name)
+    kept = (whole / "model.safetensors").read_bytes()
+    aligned = align(tmp_path / "s-dpo", whole, model=model, lora=None, learning_rate=1e-3)
+    assert (whole / "model.safetensors").read_bytes() == kept
+    assert _weights(aligned).keys() == before.keys()
+    assert not _equal(whole, aligned)
+
+
+def test_an_adapter_is_put_on_weights_that_were_all_trained(sft, align, on_histories, tmp_path):
+    whole = sft(tmp_path / "sft", model=on_histories, lora=None, learning_rate=1e-3)
+    aligned = align(tmp_path / "s-dpo", whole, model=on_histories)
+    assert json.loads((aligned / "adapter_config.json").read_text())["r"] == 4
+
+
+def test_a_title_of_the_log_competes_with_those_of_the_log(sft, on_histories, data, tmp_path):
+    """Before the first step all titles are about as likely; what was never taken is not held against a title."""
+    sft(tmp_path, model=on_histories, rows=8, learning_rate=1e-9)
+    sft(tmp_path / "tokens", model=on_histories.model_copy(update={"objective": "tokens"}), rows=8)
+    (_, within), (_, among_all) = (_log(f, "eval_logps/chosen")[0] for f in (tmp_path, tmp_path / "tokens"))
+    assert within == pytest.approx(-np.log(len(data.catalogue)), abs=1.5)
+    assert among_all < 2 * within
+    assert trained_items(data) == [i for i in data.catalogue.ids if i in set(data.train_interactions["item_id"])]
+
+
+def test_the_best_epoch_is_kept(sft, on_histories, data, tmp_path):
+    kept = sft(tmp_path, model=on_histories, epochs=6, patience=6, learning_rate=0.05, eval_rows=20)
+    found = [value for _, value in _log(tmp_path, "eval_ndcg@10")]
+    assert len(found) == 6
+    assert max(found) > found[-1]
+    rows = data.some("validation", 20)
+    scores = lm_ranker("sft", kept, data, on_histories).score(rows)
+    ranks = [
+        1 + sum(s >= row[e.target_index] for j, s in enumerate(row) if j != e.target_index)
+        for row, e in zip(scores, rows, strict=True)
+    ]
+    assert np.mean([1 / np.log2(rank + 1) for rank in ranks]) == pytest.approx(max(found), abs=1e-6)
+
+
+def test_training_ends_after_epochs_without_a_new_best(sft, on_histories, tmp_path):
+    settings = {"model": on_histories, "learning_rate": 0.05, "eval_rows": 20}
+    sft(tmp_path / "whole", epochs=6, patience=6, **settings)
+    ended = sft(tmp_path / "ended", epochs=6, patience=1, **settings)
+    values = [value for _, value in _log(tmp_path / "whole", "eval_ndcg@10")]
+    first_worse = next(i for i in range(1, 6) if values[i] <= max(values[:i]))
+    assert [value for _, value in _log(tmp_path / "ended", "eval_ndcg@10")] == values[: first_worse + 1]
+    assert first_worse < 5
+    assert not (ended.parent / "best").exists()
 
 
 def test_the_same_seed_gives_the_same_adapter(sft, tmp_path):
@@ -115,9 +192,16 @@ def test_seeds_do_not_depend_on_what_was_drawn_before(sft, tmp_path):
     assert _equal(one, sft(tmp_path / "two", rows=8))
 
 
-def test_interrupted_sft_ends_with_the_same_weights(sft, stop_after, tmp_path, monkeypatch):
+@pytest.mark.parametrize("templates", [["history"], ["1"]])
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("eval_rows", [0, 8])
+def test_interrupted_sft_ends_with_the_same_weights(
+    sft, recipe, stop_after, tmp_path, monkeypatch, templates, lora, eval_rows
+):
     """Stopped before the first checkpoint, and again after the second."""
-    changes = {"epochs": 4, "save_steps": 5, "eval_rows": 0}
+    changes = {"epochs": 4, "save_steps": 5, "eval_rows": eval_rows, "patience": 9}
+    changes |= {"model": recipe.model.model_copy(update={"templates": templates})}
+    changes |= {} if lora else {"lora": None, "learning_rate": 1e-3}
     whole = sft(tmp_path / "whole", **changes)
     stopped = tmp_path / "stopped"
     for step, checkpoint in ((1, None), (12, 10)):
@@ -129,7 +213,33 @@ def test_interrupted_sft_ends_with_the_same_weights(sft, stop_after, tmp_path, m
         monkeypatch.undo()
     assert _equal(whole, sft(stopped, **changes))
     assert _losses(stopped) == _losses(tmp_path / "whole")
+    assert _log(stopped, "eval_loss") == _log(tmp_path / "whole", "eval_loss")
     assert sorted(p.name for p in stopped.iterdir()) == ["adapter", "checkpoint-16", "log.json"]
+
+
+@pytest.mark.parametrize(("changes", "stopped_at"), [({"save_steps": 4}, 2), ({"epochs": 3.5, "save_steps": 99}, 4)])
+def test_an_evaluation_that_was_interrupted_is_made_again(
+    sft, on_histories, tmp_path, monkeypatch, changes, stopped_at
+):
+    """At the end of an epoch, or of all; it may be that of the best epoch."""
+    changes = {"model": on_histories, "epochs": 4, "patience": 9, "learning_rate": 0.05, "eval_rows": 20} | changes
+    whole = sft(tmp_path / "whole", **changes)
+    asked = []
+
+    def stop(*args, **kwargs):
+        asked.append(args)
+        if len(asked) == stopped_at:
+            raise PowerCutError
+        return KeepBest.on_evaluate(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        stopping = type("Stopping", (KeepBest,), {"on_evaluate": stop})
+        patched.setattr("prefrec.pipeline.train.KeepBest", stopping)
+        with pytest.raises(PowerCutError):
+            sft(tmp_path / "stopped", **changes)
+    assert _equal(whole, sft(tmp_path / "stopped", **changes))
+    for name in ("eval_ndcg@10", "eval_loss"):
+        assert _log(tmp_path / "stopped", name) == _log(tmp_path / "whole", name)
 
 
 @pytest.mark.parametrize("negatives", ["fixed", "per_epoch"])
@@ -144,13 +254,6 @@ def test_interrupted_alignment_ends_with_the_same_weights(sft, align, stop_after
     assert last_checkpoint(stopped) == stopped / "checkpoint-3"
     monkeypatch.undo()
     assert _equal(whole, align(stopped, start, **changes))
-
-
-def test_pretraining_has_no_validation_rows_and_says_so(recipe, data, tmp_path, capsys):
-    section = PretrainSection(rows=8, per_device_batch_size=4, global_batch_size=8, eval_rows=4)
-    train_pretrain(data, recipe.model, recipe.lora, section, tmp_path, seed=0)
-    assert "pretrain: eval_rows has no effect" in capsys.readouterr().err
-    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
 def test_alignment_starts_at_the_sft_adapter_and_leaves_it(sft, align, tmp_path):

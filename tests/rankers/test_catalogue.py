@@ -11,7 +11,7 @@ from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker, Ranker
 from prefrec.rankers import catalogue as module
 from prefrec.rankers.catalogue import CatalogueRanker
-from slow import slow_logps
+from slow import slow_logps, slow_logps_within
 from tiny import broken, tiny_llama
 from tiny_run import TITLES
 
@@ -60,6 +60,22 @@ def test_scores_equal_the_slow_twin(ranker, settings):
         np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-4)
         assert (row[len(want) :] == -np.inf).all()
     assert (lm.lm.encoder.shortened > 0) == ("max_length" in settings)
+
+
+@pytest.mark.parametrize("template", ["movies/1", "movies/continue", "movies/history"])
+def test_scores_within_the_catalogue_are_those_of_the_language_model(ranker, template):
+    """Whichever titles are asked about, all titles of the catalogue compete."""
+    lm = ranker(template=template, objective="catalogue")
+    (row,) = lm.score([RankingExample("u", HISTORY, tuple(IDS[9:16]), IDS[9])])
+    questions = [lm._encode(HISTORY, IDS[9:16])]
+    np.testing.assert_allclose(row, lm.lm.score_sets(questions)[0], rtol=0, atol=1e-4)
+    choices = lm._encode(HISTORY, IDS)
+    want = np.array(slow_logps_within(lm.lm.model, choices.prompt, choices.answers))
+    np.testing.assert_allclose(row, want[9:16], rtol=0, atol=1e-4)
+    assert np.exp(want[: len(TITLES) + 2]).sum() == pytest.approx(1, abs=1e-4)  # without the second "Old Heat"
+    for method in ("exact", "search"):
+        best = lm.recommend(HISTORY, 5, method=method)
+        np.testing.assert_allclose(best.logps, np.sort(want)[::-1][:5], rtol=0, atol=1e-4)
 
 
 def test_no_rows_no_scores(ranker):

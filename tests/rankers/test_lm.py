@@ -15,7 +15,7 @@ from prefrec.prompts import ChoiceSet, load_template
 from prefrec.rankers import GeneratingRanker, LMRanker, Ranker, load_lm
 from prefrec.rankers.lm import MAX_NEW_TOKENS
 from prefrec.training import lora_config
-from slow import slow_greedy, slow_logps
+from slow import slow_greedy, slow_logps, slow_logps_within
 from tiny import broken, tiny_llama
 from tiny_run import TITLES, write_model
 
@@ -70,6 +70,25 @@ def test_scores_equal_the_slow_twin(ranker, settings):
         assert (row[len(want) :] == -np.inf).all()
     assert (scores == -np.inf).sum() == 4
     assert (lm.encoder.shortened > 0) == ("max_length" in settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"chat": True}])
+def test_scores_within_the_catalogue_equal_the_slow_twin(ranker, settings):
+    lm, examples = ranker(objective="catalogue", **settings), _examples(2)
+    for row, example in zip(lm.score(examples), examples, strict=True):
+        history, shown = CATALOGUE.titles_of(example.history), CATALOGUE.titles_of(example.candidates)
+        choices = lm.encoder.encode(lm.template, history, shown, TITLES)
+        want = slow_logps_within(lm.model, choices.prompt, choices.answers)
+        asked = [want[IDS.index(c)] for c in example.candidates]
+        np.testing.assert_allclose(row[: len(asked)], asked, rtol=0, atol=1e-4)
+        assert (row[len(asked) :] == -np.inf).all()
+    assert _gap(lm.score(examples), ranker(objective="tokens", **settings).score(examples)) > 1
+
+
+def test_probabilities_within_the_catalogue_sum_to_one(ranker):
+    lm = ranker(objective="catalogue")
+    (scores,) = lm.score([RankingExample("u", tuple(IDS[:3]), tuple(IDS), IDS[4])])
+    assert np.exp(scores).sum() == pytest.approx(1, abs=1e-4)
 
 
 def test_model_types_that_cannot_branch_are_scored_all_the_same(ranker):

@@ -156,14 +156,14 @@ def test_a_recipe_without_s_dpo_cannot_be_varied(base, data):
 
 
 @pytest.mark.parametrize("name", ["cold-start", "continual", "transfer"])
-def test_studies_that_pretrain_anew_take_fewer_rows(name, tmp_path):
+def test_studies_that_share_no_sft_take_fewer_rows(name, tmp_path):
     """Unless the user names a recipe, or rows."""
     study = STUDIES[name]
     own, shared = base_recipe(study), base_recipe(alignments.ABLATION)
-    assert (own.pretrain.rows, own.sft.rows, own.align[0].rows, own.align[0].skip_rows) == (400, 200, 200, 200)
-    assert shared.pretrain.rows > 400
+    assert (own.sft.rows, own.align[0].rows) == (200, 200)
+    assert (shared.sft.rows, shared.align[0].rows) == (400, 400)
     assert not study.shares_runs
-    assert base_recipe(study, overrides=["pretrain.rows=900"]).pretrain.rows == 900
+    assert base_recipe(study, overrides=["sft.rows=900"]).sft.rows == 900
     path = tmp_path / "mine.yaml"
     path.write_text(dump_recipe(shared), encoding="utf-8")
     assert base_recipe(study, path) == shared

@@ -45,7 +45,6 @@ def timed(base, tmp_path_factory):
     raw = base.model_dump(mode="json")
     raw["data"] |= {"interactions": str(folder / "log.csv")}
     raw["evaluate"] |= {"rows": 10}
-    raw["pretrain"] = {"rows": 8, "global_batch_size": 4, "learning_rate": 5e-3}
     raw["align"][0] |= {"skip_rows": 16}
     raw["sft"] |= {"rows": 12}
     return Recipe.model_validate(raw)
@@ -109,6 +108,20 @@ def test_trained_again_on_as_many_rows_as_the_others_took(recipe, parts, rows):
     assert told == ([new] if rows == 60 else [])
 
 
+def test_histories_are_counted_where_they_are_what_is_trained_on(recipe, parts):
+    """Those of a period, of users with two interactions in it."""
+    model = recipe.model.model_copy(update={"templates": ["history"]})
+    plans = plans_of(recipe.model_copy(update={"model": model}), parts)
+    taken = {way: rows_of(*plan)["sft"] for way, plan in plans.items()}
+    counts = {
+        way: int((part.train_interactions.group_by("user_id").len()["len"] >= 2).sum())
+        for way, part in ((BEFORE, parts.old), (UPDATED, parts.new))
+    }
+    assert {way: taken[way] for way in counts} == {way: min(12, n) for way, n in counts.items()}
+    assert counts[UPDATED] < len(parts.new.train)
+    assert taken[RETRAINED] == taken[BEFORE] + taken[UPDATED]
+
+
 def test_stages_of_an_older_recipe_are_not_counted(tmp_path):
     """Nor is a folder left out because the run lies in one of that name."""
     for name, seconds in (("sft", 2), ("sft.previous", 40), ("align/s-dpo", 3), ("align/s-dpo.previous", 50)):
@@ -152,8 +165,7 @@ def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, 
     folder = place / "continual-study" / "runs" / "continual-seed-0"
     of = {w: folder / w.replace(" ", "-") for w in WAYS}
     states = {w: {p.parent.name: read_json(p) for p in of[w].rglob("stage.json")} for w in WAYS}
-    assert set(states[BEFORE]) == set(states[RETRAINED]) == {"pretrain", "sft", "s-dpo"}
-    assert set(states[UPDATED]) == {"sft", "s-dpo"}
+    assert set(states[BEFORE]) == set(states[UPDATED]) == set(states[RETRAINED]) == {"sft", "s-dpo"}
     assert [states[w]["sft"]["config"]["rows"] for w in WAYS] == [12, 12, 24]
     assert [states[w]["s-dpo"]["config"]["rows"] for w in WAYS] == [16, 16, 27]
     assert [states[w]["s-dpo"]["config"]["skip_rows"] for w in WAYS] == [16, 16, 32]
@@ -162,7 +174,7 @@ def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, 
     told = [n for n in summary["notes"] if "there are no more" in n]
     assert told == ["S-DPO of the adapter “updated” takes 11 rows, not 16: there are no more."]
     start = of[BEFORE] / "align" / "s-dpo" / "adapter"
-    twin = train_sft(parts.new, recipe.model, recipe.lora, recipe.sft, tmp_path, seed=0, adapter=start)
+    twin = train_sft(parts.new, recipe.model, recipe.lora, recipe.sft, tmp_path, seed=0, start=start)
     found, expected = (adapter_weights(p) for p in (of[UPDATED] / "sft" / "adapter", twin))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -190,7 +202,7 @@ def test_predictions_answer_the_rows_under_test(summary, place, recipe):
 def test_it_is_resumed(summary, timed, place, capsys):
     assert carry_out(CONTINUAL, timed, [0], place / "continual-study")["tables"] == summary["tables"]
     told = capsys.readouterr().err
-    assert told.count("unchanged") == 9  # prepare, and eight stages
+    assert told.count("unchanged") == 7  # prepare, and six stages
     assert "scoring" not in told
 
 

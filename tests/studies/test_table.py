@@ -90,8 +90,8 @@ def test_the_whole_catalogue_is_a_table_of_its_own(summary, place, tmp_path):
 def test_what_the_systems_do_not_share_is_told(summary):
     told = notes_of(base_recipe(TABLE))
     for note in (
-        "SFT, DPO, S-DPO start from an adapter that was pre-trained on histories.",
-        "TALLRec, LLaRA start from the bare base, without that, as in their papers.",
+        "SFT, DPO, S-DPO have read whole histories, of which every title was a target.",
+        "TALLRec, LLaRA start from the bare base and learn from ranking questions, as in their papers.",
         "Sequential models (GRU4Rec, Caser, SASRec, MoRec) see all training interactions.",
     ):
         assert note in told

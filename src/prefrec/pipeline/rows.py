@@ -68,6 +68,12 @@ def check_section(
     raise ConfigError(f"{named('rows')}: the training data has no rows{of_each}")
 
 
+def rows_taken(section: TrainSection, data: PreparedData, model: ModelSection, seed: int) -> int:
+    """Return the number of rows that a stage takes: ranking questions, or users' histories."""
+    found = max(0, _rows(section, data, model, seed) - section.skip_rows)
+    return found if section.rows is None else min(found, section.rows)
+
+
 def warn_of_idle_dropout(recipe: Recipe) -> None:
     """Warn where the adapter is to have dropout, and stages switch all dropout off."""
     idle = [place for place, section in trained_sections(recipe).items() if section.disable_dropout]

@@ -47,6 +47,7 @@ from prefrec.training.base import ChoiceTrainer
 from prefrec.training.best import BEST, KeepBest, read_best, save_weights
 from prefrec.training.negatives import redraw_lists
 from prefrec.training.section import TrainSection
+from prefrec.training.sequences import LEAST
 
 Row = TypeVar("Row")
 
@@ -78,7 +79,7 @@ def train_sft(
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
     rows = sft_rows(data, model, section, encoder, seed)
-    tell_fewer(out.name, section, len(rows))
+    tell_fewer(out.name, section, len(rows.histories if isinstance(rows, TrajectoryDataset) else rows))
     questions = data.some("validation", section.eval_rows) if section.eval_rows else []
     held_out = ChoiceDataset(_encode(questions, data, model, encoder, "target-first")) if questions else None
     trainer = SFTTrainer(
@@ -103,7 +104,7 @@ def sft_rows(
     """Return the training rows of SFT: histories, or ranking questions where the prompt lists candidates."""
     if shows_candidates(model, data.domain):
         return ChoiceDataset(_encode(training_rows(data, section, seed), data, model, encoder, "target"))
-    histories = user_histories(data.train_interactions, data.catalogue)
+    histories = [h for h in user_histories(data.train_interactions, data.catalogue) if len(h) >= LEAST]
     return TrajectoryDataset(
         some_rows(histories, section, seed),
         trajectory_encoders(data, model, encoder),

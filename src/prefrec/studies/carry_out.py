@@ -41,7 +41,7 @@ def carry_out(
 ) -> dict[str, Any]:
     """Run what a study needs and write OUT/NAME; returns the content of its study.json.
 
-    The runs lie in OUT/runs/seed-S, which all studies of OUT share: data, pre-training, SFT and alignments that are
+    The runs lie in OUT/runs/seed-S, which all studies of OUT share: data, SFT and alignments that are
     the same are made once. Stages that are finished are skipped, interrupted ones go on where they stopped. A study
     that makes its runs in its own way, or from a recipe of its own, has them in OUT/runs/NAME-seed-S. On other data
     than the base recipe's SOURCE stands before seed-S; a study of one data set is then written to OUT/NAME-SOURCE.

@@ -18,11 +18,10 @@ from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection, checked_recipe
 from prefrec.pipeline.report.wording import label
-from prefrec.pipeline.rows import check_rows
+from prefrec.pipeline.rows import check_rows, rows_taken
 from prefrec.pipeline.run import run_recipe, train_stages
 from prefrec.pipeline.score import LMEntry, ask_models
 from prefrec.pipeline.stage import STAGE_FILE, read_json, stage_key, taken
-from prefrec.pipeline.train import training_rows
 from prefrec.studies.alignments import variant
 from prefrec.studies.groups import grouped_table, groups_of, measure_groups
 from prefrec.studies.measure import ranking_values
@@ -174,7 +173,7 @@ def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, Prepared
     """
 
     def together(section: Section) -> Section:
-        rows = sum(len(training_rows(part, section, recipe.seed)) for part in (parts.old, parts.new))
+        rows = sum(rows_taken(section, part, recipe.model, recipe.seed) for part in (parts.old, parts.new))
         return section.model_copy(update={"rows": rows, "skip_rows": 2 * section.skip_rows})
 
     both = {"sft": together(recipe.sft) if recipe.sft else None, "align": [together(a) for a in recipe.align]}
@@ -187,7 +186,7 @@ def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, Prepared
 
 def rows_of(recipe: Recipe, data: PreparedData) -> dict[str, int]:
     """Stage of a plan (`plans_of`) → the rows that it is trained on."""
-    return {name: len(training_rows(data, s, recipe.seed)) for name, s in _sections(recipe).items()}
+    return {name: rows_taken(s, data, recipe.model, recipe.seed) for name, s in _sections(recipe).items()}
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
@@ -256,7 +255,7 @@ def _folder(folder: Path, way: str) -> Path:
 
 
 def _sections(recipe: Recipe) -> dict[str, SFTSection | AlignSection]:
-    """The stages that train on ranking examples."""
+    """The stages that train the language model."""
     return {**({SFT: recipe.sft} if recipe.sft else {}), **{a.name: a for a in recipe.align}}
 
 

@@ -23,8 +23,8 @@ SASREC = SequentialConfig(model="SASRec", batch_size=256, epochs=12, patience=2)
 """The sequential recommender of studies that need one and whose recipe names none: small steps in few passes over the
 rows, since on two cores a pass takes long."""
 
-FEWER_ROWS = ("sft.rows=200", "align.0.rows=200", "align.0.skip_rows=200")
-"""Overrides for studies that cannot use the pre-training and SFT that other studies share."""
+FEWER_ROWS = ("sft.rows=200", "align.0.rows=200")
+"""Overrides for studies that cannot use the SFT that other studies share."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import polars as pl
 
 from prefrec.evaluation import Audit, Evaluation, PairedDifference, audit_prepared
 from prefrec.evaluation.tables import FULL_METRICS, metric_label
+from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, SFT, ZERO_SHOT, Recipe
 from prefrec.pipeline.report.contents import METRICS
 from prefrec.pipeline.report.tables import Grid
@@ -156,8 +157,13 @@ def notes_of(recipe: Recipe) -> list[str]:
         "All systems learn from the training part of one split, each from as many rows as its recipe gives it, and "
         "are asked about the same lists."
     ]
+    if recipe.sft and not shows_candidates(recipe.model, recipe.data.domain or "generic"):
+        main = [label(n) for n in recipe.lm_rankers if n != ZERO_SHOT]
+        found.append(f"{', '.join(main)} have read whole histories, of which every title was a target.")
     if bare := [r.name for r in recipe.rankers if r.kind in ("llara", "tallrec")]:
-        found.append(f"{', '.join(bare)} start from the bare base, without that, as in their papers.")
+        found.append(
+            f"{', '.join(bare)} start from the bare base and learn from ranking questions, as in their papers."
+        )
     whole = [s.model for s in recipe.sequential] + [r.name for r in recipe.rankers if r.kind == "morec"]
     if whole:
         found.append(f"Sequential models ({', '.join(whole)}) see all training interactions.")

@@ -22,7 +22,8 @@ _ABOUT = "best.json"
 class KeepBest(TrainerCallback):
     """Saves the weights at each evaluation that is the best so far, and ends training after too many that are not.
 
-    Best is the highest `eval_ndcg@10`, or without it the lowest `eval_loss`.
+    Best is the highest `eval_ndcg@10`, or without it the lowest `eval_loss`. A checkpoint at the end of an epoch is
+    written after its evaluation, so that a training that goes on from it has asked all that it should have.
 
     Args:
         trainer: whose weights are saved, in the folder `best` of its output.
@@ -33,6 +34,15 @@ class KeepBest(TrainerCallback):
         self.trainer = trainer
         self.patience = patience
         self.folder = Path(str(trainer.args.output_dir)) / BEST
+        self._checkpoint_is_due = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_save and (float(state.epoch).is_integer() or state.global_step >= state.max_steps):
+            self._checkpoint_is_due, control.should_save = True, False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save |= self._checkpoint_is_due
+        self._checkpoint_is_due = False
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         value = metrics.get("eval_ndcg@10", -metrics["eval_loss"])

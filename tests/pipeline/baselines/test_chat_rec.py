@@ -24,6 +24,7 @@ from servers import completions_server
 def _recipe(recipe: Recipe, *rankers: dict) -> Recipe:
     raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "sequential": [], "rankers": list(rankers)}
     raw["evaluate"] |= {"rows": 6, "generate_rows": 2}
+    raw["model"]["objective"] = "tokens"  # as a served model scores
     return Recipe.model_validate(raw)
 
 

@@ -77,7 +77,7 @@ def test_with_ratings_the_questions_are_about_targets(rated, tmp_path, monkeypat
     monkeypatch.setattr(
         stage_module, "tallrec_dataset", lambda questions, *rest: asked.append(questions) or inner(questions, *rest)
     )
-    monkeypatch.setattr(stage_module, "train_to_adapter", lambda trainer, folder: None)
+    monkeypatch.setattr(stage_module, "train_to_weights", lambda trainer, folder: None)
     config = {**TALLREC, "rows": None, "eval_rows": 4}
     run_recipe(_recipe(rated, config), tmp_path / "run", until="rankers")
     data = read_prepared(tmp_path / "run" / "data")

@@ -34,7 +34,7 @@ CASES = [
     _typed("prepare OUT --windows all", "windows: only for split time, user or time-share, not leave-last-out"),
     _typed("prepare OUT --seed -1", "seed: Input should be greater than or equal to 0 (given: -1)"),
     _typed("audit DATA --split dev", "'dev' is not one of 'train', 'validation', 'test'"),
-    _typed("sft DATA OUT --model MODEL --dtype int8", "dtype: Input should be 'float32', 'bfloat16' or 'float16' (given: 'int8')"),
+    _typed("sft DATA OUT --model MODEL --dtype int8", "dtype: Input should be 'auto', 'float32', 'bfloat16' or 'float16' (given: 'int8')"),
     _typed("sft DATA OUT --model MODEL --rows 0", "rows: Input should be greater than or equal to 1 (given: 0)"),
     _typed("sft DATA OUT --model MODEL --learning-rate 0", "learning_rate: Input should be greater than 0 (given: 0.0)"),
     _typed("sft DATA OUT --model MODEL --epochs nan", "epochs: Input should be a finite number"),

@@ -1,0 +1,59 @@
+"""What a recipe's model reads and answers."""
+
+import pytest
+import torch
+
+from prefrec.items import ItemEncoder
+from prefrec.pipeline.encoders import TFIDF_SIZE, prompt_encoder, shows_candidates, title_vectors
+from prefrec.pipeline.recipe import ItemsSection
+from prefrec.prompts import PromptEncoder
+from tiny import VOCABULARY
+from tiny_run import FIRST, SECOND, TITLES
+
+
+@pytest.fixture
+def model(recipe):
+    def changed(**changes):
+        return recipe.model.model_copy(update=changes)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"templates": ["1"]}, True),
+        ({"templates": ["continue"]}, True),
+        ({"templates": ["history"]}, False),
+        ({"templates": ["history", "1"]}, False),  # the first is asked
+        ({"templates": ["1"], "answers": "items"}, False),
+    ],
+)
+def test_whether_candidates_are_shown(model, changes, shown):
+    assert shows_candidates(model(**changes), "movies") is shown
+
+
+def test_the_encoder_is_that_of_the_answers(model, data):
+    titles = prompt_encoder(model(chat=True), data.catalogue)
+    assert isinstance(titles, PromptEncoder)
+    assert (titles.max_length, titles.chat) == (400, True)
+    items = prompt_encoder(model(answers="items"), data.catalogue)
+    assert isinstance(items, ItemEncoder)
+    assert items.answers_after("", TITLES[:1]) == ((VOCABULARY, items.end),)
+
+
+def test_title_vectors_by_tfidf_tell_titles_by_their_words(model, data):
+    vectors = title_vectors(data, model(items=ItemsSection(vectors="tfidf")))
+    assert vectors.shape == (len(TITLES), min(TFIDF_SIZE, len(FIRST) + len(SECOND)))
+    near = torch.nn.functional.normalize(vectors, dim=1) @ torch.nn.functional.normalize(vectors, dim=1).T
+    same_end = [i for i, t in enumerate(TITLES) if i and t.split()[1] == TITLES[0].split()[1]]
+    others = [i for i, t in enumerate(TITLES) if not set(t.split()) & set(TITLES[0].split())]
+    assert near[0, same_end].min() > near[0, others].max() + 0.2
+
+
+def test_title_vectors_of_the_base(model, data):
+    base = title_vectors(data, model(items=ItemsSection()))
+    named = title_vectors(data, model(items=ItemsSection(vectors=model().name)))
+    assert base.shape == (len(TITLES), 32)
+    assert torch.equal(base, named)
+    assert len(torch.unique(base, dim=0)) == len(TITLES)

@@ -1,0 +1,179 @@
+"""Items as tokens through the stages: SFT, S-DPO, scores, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prefrec.data import read_prepared
+from prefrec.evaluation import read_predictions
+from prefrec.items import item_table
+from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
+from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.score import lm_ranker
+from prefrec.pipeline.train import train_align, train_sft
+from prefrec.training.progress import ProgressCallback
+
+ITEMS = {"vectors": "tfidf", "learning_rate": 0.02, "dropout": 0.2, "vector_dropout": 0.3}
+
+
+@pytest.fixture(scope="module")
+def items_recipe(recipe) -> Recipe:
+    """The tiny recipe with items as tokens: SFT, and S-DPO from it."""
+    raw = recipe.model_dump(mode="json")
+    raw["model"] |= {"answers": "items", "items": ITEMS}
+    raw |= {"lora": None, "align": raw["align"][1:]}
+    raw["sft"] |= {"rows": None, "epochs": 4, "learning_rate": 1e-3, "disable_dropout": False}
+    raw["align"][0] |= {"learning_rate": 1e-3}
+    raw["evaluate"] |= {"zero_shot": False, "generate_rows": 0, "references": ["random"]}
+    return Recipe.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
+def finished(items_recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("items") / "run"
+    run_recipe(items_recipe, folder)
+    return folder
+
+
+@pytest.fixture
+def sft(items_recipe, data):
+    def run(out, **changes):
+        section = SFTSection.model_validate(items_recipe.sft.model_dump() | changes)
+        return train_sft(data, items_recipe.model, None, section, out, seed=0)
+
+    return run
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Makes training stop right after step n."""
+
+    def patch(step):
+        whole = ProgressCallback.on_step_end
+
+        def on_step_end(self, args, state, control, **kwargs):
+            whole(self, args, state, control, **kwargs)
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(ProgressCallback, "on_step_end", on_step_end)
+
+    return patch
+
+
+def _weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def _equal(one, other):
+    one, other = _weights(one), _weights(other)
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _losses(folder):
+    return [entry["loss"] for entry in json.loads((folder / "log.json").read_text()) if "loss" in entry]
+
+
+def test_every_stage_leaves_a_model_that_knows_the_items(finished):
+    ids = read_prepared(finished / "data").catalogue.ids
+    for stage in ("sft", "align/s-dpo"):
+        assert json.loads((finished / stage / "adapter" / "items.json").read_text()) == ids
+        assert json.loads((finished / stage / "stage.json").read_text())["finished"]
+    assert not _equal(finished / "sft" / "adapter", finished / "align" / "s-dpo" / "adapter")
+    assert "<html" in (finished / "report.html").read_text(encoding="utf-8")
+
+
+def test_words_are_those_of_the_base(finished, recipe):
+    base = load_file(recipe.model.name + "/model.safetensors")["model.embed_tokens.weight"]
+    for stage in ("sft", "align/s-dpo"):
+        assert torch.equal(_weights(finished / stage / "adapter")["model.embed_tokens.words.weight"], base)
+
+
+def test_predictions_are_those_of_the_models(finished, items_recipe):
+    data = read_prepared(finished / "data")
+    examples = data.some("test", items_recipe.evaluate.rows)
+    for name, stage in (("sft", "sft"), ("s-dpo", "align/s-dpo")):
+        kept = read_predictions(finished / "predictions" / f"{name}.parquet")
+        lm = lm_ranker(name, finished / stage / "adapter", data, items_recipe.model)
+        assert item_table(lm.model).ids == data.catalogue.ids
+        np.testing.assert_allclose(np.array(kept["scores"].to_list()), lm.score(examples), rtol=0, atol=1e-5)
+    ndcg = {
+        n: m["ndcg@3"]["mean"]
+        for n, m in json.loads((finished / "metrics.json").read_text())["evaluation"]["metrics"].items()
+    }
+    assert list(ndcg) == ["random", "sft", "s-dpo"]
+    assert ndcg["sft"] > ndcg["random"]  # each user walks through the items with a stride
+
+
+def test_what_is_finished_is_not_made_again(finished, items_recipe, capsys):
+    run_recipe(items_recipe, finished)
+    told = capsys.readouterr().err
+    assert "sft: unchanged" in told
+    assert "s-dpo: unchanged" in told
+
+
+@pytest.mark.parametrize("eval_rows", [0, 8])
+def test_interrupted_training_ends_with_the_same_weights(sft, stop_after, monkeypatch, tmp_path, eval_rows):
+    """With dropout of vectors and states, whose draws go on where they were."""
+    changes = {"epochs": 3, "save_steps": 5, "eval_rows": eval_rows, "patience": 9}
+    whole = sft(tmp_path / "whole", **changes)
+    stop_after(7)
+    with pytest.raises(KeyboardInterrupt):
+        sft(tmp_path / "stopped", **changes)
+    assert (tmp_path / "stopped" / "checkpoint-5").is_dir()
+    monkeypatch.undo()
+    assert _equal(whole, sft(tmp_path / "stopped", **changes))
+    assert _losses(tmp_path / "stopped") == _losses(tmp_path / "whole")
+
+
+def test_interrupted_alignment_ends_with_the_same_weights(
+    finished, items_recipe, data, stop_after, monkeypatch, tmp_path
+):
+    section = AlignSection.model_validate(items_recipe.align[0].model_dump() | {"epochs": 2, "rows": 16})
+
+    def align(out):
+        return train_align(data, items_recipe.model, None, section, finished / "sft" / "adapter", out, seed=0)
+
+    whole = align(tmp_path / "whole")
+    stop_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        align(tmp_path / "stopped")
+    monkeypatch.undo()
+    assert (tmp_path / "stopped" / "checkpoint-2").is_dir()
+    assert _equal(whole, align(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"lora": {"r": 4}}, "needs `lora: null`"),
+        ({"model.objective": "tokens"}, "needs `model.objective: catalogue`"),
+        ({"evaluate.zero_shot": True}, "has no zero-shot model"),
+        ({"evaluate.generate_rows": 3}, "generates no text"),
+    ],
+)
+def test_recipes_that_cannot_be(items_recipe, changes, told):
+    raw = items_recipe.model_dump(mode="json")
+    for place, value in changes.items():
+        above, _, field = place.rpartition(".")
+        (raw[above] if above else raw)[field] = value
+    with pytest.raises(ValueError, match=told):
+        Recipe.model_validate(raw)
+
+
+def test_settings_of_items_decide_where_items_are_answers(recipe, items_recipe):
+    one, other = (
+        m.model_copy(update={"items": m.items.model_copy(update={"dropout": 0.7})})
+        for m in (recipe.model, items_recipe.model)
+    )
+    assert recipe.model.decisive() == one.decisive()
+    assert items_recipe.model.decisive() != other.decisive()
+    templates = {"templates": ["2"]}
+    assert items_recipe.model.decisive() == items_recipe.model.model_copy(update=templates).decisive()
+    assert recipe.model.decisive() != recipe.model.model_copy(update=templates).decisive()

@@ -1,0 +1,289 @@
+"""Items as tokens: vectors and logits against their formulas, scores against whole sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import DataError, ModelError, TokenizerError
+from prefrec.items import (
+    ITEMS_FILE,
+    ItemEncoder,
+    ItemTable,
+    ItemTrajectoryEncoder,
+    add_items,
+    item_table,
+    load_item_model,
+    save_item_model,
+)
+from prefrec.prompts import load_template
+from prefrec.rankers import CatalogueRanker, LMRanker
+from prefrec.training import SFTConfig, SFTTrainer, TrajectoryDataset
+from prefrec.training.adapters import load_weights
+from tiny import VOCABULARY, tiny_llama
+from tiny_run import TITLES
+from tiny_training import settings
+
+IDS = [f"i{i}" for i in range(len(TITLES))]
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
+VECTORS = torch.randn(len(TITLES), 6, generator=torch.Generator().manual_seed(5))
+EXAMPLES = [
+    RankingExample("u", tuple(IDS[:4]), tuple(IDS[20:26]), "i21"),
+    RankingExample("v", tuple(IDS[9:10]), tuple(IDS[30:34]), "i30"),
+]
+
+
+def item_model(**changes: float) -> Any:
+    """A tiny Llama that knows items, whose own vectors and biases have been somewhere."""
+    model = tiny_llama(tie_word_embeddings=True)
+    table = add_items(model, IDS, VECTORS, **changes)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in (table.own_in, table.own_out, table.bias):
+            parameter.normal_()
+    return model.eval()
+
+
+@pytest.fixture
+def encoder(bpe_tokenizer: PreTrainedTokenizerBase) -> ItemEncoder:
+    return ItemEncoder(CATALOGUE, bpe_tokenizer, VOCABULARY)
+
+
+def ranker(model: Any, encoder: ItemEncoder) -> LMRanker:
+    template = load_template("history")
+    return LMRanker("items", model, encoder.tokenizer, CATALOGUE, template, encoder=encoder, objective="catalogue")
+
+
+def slow_scores(model: Any, example: RankingExample, begin: int) -> Tensor:
+    """One whole sequence, a softmax over all items after its last token."""
+    ids = torch.tensor([[begin, *(VOCABULARY + IDS.index(i) for i in example.history)]])
+    with torch.no_grad():
+        logps = model(input_ids=ids).logits[0, -1, VOCABULARY:].log_softmax(0)
+    return logps[[IDS.index(c) for c in example.candidates]]
+
+
+def test_words_stay_what_they_were_and_items_are_their_two_vectors() -> None:
+    model, plain = item_model(), tiny_llama(tie_word_embeddings=True)
+    table = item_table(model)
+    assert table is not None
+    ids = torch.tensor([[1, VOCABULARY + 3, 7, VOCABULARY]])
+    found = model.get_input_embeddings()(ids)[0]
+    torch.testing.assert_close(found[[0, 2]], plain.get_input_embeddings()(torch.tensor([1, 7])))
+    for place, item in ((1, 3), (3, 0)):
+        torch.testing.assert_close(found[place], table.into.weight @ table.titles[item] + table.own_in[item])
+    words = torch.tensor([[1, 5, 7]])
+    torch.testing.assert_close(model(input_ids=words).logits[..., :VOCABULARY], plain(input_ids=words).logits)
+
+
+def test_logits_of_words_and_then_of_items() -> None:
+    model = item_model()
+    table, head = item_table(model), model.get_output_embeddings()
+    hidden = torch.randn(2, 3, 32)
+    found = head(hidden)
+    assert found.shape == (2, 3, VOCABULARY + len(IDS))
+    want = [hidden @ (table.out.weight @ table.titles[i] + table.own_out[i]) + table.bias[i] for i in range(len(IDS))]
+    torch.testing.assert_close(found[..., VOCABULARY:], torch.stack(want, dim=-1))
+    some = torch.tensor([VOCABULARY + 7, VOCABULARY + 2])
+    torch.testing.assert_close(head.logits_of(hidden, some), found[..., some])
+
+
+def test_titles_have_a_common_scale_whatever_that_of_their_vectors_is() -> None:
+    one, other = tiny_llama(), tiny_llama()
+    first = add_items(one, IDS, VECTORS)
+    second = add_items(other, IDS, 50 * VECTORS + 3)
+    torch.testing.assert_close(first.titles, second.titles, rtol=0, atol=1e-4)
+    assert first.titles.mean(0).abs().max() < 1e-5
+    assert first.titles.norm(dim=1).mean() == pytest.approx(VECTORS.shape[1] ** 0.5)
+
+
+def test_words_are_frozen_and_items_are_trained() -> None:
+    model = item_model()
+    named = dict(model.named_parameters())
+    frozen = [n for n, p in named.items() if not p.requires_grad]
+    assert frozen == [n for n in named if n.endswith("words.weight")]
+    assert {n.rpartition("table.")[2] for n in named if "table" in n} == {
+        "own_in", "own_out", "bias", "into.weight", "out.weight",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_scores_are_those_of_a_whole_sequence(encoder: ItemEncoder, batch_size: int) -> None:
+    lm = ranker(item_model(), encoder)
+    lm.batch_size = batch_size
+    scores = lm.score(EXAMPLES)
+    assert lm.row_layout == "packed"
+    for row, example in zip(scores, EXAMPLES, strict=True):
+        want = slow_scores(lm.model, example, encoder.begin).numpy()
+        np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-4)
+        assert (row[len(want) :] == -np.inf).all()
+
+
+def test_the_catalogue_is_ranked_as_its_items_are_scored(encoder: ItemEncoder) -> None:
+    lm = ranker(item_model(), encoder)
+    whole = CatalogueRanker(lm)
+    np.testing.assert_allclose(whole.score(EXAMPLES), lm.score(EXAMPLES), rtol=0, atol=1e-4)
+    everything = RankingExample("u", EXAMPLES[0].history, tuple(IDS), IDS[0])
+    want = slow_scores(lm.model, everything, encoder.begin).numpy()
+    assert np.exp(want).sum() == pytest.approx(1, abs=1e-5)
+    for method in ("exact", "search"):
+        best = whole.recommend(everything.history, 5, method=method)
+        assert best.item_ids == [IDS[i] for i in np.argsort(-want)[:5]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_is_saved_and_loaded_gives_the_same_scores(
+    encoder: ItemEncoder, tmp_path: Path, dtype: str
+) -> None:
+    model = item_model(vector_dropout=0.5, dropout=0.4)
+    save_item_model(model, tmp_path / "saved")
+    for again in (
+        load_item_model(tmp_path / "saved", dtype=dtype),
+        load_weights("no base is read", tmp_path / "saved", dtype=dtype),
+    ):
+        assert not again.training
+        table = item_table(again)
+        assert table.ids == IDS
+        assert {p.dtype for p in table.parameters()} == {torch.float32}
+        assert again.model.layers[0].mlp.up_proj.weight.dtype == getattr(torch, dtype)
+        tolerance = 0.0 if dtype == "float32" else 0.3
+        want = ranker(model, encoder).score(EXAMPLES)
+        np.testing.assert_allclose(ranker(again, encoder).score(EXAMPLES), want, rtol=0, atol=tolerance)
+
+
+def test_a_damaged_folder(tmp_path: Path) -> None:
+    save_item_model(item_model(), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:500])
+    with pytest.raises(ModelError, match=f"{tmp_path}: the model of items cannot be read"):
+        load_item_model(tmp_path)
+    weights.write_bytes(whole)
+    state = load_file(weights)
+    save_file({n: t for n, t in state.items() if "own_in" not in n}, weights)
+    with pytest.raises(ModelError, match="own_in"):
+        load_item_model(tmp_path)
+    weights.write_bytes(whole)
+    (tmp_path / ITEMS_FILE).write_text("[")
+    with pytest.raises(ModelError, match="the model of items cannot be read"):
+        load_item_model(tmp_path)
+
+
+def test_own_vectors_are_left_out_in_training_alone() -> None:
+    table = ItemTable(IDS, VECTORS, 8, vector_dropout=0.5)
+    with torch.no_grad():
+        table.own_in.normal_()
+        table.own_out.normal_()
+    items, hidden = torch.arange(len(IDS)), torch.randn(4, 8)
+    titles_alone = table.into(table.titles)
+    table.eval()
+    whole, logits = table.vectors_in(items), table.logits(hidden, items)
+    torch.testing.assert_close(whole, titles_alone + table.own_in)
+    assert torch.equal(table.vectors_in(items), whole)
+    table.train()
+    torch.manual_seed(0)
+    some = table.vectors_in(items)
+    kept, left_out = (some == whole).all(1), (some == titles_alone).all(1)
+    assert (kept ^ left_out).all()  # an item has all of its vector, or nothing of it
+    assert 15 < int(kept.sum()) < 45
+    assert not torch.equal(table.vectors_in(items), some)
+    by_title = hidden @ table.out(table.titles).T + table.bias
+    found = table.logits(hidden, items)
+    kept, left_out = torch.isclose(found, logits).all(0), torch.isclose(found, by_title).all(0)
+    assert (kept ^ left_out).all()
+    assert 15 < int(kept.sum()) < 45
+    table.vector_dropout = 0.0
+    assert torch.equal(table.vectors_in(items), whole)
+
+
+def test_dropout_of_vectors_and_states_in_training_alone() -> None:
+    table = ItemTable(IDS, VECTORS, 8, dropout=0.5).train()
+    items, hidden = torch.arange(len(IDS)), torch.ones(4, 8)
+    share = (table.vectors_in(items) == 0).float().mean()
+    assert 0.4 < float(share) < 0.6
+    assert not torch.equal(table.logits(hidden, items), table.logits(hidden, items))
+    table.eval()
+    assert (table.vectors_in(items) != 0).all()
+
+
+def test_a_history_is_a_prompt_and_an_item_a_token(encoder: ItemEncoder, bpe_tokenizer) -> None:
+    begin, end = bpe_tokenizer.bos_token_id, bpe_tokenizer.eos_token_id
+    choices = encoder.encode(None, TITLES[2:4], [], [TITLES[7], TITLES[0]])
+    assert choices.prompt == (begin, VOCABULARY + 2, VOCABULARY + 3)
+    assert choices.answers == ((VOCABULARY + 7, end), (VOCABULARY, end))
+    history = ItemTrajectoryEncoder(encoder).encode(TITLES[:3])
+    assert (history.head, history.joint, history.tail) == ((begin,), (), ())
+    assert history.answers == encoder.answers_after("", TITLES[:3])
+    assert ItemTrajectoryEncoder(encoder).answers(TITLES) == list(encoder.answers_after("", TITLES))
+
+
+def test_a_tokenizer_without_a_beginning_token(bpe_tokenizer) -> None:
+    class Plain:
+        bos_token_id = None
+        eos_token_id = bpe_tokenizer.eos_token_id
+
+    assert ItemEncoder(CATALOGUE, Plain(), VOCABULARY).encode(None, [], [], TITLES[:1]).prompt == (
+        Plain.eos_token_id,
+    )
+
+
+def test_the_oldest_items_of_a_long_history_are_left_out(bpe_tokenizer) -> None:
+    encoder = ItemEncoder(CATALOGUE, bpe_tokenizer, VOCABULARY, max_length=8)
+    choices, dropped = encoder.fit(None, TITLES[:9], [], TITLES[:2])
+    assert (choices.length, dropped, encoder.shortened) == (8, 4, 1)
+    assert choices.prompt[1:] == tuple(VOCABULARY + i for i in range(4, 9))
+    assert encoder.fit(None, TITLES[:5], [], TITLES[:2])[1] == 0
+    assert encoder.shortened == 1
+
+
+def test_a_title_that_no_item_has(encoder: ItemEncoder) -> None:
+    for history, answers in ((["Shrek"], TITLES[:1]), (TITLES[:1], ["Shrek"])):
+        with pytest.raises(DataError, match="no item of the catalogue has the title 'Shrek'"):
+            encoder.encode(None, history, [], answers)
+
+
+def test_two_items_with_one_title(bpe_tokenizer) -> None:
+    twice = Catalogue(pl.DataFrame({"item_id": ["a", "b"], "title": ["Heat", "Heat"]}))
+    with pytest.raises(DataError, match="two items of the catalogue share one"):
+        ItemEncoder(twice, bpe_tokenizer, VOCABULARY)
+
+
+def test_free_text_is_refused(encoder: ItemEncoder) -> None:
+    with pytest.raises(TokenizerError, match="reads histories of items, not text"):
+        encoder.encode_text("What next?", ["Heat"])
+
+
+def test_items_learn_at_a_rate_of_their_own(encoder: ItemEncoder, tmp_path: Path) -> None:
+    rows = TrajectoryDataset([TITLES[i : i + 6] for i in range(8)], [ItemTrajectoryEncoder(encoder)], titles=6)
+    changes = {"learning_rate": 1e-9, "item_learning_rate": 0.03, "weight_decay": 0.1, "max_steps": 4}
+    model = item_model()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    within = ranker(model, encoder).within
+    trainer = SFTTrainer(
+        model,
+        SFTConfig(**settings(tmp_path, **changes)),
+        rows,
+        None,
+        encoder.tokenizer,
+        within=within,
+        encoder=encoder,
+    )
+    trainer.train()
+    layers, items = trainer.optimizer.param_groups
+    assert (layers["initial_lr"], items["initial_lr"]) == (1e-9, 0.03)
+    assert (layers["weight_decay"], items["weight_decay"]) == (0.1, 0.1)
+    assert {id(p) for p in items["params"]} == {id(p) for p in item_table(model).parameters()}
+    trained = sum(p.requires_grad for p in model.parameters())
+    assert len(layers["params"]) + len(items["params"]) == trained
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in model.named_parameters()}
+    assert all(value < 1e-6 for n, value in moved.items() if "table" not in n)
+    assert all(value > 1e-2 for n, value in moved.items() if "table" in n)
+    assert next(value for n, value in moved.items() if n.endswith("words.weight")) == 0

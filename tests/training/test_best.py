@@ -1,0 +1,191 @@
+"""The best weights so far: when they are kept, when training ends, and what is written."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from transformers import TrainerControl, TrainerState
+
+from prefrec.data import Catalogue
+from prefrec.items import ItemEncoder, add_items, item_table, load_item_model
+from prefrec.training import ChoiceDataset, SFTConfig, SFTTrainer
+from prefrec.training.adapters import is_adapter, load_weights
+from prefrec.training.best import BEST, KeepBest, read_best, save_weights
+from tiny import VOCABULARY
+from tiny_run import adapter_weights
+from tiny_training import COMPLETIONS, FILMS, adapted_model, settings, small_model, trainable
+
+
+@pytest.fixture
+def trainer(tmp_path, bpe_tokenizer):
+    def make(model: Any = None, rows: Any = COMPLETIONS, **more: Any) -> SFTTrainer:
+        config = SFTConfig(**settings(tmp_path))
+        return SFTTrainer(model or adapted_model(), config, rows, None, bpe_tokenizer, **more)
+
+    return make
+
+
+class Training:
+    """Evaluations of one training, one after another; an epoch has ten steps."""
+
+    def __init__(self, keep: KeepBest) -> None:
+        self.keep = keep
+        self.control = TrainerControl()
+        self.state = TrainerState()
+
+    def evaluate(self, epoch: int, **metrics: float) -> bool:
+        """Evaluate after an epoch; returns whether training is to end."""
+        metrics = {f"eval_{name}": value for name, value in metrics.items()}
+        self.state.global_step, self.state.epoch = 10 * epoch, float(epoch)
+        self.state.log_history.append({**metrics, "step": 10 * epoch})
+        self.keep.on_evaluate(
+            None, self.state, self.control, metrics={k.replace("ndcg", "ndcg@10"): v for k, v in metrics.items()}
+        )
+        return self.control.should_training_stop
+
+
+def move(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Change the weights that are trained; returns what they are then."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    return trainable(model)
+
+
+def kept(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in adapter_weights(folder).items() if "lora_A" in name}
+
+
+def test_the_highest_ndcg_is_kept(trainer, tmp_path):
+    made = trainer()
+    training = Training(KeepBest(made, patience=5))
+    found, told = [], []
+    for epoch, value in enumerate((0.3, 0.5, 0.4, 0.5, 0.6), start=1):
+        move(made.model)
+        assert not training.evaluate(epoch, ndcg=value, loss=float(epoch))  # the loss alone would keep the first
+        found.append(kept(tmp_path / BEST))
+        told.append(read_best(tmp_path / BEST))
+    same = [all(torch.equal(a[n], b[n]) for n in a) for a, b in pairwise(found)]
+    assert same == [False, True, True, False]  # an equal one is not better
+    assert [(best["value"], best["step"]) for best in told] == [(0.3, 10), *[(0.5, 20)] * 3, (0.6, 50)]
+    assert told[-1]["epoch"] == 5.0
+
+
+def test_without_lists_the_lowest_loss_is_kept(trainer, tmp_path):
+    training = Training(KeepBest(trainer(), patience=5))
+    for epoch, loss in enumerate((3.0, 2.0, 2.5), start=1):
+        training.evaluate(epoch, loss=loss)
+    assert read_best(tmp_path / BEST) == {"value": -2.0, "step": 20, "epoch": 2.0}
+
+
+@pytest.mark.parametrize(("patience", "ends_at"), [(1, 3), (2, 6), (3, 7)])
+def test_training_ends_after_evaluations_in_a_row_without_a_new_best(trainer, capsys, patience, ends_at):
+    training = Training(KeepBest(trainer(), patience))
+    values = (0.3, 0.5, 0.4, 0.6, 0.6, 0.5, 0.1)
+    ended = [training.evaluate(epoch, ndcg=value, loss=1.0) for epoch, value in enumerate(values, start=1)]
+    assert ended.index(True) + 1 == ends_at
+    best = 2 if patience == 1 else 4
+    assert f"No better since epoch {best}.0: training ends" in capsys.readouterr().err
+
+
+def test_lines_of_the_log_without_evaluation_do_not_count(trainer):
+    training = Training(KeepBest(trainer(), patience=2))
+    training.evaluate(1, ndcg=0.5, loss=1.0)
+    training.state.log_history += [{"loss": 1.0, "step": step} for step in range(11, 20)]
+    assert not training.evaluate(2, ndcg=0.4, loss=1.0)
+    assert training.evaluate(3, ndcg=0.4, loss=1.0)
+
+
+def test_the_best_of_a_training_that_was_given_up_does_not_count(trainer, tmp_path):
+    """It went on to later steps, and the new one begins before them."""
+    made = trainer()
+    given_up = Training(KeepBest(made, patience=5))
+    for epoch in (1, 2, 3):
+        given_up.evaluate(epoch, ndcg=0.2 * epoch, loss=1.0)
+    move(made.model)
+    again = Training(KeepBest(made, patience=1))
+    assert not again.evaluate(1, ndcg=0.1, loss=1.0)
+    assert read_best(tmp_path / BEST) == {"value": 0.1, "step": 10, "epoch": 1.0}
+
+
+def test_one_that_goes_on_keeps_its_best(trainer, tmp_path):
+    """The evaluation that was made before the stop is made again, with the same outcome."""
+    made = trainer()
+    first = Training(KeepBest(made, patience=2))
+    first.evaluate(1, ndcg=0.5, loss=1.0)
+    first.evaluate(2, ndcg=0.4, loss=1.0)
+    before = (tmp_path / BEST / "adapter_model.safetensors").stat().st_mtime_ns
+    again = Training(KeepBest(made, patience=2))
+    again.state.log_history = first.state.log_history[:1]
+    assert not again.evaluate(2, ndcg=0.4, loss=1.0)
+    assert again.evaluate(3, ndcg=0.4, loss=1.0)
+    assert (tmp_path / BEST / "adapter_model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("text", [None, "", "[1", "[1, 2]", "3", '"best"'])
+def test_a_folder_without_a_best(tmp_path, text):
+    if text is not None:
+        (tmp_path / "best.json").write_text(text)
+    assert read_best(tmp_path) is None
+
+
+def test_an_adapter_is_written_without_the_frozen_one(trainer, tmp_path):
+    made = trainer()
+    save_weights(made, tmp_path / "out", {"value": 1.0})
+    assert is_adapter(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "best.json").read_text()) == {"value": 1.0}
+    want = trainable(made.model)
+    found = adapter_weights(tmp_path / "out")
+    assert len(found) == len(want)
+    for name, tensor in found.items():
+        assert torch.equal(tensor, want[name.replace(".weight", ".default.weight")])
+
+
+def test_a_whole_model_is_written_with_its_tokenizer(trainer, tmp_path):
+    made = trainer(small_model())
+    want = move(made.model)
+    save_weights(made, tmp_path / "out")
+    assert not is_adapter(tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    assert read_best(tmp_path / "out") is None
+    found = trainable(load_weights("no base is read", tmp_path / "out", dtype="float32", is_trainable=True))
+    assert found.keys() == want.keys()
+    assert all(torch.equal(found[name], want[name]) for name in want)
+
+
+def test_a_model_of_items_is_written_as_one(trainer, tmp_path, bpe_tokenizer):
+    catalogue = Catalogue(pl.DataFrame({"item_id": FILMS, "title": FILMS}))
+    encoder = ItemEncoder(catalogue, bpe_tokenizer, VOCABULARY)
+    model: Any = small_model()
+    add_items(model, FILMS, torch.randn(len(FILMS), 4))
+    rows = ChoiceDataset([encoder.encode(None, FILMS[:3], [], FILMS[3:4])])
+    made = trainer(model, rows, encoder=encoder)
+    want = move(made.model)
+    save_weights(made, tmp_path / "out")
+    again = load_item_model(tmp_path / "out")
+    assert item_table(again).ids == FILMS
+    found = dict(again.named_parameters())
+    assert all(torch.equal(found[name], want[name]) for name in want)
+
+
+def test_older_weights_give_way_as_a_whole(trainer, tmp_path):
+    made = trainer()
+    out = tmp_path / "out"
+    save_weights(made, out, {"value": 1.0})
+    (out / "of-old").write_text("x")
+    (tmp_path / ".out").mkdir()
+    (tmp_path / ".out" / "half").write_text("of a training that was killed")
+    before = adapter_weights(out)
+    move(made.model)
+    save_weights(made, out)
+    after = adapter_weights(out)
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    assert not {"of-old", "half", "best.json"} & {p.name for p in out.iterdir()}
