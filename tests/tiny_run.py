@@ -35,6 +35,9 @@ TRAINING = (
 )
 """Options of `prefrec sft` and `prefrec align`: 25 steps, five of them logged."""
 
+RATED = {"negatives_from": "rated", "num_negatives": 3, "rows": 16, "learning_rate": 5e-3}
+"""An alignment with rejected items from the log."""
+
 
 def write_shop(folder: Path, *, titles: list[str] = TITLES) -> dict[str, Path]:
     """`log.csv` and `items.csv`: each user walks through the items with a stride of 1 to 3."""

@@ -34,7 +34,7 @@ from prefrec.data import PrepareConfig, config_error
             {"source": "goodreads", "path": "x", "items": "y"},
             "interactions, items: name both, or neither beside path",
         ),
-        ({"windows": "all"}, "windows: only for split time or user, not leave-last-out"),
+        ({"windows": "all"}, "windows: only for split time, user or time-share, not leave-last-out"),
     ],
 )
 def test_config_error_names_the_field(values: dict[str, Any], message: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from drawn_logs import logs, make_log
 from prefrec.data import splits
-from prefrec.data.splits import Sequences, Split, by_time, by_user, leave_last_out, materialise, order
+from prefrec.data.splits import Sequences, Split, by_share, by_time, by_user, leave_last_out, materialise, order
 from prefrec.errors import DataError
 
 
@@ -24,13 +24,20 @@ def test_within_a_second_microseconds_decide(micros: list[int], seed: int) -> No
 
 def split_or_skip(name: str, sequences: Sequences, min_history: int) -> Split | None:
     try:
-        return {"last": leave_last_out, "time": by_time, "user": by_user}[name](sequences, min_history)
+        ways = {"last": leave_last_out, "time": by_time, "user": by_user, "share": by_share}
+        return ways[name](sequences, min_history)
     except DataError:
         return None
 
 
 @settings(max_examples=60, deadline=None)
-@given(logs(1, 8), st.sampled_from(["last", "time", "user"]), st.integers(1, 4), st.integers(1, 5), st.integers(0, 3))
+@given(
+    logs(1, 8),
+    st.sampled_from(["last", "time", "user", "share"]),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(0, 3),
+)
 def test_no_row_sees_its_future(log: pl.DataFrame, name: str, min_history: int, length: int, seed: int) -> None:
     sequences = order(log, seed)
     split = split_or_skip(name, sequences, min_history)
@@ -140,3 +147,30 @@ def test_samples_keep_order_and_whole_users() -> None:
     sizes = sorted(np.unique([users[i] for i in kept], return_counts=True)[1].tolist())
     assert sizes == [2, 4, 4]
     assert splits.sample_users(users, 40, rng).tolist() == list(range(40))
+
+
+def test_share_by_hand() -> None:
+    users = [f"u{n}" for n in range(5)]
+    rows = [(u, x, t) for u in users for t, x in enumerate("abcdefghij")]
+    sequences = order(make_log([*rows, *(("short", x, t) for t, x in enumerate("abc"))]), 0)
+    split = by_share(sequences, min_history=3)
+    assert split.facts == {"users": {"validation": 1, "test": 4}, "users_too_short": 1}
+    assert set(split.train_interactions.select("user_id", "item_id").iter_rows()) == {
+        (u, x) for u in users for x in "abcdefgh"
+    }
+    rows_of = {part: materialise(sequences, rows, 2) for part, rows in split.rows.items()}
+    assert {w.target for w in rows_of["train"]} == set("defgh")
+    assert {(w.history, w.target) for w in rows_of["test"]} == {(("h", "i"), "j")}
+    assert {w.user_id for part in ("validation", "test") for w in rows_of[part]} == set(users)
+    every = by_share(sequences, min_history=3, windows="all")
+    assert [len(every.rows[part]) for part in ("train", "validation", "test")] == [25, 2, 8]
+    assert split.rows["validation"][0, 0] == every.rows["validation"][0, 0]
+
+
+def test_share_draws_validation_users_by_the_seed() -> None:
+    sequences = order(make_log([(f"u{u}", f"i{t}", t) for u in range(50) for t in range(10)]), 0)
+    drawn = [by_share(sequences, seed=seed).rows["validation"][:, 0].tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(drawn[0]) == 10
+    with pytest.raises(DataError, match="leaves no row for validation"):
+        by_share(order(make_log([("u", f"i{t}", t) for t in range(10)]), 0))

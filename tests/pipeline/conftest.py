@@ -1,12 +1,14 @@
 """A small data set and a small saved model for the stages."""
 
+import numpy as np
+import polars as pl
 import pytest
 
 from prefrec.data import PreparedData, prepare
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.score import LMEntry, adapter_key
 from prefrec.pipeline.train import train_sft
-from tiny_run import tiny_recipe, write_model, write_shop
+from tiny_run import ITEMS, RATED, tiny_recipe, write_model, write_shop
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,27 @@ def adapter(recipe, data, tmp_path_factory):
 def entries(adapter, data):
     """The model before training, and with that adapter."""
     return [LMEntry("zero-shot", None, adapter_key(None, data)), LMEntry("sft", adapter, adapter_key(adapter, data))]
+
+
+@pytest.fixture(scope="session")
+def rated_recipe(recipe, tmp_path_factory) -> Recipe:
+    """The tiny recipe on a log of 40 users with 25 items each, ratings from 1 to 5, and three items shown."""
+    path = tmp_path_factory.mktemp("rated") / "log.parquet"
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(40):
+        items = rng.permutation(ITEMS).tolist()
+        for n in range(25):
+            shown = [f"i{i}" for i in rng.choice(items[25:], 3, replace=False)]
+            rows.append((f"u{user:02}", f"i{items[n]}", n, float(1 + items[n] % 5), shown))
+    schema = ["user_id", "item_id", "timestamp", "rating", "shown"]
+    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(path)
+    raw = recipe.model_dump(mode="json")
+    raw["data"] |= {"interactions": str(path), "split": "time-share", "columns": {"impressions": "shown"}}
+    section = raw["align"][1] | RATED
+    return Recipe.model_validate(raw | {"align": [section], "sft": raw["sft"] | {"epochs": 1}})
+
+
+@pytest.fixture(scope="session")
+def rated(rated_recipe) -> PreparedData:
+    return prepare(rated_recipe.data)

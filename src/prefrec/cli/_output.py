@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from prefrec.evaluation import Evaluation, comparison_table, evaluation_table, groups_table
+from prefrec.evaluation.preferences import Preferences, preference_tables
 from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 
 TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
@@ -40,3 +41,8 @@ def print_scores(metrics: dict[str, Any], shown: Sequence[str] | None = None) ->
         out.print(comparison_table(full, FULL_METRICS, "all items"))
     if metrics["generation"]:
         out.print(evaluation_table(Evaluation.from_json(metrics["generation"])))
+
+
+def print_preferences(found: dict[str, Any]) -> None:
+    """Print the content of a `preferences.json`."""
+    Console().print(*preference_tables(Preferences.from_json(found)))

@@ -73,6 +73,14 @@ def prepare(
     rating_column: Annotated[
         str, typer.Option(help="Log: a rating, if there is one; none reads none.", rich_help_panel=_FILES)
     ] = "rating",
+    impressions_column: Annotated[
+        str | None,
+        typer.Option(help="Log: items shown then and not taken; default: none read.", rich_help_panel=_FILES),
+    ] = None,
+    skipped_column: Annotated[
+        str | None,
+        typer.Option(help="Log: whether it was a skip or dislike; default: none read.", rich_help_panel=_FILES),
+    ] = None,
     catalogue_item_column: Annotated[
         str | None, typer.Option(help="Catalogue: the item; default: as --item-column.", rich_help_panel=_FILES)
     ] = None,
@@ -87,15 +95,15 @@ def prepare(
         SplitName | None,
         typer.Option(
             help="leave-last-out: each user's last item is the test; time: two cuts for everybody; user: later users "
-            "are the test, as in the papers; given: the data's own. Default: given where there is one, else "
-            "leave-last-out.",
+            "are the test, as in the papers; time-share: the last 20% of each user's log is; given: the data's own. "
+            "Default: given where there is one, else leave-last-out.",
             rich_help_panel=_ROWS,
         ),
     ] = None,
     windows: Annotated[
         WindowChoice | None,
         typer.Option(
-            help="Rows of a test user, with --split time (default all) or user (default last).",
+            help="Rows of a test user, with --split time (default all), user or time-share (last).",
             rich_help_panel=_ROWS,
         ),
     ] = None,
@@ -185,6 +193,8 @@ def prepare(
             "item_list": item_list_column,
             "timestamp": timestamp_column,
             "rating": None if rating_column == "none" else rating_column,
+            "impressions": impressions_column,
+            "skipped": skipped_column,
             "catalogue_item": catalogue_item_column,
             "title": title_column,
         },

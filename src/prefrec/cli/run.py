@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from prefrec.cli._output import print_scores
+from prefrec.cli._output import print_preferences, print_scores
+from prefrec.pipeline.preferences import PREFERENCES
 from prefrec.pipeline.recipe import load_recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.stage import read_json
@@ -36,9 +37,13 @@ def run(
     folder = out or Path("runs") / loaded.name
     result = run_recipe(loaded, folder, until=until)
     metrics = read_json(folder / "metrics.json") if until in ("evaluate", "report") else None
+    preferences = read_json(folder / PREFERENCES) if metrics else None
     if as_json:
-        typer.echo(json.dumps({"run": str(folder), "metrics": metrics}, indent=2, ensure_ascii=False))
+        told = {"run": str(folder), "metrics": metrics} | ({"preferences": preferences} if preferences else {})
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
         return
     if metrics:
         print_scores(metrics)
+    if preferences:
+        print_preferences(preferences)
     typer.echo(f"Report: {result}" if until == "report" else f"Run: {result}")

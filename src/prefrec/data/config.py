@@ -21,7 +21,7 @@ SourceName = Literal[
     "windows",
     "files",
 ]
-SplitName = Literal["leave-last-out", "time", "user", "given"]
+SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
 CandidateKind = Literal["uniform", "popularity", "published"]
 WindowChoice = Literal["last", "all"]
 Domain = Literal["movies", "music", "books", "generic"]
@@ -56,7 +56,19 @@ class ColumnNames(BaseModel):
         description="Column of the log with the time: seconds, ms, or ISO 8601; file-order: the order of the lines.",
     )
     rating: str | None = Field(
-        "rating", description="Column of the log with a rating; needed only with min_rating. None: read no ratings."
+        "rating",
+        description="Column of the log with a rating; needed only with min_rating and rated negatives. None: read no "
+        "ratings.",
+    )
+    impressions: str | None = Field(
+        None,
+        description="Column of the log with the items that were shown at an interaction and not taken: a list, JSON "
+        "text, or ids with spaces between them. None: read none.",
+    )
+    skipped: str | None = Field(
+        None,
+        description="Column of the log that says whether an interaction was a skip or dislike. Its item then counts "
+        "as shown and not taken at the user's next interaction. None: read none.",
     )
     catalogue_item: str | None = Field(
         None, description="Column of the catalogue with the item's id; None: as `item`."
@@ -100,11 +112,13 @@ class PrepareConfig(BaseModel):
     )
     domain: Domain | None = Field(None, description="Which prompt templates fit; None: what the source says.")
     split: SplitName | None = Field(
-        None, description="None: the source's own split where it has one, else leave-last-out."
+        None,
+        description="None: the source's own where it has one, else leave-last-out. time-share: the first 80% of each "
+        "user's interactions for training, the rest for validation (a fifth of the users) or test.",
     )
     windows: WindowChoice | None = Field(
         None,
-        description="Validation and test rows of a user, for split time (default: all) and user (last).",
+        description="Validation and test rows of a user, for split time (default: all), user and time-share (last).",
     )
     candidates: CandidateConfig = Field(
         default_factory=lambda: CandidateConfig(), description="The lists to choose from."
@@ -154,7 +168,9 @@ class PrepareConfig(BaseModel):
         if (self.split or "given") != "given" and self.source in GIVEN_SOURCES:
             raise ValueError(f"split: {self.source} comes with its own split; leave it out or write given")
         if self.split == "given" and self.source not in GIVEN_SOURCES:
-            raise ValueError(f"split: {self.source} has no split of its own; choose leave-last-out, time or user")
+            raise ValueError(
+                f"split: {self.source} has no split of its own; choose leave-last-out, time, user or time-share"
+            )
         if self.source in GIVEN_SOURCES and max(self.user_core, self.item_core) > 1:
             raise ValueError(f"user_core, item_core: the windows of {self.source} are given and cannot be filtered")
         takes_items = ("files", "goodreads", "windows", "lastfm-published")
@@ -172,8 +188,8 @@ class PrepareConfig(BaseModel):
                 raise ValueError(f"{field}: only for source {' or '.join(sources)}, not {self.source}; leave it out")
         if self.source == "files" and self.path is not None:
             raise ValueError("path: source files takes interactions and items instead")
-        if self.windows and self.split_name not in ("time", "user"):
-            raise ValueError(f"windows: only for split time or user, not {self.split_name}")
+        if self.windows and self.split_name not in ("time", "user", "time-share"):
+            raise ValueError(f"windows: only for split time, user or time-share, not {self.split_name}")
         return self
 
     @property

@@ -28,7 +28,7 @@ def first_only(log: pl.DataFrame) -> pl.DataFrame:
     Of two at one time the values decide (the lower rating stays), not the order of the file.
     """
     times = time_columns(log)
-    values = [c for c in log.columns if c not in (*times, "user_id", "item_id")]
+    values = [c for c in log.columns if c not in (*times, "user_id", "item_id") and not log.schema[c].is_nested()]
     return log.sort([*times, *values], nulls_last=True, maintain_order=True).unique(
         ["user_id", "item_id"], keep="first", maintain_order=True
     )

@@ -54,6 +54,7 @@ def prepare(config: PrepareConfig) -> PreparedData:
         "split": config.split_name,
         "candidates": config.candidates.model_dump(mode="json"),
         "seed": config.seed,
+        "rating_counts": source.counts,
         "config": config.model_dump(mode="json"),
         "counts": counts | _counts(log, catalogue, learn, examples),
         "split_facts": facts,
@@ -120,6 +121,8 @@ def _used_items(source: Source, log: pl.DataFrame) -> Catalogue:
     if source.given:
         return source.catalogue
     used = log["item_id"].unique().to_list()
+    if "impressions" in log.columns:
+        used += log["impressions"].explode().drop_nulls().unique().to_list()
     return Catalogue(source.catalogue.frame.filter(pl.col("item_id").is_in(used)))
 
 
@@ -161,6 +164,8 @@ def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
         return splits.leave_last_out(sequences, config.min_history)
     if config.split_name == "time":
         return splits.by_time(sequences, config.min_history, windows=config.windows or "all")
+    if config.split_name == "time-share":
+        return splits.by_share(sequences, config.min_history, windows=config.windows or "last", seed=config.seed)
     return splits.by_user(sequences, config.min_history, windows=config.windows or "last")
 
 

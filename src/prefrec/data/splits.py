@@ -18,6 +18,10 @@ Rows = NDArray[np.int64]
 """[n, 2]: index of the user, position of the target in the user's sequence."""
 PARTS = ("train", "validation", "test")
 FRACTIONS = (0.8, 0.1, 0.1)
+VALIDATION_USERS = 0.2
+"""Share of the users whose held-out interactions are for validation where a split divides them by user."""
+KEPT_COLUMNS = ("rating", "impressions")
+"""What a log may say of an interaction beside user, item and time."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,9 @@ def order(log: pl.DataFrame, seed: int) -> Sequences:
     Neither item ids nor the order of lines in the file decide a tie: both carry information about the target
     in some published data.
     """
-    rated = ["rating"] if "rating" in log.columns else []
+    kept = [c for c in KEPT_COLUMNS if c in log.columns]
     times = time_columns(log)
-    log = log.select("user_id", "item_id", *times, *rated).sort("user_id", "item_id", *times)
+    log = log.select("user_id", "item_id", *times, *kept).sort("user_id", "item_id", *times)
     ties = np.random.default_rng([seed, 1]).random(len(log))
     log = log.with_columns(pl.Series("tie", ties)).sort("user_id", *times, "tie").drop("tie", *times[1:])
     lengths = log.group_by("user_id", maintain_order=True).len()
@@ -160,6 +164,40 @@ def by_user(
     facts = {
         "users": {part: len(members) for part, members in groups.items()},
         "users_too_short": int((sequences.lengths <= min_history).sum()),
+    }
+    return Split(rows, sequences.frame.filter(learn), facts)
+
+
+def by_share(
+    sequences: Sequences, min_history: int = 3, share: float = FRACTIONS[0], windows: str = "last", seed: int = 0
+) -> Split:
+    """The first 80% of each user's interactions for training, the rest for validation or test, by user.
+
+    A fifth of the users, drawn by `seed`, are validation users: what they took after the cut chooses settings, and
+    what the other users took after it is the test. Users who would have fewer than `min_history` interactions before
+    the cut, or none after it, are left out altogether.
+
+    Args:
+        share: of each user's interactions that are for training, rounded to whole ones.
+        windows: each user's `last` row after the cut, or `all` of them.
+
+    Raises:
+        DataError: a part gets no row.
+    """
+    lengths = sequences.lengths
+    cuts = np.rint(lengths * share).astype(np.int64)
+    kept = np.flatnonzero((cuts >= min_history) & (cuts < lengths))
+    shuffled = np.random.default_rng([seed, 4]).permutation(kept)
+    validation, test = (np.sort(g) for g in np.split(shuffled, [round(len(kept) * VALIDATION_USERS)]))
+    rows = {"train": _spans(kept, np.full(len(kept), min_history), cuts[kept])}
+    for part, members in (("validation", validation), ("test", test)):
+        held_out = _spans(members, cuts[members], lengths[members])
+        rows[part] = _last_of_each(held_out) if windows == "last" else held_out
+    _refuse_empty(rows, min_history, f"{len(lengths)} users")
+    learn = _mask(sequences, _spans(kept, np.zeros(len(kept), np.int64), cuts[kept]))
+    facts = {
+        "users": {"validation": len(validation), "test": len(test)},
+        "users_too_short": int(len(lengths) - len(kept)),
     }
     return Split(rows, sequences.frame.filter(learn), facts)
 

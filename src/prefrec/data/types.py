@@ -95,9 +95,10 @@ class PreparedData:
     Attributes:
         catalogue: all items that can be asked about.
         train, validation, test: ranking examples, candidates included.
-        train_interactions: frame `user_id, item_id, timestamp[, rating]` (str, str, Int64 seconds, Float64;
-            sorted by user and time): what a recommender may learn from. Nothing of it lies in a validation or
-            test target. Ratings are kept where the log has some.
+        train_interactions: frame `user_id, item_id, timestamp[, rating][, impressions]` (str, str, Int64 seconds,
+            Float64, list of str; sorted by user and time): what a recommender may learn from. Nothing of it lies in
+            a validation or test target. Ratings, and items that were shown and not taken, are kept where the log has
+            some.
         held_out_interactions: what the users of validation and test rows took, up to each user's last target, that
             is no training interaction; the same columns, in the same order. Nothing learns from it: by it
             `seen_items` knows what came before a target. None: not known, in data that an earlier prefrec prepared.
@@ -119,6 +120,12 @@ class PreparedData:
     def domain(self) -> str:
         """`movies`, `music`, `books` or `generic`: which prompt templates fit."""
         return str(self.protocol.get("domain", "generic"))
+
+    @property
+    def opinions(self) -> pl.DataFrame:
+        """The training interactions, without ratings that only say how often an item was taken."""
+        counts = self.protocol.get("rating_counts", False)
+        return self.train_interactions.drop("rating") if counts else self.train_interactions
 
     def split(self, name: str) -> list[RankingExample]:
         """The examples of `train`, `validation` or `test`."""

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from prefrec.data import PrepareConfig
+from prefrec.data.preferences import RatedBy, Thresholds
 from prefrec.errors import ConfigError
 from prefrec.losses import LOSSES
 from prefrec.models import EMBEDDED
@@ -42,8 +43,20 @@ SFT = "sft"
 SEQUENTIAL = "sequential"
 RANKERS = "rankers"
 NegativesFrom = Literal[
-    "reference", "list", "uniform", "popularity", "in-batch", "hard", "hard-GRU4Rec", "hard-Caser", "hard-SASRec"
+    "reference",
+    "list",
+    "uniform",
+    "popularity",
+    "in-batch",
+    "hard",
+    "hard-GRU4Rec",
+    "hard-Caser",
+    "hard-SASRec",
+    "rated",
+    "impressions",
 ]
+FROM_LOG = ("rated", "impressions")
+"""Negatives that the log tells of; rows are made of it, instead of lists that are drawn."""
 
 
 class _Section(BaseModel):
@@ -154,7 +167,18 @@ class AlignSection(RowsSection):
         "reference",
         description="reference: drawn in proportion to the probabilities of the model it starts from, which makes "
         "S-DPO consistent at beta 1; list: the row's own candidates; uniform, popularity, in-batch "
-        "(targets of other rows), hard (highest under the model it starts from), hard-SASRec and the like.",
+        "(targets of other rows), hard (highest under the model it starts from), hard-SASRec and the like. rated and "
+        "impressions make rows of the log: of items that the user rated high and low, or took and left.",
+    )
+    liked: float = Field(5.0, description="rated: chosen are items rated at least this.")
+    disliked: float = Field(2.0, description="rated: rejected are items of the same user rated at most this.")
+    rated_by: RatedBy = Field(
+        "value",
+        description="What liked and disliked are: value: ratings; quantile: shares of the user's own ratings (0.8 "
+        "and 0.2), for counts.",
+    )
+    sampled_negatives: int = Field(
+        0, ge=0, description="rated, impressions: how many of num_negatives are drawn uniformly instead."
     )
     start: str | None = Field(
         None, description="An earlier alignment to go on from, whose policy is the new reference; None: SFT."
@@ -169,6 +193,9 @@ class AlignSection(RowsSection):
         """As for all stages, passes, and what the choice of negatives leaves unused."""
         idle = super().idle_settings() | {"max_tokens_per_pass"}
         idle |= {"negatives_from"} if self.negatives_from == "list" else set()
+        idle |= set() if self.negatives_from == "rated" else {"liked", "disliked", "rated_by"}
+        idle |= set() if self.is_from_log else {"sampled_negatives"}
+        idle |= {"start"} if self.start is None else set()
         return idle | (set() if self.is_hard else {"negatives_pool"})
 
     @property
@@ -177,9 +204,21 @@ class AlignSection(RowsSection):
         return self.negatives_from.startswith("hard")
 
     @property
+    def is_from_log(self) -> bool:
+        """Whether the log tells of the negatives."""
+        return self.negatives_from in FROM_LOG
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What counts as liked and disliked."""
+        return Thresholds(self.liked, self.disliked, self.rated_by)
+
+    @property
     def drawn_from(self) -> DrawnFrom | None:
         """How the rows' lists are drawn again; None: they are not."""
-        return None if self.negatives_from == "list" else "hard" if self.is_hard else cast(Any, self.negatives_from)
+        if self.negatives_from == "list" or self.is_from_log:
+            return None
+        return "hard" if self.is_hard else cast(Any, self.negatives_from)
 
     @property
     def negatives_judge(self) -> str | None:
@@ -192,6 +231,19 @@ class AlignSection(RowsSection):
             raise ValueError(f"loss {self.loss!r} is unknown: expected one of {', '.join(LOSSES)}")
         if self.name in (*REFERENCE_RANKERS, *SEQUENTIAL_MODELS, ZERO_SHOT, SFT):
             raise ValueError(f"name {self.name!r} is taken by another ranker")
+        if self.disliked >= self.liked:
+            raise ValueError(f"disliked: {self.disliked:g} is not below liked ({self.liked:g})")
+        if self.rated_by == "quantile" and not 0 <= self.disliked < self.liked <= 1:
+            raise ValueError(
+                "liked, disliked: with rated_by quantile they are shares between 0 and 1, such as 0.8 and 0.2"
+            )
+        if self.sampled_negatives and not self.is_from_log:
+            raise ValueError(f"sampled_negatives: only for negatives_from {' or '.join(FROM_LOG)}; leave it out")
+        if self.sampled_negatives >= self.num_negatives:
+            raise ValueError(
+                f"sampled_negatives: {self.sampled_negatives} of {self.num_negatives} negatives leave none from the "
+                "log; lower it, or raise num_negatives"
+            )
         return self
 
 

@@ -87,7 +87,7 @@ def warn_of_idle_dropout(recipe: Recipe) -> None:
 def _rows(section: TrainSection, data: PreparedData, model: ModelSection, seed: int) -> int:
     """Return the number of rows that a stage chooses from."""
     if isinstance(section, TallrecConfig):
-        opinions = Opinions(data.train_interactions, section.liked)
+        opinions = Opinions(data.opinions, section.liked)
         return len(training_questions(data.train, opinions, negatives=section.negatives, seed=seed))
     if isinstance(section, SFTSection) and not shows_candidates(model, data.domain):
         lengths = data.train_interactions.group_by("user_id").len()["len"]

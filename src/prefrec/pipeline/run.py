@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from prefrec.pipeline.baselines import STAGE_FUNCTIONS
 from prefrec.pipeline.evaluate import Scores, evaluate_rankers, metrics_json
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.made_with import made_with
+from prefrec.pipeline.preferences import PREFERENCES, run_preferences
 from prefrec.pipeline.recipe import (
     RANKERS,
     SEQUENTIAL,
@@ -214,10 +215,10 @@ def align_stage(
     return LMEntry(section.name, out / WEIGHTS, key)
 
 
-def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Iterable[Entry]) -> Scores:
+def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Sequence[Entry]) -> Scores:
     say("[bold]evaluate[/bold]")
     cache = folder / "predictions"
-    scores = evaluate_rankers(data, recipe.model, recipe.evaluate, list(entries), cache, seed=recipe.seed)
+    scores = evaluate_rankers(data, recipe.model, recipe.evaluate, entries, cache, seed=recipe.seed)
     if is_first():
         now = made_of(folder, yaml.safe_load(dump_recipe(recipe)), data_key)
         before = read_json(folder / METRICS)
@@ -225,6 +226,10 @@ def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, e
             (folder / METRICS).unlink(missing_ok=True)  # no metrics beside the predictions of others
         write_predictions(scores.predictions, folder / "predictions.parquet")
         write_json(folder / METRICS, metrics_json(recipe.evaluate.split, scores) | {"made_of": now})
+        (folder / PREFERENCES).unlink(missing_ok=True)
+    preferences = run_preferences(recipe, data, entries, folder / "preferences")
+    if preferences is not None and is_first():
+        write_json(folder / PREFERENCES, preferences.to_json() | {"split": recipe.evaluate.split})
     return scores
 
 

@@ -19,6 +19,7 @@ from prefrec.data import PreparedData, RankingExample
 from prefrec.items import ItemEncoder, ItemTrajectoryEncoder, add_items, item_table
 from prefrec.models import resolve_dtype
 from prefrec.pipeline.encoders import Encoder, prompt_encoder, shows_candidates, title_vectors
+from prefrec.pipeline.log_negatives import log_rows, log_validation_rows
 from prefrec.pipeline.negatives import negative_rows
 from prefrec.pipeline.recipe import (
     AlignSection,
@@ -205,6 +206,8 @@ def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> lis
     Where training has lists drawn that are longer than theirs, theirs are drawn again too: uniformly, so that the
     curves of all ways to draw negatives are over the same questions.
     """
+    if section.is_from_log:
+        return log_validation_rows(data, section, seed)
     rows = data.some("validation", section.eval_rows)
     size = 1 + section.num_negatives
     if section.drawn_from is None or all(len(e.candidates) >= size for e in rows):
@@ -217,16 +220,22 @@ def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[R
 
     With `latest_per_user`, of the last rows of each user, which are nearest to those of validation and test.
     """
-    return some_rows(rows_to_choose_from(data, section), section, seed)
+    return some_rows(rows_to_choose_from(data, section, seed), section, seed)
 
 
-def rows_to_choose_from(data: PreparedData, section: RowsSection) -> list[RankingExample]:
-    """All training rows, or with `latest_per_user` the last ones of each user."""
+def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0) -> list[RankingExample]:
+    """All training rows, or with `latest_per_user` the last ones of each user.
+
+    Rows of an alignment whose negatives the log tells of are made of the log; `seed` draws these.
+    """
+    rows = data.train
+    if isinstance(section, AlignSection) and section.is_from_log:
+        rows = log_rows(data, section, seed)
     if section.latest_per_user is None:
-        return list(data.train)
-    left = Counter(row.user_id for row in data.train)
+        return list(rows)
+    left = Counter(row.user_id for row in rows)
     latest = []
-    for row in data.train:
+    for row in rows:
         if left[row.user_id] <= section.latest_per_user:
             latest.append(row)
         left[row.user_id] -= 1

@@ -31,7 +31,7 @@ CASES = [
     _typed("prepare OUT --num-candidates 1", "candidates.size: Input should be greater than or equal to 2 (given: 1)"),
     _typed("prepare OUT --num-candidates many", "Invalid value for '--num-candidates'"),
     _typed("prepare OUT --history-length 0", "history_length: Input should be greater than or equal to 1 (given: 0)"),
-    _typed("prepare OUT --windows all", "windows: only for split time or user, not leave-last-out"),
+    _typed("prepare OUT --windows all", "windows: only for split time, user or time-share, not leave-last-out"),
     _typed("prepare OUT --seed -1", "seed: Input should be greater than or equal to 0 (given: -1)"),
     _typed("audit DATA --split dev", "'dev' is not one of 'train', 'validation', 'test'"),
     _typed("sft DATA OUT --model MODEL --dtype int8", "dtype: Input should be 'auto', 'float32', 'bfloat16' or 'float16' (given: 'int8')"),

@@ -41,11 +41,13 @@ class Source:
         name: the source's name in a recipe.
         domain: `movies`, `music`, `books` or `generic`.
         catalogue: items with titles; every item of `interactions` is in it.
-        interactions: `user_id, item_id, timestamp[, rating]` (str, str, Int64 seconds, Float64).
+        interactions: `user_id, item_id, timestamp[, rating][, impressions]` (str, str, Int64 seconds, Float64, list
+            of str: items that were shown then and not taken).
         notes: what was changed on reading, for people.
         given: the source's own split, or None.
         touched: `user_id, item_id` of everything a user had to do with, where that is more than `interactions`.
         users: attributes of users (`user_attributes`), or None.
+        counts: whether `rating` says how often the item was taken, instead of how it was liked.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Source:
     given: GivenSplit | None = None
     touched: pl.DataFrame | None = None
     users: pl.DataFrame | None = None
+    counts: bool = False
 
 
 def find_parts(
@@ -193,4 +196,7 @@ def merge_duplicates(
     items, renamed, notes = resolve_duplicates(items, how)
     if renamed:
         interactions = interactions.with_columns(pl.col("item_id").replace(renamed))
+        if "impressions" in interactions.columns:
+            lists = pl.col("impressions").list.eval(pl.element().replace(renamed))
+            interactions = interactions.with_columns(lists)
     return interactions, items, notes

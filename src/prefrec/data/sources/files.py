@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import polars as pl
+
 from prefrec.data.readers import (
     FILE_ORDER,
     check_ids,
@@ -15,6 +17,7 @@ from prefrec.data.readers import (
     with_file_order,
 )
 from prefrec.data.sources.base import Source, check_log, clean_catalogue, merge_duplicates, user_attributes
+from prefrec.data.sources.shown import fold_skips, known_impressions, parse_impressions, parse_skipped
 from prefrec.data.titles import DuplicateTitles
 from prefrec.data.types import Catalogue
 
@@ -24,6 +27,8 @@ _OPTIONS = {
     "timestamp": "--timestamp-column (`columns.timestamp` in a recipe); if there are no times and the lines are in "
     f"the order of the interactions, give {FILE_ORDER} as the name",
     "rating": "--rating-column (`columns.rating` in a recipe)",
+    "impressions": "--impressions-column (`columns.impressions` in a recipe)",
+    "skipped": "--skipped-column (`columns.skipped` in a recipe)",
 }
 _CATALOGUE_OPTIONS = {
     "item_id": "--catalogue-item-column (`columns.catalogue_item` in a recipe)",
@@ -43,6 +48,8 @@ def files(
     item: str = "item_id",
     timestamp: str = "timestamp",
     rating: str | None = "rating",
+    impressions: str | None = None,
+    skipped: str | None = None,
     catalogue_item: str | None = None,
     title: str = "title",
     encoding: str = "utf-8",
@@ -54,32 +61,56 @@ def files(
 
     The rating column is read where it is there; a name other than `rating` must be there, and None reads none. An
     empty rating is null. An item with an empty title has none. All columns of `users` but the user's id, which is
-    called as in the log or `user_id`, are attributes. `FILE_ORDER` as `timestamp` takes the order of the lines.
+    called as in the log or `user_id`, are attributes. An interaction that `skipped` says was a skip is not one of the
+    log's: its item is among the `impressions` of the user's next interaction. `FILE_ORDER` as `timestamp` takes the
+    order of the lines.
 
     Raises:
         DataError: a file, column or value cannot be used; the message names it and the way out.
     """
     log_path, items_path = Path(interactions), Path(items)
-    wanted = {"user_id": user, "item_id": item, "timestamp": timestamp} | ({"rating": rating} if rating else {})
+    wanted = {"user_id": user, "item_id": item, "timestamp": timestamp}
+    more = {"rating": rating, "impressions": impressions, "skipped": skipped}
+    wanted |= {ours: theirs for ours, theirs in more.items() if theirs}
     optional = ("rating",) if rating == "rating" else ()
     table = with_file_order(read_table(log_path, encoding), timestamp)
     log = pick_columns(table, wanted, log_path, optional, _OPTIONS)
     for column in ("user_id", "item_id"):
         log = check_ids(log, column, log_path, wanted[column])
     log, notes = parse_timestamps(log, "timestamp", log_path, timestamp)
-    if "rating" in log.columns:
-        log = parse_numbers(log, "rating", log_path, rating, may_be_empty=True, way=_NO_RATING)
-        empty = log["rating"].null_count()
-        notes += [f"{empty} of {len(log)} interactions have no rating"] if empty else []
+    log, told_of = _opinions(log, log_path, rating, impressions, skipped)
+    notes += told_of
     columns = {"item_id": catalogue_item or item, "title": title}
     catalogue = pick_columns(read_table(items_path, encoding), columns, items_path, options=_CATALOGUE_OPTIONS)
     catalogue = clean_catalogue(check_ids(catalogue, "item_id", items_path, columns["item_id"]), items_path, title)
     log, dropped = check_log(log, catalogue, log_path, missing_titles)
     log, catalogue, merged = merge_duplicates(log, catalogue, duplicate_titles)
-    told = None
-    if users is not None:
-        people = read_table(users, encoding)
-        own = user if user in people.columns or "user_id" not in people.columns else "user_id"
-        others = {c: c for c in people.columns if c not in (own, "user_id")}
-        told = user_attributes(pick_columns(people, {"user_id": own} | others, users), users, own)
-    return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=told)
+    if "impressions" in log.columns:
+        log, untitled = known_impressions(log, catalogue)
+        merged = [*merged, *untitled]
+    people = None if users is None else _people(users, user, encoding)
+    return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=people)
+
+
+def _opinions(
+    log: pl.DataFrame, path: Path, rating: str | None, impressions: str | None, skipped: str | None
+) -> tuple[pl.DataFrame, list[str]]:
+    """Return the log with its ratings, impressions and skips read, where it has some, and notes."""
+    notes = []
+    if "rating" in log.columns:
+        log = parse_numbers(log, "rating", path, rating, may_be_empty=True, way=_NO_RATING)
+        empty = log["rating"].null_count()
+        notes = [f"{empty} of {len(log)} interactions have no rating"] if empty else []
+    if impressions:
+        log = parse_impressions(log, path, impressions)
+    if skipped:
+        log = fold_skips(parse_skipped(log, path, skipped))
+    return log, notes
+
+
+def _people(path: Path, user: str, encoding: str) -> pl.DataFrame:
+    """Return the attributes of users in a file."""
+    people = read_table(path, encoding)
+    own = user if user in people.columns or "user_id" not in people.columns else "user_id"
+    others = {c: c for c in people.columns if c not in (own, "user_id")}
+    return user_attributes(pick_columns(people, {"user_id": own} | others, path), path, own)

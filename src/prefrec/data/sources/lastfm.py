@@ -26,7 +26,8 @@ def lastfm_hetrec(path: Path) -> Source:
     ≥ 4 pairs → users with ≥ 4 pairs, one pass each. A tag with a bogus year does not date its pair; pairs
     without any usable date are then left out of the log (they still count as touched). Most dates are the
     first of a month, so ties are frequent; `prefrec.data.splits.order` breaks them at random. Artists that a user
-    listened to count as touched too.
+    listened to count as touched too; how often the user did is the rating of a pair, which is null where the user
+    never did.
 
     Args:
         path: folder with `user_taggedartists.dat`, `artists.dat` and, for what users listened to, `user_artists.dat`.
@@ -44,6 +45,10 @@ def lastfm_hetrec(path: Path) -> Source:
     listened = _listened(folder / "user_artists.dat")
     items, renamed, notes = resolve_duplicates(items, "merge")
     pairs, listened = (f.with_columns(pl.col("item_id").replace(renamed)) for f in (pairs, listened))
+    if "rating" in listened.columns:
+        counts = listened.group_by("user_id", "item_id").agg(pl.col("rating").sum())
+        pairs = pairs.join(counts, on=["user_id", "item_id"], how="left", maintain_order="left")
+        listened = listened.drop("rating")
     undated = int(pairs["timestamp"].null_count())
     notes += [f"{undated} of {len(pairs)} pairs have no date in {FIRST_YEAR}–{LAST_YEAR} and are left out"]
     notes += ["dates are mostly months: interactions of one date are in a seeded random order"]
@@ -56,6 +61,7 @@ def lastfm_hetrec(path: Path) -> Source:
         pairs.drop_nulls("timestamp"),
         notes,
         touched=pl.concat([pairs.select("user_id", "item_id"), listened]).unique(maintain_order=True),
+        counts="rating" in pairs.columns,
     )
 
 
@@ -113,14 +119,14 @@ def _artist_numbers(path: Path) -> pl.DataFrame:
 
 
 def _listened(path: Path) -> pl.DataFrame:
-    """Who listened to what, `user_id, item_id`; empty where the file is absent."""
+    """Return who listened to what how often: `user_id, item_id, rating`; empty, with ids alone, without the file."""
     if not path.exists():
         return pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
-    wanted = {"user_id": "userID", "item_id": "artistID"}
+    wanted = {"user_id": "userID", "item_id": "artistID", "rating": "weight"}
     pairs = pick_columns(read_table(path), wanted, path)
-    for column, called in wanted.items():
-        pairs = check_ids(pairs, column, path, called)
-    return pairs
+    for column in ("user_id", "item_id"):
+        pairs = check_ids(pairs, column, path, wanted[column])
+    return parse_numbers(pairs, "rating", path, "weight")
 
 
 def _first_tags(path: Path) -> pl.DataFrame:

@@ -40,7 +40,7 @@ def tallrec_stage(
 ) -> RankerEntry:
     """Train TALLRec in `folder`, or find it trained there."""
     template = load_like_template(config.template, domain=made_of.data.domain)
-    opinions = Opinions(made_of.data.train_interactions, config.liked)
+    opinions = Opinions(made_of.data.opinions, config.liked)
     facts = file_facts([Path(config.template)] if config.template else [])
     key = made_of.key(tallrec=config.decisive(), template=facts)
     if due(folder, key, config.name, [f"{WEIGHTS}/adapter_config.json"]):

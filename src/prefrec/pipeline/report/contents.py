@@ -17,6 +17,8 @@ from prefrec.data import PreparedData, prepared_digest, read_prepared
 from prefrec.data.readers import first_words
 from prefrec.errors import DataError
 from prefrec.evaluation import Evaluation, read_predictions
+from prefrec.evaluation.preferences import Preferences
+from prefrec.pipeline.preferences import PREFERENCES
 from prefrec.pipeline.stage import PREVIOUS, STAGE_FILE, read_json, stage_key
 from prefrec.rankers.fuse import FUSE_FILE, fusion_sentence
 
@@ -71,6 +73,7 @@ class RunContents:
         predictions: of all rankers, a frame of `PREDICTION_SCHEMA`.
         missing: one sentence for each part that is absent, unfinished or damaged.
         machines: machine and versions that finished each stage, by its folder; those of before this was noted lack.
+        preferences: how well liked items were told from disliked ones; None where that was not measured.
         fusions: one sentence for each fuse entry of the recipe: its weights, and what chose them.
         full_catalogue: metrics over the whole catalogue.
         outdated: what has changed since the rankers were evaluated; metrics and predictions count as missing then.
@@ -91,6 +94,7 @@ class RunContents:
     fusions: list[str] = field(default_factory=list)
     outdated: str = ""
     full_catalogue: Evaluation | None = None
+    preferences: Preferences | None = None
 
     @property
     def alignments(self) -> list[Stage]:
@@ -132,9 +136,12 @@ def read_run(folder: Path) -> RunContents:
     nothing = ("test", None, None, None, None)
     split, evaluation, full_catalogue, generation, known = reader.read(METRICS, _read_metrics) or nothing
     predictions = reader.read("predictions.parquet", read_predictions)
+    there = (folder / PREFERENCES).is_file()
+    preferences = reader.read(PREFERENCES, _read_preferences) if there else None
     outdated = _outdated(known, made_of(folder, recipe))
     if outdated:
-        split, evaluation, full_catalogue, generation, predictions = "test", None, None, None, None
+        split, evaluation, full_catalogue, generation = "test", None, None, None
+        predictions = preferences = None
         reader.missing.append(f"metrics.json and predictions.parquet are left out: {outdated}")
     return RunContents(
         folder,
@@ -152,6 +159,7 @@ def read_run(folder: Path) -> RunContents:
         reader.fusions(recipe),
         outdated,
         full_catalogue,
+        preferences,
     )
 
 
@@ -299,6 +307,10 @@ def _read_metrics(path: Path) -> tuple[str, Evaluation, Evaluation | None, Evalu
     )
     split, evaluation = str(value.get("split", "test")), Evaluation.from_json(value["evaluation"])
     return split, evaluation, full_catalogue, generation, value.get("made_of")
+
+
+def _read_preferences(path: Path) -> Preferences:
+    return Preferences.from_json(_read_object(path))
 
 
 def _fusion(name: str, path: Path) -> str:

@@ -48,6 +48,7 @@ def render(run: RunContents) -> str:
         verdict=tables.audit_verdict(run),
         leaks=bool(evaluation and evaluation.audit and evaluation.audit.leaks),
         results=_results(run, evaluation) if evaluation else None,
+        preferences=tables.preference_grids(run.preferences) if run.preferences else None,
         training=_training(run),
         picked=pick_examples(run),
         each=EACH,

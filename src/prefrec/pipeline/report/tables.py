@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefrec.evaluation import Audit, AuditRow, Evaluation, Group, PairedDifference
+from prefrec.evaluation.preferences import Preferences
 from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.pipeline.report.contents import RunContents, Stage
 from prefrec.pipeline.report.wording import (
@@ -122,6 +123,24 @@ def comparisons_note(evaluation: Evaluation) -> str:
         f"with 95% intervals and p-values by bootstrap over users.{told} Bold: the interval excludes 0. Grey, “none "
         "shown”: it includes 0. Each interval stands for itself; none is corrected for the number of comparisons."
     )
+
+
+def preference_grids(found: Preferences) -> tuple[Grid, Grid]:
+    """Scores × metrics of preferences, the highest of each column `best`, and their paired differences."""
+    metrics = list(dict.fromkeys(m for of in found.metrics.values() for m in of))
+    best = {m: max(of[m].mean for of in found.metrics.values()) for m in metrics}
+    rows = [
+        (
+            name,
+            [Cell(number(i.mean), (interval_ends(i),), "best" if i.mean == best[m] else "") for m, i in of.items()],
+        )
+        for name, of in found.metrics.items()
+    ]
+    of_pair: dict[str, list[Cell]] = {}
+    for d in found.differences:
+        of_pair.setdefault(f"{d.scores} − {d.against}", []).append(_difference_cell(d.difference))
+    columns = [m.upper() for m in metrics]
+    return Grid(columns, [(*row, "") for row in rows]), Grid(columns, [(*row, "") for row in of_pair.items()])
 
 
 def _difference_cell(difference: PairedDifference) -> Cell:

@@ -1,0 +1,121 @@
+"""Impressions and skips: what was shown and not taken, from the forms that logs have it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec.data import PrepareConfig, prepare, read_prepared, write_prepared
+from prefrec.data.sources import files
+from prefrec.data.sources.shown import fold_skips, parse_impressions, parse_skipped
+from prefrec.errors import DataError
+
+Shop = Callable[..., dict[str, Path]]
+PATH = Path("log.csv")
+
+
+@pytest.mark.parametrize(
+    "given_as",
+    [
+        pl.Series([["1", " 2"], [], None]),
+        pl.Series([[1, 2], [], None]),
+        pl.Series(["1 2", "", None]),
+        pl.Series(['["1", "2"]', " []", None]),
+        pl.Series(["[1, 2]", "", None]),
+    ],
+)
+def test_lists_in_every_form(given_as: pl.Series) -> None:
+    found = parse_impressions(pl.DataFrame({"impressions": given_as}), PATH, "shown")
+    assert found["impressions"].dtype == pl.List(pl.String)
+    assert found["impressions"].to_list() == [["1", "2"], [], []]
+
+
+@pytest.mark.parametrize(
+    ("given_as", "message"),
+    [
+        (pl.Series([[1.5]]), r"log\.csv, column shown: lists of Float64 are not lists of item ids"),
+        (pl.Series(["1", "[2"]), r"log\.csv, line 3, column 3: not valid JSON"),
+        (pl.Series(["1", "[true]"]), r"log\.csv, line 3, column shown: '\[true\]' is not a list of item ids"),
+        (pl.Series(["1", "[[1]]"]), r"log\.csv, line 3, column shown: '\[\[1\]\]' is not a list of item ids"),
+    ],
+)
+def test_lists_that_are_none(given_as: pl.Series, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        parse_impressions(pl.DataFrame({"impressions": given_as}), PATH, "shown")
+
+
+def test_skips_are_yes_or_no() -> None:
+    words = ["true", " FALSE", "1", "0", "1.0", "Yes", "", None]
+    found = parse_skipped(pl.DataFrame({"skipped": words}), PATH, "skip")["skipped"].to_list()
+    assert found == [True, False, True, False, True, True, False, False]
+    for kind in (pl.Series([True, False]), pl.Series([1, 0]), pl.Series([1.0, 0.0])):
+        assert parse_skipped(pl.DataFrame({"skipped": kind}), PATH, "skip")["skipped"].to_list() == [True, False]
+    with pytest.raises(DataError, match=r"log\.csv, line 3, column skip: 'perhaps' does not say whether"):
+        parse_skipped(pl.DataFrame({"skipped": ["1", "perhaps"]}), PATH, "skip")
+
+
+def slow_fold(rows: list[tuple[str, str, int, bool]]) -> dict[tuple[str, str], set[str]]:
+    """The obvious way: each skip looks for its user's next item, else for the last one."""
+    found: dict[tuple[str, str], set[str]] = {(u, i): set() for u, i, _, skipped in rows if not skipped}
+    for user, item, time, skipped in rows:
+        own = sorted((t, n, i) for n, (u, i, t, s) in enumerate(rows) if u == user and not s)
+        if skipped and own:
+            ahead = [i for t, _, i in own if t >= time]
+            found[user, ahead[0] if ahead else own[-1][2]].add(item)
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("uvw"), st.booleans()), max_size=25), st.randoms())
+def test_a_skip_goes_to_the_next_item_taken(drawn: list[tuple[str, bool]], rng: object) -> None:
+    times = rng.sample(range(100), len(drawn))  # type: ignore[attr-defined]
+    rows = [(user, f"i{n}", times[n], skipped) for n, (user, skipped) in enumerate(drawn)]
+    schema = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "skipped": pl.Boolean}
+    folded = fold_skips(pl.DataFrame(rows, schema=schema, orient="row"))
+    assert folded.columns == ["user_id", "item_id", "timestamp", "impressions"]
+    assert {(u, i): set(shown) for u, i, _, shown in folded.iter_rows()} == slow_fold(rows)
+
+
+def test_from_files_to_prepared_data_and_back(shop: Shop, tmp_path: Path) -> None:
+    paths = shop()
+    log = pl.read_csv(paths["interactions"])
+    extra = {"rating": pl.lit(4), "shown": pl.lit("i38 i39 nothing i38"), "skip": pl.lit("no")}
+    skips = pl.DataFrame({"user_id": ["u0", "u1"], "item_id": ["i37", "unknown"], "timestamp": [1, 1]})
+    told = pl.concat(
+        [log.with_columns(**extra), skips.with_columns(**extra | {"skip": pl.lit("yes")})], how="diagonal"
+    )
+    told.write_csv(paths["interactions"])
+    columns = {"impressions": "shown", "skipped": "skip"}
+    source = files(**paths, **columns)
+    assert source.notes == ["65 impressions of items without a title were left out"]
+    assert len(source.interactions) == 64
+    data = prepare(PrepareConfig(source="files", **paths, columns=columns, split="time-share"))
+    write_prepared(data, tmp_path / "data")
+    back = read_prepared(tmp_path / "data")
+    for frame in (back.train_interactions, back.held_out_interactions):
+        assert frame.columns == ["user_id", "item_id", "timestamp", "rating", "impressions"]
+        assert set(frame["rating"]) == {4.0}
+    first = back.train_interactions.filter(pl.col("user_id") == "u0")["impressions"].to_list()
+    assert [set(shown) for shown in first[:2]] == [{"i37", "i38", "i39"}, {"i38", "i39"}]
+    assert {"i37", "i38", "i39"} <= set(back.catalogue.ids)
+
+
+def test_merged_titles_are_merged_among_impressions(shop: Shop) -> None:
+    paths = shop(items=10)
+    with paths["items"].open("a") as f:
+        f.write("same,Thing 3\n")
+    log = pl.read_csv(paths["interactions"]).with_columns(shown=pl.lit("same i4"))
+    log.write_csv(paths["interactions"])
+    source = files(**paths, impressions="shown", duplicate_titles="merge")
+    shown = {(i, *sorted(s)) for i, s in source.interactions.select("item_id", "impressions").iter_rows()}
+    assert {("i3", "i4"), ("i4", "i3"), ("i1", "i3", "i4")} <= shown
+
+
+def test_a_column_that_is_not_there(shop: Shop) -> None:
+    with pytest.raises(DataError, match=r"no column 'shown' for impressions.*--impressions-column"):
+        files(**shop(), impressions="shown")

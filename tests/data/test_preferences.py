@@ -1,0 +1,171 @@
+"""Rows and questions from ratings and impressions: against a slow twin, by hand, and the counts of MovieLens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drawn_logs import logs
+from prefrec.data import PrepareConfig, RankingExample, prepare
+from prefrec.data.preferences import (
+    Thresholds,
+    impression_rows,
+    mean_rating_scores,
+    popularity_scores,
+    preference_questions,
+    rated_rows,
+    with_opinions,
+)
+from prefrec.errors import DataError
+
+
+@st.composite
+def rated_logs(draw: st.DrawFn) -> pl.DataFrame:
+    log = draw(logs(1, 6)).sort("user_id", "timestamp", "item_id")
+    ratings = draw(st.lists(st.sampled_from([1.0, 2.0, 3.0, 5.0, None]), min_size=len(log), max_size=len(log)))
+    return log.with_columns(rating=pl.Series(ratings, dtype=pl.Float64))
+
+
+def own(log: pl.DataFrame, user: str) -> list[tuple[str, float | None]]:
+    return list(log.filter(pl.col("user_id") == user).select("item_id", "rating").iter_rows())
+
+
+@settings(max_examples=80, deadline=None)
+@given(rated_logs(), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2))
+def test_rated_rows_are_those_of_the_obvious_way(
+    log: pl.DataFrame, negatives: int, length: int, least: int, seed: int
+) -> None:
+    judged = with_opinions(log, log, Thresholds())
+    rows = rated_rows(judged, negatives, history_length=length, min_history=least, seed=seed)
+    expected = []
+    for user in log["user_id"].unique(maintain_order=True):
+        items = own(log, user)
+        low = {i for i, r in items if r is not None and r <= 2}
+        for n, (item, rating) in enumerate(items):
+            history = tuple(i for i, _ in items[:n])[-length:]
+            if rating == 5.0 and len(low) >= negatives and len(history) >= least:
+                expected.append((user, history, item, low))
+    assert [(e.user_id, e.history, e.target) for e in rows] == [e[:3] for e in expected]
+    for row, (*_, low) in zip(rows, expected, strict=True):
+        rejected = set(row.candidates) - {row.target}
+        assert len(row.candidates) == 1 + negatives == 1 + len(rejected)
+        assert rejected <= low
+    assert rated_rows(judged, negatives, history_length=length, min_history=least, seed=seed) == rows
+
+
+def test_a_user_s_draws_do_not_depend_on_others() -> None:
+    log = pl.DataFrame(
+        [(u, f"i{n}", n, 5.0 if n % 2 else 1.0) for u in ("a", "b") for n in range(20)],
+        schema=["user_id", "item_id", "timestamp", "rating"],
+        orient="row",
+    )
+    judged = with_opinions(log, log, Thresholds())
+    both = rated_rows(judged, 3)
+    assert [r for r in both if r.user_id == "b"] == rated_rows(judged.filter(pl.col("user_id") == "b"), 3)
+    assert both != rated_rows(judged, 3, seed=1)
+    places = [r.target_index for r in both]
+    assert set(places) == {0, 1, 2, 3}  # the chosen item stands anywhere: templates may show the candidates
+
+
+def test_earlier_items_are_history_and_nothing_else() -> None:
+    earlier = pl.DataFrame({"user_id": ["u"] * 2, "item_id": ["a", "b"], "rating": [1.0, 5.0]})
+    log = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["c", "d"], "rating": [1.0, 5.0]})
+    judged = with_opinions(log, earlier, Thresholds())
+    (row,) = rated_rows(judged, 1, earlier=earlier, history_length=3, min_history=3)
+    assert (row.history, row.target, set(row.candidates)) == (("a", "b", "c"), "d", {"c", "d"})
+
+
+def test_quantiles_are_each_user_s_own_of_the_training_part() -> None:
+    learn = pl.DataFrame(
+        {
+            "user_id": ["few"] * 5 + ["many"] * 5 + ["same"] * 5 + ["none"],
+            "rating": [1.0, 2.0, 3.0, 4.0, 5.0, *(100.0 * n for n in range(1, 6)), *[7.0] * 5, None],
+        }
+    ).with_row_index("item_id")
+    asked = [("few", 1.8, -1), ("few", 3.0, 0), ("few", 4.2, 1), ("many", 150.0, -1), ("many", 450.0, 1)]
+    asked += [("many", None, 0), ("same", 7.0, 0), ("none", 9.0, 0), ("new", 9.0, 0)]
+    log = pl.DataFrame(asked, schema=["user_id", "rating", "expected"], orient="row")
+    found = with_opinions(log, learn, Thresholds(0.8, 0.2, "quantile"))
+    assert found["opinion"].to_list() == log["expected"].to_list()
+    assert found.columns == ["user_id", "rating", "expected", "opinion"]
+
+
+def test_no_ratings_no_impressions() -> None:
+    log = pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [1]})
+    with pytest.raises(
+        DataError, match=r"need ratings, and the log has none; name their column with --rating-column"
+    ):
+        with_opinions(log, log, Thresholds())
+    with pytest.raises(DataError, match=r"the log tells of none; name the column with --impressions-column"):
+        impression_rows(log, 1)
+
+
+def test_impressions_by_hand() -> None:
+    shown = [["x", "y"], ["a", "x", "y", "z"], None, ["b", "x"]]
+    log = pl.DataFrame({"user_id": ["u"] * 4, "item_id": ["a", "b", "c", "d"], "impressions": shown})
+    rows = impression_rows(log, 2, history_length=1)
+    assert [(r.history, r.target) for r in rows] == [(("a",), "b")]  # a is taken already, of d's b is
+    assert set(rows[0].candidates) < {"b", "x", "y", "z"}
+    assert len(rows[0].candidates) == 3
+    rows = impression_rows(log, 1, history_length=9)
+    assert [(r.history, r.target) for r in rows] == [(("a",), "b"), (("a", "b", "c"), "d")]
+    assert set(rows[1].candidates) == {"d", "x"}
+
+
+def test_questions_by_hand() -> None:
+    learn = pl.DataFrame({"user_id": ["u"] * 3 + ["v"], "item_id": list("abcd"), "rating": [1.0] * 4})
+    held_out = pl.DataFrame(
+        {
+            "user_id": ["u"] * 7 + ["v"] * 2 + ["w"] * 2,
+            "item_id": ["e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o"],
+            "rating": [5.0, 5.0, 5.0, 1.0, 2.0, 3.0, None, 5.0, 5.0, 5.0, 1.0],
+        }
+    )
+    judged = with_opinions(held_out, learn, Thresholds())
+    (question,) = preference_questions(learn, judged, {"u", "v"}, of_each=2, history_length=2)
+    assert (question.user_id, question.history) == ("u", ("b", "c"))
+    kinds = dict(zip(question.candidates, question.liked, strict=True))
+    assert kinds == {"e": True, "f": True, "h": False, "i": False}
+    assert question.example().target in {"e", "f"}
+    assert [q.user_id for q in preference_questions(learn, judged, {"u", "v", "w"})] == ["u", "w"]
+
+
+def test_scores_of_references_by_hand() -> None:
+    learn = pl.DataFrame(
+        {"user_id": ["u", "v", "w", "u"], "item_id": ["a", "a", "a", "b"], "rating": [5.0, 3.0, None, 1.0]}
+    )
+    row = RankingExample("u", (), ("a", "b", "new"), "a")
+    assert popularity_scores(learn, [row]) == [[3.0, 1.0, 0.0]]
+    (found,) = mean_rating_scores(learn, [row], shrink=2.0)
+    assert found == pytest.approx([(8 + 2 * 3) / 4, (1 + 2 * 3) / 3, 3.0])
+
+
+@pytest.mark.shared_data
+def test_movielens_has_the_users_and_rows_that_are_quoted(shared_data: Path) -> None:
+    """491 users have both kinds in the last 20% of their logs."""
+    config = PrepareConfig(path=shared_data / "movielens-100k", split="time-share", history_length=30)
+    data = prepare(config)
+    learn = data.train_interactions
+    assert len(learn) == 79_755
+    rows = rated_rows(with_opinions(learn, learn, Thresholds()), 3, history_length=30, min_history=3)
+    assert (len(rows), len({e.user_id for e in rows})) == (14_657, 695)
+    assert data.held_out_interactions is not None
+    judged = with_opinions(data.held_out_interactions, learn, Thresholds())
+    asked = [preference_questions(learn, judged, {e.user_id for e in data.split(p)}) for p in ("validation", "test")]
+    assert [len(questions) for questions in asked] == [99, 392]
+    questions = [*asked[0], *asked[1]]
+    assert {len(q.history) for q in questions} <= {*range(16, 31)}
+    examples = [q.example() for q in questions]
+    for scores, expected in ((popularity_scores, 0.681), (mean_rating_scores, 0.786)):
+        aucs = []
+        for row, q in zip(scores(learn, examples), questions, strict=True):
+            high, low = (
+                np.array([s for s, like in zip(row, q.liked, strict=True) if like is k]) for k in (True, False)
+            )
+            aucs.append((np.sign(high[:, None] - low[None, :]) / 2 + 0.5).mean())
+        assert np.mean(aucs) == pytest.approx(expected, abs=0.002)

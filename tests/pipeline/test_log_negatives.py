@@ -1,0 +1,124 @@
+"""Alignment rows from ratings and impressions: which rows, what is mixed in, what is refused and when."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.errors import ConfigError, DataError
+from prefrec.pipeline.log_negatives import log_rows, log_validation_rows
+from prefrec.pipeline.recipe import AlignSection, Recipe
+from prefrec.pipeline.rows import check_rows
+from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.train import rows_to_choose_from, train_align, training_rows, validation_rows
+from tiny_run import RATED
+
+
+def taken(log: pl.DataFrame) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for user, item, rating in log.select("user_id", "item_id", "rating").iter_rows():
+        found.setdefault(user, {})[item] = rating
+    return found
+
+
+def test_rows_are_of_the_training_part(rated):
+    section, of = AlignSection(**RATED), taken(rated.train_interactions)
+    rows = log_rows(rated, section, 0)
+    assert {(e.user_id, e.target) for e in rows} == {
+        (user, item)
+        for user, items in of.items()
+        if sum(r <= 2 for r in items.values()) >= 3
+        for n, (item, r) in enumerate(items.items())
+        if r == 5 and n >= 3
+    }
+    for e in rows:
+        assert sorted(of[e.user_id][i] > 2 for i in e.candidates) == [False] * 3 + [True]
+        assert len(e.history) <= 4
+    assert training_rows(rated, section, 0) == [
+        rows[i] for i in np.random.default_rng((0, 1)).permutation(len(rows))[:16]
+    ]
+    assert log_rows(rated, section, 1) != rows
+    latest = rows_to_choose_from(rated, section.model_copy(update={"latest_per_user": 1}))
+    assert len({e.user_id for e in latest}) == len(latest) == len({e.user_id for e in rows})
+
+
+@pytest.mark.parametrize("how", ["rated", "impressions"])
+def test_sampled_ones_are_items_that_the_log_does_not_tell_of(rated, how):
+    plain = AlignSection(**RATED | {"negatives_from": how, "num_negatives": 2})
+    mixed = AlignSection(**RATED | {"negatives_from": how, "num_negatives": 6, "sampled_negatives": 4})
+    before, rows = log_rows(rated, plain, 0), log_rows(rated, mixed, 0)
+    assert [(e.user_id, e.history, e.target) for e in rows] == [(e.user_id, e.history, e.target) for e in before]
+    of = taken(rated.train_interactions)
+    shown = dict(rated.train_interactions.group_by("user_id").agg(pl.col("impressions").explode()).iter_rows())
+    for old, new in zip(before, rows, strict=True):
+        sampled = set(new.candidates) - set(old.candidates)
+        assert (len(new.candidates), len(sampled)) == (7, 4)
+        assert not sampled & ({*of[new.user_id]} | {*shown[new.user_id]})
+    assert len({e.target_index for e in rows}) == 7
+
+
+def test_validation_rows_are_of_validation_users_after_the_cut(rated):
+    section = AlignSection(**RATED | {"num_negatives": 1, "eval_rows": 5})
+    rows = validation_rows(rated, section, 0)
+    assert rows == log_validation_rows(rated, section, 0)
+    held_out = taken(rated.held_out_interactions)
+    users = {e.user_id for e in rated.validation}
+    assert 0 < len(rows) <= 5
+    for e in rows:
+        assert e.user_id in users
+        assert sorted(held_out[e.user_id][i] for i in e.candidates if i != e.target) <= [2.0]
+        assert len(e.history) == 4
+
+
+@pytest.mark.parametrize("how", ["rated", "impressions"])
+def test_a_model_is_aligned(rated_recipe, rated, tmp_path, how):
+    changes = {"negatives_from": how, "sampled_negatives": 1, "eval_rows": 4, "eval_steps": 2, "num_negatives": 2}
+    section = AlignSection(**RATED | changes)
+    train_align(rated, rated_recipe.model, rated_recipe.lora, section, None, tmp_path, seed=0)
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    assert '"eval_loss"' in (tmp_path / "log.json").read_text()
+
+
+def test_data_that_tell_of_none_are_refused_before_training(recipe, data, tmp_path):
+    raw = recipe.model_dump(mode="json")
+    for how, message in (
+        ("rated", "rated negatives need ratings, and the log has none"),
+        ("impressions", "negatives from impressions need items that were shown"),
+    ):
+        wrong = Recipe.model_validate(raw | {"align": [raw["align"][1] | {"negatives_from": how}]})
+        with pytest.raises(DataError, match=message):
+            run_recipe(wrong, tmp_path / "run")
+        assert not (tmp_path / "run" / "sft").exists()
+
+
+def test_no_rows_are_refused(rated_recipe, rated):
+    raw = rated_recipe.model_dump(mode="json")
+    none = Recipe.model_validate(raw | {"align": [raw["align"][0] | {"liked": 9.0}]})
+    with pytest.raises(ConfigError, match=r"align\.s-dpo\.rows: the training data has no rows"):
+        check_rows(none, rated)
+    section = AlignSection(**RATED | {"eval_rows": 5, "liked": 9.0})
+    with pytest.raises(DataError, match=r"align\.s-dpo\.eval_rows: no validation user has an item to choose"):
+        log_validation_rows(rated, section, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"disliked": 5.0}, "disliked: 5 is not below liked"),
+        ({"rated_by": "quantile"}, "with rated_by quantile they are shares between 0 and 1"),
+        ({"sampled_negatives": 3}, "sampled_negatives: 3 of 3 negatives leave none from the log"),
+        ({"negatives_from": "uniform", "sampled_negatives": 1}, "only for negatives_from rated or impressions"),
+    ],
+)
+def test_settings_that_do_not_fit(fields, message):
+    with pytest.raises(ValueError, match=message):
+        AlignSection(**RATED | fields)
+
+
+def test_thresholds_are_in_the_key_of_rated_negatives_alone():
+    changes = {"liked": 4.0, "disliked": 1.0, "rated_by": "value", "sampled_negatives": 0}
+    for how in ("list", "hard"):
+        plain = AlignSection(negatives_from=how)
+        assert AlignSection(negatives_from=how, **changes).decisive() == plain.decisive()
+    keys = {"liked", "disliked", "rated_by", "sampled_negatives"}
+    assert keys <= set(AlignSection(**RATED).decisive())
+    assert keys & set(AlignSection(negatives_from="impressions").decisive()) == {"sampled_negatives"}
