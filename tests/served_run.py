@@ -22,11 +22,16 @@ HOSTILE = [SPECIAL, MARKUP, *TITLES[2:]]
 
 
 def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """A run of prepared data, a model, and random adapters where SFT and two alignments would have left theirs."""
+    """A run of prepared data, a model, and random adapters where SFT and two alignments would have left theirs.
+
+    Titles are scored among all texts, as by a server that knows no catalogue.
+    """
     shop = write_shop(folder / "shop", titles=HOSTILE)
     tiny_llama().save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    recipe = Recipe.model_validate(tiny_recipe(shop, folder / "model"))
+    raw = tiny_recipe(shop, folder / "model")
+    raw["model"]["objective"] = "tokens"
+    recipe = Recipe.model_validate(raw)
     run = folder / "run"
     run.mkdir()
     (run / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")

@@ -17,11 +17,15 @@ from prefrec.pipeline.train import train_align, training_rows
 from sequential import SMALL, needs_hopwise
 
 OLD_KEYS = {
-    "ef37ba0e1bd809c9abfcb1944514ae71254d0a23a5b01eabcaf064bf3f9d0d31": {},
+    "ef37ba0e1bd809c9abfcb1944514ae71254d0a23a5b01eabcaf064bf3f9d0d31": {
+        "num_negatives": 3,
+        "negatives_from": "list",
+    },
     "62ae1949cc3927758eeca83c1081b2ab74e0d0668463f8db447bb098061999a7": {
         "name": "x",
         "beta": 0.5,
         "num_negatives": 7,
+        "negatives_from": "list",
         "max_tokens_per_pass": 9,
     },
 }
@@ -104,7 +108,10 @@ def test_the_command_line_names_the_ways(data, tmp_path):
     write_prepared(data, tmp_path / "data")
     for how, message in (
         ("hard-SASRec", "error: negatives_from: hard-SASRec needs a recipe that trains the recommender"),
-        ("softly", "error: negatives_from: Input should be 'list', 'uniform', 'popularity', 'in-batch', 'hard'"),
+        (
+            "softly",
+            "error: negatives_from: Input should be 'reference', 'list', 'uniform', 'popularity', 'in-batch', 'hard'",
+        ),
     ):
         done = prefrec("align", tmp_path / "data", tmp_path / "out", "--negatives-from", how)
         assert done.code == 1

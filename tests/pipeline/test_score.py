@@ -192,7 +192,7 @@ OLD_MODELS = {
         "templates": ["1", "movies/2"],
     },
 }
-"""Keys of models as they were when titles came to be scored within a catalogue: an unused setting changes none."""
+"""Keys of models since titles are scored within a catalogue: a new setting that is not used changes none."""
 
 
 @pytest.mark.parametrize("key", OLD_MODELS)

@@ -19,7 +19,7 @@ from prefrec.serving.run import adapters_of, open_engine
 from prefrec.serving.scorer import Scorer, load_rankers
 from prefrec.studies.runs import open_run
 from served_run import HOSTILE, SPECIAL
-from slow import slow_logps
+from slow import slow_logps, slow_logps_within
 from tiny import broken, tiny_llama
 
 HISTORY = ["Red Emma", "i7", "Old Night"]
@@ -50,6 +50,30 @@ def test_rank_equals_the_slow_twin(engine, run, ranker):
     shares = np.exp(want - want.max()) / np.exp(want - want.max()).sum()
     np.testing.assert_allclose([r.probability for r in answer.ranking], sorted(shares, reverse=True), rtol=1e-3)
     assert not answer.history_shortened
+
+
+def test_within_the_catalogue_answers_equal_the_slow_twin(run):
+    """Whichever titles are asked about, all of the catalogue compete."""
+    model = run.recipe.model.model_copy(update={"objective": "catalogue"})
+    within = type(run)(run.folder, run.recipe.model_copy(update={"model": model}), run.data, run.stages)
+    engine, twin, shown = open_engine(within, ["sft"]), run.ranker("sft"), ["Red Emma", "Red Eye", "Old Night"]
+    every = run.data.catalogue.titles_of(run.data.catalogue.ids)
+
+    def slow(candidates):
+        question = twin.encoder.encode(twin.template, shown, candidates, every)
+        return dict(zip(every, slow_logps_within(twin.model, question.prompt, question.answers), strict=True))
+
+    try:
+        ranked = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES))).ranking
+        best = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=5))).ranking
+    finally:
+        engine.close()
+    want = slow(CANDIDATES)
+    assert [r.title for r in ranked] == sorted(CANDIDATES, key=want.__getitem__, reverse=True)
+    np.testing.assert_allclose([r.logp for r in ranked], [want[r.title] for r in ranked], rtol=1e-4)
+    want = {title: logp for title, logp in slow([]).items() if title not in shown}
+    assert [r.title for r in best] == sorted(want, key=want.__getitem__, reverse=True)[:5]
+    np.testing.assert_allclose([r.logp for r in best], [want[r.title] for r in best], rtol=1e-4)
 
 
 def test_rankers_differ(engine):

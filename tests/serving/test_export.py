@@ -124,8 +124,8 @@ def test_rankers_are_told_apart(run):
 def test_what_a_gguf_file_left_in_the_configuration_is_dropped(run, tmp_path, monkeypatch):
     load = export.load_model
 
-    def from_gguf(name, dtype):
-        model = load(name, dtype=dtype)
+    def from_gguf(name, **loading):
+        model = load(name, **loading)
         model.config.quantization_config = {"quant_method": "gguf"}
         model.hf_quantizer = object()
         return model

@@ -195,6 +195,7 @@ class AlignSection(RowsSection):
         idle |= {"negatives_from"} if self.negatives_from == "list" else set()
         idle |= set() if self.negatives_from == "rated" else {"liked", "disliked", "rated_by"}
         idle |= set() if self.is_from_log else {"sampled_negatives"}
+        idle |= {"start"} if self.start is None else set()
         return idle | (set() if self.is_hard else {"negatives_pool"})
 
     @property

@@ -29,6 +29,7 @@ from prefrec.pipeline.recipe import (
     SFTSection,
 )
 from prefrec.pipeline.stage import last_checkpoint, write_json
+from prefrec.processes import from_first
 from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
 from prefrec.training import (
     ChoiceDataset,
@@ -346,7 +347,7 @@ def train_to_weights(trainer: ChoiceTrainer, out: Path) -> Path:
         say(f"Going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     best, weights = out / BEST, out / WEIGHTS
-    if read_best(best) is None:
+    if from_first(read_best(best)) is None:
         save_weights(trainer, weights)
     elif trainer.is_world_process_zero():
         shutil.rmtree(weights, ignore_errors=True)

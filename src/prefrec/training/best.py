@@ -10,6 +10,7 @@ from typing import Any, cast
 from peft import PeftModel
 from transformers import Trainer, TrainerCallback
 
+from prefrec import processes
 from prefrec.console import say
 from prefrec.data.store import write_whole, writing
 from prefrec.items import item_table, save_item_model
@@ -46,7 +47,7 @@ class KeepBest(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         value = metrics.get("eval_ndcg@10", -metrics["eval_loss"])
-        best = read_best(self.folder)
+        best = processes.from_first(read_best(self.folder))
         if best is not None and best["step"] > state.global_step:
             best = None  # of a training that was given up
         if best is None or value > best["value"]:
