@@ -159,6 +159,15 @@ def test_a_model_that_is_saved_and_loaded_gives_the_same_scores(
         np.testing.assert_allclose(ranker(again, encoder).score(EXAMPLES), want, rtol=0, atol=tolerance)
 
 
+def test_layers_in_bfloat16_read_the_catalogue_in_the_fast_layout(encoder: ItemEncoder, tmp_path: Path) -> None:
+    """The items stay in float32, and what is checked is a head that is asked for words and items."""
+    save_item_model(item_model(), tmp_path / "saved")
+    whole = CatalogueRanker(ranker(load_item_model(tmp_path / "saved", dtype="bfloat16"), encoder))
+    drawn = whole.sample(IDS[:4], 5, np.random.default_rng(0), without=IDS[:4])
+    assert len(set(drawn) - set(IDS[:4])) == 5
+    assert whole._layout == "cached"
+
+
 def test_a_damaged_folder(tmp_path: Path) -> None:
     save_item_model(item_model(), tmp_path)
     weights = tmp_path / "model.safetensors"

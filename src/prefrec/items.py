@@ -68,9 +68,9 @@ class ItemTable(nn.Module):
         return self.dropout(self.into(self.titles[items]) + self._own(self.own_in)[items])
 
     def logits(self, hidden: Tensor, items: Tensor) -> Tensor:
-        """Return the logits [..., n] of `items` [n] after hidden states [..., D]."""
+        """Return the logits [..., n] of `items` [n] after hidden states [..., D], in float32."""
         vectors = self.out(self.titles[items]) + self._own(self.own_out)[items]
-        return F.linear(self.dropout(hidden), vectors, self.bias[items])
+        return F.linear(self.dropout(hidden.float()), vectors, self.bias[items])
 
     def _own(self, vectors: Tensor) -> Tensor:
         if not (self.training and self.vector_dropout):
@@ -120,7 +120,8 @@ class ItemHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         table = self._embedding[0].table
         items = torch.arange(len(table.titles), device=hidden.device)
-        return torch.cat([F.linear(hidden, self.weight.to(hidden.dtype)), table.logits(hidden, items)], dim=-1)
+        words = F.linear(hidden, self.weight.to(hidden.dtype))
+        return torch.cat([words.float(), table.logits(hidden, items)], dim=-1)
 
     def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Return the logits [..., n] of items, given as tokens [n]."""
