@@ -8,6 +8,7 @@ from prefrec.data import RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation.predictions import (
     PREDICTION_SCHEMA,
+    best_only,
     prediction_frame,
     read_predictions,
     write_predictions,
@@ -58,7 +59,7 @@ def test_bad_files_are_refused(tmp_path):
 
 
 def test_the_best_candidates_alone():
-    frame = prediction_frame("pop", EXAMPLES, SCORES, np.array([1, 2]), top=2)
+    frame = best_only(prediction_frame("pop", EXAMPLES, SCORES, np.array([1, 2])), 2)
     assert frame.schema == PREDICTION_SCHEMA
     assert frame["candidates"].to_list() == [["c", "d"], ["b", "a"]]
     assert frame["scores"].to_list() == [[0.3, 0.2], [2.0, 1.0]]

@@ -78,7 +78,6 @@ def predict(
     *,
     generate: bool = True,
     seed: int = 0,
-    top: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> pl.DataFrame:
     """Return one ranker's predictions (`PREDICTION_SCHEMA`).
@@ -86,7 +85,6 @@ def predict(
     Args:
         generate: also ask rankers that can to answer in text.
         seed: of tie-breaking.
-        top: candidates kept of each row, best first; None: all. Ranks are always those among all.
         progress: told what is being done, one line a step.
 
     Raises:
@@ -105,13 +103,13 @@ def predict(
     except ValueError as e:
         raise ModelError(f"ranker {ranker.name!r}: {e}") from None
     if not (generate and isinstance(ranker, GeneratingRanker)):
-        return prediction_frame(ranker.name, examples, scores, ranks, top=top)
+        return prediction_frame(ranker.name, examples, scores, ranks)
     progress(f"{ranker.name}: generating {len(examples)} answers")
     texts = ranker.generate(examples)
     if len(texts) != len(examples):
         raise ModelError(f"ranker {ranker.name!r}: {len(texts)} texts for {len(examples)} examples")
     outcome = judge_texts(texts, [catalogue.titles_of(e.candidates) for e in examples], target_index)
-    return prediction_frame(ranker.name, examples, scores, ranks, texts, outcome.choice, top=top)
+    return prediction_frame(ranker.name, examples, scores, ranks, texts, outcome.choice)
 
 
 def evaluate_predictions(

@@ -40,24 +40,17 @@ def prediction_frame(
     ranks: NDArray[np.int64],
     generated: Sequence[str] | None = None,
     choices: Sequence[int] | NDArray[np.int64] | None = None,
-    *,
-    top: int | None = None,
 ) -> pl.DataFrame:
-    """Return one ranker's predictions: scores [B, C], ranks [B], texts [B] and chosen columns [B] (-1 = none).
-
-    With `top`, the best so many candidates of each row are kept, best first: whole lists of a catalogue would take
-    [B, items] strings and numbers per ranker, and metrics read the rank alone.
-    """
+    """Return one ranker's predictions: scores [B, C], ranks [B], texts [B] and chosen columns [B] (-1 = none)."""
     texts = [None] * len(examples) if generated is None else list(generated)
     picks = [-1] * len(examples) if choices is None else [int(c) for c in choices]
-    kept = [_kept(row[: len(e.candidates)], top) for row, e in zip(scores, examples, strict=True)]
     columns = {
         "ranker": [ranker] * len(examples),
         "row": range(len(examples)),
         "user_id": [e.user_id for e in examples],
         "target": [e.target for e in examples],
-        "candidates": [[e.candidates[c] for c in own] for own, e in zip(kept, examples, strict=True)],
-        "scores": [row[own].tolist() for own, row in zip(kept, scores, strict=True)],
+        "candidates": [list(e.candidates) for e in examples],
+        "scores": [row[: len(e.candidates)].tolist() for row, e in zip(scores, examples, strict=True)],
         "rank": ranks.tolist(),
         "generated": texts,
         "choice": [e.candidates[c] if c >= 0 else None for c, e in zip(picks, examples, strict=True)],
@@ -66,9 +59,17 @@ def prediction_frame(
     return pl.DataFrame(columns, schema=PREDICTION_SCHEMA)
 
 
-def _kept(scores: NDArray[np.float64], top: int | None) -> NDArray[np.int64]:
-    """Return the columns of the `top` best scores, best first; all columns as they are where it is None."""
-    return np.arange(len(scores)) if top is None else np.argsort(-scores, kind="stable")[:top]
+def best_only(predictions: pl.DataFrame, top: int) -> pl.DataFrame:
+    """Return the predictions with the best `top` candidates of each row alone, best first.
+
+    Whole lists of a catalogue are [B, items] names and numbers per ranker; metrics read the rank, which stays.
+    """
+    kept = [np.argsort(-scores.to_numpy(), kind="stable")[:top] for scores in predictions["scores"]]
+    columns = {
+        name: [row.gather(own).to_list() for row, own in zip(predictions[name], kept, strict=True)]
+        for name in ("candidates", "scores")
+    }
+    return predictions.with_columns(pl.Series(n, c, PREDICTION_SCHEMA[n]) for n, c in columns.items())
 
 
 def write_predictions(predictions: pl.DataFrame, path: Path) -> None:

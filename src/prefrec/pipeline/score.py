@@ -17,6 +17,7 @@ from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import judge_texts, predict, read_predictions, write_predictions
+from prefrec.evaluation.predictions import best_only
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection
 from prefrec.pipeline.stage import file_facts, read_json, stage_key, write_json
@@ -96,10 +97,8 @@ def ask_all(
         raise ConfigError(f"rankers need names of their own, got {', '.join(names)}")
     if not examples:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
-    frames = [
-        predict(r, examples, data.catalogue, generate=False, seed=seed, top=top)
-        for r in reference_rankers(data.train_interactions, data.catalogue, seed, section.references)
-    ]
+    asked = reference_rankers(data.train_interactions, data.catalogue, seed, section.references)
+    frames = [_best(predict(r, examples, data.catalogue, generate=False, seed=seed), top) for r in asked]
     return pl.concat([*frames, *ask_models(data, model, section, entries, examples, cache, seed=seed, top=top)])
 
 
@@ -118,11 +117,15 @@ def ask_models(
 
     Scores are kept before texts are asked for, under the key of predictions without texts. Of many processes the
     first one writes the folder, and all read it.
+
+    Args:
+        top: candidates kept of each row, best first; None: all.
     """
     base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
     places = _text_places(data, examples, section.generate_rows)
     first = places == list(range(len(places)))
     frames: list[pl.DataFrame] = []
+    said: dict[str, pl.DataFrame] = {}
     for entry in entries:
         asked: dict[str, Any] = {}
         if isinstance(entry, LMEntry):
@@ -135,12 +138,15 @@ def ask_models(
         path = cache / f"{entry.name}.parquet"
         found = processes.from_first(read_json(path.with_suffix(".json")) if path.is_file() else None)
         if found != key:
-            entry = _told(entry, {e.key: frame for e, frame in zip(entries, frames, strict=False)})
+            entry = _told(entry, said)
             scores = read_predictions(path) if found == without_texts else None
             keep = partial(_keep, path, without_texts)
-            _keep(path, key, _ask(entry, data, model, section, examples, seed, scores, keep, top))
+            # Whole lists, since a fused ranker after it is made of them.
+            said[entry.key] = _ask(entry, data, model, section, examples, seed, scores, keep)
+            _keep(path, key, _best(said[entry.key], top))
             processes.wait()
         frames.append(read_predictions(path))
+        said.setdefault(entry.key, frames[-1])
     return frames
 
 
@@ -274,6 +280,10 @@ def _keep(path: Path, key: str, frame: pl.DataFrame) -> None:
         write_json(path.with_suffix(".json"), key)
 
 
+def _best(frame: pl.DataFrame, top: int | None) -> pl.DataFrame:
+    return frame if top is None else best_only(frame, top)
+
+
 def _ask(
     entry: Entry,
     data: PreparedData,
@@ -283,16 +293,13 @@ def _ask(
     seed: int,
     scores: pl.DataFrame | None,
     keep: Callable[[pl.DataFrame], None],
-    top: int | None,
 ) -> pl.DataFrame:
     """Predictions of an entry; `scores` are those without texts where they are known, else `keep` gets them."""
     width = max(len(e.candidates) for e in examples)
     asked = f"scoring {len(examples)} rows of {width} candidates" if scores is None else "scores are known"
     say(f"{entry.name}: {asked}")
     ranker = entry_ranker(entry, data, model, batch_size=section.batch_size)
-    frame = (
-        predict(ranker, examples, data.catalogue, generate=False, seed=seed, top=top) if scores is None else scores
-    )
+    frame = predict(ranker, examples, data.catalogue, generate=False, seed=seed) if scores is None else scores
     places = _text_places(data, examples, section.generate_rows)
     some = [examples[i] for i in places]
     if not some or not isinstance(ranker, GeneratingRanker):

@@ -143,14 +143,18 @@ def stage(finished, recipe, tmp_path):
     return data, carry_out
 
 
-def test_over_the_whole_catalogue_no_candidates_are_shown(finished, recipe, stage, tmp_path, asked):
+def test_over_the_whole_catalogue_no_candidates_are_shown(finished, recipe, stage, tmp_path, asked, monkeypatch):
     data, carry_out = stage
     before = carry_out(FUSED | {"name": "fused"})
     asked.clear()
     entries = full_entries(list(before.values()), data, recipe.model)
     section = recipe.evaluate.model_copy(update={"rows": 3, "references": []})
+    scored = []
+    inner = CatalogueRanker.score
+    monkeypatch.setattr(CatalogueRanker, "score", lambda self, rows: scored.append(len(rows)) or inner(self, rows))
     found = evaluate_predictions(ask_full(data, recipe.model, section, entries, tmp_path / "asked", seed=0))
     assert asked == []  # no list was put into a prompt
+    assert scored == [3]  # the fused ranker is made of what zero-shot said
     rows = data.some("test", 3)
     rows = whole_catalogue(rows, data.catalogue, seen_items(data, rows))
     _, zero_shot, neighbours = _parts(finished, recipe)
