@@ -300,7 +300,9 @@ def test_validation_lists_grow_with_the_negatives_that_are_drawn(align, data, tm
     assert found == validation_rows(data, AlignSection.model_validate(section), 0)
 
 
-@pytest.mark.parametrize("changes", [{"negatives_from": "list", "num_negatives": 9}, {"negatives_from": "in-batch"}])
+@pytest.mark.parametrize(
+    "changes", [{"negatives_from": "list", "num_negatives": 9}, {"negatives_from": "in-batch", "num_negatives": 3}]
+)
 def test_validation_lists_that_are_long_enough_or_not_to_be_drawn_stay(data, changes):
     assert validation_rows(data, AlignSection(eval_rows=4, **changes), 0) == list(data.validation[:4])
 
