@@ -325,7 +325,8 @@ def training_arguments(
         "max_grad_norm": section.max_grad_norm,
         "weight_decay": section.weight_decay,
         "disable_dropout": section.disable_dropout,
-        "item_learning_rate": model.items.learning_rate,
+        # Item vectors begin at nothing in SFT alone; an alignment moves them as slowly as the layers.
+        "item_learning_rate": model.items.learning_rate if isinstance(section, SFTSection) else section.learning_rate,
         "gradient_checkpointing": section.gradient_checkpointing,
         "eval_strategy": evaluated,
         "eval_steps": section.eval_steps,
