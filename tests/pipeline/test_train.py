@@ -11,7 +11,14 @@ from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.pipeline.recipe import AlignSection, SFTSection
 from prefrec.pipeline.score import lm_ranker
 from prefrec.pipeline.stage import last_checkpoint
-from prefrec.pipeline.train import train_align, train_sft, trained_items, training_rows, validation_rows
+from prefrec.pipeline.train import (
+    train_align,
+    train_sft,
+    trained_items,
+    training_arguments,
+    training_rows,
+    validation_rows,
+)
 from prefrec.training.best import KeepBest
 from prefrec.training.progress import ProgressCallback
 from tiny_run import adapter_weights
@@ -326,3 +333,12 @@ def test_bfloat16_base_trains_float32_adapters(sft, recipe, tmp_path):
 def test_histories_that_are_shortened_are_told(sft, recipe, tmp_path, capsys):
     sft(tmp_path, rows=8, model=recipe.model.model_copy(update={"max_length": 85}))
     assert "histories were shortened to fit 85 tokens" in capsys.readouterr().err
+
+
+def test_item_vectors_learn_fast_in_sft_alone(recipe, tmp_path):
+    """An alignment that moved them so would forget what SFT has learnt."""
+    rates = [
+        training_arguments(section, recipe.model, tmp_path, 0)["item_learning_rate"]
+        for section in (SFTSection(learning_rate=3e-4), AlignSection(learning_rate=1e-5))
+    ]
+    assert rates == [recipe.model.items.learning_rate, 1e-5]
