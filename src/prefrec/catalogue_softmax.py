@@ -80,9 +80,7 @@ class CatalogueSoftmax:
         if self._terminals is None:
             self._terminals = {self.trie.path(n): n for n in np.unique(self.trie.terminals).tolist()}
         if (node := self._terminals.get(tuple(answer))) is None:
-            raise ValueError(
-                f"the answer {tuple(answer)} is not in the catalogue of {len(self.trie.terminals)} titles"
-            )
+            raise self._unknown(tuple(answer))
         return node
 
     def _unknown(self, answer: tuple[int, ...]) -> ValueError:
