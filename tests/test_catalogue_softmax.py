@@ -102,14 +102,30 @@ def test_every_title_of_a_history_is_scored_as_an_answer_to_what_is_before_it() 
     prompts = [(1, 2), (1, 2, 5, 6, 3), (1, 2, 5, 6, 3, 5, 3), (1, 2, 5, 6, 3, 5, 3, 7, 3)]
     for scored_in in (None, within):
         batch = pack_trajectories([history, other], pad_id=0, within=scored_in)
+        assert len(batch.input_ids) == 1, "short histories share a row"
         with torch.no_grad():
+            apart = choice_logps(
+                model,
+                pack_trajectories([history, other], pad_id=0, layout="separate", within=scored_in),
+                within=scored_in,
+            )
             got = choice_logps(model, batch, within=scored_in)
             want = [
                 choice_logps(model, *pack_passes([ChoiceSet(p, (a,))], pad_id=0, within=scored_in), within=scored_in)
                 for p, a in zip([*prompts, (1, 2), (1, 2, 10, 11, 12, 4, 3)], ANSWERS, strict=False)
             ]
         torch.testing.assert_close(torch.cat([got[0], got[1, :2]]), torch.cat(want).flatten())
+        torch.testing.assert_close(got, apart)
         assert got[1, 2:].tolist() == [-math.inf] * 2
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=20))
+def test_rows_hold_every_history_once_and_no_more_than_fits(lengths: list[int]) -> None:
+    histories = [Trajectory((1,) * n, (), (), ((9,),)) for n in lengths]
+    batch = pack_trajectories(histories, pad_id=0)
+    assert int((batch.input_ids == 1).sum()) == sum(lengths)
+    assert batch.choices.sort().values.tolist() == list(range(len(lengths)))
+    assert len(batch.input_ids) <= 1 + 2 * sum(lengths) // batch.input_ids.shape[1]
 
 
 @settings(max_examples=40, deadline=None)

@@ -155,14 +155,15 @@ def pack_trajectories(
 ) -> PackedBatch:
     """Lay out histories so that one causal pass scores each of their titles after all titles before it.
 
-    Row b holds trajectory b as running text, padded on the right; its titles are the C answers of choice set b. The
-    end token of a title is predicted where the title ends, though the text goes on with the next line: so a title
-    costs what it costs as an answer to the same prompt.
+    A row holds one trajectory as running text, or several short ones that do not see each other; it is padded on the
+    right. The titles of trajectory b are the C answers of choice set b. The end token of a title is predicted where the
+    title ends, though the text goes on with the next line: so a title costs what it costs as an answer to the same
+    prompt.
 
     Args:
         trajectories: B histories.
         pad_id: token id for padding.
-        layout: `separate` gives the mask [R, L] of that layout; the rows are the same.
+        layout: `separate` gives the mask [R, L] of that layout, and every trajectory a row of its own.
         within: as in `pack_passes`.
 
     Raises:
@@ -178,32 +179,52 @@ def pack_trajectories(
     """
     if not trajectories or not all(t.answers for t in trajectories):
         raise ValueError("no trajectories to lay out, or one without titles")
+    lengths = [t.length for t in trajectories]
+    length = _rounded(max(lengths))
+    rows = _bins(lengths, length) if layout == "packed" else [[b] for b in range(len(trajectories))]
+    ids = torch.full((len(rows), length), pad_id)
+    positions = torch.zeros(len(rows), length, dtype=torch.long)
+    segments = torch.full((len(rows), length), -1)  # −1 padding, i + 1 the row's trajectory i
     most = max(len(t.answers) for t in trajectories)
-    texts, tokens = [], _Tokens()
     choice_mask = torch.zeros(len(trajectories), most, dtype=torch.bool)
-    for b, trajectory in enumerate(trajectories):
-        text = list(trajectory.head)
-        for i, answer in enumerate(trajectory.answers):
-            start = len(text)
-            tokens.add(b, range(start - 1, start + len(answer) - 1), answer, b * most + i, within)
-            text += answer[:-1]
-            text += trajectory.joint_after(i)
-        choice_mask[b, : len(trajectory.answers)] = True
-        texts.append(text)
-    length = _rounded(max(map(len, texts)))
-    ids = torch.full((len(texts), length), pad_id)
-    for row, text in zip(ids, texts, strict=True):
-        row[: len(text)] = torch.tensor(text)
-    segments = torch.where(torch.arange(length) < torch.tensor([[len(t)] for t in texts]), 0, -1)
+    tokens = _Tokens()
+    for r, row in enumerate(rows):
+        end = 0
+        for i, b in enumerate(row):
+            text, start = list(trajectories[b].head), end
+            for j, answer in enumerate(trajectories[b].answers):
+                at = start + len(text)
+                tokens.add(r, range(at - 1, at + len(answer) - 1), answer, b * most + j, within)
+                text += answer[:-1]
+                text += trajectories[b].joint_after(j)
+            end = start + len(text)
+            ids[r, start:end] = torch.tensor(text)
+            positions[r, start:end] = torch.arange(len(text))
+            segments[r, start:end] = i + 1
+            choice_mask[b, : len(trajectories[b].answers)] = True
     return PackedBatch(
         input_ids=ids,
-        position_ids=torch.arange(length).expand(len(texts), -1).contiguous(),
+        position_ids=positions,
         attention_mask=_branch_mask(segments) if layout == "packed" else segments >= 0,
         **tokens.tensors(),
         choice_mask=choice_mask,
         logits_to_keep=length,
         nodes=tokens.nodes(within),
     )
+
+
+def _bins(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Return the indices of `lengths` in few groups that sum to at most `room`, each as soon as it fits (first-fit)."""
+    bins: list[list[int]] = []
+    left: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = next((k for k, free in enumerate(left) if free >= lengths[i]), len(bins))
+        if place == len(bins):
+            bins.append([])
+            left.append(room)
+        bins[place].append(i)
+        left[place] -= lengths[i]
+    return bins
 
 
 def _rounded(length: int) -> int:
