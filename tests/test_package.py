@@ -28,9 +28,10 @@ def test_the_walk_finds_the_corridor():
     corridor = [
         "data",
         "prompts",
-        "models",
-        "packing",
-        "scoring",
+        "files",
+        "lm.models",
+        "lm.packing",
+        "lm.scoring",
         "losses",
         "training",
         "rankers",

@@ -19,6 +19,10 @@ CORPUS = [
     "user assistant question answer",
 ]
 
+PROMPT = (1, 2, 3, 4)
+ANSWERS = ((5, 6, 9), (5, 9), (7, 9), (7, 8, 9), (10, 11, 12, 9), (10, 11, 13, 9), (14, 9))
+"""A catalogue of seven titles as tokens; 9 ends a title."""
+
 
 def tiny_llama(vocab_size: int = VOCABULARY, *, seed: int = 0, **settings: Any) -> LlamaForCausalLM:
     """A random two-layer Llama whose weights are scaled ×4: with small ones a wrong mask hardly shows."""

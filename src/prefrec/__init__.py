@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prefrec.evaluation import evaluate
+    from prefrec.lm.scoring import choice_logps
     from prefrec.losses import softmax_dpo_loss
     from prefrec.rankers import LMRanker
-    from prefrec.scoring import choice_logps
     from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
 
 # PEFT imports bitsandbytes where it is installed, which on a CPU then misses faster kernels, used or not. A process
@@ -28,7 +28,7 @@ _HOMES = {
     "SFTTrainer": "prefrec.training",
     "SoftmaxDPOConfig": "prefrec.training",
     "SoftmaxDPOTrainer": "prefrec.training",
-    "choice_logps": "prefrec.scoring",
+    "choice_logps": "prefrec.lm.scoring",
     "evaluate": "prefrec.evaluation",
     "lora_config": "prefrec.training",
     "softmax_dpo_loss": "prefrec.losses",

@@ -20,8 +20,8 @@ from packaging.requirements import Requirement
 from prefrec.bench.floor import time_product, time_square
 from prefrec.clock import free_bytes, processor_says, usable_cores
 from prefrec.errors import ModelError
-from prefrec.linear import SWITCH, has_onednn, multiply, way
-from prefrec.models import DTYPES, cache_dir, embedded_gguf, unpacked_folder
+from prefrec.lm.cpu.linear import SWITCH, has_onednn, multiply, way
+from prefrec.lm.models import DTYPES, cache_dir, embedded_gguf, unpacked_folder
 
 PACKAGES = (
     "prefrec", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "numpy",

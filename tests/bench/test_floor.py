@@ -10,9 +10,9 @@ from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from prefrec.bench.floor import ModelShape, Tokens, count_tokens, flops, measure_rates, model_shape
-from prefrec.packing import pack
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import ChoiceSet
-from prefrec.scoring import choice_logps
 from prefrec.training import lora_config
 from tiny import tiny_llama
 

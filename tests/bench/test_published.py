@@ -5,10 +5,10 @@ import torch
 from peft import get_peft_model
 
 from prefrec.bench.published import full_sequence_logps, published_loss, published_step, trainable
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
 from prefrec.losses import softmax_dpo_loss
-from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet
-from prefrec.scoring import choice_logps
 from prefrec.training import lora_config
 from slow import slow_logps
 from tiny import tiny_llama

@@ -24,8 +24,8 @@ from prefrec.data import (
     read_prepared,
     write_prepared,
 )
-from prefrec.data.store import STALE_S, clear_drafts, draft_name, storage_error, write_whole, writing
 from prefrec.errors import DataError, StorageError
+from prefrec.files import STALE_S, clear_drafts, draft_name, storage_error, write_whole, writing
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 WRITER = """
 import sys, time
 from pathlib import Path
-from prefrec.data.store import write_whole
+from prefrec.files import write_whole
 
 def write(draft):
     draft.write_text("half")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prefrec.items import ItemEncoder
+from prefrec.lm.items import ItemEncoder
 from prefrec.pipeline.encoders import TFIDF_SIZE, prompt_encoder, shows_candidates, title_vectors
 from prefrec.pipeline.recipe import ItemsSection
 from prefrec.prompts import PromptEncoder

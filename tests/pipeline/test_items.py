@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from prefrec.data import read_prepared
 from prefrec.evaluation import read_predictions
-from prefrec.items import item_table
+from prefrec.lm.items import item_table
 from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import lm_ranker

@@ -10,18 +10,8 @@ import pytest
 
 from prefrec.clock import Seconds, spare
 from prefrec.errors import ConfigError
-from prefrec.pipeline.stage import (
-    STAGE_FILE,
-    file_facts,
-    is_finished,
-    last_checkpoint,
-    machine,
-    read_json,
-    stage,
-    stage_key,
-    write_json,
-    write_text,
-)
+from prefrec.files import read_json, write_json, write_text
+from prefrec.pipeline.stage import STAGE_FILE, file_facts, is_finished, last_checkpoint, machine, stage, stage_key
 
 
 def test_key_depends_on_values_not_on_their_order():

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, normalizers
 
 from prefrec.errors import TokenizerError
-from prefrec.packing import pack
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
 from prefrec.prompts.encoding import special_ids
-from prefrec.scoring import choice_logps
 from slow import slow_logps
 
 TITLES = [

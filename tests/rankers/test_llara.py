@@ -17,9 +17,10 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.lm.models import load_model
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
 from prefrec.losses import softmax_dpo_loss
-from prefrec.models import load_model
-from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
 from prefrec.rankers import GeneratingRanker, LMRanker, Ranker
 from prefrec.rankers.llara import (
@@ -40,7 +41,6 @@ from prefrec.rankers.llara import (
     save_projector,
 )
 from prefrec.rankers.lm import MAX_NEW_TOKENS
-from prefrec.scoring import choice_logps
 from prefrec.training import (
     PreferenceDataset,
     SFTConfig,

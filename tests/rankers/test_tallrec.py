@@ -10,7 +10,7 @@ from peft import get_peft_model
 
 from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
 from prefrec.errors import ModelError, TemplateError, TokenizerError
-from prefrec.models import load_model
+from prefrec.lm.models import load_model
 from prefrec.prompts import ChoiceSet, PromptEncoder, load_template, template_names
 from prefrec.prompts.templates import DOMAINS
 from prefrec.rankers import LMRanker, Ranker

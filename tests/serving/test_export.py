@@ -17,9 +17,9 @@ from prefrec.data import RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import audit_prepared, evaluate_predictions
 from prefrec.evaluation.predictions import prediction_frame
-from prefrec.models import EMBEDDED
+from prefrec.files import write_json
+from prefrec.lm.models import EMBEDDED
 from prefrec.pipeline.report.contents import read_run
-from prefrec.pipeline.stage import write_json
 from prefrec.prompts import ChoiceSet, PromptTemplate
 from prefrec.serving import export
 from prefrec.serving.card import model_card

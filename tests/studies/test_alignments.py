@@ -7,7 +7,7 @@ import pytest
 
 from prefrec.data import examples_to_frame, prepare
 from prefrec.errors import ConfigError
-from prefrec.models import load_tokenizer
+from prefrec.lm.models import load_tokenizer
 from prefrec.pipeline.negatives import NEGATIVES_FILE, negative_rows
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.pipeline.train import training_rows

@@ -7,8 +7,8 @@ import torch
 
 from prefrec.data import prepare, prepared_digest
 from prefrec.errors import ConfigError, DataError
+from prefrec.files import read_json, write_json
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.stage import read_json, write_json
 from prefrec.pipeline.train import train_sft
 from prefrec.studies import continual
 from prefrec.studies.carry_out import analyse_runs, carry_out

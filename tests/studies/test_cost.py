@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from prefrec.errors import DataError
 from prefrec.evaluation import Interval
+from prefrec.files import read_json, write_json
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.stage import read_json, write_json
 from prefrec.studies.carry_out import analyse_runs, carry_out
 from prefrec.studies.cost import COST, pareto, training_memory, training_seconds
 from prefrec.studies.runs import open_run

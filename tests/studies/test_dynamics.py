@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from prefrec.evaluation import read_predictions
-from prefrec.pipeline.stage import read_json
+from prefrec.files import read_json
 from prefrec.studies.carry_out import carry_out
 from prefrec.studies.dynamics import DYNAMICS, EVAL_ROWS, vary
 

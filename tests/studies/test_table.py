@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from prefrec.evaluation import Interval, PairedDifference, evaluate_predictions, read_predictions
+from prefrec.files import read_json, write_json
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
-from prefrec.pipeline.stage import read_json, write_json
 from prefrec.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec.studies.measure import Measured
 from prefrec.studies.runs import open_run

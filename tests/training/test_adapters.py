@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 
 from prefrec.errors import ConfigError, ModelError
-from prefrec.models import EMBEDDED_HUB_ID, load_model, same_base
+from prefrec.lm.models import EMBEDDED_HUB_ID, load_model, same_base
 from prefrec.rankers.lm import load_lm
 from prefrec.training.adapters import add_adapter, load_adapter, lora_config
 from served_run import write_run

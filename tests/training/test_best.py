@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from prefrec.data import Catalogue
-from prefrec.items import ItemEncoder, add_items, item_table, load_item_model
+from prefrec.lm.items import ItemEncoder, add_items, item_table, load_item_model
 from prefrec.training import ChoiceDataset, SFTConfig, SFTTrainer
 from prefrec.training.adapters import is_adapter, load_weights
 from prefrec.training.best import BEST, KeepBest, read_best, save_weights

@@ -4,8 +4,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from prefrec.lm.scoring import choice_logps
 from prefrec.losses import LOSSES
-from prefrec.scoring import choice_logps
 from prefrec.training import SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
 from prefrec.training.base import split_inputs
 from tiny_training import PREFERENCES, adapted_model, losses, many_negatives, settings, small_model, trainable

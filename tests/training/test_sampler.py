@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import RandomSampler
 
-from prefrec.packing import tokens_of
+from prefrec.lm.packing import tokens_of
 from prefrec.prompts import ChoiceSet
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer
 from prefrec.training.sampler import StepSampler, own_batches

@@ -23,11 +23,11 @@ from transformers import (
 
 from prefrec.clock import spared
 from prefrec.errors import ConfigError, ModelError
+from prefrec.lm.models import measure_attention
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
 from prefrec.losses import softmax_dpo_loss
-from prefrec.models import measure_attention
-from prefrec.packing import pack
 from prefrec.prompts import ChoiceSet
-from prefrec.scoring import choice_logps
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
 from prefrec.training.reference import reference_key

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from prefrec.clock import Seconds, Stopwatch
-from prefrec.linear import product
+from prefrec.lm.cpu.linear import product
 from prefrec.prompts import ChoiceSet
 
 

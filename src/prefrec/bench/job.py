@@ -11,10 +11,10 @@ import torch
 from prefrec.bench.settings import CHECKPOINTED, MATMUL, PREFREC, SEPARATE, TRL, BenchSettings, base_method
 from prefrec.bench.workload import Workload, device_of
 from prefrec.clock import Seconds, peak_bytes, reset_peak, resident_bytes
-from prefrec.models import DTYPES
-from prefrec.packing import tokens_of
+from prefrec.lm.models import DTYPES
+from prefrec.lm.packing import tokens_of
+from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
-from prefrec.trie import Trie
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from prefrec.bench.job import Job, Measured, memory_of
 from prefrec.bench.published import full_sequence_logps
 from prefrec.bench.settings import PREFREC
 from prefrec.bench.workload import base_model, plain_model, tokenizer_of
-from prefrec.catalogue import catalogue_logps, trie_layout
 from prefrec.clock import Stopwatch
-from prefrec.packing import pack
+from prefrec.lm.catalogue import catalogue_logps, trie_layout
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
+from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers import LMRanker
-from prefrec.scoring import choice_logps
-from prefrec.trie import Trie
 
 
 def rank_full(job: Job) -> Measured:

@@ -18,9 +18,8 @@ from prefrec.bench.records import Figure as Spread
 from prefrec.bench.records import read_records
 from prefrec.bench.results import Line, Results
 from prefrec.bench.settings import PREFREC, STEP_METHODS, BenchSettings, base_method
-from prefrec.data.store import write_whole
+from prefrec.files import write_json, write_whole
 from prefrec.pipeline.report.svg import PALETTE
-from prefrec.pipeline.stage import write_json
 
 JSON, PLOT = "bench.json", "bench"
 CLOCKS = {"cpu": "CPU", "wall": "Wall"}

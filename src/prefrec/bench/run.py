@@ -25,8 +25,8 @@ from prefrec.bench.workload import catalogue_workload, config_of, make_workload
 from prefrec.clock import free_bytes
 from prefrec.console import warn
 from prefrec.errors import ConfigError
+from prefrec.files import read_json, write_json
 from prefrec.pipeline.run import environment
-from prefrec.pipeline.stage import read_json, write_json
 
 CANDIDATES = 20
 """Titles in a list that is ranked."""

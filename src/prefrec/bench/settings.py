@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from prefrec.models import EMBEDDED
+from prefrec.lm.models import EMBEDDED
 
 Section = Literal["growth", "ranking", "catalogue", "steps"]
 SECTIONS: tuple[Section, ...] = ("growth", "ranking", "catalogue", "steps")

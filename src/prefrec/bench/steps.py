@@ -17,7 +17,7 @@ from prefrec.bench.published import published_step, trainable
 from prefrec.bench.settings import SEPARATE
 from prefrec.bench.workload import base_model, config_of, plain_model, tokenizer_of
 from prefrec.clock import Stopwatch, reset_peak
-from prefrec.models import DTYPES
+from prefrec.lm.models import DTYPES
 from prefrec.training import SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
 
 BETA = 1.0

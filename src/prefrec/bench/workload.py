@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from prefrec.bench.settings import BenchSettings
 from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare, read_prepared
 from prefrec.errors import ConfigError, DataError
-from prefrec.linear import quicken, slow_down
-from prefrec.models import DTYPES, EMBEDDED, load_model, load_tokenizer, measure_attention, resolve
+from prefrec.lm.cpu.linear import quicken, slow_down
+from prefrec.lm.models import DTYPES, EMBEDDED, load_model, load_tokenizer, measure_attention, resolve
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
 
 RANDOM = "random:"

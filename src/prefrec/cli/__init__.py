@@ -96,7 +96,7 @@ def main() -> None:
     try:
         app(args=arguments, prog_name="prefrec")
     except (PrefrecError, OSError) as e:
-        from prefrec.data.store import storage_error
+        from prefrec.files import storage_error
 
         if debug:
             traceback.print_exc()

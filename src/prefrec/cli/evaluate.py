@@ -14,11 +14,11 @@ from prefrec.cli._output import print_scores
 from prefrec.data import PreparedData, prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
+from prefrec.files import write_json
 from prefrec.pipeline.evaluate import evaluate_rankers, full_catalogue_metrics, metrics_json
 from prefrec.pipeline.full_catalogue import FULL_CATALOGUE
 from prefrec.pipeline.recipe import FULL_ROWS, NAME, ZERO_SHOT, EvaluateSection
 from prefrec.pipeline.score import Entry, LMEntry, adapter_key, sequential_entry
-from prefrec.pipeline.stage import write_json
 from prefrec.processes import is_first
 from prefrec.rankers.llara import PROJECTOR_FILE
 

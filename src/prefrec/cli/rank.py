@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefrec import processes
-from prefrec.catalogue import check_finite
 from prefrec.cli import _options as o
 from prefrec.console import track
 from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared, seen_items
 from prefrec.errors import DataError
+from prefrec.lm.catalogue import check_finite
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.pipeline.score import lm_ranker
 from prefrec.rankers.catalogue import CatalogueRanker, Method

@@ -10,11 +10,11 @@ import typer
 from prefrec.cli import _options as o
 from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError
+from prefrec.files import read_json
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import LoraSection, SFTSection
 from prefrec.pipeline.rows import check_section
 from prefrec.pipeline.run import sft_stage
-from prefrec.pipeline.stage import read_json
 
 Rank = Annotated[
     int | None, typer.Option(help="Rank of a new adapter; default 16. One to go on from (--adapter) keeps its own.")

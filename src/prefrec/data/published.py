@@ -15,10 +15,10 @@ import polars as pl
 
 from prefrec.data.readers import load_json, read_json_lines, read_text
 from prefrec.data.sources.base import find_parts
-from prefrec.data.store import write_whole
 from prefrec.data.titles import is_blank
 from prefrec.data.types import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
+from prefrec.files import write_whole
 
 JOINT = "::"
 

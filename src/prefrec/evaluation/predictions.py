@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
 from prefrec.data.readers import UNREADABLE, first_words, read_parquet
-from prefrec.data.store import write_whole
 from prefrec.errors import DataError
+from prefrec.files import write_whole
 
 PREDICTION_SCHEMA = pl.Schema(
     [

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from prefrec.data import Catalogue, PreparedData
-from prefrec.items import ItemEncoder
-from prefrec.models import load_tokenizer, vocabulary_size
+from prefrec.lm.items import ItemEncoder
+from prefrec.lm.models import load_tokenizer, vocabulary_size
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.prompts import PromptEncoder, load_template
 from prefrec.rankers.morec.titles import load_encoder

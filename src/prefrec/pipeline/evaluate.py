@@ -11,10 +11,10 @@ import polars as pl
 
 from prefrec.data import PreparedData
 from prefrec.evaluation import Audit, Evaluation, audit_prepared, evaluate_predictions, metrics_for
+from prefrec.files import write_json
 from prefrec.pipeline.full_catalogue import FULL_CATALOGUE, ask_full, full_entries, retrieve_entry
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection
 from prefrec.pipeline.score import Entry, LMEntry, ask_all
-from prefrec.pipeline.stage import write_json
 from prefrec.processes import is_first
 
 GENERATION_METRICS = ("gen_hr@1", "valid_ratio")

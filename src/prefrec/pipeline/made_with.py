@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from prefrec.models import same_base
+from prefrec.files import read_json
+from prefrec.lm.models import same_base
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import SEQUENTIAL, SFT, LoraSection, ModelSection, Recipe
 from prefrec.pipeline.score import LMEntry, SequentialEntry
-from prefrec.pipeline.stage import STAGE_FILE, read_json, stage_key
+from prefrec.pipeline.stage import STAGE_FILE, stage_key
 from prefrec.prompts import load_template
 
 MADE_WITH = "made_with"

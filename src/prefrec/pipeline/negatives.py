@@ -11,7 +11,7 @@ from prefrec import processes
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
 from prefrec.data.readers import read_parquet
-from prefrec.data.store import write_whole
+from prefrec.files import write_whole
 from prefrec.pipeline.recipe import AlignSection, ModelSection
 from prefrec.pipeline.score import lm_ranker
 from prefrec.rankers import CatalogueRanker, Ranker

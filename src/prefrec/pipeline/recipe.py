@@ -22,8 +22,8 @@ from pydantic import (
 from prefrec.data import PrepareConfig
 from prefrec.data.preferences import RatedBy, Thresholds
 from prefrec.errors import ConfigError
+from prefrec.lm.models import EMBEDDED
 from prefrec.losses import LOSSES
-from prefrec.models import EMBEDDED
 from prefrec.rankers.chatrec.config import ChatRecConfig
 from prefrec.rankers.config import NAME, RankerConfig, settings_error
 from prefrec.rankers.fuse import FuseConfig
@@ -116,7 +116,7 @@ class ModelSection(_Section):
         return self.model_dump(exclude=idle)
 
     def loading(self) -> dict[str, Any]:
-        """How `prefrec.models.load_model` is to load it."""
+        """How `prefrec.lm.models.load_model` is to load it."""
         return self.model_dump(include={"dtype", "attn_implementation", "quantization", "layers", "random_weights"})
 
 

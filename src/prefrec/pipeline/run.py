@@ -14,6 +14,7 @@ from prefrec.data import PrepareConfig, PreparedData, prepare, prepared_digest, 
 from prefrec.data.store import PREPARED_FILES
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
+from prefrec.files import read_json, write_json, write_text
 from prefrec.pipeline.baselines import STAGE_FUNCTIONS
 from prefrec.pipeline.evaluate import Scores, evaluate_rankers, metrics_json
 from prefrec.pipeline.ingredients import Ingredients, due
@@ -33,16 +34,7 @@ from prefrec.pipeline.report import write_report
 from prefrec.pipeline.report.contents import METRICS, made_of
 from prefrec.pipeline.rows import check_rows, warn_of_idle_dropout
 from prefrec.pipeline.score import Entry, LMEntry, SequentialEntry, adapter_key
-from prefrec.pipeline.stage import (
-    file_facts,
-    machine,
-    read_json,
-    refuse_name,
-    stage,
-    stage_key,
-    write_json,
-    write_text,
-)
+from prefrec.pipeline.stage import file_facts, machine, refuse_name, stage, stage_key
 from prefrec.pipeline.train import WEIGHTS, train_align, train_sft
 from prefrec.processes import is_first
 from prefrec.rankers.sequential import MODEL_FILES, SequentialConfig, require_hopwise, train_sequential

@@ -18,9 +18,10 @@ from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import judge_texts, predict, read_predictions, write_predictions
 from prefrec.evaluation.predictions import best_only
+from prefrec.files import read_json, write_json
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection
-from prefrec.pipeline.stage import file_facts, read_json, stage_key, write_json
+from prefrec.pipeline.stage import file_facts, stage_key
 from prefrec.prompts import load_template
 from prefrec.rankers.base import GeneratingRanker, Ranker
 from prefrec.rankers.chatrec import ChatRecRanker

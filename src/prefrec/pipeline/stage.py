@@ -21,10 +21,10 @@ import torch
 from prefrec import processes
 from prefrec.clock import peak_bytes, processor_says, reset_peak, spared
 from prefrec.console import say
-from prefrec.data.store import write_whole
 from prefrec.errors import ConfigError
-from prefrec.linear import way
-from prefrec.models import default_device
+from prefrec.files import read_json, write_json
+from prefrec.lm.cpu.linear import way
+from prefrec.lm.models import default_device
 
 STAGE_FILE = "stage.json"
 PREVIOUS = ".previous"
@@ -232,25 +232,6 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete `checkpoint-N` in `folder`, or None."""
     found = [p for p in folder.glob("checkpoint-*") if read_json(p / TRAINER_STATE)]
     return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
-
-
-def read_json(path: Path) -> Any:
-    """The JSON value in a file; None where there is no file, or only half of one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text so that a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def _state(folder: Path) -> dict[str, Any]:

@@ -13,11 +13,12 @@ import torch
 from peft import LoraConfig
 from transformers import set_seed
 
-from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
-from prefrec.items import ItemEncoder, ItemTrajectoryEncoder, add_items, item_table
-from prefrec.models import resolve_dtype
+from prefrec.files import write_json
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items, item_table
+from prefrec.lm.models import resolve_dtype
 from prefrec.pipeline.encoders import Encoder, prompt_encoder, shows_candidates, title_vectors
 from prefrec.pipeline.log_negatives import log_rows, log_validation_rows
 from prefrec.pipeline.negatives import negative_rows
@@ -28,7 +29,7 @@ from prefrec.pipeline.recipe import (
     RowsSection,
     SFTSection,
 )
-from prefrec.pipeline.stage import last_checkpoint, write_json
+from prefrec.pipeline.stage import last_checkpoint
 from prefrec.processes import from_first
 from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
 from prefrec.training import (

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from rich.markup import escape
 
 from prefrec import processes
-from prefrec.catalogue import BLOCK_TOKENS, TrieLayout, catalogue_logps, trie_layout
 from prefrec.console import track, warn
 from prefrec.data import RankingExample
+from prefrec.lm.catalogue import BLOCK_TOKENS, TrieLayout, catalogue_logps, trie_layout
+from prefrec.lm.search import TopK, sample, top_k
+from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.lm import LMRanker
-from prefrec.search import TopK, sample, top_k
-from prefrec.trie import Trie
 
 Method = Literal["auto", "exact", "search"]
 """`exact` scores every title, `search` looks for the best ones; `auto` takes `exact` up to `EXACT_NODES`."""

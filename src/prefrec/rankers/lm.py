@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from prefrec import processes
-from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.console import track, warn
 from prefrec.data import Catalogue, RankingExample
-from prefrec.items import ItemEncoder
-from prefrec.models import default_device, load_tokenizer
-from prefrec.packing import pack_passes
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.items import ItemEncoder
+from prefrec.lm.models import default_device, load_tokenizer
+from prefrec.lm.packing import pack_passes
+from prefrec.lm.scoring import choice_logps, language_model, layout_for, verified_layout
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
-from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
 from prefrec.training import encode_examples
 from prefrec.training.adapters import load_weights
 from prefrec.training.sampler import own_batches
@@ -197,7 +197,7 @@ def load_lm(
     """A base model, with an adapter where one is given, and its tokenizer; ready to score, on a GPU if there is one.
 
     Args:
-        base: a name for `prefrec.models.load_model`.
+        base: a name for `prefrec.lm.models.load_model`.
         adapter: folder of a PEFT adapter, or of a whole model that was trained from the base.
         dtype: of the base.
         **options: for `load_model`, how the base attends and is held.

@@ -9,7 +9,7 @@ import jinja2
 import yaml
 
 from prefrec.evaluation import Evaluation
-from prefrec.models import EMBEDDED
+from prefrec.lm.models import EMBEDDED
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
 from prefrec.pipeline.report.contents import RunContents
 from prefrec.pipeline.report.wording import label, metric_label, with_interval
@@ -77,7 +77,7 @@ def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *,
 
 
 def _on_hub(base: str) -> bool:
-    """Whether `base` is a hub id, with or without an owner, as `prefrec.models.resolve` takes it."""
+    """Whether `base` is a hub id, with or without an owner, as `prefrec.lm.models.resolve` takes it."""
     return base.count("/") <= 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
 
 

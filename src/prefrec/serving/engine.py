@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
 from prefrec.errors import DataError
-from prefrec.items import ItemEncoder
-from prefrec.packing import tokens_of
+from prefrec.lm.items import ItemEncoder
+from prefrec.lm.packing import tokens_of
 from prefrec.pipeline.report.examples import shares
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.catalogue import Recommendation

@@ -12,9 +12,9 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from prefrec.data.store import clear_drafts, draft_name, storage_error, writing
 from prefrec.errors import ConfigError, ModelError
-from prefrec.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_model, load_tokenizer, resolve_dtype
+from prefrec.files import clear_drafts, draft_name, storage_error, writing
+from prefrec.lm.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_model, load_tokenizer, resolve_dtype
 from prefrec.pipeline.report.contents import read_run
 from prefrec.prompts import load_template
 from prefrec.serving.card import model_card

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prefrec.models import load_tokenizer
-from prefrec.packing import LayoutChoice
+from prefrec.lm.models import load_tokenizer
+from prefrec.lm.packing import LayoutChoice
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.recipe import ZERO_SHOT
 from prefrec.prompts import load_template

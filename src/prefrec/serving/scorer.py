@@ -14,15 +14,15 @@ from peft import PeftModel
 from rich.markup import escape
 from torch import nn
 
-from prefrec.catalogue import check_finite
-from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.console import warn
 from prefrec.errors import ModelError
-from prefrec.models import load_model
-from prefrec.packing import Layout, LayoutChoice, pack_passes, tokens_of
+from prefrec.lm.catalogue import check_finite
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.models import load_model
+from prefrec.lm.packing import Layout, LayoutChoice, pack_passes, tokens_of
+from prefrec.lm.scoring import choice_logps, language_model, layout_for, verified_layout
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
-from prefrec.scoring import choice_logps, language_model, layout_for, verified_layout
 from prefrec.training.adapters import is_adapter, load_adapter, load_weights
 
 Scores = list[NDArray[np.float64]]
@@ -154,7 +154,7 @@ def load_rankers(
     """Load the models of several rankers for `Scorer`: one base for all adapters, and each whole model.
 
     Args:
-        base: a name for `prefrec.models.load_model`.
+        base: a name for `prefrec.lm.models.load_model`.
         dtype: of the models.
         weights: ranker → folder of its adapter, or of its whole model; None: the bare base.
         **options: for `load_model`, how the base attends and is held.

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
-from prefrec.packing import LayoutChoice
+from prefrec.lm.packing import LayoutChoice
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.page import page_files
 from prefrec.serving.run import open_engine

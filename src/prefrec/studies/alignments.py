@@ -15,7 +15,7 @@ import numpy as np
 from prefrec.data import PreparedData, RankingExample, frame_to_examples
 from prefrec.data.readers import read_parquet
 from prefrec.evaluation.tables import metric_label
-from prefrec.models import load_tokenizer
+from prefrec.lm.models import load_tokenizer
 from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.recipe import SFT, AlignSection, ModelSection, Recipe
 from prefrec.pipeline.train import training_rows

@@ -10,10 +10,10 @@ from typing import Any
 from prefrec.console import say
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
+from prefrec.files import read_json
 from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe
 from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import prepare_stage, run_recipe
-from prefrec.pipeline.stage import read_json
 from prefrec.studies.runs import Run, open_run
 from prefrec.studies.study import Study
 from prefrec.studies.write import STUDY_FILE, write_study

@@ -15,13 +15,14 @@ from prefrec.data.config import GIVEN_SOURCES
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.tables import metric_label
+from prefrec.files import read_json
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection, checked_recipe
 from prefrec.pipeline.report.wording import label
 from prefrec.pipeline.rows import check_rows, rows_taken
 from prefrec.pipeline.run import run_recipe, train_stages
 from prefrec.pipeline.score import LMEntry, ask_models
-from prefrec.pipeline.stage import STAGE_FILE, read_json, stage_key, taken
+from prefrec.pipeline.stage import STAGE_FILE, stage_key, taken
 from prefrec.studies.alignments import variant
 from prefrec.studies.groups import grouped_table, groups_of, measure_groups
 from prefrec.studies.measure import ranking_values

@@ -9,12 +9,13 @@ import polars as pl
 
 from prefrec.evaluation import Audit, Evaluation, PairedDifference, audit_prepared
 from prefrec.evaluation.tables import FULL_METRICS, metric_label
+from prefrec.files import read_json
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, SFT, ZERO_SHOT, Recipe
 from prefrec.pipeline.report.contents import METRICS
 from prefrec.pipeline.report.tables import Grid
 from prefrec.pipeline.report.wording import clock, includes_zero, label, with_interval
-from prefrec.pipeline.stage import STAGE_FILE, read_json, taken
+from prefrec.pipeline.stage import STAGE_FILE, taken
 from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.studies.cost import training_seconds

@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefrec.data.store import write_whole
+from prefrec.files import write_json, write_text, write_whole
 from prefrec.pipeline.recipe import dump_recipe
 from prefrec.pipeline.report.pages import page_environment
 from prefrec.pipeline.report.svg import to_svg
 from prefrec.pipeline.run import environment
-from prefrec.pipeline.stage import write_json, write_text
 from prefrec.processes import is_first
 from prefrec.studies.runs import Run
 from prefrec.studies.study import Drawing, Outcome, Study

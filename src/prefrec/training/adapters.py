@@ -27,10 +27,10 @@ from transformers.pytorch_utils import Conv1D
 
 from prefrec.console import warn
 from prefrec.errors import ConfigError, ModelError
-from prefrec.items import ITEMS_FILE, load_item_model
-from prefrec.models import load_model, same_base
-from prefrec.scoring import language_model
-from prefrec.training.quick_lora import quicken_adapted
+from prefrec.lm.cpu.lora import quicken_adapted
+from prefrec.lm.items import ITEMS_FILE, load_item_model
+from prefrec.lm.models import load_model, same_base
+from prefrec.lm.scoring import language_model
 
 ALL_LINEAR = "all-linear"
 _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
@@ -99,7 +99,7 @@ def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False,
     """Return a base model, with what was trained on it.
 
     Args:
-        base: a name for `prefrec.models.load_model`.
+        base: a name for `prefrec.lm.models.load_model`.
         weights: folder of an adapter, or of the whole model where all weights were trained; None: the bare base.
         is_trainable: an adapter is to be trained on, and stays in float32.
         **loading: for `load_model`.

@@ -26,21 +26,21 @@ from transformers import (
 )
 
 from prefrec import processes
-from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.console import say, warn
-from prefrec.data.store import writing
 from prefrec.errors import ConfigError
-from prefrec.items import ItemEncoder, item_table
-from prefrec.masks import FLEX, attention_implementation
-from prefrec.models import is_quantized, load_model, load_tokenizer
-from prefrec.packing import Layout, PackedBatch, pack_passes, tokens_of
+from prefrec.files import writing
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.cpu.lora import quicken_adapted
+from prefrec.lm.items import ItemEncoder, item_table
+from prefrec.lm.masks import FLEX, attention_implementation
+from prefrec.lm.models import is_quantized, load_model, load_tokenizer
+from prefrec.lm.packing import Layout, PackedBatch, pack_passes, tokens_of
+from prefrec.lm.scoring import BRANCHING, language_model, layout_for, verified_layout
 from prefrec.prompts import PromptEncoder
 from prefrec.prompts.trajectories import question
-from prefrec.scoring import BRANCHING, language_model, layout_for, verified_layout
 from prefrec.training.adapters import add_adapter
 from prefrec.training.config import ChoiceTrainingArguments
 from prefrec.training.progress import ProgressCallback
-from prefrec.training.quick_lora import quicken_adapted
 from prefrec.training.sampler import StepSampler, longest_first
 
 FURTHER_PASSES, ROW = "further_passes", "row"

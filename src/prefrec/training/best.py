@@ -12,8 +12,8 @@ from transformers import Trainer, TrainerCallback
 
 from prefrec import processes
 from prefrec.console import say
-from prefrec.data.store import write_whole, writing
-from prefrec.items import item_table, save_item_model
+from prefrec.files import write_whole, writing
+from prefrec.lm.items import item_table, save_item_model
 
 BEST = "best"
 """Folder of the best weights so far, inside that of a stage."""

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from transformers import TrainingArguments
 
 from prefrec.errors import ConfigError
+from prefrec.lm.packing import LayoutChoice
 from prefrec.losses import LOSSES
-from prefrec.packing import LayoutChoice
 
 SAMPLING = ("group_by_length", "random", "sequential")
 
@@ -25,7 +25,7 @@ class ChoiceTrainingArguments(TrainingArguments):
             steps follow from it for whatever number of processes there is.
         layout: `packed`, `separate`, or `auto` (packed where it is right for the model).
         disable_dropout: switch all dropout of the model off.
-        item_learning_rate: of item vectors, where items are tokens (`prefrec.items`).
+        item_learning_rate: of item vectors, where items are tokens (`prefrec.lm.items`).
         train_sampling_strategy: `group_by_length` (rows of like length share a pass; every optimiser step is made
             of the same rows as with `random`), `random` or `sequential`.
     """

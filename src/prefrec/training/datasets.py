@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, TokenizerError
-from prefrec.items import ItemEncoder
+from prefrec.lm.items import ItemEncoder
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from prefrec.catalogue_softmax import CatalogueSoftmax
-from prefrec.packing import PackedBatch
-from prefrec.scoring import choice_logps
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.packing import PackedBatch
+from prefrec.lm.scoring import choice_logps
 
 
 def peek(model: nn.Module, passes: Sequence[PackedBatch], within: CatalogueSoftmax | None = None) -> Tensor:

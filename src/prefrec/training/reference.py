@@ -17,15 +17,15 @@ from torch import nn
 from xxhash import xxh3_128_digest
 
 from prefrec import processes
-from prefrec.attention import compute_dtype
-from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.clock import Seconds, Stopwatch, spare
 from prefrec.console import track
-from prefrec.data.store import write_whole
-from prefrec.masks import attention_implementation
-from prefrec.packing import Layout, pack_passes
+from prefrec.files import write_whole
+from prefrec.lm.attention import compute_dtype
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.masks import attention_implementation
+from prefrec.lm.packing import Layout, pack_passes
+from prefrec.lm.scoring import choice_logps, language_model
 from prefrec.prompts import ChoiceSet
-from prefrec.scoring import choice_logps, language_model
 from prefrec.training.adapters import REFERENCE_ADAPTER, reference_of
 from prefrec.training.sampler import own_batches
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Sampler
 
 from prefrec import processes
-from prefrec.packing import tokens_of
+from prefrec.lm.packing import tokens_of
 from prefrec.prompts import ChoiceSet
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from prefrec.data import Catalogue
 from prefrec.errors import DataError, TokenizerError
-from prefrec.items import ItemTrajectoryEncoder
+from prefrec.lm.items import ItemTrajectoryEncoder
 from prefrec.prompts import Trajectory, TrajectoryEncoder
 
 LEAST = 2

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prefrec.packing import PackedBatch, pack_trajectories
+from prefrec.lm.packing import PackedBatch, pack_trajectories
+from prefrec.lm.scoring import answer_token_logps, choice_logps, sum_by_choice
 from prefrec.prompts import Trajectory
-from prefrec.scoring import answer_token_logps, choice_logps, sum_by_choice
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.datasets import ChoiceDataset, encode_completions
 from prefrec.training.sequences import TrajectoryDataset
@@ -20,7 +20,7 @@ class SFTTrainer(ChoiceTrainer):
     """Fine-tunes a causal LM on the answers that users chose.
 
     Args:
-        model: a model, a PEFT model, or a name for `prefrec.models.load_model`.
+        model: a model, a PEFT model, or a name for `prefrec.lm.models.load_model`.
         args: an `SFTConfig`.
         train_dataset: rows `prompt: str, completion: str` (a `datasets.Dataset` or a list of dicts), a
             `ChoiceDataset`, or a `TrajectoryDataset`, in which every title of a history is a target.

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.errors import ConfigError
-from prefrec.items import ItemEncoder
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.items import ItemEncoder
+from prefrec.lm.packing import PackedBatch
+from prefrec.lm.scoring import choice_logps
 from prefrec.losses import LOSSES, REFERENCE_FREE, PreferenceLoss, effective_negatives
-from prefrec.packing import PackedBatch
 from prefrec.prompts import PromptEncoder
-from prefrec.scoring import choice_logps
 from prefrec.training.adapters import (
     REFERENCE_ADAPTER,
     add_reference_adapter,
@@ -37,7 +37,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     Args:
         model: a model, a PEFT model (its adapter is trained on, and its present weights are the reference),
-            or a name for `prefrec.models.load_model`.
+            or a name for `prefrec.lm.models.load_model`.
         args: a `SoftmaxDPOConfig`.
         train_dataset: rows `prompt: str, chosen: str, rejected: list[str]` (a `datasets.Dataset` or a list
             of dicts), or a `PreferenceDataset`.

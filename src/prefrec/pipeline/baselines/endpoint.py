@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prefrec import processes
 from prefrec.errors import ModelError
-from prefrec.models import load_tokenizer
+from prefrec.lm.models import load_tokenizer
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.score import Entry, RankerEntry, adapter_key
 from prefrec.pipeline.stage import file_facts, stage_key

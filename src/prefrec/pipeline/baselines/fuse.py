@@ -13,6 +13,7 @@ from prefrec.data import RankingExample, seen_items
 from prefrec.errors import ConfigError
 from prefrec.evaluation import target_ranks, whole_catalogue
 from prefrec.evaluation.metrics import ndcg
+from prefrec.files import read_json, write_json
 from prefrec.pipeline.full_catalogue import full_entries
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection
@@ -26,7 +27,7 @@ from prefrec.pipeline.score import (
     lm_ranker,
     model_key,
 )
-from prefrec.pipeline.stage import read_json, stage, stage_key, write_json
+from prefrec.pipeline.stage import stage, stage_key
 from prefrec.processes import is_first
 from prefrec.rankers import CatalogueRanker, Ranker
 from prefrec.rankers.fuse import (

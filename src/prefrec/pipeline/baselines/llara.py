@@ -11,7 +11,7 @@ from transformers import set_seed
 
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
-from prefrec.models import load_model, load_tokenizer
+from prefrec.lm.models import load_model, load_tokenizer
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.recipe import LoraSection
 from prefrec.pipeline.score import Entry, RankerEntry, SequentialEntry

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from prefrec.console import say
-from prefrec.models import load_model, load_tokenizer
+from prefrec.lm.models import load_model, load_tokenizer
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.recipe import LoraSection
 from prefrec.pipeline.score import Entry, RankerEntry

@@ -18,8 +18,9 @@ from prefrec.data.readers import first_words
 from prefrec.errors import DataError
 from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.evaluation.preferences import Preferences
+from prefrec.files import read_json
 from prefrec.pipeline.preferences import PREFERENCES
-from prefrec.pipeline.stage import PREVIOUS, STAGE_FILE, read_json, stage_key
+from prefrec.pipeline.stage import PREVIOUS, STAGE_FILE, stage_key
 from prefrec.rankers.fuse import FUSE_FILE, fusion_sentence
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefrec.data.store import write_whole
 from prefrec.evaluation import Evaluation
+from prefrec.files import write_whole
 from prefrec.pipeline.report import curves, tables
 from prefrec.pipeline.report.contents import RunContents, read_run
 from prefrec.pipeline.report.examples import EACH, SEED, pick_examples

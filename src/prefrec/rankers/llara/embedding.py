@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prefrec.data.store import write_whole
 from prefrec.errors import ConfigError, ModelError
+from prefrec.files import write_whole
+from prefrec.lm.scoring import language_model
 from prefrec.rankers.sequential import SequentialRanker
-from prefrec.scoring import language_model
 
 PROJECTOR_FILE = "projector.safetensors"
 """Beside the adapter's weights: item vectors, projector, and the ids of the items in the metadata."""

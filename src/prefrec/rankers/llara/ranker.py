@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.models import load_model
+from prefrec.lm.models import load_model
 from prefrec.prompts import ChoiceSet, PromptTemplate
 from prefrec.rankers.llara.embedding import embedding_of, load_projector
 from prefrec.rankers.llara.prompts import HybridEncoder, hybrid_catalogue
@@ -58,9 +58,9 @@ def load_llara_model(base: str, adapter: Path, **loading: Any) -> Any:
     """A base with a LLaRA adapter, which is trainable, and its items, whose projector is frozen: to align it further.
 
     Args:
-        base: a name for `prefrec.models.load_model`.
+        base: a name for `prefrec.lm.models.load_model`.
         adapter: folder of adapter and projector.
-        **loading: further arguments of `prefrec.models.load_model`.
+        **loading: further arguments of `prefrec.lm.models.load_model`.
 
     Raises:
         ModelError: base, adapter or projector cannot be found or read.
@@ -84,11 +84,11 @@ def load_llara(
 
     Args:
         name: in the tables.
-        base: a name for `prefrec.models.load_model`.
+        base: a name for `prefrec.lm.models.load_model`.
         adapter: folder of adapter and projector.
         catalogue: titles of all items.
         template: the prompt.
-        loading: arguments of `prefrec.models.load_model`; None: bfloat16.
+        loading: arguments of `prefrec.lm.models.load_model`; None: bfloat16.
         **settings: further arguments of `LMRanker`.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from prefrec.models import EMBEDDED
+from prefrec.lm.models import EMBEDDED
 from prefrec.rankers.config import RankerConfig
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefrec.console import track
-from prefrec.data.store import write_whole
 from prefrec.errors import ModelError
-from prefrec.models import SAFE, load_tokenizer, resolve
+from prefrec.files import write_whole
+from prefrec.lm.models import SAFE, load_tokenizer, resolve
 from prefrec.rankers.lm import default_device
 from prefrec.training.sampler import longest_first
 
@@ -74,7 +74,7 @@ class TitleEncoder(nn.Module):
 
 
 def load_encoder(name: str, max_tokens: int) -> TitleEncoder:
-    """The encoder of that name (see `prefrec.models.load_model`), in float32, on a GPU if there is one.
+    """The encoder of that name (see `prefrec.lm.models.load_model`), in float32, on a GPU if there is one.
 
     Raises:
         ModelError: there is no such model, it cannot be read, or it is an encoder-decoder.

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from prefrec.console import say, track
 from prefrec.data import PreparedData
-from prefrec.data.store import write_whole
 from prefrec.errors import ConfigError, DataError
+from prefrec.files import write_whole
 from prefrec.rankers.lm import default_device
 from prefrec.rankers.morec.batches import Batch, batches
 from prefrec.rankers.morec.config import MoRecConfig

@@ -20,8 +20,8 @@ from pathlib import Path
 import polars as pl
 
 from prefrec.data import PreparedData, RankingExample
-from prefrec.data.store import write_whole
 from prefrec.errors import DataError
+from prefrec.files import write_whole
 
 DATASET = "prefrec"
 """Name of the files and their folder, as hopwise wants them: `prefrec/prefrec.train.inter`."""

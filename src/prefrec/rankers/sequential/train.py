@@ -14,8 +14,8 @@ from typing import Any
 
 from prefrec.console import say, track
 from prefrec.data import PreparedData
-from prefrec.data.store import write_whole
 from prefrec.errors import ModelError
+from prefrec.files import write_whole
 from prefrec.rankers.sequential.benchmark import Vocabulary, write_benchmark
 from prefrec.rankers.sequential.config import SETTINGS, SequentialConfig
 from prefrec.rankers.sequential.job import METRIC, MISSING, Job

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefrec.data.store import write_whole
+from prefrec.files import write_whole
 from prefrec.rankers.sequential.benchmark import DATASET, PARTS
 from prefrec.rankers.sequential.job import FIXED, METRIC, MISSING, Job
 

@@ -94,12 +94,12 @@ def load_tallrec(
 
     Args:
         name: in the tables.
-        base: a name for `prefrec.models.load_model`.
+        base: a name for `prefrec.lm.models.load_model`.
         adapter: folder of the adapter that was tuned on `tallrec_dataset`.
         catalogue: titles of all items.
         template: that it was tuned with.
         opinions: which items of the histories were disliked.
-        loading: arguments of `prefrec.models.load_model`; None: bfloat16.
+        loading: arguments of `prefrec.lm.models.load_model`; None: bfloat16.
         **settings: further arguments of `LMRanker`.
 
     Raises:

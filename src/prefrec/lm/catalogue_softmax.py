@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefrec.trie import ROOT, Trie
+from prefrec.lm.trie import ROOT, Trie
 
 
 @dataclass(frozen=True, slots=True)

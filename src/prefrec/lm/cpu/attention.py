@@ -1,4 +1,4 @@
-"""Attention in float32 on a CPU by oneDNN, where linear layers go to it (`prefrec.linear`) and for the same reason.
+"""Attention in float32 on a CPU by oneDNN, where linear layers use it (`prefrec.lm.cpu.linear`): for the same reason.
 
 torch's own kernel multiplies by MKL. Here the scores of a few hundred queries at a time are made whole: the products
 are then large enough for oneDNN, and what they need fits the processor's cache. No query is multiplied with keys
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from prefrec.linear import is_ours, multiply
+from prefrec.lm.cpu.linear import is_ours, multiply
 
 ONEDNN = "prefrec_onednn"
 """Name of this attention among transformers' implementations."""

@@ -33,7 +33,7 @@ def quicken(model: nn.Module) -> None:
     They do as torch does wherever their numbers are not in float32 on a CPU, and under `torch.func`, `torch.compile`
     and tracing. What oneDNN multiplies has gradients of the first order alone, and torch's counter of FLOPs does not
     see it: `slow_down` undoes it. Layers that are made later, as those of an adapter are, are not quickened by it.
-    Where `prefrec.scoring` and `prefrec.catalogue` ask the model, its attention goes to oneDNN as well.
+    Where `prefrec.lm.scoring` and `prefrec.lm.catalogue` ask the model, its attention goes to oneDNN as well.
     """
     if uses_onednn():
         _change(model, nn.Linear, OneDNNLinear)

@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from prefrec.attention import quick_attention
-from prefrec.catalogue_softmax import CatalogueSoftmax
 from prefrec.errors import ModelError
-from prefrec.masks import attention_masks
-from prefrec.prompts import ChoiceSet
-from prefrec.scoring import (
+from prefrec.lm.attention import quick_attention
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.masks import attention_masks
+from prefrec.lm.scoring import (
     PIECE,
     doubted,
     language_model,
@@ -36,7 +35,8 @@ from prefrec.scoring import (
     tolerance,
     unlikeness,
 )
-from prefrec.trie import ROOT, Ints, Trie
+from prefrec.lm.trie import ROOT, Ints, Trie
+from prefrec.prompts import ChoiceSet
 
 TrieLayout = Literal["cached", "repeated", "separate"]
 """How a model reads a trie.
@@ -85,7 +85,7 @@ def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[Tr
     """The fastest layout that is right for a model, and why.
 
     What the configuration rules out is not tried. The rest is tried on a few answers made of the text
-    (`prefrec.scoring.probe_of`), `cached` before `repeated`, and must agree with one row an answer. Call it in the
+    (`prefrec.lm.scoring.probe_of`), `cached` before `repeated`, and must agree with one row an answer. Call it in the
     autocast context that the model is to be used in.
     """
     core = language_model(model)

@@ -1,4 +1,4 @@
-"""prefrec.onednn_attention: torch's numbers and gradients, in whole models too; aside for whatever else is asked."""
+"""prefrec.lm.cpu.attention: torch's numbers and gradients, in whole models too; aside for whatever else is asked."""
 
 import gc
 from types import SimpleNamespace
@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from onednn import always_by_onednn
-from prefrec import linear, onednn_attention
-from prefrec.attention import fastest_attention, quick_attention
-from prefrec.catalogue import catalogue_logps
-from prefrec.linear import quicken, slow_down
-from prefrec.onednn_attention import ONEDNN
-from prefrec.packing import pack
+from prefrec.lm.attention import fastest_attention, quick_attention
+from prefrec.lm.catalogue import catalogue_logps
+from prefrec.lm.cpu import attention as onednn_attention
+from prefrec.lm.cpu import linear
+from prefrec.lm.cpu.attention import ONEDNN
+from prefrec.lm.cpu.linear import quicken, slow_down
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps, layout_for
+from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
-from prefrec.scoring import choice_logps, layout_for
-from prefrec.trie import Trie
 from tiny import tiny_llama as plain_llama
 
 pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from prefrec.onednn_attention import ONEDNN
-from prefrec.packing import PackedBatch
+from prefrec.lm.cpu.attention import ONEDNN
+from prefrec.lm.packing import PackedBatch
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prefrec.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.prompts import ChoiceSet, Trajectory
 
 Layout = Literal["packed", "separate"]
@@ -155,9 +155,9 @@ def pack_trajectories(
 ) -> PackedBatch:
     """Lay out histories so that one causal pass scores each of their titles after all titles before it.
 
-    A row holds one trajectory as running text, or several short ones that do not see each other; it is padded on the
-    right. The titles of trajectory b are the C answers of choice set b. The end token of a title is predicted where the
-    title ends, though the text goes on with the next line: so a title costs what it costs as an answer to the same
+    A row holds one trajectory as running text, or several short ones that do not see each other. It is padded on the
+    right. The titles of trajectory b are the C answers of choice set b. The end token of a title is predicted where
+    the title ends, though the text goes on with the next line: a title costs what it costs as an answer to the same
     prompt.
 
     Args:
@@ -214,7 +214,7 @@ def pack_trajectories(
 
 
 def _bins(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Return the indices of `lengths` in few groups that sum to at most `room`, each as soon as it fits (first-fit)."""
+    """Return the indices of `lengths` in groups that sum to at most `room`: first-fit, longest first."""
     bins: list[list[int]] = []
     left: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -1,4 +1,4 @@
-"""prefrec.attention: which attention is used for a batch, and that FlexAttention gives the same numbers."""
+"""prefrec.lm.attention: which attention is used for a batch, and that FlexAttention gives the same numbers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch.nn.attention.flex_attention
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from flex import uncompiled
-from prefrec import attention
-from prefrec.attention import fastest_attention, measurable, measure
-from prefrec.catalogue import catalogue_logps
-from prefrec.masks import BLOCK, FLEX
-from prefrec.models import measure_attention
-from prefrec.packing import pack
+from prefrec.lm import attention
+from prefrec.lm.attention import fastest_attention, measurable, measure
+from prefrec.lm.catalogue import catalogue_logps
+from prefrec.lm.masks import BLOCK, FLEX
+from prefrec.lm.models import measure_attention
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
+from prefrec.lm.search import top_k
+from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
-from prefrec.scoring import choice_logps
-from prefrec.search import top_k
-from prefrec.trie import Trie
 from slow import slow_logps
 from tiny import tiny_llama
 

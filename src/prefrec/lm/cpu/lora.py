@@ -12,11 +12,11 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prefrec.linear import OneDNNLinear, is_ours, multiply, outer, quicken
+from prefrec.lm.cpu.linear import OneDNNLinear, is_ours, multiply, outer, quicken
 
 
 def quicken_adapted(model: nn.Module) -> None:
-    """`prefrec.linear.quicken` for a model with adapters: LoRA's layers too."""
+    """`prefrec.lm.cpu.linear.quicken` for a model with adapters: LoRA's layers too."""
     quicken(model)
     for module in model.modules():
         if type(module) is LoraLinear and type(module.base_layer) is OneDNNLinear:

@@ -1,4 +1,4 @@
-"""prefrec.search: best-first search against sorting the exact scores."""
+"""prefrec.lm.search: best-first search against sorting the exact scores."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefrec.catalogue import catalogue_logps
 from prefrec.errors import ModelError
-from prefrec.search import top_k
-from prefrec.trie import Trie
+from prefrec.lm.catalogue import catalogue_logps
+from prefrec.lm.search import top_k
+from prefrec.lm.trie import Trie
 from tiny import tiny_llama
 
 VOCABULARY = 64

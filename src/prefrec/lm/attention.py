@@ -22,8 +22,9 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prefrec.console import say
-from prefrec.linear import is_quick
-from prefrec.masks import (
+from prefrec.lm.cpu.attention import ONEDNN
+from prefrec.lm.cpu.linear import is_quick
+from prefrec.lm.masks import (
     BLOCK,
     FLEX,
     SDPA,
@@ -33,8 +34,7 @@ from prefrec.masks import (
     layer_kinds,
     text_config,
 )
-from prefrec.onednn_attention import ONEDNN
-from prefrec.packing import PackedBatch
+from prefrec.lm.packing import PackedBatch
 
 TURNS, TIMES = 3, 5
 """The fastest of so many turns counts, of so many calls each."""
@@ -48,7 +48,7 @@ def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
     """Inside this context `core` attends in the way that is to be used for `batch`; yields the batch as it is taken.
 
     The way is the model's own; where it was loaded to have it measured (`attention_by_shape`, see
-    `prefrec.models.load_model`), the one found at the first batch of each shape. On a CPU oneDNN may stand in for
+    `prefrec.lm.models.load_model`), the one found at the first batch of each shape. On a CPU oneDNN may stand in for
     `sdpa` (`quick_attention`).
 
     Args:
@@ -65,7 +65,7 @@ def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
 
 @contextmanager
 def quick_attention(core: Any, mask: Tensor) -> Iterator[None]:
-    """Inside this context oneDNN stands in for `sdpa`, where the model's linear layers go to it (`prefrec.linear`).
+    """Inside this context oneDNN stands in for `sdpa` where the linear layers of the model use it too.
 
     Args:
         core: the transformers model, without adapters or wrappers.

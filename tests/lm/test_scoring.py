@@ -1,4 +1,4 @@
-"""prefrec.scoring: packed scores and gradients against one full sequence an answer."""
+"""prefrec.lm.scoring: packed scores and gradients against one full sequence an answer."""
 
 import pytest
 import torch
@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 from peft import get_peft_model
 from transformers import LlamaForCausalLM
 
-from prefrec import scoring
-from prefrec.packing import pack, pack_passes
-from prefrec.prompts import ChoiceSet
-from prefrec.scoring import (
+from prefrec.lm import scoring
+from prefrec.lm.packing import pack, pack_passes
+from prefrec.lm.scoring import (
     CHECKED_ANSWERS,
     DOUBTED_ANSWERS,
     PIECE,
@@ -22,6 +21,7 @@ from prefrec.scoring import (
     token_logps,
     verified_layout,
 )
+from prefrec.prompts import ChoiceSet
 from prefrec.training import lora_config
 from slow import slow_logps
 from tiny import broken, tiny_llama

@@ -1,11 +1,11 @@
-"""prefrec.trie against a dict of dicts."""
+"""prefrec.lm.trie against a dict of dicts."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefrec.trie import ROOT, Trie
+from prefrec.lm.trie import ROOT, Trie
 
 answers = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=20)
 """Few tokens, short answers: shared prefixes, prefixes of others and duplicates abound."""

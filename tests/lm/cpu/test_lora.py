@@ -1,4 +1,4 @@
-"""prefrec.training.quick_lora: PEFT's numbers and gradients by oneDNN; PEFT itself wherever it does more than add."""
+"""prefrec.lm.cpu.lora: PEFT's numbers and gradients by oneDNN; PEFT itself wherever it does more than add."""
 
 import pytest
 import torch
@@ -9,10 +9,11 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
 from onednn import calls_of
-from prefrec import linear
-from prefrec.training import lora_config, quick_lora
+from prefrec.lm.cpu import linear
+from prefrec.lm.cpu import lora as quick_lora
+from prefrec.lm.cpu.lora import OneDNNLora, quicken_adapted
+from prefrec.training import lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
-from prefrec.training.quick_lora import OneDNNLora, quicken_adapted
 from tiny import tiny_llama
 
 pytestmark = pytest.mark.skipif(not linear.has_onednn(), reason="this torch was built without oneDNN")

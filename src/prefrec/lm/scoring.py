@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prefrec.attention import compute_dtype, fastest_attention
-from prefrec.catalogue_softmax import CatalogueSoftmax
-from prefrec.linear import OneDNNLinear
-from prefrec.masks import (
+from prefrec.lm.attention import compute_dtype, fastest_attention
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.cpu.linear import OneDNNLinear
+from prefrec.lm.masks import (
     MASKED_ATTENTION,
     MASKED_LAYERS,
     attention_implementation,
@@ -25,7 +25,7 @@ from prefrec.masks import (
     layer_kinds,
     text_config,
 )
-from prefrec.packing import Layout, PackedBatch, pack
+from prefrec.lm.packing import Layout, PackedBatch, pack
 from prefrec.prompts import ChoiceSet
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def choice_logps(model: nn.Module, *passes: PackedBatch, within: CatalogueSoftma
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
-        *passes: a batch from `prefrec.packing.pack`, or all that `pack_passes` makes of one; on the model's device.
+        *passes: a batch from `prefrec.lm.packing.pack`, or all that `pack_passes` makes of one.
         within: the catalogue that the passes were packed with; None: among all tokens.
     """
     logps = sum_by_choice(answer_token_logps(model, passes[0], within), passes[0])

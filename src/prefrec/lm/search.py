@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from prefrec.catalogue import TrieLayout, TrieReader, children_logps, trie_reader
-from prefrec.catalogue_softmax import CatalogueSoftmax
-from prefrec.trie import ROOT, Ints, Trie
+from prefrec.lm.catalogue import TrieLayout, TrieReader, children_logps, trie_reader
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.trie import ROOT, Ints, Trie
 
 WIDTH = 32
 """Prefixes that one call extends; more are read for nothing, fewer need more calls."""

@@ -9,17 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefrec.catalogue import catalogue_logps
-from prefrec.catalogue_softmax import CatalogueSoftmax
-from prefrec.packing import pack_passes, pack_trajectories
+from prefrec.lm.catalogue import catalogue_logps
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.packing import pack_passes, pack_trajectories
+from prefrec.lm.scoring import choice_logps, restricted_head
+from prefrec.lm.search import top_k
 from prefrec.prompts import ChoiceSet, Trajectory
-from prefrec.scoring import choice_logps, restricted_head
-from prefrec.search import top_k
 from slow import slow_logps_within
-from tiny import tiny_llama
-
-ANSWERS = ((5, 6, 9), (5, 9), (7, 9), (7, 8, 9), (10, 11, 12, 9), (10, 11, 13, 9), (14, 9))
-PROMPT = (1, 2, 3, 4)
+from tiny import ANSWERS, PROMPT, tiny_llama
 
 
 def test_the_path_of_an_answer() -> None:

@@ -1,4 +1,4 @@
-"""prefrec.masks: the forms of a mask, entry by entry."""
+"""prefrec.lm.masks: the forms of a mask, entry by entry."""
 
 from types import SimpleNamespace
 
@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
-from prefrec.masks import BLOCK, FLEX, attention_masks, in_blocks, layer_kinds
-from prefrec.packing import pack
+from prefrec.lm.masks import BLOCK, FLEX, attention_masks, in_blocks, layer_kinds
+from prefrec.lm.packing import pack
 from prefrec.prompts import ChoiceSet
 
 SETS = [ChoiceSet((1, 2, 3, 4), ((5, 6, 9), (7, 8, 9))), ChoiceSet((1, 2), ((5, 9), (6, 7, 8, 9)))]

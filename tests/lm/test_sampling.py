@@ -10,10 +10,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from prefrec.catalogue_softmax import CatalogueSoftmax
-from prefrec.search import _run, _Sampling, sample
-from test_catalogue_softmax import ANSWERS, PROMPT
-from tiny import tiny_llama
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.search import _run, _Sampling, sample
+from tiny import ANSWERS, PROMPT, tiny_llama
 
 DRAWS = 4000
 WITHIN = CatalogueSoftmax(ANSWERS)

@@ -1,4 +1,4 @@
-"""prefrec.linear: layers by oneDNN give torch's numbers and gradients, and step aside where they are not asked."""
+"""prefrec.lm.cpu.linear: oneDNN layers give the numbers and gradients of torch, and step aside where they must."""
 
 import copy
 
@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from onednn import calls_of
-from prefrec import linear
 from prefrec.errors import ConfigError
-from prefrec.linear import OneDNNLinear, product, quicken, slow_down, uses_onednn
+from prefrec.lm.cpu import linear
+from prefrec.lm.cpu.linear import OneDNNLinear, product, quicken, slow_down, uses_onednn
 from prefrec.training import load_adapter, lora_config
 from tiny import tiny_llama
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
-from prefrec.items import (
+from prefrec.lm.items import (
     ITEMS_FILE,
     ItemEncoder,
     ItemTable,

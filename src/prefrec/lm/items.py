@@ -27,8 +27,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from prefrec.data import Catalogue
 from prefrec.errors import DataError, ModelError, TokenizerError
-from prefrec.linear import quicken
-from prefrec.models import DTYPES, resolve_dtype
+from prefrec.lm.cpu.linear import quicken
+from prefrec.lm.models import DTYPES, resolve_dtype
 from prefrec.prompts import ChoiceSet, Trajectory
 
 ITEMS_FILE = "items.json"

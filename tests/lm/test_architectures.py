@@ -13,13 +13,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from flex import uncompiled
 from onednn import always_by_onednn
-from prefrec.catalogue import catalogue_logps, trie_layout
-from prefrec.linear import OneDNNLinear, has_onednn, quicken
-from prefrec.packing import PackedBatch, pack
+from prefrec.lm.catalogue import catalogue_logps, trie_layout
+from prefrec.lm.cpu.linear import OneDNNLinear, has_onednn, quicken
+from prefrec.lm.packing import PackedBatch, pack
+from prefrec.lm.scoring import BRANCHING, choice_logps, layout_for, verified_layout
+from prefrec.lm.search import top_k
+from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
-from prefrec.scoring import BRANCHING, choice_logps, layout_for, verified_layout
-from prefrec.search import top_k
-from prefrec.trie import Trie
 from slow import slow_logps
 
 VOCABULARY = 80
@@ -266,7 +266,7 @@ def test_windows_matter(case, monkeypatch):
     model = tiny(case, case.implementations[0])
     with torch.no_grad():
         want = slow(model)
-        monkeypatch.setattr("prefrec.masks._within_reach", lambda kind, config, allowed, position_ids: allowed)
+        monkeypatch.setattr("prefrec.lm.masks._within_reach", lambda kind, config, allowed, position_ids: allowed)
         wrong = choice_logps(model, pack(SETS, pad_id=0))
     assert (wrong - want).abs().max() > 0.05
 

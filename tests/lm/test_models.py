@@ -1,4 +1,4 @@
-"""prefrec.models: which names load, what is said of those that do not, and the embedded model."""
+"""prefrec.lm.models: which names load, what is said of those that do not, and the embedded model."""
 
 import importlib.util
 import json
@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from prefrec import models
 from prefrec.errors import ModelError
-from prefrec.models import EMBEDDED, load_model, load_tokenizer, resolve, resolve_dtype
-from prefrec.packing import pack
+from prefrec.lm import models
+from prefrec.lm.models import EMBEDDED, load_model, load_tokenizer, resolve, resolve_dtype
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import PromptEncoder
-from prefrec.scoring import choice_logps
 from slow import slow_logps
 from tiny_run import write_model
 

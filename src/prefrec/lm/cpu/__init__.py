@@ -1,0 +1,1 @@
+"""oneDNN kernels for CPUs, chosen when a model is loaded."""
