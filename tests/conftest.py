@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import tiny
 from tiny import CORPUS, tiny_llama
+from workplace import place as place
 
 torch.set_num_threads(1)
 settings.load_profile("ci")  # the same examples on every machine; `make soak` draws new ones

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from typer.main import get_command
 
 import prefrec
 from prefrec import losses
-from prefrec.cli import app, register_verbs
+from prefrec.cli import homes, load_verb
 from prefrec.losses import LOSSES
 from prefrec.pipeline.recipe import Recipe
 
@@ -63,8 +62,7 @@ def test_the_reference_of_recipes_is_that_of_the_classes():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_in_the_pages_exist_with_their_options(page):
-    register_verbs()
-    verbs = get_command(app).commands  # type: ignore[attr-defined]
+    verbs = {verb: load_verb(verb) for verb in homes()}
     for block in blocks(page, "(?:sh|console)"):
         for line in block.replace("\\\n", " ").splitlines():
             found = re.match(r"\s*(?:\$ )?prefrec (\w+)(.*)", line)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import prefrec
+import prefrec_lab
 
-MODULES = sorted(m.name for m in pkgutil.walk_packages(prefrec.__path__, "prefrec."))
+MODULES = sorted(m.name for p in (prefrec, prefrec_lab) for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}."))
 EXPORTING = (
     "prefrec",
     "prefrec.data",
@@ -20,7 +21,7 @@ EXPORTING = (
     "prefrec.training",
     "prefrec.rankers",
     "prefrec.evaluation",
-    "prefrec.pipeline.report",
+    "prefrec.report",
 )
 
 

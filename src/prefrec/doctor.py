@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from packaging.requirements import Requirement
 
-from prefrec.bench.floor import time_product, time_square
 from prefrec.clock import free_bytes, processor_says, usable_cores
 from prefrec.errors import ModelError
 from prefrec.lm.cpu.linear import SWITCH, has_onednn, multiply, way
+from prefrec.lm.cpu.rates import time_product, time_square
 from prefrec.lm.models import DTYPES, cache_dir, embedded_gguf, unpacked_folder
 
 PACKAGES = (

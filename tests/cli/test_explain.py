@@ -5,8 +5,8 @@ import json
 import pytest
 
 from command import prefrec, succeed
+from prefrec.pipeline.opened import open_run
 from prefrec.rankers.explain import leave_one_out
-from prefrec.studies.runs import open_run
 from tiny_run import write_recipe
 
 

@@ -1,7 +1,9 @@
 """The command as a whole: help that teaches, the version, exit codes, errors without and with traceback."""
 
+import os
 import subprocess
 import sys
+from textwrap import dedent
 
 import pytest
 from rich.text import Text
@@ -9,7 +11,7 @@ from typer.main import get_command
 
 import prefrec as package
 from command import prefrec, succeed
-from prefrec.cli import app, register_verbs
+from prefrec.cli import app, homes, load_verb
 from prefrec.pipeline import run as run_module
 from tiny_run import write_recipe
 
@@ -55,14 +57,48 @@ def test_help_of_a_verb_teaches(verb, option):
 
 def test_no_help_text_is_taken_for_markup():
     """`[word]` in a help text is a style to rich, and not shown."""
-    register_verbs()
     command = get_command(app)
     told = [command, *command.params]
-    for verb in command.commands.values():  # type: ignore[attr-defined]
+    for verb in map(load_verb, homes()):
         told += [verb, *verb.params]
     texts = [one.help for one in told if getattr(one, "help", None)]
     assert len(texts) > 150
     assert [text for text in texts if Text.from_markup(text).plain != text] == []
+
+
+def test_help_and_version_import_no_heavy_library():
+    """So that they answer in well under a second."""
+    heavy = {"torch", "transformers", "polars", "pydantic", "numpy"}
+    for option in ("--help", "--version"):
+        code = f"""
+            import sys
+            from prefrec.cli import main
+            sys.argv = ["prefrec", "{option}"]
+            try:
+                main()
+            finally:
+                print(*({heavy} & set(sys.modules)), file=sys.stderr)
+        """
+        done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True)
+        assert done.stderr.strip() == ""
+
+
+def test_another_package_adds_a_verb(tmp_path):
+    """By an entry point in the group `prefrec.commands`."""
+    (tmp_path / "other_verbs.py").write_text(
+        '"""`prefrec hello`: a verb of another package."""\n\n\n'
+        'def hello(name: str) -> None:\n    """Greet."""\n    print(f"hello {name}")\n'
+    )
+    about = tmp_path / "other_verbs-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other-verbs\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[prefrec.commands]\nhello = other_verbs:hello\n")
+    place = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", "from prefrec.cli import main; main()"]
+    done = subprocess.run([*command, "hello", "you"], capture_output=True, text=True, check=True, env=place)
+    assert done.stdout == "hello you\n"
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, env=place)
+    assert "A verb of another package." in done.stdout
 
 
 def test_version():

@@ -12,8 +12,8 @@ from prefrec.pipeline.negatives import NEGATIVES_FILE, hard_judge
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.run import align_stage, run_recipe
 from prefrec.pipeline.score import SequentialEntry
-from prefrec.pipeline.stage import stage_key
 from prefrec.pipeline.train import train_align, training_rows
+from prefrec.runs.stage import stage_key
 from sequential import SMALL, needs_hopwise
 
 OLD_KEYS = {

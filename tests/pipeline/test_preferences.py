@@ -11,10 +11,10 @@ import pytest
 from command import prefrec
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.preferences import Preferences
-from prefrec.pipeline.preferences import PREFERENCES, Answers, measure, run_preferences
+from prefrec.pipeline.preferences import Answers, measure, run_preferences
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.report.contents import read_run
 from prefrec.pipeline.run import run_recipe
+from prefrec.runs.contents import PREFERENCES, read_run
 from tiny_run import write_recipe
 
 

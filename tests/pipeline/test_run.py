@@ -15,13 +15,13 @@ from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import evaluate_predictions, read_predictions
 from prefrec.pipeline import run as run_module
+from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, AlignSection, Recipe, SFTSection
-from prefrec.pipeline.report import contents as contents_module
-from prefrec.pipeline.report import write_report
-from prefrec.pipeline.report.contents import read_run
 from prefrec.pipeline.run import STAGES, environment, run_recipe
-from prefrec.pipeline.stage import last_checkpoint
-from prefrec.studies.runs import open_run
+from prefrec.report import contents as contents_module
+from prefrec.report import write_report
+from prefrec.runs.contents import read_run
+from prefrec.runs.stage import last_checkpoint
 from prefrec.training.progress import ProgressCallback
 from tiny_run import TITLES, adapter_weights, write_shop
 

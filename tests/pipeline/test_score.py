@@ -12,8 +12,8 @@ from prefrec.pipeline import score
 from prefrec.pipeline.evaluate import evaluate_rankers
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, ModelSection
 from prefrec.pipeline.score import LateRanker, LMEntry, RankerEntry, adapter_key, model_key
-from prefrec.pipeline.stage import stage_key
 from prefrec.rankers.reference import reference_ranker
+from prefrec.runs.stage import stage_key
 
 
 @pytest.fixture

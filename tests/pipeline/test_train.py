@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.pipeline.recipe import AlignSection, SFTSection
 from prefrec.pipeline.score import lm_ranker
-from prefrec.pipeline.stage import last_checkpoint
 from prefrec.pipeline.train import (
     train_align,
     train_sft,
@@ -19,6 +18,7 @@ from prefrec.pipeline.train import (
     training_rows,
     validation_rows,
 )
+from prefrec.runs.stage import last_checkpoint
 from prefrec.training.best import KeepBest
 from prefrec.training.progress import ProgressCallback
 from tiny_run import adapter_weights

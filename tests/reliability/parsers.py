@@ -13,7 +13,6 @@ from typing import Any
 import polars as pl
 import yaml
 
-from prefrec.bench.records import read_records
 from prefrec.data import read_prepared
 from prefrec.data.published import read_published
 from prefrec.data.readers import read_json_lines, read_table
@@ -29,9 +28,10 @@ from prefrec.data.sources import (
 from prefrec.errors import PrefrecError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import load_recipe
-from prefrec.pipeline.report.contents import read_run
-from prefrec.pipeline.stage import is_finished, last_checkpoint
 from prefrec.prompts import load_template
+from prefrec.runs.contents import read_run
+from prefrec.runs.stage import is_finished, last_checkpoint
+from prefrec_lab.bench.records import read_records
 from reliability.corpus.published import ROW
 from reliability.corpus.sources import BOOK, ROWS, SHELVED, SPLIT, TAGS, WINDOW
 

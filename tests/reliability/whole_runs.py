@@ -10,7 +10,7 @@ import torch
 
 from command import prefrec
 from prefrec.files import read_json
-from prefrec.pipeline.stage import STAGE_FILE
+from prefrec.runs.stage import STAGE_FILE
 from reliability.children import call
 from tiny import bpe_tokenizer
 from tiny_run import adapter_weights, tiny_recipe, write_model, write_recipe, write_shop

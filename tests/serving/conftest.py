@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from prefrec.pipeline.opened import Run, open_run
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.engine import Engine
 from prefrec.serving.run import open_engine
-from prefrec.studies.runs import Run, open_run
 from served_run import write_run
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from prefrec.data import RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
+from prefrec.pipeline.opened import open_run
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.explain import leave_one_out
 from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
@@ -17,7 +18,6 @@ from prefrec.serving.engine import Engine, Question, UnknownRankerError
 from prefrec.serving.items import UnknownItemsError
 from prefrec.serving.run import adapters_of, open_engine
 from prefrec.serving.scorer import Scorer, load_rankers
-from prefrec.studies.runs import open_run
 from served_run import HOSTILE, SPECIAL
 from slow import slow_logps, slow_logps_within
 from tiny import broken, tiny_llama

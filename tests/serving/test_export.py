@@ -19,12 +19,12 @@ from prefrec.evaluation import audit_prepared, evaluate_predictions
 from prefrec.evaluation.predictions import prediction_frame
 from prefrec.files import write_json
 from prefrec.lm.models import EMBEDDED
-from prefrec.pipeline.report.contents import read_run
+from prefrec.pipeline.opened import open_run
 from prefrec.prompts import ChoiceSet, PromptTemplate
+from prefrec.runs.contents import read_run
 from prefrec.serving import export
 from prefrec.serving.card import model_card
 from prefrec.serving.export import EMBEDDED_HUB_ID, base_id, export_ranker
-from prefrec.studies.runs import open_run
 from prefrec.training import lora_config
 from slow import slow_logps
 from tiny import tiny_llama

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from prefrec.pipeline.report.wording import label
+from prefrec.report.wording import label
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.bodies import MAX_EXPLAINED, RankRequest
 from prefrec.serving.page import page_files, side_by_side

@@ -2,24 +2,96 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 import traceback
 import warnings
-from typing import Annotated
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from prefrec import __version__
 from prefrec.console import console
 from prefrec.errors import PrefrecError
 from prefrec.processes import is_first
 
+VERBS = (
+    "run",
+    "prepare",
+    "audit",
+    "sequential",
+    "sft",
+    "align",
+    "evaluate",
+    "rank",
+    "report",
+    "serve",
+    "export",
+    "explain",
+    "chat",
+    "doctor",
+)
+COMMANDS = "prefrec.commands"
+"""Group of entry points by which other packages add verbs: NAME = "module:function"."""
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@cache
+def homes() -> dict[str, tuple[str, str]]:
+    """Return verb → (module, function), those of other packages last."""
+    ours = {verb: (f"{__name__}.{verb}", verb) for verb in VERBS}
+    return ours | {e.name: (e.module, e.attr) for e in entry_points(group=COMMANDS) if e.name not in ours}
+
+
+def load_verb(verb: str) -> Any:
+    """Return the command of a verb; its module, and what that needs, is imported now."""
+    module, function = homes()[verb]
+    alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=_HELP)
+    alone.command(verb)(getattr(import_module(module), function))
+    return get_command(alone)
+
+
+class _Verbs(TyperGroup):
+    """Verbs that are imported when they are called, so that help and version are quick."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(homes())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in homes():
+            return None
+        stub = typer.Typer(add_completion=False)
+        stub.command(cmd_name, help=_summary(homes()[cmd_name][0]))(lambda: None)
+        return get_command(stub)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_verb(str(name)), rest
+
+
+def _summary(module: str) -> str:
+    """Return the first line of a module's docstring, read without importing it."""
+    spec = find_spec(module)
+    text = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+    line = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    said = line.partition(": ")[2] or line
+    return said[:1].upper() + said[1:]
+
+
 app = typer.Typer(
     name="prefrec",
+    cls=_Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_HELP,
     epilog="A first run: prefrec run recipes/demo.yaml",
 )
 
@@ -39,50 +111,9 @@ def _main(
 
     Everything at once is `prefrec run RECIPE.yaml`. Step by step: `prepare` makes ranking questions of a log,
     `audit` looks for leaks in them, `sft` and `align` train, `evaluate` measures, `rank` answers one
-    question, `explain` says what moved it, `chat` talks about it, `report` draws it all, `study` compares settings,
-    `serve` answers over HTTP, `export` hands a model on. `doctor` says what this machine can do.
+    question, `explain` says what moved it, `chat` talks about it, `report` draws it all, `serve` answers over HTTP,
+    `export` hands a model on. `doctor` says what this machine can do.
     """
-
-
-def register_verbs() -> None:
-    """Give `app` its verbs; apart from the import of this module, which must be quick."""
-    if app.registered_commands:
-        return
-    from prefrec.cli import (
-        align,
-        audit,
-        bench,
-        chat,
-        doctor,
-        evaluate,
-        explain,
-        export,
-        prepare,
-        rank,
-        report,
-        run,
-        sequential,
-        serve,
-        sft,
-        study,
-    )
-
-    app.command()(run.run)
-    app.command()(prepare.prepare)
-    app.command()(audit.audit)
-    app.command()(sequential.sequential)
-    app.command()(sft.sft)
-    app.command()(align.align)
-    app.command()(evaluate.evaluate)
-    app.command()(rank.rank)
-    app.command()(report.report)
-    app.command()(serve.serve)
-    app.command()(export.export)
-    app.command()(explain.explain)
-    app.command()(chat.chat)
-    app.command()(study.study)
-    app.command()(bench.bench)
-    app.command()(doctor.doctor)
 
 
 def main() -> None:
@@ -92,7 +123,6 @@ def main() -> None:
     _quiet()
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # one process of a job prints what it found
-    register_verbs()
     try:
         app(args=arguments, prog_name="prefrec")
     except (PrefrecError, OSError) as e:
@@ -113,8 +143,7 @@ def main() -> None:
 def _quiet() -> None:
     """Keep the libraries' own bars and notices out of ours."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # transformers reads these when it is imported, which only some verbs do.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b.*")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()

@@ -19,10 +19,10 @@ from prefrec.data import PreparedData, seen_items
 from prefrec.errors import ConfigError, DataError, PrefrecError
 from prefrec.pipeline.baselines.chat_rec import chat_rec_ranker
 from prefrec.pipeline.full_catalogue import catalogue_entry
+from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import SEQUENTIAL
 from prefrec.pipeline.score import Entry, sequential_entry
 from prefrec.rankers.chatrec import ChatRecConfig, ChatSession, Reply
-from prefrec.studies.runs import Run, open_run
 
 MORE, QUIT = "/more", "/quit"
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from prefrec.cli.rank import find_item
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError, DataError
+from prefrec.pipeline.opened import Run, open_run
 from prefrec.rankers.explain import leave_one_out
-from prefrec.studies.runs import Run, open_run
 
 
 def explain(

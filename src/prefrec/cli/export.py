@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from prefrec.pipeline.opened import open_run
 from prefrec.serving.export import export_ranker
-from prefrec.studies.runs import open_run
 
 
 def export(

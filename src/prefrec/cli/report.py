@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefrec.pipeline.report import write_report
+from prefrec.report import write_report
 
 
 def report(run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, as runs/demo.")]) -> None:

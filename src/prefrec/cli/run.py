@@ -10,9 +10,9 @@ import typer
 
 from prefrec.cli._output import print_preferences, print_scores
 from prefrec.files import read_json
-from prefrec.pipeline.preferences import PREFERENCES
 from prefrec.pipeline.recipe import load_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.runs.contents import PREFERENCES
 
 
 def run(

@@ -23,10 +23,10 @@ from prefrec.pipeline.score import (
     known_entry,
     model_key,
 )
-from prefrec.pipeline.stage import stage_key
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
 from prefrec.rankers.reference import reference_ranker
 from prefrec.rankers.retrieve import RetrieveThenRank
+from prefrec.runs.stage import stage_key
 
 FULL_CATALOGUE = "full_catalogue.json"
 """File of the metrics of `prefrec evaluate --full-catalogue`."""

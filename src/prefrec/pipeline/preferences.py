@@ -33,8 +33,6 @@ from prefrec.pipeline.log_negatives import history_length
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, AlignSection, Recipe
 from prefrec.pipeline.score import Entry, LMEntry, adapter_key, ask_models
 
-PREFERENCES = "preferences.json"
-"""File of the metrics in a run's folder."""
 POPULARITY, MEAN_RATING = "popularity", "mean rating"
 LOGPS, REWARD, MIXED, WITH_RATING = "log π", "reward", "log π + λ·reward", "mean rating + λ·reward"
 

@@ -18,8 +18,8 @@ from prefrec.files import read_json, write_json, write_text
 from prefrec.pipeline.baselines import STAGE_FUNCTIONS
 from prefrec.pipeline.evaluate import Scores, evaluate_rankers, metrics_json
 from prefrec.pipeline.ingredients import Ingredients, due
-from prefrec.pipeline.made_with import made_with
-from prefrec.pipeline.preferences import PREFERENCES, run_preferences
+from prefrec.pipeline.preferences import run_preferences
+from prefrec.pipeline.provenance import made_with
 from prefrec.pipeline.recipe import (
     RANKERS,
     SEQUENTIAL,
@@ -30,14 +30,14 @@ from prefrec.pipeline.recipe import (
     SFTSection,
     dump_recipe,
 )
-from prefrec.pipeline.report import write_report
-from prefrec.pipeline.report.contents import METRICS, made_of
 from prefrec.pipeline.rows import check_rows, warn_of_idle_dropout
 from prefrec.pipeline.score import Entry, LMEntry, SequentialEntry, adapter_key
-from prefrec.pipeline.stage import file_facts, machine, refuse_name, stage, stage_key
 from prefrec.pipeline.train import WEIGHTS, train_align, train_sft
 from prefrec.processes import is_first
 from prefrec.rankers.sequential import MODEL_FILES, SequentialConfig, require_hopwise, train_sequential
+from prefrec.report import write_report
+from prefrec.runs.contents import METRICS, PREFERENCES, made_of
+from prefrec.runs.stage import file_facts, machine, refuse_name, stage, stage_key
 
 STAGES = ("prepare", SEQUENTIAL, SFT, "align", RANKERS, "evaluate", "report")
 

@@ -21,7 +21,6 @@ from prefrec.evaluation.predictions import best_only
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.recipe import EvaluateSection, ModelSection
-from prefrec.pipeline.stage import file_facts, stage_key
 from prefrec.prompts import load_template
 from prefrec.rankers.base import GeneratingRanker, Ranker
 from prefrec.rankers.chatrec import ChatRecRanker
@@ -30,6 +29,7 @@ from prefrec.rankers.lm import LMRanker, load_lm
 from prefrec.rankers.reference import pad_scores, reference_rankers
 from prefrec.rankers.retrieve import RetrieveThenRank
 from prefrec.rankers.sequential import load_sequential
+from prefrec.runs.stage import file_facts, stage_key
 
 
 @dataclass(frozen=True)

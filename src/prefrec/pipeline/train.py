@@ -29,9 +29,9 @@ from prefrec.pipeline.recipe import (
     RowsSection,
     SFTSection,
 )
-from prefrec.pipeline.stage import last_checkpoint
 from prefrec.processes import from_first
 from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
+from prefrec.runs.stage import last_checkpoint
 from prefrec.training import (
     ChoiceDataset,
     PreferenceDataset,

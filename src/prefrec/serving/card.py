@@ -11,8 +11,8 @@ import yaml
 from prefrec.evaluation import Evaluation
 from prefrec.lm.models import EMBEDDED
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
-from prefrec.pipeline.report.contents import RunContents
-from prefrec.pipeline.report.wording import label, metric_label, with_interval
+from prefrec.report.wording import label, metric_label, with_interval
+from prefrec.runs.contents import RunContents
 
 SETTINGS = ("loss", "beta", "num_negatives", "learning_rate", "rows", "epochs")
 """Of the last stage, as far as it has them."""

@@ -16,9 +16,9 @@ from prefrec.data import RankingExample
 from prefrec.errors import DataError
 from prefrec.lm.items import ItemEncoder
 from prefrec.lm.packing import tokens_of
-from prefrec.pipeline.report.examples import shares
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.catalogue import Recommendation
+from prefrec.report.examples import shares
 from prefrec.serving.batcher import Batcher, Load, Pass
 from prefrec.serving.bodies import (
     ExampleAnswer,

@@ -15,11 +15,11 @@ from torch import nn
 from prefrec.errors import ConfigError, ModelError
 from prefrec.files import clear_drafts, draft_name, storage_error, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_model, load_tokenizer, resolve_dtype
-from prefrec.pipeline.report.contents import read_run
+from prefrec.pipeline.opened import Run
 from prefrec.prompts import load_template
+from prefrec.runs.contents import read_run
 from prefrec.serving.card import model_card
 from prefrec.serving.scorer import load_rankers
-from prefrec.studies.runs import Run
 from prefrec.training.adapters import check_adapter, is_adapter, warn_of_other_base
 
 
@@ -32,7 +32,7 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
     what a killed export to `out` has left beside it goes, as `clear_drafts` says.
 
     Args:
-        run: from `prefrec.studies.runs.open_run`.
+        run: from `prefrec.pipeline.opened.open_run`.
         ranker: name of one of its language models.
         out: folder to write.
         merged: the adapter added to the base's weights; for `zero-shot`, the base itself.

@@ -8,6 +8,7 @@ from pathlib import Path
 from prefrec.lm.models import load_tokenizer
 from prefrec.lm.packing import LayoutChoice
 from prefrec.pipeline.encoders import prompt_encoder
+from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import ZERO_SHOT
 from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker
@@ -17,7 +18,6 @@ from prefrec.serving.batcher import Pass
 from prefrec.serving.engine import Engine
 from prefrec.serving.items import ItemIndex
 from prefrec.serving.scorer import Scorer, load_rankers
-from prefrec.studies.runs import Run
 
 
 def adapters_of(run: Run, names: Sequence[str] = ()) -> dict[str, Path | None]:
@@ -44,7 +44,7 @@ def open_engine(
     """The rankers of a run, loaded on one base and ready to answer; on a GPU if there is one.
 
     Args:
-        run: from `prefrec.studies.runs.open_run`.
+        run: from `prefrec.pipeline.opened.open_run`.
         rankers: names of those to load, the default first; all where none is named.
         max_queue: requests that may wait.
         max_batch: requests that may share a pass; None: as many as `max_tokens` hold.

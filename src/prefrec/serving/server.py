@@ -18,11 +18,11 @@ from rich.markup import escape
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
 from prefrec.lm.packing import LayoutChoice
+from prefrec.pipeline.opened import open_run
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.page import page_files
 from prefrec.serving.run import open_engine
 from prefrec.serving.telemetry import Telemetry
-from prefrec.studies.runs import open_run
 
 MAX_CONNECTIONS = 1024
 """Connections at once; more are answered 503."""

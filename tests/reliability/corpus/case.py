@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from command import prefrec
+from prefrec.pipeline.opened import open_run
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.run import open_engine
-from prefrec.studies.runs import open_run
 from served_run import write_run
 from tiny import bpe_tokenizer
 

@@ -4,7 +4,7 @@ A kind is plugged in at three places:
 
 - its configuration, a `RankerConfig`, in `prefrec.rankers.kinds.RANKER_CONFIGS`;
 - a module here with a function of the form of `StageFunction`, which does its work in the folder it is given
-  (through `prefrec.pipeline.ingredients.due` and `prefrec.pipeline.stage.stage`, so that a finished stage is
+  (through `prefrec.pipeline.ingredients.due` and `prefrec.runs.stage.stage`, so that a finished stage is
   skipped and an interrupted one goes on) and returns a `RankerEntry`, whose `load` makes the ranker;
 - that function in `STAGE_FUNCTIONS`.
 

@@ -14,12 +14,12 @@ from prefrec.pipeline.baselines.endpoint import PATIENCE, served_model
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.recipe import ModelSection, ReferenceName
 from prefrec.pipeline.score import Entry, LMEntry, RankerEntry, entry_ranker, known_entry, model_key
-from prefrec.pipeline.stage import file_facts, stage_key
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.chatrec import ChatModel, ChatRecConfig, ChatRecRanker, EndpointChat, LocalChat, Profiles
 from prefrec.rankers.lm import load_lm
 from prefrec.rankers.openai_api import OpenAIClient
 from prefrec.rankers.reference import reference_ranker
+from prefrec.runs.stage import file_facts, stage_key
 
 
 def chat_rec_stage(

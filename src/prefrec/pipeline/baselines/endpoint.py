@@ -10,11 +10,11 @@ from prefrec.errors import ModelError
 from prefrec.lm.models import load_tokenizer
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.score import Entry, RankerEntry, adapter_key
-from prefrec.pipeline.stage import file_facts, stage_key
 from prefrec.prompts import load_template
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.endpoint import EndpointConfig, EndpointRanker
 from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
+from prefrec.runs.stage import file_facts, stage_key
 
 PATIENCE = {"timeout", "retries", "backoff", "concurrency", "key_variable"}
 """Settings of a server that its answers do not depend on."""

@@ -27,7 +27,6 @@ from prefrec.pipeline.score import (
     lm_ranker,
     model_key,
 )
-from prefrec.pipeline.stage import stage, stage_key
 from prefrec.processes import is_first
 from prefrec.rankers import CatalogueRanker, Ranker
 from prefrec.rankers.fuse import (
@@ -44,6 +43,7 @@ from prefrec.rankers.fuse import (
     weighted_sum,
 )
 from prefrec.rankers.reference import pad_scores, reference_ranker
+from prefrec.runs.stage import stage, stage_key
 
 TITLE_PRIOR = "title prior"
 """Name of the part that knows titles alone."""

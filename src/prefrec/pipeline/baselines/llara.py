@@ -15,7 +15,6 @@ from prefrec.lm.models import load_model, load_tokenizer
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.recipe import LoraSection
 from prefrec.pipeline.score import Entry, RankerEntry, SequentialEntry
-from prefrec.pipeline.stage import stage
 from prefrec.pipeline.train import (
     WEIGHTS,
     adapter_config,
@@ -43,6 +42,7 @@ from prefrec.rankers.llara import (
     vectors_of,
 )
 from prefrec.rankers.sequential import load_sequential
+from prefrec.runs.stage import stage
 from prefrec.training import ChoiceDataset, PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer, encode_examples
 from prefrec.training.adapters import add_adapter
 from prefrec.training.config import SFTConfig

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.score import Entry, RankerEntry
-from prefrec.pipeline.stage import file_facts, stage, stage_key
 from prefrec.processes import is_first
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.morec import MODEL_FILES, MoRecConfig, load_morec, train_morec
+from prefrec.runs.stage import file_facts, stage, stage_key
 
 
 def morec_stage(made_of: Ingredients, config: MoRecConfig, folder: Path, before: Mapping[str, Entry]) -> RankerEntry:

@@ -12,7 +12,6 @@ from prefrec.lm.models import load_model, load_tokenizer
 from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.recipe import LoraSection
 from prefrec.pipeline.score import Entry, RankerEntry
-from prefrec.pipeline.stage import file_facts, stage
 from prefrec.pipeline.train import (
     WEIGHTS,
     adapter_config,
@@ -32,6 +31,7 @@ from prefrec.rankers.tallrec import (
     tallrec_dataset,
     training_questions,
 )
+from prefrec.runs.stage import file_facts, stage
 from prefrec.training import SFTConfig, SFTTrainer
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from prefrec.pipeline.recipe import SFT
-from prefrec.pipeline.report import curves
-from prefrec.pipeline.report.contents import Stage
-from prefrec.pipeline.report.pages import page_environment
-from prefrec.pipeline.report.wording import label
+from prefrec.report import curves
+from prefrec.report.pages import page_environment
+from prefrec.report.wording import label
+from prefrec.runs.contents import Stage
 
 _environment = page_environment("prefrec.serving.page")
 

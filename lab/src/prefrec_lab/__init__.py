@@ -1,0 +1,1 @@
+"""The laboratory beside prefrec: benchmarks and studies."""

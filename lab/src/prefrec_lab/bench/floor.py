@@ -1,0 +1,160 @@
+"""The least a step costs: matrix products of the tokens that no way can do without, at the machine's own rate.
+
+FLOPs are those of dense decoder layers: 2 for each weight and token in a forward pass, and 2 more in a backward
+pass, which under LoRA needs the gradients of activations only; 4 for each pair of query and key that may attend,
+and each feature of the heads, 8 backward; the adapter's own products. Every row passes three times: forward
+through policy and reference, and backward. Norms, softmax and rotary embeddings count as nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from prefrec.lm.cpu.linear import product
+from prefrec.lm.cpu.rates import time_product, time_square
+from prefrec.prompts import ChoiceSet
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Matrices of a dense decoder.
+
+    Attributes:
+        linears: (inputs, outputs, how many) of the layers' matrices.
+        head: (inputs, outputs) of the language-model head.
+        layers: number of attention layers.
+        attention: features of all query heads of a layer.
+        lora_rank: of the adapter on every matrix but the head.
+    """
+
+    linears: tuple[tuple[int, int, int], ...]
+    head: tuple[int, int]
+    layers: int
+    attention: int
+    lora_rank: int
+
+    @property
+    def body(self) -> int:
+        """Weights of the layers' matrices."""
+        return sum(i * o * n for i, o, n in self.linears)
+
+    @property
+    def lora(self) -> int:
+        """Weights of the adapter."""
+        return sum(self.lora_rank * (i + o) * n for i, o, n in self.linears)
+
+
+def model_shape(config: PretrainedConfig, lora_rank: int) -> ModelShape:
+    """The matrices of the model with this configuration; no weight is made."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    sizes = Counter(
+        (m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear) and m is not head
+    )
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return ModelShape(
+        linears=tuple((i, o, n) for (i, o), n in sorted(sizes.items())),
+        head=(head.in_features, head.out_features),
+        layers=config.num_hidden_layers,
+        attention=heads * width,
+        lora_rank=lora_rank,
+    )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a set of rows asks for, at the least.
+
+    Attributes:
+        body: tokens through the layers: each prompt once, each answer once, without its last token, which
+            predicts nothing.
+        head: positions that need logits: the prompt's last, for the first tokens of all answers, and those of
+            `body` that belong to answers.
+        pairs: pairs of a query and a key that may attend.
+    """
+
+    body: int
+    head: int
+    pairs: int
+
+
+def count_tokens(choice_sets: Sequence[ChoiceSet]) -> Tokens:
+    """The least tokens and attention pairs that score these rows exactly."""
+    body = head = pairs = 0
+    for c in choice_sets:
+        prompt = len(c.prompt)
+        body += prompt
+        head += 1
+        pairs += prompt * (prompt + 1) // 2
+        for length in map(len, c.answers):
+            body += length - 1
+            head += length - 1
+            pairs += (length - 1) * prompt + (length - 1) * length // 2
+    return Tokens(body, head, pairs)
+
+
+def flops(shape: ModelShape, tokens: Tokens, *, forward: int, backward: int, adapted: int) -> float:
+    """FLOPs of passes over these tokens.
+
+    Args:
+        shape: of the model.
+        tokens: of the rows.
+        forward: forward passes (2 in a training step: policy and reference).
+        backward: backward passes.
+        adapted: how many of the forward passes use the adapter.
+    """
+    passes = forward + backward
+    dense = 2 * passes * (shape.body * tokens.body + shape.head[0] * shape.head[1] * tokens.head)
+    attention = (4 * forward + 8 * backward) * shape.layers * shape.attention * tokens.pairs
+    adapter = (2 * adapted + 4 * backward) * shape.lora * tokens.body
+    return float(dense + attention + adapter)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Matrix products a second, in FLOPs: of large squares, and of the model's layers at the rows' size.
+
+    `square` and `layers` by wall time, `square_cpu` and `layers_cpu` by CPU time.
+    """
+
+    square: float
+    square_cpu: float
+    layers: float
+    layers_cpu: float
+
+
+def measure_rates(
+    shape: ModelShape, tokens: Tokens, *, device: str, dtype: torch.dtype, square: int, least_s: float
+) -> Rates:
+    """The machine's rates now: each product is repeated for at least `least_s` seconds.
+
+    The layers' rate is that of a training step's mix: two products forward (policy and reference), one backward.
+    """
+    whole = time_square(square, device=device, dtype=dtype, least_s=least_s)
+    spent, done = [0.0, 0.0], 0.0
+    for inputs, outputs, count, rows in [
+        *((i, o, n, tokens.body) for i, o, n in shape.linears),
+        _head(shape, tokens),
+    ]:
+        x = torch.randn(rows, inputs, device=device, dtype=dtype)
+        weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
+        gradient = torch.randn(rows, outputs, device=device, dtype=dtype)
+        ahead = time_product(partial(product, x, weight), device=device, least_s=least_s)
+        back = time_product(partial(product, gradient, weight.t()), device=device, least_s=least_s)
+        spent[0] += count * (2 * ahead.wall + back.wall)
+        spent[1] += count * (2 * ahead.cpu + back.cpu)
+        done += count * 3 * 2.0 * rows * inputs * outputs
+    return Rates(2.0 * square**3 / whole.wall, 2.0 * square**3 / whole.cpu, done / spent[0], done / spent[1])
+
+
+def _head(shape: ModelShape, tokens: Tokens) -> tuple[int, int, int, int]:
+    return (*shape.head, 1, tokens.head)

@@ -1,0 +1,151 @@
+"""One thing to measure, and what a measurement of it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from prefrec.clock import Seconds, peak_bytes, reset_peak, resident_bytes
+from prefrec.lm.models import DTYPES
+from prefrec.lm.packing import tokens_of
+from prefrec.lm.trie import Trie
+from prefrec.prompts import ChoiceSet
+from prefrec_lab.bench.settings import CHECKPOINTED, MATMUL, PREFREC, SEPARATE, TRL, BenchSettings, base_method
+from prefrec_lab.bench.workload import Workload, device_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """A way, at one N, on its rows.
+
+    Attributes:
+        settings: of the bench.
+        section: which kind of work.
+        method: the way, `+gc` after it for gradient checkpointing.
+        negatives: N; in rankings the number of candidates less one.
+        work: the rows, of which the slow ways take the first ones.
+    """
+
+    settings: BenchSettings
+    section: str
+    method: str
+    negatives: int
+    work: Workload
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What names its measurements: section, N, method."""
+        return self.section, self.negatives, self.method
+
+    @property
+    def base(self) -> str:
+        """The way without `+gc`."""
+        return base_method(self.method)
+
+    @property
+    def checkpointed(self) -> bool:
+        """True where gradient checkpointing is on."""
+        return self.method.endswith(CHECKPOINTED)
+
+    @property
+    def device(self) -> str:
+        """`cuda` where there is one and it is to be used, else `cpu`."""
+        return device_of(self.settings)
+
+    @property
+    def precision(self) -> torch.autocast:
+        """The autocast context of a pass: off in float32."""
+        dtype = DTYPES[self.settings.dtype]
+        if dtype == torch.float32:
+            return torch.autocast(self.device, enabled=False)
+        return torch.autocast(self.device, dtype=dtype)
+
+    @property
+    def rows(self) -> int:
+        """Rows a repetition: all, or as many as give the sequences that a pass may hold (at least one)."""
+        every = len(self.work.choice_sets)
+        if self.base in (PREFREC, MATMUL):
+            return every
+        return max(1, min(every, self.settings.sequences // len(self.work.choice_sets[0].answers)))
+
+    @property
+    def choice_sets(self) -> tuple[ChoiceSet, ...]:
+        """Those of the repetition's rows."""
+        return self.work.choice_sets[: self.rows]
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that TRL takes in a repetition: N a row, or fewer where there are too many."""
+        return min(self.rows * self.negatives, max(self.settings.pairs, self.rows))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the policy in a repetition, padding left out."""
+        sets = self.choice_sets
+        if self.section == "catalogue" and self.base == PREFREC:
+            return sum(len(c.prompt) + len(Trie.build(c.answers).inner) - 1 for c in sets)  # the root is the prompt
+        if self.base in (PREFREC, MATMUL):
+            return sum(map(tokens_of, sets))
+        full = sum(len(c.prompt) + len(a) for c in sets for a in c.answers)
+        if self.base == SEPARATE:
+            return full - sum(len(c.answers) for c in sets)  # last tokens, which predict nothing
+        if self.section == "catalogue":
+            return round(full * self.sampled / len(sets[0].answers))
+        if self.base == TRL:
+            chosen = sum(len(c.prompt) + len(c.answers[0]) for c in sets)
+            return round((full + (self.negatives - 1) * chosen) * self.pairs / (self.rows * self.negatives))
+        return full
+
+    @property
+    def sampled(self) -> int:
+        """Titles of the catalogue that are scored as sequences of their own."""
+        return min(self.settings.titles, len(self.work.choice_sets[0].answers))
+
+
+@dataclass
+class Memory:
+    """Bytes in use before the work began, the model loaded, and the most in use during it."""
+
+    resident: int = 0
+    peak: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one repetition took.
+
+    Attributes:
+        parts: name of a part → seconds; their sum is the repetition's time.
+        rows: rows that were done: a fraction where TRL took only some of a row's pairs.
+        memory: in use before the first part, and at most.
+        note: in words, where rows were scaled.
+        facts: numbers to check by (the chosen answers' mean log-probability), or rates.
+    """
+
+    parts: dict[str, Seconds]
+    rows: float
+    memory: Memory = field(default_factory=Memory)
+    note: str = ""
+    facts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def wall(self) -> float:
+        """Seconds of wall time, of all parts."""
+        return sum(p.wall for p in self.parts.values())
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU time, of all parts."""
+        return sum(p.cpu for p in self.parts.values())
+
+
+@contextmanager
+def memory_of(job: Job) -> Iterator[Memory]:
+    """What was in use before the block, and, once it is left, the most in it."""
+    found = Memory(resident_bytes(job.device))
+    reset_peak(job.device)
+    yield found
+    found.peak = peak_bytes(job.device)

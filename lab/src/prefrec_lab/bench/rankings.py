@@ -1,0 +1,85 @@
+"""Rankings without gradient, of candidates and of the whole catalogue, each in its own way."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from prefrec.clock import Stopwatch
+from prefrec.lm.catalogue import catalogue_logps, trie_layout
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
+from prefrec.lm.trie import Trie
+from prefrec.prompts import ChoiceSet
+from prefrec.rankers import LMRanker
+from prefrec_lab.bench.job import Job, Measured, memory_of
+from prefrec_lab.bench.published import full_sequence_logps
+from prefrec_lab.bench.settings import PREFREC
+from prefrec_lab.bench.workload import base_model, plain_model, tokenizer_of
+
+
+def rank_full(job: Job) -> Measured:
+    """Candidates ranked the plain way: one full sequence a candidate, float32 logits at all positions."""
+    model, end = plain_model(job.settings), tokenizer_of(job.settings).eos_token_id
+    watch = Stopwatch(job.device)
+    with memory_of(job) as memory, torch.no_grad(), watch.running(), job.precision:
+        logps = full_sequence_logps(model, job.choice_sets, end)
+    return Measured({"ranking": watch.read()}, job.rows, memory, facts={"logps/chosen": float(logps[:, 0].mean())})
+
+
+def rank_separate(job: Job) -> Measured:
+    """One full sequence a candidate, logits at the answers only."""
+    model, end = base_model(job.settings), tokenizer_of(job.settings).eos_token_id
+    watch = Stopwatch(job.device)
+    with memory_of(job) as memory, torch.no_grad(), watch.running():
+        logps = choice_logps(model, pack(job.choice_sets, pad_id=end, layout="separate").to(job.device))
+    return Measured({"ranking": watch.read()}, job.rows, memory, facts={"logps/chosen": float(logps[:, 0].mean())})
+
+
+def rank_packed(job: Job) -> Measured:
+    """`LMRanker.score`: rendering, tokenising, packing and one pass; its first-batch check came before."""
+    work = job.work
+    ranker = LMRanker(
+        PREFREC,
+        base_model(job.settings),
+        tokenizer_of(job.settings),
+        work.catalogue,
+        work.template,
+        max_length=None,
+        batch_size=len(work.examples),
+    )
+    ranker.score(work.examples[:1])
+    watch = Stopwatch(job.device)
+    with memory_of(job) as memory, watch.running():
+        scores = ranker.score(work.examples)
+    chosen = [scores[i, e.target_index] for i, e in enumerate(work.examples)]
+    facts = {"logps/chosen": float(sum(chosen) / len(chosen))}
+    return Measured({"ranking": watch.read()}, len(work.examples), memory, facts=facts)
+
+
+def catalogue_full(job: Job) -> Measured:
+    """A sample of titles, one full sequence each, float32 logits at all positions; scaled to all titles."""
+    model, end = plain_model(job.settings), tokenizer_of(job.settings).eos_token_id
+    whole = job.choice_sets[0]
+    rng = np.random.default_rng(job.settings.seed)
+    answers = [whole.answers[i] for i in rng.choice(len(whole.answers), job.sampled, replace=False)]
+    at_once = job.settings.sequences
+    passes = [ChoiceSet(whole.prompt, tuple(answers[i : i + at_once])) for i in range(0, len(answers), at_once)]
+    watch = Stopwatch(job.device)
+    with memory_of(job) as memory, torch.no_grad(), watch.running(), job.precision:
+        for choice_set in passes:
+            full_sequence_logps(model, [choice_set], end)
+    note = f"{len(answers)} of {len(whole.answers):,} titles, scaled" if len(answers) < len(whole.answers) else ""
+    return Measured({"ranking": watch.read()}, len(answers) / len(whole.answers), memory, note=note)
+
+
+def catalogue_trie(job: Job) -> Measured:
+    """All titles through their trie; trie and layout, the same for every prompt, came before."""
+    model, whole = base_model(job.settings), job.choice_sets[0]
+    trie = Trie.build(whole.answers)
+    with torch.no_grad():
+        layout, _ = trie_layout(model, whole.prompt, trie)
+        watch = Stopwatch(job.device)
+        with memory_of(job) as memory, watch.running():
+            catalogue_logps(model, whole.prompt, trie, layout=layout)
+    return Measured({"ranking": watch.read()}, 1, memory)

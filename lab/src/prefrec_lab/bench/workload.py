@@ -1,0 +1,203 @@
+"""What all ways are given: the same rows, and the same model with the same new adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+
+from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare, read_prepared
+from prefrec.errors import ConfigError, DataError
+from prefrec.lm.cpu.linear import quicken, slow_down
+from prefrec.lm.models import DTYPES, EMBEDDED, load_model, load_tokenizer, measure_attention, resolve
+from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
+from prefrec_lab.bench.settings import BenchSettings
+
+RANDOM = "random:"
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 8192,
+    },
+    "llama-2-7b": {
+        "vocab_size": 32_000,
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+    },
+}
+"""Llama configurations for `random:SHAPE`; the vocabulary is at least the tokenizer's."""
+
+_ATTENTION: dict[Any, str] = {}
+"""Which attention was the fastest, by shape: found in the repetition that warms up, for all of this process."""
+
+POOL = 400
+"""Training rows, drawn at random, among which those of typical length are looked for."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Rows of one N: B of them, the chosen title first among the 1 + N answers.
+
+    Attributes:
+        texts: `prompt`, `chosen`, `rejected`, as `SoftmaxDPOTrainer` takes them.
+        choice_sets: the same as token ids.
+        examples: the questions they were made of, with the titles shown as candidates.
+        catalogue: titles of all items.
+        template: the prompt.
+    """
+
+    texts: tuple[dict[str, Any], ...]
+    choice_sets: tuple[ChoiceSet, ...]
+    examples: tuple[RankingExample, ...]
+    catalogue: Catalogue
+    template: PromptTemplate
+
+
+def device_of(settings: BenchSettings) -> str:
+    """`cuda` where there is one and it is to be used, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() and not settings.cpu else "cpu"
+
+
+@cache
+def make_workload(settings: BenchSettings, negatives: int) -> Workload:
+    """B training rows with N negatives whose prompts are of typical length: the nearest to the median.
+
+    Raises:
+        ConfigError: the data's lists are too short for N, or for the titles to be shown.
+        DataError: the data has too few rows.
+    """
+    size = max(20, negatives + 1, settings.shown or 0)
+    data = _data(settings, size)
+    rng = np.random.default_rng(settings.seed)
+    pool = [data.train[i] for i in rng.permutation(len(data.train))[:POOL]]
+    if len(pool) < settings.batch_size:
+        raise DataError(f"{settings.batch_size} rows a batch, but the data has {len(pool)} training rows")
+    least = min(len(e.candidates) for e in pool)
+    if least < max(negatives + 1, settings.shown or 0):
+        raise ConfigError(
+            f"{negatives} negatives need lists of {negatives + 1} titles, but the data has one of {least}: "
+            "prepare longer lists (--num-candidates), or measure fewer negatives"
+        )
+    template = load_template(settings.template, domain=data.domain)
+    encoder = PromptEncoder(tokenizer_of(settings))
+    rows = [_row(e, data.catalogue, template, encoder, negatives, settings.shown) for e in pool]
+    lengths = np.array([len(choices.prompt) for _, choices, _ in rows])
+    typical = np.argsort(np.abs(lengths - np.median(lengths)), kind="stable")[: settings.batch_size]
+    texts, sets, examples = zip(*(rows[i] for i in typical), strict=True)
+    # A new template: one that has rendered holds what cannot be sent to another process.
+    return Workload(texts, sets, examples, data.catalogue, replace(template))
+
+
+def catalogue_workload(settings: BenchSettings) -> Workload:
+    """One row of typical length whose answers are all titles of the catalogue, in its order."""
+    work = make_workload(settings, 1)
+    encoder = PromptEncoder(tokenizer_of(settings))
+    every = encoder.encode_text(work.texts[0]["prompt"], list(work.catalogue.titles.values()))
+    return replace(work, choice_sets=(every,))
+
+
+def tokenizer_of(settings: BenchSettings) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; a random model's is bytes (tiny) or the embedded model's."""
+    shape = _shape(settings.model)
+    if shape == "tiny":
+        return _byte_tokenizer()
+    return load_tokenizer(EMBEDDED if shape else settings.model)
+
+
+def config_of(settings: BenchSettings) -> PretrainedConfig:
+    """The model's configuration."""
+    shape = _shape(settings.model)
+    if shape is None:
+        return AutoConfig.from_pretrained(resolve(settings.model))
+    sizes = dict(SHAPES[shape])
+    sizes["vocab_size"] = max(sizes.get("vocab_size", 0), len(tokenizer_of(settings)))
+    return AutoConfig.for_model("llama", **sizes)
+
+
+def base_model(settings: BenchSettings) -> Any:
+    """A freshly loaded (or freshly drawn) base model on the device, in evaluation mode.
+
+    Random weights are drawn on the device and in the type that they are used in: nothing is downloaded, and the
+    machine's memory holds no copy.
+    """
+    device, dtype = device_of(settings), DTYPES[settings.dtype]
+    if _shape(settings.model) is None:
+        model: Any = load_model(settings.model, dtype=settings.dtype).to(device)
+    else:
+        torch.manual_seed(settings.seed)
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(config_of(settings), dtype=dtype)
+        measure_attention(model)
+        quicken(model)
+    if hasattr(model, "attention_by_shape"):
+        model.attention_by_shape = _ATTENTION
+    return model.eval()
+
+
+def plain_model(settings: BenchSettings) -> Any:
+    """`base_model` as transformers gives it to anyone: its linear layers are torch's own."""
+    model = base_model(settings)
+    slow_down(model)
+    return model
+
+
+def _shape(model: str) -> str | None:
+    """The shape that `random:SHAPE` names; None for a model with weights."""
+    if not model.startswith(RANDOM):
+        return None
+    shape = model.removeprefix(RANDOM)
+    if shape not in SHAPES:
+        raise ConfigError(f"model {model!r}: expected {' or '.join(RANDOM + s for s in SHAPES)}")
+    return shape
+
+
+def _data(settings: BenchSettings, size: int) -> PreparedData:
+    if settings.data is not None:
+        return read_prepared(Path(settings.data))
+    candidates = {"size": size}
+    return prepare(PrepareConfig.model_validate({"candidates": candidates, "seed": settings.seed}))
+
+
+def _row(
+    example: RankingExample,
+    catalogue: Catalogue,
+    template: PromptTemplate,
+    encoder: PromptEncoder,
+    negatives: int,
+    shown: int | None,
+) -> tuple[dict[str, Any], ChoiceSet, RankingExample]:
+    """The row as text, as token ids, and as the question with the titles shown."""
+    rejected = [c for c in example.candidates if c != example.target]
+    kept = {example.target, *rejected[: shown - 1 if shown else None]}
+    asked = RankingExample(
+        example.user_id, example.history, tuple(c for c in example.candidates if c in kept), example.target
+    )
+    prompt = template.render(catalogue.titles_of(asked.history), catalogue.titles_of(asked.candidates))
+    chosen, *others = catalogue.titles_of([example.target, *rejected[:negatives]])
+    text = {"prompt": prompt, "chosen": chosen, "rejected": others}
+    return text, encoder.encode_text(prompt, [chosen, *others]), asked
+
+
+def _byte_tokenizer() -> PreTrainedTokenizerBase:
+    from transformers import PreTrainedTokenizerFast
+
+    end = "<|end|>"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate([end, *alphabet])}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=end, pad_token=end)

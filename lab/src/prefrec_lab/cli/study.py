@@ -1,0 +1,116 @@
+"""`prefrec study`: a question, the runs that answer it, and a page with the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from prefrec.errors import ConfigError
+from prefrec_lab.studies.carry_out import analyse_runs, base_recipe, carry_out
+from prefrec_lab.studies.registry import STUDIES
+from prefrec_lab.studies.study import Study
+from prefrec_lab.studies.write import PAGE
+
+
+def study(
+    name: Annotated[str | None, typer.Argument(help="Name of the study; --list shows them.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe to vary; default: MovieLens-100K and SmolLM2-135M in small.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="SOURCE or SOURCE=PATH in place of the recipe's, as lastfm-hetrec=/data/lastfm, with a folder of "
+            "its own; for `transfer`, which needs several, one more beside the recipe's: repeatable."
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between them: a run each.")] = "0",
+    run: Annotated[
+        list[Path] | None, typer.Option(help="Analyse a run that there is, instead of making one; one a seed.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs/studies"),
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe, as sft.rows=400; repeatable.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="List the studies and their questions.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print study.json, for machines.")] = False,
+) -> None:
+    """Answer a question by a grid of runs: table, plots, a page, all numbers with n, seeds and intervals.
+
+    Studies in one folder share what they can (data, SFT, equal alignments), and an interrupted study goes on where
+    it stopped: run the same command again.
+
+    Examples: prefrec study --list
+
+    prefrec study ablation --seeds 0,1
+
+    prefrec study fairness --run runs/movielens-100k
+
+    prefrec study transfer --data lastfm-hetrec=/data/lastfm
+    """
+    if show:
+        _list(as_json)
+        return
+    chosen = _chosen(name)
+    if run:
+        given = [option for option, value in (("--recipe", recipe), ("--data", data), ("--set", override)) if value]
+        if given:
+            raise ConfigError(f"{', '.join(given)}: a run that there is has its own recipe; leave --run or these out")
+        summary = analyse_runs(chosen, run, out)
+    else:
+        summary = _carry_out(chosen, recipe, data or [], override or [], _seeds(seeds), out)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        return
+    for fact in summary["facts"]:
+        typer.echo(fact)
+    typer.echo(f"Page: {Path(summary['folder']) / PAGE}")
+
+
+def _chosen(name: str | None) -> Study:
+    if name in STUDIES:
+        return STUDIES[name]
+    given = f"unknown study {name!r}" if name else "no study named"
+    raise ConfigError(f"{given}: expected one of {', '.join(STUDIES)}")
+
+
+def _carry_out(
+    chosen: Study, recipe: Path | None, data: Sequence[str], override: list[str], seeds: list[int], out: Path
+) -> dict[str, Any]:
+    """The study's own runs: on the recipe's data, or on those named, or on both where it compares them."""
+    base = base_recipe(chosen, recipe, override)
+    named = [base_recipe(chosen, recipe, [*_data(d), *override]) for d in data]
+    return carry_out(chosen, base, seeds, out, named)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r}: expected numbers with commas between them, such as 0,1") from None
+
+
+def _data(text: str) -> list[str]:
+    """The overrides that put another data source, with its own files, split and domain, into a recipe."""
+    source, _, path = text.partition("=")
+    place = json.dumps(str(Path(path).resolve())) if path else "null"
+    unset = [f"data.{field}=null" for field in ("interactions", "items", "users", "row_files", "split", "domain")]
+    return [f"data.source={source}", f"data.path={place}", *unset]
+
+
+def _list(as_json: bool) -> None:
+    if as_json:
+        rows = [{"study": s.name, "question": s.question, "varied": s.varied} for s in STUDIES.values()]
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    table = Table("study", "question", "varied")
+    for one in STUDIES.values():
+        table.add_row(one.name, escape(one.question), escape(one.varied))
+    Console().print(table)

@@ -1,0 +1,251 @@
+"""Studies of one alignment setting at a time: the loss, the number of negatives, β.
+
+All variants start from the same SFT adapter and see the same rows; they are the `align` entries of one recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefrec.data import PreparedData, RankingExample, frame_to_examples
+from prefrec.data.readers import read_parquet
+from prefrec.evaluation.tables import metric_label
+from prefrec.lm.models import load_tokenizer
+from prefrec.pipeline.negatives import NEGATIVES_FILE
+from prefrec.pipeline.opened import Run
+from prefrec.pipeline.recipe import SFT, AlignSection, ModelSection, Recipe
+from prefrec.pipeline.train import training_rows
+from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
+from prefrec.training import encode_examples
+from prefrec.training.negatives import redraw_lists
+from prefrec_lab.studies.measure import Measured, measure, of_rankers, ranking_values
+from prefrec_lab.studies.plots import Series, dots, lines, slug
+from prefrec_lab.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
+from prefrec_lab.studies.tables import facts_of, results_table
+
+NEGATIVES = (1, 3, 5, 8, 10, 15, 31, 63)
+ONE = "dpo-n1"
+"""Name of the variant with one negative."""
+
+BETAS = (0.1, 0.5, 1.0, 3.0, 5.0)
+
+SAME_COMPUTE = 0.05
+"""Share of the rows: where equal compute takes away less, it is not run again."""
+
+SAMPLED = 200
+"""Training rows whose tokens are counted."""
+
+
+def variant(base: AlignSection, name: str, **settings: Any) -> AlignSection:
+    """A copy of an alignment with another name and settings, checked again."""
+    return AlignSection.model_validate(base.model_dump() | {"name": name} | settings)
+
+
+def vary_loss(base: Recipe, data: PreparedData) -> Recipe:
+    """Every loss on the same rows and negatives; DPO also with one negative, its usual form."""
+    one = varied_alignment(base)
+    entries = [
+        variant(one, "dpo", loss="dpo", num_negatives=1),
+        variant(one, "dpo-pairs", loss="dpo"),
+        *(variant(one, name, loss=name) for name in ("dmpo", "bpr", "softmax")),
+        variant(one, "s-dpo"),
+    ]
+    return with_alignments(base, entries)
+
+
+def dpo_and_s_dpo(base: Recipe, data: PreparedData) -> Recipe:
+    """The two alignments that other studies look at, by the names that the ablation gives them."""
+    one = varied_alignment(base)
+    return with_alignments(base, [variant(one, "dpo", loss="dpo", num_negatives=1), variant(one, "s-dpo")])
+
+
+def vary_negatives(base: Recipe, data: PreparedData) -> Recipe:
+    """S-DPO with more and more negatives, on the same rows, then on as many rows as cost what N = 1 costs.
+
+    Where N is more than a row's own list holds, its list is drawn again, uniformly. The names are those of this study
+    alone, which takes fewer rows than others.
+    """
+    one, room = varied_alignment(base), base.data.candidates.size - 1
+    rows = len(training_rows(data, one, base.seed))
+    same_rows = [_with_negatives(one, n, room) for n in NEGATIVES if n < len(data.catalogue) // 2]
+    tokens = [_tokens_of_a_row(data, base.model, entry, base.seed) for entry in same_rows]
+    same_tokens = []
+    for entry, of_a_row in zip(same_rows, tokens, strict=True):
+        fewer = round(rows * tokens[0] / of_a_row)
+        if fewer <= (1 - SAME_COMPUTE) * rows:
+            same_tokens.append(variant(entry, f"s-dpo-n{entry.num_negatives}-compute", rows=fewer))
+    return with_alignments(base, [*same_rows, *same_tokens])
+
+
+def vary_beta(base: Recipe, data: PreparedData) -> Recipe:
+    """S-DPO with another pull to the reference."""
+    one = varied_alignment(base)
+    betas = sorted({*BETAS, one.beta})
+    return with_alignments(
+        base, [variant(one, "s-dpo" if b == one.beta else f"s-dpo-beta{b:g}", beta=b) for b in betas]
+    )
+
+
+def token_counts(
+    data: PreparedData, model: ModelSection, section: AlignSection, seed: int, trained: Path | None = None
+) -> tuple[float, float]:
+    """Mean tokens of a prompt and of an answer that the model reads, over training rows of the alignment.
+
+    Of an answer that is all but the last one, which is only predicted. `SAMPLED` rows at most are looked at.
+
+    Args:
+        data: prepared rows.
+        model: its tokenizer, and how it is asked.
+        section: of the alignment.
+        seed: of the run.
+        trained: folder of the alignment where it has been trained.
+    """
+    encoder = PromptEncoder(load_tokenizer(model.name), max_length=model.max_length, chat=model.chat)
+    templates = [load_template(name, domain=data.domain) for name in model.templates]
+    some = _rows_of(data, section, seed, trained)[:SAMPLED]
+    sets: list[ChoiceSet] = encode_examples(some, data.catalogue, templates, encoder, answers="candidates")
+    prompts, answers = [len(s.prompt) for s in sets], [len(a) - 1 for s in sets for a in s.answers]
+    return float(np.mean(prompts)), float(np.mean(answers))
+
+
+def _rows_of(data: PreparedData, section: AlignSection, seed: int, trained: Path | None) -> list[RankingExample]:
+    """The rows that an alignment is trained on, with its lists: those that it kept, else drawn as it draws them.
+
+    Before training nothing is hard: then the lists are drawn uniformly, and are as long.
+    """
+    if section.drawn_from is not None and trained is not None and (trained / NEGATIVES_FILE).is_file():
+        return frame_to_examples(read_parquet(trained / NEGATIVES_FILE))
+    rows = training_rows(data, section, seed)
+    if section.drawn_from is None:
+        return rows
+    size = max([1 + section.num_negatives, *(len(e.candidates) for e in rows)])
+    return redraw_lists(rows, data, "uniform" if section.is_hard else section.drawn_from, seed=seed, size=size)
+
+
+def _tokens_of_a_row(data: PreparedData, model: ModelSection, section: AlignSection, seed: int) -> float:
+    """Mean tokens that the model reads of one row: the prompt, the target and N negatives."""
+    prompt, answer = token_counts(data, model, section, seed)
+    return prompt + (1 + section.num_negatives) * answer
+
+
+def analyse_loss(runs: Sequence[Run], folder: Path) -> Outcome:
+    """Which loss is best, held against S-DPO."""
+    measured = _measured(runs, "s-dpo")
+    varied = [a.name for a in runs[0].recipe.align]
+    return _outcome(runs, measured, "Loss", [dots(measured, q, varied) for q in measured.headline])
+
+
+def analyse_negatives(runs: Sequence[Run], folder: Path) -> Outcome:
+    """Metrics against N, at equal rows and at equal tokens."""
+    measured = _measured(runs, ONE)
+    of = {a.name: a.num_negatives for a in runs[0].recipe.align}
+    cheaper = [n for n in of if n.endswith("-compute")]
+    lanes = {"equal rows": [n for n in of if n not in cheaper]}
+    if cheaper:
+        lanes["equal tokens"] = [ONE, *cheaper]
+    drawings = [_against_setting(measured, q, lanes, of, "negatives N") for q in measured.headline]
+    notes = [
+        "Equal tokens: a variant whose name ends in -compute reads as many tokens as N = 1 does, on fewer rows; it "
+        f"was not run where that takes away less than {SAME_COMPUTE:.0%} of the rows."
+    ]
+    drawn = {a.num_negatives for a in runs[0].recipe.align if a.negatives_from != "list"}
+    if further := sorted(drawn):
+        notes.append(
+            f"N = {', '.join(map(str, further))} is more than a row's own list holds: its negatives are drawn again, "
+            "uniformly from what the user is not known to have taken by the end of training, while the lists leave "
+            "out what the user takes later as well. The lists under test are the same for all."
+        )
+    if left := [str(n) for n in NEGATIVES if n not in of.values()]:
+        notes.append(f"N = {', '.join(left)} is left out: that is more than half of the catalogue.")
+    return replace(_outcome(runs, measured, "Variant", drawings), notes=notes)
+
+
+def analyse_beta(runs: Sequence[Run], folder: Path) -> Outcome:
+    """Metrics against β."""
+    measured = _measured(runs, "s-dpo")
+    of = {a.name: a.beta for a in runs[0].recipe.align}
+    drawings = [_against_setting(measured, q, {"s-dpo": list(of)}, of, "β") for q in measured.headline]
+    return _outcome(runs, measured, "Variant", drawings)
+
+
+def settings_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Variant → loss, N, β, rows, tokens read and seconds (of the first seed) of its alignment."""
+    run, found = runs[0], {}
+    for section in run.recipe.align:
+        rows = len(training_rows(run.data, section, run.recipe.seed))
+        trained = run.adapter(section.name).parent
+        prompt, answer = token_counts(run.data, run.recipe.model, section, run.recipe.seed, trained)
+        found[section.name] = {
+            "loss": section.loss,
+            "N": section.num_negatives,
+            "β": section.beta,
+            "rows": rows,
+            "tokens": round(rows * section.epochs * (prompt + (1 + section.num_negatives) * answer)),
+            "seconds": run.seconds(section.name),
+        }
+    return found
+
+
+def _with_negatives(one: AlignSection, n: int, room: int) -> AlignSection:
+    """S-DPO with N negatives, of which a list holds `room`; with one it is DPO."""
+    if n == 1:
+        return variant(one, ONE, loss="dpo", num_negatives=1)
+    longer = {"negatives_from": "uniform"} if n > room and one.negatives_from == "list" else {}
+    return variant(one, f"s-dpo-n{n}", num_negatives=n, **longer)
+
+
+def _measured(runs: Sequence[Run], baseline: str) -> Measured:
+    predictions = of_rankers(runs)
+    users = next(iter(predictions.values()))[0]["user_id"].to_list()
+    return measure(ranking_values(predictions, runs[0].recipe.evaluate.ks), users, baseline=baseline)
+
+
+def _outcome(runs: Sequence[Run], measured: Measured, first: str, drawings: list[Drawing]) -> Outcome:
+    table = results_table(measured, settings=settings_of(runs), first=first)
+    return Outcome([table], drawings, facts_of(measured, runs[0].recipe.lm_rankers), measured.n, measured.users)
+
+
+def _against_setting(
+    measured: Measured, quantity: str, lanes: dict[str, list[str]], setting: dict[str, Any], x_label: str
+) -> Drawing:
+    """A line a lane: the quantity of its variants against their setting; the SFT model as a dashed line."""
+    ordered = {lane: sorted(of, key=lambda v: setting[v]) for lane, of in lanes.items()}
+    series = [
+        Series(lane, [setting[v] for v in of], [measured.intervals[v][quantity] for v in of])
+        for lane, of in ordered.items()
+    ]
+    start = measured.intervals.get(SFT, {}).get(quantity)
+    level = {"SFT": start.mean} if start else None
+    hint = "Bars: 95% intervals over users." + (" Dashed: the SFT model that all start from." if start else "")
+    return lines(slug(quantity), metric_label(quantity), series, x_label=x_label, log=True, hint=hint, level=level)
+
+
+ABLATION = Study(
+    "ablation",
+    "Does the softmax over several negatives, with a reference, rank better than the losses it is made of?",
+    "the loss: DPO with one negative, DPO on exploded pairs, DMPO, BPR, softmax, S-DPO; the SFT adapter, rows, "
+    "negatives, β and steps are the same.",
+    vary_loss,
+    analyse_loss,
+)
+NEGATIVES_STUDY = Study(
+    "negatives",
+    "Do more negatives help S-DPO, and do they still where each costs its tokens?",
+    "the number of negatives N, on the same rows (equal steps) and on as many rows as cost the tokens of N = 1 "
+    "(equal compute); the SFT adapter and β are the same.",
+    vary_negatives,
+    analyse_negatives,
+    overrides=("align.0.rows=128", "evaluate.rows=200"),
+)
+BETA = Study(
+    "beta",
+    "How strong should the pull to the reference be?",
+    "β of S-DPO; the SFT adapter, rows, negatives and steps are the same.",
+    vary_beta,
+    analyse_beta,
+)

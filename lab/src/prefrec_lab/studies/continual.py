@@ -1,0 +1,308 @@
+"""Study: new interactions arrive; the adapter is left alone, updated on them, or trained again on everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+
+from prefrec.data import PreparedData, RankingExample, prepared_digest, read_prepared
+from prefrec.data.config import GIVEN_SOURCES
+from prefrec.errors import ConfigError, DataError
+from prefrec.evaluation import read_predictions
+from prefrec.evaluation.tables import metric_label
+from prefrec.files import read_json
+from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection, checked_recipe
+from prefrec.pipeline.rows import check_rows, rows_taken
+from prefrec.pipeline.run import run_recipe, train_stages
+from prefrec.pipeline.score import LMEntry, ask_models
+from prefrec.report.wording import label
+from prefrec.runs.stage import STAGE_FILE, stage_key, taken
+from prefrec_lab.studies.alignments import variant
+from prefrec_lab.studies.groups import grouped_table, groups_of, measure_groups
+from prefrec_lab.studies.measure import ranking_values
+from prefrec_lab.studies.plots import interval_dots, slug
+from prefrec_lab.studies.study import (
+    FEWER_ROWS,
+    Outcome,
+    Study,
+    as_it_is,
+    on_all_places,
+    varied_alignment,
+    with_alignments,
+)
+from prefrec_lab.studies.tables import facts_of, plain_table
+from prefrec_lab.studies.trained_lists import of_trained_items
+
+Section = TypeVar("Section", SFTSection, AlignSection)
+
+ROWS = 120
+"""Rows under test of each period at most; fewer where the recipe's `evaluate.rows` says so."""
+
+BEFORE, UPDATED, RETRAINED = "not updated", "updated", "trained again"
+WAYS = (BEFORE, UPDATED, RETRAINED)
+NEW, OLD = "New rows (gain)", "Old rows (forgetting)"
+PLOTS = {NEW: "gain", OLD: "forgetting"}
+"""Names of the plots of the two."""
+
+
+@dataclass(frozen=True)
+class Periods:
+    """Data cut in time, and what is asked; lists of training rows hold items alone that are known by then.
+
+    Attributes:
+        old: rows and interactions of the first period, without those under test.
+        new: rows of the period after it, and their interactions.
+        both: the two together.
+        new_test: rows of a third period.
+        old_test: last rows, in the first period, of users who do not come back in the second.
+    """
+
+    old: PreparedData
+    new: PreparedData
+    both: PreparedData
+    new_test: list[RankingExample]
+    old_test: list[RankingExample]
+
+
+def make(base: Recipe, folder: Path) -> Run:
+    """Three models of one recipe, asked about new and old rows; stages that are finished are skipped.
+
+    Raises:
+        ConfigError: the source has a split of its own, and so cannot be cut in time.
+        DataError: no user of the first period stays away in the second.
+    """
+    recipe = continual_recipe(base)
+    run_recipe(recipe, folder, until="prepare")
+    data = read_prepared(folder / "data")
+    parts = periods_of(recipe, data)
+    plans = plans_of(recipe, parts)
+    for plan in plans.values():
+        check_rows(*plan)
+    whole = prepared_digest(folder / "data")
+    before = _trained(*plans[BEFORE], whole, BEFORE, folder)
+    updated = _trained(*plans[UPDATED], whole, UPDATED, folder, before)
+    retrained = _trained(*plans[RETRAINED], whole, RETRAINED, folder)
+    entries = [replace(e, name=w) for w, e in zip(WAYS, (before, updated, retrained), strict=True)]
+    rows = [*parts.new_test, *parts.old_test]
+    ask_models(data, recipe.model, recipe.evaluate, entries, rows, folder / "asked", seed=recipe.seed)
+    return open_run(folder)
+
+
+def continual_recipe(base: Recipe) -> Recipe:
+    """The base recipe on data cut in time, with one S-DPO, on rows of all places in a history, without `rankers`.
+
+    Raises:
+        ConfigError: the source has a split of its own.
+    """
+    if base.data.source in GIVEN_SOURCES:
+        raise ConfigError(f"data.source: {base.data.source} has a split of its own and cannot be cut in time")
+    alone = base.model_copy(update={"rankers": []})
+    recipe = on_all_places(with_alignments(alone, [variant(varied_alignment(base), "s-dpo")]))
+    raw = recipe.model_dump(mode="json")
+    raw["data"] |= {"split": "time", "windows": "all"}
+    raw["data"] |= {"max_train_rows": None, "max_validation_rows": None}
+    raw["evaluate"] |= {"split": "test", "rows": min(base.evaluate.rows or ROWS, ROWS), "generate_rows": 0}
+    return checked_recipe(raw)
+
+
+def periods_of(recipe: Recipe, data: PreparedData) -> Periods:
+    """Old, new and both, and the rows under test of old and new.
+
+    Args:
+        recipe: says how many rows are asked (`evaluate.rows`).
+        data: cut in time: training rows are old, validation rows are new, test rows are newer still.
+
+    Raises:
+        DataError: no user of the first period stays away in the second.
+    """
+    rng = np.random.default_rng((recipe.data.seed, 6))
+    back = {e.user_id for e in (*data.validation, *data.test)}
+    last = {e.user_id: e for e in data.train if e.user_id not in back}
+    if not last:
+        raise DataError("every user of the first period comes back later: no old row can be held out for the test")
+    limit = recipe.evaluate.rows
+    old_test = [list(last.values())[i] for i in rng.permutation(len(last))[:limit].tolist()]
+    new_test = [data.test[i] for i in rng.permutation(len(data.test))[:limit].tolist()]
+    held = {(e.user_id, e.target) for e in old_test}
+    old_rows = [e for e in data.train if (e.user_id, e.target) not in held]
+    pairs = zip(data.train_interactions["user_id"], data.train_interactions["item_id"], strict=True)
+    old_log = data.train_interactions.filter(pl.Series([p not in held for p in pairs], dtype=pl.Boolean))
+    new_log = log_of(data.validation, old_log)
+    both_log = pl.concat([old_log, new_log]).sort("user_id", "timestamp", maintain_order=True)
+    old_rows = of_trained_items(old_rows, data, old_log, recipe.data.seed)
+    new_rows = of_trained_items(data.validation, data, both_log, recipe.data.seed)
+    return Periods(
+        replace(data, train=old_rows, train_interactions=old_log),
+        replace(data, train=new_rows, train_interactions=new_log),
+        replace(data, train=[*old_rows, *new_rows], train_interactions=both_log),
+        new_test,
+        old_test,
+    )
+
+
+def log_of(rows: Sequence[RankingExample], before: pl.DataFrame) -> pl.DataFrame:
+    """The interactions behind rows of one period, each user's in their order, without those of `before`.
+
+    A user's first row brings what its history shows and `before` lacks; timestamps only count on. Further columns of
+    `before` are null.
+    """
+    known = set(before.select("user_id", "item_id").iter_rows())
+    start = int(before["timestamp"].max() or 0) + 1  # type: ignore[arg-type]
+    found: dict[tuple[str, str], int] = {}
+    for e in rows:
+        for item in (*e.history, e.target):
+            if (e.user_id, item) not in known:
+                found.setdefault((e.user_id, item), start + len(found))
+    log = [(user, item, time) for (user, item), time in found.items()]
+    schema = {c: before.schema[c] for c in ("user_id", "item_id", "timestamp")}
+    frame = pl.DataFrame(log, schema=schema, orient="row")
+    whole = pl.concat([before.clear(), frame], how="diagonal")
+    return whole.sort("user_id", "timestamp", maintain_order=True)
+
+
+def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, PreparedData]]:
+    """Adapter → the recipe of its stages, and the rows that these take theirs from.
+
+    The one that is trained again takes as many rows as the other two really take together.
+    """
+
+    def together(section: Section) -> Section:
+        rows = sum(rows_taken(section, part, recipe.model, recipe.seed) for part in (parts.old, parts.new))
+        return section.model_copy(update={"rows": rows, "skip_rows": 2 * section.skip_rows})
+
+    both = {"sft": together(recipe.sft) if recipe.sft else None, "align": [together(a) for a in recipe.align]}
+    return {
+        BEFORE: (recipe, parts.old),
+        UPDATED: (recipe, parts.new),
+        RETRAINED: (recipe.model_copy(update=both), parts.both),
+    }
+
+
+def rows_of(recipe: Recipe, data: PreparedData) -> dict[str, int]:
+    """Stage of a plan (`plans_of`) → the rows that it is trained on."""
+    return {name: rows_taken(s, data, recipe.model, recipe.seed) for name, s in _sections(recipe).items()}
+
+
+def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
+    """Gain on new rows and forgetting on old ones, both against the model that was not updated; and seconds."""
+    recipe = runs[0].recipe
+    parts = periods_of(recipe, runs[0].data)
+    names = [NEW] * len(parts.new_test) + [OLD] * len(parts.old_test)
+    users = [e.user_id for e in (*parts.new_test, *parts.old_test)]
+    asked = {w: [read_predictions(run.folder / "asked" / f"{w}.parquet").sort("row") for run in runs] for w in WAYS}
+    values = ranking_values(asked, recipe.evaluate.ks)
+    measured = measure_groups(values, users, groups_of(names, (NEW, OLD)), BEFORE)
+    metrics = next(iter(measured.values())).headline
+    tables = [
+        grouped_table(
+            measured,
+            metric,
+            name="table" if metric == metrics[-1] else slug(metric),
+            title="on new and on old rows",
+            first="Adapter",
+            note=_NOTE,
+        )
+        for metric in reversed(metrics)
+    ]
+    plans = plans_of(recipe, parts)
+    tables.append(plain_table("effort", "Effort", "Adapter", effort_frame(runs, plans), _EFFORT_NOTE))
+    facts = [f"{group}. {s}" for group, of in measured.items() for s in facts_of(of, quantities=[metrics[-1]])]
+    drawings = [
+        interval_dots(
+            f"{slug(metrics[-1])}-{PLOTS[group]}", f"{metric_label(metrics[-1])}, {group.lower()}", shown, WAYS
+        )
+        for group, shown in ((g, {w: of.intervals[w][metrics[-1]] for w in WAYS}) for g, of in measured.items())
+    ]
+    notes = [_period_note(parts), *_shortfalls(plans), *_NOTES]
+    return Outcome(tables, drawings, facts, len(users), len(set(users)), notes)
+
+
+def effort_frame(runs: Sequence[Run], plans: Mapping[str, tuple[Recipe, PreparedData]]) -> pl.DataFrame:
+    """Adapter → rows, and training seconds of its own stages, mean over the seeds; an update comes on top."""
+    rows = []
+    for way in WAYS:
+        seconds = [sum(taken(s, "seconds") for s in _states(_folder(run.folder, way))) for run in runs]
+        counts = {f"{label(stage)} rows": n for stage, n in rows_of(*plans[way]).items()}
+        rows.append({"adapter": way, **counts, "seconds": round(float(np.mean(seconds)), 1)})
+    return pl.DataFrame(rows)
+
+
+def _states(folder: Path) -> list[dict[str, Any]]:
+    """What the stages of an adapter note, without those that another recipe left (`NAME.previous`)."""
+    found = sorted(folder.rglob(STAGE_FILE))
+    return [
+        read_json(p) for p in found if not any(part.endswith(".previous") for part in p.relative_to(folder).parts)
+    ]
+
+
+def _trained(
+    recipe: Recipe, data: PreparedData, whole: str, way: str, folder: Path, start: LMEntry | None = None
+) -> LMEntry:
+    """The last model of the recipe's stages on this part of the data; `whole` is the key of all of them."""
+    key = stage_key(data=whole, part=way, rows=recipe.evaluate.rows, lists="trained items")
+    made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
+    return train_stages(recipe, made_of, _folder(folder, way), (SFT, "align"), start=start)[-1]
+
+
+def _folder(folder: Path, way: str) -> Path:
+    return folder / slug(way)
+
+
+def _sections(recipe: Recipe) -> dict[str, SFTSection | AlignSection]:
+    """The stages that train the language model."""
+    return {**({SFT: recipe.sft} if recipe.sft else {}), **{a.name: a for a in recipe.align}}
+
+
+def _shortfalls(plans: Mapping[str, tuple[Recipe, PreparedData]]) -> list[str]:
+    """A sentence for each stage that does not find as many rows as it is to take."""
+    return [
+        f"{label(stage)} of the adapter “{way}” takes {count:,} rows, not {_sections(recipe)[stage].rows:,}: there "
+        "are no more."
+        for way, (recipe, data) in plans.items()
+        for stage, count in rows_of(recipe, data).items()
+        if count < (_sections(recipe)[stage].rows or 0)
+    ]
+
+
+def _period_note(parts: Periods) -> str:
+    return (
+        f"Old: {len(parts.old.train):,} training rows before the first cut in time; new: {len(parts.new.train):,} "
+        f"rows between the cuts; the {len(parts.new_test):,} new rows under test lie after the second cut. The "
+        f"{len(parts.old_test):,} old rows under test are the last of users who do not come back; neither they nor "
+        "their interactions are trained on."
+    )
+
+
+_NOTE = (
+    "Updated: SFT and S-DPO on new rows alone, from the adapter that was there. Trained again: from the base, on "
+    "rows of both periods, as many as SFT and S-DPO of the others took together. In brackets 95% intervals by "
+    "bootstrap over users."
+)
+_EFFORT_NOTE = (
+    "Wall time of the training stages on this machine, mean over the seeds; an update comes on top of the adapter "
+    "that was not updated."
+)
+_NOTES = (
+    "Lists under test are drawn from the whole catalogue; those of training hold items alone that occur in the "
+    "training interactions by the end of their period: no adapter saw an item of the future as a rejected answer.",
+    "A stage takes its rows at random from its period, as many as the recipe says: where these are few, no adapter "
+    "sees most of what is new.",
+)
+
+CONTINUAL = Study(
+    "continual",
+    "When new interactions arrive, is it enough to update the adapter on them, and what does it forget?",
+    "the rows that the last adapter has seen: old ones; old, then new ones; both from the start; recipe and base are "
+    "the same.",
+    as_it_is,
+    analyse,
+    make=make,
+    overrides=FEWER_ROWS,
+)

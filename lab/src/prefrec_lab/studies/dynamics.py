@@ -1,0 +1,196 @@
+"""Study: what happens to rewards and log-probabilities while DPO and S-DPO train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from prefrec.data import PreparedData
+from prefrec.errors import DataError
+from prefrec.pipeline.opened import Run
+from prefrec.pipeline.recipe import AlignSection, Recipe
+from prefrec.pipeline.train import training_rows
+from prefrec.report.curves import start_loss
+from prefrec.report.wording import label, number, signed
+from prefrec_lab.studies.alignments import variant
+from prefrec_lab.studies.measure import Values, measure, of_rankers
+from prefrec_lab.studies.plots import Series, lines
+from prefrec_lab.studies.study import Drawing, Outcome, Study, Table, varied_alignment, with_alignments
+from prefrec_lab.studies.tables import facts_of, plain_table, results_table
+
+EVAL_ROWS = 48
+"""Validation rows behind a point of the curves, unless the recipe says more."""
+
+POINTS = 8
+"""Points of a curve."""
+
+LABELS = {
+    "chosen": "log-prob of the chosen",
+    "rejected": "log-prob of the rejected, their mean",
+    "margin": "chosen − rejected",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity of the validation rows over training: its key in the log, title and hint."""
+
+    key: str
+    title: str
+    hint: str = ""
+
+
+CURVES = (
+    Curve("loss", "Validation loss", "Losses of other N start elsewhere: at ln(1 + N)."),
+    Curve("rewards/chosen", "Reward of the chosen title", "β × log-ratio to the reference; 0 before training."),
+    Curve("logps/chosen", "Log-probability of the chosen title"),
+    Curve("rewards/margins", "Reward margin", "Chosen minus the mean of the rejected."),
+)
+
+
+def vary(base: Recipe, data: PreparedData) -> Recipe:
+    """DPO with one negative and S-DPO, both watched on validation rows."""
+    one = varied_alignment(base)
+    rows = len(training_rows(data, one, base.seed))
+    steps = math.ceil(rows * one.epochs / one.global_batch_size)
+    watched = {"eval_rows": one.eval_rows or EVAL_ROWS, "eval_steps": max(1, steps // POINTS)}
+    return with_alignments(
+        base,
+        [
+            variant(one, "dpo-watched", loss="dpo", num_negatives=1, **watched),
+            variant(one, "s-dpo-watched", **watched),
+        ],
+    )
+
+
+def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
+    """Curves on validation rows from the logs, and what training came to on the test rows, with intervals."""
+    sections = runs[0].recipe.align
+    start = runs[0].start
+    names = [n for n in (start, *(a.name for a in sections)) if n in runs[0].recipe.lm_rankers]
+    if start not in names:
+        raise DataError(f"{runs[0].folder}: {start} was not evaluated; set evaluate.zero_shot to true")
+    predictions = of_rankers(runs, names)
+    users = predictions[start][0]["user_id"].to_list()
+    measured = measure(log_probs(predictions), users, baseline=start)
+    curves = {a.name: curve_frame(runs, a) for a in sections}
+    watched = _curves_table(curves)
+    facts = [*facts_of(measured, labels=LABELS), *(s for n, f in curves.items() for s in _course(n, f))]
+    title = f"Log-probabilities on {measured.n:,} {runs[0].recipe.evaluate.split} rows, after training"
+    table = results_table(measured, labels=LABELS, title=title)
+    return Outcome([table, *watched], _drawings(curves), facts, measured.n, measured.users, [_NOTE])
+
+
+def log_probs(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> Values:
+    """Log-probabilities [S, B] of the target, of the other candidates (their mean), and their difference."""
+    found: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for name, frames in predictions.items():
+        pairs = [_chosen_and_rejected(frame) for frame in frames]
+        chosen, rejected = (np.stack([p[i] for p in pairs]) for i in (0, 1))
+        found[name] = {"chosen": chosen, "rejected": rejected, "margin": chosen - rejected}
+    return found
+
+
+def curve_frame(runs: Sequence[Run], section: AlignSection) -> pl.DataFrame:
+    """One row a point of the validation curve: step, and each quantity of `CURVES` averaged over the seeds.
+
+    Step 0, where policy and reference are one, is not in the log: it follows from the loss's own start and from
+    reward = β (log π − log π_ref), where the loss has a reference.
+    """
+    rows = [_points(run, section) for run in runs]
+    steps = [s for s in rows[0] if all(s in r for r in rows)]
+    averaged = [
+        {
+            "step": round(s),
+            **{c.key: float(np.mean([r[s][c.key] for r in rows])) for c in CURVES if c.key in rows[0][s]},
+        }
+        for s in steps
+    ]
+    return pl.DataFrame(averaged)
+
+
+def _points(run: Run, section: AlignSection) -> dict[float, dict[str, float]]:
+    """Step → quantity → value, of one run."""
+    stage = run.stages.get(section.name)
+    if stage is None:
+        return {}
+    found: dict[float, dict[str, float]] = {}
+    for curve in CURVES:
+        for step, value in stage.points(f"eval_{curve.key}"):
+            found.setdefault(step, {})[curve.key] = value
+    start = start_loss(stage)
+    if found and start is not None:
+        first = next(iter(found.values()))
+        reference = first["logps/chosen"] - first["rewards/chosen"] / section.beta
+        zero = {"loss": start, "rewards/chosen": 0.0, "logps/chosen": reference, "rewards/margins": 0.0}
+        found = {0.0: zero} | found
+    return found
+
+
+def _chosen_and_rejected(frame: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    chosen, rejected = [], []
+    for candidates, target, scores in frame.select("candidates", "target", "scores").iter_rows():
+        place = candidates.index(target)
+        chosen.append(scores[place])
+        rejected.append(np.mean([*scores[:place], *scores[place + 1 :]]))
+    return np.array(chosen), np.array(rejected)
+
+
+def _course(name: str, frame: pl.DataFrame) -> list[str]:
+    """How the chosen title's reward and log-probability went, first point to last."""
+    if frame.is_empty():
+        return []
+    first, last = frame.row(0, named=True), frame.row(-1, named=True)
+    parts = [
+        f"{title} {number(first[key])} at step {first['step']:.0f}, {number(last[key])} at step {last['step']:.0f} "
+        f"({signed(last[key] - first[key])})"
+        for key, title in (("rewards/chosen", "reward"), ("logps/chosen", "log-probability"))
+    ]
+    return [f"{label(name)}, the chosen title on validation rows: {'; '.join(parts)}."]
+
+
+def _curves_table(curves: Mapping[str, pl.DataFrame]) -> list[Table]:
+    """All curves in one table; none where no stage was watched."""
+    named = [f.select(pl.lit(n).alias("variant"), pl.all()) for n, f in curves.items() if not f.is_empty()]
+    if not named:
+        return []
+    frame = pl.concat(named, how="diagonal")
+    return [plain_table("curves", "Validation rows, over training", "Variant", frame, _CURVES_NOTE)]
+
+
+def _drawings(curves: Mapping[str, pl.DataFrame]) -> list[Drawing]:
+    drawn = []
+    for curve in CURVES:
+        series = [
+            Series(name, frame["step"].to_list(), frame[curve.key].to_list())
+            for name, frame in curves.items()
+            if not frame.is_empty()
+        ]
+        if series:
+            name = curve.key.replace("/", "-")
+            drawn.append(lines(name, curve.title, series, x_label="optimiser step", hint=curve.hint))
+    return drawn
+
+
+_CURVES_NOTE = (
+    "Means over the validation rows and seeds, from the training log, which holds no value a row: no interval."
+)
+_NOTE = (
+    "The paper's first text says that S-DPO cures the fall of the chosen title's likelihood under DPO, the later one "
+    "that it gives better rewards; both curves are here, so that either can be seen."
+)
+
+DYNAMICS = Study(
+    "dynamics",
+    "What happens to the reward and the log-probability of the chosen title while DPO and S-DPO train?",
+    "the number of negatives: one (DPO) and several (S-DPO); the SFT adapter, rows, β and steps are the same.",
+    vary,
+    analyse,
+    reads_any_run=True,
+)

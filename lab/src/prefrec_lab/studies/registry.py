@@ -1,0 +1,36 @@
+"""The studies there are, by name."""
+
+from __future__ import annotations
+
+from prefrec_lab.studies.alignments import ABLATION, BETA, NEGATIVES_STUDY
+from prefrec_lab.studies.cold_start import COLD_START
+from prefrec_lab.studies.continual import CONTINUAL
+from prefrec_lab.studies.cost import COST
+from prefrec_lab.studies.dynamics import DYNAMICS
+from prefrec_lab.studies.fairness import FAIRNESS
+from prefrec_lab.studies.gradients import GRADIENTS
+from prefrec_lab.studies.negative_sampling import NEGATIVE_SAMPLING
+from prefrec_lab.studies.robustness import ROBUSTNESS
+from prefrec_lab.studies.study import Study
+from prefrec_lab.studies.table import TABLE
+from prefrec_lab.studies.transfer import TRANSFER
+
+STUDIES: dict[str, Study] = {
+    s.name: s
+    for s in (
+        ABLATION,
+        NEGATIVES_STUDY,
+        BETA,
+        DYNAMICS,
+        GRADIENTS,
+        NEGATIVE_SAMPLING,
+        COLD_START,
+        ROBUSTNESS,
+        FAIRNESS,
+        TRANSFER,
+        CONTINUAL,
+        COST,
+        TABLE,
+    )
+}
+"""Name on the command line → study."""

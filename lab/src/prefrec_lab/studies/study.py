@@ -1,0 +1,160 @@
+"""What a study is: a question, what is varied, and how runs answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from prefrec.data import PreparedData
+from prefrec.errors import ConfigError
+from prefrec.pipeline.opened import Run
+from prefrec.pipeline.recipe import AlignSection, Recipe, checked_recipe
+from prefrec.rankers.sequential import SequentialConfig, require_hopwise
+from prefrec.report.tables import Grid
+
+BASE = "base.yaml"
+"""The recipe that most studies start from."""
+
+SASREC = SequentialConfig(model="SASRec", batch_size=256, epochs=12, patience=2)
+"""The sequential recommender of studies that need one and whose recipe names none: small steps in few passes over the
+rows, since on two cores a pass takes long."""
+
+FEWER_ROWS = ("sft.rows=200", "align.0.rows=200")
+"""Overrides for studies that cannot use the SFT that other studies share."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table twice: for people and for machines.
+
+    Attributes:
+        name: of the CSV file, without its ending; the first table of a study is called `table`.
+        title: above it.
+        first: what its first column holds.
+        grid: as people read it.
+        frame: the same numbers, one fact a row.
+        note: below it.
+    """
+
+    name: str
+    title: str
+    first: str
+    grid: Grid
+    frame: pl.DataFrame
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot: name of its files, title, figure, the figure in words, and how to read it."""
+
+    name: str
+    title: str
+    figure: Figure
+    alt: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study found.
+
+    Attributes:
+        tables: the main one first.
+        drawings: the plots.
+        facts: computed sentences: the largest difference, and whether any interval excludes 0.
+        notes: what the numbers do not say.
+        n, users: rows behind the main table, and users among them.
+    """
+
+    tables: list[Table]
+    drawings: list[Drawing]
+    facts: list[str]
+    n: int
+    users: int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question to runs.
+
+    Attributes:
+        name: on the command line, and of the folder.
+        question: one sentence.
+        varied: what differs between the variants, and what does not.
+        vary: the base recipe, and the data that it prepares → the recipe to run.
+        analyse: finished runs, one a seed, and the study's own folder (for what it keeps) → the outcome.
+        reads_any_run: whether runs of other recipes can be analysed too.
+        make: how a run is made in its folder, where that is more than to carry out what `vary` returns; such runs
+            are not shared with other studies.
+        many_data: whether it compares several data sets, a run for each.
+        base: file of this package with the recipe that it starts from, unless the user names another.
+        overrides: `FIELD=VALUE` that it sets in that recipe before what the user sets.
+    """
+
+    name: str
+    question: str
+    varied: str
+    vary: Callable[[Recipe, PreparedData], Recipe]
+    analyse: Callable[[Sequence[Run], Path], Outcome]
+    reads_any_run: bool = False
+    make: Callable[[Recipe, Path], Run] | None = None
+    many_data: bool = False
+    base: str = BASE
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def shares_runs(self) -> bool:
+        """Whether its runs start from the data and the SFT adapter of other studies, and are made in the same way."""
+        own = {o.partition(".")[0] for o in self.overrides} - {"align", "evaluate"}
+        return self.make is None and self.base == BASE and not own
+
+
+def has_hopwise() -> bool:
+    """Whether `SASREC` can be trained here."""
+    try:
+        require_hopwise()
+    except ConfigError:
+        return False
+    return True
+
+
+def varied_alignment(base: Recipe) -> AlignSection:
+    """The alignment of the base recipe that studies vary: its first S-DPO.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = next((a for a in base.align if a.loss == "softmax_dpo"), None)
+    if found is None:
+        raise ConfigError(
+            "align: a study varies the recipe's first alignment with loss softmax_dpo, and there is none"
+        )
+    return found
+
+
+def with_alignments(base: Recipe, align: Sequence[AlignSection]) -> Recipe:
+    """The base recipe with these alignments in place of its own.
+
+    Raises:
+        ConfigError: what is in it does not fit these alignments.
+    """
+    raw = base.model_dump(mode="json") | {"align": [a.model_dump(mode="json") for a in align]}
+    return checked_recipe(raw)
+
+
+def on_all_places(base: Recipe) -> Recipe:
+    """The base recipe with SFT and alignments on rows of all places in a history, in place of each user's latest."""
+    everywhere: dict[str, None] = {"latest_per_user": None}
+    sft = base.sft.model_copy(update=everywhere) if base.sft else None
+    return base.model_copy(update={"sft": sft, "align": [a.model_copy(update=everywhere) for a in base.align]})
+
+
+def as_it_is(base: Recipe, data: PreparedData) -> Recipe:
+    """The base recipe itself."""
+    return base

@@ -1,0 +1,119 @@
+"""A study's folder: table.csv, table.md, the plots, page.html and study.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefrec.files import write_json, write_text, write_whole
+from prefrec.pipeline.opened import Run
+from prefrec.pipeline.recipe import dump_recipe
+from prefrec.pipeline.run import environment
+from prefrec.processes import is_first
+from prefrec.report.pages import page_environment
+from prefrec.report.svg import to_svg
+from prefrec_lab.studies.study import Drawing, Outcome, Study
+from prefrec_lab.studies.tables import markdown
+
+STUDY_FILE = "study.json"
+PAGE = "page.html"
+DPI = 160
+"""Of the PNG files."""
+
+_environment = page_environment("prefrec_lab.studies", "prefrec.report")
+
+
+def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) -> dict[str, Any]:
+    """Write everything that a study leaves into its folder; returns the content of study.json.
+
+    Of many processes the first one writes.
+    """
+    summary = _summary(study, runs, outcome, folder)
+    if not is_first():
+        return summary
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        name = f"seed-{run.recipe.seed}" if len({r.recipe.seed for r in runs}) == len(runs) else run.folder.name
+        write_text(folder / f"{name}.recipe.yaml", dump_recipe(run.recipe))
+    for table in outcome.tables:
+        write_whole(folder / f"{table.name}.csv", table.frame.write_csv)
+    for drawing in outcome.drawings:
+        _write_drawing(drawing, folder)
+    write_text(folder / "table.md", _markdown(summary, outcome))
+    write_text(folder / PAGE, _page(summary, runs, outcome))
+    write_json(folder / STUDY_FILE, summary)
+    return summary
+
+
+def _summary(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) -> dict[str, Any]:
+    """Plain JSON values: what was asked, of what, and every number found."""
+    first = runs[0]
+    return {
+        "study": study.name,
+        "question": study.question,
+        "varied": study.varied,
+        "n": outcome.n,
+        "users": outcome.users,
+        "seeds": list(dict.fromkeys(run.recipe.seed for run in runs)),
+        "intervals": "95%, percentile bootstrap over users; the choice of seed is not in them",
+        "model": first.recipe.model.name,
+        "data": ", ".join(dict.fromkeys(str(run.data.protocol.get("source")) for run in runs)),
+        "candidates": first.recipe.data.candidates.size,
+        "split": first.recipe.evaluate.split,
+        "facts": outcome.facts,
+        "notes": outcome.notes,
+        "tables": {t.name: json.loads(t.frame.fill_nan(None).write_json()) for t in outcome.tables},
+        "plots": [d.name for d in outcome.drawings],
+        "folder": str(folder),
+        "runs": [str(run.folder) for run in runs],
+        "recipes": [run.recipe.model_dump(mode="json") for run in runs],
+        "environment": environment(first.recipe.seed),
+    }
+
+
+def _markdown(summary: dict[str, Any], outcome: Outcome) -> str:
+    seeds = ", ".join(map(str, summary["seeds"]))
+    parts = [
+        f"## {summary['study']}",
+        summary["question"],
+        f"Varied: {summary['varied']}",
+        f"n = {outcome.n:,} rows of {outcome.users:,} users, {summary['candidates']} candidates a row; "
+        f"seeds {seeds}; {summary['model']} on {summary['data']}.",
+        *outcome.facts,
+        *(markdown(t) for t in outcome.tables),
+        *outcome.notes,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _page(summary: dict[str, Any], runs: Sequence[Run], outcome: Outcome) -> str:
+    known = {k: v for k, v in summary["environment"].items() if v is not None}
+    return _environment.get_template("page.html.jinja2").render(
+        summary=summary,
+        facts=[
+            ("Rows", f"{outcome.n:,}"),
+            ("Users among them", f"{outcome.users:,}"),
+            ("Seeds", ", ".join(map(str, summary["seeds"]))),
+            ("Candidates a row", str(summary["candidates"])),
+            ("Model", summary["model"]),
+            ("Data", str(summary["data"])),
+        ],
+        outcome=outcome,
+        plots=[
+            {"title": d.title, "svg": to_svg(d.figure, d.alt, f"p{i}"), "hint": d.hint}
+            for i, d in enumerate(outcome.drawings)
+        ],
+        recipes=[(run.folder.name, dump_recipe(run.recipe)) for run in runs],
+        environment=known,
+    )
+
+
+def _write_drawing(drawing: Drawing, folder: Path) -> None:
+    """PNG and SVG, on white: the files stand in pages whose colour is not known."""
+    dates: dict[str, Any] = {"svg": {"Date": None}, "png": None}
+    for kind, metadata in dates.items():
+        save = partial(drawing.figure.savefig, format=kind, dpi=DPI, facecolor="white", metadata=metadata)
+        write_whole(folder / f"{drawing.name}.{kind}", save)

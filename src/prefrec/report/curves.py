@@ -1,0 +1,141 @@
+"""How training went: a plot a quantity, all alignments in one, training lines and validation dots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from prefrec.report.svg import INK, PALETTE, new_figure, to_svg
+from prefrec.report.wording import label, number
+from prefrec.runs.contents import Stage
+
+SMOOTH_FROM = 40
+"""Points from which on a running mean is drawn over the raw line."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A quantity: its title, what is drawn solid and what dashed, and a word on how to read it."""
+
+    title: str
+    solid: str
+    dashed: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A panel as drawn."""
+
+    title: str
+    hint: str
+    svg: Markup
+
+
+SFT_PANELS = (
+    Panel("Loss", "loss", hint="−log-probability of the answer, a token."),
+    Panel("Log-probability of the chosen title", "logps/chosen", hint="Summed over its tokens."),
+)
+ALIGN_PANELS = (
+    Panel("Loss", "loss"),
+    Panel("Rewards", "rewards/chosen", "rewards/rejected", "Solid: chosen. Dashed: rejected, their mean."),
+    Panel("Reward margin", "rewards/margins", hint="Chosen minus the mean of the rejected."),
+    Panel("Reward accuracy", "rewards/accuracies", hint="Share of rows whose chosen title has the highest reward."),
+    Panel("Log-probabilities", "logps/chosen", "logps/rejected", "Solid: chosen. Dashed: rejected, their mean."),
+    Panel(
+        "Effective negatives", "negatives/effective", hint="1/Σw²: N where all weigh alike, 1 where one carries all."
+    ),
+)
+
+
+def sft_plots(stages: Sequence[Stage]) -> list[Plot]:
+    """The plots of supervised fine-tuning."""
+    return _plots([s for s in stages if s.kind == "sft"], SFT_PANELS, "sft")
+
+
+def align_plots(stages: Sequence[Stage]) -> list[Plot]:
+    """The plots of all alignments together."""
+    return _plots([s for s in stages if s.kind == "align"], ALIGN_PANELS, "align")
+
+
+def stage_colours(stages: Sequence[Stage]) -> list[tuple[str, str]]:
+    """(name, colour) of each alignment, for a legend."""
+    return [(label(s.name), _colour(i)) for i, s in enumerate(s for s in stages if s.kind == "align")]
+
+
+def start_loss(stage: Stage) -> float | None:
+    """The loss of a policy that equals its reference: ln(1+N) for S-DPO, ln 2 for losses of pairs; else None."""
+    negatives, loss = stage.setting("num_negatives"), stage.setting("loss") or stage.setting("loss_type")
+    if loss not in (None, "softmax_dpo", "dpo", "dmpo"):
+        return None
+    if loss in ("dpo", "dmpo"):
+        return math.log(2)
+    return math.log(1 + negatives) if isinstance(negatives, int) and negatives > 0 else None
+
+
+def _plots(stages: Sequence[Stage], panels: Sequence[Panel], group: str) -> list[Plot]:
+    drawn = []
+    for i, panel in enumerate(panels):
+        keys = [k for k in (panel.solid, panel.dashed) if k]
+        if any(s.points(k) or s.points(f"eval_{k}") for s in stages for k in keys):
+            drawn.append(_plot(stages, panel, f"{group}-{i}"))
+    return drawn
+
+
+def _plot(stages: Sequence[Stage], panel: Panel, name: str) -> Plot:
+    figure, axes = new_figure()
+    hints, words = [panel.hint] if panel.hint else [], []
+    for i, stage in enumerate(stages):
+        for key, dashed in ((panel.solid, False), (panel.dashed, True)):
+            if key:
+                _draw(axes, stage, key, _colour(i), dashed)
+                words += _in_words(stage, key)
+        start = start_loss(stage) if stage.kind == "align" and panel.solid == "loss" else None
+        if start is not None:
+            axes.axhline(start, color=_colour(i), linestyle=":", linewidth=1.3)
+            hints.append(f"{label(stage.name)} starts at ln {math.exp(start):.0f} = {number(start)} (dotted).")
+    axes.set_xlabel("optimiser step", fontsize=9, color=INK)
+    axes.margins(x=0.02)
+    return Plot(panel.title, " ".join(hints), to_svg(figure, f"{panel.title}. {' '.join(words)}", name))
+
+
+def _draw(axes: Axes, stage: Stage, key: str, colour: str, dashed: bool) -> None:
+    """The training line, raw and smoothed, and the validation dots."""
+    train, held_out = np.array(stage.points(key)), np.array(stage.points(f"eval_{key}"))
+    style = (0, (4, 2)) if dashed else "-"
+    if len(train):
+        smooth = len(train) >= SMOOTH_FROM
+        marker = "." if len(train) == 1 else ""
+        axes.plot(*train.T, color=colour, linestyle=style, linewidth=1.6, alpha=0.25 if smooth else 1, marker=marker)
+        if smooth:
+            axes.plot(train[:, 0], running_mean(train[:, 1]), color=colour, linestyle=style, linewidth=1.8)
+    if len(held_out):
+        face = "none" if dashed else colour
+        axes.plot(*held_out.T, "o", color=colour, markerfacecolor=face, markersize=4.5, linestyle="none")
+
+
+def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The centred mean [T] over about a twelfth of the values, over what there is at the ends; NaN left out."""
+    half = max(1, len(values) // 24)
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    kept = [w[np.isfinite(w)] for w in windows]
+    return np.array([w.mean() if len(w) else np.nan for w in kept])
+
+
+def _in_words(stage: Stage, key: str) -> list[str]:
+    found = []
+    for prefix, part in (("", "training"), ("eval_", "validation")):
+        if points := stage.points(f"{prefix}{key}"):
+            ends = f"{number(points[0][1])} at step {points[0][0]:.0f} to {number(points[-1][1])}"
+            found.append(f"{label(stage.name)}, {key}, {part}: {ends} at step {points[-1][0]:.0f}.")
+    return found
+
+
+def _colour(i: int) -> str:
+    return PALETTE[i % len(PALETTE)]

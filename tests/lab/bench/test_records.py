@@ -1,0 +1,60 @@
+"""Measurements survive a run that is killed, and become medians a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench_records import measured
+from prefrec_lab.bench.records import (
+    RECORDS,
+    Figure,
+    append_record,
+    failure,
+    is_final,
+    measurements,
+    read_records,
+    summarise,
+)
+
+KEY = ("steps", 3, "published")
+
+
+def failed(*, final: bool) -> dict[str, Any]:
+    names = {"section": "steps", "negatives": 3, "method": "published"}
+    return {"kind": "failure", **names, "reason": "out of memory", "final": final}
+
+
+def test_half_a_line_is_passed_over_and_not_appended_to(tmp_path):
+    assert read_records(tmp_path) == []
+    append_record(tmp_path, {"kind": "a", "titles": "Amélie"})
+    with (tmp_path / RECORDS).open("a") as file:
+        file.write('{"kind": "b", "hal')
+    append_record(tmp_path, {"kind": "c"})
+    assert [r["kind"] for r in read_records(tmp_path)] == ["a", "c"]
+    assert read_records(tmp_path)[0]["titles"] == "Amélie"
+
+
+def test_medians_are_a_row_and_without_what_warmed_up():
+    records = [measured(0, 1000.0), measured(1, 2.0), measured(2, 8.0), measured(3, 4.0)]
+    records.append(measured(1, 500.0, method="trl"))
+    assert [r["repetition"] for r in measurements(records, KEY)] == [1, 2, 3]
+    summary = summarise(records, KEY)
+    assert summary.cpu == Figure(2.0, 1.0, 4.0, 3)
+    assert summary.wall == Figure(1.0, 0.5, 2.0, 3)
+    assert (summary.peak, summary.rows, summary.tokens, summary.note) == (400.0, 2, 50, "")
+
+
+def test_notes_and_failures_are_said():
+    assert summarise([], KEY, "not run: budget").note == "not run: budget"
+    assert summarise([failed(final=True)], KEY).note == "not run: out of memory"
+    after = summarise([measured(1, 2.0, note="5 of 7 pairs, scaled"), failed(final=True)], KEY)
+    assert after.cpu is not None
+    assert after.note == "5 of 7 pairs, scaled; out of memory"
+
+
+def test_a_failure_lasts_until_an_attempt_succeeds():
+    assert failure([failed(final=False)], KEY) == "out of memory"
+    assert failure([failed(final=False), measured(1, 2.0)], KEY) is None
+    assert is_final([failed(final=True)], KEY)
+    assert not is_final([failed(final=False)], KEY)
+    assert not is_final([failed(final=True), measured(1, 2.0)], KEY)

@@ -1,0 +1,39 @@
+"""What a bench may be asked for."""
+
+import pytest
+from pydantic import ValidationError
+
+from prefrec_lab.bench import settings as module
+from prefrec_lab.bench.settings import BenchSettings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"negatives": [3, 1]}, "ascending"),
+        ({"negatives": [0]}, "greater than 0"),
+        ({"methods": ["fast"]}, "'fast' is unknown; expected published, trl, separate, prefrec"),
+        ({"methods": ["prefrec", "prefrec"]}, "each once"),
+        ({"sections": ["all"]}, "growth"),
+        ({"dtype": "float16"}, "bfloat16"),
+    ],
+)
+def test_wrong_settings_are_named(wrong, message):
+    with pytest.raises(ValidationError, match=message):
+        BenchSettings(**wrong)
+
+
+def test_trl_must_be_there_only_where_it_is_used(monkeypatch):
+    monkeypatch.setattr(module, "_installed", lambda package: False)
+    with pytest.raises(ValidationError, match=r"pip install 'prefrec\[bench\]'"):
+        BenchSettings(methods=("trl+gc", "prefrec"))
+    BenchSettings(methods=("published", "prefrec"))
+    BenchSettings(sections=("ranking",))
+
+
+def test_coverage_may_grow_in_one_folder_and_the_work_may_not_change():
+    base = BenchSettings().identity()
+    wider = BenchSettings(negatives=(1, 255), methods=("prefrec",), sections=("steps",), repetitions=9)
+    assert wider.identity() == base
+    assert BenchSettings(batch_size=8).identity() != base
+    assert BenchSettings(dtype="bfloat16").identity() != base

@@ -1,0 +1,176 @@
+"""`prefrec study` end to end on a tiny recipe: what is written, what is made again, and what is refused."""
+
+import json
+import re
+
+import polars as pl
+import pytest
+import yaml
+
+from command import prefrec, succeed
+from prefrec.evaluation import evaluate_predictions, read_predictions
+from prefrec_lab.studies.registry import STUDIES
+from tiny_run import write_recipe
+
+LOSSES = ("dpo", "dpo-pairs", "dmpo", "bpr", "softmax", "s-dpo")
+
+
+@pytest.fixture(scope="module")
+def recipe(place, tmp_path_factory):
+    """A recipe of two training steps, as a file."""
+    short = {"rows": 16, "eval_rows": 0, "epochs": 1}
+    raw = place.recipe
+    align = [raw["align"][1] | short]
+    evaluate = {"rows": 20, "zero_shot": False, "references": ["popularity"], "ks": [1, 3]}
+    folder = tmp_path_factory.mktemp("study-recipe")
+    return write_recipe(folder, raw, sft=raw["sft"] | short, align=align, evaluate=evaluate)
+
+
+@pytest.fixture(scope="module")
+def done(recipe, tmp_path_factory):
+    """The ablation with two seeds: its folder, and what was printed."""
+    out = tmp_path_factory.mktemp("studies")
+    printed = prefrec("study", "ablation", "--recipe", recipe, "--seeds", "0,1", "--out", out)
+    assert printed.code == 0, printed.err
+    return out, printed
+
+
+def test_facts_and_the_page_are_printed(done):
+    out, printed = done
+    *facts, page = printed.out.splitlines()
+    assert page == f"Page: {out}/ablation/page.html"
+    assert facts == json.loads((out / "ablation" / "study.json").read_text())["facts"]
+    assert re.match(r"HR@1: the largest difference from S-DPO \(0\.\d{3} \[", facts[0])
+
+
+def test_everything_is_written(done):
+    out, _ = done
+    names = {p.name for p in (out / "ablation").iterdir()}
+    assert names == {
+        "study.json",
+        "table.csv",
+        "table.md",
+        "page.html",
+        "hr-1.png",
+        "hr-1.svg",
+        "seed-0.recipe.yaml",
+        "seed-1.recipe.yaml",
+    }
+    summary = json.loads((out / "ablation" / "study.json").read_text())
+    assert (summary["n"], summary["users"], summary["seeds"], summary["candidates"]) == (20, 20, [0, 1], 6)
+    assert summary["question"] == STUDIES["ablation"].question
+    assert [r["seed"] for r in summary["recipes"]] == [0, 1]
+    assert summary["folder"] == f"{out}/ablation"
+    assert (out / "ablation" / "hr-1.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "ablation" / "page.html").read_text(encoding="utf-8")
+    for text in (STUDIES["ablation"].question, *summary["facts"], "<svg", "DMPO", "95% intervals"):
+        assert text in page
+    assert yaml.safe_load((out / "ablation" / "seed-1.recipe.yaml").read_text())["align"][2]["loss"] == "dmpo"
+
+
+def test_the_table_holds_what_the_runs_said(done):
+    """Means over the seeds of what `evaluate_predictions` says of each."""
+    out, _ = done
+    table = pl.read_csv(out / "ablation" / "table.csv")
+    assert table["variant"].unique(maintain_order=True).to_list() == ["popularity", "sft", *LOSSES]
+    seeds = [
+        evaluate_predictions(
+            read_predictions(out / "runs" / f"seed-{s}" / "predictions.parquet"), ks=(1, 3), resamples=5
+        )
+        for s in (0, 1)
+    ]
+    for row in table.iter_rows(named=True):
+        means = [e.metrics[row["variant"]][row["quantity"]].mean for e in seeds]
+        assert [row["seed_0"], row["seed_1"]] == pytest.approx(means)
+        assert row["mean"] == pytest.approx(sum(means) / 2)
+        assert row["low"] <= row["mean"] <= row["high"]
+    assert table.filter(variant="dmpo", quantity="hr@1")["loss"].to_list() == ["dmpo"]
+    assert table.filter(pl.col("loss").is_not_null())["seconds"].min() > 0
+
+
+def test_again_nothing_is_trained_and_the_numbers_stay(done, recipe):
+    out, _ = done
+    before = pl.read_csv(out / "ablation" / "table.csv")
+    again = prefrec("study", "ablation", "--recipe", recipe, "--seeds", "0,1", "--out", out)
+    assert again.code == 0, again.err
+    unchanged = [line for line in again.err.splitlines() if line.endswith(": unchanged")]
+    assert unchanged.count("sft: unchanged") == 2
+    assert {line.partition(":")[0] for line in unchanged} == {"prepare", "sft", *LOSSES}
+    assert pl.read_csv(out / "ablation" / "table.csv").equals(before)
+
+
+def test_studies_share_what_is_the_same(done, recipe):
+    out, _ = done
+    text = succeed("study", "beta", "--recipe", recipe, "--out", out, "--set", "align.0.beta=1", "--json")
+    summary = json.loads(text)
+    assert summary == json.loads((out / "beta" / "study.json").read_text())
+    trained = {p.name for p in (out / "runs" / "seed-0" / "align").iterdir()}
+    assert trained == {*LOSSES, *(f"s-dpo-beta{b}" for b in ("0.1", "0.5", "3", "5"))}
+    assert not list((out / "runs").rglob("*.previous"))
+    assert {r["variant"] for r in summary["tables"]["table"]} >= {"sft", "s-dpo", "s-dpo-beta0.1"}
+
+
+def test_list():
+    out = succeed("study", "--list")
+    rows = json.loads(succeed("study", "--list", "--json"))
+    assert [r["study"] for r in rows] == list(STUDIES)
+    for row in rows:
+        assert row["study"] in out
+        assert row["question"].endswith("?")
+
+
+def test_another_source_by_its_name(recipe, tmp_path):
+    """The path is that of the caller's folder, not of the recipe's."""
+    done = prefrec("study", "beta", "--recipe", recipe, "--data", "movielens-csv=none", "--out", tmp_path)
+    assert done.code == 1
+    assert "none" in done.err
+    assert str(recipe.parent / "none") not in done.err
+
+
+def test_other_data_leave_runs_and_outcome_of_the_recipes_alone(recipe, tmp_path):
+    """Both in one folder; again on other files of that source it is refused."""
+    own = yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        log, items = pl.read_csv(own["interactions"]), pl.read_csv(own["items"])
+        number = pl.col("item_id").str.strip_prefix("i").cast(int).alias("movieId")
+        users = pl.col("user_id").str.strip_prefix("u").cast(int).alias("userId")
+        ratings = log.select(users, number, pl.lit(4.0).alias("rating"), "timestamp")
+        ratings.write_csv(tmp_path / name / "ratings.csv")
+        items.select(number, "title", pl.lit("Drama").alias("genres")).write_csv(tmp_path / name / "movies.csv")
+    asked = ("study", "dynamics", "--recipe", recipe, "--out", tmp_path / "out")
+    other = succeed(*asked, "--data", f"movielens-csv={tmp_path / 'one'}")
+    assert other.splitlines()[-1] == f"Page: {tmp_path}/out/dynamics-movielens-csv/page.html"
+    before = (tmp_path / "out" / "dynamics-movielens-csv" / "study.json").read_text()
+    assert succeed(*asked).splitlines()[-1] == f"Page: {tmp_path}/out/dynamics/page.html"
+    assert (tmp_path / "out" / "dynamics-movielens-csv" / "study.json").read_text() == before
+    assert {p.name for p in (tmp_path / "out" / "runs").iterdir()} == {"movielens-csv-seed-0", "seed-0"}
+    assert not list((tmp_path / "out").rglob("*.previous"))
+    again = prefrec(*asked, "--data", f"movielens-csv={tmp_path / 'two'}")
+    assert again.code == 1
+    assert "dynamics-movielens-csv holds what the study found on other data (movielens-csv" in again.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "error: no study named: expected one of ablation, negatives, beta"),
+        (("alpha",), "error: unknown study 'alpha': expected one of ablation"),
+        (("beta", "--seeds", "one"), "error: --seeds 'one': expected numbers with commas between them"),
+        (("beta", "--seeds", "1,1"), "error: seeds: expected one or more different numbers, got [1, 1]"),
+        (("beta", "--run", "/nowhere"), "error: study beta varies the recipe: it makes its own runs"),
+        (("beta", "--run", "/nowhere", "--set", "a=1"), "error: --set: a run that there is has its own recipe"),
+        (("transfer",), "error: study transfer compares data sets, and there is only files: name others by --data"),
+        (
+            ("beta", "--data", "movielens-100k", "--data", "lastfm-hetrec=x"),
+            "error: study beta takes one data set, got movielens-100k, lastfm-hetrec",
+        ),
+        (("beta", "--set", "align=[]"), "a study varies the recipe's first alignment with loss softmax_dpo"),
+    ],
+)
+def test_refused(recipe, tmp_path, arguments, message):
+    given = () if "--run" in arguments or not arguments else ("--recipe", recipe)
+    done = prefrec("study", *arguments, *given, "--out", tmp_path)
+    assert (done.code, done.out) == (1, "")
+    assert message in done.err
+    assert "Traceback" not in done.err

@@ -1,0 +1,191 @@
+"""What the studies of one alignment setting vary, and what they keep."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from prefrec.data import examples_to_frame, prepare
+from prefrec.errors import ConfigError
+from prefrec.lm.models import load_tokenizer
+from prefrec.pipeline.negatives import NEGATIVES_FILE, negative_rows
+from prefrec.pipeline.opened import Run
+from prefrec.pipeline.recipe import Recipe, dump_recipe
+from prefrec.pipeline.train import training_rows
+from prefrec.prompts import PromptEncoder, load_template
+from prefrec_lab.studies import alignments, negative_sampling
+from prefrec_lab.studies.carry_out import base_recipe
+from prefrec_lab.studies.continual import continual_recipe
+from prefrec_lab.studies.registry import STUDIES
+from prefrec_lab.studies.study import with_alignments
+
+
+def _kept(section, *names):
+    """All settings but those named."""
+    return {k: v for k, v in section.model_dump().items() if k not in ("name", *names)}
+
+
+def test_the_ablation_varies_the_loss_alone(base, data):
+    recipe = alignments.vary_loss(base, data)
+    (one,) = base.align
+    assert [(a.name, a.loss, a.num_negatives) for a in recipe.align] == [
+        ("dpo", "dpo", 1),
+        ("dpo-pairs", "dpo", 3),
+        ("dmpo", "dmpo", 3),
+        ("bpr", "bpr", 3),
+        ("softmax", "softmax", 3),
+        ("s-dpo", "softmax_dpo", 3),
+    ]
+    assert all(_kept(a, "loss", "num_negatives") == _kept(one, "loss", "num_negatives") for a in recipe.align)
+    assert recipe.model_dump(exclude={"align"}) == base.model_dump(exclude={"align"})
+
+
+def test_beta_varies_alone(base, data):
+    recipe = alignments.vary_beta(base, data)
+    assert [a.beta for a in recipe.align] == [0.1, 0.5, 1, 3, 5]
+    assert [a.name for a in recipe.align] == ["s-dpo-beta0.1", "s-dpo-beta0.5", "s-dpo", "s-dpo-beta3", "s-dpo-beta5"]
+    assert all(_kept(a, "beta") == _kept(base.align[0], "beta") for a in recipe.align)
+
+
+def test_a_beta_of_ones_own_is_among_them(base, data):
+    own = with_alignments(base, [alignments.variant(base.align[0], "mine", beta=0.7)])
+    recipe = alignments.vary_beta(own, data)
+    assert [(a.name, a.beta) for a in recipe.align][2] == ("s-dpo", 0.7)
+
+
+@pytest.mark.parametrize(("size", "room"), [(6, 5), (16, 15)])
+def test_more_negatives_than_a_list_holds_are_drawn(base, size, room):
+    raw = base.model_dump(mode="json")
+    raw["data"]["candidates"]["size"] = size
+    wide = Recipe.model_validate(raw)
+    data = prepare(wide.data)
+    recipe = alignments.vary_negatives(wide, data)
+    equal = [a for a in recipe.align if not a.name.endswith("-compute")]
+    assert [a.num_negatives for a in equal] == [
+        n for n in (1, 3, 5, 8, 10, 15, 31, 63) if n < len(data.catalogue) // 2
+    ]
+    assert len(equal) > 5
+    assert {a.rows for a in equal} == {16}
+    assert [a.name for a in equal][:3] == ["dpo-n1", "s-dpo-n3", "s-dpo-n5"]
+    assert {a.negatives_from for a in recipe.align if a.num_negatives <= room} == {"list"}
+    assert {a.negatives_from for a in recipe.align if a.num_negatives > room} <= {"uniform"}
+
+
+def test_equal_compute_reads_as_many_tokens(base, data):
+    recipe = alignments.vary_negatives(base, data)
+    prompt, answer = alignments.token_counts(data, base.model, base.align[0], base.seed)
+    budget = 16 * (prompt + 2 * answer)
+    fewer = [a for a in recipe.align if a.name.endswith("-compute")]
+    assert [a.num_negatives for a in fewer][:2] == [3, 5]
+    for a in fewer:
+        all_rows = alignments.variant(a, "all", rows=16)  # of which its own may be other ones, with other lists
+        prompt, answer = alignments.token_counts(data, base.model, all_rows, base.seed)
+        row = prompt + (1 + a.num_negatives) * answer
+        assert abs(a.rows * row - budget) <= row / 2
+        assert a.rows < 16
+
+
+def _counted(base, data, section, examples):
+    """The slow twin: every title of every list encoded alone."""
+    encoder = PromptEncoder(load_tokenizer(base.model.name), max_length=None)
+    template, titles = load_template("movies/1"), data.catalogue.titles_of
+    prompts, answers = [], []
+    for example in examples:
+        for candidate in example.candidates:
+            one = encoder.encode(template, titles(example.history), titles(example.candidates), titles([candidate]))
+            answers.append(len(one.answers[0][:-1]))
+        prompts.append(len(one.prompt))
+    return pytest.approx((np.mean(prompts), np.mean(answers)))
+
+
+def test_tokens_are_counted_one_by_one(base, data):
+    section = base.align[0]
+    rows = training_rows(data, section, base.seed)
+    assert alignments.token_counts(data, base.model, section, base.seed) == _counted(base, data, section, rows)
+
+
+@pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch"])
+def test_tokens_are_those_of_the_lists_that_training_draws(base, data, tmp_path, how):
+    """Before training, and after it from the rows that it kept; lists of ten where the data's hold six."""
+    section = alignments.variant(base.align[0], "more", num_negatives=9, negatives_from=how)
+    rows = training_rows(data, section, base.seed)
+    drawn = negative_rows(data, base.model, section, rows, None, None, tmp_path / "more", seed=base.seed)
+    assert {len(e.candidates) for e in drawn} == {10}
+    want = _counted(base, data, section, drawn)
+    assert alignments.token_counts(data, base.model, section, base.seed) == want
+    assert alignments.token_counts(data, base.model, section, base.seed, tmp_path / "more") == want
+    own = alignments.token_counts(data, base.model, base.align[0], base.seed)
+    assert own[0] < want.expected[0]
+
+
+def test_after_training_tokens_are_those_of_hard_lists(base, data, tmp_path):
+    section = alignments.variant(base.align[0], "hard", negatives_from="hard")
+    kept = training_rows(data, section, base.seed)[::2]
+    (tmp_path / "hard").mkdir()
+    examples_to_frame(kept).write_parquet(tmp_path / "hard" / NEGATIVES_FILE)
+    got = alignments.token_counts(data, base.model, section, base.seed, tmp_path / "hard")
+    assert got == _counted(base, data, section, kept)
+
+
+def test_settings_hold_the_tokens_of_each_variants_own_lists(base, data, tmp_path):
+    sections = [
+        alignments.variant(base.align[0], f"n{n}", num_negatives=n, negatives_from="uniform") for n in (5, 20)
+    ]
+    recipe = with_alignments(base, sections)
+    found = alignments.settings_of([Run(tmp_path, recipe, data, {})])
+    for section in sections:
+        rows = training_rows(data, section, base.seed)
+        drawn = negative_rows(data, base.model, section, rows, None, None, tmp_path / section.name, seed=base.seed)
+        prompt, answer = _counted(base, data, section, drawn).expected
+        assert found[section.name]["tokens"] == round(16 * (prompt + (1 + section.num_negatives) * answer))
+
+
+def test_rankers_that_the_alignments_leave_out_are_told(base, data):
+    asked = {"kind": "retrieve-then-rank", "retriever": "popularity", "ranker": "s-dpo"}
+    wider = Recipe.model_validate(base.model_dump(mode="json") | {"rankers": [asked]})
+    alignments.vary_loss(wider, data)
+    with pytest.raises(ConfigError, match=r"retrieve-then-rank\.ranker: there is no 's-dpo' before it; .*dpo-n1"):
+        alignments.vary_negatives(wider, data)
+    assert continual_recipe(wider).rankers == []
+
+
+def test_a_recipe_without_s_dpo_cannot_be_varied(base, data):
+    other = with_alignments(base, [alignments.variant(base.align[0], "pairs", loss="dpo")])
+    with pytest.raises(ConfigError, match="first alignment with loss softmax_dpo, and there is none"):
+        alignments.vary_loss(other, data)
+
+
+@pytest.mark.parametrize("name", ["cold-start", "continual", "transfer"])
+def test_studies_that_share_no_sft_take_fewer_rows(name, tmp_path):
+    """Unless the user names a recipe, or rows."""
+    study = STUDIES[name]
+    own, shared = base_recipe(study), base_recipe(alignments.ABLATION)
+    assert (own.sft.rows, own.align[0].rows) == (200, 200)
+    assert (shared.sft.rows, shared.align[0].rows) == (400, 400)
+    assert not study.shares_runs
+    assert base_recipe(study, overrides=["sft.rows=900"]).sft.rows == 900
+    path = tmp_path / "mine.yaml"
+    path.write_text(dump_recipe(shared), encoding="utf-8")
+    assert base_recipe(study, path) == shared
+
+
+def test_studies_with_fewer_rows_of_alignment_share_the_start_and_no_alignment(monkeypatch):
+    """An alignment of one name and another size would be made again and again in the folder that all share."""
+    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
+    monkeypatch.setattr(alignments, "token_counts", lambda *a: (100.0, 7.0))
+    monkeypatch.setattr(alignments, "training_rows", lambda data, section, seed: range(section.rows))
+    names = []
+    for study in (STUDIES["negatives"], STUDIES["negative-sampling"], STUDIES["ablation"]):
+        own, shared = base_recipe(study), base_recipe(alignments.BETA)
+        assert study.shares_runs
+        kept = {"align", "evaluate"}
+        assert own.model_dump(exclude=kept) == shared.model_dump(exclude=kept)
+        names += [a.name for a in study.vary(own, SimpleNamespace(catalogue=range(200))).align]
+    assert len(set(names)) == len(names) == 15 + 6 + 6
+
+
+def test_the_shipped_recipe_has_room_for_15_negatives():
+    shipped = base_recipe(alignments.ABLATION)
+    assert shipped.data.candidates.size > 15
+    assert base_recipe(alignments.ABLATION, overrides=["align.0.beta=0.3"]).align[0].beta == 0.3
+    assert [a.loss for a in shipped.align] == ["softmax_dpo"]

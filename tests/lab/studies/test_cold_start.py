@@ -1,0 +1,196 @@
+"""Which rows are cold, how many of them are asked, and the whole study on a log with late users and items."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.data import prepare
+from prefrec.errors import ConfigError, DataError
+from prefrec.evaluation import metrics_for, read_predictions
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import Recipe
+from prefrec_lab.studies import cold_start
+from prefrec_lab.studies.carry_out import analyse_runs, carry_out
+from prefrec_lab.studies.cold_start import COLD_ITEM, COLD_START, COLD_USER, WARM, cold_recipe, cold_rows
+from prefrec_lab.studies.study import with_alignments
+from tiny_run import ITEMS
+
+LATE_USERS, LATE_ITEMS = 6, 8
+
+
+@pytest.fixture(scope="module")
+def late(base, tmp_path_factory):
+    """The base recipe on a log in which some users come late, and the last items come with them."""
+    folder = tmp_path_factory.mktemp("late")
+    rng, log = np.random.default_rng(0), []
+    for u in range(30):
+        for n, item in enumerate(rng.choice(ITEMS - LATE_ITEMS, 9, replace=False).tolist()):
+            log.append((f"u{u:02}", f"i{item}", 100 * n + u))
+    for u in range(LATE_USERS):
+        for n, item in enumerate(rng.choice(np.arange(40, ITEMS), 5, replace=False).tolist()):
+            log.append((f"late{u}", f"i{item}", 900 + 10 * n + u))
+    frame = pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row")
+    frame.write_csv(folder / "log.csv")
+    raw = base.model_dump(mode="json")
+    raw["data"] |= {"interactions": str(folder / "log.csv")}
+    raw["evaluate"] |= {"rows": 9}
+    for section in (raw["sft"], *raw["align"]):
+        section["latest_per_user"] = 3
+    return Recipe.model_validate(raw)
+
+
+@pytest.fixture(autouse=True)
+def _no_sasrec(monkeypatch):
+    monkeypatch.setattr(cold_start, "has_hopwise", lambda: False)
+
+
+@pytest.fixture(scope="module")
+def summary(late, place):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(cold_start, "has_hopwise", lambda: False)
+    found = carry_out(COLD_START, late, [0, 1], place / "cold")
+    patch.undo()
+    return found
+
+
+def test_the_recipe_is_cut_in_time(late, monkeypatch):
+    recipe = cold_recipe(late)
+    assert (recipe.data.split, recipe.data.windows, recipe.data.min_history) == ("time", "all", 1)
+    assert ([a.name for a in recipe.align], recipe.evaluate.rows, recipe.sequential) == (["s-dpo"], None, [])
+    assert [(r.kind, r.encoder) for r in recipe.rankers] == [("morec", late.model.name)]
+    assert cold_recipe(recipe).rankers == recipe.rankers
+    assert {s.latest_per_user for s in (recipe.sft, *recipe.align)} == {None}
+    monkeypatch.setattr(cold_start, "has_hopwise", lambda: True)
+    assert [s.model for s in cold_recipe(late).sequential] == ["SASRec"]
+
+
+@pytest.mark.parametrize("n", [3, 9, 1000])
+def test_rows_of_each_kind(late, n):
+    data = prepare(cold_recipe(late).data)
+    known = set(data.train_interactions["item_id"].to_list())
+    chosen = cold_rows(data, n, 0).test
+    assert chosen == [e for e in data.test if e in chosen]
+    assert chosen == cold_rows(data, n, 0).test
+
+    def count(rows):
+        absent = [e for e in rows if e.target not in known]
+        few = [e for e in rows if len(e.history) <= 3 and e not in absent]
+        warm = [e for e in rows if e not in few and e not in absent]
+        return [len([e for e in few if len(e.history) == h]) for h in (1, 2, 3)], len(absent), len(warm)
+
+    (lengths, absent, warm), (all_lengths, all_absent, all_warm) = count(chosen), count(data.test)
+    assert min(all_lengths) > 0
+    assert all_absent > 3
+    assert lengths == [min(of, -(-n // 3)) for of in all_lengths]
+    assert absent == min(n, all_absent)
+    assert warm == min(n, all_warm)
+    if n == 1000:
+        assert chosen == data.test
+
+
+def test_data_without_cold_rows(data):
+    warm = [e for e in data.test if len(e.history) > 3]
+    known = set(data.train_interactions["item_id"].to_list())
+    with pytest.raises(DataError, match="there is no cold start to study in these data"):
+        cold_rows(
+            type(data)(
+                data.catalogue, [], [], [e for e in warm if e.target in known], data.train_interactions, data.protocol
+            ),
+            5,
+            0,
+        )
+
+
+def test_groups_hold_what_the_run_said(summary, place):
+    """The slow twin: each row's kind from the log itself."""
+    runs = [open_run(place / "cold" / "runs" / f"cold-start-seed-{s}") for s in (0, 1)]
+    known = set(runs[0].data.train_interactions["item_id"].to_list())
+    past = {(e.user_id, e.target): len(e.history) for e in runs[0].data.test}
+    table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
+    ndcg = metrics_for([3])["ndcg@3"]
+    for ranker in ("sft", "s-dpo", "popularity", "zero-shot", "MoRec"):
+        values = {COLD_USER: [], COLD_ITEM: [], WARM: []}
+        for run in runs:
+            frame = run.predictions().filter(ranker=ranker)
+            for user, target, rank in frame.select("user_id", "target", "rank").iter_rows():
+                gain = float(ndcg(np.array([rank]))[0])
+                kind = COLD_ITEM if target not in known else COLD_USER if past[user, target] <= 3 else WARM
+                values[kind].append(gain)
+        for group, of in values.items():
+            row = table.filter(group=group, variant=ranker, quantity="ndcg@3")
+            assert row["n"].to_list() == [len(of) // 2]
+            assert row["mean"].item() == pytest.approx(np.mean(of))
+
+
+def test_new_items_are_in_no_list_of_training(summary, late, place):
+    """They are in lists of the data as they were prepared; lists without them stay."""
+    run = open_run(place / "cold" / "runs" / "cold-start-seed-0")
+    known = set(run.data.train_interactions["item_id"].to_list())
+    whole = prepare(cold_recipe(late).data)
+    assert any(not known.issuperset(e.candidates) for e in whole.train)
+    assert all(known.issuperset(e.candidates) for e in run.data.train)
+    for before, after in zip(whole.train, run.data.train, strict=True):
+        assert [a for b, a in zip(before.candidates, after.candidates, strict=True) if b in known] == [
+            b for b in before.candidates if b in known
+        ]
+    assert run.data.test == whole.test
+    assert any(not known.issuperset(e.candidates) for e in run.data.test)
+
+
+def test_the_whole_study(summary, place):
+    assert summary["seeds"] == [0, 1]
+    assert {r["against"] for r in summary["tables"]["table"]} == {None, "sft"}
+    assert {r["group"] for r in summary["tables"]["lengths"]} <= set(cold_start.LENGTHS)
+    assert any(p.endswith("cold-items") for p in summary["plots"])
+    assert all(f.startswith((COLD_USER, COLD_ITEM)) for f in summary["facts"])
+    page = (place / "cold" / "cold-start" / "page.html").read_text(encoding="utf-8")
+    assert COLD_ITEM in page
+
+
+def test_it_is_resumed_and_reads_other_runs(summary, late, place, tmp_path, capsys):
+    again = carry_out(COLD_START, late, [0, 1], place / "cold")
+    assert again["tables"] == summary["tables"]
+    assert capsys.readouterr().err.count("s-dpo: unchanged") == 2
+    folders = [place / "cold" / "runs" / f"cold-start-seed-{s}" for s in (0, 1)]
+    assert analyse_runs(COLD_START, folders, tmp_path)["tables"] == summary["tables"]
+
+
+def test_other_rankers_of_a_run_are_rows_too(late, tmp_path, place, summary):
+    """Whatever is in the predictions is in the table."""
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(place / "cold" / "runs" / "cold-start-seed-0", folder)
+    frame = read_predictions(folder / "predictions.parquet")
+    more = [frame.filter(ranker="sft").with_columns(ranker=pl.lit(name)) for name in ("GRU4Rec", "SASRec")]
+    pl.concat([frame, *more]).write_parquet(folder / "predictions.parquet")
+    found = analyse_runs(COLD_START, [folder], tmp_path)
+    rows = {r["variant"]: r["against"] for r in found["tables"]["table"]}
+    assert rows["GRU4Rec"] == "SASRec"
+    assert rows["s-dpo"] == "SASRec"
+
+
+def test_histories_that_are_cut_too_short(late, summary, place, tmp_path):
+    """Where no history holds more than three items, all users would be cold."""
+    raw = late.model_dump(mode="json")
+    raw["data"] |= {"history_length": 3}
+    message = r"data\.history_length: with histories cut to 3 every user .*; make it 4 or more"
+    with pytest.raises(ConfigError, match=message):
+        carry_out(COLD_START, Recipe.model_validate(raw), [0], tmp_path)
+    assert not (tmp_path / "runs" / "cold-start-seed-0" / "data").exists()
+    run = open_run(place / "cold" / "runs" / "cold-start-seed-0")
+    data = run.recipe.data.model_copy(update={"history_length": 3})
+    with pytest.raises(ConfigError, match=message):
+        COLD_START.analyse([replace(run, recipe=run.recipe.model_copy(update={"data": data}))], tmp_path)
+
+
+def test_a_run_without_cold_rows(base, place, tmp_path):
+    from prefrec.pipeline.run import run_recipe
+
+    warm = with_alignments(base, base.align).model_dump(mode="json")
+    warm["data"] |= {"min_history": 4}
+    run_recipe(Recipe.model_validate(warm | {"sft": None, "align": []}), tmp_path / "run", until="evaluate")
+    with pytest.raises(DataError, match="no row under test is of a cold user or a cold item"):
+        analyse_runs(COLD_START, [tmp_path / "run"], tmp_path)

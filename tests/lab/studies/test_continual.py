@@ -1,0 +1,228 @@
+"""Periods that do not overlap, an update that goes on from the old adapter, and the whole study."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from prefrec.data import prepare, prepared_digest
+from prefrec.errors import ConfigError, DataError
+from prefrec.files import read_json, write_json
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.train import train_sft
+from prefrec_lab.studies import continual
+from prefrec_lab.studies.carry_out import analyse_runs, carry_out
+from prefrec_lab.studies.continual import (
+    BEFORE,
+    CONTINUAL,
+    NEW,
+    OLD,
+    RETRAINED,
+    UPDATED,
+    WAYS,
+    continual_recipe,
+    log_of,
+    periods_of,
+    plans_of,
+    rows_of,
+)
+from tiny_run import ITEMS, adapter_weights
+
+
+@pytest.fixture(scope="module")
+def timed(base, tmp_path_factory):
+    """The base recipe on a log in which 30 users stop early, 8 go on to the end, and 4 come late and take fast."""
+    folder, rng, log = tmp_path_factory.mktemp("timed"), np.random.default_rng(0), []
+    spans = [*((0, 8) for _ in range(30)), *((0, 16) for _ in range(8)), *((10, 16) for _ in range(4))]
+    for u, (start, end) in enumerate(spans):
+        items = rng.choice(ITEMS, end - start, replace=False).tolist()
+        log += [
+            (f"u{u:02}", f"i{item}", 100 * start + (20 if start else 100) * n + u) for n, item in enumerate(items)
+        ]
+    frame = pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row")
+    frame.write_csv(folder / "log.csv")
+    raw = base.model_dump(mode="json")
+    raw["data"] |= {"interactions": str(folder / "log.csv")}
+    raw["evaluate"] |= {"rows": 10}
+    raw["align"][0] |= {"skip_rows": 16}
+    raw["sft"] |= {"rows": 12}
+    return Recipe.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
+def recipe(timed):
+    return continual_recipe(timed)
+
+
+@pytest.fixture(scope="module")
+def parts(recipe):
+    return periods_of(recipe, prepare(recipe.data))
+
+
+@pytest.fixture(scope="module")
+def summary(timed, place):
+    return carry_out(CONTINUAL, timed, [0], place / "continual-study")
+
+
+def _pairs(rows):
+    return {(e.user_id, e.target) for e in rows}
+
+
+def test_nothing_under_test_is_trained_on(parts):
+    for part in (parts.old, parts.new, parts.both):
+        logged = set(part.train_interactions.select("user_id", "item_id").iter_rows())
+        asked = _pairs([*parts.old_test, *parts.new_test])
+        assert not asked & _pairs(part.train)
+        assert not asked & logged
+        assert not {(e.user_id, i) for e in part.train for i in e.history} & _pairs(parts.old_test)
+        assert logged >= _pairs(part.train)
+    assert len(parts.old_test) == len(parts.new_test) == 10
+
+
+def test_lists_of_training_hold_what_is_known_by_then(parts):
+    old, both = (set(p.train_interactions["item_id"]) for p in (parts.old, parts.both))
+    assert old < both
+    assert all(old.issuperset(e.candidates) for e in parts.old.train)
+    assert all(both.issuperset(e.candidates) for e in (*parts.new.train, *parts.both.train))
+
+
+def test_rows_are_of_all_places_in_a_history(timed):
+    raw = timed.model_dump(mode="json")
+    for section in (raw["sft"], *raw["align"]):
+        section["latest_per_user"] = 3
+    found = continual_recipe(Recipe.model_validate(raw))
+    assert {s.latest_per_user for s in (found.sft, *found.align)} == {None}
+
+
+@pytest.mark.parametrize("rows", [5, 60, None])
+def test_trained_again_on_as_many_rows_as_the_others_took(recipe, parts, rows):
+    """Where a period has fewer rows than the recipe asks for, they are fewer, and a note says so."""
+    sft = recipe.sft.model_copy(update={"rows": rows})
+    plans = plans_of(recipe.model_copy(update={"sft": sft}), parts)
+    taken = {way: rows_of(*plan)["sft"] for way, plan in plans.items()}
+    assert taken[RETRAINED] == taken[BEFORE] + taken[UPDATED]
+    assert taken[UPDATED] == min(len(parts.new.train), rows or 1000)
+    told = [n for n in continual._shortfalls(plans) if n.startswith("SFT")]
+    new = f"SFT of the adapter “{UPDATED}” takes {len(parts.new.train)} rows, not 60: there are no more."
+    assert told == ([new] if rows == 60 else [])
+
+
+def test_histories_are_counted_where_they_are_what_is_trained_on(recipe, parts):
+    """Those of a period, of users with two interactions in it."""
+    model = recipe.model.model_copy(update={"templates": ["history"]})
+    plans = plans_of(recipe.model_copy(update={"model": model}), parts)
+    taken = {way: rows_of(*plan)["sft"] for way, plan in plans.items()}
+    counts = {
+        way: int((part.train_interactions.group_by("user_id").len()["len"] >= 2).sum())
+        for way, part in ((BEFORE, parts.old), (UPDATED, parts.new))
+    }
+    assert {way: taken[way] for way in counts} == {way: min(12, n) for way, n in counts.items()}
+    assert counts[UPDATED] < len(parts.new.train)
+    assert taken[RETRAINED] == taken[BEFORE] + taken[UPDATED]
+
+
+def test_stages_of_an_older_recipe_are_not_counted(tmp_path):
+    """Nor is a folder left out because the run lies in one of that name."""
+    for name, seconds in (("sft", 2), ("sft.previous", 40), ("align/s-dpo", 3), ("align/s-dpo.previous", 50)):
+        write_json(tmp_path / "my.previous.runs" / name / "stage.json", {"seconds": seconds})
+    assert [s["seconds"] for s in continual._states(tmp_path / "my.previous.runs")] == [3, 2]
+
+
+def test_periods_follow_each_other(parts, recipe):
+    """The slow twin: time of every interaction from the log."""
+    log = pl.read_csv(recipe.data.interactions)
+    time = {(u, i): t for u, i, t in log.iter_rows()}
+    old, new, later = ([time[p] for p in _pairs(rows)] for rows in (parts.old.train, parts.new.train, parts.new_test))
+    assert max(old) < min(new) <= max(new) < min(later)
+    assert max(time[p] for p in _pairs(parts.old_test)) < min(new)
+    assert _pairs(parts.both.train) == _pairs(parts.old.train) | _pairs(parts.new.train)
+    back = {u for u, t in log.select("user_id", "timestamp").iter_rows() if t >= min(new)}
+    assert not {e.user_id for e in parts.old_test} & back
+
+
+def test_the_log_of_a_period_is_rebuilt_in_order(parts, recipe):
+    """New interactions of users known and unknown, those before the first row among them."""
+    log = pl.read_csv(recipe.data.interactions).sort("user_id", "timestamp")
+    cuts = prepare(recipe.data).protocol["split_facts"]["cuts"]
+    expected = {}
+    for user, item, time in log.iter_rows():
+        if cuts[0] <= time < cuts[1]:
+            expected.setdefault(user, []).append(item)
+    found = {}
+    for user, item in parts.new.train_interactions.select("user_id", "item_id").iter_rows():
+        found.setdefault(user, []).append(item)
+    with_rows = {e.user_id for e in parts.new.train}
+    assert found == {u: items for u, items in expected.items() if u in with_rows}
+    assert any(u not in set(parts.old.train_interactions["user_id"]) for u in found)
+    both = parts.both.train_interactions
+    assert both.equals(both.sort("user_id", "timestamp", maintain_order=True))
+    assert len(both) == len(parts.old.train_interactions) + len(parts.new.train_interactions)
+    assert log_of([], parts.old.train_interactions).is_empty()
+
+
+def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, tmp_path):
+    folder = place / "continual-study" / "runs" / "continual-seed-0"
+    of = {w: folder / w.replace(" ", "-") for w in WAYS}
+    states = {w: {p.parent.name: read_json(p) for p in of[w].rglob("stage.json")} for w in WAYS}
+    assert set(states[BEFORE]) == set(states[UPDATED]) == set(states[RETRAINED]) == {"sft", "s-dpo"}
+    assert [states[w]["sft"]["config"]["rows"] for w in WAYS] == [12, 12, 24]
+    assert [states[w]["s-dpo"]["config"]["rows"] for w in WAYS] == [16, 16, 27]
+    assert [states[w]["s-dpo"]["config"]["skip_rows"] for w in WAYS] == [16, 16, 32]
+    taken = [(r["SFT rows"], r["S-DPO rows"]) for r in summary["tables"]["effort"]]
+    assert taken == [(12, 16), (12, 11), (24, 27)]
+    told = [n for n in summary["notes"] if "there are no more" in n]
+    assert told == ["S-DPO of the adapter “updated” takes 11 rows, not 16: there are no more."]
+    start = of[BEFORE] / "align" / "s-dpo" / "adapter"
+    twin = train_sft(parts.new, recipe.model, recipe.lora, recipe.sft, tmp_path, seed=0, start=start)
+    found, expected = (adapter_weights(p) for p in (of[UPDATED] / "sft" / "adapter", twin))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_gain_and_forgetting(summary):
+    table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
+    assert table["variant"].unique(maintain_order=True).to_list() == list(WAYS)
+    for group in (NEW, OLD):
+        assert set(table.filter(group=group)["n"]) == {10}
+        assert set(table.filter(group=group)["against"]) == {None, BEFORE}
+    assert [r["adapter"] for r in summary["tables"]["effort"]] == list(WAYS)
+    assert all(r["seconds"] > 0 for r in summary["tables"]["effort"])
+    assert [f.partition(".")[0] for f in summary["facts"]] == [NEW, NEW, OLD, OLD]
+    assert len(summary["plots"]) == 2
+
+
+def test_predictions_answer_the_rows_under_test(summary, place, recipe):
+    run = open_run(place / "continual-study" / "runs" / "continual-seed-0")
+    parts = periods_of(run.recipe, run.data)
+    frame = pl.read_parquet(run.folder / "asked" / f"{UPDATED}.parquet").sort("row")
+    asked = [(e.user_id, e.target) for e in (*parts.new_test, *parts.old_test)]
+    assert list(frame.select("user_id", "target").iter_rows()) == asked
+
+
+def test_it_is_resumed(summary, timed, place, capsys):
+    assert carry_out(CONTINUAL, timed, [0], place / "continual-study")["tables"] == summary["tables"]
+    told = capsys.readouterr().err
+    assert told.count("unchanged") == 7  # prepare, and six stages
+    assert "scoring" not in told
+
+
+def test_the_data_are_hashed_once_for_all_adapters(summary, timed, place, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(continual, "prepared_digest", lambda folder: hashed.append(folder) or prepared_digest(folder))
+    continual.make(timed, place / "continual-study" / "runs" / "continual-seed-0")
+    assert len(hashed) == 1
+
+
+def test_what_cannot_be_cut(base, timed, tmp_path):
+    given = base.model_dump(mode="json")
+    given["data"] |= {"source": "published-json", "path": str(tmp_path), "interactions": None, "items": None}
+    given["data"] |= {"split": None}
+    with pytest.raises(ConfigError, match=r"data\.source: published-json has a split of its own"):
+        continual_recipe(Recipe.model_validate(given))
+    with pytest.raises(ConfigError, match="study continual varies the recipe: it makes its own runs"):
+        analyse_runs(CONTINUAL, [tmp_path], tmp_path)
+    recipe = continual_recipe(timed)
+    data = prepare(recipe.data)
+    alone = [e for e in data.train if e.user_id in {v.user_id for v in data.validation}]
+    with pytest.raises(DataError, match="every user of the first period comes back later"):
+        periods_of(recipe, type(data)(data.catalogue, alone, data.validation, data.test, data.train_interactions))

@@ -1,0 +1,85 @@
+"""Means over seeds against the functions for one ranker; rows of different runs that do not fit."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.data import RankingExample
+from prefrec.errors import DataError
+from prefrec.evaluation import evaluate_predictions, mean_interval, paired_difference
+from prefrec.evaluation.predictions import prediction_frame
+from prefrec_lab.studies.measure import measure, of_rankers, ranking_values
+
+USERS = [f"u{i // 2}" for i in range(30)]
+
+
+@pytest.fixture
+def values():
+    rng = np.random.default_rng(0)
+    return {name: {q: rng.random((3, 30)) for q in ("hr@1", "mrr")} for name in ("a", "b", "c")}
+
+
+def test_intervals_are_those_of_the_mean_over_seeds(values):
+    found = measure(values, USERS, baseline="b", seed=4, resamples=300)
+    assert (found.n, found.users, found.baseline) == (30, 15, "b")
+    for name, of in values.items():
+        for quantity, v in of.items():
+            want = mean_interval(v.mean(axis=0), USERS, 300, 4)
+            assert found.intervals[name][quantity].to_json() == pytest.approx(want.to_json())
+            assert found.by_seed[name][quantity] == pytest.approx([v[s].mean() for s in range(3)])
+
+
+def test_differences_are_paired(values):
+    found = measure(values, USERS, baseline="b", seed=4, resamples=300)
+    assert list(found.differences) == ["a", "c"]
+    for name in ("a", "c"):
+        want = paired_difference(values[name]["mrr"].mean(axis=0), values["b"]["mrr"].mean(axis=0), USERS, 300, 4)
+        got = found.differences[name]["mrr"]
+        assert (got.mean, got.low, got.high) == pytest.approx((want.mean, want.low, want.high))
+        assert got.p_value == want.p_value
+
+
+def test_without_a_baseline_nothing_is_compared(values):
+    found = measure(values, USERS, resamples=20)
+    assert (found.differences, found.baseline) == ({}, None)
+
+
+def test_headline(values):
+    assert measure(values, USERS, resamples=5).headline == ["hr@1"]
+    other = {"a": {"x": np.ones((1, 30)), "y": np.ones((1, 30))}}
+    assert measure(other, USERS, resamples=5).headline == ["x"]
+    both = {"a": {"mrr": np.ones((1, 30)), "ndcg@10": np.ones((1, 30)), "hr@1": np.ones((1, 30))}}
+    assert measure(both, USERS, resamples=5).headline == ["hr@1", "ndcg@10"]
+
+
+def _run(rankers, *, seed=0, target=0):
+    """A run whose predictions are drawn at random."""
+    rng = np.random.default_rng(seed)
+    examples = [RankingExample(f"u{i}", (), ("a", "b", "c"), "abc"[target]) for i in range(8)]
+    frames = [prediction_frame(r, examples, rng.random((8, 3)), rng.integers(1, 4, 8)) for r in rankers]
+    return SimpleNamespace(folder=f"run-{seed}", predictions=lambda: pl.concat(frames))
+
+
+def test_values_of_several_runs_equal_those_of_each(values):
+    runs = [_run("xyz"), _run("zx", seed=1)]
+    predictions = of_rankers(runs)
+    assert list(predictions) == ["x", "z"]
+    found = ranking_values(predictions, (1, 2))
+    for s, run in enumerate(runs):
+        one = evaluate_predictions(run.predictions(), ks=(1, 2), compare=[], resamples=5).values
+        for name in ("x", "z"):
+            for metric in ("hr@1", "hr@2", "ndcg@2", "mrr"):
+                np.testing.assert_array_equal(found[name][metric][s], one[name][metric])
+
+
+def test_rankers_can_be_named():
+    assert list(of_rankers([_run("xyz")], ["z"])) == ["z"]
+    with pytest.raises(DataError, match="run-0: no predictions of w; there are x, y"):
+        of_rankers([_run("xy")], ["x", "w"])
+
+
+def test_other_questions_cannot_be_paired():
+    with pytest.raises(DataError, match="run-0 and run-1 were asked different questions"):
+        of_rankers([_run("x"), _run("x", seed=1, target=1)])

@@ -1,0 +1,138 @@
+"""Which negatives are false, against a slow twin; what is varied; the whole study."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.train import training_rows
+from prefrec_lab.studies import negative_sampling
+from prefrec_lab.studies.carry_out import carry_out
+from prefrec_lab.studies.negative_sampling import (
+    HELD_OUT,
+    NEGATIVE_SAMPLING,
+    PAST,
+    drawn_rows,
+    taken_by,
+    unaware_rows,
+)
+from sequential import SMALL, needs_hopwise
+
+NAMES = ["s-dpo-list", "s-dpo-uniform", "s-dpo-popularity", "s-dpo-in-batch", "s-dpo-hard"]
+
+
+@pytest.fixture(scope="module")
+def finished(base, place):
+    """Without a sequential recommender, with a pool of most items."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(negative_sampling, "has_hopwise", lambda: False)
+    wide = base.model_copy(update={"align": [base.align[0].model_copy(update={"negatives_pool": 30})]})
+    summary = carry_out(NEGATIVE_SAMPLING, wide, [0], place / "negatives-apart")
+    patch.undo()
+    return summary, place / "negatives-apart"
+
+
+def _log(run):
+    """user → items in order of time, held-out targets last."""
+    found = {}
+    for user, item in run.data.train_interactions.select("user_id", "item_id").iter_rows():
+        found.setdefault(user, []).append(item)
+    for e in (*run.data.validation, *run.data.test):
+        found.setdefault(e.user_id, []).append(e.target)
+    return found
+
+
+def test_where_the_negatives_come_from_varies_alone(base, data, monkeypatch):
+    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
+    recipe = negative_sampling.vary(base, data)
+    assert [a.name for a in recipe.align] == [*NAMES, "s-dpo-hard-SASRec"]
+    ways = ["list", "uniform", "popularity", "in-batch", "hard", "hard-SASRec"]
+    assert recipe.model_dump(exclude={"align", "sequential"}) == base.model_dump(exclude={"align", "sequential"})
+    assert [a.negatives_from for a in recipe.align] == ways
+    assert [s.model for s in recipe.sequential] == ["SASRec"]
+    (one,) = base.align
+    for a in recipe.align:
+        assert a.model_dump(exclude={"name", "negatives_from"}) == one.model_dump(exclude={"name", "negatives_from"})
+
+
+def test_rows_are_of_all_places_in_a_history(base, data, monkeypatch):
+    """With the latest alone, what a user takes later in training could only be among the few rows after them."""
+    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
+    latest = base.model_copy(
+        update={"align": [base.align[0].model_copy(update={"latest_per_user": 1, "rows": None})]}
+    )
+    for section in negative_sampling.vary(latest, data).align:
+        assert len(training_rows(data, section, 0)) == len(data.train) > len({e.user_id for e in data.train})
+
+
+def test_a_recommender_of_the_recipe_keeps_its_settings(base, data, monkeypatch):
+    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
+    own = base.model_dump(mode="json") | {"sequential": [{"model": "SASRec", "epochs": 3}]}
+    assert [s.epochs for s in negative_sampling.vary(Recipe.model_validate(own), data).sequential] == [3]
+
+
+def test_one_who_knows_the_past_draws_anything_but_the_past(finished):
+    run = open_run(finished[1] / "runs" / "seed-0")
+    taken, log = taken_by(run.data), _log(run)
+    later_found = 0
+    for section in run.recipe.align[1:]:
+        aware = drawn_rows(run, section)
+        for e in aware:
+            assert not set(e.candidates) & set(log[e.user_id][:-2]) - {e.target}
+        if section.is_hard:
+            continue
+        rows = unaware_rows(run, section, aware, taken)
+        assert [(e.user_id, e.history, e.target) for e in rows] == [(e.user_id, e.history, e.target) for e in aware]
+        for e in rows:
+            past = log[e.user_id][: log[e.user_id].index(e.target)]
+            assert not set(e.candidates) & set(past)
+            later_found += len(set(e.candidates) & set(log[e.user_id]) - {e.target})
+    assert later_found > 0
+
+
+def test_the_shares_against_a_slow_twin(finished):
+    summary, place = finished
+    run = open_run(place / "runs" / "seed-0")
+    log, taken = _log(run), taken_by(run.data)
+    table = pl.DataFrame(summary["tables"]["negatives"], infer_schema_length=None)
+    for section in run.recipe.align:
+        rows, shares = drawn_rows(run, section), {HELD_OUT: [], PAST: []}
+        for e in rows:
+            negatives = [i for i in e.candidates if i != e.target]
+            shares[HELD_OUT].append(len([i for i in negatives if i in log[e.user_id][-2:]]) / len(negatives))
+        if section.negatives_from in ("uniform", "popularity", "in-batch"):
+            for e in unaware_rows(run, section, rows, taken):
+                negatives = [i for i in e.candidates if i != e.target]
+                later = log[e.user_id][log[e.user_id].index(e.target) + 1 :]
+                shares[PAST].append(len([i for i in negatives if i in later]) / len(negatives))
+        for quantity, of in shares.items():
+            found = table.filter(variant=section.name, quantity=quantity)["mean"].to_list()
+            assert found == ([pytest.approx(np.mean(of))] if of else [])
+    assert table.filter(variant="s-dpo-list", quantity=HELD_OUT)["mean"].item() == 0
+    assert table.filter(quantity=PAST)["mean"].max() > 0
+
+
+def test_the_whole_study(finished):
+    summary, place = finished
+    assert summary["plots"] == ["hr-1", "past", "hr-1-false-negatives"]
+    rows = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
+    assert rows["variant"].unique(maintain_order=True).to_list() == ["popularity", "sft", *NAMES]
+    assert rows.filter(variant="s-dpo-hard")["negatives"].unique().to_list() == ["hard"]
+    assert any("hopwise is not installed" in note for note in summary["notes"])
+    assert any(f.startswith("Negatives that the user takes later") for f in summary["facts"])
+    assert (place / "negative-sampling" / "negatives.csv").is_file()
+    past = {r["variant"] for r in summary["tables"]["negatives"] if r["quantity"] == PAST}
+    assert past == {"s-dpo-uniform", "s-dpo-popularity", "s-dpo-in-batch"}  # judges know more than the past
+
+
+@needs_hopwise
+def test_hard_negatives_of_sasrec(base, place):
+    raw = base.model_dump(mode="json")
+    raw["sequential"] = [{"model": "SASRec", "epochs": 2, "batch_size": 64, "settings": SMALL["SASRec"]}]
+    raw["align"][0] |= {"rows": 8, "negatives_pool": 20}
+    summary = carry_out(NEGATIVE_SAMPLING, Recipe.model_validate(raw), [0], place / "negatives-sasrec")
+    table = pl.DataFrame(summary["tables"]["negatives"], infer_schema_length=None)
+    assert "s-dpo-hard-SASRec" in table["variant"].to_list()
+    assert "SASRec" in [r["variant"] for r in summary["tables"]["table"]]
+    assert not any("hopwise" in note for note in summary["notes"])

@@ -1,0 +1,137 @@
+"""What the changed questions keep and what they change, and that the models were asked them."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.errors import DataError
+from prefrec.evaluation import read_predictions
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import Recipe
+from prefrec_lab.studies import robustness
+from prefrec_lab.studies.carry_out import analyse_runs, carry_out
+from prefrec_lab.studies.robustness import AS_IT_IS, CONDITIONS, ROBUSTNESS, lower_case, noisy, numbered, shuffled
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 1.0])
+def test_noise_replaces_a_share_of_the_history(data, share):
+    for before, after in zip(data.test, noisy(share)(data.test, data), strict=True):
+        changed = [b != a for b, a in zip(before.history, after.history, strict=True)]
+        assert sum(changed) == max(1, round(share * len(before.history)))
+        new = [a for a, c in zip(after.history, changed, strict=True) if c]
+        assert len(set(new)) == len(new)
+        assert not set(new) & {*before.history, *before.candidates}
+        assert (after.candidates, after.target, after.user_id) == (before.candidates, before.target, before.user_id)
+
+
+def test_more_noise_holds_the_lesser_noise(data):
+    little, much = noisy(0.3)(data.test, data), noisy(0.9)(data.test, data)
+    for before, a, b in zip(data.test, little, much, strict=True):
+        assert all(x == y for h, x, y in zip(before.history, a.history, b.history, strict=True) if x != h)
+    assert noisy(0.3)(data.test, data) == little
+
+
+def test_a_row_without_history_stays(data):
+    (row,) = (e for e in data.test[:1])
+    bare = type(row)(row.user_id, (), row.candidates, row.target)
+    assert noisy(0.5)([bare], data) == [bare]
+
+
+def test_shuffling_moves_the_candidates_alone(data):
+    first, second = shuffled(1)(data.test, data), shuffled(2)(data.test, data)
+    for before, a, b in zip(data.test, first, second, strict=True):
+        assert sorted(a.candidates) == sorted(b.candidates) == sorted(before.candidates)
+        assert (a.history, a.target) == (before.history, before.target)
+    orders = [[e.candidates for e in rows] for rows in (data.test, first, second)]
+    assert all(x != y for i, x in enumerate(orders) for y in orders[:i])
+
+
+def test_titles_change_and_items_do_not(data):
+    for change in (lower_case, numbered):
+        other = change(data.catalogue)
+        assert other.ids == data.catalogue.ids
+        assert all(other.titles[i] != data.catalogue.titles[i] for i in other.ids)
+    assert lower_case(data.catalogue).titles["i0"] == data.catalogue.titles["i0"].lower()
+    numbers = [int(t.removeprefix("Item ")) for t in numbered(data.catalogue).titles.values()]
+    assert sorted(numbers) == [*range(1, len(data.catalogue) + 1)]
+    assert abs(np.corrcoef(numbers, range(len(numbers)))[0, 1]) < 0.5
+
+
+@pytest.fixture(scope="module")
+def summary(base, place):
+    return carry_out(ROBUSTNESS, base, [0], place)
+
+
+def test_as_it_is_says_what_the_run_said(summary, place):
+    asked = read_predictions(place / "robustness" / "asked" / "seed-0" / "as-it-is" / "s-dpo.parquet")
+    run = open_run(place / "runs" / "seed-0").predictions().filter(ranker="s-dpo")
+    np.testing.assert_allclose(np.array(asked["scores"].to_list()), np.array(run["scores"].to_list()), atol=1e-4)
+
+
+def test_every_condition_changes_the_scores(summary, place):
+    folder = place / "robustness" / "asked" / "seed-0"
+    found = {}
+    for path in folder.iterdir():
+        rows = read_predictions(path / "sft.parquet").select("candidates", "scores").rows()
+        found[path.name] = np.array([[dict(zip(c, s, strict=True))[i] for i in sorted(c)] for c, s in rows])
+    assert len(found) == len(CONDITIONS)
+    for name, scores in found.items():
+        if name != "as-it-is":
+            assert np.abs(scores - found["as-it-is"]).max() > 1e-3, name
+
+
+def test_the_table_has_every_condition_for_every_model(summary):
+    table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
+    assert table["model"].unique(maintain_order=True).to_list() == ["sft", "dpo", "s-dpo"]
+    assert table["variant"].unique(maintain_order=True).to_list() == [c.name for c in CONDITIONS]
+    assert set(table.filter(variant=AS_IT_IS)["difference"]) == {None}
+    assert table.filter(pl.col("variant") != AS_IT_IS)["difference"].null_count() == 0
+    assert len(summary["facts"]) == 6
+
+
+def test_the_order_of_candidates_that_are_not_shown(base, place):
+    """Not asked about: it cannot change the prompt."""
+    hidden = base.model_dump(mode="json")
+    hidden["model"] |= {"templates": ["history"]}
+    found = carry_out(ROBUSTNESS, Recipe.model_validate(hidden), [0], place / "hidden")
+    table = pl.DataFrame(found["tables"]["table"], infer_schema_length=None)
+    names = table["variant"].unique(maintain_order=True).to_list()
+    assert names == [c.name for c in CONDITIONS if not c.name.startswith("candidates")]
+    assert list(found["tables"]) == ["table"]
+    assert any("candidates are not shown, so their order cannot matter" in n for n in found["notes"])
+    assert not any("first choice" in n for n in found["notes"])
+
+
+def test_the_order_of_candidates_that_are_shown(summary):
+    assert list(summary["tables"]) == ["table", "position", "thirds"]
+    assert not any("not shown" in n for n in summary["notes"])
+    assert any("first choice" in n for n in summary["notes"])
+
+
+def test_runs_with_other_rows_under_test(summary, place, other_rows, tmp_path):
+    with pytest.raises(DataError, match=r"seed-0 and .*other-rows were asked different questions"):
+        analyse_runs(ROBUSTNESS, [place / "runs" / "seed-0", other_rows], tmp_path)
+
+
+def _asked(choose):
+    """Predictions in three orders of one list [0..5], in which `choose(order)` gets the best score."""
+    rows = [list(range(6)), [5, 4, 3, 2, 1, 0], [2, 0, 1, 5, 4, 3]]
+    frames = {}
+    names = [c.name for c in CONDITIONS if c.name == AS_IT_IS or c.name.startswith("candidates")]
+    for name, order in zip(names, rows, strict=True):
+        scores = [float(item == choose(order)) for item in order]
+        listed = [f"i{i}" for i in order]
+        row = {"candidates": [listed], "scores": [scores], "target": ["i0"], "rank": [1 if choose(order) == 0 else 2]}
+        frames[name] = [pl.DataFrame(row)]
+    return {"m": frames}
+
+
+def test_position_bias_of_one_who_takes_the_first_and_of_one_who_knows():
+    first, _ = robustness.position_tables(_asked(lambda order: order[0]), ["u"])
+    knows, thirds = robustness.position_tables(_asked(lambda order: 0), ["u"])
+    values = [{r["quantity"]: r["mean"] for r in t.frame.to_dicts()} for t in (first, knows)]
+    assert values[0] == {"place": 0, "same": 0}
+    assert values[1] == {"place": pytest.approx((0 + 1 + 0.2) / 3), "same": 1}
+    (row,) = thirds.frame.to_dicts()
+    assert [row[f"{t}, n"] for t in ("first", "middle", "last")] == [2, None, 1]
+    assert (row["first"], row["middle"], row["last"]) == (1, None, 1)

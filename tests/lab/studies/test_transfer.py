@@ -1,0 +1,138 @@
+"""Models of one data set on another: the adapter is the source's, the question the target's."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.errors import ConfigError, PrefrecError
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.score import lm_ranker
+from prefrec_lab.studies import carry_out as carry_out_module
+from prefrec_lab.studies import transfer
+from prefrec_lab.studies.carry_out import analyse_runs, carry_out
+from prefrec_lab.studies.transfer import TRANSFER, sets_of
+from tiny_run import ITEMS, write_shop
+
+OF = ("Rain", "Sun", "Ice", "Fog", "Sea", "Air", "Dew", "Sky", "Ash", "Oak")
+SONGS = [f"Song {a} of {b}" for a in "ABCDEF" for b in OF]
+
+
+@pytest.fixture(scope="module")
+def songs(base, tmp_path_factory):
+    """The base recipe on another shop: other titles, another domain, another way through the items."""
+    shop = write_shop(tmp_path_factory.mktemp("songs"), titles=SONGS)
+    log = pl.read_csv(shop["interactions"])
+    mirrored = pl.format("i{}", ITEMS - 1 - pl.col("item_id").str.slice(1).cast(pl.Int64))
+    log.with_columns(item_id=mirrored).write_csv(shop["interactions"])
+    raw = base.model_dump(mode="json")
+    raw["name"] = "songs"
+    raw["data"] |= {k: str(v) for k, v in shop.items()} | {"domain": "music"}
+    return Recipe.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
+def runs(base, songs, place):
+    """A run a data set and seed, as `--run` takes them."""
+    folders = []
+    for recipe, name in ((base, "films"), (songs, "songs")):
+        for seed in (0, 1):
+            folder = place / "transfer-runs" / f"{name}-{seed}"
+            raw = recipe.model_dump(mode="json") | {"seed": seed, "name": name}
+            run_recipe(transfer.vary(Recipe.model_validate(raw), None), folder, until="evaluate")
+            folders.append(folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def summary(runs, place):
+    return analyse_runs(TRANSFER, runs, place / "transfer")
+
+
+def test_one_alignment_and_the_base_itself(base):
+    recipe = transfer.vary(base, None)
+    assert [a.name for a in recipe.align] == ["s-dpo"]
+    assert recipe.evaluate.zero_shot
+    assert recipe.model_dump(exclude={"align", "evaluate"}) == base.model_dump(exclude={"align", "evaluate"})
+
+
+def test_every_source_on_every_target(summary):
+    table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
+    models = ["SFT of films", "S-DPO of films", "SFT of songs", "S-DPO of songs"]
+    for target in ("films", "songs"):
+        of = table.filter(on=target)
+        assert set(of["variant"]) == {*models, "popularity", "zero-shot"}
+        assert set(of.filter(pl.col("variant") != "zero-shot")["against"]) == {"zero-shot"}
+    assert (summary["seeds"], summary["n"]) == ([0, 1], 40)
+    assert len(summary["plots"]) == 2
+    assert summary["facts"][0].startswith("On films. HR@1: the largest difference from")
+
+
+def test_the_adapter_is_theirs_and_the_question_ours(runs, place, summary):
+    """The slow twin: the source's adapter put on the base by hand, and asked about the target's rows."""
+    source, target = open_run(runs[0]), open_run(runs[2])
+    ranker = lm_ranker("x", source.adapter("s-dpo"), target.data, source.recipe.model)
+    scores = ranker.score(target.data.test[:20])
+    asked = place / "transfer" / "transfer" / "asked" / "songs" / "films" / "seed-0" / "s-dpo.parquet"
+    np.testing.assert_allclose(np.array(pl.read_parquet(asked)["scores"].to_list()), scores, atol=1e-4)
+    own = target.predictions().filter(ranker="s-dpo")["scores"].to_list()
+    assert np.abs(np.array(own) - scores).max() > 1e-3
+
+
+def test_the_diagonal_is_what_the_runs_said(runs, summary):
+    table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
+    for target, folders in (("films", runs[:2]), ("songs", runs[2:])):
+        ranks = [open_run(f).predictions().filter(ranker="sft")["rank"].to_numpy() for f in folders]
+        row = table.filter(on=target, variant=f"SFT of {target}", quantity="hr@1")
+        assert row["mean"].item() == pytest.approx(np.mean([r == 1 for r in ranks]))
+
+
+def test_asked_once(runs, place, summary, monkeypatch):
+    from prefrec.pipeline import score
+
+    monkeypatch.setattr(score, "predict", lambda *a, **k: pytest.fail("asked again"))
+    assert analyse_runs(TRANSFER, runs, place / "transfer")["tables"] == summary["tables"]
+
+
+def test_its_own_runs_have_folders_of_their_own(base, songs, place, monkeypatch):
+    """Both tiny recipes read files; the second is given another source's name to have a folder of its own."""
+    renamed = songs.model_copy(update={"data": songs.data.model_copy(update={"source": "movielens-csv"})})
+    made = []
+    monkeypatch.setattr(carry_out_module, "_made", lambda study, recipe, folder: made.append(folder))
+    monkeypatch.setattr(carry_out_module, "_look_at", lambda study, recipe, folder: None)
+    monkeypatch.setattr(carry_out_module, "_analyse", lambda study, runs, folder: {})
+    monkeypatch.setattr(Recipe, "model_validate", classmethod(lambda cls, raw: raw))
+    carry_out(TRANSFER, base, [0, 1], place, [renamed])
+    names = ["transfer-seed-0", "transfer-movielens-csv-seed-0", "transfer-seed-1", "transfer-movielens-csv-seed-1"]
+    assert made == [place / "runs" / n for n in names]
+
+
+@pytest.mark.parametrize("wrong", ["place", "rows"])
+def test_no_data_set_is_trained_on_before_all_have_been_looked_at(base, tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(carry_out_module, "_made", lambda study, recipe, folder: pytest.fail("trained"))
+    data, align = base.data, base.align
+    if wrong == "place":
+        files = {"path": tmp_path / "nowhere", "interactions": None, "items": None}
+        data = data.model_copy(update={"source": "lastfm-hetrec", **files})
+    else:
+        align = [base.align[0].model_copy(update={"skip_rows": 5000})]
+    other = base.model_copy(update={"data": data, "align": align})
+    if wrong == "rows":
+        monkeypatch.setattr(carry_out_module, "_other_data", lambda study, first, others: others)
+    with pytest.raises(PrefrecError, match=r"nowhere" if wrong == "place" else r"align\.s-dpo\.skip_rows: 5000"):
+        carry_out(TRANSFER, base, [0, 1], tmp_path / "studies", [other])
+    made = tmp_path / "studies" / "runs" / "transfer-seed-0"
+    assert [p.name for p in made.iterdir()] == ["data"]
+
+
+def test_what_cannot_be_compared(base, songs, runs, place):
+    with pytest.raises(ConfigError, match="study transfer compares data sets, and there is only files"):
+        carry_out(TRANSFER, base, [0], place)
+    with pytest.raises(ConfigError, match=r"two data sets of one source \(files, files\)"):
+        carry_out(TRANSFER, base, [0], place, [songs])
+    opened = [open_run(f) for f in runs]
+    with pytest.raises(ConfigError, match="transfer needs runs on two or more data sets, got files alone"):
+        sets_of(opened[:2])
+    with pytest.raises(ConfigError, match="runs of the same seeds on each data set, got films: 0, 1; songs: 0"):
+        sets_of(opened[:3])

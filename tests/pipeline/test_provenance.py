@@ -1,0 +1,163 @@
+"""prefrec.pipeline.provenance: a model answers only beside the recipe that it was trained with."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from command import prefrec
+from prefrec.errors import ConfigError
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import Recipe, dump_recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec.serving.export import export_ranker
+from prefrec.serving.run import adapters_of
+
+MODELS = ("sft", "dpo", "s-dpo")
+
+
+@pytest.fixture(scope="module")
+def whole(recipe) -> Recipe:
+    """The tiny recipe on fewer rows."""
+    raw = recipe.model_dump(mode="json")
+    short = {"rows": 16, "epochs": 1}
+    raw["sft"] |= short | {"eval_rows": 0}
+    raw["align"] = [a | short for a in raw["align"]]
+    return Recipe.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
+def trained(whole, tmp_path_factory):
+    """A run of it, without evaluation; to be read only."""
+    folder = tmp_path_factory.mktemp("made-with") / "run"
+    run_recipe(whole, folder, until="align")
+    return folder
+
+
+@pytest.fixture
+def beside(trained, whole, tmp_path):
+    """The run with another recipe in it, as a run that failed or ended early leaves it."""
+
+    def change(**sections):
+        folder = tmp_path / "run"
+        if not folder.exists():
+            shutil.copytree(trained, folder)
+        raw = whole.model_dump(mode="json")
+        for section, fields in sections.items():
+            raw[section] = raw[section] | fields if isinstance(fields, dict) else fields
+        (folder / "recipe.yaml").write_text(dump_recipe(Recipe.model_validate(raw)), encoding="utf-8")
+        return open_run(folder)
+
+    return change
+
+
+def test_beside_its_own_recipe_every_model_answers(trained):
+    run = open_run(trained)
+    assert [run.changed(name) for name in MODELS] == [[]] * 3
+    assert list(adapters_of(run)) == ["s-dpo", "dpo", "sft", "zero-shot"]
+
+
+def test_settings_that_decide_nothing_do_not_count(beside):
+    run = beside(
+        name="other",
+        evaluate={"rows": 3, "zero_shot": False},
+        sft={"save_steps": 9, "eval_steps": 5, "patience": 5},
+        model={"attn_implementation": "eager"},
+    )
+    assert [run.changed(name) for name in MODELS] == [[]] * 3
+
+
+@pytest.mark.parametrize(
+    ("sections", "changed"),
+    [
+        ({"model": {"templates": ["continue"]}}, [["model.templates"]] * 3),
+        ({"model": {"max_length": 300, "dtype": "bfloat16"}}, [["model.dtype", "model.max_length"]] * 3),
+        ({"model": {"quantization": "nf4"}}, [["model.quantization"]] * 3),
+        ({"model": {"name": "smollm2-135m"}}, [["model.name"]] * 3),
+        ({"lora": {"r": 2}, "seed": 1}, [["seed", "lora.r"]] * 3),
+        ({"lora": None}, [["lora"]] * 3),
+        ({"sft": {"rows": 8, "titles": 6}}, [["sft.rows", "sft.titles"]] * 3),
+        ({"sft": {"eval_rows": 5}}, [["sft.eval_rows"]] * 3),
+        ({"sft": None}, [[], ["sft"], ["sft"]]),
+        ({"align": [{"name": "s-dpo", "num_negatives": 3, "beta": 0.5, "rows": 16}]}, None),
+    ],
+)
+def test_what_has_changed_is_told(beside, sections, changed):
+    run = beside(**sections)
+    if changed is None:
+        assert {"align.s-dpo.beta"} < set(run.changed("s-dpo"))
+        assert run.changed("sft") == []
+    else:
+        assert [run.changed(name) for name in MODELS] == changed
+
+
+def test_other_data_and_another_text_of_a_template_are_told(trained, whole, tmp_path):
+    (tmp_path / "own.jinja2").write_text("{{ history }} {{ candidates }}\n", encoding="utf-8")
+    own = whole.model_dump(mode="json")
+    own["model"]["templates"] = [str(tmp_path / "own.jinja2")]
+    own |= {"align": []}
+    run_recipe(Recipe.model_validate(own), tmp_path / "own", until="sft")
+    assert open_run(tmp_path / "own").changed("sft") == []
+    (tmp_path / "own.jinja2").write_text("{{ candidates }} {{ history }}\n", encoding="utf-8")
+    assert open_run(tmp_path / "own").changed("sft") == ["the text of model.templates"]
+    shutil.copytree(trained, tmp_path / "run")
+    raw = whole.model_dump(mode="json")
+    raw["data"]["history_length"] = 3
+    run_recipe(Recipe.model_validate(raw), tmp_path / "run", until="prepare")
+    assert open_run(tmp_path / "run").changed("sft") == ["data"]
+
+
+def test_a_base_that_was_moved_is_not_another(beside, whole, trained, tmp_path):
+    shutil.copytree(whole.model.name, tmp_path / "else" / "model")
+    assert beside(model={"name": str(tmp_path / "else" / "model")}).changed("sft") == []
+    shutil.copytree(whole.model.name, tmp_path / "other")
+    assert beside(model={"name": str(tmp_path / "other")}).changed("sft") == ["model.name"]
+
+
+def test_no_model_answers_beside_another_recipe(beside, tmp_path):
+    run = beside(model={"templates": ["continue"]})
+    refused = r"s-dpo was made with another recipe \(model\.templates\) than the one that lies there: run the recipe"
+    for ask in (
+        lambda: run.ranker("s-dpo"),
+        lambda: adapters_of(run),
+        lambda: export_ranker(run, "s-dpo", tmp_path / "out"),
+    ):
+        with pytest.raises(ConfigError, match=refused):
+            ask()
+    assert run.entry("zero-shot").adapter is None
+    for verb in (
+        ("export", run.folder, "--out", tmp_path / "out"),
+        ("explain", run.folder, "--row", 0),
+        ("serve", run.folder, "--port", 0),
+        ("chat", run.folder, "--user", run.data.test[0].user_id, "--retriever", "s-dpo"),
+    ):
+        done = prefrec(*verb)
+        assert (done.code, done.out) == (1, "")
+        assert "was made with another recipe (model.templates) than the one that lies there" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_ended_early_stops_its_old_models(trained, whole, tmp_path):
+    """By the command line: another recipe is begun on a finished run, then the old one is put back."""
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(whole), encoding="utf-8")
+    begun = ("run", tmp_path / "recipe.yaml", "--out", tmp_path / "run", "--until", "prepare")
+    assert prefrec(*begun, "--set", "model.templates=[continue]").code == 0
+    assert prefrec("export", tmp_path / "run", "--ranker", "s-dpo", "--out", tmp_path / "ex").code == 1
+    assert prefrec(*begun).code == 0
+    assert prefrec("export", tmp_path / "run", "--ranker", "s-dpo", "--out", tmp_path / "ex").code == 0
+
+
+def test_runs_of_before_answer_and_where_it_is_known_a_doubt_is_told(beside, capsys):
+    run = beside(model={"templates": ["continue"]})
+    for file in run.folder.rglob("stage.json"):
+        state = json.loads(file.read_text())
+        state.pop("made_with", None)
+        file.write_text(json.dumps(state))
+    old = open_run(run.folder)
+    assert old.changed("s-dpo") is None
+    assert export_ranker(old, "s-dpo", run.folder.parent / "out").is_dir()
+    assert "warning" not in capsys.readouterr().err
+    assert replace(old, outdated="recipe changed since").entry("s-dpo").name == "s-dpo"
+    assert "whether s-dpo was made with the recipe that lies there is not known: recipe" in capsys.readouterr().err
