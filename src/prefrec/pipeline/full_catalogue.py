@@ -69,7 +69,7 @@ def retrieve_entry(
         key |= {"retriever": retriever, "data": data_key}
 
         def load_first() -> Ranker:
-            return reference_ranker(retriever, data.train_interactions, data.catalogue, seed)
+            return reference_ranker(retriever, data.train_interactions, data.catalogue, seed, data.validation)
 
     else:
         first = known_entry(retriever, name, before, "retriever", get_args(ReferenceName))

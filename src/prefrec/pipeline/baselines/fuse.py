@@ -80,9 +80,8 @@ def _part_entries(made_of: Ingredients, config: FuseConfig, before: Mapping[str,
     for name in config.parts:
         if name in REFERENCE_RANKERS:
             key = stage_key(reference=name, data=made_of.data_key, seed=made_of.seed)
-            load = partial(
-                reference_ranker, name, made_of.data.train_interactions, made_of.data.catalogue, made_of.seed
-            )
+            data, seed = made_of.data, made_of.seed
+            load = partial(reference_ranker, name, data.train_interactions, data.catalogue, seed, data.validation)
             found.append(RankerEntry(name, key, load, load_full=load))
         else:
             found.append(known_entry(name, config.name, before, "parts", REFERENCE_RANKERS))
