@@ -23,7 +23,7 @@ from prefrec.data import PrepareConfig
 from prefrec.data.preferences import RatedBy, Thresholds
 from prefrec.errors import ConfigError
 from prefrec.lm.models import EMBEDDED
-from prefrec.losses import LOSSES
+from prefrec.losses import LOSSES, find_loss
 from prefrec.pipeline.kinds import SEQUENTIAL, ranker_config, ranker_kind, sequential_config
 from prefrec.rankers.config import NAME, RankerConfig, settings_error
 from prefrec.training.negatives import DrawnFrom
@@ -221,8 +221,7 @@ class AlignSection(RowsSection):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss {self.loss!r} is unknown: expected one of {', '.join(LOSSES)}")
+        find_loss(self.loss)
         if self.name in (*REFERENCE_RANKERS, ZERO_SHOT, SFT):
             raise ValueError(f"name {self.name!r} is taken by another ranker")
         if self.disliked >= self.liked:

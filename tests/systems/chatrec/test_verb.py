@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from command import prefrec, succeed
-from prefrec.cli import chat as chat_module
 from prefrec.data import prepare, read_prepared
 from prefrec.errors import ModelError
 from prefrec.pipeline.recipe import Recipe
+from prefrec_systems.cli import chat as chat_module
 from served_run import MARKUP, SPECIAL, write_run
 
 

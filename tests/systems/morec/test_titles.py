@@ -5,7 +5,8 @@ import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from prefrec.errors import ModelError
-from prefrec_systems.morec.titles import TitleEncoder, load_encoder, read_titles, title_vectors, write_titles
+from prefrec.rankers.title_encoder import TitleEncoder, load_encoder
+from prefrec_systems.morec.titles import read_titles, title_vectors, write_titles
 from tiny_run import TITLES, write_model
 
 NAMES = [*TITLES[:7], "", "A much longer title than all the others <|im_end|>", "Red Alien"]
