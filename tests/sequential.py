@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prefrec.errors import ConfigError
-from prefrec.rankers.sequential import require_hopwise
+from prefrec_systems.sequential import require_hopwise
 
 SMALL = {
     "GRU4Rec": {"embedding_size": 8, "hidden_size": 8},

@@ -11,8 +11,10 @@ import pytest
 
 import prefrec
 import prefrec_lab
+import prefrec_systems
 
-MODULES = sorted(m.name for p in (prefrec, prefrec_lab) for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}."))
+PACKAGES = (prefrec, prefrec_systems, prefrec_lab)
+MODULES = sorted(m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}."))
 EXPORTING = (
     "prefrec",
     "prefrec.data",

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prefrec.data import PreparedData, prepare
+from prefrec.pipeline.recipe import Recipe
 from tiny import tiny_llama
 
 USERS, ITEMS, LENGTH = 40, 60, 9
@@ -107,3 +110,17 @@ def write_recipe(folder: Path, recipe: dict[str, Any], **changes: Any) -> Path:
 def adapter_weights(folder: Path) -> dict[str, Tensor]:
     """The tensors of a saved adapter."""
     return load_file(folder / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory, bpe_tokenizer) -> Recipe:
+    """The recipe of this module, on files of its own; copy it before you change it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    shop, model = write_shop(folder / "shop"), write_model(folder / "model", bpe_tokenizer)
+    return Recipe.model_validate(tiny_recipe(shop, model))
+
+
+@pytest.fixture(scope="session")
+def data(recipe) -> PreparedData:
+    """The data of that recipe."""
+    return prepare(recipe.data)

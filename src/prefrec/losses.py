@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 
 import torch
 import torch.nn.functional as F
@@ -119,8 +120,26 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, float], PreferenceLoss]] = {
 }
 """Name (`loss` in a recipe, `loss_type` in `SoftmaxDPOConfig`) → loss."""
 
+GROUP = "prefrec.losses"
+"""Group of entry points by which other packages add losses: NAME = "module:function"."""
+
 REFERENCE_FREE = frozenset({"bpr", "softmax", "sft"})
 """Losses that do not read `ref_logps`."""
+
+
+def find_loss(name: str) -> Callable[[Tensor, Tensor, float], PreferenceLoss]:
+    """Return the loss of this name, from `LOSSES` or from another package.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name in LOSSES:
+        return LOSSES[name]
+    others = {e.name: e for e in entry_points(group=GROUP)}
+    if name not in others:
+        raise ValueError(f"loss {name!r} is unknown: expected one of {', '.join([*LOSSES, *others])}")
+    loss: Callable[[Tensor, Tensor, float], PreferenceLoss] = others[name].load()
+    return loss
 
 
 def effective_negatives(rewards: Tensor) -> Tensor:

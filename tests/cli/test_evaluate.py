@@ -9,11 +9,11 @@ import pytest
 from command import prefrec, succeed
 from prefrec.data import read_prepared
 from prefrec.evaluation import target_ranks
+from prefrec.pipeline.entry import lm_ranker
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ModelSection
-from prefrec.pipeline.score import lm_ranker
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.retrieve import RetrieveThenRank
-from prefrec.rankers.sequential import load_sequential
+from prefrec_systems.sequential import load_sequential
 from sequential import needs_hopwise
 
 ROWS = 5

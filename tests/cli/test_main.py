@@ -1,6 +1,5 @@
 """The command as a whole: help that teaches, the version, exit codes, errors without and with traceback."""
 
-import os
 import subprocess
 import sys
 from textwrap import dedent
@@ -20,6 +19,7 @@ VERBS = (
     "prepare",
     "audit",
     "sequential",
+    "chat",
     "sft",
     "align",
     "evaluate",
@@ -81,24 +81,6 @@ def test_help_and_version_import_no_heavy_library():
         """
         done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True)
         assert done.stderr.strip() == ""
-
-
-def test_another_package_adds_a_verb(tmp_path):
-    """By an entry point in the group `prefrec.commands`."""
-    (tmp_path / "other_verbs.py").write_text(
-        '"""`prefrec hello`: a verb of another package."""\n\n\n'
-        'def hello(name: str) -> None:\n    """Greet."""\n    print(f"hello {name}")\n'
-    )
-    about = tmp_path / "other_verbs-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other-verbs\nVersion: 1\n")
-    (about / "entry_points.txt").write_text("[prefrec.commands]\nhello = other_verbs:hello\n")
-    place = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-c", "from prefrec.cli import main; main()"]
-    done = subprocess.run([*command, "hello", "you"], capture_output=True, text=True, check=True, env=place)
-    assert done.stdout == "hello you\n"
-    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, env=place)
-    assert "A verb of another package." in done.stdout
 
 
 def test_version():

@@ -8,8 +8,8 @@ import torch
 
 from command import prefrec, succeed
 from prefrec.data import read_prepared
+from prefrec.pipeline.entry import lm_ranker
 from prefrec.pipeline.recipe import ModelSection
-from prefrec.pipeline.score import lm_ranker
 from slow import slow_logps_within
 from tiny import tiny_llama
 

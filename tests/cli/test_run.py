@@ -166,7 +166,7 @@ def test_evaluate_refuses_a_llara_adapter(place, tmp_path):
     (tmp_path / "adapter" / "projector.safetensors").write_bytes(b"")
     done = prefrec("evaluate", place.data, *place.asked, "--out", tmp_path, "--adapter", f"a={tmp_path / 'adapter'}")
     assert (done.code, done.out) == (1, "")
-    assert "holds a LLaRA adapter, which is asked with prompts and items of its own" in done.err
+    assert "holds more than a language model (projector.safetensors)" in done.err
 
 
 def test_rank_takes_each_candidate_once(place):

@@ -5,23 +5,12 @@ import polars as pl
 import pytest
 
 from prefrec.data import PreparedData, prepare
+from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.recipe import Recipe
-from prefrec.pipeline.score import LMEntry, adapter_key
 from prefrec.pipeline.train import train_sft
-from tiny_run import ITEMS, RATED, tiny_recipe, write_model, write_shop
-
-
-@pytest.fixture(scope="session")
-def recipe(tmp_path_factory, bpe_tokenizer) -> Recipe:
-    """The recipe of `tiny_run`, on files of its own; copy it before you change it."""
-    folder = tmp_path_factory.mktemp("tiny")
-    shop, model = write_shop(folder / "shop"), write_model(folder / "model", bpe_tokenizer)
-    return Recipe.model_validate(tiny_recipe(shop, model))
-
-
-@pytest.fixture(scope="session")
-def data(recipe) -> PreparedData:
-    return prepare(recipe.data)
+from tiny_run import ITEMS, RATED
+from tiny_run import data as data
+from tiny_run import recipe as recipe
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +21,9 @@ def adapter(recipe, data, tmp_path_factory):
 
 
 @pytest.fixture
-def entries(adapter, data):
+def entries(adapter, data, recipe):
     """The model before training, and with that adapter."""
-    return [LMEntry("zero-shot", None, adapter_key(None, data)), LMEntry("sft", adapter, adapter_key(adapter, data))]
+    return [lm_entry(name, weights, data, recipe.model) for name, weights in (("zero-shot", None), ("sft", adapter))]
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ import pytest
 
 from prefrec.data import seen_items
 from prefrec.evaluation import full_ranks, metrics_for, paired_difference
+from prefrec.pipeline.entry import Entry, lm_ranker
 from prefrec.pipeline.evaluate import best_reference, comparison_pairs, evaluate_rankers, metrics_json
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection
-from prefrec.pipeline.score import RankerEntry, lm_ranker
 from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
 
 
@@ -18,7 +18,7 @@ from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
 def evaluate(recipe, data, tmp_path):
     def run(entries, *, on=data, **changes):
         section = EvaluateSection.model_validate(recipe.evaluate.model_dump() | {"generate_rows": 0} | changes)
-        return evaluate_rankers(on, recipe.model, section, entries, tmp_path / "cache", seed=0)
+        return evaluate_rankers(on, section, entries, tmp_path / "cache", seed=0)
 
     return run
 
@@ -27,8 +27,8 @@ def evaluate(recipe, data, tmp_path):
 def others():
     """A ranker that can be asked about the whole catalogue, and one that cannot."""
     return [
-        RankerEntry("able", "a", lambda: RandomRanker(5, "able"), load_full=lambda: RandomRanker(5, "able")),
-        RankerEntry("lists only", "b", lambda: RandomRanker(6, "lists only")),
+        Entry("able", "a", lambda _: RandomRanker(5, "able"), lambda _: RandomRanker(5, "able")),
+        Entry("lists only", "b", lambda _: RandomRanker(6, "lists only")),
     ]
 
 

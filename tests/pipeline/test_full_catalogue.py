@@ -6,9 +6,9 @@ import pytest
 
 from prefrec.data import PrepareConfig, prepare, read_prepared, write_prepared
 from prefrec.evaluation import target_ranks
-from prefrec.pipeline.full_catalogue import KEPT, ask_full, full_entries, full_rows
+from prefrec.pipeline.entry import Entry, full_entries
+from prefrec.pipeline.full_catalogue import KEPT, ask_full, full_rows
 from prefrec.pipeline.recipe import REFERENCE_RANKERS
-from prefrec.pipeline.score import RankerEntry, SequentialEntry, entry_ranker
 from prefrec.rankers import CatalogueRanker, RandomRanker, reference_rankers
 from tiny_run import ITEMS
 
@@ -50,7 +50,7 @@ def test_candidates_are_what_the_user_has_not_taken_before(recipe, log, tmp_path
 
 def test_ranks_and_the_first_items_are_kept(recipe, data, tmp_path):
     section = recipe.evaluate.model_copy(update={"rows": 7})
-    found = ask_full(data, recipe.model, section, [], tmp_path, seed=0)
+    found = ask_full(data, section, [], tmp_path, seed=0)
     asked = full_rows(data, section)
     assert len(found) == len(REFERENCE_RANKERS) * 7
     for ranker in reference_rankers(data.train_interactions, data.catalogue):
@@ -68,14 +68,13 @@ def test_ranks_and_the_first_items_are_kept(recipe, data, tmp_path):
             )
 
 
-def test_rankers_that_cannot_be_asked_are_left_out(data, recipe, entries):
+def test_rankers_that_cannot_be_asked_are_left_out(entries):
     def ranker(name, **more):
-        return RankerEntry(name, name, lambda: RandomRanker(0, name), **more)
+        return Entry(name, name, lambda _: RandomRanker(0, name), **more)
 
-    able = ranker("able", load_full=lambda: RandomRanker(1, "able"))
-    found = full_entries(
-        [SequentialEntry("SASRec", recipe.data.interactions, "k"), *entries, ranker("not"), able], data, recipe.model
-    )
-    assert [e.name for e in found] == ["SASRec", "zero-shot", "sft", "able"]
-    assert isinstance(entry_ranker(found[1], data, recipe.model), CatalogueRanker)
-    assert entry_ranker(found[3], data, recipe.model).seed == 1
+    able = ranker("able", load_full=lambda _: RandomRanker(1, "able"))
+    found = full_entries([*entries, ranker("not"), able])
+    assert [e.name for e in found] == ["zero-shot", "sft", "able"]
+    assert isinstance(found[0].load(8), CatalogueRanker)
+    assert found[0].key != entries[0].key
+    assert found[2].load(8).seed == 1

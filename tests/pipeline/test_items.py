@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from prefrec.data import read_prepared
 from prefrec.evaluation import read_predictions
 from prefrec.lm.items import item_table
+from prefrec.pipeline.entry import lm_ranker
 from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.score import lm_ranker
 from prefrec.pipeline.train import train_align, train_sft
 from prefrec.training.progress import ProgressCallback
 

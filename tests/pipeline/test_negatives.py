@@ -7,11 +7,12 @@ from command import prefrec
 from prefrec.data import frame_to_examples, write_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline import negatives
+from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.negatives import NEGATIVES_FILE, hard_judge
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.run import align_stage, run_recipe
-from prefrec.pipeline.score import SequentialEntry
 from prefrec.pipeline.train import train_align, training_rows
 from prefrec.runs.stage import stage_key
 from sequential import SMALL, needs_hopwise
@@ -119,8 +120,11 @@ def test_the_command_line_names_the_ways(data, tmp_path):
 
 
 def test_a_judge_that_is_not_asked_changes_nothing(recipe, data, section, tmp_path):
+    def no_judge(batch_size):
+        pytest.fail("the judge was asked")
+
     made_of = Ingredients(data, "k", recipe.model, recipe.lora, 0)
-    entry = align_stage(made_of, section(), None, tmp_path / "a", SequentialEntry("SASRec", tmp_path / "none", "x"))
+    entry = align_stage(made_of, section(), None, tmp_path / "a", Entry("SASRec", "x", no_judge))
     assert entry.key == align_stage(made_of, section(), None, tmp_path / "b").key
 
 
@@ -133,7 +137,8 @@ def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):
     }
     run_recipe(Recipe.model_validate(raw), tmp_path, until="align")
     rows = frame_to_examples(pl.read_parquet(tmp_path / "align" / "s-dpo" / NEGATIVES_FILE))
-    judge = hard_judge(data, recipe.model, None, tmp_path / "sequential" / "SASRec")
+    chosen_by = ranker_kind("sequential").open_folder(tmp_path / "sequential" / "SASRec", data)
+    judge = hard_judge(data, recipe.model, None, chosen_by)
     negative = judge.score(rows)
     uniform = judge.score(training_rows(data, section(), 0))
     assert negative.mean() > uniform.mean()

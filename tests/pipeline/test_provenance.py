@@ -125,7 +125,7 @@ def test_no_model_answers_beside_another_recipe(beside, tmp_path):
     ):
         with pytest.raises(ConfigError, match=refused):
             ask()
-    assert run.entry("zero-shot").adapter is None
+    assert run.entry("zero-shot").weights is None
     for verb in (
         ("export", run.folder, "--out", tmp_path / "out"),
         ("explain", run.folder, "--row", 0),

@@ -18,8 +18,8 @@ from prefrec.pipeline import run as run_module
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, AlignSection, Recipe, SFTSection
 from prefrec.pipeline.run import STAGES, environment, run_recipe
-from prefrec.report import contents as contents_module
 from prefrec.report import write_report
+from prefrec.runs import contents as contents_module
 from prefrec.runs.contents import read_run
 from prefrec.runs.stage import last_checkpoint
 from prefrec.training.progress import ProgressCallback

@@ -7,20 +7,19 @@ import polars as pl
 import pytest
 
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.evaluation import predict
 from prefrec.pipeline import score
+from prefrec.pipeline.entry import adapter_key, lm_entry, model_key
 from prefrec.pipeline.evaluate import evaluate_rankers
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, ModelSection
-from prefrec.pipeline.score import LateRanker, LMEntry, RankerEntry, adapter_key, model_key
-from prefrec.rankers.reference import reference_ranker
+from prefrec.rankers.lm import LMRanker
 from prefrec.runs.stage import stage_key
 
 
 @pytest.fixture
 def evaluate(recipe, data, tmp_path):
-    def run(entries, *, seed=0, on=data, model=recipe.model, **changes):
+    def run(entries, *, seed=0, on=data, **changes):
         section = EvaluateSection.model_validate(recipe.evaluate.model_dump() | {"full_rows": 0} | changes)
-        return evaluate_rankers(on, model, section, entries, tmp_path / "cache", seed=seed)
+        return evaluate_rankers(on, section, entries, tmp_path / "cache", seed=seed)
 
     return run
 
@@ -114,13 +113,13 @@ def test_what_does_not_change_predictions_is_not_asked_again(evaluate, entries, 
     assert asked == ["zero-shot"]
 
 
-def test_another_template_is_asked_again(evaluate, entries, asked, recipe, tmp_path):
+def test_another_template_is_asked_again(evaluate, asked, data, recipe, tmp_path):
     template = tmp_path / "mine.jinja2"
     model = recipe.model.model_copy(update={"templates": [str(template)]})
     for text in ("{{ history }} {{ candidates }}:", "{{ candidates }} after {{ history }}:"):
         template.write_text(text)
-        evaluate(entries[:1], model=model)
-    evaluate(entries[:1], model=model)
+        evaluate([lm_entry("zero-shot", None, data, model)])
+    evaluate([lm_entry("zero-shot", None, data, model)])
     assert asked == ["zero-shot"] * 2
 
 
@@ -160,7 +159,7 @@ def test_a_failure_in_generation_loses_no_scores(evaluate, entries, monkeypatch)
 
     monkeypatch.setattr(score, "predict", count)
     with monkeypatch.context() as patch:
-        patch.setattr(score.LMRanker, "generate", killed)
+        patch.setattr(LMRanker, "generate", killed)
         with pytest.raises(KeyboardInterrupt):
             evaluate(entries[1:])
     evaluate(entries[1:], generate_rows=0)
@@ -218,36 +217,18 @@ def test_paired_differences_are_differences(evaluate, entries):
     assert difference.low <= difference.mean <= difference.high
 
 
-def test_rankers_of_one_name_are_refused(evaluate, entries, adapter):
+def test_rankers_of_one_name_are_refused(evaluate, entries):
     for name in ("sft", "popularity"):
         with pytest.raises(ConfigError, match=f"rankers need names of their own, got .*{name}"):
-            evaluate([*entries, LMEntry(name, adapter, "x")])
+            evaluate([*entries, replace(entries[0], name=name)])
 
 
-def test_a_missing_adapter_is_named(evaluate, tmp_path):
+def test_a_missing_adapter_is_named(evaluate, data, recipe, tmp_path):
     with pytest.raises(ModelError, match=f"no adapter in {tmp_path}/none"):
-        evaluate([LMEntry("gone", tmp_path / "none", "x")])
+        evaluate([lm_entry("gone", tmp_path / "none", data, recipe.model, "x")])
 
 
 def test_a_split_without_rows(evaluate, entries, data):
     empty = type(data)(data.catalogue, data.train, [], data.test, data.train_interactions, data.protocol)
     with pytest.raises(DataError, match="the data has no validation rows"):
         evaluate(entries, on=empty, split="validation")
-
-
-def test_a_late_ranker_is_loaded_for_rows_to_which_no_answer_is_known(recipe, data):
-    loaded = []
-
-    def load():
-        loaded.append("popularity")
-        return reference_ranker("popularity", data.train_interactions, data.catalogue)
-
-    late, rows = LateRanker(RankerEntry("late", "key", load), data, recipe.model), data.test[:4]
-    late.known = predict(reference_ranker("random", data.train_interactions, data.catalogue), rows, data.catalogue)
-    assert late.score(rows).tolist() == late.known["scores"].to_list()
-    assert loaded == []
-    others = [*rows[:3], replace(rows[3], candidates=rows[3].candidates[::-1])]
-    want = reference_ranker("popularity", data.train_interactions, data.catalogue).score(others)
-    for _ in range(2):
-        np.testing.assert_array_equal(late.score(others), want)
-    assert loaded == ["popularity"]

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.pipeline.entry import lm_ranker
 from prefrec.pipeline.recipe import AlignSection, SFTSection
-from prefrec.pipeline.score import lm_ranker
 from prefrec.pipeline.train import (
     train_align,
     train_sft,

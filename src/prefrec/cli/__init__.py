@@ -27,7 +27,6 @@ VERBS = (
     "run",
     "prepare",
     "audit",
-    "sequential",
     "sft",
     "align",
     "evaluate",
@@ -36,7 +35,6 @@ VERBS = (
     "serve",
     "export",
     "explain",
-    "chat",
     "doctor",
 )
 COMMANDS = "prefrec.commands"
@@ -110,9 +108,9 @@ def _main(
     """From interaction logs and item titles to a language-model recommender aligned to its users.
 
     Everything at once is `prefrec run RECIPE.yaml`. Step by step: `prepare` makes ranking questions of a log,
-    `audit` looks for leaks in them, `sft` and `align` train, `evaluate` measures, `rank` answers one
-    question, `explain` says what moved it, `chat` talks about it, `report` draws it all, `serve` answers over HTTP,
-    `export` hands a model on. `doctor` says what this machine can do.
+    `audit` looks for leaks in them, `sft` and `align` train, `evaluate` measures, `rank` answers one question,
+    `explain` says what moved it, `report` draws it all, `serve` answers over HTTP, `export` hands a model on.
+    `doctor` says what this machine can do.
     """
 
 

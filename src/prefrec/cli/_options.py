@@ -10,8 +10,8 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from prefrec.data import PreparedData, config_error
+from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.recipe import ModelSection
-from prefrec.pipeline.score import LMEntry, adapter_key
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -56,6 +56,6 @@ def model_section(
     return fill(ModelSection, name=model, dtype=dtype, max_length=max_length, chat=chat, **templates)
 
 
-def start_of(adapter: Path | None, data: PreparedData) -> LMEntry | None:
-    """What training goes on from."""
-    return LMEntry("start", adapter, adapter_key(adapter, data)) if adapter else None
+def start_of(adapter: Path | None, data: PreparedData, model: ModelSection) -> Entry | None:
+    """Return what training goes on from."""
+    return lm_entry("start", adapter, data, model) if adapter else None

@@ -77,5 +77,5 @@ def align(
     asked = o.model_section(model, dtype, max_length, chat, template)
     check_section(section, prepared, asked, seed, o.option)
     made_of = Ingredients(prepared, prepared_digest(data), asked, lora_section(lora_rank, adapter), seed)
-    entry = align_stage(made_of, section, o.start_of(adapter, prepared), out)
-    typer.echo(f"Adapter: {entry.adapter}")
+    entry = align_stage(made_of, section, o.start_of(adapter, prepared, asked), out)
+    typer.echo(f"Adapter: {entry.weights}")

@@ -15,12 +15,12 @@ from prefrec.data import PreparedData, prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.files import write_json
+from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.evaluate import evaluate_rankers, full_catalogue_metrics, metrics_json
 from prefrec.pipeline.full_catalogue import FULL_CATALOGUE
-from prefrec.pipeline.recipe import FULL_ROWS, NAME, ZERO_SHOT, EvaluateSection
-from prefrec.pipeline.score import Entry, LMEntry, adapter_key, sequential_entry
+from prefrec.pipeline.kinds import SEQUENTIAL, ranker_kind
+from prefrec.pipeline.recipe import FULL_ROWS, NAME, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.processes import is_first
-from prefrec.rankers.llara import PROJECTOR_FILE
 
 
 def evaluate(
@@ -77,21 +77,21 @@ def evaluate(
     """
     _check_usage(full_catalogue, retriever, generate_rows)
     prepared = read_prepared(data)
-    base = [LMEntry(ZERO_SHOT, None, adapter_key(None, prepared))] if zero_shot else []
-    trained = [sequential_entry(path) for path in sequential or []]
-    entries: list[Entry] = [*trained, *base, *(_entry(text, prepared) for text in adapter or [])]
+    asked = o.model_section(model, dtype, max_length, chat, template)
+    entries = [ranker_kind(SEQUENTIAL).open_folder(path, prepared) for path in sequential or []]
+    entries += [lm_entry(ZERO_SHOT, None, prepared, asked)] if zero_shot else []
+    entries += [_entry(text, prepared, asked) for text in adapter or []]
     settings = {"split": split, "rows": rows, "full_rows": full_rows, "generate_rows": generate_rows}
     section = o.fill(EvaluateSection, **settings, batch_size=batch_size)
-    asked = o.model_section(model, dtype, max_length, chat, template)
     folder = out or data / "evaluation"
     if full_catalogue:
         hands_on = (retriever, retrieve) if retriever else None
         key = prepared_digest(data)
-        metrics = full_catalogue_metrics(prepared, key, asked, section, entries, folder, hands_on, seed=seed)
+        metrics = full_catalogue_metrics(prepared, key, section, entries, folder, hands_on, seed=seed)
         shown: tuple[str, ...] | None = ("hr@1", "hr@10", "ndcg@10", *([f"hr@{retrieve}"] if retriever else []))
         made = f"Metrics: {folder / FULL_CATALOGUE}"
     else:
-        scores = evaluate_rankers(prepared, asked, section, entries, folder / "predictions", seed=seed)
+        scores = evaluate_rankers(prepared, section, entries, folder / "predictions", seed=seed)
         metrics, shown = metrics_json(split, scores), None
         if is_first():
             write_predictions(scores.predictions, folder / "predictions.parquet")
@@ -111,14 +111,15 @@ def _check_usage(full_catalogue: bool, retriever: str | None, generate_rows: int
         raise typer.BadParameter("leave it out, or --full-catalogue", param_hint="--generate-rows")
 
 
-def _entry(text: str, data: PreparedData) -> LMEntry:
+def _entry(text: str, data: PreparedData, model: ModelSection) -> Entry:
     name, _, folder = text.partition("=")
     if not re.match(NAME, name) or not folder:
         raise ConfigError(f"--adapter {text!r}: expected NAME=FOLDER, such as sft=runs/demo/sft/adapter")
     path = Path(folder)
-    if (path / PROJECTOR_FILE).is_file():
+    more = [p.name for p in path.glob("*.safetensors") if "model" not in p.name]
+    if more:
         raise ConfigError(
-            f"--adapter {name}: {path} holds a LLaRA adapter, which is asked with prompts and items of its own; "
-            "`prefrec run` measures it, in a recipe with `rankers: [{kind: llara, …}]`"
+            f"--adapter {name}: {path} holds more than a language model ({', '.join(more)}), as a ranker of another "
+            "kind does, such as LLaRA; `prefrec run` measures it, in a recipe with its kind under `rankers`"
         )
-    return LMEntry(name, path, adapter_key(path, data))
+    return lm_entry(name, path, data, model)

@@ -20,8 +20,8 @@ from prefrec.console import track
 from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared, seen_items
 from prefrec.errors import DataError
 from prefrec.lm.catalogue import check_finite
+from prefrec.pipeline.entry import lm_ranker
 from prefrec.pipeline.recipe import ModelSection
-from prefrec.pipeline.score import lm_ranker
 from prefrec.rankers.catalogue import CatalogueRanker, Method
 
 Question = tuple[str, set[str], list[str]]

@@ -81,5 +81,5 @@ def sft(
     asked = o.model_section(model, dtype, max_length, chat, template)
     check_section(section, prepared, asked, seed, o.option)
     made_of = Ingredients(prepared, prepared_digest(data), asked, lora_section(lora_rank, adapter), seed)
-    entry = sft_stage(made_of, section, out, o.start_of(adapter, prepared))
-    typer.echo(f"Adapter: {entry.adapter}")
+    entry = sft_stage(made_of, section, out, o.start_of(adapter, prepared, asked))
+    typer.echo(f"Adapter: {entry.weights}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prefrec.data.titles import DuplicateTitles
 from prefrec.errors import ConfigError
@@ -21,12 +22,15 @@ SourceName = Literal[
     "windows",
     "files",
 ]
+SOURCES = "prefrec.sources"
+"""Group of entry points by which other packages add sources: NAME = "module:function", from config to `Source`."""
 SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
 CandidateKind = Literal["uniform", "popularity", "published"]
 WindowChoice = Literal["last", "all"]
 Domain = Literal["movies", "music", "books", "generic"]
 MissingTitles = Literal["error", "drop"]
 GIVEN_SOURCES = ("lastfm-published", "published-json", "goodreads-windows", "windows")
+_NEED_PATH = ("movielens-csv", "lastfm-hetrec", "lastfm-published", "published-json", "goodreads-windows")
 # Field → the sources that take it. Other sources accept only its default.
 _ONLY_FOR = {
     "columns": ("files", "windows"),
@@ -94,7 +98,10 @@ class PrepareConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    source: SourceName = Field("movielens-100k", description="Which reader to use.")
+    source: str = Field(
+        "movielens-100k",
+        description=f"{', '.join(get_args(SourceName))}, or a source that another package adds.",
+    )
     path: Path | None = Field(None, description="Folder of the source; None takes the embedded MovieLens-100K.")
     interactions: Path | None = Field(None, description="Log file (source files, goodreads).")
     items: Path | None = Field(
@@ -151,6 +158,14 @@ class PrepareConfig(BaseModel):
     max_test_rows: int | None = Field(None, ge=1, description="Test rows to keep, whole users at random.")
     seed: int = Field(0, ge=0, description="Fixes ties, samples and candidates.")
 
+    @field_validator("source")
+    @classmethod
+    def _known_source(cls, source: str) -> str:
+        names = [*get_args(SourceName), *sorted(entry_points(group=SOURCES).names)]
+        if source not in names:
+            raise ValueError(f"Input should be {', '.join(map(repr, names))} (given: {source!r})")
+        return source
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if (
@@ -159,7 +174,7 @@ class PrepareConfig(BaseModel):
             and not (self.items and {"train", "test"} <= {*(self.row_files or {})})
         ):
             raise ValueError("path: source windows needs a folder, or items and row_files of train and test")
-        if self.source not in ("movielens-100k", "files", "goodreads", "windows") and self.path is None:
+        if self.source in _NEED_PATH and self.path is None:
             raise ValueError(f"path: source {self.source} needs the folder of the data")
         if self.source == "files" and (self.interactions is None or self.items is None):
             raise ValueError("interactions, items: source files needs a log and a catalogue")

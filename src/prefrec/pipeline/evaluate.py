@@ -12,9 +12,11 @@ import polars as pl
 from prefrec.data import PreparedData
 from prefrec.evaluation import Audit, Evaluation, audit_prepared, evaluate_predictions, metrics_for
 from prefrec.files import write_json
-from prefrec.pipeline.full_catalogue import FULL_CATALOGUE, ask_full, full_entries, retrieve_entry
-from prefrec.pipeline.recipe import EvaluateSection, ModelSection
-from prefrec.pipeline.score import Entry, LMEntry, ask_all
+from prefrec.pipeline.entry import Entry, full_entries
+from prefrec.pipeline.full_catalogue import FULL_CATALOGUE, ask_full
+from prefrec.pipeline.kinds.retrieve import retrieve_entry
+from prefrec.pipeline.recipe import EvaluateSection
+from prefrec.pipeline.score import ask_all
 from prefrec.processes import is_first
 
 GENERATION_METRICS = ("gen_hr@1", "valid_ratio")
@@ -43,7 +45,6 @@ class Scores:
 
 def evaluate_rankers(
     data: PreparedData,
-    model: ModelSection,
     section: EvaluateSection,
     entries: Sequence[Entry],
     cache: Path,
@@ -58,12 +59,12 @@ def evaluate_rankers(
         ConfigError: two rankers share a name.
         DataError: the split holds no rows.
     """
-    predictions = ask_all(data, model, section, entries, data.some(section.split, section.rows), cache, seed=seed)
+    predictions = ask_all(data, section, entries, data.some(section.split, section.rows), cache, seed=seed)
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     audit = audit_prepared(data, section.split, "train", seed)
     return Scores(
         _measure(silent, data, section, entries, ks=section.ks, audit=audit, seed=seed),
-        _full_catalogue(data, model, section, entries, cache / "full_catalogue", seed=seed),
+        _full_catalogue(data, section, entries, cache / "full_catalogue", seed=seed),
         _generation(predictions, section, entries, seed=seed),
         predictions,
     )
@@ -72,7 +73,6 @@ def evaluate_rankers(
 def full_catalogue_metrics(
     data: PreparedData,
     data_key: str,
-    model: ModelSection,
     section: EvaluateSection,
     entries: Sequence[Entry],
     folder: Path,
@@ -83,7 +83,7 @@ def full_catalogue_metrics(
     """Return what entries from outside a run reach over the whole catalogue, as `FULL_CATALOGUE` in `folder` has it.
 
     Args:
-        data, model, section, seed: as for `evaluate_rankers`; all of `section.rows` are asked.
+        data, section, seed: as for `evaluate_rankers`; all of `section.rows` are asked.
         data_key: changes with the data.
         entries: language models score all titles after the history alone, or what is handed on to them.
         folder: for metrics and predictions.
@@ -93,15 +93,15 @@ def full_catalogue_metrics(
         ConfigError: there is no such retriever.
     """
     before = {e.name: e for e in entries}
-    asked, pairs = full_entries(entries, data, model), list[tuple[str, str]]()
+    asked, pairs = full_entries(entries), list[tuple[str, str]]()
     if hands_on is not None:
         first, retrieve = hands_on
-        asked = [e for e in entries if not isinstance(e, LMEntry)]
-        for lm in (e.name for e in entries if isinstance(e, LMEntry)):
+        asked = [e for e in entries if not e.in_main_line]
+        for lm in (e.name for e in entries if e.in_main_line):
             pairs.append((f"{first}+{lm}", first))
-            asked.append(retrieve_entry(pairs[-1][0], first, lm, retrieve, data, data_key, model, before, seed=seed))
+            asked.append(retrieve_entry(pairs[-1][0], first, lm, retrieve, data, data_key, before, seed=seed))
     ks = sorted({*section.ks, *([hands_on[1]] if hands_on else [])})
-    predictions = ask_full(data, model, section, asked, folder / "full_catalogue", seed=seed)
+    predictions = ask_full(data, section, asked, folder / "full_catalogue", seed=seed)
     evaluation = _measure(predictions, data, section, entries, ks=ks, pairs=pairs, seed=seed)
     metrics = {"split": section.split, "evaluation": evaluation.to_json(), "generation": None}
     if is_first():
@@ -153,7 +153,7 @@ def _measure(
     """Return the numbers of one block of the table; `pairs` are compared beside those of `comparison_pairs`."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
     best = best_reference(predictions, section.references)
-    lms = [e.name for e in entries if isinstance(e, LMEntry) and e.name in names]
+    lms = [e.name for e in entries if e.in_main_line and e.name in names]
     compare = [*comparison_pairs(lms, [n for n in names if n not in section.references], best), *pairs]
     known = set(data.train_interactions["item_id"])
     evaluation = evaluate_predictions(
@@ -164,7 +164,6 @@ def _measure(
 
 def _full_catalogue(
     data: PreparedData,
-    model: ModelSection,
     section: EvaluateSection,
     entries: Sequence[Entry],
     cache: Path,
@@ -176,7 +175,7 @@ def _full_catalogue(
         return None
     limits = [n for n in (section.rows, section.full_rows) if n is not None]
     some = section.model_copy(update={"rows": min(limits, default=None)})
-    predictions = ask_full(data, model, some, full_entries(entries, data, model), cache, seed=seed)
+    predictions = ask_full(data, some, full_entries(entries), cache, seed=seed)
     return _measure(predictions, data, section, entries, ks=[FULL_K], seed=seed)
 
 
@@ -188,7 +187,7 @@ def _generation(
     if generated.is_empty():
         return None
     writers = set(generated["ranker"])
-    pairs = comparison_pairs([e.name for e in entries if isinstance(e, LMEntry) and e.name in writers], [], None)
+    pairs = comparison_pairs([e.name for e in entries if e.in_main_line and e.name in writers], [], None)
     whole = evaluate_predictions(generated, ks=section.ks, compare=pairs, seed=seed)
     kept = {r: {m: i for m, i in of.items() if m in GENERATION_METRICS} for r, of in whole.metrics.items()}
     comparisons = [c for c in whole.comparisons if c.metric in GENERATION_METRICS]

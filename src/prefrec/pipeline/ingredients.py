@@ -9,8 +9,8 @@ from typing import Any
 
 from prefrec.console import say
 from prefrec.data import PreparedData
+from prefrec.pipeline.entry import model_key
 from prefrec.pipeline.recipe import LoraSection, ModelSection
-from prefrec.pipeline.score import model_key
 from prefrec.pipeline.train import WEIGHTS
 from prefrec.runs.stage import is_finished, stage_key
 

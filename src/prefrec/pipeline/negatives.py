@@ -12,10 +12,9 @@ from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
 from prefrec.data.readers import read_parquet
 from prefrec.files import write_whole
+from prefrec.pipeline.entry import Entry, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, ModelSection
-from prefrec.pipeline.score import lm_ranker
 from prefrec.rankers import CatalogueRanker, Ranker
-from prefrec.rankers.sequential import load_sequential
 from prefrec.training.negatives import Sampler, redraw_lists
 
 NEGATIVES_FILE = "negatives.parquet"
@@ -28,7 +27,7 @@ def negative_rows(
     section: AlignSection,
     rows: Sequence[RankingExample],
     adapter: Path | None,
-    sequential: Path | None,
+    judge: Entry | None,
     out: Path,
     *,
     seed: int,
@@ -43,7 +42,7 @@ def negative_rows(
         section: of the alignment.
         rows: as the data have them.
         adapter: what the alignment starts from, which judges where `negatives_from` is `hard`; None: the bare base.
-        sequential: folder of the recommender that judges where `negatives_from` names one.
+        judge: the recommender that judges where `negatives_from` names one.
         out: folder of the stage.
         seed: of the draws.
     """
@@ -52,7 +51,7 @@ def negative_rows(
     path = out / NEGATIVES_FILE
     if not processes.from_first(path.is_file()):
         say(f"{section.name}: negatives from {section.negatives_from}")
-        judge = hard_judge(data, model, adapter, sequential).score if section.is_hard else None
+        score = hard_judge(data, model, adapter, judge).score if section.is_hard else None
         sampler = _sampler(data, model, adapter) if section.drawn_from == "reference" else None
         size = 1 + section.num_negatives
         if section.drawn_from != "reference":
@@ -64,7 +63,7 @@ def negative_rows(
             seed=seed,
             size=size,
             pool=section.negatives_pool,
-            judge=judge,
+            judge=score,
             sampler=sampler,
         )
         if processes.is_first():
@@ -84,8 +83,8 @@ def _sampler(data: PreparedData, model: ModelSection, adapter: Path | None) -> S
     return draw
 
 
-def hard_judge(data: PreparedData, model: ModelSection, adapter: Path | None, sequential: Path | None) -> Ranker:
-    """Who says what is hard: a sequential recommender, or the language model, asked without a list in its prompt."""
-    if sequential is not None:
-        return load_sequential(sequential, data.catalogue)
+def hard_judge(data: PreparedData, model: ModelSection, adapter: Path | None, judge: Entry | None) -> Ranker:
+    """Return the ranker that says what is hard: the judge, or the language model without a list in its prompt."""
+    if judge is not None:
+        return judge.load(8)
     return CatalogueRanker(lm_ranker("hard negatives", adapter, data, model))

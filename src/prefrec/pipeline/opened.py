@@ -14,9 +14,10 @@ from prefrec.console import warn
 from prefrec.data import PreparedData, RankingExample, prepared_digest
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
+from prefrec.pipeline.entry import Entry, lm_entry, lm_ranker
 from prefrec.pipeline.provenance import changed_since
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe, load_recipe
-from prefrec.pipeline.score import LMEntry, adapter_key, ask_models, lm_ranker
+from prefrec.pipeline.score import ask_models
 from prefrec.pipeline.train import WEIGHTS
 from prefrec.rankers import LMRanker
 from prefrec.runs.contents import Stage, read_run
@@ -63,7 +64,7 @@ class Run:
         state = self.stages[name].state if name in self.stages else {}
         return changed_since(name, state, self.recipe, prepared_digest(self.folder / "data"), self.data.domain)
 
-    def entry(self, name: str) -> LMEntry:
+    def entry(self, name: str) -> Entry:
         """A language model of this run as a line of a table.
 
         Raises:
@@ -80,18 +81,17 @@ class Run:
             )
         if changed is None and self.outdated:
             warn(f"whether {escape(name)} was made with the recipe that lies there is not known: {self.outdated}")
-        adapter = None if name == ZERO_SHOT else self.adapter(name)
-        return LMEntry(name, adapter, adapter_key(adapter, self.data))
+        return lm_entry(name, None if name == ZERO_SHOT else self.adapter(name), self.data, self.recipe.model)
 
     def ranker(self, name: str) -> LMRanker:
         """A language model of this run, loaded; errors as for `entry`."""
-        return lm_ranker(name, self.entry(name).adapter, self.data, self.recipe.model)
+        return lm_ranker(name, self.entry(name).weights, self.data, self.recipe.model)
 
     def ask(self, names: Sequence[str], examples: Sequence[RankingExample], cache: Path) -> list[pl.DataFrame]:
         """Predictions of these models on any rows of the run's items, kept in the folder `cache`."""
         entries, section = [self.entry(n) for n in names], self.recipe.evaluate
         section = section.model_copy(update={"generate_rows": 0})
-        return ask_models(self.data, self.recipe.model, section, entries, examples, cache, seed=self.recipe.seed)
+        return ask_models(self.data, section, entries, examples, cache, seed=self.recipe.seed)
 
     def predictions(self) -> pl.DataFrame:
         """What every ranker of the run said.

@@ -29,9 +29,10 @@ from prefrec.evaluation.preferences import (
     mixture,
     spread,
 )
+from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.log_negatives import history_length
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, AlignSection, Recipe
-from prefrec.pipeline.score import Entry, LMEntry, adapter_key, ask_models
+from prefrec.pipeline.score import ask_models
 
 POPULARITY, MEAN_RATING = "popularity", "mean rating"
 LOGPS, REWARD, MIXED, WITH_RATING = "log π", "reward", "log π + λ·reward", "mean rating + λ·reward"
@@ -82,7 +83,7 @@ def run_preferences(recipe: Recipe, data: PreparedData, entries: Sequence[Entry]
         )
         return None
     start = _start(recipe, data, entries)
-    aligned = [e for e in entries if isinstance(e, LMEntry) and e.name in {a.name for a in recipe.align}]
+    aligned = [e for e in entries if e.name in {a.name for a in recipe.align}]
     answers = _ask(recipe, data, questions, [start, *aligned], cache)
     starts = {a.name: a.start or start.name for a in recipe.align}
     return measure(answers, start.name, {e.name: starts[e.name] for e in aligned}, seed=recipe.seed)
@@ -159,24 +160,24 @@ def _questions(data: PreparedData, section: AlignSection) -> dict[str, list[Pref
     }
 
 
-def _start(recipe: Recipe, data: PreparedData, entries: Sequence[Entry]) -> LMEntry:
+def _start(recipe: Recipe, data: PreparedData, entries: Sequence[Entry]) -> Entry:
     """Return the model that alignments go on from: SFT, or the bare base."""
-    found = [e for e in entries if isinstance(e, LMEntry) and e.name == SFT]
-    return found[0] if found and recipe.sft else LMEntry(ZERO_SHOT, None, adapter_key(None, data))
+    found = [e for e in entries if e.name == SFT]
+    return found[0] if found and recipe.sft else lm_entry(ZERO_SHOT, None, data, recipe.model)
 
 
 def _ask(
     recipe: Recipe,
     data: PreparedData,
     questions: Mapping[str, Sequence[PreferenceQuestion]],
-    models: Sequence[LMEntry],
+    models: Sequence[Entry],
     cache: Path,
 ) -> Answers:
     """Return what models and references say to all questions."""
     of_part = [(part, q) for part, asked in questions.items() for q in asked]
     examples = [q.example() for _, q in of_part]
     silent = recipe.evaluate.model_copy(update={"generate_rows": 0})
-    frames = ask_models(data, recipe.model, silent, models, examples, cache, seed=recipe.seed)
+    frames = ask_models(data, silent, models, examples, cache, seed=recipe.seed)
     signs = _padded([[1.0 if liked else -1.0 for liked in q.liked] for _, q in of_part])
     parts = np.array([part for part, _ in of_part])
     learn = data.train_interactions

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from prefrec.files import read_json
 from prefrec.lm.models import same_base
+from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.ingredients import Ingredients
-from prefrec.pipeline.recipe import SEQUENTIAL, SFT, LoraSection, ModelSection, Recipe
-from prefrec.pipeline.score import LMEntry, SequentialEntry
+from prefrec.pipeline.kinds import SEQUENTIAL
+from prefrec.pipeline.recipe import SFT, LoraSection, ModelSection, Recipe
 from prefrec.prompts import load_template
 from prefrec.runs.stage import STAGE_FILE, stage_key
 
@@ -21,9 +22,7 @@ MADE_WITH = "made_with"
 """In `stage.json`: what decides the outcome beside the stage's own `config`."""
 
 
-def made_with(
-    made_of: Ingredients, start: LMEntry | None = None, judge: SequentialEntry | None = None
-) -> dict[str, Any]:
+def made_with(made_of: Ingredients, start: Entry | None = None, judge: Entry | None = None) -> dict[str, Any]:
     """What decides a training stage of a language model, beside its own section.
 
     Args:
@@ -39,11 +38,11 @@ def made_with(
         "prompts": _prompts(made_of.model, made_of.data.domain),
         "start": None,
     }
-    if start is not None and start.adapter is not None:
-        state = _state(start.adapter.parent)
+    if start is not None and start.weights is not None:
+        state = _state(start.weights.parent)
         told["start"] = {"name": start.name, "config": state.get("config"), **_start_of(state)}
-    if judge is not None:
-        told["judge"] = _state(judge.folder).get("config")
+    if judge is not None and judge.weights is not None:
+        told["judge"] = _state(judge.weights).get("config")
     return told
 
 

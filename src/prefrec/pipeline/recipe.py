@@ -23,14 +23,9 @@ from prefrec.data import PrepareConfig
 from prefrec.data.preferences import RatedBy, Thresholds
 from prefrec.errors import ConfigError
 from prefrec.lm.models import EMBEDDED
-from prefrec.losses import LOSSES
-from prefrec.rankers.chatrec.config import ChatRecConfig
+from prefrec.losses import LOSSES, find_loss
+from prefrec.pipeline.kinds import SEQUENTIAL, ranker_config, ranker_kind, sequential_config
 from prefrec.rankers.config import NAME, RankerConfig, settings_error
-from prefrec.rankers.fuse import FuseConfig
-from prefrec.rankers.kinds import RANKER_CONFIGS, ranker_config
-from prefrec.rankers.llara.config import LlaraAlignConfig, LlaraConfig
-from prefrec.rankers.retrieve import RetrieveThenRankConfig
-from prefrec.rankers.sequential import SEQUENTIAL_MODELS, SequentialConfig
 from prefrec.training.negatives import DrawnFrom
 from prefrec.training.section import RowsSection
 
@@ -40,7 +35,6 @@ FULL_ROWS = 300
 """Rows ranked over the whole catalogue by default: a language model scores every title for each of them."""
 ZERO_SHOT = "zero-shot"
 SFT = "sft"
-SEQUENTIAL = "sequential"
 RANKERS = "rankers"
 NegativesFrom = Literal[
     "reference",
@@ -227,9 +221,8 @@ class AlignSection(RowsSection):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss {self.loss!r} is unknown: expected one of {', '.join(LOSSES)}")
-        if self.name in (*REFERENCE_RANKERS, *SEQUENTIAL_MODELS, ZERO_SHOT, SFT):
+        find_loss(self.loss)
+        if self.name in (*REFERENCE_RANKERS, ZERO_SHOT, SFT):
             raise ValueError(f"name {self.name!r} is taken by another ranker")
         if self.disliked >= self.liked:
             raise ValueError(f"disliked: {self.disliked:g} is not below liked ({self.liked:g})")
@@ -275,7 +268,7 @@ class Recipe(_Section):
     lora: LoraSection | None = Field(
         default_factory=lambda: LoraSection(), description="The adapter; null: all weights are trained."
     )
-    sequential: list[SequentialConfig] = Field(default_factory=list)
+    sequential: list[Annotated[Any, BeforeValidator(sequential_config)]] = Field(default_factory=list)
     sft: SFTSection | None = None
     align: list[AlignSection] = Field(default_factory=list)
     rankers: list[Annotated[SerializeAsAny[RankerConfig], BeforeValidator(ranker_config)]] = Field(
@@ -294,6 +287,8 @@ class Recipe(_Section):
         models = [s.model for s in self.sequential]
         if len(set(models)) < len(models):
             raise ValueError(f"sequential: a model stands there twice ({', '.join(models)}); use its grid instead")
+        if twice := [name for name in names if name in models]:
+            raise ValueError(f"align: name {twice[0]!r} is taken by another ranker")
         further = [r.name for r in self.rankers]
         taken = {*REFERENCE_RANKERS, *models, ZERO_SHOT, SFT, *names}
         if twice := [name for i, name in enumerate(further) if name in taken or name in further[:i]]:
@@ -322,7 +317,10 @@ class Recipe(_Section):
                     "in the recipe's `sequential`"
                 )
         self._items_are_trained_whole()
-        self._rankers_build_on_what_is_there(models)
+        before = [*models, *self.lm_rankers]
+        for ranker in self.rankers:
+            ranker_kind(ranker.kind).check_recipe(ranker, self, before)
+            before.append(ranker.name)
         return self
 
     def _items_are_trained_whole(self) -> None:
@@ -339,45 +337,6 @@ class Recipe(_Section):
                 "model.answers: items has no zero-shot model and generates no text: set evaluate.zero_shot: false "
                 "and evaluate.generate_rows: 0"
             )
-
-    def _rankers_build_on_what_is_there(self, models: Sequence[str]) -> None:
-        """Refuse rankers that are made of others which are not made before them."""
-        before, llaras, room = [*models, *self.lm_rankers], list[str](), self.data.candidates.size - 1
-        for ranker in self.rankers:
-            place = f"rankers.{ranker.name}"
-            if isinstance(ranker, LlaraConfig):
-                if ranker.items_from not in models:
-                    raise ValueError(
-                        f"{place}.items_from: {ranker.name} takes item vectors from {ranker.items_from}: add "
-                        f"`- model: {ranker.items_from}` to the recipe's `sequential`, or name one that is there"
-                    )
-                llaras.append(ranker.name)
-            elif isinstance(ranker, LlaraAlignConfig):
-                if ranker.reference not in llaras:
-                    raise ValueError(
-                        f"{place}.reference: {ranker.name} goes on from {ranker.reference}: put an entry of kind "
-                        "llara with this name before it"
-                    )
-                if ranker.num_negatives > room:
-                    raise ValueError(
-                        f"{place}.num_negatives: {ranker.num_negatives} negatives, but a list of {room + 1} "
-                        f"candidates has only {room}; lower it, or raise data.candidates.size"
-                    )
-                llaras.append(ranker.name)
-            elif isinstance(ranker, RetrieveThenRankConfig):
-                _known(f"{place}.ranker", ranker.ranker, before)
-                _known(f"{place}.retriever", ranker.retriever, [*REFERENCE_RANKERS, *before])
-                if ranker.retriever in self.lm_rankers:
-                    raise ValueError(
-                        f"{place}.retriever: {ranker.retriever!r} is shown the titles that it scores, which cannot "
-                        "be the whole catalogue; name a sequential recommender, MoRec or a reference row"
-                    )
-            elif isinstance(ranker, ChatRecConfig):
-                _known(f"{place}.retriever", ranker.retriever, [*REFERENCE_RANKERS, *before])
-            elif isinstance(ranker, FuseConfig):
-                for part in ranker.parts:
-                    _known(f"{place}.parts", part, [*REFERENCE_RANKERS, *before])
-            before.append(ranker.name)
 
     @property
     def lm_rankers(self) -> list[str]:
@@ -433,8 +392,8 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _known(place: str, name: str, there: Sequence[str]) -> None:
-    """Refuse the name of a ranker that is not there when it is needed."""
+def check_known(place: str, name: str, there: Sequence[str]) -> None:
+    """Raise ValueError if the ranker that a field names is not among those made before it."""
     if name not in there:
         raise ValueError(
             f"{place}: there is no {name!r} before it; there are {', '.join(there) or 'none'}: name one of them, or "
@@ -501,8 +460,11 @@ def _entry_name(entry: Any, of: str) -> str:
     """What an entry of a raw recipe's list is called, or will be by default."""
     if not isinstance(entry, dict):
         return str(entry)
-    kind = RANKER_CONFIGS.get(str(entry.get("kind"))) if of == RANKERS else None
-    section = SequentialConfig if of == SEQUENTIAL else AlignSection if of == "align" else kind
+    kind = str(entry.get("kind")) if of == RANKERS else SEQUENTIAL
+    try:
+        section = AlignSection if of == "align" else ranker_kind(kind).config
+    except ConfigError:
+        section = None
     field = "model" if of == SEQUENTIAL else "name"
     default = section.model_fields[field].get_default() if section else "?"
     return str(entry.get(field, default))

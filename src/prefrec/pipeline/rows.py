@@ -8,10 +8,9 @@ from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.pipeline.encoders import shows_candidates
+from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.recipe import SFT, ModelSection, Recipe, RowsSection, SFTSection
 from prefrec.pipeline.train import rows_to_choose_from
-from prefrec.rankers.fuse import FuseConfig
-from prefrec.rankers.tallrec import Opinions, TallrecConfig, training_questions
 from prefrec.training.section import TrainSection
 from prefrec.training.sequences import LEAST
 
@@ -26,7 +25,7 @@ def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
 
 
 def check_rows(recipe: Recipe, data: PreparedData) -> None:
-    """See that every stage of a recipe finds rows to train on, and every fuse entry rows to choose weights on.
+    """See that every stage of a recipe finds the rows that it needs.
 
     Raises:
         ConfigError: one does not; the message names it.
@@ -34,11 +33,7 @@ def check_rows(recipe: Recipe, data: PreparedData) -> None:
     for place, section in trained_sections(recipe).items():
         check_section(section, data, recipe.model, recipe.seed, f"{place}.{{}}".format)
     for ranker in recipe.rankers:
-        if isinstance(ranker, FuseConfig) and not data.validation:
-            raise ConfigError(
-                f"rankers.{ranker.name}: its weights are chosen on validation rows, and the data has none; "
-                "leave this entry out, or prepare data with validation rows"
-            )
+        ranker_kind(ranker.kind).check_data(ranker, data)
 
 
 def check_section(
@@ -86,10 +81,9 @@ def warn_of_idle_dropout(recipe: Recipe) -> None:
 
 def _rows(section: TrainSection, data: PreparedData, model: ModelSection, seed: int) -> int:
     """Return the number of rows that a stage chooses from."""
-    if isinstance(section, TallrecConfig):
-        opinions = Opinions(data.opinions, section.liked)
-        return len(training_questions(data.train, opinions, negatives=section.negatives, seed=seed))
     if isinstance(section, SFTSection) and not shows_candidates(model, data.domain):
         lengths = data.train_interactions.group_by("user_id").len()["len"]
         return int((lengths >= LEAST).sum())
-    return len(rows_to_choose_from(data, section)) if isinstance(section, RowsSection) else len(data.train)
+    if isinstance(section, RowsSection):
+        return len(rows_to_choose_from(data, section))
+    return section.available_rows(data, seed)

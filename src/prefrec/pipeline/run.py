@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,14 @@ from prefrec.data.store import PREPARED_FILES
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.files import read_json, write_json, write_text
-from prefrec.pipeline.baselines import STAGE_FUNCTIONS
+from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.evaluate import Scores, evaluate_rankers, metrics_json
 from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.kinds import SEQUENTIAL, ranker_kind
 from prefrec.pipeline.preferences import run_preferences
 from prefrec.pipeline.provenance import made_with
 from prefrec.pipeline.recipe import (
     RANKERS,
-    SEQUENTIAL,
     SFT,
     ZERO_SHOT,
     AlignSection,
@@ -31,10 +30,8 @@ from prefrec.pipeline.recipe import (
     dump_recipe,
 )
 from prefrec.pipeline.rows import check_rows, warn_of_idle_dropout
-from prefrec.pipeline.score import Entry, LMEntry, SequentialEntry, adapter_key
 from prefrec.pipeline.train import WEIGHTS, train_align, train_sft
 from prefrec.processes import is_first
-from prefrec.rankers.sequential import MODEL_FILES, SequentialConfig, require_hopwise, train_sequential
 from prefrec.report import write_report
 from prefrec.runs.contents import METRICS, PREFERENCES, made_of
 from prefrec.runs.stage import file_facts, machine, refuse_name, stage, stage_key
@@ -61,17 +58,13 @@ def run_recipe(
         under_test: chooses among the rows of the prepared data, for the evaluation alone.
 
     Raises:
-        ConfigError: there is no such stage, a name is not fit for one, one finds no rows to train on, or hopwise is
-            needed and not installed.
+        ConfigError: there is no such stage, a name is not fit for one, or one finds no rows to train on.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")
     for name in (*(s.name for s in recipe.align), *(r.name for r in recipe.rankers)):
         refuse_name(name)
     wanted = STAGES[: STAGES.index(until) + 1]
-    sections = recipe.sequential if SEQUENTIAL in wanted else []
-    if sections:
-        require_hopwise()
     folder.mkdir(parents=True, exist_ok=True)
     if is_first():
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
@@ -81,15 +74,15 @@ def run_recipe(
         check_rows(recipe, data)
         warn_of_idle_dropout(recipe)
     key = prepared_digest(folder / "data")
-    entries: list[Entry] = [
-        sequential_stage(data, key, s, folder / SEQUENTIAL / s.model, seed=recipe.seed) for s in sections
-    ]
-    entries += [LMEntry(ZERO_SHOT, None, adapter_key(None, data))] if recipe.evaluate.zero_shot else []
     shared = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed, recipe.evaluate.batch_size)
+    entries: list[Entry] = []
+    for config in recipe.sequential if SEQUENTIAL in wanted else []:
+        entries.append(ranker_kind(SEQUENTIAL).stage(shared, config, folder / SEQUENTIAL / config.model, {}))
+    entries += [lm_entry(ZERO_SHOT, None, data, recipe.model)] if recipe.evaluate.zero_shot else []
     entries += train_stages(recipe, shared, folder, wanted, entries)
     for config in recipe.rankers if RANKERS in wanted else []:
         before = {e.name: e for e in entries}
-        entries.append(STAGE_FUNCTIONS[config.kind](shared, config, folder / RANKERS / config.name, before))
+        entries.append(ranker_kind(config.kind).stage(shared, config, folder / RANKERS / config.name, before))
     if "evaluate" in wanted:
         _evaluate(recipe, under_test(data) if under_test else data, key, folder, entries)
     return write_report(folder) if "report" in wanted and is_first() else folder
@@ -117,8 +110,8 @@ def train_stages(
     folder: Path,
     wanted: Sequence[str],
     before: Sequence[Entry] = (),
-    start: LMEntry | None = None,
-) -> list[LMEntry]:
+    start: Entry | None = None,
+) -> list[Entry]:
     """Carry out those training stages of a language model that are wanted; the rankers that come out of them.
 
     Args:
@@ -132,9 +125,9 @@ def train_stages(
     if recipe.sft is not None and SFT in wanted:
         start = sft_stage(made_of, recipe.sft, folder / SFT, start)
     sections = recipe.align if "align" in wanted else []
-    judges = {e.name: e for e in before if isinstance(e, SequentialEntry)}
+    judges = {e.name: e for e in before}
     shared = folder / "reference"
-    aligned: dict[str, LMEntry] = {}
+    aligned: dict[str, Entry] = {}
     for s in sections:
         first = start if s.start is None else aligned[s.start]
         judge = judges.get(s.negatives_judge or "")
@@ -142,19 +135,7 @@ def train_stages(
     return [*([start] if start else []), *aligned.values()]
 
 
-def sequential_stage(
-    data: PreparedData, data_key: str, section: SequentialConfig, out: Path, *, seed: int
-) -> SequentialEntry:
-    """Training of a sequential recommender in the folder `out`; skipped and gone on with as `sft_stage`."""
-    key = stage_key(data=data_key, seed=seed, sequential=section.model_dump(), hopwise=version("hopwise"))
-    if due(out, key, section.model, MODEL_FILES):
-        with stage(out, key, SEQUENTIAL, section.model_dump()):
-            if is_first():
-                train_sequential(data, section, out, seed=seed)
-    return SequentialEntry(section.model, out, key)
-
-
-def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: LMEntry | None = None) -> LMEntry:
+def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: Entry | None = None) -> Entry:
     """SFT in the folder `out`, from the weights of `start` or from the base.
 
     Skipped where it is finished, gone on with where it was interrupted.
@@ -162,20 +143,20 @@ def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: LMEnt
     more = {"start": start.key} if start else {}
     key = made_of.key(sft=section.decisive(), **more)
     if due(out, key, SFT, made_of.weights_files):
-        first = start.adapter if start else None
+        first = start.weights if start else None
         with stage(out, key, "sft", section.model_dump(), made_with=made_with(made_of, start)):
             train_sft(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed, start=first)
-    return LMEntry(SFT, out / WEIGHTS, key)
+    return lm_entry(SFT, out / WEIGHTS, made_of.data, made_of.model, key)
 
 
 def align_stage(
     made_of: Ingredients,
     section: AlignSection,
-    start: LMEntry | None,
+    start: Entry | None,
     out: Path,
-    judge: SequentialEntry | None = None,
+    judge: Entry | None = None,
     references: Path | None = None,
-) -> LMEntry:
+) -> Entry:
     """Alignment in the folder `out`, from the adapter of `start` or from the bare base; else as `sft_stage`.
 
     The reference's log-probabilities lie in the folder `references`, which alignments can share, or in `out`.
@@ -190,27 +171,25 @@ def align_stage(
     more |= {"judge": judge.key} if judge else {}
     key = made_of.key(align=section.decisive(), **more)
     if due(out, key, section.name, made_of.weights_files):
-        adapter = start.adapter if start else None
-        chosen_by = judge.folder if judge else None
         with stage(out, key, "align", section.model_dump(), made_with=made_with(made_of, start, judge)):
             train_align(
                 made_of.data,
                 made_of.model,
                 made_of.lora,
                 section,
-                adapter,
+                start.weights if start else None,
                 out,
                 seed=made_of.seed,
-                sequential=chosen_by,
+                judge=judge,
                 references=references,
             )
-    return LMEntry(section.name, out / WEIGHTS, key)
+    return lm_entry(section.name, out / WEIGHTS, made_of.data, made_of.model, key)
 
 
 def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Sequence[Entry]) -> Scores:
     say("[bold]evaluate[/bold]")
     cache = folder / "predictions"
-    scores = evaluate_rankers(data, recipe.model, recipe.evaluate, entries, cache, seed=recipe.seed)
+    scores = evaluate_rankers(data, recipe.evaluate, entries, cache, seed=recipe.seed)
     if is_first():
         now = made_of(folder, yaml.safe_load(dump_recipe(recipe)), data_key)
         before = read_json(folder / METRICS)

@@ -20,6 +20,7 @@ from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items, item_table
 from prefrec.lm.models import resolve_dtype
 from prefrec.pipeline.encoders import Encoder, prompt_encoder, shows_candidates, title_vectors
+from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.log_negatives import log_rows, log_validation_rows
 from prefrec.pipeline.negatives import negative_rows
 from prefrec.pipeline.recipe import (
@@ -151,7 +152,7 @@ def train_align(
     out: Path,
     *,
     seed: int,
-    sequential: Path | None = None,
+    judge: Entry | None = None,
     references: Path | None = None,
 ) -> Path:
     """Align a model on chosen and rejected titles; returns the folder of the weights.
@@ -164,12 +165,12 @@ def train_align(
         start: the weights to go on from, which are also the reference; None: the bare base is.
         out: folder of the stage; training goes on from the newest checkpoint in it.
         seed: of rows, negatives and order.
-        sequential: folder of the recommender that chooses the negatives, where `negatives_from` names one.
+        judge: the recommender that chooses the negatives, where `negatives_from` names one.
         references: folder for the reference's log-probabilities, which alignments share; None: in `out`.
     """
     rows = training_rows(data, section, seed)
     tell_fewer(out.name, section, len(rows))
-    rows = negative_rows(data, model, section, rows, start, sequential, out, seed=seed)
+    rows = negative_rows(data, model, section, rows, start, judge, out, seed=seed)
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
@@ -35,6 +36,15 @@ class GeneratingRanker(Ranker, Protocol):
 
     def generate(self, examples: Sequence[RankingExample]) -> list[str]:
         """The generated answer text of each example, as decoded (not normalised)."""
+        ...
+
+
+@runtime_checkable
+class ComposedRanker(Ranker, Protocol):
+    """A ranker made of others, which can do without asking them where their answers are known."""
+
+    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+        """Take note of predictions, perhaps of the rows that are asked next, by the key of their entry."""
         ...
 
 

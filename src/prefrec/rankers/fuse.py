@@ -7,11 +7,12 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from prefrec.data import RankingExample
-from prefrec.rankers.base import Ranker, checked_scores
+from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.reference import pad_scores
@@ -78,6 +79,12 @@ class FuseRanker:
             ModelError: a part's score is NaN.
         """
         return weighted_sum([standardise(checked_scores(part, examples)) for part in self.parts], self.weights)
+
+    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+        """Hand predictions on to the parts that can use them."""
+        for part in self.parts:
+            if isinstance(part, ComposedRanker):
+                part.know(answers)
 
 
 class TitlePriorRanker:

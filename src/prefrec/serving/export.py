@@ -42,7 +42,7 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
         ConfigError: `out` is taken or cannot be made, or the bare base is asked for as an adapter.
         ModelError: model or adapter cannot be read.
     """
-    adapter = run.entry(ranker).adapter
+    adapter = run.entry(ranker).weights
     if adapter is None and not merged:
         raise ConfigError(f"{ranker} is the bare base, which has no adapter: export it with --merged")
     if run.recipe.model.answers == "items":

@@ -28,7 +28,7 @@ def adapters_of(run: Run, names: Sequence[str] = ()) -> dict[str, Path | None]:
         DataError: the run has no such ranker, or none.
     """
     wanted = list(names) or run.models[::-1] or [ZERO_SHOT]
-    return {name: run.entry(name).adapter for name in wanted}
+    return {name: run.entry(name).weights for name in wanted}
 
 
 def open_engine(

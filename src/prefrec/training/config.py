@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from prefrec.errors import ConfigError
 from prefrec.lm.packing import LayoutChoice
-from prefrec.losses import LOSSES
+from prefrec.losses import find_loss
 
 SAMPLING = ("group_by_length", "random", "sequential")
 
@@ -104,8 +104,10 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss_type not in LOSSES:
-            raise ConfigError(f"loss_type {self.loss_type!r} is unknown: expected one of {', '.join(LOSSES)}")
+        try:
+            find_loss(self.loss_type)
+        except ValueError as e:
+            raise ConfigError(f"loss_type: {e}") from e
         if not self.beta > 0:
             raise ConfigError(f"beta must be positive, got {self.beta}")
         if self.num_negatives is not None and self.num_negatives < 1:

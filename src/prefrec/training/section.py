@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefrec.data import PreparedData
+
 
 class TrainSection(BaseModel):
     """What all training stages share."""
@@ -26,6 +28,10 @@ class TrainSection(BaseModel):
     eval_steps: int = Field(25, ge=1, description="Optimiser steps between two points of the validation curve.")
     save_steps: int = Field(25, ge=1, description="Optimiser steps between two checkpoints to resume from.")
     gradient_checkpointing: bool = Field(False, description="Less memory, about 1.5 times the time.")
+
+    def available_rows(self, data: PreparedData, seed: int) -> int:
+        """Return the number of training rows that the stage chooses from."""
+        return len(data.train)
 
     def decisive(self) -> dict[str, Any]:
         """The settings that the outcome depends on."""

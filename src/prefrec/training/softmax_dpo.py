@@ -17,7 +17,7 @@ from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder
 from prefrec.lm.packing import PackedBatch
 from prefrec.lm.scoring import choice_logps
-from prefrec.losses import LOSSES, REFERENCE_FREE, PreferenceLoss, effective_negatives
+from prefrec.losses import REFERENCE_FREE, PreferenceLoss, effective_negatives, find_loss
 from prefrec.prompts import PromptEncoder
 from prefrec.training.adapters import (
     REFERENCE_ADAPTER,
@@ -70,7 +70,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
     ) -> None:
         self.config = args
         self.max_tokens_per_pass = args.max_tokens_per_pass
-        self.loss_function = LOSSES[args.loss_type]
+        self.loss_function = find_loss(args.loss_type)
         self.description = "S-DPO" if args.loss_type == "softmax_dpo" else args.loss_type.upper()
         self._stored = False
         if isinstance(model, PeftModel):

@@ -19,7 +19,6 @@ from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ZERO_SHOT, Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.rankers.morec.config import MoRecConfig
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.fairness import item_counts
 from prefrec_lab.studies.groups import grouped_table, groups_of, measure_groups
@@ -39,6 +38,7 @@ from prefrec_lab.studies.study import (
 )
 from prefrec_lab.studies.tables import facts_of
 from prefrec_lab.studies.trained_lists import of_trained_items
+from prefrec_systems.morec.config import MoRecConfig
 
 FEW = 3
 """Interactions of a user, before the row's target, up to which the user is cold."""

@@ -16,12 +16,13 @@ from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.tables import metric_label
 from prefrec.files import read_json
+from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.ingredients import Ingredients
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection, checked_recipe
 from prefrec.pipeline.rows import check_rows, rows_taken
 from prefrec.pipeline.run import run_recipe, train_stages
-from prefrec.pipeline.score import LMEntry, ask_models
+from prefrec.pipeline.score import ask_models
 from prefrec.report.wording import label
 from prefrec.runs.stage import STAGE_FILE, stage_key, taken
 from prefrec_lab.studies.alignments import variant
@@ -89,9 +90,10 @@ def make(base: Recipe, folder: Path) -> Run:
     before = _trained(*plans[BEFORE], whole, BEFORE, folder)
     updated = _trained(*plans[UPDATED], whole, UPDATED, folder, before)
     retrained = _trained(*plans[RETRAINED], whole, RETRAINED, folder)
-    entries = [replace(e, name=w) for w, e in zip(WAYS, (before, updated, retrained), strict=True)]
+    made = zip(WAYS, (before, updated, retrained), strict=True)
+    entries = [lm_entry(way, e.weights, data, recipe.model, e.key) for way, e in made]
     rows = [*parts.new_test, *parts.old_test]
-    ask_models(data, recipe.model, recipe.evaluate, entries, rows, folder / "asked", seed=recipe.seed)
+    ask_models(data, recipe.evaluate, entries, rows, folder / "asked", seed=recipe.seed)
     return open_run(folder)
 
 
@@ -243,8 +245,8 @@ def _states(folder: Path) -> list[dict[str, Any]]:
 
 
 def _trained(
-    recipe: Recipe, data: PreparedData, whole: str, way: str, folder: Path, start: LMEntry | None = None
-) -> LMEntry:
+    recipe: Recipe, data: PreparedData, whole: str, way: str, folder: Path, start: Entry | None = None
+) -> Entry:
     """The last model of the recipe's stages on this part of the data; `whole` is the key of all of them."""
     key = stage_key(data=whole, part=way, rows=recipe.evaluate.rows, lists="trained items")
     made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)

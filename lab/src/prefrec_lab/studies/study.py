@@ -13,8 +13,8 @@ from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import AlignSection, Recipe, checked_recipe
-from prefrec.rankers.sequential import SequentialConfig, require_hopwise
 from prefrec.report.tables import Grid
+from prefrec_systems.sequential import SequentialConfig, require_hopwise
 
 BASE = "base.yaml"
 """The recipe that most studies start from."""

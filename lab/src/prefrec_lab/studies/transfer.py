@@ -11,9 +11,10 @@ import polars as pl
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.evaluation.tables import metric_label
+from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import ZERO_SHOT, Recipe
-from prefrec.pipeline.score import LMEntry, adapter_key, ask_models
+from prefrec.pipeline.score import ask_models
 from prefrec.report.wording import label
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.groups import grouped_table
@@ -114,10 +115,10 @@ def _ask(sources: Sequence[Run], targets: Sequence[Run], source: str, cache: Pat
     for theirs, ours in zip(sources, targets, strict=True):
         section = ours.recipe.evaluate.model_copy(update={"generate_rows": 0})
         rows = ours.data.some(section.split, section.rows)
-        adapters = {n: theirs.entry(n).adapter for n in names}
-        entries = [LMEntry(n, adapter, adapter_key(adapter, ours.data)) for n, adapter in adapters.items()]
+        model = theirs.recipe.model
+        entries = [lm_entry(n, theirs.entry(n).weights, ours.data, model) for n in names]
         place = cache / f"seed-{theirs.recipe.seed}"
-        frames = ask_models(ours.data, theirs.recipe.model, section, entries, rows, place, seed=ours.recipe.seed)
+        frames = ask_models(ours.data, section, entries, rows, place, seed=ours.recipe.seed)
         for name, frame in zip(found, frames, strict=True):
             found[name].append(frame.sort("row"))
     return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from prefrec.data.config import SOURCES, PrepareConfig
 from prefrec.data.sources.base import GivenSplit, Source
 from prefrec.data.sources.files import files
 from prefrec.data.sources.goodreads import find_files, goodreads, goodreads_windows
@@ -12,9 +13,6 @@ from prefrec.data.sources.lastfm import lastfm_hetrec, lastfm_published
 from prefrec.data.sources.movielens import movielens_100k, movielens_csv
 from prefrec.data.sources.windows import find_window_files, windows
 from prefrec.errors import ConfigError
-
-if TYPE_CHECKING:
-    from prefrec.data.config import PrepareConfig
 
 __all__ = [
     "GivenSplit",
@@ -61,6 +59,10 @@ def load_source(config: PrepareConfig) -> Source:
             return _files(config)
         case "published-json":
             raise ConfigError("published-json holds finished rows: `prefrec.data.prepare` reads it")
+        case other:
+            (found,) = entry_points(group=SOURCES, name=other)
+            source: Source = found.load()(config)
+            return source
 
 
 def _goodreads(config: PrepareConfig) -> Source:

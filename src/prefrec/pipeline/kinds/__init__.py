@@ -1,0 +1,113 @@
+"""Kinds of rankers, found by name: ours, and those that other packages add by entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from prefrec.errors import ConfigError
+from prefrec.rankers.config import settings_error
+
+if TYPE_CHECKING:
+    from prefrec.data import PreparedData
+    from prefrec.pipeline.entry import Entry
+    from prefrec.pipeline.ingredients import Ingredients
+    from prefrec.pipeline.recipe import Recipe
+
+GROUP = "prefrec.rankers"
+"""Group of entry points by which other packages add kinds: NAME = "module:KIND", a `RankerKind`."""
+SEQUENTIAL = "sequential"
+"""The one kind with a section of its own in a recipe; every other is an entry of `rankers`."""
+
+
+def _refuse_folder(folder: Path, data: PreparedData) -> Entry:
+    raise ConfigError(f"{folder}: a ranker of this kind is asked by `prefrec run` alone")
+
+
+@dataclass(frozen=True)
+class RankerKind:
+    """A kind of rankers that a recipe can ask for.
+
+    Attributes:
+        config: class of its entries in a recipe; a `prefrec.rankers.config.RankerConfig`.
+        stage: makes a ranker: what the run is made of, the configuration, the ranker's folder and the entries made
+            before it, by name → its entry. It works in the folder through `prefrec.pipeline.ingredients.due` and
+            `prefrec.runs.stage.stage`, so that a finished stage is skipped and an interrupted one goes on.
+        check_recipe: raises ValueError if the recipe lacks what a configuration builds on; also given the names of
+            the rankers made before it.
+        check_data: raises ConfigError if the data lack what a configuration needs, before any training.
+        open_folder: makes an entry of a folder that its stage left, outside a run.
+    """
+
+    config: type[BaseModel]
+    stage: Callable[[Ingredients, Any, Path, Mapping[str, Entry]], Entry]
+    check_recipe: Callable[[Any, Recipe, Sequence[str]], None] = lambda config, recipe, before: None
+    check_data: Callable[[Any, PreparedData], None] = lambda config, data: None
+    open_folder: Callable[[Path, PreparedData], Entry] = _refuse_folder
+
+
+KINDS: dict[str, RankerKind] = {}
+"""Kinds that have been loaded, by name."""
+_OURS = {"endpoint": "endpoint", "fuse": "fuse", "retrieve-then-rank": "retrieve"}
+
+
+def kind_names() -> list[str]:
+    """Return the kinds that an entry of a recipe's `rankers` can have."""
+    return sorted({*KINDS, *_entry_points()} - {SEQUENTIAL})
+
+
+def ranker_kind(name: str) -> RankerKind:
+    """Return the kind of this name.
+
+    Raises:
+        ConfigError: no installed package has it.
+    """
+    if name not in KINDS:
+        if name not in (found := _entry_points()):
+            raise ConfigError(
+                f"no installed package makes rankers of kind {name!r}; GRU4Rec, Caser, SASRec (sequential), MoRec, "
+                "LLaRA, TALLRec and Chat-REC come with `pip install prefrec-systems` (in a clone `make setup`)"
+            )
+        KINDS[name] = found[name].load()
+    return KINDS[name]
+
+
+def sequential_config(raw: Any) -> BaseModel:
+    """Return the configuration of one entry of a recipe's `sequential`.
+
+    Raises:
+        ValueError: a field is wrong, or the kind is not installed.
+    """
+    return _config(ranker_kind(SEQUENTIAL).config, raw, "")
+
+
+def ranker_config(raw: Any) -> BaseModel:
+    """Return the configuration of one entry of a recipe's `rankers`: a mapping whose `kind` says what the rest means.
+
+    Raises:
+        ValueError: there is no such kind, or a field is wrong.
+    """
+    kind = raw.get("kind") if isinstance(raw, dict) else getattr(raw, "kind", None)
+    if kind not in kind_names():
+        missing = "" if SEQUENTIAL in _entry_points() else "; `pip install prefrec-systems` brings more"
+        raise ValueError(f"each entry needs a kind, one of {', '.join(kind_names())}; got {kind!r}{missing}")
+    return _config(ranker_kind(kind).config, raw, f"{kind}: ")
+
+
+def _config(config: type[BaseModel], raw: Any, prefix: str) -> BaseModel:
+    try:
+        return config.model_validate(raw)
+    except ValidationError as e:
+        raise ValueError(f"{prefix}{settings_error(e, config)}") from e
+
+
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    ours = {kind: EntryPoint(kind, f"{__name__}.{module}:KIND", GROUP) for kind, module in _OURS.items()}
+    return {e.name: e for e in entry_points(group=GROUP)} | ours

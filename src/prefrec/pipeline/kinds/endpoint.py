@@ -1,0 +1,70 @@
+"""A model behind a server in a recipe: nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefrec import processes
+from prefrec.errors import ModelError
+from prefrec.lm.models import load_tokenizer
+from prefrec.pipeline.entry import Entry, adapter_key
+from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.kinds import RankerKind
+from prefrec.prompts import load_template
+from prefrec.rankers.base import Ranker
+from prefrec.rankers.endpoint import EndpointConfig, EndpointRanker
+from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
+from prefrec.runs.stage import file_facts, stage_key
+
+PATIENCE = {"timeout", "retries", "backoff", "concurrency", "key_variable"}
+"""Settings of a server that its answers do not depend on."""
+
+
+def endpoint_stage(made_of: Ingredients, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+    """Return the served model as an entry, asked with the recipe's template, length and chat setting.
+
+    Raises:
+        ModelError: the model is not named, and the server does not say which one it serves.
+    """
+    model = made_of.model
+    tokenizer, template = config.tokenizer or model.name, model.templates[0]
+    key = stage_key(
+        endpoint=config.model_dump(exclude={*PATIENCE, "name"}) | {"model": served_model(config)},
+        asked=[tokenizer, template, model.max_length, model.chat],
+        titles=adapter_key(None, made_of.data),
+        files=file_facts(Path(name).expanduser() for name in (tokenizer, template)),
+    )
+
+    def load(batch_size: int) -> Ranker:
+        return EndpointRanker(
+            config.name,
+            OpenAIClient(config),
+            load_tokenizer(tokenizer),
+            made_of.data.catalogue,
+            load_template(template, domain=made_of.data.domain),
+            max_length=model.max_length,
+            chat=model.chat,
+            prompts=config.prompts,
+        )
+
+    return Entry(config.name, key, load)
+
+
+def served_model(settings: ServerSettings) -> str:
+    """Return the model's name as the server has it; the server is asked for it where the settings leave it out.
+
+    Known answers are then those of this model, and not of another one that the server held before.
+
+    Raises:
+        ModelError: the server is away, or has not exactly one model.
+    """
+    if settings.model is not None:
+        return settings.model
+    try:
+        return processes.from_first(OpenAIClient(settings).model)
+    except ModelError as e:
+        raise ModelError(f"{e}; known answers are found without it where `model` names the one that gave them") from e
+
+
+KIND = RankerKind(EndpointConfig, endpoint_stage)

@@ -1,0 +1,128 @@
+"""Chat-REC in a recipe: it trains nothing, it combines an existing retriever with an existing language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prefrec.data import PreparedData
+from prefrec.data.readers import read_table
+from prefrec.pipeline.entry import Entry, known_entry
+from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.kinds import RankerKind
+from prefrec.pipeline.kinds.endpoint import PATIENCE, served_model
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, ModelSection, Recipe, check_known
+from prefrec.rankers.base import Ranker
+from prefrec.rankers.lm import load_lm
+from prefrec.rankers.openai_api import OpenAIClient
+from prefrec.rankers.reference import reference_ranker
+from prefrec.runs.stage import file_facts, stage_key
+from prefrec_systems.chatrec import ChatModel, ChatRecConfig, ChatRecRanker, EndpointChat, LocalChat, Profiles
+
+
+def chat_rec_stage(made_of: Ingredients, config: ChatRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+    """Return Chat-REC as an entry.
+
+    Raises:
+        ConfigError: there is no such retriever.
+        ModelError: the server's model is not named, and it does not say which one it serves.
+    """
+    first = retriever_entry(config, before)
+    chat, files = _chat_key(config, made_of.model), [config.users] if config.users else []
+    key = stage_key(
+        chat_rec=config.model_dump(exclude={"name", "model", "server", "batch_size", "max_length"}),
+        chat=chat,
+        retriever=first.key if first else config.retriever,
+        retriever_model=first.model if first else None,
+        data=made_of.data_key,
+        seed=made_of.seed,
+        files=file_facts(files),
+    )
+
+    def load(batch_size: int) -> Ranker:
+        return chat_rec_ranker(config, made_of.data, made_of.model, before, seed=made_of.seed, batch_size=batch_size)
+
+    return Entry(config.name, key, load)
+
+
+def chat_rec_ranker(
+    config: ChatRecConfig,
+    data: PreparedData,
+    model: ModelSection,
+    before: Mapping[str, Entry],
+    *,
+    seed: int,
+    batch_size: int = 8,
+) -> ChatRecRanker:
+    """Load retriever, language model and profiles.
+
+    Args:
+        config: what to put together.
+        data: titles, interactions and domain.
+        model: the local model where `config` names none, and its precision.
+        before: entries by name, of which one may be the retriever.
+        seed: of ties, and of the reference row `random`.
+        batch_size: rows per pass of the retriever.
+
+    Raises:
+        ConfigError: there is no such retriever.
+        DataError: the table of users cannot be read.
+        ModelError, TokenizerError: the local model cannot be read, or has no chat template.
+    """
+    first = retriever_entry(config, before)
+    if first is None:
+        retriever = reference_ranker(config.retriever, data.train_interactions, data.catalogue, seed, data.validation)
+    else:
+        retriever = first.load(batch_size)
+    profiles = Profiles(data.catalogue, data.train_interactions, _users(config.users))
+    chat = _chat(config, model)
+    return ChatRecRanker(
+        config.name, retriever, chat, data.catalogue, profiles, domain=data.domain, keep=config.keep, seed=seed
+    )
+
+
+def retriever_entry(config: ChatRecConfig, before: Mapping[str, Entry]) -> Entry | None:
+    """Return the entry that retrieves; None for a reference row.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if config.retriever in REFERENCE_RANKERS:
+        return None
+    return known_entry(config.retriever, config.name, before, "retriever", REFERENCE_RANKERS)
+
+
+def _chat_key(config: ChatRecConfig, model: ModelSection) -> dict[str, Any]:
+    """Return what the answers of the language model depend on."""
+    if config.server is not None:
+        return config.server.model_dump(exclude=PATIENCE) | {"model": served_model(config.server)}
+    name = config.model or model.name
+    loading = {k: v for k, v in model.loading().items() if k in model.decisive()}
+    return {"model": name, **loading, "max_length": config.max_length, "files": file_facts([Path(name).expanduser()])}
+
+
+def _chat(config: ChatRecConfig, model: ModelSection) -> ChatModel:
+    if config.server is not None:
+        return EndpointChat(OpenAIClient(config.server), max_new_tokens=config.max_new_tokens)
+    lm, tokenizer = load_lm(config.model or model.name, **model.loading())
+    return LocalChat(
+        lm,
+        tokenizer,
+        max_new_tokens=config.max_new_tokens,
+        max_length=config.max_length,
+        batch_size=config.batch_size,
+    )
+
+
+def _users(path: Path | None) -> pl.DataFrame | None:
+    return read_table(path) if path is not None else None
+
+
+def _check_recipe(config: ChatRecConfig, recipe: Recipe, before: Sequence[str]) -> None:
+    check_known(f"rankers.{config.name}.retriever", config.retriever, [*REFERENCE_RANKERS, *before])
+
+
+KIND = RankerKind(ChatRecConfig, chat_rec_stage, _check_recipe)

@@ -1,0 +1,1 @@
+"""Verbs that the compared systems add to the command `prefrec`."""

@@ -1,0 +1,162 @@
+"""`prefrec chat`: recommendations to talk about, by Chat-REC."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from prefrec.cli import _options as o
+from prefrec.cli.rank import find_item
+from prefrec.console import say, warn
+from prefrec.data import PreparedData, seen_items
+from prefrec.errors import ConfigError, DataError, PrefrecError
+from prefrec.pipeline.entry import Entry, full_entries
+from prefrec.pipeline.kinds import SEQUENTIAL
+from prefrec.pipeline.opened import Run, open_run
+from prefrec_systems.chatrec import ChatRecConfig, ChatSession, Reply
+from prefrec_systems.chatrec.stage import chat_rec_ranker
+from prefrec_systems.sequential.stage import open_sequential
+
+MORE, QUIT = "/more", "/quit"
+
+
+def chat(
+    run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, as runs/demo.")],
+    user: Annotated[
+        str | None,
+        typer.Option(
+            help="User id: the history is that of the user's first row in test, else validation, else training."
+        ),
+    ] = None,
+    history: Annotated[
+        list[str] | None, typer.Option(help="Instead of --user: title or item id, oldest first; repeat for each.")
+    ] = None,
+    ask: Annotated[
+        list[str] | None, typer.Option(help="What to say next; repeat for each. Default: what is typed.")
+    ] = None,
+    retriever: Annotated[
+        str | None, typer.Option(help="item-kNN and other reference rows, SASRec and other rankers of the run.")
+    ] = None,
+    keep: Annotated[int | None, typer.Option(help="Items that the language model is shown at a time.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Local model with a chat template; default: the run's base model.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Server instead, as http://localhost:8000/v1.")] = None,
+    served_model: Annotated[str | None, typer.Option(help="Model of the server; default: the only one.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Titles of the list that are printed.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a reply, for machines.")] = False,
+) -> None:
+    """Recommend titles and talk about them: "something funnier", "why the second?".
+
+    A retriever of the run picks items that the user does not know, a language model orders them, gives its reason,
+    and answers what is said next; `/more` brings the retriever's next items, `/quit` ends. A typed line that cannot
+    be answered is said to be so, and the conversation goes on. It is kept in memory only. What is not set here comes
+    from the first chat-rec ranker of the run's recipe, if it has one.
+
+    Example: prefrec chat runs/demo --user 42 --retriever item-kNN
+
+    Example: prefrec chat runs/demo --history Alien --history Aliens --url http://localhost:8000/v1 --ask "Why the
+    second?"
+    """
+    opened = open_run(run)
+    server = {k: v for k, v in {"url": url, "model": served_model}.items() if v is not None}
+    given = {"retriever": retriever, "keep": keep, "model": model, "max_new_tokens": max_new_tokens}
+    config = _config(opened, {k: v for k, v in given.items() if v is not None}, server)
+    who, known, seen = _user(opened.data, user, history or [])
+    ranker = chat_rec_ranker(
+        config, opened.data, opened.recipe.model, _entries(opened, config.retriever), seed=opened.recipe.seed
+    )
+    fresh = [item for item in opened.data.catalogue.ids if item not in seen]
+    session = ChatSession(ranker, who, known, fresh)
+    for said, reply in _replies(session, ask, as_json):
+        _tell(opened.data, said, reply, top, as_json)
+
+
+def _config(run: Run, given: dict[str, Any], server: dict[str, Any]) -> ChatRecConfig:
+    """The run's own settings, if it has any, with those of the command line over them."""
+    own = next((r for r in run.recipe.rankers if isinstance(r, ChatRecConfig)), ChatRecConfig())
+    settings = own.model_dump()
+    if server:
+        settings["server"] = {**(settings["server"] or {}), **server}
+        settings["model"] = None
+    elif "model" in given:
+        settings["server"] = None
+    return o.fill(ChatRecConfig, **{**settings, **given})
+
+
+def _entries(run: Run, wanted: str) -> dict[str, Entry]:
+    """Rankers of the run that can retrieve: language models are asked after the history alone.
+
+    Of those that the recipe no longer fits only the one that is wanted is looked at, and refused.
+    """
+    sequential = [run.folder / SEQUENTIAL / s.model for s in run.recipe.sequential]
+    trained = [open_sequential(folder, run.data) for folder in sequential if (folder / "model.json").is_file()]
+    fit = [name for name in run.models if name == wanted or not run.changed(name)]
+    return {entry.name: entry for entry in [*trained, *full_entries([run.entry(name) for name in fit])]}
+
+
+def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str, tuple[str, ...], set[str]]:
+    """User id, history and the items not to recommend."""
+    if (user is None) == (not titles):
+        raise ConfigError("give either --user or --history")
+    if user is None:
+        known = tuple(find_item(data.catalogue, title) for title in titles)
+        return "-", known, set(known)
+    rows = (e for split in ("test", "validation", "train") for e in data.split(split) if e.user_id == user)
+    row = next(rows, None)
+    if row is None:
+        raise DataError(f"user {user!r} has no row in this run; name titles with --history")
+    return user, row.history, seen_items(data, [row])[0]
+
+
+def _replies(session: ChatSession, asked: list[str] | None, as_json: bool) -> Iterator[tuple[str | None, Reply]]:
+    """What was said, and the reply: first a recommendation. An error ends it, but not where people are typing."""
+    yield None, session.recommend()
+    for said in _typed() if asked is None else asked:
+        if said == QUIT:
+            return
+        try:
+            reply = session.recommend() if said == MORE else session.ask(said)
+        except PrefrecError as e:
+            if asked is not None:
+                raise
+            if as_json:
+                typer.echo(json.dumps({"asked": said, "error": str(e)}, ensure_ascii=False))
+            else:
+                warn(escape(str(e)))
+        else:
+            yield said, reply
+
+
+def _typed() -> Iterator[str]:
+    """Lines of standard input that hold something."""
+    if sys.stdin.isatty():
+        say(f"Ask, or say what you would like; {MORE} for other titles, {QUIT} to end.")
+    for line in sys.stdin:
+        if line.strip():
+            yield line.strip()
+
+
+def _tell(data: PreparedData, said: str | None, reply: Reply, top: int, as_json: bool) -> None:
+    titles = data.catalogue.titles_of(reply.items)
+    if as_json:
+        items = [{"item_id": i, "title": t} for i, t in zip(reply.items, titles, strict=True)][:top]
+        answer = {"asked": said, "text": reply.text, "reason": reply.reason, "changed": reply.changed, "items": items}
+        typer.echo(json.dumps(answer, ensure_ascii=False))
+        return
+    out = Console()
+    if not reply.changed:
+        out.print(reply.text.strip(), markup=False, highlight=False, soft_wrap=True)
+    if reply.changed or said in (None, MORE):
+        for place, title in enumerate(titles[:top], start=1):
+            out.print(f"{place:3}. {title}", markup=False, highlight=False, soft_wrap=True)
+    if reply.reason:
+        out.print(reply.reason, markup=False, highlight=False, soft_wrap=True)

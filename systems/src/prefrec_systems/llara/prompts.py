@@ -1,0 +1,66 @@
+"""Hybrid prompts: after each title that is shown, the token of its item."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+from transformers import PreTrainedTokenizerBase
+
+from prefrec.data import Catalogue
+from prefrec.errors import DataError
+from prefrec.prompts import PromptEncoder
+from prefrec_systems.llara.embedding import HybridEmbedding
+
+_MARK = "\ue0d5"  # of the private use area: no letter of any script
+_PLACE = re.compile(f"{_MARK}(\\d+){_MARK}")
+_ANCHOR = "a"
+
+
+class HybridEncoder(PromptEncoder):
+    """A `PromptEncoder` of prompts in which titles of `hybrid_catalogue` are shown.
+
+    Text is tokenised piece by piece between the items' tokens, as around special tokens.
+
+    Args:
+        tokenizer: of the language model.
+        embedding: which token id is which item's.
+        **settings: further arguments of `PromptEncoder`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, embedding: HybridEmbedding, **settings: Any) -> None:
+        super().__init__(tokenizer, **settings)
+        self.first_item = embedding.first_item
+
+    def _ids(self, text: str, *, begin: bool = False, special: bool = False) -> tuple[int, ...]:
+        first, *rest = _PLACE.split(text)
+        ids = [*super()._ids(first, begin=begin, special=special)]
+        if rest:
+            pieces = self._continued(rest[1::2], special=special)
+            for item, piece in zip(rest[::2], pieces, strict=True):
+                ids += [self.first_item + int(item), *piece]
+        return tuple(ids)
+
+    def _continued(self, texts: Sequence[str], *, special: bool) -> list[tuple[int, ...]]:
+        """Token ids of texts that follow something: without the space that some tokenizers begin every text with."""
+        count = len(texts)
+        before, *ids = self._many_ids([_ANCHOR, *(_ANCHOR + t for t in texts), *texts], special=special)
+        joint, alone = ids[:count], ids[count:]
+        return [j[len(before) :] if j[: len(before)] == before else a for j, a in zip(joint, alone, strict=True)]
+
+
+def hybrid_catalogue(catalogue: Catalogue, embedding: HybridEmbedding) -> Catalogue:
+    """The catalogue as prompts show it: each title with the place of its item behind it.
+
+    Items that the sequential recommender does not know keep their title alone.
+
+    Raises:
+        DataError: a title holds the character that marks the places.
+    """
+    places = {item: f"{_MARK}{n}{_MARK}" for n, item in enumerate(embedding.ids)}
+    if marked := [title for title in catalogue.titles.values() if _MARK in title]:
+        raise DataError(f"the title {marked[0]!r} holds U+E0D5, which hybrid prompts mark items with: take it out")
+    shown = [title + places.get(item, "") for item, title in catalogue.titles.items()]
+    return Catalogue(catalogue.frame.with_columns(pl.Series("title", shown)))

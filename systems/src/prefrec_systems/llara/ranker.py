@@ -1,0 +1,99 @@
+"""LLaRA as a ranker: an `LMRanker` whose prompts show items as titles and projected vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.lm.models import load_model
+from prefrec.prompts import ChoiceSet, PromptTemplate
+from prefrec.rankers.lm import LMRanker, load_lm
+from prefrec.training import encode_examples, load_adapter
+from prefrec_systems.llara.embedding import embedding_of, load_projector
+from prefrec_systems.llara.prompts import HybridEncoder, hybrid_catalogue
+
+
+class LlaraRanker(LMRanker):
+    """Ranks candidates by the log-probability of their titles after a hybrid prompt; answers are text.
+
+    Args:
+        name: shown in tables.
+        model: a model that knows items, in evaluation mode.
+        tokenizer: of the model.
+        catalogue: titles of all items.
+        template: the prompt.
+        **settings: further arguments of `LMRanker`.
+
+    Raises:
+        ModelError: the model knows no items.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        catalogue: Catalogue,
+        template: PromptTemplate,
+        **settings: Any,
+    ) -> None:
+        super().__init__(name, model, tokenizer, catalogue, template, **settings)
+        embedding = embedding_of(model)
+        plain = self.encoder
+        self.encoder = HybridEncoder(tokenizer, embedding, max_length=plain.max_length, chat=plain.chat)
+        self.shown = hybrid_catalogue(catalogue, embedding)
+
+    def _encode(self, examples: Sequence[RankingExample], answers: Any) -> list[ChoiceSet]:
+        return encode_examples(
+            examples, self.catalogue, [self.template], self.encoder, answers=answers, shown=self.shown
+        )
+
+
+def load_llara_model(base: str, adapter: Path, **loading: Any) -> Any:
+    """A base with a LLaRA adapter, which is trainable, and its items, whose projector is frozen: to align it further.
+
+    Args:
+        base: a name for `prefrec.lm.models.load_model`.
+        adapter: folder of adapter and projector.
+        **loading: further arguments of `prefrec.lm.models.load_model`.
+
+    Raises:
+        ModelError: base, adapter or projector cannot be found or read.
+    """
+    model = load_adapter(load_model(base, **loading), adapter, is_trainable=True)
+    load_projector(model, adapter)
+    return model
+
+
+def load_llara(
+    name: str,
+    base: str,
+    adapter: Path,
+    catalogue: Catalogue,
+    template: PromptTemplate,
+    *,
+    loading: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> LlaraRanker:
+    """The ranker of a trained adapter with its projector, on a GPU if there is one.
+
+    Args:
+        name: in the tables.
+        base: a name for `prefrec.lm.models.load_model`.
+        adapter: folder of adapter and projector.
+        catalogue: titles of all items.
+        template: the prompt.
+        loading: arguments of `prefrec.lm.models.load_model`; None: bfloat16.
+        **settings: further arguments of `LMRanker`.
+
+    Raises:
+        ModelError: base, adapter or projector cannot be found or read.
+    """
+    model, tokenizer = load_lm(base, adapter, **(loading or {}))
+    load_projector(model, adapter)
+    return LlaraRanker(name, model, tokenizer, catalogue, template, **settings)

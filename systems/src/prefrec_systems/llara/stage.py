@@ -1,0 +1,207 @@
+"""LLaRA, and S-DPO after it, in a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import set_seed
+
+from prefrec.data import RankingExample
+from prefrec.errors import ConfigError
+from prefrec.lm.models import load_model, load_tokenizer
+from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.kinds import RankerKind
+from prefrec.pipeline.recipe import LoraSection, Recipe
+from prefrec.pipeline.train import (
+    WEIGHTS,
+    adapter_config,
+    tell_fewer,
+    train_to_weights,
+    training_arguments,
+    training_rows,
+)
+from prefrec.processes import is_first
+from prefrec.prompts import ChoiceSet, load_template
+from prefrec.runs.stage import stage
+from prefrec.training import ChoiceDataset, PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer, encode_examples
+from prefrec.training.adapters import add_adapter
+from prefrec.training.config import SFTConfig
+from prefrec_systems.llara import (
+    PROJECTOR_FILE,
+    CurriculumDataset,
+    HybridEncoder,
+    LlaraAlignConfig,
+    LlaraConfig,
+    LlaraRanker,
+    LlaraTrainer,
+    add_items,
+    embedding_of,
+    hybrid_catalogue,
+    load_llara,
+    load_llara_model,
+    save_projector,
+    vectors_of,
+)
+from prefrec_systems.sequential import SequentialRanker
+
+MADE = (f"{WEIGHTS}/adapter_config.json", f"{WEIGHTS}/{PROJECTOR_FILE}")
+"""What a finished stage has."""
+
+
+def llara_stage(made_of: Ingredients, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+    """Train LLaRA in `folder`, or find it trained there. `Recipe` sees to it that the source of its items is made."""
+    source = before[config.items_from]
+    key = made_of.key(llara=config.decisive(), items=source.key)
+    if due(folder, key, config.name, MADE):
+        with stage(folder, key, config.kind, config.model_dump()):
+            _train(made_of, config, folder, source)
+    return _entry(made_of, config.name, folder, key)
+
+
+def llara_align_stage(
+    made_of: Ingredients, config: LlaraAlignConfig, folder: Path, before: Mapping[str, Entry]
+) -> Entry:
+    """Align LLaRA in `folder`, or find it aligned there. `Recipe` sees to it that its reference is there.
+
+    Raises:
+        ConfigError: the lists have too few candidates.
+    """
+    reference = before[config.reference]
+    key = made_of.key(llara_s_dpo=config.decisive(), start=reference.key)
+    if due(folder, key, config.name, MADE):
+        with stage(folder, key, config.kind, config.model_dump()):
+            _align(made_of, config, folder, reference)
+    return _entry(made_of, config.name, folder, key)
+
+
+def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Entry) -> None:
+    data, seed = made_of.data, made_of.seed
+    set_seed(seed)
+    base: Any = load_model(made_of.model.name, **made_of.model.loading())
+    model = add_adapter(base, adapter_config(made_of.lora or LoraSection()))
+    add_items(model, vectors_of(cast(SequentialRanker, source.load(8))))
+    hybrid = _Prompts(made_of, model)
+    rows, held_out = training_rows(data, config, seed), data.some("validation", config.eval_rows)
+    tell_fewer(config.name, config, len(rows))
+    trainer = LlaraTrainer(
+        model,
+        SFTConfig(**training_arguments(config, made_of.model, folder, seed, "steps" if config.eval_rows else "no")),
+        CurriculumDataset(
+            hybrid.encode(rows, "target"), hybrid.encode(rows, "target", text=True), epochs=config.epochs, seed=seed
+        ),
+        ChoiceDataset(hybrid.encode(held_out, "target")) if held_out else None,
+        hybrid.encoder.tokenizer,
+    )
+    _finish(trainer, folder)
+
+
+def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, reference: Entry) -> None:
+    data, seed = made_of.data, made_of.seed
+    set_seed(seed)
+    model = load_llara_model(made_of.model.name, cast(Path, reference.weights), **made_of.model.loading())
+    hybrid = _Prompts(made_of, model)
+    choices = {"num_negatives": config.num_negatives, "negatives": config.negatives}
+
+    def dataset(examples: Sequence[RankingExample]) -> PreferenceDataset:
+        return PreferenceDataset(hybrid.encode(examples, "target-first"), seed=seed, **cast(Any, choices))
+
+    rows = training_rows(data, config, seed)
+    tell_fewer(config.name, config, len(rows))
+    trainer = SoftmaxDPOTrainer(
+        model,
+        SoftmaxDPOConfig(
+            **training_arguments(config, made_of.model, folder, seed, "steps" if config.eval_rows else "no"),
+            **cast(Any, choices),
+            beta=config.beta,
+            max_tokens_per_pass=config.max_tokens_per_pass,
+        ),
+        dataset(rows),
+        dataset(data.some("validation", config.eval_rows)) if config.eval_rows else None,
+        hybrid.encoder.tokenizer,
+    )
+    _finish(trainer, folder)
+
+
+class _Prompts:
+    """Training rows as choice sets, with and without items."""
+
+    def __init__(self, made_of: Ingredients, model: Any) -> None:
+        section, self.data = made_of.model, made_of.data
+        embedding = embedding_of(model)
+        self.templates = [load_template(name, domain=self.data.domain) for name in section.templates]
+        self.shown = hybrid_catalogue(self.data.catalogue, embedding)
+        self.encoder = HybridEncoder(
+            load_tokenizer(section.name), embedding, max_length=section.max_length, chat=section.chat
+        )
+
+    def encode(self, examples: Sequence[RankingExample], answers: Any, *, text: bool = False) -> list[ChoiceSet]:
+        """As `encode_examples`; as text alone where `text` is set."""
+        shown = None if text else self.shown
+        return encode_examples(
+            examples, self.data.catalogue, self.templates, self.encoder, answers=answers, shown=shown
+        )
+
+
+def _finish(trainer: Any, folder: Path) -> None:
+    """Train to the end; adapter and projector in one folder.
+
+    Raises:
+        ConfigError: the weights are shared out over processes, so that none has the projector.
+    """
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ConfigError(
+            "LLaRA wants the whole model in every process: launch it without FSDP and DeepSpeed, such as by "
+            "configs/accelerate/ddp.yaml"
+        )
+    train_to_weights(trainer, folder)
+    if is_first():
+        save_projector(trainer.model, folder / WEIGHTS)
+
+
+def _entry(made_of: Ingredients, name: str, folder: Path, key: str) -> Entry:
+    model, data = made_of.model, made_of.data
+
+    def load(batch_size: int) -> LlaraRanker:
+        return load_llara(
+            name,
+            model.name,
+            folder / WEIGHTS,
+            data.catalogue,
+            load_template(model.templates[0], domain=data.domain),
+            loading=model.loading(),
+            max_length=model.max_length,
+            chat=model.chat,
+            batch_size=batch_size,
+        )
+
+    return Entry(name, key, load, weights=folder / WEIGHTS)
+
+
+def _check_recipe(config: LlaraConfig, recipe: Recipe, before: Sequence[str]) -> None:
+    if config.items_from not in [s.model for s in recipe.sequential]:
+        raise ValueError(
+            f"rankers.{config.name}.items_from: {config.name} takes item vectors from {config.items_from}: add "
+            f"`- model: {config.items_from}` to the recipe's `sequential`, or name one that is there"
+        )
+
+
+def _check_aligned_recipe(config: LlaraAlignConfig, recipe: Recipe, before: Sequence[str]) -> None:
+    place, room = f"rankers.{config.name}", recipe.data.candidates.size - 1
+    llaras = [r.name for r in recipe.rankers if r.kind in ("llara", config.kind) and r.name in before]
+    if config.reference not in llaras:
+        raise ValueError(
+            f"{place}.reference: {config.name} goes on from {config.reference}: put an entry of kind llara with this "
+            "name before it"
+        )
+    if config.num_negatives > room:
+        raise ValueError(
+            f"{place}.num_negatives: {config.num_negatives} negatives, but a list of {room + 1} candidates has only "
+            f"{room}; lower it, or raise data.candidates.size"
+        )
+
+
+KIND = RankerKind(LlaraConfig, llara_stage, _check_recipe)
+ALIGN_KIND = RankerKind(LlaraAlignConfig, llara_align_stage, _check_aligned_recipe)

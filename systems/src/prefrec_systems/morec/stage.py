@@ -1,0 +1,32 @@
+"""MoRec in a recipe: training sequences and titles in, weights and title vectors out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.kinds import RankerKind
+from prefrec.processes import is_first
+from prefrec.rankers.base import Ranker
+from prefrec.runs.stage import file_facts, stage, stage_key
+from prefrec_systems.morec import MODEL_FILES, MoRecConfig, load_morec, train_morec
+
+
+def morec_stage(made_of: Ingredients, config: MoRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+    """Train MoRec in `folder`, or find it trained there."""
+    facts = file_facts([Path(config.encoder).expanduser()])
+    key = stage_key(data=made_of.data_key, seed=made_of.seed, morec=config.model_dump(), encoder=facts)
+    if due(folder, key, config.name, MODEL_FILES):
+        with stage(folder, key, config.kind, config.model_dump()):
+            if is_first():
+                train_morec(made_of.data, config, folder, seed=made_of.seed)
+
+    def load(batch_size: int) -> Ranker:
+        return load_morec(folder, made_of.data.catalogue, config.name)
+
+    return Entry(config.name, key, load, load, folder)
+
+
+KIND = RankerKind(MoRecConfig, morec_stage)

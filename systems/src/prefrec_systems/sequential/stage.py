@@ -1,0 +1,60 @@
+"""GRU4Rec, Caser and SASRec in a recipe: trained by hopwise, asked here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from prefrec.data import PreparedData
+from prefrec.errors import ModelError
+from prefrec.files import read_json
+from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.kinds import SEQUENTIAL, RankerKind
+from prefrec.processes import is_first
+from prefrec.runs.stage import file_facts, stage, stage_key
+from prefrec_systems.sequential.config import SequentialConfig
+from prefrec_systems.sequential.ranker import SequentialRanker, load_sequential, require_hopwise
+from prefrec_systems.sequential.train import MODEL_FILES, train_sequential
+
+
+def sequential_stage(
+    made_of: Ingredients, config: SequentialConfig, folder: Path, before: Mapping[str, Entry]
+) -> Entry:
+    """Train a sequential recommender in `folder`, or find it trained there.
+
+    Raises:
+        ConfigError: hopwise, or a module that it needs, is not installed.
+    """
+    require_hopwise()
+    key = stage_key(
+        data=made_of.data_key, seed=made_of.seed, sequential=config.model_dump(), hopwise=version("hopwise")
+    )
+    if due(folder, key, config.model, MODEL_FILES):
+        with stage(folder, key, SEQUENTIAL, config.model_dump()):
+            if is_first():
+                train_sequential(made_of.data, config, folder, seed=made_of.seed)
+    return _entry(config.model, key, folder, made_of.data)
+
+
+def open_sequential(folder: Path, data: PreparedData) -> Entry:
+    """Return the sequential recommender in a folder from outside a run.
+
+    Raises:
+        ModelError: there is none.
+    """
+    about = read_json(folder / "model.json")
+    if not isinstance(about, dict) or "model" not in about:
+        raise ModelError(f"{folder} holds no sequential recommender; `prefrec sequential DATA {folder}` trains one")
+    return _entry(about["model"], stage_key(files=file_facts([folder])), folder, data)
+
+
+def _entry(name: str, key: str, folder: Path, data: PreparedData) -> Entry:
+    def load(batch_size: int) -> SequentialRanker:
+        return load_sequential(folder, data.catalogue, name)
+
+    return Entry(name, key, load, load, folder)
+
+
+KIND = RankerKind(SequentialConfig, sequential_stage, open_folder=open_sequential)

@@ -1,0 +1,38 @@
+"""What TALLRec is trained with, checked by pydantic."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from prefrec.data import PreparedData
+from prefrec.rankers.config import RankerConfig
+from prefrec.training.section import TrainSection
+from prefrec_systems.tallrec.questions import Opinions, training_questions
+
+
+class TallrecConfig(RankerConfig, TrainSection):
+    """TALLRec: instruction tuning on like and dislike, then ranking by P(Yes).
+
+    `rows` counts questions: one a training row where the log has ratings, else 1 + `negatives`. With ratings
+    `eval_rows` has no effect: those of validation rows are kept from training.
+    """
+
+    kind: Literal["tallrec"] = "tallrec"
+    name: str = "TALLRec"
+    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
+    liked: float = Field(4.0, description="Rating from which on an item counts as liked.")
+    negatives: int = Field(
+        1,
+        ge=1,
+        description="Untouched items a row that count as disliked, where no rating is below `liked`.",
+    )
+    template: str | None = Field(
+        None, description="A jinja2 file with liked, disliked, item; None: the domain's own."
+    )
+
+    def available_rows(self, data: PreparedData, seed: int) -> int:
+        """Return the number of questions that training chooses from."""
+        opinions = Opinions(data.opinions, self.liked)
+        return len(training_questions(data.train, opinions, negatives=self.negatives, seed=seed))

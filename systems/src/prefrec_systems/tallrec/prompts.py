@@ -1,0 +1,71 @@
+"""TALLRec's question: what a user liked and disliked, one item, and an answer that is Yes or No."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import ClassVar
+
+from prefrec.data import Catalogue
+from prefrec.errors import TemplateError, TokenizerError
+from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
+from prefrec_systems.tallrec.questions import Question
+
+YES, NO = "Yes", "No"
+ANSWERS = (YES, NO)
+"""In the order of the answers of every choice set that is scored."""
+
+
+@dataclass(frozen=True)
+class LikeTemplate(PromptTemplate):
+    """A prompt with the placeholders `liked` and `disliked` (lists of titles, oldest first) and `item` (a title)."""
+
+    placeholders: ClassVar[tuple[str, ...]] = ("liked", "disliked", "item")
+
+    def ask(self, liked: Sequence[str], disliked: Sequence[str], item: str) -> str:
+        """The prompt text for these titles."""
+        return self._fill(liked=list(liked), disliked=list(disliked), item=item)
+
+
+def load_like_template(name: str | None, *, domain: str = "generic") -> LikeTemplate:
+    """The built-in template of a domain, or the one in a file.
+
+    Raises:
+        TemplateError: there is no such file, or it is no template of this kind.
+    """
+    if name is None:
+        built_in = files("prefrec.prompts") / "templates" / "like" / f"{domain}.jinja2"
+        return LikeTemplate(f"like/{domain}", built_in.read_text(encoding="utf-8"))
+    if not Path(name).is_file():
+        raise TemplateError(f"no template {name!r}: expected a path to a jinja2 file, or none for the built-in one")
+    return LikeTemplate.read(Path(name))
+
+
+def encode_question(
+    question: Question,
+    catalogue: Catalogue,
+    template: LikeTemplate,
+    encoder: PromptEncoder,
+    answers: Sequence[str] = ANSWERS,
+) -> ChoiceSet:
+    """The choice set of a question; the oldest items of a history that does not fit are left out.
+
+    Raises:
+        TokenizerError: the question exceeds the encoder's `max_length` without any history.
+    """
+    (item,) = catalogue.titles_of([question.item])
+    titles = catalogue.titles_of(i for i, _ in question.history)
+    opinions = [(title, liked) for title, (_, liked) in zip(titles, question.history, strict=True)]
+    for dropped in range(len(opinions) + 1):
+        liked, disliked = ([t for t, like in opinions[dropped:] if like is which] for which in (True, False))
+        try:
+            choices = encoder.encode_text(template.ask(liked, disliked, item), answers)
+        except TokenizerError:
+            if dropped == len(opinions):
+                raise
+        else:
+            encoder.shortened += dropped > 0
+            return choices
+    raise AssertionError("the loop returns or raises")

@@ -1,0 +1,109 @@
+"""TALLRec as a ranker: one question a candidate, ranked by P(Yes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefrec import processes
+from prefrec.console import track
+from prefrec.data import Catalogue, RankingExample
+from prefrec.prompts import ChoiceSet, PromptEncoder
+from prefrec.rankers.catalogue import CatalogueRanker
+from prefrec.rankers.lm import LMRanker, load_lm
+from prefrec.rankers.rows import pad_scores
+from prefrec_systems.tallrec.prompts import LikeTemplate, encode_question
+from prefrec_systems.tallrec.questions import Opinions, Question, history_of
+
+
+class TallrecRanker:
+    """Ranks candidates by the probability that the answer is Yes and not No, end token included.
+
+    P(Yes) = exp(l_Yes) / (exp(l_Yes) + exp(l_No)), with l the log-probability of an answer after the question
+    about one candidate. The questions of a row begin alike, with the user's history: they are read as a trie that
+    branches where the candidates' titles do, so that what they share is read once.
+
+    It does not answer in text: its answer would be Yes or No, not a title.
+
+    Args:
+        lm: model, tokenizer, catalogue and name; its template is a `LikeTemplate`.
+        opinions: which items of the histories were disliked.
+    """
+
+    def __init__(self, lm: LMRanker, opinions: Opinions) -> None:
+        if not isinstance(lm.template, LikeTemplate):
+            raise TypeError(f"TALLRec asks by a LikeTemplate, got {type(lm.template).__name__}")
+        self.name = lm.name
+        self.lm = lm
+        self.template = lm.template
+        self.opinions = opinions
+        self._tries = CatalogueRanker(lm)
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """P(Yes) of the candidates, [B, C]; −inf where a row has fewer candidates."""
+        own = processes.share(range(len(examples)))
+        found = [(i, self._yes(examples[i])) for i in track(own, f"{self.name}: scoring")]
+        yes = dict(processes.pool(found))
+        return pad_scores([yes[i] for i in range(len(examples))])
+
+    def _yes(self, example: RankingExample) -> NDArray[np.float64]:
+        """P(Yes) of each candidate [C]."""
+        history = history_of(example, self.opinions)
+        questions = [
+            encode_question(
+                Question(history, c), self.lm.catalogue, self.template, cast(PromptEncoder, self.lm.encoder)
+            )
+            for c in example.candidates
+        ]
+        logps = [self._tries.logps(part) for part in together(questions)]
+        yes, no = np.concatenate(logps).astype(np.float64).reshape(-1, 2).T
+        return 1 / (1 + np.exp(np.clip(no - yes, -700, 700)))
+
+
+def together(questions: Sequence[ChoiceSet]) -> Sequence[ChoiceSet]:
+    """One choice set for all questions: the tokens they begin with, then the rest of each before its answers.
+
+    What the answers of one question have in common falls out of their comparison. Questions that begin differently
+    stay as they are: a model is asked nothing without a prompt.
+    """
+    columns = zip(*(q.prompt for q in questions), strict=False)
+    prompt = tuple(tokens[0] for tokens in takewhile(lambda tokens: len(set(tokens)) == 1, columns))
+    if not prompt:
+        return questions
+    rests = [(q.prompt[len(prompt) :], q.answers) for q in questions]
+    return [ChoiceSet(prompt, tuple(rest + a for rest, answers in rests for a in answers))]
+
+
+def load_tallrec(
+    name: str,
+    base: str,
+    adapter: Path,
+    catalogue: Catalogue,
+    template: LikeTemplate,
+    opinions: Opinions,
+    *,
+    loading: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> TallrecRanker:
+    """The ranker of a trained adapter, on a GPU if there is one.
+
+    Args:
+        name: in the tables.
+        base: a name for `prefrec.lm.models.load_model`.
+        adapter: folder of the adapter that was tuned on `tallrec_dataset`.
+        catalogue: titles of all items.
+        template: that it was tuned with.
+        opinions: which items of the histories were disliked.
+        loading: arguments of `prefrec.lm.models.load_model`; None: bfloat16.
+        **settings: further arguments of `LMRanker`.
+
+    Raises:
+        ModelError: base or adapter cannot be found or read.
+    """
+    model, tokenizer = load_lm(base, adapter, **(loading or {}))
+    return TallrecRanker(LMRanker(name, model, tokenizer, catalogue, template, **settings), opinions)

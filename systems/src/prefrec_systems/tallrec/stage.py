@@ -1,0 +1,103 @@
+"""TALLRec in a recipe: questions from training rows, an adapter by SFT, a ranker by P(Yes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformers import set_seed
+
+from prefrec.console import say
+from prefrec.lm.models import load_model, load_tokenizer
+from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.kinds import RankerKind
+from prefrec.pipeline.recipe import LoraSection
+from prefrec.pipeline.train import (
+    WEIGHTS,
+    adapter_config,
+    some_rows,
+    tell_fewer,
+    train_to_weights,
+    training_arguments,
+)
+from prefrec.prompts import PromptEncoder
+from prefrec.runs.stage import file_facts, stage
+from prefrec.training import SFTConfig, SFTTrainer
+from prefrec_systems.tallrec import (
+    LikeTemplate,
+    Opinions,
+    TallrecConfig,
+    TallrecRanker,
+    load_like_template,
+    load_tallrec,
+    tallrec_dataset,
+    training_questions,
+)
+
+
+def tallrec_stage(made_of: Ingredients, config: TallrecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+    """Train TALLRec in `folder`, or find it trained there."""
+    template = load_like_template(config.template, domain=made_of.data.domain)
+    opinions = Opinions(made_of.data.opinions, config.liked)
+    facts = file_facts([Path(config.template)] if config.template else [])
+    key = made_of.key(tallrec=config.decisive(), template=facts)
+    if due(folder, key, config.name, [f"{WEIGHTS}/adapter_config.json"]):
+        with stage(folder, key, config.kind, config.model_dump()):
+            _train(made_of, config, folder, template, opinions)
+
+    def load(batch_size: int) -> TallrecRanker:
+        return _load(made_of, config, folder, template, opinions)
+
+    return Entry(config.name, key, load, weights=folder / WEIGHTS)
+
+
+def _train(
+    made_of: Ingredients, config: TallrecConfig, folder: Path, template: LikeTemplate, opinions: Opinions
+) -> None:
+    data, seed = made_of.data, made_of.seed
+    set_seed(seed)
+    if not opinions:
+        say(
+            f"{config.name}: no rating below {config.liked:g}: what was chosen is liked, untouched candidates are not"
+        )
+    encoder = PromptEncoder(
+        load_tokenizer(made_of.model.name), max_length=made_of.model.max_length, chat=made_of.model.chat
+    )
+    questions = training_questions(data.train, opinions, negatives=config.negatives, seed=seed)
+    if opinions:
+        config = config.model_copy(update={"eval_rows": 0})  # the answers to validation rows are not told
+    held_out = training_questions(
+        data.some("validation", config.eval_rows), opinions, negatives=config.negatives, seed=seed
+    )
+    asked = some_rows(questions, config, seed)
+    tell_fewer(config.name, config, len(asked))
+    trainer = SFTTrainer(
+        load_model(made_of.model.name, **made_of.model.loading()),
+        SFTConfig(**training_arguments(config, made_of.model, folder, seed, "steps" if held_out else "no")),
+        tallrec_dataset(asked, data.catalogue, template, encoder),
+        tallrec_dataset(held_out, data.catalogue, template, encoder) if held_out else None,
+        encoder.tokenizer,
+        adapter_config(made_of.lora or LoraSection()),
+    )
+    train_to_weights(trainer, folder)
+
+
+def _load(
+    made_of: Ingredients, config: TallrecConfig, folder: Path, template: LikeTemplate, opinions: Opinions
+) -> TallrecRanker:
+    model = made_of.model
+    return load_tallrec(
+        config.name,
+        model.name,
+        folder / WEIGHTS,
+        made_of.data.catalogue,
+        template,
+        opinions,
+        loading=model.loading(),
+        max_length=model.max_length,
+        chat=model.chat,
+    )
+
+
+KIND = RankerKind(TallrecConfig, tallrec_stage)

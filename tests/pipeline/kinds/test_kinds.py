@@ -1,0 +1,130 @@
+"""The recipe's `rankers:`: kinds by name, stages in order, each a row of the table that may build on those before."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import yaml
+
+from prefrec.errors import ConfigError
+from prefrec.pipeline import kinds
+from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.kinds import KINDS, RankerKind, kind_names, ranker_kind
+from prefrec.pipeline.recipe import Recipe, checked_recipe, dump_recipe, load_recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec.rankers.config import RankerConfig
+
+
+class Shorter(RankerConfig):
+    """A kind for these tests: prefers short titles."""
+
+    kind: Literal["shorter"] = "shorter"
+    name: str = "shorter"
+    weight: float = 1.0
+
+
+class ShorterRanker:
+    """Scores −weight × the length of the title; counts how often it is asked."""
+
+    def __init__(self, name: str, weight: float, catalogue: Any, asked: list[str]) -> None:
+        self.name, self.weight, self.catalogue, self.asked = name, weight, catalogue, asked
+
+    def score(self, examples):
+        self.asked.append(self.name)
+        return np.array([[-self.weight * len(t) for t in self.catalogue.titles_of(e.candidates)] for e in examples])
+
+
+@pytest.fixture
+def seen(monkeypatch) -> dict[str, list]:
+    seen: dict[str, list] = {"before": [], "asked": []}
+
+    def carry_out(made_of, config, folder, before):
+        seen["before"].append(list(before))
+        key = made_of.key(shorter=config.model_dump())
+        return Entry(
+            config.name,
+            key,
+            lambda _: ShorterRanker(config.name, config.weight, made_of.data.catalogue, seen["asked"]),
+        )
+
+    monkeypatch.setitem(KINDS, "shorter", RankerKind(Shorter, carry_out))
+    return seen
+
+
+def _recipe(recipe: Recipe, rankers: list[Any]) -> Recipe:
+    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "sequential": [], "rankers": rankers}
+    return Recipe.model_validate(raw)
+
+
+TWO = [{"kind": "shorter"}, {"kind": "shorter", "name": "much-shorter", "weight": 2}]
+
+
+def test_rows_of_the_table_in_order(seen, recipe, tmp_path):
+    run_recipe(_recipe(recipe, TWO), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["evaluation"]["metrics"]
+    assert list(metrics)[-2:] == ["shorter", "much-shorter"]
+    assert metrics["shorter"] == metrics["much-shorter"]  # the same order
+    assert seen["before"][-1] == [*seen["before"][0], "shorter"]
+
+
+def test_known_answers_are_kept_until_the_key_changes(seen, recipe, tmp_path):
+    run_recipe(_recipe(recipe, TWO), tmp_path)
+    run_recipe(_recipe(recipe, TWO), tmp_path)
+    assert seen["asked"] == ["shorter", "much-shorter"]
+    run_recipe(_recipe(recipe, [TWO[0], {**TWO[1], "weight": 3}]), tmp_path)
+    assert seen["asked"] == ["shorter", "much-shorter", "much-shorter"]
+
+
+def test_an_earlier_last_stage_leaves_them_out(seen, recipe, tmp_path):
+    run_recipe(_recipe(recipe, TWO), tmp_path, until="align")
+    assert seen["before"] == []
+    run_recipe(_recipe(recipe, TWO), tmp_path, until="rankers")
+    assert len(seen["before"]) == 2
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_recipe_file_keeps_every_field(seen, recipe, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(_recipe(recipe, TWO)), encoding="utf-8")
+    assert load_recipe(path) == _recipe(recipe, TWO)
+    assert yaml.safe_load(path.read_text())["rankers"][1]["weight"] == 2
+
+
+@pytest.mark.parametrize(
+    ("rankers", "message"),
+    [
+        ([{"kind": "elephant"}], "rankers.0: each entry needs a kind, one of .*shorter.*; got 'elephant'"),
+        (["shorter"], "rankers.0: each entry needs a kind"),
+        ([{"kind": "shorter", "weight": "much"}], "rankers.0: shorter: weight: .*given: 'much'"),
+        ([{"kind": "shorter", "wait": 1}], "rankers.0: shorter: wait: Extra inputs"),
+        ([{"kind": "shorter", "name": "../out"}], "rankers.0: shorter: name: "),
+        ([TWO[0], TWO[0]], "rankers: the name 'shorter' stands there twice"),
+    ],
+)
+def test_mistakes_are_named(seen, recipe, tmp_path: Path, rankers, message):
+    raw = recipe.model_dump(mode="json") | {"rankers": rankers}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path)
+
+
+def test_every_kind_has_its_name():
+    for kind in kind_names():
+        config = ranker_kind(kind).config()
+        assert (config.kind, bool(config.name)) == (kind, True)
+
+
+def test_without_the_compared_systems_a_recipe_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("prefrec.pipeline.kinds.entry_points", lambda group: ())
+    monkeypatch.setattr("prefrec.pipeline.kinds.KINDS", {})
+    kinds._entry_points.cache_clear()
+    try:
+        for section in ({"sequential": [{"model": "SASRec"}]}, {"rankers": [{"kind": "morec"}]}):
+            with pytest.raises(ConfigError, match="pip install prefrec-systems"):
+                checked_recipe({"name": "x", **section})
+        assert kind_names() == ["endpoint", "fuse", "retrieve-then-rank"]
+    finally:
+        kinds._entry_points.cache_clear()

@@ -1,0 +1,123 @@
+"""Retrieve-then-rank in a recipe: a row of the table, on lists and over the whole catalogue."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from prefrec.data import read_prepared
+from prefrec.evaluation import full_ranks, metrics_for, read_predictions
+from prefrec.pipeline.entry import lm_ranker
+from prefrec.pipeline.full_catalogue import full_rows
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec.rankers import PopularityRanker, lm
+from prefrec.rankers.retrieve import RetrieveThenRank
+from prefrec_systems.morec import load_morec
+
+MOREC = {"kind": "morec", "hidden_size": 8, "inner_size": 16, "n_layers": 1, "epochs": 2}
+PAIRS = [
+    {"kind": "retrieve-then-rank", "retriever": "MoRec", "ranker": "zero-shot", "retrieve": 4},
+    {
+        "kind": "retrieve-then-rank",
+        "name": "popular",
+        "retriever": "popularity",
+        "ranker": "MoRec",
+        "retrieve": 12,
+    },
+]
+
+
+def _recipe(recipe: Recipe, *pairs) -> Recipe:
+    rankers = [MOREC | {"encoder": recipe.model.name}, *(pairs or PAIRS)]
+    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "sequential": [], "rankers": rankers}
+    raw["evaluate"] |= {"rows": 8, "generate_rows": 0}
+    return Recipe.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    """To be read only."""
+    folder = tmp_path_factory.mktemp("retrieve") / "run"
+    run_recipe(_recipe(recipe), folder)
+    return folder
+
+
+def _full(folder) -> dict:
+    return json.loads((folder / "metrics.json").read_text())["full_catalogue"]
+
+
+def test_full_catalogue_metrics_are_those_of_the_two_rankers(finished, recipe):
+    data = read_prepared(finished / "data")
+    morec = load_morec(finished / "rankers" / "MoRec", data.catalogue)
+    zero_shot = lm_ranker("zero-shot", None, data, recipe.model)
+    log = data.train_interactions
+    seen = [log.filter(log["user_id"] == e.user_id)["item_id"].to_list() for e in data.test[:8]]
+    both = {"MoRec": morec, "retrieve-then-rank": RetrieveThenRank("both", morec, zero_shot, 4)}
+    found = _full(finished)
+    assert found["n"] == 8
+    assert list(found["metrics"]) == [*REFERENCE_RANKERS, "zero-shot", *both, "popular"]
+    for name, ranker in both.items():
+        ranks = full_ranks(ranker, data.test[:8], data.catalogue, seen)
+        for metric, value in metrics_for([10]).items():
+            assert found["metrics"][name][metric]["mean"] == pytest.approx(float(value(ranks).mean()), abs=1e-9)
+    of = {name: found["metrics"][name]["hr@10"]["mean"] for name in both}
+    assert of["MoRec"] == of["retrieve-then-rank"]  # the ranker orders what was retrieved, no more
+
+
+def test_a_reference_row_may_retrieve_and_any_ranker_rank(finished, recipe):
+    data = read_prepared(finished / "data")
+    answers = read_predictions(finished / "predictions" / "full_catalogue" / "popular.parquet")
+    taken = PopularityRanker.fit(data.train_interactions).counts
+    asked = full_rows(data, recipe.evaluate.model_copy(update={"rows": 8}))
+    for kept, listed, e in zip(answers["candidates"], answers["listed"], asked, strict=True):
+        twelfth = sorted((taken.get(c, 0) for c in e.candidates), reverse=True)[11]
+        assert min(taken.get(c, 0) for c in kept) >= twelfth
+        assert listed == len(e.candidates) > 40
+
+
+def test_rows_of_the_table(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())["evaluation"]["metrics"]
+    assert list(metrics)[-3:] == ["MoRec", "retrieve-then-rank", "popular"]
+    assert metrics["popular"] == metrics["MoRec"]  # lists of six: all are retrieved
+    assert np.isfinite(metrics["retrieve-then-rank"]["ndcg@3"]["mean"])
+
+
+def test_what_has_not_changed_is_not_asked_again(finished, recipe, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    asked = []
+    inner = RetrieveThenRank.score
+    monkeypatch.setattr(RetrieveThenRank, "score", lambda self, rows: asked.append(len(rows)) or inner(self, rows))
+    run_recipe(_recipe(recipe), tmp_path / "run")
+    assert asked == []
+    run_recipe(_recipe(recipe, PAIRS[0] | {"retrieve": 2}), tmp_path / "run")
+    assert asked == [8, 8]  # lists, and the whole catalogue
+
+
+def test_rows_a_pass_are_the_recipes_and_decide_nothing(finished, recipe, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    asked = []
+    inner = lm.own_batches
+    monkeypatch.setattr(lm, "own_batches", lambda sets, size: asked.append(size) or inner(sets, size))
+    raw = _recipe(recipe).model_dump(mode="json")
+    changed = Recipe.model_validate(raw | {"evaluate": raw["evaluate"] | {"batch_size": 3}})
+    run_recipe(changed, tmp_path / "run")
+    assert asked == []
+    shutil.rmtree(tmp_path / "run" / "predictions")
+    run_recipe(changed, tmp_path / "run")
+    assert asked == [3, 3, 3]  # zero-shot and the pair on lists, the pair over the whole catalogue
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"retriever": "SASRec"}, "retrieve-then-rank.retriever: there is no 'SASRec' before it; there are random, "),
+        ({"ranker": "s-dpo"}, "retrieve-then-rank.ranker: there is no 's-dpo' before it; there are zero-shot, MoRec"),
+        ({"retriever": "zero-shot"}, "'zero-shot' is shown the titles that it scores"),
+    ],
+)
+def test_mistakes_are_named(recipe, changes, message):
+    with pytest.raises(ValidationError, match=message):
+        _recipe(recipe, PAIRS[0] | changes)

@@ -1,0 +1,448 @@
+"""Chat-REC: answers read, places as scores, sessions; language models that are there, here and behind a server."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import DataError, ModelError, TokenizerError
+from prefrec.prompts import load_template
+from prefrec.rankers import GeneratingRanker, LMRanker, PopularityRanker, load_lm
+from prefrec.rankers.endpoint import EndpointRanker
+from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
+from prefrec_systems.chatrec import (
+    ChatRecConfig,
+    ChatRecRanker,
+    ChatSession,
+    EndpointChat,
+    LocalChat,
+    Profiles,
+    read_answer,
+)
+from prefrec_systems.chatrec.prompt import numbered, question
+from servers import free_port, serving
+from slow import slow_greedy
+from tiny import tiny_llama
+
+TITLES = ["Alien", "Aliens", "12 Angry Men", "It", "It Happened One Night", "Se7en", "(500) Days of Summer", "1984"]
+IDS = [f"i{n}" for n in range(len(TITLES))]
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
+LOG = pl.DataFrame(
+    [(f"u{u}", IDS[n], u) for n in range(len(IDS)) for u in range(8 - n)],
+    schema=["user_id", "item_id", "timestamp"],
+    orient="row",
+)
+"""i0 is the most popular item, i7 the least."""
+
+
+class Scripted:
+    """A chat model that says what it was told to say, and remembers what it was asked."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+        self.asked: list[list[dict[str, str]]] = []
+
+    def answer(self, conversations: Sequence[Sequence[dict[str, str]]], doing: str) -> list[str]:
+        self.asked += [list(c) for c in conversations]
+        return [self.texts.pop(0) for _ in conversations]
+
+
+def _ranker(chat, keep=4, **settings) -> ChatRecRanker:
+    retriever = PopularityRanker.fit(LOG)
+    return ChatRecRanker("Chat-REC", retriever, chat, CATALOGUE, Profiles(CATALOGUE, LOG), keep=keep, **settings)
+
+
+def _example(*candidates: str, user: str = "u1") -> RankingExample:
+    return RankingExample(user, ("i0",), candidates, candidates[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "order", "reason"),
+    [
+        ("1. Se7en\n2. Alien\nReason: dark", (5, 0), "dark"),
+        (
+            "Sure!\n\n1) **Se7en** – a thriller\n2) *alien*: in space\n\n**Reason:** both\nare dark",
+            (5, 0),
+            "both are dark",
+        ),
+        ("- 'It'\n- It Happened One Night.\n- ALIENS", (3, 4, 1), None),
+        ("1. 12 Angry Men\n2. 1984\n3. (500) Days of Summer", (2, 7, 6), None),
+        ("12 Angry Men\n1984", (2, 7), None),
+        ("1. 1. Alien\n2. Alien\n3. Aliens", (0, 1), None),
+        ("1. Alien (1979)\n2. Aliens | sequel", (0, 1), None),
+        ('```json\n["Se7en", "Aliens"]\n```', (5, 1), None),
+        ("<think>1. Aliens\n</think>1. Alien", (0,), None),
+        ('["Film [REC]", "Alien"]', (0,), None),
+        ('Here [you] go: [[1], ["Se7en", "Film [REC]"]] or ["Alien"]', (5,), None),
+        ('["1. Alien", "**2. Se7en**", "- It: a scary film"]', (0, 5, 3), None),
+        ("**1. Alien**\n__2) Se7en__\n***3. It*** – scary\n**4.** 1984", (0, 5, 3, 7), None),
+        ("- **1. Alien**\n- **2. Se7en** (1995): dark", (0, 5), None),
+        ("1) Alien: a lovely film\n2) It: Very scary: for most", (0, 3), None),
+        ("1. Alien: Covenant\n2. It: Chapter Two\n3. Aliens: The Making of It\n4. Se7en: Édition", (), None),
+        ("[" * 3000 + '"Alien"', (), None),
+        ("Reason: Alien", (), "Alien"),
+        ("I would watch Alien or Aliens.", (), None),
+        ("1. Alien Resurrection\n2. Item", (), None),
+        ("1. It's a Wonderful Life", (), None),
+        ("", (), None),
+    ],
+)
+def test_answers_are_read(text, order, reason):
+    answer = read_answer(text, TITLES)
+    assert (answer.order, answer.reason, answer.text) == (order, reason, text)
+
+
+def test_what_is_listed_but_not_there_is_noted():
+    answer = read_answer("My list\n1. Heat\n2. Alien - old\n3. Blade Runner (1982)", TITLES)
+    assert answer.order == (0,)
+    assert answer.listed == ("Heat", "Alien", "Blade Runner (1982)")
+    assert answer.invented == ("Heat", "Blade Runner (1982)")
+
+
+HARD = [
+    "M*A*S*H",
+    "*batteries not included",
+    "Film [REC]",
+    "1. Alien",
+    "Dr. No",
+    "Alien: a word",
+    'The "Quote"',
+    "[1]",
+]
+
+
+@given(st.permutations(range(len(HARD))), st.integers(0, 4))
+def test_every_form_that_is_promised_is_read(order, form):
+    titles = [HARD[i] for i in order]
+    text = [
+        json.dumps(titles),
+        json.dumps([f"{n}. {t}" for n, t in enumerate(titles, 1)]),
+        "\n".join(f"**{n}. {t}**" for n, t in enumerate(titles, 1)),
+        "\n".join(f"{n}) {t}: a lovely film" for n, t in enumerate(titles, 1)),
+        "\n".join(f"- {t} – lovely" for t in titles),
+    ][form]
+    answer = read_answer(text, HARD)
+    assert (answer.order, answer.invented) == (tuple(order), ())
+
+
+@given(st.permutations(range(len(TITLES))), st.integers(0, len(TITLES)), st.sampled_from(["1.", "-", "1)", ""]))
+def test_every_order_in_the_form_asked_for_is_read(order, length, marker):
+    kept = order[:length]
+    lines = [TITLES[i] if not marker else f"{marker.replace('1', str(n))} {TITLES[i]}" for n, i in enumerate(kept, 1)]
+    answer = read_answer("\n".join([*lines, "Reason: so"]), TITLES)
+    assert (answer.order, answer.reason, answer.invented) == (tuple(kept), "so", ())
+
+
+@given(st.text())
+def test_any_text_is_read_without_an_error(text):
+    answer = read_answer(text, TITLES)
+    assert len(set(answer.order)) == len(answer.order)
+    assert all(0 <= n < len(TITLES) for n in answer.order)
+
+
+def test_the_answered_order_then_the_retrievers_then_what_was_not_shown():
+    chat = Scripted("1. Se7en\n2. Aliens\nReason: dark", "no idea")
+    ranker = _ranker(chat)
+    rows = [_example("i7", "i5", "i1", "i3", "i2"), _example("i6", "i4")]
+    scores = ranker.score(rows)
+    # retrieved: i1 i2 i3 i5 | i7; answered: i5 i1
+    assert scores[0].tolist() == [1, 5, 4, 2, 3]
+    assert scores[1].tolist() == [1, 2, -np.inf, -np.inf, -np.inf]
+    shown = numbered(["Aliens", "12 Angry Men", "It", "Se7en"])
+    assert f"Candidates:\n{shown}\n\n" in chat.asked[0][0]["content"]
+    c = ranker.counts
+    assert (c.answers, c.unreadable, c.invented, c.left_out) == (2, 1, 0, 2)
+
+
+def test_it_is_asked_once_and_the_target_is_not_told():
+    chat = Scripted("1. Heat\n2. Se7en")
+    ranker = _ranker(chat)
+    row = _example("i7", "i5")
+    other = RankingExample(row.user_id, row.history, row.candidates, "i5")
+    assert isinstance(ranker, GeneratingRanker)
+    assert ranker.score([row, other]).tolist() == [[1, 2], [1, 2]]
+    assert ranker.generate([row]) == ["Heat"]  # what it chose is none of the candidates
+    assert ranker.counts.invented == 1
+    assert len(chat.asked) == 1
+
+
+def test_ties_of_the_retriever_do_not_follow_the_list():
+    class Even:
+        name = "even"
+
+        def score(self, examples):
+            return np.zeros((len(examples), 8))
+
+    orders = set()
+    for seed in range(20):
+        ranker = ChatRecRanker("c", Even(), Scripted(), CATALOGUE, Profiles(CATALOGUE, LOG), seed=seed)
+        forward, backward = ranker.retrieve([_example(*IDS), _example(*IDS[::-1])])
+        assert [IDS[n] for n in forward] == [IDS[::-1][n] for n in backward]
+        orders.add(tuple(forward))
+    assert len(orders) > 10
+
+
+def test_no_rows_no_scores():
+    assert _ranker(Scripted()).score([]).shape == (0, 0)
+
+
+def test_profiles_tell_what_the_data_has():
+    frame = pl.DataFrame(
+        {
+            "item_id": IDS[:4],
+            "title": TITLES[:4],
+            "genres": ["Horror|Action", "Action", "Drama", None],
+            "year": [1979, 1986, 1957, 2017],
+        }
+    )
+    users = pl.DataFrame({"user_id": ["u1"], "age": ["24"], "occupation": [None]})
+    rated = LOG.with_columns(rating=pl.when(pl.col("item_id") == "i1").then(5.0).otherwise(3.0))
+    lines = Profiles(Catalogue(frame), rated, users).of("u1", ["i0", "i1", "i3"])
+    assert lines == [
+        "age: 24",
+        "favourite genres: Action (2 of 2), Horror (1 of 2)",
+        "average year: 1994",
+        "average rating of the last 3 rated: 3.67",
+        "rated 5, the highest of them: Aliens",
+        "1 of the last 3 taken are among the most popular 10%",
+    ]
+    assert Profiles(CATALOGUE, LOG).of("nobody", []) == []
+    with pytest.raises(DataError, match="no column user_id, it has age"):
+        Profiles(CATALOGUE, LOG, users.select("age"))
+
+
+def test_the_question_says_what_the_user_did():
+    text = question(["age: 24"], ["Alien"], ["It", "Se7en"], "books")
+    assert "The user:\n- age: 24\n" in text
+    assert "The user read, oldest first:\n- Alien\n" in text
+    assert "Candidates:\n1. It\n2. Se7en\n" in text
+    assert "The user" not in question([], [], ["It"], "movies")
+
+
+def test_a_session_refines_explains_and_goes_on():
+    chat = Scripted(
+        "1. It\n2. Aliens\nReason: scary",
+        "Because it is tense.",
+        "1. 12 Angry Men\nReason: no monsters",
+        "1. 1984\nReason: other ones",
+    )
+    session = ChatSession(_ranker(chat, keep=4), "u1", ["i0"])
+    first = session.recommend()
+    assert (first.items, first.reason, first.changed) == (("i3", "i1", "i2", "i4"), "scary", True)
+    why = session.ask("why the second?")
+    assert (why.items, why.text, why.changed) == (first.items, "Because it is tense.", False)
+    assert numbered(["It", "Aliens", "12 Angry Men", "It Happened One Night"]) in chat.asked[1][-1]["content"]
+    tame = session.ask("something without monsters")
+    assert (tame.items, tame.reason) == (("i2",), "no monsters")
+    more = session.recommend()
+    assert more.items == ("i7", "i5", "i6")
+    assert [m["role"] for m in chat.asked[-1]] == ["user", "assistant"] * 3 + ["user"]
+    with pytest.raises(DataError, match="all 7 candidates have been shown"):
+        session.recommend()
+
+
+def test_a_first_answer_that_cannot_be_read_leaves_the_retrievers_list():
+    session = ChatSession(_ranker(Scripted("hm", "hm")), "u1", ["i0"])
+    assert session.ask("hello").items == ("i1", "i2", "i3", "i4")
+    assert len(session.messages) == 4
+
+
+def test_long_sessions_tell_the_first_exchange_and_the_latest():
+    chat = Scripted(*(f"answer {n}" for n in range(6)))
+    session = ChatSession(_ranker(chat), "u1", [], turns=3)
+    for n in range(5):
+        session.ask(f"question {n}")
+    said = [m["content"] for m in chat.asked[-1]]
+    assert len(said) == 7
+    assert said[0].startswith("You recommend")
+    assert [s for s in said if s.startswith("answer")] == ["answer 0", "answer 3", "answer 4"]
+
+
+class Failing(Scripted):
+    """Fails where the script has an error."""
+
+    def answer(self, conversations, doing):
+        if isinstance(self.texts[0], Exception):
+            raise self.texts.pop(0)
+        return super().answer(conversations, doing)
+
+
+def test_a_turn_that_fails_leaves_the_conversation_as_it_was():
+    away = ModelError("away")
+    chat = Failing(away, away, "1. It", away, "1. 1984", away, "hm")
+    session = ChatSession(_ranker(chat, keep=4), "u1", ["i0"])
+    for turn in (session.recommend, lambda: session.ask("hello")):
+        with pytest.raises(ModelError, match="away"):
+            turn()
+        assert session.messages == []
+    assert session.recommend().items == ("i3", "i1", "i2", "i4")
+    assert chat.asked[-1][0]["content"].startswith("You recommend")
+    with pytest.raises(ModelError, match="away"):
+        session.recommend()
+    assert session.recommend().items == ("i7", "i5", "i6")
+    with pytest.raises(ModelError, match="away"):
+        session.ask("why?")
+    assert session.ask("why?").text == "hm"
+    assert [m["role"] for m in chat.asked[-1]] == ["user", "assistant"] * 2 + ["user"]
+
+
+def test_a_conversation_that_gets_long_tells_fewer_of_the_latest_exchanges(model, bpe_tokenizer):
+    told = []
+
+    class Watched(LocalChat):
+        def answer(self, conversations, doing):
+            said = super().answer(conversations, doing)
+            told.append(len(conversations[0]) // 2)
+            return said
+
+    first = len(bpe_tokenizer(_ranker(Scripted()).question(_example(*IDS[1:]), range(7)))["input_ids"])
+    chat = Watched(model, bpe_tokenizer, max_new_tokens=8, max_length=2 * first + 200)
+    session = ChatSession(_ranker(chat), "u1", ["i0"])
+    for n in range(8):
+        session.ask(f"question {n}")
+    assert told[:2] == [0, 1]
+    assert 1 <= told[-1] < 5
+    assert len(session.messages) == 18
+    chat.max_length = 10
+    with pytest.raises(TokenizerError, match="max_length is 10"):
+        session.ask("one more")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "400: This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+        "400: the request exceeds the available context size, try increasing it",
+        "400: context_length_exceeded",
+    ],
+)
+def test_a_server_whose_context_is_too_short_is_told_less(monkeypatch, said):
+    client = OpenAIClient(ServerSettings(model="x"))
+    asked = []
+
+    def chat(messages, **settings):
+        asked.append(len(messages) // 2)
+        if len(messages) > 5:
+            raise ModelError(f"http://localhost/v1/chat/completions refuses the question ({said})")
+        return "hm"
+
+    monkeypatch.setattr(client, "chat", chat)
+    session = ChatSession(_ranker(EndpointChat(client)), "u1", ["i0"])
+    for n in range(5):
+        session.ask(f"question {n}")
+    assert asked == [0, 1, 2, 3, 2, 4, 3, 2, 5, 4, 3, 2]
+    assert len(session.messages) == 12
+
+
+def test_a_session_needs_items_that_there_are():
+    with pytest.raises(DataError, match="'i99' is not in the catalogue"):
+        ChatSession(_ranker(Scripted()), "u1", ["i99"])
+    with pytest.raises(DataError, match="the history holds the whole catalogue"):
+        ChatSession(_ranker(Scripted()), "u1", IDS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bpe_tokenizer):
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    tiny_llama(max_position_embeddings=2048).save_pretrained(folder)
+    bpe_tokenizer.save_pretrained(folder)
+    return folder
+
+
+TALKS = [
+    [{"role": "user", "content": "Alien or Emma?"}],
+    [
+        {"role": "user", "content": "Which of these movies?"},
+        {"role": "assistant", "content": "Babe"},
+        {"role": "user", "content": "Why?"},
+    ],
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_local_model_answers_as_its_chat_template_asks(model, bpe_tokenizer, batch_size):
+    chat = LocalChat(model, bpe_tokenizer, max_new_tokens=12, max_length=200, batch_size=batch_size)
+    want = []
+    for talk in TALKS:
+        asked = bpe_tokenizer.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
+        said = slow_greedy(model, asked, bpe_tokenizer.eos_token_id, 12)
+        want.append(bpe_tokenizer.decode(said, skip_special_tokens=True))
+    assert chat.answer(TALKS, "answering") == want
+    assert want[0] != want[1]
+
+
+def test_a_local_model_that_talks_nonsense_leaves_the_retrievers_order(model, bpe_tokenizer):
+    ranker = _ranker(LocalChat(model, bpe_tokenizer, max_new_tokens=8, max_length=800))
+    rows = [_example("i5", "i2", "i7"), _example("i1", "i3")]
+    assert ranker.score(rows).tolist() == [[2, 3, 1], [2, 1, -np.inf]]
+    assert (ranker.counts.answers, ranker.counts.unreadable) == (2, 2)
+
+
+def test_a_local_model_without_room_or_template_is_refused(model, bpe_tokenizer, sentencepiece_tokenizer):
+    with pytest.raises(TokenizerError, match=r"its answer up to 90, max_length is 100: show fewer items"):
+        LocalChat(model, bpe_tokenizer, max_new_tokens=90, max_length=100).answer(TALKS, "answering")
+    with pytest.raises(TokenizerError, match="an instruct model"):
+        LocalChat(model, sentencepiece_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def server(folder, tmp_path_factory):
+    """The address of `transformers serve` with the tiny model."""
+    if importlib.util.find_spec("openai") is None:
+        pytest.skip("`transformers serve` needs the package openai (pip install 'prefrec[dev]')")
+    port, log = free_port(), tmp_path_factory.mktemp("serve") / "log"
+    start = "from transformers.cli.transformers import main; main()"
+    command = [sys.executable, "-c", start, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    with serving([*command, "--device", "cpu"], port, log, seconds=300) as url:
+        yield url
+
+
+def _client(url: str, folder, **settings) -> OpenAIClient:
+    return OpenAIClient(ServerSettings(url=url, **{"model": str(folder), "retries": 0, **settings}))
+
+
+def test_a_server_answers_as_the_model_does_here(server, folder, model, bpe_tokenizer):
+    local = LocalChat(tiny_llama(max_position_embeddings=2048), bpe_tokenizer, max_new_tokens=12, max_length=200)
+    remote = EndpointChat(_client(server, folder), max_new_tokens=12)
+    assert remote.answer(TALKS, "answering") == local.answer(TALKS, "answering")
+
+
+def test_a_server_ranks(server, folder):
+    ranker = _ranker(EndpointChat(_client(server, folder), max_new_tokens=6))
+    assert ranker.score([_example("i5", "i2", "i7")]).tolist() == [[2, 3, 1]]
+    assert ranker.counts.answers == 1
+
+
+def test_a_server_without_echo_generates_and_says_that_it_cannot_score(server, folder, bpe_tokenizer):
+    template = load_template("movies/1")
+    remote = EndpointRanker("served", _client(server, folder), bpe_tokenizer, CATALOGUE, template, prompts="text")
+    local = LMRanker("here", *load_lm(str(folder), dtype="float32"), CATALOGUE, template)
+    rows = [_example("i5", "i2", "i7"), _example("i1", "i3")]
+    assert remote.generate(rows) == local.generate(rows)
+    with pytest.raises(ModelError, match="gives no log-probabilities of the prompt"):
+        remote.score(rows)
+
+
+def test_a_server_with_another_model_says_so(server, folder):
+    with pytest.raises(ModelError, match="elephant"):
+        EndpointChat(_client(server, folder, model="elephant")).answer(TALKS, "answering")
+
+
+def test_settings_fit_together():
+    config = ChatRecConfig(server={"url": "http://127.0.0.1:1/v1", "model": "x"})
+    assert ChatRecConfig.model_validate(json.loads(config.model_dump_json())) == config
+    for wrong, message in (
+        ({"keep": 1}, "keep"),
+        ({"model": "a", "server": {}}, "leave it out where a server answers"),
+        ({"server": {"key": "secret"}}, "Extra inputs"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            ChatRecConfig.model_validate(wrong)

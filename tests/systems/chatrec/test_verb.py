@@ -1,0 +1,152 @@
+"""`prefrec chat`: a run's retriever and a chat model talk, with a tiny model here and a server that runs."""
+
+import io
+import json
+import re
+import sys
+
+import pytest
+import yaml
+
+from command import prefrec, succeed
+from prefrec.data import prepare, read_prepared
+from prefrec.errors import ModelError
+from prefrec.pipeline.recipe import Recipe
+from prefrec_systems.cli import chat as chat_module
+from served_run import MARKUP, SPECIAL, write_run
+
+
+class Scripted:
+    """Says what it was told to say."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+
+    def answer(self, conversations, doing):
+        if isinstance(self.texts[0], Exception):
+            raise self.texts.pop(0)
+        return [self.texts.pop(0) for _ in conversations]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, bpe_tokenizer):
+    return write_run(tmp_path_factory.mktemp("chat"), bpe_tokenizer)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Lets the run's model say these texts; the retriever and everything else are what they are."""
+
+    def use(*texts: str) -> None:
+        made = chat_module.chat_rec_ranker
+
+        def with_script(*args, **kwargs):
+            ranker = made(*args, **kwargs)
+            ranker.chat = Scripted(*texts)
+            return ranker
+
+        monkeypatch.setattr(chat_module, "chat_rec_ranker", with_script)
+
+    return use
+
+
+def _json_lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+SHORT = ("--keep", 5, "--max-new-tokens", 6)
+
+
+def test_a_model_that_talks_nonsense_leaves_the_retrievers_list(run):
+    data = read_prepared(run / "data")
+    user = data.test[0].user_id
+    (reply,) = _json_lines(succeed("chat", run, "--user", user, *SHORT, "--json", "--ask", "/quit"))
+    assert (reply["asked"], reply["changed"], len(reply["items"])) == (None, False, 5)
+    taken = data.train_interactions.filter(data.train_interactions["user_id"] == user)["item_id"].to_list()
+    assert not {i["item_id"] for i in reply["items"]} & {*taken, *data.test[0].history}
+
+
+def test_all_that_a_held_out_user_took_before_is_left_out(run):
+    recipe = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text()))
+    data = prepare(recipe.data.model_copy(update={"split": "user", "history_length": 2}))
+    row = data.test[0]
+    log = [line.split(",") for line in recipe.data.interactions.read_text().splitlines()]
+    own = [item for user, item, _ in log if user == row.user_id]
+    taken = own[: own.index(row.target)]
+    assert len(taken) > len(row.history)
+    assert chat_module._user(data, row.user_id, []) == (row.user_id, row.history, set(taken))
+
+
+def test_a_model_of_the_run_may_retrieve(run):
+    (by_lm,) = _json_lines(
+        succeed("chat", run, "--history", "Red Emma", *SHORT, "--retriever", "sft", "--json", "--ask", "/quit")
+    )
+    (by_knn,) = _json_lines(succeed("chat", run, "--history", "Red Emma", *SHORT, "--json", "--ask", "/quit"))
+    assert len(by_lm["items"]) == 5
+    assert by_lm["items"] != by_knn["items"]
+
+
+def test_a_conversation_for_people(run, scripted, monkeypatch):
+    first = _json_lines(succeed("chat", run, "--history", "Red Emma", *SHORT, "--json", "--ask", "/quit"))[0]["items"]
+    second = first[1]["title"]
+    scripted(f"1. {second}\nReason: it is [bold]old[/bold]", "Because I like it.", "1. Old Heat")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("why?\n\n/quit\nnever asked\n"))
+    out = succeed("chat", run, "--history", "Red Emma", *SHORT, "--top", 2)
+    assert out.splitlines() == [
+        f"  1. {second}",
+        f"  2. {first[0]['title']}",
+        "it is [bold]old[/bold]",
+        "Because I like it.",
+    ]
+
+
+def test_a_typed_turn_that_fails_is_said_and_the_conversation_goes_on(run, scripted, monkeypatch):
+    script = ("hm", ModelError("the server is [away]"), "hm", "Because.")
+    typed = "why?\n/more\n/more\n/more\nwhy?\n"
+    asked = ("chat", run, "--history", "Red Emma", "--keep", 40, "--max-new-tokens", 6, "--top", 1)
+    scripted(*script)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    done = prefrec(*asked)
+    assert done.code == 0
+    assert done.err.count("the server is [away]") == 1
+    assert done.err.count("all 59 candidates have been shown") == 2
+    assert done.out.splitlines()[-1] == "Because."
+
+    scripted(*script)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    replies = _json_lines(succeed(*asked, "--json"))
+    assert [r["asked"] for r in replies] == [None, "why?", "/more", "/more", "/more", "why?"]
+    assert replies[1] == {"asked": "why?", "error": "the server is [away]"}
+    assert replies[3] == {"asked": "/more", "error": "all 59 candidates have been shown"}
+
+    scripted(*script)
+    done = prefrec(*asked, "--ask", "why?", "--ask", "/more")
+    assert done.code == 1  # a script is to know
+    assert "the server is [away]" in done.err
+
+
+def test_more_brings_other_titles(run, scripted):
+    scripted("hm", "hm")
+    one, two = _json_lines(
+        succeed("chat", run, "--history", MARKUP, "--history", SPECIAL, *SHORT, "--json", "--ask", "/more")
+    )
+    assert not {i["item_id"] for i in one["items"]} & {i["item_id"] for i in two["items"]}
+    assert two["asked"] == "/more"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "give either --user or --history"),
+        (("--user", "nobody"), "user 'nobody' has no row in this run; name titles with --history"),
+        (("--history", "Red Emmma"), "no item with title or id 'Red Emmma' among 60; near ones: .*Red Emma"),
+        (("--history", "Red Emma", "--retriever", "SASRec"), "there is no 'SASRec' here; there are random, .*s-dpo"),
+        (("--history", "Red Emma", "--keep", "1"), "keep: "),
+        (("--history", "Red Emma", "--url", "nowhere"), "is no address"),
+        (("--history", "Red Emma", "--url", "http://127.0.0.1:9/v1", "--model", "x"), "leave it out where a server"),
+    ],
+)
+def test_mistakes_are_named(run, options, message):
+    outcome = prefrec("chat", run, *options)
+    assert outcome.code == 1
+    assert re.search(message, outcome.err), outcome.err

@@ -1,0 +1,157 @@
+"""LLaRA in a recipe: on SASRec's vectors, with S-DPO after it; what is missing is said before anything is trained."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from prefrec.data import read_prepared
+from prefrec.errors import ConfigError
+from prefrec.evaluation import read_predictions
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec.prompts import load_template
+from prefrec.rankers import lm
+from prefrec_systems.llara import PROJECTOR_FILE, load_llara
+from prefrec_systems.llara import stage as stage_module
+from prefrec_systems.sequential import load_sequential
+from sequential import SMALL, needs_hopwise
+
+SASREC = {"model": "SASRec", "epochs": 1, "batch_size": 64, "settings": SMALL["SASRec"]}
+ROWS = {"rows": 16, "global_batch_size": 8, "learning_rate": 5e-3, "save_steps": 1}
+LLARA = {"kind": "llara", **ROWS, "epochs": 2, "eval_rows": 4, "eval_steps": 2}
+ALIGNED = {"kind": "llara-s-dpo", **ROWS, "num_negatives": 2, "eval_rows": 4, "eval_steps": 2}
+
+
+def _recipe(recipe: Recipe, *rankers: dict, sequential=(SASREC,)) -> Recipe:
+    raw = recipe.model_dump(mode="json")
+    raw |= {"sft": None, "align": [], "sequential": list(sequential), "rankers": list(rankers)}
+    raw["evaluate"] |= {"rows": 6, "generate_rows": 2, "zero_shot": False}
+    return Recipe.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llara")
+    run_recipe(_recipe(recipe, LLARA, ALIGNED), folder)
+    return folder
+
+
+def _ask(finished, recipe, name):
+    data = read_prepared(finished / "data")
+    adapter = finished / "rankers" / name / "adapter"
+    template = load_template("1", domain="movies")
+    return data, load_llara(name, recipe.model.name, adapter, data.catalogue, template, loading={"dtype": "float32"})
+
+
+@needs_hopwise
+def test_a_kill_before_the_projector_is_written_keeps_the_checkpoint(finished, recipe, tmp_path, monkeypatch):
+    folder, alone = tmp_path / "run", _recipe(recipe, LLARA)
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "rankers")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_module, "save_projector", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(alone, folder, until="rankers")
+    (checkpoint,) = (folder / "rankers" / "LLaRA").glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-4"
+    run_recipe(alone, folder, until="rankers")
+    assert not checkpoint.exists()
+    for file in ("adapter_model.safetensors", PROJECTOR_FILE):
+        want, got = (load_file(f / "rankers" / "LLaRA" / "adapter" / file) for f in (finished, folder))
+        assert all((want[n] == got[n]).all() for n in want)
+
+
+@needs_hopwise
+@pytest.mark.parametrize("name", ["LLaRA", "LLaRA-S-DPO"])
+def test_a_row_of_the_table(finished, recipe, name):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["evaluation"]["metrics"][name].keys() == metrics["evaluation"]["metrics"]["popularity"].keys()
+    rows = read_predictions(finished / "predictions.parquet").filter(pl.col("ranker") == name).sort("row")
+    data, asked = _ask(finished, recipe, name)
+    np.testing.assert_allclose(rows["scores"].to_list(), asked.score(data.test[:6]), rtol=0, atol=1e-4)
+    assert rows["generated"][:2].to_list() == asked.generate(data.test[:2])
+    log = json.loads((finished / "rankers" / name / "log.json").read_text())
+    assert len([entry for entry in log if "eval_loss" in entry]) == (2 if name == "LLaRA" else 1)
+    assert not list((finished / "rankers" / name).glob("checkpoint-*"))
+
+
+@needs_hopwise
+def test_items_are_those_of_sasrec_and_stay_with_s_dpo(finished, recipe):
+    data, asked = _ask(finished, recipe, "LLaRA")
+    sasrec = load_sequential(finished / "sequential" / "SASRec", data.catalogue)
+    plain, aligned = (
+        load_file(finished / "rankers" / name / "adapter" / PROJECTOR_FILE) for name in ("LLaRA", "LLaRA-S-DPO")
+    )
+    table = sasrec.model.item_embedding.weight.detach()
+    embedding = asked.model.get_input_embeddings()
+    for n, item in enumerate(embedding.ids):
+        assert (plain["items"][n] == table[sasrec.vocabulary.item_tokens[item]]).all()
+    assert len(plain["items"]) == len(sasrec.vocabulary.items)
+    assert plain.keys() == aligned.keys()
+    assert all((plain[k] == aligned[k]).all() for k in plain)
+    first, second = (
+        load_file(finished / "rankers" / name / "adapter" / "adapter_model.safetensors")
+        for name in ("LLaRA", "LLaRA-S-DPO")
+    )
+    assert first.keys() == second.keys()
+    assert any((first[k] != second[k]).any() for k in first)
+
+
+@needs_hopwise
+def test_rows_a_pass_are_the_recipes_and_decide_nothing(finished, recipe, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "predictions")
+    asked, inner = [], lm.own_batches
+    monkeypatch.setattr(lm, "own_batches", lambda sets, size: asked.append(size) or inner(sets, size))
+    monkeypatch.setattr(stage_module, "_train", None)
+    monkeypatch.setattr(stage_module, "_align", None)
+    raw = _recipe(recipe, LLARA, ALIGNED).model_dump(mode="json")
+    raw["evaluate"] |= {"batch_size": 3, "generate_rows": 0}
+    run_recipe(Recipe.model_validate(raw), tmp_path / "run", until="evaluate")
+    assert asked == [3, 3]
+
+
+@needs_hopwise
+def test_what_has_not_changed_is_not_trained_again(finished, recipe, monkeypatch):
+    done = []
+    monkeypatch.setattr(stage_module, "_train", lambda made_of, config, *rest: done.append(config.name))
+    monkeypatch.setattr(stage_module, "_align", lambda made_of, config, *rest: done.append(config.name))
+    watched = {"save_steps": 2, "eval_rows": 2, "eval_steps": 1}
+    passes = {**ALIGNED, **watched, "max_tokens_per_pass": 4000}
+    run_recipe(_recipe(recipe, {**LLARA, **watched}, passes), finished, until="rankers")
+    assert done == []
+    run_recipe(_recipe(recipe, LLARA, {**ALIGNED, "beta": 0.5}), finished, until="rankers")
+    assert done == ["LLaRA-S-DPO"]
+    other = {**SASREC, "learning_rate": 0.01}  # other vectors, another LLaRA, another reference
+    run_recipe(_recipe(recipe, LLARA, {**ALIGNED, "beta": 0.5}, sequential=[other]), finished, until="rankers")
+    assert done == ["LLaRA-S-DPO", "LLaRA", "LLaRA-S-DPO"]
+
+
+def test_without_vectors_there_is_no_llara(recipe):
+    with pytest.raises(
+        ValidationError, match="LLaRA takes item vectors from SASRec: add `- model: SASRec` to the recipe"
+    ):
+        _recipe(recipe, LLARA, sequential=[])
+
+
+def test_without_a_reference_there_is_no_alignment(recipe):
+    with pytest.raises(ValidationError, match="LLaRA-S-DPO goes on from LLaRA: put an entry of kind llara"):
+        _recipe(recipe, ALIGNED, sequential=[])
+
+
+@pytest.mark.parametrize("shared", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_weights_that_are_shared_out_are_refused(tmp_path, shared):
+    trainer = SimpleNamespace(is_fsdp_enabled=False, is_deepspeed_enabled=False)
+    setattr(trainer, shared, True)
+    with pytest.raises(ConfigError, match="LLaRA wants the whole model in every process"):
+        stage_module._finish(trainer, tmp_path)

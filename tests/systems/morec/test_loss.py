@@ -1,0 +1,104 @@
+"""The two softmax losses against loops over targets, and the transformer's view of the past."""
+
+import math
+
+import pytest
+import torch
+
+from prefrec_systems.morec.batches import batches
+from prefrec_systems.morec.loss import distinct_codes, full_softmax_loss, in_batch_softmax_loss, inclusion
+from prefrec_systems.morec.model import MoRecModel
+
+N, WIDTH = 12, 6
+SEQUENCES = [[1, 2, 3, 4, 2], [5, 6], [7, 1, 9, 8, 11, 3]]
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def model() -> MoRecModel:
+    torch.manual_seed(0)
+    return MoRecModel(WIDTH, 4, hidden_size=8, inner_size=16, n_layers=2, n_heads=2, dropout=0.0)
+
+
+@pytest.fixture
+def items(model) -> torch.Tensor:
+    vectors = torch.randn(N, WIDTH) * 3
+    model.standardise_by(vectors)
+    return model.items(vectors)
+
+
+@pytest.fixture
+def batch():
+    (batch,) = batches(SEQUENCES, 4, 99, (0,))
+    return batch
+
+
+def one_by_one(model, items, batch):
+    """(row's items, target, state of the history alone) of each target."""
+    for inputs, targets, mask in zip(batch.inputs, batch.targets, batch.mask, strict=True):
+        length = int(mask.sum())
+        own = {*inputs[:length].tolist(), *targets[:length].tolist()}
+        for t in range(length):
+            yield own, int(targets[t]), model.states(items[inputs[: t + 1]][None])[0, -1]
+
+
+def test_full_softmax_equals_the_slow_twin(model, items, batch):
+    losses = []
+    for _, target, state in one_by_one(model, items, batch):
+        scores = [math.exp(float(state @ item)) for item in items]
+        losses.append(-math.log(scores[target] / sum(scores)))
+    assert len(losses) == sum(len(s) - 1 for s in SEQUENCES)
+    assert float(full_softmax_loss(model, items, batch)) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_in_batch_softmax_equals_the_slow_twin(model, items, batch):
+    shares = torch.rand(N)
+    shares /= shares.sum()
+    codes = distinct_codes(batch)
+    there = sorted({i for s in SEQUENCES for i in s})
+    assert codes.tolist() == there
+    places = int(batch.mask.sum()) + len(batch.mask)
+    losses = []
+    for own, target, state in one_by_one(model, items, batch):
+        scores = {
+            i: math.exp(float(state @ items[i])) / (1 - (1 - float(shares[i])) ** places)
+            for i in there
+            if i == target or i not in own
+        }
+        losses.append(-math.log(scores[target] / sum(scores.values())))
+    loss = in_batch_softmax_loss(model, items[codes], codes, batch, shares)
+    assert float(loss) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_inclusion_is_the_share_of_batches_with_the_item(batch):
+    shares = torch.tensor([0.5, 0.1, 1.0])
+    rng = torch.Generator().manual_seed(0)
+    places = int(batch.mask.sum()) + len(batch.mask)
+    draws = torch.rand(20_000, places, generator=rng) < 0.1
+    found = inclusion(shares, batch)
+    assert float(found[1]) == pytest.approx(float(draws.any(dim=1).float().mean()), abs=0.02)
+    assert float(found[2]) == 1
+
+
+def test_no_state_sees_a_later_item(model, items):
+    model.eval()
+    history = items[torch.tensor([[1, 2, 3, 4]])]
+    changed = items[torch.tensor([[1, 2, 9, 4]])]
+    with torch.inference_mode():
+        a, b = model.states(history)[0], model.states(changed)[0]
+    torch.testing.assert_close(a[:2], b[:2], rtol=0, atol=1e-6)
+    assert (a[2:] - b[2:]).abs().amax(dim=1).min() > 1e-3
+
+
+def test_title_vectors_are_standardised(model):
+    vectors = torch.randn(50, WIDTH) * torch.tensor([1.0, 1e3, 0.0, 5.0, 1.0, 1.0]) + 7
+    model.standardise_by(vectors)
+    scaled = (vectors - model.mean) / model.std
+    torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(WIDTH), rtol=0, atol=1e-4)
+    torch.testing.assert_close(scaled.std(dim=0, correction=0)[[0, 1, 3]], torch.ones(3), rtol=0, atol=1e-3)
+    assert torch.isfinite(model.items(vectors)).all()

@@ -1,0 +1,330 @@
+"""MoRec: scores against a slow twin, items without training rows by their titles, epochs, going on after a stop."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prefrec.data import Catalogue, PreparedData, RankingExample
+from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.evaluation import full_ranks, metrics_for, target_ranks
+from prefrec.rankers import Ranker
+from prefrec_systems.morec import MODEL_FILES, MoRecConfig, load_morec, ranker, train, train_morec
+from prefrec_systems.morec.train import mean_ndcg
+from tiny_run import FIRST, SECOND, TITLES, write_model
+
+IDS = [f"i{n}" for n in range(len(TITLES))]
+COLD = [f"i{10 * g + 9}" for g in range(len(FIRST))]
+"""`Red Night`, `Old Night`, …: nobody takes them before the test rows."""
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
+SMALL = {"hidden_size": 16, "inner_size": 32, "n_layers": 1, "dropout": 0.1, "batch_size": 16, "learning_rate": 0.01}
+
+
+def _data() -> PreparedData:
+    """60 users, each of whom keeps to titles with one first word; in the test rows to one that is new."""
+    rng = np.random.default_rng(0)
+    log, validation, test = [], [], []
+    for u in range(60):
+        group = u % len(FIRST)
+        taken = [f"i{10 * group + n}" for n in rng.permutation(len(SECOND) - 1)]
+        log += [(f"u{u:02}", item, n) for n, item in enumerate(taken[:7])]
+        others = [f"i{n}" for n in rng.permutation(60)[:5] if f"i{n}" != taken[7]]
+        validation.append(RankingExample(f"u{u:02}", tuple(taken[3:7]), (taken[7], *others), taken[7]))
+        test.append(RankingExample(f"u{u:02}", tuple(taken[4:8]), tuple(COLD), COLD[group]))
+    frame = pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row")
+    return PreparedData(CATALOGUE, [], validation, test, frame)
+
+
+@pytest.fixture(scope="module")
+def data() -> PreparedData:
+    return _data()
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory, bpe_tokenizer) -> str:
+    return str(write_model(tmp_path_factory.mktemp("model"), bpe_tokenizer))
+
+
+@pytest.fixture(scope="module")
+def config(encoder):
+    def make(**changes) -> MoRecConfig:
+        return MoRecConfig(**(SMALL | {"encoder": encoder, "epochs": 8} | changes))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(data, config, tmp_path_factory) -> Path:
+    """A frozen one, to be read only."""
+    return train_morec(data, config(), tmp_path_factory.mktemp("frozen") / "MoRec", seed=0)
+
+
+@pytest.fixture(scope="module")
+def tuned(data, config, tmp_path_factory) -> Path:
+    """One whose encoder is trained too, to be read only."""
+    choices = {"tune": True, "epochs": 3, "encoder_learning_rate": 3e-3}
+    return train_morec(data, config(**choices), tmp_path_factory.mktemp("tuned") / "MoRec", seed=0)
+
+
+@pytest.fixture(params=["trained", "tuned"])
+def asked(request):
+    return load_morec(request.getfixturevalue(request.param), CATALOGUE)
+
+
+def _log(folder: Path) -> list[dict]:
+    return json.loads((folder / "log.json").read_text())
+
+
+def _slow_scores(folder: Path, history, candidates) -> list[float]:
+    """One title and one history at a time, through the encoder that the folder names."""
+    about = json.loads((folder / "model.json").read_text())["config"]
+    encoder = ranker.load_encoder(str(folder / "encoder") if about["tune"] else about["encoder"], 32).eval()
+    model = load_morec(folder, CATALOGUE).model
+
+    def item(i: str) -> torch.Tensor:
+        (title,) = CATALOGUE.titles_of([i])
+        ids = torch.tensor([encoder.tokenizer(title)["input_ids"]])
+        return model.items(encoder.model(input_ids=ids).last_hidden_state[0].mean(dim=0))
+
+    with torch.no_grad():
+        state = model.states(torch.stack([item(i) for i in history[-model.history_length :]])[None])[0, -1]
+        return [float(state @ item(c)) for c in candidates]
+
+
+# --- scores
+
+
+def test_it_is_a_ranker(asked):
+    assert isinstance(asked, Ranker)
+    assert asked.name == "MoRec"
+    assert asked.score([]).shape == (0, 0)
+    assert asked.full_scores([]).shape == (0, len(CATALOGUE))
+
+
+@pytest.mark.parametrize("of", ["trained", "tuned"])
+def test_scores_equal_the_slow_twin(of, request):
+    folder = request.getfixturevalue(of)
+    rows = [
+        RankingExample("u", ("i1",), ("i5", COLD[0]), "i5"),
+        RankingExample("u", (COLD[1], "i3", "i1", "i7", "i4", "i22"), ("i5", COLD[0], "i9", "i33"), "i5"),
+    ]
+    scores = load_morec(folder, CATALOGUE).score(rows)
+    for e, row in zip(rows, scores, strict=True):
+        want = _slow_scores(folder, e.history, e.candidates)
+        np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-4)
+    assert np.isneginf(scores[0, 2:]).all()
+
+
+def test_candidates_are_scored_as_in_the_whole_catalogue(asked, data):
+    scores, full = asked.score(data.test), asked.full_scores(data.test)
+    column = {item: n for n, item in enumerate(IDS)}
+    for row, whole, e in zip(scores, full, data.test, strict=True):
+        assert row.tolist() == [whole[column[c]] for c in e.candidates]
+
+
+def test_batches_do_not_matter(asked, data, monkeypatch):
+    rows = [RankingExample("u", h, tuple(IDS[:4]), "i0") for h in [(), ("i1",), ("i2", "i3", "i4"), ("i5", "i6")]]
+    whole = asked.score(rows)
+    monkeypatch.setattr(ranker, "_ROWS_AT_A_TIME", 1)
+    np.testing.assert_allclose(asked.score(rows), whole, rtol=0, atol=1e-5)
+    assert whole[0].tolist() == [0.0] * 4
+    assert (np.ptp(whole[1:], axis=1) > 1e-3).all()
+
+
+def test_histories_are_cut_at_their_old_end(asked):
+    long = RankingExample("u", tuple(IDS[:9]), ("i20", "i30"), "i20")
+    last = RankingExample("u", long.history[-4:], long.candidates, "i20")
+    np.testing.assert_allclose(asked.score([long]), asked.score([last]), atol=1e-6)
+
+
+def test_unknown_items_are_named(asked):
+    for history, candidates in ((("x",), ("i1",)), (("i1",), ("i1", "x"))):
+        with pytest.raises(DataError, match="item 'x' is not in the catalogue of 60 items"):
+            asked.score([RankingExample("u", history, candidates, "i1")])
+
+
+# --- items without training rows
+
+
+def test_cold_items_are_found_by_their_titles(trained, data):
+    """All candidates are new; only the first word of the title says which one it is. Chance is 1/6."""
+    assert not set(COLD) & set(data.train_interactions["item_id"])
+    ranks = target_ranks(load_morec(trained, CATALOGUE).score(data.test), [e.target_index for e in data.test])
+    assert (ranks == 1).mean() > 0.9
+
+
+@pytest.mark.parametrize("of", ["trained", "tuned"])
+def test_items_that_come_after_training_are_encoded_when_it_is_loaded(of, request):
+    folder = request.getfixturevalue(of)
+    titles = {"same": "Red Alien", "new": "Wild Opus Red", "i3": CATALOGUE.titles["i3"], "i0": "Red Alien"}
+    later = Catalogue(pl.DataFrame({"item_id": list(titles), "title": list(titles.values())}))
+    example = RankingExample("u", ("i3", "new"), ("same", "i0", "new"), "new")
+    same, old, new = load_morec(folder, later).score([example])[0]
+    assert same == pytest.approx(old, abs=1e-5)
+    assert abs(new - old) > 1e-3
+
+
+def test_the_encoder_is_not_loaded_where_all_titles_are_known(trained, monkeypatch):
+    monkeypatch.setattr(ranker, "load_encoder", lambda *_: pytest.fail("the encoder was loaded"))
+    load_morec(trained, CATALOGUE)
+    with pytest.raises(pytest.fail.Exception):
+        load_morec(trained, Catalogue(pl.DataFrame({"item_id": ["x"], "title": ["Never seen"]})))
+
+
+# --- training
+
+
+def test_what_is_left(trained, tuned):
+    assert {p.name for p in trained.iterdir()} == {*MODEL_FILES, "log.json"}
+    assert {p.name for p in tuned.iterdir()} == {*MODEL_FILES, "log.json", "encoder"}
+    log = _log(trained)
+    assert [e["epoch"] for e in log] == [*range(8)]
+    assert log[-1]["loss"] < 0.8 * log[0]["loss"]
+
+
+def test_the_frozen_encoder_is_as_it_was_and_the_tuned_one_is_not(trained, tuned, encoder):
+    start = ranker.load_encoder(encoder, 32).encode(TITLES)
+    kept = {of: ranker.read_titles(of / "titles.safetensors") for of in (trained, tuned)}
+    vectors = {of: torch.stack([k[t] for t in TITLES]) for of, k in kept.items()}
+    torch.testing.assert_close(vectors[trained], start)
+    assert (vectors[tuned] - start).abs().max() > 1e-3
+    again = ranker.load_encoder(str(tuned / "encoder"), 32).encode(TITLES)
+    torch.testing.assert_close(vectors[tuned], again)
+
+
+def test_validation_chooses_the_epoch_over_the_whole_catalogue(data, config, tmp_path):
+    out = train_morec(data, config(epochs=40, patience=2, learning_rate=0.05), tmp_path / "MoRec", seed=1)
+    about, scores = json.loads((out / "model.json").read_text()), [e["ndcg@10"] for e in _log(out)]
+    assert about["best"] == max(scores) == scores[about["best_epoch"]]
+    assert scores.index(max(scores)) == about["best_epoch"]
+    assert len(scores) == about["best_epoch"] + 1 + 2 < 40
+    everything = [RankingExample(e.user_id, e.history, tuple(IDS), e.target) for e in data.validation]
+    asked = load_morec(out, CATALOGUE)
+    ranks = target_ranks(asked.score(everything), [e.target_index for e in everything])
+    assert float(metrics_for((10,))["ndcg@10"](ranks).mean()) == pytest.approx(about["best"], abs=1e-6)
+    assert full_ranks(asked, data.validation, CATALOGUE).mean() <= ranks.mean()
+
+
+def test_ndcg_counts_ties_as_above():
+    scores = np.array([[3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [0.0, 5.0, 1.0]])
+    want = [1 / np.log2(3), 1 / np.log2(4), 1.0]
+    assert mean_ndcg(scores, np.array([2, 0, 1])) == pytest.approx(np.mean(want))
+    assert mean_ndcg(scores, np.array([2, 0, 1]), k=2) == pytest.approx((want[0] + want[2]) / 3)
+
+
+@pytest.mark.parametrize("tune", [False, True])
+def test_a_stopped_training_goes_on_and_ends_alike(trained, tuned, data, tmp_path, monkeypatch, tune):
+    class StopError(Exception):
+        pass
+
+    finished = tuned if tune else trained
+    config = MoRecConfig.model_validate(json.loads((finished / "model.json").read_text())["config"])
+    steps = 0
+
+    def stop(items, description, total):
+        nonlocal steps
+        for item in items:
+            steps += 1
+            if steps * 2 > total:
+                raise StopError
+            yield item
+
+    out = tmp_path / "MoRec"
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "track", stop)
+        with pytest.raises(StopError):
+            train_morec(data, config, out, seed=0)
+    stopped = torch.load(out / "work" / "checkpoint.pt", weights_only=True)
+    assert 0 < len(stopped["state"]["log"]) < config.epochs
+    counted = []
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "track", lambda items, description, total: counted.append(total) or items)
+        patch.setattr(train, "load_encoder", train.load_encoder if tune else lambda *_: pytest.fail("encoded twice"))
+        train_morec(data, config, out, seed=0)
+    assert counted[0] < steps * 2
+    for name in ("model.safetensors", "titles.safetensors"):
+        want, got = load_file(finished / name), load_file(out / name)
+        assert want.keys() == got.keys()
+        assert all(torch.equal(want[n], got[n]) for n in want)
+    assert _log(out) == _log(finished)
+
+
+def test_the_seed_matters_and_the_caller_s_draws_do_not(trained, data, config, tmp_path):
+    torch.manual_seed(5)
+    one = train_morec(data, config(epochs=1), tmp_path / "one", seed=1)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), drawn)
+    assert _log(one)[0]["loss"] != _log(trained)[0]["loss"]
+
+
+@pytest.mark.parametrize("softmax", ["full", "in-batch"])
+def test_either_softmax_learns_frozen_or_tuned(data, config, tmp_path, softmax):
+    for tune in (False, True):
+        settings = {"softmax": softmax, "tune": tune, "epochs": 3, "encoder_learning_rate": 1e-3}
+        assert config(**settings).in_batch == (softmax == "in-batch")
+        log = _log(train_morec(data, config(**settings), tmp_path / str(tune), seed=0))
+        assert log[-1]["loss"] < log[0]["loss"]
+        assert max(e["ndcg@10"] for e in log) > 0.2
+
+
+def test_the_softmax_fits_what_is_trained(config):
+    assert [config(tune=t).in_batch for t in (False, True)] == [False, True]
+
+
+@pytest.mark.parametrize("where", ["loss", "score"])
+def test_a_diverged_training_stops_and_leaves_the_last_good_epoch(data, config, tmp_path, monkeypatch, where):
+    whole, out = train.full_softmax_loss, tmp_path / "MoRec"
+    scores, good = train.last_scores, []
+
+    def loss(*args):
+        return whole(*args) * (float("nan") if where == "loss" and good else 1)
+
+    def scored(*args):
+        good.append(True)
+        return scores(*args) * (float("nan") if where == "score" and len(good) > 1 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "full_softmax_loss", loss)
+        patch.setattr(train, "last_scores", scored)
+        with pytest.raises(ConfigError, match=r"diverged in epoch 2, .* lower learning_rate \(0.01\)$"):
+            train_morec(data, config(epochs=3), out, seed=0)
+    state = torch.load(out / "work" / "checkpoint.pt", weights_only=True)["state"]
+    assert (len(state["log"]), state["best_epoch"]) == (1, 0)
+    assert all(t.isfinite().all() for t in load_file(out / "work" / "best.safetensors").values())
+    train_morec(data, config(epochs=3), out, seed=0)
+    assert [e["epoch"] for e in _log(out)] == [0, 1, 2]
+
+
+# --- what cannot be
+
+
+def test_data_that_teach_nothing_are_refused(data, config, tmp_path):
+    firsts = data.train_interactions.group_by("user_id", maintain_order=True).first()
+    single = PreparedData(CATALOGUE, [], data.validation, data.test, firsts)
+    with pytest.raises(DataError, match="no user has two training interactions"):
+        train_morec(single, config(), tmp_path / "a", seed=0)
+    alone = PreparedData(CATALOGUE, [], [], data.test, data.train_interactions)
+    with pytest.raises(DataError, match="no validation row has a history"):
+        train_morec(alone, config(), tmp_path / "b", seed=0)
+
+
+def test_wrong_configurations_are_named():
+    with pytest.raises(ValueError, match="3 heads do not divide a hidden_size of 64"):
+        MoRecConfig(n_heads=3)
+
+
+def test_what_cannot_be_read_is_named(trained, tmp_path):
+    with pytest.raises(ModelError, match=f"{tmp_path} holds no MoRec"):
+        load_morec(tmp_path, CATALOGUE)
+    for name in ("model.safetensors", "titles.safetensors", "model.json"):
+        folder = tmp_path / name
+        shutil.copytree(trained, folder)
+        (folder / name).write_bytes((folder / name).read_bytes()[:100])
+        with pytest.raises(ModelError, match="or a damaged one"):
+            load_morec(folder, CATALOGUE)

@@ -1,0 +1,112 @@
+"""Sequential recommenders in a recipe: a row of the table like every other, trained once, or refused early."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.data import read_prepared
+from prefrec.errors import ConfigError, ModelError
+from prefrec.evaluation import read_predictions
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec_systems.sequential import load_sequential
+from prefrec_systems.sequential import stage as stage_module
+from sequential import SMALL, needs_hopwise
+
+SASREC = {"model": "SASRec", "epochs": 2, "batch_size": 64, "settings": SMALL["SASRec"]}
+
+
+def _changed(recipe: Recipe, **sections) -> Recipe:
+    alone = {"sft": None, "align": [], "sequential": [SASREC]}
+    raw = recipe.model_dump(mode="json") | alone | sections
+    return Recipe.model_validate(raw)
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory) -> Path:
+    """A run of SASRec, the reference rows and the untrained language model, to be read only."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    run_recipe(_changed(recipe), folder)
+    return folder
+
+
+@needs_hopwise
+def test_a_row_like_every_other(finished):
+    evaluation = json.loads((finished / "metrics.json").read_text())["evaluation"]
+    assert list(evaluation["metrics"])[-2:] == ["SASRec", "zero-shot"]
+    assert evaluation["metrics"]["SASRec"].keys() == evaluation["metrics"]["popularity"].keys()
+    pairs = {(c["ranker"], c["against"]) for c in evaluation["comparisons"]}
+    assert pairs == {("SASRec", evaluation["best_reference"]), ("zero-shot", evaluation["best_reference"])}
+    assert "SASRec" in (finished / "report.html").read_text(encoding="utf-8")
+
+
+@needs_hopwise
+def test_predictions_are_the_ranker_s_scores(finished):
+    data = read_prepared(finished / "data")
+    asked = load_sequential(finished / "sequential" / "SASRec", data.catalogue)
+    rows = read_predictions(finished / "predictions.parquet").filter(pl.col("ranker") == "SASRec").sort("row")
+    assert len(rows) == 20
+    np.testing.assert_allclose(rows["scores"].to_list(), asked.score(data.test[:20]), atol=1e-6)
+
+
+@needs_hopwise
+def test_what_has_not_changed_is_not_trained_again(finished, recipe, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    metrics = (finished / "metrics.json").read_text()
+    trained = []
+    monkeypatch.setattr(stage_module, "train_sequential", lambda data, section, out, seed: trained.append(section))
+    run_recipe(_changed(recipe), tmp_path / "run")
+    assert (trained, (tmp_path / "run" / "metrics.json").read_text()) == ([], metrics)
+    run_recipe(_changed(recipe, sequential=[SASREC | {"epochs": 3}]), tmp_path / "run", until="sequential")
+    assert [s.epochs for s in trained] == [3]
+    assert (tmp_path / "run" / "sequential" / "SASRec.previous" / "model.safetensors").is_file()
+    run_recipe(_changed(recipe, seed=1), tmp_path / "run", until="sequential")
+    assert len(trained) == 2
+
+
+@needs_hopwise
+def test_lost_weights_are_trained_again(finished, recipe, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "sequential" / "SASRec" / "model.safetensors").unlink()
+    trained = []
+    monkeypatch.setattr(stage_module, "train_sequential", lambda data, section, out, seed: trained.append(out))
+    run_recipe(_changed(recipe), tmp_path / "run", until="sequential")
+    assert trained == [tmp_path / "run" / "sequential" / "SASRec"]
+
+
+def test_without_hopwise_a_run_says_so(recipe, tmp_path, monkeypatch):
+    for name in [n for n in sys.modules if n.split(".")[0] == "hopwise"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "hopwise", None)
+    with pytest.raises(ConfigError, match="pip install hopwise"):
+        run_recipe(_changed(recipe), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"sequential": [SASREC, SASREC]}, "sequential: a model stands there twice"),
+        ({"sequential": [{"model": "BERT4Rec"}]}, "Input should be 'GRU4Rec', 'Caser' or 'SASRec'"),
+        ({"sequential": [SASREC | {"settings": {"heads": 2}}]}, "SASRec has no heads; it takes hidden_size"),
+        ({"align": [{"name": "SASRec"}]}, "name 'SASRec' is taken by another ranker"),
+        ({"sequential": [], "evaluate": {"zero_shot": False, "references": []}}, "no ranker is left"),
+    ],
+)
+def test_refused_recipes(recipe, sections, message):
+    with pytest.raises(ValueError, match=message):
+        _changed(recipe, **sections)
+
+
+def test_sequential_rows_alone_are_enough(recipe):
+    alone = _changed(recipe, evaluate={"zero_shot": False, "references": []})
+    assert alone.lm_rankers == []
+
+
+def test_a_folder_without_a_model_is_named(data, tmp_path):
+    with pytest.raises(ModelError, match=f"{tmp_path} holds no sequential recommender"):
+        stage_module.open_sequential(tmp_path, data)

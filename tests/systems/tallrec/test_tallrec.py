@@ -1,0 +1,301 @@
+"""TALLRec: opinions, questions and prompts; P(Yes) against full sequences, one a candidate and answer."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import get_peft_model
+
+from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
+from prefrec.errors import ModelError, TemplateError, TokenizerError
+from prefrec.lm.models import load_model
+from prefrec.prompts import ChoiceSet, PromptEncoder, load_template, template_names
+from prefrec.prompts.templates import DOMAINS
+from prefrec.rankers import LMRanker, Ranker
+from prefrec.rankers.base import GeneratingRanker
+from prefrec.training import SFTConfig, SFTTrainer, lora_config
+from prefrec_systems.tallrec import (
+    LikeTemplate,
+    Opinions,
+    Question,
+    TallrecConfig,
+    TallrecRanker,
+    encode_question,
+    history_of,
+    load_like_template,
+    load_tallrec,
+    tallrec_dataset,
+    training_questions,
+)
+from prefrec_systems.tallrec.ranker import together
+from slow import slow_logps
+from tiny_run import TITLES, write_model
+
+IDS = [f"i{i}" for i in range(len(TITLES))]
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
+TEMPLATE = load_like_template(None, domain="movies")
+RATED = pl.DataFrame(
+    {
+        "user_id": ["u0", "u0", "u0", "u1", "u1"],
+        "item_id": ["i0", "i1", "i2", "i0", "i3"],
+        "rating": [5.0, 3.5, 4.0, 2.0, None],
+    }
+)
+UNRATED = RATED.drop("rating")
+
+
+def _examples(n: int = 4) -> list[RankingExample]:
+    """Histories of 1 to n items, lists of 5 and 3 candidates by turns."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.permutation(IDS).tolist() for _ in range(n)]
+    return [
+        RankingExample(f"u{u}", tuple(d[: u + 1]), tuple(d[20 : 25 - 2 * (u % 2)]), d[21])
+        for u, d in enumerate(drawn)
+    ]
+
+
+# --- opinions and questions
+
+
+def test_a_rating_below_the_threshold_is_a_dislike_and_no_rating_is_none():
+    opinions = Opinions(RATED, 4.0)
+    known = {(u, i): opinions.liked(u, i) for u, i in RATED.select("user_id", "item_id").iter_rows()}
+    assert known == {
+        ("u0", "i0"): True,
+        ("u0", "i1"): False,
+        ("u0", "i2"): True,
+        ("u1", "i0"): False,
+        ("u1", "i3"): True,
+    }
+    assert opinions.liked("somebody else", "i1")
+    assert not Opinions(RATED, 4.5).liked("u0", "i2")
+    assert opinions
+    assert not Opinions(RATED, 2.0)
+    assert not Opinions(UNRATED, 4.0)
+
+
+def test_with_ratings_the_target_s_rating_is_the_answer():
+    rows = [
+        RankingExample("u0", ("i0",), ("i9", "i1", "i7"), "i1"),
+        RankingExample("u0", ("i0", "i1"), ("i2", "i9", "i7"), "i2"),
+    ]
+    assert training_questions(rows, Opinions(RATED, 4.0), negatives=2, seed=0) == [
+        Question((("i0", True),), "i1", False),
+        Question((("i0", True), ("i1", False)), "i2", True),
+    ]
+
+
+@given(st.integers(1, 5), st.integers(0, 9))
+def test_without_dislikes_untouched_candidates_are_disliked(negatives, seed):
+    rows, opinions = _examples(), Opinions(UNRATED, 4.0)
+    questions = training_questions(rows, opinions, negatives=negatives, seed=seed)
+    of_rows = [[q for q in questions if q.history == history_of(row, opinions)] for row in rows]
+    assert sum(map(len, of_rows)) == len(questions)
+    for row, asked in zip(rows, of_rows, strict=True):
+        assert [q.item for q in asked if q.liked] == [row.target]
+        disliked = [q.item for q in asked if not q.liked]
+        assert len(set(disliked)) == len(disliked) == min(negatives, len(row.candidates) - 1)
+        assert set(disliked) <= set(row.candidates) - {row.target}
+    assert questions == training_questions(rows, opinions, negatives=negatives, seed=seed)
+
+
+def test_negatives_follow_the_seed():
+    drawn = {
+        tuple(q.item for q in training_questions(_examples(), Opinions(UNRATED, 4), negatives=1, seed=seed))
+        for seed in range(5)
+    }
+    assert len(drawn) > 1
+
+
+def test_prepared_data_keeps_the_ratings_of_training_interactions(tmp_path):
+    log = [(f"u{u}", f"i{i}", i, float(1 + (u + i) % 5)) for u in range(3) for i in range(6)]
+    pl.DataFrame(log, schema=["user_id", "item_id", "timestamp", "rating"], orient="row").write_csv(tmp_path / "log")
+    CATALOGUE.frame.head(12).write_csv(tmp_path / "items")
+    files = {"source": "files", "interactions": tmp_path / "log", "items": tmp_path / "items"}
+    # A candidate needs an item that the user did not take.
+    more = "".join(f"u9,i{i},{i},5\n" for i in range(6, 12))
+    with (tmp_path / "log").open("a") as f:
+        f.write(more)
+    data = prepare(PrepareConfig(**files, candidates={"size": 3}))
+    given = {(u, i): r for u, i, _, r in log}
+    kept = data.train_interactions.filter(pl.col("user_id") != "u9")
+    assert len(kept) == 3 * 4
+    assert all(given[u, i] == r for u, i, r in kept.select("user_id", "item_id", "rating").iter_rows())
+
+
+# --- prompts
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_built_in_questions_say_who_liked_what(domain):
+    template = load_like_template(None, domain=domain)
+    text = template.ask(["First One", "Second One"], ["Third One"], "Fourth One")
+    places = [text.index(f"{n} One") for n in ("First", "Second", "Third", "Fourth")]
+    assert places == sorted(places)
+    assert text.index("\nLiked:\n") < places[0] < places[1] < text.index("\nDisliked:\n") < places[2]
+    assert text.endswith("Yes or No:\n")
+    alone = template.ask([], [], "Fourth One")
+    assert "iked:" not in alone
+    assert alone.endswith(text[places[3] :])
+
+
+def test_questions_are_no_phrasing_of_a_ranking_prompt():
+    assert not [name for name in template_names() if name.startswith("like/")]
+    with pytest.raises(TemplateError, match="no template 'like/movies'"):
+        load_template("like/movies")
+
+
+def test_a_template_of_one_s_own(tmp_path):
+    path = tmp_path / "mine.jinja2"
+    path.write_text("+{{ liked | join('+') }} -{{ disliked | join('-') }} ={{ item }}?")
+    assert load_like_template(str(path)).ask(["A", "B"], ["C"], "D") == "+A+B -C =D?"
+    path.write_text("{{ history }} {{ candidates }}")
+    with pytest.raises(TemplateError, match="no liked and no disliked and no item in it; expected the placeholders"):
+        load_like_template(str(path))
+    with pytest.raises(TemplateError, match="no template 'nowhere'"):
+        load_like_template("nowhere")
+
+
+def test_a_question_in_tokens_is_the_text(bpe_tokenizer):
+    encoder = PromptEncoder(bpe_tokenizer)
+    question = Question((("i0", True), ("i1", False), ("i2", True)), "i3")
+    choices = encode_question(question, CATALOGUE, TEMPLATE, encoder)
+    text = TEMPLATE.ask([TITLES[0], TITLES[2]], [TITLES[1]], TITLES[3])
+    assert bpe_tokenizer.decode(choices.prompt).removeprefix("<|im_start|>") == text
+    assert [bpe_tokenizer.decode(a) for a in choices.answers] == ["Yes<|im_end|>", "No<|im_end|>"]
+
+
+def test_the_oldest_items_make_room(bpe_tokenizer):
+    history = tuple((f"i{n}", n % 2 == 0) for n in range(8))
+    whole = encode_question(Question(history, "i9"), CATALOGUE, TEMPLATE, PromptEncoder(bpe_tokenizer))
+    short = PromptEncoder(bpe_tokenizer, max_length=whole.length - 1)
+    got = encode_question(Question(history, "i9"), CATALOGUE, TEMPLATE, short)
+    want = encode_question(Question(history[1:], "i9"), CATALOGUE, TEMPLATE, PromptEncoder(bpe_tokenizer))
+    assert got == want
+    assert short.shortened == 1
+    with pytest.raises(TokenizerError, match="max_length is 20"):
+        encode_question(Question(history, "i9"), CATALOGUE, TEMPLATE, PromptEncoder(bpe_tokenizer, max_length=20))
+
+
+# --- scores
+
+
+@pytest.fixture
+def ranker(model, bpe_tokenizer):
+    def make(opinions=None, **settings) -> TallrecRanker:
+        lm = LMRanker("TALLRec", settings.pop("model", model), bpe_tokenizer, CATALOGUE, TEMPLATE, **settings)
+        return TallrecRanker(lm, Opinions(UNRATED, 4.0) if opinions is None else opinions)
+
+    return make
+
+
+def _slow_p_yes(ranker: TallrecRanker, example: RankingExample, candidate: str) -> float:
+    """Two full sequences: question and Yes, question and No."""
+    encoder, kept = ranker.lm.encoder, list(example.history)
+    while True:
+        liked = [CATALOGUE.titles[i] for i in kept if ranker.opinions.liked(example.user_id, i)]
+        disliked = [CATALOGUE.titles[i] for i in kept if not ranker.opinions.liked(example.user_id, i)]
+        try:
+            choices = encoder.encode_text(TEMPLATE.ask(liked, disliked, CATALOGUE.titles[candidate]), ["Yes", "No"])
+            break
+        except TokenizerError:
+            kept.pop(0)
+    with torch.no_grad():
+        yes, no = slow_logps(ranker.lm.model, choices).double()
+    return float(yes.exp() / (yes.exp() + no.exp()))
+
+
+def test_questions_are_read_together_as_far_as_they_begin_alike():
+    answers = ((7, 9), (8, 9))
+    a, b = ChoiceSet((1, 2, 3, 4), answers), ChoiceSet((1, 2, 5), answers)
+    assert together([a, b]) == [ChoiceSet((1, 2), ((3, 4, 7, 9), (3, 4, 8, 9), (5, 7, 9), (5, 8, 9)))]
+    assert together([a]) == [a]
+    assert together([a, a]) == [ChoiceSet(a.prompt, answers * 2)]
+    other = ChoiceSet((6, 2, 5), answers)
+    assert together([a, other]) == [a, other]
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_length": 75}, {"chat": True}])
+def test_p_yes_equals_the_slow_twin(ranker, settings):
+    rated = pl.DataFrame({"user_id": ["u1", "u3"], "item_id": [_examples()[1].history[0], _examples()[3].history[2]]})
+    asked, examples = ranker(Opinions(rated.with_columns(rating=1.0), 4.0), **settings), _examples()
+    scores = asked.score(examples)
+    assert scores.shape == (4, 5)
+    assert (asked.lm.encoder.shortened > 0) == ("max_length" in settings)
+    for row, example in zip(scores, examples, strict=True):
+        want = [_slow_p_yes(asked, example, c) for c in example.candidates]
+        np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-5)
+        assert (row[len(want) :] == -np.inf).all()
+    assert np.ptp(scores[0]) > 1e-3
+
+
+def test_p_yes_is_the_packed_score_of_yes_over_both(ranker):
+    asked, (example, *_) = ranker(), _examples()
+    history = history_of(example, asked.opinions)
+    sets = [encode_question(Question(history, c), CATALOGUE, TEMPLATE, asked.lm.encoder) for c in example.candidates]
+    logps = torch.from_numpy(asked.lm.choice_logps(sets)).double()
+    np.testing.assert_allclose(asked.score([example])[0], torch.softmax(logps, dim=1)[:, 0], rtol=0, atol=1e-5)
+
+
+def test_dislikes_change_the_scores(ranker):
+    example = _examples()[3]
+    low = pl.DataFrame({"user_id": ["u3"], "item_id": [example.history[0]], "rating": [1.0]})
+    plain, told = ranker().score([example]), ranker(Opinions(low, 4.0)).score([example])
+    assert np.abs(plain - told).max() > 1e-3
+
+
+def test_it_is_a_ranker_that_does_not_generate(ranker):
+    assert isinstance(ranker(), Ranker)
+    assert not isinstance(ranker(), GeneratingRanker)
+    assert ranker().score([]).shape == (0, 0)
+
+
+def test_only_its_own_kind_of_template(model, bpe_tokenizer):
+    lm = LMRanker("lm", model, bpe_tokenizer, CATALOGUE, load_template("movies/1"))
+    with pytest.raises(TypeError, match="asks by a LikeTemplate, got PromptTemplate"):
+        TallrecRanker(lm, Opinions(UNRATED, 4.0))
+
+
+# --- training
+
+
+@pytest.mark.parametrize("liked", [True, False])
+def test_trained_on_one_answer_it_gives_it(tmp_path, bpe_tokenizer, liked):
+    folder = write_model(tmp_path / "model", bpe_tokenizer)
+    questions = [Question((("i5", True),), f"i{n}", liked) for n in range(8)]
+    model = get_peft_model(load_model(str(folder)), lora_config(4))
+    args = SFTConfig(
+        output_dir=str(tmp_path / "out"), learning_rate=2e-2, num_train_epochs=5, per_device_train_batch_size=4,
+        use_cpu=True, save_strategy="no",
+    )  # fmt: skip
+    dataset = tallrec_dataset(questions, CATALOGUE, TEMPLATE, PromptEncoder(bpe_tokenizer))
+    opinions = Opinions(UNRATED, 4.0)
+    example = RankingExample("u", ("i5",), ("i20", "i30"), "i20")
+    before = TallrecRanker(LMRanker("T", model, bpe_tokenizer, CATALOGUE, TEMPLATE), opinions).score([example])
+    assert ((before > 0.3) & (before < 0.7)).all()
+    SFTTrainer(model, args, dataset, None, bpe_tokenizer).train()
+    model.save_pretrained(tmp_path / "adapter")
+    after = load_tallrec(
+        "T", str(folder), tmp_path / "adapter", CATALOGUE, TEMPLATE, opinions, loading={"dtype": "float32"}
+    )
+    assert (after.score([example]) > 0.8).all() if liked else (after.score([example]) < 0.2).all()
+    with pytest.raises(ModelError, match="no adapter in"):
+        load_tallrec("T", str(folder), tmp_path / "nowhere", CATALOGUE, TEMPLATE, opinions)
+
+
+def test_the_answers_of_training_rows_are_one_word(bpe_tokenizer):
+    questions = [Question((), "i0", True), Question((), "i1", False)]
+    dataset = tallrec_dataset(questions, CATALOGUE, TEMPLATE, PromptEncoder(bpe_tokenizer))
+    answers = [bpe_tokenizer.decode(c.answers[0]) for c in dataset.choice_sets]
+    assert answers == ["Yes<|im_end|>", "No<|im_end|>"]
+
+
+def test_settings_are_checked():
+    config = TallrecConfig.model_validate({"kind": "tallrec", "liked": 3, "rows": 10})
+    assert (config.name, config.liked, config.negatives, config.learning_rate) == ("TALLRec", 3.0, 1, 1e-4)
+    assert isinstance(load_like_template(config.template), LikeTemplate)
+    for wrong in ({"negatives": 0}, {"name": "a/b"}, {"likes": 3}, {"epochs": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            TallrecConfig.model_validate(wrong)

@@ -1,0 +1,95 @@
+"""Another package adds a verb, a loss, a kind of rankers and a data source by entry points."""
+
+import json
+import os
+import subprocess
+import sys
+
+import yaml
+
+PACKAGE = '''"""`prefrec hello`: what another package adds."""
+
+import numpy as np
+import polars as pl
+import torch
+
+from prefrec.data import Catalogue
+from prefrec.data.sources import Source
+from prefrec.losses import PreferenceLoss, find_loss
+from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.kinds import RankerKind
+from prefrec.rankers.config import RankerConfig
+
+
+def hello(name: str) -> None:
+    """Greet."""
+    logps = torch.tensor([[-1.0, -2.0]])
+    print(f"hello {name}", find_loss("gap")(logps, logps, 2.0).losses.tolist())
+
+
+def gap_loss(policy_logps, ref_logps, beta):
+    return PreferenceLoss(beta * (policy_logps[:, 0] - policy_logps[:, 1]), policy_logps)
+
+
+def days(config):
+    log = [(f"u{u}", f"i{(u + n) % 9}", n) for u in range(12) for n in range(7)]
+    interactions = pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row")
+    items = pl.DataFrame({"item_id": [f"i{n}" for n in range(9)], "title": [f"Day {n}" for n in range(9)]})
+    return Source("days", "generic", Catalogue(items), interactions)
+
+
+class FirstConfig(RankerConfig):
+    kind: str = "first"
+    name: str = "first"
+
+
+class FirstRanker:
+    name = "first"
+
+    def score(self, examples):
+        return np.array([[-float(n) for n, _ in enumerate(e.candidates)] for e in examples])
+
+
+def stage(made_of, config, folder, before):
+    return Entry(config.name, made_of.data_key, lambda batch_size: FirstRanker())
+
+
+KIND = RankerKind(FirstConfig, stage)
+'''
+ENTRY_POINTS = """[prefrec.commands]
+hello = other_package:hello
+[prefrec.losses]
+gap = other_package:gap_loss
+[prefrec.sources]
+days = other_package:days
+[prefrec.rankers]
+first = other_package:KIND
+"""
+RECIPE = {
+    "name": "days",
+    "data": {"source": "days", "candidates": {"size": 3}},
+    "rankers": [{"kind": "first"}],
+    "evaluate": {"zero_shot": False, "references": ["popularity"], "full_rows": 0},
+}
+
+
+def test_another_package_adds_to_every_group(tmp_path):
+    (tmp_path / "other_package.py").write_text(PACKAGE)
+    about = tmp_path / "other_package-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other-package\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(ENTRY_POINTS)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+
+    def prefrec(*arguments: str) -> str:
+        command = [sys.executable, "-c", "from prefrec.cli import main; main()", *arguments]
+        place = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, env=place, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "What another package adds." in prefrec("--help")
+    assert prefrec("hello", "you") == "hello you [2.0]\n"
+    metrics = json.loads(prefrec("run", str(recipe), "--json"))["metrics"]["evaluation"]["metrics"]
+    assert list(metrics) == ["popularity", "first"]
