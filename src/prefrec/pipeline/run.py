@@ -30,7 +30,7 @@ from prefrec.pipeline.recipe import (
     SFTSection,
     dump_recipe,
 )
-from prefrec.pipeline.rows import check_rows, warn_of_idle_dropout
+from prefrec.pipeline.rows import check_rows, trained_sections, warn_of_idle_dropout
 from prefrec.pipeline.score import Entry, LMEntry, SequentialEntry, adapter_key
 from prefrec.pipeline.train import WEIGHTS, train_align, train_sft
 from prefrec.processes import is_first
@@ -79,7 +79,7 @@ def run_recipe(
     data = prepare_stage(recipe, folder / "data")
     if until != "prepare":
         check_rows(recipe, data)
-        warn_of_idle_dropout(recipe)
+        warn_of_idle_dropout(recipe.lora, trained_sections(recipe))
     key = prepared_digest(folder / "data")
     entries: list[Entry] = [
         sequential_stage(data, key, s, folder / SEQUENTIAL / s.model, seed=recipe.seed) for s in sections

@@ -25,7 +25,7 @@ from prefrec.prompts import load_template
 from prefrec.rankers.base import GeneratingRanker, Ranker
 from prefrec.rankers.chatrec import ChatRecRanker
 from prefrec.rankers.fuse import FuseRanker
-from prefrec.rankers.lm import LMRanker, load_lm
+from prefrec.rankers.lm import BATCH_SIZE, LMRanker, load_lm
 from prefrec.rankers.reference import pad_scores, reference_rankers
 from prefrec.rankers.retrieve import RetrieveThenRank
 from prefrec.rankers.sequential import load_sequential
@@ -152,7 +152,7 @@ def ask_models(
 
 
 def lm_ranker(
-    name: str, adapter: Path | None, data: PreparedData, model: ModelSection, *, batch_size: int = 8
+    name: str, adapter: Path | None, data: PreparedData, model: ModelSection, *, batch_size: int = BATCH_SIZE
 ) -> LMRanker:
     """A language model, with an adapter where one is given, as a ranker of the items of `data`."""
     lm, tokenizer = load_lm(model.name, adapter, **model.loading())
@@ -171,7 +171,7 @@ def lm_ranker(
     )
 
 
-def entry_ranker(entry: Entry, data: PreparedData, model: ModelSection, *, batch_size: int = 8) -> Ranker:
+def entry_ranker(entry: Entry, data: PreparedData, model: ModelSection, *, batch_size: int = BATCH_SIZE) -> Ranker:
     """The ranker of an entry, loaded; `batch_size` is that of language models, those that it is made of included."""
     if isinstance(entry, SequentialEntry):
         return load_sequential(entry.folder, data.catalogue, entry.name)
@@ -191,7 +191,7 @@ class LateRanker:
     def __init__(self, entry: Entry, data: PreparedData, model: ModelSection) -> None:
         self.name = entry.name
         self.entry = entry
-        self.batch_size = 8
+        self.batch_size = BATCH_SIZE
         self.known: pl.DataFrame | None = None
         self._load = partial(entry_ranker, entry, data, model)
 

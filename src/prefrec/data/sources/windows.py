@@ -48,8 +48,8 @@ _TITLES = (".json", ".item", ".csv", ".tsv", ".parquet", ".pq")
 _TITLE_NAMES = ("id2name", "id2title", "item", "title", "catalog")
 """How the names of files with titles begin; RecBole's `.item` needs none of them."""
 _TITLE_OPTIONS = {
-    "item_id": "--catalogue-item-column (`columns.catalogue_item` in a recipe)",
-    "title": "--title-column (`columns.title` in a recipe)",
+    "item_id": "--columns.catalogue-item (`columns.catalogue_item` in a recipe)",
+    "title": "--columns.title (`columns.title` in a recipe)",
 }
 
 
@@ -73,7 +73,7 @@ def find_window_files(
         if part not in files:
             raise DataError(
                 f"{folder}: no {part} rows; expected a file such as {part}.csv, {part}.parquet, {part}.jsonl or "
-                f"NAME.{part}.inter, or name it with --row-file {part}=FILE (`row_files` in a recipe)"
+                f"NAME.{part}.inter, or name it with --row-files {part}=FILE (`row_files` in a recipe)"
             )
     return files, titles or _find_titles(there, set(files.values()))
 
@@ -174,7 +174,7 @@ def _cut_validation(
     if not in_order:
         raise DataError(
             f"{path}: no file of validation rows, and no times by which to take the last training rows for them. "
-            "Name the file with --row-file validation=FILE (`row_files`), or the column with --timestamp-column "
+            "Name the file with --row-files validation=FILE (`row_files`), or the column with --columns.timestamp "
             f"(`columns.timestamp`; {FILE_ORDER} takes the order of the lines); --validation-share 0 "
             "(`validation_share`) does without validation rows"
         )
