@@ -77,7 +77,7 @@ def test_commands_in_the_pages_exist_with_their_options(page):
                 continue
             assert found[1] in verbs, line
             known = {o for p in verbs[found[1]].params for o in (*p.opts, *p.secondary_opts)}
-            asked = set(re.findall(r"(?<!\S)--[a-z][\w-]*", found[2].partition(" #")[0]))
+            asked = set(re.findall(r"(?<!\S)--[a-z][\w.-]*", found[2].partition(" #")[0]))
             assert asked <= known, line
 
 

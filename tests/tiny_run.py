@@ -31,7 +31,7 @@ TRAINING = (
     "5",
     "--rows",
     "40",
-    "--lora-rank",
+    "--lora.r",
     "4",
     "--global-batch-size",
     "8",

@@ -25,12 +25,12 @@ class Workplace:
     @property
     def asked(self) -> tuple[str, ...]:
         """As the tiny recipe asks its model: by a prompt that lists the candidates."""
-        return (*self.with_histories, "--template", "1")
+        return (*self.with_histories, "--model.templates", "1")
 
     @property
     def with_histories(self) -> tuple[str, ...]:
         """The default prompt."""
-        return ("--model", str(self.model), "--dtype", "float32", "--max-length", "400")
+        return ("--model.name", str(self.model), "--model.dtype", "float32", "--model.max-length", "400")
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def place(tmp_path_factory, bpe_tokenizer) -> Workplace:
     shop, model = write_shop(folder / "shop"), write_model(folder / "model", bpe_tokenizer)
     place = Workplace(shop, model, folder / "data", folder / "sft", folder / "s-dpo")
     files = ("--source", "files", "--interactions", shop["interactions"], "--items", shop["items"])
-    succeed("prepare", place.data, *files, "--domain", "movies", "--num-candidates", 6, "--history-length", 4)
+    succeed("prepare", place.data, *files, "--domain", "movies", "--candidates.size", 6, "--history-length", 4)
     succeed("sft", place.data, place.sft, *place.asked, *TRAINING)
-    start = ("--adapter", place.sft / "adapter", "--num-negatives", 3)
+    start = ("--adapter", place.sft / "adapter", "--negatives-from", "list", "--num-negatives", 3)
     succeed("align", place.data, place.s_dpo, *start, *place.asked, *TRAINING)
     return place

@@ -29,7 +29,9 @@ def lm(place):
 def evaluate(place, tmp_path):
     def run(*options) -> dict:
         chosen = ("--adapter", f"s-dpo={place.s_dpo / 'adapter'}", "--rows", ROWS, "--out", tmp_path)
-        printed = succeed("evaluate", place.data, "--full-catalogue", *chosen, *place.asked, "--json", *options)
+        printed = succeed(
+            "evaluate", place.data, "--full-catalogue", "--no-zero-shot", *chosen, *place.asked, "--json", *options
+        )
         assert json.loads(printed) == json.loads((tmp_path / "full_catalogue.json").read_text())
         return json.loads(printed)["evaluation"]
 
@@ -89,7 +91,7 @@ def test_sasrec_hands_on_to_the_language_model(place, evaluate, lm, tmp_path):
 
 
 def test_a_table_for_people(place, tmp_path):
-    chosen = ("--zero-shot", "--rows", 3, "--out", tmp_path, "--retriever", "item-kNN", "--retrieve", 4)
+    chosen = ("--rows", 3, "--out", tmp_path, "--retriever", "item-kNN", "--retrieve", 4)
     out = succeed("evaluate", place.data, "--full-catalogue", *chosen, *place.asked)
     assert "item-kNN+zero-shot" in out
     assert "HR@4" in out
@@ -99,7 +101,7 @@ def test_a_table_for_people(place, tmp_path):
 
 def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
     """Both blocks, every model against the best reference row, groups of targets; in 100 columns."""
-    chosen = ("--zero-shot", "--adapter", f"s-dpo={place.s_dpo / 'adapter'}", "--out", tmp_path)
+    chosen = ("--adapter", f"s-dpo={place.s_dpo / 'adapter'}", "--out", tmp_path)
     out = succeed("evaluate", place.data, *chosen, *place.asked, "--full-rows", 12)
     told = json.loads((tmp_path / "metrics.json").read_text())
     full = told["full_catalogue"]
@@ -125,11 +127,11 @@ def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
         (("--retriever", "SASRec"), 2, "Invalid value for --retriever: needs --full-catalogue"),
         (("--full-catalogue", "--generate-rows", 3), 2, "Invalid value for --generate-rows"),
         (
-            ("--full-catalogue", "--zero-shot", "--retriever", "SASRec"),
+            ("--full-catalogue", "--retriever", "SASRec"),
             1,
             "no 'SASRec' here; there are random",
         ),
-        (("--full-catalogue", "--zero-shot", "--retriever", "zero-shot"), 1, "is shown the titles that it scores"),
+        (("--full-catalogue", "--retriever", "zero-shot"), 1, "is shown the titles that it scores"),
         (("--full-catalogue", "--retriever", "random", "--retrieve", 0), 2, "Invalid value for '--retrieve'"),
     ],
 )

@@ -99,7 +99,6 @@ def test_nothing_asked_shows_the_help():
         (("train",), "No such command 'train'"),
         (("run",), "Missing argument"),
         (("sft", "data", "out", "--rwos", "3"), "No such option: --rwos"),
-        (("sft", "data", "out", "--rows", "many"), "Invalid value for '--rows'"),
         (("audit", "data", "--split", "all"), "'all' is not one of 'train', 'validation', 'test'"),
         (("rank", "data", "--history", "Heat"), "Invalid value for --candidate"),
     ],

@@ -70,7 +70,7 @@ def test_rows_of_a_split(place):
 
 def test_all_that_a_held_out_user_took_before_is_left_out(place, tmp_path):
     files = ("--source", "files", "--interactions", place.shop["interactions"], "--items", place.shop["items"])
-    succeed("prepare", tmp_path, *files, "--split", "user", "--num-candidates", 6, "--history-length", 2)
+    succeed("prepare", tmp_path, *files, "--split", "user", "--candidates.size", 6, "--history-length", 2)
     (answer,) = json.loads(
         succeed("rank", tmp_path, "--catalogue", *place.asked, "--json", "--rows", 1, "--top", 100)
     )
@@ -107,7 +107,7 @@ def test_a_model_that_gives_no_numbers_gives_no_ranking(place, tmp_path, bpe_tok
         model.lm_head.weight.fill_(torch.nan)
     model.save_pretrained(tmp_path)
     bpe_tokenizer.save_pretrained(tmp_path)
-    done = prefrec("rank", place.data, *place.asked, "--model", tmp_path, *HISTORY, *options, "--json")
+    done = prefrec("rank", place.data, *place.asked, "--model.name", tmp_path, *HISTORY, *options, "--json")
     assert (done.code, done.out) == (1, "")
     assert "a log-probability is no finite number; use another dtype" in " ".join(done.err.split())
 
@@ -115,10 +115,13 @@ def test_a_model_that_gives_no_numbers_gives_no_ranking(place, tmp_path, bpe_tok
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--history", "Heat"), "Invalid value for --candidate: name titles to rank, or rank all with --catalogue"),
+        (("--history", "Heat"), "Invalid value for --candidate: name titles to rank, or rank all"),
         (("--candidate", "Heat"), "Invalid value for --history: name the titles to go on from"),
         (("--catalogue",), "Invalid value for --history"),
-        (("--catalogue", "--candidate", "Heat", "--history", "Heat"), "Invalid value for --candidate: leave it out"),
+        (
+            ("--catalogue", "--candidate", "Heat", "--history", "Heat"),
+            "Invalid value for --candidate: cannot be combined",
+        ),
         (("--catalogue", "--history", "Heat", "--rows", 2), "Invalid value for --rows: needs --catalogue"),
         (("--candidate", "Heat", "--rows", 2), "Invalid value for --rows: needs --catalogue"),
         (("--candidate", "Heat", "--history", "Heat", "--top", 10), "Invalid value for --top: needs --catalogue"),

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from command import prefrec, succeed
-from tiny_run import TRAINING, adapter_weights
+from prefrec.cli._options import option
+from tiny_run import TRAINING, adapter_weights, write_recipe
 
 TRAJECTORY = json.loads((Path(__file__).parent / "loss_trajectory.json").read_text())
 """Losses that the tiny runs of `conftest.place` logged when they were known to be right; after a change that is
@@ -38,7 +39,7 @@ def test_the_trajectories_are_those_of_learning():
 
 @pytest.mark.parametrize("verb", ["sft", "align"])
 def test_accumulation_equals_a_large_batch(place, tmp_path, verb):
-    start = ("--adapter", place.sft / "adapter") if verb == "align" else ()
+    start = ("--adapter", place.sft / "adapter", "--negatives-from", "list") if verb == "align" else ()
     options = (*start, *place.asked, *TRAINING, "--epochs", 2)
     for size in (8, 2):
         succeed(verb, place.data, tmp_path / str(size), *options, "--per-device-batch-size", size)
@@ -56,7 +57,8 @@ def test_the_global_batch_is_printed(place, tmp_path):
 
 
 def test_options_reach_the_adapter(place, tmp_path):
-    options = ("--rows", 8, "--epochs", 1, "--lora-rank", 3, "--chat", "--template", "movies/2", "--seed", 4)
+    prompt = ("--model.chat", "--model.templates", "movies/2")
+    options = ("--rows", 8, "--epochs", 1, "--lora.r", 3, *prompt, "--seed", 4)
     succeed("sft", place.data, tmp_path / "sft", *place.asked, *TRAINING, *options)
     assert json.loads((tmp_path / "sft" / "adapter" / "adapter_config.json").read_text())["r"] == 3
 
@@ -65,12 +67,12 @@ def test_an_adapter_to_go_on_from_keeps_its_rank(place, tmp_path):
     """Another one is refused; its own changes nothing."""
     own = ("--adapter", place.sft / "adapter", *place.asked, "--rows", 8, "--global-batch-size", 8)
     for verb in ("sft", "align"):
-        done = prefrec(verb, place.data, tmp_path / verb, *own, "--lora-rank", 3)
+        done = prefrec(verb, place.data, tmp_path / verb, *own, "--lora.r", 3)
         assert (done.code, done.out) == (1, "")
-        assert "--lora-rank 3: the adapter in" in done.err
-        assert "keeps its rank, 4; leave --lora-rank out, or --adapter to train a new one" in done.err
+        assert "--lora.r 3: the adapter in" in done.err
+        assert "has 4 and keeps it; leave --lora.r out, or --adapter to train a new one" in done.err
         succeed(verb, place.data, tmp_path / verb, *own)
-        again = prefrec(verb, place.data, tmp_path / verb, *own, "--lora-rank", 4)
+        again = prefrec(verb, place.data, tmp_path / verb, *own, "--lora.r", 4)
         assert again.err.splitlines()[0].endswith(": unchanged")
 
 
@@ -84,28 +86,37 @@ def test_every_loss_by_name(place, tmp_path, loss):
 @pytest.mark.parametrize(
     ("verb", "options", "message"),
     [
-        ("align", ("--num-negatives", 6), "num_negatives is 6, but row 0 has only 5 rejected answers"),
-        ("align", ("--num-negatives", 0), "num_negatives: Input should be greater than or equal to 1 (given: 0)"),
+        (
+            "align",
+            ("--negatives-from", "list", "--num-negatives", 6),
+            "num_negatives is 6, but row 0 has only 5 rejected answers",
+        ),
+        ("align", ("--num-negatives", 0), "--num-negatives: Input should be greater than or equal to 1 (given: '0')"),
         ("align", ("--loss", "ipo"), "loss 'ipo' is unknown: expected one of softmax_dpo, dpo, dmpo, bpr, softmax"),
-        ("align", ("--beta", 0), "beta: Input should be greater than 0 (given: 0.0)"),
-        ("align", ("--negatives", "some"), "negatives: Input should be 'fixed' or 'per_epoch' (given: 'some')"),
+        ("align", ("--beta", 0), "--beta: Input should be greater than 0 (given: '0')"),
+        ("align", ("--negatives", "some"), "--negatives: Input should be 'fixed' or 'per_epoch' (given: 'some')"),
         ("align", ("--adapter", "/nowhere"), "no adapter in /nowhere: expected a folder with adapter_config.json"),
-        ("sft", ("--model", "/nowhere/model"), "no model at '/nowhere/model': expected a local folder with config"),
         (
             "sft",
-            ("--dtype", "int3"),
-            "dtype: Input should be 'auto', 'float32', 'bfloat16' or 'float16' (given: 'int3')",
+            ("--model.name", "/nowhere/model"),
+            "no model at '/nowhere/model': expected a local folder",
         ),
         (
             "sft",
-            ("--template", "poems/1"),
+            ("--model.dtype", "int3"),
+            "--model.dtype: Input should be 'auto', 'float32', 'bfloat16' or 'float16' (given: 'int3')",
+        ),
+        (
+            "sft",
+            ("--model.templates", "poems/1"),
             "no template 'poems/1': expected a path to a jinja2 file or one of books/1",
         ),
-        ("sft", ("--max-length", 30), "max_length is 30: show fewer candidates, raise max_length"),
+        ("sft", ("--model.max-length", 30), "max_length is 30: show fewer candidates, raise max_length"),
         ("sft", ("--skip-rows", 1000), "error: --skip-rows: 1000, but there are only"),
         ("align", ("--skip-rows", 90, "--latest-per-user", 2), "only 80 rows (--latest-per-user: 2): lower it"),
         ("sft", ("--global-batch-size", 6), "global_batch_size 6 is no multiple of per_device_train_batch_size 4"),
-        ("sft", ("--lora-rank", 0), "r: Input should be greater than or equal to 1 (given: 0)"),
+        ("sft", ("--lora.r", 0), "--lora.r: Input should be greater than or equal to 1 (given: '0')"),
+        ("sft", ("--rows", "many"), "--rows: Input should be a valid integer, unable to parse string as an integer"),
     ],
 )
 def test_what_is_refused(place, tmp_path, verb, options, message):
@@ -125,7 +136,7 @@ def test_a_tokenizer_without_end_token(place, tmp_path):
     settings = json.loads((model / "tokenizer_config.json").read_text())
     settings.pop("eos_token")
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
-    done = prefrec("sft", place.data, tmp_path / "out", *place.asked, "--model", model)
+    done = prefrec("sft", place.data, tmp_path / "out", *place.asked, "--model.name", model)
     assert done.code == 1
     assert "error: the tokenizer has no end token, which closes every answer" in done.err
 
@@ -146,7 +157,7 @@ def test_the_same_settings_are_not_trained_again_and_others_do_not_overwrite(pla
     again = prefrec("sft", place.data, out, *place.asked, *TRAINING, *options)
     assert "sft: unchanged" in again.err
     assert (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
-    succeed("sft", place.data, out, *place.asked, *TRAINING, *options, "--lora-rank", 3)
+    succeed("sft", place.data, out, *place.asked, *TRAINING, *options, "--lora.r", 3)
     kept = tmp_path / "sft.previous" / "adapter" / "adapter_model.safetensors"
     assert kept.stat().st_mtime_ns == before
     assert json.loads((out / "adapter" / "adapter_config.json").read_text())["r"] == 3
@@ -173,11 +184,26 @@ def test_a_folder_of_other_things_is_left_alone(place, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
+def test_the_verbs_train_the_weights_of_a_recipe(place, tmp_path):
+    """The same fields are set in both, and all others have their defaults."""
+    few = {"rows": 16, "global_batch_size": 4}
+    recipe = write_recipe(tmp_path, place.recipe, sft=few, align=[few])
+    succeed("run", recipe, "--out", tmp_path / "run", "--until", "align")
+    data, fields = tmp_path / "run" / "data", [w for field, value in few.items() for w in (option(field), value)]
+    succeed("sft", data, tmp_path / "sft", *place.asked, *fields, "--lora.r", 4)
+    start = ("--adapter", tmp_path / "sft" / "adapter")
+    succeed("align", data, tmp_path / "s-dpo", *start, *place.asked, *fields)
+    for of_verb, of_run in (("sft", "sft"), ("s-dpo", "align/s-dpo")):
+        found, want = (adapter_weights(tmp_path / at / "adapter") for at in (of_verb, f"run/{of_run}"))
+        assert found.keys() == want.keys()
+        assert [name for name in want if not torch.equal(found[name], want[name])] == []
+
+
 def test_histories_are_read_where_the_prompt_shows_no_candidates(place, tmp_path):
     """By default; the same rows, and then alignment from the adapter."""
     read, tuned, aligned = (tmp_path / name for name in ("read", "tuned", "aligned"))
     few = ("--rows", 40, "--epochs", 2, "--learning-rate", 5e-3, "--global-batch-size", 8)
-    done = prefrec("sft", place.data, read, *place.with_histories, *few, "--lora-rank", 4)
+    done = prefrec("sft", place.data, read, *place.with_histories, *few, "--lora.r", 4)
     assert "40 training rows" in done.err
     assert json.loads((read / "stage.json").read_text())["made_with"]["model"]["templates"] == ["history"]
     succeed("sft", place.data, tuned, "--adapter", read / "adapter", *place.with_histories, *few)

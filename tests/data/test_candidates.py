@@ -142,7 +142,7 @@ def test_popularity_weights_leave_no_item_out() -> None:
 def test_too_few_items_says_how_many_and_what_to_do() -> None:
     windows, touched = [Window("u", 1, ("i0",), "i1")], touched_of([("u", "i0"), ("u", "i1")])
     with pytest.raises(
-        DataError, match=r"user 'u' leaves 8 items.*20 candidates need 19.*--num-candidates to 9 or less"
+        DataError, match=r"user 'u' leaves 8 items.*20 candidates need 19.*--candidates.size to 9 or less"
     ):
         draw_candidates(windows, pool_of(10), touched, split="test", seed=0)
     assert len(draw_candidates(windows, pool_of(10), touched, split="test", seed=0, size=9)[0].candidates) == 9

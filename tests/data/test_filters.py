@@ -17,7 +17,7 @@ LOG = pl.DataFrame(
 
 def test_at_least() -> None:
     assert len(at_least(LOG, 3)) == 3
-    with pytest.raises(ConfigError, match=r"no ratings: name the column with --rating-column"):
+    with pytest.raises(ConfigError, match=r"no ratings: name the column with --columns.rating"):
         at_least(LOG.drop("rating"), 3)
 
 

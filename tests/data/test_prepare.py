@@ -89,7 +89,7 @@ def test_popularity_and_time(shop: Shop) -> None:
 
 def test_fewer_items_than_candidates(shop: Shop) -> None:
     paths = shop(items=12, length=6)
-    with pytest.raises(DataError, match="20 candidates cannot be drawn from 12 items: lower --num-candidates"):
+    with pytest.raises(DataError, match=r"20 candidates cannot be drawn from 12 items: lower --candidates\.size"):
         shop_data(paths)
     with pytest.raises(DataError, match="leaves 6 items to draw from, but 12 candidates need 11 negatives"):
         shop_data(paths, candidates={"size": 12})

@@ -42,7 +42,7 @@ def test_table(arguments: list[str]) -> None:
 
 
 def test_json_and_published_json(arguments: list[str]) -> None:
-    out = run([*arguments, "--json", "--published-json", "--num-candidates", "7"])
+    out = run([*arguments, "--json", "--published-json", "--candidates.size", "7"])
     folder = Path(arguments[0])
     data = read_prepared(folder)
     assert json.loads(out) == data.protocol
@@ -65,14 +65,14 @@ def test_no_ratings_and_the_dates_of_the_log(arguments: list[str]) -> None:
     log = Path(arguments[4])
     header, *lines = log.read_text().splitlines()
     log.write_text("\n".join([f"{header},rating", *(f"{line},good" for line in lines)]))
-    out = run([*arguments, "--rating-column", "none"])
+    out = run([*arguments, "--columns.rating", "none"])
     assert "• times from 1970-01-01 to 1970-01-01: such small numbers give an order" in out
     assert "rating" not in read_prepared(Path(arguments[0])).train_interactions.columns
 
 
 def test_wrong_setting_names_the_field(arguments: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"candidates\.size: .*given: 1"):
-        run([*arguments, "--num-candidates", "1"])
+    with pytest.raises(ConfigError, match=r"--candidates\.size: .*given: '1'"):
+        run([*arguments, "--candidates.size", "1"])
     assert not Path(arguments[0]).exists()
 
 

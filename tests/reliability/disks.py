@@ -46,12 +46,13 @@ def shop_options(recipe: Path) -> tuple[str, ...]:
     """Options of `prefrec prepare` that name the recipe's log and catalogue."""
     shop = recipe.parent / "shop"
     files = ("--source", "files", "--interactions", str(shop / "log.csv"), "--items", str(shop / "items.csv"))
-    return (*files, "--num-candidates", "6")
+    return (*files, "--candidates.size", "6")
 
 
 def writers(recipe: Path, run: Path) -> list[tuple[str, ...]]:
     """Commands that write into a finished run."""
-    small = ("--model", recipe.parent / "model", "--dtype", "float32", "--max-length", "400", "--rows", "8")
+    model = ("--model.name", recipe.parent / "model", "--model.dtype", "float32", "--model.max-length", "400")
+    small = (*model, "--rows", "8")
     commands: list[tuple[str | Path, ...]] = [
         ("run", recipe, "--out", run, "--set", "sft.rows=24"),
         ("prepare", run / "data", *shop_options(recipe)),

@@ -19,12 +19,18 @@ from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.evaluate import evaluate_rankers, full_catalogue_metrics, metrics_json
 from prefrec.pipeline.full_catalogue import FULL_CATALOGUE
 from prefrec.pipeline.kinds import SEQUENTIAL, ranker_kind
-from prefrec.pipeline.recipe import FULL_ROWS, NAME, ZERO_SHOT, EvaluateSection, ModelSection
+from prefrec.pipeline.recipe import NAME, SEED, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.processes import is_first
+from prefrec.rankers.retrieve import RetrieveThenRankConfig
+
+RETRIEVE: int = RetrieveThenRankConfig.model_fields["retrieve"].default
 
 
+@o.from_sections
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
+    section: EvaluateSection,
+    model: ModelSection,
     adapter: Annotated[
         list[str] | None, typer.Option(help="NAME=FOLDER of an adapter to put in the table; repeatable.")
     ] = None,
@@ -34,15 +40,6 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for metrics.json and predictions.parquet; default DATA/evaluation.")
     ] = None,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
-    rows: o.Rows = None,
-    zero_shot: Annotated[bool, typer.Option(help="Also the base without an adapter.")] = False,
-    generate_rows: Annotated[
-        int, typer.Option(help="Rows that LMs also answer in text: HR@1 and Valid Ratio as in the paper.")
-    ] = 0,
-    full_rows: Annotated[
-        int, typer.Option(min=0, help="Of the rows, how many are also ranked over the whole catalogue.")
-    ] = FULL_ROWS,
     full_catalogue: Annotated[
         bool,
         typer.Option("--full-catalogue", help="Rank all rows over the whole catalogue, and no lists."),
@@ -51,14 +48,8 @@ def evaluate(
         str | None,
         typer.Option(help="With --full-catalogue: LMs rank what this row of the table puts first, such as SASRec."),
     ] = None,
-    retrieve: Annotated[int, typer.Option(min=1, help="With --retriever: titles that it hands on.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Rows a pass.")] = 8,
-    model: o.Model = "smollm2-135m",
-    dtype: o.Dtype = "auto",
-    max_length: o.MaxLength = 1024,
-    chat: o.Chat = False,
-    template: o.Templates = None,
-    seed: o.Seed = 0,
+    retrieve: Annotated[int, typer.Option(min=1, help="With --retriever: titles that it hands on.")] = RETRIEVE,
+    seed: o.Seed = SEED,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
     """Measure adapters beside the reference rows, on the same lists and over the whole catalogue.
@@ -75,14 +66,11 @@ def evaluate(
     Example: prefrec evaluate data/ml --full-catalogue --sequential runs/SASRec --adapter s-dpo=runs/s-dpo/adapter
     --retriever SASRec --retrieve 20
     """
-    _check_usage(full_catalogue, retriever, generate_rows)
+    _check_usage(full_catalogue, retriever, section.generate_rows)
     prepared = read_prepared(data)
-    asked = o.model_section(model, dtype, max_length, chat, template)
     entries = [ranker_kind(SEQUENTIAL).open_folder(path, prepared) for path in sequential or []]
-    entries += [lm_entry(ZERO_SHOT, None, prepared, asked)] if zero_shot else []
-    entries += [_entry(text, prepared, asked) for text in adapter or []]
-    settings = {"split": split, "rows": rows, "full_rows": full_rows, "generate_rows": generate_rows}
-    section = o.fill(EvaluateSection, **settings, batch_size=batch_size)
+    entries += [lm_entry(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []
+    entries += [_entry(text, prepared, model) for text in adapter or []]
     folder = out or data / "evaluation"
     if full_catalogue:
         hands_on = (retriever, retrieve) if retriever else None
@@ -92,7 +80,7 @@ def evaluate(
         made = f"Metrics: {folder / FULL_CATALOGUE}"
     else:
         scores = evaluate_rankers(prepared, section, entries, folder / "predictions", seed=seed)
-        metrics, shown = metrics_json(split, scores), None
+        metrics, shown = metrics_json(section.split, scores), None
         if is_first():
             write_predictions(scores.predictions, folder / "predictions.parquet")
             write_json(folder / "metrics.json", metrics)
@@ -108,7 +96,7 @@ def _check_usage(full_catalogue: bool, retriever: str | None, generate_rows: int
     if retriever and not full_catalogue:
         raise typer.BadParameter("needs --full-catalogue", param_hint="--retriever")
     if generate_rows and full_catalogue:
-        raise typer.BadParameter("leave it out, or --full-catalogue", param_hint="--generate-rows")
+        raise typer.BadParameter("cannot be combined with --full-catalogue", param_hint="--generate-rows")
 
 
 def _entry(text: str, data: PreparedData, model: ModelSection) -> Entry:

@@ -28,9 +28,11 @@ Question = tuple[str, set[str], list[str]]
 """User, items seen, and history."""
 
 
+@o.from_sections
 def rank(
     context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote: it knows the titles.")],
+    model: ModelSection,
     history: Annotated[
         list[str] | None, typer.Option(help="Title or item id, oldest first; repeat for each.")
     ] = None,
@@ -49,34 +51,28 @@ def rank(
     ] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Leave no title out that was seen.")] = False,
     adapter: Annotated[Path | None, typer.Option(help="Adapter; default: the bare base.")] = None,
-    model: o.Model = "smollm2-135m",
-    dtype: o.Dtype = "auto",
-    max_length: o.MaxLength = 1024,
-    chat: o.Chat = False,
-    template: o.Templates = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
     """Rank candidates, or with --catalogue all titles, for a history of your own.
 
     With --catalogue the prompt shows the history and no candidates (a template that goes on with the history,
-    `--template continue`, fits it best), and what the user has seen is left out.
+    `--model.templates continue`, fits it best), and what the user has seen is left out.
 
-    Example: prefrec rank runs/demo/data --adapter runs/demo/align/s-dpo/adapter --template history --history Alien
+    Example: prefrec rank runs/demo/data --adapter runs/demo/align/s-dpo/adapter --history Alien
     --history Aliens --candidate "The Terminator" --candidate Emma --candidate Babe
 
-    Example: prefrec rank runs/demo/data --adapter runs/demo/align/s-dpo/adapter --template history --history Alien
+    Example: prefrec rank runs/demo/data --adapter runs/demo/align/s-dpo/adapter --history Alien
     --history Aliens --catalogue
     """
     _check_usage(
         history, candidate, catalogue, rows, _given(context, "split", "top", "method", "max_calls", "keep_seen")
     )
-    asked = o.model_section(model, dtype, max_length, chat, template)
     prepared = read_prepared(data)
     if catalogue:
         questions = _questions(prepared, history or [], rows, split)
-        answers = _best(questions, prepared, adapter, asked, top, method, max_calls, keep_seen)
+        answers = _best(questions, prepared, adapter, model, top, method, max_calls, keep_seen)
     else:
-        answers = _ranked(prepared, history or [], candidate or [], adapter, asked)
+        answers = _ranked(prepared, history or [], candidate or [], adapter, model)
     if as_json:
         typer.echo(json.dumps(answers, indent=2, ensure_ascii=False))
     elif catalogue:
@@ -111,7 +107,7 @@ def _check_usage(
 ) -> None:
     """Refuse options that do not go together; `alone` are those given that only --catalogue reads."""
     if catalogue and candidate:
-        raise typer.BadParameter("leave it out, or --catalogue", param_hint="--candidate")
+        raise typer.BadParameter("cannot be combined with --catalogue", param_hint="--candidate")
     if not (catalogue or candidate):
         raise typer.BadParameter("name titles to rank, or rank all with --catalogue", param_hint="--candidate")
     if not catalogue and alone:
@@ -129,14 +125,14 @@ def _given(context: typer.Context, *names: str) -> list[str]:
 
 
 def _ranked(
-    prepared: PreparedData, history: list[str], candidate: list[str], adapter: Path | None, asked: ModelSection
+    prepared: PreparedData, history: list[str], candidate: list[str], adapter: Path | None, model: ModelSection
 ) -> list[dict[str, Any]]:
     """The candidates, best first."""
     ids = [find_item(prepared.catalogue, text) for text in candidate]
     if twice := [text for i, text in enumerate(candidate) if ids[i] in ids[:i]]:
         raise DataError(f"--candidate {twice[0]!r}: named twice; name each title once")
     example = RankingExample("-", tuple(find_item(prepared.catalogue, h) for h in history), tuple(ids), ids[0])
-    logps = lm_ranker("lm", adapter, prepared, asked).score([example])[0]
+    logps = lm_ranker("lm", adapter, prepared, model).score([example])[0]
     check_finite("the candidates", logps)
     shares = np.exp(logps - np.logaddexp.reduce(logps))
     titles = prepared.catalogue.titles_of(ids)
@@ -150,14 +146,14 @@ def _best(
     questions: Sequence[Question],
     prepared: PreparedData,
     adapter: Path | None,
-    asked: ModelSection,
+    model: ModelSection,
     top: int,
     method: Method,
     max_calls: int | None,
     keep_seen: bool,
 ) -> list[dict[str, Any]]:
     """For each question the best items of the catalogue."""
-    ranker = CatalogueRanker(lm_ranker("lm", adapter, prepared, asked))
+    ranker = CatalogueRanker(lm_ranker("lm", adapter, prepared, model))
     answers = []
     mine = processes.share([*enumerate(questions)])
     for place, (user, seen, history) in track(mine, "lm: ranking the catalogue"):

@@ -11,55 +11,25 @@ from prefrec.cli import _options as o
 from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.files import read_json
+from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.ingredients import Ingredients
-from prefrec.pipeline.recipe import LoraSection, SFTSection
-from prefrec.pipeline.rows import check_section
+from prefrec.pipeline.recipe import SEED, LoraSection, ModelSection, RowsSection, SFTSection
+from prefrec.pipeline.rows import check_section, warn_of_idle_dropout
 from prefrec.pipeline.run import sft_stage
 
-Rank = Annotated[
-    int | None, typer.Option(help="Rank of a new adapter; default 16. One to go on from (--adapter) keeps its own.")
-]
+PEFT_NAMES = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targets": "target_modules"}
+"""Field of the `lora` section → field of a saved adapter's configuration."""
 
 
-def lora_section(rank: int | None, adapter: Path | None) -> LoraSection:
-    """The form of a new adapter; one to go on from keeps its own.
-
-    Raises:
-        ConfigError: the rank is not that of the adapter to go on from.
-    """
-    if adapter is None:
-        return o.fill(LoraSection, **({} if rank is None else {"r": rank}))
-    about = read_json(adapter / "adapter_config.json")
-    own = about.get("r", rank) if isinstance(about, dict) else rank
-    if rank not in (None, own):
-        raise ConfigError(
-            f"--lora-rank {rank}: the adapter in {adapter} keeps its rank, {own}; leave --lora-rank out, or "
-            "--adapter to train a new one"
-        )
-    return LoraSection()
-
-
+@o.from_sections
 def sft(
     data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
     out: Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")],
-    adapter: Annotated[
-        Path | None,
-        typer.Option(help="Adapter to go on from; default: a new one."),
-    ] = None,
-    model: o.Model = "smollm2-135m",
-    dtype: o.Dtype = "auto",
-    max_length: o.MaxLength = 1024,
-    chat: o.Chat = False,
-    template: o.Templates = None,
-    rows: o.Rows = None,
-    skip_rows: o.SkipRows = 0,
-    latest_per_user: o.LatestPerUser = None,
-    epochs: o.Epochs = 1.0,
-    learning_rate: o.LearningRate = 5e-4,
-    global_batch_size: o.GlobalBatch = 16,
-    per_device_batch_size: o.DeviceBatch = 4,
-    lora_rank: Rank = None,
-    seed: o.Seed = 0,
+    section: SFTSection,
+    model: ModelSection,
+    lora: LoraSection,
+    adapter: Annotated[Path | None, typer.Option(help="Adapter to go on from; default: a new one.")] = None,
+    seed: o.Seed = SEED,
 ) -> None:
     """Fine-tune a LoRA adapter to name the item that each user took next.
 
@@ -67,19 +37,36 @@ def sft(
 
     Example: prefrec sft data/ml runs/sft --rows 1200
     """
-    settings = {
-        "rows": rows,
-        "skip_rows": skip_rows,
-        "latest_per_user": latest_per_user,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "global_batch_size": global_batch_size,
-        "per_device_batch_size": per_device_batch_size,
-    }
+    made_of, start = begin(data, section, model, lora, adapter, seed)
+    typer.echo(f"Adapter: {sft_stage(made_of, section, out, start).weights}")
+
+
+def begin(
+    data: Path, section: RowsSection, model: ModelSection, lora: LoraSection, adapter: Path | None, seed: int
+) -> tuple[Ingredients, Entry | None]:
+    """Return what a stage is made of, and what it goes on from, after a check of the rows and the adapter."""
     prepared = read_prepared(data)
-    section = o.fill(SFTSection, **settings)
-    asked = o.model_section(model, dtype, max_length, chat, template)
-    check_section(section, prepared, asked, seed, o.option)
-    made_of = Ingredients(prepared, prepared_digest(data), asked, lora_section(lora_rank, adapter), seed)
-    entry = sft_stage(made_of, section, out, o.start_of(adapter, prepared, asked))
-    typer.echo(f"Adapter: {entry.weights}")
+    check_section(section, prepared, model, seed, o.option)
+    warn_of_idle_dropout(lora, {"this stage": section})
+    made_of = Ingredients(prepared, prepared_digest(data), model, _form(lora, adapter), seed)
+    return made_of, lm_entry("start", adapter, prepared, model) if adapter else None
+
+
+def _form(lora: LoraSection, adapter: Path | None) -> LoraSection:
+    """Return the form of a new adapter; one to go on from keeps its own.
+
+    Raises:
+        ConfigError: an option asks for another form than that of the adapter to go on from.
+    """
+    kept = read_json(adapter / "adapter_config.json") if adapter else None
+    if not isinstance(kept, dict):
+        return lora
+    for field in sorted(lora.model_fields_set):
+        value, own = getattr(lora, field), kept.get(PEFT_NAMES[field])
+        if value != own:
+            name = o.option("lora", field)
+            raise ConfigError(
+                f"{name} {value}: the adapter in {adapter} has {own} and keeps it; leave {name} out, or --adapter to "
+                "train a new one"
+            )
+    return LoraSection()

@@ -107,7 +107,7 @@ def too_few(user: str, free: int, size: int) -> DataError:
     """Return the error for a user with too few untouched items."""
     return DataError(
         f"user {user!r} leaves {free} items to draw from, but {size} candidates need {size - 1} negatives: "
-        f"lower --num-candidates to {free + 1} or less (`candidates.size` in a recipe), or take a larger catalogue"
+        f"lower --candidates.size to {free + 1} or less (`candidates.size` in a recipe), or take a larger catalogue"
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -81,14 +82,14 @@ class ColumnNames(BaseModel):
 
 
 class CandidateConfig(BaseModel):
-    """Settings of the candidate lists."""
+    """The lists to choose from."""
 
     model_config = ConfigDict(extra="forbid")
 
     kind: CandidateKind = Field(
         "uniform",
-        description="uniform: all untouched items alike; popularity: in proportion to training "
-        "interactions + 1; published: the S-DPO authors' lists, leaks included.",
+        description="uniform: all untouched items alike, which rewards popularity; popularity: in proportion to "
+        "training interactions + 1; published: the S-DPO authors' lists, leaks included.",
     )
     size: int = Field(20, ge=2, description="Candidates a row, the target included.")
 
@@ -100,10 +101,16 @@ class PrepareConfig(BaseModel):
 
     source: str = Field(
         "movielens-100k",
-        description=f"{', '.join(get_args(SourceName))}, or a source that another package adds.",
+        description="Which reader to use. movielens-100k: without a path, the copy in the hopwise package; "
+        "movielens-csv: ratings.csv and movies.csv; lastfm-hetrec: by tag date; lastfm-published: the S-DPO authors' "
+        "form, which leaks; published-json: train, val and test JSON of the S-DPO scripts, lists as they are; "
+        "goodreads: the json.gz files of UCSD; goodreads-windows and windows: ready rows; files: your own log and "
+        "catalogue; or the name of a source that another package adds.",
     )
     path: Path | None = Field(None, description="Folder of the source; None takes the embedded MovieLens-100K.")
-    interactions: Path | None = Field(None, description="Log file (source files, goodreads).")
+    interactions: Path | None = Field(
+        None, description="Log (files, goodreads): .csv, .tsv, .parquet or RecBole .inter, also .gz."
+    )
     items: Path | None = Field(
         None, description="Catalogue with titles (files, goodreads, windows); artists.dat (lastfm-published)."
     )
@@ -120,8 +127,10 @@ class PrepareConfig(BaseModel):
     domain: Domain | None = Field(None, description="Which prompt templates fit; None: what the source says.")
     split: SplitName | None = Field(
         None,
-        description="None: the source's own where it has one, else leave-last-out. time-share: the first 80% of each "
-        "user's interactions for training, the rest for validation (a fifth of the users) or test.",
+        description="leave-last-out: each user's last item is the test; time: two cuts for everybody; user: later "
+        "users are the test, as in the papers; time-share: the first 80% of each user's interactions are for "
+        "training, the rest for validation (a fifth of the users) or test; given: the data's own. None: given where "
+        "there is one, else leave-last-out.",
     )
     windows: WindowChoice | None = Field(
         None,
@@ -156,7 +165,7 @@ class PrepareConfig(BaseModel):
     max_train_rows: int | None = Field(None, ge=1, description="Random training rows to keep.")
     max_validation_rows: int | None = Field(None, ge=1, description="Validation rows to keep, whole users at random.")
     max_test_rows: int | None = Field(None, ge=1, description="Test rows to keep, whole users at random.")
-    seed: int = Field(0, ge=0, description="Fixes ties, samples and candidates.")
+    seed: int = Field(0, ge=0, description="Of ties, samples and candidates.")
 
     @field_validator("source")
     @classmethod
@@ -213,11 +222,16 @@ class PrepareConfig(BaseModel):
         return self.split or ("given" if self.source in GIVEN_SOURCES else "leave-last-out")
 
 
-def config_error(error: ValidationError) -> ConfigError:
-    """Return a `ConfigError` that names each wrong field, its value and what it accepts."""
+def config_error(error: ValidationError, named: Callable[[tuple[Any, ...]], str] | None = None) -> ConfigError:
+    """Return a `ConfigError` that names each wrong field, what it was given and what it takes.
+
+    Args:
+        error: of pydantic.
+        named: what the user calls the place of an error; None: its dotted name.
+    """
     lines = []
     for e in error.errors():
-        where = ".".join(map(str, e["loc"]))
+        where = named(e["loc"]) if named else ".".join(map(str, e["loc"]))
         message = e["msg"].removeprefix("Value error, ")
         given = "" if e["type"] in ("missing", "value_error") else f" (given: {e['input']!r})"
         lines.append(f"{where}: {message}{given}" if where else message)

@@ -16,7 +16,7 @@ def at_least(log: pl.DataFrame, min_rating: float) -> pl.DataFrame:
     """
     if "rating" not in log.columns:
         raise ConfigError(
-            "min_rating is set, but the log has no ratings: name the column with --rating-column "
+            "min_rating is set, but the log has no ratings: name the column with --columns.rating "
             "(`columns.rating` in a recipe)"
         )
     return log.filter(pl.col("rating") >= min_rating)

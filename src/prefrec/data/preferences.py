@@ -62,7 +62,7 @@ def with_opinions(log: pl.DataFrame, learn: pl.DataFrame, thresholds: Thresholds
     """
     if "rating" not in log.columns or "rating" not in learn.columns:
         raise DataError(
-            "rated negatives need ratings, but the log has none; name their column with --rating-column "
+            "rated negatives need ratings, but the log has none; name their column with --columns.rating "
             "(`columns.rating` in a recipe) and prepare the data again"
         )
     if thresholds.by == "value":
@@ -131,7 +131,7 @@ def impression_rows(
     if "impressions" not in log.columns:
         raise DataError(
             "negatives from impressions need items that were shown and not taken, but the log has none; name the "
-            "column with --impressions-column or --skipped-column (`columns.impressions`, `columns.skipped` in a "
+            "column with --columns.impressions or --columns.skipped (`columns.impressions`, `columns.skipped` in a "
             "recipe) and prepare the data again"
         )
     rows = []

@@ -191,7 +191,7 @@ def _examples(
     kind, size = config.candidates.kind, config.candidates.size
     if size > len(catalogue):
         raise DataError(
-            f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --num-candidates "
+            f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --candidates.size "
             "(`candidates.size` in a recipe) or the filters"
         )
     if kind == "published":

@@ -12,6 +12,7 @@ from prefrec.data import PreparedData
 from prefrec.pipeline.entry import model_key
 from prefrec.pipeline.recipe import LoraSection, ModelSection
 from prefrec.pipeline.train import WEIGHTS
+from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.runs.stage import is_finished, stage_key
 
 
@@ -27,7 +28,7 @@ class Ingredients:
     model: ModelSection
     lora: LoraSection | None
     seed: int
-    batch_size: int = 8
+    batch_size: int = BATCH_SIZE
 
     def key(self, **more: Any) -> str:
         """The key of a stage made of these and `more`."""

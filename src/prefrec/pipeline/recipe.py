@@ -25,7 +25,11 @@ from prefrec.errors import ConfigError
 from prefrec.lm.models import EMBEDDED
 from prefrec.losses import LOSSES, find_loss
 from prefrec.pipeline.kinds import SEQUENTIAL, ranker_config, ranker_kind, sequential_config
+from prefrec.prompts import MAX_LENGTH
 from prefrec.rankers.config import NAME, RankerConfig, settings_error
+from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.training import SFTConfig, SoftmaxDPOConfig
+from prefrec.training.adapters import ALL_LINEAR, RANK
 from prefrec.training.negatives import DrawnFrom
 from prefrec.training.section import RowsSection
 
@@ -33,6 +37,8 @@ ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN", "wi
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
 FULL_ROWS = 300
 """Rows ranked over the whole catalogue by default: a language model scores every title for each of them."""
+SEED = 0
+"""Seed of a run by default."""
 ZERO_SHOT = "zero-shot"
 SFT = "sft"
 RANKERS = "rankers"
@@ -68,7 +74,9 @@ class ItemsSection(_Section):
         0.0, ge=0, lt=1, description="Share of items known by their title alone in a training step; for new items."
     )
     dropout: float = Field(0.3, ge=0, lt=1, description="On item vectors and on the states that meet them.")
-    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of the items' vectors.")
+    learning_rate: float = Field(
+        SFTConfig.item_learning_rate, gt=0, description="Peak learning rate of the items' vectors."
+    )
 
 
 class ModelSection(_Section):
@@ -80,8 +88,8 @@ class ModelSection(_Section):
         description="Of all products; auto: bfloat16 where this machine multiplies it faster, else float32. Weights "
         "that are trained stay in float32.",
     )
-    max_length: int = Field(1024, ge=16, description="Tokens of a prompt with its longest answer.")
-    chat: bool = Field(False, description="Wrap prompts by the tokenizer's chat template.")
+    max_length: int = Field(MAX_LENGTH, ge=16, description="Tokens of a prompt with its longest answer.")
+    chat: bool = Field(SFTConfig.chat, description="Wrap prompts by the tokenizer's chat template.")
     layers: int | None = Field(None, ge=1, description="Keep so many of the first layers; None: all.")
     templates: list[str] = Field(
         ["history"],
@@ -117,11 +125,11 @@ class ModelSection(_Section):
 class LoraSection(_Section):
     """The adapter that is trained."""
 
-    r: int = Field(16, ge=1, description="Rank.")
+    r: int = Field(RANK, ge=1, description="Rank.")
     alpha: int | None = Field(None, ge=1, description="Scale numerator; None: 2·r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="On its input; needs disable_dropout: false.")
     targets: list[str] | str = Field(
-        "all-linear", description="Names of the layers; all-linear; or an expression that their whole names match."
+        ALL_LINEAR, description="Names of the layers; all-linear; or an expression that their whole names match."
     )
 
 
@@ -133,9 +141,9 @@ class SFTSection(RowsSection):
     """
 
     epochs: float = Field(4.0, gt=0, description="Passes over the rows.")
-    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(SFTConfig.learning_rate, gt=0, description="Peak learning rate.")
     global_batch_size: int = Field(8, ge=1, description="Rows an optimiser step, over all processes.")
-    max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping.")
+    max_grad_norm: float = Field(SFTConfig.max_grad_norm, ge=0, description="Gradient clipping.")
     titles: int = Field(50, ge=2, description="Titles of a row, about; a longer history gives several rows.")
     drop: float = Field(0.1, ge=0, lt=1, description="Share of titles left out, drawn anew in each epoch.")
     eval_rows: int = Field(
@@ -153,10 +161,12 @@ class AlignSection(RowsSection):
     """One preference alignment, from the SFT adapter (or from the bare base where `sft` is left out)."""
 
     name: str = Field("s-dpo", pattern=NAME, description="Folder, and name in the tables.")
-    loss: str = Field("softmax_dpo", description=f"One of {', '.join(LOSSES)}.")
-    beta: float = Field(1.0, gt=0, description="Pull to the reference.")
+    loss: str = Field(SoftmaxDPOConfig.loss_type, description=f"One of {', '.join(LOSSES)}.")
+    beta: float = Field(SoftmaxDPOConfig.beta, gt=0, description="Pull to the reference.")
     num_negatives: int = Field(7, ge=1, description="Rejected answers a row and step.")
-    negatives: Literal["fixed", "per_epoch"] = Field("fixed", description="Drawn once, or anew in each epoch.")
+    negatives: Literal["fixed", "per_epoch"] = Field(
+        SoftmaxDPOConfig.negatives, description="Drawn once, or anew in each epoch."
+    )
     negatives_from: NegativesFrom = Field(
         "reference",
         description="reference: drawn in proportion to the probabilities of the model it starts from, which makes "
@@ -178,9 +188,13 @@ class AlignSection(RowsSection):
         None, description="An earlier alignment to go on from, whose policy is the new reference; None: SFT."
     )
     negatives_pool: int = Field(64, ge=2, description="Items drawn for a row of which hard takes the highest.")
-    precompute_reference: bool = Field(True, description="Reference log-probs once before training.")
+    precompute_reference: bool = Field(
+        SoftmaxDPOConfig.precompute_ref_log_probs, description="Reference log-probs once before training."
+    )
     max_tokens_per_pass: int | None = Field(
-        None, ge=1, description="Tokens a pass, for many negatives: less memory, the same gradient; None: no limit."
+        SoftmaxDPOConfig.max_tokens_per_pass,
+        ge=1,
+        description="Tokens a pass, for many negatives: less memory, the same gradient; None: no limit.",
     )
 
     def idle_settings(self) -> set[str]:
@@ -252,7 +266,7 @@ class EvaluateSection(_Section):
         "None: all.",
     )
     generate_rows: int = Field(0, ge=0, description="Rows that LMs also answer in text (HR@1, Valid Ratio).")
-    batch_size: int = Field(8, ge=1, description="Rows a pass.")
+    batch_size: int = Field(BATCH_SIZE, ge=1, description="Rows a pass.")
     zero_shot: bool = Field(True, description="Also the model before training.")
     references: list[ReferenceName] = Field(list(REFERENCE_RANKERS), description="Reference rows of the table.")
     ks: list[PositiveInt] = Field([1, 5, 10], min_length=1, description="Cut-offs of HR and NDCG.")
@@ -262,7 +276,7 @@ class Recipe(_Section):
     """Everything of a run: data, model, stages, evaluation, seed."""
 
     name: str = Field(pattern=NAME, description="The run's folder is runs/NAME.")
-    seed: int = Field(0, ge=0, description="Of samples, order and initial weights.")
+    seed: int = Field(SEED, ge=0, description="Of samples, order and initial weights.")
     data: PrepareConfig = Field(default_factory=lambda: PrepareConfig())
     model: ModelSection = Field(default_factory=lambda: ModelSection())
     lora: LoraSection | None = Field(

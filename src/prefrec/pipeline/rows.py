@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.kinds import ranker_kind
-from prefrec.pipeline.recipe import SFT, ModelSection, Recipe, RowsSection, SFTSection
+from prefrec.pipeline.recipe import SFT, LoraSection, ModelSection, Recipe, RowsSection, SFTSection
 from prefrec.pipeline.train import rows_to_choose_from
 from prefrec.training.section import TrainSection
 from prefrec.training.sequences import LEAST
@@ -69,12 +69,12 @@ def rows_taken(section: TrainSection, data: PreparedData, model: ModelSection, s
     return found if section.rows is None else min(found, section.rows)
 
 
-def warn_of_idle_dropout(recipe: Recipe) -> None:
+def warn_of_idle_dropout(lora: LoraSection | None, sections: Mapping[str, TrainSection]) -> None:
     """Warn where the adapter is to have dropout, and stages switch all dropout off."""
-    idle = [place for place, section in trained_sections(recipe).items() if section.disable_dropout]
-    if recipe.lora and recipe.lora.dropout and idle:
+    idle = [place for place, section in sections.items() if section.disable_dropout]
+    if lora and lora.dropout and idle:
         warn(
-            f"lora.dropout: {recipe.lora.dropout:g} has no effect in {', '.join(idle)}, where dropout is switched "
+            f"lora.dropout: {lora.dropout:g} has no effect in {', '.join(idle)}, where dropout is switched "
             "off: set disable_dropout: false there, or leave lora.dropout out"
         )
 

@@ -29,7 +29,7 @@ from prefrec.pipeline.recipe import (
     SFTSection,
     dump_recipe,
 )
-from prefrec.pipeline.rows import check_rows, warn_of_idle_dropout
+from prefrec.pipeline.rows import check_rows, trained_sections, warn_of_idle_dropout
 from prefrec.pipeline.train import WEIGHTS, train_align, train_sft
 from prefrec.processes import is_first
 from prefrec.report import write_report
@@ -72,7 +72,7 @@ def run_recipe(
     data = prepare_stage(recipe, folder / "data")
     if until != "prepare":
         check_rows(recipe, data)
-        warn_of_idle_dropout(recipe)
+        warn_of_idle_dropout(recipe.lora, trained_sections(recipe))
     key = prepared_digest(folder / "data")
     shared = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed, recipe.evaluate.batch_size)
     entries: list[Entry] = []

@@ -1,10 +1,11 @@
 """Prompts: templates that people can replace, and the one tokenisation of them."""
 
-from prefrec.prompts.encoding import ChoiceSet, PromptEncoder
+from prefrec.prompts.encoding import MAX_LENGTH, ChoiceSet, PromptEncoder
 from prefrec.prompts.templates import PromptTemplate, load_template, template_names
 from prefrec.prompts.trajectories import Trajectory, TrajectoryEncoder
 
 __all__ = [
+    "MAX_LENGTH",
     "ChoiceSet",
     "PromptEncoder",
     "PromptTemplate",

@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from prefrec.errors import TokenizerError
 from prefrec.prompts.templates import PromptTemplate
 
+MAX_LENGTH = 1024
+"""Tokens of a prompt with its longest answer, by default, in training and ranking."""
 _CHAT_CONTENT = "prefrec-content-stands-here"
 _REMEMBERED = 1 << 17
 

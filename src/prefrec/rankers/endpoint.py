@@ -15,7 +15,7 @@ from prefrec import processes
 from prefrec.console import track
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
-from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
+from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.lm import MAX_NEW_TOKENS
 from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
@@ -71,7 +71,7 @@ class EndpointRanker:
         catalogue: Catalogue,
         template: PromptTemplate,
         *,
-        max_length: int | None = 1024,
+        max_length: int | None = MAX_LENGTH,
         chat: bool = False,
         prompts: Literal["tokens", "text"] = "tokens",
     ) -> None:

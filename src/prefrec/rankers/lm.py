@@ -22,10 +22,13 @@ from prefrec.lm.items import ItemEncoder
 from prefrec.lm.models import default_device, load_tokenizer
 from prefrec.lm.packing import pack_passes
 from prefrec.lm.scoring import choice_logps, language_model, layout_for, verified_layout
-from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
+from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.training import encode_examples
 from prefrec.training.adapters import load_weights
 from prefrec.training.sampler import own_batches
+
+BATCH_SIZE = 8
+"""Questions per pass by default."""
 
 MAX_NEW_TOKENS = 20
 """Length of a generated answer, as in the authors' evaluation."""
@@ -67,9 +70,9 @@ class LMRanker:
         catalogue: Catalogue,
         template: PromptTemplate,
         *,
-        max_length: int | None = 1024,
+        max_length: int | None = MAX_LENGTH,
         chat: bool = False,
-        batch_size: int = 8,
+        batch_size: int = BATCH_SIZE,
         max_tokens_per_pass: int | None = MAX_TOKENS_PER_PASS,
         objective: str = "tokens",
         encoder: PromptEncoder | ItemEncoder | None = None,

@@ -33,6 +33,8 @@ from prefrec.lm.models import load_model, same_base
 from prefrec.lm.scoring import language_model
 
 ALL_LINEAR = "all-linear"
+RANK = 16
+"""Rank of a new adapter by default."""
 _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
 
 REFERENCE_ADAPTER = "ref"
@@ -40,7 +42,7 @@ REFERENCE_ADAPTER = "ref"
 
 
 def lora_config(
-    r: int = 8, alpha: int | None = None, dropout: float = 0.0, targets: list[str] | str = "all-linear"
+    r: int = RANK, alpha: int | None = None, dropout: float = 0.0, targets: list[str] | str = ALL_LINEAR
 ) -> LoraConfig:
     """A LoRA configuration for a causal LM.
 

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from prefrec.errors import ConfigError
 from prefrec.lm.packing import LayoutChoice
 from prefrec.losses import find_loss
+from prefrec.prompts import MAX_LENGTH
 
 SAMPLING = ("group_by_length", "random", "sequential")
 
@@ -17,6 +18,8 @@ SAMPLING = ("group_by_length", "random", "sequential")
 @dataclass
 class ChoiceTrainingArguments(TrainingArguments):
     """What both stages share. Defaults follow the authors where they say: cosine, warm-up 0.05, clip 0.3.
+
+    A recipe's sections take their defaults from here.
 
     Attributes:
         max_length: tokens of a prompt with its longest answer.
@@ -30,7 +33,7 @@ class ChoiceTrainingArguments(TrainingArguments):
             of the same rows as with `random`), `random` or `sequential`.
     """
 
-    max_length: int | None = field(default=1024)
+    max_length: int | None = field(default=MAX_LENGTH)
     chat: bool = field(default=False)
     global_batch_size: int | None = field(default=None)
     layout: LayoutChoice = field(default="auto")
@@ -75,6 +78,9 @@ class ChoiceTrainingArguments(TrainingArguments):
 @dataclass
 class SFTConfig(ChoiceTrainingArguments):
     """Settings of supervised fine-tuning: the loss is −log π of the chosen answer's tokens."""
+
+    learning_rate: float = field(default=5e-4)
+    max_grad_norm: float = field(default=1.0)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefrec.data import PreparedData
+from prefrec.training.config import ChoiceTrainingArguments
 
 
 class TrainSection(BaseModel):
@@ -17,13 +18,17 @@ class TrainSection(BaseModel):
     rows: int | None = Field(None, ge=1, description="Training rows taken, at random; None: all.")
     skip_rows: int = Field(0, ge=0, description="Rows of the random order left to other stages.")
     epochs: float = Field(1.0, gt=0, description="Passes over the rows.")
-    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(ChoiceTrainingArguments.learning_rate, gt=0, description="Peak learning rate.")
     global_batch_size: int = Field(16, ge=1, description="Rows an optimiser step, over all processes.")
     per_device_batch_size: int = Field(4, ge=1, description="Rows a forward pass.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps that warm up.")
-    max_grad_norm: float = Field(0.3, ge=0, description="Gradient clipping.")
+    warmup: float = Field(
+        ChoiceTrainingArguments.warmup_steps, ge=0, lt=1, description="Share of the steps that warm up."
+    )
+    max_grad_norm: float = Field(ChoiceTrainingArguments.max_grad_norm, ge=0, description="Gradient clipping.")
     weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
-    disable_dropout: bool = Field(True, description="Switch all dropout off, as TRL does in alignment.")
+    disable_dropout: bool = Field(
+        ChoiceTrainingArguments.disable_dropout, description="Switch all dropout off, as TRL does in alignment."
+    )
     eval_rows: int = Field(0, ge=0, description="Validation rows for the loss curves; 0: none.")
     eval_steps: int = Field(25, ge=1, description="Optimiser steps between two points of the validation curve.")
     save_steps: int = Field(25, ge=1, description="Optimiser steps between two checkpoints to resume from.")

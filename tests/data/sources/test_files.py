@@ -89,7 +89,7 @@ def test_empty_log(shop: Shop) -> None:
 
 
 def test_unknown_column(shop: Shop) -> None:
-    with pytest.raises(DataError, match=r"no column 'customer'.*there are 'user_id', 'item_id'.*--user-column"):
+    with pytest.raises(DataError, match=r"no column 'customer'.*there are 'user_id', 'item_id'.*--columns.user"):
         files(**shop(), user="customer")
     with pytest.raises(
         DataError, match=r"items\.csv: no column 'titel' for title; .*Did you mean 'title'\?.*--title-col"
@@ -175,7 +175,7 @@ def test_ratings_may_be_empty_and_left_unread(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,rating\n1,7,5,\n1,8,6,good\n")
     with pytest.raises(
         DataError,
-        match=r"line 3, column rating: 'good' is not a number.*--rating-column none \(`columns\.rating: null`",
+        match=r"line 3, column rating: 'good' is not a number.*--columns.rating none \(`columns\.rating: null`",
     ):
         files(tmp_path / "log.csv", tmp_path / "items.csv")
     bare = files(tmp_path / "log.csv", tmp_path / "items.csv", rating=None)
@@ -198,7 +198,7 @@ def test_errors_name_the_columns_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("sku,name\n,Hope\n")
     with pytest.raises(DataError, match=r"items\.csv, line 2: sku is empty"):
         files(tmp_path / "log.csv", tmp_path / "items.csv", **names)
-    with pytest.raises(DataError, match=r"--user-column \(`columns\.user` in a recipe\)"):
+    with pytest.raises(DataError, match=r"--columns.user \(`columns\.user` in a recipe\)"):
         files(tmp_path / "log.csv", tmp_path / "items.csv")
 
 

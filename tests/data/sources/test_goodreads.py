@@ -49,7 +49,7 @@ def test_ucsd_files(tmp_path: Path) -> None:
 def test_unread_books_can_stay(tmp_path: Path) -> None:
     paths = write(tmp_path, [shelf("u", "1", False)], BOOKS)
     assert len(goodreads(*paths, read_only=False).interactions) == 1
-    with pytest.raises(DataError, match=r"no book is marked as read.*--all-shelves"):
+    with pytest.raises(DataError, match=r"no book is marked as read.*--no-read-only"):
         goodreads(*paths)
 
 

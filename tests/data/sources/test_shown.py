@@ -117,5 +117,5 @@ def test_merged_titles_are_merged_among_impressions(shop: Shop) -> None:
 
 
 def test_a_column_that_is_not_there(shop: Shop) -> None:
-    with pytest.raises(DataError, match=r"no column 'shown' for impressions.*--impressions-column"):
+    with pytest.raises(DataError, match=r"no column 'shown' for impressions.*--columns.impressions"):
         files(**shop(), impressions="shown")

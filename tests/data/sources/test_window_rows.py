@@ -87,7 +87,10 @@ def test_rows_come_by_time_and_equal_times_in_the_order_of_the_file(tmp_path: Pa
         ("user_id,item_ids,timestamp\n,1 2,5\n", "line 2: user_id is empty"),
         ("user_id,item_ids,timestamp\nu,1 2,soon\n", "line 2, column timestamp: 'soon' is not seconds"),
         ("user_id,item_ids,timestamp\n", r"rows\.csv: no rows"),
-        ("user_id,items,timestamp\nu,1 2,5\n", r"no column 'item_ids' .* Did you mean 'items'\?.*--item-list-column"),
+        (
+            "user_id,items,timestamp\nu,1 2,5\n",
+            r"no column 'item_ids' .* Did you mean 'items'\?.*--columns.item-list",
+        ),
         ("user_id,history,target,timestamp\nu,1 2,,5\n", "line 2: target is empty"),
     ],
 )

@@ -170,7 +170,7 @@ def test_rows_of_one_time_cannot_be_cut(tmp_path: Path) -> None:
 
 
 def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no train rows; expected a file such as train\.csv.*--row-file train=FILE"):
+    with pytest.raises(DataError, match=r"no train rows; expected a file such as train\.csv.*--row-files train=FILE"):
         find_window_files(tmp_path, {})
     rows = {part: tmp_path / f"shop_{part}.jsonl" for part in ("train", "val", "test")}
     for path in rows.values():
@@ -234,14 +234,14 @@ def test_command_and_recipe(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
     write_rows(folder, draw_log(0))
-    common = ["--source", "windows", "--num-candidates", 5]
+    common = ["--source", "windows", "--candidates.size", 5]
     done = prefrec("prepare", tmp_path / "out", *common, "--path", folder, "--validation-share", 0.1)
     assert done.code == 0, done.err
     assert "train.csv: " in done.out
     found = read_prepared(tmp_path / "out")
     (folder / "test.csv").rename(folder / "later.csv")
-    named = ["--row-file", f"train={folder / 'train.csv'}", "--row-file", f"test={folder / 'later.csv'}"]
-    named += ["--items", folder / "id2name4Rec.json", "--item-list-column", "item_ids"]
+    named = ["--row-files", f"train={folder / 'train.csv'}", "--row-files", f"test={folder / 'later.csv'}"]
+    named += ["--items", folder / "id2name4Rec.json", "--columns.item-list", "item_ids"]
     assert prefrec("prepare", tmp_path / "named", *common, *named, "--validation-share", 0.1).code == 0
     assert read_prepared(tmp_path / "named").test == found.test
     (tmp_path / "shop.yaml").write_text(

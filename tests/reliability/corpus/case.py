@@ -34,7 +34,7 @@ class Place:
     @property
     def asked(self) -> Command:
         """Options that name the model."""
-        return ("--model", self.model, "--dtype", "float32", "--max-length", "400")
+        return ("--model.name", self.model, "--model.dtype", "float32", "--model.max-length", "400")
 
 
 @dataclass(frozen=True)

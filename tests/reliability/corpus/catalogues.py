@@ -34,8 +34,8 @@ def _frame(**columns: Any) -> Callable[[Path], None]:
 CASES = [
     _items("empty", "items.csv: the file is empty; expected a header line", ""),
     _items("header only", "items.csv: the catalogue has no items", HEADER),
-    _items("no title", "Name the right one with --title-column", "item_id,name\ni1,Alien\n"),
-    _items("no id", "Name the right one with --catalogue-item-column", "sku,title\ni1,Alien\n"),
+    _items("no title", "Name the right one with --columns.title", "item_id,name\ni1,Alien\n"),
+    _items("no id", "Name the right one with --columns.catalogue-item", "sku,title\ni1,Alien\n"),
     _items("titles empty", "items.csv: no item has a title (column title); name the right column, or add titles", HEADER + "i1,\ni2,\n"),
     _items("a title empty", "1 items of the log have no title in the catalogue (first: 'i1'", HEADER + "".join(f"i{i},{'' if i == 1 else f'Title {i}'}\n" for i in range(60))),
     _items("a title that nobody sees", "1 items of the log have no title in the catalogue (first: 'i1'", HEADER + "".join(f"i{i},{UNSEEN if i == 1 else f'Title {i}'}\n" for i in range(60))),

@@ -32,7 +32,17 @@ def _adapter(name: str, message: str, files: Mapping[str, Content | None]) -> Ca
 
 def _model(name: str, message: str, files: Mapping[str, Content | None]) -> Case:
     def arguments(place: Any, copy: Path) -> tuple[Any, ...]:
-        return ("rank", place.run / "data", *QUESTION, "--model", copy, "--dtype", "float32", "--max-length", "400")
+        return (
+            "rank",
+            place.run / "data",
+            *QUESTION,
+            "--model.name",
+            copy,
+            "--model.dtype",
+            "float32",
+            "--model.max-length",
+            "400",
+        )
 
     return damaged(f"model: {name}", message, "model", files, arguments)
 
@@ -98,8 +108,8 @@ CASES = [
     _adapter("weights of nothing", "copy cannot be read", {"adapter_model.safetensors": b""}),
     _adapter("weights as pickle", "copy", {"adapter_model.safetensors": None, "adapter_model.bin": _pickle()}),
     _adapter("of another size", "copy cannot be read, or is of another base model", {"adapter_config.json": json.dumps({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]})}),
-    command("model: not there", "expected a local folder with config.json, a hub id such as", lambda p, f: ("rank", p.run / "data", *QUESTION, "--model", f / "none")),
-    command("model: an adapter", "is an adapter, not a model: give its base as the model", lambda p, f: ("rank", p.run / "data", *QUESTION, "--model", p.run / "sft" / "adapter")),
+    command("model: not there", "expected a local folder with config.json, a hub id such as", lambda p, f: ("rank", p.run / "data", *QUESTION, "--model.name", f / "none")),
+    command("model: an adapter", "is an adapter, not a model: give its base as the model", lambda p, f: ("rank", p.run / "data", *QUESTION, "--model.name", p.run / "sft" / "adapter")),
     _model("half a configuration", "copy", {"config.json": '{"model_type": "llama"'}),
     _model("a configuration that is a list", "copy", {"config.json": "[]"}),
     _model("of a kind that there is not", "copy", {"config.json": '{"model_type": "magic"}'}),

@@ -32,7 +32,7 @@ CASES = [
     _json("no files", "json: no published JSON; expected files such as train.json, val.json or test.json", {"x.txt": ""}),
     _json("two of one part", "a-test.json and b-test.json both look like the test rows; keep one", {"a-test.json": _rows(ROW), "b-test.json": _rows(ROW)}),
     _json("empty", "test.json: no rows", ""),
-    _json("rows of another length", "candidates.size: source published-json takes the rows in", _rows(ROW), "--num-candidates", "7"),
+    _json("rows of another length", "candidates.size: source published-json takes the rows in", _rows(ROW), "--candidates.size", "7"),
     _json("an empty list", "test.json: no rows", "[]"),
     _json("cut", "test.json, line 1, column", _rows(ROW, ROW)[:-20]),
     _json("a comma too many", "not valid JSON", _rows(ROW)[:-1] + ",]"),

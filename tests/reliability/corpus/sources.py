@@ -55,7 +55,7 @@ def _rows(
     name: str, message: str, train: Content, *options: str, titles: str = '{"1": "A", "2": "B", "3": "C", "4": "D"}'
 ) -> Case:
     named = {"train.csv": train, "test.csv": ROWS, "id2name.json": titles}
-    return _source(name, message, "windows", named, "--num-candidates", "2", *options)
+    return _source(name, message, "windows", named, "--candidates.size", "2", *options)
 
 
 def _artists(name: str, message: str, tags: str, artists: str = "id\tname\n1\tABBA\n") -> Case:
@@ -87,7 +87,7 @@ CASES = [
     _books("other books", "none of the log's 1 items (such as '2') is one in the catalogue", _lines(SHELVED | {"book_id": "2"})),
     _books("a rating that is a word", "row 2, rating: 'five' is not a number; correct or drop the line", _lines(SHELVED, SHELVED | {"rating": "five"})),
     _books("books without the field", "goodreads_books_x.json.gz, line 1: no field 'title'; there are book_id", _lines(SHELVED), _lines({"book_id": "1"})),
-    _books("nothing read", "no book is marked as read; keep all shelved books with --all-shelves", _lines(SHELVED | {"is_read": False})),
+    _books("nothing read", "no book is marked as read; keep all shelved books with --no-read-only", _lines(SHELVED | {"is_read": False})),
     _windows("a line cut", "windows_train.jsonl, line 1, column", json.dumps(WINDOW)[:-5]),
     _windows("no group", "windows_train.jsonl, line 1: expected history (titles), target (title) and group", json.dumps({"history": ["A"], "target": "B"})),
     _windows("a history that is text", "windows_train.jsonl, line 1: expected history (titles)", json.dumps(WINDOW | {"history": "A"})),
@@ -102,8 +102,8 @@ CASES = [
     _rows("rows that contradict each other", "the rows of user 'u' contradict each other: [1, 3] does not continue [1, 2]", "user_id,item_ids,timestamp\nu,1 2,5\nu,1 3,6\n"),
     _rows("an item without a title", "1 items of the log have no title in the catalogue (first: '9'", "user_id,item_ids,timestamp\nu,1 2 9,5\n", "--validation-share", "0"),
     _rows("titles that are a list", "expected one JSON object of id → title", ROWS, titles="[]"),
-    _rows("a part that there is not", "row_files.dev.[key]: Input should be 'train', 'validation' or 'test'", ROWS, "--row-file", "dev=x.csv"),
-    _rows("a file that there is not", "no such file", ROWS, "--row-file", "validation=x.csv"),
+    _rows("a part that there is not", "--row-files: Input should be 'train', 'validation' or 'test'", ROWS, "--row-files", "dev=x.csv"),
+    _rows("a file that there is not", "no such file", ROWS, "--row-files", "validation=x.csv"),
     _source("no files", "expected u.data and u.item, or ml-100k.inter and ml-100k.item, in this folder", "movielens-100k", {}),
     _source("a file missing", "u.item: no such file", "movielens-100k", {"u.data": "1\t1\t5\t9\n"}),
     _hundred("a line too short", "u.data, line 1, column rating: None is not a number", "1\t1\n"),

@@ -90,7 +90,7 @@ def make_workload(settings: BenchSettings, negatives: int) -> Workload:
     if least < max(negatives + 1, settings.shown or 0):
         raise ConfigError(
             f"{negatives} negatives need lists of {negatives + 1} titles, but the data has one of {least}: "
-            "prepare longer lists (--num-candidates), or measure fewer negatives"
+            "prepare longer lists (--candidates.size), or measure fewer negatives"
         )
     template = load_template(settings.template, domain=data.domain)
     encoder = PromptEncoder(tokenizer_of(settings))

@@ -22,20 +22,20 @@ from prefrec.data.titles import DuplicateTitles
 from prefrec.data.types import Catalogue
 
 _OPTIONS = {
-    "user_id": "--user-column (`columns.user` in a recipe)",
-    "item_id": "--item-column (`columns.item` in a recipe)",
-    "timestamp": "--timestamp-column (`columns.timestamp` in a recipe); if there are no times but the lines are in "
+    "user_id": "--columns.user (`columns.user` in a recipe)",
+    "item_id": "--columns.item (`columns.item` in a recipe)",
+    "timestamp": "--columns.timestamp (`columns.timestamp` in a recipe); if there are no times but the lines are in "
     f"temporal order, name the column {FILE_ORDER}",
-    "rating": "--rating-column (`columns.rating` in a recipe)",
-    "impressions": "--impressions-column (`columns.impressions` in a recipe)",
-    "skipped": "--skipped-column (`columns.skipped` in a recipe)",
+    "rating": "--columns.rating (`columns.rating` in a recipe)",
+    "impressions": "--columns.impressions (`columns.impressions` in a recipe)",
+    "skipped": "--columns.skipped (`columns.skipped` in a recipe)",
 }
 _CATALOGUE_OPTIONS = {
-    "item_id": "--catalogue-item-column (`columns.catalogue_item` in a recipe)",
-    "title": "--title-column (`columns.title` in a recipe)",
+    "item_id": "--columns.catalogue-item (`columns.catalogue_item` in a recipe)",
+    "title": "--columns.title (`columns.title` in a recipe)",
 }
 _NO_RATING = (
-    "correct or empty these fields, or leave the column out with --rating-column none (`columns.rating: null` in a "
+    "correct or empty these fields, or leave the column out with --columns.rating none (`columns.rating: null` in a "
     "recipe)"
 )
 

@@ -54,7 +54,7 @@ def goodreads(
         notes.append(f"{len(shelf) - len(log)} of {len(shelf)} shelved books were not read and are left out")
     if log.is_empty():
         raise DataError(
-            f"{interactions}: no book is marked as read; keep all shelved books with --all-shelves "
+            f"{interactions}: no book is marked as read; keep all shelved books with --no-read-only "
             "(`read_only: false` in a recipe)"
         )
     touched = shelf.select("user_id", "item_id")

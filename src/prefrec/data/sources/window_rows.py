@@ -31,10 +31,10 @@ JSON_LINES = (".jsonl", ".ndjson")
 LISTS = ("item_ids", "item_id_list", "history")
 """Default names of the column with a row's items; the second is RecBole's."""
 _OPTIONS = {
-    "user_id": "--user-column (`columns.user` in a recipe)",
-    "items": "--item-list-column (`columns.item_list` in a recipe)",
-    "target": "--item-column (`columns.item` in a recipe)",
-    "timestamp": "--timestamp-column (`columns.timestamp` in a recipe)",
+    "user_id": "--columns.user (`columns.user` in a recipe)",
+    "items": "--columns.item-list (`columns.item_list` in a recipe)",
+    "target": "--columns.item (`columns.item` in a recipe)",
+    "timestamp": "--columns.timestamp (`columns.timestamp` in a recipe)",
 }
 _ID = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"\[\]()]+)""")
 # The default history length, accepted even if no row is that long.

@@ -48,8 +48,8 @@ _TITLES = (".json", ".item", ".csv", ".tsv", ".parquet", ".pq")
 # Beginnings of the names of files with titles. RecBole's `.item` may have any name.
 _TITLE_NAMES = ("id2name", "id2title", "item", "title", "catalog")
 _TITLE_OPTIONS = {
-    "item_id": "--catalogue-item-column (`columns.catalogue_item` in a recipe)",
-    "title": "--title-column (`columns.title` in a recipe)",
+    "item_id": "--columns.catalogue-item (`columns.catalogue_item` in a recipe)",
+    "title": "--columns.title (`columns.title` in a recipe)",
 }
 
 
@@ -73,7 +73,7 @@ def find_window_files(
         if part not in files:
             raise DataError(
                 f"{folder}: no {part} rows; expected a file such as {part}.csv, {part}.parquet, {part}.jsonl or "
-                f"NAME.{part}.inter, or name it with --row-file {part}=FILE (`row_files` in a recipe)"
+                f"NAME.{part}.inter, or name it with --row-files {part}=FILE (`row_files` in a recipe)"
             )
     return files, titles or _find_titles(there, set(files.values()))
 
@@ -176,8 +176,8 @@ def _cut_validation(
     if not in_order:
         raise DataError(
             f"{path}: there is no file of validation rows, and no times by which to cut them from the training rows. "
-            "Name the file with --row-file validation=FILE (`row_files`), name the column of times with "
-            f"--timestamp-column (`columns.timestamp`; {FILE_ORDER} takes the order of the lines), or do without "
+            "Name the file with --row-files validation=FILE (`row_files`), name the column of times with "
+            f"--columns.timestamp (`columns.timestamp`; {FILE_ORDER} takes the order of the lines), or do without "
             "validation rows with --validation-share 0 (`validation_share`)"
         )
     cut = train[-max(1, round(share * len(train)))].time
@@ -185,7 +185,7 @@ def _cut_validation(
     if not parts[0]:
         raise DataError(
             f"{path}: all rows have the same time, so none can be cut for validation; name a file of validation rows "
-            "with --row-file validation=FILE (`row_files`), or set --validation-share 0 (`validation_share`)"
+            "with --row-files validation=FILE (`row_files`), or set --validation-share 0 (`validation_share`)"
         )
     note = f"validation: the last {len(parts[1]):,} of {len(train):,} training rows by time"
     return rows | {"train": parts[0], "validation": parts[1]}, [note]

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from prefrec.rankers.config import RankerConfig
+from prefrec.training import SoftmaxDPOConfig
 from prefrec.training.section import RowsSection
 
 
@@ -27,11 +28,15 @@ class LlaraAlignConfig(RankerConfig, RowsSection):
     kind: Literal["llara-s-dpo"] = "llara-s-dpo"
     name: str = "LLaRA-S-DPO"
     reference: str = Field("LLaRA", description="Name of the `llara` entry that it goes on from; made before.")
-    beta: float = Field(1.0, gt=0, description="Pull to the reference.")
+    beta: float = Field(SoftmaxDPOConfig.beta, gt=0, description="Pull to the reference.")
     num_negatives: int = Field(3, ge=1, description="Rejected answers a row and step.")
-    negatives: Literal["fixed", "per_epoch"] = Field("fixed", description="Drawn once, or anew in each epoch.")
+    negatives: Literal["fixed", "per_epoch"] = Field(
+        SoftmaxDPOConfig.negatives, description="Drawn once, or anew in each epoch."
+    )
     max_tokens_per_pass: int | None = Field(
-        None, ge=1, description="Tokens a pass, for many negatives: less memory, the same gradient; None: no limit."
+        SoftmaxDPOConfig.max_tokens_per_pass,
+        ge=1,
+        description="Tokens a pass, for many negatives: less memory, the same gradient; None: no limit.",
     )
 
     def idle_settings(self) -> set[str]:

@@ -117,7 +117,7 @@ def load_sequential(folder: Path, catalogue: Catalogue, name: str | None = None)
 
 
 def build_model(name: str, vocabulary: Vocabulary, settings: dict[str, Any]) -> Any:
-    """hopwise's model of that name with random weights, without its `Config` and `Dataset`."""
+    """Hopwise's model of that name with random weights, without its `Config` and `Dataset`."""
     config = {
         **FIXED,
         **settings,
@@ -135,7 +135,7 @@ def build_model(name: str, vocabulary: Vocabulary, settings: dict[str, Any]) -> 
 
 
 def require_hopwise() -> Any:
-    """hopwise's sequential models, as a module.
+    """Hopwise's sequential models, as a module.
 
     Raises:
         ConfigError: hopwise, or a module that it needs, is not installed.

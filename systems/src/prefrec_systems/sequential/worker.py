@@ -133,7 +133,7 @@ class Training:
         return {name: saved[name] for name in ("log", "best", "best_epoch")}
 
     def measure(self) -> dict[str, dict[str, float]]:
-        """hopwise's own metrics of the model as it is, on the whole vocabulary."""
+        """Hopwise's own metrics of the model as it is, on the whole vocabulary."""
         parts = {"validation": self.valid, "test": self.test}
         return {
             name: {m: float(v) for m, v in self.trainer.evaluate(data, load_best_model=False).items()}

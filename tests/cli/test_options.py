@@ -1,0 +1,123 @@
+"""Options made of sections: their names, values, defaults and errors."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import typer
+from pydantic import BaseModel, Field
+from typer.testing import CliRunner
+
+from prefrec.cli import _options as o
+from prefrec.cli import load_verb
+from prefrec.errors import ConfigError
+from prefrec.pipeline.recipe import AlignSection, EvaluateSection, LoraSection, ModelSection, SFTSection
+
+
+class Lists(BaseModel):
+    """The lists."""
+
+    size: int = Field(20, ge=2, description="Titles in each.")
+
+
+class Own(BaseModel):
+    """The section of the verb itself."""
+
+    kind: Literal["one", "two"] = Field("one", description="Which.")
+    rows_taken: int | None = Field(3, ge=1, description="Rows; None: all.")
+    rate: float = Field(1e-5, description="Of learning.")
+    deep: bool = Field(True, description="Go deep.")
+    words: list[str] = Field(["a"], description="Some words.")
+    numbers: list[Annotated[int, Field(ge=1)]] = Field([1, 5], description="Some numbers.")
+    layers: list[str] | str = Field("all", description="Names, or a text.")
+    files: dict[Literal["train", "test"], Path] | None = Field(None, description="Files.")
+    inner: Lists = Field(default_factory=Lists)
+
+
+TAKEN: list[Any] = []
+
+
+@o.from_sections
+def verb(section: Own, lists: Lists, out: Annotated[Path, typer.Argument()], times: int = 1) -> None:
+    """Take them."""
+    TAKEN[:] = [section, lists, out, times]
+
+
+app = typer.Typer()
+app.command()(verb)
+
+
+def take(*options: object) -> list[Any]:
+    result = CliRunner().invoke(app, [*map(str, options), "out"])
+    if result.exception:
+        raise result.exception
+    return TAKEN
+
+
+def test_without_options_the_sections_have_their_defaults():
+    section, lists, out, times = take()
+    assert (section, lists, out, times) == (Own(), Lists(), Path("out"), 1)
+    assert section.model_fields_set == set()
+
+
+def test_values():
+    section, lists, _, times = take(
+        *("--kind", "two", "--rows-taken", "none", "--rate", "2e-3", "--no-deep", "--words", "b", "--words", "c"),
+        *("--numbers", 7, "--layers", "q_proj", "--files", "train=a.csv", "--files", "test=b=c.csv"),
+        *("--inner.size", 5, "--lists.size", 4, "--times", 2),
+    )
+    assert section.model_dump() == {
+        "kind": "two",
+        "rows_taken": None,
+        "rate": 2e-3,
+        "deep": False,
+        "words": ["b", "c"],
+        "numbers": [7],
+        "layers": "q_proj",
+        "files": {"train": Path("a.csv"), "test": Path("b=c.csv")},
+        "inner": {"size": 5},
+    }
+    assert (lists.size, times) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--kind", "none"), "--kind: Input should be 'one' or 'two' (given: 'none')"),
+        (("--rows-taken", 0), "--rows-taken: Input should be greater than or equal to 1 (given: '0')"),
+        (
+            ("--rate", "fast"),
+            "--rate: Input should be a valid number, unable to parse .* (given: 'fast')",
+        ),
+        (("--numbers", 1, "--numbers", 0), "--numbers: Input should be greater than or equal to 1 (given: '0')"),
+        (("--files", "dev=a.csv"), "--files: Input should be 'train' or 'test' (given: 'dev')"),
+        (("--kind", "x", "--rate", "y"), "--kind: .*; --rate: "),
+    ],
+)
+def test_wrong_values_are_errors_of_the_section_with_the_name_of_the_option(options, message):
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        take(*options)
+
+
+def test_help_shows_defaults_and_choices():
+    told = " ".join(CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout.split())
+    for shown in (
+        "--kind [one|two] Which. [default: one]",
+        "--rows-taken <int> Rows; None: all. [default: 3]",
+        "--deep --no-deep <bool> Go deep. [default: deep]",
+        "--numbers <int> Some numbers. [default: 1, 5]",
+        "--layers <str> Names, or a text. [default: all]",
+        "--files KEY=VALUE Files. │",
+        "The lists",
+    ):
+        assert shown in told
+
+
+def test_the_verbs_of_a_recipe_have_all_of_its_fields():
+    """But those that other parts of a recipe have to answer."""
+    for name, section in (("sft", SFTSection), ("align", AlignSection), ("evaluate", EvaluateSection)):
+        found = {option for p in load_verb(name).params for option in p.opts}
+        own = {o.option(field) for field in section.model_fields}
+        asked = {o.option("model", field) for field in ModelSection.model_fields}
+        form = {o.option("lora", field) for field in LoraSection.model_fields} if name != "evaluate" else set()
+        assert (own | asked | form) - found <= {*o.RECIPE_ONLY}
