@@ -1,9 +1,10 @@
-"""Items as tokens: beyond a model's words, one token for each item, with one vector in and one vector out.
+"""Items as tokens: beyond a model's words, one token for each item.
 
 An item's vector is a projection of its title's vector plus a vector of its own:
 
-    in  = W_in·t_i + keep·e_i        out = W_out·t_i + keep·u_i        logit = hidden·out + b_i
+    v_i = W·t_i + keep·e_i        logit_i = (P·hidden)·v_i + b_i
 
+The model reads the same vectors that it predicts.
 `keep` is 0 for a random share of the items in each training step, so that a title alone must do: an item that no
 user has taken yet is ranked by its title. Item i is token V + i, V being the size of the model's vocabulary. So a
 history is a prompt and an item an answer of one token, and packing, scoring, losses and trainers take both as they
@@ -16,7 +17,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -55,28 +56,27 @@ class ItemTable(nn.Module):
         super().__init__()
         self.ids = list(ids)
         self.register_buffer("titles", titles)
-        self.into = nn.Linear(titles.shape[1], width, bias=False)
-        self.out = nn.Linear(titles.shape[1], width, bias=False)
-        self.own_in = nn.Parameter(torch.zeros(len(titles), width))
-        self.own_out = nn.Parameter(torch.zeros(len(titles), width))
+        self.project = nn.Linear(titles.shape[1], width, bias=False)
+        self.own = nn.Parameter(torch.zeros(len(titles), width))
+        self.predict = nn.Linear(width, width, bias=False)
         self.bias = nn.Parameter(torch.zeros(len(titles)))
         self.vector_dropout = vector_dropout
         self.dropout = nn.Dropout(dropout)
 
     def vectors_in(self, items: Tensor) -> Tensor:
         """Return the vectors [..., D] of items, as the model reads them."""
-        return self.dropout(self.into(self.titles[items]) + self._own(self.own_in)[items])
+        return self.dropout(self._vectors(items))
 
     def logits(self, hidden: Tensor, items: Tensor) -> Tensor:
         """Return the logits [..., n] of `items` [n] after hidden states [..., D], in float32."""
-        vectors = self.out(self.titles[items]) + self._own(self.own_out)[items]
-        return F.linear(self.dropout(hidden.float()), vectors, self.bias[items])
+        # The same vectors are read and predicted: what histories teach of an item counts for its prediction too.
+        return F.linear(self.predict(self.dropout(hidden.float())), self._vectors(items), self.bias[items])
 
-    def _own(self, vectors: Tensor) -> Tensor:
-        if not (self.training and self.vector_dropout):
-            return vectors
-        kept = torch.rand(len(vectors), 1, device=vectors.device) >= self.vector_dropout
-        return vectors * kept
+    def _vectors(self, items: Tensor) -> Tensor:
+        own = self.own
+        if self.training and self.vector_dropout:
+            own = own * (torch.rand(len(own), 1, device=own.device) >= self.vector_dropout)
+        return cast(Tensor, self.project(self.titles[items]) + own[items])
 
 
 class ItemEmbedding(nn.Module):
@@ -143,8 +143,8 @@ def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float)
     table = ItemTable(ids, scaled.float(), words.weight.shape[1], **settings)
     # Items begin at the scale of words, on which the layers were trained.
     scale = 1 / math.sqrt(titles.shape[1])
-    nn.init.normal_(table.into.weight, std=float(words.weight.detach().std()) * scale)
-    nn.init.normal_(table.out.weight, std=0.02 * scale)
+    nn.init.normal_(table.project.weight, std=float(words.weight.detach().std()) * scale)
+    nn.init.normal_(table.predict.weight, std=0.002)
     words.requires_grad_(False)
     embedding = ItemEmbedding(words, table)
     model.set_input_embeddings(embedding)
