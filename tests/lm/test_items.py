@@ -93,8 +93,6 @@ def test_logits_of_words_and_then_of_items() -> None:
     predicted = hidden @ table.predict.weight.T
     items = range(len(IDS))
     want = [predicted @ (table.project.weight @ table.titles[i] + table.own[i]) + table.bias[i] for i in items]
-        predicted @ (table.project.weight @ table.titles[i] + table.own[i]) + table.bias[i] for i in range(len(IDS))
-    ]
     torch.testing.assert_close(found[..., VOCABULARY:], torch.stack(want, dim=-1))
     some = torch.tensor([VOCABULARY + 7, VOCABULARY + 2])
     torch.testing.assert_close(head.logits_of(hidden, some), found[..., some])
