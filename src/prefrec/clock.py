@@ -1,4 +1,4 @@
-"""CPU time, wall time and peak memory of a part of the work, and what the system lets this process use of both."""
+"""CPU time, wall time and memory of a part of the work, and the limits of this process."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from pathlib import Path
 import torch
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-"""Where Linux tells of processes, and of control groups, by which containers limit them."""
+"""Linux's files about processes, and about control groups, which limit containers."""
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
+# Control groups of version 2 and 1: files of limit and usage, and the field of `memory.stat` for cached files, which
+# count as usage although the system frees them on demand.
 _MEMORY = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Of a control group of version 2 and of version 1: files of its limit and its usage, and the field of `memory.stat`
-for what of the usage gives way when memory is wanted: files that were read."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Seconds:
 
 
 class Stopwatch:
-    """Adds up the time between `start` and `stop`; on a GPU it waits for the work given to it.
+    """A stopwatch that sums the time between `start` and `stop`, and waits for a GPU to finish its work.
 
     Args:
         device: `cpu` or `cuda`.
@@ -51,12 +51,12 @@ class Stopwatch:
         self.laps = 0
 
     def start(self) -> None:
-        """Start, or go on."""
+        """Start or continue."""
         _wait(self.device)
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
-        """Stop; `start` goes on from here."""
+        """Stop; `start` continues."""
         _wait(self.device)
         self.wall += time.perf_counter() - self._wall
         self.cpu += time.process_time() - self._cpu
@@ -72,51 +72,51 @@ class Stopwatch:
             self.stop()
 
     def read(self) -> Seconds:
-        """What has been added up."""
+        """Return the time so far."""
         return Seconds(self.wall, self.cpu)
 
 
-_spared = Seconds(0.0, 0.0)
+_credit = Seconds(0.0, 0.0)
 
 
-def spare(took: Seconds) -> None:
-    """Note that work which took so long was found done and needed not be done again in this process."""
-    global _spared
-    _spared = Seconds(_spared.wall + took.wall, _spared.cpu + took.cpu)
+def credit_cached_time(took: Seconds) -> None:
+    """Add the time that cached work took, which this process did not repeat."""
+    global _credit
+    _credit = Seconds(_credit.wall + took.wall, _credit.cpu + took.cpu)
 
 
-def spared() -> Seconds:
-    """All that `spare` has noted in this process."""
-    return _spared
+def cached_time_credit() -> Seconds:
+    """Return the sum of all `credit_cached_time` in this process."""
+    return _credit
 
 
 def reset_peak(device: str) -> None:
-    """Let the peak of the memory start anew, at what is in use."""
+    """Reset the peak of the memory to what is in use now."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
     try:
         _CLEAR.write_text("5", encoding="ascii")  # Linux: VmHWM := VmRSS
     except OSError:
-        return  # then the peak is that of the whole process
+        return  # the peak is then that of the whole process
 
 
 def peak_bytes(device: str) -> int:
-    """Most memory in use since `reset_peak`: of the process (resident), or that torch holds on the GPU."""
+    """Return the peak memory in bytes since `reset_peak`: of the process (resident), or of torch on the GPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return _status("VmHWM") or _maximum_resident()
 
 
 def resident_bytes(device: str) -> int:
-    """Memory in use now: of the process (resident), or that torch holds on the GPU."""
+    """Return the memory in use in bytes: of the process (resident), or of torch on the GPU."""
     if device == "cuda":
         return torch.cuda.memory_allocated()
     return _status("VmRSS") or _maximum_resident()
 
 
 def give_memory_back() -> None:
-    """Let the system have what this process has freed, where the C library can do so (glibc); else it is kept."""
+    """Return freed memory to the system if the C library can do so (glibc)."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
@@ -124,52 +124,37 @@ def give_memory_back() -> None:
 
 
 def free_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
-    """Memory that can be had without swapping, of the machine and within a container's limit.
-
-    Args:
-        proc: where Linux tells of processes.
-        cgroups: where it tells of control groups.
-
-    Returns:
-        bytes; None where the system does not say.
-    """
-    available = _told(proc / "meminfo").get("MemAvailable:")
+    """Return the free memory in bytes, within a container's limit; None if the system does not say."""
+    available = _numbers(proc / "meminfo").get("MemAvailable:")
     free = [] if available is None else [1024 * available]
     for folder in _groups("memory", proc, cgroups):
         for limit, usage, idle in _MEMORY:
             most, used = _words(folder / limit), _words(folder / usage)
             if most and used and most[0].isdigit():
-                let_go = _told(folder / "memory.stat").get(idle, 0)
-                free.append(max(0, int(most[0]) - int(used[0]) + let_go))
+                reclaimable = _numbers(folder / "memory.stat").get(idle, 0)
+                free.append(max(0, int(most[0]) - int(used[0]) + reclaimable))
     return min(free, default=None)
 
 
 def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Cores that this process may use: those it is bound to, or fewer where a container's share of time is less.
-
-    A share of one and a half counts as two.
-
-    Args:
-        proc: where Linux tells of processes.
-        cgroups: where it tells of control groups.
-    """
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, by its affinity and a container's share (rounded up)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _groups("cpu", proc, cgroups):
         share = _words(folder / "cpu.max")
         share = share or _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
-        if len(share) == 2 and share[0].isdigit():  # not "max" or -1, which is no limit
-            found = min(found, math.ceil(int(share[0]) / int(share[1])))
-    return max(1, found)
+        if len(share) == 2 and share[0].isdigit():  # "max" and -1 mean no limit
+            cores = min(cores, math.ceil(int(share[0]) / int(share[1])))
+    return max(1, cores)
 
 
 def processor_says(*names: str, proc: Path = PROC) -> str:
-    """What Linux tells of the first processor under one of these names, such as `model name`; else ""."""
+    """Return the first processor's entry of one of these names, such as `model name`, in Linux; else ""."""
     lines = _lines(proc / "cpuinfo")
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
 
 
 def limit_memory(most: int) -> None:
-    """From now on what would take `most` bytes more than are mapped now fails in this process (Linux)."""
+    """Let allocations fail in this process beyond `most` bytes more than are mapped now (Linux)."""
     mapped = _status("VmData")
     if mapped is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (mapped + most, mapped + most))
@@ -181,15 +166,13 @@ def _wait(device: str) -> None:
 
 
 def _status(field: str) -> int | None:
-    found = _told(_STATUS).get(f"{field}:")
-    return None if found is None else 1024 * found
+    kibibytes = _numbers(_STATUS).get(f"{field}:")
+    return None if kibibytes is None else 1024 * kibibytes
 
 
 def _groups(controller: str, proc: Path, cgroups: Path) -> Iterator[Path]:
-    """Folders of the control groups that this process is in, from its own up to the root; those above limit it too.
-
-    Inside a container the names may be those of the machine, of which the root alone is there.
-    """
+    """Yield the folders of this process's control groups, from its own up to the root, which all limit it."""
+    # Inside a container the names may be the machine's. Of these only the root exists, so it must always be tried.
     for line in _lines(proc / "self" / "cgroup") or ["0::/"]:
         _, controllers, name = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -200,8 +183,8 @@ def _groups(controller: str, proc: Path, cgroups: Path) -> Iterator[Path]:
             yield root.joinpath(*parts[:depth])
 
 
-def _told(file: Path) -> dict[str, int]:
-    """Numbers by their names, from lines that each begin with a name and a number."""
+def _numbers(file: Path) -> dict[str, int]:
+    """Return name → number of the lines that begin with a name and a number."""
     pairs = [line.split()[:2] for line in _lines(file)]
     return {name: int(value) for name, value in (p for p in pairs if len(p) == 2) if value.isdigit()}
 

@@ -1,4 +1,4 @@
-"""One door for progress and messages: everything for people goes to standard error, from the first process."""
+"""Messages, warnings and progress, on standard error and from the first process only."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from prefrec.processes import is_first
 T = TypeVar("T")
 
 console = Console(stderr=True)
-"""Messages, warnings and progress; standard output is kept for results."""
+"""The console on standard error; standard output is for results."""
 
 LOG_EVERY_S = 30.0
-"""Seconds between two progress lines where standard error is a file."""
+"""Seconds between two progress lines if standard error is not a terminal."""
 
 
 def say(message: str) -> None:
@@ -40,10 +40,9 @@ def warn(message: str) -> None:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items`, showing progress with the time left.
+    """Yield `items` and show progress with the remaining time.
 
-    On a terminal this is a bar that vanishes when done; in a log file a line every 30 s, so that a run in
-    the background can be followed.
+    On a terminal this is a bar that disappears at the end; in a log file it is a line every 30 s.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)

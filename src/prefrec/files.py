@@ -1,4 +1,4 @@
-"""Files written in one step: a reader sees the old file or the whole new one, whatever is killed or full."""
+"""Atomic writes: a reader sees the old file or the whole new one, even after a kill or on a full disk."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from typing import Any
 from prefrec.errors import StorageError
 
 Writer = Callable[[Path], object]
-"""Writes a file at the path it is given."""
+"""Function that writes a file at the given path."""
 
 STALE_S = 24 * 3600
-"""Seconds without a change after which a draft is left over, where its process cannot be asked for."""
+"""Seconds without a change after which a draft is stale, if its process cannot be checked."""
 
 _FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
+# Parts of messages of libraries that lose the number of an OSError. torch's writer does not even say which error.
 _WRITER_FAILED = {
     errno.ENOSPC: (
         "os error 28",
@@ -39,11 +40,10 @@ _WRITER_FAILED = {
     errno.EROFS: ("os error 30",),
     errno.EACCES: ("os error 13",),
 }
-"""Texts by which libraries tell of an OSError without its number; torch's writer does not say which."""
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in a file; None where there is no file, or only half of one."""
+    """Return the JSON value in a file, or None if the file is missing or incomplete."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -51,88 +51,83 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text so that a reader sees the old file or the whole new one."""
+    """Write UTF-8 text atomically, and make the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def write_whole(path: Path, write: Writer) -> None:
-    """Call `write` with a temporary path beside `path` and move the result there in one step.
+    """Call `write` with a temporary path beside `path`, then move the result to `path` in one step.
 
-    First the drafts go that killed processes have left of `path`, as `clear_drafts` says.
+    Drafts of `path` that killed processes left are removed first (`clear_drafts`).
 
     Raises:
-        StorageError: there is no room, or no right to write; `path` is as it was.
+        StorageError: the disk is full, or writing is not permitted; `path` is unchanged.
     """
     _write_drafts({path: write}, None)
 
 
 def write_sealed(writers: Mapping[Path, Writer], seal: Path, write: Writer, stale: Sequence[Path] = ()) -> None:
-    """Write files that belong together, and `seal`, which is there only where they all are of one making.
+    """Write files that belong together, and last the file `seal`, which shows that the set is complete.
 
-    Nothing is touched before all of them lie beside their places; then `stale` files of an older making are removed.
-    Raises as `write_whole`.
+    Nothing is changed before all drafts are written. Then the old seal and the `stale` files are removed, and the
+    drafts are moved into place. Errors are those of `write_whole`.
     """
     _write_drafts({**writers, seal: write}, seal, stale)
 
 
 def draft_name(path: Path) -> str:
-    """Name for a draft of `path`, beside it, by which `clear_drafts` knows the process that writes it."""
+    """Return the name of a draft of `path`, from which `clear_drafts` knows the process that writes it."""
     return f".{path.name}.{_machine()}-{os.getpid()}.tmp"
 
 
 def clear_drafts(path: Path) -> None:
-    """Remove what killed processes have left beside `path` of files or folders that were to become it.
+    """Remove the drafts of `path` that killed processes left, as far as that is permitted.
 
-    A draft that a process of this machine is writing is never touched: it goes when no process has its number any
-    more. Another machine's processes (or container's, or those before a restart) cannot be asked for, nor can one
-    that had this process's number: their drafts go when nothing in them has changed for a day. What cannot be
-    removed stays, and is no error.
+    A draft of this machine is removed if its process no longer exists. Processes of other machines or containers, or
+    from before a restart, cannot be checked. Their drafts are removed if nothing in them has changed for a day.
     """
     draft = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-(\d+)(\.\w+)?\.tmp")
     with suppress(OSError):
         for name in os.listdir(path.parent):
-            if found := draft.fullmatch(name):
-                _clear(path.parent / name, found[1], int(found[2]))
+            if match := draft.fullmatch(name):
+                _clear(path.parent / name, match[1], int(match[2]))
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Inside this context a failure to write, of whichever library, is a `StorageError` that names `path`.
-
-    Other errors pass through.
-    """
+    """Turn any library's failure to write inside this context into a `StorageError` that names `path`."""
     try:
         yield
     except StorageError:
         raise
     except Exception as e:
-        if found := storage_error(e, path):
-            raise found from e
+        if error := storage_error(e, path):
+            raise error from e
         raise
 
 
 def storage_error(error: Exception, path: Path | str | None = None) -> StorageError | None:
-    """What a full disk, a quota or a missing right means for the user; None for any other error.
+    """Return a `StorageError` for a full disk, a quota or a missing permission; None for any other error.
 
     Args:
         error: from a library or the system.
-        path: that was being written; None: as the error says.
+        path: the file that was being written; None: the one that the error names.
     """
-    code = getattr(error, "errno", None) or _told(error)
+    code = getattr(error, "errno", None) or _error_number(error)
     where = path if path is not None else getattr(error, "filename", None) or "a file"
     if code in _FULL:
-        way = "make room and run the same command again; what was finished before is kept"
+        remedy = "make room and run the same command again; finished work is kept"
     elif code in _FORBIDDEN:
-        way = "name another folder, or get the right to write there; nothing was changed"
+        remedy = "name another folder, or get permission to write there; nothing was changed"
     else:
         return None
-    return StorageError(f"{where} cannot be written: {os.strerror(code)}; {way}")
+    return StorageError(f"{where} cannot be written: {os.strerror(code)}; {remedy}")
 
 
 def _write_drafts(writers: Mapping[Path, Writer], seal: Path | None, stale: Sequence[Path] = ()) -> None:
@@ -171,25 +166,25 @@ def _clear(draft: Path, machine: str, process: int) -> None:
 
 @cache
 def _machine() -> str:
-    """Stands for the numbers that processes have here: until a restart, and in this container; else for nothing."""
+    """Return an id of the space of process numbers: this container, until the next restart."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-        told = f"{platform.node()} {start} {os.readlink('/proc/self/ns/pid')}"
+        space = f"{platform.node()} {start} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return secrets.token_hex(4)  # not Linux
-    return hashlib.sha256(told.encode()).hexdigest()[:8]
+    return hashlib.sha256(space.encode()).hexdigest()[:8]
 
 
 def _lives(process: int) -> bool:
     try:
-        os.kill(process, 0)  # asks and sends nothing
+        os.kill(process, 0)  # signal 0 checks for existence and sends nothing
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        return True  # another user's
+        return True  # it belongs to another user
     return True
 
 
-def _told(error: Exception) -> int | None:
+def _error_number(error: Exception) -> int | None:
     text = str(error)
     return next((code for code, signs in _WRITER_FAILED.items() if any(s in text for s in signs)), None)

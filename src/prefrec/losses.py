@@ -1,8 +1,8 @@
 """Preference losses over choice sets: pure functions of log-probabilities, torch only.
 
-Every function takes `policy_logps` and `ref_logps` of shape [B, 1+N]: the summed log-probabilities of the
-chosen answer (column 0) and of N rejected answers (columns 1..N), and returns a `PreferenceLoss` with the
-loss of each row [B] and the rewards [B, 1+N]. Nothing is averaged: the caller takes the mean.
+Every function takes `policy_logps` and `ref_logps` of shape [B, 1+N], the summed log-probabilities of the chosen
+answer (column 0) and of N rejected answers (columns 1..N). It returns a `PreferenceLoss` with the loss per row [B]
+and the rewards [B, 1+N]. The caller takes the mean.
 
 With rewards r_i = β (log π(y_i|x) − log π_ref(y_i|x)):
 
@@ -29,10 +29,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PreferenceLoss:
-    """What a preference loss returns.
+    """The result of a preference loss.
 
     Attributes:
-        losses: loss of each row, [B].
+        losses: loss per row, [B].
         rewards: β × (policy − reference) log-probabilities, [B, 1+N]; for reference-free losses
             β × policy log-probabilities.
     """
@@ -42,10 +42,10 @@ class PreferenceLoss:
 
 
 def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
-    """Softmax DPO (Chen et al., NeurIPS 2024, arXiv 2406.09215, eq. 11).
+    """Return the Softmax DPO loss (Chen et al., NeurIPS 2024, arXiv 2406.09215, eq. 11).
 
-    −log σ(−log Σ_{i≥1} exp(r_i − r_0)) is the cross-entropy of softmax(r_0..r_N) with label 0; it is
-    computed in that form, which is finite for any reward gap.
+    −log σ(−log Σ_{i≥1} exp(r_i − r_0)) is the cross-entropy of softmax(r_0..r_N) with label 0. It is computed in that
+    form, which is finite for any reward gap.
 
     Args:
         policy_logps: [B, 1+N], chosen answer in column 0.
@@ -61,10 +61,10 @@ def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Pr
 
 
 def dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
-    """DPO (Rafailov et al., NeurIPS 2023): −log σ(r_0 − r_1).
+    """Return the DPO loss (Rafailov et al., NeurIPS 2023): −log σ(r_0 − r_1).
 
-    For N > 1 the row is exploded into its N pairs, whose losses are averaged: what a pairwise trainer does
-    with N rejected answers. Arguments, shapes and errors as in `softmax_dpo_loss`.
+    For N > 1 the losses of the N pairs are averaged, as a pairwise trainer would do. Arguments, shapes and errors are
+    those of `softmax_dpo_loss`.
     """
     _check(policy_logps, ref_logps, beta)
     rewards = beta * (policy_logps - ref_logps)
@@ -72,9 +72,9 @@ def dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Preference
 
 
 def dmpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
-    """DMPO (Bai et al., 2024): −log σ(r_0 − mean_i r_i).
+    """Return the DMPO loss (Bai et al., 2024): −log σ(r_0 − mean_i r_i).
 
-    Arguments, shapes and errors as in `softmax_dpo_loss`.
+    Arguments, shapes and errors are those of `softmax_dpo_loss`.
     """
     _check(policy_logps, ref_logps, beta)
     rewards = beta * (policy_logps - ref_logps)
@@ -82,9 +82,9 @@ def dmpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Preferenc
 
 
 def bpr_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
-    """BPR (Rendle et al., UAI 2009) on β × log-probabilities, averaged over the N pairs; no reference.
+    """Return the BPR loss (Rendle et al., UAI 2009) on β × log-probabilities, averaged over the N pairs.
 
-    `ref_logps` is accepted, so that all losses are called alike, and not used.
+    `ref_logps` is ignored; it is an argument so that all losses have one signature.
     """
     _check(policy_logps, ref_logps, beta)
     rewards = beta * policy_logps
@@ -92,9 +92,9 @@ def bpr_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Preference
 
 
 def softmax_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
-    """Sampled softmax (InfoNCE) on β × log-probabilities; S-DPO without its reference.
+    """Return the sampled softmax loss (InfoNCE) on β × log-probabilities: S-DPO without its reference.
 
-    `ref_logps` is accepted, so that all losses are called alike, and not used.
+    `ref_logps` is ignored; it is an argument so that all losses have one signature.
     """
     _check(policy_logps, ref_logps, beta)
     rewards = beta * policy_logps
@@ -102,9 +102,9 @@ def softmax_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Prefer
 
 
 def sft_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
-    """SFT continued: −log π of the chosen answer, as the control of an alignment on the same rows.
+    """Return the SFT loss −log π of the chosen answer, a control for an alignment on the same rows.
 
-    `ref_logps` is accepted, so that all losses are called alike, and not used; `beta` scales the rewards alone.
+    `ref_logps` is ignored; it is an argument so that all losses have one signature. `beta` only scales the rewards.
     """
     _check(policy_logps, ref_logps, beta)
     return PreferenceLoss(-policy_logps[:, 0], beta * policy_logps)
@@ -143,9 +143,9 @@ def find_loss(name: str) -> Callable[[Tensor, Tensor, float], PreferenceLoss]:
 
 
 def effective_negatives(rewards: Tensor) -> Tensor:
-    """Effective number of negatives in the S-DPO gradient, [B]: 1/Σ w_i² with w = softmax(r_1..r_N).
+    """Return the effective number of negatives in the S-DPO gradient, [B]: 1/Σ w_i² with w = softmax(r_1..r_N).
 
-    N where all rejected answers weigh the same, 1 where one of them carries the whole gradient (the paper's
+    It is N if all rejected answers have equal weight, and 1 if one of them carries the whole gradient (the paper's
     implicit hard-negative mining, section 3.2).
     """
     weights = torch.softmax(rewards[:, 1:], dim=1)
@@ -153,10 +153,12 @@ def effective_negatives(rewards: Tensor) -> Tensor:
 
 
 def _softmax_cross_entropy(rewards: Tensor) -> Tensor:
+    # logsumexp subtracts the largest gap first. The textbook form log(1 + Σ exp(gap)) overflows at gaps near 89.
     return torch.logsumexp(rewards - rewards[:, :1], dim=1)
 
 
 def _mean_pairwise(rewards: Tensor) -> Tensor:
+    # softplus(x) = −log σ(−x), but finite where the sigmoid underflows to 0.
     return F.softplus(rewards[:, 1:] - rewards[:, :1]).mean(dim=1)
 
 

@@ -1,6 +1,6 @@
-"""The processes of one job, as `accelerate launch` starts them: which one this is, and what each has found.
+"""The processes of a job started by `accelerate launch`: ranks, and exchange of values.
 
-Nothing is imported and nothing happens where there is one process.
+With one process nothing is imported and nothing happens.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=14)
-"""How long processes wait for one that works alone, such as on a recommender that it trains."""
+"""Time that processes wait for one that works alone, such as for training a recommender."""
 
 
 def count() -> int:
-    """Number of processes of the job."""
+    """Return the number of processes of the job."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def index() -> int:
-    """Which of them this is, from 0."""
+    """Return the rank of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_first() -> bool:
-    """True in the process that writes files and speaks to people."""
+    """Return True in the process that writes files and messages."""
     return index() == 0
 
 
 def share(items: Sequence[T]) -> list[T]:
-    """This process's part of items that all have: every n-th, so that long and short ones are spread evenly."""
+    """Return this process's part of the items: every n-th, which spreads long and short ones evenly."""
     return list(items[index() :: count()])
 
 
 def pool(items: list[T]) -> list[T]:
-    """The items of all processes, those of the first one first. All processes must call it, and wait here."""
+    """Return the items of all processes in order of rank. All processes must call this function, and wait."""
     if count() == 1:
         return items
     import torch.distributed as dist
@@ -49,23 +49,21 @@ def pool(items: list[T]) -> list[T]:
 
 
 def from_first(value: T) -> T:
-    """The first process's value. All processes must call it, and wait here."""
+    """Return the first process's value. All processes must call this function, and wait."""
     (first,) = pool([value] if is_first() else [])
     return first
 
 
 def wait() -> None:
-    """Wait for all processes to come here."""
+    """Wait until all processes call this function."""
     pool([None])
 
 
 @cache
 def _group() -> Any:
-    """A group of all processes for what they tell each other here.
-
-    It is one of its own, so that its patience is the same whoever made the job's group, accelerate or the Trainer.
-    Training keeps that one, whose shorter time tells sooner that a process hangs.
-    """
+    """Return a group of all processes for the functions here."""
+    # The job's own group has a shorter timeout, which detects hanging processes in training. Here waiting for hours
+    # is normal.
     import torch.distributed as dist
     from accelerate import PartialState
 

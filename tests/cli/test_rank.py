@@ -109,7 +109,7 @@ def test_a_model_that_gives_no_numbers_gives_no_ranking(place, tmp_path, bpe_tok
     bpe_tokenizer.save_pretrained(tmp_path)
     done = prefrec("rank", place.data, *place.asked, "--model.name", tmp_path, *HISTORY, *options, "--json")
     assert (done.code, done.out) == (1, "")
-    assert "a log-probability is no finite number; use another dtype" in " ".join(done.err.split())
+    assert "a log-probability is not finite; use another dtype" in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize(

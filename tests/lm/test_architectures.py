@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from flex import uncompiled
 from onednn import always_by_onednn
 from prefrec.lm.catalogue import catalogue_logps, trie_layout
-from prefrec.lm.cpu.linear import OneDNNLinear, has_onednn, quicken
+from prefrec.lm.cpu.linear import OneDNNLinear, has_onednn, use_onednn
 from prefrec.lm.packing import PackedBatch, pack
 from prefrec.lm.scoring import BRANCHING, choice_logps, layout_for, verified_layout
 from prefrec.lm.search import top_k
@@ -249,7 +249,7 @@ def test_onednn_s_attention_equals_one_sequence_an_answer(case, monkeypatch):
     with torch.no_grad():
         want, titles = slow(model), slow_logps(model, ChoiceSet(prompt, TITLES)).numpy()
     calls = always_by_onednn(monkeypatch)
-    quicken(model)
+    use_onednn(model)
     with torch.no_grad():
         torch.testing.assert_close(choice_logps(model, pack(SETS, pad_id=0)), want, rtol=0, atol=1e-4)
         has_layers = any(isinstance(m, OneDNNLinear) for m in model.modules())

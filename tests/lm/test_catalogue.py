@@ -187,10 +187,10 @@ def test_the_check_lets_rounding_pass_and_faults_not(dtype, titles):
 
 
 def test_a_doubtful_mean_over_few_answers_is_asked_again_over_more(model, monkeypatch):
-    gaps = {scoring.CHECKED_ANSWERS: 0.01, scoring.DOUBTED_ANSWERS: 0.0001}
+    gaps = {scoring.CHECKED_ANSWERS: 0.01, scoring.RECHECKED_ANSWERS: 0.0001}
     monkeypatch.setattr(catalogue, "_gap", lambda model, choices, layout, answers: gaps[answers])
     assert trie_layout(model, PROMPT, Trie.build(ANSWERS))[0] == "cached"
-    gaps[scoring.DOUBTED_ANSWERS] = 0.01
+    gaps[scoring.RECHECKED_ANSWERS] = 0.01
     assert trie_layout(model, PROMPT, Trie.build(ANSWERS))[0] == "separate"
 
 

@@ -175,7 +175,7 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:500])
-    with pytest.raises(ModelError, match=f"{tmp_path}: the model of items cannot be read"):
+    with pytest.raises(ModelError, match=f"{tmp_path}: the model with item tokens cannot be read"):
         load_item_model(tmp_path)
     weights.write_bytes(whole)
     state = load_file(weights)
@@ -184,7 +184,7 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
         load_item_model(tmp_path)
     weights.write_bytes(whole)
     (tmp_path / ITEMS_FILE).write_text("[")
-    with pytest.raises(ModelError, match="the model of items cannot be read"):
+    with pytest.raises(ModelError, match="the model with item tokens cannot be read"):
         load_item_model(tmp_path)
 
 
@@ -256,13 +256,13 @@ def test_the_oldest_items_of_a_long_history_are_left_out(bpe_tokenizer) -> None:
 
 def test_a_title_that_no_item_has(encoder: ItemEncoder) -> None:
     for history, answers in ((["Shrek"], TITLES[:1]), (TITLES[:1], ["Shrek"])):
-        with pytest.raises(DataError, match="no item of the catalogue has the title 'Shrek'"):
+        with pytest.raises(DataError, match="title 'Shrek' is not in the catalogue"):
             encoder.encode(None, history, [], answers)
 
 
 def test_two_items_with_one_title(bpe_tokenizer) -> None:
     twice = Catalogue(pl.DataFrame({"item_id": ["a", "b"], "title": ["Heat", "Heat"]}))
-    with pytest.raises(DataError, match="two items of the catalogue share one"):
+    with pytest.raises(DataError, match="two items of the catalogue share a title"):
         ItemEncoder(twice, bpe_tokenizer, VOCABULARY)
 
 

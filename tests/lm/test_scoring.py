@@ -11,13 +11,13 @@ from prefrec.lm import scoring
 from prefrec.lm.packing import pack, pack_passes
 from prefrec.lm.scoring import (
     CHECKED_ANSWERS,
-    DOUBTED_ANSWERS,
     PIECE,
+    RECHECKED_ANSWERS,
     answer_token_logps,
     choice_logps,
     language_model,
     layout_for,
-    probe_of,
+    probe_set,
     token_logps,
     verified_layout,
 )
@@ -194,7 +194,7 @@ def test_the_check_does_not_depend_on_what_a_set_shows(dtype, kind):
 @given(choice_sets, st.integers(1, 20))
 def test_a_probe_branches_and_stays_within_the_sets_positions(sets, compared):
     for choices in sets:
-        probe = probe_of(choices, compared)
+        probe = probe_set(choices, compared)
         assert {len(a) for a in probe.answers} == {PIECE}
         assert len(probe.answers) > compared
         assert probe.prompt[-1] == choices.prompt[-1] or choices.length < PIECE + len(choices.prompt)
@@ -205,11 +205,11 @@ def test_a_probe_branches_and_stays_within_the_sets_positions(sets, compared):
 
 
 def test_a_doubtful_mean_over_few_answers_is_asked_again_over_more(monkeypatch):
-    gaps = {CHECKED_ANSWERS: 0.09, DOUBTED_ANSWERS: 0.02}
+    gaps = {CHECKED_ANSWERS: 0.09, RECHECKED_ANSWERS: 0.02}
     monkeypatch.setattr(scoring, "_gap", lambda model, choices, pad, answers: gaps[answers])
     model = tiny_llama(VOCABULARY).to(torch.bfloat16)
     assert verified_layout(model, LONG, 0, "packed")[0] == "packed"
-    gaps[DOUBTED_ANSWERS] = 0.08
+    gaps[RECHECKED_ANSWERS] = 0.08
     assert verified_layout(model, LONG, 0, "packed")[0] == "separate"
 
 

@@ -129,12 +129,12 @@ def test_what_is_no_number_is_an_error_and_not_proven(layout, left_out):
     model, trie = tiny_llama(VOCABULARY), many_titles()
     with torch.no_grad():
         model.lm_head.weight[20].fill_(torch.nan)
-    with pytest.raises(ModelError, match="no finite number; use another dtype, or train again"):
+    with pytest.raises(ModelError, match="not finite; use another dtype, or train again"):
         catalogue_logps(model, PROMPT, trie, layout=layout)
     if len(left_out):
         assert top_k(model, PROMPT, trie, 5, layout=layout, without=left_out).proven  # nothing is asked for
     else:
-        with pytest.raises(ModelError, match="no finite number; use another dtype, or train again"):
+        with pytest.raises(ModelError, match="not finite; use another dtype, or train again"):
             top_k(model, PROMPT, trie, 5, layout=layout)
 
 

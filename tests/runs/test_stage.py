@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefrec.clock import Seconds, spare
+from prefrec.clock import Seconds, credit_cached_time
 from prefrec.errors import ConfigError
 from prefrec.files import read_json, write_json, write_text
 from prefrec.runs.stage import STAGE_FILE, file_facts, is_finished, last_checkpoint, machine, stage, stage_key
@@ -59,15 +59,15 @@ def test_what_an_earlier_stage_left_is_counted_once(tmp_path):
         state = read_json(tmp_path / "s-dpo" / STAGE_FILE)
         return state["shared_seconds"], state["shared_cpu_seconds"]
 
-    spare(Seconds(100, 100))  # before the stage: none of its business
+    credit_cached_time(Seconds(100, 100))  # before the stage: none of its business
     with suppress(KeyboardInterrupt), stage(tmp_path / "s-dpo", "k", "align", {}):
         time.sleep(0.1)
-        spare(Seconds(30.04, 50.04))
+        credit_cached_time(Seconds(30.04, 50.04))
         raise KeyboardInterrupt
     assert read_json(tmp_path / "s-dpo" / STAGE_FILE)["finished"] is False
     assert shared() == (30.0, 50.0)
     with stage(tmp_path / "s-dpo", "k", "align", {}):
-        spare(Seconds(30.04, 50.04))  # the resumed stage finds the same again
+        credit_cached_time(Seconds(30.04, 50.04))  # the resumed stage finds the same again
     assert shared() == (30.0, 50.0)
 
 

@@ -203,7 +203,7 @@ def test_weights_that_are_shared_out_are_refused(folder, tmp_path, bpe_tokenizer
 
 def test_a_base_that_is_quantised_already_is_refused(folder, tmp_path):
     nf4(folder).save_pretrained(tmp_path / "small")
-    with pytest.raises(ModelError, match="is quantised already: leave `quantization` at none"):
+    with pytest.raises(ModelError, match="is already quantised: set `quantization` to none"):
         nf4(tmp_path / "small")
     assert is_quantized(load_model(str(tmp_path / "small")))
 

@@ -21,7 +21,7 @@ from transformers import (
     PhiForCausalLM,
 )
 
-from prefrec.clock import spared
+from prefrec.clock import cached_time_credit
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.models import measure_attention
 from prefrec.lm.packing import pack
@@ -232,12 +232,12 @@ def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer,
 
 def test_who_finds_the_reference_is_told_what_it_took(tmp_path, bpe_tokenizer):
     def spared_by(folder):
-        before = spared()
+        before = cached_time_credit()
         config = SoftmaxDPOConfig(
             **settings(tmp_path / folder, max_steps=1, reference_folder=str(tmp_path / "shared"))
         )
         SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer).train()
-        return spared().wall - before.wall, spared().cpu - before.cpu
+        return cached_time_credit().wall - before.wall, cached_time_credit().cpu - before.cpu
 
     assert spared_by("first") == (0, 0)
     (cache,) = (tmp_path / "shared").iterdir()

@@ -66,13 +66,13 @@ LEAST_POPULAR = "least popular first"
 
 _REWARDED = "rewarded by the lists"
 
+# What it says of the lists that a rule is a leak, where its name does not.
 _MEANINGS = {
     LEAST_POPULAR: "The negatives are more popular than the targets: a property of the drawing, as where "
     "negatives are drawn by popularity; hold rankers against this HR@1, not against chance.",
     "in the history": "Targets stand in the shown history more often than training users take an item again.",
     "not in the history": "Negatives come from the shown history.",
 }
-"""What it says of the lists that a rule is a leak, where its name does not."""
 
 Hits = dict[str, NDArray[np.float64]]
 """Name → expected hits [B]."""

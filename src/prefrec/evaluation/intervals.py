@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 RESAMPLES = 2000
 """Resamples behind every interval, unless stated otherwise."""
 
+# Weights held in memory at a time.
 _CHUNK = 4_000_000
-"""Weights held in memory at a time."""
 
 
 @dataclass(frozen=True)

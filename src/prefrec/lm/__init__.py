@@ -1,1 +1,1 @@
-"""The language-model side: load a model, lay out choice sets, score them."""
+"""Language models: loading, layout of choice sets, scoring."""

@@ -1,9 +1,8 @@
-"""Which attention is the fastest for a batch: found by measurement where there is a choice, on a GPU.
+"""Choice of the fastest attention for a batch, by measurement on a GPU.
 
-SDPA reads a mask with an entry for each pair of tokens. FlexAttention skips the blocks of 128 × 128 pairs in which
-nothing is seen, of which there are the more the more answers branch from a prompt; but it is compiled, and rows are
-padded to whole blocks. Which is faster depends on shape and card. So both are tried at the shape of a batch, with
-random numbers in place of a layer's own: no weight is touched.
+SDPA reads a mask with an entry for each pair of tokens. FlexAttention skips empty blocks of 128 × 128 pairs, of which
+there are many if many answers branch from one prompt, but it is compiled and pads rows to whole blocks. Which one is
+faster depends on shape and card, so both are timed at the shape of a batch, on random numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prefrec.console import say
 from prefrec.lm.cpu.attention import ONEDNN
-from prefrec.lm.cpu.linear import is_quick
+from prefrec.lm.cpu.linear import uses_onednn
 from prefrec.lm.masks import (
     BLOCK,
     FLEX,
@@ -37,84 +36,85 @@ from prefrec.lm.masks import (
 from prefrec.lm.packing import PackedBatch
 
 TURNS, TIMES = 3, 5
-"""The fastest of so many turns counts, of so many calls each."""
+"""Timing takes the fastest of `TURNS` turns of `TIMES` calls each."""
 
 AGREEMENT = {torch.float32: 1e-3}
-"""Mean difference of outputs of order one that is still rounding; in other types 0.02."""
+"""Mean difference between outputs (of order one) up to which it counts as rounding; 0.02 for other types."""
 
 
 @contextmanager
 def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
-    """Inside this context `core` attends in the way that is to be used for `batch`; yields the batch as it is taken.
+    """Set the attention implementation of `core` for `batch` inside this context; yield the batch to pass to it.
 
-    The way is the model's own; where it was loaded to have it measured (`attention_by_shape`, see
-    `prefrec.lm.models.load_model`), the one found at the first batch of each shape. On a CPU oneDNN may stand in for
-    `sdpa` (`quick_attention`).
+    It is the model's own, or for a model with `attention_by_shape` (see `prefrec.lm.models.load_model`) the one
+    measured at the first batch of this shape. On a CPU oneDNN may replace `sdpa` (`quick_attention`).
 
     Args:
         core: the transformers model, without adapters or wrappers.
         batch: on the model's device, in either layout.
     """
-    own, found = attention_implementation(core.config), getattr(core, "attention_by_shape", None)
+    own, measured = attention_implementation(core.config), getattr(core, "attention_by_shape", None)
     is_packed = batch.attention_mask.dim() == 4
-    if found is not None and own in (SDPA, FLEX):  # else chosen after it was loaded
-        own = _chosen(core, batch, found) if is_packed else SDPA
-    with _attending(core, _quickened(core, own, batch.attention_mask)):
+    if measured is not None and own in (SDPA, FLEX):  # anything else was set after loading
+        own = _chosen(core, batch, measured) if is_packed else SDPA
+    with _attending(core, _with_onednn(core, own, batch.attention_mask)):
         yield in_blocks(batch) if is_packed and own == FLEX else batch
 
 
 @contextmanager
 def quick_attention(core: Any, mask: Tensor) -> Iterator[None]:
-    """Inside this context oneDNN stands in for `sdpa` where the linear layers of the model use it too.
+    """Replace `sdpa` by oneDNN inside this context if the model's linear layers use oneDNN too.
 
     Args:
         core: the transformers model, without adapters or wrappers.
         mask: of the call, on the model's device; oneDNN takes masks of pairs [R, 1, Q, K].
     """
-    with _attending(core, _quickened(core, attention_implementation(core.config), mask)):
+    with _attending(core, _with_onednn(core, attention_implementation(core.config), mask)):
         yield
 
 
-def _quickened(core: Any, way: str, mask: Tensor) -> str:
-    """`way`, or that of oneDNN in its place."""
-    by_name = getattr(core, "_supports_attention_backend", False)  # asks transformers for its attention by name
-    if way != SDPA or mask.dim() != 4 or mask.device.type != "cpu" or not by_name:
-        return way
-    return ONEDNN if compute_dtype(core, mask.device) == torch.float32 and is_quick(core) else way
+def _with_onednn(core: Any, implementation: str, mask: Tensor) -> str:
+    """Return oneDNN's attention if it can replace `implementation`, else `implementation`."""
+    by_name = getattr(core, "_supports_attention_backend", False)  # the model looks its attention up by name
+    if implementation != SDPA or mask.dim() != 4 or mask.device.type != "cpu" or not by_name:
+        return implementation
+    return ONEDNN if compute_dtype(core, mask.device) == torch.float32 and uses_onednn(core) else implementation
 
 
 @contextmanager
-def _attending(core: Any, way: str) -> Iterator[None]:
+def _attending(core: Any, implementation: str) -> Iterator[None]:
     config, own = text_config(core.config), attention_implementation(core.config)
     before = getattr(config, "_attn_implementation", None)
-    if way == before:
+    if implementation == before:
         yield
         return
-    config._attn_implementation = way
+    config._attn_implementation = implementation
     try:
         yield
     finally:
-        # Under gradient checkpointing the layers run again in the backward pass: then it stays until the next batch.
+        # Gradient checkpointing runs the layers again in the backward pass, after this context. They must then use
+        # the same attention, so it stays until the next batch.
         if not (torch.is_grad_enabled() and _runs_again(core)):
             config._attn_implementation = own
 
 
 def compute_dtype(core: Any, device: torch.device) -> torch.dtype:
-    """The type that a model computes in: autocast's, or its own."""
+    """Return the type that a model computes in: autocast's, or its own."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else core.dtype
 
 
 def measurable(core: Any, device: torch.device) -> bool:
-    """Whether there is a choice that a layer of random numbers can tell: a GPU, and heads of one plain width."""
+    """Return True if timing a layer of random numbers is meaningful: on a GPU, with heads of one width."""
     config = text_config(core.config)
+    # FlexAttention has no dropout. With `kv_lora_rank` (DeepSeek) queries and values have different widths.
     drops = core.training and getattr(config, "attention_dropout", 0.0)
     return device.type == "cuda" and not drops and not hasattr(config, "kv_lora_rank")
 
 
 def measure(core: Any, batch: PackedBatch) -> str:
-    """`sdpa` or `flex_attention`, whichever is faster for the layers of `core` at the shape of a packed batch.
+    """Return `sdpa` or `flex_attention`, whichever is faster for the layers of `core` at the shape of a packed batch.
 
-    Timed are the mask, and the attention of all layers, forward; where gradients are on, backward too.
+    The timing covers the mask and the attention of all layers, with the backward pass if gradients are on.
     """
     seconds, out = _seconds(core, batch, SDPA)
     rows, length = batch.input_ids.shape
@@ -125,8 +125,8 @@ def measure(core: Any, batch: PackedBatch) -> str:
     except torch.OutOfMemoryError:
         say(f"[dim]{where}; flex_attention takes too much memory[/dim]")
         return SDPA
-    except Exception as e:  # noqa: BLE001 - whatever its compiler raises, there is another way
-        say(f"[dim]{where}; no flex_attention here: {escape(f'{type(e).__name__}: {e}'.splitlines()[0])}[/dim]")
+    except Exception as e:  # noqa: BLE001 - its compiler may raise anything, and sdpa always works
+        say(f"[dim]{where}; flex_attention fails: {escape(f'{type(e).__name__}: {e}'.splitlines()[0])}[/dim]")
         return SDPA
     if not gap <= AGREEMENT.get(out.dtype, 0.02):
         say(f"[dim]{where}; flex_attention gives other numbers ({gap:.1e})[/dim]")
@@ -140,20 +140,21 @@ def _runs_again(core: Any) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in core.modules())
 
 
-def _chosen(core: Any, batch: PackedBatch, found: dict[Any, str]) -> str:
-    """From what was found before; else found now."""
+def _chosen(core: Any, batch: PackedBatch, measured: dict[Any, str]) -> str:
+    """Return the attention measured for this shape, measuring it now if it is new."""
     device = batch.input_ids.device
     if not measurable(core, device):
         return SDPA
     rows, length = batch.input_ids.shape
+    # Shapes are rounded up, so that a training with varying lengths does not measure at every step.
     shape = (1 << (rows - 1).bit_length(), -(-length // BLOCK), torch.is_grad_enabled(), compute_dtype(core, device))
-    if (device, *shape) not in found:
-        found[device, *shape] = measure(core, batch)
-    return found[device, *shape]
+    if (device, *shape) not in measured:
+        measured[device, *shape] = measure(core, batch)
+    return measured[device, *shape]
 
 
 def _seconds(core: Any, batch: PackedBatch, implementation: str) -> tuple[float, Tensor]:
-    """Seconds of all layers' attention, and the output [R, L, H, D] of a layer."""
+    """Return the seconds of all layers' attention, and the output [R, L, H, D] of one layer."""
     config, length = text_config(core.config), batch.input_ids.shape[1]
     device = batch.input_ids.device
     dtype, shaped = compute_dtype(core, device), in_blocks(batch) if implementation == FLEX else batch
@@ -174,7 +175,7 @@ def _seconds(core: Any, batch: PackedBatch, implementation: str) -> tuple[float,
 
 
 def _attend(core: Any, implementation: str, mask: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """[R, L, H, D] of one layer; where gradients are on, theirs are computed too."""
+    """Return the output [R, L, H, D] of one layer; compute its gradients too if they are on."""
     groups = query.shape[1] // key.shape[1]
     layer = SimpleNamespace(training=core.training, num_key_value_groups=groups, is_causal=True)
     attention = ALL_ATTENTION_FUNCTIONS[implementation]
@@ -185,22 +186,23 @@ def _attend(core: Any, implementation: str, mask: Any, query: Tensor, key: Tenso
 
 
 def _heads(config: Any, shape: Any, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Queries, keys and values [R, H, L, D] as a layer makes them; the user's random numbers stay as they are."""
+    """Return random queries, keys and values [R, H, L, D] of a layer's shape."""
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    fewer = getattr(config, "num_key_value_heads", None) or heads
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    # A generator of its own: the global one must not advance, or a training would depend on what was measured.
     generator, (rows, length) = torch.Generator(device).manual_seed(0), shape
-    made = []
-    for count in (heads, fewer, fewer):
-        # As many numbers for a row with padding as for one without, so that both begin alike.
+    tensors = []
+    for count in (heads, key_heads, key_heads):
+        # Drawn at the padded length for both implementations, so that they get the same numbers and can be compared.
         whole = torch.randn(rows, length + -length % BLOCK, count, width, generator=generator, device=device)
         numbers = whole[:, :length].to(dtype, copy=True).contiguous()
-        made.append(numbers.requires_grad_(torch.is_grad_enabled()).transpose(1, 2))
-    return made
+        tensors.append(numbers.requires_grad_(torch.is_grad_enabled()).transpose(1, 2))
+    return tensors
 
 
 def _time(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call, after one that warms up."""
+    """Return the seconds of one call, after a warm-up call."""
     call()
     turns = []
     for _ in range(TURNS):

@@ -1,8 +1,8 @@
 """Log-probabilities of a whole catalogue: one pass over the prompt, and one over the trie of the titles in blocks.
 
-The answers branch from one prompt as they do in a packed row, and from one another: a node of their trie sees the
-prompt and its ancestors. Every prefix is thus read once, however many titles begin with it, and each gives the
-probabilities of all its children. Of the trie only nodes with children are read.
+Answers branch from the prompt as in a packed row, and also from each other: a node of their trie sees the prompt and
+its ancestors. Every prefix is read once, however many titles begin with it, and gives the probabilities of all its
+children. Nodes without children are not read.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.masks import attention_masks
 from prefrec.lm.scoring import (
     PIECE,
-    doubted,
     language_model,
     layout_for,
-    probe_of,
+    probe_set,
     probe_words,
+    recheck_gap,
+    relative_gap,
     restricted_head,
     takes,
     token_logps,
     tolerance,
-    unlikeness,
 )
 from prefrec.lm.trie import ROOT, Ints, Trie
 from prefrec.prompts import ChoiceSet
 
 TrieLayout = Literal["cached", "repeated", "separate"]
-"""How a model reads a trie.
+"""Layouts of a trie.
 
-`cached`: the prompt once, its keys and values kept for every block. `repeated`: the prompt anew in front of every
-block. `separate`: one row of prompt and titles' tokens for each path, for models that cannot branch.
+`cached` reads the prompt once and keeps its keys and values for every block. `repeated` reads the prompt again before
+every block. `separate` reads one row of prompt and title tokens per path, for models that cannot branch.
 """
 
 BLOCK_TOKENS = 1024
-"""Nodes of a block; their logits are held at once."""
+"""Nodes per block. The logits of a block are in memory at once."""
 
+# Tokens per call in the separate layout.
 _ROW_TOKENS = 1 << 13
-"""Tokens of a call in the separate layout."""
 
+# Number of answers from whose text a layout is checked.
 _PROBED = 32
-"""Answers whose text the check of a layout reads."""
 
 
 def catalogue_logps(
@@ -64,29 +64,29 @@ def catalogue_logps(
     block_tokens: int = BLOCK_TOKENS,
     within: CatalogueSoftmax | None = None,
 ) -> NDArray[np.float32]:
-    """Return log-probabilities [I] of all answers of a trie after `prompt`; those of `choice_logps`, no gradient.
+    """Return log-probabilities [I] of all answers of a trie after `prompt`, as `choice_logps` without gradient.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
         prompt: token ids, at least one.
         trie: of the answers' token ids, end token included.
         layout: from `trie_layout`.
-        block_tokens: nodes a call; each block also holds the ancestors of its first node.
-        within: the catalogue, whose trie this is, in which the answers are scored; None: among all tokens.
+        block_tokens: nodes per call; each block also has the ancestors of its first node.
+        within: the catalogue of this trie, to score answers within it; None: among all tokens.
 
     Raises:
-        ModelError: a log-probability is no finite number.
+        ModelError: a log-probability is not finite.
     """
     logps = trie.sums_from_root(_node_logps(model, prompt, trie, layout, block_tokens, within))
     return logps[trie.terminals].astype(np.float32)
 
 
 def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[TrieLayout, str]:
-    """The fastest layout that is right for a model, and why.
+    """Return the fastest layout that is correct for a model, and the reason.
 
-    What the configuration rules out is not tried. The rest is tried on a few answers made of the text
-    (`prefrec.lm.scoring.probe_of`), `cached` before `repeated`, and must agree with one row an answer. Call it in the
-    autocast context that the model is to be used in.
+    Layouts that the configuration allows are tried on a few answers (`prefrec.lm.scoring.probe_set`), `cached` before
+    `repeated`, and must agree with one row per answer. Call this in the autocast context that the model will be used
+    in.
     """
     core = language_model(model)
     known, reason = layout_for(core.config)
@@ -99,8 +99,8 @@ def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[Tr
     layouts: tuple[TrieLayout, ...] = ("cached", "repeated")
     for layout in layouts:
         try:
-            gap = doubted(partial(_gap, model, some, layout), most)
-        except torch.OutOfMemoryError:
+            gap = recheck_gap(partial(_gap, model, some, layout), most)
+        except torch.OutOfMemoryError:  # a RuntimeError, but it says nothing about the layout
             raise
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as e:
             reasons.append(f"{layout}: {type(e).__name__}: {e}")
@@ -108,22 +108,22 @@ def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[Tr
         if gap <= most:
             how = f"{layout}, to {gap:.1e} of the logits' spread"
             return layout, "; ".join([f"model type {name} reads a trie ({how})", *reasons])
-        reasons.append(f"{layout}: other scores than separate rows, by {gap:.2g} of the logits' spread")
-    return "separate", f"model type {name} reads no trie ({'; '.join(reasons)})"
+        reasons.append(f"{layout}: differs from separate rows by {gap:.2g} of the logits' spread")
+    return "separate", f"model type {name} cannot read a trie ({'; '.join(reasons)})"
 
 
 class TrieReader(Protocol):
-    """Reads nodes of a trie behind one prompt, and says what may come next."""
+    """A reader of trie nodes after one prompt, which returns the logits of the next token."""
 
     trie: Trie
     within: CatalogueSoftmax | None
 
     def at_prompt(self) -> TrieReader:
-        """A reader that has read what this one has; what either reads from now on, the other has not read."""
+        """Return an independent copy of this reader, with the same nodes read so far."""
         ...
 
     def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
-        """Logits [n, V] of the token after each of `nodes`, or [n, U] of `within.words`, in one or more parts.
+        """Yield the logits [n, V] of the token after each of `nodes` ([n, U] of `within.words`), in parts.
 
         Args:
             nodes: inner nodes in preorder that have not been read.
@@ -138,7 +138,7 @@ def trie_reader(
     layout: TrieLayout,
     within: CatalogueSoftmax | None = None,
 ) -> TrieReader:
-    """Return what reads the nodes of `trie` after `prompt` in a layout.
+    """Return the reader of `trie` after `prompt` in a layout.
 
     Raises:
         ValueError: the prompt is empty.
@@ -151,14 +151,14 @@ def trie_reader(
 
 
 def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
-    """For each child of `nodes`: the index of its parent in `nodes`, the child, and its log-probability there.
+    """Return, per child of `nodes`, the index of its parent in `nodes`, the child, and its log-probability.
 
     Args:
         reader: from `trie_reader`.
         nodes: inner nodes in preorder that the reader has not read.
 
     Raises:
-        ModelError: a log-probability is no finite number.
+        ModelError: a log-probability is not finite.
     """
     which, children = reader.trie.children_of(nodes)
     tokens = torch.from_numpy(reader.trie.tokens[children])
@@ -169,42 +169,38 @@ def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray
         index, targets = torch.from_numpy(which[first:last] - row).to(logits.device), tokens[first:last]
         targets = targets.to(logits.device)
         if reader.within is None:
-            logps = token_logps(logits[None], torch.zeros_like(index), index, targets)
+            part = token_logps(logits[None], torch.zeros_like(index), index, targets)
         else:
-            logps = _logps_within(reader.within, logits, nodes[row : row + len(logits)], index, targets)
-        out.append(logps.double().cpu().numpy())
+            part = _logps_within(reader.within, logits, nodes[row : row + len(logits)], index, targets)
+        out.append(part.double().cpu().numpy())
         row += len(logits)
-    found = np.concatenate(out)
-    check_finite("the catalogue's titles", found)
-    return which, children, found
+    logps = np.concatenate(out)
+    check_finite("the catalogue's titles", logps)
+    return which, children, logps
 
 
 def _logps_within(within: CatalogueSoftmax, logits: Tensor, nodes: Ints, index: Tensor, targets: Tensor) -> Tensor:
-    """Return log-probabilities [K] of children among their siblings; 0 where a child has none."""
+    """Return log-probabilities [K] of children among their siblings; 0 for only children, which are certain."""
     branches = torch.from_numpy(within.branches[nodes]).to(logits.device)
     several = branches[index]
     out = torch.zeros(len(targets), device=logits.device)
-    places = torch.cumsum(branches, 0) - 1
+    positions = torch.cumsum(branches, 0) - 1
     some = torch.from_numpy(nodes).to(logits.device)[branches]
-    out[several] = within.token_logps(logits[branches], some, places[index[several]], targets[several])
+    out[several] = within.token_logps(logits[branches], some, positions[index[several]], targets[several])
     return out
 
 
-def check_finite(of: str, *logps: NDArray[Any]) -> None:
-    """See that log-probabilities are numbers: what is no number is in no order.
-
-    Raises:
-        ModelError: one is NaN or infinite.
-    """
+def check_finite(what: str, *logps: NDArray[Any]) -> None:
+    """Raise ModelError if any log-probability is NaN or infinite, because such values cannot be ranked."""
     if not all(np.isfinite(some).all() for some in logps):
-        raise ModelError(f"{of}: a log-probability is no finite number; use another dtype, or train again")
+        raise ModelError(f"{what}: a log-probability is not finite; use another dtype, or train again")
 
 
 class _Branching:
-    """Reads nodes that branch from a prompt: a node sees the prompt and its ancestors.
+    """A reader of nodes that branch from a prompt; a node sees the prompt and its ancestors.
 
-    The prompt's last token is the root's own. With `keep` the keys and values of the tokens before it, and of all
-    nodes that have been read, stay; without, prompt and ancestors are read again in each call.
+    The root has the prompt's last token. With `keep`, the keys and values of the tokens before it and of all nodes
+    read so far are cached. Otherwise each call reads the prompt and the ancestors again.
     """
 
     def __init__(
@@ -224,7 +220,7 @@ class _Branching:
     def at_prompt(self) -> _Branching:
         other = copy.copy(self)
         if self.cache is not None:
-            # A layer that grows takes new tensors: those of the prompt are shared and stay as they are.
+            # A shallow copy is enough: a growing cache layer makes new tensors and leaves the shared ones unchanged.
             other.cache = copy.copy(self.cache)
             other.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         return other
@@ -234,6 +230,7 @@ class _Branching:
         keys = np.concatenate([self.read, new])
         n, ids = len(self.prefix), self.tokens[torch.from_numpy(new)]
         sees = torch.ones(len(new), n + len(keys), dtype=torch.bool)
+        # In preorder the nodes under `key` are key … ends[key] − 1, so this is True for a node and its ancestors.
         sees[:, n:] = torch.from_numpy((keys <= new[:, None]) & (new[:, None] < self.trie.ends[keys]))
         positions = torch.cat([torch.arange(n), n + torch.from_numpy(self.trie.depths[keys])])
         columns = torch.from_numpy(np.searchsorted(new, nodes))
@@ -245,7 +242,7 @@ class _Branching:
         yield self._call(ids, positions, sees, columns)
 
     def _call(self, ids: Tensor, positions: Tensor, sees: Tensor, columns: Tensor) -> Tensor:
-        """Logits [n, V] at `columns` of Q tokens; `positions` [K] are those of the keys, `sees` [Q, K] the mask."""
+        """Return logits [n, V] at `columns` of Q tokens, given key `positions` [K] and the mask `sees` [Q, K]."""
         ids, positions, columns = (t.to(self.device) for t in (ids, positions, columns))
         allowed = sees.to(self.device)[None, None]
         inputs: dict[str, Any] = {
@@ -260,7 +257,7 @@ class _Branching:
 
 
 class _Separate:
-    """Reads paths of the trie one a row, each behind the prompt, padded on the right; it keeps nothing."""
+    """A reader of one path per row, each after the prompt and padded on the right, without any cache."""
 
     def __init__(self, model: nn.Module, prompt: Sequence[int], trie: Trie, within: CatalogueSoftmax | None) -> None:
         self.within = within
@@ -272,7 +269,8 @@ class _Separate:
         return self
 
     def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
-        tips = nodes[np.append(nodes[1:] >= self.trie.ends[nodes[:-1]], True)]  # with none of the others below
+        # Only paths to the deepest nodes are read: the logits of the nodes above lie on them.
+        tips = nodes[np.append(nodes[1:] >= self.trie.ends[nodes[:-1]], True)]
         row_of = np.searchsorted(tips, nodes)
         longest = len(self.prompt) + int(self.trie.depths[tips].max())
         rows = max(1, _ROW_TOKENS // longest)
@@ -300,7 +298,7 @@ def _node_logps(
     block_tokens: int,
     within: CatalogueSoftmax | None,
 ) -> NDArray[np.float64]:
-    """Return [M] the log-probability of each node's token after the tokens before it; 0 at the root."""
+    """Return the log-probability [M] of each node's token after the tokens before it; 0 at the root."""
     reader = trie_reader(model, prompt, trie, layout, within)
     read = trie.inner if within is None else trie.with_ancestors(np.flatnonzero(within.branches))
     out = np.zeros(len(trie))
@@ -313,10 +311,11 @@ def _node_logps(
 
 @torch.no_grad()
 def _gap(model: nn.Module, choice_set: ChoiceSet, layout: TrieLayout, compared: int) -> float:
-    """Unlikeness of what a layout reads of a probe's trie and of separate rows, at its last nodes."""
-    probe = probe_of(choice_set, compared)
+    """Return the relative gap between a layout and separate rows, at the last nodes of a probe's trie."""
+    probe = probe_set(choice_set, compared)
     trie = Trie.build(probe.answers)
-    branched = trie.inner[trie.inner > trie.depths[trie.inner]]  # nodes that lie behind others than their ancestors
+    # Nodes after non-ancestors. On the first path a plain causal mask would be right too, which shows nothing.
+    branched = trie.inner[trie.inner > trie.depths[trie.inner]]
     nodes = branched[-compared * (PIECE - 1) :]
     words = probe_words(language_model(model))
 
@@ -324,7 +323,7 @@ def _gap(model: nn.Module, choice_set: ChoiceSet, layout: TrieLayout, compared: 
         logits = torch.cat(list(trie_reader(model, probe.prompt, trie, layout).next_logits(read_too)))
         return logits[torch.from_numpy(np.searchsorted(read_too, nodes))][:, words].float()
 
-    return float(unlikeness(read(layout, trie.inner), read("separate", nodes)))
+    return float(relative_gap(read(layout, trie.inner), read("separate", nodes)))
 
 
 def _logits_at(
@@ -335,7 +334,7 @@ def _logits_at(
     inputs: dict[str, Any],
     within: CatalogueSoftmax | None,
 ) -> Tensor:
-    """Return logits [R, n, V] at some columns of a call, or [R, n, U] of the words of a catalogue."""
+    """Return logits [R, n, V] at some columns of a call, or [R, n, U] for the words of a catalogue."""
     keeps = takes(core, "logits_to_keep")
     call = partial(model, input_ids=ids, **inputs, **({"logits_to_keep": columns} if keeps else {}))
     if within is None:
@@ -349,7 +348,7 @@ def _logits_at(
 
 
 def _with_root(trie: Trie, prompt: Sequence[int]) -> Tensor:
-    """The nodes' tokens, the root's being the prompt's last."""
+    """Return the nodes' tokens, with the prompt's last token at the root."""
     tokens = trie.tokens.copy()
     tokens[ROOT] = prompt[-1]
     return torch.from_numpy(tokens)

@@ -1,8 +1,8 @@
 """Likelihood within a catalogue: at each token only the children of the title trie compete.
 
-log p(title | prompt) = Σ over the places where the title's path branches of log softmax over the children there,
-so that the probabilities of all titles sum to one. Where a prefix has one child nothing is decided and nothing
-is computed (MSL, arXiv 2504.04178, masks the softmax in the same way).
+log p(title | prompt) = Σ log softmax over the children, summed over the nodes where the title's path branches. The
+probabilities of all titles therefore sum to one. A prefix with one child contributes nothing and is not computed. MSL
+(arXiv 2504.04178) masks the softmax in the same way.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from prefrec.lm.trie import ROOT, Trie
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The places where the path of an answer branches.
+    """The nodes where the path of an answer branches.
 
     Attributes:
-        offsets: index in the answer of each token that is one of several.
-        nodes: the trie node before each of them.
+        offsets: index in the answer of each token with siblings.
+        nodes: the trie node before each of these tokens.
     """
 
     offsets: tuple[int, ...]
@@ -34,14 +34,13 @@ class CatalogueSoftmax:
     """The tokens that may follow each prefix of a catalogue's titles.
 
     Args:
-        answers: token ids of every title, end token included. Train with the items of the training log: the
-            branches of items that never occur there could only be pushed down. Score with all items that may be
-            asked about.
+        answers: token ids of every title, end token included. Train with the items of the training log, because
+            other items could only be pushed down. Score with all items that may be asked about.
 
     Attributes:
         trie: of the answers.
-        branches: bool [M], True for the trie's nodes that have several children.
-        words: [U] ids of the tokens that are one of several somewhere, ascending: only they need logits.
+        branches: bool [M], True for trie nodes with several children.
+        words: [U] ascending ids of all tokens with siblings; only they need logits.
     """
 
     def __init__(self, answers: Sequence[Sequence[int]]) -> None:
@@ -87,7 +86,7 @@ class CatalogueSoftmax:
         return ValueError(f"the answer {answer} is not in the catalogue of {len(self.trie.terminals)} titles")
 
     def cut(self, answer: Sequence[int]) -> tuple[int, ...]:
-        """Return the answer up to its last branch: what follows is certain and need not be read."""
+        """Return the answer up to its last branch. The rest is certain and need not be read."""
         offsets = self.route(answer).offsets
         return tuple(answer[: offsets[-1] + 1 if offsets else 1])
 
@@ -101,12 +100,14 @@ class CatalogueSoftmax:
             targets: [M] its id, a child of the position's node.
         """
         logits = logits.float()
+        # With one branching node all words are its children, and the mask would be all True.
         competing = logits if self._only_root else logits.masked_fill(~self._allowed(nodes), -torch.inf)
         columns = torch.searchsorted(self.words.to(targets.device), targets)
         return logits[index, columns] - competing.logsumexp(dim=-1)[index]
 
     def _allowed(self, nodes: Tensor) -> Tensor:
         """Return bool [P, U], True for the children of each node."""
+        # The CSR lists of all nodes are scattered at once, without a loop over positions.
         device = nodes.device
         starts, columns = self._starts.to(device), self._columns.to(device)
         counts = starts[nodes + 1] - starts[nodes]

@@ -1,14 +1,13 @@
-"""Items as tokens: beyond a model's words, one token for each item.
+"""Items as tokens: one additional token per item, with a vector that is both read and predicted.
 
 An item's vector is a projection of its title's vector plus a vector of its own:
 
     v_i = W·t_i + keep·e_i        logit_i = (P·hidden)·v_i + b_i
 
-The model reads the same vectors that it predicts.
-`keep` is 0 for a random share of the items in each training step, so that a title alone must do: an item that no
-user has taken yet is ranked by its title. Item i is token V + i, V being the size of the model's vocabulary. So a
-history is a prompt and an item an answer of one token, and packing, scoring, losses and trainers take both as they
-take words. E4SRec (arXiv 2312.02443) and LLaRA (2312.02445) are relatives.
+`keep` is 0 for a random share of the items in each training step, so the model learns to rank new items by their
+titles. Item i is token V + i for a vocabulary of V words. A history is therefore a prompt and an item an answer of
+one token, and packing, scoring, losses and trainers work as with words. Related methods are E4SRec (arXiv 2312.02443)
+and LLaRA (2312.02445).
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from prefrec.data import Catalogue
 from prefrec.errors import DataError, ModelError, TokenizerError
-from prefrec.lm.cpu.linear import quicken
+from prefrec.lm.cpu.linear import use_onednn
 from prefrec.lm.models import DTYPES, resolve_dtype
 from prefrec.prompts import ChoiceSet, Trajectory
 
 ITEMS_FILE = "items.json"
-"""In the folder of a model that knows items: their ids, and the sizes of their vectors."""
+"""File with the item ids, in the folder of a model with item tokens."""
 _WEIGHTS_FILE = "model.safetensors"
 
 
@@ -45,7 +44,7 @@ class ItemTable(nn.Module):
         titles: [I, T] title vectors, which are not trained.
         width: D, of the language model.
         vector_dropout: share of the items whose own vector is left out of a training step.
-        dropout: on the vectors that go into the model, and on the hidden states that meet those that come out.
+        dropout: on input vectors, and on the hidden states before the output vectors.
     """
 
     titles: Tensor
@@ -64,7 +63,7 @@ class ItemTable(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def vectors_in(self, items: Tensor) -> Tensor:
-        """Return the vectors [..., D] of items, as the model reads them."""
+        """Return the input vectors [..., D] of items."""
         return self.dropout(self._vectors(items))
 
     def logits(self, hidden: Tensor, items: Tensor) -> Tensor:
@@ -80,7 +79,7 @@ class ItemTable(nn.Module):
 
 
 class ItemEmbedding(nn.Module):
-    """The input embedding of a model that knows words (id < V) and items (V + i)."""
+    """The input embedding of a model with words (id < V) and items (V + i)."""
 
     def __init__(self, words: nn.Module, table: ItemTable) -> None:
         super().__init__()
@@ -89,28 +88,26 @@ class ItemEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The words' vectors [V, D], which a model's own embedding shows too."""
+        """The words' vectors [V, D], as in a plain embedding."""
         return self.words.weight
 
     def forward(self, input_ids: Tensor) -> Tensor:
         first = len(self.words.weight)
         is_item = input_ids >= first
+        # Item ids lie beyond the table of words. They look up word 0, which is then overwritten.
         out: Tensor = self.words(input_ids.masked_fill(is_item, 0))
         vectors = self.table.vectors_in(input_ids[is_item] - first)
         return out.masked_scatter(is_item[..., None], vectors.to(out.dtype))
 
 
 class ItemHead(nn.Module):
-    """The head of a model that knows items: logits of its words, then of its items.
-
-    It has no weights of its own: the embedding holds them.
-    """
+    """The head of a model with item tokens: logits of words, then of items, with the weights of the embedding."""
 
     bias = None
 
     def __init__(self, embedding: ItemEmbedding) -> None:
         super().__init__()
-        self._embedding = (embedding,)  # in a tuple, so that it is not a submodule a second time
+        self._embedding = (embedding,)  # the tuple hides it from torch, which would save the weights twice
 
     @property
     def weight(self) -> Tensor:
@@ -129,7 +126,7 @@ class ItemHead(nn.Module):
 
 
 def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float) -> ItemTable:
-    """Teach a causal language model the tokens of items, in place; its words are frozen.
+    """Add item tokens to a causal language model in place, and freeze its words.
 
     Args:
         model: a model of transformers.
@@ -138,10 +135,11 @@ def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float)
         **settings: of `ItemTable`.
     """
     words = model.get_input_embeddings()
+    # Encoders place all texts in a narrow cone. Centred and scaled, titles differ by more than they have in common.
     spread = titles - titles.mean(dim=0)
     scaled = spread * (math.sqrt(titles.shape[1]) / spread.norm(dim=1).mean().clamp_min(1e-12))
     table = ItemTable(ids, scaled.float(), words.weight.shape[1], **settings)
-    # Items begin at the scale of words, on which the layers were trained.
+    # Items start at the scale of word vectors, which the layers were trained on.
     scale = 1 / math.sqrt(titles.shape[1])
     nn.init.normal_(table.project.weight, std=float(words.weight.detach().std()) * scale)
     nn.init.normal_(table.predict.weight, std=0.002)
@@ -154,13 +152,13 @@ def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float)
 
 
 def item_table(model: Any) -> ItemTable | None:
-    """Return the items that a model of transformers knows; None where it knows words only."""
+    """Return the item table of a model of transformers, or None if it has only words."""
     embedding = model.get_input_embeddings()
     return embedding.table if isinstance(embedding, ItemEmbedding) else None
 
 
 def save_item_model(model: Any, folder: Path) -> None:
-    """Write a model that knows items to `folder`, with the items' ids."""
+    """Write a model with item tokens, and the items' ids, to `folder`."""
     table = item_table(model)
     assert table is not None
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +169,7 @@ def save_item_model(model: Any, folder: Path) -> None:
 
 
 def load_item_model(folder: Path, *, dtype: str = "float32") -> Any:
-    """Return a model that `save_item_model` wrote, in evaluation mode.
+    """Load a model that `save_item_model` wrote, in evaluation mode.
 
     Args:
         folder: of the model.
@@ -189,23 +187,23 @@ def load_item_model(folder: Path, *, dtype: str = "float32") -> Any:
         table = add_items(model, ids, titles)
         model.load_state_dict(state)
     except (OSError, ValueError, KeyError, RuntimeError, StopIteration, SafetensorError) as e:
-        raise ModelError(f"{folder}: the model of items cannot be read: {e}") from e
+        raise ModelError(f"{folder}: the model with item tokens cannot be read: {e}") from e
     model.to(DTYPES[resolve_dtype(dtype)])
     table.float()
-    quicken(model)
+    use_onednn(model)
     return model.eval()
 
 
 class ItemEncoder:
-    """Turns histories and answers into `ChoiceSet`s of item tokens; the counterpart of `PromptEncoder`.
+    """An encoder of histories and answers into `ChoiceSet`s of item tokens; the counterpart of `PromptEncoder`.
 
-    Items are named by their titles, as in prompts. The text of a template is not read.
+    Items are given by their titles, as in prompts. The text of a template is ignored.
 
     Args:
         catalogue: all items; their order gives their tokens.
-        tokenizer: of the language model. Its beginning token begins every history, and its end token closes every
-            answer, though it is certain once the item is there.
-        first: token of the first item, which is the size of the model's vocabulary.
+        tokenizer: of the language model. Its beginning token starts every history, and its end token closes every
+            answer.
+        first: token of the first item, the size of the model's vocabulary.
         max_length: tokens of a history with its answer; None for no limit.
 
     Raises:
@@ -221,7 +219,10 @@ class ItemEncoder:
         self.tokenizer = tokenizer
         self._tokens = {title: first + i for i, title in enumerate(catalogue.titles.values())}
         if len(self._tokens) < len(catalogue):
-            raise DataError("items as tokens need a title of their own each; two items of the catalogue share one")
+            raise DataError(
+                "two items of the catalogue share a title, but items as tokens need different ones; prepare the data "
+                "with --duplicate-titles merge or number (`duplicate_titles` in a recipe)"
+            )
         end = tokenizer.eos_token_id
         self.begin: int = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         self.end: int = end
@@ -235,15 +236,15 @@ class ItemEncoder:
         candidates: Sequence[str],
         answers: Sequence[str],
     ) -> ChoiceSet:
-        """Encode a ranking question; the oldest items of a history that does not fit are left out.
+        """Encode a ranking question; the oldest items of a history that is too long are dropped.
 
         Args:
-            template, candidates: not read.
+            template, candidates: ignored.
             history: titles, oldest first.
             answers: titles to score.
 
         Raises:
-            DataError: no item has one of these titles.
+            DataError: a title is not in the catalogue.
         """
         return self.fit(template, history, candidates, answers)[0]
 
@@ -254,7 +255,7 @@ class ItemEncoder:
         candidates: Sequence[str],
         answers: Sequence[str],
     ) -> tuple[ChoiceSet, int]:
-        """As `encode`, and how many of the oldest items were left out."""
+        """Return the result of `encode`, and the number of dropped items."""
         room = len(history) if self.max_length is None else self.max_length - 3  # begin, answer, end
         dropped = max(0, len(history) - room)
         self.shortened += dropped > 0
@@ -262,25 +263,21 @@ class ItemEncoder:
         return ChoiceSet(prompt, self.answers_after("", answers)), dropped
 
     def encode_text(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
-        """Refuse free text.
-
-        Raises:
-            TokenizerError: always.
-        """
+        """Raise TokenizerError, because there are no tokens for free text."""
         raise TokenizerError("a model with items as tokens reads histories of items, not text")
 
     def answers_after(self, text: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-        """Return the two tokens of each answer, wherever it stands."""
+        """Return the two tokens of each answer, which do not depend on the text before it."""
         return tuple((self._token(a), self.end) for a in answers)
 
     def _token(self, title: str) -> int:
         if title not in self._tokens:
-            raise DataError(f"no item of the catalogue has the title {title!r}, and the model knows no other items")
+            raise DataError(f"title {title!r} is not in the catalogue, and the model has no other items")
         return self._tokens[title]
 
 
 class ItemTrajectoryEncoder:
-    """Turns histories into `Trajectory`s of item tokens; the counterpart of `TrajectoryEncoder`."""
+    """An encoder of histories into `Trajectory`s of item tokens; the counterpart of `TrajectoryEncoder`."""
 
     def __init__(self, encoder: ItemEncoder) -> None:
         self.encoder = encoder

@@ -1,4 +1,4 @@
-"""A packed batch's mask in the form that a model's layers and attention implementation take."""
+"""Masks of packed batches in the form that a model's layers and attention implementation expect."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SDPA = "sdpa"
 """transformers' name for torch's attention."""
 
 FLEX = "flex_attention"
-"""transformers' name for FlexAttention, which skips the blocks of a mask in which nothing is seen."""
+"""transformers' name for FlexAttention, which skips empty blocks of a mask."""
 
 BLOCK = 128
-"""Queries, and keys, of a block of FlexAttention."""
+"""Queries (and keys) per block of FlexAttention."""
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
 MASKED_LAYERS = frozenset({FULL, SLIDING, CHUNKED})
-"""Kinds of layers in which a token is told apart from others by the mask alone."""
+"""Kinds of layers in which only the mask decides which tokens interact."""
 
 MASKED_ATTENTION = frozenset({SDPA, "eager", FLEX})
 """Attention implementations that take a mask of pairs of tokens."""
@@ -43,25 +43,24 @@ def attention_masks(
     dtype: torch.dtype,
     implementation: str | None = None,
 ) -> Mask | dict[str, Mask]:
-    """What to pass as `attention_mask`: one mask, or one for each kind of layer where a model mixes them.
+    """Return the `attention_mask` argument: one mask, or a dict of masks by kind of layer if a model mixes them.
 
-    transformers takes a 4-D mask, and a dict of them by kind of layer, as given. A sliding window is therefore
-    to be cut out of the mask here: a key is seen while it lies less than `sliding_window` positions back.
-    Distances are measured in position ids, since answers that share a prompt lie further to the right than
-    they are.
+    transformers uses a given 4-D mask as it is, so sliding windows must be cut out of it here. A key is visible up to
+    `sliding_window` positions back, measured in position ids, because packed answers are further to the right than
+    their positions.
 
     Args:
         config: of the model.
         allowed: bool [R, 1, Q, K], True where a query (row of the matrix) may attend to a key (column).
-            For `flex_attention` the queries that may attend to a key must lie side by side, as they do where
-            answers, or the nodes of a trie in preorder, branch from a prompt.
+            For `flex_attention` the queries that may attend to a key must be adjacent, as they are for answers, or
+            nodes of a trie in preorder, that branch from a prompt.
         position_ids: [R, K] of the keys; the queries are the last Q of them.
-        dtype: of the additive mask that eager attention takes.
-        implementation: of the attention; None: as the configuration says.
+        dtype: of the additive mask of eager attention.
+        implementation: of the attention; None: that of the configuration.
 
     Returns:
-        Masks [R, 1, Q, K]: bool for `sdpa`, 0 or the most negative number of `dtype` for `eager` (which would
-        add a bool mask to its scores as 0 and 1), a `BlockMask` for `flex_attention`.
+        Masks [R, 1, Q, K]: bool for `sdpa`, additive in `dtype` for `eager` (which would add bools as 0 and 1 to its
+        scores), a `BlockMask` for `flex_attention`.
     """
     config = text_config(config)
     implementation = implementation or attention_implementation(config)
@@ -76,16 +75,16 @@ def attention_masks(
 
 
 def in_blocks(batch: PackedBatch) -> PackedBatch:
-    """A packed batch with rows of a multiple of `BLOCK` tokens: padding on the right, which sees itself alone.
+    """Return a packed batch whose rows are padded on the right to a multiple of `BLOCK` tokens.
 
-    FlexAttention is compiled anew for lengths of another kind; so there are few. The logits to keep are further
-    left by the padding.
+    FlexAttention is compiled again for new lengths, so there should be few of them.
     """
     length = batch.input_ids.shape[1]
     more = -length % BLOCK
     if not more:
         return batch
     allowed = F.pad(batch.attention_mask, (0, more, 0, more))
+    # Padding sees itself, or its softmax would be over nothing and NaN.
     allowed[:, :, range(length, length + more), range(length, length + more)] = True
     return replace(
         batch,
@@ -97,7 +96,7 @@ def in_blocks(batch: PackedBatch) -> PackedBatch:
 
 
 def layer_kinds(config: PretrainedConfig) -> list[str]:
-    """Kinds of the model's layers, in alphabetical order; names as in transformers' `layer_types`."""
+    """Return the kinds of the model's layers (transformers' `layer_types`) in alphabetical order."""
     config = text_config(config)
     listed = getattr(config, "layer_types", None)
     if listed:
@@ -107,13 +106,13 @@ def layer_kinds(config: PretrainedConfig) -> list[str]:
 
 
 def attention_implementation(config: PretrainedConfig) -> str:
-    """Name of the attention implementation, `sdpa` where none is set or oneDNN stands in for it."""
+    """Return the attention implementation; `sdpa` if none is set or oneDNN replaces it."""
     name = getattr(text_config(config), "_attn_implementation", None) or SDPA
     return SDPA if name == ONEDNN else name
 
 
 def text_config(config: PretrainedConfig) -> Any:
-    """The part of a configuration that is about the language model (all of it, in most)."""
+    """Return the language model's part of a configuration."""
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
@@ -126,7 +125,7 @@ def _within_reach(kind: str, config: Any, allowed: Tensor, position_ids: Tensor)
 
 
 def _reach(kind: str, config: Any) -> int | None:
-    """Positions of a window, or of a chunk; None where all is in reach."""
+    """Return the positions per window or chunk, or None for full attention."""
     name = {SLIDING: "sliding_window", CHUNKED: "attention_chunk_size"}.get(kind)
     return None if name is None else getattr(config, name)
 
@@ -136,15 +135,16 @@ def _near(kind: str, query: Tensor, key: Tensor, size: Any) -> Tensor:
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    # Not −inf: a query that sees nothing would get NaN, which spreads to the gradients.
     zeros = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     return zeros.masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
 def _block_mask(kind: str, config: Any, allowed: Tensor, position_ids: Tensor) -> BlockMask:
-    """A mask that FlexAttention's kernel reads off three vectors a row.
+    """Return a mask that FlexAttention's kernel computes from vectors per row, without an [R, Q, K] matrix.
 
-    The queries that may attend to a key are a run; of it the first and the number are kept, [R, K] each: for a
-    token of the prompt from itself to the last answer's end, for one of an answer from itself to that answer's.
+    The queries that may attend to a key are a run: for a prompt token from itself to the end of the last answer, for
+    an answer token from itself to the end of its answer. Only the ends of these runs are kept, [R, K] each.
     """
     rows, _, queries, keys = allowed.shape
     first, ends = _runs(allowed)
@@ -162,7 +162,7 @@ def _block_mask(kind: str, config: Any, allowed: Tensor, position_ids: Tensor) -
 
 
 def _runs(allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """The first query that may attend to each key, and the one after the last, [R, K]; alike where there is none."""
+    """Return the first query that may attend to each key, and one past the last, [R, K]; equal if there is none."""
     sees = allowed[:, 0]
     first = sees.to(torch.uint8).argmax(dim=-2)
     return first, first + sees.sum(dim=-2)

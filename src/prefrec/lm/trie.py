@@ -1,4 +1,4 @@
-"""A token trie of answers in flat arrays: what they share is stored, and scored, once."""
+"""A token trie of answers in flat arrays, so that shared prefixes are stored and scored once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ROOT = 0
 class Trie:
     """The prefixes of I answers as M nodes, numbered in preorder with children by token.
 
-    The nodes under n, n itself included, are therefore the range n … ends[n] − 1, and a is n or an ancestor of
-    n just where a ≤ n < ends[a]. Children, and the items that end at a node, are in CSR form.
+    The nodes under n, with n itself, are the range n … ends[n] − 1. Node a is n or an ancestor of n exactly if
+    a ≤ n < ends[a]. Children, and the items that end at a node, are in CSR form.
 
     Attributes:
         tokens: [M] last token of each prefix; −1 at the root.
@@ -46,7 +46,7 @@ class Trie:
 
     @classmethod
     def build(cls, answers: Sequence[Sequence[int]]) -> Trie:
-        """The trie of answers as token ids, end token included.
+        """Return the trie of answers as token ids, end token included.
 
         Raises:
             ValueError: there is no answer, or one is empty.
@@ -83,15 +83,13 @@ class Trie:
 
     @cached_property
     def inner(self) -> Ints:
-        """The nodes that have children: the prefixes whose next token is to be predicted."""
+        """The nodes with children: the prefixes whose next token must be predicted."""
         return np.flatnonzero(np.diff(self.child_starts))
 
     @cached_property
     def chain_ends(self) -> Ints:
-        """[M] for each node the first one from there downwards that does not have just one child, an inner one.
-
-        From n to `chain_ends[n]` the numbers run without a gap: nothing branches there.
-        """
+        """The first node [M] at or below each node whose children are not exactly one inner node."""
+        # In preorder an only child follows its parent, so a chain without branches is a range of numbers.
         counts = np.diff(self.child_starts)
         goes_on = np.zeros(len(self), dtype=bool)
         goes_on[:-1] = (counts[:-1] == 1) & (counts[1:] > 0)
@@ -99,7 +97,7 @@ class Trie:
         return stops[np.searchsorted(stops, np.arange(len(self)))]
 
     def children_of(self, nodes: ArrayLike) -> tuple[Ints, Ints]:
-        """For each child of any of `nodes`: the index [K] of its parent in `nodes`, and the child [K] itself."""
+        """Return, per child of any of `nodes`, the index [K] of its parent in `nodes`, and the child [K]."""
         at = np.asarray(nodes, dtype=np.int64)
         counts = self.child_starts[at + 1] - self.child_starts[at]
         which = np.repeat(np.arange(len(at)), counts)
@@ -107,19 +105,19 @@ class Trie:
         return which, self.children[self.child_starts[at][which] + within]
 
     def items_at(self, node: int) -> Ints:
-        """The items whose answer ends at `node`."""
+        """Return the items whose answer ends at `node`."""
         return self.items[self.item_starts[node] : self.item_starts[node + 1]]
 
     def with_ancestors(self, nodes: ArrayLike) -> Ints:
-        """`nodes` and all their ancestors, in preorder."""
-        found = [np.asarray(nodes, dtype=np.int64)]
-        while len(found[-1]):
-            above = np.unique(self.parents[found[-1]])
-            found.append(above[above >= ROOT])
-        return np.unique(np.concatenate(found))
+        """Return `nodes` and all their ancestors, in preorder."""
+        levels = [np.asarray(nodes, dtype=np.int64)]
+        while len(levels[-1]):
+            above = np.unique(self.parents[levels[-1]])
+            levels.append(above[above >= ROOT])
+        return np.unique(np.concatenate(levels))
 
     def path(self, node: int) -> tuple[int, ...]:
-        """The prefix that `node` stands for."""
+        """Return the prefix of `node`."""
         out = []
         while node != ROOT:
             out.append(int(self.tokens[node]))
@@ -127,7 +125,7 @@ class Trie:
         return tuple(reversed(out))
 
     def sums_from_root(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[M] sum of `values` [M] over each node and its ancestors, the root left out."""
+        """Return the sums [M] of `values` [M] over each node and its ancestors, without the root."""
         out = np.where(np.arange(len(self)) == ROOT, 0.0, values)
         for level in _levels(self.depths)[1:]:
             out[level] += out[self.parents[level]]
@@ -135,10 +133,10 @@ class Trie:
 
 
 def _preorder(answers: Sequence[tuple[int, ...]]) -> tuple[Ints, Ints, Ints, Ints]:
-    """Tokens, parents and depths of the nodes, and the terminals of the answers.
+    """Return tokens, parents and depths of the nodes, and the terminals of the answers.
 
-    In their lexicographic order the answers run through the trie in preorder: each adds a node for every token
-    that it does not share with the one before.
+    In lexicographic order the answers visit the trie in preorder. Each adds a node for every token that it does not
+    share with the answer before it.
     """
     tokens, parents, depths = [-1], [-1], [0]
     terminals = np.empty(len(answers), dtype=np.int64)
@@ -158,7 +156,7 @@ def _preorder(answers: Sequence[tuple[int, ...]]) -> tuple[Ints, Ints, Ints, Int
 
 
 def _shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """Number of tokens that two answers begin with in common."""
+    """Return the length of the common prefix of two answers."""
     for n, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return n
@@ -166,19 +164,19 @@ def _shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
 
 
 def _sizes(parents: Ints, depths: Ints) -> Ints:
-    """[M] number of nodes under each, itself included."""
+    """Return the number of nodes [M] under each node, itself included."""
     sizes = np.ones(len(parents), dtype=np.int64)
-    for level in reversed(_levels(depths)[1:]):
+    for level in reversed(_levels(depths)[1:]):  # `add.at`, because siblings share a parent
         np.add.at(sizes, parents[level], sizes[level])
     return sizes
 
 
 def _levels(depths: Ints) -> list[Ints]:
-    """The nodes of depth 0, of depth 1, and so on."""
+    """Return the nodes of depth 0, of depth 1, and so on."""
     order = np.argsort(depths, kind="stable")
     return np.split(order, np.searchsorted(depths[order], np.arange(1, depths.max() + 1)))
 
 
 def _starts(owners: Ints, m: int) -> Ints:
-    """CSR pointers [m + 1] of entries whose owners, of `m`, are given."""
+    """Return the CSR pointers [m + 1] of entries with the given owners, which are below `m`."""
     return np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=m))])

@@ -21,6 +21,7 @@ _CHAT_CONTENT = "prefrec-content-stands-here"
 _REMEMBERED = 1 << 17
 
 _LINES = ("", "Emma", "1984", "What?", "(1999)", "'", "Amélie", "七人", "M*A*S*H...", "🎬", "a\u0301", "_")
+# Ends of a line and beginnings of the next one, of all kinds that tokenizers tell apart.
 _STARTS = (
     "Emma",
     "emma",
@@ -36,7 +37,6 @@ _STARTS = (
     "_",
     "#",
 )
-"""Ends of a line and beginnings of the next one, of all kinds that tokenizers tell apart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from prefrec import processes
-from prefrec.clock import peak_bytes, processor_says, reset_peak, spared
+from prefrec.clock import cached_time_credit, peak_bytes, processor_says, reset_peak
 from prefrec.console import say
 from prefrec.errors import ConfigError
 from prefrec.files import read_json, write_json
-from prefrec.lm.cpu.linear import way
+from prefrec.lm.cpu.linear import linear_backend
 from prefrec.lm.models import default_device
 
 STAGE_FILE = "stage.json"
@@ -100,7 +100,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
     device = default_device().type
     reset_peak(device)
     resumed = note["seconds"] > 0  # then the log-probabilities that it finds may be its own, and are counted
-    start, cpu_start, spared_start = time.monotonic(), time.process_time(), spared()
+    start, cpu_start, credit_start = time.monotonic(), time.process_time(), cached_time_credit()
     processes.wait()
     try:
         yield folder
@@ -110,8 +110,8 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
         note["cpu_seconds"] = round(note["cpu_seconds"] + time.process_time() - cpu_start, 1)
         note["peak_bytes"] = max(note["peak_bytes"], peak_bytes(device))
         if not resumed:
-            note["shared_seconds"] = round(spared().wall - spared_start.wall, 1)
-            note["shared_cpu_seconds"] = round(spared().cpu - spared_start.cpu, 1)
+            note["shared_seconds"] = round(cached_time_credit().wall - credit_start.wall, 1)
+            note["shared_cpu_seconds"] = round(cached_time_credit().cpu - credit_start.cpu, 1)
         # What went wrong before is told, not that the disk is too full to note it.
         with nullcontext() if note["finished"] else suppress(OSError):
             write_json(folder / STAGE_FILE, note)
@@ -145,7 +145,7 @@ def machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
-        "linear": way(),
+        "linear": linear_backend(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _commit(),
     }

@@ -1,4 +1,4 @@
-"""The two stages, SFT and preference alignment, on `transformers.Trainer`."""
+"""SFT and preference alignment on `transformers.Trainer`."""
 
 from prefrec.training.adapters import load_adapter, lora_config
 from prefrec.training.config import SFTConfig, SoftmaxDPOConfig

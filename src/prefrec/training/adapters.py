@@ -1,4 +1,4 @@
-"""LoRA adapters: a trainable one, and a frozen copy named `ref` beside it on the same base."""
+"""LoRA adapters: a trainable one, and its frozen copy `ref` on the same base."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from prefrec.console import warn
 from prefrec.errors import ConfigError, ModelError
-from prefrec.lm.cpu.lora import quicken_adapted
+from prefrec.lm.cpu.lora import use_onednn_lora
 from prefrec.lm.items import ITEMS_FILE, load_item_model
 from prefrec.lm.models import load_model, same_base
 from prefrec.lm.scoring import language_model
@@ -44,32 +44,32 @@ REFERENCE_ADAPTER = "ref"
 def lora_config(
     r: int = RANK, alpha: int | None = None, dropout: float = 0.0, targets: list[str] | str = ALL_LINEAR
 ) -> LoraConfig:
-    """A LoRA configuration for a causal LM.
+    """Return a LoRA configuration for a causal LM.
 
     Args:
         r: rank.
-        alpha: scale numerator; 2·r where not given.
+        alpha: scale numerator; None: 2·r.
         dropout: on the adapter's input.
-        targets: names of the layers, or one name; `all-linear` (all but the head); or a regular expression that
-            whole names of layers, as `model.layers.0.mlp.up_proj`, match.
+        targets: names of layers, or one name; `all-linear` (all but the head); or a regular expression for whole
+            names such as `model.layers.0.mlp.up_proj`.
     """
     if isinstance(targets, str) and targets != ALL_LINEAR and _LAYER_NAME.fullmatch(targets):
-        targets = [targets]  # PEFT would take a text for an expression that the whole name has to match
+        targets = [targets]  # PEFT takes a plain text for a regular expression of the whole name
     return LoraConfig(
         task_type="CAUSAL_LM", r=r, lora_alpha=alpha or 2 * r, lora_dropout=dropout, target_modules=targets
     )
 
 
 def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
-    """`model` with a new adapter.
+    """Return `model` with a new adapter.
 
     Raises:
-        ConfigError: its `target_modules` fit no layer of the model, or one that cannot be adapted.
+        ConfigError: `target_modules` match no layer of the model, or one that cannot be adapted.
     """
     targets = getattr(config, "target_modules", None)
-    names = [f".{name}" for name, _ in model.named_modules()]
+    modules = [f".{name}" for name, _ in model.named_modules()]
     listed = sorted(targets) if isinstance(targets, list | set | tuple) else []
-    unknown = [t for t in listed if not any(name.endswith(f".{t}") for name in names)]
+    unknown = [t for t in listed if not any(name.endswith(f".{t}") for name in modules)]
     if unknown:
         wrong = _about_targets(model, f"the model has no layer {', '.join(unknown)}")
         if len(unknown) == len(listed):
@@ -78,33 +78,33 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
     try:
         return get_peft_model(cast(Any, model), config)
     except re.error as e:
-        raise ConfigError(_about_targets(model, f"{targets!r} is no regular expression ({e})")) from e
-    except ValueError as e:  # of a module that PEFT cannot adapt it prints all that is in it
-        told = ", ".join(listed) or (repr(targets) if targets else "an empty list")
+        raise ConfigError(_about_targets(model, f"{targets!r} is not a regular expression ({e})")) from e
+    except ValueError as e:  # PEFT's message is not shown: it prints the whole module that it cannot adapt
+        names = ", ".join(listed) or (repr(targets) if targets else "an empty list")
         unfit = "no layer fits" if "not found" in str(e) or not targets else "some layers cannot be adapted of"
-        raise ConfigError(_about_targets(model, f"{unfit} {told}")) from e
+        raise ConfigError(_about_targets(model, f"{unfit} {names}")) from e
 
 
 def _about_targets(model: nn.Module, wrong: str) -> str:
-    """What is wrong with the targets of a new adapter, and what they can be."""
+    """Return the message for wrong targets of a new adapter, with the valid ones."""
     kinds = nn.Linear, Conv1D
     linear = dict.fromkeys(n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds))
     return f"lora.targets: {wrong}; name some of its linear layers ({', '.join(linear)}), or {ALL_LINEAR}"
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether trained weights are an adapter, and not a whole model."""
+    """Return True if trained weights are an adapter and not a whole model."""
     return not (folder / "config.json").is_file()
 
 
 def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False, **loading: Any) -> nn.Module:
-    """Return a base model, with what was trained on it.
+    """Load a base model with trained weights.
 
     Args:
         base: a name for `prefrec.lm.models.load_model`.
-        weights: folder of an adapter, or of the whole model where all weights were trained; None: the bare base.
-        is_trainable: an adapter is to be trained on, and stays in float32.
-        **loading: for `load_model`.
+        weights: folder of an adapter, or of the whole model if all weights were trained; None: the bare base.
+        is_trainable: keep the adapter trainable, in float32.
+        **loading: passed to `load_model`.
 
     Raises:
         ModelError: base or weights cannot be found or read.
@@ -118,21 +118,20 @@ def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False,
         return model
     if is_trainable:
         return load_adapter(model, weights, is_trainable=True)
-    # In the base's own precision: the same numbers as autocast gives in training, without its casts.
+    # In the base's precision the numbers are those of autocast in training, without its casts.
     return load_adapter(model, weights, autocast_adapter_dtype=False)
 
 
 def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
-    """`model` with the adapter of a folder. Warns where its configuration names another base.
+    """Return `model` with the adapter of a folder; warn if its configuration names another base.
 
     Args:
-        model: the base that the adapter was trained on; one that has adapters already gets this one beside them.
-        folder: what `save_pretrained` of a PEFT model wrote.
-        **kwargs: as `PeftModel.from_pretrained` takes them; a model that has adapters needs `adapter_name`, which
-            tells them apart.
+        model: the base that the adapter was trained on. It may already have adapters.
+        folder: written by `save_pretrained` of a PEFT model.
+        **kwargs: of `PeftModel.from_pretrained`; a model with adapters needs `adapter_name`.
 
     Raises:
-        ModelError: there is no adapter in the folder, it is not stored as safetensors, or does not fit the model.
+        ModelError: the folder has no adapter in safetensors, or the adapter does not fit the model.
     """
     check_adapter(folder)
     base = str(getattr(getattr(language_model(model), "config", None), "_name_or_path", None) or "")
@@ -144,28 +143,28 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         trained_on = _base_of(folder)
         bases = f" (trained on {trained_on}, put on {base})" if trained_on and base else ""
-        told = f"the adapter in {folder} cannot be read, or is of another base model{bases}"
-        raise ModelError(f"{told}: {_in_a_line(e)}") from e
+        wrong = f"the adapter in {folder} cannot be read, or is of another base model{bases}"
+        raise ModelError(f"{wrong}: {_in_a_line(e)}") from e
     warn_of_other_base(folder, base)
-    quicken_adapted(model)
+    use_onednn_lora(model)
     return model
 
 
 def warn_of_other_base(folder: Path, base: str) -> None:
-    """Warn where the adapter in `folder` was trained on another model than the one of the name `base`.
+    """Warn if the adapter in `folder` was trained on another model than `base` (see `same_base`).
 
-    Without a warning where they are one model under two names (`same_base`), or one of them is not told.
+    There is no warning if one of the names is unknown.
     """
     trained_on = _base_of(folder)
     same = same_base(trained_on, base) if trained_on and base else True
     if not same:
-        told = "unless this is the same model at another place" if same is None else "these are two models, and"
-        bases = f"was trained on {trained_on}, and is put on {base}"
-        warn(escape(f"the adapter in {folder} {bases}: {told} its answers mean nothing"))
+        unless = "unless this is the same model at another place, " if same is None else ""
+        bases = f"was trained on {trained_on}, but is put on {base}"
+        warn(escape(f"the adapter in {folder} {bases}: {unless}its answers are meaningless; load it on its own base"))
 
 
 def _base_of(folder: Path) -> str:
-    """The base that an adapter's configuration names; "" where it names none."""
+    """Return the base that an adapter's configuration names, or ""."""
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -175,7 +174,7 @@ def _base_of(folder: Path) -> str:
 
 
 def _in_a_line(error: BaseException) -> str:
-    """An error's message; of torch's list of weights that do not fit the first one."""
+    """Return an error's message in one line; of torch's list of misfitting weights, the first one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if len(lines) > 2 and lines[0].startswith("Error(s) in loading state_dict"):
         return f"{lines[1]} And {len(lines) - 2} more like it."
@@ -183,14 +182,9 @@ def _in_a_line(error: BaseException) -> str:
 
 
 def check_adapter(folder: Path) -> None:
-    """See that a LoRA adapter lies in `folder`, as safetensors, before PEFT is let at it.
-
-    PEFT would go on to look on the hub, to read pickled weights, which can run code, or to import a module that the
-    configuration names.
-
-    Raises:
-        ModelError: it does not.
-    """
+    """Raise ModelError if `folder` has no LoRA adapter in safetensors."""
+    # Checked before PEFT sees the folder: it would look on the hub, read pickled weights, which can run code, or
+    # import a module that the configuration names.
     file = folder / "adapter_config.json"
     if not file.is_file():
         raise ModelError(f"no adapter in {folder}: expected a folder with adapter_config.json")
@@ -201,15 +195,17 @@ def check_adapter(folder: Path) -> None:
     except (OSError, ValueError) as e:
         raise ModelError(f"the adapter in {folder} cannot be read: adapter_config.json: {e}") from e
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise ModelError(f"{folder}: adapter_config.json is no LoRA adapter's (peft_type LORA); others are not read")
+        raise ModelError(
+            f"{folder}: adapter_config.json is not of a LoRA adapter (peft_type LORA); use a LoRA adapter"
+        )
     if config.get("megatron_config"):
-        raise ModelError(f"{folder}: adapter_config.json names a module to import (megatron_core), which is not done")
+        raise ModelError(f"{folder}: adapter_config.json names a module to import (megatron_core); remove the entry")
 
 
 def add_reference_adapter(model: PeftModel) -> None:
-    """Keep the active adapter's present weights as a second, frozen adapter named `ref`.
+    """Copy the active adapter's present weights to a second, frozen adapter named `ref`.
 
-    It takes the place of one that an earlier training left. A run that is resumed reads its own from its checkpoint.
+    It replaces one that an earlier training left. A resumed run reads its own from its checkpoint.
     """
     if REFERENCE_ADAPTER in model.peft_config:
         model.delete_adapter(REFERENCE_ADAPTER)
@@ -224,10 +220,10 @@ def add_reference_adapter(model: PeftModel) -> None:
 
 
 def read_reference_adapter(model: PeftModel, folder: Path) -> None:
-    """Give the adapter `ref` the weights that a checkpoint has of it.
+    """Read the weights of the adapter `ref` from a checkpoint.
 
     Raises:
-        ModelError: there is no adapter in the folder, it is not stored as safetensors, or cannot be read.
+        ModelError: the folder has no adapter in safetensors, or it cannot be read.
     """
     check_adapter(folder)
     try:
@@ -239,14 +235,14 @@ def read_reference_adapter(model: PeftModel, folder: Path) -> None:
 
 @contextmanager
 def reference_of(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside this context `model` computes as the reference does, without dropout.
+    """Make `model` compute as the reference inside this context, without dropout.
 
-    The reference is the adapter `ref` where there is one, else the base with its adapters switched off. The layers
-    are told which adapter to use; no parameter is cast, moved or frozen for it: a surrounding autocast keeps no
-    stale copy of one, and FSDP finds them as it left them.
+    The reference is the adapter `ref` if there is one, else the base without adapters.
     """
     was_training = model.training
     model.eval()
+    # Attributes of the layers are set directly. PEFT's own methods also cast or freeze parameters, of which autocast
+    # would then keep stale copies, and which FSDP would not recognise.
     layers = [m for m in model.modules() if isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
     switch: tuple[str, Any] = ("_disable_adapters", True)
     if isinstance(model, PeftModel) and REFERENCE_ADAPTER in model.peft_config:

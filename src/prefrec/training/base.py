@@ -1,4 +1,4 @@
-"""What SFT and preference alignment share: collation, exact averaging, metrics, the global batch."""
+"""The trainer that SFT and preference alignment share: collation, exact averaging, metrics, global batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from prefrec.console import say, warn
 from prefrec.errors import ConfigError
 from prefrec.files import writing
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
-from prefrec.lm.cpu.lora import quicken_adapted
+from prefrec.lm.cpu.lora import use_onednn_lora
 from prefrec.lm.items import ItemEncoder, item_table
 from prefrec.lm.masks import FLEX, attention_implementation
 from prefrec.lm.models import is_quantized, load_model, load_tokenizer
@@ -45,15 +45,15 @@ from prefrec.training.sampler import StepSampler, longest_first
 
 FURTHER_PASSES, ROW = "further_passes", "row"
 
+# Name of a metric, row, sum over the row's items, and their number.
 _Value = tuple[str, int, float, int]
-"""Name of a metric, row, sum over the row's items, and their number."""
 
 
 class ChoiceTrainer(Trainer):
     """A `transformers.Trainer` over choice sets. Use `SFTTrainer` or `SoftmaxDPOTrainer`.
 
-    The loss of an optimiser step is the sum over the global batch divided by its number of items (answer
-    tokens in SFT, rows in alignment), so that accumulation and more processes change nothing but rounding.
+    The loss of an optimiser step is the sum over the global batch divided by its number of items (answer tokens in
+    SFT, rows in alignment). Accumulation and the number of processes therefore only change rounding.
     """
 
     description = "training"
@@ -82,7 +82,7 @@ class ChoiceTrainer(Trainer):
             processing_class = load_tokenizer(model.config._name_or_path)
         if peft_config is not None:
             model = self._wrap(model, peft_config)
-        quicken_adapted(model)
+        use_onednn_lora(model)
         if args.disable_dropout:
             _disable_dropout(model)
         if args.bf16:
@@ -101,11 +101,11 @@ class ChoiceTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if args.n_gpu > 1:
             raise ConfigError(
-                f"{args.n_gpu} GPUs in one process are not supported: start one process a GPU, "
+                f"{args.n_gpu} GPUs in one process are not supported: start one process per GPU, "
                 "`accelerate launch --num_processes N …`, or set CUDA_VISIBLE_DEVICES to one"
             )
-        # Both say "the loss is already averaged over the accumulation steps"; which is read depends on the
-        # version of transformers.
+        # Both mean "the loss is already averaged over the accumulation steps"; versions of transformers read one or
+        # the other. Without them the loss would be divided a second time.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
         self._check_base()
@@ -114,35 +114,34 @@ class ChoiceTrainer(Trainer):
         self.report_global_batch()
 
     def build_dataset(self, rows: Any) -> Any:
-        """The rows as a dataset of choice sets; datasets of ours pass through."""
+        """Return the rows as a dataset of choice sets; such datasets are returned as they are."""
         raise NotImplementedError
 
     def choice_loss(
         self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor], weight: Tensor | float
     ) -> Tensor:
-        """Summed loss of a batch; reports metrics by `self.record`.
+        """Return the summed loss of a batch, and report metrics with `self.record`.
 
-        Where the batch takes several passes, the gradients of all but the last may be added to the parameters
-        here, by `self.backward_early` and times `weight`; those of the loss that is returned are then the rest.
+        For a batch of several passes, the gradients of all but the last, times `weight`, may be added to the
+        parameters here with `self.backward_early`. The returned loss then has the remaining gradient.
         """
         raise NotImplementedError
 
     def count_items(self, batch: Mapping[str, Any]) -> int:
-        """Number of items that the summed loss of `batch` is over."""
+        """Return the number of items in the summed loss of `batch`."""
         raise NotImplementedError
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Rows `{"choices": ChoiceSet, …}` → fields of a `PackedBatch`, and stacked extras ([B, C]).
+        """Return the fields of a `PackedBatch` and stacked extras ([B, C]) of rows `{"choices": ChoiceSet, …}`.
 
-        Where a batch exceeds `max_tokens_per_pass`, `further_passes` holds the fields of the batches after the
-        first.
+        If the batch exceeds `max_tokens_per_pass`, `further_passes` has the fields of the batches after the first.
         """
         first, *others = pack_passes(
             [r["choices"] for r in rows],
             pad_id=self.encoder.end,
             layout=self.row_layout,
             max_tokens=self.max_tokens_per_pass,
-            within=self.eval_within if ROW in rows[0] else self.within,
+            within=self.catalogue_for(training=ROW not in rows[0]),
         )
         extras: dict[str, Any] = {
             k: torch.stack([torch.as_tensor(r[k]) for r in rows]) for k in rows[0] if k != "choices"
@@ -150,6 +149,10 @@ class ChoiceTrainer(Trainer):
         if others:
             extras[FURTHER_PASSES] = [batch.as_dict() for batch in others]
         return {**first.as_dict(), **extras}
+
+    def catalogue_for(self, *, training: bool) -> CatalogueSoftmax | None:
+        """Return the catalogue that training or evaluation scores answers within."""
+        return self.within if training else self.eval_within
 
     def compute_loss(
         self,
@@ -160,7 +163,7 @@ class ChoiceTrainer(Trainer):
     ) -> Any:
         passes, extra = split_inputs(inputs)
         if model.training and num_items_in_batch is not None:
-            # DDP averages the gradients over the processes; the items were counted over all of them.
+            # DDP averages the gradients over the processes, but the items were counted over all of them.
             weight = self.accelerator.num_processes / num_items_in_batch
         else:
             weight = 1 / self.count_items(inputs)
@@ -169,9 +172,9 @@ class ChoiceTrainer(Trainer):
 
     @contextmanager
     def backward_early(self, model: nn.Module) -> Iterator[Callable[[Tensor], None]]:
-        """A backward whose gradients wait in the parameters for the last pass of the micro-batch.
+        """Yield a backward function that leaves gradients in the parameters until the micro-batch's last pass.
 
-        The forward pass must lie in this context too: no gradient crosses processes in it.
+        The forward pass must be inside this context too, because gradients are not synchronised here.
         """
         state = self.accelerator.gradient_state
         # As in Trainer.training_step.
@@ -198,14 +201,13 @@ class ChoiceTrainer(Trainer):
         extra: Mapping[str, Tensor],
         counts: Tensor | None = None,
     ) -> None:
-        """Keep `metrics`, a value for each row [B], for their means in the next line of the log.
+        """Add `metrics`, one value per row [B], to the means of the next log line.
 
         Args:
-            model: tells training from evaluation, in which a row counts once: where the rows are no multiple of the
-                processes' batches, some are read twice.
-            metrics: by name.
-            extra: of the batch; in evaluation with the number of each row in its dataset.
-            counts: [B] items that a row's value is the sum of; None: one.
+            model: its mode distinguishes training from evaluation.
+            metrics: name → values [B].
+            extra: of the batch; in evaluation it has each row's number in the dataset.
+            counts: [B] number of items in each row's sum; None: one.
         """
         into = self._recorded["train" if model.training else "eval"]
         for name, values in metrics.items():
@@ -217,11 +219,12 @@ class ChoiceTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         mode = "eval" if any(k.startswith("eval_") for k in logs) else "train"
         prefix = "eval_" if mode == "eval" else ""
-        found = processes.pool(self._recorded[mode])
+        values = processes.pool(self._recorded[mode])
         if mode == "eval":
-            found = list({(name, row): (name, row, total, count) for name, row, total, count in found}.values())
+            # Processes read some rows twice if these are not a multiple of their batches. Each must count once.
+            values = list({(name, row): (name, row, total, count) for name, row, total, count in values}.values())
         sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
-        for name, _, total, count in found:
+        for name, _, total, count in values:
             sums[name] = sums[name][0] + total, sums[name][1] + count
         logs |= {f"{prefix}{name}": total / count for name, (total, count) in sums.items()}
         self._recorded[mode].clear()
@@ -232,19 +235,20 @@ class ChoiceTrainer(Trainer):
             super()._save_checkpoint(*args, **kwargs)
 
     def report_global_batch(self) -> None:
-        """Print the global batch, which decides the outcome and is easily got wrong."""
+        """Set and print the global batch, which affects the result and is easily set wrongly."""
         a = cast(ChoiceTrainingArguments, self.args)
         processes, accumulation = a.world_size, a.gradient_accumulation_steps
         self.global_batch = a.per_device_train_batch_size * processes * accumulation
         if self.is_world_process_zero():
             say(
-                f"Global batch {self.global_batch} rows = {a.per_device_train_batch_size} a device × {processes} "
+                f"Global batch {self.global_batch} rows = {a.per_device_train_batch_size} per device × {processes} "
                 f"process{'es' if processes > 1 else ''} × {accumulation} accumulation steps; "
                 f"{len(cast(Any, self.train_dataset))} training rows, layout {self.row_layout}"
             )
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the optimiser; item vectors, which begin at nothing, learn at a rate of their own."""
+        """Make the optimiser, with a learning rate of their own for item vectors."""
+        # Item vectors start at zero. At the rate of the pretrained layers they would hardly move.
         table = item_table(language_model(cast(nn.Module, self.model)))
         if table is not None and cast(Any, self).optimizer is None:
             settings = {"weight_decay": self.args.weight_decay, "betas": (self.args.adam_beta1, self.args.adam_beta2)}
@@ -280,7 +284,7 @@ class ChoiceTrainer(Trainer):
         return [tokens_of(choices) for choices in dataset.choice_sets]
 
     def _layout(self) -> Layout:
-        """The layout asked for, else what is right for the model, tried on the longest row of a first batch."""
+        """Return the configured layout, or the one that fits the model, checked on the longest row of a batch."""
         args, model = cast(ChoiceTrainingArguments, self.args), cast(nn.Module, self.model)
         if args.layout != "auto":
             return args.layout
@@ -298,27 +302,25 @@ class ChoiceTrainer(Trainer):
             with self._autocast():
                 layout, reason = verified_layout(model, max(first, key=lambda c: c.length), self.encoder.end, layout)
         if layout == "separate":
-            warn(f"scoring one sequence an answer, which is slower: {escape(reason)}")
+            warn(f"scoring one sequence per answer, which is slower: {escape(reason)}")
         return layout
 
     def _check_base(self) -> None:
-        """Refuse forms of the model that cannot be trained here."""
+        """Raise ConfigError if the model cannot be trained in this form."""
         core = language_model(cast(nn.Module, self.model))
         if attention_implementation(core.config) == FLEX and self.args.device.type == "cpu":
             raise ConfigError("flex_attention has no gradients on a CPU: load the model with sdpa")
         if is_quantized(core) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ConfigError(
-                "a base in 4 bits is not shared out over processes: each is to hold the whole "
-                "(configs/accelerate/ddp.yaml), or leave `quantization` at none"
+                "a base in 4 bits cannot be sharded over processes: let each process hold the whole model "
+                "(configs/accelerate/ddp.yaml), or set `quantization` to none"
             )
 
     def _in_step(self, passes: list[PackedBatch]) -> list[PackedBatch]:
-        """As many passes as the process with the most of them has, where weights are gathered for every pass.
-
-        The first pass is then made again, for nothing.
-        """
+        """Return the passes, padded with the first one to the largest number of any process."""
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             return passes
+        # All processes gather sharded weights in every pass. With fewer passes one of them would hang the others.
         count = torch.tensor(len(passes), device=self.accelerator.device)
         most = int(cast(Tensor, self.accelerator.gather(count)).max())
         return [passes[0]] * (most - len(passes)) + passes
@@ -336,12 +338,12 @@ class ChoiceTrainer(Trainer):
 
     def _wrap(self, model: nn.Module, peft_config: PeftConfig) -> PeftModel:
         if isinstance(model, PeftModel):
-            raise ConfigError("the model already carries an adapter: leave `peft_config` out to go on training it")
+            raise ConfigError("the model already has an adapter: leave `peft_config` out to continue its training")
         return add_adapter(model, peft_config)
 
 
 class _Numbered(Dataset[dict[str, Any]]):
-    """A dataset of choice sets whose rows say their number."""
+    """A dataset of choice sets with row numbers."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -355,7 +357,7 @@ class _Numbered(Dataset[dict[str, Any]]):
 
 
 class _EpochCallback(TrainerCallback):
-    """Tells dataset and sampler which epoch it is: negatives are drawn anew, rows come in another order."""
+    """A callback that sets the epoch of dataset and sampler, for new negatives and a new order of rows."""
 
     def __init__(self, trainer: ChoiceTrainer) -> None:
         self.trainer = trainer
@@ -368,7 +370,7 @@ class _EpochCallback(TrainerCallback):
 
 
 def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str, Tensor]]:
-    """A collated batch as its passes and everything else."""
+    """Return the passes of a collated batch, and everything else."""
     names = {f.name for f in fields(PackedBatch)}
     first = {k: v for k, v in inputs.items() if k in names}
     passes = [PackedBatch(**values) for values in (first, *inputs.get(FURTHER_PASSES, ()))]
@@ -376,17 +378,17 @@ def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str
 
 
 def _leave_casting_to_autocast(model: nn.Module) -> None:
-    """Stop PEFT's cast of every adapter input to float32, which autocast would undo at once."""
+    """Stop PEFT from casting adapter inputs to float32, which autocast would undo."""
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.cast_input_dtype_enabled = False
 
 
 def _disable_dropout(model: nn.Module) -> None:
-    """Zero every rate of dropout, wherever a model of transformers reads it.
+    """Set every dropout rate to 0, wherever a model of transformers reads it.
 
-    That is `p` of `nn.Dropout` in Phi, numbers on the modules in OPT (`dropout`, and `layerdrop`, which skips
-    layers) and Llama (`attention_dropout`), the configuration itself in Falcon.
+    Phi has `nn.Dropout`, OPT (`dropout`, `layerdrop`) and Llama (`attention_dropout`) have numbers on their modules,
+    and Falcon reads the configuration.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):

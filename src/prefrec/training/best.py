@@ -1,4 +1,4 @@
-"""The best checkpoint by validation: kept while training goes on, taken when it ends."""
+"""The best checkpoint by validation, and early stopping."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ _ABOUT = "best.json"
 
 
 class KeepBest(TrainerCallback):
-    """Saves the weights at each evaluation that is the best so far, and ends training after too many that are not.
+    """A callback that saves the best weights so far and stops training when they no longer improve.
 
-    Best is the highest `eval_ndcg@10`, or without it the lowest `eval_loss`. A checkpoint at the end of an epoch is
-    written after its evaluation, so that a training that goes on from it has asked all that it should have.
+    Best is the highest `eval_ndcg@10`, or without it the lowest `eval_loss`.
 
     Args:
-        trainer: whose weights are saved, in the folder `best` of its output.
+        trainer: its weights are saved in the folder `best` of its output.
         patience: evaluations in a row without a new best before training ends.
     """
 
@@ -35,45 +34,47 @@ class KeepBest(TrainerCallback):
         self.trainer = trainer
         self.patience = patience
         self.folder = Path(str(trainer.args.output_dir)) / BEST
-        self._checkpoint_is_due = False
+        self._save_after_evaluation = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A checkpoint at the end of an epoch waits for the epoch's evaluation. A training resumed from it would
+        # otherwise lack that evaluation.
         if control.should_save and (float(state.epoch).is_integer() or state.global_step >= state.max_steps):
-            self._checkpoint_is_due, control.should_save = True, False
+            self._save_after_evaluation, control.should_save = True, False
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save |= self._checkpoint_is_due
-        self._checkpoint_is_due = False
+        control.should_save |= self._save_after_evaluation
+        self._save_after_evaluation = False
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         value = metrics.get("eval_ndcg@10", -metrics["eval_loss"])
         best = processes.from_first(read_best(self.folder))
         if best is not None and best["step"] > state.global_step:
-            best = None  # of a training that was given up
+            best = None  # left by an abandoned training
         if best is None or value > best["value"]:
             save_weights(self.trainer, self.folder, {"value": value, "step": state.global_step, "epoch": state.epoch})
             return
         since = sum(1 for line in state.log_history if "eval_loss" in line and line["step"] > best["step"])
         if since >= self.patience:
-            say(f"No better since epoch {best['epoch']:.1f}: training ends")
+            say(f"No improvement since epoch {best['epoch']:.1f}: training ends")
             control.should_training_stop = True
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
-    """Return value, step and epoch of the weights in a folder `best`; None where there are none."""
+    """Return value, step and epoch of the weights in a folder `best`, or None."""
     try:
-        found = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return about if isinstance(about, dict) else None
 
 
 def save_weights(trainer: Trainer, folder: Path, about: dict[str, Any] | None = None) -> None:
-    """Write the trained weights to `folder`: an adapter, or the whole model where all weights were trained.
+    """Write the trained weights to `folder`: an adapter, or the whole model if all weights were trained.
 
-    A reader sees the old folder or the whole new one. Under many processes all must call it.
+    A reader sees the old folder or the whole new one. All processes must call this function.
     """
-    # Of weights that are shared out all processes bring their part.
+    # Every process must take part, because each has only a part of sharded weights.
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(cast(Any, trainer.model))

@@ -1,4 +1,4 @@
-"""Settings of the two stages: transformers' TrainingArguments and what choice sets add to them."""
+"""Settings of the two stages: transformers' TrainingArguments with additions for choice sets."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ SAMPLING = ("group_by_length", "random", "sequential")
 
 @dataclass
 class ChoiceTrainingArguments(TrainingArguments):
-    """What both stages share. Defaults follow the authors where they say: cosine, warm-up 0.05, clip 0.3.
+    """Settings that both stages share, with the authors' defaults: cosine, warm-up 0.05, clip 0.3.
 
     A recipe's sections take their defaults from here.
 
     Attributes:
         max_length: tokens of a prompt with its longest answer.
-        chat: wrap prompts by the tokenizer's chat template.
-        global_batch_size: rows an optimiser step, over all processes. Where it is given, the accumulation
-            steps follow from it for whatever number of processes there is.
-        layout: `packed`, `separate`, or `auto` (packed where it is right for the model).
+        chat: wrap prompts in the tokenizer's chat template.
+        global_batch_size: rows per optimiser step, over all processes. It sets the accumulation steps.
+        layout: `packed`, `separate`, or `auto` (packed if it is correct for the model).
         disable_dropout: switch all dropout of the model off.
         item_learning_rate: of item vectors, where items are tokens (`prefrec.lm.items`).
-        train_sampling_strategy: `group_by_length` (rows of like length share a pass; every optimiser step is made
-            of the same rows as with `random`), `random` or `sequential`.
+        train_sampling_strategy: `group_by_length` (rows of similar length share a pass; every optimiser step has the
+            same rows as with `random`), `random` or `sequential`.
     """
 
     max_length: int | None = field(default=MAX_LENGTH)
@@ -64,7 +63,7 @@ class ChoiceTrainingArguments(TrainingArguments):
         steps, rest = divmod(global_batch_size, at_once)
         if rest or not steps:
             raise ConfigError(
-                f"global_batch_size {global_batch_size} is no multiple of per_device_train_batch_size "
+                f"global_batch_size {global_batch_size} is not a multiple of per_device_train_batch_size "
                 f"{self.per_device_train_batch_size} × {self.world_size} processes = {at_once}: change one of them"
             )
         if self.gradient_accumulation_steps not in (1, steps):
@@ -90,14 +89,14 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
     Attributes:
         beta: strength of the pull to the reference.
         loss_type: a name of `prefrec.losses.LOSSES`.
-        num_negatives: rejected answers a row takes in one step; None for as many as every row has.
-        negatives: `fixed` (drawn once) or `per_epoch` (drawn anew from the row's rejected answers).
-        precompute_ref_log_probs: compute the reference's log-probabilities once, before training, and keep
-            them on disk; otherwise in every step by the frozen adapter.
-        reference_folder: where they are kept, for trainings to share; None for `output_dir`.
-        max_tokens_per_pass: tokens a pass through the model, padding included; None for no limit. The answers of
-            a batch with more are shared out over several passes: the gradient is the same, memory is that of
-            one pass, and time grows by a forward pass and the prompts that are read again.
+        num_negatives: rejected answers per row and step; None for as many as every row has.
+        negatives: `fixed` (drawn once) or `per_epoch` (drawn again from the row's rejected answers).
+        precompute_ref_log_probs: compute the reference's log-probabilities once, before training, and keep them on
+            disk. Otherwise the frozen adapter computes them in every step.
+        reference_folder: folder of these files, for trainings to share; None for `output_dir`.
+        max_tokens_per_pass: tokens per pass through the model, padding included; None for no limit. Larger batches
+            are split into several passes, with the same gradient and the memory of one pass, at the cost of an
+            additional forward pass and of reading prompts again.
     """
 
     beta: float = field(default=1.0)

@@ -1,4 +1,4 @@
-"""Rows of text, or ranking examples, as choice sets that the trainers read."""
+"""Datasets of choice sets for the trainers, from rows of text or ranking examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 
 
 class ChoiceDataset(Dataset[dict[str, Any]]):
-    """Choice sets of one answer each, for SFT."""
+    """A dataset of choice sets with one answer each, for SFT."""
 
     def __init__(self, choice_sets: Sequence[ChoiceSet]) -> None:
         if not choice_sets:
@@ -31,13 +31,13 @@ class ChoiceDataset(Dataset[dict[str, Any]]):
 
 
 class PreferenceDataset(Dataset[dict[str, Any]]):
-    """Choice sets with the chosen answer first, of which each step sees N rejected ones.
+    """A dataset of choice sets with the chosen answer first, and N of the rejected ones per step.
 
     Args:
-        choice_sets: chosen answer in place 0, all rejected answers after it.
-        num_negatives: N; None for the smallest number of rejected answers that a row has.
-        negatives: `fixed` draws the N once; `per_epoch` draws them anew in each epoch. Draws depend on
-            seed, epoch and row alone.
+        choice_sets: chosen answer first, then all rejected answers.
+        num_negatives: N; None for the smallest number of rejected answers of any row.
+        negatives: `fixed` draws the N once; `per_epoch` draws them in each epoch. Draws depend only on seed, epoch
+            and row.
         seed: of the draws.
 
     Raises:
@@ -74,7 +74,7 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         self.ref_logps: NDArray[np.float32] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the negatives of this epoch (no effect where they are fixed)."""
+        """Use the negatives of this epoch (no effect if they are fixed)."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
 
 
 def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder | ItemEncoder) -> list[ChoiceSet]:
-    """Choice sets of rows `prompt, completion`, as TRL names them.
+    """Return the choice sets of rows `prompt, completion` (TRL's names).
 
     Raises:
         DataError: a column is missing or empty; the message names the row.
@@ -113,7 +113,7 @@ def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder
 
 
 def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder | ItemEncoder) -> list[ChoiceSet]:
-    """Choice sets of rows `prompt, chosen, rejected`, as TRL names them.
+    """Return the choice sets of rows `prompt, chosen, rejected` (TRL's names).
 
     `rejected` is a list of strings, or one string (N = 1).
 
@@ -132,16 +132,15 @@ def encode_examples(
     answers: Literal["target", "target-first", "candidates"],
     shown: Catalogue | None = None,
 ) -> list[ChoiceSet]:
-    """Choice sets of ranking examples; row i takes template i mod the number of templates.
+    """Return the choice sets of ranking examples; row i has template i mod the number of templates.
 
     Args:
-        examples: the questions.
-        catalogue: titles of all their items.
+        catalogue: titles of all items.
         templates: one or more phrasings.
         encoder: of the model's tokenizer, or of item tokens.
-        answers: `target` (SFT), `target-first` (alignment: target, then the other candidates in their
-            order), or `candidates` (scoring: all in their order).
-        shown: the catalogue as prompts show it, where that is not the titles that are answered.
+        answers: `target` (SFT), `target-first` (alignment: target, then the other candidates in order), or
+            `candidates` (scoring: all in order).
+        shown: titles in prompts, if these differ from the titles of answers.
 
     Raises:
         TokenizerError: a row does not fit, even without its history; the message names row and user.

@@ -12,7 +12,7 @@ from prefrec.console import LOG_EVERY_S, console, say
 
 
 class ProgressCallback(TrainerCallback):
-    """Shows step, loss and time left of a `transformers.Trainer`."""
+    """A callback that shows step, loss and remaining time of a `transformers.Trainer`."""
 
     def __init__(self, description: str) -> None:
         self.description = description

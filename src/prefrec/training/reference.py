@@ -1,4 +1,4 @@
-"""Log-probabilities of the reference: computed once in a packed pass, kept on disk under a key."""
+"""Log-probabilities of the reference, computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 from xxhash import xxh3_128_digest
 
 from prefrec import processes
-from prefrec.clock import Seconds, Stopwatch, spare
+from prefrec.clock import Seconds, Stopwatch, credit_cached_time
 from prefrec.console import track
 from prefrec.files import write_whole
 from prefrec.lm.attention import compute_dtype
@@ -42,32 +42,31 @@ def reference_logps(
     folder: Path,
     within: CatalogueSoftmax | None = None,
 ) -> NDArray[np.float32]:
-    """Log-probabilities [n, C] of all answers under the reference, from the file in `folder` that bears their key.
+    """Return the log-probabilities [n, C] of all answers under the reference, from the cache in `folder` if possible.
 
-    Trainings that share a folder, a reference and rows ask the reference once; what it took stands in the file, and
-    whoever finds it there is `spared` it. Of many processes each computes its share, and the first one reads and
-    writes the file; all must call it.
+    The file records the time of the computation. A training that finds it is credited with that time
+    (`credit_cached_time`). All processes must call this function: each computes its share, and the first one reads
+    and writes the file.
 
     Args:
-        model: the policy, whose reference is its adapter `ref`, its base, or (not a PEFT model) itself.
+        model: the policy; its reference is the adapter `ref`, the base, or (without PEFT) the model itself.
         choice_sets: n choice sets with C answers each.
-        batch_size: choice sets a batch.
+        batch_size: choice sets per batch.
         pad_id: token id for padding.
-        layout: of the rows.
-        max_tokens: tokens a pass, padding included; None for no limit.
-        precision: makes the autocast context, entered anew for each batch.
-        folder: of safetensors files, one a key; written when the pass is through.
-        within: the catalogue that answers are scored in; None: among all tokens.
+        max_tokens: tokens per pass, padding included; None for no limit.
+        precision: makes the autocast context, entered for each batch.
+        folder: of safetensors files, one per key.
+        within: the catalogue to score answers within; None: among all tokens.
     """
     key = reference_key(model, choice_sets, layout, precision, within) if processes.is_first() else ""
     cache = folder / f"reference-{key[:16]}.safetensors"
     stored = processes.from_first(_read(cache, key) if processes.is_first() else None)
     if stored is not None:
         logps, took = stored
-        spare(took)
+        credit_cached_time(took)
         return logps
     device = next(model.parameters()).device
-    found = []
+    computed = []
     watch = Stopwatch(device.type)
     with watch.running(), reference_of(model) as reference, torch.no_grad():
         for rows in track(own_batches(choice_sets, batch_size), "reference log-probs"):
@@ -76,9 +75,9 @@ def reference_logps(
             )
             with precision():
                 scores = choice_logps(reference, *(p.to(device) for p in passes), within=within)
-            found.append((rows, scores.cpu().numpy()))
+            computed.append((rows, scores.cpu().numpy()))
     out = np.empty((len(choice_sets), len(choice_sets[0].answers)), dtype=np.float32)
-    for rows, values in processes.pool(found):
+    for rows, values in processes.pool(computed):
         out[rows] = values
     if processes.is_first():
         _write(cache, key, out, watch.read())
@@ -92,10 +91,10 @@ def reference_key(
     precision: Callable[[], torch.autocast],
     within: CatalogueSoftmax | None = None,
 ) -> str:
-    """A hash of what the reference's log-probabilities depend on: weights, configuration, tokens, how it is computed.
+    """Return a hash of everything the reference's log-probabilities depend on.
 
-    The weights are those of the frozen base and of the adapter `ref`, whose scaling counts as well. How: in which
-    layout and type, at which precision of matrix products, by which attention, or by one that is measured.
+    That is the weights of the frozen base and of the adapter `ref` with its scaling, the configuration, the tokens,
+    the layout, dtype and precision, and the attention implementation.
     """
     core = language_model(model)
     with precision():
@@ -115,7 +114,7 @@ def reference_key(
         if is_adapter and not (has_reference and f".{REFERENCE_ADAPTER}." in name):
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        # Gigabytes of weights, which nobody has made to look like others: a hash that is as fast as memory will do.
+        # A fast hash for gigabytes of weights. It need not resist attacks, only tell weights apart.
         digest.update(xxh3_128_digest(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()))
     for choices in choice_sets:
         digest.update(np.array([len(choices.prompt), *choices.prompt], dtype=np.int64).tobytes())
@@ -125,16 +124,16 @@ def reference_key(
 
 
 def _read(cache: Path, key: str) -> tuple[NDArray[np.float32], Seconds] | None:
-    """The values of this key, and what they took; 0 seconds where the file does not say."""
+    """Return the values of this key and the time they took (0 seconds if the file does not say)."""
     if not cache.is_file():
         return None
     with safe_open(cache, framework="numpy") as f:
-        told = f.metadata() or {}
-        took = Seconds(float(told.get("seconds", 0)), float(told.get("cpu_seconds", 0)))
-        return (f.get_tensor("ref_logps"), took) if told.get("key") == key else None
+        metadata = f.metadata() or {}
+        took = Seconds(float(metadata.get("seconds", 0)), float(metadata.get("cpu_seconds", 0)))
+        return (f.get_tensor("ref_logps"), took) if metadata.get("key") == key else None
 
 
 def _write(cache: Path, key: str, values: NDArray[np.float32], took: Seconds) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
-    told = {"key": key, "seconds": f"{took.wall:.3f}", "cpu_seconds": f"{took.cpu:.3f}"}
-    write_whole(cache, lambda p: save_file({"ref_logps": values}, p, metadata=told))
+    metadata = {"key": key, "seconds": f"{took.wall:.3f}", "cpu_seconds": f"{took.cpu:.3f}"}
+    write_whole(cache, lambda p: save_file({"ref_logps": values}, p, metadata=metadata))

@@ -1,4 +1,4 @@
-"""The order of rows: random in each epoch, long rows together in each optimiser step; outside training by length."""
+"""The order of rows: random in training, but sorted by length inside each optimiser step; else by length."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from prefrec.prompts import ChoiceSet
 
 
 class StepSampler(Sampler[int]):
-    """Rows in the random order of an epoch; those of one optimiser step from the longest to the shortest.
+    """A sampler in random order per epoch, with the rows of each optimiser step from longest to shortest.
 
-    An optimiser step adds up the gradients of its rows, in whatever order they come. Sorting them inside it makes
-    passes of like lengths, with less padding, and processes that wait less for one another, while every step is
-    made of the same rows as without. The order depends on seed and epoch alone, so that a resumed run goes on
-    in it; without lengths it is that of `torch.utils.data.RandomSampler` with a generator of seed + epoch.
+    Sorting inside a step gives passes with little padding and processes that wait less for each other, and does not
+    change which rows a step has. The order depends only on seed and epoch, so a resumed run continues it. Without
+    lengths it is that of `torch.utils.data.RandomSampler` with a generator of seed + epoch.
 
     Args:
         rows: number of rows.
-        step: rows of an optimiser step, over all processes and accumulation steps.
-        lengths: gives those of the rows in this epoch; None: not sorted.
+        step: rows per optimiser step, over all processes and accumulation steps.
+        lengths: returns the lengths of the rows in this epoch; None: not sorted.
         seed: of the order.
     """
 
@@ -35,7 +34,7 @@ class StepSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order of this epoch from the next iteration on."""
+        """Use the order of this epoch from the next iteration on."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -50,14 +49,14 @@ class StepSampler(Sampler[int]):
 
 
 def own_batches(choice_sets: Sequence[ChoiceSet], batch_size: int) -> list[list[int]]:
-    """This process's batches of rows of like length, so that little is padding.
+    """Return this process's batches of rows of similar length, the longest first.
 
-    The longest come first: memory runs out at once or never.
+    If memory does not suffice, it then runs out at the start.
     """
     order = longest_first(range(len(choice_sets)), [tokens_of(c) for c in choice_sets])
     return processes.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
 
 
 def longest_first(rows: Sequence[int], lengths: Sequence[int]) -> list[int]:
-    """The rows from the longest to the shortest, those of one length in their order."""
+    """Return the rows from the longest to the shortest; equal lengths keep their order."""
     return sorted(rows, key=lambda i: -lengths[i])

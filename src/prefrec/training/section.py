@@ -1,4 +1,4 @@
-"""What every training stage of a recipe can be told, checked by pydantic."""
+"""Settings that every training stage of a recipe shares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefrec.training.config import ChoiceTrainingArguments
 
 
 class TrainSection(BaseModel):
-    """What all training stages share."""
+    """Settings of all training stages."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -39,14 +39,14 @@ class TrainSection(BaseModel):
         return len(data.train)
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that the outcome depends on."""
+        """Return the settings that the result depends on."""
         return self.model_dump(exclude=self.idle_settings())
 
     def idle_settings(self) -> set[str]:
-        """Settings that the outcome does not depend on, which are left out of keys.
+        """Return the settings that the result does not depend on, which are not part of keys.
 
-        No checkpoint is chosen by the validation rows. With dropout they decide all the same: reading them draws from
-        the generator that dropout draws from.
+        Validation rows do not choose a checkpoint. With dropout they do affect the result, because evaluation
+        advances the random generator of dropout.
         """
         idle = {"save_steps"}
         if self.disable_dropout:
@@ -57,12 +57,13 @@ class TrainSection(BaseModel):
 
 
 class RowsSection(TrainSection):
-    """What stages share that train on ranking examples."""
+    """Settings of stages that train on ranking examples."""
 
     latest_per_user: int | None = Field(
         None, ge=1, description="Only so many rows of each user, the latest; None: all, from the first on."
     )
 
     def idle_settings(self) -> set[str]:
-        """As for all stages; `latest_per_user` came later than the first keys."""
+        """Return the idle settings, with `latest_per_user` if it is not set."""
+        # Keys of earlier versions do not have `latest_per_user`. Runs made then must keep their keys.
         return super().idle_settings() | ({"latest_per_user"} if self.latest_per_user is None else set())

@@ -1,4 +1,4 @@
-"""Users' histories as training rows in which every title is a target, cut and thinned anew in each epoch."""
+"""Users' histories as training rows in which every title is a target, cut and thinned in each epoch."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from prefrec.lm.items import ItemTrajectoryEncoder
 from prefrec.prompts import Trajectory, TrajectoryEncoder
 
 LEAST = 2
-"""Titles that a training row keeps, whatever is dropped."""
+"""Least number of titles per training row."""
 
 
 class TrajectoryDataset(Dataset[dict[str, Any]]):
-    """Rows of up to `titles` titles for SFT.
+    """A dataset of rows of about `titles` titles for SFT.
 
-    A user's history gives ceil(n / titles) rows. In each epoch they are cut at other places, and each title is left
-    out with probability `drop`, so that no title always follows the same one. Draws depend on seed, epoch and user
-    alone, and the number of rows never changes.
+    A user's history of n titles gives ceil(n / titles) rows. Each epoch cuts them at other positions and drops each
+    title with probability `drop`, so that a title does not always follow the same one. Draws depend only on seed,
+    epoch and user, and the number of rows is constant.
 
     Args:
         histories: titles of each user, oldest first.
-        encoders: one for each phrasing; a row takes one at random.
-        titles: of a row, about; cuts are moved by up to half a row.
-        drop: share of titles left out of an epoch.
-        max_length: tokens of a row; the oldest titles of a longer one are left out.
+        encoders: one per phrasing; each row uses a random one.
+        titles: approximate titles per row; cuts move by up to half a row.
+        drop: share of titles dropped in each epoch.
+        max_length: tokens per row; the oldest titles of longer rows are dropped.
         seed: of the draws.
 
     Raises:
@@ -60,7 +60,7 @@ class TrajectoryDataset(Dataset[dict[str, Any]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Cut and thin the histories as this epoch has them."""
+        """Cut and thin the histories for this epoch."""
         self.epoch = epoch
         self.__dict__.pop("choice_sets", None)
 
@@ -106,7 +106,7 @@ def user_histories(interactions: pl.DataFrame, catalogue: Catalogue) -> list[lis
     """Return the titles of each user, oldest first.
 
     Args:
-        interactions: frame `user_id, item_id, …`, each user's rows together and in time: training data alone.
+        interactions: training interactions, `user_id, item_id, …`, each user's rows together and in order.
         catalogue: titles of all items.
     """
     users = interactions.group_by("user_id", maintain_order=True).agg("item_id")

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: −log π of the chosen answer, prompt tokens carry no loss."""
+"""Supervised fine-tuning: −log π of the chosen answer, without a loss on prompt tokens."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from prefrec.training.sequences import TrajectoryDataset
 
 
 class SFTTrainer(ChoiceTrainer):
-    """Fine-tunes a causal LM on the answers that users chose.
+    """A trainer that fine-tunes a causal LM on the answers that users chose.
 
     Args:
         model: a model, a PEFT model, or a name for `prefrec.lm.models.load_model`.
         args: an `SFTConfig`.
         train_dataset: rows `prompt: str, completion: str` (a `datasets.Dataset` or a list of dicts), a
             `ChoiceDataset`, or a `TrajectoryDataset`, in which every title of a history is a target.
-        eval_dataset: the same, for `eval_loss`; a `ChoiceDataset` whose rows hold further answers after the chosen
-            one also gives `eval_ndcg@10`.
-        processing_class: the tokenizer; taken from the model's folder where not given.
+        eval_dataset: the same, for `eval_loss`. A `ChoiceDataset` with further answers after the chosen one also
+            gives `eval_ndcg@10`.
+        processing_class: the tokenizer; None: that of the model's folder.
         peft_config: train a new adapter of this kind instead of all weights.
         within: score titles among those of a catalogue; None: among all tokens.
         eval_within: the same for `eval_dataset`; None: `within`.
         encoder: of prompts and answers; None: of text, by the tokenizer.
 
     The loss is the mean over the answer tokens of the global batch, end token included, or with `within` the mean
-    over its titles; `eval_loss` is the same over all of `eval_dataset`. Logged beside it: `logps/chosen`, the mean
-    summed log-probability of an answer.
+    over its titles. `eval_loss` is the same over all of `eval_dataset`. `logps/chosen`, the mean log-probability of
+    an answer, is logged too.
     """
 
     description = "SFT"
@@ -67,28 +67,23 @@ class SFTTrainer(ChoiceTrainer):
         return -token_logps.sum()
 
     def _held_out_loss(self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor]) -> Tensor:
-        """Record loss and NDCG of rows whose first answer is the chosen one; returns the summed loss."""
+        """Record loss and NDCG of rows whose first answer is the chosen one; return the summed loss."""
         logps = choice_logps(model, *passes, within=self.eval_within)
         chosen = logps[:, 0]
-        found = {"logps/chosen": chosen}
+        metrics = {"logps/chosen": chosen}
         if logps.shape[1] > 1:
-            found["ndcg@10"] = ndcg_of_first(logps, 10)
-        self.record(model, found, extra)
+            metrics["ndcg@10"] = ndcg_of_first(logps, 10)
+        self.record(model, metrics, extra)
         tokens = torch.ones_like(chosen)
         if self.within is None:
             first = torch.arange(len(logps), device=logps.device) * logps.shape[1]
             tokens = torch.stack([torch.bincount(b.choices, minlength=logps.numel()) for b in passes]).sum(0)[first]
-        # In place of transformers' mean of the batches' means.
+        # Replaces transformers' loss, a mean of the batches' means, which weights tokens unequally.
         self.record(model, {"loss": -chosen}, extra, tokens)
         return -chosen.sum()
 
 
 def ndcg_of_first(scores: Tensor, k: int) -> Tensor:
-    """Return NDCG@k, [B], of a list whose only relevant answer is the first; of equal scores it comes last.
-
-    Args:
-        scores: [B, C].
-        k: the cut-off.
-    """
+    """Return NDCG@k, [B], of scores [B, C] whose only relevant answer is the first; in a tie it ranks last."""
     rank = 1 + (scores[:, 1:] >= scores[:, :1]).sum(dim=1)
     return torch.where(rank <= k, 1 / torch.log2(rank + 1.0), 0.0)

@@ -1,4 +1,4 @@
-"""Preference alignment by Softmax DPO, or by another loss of `prefrec.losses`, against a frozen reference."""
+"""Preference alignment by Softmax DPO or another loss of `prefrec.losses`, against a frozen reference."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from prefrec.training.adapters import (
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.config import SoftmaxDPOConfig
 from prefrec.training.datasets import PreferenceDataset, encode_preferences
-from prefrec.training.passes import peek, take_slope
+from prefrec.training.passes import chain_rule_term, logps_no_grad
 from prefrec.training.reference import reference_logps
 
 
 class SoftmaxDPOTrainer(ChoiceTrainer):
-    """Aligns a causal LM with one chosen and N rejected answers a row.
+    """A trainer that aligns a causal LM with one chosen and N rejected answers per row.
 
     Args:
-        model: a model, a PEFT model (its adapter is trained on, and its present weights are the reference),
+        model: a model, a PEFT model (training continues on its adapter, and its present weights are the reference),
             or a name for `prefrec.lm.models.load_model`.
         args: a `SoftmaxDPOConfig`.
         train_dataset: rows `prompt: str, chosen: str, rejected: list[str]` (a `datasets.Dataset` or a list
             of dicts), or a `PreferenceDataset`.
         eval_dataset: the same.
-        processing_class: the tokenizer; taken from the model's folder where not given.
+        processing_class: the tokenizer; None: that of the model's folder.
         peft_config: train a new adapter of this kind; the reference is the base without it.
         within: score answers among the titles of a catalogue; None: among all tokens.
         eval_within: the same for `eval_dataset`; None: `within`.
         encoder: of prompts and answers; None: of text, by the tokenizer.
 
-    Logged: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (the chosen reward
+    Logged metrics: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (the chosen reward
     is the highest), `logps/chosen`, `logps/rejected`, and `negatives/effective` (1/Σw², see
-    `prefrec.losses.effective_negatives`). `eval_loss` and the others of `eval_dataset` are means over its rows.
+    `prefrec.losses.effective_negatives`). Those of `eval_dataset`, and `eval_loss`, are means over its rows.
     """
 
     description = "S-DPO"
@@ -89,8 +89,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         )
         if self._needs_reference and not isinstance(self.model, PeftModel) and not self._precomputes():
             raise ConfigError(
-                "training all weights leaves no reference in memory: set precompute_ref_log_probs=True, or "
-                "train an adapter (peft_config), as is needed where FSDP or DeepSpeed share out the weights"
+                "training all weights leaves no reference in memory: set precompute_ref_log_probs=True, or train an "
+                "adapter (peft_config), which FSDP and DeepSpeed always need"
             )
 
     def build_dataset(self, rows: Any) -> Any:
@@ -101,7 +101,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         return PreferenceDataset(sets, num_negatives=c.num_negatives, negatives=c.negatives, seed=c.seed)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        # Of all weights the reference is what they were before the first step: it is not asked again.
+        # Without an adapter the reference is the model before its first step, which a second call cannot compute.
         if self._precomputes() and not (self._stored and not isinstance(self.model, PeftModel)):
             self._resume_reference(resume_from_checkpoint)
             for name, dataset in (("train", self.train_dataset), ("eval", self.eval_dataset)):
@@ -120,12 +120,14 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         if ref_logps is None:
             ref_logps = self._reference_pass(model, passes)
         in_parts = len(passes) > 1 and torch.is_grad_enabled()
-        within = self.within if model.training else self.eval_within
-        policy_logps = peek(model, passes, within) if in_parts else choice_logps(model, *passes, within=within)
+        within = self.catalogue_for(training=model.training)
+        policy_logps = (
+            logps_no_grad(model, passes, within) if in_parts else choice_logps(model, *passes, within=within)
+        )
         out = self.loss_function(policy_logps, ref_logps, self.config.beta)
         metrics = preference_metrics(out, policy_logps)
         if not model.training:
-            metrics["loss"] = out.losses  # in place of transformers' mean, in which rows that are read twice count
+            metrics["loss"] = out.losses  # replaces transformers' mean, which counts rows that are read twice
         self.record(model, metrics, extra)
         loss = out.losses.sum()
         if not in_parts:
@@ -133,9 +135,10 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         (slope,) = torch.autograd.grad(loss, policy_logps)
         for batch in passes[:-1]:
             with self.backward_early(model) as backward:
-                part, slope = take_slope(model, batch, slope, self.within)
+                part, slope = chain_rule_term(model, batch, slope, self.within)
                 backward(part * weight)
-        part, _ = take_slope(model, passes[-1], slope, self.within)
+        part, _ = chain_rule_term(model, passes[-1], slope, self.within)
+        # The value of the whole loss with the gradient of the last pass; the others are in the parameters already.
         return loss.detach() + (part - part.detach())
 
     @property
@@ -144,11 +147,11 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     def _precomputes(self) -> bool:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return False  # weights that are shared out can be used inside the training loop alone
+            return False  # sharded weights can only be used inside the training loop
         return self.config.precompute_ref_log_probs and self._needs_reference
 
     def _resume_reference(self, checkpoint: str | bool | None) -> None:
-        """Take the adapter `ref` of a resumed run from its checkpoint, before the reference is asked."""
+        """Read the adapter `ref` of a resumed run from its checkpoint, before the reference is computed."""
         if checkpoint is True:
             checkpoint = get_last_checkpoint(str(self.args.output_dir))
         if checkpoint and isinstance(self.model, PeftModel) and REFERENCE_ADAPTER in self.model.peft_config:
@@ -159,11 +162,11 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
     def _precompute(self, dataset: PreferenceDataset, name: str) -> None:
         if len({len(c.answers) for c in dataset.choice_sets}) > 1:
             if isinstance(self.model, PeftModel):
-                return  # redrawn from pools of different sizes: the frozen adapter answers in each step
+                return  # no rectangular table fits rows of different length; the frozen adapter scores in each step
             raise ConfigError(
-                f"the {name} rows have different numbers of rejected answers to draw from, for which no reference is "
-                "stored, and training all weights leaves none in memory: set negatives='fixed', give every row as "
-                "many, or train an adapter (peft_config)"
+                f"the {name} rows have different numbers of rejected answers, for which no reference can be stored, "
+                "and training all weights leaves none in memory: set negatives='fixed', give all rows equally many, "
+                "or train an adapter (peft_config)"
             )
         dataset.ref_logps = reference_logps(
             cast(nn.Module, self.model),
@@ -173,7 +176,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             layout=self.row_layout,
             max_tokens=self.max_tokens_per_pass,
             precision=self._autocast,
-            within=self.within if name == "train" else self.eval_within,
+            within=self.catalogue_for(training=name == "train"),
             folder=Path(self.config.reference_folder or str(self.args.output_dir)),
         )
 
@@ -184,15 +187,15 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         policy = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if not isinstance(policy, PeftModel):
             raise ConfigError(
-                "these rows have no stored reference, and training all weights leaves none in memory: give them as "
+                "these rows have no stored reference, and training all weights leaves none in memory: pass them as "
                 "train_dataset or eval_dataset before `train()`, or train an adapter (peft_config)"
             )
         with torch.no_grad(), reference_of(policy), self._autocast():
-            return choice_logps(model, *passes, within=self.within if was_training else self.eval_within)
+            return choice_logps(model, *passes, within=self.catalogue_for(training=was_training))
 
 
 def preference_metrics(out: PreferenceLoss, policy_logps: Tensor) -> dict[str, Tensor]:
-    """TRL's metrics of a preference batch, each [B], from rewards and log-probabilities [B, 1+N]."""
+    """Return TRL's metrics of a preference batch, each [B], from rewards and log-probabilities [B, 1+N]."""
     rewards, logps = out.rewards.detach(), policy_logps.detach()
     chosen, rejected = rewards[:, 0], rewards[:, 1:]
     return {

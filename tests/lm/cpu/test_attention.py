@@ -16,7 +16,7 @@ from prefrec.lm.catalogue import catalogue_logps
 from prefrec.lm.cpu import attention as onednn_attention
 from prefrec.lm.cpu import linear
 from prefrec.lm.cpu.attention import ONEDNN
-from prefrec.lm.cpu.linear import quicken, slow_down
+from prefrec.lm.cpu.linear import restore_linear, use_onednn
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps, layout_for
 from prefrec.lm.trie import Trie
@@ -39,7 +39,7 @@ def always(monkeypatch):
 def tiny_llama():
     """A model whose linear layers go to oneDNN, where that is asked for."""
     model = plain_llama()
-    quicken(model)
+    use_onednn(model)
     return model
 
 
@@ -233,7 +233,7 @@ def test_it_does_not_stand_in(why, always, monkeypatch):
     if why == "switched off":
         monkeypatch.setenv("PREFREC_LINEAR", "torch")
     elif why == "not quick":
-        slow_down(model)
+        restore_linear(model)
     elif why == "bfloat16":
         model.bfloat16()
     elif why == "eager":

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from onednn import calls_of
 from prefrec.errors import ConfigError
 from prefrec.lm.cpu import linear
-from prefrec.lm.cpu.linear import OneDNNLinear, product, quicken, slow_down, uses_onednn
+from prefrec.lm.cpu.linear import OneDNNLinear, prefers_onednn, product, restore_linear, use_onednn
 from prefrec.training import load_adapter, lora_config
 from tiny import tiny_llama
 
@@ -86,9 +86,9 @@ def test_only_the_input_s_gradient_is_kept_for_a_frozen_layer():
 
 def test_layers_change_and_change_back(by_onednn):
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), _OtherLinear(4, 2))
-    quicken(model)
+    use_onednn(model)
     assert [type(m) for m in model] == [OneDNNLinear, nn.ReLU, _OtherLinear]
-    slow_down(model)
+    restore_linear(model)
     assert [type(m) for m in model] == [nn.Linear, nn.ReLU, _OtherLinear]
 
 
@@ -100,7 +100,7 @@ def test_onednn_multiplies(by_onednn, counted):
     layer = nn.Sequential(nn.Linear(4, 3))
     layer(torch.randn(2, 4))
     assert counted == []
-    quicken(layer)
+    use_onednn(layer)
     layer(torch.randn(2, 4))
     assert counted == [1]
     product(torch.randn(2, 4), torch.randn(3, 4))
@@ -155,7 +155,7 @@ def test_checkpointed_layers_run_again(by_onednn):
     want = [x.grad, *(p.grad for p in block.parameters())]
     x.grad = None
     block.zero_grad()
-    quicken(block)
+    use_onednn(block)
     checkpoint(block, x, use_reentrant=False).sum().backward()
     for got, expected in zip([x.grad, *(p.grad for p in block.parameters())], want, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
@@ -190,7 +190,7 @@ def test_the_rule(monkeypatch, asked, mkl, capability, maker, expected):
     monkeypatch.setattr(linear, "_maker", lambda: maker)
     linear._mkl_holds_back.cache_clear()
     try:
-        assert uses_onednn() is expected
+        assert prefers_onednn() is expected
         assert linear.way() == ("onednn" if expected else "torch")
     finally:
         linear._mkl_holds_back.cache_clear()
@@ -199,13 +199,13 @@ def test_the_rule(monkeypatch, asked, mkl, capability, maker, expected):
 def test_without_onednn_layers_are_torch_s(monkeypatch):
     monkeypatch.setenv("PREFREC_LINEAR", "onednn")
     monkeypatch.setattr(linear, "has_onednn", lambda: False)
-    assert not uses_onednn()
+    assert not prefers_onednn()
 
 
 def test_another_word_is_refused(monkeypatch):
     monkeypatch.setenv("PREFREC_LINEAR", "mkl")
     with pytest.raises(ConfigError, match="PREFREC_LINEAR=mkl: expected one of auto, torch, onednn"):
-        uses_onednn()
+        prefers_onednn()
 
 
 def test_this_processor_s_maker_is_read():

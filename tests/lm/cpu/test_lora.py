@@ -11,7 +11,7 @@ from torch import nn
 from onednn import calls_of
 from prefrec.lm.cpu import linear
 from prefrec.lm.cpu import lora as quick_lora
-from prefrec.lm.cpu.lora import OneDNNLora, quicken_adapted
+from prefrec.lm.cpu.lora import OneDNNLora, use_onednn_lora
 from prefrec.training import lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
 from tiny import tiny_llama
@@ -48,7 +48,7 @@ def run(model, x, slope):
 
 def quick(model):
     """The LoRA layers, quickened."""
-    quicken_adapted(model)
+    use_onednn_lora(model)
     return [m for m in model.modules() if isinstance(m, LoraLinear)]
 
 
@@ -176,7 +176,7 @@ def test_policy_and_reference_of_a_language_model(counted):
 
     want = ask()
     assert (want[0] - want[1]).abs().max() > 0.1
-    quicken_adapted(model)
+    use_onednn_lora(model)
     torch.testing.assert_close(ask(), want, rtol=0, atol=1e-3)
     assert len(counted) == 2 * 14, "seven layers in each of two blocks, by policy and reference"
     merged = model.merge_and_unload()

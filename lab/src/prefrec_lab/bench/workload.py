@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare, read_prepared
 from prefrec.errors import ConfigError, DataError
-from prefrec.lm.cpu.linear import quicken, slow_down
+from prefrec.lm.cpu.linear import restore_linear, use_onednn
 from prefrec.lm.models import DTYPES, EMBEDDED, load_model, load_tokenizer, measure_attention, resolve
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
 from prefrec_lab.bench.settings import BenchSettings
@@ -142,7 +142,7 @@ def base_model(settings: BenchSettings) -> Any:
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config_of(settings), dtype=dtype)
         measure_attention(model)
-        quicken(model)
+        use_onednn(model)
     if hasattr(model, "attention_by_shape"):
         model.attention_by_shape = _ATTENTION
     return model.eval()
@@ -151,7 +151,7 @@ def base_model(settings: BenchSettings) -> Any:
 def plain_model(settings: BenchSettings) -> Any:
     """`base_model` as transformers gives it to anyone: its linear layers are torch's own."""
     model = base_model(settings)
-    slow_down(model)
+    restore_linear(model)
     return model
 
 

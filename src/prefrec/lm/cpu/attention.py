@@ -1,8 +1,8 @@
-"""Attention in float32 on a CPU by oneDNN, where linear layers use it (`prefrec.lm.cpu.linear`): for the same reason.
+"""Attention in float32 on a CPU by oneDNN, for the same reason as the linear layers in `prefrec.lm.cpu.linear`.
 
-torch's own kernel multiplies by MKL. Here the scores of a few hundred queries at a time are made whole: the products
-are then large enough for oneDNN, and what they need fits the processor's cache. No query is multiplied with keys
-behind the last one that any query beside it sees. Nothing but the output is kept for the gradient, as in torch's.
+torch's kernel multiplies with MKL. Here the scores are computed in blocks of a few hundred queries, large enough for
+oneDNN and small enough for the processor's cache. Keys beyond the last one that a block sees are skipped. As in
+torch's kernel, only the inputs are kept for the gradient, and the weights are computed again.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ ONEDNN = "prefrec_onednn"
 """Name of this attention among transformers' implementations."""
 
 QUERIES = 128
-"""Queries of a head that are taken together, about."""
+"""Approximate number of queries per block and head."""
 
 LEAST = 1 << 16
-"""Scores of the heads that share keys, in a row: where there are fewer, torch's kernel is as fast or faster."""
+"""Scores per row and key head below which torch's kernel is as fast or faster."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Queries `first` to `last`, which see no key from `end` on.
+    """The queries `first` to `last`, which see only keys before `end`.
 
     Attributes:
         bias: [R or 1, last − first, end] in float32: 0 where a query sees a key, else the most negative number.
@@ -54,17 +54,18 @@ def onednn_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in a layer: [R, H, Q, D], [R, G, K, D] and [R, G, K, E] give [R, Q, H, E].
+    """Return attention outputs [R, Q, H, E], with the interface that transformers calls in a layer.
+
+    Calls that do not fit this description (dropout, biases, other masks, few scores) go to `sdpa`.
 
     Args:
         module: the layer.
-        query: of H heads.
-        key: of G heads, of which H is a multiple.
-        value: as `key`.
+        query: [R, H, Q, D].
+        key: [R, G, K, D]; H is a multiple of G.
+        value: [R, G, K, E].
         attention_mask: bool [R or 1, 1, Q, K], True where a query sees a key.
-        dropout: share of the weights that are dropped.
-        scaling: of the scores; None: one over the root of D.
-        **kwargs: as for `sdpa`, which is taken for whatever is not as described here.
+        scaling: of the scores; None: 1/√D.
+        **kwargs: passed to `sdpa`.
     """
     plain = dropout == 0.0 and kwargs.get("position_bias") is None and kwargs.get("softcap") is None
     scores = query.shape[1] // key.shape[1] * query.shape[2] * key.shape[2]
@@ -76,13 +77,14 @@ def onednn_attention(
 
 
 def blocks(mask: Tensor) -> list[Block]:
-    """The queries of a mask [R or 1, 1, Q, K] in blocks; made once for a mask, while it lives."""
-    if mask not in _MADE:
-        _MADE[mask] = _blocks(mask[:, 0])
-    return _MADE[mask]
+    """Return the blocks of a mask [R or 1, 1, Q, K], cached while the mask lives."""
+    if mask not in _CACHE:
+        _CACHE[mask] = _blocks(mask[:, 0])
+    return _CACHE[mask]
 
 
-_MADE: Any = WeakTensorKeyDictionary()
+# All layers of a model get the same mask. Weak keys free the biases with it.
+_CACHE: Any = WeakTensorKeyDictionary()
 
 
 def _blocks(mask: Tensor) -> list[Block]:
@@ -92,6 +94,7 @@ def _blocks(mask: Tensor) -> list[Block]:
     for first, last in pairwise(edges):
         end = max([1, *(1 + seen[first:last].any(0).nonzero()[:, 0]).tolist()])
         hidden = ~mask[:, first:last, :end]
+        # Not −inf: a row of the softmax that sees nothing would be NaN.
         bias = torch.zeros(hidden.shape, dtype=torch.float32).masked_fill_(hidden, torch.finfo(torch.float32).min)
         made.append(Block(first, last, end, bias))
     return made
@@ -102,7 +105,7 @@ def _is_pairs(mask: Tensor | None) -> TypeGuard[Tensor]:
 
 
 class _Attention(torch.autograd.Function):
-    """Heads that share keys are taken as one, with the queries of all of them: N = H/G heads for each of G."""
+    """Attention in which the N = H/G heads that share keys are multiplied as one matrix."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, made: list[Block], scaling: float) -> Tensor:
@@ -131,26 +134,27 @@ class _Attention(torch.autograd.Function):
         by_q = query.new_empty(rows, queries, groups, heads // groups, depth)
         by_k, by_v = [], []
         for r, g in _pairs(rows, groups):
-            of_k, of_v = _Sum(key.shape[2]), _Sum(key.shape[2])
+            sum_k, sum_v = _Sum(key.shape[2]), _Sum(key.shape[2])
+            # Last block first: it sees the most keys, so the sums get their full width at once.
             for block in reversed(ctx.made):
                 some, end = slice(block.first, block.last), block.end
-                asked, wanted = _flat(q[r, g, :, some]), _flat(slope[r, g, :, some])
-                weights = _weights(asked, k[r, g], block, r)
-                of_v.add(multiply(wanted.t(), weights.t()))
-                by_weights = multiply(wanted, v[r, g, :end])
+                queries_here, slope_here = _flat(q[r, g, :, some]), _flat(slope[r, g, :, some])
+                weights = _weights(queries_here, k[r, g], block, r)
+                sum_v.add(multiply(slope_here.t(), weights.t()))
+                by_weights = multiply(slope_here, v[r, g, :end])
                 by_scores = torch._softmax_backward_data(by_weights, weights, -1, weights.dtype)
-                of_k.add(multiply(asked.t(), by_scores.t()))
-                found = multiply(by_scores, k[r, g, :end].t())
-                by_q[r, some, g] = _unflat(found, block).transpose(0, 1)
-            by_k.append(of_k.total)
-            by_v.append(of_v.total)
+                sum_k.add(multiply(queries_here.t(), by_scores.t()))
+                by_queries = multiply(by_scores, k[r, g, :end].t())
+                by_q[r, some, g] = _unflat(by_queries, block).transpose(0, 1)
+            by_k.append(sum_k.total)
+            by_v.append(sum_v.total)
         by_query = by_q.view(rows, queries, heads, depth).mul_(ctx.scaling).transpose(1, 2)
         by_key, by_value = (torch.stack(x).unflatten(0, (rows, groups)).transpose(2, 3) for x in (by_k, by_v))
         return by_query, by_key, by_value, None, None
 
 
 class _Sum:
-    """Of matrices [D, n] with zeros behind them, [D, K]."""
+    """A sum [D, K] of matrices [D, n] that are padded with zeros on the right."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -164,20 +168,19 @@ class _Sum:
 
 
 def _grouped(x: Tensor, groups: int, scaling: float = 1.0) -> Tensor:
-    """[R, H, Q, D] as [R, G, N, Q, D] in one piece of memory, times a number."""
-    made = torch.mul(x, scaling, out=x.new_empty(x.shape))
-    return made.unflatten(1, (groups, -1))
+    """Return [R, H, Q, D] as contiguous [R, G, N, Q, D], times a number."""
+    scaled = torch.mul(x, scaling, out=x.new_empty(x.shape))
+    return scaled.unflatten(1, (groups, -1))
 
 
-def _weights(asked: Tensor, keys: Tensor, block: Block, row: int) -> Tensor:
-    """Softmax [N·n, end] of the scores of a block's queries [N·n, D]."""
-    scores = multiply(asked, keys[: block.end])
+def _weights(queries: Tensor, keys: Tensor, block: Block, row: int) -> Tensor:
+    """Return the softmax [N·n, end] of the scores of a block's queries [N·n, D]."""
+    scores = multiply(queries, keys[: block.end])
     _unflat(scores, block).add_(block.bias[row if len(block.bias) > 1 else 0])
     return torch.softmax(scores, -1)
 
 
 def _flat(x: Tensor) -> Tensor:
-    """[N, n, …] as [N·n, …]."""
     return x.reshape(-1, x.shape[-1])
 
 

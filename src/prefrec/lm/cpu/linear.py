@@ -1,8 +1,8 @@
-"""Linear layers in float32 on a CPU: by oneDNN where MKL, which torch takes, leaves half of the processor idle.
+"""Linear layers in float32 on a CPU by oneDNN, where torch's MKL leaves half of the processor idle.
 
-On processors of other makers than Intel, MKL multiplies without AVX-512, which they may have. torch carries oneDNN
-beside it, which takes the instructions that are there, but gives it float32 matrices only where rounding to bfloat16
-is allowed too. Here they are given to it as they are: the same numbers but for the order in which they are summed.
+MKL does not use AVX-512 on processors of other makers than Intel. torch ships oneDNN too, which uses all available
+instructions, but passes float32 matrices to it only if rounding to bfloat16 is allowed. The layers here pass float32
+matrices to oneDNN without rounding. Results differ from MKL's only in the order of summation.
 """
 
 from __future__ import annotations
@@ -21,93 +21,93 @@ from prefrec.clock import processor_says
 from prefrec.errors import ConfigError
 
 SWITCH = "PREFREC_LINEAR"
-"""Environment variable: `torch` leaves linear layers, and attention with them, to torch; `onednn` gives them to
-oneDNN wherever it is there."""
+"""Environment variable: `torch` or `onednn` forces who multiplies in linear layers and attention."""
 
-WAYS = ("auto", "torch", "onednn")
+BACKENDS = ("auto", "torch", "onednn")
 
 
-def quicken(model: nn.Module) -> None:
-    """Let the linear layers of `model` multiply by oneDNN, where that is faster on this machine (`uses_onednn`).
+def use_onednn(model: nn.Module) -> None:
+    """Make the linear layers of `model` multiply by oneDNN if that is faster on this machine (`prefers_onednn`).
 
-    They do as torch does wherever their numbers are not in float32 on a CPU, and under `torch.func`, `torch.compile`
-    and tracing. What oneDNN multiplies has gradients of the first order alone, and torch's counter of FLOPs does not
-    see it: `slow_down` undoes it. Layers that are made later, as those of an adapter are, are not quickened by it.
-    Where `prefrec.lm.scoring` and `prefrec.lm.catalogue` ask the model, its attention goes to oneDNN as well.
+    They still do as torch does for other dtypes and devices, and under `torch.func`, `torch.compile` and tracing.
+    oneDNN's products have only first-order gradients and are invisible to torch's FLOP counter; `restore_linear`
+    undoes the change. Layers added later, such as an adapter's, are not changed. In `prefrec.lm.scoring` and
+    `prefrec.lm.catalogue` the model's attention uses oneDNN too.
     """
-    if uses_onednn():
+    if prefers_onednn():
         _change(model, nn.Linear, OneDNNLinear)
 
 
-def slow_down(model: nn.Module) -> None:
-    """Undo `quicken`."""
+def restore_linear(model: nn.Module) -> None:
+    """Undo `use_onednn`."""
     _change(model, OneDNNLinear, nn.Linear)
 
 
-def is_quick(model: nn.Module) -> bool:
-    """Whether `model` has been quickened, and its numbers may go to oneDNN."""
-    return uses_onednn() and any(isinstance(module, OneDNNLinear) for module in model.modules())
+def uses_onednn(model: nn.Module) -> bool:
+    """Return True if the linear layers of `model` use oneDNN."""
+    return prefers_onednn() and any(isinstance(module, OneDNNLinear) for module in model.modules())
 
 
-def uses_onednn() -> bool:
-    """Whether linear layers in float32 go to oneDNN here.
+def prefers_onednn() -> bool:
+    """Return True if linear layers in float32 should use oneDNN on this machine.
 
-    By `PREFREC_LINEAR`; where it is not set: torch multiplies by MKL, and the processor has AVX-512 and is not
-    Intel's. A rule, not a measurement: which way is taken shows in the last digits, and a run is to give the same
-    ones again. `prefrec doctor` measures both.
+    `PREFREC_LINEAR` decides. If it is not set, oneDNN is used where torch has MKL and the processor has AVX-512 but
+    is not Intel's. `prefrec doctor` measures both.
 
     Raises:
-        ConfigError: the variable is set to something else.
+        ConfigError: the variable has another value.
     """
-    asked = os.environ.get(SWITCH) or "auto"
-    if asked not in WAYS:
-        raise ConfigError(f"{SWITCH}={asked}: expected one of {', '.join(WAYS)}")
-    if asked == "torch" or not has_onednn():
+    choice = os.environ.get(SWITCH) or "auto"
+    if choice not in BACKENDS:
+        raise ConfigError(f"{SWITCH}={choice}: expected one of {', '.join(BACKENDS)}")
+    if choice == "torch" or not has_onednn():
         return False
-    return asked == "onednn" or _mkl_holds_back()
+    # A rule and not a measurement: the choice changes the last digits, and a run must be reproducible.
+    return choice == "onednn" or _mkl_holds_back()
 
 
-def way() -> str:
-    """`onednn` or `torch`: what multiplies float32 matrices of linear layers on this machine's CPU."""
-    return "onednn" if uses_onednn() else "torch"
+def linear_backend() -> str:
+    """Return `onednn` or `torch`, whichever multiplies in float32 linear layers on this machine's CPU."""
+    return "onednn" if prefers_onednn() else "torch"
 
 
 @cache
 def has_onednn() -> bool:
-    """Whether this torch was built with oneDNN, and has its linear layer, alone and with a sum."""
+    """Return True if this torch has oneDNN's linear layer, both plain and with a sum."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     return hasattr(torch.ops.mkldnn._linear_pointwise, "binary")
 
 
 class OneDNNLinear(nn.Linear):
-    """A linear layer whose products in float32 on a CPU, those of its gradients too, are made by oneDNN."""
+    """A linear layer that multiplies by oneDNN in float32 on a CPU, in the backward pass too."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not is_ours(input, self.weight):
             return super().forward(input)
-        # Rows are taken together out here: a view that is made in there could not be changed in place.
+        # The reshape must stay outside: a view made inside an autograd function cannot be changed in place later.
         rows = _Linear.apply(input.reshape(-1, input.shape[-1]), self.weight, self.bias)
         return rows.view(*input.shape[:-1], self.out_features)
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x · weightᵀ by oneDNN, without a gradient: [..., I] and [O, I] give [..., O]."""
+    """Return x · weightᵀ by oneDNN, without a gradient: [..., I] and [O, I] give [..., O]."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x · weightᵀ as a quickened layer makes it, without a gradient: [..., I] and [O, I] give [..., O]."""
-    if uses_onednn() and is_ours(x, weight):
+    """Return x · weightᵀ as a layer after `use_onednn` does, without a gradient: [..., I], [O, I] → [..., O]."""
+    if prefers_onednn() and is_ours(x, weight):
         return multiply(x, weight)
     return F.linear(x, weight)
 
 
 class _Linear(torch.autograd.Function):
-    """[M, I], [O, I] and [O] give [M, O]."""
+    """A linear layer: [M, I], [O, I] and [O] give [M, O]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # The input is only needed for the weight's gradient; frozen layers need not keep it alive.
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
         return multiply(x, weight, bias)
 
@@ -123,7 +123,8 @@ class _Linear(torch.autograd.Function):
 
 
 def outer(left: Tensor, right: Tensor) -> Tensor:
-    """leftᵀ · right, [M, O] and [M, I] give [O, I]; with the fewer columns as rows, which is many times faster."""
+    """Return leftᵀ · right: [M, O] and [M, I] give [O, I]."""
+    # oneDNN is many times faster if the result has fewer rows than columns.
     if left.shape[1] <= right.shape[1]:
         return multiply(left.t(), right.t())
     return multiply(right.t(), left.t()).t()
@@ -136,7 +137,7 @@ def _change(model: nn.Module, before: type[nn.Linear], after: type[nn.Linear]) -
 
 
 def is_ours(*tensors: Tensor) -> bool:
-    """Whether oneDNN takes these tensors: plain float32 numbers on a CPU, at least one in each."""
+    """Return True if oneDNN can take these tensors: plain, float32, on a CPU and not empty."""
     if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if torch._C._are_functorch_transforms_active():
@@ -154,5 +155,5 @@ def _mkl_holds_back() -> bool:
 
 
 def _maker() -> str:
-    """The processor's maker, as it names itself; empty where the system does not say."""
-    return processor_says("vendor_id") or platform.processor()  # of the latter, on Windows, the last word
+    """Return the processor's maker, or "" if the system does not say."""
+    return processor_says("vendor_id") or platform.processor()  # on Windows it is the last word of the latter

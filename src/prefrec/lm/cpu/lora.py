@@ -1,6 +1,7 @@
-"""LoRA's layers by oneDNN: the adapter's part is added while it is multiplied, and scaled where it is narrow.
+"""LoRA layers by oneDNN, without the temporary matrices of PEFT.
 
-PEFT makes a matrix as large as the layer's output to scale it, and another to add it.
+PEFT makes one matrix of the output's size to scale the adapter's part and another to add it. Here the narrow product
+is scaled, and oneDNN adds while it multiplies.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prefrec.lm.cpu.linear import OneDNNLinear, is_ours, multiply, outer, quicken
+from prefrec.lm.cpu.linear import OneDNNLinear, is_ours, multiply, outer, use_onednn
 
 
-def quicken_adapted(model: nn.Module) -> None:
-    """`prefrec.lm.cpu.linear.quicken` for a model with adapters: LoRA's layers too."""
-    quicken(model)
+def use_onednn_lora(model: nn.Module) -> None:
+    """Apply `prefrec.lm.cpu.linear.use_onednn` to a model with adapters, LoRA layers included."""
+    use_onednn(model)
     for module in model.modules():
         if type(module) is LoraLinear and type(module.base_layer) is OneDNNLinear:
             module.__class__ = cast(Any, OneDNNLora)
 
 
 class OneDNNLora(LoraLinear):
-    """A linear layer with LoRA, whose sum is made by oneDNN where one plain adapter is on and nothing is dropped."""
+    """A LoRA layer computed by oneDNN if exactly one plain adapter is active and dropout is off."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         name = self._only_adapter()
@@ -46,7 +47,7 @@ class OneDNNLora(LoraLinear):
         return out.view(*x.shape[:-1], -1)
 
     def _only_adapter(self) -> str | None:
-        """The one adapter that is on; None where it is another number, or where PEFT does more than to add it."""
+        """Return the only active adapter, or None if there is not exactly one, or PEFT does more than add it."""
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return None
         name = self.active_adapters[0]
@@ -58,7 +59,10 @@ class OneDNNLora(LoraLinear):
 
 
 class _Lora(torch.autograd.Function):
-    """[M, I], [O, I], [O], [r, I] and [O, r] give x · Wᵀ + b + scaling · x · Aᵀ · Bᵀ, [M, O]; W and b are frozen."""
+    """The product x · Wᵀ + b + scaling · x · Aᵀ · Bᵀ, [M, O], of [M, I], [O, I], [O], [r, I] and [O, r].
+
+    W and b are frozen.
+    """
 
     @staticmethod
     def forward(
@@ -82,12 +86,12 @@ class _Lora(torch.autograd.Function):
 
 
 def _is_watched(layer: nn.Module) -> bool:
-    """Whether somebody has to be told when a layer is called, or changes what it takes and gives."""
+    """Return True if a layer has hooks, which a fused product would bypass."""
     return bool(
         layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
     )
 
 
 def _add_product(other: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """other + x · weightᵀ: [M, O], [M, I] and [O, I] give [M, O]."""
+    """Return other + x · weightᵀ: [M, O], [M, I] and [O, I] give [M, O]."""
     return torch.ops.mkldnn._linear_pointwise.binary(x, other, weight, None, "add")

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices."""
+"""Timing of matrix products on this machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from prefrec.lm.cpu.linear import product
 
 
 def time_square(square: int, *, device: str, dtype: torch.dtype, least_s: float) -> Seconds:
-    """Seconds of a product of two square matrices of that many rows: 2·square³ FLOPs."""
+    """Return the seconds of one product of two matrices of `square` rows and columns (2·square³ FLOPs)."""
     side = torch.randn(square, square, device=device, dtype=dtype)
     return time_product(partial(product, side, side), device=device, least_s=least_s)
 
 
 def time_product(call: Callable[[], torch.Tensor], *, device: str, least_s: float) -> Seconds:
-    """Seconds of one product, of as many as take `least_s` after one that warms up."""
+    """Return the seconds of one product, averaged over at least `least_s` seconds after a warm-up call."""
     call()
     watch = Stopwatch(device)
     while watch.wall < least_s:
