@@ -72,7 +72,7 @@ class ItemTable(nn.Module):
         return F.linear(self.predict(self.dropout(hidden.float())), self._vectors(items), self.bias[items])
 
     def _vectors(self, items: Tensor) -> Tensor:
-        own = self.own
+        own: Tensor = self.own
         if self.training and self.vector_dropout:
             own = own * (torch.rand(len(own), 1, device=own.device) >= self.vector_dropout)
         return cast(Tensor, self.project(self.titles[items]) + own[items])
