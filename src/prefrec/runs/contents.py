@@ -19,8 +19,8 @@ from prefrec.errors import DataError
 from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.evaluation.preferences import Preferences
 from prefrec.files import read_json
-from prefrec.runs.stage import PREVIOUS, STAGE_FILE, stage_key
 from prefrec.rankers.fuse import FUSE_FILE, fusion_sentence
+from prefrec.runs.stage import PREVIOUS, STAGE_FILE, stage_key
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""The folder of a run: its stages and what it holds."""
