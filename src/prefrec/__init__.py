@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # that is spawned imports both before any code of its own runs, but never before this package.
 getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "LMRanker": "prefrec.rankers",

@@ -98,10 +98,10 @@ def test_quantiles_are_each_user_s_own_of_the_training_part() -> None:
 def test_no_ratings_no_impressions() -> None:
     log = pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [1]})
     with pytest.raises(
-        DataError, match=r"need ratings, and the log has none; name their column with --rating-column"
+        DataError, match=r"need ratings, but the log has none; name their column with --rating-column"
     ):
         with_opinions(log, log, Thresholds())
-    with pytest.raises(DataError, match=r"the log tells of none; name the column with --impressions-column"):
+    with pytest.raises(DataError, match=r"the log has none; name the column with --impressions-column"):
         impression_rows(log, 1)
 
 

@@ -66,8 +66,8 @@ def test_low_ratings_are_no_negatives(tmp_path: Path) -> None:
         if example.user_id == "u":
             assert set(example.candidates) & disliked == {example.target}
     assert data.protocol["notes"] == [
-        "times from 1970-01-01 to 1970-01-01: numbers as small as these give an order, and no dates",
-        "20 items of the catalogue have no interaction left and are never asked about",
+        "times from 1970-01-01 to 1970-01-01: such small numbers give an order but no dates",
+        "20 catalogue items without interactions are left out",
     ]
 
 
@@ -112,8 +112,8 @@ def test_nothing_left(shop: Shop) -> None:
     [
         (878_700_000, "times from 1997-11-05 to 1997-11-05"),
         (878_700_000_000, "times from 1997-11-05 to 1997-11-05"),
-        (43_000, "times from 1970-01-01 to 1970-01-01: numbers as small as these give an order, and no dates"),
-        (-90_000, "times from 1969-12-30 to 1969-12-30: numbers as small as these give an order, and no dates"),
+        (43_000, "times from 1970-01-01 to 1970-01-01: such small numbers give an order but no dates"),
+        (-90_000, "times from 1969-12-30 to 1969-12-30: such small numbers give an order but no dates"),
     ],
 )
 def test_the_first_and_the_last_date_are_told(shop: Shop, first: int, note: str) -> None:

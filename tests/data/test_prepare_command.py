@@ -66,7 +66,7 @@ def test_no_ratings_and_the_dates_of_the_log(arguments: list[str]) -> None:
     header, *lines = log.read_text().splitlines()
     log.write_text("\n".join([f"{header},rating", *(f"{line},good" for line in lines)]))
     out = run([*arguments, "--rating-column", "none"])
-    assert "• times from 1970-01-01 to 1970-01-01: numbers as small as these give an order" in out
+    assert "• times from 1970-01-01 to 1970-01-01: such small numbers give an order" in out
     assert "rating" not in read_prepared(Path(arguments[0])).train_interactions.columns
 
 

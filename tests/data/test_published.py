@@ -137,7 +137,7 @@ ROW = {"historyList": "Air", "itemList": ["Moby", "Hope"], "trueSelection": "Hop
         ("[]", "no rows"),
         ("[1]", "row 0: expected historyList .* found int"),
         (json.dumps([ROW, {"prompt": "x"}]), "row 1: expected historyList .*, found prompt"),
-        (json.dumps([ROW | {"trueSelection": "Air"}]), "row 0: trueSelection 'Air' stands 0×, not once, in itemList"),
+        (json.dumps([ROW | {"trueSelection": "Air"}]), "row 0: trueSelection 'Air' is 0× in itemList, expected once"),
         (json.dumps([ROW | {"historyList": "Queen"}]), "row 0: title 'Queen' is not in the catalogue of 4 items"),
     ],
 )

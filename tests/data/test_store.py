@@ -106,7 +106,7 @@ def test_old_users_are_gone_before_new_rows_come(
 def test_unfinished_folder(data: PreparedData, tmp_path: Path) -> None:
     write_prepared(data, tmp_path / "out")
     (tmp_path / "out" / "protocol.json").unlink()
-    with pytest.raises(DataError, match=r"was not written to its end \(protocol\.json is missing\); run"):
+    with pytest.raises(DataError, match=r"is unfinished \(protocol\.json is missing\); run"):
         read_prepared(tmp_path / "out")
 
 
@@ -135,7 +135,7 @@ def test_a_crash_while_tables_move_leaves_an_unfinished_folder(
     monkeypatch.setattr("os.replace", lambda *paths: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_prepared(data, tmp_path / "out")
-    with pytest.raises(DataError, match="was not written to its end"):
+    with pytest.raises(DataError, match="is unfinished"):
         read_prepared(tmp_path / "out")
 
 

@@ -81,7 +81,7 @@ def test_a_model_is_aligned(rated_recipe, rated, tmp_path, how):
 def test_data_that_tell_of_none_are_refused_before_training(recipe, data, tmp_path):
     raw = recipe.model_dump(mode="json")
     for how, message in (
-        ("rated", "rated negatives need ratings, and the log has none"),
+        ("rated", "rated negatives need ratings, but the log has none"),
         ("impressions", "negatives from impressions need items that were shown"),
     ):
         wrong = Recipe.model_validate(raw | {"align": [raw["align"][1] | {"negatives_from": how}]})

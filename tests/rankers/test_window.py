@@ -82,3 +82,20 @@ def test_movielens_100k():
     found = evaluate(rankers, data.test, data.catalogue, generate=False, resamples=20)
     ndcg = {name: round(of["ndcg@10"].mean, 3) for name, of in found.metrics.items()}
     assert ndcg == {"item-kNN": 0.695, "window co-occurrence": 0.736}
+
+
+def test_validation_rows_choose_the_settings() -> None:
+    """In a log where each item is followed by the next one, a short memory tells more than a long one."""
+    logs = [[f"i{(start + k) % 30}" for k in range(12)] for start in range(30)]
+    rows = [
+        RankingExample("u", (items[3], items[2], items[1], items[0]), (items[1], items[5], items[9]), items[1])
+        for items in logs
+    ]
+    plain = WindowCooccurrenceRanker.fit(frame(logs))
+    chosen = WindowCooccurrenceRanker.fit(frame(logs), validation=rows)
+
+    def hits(ranker: WindowCooccurrenceRanker) -> int:
+        return int((ranker.score(rows).argmax(axis=1) == 0).sum())
+
+    assert hits(chosen) >= hits(plain)
+    assert chosen.half_life != plain.half_life or hits(plain) == len(rows)

@@ -351,7 +351,7 @@ def test_examples_are_balanced_and_always_the_same(run):
     [
         ("recipe.yaml", "recipe.yaml is missing"),
         ("environment.json", "environment.json is missing"),
-        ("data/protocol.json", "data cannot be read: data was not written to its end"),
+        ("data/protocol.json", "data cannot be read: data is unfinished"),
         ("metrics.json", "metrics.json is missing"),
         ("predictions.parquet", "predictions.parquet is missing"),
         ("sft/log.json", "sft/log.json is missing"),

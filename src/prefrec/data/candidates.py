@@ -1,4 +1,4 @@
-"""Draw the list of candidates of each row: the target among items that the user never touched."""
+"""Draw the candidate list of each row: the target among items that the user never touched."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from prefrec.data.types import RankingExample, Window
 from prefrec.errors import DataError
 
 _ROUNDS = 4
+# Candidates drawn at once. It bounds memory and does not change the lists.
 _BLOCK = 400_000
-"""Candidates drawn at once: bounds memory, changes no list."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -30,17 +30,16 @@ def draw_candidates(
     weights: Mapping[str, float] | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> list[RankingExample]:
-    """One ranking example a window, its `size` candidates in random order.
+    """Return one ranking example per window, its `size` candidates in random order.
 
-    The negatives are drawn one after the other without replacement, in proportion to `weights` among the
-    items of `pool` that the user has in no row of `touched`. All randomness comes from a hash of seed, split,
-    user and position: the target, the other rows and their order do not change a row's negatives, nor the
-    place where its target stands.
+    Negatives are drawn without replacement, in proportion to `weights`, from the items of `pool` that the user has
+    not touched. All randomness comes from a hash of seed, split, user and position. The target, the other rows and
+    their order therefore change neither a row's negatives nor the position of its target.
 
     Args:
         touched: `user_id, item_id` of every interaction at any time, later ones and low ratings included.
         weights: item → weight; None for uniform, absent items count 0.
-        progress: wraps the loop over blocks of rows, to show how far it is.
+        progress: wraps the loop over blocks of rows, for a progress bar.
 
     Raises:
         DataError: a user has fewer than `size` - 1 untouched items of positive weight.
@@ -53,30 +52,29 @@ def draw_candidates(
         keys = row_keys(part, split, seed)
         negatives = sampler.negatives([w.user_id for w in part], [w.target for w in part], keys)
         shuffle = np.argsort(_uniform(keys, np.arange(size), stream=2), axis=1)
-        for window, drawn, places in zip(part, negatives.tolist(), shuffle.tolist(), strict=True):
+        for window, drawn, order in zip(part, negatives.tolist(), shuffle.tolist(), strict=True):
             listed = [window.target, *(pool[i] for i in drawn)]
-            examples.append(
-                RankingExample(window.user_id, window.history, tuple(listed[i] for i in places), window.target)
-            )
+            candidates = tuple(listed[i] for i in order)
+            examples.append(RankingExample(window.user_id, window.history, candidates, window.target))
     return examples
 
 
 def published_candidates(windows: Sequence[Window], pool: Sequence[str], size: int = 20) -> list[RankingExample]:
-    """The lists of the S-DPO authors' data, reproduced item for item.
+    """Return the candidate lists of the S-DPO authors' data, reproduced item for item.
 
-    Their rule seeds Python's `random` with the target's id and never looks at the user: a target always
-    stands in the same place among mostly the same negatives, and items of the user's older or later history
-    may be among them. Use it to compare with published numbers, never to measure.
+    Their rule seeds Python's `random` with the target's id and ignores the user. A target therefore always has the
+    same position and mostly the same negatives, and the user's own items may be among them. Use it only to compare
+    with published numbers.
 
     Raises:
         DataError: an id is not a whole number, or the pool is too small.
     """
-    place = {item: i for i, item in enumerate(pool)}
+    index = {item: i for i, item in enumerate(pool)}
     examples = []
     for window in windows:
         if not window.target.isdecimal():
             raise DataError(f"published candidate lists need whole numbers as item ids, found {window.target!r}")
-        skipped = sorted(place[i] for i in {*window.history, window.target})
+        skipped = sorted(index[i] for i in {*window.history, window.target})
         free = len(pool) - len(skipped)
         if free < size - 1:
             raise too_few(window.user_id, free, size)
@@ -89,24 +87,24 @@ def published_candidates(windows: Sequence[Window], pool: Sequence[str], size: i
 
 
 def popularity_weights(train_interactions: pl.DataFrame, pool: Sequence[str]) -> dict[str, float]:
-    """Training interactions of each item, plus one.
+    """Return the number of training interactions of each item, plus one.
 
-    Without the one, an item that first appears after training could stand in a list as target only, which
-    would give it away.
+    Without the one, an item that first appears after training could be listed only as a target, which would give it
+    away.
     """
     counts = dict(train_interactions.group_by("item_id").len().iter_rows())
     return {item: float(counts.get(item, 0) + 1) for item in pool}
 
 
 def row_keys(windows: Sequence[Window], split: str, seed: int) -> NDArray[np.uint64]:
-    """A 64-bit key for each window [B] from seed, split, user and position; the same on every machine."""
+    """Return a 64-bit key per window [B] from seed, split, user and position; the same on every machine."""
     texts = (f"{seed}\x1f{split}\x1f{w.user_id}\x1f{w.position}".encode() for w in windows)
     digests = b"".join(hashlib.blake2b(t, digest_size=8).digest() for t in texts)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 def too_few(user: str, free: int, size: int) -> DataError:
-    """The error for a user who leaves too few items to choose from."""
+    """Return the error for a user with too few untouched items."""
     return DataError(
         f"user {user!r} leaves {free} items to draw from, but {size} candidates need {size - 1} negatives: "
         f"lower --num-candidates to {free + 1} or less (`candidates.size` in a recipe), or take a larger catalogue"
@@ -114,7 +112,7 @@ def too_few(user: str, free: int, size: int) -> DataError:
 
 
 class _Sampler:
-    """Weighted draws without replacement for many rows at once, avoiding each user's own items."""
+    """A weighted sampler without replacement for many rows at once that avoids each user's own items."""
 
     def __init__(
         self,
@@ -135,11 +133,13 @@ class _Sampler:
         self.taken = np.unique(user_codes * len(pool) + item_codes)
 
     def negatives(self, users: Sequence[str], targets: Sequence[str], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Codes of `size` - 1 negatives a row [B, size - 1]."""
+        """Return the codes of `size` - 1 negatives per row [B, size - 1]."""
         rows = np.array([self.users[u] for u in users], dtype=np.int64)
         own = np.array([self.codes[t] for t in targets], dtype=np.int64)
         chosen = np.full((len(rows), self.size - 1), -1, dtype=np.int64)
         filled = np.zeros(len(rows), dtype=np.int64)
+        # Rejection is cheap while few draws collide. In a small catalogue most draws would be repeats, so every row
+        # goes to the exact but slower `_finish`.
         per_round = 2 * self.size
         worth_trying = self.size * 8 < len(self.weights)
         for number in range(_ROUNDS if worth_trying else 0):
@@ -154,8 +154,9 @@ class _Sampler:
         return chosen
 
     def _weighted(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-        found = np.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right")
-        return np.minimum(found, len(self.cumulative) - 1)
+        codes = np.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right")
+        # Rounding can push a product up to the total, which is one past the last item.
+        return np.minimum(codes, len(self.cumulative) - 1)
 
     def _accept(
         self,
@@ -166,7 +167,7 @@ class _Sampler:
         chosen: NDArray[np.int64],
         filled: NDArray[np.int64],
     ) -> None:
-        """Append draws, column after column, where they are new, untouched and wanted (in place)."""
+        """Append draws in place, column by column, where they are new, untouched and not the target."""
         wanted = np.array(draws != own[todo, None])
         wanted &= ~self._is_taken(rows[todo, None] * len(self.weights) + draws)
         for column in range(draws.shape[1]):
@@ -187,7 +188,7 @@ class _Sampler:
         chosen: NDArray[np.int64],
         filled: NDArray[np.int64],
     ) -> None:
-        """Fill one row (in place): the items with the smallest exponential arrival times, rate = weight."""
+        """Fill one row in place with the items of the smallest exponential arrival times (rate = weight)."""
         count, everything = int(filled[row]), np.arange(len(self.weights))
         free = (self.weights > 0) & ~self._is_taken(user * len(self.weights) + everything)
         free[own] = False
@@ -197,6 +198,7 @@ class _Sampler:
         free[chosen[row, :count]] = False
         left = np.flatnonzero(free)
         uniform = _uniform(np.array([key]), left, stream=1)[0]
+        # The order of exponential arrivals is a weighted draw without replacement, as in the rounds before.
         arrival = -np.log1p(-uniform) / self.weights[left]
         chosen[row, count:] = left[np.argsort(arrival, kind="stable")[: self.size - 1 - count]]
         filled[row] = self.size - 1
@@ -204,13 +206,13 @@ class _Sampler:
     def _is_taken(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
         if not len(self.taken):
             return np.zeros(keys.shape, dtype=bool)
-        found = np.minimum(np.searchsorted(self.taken, keys), len(self.taken) - 1)
-        return np.asarray(self.taken[found] == keys)
+        nearest = np.minimum(np.searchsorted(self.taken, keys), len(self.taken) - 1)
+        return np.asarray(self.taken[nearest] == keys)
 
 
 def _uniform(keys: NDArray[np.uint64], counters: NDArray[np.int64], stream: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1) [B, K], a function of key, stream and counter alone (SplitMix64)."""
-    with np.errstate(over="ignore"):
+    """Return numbers in [0, 1) [B, K] that depend on key, stream and counter alone (SplitMix64)."""
+    with np.errstate(over="ignore"):  # the hash relies on 64-bit wrap-around
         state = _mix(keys + np.uint64(stream) * np.uint64(0xD1B54A32D192ED03))[:, None]
         bits = _mix(state + (counters.astype(np.uint64)[None, :] + np.uint64(1)) * _GOLDEN)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -223,7 +225,7 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _skip(index: int, skipped: Sequence[int]) -> int:
-    """The `index`-th number, from 0, that is not in the sorted `skipped`."""
+    """Return the `index`-th number, from 0, that is not in the sorted `skipped`."""
     for s in skipped:
         if s > index:
             break

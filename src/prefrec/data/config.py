@@ -1,4 +1,4 @@
-"""Every choice that makes a prepared data set, checked by pydantic."""
+"""Settings that define a prepared data set."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ Domain = Literal["movies", "music", "books", "generic"]
 MissingTitles = Literal["error", "drop"]
 GIVEN_SOURCES = ("lastfm-published", "published-json", "goodreads-windows", "windows")
 _NEED_PATH = ("movielens-csv", "lastfm-hetrec", "lastfm-published", "published-json", "goodreads-windows")
+# Field → the sources that take it. Other sources accept only its default.
 _ONLY_FOR = {
     "columns": ("files", "windows"),
     "encoding": ("files", "movielens-csv", "windows"),
@@ -40,11 +41,10 @@ _ONLY_FOR = {
     "missing_titles": ("files", "goodreads", "windows", "movielens-100k", "movielens-csv"),
     "read_only": ("goodreads",),
 }
-"""Field → the sources that take it; elsewhere all but its default is refused."""
 
 
 class ColumnNames(BaseModel):
-    """What the columns are called in the user's files."""
+    """Names of the columns in the user's files."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -81,7 +81,7 @@ class ColumnNames(BaseModel):
 
 
 class CandidateConfig(BaseModel):
-    """How the lists to choose from are drawn."""
+    """Settings of the candidate lists."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -94,7 +94,7 @@ class CandidateConfig(BaseModel):
 
 
 class PrepareConfig(BaseModel):
-    """Which data, and how rows are made of it."""
+    """Settings of a prepared data set: the source and how rows are made from it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -209,12 +209,12 @@ class PrepareConfig(BaseModel):
 
     @property
     def split_name(self) -> SplitName:
-        """The split that will be made, with None resolved."""
+        """The split to make, with None resolved."""
         return self.split or ("given" if self.source in GIVEN_SOURCES else "leave-last-out")
 
 
 def config_error(error: ValidationError) -> ConfigError:
-    """A `ConfigError` that names each wrong field, what it was given and what it takes."""
+    """Return a `ConfigError` that names each wrong field, its value and what it accepts."""
     lines = []
     for e in error.errors():
         where = ".".join(map(str, e["loc"]))

@@ -1,4 +1,4 @@
-"""Which interactions count: ratings, repeats, cores. Each function returns the log it keeps."""
+"""Filters on interactions: ratings, repeats, cores. Each function returns the interactions it keeps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefrec.errors import ConfigError
 
 
 def at_least(log: pl.DataFrame, min_rating: float) -> pl.DataFrame:
-    """Interactions with a rating of `min_rating` or more; without one they are left out.
+    """Return the interactions rated `min_rating` or more; unrated ones are dropped.
 
     Raises:
         ConfigError: the log has no ratings.
@@ -23,9 +23,10 @@ def at_least(log: pl.DataFrame, min_rating: float) -> pl.DataFrame:
 
 
 def first_only(log: pl.DataFrame) -> pl.DataFrame:
-    """Each user's first interaction with each item: repeats would put targets into their own histories.
+    """Return each user's first interaction with each item.
 
-    Of two at one time the values decide (the lower rating stays), not the order of the file.
+    Repeats would put targets into their own histories. Among interactions at the same time the lowest rating stays,
+    whatever the order of the file.
     """
     times = time_columns(log)
     values = [c for c in log.columns if c not in (*times, "user_id", "item_id") and not log.schema[c].is_nested()]
@@ -35,11 +36,11 @@ def first_only(log: pl.DataFrame) -> pl.DataFrame:
 
 
 def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = True) -> pl.DataFrame:
-    """Interactions of items with ≥ `item_core` users, and of users with ≥ `user_core` items.
+    """Return the interactions of items with ≥ `item_core` users and of users with ≥ `user_core` items.
 
     Args:
-        iterative: repeat until nothing changes (the k-core); else one pass, items first, as in the published
-            LastFM data, after which some items may lie below the bound again.
+        iterative: repeat until nothing changes (the k-core). Otherwise make one pass, items first, as in the
+            published LastFM data; some items may then be below the bound again.
     """
     while True:
         before = len(log)

@@ -1,7 +1,7 @@
-"""Chosen and rejected items that a log itself tells of: ratings, and items that were shown and not taken.
+"""Chosen and rejected items from ratings, or from items that were shown and not taken.
 
-Next-item data hold no dislike: a negative is an item that nobody asked the user about. Here the rejected items are
-those that the user rated low, or saw and left.
+Next-item data contain no dislikes: a negative there is an item that the user never saw. Here the rejected items are
+those that the user rated low, or saw and did not take.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ RatedBy = Literal["value", "quantile"]
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Which ratings say that an item was liked or disliked.
+    """Ratings from which on an item counts as liked, and up to which as disliked.
 
-    With `by` = `value` these are ratings. With `quantile` they are shares of the user's own ratings: 0.8 means the
-    rating that 80% of them do not exceed. That fits counts, which differ between users by orders of magnitude.
+    With `by` = `value` the bounds are ratings. With `quantile` they are quantiles of the user's own ratings, which
+    suits play counts: these differ between users by orders of magnitude.
     """
 
     liked: float = 5.0
@@ -36,10 +36,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class PreferenceQuestion:
-    """Some items that a user liked and some that the same user disliked, to be told apart.
-
-    `candidates` are in random order; `liked` says of each whether it was liked.
-    """
+    """Items that a user liked and items that the same user disliked, in random order, with a flag for each."""
 
     user_id: str
     history: tuple[str, ...]
@@ -47,7 +44,7 @@ class PreferenceQuestion:
     liked: tuple[bool, ...]
 
     def example(self) -> RankingExample:
-        """Return the question as a ranker reads it; its target is the first item that was liked."""
+        """Return the question in the form rankers read; its target is the first liked item."""
         target = self.candidates[self.liked.index(True)]
         return RankingExample(self.user_id, self.history, self.candidates, target)
 
@@ -57,16 +54,15 @@ def with_opinions(log: pl.DataFrame, learn: pl.DataFrame, thresholds: Thresholds
 
     Args:
         log: interactions, `user_id, item_id, …, rating`.
-        learn: training interactions, in which quantiles are taken. A user whose two quantiles are equal, or who has
-            no rating there, has no opinions.
-        thresholds: see `Thresholds`.
+        learn: training interactions, from which quantiles are taken. A user with two equal quantiles, or without a
+            rating there, has no opinions.
 
     Raises:
         DataError: the log has no ratings.
     """
     if "rating" not in log.columns or "rating" not in learn.columns:
         raise DataError(
-            "rated negatives need ratings, and the log has none; name their column with --rating-column "
+            "rated negatives need ratings, but the log has none; name their column with --rating-column "
             "(`columns.rating` in a recipe) and prepare the data again"
         )
     if thresholds.by == "value":
@@ -92,25 +88,25 @@ def rated_rows(
     min_history: int = 1,
     seed: int = 0,
 ) -> list[RankingExample]:
-    """Return a row for each liked item, with the history before it and items that the same user disliked.
+    """Return one row per liked item, with the history before it and items that the same user disliked.
 
-    The disliked ones are drawn from all of the user's in `log`, earlier and later ones. Users with fewer than
-    `negatives` of them have no row. Candidates are in random order.
+    Disliked items are drawn from all of the user's interactions in `log`, earlier and later ones. Users with fewer
+    than `negatives` of them get no row. Candidates are in random order.
 
     Args:
-        log: of `with_opinions`, each user's interactions in their order.
-        negatives: disliked items of each row.
-        earlier: interactions before those of `log`, of which only histories are made.
-        history_length: items of a history at most.
-        min_history: rows with a shorter history are left out.
-        seed: of the draws, which depend on it and the user alone.
+        log: result of `with_opinions`, each user's interactions in order.
+        negatives: disliked items per row.
+        earlier: interactions before those of `log`; they only extend histories.
+        history_length: maximal number of history items.
+        min_history: rows with a shorter history are dropped.
+        seed: fixes the draws, together with the user id alone.
     """
     rows = []
     for user, before, items, opinions in _sequences(log, "opinion", earlier):
         disliked = [item for item, opinion in zip(items, opinions, strict=True) if opinion < 0]
         rng = _draws(user, seed)
-        for place, (item, opinion) in enumerate(zip(items, opinions, strict=True)):
-            history = [*before, *items[:place]][-history_length:]
+        for position, (item, opinion) in enumerate(zip(items, opinions, strict=True)):
+            history = [*before, *items[:position]][-history_length:]
             if opinion > 0 and len(disliked) >= negatives and len(history) >= min_history:
                 rows.append(_row(user, history, item, disliked, negatives, rng))
     return rows
@@ -125,24 +121,24 @@ def impression_rows(
     min_history: int = 1,
     seed: int = 0,
 ) -> list[RankingExample]:
-    """Return a row for each item taken where `negatives` others or more were shown then and not taken.
+    """Return one row per item taken while at least `negatives` others were shown and not taken.
 
-    Items of the history are never rejected: they were taken before. Arguments as for `rated_rows`.
+    Items of the history are never among the rejected ones. Arguments are those of `rated_rows`.
 
     Raises:
         DataError: the log has no impressions.
     """
     if "impressions" not in log.columns:
         raise DataError(
-            "negatives from impressions need items that were shown and not taken, and the log tells of none; name "
-            "the column with --impressions-column or --skipped-column (`columns.impressions`, `columns.skipped` in a "
+            "negatives from impressions need items that were shown and not taken, but the log has none; name the "
+            "column with --impressions-column or --skipped-column (`columns.impressions`, `columns.skipped` in a "
             "recipe) and prepare the data again"
         )
     rows = []
     for user, before, items, impressions in _sequences(log, "impressions", earlier):
         rng = _draws(user, seed)
-        for place, (item, shown) in enumerate(zip(items, impressions, strict=True)):
-            past = [*before, *items[:place]]
+        for position, (item, shown) in enumerate(zip(items, impressions, strict=True)):
+            past = [*before, *items[:position]]
             left = [i for i in shown or [] if i != item and i not in past]
             if len(left) >= negatives and len(past) >= min_history:
                 rows.append(_row(user, past[-history_length:], item, left, negatives, rng))
@@ -162,13 +158,12 @@ def preference_questions(
 
     Args:
         learn: training interactions, `user_id, item_id, …`; their last items are the history.
-        held_out: later interactions, as `with_opinions` gives them.
-        users: who is asked about; they come in the order of `held_out`.
-        of_each: liked items at most, and disliked ones: those nearest to the history.
-        history_length: items of the history at most.
-        seed: of the order of candidates.
+        held_out: later interactions, as `with_opinions` returns them; questions follow their order.
+        of_each: maximal number of liked and of disliked items, those nearest to the history.
+        history_length: maximal number of history items.
+        seed: fixes the order of candidates.
     """
-    found = []
+    questions = []
     own = held_out.filter(pl.col("user_id").is_in(list(users)))
     for user, before, items, opinions in _sequences(own, "opinion", learn):
         judged = list(zip(items, opinions, strict=True))
@@ -177,21 +172,21 @@ def preference_questions(
             listed = [(item, liked) for kind, liked in zip(kinds, (True, False), strict=True) for item in kind]
             order = _draws(user, seed).permutation(len(listed)).tolist()
             candidates, liked = zip(*(listed[i] for i in order), strict=True)
-            found.append(PreferenceQuestion(user, tuple(before[-history_length:]), candidates, liked))
-    return found
+            questions.append(PreferenceQuestion(user, tuple(before[-history_length:]), candidates, liked))
+    return questions
 
 
 def popularity_scores(learn: pl.DataFrame, rows: Sequence[RankingExample]) -> list[list[float]]:
-    """Return of each candidate of each row how many users took it in the training part."""
+    """Return, per row and candidate, the number of users who took it in the training part."""
     counts = learn.group_by("item_id").agg(pl.col("user_id").n_unique())
     known = dict(counts.iter_rows())
     return [[float(known.get(i, 0)) for i in e.candidates] for e in rows]
 
 
 def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[RankingExample], shrink: float = 5.0) -> list[list[float]]:
-    """Return of each candidate of each row its mean rating in the training part.
+    """Return, per row and candidate, its mean rating in the training part.
 
-    Means are shrunk to that of all ratings, m: (Σ ratings + shrink·m) / (n + shrink); an item without one has m.
+    Means are shrunk towards the mean m of all ratings: (Σ ratings + shrink·m) / (n + shrink).
     """
     rated = learn.drop_nulls("rating")
     overall = float(rated["rating"].to_numpy().mean()) if len(rated) else 0.0
@@ -203,7 +198,7 @@ def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[RankingExample], shri
 def _sequences(
     log: pl.DataFrame, column: str, earlier: pl.DataFrame | None
 ) -> Iterator[tuple[str, list[str], list[str], list[Any]]]:
-    """Yield each user with the items before those of `log`, those of `log`, and what `column` says of these."""
+    """Yield per user: the earlier items, the items of `log`, and the values of `column` for the latter."""
     past: dict[str, list[str]] = {}
     if earlier is not None:
         past = dict(earlier.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())
@@ -221,5 +216,5 @@ def _row(
 
 
 def _draws(user: str, seed: int) -> np.random.Generator:
-    """Return a generator of a user's own, so that other users do not change what is drawn."""
+    """Return a random generator of this user, so that other users do not change the draws."""
     return np.random.default_rng((seed, zlib.crc32(user.encode())))

@@ -1,4 +1,4 @@
-"""From a configuration to ranking examples: source → filters → split → candidates → protocol."""
+"""Prepare ranking examples from a configuration: source → filters → split → candidates → protocol."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from prefrec.data.sources import Source, load_source
 from prefrec.data.types import FORMAT_VERSION, Catalogue, PreparedData, RankingExample, Window
 from prefrec.errors import ConfigError, DataError
 
+# Seconds since 1970 (a day in 1973). Times that are all smaller are counters, not dates.
 _COUNTED = 100_000_000
-"""Seconds after 1970, in 1973: times that all are less rather count than date."""
+# Number of training rows above which the user is warned about memory.
 _MANY = 5_000_000
-"""Training rows from which on their memory is worth a word."""
+# Approximate memory per training row during preparation.
 _ROW_BYTES = 2_000
-"""What a training row takes while data are prepared, roughly."""
 
 
 def prepare(config: PrepareConfig) -> PreparedData:
-    """Read the source of `config` and make its rows; the same configuration always gives the same data.
+    """Read the source of `config` and make its rows. The same configuration always gives the same data.
 
     Raises:
-        DataError: the files cannot be used, or nothing is left of them.
-        ConfigError: the configuration asks for what the source does not have.
+        DataError: the files cannot be used, or no interaction is left.
+        ConfigError: the configuration asks for something the source does not have.
     """
     if config.source == "published-json":
         return _published_json(config)
@@ -67,10 +67,10 @@ def prepare(config: PrepareConfig) -> PreparedData:
 
 
 def _known_users(config: PrepareConfig, source: Source, log: pl.DataFrame) -> pl.DataFrame | None:
-    """What is told of the users of the log; None where nothing is.
+    """Return the attributes of the log's users, or None if there are none.
 
     Raises:
-        DataError: a table of users is named, and none of them is in the log.
+        DataError: the configured table of users has no user of the log.
     """
     if source.users is None:
         return None
@@ -78,21 +78,21 @@ def _known_users(config: PrepareConfig, source: Source, log: pl.DataFrame) -> pl
     known = source.users.filter(pl.col("user_id").is_in(users))
     if config.users is not None:
         if known.is_empty():
-            told = source.users["user_id"].to_list()
+            listed = source.users["user_id"].to_list()
             raise DataError(
-                f"{config.users}: none of its {len(told):,} users (such as {told[0]!r}) is among the {len(users):,} "
-                f"of the log (such as {users[0]!r}); write their ids as in the log"
+                f"{config.users}: none of its {len(listed):,} users (such as {listed[0]!r}) is among the "
+                f"{len(users):,} of the log (such as {users[0]!r}); write their ids as in the log"
             )
         if len(known) < len(users):
-            warn(f"{config.users} tells of {len(known):,} of the log's {len(users):,} users")
+            warn(f"{config.users} has attributes of {len(known):,} of the log's {len(users):,} users")
     return None if known.is_empty() else known
 
 
 def filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The interactions that count, and how many each filter left.
+    """Return the interactions that pass all filters, and the counts of each filter.
 
     Raises:
-        DataError: none is left.
+        DataError: no interaction is left.
     """
     counts = {"interactions_read": len(log)}
     if config.min_rating is not None:
@@ -106,8 +106,8 @@ def filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, 
     counts["dropped_by_core"] = before - len(log)
     if not counts["interactions_read"]:
         raise DataError(
-            f"{config.path or config.interactions or config.source}: no interaction has an item and a time; see that "
-            "the files belong together"
+            f"{config.path or config.interactions or config.source}: no interaction has both an item and a time; "
+            "check that the files belong together"
         )
     if log.is_empty():
         raise DataError(
@@ -129,7 +129,7 @@ def _used_items(source: Source, log: pl.DataFrame) -> Catalogue:
 def _windows(
     config: PrepareConfig, source: Source, sequences: splits.Sequences
 ) -> tuple[dict[str, list[Window]], pl.DataFrame, dict[str, Any]]:
-    """Windows of each part after sampling, what to learn from, and facts about the split."""
+    """Return the sampled windows of each part, the training interactions, and facts about the split."""
     if source.given:
         windows = dict(source.given.windows)
         learn = sequences.frame.join(source.given.learn, on=["user_id", "item_id"], how="semi", maintain_order="left")
@@ -153,7 +153,7 @@ def _windows(
 def _held_out(
     source: Source, sequences: splits.Sequences, windows: Mapping[str, list[Window]], learn: pl.DataFrame
 ) -> pl.DataFrame:
-    """What users of held-out rows took before them; of windows without an order their histories alone tell."""
+    """Return what users of held-out rows took before them; empty for given windows without an order."""
     if source.given and not source.given.ordered:
         return learn.clear()
     return held_out_interactions(sequences.frame, [*windows["validation"], *windows["test"]], learn)
@@ -170,7 +170,7 @@ def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
 
 
 def _sample(config: PrepareConfig, part: str, users: list[str]) -> list[int]:
-    """Which rows of a part to keep, given the user of each."""
+    """Return the indices of the rows of a part to keep, given the user of each row."""
     limits = {
         "train": config.max_train_rows,
         "validation": config.max_validation_rows,
@@ -213,7 +213,7 @@ def _examples(
 
 
 def _published_json(config: PrepareConfig) -> PreparedData:
-    """Published S-DPO JSON files as they are: rows, lists and order are theirs, every row a user of its own."""
+    """Return the data of published S-DPO JSON files unchanged, with every row as its own user."""
     catalogue, examples = read_published_folder(_folder(config))
     _refuse_other_rows(config, [e for rows in examples.values() for e in rows])
     learn = pl.DataFrame(
@@ -235,19 +235,19 @@ def _published_json(config: PrepareConfig) -> PreparedData:
         "config": config.model_dump(mode="json"),
         "counts": _counts(learn, catalogue, learn, examples),
         "split_facts": {},
-        "notes": ["lists come from the files; users are unknown, so that intervals take every row for a user"],
+        "notes": ["lists come from the files; users are unknown, so intervals treat every row as a user"],
     }
     train, validation, test = (examples[part] for part in splits.PARTS)
     return PreparedData(catalogue, train, validation, test, learn, protocol, held_out_interactions=learn.clear())
 
 
 def _refuse_other_rows(config: PrepareConfig, rows: list[RankingExample]) -> None:
-    """Refuse what asks for other rows than these finished ones; a default asks for nothing."""
-    usual, asked = PrepareConfig(), config.candidates
+    """Raise ConfigError if a setting other than its default contradicts these finished rows."""
+    usual, lists = PrepareConfig(), config.candidates
     histories = [len(e.history) for e in rows]
     unfit = {
-        "candidates.kind": asked.kind != usual.candidates.kind,
-        "candidates.size": asked.size != usual.candidates.size and {len(e.candidates) for e in rows} != {asked.size},
+        "candidates.kind": lists.kind != usual.candidates.kind,
+        "candidates.size": lists.size != usual.candidates.size and {len(e.candidates) for e in rows} != {lists.size},
         "history_length": config.history_length not in (usual.history_length, max(histories)),
         "min_history": usual.min_history != config.min_history > min(histories),
         "min_rating": config.min_rating is not None,
@@ -255,8 +255,8 @@ def _refuse_other_rows(config: PrepareConfig, rows: list[RankingExample]) -> Non
     name = next((n for n, wrong in unfit.items() if wrong), None)
     if name:
         raise ConfigError(
-            f"{name}: source published-json takes the rows in {config.path} as they are, and they are others than "
-            "asked for; leave it out"
+            f"{name}: source published-json takes the rows in {config.path} as they are, and they do not fit this "
+            "value; leave it out"
         )
 
 
@@ -280,7 +280,7 @@ def _counts(
 
 
 def _time_note(config: PrepareConfig, source: Source) -> list[str]:
-    """The first and the last date of a log with times, by which a wrong unit is seen."""
+    """Return a note with the first and the last date, which reveals a wrong time unit."""
     if source.given:
         return []
     if config.columns.timestamp == FILE_ORDER:
@@ -288,10 +288,10 @@ def _time_note(config: PrepareConfig, source: Source) -> list[str]:
     times = source.interactions["timestamp"]
     ends = [int(cast(int, t)) for t in (times.min(), times.max())]
     first, last = (np.datetime64(t, "s").astype("datetime64[D]") for t in ends)
-    counted = ": numbers as small as these give an order, and no dates" if ends[1] < _COUNTED else ""
+    counted = ": such small numbers give an order but no dates" if ends[1] < _COUNTED else ""
     return [f"times from {first} to {last}{counted}"]
 
 
 def _cold_note(source: Source, catalogue: Catalogue) -> list[str]:
     unused = len(source.catalogue) - len(catalogue)
-    return [f"{unused} items of the catalogue have no interaction left and are never asked about"] if unused else []
+    return [f"{unused} catalogue items without interactions are left out"] if unused else []

@@ -24,10 +24,10 @@ JOINT = "::"
 
 
 def to_published(examples: Sequence[RankingExample], catalogue: Catalogue) -> list[dict[str, Any]]:
-    """One JSON object an example, in the published form.
+    """Return one JSON object per example, in the published form.
 
     Raises:
-        DataError: two items share a title, a title that is used contains `::`, or an item is unknown.
+        DataError: two items share a title, a used title contains `::`, or an item is unknown.
     """
     _ids_by_title(catalogue)
     rows = []
@@ -46,25 +46,25 @@ def to_published(examples: Sequence[RankingExample], catalogue: Catalogue) -> li
 
 
 def write_published(examples: Sequence[RankingExample], catalogue: Catalogue, path: Path) -> None:
-    """Write `to_published` to a file, whole or not at all; raises as it does."""
+    """Write the result of `to_published` to a file, whole or not at all. Errors are those of `to_published`."""
     text = json.dumps(to_published(examples, catalogue), indent=4)
     write_whole(Path(path), lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def write_published_splits(data: PreparedData, folder: Path) -> None:
-    """Write `train.json`, `validation.json` and `test.json` of prepared data; raises as `to_published`."""
+    """Write `train.json`, `validation.json` and `test.json`. Errors are those of `to_published`."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for part in ("train", "validation", "test"):
         write_published(data.split(part), data.catalogue, Path(folder) / f"{part}.json")
 
 
 def read_published(path: Path, catalogue: Catalogue | None = None) -> tuple[Catalogue, list[RankingExample]]:
-    """Catalogue and examples of a published file: a JSON array, or one object a line.
+    """Return catalogue and examples of a published file: a JSON array, or one object per line.
 
-    The published form does not say who the user is: each row is a user of its own (`row-0`, `row-1`, …).
+    The published form does not name users, so each row becomes its own user (`row-0`, `row-1`, …).
 
     Args:
-        catalogue: gives the titles their ids; None makes a catalogue of the titles met, numbered from 0.
+        catalogue: maps titles to ids; None makes a catalogue of the titles in the file, numbered from 0.
 
     Raises:
         DataError: the file is missing or not of this form, a title is unknown or belongs to two items.
@@ -89,7 +89,7 @@ def read_published(path: Path, catalogue: Catalogue | None = None) -> tuple[Cata
 
 
 def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[RankingExample]]]:
-    """One catalogue, and the examples of the parts `train`, `validation` and `test` that `folder` holds.
+    """Return one catalogue, and the examples of the parts `train`, `validation` and `test` in `folder`.
 
     A part's file is the one JSON file whose name (without `.json`) ends in `train`, `val`, `valid`,
     `validation` or `test`, such as `lastfm-val.json`. Parts without a file are empty.
@@ -131,7 +131,7 @@ def _check_row(row: object, where: str) -> None:
         raise DataError(f"{where}: an empty title in historyList or itemList; leave it out")
     times = items.count(row["trueSelection"])
     if times != 1:
-        raise DataError(f"{where}: trueSelection {row['trueSelection']!r} stands {times}×, not once, in itemList")
+        raise DataError(f"{where}: trueSelection {row['trueSelection']!r} is {times}× in itemList, expected once")
 
 
 def _titles(row: dict[str, Any]) -> tuple[list[str], list[str], str]:
@@ -149,7 +149,7 @@ def _ids_by_title(catalogue: Catalogue) -> dict[str, str]:
     for item, title in catalogue.titles.items():
         if title in ids:
             raise DataError(
-                f"items {ids[title]!r} and {item!r} are both called {title!r}: the published JSON knows items by "
+                f"items {ids[title]!r} and {item!r} are both called {title!r}, but published JSON lists items by "
                 "title; prepare the data with --duplicate-titles merge or number (`duplicate_titles` in a recipe)"
             )
         ids[title] = item

@@ -1,4 +1,4 @@
-"""Read tables and JSON lines from disk, with errors that name file, line, column and the way out."""
+"""Read tables and JSON lines from disk, with errors that name file, line, column and remedy."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from prefrec.errors import DataError
 TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
 HEADERLESS = (".data", ".jsonl", ".ndjson")
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
-"""How `read_parquet` ends on a damaged file."""
+"""Errors that `read_parquet` raises on a damaged file."""
 SUBSECOND = "subsecond"
-"""Column of a log whose times are finer than a second: microseconds after `timestamp`, which orders what is left."""
+"""Column of a log with times finer than a second: microseconds after `timestamp`."""
 FILE_ORDER = "file-order"
-"""Name of a time column that numbers the lines: for a file without times whose lines are in their order."""
+"""Name of a time column that numbers the lines, for a file without times whose lines are in temporal order."""
+# Largest time that 64 bits hold, in nanoseconds since 1970 (the year 2262). Larger numbers are not times.
 _LATEST = 2.0**63
-"""Nanoseconds since 1970, in the year 2262, and what 64 bits hold: larger numbers are no times."""
+# Units of a time since 1970: least size (beyond 0, each begins in 1973), units per second, name.
 _UNITS = (
     (0.0, 1, "seconds"),
     (1e11, 10**3, "milliseconds"),
     (1e14, 10**6, "microseconds"),
     (1e17, 10**9, "nanoseconds"),
 )
-"""Units of a time since 1970: from which size on (beyond 0, each begins in 1973), how many make a second, name."""
+# First and last date accepted as a number of the form yyyymmdd.
 _COMPACT = (19700101, 21001231)
-"""Dates written as numbers, yyyymmdd: the first and the last."""
+# A Float64 holds every whole number up to this one.
 _EXACT = 2**53
-"""Largest whole number up to which a Float64 holds each one."""
 _DAY_OR_MONTH = r"^(\d{1,2})([/.-])(\d{1,2})([/.-]\d{2,4}\b.*)$"
+# Byte order marks. UTF-32 comes before UTF-16, because its mark begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -50,21 +51,20 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Byte order marks, UTF-32 before UTF-16, whose mark its own begins with."""
 _NO_TABLES = {
     "JSON": (".json", ".jsonl", ".ndjson"),
     "Excel": (".xlsx", ".xls", ".xlsm", ".ods"),
 }
+# Beginning of a JSON text, which no header of a table matches.
 _JSON = re.compile(r"\s*[\[{]\s*[\[{\"]")
-"""How JSON begins, and no header of a table."""
 _READ_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Content of a file, unpacked where its name ends in `.gz`.
+    """Read a file, unpacked if its name ends in `.gz`.
 
     Raises:
-        DataError: the file is missing, a folder, or a gzip file that ends early or is none.
+        DataError: the file is missing, a folder, or a truncated or invalid gzip file.
     """
     _check_file(path)
     if path.suffix != ".gz":
@@ -77,22 +77,22 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """Text of a file, decoded as `decode` says (a byte order mark is dropped).
+    """Read a file as text. See `decode` for the encoding; a byte order mark is dropped.
 
     Raises:
-        DataError: as `read_bytes`, or the bytes are not `encoding`; the message says which one they may be.
+        DataError: errors of `read_bytes` and `decode`.
     """
     return decode(read_bytes(path), path, encoding)
 
 
 def decode(data: bytes, path: Path, encoding: str) -> str:
-    """`data` as text; `path` is for the message only.
+    """Return `data` as text; `path` is for the message only.
 
-    A byte order mark says by itself what the file is, and text beyond ASCII that is valid UTF-8 is UTF-8; `encoding`
-    is for all other files, so that one name serves files of which one only is UTF-8.
+    A byte order mark decides the encoding, and non-ASCII text that is valid UTF-8 counts as UTF-8. `encoding` is for
+    all other files, so one setting serves a data set in which only some files are UTF-8.
 
     Raises:
-        DataError: not decodable, with the line and an encoding that may be right; or no such encoding.
+        DataError: the bytes are not decodable (the message suggests an encoding), or the encoding is unknown.
     """
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
     try:
@@ -106,26 +106,26 @@ def decode(data: bytes, path: Path, encoding: str) -> str:
         line = data.count(b"\n", 0, e.start) + 1
         if marked:
             raise DataError(
-                f"{path}, line {line}: begins with the byte order mark of {marked}, and is not {marked} "
+                f"{path}, line {line}: begins with the byte order mark of {marked}, but is not {marked} "
                 f"({e.reason}); write the file again as UTF-8"
             ) from None
-        way = (
+        remedy = (
             "It may be cp1252 (Windows, Western Europe): try --encoding cp1252 (`encoding: cp1252` in a recipe) and "
-            "see whether accents come out right, or save the file as UTF-8"
+            "check the accents, or save the file as UTF-8"
             if _decodes(data, "cp1252") and encoding.lower() != "cp1252"
             else "Name the file's encoding with --encoding (`encoding` in a recipe), or save the file as UTF-8"
         )
-        raise DataError(f"{path}, line {line}: byte 0x{data[e.start]:02x} is not {encoding}. {way}") from None
+        raise DataError(f"{path}, line {line}: byte 0x{data[e.start]:02x} is not {encoding}. {remedy}") from None
     except ValueError as e:
         raise DataError(f"{path}: cannot be read as {encoding!r} ({e}); try utf-8, latin-1 or cp1252") from None
 
 
 def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None = None) -> pl.DataFrame:
-    """A CSV, TSV, RecBole atomic (`.inter`, `.item`) or Parquet file, `.gz` too, by its suffix.
+    """Read a CSV, TSV, RecBole atomic (`.inter`, `.item`) or Parquet file, also `.gz`, by its suffix.
 
-    Text files give columns of strings only, so that ids like `007` stay what they are; RecBole's
-    `name:type` headers become `name`. Blank lines at the end are none, and a quotation mark inside a field that does
-    not begin with one is text.
+    Text files give columns of strings only, so ids such as `007` keep their zeros. RecBole's `name:type` headers
+    become `name`. Blank lines at the end are ignored. A quotation mark inside a field that does not begin with one is
+    text.
 
     Args:
         header: column names of a tab-separated file that has no header line.
@@ -165,14 +165,14 @@ def pick_columns(
     optional: Iterable[str] = (),
     options: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
-    """The columns `wanted` (our name → name in the file), renamed to ours.
+    """Return the columns `wanted` (our name → name in the file) under our names.
 
     Args:
         optional: columns (our names) that may be absent.
-        options: column (our name) → the option that says what it is called, for the error message.
+        options: column (our name) → the option that sets its name, for the error message.
 
     Raises:
-        DataError: a column is not there; the message lists those that are and the nearest one.
+        DataError: a column is missing; the message lists the existing ones and the nearest name.
     """
     present = {ours: theirs for ours, theirs in wanted.items() if theirs in frame.columns}
     for ours, theirs in wanted.items():
@@ -182,19 +182,18 @@ def pick_columns(
 
 
 def with_file_order(frame: pl.DataFrame, timestamp: str) -> pl.DataFrame:
-    """Return `frame`, with its lines numbered in a column `FILE_ORDER` where `timestamp` asks for that one."""
+    """Return `frame`, with a column `FILE_ORDER` of line numbers if `timestamp` is that name."""
     return frame.with_columns(pl.int_range(pl.len()).alias(FILE_ORDER)) if timestamp == FILE_ORDER else frame
 
 
 def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.DataFrame:
-    """`frame` with `column` as stripped strings.
+    """Return `frame` with `column` as stripped strings.
 
     Args:
-        called: what the file calls the column, for messages.
+        called: the column's name in the file, for messages.
 
     Raises:
-        DataError: an id is missing or too large a number (the message names its line), or the column holds lists or
-            records.
+        DataError: an id is missing or too large a number, or the column has lists or records.
     """
     called = called or column
     kind = frame.schema[column]
@@ -204,8 +203,8 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
         if large.any():
             value = frame[column][int(large.arg_true()[0])]
             raise DataError(
-                f"{path}, {first_line(large, path)}: {called} {value!r} is no id ({large.sum()} rows); write ids as "
-                "text or whole numbers, since numbers with a point are not exact beyond 2**53"
+                f"{path}, {first_line(large, path)}: {called} {value!r} is not an id ({large.sum()} rows): floating "
+                "point is not exact beyond 2**53; write ids as text or whole numbers"
             )
         whole = frame[column].drop_nulls()
         frame = frame.with_columns(pl.col(column).cast(pl.Int64)) if bool((whole == whole.floor()).all()) else frame
@@ -219,10 +218,10 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
 
 
 def as_text(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.Series:
-    """The column as strings; `called` is its name in the file, for messages.
+    """Return the column as strings; `called` is its name in the file, for messages.
 
     Raises:
-        DataError: it holds lists, records or bytes that are no text.
+        DataError: the column has lists, records, or bytes that are not text.
     """
     return _cast(frame[column], pl.String, path, called or column, "text or numbers")
 
@@ -234,18 +233,17 @@ def parse_numbers(
     called: str | None = None,
     *,
     may_be_empty: bool = False,
-    way: str = "correct or drop these rows",
+    remedy: str = "correct or drop these rows",
 ) -> pl.DataFrame:
-    """`frame` with `column` as Float64.
+    """Return `frame` with `column` as Float64.
 
     Args:
-        called: what the file calls the column, for messages.
-        may_be_empty: an empty field and NaN mean null, instead of being refused.
-        way: out, for the message.
+        called: the column's name in the file, for messages.
+        may_be_empty: read an empty field and NaN as null instead of raising.
+        remedy: the advice at the end of the message.
 
     Raises:
-        DataError: a value is missing or NaN and may not be, is infinite or not a number; the message names its line
-            and the value.
+        DataError: a value is infinite or not a number, or is missing and must not be.
     """
     given = _stripped(frame[column])
     values = _cast(given, pl.Float64, path, called or column, "numbers")
@@ -255,26 +253,26 @@ def parse_numbers(
         empty |= (given == "") if given.dtype == pl.String else False
         bad &= ~empty
         values = values.fill_nan(None)
-    _refuse_bad(frame[column], bad, path, called or column, "a number", way)
+    _refuse_bad(frame[column], bad, path, called or column, "a number", remedy)
     return frame.with_columns(values.alias(column))
 
 
 def parse_timestamps(
     frame: pl.DataFrame, column: str, path: Path, called: str | None = None
 ) -> tuple[pl.DataFrame, list[str]]:
-    """`frame` with `column` as Int64 seconds since 1970, and notes about how the times were read.
+    """Return `frame` with `column` as Int64 seconds since 1970, and notes on how the times were read.
 
-    Accepts seconds, milliseconds, microseconds and nanoseconds (each value's size tells, and all must be of one),
-    numbers that are dates throughout (20200131), dates, datetimes, ISO 8601 text, and text with the day or the month
-    first where the values tell which. Where any time is finer than a second, the frame also gets a column
-    `SUBSECOND`; what is finer than a microsecond is dropped.
+    Accepts seconds, milliseconds, microseconds and nanoseconds (recognised by size, one unit per column), columns of
+    dates as numbers (20200131), dates, datetimes, ISO 8601 text, and text with the day or the month first if the
+    values show which. If any time is finer than a second, the frame also gets a column `SUBSECOND`, to the
+    microsecond.
 
     Args:
-        called: what the file calls the column, for messages.
+        called: the column's name in the file, for messages.
 
     Raises:
-        DataError: a time is missing, NaN or unreadable, two units are mixed, or nothing tells whether days or months
-            stand first; the message names its line and the value.
+        DataError: a time is missing, NaN or unreadable, two units are mixed, or it is unclear whether the day or the
+            month comes first.
     """
     called = called or column
     raw = _stripped(frame[column])
@@ -311,7 +309,7 @@ def parse_timestamps(
 
 
 def time_columns(log: pl.DataFrame) -> list[str]:
-    """The columns that order a log in time: `timestamp`, then `SUBSECOND` where there is one."""
+    """Return the columns that order a log in time: `timestamp`, then `SUBSECOND` if present."""
     return ["timestamp", *([SUBSECOND] if SUBSECOND in log.columns else [])]
 
 
@@ -326,7 +324,7 @@ def _with_times(frame: pl.DataFrame, column: str, seconds: pl.Series, micros: pl
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line of a JSON-lines file (`.gz` too), read as a stream.
+    """Yield line number and object of each line of a JSON-lines file (also `.gz`), read as a stream.
 
     Raises:
         DataError: missing file, truncated gzip, a line that is not a JSON object, or not UTF-8.
@@ -343,27 +341,27 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def first_words(error: BaseException) -> str:
-    """The first line of an error's message, or what it is called."""
+    """Return the first line of an error's message, or the error's name."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load_json(data: str | bytes, path: Path, line: int | None = None) -> Any:
-    """The JSON value in `data`, which comes from `path`, or from a line of it.
+    """Return the JSON value in `data`; `path` and `line` are for the message.
 
     Raises:
-        DataError: no JSON, nested too deeply, a number too long, or half a character; the message says where.
+        DataError: invalid JSON, nested too deeply, a number too long, or a lone surrogate.
     """
     where = f"{path}, line {line}" if line else str(path)
     try:
         value = json.loads(data)
         halves = "\\ud" in data.lower() if isinstance(data, str) else b"\\ud" in data.lower()
-        if halves:
+        if halves:  # json accepts a lone surrogate, but no file or tokenizer does
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as e:
         raise DataError(f"{where}: not UTF-8 ({e.reason} at byte {e.start})") from None
     except UnicodeEncodeError as e:
         half = e.object[e.start : e.end]
-        raise DataError(f"{where}: {half!r} is half a character (a lone surrogate); correct the text") from None
+        raise DataError(f"{where}: {half!r} is a lone surrogate (half a character); correct the text") from None
     except json.JSONDecodeError as e:
         where = f"{path}, line {line or e.lineno}, column {e.colno}"
         raise DataError(f"{where}: not valid JSON ({e.msg}); fix or remove the line") from None
@@ -375,7 +373,7 @@ def load_json(data: str | bytes, path: Path, line: int | None = None) -> Any:
 
 
 def first_line(bad: pl.Series, path: Path) -> str:
-    """Where the first true value stands: `line 7`, or `row 5` (from 0) in Parquet."""
+    """Return the location of the first true value: `line 7`, or `row 5` (from 0) in Parquet."""
     index = int(bad.arg_true()[0])
     if path.suffix in (".parquet", ".pq"):
         return f"row {index}"
@@ -417,15 +415,15 @@ def _json_object(raw: bytes, path: Path, line: int) -> dict[str, Any]:
 
 
 def _cast(values: pl.Series, kind: type[pl.DataType], path: Path, called: str, expected: str) -> pl.Series:
-    """The column as `kind`; where a value of a fitting column is none, null."""
-    found = values.dtype
+    """Return the column as `kind`, with null for each value that is not one."""
+    dtype = values.dtype
     try:
-        if found.is_nested() or (found.is_temporal() and kind is not pl.String):
+        if dtype.is_nested() or (dtype.is_temporal() and kind is not pl.String):
             raise pl.exceptions.InvalidOperationError
         return values.cast(kind, strict=kind is pl.String)
     except pl.exceptions.PolarsError:
         raise DataError(
-            f"{path}, column {called}: {found} is not {expected}; write the file with another type"
+            f"{path}, column {called}: {dtype} is not {expected}; write the file with another type"
         ) from None
 
 
@@ -449,10 +447,10 @@ def _separator(header: str, suffix: str) -> str:
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
-    """A Parquet file from outside; ends with one of `UNREADABLE` where it is damaged.
+    """Read an untrusted Parquet file. Raises one of `UNREADABLE` if it is damaged.
 
-    Arrow decodes it and checks every offset and text: on some damaged files the decoder of polars takes the whole
-    process with it.
+    Arrow decodes the file and checks every offset and text. The decoder of polars crashes the process on some damaged
+    files.
     """
     with pq.ParquetFile(path) as file:
         _check_counts(file)
@@ -462,15 +460,14 @@ def read_parquet(path: Path) -> pl.DataFrame:
 
 
 def _check_counts(file: pq.ParquetFile) -> None:
-    """See that each plain column has as many values as there are rows: Arrow makes room for what is said.
+    """Raise OSError if a plain column claims another number of values than rows.
 
-    Raises:
-        OSError: one has not.
+    Arrow allocates memory for the claimed number.
     """
-    told, count = file.metadata, file.metadata.num_columns
-    plain = [j for j in range(count) if told.schema.column(j).max_repetition_level == 0]
-    for i in range(told.num_row_groups):
-        group = told.row_group(i)
+    metadata, count = file.metadata, file.metadata.num_columns
+    plain = [j for j in range(count) if metadata.schema.column(j).max_repetition_level == 0]
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
         for column in (group.column(j) for j in plain):
             if column.num_values != group.num_rows:
                 where = f"column {column.path_in_schema} says {column.num_values} values"
@@ -496,7 +493,7 @@ def _parse_csv(
     text: str, path: Path, separator: str, quote: str | None, first: int, again: bool = True
 ) -> pl.DataFrame:
     try:
-        # Behind a byte order mark no text looks like a compressed file; a header that begins with `x^` would.
+        # Without a byte order mark polars takes a header that begins with `x^` for a compressed file.
         return pl.read_csv(text.encode("utf-8-sig"), separator=separator, quote_char=quote, infer_schema=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
         if again and quote and quote in text:
@@ -510,7 +507,7 @@ def _parse_csv(
 
 
 def _requoted(text: str, path: Path, separator: str, first: int) -> str:
-    """The table with quotation marks around each field that holds one, such as `7" single`."""
+    """Return the table with quotes around each field that contains one, such as `7" single`."""
     out = io.StringIO()
     writer = csv.writer(out, delimiter=separator, lineterminator="\n")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -524,8 +521,8 @@ def _requoted(text: str, path: Path, separator: str, first: int) -> str:
             line = first + reader.line_num
     except csv.Error:
         raise DataError(
-            f"{path}, line {line}: cannot be read as a table: its quotation marks do not pair. A field that begins "
-            'with one must end with one, and each inside it be written twice: "7"" single"'
+            f"{path}, line {line}: cannot be read as a table: its quotation marks do not pair. Quote the whole field "
+            'and double each mark inside it: "7"" single"'
         ) from None
     return out.getvalue()
 
@@ -535,14 +532,14 @@ def _too_wide(path: Path, line: int, fields: int) -> DataError:
 
 
 def _exact(raw: pl.Series, values: pl.Series) -> pl.Series:
-    """The numbers as Int64 where each is whole, else `values`: a Float64 does not hold every nanosecond."""
+    """Return the numbers as Int64 if all are whole, else `values`. A Float64 does not hold every nanosecond."""
     whole = raw.cast(pl.Int64, strict=False)
     same = not whole.has_nulls() and bool((whole.cast(pl.Float64) == values).all())
     return whole if same else values
 
 
 def _compact_dates(numbers: pl.Series) -> pl.Series | None:
-    """The moments of numbers that all are dates, such as 20200131; None where one is not."""
+    """Return the moments of numbers such as 20200131, or None if any of them is not a date."""
     if not numbers.dtype.is_integer() or not len(numbers) or not bool(numbers.is_between(*_COMPACT).all()):
         return None
     days = numbers.cast(pl.String).str.to_date("%Y%m%d", strict=False)
@@ -550,10 +547,10 @@ def _compact_dates(numbers: pl.Series) -> pl.Series | None:
 
 
 def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[int, str]:
-    """How many of the unit of these times make a second, and its name; 0 is a time of any unit.
+    """Return the units per second of these times, and the unit's name. Zero fits any unit.
 
     Raises:
-        DataError: there are times of two units.
+        DataError: the times are of two units.
     """
     size = values.abs()
     rank = pl.Series(np.searchsorted([least for least, _, _ in _UNITS[1:]], size.to_numpy()))
@@ -574,7 +571,7 @@ def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[i
 
 
 def _day_first(dates: pl.Series, path: Path, called: str) -> tuple[pl.Series, list[str]]:
-    """Dates like 01/31/2020 as 31/01/2020, where no value has the day first; all others as they are; and notes.
+    """Return the dates with the day first (01/31/2020 → 31/01/2020), and notes.
 
     Raises:
         DataError: some values have the day first and some the month.
@@ -597,7 +594,7 @@ def _day_first(dates: pl.Series, path: Path, called: str) -> tuple[pl.Series, li
 
 
 def _refuse_day_or_month(dates: pl.Series, path: Path, called: str) -> None:
-    """Refuse a column of dates like 01/02/2020 of which none has a day beyond 12."""
+    """Raise DataError for a column of dates such as 01/02/2020 if no value has a day beyond 12."""
     one, _, other, _ = dates.str.extract_groups(_DAY_OR_MONTH).struct.unnest().get_columns()
     first, second = one.cast(pl.Int64), other.cast(pl.Int64)
     if first.has_nulls() or bool((first > 12).any()) or bool((first == second).all()):
@@ -606,7 +603,7 @@ def _refuse_day_or_month(dates: pl.Series, path: Path, called: str) -> None:
     value = dates[int(unlike.arg_true()[0])]
     raise DataError(
         f"{path}, {first_line(unlike, path)}, column {called}: {value!r} may begin with the day or the month, "
-        "and no value of the column tells which; write dates as year-month-day, such as 2020-01-31"
+        "and no other value decides; write dates as year-month-day, such as 2020-01-31"
     )
 
 
@@ -616,11 +613,11 @@ def _refuse_bad(
     path: Path,
     called: str,
     expected: str,
-    way: str = "correct or drop these rows",
+    remedy: str = "correct or drop these rows",
 ) -> None:
     if bad.any():
         value = given[int(bad.arg_true()[0])]
         raise DataError(
             f"{path}, {first_line(bad, path)}, column {called}: {value!r} is not {expected} "
-            f"({bad.sum()} of {len(given)} rows); {way}"
+            f"({bad.sum()} of {len(given)} rows); {remedy}"
         )

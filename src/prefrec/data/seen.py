@@ -1,4 +1,4 @@
-"""What the user of a held-out row has taken before its target: training interactions, and held-out ones up to it."""
+"""Items that the user of a held-out row took before its target: training interactions and earlier held-out ones."""
 
 from __future__ import annotations
 
@@ -11,51 +11,50 @@ from prefrec.data.types import PreparedData, RankingExample, Window
 
 
 def held_out_interactions(log: pl.DataFrame, windows: Sequence[Window], learn: pl.DataFrame) -> pl.DataFrame:
-    """Interactions of the users of `windows` up to each user's last target there, without those of `learn`.
+    """Return the interactions of the users of `windows` up to each user's last target, without those of `learn`.
 
-    They have the columns and the order of `log`.
+    The result has the columns and the order of `log`.
 
     Args:
-        log: `user_id, item_id, …`, each user's in their order, no item twice.
+        log: `user_id, item_id, …`, each user's interactions in order, no item twice.
         windows: validation and test rows.
         learn: training interactions.
     """
     pair = ["user_id", "item_id"]
     targets = pl.DataFrame([(w.user_id, w.target) for w in windows], dict.fromkeys(pair, pl.String), orient="row")
-    log = log.with_row_index("place")
-    last = log.join(targets, on=pair, how="semi").group_by("user_id").agg(pl.col("place").max().alias("last"))
-    held_out = log.join(last, on="user_id").filter(pl.col("place") <= pl.col("last"))
-    return held_out.join(learn, on=pair, how="anti").sort("place").drop("place", "last")
+    log = log.with_row_index("row")
+    last = log.join(targets, on=pair, how="semi").group_by("user_id").agg(pl.col("row").max().alias("last"))
+    held_out = log.join(last, on="user_id").filter(pl.col("row") <= pl.col("last"))
+    return held_out.join(learn, on=pair, how="anti").sort("row").drop("row", "last")
 
 
 def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[str]]:
-    """Items that each row's user took before the row's target [B]: no candidates where all items are.
+    """Return the items that each row's user took before the row's target [B], to exclude in full ranking.
 
-    They are the row's history, the user's training interactions, which lie before all held-out ones, and those of
-    `held_out_interactions` before the target; nothing that follows it. A target that was taken before is among them.
-    Data that an earlier prefrec prepared lack the held-out ones: it warns where the split may need them.
+    These are the row's history, the user's training interactions, and the held-out interactions before the target. A
+    target that was taken before is among them. Data of an earlier prefrec lack the held-out interactions; a warning
+    says so if the split may need them.
 
     Args:
-        data: prepared rows.
-        rows: of its validation or test rows.
+        rows: validation or test rows of `data`.
     """
     if data.held_out_interactions is None and data.protocol.get("split", "leave-last-out") != "leave-last-out":
         warn(
-            "the data were prepared by an earlier prefrec and lack held_out.parquet: what users took before the "
-            "history that a row shows is taken for unseen. Prepare them again; models trained on the same rows stay"
+            "the data were prepared by an earlier prefrec and lack held_out.parquet, so items taken before a row's "
+            "history count as unseen; prepare the data again (models trained on the same rows stay valid)"
         )
     users = {e.user_id for e in rows}
     learnt, held_out = _by_user(data.train_interactions, users), _by_user(data.held_out_interactions, users)
-    found = []
+    seen = []
     for e in rows:
         own = held_out.get(e.user_id, [])
         before = own[: own.index(e.target)] if e.target in own else []
-        found.append({*e.history, *learnt.get(e.user_id, ()), *before})
-    return found
+        seen.append({*e.history, *learnt.get(e.user_id, ()), *before})
+    return seen
 
 
 def _by_user(log: pl.DataFrame | None, users: Collection[str]) -> dict[str, list[str]]:
-    """User → items in the order of the log, of these users."""
+    """Return these users' items in the order of the log."""
     if log is None:
         return {}
     own = log.filter(pl.col("user_id").is_in(list(users)))

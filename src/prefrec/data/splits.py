@@ -1,4 +1,4 @@
-"""Cut users' sequences into training, validation and test rows, so that no row sees its own future."""
+"""Splits of users' sequences into training, validation and test rows in which no row sees its own future."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Rows = NDArray[np.int64]
 PARTS = ("train", "validation", "test")
 FRACTIONS = (0.8, 0.1, 0.1)
 VALIDATION_USERS = 0.2
-"""Share of the users whose held-out interactions are for validation where a split divides them by user."""
+"""Share of the users whose held-out interactions are for validation in `by_share`."""
 KEPT_COLUMNS = ("rating", "impressions")
-"""What a log may say of an interaction beside user, item and time."""
+"""Optional columns of a log that a split keeps."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of each part, the interactions to learn from, and what was left out."""
+    """The rows of each part, the interactions to learn from, and counts of what was left out."""
 
     rows: dict[str, Rows]
     train_interactions: pl.DataFrame
@@ -53,11 +53,9 @@ class Split:
 
 
 def order(log: pl.DataFrame, seed: int) -> Sequences:
-    """The log by user and time, to the microsecond where it says that. Equal times are put in a random order that
-    `seed` fixes.
+    """Sort the log by user and time, with equal times in a random order that `seed` fixes.
 
-    Neither item ids nor the order of lines in the file decide a tie: both carry information about the target
-    in some published data.
+    Item ids and the order of lines do not decide ties, because both reveal the target in some published data.
     """
     kept = [c for c in KEPT_COLUMNS if c in log.columns]
     times = time_columns(log)
@@ -72,10 +70,10 @@ def order(log: pl.DataFrame, seed: int) -> Sequences:
 
 
 def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
-    """Each user's last interaction for test, the one before for validation, all earlier windows for training.
+    """Split off each user's last interaction for test and the one before for validation.
 
-    Users with fewer than `min_history` + 2 interactions are left out altogether. `train_interactions` are
-    each user's interactions but the last two.
+    All earlier windows are training rows. Users with fewer than `min_history` + 2 interactions are dropped.
+    `train_interactions` are each user's interactions without the last two.
 
     Raises:
         DataError: no user is long enough.
@@ -104,16 +102,16 @@ def by_time(
     fractions: Sequence[float] = FRACTIONS,
     windows: str = "all",
 ) -> Split:
-    """Two points in time cut the log for everybody: a row belongs to the period its target lies in.
+    """Split at two points in time; a row belongs to the period of its target.
 
-    Histories reach back over the cuts. The cuts are the quantiles of all timestamps at `fractions`; an
+    Histories may reach back over the cuts. The cuts are the quantiles of all timestamps at `fractions`; an
     interaction at a cut belongs to the later period.
 
     Args:
         windows: `all` targets of the validation and test period, or each user's `last` one.
 
     Raises:
-        DataError: a part gets no row.
+        DataError: a part has no row.
     """
     bounds = np.quantile(sequences.timestamps, np.cumsum(fractions)[:2], method="higher").astype(np.int64)
     period = np.searchsorted(bounds, sequences.timestamps, side="right")
@@ -137,13 +135,15 @@ def by_user(
     fractions: Sequence[float] = FRACTIONS,
     windows: str = "last",
 ) -> Split:
-    """Users in the order of their first interaction: the first 80% train, then 10% validation, 10% test.
+    """Split users by their first interaction: the first 80% train, then 10% validation and 10% test.
 
-    This is the split of the LLaRA and S-DPO papers. All windows of training users are training rows; of the
-    others only the `last` row or `all` of them. Users are cut before those with short histories are left out.
+    This is the split of the LLaRA and S-DPO papers. Users are split before those with short histories are dropped.
+
+    Args:
+        windows: the `last` row of each validation and test user, or `all` of them. Training users give all rows.
 
     Raises:
-        DataError: a part gets no row.
+        DataError: a part has no row.
     """
     first = sequences.timestamps[sequences.offsets[:-1]]
     ranked = np.lexsort((np.arange(len(first)), first))
@@ -171,18 +171,17 @@ def by_user(
 def by_share(
     sequences: Sequences, min_history: int = 3, share: float = FRACTIONS[0], windows: str = "last", seed: int = 0
 ) -> Split:
-    """The first 80% of each user's interactions for training, the rest for validation or test, by user.
+    """Split each user's interactions: the first 80% for training, the rest for validation or test.
 
-    A fifth of the users, drawn by `seed`, are validation users: what they took after the cut chooses settings, and
-    what the other users took after it is the test. Users who would have fewer than `min_history` interactions before
-    the cut, or none after it, are left out altogether.
+    A fifth of the users, drawn by `seed`, are validation users; the others are test users. Users with fewer than
+    `min_history` interactions before the cut, or none after it, are dropped.
 
     Args:
-        share: of each user's interactions that are for training, rounded to whole ones.
+        share: training share of each user's interactions, rounded to whole ones.
         windows: each user's `last` row after the cut, or `all` of them.
 
     Raises:
-        DataError: a part gets no row.
+        DataError: a part has no row.
     """
     lengths = sequences.lengths
     cuts = np.rint(lengths * share).astype(np.int64)
@@ -203,7 +202,7 @@ def by_share(
 
 
 def materialise(sequences: Sequences, rows: Rows, history_length: int = 10) -> list[Window]:
-    """The windows that `rows` name: at most `history_length` items, oldest first, and the next one."""
+    """Return the windows of `rows`: at most `history_length` items, oldest first, and the next one."""
     windows = []
     for user, position in rows.tolist():
         end = int(sequences.offsets[user]) + position
@@ -215,16 +214,16 @@ def materialise(sequences: Sequences, rows: Rows, history_length: int = 10) -> l
 
 
 def sample_rows(n: int, limit: int | None, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of at most `limit` of `n` rows, at random, in their old order."""
+    """Return the indices of at most `limit` of `n` rows, drawn at random, in ascending order."""
     if limit is None or n <= limit:
         return np.arange(n)
     return np.sort(rng.choice(n, size=limit, replace=False))
 
 
 def sample_users(users: Sequence[str], limit: int | None, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of at most `limit` rows that belong to as few random users as possible, in their old order.
+    """Return the indices of at most `limit` rows of randomly drawn whole users, in ascending order.
 
-    Whole users are taken, so that a bootstrap over users stays honest; the last one may be cut short.
+    Whole users keep a bootstrap over users valid; only the last one may be cut short.
     """
     if limit is None or len(users) <= limit:
         return np.arange(len(users))
@@ -234,7 +233,7 @@ def sample_users(users: Sequence[str], limit: int | None, rng: np.random.Generat
 
 
 def _spans(users: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64]) -> Rows:
-    """Rows of all positions start ≤ p < stop of each user."""
+    """Return the rows of all positions start ≤ p < stop of each user."""
     counts = np.maximum(stop - start, 0)
     offsets = np.concatenate([[0], np.cumsum(counts)])[:-1]
     positions = np.arange(counts.sum()) - np.repeat(offsets, counts) + np.repeat(start, counts)
@@ -248,7 +247,7 @@ def _mask(sequences: Sequences, rows: Rows) -> pl.Series:
 
 
 def _last_of_each(rows: Rows) -> Rows:
-    """The last row of each user, where a user's rows stand together."""
+    """Return the last row of each user. A user's rows must be adjacent."""
     return rows[np.append(rows[1:, 0] != rows[:-1, 0], True)] if len(rows) else rows
 
 
@@ -256,7 +255,6 @@ def _refuse_empty(rows: dict[str, Rows], min_history: int, what: str) -> None:
     empty = [part for part in PARTS if not len(rows[part])]
     if empty:
         raise DataError(
-            f"the split leaves no row for {' and '.join(empty)} ({what}, min_history={min_history}): every "
-            "target there has too short a history. Lower --min-history (`min_history` in a recipe), or split by "
-            "leave-last-out"
+            f"the split leaves no row for {' and '.join(empty)} ({what}, min_history={min_history}): all histories "
+            "there are too short. Lower --min-history (`min_history` in a recipe), or split by leave-last-out"
         )

@@ -1,4 +1,4 @@
-"""Make titles readable and tell items apart by them: articles, years, duplicates."""
+"""Readable and unambiguous titles: articles, years, duplicates."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ _PARENTHESES = re.compile(r"\(([^()]*)\)")
 
 
 INVISIBLE = r"[\s\p{Cc}\p{Cf}]"
-"""What is no visible character, such as a space of no width (a regular expression of polars)."""
+"""Characters that are not visible, such as a zero-width space (a regular expression of polars)."""
 
 
 def normal_title(title: str) -> str:
-    """The form two titles are compared in: NFKC, as answers are compared, single spaces, no case."""
+    """Return the form in which titles are compared: NFKC (as for answers), single spaces, no case."""
     if title.isascii():
         return " ".join(title.split()).casefold()
+    # Casefolding can undo the normal form, hence the second pass.
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", title).casefold()).split())
 
 
 def is_blank(title: str) -> bool:
-    """Whether a title has no visible character."""
+    """Return True if a title has no visible character."""
     return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in title)
 
 
 def restore_article(title: str) -> str:
-    """`Shawshank Redemption, The` → `The Shawshank Redemption`; `Enfer, L'` → `L'Enfer`; others unchanged."""
+    """Move a trailing article to the front: `Enfer, L'` → `L'Enfer`, `Piano, The` → `The Piano`."""
     match = _ROTATED.match(title)
     if not match:
         return title
@@ -46,9 +47,9 @@ def restore_article(title: str) -> str:
 
 
 def movie_title(raw: str) -> tuple[str, int | None]:
-    """A MovieLens title as people say it, and the year it ends in (None where it has none).
+    """Return a MovieLens title with its articles in front, and the year it ends in (or None).
 
-    Articles are restored in the title and in each alternative title in parentheses, which stay:
+    Articles are restored in the title and in each alternative title in parentheses:
     `Big Blue, The (Grand bleu, Le) (1988)` → (`The Big Blue (Le Grand bleu)`, 1988).
     """
     year = _YEAR.search(raw)
@@ -59,13 +60,10 @@ def movie_title(raw: str) -> tuple[str, int | None]:
 
 
 def movie_titles(raw: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Titles for MovieLens items, and which id each id stands for.
+    """Return kept id → title for MovieLens items, and every id → kept id.
 
-    Items with the same title and year are one film, known by its smallest id. The year is shown only
-    where two films would otherwise share a title.
-
-    Returns:
-        kept id → title, and every id → kept id.
+    Items with the same title and year are one film, which keeps its smallest id. The year is shown only if two films
+    would otherwise share a title.
     """
     parsed = {i: movie_title(t) for i, t in raw.items()}
     films: defaultdict[tuple[str, int | None], list[str]] = defaultdict(list)
@@ -84,22 +82,22 @@ def movie_titles(raw: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]
 
 
 def id_order(item_id: str) -> tuple[int, int, str]:
-    """Sort key of an id: numbers by value, before any text."""
+    """Return the sort key of an id: numbers by value, before any text."""
     return (0, int(item_id), item_id) if item_id.isdecimal() else (1, 0, item_id)
 
 
 def resolve_duplicates(items: pl.DataFrame, how: DuplicateTitles) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
-    """Deal with different ids that share a title (compared by `normal_title`).
+    """Resolve ids that share a title (compared by `normal_title`).
 
     Args:
         items: `item_id, title, …`.
-        how: `error` refuses; `merge` makes them one item with the smallest id; `number` writes `Title (2)`.
+        how: `error` raises; `merge` keeps the smallest id for all; `number` writes `Title (2)`.
 
     Returns:
         the items, merged id → kept id (for `merge`), and notes.
 
     Raises:
-        DataError: `how` is `error` and there are such items.
+        DataError: `how` is `error` and ids share a title.
     """
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for item, title in items.select("item_id", "title").iter_rows():
@@ -120,7 +118,7 @@ def _duplicates_error(items: pl.DataFrame, shared: Sequence[Sequence[str]]) -> D
     titles = dict(items.select("item_id", "title").iter_rows())
     first = "; ".join(f"{titles[g[0]]!r} is the title of {', '.join(g[:4])}" for g in shared[:3])
     return DataError(
-        f"{len(shared)} titles belong to more than one item: {first}. A language model knows items by title: "
+        f"{len(shared)} titles belong to more than one item: {first}. A language model identifies items by title: "
         "choose --duplicate-titles merge (they are the same item) or number (call the second 'Title (2)'; "
         "`duplicate_titles` in a recipe)"
     )

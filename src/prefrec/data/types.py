@@ -1,4 +1,4 @@
-"""The types that everything passes along: catalogue, ranking examples, prepared data."""
+"""Types of prepared data: catalogue, ranking examples, windows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import polars as pl
 from prefrec.errors import DataError
 
 FORMAT_VERSION = 1
-"""Of the folder that `prefrec prepare` writes."""
+"""Version of the folder format that `prefrec prepare` writes."""
 
 INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
 _IDS = pl.List(pl.String)
@@ -27,10 +27,10 @@ EXAMPLE_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
 
 @dataclass(frozen=True, slots=True)
 class RankingExample:
-    """One question to a recommender: which of `candidates` does the user take next?
+    """A ranking question: which of `candidates` does the user take next?
 
-    All entries are item ids (strings). `history` is oldest first and holds only interactions before the
-    target's; `target` stands exactly once in `candidates`.
+    All entries are item ids. `history` is oldest first and has only items taken before the target. `target` is in
+    `candidates` exactly once.
     """
 
     user_id: str
@@ -46,9 +46,9 @@ class RankingExample:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A ranking example before its candidates are drawn: what came before, and what came next.
+    """A ranking example before its candidates are drawn.
 
-    `position` is the target's place in the user's sequence, from 0: with `user_id` it names the row.
+    `position` is the target's index in the user's sequence. Together with `user_id` it identifies the row.
     """
 
     user_id: str
@@ -59,7 +59,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Items and their titles: a polars frame with `item_id: str`, `title: str` and any further columns."""
+    """The items and their titles: a polars frame with `item_id: str`, `title: str` and further columns."""
 
     frame: pl.DataFrame
 
@@ -74,7 +74,7 @@ class Catalogue:
         return self.frame["item_id"].to_list()
 
     def titles_of(self, item_ids: Iterable[str]) -> list[str]:
-        """Titles of `item_ids`, in their order.
+        """Return the titles of `item_ids`, in their order.
 
         Raises:
             DataError: an id is not in the catalogue.
@@ -90,21 +90,20 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What `prefrec prepare` makes and everything else reads.
+    """A prepared data set, made by `prefrec prepare`.
 
     Attributes:
-        catalogue: all items that can be asked about.
+        catalogue: all items.
         train, validation, test: ranking examples, candidates included.
         train_interactions: frame `user_id, item_id, timestamp[, rating][, impressions]` (str, str, Int64 seconds,
-            Float64, list of str; sorted by user and time): what a recommender may learn from. Nothing of it lies in
-            a validation or test target. Ratings, and items that were shown and not taken, are kept where the log has
-            some.
-        held_out_interactions: what the users of validation and test rows took, up to each user's last target, that
-            is no training interaction; the same columns, in the same order. Nothing learns from it: by it
-            `seen_items` knows what came before a target. None: not known, in data that an earlier prefrec prepared.
+            Float64, list of str; sorted by user and time). A recommender may learn from all of it; it contains no
+            validation or test target. `impressions` are items that were shown and not taken.
+        held_out_interactions: other interactions of the users of validation and test rows, up to each user's last
+            target, in the same form. Nothing learns from them; `seen_items` reads them. None in data of an earlier
+            prefrec.
         protocol: source, split, candidates, seeds and counts, as plain JSON values.
-        users: `user_id` and attributes such as age or gender, all text, each user once; None where none are known.
-            They group users in studies and are no part of any prompt.
+        users: `user_id` and attributes such as age or gender, all text, each user once, or None. They group users in
+            studies and are not part of any prompt.
     """
 
     catalogue: Catalogue
@@ -123,40 +122,39 @@ class PreparedData:
 
     @property
     def opinions(self) -> pl.DataFrame:
-        """The training interactions, without ratings that only say how often an item was taken."""
+        """The training interactions, without ratings that are only play counts."""
         counts = self.protocol.get("rating_counts", False)
         return self.train_interactions.drop("rating") if counts else self.train_interactions
 
     def split(self, name: str) -> list[RankingExample]:
-        """The examples of `train`, `validation` or `test`."""
+        """Return the examples of `train`, `validation` or `test`."""
         if name not in ("train", "validation", "test"):
             raise DataError(f"unknown split {name!r}: expected train, validation or test")
         return list(getattr(self, name))
 
     def some(self, name: str, n: int | None) -> list[RankingExample]:
-        """n rows of a split, spread over its users: one of each, then a second of each, and so on; None: all.
+        """Return n rows of a split, spread over its users (one of each, then a second of each, …); None: all.
 
-        Which of a user's rows comes first is drawn at random, always the same. Where users have a row each, these are
-        the first n. They come in the order of the split.
+        The choice among a user's rows is random but always the same. The rows keep the order of the split.
         """
         rows = self.split(name)
         if n is None or n >= len(rows):
             return rows
-        of_user: dict[str, list[int]] = {}
+        by_user: dict[str, list[int]] = {}
         for i, example in enumerate(rows):
-            of_user.setdefault(example.user_id, []).append(i)
+            by_user.setdefault(example.user_id, []).append(i)
         rng = np.random.default_rng(0)
-        turns = [(turn, i) for own in of_user.values() for turn, i in enumerate(rng.permutation(own).tolist())]
+        turns = [(turn, i) for own in by_user.values() for turn, i in enumerate(rng.permutation(own).tolist())]
         return [rows[i] for i in sorted(i for _, i in sorted(turns)[:n])]
 
 
 def examples_to_frame(examples: Sequence[RankingExample]) -> pl.DataFrame:
-    """A frame with one row an example (columns user_id, history, candidates, target)."""
+    """Return a frame with one row per example (columns user_id, history, candidates, target)."""
     rows = [(e.user_id, list(e.history), list(e.candidates), e.target) for e in examples]
     return pl.DataFrame(rows, schema=EXAMPLE_SCHEMA, orient="row")
 
 
 def frame_to_examples(frame: pl.DataFrame) -> list[RankingExample]:
-    """The inverse of `examples_to_frame`."""
+    """Return the examples of a frame made by `examples_to_frame`."""
     columns = (frame[c].to_list() for c in ("user_id", "history", "candidates", "target"))
     return [RankingExample(u, tuple(h), tuple(c), t) for u, h, c, t in zip(*columns, strict=True)]

@@ -110,7 +110,7 @@ def reference_entry(name: str, data: PreparedData, data_key: str, seed: int) -> 
     """Return a reference row as an entry, for rankers that are made of others."""
 
     def load(batch_size: int) -> Ranker:
-        return reference_ranker(name, data.train_interactions, data.catalogue, seed)
+        return reference_ranker(name, data.train_interactions, data.catalogue, seed, data.validation)
 
     return Entry(name, stage_key(reference=name, data=data_key, seed=seed), load, load)
 

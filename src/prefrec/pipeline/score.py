@@ -48,7 +48,7 @@ def ask_all(
         raise ConfigError(f"rankers need names of their own, got {', '.join(names)}")
     if not examples:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
-    asked = reference_rankers(data.train_interactions, data.catalogue, seed, section.references)
+    asked = reference_rankers(data.train_interactions, data.catalogue, seed, section.references, data.validation)
     frames = [_best(predict(r, examples, data.catalogue, generate=False, seed=seed), top) for r in asked]
     return pl.concat([*frames, *ask_models(data, section, entries, examples, cache, seed=seed, top=top)])
 

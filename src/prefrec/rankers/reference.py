@@ -123,15 +123,17 @@ class ItemKNNRanker:
         return score_by_rows(histories, [self.similarity.T.tocsr()], examples, self.index)
 
 
-_REFERENCES: dict[str, Callable[[pl.DataFrame, Catalogue, int], Ranker]] = {
-    RandomRanker.name: lambda _log, _items, seed: RandomRanker(seed),
-    PopularityRanker.name: lambda log, _items, _seed: PopularityRanker.fit(log),
-    CooccurrenceRanker.name: lambda log, _items, _seed: CooccurrenceRanker.fit(log),
-    ItemKNNRanker.name: lambda log, _items, _seed: ItemKNNRanker.fit(log),
-    WindowCooccurrenceRanker.name: lambda log, _items, _seed: WindowCooccurrenceRanker.fit(log),
-    TitleTfidfRanker.name: lambda _log, items, _seed: TitleTfidfRanker.fit(items),
+_REFERENCES: dict[str, Callable[[pl.DataFrame, Catalogue, int, Sequence[RankingExample]], Ranker]] = {
+    RandomRanker.name: lambda _log, _items, seed, _rows: RandomRanker(seed),
+    PopularityRanker.name: lambda log, _items, _seed, _rows: PopularityRanker.fit(log),
+    CooccurrenceRanker.name: lambda log, _items, _seed, _rows: CooccurrenceRanker.fit(log),
+    ItemKNNRanker.name: lambda log, _items, _seed, _rows: ItemKNNRanker.fit(log),
+    WindowCooccurrenceRanker.name: lambda log, _items, _seed, rows: WindowCooccurrenceRanker.fit(
+        log, validation=rows
+    ),
+    TitleTfidfRanker.name: lambda _log, items, _seed, _rows: TitleTfidfRanker.fit(items),
 }
-"""Name → the fitted ranker, from training interactions, catalogue and seed; in the order of the tables."""
+"""Name → the fitted ranker; in the order of the tables."""
 
 
 def reference_rankers(
@@ -139,6 +141,7 @@ def reference_rankers(
     catalogue: Catalogue,
     seed: int = 0,
     names: Collection[str] = tuple(_REFERENCES),
+    validation: Sequence[RankingExample] = (),
 ) -> list[Ranker]:
     """Return the reference rankers, fitted, in the order of the tables.
 
@@ -147,13 +150,21 @@ def reference_rankers(
         catalogue: titles of all items, which `title TF-IDF` compares.
         seed: of `random`.
         names: those that are wanted.
+        validation: rows that choose the settings of `window co-occurrence`; none: its defaults.
     """
-    return [make(train_interactions, catalogue, seed) for name, make in _REFERENCES.items() if name in names]
+    made = [make for name, make in _REFERENCES.items() if name in names]
+    return [make(train_interactions, catalogue, seed, validation) for make in made]
 
 
-def reference_ranker(name: str, train_interactions: pl.DataFrame, catalogue: Catalogue, seed: int = 0) -> Ranker:
+def reference_ranker(
+    name: str,
+    train_interactions: pl.DataFrame,
+    catalogue: Catalogue,
+    seed: int = 0,
+    validation: Sequence[RankingExample] = (),
+) -> Ranker:
     """Return the one of `reference_rankers` with this name."""
-    (ranker,) = reference_rankers(train_interactions, catalogue, seed, {name})
+    (ranker,) = reference_rankers(train_interactions, catalogue, seed, {name}, validation)
     return ranker
 
 

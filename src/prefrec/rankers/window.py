@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Self
 
 import numpy as np
@@ -14,6 +15,8 @@ from scipy import sparse  # type: ignore[import-untyped]
 from prefrec.data import RankingExample
 from prefrec.rankers.rows import history_matrix, score_by_rows, user_item_matrix
 
+GRID = tuple(product((20.0, 10.0, 40.0), ((0.5, 0.5), (0.5, 0.4), (0.25, 0.25)), (2.0, 1.0, 5.0, 20.0)))
+"""Decay, exponents and half-life to choose from."""
 _PAIRS_AT_A_TIME = 8_000_000
 """Pairs of neighbours held in memory before they are summed."""
 
@@ -42,6 +45,7 @@ class WindowCooccurrenceRanker:
         decay: float = 20.0,
         exponents: tuple[float, float] = (0.5, 0.5),
         half_life: float = 2.0,
+        validation: Sequence[RankingExample] = (),
     ) -> Self:
         """Keep the similarities, items × items, sparse.
 
@@ -51,17 +55,37 @@ class WindowCooccurrenceRanker:
             decay: places after which a pair weighs 1/e.
             exponents: a and b: how much popular items of the history, and popular candidates, are held back.
             half_life: items of the history after which a weight is halved.
+            validation: rows that choose decay, exponents and half-life among `GRID` and the values given, by
+                NDCG@10; none: the values given are taken.
         """
         taken, index = user_item_matrix(train_interactions)
-        one_way = _near_pairs(train_interactions, index, reach, decay)
         popularity = np.asarray(taken.sum(axis=0))
-        history, candidate = (sparse.diags_array(popularity**-exponent) for exponent in exponents)
-        return cls(sparse.csr_array(history @ (one_way + one_way.T) @ candidate), index, half_life)
+        grid = list(dict.fromkeys([(decay, exponents, half_life), *(GRID if validation else ())]))
+        best: tuple[float, Self] | None = None
+        for places in dict.fromkeys(d for d, _, _ in grid):
+            one_way = _near_pairs(train_interactions, index, reach, places)
+            pairs = sparse.csr_array(one_way + one_way.T)
+            for (a, b), life in [(e, h) for d, e, h in grid if d == places]:
+                history, candidate = (sparse.diags_array(popularity**-power) for power in (a, b))
+                ranker = cls(sparse.csr_array(history @ pairs @ candidate), index, life)
+                if len(grid) == 1:
+                    return ranker
+                value = _mean_ndcg(ranker.score(validation), [e.target_index for e in validation])
+                if best is None or value > best[0]:
+                    best = value, ranker
+        assert best is not None
+        return best[1]
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C]: weighted sums of similarities."""
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
         return score_by_rows(weights, [self.similarity], examples, self.index)
+
+
+def _mean_ndcg(scores: NDArray[np.float64], targets: Sequence[int]) -> float:
+    """Return mean NDCG@10 of scores [B, C]; of equal scores the target comes last."""
+    ranks = (scores >= scores[np.arange(len(scores)), targets][:, None]).sum(axis=1)
+    return float(np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0).mean())
 
 
 def _near_pairs(log: pl.DataFrame, index: dict[str, int], reach: int, decay: float) -> sparse.csr_array:

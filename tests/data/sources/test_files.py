@@ -50,7 +50,7 @@ def test_attributes_of_users(shop: Shop, tmp_path: Path) -> None:
     assert source.users.rows() == [("u0", "free", "31"), ("u1", "paid", None)]
     for text, message in (
         ("user_id,plan\nu0,free\nu0,paid\n", r"users\.csv: user 'u0' has more than one line"),
-        ("user_id\nu0\n", r"users\.csv: no column beside that of the ids"),
+        ("user_id\nu0\n", r"users\.csv: no column but that of the ids"),
         (
             "customer,plan\nu0,free\n",
             r"users\.csv: no column 'user_id'.*there are 'customer', 'plan'\. Did you mean 'customer'\?$",
@@ -104,7 +104,7 @@ def test_the_order_of_the_lines_in_place_of_times(tmp_path: Path) -> None:
     log.write_text("user_id,item_id\n" + "".join(f"v,1{i}\nu,{i}\n" for i in (5, 2, 9, 1, 7, 3)))
     items.write_text("item_id,title\n" + "".join(f"{i},Thing {i}\n" for i in range(20)))
     with pytest.raises(
-        DataError, match=r"no column 'timestamp'.*if there are no times .* give file-order as the name"
+        DataError, match=r"no column 'timestamp'.*if there are no times .* name the column file-order"
     ):
         files(log, items)
     config = {"source": "files", "interactions": log, "items": items, "candidates": {"size": 4}}
@@ -135,7 +135,7 @@ def test_empty_and_conflicting_titles(shop: Shop) -> None:
     paths["items"].write_text(text + 'i99," "\n')
     assert len(files(**paths).catalogue) == 40
     paths["items"].write_text(text.replace("Thing 3\n", "\u200b \n"))
-    with pytest.raises(DataError, match=r"1 items of the log have no title .*'i3'; \d inter.*an empty one is none"):
+    with pytest.raises(DataError, match=r"1 items of the log have no title .*'i3'; \d inter.*drop these"):
         files(**paths)
     dropped = files(**paths, missing_titles="drop")
     assert "i3" not in dropped.interactions["item_id"].to_list()

@@ -134,7 +134,7 @@ def test_windows_of_the_length_asked_for(tmp_path: Path) -> None:
     assert set(histories(min_history=1, history_length=1)) == {1}
     with pytest.raises(DataError, match=r"no window has min_history=3 titles \(longest: 2\); lower --min-history"):
         histories()
-    with pytest.raises(ConfigError, match=r"^history_length: 20 asked for, but the windows .* hold 2 titles at most"):
+    with pytest.raises(ConfigError, match=r"^history_length: 20 is too long, .* have at most 2 titles"):
         histories(history_length=20)
 
 

@@ -55,7 +55,7 @@ def test_skips_are_yes_or_no() -> None:
     assert found == [True, False, True, False, True, True, False, False]
     for kind in (pl.Series([True, False]), pl.Series([1, 0]), pl.Series([1.0, 0.0])):
         assert parse_skipped(pl.DataFrame({"skipped": kind}), PATH, "skip")["skipped"].to_list() == [True, False]
-    with pytest.raises(DataError, match=r"log\.csv, line 3, column skip: 'perhaps' does not say whether"):
+    with pytest.raises(DataError, match=r"log\.csv, line 3, column skip: 'perhaps' is not true or false"):
         parse_skipped(pl.DataFrame({"skipped": ["1", "perhaps"]}), PATH, "skip")
 
 

@@ -165,7 +165,7 @@ def test_recbole_files_need_no_times(tmp_path: Path) -> None:
 
 def test_rows_of_one_time_cannot_be_cut(tmp_path: Path) -> None:
     folder = small(tmp_path, "u,1 2 3,10\nv,2 3 4,10\n", "u,2 3 5,20\n")
-    with pytest.raises(DataError, match=r"train\.csv: all rows are of one time"):
+    with pytest.raises(DataError, match=r"train\.csv: all rows have the same time"):
         prepared(folder, validation_share=0.5)
 
 
@@ -226,7 +226,7 @@ def test_configurations_that_do_not_fit(options: dict[str, Any], message: str) -
 
 
 def test_longer_histories_than_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"history_length: 11 asked for, but the windows .* hold 4 titles at most"):
+    with pytest.raises(ConfigError, match=r"history_length: 11 is too long, .* have at most 4 titles"):
         prepared(write_rows(tmp_path, draw_log(0)), history_length=11)
 
 

@@ -42,7 +42,7 @@ CASES = [
     _items("other ids", "(such as '1')", HEADER + "1,Alien\n", "--missing-titles", "drop"),
     _items("an id empty", "items.csv, line 3: item_id is empty (1 rows); fill or drop these rows", HEADER + "i1,Alien\n,Heat\n"),
     _items("two titles for one id", "item 'i1' has 2 titles: 'Alien' / 'Heat'", HEADER + "i1,Alien\ni1,Heat\n"),
-    _items("one title for two ids", "'Heat' is the title of i1, i2. A language model knows items by title: choose --duplicate-titles", HEADER + "".join(f"i{i},{'Heat' if i in (1, 2) else f'Title {i}'}\n" for i in range(60))),
+    _items("one title for two ids", "'Heat' is the title of i1, i2. A language model identifies items by title: choose --duplicate-titles", HEADER + "".join(f"i{i},{'Heat' if i in (1, 2) else f'Title {i}'}\n" for i in range(60))),
     _items("titles missing", "items of the log have no title in the catalogue", HEADER + "i1,Alien\n"),
     _items("a comma not quoted", "items.csv, line 2: cannot be read as a table: more than the 2 fields", HEADER + "i1,Me, Myself & Irene\n"),
     _items("latin-1", "items.csv, line 2: byte 0xe9 is not utf-8", HEADER.encode() + b"i1,Am\xe9lie\n"),

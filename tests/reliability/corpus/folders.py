@@ -73,7 +73,7 @@ def _records(name: str, message: str, files: Mapping[str, Content]) -> Case:
 CASES = [
     command("prepared data: not there", "none: no such folder; `prefrec prepare", lambda p, f: ("audit", f / "none")),
     command("prepared data: an empty folder", "is not prepared data (protocol.json is missing); run `prefrec prepare", lambda p, f: ("audit", f)),
-    _data("not written to its end", "was not written to its end (protocol.json is missing); run `prefrec prepare", {"protocol.json": None}),
+    _data("not written to its end", "is unfinished (protocol.json is missing); run `prefrec prepare", {"protocol.json": None}),
     _data("half a protocol", "protocol.json: not valid JSON", {"protocol.json": '{"format_version": 1'}),
     _data("a protocol that is a list", "protocol.json: expected a JSON object, found list; run `prefrec prepare", {"protocol.json": "[]"}),
     _data("a protocol nested without end", "protocol.json: not valid JSON", {"protocol.json": "[" * 100_000}),
@@ -112,7 +112,7 @@ CASES = [
     command("run: no run", "is not the folder of a run: expected at least one of recipe.yaml", lambda p, f: ("report", p.shop)),
     _run("no recipe", "recipe.yaml: No such file or directory", {"recipe.yaml": None}),
     _run("half a recipe", "recipe.yaml: not a YAML file", {"recipe.yaml": "name: {"}),
-    _run("data unfinished", "data cannot be read: data was not written to its end", {"data/protocol.json": None}),
+    _run("data unfinished", "data cannot be read: data is unfinished", {"data/protocol.json": None}),
     _run("a model not trained", "no trained model 'orpo'; there are zero-shot, sft, dpo, s-dpo", {}, "explain", "RUN", "--row", "0", "--ranker", "orpo"),
     _run("a model outside of it", "no trained model '../../sft'", {}, "serve", "RUN", "--ranker", "../../sft"),
     _run("weights damaged", "sft/adapter cannot be read", {"sft/adapter/adapter_model.safetensors": b"{"}, "serve", "RUN", "--ranker", "sft"),

@@ -1,4 +1,4 @@
-"""One file a source; each gives the same `Source`."""
+"""Readers of public data sets and of the user's own files, one module per source; each returns a `Source`."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = [
 
 
 def load_source(config: PrepareConfig) -> Source:
-    """The source that `config` names.
+    """Read the source that `config` names.
 
     Raises:
         DataError: its files cannot be used.
-        ConfigError: the configuration asks for what they do not have.
+        ConfigError: the configuration asks for something they do not have.
     """
     match config.source:
         case "movielens-100k":

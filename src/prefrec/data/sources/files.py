@@ -1,4 +1,4 @@
-"""Anybody's log and catalogue: CSV, TSV, Parquet or RecBole atomic files, with mapped column names."""
+"""The user's own log and catalogue: CSV, TSV, Parquet or RecBole atomic files with mapped column names."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from prefrec.data.types import Catalogue
 _OPTIONS = {
     "user_id": "--user-column (`columns.user` in a recipe)",
     "item_id": "--item-column (`columns.item` in a recipe)",
-    "timestamp": "--timestamp-column (`columns.timestamp` in a recipe); if there are no times and the lines are in "
-    f"the order of the interactions, give {FILE_ORDER} as the name",
+    "timestamp": "--timestamp-column (`columns.timestamp` in a recipe); if there are no times but the lines are in "
+    f"temporal order, name the column {FILE_ORDER}",
     "rating": "--rating-column (`columns.rating` in a recipe)",
     "impressions": "--impressions-column (`columns.impressions` in a recipe)",
     "skipped": "--skipped-column (`columns.skipped` in a recipe)",
@@ -57,16 +57,15 @@ def files(
     missing_titles: Literal["error", "drop"] = "error",
     users: Path | None = None,
 ) -> Source:
-    """A log and a catalogue from files; the other arguments say what their columns are called.
+    """Read a log and a catalogue from files. The other arguments name their columns.
 
-    The rating column is read where it is there; a name other than `rating` must be there, and None reads none. An
-    empty rating is null. An item with an empty title has none. All columns of `users` but the user's id, which is
-    called as in the log or `user_id`, are attributes. An interaction that `skipped` says was a skip is not one of the
-    log's: its item is among the `impressions` of the user's next interaction. `FILE_ORDER` as `timestamp` takes the
-    order of the lines.
+    The rating column may be absent if it has its default name; None reads no ratings, and an empty rating is null.
+    All columns of `users` other than the user's id (named as in the log, or `user_id`) are attributes. An interaction
+    marked in `skipped` is removed from the log, and its item joins the `impressions` of the user's next interaction.
+    `FILE_ORDER` as `timestamp` takes the order of the lines.
 
     Raises:
-        DataError: a file, column or value cannot be used; the message names it and the way out.
+        DataError: a file, column or value cannot be used.
     """
     log_path, items_path = Path(interactions), Path(items)
     wanted = {"user_id": user, "item_id": item, "timestamp": timestamp}
@@ -78,8 +77,8 @@ def files(
     for column in ("user_id", "item_id"):
         log = check_ids(log, column, log_path, wanted[column])
     log, notes = parse_timestamps(log, "timestamp", log_path, timestamp)
-    log, told_of = _opinions(log, log_path, rating, impressions, skipped)
-    notes += told_of
+    log, rating_notes = _opinions(log, log_path, rating, impressions, skipped)
+    notes += rating_notes
     columns = {"item_id": catalogue_item or item, "title": title}
     catalogue = pick_columns(read_table(items_path, encoding), columns, items_path, options=_CATALOGUE_OPTIONS)
     catalogue = clean_catalogue(check_ids(catalogue, "item_id", items_path, columns["item_id"]), items_path, title)
@@ -95,10 +94,10 @@ def files(
 def _opinions(
     log: pl.DataFrame, path: Path, rating: str | None, impressions: str | None, skipped: str | None
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Return the log with its ratings, impressions and skips read, where it has some, and notes."""
+    """Return the log with its ratings, impressions and skips parsed, and notes."""
     notes = []
     if "rating" in log.columns:
-        log = parse_numbers(log, "rating", path, rating, may_be_empty=True, way=_NO_RATING)
+        log = parse_numbers(log, "rating", path, rating, may_be_empty=True, remedy=_NO_RATING)
         empty = log["rating"].null_count()
         notes = [f"{empty} of {len(log)} interactions have no rating"] if empty else []
     if impressions:
@@ -109,7 +108,6 @@ def _opinions(
 
 
 def _people(path: Path, user: str, encoding: str) -> pl.DataFrame:
-    """Return the attributes of users in a file."""
     people = read_table(path, encoding)
     own = user if user in people.columns or "user_id" not in people.columns else "user_id"
     others = {c: c for c in people.columns if c not in (own, "user_id")}

@@ -30,18 +30,18 @@ def goodreads(
     missing_titles: Literal["error", "drop"] = "error",
     duplicate_titles: DuplicateTitles = "merge",
 ) -> Source:
-    """A genre of the UCSD Book Graph: `goodreads_interactions_*.json.gz` and `goodreads_books_*.json.gz`.
+    """Read a genre of the UCSD Book Graph: `goodreads_interactions_*.json.gz` and `goodreads_books_*.json.gz`.
 
-    Both are read as streams. The time of an interaction is `date_added`. A rating of 0 means none. Books on a
-    user's shelf that were not read count as touched, so they are never negatives of that user.
+    Both are read as streams. The time of an interaction is `date_added`. A rating of 0 means no rating. Unread books
+    on a user's shelf count as touched, so they are never negatives of that user.
 
     Args:
         read_only: keep only books with `is_read`.
-        missing_titles: books without a title: refuse, or drop their interactions.
-        duplicate_titles: mostly editions of one work, hence `merge`.
+        missing_titles: raise for books without a title, or drop their interactions.
+        duplicate_titles: `merge` suits editions of one work.
 
     Raises:
-        DataError: a file is missing, truncated or holds a line that cannot be used.
+        DataError: a file is missing or truncated, or a line cannot be used.
     """
     shelf = _shelf(interactions)
     items = _books(books, set(shelf["item_id"].unique().to_list()))
@@ -62,12 +62,12 @@ def goodreads(
 
 
 def find_files(folder: Path) -> tuple[Path, Path]:
-    """The interactions and the books file in `folder`.
+    """Return the paths of the interactions file and the books file in `folder`.
 
     Raises:
-        DataError: there is none, or more than one, of either.
+        DataError: either is missing or ambiguous.
     """
-    found = []
+    files = []
     for kind in ("interactions", "books"):
         names = sorted(Path(folder).glob(f"goodreads_{kind}*.json*"))
         if len(names) != 1:
@@ -76,25 +76,25 @@ def find_files(folder: Path) -> tuple[Path, Path]:
                 f"{folder}: expected one goodreads_{kind}_<genre>.json.gz, found {listed}; "
                 "name the files with --interactions and --items (`interactions`, `items` in a recipe)"
             )
-        found.append(names[0])
-    return found[0], found[1]
+        files.append(names[0])
+    return files[0], files[1]
 
 
 def goodreads_windows(path: Path, history_length: int = 10, seed: int = 0, min_history: int = 1) -> Source:
-    """Windows of 10 titles and the next one, split 80/10/10 by `group` at random with `seed`.
+    """Read windows of 10 titles and the next one, split 80/10/10 by `group` at random with `seed`.
 
-    A group is about a user; which of its windows came first is not known. Some groups span both files, so the
-    files' own cut is not used: a group lies in one part only. Titles that differ in case or spacing are one book;
-    ids are numbered in an order without meaning, because the order of appearance would tell the next book. Windows
-    whose target is in the history are left out, as are those of fewer than `min_history` titles.
+    A group is roughly a user, and the order of its windows is unknown. Some groups span both files, so each group is
+    assigned to one part and the files' own split is ignored. Titles that differ only in case or spacing are one book.
+    Ids are numbered in a meaningless order, because the order of appearance would reveal the next book. Windows with
+    the target in the history, or with fewer than `min_history` titles, are dropped.
 
     Args:
-        path: folder with `windows_train.jsonl` and `windows_valid_recovered.jsonl`, one JSON object a line:
+        path: folder with `windows_train.jsonl` and `windows_valid_recovered.jsonl`, one JSON object per line:
             `history` (titles), `target` (title), `group`.
 
     Raises:
         DataError: a file is missing, a line cannot be used, or no window is long enough.
-        ConfigError: `history_length` is more than 10 and than any window holds.
+        ConfigError: `history_length` exceeds 10 and the longest window.
     """
     folder = Path(path)
     rows = list(_window_rows(folder))
@@ -153,7 +153,7 @@ def _shelf(path: Path) -> pl.DataFrame:
 
 
 def _books(path: Path, wanted: set[str]) -> pl.DataFrame:
-    """Titles of the `wanted` books; books with an empty title are left out, as if they had no line."""
+    """Return id and title of the `wanted` books that have a title."""
     rows = []
     for line, row in track(read_json_lines(path), f"reading {path.name}"):
         try:
@@ -167,7 +167,6 @@ def _books(path: Path, wanted: set[str]) -> pl.DataFrame:
 
 
 def _name(value: Any, field: str, path: Path, line: int) -> str:
-    """An id or title as text."""
     if not isinstance(value, str | int) or value == "":
         raise DataError(
             f"{path}, line {line}: {field} is {value!r}, expected text or a number; fix or remove the line"
@@ -205,7 +204,7 @@ def _split_groups(
 
 
 def _group_log(groups: Mapping[str, list[Row]]) -> pl.DataFrame:
-    """Each group's distinct items in the order they appear, the running number as the time."""
+    """Return each group's distinct items in order of appearance, with the running number as the time."""
     log = []
     for group, rows in groups.items():
         distinct = dict.fromkeys(item for row in rows for item in (*row.history, row.target))

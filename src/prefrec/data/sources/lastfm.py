@@ -1,4 +1,4 @@
-"""Last.FM of HetRec 2011: chronological from the raw tag dates, and the S-DPO paper family's form."""
+"""Last.FM of HetRec 2011: chronological from the raw tag dates, or in the published S-DPO form."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from prefrec.data.types import Catalogue, Window
 from prefrec.errors import DataError
 
 FIRST_YEAR, LAST_YEAR = 2002, 2011
-"""Last.fm opened in 2002 and the data were published in 2011; dates outside are mistakes."""
+"""Last.fm opened in 2002 and the data were published in 2011; other dates are errors."""
 MIN_PAIRS = 4
 _PARTS = {"train": "train", "val": "validation", "test": "test"}
 
 
 def lastfm_hetrec(path: Path) -> Source:
-    """Chronological Last.FM: for each user and artist, the date of the user's first tag of that artist.
+    """Read Last.FM chronologically: for each user and artist, the date of the user's first tag of that artist.
 
     The pairs are those of the published S-DPO data: distinct pairs → artists in `artists.dat` → artists with
-    ≥ 4 pairs → users with ≥ 4 pairs, one pass each. A tag with a bogus year does not date its pair; pairs
-    without any usable date are then left out of the log (they still count as touched). Most dates are the
-    first of a month, so ties are frequent; `prefrec.data.splits.order` breaks them at random. Artists that a user
-    listened to count as touched too; how often the user did is the rating of a pair, which is null where the user
-    never did.
+    ≥ 4 pairs → users with ≥ 4 pairs, one pass each. Pairs without a usable date are left out of the log but count as
+    touched, as do artists that a user listened to. The rating of a pair is its play count, null if the user never
+    listened. Most dates are the first of a month, so ties are frequent; `prefrec.data.splits.order` breaks them at
+    random.
 
     Args:
-        path: folder with `user_taggedartists.dat`, `artists.dat` and, for what users listened to, `user_artists.dat`.
+        path: folder with `user_taggedartists.dat`, `artists.dat` and, optionally, `user_artists.dat` (play counts).
 
     Raises:
         DataError: a file is missing or damaged.
@@ -68,17 +67,17 @@ def lastfm_hetrec(path: Path) -> Source:
 def lastfm_published(
     path: Path, history_length: int = 10, min_history: int = 3, artists: Path | None = None
 ) -> Source:
-    """The S-DPO paper family's LastFM with its own split, for comparison with published numbers.
+    """Read the LastFM of the S-DPO papers with its own split, for comparison with published numbers only.
 
-    Every prefix of every session with at least `min_history` items is a row. Its order inside a session is
-    the artist id, not time, which a rule without any user in it can exploit: do not measure on it.
+    Every prefix of every session with at least `min_history` items is a row. Sessions are ordered by artist id and
+    not by time, so a rule that ignores the user can find the target.
 
     Args:
         path: folder with `sequences.tsv` (session, split, items) and `id2name.txt` (`id::name`).
-        artists: HetRec's `artists.dat`; adds the column `artist_id`, by which the audit shows that order.
+        artists: HetRec's `artists.dat`; adds the column `artist_id`, with which the audit detects that order.
 
     Raises:
-        DataError: a file is missing or damaged, or a session holds an unknown item or split.
+        DataError: a file is missing or damaged, or a session has an unknown item or split.
     """
     folder = Path(path)
     items = _names(folder / "id2name.txt")
@@ -113,13 +112,13 @@ def _artists(path: Path) -> pl.DataFrame:
 
 
 def _artist_numbers(path: Path) -> pl.DataFrame:
-    """`title, artist_id`; of two artists with one name the first."""
+    """Return `title, artist_id`, the first artist of each name."""
     numbered = _artists(path).select("title", artist_id=pl.col("item_id").cast(pl.Int64))
     return numbered.unique("title", keep="first", maintain_order=True)
 
 
 def _listened(path: Path) -> pl.DataFrame:
-    """Return who listened to what how often: `user_id, item_id, rating`; empty, with ids alone, without the file."""
+    """Return play counts as `user_id, item_id, rating`; without the file, an empty frame of ids."""
     if not path.exists():
         return pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
     wanted = {"user_id": "userID", "item_id": "artistID", "rating": "weight"}
@@ -130,7 +129,7 @@ def _listened(path: Path) -> pl.DataFrame:
 
 
 def _first_tags(path: Path) -> pl.DataFrame:
-    """Distinct pairs with the time of the first usable date, or null."""
+    """Return distinct pairs with the time of the first usable date, or null."""
     wanted = {"user_id": "userID", "item_id": "artistID", "day": "day", "month": "month", "year": "year"}
     tags = pick_columns(read_table(path), wanted, path)
     for column in ("user_id", "item_id"):
@@ -145,15 +144,15 @@ def _first_tags(path: Path) -> pl.DataFrame:
     if bad.any():
         row = int(bad.arg_true()[0])
         given = ", ".join(f"{c} {tags[c][row]:g}" for c in ("day", "month", "year"))
-        raise DataError(f"{path}, {first_line(bad, path)}: {given} is no date; correct or drop the line")
+        raise DataError(f"{path}, {first_line(bad, path)}: {given} is not a date; correct or drop the line")
     return tags.group_by("user_id", "item_id", maintain_order=True).agg(pl.col("timestamp").min())
 
 
 def _names(path: Path) -> pl.DataFrame:
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
-        item, found, name = line.partition("::")
-        if not found or is_blank(name):
+        item, separator, name = line.partition("::")
+        if not separator or is_blank(name):
             raise DataError(f"{path}, line {number}: expected id::name, found {line[:60]!r}")
         rows.append((item, name))
     items = pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row")

@@ -1,4 +1,4 @@
-"""MovieLens: the raw 100K folder, the copy in hopwise's wheel, and the `ratings.csv`/`movies.csv` form."""
+"""MovieLens: the raw 100K folder, the copy in the hopwise package, and the `ratings.csv`/`movies.csv` form."""
 
 from __future__ import annotations
 
@@ -23,42 +23,41 @@ from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
 
 USER_COLUMNS = ("user_id", "age", "gender", "occupation")
-"""Of the files with users; the postal code is left out."""
+"""Columns of the files with users; the postal code is left out."""
 
 _LOG = {"user_id": "user_id", "item_id": "item_id", "rating": "rating", "timestamp": "timestamp"}
 
 
 def movielens_100k(path: Path | None = None, missing_titles: Literal["error", "drop"] = "error") -> Source:
-    """MovieLens-100K from a folder, or the embedded copy where `path` is None.
+    """Read MovieLens-100K from a folder, or the embedded copy if `path` is None.
 
     Args:
-        path: a folder with `u.data` and `u.item` (as GroupLens publishes it), or with `ml-100k.inter` and
-            `ml-100k.item` (as RecBole and hopwise ship it). Users' age, gender and occupation come from `u.user` or
-            `ml-100k.user` where it is there.
-        missing_titles: rated films without a title: refuse, or drop their interactions.
+        path: a folder with `u.data` and `u.item` (GroupLens), or with `ml-100k.inter` and `ml-100k.item` (RecBole,
+            hopwise). Age, gender and occupation come from `u.user` or `ml-100k.user` if present.
+        missing_titles: raise for rated films without a title, or drop their interactions.
 
     Raises:
-        DataError: neither pair of files is there, hopwise is not installed, a file is damaged, or a rated film has no
-            title and `missing_titles` is `error`.
+        DataError: a file is missing or damaged, hopwise is not installed, or a rated film has no title and
+            `missing_titles` is `error`.
     """
     folder = embedded_folder() if path is None else Path(path)
     if (folder / "u.data").exists():
         log, raw = _raw_log(folder / "u.data"), _raw_titles(folder / "u.item")
-        told, read_users = folder / "u.user", _raw_users
+        people, read_users = folder / "u.user", _raw_users
     elif (folder / "ml-100k.inter").exists():
         log, raw = _atomic_log(folder / "ml-100k.inter"), _atomic_titles(folder / "ml-100k.item")
-        told, read_users = folder / "ml-100k.user", _atomic_users
+        people, read_users = folder / "ml-100k.user", _atomic_users
     else:
         raise DataError(f"{folder}: expected u.data and u.item, or ml-100k.inter and ml-100k.item, in this folder")
-    users = read_users(told) if told.exists() else None
+    users = read_users(people) if people.exists() else None
     return _source("movielens-100k", log, raw, folder, missing_titles, users)
 
 
 def movielens_csv(path: Path, encoding: str = "utf-8", missing_titles: Literal["error", "drop"] = "error") -> Source:
-    """MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`.
+    """Read MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`.
 
     Args:
-        missing_titles: rated films without a title: refuse, or drop their interactions.
+        missing_titles: raise for rated films without a title, or drop their interactions.
 
     Raises:
         DataError: a file is missing or damaged, or a rated film has no title and `missing_titles` is `error`.
@@ -74,7 +73,7 @@ def movielens_csv(path: Path, encoding: str = "utf-8", missing_titles: Literal["
 
 
 def embedded_folder() -> Path:
-    """The folder of MovieLens-100K inside hopwise's wheel, found without importing hopwise.
+    """Return the folder of MovieLens-100K inside the hopwise package, without importing hopwise.
 
     Raises:
         DataError: hopwise is not installed.
@@ -112,7 +111,7 @@ def _source(
 
 
 def _typed(log: pl.DataFrame, path: Path, names: Mapping[str, str] = _LOG) -> pl.DataFrame:
-    """The log with columns of the right types; `names` are those of the file, for messages."""
+    """Return the log with columns of the right types; `names` are those of the file, for messages."""
     for column in ("user_id", "item_id"):
         log = check_ids(log, column, path, names[column])
     log = parse_numbers(log, "rating", path, names["rating"])
@@ -129,7 +128,7 @@ def _raw_titles(path: Path) -> dict[str, str]:
 
 
 def _raw_fields(path: Path, columns: Sequence[str], filled: int = 1) -> Iterator[list[str]]:
-    """The fields of each line that is not blank: these columns at least, the `filled`-th of them not empty."""
+    """Yield the fields of each line that is not blank: at least these columns, the `filled`-th not empty."""
     for number, line in enumerate(read_text(path, "latin-1").splitlines(), start=1):
         if line.strip():
             fields = line.split("|")

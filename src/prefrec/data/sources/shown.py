@@ -1,4 +1,4 @@
-"""What a log says of items that were shown and not taken: lists of impressions, and interactions that were skips."""
+"""Items that were shown and not taken: columns of impressions and of skips."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def parse_impressions(log: pl.DataFrame, path: Path, called: str) -> pl.DataFram
     """Return `log` with `impressions` as lists of item ids; an empty field is an empty list.
 
     Args:
-        log: with the column as it is in the file: lists, JSON text such as `["a", "b"]`, or ids with spaces between.
-        path: of the file, for messages.
+        log: has the column as in the file: lists, JSON text such as `["a", "b"]`, or ids separated by spaces.
+        path: for messages.
         called: the column's name in the file, for messages.
 
     Raises:
-        DataError: the column holds something else; the message names its line.
+        DataError: the column has other values.
     """
     given = log["impressions"]
     if isinstance(given.dtype, pl.List):
@@ -44,7 +44,7 @@ def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
     """Return `log` with `skipped` as true or false; an empty field is false.
 
     Raises:
-        DataError: a value is none of true, false, 1, 0, yes, no; the message names its line.
+        DataError: a value is not one of true, false, 1, 0, yes, no.
     """
     words = as_text(log, "skipped", path, called).fill_null("").str.strip_chars().str.to_lowercase()
     words = words.str.strip_suffix(".0")  # numbers of a file made by pandas
@@ -52,54 +52,51 @@ def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
     if unknown.any():
         value = log["skipped"][int(unknown.arg_true()[0])]
         raise DataError(
-            f"{path}, {first_line(unknown, path)}, column {called}: {value!r} does not say whether the interaction "
-            "was a skip; write true or false"
+            f"{path}, {first_line(unknown, path)}, column {called}: {value!r} is not true or false; write one of them"
         )
     return log.with_columns(words.is_in(_YES).alias("skipped"))
 
 
 def fold_skips(log: pl.DataFrame) -> pl.DataFrame:
-    """Return the interactions that were not skipped; each skipped item is among the impressions of one of them.
+    """Return the interactions that were not skips, with each skipped item among the impressions of one of them.
 
-    That is the same user's next interaction, or the last one where none follows. Skips of users who took nothing are
-    left out.
+    That one is the same user's next interaction, or the last one if none follows. Skips of users who took nothing are
+    dropped.
     """
     fine = pl.col(SUBSECOND) if SUBSECOND in log.columns else pl.lit(0)
     log = log.with_columns(moment=pl.col("timestamp") * 10**6 + fine).sort("moment", maintain_order=True)
-    taken = log.filter(~pl.col("skipped")).drop("skipped").with_row_index("place")
+    taken = log.filter(~pl.col("skipped")).drop("skipped").with_row_index("row")
     skips = log.filter(pl.col("skipped")).select("user_id", "moment", skip="item_id")
-    places = taken.select("user_id", "moment", "place")
-    ahead = skips.join_asof(places, on="moment", by="user_id", strategy="forward", check_sortedness=False)
-    behind = ahead.filter(pl.col("place").is_null()).drop("place")
-    behind = behind.join_asof(places, on="moment", by="user_id", strategy="backward", check_sortedness=False)
-    of_place = pl.concat([ahead, behind]).drop_nulls("place").group_by("place", maintain_order=True).agg("skip")
-    joined = taken.join(of_place, on="place", how="left", maintain_order="left")
+    rows = taken.select("user_id", "moment", "row")
+    ahead = skips.join_asof(rows, on="moment", by="user_id", strategy="forward", check_sortedness=False)
+    behind = ahead.filter(pl.col("row").is_null()).drop("row")
+    behind = behind.join_asof(rows, on="moment", by="user_id", strategy="backward", check_sortedness=False)
+    of_row = pl.concat([ahead, behind]).drop_nulls("row").group_by("row", maintain_order=True).agg("skip")
+    joined = taken.join(of_row, on="row", how="left", maintain_order="left")
     shown = [pl.col("impressions")] if "impressions" in log.columns else []
     impressions = pl.concat_list(*shown, pl.col("skip").fill_null([])).alias("impressions")
-    return joined.with_columns(impressions).drop("place", "moment", "skip")
+    return joined.with_columns(impressions).drop("row", "moment", "skip")
 
 
 def known_impressions(log: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Return the log with impressions of items that have a title, each once and without the item taken; and a note.
+    """Return the log with only titled items among its impressions, each once and never the item taken; and a note.
 
     Args:
-        items: those that have a title.
+        items: the items with a title.
     """
     titled = items["item_id"].to_list()
-    pairs = log.with_row_index("place").select("place", "item_id", "impressions").explode("impressions").drop_nulls()
+    log = log.with_row_index("row")
+    pairs = log.select("row", "item_id", "impressions").explode("impressions").drop_nulls()
     pairs = pairs.filter(pl.col("impressions") != pl.col("item_id")).unique(maintain_order=True)
     known = pairs.filter(pl.col("impressions").is_in(titled))
-    lists = known.group_by("place").agg("impressions")
+    lists = known.group_by("row").agg("impressions")
     left_out = len(pairs) - len(known)
     notes = [f"{left_out} impressions of items without a title were left out"] if left_out else []
-    joined = (
-        log.drop("impressions").with_row_index("place").join(lists, on="place", how="left", maintain_order="left")
-    )
-    return joined.with_columns(pl.col("impressions").fill_null([])).drop("place"), notes
+    joined = log.drop("impressions").join(lists, on="row", how="left", maintain_order="left")
+    return joined.with_columns(pl.col("impressions").fill_null([])).drop("row"), notes
 
 
 def _ids(text: str, path: Path, called: str, row: int) -> list[str]:
-    """Return the ids in a field of a text file."""
     if not text.lstrip().startswith("["):
         return text.split()
     line = None if path.suffix in (".parquet", ".pq") else row + 2

@@ -1,4 +1,4 @@
-"""Rows of a history and the next item: read them from files, join overlapping ones, make windows of them."""
+"""Rows of a history and the next item: reading, merging overlapping ones, and making windows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from prefrec.errors import ConfigError, DataError
 
 JSON_LINES = (".jsonl", ".ndjson")
 LISTS = ("item_ids", "item_id_list", "history")
-"""Names of the column with a row's items that are known without being told; the second is RecBole's."""
+"""Default names of the column with a row's items; the second is RecBole's."""
 _OPTIONS = {
     "user_id": "--user-column (`columns.user` in a recipe)",
     "items": "--item-list-column (`columns.item_list` in a recipe)",
@@ -37,12 +37,12 @@ _OPTIONS = {
     "timestamp": "--timestamp-column (`columns.timestamp` in a recipe)",
 }
 _ID = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"\[\]()]+)""")
+# The default history length, accepted even if no row is that long.
 _USUAL = 10
-"""Items of a history that may be asked for even where no row holds as many: the default."""
 
 
 class Row(NamedTuple):
-    """What a user took, oldest first, and what they took next; `time` is that of the target."""
+    """A user's items, oldest first, and the next one; `time` is that of the target."""
 
     user: str
     history: tuple[str, ...]
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 class RowFile(NamedTuple):
-    """Rows of a file, oldest first, notes on reading them, and whether it has times; else `time` numbers the rows."""
+    """The rows of a file, oldest first, and notes on reading them. If not `timed`, `time` numbers the rows."""
 
     rows: list[Row]
     timed: bool
@@ -59,23 +59,23 @@ class RowFile(NamedTuple):
 
 
 def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowFile:
-    """Return the rows of a file.
+    """Read the rows of a file.
 
-    The target is in the column `columns.item` or `target` where there is one, else the last of the list. A column of
-    times called `timestamp` may be absent; `FILE_ORDER` as its name reads none.
+    The target is in the column `columns.item` or `target` if there is one, else it is the last of the list. The
+    column `timestamp` may be absent; `FILE_ORDER` as its name reads no times.
 
     Args:
-        path: CSV, TSV, Parquet, JSON lines or RecBole's `.inter`. A list is JSON's, Python's, numpy's or ids with
-            spaces between.
+        path: CSV, TSV, Parquet, JSON lines or RecBole's `.inter`. Lists are written as in JSON, Python or numpy, or
+            as ids separated by spaces.
 
     Raises:
-        DataError: a column is missing, or a value cannot be used; the message names the line.
+        DataError: a column is missing, or a value cannot be used.
     """
     table = _json_table(path) if _is_json(path) else read_table(path, encoding)
     names = _names(table.columns, columns)
     frame = pick_columns(table, names, path, options=_OPTIONS)
     if frame.is_empty():
-        raise DataError(f"{path}: no rows (a header at most); expected a line for each row")
+        raise DataError(f"{path}: no rows; expected one line per row")
     for column in ("user_id", *(["target"] if "target" in names else [])):
         frame = check_ids(frame, column, path, names[column])
     if "timestamp" in names:
@@ -94,13 +94,13 @@ def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowF
 
 
 def addition(sequence: Sequence[str], window: Sequence[str]) -> Sequence[str] | None:
-    """Return what `window` adds to the end of `sequence`; None where the two contradict each other.
+    """Return what `window` adds to the end of `sequence`, or None if the two contradict each other.
 
-    The window may begin with the end of the sequence, lie within it, or share no item with it. A window that goes one
-    step beyond the end does so even where it also lies within: users take things again.
+    The window may begin with the end of the sequence, lie within it, or share no item with it.
     """
     longest = min(len(sequence), len(window))
     overlap = next((k for k in range(longest, 0, -1) if sequence[-k:] == window[:k]), 0)
+    # A window that goes one step beyond the end may also lie within the sequence, because users take items again.
     if overlap >= len(window) - 1:
         return window[overlap:]
     if any(sequence[i : i + len(window)] == window for i in range(len(sequence) - len(window) + 1)):
@@ -109,11 +109,11 @@ def addition(sequence: Sequence[str], window: Sequence[str]) -> Sequence[str] | 
 
 
 def merge_rows(rows: Iterable[Row], path: Path) -> dict[str, list[tuple[str, int]]]:
-    """Return each user's items, with the time by which they were taken, of rows that overlap.
+    """Return each user's items with their times, merged from overlapping rows.
 
     Args:
-        rows: each user's in their order.
-        path: of the rows, for the message.
+        rows: each user's rows in order.
+        path: for the message.
 
     Raises:
         DataError: two rows of a user contradict each other.
@@ -125,7 +125,7 @@ def merge_rows(rows: Iterable[Row], path: Path) -> dict[str, list[tuple[str, int
         added = addition(sequence, window)
         if added is None:
             raise DataError(
-                f"{path}: the rows of user {row.user!r} contradict each other: {_shown(window)} does not go on from "
+                f"{path}: the rows of user {row.user!r} contradict each other: {_shown(window)} does not continue "
                 f"{_shown(sequence)}. A row must begin with the user's latest items, repeat an earlier row, or share "
                 "no item with the rows before it: order the rows by time, or give each session a user id of its own"
             )
@@ -139,15 +139,15 @@ def make_windows(
 ) -> list[Window]:
     """Return the windows of rows with at least `min_history` items whose target the user did not take before.
 
-    A row's position is its place among all rows of its user here.
+    A window's position counts the rows of its user.
 
     Args:
-        taken: user → items taken before all these rows, beside those of the histories.
+        taken: user → items taken before all these rows, in addition to those of the histories.
     """
-    windows, places = [], Counter[str]()
+    windows, positions = [], Counter[str]()
     for row in rows:
-        position = places[row.user]
-        places[row.user] += 1
+        position = positions[row.user]
+        positions[row.user] += 1
         again = row.target in row.history or row.target in (taken or {}).get(row.user, ())
         if len(row.history) >= min_history and not again:
             windows.append(Window(row.user, position, row.history[-history_length:], row.target))
@@ -155,17 +155,17 @@ def make_windows(
 
 
 def check_lengths(lengths: Collection[int], where: Path, history_length: int, min_history: int) -> None:
-    """Refuse a history longer than rows of these lengths can show.
+    """Raise ConfigError or DataError if rows of these lengths do not fit the configured history.
 
     Raises:
         DataError: no row has `min_history` items.
-        ConfigError: `history_length` is more than 10 and than any row holds.
+        ConfigError: `history_length` exceeds 10 and the longest row.
     """
     longest = max(lengths, default=0)
     if history_length > max(longest, _USUAL):
         raise ConfigError(
-            f"history_length: {history_length} asked for, but the windows in {where} hold {longest} titles at most; "
-            "lower it (--history-length, `history_length` in a recipe) or leave it out"
+            f"history_length: {history_length} is too long, since the windows in {where} have at most {longest} "
+            "titles; lower it (--history-length, `history_length` in a recipe) or leave it out"
         )
     if lengths and min_history > longest:
         raise DataError(
@@ -179,7 +179,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _json_table(path: Path) -> pl.DataFrame:
-    """JSON lines as a table of text; what is neither text nor null is written as JSON."""
+    """Return JSON lines as a table of text; values other than text and null are written as JSON."""
     rows = [row for _, row in read_json_lines(path)]
     names = dict.fromkeys(name for row in rows for name in row)
     return pl.DataFrame({n: pl.Series([_json_text(row.get(n)) for row in rows], dtype=pl.String) for n in names})
@@ -190,7 +190,7 @@ def _json_text(value: Any) -> str | None:
 
 
 def _names(there: Collection[str], columns: ColumnNames) -> dict[str, str]:
-    """Our name → name in the file; the target's and the time's are absent where the file has none."""
+    """Return our name → name in the file, without target or time if the file has none."""
     usual = ColumnNames()
     names = {"user_id": columns.user, "items": columns.item_list or next((c for c in LISTS if c in there), LISTS[0])}
     target = (
@@ -203,18 +203,18 @@ def _names(there: Collection[str], columns: ColumnNames) -> dict[str, str]:
 
 def _item_lists(values: pl.Series, path: Path, called: str, at_least: int) -> list[list[str]]:
     lists = [_ids(value, path) for value in values.to_list()]
-    bad = pl.Series([found is None or len(found) < at_least for found in lists])
+    bad = pl.Series([ids is None or len(ids) < at_least for ids in lists])
     if bad.any():
         value = values[int(bad.arg_true()[0])]
         raise DataError(
             f"{path}, {first_line(bad, path)}, column {called}: {value!r} is not a list of item ids, such as "
             f"[1, 2, 3] or 1 2 3 ({bad.sum()} of {len(bad)} rows); correct or drop these rows"
         )
-    return [found or [] for found in lists]
+    return [ids or [] for ids in lists]
 
 
 def _ids(value: Any, path: Path) -> list[str] | None:
-    """The ids of a list or of the text of one; None where it is not one."""
+    """Return the ids of a list, or of the text of one; None if it is not a list."""
     if value is None:
         return []
     if isinstance(value, str):
@@ -227,7 +227,7 @@ def _ids(value: Any, path: Path) -> list[str] | None:
 
 
 def _parsed(text: str, path: Path) -> Any:
-    """The JSON in a text, or the ids between brackets, commas and spaces; None where brackets do not pair."""
+    """Return the JSON in a text, or the ids between brackets, commas and spaces; None if brackets do not pair."""
     if text.startswith("["):
         with suppress(DataError):
             return load_json(text, path)

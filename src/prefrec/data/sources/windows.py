@@ -1,4 +1,4 @@
-"""Ready-made rows of a history and the next item, with the split of their files, as many papers publish them."""
+"""Ready-made rows of a history and the next item, with the split of their files, as in many publications."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ from prefrec.errors import DataError
 PARTS = ("train", "validation", "test")
 _TABLES = (".csv", ".tsv", ".parquet", ".pq", ".inter", *JSON_LINES)
 _TITLES = (".json", ".item", ".csv", ".tsv", ".parquet", ".pq")
+# Beginnings of the names of files with titles. RecBole's `.item` may have any name.
 _TITLE_NAMES = ("id2name", "id2title", "item", "title", "catalog")
-"""How the names of files with titles begin; RecBole's `.item` needs none of them."""
 _TITLE_OPTIONS = {
     "item_id": "--catalogue-item-column (`columns.catalogue_item` in a recipe)",
     "title": "--title-column (`columns.title` in a recipe)",
@@ -59,12 +59,12 @@ def find_window_files(
     """Return the file of each part (validation may have none), and the file with the titles.
 
     Args:
-        folder: where files that are not named are looked for; None where all are named.
+        folder: searched for files that are not named; None if all are.
         named: part → its file.
-        titles: the file with the titles, where it is named.
+        titles: the file with the titles, if named.
 
     Raises:
-        DataError: there is no file, or more than one, of what there must be one of.
+        DataError: a required file is missing or ambiguous.
     """
     there = Path() if folder is None else Path(folder)
     files = find_parts(there, _TABLES, [p for p in PARTS if p not in named]) if folder is not None else {}
@@ -90,21 +90,22 @@ def windows(
     duplicate_titles: DuplicateTitles = "number",
     missing_titles: Literal["error", "drop"] = "error",
 ) -> Source:
-    """Return rows as their files give them, and a log with each interaction once, however many rows show it.
+    """Read rows with their split, and a log with each interaction once.
 
-    Training interactions are what the training file shows, without the targets of validation rows that are cut off
-    it. What validation and test files show beyond is in the log and is not learnt from. Rows whose target the user
-    took before are left out, as are those with fewer than `min_history` items of history. All items with a title stay
-    in the catalogue.
+    Training interactions are those of the training file, without the targets of validation rows cut from it. Further
+    interactions of validation and test files are in the log but not learnt from. Rows with a target that the user
+    took before, or with fewer than `min_history` history items, are dropped. All items with a title stay in the
+    catalogue.
 
     Args:
-        files: `train`, `test` and, where there is one, `validation` → file of rows, as `read_rows` reads them.
+        files: `train`, `test` and optionally `validation` → file of rows (see `read_rows`).
         titles: JSON of id → title, or a table; HTML entities in titles are decoded.
-        validation_share: without a file of validation rows, about this share of the training rows, the last by time.
+        validation_share: share of the training rows, the last by time, that become validation rows if there is no
+            file of them.
 
     Raises:
-        DataError: a file cannot be used, rows of a user contradict each other, or rows without times are to be cut.
-        ConfigError: `history_length` is more than 10 and than any row holds.
+        DataError: a file cannot be used, rows of a user contradict each other, or rows without times must be cut.
+        ConfigError: `history_length` exceeds 10 and the longest row.
     """
     columns, titles, train_file = columns or ColumnNames(), Path(titles), Path(files["train"])
     items, renamed, notes = resolve_duplicates(_read_titles(titles, columns, encoding), duplicate_titles)
@@ -131,22 +132,23 @@ def windows(
 
 def _find_titles(folder: Path, rows: Collection[Path]) -> Path:
     stems = {p: name_before(p, _TITLES) for p in sorted(folder.glob("*")) if p not in rows}
-    found = [p for p, stem in stems.items() if stem and (p.suffix == ".item" or stem.startswith(_TITLE_NAMES))]
-    if len(found) != 1:
-        listed = ", ".join(p.name for p in found) or "none"
+    files = [p for p, stem in stems.items() if stem and (p.suffix == ".item" or stem.startswith(_TITLE_NAMES))]
+    if len(files) != 1:
+        listed = ", ".join(p.name for p in files) or "none"
         raise DataError(
             f"{folder}: expected one file with titles, such as id2name.json, items.csv or NAME.item; found {listed}. "
             "Name it with --items (`items` in a recipe)"
         )
-    return found[0]
+    return files[0]
 
 
 def _read_titles(path: Path, columns: ColumnNames, encoding: str) -> pl.DataFrame:
     if name_before(path, [".json"]):
-        told = load_json(read_text(path, encoding), path)
-        if not isinstance(told, dict) or not all(isinstance(title, str) for title in told.values()):
+        titles = load_json(read_text(path, encoding), path)
+        if not isinstance(titles, dict) or not all(isinstance(title, str) for title in titles.values()):
             raise DataError(f'{path}: expected one JSON object of id → title, such as {{"1": "Calculator"}}')
-        table, names = pl.DataFrame({"item_id": list(told), "title": list(told.values())}), {"item_id": "item_id"}
+        table = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
+        names = {"item_id": "item_id"}
     else:
         table = read_table(path, encoding)
         own = next((c for c in (columns.item, "item_id", "id") if c in table.columns), columns.item)
@@ -167,32 +169,35 @@ def _with_ids(row: Row, renamed: Mapping[str, str]) -> Row:
 def _cut_validation(
     rows: dict[str, list[Row]], share: float, path: Path, in_order: bool
 ) -> tuple[dict[str, list[Row]], list[str]]:
-    """The training rows, cut at the time of the one that begins the last `share`; and a note."""
+    """Return the rows with the last `share` of the training rows by time as validation rows, and a note."""
     train = rows["train"]
     if not share:
         return {**rows, "validation": []}, []
     if not in_order:
         raise DataError(
-            f"{path}: no file of validation rows, and no times by which to take the last training rows for them. "
-            "Name the file with --row-file validation=FILE (`row_files`), or the column with --timestamp-column "
-            f"(`columns.timestamp`; {FILE_ORDER} takes the order of the lines); --validation-share 0 "
-            "(`validation_share`) does without validation rows"
+            f"{path}: there is no file of validation rows, and no times by which to cut them from the training rows. "
+            "Name the file with --row-file validation=FILE (`row_files`), name the column of times with "
+            f"--timestamp-column (`columns.timestamp`; {FILE_ORDER} takes the order of the lines), or do without "
+            "validation rows with --validation-share 0 (`validation_share`)"
         )
     cut = train[-max(1, round(share * len(train)))].time
     parts = [row for row in train if row.time < cut], [row for row in train if row.time >= cut]
     if not parts[0]:
-        raise DataError(f"{path}: all rows are of one time, so that none can be cut off for validation")
+        raise DataError(
+            f"{path}: all rows have the same time, so none can be cut for validation; name a file of validation rows "
+            "with --row-file validation=FILE (`row_files`), or set --validation-share 0 (`validation_share`)"
+        )
     note = f"validation: the last {len(parts[1]):,} of {len(train):,} training rows by time"
     return rows | {"train": parts[0], "validation": parts[1]}, [note]
 
 
 def _log(sequences: Mapping[str, list[tuple[str, int]]], rows: Mapping[str, list[Row]], timed: bool) -> pl.DataFrame:
-    """Return what each user took, in order, and whether it may be learnt from (column `learn`).
+    """Return each user's interactions in order, with a column `learn` for those to learn from.
 
     Args:
-        sequences: what the training file shows of each user; what held-out rows show beyond follows it.
-        timed: an item has the time of the first row that shows it, and `SUBSECOND` tells equal times apart; else the
-            place in the user's sequence is the time.
+        sequences: the interactions of the training file; those of held-out rows follow them.
+        timed: an item has the time of the first row that shows it, and `SUBSECOND` separates equal times. Otherwise
+            the position in the user's sequence is the time.
     """
     trained = {(row.user, item) for row in rows["train"] for item in (*row.history, row.target)}
     held = {(row.user, row.target) for row in rows["validation"]} - trained
@@ -221,7 +226,7 @@ def _without_unknown(rows: Mapping[str, list[Row]], known: Collection[str]) -> d
 def _given(
     rows: Mapping[str, list[Row]], log: pl.DataFrame, history_length: int, min_history: int
 ) -> tuple[GivenSplit, list[str]]:
-    """The split of the rows, and notes on what it left out and what is new in it."""
+    """Return the split of the rows, and notes on dropped rows and new targets."""
     learn = log.filter("learn").select("user_id", "item_id")
     taken: defaultdict[str, set[str]] = defaultdict(set)
     for user, item in learn.iter_rows():

@@ -74,7 +74,7 @@ def chat_rec_ranker(
     """
     first = retriever_entry(config, before)
     if first is None:
-        retriever = reference_ranker(config.retriever, data.train_interactions, data.catalogue, seed)
+        retriever = reference_ranker(config.retriever, data.train_interactions, data.catalogue, seed, data.validation)
     else:
         retriever = first.load(batch_size)
     profiles = Profiles(data.catalogue, data.train_interactions, _users(config.users))
