@@ -1,1 +1,1 @@
-"""The folder of a run: its stages, and what of it can be read."""
+"""The folder of a run: its stages and what it holds."""
