@@ -215,6 +215,7 @@ def _of_dtypes(facts: Facts) -> list[Finding]:
             )
         )
     device = "cuda" if facts.gpus else "cpu"
+    # A dtype with less precision than float32 is only useful if it is not slower.
     rates = facts.rates.get(device, {})
     whole = rates.get("float32")
     for dtype, rate in rates.items():

@@ -49,8 +49,8 @@ class Interval:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Return the interval of a value made by `to_json`."""
-        given: dict[str, Any] = {f.name: value[f.name] for f in fields(cls)}
-        return cls(**{name: math.nan if v is None else v for name, v in given.items()})
+        given: dict[str, Any] = {f.name: math.nan if value[f.name] is None else value[f.name] for f in fields(cls)}
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def bootstrap_means(
     counts = np.bincount(codes, minlength=n_users).astype(np.float64)
     rng = np.random.default_rng(seed)
     chance = np.full(n_users, 1.0 / n_users)
+    # All weights at once would be resamples × users numbers: 16 GB for a million users.
     step = max(1, _CHUNK // n_users)
     out = np.empty((resamples, v.shape[1]))
     for start in range(0, resamples, step):

@@ -32,6 +32,7 @@ def target_ranks(scores: ArrayLike, target_index: ArrayLike, seed: int = 0) -> N
     own = _target_scores(s, index)[:, None]
     above = (s > own).sum(axis=1)
     tied = (s == own).sum(axis=1) - 1
+    # Drawn for all rows, tied or not, so that a row's draw does not depend on ties in rows before it.
     luck = np.random.default_rng(seed).random(len(s))
     return 1 + above + np.floor(luck * (tied + 1)).astype(np.int64)
 

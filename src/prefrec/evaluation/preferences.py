@@ -37,6 +37,7 @@ RATING_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, math.inf)
 def within_user_auc(scores: Floats, liked: Mask, disliked: Mask) -> Floats:
     """Return the AUC [B] of each row: the share of its pairs (liked, disliked) in the right order; a tie is ½."""
     pairs = liked[:, :, None] & disliked[:, None, :]
+    # Empty columns may be −inf or NaN, which a product with False would not remove.
     s = np.where(liked | disliked, scores, 0.0)
     first, second = s[:, :, None], s[:, None, :]
     won = (first > second) + 0.5 * (first == second)

@@ -91,7 +91,7 @@ def position_lookup(lists: Lists, seen: Lists) -> NDArray[np.float64]:
     ones = np.ones(len(seen.target))
     at = sparse.csr_array((ones, (seen.target_codes, seen.target)), shape=(n_items, width))
     total = np.asarray(at.sum(axis=1)).ravel()
-    codes = np.maximum(lists.codes, 0)
+    codes = np.maximum(lists.codes, 0)  # −1 would read the last item; `masked` removes these columns again
     counts = at.toarray()[codes, np.arange(codes.shape[1])[None, :]]
     return lists.masked((counts + 1.0 / np.maximum(lists.lengths, 1)[:, None]) / (total[codes] + 1.0))
 
@@ -150,6 +150,7 @@ def id_keys(catalogue: Catalogue) -> dict[str, NDArray[np.float64]]:
 
 
 def _next(lists: Lists, keys: NDArray[np.float64]) -> NDArray[np.float64]:
+    # The lowest finite score, not −inf, for items that are not next: −inf marks empty columns.
     gap = keys[lists.codes] - keys[lists.last][:, None]
     worst = -np.finfo(np.float64).max
     return lists.masked(np.where((gap > 0) & (lists.last >= 0)[:, None], -gap, worst))
