@@ -197,7 +197,7 @@ def _of_threads(facts: Facts) -> list[Finding]:
         results.append(
             Finding(
                 f"{facts.load:.1f} processes compete for the machine's {facts.machine_cores} cores: everything takes "
-                "longer, and the rates below are too low",
+                "longer, and the measured rates are too low",
                 "wait for them, and set OMP_WAIT_POLICY=PASSIVE, so that waiting threads do not occupy cores",
             )
         )
@@ -215,6 +215,7 @@ def _of_dtypes(facts: Facts) -> list[Finding]:
             )
         )
     device = "cuda" if facts.gpus else "cpu"
+    # A dtype with less precision than float32 is only useful if it is not slower.
     rates = facts.rates.get(device, {})
     whole = rates.get("float32")
     for dtype, rate in rates.items():

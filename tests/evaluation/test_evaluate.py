@@ -175,7 +175,7 @@ def test_misbehaving_rankers_are_named(examples):
         evaluate([broken], examples, CATALOGUE)
     with pytest.raises(ModelError, match="'short': 1 texts for 4 examples"):
         evaluate([Short("short", "abcdef")], examples, CATALOGUE)
-    with pytest.raises(ConfigError, match="names of their own, got a, a"):
+    with pytest.raises(ConfigError, match="two rankers have the same name: a, a"):
         evaluate([Fixed("a", "abcdef"), Fixed("a", "abcdef")], examples, CATALOGUE)
     with pytest.raises(DataError, match="nothing to evaluate: 1 rankers, 0 examples"):
         evaluate([Fixed("a", "abcdef")], [], CATALOGUE)
@@ -210,7 +210,7 @@ def test_lists_of_different_candidates_are_not_paired(examples):
     turned = [replace(e, candidates=e.candidates[::-1]) for e in examples]
     assert evaluate_predictions(predictions([examples, turned]), resamples=20).n == len(examples)
     others = [*examples[:-1], replace(examples[-1], candidates=("a", "b", "f"))]
-    with pytest.raises(DataError, match="'a' and 'b' answered different lists: nothing to pair"):
+    with pytest.raises(DataError, match="'a' and 'b' answered different lists and cannot be paired"):
         evaluate_predictions(predictions([examples, others]), resamples=20)
 
 

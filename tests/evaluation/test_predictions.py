@@ -54,7 +54,7 @@ def test_bad_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="not a readable Parquet file"):
         read_predictions(tmp_path / "text.parquet")
     pl.DataFrame({"ranker": ["a"]}).write_parquet(tmp_path / "other.parquet")
-    with pytest.raises(DataError, match="columns missing: row, user_id"):
+    with pytest.raises(DataError, match="columns are missing: row, user_id"):
         read_predictions(tmp_path / "other.parquet")
 
 

@@ -34,8 +34,8 @@ def test_special_tokens_that_are_said_stay_text(bpe_tokenizer):
     ("template", "message"),
     [
         (None, "has no chat template"),
-        ("{{ messages[-1].content }}", "leaves out a message"),
-        ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "says one twice"),
+        ("{{ messages[-1].content }}", "drops or repeats a message"),
+        ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "drops or repeats a message"),
         ("{{ raise_exception('users only') }}", "cannot be used: users only"),
     ],
 )

@@ -239,7 +239,7 @@ def test_titles_after_any_history_are_read_as_by_an_encoder_without_memory(token
         prompt = continued.render(["A", last], [])
         got = encoder.encode_text(prompt, answers)
         fresh = PromptEncoder(reading)
-        fresh._place = lambda tail: tail
+        fresh._context = lambda tail: tail
         assert got == fresh.encode_text(prompt, answers)
         for answer, ids in zip(answers, got.answers, strict=True):
             joint = tuple(reading(prompt + answer, split_special_tokens=True)["input_ids"])
@@ -255,14 +255,14 @@ def test_after_a_new_line_titles_are_read_once_whatever_the_history(tokenizer, m
     )
     for title in TITLES:
         encoder.encode(continued, [title], [], TITLES)
-        assert encoder._place(f"{title}\n") == "\n"
-        assert encoder._place(title) == title
+        assert encoder._context(f"{title}\n") == "\n"
+        assert encoder._context(title) == title
     assert sum(text.endswith("\nIt Happened One Night") for text in read) == 1
 
 
 def test_where_a_token_may_reach_over_the_end_of_a_line_the_whole_line_counts(tokenizer, bpe_tokenizer):
-    assert PromptEncoder(_after_newline(tokenizer, True))._place("Heat\n") == "Heat\n"
-    assert PromptEncoder(bpe_tokenizer, chat=True)._place("Heat\n") == "Heat\n"
+    assert PromptEncoder(_after_newline(tokenizer, True))._context("Heat\n") == "Heat\n"
+    assert PromptEncoder(bpe_tokenizer, chat=True)._context("Heat\n") == "Heat\n"
 
 
 def test_more_titles_than_are_remembered_are_not_read_again_where_none_is_new(tokenizer, monkeypatch):

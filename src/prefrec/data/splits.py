@@ -60,6 +60,7 @@ def order(log: pl.DataFrame, seed: int) -> Sequences:
     kept = [c for c in KEPT_COLUMNS if c in log.columns]
     times = time_columns(log)
     log = log.select("user_id", "item_id", *times, *kept).sort("user_id", "item_id", *times)
+    # Sorting by ids first makes the draws independent of the order of lines in the file.
     ties = np.random.default_rng([seed, 1]).random(len(log))
     log = log.with_columns(pl.Series("tie", ties)).sort("user_id", *times, "tie").drop("tie", *times[1:])
     lengths = log.group_by("user_id", maintain_order=True).len()
@@ -227,6 +228,7 @@ def sample_users(users: Sequence[str], limit: int | None, rng: np.random.Generat
     """
     if limit is None or len(users) <= limit:
         return np.arange(len(users))
+    # Each user gets a random rank; the rows of the users with the lowest ranks are kept.
     _, codes = np.unique(np.asarray(users), return_inverse=True)
     rank = rng.permutation(int(codes.max()) + 1)[codes]
     return np.sort(np.argsort(rank, kind="stable")[:limit])

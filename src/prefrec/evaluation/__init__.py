@@ -1,4 +1,4 @@
-"""From scores and generated texts to metrics with intervals, and an audit of the lists themselves."""
+"""Metrics with intervals from scores and generated texts, and an audit of candidate lists."""
 
 from prefrec.evaluation.audit import Audit, AuditRow, audit_lists, audit_prepared
 from prefrec.evaluation.evaluate import evaluate, evaluate_predictions, predict

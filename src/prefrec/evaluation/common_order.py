@@ -1,9 +1,9 @@
 """One order of the items that as many training histories as possible agree with.
 
-Histories that are sorted by anything but time (an id, a title, a database key) agree with one common order of
-all items; then the next item in that order gives the target away, even where the key itself is not in the
-data. Real histories disagree with each other: of neighbours in a log, 54–62% stand in the best common order on
-MovieLens-100K, chronological LastFM and Goodreads, and all of them on the published LastFM.
+Histories that are sorted by anything but time (an id, a title, a database key) agree with one common order of all
+items. The next item in that order then reveals the target, even if the key itself is not in the data. Real histories
+disagree: 54–62% of neighbours in a log follow the best common order on MovieLens-100K, chronological LastFM and
+Goodreads, but all of them on the published LastFM.
 """
 
 from __future__ import annotations
@@ -20,49 +20,48 @@ from prefrec.data import Catalogue
 
 
 def common_order(train_interactions: pl.DataFrame, catalogue: Catalogue) -> NDArray[np.float64]:
-    """Places [I] of the catalogue's items in the common order of the training users' sequences.
+    """Return the ranks [I] of the catalogue's items in the common order of the training users' sequences.
 
-    The sequences' neighbours are the arcs of a graph; an order with few arcs that point backwards is found by
-    the greedy rule of Eades, Lin and Smyth (1993): take a node that nothing points to, else the node with the
-    largest surplus of leaving over arriving arcs. Items that no training user took are NaN.
+    Neighbours in the sequences are arcs of a graph. An order with few backward arcs is found by the greedy rule of
+    Eades, Lin and Smyth (1993): take a node without incoming arcs, else the node with the largest surplus of outgoing
+    over incoming arcs. Items that no training user took are NaN.
 
     Args:
         train_interactions: `user_id, item_id, timestamp`, in the order of each user's history.
     """
-    place = {item: i for i, item in enumerate(catalogue.ids)}
-    arcs = _majorities(_neighbours(train_interactions, place))
-    order = _remove_greedily(arcs, sorted({place[i] for i in train_interactions["item_id"].unique() if i in place}))
-    places = np.full(len(place), np.nan)
-    places[order] = np.arange(len(order))
-    return places
+    index = {item: i for i, item in enumerate(catalogue.ids)}
+    arcs = _majorities(_neighbours(train_interactions, index))
+    order = _remove_greedily(arcs, sorted({index[i] for i in train_interactions["item_id"].unique() if i in index}))
+    ranks = np.full(len(index), np.nan)
+    ranks[order] = np.arange(len(order))
+    return ranks
 
 
-def agreement(train_interactions: pl.DataFrame, catalogue: Catalogue, places: NDArray[np.float64]) -> float:
-    """Share of neighbours in the training sequences that stand in the order `places` [I]; 0 without any."""
-    place = {item: i for i, item in enumerate(catalogue.ids)}
-    pairs = _neighbours(train_interactions, place)
+def agreement(train_interactions: pl.DataFrame, catalogue: Catalogue, ranks: NDArray[np.float64]) -> float:
+    """Return the share of neighbours in the training sequences that are in the order of `ranks` [I]; 0 if none."""
+    pairs = _neighbours(train_interactions, {item: i for i, item in enumerate(catalogue.ids)})
     total = sum(pairs.values())
-    forward = sum(n for (a, b), n in pairs.items() if places[a] < places[b])
+    forward = sum(n for (a, b), n in pairs.items() if ranks[a] < ranks[b])
     return forward / total if total else 0.0
 
 
-def _neighbours(train_interactions: pl.DataFrame, place: dict[str, int]) -> Counter[tuple[int, int]]:
-    """How often item b comes directly after item a in a user's sequence."""
+def _neighbours(train_interactions: pl.DataFrame, index: dict[str, int]) -> Counter[tuple[int, int]]:
+    """Return how often item b comes directly after item a in a user's sequence."""
     sequences = train_interactions.group_by("user_id", maintain_order=True).agg("item_id")["item_id"]
     counts: Counter[tuple[int, int]] = Counter()
     for items in sequences.to_list():
-        counts.update(pairwise(place[i] for i in items if i in place))
+        counts.update(pairwise(index[i] for i in items if i in index))
     return counts
 
 
 def _majorities(pairs: Counter[tuple[int, int]]) -> dict[tuple[int, int], int]:
-    """Arcs by majority: a → b weighs how much more often b follows a than a follows b."""
+    """Return the arcs a → b, weighted by how much more often b follows a than a follows b."""
     surplus = {(a, b): n - pairs.get((b, a), 0) for (a, b), n in pairs.items() if a != b}
     return {arc: n for arc, n in surplus.items() if n > 0}
 
 
 def _remove_greedily(arcs: dict[tuple[int, int], int], nodes: list[int]) -> list[int]:
-    """The nodes in the order in which the greedy rule takes them; ties go to the smaller node."""
+    """Return the nodes in the order of the greedy rule; the smaller node wins ties."""
     after: dict[int, dict[int, int]] = {n: {} for n in nodes}
     before: dict[int, dict[int, int]] = {n: {} for n in nodes}
     for (a, b), n in arcs.items():
@@ -95,7 +94,7 @@ def _remove_greedily(arcs: dict[tuple[int, int], int], nodes: list[int]) -> list
 def _largest_surplus(
     heap: list[tuple[int, int]], left: set[int], leaving: dict[int, int], arriving: dict[int, int]
 ) -> int:
-    """Pop the node with the largest surplus; entries that are out of date are dropped."""
+    """Pop the node with the largest surplus, skipping outdated entries."""
     while True:
         deficit, node = heapq.heappop(heap)
         if node in left and deficit == arriving[node] - leaving[node]:

@@ -1,10 +1,10 @@
-"""Rankers and examples in, metrics with intervals and paired comparisons out.
+"""Evaluation of rankers: metrics with intervals, and paired comparisons.
 
-    rankers × examples → predictions (`predict`) → values a row → intervals over users (`evaluate_predictions`)
+    rankers × examples → predictions (`predict`) → values per row → intervals over users (`evaluate_predictions`)
 
-Metrics from scores: `hr@K`, `ndcg@K`, `mrr`. Rankers that generate text have two more: `gen_hr@1` (an invalid
-answer is a miss) and `valid_ratio`, both over the rows that were asked for text. The constrained choice (the
-candidate with the highest score, valid by construction) has HR@1 = `hr@1` by definition, so it has no row of its own.
+Metrics from scores are `hr@K`, `ndcg@K` and `mrr`. Rankers that generate text also have `gen_hr@1` (an invalid answer
+is a miss) and `valid_ratio`, over the rows with text. The constrained choice (the candidate with the highest score)
+has no row of its own, because its HR@1 is `hr@1`.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ def evaluate(
     resamples: int = RESAMPLES,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Put every example to every ranker and count.
+    """Evaluate rankers on examples.
 
     Args:
         ks: cut-offs of HR and NDCG.
-        generate: also ask rankers that can to answer in text.
-        compare: a ranker's name (all others against it), pairs (ranker, against), or None: each ranker
-            against the one before it.
-        audit: of the same lists, to be kept with the numbers.
+        generate: also let rankers that can do so answer in text.
+        compare: a ranker's name (all others against it), pairs (ranker, against), or None (each ranker against the
+            one before it).
+        audit: of the same lists, kept with the numbers.
         seed: of tie-breaking and bootstrap.
-        progress: told what is being done, one line a step.
+        progress: called with one line per step.
     """
     names = [r.name for r in rankers]
     if len(set(names)) < len(names):
-        raise ConfigError(f"rankers need names of their own, got {', '.join(names)}")
+        raise ConfigError(f"two rankers have the same name: {', '.join(names)}; rename one")
     _pairs(compare, names)
     if not names or not examples:
         raise DataError(f"nothing to evaluate: {len(names)} rankers, {len(examples)} examples")
@@ -83,12 +83,12 @@ def predict(
     """Return one ranker's predictions (`PREDICTION_SCHEMA`).
 
     Args:
-        generate: also ask rankers that can to answer in text.
+        generate: also let the ranker answer in text if it can.
         seed: of tie-breaking.
-        progress: told what is being done, one line a step.
+        progress: called with one line per step.
 
     Raises:
-        ModelError: its answers do not fit the examples, or a score is NaN; the ranker is named.
+        ModelError: its answers do not fit the examples, or a score is NaN.
     """
     progress(f"{ranker.name}: scoring {len(examples)} rows")
     scores = np.asarray(ranker.score(examples), dtype=np.float64)
@@ -125,12 +125,12 @@ def evaluate_predictions(
     """Return the evaluation of a frame of predictions.
 
     Args:
-        known_items: items with training interactions, by which the rows are also split into those with warm and with
-            new targets; None: they are not. The other arguments are those of `evaluate`.
+        known_items: items with training interactions, to report rows with warm and with new targets separately;
+            None: do not. The other arguments are those of `evaluate`.
     """
     groups = _by_ranker(predictions)
-    asked = predictions.filter(pl.col("generated").is_not_null())
-    written = _by_ranker(asked) if len(asked) else {}
+    with_text = predictions.filter(pl.col("generated").is_not_null())
+    written = _by_ranker(with_text) if len(with_text) else {}
     pairs = _pairs(compare, list(groups))
     first = next(iter(groups.values()))
     ranked = {name: _rank_values(group, ks) for name, group in groups.items()}
@@ -160,36 +160,36 @@ def evaluate_predictions(
 def _groups(
     rows: pl.DataFrame, values: Values, ks: Sequence[int], known_items: Collection[str], seed: int, resamples: int
 ) -> dict[str, Group]:
-    """Return the rows with warm and those with new targets, as far as there are some; `rows` as for `_Part`."""
+    """Return the non-empty groups of rows with warm and with new targets; `rows` as for `_Part`."""
     warm = rows["target"].is_in(list(known_items)).to_numpy()
-    found = {}
+    groups = {}
     for name, chosen in (("warm", warm), ("new", ~warm)):
         if chosen.any():
-            own = {r: {m: v[chosen] for m, v in of.items()} for r, of in values.items()}
+            own = {r: {m: v[chosen] for m, v in metrics.items()} for r, metrics in values.items()}
             part = _Part(rows.filter(chosen), own, seed, resamples)
             expected = expected_metrics(rows["listed"].to_numpy()[chosen], ks)
-            found[name] = Group({r: part.intervals(r) for r in own}, *part.size, expected)
-    return found
+            groups[name] = Group({r: part.intervals(r) for r in own}, *part.size, expected)
+    return groups
 
 
 class _Part:
-    """Metrics over the same rows, `rows` being any ranker's predictions of them, with one set of resamples."""
+    """The metrics over the same rows, with one set of resamples; `rows` are any ranker's predictions."""
 
     def __init__(self, rows: pl.DataFrame, values: Values, seed: int, resamples: int) -> None:
         self.values = values
         users = rows["user_id"].to_list()
-        keys = [(name, metric) for name, of in values.items() for metric in of]
+        keys = [(name, metric) for name, metrics in values.items() for metric in metrics]
         draws = bootstrap_means(np.stack([values[r][m] for r, m in keys], axis=1), users, resamples, seed)
         self.column = {key: draws[:, i] for i, key in enumerate(keys)}
         self.size = (len(users), len(set(users)))
 
     def intervals(self, name: str) -> dict[str, Interval]:
-        """Metric → interval of a ranker."""
-        of = self.values.get(name, {})
-        return {m: interval_of(_mean(v), self.column[name, m], *self.size) for m, v in of.items()}
+        """Return metric → interval of a ranker."""
+        metrics = self.values.get(name, {})
+        return {m: interval_of(_mean(v), self.column[name, m], *self.size) for m, v in metrics.items()}
 
     def differences(self, name: str, against: str) -> dict[str, PairedDifference]:
-        """Metric → difference of two rankers, where both have it."""
+        """Return metric → difference of two rankers, for the metrics of both."""
         ours, theirs, column = self.values.get(name, {}), self.values.get(against, {}), self.column
         return {
             m: difference_of(_mean(v - theirs[m]), column[name, m] - column[against, m], *self.size)
@@ -203,26 +203,23 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Ranker → its predictions by row; all rankers must have answered the same questions.
-
-    The order of the candidates does not matter.
-    """
+    """Return ranker → predictions by row. All rankers must have the same rows, with candidates in any order."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
     groups = {name: predictions.filter(pl.col("ranker") == name).sort("row") for name in names}
     if not groups:
-        raise DataError("nothing to evaluate: the predictions hold no row")
+        raise DataError("nothing to evaluate: the predictions have no rows")
     key = ["row", "user_id", "target"]
     first = next(iter(groups.values()))
     for name, group in groups.items():
         if not group.select(key).equals(first.select(key)):
-            raise DataError(f"rankers {names[0]!r} and {name!r} answered different rows: nothing to pair")
+            raise DataError(f"rankers {names[0]!r} and {name!r} answered different rows and cannot be paired")
         if not _same_lists(group, first):
-            raise DataError(f"rankers {names[0]!r} and {name!r} answered different lists: nothing to pair")
+            raise DataError(f"rankers {names[0]!r} and {name!r} answered different lists and cannot be paired")
     return groups
 
 
 def _same_lists(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
-    """Return whether two rankers had the same candidates; of lists of which the best alone were kept: as many."""
+    """Return True if two rankers had the same candidates, as far as these were kept."""
     if not ours["listed"].equals(theirs["listed"]):
         return False
     if any((frame["candidates"].list.len() < frame["listed"]).any() for frame in (ours, theirs)):
@@ -232,24 +229,24 @@ def _same_lists(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
 
 
 def _rank_values(group: pl.DataFrame, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
-    """Metric → values [B] of one ranker's predictions."""
+    """Return metric → values [B] of one ranker's predictions."""
     ranks = group["rank"].to_numpy().astype(np.int64)
     return {name: metric(ranks) for name, metric in metrics_for(ks).items()}
 
 
 def _text_values(group: pl.DataFrame) -> dict[str, NDArray[np.float64]]:
-    """Metric → values [B] of predictions that all have a text."""
+    """Return metric → values [B] of predictions that all have a text."""
     hit = (group["choice"] == group["target"]).fill_null(False)
     valid = group["choice"].is_not_null()
     return {"gen_hr@1": hit.to_numpy().astype(np.float64), "valid_ratio": valid.to_numpy().astype(np.float64)}
 
 
 def _pairs(compare: str | Iterable[tuple[str, str]] | None, names: list[str]) -> list[tuple[str, str]]:
-    """Pairs (ranker, against) that `compare` asks for."""
+    """Return the pairs (ranker, against) of `compare`."""
     if compare is None:
         return [(b, a) for a, b in pairwise(names)]
     pairs = [(n, compare) for n in names if n != compare] if isinstance(compare, str) else list(compare)
-    asked = {compare} if isinstance(compare, str) else {n for pair in pairs for n in pair}
-    if unknown := sorted(asked - set(names)):
+    mentioned = {compare} if isinstance(compare, str) else {n for pair in pairs for n in pair}
+    if unknown := sorted(mentioned - set(names)):
         raise ConfigError(f"cannot compare with {', '.join(unknown)}: the rankers are {', '.join(names)}")
     return pairs

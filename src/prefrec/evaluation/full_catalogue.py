@@ -1,4 +1,4 @@
-"""Full ranking: the target among all items that the user has not seen, instead of a few drawn candidates."""
+"""Full ranking: the target among all items that the user has not seen."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ def whole_catalogue(
     catalogue: Catalogue,
     seen: Sequence[Collection[str]] | None = None,
 ) -> list[RankingExample]:
-    """The same questions with all items as candidates, in the catalogue's order, but those that were seen.
+    """Return the examples with all unseen items as candidates, in the catalogue's order.
 
     Args:
-        examples: the questions; their candidates are not used.
-        catalogue: all items.
-        seen: items that each row's user took before its target [B], as `prefrec.data.seen_items` gives them; None:
-            the row's history alone. The target always stays a candidate.
+        examples: their candidates are ignored.
+        seen: items that each row's user took before its target [B], from `prefrec.data.seen_items`; None: the row's
+            history only. The target always stays a candidate.
 
     Raises:
-        ValueError: `seen` is not as long as `examples`.
+        ValueError: `seen` and `examples` have different lengths.
     """
     known = [()] * len(examples) if seen is None else seen
     out = []
@@ -45,13 +44,13 @@ def full_ranks(
     *,
     seed: int = 0,
 ) -> NDArray[np.int64]:
-    """Ranks [B], from 1, of the targets among all items that were not seen; ties as in `target_ranks`.
+    """Return the ranks [B], from 1, of the targets among all unseen items, with ties as in `target_ranks`.
 
-    A language model is to be asked as a `CatalogueRanker`: an `LMRanker` would show all items in its prompt.
+    For a language model use a `CatalogueRanker`, because an `LMRanker` would list all items in its prompt.
 
     Args:
         ranker, examples, catalogue, seen: as in `whole_catalogue`.
-        seed: of the tie-breaking draws.
+        seed: of tie-breaking.
     """
     rows = whole_catalogue(examples, catalogue, seen)
     return target_ranks(ranker.score(rows), [e.target_index for e in rows], seed)

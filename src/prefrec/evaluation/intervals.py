@@ -1,7 +1,7 @@
-"""Bootstrap over users: an interval for a mean, and for the difference of two rankers on the same rows.
+"""Bootstrap over users: intervals of means, and of differences of two rankers on the same rows.
 
-A user's rows are not independent, so users are resampled, not rows (cluster bootstrap; Cameron, Gelbach and
-Miller 2008; Davison and Hinkley 1997, section 3.8). The statistic is the mean over rows.
+A user's rows are not independent, so users are resampled and not rows (cluster bootstrap; Cameron, Gelbach and Miller
+2008; Davison and Hinkley 1997, section 3.8). The statistic is the mean over rows.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2000
-"""Resamples behind every interval, unless stated otherwise."""
+"""Default number of resamples."""
 
-# Weights held in memory at a time.
+# Weights in memory at a time.
 _CHUNK = 4_000_000
 
 
@@ -27,10 +27,9 @@ class Interval:
 
     Attributes:
         mean: over all rows.
-        low, high: the interval's ends (percentile bootstrap, 95% unless stated otherwise). NaN where there
-            are fewer than two users, since nothing is then known of the spread between users.
-        n: rows.
-        users: distinct users.
+        low, high: ends of the interval (percentile bootstrap, 95% by default); NaN with fewer than two users.
+        n: number of rows.
+        users: number of distinct users.
     """
 
     mean: float
@@ -44,20 +43,19 @@ class Interval:
         return f"{self.mean:.4f} [{ends}] n={self.n}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; NaN becomes None."""
+        """Return plain JSON values; NaN becomes None."""
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        given = {f.name: value[f.name] for f in fields(cls)}
-        kept: dict[str, Any] = {name: math.nan if v is None else v for name, v in given.items()}
-        return cls(**kept)
+        """Return the interval of a value made by `to_json`."""
+        given: dict[str, Any] = {f.name: math.nan if value[f.name] is None else value[f.name] for f in fields(cls)}
+        return cls(**given)
 
 
 @dataclass(frozen=True)
 class PairedDifference(Interval):
-    """Mean of a − b over the same rows, with its interval and a two-sided bootstrap p-value.
+    """The mean of a − b over the same rows, with its interval and a two-sided bootstrap p-value.
 
     p = 2 · min(P(d* ≤ 0), P(d* ≥ 0)), at most 1, where d* are the resampled differences and each P is
     (1 + count)/(1 + resamples): the level at which the percentile interval begins to exclude 0. NaN with
@@ -70,11 +68,11 @@ class PairedDifference(Interval):
 def bootstrap_means(
     values: ArrayLike, users: Sequence[Any] | NDArray[Any], resamples: int = RESAMPLES, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Means [R, M] of the columns of `values` [B, M] in R resamples of the users.
+    """Return the means [R, M] of the columns of `values` [B, M] in R resamples of the users.
 
-    With per-user sums S [U, M] and row counts N [U], a resample is a multinomial weight w [U] (U draws with
-    replacement) and its means are w·S / w·N. All columns share their resamples, so that a difference of two
-    columns of the answer is a paired difference.
+    With sums S [U, M] and row counts N [U] per user, a resample is a multinomial weight w [U] (U draws with
+    replacement), and its means are w·S / w·N. All columns share the resamples, so a difference of two columns of the
+    result is a paired difference.
     """
     v = np.asarray(values, dtype=np.float64)
     codes, n_users = user_codes(users)
@@ -85,6 +83,7 @@ def bootstrap_means(
     counts = np.bincount(codes, minlength=n_users).astype(np.float64)
     rng = np.random.default_rng(seed)
     chance = np.full(n_users, 1.0 / n_users)
+    # All weights at once would be resamples × users numbers: 16 GB for a million users.
     step = max(1, _CHUNK // n_users)
     out = np.empty((resamples, v.shape[1]))
     for start in range(0, resamples, step):
@@ -95,7 +94,7 @@ def bootstrap_means(
 
 
 def user_codes(users: Sequence[Any] | NDArray[Any]) -> tuple[NDArray[np.int64], int]:
-    """Codes [B] from 0 of the users, in order of first appearance, and how many users there are."""
+    """Return codes [B] of the users, from 0 in order of first appearance, and the number of users."""
     seen: dict[Any, int] = {}
     codes = np.fromiter((seen.setdefault(u, len(seen)) for u in users), dtype=np.int64, count=len(users))
     if not seen:
@@ -104,7 +103,7 @@ def user_codes(users: Sequence[Any] | NDArray[Any]) -> tuple[NDArray[np.int64], 
 
 
 def interval_of(mean: float, draws: NDArray[np.float64], n: int, users: int, level: float = 0.95) -> Interval:
-    """The percentile interval of `draws` [R] around `mean`, widened to hold the mean itself."""
+    """Return the percentile interval of `draws` [R] around `mean`, widened to contain the mean."""
     low, high = _ends(mean, draws, users, level)
     return Interval(mean=mean, low=low, high=high, n=n, users=users)
 
@@ -112,12 +111,10 @@ def interval_of(mean: float, draws: NDArray[np.float64], n: int, users: int, lev
 def difference_of(
     mean: float, draws: NDArray[np.float64], n: int, users: int, level: float = 0.95
 ) -> PairedDifference:
-    """The paired difference whose resampled values are `draws` [R]."""
+    """Return the paired difference with resampled values `draws` [R]."""
     low, high = _ends(mean, draws, users, level)
-    tails = [
-        (1 + int((draws <= 0).sum())) / (1 + len(draws)),
-        (1 + int((draws >= 0).sum())) / (1 + len(draws)),
-    ]
+    # The ones keep p above 0: R resamples cannot show a smaller p than 1/(R + 1).
+    tails = [(1 + int(side.sum())) / (1 + len(draws)) for side in (draws <= 0, draws >= 0)]
     p = math.nan if users < 2 else min(1.0, 2 * min(tails))
     return PairedDifference(mean=mean, low=low, high=high, n=n, users=users, p_value=p)
 
@@ -137,7 +134,7 @@ def mean_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """The mean of `values` [B] with its interval by bootstrap over `users` [B]."""
+    """Return the mean of `values` [B] with its interval by bootstrap over `users` [B]."""
     v = np.asarray(values, dtype=np.float64)
     draws = bootstrap_means(v[:, None], users, resamples, seed)[:, 0]
     return interval_of(float(v.mean()), draws, len(v), len(set(users)), level)
@@ -151,7 +148,7 @@ def paired_difference(
     seed: int = 0,
     level: float = 0.95,
 ) -> PairedDifference:
-    """Mean of a − b [B] over the same rows, by bootstrap over `users` [B]."""
+    """Return the mean of a − b [B] over the same rows with its interval by bootstrap over `users` [B]."""
     a, b = np.asarray(values_a, dtype=np.float64), np.asarray(values_b, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"a paired difference needs the same rows, got {a.shape} and {b.shape}")

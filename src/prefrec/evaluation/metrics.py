@@ -1,4 +1,4 @@
-"""HR@K, NDCG@K and MRR of one relevant item a list, as one number per row."""
+"""HR@K, NDCG@K and MRR for lists with one relevant item, as one number per row."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ Metric = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 def target_ranks(scores: ArrayLike, target_index: ArrayLike, seed: int = 0) -> NDArray[np.int64]:
-    """Ranks [B], from 1, of the targets among the candidates of each row.
+    """Return the ranks [B], from 1, of the targets among the candidates of each row.
 
-    rank = 1 + #{candidates scored above the target} + a draw from 0..#{other candidates tied with it}: a tie
-    is broken at random, never by position, so that a ranker without an opinion scores as chance does. The
-    draw of row b depends on `seed` and b only: two rankers that tie on a row get the same luck, and the order
-    of the candidates has no influence.
+    rank = 1 + #{candidates scored above the target} + a draw from 0..#{other candidates tied with it}. Ties are
+    broken at random and not by position, so constant scores give chance level. The draw of row b depends only on
+    `seed` and b: two rankers that tie on a row get the same draw, and the order of the candidates has no influence.
 
     Args:
-        scores: [B, C], higher is better; -inf fills the places of rows with fewer candidates.
+        scores: [B, C], higher is better; -inf in empty columns of shorter rows.
         target_index: [B], column of the target.
         seed: of the tie-breaking draws.
 
     Raises:
-        ValueError: shapes do not fit, a score is NaN, or a target is scored -inf (the mark of an empty
-            place).
+        ValueError: shapes do not fit, a score is NaN, or a target's score is -inf.
     """
     s = np.asarray(scores, dtype=np.float64)
     index = np.asarray(target_index, dtype=np.int64)
     own = _target_scores(s, index)[:, None]
     above = (s > own).sum(axis=1)
     tied = (s == own).sum(axis=1) - 1
+    # Drawn for all rows, tied or not, so that a row's draw does not depend on ties in rows before it.
     luck = np.random.default_rng(seed).random(len(s))
     return 1 + above + np.floor(luck * (tied + 1)).astype(np.int64)
 
 
 def expected_hits(scores: ArrayLike, target_index: ArrayLike) -> NDArray[np.float64]:
-    """HR@1 [B] in expectation over random tie-breaking: 1/#{best candidates} where the target is one, else 0.
+    """Return HR@1 [B] in expectation over random tie-breaking: 1/#{best candidates} if the target is one, else 0.
 
-    Same arguments and errors as `target_ranks`; used where the noise of one draw would be in the way.
+    Arguments and errors are those of `target_ranks`.
     """
     s = np.asarray(scores, dtype=np.float64)
     index = np.asarray(target_index, dtype=np.int64)
@@ -51,7 +50,7 @@ def expected_hits(scores: ArrayLike, target_index: ArrayLike) -> NDArray[np.floa
 
 
 def _target_scores(scores: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Scores [B] of the targets, after the checks that `target_ranks` documents."""
+    """Return the scores [B] of the targets, after the checks that `target_ranks` documents."""
     if scores.ndim != 2 or index.shape != scores.shape[:1]:
         raise ValueError(f"expected scores [B, C] and target_index [B], got {scores.shape} and {index.shape}")
     if ((index < 0) | (index >= scores.shape[1])).any():
@@ -62,32 +61,31 @@ def _target_scores(scores: NDArray[np.float64], index: NDArray[np.int64]) -> NDA
     own = scores[np.arange(len(scores)), index]
     empty = np.flatnonzero(np.isneginf(own))
     if len(empty):
-        raise ValueError(f"the target of row {empty[0]} is scored -inf, the mark of a place without candidate")
+        raise ValueError(f"the target of row {empty[0]} is scored -inf, which marks a column without candidate")
     return own
 
 
 def hit_rate(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """HR@K [B]: 1 where rank ≤ K, else 0. With one relevant item this is Recall@K and trec's Success@K."""
+    """Return HR@K [B]: 1 if rank ≤ K, else 0. With one relevant item it equals Recall@K and trec's Success@K."""
     return (ranks <= k).astype(np.float64)
 
 
 def ndcg(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """NDCG@K [B]: 1/log2(rank + 1) where rank ≤ K, else 0.
+    """Return NDCG@K [B]: 1/log2(rank + 1) if rank ≤ K, else 0.
 
-    trec_eval's formula (Järvelin and Kekäläinen 2002 with gain/log2(rank + 1)) for one relevant item, whose
-    ideal DCG is 1. Some toolkits leave rank 2 undiscounted (gain/log2(max(rank, 2))): their numbers are
-    higher.
+    This is trec_eval's formula (Järvelin and Kekäläinen 2002 with gain/log2(rank + 1)) for one relevant item.
+    Toolkits that do not discount rank 2 (gain/log2(max(rank, 2))) give higher numbers.
     """
     return np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0)
 
 
 def reciprocal_rank(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """1/rank [B], over the whole list; its mean is MRR."""
+    """Return 1/rank [B], over the whole list; its mean is MRR."""
     return 1.0 / ranks
 
 
 def metrics_for(ks: Sequence[int]) -> dict[str, Metric]:
-    """The table of metrics for cut-offs `ks`: `hr@K`, `ndcg@K` for K > 1 (NDCG@1 is HR@1), and `mrr`."""
+    """Return the metrics for cut-offs `ks`: `hr@K`, `ndcg@K` for K > 1 (NDCG@1 is HR@1), and `mrr`."""
     if any(k < 1 for k in ks):
         raise ValueError(f"cut-offs are at least 1, got {list(ks)}")
     cuts = sorted(set(ks))
@@ -97,14 +95,8 @@ def metrics_for(ks: Sequence[int]) -> dict[str, Metric]:
 
 
 def expected_metrics(sizes: ArrayLike, ks: Sequence[int]) -> dict[str, float]:
-    """Return the mean of each metric of `metrics_for` where the candidates stand in a random order.
-
-    Every rank of 1..C is then equally likely.
-
-    Args:
-        sizes: candidates C of each row, [B].
-        ks: cut-offs.
-    """
+    """Return the mean of each metric of `metrics_for` under a random order of `sizes` [B] candidates per row."""
+    # Every rank of 1..C is then equally likely.
     lengths, times = np.unique(np.asarray(sizes, dtype=np.int64), return_counts=True)
     orders = [np.arange(1, c + 1) for c in lengths]
     return {
@@ -114,4 +106,4 @@ def expected_metrics(sizes: ArrayLike, ks: Sequence[int]) -> dict[str, float]:
 
 
 METRICS: dict[str, Metric] = metrics_for((1, 5, 10))
-"""The default table, name → pure function of ranks."""
+"""The default metrics, name → pure function of ranks."""

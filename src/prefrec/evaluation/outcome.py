@@ -1,4 +1,4 @@
-"""What an evaluation found, and its JSON."""
+"""The result of an evaluation, and its JSON form."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prefrec.evaluation.audit import Audit
 from prefrec.evaluation.intervals import RESAMPLES, Interval, PairedDifference
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
-"""Ranker → metric → values, rows in the order of the examples: all, or those that were asked for text."""
+"""Ranker → metric → values, in the order of the examples: of all rows, or of those with text."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`difference` = metric of `ranker` minus metric of `against`, on the same rows."""
+    """A comparison of two rankers: metric of `ranker` minus metric of `against`, on the same rows."""
 
     ranker: str
     against: str
@@ -28,11 +28,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Group:
-    """What was found on some of the rows.
+    """The result on some of the rows.
 
     Attributes:
         metrics: ranker → metric → interval.
-        n, users: rows, and distinct users among them.
+        n, users: number of rows and of distinct users.
         expected: metric → its expectation for a random order of the candidates.
     """
 
@@ -47,26 +47,26 @@ class Group:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Group:
-        """Return the inverse of `to_json`."""
+        """Return the group of a value made by `to_json`."""
         return cls(_intervals(value["metrics"]), value["n"], value["users"], value["expected"])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         metrics: ranker → metric → interval, rankers in the order they were given.
         comparisons: paired differences.
-        n, users: rows, and distinct users among them.
-        chance: HR@1 of a ranker without an opinion, the mean of 1/(candidates of the row).
+        n, users: number of rows and of distinct users.
+        chance: HR@1 of a random ranker, the mean of 1/(candidates of the row).
         seed, resamples: of tie-breaking and bootstrap.
-        audit: of the lists under test, if one was made; its verdict belongs beside every table.
-        expected: metric → its expectation for a random order of the candidates; {} where it is not known.
-        best_reference: the reference row that the models are compared with; None: there is none.
-        groups: `warm` and `new` → the rows whose target does, or does not, occur in training interactions; {} where
+        audit: of the lists under test, or None. Its verdict should be shown with every table.
+        expected: metric → its expectation for a random order of the candidates; {} if unknown.
+        best_reference: the reference row that models are compared with, or None.
+        groups: `warm` and `new` → the rows whose target occurs, or does not occur, in training interactions; {} if
             the rows were not split.
-        values: per-row values; not in the JSON, since the predictions hold what they are made of.
+        values: values per row; not in the JSON, because they follow from the predictions.
         predictions: a frame of `PREDICTION_SCHEMA`; not in the JSON.
     """
 
@@ -90,14 +90,14 @@ class Evaluation:
         return list(self.metrics)
 
     def difference(self, ranker: str, against: str, metric: str) -> PairedDifference:
-        """The comparison of that name; KeyError where it was not made."""
+        """Return the comparison of two rankers on a metric; raise KeyError if it was not made."""
         for c in self.comparisons:
             if (c.ranker, c.against, c.metric) == (ranker, against, metric):
                 return c.difference
         raise KeyError(f"{ranker} was not compared with {against} on {metric}")
 
     def table(self) -> list[dict[str, Any]]:
-        """One dict a (ranker, metric): `ranker, metric, mean, low, high, n, users`."""
+        """Return one dict per ranker and metric: `ranker, metric, mean, low, high, n, users`."""
         return [
             {"ranker": name, "metric": metric, **interval.to_json()}
             for name, of_ranker in self.metrics.items()
@@ -105,7 +105,7 @@ class Evaluation:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {
             "n": self.n,
             "users": self.users,
@@ -125,7 +125,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Evaluation:
-        """Return the inverse of `to_json`, without values and predictions."""
+        """Return the evaluation of a value made by `to_json`, without values and predictions."""
         return cls(
             metrics=_intervals(value["metrics"]),
             comparisons=[
@@ -133,7 +133,7 @@ class Evaluation:
                 for c in value["comparisons"]
             ],
             audit=Audit.from_json(value["audit"]) if value["audit"] else None,
-            # What an earlier prefrec did not write:
+            # Fields that an earlier prefrec did not write:
             expected=value.get("expected", {}),
             best_reference=value.get("best_reference"),
             groups={name: Group.from_json(group) for name, group in value.get("groups", {}).items()},
@@ -142,8 +142,8 @@ class Evaluation:
 
 
 def _plain(metrics: dict[str, dict[str, Interval]]) -> dict[str, dict[str, Any]]:
-    return {r: {m: i.to_json() for m, i in of.items()} for r, of in metrics.items()}
+    return {r: {m: i.to_json() for m, i in intervals.items()} for r, intervals in metrics.items()}
 
 
 def _intervals(value: dict[str, Any]) -> dict[str, dict[str, Interval]]:
-    return {r: {m: Interval.from_json(i) for m, i in of.items()} for r, of in value.items()}
+    return {r: {m: Interval.from_json(i) for m, i in intervals.items()} for r, intervals in value.items()}

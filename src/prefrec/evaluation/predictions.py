@@ -1,6 +1,6 @@
-"""The file of predictions: what each ranker said to each example, one Parquet row for each pair.
+"""The file of predictions: one Parquet row per ranker and example.
 
-Every metric can be computed again from it (`evaluate_predictions`), and two runs can be compared row by row.
+All metrics can be computed from it again (`evaluate_predictions`), and two runs can be compared row by row.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ PREDICTION_SCHEMA = pl.Schema(
         ("row", pl.UInt32()),  # index of the example: the key that pairs rankers
         ("user_id", pl.String()),
         ("target", pl.String()),
-        ("candidates", pl.List(pl.String())),  # all, or the best alone
+        ("candidates", pl.List(pl.String())),  # all, or only the best
         ("scores", pl.List(pl.Float64())),  # as many as candidates
         ("rank", pl.UInt32()),  # of the target, from 1, ties broken
         ("generated", pl.String()),  # the text as decoded; null for rankers that do not generate
-        ("choice", pl.String()),  # item id that the text names; null where it is invalid or absent
+        ("choice", pl.String()),  # item id that the text names; null if it is invalid or absent
         ("listed", pl.UInt32()),  # candidates that the row had
     ]
 )
@@ -60,9 +60,9 @@ def prediction_frame(
 
 
 def best_only(predictions: pl.DataFrame, top: int) -> pl.DataFrame:
-    """Return the predictions with the best `top` candidates of each row alone, best first.
+    """Return the predictions with only the best `top` candidates of each row, best first.
 
-    Whole lists of a catalogue are [B, items] names and numbers per ranker; metrics read the rank, which stays.
+    This keeps files of full rankings small. Metrics read the rank, which does not change.
     """
     kept = [np.argsort(-scores.to_numpy(), kind="stable")[:top] for scores in predictions["scores"]]
     columns = {
@@ -73,16 +73,16 @@ def best_only(predictions: pl.DataFrame, top: int) -> pl.DataFrame:
 
 
 def write_predictions(predictions: pl.DataFrame, path: Path) -> None:
-    """Write to `path` in one step: a reader sees the old file or the whole new one."""
+    """Write predictions to `path` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, predictions.select(PREDICTION_SCHEMA.names()).write_parquet)
 
 
 def read_predictions(path: Path) -> pl.DataFrame:
-    """The predictions in `path`.
+    """Read the predictions in `path`.
 
     Raises:
-        DataError: the file is absent, is no Parquet, lacks a column, or holds one of another type.
+        DataError: the file is missing or not Parquet, or a column is missing or has another type.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such predictions file; `prefrec evaluate` writes it")
@@ -94,12 +94,12 @@ def read_predictions(path: Path) -> pl.DataFrame:
         frame = frame.with_columns(listed=pl.col("candidates").list.len())
     missing = [c for c in PREDICTION_SCHEMA.names() if c not in frame.columns]
     if missing:
-        raise DataError(f"{path}: no predictions file, columns missing: {', '.join(missing)}")
+        raise DataError(f"{path}: not a predictions file, columns are missing: {', '.join(missing)}; evaluate again")
     columns = []
     for name, kind in PREDICTION_SCHEMA.items():
         try:
             columns.append(frame[name].cast(kind))
         except pl.exceptions.PolarsError:
-            found = frame.schema[name]
-            raise DataError(f"{path}: column {name!r} ({found}) cannot be read as {kind}; evaluate again") from None
+            dtype = frame.schema[name]
+            raise DataError(f"{path}: column {name!r} ({dtype}) cannot be read as {kind}; evaluate again") from None
     return pl.DataFrame(columns)

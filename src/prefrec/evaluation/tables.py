@@ -1,4 +1,4 @@
-"""Evaluations and audits as rich tables: interval and n beside every number."""
+"""Evaluations and audits as rich tables, with interval and n for every number."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from prefrec.evaluation.intervals import Interval, PairedDifference
 from prefrec.evaluation.outcome import Evaluation, Group
 
 HEADLINE_METRICS = ("hr@1", "ndcg@10")
-"""What findings, plots and comparisons are about, as far as it was measured."""
+"""Metrics of findings, plots and comparisons, as far as they were measured."""
 FULL_METRICS = ("ndcg@10", "hr@10")
 """Columns over the whole catalogue."""
 GROUP_ROWS = 20
-"""Rows that both groups must have to be printed."""
+"""Least number of rows in both groups to print them."""
 _LABELS = {"gen_hr@1": "HR@1 generated", "valid_ratio": "valid ratio"}
 
 
 def metric_label(metric: str) -> str:
-    """How a metric is headed: `hr@1` → HR@1, `gen_hr@1` → HR@1 generated."""
+    """Return the heading of a metric: `hr@1` → HR@1, `gen_hr@1` → HR@1 generated."""
     return _LABELS.get(metric, metric.upper())
 
 
 def interval_text(interval: Interval, digits: int = 3) -> str:
-    """`0.312 [0.281, 0.343]`; with its sign and p for a difference."""
+    """Return text such as `0.312 [0.281, 0.343]`, with sign and p for a difference."""
     signed = isinstance(interval, PairedDifference)
     form = f"{'+' if signed else ''}.{digits}f"
     ends = "no interval" if math.isnan(interval.low) else f"{interval.low:{form}}, {interval.high:{form}}"
@@ -42,9 +42,9 @@ def evaluation_table(
     full: Evaluation | None = None,
     full_metrics: Sequence[str] = FULL_METRICS,
 ) -> Table:
-    """Return rankers × metrics, and a last row for a random order.
+    """Return a table of rankers × metrics, with a last row for a random order.
 
-    The caption holds n, chance and the audit's verdict; metrics of fewer rows have their n.
+    The caption has n, chance and the audit's verdict. Metrics of fewer rows have their own n.
 
     Args:
         evaluation: of lists.
@@ -52,14 +52,14 @@ def evaluation_table(
         full: over the whole catalogue, as a second block of columns.
         full_metrics: columns of that block.
     """
-    shown = list(metrics or dict.fromkeys(m for of in evaluation.metrics.values() for m in of))
+    shown = list(metrics or dict.fromkeys(m for own in evaluation.metrics.values() for m in own))
     caption = f"n = {evaluation.n} rows of {evaluation.users} users; chance HR@1 {evaluation.chance:.3f}; "
     caption += "95% intervals by bootstrap over users"
     columns = _columns(evaluation, shown, "lists" if full else "")
     if full:
         columns += _columns(full, full_metrics, "all items")
         caption += (
-            f"\nall items: n = {full.n} rows of {full.users} users, the target among all that were not taken before"
+            f"\nall items: n = {full.n} rows of {full.users} users, the target among all items not taken before"
         )
     if evaluation.audit:
         caption += f"\n{evaluation.audit.verdict}"
@@ -67,11 +67,11 @@ def evaluation_table(
 
 
 def groups_table(evaluation: Evaluation, full: Evaluation | None = None, at_least: int = GROUP_ROWS) -> Table | None:
-    """Return NDCG@10 of rows with warm and with new targets; None where no block has `at_least` rows of both."""
+    """Return NDCG@10 of rows with warm and with new targets, or None if no block has `at_least` rows of both."""
     columns = []
     for block, where in ((evaluation, "lists" if full else ""), (full, "all items")):
         if block and len(block.groups) == 2 and all(g.n >= at_least for g in block.groups.values()):
-            known = list(dict.fromkeys(m for of in block.metrics.values() for m in of))
+            known = list(dict.fromkeys(m for own in block.metrics.values() for m in own))
             metric = "ndcg@10" if "ndcg@10" in known else known[0]
             for name, group in block.groups.items():
                 columns += _columns(group, [metric], f"{where} {name}\nn = {group.n}".strip())
@@ -80,7 +80,7 @@ def groups_table(evaluation: Evaluation, full: Evaluation | None = None, at_leas
 
 
 def comparison_table(evaluation: Evaluation, metrics: Sequence[str] | None = None, over: str = "") -> Table:
-    """Return paired differences, one row per pair of rankers; `over` says in the caption what was ranked."""
+    """Return paired differences, one row per pair of rankers; the caption names what was ranked (`over`)."""
     shown = list(metrics or dict.fromkeys(c.metric for c in evaluation.comparisons))
     pairs = list(dict.fromkeys((c.ranker, c.against) for c in evaluation.comparisons))
     columns = []
@@ -90,7 +90,7 @@ def comparison_table(evaluation: Evaluation, metrics: Sequence[str] | None = Non
         columns.append(_Column(metric_label(metric), cells, None, evaluation.n))
     caption = f"paired differences {f'over {over} ' if over else ''}on the same {evaluation.n} rows; "
     caption += f"{len(pairs) * len(shown)} comparisons ({len(pairs)} pair{'s' * (len(pairs) != 1)}, {len(shown)} "
-    caption += f"metric{'s' * (len(shown) != 1)}), each with an interval of its own, not corrected for their number"
+    caption += f"metric{'s' * (len(shown) != 1)}), with intervals that are not corrected for their number"
     if evaluation.best_reference:
         caption += f"; the best reference row by NDCG@10 is {evaluation.best_reference}"
     return _table([_pair(*pair) for pair in pairs], columns, caption, "ranker − against")
@@ -98,7 +98,7 @@ def comparison_table(evaluation: Evaluation, metrics: Sequence[str] | None = Non
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of intervals: by row, the value of a random order, and the rows n that it is about."""
+    """A column of intervals by row, with the value of a random order and the number n of rows."""
 
     heading: str
     cells: Mapping[str, Interval]
@@ -107,11 +107,11 @@ class _Column:
 
 
 def _columns(block: Evaluation | Group, metrics: Sequence[str], below: str) -> list[_Column]:
-    """Return a column per metric; `below` is the second part of its heading."""
+    """Return one column per metric; `below` is the second part of its heading."""
     return [
         _Column(
             f"{metric_label(m)}\n{below}".strip(),
-            {r: of[m] for r, of in block.metrics.items() if m in of},
+            {r: own[m] for r, own in block.metrics.items() if m in own},
             block.expected.get(m),
             block.n,
         )
@@ -120,7 +120,7 @@ def _columns(block: Evaluation | Group, metrics: Sequence[str], below: str) -> l
 
 
 def _table(names: Sequence[str], columns: Sequence[_Column], caption: str, first: str = "ranker") -> Table:
-    """Return a table whose cells have the interval below the mean, so that four metrics fit into 80 columns."""
+    """Return a table with intervals below means, so that four metrics fit into 80 columns."""
     table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column(first)
     for column in columns:
@@ -137,7 +137,7 @@ def _pair(ranker: str, against: str) -> str:
 
 
 def _cell(interval: Interval | None, n: int) -> str:
-    """A cell of a column whose numbers are of n rows, unless the cell says otherwise."""
+    """Return a cell, with its number of rows if that is not the column's n."""
     if interval is None:
         return ""
     mean, ends = interval_text(interval).split(" ", 1)
@@ -148,7 +148,7 @@ def _cell(interval: Interval | None, n: int) -> str:
 
 
 def audit_table(audit: Audit) -> Table:
-    """One row a reference or shortcut, with the rival it was held against. The caption is the verdict."""
+    """Return one row per reference or shortcut, with its nearest rival; the caption is the verdict."""
     table = Table(caption=audit.verdict, caption_justify="left")
     table.add_column("shortcut (learnt from)")
     table.add_column("HR@1", justify="right")

@@ -1,9 +1,9 @@
-"""What counts as a valid generated answer, and whether it is a hit.
+"""Validity and hits of generated answers.
 
-**Valid** means: the generated text is exactly one of the candidates' titles, after `normalise_title` on both
-sides. The whole text is compared with whole titles, never a part: "It" is not "It Happened One Night", and an
-answer that goes on after the title is invalid. An invalid answer is a miss (as in the S-DPO paper's HR@1),
-and the Valid Ratio is the share of valid answers.
+An answer is **valid** if it is exactly one of the candidates' titles, after `normalise_title` on both sides. The
+whole text is compared with whole titles: "It" is not "It Happened One Night", and an answer that continues after the
+title is invalid. An invalid answer is a miss (as in the S-DPO paper's HR@1). The Valid Ratio is the share of valid
+answers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["TextOutcome", "judge_texts", "normalise_title", "valid_choice"]
 
 @dataclass(frozen=True)
 class TextOutcome:
-    """What generated answers came to.
+    """The result of generated answers.
 
     Attributes:
-        choice: [B] index of the chosen candidate, -1 where the answer is invalid.
-        valid: [B] 1 where the answer is one of the candidates' titles; its mean is the Valid Ratio.
-        hit: [B] 1 where it is the target's title; its mean is HR@1 by generation.
+        choice: [B] index of the chosen candidate, -1 if the answer is invalid.
+        valid: [B] 1 if the answer is one of the candidates' titles; its mean is the Valid Ratio.
+        hit: [B] 1 if it is the target's title; its mean is HR@1 by generation.
     """
 
     choice: NDArray[np.int64]
@@ -39,10 +39,10 @@ def judge_texts(
     candidate_titles: Sequence[Sequence[str]],
     target_index: Sequence[int] | NDArray[np.int64],
 ) -> TextOutcome:
-    """The outcome of B generated `texts`, given each row's candidate titles and the target's place there."""
+    """Return the outcome of B generated `texts`, given each row's candidate titles and the target's index."""
     if not len(texts) == len(candidate_titles) == len(target_index):
         raise ValueError(
-            f"expected one text a row, got {len(texts)} texts, {len(candidate_titles)} lists, "
+            f"expected one text per row, got {len(texts)} texts, {len(candidate_titles)} lists, "
             f"{len(target_index)} targets"
         )
     choices = [valid_choice(t, titles) for t, titles in zip(texts, candidate_titles, strict=True)]

@@ -267,6 +267,7 @@ def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]
     calls: list[list[_Row]] = [[]]
     prompt = answers = 0
     for row in rows:
+        # All rows of a call are padded to its longest one, so a long row raises the cost of the rows before it too.
         prompt, answers = max(prompt, len(row.prompt)), max(answers, _fed(row.answers))
         if max_tokens is not None and calls[-1] and (len(calls[-1]) + 1) * (prompt + answers) > max_tokens:
             calls.append([])

@@ -441,6 +441,7 @@ def _probe_logps(model: nn.Module, choice_sets: list[ChoiceSet], pad_id: int, la
     batch, words = pack(choice_sets, pad_id=pad_id, layout=layout), probe_words(language_model(model))
     each = {k: getattr(batch, k).repeat_interleave(_WORDS) for k in ("rows", "columns", "choices")}
     batch = replace(batch, **each, targets=words.repeat(len(batch.targets)))
+    # With dropout on, the two layouts would differ although both are right.
     was_training = model.training
     model.eval()
     try:

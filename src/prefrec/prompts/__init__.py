@@ -1,4 +1,4 @@
-"""Prompts: templates that people can replace, and the one tokenisation of them."""
+"""Prompt templates, and their tokenisation."""
 
 from prefrec.prompts.encoding import MAX_LENGTH, ChoiceSet, PromptEncoder
 from prefrec.prompts.templates import PromptTemplate, load_template, template_names

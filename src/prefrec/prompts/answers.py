@@ -1,4 +1,4 @@
-"""Which title an answer in text names: the one normalisation that evaluation and rankers compare titles by."""
+"""Matching of generated answers to titles, with the one normalisation that evaluation and rankers share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ _TRAILING = ".,;:"
 
 
 def normalise_title(text: str) -> str:
-    """`text` as it is compared: NFKC, casefolded, white space collapsed, outer quotes and final .,;: dropped.
+    """Return `text` in NFKC and casefolded, with single spaces and without outer quotes and final .,;:.
 
-    "!" and "?" stay, since titles end in them, and so do brackets ("(1997)", "(Series, #1)"). A title that
-    consists of the dropped characters only is kept whole.
+    "!", "?" and brackets stay, because titles end in them. A title of dropped characters only is kept whole.
     """
     plain = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
     trimmed = plain
@@ -23,10 +22,10 @@ def normalise_title(text: str) -> str:
 
 
 def valid_choice(text: str, candidate_titles: Sequence[str]) -> int | None:
-    """Index of the candidate that `text` names, or None where it names none, or more than one.
+    """Return the index of the candidate that `text` names, or None if it names none or more than one.
 
-    A title that equals the text as it stands comes first, so that "Air" and "AIR" in one list stay apart;
-    otherwise the normalised forms are compared. Two candidates that match alike are ambiguous: None.
+    A title that equals the text exactly is preferred, so that "Air" and "AIR" in one list stay distinct. Otherwise
+    the normalised forms are compared.
     """
     verbatim = [i for i, title in enumerate(candidate_titles) if title.strip() == text.strip()]
     if len(verbatim) == 1:

@@ -1,4 +1,4 @@
-"""A conversation as token ids, by the tokenizer's chat template; text from data never becomes a special token."""
+"""Tokenisation of conversations by the tokenizer's chat template, without special tokens in text from data."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from prefrec.prompts.encoding import special_ids
 Message = dict[str, str]
 """`role` (user or assistant) and `content`."""
 
-_PLACE = "prefrec-content-{}-stands-here"
+_MARK = "prefrec-content-{}-stands-here"
 
 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
-    """Token ids of the messages, up to where the assistant's next answer begins.
+    """Return the token ids of the messages, up to where the assistant's next answer begins.
 
     Raises:
-        TokenizerError: the tokenizer has no chat template, or it leaves out or alters what was said.
+        TokenizerError: the tokenizer has no chat template, or it drops or changes a message.
     """
     if not tokenizer.chat_template:
         raise TokenizerError("the tokenizer has no chat template; use an instruct model, or a server's")
-    places = [{**m, "content": _PLACE.format(n)} for n, m in enumerate(messages)]
+    marked = [{**m, "content": _MARK.format(n)} for n, m in enumerate(messages)]
     try:
-        frame = str(tokenizer.apply_chat_template(places, tokenize=False, add_generation_prompt=True))
+        frame = str(tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True))
     except jinja2.TemplateError as e:
         raise TokenizerError(f"the tokenizer's chat template cannot be used: {e}") from e
-    pattern = re.compile(_PLACE.format(r"\d+"))
+    pattern = re.compile(_MARK.format(r"\d+"))
     parts = pattern.split(frame)
-    if pattern.findall(frame) != [p["content"] for p in places]:
-        raise TokenizerError("the tokenizer's chat template leaves out a message, or says one twice")
+    if pattern.findall(frame) != [m["content"] for m in marked]:
+        raise TokenizerError("the tokenizer's chat template drops or repeats a message; use another template")
     contents = [m["content"] for m in messages]
     whole = parts[0] + "".join(c + p for c, p in zip(contents, parts[1:], strict=True))
     ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
     own = [tokenizer(p, add_special_tokens=False)["input_ids"] for p in parts]
     special = special_ids(tokenizer)
+    # The joint tokenisation is what a model was trained on. If a message added special tokens to it, the pieces are
+    # tokenised separately, with special tokens only in the template's own text.
     if sum(i in special for i in ids) == sum(i in special for part in own for i in part):
         return tuple(ids)
-    said = [tokenizer(c, add_special_tokens=False, split_special_tokens=True)["input_ids"] for c in contents]
-    return (*own[0], *(i for c, p in zip(said, own[1:], strict=True) for i in (*c, *p)))
+    plain = [tokenizer(c, add_special_tokens=False, split_special_tokens=True)["input_ids"] for c in contents]
+    return (*own[0], *(i for c, p in zip(plain, own[1:], strict=True) for i in (*c, *p)))

@@ -1,4 +1,4 @@
-"""From text to token ids: the one tokenisation that training, evaluation and serving share."""
+"""Tokenisation of prompts and answers, shared by training, evaluation and serving."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHAT_CONTENT = "prefrec-content-stands-here"
 _REMEMBERED = 1 << 17
 
 _LINES = ("", "Emma", "1984", "What?", "(1999)", "'", "Amélie", "七人", "M*A*S*H...", "🎬", "a\u0301", "_")
-# Ends of a line and beginnings of the next one, of all kinds that tokenizers tell apart.
+# Ends of a line (`_LINES`) and beginnings of the next one (`_STARTS`), of all kinds that tokenizers distinguish.
 _STARTS = (
     "Emma",
     "emma",
@@ -44,7 +44,7 @@ class ChoiceSet:
     """A prompt and C answers as token ids; every answer ends with the end token.
 
     Attributes:
-        prompt: token ids of the prompt (with the beginning token where the tokenizer sets one).
+        prompt: token ids of the prompt, with the beginning token if the tokenizer has one.
         answers: token ids of each answer, end token included.
     """
 
@@ -53,24 +53,23 @@ class ChoiceSet:
 
     @property
     def length(self) -> int:
-        """Tokens of the prompt and its longest answer."""
+        """Number of tokens of the prompt and its longest answer."""
         return len(self.prompt) + max(map(len, self.answers), default=0)
 
 
 class PromptEncoder:
-    """Turns prompts and answers into `ChoiceSet`s.
+    """An encoder of prompts and answers into `ChoiceSet`s.
 
-    The answer's tokens are those of the joint text prompt + answer, so the boundary is the one that a model
-    generating after the prompt sees. Text from data never becomes a special token: `<|im_end|>` inside a
-    title is read as these characters.
+    An answer's tokens are those of the joint text prompt + answer, so the boundary is the one that a generating model
+    sees. Text from data never becomes a special token: `<|im_end|>` inside a title is read as characters.
 
     Args:
         tokenizer: of the language model.
-        max_length: tokens that a prompt with its longest answer may take; None for no limit.
-        chat: wrap the prompt as a user's message by the tokenizer's chat template.
+        max_length: maximal tokens of a prompt with its longest answer; None for no limit.
+        chat: wrap the prompt as a user's message in the tokenizer's chat template.
 
     Raises:
-        TokenizerError: the tokenizer has no end token, or no chat template where one is asked for.
+        TokenizerError: the tokenizer has no end token, or no chat template although `chat` is set.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class PromptEncoder:
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise TokenizerError(
-                "the tokenizer has no end token, which closes every answer; set `tokenizer.eos_token` to one"
+                "the tokenizer has no end token, which closes every answer; set `tokenizer.eos_token`"
             )
         if chat and not tokenizer.chat_template:
             raise TokenizerError("the tokenizer has no chat template; turn `chat` off or use an instruct model")
@@ -90,7 +89,7 @@ class PromptEncoder:
         self.shortened = 0
         self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
         self._probes: dict[str, list[tuple[int, ...]] | None] = {}
-        self._last_place = ("", "")
+        self._last_context = ("", "")
 
     def encode(
         self,
@@ -99,10 +98,10 @@ class PromptEncoder:
         candidates: Sequence[str],
         answers: Sequence[str],
     ) -> ChoiceSet:
-        """Encode a ranking question; the oldest titles of a history that does not fit are left out.
+        """Encode a ranking question; the oldest titles of a history that is too long are dropped.
 
         Args:
-            template: the prompt's template.
+            template: of the prompt.
             history: titles, oldest first.
             candidates: titles shown in the prompt.
             answers: titles to score, usually the candidates or some of them.
@@ -119,22 +118,20 @@ class PromptEncoder:
         candidates: Sequence[str],
         answers: Sequence[str],
     ) -> tuple[ChoiceSet, int]:
-        """As `encode`, and how many of the oldest titles were left out: as few as it takes.
-
-        A prompt is taken to get no longer when a title is left out, so that few lengths are tried.
-        """
+        """Return the result of `encode`, and the smallest sufficient number of dropped titles."""
+        # Dropping a title never makes a prompt longer, so doubling and bisection need few attempts.
         tried: dict[int, ChoiceSet] = {}
 
         def fits(dropped: int) -> bool:
             tried[dropped] = self._encode(template.render(history[dropped:], candidates), answers)
             return self.max_length is None or tried[dropped].length <= self.max_length
 
-        short, least, step = -1, 0, 1  # one too few, and the next to try
+        short, least, step = -1, 0, 1  # a number that is too small, and the next one to try
         while not fits(least):
             if least == len(history):
                 raise TokenizerError(
                     f"the prompt of template {template.name} takes {tried[least].length} tokens without any history, "
-                    f"max_length is {self.max_length}: show fewer candidates, raise max_length or write a shorter "
+                    f"max_length is {self.max_length}: show fewer candidates, raise max_length or shorten the "
                     f"template{_longest([*candidates, *answers])}"
                 )
             short, least, step = least, min(least + step, len(history)), 2 * step
@@ -151,7 +148,7 @@ class PromptEncoder:
         """Encode a prompt that is already text.
 
         Raises:
-            TokenizerError: prompt and longest answer exceed `max_length` (nothing is cut off silently).
+            TokenizerError: prompt and longest answer exceed `max_length`.
         """
         choices = self._encode(prompt, answers)
         if self.max_length is not None and choices.length > self.max_length:
@@ -166,17 +163,17 @@ class PromptEncoder:
         return self._after(_last_line(text), answers)
 
     def ids(self, text: str, *, begin: bool = False) -> tuple[int, ...]:
-        """Return the token ids of a piece of a prompt that holds no text from data.
+        """Return the token ids of a piece of a template, without text from data.
 
         Args:
             text: a piece of a template, or of the chat template.
-            begin: with the tokenizer's beginning token, where the chat template does not write it.
+            begin: add the tokenizer's beginning token, unless the chat template writes it.
         """
         return self._ids(text, begin=begin and not self.chat, special=self.chat)
 
     @property
     def frame(self) -> tuple[str, str]:
-        """What the chat template puts before and after a prompt; two empty texts without one."""
+        """The chat template's text before and after a prompt; two empty texts without one."""
         return self._chat_frame if self.chat else ("", "")
 
     def _encode(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
@@ -184,16 +181,16 @@ class PromptEncoder:
             head, tail = self._chat_frame
             ids = self._ids(head + prompt + tail, special=True)
             before, after = self._ids(head, special=True), self._ids(tail, special=True)
-            if self._count_special(ids) != self._count_special(before + after):  # some come from the data
+            if self._count_special(ids) != self._count_special(before + after):  # text from data became special
                 ids = before + self._ids(prompt) + after
         else:
             ids, tail = self._ids(prompt, begin=True), _last_line(prompt)
         return ChoiceSet(ids, self._after(tail, answers))
 
     def _after(self, tail: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-        """Token ids of `answers` after a prompt that ends with `tail`, end token included."""
-        place = self._place(tail)
-        keys = {a: (place if _begins_with_no_space(a) else tail, a) for a in answers}
+        """Return the token ids of `answers` after a prompt that ends with `tail`, end token included."""
+        context = self._context(tail)
+        keys = {a: (context if _begins_with_no_space(a) else tail, a) for a in answers}
         new = [a for a, key in keys.items() if key not in self._answers]
         if new and len(self._answers) + len(new) > _REMEMBERED:
             self._answers.clear()
@@ -203,55 +200,56 @@ class PromptEncoder:
         return tuple(self._answers[keys[a]] for a in answers)
 
     def _ids_after(self, tail: str, answers: Sequence[str]) -> list[tuple[int, ...]]:
-        """As `_after`, without memory."""
+        """Return the result of `_after` without the cache."""
         space = "" if tail[-1:].isspace() else " "
         before, *joint = self._many_ids([tail, *(tail + space + a for a in answers)], special=self.chat)
         out = []
         for answer, ids in zip(answers, joint, strict=True):
             own = ids[len(before) :]
+            # A merge across the boundary, or a special token in a title, would change what the prompt says.
             if ids[: len(before)] != before or (self.chat and self._count_special(own)):
                 own = self._ids(space + answer)
             out.append((*own, self.end))
         return out
 
-    def _place(self, tail: str) -> str:
-        """What the tokens of a title after `tail` depend on: the white space that ends it, else the whole of it.
+    def _context(self, tail: str) -> str:
+        """Return the part of `tail` that the tokens of a following title depend on.
 
-        The white space alone where it ends with a new line, the tokenizer joins nothing to that, and titles of all
-        kinds read the same after `tail` as after other lines. A prompt that ends with its history has another tail
-        for every history, and its titles would be read anew each time.
+        It is only the final white space if that ends with a new line, the tokenizer joins nothing to it, and titles
+        of all kinds read the same after `tail` as after other lines. Otherwise it is all of `tail`.
         """
+        # A prompt that ends with its history has another tail per history. Without this all titles of a catalogue
+        # would be tokenised again for each of them.
         if self.chat or not tail.endswith("\n") or not self.parts_lines:
             return tail
-        last, place = self._last_place
+        last, context = self._last_context
         if last != tail:
             space = tail[len(tail.rstrip()) :]
             if space not in self._probes:
                 first, *others = (self._ids_after(line + space, _STARTS) for line in _LINES)
                 self._probes[space] = first if all(ids == first for ids in others) else None
-            place = space if self._ids_after(tail, _STARTS) == self._probes[space] else tail
-            self._last_place = tail, place
-        return place
+            context = space if self._ids_after(tail, _STARTS) == self._probes[space] else tail
+            self._last_context = tail, context
+        return context
 
     @cached_property
     def parts_lines(self) -> bool:
-        """Whether no token can hold the end of one line and the beginning of the next.
+        """True if no token spans the end of one line and the beginning of the next.
 
-        Then merges of byte pairs left and right of a new line know nothing of each other. Other kinds of tokenizers
-        are taken to need the whole line.
+        Byte-pair merges on both sides of a new line are then independent. Other kinds of tokenizers count as False.
         """
         raw = getattr(self.tokenizer, "backend_tokenizer", None)
         if raw is None or type(raw.model).__name__ != "BPE":
             return False
         added = [t for t in self.tokenizer.added_tokens_decoder.values() if not t.special]
-        if any(t.lstrip or t.rstrip for t in added):  # they take white space beside them
+        if any(t.lstrip or t.rstrip for t in added):  # they absorb adjacent white space
             return False
         # "Ċ" is how byte-level tokenizers write a new line; "Ā" to "Ġ" are control characters and the space.
         joined = re.compile(r"\n[^\s▁]|Ċ[^\u0100-\u0120]")
         return not any(joined.search(token) for token in raw.get_vocab(with_added_tokens=True))
 
     def _many_ids(self, texts: Sequence[str], *, special: bool) -> list[tuple[int, ...]]:
-        """Token ids of many texts by one call of the tokenizer: a call takes longer than a title."""
+        """Return the token ids of many texts with one call, which costs more than tokenising a title."""
         out = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=not special)["input_ids"]
         return [tuple(ids) for ids in out]
 
@@ -263,15 +261,15 @@ class PromptEncoder:
 
     @cached_property
     def _chat_frame(self) -> tuple[str, str]:
-        """What the chat template, which transformers renders in a sandbox, puts before and after a message."""
+        """The chat template's text before and after a message; transformers renders it in a sandbox."""
         message = [{"role": "user", "content": _CHAT_CONTENT}]
         try:
             text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
         except jinja2.TemplateError as e:
             raise TokenizerError(f"the tokenizer's chat template cannot be used: {e}") from e
-        head, found, tail = str(text).partition(_CHAT_CONTENT)
-        if not found:
-            raise TokenizerError("the tokenizer's chat template leaves out the user's message")
+        head, mark, tail = str(text).partition(_CHAT_CONTENT)
+        if not mark:
+            raise TokenizerError("the tokenizer's chat template drops the user's message; turn `chat` off")
         return head, tail
 
     def _count_special(self, ids: Sequence[int]) -> int:
@@ -279,25 +277,26 @@ class PromptEncoder:
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that text from data must never become: more than `all_special_ids`, which holds the named ones only."""
+    """Return the ids that text from data must never become: `all_special_ids` and unnamed special tokens."""
     added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     return frozenset([*added, *tokenizer.all_special_ids])
 
 
 def _longest(titles: Sequence[str]) -> str:
-    """The longest title in words, as the end of a message; "" where there is none."""
+    """Return the longest title as the end of a message; "" if there are no titles."""
     longest = max(titles, key=len, default="")
     shown = repr(longest) if len(longest) <= 60 else f"{longest[:60]!r}…, {len(longest):,} characters"
     return f" (the longest title: {shown})" if longest else ""
 
 
 def _begins_with_no_space(title: str) -> bool:
-    """White space, which a tokenizer may also make of other signs, may join the white space before it."""
+    """Return True if a title surely begins with no white space."""
+    # White space, or signs that a tokenizer normalises to it, could merge with the white space before the title.
     first = unicodedata.normalize("NFKC", title[:1])[:1]
     return first.isalnum() or (first != "" and first in string.punctuation)
 
 
 def _last_line(text: str) -> str:
-    """The last line that holds something, with the white space after it."""
+    """Return the last line that is not blank, with the white space after it."""
     start = text.rstrip().rfind("\n") + 1
     return text[start:]

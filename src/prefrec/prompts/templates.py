@@ -1,4 +1,4 @@
-"""Prompt templates: jinja2 files that show a history and candidates and end where the answer begins."""
+"""Prompt templates: jinja2 files with a history and candidates that end where the answer begins."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _environment = ImmutableSandboxedEnvironment(
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A prompt with the placeholders `history` and `candidates` (lists of titles, oldest first).
+    """A prompt template with the placeholders `history` and `candidates` (lists of titles, oldest first).
 
-    The rendered text is the whole prompt. Where it ends with white space (a new line, say) the answer
-    follows at once, elsewhere after one space.
+    The rendered text is the whole prompt. The answer follows directly if it ends with white space (such as a new
+    line), else after one space.
 
     Raises:
-        TemplateError: on creation, where the text is no usable template.
+        TemplateError: on creation, if the text is not a usable template.
     """
 
     name: str
@@ -44,10 +44,10 @@ class PromptTemplate:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The template in a file.
+        """Read the template in a file.
 
         Raises:
-            TemplateError: the file is no text, or no usable template.
+            TemplateError: the file is not text, or not a usable template.
         """
         try:
             return cls(str(path), path.read_text(encoding="utf-8"))
@@ -59,31 +59,31 @@ class PromptTemplate:
         return _environment.from_string(self.source)
 
     def render(self, history: Sequence[str], candidates: Sequence[str]) -> str:
-        """The prompt text for these titles."""
+        """Return the prompt text for these titles."""
         return self._fill(history=list(history), candidates=list(candidates))
 
     @property
     def shows_candidates(self) -> bool:
-        """Whether the prompt lists the candidates."""
+        """True if the prompt lists the candidates."""
         return self.render([""], ["candidate"]) != self.render([""], [])
 
     def _fill(self, **values: Any) -> str:
         try:
             return self._template.render(**values)
-        except Exception as e:  # whatever the template's own code ends on
+        except Exception as e:  # the template's own code may raise anything
             raise TemplateError(f"template {self.name}: {e}") from e
 
 
 def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
-    """A built-in template by name, or the template in a file.
+    """Return a built-in template by name, or read a template from a file.
 
     Args:
-        name: `1`, `2`, `3` (a phrasing of `domain`), `continue` (the history comes last and the answer is its
-            next line), `movies/2` (of a named domain), or a path to a jinja2 file of your own.
+        name: `1`, `2`, `3` (a phrasing of `domain`), `continue` (the history comes last and the answer is its next
+            line), `movies/2` (of a named domain), or a path to a jinja2 file.
         domain: `movies`, `books`, `music` or `generic`.
 
     Raises:
-        TemplateError: there is no such template, or the file is none.
+        TemplateError: the template does not exist or is not usable.
     """
     folder = files("prefrec.prompts") / "templates"
     relative = name if "/" in name else f"{domain}/{name}"
@@ -97,7 +97,7 @@ def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
 
 
 def template_names() -> list[str]:
-    """Names of the built-in templates, `domain/phrasing`."""
+    """Return the names of the built-in templates, `domain/phrasing`."""
     folder = files("prefrec.prompts") / "templates"
     return sorted(
         f"{domain}/{entry.name.removesuffix('.jinja2')}"
@@ -114,15 +114,15 @@ def _check_source(name: str, source: str, placeholders: Sequence[str]) -> None:
     if _is_json(source):
         raise TemplateError(f"template {name}: this is JSON, expected a jinja2 text with {wanted}")
     try:
-        found = jinja2.meta.find_undeclared_variables(_environment.parse(source))
+        used = jinja2.meta.find_undeclared_variables(_environment.parse(source))
     except jinja2.TemplateSyntaxError as e:
         raise TemplateError(f"template {name}, line {e.lineno}: {e.message}") from e
     except RecursionError as e:
-        raise TemplateError(f"template {name}: nested too deeply to be read; make it simpler") from e
-    missing = [p for p in placeholders if p not in found]
+        raise TemplateError(f"template {name}: nested too deeply; make it simpler") from e
+    missing = [p for p in placeholders if p not in used]
     if missing:
         raise TemplateError(f"template {name}: no {' and no '.join(missing)} in it; expected {wanted}")
-    unknown = sorted(found - set(placeholders))
+    unknown = sorted(used - set(placeholders))
     if unknown:
         raise TemplateError(f"template {name}: unknown placeholder {unknown[0]!r}; expected {wanted}")
 

@@ -1,4 +1,4 @@
-"""Histories as running text in which every title is an answer to the text before it."""
+"""Histories as running text, in which every title is an answer to the text before it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Trajectory:
     Attributes:
         head: token ids of the text before the first title.
         joint: token ids between two titles.
-        tail: token ids before the last title; `joint` where the template ends with the history.
+        tail: token ids before the last title; equal to `joint` if the template ends with the history.
         answers: token ids of each title, end token included.
     """
 
@@ -35,13 +35,13 @@ class Trajectory:
 
     @property
     def length(self) -> int:
-        """Tokens of the text, which ends before the end token of the last title."""
+        """Number of tokens of the text, without the end token of the last title."""
         between = sum(len(self.joint_after(i)) for i in range(len(self.answers)))
         return len(self.head) + between + sum(len(a) - 1 for a in self.answers)
 
 
 def question(row: ChoiceSet | Trajectory) -> ChoiceSet:
-    """Return the row as a question; of a trajectory that for its last title."""
+    """Return a row as a choice set; for a trajectory, the question for its last title."""
     if isinstance(row, ChoiceSet):
         return row
     parts = [t for i, a in enumerate(row.answers[:-1]) for t in (*a[:-1], *row.joint_after(i))]
@@ -49,10 +49,9 @@ def question(row: ChoiceSet | Trajectory) -> ChoiceSet:
 
 
 class TrajectoryEncoder:
-    """Turns histories into `Trajectory`s, in the words of a template.
+    """An encoder of histories into `Trajectory`s, with the text of a template.
 
-    The template's text before the first title is the head. Where it asks something after the history, the question
-    stands before the last title alone.
+    The head is the template's text before the first title. Text after the history comes only before the last title.
 
     Args:
         template: rendered without candidates.
@@ -78,12 +77,13 @@ class TrajectoryEncoder:
             raise ValueError("a trajectory needs a title")
         joints = [self._joint] * (len(titles) - 2) + [self._tail] if len(titles) > 1 else []
         before = [("", self._head), *zip(titles, joints, strict=False)]
-        answers = [self._answer(*place, title) for place, title in zip(before, titles, strict=True)]
+        answers = [self._answer(*context, title) for context, title in zip(before, titles, strict=True)]
         head, joint, tail = self._pieces
         return Trajectory(head, joint, tail, tuple(answers))
 
     def _answer(self, before: str, joint: str, title: str) -> tuple[int, ...]:
-        """Return the tokens of a title after another one, which on a new line do not depend on it."""
+        """Return the tokens of a title after another one."""
+        # On a new line they do not depend on the title before, so far fewer keys are needed.
         key = (joint if joint.endswith("\n") and self.encoder.parts_lines else before + joint), title
         if key not in self._answers:
             self._answers[key] = self.encoder.answers_after(before + joint, [title])[0]
@@ -95,9 +95,9 @@ class TrajectoryEncoder:
         return tuple(self.encoder.ids(text, begin=not i) for i, text in enumerate(self._texts))
 
     def answers(self, titles: Sequence[str]) -> list[tuple[int, ...]]:
-        """Return the token ids of titles in every place that a trajectory has for them, each once."""
-        places = [self._head, *(f"{_FIRST}{text}" for text in (self._joint, self._tail))]
-        return list(dict.fromkeys(a for text in places for a in self.encoder.answers_after(text, titles)))
+        """Return the distinct token ids of titles after every text that can precede them."""
+        contexts = [self._head, *(f"{_FIRST}{text}" for text in (self._joint, self._tail))]
+        return list(dict.fromkeys(a for text in contexts for a in self.encoder.answers_after(text, titles)))
 
     @property
     def _texts(self) -> tuple[str, str, str]:

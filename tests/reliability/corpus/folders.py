@@ -130,7 +130,7 @@ CASES = [
     _run("a base exported as an adapter", "is the bare base, which has no adapter: export it with --merged", {}, "export", "RUN", "--ranker", "zero-shot", "--out", "RUN/out"),
     _run("not evaluated", "predictions.parquet: no such predictions file", {}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
     _run("predictions of no kind", "predictions.parquet: not a readable Parquet file", {"predictions.parquet": b"PAR1"}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
-    _run("predictions without columns", "predictions.parquet: no predictions file, columns missing: ranker", {"predictions.parquet": _parquet(a=[1])}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
+    _run("predictions without columns", "predictions.parquet: not a predictions file, columns are missing: ranker", {"predictions.parquet": _parquet(a=[1])}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
     _run("predictions of another type", "predictions.parquet: column 'row' (String) cannot be read as UInt32; evaluate again", {"predictions.parquet": _parquet(ranker=["a"], row=["x"], user_id=["u"], target=["i1"], candidates=[["i1"]], scores=[[1.0]], rank=[1], generated=["x"], choice=["i1"])}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
     command("sequential: no model", "holds no sequential recommender; `prefrec sequential DATA", lambda p, f: ("evaluate", p.run / "data", "--sequential", f)),
     _records("of other settings", "bench holds measurements with other settings (model 'other', now 'random:tiny'", {"settings.json": '{"model": "other"}', "records.jsonl": MEASURED}),

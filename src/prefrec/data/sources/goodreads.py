@@ -103,6 +103,7 @@ def goodreads_windows(path: Path, history_length: int = 10, seed: int = 0, min_h
     books: dict[str, str] = {}
     for title in spellings:
         books.setdefault(normal_title(title), title)
+    # Sorted by a hash of the title, so that ids follow neither the order of appearance nor the alphabet.
     ids = {name: str(n) for n, name in enumerate(sorted(books, key=_scrambled))}
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
