@@ -37,7 +37,7 @@ ON_CPU = replace(
     rates={"cpu": {"float32": 1e11, "bfloat16": 1.2e11}},
     linear_rates={"torch": 1e11, "onednn": 1.1e11},
 )
-OF_CPU = "no GPU is seen: everything is computed by 8 threads of the processor"
+OF_CPU = "torch sees no GPU: everything is computed by 8 threads of the processor"
 
 
 def test_nothing_to_say():
@@ -50,7 +50,7 @@ def test_nothing_to_say():
         (replace(GOOD, threads=1), "1 of 8 cores work on a matrix product", "OMP_NUM_THREADS=8"),
         (replace(GOOD, threads=16), "16 threads share 8 cores", "OMP_NUM_THREADS=8"),
         (replace(GOOD, cores=2, load=6.0), "8 threads share 2 cores", "OMP_NUM_THREADS=2"),
-        (replace(GOOD, load=9.0), "9.0 processes want the machine's 8 cores", "OMP_WAIT_POLICY=PASSIVE"),
+        (replace(GOOD, load=9.0), "9.0 processes compete for the machine's 8 cores", "OMP_WAIT_POLICY=PASSIVE"),
         (replace(GOOD, memory_free=1 << 30), "1.0 GiB of memory are free", "per_device_batch_size"),
         (replace(GOOD, disk_free={"/a": 100 << 30, "/b": 1 << 29}), "0.5 GiB are free in /b", "make room"),
         (
@@ -68,7 +68,7 @@ def test_nothing_to_say():
         (replace(GOOD, unpacked=None), "unpacked at its first use", "nothing to do"),
         (
             replace(GOOD, extras=(Extra("serve", ("fastapi", "uvicorn")), Extra("quant", ()))),
-            "serve: without fastapi, uvicorn",
+            "serve: fastapi, uvicorn not installed",
             "pip install 'prefrec[serve]'",
         ),
     ],
@@ -82,7 +82,7 @@ def test_one_thing_amiss_is_one_finding(facts, what, remedy):
 def test_what_a_processor_without_gpu_is_told():
     assert [f.what for f in findings(ON_CPU)] == [OF_CPU]
     one = replace(ON_CPU, cores=1, threads=1)
-    assert findings(one)[0].what == "no GPU is seen: everything is computed by 1 thread of the processor"
+    assert findings(one)[0].what == "torch sees no GPU: everything is computed by 1 thread of the processor"
     assert "install a C++ compiler" in findings(replace(ON_CPU, compiler=None))[-1].remedy
 
 
@@ -96,7 +96,7 @@ def test_slow_bfloat16_has_a_reason_where_one_is_known(features, ending):
 def test_the_slower_of_two_ways_to_multiply_is_told(used, better):
     facts = replace(ON_CPU, linear=used, linear_rates={used: 1e11, better: 2e11})
     (found,) = [f for f in findings(facts) if "linear layers" in f.what]
-    assert found.what == f"linear layers in float32 are {used}'s, at 0.50 of the rate of {better}"
+    assert found.what == f"linear layers in float32 use {used}, at 0.50 of the rate of {better}"
     assert found.remedy == f"set PREFREC_LINEAR={better}"
 
 
@@ -112,7 +112,7 @@ def test_this_machine():
     assert all(rate > 0 for of in facts.rates.values() for rate in of.values())
     assert facts.linear in facts.linear_rates
     assert min(facts.linear_rates.values()) > 0
-    assert {e.name for e in facts.extras} >= {"serve", "baselines"}
+    assert {e.name for e in facts.extras} >= {"serve", "docs"}
     assert "dev" not in {e.name for e in facts.extras}
     assert json.loads(json.dumps(facts.to_json()))["threads"] == facts.threads
 
@@ -124,7 +124,7 @@ def test_a_container_s_limits_are_the_ones_judged_by(monkeypatch):
     facts = replace(examine(), threads=4)
     assert (facts.cores, facts.machine_cores) == (1, 64)
     told = [f.what for f in findings(facts)]
-    assert "1.0 GiB of memory are free: a run may be ended for want of it" in told
+    assert "only 1.0 GiB of memory are free: a run may be killed" in told
     assert "4 threads share 1 cores and wait for each other" in told
 
 

@@ -39,7 +39,11 @@ def test_the_trajectories_are_those_of_learning():
 
 @pytest.mark.parametrize("verb", ["sft", "align"])
 def test_accumulation_equals_a_large_batch(place, tmp_path, verb):
-    start = ("--adapter", place.sft / "adapter", "--negatives-from", "list") if verb == "align" else ()
+    start = (
+        ("--adapter", place.sft / "adapter", "--negatives-from", "list", "--num-negatives", 3)
+        if verb == "align"
+        else ()
+    )
     options = (*start, *place.asked, *TRAINING, "--epochs", 2)
     for size in (8, 2):
         succeed(verb, place.data, tmp_path / str(size), *options, "--per-device-batch-size", size)
@@ -52,7 +56,7 @@ def test_accumulation_equals_a_large_batch(place, tmp_path, verb):
 def test_the_global_batch_is_printed(place, tmp_path):
     few = ("--rows", 8, "--epochs", 1, "--per-device-batch-size", 2)
     done = prefrec("sft", place.data, tmp_path / "sft", *place.asked, *TRAINING, *few)
-    assert "Global batch 8 rows = 2 a device × 1 process × 4 accumulation steps; 8 training rows" in done.err
+    assert "Global batch 8 rows = 2 per device × 1 process × 4 accumulation steps; 8 training rows" in done.err
     assert done.out == f"Adapter: {tmp_path}/sft/adapter\n"
 
 
@@ -114,7 +118,7 @@ def test_every_loss_by_name(place, tmp_path, loss):
         ("sft", ("--model.max-length", 30), "max_length is 30: show fewer candidates, raise max_length"),
         ("sft", ("--skip-rows", 1000), "error: --skip-rows: 1000, but there are only"),
         ("align", ("--skip-rows", 90, "--latest-per-user", 2), "only 80 rows (--latest-per-user: 2): lower it"),
-        ("sft", ("--global-batch-size", 6), "global_batch_size 6 is no multiple of per_device_train_batch_size 4"),
+        ("sft", ("--global-batch-size", 6), "global_batch_size 6 is not a multiple of per_device_train_batch_size 4"),
         ("sft", ("--lora.r", 0), "--lora.r: Input should be greater than or equal to 1 (given: '0')"),
         ("sft", ("--rows", "many"), "--rows: Input should be a valid integer, unable to parse string as an integer"),
     ],

@@ -177,7 +177,7 @@ def test_users_must_be_those_of_the_log(shop: Shop, tmp_path: Path, capsys: pyte
     found = shop_data(shop(), users=users).users
     assert found is not None
     assert found.rows() == [("u0", "free")]
-    assert "users.csv tells of 1 of the log's 8 users" in capsys.readouterr().err
+    assert "users.csv has attributes of 1 of the log's 8 users" in capsys.readouterr().err
     users.write_text("user_id,plan\n0,free\n1,paid\n")
     with pytest.raises(DataError, match=r"users\.csv: none of its 2 users \(such as '0'\) is among the 8 of the log"):
         shop_data(shop(), users=users)

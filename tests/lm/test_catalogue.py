@@ -154,13 +154,17 @@ def test_a_model_whose_cache_fails_reads_the_prompt_again(model, refuses):
     model.refuses = refuses
     layout, reason = trie_layout(model, PROMPT, Trie.build(ANSWERS))
     assert layout == "repeated"
-    assert ("this cache is of no use" if refuses else "cached: other scores") in reason
+    assert ("this cache is of no use" if refuses else "cached: differs from separate rows") in reason
     assert_equal(catalogue_logps(model, PROMPT, Trie.build(ANSWERS), layout=layout), slow(tiny_llama()))
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("ignores the mask", "other scores"), ("ignores positions", "other scores"), ("refuses the mask", "ValueError")],
+    [
+        ("ignores the mask", "differs from separate rows"),
+        ("ignores positions", "differs from separate rows"),
+        ("refuses the mask", "ValueError"),
+    ],
 )
 def test_a_model_made_to_break_is_found(fault, reason):
     model = broken(tiny_llama(), fault)

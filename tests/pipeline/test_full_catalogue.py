@@ -53,7 +53,7 @@ def test_ranks_and_the_first_items_are_kept(recipe, data, tmp_path):
     found = ask_full(data, section, [], tmp_path, seed=0)
     asked = full_rows(data, section)
     assert len(found) == len(REFERENCE_RANKERS) * 7
-    for ranker in reference_rankers(data.train_interactions, data.catalogue):
+    for ranker in reference_rankers(data.train_interactions, data.catalogue, validation=data.validation):
         scores = ranker.score(asked)
         ranks = target_ranks(scores, [e.target_index for e in asked])
         for answer, row, e, rank in zip(

@@ -320,7 +320,7 @@ def test_a_start_without_adapter(align, tmp_path):
 
 
 def test_batches_that_do_not_divide(sft, tmp_path):
-    with pytest.raises(ConfigError, match="global_batch_size 6 is no multiple of per_device_train_batch_size 4"):
+    with pytest.raises(ConfigError, match="global_batch_size 6 is not a multiple of per_device_train_batch_size 4"):
         sft(tmp_path, global_batch_size=6)
 
 

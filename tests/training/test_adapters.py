@@ -76,9 +76,9 @@ def test_no_module_is_imported_for_a_configuration(folder, tmp_path, monkeypatch
     ("text", "message"),
     [
         ("{", "cannot be read: adapter_config.json"),
-        ("[]", "no LoRA adapter's"),
-        ('{"peft_type": "PROMPT_TUNING"}', "no LoRA adapter's"),
-        ("{}", "no LoRA adapter's"),
+        ("[]", "not of a LoRA adapter"),
+        ('{"peft_type": "PROMPT_TUNING"}', "not of a LoRA adapter"),
+        ("{}", "not of a LoRA adapter"),
     ],
 )
 def test_configurations_that_are_none(folder, text, message):
@@ -130,7 +130,7 @@ def test_an_adapter_of_another_base_is_told(folder, bases, capsys):
     assert "warning" not in capsys.readouterr().err
     load_adapter(load_model(str(bases / "second")), folder)
     told = (
-        f"warning: the adapter in {folder} was trained on {bases}/first, and is put on {bases}/second: these are two"
+        f"warning: the adapter in {folder} was trained on {bases}/first, but is put on {bases}/second: its answers are"
     )
     assert told in capsys.readouterr().err
     (bases / "first").rename(bases / "moved")

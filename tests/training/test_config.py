@@ -14,8 +14,11 @@ def test_accumulation_follows_from_the_global_batch(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"global_batch_size": 6, "per_device_train_batch_size": 4}, "no multiple of per_device_train_batch_size 4"),
-        ({"global_batch_size": 2, "per_device_train_batch_size": 4}, "no multiple"),
+        (
+            {"global_batch_size": 6, "per_device_train_batch_size": 4},
+            "not a multiple of per_device_train_batch_size 4",
+        ),
+        ({"global_batch_size": 2, "per_device_train_batch_size": 4}, "not a multiple"),
         (
             {"global_batch_size": 8, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
             "contradict each other",

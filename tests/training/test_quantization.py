@@ -197,7 +197,7 @@ def test_weights_that_are_shared_out_are_refused(folder, tmp_path, bpe_tokenizer
     trainer = SFTTrainer(nf4(folder), config, COMPLETIONS, None, bpe_tokenizer, lora_config(4))
     trainer._check_base()
     trainer.is_fsdp_enabled = True
-    with pytest.raises(ConfigError, match="4 bits is not shared out over processes"):
+    with pytest.raises(ConfigError, match="4 bits cannot be sharded over processes"):
         trainer._check_base()
 
 

@@ -137,7 +137,7 @@ class PrepareConfig(BaseModel):
         description="Validation and test rows of a user, for split time (default: all), user and time-share (last).",
     )
     candidates: CandidateConfig = Field(
-        default_factory=lambda: CandidateConfig(), description="The lists to choose from."
+        default_factory=lambda: CandidateConfig(), description="Of each row: the lists to choose from."
     )
     history_length: int = Field(10, ge=1, description="Items of history shown at most.")
     min_history: int = Field(3, ge=1, description="Rows with a shorter history are left out.")

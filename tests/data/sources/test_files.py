@@ -92,7 +92,7 @@ def test_unknown_column(shop: Shop) -> None:
     with pytest.raises(DataError, match=r"no column 'customer'.*there are 'user_id', 'item_id'.*--columns.user"):
         files(**shop(), user="customer")
     with pytest.raises(
-        DataError, match=r"items\.csv: no column 'titel' for title; .*Did you mean 'title'\?.*--title-col"
+        DataError, match=r"items\.csv: no column 'titel' for title; .*Did you mean 'title'\?.*--columns.title"
     ):
         files(**shop(), title="titel")
     with pytest.raises(DataError, match="no column 'stars' for rating"):

@@ -155,7 +155,9 @@ def test_recbole_files_need_no_times(tmp_path: Path) -> None:
     assert pairs(data) == [(f"u{u}", f"{u}{i}") for u in (1, 2) for i in range(1, 5)]
     assert seen_items(data, data.test) == [{f"{u}{i}" for i in range(1, 6)} for u in (1, 2)]
     (tmp_path / "shop.valid.inter").unlink()
-    with pytest.raises(DataError, match=r"shop\.train\.inter: no file of validation rows, and no times .*file-order"):
+    with pytest.raises(
+        DataError, match=r"shop\.train\.inter: there is no file of validation rows, and no times .*file-order"
+    ):
         prepared(tmp_path)
     assert prepared(tmp_path, validation_share=0).validation == []
     cut = prepared(tmp_path, validation_share=0.2, columns={"timestamp": "file-order"}, min_history=1)

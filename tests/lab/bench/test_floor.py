@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from prefrec.lm.cpu import rates
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import ChoiceSet
@@ -64,16 +65,17 @@ def test_rates_are_of_the_products_asked_for(monkeypatch):
     from prefrec.clock import Seconds
     from prefrec_lab.bench import floor
 
-    monkeypatch.setattr(floor, "time_product", lambda call, device, least_s: (call(), Seconds(1.0, 2.0))[1])
+    for module in (floor, rates):
+        monkeypatch.setattr(module, "time_product", lambda call, device, least_s: (call(), Seconds(1.0, 2.0))[1])
     shape = ModelShape(linears=((2, 3, 5),), head=(2, 7), layers=1, attention=2, lora_rank=1)
     tokens = Tokens(body=11, head=13, pairs=0)
-    rates = measure_rates(shape, tokens, device="cpu", dtype=torch.float32, square=4, least_s=0.0)
-    assert (rates.square, rates.square_cpu) == (128, 64)
-    assert rates.layers == (5 * 2 * 11 * 2 * 3 + 2 * 13 * 2 * 7) / 6
-    assert rates.layers_cpu == rates.layers / 2
+    found = measure_rates(shape, tokens, device="cpu", dtype=torch.float32, square=4, least_s=0.0)
+    assert (found.square, found.square_cpu) == (128, 64)
+    assert found.layers == (5 * 2 * 11 * 2 * 3 + 2 * 13 * 2 * 7) / 6
+    assert found.layers_cpu == found.layers / 2
 
 
 def test_real_rates_are_positive():
     shape = model_shape(tiny_llama().config, RANK)
-    rates = measure_rates(shape, Tokens(8, 4, 9), device="cpu", dtype=torch.float32, square=16, least_s=0.0001)
-    assert min(vars(rates).values()) > 0
+    found = measure_rates(shape, Tokens(8, 4, 9), device="cpu", dtype=torch.float32, square=16, least_s=0.0001)
+    assert min(vars(found).values()) > 0

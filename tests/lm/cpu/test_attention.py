@@ -167,10 +167,10 @@ def test_a_mask_is_cut_once_and_forgotten_with_it():
     made = onednn_attention.blocks(mask)
     assert onednn_attention.blocks(mask) is made
     assert onednn_attention.blocks(mask.clone()) is not made
-    count = len(onednn_attention._MADE)
+    count = len(onednn_attention._CACHE)
     del mask, made
     gc.collect()
-    assert len(onednn_attention._MADE) < count
+    assert len(onednn_attention._CACHE) < count
 
 
 def scores(model):

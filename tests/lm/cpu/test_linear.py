@@ -191,7 +191,7 @@ def test_the_rule(monkeypatch, asked, mkl, capability, maker, expected):
     linear._mkl_holds_back.cache_clear()
     try:
         assert prefers_onednn() is expected
-        assert linear.way() == ("onednn" if expected else "torch")
+        assert linear.linear_backend() == ("onednn" if expected else "torch")
     finally:
         linear._mkl_holds_back.cache_clear()
 

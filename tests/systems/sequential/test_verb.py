@@ -18,7 +18,9 @@ def test_train_then_evaluate(place, tmp_path):
         "GRU4Rec: unchanged"
         in prefrec("sequential", place.data, out, *options, "--weight-decay", 0, "--weight-decay", 0.1).err
     )
-    printed = succeed("evaluate", place.data, "--sequential", out, "--out", tmp_path / "evaluation", "--json")
+    printed = succeed(
+        "evaluate", place.data, "--sequential", out, "--out", tmp_path / "evaluation", "--no-zero-shot", "--json"
+    )
     evaluation = json.loads(printed)["evaluation"]
     assert list(evaluation["metrics"])[-1] == "GRU4Rec"
     assert {c["ranker"] for c in evaluation["comparisons"]} == {"GRU4Rec"}
