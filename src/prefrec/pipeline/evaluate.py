@@ -16,8 +16,9 @@ from prefrec.pipeline.entry import Entry, full_entries
 from prefrec.pipeline.full_catalogue import FULL_CATALOGUE, ask_full
 from prefrec.pipeline.kinds.retrieve import retrieve_entry
 from prefrec.pipeline.recipe import EvaluateSection
-from prefrec.pipeline.score import ask_all
+from prefrec.pipeline.score import ask_all, fit_references
 from prefrec.processes import is_first
+from prefrec.rankers.base import Ranker
 
 GENERATION_METRICS = ("gen_hr@1", "valid_ratio")
 FULL_K = 10
@@ -59,12 +60,14 @@ def evaluate_rankers(
         ConfigError: two rankers share a name.
         DataError: the split holds no rows.
     """
-    predictions = ask_all(data, section, entries, data.some(section.split, section.rows), cache, seed=seed)
+    references = fit_references(data, section, seed)
+    rows = data.some(section.split, section.rows)
+    predictions = ask_all(data, section, references, entries, rows, cache, seed=seed)
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     audit = audit_prepared(data, section.split, "train", seed)
     return Scores(
         _measure(silent, data, section, entries, ks=section.ks, audit=audit, seed=seed),
-        _full_catalogue(data, section, entries, cache / "full_catalogue", seed=seed),
+        _full_catalogue(data, section, references, entries, cache / "full_catalogue", seed=seed),
         _generation(predictions, section, entries, seed=seed),
         predictions,
     )
@@ -101,7 +104,8 @@ def full_catalogue_metrics(
             pairs.append((f"{first}+{lm}", first))
             asked.append(retrieve_entry(pairs[-1][0], first, lm, retrieve, data, data_key, before, seed=seed))
     ks = sorted({*section.ks, *([hands_on[1]] if hands_on else [])})
-    predictions = ask_full(data, section, asked, folder / "full_catalogue", seed=seed)
+    references = fit_references(data, section, seed)
+    predictions = ask_full(data, section, references, asked, folder / "full_catalogue", seed=seed)
     evaluation = _measure(predictions, data, section, entries, ks=ks, pairs=pairs, seed=seed)
     metrics = {"split": section.split, "evaluation": evaluation.to_json(), "generation": None}
     if is_first():
@@ -165,6 +169,7 @@ def _measure(
 def _full_catalogue(
     data: PreparedData,
     section: EvaluateSection,
+    references: Sequence[Ranker],
     entries: Sequence[Entry],
     cache: Path,
     *,
@@ -175,7 +180,7 @@ def _full_catalogue(
         return None
     limits = [n for n in (section.rows, section.full_rows) if n is not None]
     some = section.model_copy(update={"rows": min(limits, default=None)})
-    predictions = ask_full(data, some, full_entries(entries), cache, seed=seed)
+    predictions = ask_full(data, some, references, full_entries(entries), cache, seed=seed)
     return _measure(predictions, data, section, entries, ks=[FULL_K], seed=seed)
 
 

@@ -12,6 +12,7 @@ from prefrec.evaluation import whole_catalogue
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import ask_all
+from prefrec.rankers.base import Ranker
 
 FULL_CATALOGUE = "full_catalogue.json"
 """File of the metrics of `prefrec evaluate --full-catalogue`."""
@@ -22,6 +23,7 @@ KEPT = 10
 def ask_full(
     data: PreparedData,
     section: EvaluateSection,
+    references: Sequence[Ranker],
     entries: Sequence[Entry],
     cache: Path,
     *,
@@ -33,7 +35,8 @@ def ask_full(
 
     Args:
         data: prepared rows.
-        section: split, rows and reference rows.
+        section: split and rows.
+        references: from `fit_references`.
         entries: as they are asked about the whole catalogue: see `full_entries`.
         cache: folder; predictions already there are not made again.
         seed: of ties.
@@ -43,7 +46,7 @@ def ask_full(
         DataError: the split holds no rows.
     """
     silent = section.model_copy(update={"generate_rows": 0})
-    return ask_all(data, silent, entries, full_rows(data, section), cache, seed=seed, top=KEPT)
+    return ask_all(data, silent, references, entries, full_rows(data, section), cache, seed=seed, top=KEPT)
 
 
 def full_rows(data: PreparedData, section: EvaluateSection) -> list[RankingExample]:

@@ -19,14 +19,20 @@ from prefrec.evaluation.predictions import best_only
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.recipe import EvaluateSection
-from prefrec.rankers.base import ComposedRanker, GeneratingRanker
+from prefrec.rankers.base import ComposedRanker, GeneratingRanker, Ranker
 from prefrec.rankers.reference import reference_rankers
 from prefrec.runs.stage import stage_key
+
+
+def fit_references(data: PreparedData, section: EvaluateSection, seed: int) -> list[Ranker]:
+    """Return the section's reference rankers, fitted; `window co-occurrence` takes seconds to choose its settings."""
+    return reference_rankers(data.train_interactions, data.catalogue, seed, section.references, data.validation)
 
 
 def ask_all(
     data: PreparedData,
     section: EvaluateSection,
+    references: Sequence[Ranker],
     entries: Sequence[Entry],
     examples: Sequence[RankingExample],
     cache: Path,
@@ -37,6 +43,7 @@ def ask_all(
     """Return predictions of the reference rankers, then of each entry (`ask_models`), on these rows.
 
     Args:
+        references: from `fit_references`.
         top: candidates kept of each row, best first; None: all.
 
     Raises:
@@ -48,8 +55,7 @@ def ask_all(
         raise ConfigError(f"rankers need names of their own, got {', '.join(names)}")
     if not examples:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
-    asked = reference_rankers(data.train_interactions, data.catalogue, seed, section.references, data.validation)
-    frames = [_best(predict(r, examples, data.catalogue, generate=False, seed=seed), top) for r in asked]
+    frames = [_best(predict(r, examples, data.catalogue, generate=False, seed=seed), top) for r in references]
     return pl.concat([*frames, *ask_models(data, section, entries, examples, cache, seed=seed, top=top)])
 
 

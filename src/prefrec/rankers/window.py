@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Self
 
@@ -61,20 +62,22 @@ class WindowCooccurrenceRanker:
         taken, index = user_item_matrix(train_interactions)
         popularity = np.asarray(taken.sum(axis=0))
         grid = list(dict.fromkeys([(decay, exponents, half_life), *(GRID if validation else ())]))
-        best: tuple[float, Self] | None = None
-        for places in dict.fromkeys(d for d, _, _ in grid):
-            one_way = _near_pairs(train_interactions, index, reach, places)
-            pairs = sparse.csr_array(one_way + one_way.T)
-            for (a, b), life in [(e, h) for d, e, h in grid if d == places]:
-                history, candidate = (sparse.diags_array(popularity**-power) for power in (a, b))
-                ranker = cls(sparse.csr_array(history @ pairs @ candidate), index, life)
-                if len(grid) == 1:
-                    return ranker
-                value = _mean_ndcg(ranker.score(validation), [e.target_index for e in validation])
-                if best is None or value > best[0]:
-                    best = value, ranker
-        assert best is not None
-        return best[1]
+
+        @lru_cache(maxsize=1)  # the grid lists equal decays, and equal exponents among them, one after another
+        def pairs(decay: float) -> sparse.csr_array:
+            one_way = _near_pairs(train_interactions, index, reach, decay)
+            return sparse.csr_array(one_way + one_way.T)
+
+        @lru_cache(maxsize=1)
+        def similarity(decay: float, exponents: tuple[float, float]) -> sparse.csr_array:
+            history, candidate = (sparse.diags_array(popularity**-power) for power in exponents)
+            return sparse.csr_array(history @ pairs(decay) @ candidate)
+
+        rankers = (cls(similarity(d, e), index, life) for d, e, life in grid)
+        if not validation:
+            return next(rankers)
+        targets = [e.target_index for e in validation]
+        return max(rankers, key=lambda ranker: _mean_ndcg(ranker.score(validation), targets))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C]: weighted sums of similarities."""

@@ -20,6 +20,7 @@ from prefrec.pipeline.kinds.retrieve import retrieve_entry
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.score import fit_references
 from prefrec.rankers import CatalogueRanker, lm
 from prefrec.rankers.fuse import FuseConfig, standardise
 from prefrec.rankers.reference import reference_ranker
@@ -153,7 +154,9 @@ def test_over_the_whole_catalogue_no_candidates_are_shown(finished, recipe, stag
     scored = []
     inner = CatalogueRanker.score
     monkeypatch.setattr(CatalogueRanker, "score", lambda self, rows: scored.append(len(rows)) or inner(self, rows))
-    found = evaluate_predictions(ask_full(data, section, entries, tmp_path / "asked", seed=0))
+    found = evaluate_predictions(
+        ask_full(data, section, fit_references(data, section, 0), entries, tmp_path / "asked", seed=0)
+    )
     assert asked == []  # no list was put into a prompt
     assert scored == [3]  # the fused ranker is made of what zero-shot said
     rows = data.some("test", 3)
