@@ -170,6 +170,8 @@ class PrepareConfig(BaseModel):
     @field_validator("source")
     @classmethod
     def _known_source(cls, source: str) -> str:
+        if source in get_args(SourceName):
+            return source  # a search of all installed packages takes longer than the rest of the check
         names = [*get_args(SourceName), *sorted(entry_points(group=SOURCES).names)]
         if source not in names:
             raise ValueError(f"Input should be {', '.join(map(repr, names))} (given: {source!r})")
