@@ -14,7 +14,7 @@ from prefrec.pipeline.recipe import ModelSection
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import Ranker
-from prefrec.rankers.lm import LMRanker, load_lm
+from prefrec.rankers.lm import BATCH_SIZE, LMRanker, load_lm
 from prefrec.rankers.reference import reference_ranker
 from prefrec.runs.stage import file_facts, stage_key
 
@@ -42,7 +42,7 @@ class Entry:
 
     @property
     def in_main_line(self) -> bool:
-        """Whether this is a language model that is shown the titles it scores."""
+        """Return True for a language model that is shown the titles it scores."""
         return self.model is not None
 
     @property
@@ -87,7 +87,7 @@ def lm_entry(
 
 
 def lm_ranker(
-    name: str, adapter: Path | None, data: PreparedData, model: ModelSection, *, batch_size: int = 8
+    name: str, adapter: Path | None, data: PreparedData, model: ModelSection, *, batch_size: int = BATCH_SIZE
 ) -> LMRanker:
     """Return a language model, with an adapter where one is given, as a ranker of the items of `data`."""
     lm, tokenizer = load_lm(model.name, adapter, **model.loading())

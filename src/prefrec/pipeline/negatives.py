@@ -15,6 +15,7 @@ from prefrec.files import write_whole
 from prefrec.pipeline.entry import Entry, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, ModelSection
 from prefrec.rankers import CatalogueRanker, Ranker
+from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.training.negatives import Sampler, redraw_lists
 
 NEGATIVES_FILE = "negatives.parquet"
@@ -86,5 +87,5 @@ def _sampler(data: PreparedData, model: ModelSection, adapter: Path | None) -> S
 def hard_judge(data: PreparedData, model: ModelSection, adapter: Path | None, judge: Entry | None) -> Ranker:
     """Return the ranker that says what is hard: the judge, or the language model without a list in its prompt."""
     if judge is not None:
-        return judge.load(8)
+        return judge.load(BATCH_SIZE)
     return CatalogueRanker(lm_ranker("hard negatives", adapter, data, model))

@@ -16,7 +16,7 @@ from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.kinds.endpoint import PATIENCE, served_model
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ModelSection, Recipe, check_known
 from prefrec.rankers.base import Ranker
-from prefrec.rankers.lm import load_lm
+from prefrec.rankers.lm import BATCH_SIZE, load_lm
 from prefrec.rankers.openai_api import OpenAIClient
 from prefrec.rankers.reference import reference_ranker
 from prefrec.runs.stage import file_facts, stage_key
@@ -55,7 +55,7 @@ def chat_rec_ranker(
     before: Mapping[str, Entry],
     *,
     seed: int,
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
 ) -> ChatRecRanker:
     """Load retriever, language model and profiles.
 

@@ -82,7 +82,7 @@ def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Entr
     set_seed(seed)
     base: Any = load_model(made_of.model.name, **made_of.model.loading())
     model = add_adapter(base, adapter_config(made_of.lora or LoraSection()))
-    add_items(model, vectors_of(cast(SequentialRanker, source.load(8))))
+    add_items(model, vectors_of(cast(SequentialRanker, source.load(made_of.batch_size))))
     hybrid = _Prompts(made_of, model)
     rows, held_out = training_rows(data, config, seed), data.some("validation", config.eval_rows)
     tell_fewer(config.name, config, len(rows))
