@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 STRICT = False
-"""Whether a finding makes the check fail. False until the sources are clean: the findings are then only printed."""
+"""If True, findings make the check fail. False until the sources are clean: findings are only printed."""
 
 ROOT = Path(__file__).parent.parent
 COMMENTED = "src/prefrec"

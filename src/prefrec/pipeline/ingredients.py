@@ -31,7 +31,7 @@ class Ingredients:
     batch_size: int = BATCH_SIZE
 
     def key(self, **more: Any) -> str:
-        """The key of a stage made of these and `more`."""
+        """Return the key of a stage made of these and `more`."""
         return stage_key(
             data=self.data_key,
             model=model_key(self.model),
@@ -47,7 +47,7 @@ class Ingredients:
 
 
 def due(folder: Path, key: str, name: str, made: Sequence[str]) -> bool:
-    """Whether a stage is still to be carried out; says so by its name.
+    """Return True if a stage has still to run, and print its name.
 
     Args:
         folder: of the stage.

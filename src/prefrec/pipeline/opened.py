@@ -108,7 +108,7 @@ class Run:
         return self.took(name, "seconds")
 
     def took(self, name: str, what: Literal["seconds", "cpu_seconds", "peak_bytes"]) -> float | None:
-        """What a training stage took, as `prefrec.runs.stage` notes it; None where it is not known.
+        """Return the time or memory that a training stage took (`prefrec.runs.stage`); None if it was not recorded.
 
         Times are those of the stage alone: a pass over the reference that an earlier stage left to it counts too.
         """

@@ -118,7 +118,7 @@ class ModelSection(_Section):
         return self.model_dump(exclude=idle)
 
     def loading(self) -> dict[str, Any]:
-        """How `prefrec.lm.models.load_model` is to load it."""
+        """Return the arguments with which `prefrec.lm.models.load_model` loads it."""
         return self.model_dump(include={"dtype", "attn_implementation", "quantization", "layers", "random_weights"})
 
 

@@ -58,7 +58,7 @@ def run_recipe(
         under_test: chooses among the rows of the prepared data, for the evaluation alone.
 
     Raises:
-        ConfigError: there is no such stage, a name is not fit for one, or one finds no rows to train on.
+        ConfigError: a stage is unknown, has a name that is not allowed, or finds no rows to train on.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")

@@ -1,4 +1,4 @@
-"""What every entry of a recipe's `rankers:` has; `prefrec.pipeline.kinds` finds the kinds."""
+"""The configuration that all entries of a recipe's `rankers:` share; `prefrec.pipeline.kinds` finds the kinds."""
 
 from __future__ import annotations
 

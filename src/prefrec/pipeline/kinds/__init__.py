@@ -91,7 +91,7 @@ def ranker_config(raw: Any) -> BaseModel:
     """Return the configuration of one entry of a recipe's `rankers`: a mapping whose `kind` says what the rest means.
 
     Raises:
-        ValueError: there is no such kind, or a field is wrong.
+        ValueError: the kind is unknown, or a field is wrong.
     """
     kind = raw.get("kind") if isinstance(raw, dict) else getattr(raw, "kind", None)
     if kind not in kind_names():

@@ -22,7 +22,7 @@ def retrieve_stage(
     """Return the pair as an entry; it leaves nothing in `folder`.
 
     Raises:
-        ConfigError: there is no such retriever or ranker.
+        ConfigError: the retriever or the ranker is unknown.
     """
     pair = config.retriever, config.ranker, config.retrieve
     return retrieve_entry(config.name, *pair, made_of.data, made_of.data_key, before, seed=made_of.seed)
@@ -51,7 +51,7 @@ def retrieve_entry(
         seed: of draws, and of the reference row `random`.
 
     Raises:
-        ConfigError: there is no such retriever or ranker.
+        ConfigError: the retriever or the ranker is unknown.
     """
     second = known_entry(ranker, name, before, "ranker")
     key: dict[str, Any] = {"retrieve": retrieve, "seed": seed, "ranker": second.key}
