@@ -53,9 +53,19 @@ def test_the_first_layers_alone(folder, layers):
     torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight, whole.model.layers[0].mlp.up_proj.weight)
 
 
-def test_more_layers_than_there_are(folder):
-    with pytest.raises(ModelError, match=r"layers: 3, but .* has 2: lower it"):
-        load_model(str(folder), layers=3)
+def test_chosen_layers_alone(folder):
+    model, whole = load_model(str(folder), layers=[1]), load_model(str(folder))
+    assert len(model.model.layers) == model.config.num_hidden_layers == 1
+    torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight, whole.model.layers[1].mlp.up_proj.weight)
+    prompt = torch.tensor([[5, 6, 7]])
+    cached, anew = (model.generate(prompt, max_new_tokens=4, do_sample=False, use_cache=c) for c in (True, False))
+    assert cached.tolist() == anew.tolist()
+
+
+@pytest.mark.parametrize(("layers", "shown"), [(3, "3"), ([0, 2], r"\[0, 2\]"), ([1, 0], r"\[1, 0\]"), ([], r"\[\]")])
+def test_layers_that_do_not_exist_or_are_out_of_order(folder, layers, shown):
+    with pytest.raises(ModelError, match=f"layers: {shown}, but the model has 2, numbered from 0"):
+        load_model(str(folder), layers=layers)
 
 
 def test_random_weights_have_the_models_form_alone(folder):

@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from rich.markup import escape
 from safetensors import SafetensorError
+from torch.nn import ModuleList
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -91,7 +93,7 @@ def load_model(
     dtype: str = "float32",
     attn_implementation: str = "auto",
     quantization: str = "none",
-    layers: int | None = None,
+    layers: int | Sequence[int] | None = None,
     random_weights: bool = False,
     **kwargs: Any,
 ) -> PreTrainedModel:
@@ -104,7 +106,7 @@ def load_model(
             models), and on a GPU the faster of that and `flex_attention` (see `measure_attention`).
         quantization: `nf4` stores the layers' matrices in 4 bits (`bitsandbytes`) to train adapters on, and computes
             in `dtype`; `none` stores them in `dtype`. An nf4 model is on this process's GPU if there is one.
-        layers: number of first layers to keep; None: all.
+        layers: number of first layers to keep, or the numbers of the layers to keep, from 0; None: all.
         random_weights: start from random weights, as a control.
         **kwargs: passed to `AutoModelForCausalLM.from_pretrained`.
 
@@ -123,8 +125,6 @@ def load_model(
     options = SAFE | ({} if attn_implementation == "auto" else {"attn_implementation": attn_implementation})
     if quantization == "nf4":
         options |= _nf4(folder, DTYPES[dtype])
-    if layers is not None:
-        options["config"] = _first_layers(folder, layers)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[dtype], output_loading_info=True, **(options | kwargs)
@@ -136,6 +136,8 @@ def load_model(
         warn(f"{escape(folder)}: {count}, {missing[0]} first")
     if quantization == "nf4":
         _compute_alike(model)
+    if layers is not None:
+        _keep_layers(model, range(layers) if isinstance(layers, int) else layers)
     if attn_implementation == "auto":
         measure_attention(model)
     if random_weights:
@@ -239,15 +241,24 @@ def _nf4(folder: str, dtype: torch.dtype) -> dict[str, Any]:
     return {"quantization_config": form, "device_map": {"": default_device()}}
 
 
-def _first_layers(folder: str, layers: int) -> Any:
-    """Return the configuration of the model with only its first layers."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if layers > config.num_hidden_layers:
-        raise ModelError(f"layers: {layers}, but {folder!r} has {config.num_hidden_layers}: lower it")
-    config.num_hidden_layers = layers
+def _keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> None:
+    """Remove the layers of `model` whose numbers are not in `kept`."""
+    config = model.config.get_text_config()
+    count = config.num_hidden_layers
+    if list(kept) != sorted(set(kept)) or not kept or not 0 <= kept[0] <= kept[-1] < count:
+        shown = len(kept) if isinstance(kept, range) else list(kept)
+        raise ModelError(f"layers: {shown}, but the model has {count}, numbered from 0: give some in ascending order")
+    for parent in [*model.modules()]:
+        for name, stack in [*parent.named_children()]:
+            if isinstance(stack, ModuleList) and len(stack) == count:
+                setattr(parent, name, ModuleList(stack[i] for i in kept))
+                for number, layer in enumerate(getattr(parent, name)):
+                    for module in layer.modules():
+                        if hasattr(module, "layer_idx"):  # its place in the cache of keys and values
+                            module.layer_idx = number
+    config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
-    return config
+        config.layer_types = [config.layer_types[i] for i in kept]
 
 
 def _compute_alike(model: PreTrainedModel) -> None:

@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     SerializeAsAny,
     ValidationError,
@@ -90,7 +91,9 @@ class ModelSection(_Section):
     )
     max_length: int = Field(MAX_LENGTH, ge=16, description="Tokens of a prompt with its longest answer.")
     chat: bool = Field(SFTConfig.chat, description="Wrap prompts by the tokenizer's chat template.")
-    layers: int | None = Field(None, ge=1, description="Keep so many of the first layers; None: all.")
+    layers: list[NonNegativeInt] | PositiveInt | None = Field(
+        None, description="How many of the first layers to keep, or the numbers of those to keep, from 0; None: all."
+    )
     templates: list[str] = Field(
         ["history"],
         min_length=1,
