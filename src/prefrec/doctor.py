@@ -25,7 +25,7 @@ from prefrec.lm.models import DTYPES, cache_dir, embedded_gguf, unpacked_folder
 
 PACKAGES = (
     "prefrec", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "numpy",
-    "polars", "pydantic", "hopwise", "trl", "fastapi", "bitsandbytes",
+    "polars", "pydantic", "hopwise", "recbole", "trl", "fastapi", "bitsandbytes",
 )  # fmt: skip
 """Packages whose versions are reported."""
 

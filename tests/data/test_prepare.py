@@ -148,7 +148,7 @@ def test_a_great_many_training_rows_are_told(
     assert "24 training rows need about 0 GB of memory; keep fewer with --max-train-rows (`max_train_rows`" in told
 
 
-@pytest.mark.skipif(find_spec("hopwise") is None, reason="hopwise is not installed")
+@pytest.mark.skipif(find_spec("recbole") is None, reason="recbole is not installed")
 def test_the_papers_movielens() -> None:
     options: dict[str, Any] = {"split": "user", "min_rating": 3}
     data = prepare(PrepareConfig(**options))
@@ -162,7 +162,7 @@ def test_the_papers_movielens() -> None:
     assert {(e.user_id, e.target) for e in data.test} <= {(e.user_id, e.target) for e in every.test}
 
 
-@pytest.mark.skipif(find_spec("hopwise") is None, reason="hopwise is not installed")
+@pytest.mark.skipif(find_spec("recbole") is None, reason="recbole is not installed")
 def test_movielens_leave_last_out() -> None:
     data = prepare(PrepareConfig())
     assert data.protocol["counts"]["rows"] == {"train": 94_978, "validation": 943, "test": 943}

@@ -101,7 +101,7 @@ class PrepareConfig(BaseModel):
 
     source: str = Field(
         "movielens-100k",
-        description="Which reader to use. movielens-100k: without a path, the copy in the hopwise package; "
+        description="Which reader to use. movielens-100k: without a path, the copy in the recbole package; "
         "movielens-csv: ratings.csv and movies.csv; lastfm-hetrec: by tag date; lastfm-published: the S-DPO authors' "
         "form, which leaks; published-json: train, val and test JSON of the S-DPO scripts, lists as they are; "
         "goodreads: the json.gz files of UCSD; goodreads-windows and windows: ready rows; files: your own log and "

