@@ -11,8 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prefrec import losses
-from prefrec.losses import LOSSES, dmpo_loss, dpo_loss, effective_negatives, softmax_dpo_loss
+from prefrec.losses import (
+    LOSSES,
+    dmpo_loss,
+    dpo_loss,
+    effective_negatives,
+    find_loss,
+    loss_name,
+    needs_reference,
+    softmax_dpo_loss,
+)
 
 SHARED = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 VECTORS = SHARED.parent / "vectors" / "sdpo_loss_cases.json"
@@ -124,11 +132,24 @@ def test_exploded_pairs_are_the_mean_of_dpo():
     torch.testing.assert_close(dpo_loss(policy, ref, 0.5).losses, torch.stack(pairs).mean(dim=0))
 
 
-def test_reference_free_losses_ignore_the_reference():
+@pytest.mark.parametrize("name", ["bpr", "softmax", "sft"])
+def test_reference_free_losses_ignore_the_reference(name):
     policy = torch.randn(3, 5)
-    for name in losses.REFERENCE_FREE:
-        one, two = (LOSSES[name](policy, ref, 1.0).losses for ref in (torch.zeros(3, 5), torch.randn(3, 5)))
-        torch.testing.assert_close(one, two)
+    one, two = (LOSSES[name](policy, ref, 1.0).losses for ref in (None, torch.randn(3, 5)))
+    torch.testing.assert_close(one, two)
+    assert not needs_reference(LOSSES[name])
+
+
+@pytest.mark.parametrize("name", ["softmax_dpo", "dpo", "dmpo"])
+def test_other_losses_need_a_reference(name):
+    assert needs_reference(LOSSES[name])
+    with pytest.raises(ValueError, match="this loss needs ref_logps"):
+        LOSSES[name](torch.randn(3, 5), None, 1.0)
+
+
+def test_a_function_is_its_own_loss():
+    assert find_loss(softmax_dpo_loss) is softmax_dpo_loss
+    assert (loss_name(softmax_dpo_loss), loss_name("dpo")) == ("softmax_dpo_loss", "dpo")
 
 
 def test_effective_negatives_counts_equal_and_single():

@@ -1,7 +1,8 @@
 """Preference losses over choice sets: pure functions of log-probabilities, torch only.
 
 Every function takes `policy_logps` and `ref_logps` of shape [B, 1+N], the summed log-probabilities of the chosen
-answer (column 0) and of N rejected answers (columns 1..N). It returns a `PreferenceLoss` with the loss per row [B]
+answer (column 0) and of N rejected answers (columns 1..N). A loss whose `ref_logps` has the default None is
+reference-free: it ignores them, and a trainer computes none. It returns a `PreferenceLoss` with the loss per row [B]
 and the rewards [B, 1+N]. The caller takes the mean.
 
 With rewards r_i = β (log π(y_i|x) − log π_ref(y_i|x)):
@@ -18,9 +19,11 @@ With rewards r_i = β (log π(y_i|x) − log π_ref(y_i|x)):
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +44,7 @@ class PreferenceLoss:
     rewards: Tensor
 
 
-def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
     """Return the Softmax DPO loss (Chen et al., NeurIPS 2024, arXiv 2406.09215, eq. 11).
 
     −log σ(−log Σ_{i≥1} exp(r_i − r_0)) is the cross-entropy of softmax(r_0..r_N) with label 0. It is computed in that
@@ -55,62 +58,62 @@ def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Pr
     Raises:
         ValueError: shapes differ, there is no rejected column, or beta is not positive.
     """
-    _check(policy_logps, ref_logps, beta)
-    rewards = beta * (policy_logps - ref_logps)
+    rewards = _rewards(policy_logps, ref_logps, beta)
     return PreferenceLoss(_softmax_cross_entropy(rewards), rewards)
 
 
-def dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+def dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
     """Return the DPO loss (Rafailov et al., NeurIPS 2023): −log σ(r_0 − r_1).
 
     For N > 1 the losses of the N pairs are averaged, as a pairwise trainer would do. Arguments, shapes and errors are
     those of `softmax_dpo_loss`.
     """
-    _check(policy_logps, ref_logps, beta)
-    rewards = beta * (policy_logps - ref_logps)
+    rewards = _rewards(policy_logps, ref_logps, beta)
     return PreferenceLoss(_mean_pairwise(rewards), rewards)
 
 
-def dmpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+def dmpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
     """Return the DMPO loss (Bai et al., 2024): −log σ(r_0 − mean_i r_i).
 
     Arguments, shapes and errors are those of `softmax_dpo_loss`.
     """
-    _check(policy_logps, ref_logps, beta)
-    rewards = beta * (policy_logps - ref_logps)
+    rewards = _rewards(policy_logps, ref_logps, beta)
     return PreferenceLoss(F.softplus(rewards[:, 1:].mean(dim=1) - rewards[:, 0]), rewards)
 
 
-def bpr_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+def bpr_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
     """Return the BPR loss (Rendle et al., UAI 2009) on β × log-probabilities, averaged over the N pairs.
 
-    `ref_logps` is ignored; it is an argument so that all losses have one signature.
+    `ref_logps` is ignored.
     """
-    _check(policy_logps, ref_logps, beta)
+    _check(policy_logps, beta)
     rewards = beta * policy_logps
     return PreferenceLoss(_mean_pairwise(rewards), rewards)
 
 
-def softmax_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+def softmax_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
     """Return the sampled softmax loss (InfoNCE) on β × log-probabilities: S-DPO without its reference.
 
-    `ref_logps` is ignored; it is an argument so that all losses have one signature.
+    `ref_logps` is ignored.
     """
-    _check(policy_logps, ref_logps, beta)
+    _check(policy_logps, beta)
     rewards = beta * policy_logps
     return PreferenceLoss(_softmax_cross_entropy(rewards), rewards)
 
 
-def sft_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> PreferenceLoss:
+def sft_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
     """Return the SFT loss −log π of the chosen answer, a control for an alignment on the same rows.
 
-    `ref_logps` is ignored; it is an argument so that all losses have one signature. `beta` only scales the rewards.
+    `ref_logps` is ignored. `beta` only scales the rewards.
     """
-    _check(policy_logps, ref_logps, beta)
+    _check(policy_logps, beta)
     return PreferenceLoss(-policy_logps[:, 0], beta * policy_logps)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, float], PreferenceLoss]] = {
+Loss = Callable[[Tensor, Tensor | None, float], PreferenceLoss]
+"""(policy_logps, ref_logps, beta) → loss. One that needs a reference raises ValueError for None."""
+
+LOSSES: dict[str, Loss] = {
     "softmax_dpo": softmax_dpo_loss,
     "dpo": dpo_loss,
     "dmpo": dmpo_loss,
@@ -123,23 +126,32 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, float], PreferenceLoss]] = {
 GROUP = "prefrec.losses"
 """Group of entry points by which other packages add losses: NAME = "module:function"."""
 
-REFERENCE_FREE = frozenset({"bpr", "softmax", "sft"})
-"""Losses that do not read `ref_logps`."""
 
-
-def find_loss(name: str) -> Callable[[Tensor, Tensor, float], PreferenceLoss]:
-    """Return the loss of this name, from `LOSSES` or from another package.
+def find_loss(loss: str | Loss) -> Loss:
+    """Return the loss of this name, from `LOSSES` or from another package; a function is returned as it is.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no loss has this name.
     """
-    if name in LOSSES:
-        return LOSSES[name]
+    if callable(loss):
+        return loss
+    if loss in LOSSES:
+        return LOSSES[loss]
     others = {e.name: e for e in entry_points(group=GROUP)}
-    if name not in others:
-        raise ValueError(f"loss {name!r} is unknown: expected one of {', '.join([*LOSSES, *others])}")
-    loss: Callable[[Tensor, Tensor, float], PreferenceLoss] = others[name].load()
-    return loss
+    if loss not in others:
+        raise ValueError(f"loss {loss!r} is unknown: expected one of {', '.join([*LOSSES, *others])}")
+    return cast(Loss, others[loss].load())
+
+
+def loss_name(loss: str | Loss) -> str:
+    """Return the name of a loss, for logs and files."""
+    return loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__qualname__)
+
+
+def needs_reference(loss: Loss) -> bool:
+    """Return False if the second parameter of a loss, `ref_logps`, has the default None."""
+    _, ref_logps, *_ = inspect.signature(loss).parameters.values()
+    return ref_logps.default is not None
 
 
 def effective_negatives(rewards: Tensor) -> Tensor:
@@ -162,11 +174,18 @@ def _mean_pairwise(rewards: Tensor) -> Tensor:
     return F.softplus(rewards[:, 1:] - rewards[:, :1]).mean(dim=1)
 
 
-def _check(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> None:
+def _rewards(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> Tensor:
+    _check(policy_logps, beta)
+    if ref_logps is None:
+        raise ValueError("this loss needs ref_logps, the log-probabilities of the reference")
     if policy_logps.shape != ref_logps.shape:
         raise ValueError(
             f"policy_logps {list(policy_logps.shape)} and ref_logps {list(ref_logps.shape)} must have one shape"
         )
+    return beta * (policy_logps - ref_logps)
+
+
+def _check(policy_logps: Tensor, beta: float) -> None:
     if policy_logps.dim() != 2 or policy_logps.shape[1] < 2:
         raise ValueError(
             f"expected [batch, 1 + negatives] with at least one negative, got {list(policy_logps.shape)}"

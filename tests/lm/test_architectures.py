@@ -13,10 +13,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from flex import uncompiled
 from onednn import always_by_onednn
+from prefrec.lm.architectures import BRANCHING, layout_for
 from prefrec.lm.catalogue import catalogue_logps, trie_layout
 from prefrec.lm.cpu.linear import OneDNNLinear, has_onednn, use_onednn
+from prefrec.lm.layout import verified_layout
 from prefrec.lm.packing import PackedBatch, pack
-from prefrec.lm.scoring import BRANCHING, choice_logps, layout_for, verified_layout
+from prefrec.lm.scoring import choice_logps
 from prefrec.lm.search import top_k
 from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet

@@ -10,11 +10,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from flex import uncompiled
 from prefrec.lm import attention
-from prefrec.lm.attention import fastest_attention, measurable, measure
+from prefrec.lm.attention import fastest_attention, measurable, measure, measure_new_shapes
 from prefrec.lm.catalogue import catalogue_logps
 from prefrec.lm.masks import BLOCK, FLEX
 from prefrec.lm.models import measure_attention
 from prefrec.lm.packing import pack
+from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import choice_logps
 from prefrec.lm.search import top_k
 from prefrec.lm.trie import Trie
@@ -65,10 +66,15 @@ def made(name: str, implementation: str = "sdpa", **more):
     return model.eval()
 
 
+def scored(model, batch):
+    """Log-probabilities [B, C] by a scorer, which measures the attention first."""
+    return ChoiceScorer(model, 0, layout="packed").choice_logps([batch])
+
+
 def logps_and_gradient(model, device="cpu"):
     """Log-probabilities [B, C], and the gradient of a weighted sum of them."""
     weights = torch.linspace(-1, 2, 8, device=device).view(2, 4)
-    logps = choice_logps(model, pack(SETS, pad_id=0).to(device))
+    logps = scored(model, pack(SETS, pad_id=0).to(device))
     (weights * logps).sum().backward()
     return logps.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
@@ -167,7 +173,7 @@ class TestMeasured:
     def test_the_faster_is_used_and_the_numbers_are_the_same(self, model, monkeypatch, flex, sdpa, faster):
         timed, seen = self.spent(monkeypatch, flex, sdpa), self.watched(model)
         with torch.no_grad():
-            got = choice_logps(model, pack(SETS, pad_id=0))
+            got = scored(model, pack(SETS, pad_id=0))
             want = choice_logps(made("gemma3_text"), pack(SETS, pad_id=0))
         torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
         assert seen == [faster]
@@ -178,16 +184,22 @@ class TestMeasured:
         timed = self.spent(monkeypatch, 1.0, 2.0)
         with torch.no_grad():
             for _ in range(3):
-                choice_logps(model, pack(SETS, pad_id=0))
+                scored(model, pack(SETS, pad_id=0))
             assert len(timed) == 2
-            choice_logps(model, pack(SETS[1:], pad_id=0))
+            scored(model, pack(SETS[1:], pad_id=0))
         assert len(timed) == 4
         assert {shape[1:3] for shape in model.attention_by_shape} == {(2, 2), (1, 1)}
+
+    def test_scoring_alone_measures_nothing(self, model, monkeypatch):
+        timed, seen = self.spent(monkeypatch, 1.0, 2.0), self.watched(model)
+        with torch.no_grad():
+            choice_logps(model, pack(SETS, pad_id=0))
+        assert (timed, seen, model.attention_by_shape) == ([], ["sdpa"], {})
 
     def test_one_sequence_an_answer_is_not_measured(self, model, monkeypatch):
         timed, seen = self.spent(monkeypatch, 1.0, 2.0), self.watched(model)
         with torch.no_grad():
-            choice_logps(model, pack(SETS, pad_id=0, layout="separate"))
+            scored(model, pack(SETS, pad_id=0, layout="separate"))
         assert (timed, seen) == ([], ["sdpa"])
 
     def test_a_model_that_was_told_is_not_measured(self, monkeypatch):
@@ -195,14 +207,14 @@ class TestMeasured:
         measure_attention(model)
         seen = self.watched(model)
         with torch.no_grad():
-            choice_logps(model, pack(SETS, pad_id=0))
+            scored(model, pack(SETS, pad_id=0))
         assert (timed, seen) == ([], ["eager"])
 
     def test_a_later_choice_stands(self, model, monkeypatch):
         timed, seen = self.spent(monkeypatch, 1.0, 2.0), self.watched(model)
         model.set_attn_implementation("eager")
         with torch.no_grad():
-            choice_logps(model, pack(SETS, pad_id=0))
+            scored(model, pack(SETS, pad_id=0))
         assert (timed, seen, model.config._attn_implementation) == ([], ["eager"], "eager")
 
     def test_what_cannot_be_compiled_is_left_alone(self, model, monkeypatch, capsys):
@@ -258,6 +270,7 @@ def test_there_is_nothing_to_measure_on_a_cpu():
     model = made("llama")
     measure_attention(model)
     assert not measurable(model, torch.device("cpu"))
+    measure_new_shapes(model, [pack(SETS, pad_id=0)])
     with fastest_attention(model, pack(SETS, pad_id=0)) as batch:
         assert batch.input_ids.shape[1] % BLOCK
     assert model.attention_by_shape == {}
@@ -294,7 +307,7 @@ class TestOnAGPU:
         model = made("llama", head_dim=16).to("cuda", dtype)
         measure_attention(model)
         with torch.no_grad():
-            got = choice_logps(model, pack(SETS, pad_id=0).to("cuda"))
+            got = scored(model, pack(SETS, pad_id=0).to("cuda"))
             want = choice_logps(made("llama", head_dim=16).to("cuda", dtype), pack(SETS, pad_id=0).to("cuda"))
         torch.testing.assert_close(got, want, rtol=0, atol=1e-4 if dtype == torch.float32 else 0.5)
         assert set(model.attention_by_shape.values()) <= {FLEX, "sdpa"}

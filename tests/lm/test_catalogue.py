@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
 
-from prefrec.lm import catalogue, scoring
+from prefrec.lm import catalogue, layout, scoring
 from prefrec.lm.catalogue import TrieReader, catalogue_logps, children_logps, trie_layout, trie_reader
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
@@ -191,10 +191,10 @@ def test_the_check_lets_rounding_pass_and_faults_not(dtype, titles):
 
 
 def test_a_doubtful_mean_over_few_answers_is_asked_again_over_more(model, monkeypatch):
-    gaps = {scoring.CHECKED_ANSWERS: 0.01, scoring.RECHECKED_ANSWERS: 0.0001}
+    gaps = {layout.CHECKED_ANSWERS: 0.01, layout.RECHECKED_ANSWERS: 0.0001}
     monkeypatch.setattr(catalogue, "_gap", lambda model, choices, layout, answers: gaps[answers])
     assert trie_layout(model, PROMPT, Trie.build(ANSWERS))[0] == "cached"
-    gaps[scoring.RECHECKED_ANSWERS] = 0.01
+    gaps[layout.RECHECKED_ANSWERS] = 0.01
     assert trie_layout(model, PROMPT, Trie.build(ANSWERS))[0] == "separate"
 
 

@@ -122,7 +122,7 @@ def test_scores_are_those_of_a_whole_sequence(encoder: ItemEncoder, batch_size: 
     lm = ranker(item_model(), encoder)
     lm.batch_size = batch_size
     scores = lm.score(EXAMPLES)
-    assert lm.row_layout == "packed"
+    assert lm.scorer.layout == "packed"
     for row, example in zip(scores, EXAMPLES, strict=True):
         want = slow_scores(lm.model, example, encoder.begin).numpy()
         np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-4)

@@ -5,26 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
-from transformers import LlamaForCausalLM
 
 from prefrec.lm import scoring
 from prefrec.lm.packing import pack, pack_passes
-from prefrec.lm.scoring import (
-    CHECKED_ANSWERS,
-    PIECE,
-    RECHECKED_ANSWERS,
-    answer_token_logps,
-    choice_logps,
-    language_model,
-    layout_for,
-    probe_set,
-    token_logps,
-    verified_layout,
-)
+from prefrec.lm.scoring import answer_token_logps, choice_logps, language_model, token_logps
 from prefrec.prompts import ChoiceSet
 from prefrec.training import lora_config
 from slow import slow_logps
-from tiny import broken, tiny_llama
+from tiny import tiny_llama
 
 VOCABULARY = 64
 tokens = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9).map(tuple)
@@ -79,165 +67,6 @@ def test_score_does_not_depend_on_company():
         alone = choice_logps(model, pack([lonely], pad_id=0))[0]
         together = choice_logps(model, pack([company, lonely], pad_id=0))[1, :2]
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("changes", "layout", "reason"),
-    [
-        ({}, "packed", "llama"),
-        ({"model_type": "mamba2"}, "separate", "mamba2"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "packed", "llama"),
-        ({"layer_types": ["full_attention", "linear_attention"]}, "separate", "linear_attention"),
-        ({"layer_types": ["conv", "full_attention"]}, "separate", "conv"),
-        ({"model_type": "mistral", "sliding_window": 64}, "packed", "mistral"),
-        ({"_attn_implementation": "eager"}, "packed", "llama"),
-        ({"_attn_implementation": "flash_attention_2"}, "separate", "flash_attention_2"),
-        ({"_attn_implementation": "flash_attention_3"}, "separate", "flash_attention_3"),
-        ({"model_type": "falcon", "alibi": True}, "separate", "ALiBi"),
-        ({"model_type": "bloom"}, "separate", "ALiBi"),
-        ({"model_type": "hypothetical"}, "packed", "checked on the first batch"),
-    ],
-)
-def test_layout_comes_with_a_reason(changes, layout, reason):
-    class Config:
-        model_type = "llama"
-        _attn_implementation = "sdpa"
-
-    config = Config()
-    for name, value in changes.items():
-        setattr(config, name, value)
-    got, why = layout_for(config)
-    assert got == layout
-    assert reason in why
-
-
-LONG = ChoiceSet(tuple(range(1, 25)), ((30, 31, 9), (32, 33, 9), (34, 9)))
-
-
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        ("ignores the mask", "other scores"),
-        ("ignores positions", "other scores"),
-        ("refuses the mask", "refuses the packed layout: ValueError: a mask of"),
-    ],
-)
-def test_the_check_finds_a_model_made_to_break(fault, reason):
-    model = broken(tiny_llama(VOCABULARY), fault)
-    assert layout_for(model.config)[0] == "packed", "the configuration says nothing"
-    layout, why = verified_layout(model, LONG, 0, "packed")
-    assert layout == "separate"
-    assert reason in why
-    assert "'llama'" in why
-    with torch.no_grad():
-        got = choice_logps(model, pack([LONG], pad_id=0, layout=layout))[0]
-    torch.testing.assert_close(got, slow_logps(tiny_llama(VOCABULARY), LONG), rtol=0, atol=1e-4)
-
-
-class _Mistaken(LlamaForCausalLM):
-    """A Llama that takes a mask for nearly what it is."""
-
-    fault = ""
-
-    def forward(self, attention_mask=None, position_ids=None, **kwargs):
-        if attention_mask is not None and attention_mask.dim() == 4:
-            causal = torch.ones_like(attention_mask).tril()
-            seen_by_itself = attention_mask.sum(-2, keepdim=True) == 1
-            padding = seen_by_itself & (position_ids == 0)[:, None, None]
-            if self.fault == "sees padding":
-                attention_mask = attention_mask | (causal & padding)
-            if self.fault == "sees other answers":
-                attention_mask = attention_mask | (causal & ~padding & (position_ids > 0)[:, None, :, None])
-        return super().forward(attention_mask=attention_mask, position_ids=position_ids, **kwargs)
-
-
-def _faulty(fault, **settings):
-    model = tiny_llama(VOCABULARY, **settings)
-    if fault not in ("sees padding", "sees other answers"):
-        return broken(model, fault)
-    model.__class__ = _Mistaken
-    model.fault = fault
-    return model
-
-
-FAULTS = ["ignores the mask", "ignores positions", "sees padding", "sees other answers"]
-SHORT_SETS = {
-    "two tokens each": ChoiceSet(LONG.prompt, ((30, 9), (32, 9), (34, 9))),
-    "one answer": ChoiceSet(LONG.prompt, LONG.answers[:1]),
-    "one token each": ChoiceSet(LONG.prompt, ((30,), (31,))),
-    "one answer of one token": ChoiceSet(LONG.prompt, ((30,),)),
-    "a short prompt": ChoiceSet((5, 6), ((30, 31, 9), (9,))),
-}
-"""Sets in which little or nothing branches, or whose prompt cannot be shortened."""
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_check_lets_rounding_pass_and_faults_not(dtype):
-    for seed in range(5):
-        assert verified_layout(tiny_llama(VOCABULARY, seed=seed).to(dtype), LONG, 0, "packed")[0] == "packed"
-        for fault in FAULTS:
-            layout, why = verified_layout(_faulty(fault, seed=seed).to(dtype), LONG, 0, "packed")
-            assert layout == "separate", (fault, seed)
-            assert "gives other scores in a packed row" in why
-
-
-@pytest.mark.parametrize("kind", SHORT_SETS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_check_does_not_depend_on_what_a_set_shows(dtype, kind):
-    choices = SHORT_SETS[kind]
-    assert verified_layout(tiny_llama(VOCABULARY).to(dtype), choices, 0, "packed")[0] == "packed"
-    for fault in [*FAULTS, "refuses the mask"]:
-        assert verified_layout(_faulty(fault).to(dtype), choices, 0, "packed")[0] == "separate", fault
-
-
-@settings(deadline=None, max_examples=50)
-@given(choice_sets, st.integers(1, 20))
-def test_a_probe_branches_and_stays_within_the_sets_positions(sets, compared):
-    for choices in sets:
-        probe = probe_set(choices, compared)
-        assert {len(a) for a in probe.answers} == {PIECE}
-        assert len(probe.answers) > compared
-        assert probe.prompt[-1] == choices.prompt[-1] or choices.length < PIECE + len(choices.prompt)
-        assert 16 <= len(probe.prompt) <= max(16, choices.length - PIECE)
-        known = {t for part in (choices.prompt, *choices.answers) for t in part}
-        assert {t for part in (probe.prompt, *probe.answers) for t in part} <= known
-        assert len(known) == 1 or len(set(probe.answers)) > 1
-
-
-def test_a_doubtful_mean_over_few_answers_is_asked_again_over_more(monkeypatch):
-    gaps = {CHECKED_ANSWERS: 0.09, RECHECKED_ANSWERS: 0.02}
-    monkeypatch.setattr(scoring, "_gap", lambda model, choices, pad, answers: gaps[answers])
-    model = tiny_llama(VOCABULARY).to(torch.bfloat16)
-    assert verified_layout(model, LONG, 0, "packed")[0] == "packed"
-    gaps[RECHECKED_ANSWERS] = 0.08
-    assert verified_layout(model, LONG, 0, "packed")[0] == "separate"
-
-
-def test_a_model_that_gives_no_numbers_is_not_trusted():
-    model = tiny_llama(VOCABULARY)
-    with torch.no_grad():
-        model.lm_head.weight.fill_(torch.nan)
-    assert verified_layout(model, LONG, 0, "packed")[0] == "separate"
-
-
-def test_the_check_follows_autocast():
-    """Adapters in float32 on a base in bfloat16 compute in autocast's type."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert verified_layout(tiny_llama(VOCABULARY), LONG, 0, "packed")[0] == "packed"
-
-
-def test_the_check_is_a_few_small_passes_without_traces():
-    model, rows = tiny_llama(VOCABULARY).train(), []
-    model.register_forward_pre_hook(lambda m, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
-    many = ChoiceSet(LONG.prompt, LONG.answers * 20)
-    assert verified_layout(model, many, 0, "packed")[0] == "packed"
-    assert rows == [2, CHECKED_ANSWERS, CHECKED_ANSWERS]
-    assert model.training
-    assert all(p.grad is None for p in model.parameters())
-
-
-def test_nothing_is_tried_where_rows_are_separate():
-    assert verified_layout(broken(tiny_llama(), "refuses the mask"), LONG, 0, "separate")[0] == "separate"
 
 
 def test_the_language_model_inside_an_adapter_and_wrappers():

@@ -11,6 +11,7 @@ from peft import get_peft_model
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
+from prefrec.lm.scorer import ChoiceScorer
 from prefrec.prompts import ChoiceSet, load_template
 from prefrec.rankers import GeneratingRanker, LMRanker, Ranker, load_lm
 from prefrec.rankers.lm import MAX_NEW_TOKENS
@@ -96,14 +97,14 @@ def test_model_types_that_cannot_branch_are_scored_all_the_same(ranker):
     bloom.config.model_type = "bloom"
     packed, separate = ranker(), ranker(model=bloom)
     np.testing.assert_allclose(separate.score(_examples()), packed.score(_examples()), rtol=0, atol=1e-4)
-    assert (packed.row_layout, separate.row_layout) == ("packed", "separate")
+    assert (packed.scorer.layout, separate.scorer.layout) == ("packed", "separate")
 
 
 def test_models_that_break_packed_rows_are_found_on_the_first_batch(ranker, capsys):
     packed, checked = ranker(), ranker(model=broken(tiny_llama(), "refuses the mask"))
     for _ in range(2):
         np.testing.assert_allclose(checked.score(_examples()), packed.score(_examples()), rtol=0, atol=1e-4)
-    assert (packed.row_layout, checked.row_layout) == ("packed", "separate")
+    assert (packed.scorer.layout, checked.scorer.layout) == ("packed", "separate")
     assert capsys.readouterr().err.count("model type 'llama' refuses the packed layout") == 1
 
 
@@ -117,7 +118,7 @@ def test_a_first_batch_in_which_nothing_branches_settles_nothing_wrongly(ranker,
     alone.choice_logps([ChoiceSet(c.prompt, c.answers[:1]) for c in alone._encode([first, second], "candidates")])
     for lm in (alone, ranker(model=broken(tiny_llama(), fault))):
         np.testing.assert_allclose(lm.score([one, first, second]), want, rtol=0, atol=1e-4)
-        assert lm.row_layout == "separate"
+        assert lm.scorer.layout == "separate"
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
@@ -264,7 +265,7 @@ def test_load_lm_refuses_half_an_adapter(folder, adapter):
 def test_a_budget_of_tokens_changes_passes_and_not_scores(ranker, layout):
     def scores(budget):
         lm, passes = ranker(max_tokens_per_pass=budget), []
-        lm.row_layout, lm._layout_is_settled = layout, True
+        lm.scorer = ChoiceScorer(lm.model, lm.encoder.end, layout=layout, max_tokens=budget)
         hook = lm.model.register_forward_pre_hook(
             lambda model, args, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True
         )

@@ -273,13 +273,13 @@ def test_a_layout_that_is_asked_for_stays(run, layout):
     model = models["zero-shot"]
     scorer = Scorer(models, adapters, 1, layout=layout)
     choices = ChoiceSet((5, 6, 7, 8), ((9, 1), (10, 11, 1), (12, 1)))
-    scorer.settle_layout(choices)
-    assert scorer.row_layout == layout
+    scorer.scorer.settle([choices])
+    assert scorer.scorer.layout == layout
     with torch.no_grad():
         np.testing.assert_allclose(scorer.score("zero-shot", [choices])[0], slow_logps(model, choices), rtol=1e-4)
     broken(model)
-    scorer.settle_layout(choices)
-    assert scorer.row_layout == layout
+    scorer.scorer.settle([choices])
+    assert scorer.scorer.layout == layout
 
 
 def test_a_model_that_cannot_branch_is_scored_row_by_row(run, monkeypatch):
@@ -287,8 +287,8 @@ def test_a_model_that_cannot_branch_is_scored_row_by_row(run, monkeypatch):
     model = broken(models["zero-shot"])
     scorer = Scorer(models, adapters, 1)
     choices = ChoiceSet((5, 6, 7, 8), ((9, 1), (10, 11, 1), (12, 1)))
-    scorer.settle_layout(choices)
-    assert scorer.row_layout == "separate"
+    scorer.scorer.settle([choices])
+    assert scorer.scorer.layout == "separate"
     with torch.no_grad():
         np.testing.assert_allclose(scorer.score("zero-shot", [choices])[0], slow_logps(model, choices), rtol=1e-4)
 

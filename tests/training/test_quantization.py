@@ -10,9 +10,10 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from prefrec.errors import ConfigError, ModelError
+from prefrec.lm.layout import verified_layout
 from prefrec.lm.models import is_quantized, load_model
 from prefrec.lm.packing import pack
-from prefrec.lm.scoring import choice_logps, verified_layout
+from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import ChoiceSet
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
 from quantized import skip_where_it_does_not_run

@@ -1,6 +1,7 @@
 """The two trainers on tiny models: what they learn, what they leave alone, and that they can be resumed."""
 
 import copy
+import json
 import math
 import shutil
 from contextlib import nullcontext
@@ -25,8 +26,9 @@ from prefrec.clock import cached_time_credit
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.models import measure_attention
 from prefrec.lm.packing import pack
+from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import choice_logps
-from prefrec.losses import softmax_dpo_loss
+from prefrec.losses import softmax_dpo_loss, softmax_loss
 from prefrec.prompts import ChoiceSet
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
@@ -254,7 +256,7 @@ def test_the_key_of_the_reference_has_all_weights_and_the_configuration():
         model = adapted_model()
         if change:
             change(model)
-        return reference_key(model, sets, "packed", nullcontext)
+        return reference_key(model, sets, ChoiceScorer(model, 0), nullcontext)
 
     def one_weight(model):
         with torch.no_grad():
@@ -271,7 +273,8 @@ def test_the_key_of_the_reference_has_how_it_is_computed():
     sets = [ChoiceSet((3, 4), ((5,), (6, 7)))]
 
     def key(model=None):
-        return reference_key(model or adapted_model(), sets, "packed", nullcontext)
+        model = model or adapted_model()
+        return reference_key(model, sets, ChoiceScorer(model, 0, layout="packed"), nullcontext)
 
     def attending(implementation):
         model = adapted_model()
@@ -358,7 +361,7 @@ def test_a_model_that_breaks_packed_rows_trains_all_the_same(tmp_path, bpe_token
         trainer = SoftmaxDPOTrainer(model, config, PREFERENCES, None, bpe_tokenizer)
         trainer.train()
         weights.append(trainable(trainer.model))
-        layouts.append(trainer.row_layout)
+        layouts.append(trainer.scorer.layout)
     assert layouts == ["packed", "separate"]
     assert "model type 'llama' gives other scores in a packed row" in capsys.readouterr().err
     for name, value in weights[0].items():
@@ -374,6 +377,18 @@ def test_every_loss_trains_and_reports_on_held_out_rows(tmp_path, bpe_tokenizer,
     assert len(evaluated) == 2
     assert evaluated[-1]["eval_loss"] < evaluated[0]["eval_loss"] + 1e-6
     assert "eval_rewards/accuracies" in evaluated[-1]
+
+
+def test_a_loss_may_be_a_function(tmp_path, bpe_tokenizer):
+    weights = []
+    for loss in ("softmax", softmax_loss):
+        config = SoftmaxDPOConfig(**settings(tmp_path / str(callable(loss)), loss_type=loss, max_steps=2))
+        json.loads(config.to_json_string())
+        trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        trainer.train()
+        weights.append(trainable(trainer.model))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name])
 
 
 def test_all_weights_can_be_trained_against_a_stored_reference(tmp_path, bpe_tokenizer):

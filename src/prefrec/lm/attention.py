@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -46,8 +46,8 @@ AGREEMENT = {torch.float32: 1e-3}
 def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
     """Set the attention implementation of `core` for `batch` inside this context; yield the batch to pass to it.
 
-    It is the model's own, or for a model with `attention_by_shape` (see `prefrec.lm.models.load_model`) the one
-    measured at the first batch of this shape. On a CPU oneDNN may replace `sdpa` (`quick_attention`).
+    It is the model's own, or for a model with `attention_by_shape` (see `prefrec.lm.models.load_model`) the one that
+    `measure_new_shapes` found for this shape, `sdpa` if none. On a CPU oneDNN may replace `sdpa` (`quick_attention`).
 
     Args:
         core: the transformers model, without adapters or wrappers.
@@ -56,9 +56,24 @@ def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
     own, measured = attention_implementation(core.config), getattr(core, "attention_by_shape", None)
     is_packed = batch.attention_mask.dim() == 4
     if measured is not None and own in (SDPA, FLEX):  # anything else was set after loading
-        own = _chosen(core, batch, measured) if is_packed else SDPA
+        own = measured.get(_shape(core, batch), SDPA) if is_packed else SDPA
     with _attending(core, _with_onednn(core, own, batch.attention_mask)):
         yield in_blocks(batch) if is_packed and own == FLEX else batch
+
+
+def measure_new_shapes(core: Any, batches: Sequence[PackedBatch]) -> None:
+    """Time both attentions at the shapes of packed batches that `core.attention_by_shape` does not have yet.
+
+    Does nothing for models without that attribute, and where timing has no meaning (`measurable`).
+    """
+    measured = getattr(core, "attention_by_shape", None)
+    if measured is None or attention_implementation(core.config) not in (SDPA, FLEX):
+        return
+    for batch in batches:
+        if batch.attention_mask.dim() != 4 or not measurable(core, batch.input_ids.device):
+            continue
+        if (shape := _shape(core, batch)) not in measured:
+            measured[shape] = measure(core, batch)
 
 
 @contextmanager
@@ -140,17 +155,11 @@ def _runs_again(core: Any) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in core.modules())
 
 
-def _chosen(core: Any, batch: PackedBatch, measured: dict[Any, str]) -> str:
-    """Return the attention measured for this shape, measuring it now if it is new."""
-    device = batch.input_ids.device
-    if not measurable(core, device):
-        return SDPA
-    rows, length = batch.input_ids.shape
-    # Shapes are rounded up, so that a training with varying lengths does not measure at every step.
-    shape = (1 << (rows - 1).bit_length(), -(-length // BLOCK), torch.is_grad_enabled(), compute_dtype(core, device))
-    if (device, *shape) not in measured:
-        measured[device, *shape] = measure(core, batch)
-    return measured[device, *shape]
+def _shape(core: Any, batch: PackedBatch) -> tuple[Any, ...]:
+    """Return all that the speed of attention depends on. Sizes are rounded up, so that few shapes are measured."""
+    device, (rows, length) = batch.input_ids.device, batch.input_ids.shape
+    dtype = compute_dtype(core, device)
+    return device, 1 << (rows - 1).bit_length(), -(-length // BLOCK), torch.is_grad_enabled(), dtype
 
 
 def _seconds(core: Any, batch: PackedBatch, implementation: str) -> tuple[float, Tensor]:

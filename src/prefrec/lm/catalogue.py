@@ -19,22 +19,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from prefrec.errors import ModelError
+from prefrec.lm.architectures import layout_for
 from prefrec.lm.attention import quick_attention
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.layout import PIECE, probe_set, probe_words, recheck_gap, relative_gap, tolerance
 from prefrec.lm.masks import attention_masks
-from prefrec.lm.scoring import (
-    PIECE,
-    language_model,
-    layout_for,
-    probe_set,
-    probe_words,
-    recheck_gap,
-    relative_gap,
-    restricted_head,
-    takes,
-    token_logps,
-    tolerance,
-)
+from prefrec.lm.scoring import language_model, restricted_head, takes, token_logps
 from prefrec.lm.trie import ROOT, Ints, Trie
 from prefrec.prompts import ChoiceSet
 
@@ -84,7 +74,7 @@ def catalogue_logps(
 def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[TrieLayout, str]:
     """Return the fastest layout that is correct for a model, and the reason.
 
-    Layouts that the configuration allows are tried on a few answers (`prefrec.lm.scoring.probe_set`), `cached` before
+    Layouts that the configuration allows are tried on a few answers (`prefrec.lm.layout.probe_set`), `cached` before
     `repeated`, and must agree with one row per answer. Call this in the autocast context that the model will be used
     in.
     """

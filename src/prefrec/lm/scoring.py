@@ -3,87 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prefrec.lm.attention import compute_dtype, fastest_attention
+from prefrec.lm.architectures import BRANCHING
+from prefrec.lm.attention import fastest_attention
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.cpu.linear import OneDNNLinear
-from prefrec.lm.masks import (
-    MASKED_ATTENTION,
-    MASKED_LAYERS,
-    attention_implementation,
-    attention_masks,
-    layer_kinds,
-    text_config,
-)
-from prefrec.lm.packing import Layout, PackedBatch, pack
-from prefrec.prompts import ChoiceSet
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
-BRANCHING = frozenset(
-    {
-        "llama", "llama4_text", "mistral", "mixtral", "ministral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe",
-        "gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "gpt2", "gpt_bigcode", "gpt_neox", "gptj",
-        "codegen", "gpt_oss", "phi", "phi3", "opt", "olmo", "olmo2", "olmo3", "olmoe", "granite", "granitemoe",
-        "smollm3", "starcoder2", "stablelm", "exaone4", "glm4", "deepseek_v3", "ernie4_5", "nemotron",
-        "seed_oss", "falcon",
-    }
-)  # fmt: skip
-"""`config.model_type`s for which packed and separate scores were compared and agree."""
-
-RECURRENT = frozenset(
-    {
-        "mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm", "jamba", "bamba", "zamba", "zamba2", "zaya",
-        "recurrent_gemma", "nemotron_h", "granitemoehybrid", "falcon_h1", "olmo_hybrid", "bailing_hybrid",
-        "kimi_linear", "minimax", "lfm2", "lfm2_moe", "qwen3_next", "deepseek_v4",
-    }
-)  # fmt: skip
-"""`config.model_type`s with a state that passes from token to token, whatever their `layer_types` say."""
-
-BY_COLUMN = {
-    "bloom": "ALiBi biases follow the columns, not the branches",
-    "mpt": "ALiBi biases follow the columns, not the branches",
-    "gpt_neo": "its local attention is measured in columns, not in positions",
-}
-"""`config.model_type`s that depend on a token's column in the row, and the reason."""
+from prefrec.lm.masks import attention_masks
+from prefrec.lm.packing import PackedBatch
 
 BLOCK_BYTES = 64 << 20
 """Bytes of logits in float32 at a time."""
-
-CHECKED_ANSWERS, RECHECKED_ANSWERS = 3, 16
-"""Number of answers that the first-batch check scores both ways, and number if these differ by too much."""
-
-PIECE = 5
-"""Tokens of each of the check's answers; all but the last go through the model."""
-
-# Answers before the compared ones in the packed row of the check. Errors of a layout add up over them.
-_BEFORE = 16
-
-# Tokens of the check's shorter prompt, whose row is padded on the left.
-_SHORT = 8
-
-# Number of evenly spaced tokens of the vocabulary whose log-probabilities are compared.
-_WORDS = 64
-
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.07}
-"""Difference between the layouts up to which it counts as rounding, as a share of the logits' spread, by dtype.
-
-Measured on SmolLM2-135M in bfloat16 (MovieLens, CPU): correct layouts differ by 0.024 to 0.029; a causal mask by 0.73
-to 1.05; a window of half the prompt by 0.92 to 1.06; columns for positions by 0.48 to 0.61. Correct layouts differ by
-2e-6 in float32 and by 0.017 under bfloat16 autocast. For the tests' tiny models in bfloat16 it is at most 0.012, and
-the weakest fault, columns for positions, gives 0.078 for sets of 30 tokens or more.
-"""
 
 
 def choice_logps(model: nn.Module, *passes: PackedBatch, within: CatalogueSoftmax | None = None) -> Tensor:
@@ -91,7 +29,8 @@ def choice_logps(model: nn.Module, *passes: PackedBatch, within: CatalogueSoftma
 
     Each is a sum over the answer's tokens, end token included, without a length penalty. Tokens compete with all
     others, or with those that continue to a title of a catalogue. Entries outside every `choice_mask` are −inf.
-    Gradients flow to the model.
+    Gradients flow to the model. There are no other effects: `prefrec.lm.scorer.ChoiceScorer` checks the layout and
+    measures the attention.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
@@ -291,98 +230,6 @@ def sum_by_choice(token_logps: Tensor, batch: PackedBatch) -> Tensor:
     return sums.view(batch.choice_mask.shape).masked_fill(~batch.choice_mask, -torch.inf)
 
 
-def layout_for(config: PretrainedConfig) -> tuple[Layout, str]:
-    """Return the layout that the configuration of a model allows, and the reason.
-
-    It is `separate` where a mask alone does not separate answers and packed scores would be silently wrong: layers
-    with a state, positions from columns, and attention implementations without a mask of pairs. Other models get
-    `packed`; those not in `BRANCHING` should be checked with `verified_layout`.
-    """
-    name, implementation = config.model_type, attention_implementation(config)
-    if name in RECURRENT:
-        return "separate", f"model type {name!r} passes a state from token to token, which cannot branch"
-    if foreign := sorted(set(layer_kinds(config)) - MASKED_LAYERS):
-        return "separate", f"layers of type {', '.join(foreign)} cannot branch (model type {name!r})"
-    if name in BY_COLUMN:
-        return "separate", f"{BY_COLUMN[name]} (model type {name!r})"
-    if getattr(config, "alibi", False):
-        return "separate", f"ALiBi biases follow the columns, not the branches (model type {name!r})"
-    if implementation not in MASKED_ATTENTION:
-        return "separate", f"attention implementation {implementation!r} does not take a mask of pairs; use sdpa"
-    if name not in BRANCHING:
-        return "packed", f"model type {name!r} is not in the table: checked on the first batch"
-    return "packed", f"model type {name!r} branches by its mask"
-
-
-def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout: Layout) -> tuple[Layout, str]:
-    """Return `layout`, or `separate` if packed scores differ from those of one row per answer; and the reason.
-
-    Answers made from the choice set's text (`probe_set`) are scored both ways, also after a shorter prompt, to check
-    padding. The check is as strict for sets with one answer or short answers. Call this in the autocast context that
-    the model will be used in.
-
-    Args:
-        model: a causal language model, on its device.
-        choice_set: a prompt with its answers; a long prompt gives a stricter check.
-        pad_id: token id for padding.
-        layout: from `layout_for`; `separate` is returned unchecked.
-    """
-    if layout == "separate":
-        return layout, "nothing to check"
-    core = language_model(model)
-    name = repr(core.config.model_type)
-    if getattr(core, "_is_stateful", False):
-        return "separate", f"model type {name} passes a state from token to token, which cannot branch"
-    if not takes(core, "position_ids"):
-        return "separate", f"model type {name} does not take position ids"
-    most = tolerance(core, next(model.parameters()).device)
-    try:
-        gap = recheck_gap(lambda answers: _gap(model, choice_set, pad_id, answers), most)
-    except torch.OutOfMemoryError:
-        raise
-    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as e:
-        return "separate", f"model type {name} refuses the packed layout: {type(e).__name__}: {e}"
-    if gap <= most:
-        return "packed", f"model type {name}: packed and separate scores agree ({gap:.1e} of the logits' spread)"
-    return (
-        "separate",
-        f"model type {name} gives other scores in a packed row (by {gap:.2g} of the logits' spread; rounding: at "
-        f"most {most:g})",
-    )
-
-
-def recheck_gap(gap: Callable[[int], float], most: float) -> float:
-    """Return the gap over a few answers, or over more answers if the first one exceeds `most`."""
-    first = gap(CHECKED_ANSWERS)
-    return gap(RECHECKED_ANSWERS) if first > most else first
-
-
-def probe_set(choice_set: ChoiceSet, compared: int) -> ChoiceSet:
-    """Return a choice set whose last `compared` answers show if a model can branch.
-
-    Its answers are pieces of `PIECE` tokens of the set's own text. Positions do not exceed those of the set, except
-    that a short prompt is extended to leave room for padding in the shorter row.
-    """
-    prompt, text = choice_set.prompt, [t for part in (*choice_set.answers, choice_set.prompt) for t in part]
-    if len(text) % PIECE == 0:
-        text.append(text[0])  # otherwise the second round through a short text would repeat the same pieces
-    tokens = cycle(text)
-    answers = tuple(tuple(islice(tokens, PIECE)) for _ in range(_BEFORE + compared))
-    longest = choice_set.length - len(prompt)
-    prompt = prompt[max(0, PIECE - longest) :]
-    return ChoiceSet((*islice(tokens, max(0, 2 * _SHORT - len(prompt))), *prompt), answers)
-
-
-def probe_words(core: Any) -> Tensor:
-    """Return the token ids whose log-probabilities represent the vocabulary."""
-    return torch.linspace(0, text_config(core.config).vocab_size - 1, _WORDS).long()
-
-
-def relative_gap(got: Tensor, want: Tensor) -> Tensor:
-    """Return the mean difference of logits [..., W] as a share of the spread of the wanted ones, a scalar."""
-    return _off_centre(got - want).mean() / _off_centre(want).median(-1).values.mean().clamp_min(1e-30)
-
-
 def language_model(model: nn.Module) -> Any:
     """Return the transformers model inside adapters, compilation and wrappers for many processes."""
     while True:
@@ -418,48 +265,3 @@ def takes(model: nn.Module, argument: str) -> bool:
     """Return True if the model's forward has an argument of this name."""
     # Inspect the class, because accelerate wraps the forward of the instance.
     return argument in inspect.signature(type(model).forward).parameters
-
-
-def _gap(model: nn.Module, choice_set: ChoiceSet, pad_id: int, compared: int) -> float:
-    """Return the larger relative gap between the layouts, of a long prompt's row and of the padded row beside it."""
-    probe = probe_set(choice_set, compared)
-    prompts = probe.prompt, probe.prompt[-_SHORT:]
-    rows = _probe_logps(model, [ChoiceSet(p, probe.answers) for p in prompts], pad_id, "packed")[:, -compared:]
-    gaps = []
-    for prompt, packed in zip(prompts, rows, strict=True):
-        alone = ChoiceSet(prompt, probe.answers[-compared:])
-        separate = _probe_logps(model, [alone], pad_id, "separate")[0]
-        # In the row without padding the first token is read at the prompt's end, where no layout can be wrong. It
-        # would only dilute the mean.
-        first = 1 if prompt is probe.prompt else 0
-        gaps.append(relative_gap(packed[:, first:], separate[:, first:]))
-    return float(torch.stack(gaps).max())  # NaN if one of them is, so that a broken layout is not accepted
-
-
-def _probe_logps(model: nn.Module, choice_sets: list[ChoiceSet], pad_id: int, layout: Layout) -> Tensor:
-    """Return log-probabilities [B, C, PIECE, W] of the probed words at each token, without gradient or dropout."""
-    batch, words = pack(choice_sets, pad_id=pad_id, layout=layout), probe_words(language_model(model))
-    each = {k: getattr(batch, k).repeat_interleave(_WORDS) for k in ("rows", "columns", "choices")}
-    batch = replace(batch, **each, targets=words.repeat(len(batch.targets)))
-    # With dropout on, the two layouts would differ although both are right.
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            logps = answer_token_logps(model, batch.to(next(model.parameters()).device))
-    finally:
-        model.train(was_training)
-    return logps.view(len(choice_sets), -1, PIECE, _WORDS)
-
-
-def _off_centre(values: Tensor) -> Tensor:
-    """Return the distances from the median of the last dimension, which do not change with a common offset."""
-    return (values - values.median(-1, keepdim=True).values).abs()
-
-
-def tolerance(core: Any, device: torch.device) -> float:
-    """Return the limit of `TOLERANCE` for the dtype that the model computes in."""
-    dtype = compute_dtype(core, device)
-    if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
-        dtype = torch.bfloat16  # matrix products may be rounded to it
-    return TOLERANCE.get(dtype, TOLERANCE[torch.float32])

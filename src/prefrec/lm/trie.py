@@ -78,7 +78,7 @@ class Trie:
         )
 
     def __len__(self) -> int:
-        """Number of nodes M, root included."""
+        """Return the number of nodes M, root included."""
         return len(self.tokens)
 
     @cached_property

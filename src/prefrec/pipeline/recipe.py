@@ -164,7 +164,7 @@ class AlignSection(RowsSection):
     """One preference alignment, from the SFT adapter (or from the bare base where `sft` is left out)."""
 
     name: str = Field("s-dpo", pattern=NAME, description="Folder, and name in the tables.")
-    loss: str = Field(SoftmaxDPOConfig.loss_type, description=f"One of {', '.join(LOSSES)}.")
+    loss: str = Field(cast(str, SoftmaxDPOConfig.loss_type), description=f"One of {', '.join(LOSSES)}.")
     beta: float = Field(SoftmaxDPOConfig.beta, gt=0, description="Pull to the reference.")
     num_negatives: int = Field(7, ge=1, description="Rejected answers a row and step.")
     negatives: Literal["fixed", "per_epoch"] = Field(

@@ -10,18 +10,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.markup import escape
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from prefrec import processes
-from prefrec.console import track, warn
+from prefrec.console import track
 from prefrec.data import Catalogue, RankingExample
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder
 from prefrec.lm.models import default_device, load_tokenizer
-from prefrec.lm.packing import pack_passes
-from prefrec.lm.scoring import choice_logps, language_model, layout_for, verified_layout
+from prefrec.lm.scorer import ChoiceScorer
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.training import encode_examples
 from prefrec.training.adapters import load_weights
@@ -86,8 +84,17 @@ class LMRanker:
         self.batch_size = batch_size
         self.max_tokens_per_pass = max_tokens_per_pass
         self.objective = objective
-        self.row_layout, self._layout_reason = layout_for(language_model(model).config)
-        self._layout_is_settled = False
+
+    @cached_property
+    def scorer(self) -> ChoiceScorer:
+        """The scorer of its questions."""
+        return ChoiceScorer(
+            self.model,
+            self.encoder.end,
+            max_tokens=self.max_tokens_per_pass,
+            within=self.within,
+            name=self.name,
+        )
 
     @cached_property
     def within(self) -> CatalogueSoftmax | None:
@@ -108,10 +115,8 @@ class LMRanker:
         −inf where a question has fewer than C answers.
         """
         out = np.full((len(sets), max((len(c.answers) for c in sets), default=0)), -np.inf)
-        if sets:
-            self._settle_layout(sets)
-        with torch.no_grad():
-            found = [(rows, self._logps([sets[i] for i in rows])) for rows in self._batches(sets, "scoring")]
+        self.scorer.settle(sets)
+        found = [(rows, self.choice_logps([sets[i] for i in rows])) for rows in self._batches(sets, "scoring")]
         for rows, logps in processes.pool(found):
             out[np.array(rows), : logps.shape[1]] = logps
         return out
@@ -128,32 +133,7 @@ class LMRanker:
 
     def choice_logps(self, choice_sets: Sequence[ChoiceSet]) -> NDArray[np.float32]:
         """Log-probabilities [B, C] of the answers of questions that are already encoded, as one batch."""
-        self._settle_layout(choice_sets)
-        with torch.no_grad():
-            return self._logps(choice_sets)
-
-    def _logps(self, sets: Sequence[ChoiceSet]) -> NDArray[np.float32]:
-        passes = pack_passes(
-            sets,
-            pad_id=self.encoder.end,
-            layout=self.row_layout,
-            max_tokens=self.max_tokens_per_pass,
-            within=self.within,
-        )
-        return choice_logps(self.model, *(p.to(self._device()) for p in passes), within=self.within).cpu().numpy()
-
-    def _settle_layout(self, sets: Sequence[ChoiceSet]) -> None:
-        """Before the first batch: try a packed row of its longest set, and say so where rows are not packed."""
-        if self._layout_is_settled:
-            return
-        self._layout_is_settled = True
-        if self.row_layout == "packed":
-            longest = max(sets, key=lambda c: c.length)
-            self.row_layout, self._layout_reason = verified_layout(
-                self.model, longest, self.encoder.end, self.row_layout
-            )
-        if self.row_layout == "separate":
-            warn(f"{self.name}: scoring one sequence an answer, which is slower: {escape(self._layout_reason)}")
+        return self.scorer.score(choice_sets, self.model).cpu().numpy()
 
     def _encode(self, examples: Sequence[RankingExample], answers: Any) -> list[ChoiceSet]:
         return encode_examples(examples, self.catalogue, [self.template], self.encoder, answers=answers)
@@ -163,9 +143,6 @@ class LMRanker:
 
     def _generate(self, prompts: Sequence[tuple[int, ...]]) -> list[str]:
         return greedy_answers(self.model, self.tokenizer, prompts, self.encoder.end, MAX_NEW_TOKENS)
-
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
 
 def greedy_answers(

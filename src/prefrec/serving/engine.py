@@ -243,7 +243,7 @@ class Engine:
         """Choose the layout and make one pass under every ranker, before clients wait for it."""
         first = [self.items.item(i) for i in self.items.catalogue.ids[:3]]
         choice_set, _ = self._encode(first, first, first)
-        self._scorer.settle_layout(choice_set)
+        self._scorer.scorer.settle([choice_set])
         for ranker in self.rankers:
             self.batcher.submit(Question(ranker, (choice_set,)), timeout=600).result()
         self.batcher.submit(CatalogueQuestion(self.rankers[0], (first[0].item_id,), 1), timeout=600).result()

@@ -11,16 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
-from rich.markup import escape
 from torch import nn
 
-from prefrec.console import warn
 from prefrec.errors import ModelError
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.models import load_model
-from prefrec.lm.packing import Layout, LayoutChoice, pack_passes, tokens_of
-from prefrec.lm.scoring import choice_logps, language_model, layout_for, verified_layout
+from prefrec.lm.packing import LayoutChoice
+from prefrec.lm.scorer import ChoiceScorer
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
 from prefrec.training.adapters import is_adapter, load_adapter, load_weights
@@ -65,28 +63,11 @@ class Scorer:
         self.models = {name: model.eval() for name, model in models.items()}
         self.model = next(iter(self.models.values()))  # they are alike but for their weights
         self.adapters = dict(adapters)
-        self.within = within
-        self.pad_id = pad_id
-        self.max_tokens = PASS_TOKENS.get(self._device().type, 4096) if max_tokens is None else max_tokens
+        if max_tokens is None:
+            max_tokens = PASS_TOKENS.get(next(self.model.parameters()).device.type, 4096)
+        self.max_tokens = max_tokens
+        self.scorer = ChoiceScorer(self.model, pad_id, layout=layout, max_tokens=max_tokens, within=within)
         self.catalogue = catalogue
-        self.row_layout: Layout
-        asked = f"layout {layout!r} was asked for"
-        self._is_settled = layout != "auto"
-        self.row_layout, self._layout_reason = (
-            layout_for(language_model(self.model).config) if layout == "auto" else (layout, asked)
-        )
-
-    def settle_layout(self, choice_set: ChoiceSet) -> None:
-        """Try a packed row of `choice_set`, and fall back to one row an answer where the model cannot branch.
-
-        A layout that was asked for stays.
-        """
-        if not self._is_settled:
-            self.row_layout, self._layout_reason = verified_layout(
-                self.model, choice_set, self.pad_id, self.row_layout
-            )
-        if self.row_layout == "separate":
-            warn(f"one sequence an answer is scored, which is slower: {escape(self._layout_reason)}")
 
     def score(self, ranker: str, choice_sets: Sequence[ChoiceSet]) -> Scores:
         """Log-probabilities [C] of each choice set's answers under `ranker`.
@@ -94,21 +75,9 @@ class Scorer:
         Raises:
             ModelError: one of them is no number.
         """
-        # Rows of like length share a pass.
-        order = sorted(range(len(choice_sets)), key=lambda i: -tokens_of(choice_sets[i]))
-        passes = pack_passes(
-            [choice_sets[i] for i in order],
-            pad_id=self.pad_id,
-            layout=self.row_layout,
-            max_tokens=self.max_tokens,
-            within=self.within,
-        )
-        with torch.no_grad(), self._asked(ranker) as model:
-            scores = choice_logps(model, *(p.to(self._device()) for p in passes), within=self.within)
-        logps = scores.double().cpu().numpy()
-        out: Scores = [np.empty(0)] * len(choice_sets)
-        for i, row in zip(order, logps, strict=True):
-            out[i] = row[: len(choice_sets[i].answers)]
+        with self._asked(ranker) as model:
+            logps = self.scorer.score(choice_sets, model).double().cpu().numpy()
+        out: Scores = [row[: len(c.answers)] for c, row in zip(choice_sets, logps, strict=True)]
         check_finite(ranker, *out)
         return out
 
@@ -143,9 +112,6 @@ class Scorer:
             if model.active_adapter != adapter:
                 model.set_adapter(adapter, inference_mode=True)
             yield model
-
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
 
 def load_rankers(

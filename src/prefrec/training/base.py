@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from rich.markup import escape
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import (
@@ -26,7 +25,7 @@ from transformers import (
 )
 
 from prefrec import processes
-from prefrec.console import say, warn
+from prefrec.console import say
 from prefrec.errors import ConfigError
 from prefrec.files import writing
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
@@ -34,8 +33,9 @@ from prefrec.lm.cpu.lora import use_onednn_lora
 from prefrec.lm.items import ItemEncoder, item_table
 from prefrec.lm.masks import FLEX, attention_implementation
 from prefrec.lm.models import is_quantized, load_model, load_tokenizer
-from prefrec.lm.packing import Layout, PackedBatch, pack_passes, tokens_of
-from prefrec.lm.scoring import BRANCHING, language_model, layout_for, verified_layout
+from prefrec.lm.packing import PackedBatch, tokens_of
+from prefrec.lm.scorer import ChoiceScorer
+from prefrec.lm.scoring import language_model
 from prefrec.prompts import PromptEncoder
 from prefrec.prompts.trajectories import question
 from prefrec.training.adapters import add_adapter
@@ -74,7 +74,6 @@ class ChoiceTrainer(Trainer):
         encoder: PromptEncoder | ItemEncoder | None = None,
     ) -> None:
         self.within = within
-        self.eval_within = eval_within or within
         if isinstance(model, str):
             processing_class = processing_class or load_tokenizer(model)
             model = load_model(model)
@@ -109,7 +108,8 @@ class ChoiceTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
         self._check_base()
-        self.row_layout = self._layout()
+        self.scorer = self._scorer()
+        self.eval_scorer = self.scorer.among(eval_within or within)
         self.add_callback(_EpochCallback(self))
         self.report_global_batch()
 
@@ -136,13 +136,7 @@ class ChoiceTrainer(Trainer):
 
         If the batch exceeds `max_tokens_per_pass`, `further_passes` has the fields of the batches after the first.
         """
-        first, *others = pack_passes(
-            [r["choices"] for r in rows],
-            pad_id=self.encoder.end,
-            layout=self.row_layout,
-            max_tokens=self.max_tokens_per_pass,
-            within=self.catalogue_for(training=ROW not in rows[0]),
-        )
+        first, *others = self.scorer_for(training=ROW not in rows[0]).pack([r["choices"] for r in rows])
         extras: dict[str, Any] = {
             k: torch.stack([torch.as_tensor(r[k]) for r in rows]) for k in rows[0] if k != "choices"
         }
@@ -150,9 +144,9 @@ class ChoiceTrainer(Trainer):
             extras[FURTHER_PASSES] = [batch.as_dict() for batch in others]
         return {**first.as_dict(), **extras}
 
-    def catalogue_for(self, *, training: bool) -> CatalogueSoftmax | None:
-        """Return the catalogue that training or evaluation scores answers within."""
-        return self.within if training else self.eval_within
+    def scorer_for(self, *, training: bool) -> ChoiceScorer:
+        """Return the scorer of training or evaluation rows, which may be scored within other catalogues."""
+        return self.scorer if training else self.eval_scorer
 
     def compute_loss(
         self,
@@ -243,7 +237,7 @@ class ChoiceTrainer(Trainer):
             say(
                 f"Global batch {self.global_batch} rows = {a.per_device_train_batch_size} per device × {processes} "
                 f"process{'es' if processes > 1 else ''} × {accumulation} accumulation steps; "
-                f"{len(cast(Any, self.train_dataset))} training rows, layout {self.row_layout}"
+                f"{len(cast(Any, self.train_dataset))} training rows, layout {self.scorer.layout}"
             )
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
@@ -283,27 +277,21 @@ class ChoiceTrainer(Trainer):
     def _lengths(self, dataset: Any) -> list[int]:
         return [tokens_of(choices) for choices in dataset.choice_sets]
 
-    def _layout(self) -> Layout:
-        """Return the configured layout, or the one that fits the model, checked on the longest row of a batch."""
-        args, model = cast(ChoiceTrainingArguments, self.args), cast(nn.Module, self.model)
-        if args.layout != "auto":
-            return args.layout
-        config = language_model(model).config
-        layout, reason = layout_for(config)
-        if layout == "packed" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            if config.model_type not in BRANCHING:
-                layout = "separate"
-                reason = f"model type {config.model_type!r} is not in the table, and sharded weights cannot be tried"
-        elif layout == "packed":
-            dataset = cast(Any, self.train_dataset)
-            first = [
-                question(dataset[i]["choices"]) for i in range(min(len(dataset), args.per_device_train_batch_size))
-            ]
-            with self._autocast():
-                layout, reason = verified_layout(model, max(first, key=lambda c: c.length), self.encoder.end, layout)
-        if layout == "separate":
-            warn(f"scoring one sequence per answer, which is slower: {escape(reason)}")
-        return layout
+    def _scorer(self) -> ChoiceScorer:
+        """Return the scorer of training rows, its layout checked on the longest row of the first batch."""
+        args, rows = cast(ChoiceTrainingArguments, self.args), cast(Any, self.train_dataset)
+        scorer = ChoiceScorer(
+            cast(nn.Module, self.model),
+            self.encoder.end,
+            layout=args.layout,
+            max_tokens=self.max_tokens_per_pass,
+            within=self.within,
+            is_sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
+        )
+        first = [question(rows[i]["choices"]) for i in range(min(len(rows), args.per_device_train_batch_size))]
+        with self._autocast():
+            scorer.settle(first)
+        return scorer
 
     def _check_base(self) -> None:
         """Raise ConfigError if the model cannot be trained in this form."""

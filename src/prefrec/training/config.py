@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from prefrec.errors import ConfigError
 from prefrec.lm.packing import LayoutChoice
-from prefrec.losses import find_loss
+from prefrec.losses import Loss, find_loss, loss_name
 from prefrec.prompts import MAX_LENGTH
 
 SAMPLING = ("group_by_length", "random", "sequential")
@@ -88,7 +88,7 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
 
     Attributes:
         beta: strength of the pull to the reference.
-        loss_type: a name of `prefrec.losses.LOSSES`.
+        loss_type: a name of `prefrec.losses.LOSSES`, or a function like those.
         num_negatives: rejected answers per row and step; None for as many as every row has.
         negatives: `fixed` (drawn once) or `per_epoch` (drawn again from the row's rejected answers).
         precompute_ref_log_probs: compute the reference's log-probabilities once, before training, and keep them on
@@ -100,7 +100,7 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
     """
 
     beta: float = field(default=1.0)
-    loss_type: str = field(default="softmax_dpo")
+    loss_type: str | Loss = field(default="softmax_dpo")
     num_negatives: int | None = field(default=None)
     negatives: Literal["fixed", "per_epoch"] = field(default="fixed")
     precompute_ref_log_probs: bool = field(default=True)
@@ -121,3 +121,7 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
             raise ConfigError(f"max_tokens_per_pass must be at least 1, got {self.max_tokens_per_pass}")
         if self.negatives not in ("fixed", "per_epoch"):
             raise ConfigError(f"negatives must be 'fixed' or 'per_epoch', got {self.negatives!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings; a loss that is a function by its name, because loggers write them as JSON."""
+        return super().to_dict() | {"loss_type": loss_name(self.loss_type)}

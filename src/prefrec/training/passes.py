@@ -13,25 +13,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.packing import PackedBatch
-from prefrec.lm.scoring import choice_logps
+from prefrec.lm.scorer import ChoiceScorer
 
 
-def logps_no_grad(model: nn.Module, passes: Sequence[PackedBatch], within: CatalogueSoftmax | None = None) -> Tensor:
+def logps_no_grad(scorer: ChoiceScorer, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
     """Return the log-probabilities [B, C] as a leaf that requires a gradient."""
     # Forked random numbers: dropout must be the same when the passes are made again.
     device = passes[0].input_ids.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-        logps = choice_logps(model, *passes, within=within)
+        logps = scorer.choice_logps(passes, model)
     return logps.requires_grad_()
 
 
 def chain_rule_term(
-    model: nn.Module, batch: PackedBatch, slope: Tensor, within: CatalogueSoftmax | None = None
+    scorer: ChoiceScorer, model: nn.Module, batch: PackedBatch, slope: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return Σ slope × log-probability over the answers of one pass, and the slope [B, C] of the others."""
-    logps = choice_logps(model, batch, within=within)
+    logps = scorer.choice_logps([batch], model)
     # The fill must come before the product: −inf × 0 would be NaN.
     part = (logps.masked_fill(~batch.choice_mask, 0.0) * slope).sum()
     return part, slope.masked_fill(batch.choice_mask, 0.0)

@@ -21,10 +21,9 @@ from prefrec.clock import Seconds, Stopwatch, credit_cached_time
 from prefrec.console import track
 from prefrec.files import write_whole
 from prefrec.lm.attention import compute_dtype
-from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.masks import attention_implementation
-from prefrec.lm.packing import Layout, pack_passes
-from prefrec.lm.scoring import choice_logps, language_model
+from prefrec.lm.scorer import ChoiceScorer
+from prefrec.lm.scoring import language_model
 from prefrec.prompts import ChoiceSet
 from prefrec.training.adapters import REFERENCE_ADAPTER, reference_of
 from prefrec.training.sampler import own_batches
@@ -34,13 +33,10 @@ def reference_logps(
     model: nn.Module,
     choice_sets: Sequence[ChoiceSet],
     *,
+    scorer: ChoiceScorer,
     batch_size: int,
-    pad_id: int,
-    layout: Layout,
-    max_tokens: int | None,
     precision: Callable[[], torch.autocast],
     folder: Path,
-    within: CatalogueSoftmax | None = None,
 ) -> NDArray[np.float32]:
     """Return the log-probabilities [n, C] of all answers under the reference, from the cache in `folder` if possible.
 
@@ -51,30 +47,24 @@ def reference_logps(
     Args:
         model: the policy; its reference is the adapter `ref`, the base, or (without PEFT) the model itself.
         choice_sets: n choice sets with C answers each.
+        scorer: of the policy.
         batch_size: choice sets per batch.
-        pad_id: token id for padding.
-        max_tokens: tokens per pass, padding included; None for no limit.
         precision: makes the autocast context, entered for each batch.
         folder: of safetensors files, one per key.
-        within: the catalogue to score answers within; None: among all tokens.
     """
-    key = reference_key(model, choice_sets, layout, precision, within) if processes.is_first() else ""
+    key = reference_key(model, choice_sets, scorer, precision) if processes.is_first() else ""
     cache = folder / f"reference-{key[:16]}.safetensors"
     stored = processes.from_first(_read(cache, key) if processes.is_first() else None)
     if stored is not None:
         logps, took = stored
         credit_cached_time(took)
         return logps
-    device = next(model.parameters()).device
     computed = []
-    watch = Stopwatch(device.type)
-    with watch.running(), reference_of(model) as reference, torch.no_grad():
+    watch = Stopwatch(scorer.device.type)
+    with watch.running(), reference_of(model) as reference:
         for rows in track(own_batches(choice_sets, batch_size), "reference log-probs"):
-            passes = pack_passes(
-                [choice_sets[i] for i in rows], pad_id=pad_id, layout=layout, max_tokens=max_tokens, within=within
-            )
             with precision():
-                scores = choice_logps(reference, *(p.to(device) for p in passes), within=within)
+                scores = scorer.score([choice_sets[i] for i in rows], reference)
             computed.append((rows, scores.cpu().numpy()))
     out = np.empty((len(choice_sets), len(choice_sets[0].answers)), dtype=np.float32)
     for rows, values in processes.pool(computed):
@@ -87,9 +77,8 @@ def reference_logps(
 def reference_key(
     model: nn.Module,
     choice_sets: Sequence[ChoiceSet],
-    layout: Layout,
+    scorer: ChoiceScorer,
     precision: Callable[[], torch.autocast],
-    within: CatalogueSoftmax | None = None,
 ) -> str:
     """Return a hash of everything the reference's log-probabilities depend on.
 
@@ -103,9 +92,9 @@ def reference_key(
     scaling = [layer.scaling[REFERENCE_ADAPTER] for layer in layers if REFERENCE_ADAPTER in layer.scaling]
     measured = getattr(core, "attention_by_shape", None) is not None
     computed = torch.get_float32_matmul_precision(), attention_implementation(core.config), measured
-    digest = hashlib.sha256(f"{layout} {dtype} {computed} {scaling}".encode())
+    digest = hashlib.sha256(f"{scorer.layout} {dtype} {computed} {scaling}".encode())
     digest.update(json.dumps(core.config.to_diff_dict(), sort_keys=True, default=str).encode())
-    if within is not None:
+    if (within := scorer.within) is not None:
         digest.update(within.trie.tokens.tobytes() + within.trie.parents.tobytes())
     state = model.state_dict()
     has_reference = any(f".{REFERENCE_ADAPTER}." in name for name in state)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prefrec.lm.packing import PackedBatch, pack_trajectories
-from prefrec.lm.scoring import answer_token_logps, choice_logps, sum_by_choice
+from prefrec.lm.packing import PackedBatch
+from prefrec.lm.scoring import sum_by_choice
 from prefrec.prompts import Trajectory
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.datasets import ChoiceDataset, encode_completions
@@ -32,6 +32,9 @@ class SFTTrainer(ChoiceTrainer):
         eval_within: the same for `eval_dataset`; None: `within`.
         encoder: of prompts and answers; None: of text, by the tokenizer.
 
+    The given model is changed: its weights are trained, an adapter of `peft_config` is put around it, dropout is
+    switched off (unless `disable_dropout=False`), and LoRA layers may compute by oneDNN (`prefrec.lm.cpu.lora`).
+
     The loss is the mean over the answer tokens of the global batch, end token included, or with `within` the mean
     over its titles. `eval_loss` is the same over all of `eval_dataset`. `logps/chosen`, the mean log-probability of
     an answer, is logged too.
@@ -45,10 +48,10 @@ class SFTTrainer(ChoiceTrainer):
         return ChoiceDataset(encode_completions(rows, self.encoder))
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        texts = [r["choices"] for r in rows]
-        if not isinstance(texts[0], Trajectory):
+        histories = [r["choices"] for r in rows]
+        if not isinstance(histories[0], Trajectory):
             return super().collate(rows)
-        batch = pack_trajectories(texts, pad_id=self.encoder.end, layout=self.row_layout, within=self.within)
+        (batch,) = self.scorer.pack(histories)
         return batch.as_dict()
 
     def count_items(self, batch: Mapping[str, Any]) -> int:
@@ -60,7 +63,7 @@ class SFTTrainer(ChoiceTrainer):
         if not model.training:
             return self._held_out_loss(model, passes, extra)
         (batch,) = passes
-        token_logps = answer_token_logps(model, batch, self.within)
+        token_logps = self.scorer.token_logps(batch, model)
         titles = batch.choice_mask.sum(dim=1)
         sums = sum_by_choice(token_logps.detach(), batch).masked_fill(~batch.choice_mask, 0.0).sum(dim=1)
         self.record(model, {"logps/chosen": sums}, extra, titles)
@@ -68,7 +71,7 @@ class SFTTrainer(ChoiceTrainer):
 
     def _held_out_loss(self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor]) -> Tensor:
         """Record loss and NDCG of rows whose first answer is the chosen one; return the summed loss."""
-        logps = choice_logps(model, *passes, within=self.eval_within)
+        logps = self.eval_scorer.choice_logps(passes, model)
         chosen = logps[:, 0]
         metrics = {"logps/chosen": chosen}
         if logps.shape[1] > 1:

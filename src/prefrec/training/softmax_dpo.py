@@ -16,8 +16,14 @@ from prefrec.errors import ConfigError
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder
 from prefrec.lm.packing import PackedBatch
-from prefrec.lm.scoring import choice_logps
-from prefrec.losses import REFERENCE_FREE, PreferenceLoss, effective_negatives, find_loss
+from prefrec.losses import (
+    PreferenceLoss,
+    effective_negatives,
+    find_loss,
+    loss_name,
+    needs_reference,
+    softmax_dpo_loss,
+)
 from prefrec.prompts import PromptEncoder
 from prefrec.training.adapters import (
     REFERENCE_ADAPTER,
@@ -48,6 +54,10 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         eval_within: the same for `eval_dataset`; None: `within`.
         encoder: of prompts and answers; None: of text, by the tokenizer.
 
+    The given model is changed: its weights are trained, an adapter of `peft_config` is put around it, a PEFT model
+    gets the frozen adapter `ref`, dropout is switched off (unless `disable_dropout=False`), and LoRA layers may
+    compute by oneDNN (`prefrec.lm.cpu.lora`).
+
     Logged metrics: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (the chosen reward
     is the highest), `logps/chosen`, `logps/rejected`, and `negatives/effective` (1/Σw², see
     `prefrec.losses.effective_negatives`). Those of `eval_dataset`, and `eval_loss`, are means over its rows.
@@ -71,7 +81,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         self.config = args
         self.max_tokens_per_pass = args.max_tokens_per_pass
         self.loss_function = find_loss(args.loss_type)
-        self.description = "S-DPO" if args.loss_type == "softmax_dpo" else args.loss_type.upper()
+        self._needs_reference = needs_reference(self.loss_function)
+        self.description = "S-DPO" if self.loss_function is softmax_dpo_loss else loss_name(args.loss_type).upper()
         self._stored = False
         if isinstance(model, PeftModel):
             add_reference_adapter(model)
@@ -117,13 +128,11 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor], weight: Tensor | float
     ) -> Tensor:
         ref_logps = extra.get("ref_logps")
-        if ref_logps is None:
+        if ref_logps is None and self._needs_reference:
             ref_logps = self._reference_pass(model, passes)
         in_parts = len(passes) > 1 and torch.is_grad_enabled()
-        within = self.catalogue_for(training=model.training)
-        policy_logps = (
-            logps_no_grad(model, passes, within) if in_parts else choice_logps(model, *passes, within=within)
-        )
+        scorer = self.scorer_for(training=model.training)
+        policy_logps = logps_no_grad(scorer, model, passes) if in_parts else scorer.choice_logps(passes, model)
         out = self.loss_function(policy_logps, ref_logps, self.config.beta)
         metrics = preference_metrics(out, policy_logps)
         if not model.training:
@@ -135,15 +144,11 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         (slope,) = torch.autograd.grad(loss, policy_logps)
         for batch in passes[:-1]:
             with self.backward_early(model) as backward:
-                part, slope = chain_rule_term(model, batch, slope, self.within)
+                part, slope = chain_rule_term(scorer, model, batch, slope)
                 backward(part * weight)
-        part, _ = chain_rule_term(model, passes[-1], slope, self.within)
+        part, _ = chain_rule_term(scorer, model, passes[-1], slope)
         # The value of the whole loss with the gradient of the last pass; the others are in the parameters already.
         return loss.detach() + (part - part.detach())
-
-    @property
-    def _needs_reference(self) -> bool:
-        return self.config.loss_type not in REFERENCE_FREE
 
     def _precomputes(self) -> bool:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -171,18 +176,13 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         dataset.ref_logps = reference_logps(
             cast(nn.Module, self.model),
             dataset.choice_sets,
+            scorer=self.scorer_for(training=name == "train"),
             batch_size=self.args.per_device_eval_batch_size,
-            pad_id=self.encoder.end,
-            layout=self.row_layout,
-            max_tokens=self.max_tokens_per_pass,
             precision=self._autocast,
-            within=self.catalogue_for(training=name == "train"),
             folder=Path(self.config.reference_folder or str(self.args.output_dir)),
         )
 
     def _reference_pass(self, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
-        if not self._needs_reference:
-            return torch.zeros(passes[0].choice_mask.shape, device=passes[0].input_ids.device)
         was_training = model.training  # `reference_of` switches it off
         policy = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if not isinstance(policy, PeftModel):
@@ -191,7 +191,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
                 "train_dataset or eval_dataset before `train()`, or train an adapter (peft_config)"
             )
         with torch.no_grad(), reference_of(policy), self._autocast():
-            return choice_logps(model, *passes, within=self.catalogue_for(training=was_training))
+            return self.scorer_for(training=was_training).choice_logps(passes, model)
 
 
 def preference_metrics(out: PreferenceLoss, policy_logps: Tensor) -> dict[str, Tensor]:

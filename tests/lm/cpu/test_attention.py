@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from onednn import always_by_onednn
+from prefrec.lm.architectures import layout_for
 from prefrec.lm.attention import fastest_attention, quick_attention
 from prefrec.lm.catalogue import catalogue_logps
 from prefrec.lm.cpu import attention as onednn_attention
@@ -18,7 +19,7 @@ from prefrec.lm.cpu import linear
 from prefrec.lm.cpu.attention import ONEDNN
 from prefrec.lm.cpu.linear import restore_linear, use_onednn
 from prefrec.lm.packing import pack
-from prefrec.lm.scoring import choice_logps, layout_for
+from prefrec.lm.scoring import choice_logps
 from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
 from tiny import tiny_llama as plain_llama

@@ -355,7 +355,7 @@ def test_it_ranks_and_answers_in_text(bpe_tokenizer):
     assert isinstance(ranker, Ranker)
     assert isinstance(ranker, GeneratingRanker)
     scores = ranker.score(_examples())
-    assert ranker.row_layout == "packed"
+    assert ranker.scorer.layout == "packed"
     with torch.no_grad():
         for row, example in zip(scores, _examples(), strict=True):
             (choices,) = ranker._encode([example], "candidates")

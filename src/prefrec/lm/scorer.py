@@ -1,0 +1,135 @@
+"""Scoring of choice sets under one language model: layout, attention, packing and memory in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+
+import torch
+from rich.markup import escape
+from torch import Tensor, nn
+
+from prefrec.console import warn
+from prefrec.lm.architectures import BRANCHING, layout_for
+from prefrec.lm.attention import measure_new_shapes
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.layout import verified_layout
+from prefrec.lm.packing import Layout, LayoutChoice, PackedBatch, pack_passes, pack_trajectories, tokens_of
+from prefrec.lm.scoring import answer_token_logps, choice_logps, language_model
+from prefrec.prompts import ChoiceSet, Trajectory
+
+
+class ChoiceScorer:
+    """A scorer of choice sets under one causal language model.
+
+    Methods take another `model` where several share one layout: the same model inside a wrapper for many processes,
+    or with other weights.
+
+    Args:
+        model: a causal language model of transformers, or a PEFT model around one.
+        pad_id: token id for padding.
+        layout: `packed`, `separate`, or `auto`: packed if it is correct for the model (see `settle`).
+        max_tokens: tokens per pass, padding included; None for no limit.
+        within: the catalogue to score answers within; None: among all tokens.
+        name: shown in warnings.
+        is_sharded: the weights are spread over processes, so that no trial pass is possible outside of training.
+
+    Attributes:
+        layout: of the rows. Before `settle`: what the configuration of the model allows.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pad_id: int,
+        *,
+        layout: LayoutChoice = "auto",
+        max_tokens: int | None = None,
+        within: CatalogueSoftmax | None = None,
+        name: str = "",
+        is_sharded: bool = False,
+    ) -> None:
+        self.model = model
+        self.pad_id = pad_id
+        self.max_tokens = max_tokens
+        self.within = within
+        self.name = name
+        self.is_sharded = is_sharded
+        self.layout: Layout
+        self._is_verified = layout != "auto"
+        self._is_settled = False
+        self.layout, self._reason = (
+            layout_for(language_model(model).config)
+            if layout == "auto"
+            else (layout, f"layout {layout!r} was asked for")
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return next(self.model.parameters()).device
+
+    def among(self, within: CatalogueSoftmax | None) -> ChoiceScorer:
+        """Return a scorer with the same model and layout that scores answers within another catalogue."""
+        other = copy(self)
+        other.within = within
+        return other
+
+    def settle(self, choice_sets: Sequence[ChoiceSet]) -> None:
+        """Check the packed layout on the longest of some choice sets; fall back to `separate` if it is wrong.
+
+        Only the first call does anything. It warns of the slower layout. Call it in the autocast context that the
+        model will be used in. A layout that was asked for is not checked.
+        """
+        if self._is_settled or not choice_sets:
+            return
+        self._is_settled = True
+        if self.layout == "packed" and not self._is_verified:
+            name = language_model(self.model).config.model_type
+            if not self.is_sharded:
+                longest = max(choice_sets, key=lambda c: c.length)
+                self.layout, self._reason = verified_layout(self.model, longest, self.pad_id, self.layout)
+            elif name not in BRANCHING:
+                self.layout = "separate"
+                self._reason = f"model type {name!r} is not in the table, and sharded weights cannot be tried"
+        if self.layout == "separate":
+            of = f"{escape(self.name)}: " if self.name else ""
+            warn(f"{of}scoring one sequence per answer, which is slower: {escape(self._reason)}")
+
+    def pack(self, rows: Sequence[ChoiceSet] | Sequence[Trajectory]) -> list[PackedBatch]:
+        """Return the passes that score these choice sets, or the one pass over these trajectories, on the CPU."""
+        if isinstance(rows[0], Trajectory):
+            return [pack_trajectories(rows, pad_id=self.pad_id, layout=self.layout, within=self.within)]  # type: ignore[arg-type]
+        return pack_passes(
+            rows,  # type: ignore[arg-type]
+            pad_id=self.pad_id,
+            layout=self.layout,
+            max_tokens=self.max_tokens,
+            within=self.within,
+        )
+
+    def score(self, choice_sets: Sequence[ChoiceSet], model: nn.Module | None = None) -> Tensor:
+        """Return the log-probabilities of all answers, [B, C] in float32 on the model's device, without gradient.
+
+        Entries where a row has fewer than C answers are −inf.
+        """
+        self.settle(choice_sets)
+        # Rows of similar length share a pass, which then has little padding.
+        order = sorted(range(len(choice_sets)), key=lambda i: -tokens_of(choice_sets[i]))
+        passes = [p.to(self.device) for p in self.pack([choice_sets[i] for i in order])]
+        with torch.no_grad():
+            logps = self.choice_logps(passes, model)
+        return logps[torch.argsort(torch.tensor(order, device=logps.device))]
+
+    def choice_logps(self, passes: Sequence[PackedBatch], model: nn.Module | None = None) -> Tensor:
+        """Return `prefrec.lm.scoring.choice_logps` of passes from `pack`, with the fastest attention."""
+        return choice_logps(self._ready(passes, model), *passes, within=self.within)
+
+    def token_logps(self, batch: PackedBatch, model: nn.Module | None = None) -> Tensor:
+        """Return `prefrec.lm.scoring.answer_token_logps` of a pass from `pack`, with the fastest attention."""
+        return answer_token_logps(self._ready([batch], model), batch, self.within)
+
+    def _ready(self, passes: Sequence[PackedBatch], model: nn.Module | None) -> nn.Module:
+        model = self.model if model is None else model
+        measure_new_shapes(language_model(model), passes)
+        return model

@@ -1,0 +1,68 @@
+"""prefrec.lm.scorer: one place that chooses the layout, packs and scores."""
+
+import numpy as np
+import pytest
+import torch
+
+from prefrec.lm.scorer import ChoiceScorer
+from prefrec.prompts import ChoiceSet
+from slow import slow_logps
+from tiny import broken, tiny_llama
+
+SETS = [
+    ChoiceSet((5, 6), ((7, 1), (8, 9, 1))),
+    ChoiceSet(tuple(range(3, 40)), ((7, 1), (8, 9, 1), (10, 1))),
+    ChoiceSet((5, 6, 9), ((11, 1),)),
+]
+
+
+@pytest.mark.parametrize("layout", ["auto", "packed", "separate"])
+@pytest.mark.parametrize("max_tokens", [None, 30])
+def test_scores_equal_the_slow_twin_in_the_given_order(layout, max_tokens):
+    model = tiny_llama()
+    got = ChoiceScorer(model, 0, layout=layout, max_tokens=max_tokens).score(SETS)
+    assert not got.requires_grad
+    for row, choices in zip(got, SETS, strict=True):
+        with torch.no_grad():
+            want = slow_logps(model, choices)
+        torch.testing.assert_close(row[: len(want)], want, rtol=0, atol=1e-4)
+        assert (row[len(want) :] == -np.inf).all()
+
+
+def test_the_layout_is_checked_once_and_its_fall_is_told(capsys):
+    scorer = ChoiceScorer(broken(tiny_llama()), 0, name="sft")
+    assert scorer.layout == "packed"
+    for _ in range(2):
+        scorer.settle(SETS)
+    assert scorer.layout == "separate"
+    assert capsys.readouterr().err.count("sft: scoring one sequence per answer, which is slower") == 1
+
+
+def test_nothing_to_score_settles_nothing():
+    scorer = ChoiceScorer(broken(tiny_llama()), 0)
+    scorer.settle([])
+    scorer.settle(SETS)
+    assert scorer.layout == "separate"
+
+
+@pytest.mark.parametrize(("model_type", "layout"), [("llama", "packed"), ("novel", "separate")])
+def test_sharded_weights_are_not_tried(model_type, layout, capsys):
+    model = broken(tiny_llama())
+    model.config.model_type = model_type
+    scorer = ChoiceScorer(model, 0, is_sharded=True)
+    scorer.settle(SETS)
+    assert scorer.layout == layout
+    assert ("sharded weights cannot be tried" in capsys.readouterr().err) == (layout == "separate")
+
+
+def test_another_model_is_scored_in_the_same_layout():
+    scorer, other = ChoiceScorer(tiny_llama(), 0, layout="packed"), tiny_llama(seed=5)
+    torch.testing.assert_close(scorer.score(SETS, other), ChoiceScorer(other, 0).score(SETS))
+    assert not torch.allclose(scorer.score(SETS), scorer.score(SETS, other), atol=0.01)
+
+
+def test_another_catalogue_leaves_the_scorer_as_it_is():
+    scorer = ChoiceScorer(tiny_llama(), 0, layout="packed")
+    other = scorer.among(None)
+    other.layout = "separate"
+    assert scorer.layout == "packed"
