@@ -297,3 +297,19 @@ def test_items_learn_at_a_rate_of_their_own(encoder: ItemEncoder, tmp_path: Path
     assert all(value < 1e-6 for n, value in moved.items() if "table" not in n)
     assert all(value > 1e-2 for n, value in moved.items() if "table" in n)
     assert next(value for n, value in moved.items() if n.endswith("words.weight")) == 0
+
+
+def test_kept_vectors_follow_the_weights():
+    table = ItemTable(["a", "b"], torch.randn(2, 3), 4).eval()
+    items = torch.arange(2)
+    with torch.no_grad():
+        for change in (lambda: table.own.add_(1.0), lambda: table.project.weight.mul_(2.0)):
+            before = table.vectors_in(items)
+            torch.testing.assert_close(table.vectors_in(items), before)
+            change()
+            assert not torch.allclose(table.vectors_in(items), before)
+            want = table.project(table.titles) + table.own
+            torch.testing.assert_close(table.vectors_in(items), want)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = table.project(table.titles) + table.own
+            torch.testing.assert_close(table.vectors_in(items), rounded)

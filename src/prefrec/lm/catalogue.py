@@ -289,8 +289,10 @@ def _node_logps(
     within: CatalogueSoftmax | None,
 ) -> NDArray[np.float64]:
     """Return the log-probability [M] of each node's token after the tokens before it; 0 at the root."""
-    reader = trie_reader(model, prompt, trie, layout, within)
     read = trie.inner if within is None else trie.with_ancestors(np.flatnonzero(within.branches))
+    if layout == "cached" and len(read) <= block_tokens:
+        layout = "repeated"  # one call reads all, so a cache of the prompt would only cost a second call
+    reader = trie_reader(model, prompt, trie, layout, within)
     out = np.zeros(len(trie))
     for start in range(0, len(read), block_tokens):
         nodes = read[start : start + block_tokens]

@@ -61,6 +61,7 @@ class ItemTable(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(titles)))
         self.vector_dropout = vector_dropout
         self.dropout = nn.Dropout(dropout)
+        self._kept: tuple[Any, Tensor] | None = None
 
     def vectors_in(self, items: Tensor) -> Tensor:
         """Return the input vectors [..., D] of items."""
@@ -73,9 +74,22 @@ class ItemTable(nn.Module):
 
     def _vectors(self, items: Tensor) -> Tensor:
         own: Tensor = self.own
+        if not (self.training or torch.is_grad_enabled()):
+            return self._fixed_vectors()[items]
         if self.training and self.vector_dropout:
             own = own * (torch.rand(len(own), 1, device=own.device) >= self.vector_dropout)
         return cast(Tensor, self.project(self.titles[items]) + own[items])
+
+    def _fixed_vectors(self) -> Tensor:
+        """Return all vectors [I, D], computed again only if the weights have changed."""
+        # The projection of all titles costs more than the layers' pass over one history.
+        weight, own = self.project.weight, self.own
+        kind = own.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.dtype
+        state = (weight.data_ptr(), weight._version, own.data_ptr(), own._version, dtype)
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, self.project(self.titles) + own
+        return self._kept[1]
 
 
 class ItemEmbedding(nn.Module):
