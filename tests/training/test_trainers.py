@@ -20,6 +20,7 @@ from transformers import (
     OPTForCausalLM,
     PhiConfig,
     PhiForCausalLM,
+    TrainerCallback,
 )
 
 from prefrec.clock import cached_time_credit
@@ -230,6 +231,55 @@ def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer,
         changed, stamps = reference_after(model, **changes)
         assert stamps.items() > before.items()
         assert "layout" in changes or not (first == changed).all()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b"", lambda b: b[:-8], lambda b: b"x" + b[1:], lambda b: b[:-1] + bytes([b[-1] ^ 1])],
+)
+def test_a_damaged_reference_cache_is_computed_again(tmp_path, bpe_tokenizer, damage, capsys):
+    def reference():
+        config = SoftmaxDPOConfig(**settings(tmp_path, max_steps=1))
+        trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        trainer.train()
+        return trainer.train_dataset.ref_logps
+
+    want = reference()
+    (cache,) = tmp_path.glob("reference-*")
+    whole = cache.read_bytes()
+    cache.write_bytes(damage(whole))
+    assert (reference() == want).all()
+    assert "computed again" in capsys.readouterr().err
+    assert (reference() == want).all(), "the new file is read"
+    assert "computed again" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", ["a gradient", "a weight"])
+def test_numbers_that_are_not_finite_end_training_at_once(tmp_path, bpe_tokenizer, fault):
+    model = adapted_model()
+    config = SoftmaxDPOConfig(**settings(tmp_path, save_strategy="steps", save_steps=1))
+    trainer = SoftmaxDPOTrainer(model, config, PREFERENCES, None, bpe_tokenizer)
+    weight = next(p for n, p in model.named_parameters() if "lora_B.default" in n)
+
+    class Fault(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2 and fault == "a gradient":
+                weight.register_hook(lambda grad: grad * torch.inf)
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3 and fault == "a weight":
+                weight.data[0] = torch.nan
+
+    trainer.add_callback(Fault())
+    with pytest.raises(ModelError, match=r"S-DPO: .* not finite at step [34] of 6 \(peak learning rate 0.005\)"):
+        trainer.train()
+    assert sorted(p.name for p in tmp_path.glob("checkpoint-*"))[-1] == "checkpoint-2"
+
+
+def test_a_rate_that_is_far_too_high_ends_training(tmp_path, bpe_tokenizer):
+    config = SoftmaxDPOConfig(**settings(tmp_path, learning_rate=1e30))
+    with pytest.raises(ModelError, match="not finite at step"):
+        SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer).train()
 
 
 def test_who_finds_the_reference_is_told_what_it_took(tmp_path, bpe_tokenizer):

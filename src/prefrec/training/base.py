@@ -26,7 +26,7 @@ from transformers import (
 
 from prefrec import processes
 from prefrec.console import say
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, ModelError
 from prefrec.files import writing
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.cpu.lora import use_onednn_lora
@@ -111,6 +111,7 @@ class ChoiceTrainer(Trainer):
         self.scorer = self._scorer()
         self.eval_scorer = self.scorer.among(eval_within or within)
         self.add_callback(_EpochCallback(self))
+        self.add_callback(_FiniteCallback(self))
         self.report_global_batch()
 
     def build_dataset(self, rows: Any) -> Any:
@@ -224,7 +225,26 @@ class ChoiceTrainer(Trainer):
         self._recorded[mode].clear()
         super().log(logs, *args, **kwargs)
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self.require_finite("the loss is", loss)
+        return loss
+
+    def require_finite(self, what: str, *values: Tensor) -> None:
+        """Raise ModelError if any of `values` is NaN or infinite, with step and learning rate.
+
+        Nothing is saved afterwards, so the last checkpoint is the last good one.
+        """
+        if not all(torch.isfinite(v).all() for v in values):
+            raise ModelError(
+                f"{self.description}: {what} not finite at step {self.state.global_step + 1} of "
+                f"{self.state.max_steps} (peak learning rate {self.args.learning_rate:g}): lower the learning rate "
+                "or beta, or use another dtype"
+            )
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        weights = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad]
+        self.require_finite("a weight is", *weights)
         with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*args, **kwargs)
 
@@ -355,6 +375,24 @@ class _EpochCallback(TrainerCallback):
         for part in parts:
             if hasattr(part, "set_epoch"):
                 part.set_epoch(int(state.epoch or 0))
+
+
+class _FiniteCallback(TrainerCallback):
+    """A callback that ends training before a step, or at its end, if gradients or weights are not finite."""
+
+    def __init__(self, trainer: ChoiceTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.fp16:
+            return  # the scaler of float16 skips such steps and goes on with smaller numbers
+        gradients = [p.grad for p in cast(nn.Module, self.trainer.model).parameters() if p.grad is not None]
+        if gradients:
+            self.trainer.require_finite("the gradient is", torch.nn.utils.get_total_norm(gradients))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        weights = [p for p in cast(nn.Module, self.trainer.model).parameters() if p.requires_grad]
+        self.trainer.require_finite("a weight is", *weights)
 
 
 def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str, Tensor]]:

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
+from rich.markup import escape
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import nn
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from prefrec import processes
 from prefrec.clock import Seconds, Stopwatch, credit_cached_time
-from prefrec.console import track
+from prefrec.console import track, warn
 from prefrec.files import write_whole
 from prefrec.lm.attention import compute_dtype
 from prefrec.lm.masks import attention_implementation
@@ -113,16 +114,25 @@ def reference_key(
 
 
 def _read(cache: Path, key: str) -> tuple[NDArray[np.float32], Seconds] | None:
-    """Return the values of this key and the time they took (0 seconds if the file does not say)."""
+    """Return the values of this key and the time they took; None if there are none, or the file is damaged."""
     if not cache.is_file():
         return None
-    with safe_open(cache, framework="numpy") as f:
-        metadata = f.metadata() or {}
-        took = Seconds(float(metadata.get("seconds", 0)), float(metadata.get("cpu_seconds", 0)))
-        return (f.get_tensor("ref_logps"), took) if metadata.get("key") == key else None
+    try:
+        with safe_open(cache, framework="numpy") as f:
+            metadata = f.metadata() or {}
+            values = f.get_tensor("ref_logps")
+            took = Seconds(float(metadata["seconds"]), float(metadata["cpu_seconds"]))
+            is_whole = metadata["digest"] == xxh3_128_hexdigest(values.tobytes())
+    except (SafetensorError, OSError, KeyError, ValueError) as e:
+        warn(f"{escape(str(cache))} cannot be read and is computed again: {escape(str(e))}")
+        return None
+    if not is_whole:
+        warn(f"{escape(str(cache))} is damaged and is computed again")
+    return (values, took) if is_whole and metadata.get("key") == key else None
 
 
 def _write(cache: Path, key: str, values: NDArray[np.float32], took: Seconds) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"key": key, "seconds": f"{took.wall:.3f}", "cpu_seconds": f"{took.cpu:.3f}"}
+    digest = xxh3_128_hexdigest(values.tobytes())
+    metadata = {"key": key, "digest": digest, "seconds": f"{took.wall:.3f}", "cpu_seconds": f"{took.cpu:.3f}"}
     write_whole(cache, lambda p: save_file({"ref_logps": values}, p, metadata=metadata))
