@@ -1,12 +1,24 @@
 """What a recipe's model reads and answers."""
 
+import dataclasses
+
+import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from prefrec.lm.items import ItemEncoder
-from prefrec.pipeline.encoders import TFIDF_SIZE, prompt_encoder, shows_candidates, title_vectors
+from prefrec.pipeline.encoders import (
+    COOCCURRENCE_LENGTH,
+    TFIDF_SIZE,
+    item_vectors,
+    prompt_encoder,
+    shows_candidates,
+    title_vectors,
+)
 from prefrec.pipeline.recipe import ItemsSection
 from prefrec.prompts import PromptEncoder
+from prefrec.rankers.window import WindowCooccurrenceRanker
 from tiny import VOCABULARY
 from tiny_run import FIRST, SECOND, TITLES
 
@@ -57,3 +69,20 @@ def test_title_vectors_of_the_base(model, data):
     assert base.shape == (len(TITLES), 32)
     assert torch.equal(base, named)
     assert len(torch.unique(base, dim=0)) == len(TITLES)
+
+
+def test_items_start_near_items_that_histories_put_near_them(model, data):
+    new = data.catalogue.ids[3]
+    data = dataclasses.replace(data, train_interactions=data.train_interactions.filter(pl.col("item_id") != new))
+    section = model(items=ItemsSection(vectors="tfidf", cooccurrence=6))
+    titles, vectors = title_vectors(data, section), item_vectors(data, section)
+    places = vectors[:, titles.shape[1] :]
+    assert torch.equal(places, item_vectors(data, section)[:, titles.shape[1] :])
+    assert places.shape == (len(TITLES), 6)
+    torch.testing.assert_close(places.norm(dim=1).max(), torch.tensor(COOCCURRENCE_LENGTH))
+    assert (places[3] == 0).all()
+    fitted = WindowCooccurrenceRanker.fit(data.train_interactions)
+    rows = [data.catalogue.ids.index(i) for i in fitted.index]
+    near = (places[rows] @ places[rows].T).numpy()
+    apart = ~np.eye(len(rows), dtype=bool)
+    assert np.corrcoef(near[apart], fitted.similarity.toarray()[apart])[0, 1] > 0.3

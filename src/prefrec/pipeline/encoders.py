@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy.sparse.linalg import svds  # type: ignore[import-untyped]
 from torch import Tensor
 
 from prefrec.data import Catalogue, PreparedData
@@ -12,11 +15,14 @@ from prefrec.pipeline.recipe import ModelSection
 from prefrec.prompts import PromptEncoder, load_template
 from prefrec.rankers.title_encoder import load_encoder
 from prefrec.rankers.title_words import tfidf
+from prefrec.rankers.window import WindowCooccurrenceRanker
 
 Encoder = PromptEncoder | ItemEncoder
 
 TFIDF_SIZE = 256
 """Dimensions that title vectors by TF-IDF are reduced to."""
+COOCCURRENCE_LENGTH = 2.0
+"""Length of a co-occurrence vector, where title vectors have a mean length of 1."""
 _TITLE_TOKENS = 64
 
 
@@ -31,6 +37,29 @@ def prompt_encoder(model: ModelSection, catalogue: Catalogue) -> Encoder:
 def shows_candidates(model: ModelSection, domain: str) -> bool:
     """Return whether the model is shown the candidates that it is asked about."""
     return model.answers == "titles" and load_template(model.templates[0], domain=domain).shows_candidates
+
+
+def item_vectors(data: PreparedData, model: ModelSection) -> Tensor:
+    """Return the vectors [I, T] that items start from: of titles, and of co-occurrence as `model.items` says."""
+    titles = title_vectors(data, model)
+    if not model.items.cooccurrence:
+        return titles
+    spread = titles - titles.mean(dim=0)
+    return torch.cat(
+        [spread / spread.norm(dim=1).mean(), COOCCURRENCE_LENGTH * _cooccurrence_vectors(data, model)], dim=1
+    )
+
+
+def _cooccurrence_vectors(data: PreparedData, model: ModelSection) -> Tensor:
+    """Return unit vectors [I, K] of the items' window co-occurrence in training; zeros for new items."""
+    fitted = WindowCooccurrenceRanker.fit(data.train_interactions)
+    size = min(model.items.cooccurrence, len(fitted.index) - 1)
+    left, sizes, _ = svds(fitted.similarity, k=size, random_state=0)
+    known = F.normalize(torch.from_numpy(left * np.sqrt(sizes)).float(), dim=1)
+    rows = {item: i for i, item in enumerate(data.catalogue.ids)}
+    out = torch.zeros(len(rows), size)
+    out[[rows[item] for item in fitted.index]] = known[[*fitted.index.values()]]
+    return out
 
 
 def title_vectors(data: PreparedData, model: ModelSection) -> Tensor:

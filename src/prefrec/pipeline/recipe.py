@@ -71,6 +71,12 @@ class ItemsSection(_Section):
         "base",
         description="Of titles: base (mean states of the language model), tfidf, or the name of a sentence encoder.",
     )
+    cooccurrence: int = Field(
+        0,
+        ge=0,
+        description="Dimensions of an item's place in training histories (singular vectors of window co-occurrence) "
+        "beside its title's vector; 0: none.",
+    )
     vector_dropout: float = Field(
         0.0, ge=0, lt=1, description="Share of items known by their title alone in a training step; for new items."
     )

@@ -19,7 +19,7 @@ from prefrec.files import write_json
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items, item_table
 from prefrec.lm.models import resolve_dtype
-from prefrec.pipeline.encoders import Encoder, prompt_encoder, shows_candidates, title_vectors
+from prefrec.pipeline.encoders import Encoder, item_vectors, prompt_encoder, shows_candidates
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.log_negatives import log_rows, log_validation_rows
 from prefrec.pipeline.negatives import negative_rows
@@ -270,7 +270,7 @@ def load_start(data: PreparedData, model: ModelSection, lora: LoraSection | None
         return found
     table = item_table(found)
     if table is None:
-        vectors = title_vectors(data, model)
+        vectors = item_vectors(data, model)
         table = add_items(found, data.catalogue.ids, vectors)
     table.vector_dropout, table.dropout.p = model.items.vector_dropout, model.items.dropout
     return found
