@@ -126,7 +126,7 @@ def test_files(records, tmp_path):
     assert content["settings"]["negatives"] == [1, 3]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     svg = (tmp_path / "bench.svg").read_text()
-    for part in ("published", "prefrec", "floor: matrix products alone", "CPU seconds a row", "Peak memory, GiB"):
+    for part in ("published", "prefrec", "floor: matrix products alone", "CPU seconds per row", "Peak memory, GiB"):
         assert part in svg
 
 

@@ -1,4 +1,4 @@
-"""The ways that are measured, by section and name."""
+"""The methods that are measured, by section and name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from prefrec_lab.bench.rankings import catalogue_full, catalogue_trie, rank_full
 from prefrec_lab.bench.settings import MATMUL, PREFREC, PUBLISHED, SEPARATE, TRL
 from prefrec_lab.bench.steps import matmul, own_trainer, published, trl_trainer
 
-Way = Callable[[Job], Measured]
+Measure = Callable[[Job], Measured]
 
-_STEPS: dict[str, Way] = {
+_STEPS: dict[str, Measure] = {
     PUBLISHED: published,
     TRL: trl_trainer,
     SEPARATE: own_trainer,
@@ -23,17 +23,17 @@ _STEPS: dict[str, Way] = {
     MATMUL: matmul,
 }
 
-MEASURES: dict[str, dict[str, Way]] = {
+MEASURES: dict[str, dict[str, Measure]] = {
     "steps": _STEPS,
     "growth": _STEPS,
     "ranking": {PUBLISHED: rank_full, SEPARATE: rank_separate, PREFREC: rank_packed, MATMUL: matmul},
     "catalogue": {PUBLISHED: catalogue_full, PREFREC: catalogue_trie},
 }
-"""Section → way → what measures it once."""
+"""Section → method → function that measures it once."""
 
 
 def measure(job: Job) -> Measured:
-    """One repetition of a job, from a freshly loaded model; loading and setting up are not timed."""
+    """Measure a job once, from a freshly loaded model; loading and setting up are not timed."""
     try:
         set_seed(job.settings.seed)
         return MEASURES[job.section][job.base](job)

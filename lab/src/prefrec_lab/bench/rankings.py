@@ -1,4 +1,4 @@
-"""Rankings without gradient, of candidates and of the whole catalogue, each in its own way."""
+"""Rankings without gradient, of candidates and of the whole catalogue, by each method."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefrec_lab.bench.workload import base_model, plain_model, tokenizer_of
 
 
 def rank_full(job: Job) -> Measured:
-    """Candidates ranked the plain way: one full sequence a candidate, float32 logits at all positions."""
+    """Rank candidates with one full sequence per candidate and float32 logits at all positions."""
     model, end = plain_model(job.settings), tokenizer_of(job.settings).eos_token_id
     watch = Stopwatch(job.device)
     with memory_of(job) as memory, torch.no_grad(), watch.running(), job.precision:
@@ -28,7 +28,7 @@ def rank_full(job: Job) -> Measured:
 
 
 def rank_separate(job: Job) -> Measured:
-    """One full sequence a candidate, logits at the answers only."""
+    """Rank candidates with one full sequence per candidate and logits at the answers only."""
     model, end = base_model(job.settings), tokenizer_of(job.settings).eos_token_id
     watch = Stopwatch(job.device)
     with memory_of(job) as memory, torch.no_grad(), watch.running():
@@ -37,7 +37,7 @@ def rank_separate(job: Job) -> Measured:
 
 
 def rank_packed(job: Job) -> Measured:
-    """`LMRanker.score`: rendering, tokenising, packing and one pass; its first-batch check came before."""
+    """Rank candidates with `LMRanker.score`: render, tokenise, pack, one pass. Its layout check is not timed."""
     work = job.work
     ranker = LMRanker(
         PREFREC,
@@ -58,7 +58,7 @@ def rank_packed(job: Job) -> Measured:
 
 
 def catalogue_full(job: Job) -> Measured:
-    """A sample of titles, one full sequence each, float32 logits at all positions; scaled to all titles."""
+    """Score a sample of titles with one full sequence each and float32 logits everywhere; scale to all titles."""
     model, end = plain_model(job.settings), tokenizer_of(job.settings).eos_token_id
     whole = job.choice_sets[0]
     rng = np.random.default_rng(job.settings.seed)
@@ -74,7 +74,7 @@ def catalogue_full(job: Job) -> Measured:
 
 
 def catalogue_trie(job: Job) -> Measured:
-    """All titles through their trie; trie and layout, the same for every prompt, came before."""
+    """Score all titles through their trie. Trie and layout, the same for every prompt, are not timed."""
     model, whole = base_model(job.settings), job.choice_sets[0]
     trie = Trie.build(whole.answers)
     with torch.no_grad():
