@@ -441,7 +441,7 @@ def test_settings_fit_together():
     assert ChatRecConfig.model_validate(json.loads(config.model_dump_json())) == config
     for wrong, message in (
         ({"keep": 1}, "keep"),
-        ({"model": "a", "server": {}}, "leave it out where a server answers"),
+        ({"model": "a", "server": {}}, "model cannot be combined with server"),
         ({"server": {"key": "secret"}}, "Extra inputs"),
     ):
         with pytest.raises(ValidationError, match=message):

@@ -1,4 +1,4 @@
-"""What a bench measures, and with which methods."""
+"""Settings of a bench: what it measures, and with which methods."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class BenchSettings(BaseModel):
                 known = ", ".join(STEP_METHODS)
                 raise ValueError(f"methods: {name!r} is unknown; expected {known}, each also with {CHECKPOINTED}")
         if TRL in map(base_method, self.methods) and "steps" in self.sections and find_spec("trl") is None:
-            raise ValueError("methods: trl is not installed: pip install 'prefrec[bench]', or leave it out")
+            raise ValueError("methods: trl is not installed: run `pip install trl`, or leave it out")
         return self
 
     def identity(self) -> dict[str, Any]:

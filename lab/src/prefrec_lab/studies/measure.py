@@ -1,4 +1,4 @@
-"""Quantities a row, averaged over seeds, with intervals over users and paired differences to a baseline."""
+"""Quantities per row, averaged over seeds, with intervals over users and paired differences to a baseline."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from prefrec.evaluation.tables import HEADLINE_METRICS
 from prefrec.pipeline.opened import Run
 
 Values = Mapping[str, Mapping[str, NDArray[np.float64]]]
-"""Name of a variant → quantity → values [S, B]: a row of S seeds, a column of B questions."""
+"""Name of a variant → quantity → values [S, B] of S seeds and B questions."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of each variant.
+    """The measurements of all variants.
 
     Attributes:
         intervals: variant → quantity → mean over seeds and rows, with its interval over users.
         differences: variant → quantity → variant minus baseline on the same rows; without the baseline itself.
         by_seed: variant → quantity → mean of each seed.
-        baseline: what the others are compared with; None: nothing is compared.
+        baseline: variant that the others are compared with; None: nothing is compared.
         n, users: rows, and distinct users among them.
     """
 
@@ -42,11 +42,11 @@ class Measured:
     @property
     def quantities(self) -> list[str]:
         """All quantities, in the order they were given."""
-        return list(dict.fromkeys(q for of in self.intervals.values() for q in of))
+        return list(dict.fromkeys(q for intervals in self.intervals.values() for q in intervals))
 
     @property
     def headline(self) -> list[str]:
-        """HR@1 and NDCG@10 where they were measured, else the first quantity."""
+        """HR@1 and NDCG@10 if they were measured, else the first quantity."""
         return [q for q in HEADLINE_METRICS if q in self.quantities] or self.quantities[:1]
 
 
@@ -58,17 +58,17 @@ def measure(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Measured:
-    """Means over seeds and rows, and differences to `baseline`, all from the same resamples of the users.
+    """Return means over seeds and rows, and differences to `baseline`, all from the same resamples of the users.
 
-    The interval says what other users would change. It does not say what other seeds would: see `by_seed`.
+    The interval says how much the choice of users matters. It does not cover the choice of seed: see `by_seed`.
 
     Args:
         values: of all variants, [S, B].
-        users: whose rows they are, [B].
+        users: of the rows, [B].
         baseline: a variant; None: no differences.
         seed: of the bootstrap.
     """
-    keys = [(name, quantity) for name, of in values.items() for quantity in of]
+    keys = [(name, quantity) for name, quantities in values.items() for quantity in quantities]
     means = {key: values[key[0]][key[1]].mean(axis=0) for key in keys}
     draws = bootstrap_means(np.stack([means[k] for k in keys], axis=1), users, resamples, seed)
     column = {key: draws[:, i] for i, key in enumerate(keys)}
@@ -80,19 +80,22 @@ def measure(
 
     compared = [n for n in values if baseline is not None and n != baseline]
     return Measured(
-        {n: {q: interval_of(float(means[n, q].mean()), column[n, q], *size) for q in of} for n, of in values.items()},
+        {
+            n: {q: interval_of(float(means[n, q].mean()), column[n, q], *size) for q in quantities}
+            for n, quantities in values.items()
+        },
         {n: {q: difference(n, q, str(baseline)) for q in values[n] if (baseline, q) in means} for n in compared},
-        {n: {q: v.mean(axis=1).tolist() for q, v in of.items()} for n, of in values.items()},
+        {n: {q: v.mean(axis=1).tolist() for q, v in quantities.items()} for n, quantities in values.items()},
         baseline,
         *size,
     )
 
 
-def of_rankers(runs: Sequence[Run], rankers: Iterable[str] | None = None) -> dict[str, list[pl.DataFrame]]:
-    """Ranker → its predictions in each run, by row.
+def ranker_predictions(runs: Sequence[Run], rankers: Iterable[str] | None = None) -> dict[str, list[pl.DataFrame]]:
+    """Return ranker → its predictions in each run, sorted by row.
 
     Args:
-        runs: one a seed.
+        runs: one per seed.
         rankers: names; None: all that every run has.
 
     Raises:
@@ -102,39 +105,51 @@ def of_rankers(runs: Sequence[Run], rankers: Iterable[str] | None = None) -> dic
     known = [f["ranker"].unique(maintain_order=True).to_list() for f in frames]
     names = [n for n in known[0] if all(n in k for k in known)] if rankers is None else list(rankers)
     for run, k in zip(runs, known, strict=True):
-        if lacking := [n for n in names if n not in k]:
-            raise DataError(f"{run.folder}: no predictions of {', '.join(lacking)}; there are {', '.join(k)}")
-    found = {n: [f.filter(pl.col("ranker") == n).sort("row") for f in frames] for n in names}
-    asked = ["row", "user_id", "target", "candidates"]
-    for frame, run in zip(found[names[0]] if names else [], runs, strict=False):
-        if not frame.select(asked).equals(found[names[0]][0].select(asked)):
-            raise _unlike(runs[0], run)
-    return found
+        if missing := [n for n in names if n not in k]:
+            raise DataError(f"{run.folder}: no predictions of {', '.join(missing)}; there are {', '.join(k)}")
+    predictions = {n: [f.filter(pl.col("ranker") == n).sort("row") for f in frames] for n in names}
+    question = ["row", "user_id", "target", "candidates"]
+    for frame, run in zip(predictions[names[0]] if names else [], runs, strict=False):
+        if not frame.select(question).equals(predictions[names[0]][0].select(question)):
+            raise _different(runs[0], run)
+    return predictions
+
+
+def users_of(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> list[str]:
+    """Return the user of each row of predictions (`ranker_predictions`)."""
+    return next(iter(predictions.values()))[0]["user_id"].to_list()
+
+
+def measure_runs(runs: Sequence[Run], baseline: str | None, rankers: Iterable[str] | None = None) -> Measured:
+    """Measure the ranking of these rankers in the runs, or of all that every run has."""
+    predictions = ranker_predictions(runs, rankers)
+    values = ranking_values(predictions, runs[0].recipe.evaluate.ks)
+    return measure(values, users_of(predictions), baseline=baseline)
 
 
 def same_rows(runs: Sequence[Run], rows: Callable[[Run], list[RankingExample]]) -> list[RankingExample]:
-    """The rows that every run is asked.
+    """Return the rows that every run is asked.
 
     Args:
-        runs: one a seed.
-        rows: those of a run.
+        runs: one per seed.
+        rows: returns those of a run.
 
     Raises:
-        DataError: they are not the same in all.
+        DataError: they differ between runs.
     """
     first = rows(runs[0])
     for run in runs[1:]:
         if rows(run) != first:
-            raise _unlike(runs[0], run)
+            raise _different(runs[0], run)
     return first
 
 
-def _unlike(first: Run, other: Run) -> DataError:
-    return DataError(f"{first.folder} and {other.folder} were asked different questions: nothing to pair")
+def _different(first: Run, other: Run) -> DataError:
+    return DataError(f"{first.folder} and {other.folder} were asked different questions, so they cannot be paired")
 
 
 def ranking_values(predictions: Mapping[str, Sequence[pl.DataFrame]], ks: Sequence[int]) -> Values:
-    """HR@K, NDCG@K and MRR of predictions (`of_rankers`)."""
+    """Return HR@K, NDCG@K and MRR of predictions (`ranker_predictions`)."""
     table = metrics_for(ks)
     return {
         name: {
