@@ -24,21 +24,13 @@ from prefrec.prompts import ChoiceSet
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The matrices of a dense decoder.
+    """The matrices of a dense decoder."""
 
-    Attributes:
-        linears: (inputs, outputs, number) of the layers' matrices.
-        head: (inputs, outputs) of the language-model head.
-        layers: number of attention layers.
-        attention: features of all query heads of a layer.
-        lora_rank: of the adapter on every matrix but the head.
-    """
-
-    linears: tuple[tuple[int, int, int], ...]
-    head: tuple[int, int]
-    layers: int
-    attention: int
-    lora_rank: int
+    linears: tuple[tuple[int, int, int], ...]  # (inputs, outputs, number) of the layers' matrices
+    head: tuple[int, int]  # (inputs, outputs) of the language-model head
+    layers: int  # number of attention layers
+    attention: int  # features of all query heads of a layer
+    lora_rank: int  # of the adapter on every matrix but the head
 
     @property
     def body(self) -> int:
@@ -72,19 +64,14 @@ def model_shape(config: PretrainedConfig, lora_rank: int) -> ModelShape:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The least work that a set of rows needs.
+    """The least work that a set of rows needs."""
 
-    Attributes:
-        body: tokens through the layers: each prompt once, and each answer once without its last token, which predicts
-            nothing.
-        head: positions that need logits: the prompt's last, for the first tokens of all answers, and those of
-            `body` that belong to answers.
-        pairs: pairs of a query and a key that may attend.
-    """
-
+    # tokens through the layers: each prompt once, and each answer once without its last token, which predicts nothing
     body: int
+    # positions that need logits: the prompt's last, for the first tokens of all answers, and those of `body` that
+    # belong to answers
     head: int
-    pairs: int
+    pairs: int  # pairs of a query and a key that may attend
 
 
 def count_tokens(choice_sets: Sequence[ChoiceSet]) -> Tokens:
@@ -106,10 +93,7 @@ def flops(shape: ModelShape, tokens: Tokens, *, forward: int, backward: int, ada
     """Return the FLOPs of passes over these tokens.
 
     Args:
-        shape: of the model.
-        tokens: of the rows.
         forward: forward passes (2 in a training step: policy and reference).
-        backward: backward passes.
         adapted: forward passes with the adapter.
     """
     passes = forward + backward

@@ -19,21 +19,13 @@ from prefrec_lab.bench.workload import Workload, device_of
 
 @dataclass(frozen=True)
 class Job:
-    """One method at one N, on its rows.
-
-    Attributes:
-        settings: of the bench.
-        section: kind of work.
-        method: its name; `+gc` at the end stands for gradient checkpointing.
-        negatives: N; in rankings the number of candidates less one.
-        work: the rows, of which the slow methods take the first ones.
-    """
+    """One method at one N, on its rows."""
 
     settings: BenchSettings
-    section: str
-    method: str
-    negatives: int
-    work: Workload
+    section: str  # kind of work
+    method: str  # its name; `+gc` at the end stands for gradient checkpointing
+    negatives: int  # N; in rankings the number of candidates less one
+    work: Workload  # the rows, of which the slow methods take the first ones
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -115,20 +107,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of one repetition.
+    """The result of one repetition."""
 
-    Attributes:
-        parts: name of a part → seconds; their sum is the repetition's time.
-        rows: rows that were done: a fraction if TRL took only some of a row's pairs.
-        memory: in use before the first part, and at most.
-        note: in words, if rows were scaled.
-        facts: numbers to check by (the chosen answers' mean log-probability), or rates.
-    """
-
-    parts: dict[str, Seconds]
-    rows: float
-    memory: Memory = field(default_factory=Memory)
-    note: str = ""
+    parts: dict[str, Seconds]  # name of a part → seconds; their sum is the repetition's time
+    rows: float  # rows that were done: a fraction if TRL took only some of a row's pairs
+    memory: Memory = field(default_factory=Memory)  # in use before the first part, and at most
+    note: str = ""  # in words, if rows were scaled
+    # numbers to check by (the chosen answers' mean log-probability), or rates
     facts: dict[str, float] = field(default_factory=dict)
 
     @property

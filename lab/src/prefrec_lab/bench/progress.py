@@ -30,17 +30,11 @@ def label(job: Job) -> str:
 
 @dataclass
 class Progress:
-    """Prints each measurement with the time left, and refuses jobs that would end after the budget.
-
-    Attributes:
-        settings: of the bench.
-        out: folder of the measurements.
-        jobs: all that are to be measured.
-    """
+    """Prints each measurement with the time left, and refuses jobs that would end after the budget."""
 
     settings: BenchSettings
-    out: Path
-    jobs: Sequence[Job]
+    out: Path  # folder of the measurements
+    jobs: Sequence[Job]  # all that are to be measured
     _began: float = field(default_factory=lambda: time.monotonic())
     _pace: dict[tuple[str, str], float] = field(default_factory=dict)  # section, method → seconds a token
     _left: dict[Key, int] = field(default_factory=dict)  # measurements to come, with the warm-up

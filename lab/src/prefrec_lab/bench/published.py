@@ -16,9 +16,7 @@ def full_sequence_logps(model: nn.Module, choice_sets: Sequence[ChoiceSet], pad_
     """Return log-probabilities of the answers [B, C]: one padded sequence per answer, float32 logits everywhere.
 
     Args:
-        model: a causal language model.
         choice_sets: B prompts with C answers each.
-        pad_id: token id for padding on the right.
     """
     sequences = [(c.prompt, answer) for c in choice_sets for answer in c.answers]
     length = max(len(prompt) + len(answer) for prompt, answer in sequences)
@@ -64,12 +62,7 @@ def published_step(
 
     Args:
         model: base with the adapter under training, in training mode.
-        optimizer: of the adapter's weights.
         choice_sets: the rows, the chosen answer first.
-        pad_id: token id for padding.
-        beta: strength of the pull to the reference.
-        precision: autocast context, entered for each pass.
-        max_grad_norm: limit to which gradients are clipped.
     """
     with precision:
         policy = full_sequence_logps(model, choice_sets, pad_id)

@@ -88,36 +88,26 @@ class Figure:
 
 @dataclass(frozen=True)
 class Summary:
-    """One line of the table.
+    """One line of the table."""
 
-    Attributes:
-        section, negatives, method: identify what was measured.
-        cpu, wall: seconds per row; None without measurements.
-        peak: bytes, median over the repetitions.
-        resident: bytes in use before the first part.
-        rows: rows per repetition.
-        tokens: tokens per row through the policy, without padding.
-        note: scaling, or the reason for a missing figure.
-    """
-
+    # section, negatives, method: identify what was measured
     section: str
     negatives: int
     method: str
+    # cpu, wall: seconds per row; None without measurements
     cpu: Figure | None = None
     wall: Figure | None = None
-    peak: float = 0.0
-    resident: float = 0.0
-    rows: float = 0.0
-    tokens: float = 0.0
-    note: str = ""
+    peak: float = 0.0  # bytes, median over the repetitions
+    resident: float = 0.0  # bytes in use before the first part
+    rows: float = 0.0  # rows per repetition
+    tokens: float = 0.0  # tokens per row through the policy, without padding
+    note: str = ""  # scaling, or the reason for a missing figure
 
 
 def summarise(records: Sequence[dict[str, Any]], key: Key, missing: str = "not run") -> Summary:
     """Return the medians of `key`, or why there are none.
 
     Args:
-        records: of the folder.
-        key: section, N, method.
         missing: note for a key without measurements and failures.
     """
     measured = measurements(records, key)

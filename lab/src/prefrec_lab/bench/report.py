@@ -58,12 +58,7 @@ def tables(results: Results, environments: Sequence[dict[str, Any]]) -> Group:
 
 
 def notes(results: Results, environments: Sequence[dict[str, Any]]) -> list[str]:
-    """Return sentences on how to read the tables.
-
-    Args:
-        results: shown in the tables.
-        environments: of the sessions that measured them, in their order.
-    """
+    """Return sentences on how to read the tables."""
     out = [
         "Medians per row (smallest, largest, number of repetitions); rows of median prompt length. "
         f"×: {results.clock} time, and peak memory, ÷ prefrec's.",

@@ -24,46 +24,31 @@ PEAKS = {
 
 @dataclass(frozen=True)
 class Line:
-    """One method at one N.
-
-    Attributes:
-        summary: its medians.
-        times: its time per row ÷ that of prefrec (CPU on a CPU, wall on a GPU); None if either is missing.
-        memory: its peak ÷ that of prefrec.
-        share_square: floor ÷ its time (of the same clock), with the floor at the rate of large squares.
-        share_layers: the same, at the rate of the model's own matrices.
-        flops: FLOPs of the floor per second of its wall time.
-        utilisation: `flops` ÷ the device's peak; None if that is not known.
-    """
+    """One method at one N."""
 
     summary: Summary
+    # its time per row ÷ that of prefrec (CPU on a CPU, wall on a GPU); None if either is missing
     times: float | None = None
-    memory: float | None = None
+    memory: float | None = None  # its peak ÷ that of prefrec
+    # floor ÷ its time (of the same clock), with the floor at the rate of large squares
     share_square: float | None = None
-    share_layers: float | None = None
-    flops: float | None = None
-    utilisation: float | None = None
+    share_layers: float | None = None  # the same, at the rate of the model's own matrices
+    flops: float | None = None  # FLOPs of the floor per second of its wall time
+    utilisation: float | None = None  # `flops` ÷ the device's peak; None if that is not known
 
 
 @dataclass(frozen=True)
 class Results:
-    """All lines, and what belongs to them.
+    """All lines, and what belongs to them."""
 
-    Attributes:
-        lines: in the order of the table.
-        growth: N → time of a prefrec row ÷ that at the smallest N.
-        rates: "section N" → median rates of matrix products, FLOPs per second.
-        workloads: "section N" → description of its rows.
-        clock: `cpu` or `wall`: the time that ratios compare.
-        disagreement: largest difference, over all N, between the mean log-probabilities of the chosen answers by
-            methods that scored the same rows; None if no two did.
-    """
-
-    lines: tuple[Line, ...]
-    growth: dict[int, float] = field(default_factory=dict)
+    lines: tuple[Line, ...]  # in the order of the table
+    growth: dict[int, float] = field(default_factory=dict)  # N → time of a prefrec row ÷ that at the smallest N
+    # "section N" → median rates of matrix products, FLOPs per second
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
-    workloads: dict[str, dict[str, Any]] = field(default_factory=dict)
-    clock: str = "cpu"
+    workloads: dict[str, dict[str, Any]] = field(default_factory=dict)  # "section N" → description of its rows
+    clock: str = "cpu"  # `cpu` or `wall`: the time that ratios compare
+    # largest difference, over all N, between the mean log-probabilities of the chosen answers by methods that scored
+    # the same rows; None if no two did
     disagreement: float | None = None
 
     def of(self, section: str) -> list[Line]:
@@ -79,8 +64,6 @@ def results_of(settings: BenchSettings, records: Sequence[dict[str, Any]], *, gp
     """Return the results of what the settings ask for and of all earlier measurements, with notes for missing ones.
 
     Args:
-        settings: of this run.
-        records: from `prefrec_lab.bench.records.read_records`.
         gpu: True compares wall time, False CPU time.
     """
     clock = "wall" if gpu else "cpu"

@@ -47,7 +47,6 @@ def run_bench(settings: BenchSettings, out: Path) -> list[dict[str, Any]]:
     """Measure what `out` does not hold yet; return all its records.
 
     Args:
-        settings: what to measure.
         out: folder of the measurements; a folder from an earlier run is continued.
 
     Raises:

@@ -50,19 +50,11 @@ POOL = 400
 
 @dataclass(frozen=True)
 class Workload:
-    """B rows of one N, with the chosen title first among the 1 + N answers.
+    """B rows of one N, with the chosen title first among the 1 + N answers."""
 
-    Attributes:
-        texts: `prompt`, `chosen`, `rejected`, as `SoftmaxDPOTrainer` takes them.
-        choice_sets: the same as token ids.
-        examples: the questions behind them, with the titles shown as candidates.
-        catalogue: titles of all items.
-        template: the prompt.
-    """
-
-    texts: tuple[dict[str, Any], ...]
-    choice_sets: tuple[ChoiceSet, ...]
-    examples: tuple[RankingExample, ...]
+    texts: tuple[dict[str, Any], ...]  # `prompt`, `chosen`, `rejected`, as `SoftmaxDPOTrainer` takes them
+    choice_sets: tuple[ChoiceSet, ...]  # the same as token ids
+    examples: tuple[RankingExample, ...]  # the questions behind them, with the titles shown as candidates
     catalogue: Catalogue
     template: PromptTemplate
 

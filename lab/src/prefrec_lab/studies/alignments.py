@@ -99,10 +99,6 @@ def token_counts(
     The last token of an answer is only predicted, so it is not counted. At most `SAMPLED` rows are read.
 
     Args:
-        data: prepared rows.
-        model: its tokenizer, and how it is asked.
-        section: of the alignment.
-        seed: of the run.
         trained: folder of the alignment if it has been trained.
     """
     encoder = PromptEncoder(load_tokenizer(model.name), max_length=model.max_length, chat=model.chat)

@@ -23,13 +23,7 @@ RUNS = "runs"
 
 
 def base_recipe(study: Study, path: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """Return the recipe in `path`, or the package's own in the size of the study.
-
-    Args:
-        study: gives recipe and size.
-        path: of a recipe file; None: the package's own.
-        overrides: as for `load_recipe`.
-    """
+    """Return the recipe in `path`, or the package's own in the size of the study."""
     if path is not None:
         return load_recipe(path, overrides)
     with as_file(files("prefrec_lab.studies") / study.base) as shipped:
@@ -47,10 +41,7 @@ def carry_out(
     source stands before seed-S; a study of one data set then writes to OUT/NAME-SOURCE.
 
     Args:
-        study: the question.
-        base: recipe that the study varies.
         seeds: one per run; the test rows and their candidates are the same (`data.seed`).
-        out: folder of the studies.
         others: the base recipe on other data sets. A study that compares data sets adds them; any other study takes
             one, in place of the base recipe.
 

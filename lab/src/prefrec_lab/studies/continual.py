@@ -55,21 +55,13 @@ PLOTS = {NEW: "gain", OLD: "forgetting"}
 
 @dataclass(frozen=True)
 class Periods:
-    """Data cut in time, and the rows under test. Training lists hold only items known by the end of their period.
+    """Data cut in time, and the rows under test. Training lists hold only items known by the end of their period."""
 
-    Attributes:
-        old: rows and interactions of the first period, without those under test.
-        new: rows of the second period, and their interactions.
-        both: the two together.
-        new_test: rows of a third period.
-        old_test: last rows, in the first period, of users who do not come back in the second.
-    """
-
-    old: PreparedData
-    new: PreparedData
-    both: PreparedData
-    new_test: list[RankingExample]
-    old_test: list[RankingExample]
+    old: PreparedData  # rows and interactions of the first period, without those under test
+    new: PreparedData  # rows of the second period, and their interactions
+    both: PreparedData  # the two together
+    new_test: list[RankingExample]  # rows of a third period
+    old_test: list[RankingExample]  # last rows, in the first period, of users who do not come back in the second
 
 
 def make(base: Recipe, folder: Path) -> Run:
@@ -118,7 +110,6 @@ def periods_of(recipe: Recipe, data: PreparedData) -> Periods:
     """Return old, new and both periods, and the rows under test of old and new.
 
     Args:
-        recipe: sets the number of rows under test (`evaluate.rows`).
         data: cut in time: training rows are old, validation rows are new, test rows are newer still.
 
     Raises:

@@ -49,11 +49,7 @@ def grouped_table(
 
     Args:
         measured: group → its measurements (`measure_groups`).
-        metric: the one that is shown.
-        name: of the CSV file.
         title: of the table, after the metric.
-        first: heading of the variants.
-        note: below the table.
         group: heading of the groups in the CSV file.
         variants: those that come first, in this order; the others follow as they were measured.
     """

@@ -22,20 +22,15 @@ Values = Mapping[str, Mapping[str, NDArray[np.float64]]]
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurements of all variants.
+    """The measurements of all variants."""
 
-    Attributes:
-        intervals: variant → quantity → mean over seeds and rows, with its interval over users.
-        differences: variant → quantity → variant minus baseline on the same rows; without the baseline itself.
-        by_seed: variant → quantity → mean of each seed.
-        baseline: variant that the others are compared with; None: nothing is compared.
-        n, users: rows, and distinct users among them.
-    """
-
+    # variant → quantity → mean over seeds and rows, with its interval over users
     intervals: dict[str, dict[str, Interval]]
+    # variant → quantity → variant minus baseline on the same rows; without the baseline itself
     differences: dict[str, dict[str, PairedDifference]]
-    by_seed: dict[str, dict[str, list[float]]]
-    baseline: str | None
+    by_seed: dict[str, dict[str, list[float]]]  # variant → quantity → mean of each seed
+    baseline: str | None  # variant that the others are compared with; None: nothing is compared
+    # n, users: rows, and distinct users among them
     n: int
     users: int
 
@@ -66,7 +61,6 @@ def measure(
         values: of all variants, [S, B].
         users: of the rows, [B].
         baseline: a variant; None: no differences.
-        seed: of the bootstrap.
     """
     keys = [(name, quantity) for name, quantities in values.items() for quantity in quantities]
     means = {key: values[key[0]][key[1]].mean(axis=0) for key in keys}
@@ -95,7 +89,6 @@ def ranker_predictions(runs: Sequence[Run], rankers: Iterable[str] | None = None
     """Return ranker → its predictions in each run, sorted by row.
 
     Args:
-        runs: one per seed.
         rankers: names; None: all that every run has.
 
     Raises:
@@ -129,10 +122,6 @@ def measure_runs(runs: Sequence[Run], baseline: str | None, rankers: Iterable[st
 
 def same_rows(runs: Sequence[Run], rows: Callable[[Run], list[RankingExample]]) -> list[RankingExample]:
     """Return the rows that every run is asked.
-
-    Args:
-        runs: one per seed.
-        rows: returns those of a run.
 
     Raises:
         DataError: they differ between runs.

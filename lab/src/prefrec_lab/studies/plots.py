@@ -58,12 +58,6 @@ def lines(
     """Return a plot of lines through points, with intervals where there are any.
 
     Args:
-        name: of the files.
-        title: of the plot.
-        series: the lines.
-        x_label: below the axis.
-        log: the axis is logarithmic.
-        hint: how to read the plot.
         level: name → height of a dashed line, such as chance.
     """
     figure, axes = new_figure(_WIDTH, _HEIGHT)

@@ -31,23 +31,14 @@ FEWER_ROWS = ("sft.rows=200", "align.0.rows=200")
 
 @dataclass(frozen=True)
 class Table:
-    """A table in two forms, for people and for machines.
+    """A table in two forms, for people and for machines."""
 
-    Attributes:
-        name: of the CSV file, without its ending; the first table of a study is called `table`.
-        title: above it.
-        first: heading of its first column.
-        grid: as people read it.
-        frame: the same numbers, one fact per row.
-        note: below it.
-    """
-
-    name: str
-    title: str
-    first: str
-    grid: Grid
-    frame: pl.DataFrame
-    note: str = ""
+    name: str  # of the CSV file, without its ending; the first table of a study is called `table`
+    title: str  # above it
+    first: str  # heading of its first column
+    grid: Grid  # as people read it
+    frame: pl.DataFrame  # the same numbers, one fact per row
+    note: str = ""  # below it
 
 
 @dataclass(frozen=True)
@@ -63,52 +54,35 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The findings of a study.
+    """The findings of a study."""
 
-    Attributes:
-        tables: the main one first.
-        drawings: the plots.
-        facts: computed sentences: the largest difference, and whether any interval excludes 0.
-        notes: what the numbers do not show.
-        n, users: rows behind the main table, and users among them.
-    """
-
-    tables: list[Table]
+    tables: list[Table]  # the main one first
     drawings: list[Drawing]
-    facts: list[str]
+    facts: list[str]  # computed sentences: the largest difference, and whether any interval excludes 0
+    # n, users: rows behind the main table, and users among them
     n: int
     users: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the numbers do not show
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question that runs answer.
+    """A question that runs answer."""
 
-    Attributes:
-        name: on the command line, and of the folder.
-        question: one sentence.
-        varied: what differs between the variants, and what does not.
-        vary: from the base recipe and the data that it prepares to the recipe to run.
-        analyse: from finished runs, one per seed, and the study's own folder (for its cache) to the outcome.
-        reads_any_run: whether runs of other recipes can be analysed too.
-        make: makes a run in its folder if that is more than to run what `vary` returns; such runs are not shared with
-            other studies.
-        many_data: whether it compares several data sets, with a run for each.
-        base: file of this package with the recipe to start from, unless the user names another.
-        overrides: `FIELD=VALUE` settings of that recipe, applied before those of the user.
-    """
-
-    name: str
-    question: str
-    varied: str
+    name: str  # on the command line, and of the folder
+    question: str  # one sentence
+    varied: str  # what differs between the variants, and what does not
+    # from the base recipe and the data that it prepares to the recipe to run
     vary: Callable[[Recipe, PreparedData], Recipe]
+    # from finished runs, one per seed, and the study's own folder (for its cache) to the outcome
     analyse: Callable[[Sequence[Run], Path], Outcome]
-    reads_any_run: bool = False
+    reads_any_run: bool = False  # whether runs of other recipes can be analysed too
+    # makes a run in its folder if that is more than to run what `vary` returns; such runs are not shared with other
+    # studies
     make: Callable[[Recipe, Path], Run] | None = None
-    many_data: bool = False
-    base: str = BASE
-    overrides: tuple[str, ...] = ()
+    many_data: bool = False  # whether it compares several data sets, with a run for each
+    base: str = BASE  # file of this package with the recipe to start from, unless the user names another
+    overrides: tuple[str, ...] = ()  # `FIELD=VALUE` settings of that recipe, applied before those of the user
 
     @property
     def shares_runs(self) -> bool:

@@ -37,12 +37,8 @@ def results_table(
     """Return one row per variant: its settings, every quantity with its interval, differences to the baseline.
 
     Args:
-        measured: of all variants.
         settings: of the variants; a variant without settings has dashes.
         labels: quantity → heading; metrics have their own.
-        name: of the CSV file.
-        title: of the table.
-        first: heading of the variants.
     """
     settings, labels = settings or {}, labels or {}
     set_names = list(dict.fromkeys(k for own in settings.values() for k in own))
@@ -121,9 +117,7 @@ def facts_of(
     """Return two sentences per quantity: the largest difference to the baseline, and which intervals exclude 0.
 
     Args:
-        measured: of all variants.
         variants: those that the study is about; None: all.
-        labels: as for `results_table`.
         quantities: those to report; None: the headline.
     """
     if measured.baseline is None:

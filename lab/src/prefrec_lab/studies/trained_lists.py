@@ -23,7 +23,6 @@ def trained_items_only(
         rows: training rows; their targets occur in `log`.
         data: a list gets no item that its user takes in any row or interaction of the data.
         log: training interactions, which know the items that may be listed.
-        seed: of the draws.
 
     Raises:
         DataError: a user leaves too few items of training to draw from.

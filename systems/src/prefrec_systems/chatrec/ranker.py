@@ -42,8 +42,6 @@ class ChatRecRanker:
 
     Args:
         retriever: any other ranker.
-        chat: the language model.
-        profiles: of the users.
         domain: kind of the items (`prefrec_systems.chatrec.prompt.WORDS`).
         keep: number of items shown.
         seed: of the hash.

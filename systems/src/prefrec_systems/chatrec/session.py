@@ -39,9 +39,7 @@ class ChatSession:
     Any other reply leaves the list, and after a first reply that cannot be read it is as retrieved.
 
     Args:
-        ranker: retriever, language model and titles.
         user_id: whose profile is shown.
-        history: item ids, oldest first.
         candidates: item ids; None: all of the catalogue that are not in the history.
         turns: latest questions and answers that are sent again, as far as they fit; the first one always is.
 

@@ -58,8 +58,6 @@ def chat_rec_ranker(
     """Load retriever, language model and profiles.
 
     Args:
-        config: names retriever and language model.
-        data: titles, interactions and domain.
         model: the local model if `config` names none, and its precision.
         before: entries by name, among them the retriever unless it is a reference row.
         seed: of ties, and of the reference row `random`.

@@ -54,9 +54,7 @@ def load_llara_model(base: str, adapter: Path, **loading: Any) -> Any:
     """Return a base with a trainable LLaRA adapter and its items with a frozen projector, for further alignment.
 
     Args:
-        base: a name for `prefrec.lm.models.load_model`.
         adapter: folder of adapter and projector.
-        **loading: further arguments of `prefrec.lm.models.load_model`.
 
     Raises:
         ModelError: base, adapter or projector cannot be found or read.
@@ -79,7 +77,6 @@ def load_llara(
     """Return the ranker of a trained adapter and its projector, on a GPU if there is one.
 
     Args:
-        base: a name for `prefrec.lm.models.load_model`.
         adapter: folder of adapter and projector.
         loading: arguments of `prefrec.lm.models.load_model`; None: bfloat16.
         **settings: further arguments of `LMRanker`.

@@ -14,9 +14,7 @@ def full_softmax_loss(model: MoRecModel, items: Tensor, batch: Batch) -> Tensor:
     """Return the mean over the targets of −log softmax(target) among all items.
 
     Args:
-        model: in training mode.
         items: item vectors [I, d]; the codes of the batch are their rows.
-        batch: inputs and targets.
     """
     states = model.states(items[batch.inputs])[batch.mask]
     return F.cross_entropy(states @ items.T, batch.targets[batch.mask])
@@ -30,7 +28,6 @@ def in_batch_softmax_loss(model: MoRecModel, items: Tensor, codes: Tensor, batch
     the same piece are not negatives of its targets: they are in the batch because of the piece itself.
 
     Args:
-        model: in training mode.
         items: vectors [D, d] of the distinct items.
         codes: [D] their codes, ascending.
         batch: inputs and targets, as codes.

@@ -36,9 +36,7 @@ class MoRecRanker:
     A history without items scores 0 everywhere: a tie, which evaluation breaks at random.
 
     Args:
-        model: trained.
         vectors: title vectors [I, H] of the catalogue's items, in its order.
-        catalogue: all items.
     """
 
     def __init__(self, name: str, model: MoRecModel, vectors: Tensor, catalogue: Catalogue) -> None:

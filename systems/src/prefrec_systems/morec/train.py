@@ -61,23 +61,14 @@ def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int
 
 @dataclass(frozen=True)
 class _Task:
-    """The sequences to learn: training items have the codes 0 … n − 1, the catalogue's other items follow.
+    """The sequences to learn: training items have the codes 0 … n − 1, the catalogue's other items follow."""
 
-    Attributes:
-        titles: [I] by code.
-        known: n, the number of training items.
-        sequences: codes of each training user's items, oldest first.
-        histories: [B, L] codes of the validation rows' histories, -1 in empty places.
-        targets: [B] codes.
-        history_length: L.
-    """
-
-    titles: list[str]
-    known: int
-    sequences: list[list[int]]
-    histories: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    history_length: int
+    titles: list[str]  # [I] by code
+    known: int  # n, the number of training items
+    sequences: list[list[int]]  # codes of each training user's items, oldest first
+    histories: NDArray[np.int64]  # [B, L] codes of the validation rows' histories, -1 in empty places
+    targets: NDArray[np.int64]  # [B] codes
+    history_length: int  # L
 
     @classmethod
     def of(cls, data: PreparedData) -> _Task:

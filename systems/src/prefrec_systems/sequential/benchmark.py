@@ -99,7 +99,6 @@ def prefixes(interactions: pl.DataFrame, history_length: int) -> Iterator[Row]:
 
     Args:
         interactions: frame `user_id, item_id, …`, sorted by user and time.
-        history_length: items.
     """
     users, items = interactions["user_id"].to_list(), interactions["item_id"].to_list()
     start = 0

@@ -75,23 +75,12 @@ class SequentialConfig(BaseModel):
 
 
 class Job(TypedDict):
-    """The content of the job file.
-
-    Attributes:
-        model: GRU4Rec, Caser or SASRec.
-        benchmark: folder that `write_benchmark` wrote, absolute; also the working directory.
-        out: folder for the outcome, absolute.
-        items, users: number of tokens.
-        history_length: of the vocabulary.
-        epochs, patience, batch_size, seed: of the training.
-        settings: of the model.
-        names: of the settings that are kept with the weights.
-        trials: (learning rate, weight decay) of each training.
-    """
+    """The content of the job file."""
 
     model: str
-    benchmark: str
-    out: str
+    benchmark: str  # folder that `write_benchmark` wrote, absolute; also the working directory
+    out: str  # folder for the outcome, absolute
+    # items, users: number of tokens
     items: int
     users: int
     history_length: int
@@ -100,5 +89,5 @@ class Job(TypedDict):
     batch_size: int
     seed: int
     settings: dict[str, float]
-    names: list[str]
-    trials: list[tuple[float, float]]
+    names: list[str]  # of the settings that are kept with the weights
+    trials: list[tuple[float, float]]  # (learning rate, weight decay) of each training

@@ -34,7 +34,6 @@ class SequentialRanker:
 
     Args:
         model: hopwise's, in evaluation mode, with embeddings in the order of the vocabulary's tokens.
-        vocabulary: of the model.
         catalogue: gives the columns of `full_scores`.
 
     Raises:

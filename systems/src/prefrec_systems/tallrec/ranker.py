@@ -92,7 +92,6 @@ def load_tallrec(
     """Return the ranker of a trained adapter, on a GPU if there is one.
 
     Args:
-        base: a name for `prefrec.lm.models.load_model`.
         adapter: folder of the adapter that was tuned on `tallrec_dataset`.
         template: that it was tuned with.
         opinions: items of the histories that were disliked.
