@@ -79,7 +79,6 @@ def notes(results: Results, environments: Sequence[dict[str, Any]]) -> list[str]
 
 
 def _machine(environment: dict[str, Any]) -> str:
-    """Return one line on the machine and the versions that measured."""
     named = [f"{p} {environment[p]}" for p in ("torch", "transformers", "peft", "trl") if p in environment]
     where = environment.get("gpu") or environment.get("processor")
     commit = environment.get("commit") or "unknown"

@@ -159,7 +159,6 @@ class _LoopClock(TrainerCallback):
 
 
 def _arguments(job: Job, folder: str, **more: Any) -> dict[str, Any]:
-    """Return the settings that both trainers share."""
     return {
         "output_dir": folder,
         "num_train_epochs": 1,

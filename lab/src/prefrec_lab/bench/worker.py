@@ -102,8 +102,8 @@ class Worker:
             answer = self._connection.recv()
         except (EOFError, OSError) as e:
             raise self._ending() from e
-        if isinstance(answer, OutOfMemoryNote):
-            raise WorkerEndedError(answer.text, final=True)
+        if isinstance(answer, str):  # instead of a measurement: what was scarce
+            raise WorkerEndedError(answer, final=True)
         return answer
 
     def _ending(self) -> WorkerEndedError:
@@ -112,13 +112,6 @@ class Worker:
         if code == -signal.SIGKILL:
             return WorkerEndedError("killed, probably by the system for lack of memory", final=True)
         return WorkerEndedError(f"failed (exit code {code}); {self.log} says why")
-
-
-class OutOfMemoryNote:
-    """Sent instead of a measurement if memory did not suffice."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
 
 
 def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> None:
@@ -136,7 +129,7 @@ def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> N
     torch.set_float32_matmul_precision(job.settings.matmul_precision)
     if memory is not None and job.device == "cpu":
         limit_memory(memory)
-    connection.send("ready")
+    connection.send(None)  # ready
     while True:
         try:
             connection.recv()
@@ -149,7 +142,7 @@ def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> N
             if not out_of_memory(e):
                 raise
             limit = f" (limit {memory / 2**30:.1f} GiB)" if memory is not None and job.device == "cpu" else ""
-            answer = OutOfMemoryNote(f"out of memory{limit}")
+            answer = f"out of memory{limit}"
         if (free_bytes() or SCARCE) < SCARCE:
             give_memory_back()
         connection.send(answer)

@@ -21,8 +21,14 @@ from prefrec.pipeline.recipe import REFERENCE_RANKERS, ZERO_SHOT, Recipe, checke
 from prefrec.pipeline.run import run_recipe
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.fairness import item_counts
-from prefrec_lab.studies.groups import grouped_table, groups_of, measure_groups
-from prefrec_lab.studies.measure import Measured, measure, ranker_predictions, ranking_values
+from prefrec_lab.studies.measure import (
+    Measured,
+    groups_of,
+    measure,
+    measure_groups,
+    ranker_predictions,
+    ranking_values,
+)
 from prefrec_lab.studies.plots import Series, interval_dots, lines, slug
 from prefrec_lab.studies.study import (
     FEWER_ROWS,
@@ -36,7 +42,7 @@ from prefrec_lab.studies.study import (
     varied_alignment,
     with_alignments,
 )
-from prefrec_lab.studies.tables import facts_of
+from prefrec_lab.studies.tables import facts_of, grouped_table
 from prefrec_lab.studies.trained_lists import trained_items_only
 from prefrec_systems.morec.config import MoRecConfig
 
@@ -202,7 +208,6 @@ def _lengths(examples: Sequence[RankingExample], known: dict[str, int]) -> list[
 
 
 def _leave_out_new_items(folder: Path, seed: int) -> None:
-    """Rewrite prepared data so that training lists hold only items of training."""
     data = read_prepared(folder)
     rows = trained_items_only(data.train, data, data.train_interactions, seed)
     if rows != data.train:

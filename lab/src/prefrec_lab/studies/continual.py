@@ -26,8 +26,7 @@ from prefrec.pipeline.score import ask_models
 from prefrec.report.wording import label
 from prefrec.runs.stage import STAGE_FILE, stage_key, taken
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.studies.groups import grouped_table, groups_of, measure_groups
-from prefrec_lab.studies.measure import ranking_values
+from prefrec_lab.studies.measure import groups_of, measure_groups, ranking_values
 from prefrec_lab.studies.plots import interval_dots, slug
 from prefrec_lab.studies.study import (
     FEWER_ROWS,
@@ -38,7 +37,7 @@ from prefrec_lab.studies.study import (
     varied_alignment,
     with_alignments,
 )
-from prefrec_lab.studies.tables import facts_of, plain_table
+from prefrec_lab.studies.tables import facts_of, grouped_table, plain_table
 from prefrec_lab.studies.trained_lists import trained_items_only
 
 Section = TypeVar("Section", SFTSection, AlignSection)
@@ -252,7 +251,6 @@ def _folder(folder: Path, name: str) -> Path:
 
 
 def _sections(recipe: Recipe) -> dict[str, SFTSection | AlignSection]:
-    """Return the stages that train the language model, by name."""
     return {**({SFT: recipe.sft} if recipe.sft else {}), **{a.name: a for a in recipe.align}}
 
 

@@ -16,11 +16,19 @@ from prefrec.data import PreparedData
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import Recipe
 from prefrec_lab.studies.alignments import dpo_and_s_dpo
-from prefrec_lab.studies.groups import Groups, grouped_table, groups_of, measure_groups
-from prefrec_lab.studies.measure import Values, measure, ranker_predictions, ranking_values, users_of
+from prefrec_lab.studies.measure import (
+    Groups,
+    Values,
+    groups_of,
+    measure,
+    measure_groups,
+    ranker_predictions,
+    ranking_values,
+    users_of,
+)
 from prefrec_lab.studies.plots import dots, slug
 from prefrec_lab.studies.study import Outcome, Study, Table
-from prefrec_lab.studies.tables import facts_of, plain_table, results_table
+from prefrec_lab.studies.tables import facts_of, grouped_table, plain_table, results_table
 
 TAKEN = "what users took"
 """Variant: the targets themselves, as the measure of popularity bias."""
@@ -116,7 +124,6 @@ def exposure_frame(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> pl.Data
 
 
 def _times(lists: Sequence[Sequence[str]], items: Sequence[str]) -> NDArray[np.int64]:
-    """Return how often each item [I] is in the lists."""
     counted = Counter(i for one in lists for i in one)
     return np.array([counted[i] for i in items], dtype=np.int64)
 

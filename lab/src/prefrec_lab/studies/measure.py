@@ -19,6 +19,9 @@ from prefrec.pipeline.opened import Run
 Values = Mapping[str, Mapping[str, NDArray[np.float64]]]
 """Name of a variant → quantity → values [S, B] of S seeds and B questions."""
 
+Groups = Mapping[str, NDArray[np.bool_]]
+"""Name of a group → which rows [B] belong to it."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -146,3 +149,19 @@ def ranking_values(predictions: Mapping[str, Sequence[pl.DataFrame]], ks: Sequen
         }
         for name, frames in predictions.items()
     }
+
+
+def groups_of(names: Sequence[str], order: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """Return groups from the name of each row's group [B], in this order, without groups that have no rows."""
+    groups = {g: np.array([n == g for n in names], dtype=bool) for g in order}
+    return {g: own for g, own in groups.items() if own.any()}
+
+
+def measure_groups(values: Values, users: Sequence[str], groups: Groups, baseline: str | None) -> dict[str, Measured]:
+    """Return the result of `measure` for the rows of each group that has any."""
+    measured = {}
+    for group, own in groups.items():
+        if own.any():
+            part = {n: {m: v[:, own] for m, v in quantities.items()} for n, quantities in values.items()}
+            measured[group] = measure(part, [u for u, o in zip(users, own, strict=True) if o], baseline=baseline)
+    return measured

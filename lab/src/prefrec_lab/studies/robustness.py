@@ -233,7 +233,7 @@ def _conditions_table(measured: dict[str, Measured], metric: str) -> Table:
         cells: list[Cell] = []
         for own in measured.values():
             gap = own.differences.get(condition, {}).get(metric)
-            cells += [interval_cell(own.intervals[condition][metric]), difference_cell(gap) if gap else Cell("–")]
+            cells += [interval_cell(own.intervals[condition][metric]), difference_cell(gap)]
         rows.append((condition, cells, ""))
     frame = stacked_frames(measured, "model")
     note = (

@@ -49,9 +49,9 @@ def results_table(
     for variant, intervals in measured.intervals.items():
         own = settings.get(variant, {})
         cells = [Cell(_setting(own.get(k))) for k in set_names]
-        cells += [interval_cell(intervals[q]) if q in intervals else Cell("–") for q in measured.quantities]
+        cells += [interval_cell(intervals.get(q)) for q in measured.quantities]
         gaps = measured.differences.get(variant, {})
-        cells += [difference_cell(gaps[q]) if q in gaps else Cell("–") for q in compared]
+        cells += [difference_cell(gaps.get(q)) for q in compared]
         rows.append((label(variant), cells, ""))
     return Table(
         name,
@@ -63,15 +63,18 @@ def results_table(
     )
 
 
-def interval_cell(interval: Interval) -> Cell:
-    """Return a mean with its interval."""
-    return Cell(number(interval.mean), (interval_ends(interval),))
+def interval_cell(interval: Interval | None) -> Cell:
+    """Return a mean with its interval; a dash for None."""
+    return Cell(number(interval.mean), (interval_ends(interval),)) if interval else Cell("–")
 
 
-def difference_cell(difference: PairedDifference) -> Cell:
-    """Return a difference with its interval, grey if the interval includes 0."""
-    none = includes_zero(difference)
-    return Cell(signed(difference.mean), (interval_ends(difference),), "weak" if none else "best")
+def difference_cell(difference: PairedDifference | None) -> Cell:
+    """Return a difference with its interval, grey if the interval includes 0; a dash for None."""
+    if difference is None:
+        return Cell("–")
+    return Cell(
+        signed(difference.mean), (interval_ends(difference),), "weak" if includes_zero(difference) else "best"
+    )
 
 
 def results_frame(measured: Measured, settings: Settings) -> pl.DataFrame:
@@ -100,6 +103,40 @@ def results_frame(measured: Measured, settings: Settings) -> pl.DataFrame:
                 }
             )
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def grouped_table(
+    measured: Mapping[str, Measured],
+    metric: str,
+    *,
+    name: str,
+    title: str,
+    first: str = "Ranker",
+    note: str = "",
+    group: str = "group",
+    variants: Sequence[str] = (),
+) -> Table:
+    """Return one row per variant, and per group a metric with its difference to the baseline of the group.
+
+    Args:
+        measured: group → its measurements (`measure_groups`).
+        title: of the table, after the metric.
+        group: heading of the groups in the CSV file.
+        variants: those that come first, in this order; the others follow as they were measured.
+    """
+    columns: list[str] = []
+    for name_of_group, own in measured.items():
+        columns += [f"{name_of_group}, n = {own.n:,}", *([f"− {label(own.baseline)}’s"] if own.baseline else [])]
+    rows = []
+    for variant in dict.fromkeys([*variants, *(v for own in measured.values() for v in own.intervals)]):
+        cells: list[Cell] = []
+        for own in measured.values():
+            cells.append(interval_cell(own.intervals.get(variant, {}).get(metric)))
+            if own.baseline:
+                cells.append(difference_cell(own.differences.get(variant, {}).get(metric)))
+        rows.append((label(variant), cells, ""))
+    heading = f"{metric_label(metric)} {title}"
+    return Table(name, heading, first, Grid(columns, rows), stacked_frames(measured, group), note)
 
 
 def stacked_frames(measured: Mapping[str, Measured], column: str) -> pl.DataFrame:

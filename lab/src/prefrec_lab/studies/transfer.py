@@ -17,11 +17,10 @@ from prefrec.pipeline.recipe import ZERO_SHOT, Recipe
 from prefrec.pipeline.score import ask_models
 from prefrec.report.wording import label
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.studies.groups import grouped_table
 from prefrec_lab.studies.measure import Measured, measure, ranker_predictions, ranking_values, users_of
 from prefrec_lab.studies.plots import interval_dots, slug
 from prefrec_lab.studies.study import FEWER_ROWS, Outcome, Study, varied_alignment, with_alignments
-from prefrec_lab.studies.tables import facts_of
+from prefrec_lab.studies.tables import facts_of, grouped_table
 
 Sets = Mapping[str, Sequence[Run]]
 """Name of a data set → its runs, one per seed."""

@@ -77,7 +77,6 @@ class SequentialRanker:
 
     @torch.inference_mode()
     def _known_scores(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [b, known items] of one batch."""
         histories = [self.vocabulary.known(e.history) for e in examples]
         users = [self.vocabulary.user_tokens.get(e.user_id, UNKNOWN_USER) for e in examples]
         items = torch.zeros(len(examples), self.vocabulary.history_length, dtype=torch.long)

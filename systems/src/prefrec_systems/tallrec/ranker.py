@@ -52,7 +52,6 @@ class TallrecRanker:
         return pad_scores([yes[i] for i in range(len(examples))])
 
     def _yes(self, example: RankingExample) -> NDArray[np.float64]:
-        """Return P(Yes) of each candidate [C]."""
         history = history_of(example, self.opinions)
         encoder = cast(PromptEncoder, self.lm.encoder)
         questions = [
