@@ -47,11 +47,11 @@ def write_results(settings: BenchSettings, results: Results, out: Path) -> None:
 
 def tables(results: Results, environments: Sequence[dict[str, Any]]) -> Group:
     """Return what `prefrec bench` prints."""
-    parts: list[Any] = [_table(results, section) for section in TITLES if results.of(section)]
+    parts: list[Any] = [_table(results, section) for section in TITLES if results.lines_of(section)]
     if results.growth:
         grown = ", ".join(f"N={n}: {ratio:.2f}×" for n, ratio in results.growth.items())
         parts.append(Text(f"Growth with N, {results.clock} time of a row: {grown}"))
-    used = {base_method(line.summary.method) for line in results.of("steps")}
+    used = {base_method(line.summary.method) for line in results.lines_of("steps")}
     parts += [Text(f"{name}: {says}", style="dim") for name, says in STEP_METHODS.items() if name in used]
     parts += [Text(text, style="dim") for text in notes(results, environments)]
     return Group(*parts)
@@ -89,7 +89,7 @@ def plot(results: Results) -> Figure:
     """Return a figure of the time per row (logarithmic) and the peak memory against N, one line per method."""
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    lines = results.of("steps") or results.of("growth")
+    lines = results.lines_of("steps") or results.lines_of("growth")
     methods = list(dict.fromkeys(line.summary.method for line in lines))
     for method, colour in zip(methods, PALETTE * 2, strict=False):
         measured = [x for x in lines if x.summary.method == method and x.summary.cpu is not None]
@@ -115,9 +115,9 @@ def plot(results: Results) -> Figure:
 def _floor(axes: Axes, results: Results) -> None:
     rate = "square_cpu" if results.clock == "cpu" else "square"
     seconds = {
-        work["negatives"]: work["floor_flops"] / results.rates[place][rate]
-        for place, work in results.workloads.items()
-        if work["section"] == "steps" and place in results.rates
+        work["negatives"]: work["floor_flops"] / results.rates[name][rate]
+        for name, work in results.workloads.items()
+        if work["section"] == "steps" and name in results.rates
     }
     at = sorted(seconds)
     if at:
@@ -144,7 +144,7 @@ def _table(results: Results, section: str) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("note")
     shown = None
-    for line in results.of(section):
+    for line in results.lines_of(section):
         s = line.summary
         number = s.negatives if section in ("steps", "growth") else s.negatives + 1
         head = "" if number == shown else f"{number:,}"

@@ -51,7 +51,7 @@ class Results:
     # the same rows; None if no two did
     disagreement: float | None = None
 
-    def of(self, section: str) -> list[Line]:
+    def lines_of(self, section: str) -> list[Line]:
         """Return the lines of a section."""
         return [line for line in self.lines if line.summary.section == section]
 
@@ -78,8 +78,8 @@ def results_of(settings: BenchSettings, records: Sequence[dict[str, Any]], *, gp
     lines = []
     for key, summary in summaries.items():
         best = summaries.get((key[0], key[1], PREFREC))
-        place = f"{key[0]} {key[1]}"
-        lines.append(_line(summary, best, rates.get(place), workloads.get(place), clock, peak))
+        work = f"{key[0]} {key[1]}"
+        lines.append(_line(summary, best, rates.get(work), workloads.get(work), clock, peak))
     return Results(tuple(lines), _growth(summaries, clock), rates, workloads, clock, _disagreement(records))
 
 

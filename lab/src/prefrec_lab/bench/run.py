@@ -166,14 +166,14 @@ def _workload_record(job: Job, shape: ModelShape) -> dict[str, Any]:
 
 def _check_settings(settings: BenchSettings, out: Path) -> None:
     """Write the settings, or compare them with those of the folder's measurements."""
-    mine, path = settings.identity(), out / SETTINGS
-    theirs = read_json(path)
+    new, path = settings.identity(), out / SETTINGS
+    recorded = read_json(path)
     if not any(r["kind"] == "measurement" for r in read_records(out)):
-        write_json(path, mine)
-    elif not isinstance(theirs, dict):
+        write_json(path, new)
+    elif not isinstance(recorded, dict):
         raise ConfigError(f"{path} is damaged, so it is not known what was measured there: name another folder")
-    elif theirs != mine:
-        differ = [f"{k} {theirs.get(k)!r}, now {v!r}" for k, v in mine.items() if theirs.get(k) != v]
+    elif recorded != new:
+        differ = [f"{k} {recorded.get(k)!r}, now {v!r}" for k, v in new.items() if recorded.get(k) != v]
         raise ConfigError(f"{out} holds measurements with other settings ({'; '.join(differ)}): name another folder")
 
 

@@ -103,8 +103,8 @@ def token_counts(
     """
     encoder = PromptEncoder(load_tokenizer(model.name), max_length=model.max_length, chat=model.chat)
     templates = [load_template(name, domain=data.domain) for name in model.templates]
-    some = _rows_of(data, section, seed, trained)[:SAMPLED]
-    sets: list[ChoiceSet] = encode_examples(some, data.catalogue, templates, encoder, answers="candidates")
+    rows = _rows_of(data, section, seed, trained)[:SAMPLED]
+    sets: list[ChoiceSet] = encode_examples(rows, data.catalogue, templates, encoder, answers="candidates")
     prompts, answers = [len(s.prompt) for s in sets], [len(a) - 1 for s in sets for a in s.answers]
     return float(np.mean(prompts)), float(np.mean(answers))
 

@@ -88,9 +88,9 @@ def _refuse_other_data(folder: Path, recipes: Sequence[Recipe]) -> None:
     """Raise ConfigError if `folder` holds the study's outcome on other data than these recipes have."""
     summary = read_json(folder / STUDY_FILE)
     recipes_before = summary.get("recipes", []) if isinstance(summary, dict) else []
-    before = {_data_key(r["data"]) for r in recipes_before if "data" in r}
-    if before and before != {_data_key(r.model_dump(mode="json")["data"]) for r in recipes}:
-        names = ", ".join(sorted(" ".join(filter(None, key)) for key in before))
+    earlier = {_data_key(r["data"]) for r in recipes_before if "data" in r}
+    if earlier and earlier != {_data_key(r.model_dump(mode="json")["data"]) for r in recipes}:
+        names = ", ".join(sorted(" ".join(filter(None, key)) for key in earlier))
         raise ConfigError(
             f"{folder} holds what the study found on other data ({names}): name another --out, or move it away"
         )

@@ -130,9 +130,9 @@ def _points(run: Run, section: AlignSection) -> dict[float, dict[str, float]]:
 def _chosen_and_rejected(frame: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     chosen, rejected = [], []
     for candidates, target, scores in frame.select("candidates", "target", "scores").iter_rows():
-        place = candidates.index(target)
-        chosen.append(scores[place])
-        rejected.append(np.mean([*scores[:place], *scores[place + 1 :]]))
+        position = candidates.index(target)
+        chosen.append(scores[position])
+        rejected.append(np.mean([*scores[:position], *scores[position + 1 :]]))
     return np.array(chosen), np.array(rejected)
 
 

@@ -113,13 +113,13 @@ def _ask(sources: Sequence[Run], targets: Sequence[Run], source: str, cache: Pat
     """Return predictions of one data set's models for the rows under test of another, seed by seed."""
     names = trained(sources)
     predictions: dict[str, list[pl.DataFrame]] = {model_name(n, source): [] for n in names}
-    for theirs, ours in zip(sources, targets, strict=True):
-        section = ours.recipe.evaluate.model_copy(update={"generate_rows": 0})
-        rows = ours.data.some(section.split, section.rows)
-        model = theirs.recipe.model
-        entries = [lm_entry(n, theirs.entry(n).weights, ours.data, model) for n in names]
-        folder = cache / f"seed-{theirs.recipe.seed}"
-        frames = ask_models(ours.data, section, entries, rows, folder, seed=ours.recipe.seed)
+    for source_run, target_run in zip(sources, targets, strict=True):
+        section = target_run.recipe.evaluate.model_copy(update={"generate_rows": 0})
+        rows = target_run.data.some(section.split, section.rows)
+        model = source_run.recipe.model
+        entries = [lm_entry(n, source_run.entry(n).weights, target_run.data, model) for n in names]
+        folder = cache / f"seed-{source_run.recipe.seed}"
+        frames = ask_models(target_run.data, section, entries, rows, folder, seed=target_run.recipe.seed)
         for name, frame in zip(predictions, frames, strict=True):
             predictions[name].append(frame.sort("row"))
     return predictions

@@ -50,7 +50,7 @@ def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int
     """
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
-    training = _Training(_Task.of(data), config, work, seed)
+    training = _Training(_Task.from_data(data), config, work, seed)
     for _ in track(training.steps(), config.name, total=training.most_steps()):
         pass
     training.keep_best(out)
@@ -71,7 +71,7 @@ class _Task:
     history_length: int  # L
 
     @classmethod
-    def of(cls, data: PreparedData) -> _Task:
+    def from_data(cls, data: PreparedData) -> _Task:
         by_user = data.train_interactions.group_by("user_id", maintain_order=True).agg("item_id")["item_id"]
         taken = set(data.train_interactions["item_id"])
         known = [i for i in data.catalogue.ids if i in taken]
