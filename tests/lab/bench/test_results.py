@@ -42,7 +42,7 @@ def test_what_an_earlier_call_measured_stays(records):
 
 def test_ratios_to_prefrec_and_shares_of_the_floor(records):
     results = results_of(SETTINGS, records, gpu=False)
-    lines = {(x.summary.negatives, x.summary.method): x for x in results.of("steps")}
+    lines = {(x.summary.negatives, x.summary.method): x for x in results.lines_of("steps")}
     slow, fast = lines[3, "published"], lines[3, "prefrec"]
     assert (slow.times, slow.memory, fast.times) == (10.0, 10.0, 1.0)
     # 30 FLOPs a row at 25 a second of CPU are 1.2 s, of 2 s measured; at the layers' 10 a second 3 s.
@@ -55,7 +55,7 @@ def test_ratios_to_prefrec_and_shares_of_the_floor(records):
 
 def test_on_a_gpu_wall_time_counts(records):
     results = results_of(SETTINGS, records, gpu=True)
-    fast = next(x for x in results.of("steps") if x.summary.method == "prefrec" and x.summary.cpu)
+    fast = next(x for x in results.lines_of("steps") if x.summary.method == "prefrec" and x.summary.cpu)
     assert fast.share_square == pytest.approx(30 / 50 / 1.0)
     assert results.clock == "wall"
 
@@ -64,11 +64,11 @@ def test_flops_a_second_are_those_of_wall_time(records):
     """30 FLOPs a row; prefrec takes 2 s of CPU for it, and 1 s by the wall, the published way 20 and 10."""
     for gpu in (False, True):
         results = results_of(SETTINGS.model_copy(update={"peak_tflops": 50e-12}), records, gpu=gpu)
-        lines = {x.summary.method: x for x in results.of("steps") if x.summary.negatives == 3}
+        lines = {x.summary.method: x for x in results.lines_of("steps") if x.summary.negatives == 3}
         assert (lines["prefrec"].flops, lines["published"].flops) == (30.0, 3.0)
         assert (lines["prefrec"].utilisation, lines["published"].utilisation) == pytest.approx((0.6, 0.06))
     without = [r for r in records if r.get("method") != "matmul"]
-    line = next(x for x in results_of(SETTINGS, without, gpu=True).of("steps") if x.summary.method == "prefrec")
+    line = next(x for x in results_of(SETTINGS, without, gpu=True).lines_of("steps") if x.summary.method == "prefrec")
     assert line.utilisation is None
     assert "MFU" in str(shown(results_of(SETTINGS, records, gpu=True)))
 
@@ -105,7 +105,7 @@ def shown(results) -> str:
 
 def test_what_was_not_measured_has_a_line_that_says_so(records):
     results = results_of(SETTINGS, records, gpu=False)
-    lines = {(x.summary.negatives, x.summary.method): x for x in results.of("steps")}
+    lines = {(x.summary.negatives, x.summary.method): x for x in results.lines_of("steps")}
     assert list(lines) == [(1, "published"), (1, "prefrec"), (3, "published"), (3, "prefrec")]
     assert lines[1, "published"].summary.note == "not run: budget of 7 min"
     assert lines[1, "published"].times is None
@@ -126,7 +126,7 @@ def test_files(records, tmp_path):
     assert content["settings"]["negatives"] == [1, 3]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     svg = (tmp_path / "bench.svg").read_text()
-    for part in ("published", "prefrec", "floor: matrix products alone", "CPU seconds a row", "Peak memory, GiB"):
+    for part in ("published", "prefrec", "floor: matrix products alone", "CPU seconds per row", "Peak memory, GiB"):
         assert part in svg
 
 

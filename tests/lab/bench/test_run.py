@@ -82,7 +82,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(settings, workers, tmp_pa
 def test_other_settings_need_another_folder(settings, workers, tmp_path):
     asked = settings(negatives=(1,), methods=("prefrec",), sections=("steps",), repetitions=1)
     run.run_bench(asked, tmp_path)
-    with pytest.raises(ConfigError, match=r"other settings \(batch_size 3, now 2\): give another folder"):
+    with pytest.raises(ConfigError, match=r"other settings \(batch_size 3, now 2\): name another folder"):
         run.run_bench(settings(negatives=(1,), methods=("prefrec",), sections=("steps",), batch_size=2), tmp_path)
 
 

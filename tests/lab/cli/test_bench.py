@@ -68,7 +68,7 @@ def test_flops_and_their_share_of_a_peak(asked):
 def test_mistakes_are_one_line(asked, tmp_path):
     for options, message in (
         (("--methods", "fast"), "'fast' is unknown"),
-        (("--negatives", "one"), "negatives.0"),
+        (("--negatives", "one"), "--negatives: Input should be a valid integer"),
         (("--negatives", "40"), "40 negatives need lists of 41 titles"),
         (("--model", "random:huge"), "expected random:tiny or random:llama-2-7b"),
     ):

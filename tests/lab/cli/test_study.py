@@ -159,8 +159,11 @@ def test_other_data_leave_runs_and_outcome_of_the_recipes_alone(recipe, tmp_path
         (("beta", "--seeds", "one"), "error: --seeds 'one': expected numbers with commas between them"),
         (("beta", "--seeds", "1,1"), "error: seeds: expected one or more different numbers, got [1, 1]"),
         (("beta", "--run", "/nowhere"), "error: study beta varies the recipe: it makes its own runs"),
-        (("beta", "--run", "/nowhere", "--set", "a=1"), "error: --set: a run that there is has its own recipe"),
-        (("transfer",), "error: study transfer compares data sets, and there is only files: name others by --data"),
+        (
+            ("beta", "--run", "/nowhere", "--set", "a=1"),
+            "error: --set cannot be combined with --run: an existing run",
+        ),
+        (("transfer",), "error: study transfer compares data sets, but there is only files: name others with --data"),
         (
             ("beta", "--data", "movielens-100k", "--data", "lastfm-hetrec=x"),
             "error: study beta takes one data set, got movielens-100k, lastfm-hetrec",

@@ -151,7 +151,7 @@ def test_rankers_that_the_alignments_leave_out_are_told(base, data):
 
 def test_a_recipe_without_s_dpo_cannot_be_varied(base, data):
     other = with_alignments(base, [alignments.variant(base.align[0], "pairs", loss="dpo")])
-    with pytest.raises(ConfigError, match="first alignment with loss softmax_dpo, and there is none"):
+    with pytest.raises(ConfigError, match="first alignment with loss softmax_dpo: add one"):
         alignments.vary_loss(other, data)
 
 

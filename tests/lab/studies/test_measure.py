@@ -10,7 +10,7 @@ from prefrec.data import RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import evaluate_predictions, mean_interval, paired_difference
 from prefrec.evaluation.predictions import prediction_frame
-from prefrec_lab.studies.measure import measure, of_rankers, ranking_values
+from prefrec_lab.studies.measure import measure, ranker_predictions, ranking_values
 
 USERS = [f"u{i // 2}" for i in range(30)]
 
@@ -64,7 +64,7 @@ def _run(rankers, *, seed=0, target=0):
 
 def test_values_of_several_runs_equal_those_of_each(values):
     runs = [_run("xyz"), _run("zx", seed=1)]
-    predictions = of_rankers(runs)
+    predictions = ranker_predictions(runs)
     assert list(predictions) == ["x", "z"]
     found = ranking_values(predictions, (1, 2))
     for s, run in enumerate(runs):
@@ -75,11 +75,11 @@ def test_values_of_several_runs_equal_those_of_each(values):
 
 
 def test_rankers_can_be_named():
-    assert list(of_rankers([_run("xyz")], ["z"])) == ["z"]
+    assert list(ranker_predictions([_run("xyz")], ["z"])) == ["z"]
     with pytest.raises(DataError, match="run-0: no predictions of w; there are x, y"):
-        of_rankers([_run("xy")], ["x", "w"])
+        ranker_predictions([_run("xy")], ["x", "w"])
 
 
 def test_other_questions_cannot_be_paired():
     with pytest.raises(DataError, match="run-0 and run-1 were asked different questions"):
-        of_rankers([_run("x"), _run("x", seed=1, target=1)])
+        ranker_predictions([_run("x"), _run("x", seed=1, target=1)])

@@ -5,7 +5,7 @@ import pytest
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
-from prefrec_lab.studies.trained_lists import of_trained_items
+from prefrec_lab.studies.trained_lists import trained_items_only
 
 IDS = [f"i{n}" for n in range(40)]
 OLD = IDS[:30]
@@ -26,7 +26,7 @@ def data():
 
 
 def test_new_items_give_way_and_the_rest_stays(data):
-    rows = of_trained_items(data.train, data, data.train_interactions, 0)
+    rows = trained_items_only(data.train, data, data.train_interactions, 0)
     assert rows[-1] == data.train[-1]
     filled = set()
     for before, after in zip(data.train[:-1], rows[:-1], strict=True):
@@ -37,16 +37,16 @@ def test_new_items_give_way_and_the_rest_stays(data):
         assert new <= set(OLD[10:]) - {f"i{13 + int(after.user_id[1:])}", "i25"}  # what is never taken
         filled |= new
     assert len(filled) > 6
-    assert of_trained_items(data.train, data, data.train_interactions, 0) == rows
-    assert of_trained_items(data.train, data, data.train_interactions, 1) != rows
+    assert trained_items_only(data.train, data, data.train_interactions, 0) == rows
+    assert trained_items_only(data.train, data, data.train_interactions, 1) != rows
 
 
 def test_rows_that_know_no_new_item_are_as_they_were(data):
-    assert of_trained_items(data.train[-1:], data, data.train_interactions, 0) == data.train[-1:]
-    assert of_trained_items([], data, data.train_interactions, 0) == []
+    assert trained_items_only(data.train[-1:], data, data.train_interactions, 0) == data.train[-1:]
+    assert trained_items_only([], data, data.train_interactions, 0) == []
 
 
 def test_too_few_items_of_training(data):
     few = data.train_interactions.filter(pl.col("item_id").is_in(["i2", "i3", "i12"]))
     with pytest.raises(DataError, match="user 'u2' leaves"):
-        of_trained_items(data.train[:1], data, few, 0)
+        trained_items_only(data.train[:1], data, few, 0)

@@ -127,12 +127,12 @@ def test_no_data_set_is_trained_on_before_all_have_been_looked_at(base, tmp_path
 
 
 def test_what_cannot_be_compared(base, songs, runs, place):
-    with pytest.raises(ConfigError, match="study transfer compares data sets, and there is only files"):
+    with pytest.raises(ConfigError, match="study transfer compares data sets, but there is only files"):
         carry_out(TRANSFER, base, [0], place)
-    with pytest.raises(ConfigError, match=r"two data sets of one source \(files, files\)"):
+    with pytest.raises(ConfigError, match=r"two data sets have the same source \(files, files\)"):
         carry_out(TRANSFER, base, [0], place, [songs])
     opened = [open_run(f) for f in runs]
-    with pytest.raises(ConfigError, match="transfer needs runs on two or more data sets, got files alone"):
+    with pytest.raises(ConfigError, match="transfer needs runs on two or more data sets, got only files"):
         sets_of(opened[:2])
     with pytest.raises(ConfigError, match="runs of the same seeds on each data set, got films: 0, 1; songs: 0"):
         sets_of(opened[:3])

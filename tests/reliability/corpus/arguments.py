@@ -55,7 +55,7 @@ CASES = [
     _typed("study", "no study named: expected one of"),
     _typed("study nonsense", "unknown study 'nonsense': expected one of"),
     _typed("study fairness --seeds a,b", "--seeds 'a,b': expected numbers with commas between them, such as 0,1"),
-    _typed("study fairness --run RUN --set sft.rows=5", "--set: a run that there is has its own recipe"),
+    _typed("study fairness --run RUN --set sft.rows=5", "--set cannot be combined with --run: an existing run has its own recipe"),
     _typed("bench --out OUT --negatives 3,1", "negatives: expected ascending numbers, each once, got [3, 1]"),
     _typed("bench --out OUT --negatives some", "negatives.0: Input should be a valid integer"),
     _typed("bench --out OUT --methods magic", "methods: 'magic' is unknown; expected published, trl, separate, prefrec"),

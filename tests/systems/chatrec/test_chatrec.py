@@ -205,7 +205,7 @@ def test_profiles_tell_what_the_data_has():
     )
     users = pl.DataFrame({"user_id": ["u1"], "age": ["24"], "occupation": [None]})
     rated = LOG.with_columns(rating=pl.when(pl.col("item_id") == "i1").then(5.0).otherwise(3.0))
-    lines = Profiles(Catalogue(frame), rated, users).of("u1", ["i0", "i1", "i3"])
+    lines = Profiles(Catalogue(frame), rated, users).lines("u1", ["i0", "i1", "i3"])
     assert lines == [
         "age: 24",
         "favourite genres: Action (2 of 2), Horror (1 of 2)",
@@ -214,7 +214,7 @@ def test_profiles_tell_what_the_data_has():
         "rated 5, the highest of them: Aliens",
         "1 of the last 3 taken are among the most popular 10%",
     ]
-    assert Profiles(CATALOGUE, LOG).of("nobody", []) == []
+    assert Profiles(CATALOGUE, LOG).lines("nobody", []) == []
     with pytest.raises(DataError, match="no column user_id, it has age"):
         Profiles(CATALOGUE, LOG, users.select("age"))
 
@@ -441,7 +441,7 @@ def test_settings_fit_together():
     assert ChatRecConfig.model_validate(json.loads(config.model_dump_json())) == config
     for wrong, message in (
         ({"keep": 1}, "keep"),
-        ({"model": "a", "server": {}}, "leave it out where a server answers"),
+        ({"model": "a", "server": {}}, "model cannot be combined with server"),
         ({"server": {"key": "secret"}}, "Extra inputs"),
     ):
         with pytest.raises(ValidationError, match=message):

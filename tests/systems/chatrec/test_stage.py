@@ -149,5 +149,5 @@ def test_a_server_and_a_table_of_users_as_settings(recipe, tmp_path):
     config = ChatRecConfig(server={"url": "http://127.0.0.1:9/v1"}, users=tmp_path / "people.csv")
     ranker = chat_rec_ranker(config, data, recipe.model, {}, seed=0)
     assert isinstance(ranker.chat, EndpointChat)
-    assert ranker.profiles.of(user, [])[0] == "age: 24"
+    assert ranker.profiles.lines(user, [])[0] == "age: 24"
     assert ranker.domain == "movies"

@@ -143,7 +143,10 @@ def test_more_brings_other_titles(run, scripted):
         (("--history", "Red Emma", "--retriever", "SASRec"), "there is no 'SASRec' here; there are random, .*s-dpo"),
         (("--history", "Red Emma", "--keep", "1"), "keep: "),
         (("--history", "Red Emma", "--url", "nowhere"), "is no address"),
-        (("--history", "Red Emma", "--url", "http://127.0.0.1:9/v1", "--model", "x"), "leave it out where a server"),
+        (
+            ("--history", "Red Emma", "--url", "http://127.0.0.1:9/v1", "--model", "x"),
+            "cannot be combined with server",
+        ),
     ],
 )
 def test_mistakes_are_named(run, options, message):

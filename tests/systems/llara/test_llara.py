@@ -336,7 +336,7 @@ def test_what_cannot_be_read_is_named(tmp_path, bpe_tokenizer):
     with pytest.raises(ModelError, match=f"no projector in {tmp_path}"):
         load_projector(tiny_llama(), tmp_path)
     save_projector(model, tmp_path)
-    with pytest.raises(ModelError, match="damaged, or of another language model"):
+    with pytest.raises(ModelError, match="damaged, or made for another language model"):
         load_projector(tiny_llama(hidden_size=64), tmp_path)
     path = tmp_path / PROJECTOR_FILE
     path.write_bytes(path.read_bytes()[:60])

@@ -153,5 +153,5 @@ def test_without_a_reference_there_is_no_alignment(recipe):
 def test_weights_that_are_shared_out_are_refused(tmp_path, shared):
     trainer = SimpleNamespace(is_fsdp_enabled=False, is_deepspeed_enabled=False)
     setattr(trainer, shared, True)
-    with pytest.raises(ConfigError, match="LLaRA wants the whole model in every process"):
+    with pytest.raises(ConfigError, match="LLaRA needs the whole model in every process"):
         stage_module._finish(trainer, tmp_path)

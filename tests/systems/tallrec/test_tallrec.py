@@ -254,7 +254,7 @@ def test_it_is_a_ranker_that_does_not_generate(ranker):
 
 def test_only_its_own_kind_of_template(model, bpe_tokenizer):
     lm = LMRanker("lm", model, bpe_tokenizer, CATALOGUE, load_template("movies/1"))
-    with pytest.raises(TypeError, match="asks by a LikeTemplate, got PromptTemplate"):
+    with pytest.raises(TypeError, match="needs a LikeTemplate, got PromptTemplate"):
         TallrecRanker(lm, Opinions(UNRATED, 4.0))
 
 

@@ -1,4 +1,4 @@
-"""`prefrec bench`: what a step and a ranking cost here, beside the ways in use today, all in one run."""
+"""`prefrec bench`: the cost of a training step and of a ranking here, beside other methods, all in one run."""
 
 from prefrec_lab.bench.run import run_bench
 from prefrec_lab.bench.settings import BenchSettings

@@ -1,9 +1,9 @@
-"""The least a step costs: matrix products of the tokens that no way can do without, at the machine's own rate.
+"""The least cost of a step: the matrix products that no method can do without, at the machine's own rate.
 
-FLOPs are those of dense decoder layers: 2 for each weight and token in a forward pass, and 2 more in a backward
-pass, which under LoRA needs the gradients of activations only; 4 for each pair of query and key that may attend,
-and each feature of the heads, 8 backward; the adapter's own products. Every row passes three times: forward
-through policy and reference, and backward. Norms, softmax and rotary embeddings count as nothing.
+FLOPs are those of dense decoder layers. A weight costs 2 per token in a forward pass, and 2 more in a backward pass,
+which under LoRA needs the gradients of activations only. A pair of query and key that may attend costs 4 per feature
+of the heads, and 8 more in a backward pass. The adapter's own products are added. Every row passes three times:
+forward through policy and reference, and backward. Norms, softmax and rotary embeddings count as nothing.
 """
 
 from __future__ import annotations
@@ -24,21 +24,13 @@ from prefrec.prompts import ChoiceSet
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Matrices of a dense decoder.
+    """The matrices of a dense decoder."""
 
-    Attributes:
-        linears: (inputs, outputs, how many) of the layers' matrices.
-        head: (inputs, outputs) of the language-model head.
-        layers: number of attention layers.
-        attention: features of all query heads of a layer.
-        lora_rank: of the adapter on every matrix but the head.
-    """
-
-    linears: tuple[tuple[int, int, int], ...]
-    head: tuple[int, int]
-    layers: int
-    attention: int
-    lora_rank: int
+    linears: tuple[tuple[int, int, int], ...]  # (inputs, outputs, number) of the layers' matrices
+    head: tuple[int, int]  # (inputs, outputs) of the language-model head
+    layers: int  # number of attention layers
+    attention: int  # features of all query heads of a layer
+    lora_rank: int  # of the adapter on every matrix but the head
 
     @property
     def body(self) -> int:
@@ -52,7 +44,7 @@ class ModelShape:
 
 
 def model_shape(config: PretrainedConfig, lora_rank: int) -> ModelShape:
-    """The matrices of the model with this configuration; no weight is made."""
+    """Return the matrices of the model with this configuration; no weights are allocated."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     head = model.get_output_embeddings()
@@ -72,23 +64,18 @@ def model_shape(config: PretrainedConfig, lora_rank: int) -> ModelShape:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a set of rows asks for, at the least.
+    """The least work that a set of rows needs."""
 
-    Attributes:
-        body: tokens through the layers: each prompt once, each answer once, without its last token, which
-            predicts nothing.
-        head: positions that need logits: the prompt's last, for the first tokens of all answers, and those of
-            `body` that belong to answers.
-        pairs: pairs of a query and a key that may attend.
-    """
-
+    # tokens through the layers: each prompt once, and each answer once without its last token, which predicts nothing
     body: int
+    # positions that need logits: the prompt's last, for the first tokens of all answers, and those of `body` that
+    # belong to answers
     head: int
-    pairs: int
+    pairs: int  # pairs of a query and a key that may attend
 
 
 def count_tokens(choice_sets: Sequence[ChoiceSet]) -> Tokens:
-    """The least tokens and attention pairs that score these rows exactly."""
+    """Return the least tokens and attention pairs that score these rows exactly."""
     body = head = pairs = 0
     for c in choice_sets:
         prompt = len(c.prompt)
@@ -103,14 +90,11 @@ def count_tokens(choice_sets: Sequence[ChoiceSet]) -> Tokens:
 
 
 def flops(shape: ModelShape, tokens: Tokens, *, forward: int, backward: int, adapted: int) -> float:
-    """FLOPs of passes over these tokens.
+    """Return the FLOPs of passes over these tokens.
 
     Args:
-        shape: of the model.
-        tokens: of the rows.
         forward: forward passes (2 in a training step: policy and reference).
-        backward: backward passes.
-        adapted: how many of the forward passes use the adapter.
+        adapted: forward passes with the adapter.
     """
     passes = forward + backward
     dense = 2 * passes * (shape.body * tokens.body + shape.head[0] * shape.head[1] * tokens.head)
@@ -121,7 +105,7 @@ def flops(shape: ModelShape, tokens: Tokens, *, forward: int, backward: int, ada
 
 @dataclass(frozen=True)
 class Rates:
-    """Matrix products a second, in FLOPs: of large squares, and of the model's layers at the rows' size.
+    """Rates of matrix products, in FLOPs per second: of large squares, and of the model's layers at the rows' size.
 
     `square` and `layers` by wall time, `square_cpu` and `layers_cpu` by CPU time.
     """
@@ -135,26 +119,20 @@ class Rates:
 def measure_rates(
     shape: ModelShape, tokens: Tokens, *, device: str, dtype: torch.dtype, square: int, least_s: float
 ) -> Rates:
-    """The machine's rates now: each product is repeated for at least `least_s` seconds.
+    """Return the machine's rates now; each product is repeated for at least `least_s` seconds.
 
-    The layers' rate is that of a training step's mix: two products forward (policy and reference), one backward.
+    The layers' rate is that of a training step: two products forward (policy and reference), one backward.
     """
     whole = time_square(square, device=device, dtype=dtype, least_s=least_s)
     spent, done = [0.0, 0.0], 0.0
-    for inputs, outputs, count, rows in [
-        *((i, o, n, tokens.body) for i, o, n in shape.linears),
-        _head(shape, tokens),
-    ]:
+    matrices = [*((i, o, n, tokens.body) for i, o, n in shape.linears), (*shape.head, 1, tokens.head)]
+    for inputs, outputs, count, rows in matrices:
         x = torch.randn(rows, inputs, device=device, dtype=dtype)
         weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
         gradient = torch.randn(rows, outputs, device=device, dtype=dtype)
-        ahead = time_product(partial(product, x, weight), device=device, least_s=least_s)
-        back = time_product(partial(product, gradient, weight.t()), device=device, least_s=least_s)
-        spent[0] += count * (2 * ahead.wall + back.wall)
-        spent[1] += count * (2 * ahead.cpu + back.cpu)
+        forward = time_product(partial(product, x, weight), device=device, least_s=least_s)
+        backward = time_product(partial(product, gradient, weight.t()), device=device, least_s=least_s)
+        spent[0] += count * (2 * forward.wall + backward.wall)
+        spent[1] += count * (2 * forward.cpu + backward.cpu)
         done += count * 3 * 2.0 * rows * inputs * outputs
     return Rates(2.0 * square**3 / whole.wall, 2.0 * square**3 / whole.cpu, done / spent[0], done / spent[1])
-
-
-def _head(shape: ModelShape, tokens: Tokens) -> tuple[int, int, int, int]:
-    return (*shape.head, 1, tokens.head)

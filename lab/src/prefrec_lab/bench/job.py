@@ -1,4 +1,4 @@
-"""One thing to measure, and what a measurement of it says."""
+"""One thing to measure, and the result of one measurement."""
 
 from __future__ import annotations
 
@@ -19,45 +19,37 @@ from prefrec_lab.bench.workload import Workload, device_of
 
 @dataclass(frozen=True)
 class Job:
-    """A way, at one N, on its rows.
-
-    Attributes:
-        settings: of the bench.
-        section: which kind of work.
-        method: the way, `+gc` after it for gradient checkpointing.
-        negatives: N; in rankings the number of candidates less one.
-        work: the rows, of which the slow ways take the first ones.
-    """
+    """One method at one N, on its rows."""
 
     settings: BenchSettings
-    section: str
-    method: str
-    negatives: int
-    work: Workload
+    section: str  # kind of work
+    method: str  # its name; `+gc` at the end stands for gradient checkpointing
+    negatives: int  # N; in rankings the number of candidates less one
+    work: Workload  # the rows, of which the slow methods take the first ones
 
     @property
     def key(self) -> tuple[str, int, str]:
-        """What names its measurements: section, N, method."""
+        """Section, N and method, which identify its measurements."""
         return self.section, self.negatives, self.method
 
     @property
     def base(self) -> str:
-        """The way without `+gc`."""
+        """The method without `+gc`."""
         return base_method(self.method)
 
     @property
     def checkpointed(self) -> bool:
-        """True where gradient checkpointing is on."""
+        """True if gradient checkpointing is on."""
         return self.method.endswith(CHECKPOINTED)
 
     @property
     def device(self) -> str:
-        """`cuda` where there is one and it is to be used, else `cpu`."""
+        """`cuda` if there is a GPU and the settings allow it, else `cpu`."""
         return device_of(self.settings)
 
     @property
     def precision(self) -> torch.autocast:
-        """The autocast context of a pass: off in float32."""
+        """The autocast context of a pass; off in float32."""
         dtype = DTYPES[self.settings.dtype]
         if dtype == torch.float32:
             return torch.autocast(self.device, enabled=False)
@@ -65,7 +57,7 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """Rows a repetition: all, or as many as give the sequences that a pass may hold (at least one)."""
+        """Rows per repetition: all, or as many as fill the sequences that a pass may hold, at least one."""
         every = len(self.work.choice_sets)
         if self.base in (PREFREC, MATMUL):
             return every
@@ -73,17 +65,17 @@ class Job:
 
     @property
     def choice_sets(self) -> tuple[ChoiceSet, ...]:
-        """Those of the repetition's rows."""
+        """The rows of a repetition."""
         return self.work.choice_sets[: self.rows]
 
     @property
     def pairs(self) -> int:
-        """Pairs that TRL takes in a repetition: N a row, or fewer where there are too many."""
+        """Pairs that TRL takes in a repetition: N per row, or fewer if the settings limit them."""
         return min(self.rows * self.negatives, max(self.settings.pairs, self.rows))
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the policy in a repetition, padding left out."""
+        """Tokens that go through the policy in a repetition, without padding."""
         sets = self.choice_sets
         if self.section == "catalogue" and self.base == PREFREC:
             return sum(len(c.prompt) + len(Trie.build(c.answers).inner) - 1 for c in sets)  # the root is the prompt
@@ -107,7 +99,7 @@ class Job:
 
 @dataclass
 class Memory:
-    """Bytes in use before the work began, the model loaded, and the most in use during it."""
+    """Bytes in use with the model loaded, before the work began, and the most in use during it."""
 
     resident: int = 0
     peak: int = 0
@@ -115,37 +107,30 @@ class Memory:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one repetition took.
+    """The result of one repetition."""
 
-    Attributes:
-        parts: name of a part → seconds; their sum is the repetition's time.
-        rows: rows that were done: a fraction where TRL took only some of a row's pairs.
-        memory: in use before the first part, and at most.
-        note: in words, where rows were scaled.
-        facts: numbers to check by (the chosen answers' mean log-probability), or rates.
-    """
-
-    parts: dict[str, Seconds]
-    rows: float
-    memory: Memory = field(default_factory=Memory)
-    note: str = ""
+    parts: dict[str, Seconds]  # name of a part → seconds; their sum is the repetition's time
+    rows: float  # rows that were done: a fraction if TRL took only some of a row's pairs
+    memory: Memory = field(default_factory=Memory)  # in use before the first part, and at most
+    note: str = ""  # in words, if rows were scaled
+    # numbers to check by (the chosen answers' mean log-probability), or rates
     facts: dict[str, float] = field(default_factory=dict)
 
     @property
     def wall(self) -> float:
-        """Seconds of wall time, of all parts."""
+        """Seconds of wall time of all parts."""
         return sum(p.wall for p in self.parts.values())
 
     @property
     def cpu(self) -> float:
-        """Seconds of CPU time, of all parts."""
+        """Seconds of CPU time of all parts."""
         return sum(p.cpu for p in self.parts.values())
 
 
 @contextmanager
 def memory_of(job: Job) -> Iterator[Memory]:
-    """What was in use before the block, and, once it is left, the most in it."""
-    found = Memory(resident_bytes(job.device))
+    """Yield the bytes in use before the block; at its end the most in use is added."""
+    memory = Memory(resident_bytes(job.device))
     reset_peak(job.device)
-    yield found
-    found.peak = peak_bytes(job.device)
+    yield memory
+    memory.peak = peak_bytes(job.device)

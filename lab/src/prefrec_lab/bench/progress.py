@@ -1,4 +1,4 @@
-"""What is still to be measured, how long that takes, and what the budget allows."""
+"""The measurements that are still to come, their expected time, and the budget."""
 
 from __future__ import annotations
 
@@ -15,35 +15,29 @@ from prefrec_lab.bench.settings import MATMUL, BenchSettings
 
 
 def missing_repetitions(records: Sequence[dict[str, Any]], job: Job) -> list[int]:
-    """Numbers of the repetitions, from 1, that are still to be measured; none where it cannot be measured."""
+    """Return the numbers of the repetitions to come, from 1; none if the job cannot be measured."""
     if is_final(records, job.key):
         return []
-    have = {r["repetition"] for r in measurements(records, job.key)}
-    return [r for r in range(1, 1 + job.settings.repetitions) if r not in have]
+    done = {r["repetition"] for r in measurements(records, job.key)}
+    return [r for r in range(1, 1 + job.settings.repetitions) if r not in done]
 
 
 def label(job: Job) -> str:
-    """A job in words."""
-    of = f"N={job.negatives}" if job.section in ("steps", "growth") else f"of {job.negatives + 1}"
-    return f"{job.section} {of} {job.method}"
+    """Return a job in words."""
+    size = f"N={job.negatives}" if job.section in ("steps", "growth") else f"of {job.negatives + 1}"
+    return f"{job.section} {size} {job.method}"
 
 
 @dataclass
 class Progress:
-    """Says each measurement with the time left; knows what would end after the budget.
-
-    Attributes:
-        settings: of the bench.
-        out: folder of the measurements.
-        jobs: all that are to be measured.
-    """
+    """Prints each measurement with the time left, and refuses jobs that would end after the budget."""
 
     settings: BenchSettings
-    out: Path
-    jobs: Sequence[Job]
+    out: Path  # folder of the measurements
+    jobs: Sequence[Job]  # all that are to be measured
     _began: float = field(default_factory=lambda: time.monotonic())
     _pace: dict[tuple[str, str], float] = field(default_factory=dict)  # section, method → seconds a token
-    _left: dict[Key, int] = field(default_factory=dict)  # measurements to come, the warming up included
+    _left: dict[Key, int] = field(default_factory=dict)  # measurements to come, with the warm-up
 
     def __post_init__(self) -> None:
         records = read_records(self.out)
@@ -55,9 +49,10 @@ class Progress:
             self._left[job.key] = missing + bool(missing)
 
     def affordable(self, job: Job) -> bool:
-        """False where the job would end after the budget; it is then left out of this run.
+        """Return False if the job would end after the budget; it is then left out of this run.
 
-        What it takes follows from the same way at another N, by its tokens; one not seen yet is always begun.
+        Its time follows from the same method at another N, by the tokens. A job whose method was not seen yet is
+        always begun.
         """
         budget = self.settings.budget_minutes
         spent = time.monotonic() - self._began
@@ -69,22 +64,22 @@ class Progress:
         return False
 
     def done(self, job: Job, measured: Measured, repetition: int, elapsed: float) -> None:
-        """Take note of a measurement that took `elapsed` seconds with all that is around it, and say it."""
+        """Note and print a measurement that took `elapsed` seconds with everything around it."""
         self._pace[job.section, job.method] = elapsed / max(1, job.tokens)
         self._left[job.key] -= 1
-        which = f"{repetition}/{self.settings.repetitions}" if repetition else "warms up"
-        took = ""
+        which = f"{repetition}/{self.settings.repetitions}" if repetition else "warm-up"
+        cost = ""
         if job.base != MATMUL:
             cpu, wall = measured.cpu / measured.rows, measured.wall / measured.rows
-            took = f": {cpu:.3g} s CPU a row, {wall:.3g} s wall, {measured.memory.peak / 2**30:.2f} GiB"
-        say(f"{label(job)} {which}{took}; {self._time_left()}")
+            cost = f": {cpu:.3g} s CPU per row, {wall:.3g} s wall, {measured.memory.peak / 2**30:.2f} GiB"
+        say(f"{label(job)} {which}{cost}; {self._time_left()}")
 
     def ended(self, job: Job) -> None:
-        """Take note that a job will not be measured any further."""
+        """Note that a job will not be measured any further."""
         self._left[job.key] = 0
 
     def _time_left(self) -> str:
-        """The expected time of all that is to come; ways not yet seen count as the slowest seen."""
+        """Return the expected time of all that is to come; methods not seen yet count as the slowest."""
         slowest = max(self._pace.values())
         pace = {j.key: self._pace.get((j.section, j.method), slowest) for j in self.jobs}
         seconds = sum(self._left[j.key] * j.tokens * pace[j.key] for j in self.jobs)

@@ -1,4 +1,4 @@
-"""The way of the published scripts, in plain code: 1 + N full sequences, logits at all positions, no sharing."""
+"""The method of the published scripts in plain code: 1 + N full sequences, logits at all positions, no sharing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from prefrec.prompts import ChoiceSet
 
 
 def full_sequence_logps(model: nn.Module, choice_sets: Sequence[ChoiceSet], pad_id: int) -> Tensor:
-    """Log-probabilities of the answers, [B, C]: one padded sequence an answer, float32 logits everywhere.
+    """Return log-probabilities of the answers [B, C]: one padded sequence per answer, float32 logits everywhere.
 
     Args:
-        model: a causal language model.
         choice_sets: B prompts with C answers each.
-        pad_id: token id for padding on the right.
     """
     sequences = [(c.prompt, answer) for c in choice_sets for answer in c.answers]
     length = max(len(prompt) + len(answer) for prompt, answer in sequences)
@@ -38,9 +36,10 @@ def full_sequence_logps(model: nn.Module, choice_sets: Sequence[ChoiceSet], pad_
 
 
 def published_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
-    """−log σ(−log Σ_{i≥1} exp(r_i − r_0)) of each row, [B], with r = β (log π − log π_ref), [B, 1+N].
+    """Return −log σ(−log Σ_{i≥1} exp(r_i − r_0)) of each row [B], with r = β (log π − log π_ref), [B, 1+N].
 
-    The formula as the paper prints it (Chen et al., NeurIPS 2024, eq. 11): it overflows at large reward gaps.
+    This is the formula as printed in the paper (Chen et al., NeurIPS 2024, eq. 11). It overflows at large reward
+    gaps.
     """
     rewards = beta * (policy_logps - ref_logps)
     gaps = rewards[:, 1:] - rewards[:, :1]
@@ -57,18 +56,13 @@ def published_step(
     precision: torch.autocast,
     max_grad_norm: float = 0.3,
 ) -> tuple[Tensor, Tensor]:
-    """One optimiser step on B rows; returns the mean loss and the policy's log-probabilities [B, 1+N].
+    """Make one optimiser step on B rows; return the mean loss and the policy's log-probabilities [B, 1+N].
 
     The reference is the base without its adapter, so that one base is in memory (the scripts load two).
 
     Args:
         model: base with the adapter under training, in training mode.
-        optimizer: of the adapter's weights.
         choice_sets: the rows, the chosen answer first.
-        pad_id: token id for padding.
-        beta: strength of the pull to the reference.
-        precision: autocast context, entered for each pass.
-        max_grad_norm: gradients are clipped to it.
     """
     with precision:
         policy = full_sequence_logps(model, choice_sets, pad_id)
@@ -83,5 +77,5 @@ def published_step(
 
 
 def trainable(model: nn.Module) -> Iterable[nn.Parameter]:
-    """The weights under training."""
+    """Return the weights under training."""
     return [p for p in model.parameters() if p.requires_grad]

@@ -26,10 +26,10 @@ def append_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of the folder's records; half a line, left by a run that was killed, is passed over.
+    """Return all whole lines of the folder's records; half a line, left by a run that was killed, is skipped.
 
     Raises:
-        DataError: a whole line is no record.
+        DataError: a whole line is not a record.
     """
     path = folder / RECORDS
     if not path.is_file():
@@ -50,30 +50,30 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def key_of(record: dict[str, Any]) -> Key:
-    """What a measurement or failure is of."""
+    """Return section, N and method of a measurement or failure."""
     return record["section"], record["negatives"], record["method"]
 
 
 def measurements(records: Iterable[dict[str, Any]], key: Key) -> list[dict[str, Any]]:
-    """The measurements of `key`, without those that warmed up."""
+    """Return the measurements of `key`, without the warm-up."""
     return [r for r in records if r["kind"] == "measurement" and key_of(r) == key and r["repetition"] > 0]
 
 
 def failure(records: Iterable[dict[str, Any]], key: Key) -> str | None:
-    """Why the last attempt to measure `key` failed; None where it did not."""
+    """Return the reason if the last attempt to measure `key` failed, else None."""
     last = _last(records, key)
     return last["reason"] if last and last["kind"] == "failure" else None
 
 
 def is_final(records: Iterable[dict[str, Any]], key: Key) -> bool:
-    """True where measuring `key` again would fail again: its memory did not suffice."""
+    """Return True if `key` failed for lack of memory and would fail again."""
     last = _last(records, key)
     return bool(last and last["kind"] == "failure" and last["final"])
 
 
 def _last(records: Iterable[dict[str, Any]], key: Key) -> dict[str, Any] | None:
-    found = [r for r in records if r["kind"] in ("measurement", "failure") and key_of(r) == key]
-    return found[-1] if found else None
+    attempts = [r for r in records if r["kind"] in ("measurement", "failure") and key_of(r) == key]
+    return attempts[-1] if attempts else None
 
 
 @dataclass(frozen=True)
@@ -88,51 +88,41 @@ class Figure:
 
 @dataclass(frozen=True)
 class Summary:
-    """One line of the table.
+    """One line of the table."""
 
-    Attributes:
-        section, negatives, method: what was measured.
-        cpu, wall: seconds a row; None where nothing was measured.
-        peak: bytes, median over the repetitions.
-        resident: bytes in use before the first part.
-        rows: rows a repetition.
-        tokens: tokens a row through the policy, padding left out.
-        note: scaling, or why there is no figure.
-    """
-
+    # section, negatives, method: identify what was measured
     section: str
     negatives: int
     method: str
+    # cpu, wall: seconds per row; None without measurements
     cpu: Figure | None = None
     wall: Figure | None = None
-    peak: float = 0.0
-    resident: float = 0.0
-    rows: float = 0.0
-    tokens: float = 0.0
-    note: str = ""
+    peak: float = 0.0  # bytes, median over the repetitions
+    resident: float = 0.0  # bytes in use before the first part
+    rows: float = 0.0  # rows per repetition
+    tokens: float = 0.0  # tokens per row through the policy, without padding
+    note: str = ""  # scaling, or the reason for a missing figure
 
 
 def summarise(records: Sequence[dict[str, Any]], key: Key, missing: str = "not run") -> Summary:
-    """The medians of `key`, or why there are none.
+    """Return the medians of `key`, or why there are none.
 
     Args:
-        records: of the folder.
-        key: section, N, method.
-        missing: what to say where nothing was measured and nothing failed.
+        missing: note for a key without measurements and failures.
     """
-    found = measurements(records, key)
+    measured = measurements(records, key)
     reason = failure(records, key)
-    if not found:
+    if not measured:
         return Summary(*key, note=f"not run: {reason}" if reason else missing)
-    notes = {r["note"] for r in found if r["note"]} | ({reason} if reason else set())
+    notes = {r["note"] for r in measured if r["note"]} | ({reason} if reason else set())
     return Summary(
         *key,
-        cpu=_figure([r["cpu_s"] / r["rows"] for r in found]),
-        wall=_figure([r["wall_s"] / r["rows"] for r in found]),
-        peak=statistics.median(r["peak_bytes"] for r in found),
-        resident=statistics.median(r["resident_bytes"] for r in found),
-        rows=found[0]["rows"],
-        tokens=found[0]["tokens"] / found[0]["rows"],
+        cpu=_figure([r["cpu_s"] / r["rows"] for r in measured]),
+        wall=_figure([r["wall_s"] / r["rows"] for r in measured]),
+        peak=statistics.median(r["peak_bytes"] for r in measured),
+        resident=statistics.median(r["resident_bytes"] for r in measured),
+        rows=measured[0]["rows"],
+        tokens=measured[0]["tokens"] / measured[0]["rows"],
         note="; ".join(sorted(notes)),
     )
 

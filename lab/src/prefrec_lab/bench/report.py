@@ -32,7 +32,7 @@ TITLES = {
 
 
 def write_results(settings: BenchSettings, results: Results, out: Path) -> None:
-    """`bench.json` (settings, results, every raw measurement), `bench.svg` and `bench.png` in the folder."""
+    """Write `bench.json` (settings, results, every raw measurement), `bench.svg` and `bench.png` to a folder."""
     content = {
         "settings": settings.model_dump(mode="json"),
         "results": results.as_json(),
@@ -46,43 +46,39 @@ def write_results(settings: BenchSettings, results: Results, out: Path) -> None:
 
 
 def tables(results: Results, environments: Sequence[dict[str, Any]]) -> Group:
-    """What `prefrec bench` prints."""
-    parts: list[Any] = [_table(results, section) for section in TITLES if results.of(section)]
+    """Return what `prefrec bench` prints."""
+    parts: list[Any] = [_table(results, section) for section in TITLES if results.lines_of(section)]
     if results.growth:
         grown = ", ".join(f"N={n}: {ratio:.2f}×" for n, ratio in results.growth.items())
         parts.append(Text(f"Growth with N, {results.clock} time of a row: {grown}"))
-    used = {base_method(line.summary.method) for line in results.of("steps")}
+    used = {base_method(line.summary.method) for line in results.lines_of("steps")}
     parts += [Text(f"{name}: {says}", style="dim") for name, says in STEP_METHODS.items() if name in used]
     parts += [Text(text, style="dim") for text in notes(results, environments)]
     return Group(*parts)
 
 
 def notes(results: Results, environments: Sequence[dict[str, Any]]) -> list[str]:
-    """How to read the tables, in sentences.
-
-    Args:
-        results: what the tables show.
-        environments: of the sessions that measured it, in their order.
-    """
+    """Return sentences on how to read the tables."""
     out = [
-        "Medians a row (smallest, largest, number of repetitions); rows of median prompt length. "
+        "Medians per row (smallest, largest, number of repetitions); rows of median prompt length. "
         f"×: {results.clock} time, and peak memory, ÷ prefrec's.",
-        f"Floor: the {results.clock} time of the fewest tokens as matrix products alone ÷ that measured, at the rate "
+        f"Floor: {results.clock} time of the matrix products of the fewest tokens ÷ the measured time, at the rate "
         "of large squares, and at that of the model's own matrices.",
-        "TFLOP/s: FLOPs of the floor a second of wall time; MFU: their share of the device's peak, if known.",
+        "TFLOP/s: FLOPs of the floor per second of wall time; MFU: their share of the device's peak, if known.",
     ]
-    for place, rate in results.rates.items():
-        section, _, n = place.partition(" ")
-        at = f"N={n}" if section == "steps" else f"{int(n) + 1} titles"
+    for work, rate in results.rates.items():
+        section, _, n = work.partition(" ")
+        size = f"N={n}" if section == "steps" else f"{int(n) + 1} titles"
         squares, layers = rate["square"] / 1e9, rate["layers"] / 1e9
-        out.append(f"Matrix products at {at}: {squares:,.0f} GFLOP/s large squares, {layers:,.0f} the model's own")
+        out.append(
+            f"Matrix products at {size}: {squares:,.0f} GFLOP/s for large squares, {layers:,.0f} for the model's own"
+        )
     if results.disagreement is not None:
-        out.append(f"Ways that took the same rows agree on the chosen answers to {results.disagreement:.1e} nats")
+        out.append(f"Methods on the same rows agree on the chosen answers to {results.disagreement:.1e} nats")
     return out + list(dict.fromkeys(map(_machine, environments)))
 
 
 def _machine(environment: dict[str, Any]) -> str:
-    """One line on where, and by what, was measured."""
     named = [f"{p} {environment[p]}" for p in ("torch", "transformers", "peft", "trl") if p in environment]
     where = environment.get("gpu") or environment.get("processor")
     commit = environment.get("commit") or "unknown"
@@ -90,24 +86,24 @@ def _machine(environment: dict[str, Any]) -> str:
 
 
 def plot(results: Results) -> Figure:
-    """Time a row (logarithmic) and peak memory against N, one line a way."""
+    """Return a figure of the time per row (logarithmic) and the peak memory against N, one line per method."""
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    lines = results.of("steps") or results.of("growth")
-    ways = list(dict.fromkeys(line.summary.method for line in lines))
-    for way, colour in zip(ways, PALETTE * 2, strict=False):
-        mine = [x for x in lines if x.summary.method == way and x.summary.cpu is not None]
-        if not mine:
+    lines = results.lines_of("steps") or results.lines_of("growth")
+    methods = list(dict.fromkeys(line.summary.method for line in lines))
+    for method, colour in zip(methods, PALETTE * 2, strict=False):
+        measured = [x for x in lines if x.summary.method == method and x.summary.cpu is not None]
+        if not measured:
             continue
-        at = [x.summary.negatives for x in mine]
-        spreads = [getattr(x.summary, results.clock) for x in mine]
-        style = {"color": colour, "marker": "o", "linewidth": 2.2 if way == PREFREC else 1.4}
-        left.plot(at, [s.median for s in spreads], label=way, **style)
+        at = [x.summary.negatives for x in measured]
+        spreads = [getattr(x.summary, results.clock) for x in measured]
+        style = {"color": colour, "marker": "o", "linewidth": 2.2 if method == PREFREC else 1.4}
+        left.plot(at, [s.median for s in spreads], label=method, **style)
         left.fill_between(at, [s.low for s in spreads], [s.high for s in spreads], color=colour, alpha=0.15, lw=0)
-        right.plot(at, [x.summary.peak / 2**30 for x in mine], label=way, **style)
+        right.plot(at, [x.summary.peak / 2**30 for x in measured], label=method, **style)
     _floor(left, results)
     ns = sorted({line.summary.negatives for line in lines})
-    _axes(left, f"{CLOCKS[results.clock]} seconds a row", ns)
+    _axes(left, f"{CLOCKS[results.clock]} seconds per row", ns)
     _axes(right, "Peak memory, GiB", ns)
     right.set_ylim(bottom=0)
     if left.lines:
@@ -118,14 +114,14 @@ def plot(results: Results) -> Figure:
 
 def _floor(axes: Axes, results: Results) -> None:
     rate = "square_cpu" if results.clock == "cpu" else "square"
-    found = {
-        work["negatives"]: work["floor_flops"] / results.rates[place][rate]
-        for place, work in results.workloads.items()
-        if work["section"] == "steps" and place in results.rates
+    seconds = {
+        work["negatives"]: work["floor_flops"] / results.rates[name][rate]
+        for name, work in results.workloads.items()
+        if work["section"] == "steps" and name in results.rates
     }
-    at = sorted(found)
+    at = sorted(seconds)
     if at:
-        axes.plot(at, [found[n] for n in at], color="#777777", linestyle=":", label="floor: matrix products alone")
+        axes.plot(at, [seconds[n] for n in at], color="#777777", linestyle=":", label="floor: matrix products alone")
 
 
 def _axes(axes: Axes, label: str, ns: Sequence[int]) -> None:
@@ -142,13 +138,13 @@ def _axes(axes: Axes, label: str, ns: Sequence[int]) -> None:
 def _table(results: Results, section: str) -> Table:
     table = Table(title=TITLES[section], title_justify="left")
     first = "N" if section in ("steps", "growth") else "titles"
-    for column in (first, "way", "rows", "CPU s/row", "range", "wall s/row", "tokens/s", "peak GiB"):
-        table.add_column(column, justify="left" if column == "way" else "right", no_wrap=True)
+    for column in (first, "method", "rows", "CPU s/row", "range", "wall s/row", "tokens/s", "peak GiB"):
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     for column in ("× time", "× memory", "floor: squares", "layers", "TFLOP/s", "MFU"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("note")
     shown = None
-    for line in results.of(section):
+    for line in results.lines_of(section):
         s = line.summary
         number = s.negatives if section in ("steps", "growth") else s.negatives + 1
         head = "" if number == shown else f"{number:,}"

@@ -1,6 +1,6 @@
-"""The run: fresh workers for each N, one repetition of each in turn, every measurement kept as it comes.
+"""The run of the bench: fresh workers for each N, one repetition of each in turn, every measurement kept as it comes.
 
-The order of the ways is rotated from one repetition to the next, so that a machine that slows down slows all.
+The order of the methods rotates from one repetition to the next, so that a machine that slows down slows all.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ CANDIDATES = 20
 """Titles in a list that is ranked."""
 
 MEMORY_SHARE = 0.9
-"""Of the memory that is free at the start, for a worker."""
+"""Share of the memory free at the start that a worker may take."""
 
 STEP_PASSES = {"forward": 2, "backward": 1, "adapted": 1}
-"""Of a training step: policy and reference forward, policy backward."""
+"""Passes of a training step: policy and reference forward, policy backward."""
 
 RANKING_PASSES = {"forward": 1, "backward": 0, "adapted": 0}
 
@@ -44,11 +44,10 @@ SETTINGS = "settings.json"
 
 
 def run_bench(settings: BenchSettings, out: Path) -> list[dict[str, Any]]:
-    """Measure what `out` does not hold yet; returns all its records.
+    """Measure what `out` does not hold yet; return all its records.
 
     Args:
-        settings: what to measure.
-        out: folder of the measurements; one that an earlier run left is continued.
+        out: folder of the measurements; a folder from an earlier run is continued.
 
     Raises:
         ConfigError: the folder's measurements were made with other settings.
@@ -70,7 +69,7 @@ def run_bench(settings: BenchSettings, out: Path) -> list[dict[str, Any]]:
 
 
 def _cells(settings: BenchSettings, section: str) -> list[list[Job]]:
-    """The jobs of a section; those in one list are measured in turn."""
+    """Return the jobs of a section; those in one list are measured in turn."""
     if section == "steps":
         return [
             [Job(settings, section, m, n, work) for m in (MATMUL, *settings.methods)]
@@ -81,33 +80,33 @@ def _cells(settings: BenchSettings, section: str) -> list[list[Job]]:
         wanted = [n for n in settings.negatives if PREFREC in settings.methods]
         return [[Job(settings, section, PREFREC, n, make_workload(settings, n)) for n in wanted]]
     if section == "ranking":
-        work, ways = make_workload(settings, CANDIDATES - 1), (MATMUL, PUBLISHED, SEPARATE, PREFREC)
-        return [[Job(settings, section, m, CANDIDATES - 1, work) for m in _asked(ways, settings)]]
+        work, methods = make_workload(settings, CANDIDATES - 1), (MATMUL, PUBLISHED, SEPARATE, PREFREC)
+        return [[Job(settings, section, m, CANDIDATES - 1, work) for m in _wanted(methods, settings)]]
     work = catalogue_workload(settings)
     titles = len(work.choice_sets[0].answers)
-    return [[Job(settings, section, m, titles - 1, work) for m in _asked((PUBLISHED, PREFREC), settings)]]
+    return [[Job(settings, section, m, titles - 1, work) for m in _wanted((PUBLISHED, PREFREC), settings)]]
 
 
-def _asked(ways: Sequence[str], settings: BenchSettings) -> list[str]:
-    return [w for w in ways if w in (MATMUL, *settings.methods)]
+def _wanted(methods: Sequence[str], settings: BenchSettings) -> list[str]:
+    return [m for m in methods if m in (MATMUL, *settings.methods)]
 
 
 def _run_cell(jobs: Sequence[Job], out: Path, memory: int | None, progress: Progress) -> None:
-    """Measure the repetitions that are missing of these jobs, in turn."""
+    """Measure the missing repetitions of these jobs, in turn."""
     records = read_records(out)
-    due = [j for j in jobs if missing_repetitions(records, j) and progress.affordable(j)]
+    open_jobs = [j for j in jobs if missing_repetitions(records, j) and progress.affordable(j)]
     with ExitStack() as stack:
-        workers = {j.key: stack.enter_context(Worker(j, out / LOG, memory)) for j in due}
-        for repetition in range(1 + max((j.settings.repetitions for j in due), default=-1)):
-            shift = repetition % max(1, len(due))
-            for job in [*due[shift:], *due[:shift]]:
+        workers = {j.key: stack.enter_context(Worker(j, out / LOG, memory)) for j in open_jobs}
+        for repetition in range(1 + max((j.settings.repetitions for j in open_jobs), default=-1)):
+            shift = repetition % max(1, len(open_jobs))
+            for job in [*open_jobs[shift:], *open_jobs[:shift]]:
                 wanted = repetition == 0 or repetition in missing_repetitions(records, job)
                 if wanted and job.key in workers and not _once(job, workers[job.key], repetition, out, progress):
                     del workers[job.key]
 
 
 def _once(job: Job, worker: Worker, repetition: int, out: Path, progress: Progress) -> bool:
-    """Measure and record one repetition (0 warms up); False where the worker has ended."""
+    """Measure and record one repetition (0 is the warm-up); return False if the worker has ended."""
     began = time.monotonic()
     try:
         if repetition == 0:
@@ -150,7 +149,7 @@ def _record(job: Job, measured: Measured, repetition: int, elapsed: float) -> di
 
 
 def _workload_record(job: Job, shape: ModelShape) -> dict[str, Any]:
-    """What the rows ask for at the least, a row on average."""
+    """Return the least work of the rows, averaged per row."""
     sets = job.work.choice_sets
     passes = RANKING_PASSES if job.section == "ranking" else STEP_PASSES
     prompts = sum(len(c.prompt) for c in sets) / len(sets)
@@ -166,34 +165,34 @@ def _workload_record(job: Job, shape: ModelShape) -> dict[str, Any]:
 
 
 def _check_settings(settings: BenchSettings, out: Path) -> None:
-    """Write the settings, or compare them with those that the folder's measurements were made with."""
-    mine, path = settings.identity(), out / SETTINGS
-    theirs = read_json(path)
+    """Write the settings, or compare them with those of the folder's measurements."""
+    new, path = settings.identity(), out / SETTINGS
+    recorded = read_json(path)
     if not any(r["kind"] == "measurement" for r in read_records(out)):
-        write_json(path, mine)
-    elif not isinstance(theirs, dict):
-        raise ConfigError(f"{path} is damaged, so that nobody knows what was measured there: give another folder")
-    elif theirs != mine:
-        differ = [f"{k} {theirs.get(k)!r}, now {v!r}" for k, v in mine.items() if theirs.get(k) != v]
-        raise ConfigError(f"{out} holds measurements with other settings ({'; '.join(differ)}): give another folder")
+        write_json(path, new)
+    elif not isinstance(recorded, dict):
+        raise ConfigError(f"{path} is damaged, so it is not known what was measured there: name another folder")
+    elif recorded != new:
+        differ = [f"{k} {recorded.get(k)!r}, now {v!r}" for k, v in new.items() if recorded.get(k) != v]
+        raise ConfigError(f"{out} holds measurements with other settings ({'; '.join(differ)}): name another folder")
 
 
 def _compare_commits(records: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:
-    """Say so where what the folder holds was measured with another version of the code."""
+    """Warn if the folder's measurements were made with another version of the code."""
     before = {r["environment"].get("commit") for r in records if r["kind"] == "session"}
     if any(r["kind"] == "measurement" for r in records) and (others := before - {now.get("commit")}):
         earlier = ", ".join(sorted(str(c)[:12] for c in others))
         warn(
             f"the folder holds measurements of commit {earlier}; now it is {str(now.get('commit'))[:12]}: medians "
-            "mix both, and shares of the floor are by today's count of tokens. Another folder keeps them apart"
+            "mix both, and shares of the floor use the present count of tokens; name another folder to separate them"
         )
 
 
 def _environment(settings: BenchSettings, memory: int | None) -> dict[str, Any]:
-    """Machine, versions and commit; what the workers are told on top."""
+    """Return machine, versions and commit, and the limits of the workers."""
     peer = {"trl": version("trl")} if find_spec("trl") else {}
-    told = {"threads": settings.threads or torch.get_num_threads(), "memory_limit_bytes": memory}
-    return {**environment(settings.seed), **peer, **told}
+    limits = {"threads": settings.threads or torch.get_num_threads(), "memory_limit_bytes": memory}
+    return {**environment(settings.seed), **peer, **limits}
 
 
 def _memory(settings: BenchSettings) -> int | None:

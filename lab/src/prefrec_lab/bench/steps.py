@@ -1,4 +1,4 @@
-"""Training steps, each made in its own way; what is timed stands in each docstring."""
+"""Training steps by each method; each docstring says what is timed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEARNING_RATE = 1e-5
 
 
 def published(job: Job) -> Measured:
-    """One optimiser step written out; timed from the tokens to the end of the step."""
+    """Make one optimiser step in plain code; timed from the tokens to the end of the step."""
     model = get_peft_model(plain_model(job.settings), _lora(job)).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -42,7 +42,7 @@ def published(job: Job) -> Measured:
 
 
 def own_trainer(job: Job) -> Measured:
-    """`SoftmaxDPOTrainer`, one step: its reference pass with the writing of the cache, then the training loop.
+    """Make one step of `SoftmaxDPOTrainer`: its reference pass with the cache, then the training loop.
 
     The loop is timed from `on_train_begin` to `on_step_end`: fetching and packing rows, both passes, clipping,
     optimiser and metrics.
@@ -72,9 +72,9 @@ def own_trainer(job: Job) -> Measured:
 
 
 def trl_trainer(job: Job) -> Measured:
-    """TRL's `DPOTrainer` on the rows' pairs, one optimiser step, timed as `own_trainer` is.
+    """Make one optimiser step of TRL's `DPOTrainer` on the rows' pairs, timed like `own_trainer`.
 
-    Its `_precompute_ref_logps` (in the constructor) is the reference part; its metrics count as ours do.
+    The reference part is its `_precompute_ref_logps` (in the constructor). Its metrics are timed as ours are.
     """
     import datasets
     from trl import DPOConfig, DPOTrainer
@@ -112,17 +112,17 @@ def trl_trainer(job: Job) -> Measured:
     every = job.rows * job.negatives
     note = "" if len(pairs) == every else f"{len(pairs)} of {every} pairs, scaled"
     rows = job.rows * len(pairs) / every
-    # Its log is a mean of means over passes of unlike rows. A new adapter scores as the reference does, which the
-    # first pair of each row tells.
+    # TRL logs a mean of means over passes of different sizes. The reference's log-probabilities replace it: a new
+    # adapter scores as the reference does. The first pair of each row has its chosen answer.
     chosen = trainer.train_dataset["ref_chosen_logps"][: job.rows]
     facts = {"logps/chosen": float(sum(chosen) / job.rows)}
     return Measured({"reference": reference.read(), "step": step.read()}, rows, memory, note=note, facts=facts)
 
 
 def explode(job: Job) -> list[dict[str, str]]:
-    """The rows as pairs `prompt, chosen, rejected` for TRL, which joins prompt and answer as they stand.
+    """Return the rows as pairs `prompt, chosen, rejected` for TRL, which joins prompt and answer as they are.
 
-    Where fewer pairs are wanted than there are, every row gives its first ones.
+    If fewer pairs are wanted than there are, every row gives its first ones.
     """
     rows = job.work.texts[: job.rows]
     return [
@@ -133,7 +133,7 @@ def explode(job: Job) -> list[dict[str, str]]:
 
 
 def matmul(job: Job) -> Measured:
-    """The machine's rates for the products of the packed rows, and for large squares."""
+    """Measure the machine's rates for the products of the packed rows, and for large squares."""
     watch, settings = Stopwatch(job.device), job.settings
     shape, tokens = model_shape(config_of(settings), settings.lora_rank), count_tokens(job.work.choice_sets)
     square = 8192 if job.device == "cuda" else 64 if settings.model == "random:tiny" else 2048
@@ -146,7 +146,7 @@ def matmul(job: Job) -> Measured:
 
 
 class _LoopClock(TrainerCallback):
-    """Times a training loop of one step, from its beginning to the step's end."""
+    """Times a training loop of one step, from its beginning to the end of the step."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self.watch = watch
@@ -159,7 +159,6 @@ class _LoopClock(TrainerCallback):
 
 
 def _arguments(job: Job, folder: str, **more: Any) -> dict[str, Any]:
-    """What both trainers are told alike."""
     return {
         "output_dir": folder,
         "num_train_epochs": 1,
@@ -196,6 +195,6 @@ def _chosen(trainer: Any) -> dict[str, float]:
 
 
 def _check_laps(reference: Stopwatch, step: Stopwatch) -> None:
-    """A trainer that no longer calls what is timed would be measured wrongly, and silently."""
+    """Raise RuntimeError if a trainer did not call the timed functions once; else the times would be wrong."""
     if (reference.laps, step.laps) != (1, 1):
         raise RuntimeError(f"timed {reference.laps} reference passes and {step.laps} steps, expected one of each")

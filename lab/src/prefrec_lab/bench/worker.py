@@ -1,4 +1,7 @@
-"""A process of its own for each thing measured: its memory is nobody else's, and running out of it ends only it."""
+"""One process per measured job.
+
+So peak memory is that of the job alone, and running out of memory ends only this process.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +19,25 @@ from typing import Any
 from prefrec_lab.bench.job import Job
 
 ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # workers that wait for their turn must not spin
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting workers must not spin
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
 }
 LOAD_S = 600.0
-"""Seconds after which a worker that has not imported its libraries is given up."""
+"""Seconds after which a worker that has not imported its libraries counts as failed."""
 
 SCARCE = 6 << 30
-"""Bytes that are free, below which a process gives back what it has freed before another has its turn.
+"""Bytes of free memory below which a process returns what it has freed before the next one has its turn.
 
-Not always: its next step would begin with new pages, as only the first step of a training does.
+Not always: with new pages every step would cost as much as the first of a training.
 """
 
 
 class WorkerEndedError(Exception):
-    """The worker could not give a measurement; the message says why.
+    """A worker that could not give a measurement; the message says why.
 
     Attributes:
-        final: True where another attempt would end alike, for want of memory.
+        final: True if another attempt would end alike, for lack of memory.
     """
 
     def __init__(self, message: str, *, final: bool = False) -> None:
@@ -43,7 +46,7 @@ class WorkerEndedError(Exception):
 
 
 class Worker:
-    """Measures one job in a fresh process, once for every call of `measure`; use it as a context.
+    """Measures one job in a fresh process, once per call of `measure`; a context manager.
 
     Args:
         job: what to measure.
@@ -55,11 +58,11 @@ class Worker:
         self.job = job
         self.log = log
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, job, log, memory), daemon=True)
+        self._connection, other_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other_end, job, log, memory), daemon=True)
         with _environment():
             self._process.start()
-        theirs.close()
+        other_end.close()
 
     def __enter__(self) -> Worker:
         return self
@@ -73,20 +76,20 @@ class Worker:
         self._process.close()
 
     def ready(self) -> None:
-        """Wait until its libraries are imported.
+        """Wait until the libraries are imported.
 
         Raises:
-            WorkerEndedError: it ended, or does not come to life.
+            WorkerEndedError: the process ended, or did not start.
         """
         if not self._connection.poll(LOAD_S):
             raise WorkerEndedError(f"did not start within {LOAD_S:.0f} s")
         self._receive()
 
     def measure(self) -> Any:
-        """One repetition: a `Measured`.
+        """Return the `Measured` of one repetition.
 
         Raises:
-            WorkerEndedError: it ran out of memory, or failed.
+            WorkerEndedError: the process ran out of memory, or failed.
         """
         try:
             self._connection.send("measure")
@@ -99,27 +102,20 @@ class Worker:
             answer = self._connection.recv()
         except (EOFError, OSError) as e:
             raise self._ending() from e
-        if isinstance(answer, OutOfMemoryNote):
-            raise WorkerEndedError(answer.text, final=True)
+        if isinstance(answer, str):  # instead of a measurement: what was scarce
+            raise WorkerEndedError(answer, final=True)
         return answer
 
     def _ending(self) -> WorkerEndedError:
         self._process.join(timeout=20.0)
         code = self._process.exitcode
         if code == -signal.SIGKILL:
-            return WorkerEndedError("killed, as a system does that runs out of memory", final=True)
+            return WorkerEndedError("killed, probably by the system for lack of memory", final=True)
         return WorkerEndedError(f"failed (exit code {code}); {self.log} says why")
 
 
-class OutOfMemoryNote:
-    """Sent in place of a measurement where memory did not suffice."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
 def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> None:
-    """The process: says when it is ready, then measures whenever it is told to, until the other end closes."""
+    """Run in the process: report readiness, then measure on every request until the other end closes."""
     _write_to(log)
     warnings.simplefilter("ignore")
     print(f"--- {' '.join(map(str, job.key))}", file=sys.stderr, flush=True)  # noqa: T201
@@ -133,7 +129,7 @@ def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> N
     torch.set_float32_matmul_precision(job.settings.matmul_precision)
     if memory is not None and job.device == "cpu":
         limit_memory(memory)
-    connection.send("ready")
+    connection.send(None)  # ready
     while True:
         try:
             connection.recv()
@@ -146,14 +142,14 @@ def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> N
             if not out_of_memory(e):
                 raise
             limit = f" (limit {memory / 2**30:.1f} GiB)" if memory is not None and job.device == "cpu" else ""
-            answer = OutOfMemoryNote(f"out of memory{limit}")
+            answer = f"out of memory{limit}"
         if (free_bytes() or SCARCE) < SCARCE:
             give_memory_back()
         connection.send(answer)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """True for the ways in which numpy, torch and oneDNN say that an allocation failed."""
+    """Return True for errors of numpy, torch and oneDNN that say that an allocation failed."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(s in text for s in ("out of memory", "allocate", "memory object"))
 
@@ -168,7 +164,7 @@ def _write_to(log: Path) -> None:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """`ENVIRONMENT` for a process that is started inside; what the user has set stays."""
+    """Set `ENVIRONMENT` for a process that is started inside; the user's own settings stay."""
     new = {k: v for k, v in ENVIRONMENT.items() if k not in os.environ}
     os.environ.update(new)
     try:

@@ -1,4 +1,4 @@
-"""What all ways are given: the same rows, and the same model with the same new adapter."""
+"""The input of all methods: the same rows, and the same model with the same new adapter."""
 
 from __future__ import annotations
 
@@ -42,39 +42,31 @@ SHAPES: dict[str, dict[str, Any]] = {
 """Llama configurations for `random:SHAPE`; the vocabulary is at least the tokenizer's."""
 
 _ATTENTION: dict[Any, str] = {}
-"""Which attention was the fastest, by shape: found in the repetition that warms up, for all of this process."""
+"""Fastest attention by shape, found in the warm-up and kept for the later repetitions of this process."""
 
 POOL = 400
-"""Training rows, drawn at random, among which those of typical length are looked for."""
+"""Training rows, drawn at random, among which rows of typical length are chosen."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Rows of one N: B of them, the chosen title first among the 1 + N answers.
+    """B rows of one N, with the chosen title first among the 1 + N answers."""
 
-    Attributes:
-        texts: `prompt`, `chosen`, `rejected`, as `SoftmaxDPOTrainer` takes them.
-        choice_sets: the same as token ids.
-        examples: the questions they were made of, with the titles shown as candidates.
-        catalogue: titles of all items.
-        template: the prompt.
-    """
-
-    texts: tuple[dict[str, Any], ...]
-    choice_sets: tuple[ChoiceSet, ...]
-    examples: tuple[RankingExample, ...]
+    texts: tuple[dict[str, Any], ...]  # `prompt`, `chosen`, `rejected`, as `SoftmaxDPOTrainer` takes them
+    choice_sets: tuple[ChoiceSet, ...]  # the same as token ids
+    examples: tuple[RankingExample, ...]  # the questions behind them, with the titles shown as candidates
     catalogue: Catalogue
     template: PromptTemplate
 
 
 def device_of(settings: BenchSettings) -> str:
-    """`cuda` where there is one and it is to be used, else `cpu`."""
+    """Return `cuda` if there is a GPU and the settings allow it, else `cpu`."""
     return "cuda" if torch.cuda.is_available() and not settings.cpu else "cpu"
 
 
 @cache
 def make_workload(settings: BenchSettings, negatives: int) -> Workload:
-    """B training rows with N negatives whose prompts are of typical length: the nearest to the median.
+    """Return B training rows with N negatives, those whose prompts are nearest to the median length.
 
     Raises:
         ConfigError: the data's lists are too short for N, or for the titles to be shown.
@@ -98,12 +90,12 @@ def make_workload(settings: BenchSettings, negatives: int) -> Workload:
     lengths = np.array([len(choices.prompt) for _, choices, _ in rows])
     typical = np.argsort(np.abs(lengths - np.median(lengths)), kind="stable")[: settings.batch_size]
     texts, sets, examples = zip(*(rows[i] for i in typical), strict=True)
-    # A new template: one that has rendered holds what cannot be sent to another process.
+    # A new template: after rendering it holds objects that cannot be sent to another process.
     return Workload(texts, sets, examples, data.catalogue, replace(template))
 
 
 def catalogue_workload(settings: BenchSettings) -> Workload:
-    """One row of typical length whose answers are all titles of the catalogue, in its order."""
+    """Return one row of typical length whose answers are all titles of the catalogue, in its order."""
     work = make_workload(settings, 1)
     encoder = PromptEncoder(tokenizer_of(settings))
     every = encoder.encode_text(work.texts[0]["prompt"], list(work.catalogue.titles.values()))
@@ -111,7 +103,7 @@ def catalogue_workload(settings: BenchSettings) -> Workload:
 
 
 def tokenizer_of(settings: BenchSettings) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; a random model's is bytes (tiny) or the embedded model's."""
+    """Return the model's tokenizer; random models have one of bytes (tiny) or the embedded model's."""
     shape = _shape(settings.model)
     if shape == "tiny":
         return _byte_tokenizer()
@@ -119,7 +111,7 @@ def tokenizer_of(settings: BenchSettings) -> PreTrainedTokenizerBase:
 
 
 def config_of(settings: BenchSettings) -> PretrainedConfig:
-    """The model's configuration."""
+    """Return the model's configuration."""
     shape = _shape(settings.model)
     if shape is None:
         return AutoConfig.from_pretrained(resolve(settings.model))
@@ -129,10 +121,10 @@ def config_of(settings: BenchSettings) -> PretrainedConfig:
 
 
 def base_model(settings: BenchSettings) -> Any:
-    """A freshly loaded (or freshly drawn) base model on the device, in evaluation mode.
+    """Return a freshly loaded (or randomly initialised) base model on the device, in evaluation mode.
 
-    Random weights are drawn on the device and in the type that they are used in: nothing is downloaded, and the
-    machine's memory holds no copy.
+    Random weights are drawn on the device and in their final type: nothing is downloaded, and the machine's memory
+    holds no copy.
     """
     device, dtype = device_of(settings), DTYPES[settings.dtype]
     if _shape(settings.model) is None:
@@ -149,14 +141,14 @@ def base_model(settings: BenchSettings) -> Any:
 
 
 def plain_model(settings: BenchSettings) -> Any:
-    """`base_model` as transformers gives it to anyone: its linear layers are torch's own."""
+    """Return `base_model` as transformers gives it: with torch's own linear layers."""
     model = base_model(settings)
     restore_linear(model)
     return model
 
 
 def _shape(model: str) -> str | None:
-    """The shape that `random:SHAPE` names; None for a model with weights."""
+    """Return the shape that `random:SHAPE` names; None for a model with weights."""
     if not model.startswith(RANDOM):
         return None
     shape = model.removeprefix(RANDOM)
@@ -168,8 +160,7 @@ def _shape(model: str) -> str | None:
 def _data(settings: BenchSettings, size: int) -> PreparedData:
     if settings.data is not None:
         return read_prepared(Path(settings.data))
-    candidates = {"size": size}
-    return prepare(PrepareConfig.model_validate({"candidates": candidates, "seed": settings.seed}))
+    return prepare(PrepareConfig.model_validate({"candidates": {"size": size}, "seed": settings.seed}))
 
 
 def _row(
@@ -180,16 +171,16 @@ def _row(
     negatives: int,
     shown: int | None,
 ) -> tuple[dict[str, Any], ChoiceSet, RankingExample]:
-    """The row as text, as token ids, and as the question with the titles shown."""
+    """Return the row as text, as token ids, and as the question with the titles shown."""
     rejected = [c for c in example.candidates if c != example.target]
     kept = {example.target, *rejected[: shown - 1 if shown else None]}
-    asked = RankingExample(
+    question = RankingExample(
         example.user_id, example.history, tuple(c for c in example.candidates if c in kept), example.target
     )
-    prompt = template.render(catalogue.titles_of(asked.history), catalogue.titles_of(asked.candidates))
+    prompt = template.render(catalogue.titles_of(question.history), catalogue.titles_of(question.candidates))
     chosen, *others = catalogue.titles_of([example.target, *rejected[:negatives]])
     text = {"prompt": prompt, "chosen": chosen, "rejected": others}
-    return text, encoder.encode_text(prompt, [chosen, *others]), asked
+    return text, encoder.encode_text(prompt, [chosen, *others]), question
 
 
 def _byte_tokenizer() -> PreTrainedTokenizerBase:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -27,25 +26,26 @@ def study(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="SOURCE or SOURCE=PATH in place of the recipe's, as lastfm-hetrec=/data/lastfm, with a folder of "
-            "its own; for `transfer`, which needs several, one more beside the recipe's: repeatable."
+            help="SOURCE or SOURCE=PATH in place of the recipe's, such as lastfm-hetrec=/data/lastfm, with a folder "
+            "of its own; repeatable for `transfer`, which compares them with the recipe's."
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas between them: a run each.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between them; one run per seed.")] = "0",
     run: Annotated[
-        list[Path] | None, typer.Option(help="Analyse a run that there is, instead of making one; one a seed.")
+        list[Path] | None,
+        typer.Option(help="Analyse an existing run instead of making one; repeatable, one per seed."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs/studies"),
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe, as sft.rows=400; repeatable.")
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe, such as sft.rows=400; repeatable.")
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="List the studies and their questions.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json, for machines.")] = False,
 ) -> None:
     """Answer a question by a grid of runs: table, plots, a page, all numbers with n, seeds and intervals.
 
-    Studies in one folder share what they can (data, SFT, equal alignments), and an interrupted study goes on where
-    it stopped: run the same command again.
+    Studies in one folder share what they can (data, SFT, equal alignments). To continue an interrupted study, run the
+    same command again.
 
     Examples: prefrec study --list
 
@@ -62,10 +62,12 @@ def study(
     if run:
         given = [option for option, value in (("--recipe", recipe), ("--data", data), ("--set", override)) if value]
         if given:
-            raise ConfigError(f"{', '.join(given)}: a run that there is has its own recipe; leave --run or these out")
+            raise ConfigError(f"{', '.join(given)} cannot be combined with --run: an existing run has its own recipe")
         summary = analyse_runs(chosen, run, out)
     else:
-        summary = _carry_out(chosen, recipe, data or [], override or [], _seeds(seeds), out)
+        overrides = override or []
+        others = [base_recipe(chosen, recipe, [*_data(d), *overrides]) for d in data or []]
+        summary = carry_out(chosen, base_recipe(chosen, recipe, overrides), _seeds(seeds), out, others)
     if as_json:
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
         return
@@ -81,15 +83,6 @@ def _chosen(name: str | None) -> Study:
     raise ConfigError(f"{given}: expected one of {', '.join(STUDIES)}")
 
 
-def _carry_out(
-    chosen: Study, recipe: Path | None, data: Sequence[str], override: list[str], seeds: list[int], out: Path
-) -> dict[str, Any]:
-    """The study's own runs: on the recipe's data, or on those named, or on both where it compares them."""
-    base = base_recipe(chosen, recipe, override)
-    named = [base_recipe(chosen, recipe, [*_data(d), *override]) for d in data]
-    return carry_out(chosen, base, seeds, out, named)
-
-
 def _seeds(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -98,11 +91,11 @@ def _seeds(text: str) -> list[int]:
 
 
 def _data(text: str) -> list[str]:
-    """The overrides that put another data source, with its own files, split and domain, into a recipe."""
+    """Return the overrides that put another data source, with its own files, split and domain, into a recipe."""
     source, _, path = text.partition("=")
-    place = json.dumps(str(Path(path).resolve())) if path else "null"
+    quoted = json.dumps(str(Path(path).resolve())) if path else "null"
     unset = [f"data.{field}=null" for field in ("interactions", "items", "users", "row_files", "split", "domain")]
-    return [f"data.source={source}", f"data.path={place}", *unset]
+    return [f"data.source={source}", f"data.path={quoted}", *unset]
 
 
 def _list(as_json: bool) -> None:

@@ -1,6 +1,6 @@
-"""Studies of one alignment setting at a time: the loss, the number of negatives, β.
+"""Studies of one alignment setting each: the loss, the number of negatives, β.
 
-All variants start from the same SFT adapter and see the same rows; they are the `align` entries of one recipe.
+All variants start from the same SFT adapter and see the same rows. They are the `align` entries of one recipe.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prefrec.pipeline.train import training_rows
 from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
 from prefrec.training import encode_examples
 from prefrec.training.negatives import redraw_lists
-from prefrec_lab.studies.measure import Measured, measure, of_rankers, ranking_values
+from prefrec_lab.studies.measure import Measured, measure_runs
 from prefrec_lab.studies.plots import Series, dots, lines, slug
 from prefrec_lab.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, results_table
@@ -35,19 +35,19 @@ ONE = "dpo-n1"
 BETAS = (0.1, 0.5, 1.0, 3.0, 5.0)
 
 SAME_COMPUTE = 0.05
-"""Share of the rows: where equal compute takes away less, it is not run again."""
+"""Equal compute is run only if it removes at least this share of the rows."""
 
 SAMPLED = 200
-"""Training rows whose tokens are counted."""
+"""Most training rows whose tokens are counted."""
 
 
 def variant(base: AlignSection, name: str, **settings: Any) -> AlignSection:
-    """A copy of an alignment with another name and settings, checked again."""
+    """Return a copy of an alignment with another name and other settings, checked again."""
     return AlignSection.model_validate(base.model_dump() | {"name": name} | settings)
 
 
 def vary_loss(base: Recipe, data: PreparedData) -> Recipe:
-    """Every loss on the same rows and negatives; DPO also with one negative, its usual form."""
+    """Return the recipe with every loss on the same rows and negatives, and DPO also with one negative."""
     one = varied_alignment(base)
     entries = [
         variant(one, "dpo", loss="dpo", num_negatives=1),
@@ -59,20 +59,20 @@ def vary_loss(base: Recipe, data: PreparedData) -> Recipe:
 
 
 def dpo_and_s_dpo(base: Recipe, data: PreparedData) -> Recipe:
-    """The two alignments that other studies look at, by the names that the ablation gives them."""
+    """Return the recipe with the two alignments that other studies use, under the names of the ablation."""
     one = varied_alignment(base)
     return with_alignments(base, [variant(one, "dpo", loss="dpo", num_negatives=1), variant(one, "s-dpo")])
 
 
 def vary_negatives(base: Recipe, data: PreparedData) -> Recipe:
-    """S-DPO with more and more negatives, on the same rows, then on as many rows as cost what N = 1 costs.
+    """Return the recipe with S-DPO for each N, on the same rows and on as many rows as cost what N = 1 costs.
 
-    Where N is more than a row's own list holds, its list is drawn again, uniformly. The names are those of this study
-    alone, which takes fewer rows than others.
+    If N exceeds a row's own list, its list is drawn again, uniformly. No other study uses these names, since this one
+    takes fewer rows.
     """
-    one, room = varied_alignment(base), base.data.candidates.size - 1
+    one, most = varied_alignment(base), base.data.candidates.size - 1
     rows = len(training_rows(data, one, base.seed))
-    same_rows = [_with_negatives(one, n, room) for n in NEGATIVES if n < len(data.catalogue) // 2]
+    same_rows = [_with_negatives(one, n, most) for n in NEGATIVES if n < len(data.catalogue) // 2]
     tokens = [_tokens_of_a_row(data, base.model, entry, base.seed) for entry in same_rows]
     same_tokens = []
     for entry, of_a_row in zip(same_rows, tokens, strict=True):
@@ -83,7 +83,7 @@ def vary_negatives(base: Recipe, data: PreparedData) -> Recipe:
 
 
 def vary_beta(base: Recipe, data: PreparedData) -> Recipe:
-    """S-DPO with another pull to the reference."""
+    """Return the recipe with S-DPO for each strength of the pull to the reference."""
     one = varied_alignment(base)
     betas = sorted({*BETAS, one.beta})
     return with_alignments(
@@ -94,29 +94,25 @@ def vary_beta(base: Recipe, data: PreparedData) -> Recipe:
 def token_counts(
     data: PreparedData, model: ModelSection, section: AlignSection, seed: int, trained: Path | None = None
 ) -> tuple[float, float]:
-    """Mean tokens of a prompt and of an answer that the model reads, over training rows of the alignment.
+    """Return the mean tokens of a prompt and of an answer that the model reads, over training rows of an alignment.
 
-    Of an answer that is all but the last one, which is only predicted. `SAMPLED` rows at most are looked at.
+    The last token of an answer is only predicted, so it is not counted. At most `SAMPLED` rows are read.
 
     Args:
-        data: prepared rows.
-        model: its tokenizer, and how it is asked.
-        section: of the alignment.
-        seed: of the run.
-        trained: folder of the alignment where it has been trained.
+        trained: folder of the alignment if it has been trained.
     """
     encoder = PromptEncoder(load_tokenizer(model.name), max_length=model.max_length, chat=model.chat)
     templates = [load_template(name, domain=data.domain) for name in model.templates]
-    some = _rows_of(data, section, seed, trained)[:SAMPLED]
-    sets: list[ChoiceSet] = encode_examples(some, data.catalogue, templates, encoder, answers="candidates")
+    rows = _rows_of(data, section, seed, trained)[:SAMPLED]
+    sets: list[ChoiceSet] = encode_examples(rows, data.catalogue, templates, encoder, answers="candidates")
     prompts, answers = [len(s.prompt) for s in sets], [len(a) - 1 for s in sets for a in s.answers]
     return float(np.mean(prompts)), float(np.mean(answers))
 
 
 def _rows_of(data: PreparedData, section: AlignSection, seed: int, trained: Path | None) -> list[RankingExample]:
-    """The rows that an alignment is trained on, with its lists: those that it kept, else drawn as it draws them.
+    """Return the rows that an alignment is trained on, with the lists that it kept, or drawn as it draws them.
 
-    Before training nothing is hard: then the lists are drawn uniformly, and are as long.
+    Hard negatives do not exist before training. Uniform lists of the same length stand in for them.
     """
     if section.drawn_from is not None and trained is not None and (trained / NEGATIVES_FILE).is_file():
         return frame_to_examples(read_parquet(trained / NEGATIVES_FILE))
@@ -128,59 +124,59 @@ def _rows_of(data: PreparedData, section: AlignSection, seed: int, trained: Path
 
 
 def _tokens_of_a_row(data: PreparedData, model: ModelSection, section: AlignSection, seed: int) -> float:
-    """Mean tokens that the model reads of one row: the prompt, the target and N negatives."""
+    """Return the mean tokens that the model reads per row: the prompt, the target and N negatives."""
     prompt, answer = token_counts(data, model, section, seed)
     return prompt + (1 + section.num_negatives) * answer
 
 
 def analyse_loss(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Which loss is best, held against S-DPO."""
-    measured = _measured(runs, "s-dpo")
+    """Compare every loss with S-DPO."""
+    measured = measure_runs(runs, "s-dpo")
     varied = [a.name for a in runs[0].recipe.align]
     return _outcome(runs, measured, "Loss", [dots(measured, q, varied) for q in measured.headline])
 
 
 def analyse_negatives(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Metrics against N, at equal rows and at equal tokens."""
-    measured = _measured(runs, ONE)
-    of = {a.name: a.num_negatives for a in runs[0].recipe.align}
-    cheaper = [n for n in of if n.endswith("-compute")]
-    lanes = {"equal rows": [n for n in of if n not in cheaper]}
+    """Draw the metrics against N, at equal rows and at equal tokens."""
+    measured = measure_runs(runs, ONE)
+    negatives = {a.name: a.num_negatives for a in runs[0].recipe.align}
+    cheaper = [n for n in negatives if n.endswith("-compute")]
+    lanes = {"equal rows": [n for n in negatives if n not in cheaper]}
     if cheaper:
         lanes["equal tokens"] = [ONE, *cheaper]
-    drawings = [_against_setting(measured, q, lanes, of, "negatives N") for q in measured.headline]
+    drawings = [_against_setting(measured, q, lanes, negatives, "negatives N") for q in measured.headline]
     notes = [
-        "Equal tokens: a variant whose name ends in -compute reads as many tokens as N = 1 does, on fewer rows; it "
-        f"was not run where that takes away less than {SAME_COMPUTE:.0%} of the rows."
+        "Equal tokens: a variant whose name ends in -compute reads as many tokens as N = 1 does, on fewer rows. It "
+        f"was not run if that removes less than {SAME_COMPUTE:.0%} of the rows."
     ]
     drawn = {a.num_negatives for a in runs[0].recipe.align if a.negatives_from != "list"}
-    if further := sorted(drawn):
+    if redrawn := sorted(drawn):
         notes.append(
-            f"N = {', '.join(map(str, further))} is more than a row's own list holds: its negatives are drawn again, "
-            "uniformly from what the user is not known to have taken by the end of training, while the lists leave "
-            "out what the user takes later as well. The lists under test are the same for all."
+            f"N = {', '.join(map(str, redrawn))} exceeds a row's own list. These negatives are drawn again, "
+            "uniformly from what the user had not taken by the end of training; the lists also exclude what the user "
+            "takes later. The lists under test are the same for all."
         )
-    if left := [str(n) for n in NEGATIVES if n not in of.values()]:
-        notes.append(f"N = {', '.join(left)} is left out: that is more than half of the catalogue.")
+    if skipped := [str(n) for n in NEGATIVES if n not in negatives.values()]:
+        notes.append(f"N = {', '.join(skipped)} is left out: it exceeds half of the catalogue.")
     return replace(_outcome(runs, measured, "Variant", drawings), notes=notes)
 
 
 def analyse_beta(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Metrics against β."""
-    measured = _measured(runs, "s-dpo")
-    of = {a.name: a.beta for a in runs[0].recipe.align}
-    drawings = [_against_setting(measured, q, {"s-dpo": list(of)}, of, "β") for q in measured.headline]
+    """Draw the metrics against β."""
+    measured = measure_runs(runs, "s-dpo")
+    betas = {a.name: a.beta for a in runs[0].recipe.align}
+    drawings = [_against_setting(measured, q, {"s-dpo": list(betas)}, betas, "β") for q in measured.headline]
     return _outcome(runs, measured, "Variant", drawings)
 
 
 def settings_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Variant → loss, N, β, rows, tokens read and seconds (of the first seed) of its alignment."""
-    run, found = runs[0], {}
+    """Return variant → loss, N, β, rows, tokens read and seconds of its alignment, of the first seed."""
+    run, settings = runs[0], {}
     for section in run.recipe.align:
         rows = len(training_rows(run.data, section, run.recipe.seed))
         trained = run.adapter(section.name).parent
         prompt, answer = token_counts(run.data, run.recipe.model, section, run.recipe.seed, trained)
-        found[section.name] = {
+        settings[section.name] = {
             "loss": section.loss,
             "N": section.num_negatives,
             "β": section.beta,
@@ -188,21 +184,15 @@ def settings_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
             "tokens": round(rows * section.epochs * (prompt + (1 + section.num_negatives) * answer)),
             "seconds": run.seconds(section.name),
         }
-    return found
+    return settings
 
 
-def _with_negatives(one: AlignSection, n: int, room: int) -> AlignSection:
-    """S-DPO with N negatives, of which a list holds `room`; with one it is DPO."""
+def _with_negatives(one: AlignSection, n: int, most: int) -> AlignSection:
+    """Return S-DPO with N negatives, of which a list holds `most`; with one it is DPO."""
     if n == 1:
         return variant(one, ONE, loss="dpo", num_negatives=1)
-    longer = {"negatives_from": "uniform"} if n > room and one.negatives_from == "list" else {}
+    longer = {"negatives_from": "uniform"} if n > most and one.negatives_from == "list" else {}
     return variant(one, f"s-dpo-n{n}", num_negatives=n, **longer)
-
-
-def _measured(runs: Sequence[Run], baseline: str) -> Measured:
-    predictions = of_rankers(runs)
-    users = next(iter(predictions.values()))[0]["user_id"].to_list()
-    return measure(ranking_values(predictions, runs[0].recipe.evaluate.ks), users, baseline=baseline)
 
 
 def _outcome(runs: Sequence[Run], measured: Measured, first: str, drawings: list[Drawing]) -> Outcome:
@@ -213,11 +203,11 @@ def _outcome(runs: Sequence[Run], measured: Measured, first: str, drawings: list
 def _against_setting(
     measured: Measured, quantity: str, lanes: dict[str, list[str]], setting: dict[str, Any], x_label: str
 ) -> Drawing:
-    """A line a lane: the quantity of its variants against their setting; the SFT model as a dashed line."""
-    ordered = {lane: sorted(of, key=lambda v: setting[v]) for lane, of in lanes.items()}
+    """Return a plot of a quantity against the setting of each variant, one line per lane; SFT is a dashed line."""
+    ordered = {lane: sorted(variants, key=lambda v: setting[v]) for lane, variants in lanes.items()}
     series = [
-        Series(lane, [setting[v] for v in of], [measured.intervals[v][quantity] for v in of])
-        for lane, of in ordered.items()
+        Series(lane, [setting[v] for v in variants], [measured.intervals[v][quantity] for v in variants])
+        for lane, variants in ordered.items()
     ]
     start = measured.intervals.get(SFT, {}).get(quantity)
     level = {"SFT": start.mean} if start else None
@@ -227,7 +217,7 @@ def _against_setting(
 
 ABLATION = Study(
     "ablation",
-    "Does the softmax over several negatives, with a reference, rank better than the losses it is made of?",
+    "Does the softmax over several negatives, with a reference, rank better than the losses that it combines?",
     "the loss: DPO with one negative, DPO on exploded pairs, DMPO, BPR, softmax, S-DPO; the SFT adapter, rows, "
     "negatives, β and steps are the same.",
     vary_loss,
@@ -235,7 +225,7 @@ ABLATION = Study(
 )
 NEGATIVES_STUDY = Study(
     "negatives",
-    "Do more negatives help S-DPO, and do they still where each costs its tokens?",
+    "Do more negatives help S-DPO, and do they still help if each one costs its tokens?",
     "the number of negatives N, on the same rows (equal steps) and on as many rows as cost the tokens of N = 1 "
     "(equal compute); the SFT adapter and β are the same.",
     vary_negatives,

@@ -21,8 +21,14 @@ from prefrec.pipeline.recipe import REFERENCE_RANKERS, ZERO_SHOT, Recipe, checke
 from prefrec.pipeline.run import run_recipe
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.fairness import item_counts
-from prefrec_lab.studies.groups import grouped_table, groups_of, measure_groups
-from prefrec_lab.studies.measure import Measured, measure, of_rankers, ranking_values
+from prefrec_lab.studies.measure import (
+    Measured,
+    groups_of,
+    measure,
+    measure_groups,
+    ranker_predictions,
+    ranking_values,
+)
 from prefrec_lab.studies.plots import Series, interval_dots, lines, slug
 from prefrec_lab.studies.study import (
     FEWER_ROWS,
@@ -36,15 +42,15 @@ from prefrec_lab.studies.study import (
     varied_alignment,
     with_alignments,
 )
-from prefrec_lab.studies.tables import facts_of
-from prefrec_lab.studies.trained_lists import of_trained_items
+from prefrec_lab.studies.tables import facts_of, grouped_table
+from prefrec_lab.studies.trained_lists import trained_items_only
 from prefrec_systems.morec.config import MoRecConfig
 
 FEW = 3
-"""Interactions of a user, before the row's target, up to which the user is cold."""
+"""Most interactions, before the row's target, of a cold user."""
 
 ROWS = 150
-"""Rows of each kind: cold items, cold users, neither; where the recipe says `evaluate.rows`, as many as that."""
+"""Rows of each kind (cold items, cold users, neither), unless the recipe sets `evaluate.rows`."""
 
 JUDGE = SASREC.model
 COLD_USER, COLD_ITEM, WARM = f"Users with ≤ {FEW} interactions", "Items absent from training", "Neither"
@@ -52,10 +58,10 @@ LENGTHS = (*(str(n) for n in range(1, FEW + 1)), f"{FEW + 1} and more")
 
 
 def make(base: Recipe, folder: Path) -> Run:
-    """A run on the recipe's data cut in time, evaluated on rows of cold users, of cold items and of neither.
+    """Make a run on the recipe's data cut in time, evaluated on rows of cold users, of cold items and of neither.
 
-    The cut in time is what brings new users and new items; with leave-last-out there are hardly any. Lists of
-    training rows hold items of training alone.
+    The cut in time brings new users and new items; leave-last-out has hardly any. Lists of training rows hold only
+    items of training.
 
     Raises:
         DataError: the data have no row of a cold user or a cold item.
@@ -71,10 +77,10 @@ def make(base: Recipe, folder: Path) -> Run:
 
 
 def cold_recipe(base: Recipe) -> Recipe:
-    """The base recipe on data cut in time, histories from 1, one S-DPO, SASRec where it can be trained, and MoRec.
+    """Return the recipe on data cut in time, with histories from 1, one S-DPO, MoRec, and SASRec if possible.
 
     MoRec's item encoder is the recipe's own base model, frozen. Language models are trained on rows of all places in
-    a history, the short ones at its beginning among them.
+    a history, so that they see short ones.
 
     Raises:
         ConfigError: histories are cut so short that cold users cannot be told from others.
@@ -89,17 +95,17 @@ def cold_recipe(base: Recipe) -> Recipe:
     known = [s["model"] for s in raw["sequential"]]
     if JUDGE not in known and has_hopwise():
         raw["sequential"].append(SASREC.model_dump(mode="json"))
-    titles = MoRecConfig(encoder=base.model.name)
-    if titles.kind not in [r["kind"] for r in raw["rankers"]]:
-        raw["rankers"].append(titles.model_dump(mode="json"))
+    morec = MoRecConfig(encoder=base.model.name)
+    if morec.kind not in [r["kind"] for r in raw["rankers"]]:
+        raw["rankers"].append(morec.model_dump(mode="json"))
     return checked_recipe(raw)
 
 
 def cold_rows(data: PreparedData, n: int, seed: int) -> PreparedData:
-    """The data with fewer test rows: at most n of cold items, n of cold users, n of neither, at random.
+    """Return the data with at most n random test rows of cold items, n of cold users and n of neither.
 
-    Cold items are asked about for users of any kind; the targets of cold users, whose rows are drawn from each length
-    of history alike, and of the rest occur in training. So each kind is as its own draw made it.
+    Rows of cold items are of users of any kind. In the other two kinds the targets occur in training. Rows of cold
+    users are drawn from each length of history alike. Each kind is drawn independently of the others.
 
     Raises:
         DataError: there is no cold user and no cold item.
@@ -108,8 +114,8 @@ def cold_rows(data: PreparedData, n: int, seed: int) -> PreparedData:
     rng = np.random.default_rng((seed, 5))
     kinds: dict[str, list[int]] = {}
     for i, e in enumerate(data.test):
-        few = f"user {len(e.history)}" if len(e.history) <= FEW else "warm"
-        kinds.setdefault(few if e.target in known else "item", []).append(i)
+        kind_of_user = f"user {len(e.history)}" if len(e.history) <= FEW else "warm"
+        kinds.setdefault(kind_of_user if e.target in known else "item", []).append(i)
     if not set(kinds) - {"warm"}:
         raise DataError(
             f"none of {len(data.test)} test rows has a history of up to {FEW} items or a target that is absent from "
@@ -124,7 +130,7 @@ def cold_rows(data: PreparedData, n: int, seed: int) -> PreparedData:
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Each ranker on cold and warm users and items, held against SASRec where a run has it.
+    """Compare each ranker with SASRec, if a run has it, on cold and warm users and items.
 
     Raises:
         ConfigError: histories are cut so short that cold users cannot be told from others.
@@ -132,8 +138,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """
     run = runs[0]
     _require_long_histories(run.recipe)
-    predictions = of_rankers(runs)
-    examples = asked_of(run, next(iter(predictions.values()))[0])
+    predictions = ranker_predictions(runs)
+    examples = examples_behind(run, next(iter(predictions.values()))[0])
     users, known = [e.user_id for e in examples], item_counts(run.data)
     values = ranking_values(predictions, run.recipe.evaluate.ks)
     baseline = next((n for n in (JUDGE, run.start, *predictions) if n in predictions), None)
@@ -162,7 +168,10 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 
 
 def _require_long_histories(recipe: Recipe) -> None:
-    """A row tells how many interactions came before by its history, which `data.history_length` cuts."""
+    """Raise ConfigError if `data.history_length` cuts histories so short that cold users are not recognised.
+
+    A row shows by its history how many interactions came before.
+    """
     if recipe.data.history_length <= FEW:
         raise ConfigError(
             f"data.history_length: with histories cut to {recipe.data.history_length} every user would count as one "
@@ -170,8 +179,8 @@ def _require_long_histories(recipe: Recipe) -> None:
         )
 
 
-def asked_of(run: Run, frame: pl.DataFrame) -> list[RankingExample]:
-    """The rows behind a ranker's predictions, with their histories, in the order of the frame.
+def examples_behind(run: Run, frame: pl.DataFrame) -> list[RankingExample]:
+    """Return the rows behind a ranker's predictions, with their histories, in the order of the frame.
 
     Raises:
         DataError: a row is not among those of the run's data.
@@ -188,20 +197,19 @@ def asked_of(run: Run, frame: pl.DataFrame) -> list[RankingExample]:
 
 
 def kind_groups(examples: Sequence[RankingExample], known: dict[str, int]) -> dict[str, NDArray[np.bool_]]:
-    """Which rows are of cold items, of cold users otherwise, and of neither; kinds without rows are left out."""
+    """Return the rows of cold items, of cold users otherwise, and of neither; kinds without rows are left out."""
     kinds = [COLD_ITEM if e.target not in known else COLD_USER if len(e.history) <= FEW else WARM for e in examples]
     return groups_of(kinds, (COLD_USER, COLD_ITEM, WARM))
 
 
 def _lengths(examples: Sequence[RankingExample], known: dict[str, int]) -> list[str]:
-    """The user's interactions before each row, as in `LENGTHS`; "" for cold items and where there are none."""
+    """Return the number of interactions before each row, as in `LENGTHS`; "" for cold items and empty histories."""
     return [LENGTHS[min(len(e.history), FEW + 1) - 1] if e.history and e.target in known else "" for e in examples]
 
 
 def _leave_out_new_items(folder: Path, seed: int) -> None:
-    """Prepared data whose training lists hold items of training alone; those that do are left as they are."""
     data = read_prepared(folder)
-    rows = of_trained_items(data.train, data, data.train_interactions, seed)
+    rows = trained_items_only(data.train, data, data.train_interactions, seed)
     if rows != data.train:
         write_prepared(replace(data, train=rows), folder)
 
@@ -209,33 +217,35 @@ def _leave_out_new_items(folder: Path, seed: int) -> None:
 def _drawings(
     kinds: dict[str, Measured], lengths: dict[str, Measured], models: Sequence[str], metric: str
 ) -> list[Drawing]:
-    found, title = [], metric_label(metric)
+    drawings, title = [], metric_label(metric)
     if len(lengths) > 1:
         shown = [n for n in models if n != ZERO_SHOT]
         x = [1 + LENGTHS.index(g) for g in lengths]
-        series = [Series(n, x, [of.intervals[n][metric] for of in lengths.values()]) for n in shown]
+        series = [Series(n, x, [group.intervals[n][metric] for group in lengths.values()]) for n in shown]
         hint = f"{FEW + 1} stands for {LENGTHS[-1]}. Bars: 95% intervals over users."
-        found.append(lines(slug(metric), title, series, x_label="interactions of the user before", hint=hint))
+        drawings.append(lines(slug(metric), title, series, x_label="interactions of the user before", hint=hint))
     if COLD_ITEM in kinds:
-        shown_items: dict[str, Interval] = {n: of[metric] for n, of in kinds[COLD_ITEM].intervals.items()}
-        found.append(
+        shown_items: dict[str, Interval] = {
+            n: intervals[metric] for n, intervals in kinds[COLD_ITEM].intervals.items()
+        }
+        drawings.append(
             interval_dots(f"{slug(metric)}-cold-items", f"{title}, {COLD_ITEM.lower()}", shown_items, models)
         )
-    return found
+    return drawings
 
 
 _KINDS_NOTE = (
-    f"A user’s interactions are those before the row’s target, training or not. Items absent from training are asked "
-    f"about for users of any kind; the targets of the other two groups occur in training. Cold users’ rows are drawn "
+    "A user’s interactions are those before the row’s target, in training or not. Rows of items absent from training "
+    f"are of users of any kind; the targets of the other two groups occur in training. Rows of cold users are drawn "
     f"from 1, …, {FEW} interactions alike. In brackets 95% intervals by bootstrap over the users of the group."
 )
-_LENGTHS_NOTE = "Targets that occur in training alone. In brackets 95% intervals by bootstrap over users."
+_LENGTHS_NOTE = "Only targets that occur in training. In brackets 95% intervals by bootstrap over users."
 _NOTES = (
-    "Lists under test are drawn uniformly from the whole catalogue: where the target is absent from training, most "
-    "of the other candidates are not, and a ranker that puts unknown items last is nearly always wrong. Lists of "
-    "training rows hold items of training alone: no model saw a new item as a rejected answer.",
-    "Language models are trained on rows of all places in users’ histories, short ones at the beginning among them.",
-    "Rows are chosen by what they are: the mean over all of them is no estimate for the users of the data.",
+    "Lists under test are drawn uniformly from the whole catalogue. If the target is absent from training, most of "
+    "the other candidates are not, so a ranker that puts unknown items last is nearly always wrong. Lists of "
+    "training rows hold only items of training: no model saw a new item as a rejected answer.",
+    "Language models are trained on rows of all places in users’ histories, including short ones at the beginning.",
+    "Rows are chosen by kind: the mean over all of them does not estimate the mean over the users of the data.",
 )
 
 COLD_START = Study(

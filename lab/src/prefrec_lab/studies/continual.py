@@ -26,8 +26,7 @@ from prefrec.pipeline.score import ask_models
 from prefrec.report.wording import label
 from prefrec.runs.stage import STAGE_FILE, stage_key, taken
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.studies.groups import grouped_table, groups_of, measure_groups
-from prefrec_lab.studies.measure import ranking_values
+from prefrec_lab.studies.measure import groups_of, measure_groups, ranking_values
 from prefrec_lab.studies.plots import interval_dots, slug
 from prefrec_lab.studies.study import (
     FEWER_ROWS,
@@ -38,46 +37,38 @@ from prefrec_lab.studies.study import (
     varied_alignment,
     with_alignments,
 )
-from prefrec_lab.studies.tables import facts_of, plain_table
-from prefrec_lab.studies.trained_lists import of_trained_items
+from prefrec_lab.studies.tables import facts_of, grouped_table, plain_table
+from prefrec_lab.studies.trained_lists import trained_items_only
 
 Section = TypeVar("Section", SFTSection, AlignSection)
 
 ROWS = 120
-"""Rows under test of each period at most; fewer where the recipe's `evaluate.rows` says so."""
+"""Most rows under test of each period, unless `evaluate.rows` of the recipe is lower."""
 
 BEFORE, UPDATED, RETRAINED = "not updated", "updated", "trained again"
-WAYS = (BEFORE, UPDATED, RETRAINED)
+ADAPTERS = (BEFORE, UPDATED, RETRAINED)
 NEW, OLD = "New rows (gain)", "Old rows (forgetting)"
 PLOTS = {NEW: "gain", OLD: "forgetting"}
-"""Names of the plots of the two."""
+"""Names of the plots of the two groups."""
 
 
 @dataclass(frozen=True)
 class Periods:
-    """Data cut in time, and what is asked; lists of training rows hold items alone that are known by then.
+    """Data cut in time, and the rows under test. Training lists hold only items known by the end of their period."""
 
-    Attributes:
-        old: rows and interactions of the first period, without those under test.
-        new: rows of the period after it, and their interactions.
-        both: the two together.
-        new_test: rows of a third period.
-        old_test: last rows, in the first period, of users who do not come back in the second.
-    """
-
-    old: PreparedData
-    new: PreparedData
-    both: PreparedData
-    new_test: list[RankingExample]
-    old_test: list[RankingExample]
+    old: PreparedData  # rows and interactions of the first period, without those under test
+    new: PreparedData  # rows of the second period, and their interactions
+    both: PreparedData  # the two together
+    new_test: list[RankingExample]  # rows of a third period
+    old_test: list[RankingExample]  # last rows, in the first period, of users who do not come back in the second
 
 
 def make(base: Recipe, folder: Path) -> Run:
-    """Three models of one recipe, asked about new and old rows; stages that are finished are skipped.
+    """Train three models of one recipe and ask them about new and old rows; finished stages are skipped.
 
     Raises:
         ConfigError: the source has a split of its own, and so cannot be cut in time.
-        DataError: no user of the first period stays away in the second.
+        DataError: every user of the first period comes back.
     """
     recipe = continual_recipe(base)
     run_recipe(recipe, folder, until="prepare")
@@ -90,15 +81,15 @@ def make(base: Recipe, folder: Path) -> Run:
     before = _trained(*plans[BEFORE], whole, BEFORE, folder)
     updated = _trained(*plans[UPDATED], whole, UPDATED, folder, before)
     retrained = _trained(*plans[RETRAINED], whole, RETRAINED, folder)
-    made = zip(WAYS, (before, updated, retrained), strict=True)
-    entries = [lm_entry(way, e.weights, data, recipe.model, e.key) for way, e in made]
+    trained = zip(ADAPTERS, (before, updated, retrained), strict=True)
+    entries = [lm_entry(name, e.weights, data, recipe.model, e.key) for name, e in trained]
     rows = [*parts.new_test, *parts.old_test]
     ask_models(data, recipe.evaluate, entries, rows, folder / "asked", seed=recipe.seed)
     return open_run(folder)
 
 
 def continual_recipe(base: Recipe) -> Recipe:
-    """The base recipe on data cut in time, with one S-DPO, on rows of all places in a history, without `rankers`.
+    """Return the recipe on data cut in time, with one S-DPO on rows of all places in a history and no `rankers`.
 
     Raises:
         ConfigError: the source has a split of its own.
@@ -115,20 +106,19 @@ def continual_recipe(base: Recipe) -> Recipe:
 
 
 def periods_of(recipe: Recipe, data: PreparedData) -> Periods:
-    """Old, new and both, and the rows under test of old and new.
+    """Return old, new and both periods, and the rows under test of old and new.
 
     Args:
-        recipe: says how many rows are asked (`evaluate.rows`).
         data: cut in time: training rows are old, validation rows are new, test rows are newer still.
 
     Raises:
-        DataError: no user of the first period stays away in the second.
+        DataError: every user of the first period comes back.
     """
     rng = np.random.default_rng((recipe.data.seed, 6))
     back = {e.user_id for e in (*data.validation, *data.test)}
     last = {e.user_id: e for e in data.train if e.user_id not in back}
     if not last:
-        raise DataError("every user of the first period comes back later: no old row can be held out for the test")
+        raise DataError("every user of the first period comes back later, so no old row can be held out for the test")
     limit = recipe.evaluate.rows
     old_test = [list(last.values())[i] for i in rng.permutation(len(last))[:limit].tolist()]
     new_test = [data.test[i] for i in rng.permutation(len(data.test))[:limit].tolist()]
@@ -138,8 +128,8 @@ def periods_of(recipe: Recipe, data: PreparedData) -> Periods:
     old_log = data.train_interactions.filter(pl.Series([p not in held for p in pairs], dtype=pl.Boolean))
     new_log = log_of(data.validation, old_log)
     both_log = pl.concat([old_log, new_log]).sort("user_id", "timestamp", maintain_order=True)
-    old_rows = of_trained_items(old_rows, data, old_log, recipe.data.seed)
-    new_rows = of_trained_items(data.validation, data, both_log, recipe.data.seed)
+    old_rows = trained_items_only(old_rows, data, old_log, recipe.data.seed)
+    new_rows = trained_items_only(data.validation, data, both_log, recipe.data.seed)
     return Periods(
         replace(data, train=old_rows, train_interactions=old_log),
         replace(data, train=new_rows, train_interactions=new_log),
@@ -150,19 +140,19 @@ def periods_of(recipe: Recipe, data: PreparedData) -> Periods:
 
 
 def log_of(rows: Sequence[RankingExample], before: pl.DataFrame) -> pl.DataFrame:
-    """The interactions behind rows of one period, each user's in their order, without those of `before`.
+    """Return the interactions behind rows of one period, each user's in their order, without those of `before`.
 
-    A user's first row brings what its history shows and `before` lacks; timestamps only count on. Further columns of
-    `before` are null.
+    A user's first row adds the items of its history that `before` lacks. Timestamps continue those of `before` by
+    counting. Further columns of `before` are null.
     """
     known = set(before.select("user_id", "item_id").iter_rows())
     start = int(before["timestamp"].max() or 0) + 1  # type: ignore[arg-type]
-    found: dict[tuple[str, str], int] = {}
+    times: dict[tuple[str, str], int] = {}
     for e in rows:
         for item in (*e.history, e.target):
             if (e.user_id, item) not in known:
-                found.setdefault((e.user_id, item), start + len(found))
-    log = [(user, item, time) for (user, item), time in found.items()]
+                times.setdefault((e.user_id, item), start + len(times))
+    log = [(user, item, time) for (user, item), time in times.items()]
     schema = {c: before.schema[c] for c in ("user_id", "item_id", "timestamp")}
     frame = pl.DataFrame(log, schema=schema, orient="row")
     whole = pl.concat([before.clear(), frame], how="diagonal")
@@ -170,9 +160,9 @@ def log_of(rows: Sequence[RankingExample], before: pl.DataFrame) -> pl.DataFrame
 
 
 def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, PreparedData]]:
-    """Adapter → the recipe of its stages, and the rows that these take theirs from.
+    """Return adapter → the recipe of its stages, and the data that they take their rows from.
 
-    The one that is trained again takes as many rows as the other two really take together.
+    The adapter that is trained again takes as many rows as the other two really take together.
     """
 
     def together(section: Section) -> Section:
@@ -188,18 +178,21 @@ def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, Prepared
 
 
 def rows_of(recipe: Recipe, data: PreparedData) -> dict[str, int]:
-    """Stage of a plan (`plans_of`) → the rows that it is trained on."""
+    """Return stage of a plan (`plans_of`) → number of rows that it is trained on."""
     return {name: rows_taken(s, data, recipe.model, recipe.seed) for name, s in _sections(recipe).items()}
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Gain on new rows and forgetting on old ones, both against the model that was not updated; and seconds."""
+    """Measure gain on new rows and forgetting on old ones, against the model without an update; and seconds."""
     recipe = runs[0].recipe
     parts = periods_of(recipe, runs[0].data)
     names = [NEW] * len(parts.new_test) + [OLD] * len(parts.old_test)
     users = [e.user_id for e in (*parts.new_test, *parts.old_test)]
-    asked = {w: [read_predictions(run.folder / "asked" / f"{w}.parquet").sort("row") for run in runs] for w in WAYS}
-    values = ranking_values(asked, recipe.evaluate.ks)
+    predictions = {
+        name: [read_predictions(run.folder / "asked" / f"{name}.parquet").sort("row") for run in runs]
+        for name in ADAPTERS
+    }
+    values = ranking_values(predictions, recipe.evaluate.ks)
     measured = measure_groups(values, users, groups_of(names, (NEW, OLD)), BEFORE)
     metrics = next(iter(measured.values())).headline
     tables = [
@@ -215,59 +208,58 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     ]
     plans = plans_of(recipe, parts)
     tables.append(plain_table("effort", "Effort", "Adapter", effort_frame(runs, plans), _EFFORT_NOTE))
-    facts = [f"{group}. {s}" for group, of in measured.items() for s in facts_of(of, quantities=[metrics[-1]])]
-    drawings = [
-        interval_dots(
-            f"{slug(metrics[-1])}-{PLOTS[group]}", f"{metric_label(metrics[-1])}, {group.lower()}", shown, WAYS
-        )
-        for group, shown in ((g, {w: of.intervals[w][metrics[-1]] for w in WAYS}) for g, of in measured.items())
-    ]
+    metric = metrics[-1]
+    facts, drawings = [], []
+    for group, of_group in measured.items():
+        facts += [f"{group}. {s}" for s in facts_of(of_group, quantities=[metric])]
+        shown = {name: of_group.intervals[name][metric] for name in ADAPTERS}
+        title = f"{metric_label(metric)}, {group.lower()}"
+        drawings.append(interval_dots(f"{slug(metric)}-{PLOTS[group]}", title, shown, ADAPTERS))
     notes = [_period_note(parts), *_shortfalls(plans), *_NOTES]
     return Outcome(tables, drawings, facts, len(users), len(set(users)), notes)
 
 
 def effort_frame(runs: Sequence[Run], plans: Mapping[str, tuple[Recipe, PreparedData]]) -> pl.DataFrame:
-    """Adapter → rows, and training seconds of its own stages, mean over the seeds; an update comes on top."""
+    """Return adapter → rows and training seconds of its own stages, mean over the seeds."""
     rows = []
-    for way in WAYS:
-        seconds = [sum(taken(s, "seconds") for s in _states(_folder(run.folder, way))) for run in runs]
-        counts = {f"{label(stage)} rows": n for stage, n in rows_of(*plans[way]).items()}
-        rows.append({"adapter": way, **counts, "seconds": round(float(np.mean(seconds)), 1)})
+    for name in ADAPTERS:
+        seconds = [sum(taken(s, "seconds") for s in _states(_folder(run.folder, name))) for run in runs]
+        counts = {f"{label(stage)} rows": n for stage, n in rows_of(*plans[name]).items()}
+        rows.append({"adapter": name, **counts, "seconds": round(float(np.mean(seconds)), 1)})
     return pl.DataFrame(rows)
 
 
 def _states(folder: Path) -> list[dict[str, Any]]:
-    """What the stages of an adapter note, without those that another recipe left (`NAME.previous`)."""
-    found = sorted(folder.rglob(STAGE_FILE))
+    """Return the stage files of an adapter, without those that another recipe left (`NAME.previous`)."""
+    files = sorted(folder.rglob(STAGE_FILE))
     return [
-        read_json(p) for p in found if not any(part.endswith(".previous") for part in p.relative_to(folder).parts)
+        read_json(p) for p in files if not any(part.endswith(".previous") for part in p.relative_to(folder).parts)
     ]
 
 
 def _trained(
-    recipe: Recipe, data: PreparedData, whole: str, way: str, folder: Path, start: Entry | None = None
+    recipe: Recipe, data: PreparedData, whole: str, name: str, folder: Path, start: Entry | None = None
 ) -> Entry:
-    """The last model of the recipe's stages on this part of the data; `whole` is the key of all of them."""
-    key = stage_key(data=whole, part=way, rows=recipe.evaluate.rows, lists="trained items")
+    """Return the last model of the recipe's stages on one part of the data, whose key as a whole is `whole`."""
+    key = stage_key(data=whole, part=name, rows=recipe.evaluate.rows, lists="trained items")
     made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
-    return train_stages(recipe, made_of, _folder(folder, way), (SFT, "align"), start=start)[-1]
+    return train_stages(recipe, made_of, _folder(folder, name), (SFT, "align"), start=start)[-1]
 
 
-def _folder(folder: Path, way: str) -> Path:
-    return folder / slug(way)
+def _folder(folder: Path, name: str) -> Path:
+    return folder / slug(name)
 
 
 def _sections(recipe: Recipe) -> dict[str, SFTSection | AlignSection]:
-    """The stages that train the language model."""
     return {**({SFT: recipe.sft} if recipe.sft else {}), **{a.name: a for a in recipe.align}}
 
 
 def _shortfalls(plans: Mapping[str, tuple[Recipe, PreparedData]]) -> list[str]:
-    """A sentence for each stage that does not find as many rows as it is to take."""
+    """Return a sentence for each stage that has fewer rows than it should take."""
     return [
-        f"{label(stage)} of the adapter “{way}” takes {count:,} rows, not {_sections(recipe)[stage].rows:,}: there "
+        f"{label(stage)} of the adapter “{name}” takes {count:,} rows, not {_sections(recipe)[stage].rows:,}: there "
         "are no more."
-        for way, (recipe, data) in plans.items()
+        for name, (recipe, data) in plans.items()
         for stage, count in rows_of(recipe, data).items()
         if count < (_sections(recipe)[stage].rows or 0)
     ]
@@ -283,25 +275,25 @@ def _period_note(parts: Periods) -> str:
 
 
 _NOTE = (
-    "Updated: SFT and S-DPO on new rows alone, from the adapter that was there. Trained again: from the base, on "
-    "rows of both periods, as many as SFT and S-DPO of the others took together. In brackets 95% intervals by "
-    "bootstrap over users."
+    "Updated: SFT and S-DPO on new rows only, from the existing adapter. Trained again: from the base, on rows of "
+    "both periods, as many as SFT and S-DPO of the others took together. In brackets 95% intervals by bootstrap over "
+    "users."
 )
 _EFFORT_NOTE = (
-    "Wall time of the training stages on this machine, mean over the seeds; an update comes on top of the adapter "
-    "that was not updated."
+    "Wall time of the training stages on this machine, mean over the seeds. The time of an update is added to that "
+    "of the adapter that was not updated."
 )
 _NOTES = (
-    "Lists under test are drawn from the whole catalogue; those of training hold items alone that occur in the "
-    "training interactions by the end of their period: no adapter saw an item of the future as a rejected answer.",
-    "A stage takes its rows at random from its period, as many as the recipe says: where these are few, no adapter "
-    "sees most of what is new.",
+    "Lists under test are drawn from the whole catalogue. Training lists hold only items that occur in the training "
+    "interactions by the end of their period: no adapter saw an item of the future as a rejected answer.",
+    "A stage takes its rows at random from its period, as many as the recipe says. If these are few, no adapter sees "
+    "most of the new rows.",
 )
 
 CONTINUAL = Study(
     "continual",
     "When new interactions arrive, is it enough to update the adapter on them, and what does it forget?",
-    "the rows that the last adapter has seen: old ones; old, then new ones; both from the start; recipe and base are "
+    "the rows that the last adapter has seen: old ones; old, then new ones; both from the start. Recipe and base are "
     "the same.",
     as_it_is,
     analyse,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,7 +16,7 @@ from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.opened import Run
 from prefrec.report.wording import clock, label
 from prefrec_lab.studies.alignments import settings_of, vary_loss
-from prefrec_lab.studies.measure import measure, of_rankers, ranking_values
+from prefrec_lab.studies.measure import measure_runs
 from prefrec_lab.studies.plots import named_points, slug
 from prefrec_lab.studies.study import Outcome, Study
 from prefrec_lab.studies.tables import facts_of, results_table
@@ -23,18 +24,22 @@ from prefrec_lab.studies.tables import facts_of, results_table
 GIB = 2**30
 
 
+Cost = Callable[[Run, str], float | None]
+"""Cost of a model in a run; None if it is not known."""
+
+
 @dataclass(frozen=True)
 class Axis:
-    """A cost that accuracy is drawn against: its column, its name, what a model costs in a run, a cost in words."""
+    """A cost that accuracy is drawn against: its column, its name, the cost itself, and how a cost is written."""
 
     column: str
     name: str
-    of: Callable[[Run, str], float | None]
-    told: Callable[[float], str]
+    cost: Cost
+    text: Callable[[float], str]
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Each trained model: what all its stages took, metrics, and which models no other beats on both.
+    """Show for each trained model what all its stages took, its metrics, and which models no other beats on both.
 
     Raises:
         DataError: there is no trained language model.
@@ -42,79 +47,67 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     names = [n for n in runs[0].models if all(training_seconds(run, n) is not None for run in runs)]
     if not names:
         raise DataError(f"{runs[0].folder}: no trained language model whose seconds are known; add sft or align")
-    predictions = of_rankers(runs, names)
-    users = predictions[names[0]][0]["user_id"].to_list()
-    start = runs[0].start
-    measured = measure(
-        ranking_values(predictions, runs[0].recipe.evaluate.ks), users, baseline=start if start in names else None
-    )
-    costs = [(axis, _costs(runs, names, axis.of)) for axis in _AXES]
-    columns = {axis.column: found for axis, found in costs}
-    columns |= {column: _costs(runs, names, of) for column, of in _FURTHER.items()}
+    measured = measure_runs(runs, runs[0].start if runs[0].start in names else None, names)
+    costs = [(axis, _costs(runs, names, axis.cost)) for axis in _AXES]
+    columns = {axis.column: known for axis, known in costs}
+    columns |= {column: _costs(runs, names, cost) for column, cost in _FURTHER.items()}
     tokens = settings_of(runs)
     settings = {
-        n: {column: found.get(n) for column, found in columns.items()} | {"tokens": tokens.get(n, {}).get("tokens")}
+        n: {column: known.get(n) for column, known in columns.items()} | {"tokens": tokens.get(n, {}).get("tokens")}
         for n in names
     }
     drawings, facts = [], []
-    for axis, found in costs:
-        for quantity in measured.headline if found else []:
-            points = {n: (found[n], measured.intervals[n][quantity]) for n in found}
+    for axis, known in costs:
+        for quantity in measured.headline if known else []:
+            points = {n: (known[n], measured.intervals[n][quantity]) for n in known}
             front, heading = pareto(points), metric_label(quantity)
-            place = f"{slug(quantity)}-{axis.name}"
-            drawings.append(named_points(place, heading, points, x_label=axis.column, front=front, hint=_HINT))
-            told = ", ".join(f"{label(n)} ({axis.told(found[n])})" for n in front)
-            facts.append(f"{heading}: not beaten by a model that takes less {axis.name}, in the mean: {told}.")
+            file = f"{slug(quantity)}-{axis.name}"
+            drawings.append(named_points(file, heading, points, x_label=axis.column, front=front, hint=_HINT))
+            best = ", ".join(f"{label(n)} ({axis.text(known[n])})" for n in front)
+            facts.append(f"{heading}: not beaten by a model that takes less {axis.name}, in the mean: {best}.")
     title = "Accuracy, seconds of training and memory"
     table = results_table(measured, settings=settings, title=title, first="Model")
     return Outcome([table], drawings, [*facts, *facts_of(measured)], measured.n, measured.users, [_NOTE])
 
 
-def training_seconds(run: Run, name: str) -> float | None:
-    """Seconds of a model's own stage and of those before it; None where one is not known."""
-    found = _of_stages(run, name, "seconds")
-    return None if found is None else sum(found)
+def training_seconds(run: Run, name: str, clock: Literal["seconds", "cpu_seconds"] = "seconds") -> float | None:
+    """Return the seconds of a model's own stage and of those before it; None if one is not known."""
+    seconds = _of_stages(run, stages_of(run, name), clock)
+    return None if seconds is None else sum(seconds)
 
 
-def training_cpu_seconds(run: Run, name: str) -> float | None:
-    """As `training_seconds`, of CPU time."""
-    found = _of_stages(run, name, "cpu_seconds")
-    return None if found is None else sum(found)
+def training_memory(run: Run, name: str, *, own: bool = False) -> float | None:
+    """Return the most memory, in GiB, of a model's own stage and of those before it; None if one is not known.
 
-
-def training_memory(run: Run, name: str) -> float | None:
-    """The most memory that a model's own stage or one before it took, in GiB; None where one is not known."""
-    found = _of_stages(run, name, "peak_bytes")
-    return None if found is None else round(max(found) / GIB, 2)
-
-
-def own_memory(run: Run, name: str) -> float | None:
-    """The most memory that a model's own stage took, in GiB; None where it is not known."""
-    found = run.took(name, "peak_bytes")
-    return None if found is None else round(found / GIB, 2)
+    Args:
+        own: leave out the stages before it.
+    """
+    peaks = _of_stages(run, [name] if own else stages_of(run, name), "peak_bytes")
+    return None if peaks is None else round(max(peaks) / GIB, 2)
 
 
 def stages_of(run: Run, name: str) -> list[str]:
-    """A model's own stage after those that it goes on from."""
+    """Return the stages that a model continues from, then its own."""
     before = [s for s in (run.start,) if s in run.stages]
     return list(dict.fromkeys([*before, name] if name not in before else before[: before.index(name) + 1]))
 
 
-def _of_stages(run: Run, name: str, what: Literal["seconds", "cpu_seconds", "peak_bytes"]) -> list[float] | None:
-    """What each of a model's stages took; None where one is not known."""
-    found = [run.took(stage, what) for stage in stages_of(run, name)]
-    known = [took for took in found if took is not None]
-    return known if len(known) == len(found) else None
+def _of_stages(
+    run: Run, stages: Sequence[str], what: Literal["seconds", "cpu_seconds", "peak_bytes"]
+) -> list[float] | None:
+    """Return what each of these stages took; None if one is not known."""
+    known = [took for stage in stages if (took := run.took(stage, what)) is not None]
+    return known if len(known) == len(stages) else None
 
 
-def _costs(runs: Sequence[Run], names: Sequence[str], of: Callable[[Run, str], float | None]) -> dict[str, float]:
-    """Model → cost, mean over the runs; without the models for which a run does not know it."""
-    found = {n: [of(run, n) for run in runs] for n in names}
-    return {n: round(float(np.mean(cast(Any, each))), 2) for n, each in found.items() if None not in each}
+def _costs(runs: Sequence[Run], names: Sequence[str], cost: Cost) -> dict[str, float]:
+    """Return model → cost, mean over the runs, without models whose cost a run does not know."""
+    costs = {n: [cost(run, n) for run in runs] for n in names}
+    return {n: round(float(np.mean(cast(Any, each))), 2) for n, each in costs.items() if None not in each}
 
 
 def pareto(points: Mapping[str, tuple[float, Interval]]) -> list[str]:
-    """The points that no other beats on both counts: a lower cost (or the same) and a higher mean; cheapest first."""
+    """Return the points that no other beats in cost (lower or equal) and in the mean (higher); cheapest first."""
     front: list[str] = []
     for name in sorted(points, key=lambda n: (points[n][0], -points[n][1].mean)):
         if not front or points[name][1].mean > points[front[-1]][1].mean:
@@ -127,22 +120,21 @@ _AXES = (
     Axis("peak GiB", "memory", training_memory, lambda gib: f"{gib:.1f} GiB"),
 )
 
-_FURTHER: dict[str, Callable[[Run, str], float | None]] = {
-    "CPU seconds in all": training_cpu_seconds,
+_FURTHER: dict[str, Cost] = {
+    "CPU seconds in all": partial(training_seconds, clock="cpu_seconds"),
     "own seconds": lambda run, name: run.took(name, "seconds"),
     "own CPU seconds": lambda run, name: run.took(name, "cpu_seconds"),
-    "own peak GiB": own_memory,
+    "own peak GiB": partial(training_memory, own=True),
 }
-"""Columns beside the axes: CPU time of all stages, and what the model's own stage took."""
+"""Columns beside the axes: CPU time of all stages, and the costs of the model's own stage."""
 
-_HINT = "Blue: no other is both cheaper and better in the mean; the intervals say how much of that is luck."
+_HINT = "Blue: no other is both cheaper and better in the mean; the intervals show how much of that may be chance."
 
 _NOTE = (
-    "Seconds are wall time of the stages on this machine, evaluation left out; a stage that was interrupted counts "
-    "all its parts. Other work on the machine is in them, in CPU seconds hardly. Memory is the most that the "
-    "process (on a GPU: torch) held during any stage that a model needs; on a CPU it counts what an earlier stage of "
-    "the same process has not given back. Own: of the model’s last stage alone. Models of runs that did not note it "
-    "have dashes."
+    "Seconds are wall time of the stages on this machine, without evaluation; an interrupted stage counts all its "
+    "parts. Other work on the machine adds to wall time, but hardly to CPU time. Memory is the most that the process "
+    "(on a GPU: torch) held during any stage that a model needs; on a CPU it includes what an earlier stage of the "
+    "same process has not given back. Own: of the model’s last stage alone. A dash: the run did not record it."
 )
 
 COST = Study(

@@ -1,4 +1,4 @@
-"""Study: what happens to rewards and log-probabilities while DPO and S-DPO train."""
+"""Study: rewards and log-probabilities while DPO and S-DPO train."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from prefrec.pipeline.train import training_rows
 from prefrec.report.curves import start_loss
 from prefrec.report.wording import label, number, signed
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.studies.measure import Values, measure, of_rankers
+from prefrec_lab.studies.measure import Values, measure, ranker_predictions, users_of
 from prefrec_lab.studies.plots import Series, lines
 from prefrec_lab.studies.study import Drawing, Outcome, Study, Table, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, plain_table, results_table
 
 EVAL_ROWS = 48
-"""Validation rows behind a point of the curves, unless the recipe says more."""
+"""Validation rows per point of the curves, unless the recipe sets more."""
 
 POINTS = 8
-"""Points of a curve."""
+"""Points per curve."""
 
 LABELS = {
     "chosen": "log-prob of the chosen",
@@ -55,30 +55,24 @@ CURVES = (
 
 
 def vary(base: Recipe, data: PreparedData) -> Recipe:
-    """DPO with one negative and S-DPO, both watched on validation rows."""
+    """Return the recipe with DPO with one negative and S-DPO, both evaluated on validation rows while they train."""
     one = varied_alignment(base)
     rows = len(training_rows(data, one, base.seed))
     steps = math.ceil(rows * one.epochs / one.global_batch_size)
     watched = {"eval_rows": one.eval_rows or EVAL_ROWS, "eval_steps": max(1, steps // POINTS)}
-    return with_alignments(
-        base,
-        [
-            variant(one, "dpo-watched", loss="dpo", num_negatives=1, **watched),
-            variant(one, "s-dpo-watched", **watched),
-        ],
-    )
+    dpo = variant(one, "dpo-watched", loss="dpo", num_negatives=1, **watched)
+    return with_alignments(base, [dpo, variant(one, "s-dpo-watched", **watched)])
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Curves on validation rows from the logs, and what training came to on the test rows, with intervals."""
+    """Draw curves on validation rows from the logs, and measure the trained models on the test rows."""
     sections = runs[0].recipe.align
     start = runs[0].start
     names = [n for n in (start, *(a.name for a in sections)) if n in runs[0].recipe.lm_rankers]
     if start not in names:
         raise DataError(f"{runs[0].folder}: {start} was not evaluated; set evaluate.zero_shot to true")
-    predictions = of_rankers(runs, names)
-    users = predictions[start][0]["user_id"].to_list()
-    measured = measure(log_probs(predictions), users, baseline=start)
+    predictions = ranker_predictions(runs, names)
+    measured = measure(log_probs(predictions), users_of(predictions), baseline=start)
     curves = {a.name: curve_frame(runs, a) for a in sections}
     watched = _curves_table(curves)
     facts = [*facts_of(measured, labels=LABELS), *(s for n, f in curves.items() for s in _course(n, f))]
@@ -88,20 +82,20 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 
 
 def log_probs(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> Values:
-    """Log-probabilities [S, B] of the target, of the other candidates (their mean), and their difference."""
-    found: dict[str, dict[str, NDArray[np.float64]]] = {}
+    """Return log-probabilities [S, B] of the target, of the other candidates (their mean), and their difference."""
+    values: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name, frames in predictions.items():
         pairs = [_chosen_and_rejected(frame) for frame in frames]
         chosen, rejected = (np.stack([p[i] for p in pairs]) for i in (0, 1))
-        found[name] = {"chosen": chosen, "rejected": rejected, "margin": chosen - rejected}
-    return found
+        values[name] = {"chosen": chosen, "rejected": rejected, "margin": chosen - rejected}
+    return values
 
 
 def curve_frame(runs: Sequence[Run], section: AlignSection) -> pl.DataFrame:
-    """One row a point of the validation curve: step, and each quantity of `CURVES` averaged over the seeds.
+    """Return one row per point of the validation curve: step, and each quantity of `CURVES`, mean over the seeds.
 
-    Step 0, where policy and reference are one, is not in the log: it follows from the loss's own start and from
-    reward = β (log π − log π_ref), where the loss has a reference.
+    Step 0, where policy and reference are equal, is not in the log. It follows from the loss's own start and from
+    reward = β (log π − log π_ref), if the loss has a reference.
     """
     rows = [_points(run, section) for run in runs]
     steps = [s for s in rows[0] if all(s in r for r in rows)]
@@ -116,34 +110,34 @@ def curve_frame(runs: Sequence[Run], section: AlignSection) -> pl.DataFrame:
 
 
 def _points(run: Run, section: AlignSection) -> dict[float, dict[str, float]]:
-    """Step → quantity → value, of one run."""
+    """Return step → quantity → value, of one run."""
     stage = run.stages.get(section.name)
     if stage is None:
         return {}
-    found: dict[float, dict[str, float]] = {}
+    points: dict[float, dict[str, float]] = {}
     for curve in CURVES:
         for step, value in stage.points(f"eval_{curve.key}"):
-            found.setdefault(step, {})[curve.key] = value
+            points.setdefault(step, {})[curve.key] = value
     start = start_loss(stage)
-    if found and start is not None:
-        first = next(iter(found.values()))
+    if points and start is not None:
+        first = next(iter(points.values()))
         reference = first["logps/chosen"] - first["rewards/chosen"] / section.beta
         zero = {"loss": start, "rewards/chosen": 0.0, "logps/chosen": reference, "rewards/margins": 0.0}
-        found = {0.0: zero} | found
-    return found
+        points = {0.0: zero} | points
+    return points
 
 
 def _chosen_and_rejected(frame: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     chosen, rejected = [], []
     for candidates, target, scores in frame.select("candidates", "target", "scores").iter_rows():
-        place = candidates.index(target)
-        chosen.append(scores[place])
-        rejected.append(np.mean([*scores[:place], *scores[place + 1 :]]))
+        position = candidates.index(target)
+        chosen.append(scores[position])
+        rejected.append(np.mean([*scores[:position], *scores[position + 1 :]]))
     return np.array(chosen), np.array(rejected)
 
 
 def _course(name: str, frame: pl.DataFrame) -> list[str]:
-    """How the chosen title's reward and log-probability went, first point to last."""
+    """Return how the chosen title's reward and log-probability changed from the first point to the last."""
     if frame.is_empty():
         return []
     first, last = frame.row(0, named=True), frame.row(-1, named=True)
@@ -156,7 +150,7 @@ def _course(name: str, frame: pl.DataFrame) -> list[str]:
 
 
 def _curves_table(curves: Mapping[str, pl.DataFrame]) -> list[Table]:
-    """All curves in one table; none where no stage was watched."""
+    """Return all curves in one table; none if no stage was watched."""
     named = [f.select(pl.lit(n).alias("variant"), pl.all()) for n, f in curves.items() if not f.is_empty()]
     if not named:
         return []
@@ -179,11 +173,11 @@ def _drawings(curves: Mapping[str, pl.DataFrame]) -> list[Drawing]:
 
 
 _CURVES_NOTE = (
-    "Means over the validation rows and seeds, from the training log, which holds no value a row: no interval."
+    "Means over the validation rows and seeds, from the training log. It has no values per row, so no intervals."
 )
 _NOTE = (
-    "The paper's first text says that S-DPO cures the fall of the chosen title's likelihood under DPO, the later one "
-    "that it gives better rewards; both curves are here, so that either can be seen."
+    "The paper's first version says that S-DPO prevents the fall of the chosen title's likelihood under DPO. The "
+    "later one says that it gives better rewards. Both curves are shown, so that both claims can be checked."
 )
 
 DYNAMICS = Study(

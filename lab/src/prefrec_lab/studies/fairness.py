@@ -1,4 +1,4 @@
-"""Study: popularity bias of what each stage recommends, and for which users it is right."""
+"""Study: popularity bias of each stage's recommendations, and its accuracy by groups of users."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ from prefrec.data import PreparedData
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import Recipe
 from prefrec_lab.studies.alignments import dpo_and_s_dpo
-from prefrec_lab.studies.groups import Groups, grouped_table, groups_of, measure_groups
-from prefrec_lab.studies.measure import Values, measure, of_rankers, ranking_values
+from prefrec_lab.studies.measure import (
+    Groups,
+    Values,
+    groups_of,
+    measure,
+    measure_groups,
+    ranker_predictions,
+    ranking_values,
+    users_of,
+)
 from prefrec_lab.studies.plots import dots, slug
 from prefrec_lab.studies.study import Outcome, Study, Table
-from prefrec_lab.studies.tables import facts_of, plain_table, results_table
+from prefrec_lab.studies.tables import facts_of, grouped_table, plain_table, results_table
 
 TAKEN = "what users took"
-"""Variant: the targets themselves, which popularity bias is measured against."""
+"""Variant: the targets themselves, as the measure of popularity bias."""
 
 DEPTHS = (1, 5)
-"""Items of the list that count as recommended."""
+"""Numbers of first items that count as recommended."""
 
 LABELS = {f"top {k}": f"popularity of the first {k}" if k > 1 else "popularity of the first" for k in DEPTHS}
 
@@ -34,28 +42,27 @@ GROUPS = ("few", "middle", "many")
 """Thirds of the users under test, by their number of training interactions."""
 
 LEAST = 20
-"""Rows of a group by an attribute; the users of smaller groups stand together as `OTHERS`."""
+"""Fewest rows of a group by an attribute; the users of smaller groups are put together as `OTHERS`."""
 
 MOST_NUMBERS = 8
-"""Different numbers of an attribute; with more, as ages have, thirds of the users are its groups."""
+"""Most distinct numbers of an attribute that are a group each; more, such as ages, make thirds of the users."""
 
 NOT_TOLD = frozenset({"", "-", "?", "n/a", "na", "nan", "none", "null", "unknown"})
-"""How tables write, among numbers, that one is not known; in any case."""
+"""How tables mark an unknown value among numbers, in any case."""
 
 OTHERS, UNKNOWN = "others", "not told"
 
 
 def vary(base: Recipe, data: PreparedData) -> Recipe:
-    """DPO and S-DPO, and the model before any training beside them."""
+    """Return the recipe with DPO and S-DPO, and the model before any training."""
     recipe = dpo_and_s_dpo(base, data)
     return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"zero_shot": True})})
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Popularity of the recommended items, how many different ones there are, and accuracy by activity."""
-    predictions = of_rankers(runs)
-    data = runs[0].data
-    users = next(iter(predictions.values()))[0]["user_id"].to_list()
+    """Measure the popularity of recommended items, how many different ones there are, and accuracy by activity."""
+    predictions = ranker_predictions(runs)
+    data, users = runs[0].data, users_of(predictions)
     start = runs[0].start if runs[0].start in predictions else None
     counts = item_counts(data)
     measured = measure(popularity_values(predictions, counts), users, baseline=start)
@@ -71,13 +78,12 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 
 
 def item_counts(data: PreparedData) -> dict[str, int]:
-    """Item → training interactions."""
-    found = data.train_interactions.group_by("item_id").len()
-    return dict(zip(found["item_id"].to_list(), found["len"].to_list(), strict=True))
+    """Return item → training interactions."""
+    return dict(data.train_interactions.group_by("item_id").len().iter_rows())
 
 
 def popularity_values(predictions: Mapping[str, Sequence[pl.DataFrame]], counts: Mapping[str, int]) -> Values:
-    """Mean training interactions [S, B] of the first items of each list, and of the targets (`TAKEN`)."""
+    """Return the mean training interactions [S, B] of the first items of each list, and of the targets (`TAKEN`)."""
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name, frames in predictions.items():
         lists = [recommended(frame, max(DEPTHS)) for frame in frames]
@@ -91,19 +97,19 @@ def popularity_values(predictions: Mapping[str, Sequence[pl.DataFrame]], counts:
 
 
 def recommended(frame: pl.DataFrame, k: int) -> list[list[str]]:
-    """The k candidates of each row with the highest scores, best first; ties in the order of their ids."""
-    found = []
+    """Return the k candidates of each row with the highest scores, best first; ties in the order of their ids."""
+    lists = []
     for candidates, scores in frame.select("candidates", "scores").iter_rows():
         order = sorted(range(len(candidates)), key=lambda i: (-scores[i], candidates[i]))
-        found.append([candidates[i] for i in order[:k]])
-    return found
+        lists.append([candidates[i] for i in order[:k]])
+    return lists
 
 
 def exposure_frame(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> pl.DataFrame:
-    """Coverage and Gini coefficient of the recommended items, mean over the seeds.
+    """Return coverage and Gini coefficient of the recommended items, mean over the seeds.
 
-    Both are about the items that stand in the lists: coverage is the share of them that is recommended at all, the
-    Gini coefficient is 0 where all are recommended equally often and near 1 where one takes all.
+    Both are over the items of the lists. Coverage is the share of them that is recommended at all. The Gini
+    coefficient is 0 if all are recommended equally often, and near 1 if one item takes all.
     """
     rows = []
     for name, frames in predictions.items():
@@ -118,13 +124,12 @@ def exposure_frame(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> pl.Data
 
 
 def _times(lists: Sequence[Sequence[str]], items: Sequence[str]) -> NDArray[np.int64]:
-    """How often each item is in the lists [I]."""
     counted = Counter(i for one in lists for i in one)
     return np.array([counted[i] for i in items], dtype=np.int64)
 
 
 def gini(values: NDArray[np.int64]) -> float:
-    """The Gini coefficient of counts [I]: the mean absolute difference of two of them, over twice the mean."""
+    """Return the Gini coefficient of counts [I]: the mean absolute difference of two of them, over twice the mean."""
     ordered = np.sort(values)
     n = len(ordered)
     weights = 2 * np.arange(1, n + 1) - n - 1
@@ -132,25 +137,23 @@ def gini(values: NDArray[np.int64]) -> float:
 
 
 def activity_groups(users: Sequence[str], data: PreparedData) -> list[str]:
-    """The group of each row's user [B]: thirds of the users by training interactions; equal counts stay together."""
-    found = data.train_interactions.group_by("user_id").len()
-    counts = dict(zip(found["user_id"].to_list(), found["len"].to_list(), strict=True))
-    of_user = {u: counts.get(u, 0) for u in users}
-    third = _thirds(of_user)
+    """Return the group of each row's user [B]: thirds of the users by training interactions; ties stay together."""
+    counts = dict(data.train_interactions.group_by("user_id").len().iter_rows())
+    third = _thirds({u: counts.get(u, 0) for u in users})
     return [GROUPS[third[u]] for u in users]
 
 
-def _thirds(of_user: Mapping[str, float]) -> dict[str, int]:
-    """User → 0, 1 or 2: the third of the users in which the user's number lies; equal numbers stay together."""
-    numbers = list(of_user.values())
+def _thirds(number_of: Mapping[str, float]) -> dict[str, int]:
+    """Return user → 0, 1 or 2: the third of the users that the user's number is in; equal numbers stay together."""
+    numbers = list(number_of.values())
     third = np.searchsorted(np.quantile(numbers, [1 / 3, 2 / 3]), numbers)
-    return dict(zip(of_user, third.tolist(), strict=True))
+    return dict(zip(number_of, third.tolist(), strict=True))
 
 
 def group_table(
     values: Values, users: Sequence[str], data: PreparedData, baseline: str | None, alike: Sequence[str] = ()
 ) -> Table:
-    """The headline metric of each ranker in each activity group, with the difference to the baseline there.
+    """Return each ranker's headline metric in each activity group, with the difference to the baseline there.
 
     Its note names the attributes `alike`, which have no table of their own.
     """
@@ -165,23 +168,23 @@ def group_table(
 def attribute_tables(
     values: Values, users: Sequence[str], data: PreparedData, baseline: str | None
 ) -> tuple[list[Table], list[str]]:
-    """The same by each attribute of the users that prepared data hold; see `attribute_groups`.
+    """Return the same by each attribute of the users in the prepared data (`attribute_groups`).
 
     Returns:
-        the tables, and the attributes that put all rows into one group and have none.
+        the tables, and the attributes without a table because all rows are in one group.
     """
     if data.users is None:
         return [], []
-    found, alike = [], []
+    tables, alike = [], []
     for attribute in (c for c in data.users.columns if c != "user_id"):
-        told = dict(data.users.select("user_id", attribute).cast(pl.String).iter_rows())
-        groups, order = attribute_groups([told.get(u) or UNKNOWN for u in users], users)
+        values_of = dict(data.users.select("user_id", attribute).cast(pl.String).iter_rows())
+        groups, order = attribute_groups([values_of.get(u) or UNKNOWN for u in users], users)
         if len(order) > 1:
             name, title, grouped = f"groups-{slug(attribute)}", f"by {attribute}", groups_of(groups, order)
-            found.append(_accuracy_table(values, users, grouped, baseline, name, title, _ATTRIBUTES_NOTE))
+            tables.append(_accuracy_table(values, users, grouped, baseline, name, title, _ATTRIBUTES_NOTE))
         else:
             alike.append(attribute)
-    return found, alike
+    return tables, alike
 
 
 def _accuracy_table(
@@ -192,30 +195,30 @@ def _accuracy_table(
     return grouped_table(measured, metric, name=name, title=title, note=note)
 
 
-def attribute_groups(told: Sequence[str], users: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The group of each row [B] by what is told of its user, and the groups in the order of a table.
+def attribute_groups(values: Sequence[str], users: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the group of each row [B] by an attribute of its user, and the groups in the order of a table.
 
-    Numbers of many kinds, as ages, give thirds of the users, equal numbers together, and what is `NOT_TOLD` among
-    them a group of its own; names give a group each, the largest first, and those of fewer than `LEAST` rows stand
-    together.
+    Many distinct numbers, such as ages, give thirds of the users, with equal numbers together; `NOT_TOLD` values
+    among them are a group of their own. Names give a group each, the largest first; groups of fewer than `LEAST` rows
+    are put together.
     """
-    known = {u: t for u, t in zip(users, told, strict=True) if t != UNKNOWN}
+    known = {u: t for u, t in zip(users, values, strict=True) if t != UNKNOWN}
     numbers = {u: float(t) for u, t in known.items() if _is_number(t)}
-    rest = {t.strip().lower() for u, t in known.items() if u not in numbers}
-    if rest <= NOT_TOLD and len(set(numbers.values())) > MOST_NUMBERS:
+    others = {t.strip().lower() for u, t in known.items() if u not in numbers}
+    if others <= NOT_TOLD and len(set(numbers.values())) > MOST_NUMBERS:
         return _number_groups(numbers, users)
-    counts = Counter(told)
-    groups = [t if t == UNKNOWN or counts[t] >= LEAST else OTHERS for t in told]
+    counts = Counter(values)
+    groups = [t if t == UNKNOWN or counts[t] >= LEAST else OTHERS for t in values]
     sizes = Counter(groups)
     return groups, sorted(sizes, key=lambda g: (g in (OTHERS, UNKNOWN), g == UNKNOWN, -sizes[g], g))
 
 
-def _number_groups(of_user: Mapping[str, float], users: Sequence[str]) -> tuple[list[str], list[str]]:
-    third = _thirds(of_user)
+def _number_groups(number_of: Mapping[str, float], users: Sequence[str]) -> tuple[list[str], list[str]]:
+    third = _thirds(number_of)
     names = {}
-    for place in sorted(set(third.values())):
-        own = [number for u, number in of_user.items() if third[u] == place]
-        names[place] = f"{min(own):.15g} to {max(own):.15g}"
+    for position in sorted(set(third.values())):
+        own = [number for u, number in number_of.items() if third[u] == position]
+        names[position] = f"{min(own):.15g} to {max(own):.15g}"
     groups = [names[third[u]] if u in third else UNKNOWN for u in users]
     return groups, [*names.values(), *([UNKNOWN] if UNKNOWN in groups else [])]
 
@@ -228,25 +231,24 @@ def _is_number(text: str) -> bool:
 
 
 _NOTE = (
-    "Popularity is the number of training interactions. Uniform candidates make popular targets easy: "
-    f"“{TAKEN}” says how popular the right answers are."
+    "Popularity is the number of training interactions. Uniform candidates make popular targets easy; "
+    f"“{TAKEN}” shows how popular the right answers are."
 )
 _EXPOSURE_NOTE = (
-    "Coverage and Gini coefficient have no interval: resampled users see fewer different items, which shifts both."
+    "Coverage and Gini coefficient have no interval: resampled users have fewer different items, which shifts both."
 )
 _GROUPS_NOTE = "In brackets 95% intervals by bootstrap over the users of the group."
 _NO_ATTRIBUTES = (
-    "Groups by activity: the prepared data hold no attributes of users. Where the source tells some, prepare the "
-    "data again."
+    "Groups by activity: the prepared data hold no attributes of users. If the source has some, prepare the data "
+    "again."
 )
 _ATTRIBUTES_NOTE = (
-    f"Groups of fewer than {LEAST} rows stand together as “{OTHERS}”; attributes are no part of any prompt. "
-    f"{_GROUPS_NOTE}"
+    f"Groups of fewer than {LEAST} rows are put together as “{OTHERS}”; no prompt contains attributes. {_GROUPS_NOTE}"
 )
 
 FAIRNESS = Study(
     "fairness",
-    "Do SFT, DPO and S-DPO recommend what is popular, and are they right for users with few interactions?",
+    "Do SFT, DPO and S-DPO recommend popular items, and are they right for users with few interactions?",
     "the stage: before training, after SFT, after DPO, after S-DPO, beside rankers without a language model.",
     vary,
     analyse,

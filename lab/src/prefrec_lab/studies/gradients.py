@@ -1,8 +1,8 @@
-"""Study: which negatives the S-DPO gradient is made of, from log-probabilities of policy and reference.
+"""Study: the share of each negative in the S-DPO gradient, from log-probabilities of policy and reference.
 
 The gradient of S-DPO on a row is −β (1 − p_0) [∇log π(y_0) − Σ_i w_i ∇log π(y_i)], with p = softmax(r_0..r_N) and
-w = softmax(r_1..r_N) (arXiv 2406.09215, section 3.2). What is measured here is this gradient with respect to the
-log-probabilities of the answers; that of the weights needs the model's own gradient as well.
+w = softmax(r_1..r_N) (arXiv 2406.09215, section 3.2). The study measures this gradient with respect to the
+answers' log-probabilities. The gradient of the weights also has the model's own gradient as a factor.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROWS = 64
 """Validation rows that are asked."""
 
 PARTS = (0.25, 0.5, 1.0)
-"""Shares of the rows: an adapter each, as points in training."""
+"""Shares of the rows with an adapter each, as points in training."""
 
 LABELS = {
     "hardest": "weight of the hardest negative",
@@ -48,7 +48,7 @@ LABELS = {
 
 
 def vary(base: Recipe, data: PreparedData) -> Recipe:
-    """S-DPO trained on a quarter, half and all of the rows."""
+    """Return the recipe with S-DPO trained on a quarter, half and all of the rows."""
     one = varied_alignment(base)
     rows = len(training_rows(data, one, base.seed))
     parts = {max(1, round(rows * part)): part for part in PARTS}
@@ -57,9 +57,9 @@ def vary(base: Recipe, data: PreparedData) -> Recipe:
 
 
 def sdpo_gradient(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
-    """Gradient [B, 1+N] of the S-DPO loss of each row with respect to the policy's log-probabilities.
+    """Return the gradient [B, 1+N] of each row's S-DPO loss with respect to the policy's log-probabilities.
 
-    By the formula: −β (1 − p_0) for the chosen answer in column 0, β (1 − p_0) w_i for the rejected ones.
+    By the formula it is −β (1 − p_0) for the chosen answer in column 0, and β (1 − p_0) w_i for the rejected ones.
     """
     rewards = beta * (policy_logps - ref_logps)
     wrong = 1 - torch.softmax(rewards, dim=1)[:, :1]
@@ -68,39 +68,39 @@ def sdpo_gradient(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Tenso
 
 
 def gradient_values(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> dict[str, NDArray[np.float64]]:
-    """Quantities [B] of `LABELS`, of each row's gradient."""
+    """Return the quantities [B] of `LABELS` for each row's gradient."""
     rewards = beta * (policy_logps - ref_logps)
     weights = torch.softmax(rewards[:, 1:], dim=1).sort(dim=1, descending=True).values
-    found = {
+    quantities = {
         "hardest": weights[:, 0],
         "hardest 3": weights[:, :3].sum(dim=1),
         "effective": effective_negatives(rewards),
         "wrong": 1 - torch.softmax(rewards, dim=1)[:, 0],
         "norm": sdpo_gradient(policy_logps, ref_logps, beta).norm(dim=1),
     }
-    return {name: v.double().numpy() for name, v in found.items()}
+    return {name: v.double().numpy() for name, v in quantities.items()}
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Weights on validation rows after each adapter, effective negatives in training, norm by rank."""
+    """Measure the weights on validation rows after each adapter, effective negatives, and the norm by rank."""
     sections = [a for a in runs[0].recipe.align if a.loss == "softmax_dpo"]
     if not sections:
         raise DataError(f"{runs[0].folder}: no alignment with loss softmax_dpo, whose gradient the study is about")
     start, last = runs[0].start, sections[-1].name
     rows = same_rows(runs, lambda run: run.data.validation[:ROWS])
-    asked = [_asked(run, [start, *(a.name for a in sections)], rows, folder) for run in runs]
+    logps_of_runs = [_ask(run, [start, *(a.name for a in sections)], rows, folder) for run in runs]
     betas = {a.name: a.beta for a in sections} | {start: sections[-1].beta}
     users = [e.user_id for e in rows]
     values: Values = {
-        name: _stacked([gradient_values(logps[name], logps[start], beta) for logps in asked])
+        name: _stacked([gradient_values(logps[name], logps[start], beta) for logps in logps_of_runs])
         for name, beta in ((n, betas[n]) for n in (start, *(a.name for a in sections)))
     }
     measured = measure(values, users, baseline=start)
-    title = f"The gradient on {len(rows)} validation rows, with all {_negatives(asked[0][start])} negatives"
+    title = f"The gradient on {len(rows)} validation rows, with all {logps_of_runs[0][start].shape[1] - 1} negatives"
     seed = runs[0].recipe.seed
     settings = {a.name: {"rows": len(training_rows(runs[0].data, a, seed)), "β": a.beta} for a in sections}
     table = results_table(measured, labels=LABELS, title=title, settings=settings)
-    by_rank = rank_frame([logps[last] for logps in asked], values[last]["norm"], users)
+    by_rank = rank_frame([logps[last] for logps in logps_of_runs], values[last]["norm"], users)
     ranks = plain_table("by-rank", f"Gradient norm of {last} by the rank of the target", "Rank", by_rank)
     drawings = [*_training_drawing(runs, sections), _rank_drawing(by_rank, last)]
     return Outcome(
@@ -111,62 +111,58 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 def rank_frame(
     logps: Sequence[Tensor], norms: NDArray[np.float64], users: Sequence[str], bounds: Sequence[int] = (1, 3, 8)
 ) -> pl.DataFrame:
-    """Mean gradient norm, with its interval, of rows whose target ranks 1, 2–3, 4–8 and lower.
+    """Return the mean gradient norm, with its interval, of rows whose target ranks 1, 2–3, 4–8 and lower.
 
     Args:
-        logps: of the policy, [B, 1+N] with the target in column 0; one a seed.
+        logps: of the policy, [B, 1+N] with the target in column 0; one per seed.
         norms: of the gradient, [S, B].
-        users: whose rows, [B].
+        users: of the rows, [B].
         bounds: last rank of each group but the last.
     """
     ranks = np.stack([target_ranks(p.numpy(), np.zeros(len(p), dtype=np.int64)) for p in logps])
     width = logps[0].shape[1]
     edges = [0, *(b for b in bounds if b < width), width]
-    found = []
+    groups = []
     for low, high in pairwise(edges):
         chosen = (ranks > low) & (ranks <= high)
         if not chosen.any():
             continue
-        whose = [u for row in chosen for u, c in zip(users, row, strict=True) if c]
+        their_users = [u for row in chosen for u, c in zip(users, row, strict=True) if c]
         name = str(high) if high == low + 1 else f"{low + 1}–{high}"
-        found.append({"rank": name, **mean_interval(norms[chosen], whose).to_json()})
-    return pl.DataFrame(found)
+        groups.append({"rank": name, **mean_interval(norms[chosen], their_users).to_json()})
+    return pl.DataFrame(groups)
 
 
-def _asked(run: Run, names: Sequence[str], rows: Sequence[RankingExample], folder: Path) -> dict[str, Tensor]:
-    """Model → log-probabilities [B, 1+N] of these rows, the target's first."""
+def _ask(run: Run, names: Sequence[str], rows: Sequence[RankingExample], folder: Path) -> dict[str, Tensor]:
+    """Return model → log-probabilities [B, 1+N] of these rows, the target's first."""
     if not rows:
         raise DataError(f"{run.folder}: the data has no validation rows")
     frames = run.ask(names, rows, folder / "validation" / run.folder.name)
     width = min(len(e.candidates) for e in rows)
-    found = {}
+    logps = {}
     for name, frame in zip(names, frames, strict=True):
         scores = [
             [s[e.target_index], *s[: e.target_index], *s[e.target_index + 1 :]]
             for e, s in zip(rows, frame.sort("row")["scores"].to_list(), strict=True)
         ]
-        found[name] = torch.tensor([s[:width] for s in scores], dtype=torch.float64)
-    return found
+        logps[name] = torch.tensor([s[:width] for s in scores], dtype=torch.float64)
+    return logps
 
 
-def _stacked(of_seeds: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
-    return {q: np.stack([of[q] for of in of_seeds]) for q in of_seeds[0]}
-
-
-def _negatives(logps: Tensor) -> int:
-    return logps.shape[1] - 1
+def _stacked(seeds: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+    return {q: np.stack([seed[q] for seed in seeds]) for q in seeds[0]}
 
 
 def _training_drawing(runs: Sequence[Run], sections: Sequence[AlignSection]) -> list[Drawing]:
-    """Effective negatives of the training batches, a line an alignment; of the first seed."""
+    """Return a plot of the effective negatives of training batches, one line per alignment, of the first seed."""
     stages = runs[0].stages
     points = {a.name: stages[a.name].points("negatives/effective") for a in sections if a.name in stages}
     series = [
-        Series(f"{label(a.name)}, N = {a.num_negatives}", [x for x, _ in of], [y for _, y in of])
-        for a, of in ((a, points.get(a.name, [])) for a in sections)
-        if of
+        Series(f"{label(a.name)}, N = {a.num_negatives}", [x for x, _ in own], [y for _, y in own])
+        for a in sections
+        if (own := points.get(a.name, []))
     ]
-    hint = "1/Σw² on training batches: N where all negatives weigh alike, 1 where one carries the whole gradient."
+    hint = "1/Σw² on training batches: N if all negatives weigh alike, 1 if one carries the whole gradient."
     title = "Effective negatives in training"
     return [lines("effective-negatives", title, series, x_label="optimiser step", hint=hint)] if series else []
 
@@ -180,12 +176,10 @@ def _rank_drawing(frame: pl.DataFrame, name: str) -> Drawing:
 
 
 _NOTE = (
-    "The gradient is that with respect to the answers’ log-probabilities; the gradient of the weights has the "
-    "model’s own gradient as a further factor. Before training all negatives weigh the same: all rewards are 0."
+    "The gradient is with respect to the answers’ log-probabilities; the gradient of the weights has the model’s own "
+    "gradient as a further factor. Before training all negatives weigh the same, since all rewards are 0."
 )
-_PARTS_NOTE = (
-    "Adapters of fewer rows are trainings of their own with a shorter schedule, not checkpoints of the longest."
-)
+_PARTS_NOTE = "Adapters of fewer rows are separate trainings with a shorter schedule, not checkpoints of the longest."
 
 GRADIENTS = Study(
     "gradients",

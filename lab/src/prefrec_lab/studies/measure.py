@@ -1,4 +1,4 @@
-"""Quantities a row, averaged over seeds, with intervals over users and paired differences to a baseline."""
+"""Quantities per row, averaged over seeds, with intervals over users and paired differences to a baseline."""
 
 from __future__ import annotations
 
@@ -17,36 +17,34 @@ from prefrec.evaluation.tables import HEADLINE_METRICS
 from prefrec.pipeline.opened import Run
 
 Values = Mapping[str, Mapping[str, NDArray[np.float64]]]
-"""Name of a variant → quantity → values [S, B]: a row of S seeds, a column of B questions."""
+"""Name of a variant → quantity → values [S, B] of S seeds and B questions."""
+
+Groups = Mapping[str, NDArray[np.bool_]]
+"""Name of a group → which rows [B] belong to it."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of each variant.
+    """The measurements of all variants."""
 
-    Attributes:
-        intervals: variant → quantity → mean over seeds and rows, with its interval over users.
-        differences: variant → quantity → variant minus baseline on the same rows; without the baseline itself.
-        by_seed: variant → quantity → mean of each seed.
-        baseline: what the others are compared with; None: nothing is compared.
-        n, users: rows, and distinct users among them.
-    """
-
+    # variant → quantity → mean over seeds and rows, with its interval over users
     intervals: dict[str, dict[str, Interval]]
+    # variant → quantity → variant minus baseline on the same rows; without the baseline itself
     differences: dict[str, dict[str, PairedDifference]]
-    by_seed: dict[str, dict[str, list[float]]]
-    baseline: str | None
+    by_seed: dict[str, dict[str, list[float]]]  # variant → quantity → mean of each seed
+    baseline: str | None  # variant that the others are compared with; None: nothing is compared
+    # n, users: rows, and distinct users among them
     n: int
     users: int
 
     @property
     def quantities(self) -> list[str]:
         """All quantities, in the order they were given."""
-        return list(dict.fromkeys(q for of in self.intervals.values() for q in of))
+        return list(dict.fromkeys(q for intervals in self.intervals.values() for q in intervals))
 
     @property
     def headline(self) -> list[str]:
-        """HR@1 and NDCG@10 where they were measured, else the first quantity."""
+        """HR@1 and NDCG@10 if they were measured, else the first quantity."""
         return [q for q in HEADLINE_METRICS if q in self.quantities] or self.quantities[:1]
 
 
@@ -58,17 +56,16 @@ def measure(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Measured:
-    """Means over seeds and rows, and differences to `baseline`, all from the same resamples of the users.
+    """Return means over seeds and rows, and differences to `baseline`, all from the same resamples of the users.
 
-    The interval says what other users would change. It does not say what other seeds would: see `by_seed`.
+    The interval says how much the choice of users matters. It does not cover the choice of seed: see `by_seed`.
 
     Args:
         values: of all variants, [S, B].
-        users: whose rows they are, [B].
+        users: of the rows, [B].
         baseline: a variant; None: no differences.
-        seed: of the bootstrap.
     """
-    keys = [(name, quantity) for name, of in values.items() for quantity in of]
+    keys = [(name, quantity) for name, quantities in values.items() for quantity in quantities]
     means = {key: values[key[0]][key[1]].mean(axis=0) for key in keys}
     draws = bootstrap_means(np.stack([means[k] for k in keys], axis=1), users, resamples, seed)
     column = {key: draws[:, i] for i, key in enumerate(keys)}
@@ -80,19 +77,21 @@ def measure(
 
     compared = [n for n in values if baseline is not None and n != baseline]
     return Measured(
-        {n: {q: interval_of(float(means[n, q].mean()), column[n, q], *size) for q in of} for n, of in values.items()},
+        {
+            n: {q: interval_of(float(means[n, q].mean()), column[n, q], *size) for q in quantities}
+            for n, quantities in values.items()
+        },
         {n: {q: difference(n, q, str(baseline)) for q in values[n] if (baseline, q) in means} for n in compared},
-        {n: {q: v.mean(axis=1).tolist() for q, v in of.items()} for n, of in values.items()},
+        {n: {q: v.mean(axis=1).tolist() for q, v in quantities.items()} for n, quantities in values.items()},
         baseline,
         *size,
     )
 
 
-def of_rankers(runs: Sequence[Run], rankers: Iterable[str] | None = None) -> dict[str, list[pl.DataFrame]]:
-    """Ranker → its predictions in each run, by row.
+def ranker_predictions(runs: Sequence[Run], rankers: Iterable[str] | None = None) -> dict[str, list[pl.DataFrame]]:
+    """Return ranker → its predictions in each run, sorted by row.
 
     Args:
-        runs: one a seed.
         rankers: names; None: all that every run has.
 
     Raises:
@@ -102,39 +101,47 @@ def of_rankers(runs: Sequence[Run], rankers: Iterable[str] | None = None) -> dic
     known = [f["ranker"].unique(maintain_order=True).to_list() for f in frames]
     names = [n for n in known[0] if all(n in k for k in known)] if rankers is None else list(rankers)
     for run, k in zip(runs, known, strict=True):
-        if lacking := [n for n in names if n not in k]:
-            raise DataError(f"{run.folder}: no predictions of {', '.join(lacking)}; there are {', '.join(k)}")
-    found = {n: [f.filter(pl.col("ranker") == n).sort("row") for f in frames] for n in names}
-    asked = ["row", "user_id", "target", "candidates"]
-    for frame, run in zip(found[names[0]] if names else [], runs, strict=False):
-        if not frame.select(asked).equals(found[names[0]][0].select(asked)):
-            raise _unlike(runs[0], run)
-    return found
+        if missing := [n for n in names if n not in k]:
+            raise DataError(f"{run.folder}: no predictions of {', '.join(missing)}; there are {', '.join(k)}")
+    predictions = {n: [f.filter(pl.col("ranker") == n).sort("row") for f in frames] for n in names}
+    question = ["row", "user_id", "target", "candidates"]
+    for frame, run in zip(predictions[names[0]] if names else [], runs, strict=False):
+        if not frame.select(question).equals(predictions[names[0]][0].select(question)):
+            raise _different(runs[0], run)
+    return predictions
+
+
+def users_of(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> list[str]:
+    """Return the user of each row of predictions (`ranker_predictions`)."""
+    return next(iter(predictions.values()))[0]["user_id"].to_list()
+
+
+def measure_runs(runs: Sequence[Run], baseline: str | None, rankers: Iterable[str] | None = None) -> Measured:
+    """Measure the ranking of these rankers in the runs, or of all that every run has."""
+    predictions = ranker_predictions(runs, rankers)
+    values = ranking_values(predictions, runs[0].recipe.evaluate.ks)
+    return measure(values, users_of(predictions), baseline=baseline)
 
 
 def same_rows(runs: Sequence[Run], rows: Callable[[Run], list[RankingExample]]) -> list[RankingExample]:
-    """The rows that every run is asked.
-
-    Args:
-        runs: one a seed.
-        rows: those of a run.
+    """Return the rows that every run is asked.
 
     Raises:
-        DataError: they are not the same in all.
+        DataError: they differ between runs.
     """
     first = rows(runs[0])
     for run in runs[1:]:
         if rows(run) != first:
-            raise _unlike(runs[0], run)
+            raise _different(runs[0], run)
     return first
 
 
-def _unlike(first: Run, other: Run) -> DataError:
-    return DataError(f"{first.folder} and {other.folder} were asked different questions: nothing to pair")
+def _different(first: Run, other: Run) -> DataError:
+    return DataError(f"{first.folder} and {other.folder} were asked different questions, so they cannot be paired")
 
 
 def ranking_values(predictions: Mapping[str, Sequence[pl.DataFrame]], ks: Sequence[int]) -> Values:
-    """HR@K, NDCG@K and MRR of predictions (`of_rankers`)."""
+    """Return HR@K, NDCG@K and MRR of predictions (`ranker_predictions`)."""
     table = metrics_for(ks)
     return {
         name: {
@@ -142,3 +149,19 @@ def ranking_values(predictions: Mapping[str, Sequence[pl.DataFrame]], ks: Sequen
         }
         for name, frames in predictions.items()
     }
+
+
+def groups_of(names: Sequence[str], order: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """Return groups from the name of each row's group [B], in this order, without groups that have no rows."""
+    groups = {g: np.array([n == g for n in names], dtype=bool) for g in order}
+    return {g: own for g, own in groups.items() if own.any()}
+
+
+def measure_groups(values: Values, users: Sequence[str], groups: Groups, baseline: str | None) -> dict[str, Measured]:
+    """Return the result of `measure` for the rows of each group that has any."""
+    measured = {}
+    for group, own in groups.items():
+        if own.any():
+            part = {n: {m: v[:, own] for m, v in quantities.items()} for n, quantities in values.items()}
+            measured[group] = measure(part, [u for u, o in zip(users, own, strict=True) if o], baseline=baseline)
+    return measured

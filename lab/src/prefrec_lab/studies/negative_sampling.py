@@ -1,4 +1,4 @@
-"""Study: where the negatives of S-DPO come from, and how many of them are none."""
+"""Study: sources of the negatives of S-DPO, and how many of them the user takes after all."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from prefrec.pipeline.train import training_rows
 from prefrec.training.negatives import redraw_lists
 from prefrec_lab.studies.alignments import settings_of, variant
 from prefrec_lab.studies.fairness import item_counts
-from prefrec_lab.studies.measure import Measured, measure, of_rankers, ranking_values
+from prefrec_lab.studies.measure import Measured, measure, measure_runs
 from prefrec_lab.studies.plots import dots, named_points, slug
 from prefrec_lab.studies.study import SASREC, Drawing, Outcome, Study, has_hopwise, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, results_table
 
-WAYS = ("list", "uniform", "popularity", "in-batch", "hard")
+SOURCES = ("list", "uniform", "popularity", "in-batch", "hard")
 JUDGE = SASREC.model
-"""Whose hard negatives are tried where hopwise is installed."""
+"""Ranker whose hard negatives are tried if hopwise is installed."""
 
 PAST = "past"
 HELD_OUT = "held out"
@@ -40,31 +40,31 @@ LABELS = {
 
 @dataclass(frozen=True)
 class _Taken:
-    """What users take: item by item in training, and in the held-out rows."""
+    """The items that users take: in training one after another, and in the held-out rows."""
 
     sequence: dict[str, list[str]]
     held_out: dict[str, set[str]]
 
     def before(self, example: RankingExample) -> list[str]:
-        """Training interactions of the row's user before its target."""
+        """Return the training interactions of the row's user before its target."""
         own = self.sequence.get(example.user_id, [])
         return own[: own.index(example.target)] if example.target in own else list(example.history)
 
     def later(self, example: RankingExample) -> set[str]:
-        """What the row's user takes after its target, in training and in held-out rows."""
+        """Return the items that the row's user takes after its target, in training and in held-out rows."""
         own, held = self.sequence.get(example.user_id, []), self.held_out.get(example.user_id, set())
         return {*(own[own.index(example.target) + 1 :] if example.target in own else ()), *held}
 
 
 def vary(base: Recipe, data: PreparedData) -> Recipe:
-    """S-DPO with negatives from each of `WAYS`, and from SASRec where hopwise is installed.
+    """Return the recipe with S-DPO with negatives from each of `SOURCES`, and from SASRec if hopwise is installed.
 
-    On rows of all places in a user's history: after the latest there is hardly anything left to take in training.
+    Rows are of all places in a user's history: after the latest place hardly anything is left to take in training.
     """
     one = varied_alignment(base)
-    ways = [*WAYS, f"hard-{JUDGE}"] if has_hopwise() else WAYS
-    entries = [variant(one, _name(how), negatives_from=how, latest_per_user=None) for how in ways]
-    if f"hard-{JUDGE}" not in ways:
+    sources = [*SOURCES, f"hard-{JUDGE}"] if has_hopwise() else SOURCES
+    entries = [variant(one, _name(source), negatives_from=source, latest_per_user=None) for source in sources]
+    if f"hard-{JUDGE}" not in sources:
         return with_alignments(base, entries)
     sections = list(base.sequential)
     if JUDGE not in [s.model for s in sections]:
@@ -74,14 +74,12 @@ def vary(base: Recipe, data: PreparedData) -> Recipe:
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Metrics by where the negatives come from, and the share of them that the user takes after all."""
-    predictions = of_rankers(runs)
-    users = next(iter(predictions.values()))[0]["user_id"].to_list()
-    measured = measure(ranking_values(predictions, runs[0].recipe.evaluate.ks), users, baseline=_name("list"))
+    """Measure by source of the negatives: the metrics, and the share of negatives that the user takes after all."""
+    measured = measure_runs(runs, _name("list"))
     sections = runs[0].recipe.align
     settings = {
-        name: {"negatives": section.negatives_from, "N": of["N"], "rows": of["rows"], "seconds": of["seconds"]}
-        for (name, of), section in zip(settings_of(runs).items(), sections, strict=True)
+        name: {"negatives": section.negatives_from, "N": own["N"], "rows": own["rows"], "seconds": own["seconds"]}
+        for (name, own), section in zip(settings_of(runs).items(), sections, strict=True)
     }
     false = measure_negatives(runs)
     tables = [
@@ -99,10 +97,10 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 
 
 def measure_negatives(runs: Sequence[Run]) -> Measured:
-    """What the negatives of each alignment are, over the training rows of all runs; see `LABELS`.
+    """Measure the negatives of each alignment over the training rows of all runs; see `LABELS`.
 
-    Rows of users without held-out rows count as users of whom nothing is taken later than training. `PAST` is not
-    known of hard negatives: the models that judge them have learnt from what users take later in training.
+    Users without held-out rows count as users who take nothing after training. `PAST` is unknown for hard negatives:
+    the models that choose them have learnt from what users take later in training.
     """
     values: dict[str, dict[str, list[float]]] = {}
     users: list[str] = []
@@ -120,34 +118,33 @@ def measure_negatives(runs: Sequence[Run]) -> Measured:
                 own.setdefault(PAST, []).extend(share_in(unaware, [taken.later(e) for e in unaware]))
         users += [e.user_id for e in rows]
     order = (HELD_OUT, PAST, POPULARITY)
-    stacked = {n: {q: np.array([of[q]]) for q in order if q in of} for n, of in values.items()}
+    stacked = {n: {q: np.array([own[q]]) for q in order if q in own} for n, own in values.items()}
     return measure(stacked, users, baseline=_name("uniform"))
 
 
 def drawn_rows(run: Run, section: AlignSection) -> list[RankingExample]:
-    """The rows that an alignment was trained on, with the lists that its negatives come from."""
-    path = run.folder / "align" / section.name / NEGATIVES_FILE
+    """Return the rows that an alignment was trained on, with the lists that its negatives come from."""
     if section.negatives_from == "list":
         return training_rows(run.data, section, run.recipe.seed)
-    return frame_to_examples(read_parquet(path))
+    return frame_to_examples(read_parquet(run.folder / "align" / section.name / NEGATIVES_FILE))
 
 
 def unaware_rows(
     run: Run, section: AlignSection, rows: Sequence[RankingExample], taken: _Taken
 ) -> list[RankingExample]:
-    """The same rows drawn once more, by one who knows nothing of the users after the row's target.
+    """Return the rows drawn again without knowledge of what users take after the row's target.
 
-    Each row stands for a user of its own, of whom the past alone is known.
+    Each row stands for a separate user, of whom only the past is known.
     """
     apart = [replace(e, user_id=str(i)) for i, e in enumerate(rows)]
     past = [(str(i), item) for i, e in enumerate(rows) for item in taken.before(e)]
     known = pl.DataFrame(past, schema={"user_id": pl.String, "item_id": pl.String}, orient="row")
-    found = redraw_lists(apart, run.data, section.drawn_from or "uniform", seed=run.recipe.seed, known=known)
-    return [replace(e, user_id=row.user_id) for e, row in zip(found, rows, strict=True)]
+    drawn = redraw_lists(apart, run.data, section.drawn_from or "uniform", seed=run.recipe.seed, known=known)
+    return [replace(e, user_id=row.user_id) for e, row in zip(drawn, rows, strict=True)]
 
 
 def taken_by(data: PreparedData) -> _Taken:
-    """What the users of prepared data take."""
+    """Return the items that the users of prepared data take."""
     sequence: dict[str, list[str]] = {}
     for user, item in data.train_interactions.select("user_id", "item_id").iter_rows():
         sequence.setdefault(user, []).append(item)
@@ -158,7 +155,7 @@ def taken_by(data: PreparedData) -> _Taken:
 
 
 def share_in(rows: Sequence[RankingExample], taken: Sequence[set[str]]) -> list[float]:
-    """The share of each row's negatives that is among these items [B]."""
+    """Return the share of each row's negatives [B] that is among these items."""
     return [
         sum(i in own for i in e.candidates if i != e.target) / (len(e.candidates) - 1)
         for e, own in zip(rows, taken, strict=True)
@@ -166,15 +163,16 @@ def share_in(rows: Sequence[RankingExample], taken: Sequence[set[str]]) -> list[
 
 
 def _against_false(measured: Measured, false: Measured) -> Drawing:
-    """Accuracy against the share of negatives that are none."""
+    """Return a plot of accuracy against the share of negatives that the user takes later."""
     quantity = measured.headline[-1]
     points = {
-        v: (100 * of[PAST].mean, measured.intervals[v][quantity]) for v, of in false.intervals.items() if PAST in of
+        v: (100 * intervals[PAST].mean, measured.intervals[v][quantity])
+        for v, intervals in false.intervals.items()
+        if PAST in intervals
     }
-    title = metric_label(quantity)
     return named_points(
         f"{slug(quantity)}-false-negatives",
-        title,
+        metric_label(quantity),
         points,
         x_label="percent of the negatives that are taken later, drawn from the past alone",
         hint="Bars: 95% intervals over the users under test.",
@@ -182,41 +180,43 @@ def _against_false(measured: Measured, false: Measured) -> Drawing:
 
 
 def _false_facts(false: Measured) -> list[str]:
-    told = (f"{v} {100 * of[PAST].mean:.1f}%" for v, of in false.intervals.items() if PAST in of)
+    shares = (
+        f"{v} {100 * intervals[PAST].mean:.1f}%" for v, intervals in false.intervals.items() if PAST in intervals
+    )
     return [
-        f"Negatives that the user takes later, drawn from the past alone: {', '.join(told)}.",
+        f"Negatives that the user takes later, drawn from the past alone: {', '.join(shares)}.",
         *facts_of(false, None, LABELS, [PAST]),
     ]
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
     size = runs[0].recipe.data.candidates.size
-    found = [
-        f"Each row’s list is drawn again: {size - 1} negatives, of which a step sees N, chosen at random; prompts "
+    notes = [
+        f"Each row’s list is drawn again: {size - 1} negatives, of which a step sees N, chosen at random. Prompts "
         "that show the list show these. Lists under test are the same for all, and drawn uniformly.",
-        "hard: the highest of a uniform pool under the model that alignment starts from, asked once before training; "
-        "it is not asked again as the policy changes.",
-        "in-batch: targets of the rows that follow in one random order, as rows of a batch lend them to each other; "
-        "training forms its own batches, by length.",
-        "Training rows are of all places in users’ histories, in other studies of each user’s latest: after those, "
-        "nearly nothing is left for the user to take in training. SFT may have seen a few of them.",
+        "hard: the highest of a uniform pool under the model that alignment starts from, asked once before training, "
+        "and not again as the policy changes.",
+        "in-batch: targets of the next rows in one random order, as if they were a batch; training forms its own "
+        "batches, by length.",
+        "Training rows are of all places in users’ histories; other studies take each user’s latest rows, after "
+        "which hardly anything is left for the user to take in training. SFT may have seen a few of them.",
     ]
     if not any(s.negatives_judge for s in runs[0].recipe.align):
-        found.append(f"Hard negatives of {JUDGE} are left out: hopwise is not installed.")
-    return found
+        notes.append(f"Hard negatives of {JUDGE} are left out: hopwise is not installed.")
+    return notes
 
 
-def _name(how: str) -> str:
-    return f"s-dpo-{how}"
+def _name(source: str) -> str:
+    return f"s-dpo-{source}"
 
 
 _FALSE_NOTE = (
     "Shares of the negatives drawn for {n:,} training rows of {users:,} users. Taken in held-out rows: the user "
-    "takes the item in a validation or test row; the row’s own list (s-dpo-list) avoids these by knowing the whole "
-    "log, the others know the training interactions alone. Taken later, drawn from the past alone: the same draw by "
-    "one who knows only what came before the row’s target; the user takes the item later, in training or held-out "
-    "rows. It is not known of hard negatives (dashes): the models that judge them have learnt from all training "
-    "interactions, later ones among them. In brackets 95% intervals by bootstrap over users."
+    "takes the item in a validation or test row. The row’s own list (s-dpo-list) avoids these because it knows the "
+    "whole log; the others know only the training interactions. Taken later, drawn from the past alone: the same "
+    "draw, but knowing only what came before the row’s target; the user takes the item later, in training or "
+    "held-out rows. This is unknown for hard negatives (dashes): the models that choose them have learnt from all "
+    "training interactions, including later ones. In brackets 95% intervals by bootstrap over users."
 )
 
 NEGATIVE_SAMPLING = Study(

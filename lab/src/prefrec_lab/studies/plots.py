@@ -17,12 +17,12 @@ from prefrec_lab.studies.study import Drawing
 
 _WIDTH, _HEIGHT = 5.6, 3.4
 _FEW_TICKS = 8
-"""Whole numbers on an axis up to which each has a tick of its own."""
+"""Most whole numbers on an axis that have a tick each."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its name, and at each x a value with (Interval) or without (float) an interval."""
+    """A line: its name, and at each x a value with an interval (Interval) or without (float)."""
 
     name: str
     x: Sequence[float]
@@ -30,15 +30,15 @@ class Series:
 
 
 def dots(measured: Measured, quantity: str, varied: Collection[str], heading: str | None = None) -> Drawing:
-    """A dot and an interval a variant; those that were varied in colour."""
-    shown = {v: of[quantity] for v, of in measured.intervals.items() if quantity in of}
+    """Return a plot with a dot and an interval per variant; the varied ones are in colour."""
+    shown = {v: intervals[quantity] for v, intervals in measured.intervals.items() if quantity in intervals}
     return interval_dots(slug(quantity), heading or metric_label(quantity), shown, varied)
 
 
 def interval_dots(
     name: str, title: str, shown: Mapping[str, Interval], coloured: Collection[str], hint: str = ""
 ) -> Drawing:
-    """A dot and its interval for each name, from top to bottom."""
+    """Return a plot with a dot and its interval for each name, from top to bottom."""
     figure = whisker_figure(shown, coloured)
     figure.axes[0].set_xlabel(title, fontsize=9, color=INK)
     words = "; ".join(f"{label(n)} {with_interval(i)}" for n, i in shown.items())
@@ -55,16 +55,10 @@ def lines(
     hint: str = "",
     level: Mapping[str, float] | None = None,
 ) -> Drawing:
-    """Lines through points, with intervals where there are any.
+    """Return a plot of lines through points, with intervals where there are any.
 
     Args:
-        name: of the files.
-        title: of the plot.
-        series: the lines.
-        x_label: below the axis.
-        log: the axis is logarithmic.
-        hint: how to read the plot.
-        level: name → height of a dashed line, as chance.
+        level: name → height of a dashed line, such as chance.
     """
     figure, axes = new_figure(_WIDTH, _HEIGHT)
     words = []
@@ -97,7 +91,7 @@ def named_points(
     front: Collection[str] = (),
     hint: str = "",
 ) -> Drawing:
-    """A point with a name and an interval for each variant; those of the front joined by a line."""
+    """Return a plot of a named point with an interval per variant; a line joins those of the front."""
     figure, axes = new_figure(_WIDTH, _HEIGHT)
     for variant, (x, y) in points.items():
         colour = PALETTE[0] if variant in front else "#8b8f97"
@@ -113,11 +107,11 @@ def named_points(
 
 
 def _apart(series: Sequence[Series], log: bool) -> list[Series]:
-    """The series, moved a little along the axis where intervals would hide each other."""
-    places = [x for one in series for x in one.x]
+    """Return the series, moved a little along the axis if intervals would hide each other."""
+    positions = [x for one in series for x in one.x]
     if not any(isinstance(y, Interval) for one in series for y in one.y):
         return list(series)
-    spread = max(places) / min(places) if log else max(places) - min(places)
+    spread = max(positions) / min(positions) if log else max(positions) - min(positions)
     moved = []
     for i, one in enumerate(series):
         shift = 0.012 * (i - (len(series) - 1) / 2)
@@ -148,5 +142,5 @@ def _number(value: Interval | float) -> str:
 
 
 def slug(text: str) -> str:
-    """A text as the name of a file."""
+    """Return a text as the name of a file."""
     return "".join(c if c.isalnum() else "-" for c in text).strip("-")

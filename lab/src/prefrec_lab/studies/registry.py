@@ -1,4 +1,4 @@
-"""The studies there are, by name."""
+"""All studies, by name."""
 
 from __future__ import annotations
 

@@ -27,18 +27,18 @@ from prefrec_lab.studies.tables import (
     facts_of,
     interval_cell,
     plain_table,
-    results_frame,
     results_table,
+    stacked_frames,
 )
 
 ROWS = 80
-"""Rows that are asked again, the first of those under test."""
+"""Most rows that are asked again: the first of those under test."""
 
 NOISE = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Shares of the history that are replaced."""
 
 ORDERS = 2
-"""Other orders of the candidates."""
+"""Number of other orders of the candidates."""
 
 AS_IT_IS = "as it is"
 THIRDS = ("first", "middle", "last")
@@ -49,7 +49,7 @@ Predictions = dict[str, dict[str, list[pl.DataFrame]]]
 
 @dataclass(frozen=True)
 class Condition:
-    """A change of the questions: its name, what it makes of rows and titles, whether it is an order alone."""
+    """A change of the questions: its name, what it does to rows and to titles, and whether it only reorders."""
 
     name: str
     rows: Callable[[Sequence[RankingExample], PreparedData], list[RankingExample]]
@@ -58,9 +58,9 @@ class Condition:
 
 
 def noisy(share: float) -> Callable[[Sequence[RankingExample], PreparedData], list[RankingExample]]:
-    """Replace a share of each history (one item at least) by random items that the row does not hold.
+    """Return a change that replaces a share of each history (at least one item) by random items not in the row.
 
-    What is replaced at a lower share is replaced by the same item at a higher one.
+    An item that a lower share replaces is replaced by the same item at a higher share.
     """
 
     def change(rows: Sequence[RankingExample], data: PreparedData) -> list[RankingExample]:
@@ -70,7 +70,7 @@ def noisy(share: float) -> Callable[[Sequence[RankingExample], PreparedData], li
 
 
 def shuffled(draw: int) -> Callable[[Sequence[RankingExample], PreparedData], list[RankingExample]]:
-    """The candidates of each row in another order."""
+    """Return a change that puts the candidates of each row in another order."""
 
     def change(rows: Sequence[RankingExample], data: PreparedData) -> list[RankingExample]:
         orders = (np.random.default_rng((2, draw, i)).permutation(len(e.candidates)) for i, e in enumerate(rows))
@@ -83,15 +83,15 @@ def shuffled(draw: int) -> Callable[[Sequence[RankingExample], PreparedData], li
 
 
 def lower_case(catalogue: Catalogue) -> Catalogue:
-    """All titles in lower case: other tokens, the same names."""
+    """Return the catalogue with all titles in lower case: other tokens, the same names."""
     return Catalogue(catalogue.frame.with_columns(pl.col("title").str.to_lowercase()))
 
 
 def numbered(catalogue: Catalogue) -> Catalogue:
-    """Titles that say nothing: `Item 1`, `Item 2`, … in a random order.
+    """Return the catalogue with titles that carry no meaning: `Item 1`, `Item 2`, … in a random order.
 
-    Not in the catalogue's: a model likes small numbers, and in many data sets so do users, whose popular items came
-    first.
+    In the catalogue's order the numbers could carry meaning: models prefer small numbers, and in many data sets the
+    popular items come first.
     """
     names = [f"Item {i}" for i in 1 + np.random.default_rng(3).permutation(len(catalogue))]
     return Catalogue(catalogue.frame.with_columns(title=pl.Series(names, dtype=pl.String)))
@@ -111,9 +111,9 @@ CONDITIONS = (
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Each model under each condition, held against itself as it is; position bias over the orders.
+    """Compare each model under each condition with itself as it is; measure position bias over the orders.
 
-    Where prompts do not show the candidates there is no other order to ask about.
+    If prompts do not show the candidates, other orders are not asked about.
 
     Raises:
         DataError: there is no trained language model, or the runs have different rows under test.
@@ -123,26 +123,26 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
         raise DataError(f"{runs[0].folder}: no trained language model to ask again")
     shown = any(shows_candidates(run) for run in runs)
     conditions = [c for c in CONDITIONS if shown or not c.is_order]
-    asked = ask_again(runs, models, conditions, folder / "asked")
-    users = asked[models[0]][AS_IT_IS][0]["user_id"].to_list()
+    predictions = ask_again(runs, models, conditions, folder / "asked")
+    users = predictions[models[0]][AS_IT_IS][0]["user_id"].to_list()
     ks = runs[0].recipe.evaluate.ks
-    measured = {m: measure(ranking_values(asked[m], ks), users, baseline=AS_IT_IS) for m in models}
+    measured = {m: measure(ranking_values(predictions[m], ks), users, baseline=AS_IT_IS) for m in models}
     metric = measured[models[0]].headline[-1]
     facts = [f"{label(m)}. {s}" for m in models for s in facts_of(measured[m], quantities=[metric])]
-    tables = [_conditions_table(measured, metric), *(position_tables(asked, users) if shown else [])]
+    tables = [_conditions_table(measured, metric), *(position_tables(predictions, users) if shown else [])]
     first = measured[models[0]]
     notes = [_TRAINED_NOTE, _POSITION_NOTE if shown else _HIDDEN_NOTE]
     return Outcome(tables, [_noise_drawing(measured, metric)], facts, first.n, first.users, notes)
 
 
 def shows_candidates(run: Run) -> bool:
-    """Whether another order of the candidates gives another prompt."""
+    """Return True if another order of the candidates changes the prompt."""
     template = load_template(run.recipe.model.templates[0], domain=run.data.domain)
     return template.render(["A"], ["B", "C"]) != template.render(["A"], ["C", "B"])
 
 
 def rows_of(run: Run) -> list[RankingExample]:
-    """The rows of a run that are asked again."""
+    """Return the rows of a run that are asked again."""
     section = run.recipe.evaluate
     return run.data.some(section.split, min(section.rows or ROWS, ROWS))
 
@@ -150,32 +150,32 @@ def rows_of(run: Run) -> list[RankingExample]:
 def ask_again(
     runs: Sequence[Run], models: Sequence[str], conditions: Sequence[Condition], cache: Path
 ) -> Predictions:
-    """Every model under every condition, in every run; what has been asked before is read from `cache`."""
-    found: Predictions = {m: {c.name: [] for c in conditions} for m in models}
+    """Ask every model under every condition, in every run; earlier answers are read from `cache`."""
+    predictions: Predictions = {m: {c.name: [] for c in conditions} for m in models}
     rows = same_rows(runs, rows_of)
     for run in runs:
         for condition in conditions:
             other = replace(run, data=replace(run.data, catalogue=condition.titles(run.data.catalogue)))
             frames = other.ask(models, condition.rows(rows, run.data), cache / run.folder.name / slug(condition.name))
             for model, frame in zip(models, frames, strict=True):
-                found[model][condition.name].append(frame.sort("row"))
-    return found
+                predictions[model][condition.name].append(frame.sort("row"))
+    return predictions
 
 
-def position_tables(asked: Predictions, users: Sequence[str]) -> list[Table]:
-    """Where the first choice stands, whether it stays in another order, and HR@1 by the target's place."""
+def position_tables(predictions: Predictions, users: Sequence[str]) -> list[Table]:
+    """Return two tables: the first choice's position and stability over orders, and HR@1 by the target's position."""
     orders = [c.name for c in CONDITIONS if c.name == AS_IT_IS or c.is_order]
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     thirds = []
-    for model, of in asked.items():
-        places, same = [], []
+    for model, of_condition in predictions.items():
+        positions, same = [], []
         frames: list[pl.DataFrame] = []
-        for in_orders in zip(*(of[name] for name in orders), strict=True):  # a seed's predictions, an order each
+        for in_orders in zip(*(of_condition[name] for name in orders), strict=True):  # per seed, one frame per order
             choices = [_choices(frame) for frame in in_orders]
-            places.append(np.mean([_places(f, c) for f, c in zip(in_orders, choices, strict=True)], axis=0))
+            positions.append(np.mean([_positions(f, c) for f, c in zip(in_orders, choices, strict=True)], axis=0))
             same.append([float(len(set(of_row)) == 1) for of_row in zip(*choices, strict=True)])
             frames += in_orders
-        values[model] = {"place": np.stack(places), "same": np.array(same)}
+        values[model] = {"place": np.stack(positions), "same": np.array(same)}
         thirds.append({"model": model, **_hits_by_third(frames, users)})
     labels = {"place": "place of the first choice (0 top, 1 bottom)", "same": f"same choice in {len(orders)} orders"}
     measured = measure(values, users)
@@ -189,56 +189,53 @@ def _with_noise(
     example: RankingExample, share: float, ids: Sequence[str], rng: np.random.Generator
 ) -> RankingExample:
     history, held = list(example.history), {*example.history, *example.candidates}
-    places = rng.permutation(len(history))
+    positions = rng.permutation(len(history))
     drawn = [i for i in rng.permutation(len(ids)).tolist() if ids[i] not in held]
-    wanted = max(1, round(share * len(history))) if history else 0
-    for place, item in zip(places[:wanted].tolist(), drawn, strict=False):
-        history[place] = ids[item]
+    count = max(1, round(share * len(history))) if history else 0
+    for position, item in zip(positions[:count].tolist(), drawn, strict=False):
+        history[position] = ids[item]
     return replace(example, history=tuple(history))
 
 
 def _choices(frame: pl.DataFrame) -> list[str]:
-    """The candidate with the highest score of each row; of equal ones the first by id."""
+    """Return the candidate with the highest score of each row; of equal ones the first by id."""
     pairs = frame.select("candidates", "scores").iter_rows()
     return [min(zip(candidates, scores, strict=True), key=lambda p: (-p[1], p[0]))[0] for candidates, scores in pairs]
 
 
-def _places(frame: pl.DataFrame, choices: Sequence[str]) -> list[float]:
+def _positions(frame: pl.DataFrame, choices: Sequence[str]) -> list[float]:
     lists = frame["candidates"].to_list()
     return [c.index(chosen) / max(1, len(c) - 1) for c, chosen in zip(lists, choices, strict=True)]
 
 
 def _hits_by_third(frames: Sequence[pl.DataFrame], users: Sequence[str]) -> dict[str, float | None]:
-    """HR@1, with its interval, of questions whose target stands in each third of the list."""
+    """Return HR@1, with its interval, of questions whose target is in each third of the list."""
     hits: dict[str, list[tuple[str, float]]] = {third: [] for third in THIRDS}
     for frame in frames:
         rows = zip(users, *(frame[c].to_list() for c in ("candidates", "target", "rank")), strict=True)
         for user, candidates, target, rank in rows:
             third = THIRDS[3 * candidates.index(target) // len(candidates)]
             hits[third].append((user, float(rank == 1)))
-    found: dict[str, float | None] = {}
-    for third, of in hits.items():
-        interval = mean_interval([h for _, h in of], [u for u, _ in of]).to_json() if of else {}
-        found |= {third: interval.get("mean"), f"{third}, low": interval.get("low")}
-        found |= {f"{third}, high": interval.get("high"), f"{third}, n": interval.get("n")}
-    return found
+    columns: dict[str, float | None] = {}
+    for third, own in hits.items():
+        interval = mean_interval([h for _, h in own], [u for u, _ in own]).to_json() if own else {}
+        columns |= {third: interval.get("mean"), f"{third}, low": interval.get("low")}
+        columns |= {f"{third}, high": interval.get("high"), f"{third}, n": interval.get("n")}
+    return columns
 
 
 def _conditions_table(measured: dict[str, Measured], metric: str) -> Table:
-    """Conditions × models: the metric, and its difference to the model as it is."""
+    """Return conditions × models: the metric, and its difference to the model as it is."""
     columns = [c for m in measured for c in (label(m), "difference")]
-    rows = []
     first = next(iter(measured.values()))
+    rows = []
     for condition in first.intervals:
         cells: list[Cell] = []
-        for of in measured.values():
-            gap = of.differences.get(condition, {}).get(metric)
-            cells += [interval_cell(of.intervals[condition][metric]), difference_cell(gap) if gap else Cell("–")]
+        for own in measured.values():
+            gap = own.differences.get(condition, {}).get(metric)
+            cells += [interval_cell(own.intervals[condition][metric]), difference_cell(gap)]
         rows.append((condition, cells, ""))
-    frame = pl.concat(
-        [results_frame(of, {}).select(pl.lit(m).alias("model"), pl.all()) for m, of in measured.items()],
-        how="vertical_relaxed",
-    )
+    frame = stacked_frames(measured, "model")
     note = (
         f"Means over {first.n:,} rows of {first.users:,} users; differences to the same model as it is, on the same "
         "rows, with 95% intervals by bootstrap over users."
@@ -249,25 +246,25 @@ def _conditions_table(measured: dict[str, Measured], metric: str) -> Table:
 def _noise_drawing(measured: dict[str, Measured], metric: str) -> Drawing:
     names = [AS_IT_IS, *(c.name for c in CONDITIONS if c.name.endswith("random"))]
     shares = [0, *(100 * n for n in NOISE)]
-    series = [Series(m, shares, [of.intervals[n][metric] for n in names]) for m, of in measured.items()]
+    series = [Series(m, shares, [own.intervals[n][metric] for n in names]) for m, own in measured.items()]
     return lines("noise", metric_label(metric), series, x_label="percent of the history that is random")
 
 
-_THIRDS_NOTE = "Over all orders of the candidates together, with 95% intervals by bootstrap over users."
-_TRAINED_NOTE = "The adapters are asked as they were trained: no model saw noise, lower case or numbers before."
+_THIRDS_NOTE = "Over all orders of the candidates, with 95% intervals by bootstrap over users."
+_TRAINED_NOTE = "The adapters are those of the run: no model saw noise, lower case or numbers in training."
 _POSITION_NOTE = (
-    "An unbiased model’s first choice stands in the middle of the list on average (0.5), and stays the same in "
+    "The first choice of an unbiased model is in the middle of the list on average (0.5), and stays the same in "
     "another order."
 )
 _HIDDEN_NOTE = (
-    "In these prompts the candidates are not shown, so their order cannot matter: other orders are not asked about."
+    "In these prompts the candidates are not shown, so their order cannot matter, and no other order is asked about."
 )
 
 ROBUSTNESS = Study(
     "robustness",
-    "How much do the models lose to noise in the history, another order of the candidates, other titles?",
-    "the questions: 10–50% of the history random, candidates shuffled where prompts show them, titles in lower case "
-    "or numbers; the models are the same.",
+    "How much worse are the models with noise in the history, another order of the candidates, or other titles?",
+    "the questions: 10–50% of the history random, candidates shuffled if prompts show them, titles in lower case or "
+    "replaced by numbers; the models are the same.",
     dpo_and_s_dpo,
     analyse,
     reads_any_run=True,

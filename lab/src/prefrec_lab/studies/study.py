@@ -1,4 +1,4 @@
-"""What a study is: a question, what is varied, and how runs answer it."""
+"""The parts of a study: a question, what is varied, and how runs answer it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ BASE = "base.yaml"
 """The recipe that most studies start from."""
 
 SASREC = SequentialConfig(model="SASRec", batch_size=256, epochs=12, patience=2)
-"""The sequential recommender of studies that need one and whose recipe names none: small steps in few passes over the
-rows, since on two cores a pass takes long."""
+"""The sequential recommender of studies whose recipe names none.
+
+It makes small steps in few passes over the rows, because a pass takes long on two cores.
+"""
 
 FEWER_ROWS = ("sft.rows=200", "align.0.rows=200")
 """Overrides for studies that cannot use the SFT that other studies share."""
@@ -29,23 +31,14 @@ FEWER_ROWS = ("sft.rows=200", "align.0.rows=200")
 
 @dataclass(frozen=True)
 class Table:
-    """A table twice: for people and for machines.
+    """A table in two forms, for people and for machines."""
 
-    Attributes:
-        name: of the CSV file, without its ending; the first table of a study is called `table`.
-        title: above it.
-        first: what its first column holds.
-        grid: as people read it.
-        frame: the same numbers, one fact a row.
-        note: below it.
-    """
-
-    name: str
-    title: str
-    first: str
-    grid: Grid
-    frame: pl.DataFrame
-    note: str = ""
+    name: str  # of the CSV file, without its ending; the first table of a study is called `table`
+    title: str  # above it
+    first: str  # heading of its first column
+    grid: Grid  # as people read it
+    frame: pl.DataFrame  # the same numbers, one fact per row
+    note: str = ""  # below it
 
 
 @dataclass(frozen=True)
@@ -61,62 +54,45 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study found.
+    """The findings of a study."""
 
-    Attributes:
-        tables: the main one first.
-        drawings: the plots.
-        facts: computed sentences: the largest difference, and whether any interval excludes 0.
-        notes: what the numbers do not say.
-        n, users: rows behind the main table, and users among them.
-    """
-
-    tables: list[Table]
+    tables: list[Table]  # the main one first
     drawings: list[Drawing]
-    facts: list[str]
+    facts: list[str]  # computed sentences: the largest difference, and whether any interval excludes 0
+    # n, users: rows behind the main table, and users among them
     n: int
     users: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the numbers do not show
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question to runs.
+    """A question that runs answer."""
 
-    Attributes:
-        name: on the command line, and of the folder.
-        question: one sentence.
-        varied: what differs between the variants, and what does not.
-        vary: the base recipe, and the data that it prepares → the recipe to run.
-        analyse: finished runs, one a seed, and the study's own folder (for what it keeps) → the outcome.
-        reads_any_run: whether runs of other recipes can be analysed too.
-        make: how a run is made in its folder, where that is more than to carry out what `vary` returns; such runs
-            are not shared with other studies.
-        many_data: whether it compares several data sets, a run for each.
-        base: file of this package with the recipe that it starts from, unless the user names another.
-        overrides: `FIELD=VALUE` that it sets in that recipe before what the user sets.
-    """
-
-    name: str
-    question: str
-    varied: str
+    name: str  # on the command line, and of the folder
+    question: str  # one sentence
+    varied: str  # what differs between the variants, and what does not
+    # from the base recipe and the data that it prepares to the recipe to run
     vary: Callable[[Recipe, PreparedData], Recipe]
+    # from finished runs, one per seed, and the study's own folder (for its cache) to the outcome
     analyse: Callable[[Sequence[Run], Path], Outcome]
-    reads_any_run: bool = False
+    reads_any_run: bool = False  # whether runs of other recipes can be analysed too
+    # makes a run in its folder if that is more than to run what `vary` returns; such runs are not shared with other
+    # studies
     make: Callable[[Recipe, Path], Run] | None = None
-    many_data: bool = False
-    base: str = BASE
-    overrides: tuple[str, ...] = ()
+    many_data: bool = False  # whether it compares several data sets, with a run for each
+    base: str = BASE  # file of this package with the recipe to start from, unless the user names another
+    overrides: tuple[str, ...] = ()  # `FIELD=VALUE` settings of that recipe, applied before those of the user
 
     @property
     def shares_runs(self) -> bool:
-        """Whether its runs start from the data and the SFT adapter of other studies, and are made in the same way."""
+        """True if its runs use the data and the SFT adapter of other studies, and are made in the same way."""
         own = {o.partition(".")[0] for o in self.overrides} - {"align", "evaluate"}
         return self.make is None and self.base == BASE and not own
 
 
 def has_hopwise() -> bool:
-    """Whether `SASREC` can be trained here."""
+    """Return True if `SASREC` can be trained here."""
     try:
         require_hopwise()
     except ConfigError:
@@ -125,36 +101,37 @@ def has_hopwise() -> bool:
 
 
 def varied_alignment(base: Recipe) -> AlignSection:
-    """The alignment of the base recipe that studies vary: its first S-DPO.
+    """Return the alignment of the base recipe that studies vary: its first S-DPO.
 
     Raises:
         ConfigError: there is none.
     """
-    found = next((a for a in base.align if a.loss == "softmax_dpo"), None)
-    if found is None:
-        raise ConfigError(
-            "align: a study varies the recipe's first alignment with loss softmax_dpo, and there is none"
-        )
-    return found
+    alignment = next((a for a in base.align if a.loss == "softmax_dpo"), None)
+    if alignment is None:
+        raise ConfigError("align: a study varies the recipe's first alignment with loss softmax_dpo: add one")
+    return alignment
 
 
 def with_alignments(base: Recipe, align: Sequence[AlignSection]) -> Recipe:
-    """The base recipe with these alignments in place of its own.
+    """Return the base recipe with these alignments in place of its own.
 
     Raises:
-        ConfigError: what is in it does not fit these alignments.
+        ConfigError: another part of the recipe does not fit these alignments.
     """
     raw = base.model_dump(mode="json") | {"align": [a.model_dump(mode="json") for a in align]}
     return checked_recipe(raw)
 
 
 def on_all_places(base: Recipe) -> Recipe:
-    """The base recipe with SFT and alignments on rows of all places in a history, in place of each user's latest."""
+    """Return the base recipe with SFT and alignments on rows of all places in a history.
+
+    A recipe may take each user's latest rows only.
+    """
     everywhere: dict[str, None] = {"latest_per_user": None}
     sft = base.sft.model_copy(update=everywhere) if base.sft else None
     return base.model_copy(update={"sft": sft, "align": [a.model_copy(update=everywhere) for a in base.align]})
 
 
 def as_it_is(base: Recipe, data: PreparedData) -> Recipe:
-    """The base recipe itself."""
+    """Return the base recipe itself."""
     return base

@@ -1,4 +1,4 @@
-"""What was measured, as tables for people and machines and as sentences."""
+"""Measurements as tables for people and machines, and as sentences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefrec_lab.studies.measure import Measured
 from prefrec_lab.studies.study import Table
 
 Settings = Mapping[str, Mapping[str, Any]]
-"""Variant → what was set (or found) for it → value."""
+"""Variant → setting (or other known fact) → value."""
 
 
 def results_table(
@@ -34,28 +34,24 @@ def results_table(
     title: str = "Results",
     first: str = "Variant",
 ) -> Table:
-    """One row a variant: its settings, every quantity with its interval, and differences to the baseline.
+    """Return one row per variant: its settings, every quantity with its interval, differences to the baseline.
 
     Args:
-        measured: what was measured.
-        settings: of the variants; variants that are not in it have dashes.
-        labels: quantity → how it is headed; metrics head themselves.
-        name: of the CSV file.
-        title: of the table.
-        first: what the variants are.
+        settings: of the variants; a variant without settings has dashes.
+        labels: quantity → heading; metrics have their own.
     """
     settings, labels = settings or {}, labels or {}
-    set_names = list(dict.fromkeys(k for of in settings.values() for k in of))
+    set_names = list(dict.fromkeys(k for own in settings.values() for k in own))
     compared = measured.headline if measured.baseline else []
     headings = [labels.get(q, metric_label(q)) for q in measured.quantities]
     against = [f"{labels.get(q, metric_label(q))} − {label(str(measured.baseline))}’s" for q in compared]
     rows = []
-    for variant, of in measured.intervals.items():
-        known = settings.get(variant, {})
-        cells = [Cell(_setting(known.get(k))) for k in set_names]
-        cells += [interval_cell(of[q]) if q in of else Cell("–") for q in measured.quantities]
+    for variant, intervals in measured.intervals.items():
+        own = settings.get(variant, {})
+        cells = [Cell(_setting(own.get(k))) for k in set_names]
+        cells += [interval_cell(intervals.get(q)) for q in measured.quantities]
         gaps = measured.differences.get(variant, {})
-        cells += [difference_cell(gaps[q]) if q in gaps else Cell("–") for q in compared]
+        cells += [difference_cell(gaps.get(q)) for q in compared]
         rows.append((label(variant), cells, ""))
     return Table(
         name,
@@ -67,25 +63,31 @@ def results_table(
     )
 
 
-def interval_cell(interval: Interval) -> Cell:
-    """A mean with its interval."""
-    return Cell(number(interval.mean), (interval_ends(interval),))
+def interval_cell(interval: Interval | None) -> Cell:
+    """Return a mean with its interval; a dash for None."""
+    return Cell(number(interval.mean), (interval_ends(interval),)) if interval else Cell("–")
 
 
-def difference_cell(difference: PairedDifference) -> Cell:
-    """A difference with its interval; grey where that includes 0."""
-    none = includes_zero(difference)
-    return Cell(signed(difference.mean), (interval_ends(difference),), "weak" if none else "best")
+def difference_cell(difference: PairedDifference | None) -> Cell:
+    """Return a difference with its interval, grey if the interval includes 0; a dash for None."""
+    if difference is None:
+        return Cell("–")
+    return Cell(
+        signed(difference.mean), (interval_ends(difference),), "weak" if includes_zero(difference) else "best"
+    )
 
 
 def results_frame(measured: Measured, settings: Settings) -> pl.DataFrame:
-    """One row a variant and quantity: settings, mean, interval, difference to the baseline, mean of each seed."""
-    set_names = list(dict.fromkeys(k for of in settings.values() for k in of))
+    """Return one row per variant and quantity.
+
+    It has settings, mean, interval, difference to the baseline, and the mean of each seed.
+    """
+    set_names = list(dict.fromkeys(k for own in settings.values() for k in own))
     rows = []
-    for variant, of in measured.intervals.items():
-        for quantity, interval in of.items():
+    for variant, intervals in measured.intervals.items():
+        for quantity, interval in intervals.items():
             gap = measured.differences.get(variant, {}).get(quantity)
-            seeds = measured.by_seed[variant][quantity]
+            difference = gap.to_json() if gap else {}
             rows.append(
                 {
                     "variant": variant,
@@ -94,13 +96,53 @@ def results_frame(measured: Measured, settings: Settings) -> pl.DataFrame:
                     **interval.to_json(),
                     "against": measured.baseline if gap else None,
                     "difference": gap.mean if gap else None,
-                    "difference_low": gap.to_json()["low"] if gap else None,
-                    "difference_high": gap.to_json()["high"] if gap else None,
-                    "p_value": gap.to_json()["p_value"] if gap else None,
-                    **{f"seed_{i}": mean for i, mean in enumerate(seeds)},
+                    "difference_low": difference.get("low"),
+                    "difference_high": difference.get("high"),
+                    "p_value": difference.get("p_value"),
+                    **{f"seed_{i}": mean for i, mean in enumerate(measured.by_seed[variant][quantity])},
                 }
             )
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def grouped_table(
+    measured: Mapping[str, Measured],
+    metric: str,
+    *,
+    name: str,
+    title: str,
+    first: str = "Ranker",
+    note: str = "",
+    group: str = "group",
+    variants: Sequence[str] = (),
+) -> Table:
+    """Return one row per variant, and per group a metric with its difference to the baseline of the group.
+
+    Args:
+        measured: group → its measurements (`measure_groups`).
+        title: of the table, after the metric.
+        group: heading of the groups in the CSV file.
+        variants: those that come first, in this order; the others follow as they were measured.
+    """
+    columns: list[str] = []
+    for name_of_group, own in measured.items():
+        columns += [f"{name_of_group}, n = {own.n:,}", *([f"− {label(own.baseline)}’s"] if own.baseline else [])]
+    rows = []
+    for variant in dict.fromkeys([*variants, *(v for own in measured.values() for v in own.intervals)]):
+        cells: list[Cell] = []
+        for own in measured.values():
+            cells.append(interval_cell(own.intervals.get(variant, {}).get(metric)))
+            if own.baseline:
+                cells.append(difference_cell(own.differences.get(variant, {}).get(metric)))
+        rows.append((label(variant), cells, ""))
+    heading = f"{metric_label(metric)} {title}"
+    return Table(name, heading, first, Grid(columns, rows), stacked_frames(measured, group), note)
+
+
+def stacked_frames(measured: Mapping[str, Measured], column: str) -> pl.DataFrame:
+    """Return the `results_frame` of each group, one below the other; `column` holds the group's name."""
+    frames = [results_frame(group, {}).select(pl.lit(n).alias(column), pl.all()) for n, group in measured.items()]
+    return pl.concat(frames, how="vertical_relaxed")
 
 
 def facts_of(
@@ -109,26 +151,26 @@ def facts_of(
     labels: Mapping[str, str] | None = None,
     quantities: Sequence[str] | None = None,
 ) -> list[str]:
-    """Two sentences a quantity: the largest difference to the baseline, and which intervals exclude 0.
+    """Return two sentences per quantity: the largest difference to the baseline, and which intervals exclude 0.
 
     Args:
-        measured: what was measured.
         variants: those that the study is about; None: all.
-        labels: as for `results_table`.
-        quantities: those that are told; None: the headline.
+        quantities: those to report; None: the headline.
     """
-    found: list[str] = []
-    for quantity in (measured.headline if quantities is None else quantities) if measured.baseline else []:
+    if measured.baseline is None:
+        return []
+    sentences: list[str] = []
+    for quantity in measured.headline if quantities is None else quantities:
         gaps = {
-            v: of[quantity]
-            for v, of in measured.differences.items()
-            if quantity in of and (variants is None or v in variants)
+            v: differences[quantity]
+            for v, differences in measured.differences.items()
+            if quantity in differences and (variants is None or v in variants)
         }
         if gaps:
-            own = measured.intervals[str(measured.baseline)][quantity]
+            own = measured.intervals[measured.baseline][quantity]
             heading = (labels or {}).get(quantity, metric_label(quantity))
-            found += _sentences(heading, f"{label(str(measured.baseline))} ({with_interval(own)})", gaps)
-    return [sentence.replace("\u00a0", " ") for sentence in found]
+            sentences += _sentences(heading, f"{label(measured.baseline)} ({with_interval(own)})", gaps)
+    return [sentence.replace("\u00a0", " ") for sentence in sentences]
 
 
 def _sentences(heading: str, baseline: str, gaps: Mapping[str, PairedDifference]) -> list[str]:
@@ -142,7 +184,7 @@ def _sentences(heading: str, baseline: str, gaps: Mapping[str, PairedDifference]
 
 
 def markdown(table: Table) -> str:
-    """The table in Markdown, small lines beside the number they belong to."""
+    """Return the table in Markdown, with the small lines beside their numbers."""
     head = [table.first, *table.grid.columns]
     lines = [_row(head), _row(["---"] * len(head))]
     lines += [_row([name, *(" ".join([c.text, *c.small]) for c in cells)]) for name, cells, _ in table.grid.rows]
@@ -150,10 +192,10 @@ def markdown(table: Table) -> str:
 
 
 def plain_table(name: str, title: str, first: str, frame: pl.DataFrame, note: str = "") -> Table:
-    """A frame as a table: its first column names the rows, null is a dash."""
+    """Return a frame as a table: its first column names the rows, null is a dash."""
     head, *columns = frame.columns
     rows = [
-        (label(str(row[head])), [Cell(_found(row[c])) for c in columns], "") for row in frame.iter_rows(named=True)
+        (label(str(row[head])), [Cell(_value(row[c])) for c in columns], "") for row in frame.iter_rows(named=True)
     ]
     return Table(name, title, first, Grid(columns, rows), frame, note)
 
@@ -177,7 +219,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _setting(value: Any) -> str:
-    """A setting as it was given: 0.5, 1, 1,649."""
+    """Return a setting as it was given: 0.5, 1, 1,649."""
     if value is None:
         return "–"
     if isinstance(value, int):
@@ -185,6 +227,6 @@ def _setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _found(value: Any) -> str:
-    """A measured value, with all its digits."""
+def _value(value: Any) -> str:
+    """Return a measured value with all its digits."""
     return number(value) if isinstance(value, float) else _setting(value)

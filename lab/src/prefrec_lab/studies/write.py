@@ -1,4 +1,4 @@
-"""A study's folder: table.csv, table.md, the plots, page.html and study.json."""
+"""The folder of a study: table.csv, table.md, the plots, page.html and study.json."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _environment = page_environment("prefrec_lab.studies", "prefrec.report")
 
 
 def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) -> dict[str, Any]:
-    """Write everything that a study leaves into its folder; returns the content of study.json.
+    """Write all results of a study into its folder; return the content of study.json.
 
-    Of many processes the first one writes.
+    If there are several processes, the first one writes.
     """
     summary = _summary(study, runs, outcome, folder)
     if not is_first():
@@ -49,7 +49,7 @@ def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Pat
 
 
 def _summary(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) -> dict[str, Any]:
-    """Plain JSON values: what was asked, of what, and every number found."""
+    """Return plain JSON values: the question, what was asked of which models, and every number."""
     first = runs[0]
     return {
         "study": study.name,
@@ -80,7 +80,7 @@ def _markdown(summary: dict[str, Any], outcome: Outcome) -> str:
         f"## {summary['study']}",
         summary["question"],
         f"Varied: {summary['varied']}",
-        f"n = {outcome.n:,} rows of {outcome.users:,} users, {summary['candidates']} candidates a row; "
+        f"n = {outcome.n:,} rows of {outcome.users:,} users, {summary['candidates']} candidates per row; "
         f"seeds {seeds}; {summary['model']} on {summary['data']}.",
         *outcome.facts,
         *(markdown(t) for t in outcome.tables),
@@ -90,14 +90,14 @@ def _markdown(summary: dict[str, Any], outcome: Outcome) -> str:
 
 
 def _page(summary: dict[str, Any], runs: Sequence[Run], outcome: Outcome) -> str:
-    known = {k: v for k, v in summary["environment"].items() if v is not None}
+    machine = {k: v for k, v in summary["environment"].items() if v is not None}
     return _environment.get_template("page.html.jinja2").render(
         summary=summary,
         facts=[
             ("Rows", f"{outcome.n:,}"),
             ("Users among them", f"{outcome.users:,}"),
             ("Seeds", ", ".join(map(str, summary["seeds"]))),
-            ("Candidates a row", str(summary["candidates"])),
+            ("Candidates per row", str(summary["candidates"])),
             ("Model", summary["model"]),
             ("Data", str(summary["data"])),
         ],
@@ -107,12 +107,12 @@ def _page(summary: dict[str, Any], runs: Sequence[Run], outcome: Outcome) -> str
             for i, d in enumerate(outcome.drawings)
         ],
         recipes=[(run.folder.name, dump_recipe(run.recipe)) for run in runs],
-        environment=known,
+        environment=machine,
     )
 
 
 def _write_drawing(drawing: Drawing, folder: Path) -> None:
-    """PNG and SVG, on white: the files stand in pages whose colour is not known."""
+    """Write PNG and SVG on white, because the colour of the pages that show them is not known."""
     dates: dict[str, Any] = {"svg": {"Date": None}, "png": None}
     for kind, metadata in dates.items():
         save = partial(drawing.figure.savefig, format=kind, dpi=DPI, facecolor="white", metadata=metadata)

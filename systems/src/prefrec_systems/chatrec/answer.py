@@ -1,4 +1,4 @@
-"""Reads the order of titles, and the reason for it, out of what a language model wrote."""
+"""Read the order of titles, and the reason for it, from what a language model wrote."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _JSON = json.JSONDecoder()
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, read.
+    """A parsed answer of a language model.
 
     Attributes:
         text: as it was given.
-        order: indices of the shown titles that it lists, best first; empty where it could not be read.
-        reason: what it gives as its reason; None where it gives none.
-        listed: entries of its list: the title that an entry names, or the entry as written where it names none.
-        invented: those that name none.
+        order: indices of the shown titles that it lists, best first; empty if none could be read.
+        reason: the reason that it gives, or None.
+        listed: entries of its list: the title that an entry names, or the entry as written if it names none.
+        invented: the entries that name no title.
     """
 
     text: str
@@ -38,13 +38,14 @@ class Answer:
 
 
 def read_answer(text: str, titles: Sequence[str]) -> Answer:
-    """What `text` says about the order of `titles`.
+    """Return the order in which `text` lists `titles`.
 
-    A line names a title where the whole line does after `prefrec.prompts.answers.normalise_title`; list markers,
-    emphasis, quotes and a remark after a dash, bar or bracket may surround it, or after a colon, where the remark has
-    a word in small letters that a subtitle would not have. A JSON array of titles is read as well. A title
-    counts where it is named first. What follows "Reason:" is not read for titles, nor is what a reasoning model
-    thinks before `</think>`.
+    A line names a title if the whole line does, after `prefrec.prompts.answers.normalise_title`. List markers,
+    emphasis and quotes may surround the title. A remark may follow it after a dash, bar, bracket or colon; after a
+    colon it must have a word in small letters, as a subtitle would not. A JSON array of titles is read as well.
+
+    Only the first mention of a title counts. The text after "Reason:" is not searched for titles, nor is what a
+    reasoning model writes before `</think>`.
     """
     body, reason = _split_reason(_THOUGHT.sub("", text))
     order: list[int] = []
@@ -63,15 +64,16 @@ def read_answer(text: str, titles: Sequence[str]) -> Answer:
 def _split_reason(text: str) -> tuple[str, str | None]:
     lines = text.splitlines()
     for n, line in enumerate(lines):
-        if found := _REASON.match(line):
-            reason = " ".join(" ".join([line[found.end() :], *lines[n + 1 :]]).split())
+        if match := _REASON.match(line):
+            reason = " ".join(" ".join([line[match.end() :], *lines[n + 1 :]]).split())
             return "\n".join(lines[:n]), reason or None
     return text, None
 
 
 def _entries(body: str) -> Iterator[tuple[list[str], bool]]:
-    """Lines, or the strings of a JSON array: each as it is and without list markers one by one, and whether it is one
-    of a list.
+    """Yield the lines, or the strings of a JSON array, and whether each is an entry of a list.
+
+    Each comes as it is, and again with its list markers removed one by one.
     """
     if values := _array(body):
         yield from ((_without_markers(v), True) for v in values)
@@ -83,10 +85,10 @@ def _entries(body: str) -> Iterator[tuple[list[str], bool]]:
 
 
 def _array(body: str) -> list[str]:
-    """The first JSON array of strings; empty where there is none."""
-    for found in re.finditer(r"\[", body):
+    """Return the first JSON array of strings, or an empty list."""
+    for bracket in re.finditer(r"\[", body):
         try:
-            values, _ = _JSON.raw_decode(body, found.start())
+            values, _ = _JSON.raw_decode(body, bracket.start())
         except (ValueError, RecursionError):
             continue
         if values and all(isinstance(v, str) for v in values):
@@ -95,12 +97,12 @@ def _array(body: str) -> list[str]:
 
 
 def _without_markers(entry: str) -> list[str]:
-    """The entry, then with one list marker less each; emphasis that begins with the marker goes with it."""
+    """Return the entry, then with one list marker less each time; emphasis at the marker goes with it."""
     forms = [entry.strip()]
     while True:
         bare = entry = forms[-1]
-        if found := _EMPHASIS.match(entry):
-            bare = found[1] + entry[found.end() :]
+        if emphasis := _EMPHASIS.match(entry):
+            bare = emphasis[1] + entry[emphasis.end() :]
         bare = _MARKER.sub("", bare if _MARKER.match(bare) else entry).strip()
         if bare == entry:
             return forms
@@ -108,7 +110,7 @@ def _without_markers(entry: str) -> list[str]:
 
 
 def _named(forms: Sequence[str], titles: Sequence[str]) -> int | None:
-    """Index of the title that an entry names: as a whole, inside emphasis or quotes, or before a remark."""
+    """Return the index of the title that an entry names: as a whole, in emphasis or quotes, or before a remark."""
     for read in (_whole, _before_remarks):
         for title in (title for form in forms for title in read(form)):
             if normalise_title(title) and (choice := valid_choice(title, titles)) is not None:
@@ -117,14 +119,14 @@ def _named(forms: Sequence[str], titles: Sequence[str]) -> int | None:
 
 
 def _whole(form: str) -> list[str]:
-    return [form, *(found[1] for pattern in (_EMPHASIS, _QUOTED) if (found := pattern.match(form)))]
+    return [form, *(match[1] for pattern in (_EMPHASIS, _QUOTED) if (match := pattern.match(form)))]
 
 
 def _before_remarks(form: str) -> list[str]:
     breaks = [b for b in _BREAK.finditer(form) if b["remark"] is None or _is_sentence(b["remark"])]
-    return [form[: found.start()] for found in reversed(breaks)]
+    return [form[: b.start()] for b in reversed(breaks)]  # the longest title first
 
 
 def _is_sentence(remark: str) -> bool:
-    """Whether it has a word in small letters, of four at least: subtitles write short ones so ("of", "the")."""
+    """Return True if a word of four letters or more is in lower case; subtitles have short ones ("of", "the")."""
     return any(len(word) > 3 and word[0].islower() for word in re.findall(r"\w+", remark))

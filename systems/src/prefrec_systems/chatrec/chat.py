@@ -20,30 +20,29 @@ from prefrec.training.sampler import longest_first
 Conversation = Sequence[Message]
 
 _TOO_LONG = re.compile(r"refuses the question .*context[ _](?:length|size|window)", re.IGNORECASE | re.DOTALL)
-"""How OpenAI's servers, vLLM and llama.cpp say that a question is too long."""
+"""Matches the error of OpenAI's servers, vLLM and llama.cpp for a conversation that is too long."""
 
 
 class ConversationTooLongError(TokenizerError):
-    """A conversation leaves no room for its answer."""
+    """A conversation that leaves no room for its answer."""
 
 
 class ChatModel(Protocol):
-    """Answers conversations."""
+    """A language model that answers conversations."""
 
     def answer(self, conversations: Sequence[Conversation], doing: str) -> list[str]:
-        """The assistant's next message in each; `doing` is what the progress is called."""
+        """Return the assistant's next message of each conversation; `doing` is the label of the progress bar."""
         ...
 
 
 class LocalChat:
-    """A causal LM with a chat template; it answers greedily.
+    """A causal LM with a chat template, decoded greedily.
 
     Args:
         model: in evaluation mode.
-        tokenizer: of the model, with a chat template.
-        max_new_tokens: of an answer.
-        max_length: tokens of a conversation with its answer.
-        batch_size: conversations a pass.
+        max_new_tokens: most tokens of an answer.
+        max_length: most tokens of a conversation with its answer.
+        batch_size: conversations per pass.
 
     Raises:
         TokenizerError: the tokenizer has no chat template, or no end token.
@@ -60,7 +59,7 @@ class LocalChat:
     ) -> None:
         if tokenizer.eos_token_id is None or not tokenizer.chat_template:
             raise TokenizerError(
-                "Chat-REC needs a tokenizer with a chat template and an end token: an instruct model"
+                "the tokenizer lacks a chat template or an end token, which Chat-REC needs: name an instruct model"
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -70,7 +69,7 @@ class LocalChat:
         self.batch_size = batch_size
 
     def answer(self, conversations: Sequence[Conversation], doing: str) -> list[str]:
-        """The next message in each conversation.
+        """Return the next message of each conversation.
 
         Raises:
             ConversationTooLongError: a conversation leaves no room for its answer.
@@ -80,31 +79,31 @@ class LocalChat:
         if longest + self.max_new_tokens > self.max_length:
             raise ConversationTooLongError(
                 f"a conversation takes {longest} tokens and its answer up to {self.max_new_tokens}, max_length is "
-                f"{self.max_length}: show fewer items (`keep`), or raise max_length as far as the model goes"
+                f"{self.max_length}: show fewer items (`keep`), or raise max_length, up to the limit of the model"
             )
         order = longest_first(range(len(prompts)), [len(p) for p in prompts])
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         texts: dict[int, str] = {}
         with torch.no_grad():
             for rows in track(batches, doing):
-                some = [prompts[i] for i in rows]
-                said = greedy_answers(self.model, self.tokenizer, some, self.end, self.max_new_tokens)
-                texts.update(zip(rows, said, strict=True))
+                batch = [prompts[i] for i in rows]
+                answers = greedy_answers(self.model, self.tokenizer, batch, self.end, self.max_new_tokens)
+                texts.update(zip(rows, answers, strict=True))
         return [texts[i] for i in range(len(prompts))]
 
 
 class EndpointChat:
-    """A model behind `/chat/completions`, asked at temperature 0; errors as for `OpenAIClient`."""
+    """A model behind `/chat/completions`, asked at temperature 0. Its errors are those of `OpenAIClient`."""
 
     def __init__(self, client: OpenAIClient, *, max_new_tokens: int = 400) -> None:
         self.client = client
         self.max_new_tokens = max_new_tokens
 
     def answer(self, conversations: Sequence[Conversation], doing: str) -> list[str]:
-        """The next message in each conversation.
+        """Return the next message of each conversation.
 
         Raises:
-            ConversationTooLongError: the server says that a conversation is longer than the model's context.
+            ConversationTooLongError: the server says that a conversation exceeds the model's context.
         """
         settings = {"max_tokens": self.max_new_tokens, "temperature": 0}
         bodies = ({"messages": [dict(m) for m in c], **settings} for c in conversations)

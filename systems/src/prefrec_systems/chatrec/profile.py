@@ -1,4 +1,4 @@
-"""What is known of a user, as lines for a prompt: columns of a table, and what the history's items have in common."""
+"""Profiles of users as lines of a prompt: columns of a table, and what the items of a history have in common."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from prefrec.data import Catalogue
 from prefrec.errors import DataError
 
 POPULAR_SHARE = 0.1
-"""Items that count as popular: this share of those that occur in training."""
+"""Share of the items of training that count as popular."""
 FAVOURITES = 3
 
 
 class Profiles:
-    """Profiles of users from what the data has.
+    """Profiles of users, made from the data.
 
     Args:
-        catalogue: titles; further columns (text as genres, several in a list or split by "|", or numbers as a
-            year) are summed up over the history.
-        train_interactions: frame `user_id, item_id, …`: which items are popular, and with a column `rating` what the
-            user liked best.
-        users: a frame with `user_id` and columns to tell, or None.
+        catalogue: titles. Further columns are summed up over the history: text such as genres (several in a list, or
+            split by "|"), or numbers such as a year.
+        train_interactions: frame `user_id, item_id, …`, from which the popular items follow. A column `rating` gives
+            what the user liked best.
+        users: a frame with `user_id` and columns to show, or None.
 
     Raises:
         DataError: `users` has no user_id.
@@ -36,17 +36,16 @@ class Profiles:
     ) -> None:
         if users is not None and "user_id" not in users.columns:
             raise DataError(f"the table of users has no column user_id, it has {', '.join(users.columns)}")
-        told = users.rows(named=True) if users is not None else []
-        self._users = {str(row.pop("user_id")): row for row in told}
+        about_users = users.rows(named=True) if users is not None else []
+        self._users = {str(row.pop("user_id")): row for row in about_users}
         self._items = {str(row["item_id"]): row for row in catalogue.frame.rows(named=True)}
         self._columns = [c for c in catalogue.frame.columns if c not in ("item_id", "title")]
-        taken = Counter(train_interactions["item_id"].to_list())
-        self._popular = {item for item, _ in taken.most_common(max(1, round(POPULAR_SHARE * len(taken))))}
-
+        counts = Counter(train_interactions["item_id"].to_list())
+        self._popular = {item for item, _ in counts.most_common(max(1, round(POPULAR_SHARE * len(counts))))}
         self._ratings = _ratings(train_interactions)
 
-    def of(self, user_id: str, history: Sequence[str]) -> list[str]:
-        """Lines on the user: what the table says, then what the history (item ids) shows."""
+    def lines(self, user_id: str, history: Sequence[str]) -> list[str]:
+        """Return lines about the user: what the table says, then what the history (item ids) shows."""
         known = self._users.get(user_id, {})
         lines = [f"{column}: {value}" for column, value in known.items() if value not in (None, "")]
         rows = [self._items[item] for item in history if item in self._items]
@@ -64,7 +63,7 @@ class Profiles:
 
 
 def _ratings(train_interactions: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """User → item → rating; empty where the data has none."""
+    """Return user → item → rating; empty if the data has no ratings."""
     if "rating" not in train_interactions.columns:
         return {}
     ratings: dict[str, dict[str, float]] = {}
@@ -74,7 +73,7 @@ def _ratings(train_interactions: pl.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _summary(column: str, values: Iterable[Any]) -> list[str]:
-    """One line on a column of the history's items; none where it has no values."""
+    """Return one line about a column of the history's items; none if it has no values."""
     given = [v for v in values if v is not None and v != ""]
     if not given:
         return []

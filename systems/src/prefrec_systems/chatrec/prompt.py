@@ -1,4 +1,4 @@
-"""The words that Chat-REC puts to a language model."""
+"""The texts that Chat-REC sends to a language model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REASON = "Reason:"
 
 
 def question(profile: Sequence[str], history: Sequence[str], candidates: Sequence[str], domain: str) -> str:
-    """The first message: who asks, what came before (titles, oldest first), and the list to order."""
+    """Return the first message: the profile, the history (titles, oldest first) and the list to order."""
     things, took = WORDS.get(domain, WORDS["generic"])
     parts = [
         f"You recommend {things} to one user. Another recommender has picked the candidates below; choose among them "
@@ -33,17 +33,17 @@ def question(profile: Sequence[str], history: Sequence[str], candidates: Sequenc
     return "\n\n".join(parts)
 
 
-def refinement(asked: str, current: Sequence[str]) -> str:
-    """A later message: what the user says, with the list as it stands now."""
+def refinement(text: str, current: Sequence[str]) -> str:
+    """Return a later message: what the user says, with the list as it stands now."""
     return (
-        f"{asked}\n\n(Your list at present:\n{numbered(current)}\nWhere I ask for another choice or order, answer "
+        f"{text}\n\n(Your list at present:\n{numbered(current)}\nWhere I ask for another choice or order, answer "
         f"with a new numbered list of titles from the candidates, then a line that begins with {REASON} Else answer "
         "in words.)"
     )
 
 
 def extension(candidates: Sequence[str]) -> str:
-    """A later message that brings further candidates."""
+    """Return a later message with further candidates."""
     return (
         f"Here are other candidates:\n{numbered(candidates)}\n\nOrder these from the best to the worst for me, in "
         "the same form."
@@ -51,5 +51,5 @@ def extension(candidates: Sequence[str]) -> str:
 
 
 def numbered(titles: Sequence[str]) -> str:
-    """The titles as a list, from 1."""
+    """Return the titles as a list, numbered from 1."""
     return "\n".join(f"{n}. {title}" for n, title in enumerate(titles, start=1))

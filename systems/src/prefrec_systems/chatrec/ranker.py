@@ -1,4 +1,4 @@
-"""Chat-REC as a ranker: the retriever's best items in the order that a language model gives them."""
+"""Chat-REC as a ranker: the retriever's best items, in the order that a language model gives them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prefrec_systems.chatrec.prompt import question
 
 @dataclass
 class Counts:
-    """How answers were read: all, those without a single title, titles that were not in the list, titles left out."""
+    """Counts of all answers, of unreadable ones, of entries that name no shown title, and of titles left out."""
 
     answers: int = 0
     unreadable: int = 0
@@ -32,21 +32,18 @@ class Counts:
 
 
 class ChatRecRanker:
-    """Ranks by retrieval, then by a language model's order of the items retrieved.
+    """Ranks by retrieval, then by a language model's order of the retrieved items.
 
-    Scores are places: the item ranked first of C scores C, the last 1. Items that the answer leaves out follow those
-    it names, in the retriever's order, and items that were not shown follow them. An answer that names none of the
-    items leaves the retriever's order. Of items with the same score of the retriever a hash decides, not their
-    place in the list.
+    Scores are places: of C items the first scores C, the last 1. Items that the answer leaves out follow those that
+    it
+    names, in the retriever's order; items that were not shown come last. If the answer names none of the items, the
+    retriever's order stays. A hash breaks ties of the retriever, so that an item's place in the list has no
+    influence.
 
     Args:
-        name: shown in tables.
         retriever: any other ranker.
-        chat: the language model.
-        catalogue: titles of all items.
-        profiles: of the users.
-        domain: what the items are, as the data says.
-        keep: items shown.
+        domain: kind of the items (`prefrec_systems.chatrec.prompt.WORDS`).
+        keep: number of items shown.
         seed: of the hash.
     """
 
@@ -74,7 +71,7 @@ class ChatRecRanker:
         self._known: dict[tuple[str, tuple[str, ...], tuple[str, ...]], tuple[list[int], Answer]] = {}
 
     def retrieve(self, examples: Sequence[RankingExample]) -> list[list[int]]:
-        """Places of each example's candidates, best first, by the retriever."""
+        """Return the places of each example's candidates, best first, by the retriever."""
         if not examples:
             return []
         scores, ties = self.retriever.score(examples), self._ties.score(examples)
@@ -82,13 +79,13 @@ class ChatRecRanker:
         return [order[: len(e.candidates)].tolist() for order, e in zip(orders, examples, strict=True)]
 
     def ask(self, examples: Sequence[RankingExample]) -> list[Answer]:
-        """What the language model answers to each example; indices are places among the `keep` items shown."""
-        return [answer for _, answer in self._asked(examples)]
+        """Return the answer to each example; its indices are places among the `keep` items shown."""
+        return [answer for _, answer in self._answers(examples)]
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Scores [B, C]: C for the item in the first place, 1 for that in the last."""
+        """Return scores [B, C]: C for the first item, 1 for the last."""
         rows = []
-        for retrieved, answer in self._asked(examples):
+        for retrieved, answer in self._answers(examples):
             order = self.order(retrieved, answer)
             row = np.empty(len(order))
             row[order] = np.arange(len(order), 0, -1)
@@ -96,37 +93,39 @@ class ChatRecRanker:
         return pad_scores(rows)
 
     def generate(self, examples: Sequence[RankingExample]) -> list[str]:
-        """The first entry of each answer's list as it was written, so that invented titles count as invalid."""
+        """Return the first entry of each answer's list as written, so that invented titles count as invalid."""
         return [answer.listed[0] if answer.listed else answer.text for answer in self.ask(examples)]
 
     def order(self, retrieved: Sequence[int], answer: Answer) -> list[int]:
-        """All places, best first: those that the answer names, the rest as retrieved."""
+        """Return all places, best first: those that the answer names, then the rest as retrieved."""
         named = [retrieved[n] for n in answer.order]
         return named + [place for place in retrieved if place not in set(named)]
 
     def question(self, example: RankingExample, retrieved: Sequence[int]) -> str:
-        """The text that is put to the language model."""
-        titles = self.catalogue.titles_of
-        shown = titles(example.candidates[place] for place in retrieved[: self.keep])
-        profile = self.profiles.of(example.user_id, example.history)
-        return question(profile, titles(example.history), shown, self.domain)
+        """Return the text that the language model is asked."""
+        profile = self.profiles.lines(example.user_id, example.history)
+        history = self.catalogue.titles_of(example.history)
+        return question(profile, history, self._shown(example, retrieved), self.domain)
 
-    def _asked(self, examples: Sequence[RankingExample]) -> list[tuple[list[int], Answer]]:
-        """Order of retrieval and answer of each example; known answers are not asked for again."""
+    def _shown(self, example: RankingExample, retrieved: Sequence[int]) -> list[str]:
+        return self.catalogue.titles_of(example.candidates[place] for place in retrieved[: self.keep])
+
+    def _answers(self, examples: Sequence[RankingExample]) -> list[tuple[list[int], Answer]]:
+        """Return retrieval order and answer of each example; known answers are not requested again."""
         new = [e for key, e in {_key(e): e for e in examples}.items() if key not in self._known]
         if new:
             orders = dict(zip(new, self.retrieve(new), strict=True))
-            mine = processes.share(new)
-            conversations = [[{"role": "user", "content": self.question(e, orders[e])}] for e in mine]
+            own = processes.share(new)
+            conversations = [[{"role": "user", "content": self.question(e, orders[e])}] for e in own]
             texts = self.chat.answer(conversations, f"{self.name}: reordering")
-            said = dict(processes.pool(list(zip(mine, texts, strict=True))))
+            answers = dict(processes.pool(list(zip(own, texts, strict=True))))
             for example in new:
-                self._known[_key(example)] = orders[example], self._read(example, orders[example], said[example])
-            self._tell()
+                self._known[_key(example)] = orders[example], self._read(example, orders[example], answers[example])
+            self._report()
         return [self._known[_key(e)] for e in examples]
 
     def _read(self, example: RankingExample, retrieved: Sequence[int], text: str) -> Answer:
-        shown = self.catalogue.titles_of(example.candidates[place] for place in retrieved[: self.keep])
+        shown = self._shown(example, retrieved)
         answer = read_answer(text, shown)
         self.counts.answers += 1
         self.counts.unreadable += not answer.order
@@ -134,14 +133,14 @@ class ChatRecRanker:
         self.counts.left_out += len(shown) - len(answer.order) if answer.order else 0
         return answer
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         c = self.counts
         say(
             f"{escape(self.name)}: {c.answers} answers, {c.unreadable} unreadable (the retriever's order stays), "
-            f"{c.invented} entries name no item shown, {c.left_out} items shown were left out"
+            f"{c.invented} entries name no shown item, {c.left_out} shown items were left out"
         )
 
 
 def _key(example: RankingExample) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """What the question depends on; the target is no part of it."""
+    """Return what the question depends on; the target does not belong to it."""
     return example.user_id, example.history, example.candidates

@@ -20,8 +20,8 @@ class Reply:
 
     Attributes:
         text: what it said.
-        items: the list as it stands now, item ids, best first.
-        reason: what it gave as its reason; None where it gave none.
+        items: the list as it stands now: item ids, best first.
+        reason: the reason that it gave, or None.
         changed: whether this turn made the list.
     """
 
@@ -34,16 +34,14 @@ class Reply:
 class ChatSession:
     """One user's conversation, kept in memory.
 
-    The first message holds the profile, the history and the retriever's best items; later ones hold the list as it
-    stands, so that "the second" can be found. A reply that lists candidates makes the list anew: those it names. Any
-    other reply, or a first one that cannot be read, leaves it.
+    The first message holds the profile, the history and the retriever's best items. Later ones hold the list as it
+    stands, so that "the second" can be found. A reply that lists candidates replaces the list by those that it names.
+    Any other reply leaves the list, and after a first reply that cannot be read it is as retrieved.
 
     Args:
-        ranker: retriever, language model and titles.
-        user_id: whose profile is told.
-        history: item ids, oldest first.
-        candidates: item ids; by default all of the catalogue that are not in the history.
-        turns: latest questions and answers that are told again, as far as they fit; the first one always is.
+        user_id: whose profile is shown.
+        candidates: item ids; None: all of the catalogue that are not in the history.
+        turns: latest questions and answers that are sent again, as far as they fit; the first one always is.
 
     Raises:
         DataError: an item is not in the catalogue, or no candidates are left.
@@ -73,7 +71,7 @@ class ChatSession:
         self._shown = 0
 
     def recommend(self) -> Reply:
-        """The first recommendation; later calls bring the retriever's next items.
+        """Return the first recommendation; later calls bring the retriever's next items.
 
         Raises:
             DataError: the retriever has no further items.
@@ -82,39 +80,39 @@ class ChatSession:
         fresh = self._candidates(start, start + self.ranker.keep)
         if not fresh:
             raise DataError(f"all {len(self._retrieved)} candidates have been shown")
-        asked = extension(self._titles(fresh)) if start else self.ranker.question(self.example, self._retrieved)
-        reply = self._turn(asked, fresh, otherwise=fresh)
+        message = extension(self._titles(fresh)) if start else self.ranker.question(self.example, self._retrieved)
+        reply = self._turn(message, fresh, otherwise=fresh)
         self._shown += len(fresh)  # only now: a turn that fails has shown nothing
         return reply
 
     def ask(self, text: str) -> Reply:
-        """The answer to what the user says. Where there is none, for an error, the conversation stays as it was."""
+        """Return the answer to what the user says. If an error prevents it, the conversation stays as it was."""
         if not self.messages:
             self.recommend()
         shown = self._candidates(0, self._shown)
         return self._turn(refinement(text, self._titles(self.items)), shown, otherwise=None)
 
-    def _turn(self, asked: str, among: Sequence[str], otherwise: Sequence[str] | None) -> Reply:
-        """One exchange; items that the answer lists `among` those become the list.
+    def _turn(self, message: str, among: Sequence[str], otherwise: Sequence[str] | None) -> Reply:
+        """Send a message; items of `among` that the answer lists become the list.
 
-        Where it lists none, `otherwise` becomes the list; None: the list stays. Where there is an `otherwise`, items
-        of it that the answer leaves out follow.
+        They are followed by the items of `otherwise` that the answer leaves out. If the answer lists nothing and
+        `otherwise` is None, the list stays.
         """
-        said = self._answer({"role": "user", "content": asked})
-        self.messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-        answer = read_answer(said, self._titles(among))
+        text = self._answer({"role": "user", "content": message})
+        self.messages += [{"role": "user", "content": message}, {"role": "assistant", "content": text}]
+        answer = read_answer(text, self._titles(among))
         named = [among[n] for n in answer.order]
         if named or otherwise is not None:
             self.items = (*named, *(i for i in otherwise or () if i not in named))
-        return Reply(said, self.items, answer.reason, bool(named))
+        return Reply(text, self.items, answer.reason, bool(named))
 
-    def _answer(self, asked: Message) -> str:
-        """What the language model says after the first exchange and as many of the latest ones as fit."""
+    def _answer(self, message: Message) -> str:
+        """Return the answer, after the first exchange and as many of the latest ones as fit."""
         first, later = self.messages[:2], self.messages[2:]
         start = max(0, len(later) - 2 * (self.turns - 1))
         while True:
             try:
-                return self.ranker.chat.answer([[*first, *later[start:], asked]], "answering")[0]
+                return self.ranker.chat.answer([[*first, *later[start:], message]], "answering")[0]
             except ConversationTooLongError:
                 if start >= len(later):
                     raise

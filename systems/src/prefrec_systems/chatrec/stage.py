@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from prefrec.data import PreparedData
 from prefrec.data.readers import read_table
 from prefrec.pipeline.entry import Entry, known_entry
@@ -27,16 +25,16 @@ def chat_rec_stage(made_of: Ingredients, config: ChatRecConfig, folder: Path, be
     """Return Chat-REC as an entry.
 
     Raises:
-        ConfigError: there is no such retriever.
-        ModelError: the server's model is not named, and it does not say which one it serves.
+        ConfigError: the retriever does not exist.
+        ModelError: the server's model is not named, and the server does not name the one that it serves.
     """
-    first = retriever_entry(config, before)
+    retriever = retriever_entry(config, before)
     chat, files = _chat_key(config, made_of.model), [config.users] if config.users else []
     key = stage_key(
         chat_rec=config.model_dump(exclude={"name", "model", "server", "batch_size", "max_length"}),
         chat=chat,
-        retriever=first.key if first else config.retriever,
-        retriever_model=first.model if first else None,
+        retriever=retriever.key if retriever else config.retriever,
+        retriever_model=retriever.model if retriever else None,
         data=made_of.data_key,
         seed=made_of.seed,
         files=file_facts(files),
@@ -60,24 +58,23 @@ def chat_rec_ranker(
     """Load retriever, language model and profiles.
 
     Args:
-        config: what to put together.
-        data: titles, interactions and domain.
-        model: the local model where `config` names none, and its precision.
-        before: entries by name, of which one may be the retriever.
+        model: the local model if `config` names none, and its precision.
+        before: entries by name, among them the retriever unless it is a reference row.
         seed: of ties, and of the reference row `random`.
         batch_size: rows per pass of the retriever.
 
     Raises:
-        ConfigError: there is no such retriever.
+        ConfigError: the retriever does not exist.
         DataError: the table of users cannot be read.
         ModelError, TokenizerError: the local model cannot be read, or has no chat template.
     """
-    first = retriever_entry(config, before)
-    if first is None:
+    entry = retriever_entry(config, before)
+    if entry is None:
         retriever = reference_ranker(config.retriever, data.train_interactions, data.catalogue, seed, data.validation)
     else:
-        retriever = first.load(batch_size)
-    profiles = Profiles(data.catalogue, data.train_interactions, _users(config.users))
+        retriever = entry.load(batch_size)
+    users = None if config.users is None else read_table(config.users)
+    profiles = Profiles(data.catalogue, data.train_interactions, users)
     chat = _chat(config, model)
     return ChatRecRanker(
         config.name, retriever, chat, data.catalogue, profiles, domain=data.domain, keep=config.keep, seed=seed
@@ -88,7 +85,7 @@ def retriever_entry(config: ChatRecConfig, before: Mapping[str, Entry]) -> Entry
     """Return the entry that retrieves; None for a reference row.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: no entry has this name.
     """
     if config.retriever in REFERENCE_RANKERS:
         return None
@@ -115,10 +112,6 @@ def _chat(config: ChatRecConfig, model: ModelSection) -> ChatModel:
         max_length=config.max_length,
         batch_size=config.batch_size,
     )
-
-
-def _users(path: Path | None) -> pl.DataFrame | None:
-    return read_table(path) if path is not None else None
 
 
 def _check_recipe(config: ChatRecConfig, recipe: Recipe, before: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ MORE, QUIT = "/more", "/quit"
 
 
 def chat(
-    run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, as runs/demo.")],
+    run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, such as runs/demo.")],
     user: Annotated[
         str | None,
         typer.Option(
@@ -36,30 +36,30 @@ def chat(
         ),
     ] = None,
     history: Annotated[
-        list[str] | None, typer.Option(help="Instead of --user: title or item id, oldest first; repeat for each.")
+        list[str] | None, typer.Option(help="Instead of --user: title or item id, oldest first; repeatable.")
     ] = None,
     ask: Annotated[
-        list[str] | None, typer.Option(help="What to say next; repeat for each. Default: what is typed.")
+        list[str] | None, typer.Option(help="What to say next; repeatable. Default: what is typed.")
     ] = None,
     retriever: Annotated[
-        str | None, typer.Option(help="item-kNN and other reference rows, SASRec and other rankers of the run.")
+        str | None, typer.Option(help="A reference row such as item-kNN, or a ranker of the run such as SASRec.")
     ] = None,
     keep: Annotated[int | None, typer.Option(help="Items that the language model is shown at a time.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Local model with a chat template; default: the run's base model.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Server instead, as http://localhost:8000/v1.")] = None,
+    url: Annotated[str | None, typer.Option(help="Server instead, such as http://localhost:8000/v1.")] = None,
     served_model: Annotated[str | None, typer.Option(help="Model of the server; default: the only one.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Titles of the list that are printed.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a reply, for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per reply, for machines.")] = False,
 ) -> None:
     """Recommend titles and talk about them: "something funnier", "why the second?".
 
-    A retriever of the run picks items that the user does not know, a language model orders them, gives its reason,
-    and answers what is said next; `/more` brings the retriever's next items, `/quit` ends. A typed line that cannot
-    be answered is said to be so, and the conversation goes on. It is kept in memory only. What is not set here comes
-    from the first chat-rec ranker of the run's recipe, if it has one.
+    A retriever of the run picks items that the user does not know. A language model orders them, gives its reason
+    and answers what is said next. `/more` brings the retriever's next items, `/quit` ends. If a typed line cannot be
+    answered, an error is shown and the conversation goes on. It is kept in memory only. Settings that are not given
+    here come from the first chat-rec ranker of the run's recipe, if it has one.
 
     Example: prefrec chat runs/demo --user 42 --retriever item-kNN
 
@@ -76,12 +76,12 @@ def chat(
     )
     fresh = [item for item in opened.data.catalogue.ids if item not in seen]
     session = ChatSession(ranker, who, known, fresh)
-    for said, reply in _replies(session, ask, as_json):
-        _tell(opened.data, said, reply, top, as_json)
+    for text, reply in _replies(session, ask, as_json):
+        _show(opened.data, text, reply, top, as_json)
 
 
 def _config(run: Run, given: dict[str, Any], server: dict[str, Any]) -> ChatRecConfig:
-    """The run's own settings, if it has any, with those of the command line over them."""
+    """Return the run's own settings, if it has any, overridden by those of the command line."""
     own = next((r for r in run.recipe.rankers if isinstance(r, ChatRecConfig)), ChatRecConfig())
     settings = own.model_dump()
     if server:
@@ -93,9 +93,9 @@ def _config(run: Run, given: dict[str, Any], server: dict[str, Any]) -> ChatRecC
 
 
 def _entries(run: Run, wanted: str) -> dict[str, Entry]:
-    """Rankers of the run that can retrieve: language models are asked after the history alone.
+    """Return the rankers of the run that can retrieve; language models are asked after the history alone.
 
-    Of those that the recipe no longer fits only the one that is wanted is looked at, and refused.
+    Models that the recipe no longer fits are left out. If one of them is the wanted retriever, it is refused.
     """
     sequential = [run.folder / SEQUENTIAL / s.model for s in run.recipe.sequential]
     trained = [open_sequential(folder, run.data) for folder in sequential if (folder / "model.json").is_file()]
@@ -104,7 +104,7 @@ def _entries(run: Run, wanted: str) -> dict[str, Entry]:
 
 
 def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str, tuple[str, ...], set[str]]:
-    """User id, history and the items not to recommend."""
+    """Return user id, history and the items not to recommend."""
     if (user is None) == (not titles):
         raise ConfigError("give either --user or --history")
     if user is None:
@@ -118,26 +118,26 @@ def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str,
 
 
 def _replies(session: ChatSession, asked: list[str] | None, as_json: bool) -> Iterator[tuple[str | None, Reply]]:
-    """What was said, and the reply: first a recommendation. An error ends it, but not where people are typing."""
+    """Yield what was said and the reply, first a recommendation. An error ends it, except where people type."""
     yield None, session.recommend()
-    for said in _typed() if asked is None else asked:
-        if said == QUIT:
+    for text in _typed() if asked is None else asked:
+        if text == QUIT:
             return
         try:
-            reply = session.recommend() if said == MORE else session.ask(said)
+            reply = session.recommend() if text == MORE else session.ask(text)
         except PrefrecError as e:
             if asked is not None:
                 raise
             if as_json:
-                typer.echo(json.dumps({"asked": said, "error": str(e)}, ensure_ascii=False))
+                typer.echo(json.dumps({"asked": text, "error": str(e)}, ensure_ascii=False))
             else:
                 warn(escape(str(e)))
         else:
-            yield said, reply
+            yield text, reply
 
 
 def _typed() -> Iterator[str]:
-    """Lines of standard input that hold something."""
+    """Yield the lines of standard input that are not empty."""
     if sys.stdin.isatty():
         say(f"Ask, or say what you would like; {MORE} for other titles, {QUIT} to end.")
     for line in sys.stdin:
@@ -145,17 +145,17 @@ def _typed() -> Iterator[str]:
             yield line.strip()
 
 
-def _tell(data: PreparedData, said: str | None, reply: Reply, top: int, as_json: bool) -> None:
+def _show(data: PreparedData, text: str | None, reply: Reply, top: int, as_json: bool) -> None:
     titles = data.catalogue.titles_of(reply.items)
     if as_json:
         items = [{"item_id": i, "title": t} for i, t in zip(reply.items, titles, strict=True)][:top]
-        answer = {"asked": said, "text": reply.text, "reason": reply.reason, "changed": reply.changed, "items": items}
+        answer = {"asked": text, "text": reply.text, "reason": reply.reason, "changed": reply.changed, "items": items}
         typer.echo(json.dumps(answer, ensure_ascii=False))
         return
     out = Console()
     if not reply.changed:
         out.print(reply.text.strip(), markup=False, highlight=False, soft_wrap=True)
-    if reply.changed or said in (None, MORE):
+    if reply.changed or text in (None, MORE):
         for place, title in enumerate(titles[:top], start=1):
             out.print(f"{place:3}. {title}", markup=False, highlight=False, soft_wrap=True)
     if reply.reason:

@@ -1,10 +1,9 @@
-"""Items as tokens: an input embedding that knows the words of a model and, beyond them, projected item vectors.
+"""Items as tokens: an input embedding with the words of a model and, beyond them, projected item vectors.
 
-LLaRA's hybrid prompts hold places whose input embedding is not a word's but that of an item. Here such a place is a
-token id beyond the model's vocabulary, id = V + i for item i, and the model's own embedding is wrapped by one that
-looks words up and projects items. So a hybrid prompt is a prompt like every other: packing, masks, scoring, trainers,
-the reference pass and generation take it as it is, in every layout, and what the model does to embeddings after
-looking them up happens to items too.
+In LLaRA's hybrid prompts some positions stand for items. Such a position holds a token id beyond the vocabulary:
+V + i for item i. The model's own embedding is wrapped by one that looks up words and projects items. So packing,
+masks, scoring, trainers, the reference pass and generation take a hybrid prompt like any other, in every layout.
+Whatever the model does to the embeddings of words, it does to those of items too.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from prefrec.lm.scoring import language_model
 from prefrec_systems.sequential import SequentialRanker
 
 PROJECTOR_FILE = "projector.safetensors"
-"""Beside the adapter's weights: item vectors, projector, and the ids of the items in the metadata."""
+"""Stands beside the adapter's weights: item vectors, projector, and the item ids in the metadata."""
 
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """What a sequential recommender learned of each item.
+    """The item vectors of a sequential recommender.
 
     Attributes:
         ids: of I items.
-        table: float32 [I, d], a row an item.
+        table: float32 [I, d], one row per item.
     """
 
     ids: tuple[str, ...]
@@ -42,14 +41,14 @@ class ItemVectors:
 
 
 def vectors_of(ranker: SequentialRanker) -> ItemVectors:
-    """The item embeddings of a trained sequential recommender, for the items that it knows."""
+    """Return the item embeddings of a trained sequential recommender, for the items that it knows."""
     table = ranker.model.item_embedding.weight.detach()
     ids = tuple(ranker.vocabulary.items)
     return ItemVectors(ids, table[1 : len(ids) + 1].float().clone())  # row 0 is padding
 
 
 class Projector(nn.Module):
-    """A perceptron of two layers from item vectors [n, d] into a language model's input space, [n, H]."""
+    """A two-layer perceptron from item vectors [n, d] to the input space of a language model, [n, H]."""
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
@@ -61,11 +60,11 @@ class Projector(nn.Module):
 
 
 class HybridEmbedding(nn.Module):
-    """Input embeddings of token ids: of words (id < V) by the model's own table, of items (V + i) by projection.
+    """Input embeddings of token ids: words (id < V) from the model's own table, items (V + i) by projection.
 
     Args:
         words: the model's own input embedding.
-        items: vectors of the items, which are not trained.
+        items: vectors of the items; they are not trained.
     """
 
     items: Tensor
@@ -81,7 +80,7 @@ class HybridEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The table of the words [V, H], which a model's own embedding shows too."""
+        """The table of the words [V, H], which a model's own embedding has too."""
         return self.words.weight
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -92,21 +91,23 @@ class HybridEmbedding(nn.Module):
 
 
 def add_items(model: nn.Module, items: ItemVectors, *, trainable: bool = True) -> HybridEmbedding:
-    """Teach a model the items' token ids, in place; the projector starts at random.
+    """Add the token ids of items to a model, in place; the projector starts at random.
 
     Args:
-        model: a causal language model, or a PEFT model around one (adapters come first: PEFT would freeze, or
-            adapt, the projector).
+        model: a causal language model, or a PEFT model around one. Adapters must come first: PEFT would freeze or
+            adapt the projector.
         items: their vectors.
-        trainable: the projector is to be trained.
+        trainable: whether the projector is trained.
 
     Raises:
-        ConfigError: the adapter adapts the input embedding, which can not be wrapped then.
+        ConfigError: an adapter adapts the input embedding, which therefore cannot be wrapped.
     """
     core = language_model(model)
     words = core.get_input_embeddings()
     if isinstance(words, BaseTunerLayer):
-        raise ConfigError("LLaRA puts item vectors into the input embedding: take it out of lora.targets")
+        raise ConfigError(
+            "the adapter changes the input embedding, where LLaRA puts item vectors: take it out of lora.targets"
+        )
     embedding = HybridEmbedding(words, items).to(words.weight.device).train(model.training)
     embedding.projector.requires_grad_(trainable)
     core.set_input_embeddings(embedding)
@@ -114,34 +115,34 @@ def add_items(model: nn.Module, items: ItemVectors, *, trainable: bool = True) -
 
 
 def embedding_of(model: nn.Module) -> HybridEmbedding:
-    """The embedding that `add_items` put into a model.
+    """Return the embedding that `add_items` put into a model.
 
     Raises:
         ModelError: the model knows no items.
     """
-    found = language_model(model).get_input_embeddings()
-    if not isinstance(found, HybridEmbedding):
-        raise ModelError("the model knows no items: load it by load_llara_model, or call add_items")
-    return found
+    embedding = language_model(model).get_input_embeddings()
+    if not isinstance(embedding, HybridEmbedding):
+        raise ModelError("the model knows no items: load it with load_llara_model, or call add_items")
+    return embedding
 
 
 def save_projector(model: nn.Module, folder: Path) -> None:
-    """Write item vectors and projector of a model to `PROJECTOR_FILE` in `folder`."""
+    """Write the item vectors and the projector of a model to `PROJECTOR_FILE` in `folder`."""
     embedding = embedding_of(model)
     tensors = {
         name: tensor.detach().float().cpu().contiguous()
         for name, tensor in embedding.state_dict().items()
         if not name.startswith("words.")
     }
-    about = {"items": json.dumps(embedding.ids)}
-    write_whole(folder / PROJECTOR_FILE, lambda p: save_file(tensors, p, metadata=about))
+    metadata = {"items": json.dumps(embedding.ids)}
+    write_whole(folder / PROJECTOR_FILE, lambda p: save_file(tensors, p, metadata=metadata))
 
 
 def load_projector(model: nn.Module, folder: Path, *, trainable: bool = False) -> HybridEmbedding:
-    """Items and projector from `folder`, put into a model that knows none, or over those that it knows.
+    """Load items and projector from `folder` into a model, in place of any that it has.
 
     Raises:
-        ModelError: there is no projector, a damaged one, or one for another language model.
+        ModelError: the projector is missing, damaged, or made for another language model.
     """
     path = folder / PROJECTOR_FILE
     if not path.is_file():
@@ -151,11 +152,11 @@ def load_projector(model: nn.Module, folder: Path, *, trainable: bool = False) -
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (no mapping)
             items = ItemVectors(tuple(json.loads((f.metadata() or {})["items"])), tensors.pop("items"))
         core = language_model(model)
-        known = isinstance(core.get_input_embeddings(), HybridEmbedding)
-        embedding = embedding_of(model) if known else add_items(model, items, trainable=trainable)
+        has_items = isinstance(core.get_input_embeddings(), HybridEmbedding)
+        embedding = embedding_of(model) if has_items else add_items(model, items, trainable=trainable)
         embedding.projector.load_state_dict({n.removeprefix("projector."): t for n, t in tensors.items()})
     except (SafetensorError, KeyError, ValueError, RuntimeError) as e:
         if isinstance(e, (ConfigError, ModelError)):
             raise
-        raise ModelError(f"the projector in {path} is damaged, or of another language model: {e}") from e
+        raise ModelError(f"the projector in {path} is damaged, or made for another language model: {e}") from e
     return embedding

@@ -1,4 +1,4 @@
-"""Hybrid prompts: after each title that is shown, the token of its item."""
+"""Hybrid prompts: each title that is shown is followed by the token of its item."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from prefrec.errors import DataError
 from prefrec.prompts import PromptEncoder
 from prefrec_systems.llara.embedding import HybridEmbedding
 
-_MARK = "\ue0d5"  # of the private use area: no letter of any script
-_PLACE = re.compile(f"{_MARK}(\\d+){_MARK}")
-_ANCHOR = "a"
+_MARK = "\ue0d5"  # from the private use area of Unicode: not a letter of any script
+_MARKED = re.compile(f"{_MARK}(\\d+){_MARK}")
+_ANCHOR = "a"  # stands before a text to learn its token ids inside a prompt
 
 
 class HybridEncoder(PromptEncoder):
-    """A `PromptEncoder` of prompts in which titles of `hybrid_catalogue` are shown.
+    """A `PromptEncoder` for prompts that show the titles of `hybrid_catalogue`.
 
-    Text is tokenised piece by piece between the items' tokens, as around special tokens.
+    Text between the tokens of items is tokenised piece by piece, as around special tokens.
 
     Args:
-        tokenizer: of the language model.
-        embedding: which token id is which item's.
+        embedding: knows the token id of each item.
         **settings: further arguments of `PromptEncoder`.
     """
 
@@ -35,7 +34,7 @@ class HybridEncoder(PromptEncoder):
         self.first_item = embedding.first_item
 
     def _ids(self, text: str, *, begin: bool = False, special: bool = False) -> tuple[int, ...]:
-        first, *rest = _PLACE.split(text)
+        first, *rest = _MARKED.split(text)
         ids = [*super()._ids(first, begin=begin, special=special)]
         if rest:
             pieces = self._continued(rest[1::2], special=special)
@@ -44,7 +43,7 @@ class HybridEncoder(PromptEncoder):
         return tuple(ids)
 
     def _continued(self, texts: Sequence[str], *, special: bool) -> list[tuple[int, ...]]:
-        """Token ids of texts that follow something: without the space that some tokenizers begin every text with."""
+        """Return token ids of texts inside a prompt, without the space that some tokenizers put before a text."""
         count = len(texts)
         before, *ids = self._many_ids([_ANCHOR, *(_ANCHOR + t for t in texts), *texts], special=special)
         joint, alone = ids[:count], ids[count:]
@@ -52,15 +51,15 @@ class HybridEncoder(PromptEncoder):
 
 
 def hybrid_catalogue(catalogue: Catalogue, embedding: HybridEmbedding) -> Catalogue:
-    """The catalogue as prompts show it: each title with the place of its item behind it.
+    """Return the catalogue as prompts show it: each title with the mark of its item behind it.
 
     Items that the sequential recommender does not know keep their title alone.
 
     Raises:
-        DataError: a title holds the character that marks the places.
+        DataError: a title holds the character of the marks.
     """
-    places = {item: f"{_MARK}{n}{_MARK}" for n, item in enumerate(embedding.ids)}
+    marks = {item: f"{_MARK}{n}{_MARK}" for n, item in enumerate(embedding.ids)}
     if marked := [title for title in catalogue.titles.values() if _MARK in title]:
-        raise DataError(f"the title {marked[0]!r} holds U+E0D5, which hybrid prompts mark items with: take it out")
-    shown = [title + places.get(item, "") for item, title in catalogue.titles.items()]
+        raise DataError(f"the title {marked[0]!r} holds U+E0D5, with which hybrid prompts mark items: remove it")
+    shown = [title + marks.get(item, "") for item, title in catalogue.titles.items()]
     return Catalogue(catalogue.frame.with_columns(pl.Series("title", shown)))

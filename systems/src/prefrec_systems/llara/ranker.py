@@ -19,14 +19,10 @@ from prefrec_systems.llara.prompts import HybridEncoder, hybrid_catalogue
 
 
 class LlaraRanker(LMRanker):
-    """Ranks candidates by the log-probability of their titles after a hybrid prompt; answers are text.
+    """Ranks candidates by the log-probability of their titles after a hybrid prompt.
 
     Args:
-        name: shown in tables.
         model: a model that knows items, in evaluation mode.
-        tokenizer: of the model.
-        catalogue: titles of all items.
-        template: the prompt.
         **settings: further arguments of `LMRanker`.
 
     Raises:
@@ -55,12 +51,10 @@ class LlaraRanker(LMRanker):
 
 
 def load_llara_model(base: str, adapter: Path, **loading: Any) -> Any:
-    """A base with a LLaRA adapter, which is trainable, and its items, whose projector is frozen: to align it further.
+    """Return a base with a trainable LLaRA adapter and its items with a frozen projector, for further alignment.
 
     Args:
-        base: a name for `prefrec.lm.models.load_model`.
         adapter: folder of adapter and projector.
-        **loading: further arguments of `prefrec.lm.models.load_model`.
 
     Raises:
         ModelError: base, adapter or projector cannot be found or read.
@@ -80,14 +74,10 @@ def load_llara(
     loading: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> LlaraRanker:
-    """The ranker of a trained adapter with its projector, on a GPU if there is one.
+    """Return the ranker of a trained adapter and its projector, on a GPU if there is one.
 
     Args:
-        name: in the tables.
-        base: a name for `prefrec.lm.models.load_model`.
         adapter: folder of adapter and projector.
-        catalogue: titles of all items.
-        template: the prompt.
         loading: arguments of `prefrec.lm.models.load_model`; None: bfloat16.
         **settings: further arguments of `LMRanker`.
 

@@ -1,4 +1,4 @@
-"""LLaRA, and S-DPO after it, in a recipe."""
+"""LLaRA, and S-DPO after it, as ranker kinds of a recipe."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ from prefrec_systems.llara import (
 from prefrec_systems.sequential import SequentialRanker
 
 MADE = (f"{WEIGHTS}/adapter_config.json", f"{WEIGHTS}/{PROJECTOR_FILE}")
-"""What a finished stage has."""
+"""Files of a finished stage, relative to its folder."""
 
 
 def llara_stage(made_of: Ingredients, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Train LLaRA in `folder`, or find it trained there. `Recipe` sees to it that the source of its items is made."""
+    """Return LLaRA as an entry, trained in `folder`; `Recipe` ensures that the source of its items comes before."""
     source = before[config.items_from]
     key = made_of.key(llara=config.decisive(), items=source.key)
     if due(folder, key, config.name, MADE):
@@ -64,7 +64,7 @@ def llara_stage(made_of: Ingredients, config: LlaraConfig, folder: Path, before:
 def llara_align_stage(
     made_of: Ingredients, config: LlaraAlignConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
-    """Align LLaRA in `folder`, or find it aligned there. `Recipe` sees to it that its reference is there.
+    """Return the aligned LLaRA as an entry, trained in `folder`; `Recipe` ensures that its reference comes before.
 
     Raises:
         ConfigError: the lists have too few candidates.
@@ -126,7 +126,7 @@ def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, referen
 
 
 class _Prompts:
-    """Training rows as choice sets, with and without items."""
+    """Encodes training rows as prompts with or without item vectors."""
 
     def __init__(self, made_of: Ingredients, model: Any) -> None:
         section, self.data = made_of.model, made_of.data
@@ -138,7 +138,7 @@ class _Prompts:
         )
 
     def encode(self, examples: Sequence[RankingExample], answers: Any, *, text: bool = False) -> list[ChoiceSet]:
-        """As `encode_examples`; as text alone where `text` is set."""
+        """Return the choice sets of `encode_examples`: hybrid prompts, or text alone if `text` is set."""
         shown = None if text else self.shown
         return encode_examples(
             examples, self.data.catalogue, self.templates, self.encoder, answers=answers, shown=shown
@@ -146,14 +146,14 @@ class _Prompts:
 
 
 def _finish(trainer: Any, folder: Path) -> None:
-    """Train to the end; adapter and projector in one folder.
+    """Train to the end; save adapter and projector in one folder.
 
     Raises:
-        ConfigError: the weights are shared out over processes, so that none has the projector.
+        ConfigError: the weights are sharded over processes, so that no process has the projector.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ConfigError(
-            "LLaRA wants the whole model in every process: launch it without FSDP and DeepSpeed, such as by "
+            "LLaRA needs the whole model in every process: launch it without FSDP and DeepSpeed, for example with "
             "configs/accelerate/ddp.yaml"
         )
     train_to_weights(trainer, folder)
@@ -189,17 +189,17 @@ def _check_recipe(config: LlaraConfig, recipe: Recipe, before: Sequence[str]) ->
 
 
 def _check_aligned_recipe(config: LlaraAlignConfig, recipe: Recipe, before: Sequence[str]) -> None:
-    place, room = f"rankers.{config.name}", recipe.data.candidates.size - 1
+    where, most = f"rankers.{config.name}", recipe.data.candidates.size - 1
     llaras = [r.name for r in recipe.rankers if r.kind in ("llara", config.kind) and r.name in before]
     if config.reference not in llaras:
         raise ValueError(
-            f"{place}.reference: {config.name} goes on from {config.reference}: put an entry of kind llara with this "
+            f"{where}.reference: {config.name} goes on from {config.reference}: put an entry of kind llara with this "
             "name before it"
         )
-    if config.num_negatives > room:
+    if config.num_negatives > most:
         raise ValueError(
-            f"{place}.num_negatives: {config.num_negatives} negatives, but a list of {room + 1} candidates has only "
-            f"{room}; lower it, or raise data.candidates.size"
+            f"{where}.num_negatives: {config.num_negatives} negatives, but a list of {most + 1} candidates has only "
+            f"{most}; lower it, or raise data.candidates.size"
         )
 
 

@@ -1,4 +1,4 @@
-"""LLaRA's curriculum, and SFT that trains the projector beside the adapter."""
+"""LLaRA's curriculum, and SFT that trains the projector together with the adapter."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ from prefrec_systems.llara.embedding import load_projector, save_projector
 
 
 class CurriculumDataset(ChoiceDataset):
-    """Choice sets of one answer each, at first as text and at last as hybrid prompts.
+    """Choice sets of one answer each: text prompts at first, hybrid prompts at the end.
 
-    A row is hybrid with probability τ/T, where τ is the number of rows that training has seen before it and T all
-    that it will see (Liao et al., SIGIR 2024). Draws depend on seed, epoch and row alone, so that a resumed run goes
-    on with them.
+    A row is hybrid with probability τ/T: τ rows of training come before it, of T in all (Liao et al., SIGIR 2024).
+    Draws depend on seed, epoch and row alone, so that a resumed run repeats them.
 
     Args:
         hybrid: the rows as hybrid prompts.
         text: the same rows as text alone.
         epochs: passes over the rows.
-        seed: of the draws and of the order of the rows, which is that of `StepSampler`.
+        seed: of the draws, and of the order of the rows (`StepSampler`).
 
     Raises:
-        DataError: there are no rows, or `hybrid` and `text` are not the same number.
+        DataError: there are no rows, or `hybrid` and `text` differ in number.
     """
 
     def __init__(self, hybrid: Sequence[ChoiceSet], text: Sequence[ChoiceSet], *, epochs: float, seed: int) -> None:
         super().__init__(hybrid)
         if len(text) != len(hybrid):
-            raise DataError(f"{len(hybrid)} hybrid prompts and {len(text)} as text: one of each a row is needed")
+            raise DataError(f"{len(hybrid)} hybrid prompts and {len(text)} as text: each row needs one of each")
         self.text = list(text)
         self.epochs = epochs
         self.seed = seed
@@ -56,7 +55,7 @@ class CurriculumDataset(ChoiceDataset):
 
 
 class LlaraTrainer(SFTTrainer):
-    """`SFTTrainer` of a model that knows items (`add_items`); the projector is saved and resumed with the adapter."""
+    """`SFTTrainer` for a model that knows items (`add_items`); projector and adapter are saved together."""
 
     description = "LLaRA"
 

@@ -1,4 +1,4 @@
-"""Users' sequences cut into pieces, and pieces as batches of one epoch.
+"""Users' sequences cut into pieces, and the batches of one epoch.
 
 A piece of items a, b, c, d teaches b after a, c after a b, d after a b c:
 
@@ -30,15 +30,15 @@ class Batch:
     mask: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Return the batch on a device."""
         return Batch(self.inputs.to(device), self.targets.to(device), self.mask.to(device))
 
 
 def pieces(sequence: Sequence[int], length: int, rng: np.random.Generator) -> list[list[int]]:
-    """A sequence in pieces of at most `length` + 1 items, of which every item but the first is a target once.
+    """Return pieces of at most `length` + 1 items, in which every item but the first is a target once.
 
-    Neighbours share one item. Where the first piece of a long sequence ends is drawn, so that from epoch to epoch
-    an item is a target after more or fewer items.
+    Neighbours share one item. The end of a long sequence's first piece is drawn, so that an item is a target after
+    another number of items in each epoch.
     """
     end = 1 + (length if len(sequence) <= length + 1 else int(rng.integers(1, length + 1)))
     cuts = [0, *range(end - 1, len(sequence) - 1, length)]
@@ -46,18 +46,18 @@ def pieces(sequence: Sequence[int], length: int, rng: np.random.Generator) -> li
 
 
 def batches(sequences: Sequence[Sequence[int]], length: int, size: int, seed: tuple[int, ...]) -> list[Batch]:
-    """The batches of one epoch, in an order drawn by `seed`.
+    """Return the batches of one epoch, in an order drawn by `seed`.
 
     Args:
-        sequences: item codes of each user, oldest first; those of one item teach nothing.
+        sequences: item codes of each user, oldest first; a sequence of one item teaches nothing.
         length: most inputs of a piece.
-        size: pieces a batch.
+        size: pieces per batch.
         seed: of cuts and order.
     """
     rng = np.random.default_rng(seed)
-    found = [p for s in sequences if len(s) > 1 for p in pieces(s, length, rng)]
-    order = rng.permutation(len(found))
-    return [_batch([found[i] for i in order[n : n + size]]) for n in range(0, len(order), size)]
+    rows = [p for s in sequences if len(s) > 1 for p in pieces(s, length, rng)]
+    order = rng.permutation(len(rows))
+    return [_batch([rows[i] for i in order[n : n + size]]) for n in range(0, len(order), size)]
 
 
 def _batch(rows: Sequence[Sequence[int]]) -> Batch:

@@ -15,7 +15,6 @@ class MoRecModel(nn.Module):
         width: H, of the title vectors.
         history_length: most items of a history.
         hidden_size: d.
-        inner_size, n_layers, n_heads, dropout: of the transformer.
     """
 
     mean: Tensor
@@ -47,18 +46,18 @@ class MoRecModel(nn.Module):
 
     @torch.no_grad()
     def standardise_by(self, vectors: Tensor) -> None:
-        """From now on title vectors are centred and scaled as these [I, H] are: an LM's have a few huge features."""
+        """Centre and scale title vectors from now on as these [I, H]: an LM's have a few huge features."""
         self.mean.copy_(vectors.mean(dim=0))
         self.std.copy_(vectors.std(dim=0, correction=0).clamp_min(1e-6))
 
     def items(self, vectors: Tensor) -> Tensor:
-        """Item vectors [I, d] of title vectors [I, H]."""
+        """Return the item vectors [I, d] of title vectors [I, H]."""
         return self.project((vectors - self.mean) / self.std)
 
     def states(self, histories: Tensor) -> Tensor:
-        """What comes next [B, T, d] after each item of histories [B, T, d], oldest first; no item sees a later one.
+        """Return the expected next vector [B, T, d] after each item of histories [B, T, d], oldest first.
 
-        Short histories are filled at their end, which the states before do not see.
+        No item sees a later one. So short histories may be filled at their end.
         """
         length = histories.shape[1]
         mask = nn.Transformer.generate_square_subsequent_mask(length, device=histories.device)

@@ -1,4 +1,4 @@
-"""A trained MoRec as a ranker: it scores every item that has a title, those without training rows too."""
+"""A trained MoRec as a ranker: it scores every item that has a title, with training interactions or without."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefrec_systems.morec.model import MoRecModel
 from prefrec_systems.morec.titles import read_titles, title_vectors
 
 MODEL_FILES = ("model.safetensors", "titles.safetensors", "model.json")
-"""What `load_morec` reads; a tuned encoder is in the folder `ENCODER` besides."""
+"""The files that `load_morec` reads, beside the folder `ENCODER` of a tuned encoder."""
 ENCODER = "encoder"
 SIZES = ("hidden_size", "inner_size", "n_layers", "n_heads", "dropout")
 """Fields of the configuration that the model takes."""
@@ -36,10 +36,7 @@ class MoRecRanker:
     A history without items scores 0 everywhere: a tie, which evaluation breaks at random.
 
     Args:
-        name: in the tables.
-        model: trained.
         vectors: title vectors [I, H] of the catalogue's items, in its order.
-        catalogue: all items.
     """
 
     def __init__(self, name: str, model: MoRecModel, vectors: Tensor, catalogue: Catalogue) -> None:
@@ -51,7 +48,7 @@ class MoRecRanker:
             self._items = model.items(vectors.to(model.mean.device))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Scores [B, C] of the candidates, -inf in empty places.
+        """Return scores [B, C] of the candidates, -inf in empty places.
 
         Raises:
             DataError: an item is not in the catalogue.
@@ -63,7 +60,7 @@ class MoRecRanker:
         return np.where(codes < 0, -np.inf, scores)
 
     def full_scores(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Scores [B, n_items] of the whole catalogue, in its order.
+        """Return scores [B, n_items] of the whole catalogue, in its order.
 
         Raises:
             DataError: an item of a history is not in the catalogue.
@@ -74,7 +71,7 @@ class MoRecRanker:
         return scores
 
     def _scores(self, examples: Sequence[RankingExample]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Slices of the rows, and scores [b, n_items] of each."""
+        """Yield slices of the rows, and the scores [b, n_items] of each."""
         histories = [e.history[-self.model.history_length :] for e in examples]
         codes, lengths = self._codes(histories), np.array([len(h) for h in histories])
         for start in range(0, len(examples), _ROWS_AT_A_TIME):
@@ -82,7 +79,7 @@ class MoRecRanker:
             yield rows, last_scores(self.model, self._items, codes[rows], lengths[rows])
 
     def _codes(self, lists: Sequence[Sequence[str]]) -> NDArray[np.int64]:
-        """[B, L] places of the items in the catalogue, -1 in empty places."""
+        """Return the positions [B, L] of items in the catalogue, -1 in empty places."""
         codes = pad_codes(lists, self._columns)
         if (codes == len(self._columns)).any():
             unknown = next(i for items in lists for i in items if i not in self._columns)
@@ -94,7 +91,7 @@ class MoRecRanker:
 def last_scores(
     model: MoRecModel, items: Tensor, codes: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Scores [B, I] of all items after the last item of each history.
+    """Return scores [B, I] of all items after the last item of each history.
 
     Args:
         model: in evaluation mode.
@@ -112,12 +109,12 @@ def last_scores(
 
 
 def load_morec(folder: Path, catalogue: Catalogue, name: str | None = None) -> MoRecRanker:
-    """The ranker that `train_morec` left in `folder`; its name is that of the configuration unless one is given.
+    """Return the ranker that `train_morec` left in `folder`; without `name` it has that of its configuration.
 
-    The encoder is loaded only where the catalogue holds titles that were not there in training.
+    The encoder is loaded only if the catalogue holds titles that were absent in training.
 
     Raises:
-        ModelError: no such model, or a damaged one.
+        ModelError: the model is missing or damaged.
     """
     try:
         about = json.loads((folder / "model.json").read_text(encoding="utf-8"))

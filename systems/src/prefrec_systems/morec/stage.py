@@ -15,7 +15,7 @@ from prefrec_systems.morec import MODEL_FILES, MoRecConfig, load_morec, train_mo
 
 
 def morec_stage(made_of: Ingredients, config: MoRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Train MoRec in `folder`, or find it trained there."""
+    """Return MoRec as an entry, trained in `folder`."""
     facts = file_facts([Path(config.encoder).expanduser()])
     key = stage_key(data=made_of.data_key, seed=made_of.seed, morec=config.model_dump(), encoder=facts)
     if due(folder, key, config.name, MODEL_FILES):

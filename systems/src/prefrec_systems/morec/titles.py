@@ -16,7 +16,10 @@ from prefrec.rankers.title_encoder import TitleEncoder
 
 
 def title_vectors(titles: Iterable[str], known: dict[str, Tensor], encoder: Callable[[], TitleEncoder]) -> Tensor:
-    """Vectors [T, H] of titles; those that are not in `known` are encoded, and the encoder is made only for them."""
+    """Return the vectors [T, H] of titles.
+
+    Titles that are not in `known` are encoded; only for them is the encoder made.
+    """
     wanted = list(titles)
     missing = list(dict.fromkeys(t for t in wanted if t not in known))
     new = dict(zip(missing, encoder().encode(missing), strict=True)) if missing else {}
@@ -24,7 +27,7 @@ def title_vectors(titles: Iterable[str], known: dict[str, Tensor], encoder: Call
 
 
 def write_titles(titles: Sequence[str], vectors: Tensor, path: Path) -> None:
-    """Keep titles and their vectors [T, H] as one safetensors file."""
+    """Write titles and their vectors [T, H] to one safetensors file."""
     first = {title: n for n, title in reversed([*enumerate(titles)])}
     rows = vectors[list(first.values())].contiguous()
     metadata = {"titles": json.dumps(list(first), ensure_ascii=False)}
@@ -32,7 +35,7 @@ def write_titles(titles: Sequence[str], vectors: Tensor, path: Path) -> None:
 
 
 def read_titles(path: Path) -> dict[str, Tensor]:
-    """Title → vector [H], as `write_titles` kept them.
+    """Return title → vector [H], as `write_titles` wrote them.
 
     Raises:
         OSError, SafetensorError, KeyError, ValueError: the file is missing or damaged.

@@ -1,4 +1,4 @@
-"""Training of MoRec: next items of the training users' sequences; validation chooses the epoch."""
+"""Training of MoRec on the next items of users' sequences; validation chooses the epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from prefrec.console import say, track
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError, DataError
-from prefrec.files import write_whole
+from prefrec.files import write_text, write_whole
 from prefrec.rankers.lm import default_device
 from prefrec.rankers.rows import pad_codes
 from prefrec.rankers.title_encoder import TitleEncoder, load_encoder
@@ -32,25 +32,25 @@ from prefrec_systems.morec.ranker import ENCODER, MODEL_FILES, SIZES, last_score
 from prefrec_systems.morec.titles import read_titles, title_vectors, write_titles
 
 METRIC = "ndcg@10"
-"""Of the validation rows, over the whole catalogue: chooses the epoch."""
+"""Of the validation rows, over the whole catalogue; it chooses the epoch."""
 CHECKPOINT = "checkpoint.pt"
 
 
 def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int) -> Path:
-    """Train MoRec; returns `out`, which holds `MODEL_FILES`, `log.json` and a tuned encoder then.
+    """Train MoRec in `out`, which then holds `MODEL_FILES`, `log.json` and a tuned encoder; return `out`.
 
-    After each epoch all items of the catalogue, those without training rows too, are ranked for every validation
-    row; the epoch with the highest NDCG@10 is kept. What an interrupted training left in `out` is gone on with,
-    epoch by epoch. On the CPU the same data, configuration and seed give the same weights.
+    After each epoch the whole catalogue, with the items that training lacks, is ranked for every validation row.
+    The epoch with the highest NDCG@10 is kept. An interrupted training continues after its last epoch. On the CPU
+    the same data, configuration and seed give the same weights.
 
     Raises:
-        ModelError: there is no such encoder.
-        DataError: the data has nothing to train on, or to choose the epoch by.
+        ModelError: the encoder does not exist.
+        DataError: there is nothing to train on, or no validation row to choose the epoch by.
         ConfigError: a loss or a score is not finite.
     """
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
-    training = _Training(_Task.of(data), config, work, seed)
+    training = _Training(_Task.from_data(data), config, work, seed)
     for _ in track(training.steps(), config.name, total=training.most_steps()):
         pass
     training.keep_best(out)
@@ -61,26 +61,17 @@ def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int
 
 @dataclass(frozen=True)
 class _Task:
-    """What is learnt: training items have the codes 0 … n − 1, the other items of the catalogue those after them.
+    """The sequences to learn: training items have the codes 0 … n − 1, the catalogue's other items follow."""
 
-    Attributes:
-        titles: [I] by code.
-        known: n, the number of training items.
-        sequences: codes of each training user's items, oldest first.
-        histories: [B, L] codes of the validation rows' histories, -1 in empty places.
-        targets: [B] codes.
-        history_length: L.
-    """
-
-    titles: list[str]
-    known: int
-    sequences: list[list[int]]
-    histories: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    history_length: int
+    titles: list[str]  # [I] by code
+    known: int  # n, the number of training items
+    sequences: list[list[int]]  # codes of each training user's items, oldest first
+    histories: NDArray[np.int64]  # [B, L] codes of the validation rows' histories, -1 in empty places
+    targets: NDArray[np.int64]  # [B] codes
+    history_length: int  # L
 
     @classmethod
-    def of(cls, data: PreparedData) -> _Task:
+    def from_data(cls, data: PreparedData) -> _Task:
         by_user = data.train_interactions.group_by("user_id", maintain_order=True).agg("item_id")["item_id"]
         taken = set(data.train_interactions["item_id"])
         known = [i for i in data.catalogue.ids if i in taken]
@@ -100,14 +91,14 @@ class _Task:
         return cls(data.catalogue.titles_of(ids), len(known), sequences, histories, targets, length)
 
     def shares(self) -> Tensor:
-        """[n] of all training interactions, by code."""
+        """Return the share [n] of each training item in all training interactions, by code."""
         counts = np.bincount([c for s in self.sequences for c in s], minlength=self.known)
         return torch.from_numpy(counts / counts.sum()).float()
 
 
 @dataclass
 class _State:
-    """What is known after some epochs."""
+    """The progress of a training, as its checkpoint keeps it."""
 
     best: float = -1.0
     best_epoch: int = -1
@@ -118,7 +109,7 @@ class _State:
 
 
 class _Training:
-    """One training, from where the folder says it stands."""
+    """One training, continued from the checkpoint in `work` if there is one."""
 
     def __init__(self, task: _Task, config: MoRecConfig, work: Path, seed: int) -> None:
         self.task, self.config, self.work, self.seed = task, config, work, seed
@@ -133,10 +124,10 @@ class _Training:
         self.vectors = vectors.to(self.device)
         self.shares = task.shares().to(self.device)
         self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay)
-        self.state = self._go_on_from(work / CHECKPOINT)
+        self.state = self._resume(work / CHECKPOINT)
 
     def most_steps(self) -> int:
-        """Steps to come if training does not end early."""
+        """Return the number of steps to come if training does not end early."""
         epochs = 0 if self.state.is_over(self.config) else self.config.epochs - len(self.state.log)
         return epochs * len(self._batches(0))
 
@@ -162,35 +153,35 @@ class _Training:
             self.encoder.model.save_pretrained(out / ENCODER)
             self.encoder.tokenizer.save_pretrained(out / ENCODER)
             self.vectors = self.encoder.encode(self.task.titles)
-        about = {
+        description = {
             "config": self.config.model_dump(),
             "width": self.vectors.shape[1],
             "history_length": self.task.history_length,
             "best": self.state.best,
             "best_epoch": self.state.best_epoch,
         }
-        weights_file, titles_file, about_file = (out / name for name in MODEL_FILES)
+        weights_file, titles_file, description_file = (out / name for name in MODEL_FILES)
         write_whole(weights_file, lambda p: save_file(own, p))
         write_titles(self.task.titles, self.vectors.cpu(), titles_file)
-        _write_json(out / "log.json", self.state.log)
-        _write_json(about_file, about)
+        write_text(out / "log.json", json.dumps(self.state.log, ensure_ascii=False))
+        write_text(description_file, json.dumps(description, ensure_ascii=False))
         say(
             f"{self.config.name}: validation {METRIC.upper()} {self.state.best:.4f} "
             f"at epoch {self.state.best_epoch + 1}"
         )
 
     def _first_vectors(self) -> Tensor:
-        """Title vectors [I, H] of the encoder as it is before training; kept, so that they are made once."""
-        kept = self.work / "titles.safetensors"
+        """Return the title vectors [I, H] of the untrained encoder; a file keeps them for the next start."""
+        path = self.work / "titles.safetensors"
         if self.config.tune:
             self.encoder = load_encoder(self.config.encoder, self.config.max_title_tokens)
-        known = read_titles(kept) if kept.is_file() else {}
+        known = read_titles(path) if path.is_file() else {}
 
         def encoder() -> TitleEncoder:
             return self.encoder or load_encoder(self.config.encoder, self.config.max_title_tokens)
 
         vectors = title_vectors(self.task.titles, known, encoder)
-        write_titles(self.task.titles, vectors, kept)
+        write_titles(self.task.titles, vectors, path)
         return vectors
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -200,10 +191,10 @@ class _Training:
         return groups
 
     @contextmanager
-    def _random(self, *of: int) -> Iterator[None]:
-        """Draws inside depend on the seed and `of` alone; those outside are not disturbed."""
+    def _random(self, *key: int) -> Iterator[None]:
+        """Make draws inside depend on the seed and `key` alone, and leave those outside undisturbed."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, *of)).generate_state(1)[0]))
+            torch.manual_seed(int(np.random.SeedSequence((self.seed, *key)).generate_state(1)[0]))
             yield
 
     def _train_mode(self, on: bool) -> None:
@@ -231,13 +222,13 @@ class _Training:
         return in_batch_softmax_loss(self.model, self._items(codes), codes, batch, self.shares)
 
     def _items(self, codes: Tensor) -> Tensor:
-        """Item vectors [D, d] of codes [D], through the encoder where it is trained."""
+        """Return item vectors [D, d] of codes [D], through the encoder if it is trained."""
         if self.encoder is None:
             return self.model.items(self.vectors[codes])
         return self.model.items(self.encoder([self.task.titles[c] for c in codes.tolist()]))
 
     def _end_epoch(self, epoch: int, loss: float) -> None:
-        """Measure, and keep what the next epoch, or the best one, needs."""
+        """Measure, and write what the next epoch and the best one need."""
         score = self._validate()
         self.state.log.append({"epoch": epoch, "loss": loss, METRIC: score})
         if score > self.state.best:
@@ -258,15 +249,15 @@ class _Training:
         return mean_ndcg(scores, self.task.targets)
 
     def _check(self, finite: bool) -> None:
-        """Stop a training that has diverged: what the folder holds is of the last good epoch."""
+        """Stop a training that has diverged; the folder keeps the state after the last good epoch."""
         if finite:
             return
         config = self.config
         rates = {"learning_rate": config.learning_rate}
         rates |= {"encoder_learning_rate": config.encoder_learning_rate} if config.tune else {}
         raise ConfigError(
-            f"{config.name}: training diverged in epoch {len(self.state.log) + 1}, a loss or a score is no finite "
-            f"number; lower {' and '.join(f'{name} ({rate:g})' for name, rate in rates.items())}"
+            f"{config.name}: training diverged in epoch {len(self.state.log) + 1}, a loss or a score is not "
+            f"finite; lower {' and '.join(f'{name} ({rate:g})' for name, rate in rates.items())}"
         )
 
     def _weights(self) -> dict[str, Tensor]:
@@ -275,7 +266,7 @@ class _Training:
             weights |= {f"encoder.{name}": t for name, t in self.encoder.model.state_dict().items()}
         return weights
 
-    def _go_on_from(self, checkpoint: Path) -> _State:
+    def _resume(self, checkpoint: Path) -> _State:
         if not checkpoint.is_file():
             return _State()
         saved = torch.load(checkpoint, weights_only=True, map_location=self.device)
@@ -288,11 +279,7 @@ class _Training:
 
 
 def mean_ndcg(scores: NDArray[np.float64], targets: NDArray[np.int64], k: int = 10) -> float:
-    """Mean NDCG@k of rows of scores [B, I] with targets [B]; an item that ties with the target counts as above it."""
+    """Return the mean NDCG@k of scores [B, I] with targets [B]; an item that ties with the target ranks above it."""
     own = scores[np.arange(len(scores)), targets][:, None]
     ranks = (scores >= own).sum(axis=1)
     return float(np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0).mean())
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_whole(path, lambda p: p.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8"))

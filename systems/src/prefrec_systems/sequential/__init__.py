@@ -1,4 +1,4 @@
-"""GRU4Rec, Caser and SASRec: trained by hopwise in a process of its own, asked here."""
+"""GRU4Rec, Caser and SASRec: hopwise trains them in a process of its own, this one asks them."""
 
 from prefrec_systems.sequential.benchmark import Vocabulary, write_benchmark
 from prefrec_systems.sequential.config import SEQUENTIAL_MODELS, Grid, SequentialConfig

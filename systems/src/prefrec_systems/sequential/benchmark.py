@@ -1,13 +1,13 @@
-"""Prepared data as hopwise's benchmark files, so that its splits are ours.
+"""Prepared data as hopwise's benchmark files, so that hopwise takes our splits.
 
 A row is a user, the items before, and the next item:
 
     user_id:token   item_id_list:token_seq   item_id:token
     7               15 3 88                  4
 
-Tokens are numbers: of an item its place in `Vocabulary.items`, of a user in `Vocabulary.users`, from 1. Only what
-stands in training rows has a token. Other items are left out of histories, and rows that ask for one, or whose
-history has nothing else, are not written; users without training rows share the token 0.
+Tokens are positions, from 1, in `Vocabulary.items` and `Vocabulary.users`. Only items and users of training rows
+have one. Other items are left out of histories. Rows with another target, or with nothing left in their history, are
+not written. Users without training rows share the token 0.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 
 import polars as pl
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData
 from prefrec.errors import DataError
 from prefrec.files import write_whole
 
 DATASET = "prefrec"
-"""Name of the files and their folder, as hopwise wants them: `prefrec/prefrec.train.inter`."""
+"""Name of the files and their folder, as hopwise requires: `prefrec/prefrec.train.inter`."""
 PARTS = ("train", "valid", "test")
 UNKNOWN_USER = 0
 Row = tuple[str, Sequence[str], str]
@@ -33,7 +33,7 @@ Row = tuple[str, Sequence[str], str]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which items and users a model knows, and the longest history it reads.
+    """The items and users that a model knows, and the longest history that it reads.
 
     Attributes:
         items: ids in the order of the catalogue.
@@ -56,20 +56,20 @@ class Vocabulary:
         return {user: n for n, user in enumerate(self.users, 1)}
 
     def known(self, history: Iterable[str]) -> list[int]:
-        """Tokens of the last `history_length` known items of a history."""
+        """Return the tokens of the last `history_length` known items of a history."""
         tokens = [self.item_tokens[item] for item in history if item in self.item_tokens]
         return tokens[-self.history_length :]
 
 
 def write_benchmark(data: PreparedData, folder: Path) -> Vocabulary:
-    """Write `prefrec/prefrec.{train,valid,test}.inter` to `folder`.
+    """Write `prefrec/prefrec.{train,valid,test}.inter` to `folder`; return the vocabulary.
 
-    Training rows are all prefixes of the training interactions of each user, cut to as many items as the rows
-    under test show: what hopwise's own augmentation makes of the log. Validation and test rows are those of the
-    data. Where no test row can be answered the validation rows stand in, since hopwise wants three files.
+    Training rows are all prefixes of each user's training interactions, cut to the longest history under test.
+    hopwise's own augmentation would make the same. Validation and test rows are those of the data. If no test row can
+    be answered, the validation rows take their place, because hopwise needs three files.
 
     Raises:
-        DataError: there are no training rows, or no validation row can be answered by what they teach.
+        DataError: there are no training rows, or no validation row with a known target and history.
     """
     examples = {"valid": data.validation, "test": data.test}
     longest = max((len(e.history) for rows in examples.values() for e in rows), default=0)
@@ -80,7 +80,8 @@ def write_benchmark(data: PreparedData, folder: Path) -> Vocabulary:
     users = list(dict.fromkeys(user for user, _, _ in train))
     vocabulary = Vocabulary([i for i in data.catalogue.ids if i in seen], users, longest)
     rows = {"train": tokens_of(train, vocabulary)}
-    rows |= {part: tokens_of(_as_rows(of), vocabulary) for part, of in examples.items()}
+    for part, split in examples.items():
+        rows[part] = tokens_of(((e.user_id, e.history, e.target) for e in split), vocabulary)
     if not rows["valid"]:
         raise DataError(
             f"none of {len(data.validation)} validation rows has a target and a history that occur in training: "
@@ -89,16 +90,15 @@ def write_benchmark(data: PreparedData, folder: Path) -> Vocabulary:
     (folder / DATASET).mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         _write(rows[part] or rows["valid"], folder / DATASET / f"{DATASET}.{part}.inter")
-    length = max(len(history) for of in rows.values() for _, history, _ in of)
+    length = max(len(history) for split in rows.values() for _, history, _ in split)
     return Vocabulary(vocabulary.items, users, length)
 
 
 def prefixes(interactions: pl.DataFrame, history_length: int) -> Iterator[Row]:
-    """Every interaction of a user but the first, with at most `history_length` items before it.
+    """Yield each interaction of a user but the first, with at most `history_length` items before it.
 
     Args:
         interactions: frame `user_id, item_id, …`, sorted by user and time.
-        history_length: items.
     """
     users, items = interactions["user_id"].to_list(), interactions["item_id"].to_list()
     start = 0
@@ -110,7 +110,7 @@ def prefixes(interactions: pl.DataFrame, history_length: int) -> Iterator[Row]:
 
 
 def tokens_of(rows: Iterable[Row], vocabulary: Vocabulary) -> list[tuple[int, list[int], int]]:
-    """The rows in tokens, without those whose target, or whose whole history, is unknown."""
+    """Return the rows in tokens, without rows whose target or whole history is unknown."""
     tokens = (
         (
             vocabulary.user_tokens.get(user, UNKNOWN_USER),
@@ -120,10 +120,6 @@ def tokens_of(rows: Iterable[Row], vocabulary: Vocabulary) -> list[tuple[int, li
         for user, history, target in rows
     )
     return [(user, history, target) for user, history, target in tokens if history and target]
-
-
-def _as_rows(examples: Iterable[RankingExample]) -> Iterator[Row]:
-    return ((e.user_id, e.history, e.target) for e in examples)
 
 
 def _write(rows: Sequence[tuple[int, list[int], int]], path: Path) -> None:

@@ -1,9 +1,9 @@
-"""What a sequential recommender is trained with, checked by pydantic."""
+"""Settings of a sequential recommender, and the job that its training process reads."""
 
 from __future__ import annotations
 
 from itertools import product
-from typing import Literal, Self, get_args
+from typing import Literal, Self, TypedDict, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -24,10 +24,16 @@ SETTINGS: dict[SequentialName, tuple[str, ...]] = {
     ),
 }
 """Model → hopwise's names of its numeric settings."""
+FIXED = {"loss_type": "CE", "hidden_act": "gelu"}
+"""Settings of the models that are hopwise's defaults and not numbers."""
+METRIC = "ndcg@10"
+"""Chooses the epoch and the cell of the grid."""
+MISSING = 3
+"""Exit code of the training process if hopwise, or a module that it needs, is not installed."""
 
 
 class Grid(BaseModel):
-    """Values to try, each with each; validation chooses. An empty list tries the one value of the section."""
+    """Values to try in all combinations; validation chooses. An empty list stands for the section's one value."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,12 +49,13 @@ class SequentialConfig(BaseModel):
     model: SequentialName = Field("SASRec", description="GRU4Rec, Caser or SASRec; also its name in the tables.")
     epochs: int = Field(200, ge=1, description="Most passes over the training rows.")
     patience: int = Field(10, ge=1, description="Epochs without a better validation NDCG@10 that end training.")
-    batch_size: int = Field(2048, ge=1, description="Training rows an optimiser step.")
+    batch_size: int = Field(2048, ge=1, description="Training rows per optimiser step.")
     learning_rate: float = Field(1e-3, gt=0, description="Of Adam, constant.")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty, as Adam adds it to the gradient.")
     grid: Grid = Field(default_factory=lambda: Grid(), description="Learning rates and L2 penalties to choose from.")
     settings: dict[str, int | float] = Field(
-        default_factory=dict, description="Of the model, by hopwise's names, such as hidden_size; default: hopwise's."
+        default_factory=dict,
+        description="Of the model, with hopwise's names, such as hidden_size; default: hopwise's.",
     )
 
     @model_validator(mode="after")
@@ -65,3 +72,22 @@ class SequentialConfig(BaseModel):
         rates = self.grid.learning_rate or [self.learning_rate]
         decays = self.grid.weight_decay or [self.weight_decay]
         return list(product(rates, decays))
+
+
+class Job(TypedDict):
+    """The content of the job file."""
+
+    model: str
+    benchmark: str  # folder that `write_benchmark` wrote, absolute; also the working directory
+    out: str  # folder for the outcome, absolute
+    # items, users: number of tokens
+    items: int
+    users: int
+    history_length: int
+    epochs: int
+    patience: int
+    batch_size: int
+    seed: int
+    settings: dict[str, float]
+    names: list[str]  # of the settings that are kept with the weights
+    trials: list[tuple[float, float]]  # (learning rate, weight decay) of each training

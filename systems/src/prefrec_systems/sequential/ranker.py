@@ -1,4 +1,4 @@
-"""A trained GRU4Rec, Caser or SASRec as a ranker: hopwise's model, our weights file, no hopwise configuration."""
+"""A trained GRU4Rec, Caser or SASRec as a ranker: hopwise's model, our weights, no hopwise configuration."""
 
 from __future__ import annotations
 
@@ -19,24 +19,22 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.rankers.rows import pad_codes
 from prefrec_systems.sequential.benchmark import UNKNOWN_USER, Vocabulary
-from prefrec_systems.sequential.job import FIXED
+from prefrec_systems.sequential.config import FIXED
 
 _ROWS_AT_A_TIME = 512
 
 
 class SequentialRanker:
-    """Scores items by a sequential recommender: the inner product of its history's and the item's vector.
+    """Scores items by a sequential recommender: the inner product of a history's vector and an item's.
 
-    - Items that training did not know all score alike, 1 below the lowest known item of the row, and are left out
-      of histories.
-    - A row whose history knows nothing scores 0 for every known item: a tie, which evaluation breaks at random.
-    - Users that training did not know have the zero vector where a model has users (Caser).
+    - Items unknown to training share one score, 1 below the lowest known item of the row. Histories leave them out.
+    - A row without known items in its history scores 0 for every known item: a tie, which evaluation breaks at
+    random.
+    - Users unknown to training have the zero vector in models with users (Caser).
 
     Args:
-        name: in the tables.
         model: hopwise's, in evaluation mode, with embeddings in the order of the vocabulary's tokens.
-        vocabulary: what it knows.
-        catalogue: fixes the columns of `full_scores`.
+        catalogue: gives the columns of `full_scores`.
 
     Raises:
         DataError: the model knows items that the catalogue lacks.
@@ -56,7 +54,7 @@ class SequentialRanker:
         self._catalogue = np.array([self._columns.get(item, len(tokens)) for item in catalogue.ids])
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Scores [B, C] of the candidates, -inf in empty places."""
+        """Return scores [B, C] of the candidates, -inf in empty places."""
         codes = pad_codes([e.candidates for e in examples], self._columns)
         scores = np.full(codes.shape, -np.inf)
         for rows, known in self._scores(examples):
@@ -64,14 +62,14 @@ class SequentialRanker:
         return np.where(codes < 0, -np.inf, scores)
 
     def full_scores(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Scores [B, n_items] of the whole catalogue, in its order."""
+        """Return scores [B, n_items] of the whole catalogue, in its order."""
         scores = np.empty((len(examples), len(self._catalogue)))
         for rows, known in self._scores(examples):
             scores[rows] = known[:, self._catalogue]
         return scores
 
     def _scores(self, examples: Sequence[RankingExample]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Slices of the rows, and [b, known items + 1] of each: the last column is that of every unknown item."""
+        """Yield slices of the rows with scores [b, known items + 1]; the last column is for every unknown item."""
         for start in range(0, len(examples), _ROWS_AT_A_TIME):
             rows = slice(start, start + _ROWS_AT_A_TIME)
             known = self._known_scores(examples[rows])
@@ -79,28 +77,23 @@ class SequentialRanker:
 
     @torch.inference_mode()
     def _known_scores(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Scores [b, known items] of one batch."""
         histories = [self.vocabulary.known(e.history) for e in examples]
         users = [self.vocabulary.user_tokens.get(e.user_id, UNKNOWN_USER) for e in examples]
         items = torch.zeros(len(examples), self.vocabulary.history_length, dtype=torch.long)
         for row, history in zip(items, histories, strict=True):
             row[: len(history)] = torch.tensor(history, dtype=torch.long)
         lengths = torch.tensor([len(h) for h in histories])
-        batch = {
-            "user_id": torch.tensor(users),
-            "item_id_list": items,
-            "item_length": lengths.clamp(min=1),
-        }
-        scores = self.model.full_sort_predict(batch)[:, 1:].double().numpy()
+        batch = {"user_id": torch.tensor(users), "item_id_list": items, "item_length": lengths.clamp(min=1)}
+        scores = self.model.full_sort_predict(batch)[:, 1:].double().numpy()  # column 0 is padding
         return np.where(lengths.numpy()[:, None] > 0, scores, 0.0)
 
 
 def load_sequential(folder: Path, catalogue: Catalogue, name: str | None = None) -> SequentialRanker:
-    """The ranker that `train_sequential` left in `folder`; its name is the model's unless another is given.
+    """Return the ranker that `train_sequential` left in `folder`; without `name` it has that of the model.
 
     Raises:
         ConfigError: hopwise, or a module that it needs, is not installed.
-        ModelError: no such model, or a damaged one.
+        ModelError: the model is missing or damaged.
         DataError: it was trained on items that the catalogue lacks.
     """
     try:
@@ -117,7 +110,7 @@ def load_sequential(folder: Path, catalogue: Catalogue, name: str | None = None)
 
 
 def build_model(name: str, vocabulary: Vocabulary, settings: dict[str, Any]) -> Any:
-    """Hopwise's model of that name with random weights, without its `Config` and `Dataset`."""
+    """Return hopwise's model of this name with random weights, made without its `Config` and `Dataset`."""
     config = {
         **FIXED,
         **settings,
@@ -135,7 +128,7 @@ def build_model(name: str, vocabulary: Vocabulary, settings: dict[str, Any]) -> 
 
 
 def require_hopwise() -> Any:
-    """Hopwise's sequential models, as a module.
+    """Return hopwise's module of sequential models.
 
     Raises:
         ConfigError: hopwise, or a module that it needs, is not installed.
@@ -147,7 +140,7 @@ def require_hopwise() -> Any:
 
 
 def missing_module(name: str | None) -> ConfigError:
-    """The error that says what to install."""
+    """Return the error that says what to install."""
     return ConfigError(
         f"GRU4Rec, Caser and SASRec need hopwise, and Python finds no module {name!r}: run `pip install hopwise`"
     )

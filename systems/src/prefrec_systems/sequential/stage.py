@@ -1,4 +1,4 @@
-"""GRU4Rec, Caser and SASRec in a recipe: trained by hopwise, asked here."""
+"""GRU4Rec, Caser and SASRec in a recipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefrec_systems.sequential.train import MODEL_FILES, train_sequential
 def sequential_stage(
     made_of: Ingredients, config: SequentialConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
-    """Train a sequential recommender in `folder`, or find it trained there.
+    """Return a sequential recommender as an entry, trained in `folder`.
 
     Raises:
         ConfigError: hopwise, or a module that it needs, is not installed.
@@ -39,10 +39,10 @@ def sequential_stage(
 
 
 def open_sequential(folder: Path, data: PreparedData) -> Entry:
-    """Return the sequential recommender in a folder from outside a run.
+    """Return the sequential recommender in a folder, which may come from outside a run.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the folder holds no sequential recommender.
     """
     about = read_json(folder / "model.json")
     if not isinstance(about, dict) or "model" not in about:

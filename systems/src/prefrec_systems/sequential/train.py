@@ -1,4 +1,4 @@
-"""Training of a sequential recommender: benchmark files out, a process to watch, weights in."""
+"""Training of a sequential recommender: write benchmark files, watch a process, keep its weights."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ from typing import Any
 from prefrec.console import say, track
 from prefrec.data import PreparedData
 from prefrec.errors import ModelError
-from prefrec.files import write_whole
+from prefrec.files import write_text
 from prefrec_systems.sequential.benchmark import Vocabulary, write_benchmark
-from prefrec_systems.sequential.config import SETTINGS, SequentialConfig
-from prefrec_systems.sequential.job import METRIC, MISSING, Job
+from prefrec_systems.sequential.config import METRIC, MISSING, SETTINGS, Job, SequentialConfig
 from prefrec_systems.sequential.ranker import missing_module
 
 MODEL_FILES = ("model.safetensors", "model.json")
-"""What `load_sequential` reads."""
+"""The files that `load_sequential` reads."""
 WORKER = "prefrec_systems.sequential.worker"
 
 
 def train_sequential(data: PreparedData, config: SequentialConfig, out: Path, *, seed: int) -> Path:
-    """Train by hopwise in a process of its own; returns `out`, which holds `MODEL_FILES` and `log.json` then.
+    """Train by hopwise in a process of its own; return `out`, which then holds `MODEL_FILES` and `log.json`.
 
-    After each epoch hopwise ranks the whole vocabulary for every validation row; the epoch, and the cell of the
-    grid, with the highest NDCG@10 is kept. What an interrupted training left in `out` is gone on with, epoch by
-    epoch. On the CPU the same data, configuration and seed give the same weights.
+    After each epoch hopwise ranks the whole vocabulary for every validation row. The epoch and the cell of the grid
+    with the highest NDCG@10 are kept. An interrupted training continues after its last epoch. On the CPU the same
+    data, configuration and seed give the same weights.
 
     Raises:
         ConfigError: hopwise, or a module that it needs, is not installed.
-        DataError: the data has nothing to train on, or to choose the epoch by.
+        DataError: there is nothing to train on, or no validation row to choose the epoch by.
         ModelError: the process failed; the message has its last line and names its log.
     """
     work = out.absolute() / "work"
@@ -56,7 +55,7 @@ def train_sequential(data: PreparedData, config: SequentialConfig, out: Path, *,
         "names": list(SETTINGS[config.model]),
         "trials": config.trials,
     }
-    _write_json(work / "job.json", job)
+    write_text(work / "job.json", json.dumps(job, ensure_ascii=False))
     for _ in track(_epochs(work, config), config.model, total=config.epochs * len(config.trials)):
         pass
     _collect(work, out, config, vocabulary)
@@ -64,10 +63,10 @@ def train_sequential(data: PreparedData, config: SequentialConfig, out: Path, *,
 
 
 def _epochs(work: Path, config: SequentialConfig) -> Iterator[dict[str, Any]]:
-    """The worker's reports of its epochs; those that a training did not need are counted at its end."""
+    """Yield the worker's reports of its epochs; at a training's end also one for each epoch that it did not need."""
     seen = 0
-    with _worker(work) as answers:
-        for line in answers:
+    with _worker(work) as lines:
+        for line in lines:
             event = json.loads(line)
             if "missing" in event:
                 raise missing_module(event["missing"])
@@ -87,10 +86,10 @@ def _epochs(work: Path, config: SequentialConfig) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _worker(work: Path) -> Iterator[Iterator[str]]:
-    """The lines that the worker answers. It is ended where the caller stops to listen.
+    """Start the worker and give the lines that it prints; end it if the caller stops reading.
 
     Raises:
-        ModelError: it failed.
+        ModelError: the worker failed.
     """
     environment = {"OMP_NUM_THREADS": "1"} | os.environ
     command = [sys.executable, "-m", WORKER, str(work / "job.json")]
@@ -112,22 +111,19 @@ def _worker(work: Path) -> Iterator[Iterator[str]]:
 
 
 def _collect(work: Path, out: Path, config: SequentialConfig, vocabulary: Vocabulary) -> None:
-    """Keep the weights and what is needed to read them; drop the files that only training needed."""
+    """Keep the weights and what is needed to read them; remove the files that only training needed."""
     outcome = json.loads((work / "outcome.json").read_text(encoding="utf-8"))
     logs = [trial.pop("log") for trial in outcome["trials"]]
-    _write_json(out / "log.json", [{"trial": n, **entry} for n, log in enumerate(logs) for entry in log])
-    weights, described = (out / name for name in MODEL_FILES)
+    epochs = [{"trial": n, **entry} for n, log in enumerate(logs) for entry in log]
+    write_text(out / "log.json", json.dumps(epochs, ensure_ascii=False))
+    weights, description_file = (out / name for name in MODEL_FILES)
     (work / weights.name).replace(weights)
-    about = {
+    description = {
         "model": config.model,
         "history_length": vocabulary.history_length,
         **outcome,
         "items": vocabulary.items,
         "users": vocabulary.users,
     }
-    _write_json(described, about)
+    write_text(description_file, json.dumps(description, ensure_ascii=False))
     shutil.rmtree(work)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_whole(path, lambda p: p.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8"))

@@ -1,15 +1,15 @@
 """The process that hopwise trains in: `python -m prefrec_systems.sequential.worker JOB.json`.
 
-hopwise reads `sys.argv`, patches numpy and writes TensorBoard files into the working directory, none of which
-belongs into the caller's process. This one is told what to do by a file (`Job`), writes weights as safetensors and
-answers on standard output, one JSON object a line:
+hopwise reads `sys.argv`, patches numpy and writes TensorBoard files into the working directory. None of this belongs
+in the caller's process. This one reads its task from a file (`Job`), writes weights as safetensors and answers on
+standard output, one JSON object per line:
 
     {"trial": 0, "epoch": 3, "ndcg@10": 0.071}      an epoch is over
     {"trial": 0, "best": 0.074, "best_epoch": 2}    a training is over
     {"missing": "colorlog"}                         hopwise lacks a module; the exit code is 3
 
-Everything else that is printed goes to standard error. A training that was killed goes on from its last epoch and
-ends as it would have ended.
+Everything else that is printed goes to standard error. A training that was killed continues after its last epoch, to
+the same result as without the interruption.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from torch import Tensor
 
 from prefrec.files import write_whole
 from prefrec_systems.sequential.benchmark import DATASET, PARTS
-from prefrec_systems.sequential.job import FIXED, METRIC, MISSING, Job
+from prefrec_systems.sequential.config import FIXED, METRIC, MISSING, Job
 
-Tell = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], None]
 
 
 def hopwise_settings(job: Job, trial: tuple[float, float]) -> dict[str, Any]:
-    """The configuration of hopwise for one training; what it does not say are hopwise's defaults."""
+    """Return hopwise's configuration of one training; all other settings are hopwise's defaults."""
     return {
         **FIXED,
         **job["settings"],
@@ -80,17 +80,17 @@ class Training:
         self._forget_unknown_users()
 
     def _forget_unknown_users(self) -> None:
-        """Users without training rows get the zero vector, which training leaves as it is."""
+        """Give users without training rows the zero vector, which training leaves as it is."""
         token = self.dataset.field2token_id["user_id"].get("0")
         if token is not None and hasattr(self.model, "user_embedding"):
             with torch.no_grad():
                 self.model.user_embedding.weight[token] = 0
 
-    def run(self, folder: Path, tell: Tell) -> dict[str, Any]:
-        """Train to the end; `best.safetensors` in `folder` are the weights of the best epoch."""
+    def run(self, folder: Path, report: Report) -> dict[str, Any]:
+        """Train to the end; `best.safetensors` in `folder` holds the weights of the best epoch."""
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint.pt"
-        state = self._go_on_from(checkpoint)
+        state = self._resume(checkpoint)
 
         def keep(epoch: int, score: float) -> None:
             loss = self.trainer.train_loss_dict[epoch] / len(self.train)
@@ -100,7 +100,7 @@ class Training:
                 weights = {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
                 write_whole(folder / "best.safetensors", lambda p: save_file(weights, p))
             write_whole(checkpoint, lambda p: torch.save(state | self._state(), p))
-            tell({"epoch": epoch, METRIC: float(score)})
+            report({"epoch": epoch, METRIC: float(score)})
 
         ended = self.trainer.cur_step > self.trainer.stopping_step
         if not ended and self.trainer.start_epoch < self.trainer.epochs:
@@ -108,7 +108,7 @@ class Training:
         return state
 
     def _state(self) -> dict[str, Any]:
-        """All that the next epoch depends on."""
+        """Return all that the next epoch depends on."""
         return {
             "cur_step": self.trainer.cur_step,
             "model": self.model.state_dict(),
@@ -118,7 +118,7 @@ class Training:
             "cuda": torch.cuda.get_rng_state_all(),
         }
 
-    def _go_on_from(self, checkpoint: Path) -> dict[str, Any]:
+    def _resume(self, checkpoint: Path) -> dict[str, Any]:
         if not checkpoint.is_file():
             return {"log": [], "best": float("-inf"), "best_epoch": -1}
         saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
@@ -133,7 +133,7 @@ class Training:
         return {name: saved[name] for name in ("log", "best", "best_epoch")}
 
     def measure(self) -> dict[str, dict[str, float]]:
-        """Hopwise's own metrics of the model as it is, on the whole vocabulary."""
+        """Return hopwise's own metrics of the model as it is, on the whole vocabulary."""
         parts = {"validation": self.valid, "test": self.test}
         return {
             name: {m: float(v) for m, v in self.trainer.evaluate(data, load_best_model=False).items()}
@@ -141,9 +141,9 @@ class Training:
         }
 
     def by_token(self, weights: dict[str, Tensor], items: int, users: int) -> dict[str, Tensor]:
-        """The weights with the rows of the embeddings in the order of our tokens, not of hopwise's ids.
+        """Return the weights with embeddings in the order of our tokens, not of hopwise's ids.
 
-        Row 0 stays hopwise's padding for items, and is the zero vector (an unknown user) for users.
+        Row 0 stays hopwise's padding for items. For users it is the zero vector: an unknown user.
         """
         ids = {field: self.dataset.field2token_id[field] for field in ("item_id", "user_id")}
         rows = [0, *(ids["item_id"][str(n)] for n in range(1, items + 1))]
@@ -156,10 +156,10 @@ class Training:
         return out
 
 
-def work(job: Job, tell: Tell) -> None:
-    """All trainings that are not finished, then the best one's weights and `outcome.json`, in `job["out"]`."""
+def work(job: Job, report: Report) -> None:
+    """Run all trainings that are not finished; write the best one's weights and `outcome.json` to `job["out"]`."""
     out = Path(job["out"])
-    results = [_trial(job, number, out / "trials" / str(number), tell) for number in range(len(job["trials"]))]
+    results = [_trial(job, number, out / "trials" / str(number), report) for number in range(len(job["trials"]))]
     chosen = max(range(len(results)), key=lambda n: (results[n]["best"], -n))
     training = Training(job, job["trials"][chosen])
     best = load_file(out / "trials" / str(chosen) / "best.safetensors")
@@ -175,28 +175,29 @@ def work(job: Job, tell: Tell) -> None:
     write_whole(out / "outcome.json", lambda p: p.write_text(json.dumps(outcome), encoding="utf-8"))
 
 
-def _trial(job: Job, number: int, folder: Path, tell: Tell) -> dict[str, Any]:
-    """One training of the grid, from where it stands."""
-    result = Training(job, job["trials"][number]).run(folder, lambda event: tell({"trial": number, **event}))
+def _trial(job: Job, number: int, folder: Path, report: Report) -> dict[str, Any]:
+    """Run one training of the grid, from its checkpoint if there is one."""
+    result = Training(job, job["trials"][number]).run(folder, lambda event: report({"trial": number, **event}))
     rate, decay = job["trials"][number]
-    tell({"trial": number, "best": result["best"], "best_epoch": result["best_epoch"]})
+    report({"trial": number, "best": result["best"], "best_epoch": result["best_epoch"]})
     return {"learning_rate": rate, "weight_decay": decay, **result}
 
 
 def main() -> None:
-    """Do what the file named on the command line says."""
+    """Run the job in the file that the command line names."""
     job: Job = json.loads(Path(sys.argv.pop()).read_text(encoding="utf-8"))
+    # hopwise prints to standard output, which is for answers: what it prints goes to standard error.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def tell(event: dict[str, Any]) -> None:
+    def report(event: dict[str, Any]) -> None:
         answers.write(json.dumps(event) + "\n")
         answers.flush()
 
     try:
-        work(job, tell)
+        work(job, report)
     except ModuleNotFoundError as e:
-        tell({"missing": e.name})
+        report({"missing": e.name})
         sys.exit(MISSING)
 
 

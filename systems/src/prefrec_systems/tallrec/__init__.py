@@ -1,10 +1,15 @@
-"""TALLRec: a language model tuned to say whether a user will like an item, which ranks by P(Yes)."""
+"""TALLRec: a language model tuned to say whether a user will like an item; it ranks by P(Yes)."""
 
 from prefrec_systems.tallrec.config import TallrecConfig
-from prefrec_systems.tallrec.prompts import ANSWERS, LikeTemplate, encode_question, load_like_template
+from prefrec_systems.tallrec.prompts import (
+    ANSWERS,
+    LikeTemplate,
+    encode_question,
+    load_like_template,
+    tallrec_dataset,
+)
 from prefrec_systems.tallrec.questions import Opinions, Question, history_of, training_questions
 from prefrec_systems.tallrec.ranker import TallrecRanker, load_tallrec
-from prefrec_systems.tallrec.train import tallrec_dataset
 
 __all__ = [
     "ANSWERS",

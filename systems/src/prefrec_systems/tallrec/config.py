@@ -1,4 +1,4 @@
-"""What TALLRec is trained with, checked by pydantic."""
+"""Settings of TALLRec."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from prefrec_systems.tallrec.questions import Opinions, training_questions
 class TallrecConfig(RankerConfig, TrainSection):
     """TALLRec: instruction tuning on like and dislike, then ranking by P(Yes).
 
-    `rows` counts questions: one a training row where the log has ratings, else 1 + `negatives`. With ratings
-    `eval_rows` has no effect: those of validation rows are kept from training.
+    `rows` counts questions: one per training row if the log has dislikes, else 1 + `negatives`. With dislikes
+    `eval_rows` has no effect: the ratings of validation rows are kept from training.
     """
 
     kind: Literal["tallrec"] = "tallrec"
     name: str = "TALLRec"
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
-    liked: float = Field(4.0, description="Rating from which on an item counts as liked.")
+    liked: float = Field(4.0, description="Lowest rating that counts as liked.")
     negatives: int = Field(
-        1,
-        ge=1,
-        description="Untouched items a row that count as disliked, where no rating is below `liked`.",
+        1, ge=1, description="Untouched items per row that count as disliked, if no rating is below `liked`."
     )
     template: str | None = Field(
         None, description="A jinja2 file with liked, disliked, item; None: the domain's own."

@@ -11,11 +11,12 @@ from typing import ClassVar
 from prefrec.data import Catalogue
 from prefrec.errors import TemplateError, TokenizerError
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
+from prefrec.training import ChoiceDataset
 from prefrec_systems.tallrec.questions import Question
 
 YES, NO = "Yes", "No"
 ANSWERS = (YES, NO)
-"""In the order of the answers of every choice set that is scored."""
+"""The answers of every choice set that is scored, in this order."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,15 @@ class LikeTemplate(PromptTemplate):
     placeholders: ClassVar[tuple[str, ...]] = ("liked", "disliked", "item")
 
     def ask(self, liked: Sequence[str], disliked: Sequence[str], item: str) -> str:
-        """The prompt text for these titles."""
+        """Return the prompt text for these titles."""
         return self._fill(liked=list(liked), disliked=list(disliked), item=item)
 
 
 def load_like_template(name: str | None, *, domain: str = "generic") -> LikeTemplate:
-    """The built-in template of a domain, or the one in a file.
+    """Return the built-in template of a domain, or the one in a file.
 
     Raises:
-        TemplateError: there is no such file, or it is no template of this kind.
+        TemplateError: the file does not exist, or is not a template of this kind.
     """
     if name is None:
         built_in = files("prefrec.prompts") / "templates" / "like" / f"{domain}.jinja2"
@@ -50,7 +51,7 @@ def encode_question(
     encoder: PromptEncoder,
     answers: Sequence[str] = ANSWERS,
 ) -> ChoiceSet:
-    """The choice set of a question; the oldest items of a history that does not fit are left out.
+    """Return the choice set of a question; the oldest items of a history that does not fit are left out.
 
     Raises:
         TokenizerError: the question exceeds the encoder's `max_length` without any history.
@@ -69,3 +70,17 @@ def encode_question(
             encoder.shortened += dropped > 0
             return choices
     raise AssertionError("the loop returns or raises")
+
+
+def tallrec_dataset(
+    questions: Sequence[Question], catalogue: Catalogue, template: LikeTemplate, encoder: PromptEncoder
+) -> ChoiceDataset:
+    """Return choice sets of one answer, Yes or No, for `SFTTrainer`.
+
+    Raises:
+        DataError: there are no questions.
+        TokenizerError: a question exceeds the encoder's `max_length` without any history.
+    """
+    return ChoiceDataset(
+        [encode_question(q, catalogue, template, encoder, [YES if q.liked else NO]) for q in questions]
+    )

@@ -1,4 +1,4 @@
-"""Who liked what: ratings as opinions, and training rows as questions with the answer Yes or No."""
+"""Likes and dislikes: ratings as opinions, and training rows as questions with the answer Yes or No."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prefrec.data import RankingExample
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Will the user like an item?
+    """The question whether a user will like an item.
 
     Attributes:
         history: (item id, liked), oldest first.
         item: id of the item in question.
-        liked: the answer, as far as it is known; scoring does not ask.
+        liked: the answer; None where it is not needed, as in scoring.
     """
 
     history: tuple[tuple[str, bool], ...]
@@ -27,14 +27,13 @@ class Question:
 
 
 class Opinions:
-    """Which items users disliked, as far as the training interactions say.
+    """The items that users disliked, according to the training interactions.
 
-    An item that a user took without a rating (the log has none, or the interaction is no training interaction)
-    counts as liked.
+    An item that a user took without a rating in training counts as liked.
 
     Args:
         interactions: frame `user_id, item_id[, rating]` of the training interactions.
-        threshold: rating from which on an item counts as liked.
+        threshold: lowest rating of an item that counts as liked.
     """
 
     def __init__(self, interactions: pl.DataFrame, threshold: float) -> None:
@@ -44,26 +43,25 @@ class Opinions:
             self._disliked = set(low.select("user_id", "item_id").iter_rows())
 
     def liked(self, user: str, item: str) -> bool:
-        """Whether a user liked an item that the user took."""
+        """Return True if a user liked an item that the user took."""
         return (user, item) not in self._disliked
 
-    def __bool__(self) -> bool:
-        """Whether there is any dislike."""
+    def __bool__(self) -> bool:  # is there any dislike?
         return bool(self._disliked)
 
 
 def history_of(example: RankingExample, opinions: Opinions) -> tuple[tuple[str, bool], ...]:
-    """(item id, liked) of an example's history, oldest first."""
+    """Return (item id, liked) of an example's history, oldest first."""
     return tuple((item, opinions.liked(example.user_id, item)) for item in example.history)
 
 
 def training_questions(
     examples: Sequence[RankingExample], opinions: Opinions, *, negatives: int, seed: int
 ) -> list[Question]:
-    """Questions of training rows, with their answers.
+    """Return the questions of training rows, with their answers.
 
-    With ratings: one a row, about its target, whose rating is the answer. Where the log tells of no dislike: one
-    about the target (Yes) and `negatives` about other candidates, which the user never touched (No); which ones
+    With dislikes in the log: one question per row, about its target, answered by the target's rating. Without: one
+    about the target (Yes), and `negatives` about other candidates, which the user never touched (No). Which ones
     depends on seed and row alone.
     """
     questions = []

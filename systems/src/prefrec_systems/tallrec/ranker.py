@@ -1,4 +1,4 @@
-"""TALLRec as a ranker: one question a candidate, ranked by P(Yes)."""
+"""TALLRec as a ranker: one question per candidate, ranked by P(Yes)."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from prefrec_systems.tallrec.questions import Opinions, Question, history_of
 
 
 class TallrecRanker:
-    """Ranks candidates by the probability that the answer is Yes and not No, end token included.
+    """Ranks candidates by the probability of the answer Yes against No, end token included.
 
-    P(Yes) = exp(l_Yes) / (exp(l_Yes) + exp(l_No)), with l the log-probability of an answer after the question
-    about one candidate. The questions of a row begin alike, with the user's history: they are read as a trie that
-    branches where the candidates' titles do, so that what they share is read once.
+    P(Yes) = exp(l_Yes) / (exp(l_Yes) + exp(l_No)), where l is the log-probability of an answer to the question about
+    one candidate. The questions of a row begin with the same history. They are read as a trie that branches where the
+    candidates' titles differ, so that shared tokens are read once.
 
-    It does not answer in text: its answer would be Yes or No, not a title.
+    It has no `generate`: its answer is Yes or No, not a title.
 
     Args:
         lm: model, tokenizer, catalogue and name; its template is a `LikeTemplate`.
-        opinions: which items of the histories were disliked.
+        opinions: items of the histories that were disliked.
     """
 
     def __init__(self, lm: LMRanker, opinions: Opinions) -> None:
         if not isinstance(lm.template, LikeTemplate):
-            raise TypeError(f"TALLRec asks by a LikeTemplate, got {type(lm.template).__name__}")
+            raise TypeError(f"TALLRec needs a LikeTemplate, got {type(lm.template).__name__}")
         self.name = lm.name
         self.lm = lm
         self.template = lm.template
@@ -45,31 +45,29 @@ class TallrecRanker:
         self._tries = CatalogueRanker(lm)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """P(Yes) of the candidates, [B, C]; −inf where a row has fewer candidates."""
+        """Return P(Yes) of the candidates [B, C]; −inf where a row has fewer candidates."""
         own = processes.share(range(len(examples)))
-        found = [(i, self._yes(examples[i])) for i in track(own, f"{self.name}: scoring")]
-        yes = dict(processes.pool(found))
+        scored = [(i, self._yes(examples[i])) for i in track(own, f"{self.name}: scoring")]
+        yes = dict(processes.pool(scored))
         return pad_scores([yes[i] for i in range(len(examples))])
 
     def _yes(self, example: RankingExample) -> NDArray[np.float64]:
-        """P(Yes) of each candidate [C]."""
         history = history_of(example, self.opinions)
+        encoder = cast(PromptEncoder, self.lm.encoder)
         questions = [
-            encode_question(
-                Question(history, c), self.lm.catalogue, self.template, cast(PromptEncoder, self.lm.encoder)
-            )
+            encode_question(Question(history, c), self.lm.catalogue, self.template, encoder)
             for c in example.candidates
         ]
         logps = [self._tries.logps(part) for part in together(questions)]
         yes, no = np.concatenate(logps).astype(np.float64).reshape(-1, 2).T
-        return 1 / (1 + np.exp(np.clip(no - yes, -700, 700)))
+        return 1 / (1 + np.exp(np.clip(no - yes, -700, 700)))  # exp overflows beyond 709
 
 
 def together(questions: Sequence[ChoiceSet]) -> Sequence[ChoiceSet]:
-    """One choice set for all questions: the tokens they begin with, then the rest of each before its answers.
+    """Return one choice set for all questions: their common beginning, then the rest of each before its answers.
 
-    What the answers of one question have in common falls out of their comparison. Questions that begin differently
-    stay as they are: a model is asked nothing without a prompt.
+    What the answers of one question have in common cancels in their comparison. Questions that begin differently are
+    returned as they are, because a model needs a prompt.
     """
     columns = zip(*(q.prompt for q in questions), strict=False)
     prompt = tuple(tokens[0] for tokens in takewhile(lambda tokens: len(set(tokens)) == 1, columns))
@@ -90,15 +88,12 @@ def load_tallrec(
     loading: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> TallrecRanker:
-    """The ranker of a trained adapter, on a GPU if there is one.
+    """Return the ranker of a trained adapter, on a GPU if there is one.
 
     Args:
-        name: in the tables.
-        base: a name for `prefrec.lm.models.load_model`.
         adapter: folder of the adapter that was tuned on `tallrec_dataset`.
-        catalogue: titles of all items.
         template: that it was tuned with.
-        opinions: which items of the histories were disliked.
+        opinions: items of the histories that were disliked.
         loading: arguments of `prefrec.lm.models.load_model`; None: bfloat16.
         **settings: further arguments of `LMRanker`.
 

@@ -37,7 +37,7 @@ from prefrec_systems.tallrec import (
 
 
 def tallrec_stage(made_of: Ingredients, config: TallrecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Train TALLRec in `folder`, or find it trained there."""
+    """Return TALLRec as an entry, trained in `folder`."""
     template = load_like_template(config.template, domain=made_of.data.domain)
     opinions = Opinions(made_of.data.opinions, config.liked)
     facts = file_facts([Path(config.template)] if config.template else [])
@@ -47,7 +47,18 @@ def tallrec_stage(made_of: Ingredients, config: TallrecConfig, folder: Path, bef
             _train(made_of, config, folder, template, opinions)
 
     def load(batch_size: int) -> TallrecRanker:
-        return _load(made_of, config, folder, template, opinions)
+        model = made_of.model
+        return load_tallrec(
+            config.name,
+            model.name,
+            folder / WEIGHTS,
+            made_of.data.catalogue,
+            template,
+            opinions,
+            loading=model.loading(),
+            max_length=model.max_length,
+            chat=model.chat,
+        )
 
     return Entry(config.name, key, load, weights=folder / WEIGHTS)
 
@@ -59,45 +70,29 @@ def _train(
     set_seed(seed)
     if not opinions:
         say(
-            f"{config.name}: no rating below {config.liked:g}: what was chosen is liked, untouched candidates are not"
+            f"{config.name}: no rating is below {config.liked:g}, so targets count as liked and untouched candidates "
+            "as disliked"
         )
     encoder = PromptEncoder(
         load_tokenizer(made_of.model.name), max_length=made_of.model.max_length, chat=made_of.model.chat
     )
     questions = training_questions(data.train, opinions, negatives=config.negatives, seed=seed)
     if opinions:
-        config = config.model_copy(update={"eval_rows": 0})  # the answers to validation rows are not told
+        config = config.model_copy(update={"eval_rows": 0})  # the ratings of validation rows must not be known
     held_out = training_questions(
         data.some("validation", config.eval_rows), opinions, negatives=config.negatives, seed=seed
     )
-    asked = some_rows(questions, config, seed)
-    tell_fewer(config.name, config, len(asked))
+    chosen = some_rows(questions, config, seed)
+    tell_fewer(config.name, config, len(chosen))
     trainer = SFTTrainer(
         load_model(made_of.model.name, **made_of.model.loading()),
         SFTConfig(**training_arguments(config, made_of.model, folder, seed, "steps" if held_out else "no")),
-        tallrec_dataset(asked, data.catalogue, template, encoder),
+        tallrec_dataset(chosen, data.catalogue, template, encoder),
         tallrec_dataset(held_out, data.catalogue, template, encoder) if held_out else None,
         encoder.tokenizer,
         adapter_config(made_of.lora or LoraSection()),
     )
     train_to_weights(trainer, folder)
-
-
-def _load(
-    made_of: Ingredients, config: TallrecConfig, folder: Path, template: LikeTemplate, opinions: Opinions
-) -> TallrecRanker:
-    model = made_of.model
-    return load_tallrec(
-        config.name,
-        model.name,
-        folder / WEIGHTS,
-        made_of.data.catalogue,
-        template,
-        opinions,
-        loading=model.loading(),
-        max_length=model.max_length,
-        chat=model.chat,
-    )
 
 
 KIND = RankerKind(TallrecConfig, tallrec_stage)
