@@ -77,7 +77,8 @@ def published_candidates(windows: Sequence[Window], pool: Sequence[str], size: i
         skipped = sorted(index[i] for i in {*window.history, window.target})
         free = len(pool) - len(skipped)
         if free < size - 1:
-            raise too_few(window.user_id, free, size)
+            raise _too_few(window.user_id, free, size)
+        # Both draws start from the same seed, as in the authors' code.
         rng = random.Random(int(window.target))
         listed = [pool[_skip(i, skipped)] for i in rng.sample(range(free), size - 1)] + [window.target]
         rng.seed(int(window.target))
@@ -103,8 +104,7 @@ def row_keys(windows: Sequence[Window], split: str, seed: int) -> NDArray[np.uin
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
-def too_few(user: str, free: int, size: int) -> DataError:
-    """Return the error for a user with too few untouched items."""
+def _too_few(user: str, free: int, size: int) -> DataError:
     return DataError(
         f"user {user!r} leaves {free} items to draw from, but {size} candidates need {size - 1} negatives: "
         f"lower --candidates.size to {free + 1} or less (`candidates.size` in a recipe), or take a larger catalogue"
@@ -128,9 +128,9 @@ class _Sampler:
         self.cumulative = np.cumsum(self.weights)
         self.users = {user: i for i, user in enumerate(sorted(users))}
         mine = touched.filter(pl.col("user_id").is_in(list(users)) & pl.col("item_id").is_in(list(pool)))
-        user_codes = np.array([self.users[u] for u in mine["user_id"].to_list()], dtype=np.int64)
-        item_codes = np.array([self.codes[i] for i in mine["item_id"].to_list()], dtype=np.int64)
-        self.taken = np.unique(user_codes * len(pool) + item_codes)
+        taken = [self.users[u] * len(pool) + self.codes[i] for u, i in mine.select("user_id", "item_id").iter_rows()]
+        # Sorted, so that `_is_taken` can bisect. The last entry is larger than every key.
+        self.taken = np.append(np.unique(np.array(taken, dtype=np.int64)), np.iinfo(np.int64).max)
 
     def negatives(self, users: Sequence[str], targets: Sequence[str], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the codes of `size` - 1 negatives per row [B, size - 1]."""
@@ -145,69 +145,39 @@ class _Sampler:
         for number in range(_ROUNDS if worth_trying else 0):
             todo = np.flatnonzero(filled < self.size - 1)
             if not len(todo):
-                return chosen
-            counters = np.arange(number * per_round, (number + 1) * per_round)
-            draws = self._weighted(_uniform(keys[todo], counters, stream=0))
-            self._accept(draws, todo, rows, own, chosen, filled)
+                break
+            uniform = _uniform(keys[todo], np.arange(number * per_round, (number + 1) * per_round), stream=0)
+            draws = np.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right")
+            # Rounding can push a product up to the total, which is one past the last item.
+            draws = np.minimum(draws, len(self.cumulative) - 1)
+            wanted = (draws != own[todo, None]) & ~self._is_taken(rows[todo, None] * len(self.weights) + draws)
+            for items, good in zip(draws.T, wanted.T, strict=True):
+                good = good & (filled[todo] < self.size - 1) & ~(chosen[todo] == items[:, None]).any(axis=1)
+                at = todo[good]
+                chosen[at, filled[at]] = items[good]
+                filled[at] += 1
         for row in np.flatnonzero(filled < self.size - 1).tolist():
-            self._finish(row, users[row], rows[row], own[row], keys[row], chosen, filled)
+            self._finish(users[row], own[row], keys[row], chosen[row], int(filled[row]))
         return chosen
 
-    def _weighted(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-        codes = np.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right")
-        # Rounding can push a product up to the total, which is one past the last item.
-        return np.minimum(codes, len(self.cumulative) - 1)
-
-    def _accept(
-        self,
-        draws: NDArray[np.int64],
-        todo: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        own: NDArray[np.int64],
-        chosen: NDArray[np.int64],
-        filled: NDArray[np.int64],
-    ) -> None:
-        """Append draws in place, column by column, where they are new, untouched and not the target."""
-        wanted = np.array(draws != own[todo, None])
-        wanted &= ~self._is_taken(rows[todo, None] * len(self.weights) + draws)
-        for column in range(draws.shape[1]):
-            items = draws[:, column]
-            good = wanted[:, column] & (filled[todo] < self.size - 1)
-            good &= ~(chosen[todo] == items[:, None]).any(axis=1)
-            at = todo[good]
-            chosen[at, filled[at]] = items[good]
-            filled[at] += 1
-
-    def _finish(
-        self,
-        row: int,
-        name: str,
-        user: int,
-        own: int,
-        key: np.uint64,
-        chosen: NDArray[np.int64],
-        filled: NDArray[np.int64],
-    ) -> None:
-        """Fill one row in place with the items of the smallest exponential arrival times (rate = weight)."""
-        count, everything = int(filled[row]), np.arange(len(self.weights))
-        free = (self.weights > 0) & ~self._is_taken(user * len(self.weights) + everything)
+    def _finish(self, user: str, own: int, key: np.uint64, chosen: NDArray[np.int64], count: int) -> None:
+        """Fill a row of which `count` negatives are chosen, in place."""
+        everything = np.arange(len(self.weights))
+        free = (self.weights > 0) & ~self._is_taken(self.users[user] * len(self.weights) + everything)
         free[own] = False
         total = int(free.sum())
         if total < self.size - 1:
-            raise too_few(name, total, self.size)
-        free[chosen[row, :count]] = False
+            raise _too_few(user, total, self.size)
+        free[chosen[:count]] = False
         left = np.flatnonzero(free)
         uniform = _uniform(np.array([key]), left, stream=1)[0]
-        # The order of exponential arrivals is a weighted draw without replacement, as in the rounds before.
+        # The order of exponential arrivals (rate = weight) is a weighted draw without replacement, as in the rounds
+        # before.
         arrival = -np.log1p(-uniform) / self.weights[left]
-        chosen[row, count:] = left[np.argsort(arrival, kind="stable")[: self.size - 1 - count]]
-        filled[row] = self.size - 1
+        chosen[count:] = left[np.argsort(arrival, kind="stable")[: self.size - 1 - count]]
 
     def _is_taken(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-        if not len(self.taken):
-            return np.zeros(keys.shape, dtype=bool)
-        nearest = np.minimum(np.searchsorted(self.taken, keys), len(self.taken) - 1)
-        return np.asarray(self.taken[nearest] == keys)
+        return np.asarray(self.taken[np.searchsorted(self.taken, keys)] == keys)
 
 
 def _uniform(keys: NDArray[np.uint64], counters: NDArray[np.int64], stream: int) -> NDArray[np.float64]:
@@ -227,7 +197,5 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _skip(index: int, skipped: Sequence[int]) -> int:
     """Return the `index`-th number, from 0, that is not in the sorted `skipped`."""
     for s in skipped:
-        if s > index:
-            break
-        index += 1
+        index += s <= index
     return index
