@@ -38,13 +38,11 @@ def first_only(log: pl.DataFrame) -> pl.DataFrame:
 def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = True) -> pl.DataFrame:
     """Return the interactions of items with ≥ `item_core` users and of users with ≥ `user_core` items.
 
-    Args:
-        iterative: repeat until nothing changes (the k-core). Otherwise make one pass, items first, as in the
-            published LastFM data; some items may then be below the bound again.
+    If `iterative`, repeat until nothing changes (the k-core). Otherwise make one pass, items first, as in the
+    published LastFM data; some items may then be below the bound again.
     """
     while True:
         before = len(log)
-        log = log.filter(pl.len().over("item_id") >= item_core)
-        log = log.filter(pl.len().over("user_id") >= user_core)
+        log = log.filter(pl.len().over("item_id") >= item_core).filter(pl.len().over("user_id") >= user_core)
         if not iterative or len(log) == before:
             return log

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from prefrec.data.types import RankingExample
 from prefrec.errors import DataError
@@ -52,10 +51,8 @@ class PreferenceQuestion:
 def with_opinions(log: pl.DataFrame, learn: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     """Return `log` with a column `opinion`: 1 liked, −1 disliked, 0 neither or not rated.
 
-    Args:
-        log: interactions, `user_id, item_id, …, rating`.
-        learn: training interactions, from which quantiles are taken. A user with two equal quantiles, or without a
-            rating there, has no opinions.
+    Quantiles are taken from `learn`, the training interactions. A user with two equal quantiles, or without a rating
+    there, has no opinions.
 
     Raises:
         DataError: the log has no ratings.
@@ -65,18 +62,15 @@ def with_opinions(log: pl.DataFrame, learn: pl.DataFrame, thresholds: Thresholds
             "rated negatives need ratings, but the log has none; name their column with --columns.rating "
             "(`columns.rating` in a recipe) and prepare the data again"
         )
+    bounds = {"high": thresholds.liked, "low": thresholds.disliked}
     if thresholds.by == "value":
-        bounded = log.with_columns(high=pl.lit(thresholds.liked), low=pl.lit(thresholds.disliked))
+        bounded = log.with_columns(**{name: pl.lit(bound) for name, bound in bounds.items()})
     else:
-        shares = {"high": thresholds.liked, "low": thresholds.disliked}
-        bounds = learn.group_by("user_id").agg(
-            pl.col("rating").quantile(share, "linear").alias(name) for name, share in shares.items()
-        )
-        bounded = log.join(bounds, on="user_id", how="left", maintain_order="left")
-    apart = pl.col("low") < pl.col("high")
-    high, low = (pl.col("rating") >= pl.col("high")) & apart, (pl.col("rating") <= pl.col("low")) & apart
-    signed = high.fill_null(False).cast(pl.Int8) - low.fill_null(False).cast(pl.Int8)
-    return bounded.with_columns(opinion=signed).drop("high", "low")
+        own = learn.group_by("user_id").agg(**{n: pl.col("rating").quantile(b, "linear") for n, b in bounds.items()})
+        bounded = log.join(own, on="user_id", how="left", maintain_order="left")
+    rating, high, low = pl.col("rating"), pl.col("high"), pl.col("low")
+    liked, disliked = ((c & (low < high)).fill_null(False).cast(pl.Int8) for c in (rating >= high, rating <= low))
+    return bounded.with_columns(opinion=liked - disliked).drop("high", "low")
 
 
 def rated_rows(
@@ -97,7 +91,6 @@ def rated_rows(
         log: result of `with_opinions`, each user's interactions in order.
         negatives: disliked items per row.
         earlier: interactions before those of `log`; they only extend histories.
-        history_length: maximal number of history items.
         min_history: rows with a shorter history are dropped.
         seed: fixes the draws, together with the user id alone.
     """
@@ -160,8 +153,6 @@ def preference_questions(
         learn: training interactions, `user_id, item_id, …`; their last items are the history.
         held_out: later interactions, as `with_opinions` returns them; questions follow their order.
         of_each: maximal number of liked and of disliked items, those nearest to the history.
-        history_length: maximal number of history items.
-        seed: fixes the order of candidates.
     """
     questions = []
     own = held_out.filter(pl.col("user_id").is_in(list(users)))
@@ -178,9 +169,8 @@ def preference_questions(
 
 def popularity_scores(learn: pl.DataFrame, rows: Sequence[RankingExample]) -> list[list[float]]:
     """Return, per row and candidate, the number of users who took it in the training part."""
-    counts = learn.group_by("item_id").agg(pl.col("user_id").n_unique())
-    known = dict(counts.iter_rows())
-    return [[float(known.get(i, 0)) for i in e.candidates] for e in rows]
+    counts = dict(learn.group_by("item_id").agg(pl.col("user_id").n_unique()).iter_rows())
+    return [[float(counts.get(i, 0)) for i in e.candidates] for e in rows]
 
 
 def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[RankingExample], shrink: float = 5.0) -> list[list[float]]:
@@ -211,8 +201,8 @@ def _row(
 ) -> RankingExample:
     """Return a row of one chosen item and `negatives` of the rejected ones, in random order."""
     listed = [item, *(rejected[i] for i in rng.choice(len(rejected), negatives, replace=False).tolist())]
-    order: NDArray[np.int64] = rng.permutation(len(listed))
-    return RankingExample(user, tuple(history), tuple(listed[i] for i in order.tolist()), item)
+    order = rng.permutation(len(listed)).tolist()
+    return RankingExample(user, tuple(history), tuple(listed[i] for i in order), item)
 
 
 def _draws(user: str, seed: int) -> np.random.Generator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import polars as pl
@@ -18,8 +18,6 @@ _ARTICLES = "The|A|An|Le|La|Les|Un|Une|Il|Lo|Gli|I|Una|Uno|El|Los|Las|Der|Die|Da
 _ROTATED = re.compile(rf"^((?:a\.?k\.?a\.?\s+)?)(.+), ((?:{_ARTICLES})|L')$")
 _YEAR = re.compile(r"\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*(?:\((?:V|TV|VG)\))?\s*$")
 _PARENTHESES = re.compile(r"\(([^()]*)\)")
-
-
 INVISIBLE = r"[\s\p{Cc}\p{Cf}]"
 """Characters that are not visible, such as a zero-width space (a regular expression of polars)."""
 
@@ -99,43 +97,32 @@ def resolve_duplicates(items: pl.DataFrame, how: DuplicateTitles) -> tuple[pl.Da
     Raises:
         DataError: `how` is `error` and ids share a title.
     """
+    titles = dict(items.select("item_id", "title").iter_rows())
     groups: defaultdict[str, list[str]] = defaultdict(list)
-    for item, title in items.select("item_id", "title").iter_rows():
+    for item, title in titles.items():
         groups[normal_title(title)].append(item)
     shared = [sorted(g, key=id_order) for g in groups.values() if len(g) > 1]
+    others = [i for g in shared for i in g[1:]]
     if not shared:
         return items, {}, []
     if how == "error":
-        raise _duplicates_error(items, shared)
+        first = "; ".join(f"{titles[g[0]]!r} is the title of {', '.join(g[:4])}" for g in shared[:3])
+        raise DataError(
+            f"{len(shared)} titles belong to more than one item: {first}. A language model identifies items by "
+            "title: choose --duplicate-titles merge (they are the same item) or number (call the second 'Title (2)'; "
+            "`duplicate_titles` in a recipe)"
+        )
     if how == "merge":
         renamed = {i: g[0] for g in shared for i in g[1:]}
-        kept = items.filter(~pl.col("item_id").is_in(list(renamed)))
-        return kept, renamed, [f"{len(renamed)} items with the title of another were merged into it"]
-    return _numbered(items, shared, set(groups))
-
-
-def _duplicates_error(items: pl.DataFrame, shared: Sequence[Sequence[str]]) -> DataError:
-    titles = dict(items.select("item_id", "title").iter_rows())
-    first = "; ".join(f"{titles[g[0]]!r} is the title of {', '.join(g[:4])}" for g in shared[:3])
-    return DataError(
-        f"{len(shared)} titles belong to more than one item: {first}. A language model identifies items by title: "
-        "choose --duplicate-titles merge (they are the same item) or number (call the second 'Title (2)'; "
-        "`duplicate_titles` in a recipe)"
-    )
-
-
-def _numbered(
-    items: pl.DataFrame, shared: Sequence[Sequence[str]], taken: set[str]
-) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
-    titles = dict(items.select("item_id", "title").iter_rows())
-    changed = 0
-    for group in shared:
+        kept = items.filter(~pl.col("item_id").is_in(others))
+        return kept, renamed, [f"{len(others)} items with the title of another were merged into it"]
+    taken = set(groups)
+    for first_id, *rest in shared:
         number = 2
-        for item in group[1:]:
-            while normal_title(f"{titles[group[0]]} ({number})") in taken:
+        for item in rest:
+            while normal_title(f"{titles[first_id]} ({number})") in taken:
                 number += 1
-            titles[item] = f"{titles[group[0]]} ({number})"
+            titles[item] = f"{titles[first_id]} ({number})"
             taken.add(normal_title(titles[item]))
-            changed += 1
-    renamed = items.with_columns(pl.Series("title", [titles[i] for i in items["item_id"].to_list()]))
-    return renamed, {}, [f"{changed} items with the title of another were numbered, as in 'Title (2)'"]
+    numbered = items.with_columns(pl.Series("title", list(titles.values())))
+    return numbered, {}, [f"{len(others)} items with the title of another were numbered, as in 'Title (2)'"]
