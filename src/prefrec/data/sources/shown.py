@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from prefrec.data.readers import SUBSECOND, as_text, first_line, load_json
+from prefrec.data.readers import PARQUET, SUBSECOND, as_text, load_json, refuse_bad
 from prefrec.errors import DataError
 
 _YES, _NO = ("true", "1", "yes", "t"), ("false", "0", "no", "f", "")
@@ -16,10 +15,8 @@ _YES, _NO = ("true", "1", "yes", "t"), ("false", "0", "no", "f", "")
 def parse_impressions(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
     """Return `log` with `impressions` as lists of item ids; an empty field is an empty list.
 
-    Args:
-        log: has the column as in the file: lists, JSON text such as `["a", "b"]`, or ids separated by spaces.
-        path: for messages.
-        called: the column's name in the file, for messages.
+    The column has lists, JSON text such as `["a", "b"]`, or ids separated by spaces. `path` and `called`, its name in
+    the file, are for messages.
 
     Raises:
         DataError: the column has other values.
@@ -48,12 +45,7 @@ def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
     """
     words = as_text(log, "skipped", path, called).fill_null("").str.strip_chars().str.to_lowercase()
     words = words.str.strip_suffix(".0")  # numbers of a file made by pandas
-    unknown = ~words.is_in([*_YES, *_NO])
-    if unknown.any():
-        value = log["skipped"][int(unknown.arg_true()[0])]
-        raise DataError(
-            f"{path}, {first_line(unknown, path)}, column {called}: {value!r} is not true or false; write one of them"
-        )
+    refuse_bad(log["skipped"], ~words.is_in([*_YES, *_NO]), path, called, "true or false", "write one of them")
     return log.with_columns(words.is_in(_YES).alias("skipped"))
 
 
@@ -79,19 +71,17 @@ def fold_skips(log: pl.DataFrame) -> pl.DataFrame:
 
 
 def known_impressions(log: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Return the log with only titled items among its impressions, each once and never the item taken; and a note.
+    """Return the log, and a note on dropped impressions.
 
-    Args:
-        items: the items with a title.
+    Only `items`, those with a title, stay among the impressions, each once and never the item taken.
     """
-    titled = items["item_id"].to_list()
     log = log.with_row_index("row")
     pairs = log.select("row", "item_id", "impressions").explode("impressions").drop_nulls()
     pairs = pairs.filter(pl.col("impressions") != pl.col("item_id")).unique(maintain_order=True)
-    known = pairs.filter(pl.col("impressions").is_in(titled))
-    lists = known.group_by("row").agg("impressions")
+    known = pairs.filter(pl.col("impressions").is_in(items["item_id"].to_list()))
     left_out = len(pairs) - len(known)
     notes = [f"{left_out} impressions of items without a title were left out"] if left_out else []
+    lists = known.group_by("row").agg("impressions")
     joined = log.drop("impressions").join(lists, on="row", how="left", maintain_order="left")
     return joined.with_columns(pl.col("impressions").fill_null([])).drop("row"), notes
 
@@ -99,8 +89,8 @@ def known_impressions(log: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFr
 def _ids(text: str, path: Path, called: str, row: int) -> list[str]:
     if not text.lstrip().startswith("["):
         return text.split()
-    line = None if path.suffix in (".parquet", ".pq") else row + 2
-    value: Any = load_json(text, path, line)
+    line = None if path.suffix in PARQUET else row + 2
+    value = load_json(text, path, line)
     if not all(isinstance(i, str | int) and not isinstance(i, bool) for i in value):
         where = f"line {line}" if line else f"row {row}"
         raise DataError(f"{path}, {where}, column {called}: {text[:60]!r} is not a list of item ids")
