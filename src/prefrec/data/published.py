@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ import polars as pl
 from prefrec.data.readers import load_json, read_json_lines, read_text
 from prefrec.data.sources.base import find_parts
 from prefrec.data.titles import is_blank
-from prefrec.data.types import Catalogue, PreparedData, RankingExample
+from prefrec.data.types import PARTS, Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
-from prefrec.files import write_whole
+from prefrec.files import write_text
 
 JOINT = "::"
 
@@ -40,22 +39,20 @@ def to_published(examples: Sequence[RankingExample], catalogue: Catalogue) -> li
                 f"title {bad!r} contains {JOINT!r}, which separates titles in the published JSON: rename it in the "
                 "catalogue, or leave out --published-json"
             )
-        (target,) = catalogue.titles_of([example.target])
+        target = candidates[example.target_index]
         rows.append({"historyList": JOINT.join(history), "itemList": candidates, "trueSelection": target})
     return rows
 
 
 def write_published(examples: Sequence[RankingExample], catalogue: Catalogue, path: Path) -> None:
     """Write the result of `to_published` to a file, whole or not at all. Errors are those of `to_published`."""
-    text = json.dumps(to_published(examples, catalogue), indent=4)
-    write_whole(Path(path), lambda p: p.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(to_published(examples, catalogue), indent=4))
 
 
 def write_published_splits(data: PreparedData, folder: Path) -> None:
     """Write `train.json`, `validation.json` and `test.json`. Errors are those of `to_published`."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for part in ("train", "validation", "test"):
-        write_published(data.split(part), data.catalogue, Path(folder) / f"{part}.json")
+    for part in PARTS:
+        write_published(data.split(part), data.catalogue, folder / f"{part}.json")
 
 
 def read_published(path: Path, catalogue: Catalogue | None = None) -> tuple[Catalogue, list[RankingExample]]:
@@ -69,23 +66,9 @@ def read_published(path: Path, catalogue: Catalogue | None = None) -> tuple[Cata
     Raises:
         DataError: the file is missing or not of this form, a title is unknown or belongs to two items.
     """
-    rows = _read_rows(Path(path))
+    rows = _read_rows(path)
     catalogue = catalogue or _catalogue_of(rows)
-    ids = _ids_by_title(catalogue)
-    examples = []
-    for number, row in enumerate(rows):
-        history, candidates, target = _titles(row)
-        unknown = next((t for t in (*history, *candidates) if t not in ids), None)
-        if unknown is not None:
-            raise DataError(
-                f"{path}, row {number}: title {unknown!r} is not in the catalogue of {len(catalogue)} items"
-            )
-        examples.append(
-            RankingExample(
-                f"row-{number}", tuple(ids[t] for t in history), tuple(ids[t] for t in candidates), ids[target]
-            )
-        )
-    return catalogue, examples
+    return catalogue, _examples(rows, catalogue, path, "row")
 
 
 def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[RankingExample]]]:
@@ -100,12 +83,25 @@ def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[Ranki
     files = find_parts(folder, [".json"])
     if not files:
         raise DataError(f"{folder}: no published JSON; expected files such as train.json, val.json or test.json")
-    catalogue = _catalogue_of([row for path in files.values() for row in _read_rows(path)])
-    examples: dict[str, list[RankingExample]] = {part: [] for part in ("train", "validation", "test")}
-    for part, path in files.items():
-        _, rows = read_published(path, catalogue)
-        examples[part] = [replace(e, user_id=f"{part}-{e.user_id}") for e in rows]
-    return catalogue, examples
+    rows = {part: _read_rows(path) for part, path in files.items()}
+    catalogue = _catalogue_of([row for own in rows.values() for row in own])
+    examples = {part: _examples(own, catalogue, files[part], f"{part}-row") for part, own in rows.items()}
+    return catalogue, {part: examples.get(part, []) for part in PARTS}
+
+
+def _examples(rows: list[dict[str, Any]], catalogue: Catalogue, path: Path, user: str) -> list[RankingExample]:
+    ids = _ids_by_title(catalogue)
+    examples = []
+    for number, row in enumerate(rows):
+        history, candidates, target = _titles(row)
+        unknown = next((t for t in (*history, *candidates) if t not in ids), None)
+        if unknown is not None:
+            raise DataError(
+                f"{path}, row {number}: title {unknown!r} is not in the catalogue of {len(catalogue)} items"
+            )
+        own, listed = tuple(ids[t] for t in history), tuple(ids[t] for t in candidates)
+        examples.append(RankingExample(f"{user}-{number}", own, listed, ids[target]))
+    return examples
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
