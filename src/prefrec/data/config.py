@@ -192,8 +192,8 @@ class PrepareConfig(BaseModel):
         if source in GIVEN_SOURCES and max(self.user_core, self.item_core) > 1:
             raise ValueError(f"user_core, item_core: the windows of {source} are given and cannot be filtered")
         for field, sources in _ONLY_FOR.items():
-            usual = type(self).model_fields[field].get_default(call_default_factory=True)
-            if source not in sources and getattr(self, field) != usual:
+            default = type(self).model_fields[field].get_default(call_default_factory=True)
+            if source not in sources and getattr(self, field) != default:
                 raise ValueError(f"{field}: only for source {' or '.join(sources)}, not {source}; leave it out")
         if self.windows and self.split_name not in ("time", "user", "time-share"):
             raise ValueError(f"windows: only for split time, user or time-share, not {self.split_name}")
@@ -215,8 +215,7 @@ class PrepareConfig(BaseModel):
 def config_error(error: ValidationError, named: Callable[[tuple[Any, ...]], str] | None = None) -> ConfigError:
     """Return a `ConfigError` that names each wrong field, what it was given and what it takes.
 
-    Args:
-        named: returns what the user calls the location of an error; None: its dotted name.
+    `named` returns what the user calls the location of an error, by default its dotted name.
     """
     lines = []
     for e in error.errors():

@@ -52,10 +52,7 @@ def with_opinions(log: pl.DataFrame, learn: pl.DataFrame, thresholds: Thresholds
     """Return `log` with a column `opinion`: 1 liked, −1 disliked, 0 neither or not rated.
 
     Quantiles are taken from `learn`, the training interactions. A user with two equal quantiles, or without a rating
-    there, has no opinions.
-
-    Raises:
-        DataError: the log has no ratings.
+    there, has no opinions. Raise DataError if the log has no ratings.
     """
     if "rating" not in log.columns or "rating" not in learn.columns:
         raise DataError(
@@ -66,8 +63,10 @@ def with_opinions(log: pl.DataFrame, learn: pl.DataFrame, thresholds: Thresholds
     if thresholds.by == "value":
         bounded = log.with_columns(**{name: pl.lit(bound) for name, bound in bounds.items()})
     else:
-        own = learn.group_by("user_id").agg(**{n: pl.col("rating").quantile(b, "linear") for n, b in bounds.items()})
-        bounded = log.join(own, on="user_id", how="left", maintain_order="left")
+        user_bounds = learn.group_by("user_id").agg(
+            **{n: pl.col("rating").quantile(b, "linear") for n, b in bounds.items()}
+        )
+        bounded = log.join(user_bounds, on="user_id", how="left", maintain_order="left")
     rating, high, low = pl.col("rating"), pl.col("high"), pl.col("low")
     liked, disliked = ((c & (low < high)).fill_null(False).cast(pl.Int8) for c in (rating >= high, rating <= low))
     return bounded.with_columns(opinion=liked - disliked).drop("high", "low")
@@ -116,10 +115,8 @@ def impression_rows(
 ) -> list[RankingExample]:
     """Return one row per item taken while at least `negatives` others were shown and not taken.
 
-    Items of the history are never among the rejected ones. Arguments are those of `rated_rows`.
-
-    Raises:
-        DataError: the log has no impressions.
+    Items of the history are never among the rejected ones. Arguments are those of `rated_rows`. Raise DataError if
+    the log has no impressions.
     """
     if "impressions" not in log.columns:
         raise DataError(
@@ -132,9 +129,9 @@ def impression_rows(
         rng = _draws(user, seed)
         for position, (item, shown) in enumerate(zip(items, impressions, strict=True)):
             past = [*before, *items[:position]]
-            left = [i for i in shown or [] if i != item and i not in past]
-            if len(left) >= negatives and len(past) >= min_history:
-                rows.append(_row(user, past[-history_length:], item, left, negatives, rng))
+            rejected = [i for i in shown or [] if i != item and i not in past]
+            if len(rejected) >= negatives and len(past) >= min_history:
+                rows.append(_row(user, past[-history_length:], item, rejected, negatives, rng))
     return rows
 
 
@@ -155,8 +152,8 @@ def preference_questions(
         of_each: maximal number of liked and of disliked items, those nearest to the history.
     """
     questions = []
-    own = held_out.filter(pl.col("user_id").is_in(list(users)))
-    for user, before, items, opinions in _sequences(own, "opinion", learn):
+    chosen = held_out.filter(pl.col("user_id").is_in(list(users)))
+    for user, before, items, opinions in _sequences(chosen, "opinion", learn):
         judged = list(zip(items, opinions, strict=True))
         kinds = [[item for item, opinion in judged if opinion == sign][:of_each] for sign in (1, -1)]
         if all(kinds):

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from prefrec.console import track, warn
-from prefrec.data import filters, splits
+from prefrec.data import splits
 from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates
 from prefrec.data.config import PrepareConfig
 from prefrec.data.published import read_published_folder
@@ -72,10 +72,7 @@ def prepare(config: PrepareConfig) -> PreparedData:
 
 
 def _known_users(config: PrepareConfig, source: Source, log: pl.DataFrame) -> pl.DataFrame | None:
-    """Return the attributes of the log's users, or None if there are none.
-
-    Raise DataError if the configured table of users has no user of the log.
-    """
+    """Return the attributes of the log's users, or None if there are none."""
     if source.users is None:
         return None
     users = log["user_id"].unique(maintain_order=True).to_list()
@@ -101,10 +98,15 @@ def _filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame,
         )
     counts = {"interactions_read": len(log)}
     if config.min_rating is not None:
-        log = filters.at_least(log, config.min_rating)
+        if "rating" not in log.columns:
+            raise ConfigError(
+                "min_rating is set, but the log has no ratings: name the column with --columns.rating "
+                "(`columns.rating` in a recipe)"
+            )
+        log = log.filter(pl.col("rating") >= config.min_rating)  # unrated ones are dropped
         counts["interactions_with_min_rating"] = len(log)
-    first = filters.first_only(log)
-    kept = filters.core(first, config.user_core, config.item_core)
+    first = splits.first_only(log)
+    kept = splits.core(first, config.user_core, config.item_core)
     counts |= {"repeats_dropped": len(log) - len(first), "dropped_by_core": len(first) - len(kept)}
     if kept.is_empty():
         raise DataError(
@@ -219,13 +221,14 @@ def _published_json(config: PrepareConfig) -> PreparedData:
 
 def _refuse_other_rows(config: PrepareConfig, rows: list[RankingExample]) -> None:
     """Raise ConfigError if a setting other than its default contradicts these finished rows."""
-    usual, lists = PrepareConfig(), config.candidates
+    defaults, lists = PrepareConfig(), config.candidates
     histories = [len(e.history) for e in rows]
     unfit = {
-        "candidates.kind": lists.kind != usual.candidates.kind,
-        "candidates.size": lists.size != usual.candidates.size and {len(e.candidates) for e in rows} != {lists.size},
-        "history_length": config.history_length not in (usual.history_length, max(histories)),
-        "min_history": usual.min_history != config.min_history > min(histories),
+        "candidates.kind": lists.kind != defaults.candidates.kind,
+        "candidates.size": lists.size != defaults.candidates.size
+        and {len(e.candidates) for e in rows} != {lists.size},
+        "history_length": config.history_length not in (defaults.history_length, max(histories)),
+        "min_history": defaults.min_history != config.min_history > min(histories),
         "min_rating": config.min_rating is not None,
     }
     name = next((n for n, wrong in unfit.items() if wrong), None)

@@ -20,13 +20,14 @@ from prefrec.errors import DataError
 from prefrec.files import write_text
 
 JOINT = "::"
+_Titles = tuple[list[str], list[str], str]
+"""History, candidates and target of a row."""
 
 
 def to_published(examples: Sequence[RankingExample], catalogue: Catalogue) -> list[dict[str, Any]]:
     """Return one JSON object per example, in the published form.
 
-    Raises:
-        DataError: two items share a title, a used title contains `::`, or an item is unknown.
+    Raise DataError if two items share a title, a used title contains `::`, or an item is unknown.
     """
     _ids_by_title(catalogue)
     rows = []
@@ -58,13 +59,10 @@ def write_published_splits(data: PreparedData, folder: Path) -> None:
 def read_published(path: Path, catalogue: Catalogue | None = None) -> tuple[Catalogue, list[RankingExample]]:
     """Return catalogue and examples of a published file: a JSON array, or one object per line.
 
-    The published form does not name users, so each row becomes its own user (`row-0`, `row-1`, …).
+    The published form does not name users, so each row becomes its own user (`row-0`, `row-1`, …). Without a
+    `catalogue` of titles and ids, the titles in the file are numbered from 0.
 
-    Args:
-        catalogue: maps titles to ids; None makes a catalogue of the titles in the file, numbered from 0.
-
-    Raises:
-        DataError: the file is missing or not of this form, a title is unknown or belongs to two items.
+    Raise DataError if the file is missing or not of this form, a title is unknown or belongs to two items.
     """
     rows = _read_rows(path)
     catalogue = catalogue or _catalogue_of(rows)
@@ -77,67 +75,59 @@ def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[Ranki
     A part's file is the one JSON file whose name (without `.json`) ends in `train`, `val`, `valid`,
     `validation` or `test`, such as `lastfm-val.json`. Parts without a file are empty.
 
-    Raises:
-        DataError: no part has a file, a part has two, or a file is not of the published form.
+    Raise DataError if no part has a file, a part has two, or a file is not of the published form.
     """
     files = find_parts(folder, [".json"])
     if not files:
         raise DataError(f"{folder}: no published JSON; expected files such as train.json, val.json or test.json")
     rows = {part: _read_rows(path) for part, path in files.items()}
-    catalogue = _catalogue_of([row for own in rows.values() for row in own])
-    examples = {part: _examples(own, catalogue, files[part], f"{part}-row") for part, own in rows.items()}
+    catalogue = _catalogue_of([row for part_rows in rows.values() for row in part_rows])
+    examples = {part: _examples(part_rows, catalogue, files[part], f"{part}-row") for part, part_rows in rows.items()}
     return catalogue, {part: examples.get(part, []) for part in PARTS}
 
 
-def _examples(rows: list[dict[str, Any]], catalogue: Catalogue, path: Path, user: str) -> list[RankingExample]:
+def _read_rows(path: Path) -> list[_Titles]:
+    text = read_text(path)
+    is_array = text.lstrip().startswith("[")
+    rows = load_json(text, path) if is_array else [row for _, row in read_json_lines(path)]
+    if not rows:
+        raise DataError(f"{path}: no rows")
+    return [_parse_row(row, f"{path}, row {number}") for number, row in enumerate(rows)]
+
+
+def _parse_row(row: object, where: str) -> _Titles:
+    expected = "expected historyList (text), itemList (list of titles) and trueSelection (text)"
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: {expected}, found {type(row).__name__}")
+    fields: list[Any] = [row.get(name) for name in ("historyList", "itemList", "trueSelection")]
+    joined, items, target = fields
+    if not isinstance(items, list) or not all(isinstance(t, str) for t in (joined, target, *items)):
+        raise DataError(f"{where}: {expected}, found {', '.join(map(str, row)) or 'nothing'}")
+    history = joined.split(JOINT) if joined else []
+    if any(map(is_blank, (*history, *items))):
+        raise DataError(f"{where}: an empty title in historyList or itemList; leave it out")
+    if items.count(target) != 1:
+        raise DataError(f"{where}: trueSelection {target!r} is {items.count(target)}× in itemList, expected once")
+    return history, items, target
+
+
+def _catalogue_of(rows: Sequence[_Titles]) -> Catalogue:
+    titles = list(dict.fromkeys(t for history, items, _ in rows for t in (*history, *items)))
+    return Catalogue(pl.DataFrame({"item_id": [str(i) for i in range(len(titles))], "title": titles}))
+
+
+def _examples(rows: Sequence[_Titles], catalogue: Catalogue, path: Path, user: str) -> list[RankingExample]:
     ids = _ids_by_title(catalogue)
     examples = []
-    for number, row in enumerate(rows):
-        history, candidates, target = _titles(row)
-        unknown = next((t for t in (*history, *candidates) if t not in ids), None)
+    for number, (history, items, target) in enumerate(rows):
+        unknown = next((t for t in (*history, *items) if t not in ids), None)
         if unknown is not None:
             raise DataError(
                 f"{path}, row {number}: title {unknown!r} is not in the catalogue of {len(catalogue)} items"
             )
-        own, listed = tuple(ids[t] for t in history), tuple(ids[t] for t in candidates)
-        examples.append(RankingExample(f"{user}-{number}", own, listed, ids[target]))
+        history_ids, candidates = tuple(ids[t] for t in history), tuple(ids[t] for t in items)
+        examples.append(RankingExample(f"{user}-{number}", history_ids, candidates, ids[target]))
     return examples
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    text = read_text(path)
-    whole = text.lstrip().startswith("[")
-    rows = load_json(text, path) if whole else [row for _, row in read_json_lines(path)]
-    if not rows:
-        raise DataError(f"{path}: no rows")
-    for number, row in enumerate(rows):
-        _check_row(row, f"{path}, row {number}")
-    return list(rows)
-
-
-def _check_row(row: object, where: str) -> None:
-    expected = "expected historyList (text), itemList (list of titles) and trueSelection (text)"
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: {expected}, found {type(row).__name__}")
-    items = row.get("itemList")
-    good = isinstance(row.get("historyList"), str) and isinstance(row.get("trueSelection"), str)
-    if not good or not isinstance(items, list) or not all(isinstance(i, str) for i in items):
-        raise DataError(f"{where}: {expected}, found {', '.join(map(str, row)) or 'nothing'}")
-    if any(is_blank(t) for part in _titles(row)[:2] for t in part):
-        raise DataError(f"{where}: an empty title in historyList or itemList; leave it out")
-    times = items.count(row["trueSelection"])
-    if times != 1:
-        raise DataError(f"{where}: trueSelection {row['trueSelection']!r} is {times}× in itemList, expected once")
-
-
-def _titles(row: dict[str, Any]) -> tuple[list[str], list[str], str]:
-    history = row["historyList"].split(JOINT) if row["historyList"] else []
-    return history, row["itemList"], row["trueSelection"]
-
-
-def _catalogue_of(rows: Sequence[dict[str, Any]]) -> Catalogue:
-    titles = list(dict.fromkeys(t for row in rows for part in _titles(row)[:2] for t in part))
-    return Catalogue(pl.DataFrame({"item_id": [str(i) for i in range(len(titles))], "title": titles}))
 
 
 def _ids_by_title(catalogue: Catalogue) -> dict[str, str]:

@@ -50,15 +50,12 @@ _LATEST = 2.0**63
 _COMPACT = (19700101, 21001231)
 # A Float64 holds every whole number up to this one.
 _EXACT = 2**53
+_REMEDY = "correct or drop these rows"
 _DAY_OR_MONTH = r"^(\d{1,2})([/.-])(\d{1,2})([/.-]\d{2,4}\b.*)$"
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file, unpacked if its name ends in `.gz`.
-
-    Raises:
-        DataError: the file is missing, a folder, or a truncated or invalid gzip file.
-    """
+    """Read a file, unpacked if its name ends in `.gz`. Raise DataError if it is missing, a folder or damaged."""
     with _open(path) as file:
         return file.read()
 
@@ -69,9 +66,7 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     The mark decides the encoding, and non-ASCII text that is valid UTF-8 counts as UTF-8. `encoding` is for all other
     files, so one setting serves a data set in which only some files are UTF-8.
 
-    Raises:
-        DataError: an error of `read_bytes`, bytes that cannot be decoded (the message suggests an encoding), or an
-            unknown encoding.
+    Raise DataError if the file cannot be read or decoded (with a guess of its encoding), or the encoding is unknown.
     """
     data = read_bytes(path)
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
@@ -84,19 +79,15 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         raise DataError(f"{path}: there is no encoding called {encoding!r}; try utf-8, latin-1 or cp1252") from None
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
-        where = f"{path}, line {line}"
+        what = f"byte 0x{data[e.start]:02x} is not {encoding}. "
         if marked:
-            raise DataError(
-                f"{where}: begins with the byte order mark of {marked}, but is not {marked} ({e.reason}); write the "
-                "file again as UTF-8"
-            ) from None
-        remedy = (
-            "It may be cp1252 (Windows, Western Europe): try --encoding cp1252 (`encoding: cp1252` in a recipe) and "
-            "check the accents, or save the file as UTF-8"
-            if _decodes(data, "cp1252") and encoding.lower() != "cp1252"
-            else "Name the file's encoding with --encoding (`encoding` in a recipe), or save the file as UTF-8"
-        )
-        raise DataError(f"{where}: byte 0x{data[e.start]:02x} is not {encoding}. {remedy}") from None
+            what = f"begins with the byte order mark of {marked}, but is not {marked} ({e.reason}). Write it again"
+        elif _decodes(data, "cp1252") and encoding.lower() != "cp1252":
+            what += "It may be cp1252 (Windows, Western Europe): try --encoding cp1252 (`encoding: cp1252` in a "
+            what += "recipe) and check the accents, or save the file"
+        else:
+            what += "Name the file's encoding with --encoding (`encoding` in a recipe), or save the file"
+        raise DataError(f"{path}, line {line}: {what} as UTF-8") from None
     except ValueError as e:
         raise DataError(f"{path}: cannot be read as {encoding!r} ({e}); try utf-8, latin-1 or cp1252") from None
 
@@ -106,14 +97,10 @@ def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None
 
     Text files give columns of strings only, so ids such as `007` keep their zeros. RecBole's `name:type` headers
     become `name`. Blank lines at the end are ignored. A quotation mark inside a field that does not begin with one is
-    text.
+    text. `header` names the columns of a tab-separated file that has no header line.
 
-    Args:
-        header: column names of a tab-separated file that has no header line.
-
-    Raises:
-        DataError: missing, unreadable or empty file, JSON or Excel, two columns of one name, a line with more fields
-            than the header, or quotation marks that do not pair.
+    Raise DataError if the file is missing, unreadable, empty, JSON or Excel, if two columns have one name, a line has
+    more fields than the header, or quotation marks do not pair.
     """
     path = Path(path)
     if path.suffix in PARQUET:
@@ -133,8 +120,8 @@ def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None
     names = text.split("\n", 1)[0].rstrip("\r")
     if not names.strip():
         raise DataError(f"{path}: the file is empty; expected a header line with column names")
-    usual = "\t" if suffix in _TAB_SUFFIXES else ","
-    separator = next((s for s in (usual, "\t", ",", ";", "|") if s in names), usual)
+    expected = "\t" if suffix in _TAB_SUFFIXES else ","
+    separator = next((s for s in (expected, "\t", ",", ";", "|") if s in names), expected)
     frame = _parse_csv(text, path, separator, 1 if header is None else 0)
     plain = [c.split(":", 1)[0].strip() for c in frame.columns]
     twice = next((c for n, c in enumerate(plain) if c in plain[:n]), None)
@@ -150,14 +137,12 @@ def read_parquet(path: Path) -> pl.DataFrame:
     files.
     """
     with pq.ParquetFile(path) as file:
-        metadata = file.metadata
-        plain = [j for j in range(metadata.num_columns) if metadata.schema.column(j).max_repetition_level == 0]
-        for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
-            for column in (group.column(j) for j in plain):
-                # Arrow allocates memory for the number of values that a column claims to have.
-                if column.num_values != group.num_rows:
-                    claim = f"column {column.path_in_schema} says {column.num_values} values"
-                    raise OSError(f"{claim} in {group.num_rows} rows")
+        columns, groups = range(file.metadata.num_columns), range(file.metadata.num_row_groups)
+        plain = [j for j in columns if file.metadata.schema.column(j).max_repetition_level == 0]
+        # Arrow allocates memory for the number of values that a column claims to have.
+        for rows, column in ((g.num_rows, g.column(j)) for g in map(file.metadata.row_group, groups) for j in plain):
+            if column.num_values != rows:
+                raise OSError(f"column {column.path_in_schema} says {column.num_values} values in {rows} rows")
         table = file.read()
     table.validate(full=True)
     return cast(pl.DataFrame, pl.from_arrow(table))
@@ -166,8 +151,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield line number and object of each line of a JSON-lines file (also `.gz`), read as a stream.
 
-    Raises:
-        DataError: missing file, truncated gzip, a line that is not a JSON object, or not UTF-8.
+    Raise DataError if the file is missing or truncated, or a line is not a JSON object in UTF-8.
     """
     line = 0
     with _open(path, lambda: f" after line {line}" if line else "") as file:
@@ -182,8 +166,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def load_json(data: str | bytes, path: Path, line: int | None = None) -> Any:
     """Return the JSON value in `data`; `path` and `line` are for the message.
 
-    Raises:
-        DataError: invalid JSON, nested too deeply, a number too long, or a lone surrogate.
+    Raise DataError if it is not valid, is nested too deeply, or has a number that is too long or a lone surrogate.
     """
     where = f"{path}, line {line}" if line else str(path)
     try:
@@ -218,9 +201,7 @@ def pick_columns(
         optional: columns (our names) that may be absent.
         options: column (our name) → the field of `ColumnNames` that sets its name, for the error message.
 
-    Raises:
-        DataError: a column is missing (the message lists the existing ones and the nearest name), or an error of
-            `check_ids` in `user_id` or `item_id`.
+    Raise DataError if a column is missing (the message names the existing ones and the nearest), or an id is bad.
     """
     present = {ours: theirs for ours, theirs in wanted.items() if theirs in frame.columns}
     for ours, theirs in wanted.items():
@@ -234,10 +215,9 @@ def pick_columns(
 
 
 def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.DataFrame:
-    """Return `frame` with `column` as stripped strings. `called` is its name in the file, for messages.
+    """Return `frame` with `column` (in the file: `called`) as stripped strings.
 
-    Raises:
-        DataError: an id is missing or too large a number, or the column has lists or records.
+    Raise DataError if an id is missing or too large a number, or the column has lists or records.
     """
     called = called or column
     if frame.schema[column].is_float():  # 12.0 in a Parquet file made by pandas means item 12
@@ -248,8 +228,8 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
                 f"{path}, {first_line(large, path)}: {called} {first_of(values, large)!r} is not an id "
                 f"({large.sum()} rows): floating point is not exact beyond 2**53; write ids as text or whole numbers"
             )
-        whole = (values == values.floor()).fill_null(True).all()
-        frame = frame.with_columns((values.cast(pl.Int64) if whole else values).alias(column))
+        all_whole = (values == values.floor()).fill_null(True).all()
+        frame = frame.with_columns((values.cast(pl.Int64) if all_whole else values).alias(column))
     frame = frame.with_columns(as_text(frame, column, path, called).str.strip_chars())
     bad = frame[column].is_null() | (frame[column] == "")
     if bad.any():
@@ -260,40 +240,27 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
 
 
 def as_text(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.Series:
-    """Return the column as strings; `called` is its name in the file, for messages.
-
-    Raises:
-        DataError: the column has lists, records, or bytes that are not text.
-    """
+    """Return the column (in the file: `called`) as strings. Raise DataError for lists, records and other bytes."""
     return _cast(frame[column], pl.String, path, called or column, "text or numbers")
 
 
 def parse_numbers(
-    frame: pl.DataFrame,
-    column: str,
-    path: Path,
-    called: str | None = None,
-    *,
-    may_be_empty: bool = False,
-    remedy: str = "correct or drop these rows",
+    frame: pl.DataFrame, column: str, path: Path, called: str | None = None, empty_remedy: str | None = None
 ) -> pl.DataFrame:
-    """Return `frame` with `column` as Float64. `called` and `remedy` are for messages.
+    """Return `frame` with `column` (in the file: `called`) as Float64.
 
-    Args:
-        may_be_empty: read an empty field and NaN as null instead of raising.
-
-    Raises:
-        DataError: a value is infinite or not a number, or is missing and must not be.
+    Raise DataError if a value is missing, infinite or not a number. With `empty_remedy`, the advice for the message,
+    an empty field and NaN are null.
     """
     given = _stripped(frame[column])
     values = _cast(given, pl.Float64, path, called or column, "numbers")
     bad = ~values.is_finite().fill_null(False)
-    if may_be_empty:
+    if empty_remedy:
         empty = given.is_null() | values.is_nan().fill_null(False)
         empty |= (given == "") if given.dtype == pl.String else False
         bad &= ~empty
         values = values.fill_nan(None)
-    refuse_bad(frame[column], bad, path, called or column, "a number", remedy)
+    refuse_bad(frame[column], bad, path, called or column, "a number", empty_remedy or _REMEDY)
     return frame.with_columns(values.alias(column))
 
 
@@ -305,11 +272,10 @@ def parse_timestamps(
     Accepts seconds, milliseconds, microseconds and nanoseconds (recognised by size, one unit per column), columns of
     dates as numbers (20200131), dates, datetimes, ISO 8601 text, and text with the day or the month first if the
     values show which. If any time is finer than a second, the frame also gets a column `SUBSECOND`, to the
-    microsecond. `called` is the column's name in the file, for messages.
+    microsecond.
 
-    Raises:
-        DataError: a time is missing, NaN or unreadable, two units are mixed, or it is unclear whether the day or the
-            month comes first.
+    Raise DataError if a time is missing, NaN or unreadable, two units are mixed, or it is unclear whether the day or
+    the month comes first.
     """
     called = called or column
     raw = _stripped(frame[column])
@@ -317,7 +283,7 @@ def parse_timestamps(
     if raw.dtype in (pl.Date, pl.Datetime):
         moments = raw.cast(pl.Datetime("us"))
         refuse_bad(raw, moments.is_null(), path, called, "a date")
-        return _with_moments(frame, column, moments), []
+        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), []
     values = _cast(raw, pl.Float64, path, called, "dates or seconds since 1970")
     if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
         day_first, notes = _day_first(raw, path, called)
@@ -326,22 +292,18 @@ def parse_timestamps(
             moments = day_first.str.to_date(strict=False).cast(pl.Datetime("us"))
         refuse_bad(frame[column], moments.is_null(), path, called, expected)
         refuse_bad(frame[column], moments.dt.year() < 1000, path, called, "a date with a year of four digits")
-        return _with_moments(frame, column, moments), notes or [f"{path.name}: times read as ISO 8601 text"]
+        notes = notes or [f"{path.name}: times read as ISO 8601 text"]
+        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
     bad = ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
     refuse_bad(frame[column], bad, path, called, expected)
     numbers = _exact(raw, values)
     days = _compact_dates(numbers)
     if days is not None:
-        return _with_moments(frame, column, days), [f"{path.name}: times read as dates of the form yyyymmdd"]
+        notes = [f"{path.name}: times read as dates of the form yyyymmdd"]
+        return _with_times(frame, column, days.dt.epoch("us"), 10**6), notes
     unit, per_second = _unit(raw, values, path, called)
     notes = [] if per_second == 1 else [f"{path.name}: times read as {unit}"]
-    if numbers.dtype.is_integer():
-        seconds = numbers // per_second
-        micros = (numbers - seconds * per_second) * 10**6 // per_second
-    else:
-        floor = (values / per_second).floor()
-        seconds, micros = floor.cast(pl.Int64), ((values / per_second - floor) * 10**6).round()
-    return _with_times(frame, column, seconds, micros), notes
+    return _with_times(frame, column, numbers, per_second), notes
 
 
 def time_columns(log: pl.DataFrame) -> list[str]:
@@ -350,12 +312,7 @@ def time_columns(log: pl.DataFrame) -> list[str]:
 
 
 def refuse_bad(
-    given: pl.Series,
-    bad: pl.Series,
-    path: Path,
-    called: str,
-    expected: str,
-    remedy: str = "correct or drop these rows",
+    given: pl.Series, bad: pl.Series, path: Path, called: str, expected: str, remedy: str = _REMEDY
 ) -> None:
     """Raise DataError about the first value that is `bad`, if any."""
     if bad.any():
@@ -391,11 +348,10 @@ def _open(path: Path, after: Callable[[], str] = lambda: "") -> Iterator[IO[byte
         with cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb") as file:
             yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as e:
+        what = f"the gzip file is truncated or damaged{after()} ({e}); download it again"
         if "Not a gzipped" in str(e):
-            raise DataError(
-                f"{path}: the name ends in .gz but the content is not gzip; unpack or rename it"
-            ) from None
-        raise DataError(f"{path}: the gzip file is truncated or damaged{after()} ({e}); download it again") from None
+            what = "the name ends in .gz but the content is not gzip; unpack or rename it"
+        raise DataError(f"{path}: {what}") from None
 
 
 def _check_file(path: Path) -> None:
@@ -493,14 +449,16 @@ def _too_wide(path: Path, line: int, fields: int) -> DataError:
     return DataError(f"{path}, line {line}: cannot be read as a table: more than the {fields} fields of the header")
 
 
-def _with_moments(frame: pl.DataFrame, column: str, moments: pl.Series) -> pl.DataFrame:
-    seconds = moments.dt.epoch("s")
-    return _with_times(frame, column, seconds, moments.dt.epoch("us") - seconds * 10**6)
-
-
-def _with_times(frame: pl.DataFrame, column: str, seconds: pl.Series, micros: pl.Series) -> pl.DataFrame:
-    frame = frame.with_columns(seconds.alias(column))
-    return frame.with_columns(micros.cast(pl.Int64).alias(SUBSECOND)) if bool((micros != 0).any()) else frame
+def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: int) -> pl.DataFrame:
+    """Return `frame` with `times` as seconds, and with their microseconds if any time has some."""
+    if times.dtype.is_integer():
+        seconds = times // per_second
+        micros = (times - seconds * per_second) * 10**6 // per_second
+    else:
+        seconds = (times / per_second).floor()
+        micros = ((times / per_second - seconds) * 10**6).round()
+    frame = frame.with_columns(seconds.cast(pl.Int64).alias(column))
+    return frame.with_columns(micros.cast(pl.Int64).alias(SUBSECOND)) if (micros != 0).any() else frame
 
 
 def _exact(raw: pl.Series, values: pl.Series) -> pl.Series:
@@ -521,18 +479,18 @@ def _compact_dates(numbers: pl.Series) -> pl.Series | None:
 def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[str, int]:
     """Return the unit of these times and its number per second. Raise DataError if they are of two units."""
     unit = pl.Series(np.searchsorted(_UNIT_BOUNDS, values.abs().to_numpy()))
-    tells = values != 0  # zero is 1970 in every unit
-    if not tells.any():
+    nonzero = values != 0  # zero is 1970 in every unit
+    if not nonzero.any():
         return _UNITS[0]
-    own = int(first_of(unit, tells))
-    unlike = tells & (unit != own)
-    if unlike.any():
+    first_unit = int(first_of(unit, nonzero))
+    differs = nonzero & (unit != first_unit)
+    if differs.any():
         raise DataError(
-            f"{path}, {first_line(unlike, path)}, column {called}: {first_of(raw, unlike)!r} looks like "
-            f"{_UNITS[first_of(unit, unlike)][0]} since 1970, {first_of(raw, tells)!r} ({first_line(tells, path)}) "
-            f"like {_UNITS[own][0]}; write all times in one unit"
+            f"{path}, {first_line(differs, path)}, column {called}: {first_of(raw, differs)!r} looks like "
+            f"{_UNITS[first_of(unit, differs)][0]} since 1970, {first_of(raw, nonzero)!r} "
+            f"({first_line(nonzero, path)}) like {_UNITS[first_unit][0]}; write all times in one unit"
         )
-    return _UNITS[own]
+    return _UNITS[first_unit]
 
 
 def _day_first(dates: pl.Series, path: Path, called: str) -> tuple[pl.Series, list[str]]:
@@ -553,10 +511,10 @@ def _day_first(dates: pl.Series, path: Path, called: str) -> tuple[pl.Series, li
     if months.any():
         turned = other + cut + one + rest
         return turned.fill_null(dates), [f"{path.name}: times read as text with the month first"]
-    unlike = first != second
-    if not first.has_nulls() and not (first > 12).any() and unlike.any():
+    ambiguous = first != second
+    if not first.has_nulls() and not (first > 12).any() and ambiguous.any():
         raise DataError(
-            f"{path}, {first_line(unlike, path)}, column {called}: {first_of(dates, unlike)!r} may begin with the "
-            "day or the month, and no other value decides; write dates as year-month-day, such as 2020-01-31"
+            f"{path}, {first_line(ambiguous, path)}, column {called}: {first_of(dates, ambiguous)!r} may begin with "
+            "the day or the month, and no other value decides; write dates as year-month-day, such as 2020-01-31"
         )
     return dates, []

@@ -49,5 +49,5 @@ def _by_user(log: pl.DataFrame | None, users: Collection[str]) -> dict[str, list
     """Return these users' items in the order of the log."""
     if log is None:
         return {}
-    own = log.filter(pl.col("user_id").is_in(list(users)))
-    return dict(own.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())
+    chosen = log.filter(pl.col("user_id").is_in(list(users)))
+    return dict(chosen.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())

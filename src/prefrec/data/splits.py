@@ -1,4 +1,4 @@
-"""Splits of users' sequences into training, validation and test rows in which no row sees its own future."""
+"""Users' sequences, and their splits into training, validation and test rows in which no row sees its own future."""
 
 from __future__ import annotations
 
@@ -68,14 +68,39 @@ def order(log: pl.DataFrame, seed: int) -> Sequences:
     )
 
 
+def first_only(log: pl.DataFrame) -> pl.DataFrame:
+    """Return each user's first interaction with each item.
+
+    Repeats would put targets into their own histories. Among interactions at the same time the lowest rating stays,
+    whatever the order of the file.
+    """
+    times = time_columns(log)
+    values = [c for c in log.columns if c not in (*times, "user_id", "item_id") and not log.schema[c].is_nested()]
+    return log.sort([*times, *values], nulls_last=True, maintain_order=True).unique(
+        ["user_id", "item_id"], keep="first", maintain_order=True
+    )
+
+
+def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = True) -> pl.DataFrame:
+    """Return the interactions of items with ≥ `item_core` users and of users with ≥ `user_core` items.
+
+    If `iterative`, repeat until nothing changes (the k-core). Otherwise make one pass, items first, as in the
+    published LastFM data; some items may then be below the bound again.
+    """
+    while True:
+        before = len(log)
+        log = log.filter(pl.len().over("item_id") >= item_core).filter(pl.len().over("user_id") >= user_core)
+        if not iterative or len(log) == before:
+            return log
+
+
 def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
     """Split off each user's last interaction for test and the one before for validation.
 
     All earlier windows are training rows. Users with fewer than `min_history` + 2 interactions are dropped.
     `train_interactions` are each user's interactions without the last two.
 
-    Raises:
-        DataError: no user is long enough.
+    Raise DataError if no user is long enough.
     """
     lengths = sequences.lengths
     kept = np.flatnonzero(lengths >= min_history + 2)
@@ -98,13 +123,9 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
     """Split at two points in time, the 80% and 90% quantiles of all timestamps.
 
     A row belongs to the period of its target. Histories may reach back over the cuts. An interaction at a cut belongs
-    to the later period.
+    to the later period. `windows` are `all` targets of the validation and test period, or each user's `last` one.
 
-    Args:
-        windows: `all` targets of the validation and test period, or each user's `last` one.
-
-    Raises:
-        DataError: a part has no row.
+    Raise DataError if a part has no row.
     """
     shares = np.cumsum([_TRAIN, _VALIDATION])
     cuts = np.quantile(sequences.timestamps, shares, method="higher").astype(np.int64)
@@ -125,12 +146,9 @@ def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -
     """Split users by their first interaction: the first 80% train, then 10% validation and 10% test.
 
     This is the split of the LLaRA and S-DPO papers. Users are split before those with short histories are dropped.
+    `windows` are the `last` row of each validation and test user, or `all` of them. Training users give all rows.
 
-    Args:
-        windows: the `last` row of each validation and test user, or `all` of them. Training users give all rows.
-
-    Raises:
-        DataError: a part has no row.
+    Raise DataError if a part has no row.
     """
     lengths = sequences.lengths
     ranked = np.argsort(sequences.timestamps[sequences.offsets[:-1]], kind="stable")
@@ -149,13 +167,10 @@ def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", 
     """Split each user's interactions: the first 80% (rounded) for training, the rest for validation or test.
 
     A fifth of the users, drawn by `seed`, are validation users; the others are test users. Users with fewer than
-    `min_history` interactions before the cut, or none after it, are dropped.
+    `min_history` interactions before the cut, or none after it, are dropped. `windows` are each user's `last` row
+    after the cut, or `all` of them.
 
-    Args:
-        windows: each user's `last` row after the cut, or `all` of them.
-
-    Raises:
-        DataError: a part has no row.
+    Raise DataError if a part has no row.
     """
     lengths = sequences.lengths
     cuts = np.rint(lengths * _TRAIN).astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Literal
 
@@ -45,9 +45,8 @@ def restore_article(title: str) -> str:
 
 
 def movie_title(raw: str) -> tuple[str, int | None]:
-    """Return a MovieLens title with its articles in front, and the year it ends in (or None).
+    """Return a MovieLens title with its articles in front, also in parentheses, and the year it ends in (or None).
 
-    Articles are restored in the title and in each alternative title in parentheses:
     `Big Blue, The (Grand bleu, Le) (1988)` → (`The Big Blue (Le Grand bleu)`, 1988).
     """
     year = _YEAR.search(raw)
@@ -60,22 +59,20 @@ def movie_title(raw: str) -> tuple[str, int | None]:
 def movie_titles(raw: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return kept id → title for MovieLens items, and every id → kept id.
 
-    Items with the same title and year are one film, which keeps its smallest id. The year is shown only if two films
-    would otherwise share a title.
+    Items with the same title and year are one film, which keeps its smallest id. Only films that would otherwise
+    share a title show their year.
     """
     parsed = {i: movie_title(t) for i, t in raw.items()}
     films: defaultdict[tuple[str, int | None], list[str]] = defaultdict(list)
     for item, (title, year) in parsed.items():
         films[normal_title(title), year].append(item)
     kept_as = {i: min(same, key=id_order) for same in films.values() for i in same}
-    years: defaultdict[str, set[int | None]] = defaultdict(set)
-    for name, year in films:
-        years[name].add(year)
+    namesakes = Counter(name for name, _ in films)
     titles = {}
     for item in raw:
         if kept_as[item] == item:
             title, year = parsed[item]
-            titles[item] = f"{title} ({year})" if year and len(years[normal_title(title)]) > 1 else title
+            titles[item] = f"{title} ({year})" if year and namesakes[normal_title(title)] > 1 else title
     return titles, kept_as
 
 
@@ -85,17 +82,10 @@ def id_order(item_id: str) -> tuple[int, int, str]:
 
 
 def resolve_duplicates(items: pl.DataFrame, how: DuplicateTitles) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
-    """Resolve ids that share a title (compared by `normal_title`).
+    """Return the items (`item_id, title, …`) with distinct titles, merged id → kept id, and notes.
 
-    Args:
-        items: `item_id, title, …`.
-        how: `error` raises; `merge` keeps the smallest id for all; `number` writes `Title (2)`.
-
-    Returns:
-        the items, merged id → kept id (for `merge`), and notes.
-
-    Raises:
-        DataError: `how` is `error` and ids share a title.
+    Titles are compared by `normal_title`. Of ids that share one, `merge` keeps the smallest, `number` names others
+    `Title (2)`, and `error` raises DataError.
     """
     titles = dict(items.select("item_id", "title").iter_rows())
     groups: defaultdict[str, list[str]] = defaultdict(list)

@@ -71,11 +71,7 @@ class Catalogue:
         return self.frame["item_id"].to_list()
 
     def titles_of(self, item_ids: Iterable[str]) -> list[str]:
-        """Return the titles of `item_ids`, in their order.
-
-        Raises:
-            DataError: an id is not in the catalogue.
-        """
+        """Return the titles of `item_ids`, in their order. Raise DataError if one is not in the catalogue."""
         try:
             return [self.titles[i] for i in item_ids]
         except KeyError as e:

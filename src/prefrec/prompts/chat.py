@@ -28,14 +28,14 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
     contents = [m["content"] for m in messages]
     whole = parts[0] + "".join(c + p for c, p in zip(contents, parts[1:], strict=True))
     ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
-    own = [tokenizer(p, add_special_tokens=False)["input_ids"] for p in parts]
+    pieces = [tokenizer(p, add_special_tokens=False)["input_ids"] for p in parts]
     special = special_ids(tokenizer)
     # The joint tokenisation is what a model was trained on. If a message added special tokens to it, the pieces are
-    # tokenised separately, with special tokens only in the template's own text.
-    if sum(i in special for i in ids) == sum(i in special for part in own for i in part):
+    # tokenised separately, with special tokens only in the template's pieces text.
+    if sum(i in special for i in ids) == sum(i in special for part in pieces for i in part):
         return tuple(ids)
-    plain = [tokenizer(c, add_special_tokens=False, split_special_tokens=True)["input_ids"] for c in contents]
-    return (*own[0], *(i for c, p in zip(plain, own[1:], strict=True) for i in (*c, *p)))
+    contents_ids = [tokenizer(c, add_special_tokens=False, split_special_tokens=True)["input_ids"] for c in contents]
+    return (*pieces[0], *(i for c, p in zip(contents_ids, pieces[1:], strict=True) for i in (*c, *p)))
 
 
 def chat_frame(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[str]:

@@ -173,11 +173,11 @@ class PromptEncoder:
         before, *joint = self._many_ids([tail, *(tail + space + a for a in answers)], special=self.chat)
         out = []
         for answer, ids in zip(answers, joint, strict=True):
-            own = ids[len(before) :]
+            answer_ids = ids[len(before) :]
             # A merge across the boundary, or a special token in a title, would change what the prompt says.
-            if ids[: len(before)] != before or (self.chat and self._count_special(own)):
-                own = self._ids(space + answer)
-            out.append((*own, self.end))
+            if ids[: len(before)] != before or (self.chat and self._count_special(answer_ids)):
+                answer_ids = self._ids(space + answer)
+            out.append((*answer_ids, self.end))
         return out
 
     def _context(self, tail: str) -> str:

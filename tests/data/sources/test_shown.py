@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.data import PrepareConfig, prepare, read_prepared, write_prepared
-from prefrec.data.sources.shown import fold_skips, parse_impressions, parse_skipped
+from prefrec.data.sources.files import fold_skips, parse_impressions, parse_skipped
 from prefrec.errors import DataError
 from read_sources import files
 

@@ -7,7 +7,18 @@ from pathlib import Path
 import polars as pl
 
 from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import FILE_ORDER, parse_numbers, parse_timestamps, pick_columns, read_table
+from prefrec.data.readers import (
+    FILE_ORDER,
+    PARQUET,
+    SUBSECOND,
+    as_text,
+    load_json,
+    parse_numbers,
+    parse_timestamps,
+    pick_columns,
+    read_table,
+    refuse_bad,
+)
 from prefrec.data.sources.base import (
     CATALOGUE_FIELDS,
     Source,
@@ -16,8 +27,8 @@ from prefrec.data.sources.base import (
     merge_duplicates,
     user_attributes,
 )
-from prefrec.data.sources.shown import fold_skips, known_impressions, parse_impressions, parse_skipped
 from prefrec.data.types import Catalogue
+from prefrec.errors import DataError
 
 _NO_RATING = (
     "correct or empty these fields, or leave the column out with --columns.rating none (`columns.rating: null` in a "
@@ -25,6 +36,8 @@ _NO_RATING = (
 )
 # Column of the log → field of `ColumnNames`.
 _FIELDS = {"user_id": "user", "item_id": "item"} | {c: c for c in ("timestamp", "rating", "impressions", "skipped")}
+# Values of the column of skips.
+_YES, _NO = ("true", "1", "yes", "t"), ("false", "0", "no", "f", "")
 
 
 def files(config: PrepareConfig) -> Source:
@@ -33,8 +46,6 @@ def files(config: PrepareConfig) -> Source:
     The rating column may be absent if it has its default name. An empty rating is null. All columns of `config.users`
     other than the user's id (named as in the log, or `user_id`) are attributes. An interaction marked in `skipped` is
     removed from the log, and its item joins the `impressions` of the user's next interaction.
-
-    Raise DataError if a file, column or value cannot be used.
     """
     columns, log_path, items_path = config.columns, config.required("interactions"), config.required("items")
     names = {ours: getattr(columns, field) for ours, field in _FIELDS.items()}
@@ -45,7 +56,7 @@ def files(config: PrepareConfig) -> Source:
     log = pick_columns(table, {o: t for o, t in names.items() if t}, log_path, optional, _FIELDS)
     log, notes = parse_timestamps(log, "timestamp", log_path, columns.timestamp)
     if "rating" in log.columns:
-        log = parse_numbers(log, "rating", log_path, columns.rating, may_be_empty=True, remedy=_NO_RATING)
+        log = parse_numbers(log, "rating", log_path, columns.rating, _NO_RATING)
         empty = log["rating"].null_count()
         notes += [f"{empty} of {len(log)} interactions have no rating"] if empty else []
     if columns.impressions:
@@ -58,14 +69,88 @@ def files(config: PrepareConfig) -> Source:
     log, dropped = check_log(log, catalogue["item_id"], log_path, config.missing_titles)
     log, catalogue, merged = merge_duplicates(log, catalogue, config.duplicate_titles or "error")
     if "impressions" in log.columns:
-        log, untitled = known_impressions(log, catalogue)
+        log, untitled = _known_impressions(log, catalogue)
         merged = [*merged, *untitled]
     users = None if config.users is None else _users(config.users, columns.user, config.encoding)
     return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=users)
 
 
+def parse_impressions(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
+    """Return `log` with `impressions` (in the file: `called`) as lists of item ids; an empty field is an empty list.
+
+    Raise DataError if the column has not lists, JSON text such as `["a", "b"]`, or ids separated by spaces.
+    """
+    given = log["impressions"]
+    if isinstance(given.dtype, pl.List):
+        inner = given.dtype.inner
+        if not (inner == pl.String or inner.is_integer() or inner == pl.Null):
+            raise DataError(
+                f"{path}, column {called}: lists of {inner} are not lists of item ids; write them as text"
+            )
+        lists = given.cast(pl.List(pl.String))
+    else:
+        texts = as_text(log, "impressions", path, called).to_list()
+        rows = [_ids(text or "", path, called, row) for row, text in enumerate(texts)]
+        lists = pl.Series(rows, dtype=pl.List(pl.String))
+    stripped = lists.fill_null([]).list.eval(pl.element().str.strip_chars().drop_nulls())
+    return log.with_columns(stripped.alias("impressions"))
+
+
+def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
+    """Return `log` with `skipped` (in the file: `called`) as true or false; an empty field is false."""
+    words = as_text(log, "skipped", path, called).fill_null("").str.strip_chars().str.to_lowercase()
+    words = words.str.strip_suffix(".0")  # numbers of a file made by pandas
+    refuse_bad(log["skipped"], ~words.is_in([*_YES, *_NO]), path, called, "true or false", "write one of them")
+    return log.with_columns(words.is_in(_YES).alias("skipped"))
+
+
+def fold_skips(log: pl.DataFrame) -> pl.DataFrame:
+    """Return the interactions that were not skips, with each skipped item among the impressions of one of them.
+
+    That one is the same user's next interaction, or the last one if none follows. Skips of users who took nothing are
+    dropped.
+    """
+    fine = pl.col(SUBSECOND) if SUBSECOND in log.columns else pl.lit(0)
+    log = log.with_columns(moment=pl.col("timestamp") * 10**6 + fine).sort("moment", maintain_order=True)
+    taken = log.filter(~pl.col("skipped")).drop("skipped").with_row_index("row")
+    skips = log.filter(pl.col("skipped")).select("user_id", "moment", skip="item_id")
+    rows = taken.select("user_id", "moment", "row")
+    ahead = skips.join_asof(rows, on="moment", by="user_id", strategy="forward", check_sortedness=False)
+    behind = ahead.filter(pl.col("row").is_null()).drop("row")
+    behind = behind.join_asof(rows, on="moment", by="user_id", strategy="backward", check_sortedness=False)
+    of_row = pl.concat([ahead, behind]).drop_nulls("row").group_by("row", maintain_order=True).agg("skip")
+    joined = taken.join(of_row, on="row", how="left", maintain_order="left")
+    shown = [pl.col("impressions")] if "impressions" in log.columns else []
+    impressions = pl.concat_list(*shown, pl.col("skip").fill_null([])).alias("impressions")
+    return joined.with_columns(impressions).drop("row", "moment", "skip")
+
+
+def _known_impressions(log: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Return the log with only titled items among its impressions, each once and never the item taken; and a note."""
+    log = log.with_row_index("row")
+    pairs = log.select("row", "item_id", "impressions").explode("impressions").drop_nulls()
+    pairs = pairs.filter(pl.col("impressions") != pl.col("item_id")).unique(maintain_order=True)
+    known = pairs.filter(pl.col("impressions").is_in(items["item_id"].to_list()))
+    left_out = len(pairs) - len(known)
+    notes = [f"{left_out} impressions of items without a title were left out"] if left_out else []
+    lists = known.group_by("row").agg("impressions")
+    joined = log.drop("impressions").join(lists, on="row", how="left", maintain_order="left")
+    return joined.with_columns(pl.col("impressions").fill_null([])).drop("row"), notes
+
+
 def _users(path: Path, user: str, encoding: str) -> pl.DataFrame:
     users = read_table(path, encoding)
-    own = user if user in users.columns or "user_id" not in users.columns else "user_id"
-    others = {c: c for c in users.columns if c not in (own, "user_id")}
-    return user_attributes(pick_columns(users, {"user_id": own} | others, path), path, own)
+    id_column = user if user in users.columns or "user_id" not in users.columns else "user_id"
+    others = {c: c for c in users.columns if c not in (id_column, "user_id")}
+    return user_attributes(pick_columns(users, {"user_id": id_column} | others, path), path, id_column)
+
+
+def _ids(text: str, path: Path, called: str, row: int) -> list[str]:
+    if not text.lstrip().startswith("["):
+        return text.split()
+    line = None if path.suffix in PARQUET else row + 2
+    value = load_json(text, path, line)
+    if not all(isinstance(i, str | int) and not isinstance(i, bool) for i in value):
+        where = f"line {line}" if line else f"row {row}"
+        raise DataError(f"{path}, {where}, column {called}: {text[:60]!r} is not a list of item ids")
+    return [str(i) for i in value]

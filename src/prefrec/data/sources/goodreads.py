@@ -30,8 +30,6 @@ def goodreads(config: PrepareConfig) -> Source:
     Both are read as streams. The time of an interaction is `date_added`. A rating of 0 means no rating. Unread books
     on a user's shelf count as touched, so they are never negatives of that user. Editions of one work share a title
     and are merged by default.
-
-    Raise DataError if a file is missing or truncated, or a line cannot be used.
     """
     shelf_path = config.interactions or _find(config.required("path"), "interactions")
     books_path = config.items or _find(config.required("path"), "books")
@@ -62,9 +60,6 @@ def goodreads_windows(config: PrepareConfig) -> Source:
     differ only in case or spacing are one book. Ids are numbered in a meaningless order, because the order of
     appearance would reveal the next book. Windows with the target in the history, or with fewer than `min_history`
     titles, are dropped.
-
-    Raise DataError if a file is missing, a line cannot be used, or no window is long enough, and ConfigError if
-    `history_length` exceeds 10 and the longest window.
     """
     folder, min_history = config.required("path"), config.min_history
     rows = list(_window_rows(folder))

@@ -8,9 +8,9 @@ from pathlib import Path
 import polars as pl
 
 from prefrec.data.config import PrepareConfig
-from prefrec.data.filters import core
 from prefrec.data.readers import check_ids, first_line, parse_numbers, pick_columns, read_table, read_text
 from prefrec.data.sources.base import GivenSplit, Source, clean_catalogue
+from prefrec.data.splits import core
 from prefrec.data.titles import is_blank, resolve_duplicates
 from prefrec.data.types import ITEM_SCHEMA, LOG_SCHEMA, Catalogue, Window
 from prefrec.errors import DataError
@@ -29,8 +29,6 @@ def lastfm_hetrec(config: PrepareConfig) -> Source:
     users with ≥ 4 pairs, one pass each. Pairs without a usable date are left out of the log but count as touched, as
     do artists that a user listened to. The rating of a pair is its play count, null if the user never listened. Most
     dates are the first of a month, so ties are frequent; `prefrec.data.splits.order` breaks them at random.
-
-    Raise DataError if a file is missing or damaged.
     """
     folder = config.required("path")
     items = _artists(folder / "artists.dat")
@@ -63,8 +61,6 @@ def lastfm_published(config: PrepareConfig) -> Source:
     session with at least `min_history` items is a row. Sessions are ordered by artist id and not by time, so a rule
     that ignores the user can find the target. HetRec's `artists.dat` as `config.items` adds the column `artist_id`,
     with which the audit detects that order.
-
-    Raise DataError if a file is missing or damaged, or a session has an unknown item or split.
     """
     folder = config.required("path")
     items = _names(folder / "id2name.txt")

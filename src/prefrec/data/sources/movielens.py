@@ -25,9 +25,6 @@ def movielens_100k(config: PrepareConfig) -> Source:
 
     The folder has `u.data` and `u.item` (GroupLens), or `ml-100k.inter` and `ml-100k.item` (RecBole, hopwise). Age,
     gender and occupation come from `u.user` or `ml-100k.user` if present.
-
-    Raise DataError if a file is missing or damaged, hopwise is not installed, or a rated film has no title and
-    `missing_titles` is `error`.
     """
     folder = config.path or _embedded_folder()
     users = None
@@ -51,10 +48,7 @@ def movielens_100k(config: PrepareConfig) -> Source:
 
 
 def movielens_csv(config: PrepareConfig) -> Source:
-    """Read MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`.
-
-    Raise DataError if a file is missing or damaged, or a rated film has no title and `missing_titles` is `error`.
-    """
+    """Read MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`."""
     folder = config.required("path")
     ratings, movies = folder / "ratings.csv", folder / "movies.csv"
     log = _typed(read_table(ratings, config.encoding), ratings, _LOG | {"user_id": "userId", "item_id": "movieId"})

@@ -61,8 +61,7 @@ def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowF
     `columns.item` or `target` if there is one, else it is the last of the list. The column `timestamp` may be absent;
     `FILE_ORDER` as its name reads no times.
 
-    Raises:
-        DataError: a column is missing, or a value cannot be used.
+    Raise DataError if a column is missing, or a value cannot be used.
     """
     json_lines = path.name.removesuffix(".gz").endswith(JSON_LINES)
     table = _json_table(path) if json_lines else read_table(path, encoding)
@@ -109,8 +108,7 @@ def addition(sequence: Sequence[str], window: Sequence[str]) -> Sequence[str] | 
 def merge_rows(rows: Iterable[Row], path: Path) -> dict[str, list[tuple[str, int]]]:
     """Return each user's items with their times, merged from overlapping rows. Each user's rows are in order.
 
-    Raises:
-        DataError: two rows of a user contradict each other; the message names `path`.
+    Raise DataError if two rows of a user contradict each other. The message names `path`.
     """
     items: dict[str, list[str]] = {}
     times: dict[str, list[int]] = {}
@@ -172,17 +170,17 @@ def _json_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _names(there: Collection[str], columns: ColumnNames) -> dict[str, str]:
+def _names(existing: Collection[str], columns: ColumnNames) -> dict[str, str]:
     """Return our name → name in the file, without target or time if the file has none."""
-    usual = ColumnNames()
-    lists = columns.item_list or next((c for c in _LISTS if c in there), _LISTS[0])
+    defaults = ColumnNames()
+    lists = columns.item_list or next((c for c in _LISTS if c in existing), _LISTS[0])
     names = {"user_id": columns.user, "items": lists}
     # A name that the user chose is required; the default ones are optional.
-    own_target = columns.item != usual.item
-    target = columns.item if own_target else next((c for c in (usual.item, "target") if c in there), None)
+    own_target = columns.item != defaults.item
+    target = columns.item if own_target else next((c for c in (defaults.item, "target") if c in existing), None)
     if target:
         names["target"] = target
-    if columns.timestamp != FILE_ORDER and (columns.timestamp in there or columns.timestamp != usual.timestamp):
+    if columns.timestamp != FILE_ORDER and (columns.timestamp in existing or columns.timestamp != defaults.timestamp):
         names["timestamp"] = columns.timestamp
     return names
 

@@ -48,9 +48,6 @@ def windows(config: PrepareConfig) -> Source:
     interactions of validation and test files are in the log but not learnt from. Rows with a target that the user
     took before, or with fewer than `min_history` history items, are dropped. All items with a title stay in the
     catalogue. Titles are a JSON of id → title, or a table; HTML entities in them are decoded.
-
-    Raise DataError if a file cannot be used, rows of a user contradict each other, or rows without times must be cut;
-    raise ConfigError if `history_length` exceeds 10 and the longest row.
     """
     files, titles = find_window_files(config.path, config.row_files or {}, config.items)
     train_file, min_history = files["train"], config.min_history
@@ -83,8 +80,8 @@ def find_window_files(
 
     Files that are not `named` are looked for in `folder`. Raise DataError if a required one is missing or ambiguous.
     """
-    there = folder or Path()
-    files = find_parts(there, _TABLES, [p for p in PARTS if p not in named]) if folder else {}
+    searched = folder or Path()
+    files = find_parts(searched, _TABLES, [p for p in PARTS if p not in named]) if folder else {}
     files |= named
     for part in ("train", "test"):
         if part not in files:
@@ -94,14 +91,14 @@ def find_window_files(
             )
     if titles:
         return files, titles
-    stems = {p: name_before(p, _TITLES) for p in sorted(there.glob("*")) if p not in files.values()}
-    found = [p for p, stem in stems.items() if stem and (p.suffix == ".item" or stem.startswith(_TITLE_NAMES))]
-    if len(found) != 1:
+    stems = {p: name_before(p, _TITLES) for p in sorted(searched.glob("*")) if p not in files.values()}
+    candidates = [p for p, stem in stems.items() if stem and (p.suffix == ".item" or stem.startswith(_TITLE_NAMES))]
+    if len(candidates) != 1:
         raise DataError(
-            f"{there}: expected one file with titles, such as id2name.json, items.csv or NAME.item; found "
-            f"{', '.join(p.name for p in found) or 'none'}. Name it with --items (`items` in a recipe)"
+            f"{searched}: expected one file with titles, such as id2name.json, items.csv or NAME.item; found "
+            f"{', '.join(p.name for p in candidates) or 'none'}. Name it with --items (`items` in a recipe)"
         )
-    return files, found[0]
+    return files, candidates[0]
 
 
 def _read_titles(path: Path, config: PrepareConfig) -> pl.DataFrame:
@@ -113,8 +110,8 @@ def _read_titles(path: Path, config: PrepareConfig) -> pl.DataFrame:
         table = check_ids(pl.DataFrame({"item_id": list(titles), "title": list(titles.values())}), "item_id", path)
     else:
         table = read_table(path, config.encoding)
-        own = next((c for c in (columns.item, "item_id", "id") if c in table.columns), columns.item)
-        names = {"item_id": columns.catalogue_item or own, "title": columns.title}
+        item_column = next((c for c in (columns.item, "item_id", "id") if c in table.columns), columns.item)
+        names = {"item_id": columns.catalogue_item or item_column, "title": columns.title}
         table = pick_columns(table, names, path, options=CATALOGUE_FIELDS)
     decoded = as_text(table, "title", path, columns.title).map_elements(html.unescape, return_dtype=pl.String)
     return clean_catalogue(table.with_columns(decoded), path, columns.title)
@@ -153,9 +150,8 @@ def _cut_validation(rows: dict[str, list[Row]], share: float, path: Path, in_ord
 def _log(sequences: Mapping[str, list[tuple[str, int]]], rows: Mapping[str, list[Row]], timed: bool) -> pl.DataFrame:
     """Return each user's interactions in order, with a column `learn` for those to learn from.
 
-    `sequences` are the interactions of the training file; those of held-out rows follow them. If `timed`, an item has
-    the time of the first row that shows it, and `SUBSECOND` separates equal times. Otherwise the position in the
-    user's sequence is the time.
+    Those of held-out rows follow `sequences`, the ones of the training file. If `timed`, an item has the time of the
+    first row that shows it, and `SUBSECOND` separates equal times. Otherwise its position is the time.
     """
     trained = {(row.user, item) for row in rows["train"] for item in (*row.history, row.target)}
     held = {(row.user, row.target) for row in rows["validation"]} - trained
@@ -187,9 +183,9 @@ def _given(
     for user, item in learn.iter_rows():
         taken[user].add(item)
     windows = {p: make_windows(rows[p], history_length, min_history, {} if p == "train" else taken) for p in PARTS}
-    every = [row for own in rows.values() for row in own]
-    short = sum(len(row.history) < min_history for row in every)
-    again = len(every) - short - sum(map(len, windows.values()))
+    all_rows = [row for own in rows.values() for row in own]
+    short = sum(len(row.history) < min_history for row in all_rows)
+    again = len(all_rows) - short - sum(map(len, windows.values()))
     notes = [f"{short:,} rows with fewer than {min_history} items of history are left out"] if short else []
     notes += [f"{again:,} rows whose target the user took before are left out"] if again else []
     learnt = set(learn["item_id"])
