@@ -84,14 +84,11 @@ def rated_rows(
     """Return one row per liked item, with the history before it and items that the same user disliked.
 
     Disliked items are drawn from all of the user's interactions in `log`, earlier and later ones. Users with fewer
-    than `negatives` of them get no row. Candidates are in random order.
+    than `negatives` of them get no row. Candidates are in random order, fixed by `seed` and user id alone.
 
     Args:
         log: result of `with_opinions`, each user's interactions in order.
-        negatives: disliked items per row.
         earlier: interactions before those of `log`; they only extend histories.
-        min_history: rows with a shorter history are dropped.
-        seed: fixes the draws, together with the user id alone.
     """
     rows = []
     for user, before, items, opinions in _sequences(log, "opinion", earlier):

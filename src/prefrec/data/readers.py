@@ -296,7 +296,9 @@ def parse_timestamps(
         return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
     bad = ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
     refuse_bad(frame[column], bad, path, called, expected)
-    numbers = _exact(raw, values)
+    whole = raw.cast(pl.Int64, strict=False)
+    all_whole = not whole.has_nulls() and bool((whole.cast(pl.Float64) == values).all())
+    numbers = whole if all_whole else values  # a Float64 does not hold every nanosecond
     days = _compact_dates(numbers)
     if days is not None:
         notes = [f"{path.name}: times read as dates of the form yyyymmdd"]
@@ -459,13 +461,6 @@ def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: 
         micros = ((times / per_second - seconds) * 10**6).round()
     frame = frame.with_columns(seconds.cast(pl.Int64).alias(column))
     return frame.with_columns(micros.cast(pl.Int64).alias(SUBSECOND)) if (micros != 0).any() else frame
-
-
-def _exact(raw: pl.Series, values: pl.Series) -> pl.Series:
-    """Return the numbers as Int64 if all are whole, else `values`. A Float64 does not hold every nanosecond."""
-    whole = raw.cast(pl.Int64, strict=False)
-    same = not whole.has_nulls() and bool((whole.cast(pl.Float64) == values).all())
-    return whole if same else values
 
 
 def _compact_dates(numbers: pl.Series) -> pl.Series | None:

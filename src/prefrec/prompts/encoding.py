@@ -26,11 +26,9 @@ _STARTS = ("Emma", "emma", "12", "(500) Days", "'s", "…And", "$9.99", "Él", "
 
 @dataclass(frozen=True, slots=True)
 class ChoiceSet:
-    """A prompt and C answers as token ids; every answer ends with the end token.
+    """A prompt and C answers as token ids.
 
-    Attributes:
-        prompt: token ids of the prompt, with the beginning token if the tokenizer has one.
-        answers: token ids of each answer, end token included.
+    The prompt begins with the beginning token if the tokenizer has one. Every answer ends with the end token.
     """
 
     prompt: tuple[int, ...]
@@ -81,10 +79,7 @@ class PromptEncoder:
     ) -> ChoiceSet:
         """Encode a ranking question; the oldest titles of a history that is too long are dropped.
 
-        Args:
-            history: titles, oldest first.
-            candidates: titles shown in the prompt.
-            answers: titles to score, usually the candidates or some of them.
+        `answers` are the titles to score, usually the candidates or some of them.
 
         Raises:
             TokenizerError: instruction, candidates and answers alone exceed `max_length`.

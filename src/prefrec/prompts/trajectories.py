@@ -14,13 +14,9 @@ _FIRST, _SECOND = "the-first-title", "the-second-title"
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """The tokens of a history: head, title, joint, title, …, tail, last title.
+    """The token ids of a history: head, title, joint, title, …, tail, last title.
 
-    Attributes:
-        head: token ids of the text before the first title.
-        joint: token ids between two titles.
-        tail: token ids before the last title; equal to `joint` if the template ends with the history.
-        answers: token ids of each title, end token included.
+    The tail equals the joint if the template ends with the history. `answers` are the titles, end tokens included.
     """
 
     head: tuple[int, ...]
@@ -62,11 +58,7 @@ class TrajectoryEncoder:
         self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
 
     def encode(self, titles: Sequence[str]) -> Trajectory:
-        """Encode titles, oldest first.
-
-        Raises:
-            ValueError: there are no titles.
-        """
+        """Encode titles, oldest first. Raise ValueError if there are none."""
         if not titles:
             raise ValueError("a trajectory needs a title")
         head, joint, tail = self._texts

@@ -6,19 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
+from prefrec.data import readers
 from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import (
-    FILE_ORDER,
-    PARQUET,
-    SUBSECOND,
-    as_text,
-    load_json,
-    parse_numbers,
-    parse_timestamps,
-    pick_columns,
-    read_table,
-    refuse_bad,
-)
+from prefrec.data.readers import FILE_ORDER, PARQUET, SUBSECOND
 from prefrec.data.sources.base import (
     CATALOGUE_FIELDS,
     Source,
@@ -49,14 +39,14 @@ def files(config: PrepareConfig) -> Source:
     """
     columns, log_path, items_path = config.columns, config.required("interactions"), config.required("items")
     names = {ours: getattr(columns, field) for ours, field in _FIELDS.items()}
-    table = read_table(log_path, config.encoding)
+    table = readers.read_table(log_path, config.encoding)
     if columns.timestamp == FILE_ORDER:
         table = table.with_columns(pl.int_range(pl.len()).alias(FILE_ORDER))
     optional = ("rating",) if columns.rating == "rating" else ()
-    log = pick_columns(table, {o: t for o, t in names.items() if t}, log_path, optional, _FIELDS)
-    log, notes = parse_timestamps(log, "timestamp", log_path, columns.timestamp)
+    log = readers.pick_columns(table, {o: t for o, t in names.items() if t}, log_path, optional, _FIELDS)
+    log, notes = readers.parse_timestamps(log, "timestamp", log_path, columns.timestamp)
     if "rating" in log.columns:
-        log = parse_numbers(log, "rating", log_path, columns.rating, _NO_RATING)
+        log = readers.parse_numbers(log, "rating", log_path, columns.rating, _NO_RATING)
         empty = log["rating"].null_count()
         notes += [f"{empty} of {len(log)} interactions have no rating"] if empty else []
     if columns.impressions:
@@ -64,7 +54,8 @@ def files(config: PrepareConfig) -> Source:
     if columns.skipped:
         log = fold_skips(parse_skipped(log, log_path, columns.skipped))
     names = {"item_id": columns.catalogue_item or columns.item, "title": columns.title}
-    catalogue = pick_columns(read_table(items_path, config.encoding), names, items_path, options=CATALOGUE_FIELDS)
+    table = readers.read_table(items_path, config.encoding)
+    catalogue = readers.pick_columns(table, names, items_path, options=CATALOGUE_FIELDS)
     catalogue = clean_catalogue(catalogue, items_path, columns.title)
     log, dropped = check_log(log, catalogue["item_id"], log_path, config.missing_titles)
     log, catalogue, merged = merge_duplicates(log, catalogue, config.duplicate_titles or "error")
@@ -89,7 +80,7 @@ def parse_impressions(log: pl.DataFrame, path: Path, called: str) -> pl.DataFram
             )
         lists = given.cast(pl.List(pl.String))
     else:
-        texts = as_text(log, "impressions", path, called).to_list()
+        texts = readers.as_text(log, "impressions", path, called).to_list()
         rows = [_ids(text or "", path, called, row) for row, text in enumerate(texts)]
         lists = pl.Series(rows, dtype=pl.List(pl.String))
     stripped = lists.fill_null([]).list.eval(pl.element().str.strip_chars().drop_nulls())
@@ -98,9 +89,10 @@ def parse_impressions(log: pl.DataFrame, path: Path, called: str) -> pl.DataFram
 
 def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
     """Return `log` with `skipped` (in the file: `called`) as true or false; an empty field is false."""
-    words = as_text(log, "skipped", path, called).fill_null("").str.strip_chars().str.to_lowercase()
+    words = readers.as_text(log, "skipped", path, called).fill_null("").str.strip_chars().str.to_lowercase()
     words = words.str.strip_suffix(".0")  # numbers of a file made by pandas
-    refuse_bad(log["skipped"], ~words.is_in([*_YES, *_NO]), path, called, "true or false", "write one of them")
+    bad = ~words.is_in([*_YES, *_NO])
+    readers.refuse_bad(log["skipped"], bad, path, called, "true or false", "write one of them")
     return log.with_columns(words.is_in(_YES).alias("skipped"))
 
 
@@ -139,17 +131,17 @@ def _known_impressions(log: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataF
 
 
 def _users(path: Path, user: str, encoding: str) -> pl.DataFrame:
-    users = read_table(path, encoding)
+    users = readers.read_table(path, encoding)
     id_column = user if user in users.columns or "user_id" not in users.columns else "user_id"
     others = {c: c for c in users.columns if c not in (id_column, "user_id")}
-    return user_attributes(pick_columns(users, {"user_id": id_column} | others, path), path, id_column)
+    return user_attributes(readers.pick_columns(users, {"user_id": id_column} | others, path), path, id_column)
 
 
 def _ids(text: str, path: Path, called: str, row: int) -> list[str]:
     if not text.lstrip().startswith("["):
         return text.split()
     line = None if path.suffix in PARQUET else row + 2
-    value = load_json(text, path, line)
+    value = readers.load_json(text, path, line)
     if not all(isinstance(i, str | int) and not isinstance(i, bool) for i in value):
         where = f"line {line}" if line else f"row {row}"
         raise DataError(f"{path}, {where}, column {called}: {text[:60]!r} is not a list of item ids")

@@ -70,7 +70,8 @@ def goodreads_windows(config: PrepareConfig) -> Source:
     for title in spellings:
         books.setdefault(normal_title(title), title)
     # Sorted by a hash of the title, so that ids follow neither the order of appearance nor the alphabet.
-    ids = {name: str(n) for n, name in enumerate(sorted(books, key=_scrambled))}
+    hashes = {name: hashlib.blake2b(name.encode(), digest_size=16).digest() for name in books}
+    ids = {name: str(n) for n, name in enumerate(sorted(books, key=hashes.__getitem__))}
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         *history, target = (ids[normal_title(t)] for t in (*row["history"], row["target"]))
@@ -83,8 +84,7 @@ def goodreads_windows(config: PrepareConfig) -> Source:
     notes += [f"{len(spellings) - len(books)} spellings differ in case or spacing only and count as one book"]
     frame = pl.DataFrame({"item_id": list(ids.values()), "title": [books[name] for name in ids]})
     items = clean_catalogue(frame, folder)
-    log = _group_log(groups)
-    given = _split_groups(groups, log, config)
+    log, given = _split_groups(groups, config)
     return Source("goodreads-windows", "books", Catalogue(items), log, notes, given)
 
 
@@ -156,10 +156,6 @@ def _text(value: Any, field: str, path: Path, line: int) -> str:
     return str(value)
 
 
-def _scrambled(title: str) -> bytes:
-    return hashlib.blake2b(title.encode(), digest_size=16).digest()
-
-
 def _window_rows(folder: Path) -> Iterator[dict[str, Any]]:
     for path in (folder / "windows_train.jsonl", folder / "windows_valid_recovered.jsonl"):
         for line, row in read_json_lines(path):
@@ -170,23 +166,20 @@ def _window_rows(folder: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _split_groups(groups: Mapping[str, list[Row]], log: pl.DataFrame, config: PrepareConfig) -> GivenSplit:
+def _split_groups(groups: Mapping[str, list[Row]], config: PrepareConfig) -> tuple[pl.DataFrame, GivenSplit]:
+    """Return each group's distinct items in order of appearance, timed by a running number, and the split."""
+    log: list[tuple[str, str, int]] = []
+    for group, rows in groups.items():
+        distinct = dict.fromkeys(item for row in rows for item in (*row.history, row.target))
+        log += [(group, item, number) for number, item in enumerate(distinct)]
+    frame = pl.DataFrame(log, schema=LOG_SCHEMA, orient="row")
     names = list(groups)
     shuffled = [names[i] for i in np.random.default_rng([config.seed, 3]).permutation(len(names))]
-    cuts = [int(len(names) * 0.8), int(len(names) * 0.9)]
-    parts = {"train": shuffled[: cuts[0]], "validation": shuffled[cuts[0] : cuts[1]], "test": shuffled[cuts[1] :]}
+    train, test = int(len(names) * 0.8), int(len(names) * 0.9)
+    parts = {"train": shuffled[:train], "validation": shuffled[train:test], "test": shuffled[test:]}
     windows = {
         part: make_windows((r for name in own for r in groups[name]), config.history_length, config.min_history)
         for part, own in parts.items()
     }
-    learn = log.filter(pl.col("user_id").is_in(parts["train"])).select("user_id", "item_id")
-    return GivenSplit(windows, learn, ordered=False)
-
-
-def _group_log(groups: Mapping[str, list[Row]]) -> pl.DataFrame:
-    """Return each group's distinct items in order of appearance, with the running number as the time."""
-    log = []
-    for group, rows in groups.items():
-        distinct = dict.fromkeys(item for row in rows for item in (*row.history, row.target))
-        log += [(group, item, number) for number, item in enumerate(distinct)]
-    return pl.DataFrame(log, schema=LOG_SCHEMA, orient="row")
+    learn = frame.filter(pl.col("user_id").is_in(parts["train"])).select("user_id", "item_id")
+    return frame, GivenSplit(windows, learn, ordered=False)

@@ -103,9 +103,8 @@ def _raw_fields(path: Path, columns: tuple[str, ...], filled: int = 1) -> Iterat
 def _atomic_titles(path: Path) -> dict[str, str]:
     wanted = {"item_id": "item_id", "title": "movie_title", "year": "release_year"}
     items = titled(pick_columns(read_table(path), wanted, path), path, "movie_title")
-    return {item: _with_year(title, year or "") for item, title, year in items.iter_rows()}
-
-
-def _with_year(title: str, year: str) -> str:
-    title = "unknown" if title == "unkonwn" else title  # as the raw file has item 267
-    return f"{title} ({year})" if year.isdecimal() or year == "V" else title
+    titles = {}
+    for item, title, year in items.iter_rows():
+        title = "unknown" if title == "unkonwn" else title  # as the raw file has item 267
+        titles[item] = f"{title} ({year})" if year and (year.isdecimal() or year == "V") else title
+    return titles

@@ -12,18 +12,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from prefrec.data import readers
 from prefrec.data.config import ColumnNames
-from prefrec.data.readers import (
-    FILE_ORDER,
-    check_ids,
-    load_json,
-    parse_timestamps,
-    pick_columns,
-    read_json_lines,
-    read_table,
-    refuse_bad,
-    time_columns,
-)
+from prefrec.data.readers import FILE_ORDER
 from prefrec.data.types import Window
 from prefrec.errors import ConfigError, DataError
 
@@ -64,15 +55,15 @@ def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowF
     Raise DataError if a column is missing, or a value cannot be used.
     """
     json_lines = path.name.removesuffix(".gz").endswith(JSON_LINES)
-    table = _json_table(path) if json_lines else read_table(path, encoding)
+    table = _json_table(path) if json_lines else readers.read_table(path, encoding)
     names = _names(table.columns, columns)
-    frame = pick_columns(table, names, path, options=_FIELDS)
+    frame = readers.pick_columns(table, names, path, options=_FIELDS)
     if frame.is_empty():
         raise DataError(f"{path}: no rows; expected one line per row")
     if "target" in names:
-        frame = check_ids(frame, "target", path, names["target"])
+        frame = readers.check_ids(frame, "target", path, names["target"])
     if "timestamp" in names:
-        frame, notes = parse_timestamps(frame, "timestamp", path, names["timestamp"])
+        frame, notes = readers.parse_timestamps(frame, "timestamp", path, names["timestamp"])
     else:
         frame = frame.with_columns(pl.int_range(pl.len()).alias("timestamp"))
         notes = [f"{path.name}: no times; rows are taken in the order of the file"]
@@ -81,9 +72,9 @@ def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowF
     last, at_least = (None, 0) if "target" in names else (-1, 1)
     bad = pl.Series([ids is None or len(ids) < at_least for ids in lists])
     expected = "a list of item ids, such as [1, 2, 3] or 1 2 3"
-    refuse_bad(frame["items"], bad, path, names["items"], expected)
+    readers.refuse_bad(frame["items"], bad, path, names["items"], expected)
     frame = frame.with_columns(pl.Series("items", lists, dtype=pl.List(pl.String)))
-    frame = frame.sort(time_columns(frame), maintain_order=True)
+    frame = frame.sort(readers.time_columns(frame), maintain_order=True)
     targets = frame["target"] if "target" in names else frame["items"].list.last()
     fields = zip(frame["user_id"], frame["items"].to_list(), targets, frame["timestamp"], strict=True)
     rows = [Row(user, tuple(items[:last]), target, time) for user, items, target, time in fields]
@@ -161,13 +152,14 @@ def check_lengths(lengths: Collection[int], where: Path, history_length: int, mi
 
 def _json_table(path: Path) -> pl.DataFrame:
     """Return JSON lines as a table of text; values other than text and null are written as JSON."""
-    rows = [row for _, row in read_json_lines(path)]
+    rows = [row for _, row in readers.read_json_lines(path)]
     names = dict.fromkeys(name for row in rows for name in row)
-    return pl.DataFrame({n: pl.Series([_json_text(row.get(n)) for row in rows], dtype=pl.String) for n in names})
-
-
-def _json_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    plain = (str, type(None))
+    texts = {
+        n: [v if isinstance(v, plain) else json.dumps(v, ensure_ascii=False) for v in c] for n, c in columns.items()
+    }
+    return pl.DataFrame(texts, schema=dict.fromkeys(names, pl.String))
 
 
 def _names(existing: Collection[str], columns: ColumnNames) -> dict[str, str]:
@@ -202,7 +194,7 @@ def _parsed(text: str, path: Path) -> Any:
     """Return the JSON in a text, or the ids between brackets, commas and spaces; None if brackets do not pair."""
     if text.startswith("["):
         with suppress(DataError):
-            return load_json(text, path)
+            return readers.load_json(text, path)
     if text[:1] + text[-1:] not in ("[]", "()") and not {*"[]()"}.isdisjoint(text[:1] + text[-1:]):
         return None
     return ["".join(groups) for groups in _ID.findall(text)]

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import html
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from prefrec.data import readers
 from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import (
-    FILE_ORDER,
-    SUBSECOND,
-    as_text,
-    check_ids,
-    load_json,
-    pick_columns,
-    read_table,
-    read_text,
-)
+from prefrec.data.readers import FILE_ORDER, SUBSECOND
 from prefrec.data.sources.base import (
     CATALOGUE_FIELDS,
     GivenSplit,
@@ -68,7 +60,10 @@ def windows(config: PrepareConfig) -> Source:
     log = _log(sequences, rows, timed=all(file.timed for file in read.values()))
     log, dropped = check_log(log, items["item_id"], titles, config.missing_titles)
     if dropped:
-        rows = _without_unknown(rows, set(items["item_id"]))
+        known = set(items["item_id"])
+        for part, own in rows.items():
+            kept = [row for row in own if row.target in known]
+            rows[part] = [row._replace(history=tuple(i for i in row.history if i in known)) for row in kept]
     given, left_out = _given(rows, log, config.history_length, min_history)
     return Source("windows", "generic", Catalogue(items), log.drop("learn"), notes + dropped + left_out, given)
 
@@ -104,16 +99,17 @@ def find_window_files(
 def _read_titles(path: Path, config: PrepareConfig) -> pl.DataFrame:
     columns = config.columns
     if name_before(path, [".json"]):
-        titles = load_json(read_text(path, config.encoding), path)
+        titles = readers.load_json(readers.read_text(path, config.encoding), path)
         if not isinstance(titles, dict) or not all(isinstance(title, str) for title in titles.values()):
             raise DataError(f'{path}: expected one JSON object of id → title, such as {{"1": "Calculator"}}')
-        table = check_ids(pl.DataFrame({"item_id": list(titles), "title": list(titles.values())}), "item_id", path)
+        table = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
+        table = readers.check_ids(table, "item_id", path)
     else:
-        table = read_table(path, config.encoding)
+        table = readers.read_table(path, config.encoding)
         item_column = next((c for c in (columns.item, "item_id", "id") if c in table.columns), columns.item)
         names = {"item_id": columns.catalogue_item or item_column, "title": columns.title}
-        table = pick_columns(table, names, path, options=CATALOGUE_FIELDS)
-    decoded = as_text(table, "title", path, columns.title).map_elements(html.unescape, return_dtype=pl.String)
+        table = readers.pick_columns(table, names, path, options=CATALOGUE_FIELDS)
+    decoded = readers.as_text(table, "title", path, columns.title).map_elements(html.unescape, return_dtype=pl.String)
     return clean_catalogue(table.with_columns(decoded), path, columns.title)
 
 
@@ -165,13 +161,6 @@ def _log(sequences: Mapping[str, list[tuple[str, int]]], rows: Mapping[str, list
                 pairs.append((row.user, item, row.time, False))
     log = pl.DataFrame(pairs, schema=LOG_SCHEMA | {"learn": pl.Boolean}, orient="row")
     return log.with_columns(pl.int_range(pl.len()).over("user_id").alias(SUBSECOND if timed else "timestamp"))
-
-
-def _without_unknown(rows: Mapping[str, list[Row]], known: Collection[str]) -> dict[str, list[Row]]:
-    return {
-        part: [r._replace(history=tuple(i for i in r.history if i in known)) for r in own if r.target in known]
-        for part, own in rows.items()
-    }
 
 
 def _given(
