@@ -162,6 +162,7 @@ def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
 def _sample(config: PrepareConfig, part: str, users: list[str]) -> list[int]:
     """Return the indices of the rows of a part to keep, given the user of each row."""
     limit: int | None = getattr(config, f"max_{part}_rows")
+    # Each part has its own generator, so that the limit of one does not change the rows of another.
     rng = np.random.default_rng([config.seed, 2, PARTS.index(part)])
     chosen = splits.sample_rows(len(users), limit, rng) if part == "train" else splits.sample_users(users, limit, rng)
     return chosen.tolist()

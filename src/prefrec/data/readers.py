@@ -71,7 +71,7 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     data = read_bytes(path)
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
     try:
-        " ".encode(encoding)
+        " ".encode(encoding)  # an unknown encoding is an error even for a file that is UTF-8
         if marked is None and not data.isascii() and _decodes(data, "utf-8"):
             return data.decode("utf-8")
         return data.decode("utf-8-sig" if marked == "utf-8" else marked or encoding)

@@ -40,6 +40,7 @@ def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[s
     seen = []
     for e in rows:
         own = held_out.get(e.user_id, [])
+        # Training targets and those of data without held-out interactions are not in this log.
         before = own[: own.index(e.target)] if e.target in own else []
         seen.append({*e.history, *learnt.get(e.user_id, ()), *before})
     return seen

@@ -107,6 +107,7 @@ def fold_skips(log: pl.DataFrame) -> pl.DataFrame:
     taken = log.filter(~pl.col("skipped")).drop("skipped").with_row_index("row")
     skips = log.filter(pl.col("skipped")).select("user_id", "moment", skip="item_id")
     rows = taken.select("user_id", "moment", "row")
+    # Both sides are in order of time, as `join_asof` needs; its own check does not know groups.
     ahead = skips.join_asof(rows, on="moment", by="user_id", strategy="forward", check_sortedness=False)
     behind = ahead.filter(pl.col("row").is_null()).drop("row")
     behind = behind.join_asof(rows, on="moment", by="user_id", strategy="backward", check_sortedness=False)

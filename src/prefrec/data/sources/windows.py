@@ -150,6 +150,7 @@ def _log(sequences: Mapping[str, list[tuple[str, int]]], rows: Mapping[str, list
     first row that shows it, and `SUBSECOND` separates equal times. Otherwise its position is the time.
     """
     trained = {(row.user, item) for row in rows["train"] for item in (*row.history, row.target)}
+    # A validation target that a training row shows, too, cannot be held out.
     held = {(row.user, row.target) for row in rows["validation"]} - trained
     pairs = [(user, item, time, (user, item) not in held) for user, own in sequences.items() for item, time in own]
     known = {(user, item) for user, item, *_ in pairs}
