@@ -1,24 +1,16 @@
-"""Ratings, repeats and cores."""
+"""Repeats and cores."""
 
 from __future__ import annotations
 
 import polars as pl
-import pytest
 
-from prefrec.data.filters import at_least, core, first_only
-from prefrec.errors import ConfigError
+from prefrec.data.splits import core, first_only
 
 LOG = pl.DataFrame(
     [("a", "x", 3, 1.0), ("a", "x", 1, 5.0), ("a", "y", 2, 4.0), ("b", "x", 2, 3.0), ("c", "z", 1, 2.0)],
     schema=["user_id", "item_id", "timestamp", "rating"],
     orient="row",
 )
-
-
-def test_at_least() -> None:
-    assert len(at_least(LOG, 3)) == 3
-    with pytest.raises(ConfigError, match=r"no ratings: name the column with --columns.rating"):
-        at_least(LOG.drop("rating"), 3)
 
 
 def test_first_only_keeps_the_earliest() -> None:

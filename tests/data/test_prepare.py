@@ -103,7 +103,7 @@ def test_short_histories(shop: Shop) -> None:
 def test_nothing_left(shop: Shop) -> None:
     with pytest.raises(DataError, match=r"no interaction is left of 64: lower min_rating .* user_core \(99\)"):
         shop_data(shop(), user_core=99)
-    with pytest.raises(ConfigError, match="no ratings"):
+    with pytest.raises(ConfigError, match=r"no ratings: name the column with --columns.rating"):
         shop_data(shop(), min_rating=3)
 
 

@@ -203,8 +203,10 @@ def test_unknown_column_lists_those_there_and_the_nearest() -> None:
     with pytest.raises(
         DataError, match=r"log: no column 'user_id' for user_id; there are 'userId', 'movieId'\. Did"
     ) as e:
-        pick_columns(frame, {"user_id": "user_id"}, Path("log"), options={"user_id": "--columns.user"})
-    assert str(e.value).endswith("Did you mean 'userId'? Name the right one with --columns.user")
+        pick_columns(frame, {"user_id": "user_id"}, Path("log"), options={"user_id": "user"})
+    assert str(e.value).endswith(
+        "Did you mean 'userId'? Name the right one with --columns.user (`columns.user` in a recipe)"
+    )
     assert pick_columns(frame, {"user_id": "userId", "rating": "r"}, Path("x"), ["rating"]).columns == ["user_id"]
 
 

@@ -16,7 +16,14 @@ import yaml
 from prefrec.data import read_prepared
 from prefrec.data.published import read_published
 from prefrec.data.readers import read_json_lines, read_table
-from prefrec.data.sources import (
+from prefrec.errors import PrefrecError
+from prefrec.evaluation import read_predictions
+from prefrec.pipeline.recipe import load_recipe
+from prefrec.prompts import load_template
+from prefrec.runs.contents import read_run
+from prefrec.runs.stage import is_finished, last_checkpoint
+from prefrec_lab.bench.records import read_records
+from read_sources import (
     files,
     goodreads,
     goodreads_windows,
@@ -25,13 +32,6 @@ from prefrec.data.sources import (
     movielens_100k,
     windows,
 )
-from prefrec.errors import PrefrecError
-from prefrec.evaluation import read_predictions
-from prefrec.pipeline.recipe import load_recipe
-from prefrec.prompts import load_template
-from prefrec.runs.contents import read_run
-from prefrec.runs.stage import is_finished, last_checkpoint
-from prefrec_lab.bench.records import read_records
 from reliability.corpus.published import ROW
 from reliability.corpus.sources import BOOK, ROWS, SHELVED, SPLIT, TAGS, WINDOW
 

@@ -4,14 +4,7 @@ from prefrec.data.config import CandidateConfig, ColumnNames, PrepareConfig, con
 from prefrec.data.prepare import prepare
 from prefrec.data.seen import seen_items
 from prefrec.data.store import prepared_digest, read_prepared, write_prepared
-from prefrec.data.types import (
-    Catalogue,
-    PreparedData,
-    RankingExample,
-    Window,
-    examples_to_frame,
-    frame_to_examples,
-)
+from prefrec.data.types import Catalogue, PreparedData, RankingExample, Window, examples_to_frame, frame_to_examples
 
 __all__ = [
     "CandidateConfig",

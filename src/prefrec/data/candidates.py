@@ -41,8 +41,7 @@ def draw_candidates(
         weights: item → weight; None for uniform, absent items count 0.
         progress: wraps the loop over blocks of rows, for a progress bar.
 
-    Raises:
-        DataError: a user has fewer than `size` - 1 untouched items of positive weight.
+    Raise DataError if a user has fewer than `size` - 1 untouched items of positive weight.
     """
     sampler = _Sampler(pool, weights, touched, {w.user_id for w in windows}, size)
     examples: list[RankingExample] = []
@@ -66,20 +65,19 @@ def published_candidates(windows: Sequence[Window], pool: Sequence[str], size: i
     same position and mostly the same negatives, and the user's own items may be among them. Use it only to compare
     with published numbers.
 
-    Raises:
-        DataError: an id is not a whole number, or the pool is too small.
+    Raise DataError if an id is not a whole number, or the pool is too small.
     """
-    index = {item: i for i, item in enumerate(pool)}
+    index, codes = {item: i for i, item in enumerate(pool)}, np.arange(len(pool))
     examples = []
     for window in windows:
         if not window.target.isdecimal():
             raise DataError(f"published candidate lists need whole numbers as item ids, found {window.target!r}")
-        skipped = sorted(index[i] for i in {*window.history, window.target})
-        free = len(pool) - len(skipped)
-        if free < size - 1:
-            raise too_few(window.user_id, free, size)
+        free = np.delete(codes, [index[i] for i in (*window.history, window.target)])
+        if len(free) < size - 1:
+            raise _too_few(window.user_id, len(free), size)
+        # Both draws start from the same seed, as in the authors' code.
         rng = random.Random(int(window.target))
-        listed = [pool[_skip(i, skipped)] for i in rng.sample(range(free), size - 1)] + [window.target]
+        listed = [*(pool[free[i]] for i in rng.sample(range(len(free)), size - 1)), window.target]
         rng.seed(int(window.target))
         rng.shuffle(listed)
         examples.append(RankingExample(window.user_id, window.history, tuple(listed), window.target))
@@ -103,8 +101,7 @@ def row_keys(windows: Sequence[Window], split: str, seed: int) -> NDArray[np.uin
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
-def too_few(user: str, free: int, size: int) -> DataError:
-    """Return the error for a user with too few untouched items."""
+def _too_few(user: str, free: int, size: int) -> DataError:
     return DataError(
         f"user {user!r} leaves {free} items to draw from, but {size} candidates need {size - 1} negatives: "
         f"lower --candidates.size to {free + 1} or less (`candidates.size` in a recipe), or take a larger catalogue"
@@ -127,15 +124,16 @@ class _Sampler:
         self.weights = np.array([1.0 if weights is None else weights.get(i, 0.0) for i in pool], dtype=np.float64)
         self.cumulative = np.cumsum(self.weights)
         self.users = {user: i for i, user in enumerate(sorted(users))}
-        mine = touched.filter(pl.col("user_id").is_in(list(users)) & pl.col("item_id").is_in(list(pool)))
-        user_codes = np.array([self.users[u] for u in mine["user_id"].to_list()], dtype=np.int64)
-        item_codes = np.array([self.codes[i] for i in mine["item_id"].to_list()], dtype=np.int64)
-        self.taken = np.unique(user_codes * len(pool) + item_codes)
+        own_log = touched.filter(pl.col("user_id").is_in(list(users)) & pl.col("item_id").is_in(list(pool)))
+        pairs = own_log.select("user_id", "item_id").iter_rows()
+        taken = [self.users[u] * len(pool) + self.codes[i] for u, i in pairs]
+        # Sorted, so that `_is_taken` can bisect. The last entry is larger than every key.
+        self.taken = np.append(np.unique(np.array(taken, dtype=np.int64)), np.iinfo(np.int64).max)
 
     def negatives(self, users: Sequence[str], targets: Sequence[str], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the codes of `size` - 1 negatives per row [B, size - 1]."""
         rows = np.array([self.users[u] for u in users], dtype=np.int64)
-        own = np.array([self.codes[t] for t in targets], dtype=np.int64)
+        target_codes = np.array([self.codes[t] for t in targets], dtype=np.int64)
         chosen = np.full((len(rows), self.size - 1), -1, dtype=np.int64)
         filled = np.zeros(len(rows), dtype=np.int64)
         # Rejection is cheap while few draws collide. In a small catalogue most draws would be repeats, so every row
@@ -145,69 +143,40 @@ class _Sampler:
         for number in range(_ROUNDS if worth_trying else 0):
             todo = np.flatnonzero(filled < self.size - 1)
             if not len(todo):
-                return chosen
-            counters = np.arange(number * per_round, (number + 1) * per_round)
-            draws = self._weighted(_uniform(keys[todo], counters, stream=0))
-            self._accept(draws, todo, rows, own, chosen, filled)
+                break
+            uniform = _uniform(keys[todo], np.arange(number * per_round, (number + 1) * per_round), stream=0)
+            draws = np.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right")
+            # Rounding can push a product up to the total, which is one past the last item.
+            draws = np.minimum(draws, len(self.cumulative) - 1)
+            taken = self._is_taken(rows[todo, None] * len(self.weights) + draws)
+            wanted = (draws != target_codes[todo, None]) & ~taken
+            for items, good in zip(draws.T, wanted.T, strict=True):
+                good = good & (filled[todo] < self.size - 1) & ~(chosen[todo] == items[:, None]).any(axis=1)
+                at = todo[good]
+                chosen[at, filled[at]] = items[good]
+                filled[at] += 1
         for row in np.flatnonzero(filled < self.size - 1).tolist():
-            self._finish(row, users[row], rows[row], own[row], keys[row], chosen, filled)
+            self._finish(users[row], target_codes[row], keys[row], chosen[row], int(filled[row]))
         return chosen
 
-    def _weighted(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-        codes = np.searchsorted(self.cumulative, uniform * self.cumulative[-1], side="right")
-        # Rounding can push a product up to the total, which is one past the last item.
-        return np.minimum(codes, len(self.cumulative) - 1)
-
-    def _accept(
-        self,
-        draws: NDArray[np.int64],
-        todo: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        own: NDArray[np.int64],
-        chosen: NDArray[np.int64],
-        filled: NDArray[np.int64],
-    ) -> None:
-        """Append draws in place, column by column, where they are new, untouched and not the target."""
-        wanted = np.array(draws != own[todo, None])
-        wanted &= ~self._is_taken(rows[todo, None] * len(self.weights) + draws)
-        for column in range(draws.shape[1]):
-            items = draws[:, column]
-            good = wanted[:, column] & (filled[todo] < self.size - 1)
-            good &= ~(chosen[todo] == items[:, None]).any(axis=1)
-            at = todo[good]
-            chosen[at, filled[at]] = items[good]
-            filled[at] += 1
-
-    def _finish(
-        self,
-        row: int,
-        name: str,
-        user: int,
-        own: int,
-        key: np.uint64,
-        chosen: NDArray[np.int64],
-        filled: NDArray[np.int64],
-    ) -> None:
-        """Fill one row in place with the items of the smallest exponential arrival times (rate = weight)."""
-        count, everything = int(filled[row]), np.arange(len(self.weights))
-        free = (self.weights > 0) & ~self._is_taken(user * len(self.weights) + everything)
-        free[own] = False
+    def _finish(self, user: str, target: int, key: np.uint64, chosen: NDArray[np.int64], count: int) -> None:
+        """Fill a row of which `count` negatives are chosen, in place."""
+        codes = np.arange(len(self.weights))
+        free = (self.weights > 0) & ~self._is_taken(self.users[user] * len(self.weights) + codes)
+        free[target] = False
         total = int(free.sum())
         if total < self.size - 1:
-            raise too_few(name, total, self.size)
-        free[chosen[row, :count]] = False
-        left = np.flatnonzero(free)
-        uniform = _uniform(np.array([key]), left, stream=1)[0]
-        # The order of exponential arrivals is a weighted draw without replacement, as in the rounds before.
-        arrival = -np.log1p(-uniform) / self.weights[left]
-        chosen[row, count:] = left[np.argsort(arrival, kind="stable")[: self.size - 1 - count]]
-        filled[row] = self.size - 1
+            raise _too_few(user, total, self.size)
+        free[chosen[:count]] = False
+        remaining = np.flatnonzero(free)
+        uniform = _uniform(np.array([key]), remaining, stream=1)[0]
+        # The order of exponential arrivals (rate = weight) is a weighted draw without replacement, as in the rounds
+        # before.
+        arrival = -np.log1p(-uniform) / self.weights[remaining]
+        chosen[count:] = remaining[np.argsort(arrival, kind="stable")[: self.size - 1 - count]]
 
     def _is_taken(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-        if not len(self.taken):
-            return np.zeros(keys.shape, dtype=bool)
-        nearest = np.minimum(np.searchsorted(self.taken, keys), len(self.taken) - 1)
-        return np.asarray(self.taken[nearest] == keys)
+        return np.asarray(self.taken[np.searchsorted(self.taken, keys)] == keys)
 
 
 def _uniform(keys: NDArray[np.uint64], counters: NDArray[np.int64], stream: int) -> NDArray[np.float64]:
@@ -222,12 +191,3 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(z ^ (z >> np.uint64(31)))
-
-
-def _skip(index: int, skipped: Sequence[int]) -> int:
-    """Return the `index`-th number, from 0, that is not in the sorted `skipped`."""
-    for s in skipped:
-        if s > index:
-            break
-        index += 1
-    return index

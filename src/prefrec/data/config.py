@@ -5,35 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prefrec.data.titles import DuplicateTitles
 from prefrec.errors import ConfigError
 
-SourceName = Literal[
-    "movielens-100k",
-    "movielens-csv",
-    "lastfm-hetrec",
-    "lastfm-published",
-    "published-json",
-    "goodreads",
-    "goodreads-windows",
-    "windows",
-    "files",
-]
 SOURCES = "prefrec.sources"
 """Group of entry points by which other packages add sources: NAME = "module:function", from config to `Source`."""
-SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
-CandidateKind = Literal["uniform", "popularity", "published"]
-WindowChoice = Literal["last", "all"]
-Domain = Literal["movies", "music", "books", "generic"]
-MissingTitles = Literal["error", "drop"]
 GIVEN_SOURCES = ("lastfm-published", "published-json", "goodreads-windows", "windows")
+_BUILT_IN = ("movielens-100k", "movielens-csv", "lastfm-hetrec", "goodreads", "files", *GIVEN_SOURCES)
 _NEED_PATH = ("movielens-csv", "lastfm-hetrec", "lastfm-published", "published-json", "goodreads-windows")
 # Field → the sources that take it. Other sources accept only its default.
 _ONLY_FOR = {
+    "interactions": ("files", "goodreads"),
+    "items": ("files", "goodreads", "windows", "lastfm-published"),
+    "users": ("files",),
     "columns": ("files", "windows"),
     "encoding": ("files", "movielens-csv", "windows"),
     "row_files": ("windows",),
@@ -42,6 +30,7 @@ _ONLY_FOR = {
     "missing_titles": ("files", "goodreads", "windows", "movielens-100k", "movielens-csv"),
     "read_only": ("goodreads",),
 }
+SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
 
 
 class ColumnNames(BaseModel):
@@ -86,7 +75,7 @@ class CandidateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: CandidateKind = Field(
+    kind: Literal["uniform", "popularity", "published"] = Field(
         "uniform",
         description="uniform: all untouched items alike, which rewards popularity; popularity: in proportion to "
         "training interactions + 1; published: the S-DPO authors' lists, leaks included.",
@@ -124,7 +113,9 @@ class PrepareConfig(BaseModel):
     encoding: str = Field(
         "utf-8", description="Encoding of text files that are not UTF-8 (files, windows, movielens-csv)."
     )
-    domain: Domain | None = Field(None, description="Which prompt templates fit; None: what the source says.")
+    domain: Literal["movies", "music", "books", "generic"] | None = Field(
+        None, description="Which prompt templates fit; None: what the source says."
+    )
     split: SplitName | None = Field(
         None,
         description="leave-last-out: each user's last item is the test; time: two cuts for everybody; user: later "
@@ -132,7 +123,7 @@ class PrepareConfig(BaseModel):
         "training, the rest for validation (a fifth of the users) or test; given: the data's own. None: given where "
         "there is one, else leave-last-out.",
     )
-    windows: WindowChoice | None = Field(
+    windows: Literal["last", "all"] | None = Field(
         None,
         description="Validation and test rows of a user, for split time (default: all), user and time-share (last).",
     )
@@ -157,7 +148,7 @@ class PrepareConfig(BaseModel):
         description="Two ids with one title: error (default for files), merge into one item (default for "
         "goodreads), or number the second 'Title (2)' (default for windows).",
     )
-    missing_titles: MissingTitles = Field(
+    missing_titles: Literal["error", "drop"] = Field(
         "error",
         description="Items of the log without a title (files, goodreads, windows, movielens-*): error, or drop their "
         "interactions.",
@@ -170,53 +161,50 @@ class PrepareConfig(BaseModel):
     @field_validator("source")
     @classmethod
     def _known_source(cls, source: str) -> str:
-        if source in get_args(SourceName):
-            return source  # a search of all installed packages takes longer than the rest of the check
-        names = [*get_args(SourceName), *sorted(entry_points(group=SOURCES).names)]
-        if source not in names:
-            raise ValueError(f"Input should be {', '.join(map(repr, names))} (given: {source!r})")
+        if source not in _BUILT_IN:  # a search of all installed packages takes longer than the rest of the check
+            names = [*_BUILT_IN, *sorted(entry_points(group=SOURCES).names)]
+            if source not in names:
+                raise ValueError(f"Input should be {', '.join(map(repr, names))} (given: {source!r})")
         return source
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if (
-            self.source == "windows"
-            and self.path is None
-            and not (self.items and {"train", "test"} <= {*(self.row_files or {})})
-        ):
+        source, both = self.source, self.interactions is not None and self.items is not None
+        all_named = self.items is not None and {"train", "test"} <= {*(self.row_files or {})}
+        if source == "windows" and self.path is None and not all_named:
             raise ValueError("path: source windows needs a folder, or items and row_files of train and test")
-        if self.source in _NEED_PATH and self.path is None:
-            raise ValueError(f"path: source {self.source} needs the folder of the data")
-        if self.source == "files" and (self.interactions is None or self.items is None):
+        if source in _NEED_PATH and self.path is None:
+            raise ValueError(f"path: source {source} needs the folder of the data")
+        if source == "files" and not both:
             raise ValueError("interactions, items: source files needs a log and a catalogue")
-        if self.source == "goodreads" and self.path is None and (self.interactions is None or self.items is None):
-            raise ValueError("path: source goodreads needs a folder, or interactions and items")
-        if (self.split or "given") != "given" and self.source in GIVEN_SOURCES:
-            raise ValueError(f"split: {self.source} comes with its own split; leave it out or write given")
-        if self.split == "given" and self.source not in GIVEN_SOURCES:
-            raise ValueError(
-                f"split: {self.source} has no split of its own; choose leave-last-out, time, user or time-share"
-            )
-        if self.source in GIVEN_SOURCES and max(self.user_core, self.item_core) > 1:
-            raise ValueError(f"user_core, item_core: the windows of {self.source} are given and cannot be filtered")
-        takes_items = ("files", "goodreads", "windows", "lastfm-published")
-        if (self.interactions and self.source not in takes_items[:2]) or (
-            self.items and self.source not in takes_items
-        ):
-            raise ValueError(f"interactions, items: only for source files or goodreads, not {self.source}")
-        if self.users and self.source != "files":
-            raise ValueError(f"users: only for source files, not {self.source}, which has its own where it has any")
-        if self.path and self.source == "goodreads" and bool(self.interactions) != bool(self.items):
-            raise ValueError("interactions, items: name both, or neither beside path")
-        for field, sources in _ONLY_FOR.items():
-            usual = type(self).model_fields[field].get_default(call_default_factory=True)
-            if self.source not in sources and getattr(self, field) != usual:
-                raise ValueError(f"{field}: only for source {' or '.join(sources)}, not {self.source}; leave it out")
-        if self.source == "files" and self.path is not None:
+        if source == "files" and self.path is not None:
             raise ValueError("path: source files takes interactions and items instead")
+        if source == "goodreads" and self.path is None and not both:
+            raise ValueError("path: source goodreads needs a folder, or interactions and items")
+        if source == "goodreads" and bool(self.interactions) != bool(self.items):
+            raise ValueError("interactions, items: name both, or neither beside path")
+        if (self.split or "given") != "given" and source in GIVEN_SOURCES:
+            raise ValueError(f"split: {source} comes with its own split; leave it out or write given")
+        if self.split == "given" and source not in GIVEN_SOURCES:
+            raise ValueError(
+                f"split: {source} has no split of its own; choose leave-last-out, time, user or time-share"
+            )
+        if source in GIVEN_SOURCES and max(self.user_core, self.item_core) > 1:
+            raise ValueError(f"user_core, item_core: the windows of {source} are given and cannot be filtered")
+        for field, sources in _ONLY_FOR.items():
+            default = type(self).model_fields[field].get_default(call_default_factory=True)
+            if source not in sources and getattr(self, field) != default:
+                raise ValueError(f"{field}: only for source {' or '.join(sources)}, not {source}; leave it out")
         if self.windows and self.split_name not in ("time", "user", "time-share"):
             raise ValueError(f"windows: only for split time, user or time-share, not {self.split_name}")
         return self
+
+    def required(self, field: Literal["path", "interactions", "items"]) -> Path:
+        """Return the path in this field. Raise ConfigError if it is None."""
+        path: Path | None = getattr(self, field)
+        if path is None:
+            raise ConfigError(f"{field}: source {self.source} needs it")
+        return path
 
     @property
     def split_name(self) -> SplitName:
@@ -227,9 +215,7 @@ class PrepareConfig(BaseModel):
 def config_error(error: ValidationError, named: Callable[[tuple[Any, ...]], str] | None = None) -> ConfigError:
     """Return a `ConfigError` that names each wrong field, what it was given and what it takes.
 
-    Args:
-        error: of pydantic.
-        named: what the user calls the place of an error; None: its dotted name.
+    `named` returns what the user calls the location of an error, by default its dotted name.
     """
     lines = []
     for e in error.errors():

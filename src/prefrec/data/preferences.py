@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from prefrec.data.types import RankingExample
 from prefrec.errors import DataError
@@ -52,31 +51,25 @@ class PreferenceQuestion:
 def with_opinions(log: pl.DataFrame, learn: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     """Return `log` with a column `opinion`: 1 liked, −1 disliked, 0 neither or not rated.
 
-    Args:
-        log: interactions, `user_id, item_id, …, rating`.
-        learn: training interactions, from which quantiles are taken. A user with two equal quantiles, or without a
-            rating there, has no opinions.
-
-    Raises:
-        DataError: the log has no ratings.
+    Quantiles are taken from `learn`, the training interactions. A user with two equal quantiles, or without a rating
+    there, has no opinions. Raise DataError if the log has no ratings.
     """
     if "rating" not in log.columns or "rating" not in learn.columns:
         raise DataError(
             "rated negatives need ratings, but the log has none; name their column with --columns.rating "
             "(`columns.rating` in a recipe) and prepare the data again"
         )
+    bounds = {"high": thresholds.liked, "low": thresholds.disliked}
     if thresholds.by == "value":
-        bounded = log.with_columns(high=pl.lit(thresholds.liked), low=pl.lit(thresholds.disliked))
+        bounded = log.with_columns(**{name: pl.lit(bound) for name, bound in bounds.items()})
     else:
-        shares = {"high": thresholds.liked, "low": thresholds.disliked}
-        bounds = learn.group_by("user_id").agg(
-            pl.col("rating").quantile(share, "linear").alias(name) for name, share in shares.items()
+        user_bounds = learn.group_by("user_id").agg(
+            **{n: pl.col("rating").quantile(b, "linear") for n, b in bounds.items()}
         )
-        bounded = log.join(bounds, on="user_id", how="left", maintain_order="left")
-    apart = pl.col("low") < pl.col("high")
-    high, low = (pl.col("rating") >= pl.col("high")) & apart, (pl.col("rating") <= pl.col("low")) & apart
-    signed = high.fill_null(False).cast(pl.Int8) - low.fill_null(False).cast(pl.Int8)
-    return bounded.with_columns(opinion=signed).drop("high", "low")
+        bounded = log.join(user_bounds, on="user_id", how="left", maintain_order="left")
+    rating, high, low = pl.col("rating"), pl.col("high"), pl.col("low")
+    liked, disliked = ((c & (low < high)).fill_null(False).cast(pl.Int8) for c in (rating >= high, rating <= low))
+    return bounded.with_columns(opinion=liked - disliked).drop("high", "low")
 
 
 def rated_rows(
@@ -91,15 +84,11 @@ def rated_rows(
     """Return one row per liked item, with the history before it and items that the same user disliked.
 
     Disliked items are drawn from all of the user's interactions in `log`, earlier and later ones. Users with fewer
-    than `negatives` of them get no row. Candidates are in random order.
+    than `negatives` of them get no row. Candidates are in random order, fixed by `seed` and user id alone.
 
     Args:
         log: result of `with_opinions`, each user's interactions in order.
-        negatives: disliked items per row.
         earlier: interactions before those of `log`; they only extend histories.
-        history_length: maximal number of history items.
-        min_history: rows with a shorter history are dropped.
-        seed: fixes the draws, together with the user id alone.
     """
     rows = []
     for user, before, items, opinions in _sequences(log, "opinion", earlier):
@@ -123,10 +112,8 @@ def impression_rows(
 ) -> list[RankingExample]:
     """Return one row per item taken while at least `negatives` others were shown and not taken.
 
-    Items of the history are never among the rejected ones. Arguments are those of `rated_rows`.
-
-    Raises:
-        DataError: the log has no impressions.
+    Items of the history are never among the rejected ones. Arguments are those of `rated_rows`. Raise DataError if
+    the log has no impressions.
     """
     if "impressions" not in log.columns:
         raise DataError(
@@ -139,9 +126,9 @@ def impression_rows(
         rng = _draws(user, seed)
         for position, (item, shown) in enumerate(zip(items, impressions, strict=True)):
             past = [*before, *items[:position]]
-            left = [i for i in shown or [] if i != item and i not in past]
-            if len(left) >= negatives and len(past) >= min_history:
-                rows.append(_row(user, past[-history_length:], item, left, negatives, rng))
+            rejected = [i for i in shown or [] if i != item and i not in past]
+            if len(rejected) >= negatives and len(past) >= min_history:
+                rows.append(_row(user, past[-history_length:], item, rejected, negatives, rng))
     return rows
 
 
@@ -160,12 +147,10 @@ def preference_questions(
         learn: training interactions, `user_id, item_id, …`; their last items are the history.
         held_out: later interactions, as `with_opinions` returns them; questions follow their order.
         of_each: maximal number of liked and of disliked items, those nearest to the history.
-        history_length: maximal number of history items.
-        seed: fixes the order of candidates.
     """
     questions = []
-    own = held_out.filter(pl.col("user_id").is_in(list(users)))
-    for user, before, items, opinions in _sequences(own, "opinion", learn):
+    chosen = held_out.filter(pl.col("user_id").is_in(list(users)))
+    for user, before, items, opinions in _sequences(chosen, "opinion", learn):
         judged = list(zip(items, opinions, strict=True))
         kinds = [[item for item, opinion in judged if opinion == sign][:of_each] for sign in (1, -1)]
         if all(kinds):
@@ -178,9 +163,8 @@ def preference_questions(
 
 def popularity_scores(learn: pl.DataFrame, rows: Sequence[RankingExample]) -> list[list[float]]:
     """Return, per row and candidate, the number of users who took it in the training part."""
-    counts = learn.group_by("item_id").agg(pl.col("user_id").n_unique())
-    known = dict(counts.iter_rows())
-    return [[float(known.get(i, 0)) for i in e.candidates] for e in rows]
+    counts = dict(learn.group_by("item_id").agg(pl.col("user_id").n_unique()).iter_rows())
+    return [[float(counts.get(i, 0)) for i in e.candidates] for e in rows]
 
 
 def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[RankingExample], shrink: float = 5.0) -> list[list[float]]:
@@ -211,8 +195,8 @@ def _row(
 ) -> RankingExample:
     """Return a row of one chosen item and `negatives` of the rejected ones, in random order."""
     listed = [item, *(rejected[i] for i in rng.choice(len(rejected), negatives, replace=False).tolist())]
-    order: NDArray[np.int64] = rng.permutation(len(listed))
-    return RankingExample(user, tuple(history), tuple(listed[i] for i in order.tolist()), item)
+    order = rng.permutation(len(listed)).tolist()
+    return RankingExample(user, tuple(history), tuple(listed[i] for i in order), item)
 
 
 def _draws(user: str, seed: int) -> np.random.Generator:

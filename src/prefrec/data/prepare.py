@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from prefrec.console import track, warn
-from prefrec.data import filters, splits
+from prefrec.data import splits
 from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates
 from prefrec.data.config import PrepareConfig
 from prefrec.data.published import read_published_folder
 from prefrec.data.readers import FILE_ORDER
 from prefrec.data.seen import held_out_interactions
-from prefrec.data.sources import Source, load_source
-from prefrec.data.types import FORMAT_VERSION, Catalogue, PreparedData, RankingExample, Window
+from prefrec.data.sources import load_source
+from prefrec.data.sources.base import Source
+from prefrec.data.types import FORMAT_VERSION, LOG_SCHEMA, PARTS, Catalogue, PreparedData, RankingExample, Window
 from prefrec.errors import ConfigError, DataError
 
 # Seconds since 1970 (a day in 1973). Times that are all smaller are counters, not dates.
@@ -40,12 +40,14 @@ def prepare(config: PrepareConfig) -> PreparedData:
     if config.source == "published-json":
         return _published_json(config)
     source = load_source(config)
-    log, counts = filter_log(source.interactions, config)
+    log, counts = _filter_log(source.interactions, config)
     catalogue = _used_items(source, log)
     sequences = splits.order(log, config.seed)
     touched = source.interactions if source.touched is None else source.touched
     windows, learn, facts = _windows(config, source, sequences)
     examples = _examples(config, windows, catalogue, touched, learn)
+    unused = len(source.catalogue) - len(catalogue)
+    cold = [f"{unused} catalogue items without interactions are left out"] if unused else []
     protocol = {
         "format_version": FORMAT_VERSION,
         "prefrec": version("prefrec"),
@@ -58,20 +60,19 @@ def prepare(config: PrepareConfig) -> PreparedData:
         "config": config.model_dump(mode="json"),
         "counts": counts | _counts(log, catalogue, learn, examples),
         "split_facts": facts,
-        "notes": source.notes + _time_note(config, source) + _cold_note(source, catalogue),
+        "notes": source.notes + _time_note(config, source) + cold,
     }
-    train, validation, test = (examples[part] for part in splits.PARTS)
+    train, validation, test = (examples[part] for part in PARTS)
     users = _known_users(config, source, log)
-    held_out = _held_out(source, sequences, windows, learn)
+    if source.given and not source.given.ordered:
+        held_out = learn.clear()  # without an order, nobody knows what came before a row
+    else:
+        held_out = held_out_interactions(sequences.frame, [*windows["validation"], *windows["test"]], learn)
     return PreparedData(catalogue, train, validation, test, learn, protocol, users, held_out)
 
 
 def _known_users(config: PrepareConfig, source: Source, log: pl.DataFrame) -> pl.DataFrame | None:
-    """Return the attributes of the log's users, or None if there are none.
-
-    Raises:
-        DataError: the configured table of users has no user of the log.
-    """
+    """Return the attributes of the log's users, or None if there are none."""
     if source.users is None:
         return None
     users = log["user_id"].unique(maintain_order=True).to_list()
@@ -88,33 +89,31 @@ def _known_users(config: PrepareConfig, source: Source, log: pl.DataFrame) -> pl
     return None if known.is_empty() else known
 
 
-def filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Return the interactions that pass all filters, and the counts of each filter.
-
-    Raises:
-        DataError: no interaction is left.
-    """
-    counts = {"interactions_read": len(log)}
-    if config.min_rating is not None:
-        log = filters.at_least(log, config.min_rating)
-        counts["interactions_with_min_rating"] = len(log)
-    before = len(log)
-    log = filters.first_only(log)
-    counts["repeats_dropped"] = before - len(log)
-    before = len(log)
-    log = filters.core(log, config.user_core, config.item_core)
-    counts["dropped_by_core"] = before - len(log)
-    if not counts["interactions_read"]:
+def _filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return the interactions that pass all filters, and the counts of each filter."""
+    if log.is_empty():
         raise DataError(
             f"{config.path or config.interactions or config.source}: no interaction has both an item and a time; "
             "check that the files belong together"
         )
-    if log.is_empty():
+    counts = {"interactions_read": len(log)}
+    if config.min_rating is not None:
+        if "rating" not in log.columns:
+            raise ConfigError(
+                "min_rating is set, but the log has no ratings: name the column with --columns.rating "
+                "(`columns.rating` in a recipe)"
+            )
+        log = log.filter(pl.col("rating") >= config.min_rating)  # unrated ones are dropped
+        counts["interactions_with_min_rating"] = len(log)
+    first = splits.first_only(log)
+    kept = splits.core(first, config.user_core, config.item_core)
+    counts |= {"repeats_dropped": len(log) - len(first), "dropped_by_core": len(first) - len(kept)}
+    if kept.is_empty():
         raise DataError(
             f"no interaction is left of {counts['interactions_read']}: lower min_rating "
             f"({config.min_rating}), user_core ({config.user_core}) or item_core ({config.item_core})"
         )
-    return log, counts
+    return kept, counts
 
 
 def _used_items(source: Source, log: pl.DataFrame) -> Catalogue:
@@ -131,54 +130,42 @@ def _windows(
 ) -> tuple[dict[str, list[Window]], pl.DataFrame, dict[str, Any]]:
     """Return the sampled windows of each part, the training interactions, and facts about the split."""
     if source.given:
-        windows = dict(source.given.windows)
+        given = source.given.windows
         learn = sequences.frame.join(source.given.learn, on=["user_id", "item_id"], how="semi", maintain_order="left")
-        for part in splits.PARTS:
-            kept = _sample(config, part, [w.user_id for w in windows[part]])
-            windows[part] = [windows[part][i] for i in kept]
-        return windows, learn, {}
+        kept = {part: _sample(config, part, [w.user_id for w in given[part]]) for part in PARTS}
+        return {part: [given[part][i] for i in rows] for part, rows in kept.items()}, learn, {}
     split = _split(config, sequences)
     windows = {}
     for part, rows in split.rows.items():
-        kept = _sample(config, part, [sequences.users[u] for u in rows[:, 0].tolist()])
-        if part == "train" and len(kept) > _MANY:
+        chosen = _sample(config, part, [sequences.users[u] for u in rows[:, 0].tolist()])
+        if part == "train" and len(chosen) > _MANY:
             warn(
-                f"{len(kept):,} training rows need about {len(kept) * _ROW_BYTES / 1e9:.0f} GB of memory; keep fewer "
-                "with --max-train-rows (`max_train_rows` in a recipe)"
+                f"{len(chosen):,} training rows need about {len(chosen) * _ROW_BYTES / 1e9:.0f} GB of memory; keep "
+                "fewer with --max-train-rows (`max_train_rows` in a recipe)"
             )
-        windows[part] = splits.materialise(sequences, rows[kept], config.history_length)
+        windows[part] = splits.materialise(sequences, rows[chosen], config.history_length)
     return windows, split.train_interactions, split.facts
 
 
-def _held_out(
-    source: Source, sequences: splits.Sequences, windows: Mapping[str, list[Window]], learn: pl.DataFrame
-) -> pl.DataFrame:
-    """Return what users of held-out rows took before them; empty for given windows without an order."""
-    if source.given and not source.given.ordered:
-        return learn.clear()
-    return held_out_interactions(sequences.frame, [*windows["validation"], *windows["test"]], learn)
-
-
 def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
-    if config.split_name == "leave-last-out":
-        return splits.leave_last_out(sequences, config.min_history)
-    if config.split_name == "time":
-        return splits.by_time(sequences, config.min_history, windows=config.windows or "all")
-    if config.split_name == "time-share":
-        return splits.by_share(sequences, config.min_history, windows=config.windows or "last", seed=config.seed)
-    return splits.by_user(sequences, config.min_history, windows=config.windows or "last")
+    match config.split_name:
+        case "leave-last-out":
+            return splits.leave_last_out(sequences, config.min_history)
+        case "time":
+            return splits.by_time(sequences, config.min_history, config.windows or "all")
+        case "time-share":
+            return splits.by_share(sequences, config.min_history, config.windows or "last", config.seed)
+        case _:
+            return splits.by_user(sequences, config.min_history, config.windows or "last")
 
 
 def _sample(config: PrepareConfig, part: str, users: list[str]) -> list[int]:
     """Return the indices of the rows of a part to keep, given the user of each row."""
-    limits = {
-        "train": config.max_train_rows,
-        "validation": config.max_validation_rows,
-        "test": config.max_test_rows,
-    }
-    limit, rng = limits[part], np.random.default_rng([config.seed, 2, splits.PARTS.index(part)])
+    limit: int | None = getattr(config, f"max_{part}_rows")
+    # Each part has its own generator, so that the limit of one does not change the rows of another.
+    rng = np.random.default_rng([config.seed, 2, PARTS.index(part)])
     chosen = splits.sample_rows(len(users), limit, rng) if part == "train" else splits.sample_users(users, limit, rng)
-    return [int(i) for i in chosen]
+    return chosen.tolist()
 
 
 def _examples(
@@ -197,59 +184,52 @@ def _examples(
     if kind == "published":
         return {part: published_candidates(w, catalogue.ids, size) for part, w in windows.items()}
     weights = popularity_weights(learn, catalogue.ids) if kind == "popularity" else None
+    draw = partial(draw_candidates, pool=catalogue.ids, touched=touched, seed=config.seed, size=size, weights=weights)
     return {
-        part: draw_candidates(
-            w,
-            catalogue.ids,
-            touched,
-            split=part,
-            seed=config.seed,
-            size=size,
-            weights=weights,
-            progress=partial(track, description=f"{part} candidates"),
-        )
+        part: draw(w, split=part, progress=partial(track, description=f"{part} candidates"))
         for part, w in windows.items()
     }
 
 
 def _published_json(config: PrepareConfig) -> PreparedData:
     """Return the data of published S-DPO JSON files unchanged, with every row as its own user."""
-    catalogue, examples = read_published_folder(_folder(config))
-    _refuse_other_rows(config, [e for rows in examples.values() for e in rows])
+    catalogue, examples = read_published_folder(config.required("path"))
+    every = [e for rows in examples.values() for e in rows]
+    _refuse_other_rows(config, every)
     learn = pl.DataFrame(
         [(e.user_id, item, n) for e in examples["train"] for n, item in enumerate((*e.history, e.target))],
-        schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
+        schema=LOG_SCHEMA,
         orient="row",
     )
-    size = max(len(e.candidates) for rows in examples.values() for e in rows)
-    for part, rows in examples.items():
-        examples[part] = [rows[i] for i in _sample(config, part, [e.user_id for e in rows])]
+    kept = {part: _sample(config, part, [e.user_id for e in rows]) for part, rows in examples.items()}
+    examples = {part: [examples[part][i] for i in rows] for part, rows in kept.items()}
     protocol = {
         "format_version": FORMAT_VERSION,
         "prefrec": version("prefrec"),
         "source": config.source,
         "domain": config.domain or "generic",
         "split": "given",
-        "candidates": {"kind": "given", "size": size},
+        "candidates": {"kind": "given", "size": max(len(e.candidates) for e in every)},
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
         "counts": _counts(learn, catalogue, learn, examples),
         "split_facts": {},
         "notes": ["lists come from the files; users are unknown, so intervals treat every row as a user"],
     }
-    train, validation, test = (examples[part] for part in splits.PARTS)
+    train, validation, test = (examples[part] for part in PARTS)
     return PreparedData(catalogue, train, validation, test, learn, protocol, held_out_interactions=learn.clear())
 
 
 def _refuse_other_rows(config: PrepareConfig, rows: list[RankingExample]) -> None:
     """Raise ConfigError if a setting other than its default contradicts these finished rows."""
-    usual, lists = PrepareConfig(), config.candidates
+    defaults, lists = PrepareConfig(), config.candidates
     histories = [len(e.history) for e in rows]
     unfit = {
-        "candidates.kind": lists.kind != usual.candidates.kind,
-        "candidates.size": lists.size != usual.candidates.size and {len(e.candidates) for e in rows} != {lists.size},
-        "history_length": config.history_length not in (usual.history_length, max(histories)),
-        "min_history": usual.min_history != config.min_history > min(histories),
+        "candidates.kind": lists.kind != defaults.candidates.kind,
+        "candidates.size": lists.size != defaults.candidates.size
+        and {len(e.candidates) for e in rows} != {lists.size},
+        "history_length": config.history_length not in (defaults.history_length, max(histories)),
+        "min_history": defaults.min_history != config.min_history > min(histories),
         "min_rating": config.min_rating is not None,
     }
     name = next((n for n, wrong in unfit.items() if wrong), None)
@@ -258,12 +238,6 @@ def _refuse_other_rows(config: PrepareConfig, rows: list[RankingExample]) -> Non
             f"{name}: source published-json takes the rows in {config.path} as they are, and they do not fit this "
             "value; leave it out"
         )
-
-
-def _folder(config: PrepareConfig) -> Path:
-    if config.path is None:
-        raise DataError(f"source {config.source} needs the folder of its files (--path, `path` in a recipe)")
-    return config.path
 
 
 def _counts(
@@ -285,13 +259,7 @@ def _time_note(config: PrepareConfig, source: Source) -> list[str]:
         return []
     if config.columns.timestamp == FILE_ORDER:
         return ["no times: interactions are in the order of the lines of the log"]
-    times = source.interactions["timestamp"]
-    ends = [int(cast(int, t)) for t in (times.min(), times.max())]
-    first, last = (np.datetime64(t, "s").astype("datetime64[D]") for t in ends)
-    counted = ": such small numbers give an order but no dates" if ends[1] < _COUNTED else ""
+    times = source.interactions["timestamp"].to_numpy()
+    first, last = (np.datetime64(int(t), "s").astype("datetime64[D]") for t in (times.min(), times.max()))
+    counted = ": such small numbers give an order but no dates" if times.max() < _COUNTED else ""
     return [f"times from {first} to {last}{counted}"]
-
-
-def _cold_note(source: Source, catalogue: Catalogue) -> list[str]:
-    unused = len(source.catalogue) - len(catalogue)
-    return [f"{unused} catalogue items without interactions are left out"] if unused else []

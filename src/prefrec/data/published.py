@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,19 @@ import polars as pl
 from prefrec.data.readers import load_json, read_json_lines, read_text
 from prefrec.data.sources.base import find_parts
 from prefrec.data.titles import is_blank
-from prefrec.data.types import Catalogue, PreparedData, RankingExample
+from prefrec.data.types import PARTS, Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
-from prefrec.files import write_whole
+from prefrec.files import write_text
 
 JOINT = "::"
+_Titles = tuple[list[str], list[str], str]
+"""History, candidates and target of a row."""
 
 
 def to_published(examples: Sequence[RankingExample], catalogue: Catalogue) -> list[dict[str, Any]]:
     """Return one JSON object per example, in the published form.
 
-    Raises:
-        DataError: two items share a title, a used title contains `::`, or an item is unknown.
+    Raise DataError if two items share a title, a used title contains `::`, or an item is unknown.
     """
     _ids_by_title(catalogue)
     rows = []
@@ -40,52 +40,33 @@ def to_published(examples: Sequence[RankingExample], catalogue: Catalogue) -> li
                 f"title {bad!r} contains {JOINT!r}, which separates titles in the published JSON: rename it in the "
                 "catalogue, or leave out --published-json"
             )
-        (target,) = catalogue.titles_of([example.target])
+        target = candidates[example.target_index]
         rows.append({"historyList": JOINT.join(history), "itemList": candidates, "trueSelection": target})
     return rows
 
 
 def write_published(examples: Sequence[RankingExample], catalogue: Catalogue, path: Path) -> None:
     """Write the result of `to_published` to a file, whole or not at all. Errors are those of `to_published`."""
-    text = json.dumps(to_published(examples, catalogue), indent=4)
-    write_whole(Path(path), lambda p: p.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(to_published(examples, catalogue), indent=4))
 
 
 def write_published_splits(data: PreparedData, folder: Path) -> None:
     """Write `train.json`, `validation.json` and `test.json`. Errors are those of `to_published`."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for part in ("train", "validation", "test"):
-        write_published(data.split(part), data.catalogue, Path(folder) / f"{part}.json")
+    for part in PARTS:
+        write_published(data.split(part), data.catalogue, folder / f"{part}.json")
 
 
 def read_published(path: Path, catalogue: Catalogue | None = None) -> tuple[Catalogue, list[RankingExample]]:
     """Return catalogue and examples of a published file: a JSON array, or one object per line.
 
-    The published form does not name users, so each row becomes its own user (`row-0`, `row-1`, …).
+    The published form does not name users, so each row becomes its own user (`row-0`, `row-1`, …). Without a
+    `catalogue` of titles and ids, the titles in the file are numbered from 0.
 
-    Args:
-        catalogue: maps titles to ids; None makes a catalogue of the titles in the file, numbered from 0.
-
-    Raises:
-        DataError: the file is missing or not of this form, a title is unknown or belongs to two items.
+    Raise DataError if the file is missing or not of this form, a title is unknown or belongs to two items.
     """
-    rows = _read_rows(Path(path))
+    rows = _read_rows(path)
     catalogue = catalogue or _catalogue_of(rows)
-    ids = _ids_by_title(catalogue)
-    examples = []
-    for number, row in enumerate(rows):
-        history, candidates, target = _titles(row)
-        unknown = next((t for t in (*history, *candidates) if t not in ids), None)
-        if unknown is not None:
-            raise DataError(
-                f"{path}, row {number}: title {unknown!r} is not in the catalogue of {len(catalogue)} items"
-            )
-        examples.append(
-            RankingExample(
-                f"row-{number}", tuple(ids[t] for t in history), tuple(ids[t] for t in candidates), ids[target]
-            )
-        )
-    return catalogue, examples
+    return catalogue, _examples(rows, catalogue, path, "row")
 
 
 def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[RankingExample]]]:
@@ -94,54 +75,59 @@ def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[Ranki
     A part's file is the one JSON file whose name (without `.json`) ends in `train`, `val`, `valid`,
     `validation` or `test`, such as `lastfm-val.json`. Parts without a file are empty.
 
-    Raises:
-        DataError: no part has a file, a part has two, or a file is not of the published form.
+    Raise DataError if no part has a file, a part has two, or a file is not of the published form.
     """
     files = find_parts(folder, [".json"])
     if not files:
         raise DataError(f"{folder}: no published JSON; expected files such as train.json, val.json or test.json")
-    catalogue = _catalogue_of([row for path in files.values() for row in _read_rows(path)])
-    examples: dict[str, list[RankingExample]] = {part: [] for part in ("train", "validation", "test")}
-    for part, path in files.items():
-        _, rows = read_published(path, catalogue)
-        examples[part] = [replace(e, user_id=f"{part}-{e.user_id}") for e in rows]
-    return catalogue, examples
+    rows = {part: _read_rows(path) for part, path in files.items()}
+    catalogue = _catalogue_of([row for part_rows in rows.values() for row in part_rows])
+    examples = {part: _examples(part_rows, catalogue, files[part], f"{part}-row") for part, part_rows in rows.items()}
+    return catalogue, {part: examples.get(part, []) for part in PARTS}
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path) -> list[_Titles]:
     text = read_text(path)
-    whole = text.lstrip().startswith("[")
-    rows = load_json(text, path) if whole else [row for _, row in read_json_lines(path)]
+    is_array = text.lstrip().startswith("[")
+    rows = load_json(text, path) if is_array else [row for _, row in read_json_lines(path)]
     if not rows:
         raise DataError(f"{path}: no rows")
-    for number, row in enumerate(rows):
-        _check_row(row, f"{path}, row {number}")
-    return list(rows)
+    return [_parse_row(row, f"{path}, row {number}") for number, row in enumerate(rows)]
 
 
-def _check_row(row: object, where: str) -> None:
+def _parse_row(row: object, where: str) -> _Titles:
     expected = "expected historyList (text), itemList (list of titles) and trueSelection (text)"
     if not isinstance(row, dict):
         raise DataError(f"{where}: {expected}, found {type(row).__name__}")
-    items = row.get("itemList")
-    good = isinstance(row.get("historyList"), str) and isinstance(row.get("trueSelection"), str)
-    if not good or not isinstance(items, list) or not all(isinstance(i, str) for i in items):
+    fields: list[Any] = [row.get(name) for name in ("historyList", "itemList", "trueSelection")]
+    joined, items, target = fields
+    if not isinstance(items, list) or not all(isinstance(t, str) for t in (joined, target, *items)):
         raise DataError(f"{where}: {expected}, found {', '.join(map(str, row)) or 'nothing'}")
-    if any(is_blank(t) for part in _titles(row)[:2] for t in part):
+    history = joined.split(JOINT) if joined else []
+    if any(map(is_blank, (*history, *items))):
         raise DataError(f"{where}: an empty title in historyList or itemList; leave it out")
-    times = items.count(row["trueSelection"])
-    if times != 1:
-        raise DataError(f"{where}: trueSelection {row['trueSelection']!r} is {times}× in itemList, expected once")
+    if items.count(target) != 1:
+        raise DataError(f"{where}: trueSelection {target!r} is {items.count(target)}× in itemList, expected once")
+    return history, items, target
 
 
-def _titles(row: dict[str, Any]) -> tuple[list[str], list[str], str]:
-    history = row["historyList"].split(JOINT) if row["historyList"] else []
-    return history, row["itemList"], row["trueSelection"]
-
-
-def _catalogue_of(rows: Sequence[dict[str, Any]]) -> Catalogue:
-    titles = list(dict.fromkeys(t for row in rows for part in _titles(row)[:2] for t in part))
+def _catalogue_of(rows: Sequence[_Titles]) -> Catalogue:
+    titles = list(dict.fromkeys(t for history, items, _ in rows for t in (*history, *items)))
     return Catalogue(pl.DataFrame({"item_id": [str(i) for i in range(len(titles))], "title": titles}))
+
+
+def _examples(rows: Sequence[_Titles], catalogue: Catalogue, path: Path, user: str) -> list[RankingExample]:
+    ids = _ids_by_title(catalogue)
+    examples = []
+    for number, (history, items, target) in enumerate(rows):
+        unknown = next((t for t in (*history, *items) if t not in ids), None)
+        if unknown is not None:
+            raise DataError(
+                f"{path}, row {number}: title {unknown!r} is not in the catalogue of {len(catalogue)} items"
+            )
+        history_ids, candidates = tuple(ids[t] for t in history), tuple(ids[t] for t in items)
+        examples.append(RankingExample(f"{user}-{number}", history_ids, candidates, ids[target]))
+    return examples
 
 
 def _ids_by_title(catalogue: Catalogue) -> dict[str, str]:

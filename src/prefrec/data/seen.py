@@ -13,12 +13,7 @@ from prefrec.data.types import PreparedData, RankingExample, Window
 def held_out_interactions(log: pl.DataFrame, windows: Sequence[Window], learn: pl.DataFrame) -> pl.DataFrame:
     """Return the interactions of the users of `windows` up to each user's last target, without those of `learn`.
 
-    The result has the columns and the order of `log`.
-
-    Args:
-        log: `user_id, item_id, …`, each user's interactions in order, no item twice.
-        windows: validation and test rows.
-        learn: training interactions.
+    `log` has each user's interactions in order, no item twice. The result has its columns and order.
     """
     pair = ["user_id", "item_id"]
     targets = pl.DataFrame([(w.user_id, w.target) for w in windows], dict.fromkeys(pair, pl.String), orient="row")
@@ -33,10 +28,7 @@ def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[s
 
     These are the row's history, the user's training interactions, and the held-out interactions before the target. A
     target that was taken before is among them. Data of an earlier prefrec lack the held-out interactions; a warning
-    says so if the split may need them.
-
-    Args:
-        rows: validation or test rows of `data`.
+    says so if the split may need them. `rows` are validation or test rows.
     """
     if data.held_out_interactions is None and data.protocol.get("split", "leave-last-out") != "leave-last-out":
         warn(
@@ -48,6 +40,7 @@ def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[s
     seen = []
     for e in rows:
         own = held_out.get(e.user_id, [])
+        # Training targets and those of data without held-out interactions are not in this log.
         before = own[: own.index(e.target)] if e.target in own else []
         seen.append({*e.history, *learnt.get(e.user_id, ()), *before})
     return seen
@@ -57,5 +50,5 @@ def _by_user(log: pl.DataFrame | None, users: Collection[str]) -> dict[str, list
     """Return these users' items in the order of the log."""
     if log is None:
         return {}
-    own = log.filter(pl.col("user_id").is_in(list(users)))
-    return dict(own.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())
+    chosen = log.filter(pl.col("user_id").is_in(list(users)))
+    return dict(chosen.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())

@@ -14,6 +14,9 @@ from prefrec.data.readers import UNREADABLE, first_words, read_parquet
 from prefrec.data.types import (
     EXAMPLE_SCHEMA,
     FORMAT_VERSION,
+    ITEM_SCHEMA,
+    LOG_SCHEMA,
+    PARTS,
     Catalogue,
     PreparedData,
     examples_to_frame,
@@ -23,30 +26,22 @@ from prefrec.errors import DataError
 from prefrec.files import Writer, write_sealed
 
 PROTOCOL = "protocol.json"
-_TABLES = ("items", "interactions", "train", "validation", "test")
-
+_TABLES = ("items", "interactions", *PARTS)
 PREPARED_FILES = (*(f"{table}.parquet" for table in _TABLES), PROTOCOL)
 """Files of prepared data that are always present."""
-
-# Optional table of user attributes.
-_USERS = "users"
-# Optional table of interactions before validation and test targets. Folders of an earlier prefrec lack it.
-_HELD_OUT = "held_out"
-# Tables that may be absent. Rows do not depend on them, so `prepared_digest` ignores them.
-_OPTIONAL = (_USERS, _HELD_OUT)
-
-_ROWS = ("train", "validation", "test")
-_LOG = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+# Tables of user attributes and of interactions before validation and test targets. Both may be absent; folders of an
+# earlier prefrec lack the second. Rows do not depend on them, so `prepared_digest` ignores them.
+_OPTIONAL = ("users", "held_out")
 # Required columns of each table.
 _SCHEMAS: dict[str, Mapping[str, Any]] = {
-    "items": {"item_id": pl.String, "title": pl.String},
-    **dict.fromkeys(("interactions", _HELD_OUT), _LOG),
-    _USERS: {"user_id": pl.String},
-    **dict.fromkeys(_ROWS, EXAMPLE_SCHEMA),
+    "items": ITEM_SCHEMA,
+    "interactions": LOG_SCHEMA,
+    "held_out": LOG_SCHEMA,
+    "users": {"user_id": pl.String},
+    **dict.fromkeys(PARTS, EXAMPLE_SCHEMA),
 }
-
 # Table → column without duplicates.
-_ONCE = {"items": "item_id", _USERS: "user_id"}
+_ONCE = {"items": "item_id", "users": "user_id"}
 
 
 def write_prepared(data: PreparedData, folder: Path) -> None:
@@ -63,14 +58,9 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; name a folder to write the prepared data to")
     folder.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, pl.DataFrame] = {
-        "items": data.catalogue.frame,
-        "interactions": data.train_interactions,
-        "train": examples_to_frame(data.train),
-        "validation": examples_to_frame(data.validation),
-        "test": examples_to_frame(data.test),
-    }
-    optional = {_USERS: data.users, _HELD_OUT: data.held_out_interactions}
+    tables = {"items": data.catalogue.frame, "interactions": data.train_interactions}
+    tables |= {part: examples_to_frame(data.split(part)) for part in PARTS}
+    optional = {"users": data.users, "held_out": data.held_out_interactions}
     tables |= {name: frame for name, frame in optional.items() if frame is not None}
     writers: dict[Path, Writer] = {folder / f"{name}.parquet": t.write_parquet for name, t in tables.items()}
     text = json.dumps(data.protocol, indent=2, ensure_ascii=False) + "\n"
@@ -110,30 +100,22 @@ def read_prepared(folder: Path) -> PreparedData:
     except (ValueError, RecursionError) as e:
         raise DataError(f"{folder / PROTOCOL}: not valid JSON ({e}); run `prefrec prepare {folder}` again") from None
     if not isinstance(protocol, dict):
-        kind = type(protocol).__name__
         raise DataError(
-            f"{folder / PROTOCOL}: expected a JSON object, found {kind}; run `prefrec prepare {folder}` again"
+            f"{folder / PROTOCOL}: expected a JSON object, found {type(protocol).__name__}; run "
+            f"`prefrec prepare {folder}` again"
         )
     written = protocol.get("format_version")
     if written != FORMAT_VERSION:
         raise DataError(
             f"{folder}: format version {written}, this prefrec reads {FORMAT_VERSION}; prepare the data again"
         )
-    optional = [name for name in _OPTIONAL if (folder / f"{name}.parquet").exists()]
-    tables = {name: _read_table(folder / f"{name}.parquet") for name in (*_TABLES, *optional)}
+    paths = {name: folder / f"{name}.parquet" for name in (*_TABLES, *_OPTIONAL)}
+    tables = {n: _read_table(path) for n, path in paths.items() if n not in _OPTIONAL or path.exists()}
     for name, frame in tables.items():
-        _check_table(frame, name, folder / f"{name}.parquet", tables["items"])
-    rows = {name: frame_to_examples(tables[name]) for name in _ROWS}
-    return PreparedData(
-        Catalogue(tables["items"]),
-        rows["train"],
-        rows["validation"],
-        rows["test"],
-        tables["interactions"],
-        protocol,
-        tables.get(_USERS),
-        tables.get(_HELD_OUT),
-    )
+        _check_table(frame, name, paths[name], tables["items"])
+    train, validation, test = (frame_to_examples(tables[part]) for part in PARTS)
+    log, users, held_out = tables["interactions"], tables.get("users"), tables.get("held_out")
+    return PreparedData(Catalogue(tables["items"]), train, validation, test, log, protocol, users, held_out)
 
 
 def _read_table(path: Path) -> pl.DataFrame:
@@ -148,21 +130,20 @@ def _check_table(frame: pl.DataFrame, name: str, path: Path, items: pl.DataFrame
     for column, kind in _SCHEMAS[name].items():
         if column not in frame.columns:
             raise DataError(f"{path}: no column {column!r}; prepare the data again")
-        if frame.schema[column] != kind:
-            dtype = frame.schema[column]
+        dtype = frame.schema[column]
+        if dtype != kind:
             raise DataError(f"{path}: column {column!r} is {dtype}, expected {kind}; prepare the data again")
         _refuse(frame[column].is_null(), path, f"{column} is empty")
     if name in _ONCE:
         _refuse(frame[_ONCE[name]].is_duplicated(), path, f"another row has the same {_ONCE[name]}")
-    if name not in _ROWS:
-        return
-    listed = frame.select(pl.col("candidates").list.contains(pl.col("target"))).to_series()
-    _refuse(~listed, path, "the target is not in its list")
-    for column in ("history", "candidates"):
-        listed_items = frame[column].explode().drop_nulls().unique()
-        for item in listed_items.filter(~listed_items.is_in(items["item_id"].to_list()))[:1]:
-            strange = frame.select(pl.col(column).list.contains(item)).to_series()
-            _refuse(strange, path, f"item {item!r} is not in items.parquet")
+    if name in PARTS:
+        listed = frame.select(pl.col("candidates").list.contains(pl.col("target"))).to_series()
+        _refuse(~listed, path, "the target is not in its list")
+        for column in ("history", "candidates"):
+            listed_items = frame[column].explode().drop_nulls().unique()
+            for item in listed_items.filter(~listed_items.is_in(items["item_id"].to_list()))[:1]:
+                unknown = frame.select(pl.col(column).list.contains(item)).to_series()
+                _refuse(unknown, path, f"item {item!r} is not in items.parquet")
 
 
 def _refuse(bad: pl.Series, path: Path, why: str) -> None:

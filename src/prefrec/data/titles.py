@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Literal
 
 import polars as pl
@@ -18,8 +18,6 @@ _ARTICLES = "The|A|An|Le|La|Les|Un|Une|Il|Lo|Gli|I|Una|Uno|El|Los|Las|Der|Die|Da
 _ROTATED = re.compile(rf"^((?:a\.?k\.?a\.?\s+)?)(.+), ((?:{_ARTICLES})|L')$")
 _YEAR = re.compile(r"\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*(?:\((?:V|TV|VG)\))?\s*$")
 _PARENTHESES = re.compile(r"\(([^()]*)\)")
-
-
 INVISIBLE = r"[\s\p{Cc}\p{Cf}]"
 """Characters that are not visible, such as a zero-width space (a regular expression of polars)."""
 
@@ -47,9 +45,8 @@ def restore_article(title: str) -> str:
 
 
 def movie_title(raw: str) -> tuple[str, int | None]:
-    """Return a MovieLens title with its articles in front, and the year it ends in (or None).
+    """Return a MovieLens title with its articles in front, also in parentheses, and the year it ends in (or None).
 
-    Articles are restored in the title and in each alternative title in parentheses:
     `Big Blue, The (Grand bleu, Le) (1988)` → (`The Big Blue (Le Grand bleu)`, 1988).
     """
     year = _YEAR.search(raw)
@@ -62,22 +59,20 @@ def movie_title(raw: str) -> tuple[str, int | None]:
 def movie_titles(raw: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return kept id → title for MovieLens items, and every id → kept id.
 
-    Items with the same title and year are one film, which keeps its smallest id. The year is shown only if two films
-    would otherwise share a title.
+    Items with the same title and year are one film, which keeps its smallest id. Only films that would otherwise
+    share a title show their year.
     """
     parsed = {i: movie_title(t) for i, t in raw.items()}
     films: defaultdict[tuple[str, int | None], list[str]] = defaultdict(list)
     for item, (title, year) in parsed.items():
         films[normal_title(title), year].append(item)
     kept_as = {i: min(same, key=id_order) for same in films.values() for i in same}
-    years: defaultdict[str, set[int | None]] = defaultdict(set)
-    for name, year in films:
-        years[name].add(year)
+    namesakes = Counter(name for name, _ in films)
     titles = {}
     for item in raw:
         if kept_as[item] == item:
             title, year = parsed[item]
-            titles[item] = f"{title} ({year})" if year and len(years[normal_title(title)]) > 1 else title
+            titles[item] = f"{title} ({year})" if year and namesakes[normal_title(title)] > 1 else title
     return titles, kept_as
 
 
@@ -87,55 +82,37 @@ def id_order(item_id: str) -> tuple[int, int, str]:
 
 
 def resolve_duplicates(items: pl.DataFrame, how: DuplicateTitles) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
-    """Resolve ids that share a title (compared by `normal_title`).
+    """Return the items (`item_id, title, …`) with distinct titles, merged id → kept id, and notes.
 
-    Args:
-        items: `item_id, title, …`.
-        how: `error` raises; `merge` keeps the smallest id for all; `number` writes `Title (2)`.
-
-    Returns:
-        the items, merged id → kept id (for `merge`), and notes.
-
-    Raises:
-        DataError: `how` is `error` and ids share a title.
+    Titles are compared by `normal_title`. Of ids that share one, `merge` keeps the smallest, `number` names others
+    `Title (2)`, and `error` raises DataError.
     """
+    titles = dict(items.select("item_id", "title").iter_rows())
     groups: defaultdict[str, list[str]] = defaultdict(list)
-    for item, title in items.select("item_id", "title").iter_rows():
+    for item, title in titles.items():
         groups[normal_title(title)].append(item)
     shared = [sorted(g, key=id_order) for g in groups.values() if len(g) > 1]
+    others = [i for g in shared for i in g[1:]]
     if not shared:
         return items, {}, []
     if how == "error":
-        raise _duplicates_error(items, shared)
+        first = "; ".join(f"{titles[g[0]]!r} is the title of {', '.join(g[:4])}" for g in shared[:3])
+        raise DataError(
+            f"{len(shared)} titles belong to more than one item: {first}. A language model identifies items by "
+            "title: choose --duplicate-titles merge (they are the same item) or number (call the second 'Title (2)'; "
+            "`duplicate_titles` in a recipe)"
+        )
     if how == "merge":
         renamed = {i: g[0] for g in shared for i in g[1:]}
-        kept = items.filter(~pl.col("item_id").is_in(list(renamed)))
-        return kept, renamed, [f"{len(renamed)} items with the title of another were merged into it"]
-    return _numbered(items, shared, set(groups))
-
-
-def _duplicates_error(items: pl.DataFrame, shared: Sequence[Sequence[str]]) -> DataError:
-    titles = dict(items.select("item_id", "title").iter_rows())
-    first = "; ".join(f"{titles[g[0]]!r} is the title of {', '.join(g[:4])}" for g in shared[:3])
-    return DataError(
-        f"{len(shared)} titles belong to more than one item: {first}. A language model identifies items by title: "
-        "choose --duplicate-titles merge (they are the same item) or number (call the second 'Title (2)'; "
-        "`duplicate_titles` in a recipe)"
-    )
-
-
-def _numbered(
-    items: pl.DataFrame, shared: Sequence[Sequence[str]], taken: set[str]
-) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
-    titles = dict(items.select("item_id", "title").iter_rows())
-    changed = 0
-    for group in shared:
+        kept = items.filter(~pl.col("item_id").is_in(others))
+        return kept, renamed, [f"{len(others)} items with the title of another were merged into it"]
+    taken = set(groups)
+    for first_id, *rest in shared:
         number = 2
-        for item in group[1:]:
-            while normal_title(f"{titles[group[0]]} ({number})") in taken:
+        for item in rest:
+            while normal_title(f"{titles[first_id]} ({number})") in taken:
                 number += 1
-            titles[item] = f"{titles[group[0]]} ({number})"
+            titles[item] = f"{titles[first_id]} ({number})"
             taken.add(normal_title(titles[item]))
-            changed += 1
-    renamed = items.with_columns(pl.Series("title", [titles[i] for i in items["item_id"].to_list()]))
-    return renamed, {}, [f"{changed} items with the title of another were numbered, as in 'Title (2)'"]
+    numbered = items.with_columns(pl.Series("title", list(titles.values())))
+    return numbered, {}, [f"{len(others)} items with the title of another were numbered, as in 'Title (2)'"]

@@ -15,14 +15,11 @@ from prefrec.errors import DataError
 FORMAT_VERSION = 1
 """Version of the folder format that `prefrec prepare` writes."""
 
-INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
-_IDS = pl.List(pl.String)
-EXAMPLE_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
-    "user_id": pl.String,
-    "history": _IDS,
-    "candidates": _IDS,
-    "target": pl.String,
-}
+PARTS = ("train", "validation", "test")
+ITEM_SCHEMA = {"item_id": pl.String, "title": pl.String}
+LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+_ID, _IDS = pl.String(), pl.List(pl.String)
+EXAMPLE_SCHEMA = pl.Schema({"user_id": _ID, "history": _IDS, "candidates": _IDS, "target": _ID})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class Catalogue:
     @cached_property
     def titles(self) -> dict[str, str]:
         """item_id → title, in the catalogue's order."""
-        return dict(zip(self.frame["item_id"].to_list(), self.frame["title"].to_list(), strict=True))
+        return dict(self.frame.select("item_id", "title").iter_rows())
 
     @cached_property
     def ids(self) -> list[str]:
@@ -74,11 +71,7 @@ class Catalogue:
         return self.frame["item_id"].to_list()
 
     def titles_of(self, item_ids: Iterable[str]) -> list[str]:
-        """Return the titles of `item_ids`, in their order.
-
-        Raises:
-            DataError: an id is not in the catalogue.
-        """
+        """Return the titles of `item_ids`, in their order. Raise DataError if one is not in the catalogue."""
         try:
             return [self.titles[i] for i in item_ids]
         except KeyError as e:
@@ -128,7 +121,7 @@ class PreparedData:
 
     def split(self, name: str) -> list[RankingExample]:
         """Return the examples of `train`, `validation` or `test`."""
-        if name not in ("train", "validation", "test"):
+        if name not in PARTS:
             raise DataError(f"unknown split {name!r}: expected train, validation or test")
         return list(getattr(self, name))
 
@@ -156,5 +149,5 @@ def examples_to_frame(examples: Sequence[RankingExample]) -> pl.DataFrame:
 
 def frame_to_examples(frame: pl.DataFrame) -> list[RankingExample]:
     """Return the examples of a frame made by `examples_to_frame`."""
-    columns = (frame[c].to_list() for c in ("user_id", "history", "candidates", "target"))
+    columns = (frame[c].to_list() for c in EXAMPLE_SCHEMA)
     return [RankingExample(u, tuple(h), tuple(c), t) for u, h, c, t in zip(*columns, strict=True)]

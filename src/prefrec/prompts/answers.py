@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
+from prefrec.data.titles import normal_title
+
 _QUOTES = "\"'`“”‘’„‚«»‹›"
-_TRAILING = ".,;:"
 
 
 def normalise_title(text: str) -> str:
@@ -14,9 +14,8 @@ def normalise_title(text: str) -> str:
 
     "!", "?" and brackets stay, because titles end in them. A title of dropped characters only is kept whole.
     """
-    plain = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
-    trimmed = plain
-    while (shorter := trimmed.strip(_QUOTES + " ").rstrip(_TRAILING + " ")) != trimmed:
+    plain = trimmed = normal_title(text)
+    while (shorter := trimmed.strip(_QUOTES + " ").rstrip(".,;: ")) != trimmed:
         trimmed = shorter
     return trimmed or plain
 

@@ -5,47 +5,30 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from prefrec.errors import TokenizerError
+from prefrec.prompts.chat import chat_frame, special_ids
 from prefrec.prompts.templates import PromptTemplate
 
 MAX_LENGTH = 1024
 """Tokens of a prompt with its longest answer, by default, in training and ranking."""
-_CHAT_CONTENT = "prefrec-content-stands-here"
 _REMEMBERED = 1 << 17
-
-_LINES = ("", "Emma", "1984", "What?", "(1999)", "'", "Amélie", "七人", "M*A*S*H...", "🎬", "a\u0301", "_")
 # Ends of a line (`_LINES`) and beginnings of the next one (`_STARTS`), of all kinds that tokenizers distinguish.
-_STARTS = (
-    "Emma",
-    "emma",
-    "12 Angry Men",
-    "(500) Days",
-    "'s",
-    "…And",
-    "$9.99",
-    "Él",
-    "七人",
-    "🎬",
-    "\u0301",
-    "_",
-    "#",
-)
+_LINES = ("", "Emma", "1984", "What?", "(1999)", "'", "Amélie", "七人", "M*A*S*H...", "🎬", "a\u0301", "_")
+_STARTS = ("Emma", "emma", "12", "(500) Days", "'s", "…And", "$9.99", "Él", "七人", "🎬", "\u0301", "_", "#")
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceSet:
-    """A prompt and C answers as token ids; every answer ends with the end token.
+    """A prompt and C answers as token ids.
 
-    Attributes:
-        prompt: token ids of the prompt, with the beginning token if the tokenizer has one.
-        answers: token ids of each answer, end token included.
+    The prompt begins with the beginning token if the tokenizer has one. Every answer ends with the end token.
     """
 
     prompt: tuple[int, ...]
@@ -92,19 +75,11 @@ class PromptEncoder:
         self._last_context = ("", "")
 
     def encode(
-        self,
-        template: PromptTemplate,
-        history: Sequence[str],
-        candidates: Sequence[str],
-        answers: Sequence[str],
+        self, template: PromptTemplate, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
     ) -> ChoiceSet:
         """Encode a ranking question; the oldest titles of a history that is too long are dropped.
 
-        Args:
-            template: of the prompt.
-            history: titles, oldest first.
-            candidates: titles shown in the prompt.
-            answers: titles to score, usually the candidates or some of them.
+        `answers` are the titles to score, usually the candidates or some of them.
 
         Raises:
             TokenizerError: instruction, candidates and answers alone exceed `max_length`.
@@ -112,35 +87,23 @@ class PromptEncoder:
         return self.fit(template, history, candidates, answers)[0]
 
     def fit(
-        self,
-        template: PromptTemplate,
-        history: Sequence[str],
-        candidates: Sequence[str],
-        answers: Sequence[str],
+        self, template: PromptTemplate, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
     ) -> tuple[ChoiceSet, int]:
         """Return the result of `encode`, and the smallest sufficient number of dropped titles."""
-        # Dropping a title never makes a prompt longer, so doubling and bisection need few attempts.
         tried: dict[int, ChoiceSet] = {}
 
         def fits(dropped: int) -> bool:
             tried[dropped] = self._encode(template.render(history[dropped:], candidates), answers)
             return self.max_length is None or tried[dropped].length <= self.max_length
 
-        short, least, step = -1, 0, 1  # a number that is too small, and the next one to try
-        while not fits(least):
-            if least == len(history):
-                raise TokenizerError(
-                    f"the prompt of template {template.name} takes {tried[least].length} tokens without any history, "
-                    f"max_length is {self.max_length}: show fewer candidates, raise max_length or shorten the "
-                    f"template{_longest([*candidates, *answers])}"
-                )
-            short, least, step = least, min(least + step, len(history)), 2 * step
-        while least - short > 1:
-            middle = (short + least) // 2
-            if fits(middle):
-                least = middle
-            else:
-                short = middle
+        # Dropping a title never makes a prompt longer, so bisection needs few attempts.
+        least = 0 if fits(0) else bisect_left(range(len(history) + 1), True, lo=1, key=fits)
+        if least > len(history):
+            raise TokenizerError(
+                f"the prompt of template {template.name} takes {tried[len(history)].length} tokens without any "
+                f"history, max_length is {self.max_length}: show fewer candidates, raise max_length or shorten the "
+                f"template{_longest([*candidates, *answers])}"
+            )
         self.shortened += least > 0
         return tried[least], least
 
@@ -163,28 +126,28 @@ class PromptEncoder:
         return self._after(_last_line(text), answers)
 
     def ids(self, text: str, *, begin: bool = False) -> tuple[int, ...]:
-        """Return the token ids of a piece of a template, without text from data.
+        """Return the token ids of a piece of a template or of the chat template, without text from data.
 
-        Args:
-            text: a piece of a template, or of the chat template.
-            begin: add the tokenizer's beginning token, unless the chat template writes it.
+        `begin` adds the tokenizer's beginning token, unless the chat template writes it.
         """
         return self._ids(text, begin=begin and not self.chat, special=self.chat)
 
-    @property
+    @cached_property
     def frame(self) -> tuple[str, str]:
         """The chat template's text before and after a prompt; two empty texts without one."""
-        return self._chat_frame if self.chat else ("", "")
+        if not self.chat:
+            return "", ""
+        head, tail = chat_frame(self.tokenizer, [{"role": "user", "content": ""}])
+        return head, tail
 
     def _encode(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
-        if self.chat:
-            head, tail = self._chat_frame
-            ids = self._ids(head + prompt + tail, special=True)
-            before, after = self._ids(head, special=True), self._ids(tail, special=True)
-            if self._count_special(ids) != self._count_special(before + after):  # text from data became special
-                ids = before + self._ids(prompt) + after
-        else:
-            ids, tail = self._ids(prompt, begin=True), _last_line(prompt)
+        head, tail = self.frame
+        if not self.chat:
+            return ChoiceSet(self._ids(prompt, begin=True), self._after(_last_line(prompt), answers))
+        ids = self._ids(head + prompt + tail, special=True)
+        before, after = self._ids(head, special=True), self._ids(tail, special=True)
+        if self._count_special(ids) != self._count_special(before + after):  # text from data became special
+            ids = before + self._ids(prompt) + after
         return ChoiceSet(ids, self._after(tail, answers))
 
     def _after(self, tail: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -205,11 +168,11 @@ class PromptEncoder:
         before, *joint = self._many_ids([tail, *(tail + space + a for a in answers)], special=self.chat)
         out = []
         for answer, ids in zip(answers, joint, strict=True):
-            own = ids[len(before) :]
+            answer_ids = ids[len(before) :]
             # A merge across the boundary, or a special token in a title, would change what the prompt says.
-            if ids[: len(before)] != before or (self.chat and self._count_special(own)):
-                own = self._ids(space + answer)
-            out.append((*own, self.end))
+            if ids[: len(before)] != before or (self.chat and self._count_special(answer_ids)):
+                answer_ids = self._ids(space + answer)
+            out.append((*answer_ids, self.end))
         return out
 
     def _context(self, tail: str) -> str:
@@ -259,27 +222,8 @@ class PromptEncoder:
         # A tokenizer that closes every text with its end token would end the prompt before the answer.
         return ids[:-1] if begin and ids[-1:] == (self.end,) else ids
 
-    @cached_property
-    def _chat_frame(self) -> tuple[str, str]:
-        """The chat template's text before and after a message; transformers renders it in a sandbox."""
-        message = [{"role": "user", "content": _CHAT_CONTENT}]
-        try:
-            text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        except jinja2.TemplateError as e:
-            raise TokenizerError(f"the tokenizer's chat template cannot be used: {e}") from e
-        head, mark, tail = str(text).partition(_CHAT_CONTENT)
-        if not mark:
-            raise TokenizerError("the tokenizer's chat template drops the user's message; turn `chat` off")
-        return head, tail
-
     def _count_special(self, ids: Sequence[int]) -> int:
         return sum(i in self._special for i in ids)
-
-
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the ids that text from data must never become: `all_special_ids` and unnamed special tokens."""
-    added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
-    return frozenset([*added, *tokenizer.all_special_ids])
 
 
 def _longest(titles: Sequence[str]) -> str:
@@ -298,5 +242,4 @@ def _begins_with_no_space(title: str) -> bool:
 
 def _last_line(text: str) -> str:
     """Return the last line that is not blank, with the white space after it."""
-    start = text.rstrip().rfind("\n") + 1
-    return text[start:]
+    return text[text.rstrip().rfind("\n") + 1 :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -16,9 +17,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prefrec.errors import TemplateError
 
-PLACEHOLDERS = ("history", "candidates")
 DOMAINS = ("movies", "books", "music", "generic")
-
+_FOLDER = files("prefrec.prompts") / "templates"
 _environment = ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
 )
@@ -37,18 +37,30 @@ class PromptTemplate:
 
     name: str
     source: str
-    placeholders: ClassVar[tuple[str, ...]] = PLACEHOLDERS
+    placeholders: ClassVar[tuple[str, ...]] = ("history", "candidates")
 
     def __post_init__(self) -> None:
-        _check_source(self.name, self.source, self.placeholders)
+        wanted = "the placeholders " + " and ".join(f"{{{{ {p} }}}}" for p in self.placeholders)
+        if not self.source.strip():
+            raise TemplateError(f"template {self.name}: the file is empty")
+        if _is_json(self.source):
+            raise TemplateError(f"template {self.name}: this is JSON, expected a jinja2 text with {wanted}")
+        try:
+            used = jinja2.meta.find_undeclared_variables(_environment.parse(self.source))
+        except jinja2.TemplateSyntaxError as e:
+            raise TemplateError(f"template {self.name}, line {e.lineno}: {e.message}") from e
+        except RecursionError as e:
+            raise TemplateError(f"template {self.name}: nested too deeply; make it simpler") from e
+        missing = [p for p in self.placeholders if p not in used]
+        if missing:
+            raise TemplateError(f"template {self.name}: no {' and no '.join(missing)} in it; expected {wanted}")
+        unknown = sorted(used - set(self.placeholders))
+        if unknown:
+            raise TemplateError(f"template {self.name}: unknown placeholder {unknown[0]!r}; expected {wanted}")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the template in a file.
-
-        Raises:
-            TemplateError: the file is not text, or not a usable template.
-        """
+        """Read the template in a file. Raise TemplateError if it is not text, or not a usable template."""
         try:
             return cls(str(path), path.read_text(encoding="utf-8"))
         except UnicodeDecodeError as e:
@@ -85,53 +97,26 @@ def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
     Raises:
         TemplateError: the template does not exist or is not usable.
     """
-    folder = files("prefrec.prompts") / "templates"
     relative = name if "/" in name else f"{domain}/{name}"
-    if relative in template_names():
-        return PromptTemplate(relative, (folder / f"{relative}.jinja2").read_text(encoding="utf-8"))
-    path = Path(name)
-    if not path.is_file():
-        known = ", ".join(template_names())
-        raise TemplateError(f"no template {name!r}: expected a path to a jinja2 file or one of {known}")
-    return PromptTemplate.read(path)
+    known = template_names()
+    if relative in known:
+        return PromptTemplate(relative, (_FOLDER / f"{relative}.jinja2").read_text(encoding="utf-8"))
+    if not Path(name).is_file():
+        raise TemplateError(f"no template {name!r}: expected a path to a jinja2 file or one of {', '.join(known)}")
+    return PromptTemplate.read(Path(name))
 
 
 def template_names() -> list[str]:
     """Return the names of the built-in templates, `domain/phrasing`."""
-    folder = files("prefrec.prompts") / "templates"
     return sorted(
         f"{domain}/{entry.name.removesuffix('.jinja2')}"
         for domain in DOMAINS
-        for entry in (folder / domain).iterdir()
+        for entry in (_FOLDER / domain).iterdir()
         if entry.name.endswith(".jinja2")
     )
 
 
-def _check_source(name: str, source: str, placeholders: Sequence[str]) -> None:
-    wanted = "the placeholders " + " and ".join(f"{{{{ {p} }}}}" for p in placeholders)
-    if not source.strip():
-        raise TemplateError(f"template {name}: the file is empty")
-    if _is_json(source):
-        raise TemplateError(f"template {name}: this is JSON, expected a jinja2 text with {wanted}")
-    try:
-        used = jinja2.meta.find_undeclared_variables(_environment.parse(source))
-    except jinja2.TemplateSyntaxError as e:
-        raise TemplateError(f"template {name}, line {e.lineno}: {e.message}") from e
-    except RecursionError as e:
-        raise TemplateError(f"template {name}: nested too deeply; make it simpler") from e
-    missing = [p for p in placeholders if p not in used]
-    if missing:
-        raise TemplateError(f"template {name}: no {' and no '.join(missing)} in it; expected {wanted}")
-    unknown = sorted(used - set(placeholders))
-    if unknown:
-        raise TemplateError(f"template {name}: unknown placeholder {unknown[0]!r}; expected {wanted}")
-
-
 def _is_json(source: str) -> bool:
-    if not source.lstrip().startswith(("{", "[", '"')):
-        return False
-    try:
-        json.loads(source)
-    except (ValueError, RecursionError):
-        return False
-    return True
+    with suppress(ValueError, RecursionError):
+        return isinstance(json.loads(source), dict | list | str)
+    return False

@@ -14,13 +14,9 @@ _FIRST, _SECOND = "the-first-title", "the-second-title"
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """The tokens of a history: head, title, joint, title, …, tail, last title.
+    """The token ids of a history: head, title, joint, title, …, tail, last title.
 
-    Attributes:
-        head: token ids of the text before the first title.
-        joint: token ids between two titles.
-        tail: token ids before the last title; equal to `joint` if the template ends with the history.
-        answers: token ids of each title, end token included.
+    The tail equals the joint if the template ends with the history. `answers` are the titles, end tokens included.
     """
 
     head: tuple[int, ...]
@@ -36,8 +32,7 @@ class Trajectory:
     @property
     def length(self) -> int:
         """Number of tokens of the text, without the end token of the last title."""
-        between = sum(len(self.joint_after(i)) for i in range(len(self.answers)))
-        return len(self.head) + between + sum(len(a) - 1 for a in self.answers)
+        return len(self.head) + sum(len(a) - 1 + len(self.joint_after(i)) for i, a in enumerate(self.answers))
 
 
 def question(row: ChoiceSet | Trajectory) -> ChoiceSet:
@@ -49,37 +44,34 @@ def question(row: ChoiceSet | Trajectory) -> ChoiceSet:
 
 
 class TrajectoryEncoder:
-    """An encoder of histories into `Trajectory`s, with the text of a template.
+    """An encoder of histories into `Trajectory`s, with the text of a template rendered without candidates.
 
     The head is the template's text before the first title. Text after the history comes only before the last title.
-
-    Args:
-        template: rendered without candidates.
-        encoder: of the model's tokenizer.
     """
 
     def __init__(self, template: PromptTemplate, encoder: PromptEncoder) -> None:
-        shown = template.render([_FIRST, _SECOND], [])
         self.encoder = encoder
-        head, _, rest = shown.partition(_FIRST)
-        self._joint, _, tail = rest.partition(_SECOND)
+        head, _, rest = template.render([_FIRST, _SECOND], []).partition(_FIRST)
+        joint, _, tail = rest.partition(_SECOND)
         opening, closing = encoder.frame
-        self._head, self._tail = opening + head, tail + closing
+        self._texts = opening + head, joint, tail + closing
         self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
 
     def encode(self, titles: Sequence[str]) -> Trajectory:
-        """Encode titles, oldest first.
-
-        Raises:
-            ValueError: there are no titles.
-        """
+        """Encode titles, oldest first. Raise ValueError if there are none."""
         if not titles:
             raise ValueError("a trajectory needs a title")
-        joints = [self._joint] * (len(titles) - 2) + [self._tail] if len(titles) > 1 else []
-        before = [("", self._head), *zip(titles, joints, strict=False)]
-        answers = [self._answer(*context, title) for context, title in zip(before, titles, strict=True)]
-        head, joint, tail = self._pieces
-        return Trajectory(head, joint, tail, tuple(answers))
+        head, joint, tail = self._texts
+        before = ["", *titles[:-1]]
+        texts = [head, *[joint] * (len(titles) - 2), tail][: len(titles)]
+        answers = [self._answer(*context) for context in zip(before, texts, titles, strict=True)]
+        return Trajectory(*self._pieces, tuple(answers))
+
+    def answers(self, titles: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the distinct token ids of titles after every text that can precede them."""
+        head, joint, tail = self._texts
+        contexts = [head, _FIRST + joint, _FIRST + tail]
+        return list(dict.fromkeys(a for text in contexts for a in self.encoder.answers_after(text, titles)))
 
     def _answer(self, before: str, joint: str, title: str) -> tuple[int, ...]:
         """Return the tokens of a title after another one."""
@@ -90,15 +82,7 @@ class TrajectoryEncoder:
         return self._answers[key]
 
     @cached_property
-    def _pieces(self) -> tuple[tuple[int, ...], ...]:
+    def _pieces(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Token ids of head, joint and tail."""
-        return tuple(self.encoder.ids(text, begin=not i) for i, text in enumerate(self._texts))
-
-    def answers(self, titles: Sequence[str]) -> list[tuple[int, ...]]:
-        """Return the distinct token ids of titles after every text that can precede them."""
-        contexts = [self._head, *(f"{_FIRST}{text}" for text in (self._joint, self._tail))]
-        return list(dict.fromkeys(a for text in contexts for a in self.encoder.answers_after(text, titles)))
-
-    @property
-    def _texts(self) -> tuple[str, str, str]:
-        return self._head, self._joint, self._tail
+        head, joint, tail = self._texts
+        return self.encoder.ids(head, begin=True), self.encoder.ids(joint), self.encoder.ids(tail)

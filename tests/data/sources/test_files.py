@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from prefrec.data import PrepareConfig, prepare
-from prefrec.data.sources import files
 from prefrec.errors import DataError
+from read_sources import files
 
 Shop = Callable[..., dict[str, Path]]
 

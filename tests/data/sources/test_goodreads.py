@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from prefrec.data import PrepareConfig, prepare
-from prefrec.data.sources import goodreads, goodreads_windows
-from prefrec.data.sources.goodreads import find_files
 from prefrec.errors import ConfigError, DataError
+from read_sources import goodreads, goodreads_windows, read
 
 DATE = "Wed Jan 10 10:24:35 -0800 2018"
 
@@ -43,7 +42,7 @@ def test_ucsd_files(tmp_path: Path) -> None:
     assert source.touched is not None
     assert ("v", "2") in source.touched.rows()
     assert source.notes[-1] == "1 of 3 shelved books were not read and are left out"
-    assert find_files(tmp_path)[1].name == "goodreads_books_poetry.json.gz"
+    assert read("goodreads", path=tmp_path).interactions.equals(source.interactions)
 
 
 def test_unread_books_can_stay(tmp_path: Path) -> None:
@@ -94,7 +93,7 @@ def test_truncated_download(tmp_path: Path) -> None:
 
 def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected one goodreads_interactions_<genre>.json.gz, found none"):
-        find_files(tmp_path)
+        read("goodreads", path=tmp_path)
 
 
 def window_folder(tmp_path: Path, groups: int = 20) -> Path:

@@ -10,8 +10,8 @@ import pytest
 from prefrec.data import PrepareConfig, prepare
 from prefrec.data.published import read_published, to_published
 from prefrec.data.readers import read_table
-from prefrec.data.sources import lastfm_hetrec, lastfm_published
 from prefrec.errors import DataError
+from read_sources import lastfm_hetrec, lastfm_published
 
 
 def hetrec_folder(tmp_path: Path) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from prefrec.data import PrepareConfig
-from prefrec.data.sources import load_source, movielens, movielens_100k, movielens_csv
+from prefrec.data.sources import load_source, movielens
 from prefrec.errors import DataError
+from read_sources import movielens_100k, movielens_csv
 
 RAW_ITEMS = "1|Misérables, Les (1995)|01-Jan-1995||x\n2|Heat (1995)|||\n3|Heat (1995)|||\n267|unknown||||0|1\n"
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.data import PrepareConfig, prepare, read_prepared, write_prepared
-from prefrec.data.sources import files
-from prefrec.data.sources.shown import fold_skips, parse_impressions, parse_skipped
+from prefrec.data.sources.files import fold_skips, parse_impressions, parse_skipped
 from prefrec.errors import DataError
+from read_sources import files
 
 Shop = Callable[..., dict[str, Path]]
 PATH = Path("log.csv")

@@ -15,7 +15,8 @@ from prefrec.errors import DataError
 
 # Part → endings of the names of its files, without suffix.
 _PART_ENDINGS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
-LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+# Column of the catalogue → field of `ColumnNames`.
+CATALOGUE_FIELDS = {"item_id": "catalogue_item", "title": "title"}
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,7 @@ def find_parts(
 ) -> dict[str, Path]:
     """Return the file of each part in `folder`: its name ends in `train`, `val`, `test` or similar.
 
-    Args:
-        suffixes: accepted suffixes; `.gz` may follow.
-
-    Raises:
-        DataError: a part has more than one file.
+    Raise DataError if a part has more than one file. `.gz` may follow one of the `suffixes`.
     """
     files: dict[str, Path] = {}
     stems = {p: name_before(p, suffixes) for p in sorted(Path(folder).glob("*"))}
@@ -86,18 +83,13 @@ def find_parts(
 def name_before(path: Path, suffixes: Collection[str]) -> str:
     """Return a file's name in lower case without its suffix; "" if that is not one of `suffixes`."""
     name = path.name.lower().removesuffix(".gz")
-    suffix = next((s for s in suffixes if name.endswith(s)), None)
-    return name.removesuffix(suffix) if suffix else ""
+    return next((name.removesuffix(s) for s in suffixes if name.endswith(s)), "")
 
 
 def user_attributes(users: pl.DataFrame, path: Path, called: str = "user_id") -> pl.DataFrame:
-    """Return `user_id` and the attributes of users, all as text.
+    """Return `user_id` (in the file: `called`) and the attributes of users, all as text.
 
-    Args:
-        called: the file's name for the user's id, for messages.
-
-    Raises:
-        DataError: an id is missing, a user has two lines, or there are no attributes.
+    Raise DataError if an id is missing, a user has two lines, or there are no attributes.
     """
     users = check_ids(users, "user_id", path, called)
     twice = users.filter(pl.col("user_id").is_duplicated())["user_id"].to_list()
@@ -110,13 +102,9 @@ def user_attributes(users: pl.DataFrame, path: Path, called: str = "user_id") ->
 
 
 def titled(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:
-    """Return the items that have a title with a visible character, with titles as trimmed text.
+    """Return the items whose title has a visible character, with titles as trimmed text.
 
-    Args:
-        called: the file's name for the column of titles, for messages.
-
-    Raises:
-        DataError: the titles are not text.
+    Raise DataError if the titles (in the file: `called`) are not text.
     """
     items = items.with_columns(as_text(items, "title", path, called).str.strip_chars())
     return items.filter(pl.col("title").str.replace_all(INVISIBLE, "") != "")
@@ -125,11 +113,7 @@ def titled(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFra
 def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:
     """Return `item_id, title, …` with trimmed titles and each id once; lines without a title are dropped.
 
-    Args:
-        called: the file's name for the column of titles, for messages.
-
-    Raises:
-        DataError: the titles are not text, an id has two titles, or no item has a title.
+    Raise DataError if the titles (in the file: `called`) are not text, an id has two titles, or no item has a title.
     """
     if items.is_empty():
         raise DataError(f"{path}: the catalogue has no items")
@@ -150,41 +134,33 @@ def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> p
 
 
 def check_log(
-    interactions: pl.DataFrame, items: pl.DataFrame, path: Path, missing: str = "error"
+    interactions: pl.DataFrame, item_ids: Collection[str], path: Path, missing: str = "error"
 ) -> tuple[pl.DataFrame, list[str]]:
     """Return the interactions whose item has a title, and a note on the dropped ones.
 
-    Args:
-        items: the items with a title.
-        missing: `error`, or `drop` the interactions of other items.
-
-    Raises:
-        DataError: the log is empty, no item has a title, or some have none and `missing` is `error`.
+    Raise DataError if the log is empty, if none of its items is in `item_ids` (those with a title), or if some are
+    not and `missing` is `error` rather than `drop`.
     """
     if interactions.is_empty():
         raise DataError(f"{path}: the log is empty; expected one line per interaction")
-    known = interactions["item_id"].is_in(items["item_id"].to_list())
+    listed = list(item_ids)
+    known = interactions["item_id"].is_in(listed)
     if not known.any():
-        listed = items["item_id"].to_list()
-        among = (
-            f"of the catalogue's {len(listed):,} with a title (such as {listed[0]!r})"
-            if listed
-            else "in the catalogue"
-        )
+        first = f"of the catalogue's {len(listed):,} with a title (such as {listed[0]!r})" if listed else ""
         raise DataError(
             f"{path}: none of the log's {interactions['item_id'].n_unique():,} items (such as "
-            f"{interactions['item_id'][0]!r}) is one {among}; write the ids alike in both files, and check the names "
-            "of the columns"
+            f"{interactions['item_id'][0]!r}) is one {first or 'in the catalogue'}; write the ids alike in both "
+            "files, and check the names of the columns"
         )
-    if not known.all() and missing == "error":
-        unknown = interactions.filter(~known)["item_id"].unique(maintain_order=True).to_list()
+    unknown = interactions.filter(~known)["item_id"]
+    if len(unknown) and missing == "error":
+        items = unknown.unique(maintain_order=True).to_list()
         raise DataError(
-            f"{path}: {len(unknown)} items of the log have no title in the catalogue (first: "
-            f"{', '.join(map(repr, unknown[:3]))}; {int((~known).sum())} interactions). Add their titles, or drop "
+            f"{path}: {len(items)} items of the log have no title in the catalogue (first: "
+            f"{', '.join(map(repr, items[:3]))}; {len(unknown)} interactions). Add their titles, or drop "
             "these interactions with --missing-titles drop (`missing_titles: drop` in a recipe)"
         )
-    left_out = int((~known).sum())
-    notes = [f"{left_out} interactions with items without a title were left out"] if left_out else []
+    notes = [f"{len(unknown)} interactions with items without a title were left out"] if len(unknown) else []
     return interactions.filter(known), notes
 
 
@@ -193,9 +169,7 @@ def merge_duplicates(
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
     """Return log, items and notes after `resolve_duplicates`, with merged ids replaced in the log."""
     items, renamed, notes = resolve_duplicates(items, how)
-    if renamed:
-        interactions = interactions.with_columns(pl.col("item_id").replace(renamed))
-        if "impressions" in interactions.columns:
-            lists = pl.col("impressions").list.eval(pl.element().replace(renamed))
-            interactions = interactions.with_columns(lists)
-    return interactions, items, notes
+    columns = {"item_id": pl.col("item_id").replace(renamed)}
+    if "impressions" in interactions.columns:
+        columns["impressions"] = pl.col("impressions").list.eval(pl.element().replace(renamed))
+    return interactions.with_columns(**columns) if renamed else interactions, items, notes

@@ -3,112 +3,147 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
-from prefrec.data.readers import (
-    FILE_ORDER,
-    check_ids,
-    parse_numbers,
-    parse_timestamps,
-    pick_columns,
-    read_table,
-    with_file_order,
+from prefrec.data import readers
+from prefrec.data.config import PrepareConfig
+from prefrec.data.readers import FILE_ORDER, PARQUET, SUBSECOND
+from prefrec.data.sources.base import (
+    CATALOGUE_FIELDS,
+    Source,
+    check_log,
+    clean_catalogue,
+    merge_duplicates,
+    user_attributes,
 )
-from prefrec.data.sources.base import Source, check_log, clean_catalogue, merge_duplicates, user_attributes
-from prefrec.data.sources.shown import fold_skips, known_impressions, parse_impressions, parse_skipped
-from prefrec.data.titles import DuplicateTitles
 from prefrec.data.types import Catalogue
+from prefrec.errors import DataError
 
-_OPTIONS = {
-    "user_id": "--columns.user (`columns.user` in a recipe)",
-    "item_id": "--columns.item (`columns.item` in a recipe)",
-    "timestamp": "--columns.timestamp (`columns.timestamp` in a recipe); if there are no times but the lines are in "
-    f"temporal order, name the column {FILE_ORDER}",
-    "rating": "--columns.rating (`columns.rating` in a recipe)",
-    "impressions": "--columns.impressions (`columns.impressions` in a recipe)",
-    "skipped": "--columns.skipped (`columns.skipped` in a recipe)",
-}
-_CATALOGUE_OPTIONS = {
-    "item_id": "--columns.catalogue-item (`columns.catalogue_item` in a recipe)",
-    "title": "--columns.title (`columns.title` in a recipe)",
-}
 _NO_RATING = (
     "correct or empty these fields, or leave the column out with --columns.rating none (`columns.rating: null` in a "
     "recipe)"
 )
+# Column of the log → field of `ColumnNames`.
+_FIELDS = {"user_id": "user", "item_id": "item"} | {c: c for c in ("timestamp", "rating", "impressions", "skipped")}
+# Values of the column of skips.
+_YES, _NO = ("true", "1", "yes", "t"), ("false", "0", "no", "f", "")
 
 
-def files(
-    interactions: Path,
-    items: Path,
-    *,
-    user: str = "user_id",
-    item: str = "item_id",
-    timestamp: str = "timestamp",
-    rating: str | None = "rating",
-    impressions: str | None = None,
-    skipped: str | None = None,
-    catalogue_item: str | None = None,
-    title: str = "title",
-    encoding: str = "utf-8",
-    duplicate_titles: DuplicateTitles = "error",
-    missing_titles: Literal["error", "drop"] = "error",
-    users: Path | None = None,
-) -> Source:
-    """Read a log and a catalogue from files. The other arguments name their columns.
+def files(config: PrepareConfig) -> Source:
+    """Read the log `config.interactions` and the catalogue `config.items`, with columns named as `config.columns`.
 
-    The rating column may be absent if it has its default name; None reads no ratings, and an empty rating is null.
-    All columns of `users` other than the user's id (named as in the log, or `user_id`) are attributes. An interaction
-    marked in `skipped` is removed from the log, and its item joins the `impressions` of the user's next interaction.
-    `FILE_ORDER` as `timestamp` takes the order of the lines.
-
-    Raises:
-        DataError: a file, column or value cannot be used.
+    The rating column may be absent if it has its default name. An empty rating is null. All columns of `config.users`
+    other than the user's id (named as in the log, or `user_id`) are attributes. An interaction marked in `skipped` is
+    removed from the log, and its item joins the `impressions` of the user's next interaction.
     """
-    log_path, items_path = Path(interactions), Path(items)
-    wanted = {"user_id": user, "item_id": item, "timestamp": timestamp}
-    more = {"rating": rating, "impressions": impressions, "skipped": skipped}
-    wanted |= {ours: theirs for ours, theirs in more.items() if theirs}
-    optional = ("rating",) if rating == "rating" else ()
-    table = with_file_order(read_table(log_path, encoding), timestamp)
-    log = pick_columns(table, wanted, log_path, optional, _OPTIONS)
-    for column in ("user_id", "item_id"):
-        log = check_ids(log, column, log_path, wanted[column])
-    log, notes = parse_timestamps(log, "timestamp", log_path, timestamp)
-    log, rating_notes = _opinions(log, log_path, rating, impressions, skipped)
-    notes += rating_notes
-    columns = {"item_id": catalogue_item or item, "title": title}
-    catalogue = pick_columns(read_table(items_path, encoding), columns, items_path, options=_CATALOGUE_OPTIONS)
-    catalogue = clean_catalogue(check_ids(catalogue, "item_id", items_path, columns["item_id"]), items_path, title)
-    log, dropped = check_log(log, catalogue, log_path, missing_titles)
-    log, catalogue, merged = merge_duplicates(log, catalogue, duplicate_titles)
-    if "impressions" in log.columns:
-        log, untitled = known_impressions(log, catalogue)
-        merged = [*merged, *untitled]
-    people = None if users is None else _people(users, user, encoding)
-    return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=people)
-
-
-def _opinions(
-    log: pl.DataFrame, path: Path, rating: str | None, impressions: str | None, skipped: str | None
-) -> tuple[pl.DataFrame, list[str]]:
-    """Return the log with its ratings, impressions and skips parsed, and notes."""
-    notes = []
+    columns, log_path, items_path = config.columns, config.required("interactions"), config.required("items")
+    names = {ours: getattr(columns, field) for ours, field in _FIELDS.items()}
+    table = readers.read_table(log_path, config.encoding)
+    if columns.timestamp == FILE_ORDER:
+        table = table.with_columns(pl.int_range(pl.len()).alias(FILE_ORDER))
+    optional = ("rating",) if columns.rating == "rating" else ()
+    log = readers.pick_columns(table, {o: t for o, t in names.items() if t}, log_path, optional, _FIELDS)
+    log, notes = readers.parse_timestamps(log, "timestamp", log_path, columns.timestamp)
     if "rating" in log.columns:
-        log = parse_numbers(log, "rating", path, rating, may_be_empty=True, remedy=_NO_RATING)
+        log = readers.parse_numbers(log, "rating", log_path, columns.rating, _NO_RATING)
         empty = log["rating"].null_count()
-        notes = [f"{empty} of {len(log)} interactions have no rating"] if empty else []
-    if impressions:
-        log = parse_impressions(log, path, impressions)
-    if skipped:
-        log = fold_skips(parse_skipped(log, path, skipped))
-    return log, notes
+        notes += [f"{empty} of {len(log)} interactions have no rating"] if empty else []
+    if columns.impressions:
+        log = parse_impressions(log, log_path, columns.impressions)
+    if columns.skipped:
+        log = fold_skips(parse_skipped(log, log_path, columns.skipped))
+    names = {"item_id": columns.catalogue_item or columns.item, "title": columns.title}
+    table = readers.read_table(items_path, config.encoding)
+    catalogue = readers.pick_columns(table, names, items_path, options=CATALOGUE_FIELDS)
+    catalogue = clean_catalogue(catalogue, items_path, columns.title)
+    log, dropped = check_log(log, catalogue["item_id"], log_path, config.missing_titles)
+    log, catalogue, merged = merge_duplicates(log, catalogue, config.duplicate_titles or "error")
+    if "impressions" in log.columns:
+        log, untitled = _known_impressions(log, catalogue)
+        merged = [*merged, *untitled]
+    users = None if config.users is None else _users(config.users, columns.user, config.encoding)
+    return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=users)
 
 
-def _people(path: Path, user: str, encoding: str) -> pl.DataFrame:
-    people = read_table(path, encoding)
-    own = user if user in people.columns or "user_id" not in people.columns else "user_id"
-    others = {c: c for c in people.columns if c not in (own, "user_id")}
-    return user_attributes(pick_columns(people, {"user_id": own} | others, path), path, own)
+def parse_impressions(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
+    """Return `log` with `impressions` (in the file: `called`) as lists of item ids; an empty field is an empty list.
+
+    Raise DataError if the column has not lists, JSON text such as `["a", "b"]`, or ids separated by spaces.
+    """
+    given = log["impressions"]
+    if isinstance(given.dtype, pl.List):
+        inner = given.dtype.inner
+        if not (inner == pl.String or inner.is_integer() or inner == pl.Null):
+            raise DataError(
+                f"{path}, column {called}: lists of {inner} are not lists of item ids; write them as text"
+            )
+        lists = given.cast(pl.List(pl.String))
+    else:
+        texts = readers.as_text(log, "impressions", path, called).to_list()
+        rows = [_ids(text or "", path, called, row) for row, text in enumerate(texts)]
+        lists = pl.Series(rows, dtype=pl.List(pl.String))
+    stripped = lists.fill_null([]).list.eval(pl.element().str.strip_chars().drop_nulls())
+    return log.with_columns(stripped.alias("impressions"))
+
+
+def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
+    """Return `log` with `skipped` (in the file: `called`) as true or false; an empty field is false."""
+    words = readers.as_text(log, "skipped", path, called).fill_null("").str.strip_chars().str.to_lowercase()
+    words = words.str.strip_suffix(".0")  # numbers of a file made by pandas
+    bad = ~words.is_in([*_YES, *_NO])
+    readers.refuse_bad(log["skipped"], bad, path, called, "true or false", "write one of them")
+    return log.with_columns(words.is_in(_YES).alias("skipped"))
+
+
+def fold_skips(log: pl.DataFrame) -> pl.DataFrame:
+    """Return the interactions that were not skips, with each skipped item among the impressions of one of them.
+
+    That one is the same user's next interaction, or the last one if none follows. Skips of users who took nothing are
+    dropped.
+    """
+    fine = pl.col(SUBSECOND) if SUBSECOND in log.columns else pl.lit(0)
+    log = log.with_columns(moment=pl.col("timestamp") * 10**6 + fine).sort("moment", maintain_order=True)
+    taken = log.filter(~pl.col("skipped")).drop("skipped").with_row_index("row")
+    skips = log.filter(pl.col("skipped")).select("user_id", "moment", skip="item_id")
+    rows = taken.select("user_id", "moment", "row")
+    # Both sides are in order of time, as `join_asof` needs; its own check does not know groups.
+    ahead = skips.join_asof(rows, on="moment", by="user_id", strategy="forward", check_sortedness=False)
+    behind = ahead.filter(pl.col("row").is_null()).drop("row")
+    behind = behind.join_asof(rows, on="moment", by="user_id", strategy="backward", check_sortedness=False)
+    of_row = pl.concat([ahead, behind]).drop_nulls("row").group_by("row", maintain_order=True).agg("skip")
+    joined = taken.join(of_row, on="row", how="left", maintain_order="left")
+    shown = [pl.col("impressions")] if "impressions" in log.columns else []
+    impressions = pl.concat_list(*shown, pl.col("skip").fill_null([])).alias("impressions")
+    return joined.with_columns(impressions).drop("row", "moment", "skip")
+
+
+def _known_impressions(log: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Return the log with only titled items among its impressions, each once and never the item taken; and a note."""
+    log = log.with_row_index("row")
+    pairs = log.select("row", "item_id", "impressions").explode("impressions").drop_nulls()
+    pairs = pairs.filter(pl.col("impressions") != pl.col("item_id")).unique(maintain_order=True)
+    known = pairs.filter(pl.col("impressions").is_in(items["item_id"].to_list()))
+    left_out = len(pairs) - len(known)
+    notes = [f"{left_out} impressions of items without a title were left out"] if left_out else []
+    lists = known.group_by("row").agg("impressions")
+    joined = log.drop("impressions").join(lists, on="row", how="left", maintain_order="left")
+    return joined.with_columns(pl.col("impressions").fill_null([])).drop("row"), notes
+
+
+def _users(path: Path, user: str, encoding: str) -> pl.DataFrame:
+    users = readers.read_table(path, encoding)
+    id_column = user if user in users.columns or "user_id" not in users.columns else "user_id"
+    others = {c: c for c in users.columns if c not in (id_column, "user_id")}
+    return user_attributes(readers.pick_columns(users, {"user_id": id_column} | others, path), path, id_column)
+
+
+def _ids(text: str, path: Path, called: str, row: int) -> list[str]:
+    if not text.lstrip().startswith("["):
+        return text.split()
+    line = None if path.suffix in PARQUET else row + 2
+    value = readers.load_json(text, path, line)
+    if not all(isinstance(i, str | int) and not isinstance(i, bool) for i in value):
+        where = f"line {line}" if line else f"row {row}"
+        raise DataError(f"{path}, {where}, column {called}: {text[:60]!r} is not a list of item ids")
+    return [str(i) for i in value]

@@ -12,30 +12,17 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from prefrec.data import readers
 from prefrec.data.config import ColumnNames
-from prefrec.data.readers import (
-    FILE_ORDER,
-    check_ids,
-    first_line,
-    load_json,
-    parse_timestamps,
-    pick_columns,
-    read_json_lines,
-    read_table,
-    time_columns,
-)
+from prefrec.data.readers import FILE_ORDER
 from prefrec.data.types import Window
 from prefrec.errors import ConfigError, DataError
 
 JSON_LINES = (".jsonl", ".ndjson")
-LISTS = ("item_ids", "item_id_list", "history")
-"""Default names of the column with a row's items; the second is RecBole's."""
-_OPTIONS = {
-    "user_id": "--columns.user (`columns.user` in a recipe)",
-    "items": "--columns.item-list (`columns.item_list` in a recipe)",
-    "target": "--columns.item (`columns.item` in a recipe)",
-    "timestamp": "--columns.timestamp (`columns.timestamp` in a recipe)",
-}
+# Default names of the column with a row's items. The second is RecBole's.
+_LISTS = ("item_ids", "item_id_list", "history")
+# Column of the rows → field of `ColumnNames`.
+_FIELDS = {"user_id": "user", "items": "item_list", "target": "item", "timestamp": "timestamp"}
 _ID = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"\[\]()]+)""")
 # The default history length, accepted even if no row is that long.
 _USUAL = 10
@@ -59,35 +46,36 @@ class RowFile(NamedTuple):
 
 
 def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowFile:
-    """Read the rows of a file.
+    """Read the rows of a file: CSV, TSV, Parquet, JSON lines or RecBole's `.inter`.
 
-    The target is in the column `columns.item` or `target` if there is one, else it is the last of the list. The
-    column `timestamp` may be absent; `FILE_ORDER` as its name reads no times.
+    Lists are written as in JSON, Python or numpy, or as ids separated by spaces. The target is in the column
+    `columns.item` or `target` if there is one, else it is the last of the list. The column `timestamp` may be absent;
+    `FILE_ORDER` as its name reads no times.
 
-    Args:
-        path: CSV, TSV, Parquet, JSON lines or RecBole's `.inter`. Lists are written as in JSON, Python or numpy, or
-            as ids separated by spaces.
-
-    Raises:
-        DataError: a column is missing, or a value cannot be used.
+    Raise DataError if a column is missing, or a value cannot be used.
     """
-    table = _json_table(path) if _is_json(path) else read_table(path, encoding)
+    json_lines = path.name.removesuffix(".gz").endswith(JSON_LINES)
+    table = _json_table(path) if json_lines else readers.read_table(path, encoding)
     names = _names(table.columns, columns)
-    frame = pick_columns(table, names, path, options=_OPTIONS)
+    frame = readers.pick_columns(table, names, path, options=_FIELDS)
     if frame.is_empty():
         raise DataError(f"{path}: no rows; expected one line per row")
-    for column in ("user_id", *(["target"] if "target" in names else [])):
-        frame = check_ids(frame, column, path, names[column])
+    if "target" in names:
+        frame = readers.check_ids(frame, "target", path, names["target"])
     if "timestamp" in names:
-        frame, notes = parse_timestamps(frame, "timestamp", path, names["timestamp"])
+        frame, notes = readers.parse_timestamps(frame, "timestamp", path, names["timestamp"])
     else:
         frame = frame.with_columns(pl.int_range(pl.len()).alias("timestamp"))
         notes = [f"{path.name}: no times; rows are taken in the order of the file"]
-    items = _item_lists(frame["items"], path, names["items"], at_least=0 if "target" in names else 1)
-    frame = frame.with_columns(pl.Series("items", items, dtype=pl.List(pl.String)))
-    frame = frame.sort(time_columns(frame), maintain_order=True)
+    lists = [_ids(value, path) for value in frame["items"].to_list()]
+    # Without a column of targets, the last item of the list is the target.
+    last, at_least = (None, 0) if "target" in names else (-1, 1)
+    bad = pl.Series([ids is None or len(ids) < at_least for ids in lists])
+    expected = "a list of item ids, such as [1, 2, 3] or 1 2 3"
+    readers.refuse_bad(frame["items"], bad, path, names["items"], expected)
+    frame = frame.with_columns(pl.Series("items", lists, dtype=pl.List(pl.String)))
+    frame = frame.sort(readers.time_columns(frame), maintain_order=True)
     targets = frame["target"] if "target" in names else frame["items"].list.last()
-    last = None if "target" in names else -1
     fields = zip(frame["user_id"], frame["items"].to_list(), targets, frame["timestamp"], strict=True)
     rows = [Row(user, tuple(items[:last]), target, time) for user, items, target, time in fields]
     return RowFile(rows, "timestamp" in names, notes)
@@ -109,14 +97,9 @@ def addition(sequence: Sequence[str], window: Sequence[str]) -> Sequence[str] | 
 
 
 def merge_rows(rows: Iterable[Row], path: Path) -> dict[str, list[tuple[str, int]]]:
-    """Return each user's items with their times, merged from overlapping rows.
+    """Return each user's items with their times, merged from overlapping rows. Each user's rows are in order.
 
-    Args:
-        rows: each user's rows in order.
-        path: for the message.
-
-    Raises:
-        DataError: two rows of a user contradict each other.
+    Raise DataError if two rows of a user contradict each other. The message names `path`.
     """
     items: dict[str, list[str]] = {}
     times: dict[str, list[int]] = {}
@@ -139,10 +122,8 @@ def make_windows(
 ) -> list[Window]:
     """Return the windows of rows with at least `min_history` items whose target the user did not take before.
 
-    A window's position counts the rows of its user.
-
-    Args:
-        taken: user → items taken before all these rows, in addition to those of the histories.
+    A window's position counts the rows of its user. `taken` are each user's items from before all these rows, in
+    addition to those of the histories.
     """
     windows, positions = [], Counter[str]()
     for row in rows:
@@ -155,12 +136,7 @@ def make_windows(
 
 
 def check_lengths(lengths: Collection[int], where: Path, history_length: int, min_history: int) -> None:
-    """Raise ConfigError or DataError if rows of these lengths do not fit the configured history.
-
-    Raises:
-        DataError: no row has `min_history` items.
-        ConfigError: `history_length` exceeds 10 and the longest row.
-    """
+    """Raise an error if no row has `min_history` items, or `history_length` exceeds 10 and the longest row."""
     longest = max(lengths, default=0)
     if history_length > max(longest, _USUAL):
         raise ConfigError(
@@ -174,43 +150,31 @@ def check_lengths(lengths: Collection[int], where: Path, history_length: int, mi
         )
 
 
-def _is_json(path: Path) -> bool:
-    return path.name.removesuffix(".gz").endswith(JSON_LINES)
-
-
 def _json_table(path: Path) -> pl.DataFrame:
     """Return JSON lines as a table of text; values other than text and null are written as JSON."""
-    rows = [row for _, row in read_json_lines(path)]
+    rows = [row for _, row in readers.read_json_lines(path)]
     names = dict.fromkeys(name for row in rows for name in row)
-    return pl.DataFrame({n: pl.Series([_json_text(row.get(n)) for row in rows], dtype=pl.String) for n in names})
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    plain = (str, type(None))
+    texts = {
+        n: [v if isinstance(v, plain) else json.dumps(v, ensure_ascii=False) for v in c] for n, c in columns.items()
+    }
+    return pl.DataFrame(texts, schema=dict.fromkeys(names, pl.String))
 
 
-def _json_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _names(there: Collection[str], columns: ColumnNames) -> dict[str, str]:
+def _names(existing: Collection[str], columns: ColumnNames) -> dict[str, str]:
     """Return our name → name in the file, without target or time if the file has none."""
-    usual = ColumnNames()
-    names = {"user_id": columns.user, "items": columns.item_list or next((c for c in LISTS if c in there), LISTS[0])}
-    target = (
-        columns.item if columns.item != usual.item else next((c for c in (usual.item, "target") if c in there), "")
-    )
-    names |= {"target": target} if target else {}
-    timed = columns.timestamp != FILE_ORDER and (columns.timestamp in there or columns.timestamp != usual.timestamp)
-    return names | ({"timestamp": columns.timestamp} if timed else {})
-
-
-def _item_lists(values: pl.Series, path: Path, called: str, at_least: int) -> list[list[str]]:
-    lists = [_ids(value, path) for value in values.to_list()]
-    bad = pl.Series([ids is None or len(ids) < at_least for ids in lists])
-    if bad.any():
-        value = values[int(bad.arg_true()[0])]
-        raise DataError(
-            f"{path}, {first_line(bad, path)}, column {called}: {value!r} is not a list of item ids, such as "
-            f"[1, 2, 3] or 1 2 3 ({bad.sum()} of {len(bad)} rows); correct or drop these rows"
-        )
-    return [ids or [] for ids in lists]
+    defaults = ColumnNames()
+    lists = columns.item_list or next((c for c in _LISTS if c in existing), _LISTS[0])
+    names = {"user_id": columns.user, "items": lists}
+    # A name that the user chose is required; the default ones are optional.
+    own_target = columns.item != defaults.item
+    target = columns.item if own_target else next((c for c in (defaults.item, "target") if c in existing), None)
+    if target:
+        names["target"] = target
+    if columns.timestamp != FILE_ORDER and (columns.timestamp in existing or columns.timestamp != defaults.timestamp):
+        names["timestamp"] = columns.timestamp
+    return names
 
 
 def _ids(value: Any, path: Path) -> list[str] | None:
@@ -230,7 +194,7 @@ def _parsed(text: str, path: Path) -> Any:
     """Return the JSON in a text, or the ids between brackets, commas and spaces; None if brackets do not pair."""
     if text.startswith("["):
         with suppress(DataError):
-            return load_json(text, path)
+            return readers.load_json(text, path)
     if text[:1] + text[-1:] not in ("[]", "()") and not {*"[]()"}.isdisjoint(text[:1] + text[-1:]):
         return None
     return ["".join(groups) for groups in _ID.findall(text)]

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import html
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import polars as pl
 
-from prefrec.data.config import ColumnNames
-from prefrec.data.readers import (
-    FILE_ORDER,
-    SUBSECOND,
-    as_text,
-    check_ids,
-    load_json,
-    pick_columns,
-    read_table,
-    read_text,
-)
+from prefrec.data import readers
+from prefrec.data.config import PrepareConfig
+from prefrec.data.readers import FILE_ORDER, SUBSECOND
 from prefrec.data.sources.base import (
-    LOG_SCHEMA,
+    CATALOGUE_FIELDS,
     GivenSplit,
     Source,
     check_log,
@@ -30,44 +22,61 @@ from prefrec.data.sources.base import (
     find_parts,
     name_before,
 )
-from prefrec.data.sources.window_rows import (
-    JSON_LINES,
-    Row,
-    check_lengths,
-    make_windows,
-    merge_rows,
-    read_rows,
-)
-from prefrec.data.titles import DuplicateTitles, resolve_duplicates
-from prefrec.data.types import Catalogue
+from prefrec.data.sources.window_rows import JSON_LINES, Row, check_lengths, make_windows, merge_rows, read_rows
+from prefrec.data.titles import resolve_duplicates
+from prefrec.data.types import LOG_SCHEMA, PARTS, Catalogue
 from prefrec.errors import DataError
 
-PARTS = ("train", "validation", "test")
 _TABLES = (".csv", ".tsv", ".parquet", ".pq", ".inter", *JSON_LINES)
 _TITLES = (".json", ".item", ".csv", ".tsv", ".parquet", ".pq")
 # Beginnings of the names of files with titles. RecBole's `.item` may have any name.
 _TITLE_NAMES = ("id2name", "id2title", "item", "title", "catalog")
-_TITLE_OPTIONS = {
-    "item_id": "--columns.catalogue-item (`columns.catalogue_item` in a recipe)",
-    "title": "--columns.title (`columns.title` in a recipe)",
-}
+
+
+def windows(config: PrepareConfig) -> Source:
+    """Read rows with their split, and a log with each interaction once.
+
+    Training interactions are those of the training file, without the targets of validation rows cut from it. Further
+    interactions of validation and test files are in the log but not learnt from. Rows with a target that the user
+    took before, or with fewer than `min_history` history items, are dropped. All items with a title stay in the
+    catalogue. Titles are a JSON of id → title, or a table; HTML entities in them are decoded.
+    """
+    files, titles = find_window_files(config.path, config.row_files or {}, config.items)
+    train_file, min_history = files["train"], config.min_history
+    items, renamed, notes = resolve_duplicates(_read_titles(titles, config), config.duplicate_titles or "number")
+    read = {part: read_rows(path, config.columns, config.encoding) for part, path in files.items()}
+    rows = {part: [_renamed(row, renamed) for row in file.rows] for part, file in read.items()}
+    notes += [note for file in read.values() for note in file.notes]
+    lengths = [len(r.history) for own in rows.values() for r in own]
+    check_lengths(lengths, train_file, config.history_length, min_history)
+    sequences = merge_rows(rows["train"], train_file)
+    notes.append(
+        f"{train_file.name}: {len(rows['train']):,} rows of {len(sequences):,} users hold "
+        f"{sum(map(len, sequences.values())):,} interactions"
+    )
+    if "validation" not in rows:
+        in_order = read["train"].timed or config.columns.timestamp == FILE_ORDER
+        notes += _cut_validation(rows, config.validation_share, train_file, in_order)
+    log = _log(sequences, rows, timed=all(file.timed for file in read.values()))
+    log, dropped = check_log(log, items["item_id"], titles, config.missing_titles)
+    if dropped:
+        known = set(items["item_id"])
+        for part, own in rows.items():
+            kept = [row for row in own if row.target in known]
+            rows[part] = [row._replace(history=tuple(i for i in row.history if i in known)) for row in kept]
+    given, left_out = _given(rows, log, config.history_length, min_history)
+    return Source("windows", "generic", Catalogue(items), log.drop("learn"), notes + dropped + left_out, given)
 
 
 def find_window_files(
-    folder: Path | None, named: Mapping[str, Path], titles: Path | None = None
+    folder: Path | None, named: Mapping[Any, Path], titles: Path | None = None
 ) -> tuple[dict[str, Path], Path]:
     """Return the file of each part (validation may have none), and the file with the titles.
 
-    Args:
-        folder: searched for files that are not named; None if all are.
-        named: part → its file.
-        titles: the file with the titles, if named.
-
-    Raises:
-        DataError: a required file is missing or ambiguous.
+    Files that are not `named` are looked for in `folder`. Raise DataError if a required one is missing or ambiguous.
     """
-    there = Path() if folder is None else Path(folder)
-    files = find_parts(there, _TABLES, [p for p in PARTS if p not in named]) if folder is not None else {}
+    searched = folder or Path()
+    files = find_parts(searched, _TABLES, [p for p in PARTS if p not in named]) if folder else {}
     files |= named
     for part in ("train", "test"):
         if part not in files:
@@ -75,104 +84,48 @@ def find_window_files(
                 f"{folder}: no {part} rows; expected a file such as {part}.csv, {part}.parquet, {part}.jsonl or "
                 f"NAME.{part}.inter, or name it with --row-files {part}=FILE (`row_files` in a recipe)"
             )
-    return files, titles or _find_titles(there, set(files.values()))
-
-
-def windows(
-    files: Mapping[str, Path],
-    titles: Path,
-    columns: ColumnNames | None = None,
-    *,
-    history_length: int = 10,
-    min_history: int = 3,
-    validation_share: float = 0.08,
-    encoding: str = "utf-8",
-    duplicate_titles: DuplicateTitles = "number",
-    missing_titles: Literal["error", "drop"] = "error",
-) -> Source:
-    """Read rows with their split, and a log with each interaction once.
-
-    Training interactions are those of the training file, without the targets of validation rows cut from it. Further
-    interactions of validation and test files are in the log but not learnt from. Rows with a target that the user
-    took before, or with fewer than `min_history` history items, are dropped. All items with a title stay in the
-    catalogue.
-
-    Args:
-        files: `train`, `test` and optionally `validation` → file of rows (see `read_rows`).
-        titles: JSON of id → title, or a table; HTML entities in titles are decoded.
-        validation_share: share of the training rows, the last by time, that become validation rows if there is no
-            file of them.
-
-    Raises:
-        DataError: a file cannot be used, rows of a user contradict each other, or rows without times must be cut.
-        ConfigError: `history_length` exceeds 10 and the longest row.
-    """
-    columns, titles, train_file = columns or ColumnNames(), Path(titles), Path(files["train"])
-    items, renamed, notes = resolve_duplicates(_read_titles(titles, columns, encoding), duplicate_titles)
-    read = {part: read_rows(Path(path), columns, encoding) for part, path in files.items()}
-    rows = {part: [_with_ids(row, renamed) for row in file.rows] for part, file in read.items()}
-    notes += [note for file in read.values() for note in file.notes]
-    check_lengths([len(r.history) for own in rows.values() for r in own], train_file, history_length, min_history)
-    sequences = merge_rows(rows["train"], train_file)
-    notes.append(
-        f"{train_file.name}: {len(rows['train']):,} rows of {len(sequences):,} users hold "
-        f"{sum(map(len, sequences.values())):,} interactions"
-    )
-    if "validation" not in rows:
-        in_order = read["train"].timed or columns.timestamp == FILE_ORDER
-        rows, cut = _cut_validation(rows, validation_share, train_file, in_order)
-        notes += cut
-    log = _log(sequences, rows, timed=all(file.timed for file in read.values()))
-    log, dropped = check_log(log, items, titles, missing_titles)
-    if dropped:
-        rows = _without_unknown(rows, set(items["item_id"]))
-    given, left_out = _given(rows, log, history_length, min_history)
-    return Source("windows", "generic", Catalogue(items), log.drop("learn"), notes + dropped + left_out, given)
-
-
-def _find_titles(folder: Path, rows: Collection[Path]) -> Path:
-    stems = {p: name_before(p, _TITLES) for p in sorted(folder.glob("*")) if p not in rows}
-    files = [p for p, stem in stems.items() if stem and (p.suffix == ".item" or stem.startswith(_TITLE_NAMES))]
-    if len(files) != 1:
-        listed = ", ".join(p.name for p in files) or "none"
+    if titles:
+        return files, titles
+    stems = {p: name_before(p, _TITLES) for p in sorted(searched.glob("*")) if p not in files.values()}
+    candidates = [p for p, stem in stems.items() if stem and (p.suffix == ".item" or stem.startswith(_TITLE_NAMES))]
+    if len(candidates) != 1:
         raise DataError(
-            f"{folder}: expected one file with titles, such as id2name.json, items.csv or NAME.item; found {listed}. "
-            "Name it with --items (`items` in a recipe)"
+            f"{searched}: expected one file with titles, such as id2name.json, items.csv or NAME.item; found "
+            f"{', '.join(p.name for p in candidates) or 'none'}. Name it with --items (`items` in a recipe)"
         )
-    return files[0]
+    return files, candidates[0]
 
 
-def _read_titles(path: Path, columns: ColumnNames, encoding: str) -> pl.DataFrame:
+def _read_titles(path: Path, config: PrepareConfig) -> pl.DataFrame:
+    columns = config.columns
     if name_before(path, [".json"]):
-        titles = load_json(read_text(path, encoding), path)
+        titles = readers.load_json(readers.read_text(path, config.encoding), path)
         if not isinstance(titles, dict) or not all(isinstance(title, str) for title in titles.values()):
             raise DataError(f'{path}: expected one JSON object of id → title, such as {{"1": "Calculator"}}')
         table = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
-        names = {"item_id": "item_id"}
+        table = readers.check_ids(table, "item_id", path)
     else:
-        table = read_table(path, encoding)
-        own = next((c for c in (columns.item, "item_id", "id") if c in table.columns), columns.item)
-        names = {"item_id": columns.catalogue_item or own}
-        table = pick_columns(table, names | {"title": columns.title}, path, options=_TITLE_OPTIONS)
-    table = check_ids(table, "item_id", path, names["item_id"])
-    decoded = as_text(table, "title", path, columns.title).map_elements(html.unescape, return_dtype=pl.String)
+        table = readers.read_table(path, config.encoding)
+        item_column = next((c for c in (columns.item, "item_id", "id") if c in table.columns), columns.item)
+        names = {"item_id": columns.catalogue_item or item_column, "title": columns.title}
+        table = readers.pick_columns(table, names, path, options=CATALOGUE_FIELDS)
+    decoded = readers.as_text(table, "title", path, columns.title).map_elements(html.unescape, return_dtype=pl.String)
     return clean_catalogue(table.with_columns(decoded), path, columns.title)
 
 
-def _with_ids(row: Row, renamed: Mapping[str, str]) -> Row:
+def _renamed(row: Row, renamed: Mapping[str, str]) -> Row:
     if not renamed:
         return row
     history = tuple(renamed.get(i, i) for i in row.history)
     return row._replace(history=history, target=renamed.get(row.target, row.target))
 
 
-def _cut_validation(
-    rows: dict[str, list[Row]], share: float, path: Path, in_order: bool
-) -> tuple[dict[str, list[Row]], list[str]]:
-    """Return the rows with the last `share` of the training rows by time as validation rows, and a note."""
+def _cut_validation(rows: dict[str, list[Row]], share: float, path: Path, in_order: bool) -> list[str]:
+    """Move the last `share` of the training rows by time to the validation rows, and return a note."""
     train = rows["train"]
+    rows["validation"] = []
     if not share:
-        return {**rows, "validation": []}, []
+        return []
     if not in_order:
         raise DataError(
             f"{path}: there is no file of validation rows, and no times by which to cut them from the training rows. "
@@ -181,25 +134,23 @@ def _cut_validation(
             "validation rows with --validation-share 0 (`validation_share`)"
         )
     cut = train[-max(1, round(share * len(train)))].time
-    parts = [row for row in train if row.time < cut], [row for row in train if row.time >= cut]
-    if not parts[0]:
+    rows["train"], rows["validation"] = [r for r in train if r.time < cut], [r for r in train if r.time >= cut]
+    if not rows["train"]:
         raise DataError(
             f"{path}: all rows have the same time, so none can be cut for validation; name a file of validation rows "
             "with --row-files validation=FILE (`row_files`), or set --validation-share 0 (`validation_share`)"
         )
-    note = f"validation: the last {len(parts[1]):,} of {len(train):,} training rows by time"
-    return rows | {"train": parts[0], "validation": parts[1]}, [note]
+    return [f"validation: the last {len(rows['validation']):,} of {len(train):,} training rows by time"]
 
 
 def _log(sequences: Mapping[str, list[tuple[str, int]]], rows: Mapping[str, list[Row]], timed: bool) -> pl.DataFrame:
     """Return each user's interactions in order, with a column `learn` for those to learn from.
 
-    Args:
-        sequences: the interactions of the training file; those of held-out rows follow them.
-        timed: an item has the time of the first row that shows it, and `SUBSECOND` separates equal times. Otherwise
-            the position in the user's sequence is the time.
+    Those of held-out rows follow `sequences`, the ones of the training file. If `timed`, an item has the time of the
+    first row that shows it, and `SUBSECOND` separates equal times. Otherwise its position is the time.
     """
     trained = {(row.user, item) for row in rows["train"] for item in (*row.history, row.target)}
+    # A validation target that a training row shows, too, cannot be held out.
     held = {(row.user, row.target) for row in rows["validation"]} - trained
     pairs = [(user, item, time, (user, item) not in held) for user, own in sequences.items() for item, time in own]
     known = {(user, item) for user, item, *_ in pairs}
@@ -210,17 +161,7 @@ def _log(sequences: Mapping[str, list[tuple[str, int]]], rows: Mapping[str, list
                 known.add((row.user, item))
                 pairs.append((row.user, item, row.time, False))
     log = pl.DataFrame(pairs, schema=LOG_SCHEMA | {"learn": pl.Boolean}, orient="row")
-    log = log.with_columns(pl.int_range(pl.len()).over("user_id").alias(SUBSECOND))
-    return log if timed else log.with_columns(pl.col(SUBSECOND).alias("timestamp")).drop(SUBSECOND)
-
-
-def _without_unknown(rows: Mapping[str, list[Row]], known: Collection[str]) -> dict[str, list[Row]]:
-    return {
-        part: [
-            row._replace(history=tuple(i for i in row.history if i in known)) for row in own if row.target in known
-        ]
-        for part, own in rows.items()
-    }
+    return log.with_columns(pl.int_range(pl.len()).over("user_id").alias(SUBSECOND if timed else "timestamp"))
 
 
 def _given(
@@ -231,13 +172,10 @@ def _given(
     taken: defaultdict[str, set[str]] = defaultdict(set)
     for user, item in learn.iter_rows():
         taken[user].add(item)
-    windows = {
-        part: make_windows(rows[part], history_length, min_history, {} if part == "train" else taken)
-        for part in PARTS
-    }
-    every = [row for own in rows.values() for row in own]
-    short = sum(len(row.history) < min_history for row in every)
-    again = len(every) - short - sum(map(len, windows.values()))
+    windows = {p: make_windows(rows[p], history_length, min_history, {} if p == "train" else taken) for p in PARTS}
+    all_rows = [row for own in rows.values() for row in own]
+    short = sum(len(row.history) < min_history for row in all_rows)
+    again = len(all_rows) - short - sum(map(len, windows.values()))
     notes = [f"{short:,} rows with fewer than {min_history} items of history are left out"] if short else []
     notes += [f"{again:,} rows whose target the user took before are left out"] if again else []
     learnt = set(learn["item_id"])

@@ -1,0 +1,63 @@
+"""Each source, read with the settings of a `PrepareConfig` as keywords."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefrec.data import PrepareConfig
+from prefrec.data.sources import Source, load_source
+
+
+def read(source: str, **settings: Any) -> Source:
+    return load_source(PrepareConfig(source=source, **settings))
+
+
+def files(
+    interactions: Path,
+    items: Path,
+    *,
+    encoding: str = "utf-8",
+    duplicate_titles: str | None = None,
+    missing_titles: str = "error",
+    users: Path | None = None,
+    **columns: str | None,
+) -> Source:
+    return read(
+        "files",
+        interactions=interactions,
+        items=items,
+        encoding=encoding,
+        duplicate_titles=duplicate_titles,
+        missing_titles=missing_titles,
+        users=users,
+        columns=columns,
+    )
+
+
+def goodreads(interactions: Path, books: Path, **settings: Any) -> Source:
+    return read("goodreads", interactions=interactions, items=books, **settings)
+
+
+def goodreads_windows(path: Path, **settings: Any) -> Source:
+    return read("goodreads-windows", path=path, **{"min_history": 1} | settings)
+
+
+def lastfm_hetrec(path: Path) -> Source:
+    return read("lastfm-hetrec", path=path)
+
+
+def lastfm_published(path: Path, **settings: Any) -> Source:
+    return read("lastfm-published", path=path, **settings)
+
+
+def movielens_100k(path: Path | None = None, missing_titles: str = "error") -> Source:
+    return read("movielens-100k", path=path, missing_titles=missing_titles)
+
+
+def movielens_csv(path: Path) -> Source:
+    return read("movielens-csv", path=path)
+
+
+def windows(rows: dict[str, Path], titles: Path, **settings: Any) -> Source:
+    return read("windows", row_files=rows, items=titles, **settings)
