@@ -10,7 +10,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.page import page_files
-from prefrec.serving.run import adapters_of, open_engine
+from prefrec.serving.server import adapters_of, open_engine
 from served_run import write_run
 
 NAMES = ["../x", "..", ".", "", "/etc", "a/b", "a\\b", "a\n", "~root", "-rf", "a\0b", ".hidden", "${HOME}", "a b"]

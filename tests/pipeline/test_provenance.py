@@ -12,7 +12,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.serving.export import export_ranker
-from prefrec.serving.run import adapters_of
+from prefrec.serving.server import adapters_of
 
 MODELS = ("sft", "dpo", "s-dpo")
 

@@ -242,7 +242,7 @@ GOOD = {"index": 0, "text": "Emma", "logprobs": None}
 def test_choices_that_are_none_are_said(answering, ask, answer):
     url, server = answering
     server.body = json.dumps(answer).encode()
-    with pytest.raises(ModelError, match=r"/v1/completions: this is no answer of OpenAI's protocol"):
+    with pytest.raises(ModelError, match=r"/v1/completions: this is not an answer of OpenAI's protocol"):
         ask(url, model="tiny").generate(_examples(1))
     server.body = json.dumps({"choices": [GOOD]}).encode()
     assert ask(url, model="tiny").generate(_examples(1)) == ["Emma"]
@@ -273,7 +273,7 @@ def test_log_probabilities_that_are_none_are_said(answering, ask, last, place):
     logps[place] = last
     for wrong in ({"token_logprobs": logps}, [{"token_logprobs": logps}], {"token_logprobs": {"0": last}}):
         server.body = json.dumps({"choices": [GOOD | {"logprobs": wrong}]}).encode()
-        with pytest.raises(ModelError, match=r"/v1/completions: this is no answer of OpenAI's protocol"):
+        with pytest.raises(ModelError, match=r"/v1/completions: this is not an answer of OpenAI's protocol"):
             ranker.score([one])
 
 
@@ -285,7 +285,7 @@ def test_log_probabilities_that_are_none_are_said(answering, ask, last, place):
 def test_bodies_that_cannot_be_read_are_said_at_once(answering, ask, body, headers):
     url, server = answering
     server.body, server.headers_too = body, headers
-    with pytest.raises(ModelError, match=r"/v1/completions: this is no answer of OpenAI's protocol"):
+    with pytest.raises(ModelError, match=r"/v1/completions: this is not an answer of OpenAI's protocol"):
         ask(url, model="tiny", retries=3).generate(_examples(1))
     assert server.asked == 1
 
@@ -308,7 +308,7 @@ def test_what_is_said_is_text(answering, client, content):
     url, server = answering
     asked = OpenAIClient(ServerSettings(url=url, model="tiny"))
     server.body = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
-    with pytest.raises(ModelError, match=r"/v1/chat/completions: this is no answer of OpenAI's protocol"):
+    with pytest.raises(ModelError, match=r"/v1/chat/completions: this is not an answer of OpenAI's protocol"):
         asked.chat(messages=[])
     server.body = json.dumps({"choices": [{"message": {"content": None}}]}).encode()
     assert asked.chat(messages=[]) == ""
@@ -362,13 +362,13 @@ def test_retry_after_is_read_as_seconds(header, seconds):
 
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://x"])
 def test_what_is_no_address_is_said(url):
-    with pytest.raises(ConfigError, match="is no address; expected one as http"):
+    with pytest.raises(ConfigError, match="is not an address; expected one such as http"):
         OpenAIClient(ServerSettings(url=url))
 
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".com", "a..b", "é" * 70, "[::1", "", "x:y"])
 def test_an_address_without_a_machine_is_said(host):
-    with pytest.raises(ConfigError, match="is no address: "):
+    with pytest.raises(ConfigError, match="is not an address: "):
         OpenAIClient(ServerSettings(url=f"http://{host}/v1"))
 
 

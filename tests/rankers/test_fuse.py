@@ -181,7 +181,7 @@ def test_weights_in_words():
     ("fields", "message"),
     [
         ({"parts": ["sft"]}, "'sft' alone cannot be fused; name a second part or set title_prior"),
-        ({"parts": ["sft", "sft"]}, r"a ranker stands there twice \(sft, sft\)"),
+        ({"parts": ["sft", "sft"]}, r"a ranker is named twice \(sft, sft\)"),
         ({"parts": []}, "at least 1 item"),
     ],
 )

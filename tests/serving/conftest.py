@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.engine import Engine
-from prefrec.serving.run import open_engine
+from prefrec.serving.server import open_engine
 from served_run import write_run
 
 

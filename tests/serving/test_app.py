@@ -10,12 +10,12 @@ from starlette.testclient import TestClient
 
 from generated_requests import PATHS, ask
 from prefrec.data import Catalogue
-from prefrec.serving import middleware
 from prefrec.serving.app import Settings, _examples, create_app
 from prefrec.serving.batcher import DeadlineError, QueueFullError
 from prefrec.serving.bodies import MAX_BODY, MAX_CANDIDATES, MAX_HISTORY, RankRequest, RecommendRequest
 from prefrec.serving.items import ItemIndex, UnknownItemsError
-from prefrec.serving.run import open_engine
+from prefrec.serving.middleware import Guard, Telemetry
+from prefrec.serving.server import open_engine
 from served_run import MARKUP
 
 QUESTION = {"history": ["Red Emma", "i7"], "candidates": ["Wild Alien", "cold heat", "i20"]}
@@ -87,7 +87,7 @@ def test_an_unknown_ranker(client):
         (QUESTION | {"candidates": [""]}, "body.candidates.0: String should have at least 1 character"),
         (QUESTION | {"history": [3]}, "body.history.0: Input should be a valid string"),
         (QUESTION | {"histroy": []}, "body.histroy: Extra inputs are not permitted"),
-        (QUESTION | {"candidates": ["i2", "red emma"]}, "'Red Emma' stands twice among the candidates"),
+        (QUESTION | {"candidates": ["i2", "red emma"]}, "'Red Emma' is given twice among the candidates"),
         ([], "body: Input should be a valid dictionary"),
         (None, "body"),
     ],
@@ -166,8 +166,8 @@ def test_a_body_that_does_not_come_is_not_waited_for(client):
     async def send(message):
         sent.append(message)
 
-    limit = middleware.BodyLimit(client.app, seconds=0.01)
-    asyncio.run(limit({"type": "http", "method": "POST", "path": "/v1/rank", "headers": []}, never, send))
+    guard = Guard(client.app, Telemetry(), None, seconds=0.01)
+    asyncio.run(guard({"type": "http", "method": "POST", "path": "/v1/rank", "headers": []}, never, send))
     assert sent[0]["status"] == 408
 
 

@@ -73,10 +73,10 @@ def test_what_came_meanwhile_shares_a_pass_in_its_order(batcher, worker):
 
 
 @pytest.mark.parametrize(
-    ("max_jobs", "passes"), [(1, [[1], [2], [3], [4]]), (2, [[1], [2, 3], [4]]), (None, [[1], [2, 3, 4]])]
+    ("max_batch", "passes"), [(1, [[1], [2], [3], [4]]), (2, [[1], [2, 3], [4]]), (None, [[1], [2, 3, 4]])]
 )
-def test_so_many_share_a_pass_and_no_more(worker, max_jobs, passes):
-    batcher = Batcher(worker, load=lambda job: Load(None, 0), room=1, max_jobs=max_jobs)
+def test_so_many_share_a_pass_and_no_more(worker, max_batch, passes):
+    batcher = Batcher(worker, load=lambda job: Load(None, 0), room=1, max_batch=max_batch)
     first = _busy(batcher, worker)
     _finish(worker, [first, *[batcher.submit(n, 100) for n in (2, 3, 4)]])
     batcher.close()

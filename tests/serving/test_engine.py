@@ -16,8 +16,8 @@ from prefrec.rankers.explain import leave_one_out
 from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
 from prefrec.serving.engine import Engine, Question, UnknownRankerError
 from prefrec.serving.items import UnknownItemsError
-from prefrec.serving.run import adapters_of, open_engine
 from prefrec.serving.scorer import Scorer, load_rankers
+from prefrec.serving.server import adapters_of, open_engine
 from served_run import HOSTILE, SPECIAL
 from slow import slow_logps, slow_logps_within
 from tiny import broken, tiny_llama
@@ -145,7 +145,7 @@ def test_one_at_a_time(run):
 
 
 def test_the_model_goes_to_the_device_of_this_process(run, monkeypatch):
-    monkeypatch.setattr("prefrec.serving.run.default_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("prefrec.serving.server.default_device", lambda: torch.device("meta"))
     monkeypatch.setattr(Engine, "warm_up", lambda self: None)
     engine = open_engine(run, ["s-dpo"])
     devices = {p.device.type for p in engine._scorer.model.parameters()}
@@ -221,7 +221,7 @@ def test_explain_equals_leave_one_out_of_the_command_line(engine, run, length):
     [
         ({"ranker": "sdpo"}, UnknownRankerError, "no ranker 'sdpo': expected one of s-dpo, dpo, sft, zero-shot"),
         ({"history": ["Red Emmma"]}, UnknownItemsError, r"'Red Emmma' among 60; near ones: Red Emma \(id "),
-        ({"candidates": ["Red Emma", "red  emma"]}, DataError, "'Red Emma' stands twice among the candidates"),
+        ({"candidates": ["Red Emma", "red  emma"]}, DataError, "'Red Emma' is given twice among the candidates"),
         ({"candidates": HOSTILE}, TokenizerError, "show fewer candidates"),
     ],
 )

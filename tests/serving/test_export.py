@@ -23,8 +23,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.prompts import ChoiceSet, PromptTemplate
 from prefrec.runs.contents import read_run
 from prefrec.serving import export
-from prefrec.serving.card import model_card
-from prefrec.serving.export import EMBEDDED_HUB_ID, base_id, export_ranker
+from prefrec.serving.export import EMBEDDED_HUB_ID, base_id, export_ranker, model_card
 from prefrec.training import lora_config
 from slow import slow_logps
 from tiny import tiny_llama
@@ -122,15 +121,15 @@ def test_rankers_are_told_apart(run):
 
 
 def test_what_a_gguf_file_left_in_the_configuration_is_dropped(run, tmp_path, monkeypatch):
-    load = export.load_model
+    load = export.load_weights
 
-    def from_gguf(name, **loading):
-        model = load(name, **loading)
+    def from_gguf(name, weights, **loading):
+        model = load(name, weights, **loading)
         model.config.quantization_config = {"quant_method": "gguf"}
         model.hf_quantizer = object()
         return model
 
-    monkeypatch.setattr(export, "load_model", from_gguf)
+    monkeypatch.setattr(export, "load_weights", from_gguf)
     folder = export_ranker(run, "zero-shot", tmp_path / "base", merged=True)
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
 
@@ -162,11 +161,11 @@ def test_a_place_where_no_folder_can_be_made_is_said(run, tmp_path, monkeypatch)
     (tmp_path / "file").write_text("x")
     monkeypatch.chdir(tmp_path / "empty")
     for out, message in (
-        (".", r"^\.: name a new folder in it, as exported"),
-        ("..", r"^\.\.: name a new folder in it, as \.\./exported"),
+        (".", r"^\.: name a new folder in it, such as exported"),
+        ("..", r"^\.\.: name a new folder in it, such as \.\./exported"),
         (tmp_path / "link", "link is a link: name the folder that it leads to"),
-        (tmp_path / "file" / "out", "file is no folder, and none can be made .*: name another --out"),
-        (tmp_path / "file" / "new" / "out", "new is no folder, and none can be made .*: name another --out"),
+        (tmp_path / "file" / "out", "file is not a folder and cannot be made .*: name another --out"),
+        (tmp_path / "file" / "new" / "out", "new is not a folder and cannot be made .*: name another --out"),
     ):
         with pytest.raises(ConfigError, match=message):
             export_ranker(run, "sft", out)

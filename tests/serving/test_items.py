@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefrec.data import Catalogue
-from prefrec.serving.bodies import ById
-from prefrec.serving.items import Item, ItemIndex, UnknownItemsError
+from prefrec.serving.bodies import ById, ItemBody
+from prefrec.serving.items import ItemIndex, UnknownItemsError
 
 ROWS = {"1": "Heat", "2": "Alien", "3": "Aliens", "1984": "Emma", "5": "1984", "6": "The  Alien Thing", "7": "heat"}
 
@@ -22,17 +22,17 @@ def index():
     [("Alien", "2"), ("  aLIEN ", "2"), ("the alien thing", "6"), ("3", "3"), ("Emma", "1984"), ("1984", "5")],
 )
 def test_a_name_is_a_title_whatever_its_case_else_an_id(index, name, item_id):
-    assert index.resolve([name]) == [item_id]
+    assert [i.item_id for i in index.resolve([name])] == [item_id]
 
 
 def test_an_id_that_is_anothers_title_can_be_said(index):
-    assert index.resolve([ById(item_id="1984"), "1984"]) == ["1984", "5"]
+    assert [i.item_id for i in index.resolve([ById(item_id="1984"), "1984"])] == ["1984", "5"]
     with pytest.raises(UnknownItemsError):
         index.resolve([ById(item_id="Emma")])
 
 
 def test_names_keep_their_order(index):
-    assert index.resolve(["Aliens", "2", "Emma", "2"]) == ["3", "2", "1984", "2"]
+    assert [i.item_id for i in index.resolve(["Aliens", "2", "Emma", "2"])] == ["3", "2", "1984", "2"]
 
 
 def test_unknown_names_come_with_near_ones(index):
@@ -42,8 +42,8 @@ def test_unknown_names_come_with_near_ones(index):
         index.resolve(["Emma", "Alein", "qqqqq"])
     assert "(and 1 more)" in str(e.value)
     first, second = e.value.unknown
-    assert first.near[0] == Item("2", "Alien")
-    assert (second.given, second.near) == ("qqqqq", ())
+    assert first.near[0] == ItemBody(item_id="2", title="Alien")
+    assert (second.given, second.near) == ("qqqqq", [])
 
 
 def test_a_title_of_two_items_asks_for_the_id(index):

@@ -13,7 +13,7 @@ from prefrec.report.wording import label
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.bodies import MAX_EXPLAINED, RankRequest
 from prefrec.serving.page import page_files, side_by_side
-from prefrec.serving.run import open_engine
+from prefrec.serving.server import open_engine
 from served_run import MARKUP
 
 sync_api = pytest.importorskip("playwright.sync_api")

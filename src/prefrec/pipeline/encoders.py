@@ -13,8 +13,8 @@ from prefrec.lm.items import ItemEncoder
 from prefrec.lm.models import load_tokenizer, vocabulary_size
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.prompts import PromptEncoder, load_template
+from prefrec.rankers.reference import tfidf
 from prefrec.rankers.title_encoder import load_encoder
-from prefrec.rankers.title_words import tfidf
 from prefrec.rankers.window import WindowCooccurrenceRanker
 
 Encoder = PromptEncoder | ItemEncoder

@@ -8,9 +8,9 @@ from prefrec.rankers.reference import (
     ItemKNNRanker,
     PopularityRanker,
     RandomRanker,
+    TitleTfidfRanker,
     reference_rankers,
 )
-from prefrec.rankers.title_words import TitleTfidfRanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What every recommender under test looks like to the evaluation."""
+"""The protocol of recommenders under test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ranker(Protocol):
     name: str
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Scores [B, C] of the candidates of B examples, in the order of each example's candidates.
+        """Return scores [B, C] of the candidates of B examples, in the order of each example's candidates.
 
         Rows with fewer than C = max candidates are filled with -inf.
         """
@@ -35,16 +35,16 @@ class GeneratingRanker(Ranker, Protocol):
     """A ranker that can also answer in text, so that the Valid Ratio can be counted."""
 
     def generate(self, examples: Sequence[RankingExample]) -> list[str]:
-        """The generated answer text of each example, as decoded (not normalised)."""
+        """Return the generated answer to each example, as decoded (not normalised)."""
         ...
 
 
 @runtime_checkable
 class ComposedRanker(Ranker, Protocol):
-    """A ranker made of others, which can do without asking them where their answers are known."""
+    """A ranker made of others, which need not be asked if their answers are known."""
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
-        """Take note of predictions, perhaps of the rows that are asked next, by the key of their entry."""
+        """Take note of predictions, by the key of their entry; the rows may be others than those asked next."""
         ...
 
 

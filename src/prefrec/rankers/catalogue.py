@@ -1,4 +1,4 @@
-"""A language model that is asked about the whole catalogue: the prompt shows the history and no candidates."""
+"""A language model that ranks the whole catalogue: the prompt shows the history and no candidates."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from prefrec import processes
 from prefrec.console import track, warn
 from prefrec.data import RankingExample
 from prefrec.lm.catalogue import BLOCK_TOKENS, TrieLayout, catalogue_logps, trie_layout
-from prefrec.lm.search import TopK, sample, top_k
+from prefrec.lm.search import sample, top_k
 from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.lm import LMRanker
+from prefrec.rankers.rows import pad_scores
 
 Method = Literal["auto", "exact", "search"]
-"""`exact` scores every title, `search` looks for the best ones; `auto` takes `exact` up to `EXACT_NODES`."""
+"""`exact` scores every title, `search` looks for the best ones; `auto` is `exact` up to `EXACT_NODES`."""
 
 EXACT_NODES = 1 << 14
-"""Inner nodes of a trie that `auto` still reads whole: the catalogue of MovieLens-100K has less than half of it."""
+"""Inner nodes of a trie that `auto` still reads whole; MovieLens-100K has less than half of them."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Recommendation:
     """The best items for one history, best first.
 
     Attributes:
-        item_ids: [≤ K] their ids; of items with the same score the first in the catalogue's order.
+        item_ids: [≤ K]; items with the same score are in the catalogue's order.
         logps: [≤ K] log-probabilities of their titles.
-        proven: no item that is left out scores higher.
-        method: how they were found, `exact` or `search`.
+        proven: True if no item that is left out scores higher.
+        method: how they were found.
     """
 
     item_ids: list[str]
@@ -46,12 +47,9 @@ class Recommendation:
 class CatalogueRanker:
     """Ranks items by the log-probability of their titles after a prompt that shows the history alone.
 
-    It takes lists of any length: titles are scored as a trie. With all items as candidates
-    (`prefrec.evaluation.whole_catalogue`) its place in the table is that of a full ranking.
-
-    Args:
-        lm: model, tokenizer, catalogue, template and name.
-        block_tokens: trie nodes a call.
+    It takes lists of any length, since titles are scored as a trie. With all items as candidates
+    (`prefrec.evaluation.whole_catalogue`) its place in the table is that of a full ranking. `block_tokens` are trie
+    nodes per call of the model.
     """
 
     def __init__(self, lm: LMRanker, *, block_tokens: int = BLOCK_TOKENS) -> None:
@@ -62,18 +60,16 @@ class CatalogueRanker:
         self._trie: tuple[tuple[tuple[int, ...], ...], Trie] | None = None
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Log-probabilities [B, C] of the candidates' titles; −inf where a row has fewer candidates."""
-        out = np.full((len(examples), max((len(e.candidates) for e in examples), default=0)), -np.inf)
+        """Return log-probabilities [B, C] of the candidates' titles; −inf if a row has fewer candidates."""
         mine = track(processes.share(range(len(examples))), f"{self.name}: scoring")
-        found = [(i, self.logps(self._encode(examples[i].history, examples[i].candidates))) for i in mine]
-        for i, logps in processes.pool(found):
-            out[i, : len(logps)] = logps
-        return out
+        scored = [(i, self.logps(self._encode(examples[i].history, examples[i].candidates))) for i in mine]
+        by_row = dict(processes.pool(scored))
+        return pad_scores([by_row[i] for i in range(len(examples))])
 
     def logps(self, choices: ChoiceSet) -> NDArray[np.float32]:
-        """Return log-probabilities [C] of the answers of one question that is already encoded, read as a trie.
+        """Return log-probabilities [C] of the answers of one encoded question, read as a trie.
 
-        Within a catalogue its whole trie is read, whichever of its titles are asked about.
+        With the objective `catalogue` the whole catalogue is read, whichever titles are asked about.
         """
         trie = self._trie_of(choices)
         logps = self._exact(choices.prompt, trie)
@@ -92,7 +88,7 @@ class CatalogueRanker:
         method: Method = "auto",
         max_calls: int | None = None,
     ) -> Recommendation:
-        """The k best items of the catalogue for a history.
+        """Return the k best items of the catalogue for a history.
 
         Args:
             history: item ids, oldest first.
@@ -102,64 +98,58 @@ class CatalogueRanker:
             max_calls: of the model in a search, which may then end unproven.
 
         Raises:
-            ValueError: k is less than 1.
             DataError: an id of the history is not in the catalogue.
             TokenizerError: the prompt does not fit.
-            ModelError: a log-probability is no finite number.
+            ModelError: a log-probability is not a finite number.
         """
         if k < 1:
             raise ValueError(f"k is at least 1, got {k}")
-        ids = self.lm.catalogue.ids
-        choices = self._encode(history, ids)
-        trie = self._trie_of(choices)
-        gone = set(without)
-        left_out = np.array([i for i, item in enumerate(ids) if item in gone], dtype=np.int64)
-        searched = method == "search" or (method == "auto" and len(trie.inner) > EXACT_NODES)
-        if searched:
-            layout = self._layout_for(choices.prompt, trie)
+        ids, prompt, trie, left_out = self._question(history, without)
+        if method == "search" or (method == "auto" and len(trie.inner) > EXACT_NODES):
             best = top_k(
                 self.lm.model,
-                choices.prompt,
+                prompt,
                 trie,
                 k,
                 without=left_out,
-                layout=layout,
+                layout=self._layout_for(prompt, trie),
                 max_calls=max_calls,
                 within=self.lm.within,
             )
-        else:
-            best = _best(self._exact(choices.prompt, trie), k, left_out)
-        return Recommendation(
-            [ids[i] for i in best.items], best.logps, best.proven, "search" if searched else "exact"
-        )
+            return Recommendation([ids[i] for i in best.items], best.logps, best.proven, "search")
+        logps = self._exact(prompt, trie)
+        # Stable, so that items with the same score stay in the catalogue's order.
+        order = np.argsort(-logps, kind="stable")
+        items = order[~np.isin(order, left_out)][:k]
+        return Recommendation([ids[i] for i in items], logps[items], True, "exact")
 
     def sample(
         self, history: Sequence[str], k: int, rng: np.random.Generator, *, without: Collection[str] = ()
     ) -> list[str]:
         """Draw k items of the catalogue without replacement, in proportion to their probabilities after a history.
 
-        Args:
-            history: item ids, oldest first.
-            k: number of items; fewer come back where fewer are left.
-            rng: of the draws.
-            without: ids of items that are not drawn.
+        Arguments are as for `recommend`; fewer items are drawn if fewer are left.
         """
-        ids = self.lm.catalogue.ids
-        choices = self._encode(history, ids)
-        trie = self._trie_of(choices)
-        left_out = [i for i, item in enumerate(ids) if item in without]
-        layout = self._layout_for(choices.prompt, trie)
-        drawn = sample(
-            self.lm.model, choices.prompt, trie, k, rng, without=left_out, layout=layout, within=self.lm.within
-        )
+        ids, prompt, trie, left_out = self._question(history, without)
+        layout = self._layout_for(prompt, trie)
+        drawn = sample(self.lm.model, prompt, trie, k, rng, without=left_out, layout=layout, within=self.lm.within)
         return [ids[i] for i in drawn]
 
     def _encode(self, history: Sequence[str], candidates: Sequence[str]) -> ChoiceSet:
         titles = self.lm.catalogue.titles_of
         return self.lm.encoder.encode(self.lm.template, titles(history), (), titles(candidates))
 
+    def _question(
+        self, history: Sequence[str], without: Collection[str]
+    ) -> tuple[Sequence[str], tuple[int, ...], Trie, list[int]]:
+        """Return all item ids, the prompt, the trie of all titles, and the indices of the items to leave out."""
+        ids = self.lm.catalogue.ids
+        choices = self._encode(history, ids)
+        gone = set(without)
+        return ids, choices.prompt, self._trie_of(choices), [i for i, item in enumerate(ids) if item in gone]
+
     def _trie_of(self, choices: ChoiceSet) -> Trie:
-        """The trie of the answers, or of the catalogue that they are scored in; kept for the next question."""
+        """Return the trie of the answers, or of the whole catalogue for that objective; keep it for the next call."""
         if self.lm.within is not None:
             return self.lm.within.trie
         if self._trie is None or self._trie[0] != choices.answers:
@@ -173,16 +163,9 @@ class CatalogueRanker:
         )
 
     def _layout_for(self, prompt: Sequence[int], trie: Trie) -> TrieLayout:
-        """Settled on the first question; said where it is not the fastest."""
+        """Choose the layout for the first question, and warn if it is not the fastest."""
         if self._layout is None:
             self._layout, reason = trie_layout(self.lm.model, prompt, trie)
             if self._layout != "cached":
                 warn(f"{self.name}: a trie is read in the slower layout `{self._layout}`: {escape(reason)}")
         return self._layout
-
-
-def _best(logps: NDArray[np.float32], k: int, left_out: NDArray[np.int64]) -> TopK:
-    """The k best of all scores."""
-    order = np.argsort(-logps, kind="stable")
-    best = order[~np.isin(order, left_out)][:k]
-    return TopK(best, logps[best], proven=True, calls=0)

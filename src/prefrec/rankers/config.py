@@ -13,11 +13,11 @@ from prefrec.data import config_error
 from prefrec.errors import ConfigError
 
 NAME = r"^[A-Za-z0-9][\w.-]*$"
-"""What runs and rankers may be called: the names are also those of files and folders."""
+"""Pattern of the names of runs and rankers, which are also those of files and folders."""
 
 
 class RankerConfig(BaseModel):
-    """What every kind has: which kind it is, and its name in the tables. Each kind gives both a default."""
+    """The fields of every kind: the kind, and the name in the tables. Each kind gives both a default."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -27,16 +27,16 @@ class RankerConfig(BaseModel):
     @field_validator("name")
     @classmethod
     def _fit_for_a_folder(cls, name: str) -> str:
-        """Checked here, so that a kind's own default for the name does not lose the check."""
+        # A validator and not a pattern of the field, which a kind with its own default for the name would lose.
         if not re.match(NAME, name):
             raise ValueError(
-                f"{name!r} is no name for a ranker: letters, digits, '.', '_' and '-', a letter or digit first"
+                f"{name!r} cannot name a ranker: use letters, digits, '.', '_' and '-', a letter or digit first"
             )
         return name
 
 
 def settings_error(error: ValidationError, section: type[BaseModel]) -> ConfigError:
-    """As `config_error`; for each field that `section` does not know also the known ones that are spelt alike."""
+    """Return `config_error` of an error in `section`, with known fields that are spelt like the unknown ones."""
     near = [
         ".".join(map(str, (*e["loc"][:-1], name)))
         for e in error.errors()
@@ -47,12 +47,10 @@ def settings_error(error: ValidationError, section: type[BaseModel]) -> ConfigEr
     return ConfigError(f"{config_error(error)}{hint}")
 
 
-def _fields(section: type[BaseModel], place: Sequence[Any]) -> list[str]:
-    """Names of the fields at a place inside a section; none where it cannot be told."""
-    for step in place:
-        if isinstance(step, int):
-            continue
-        field = section.model_fields.get(step)
+def _fields(section: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """Return the names of the fields at a location inside a section; none if it is not a section."""
+    for name in (step for step in location if not isinstance(step, int)):
+        field = section.model_fields.get(name)
         inner = _section_in(field.annotation) if field else None
         if inner is None:
             return []
@@ -61,7 +59,7 @@ def _fields(section: type[BaseModel], place: Sequence[Any]) -> list[str]:
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that an annotation such as `list[X]` or `X | None` is about."""
+    """Return the section in an annotation such as `list[X]` or `X | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
+    return next((section for part in get_args(annotation) if (section := _section_in(part))), None)

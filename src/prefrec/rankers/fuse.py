@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,16 +16,16 @@ from prefrec.data import RankingExample
 from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.config import RankerConfig
-from prefrec.rankers.reference import pad_scores
+from prefrec.rankers.rows import pad_scores
 
 FUSE_FILE = "fuse.json"
-"""Holds the chosen weights and what they reach, in the folder of the stage."""
+"""File of the chosen weights and their quality, in the folder of the stage."""
 
 GRID = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-"""Weights that are tried for a part."""
+"""Weights to try for a part."""
 
 SIGNED_GRID = (*(-w for w in reversed(GRID[1:])), *GRID)
-"""Weights that are tried for the title prior, which may count against a title."""
+"""Weights to try for the title prior, which may count against a title."""
 
 Weights = tuple[float, ...]
 """One weight per part."""
@@ -49,7 +50,7 @@ class FuseConfig(RankerConfig):
     @model_validator(mode="after")
     def _more_than_one_part(self) -> Self:
         if len(set(self.parts)) < len(self.parts):
-            raise ValueError(f"parts: a ranker stands there twice ({', '.join(self.parts)})")
+            raise ValueError(f"parts: a ranker is named twice ({', '.join(self.parts)})")
         if len(self.parts) + self.title_prior < 2:
             raise ValueError(f"parts: {self.parts[0]!r} alone cannot be fused; name a second part or set title_prior")
         return self
@@ -58,10 +59,7 @@ class FuseConfig(RankerConfig):
 class FuseRanker:
     """Score of a candidate = Σ over parts of weight × the part's score, standardised within the row's candidates.
 
-    Args:
-        name: shown in tables.
-        parts: the rankers that are asked.
-        weights: one per part; those with weight 0 are not asked.
+    Parts with weight 0 are not asked.
     """
 
     def __init__(self, name: str, parts: Sequence[Ranker], weights: Sequence[float]) -> None:
@@ -73,32 +71,27 @@ class FuseRanker:
         self.weights = tuple(weight for _, weight in used)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C] of the candidates; -inf in empty places.
-
-        Raises:
-            ModelError: a part's score is NaN.
-        """
+        """Return scores [B, C] of the candidates; -inf in empty places. ModelError if a part's score is NaN."""
         return weighted_sum([standardise(checked_scores(part, examples)) for part in self.parts], self.weights)
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
-        """Hand predictions on to the parts that can use them."""
+        """Pass predictions on to the parts that can use them."""
         for part in self.parts:
             if isinstance(part, ComposedRanker):
                 part.know(answers)
 
 
+@dataclass(eq=False)
 class TitlePriorRanker:
     """Score of a candidate = log-probability of its title after a prompt without history and candidates.
 
-    All titles are scored at once, when the first row asks.
+    All titles are scored at once, for the first row.
     """
 
-    def __init__(self, name: str, lm: CatalogueRanker) -> None:
-        self.name = name
-        self.lm = lm
+    name: str
+    lm: CatalogueRanker
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C] of the candidates; -inf in empty places."""
         return pad_scores([[self._logps[c] for c in e.candidates] for e in examples])
 
     @cached_property
@@ -117,58 +110,48 @@ def standardise(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     count = np.maximum(finite.sum(axis=1, keepdims=True), 1)
     highest = np.where(finite, scores, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
     lowest = np.where(finite, scores, np.inf).min(axis=1, keepdims=True, initial=np.inf)
-    varied = highest > lowest
+    varied = finite & (highest > lowest)
     # First to [0, 1]: then equal scores are exactly 0, and no square of a very small or large score is 0 or infinite.
-    unit = np.divide(scores - lowest, highest - lowest, out=np.zeros(scores.shape), where=finite & varied)
+    unit = np.divide(scores - lowest, highest - lowest, out=np.zeros(scores.shape), where=varied)
     centred = unit - unit.sum(axis=1, keepdims=True) / count
     deviation = np.sqrt(np.where(finite, centred**2, 0.0).sum(axis=1, keepdims=True) / count)
-    z = np.divide(centred, deviation, out=np.zeros(scores.shape), where=finite & varied)
+    z = np.divide(centred, deviation, out=np.zeros(scores.shape), where=varied)
     return np.where(finite, z, scores)
 
 
 def weighted_sum(parts: Sequence[NDArray[np.float64]], weights: Sequence[float]) -> NDArray[np.float64]:
-    """Return Σ weight × scores [B, C]; -inf where a part with a weight has no finite score.
-
-    Args:
-        parts: standardised scores [B, C] of each part.
-        weights: one per part.
-    """
+    """Return Σ weight × scores [B, C] of standardised parts; -inf where a part with a weight has no finite score."""
     total = np.zeros_like(parts[0])
-    finite = np.ones(total.shape, dtype=bool)
     for scores, weight in zip(parts, weights, strict=True):
-        if weight:
-            known = np.isfinite(scores)
-            total += weight * np.where(known, scores, 0.0)
-            finite &= known
-    return np.where(finite, total, -np.inf)
+        if weight:  # 0 × -inf is NaN, and a negative weight would make -inf the highest score
+            total += np.where(np.isfinite(scores), weight * scores, -np.inf)
+    return total
 
 
 def choose_weights(grids: Sequence[Sequence[float]], quality: Callable[[Weights], float]) -> Weights:
     """Return the weights of the highest quality that coordinate ascent finds.
 
-    It starts from each part alone. A step tries all of a part's grid, with the other weights kept. Only ratios
-    matter: the first weight that is not 0 is 1 (or -1), and the others are of their grids. Of weights with the same
-    quality those with fewer parts win, then those with the smaller sum of sizes, then those of earlier parts. No part
-    alone has a higher quality than the result.
+    It starts from each part alone. A step tries all of a part's grid and keeps the other weights. Only ratios matter:
+    the first weight that is not 0 is 1 (or -1), and the others are of their grids. Of weights with the same quality
+    those with fewer parts win, then those with the smaller sum of sizes, then those of earlier parts. No part alone
+    has a higher quality than the result.
 
     Args:
         grids: weights to try, of each part.
         quality: of weights, one per part; higher is better.
     """
-    known: dict[Weights, float] = {}
+    cached_quality = cache(quality)
 
     def order(weights: Weights) -> tuple[float, int, float, Weights]:
-        if weights not in known:
-            known[weights] = quality(weights)
         earlier_parts_first = tuple(-w for w in weights)
-        return -known[weights], sum(w != 0 for w in weights), sum(map(abs, weights)), earlier_parts_first
+        return -cached_quality(weights), sum(w != 0 for w in weights), sum(map(abs, weights)), earlier_parts_first
 
     alone = [tuple(float(i == k) for i in range(len(grids))) for k in range(len(grids))]
     return min((_ascend(start, grids, order) for start in alone), key=order)
 
 
 def _ascend(start: Weights, grids: Sequence[Sequence[float]], order: Callable[[Weights], Any]) -> Weights:
-    """Return the weights from which no change of one of them comes earlier in the order."""
+    """Return weights of which no single one can be changed to come earlier in the order."""
     best, before = start, None
     while best != before:
         before = best
@@ -192,12 +175,12 @@ def formula(weights: Mapping[str, float]) -> str:
     return text.removeprefix(" + ").removeprefix(" ")
 
 
-def fusion_sentence(name: str, found: Mapping[str, Any]) -> str:
-    """Return in words what `FUSE_FILE` of the ranker `name` holds."""
-    reached = {part: f"{value:.3f}" for part, value in found["ndcg@10"].items()}
+def fusion_sentence(name: str, chosen: Mapping[str, Any]) -> str:
+    """Return the content of the ranker's `FUSE_FILE` as a sentence."""
+    reached = {part: f"{value:.3f}" for part, value in chosen["ndcg@10"].items()}
     alone = ", ".join(f"{part} {value}" for part, value in reached.items() if part != name)
-    lists = "the whole catalogue" if found["candidates"] == "catalogue" else "their candidates"
+    lists = "the whole catalogue" if chosen["candidates"] == "catalogue" else "their candidates"
     return (
-        f"{name} = {formula(found['weights'])}, weights chosen on {found['n']:,} validation rows over {lists}: "
+        f"{name} = {formula(chosen['weights'])}, weights chosen on {chosen['n']:,} validation rows over {lists}: "
         f"NDCG@10 {reached[name]} there; alone: {alone}"
     )

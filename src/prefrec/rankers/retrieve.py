@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from prefrec.rankers.rows import pad_scores
 
 
 class RetrieveThenRankConfig(RankerConfig):
-    """Which two rankers, and how many items go from one to the other."""
+    """Two rankers, and the number of items that go from one to the other."""
 
     kind: Literal["retrieve-then-rank"] = "retrieve-then-rank"
     name: str = Field("retrieve-then-rank", description="Folder, and name in the tables.")
@@ -27,63 +28,42 @@ class RetrieveThenRankConfig(RankerConfig):
     retrieve: int = Field(20, ge=1, description="Items that the retriever hands on.")
 
 
+@dataclass(eq=False)
 class RetrieveThenRank:
-    """Orders the K items that a retriever likes best by another ranker; the others follow in the retriever's order.
+    """Orders the K items that a retriever scores highest by another ranker; the others keep the retriever's order.
 
-    With the whole catalogue as candidates (`prefrec.evaluation.whole_catalogue`) it is a recommender over all
-    items. Its ranker sees K candidates in an order drawn at random, as in lists that it was trained on, so that
-    what it says is its own; where the retriever is indifferent at place K, luck decides. Both draws depend on seed,
-    user, history and item alone.
-
-    Args:
-        name: in the tables.
-        retriever: scores all candidates.
-        ranker: scores the K.
-        k: how many.
-        seed: of the draws.
+    With the whole catalogue as candidates (`prefrec.evaluation.whole_catalogue`) it is a recommender over all items.
+    Its ranker sees the K candidates in a random order, as in the lists that it was trained on, so the order says
+    nothing about the retriever. Ties at place K are broken at random. Both draws depend on seed, user, history and
+    item alone.
     """
 
-    def __init__(self, name: str, retriever: Ranker, ranker: Ranker, k: int, *, seed: int = 0) -> None:
-        if k < 1:
-            raise ValueError(f"k is at least 1, got {k}")
-        self.name = name
-        self.retriever = retriever
-        self.ranker = ranker
-        self.k = k
-        self._luck = RandomRanker(seed)
+    name: str
+    retriever: Ranker
+    ranker: Ranker
+    k: int
+    seed: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k is at least 1, got {self.k}")
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Scores [B, C] of the candidates: places from the last, ties kept; -inf in empty places.
-
-        Raises:
-            ModelError: a score of one of the two rankers is NaN.
-        """
-        liked = checked_scores(self.retriever, examples)
-        luck = self._luck.score(examples)
-        picked = [
-            _best(row[: len(e.candidates)], draw[: len(e.candidates)], self.k)
-            for row, draw, e in zip(liked, luck, examples, strict=True)
-        ]
-        asked = [_question(e, columns) for e, columns in zip(examples, picked, strict=True)]
-        orders = checked_scores(self.ranker, asked)
-        rows = zip(examples, liked, picked, orders, strict=True)
-        return pad_scores([_merge(row[: len(e.candidates)], p, order[: len(p)]) for e, row, p, order in rows])
-
-
-def _best(liked: NDArray[np.float64], luck: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """Columns of the k best liked of a row, in a random order."""
-    best = np.lexsort((luck, -liked))[:k]
-    return best[np.argsort(luck[best])]
-
-
-def _question(example: RankingExample, columns: NDArray[np.int64]) -> RankingExample:
-    """What the ranker is asked. It is not told the target, which may not be among them: the first stands for it."""
-    candidates = tuple(example.candidates[c] for c in columns)
-    return RankingExample(example.user_id, example.history, candidates, candidates[0])
-
-
-def _merge(liked: NDArray[np.float64], picked: NDArray[np.int64], order: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores [C] of one row: the picked above the others, each group in its own ranker's order."""
-    scores = -rankdata(-liked, method="dense").astype(np.float64)
-    scores[picked] = rankdata(order, method="dense")
-    return scores
+        """Return scores [B, C]: places from the last, ties kept; -inf in empty places. ModelError for a NaN."""
+        draws = RandomRanker(self.seed).score(examples)
+        rows: list[NDArray[np.float64]] = []
+        picked: list[NDArray[np.int64]] = []
+        questions: list[RankingExample] = []
+        for e, scores, draw in zip(examples, checked_scores(self.retriever, examples), draws, strict=True):
+            row, draw = scores[: len(e.candidates)], draw[: len(e.candidates)]
+            best = np.lexsort((draw, -row))[: self.k]
+            # In a random order, which says nothing about the retriever.
+            best = best[np.argsort(draw[best])]
+            shown = tuple(e.candidates[c] for c in best)
+            # The ranker must not be told the target, which may not be among them: the first stands for it.
+            questions.append(RankingExample(e.user_id, e.history, shown, shown[0]))
+            rows.append(-rankdata(-row, method="dense").astype(np.float64))
+            picked.append(best)
+        for row, best, order in zip(rows, picked, checked_scores(self.ranker, questions), strict=True):
+            row[best] = rankdata(order[: len(best)], method="dense")  # above the others, which are negative
+        return pad_scores(rows)

@@ -1,8 +1,9 @@
-"""Ranking examples as padded rows and sparse matrices: what rankers that are made of tables share."""
+"""Ranking examples as padded rows and sparse matrices, for rankers that are made of tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,33 +16,32 @@ CELLS_AT_A_TIME = 8_000_000
 """Cells of a dense block of scores held in memory at a time."""
 
 
-def pad_scores(rows: Sequence[Sequence[float] | NDArray[np.float64]]) -> NDArray[np.float64]:
+def pad_scores(rows: Sequence[Sequence[float] | NDArray[np.floating]]) -> NDArray[np.float64]:
     """Return [B, C] from B rows of at most C scores, short rows filled with -inf."""
-    width = max((len(r) for r in rows), default=0)
-    out = np.full((len(rows), width), -np.inf)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out
+    return _padded(rows, np.float64, -np.inf)
 
 
 def pad_codes(rows: Sequence[Sequence[str]], index: dict[str, int]) -> NDArray[np.int64]:
     """Return codes [B, L] of the items in `rows`: -1 in empty places, len(index) for items not in `index`."""
-    width = max((len(r) for r in rows), default=0)
-    out = np.full((len(rows), width), -1, dtype=np.int64)
+    return _padded([[index.get(item, len(index)) for item in row] for row in rows], np.int64, -1)
+
+
+def _padded(rows: Sequence[Any], dtype: type, empty: float) -> NDArray[Any]:
+    out: NDArray[Any] = np.full((len(rows), max(map(len, rows), default=0)), empty, dtype)
     for i, row in enumerate(rows):
-        out[i, : len(row)] = [index.get(item, len(index)) for item in row]
+        out[i, : len(row)] = row
     return out
 
 
 def user_item_matrix(train_interactions: pl.DataFrame) -> tuple[sparse.csr_array, dict[str, int]]:
     """Return the binary user × item matrix [U, I] and item_id → column, columns in order of item id."""
     pairs = train_interactions.select("user_id", "item_id").unique()
-    index = {item: i for i, item in enumerate(pairs["item_id"].unique().sort().to_list())}
-    users = {user: i for i, user in enumerate(pairs["user_id"].unique().sort().to_list())}
-    rows = [users[u] for u in pairs["user_id"].to_list()]
-    columns = [index[i] for i in pairs["item_id"].to_list()]
-    shape = (len(users), len(index))
-    return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape), index
+    items = pairs["item_id"].unique().sort().to_list()
+    # Dense ranks of the sorted ids, from 0.
+    rows, columns = (pairs[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in pairs.columns)
+    shape = (pairs["user_id"].n_unique(), len(items))
+    matrix = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+    return matrix, {item: i for i, item in enumerate(items)}
 
 
 def history_matrix(
@@ -50,9 +50,11 @@ def history_matrix(
     """Return the weights [B, I] of the items in each history, oldest first.
 
     An item weighs 2^(−age / half_life): the newest has age 0, the one before it age 1. Items outside `index` have an
-    age but no column. An item that stands there twice weighs the sum.
+    age but no column. An item that occurs twice weighs the sum.
 
     Args:
+        histories: item ids.
+        index: item id → column.
         half_life: in items; None: all weigh 1.
     """
     columns, weights, ends = list[int](), list[float](), [0]
@@ -73,15 +75,15 @@ def score_by_rows(
 ) -> NDArray[np.float64]:
     """Return scores [B, C] = (weights[b] @ factors[0] @ factors[1] …)[candidates of row b].
 
-    The product is [B, I] with the columns of `index`; it is made in blocks, since it is dense. A candidate outside
-    `index` scores 0, an empty place -inf.
+    The product is [B, I] with the columns of `index`. A candidate outside `index` scores 0, an empty place -inf.
     """
     codes = pad_codes([e.candidates for e in examples], index)
     scores = np.zeros(codes.shape)
-    for rows in blocks(len(examples), len(index)):
+    for rows in blocks(len(examples), len(index)):  # the product is dense
         sums = weights[rows]
         for factor in factors:
             sums = sums @ factor
+        # One more column, for the candidates outside `index`.
         known = np.hstack([sums.toarray(), np.zeros((sums.shape[0], 1))])
         scores[rows] = np.take_along_axis(known, np.where(codes[rows] < 0, len(index), codes[rows]), axis=1)
     return np.where(codes < 0, -np.inf, scores)

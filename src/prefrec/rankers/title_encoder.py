@@ -8,6 +8,7 @@ from inspect import signature
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefrec.console import track
@@ -20,13 +21,7 @@ _TITLES_AT_A_TIME = 128
 
 
 class TitleEncoder(nn.Module):
-    """A pretrained transformer that reads titles.
-
-    Args:
-        model: a causal LM without its head, or a bidirectional encoder.
-        tokenizer: of the model.
-        max_tokens: of a title that are read.
-    """
+    """A causal LM without its head, or a bidirectional encoder, that reads at most `max_tokens` of a title."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
         super().__init__()
@@ -36,21 +31,21 @@ class TitleEncoder(nn.Module):
         self.width: int = model.config.hidden_size
 
     def forward(self, titles: Sequence[str]) -> Tensor:
-        """Vectors [T, H]: means over the tokens of each title, those that the tokenizer adds included."""
-        rows = self._ids(titles)
+        """Return vectors [T, H]: means over the tokens of each title, with those that the tokenizer adds."""
+        read = self.tokenizer(
+            list(titles), truncation=True, max_length=self.max_tokens, split_special_tokens=True, padding=False
+        )
+        # A title without tokens is read as the token 0. Not the tokenizer's padding: some have no token for it.
+        rows = [torch.tensor(ids or [0]) for ids in read["input_ids"]]
         device = next(self.model.parameters()).device
-        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for n, row in enumerate(rows):
-            ids[n, : len(row)] = torch.tensor(row)
-            mask[n, : len(row)] = 1
-        ids, mask = ids.to(device), mask.to(device)
+        ids = pad_sequence(rows, batch_first=True).to(device)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
         states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         return (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
     @torch.no_grad()
     def encode(self, titles: Sequence[str], *, progress: bool = True) -> Tensor:
-        """Vectors [T, H] of any number of titles, on the CPU, without dropout."""
+        """Return vectors [T, H] of any number of titles, on the CPU, without dropout."""
         was_training = self.training
         self.eval()
         out = torch.empty(len(titles), self.width)
@@ -61,19 +56,12 @@ class TitleEncoder(nn.Module):
         self.train(was_training)
         return out
 
-    def _ids(self, titles: Sequence[str]) -> list[list[int]]:
-        """Token ids of each title; a title without tokens is read as the token 0."""
-        read = self.tokenizer(
-            list(titles), truncation=True, max_length=self.max_tokens, split_special_tokens=True, padding=False
-        )
-        return [ids or [0] for ids in read["input_ids"]]
-
 
 def load_encoder(name: str, max_tokens: int) -> TitleEncoder:
-    """The encoder of that name (see `prefrec.lm.models.load_model`), in float32, on a GPU if there is one.
+    """Return the encoder of that name (see `prefrec.lm.models.load_model`), in float32, on a GPU if there is one.
 
     Raises:
-        ModelError: there is no such model, it cannot be read, or it is an encoder-decoder.
+        ModelError: the model does not exist, cannot be read, or is an encoder-decoder.
     """
     folder = resolve(name)
     try:

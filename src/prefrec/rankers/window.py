@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -54,16 +54,16 @@ class WindowCooccurrenceRanker:
             train_interactions: each user's in their order.
             reach: the largest distance d.
             decay: places after which a pair weighs 1/e.
-            exponents: a and b: how much popular items of the history, and popular candidates, are held back.
+            exponents: a and b, which hold back popular items of the history, and popular candidates.
             half_life: items of the history after which a weight is halved.
-            validation: rows that choose decay, exponents and half-life among `GRID` and the values given, by
-                NDCG@10; none: the values given are taken.
+            validation: rows that choose decay, exponents and half-life by NDCG@10, among `GRID` and the given ones;
+                none: the given ones.
         """
-        taken, index = user_item_matrix(train_interactions)
-        popularity = np.asarray(taken.sum(axis=0))
-        grid = list(dict.fromkeys([(decay, exponents, half_life), *(GRID if validation else ())]))
+        matrix, index = user_item_matrix(train_interactions)
+        popularity = np.asarray(matrix.sum(axis=0))
 
-        @lru_cache(maxsize=1)  # the grid lists equal decays, and equal exponents among them, one after another
+        # The grid lists equal decays, and among them equal exponents, one after another: the last one is enough.
+        @lru_cache(maxsize=1)
         def pairs(decay: float) -> sparse.csr_array:
             one_way = _near_pairs(train_interactions, index, reach, decay)
             return sparse.csr_array(one_way + one_way.T)
@@ -73,6 +73,7 @@ class WindowCooccurrenceRanker:
             history, candidate = (sparse.diags_array(popularity**-power) for power in exponents)
             return sparse.csr_array(history @ pairs(decay) @ candidate)
 
+        grid = dict.fromkeys([(decay, exponents, half_life), *(GRID if validation else ())])
         rankers = (cls(similarity(d, e), index, life) for d, e, life in grid)
         if not validation:
             return next(rankers)
@@ -80,7 +81,6 @@ class WindowCooccurrenceRanker:
         return max(rankers, key=lambda ranker: _mean_ndcg(ranker.score(validation), targets))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, C]: weighted sums of similarities."""
         weights = history_matrix([e.history for e in examples], self.index, self.half_life)
         return score_by_rows(weights, [self.similarity], examples, self.index)
 
@@ -93,24 +93,18 @@ def _mean_ndcg(scores: NDArray[np.float64], targets: Sequence[int]) -> float:
 
 def _near_pairs(log: pl.DataFrame, index: dict[str, int], reach: int, decay: float) -> sparse.csr_array:
     """Return [I, I]: Σ exp(−(d − 1) / decay) over the pairs in which column comes d ≤ reach places after row."""
-    log = log.select("user_id", "item_id").with_columns(pl.col("user_id").rank("dense").alias("user"))
-    log = log.sort("user", maintain_order=True)
+    log = log.select("item_id", user=pl.col("user_id").rank("dense")).sort("user", maintain_order=True)
     items = np.array([index[i] for i in log["item_id"].to_list()], dtype=np.int32)
     users = log["user"].to_numpy()
     total = sparse.csr_array((len(index), len(index)))
-    held: list[tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int32]]] = []
-    # All pairs of all distances at once are `reach` times the log, so they are summed from time to time.
-    for d in range(1, min(reach, len(items) - 1) + 1):
+    held: list[tuple[NDArray[Any], ...]] = []
+    last = min(reach, len(items) - 1)
+    for d in range(1, last + 1):
         same = users[:-d] == users[d:]
         before, after = items[:-d][same], items[d:][same]
         held.append((np.full(len(before), np.exp(-(d - 1) / decay)), before, after))
-        if sum(len(w) for w, _, _ in held) >= _PAIRS_AT_A_TIME:
-            total, held = total + _summed(held, total.shape), []
-    return total + _summed(held, total.shape) if held else total
-
-
-def _summed(
-    pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int32]]], shape: tuple[int, int]
-) -> sparse.csr_array:
-    weights, rows, columns = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    return sparse.csr_array((weights, (rows, columns)), shape=shape)
+        # All pairs of all distances at once are `reach` times the log, so they are summed from time to time.
+        if d == last or sum(len(w) for w, _, _ in held) >= _PAIRS_AT_A_TIME:
+            weights, rows, columns = (np.concatenate(part) for part in zip(*held, strict=True))
+            total, held = total + sparse.csr_array((weights, (rows, columns)), shape=total.shape), []
+    return total

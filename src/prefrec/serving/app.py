@@ -1,4 +1,4 @@
-"""The HTTP application: routes, keys, and the wording of errors, over an `Engine`."""
+"""The HTTP application over an `Engine`: routes, keys, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -21,52 +20,53 @@ from starlette.responses import JSONResponse
 from prefrec import __version__
 from prefrec.console import console
 from prefrec.errors import DataError, ModelError, PrefrecError, TokenizerError
+from prefrec.serving import bodies
 from prefrec.serving.batcher import DeadlineError, QueueFullError, StoppedError
-from prefrec.serving.bodies import (
-    MAX_FOUND,
-    MAX_NAME,
-    ExampleAnswer,
-    ExplainAnswer,
-    ExplainRequest,
-    ItemBody,
-    ItemsAnswer,
-    Problem,
-    ProblemAnswer,
-    RankAnswer,
-    RankRequest,
-    RecommendAnswer,
-    RecommendRequest,
-    RunAnswer,
-    StateAnswer,
-    UnknownName,
-)
-from prefrec.serving.engine import Asked, Engine, UnknownRankerError
+from prefrec.serving.engine import Engine, Prepared, UnknownRankerError
 from prefrec.serving.items import UnknownItemsError
-from prefrec.serving.middleware import HEADERS, BodyLimit, Counting, KnownHosts, StrictHeaders, problem
-from prefrec.serving.telemetry import Telemetry
+from prefrec.serving.middleware import HEADERS, Guard, Telemetry, problem
 
 Body = TypeVar("Body")
 
 NAME_KINDS = ("constrained-str", "ById")
-"""What pydantic adds to the place of an error in an `ItemName`."""
+"""Names that pydantic adds to the location of an error in an `ItemName`."""
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ProblemAnswer, "description": "The body is no JSON."},
-    401: {"model": ProblemAnswer, "description": "The server wants a key."},
-    404: {"model": ProblemAnswer, "description": "An item is unknown (near matches are given), or a ranker."},
-    408: {"model": ProblemAnswer, "description": "The body did not arrive in time."},
-    421: {"model": ProblemAnswer, "description": "The Host header names another server."},
-    413: {"model": ProblemAnswer, "description": "The body is too long."},
-    422: {"model": ProblemAnswer, "description": "A field is wrong, or the question does not fit the prompt."},
-    429: {"model": ProblemAnswer, "description": "The queue is full; Retry-After says when to try again."},
-    500: {"model": ProblemAnswer, "description": "The model or the server failed; the server's log says why."},
-    503: {"model": ProblemAnswer, "description": "The server is stopping."},
-    504: {"model": ProblemAnswer, "description": "No answer before the deadline."},
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: {"model": bodies.ProblemAnswer, "description": description}
+    for status, description in {
+        400: "The body is not JSON.",
+        401: "The server wants a key.",
+        404: "An item is unknown (near matches are given), or a ranker.",
+        408: "The body did not arrive in time.",
+        421: "The Host header names another server.",
+        413: "The body is too long.",
+        422: "A field is wrong, or the question does not fit the prompt.",
+        429: "The queue is full; Retry-After says when to try again.",
+        500: "The model or the server failed; the server's log says why.",
+        503: "The server is stopping.",
+        504: "No answer before the deadline.",
+    }.items()
 }
+"""Status → the description of the answer in the OpenAPI schema."""
 
 
 class ClientGoneError(PrefrecError):
-    """Nobody waits for the answer any more."""
+    """The client has gone away, so nobody waits for the answer."""
+
+
+ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
+    (UnknownItemsError, 404, "unknown_item"),
+    (UnknownRankerError, 404, "unknown_ranker"),
+    (QueueFullError, 429, "queue_full"),
+    (DeadlineError, 504, "deadline"),
+    (ClientGoneError, 499, "client_gone"),  # nobody reads it, but it is counted
+    (StoppedError, 503, "stopping"),
+    (TokenizerError, 422, "too_long"),
+    (DataError, 422, "invalid"),
+    (ModelError, 500, "model"),
+    (PrefrecError, 500, "internal"),
+)
+"""Class of an error, status and code of its answer; the first class that fits counts."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class Settings:
         name: of the run, to show.
         model: the base's name, to show.
         deadline: seconds in which a request is answered, or refused.
-        api_key: what clients send as `Authorization: Bearer KEY`; None: nothing is asked for.
-        hosts: names by which the server may be asked, without port; None: any.
+        api_key: clients send it as `Authorization: Bearer KEY`; None: no key is needed.
+        hosts: names that the Host header may have, without port; None: any.
         page: path → (media type, content) of the page's files; empty: no page.
-        telemetry: what is counted.
+        telemetry: counts requests and passes.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Settings:
 
 
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
-    """The application. It closes the engine when it shuts down."""
+    """Return the application. It closes the engine when it shuts down."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -109,59 +109,77 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     settings.telemetry.watch_queue(lambda: engine.batcher.waiting)
-    app.include_router(_state(engine))
-    app.include_router(_api(engine, settings), dependencies=_key(settings.api_key))
-    app.include_router(_page(settings.page))
-    _word_errors(app)
-    app.add_middleware(BodyLimit)
-    app.add_middleware(KnownHosts, hosts=settings.hosts)
-    app.add_middleware(StrictHeaders)
-    app.add_middleware(Counting, telemetry=settings.telemetry)
-    app.openapi = _openapi(app, engine)  # type: ignore[method-assign]
+    _add_open_routes(app, engine, settings.page)
+    app.include_router(_api(engine, settings))
+    _answer_errors(app)
+    app.add_middleware(Guard, telemetry=settings.telemetry, hosts=settings.hosts)
+    _add_examples(app.openapi(), engine)
     return app
 
 
+def _add_open_routes(app: FastAPI, engine: Engine, page: dict[str, tuple[str, bytes]]) -> None:
+    """Add the routes that need no key."""
+
+    @app.get("/healthz", summary="Does the server live?")
+    async def healthz() -> bodies.StateAnswer:
+        return bodies.StateAnswer(status="ok")
+
+    @app.get("/readyz", summary="Does it take requests?", responses={503: DOCUMENTED[503]})
+    async def readyz() -> bodies.StateAnswer:
+        if not engine.batcher.alive:
+            raise StoppedError("the server is stopping")
+        return bodies.StateAnswer(status="ready")
+
+    async def file(request: Request) -> Response:
+        media_type, content = page[request.scope["route"].path]
+        return Response(content, media_type=media_type)
+
+    for path in page:  # a route each, so that no path is made from what a client sends
+        app.add_api_route(path, file, response_class=Response, include_in_schema=False)
+
+
 def _api(engine: Engine, settings: Settings) -> APIRouter:
-    api = APIRouter(responses=ERRORS)
+    api = APIRouter(responses=DOCUMENTED, dependencies=_key(settings.api_key))
 
-    async def through(make: Callable[[], Asked[Body]]) -> Body:
-        """Encoded, then scored: a place in both queues, given up when this is cancelled."""
-        asked = await asyncio.wrap_future(engine.prepare(make))
-        return asked.answer(await asyncio.wrap_future(engine.submit(asked, settings.deadline)))
+    async def encode_and_score(make: Callable[[], Prepared[Body]]) -> Body:
+        # A cancellation of this also cancels the future that is awaited, and so frees its place in the queue.
+        prepared = await asyncio.wrap_future(engine.prepare(make))
+        return prepared.answer(await asyncio.wrap_future(engine.submit(prepared, settings.deadline)))
 
-    async def answer(request: Request, make: Callable[[], Asked[Body]]) -> Body:
+    async def answer(request: Request, make: Callable[[], Prepared[Body]]) -> Body:
         try:
             async with asyncio.timeout(settings.deadline):
-                return await _while_there(request, through(make))
+                return await _while_connected(request, encode_and_score(make))
         except TimeoutError:
             raise DeadlineError(f"no answer within {settings.deadline:g} s; ask for less, or later") from None
 
     @api.post("/v1/rank", summary="Order candidates for a history")
-    async def rank(body: RankRequest, request: Request) -> RankAnswer:
+    async def rank(body: bodies.RankRequest, request: Request) -> bodies.RankAnswer:
         return await answer(request, lambda: engine.rank(body))
 
     @api.post("/v1/recommend", summary="The best items of the whole catalogue for a history")
-    async def recommend(body: RecommendRequest, request: Request) -> RecommendAnswer:
+    async def recommend(body: bodies.RecommendRequest, request: Request) -> bodies.RecommendAnswer:
         return await answer(request, lambda: engine.recommend(body))
 
     @api.post("/v1/explain", summary="What each item of a history does to a candidate, by leaving it out")
-    async def explain(body: ExplainRequest, request: Request) -> ExplainAnswer:
+    async def explain(body: bodies.ExplainRequest, request: Request) -> bodies.ExplainAnswer:
         return await answer(request, lambda: engine.explain(body))
 
     @api.get("/v1/items", summary="Search the catalogue by title or id")
     def items(
-        query: Annotated[str, Query(max_length=MAX_NAME, description="Part of a title, or an id.")] = "",
-        limit: Annotated[int, Query(ge=1, le=MAX_FOUND)] = 10,
-    ) -> ItemsAnswer:
-        found = engine.items.search(query, limit)
-        return ItemsAnswer(items=[ItemBody(item_id=i.item_id, title=i.title) for i in found])
+        query: Annotated[str, Query(max_length=bodies.MAX_NAME, description="Part of a title, or an id.")] = "",
+        limit: Annotated[int, Query(ge=1, le=bodies.MAX_FOUND)] = 10,
+    ) -> bodies.ItemsAnswer:
+        return bodies.ItemsAnswer(items=engine.items.search(query, limit))
 
     @api.get("/v1/run", summary="What is served")
-    async def run() -> RunAnswer:
-        return RunAnswer(run=settings.name, model=settings.model, rankers=engine.rankers, items=len(engine.items))
+    async def run() -> bodies.RunAnswer:
+        return bodies.RunAnswer(
+            run=settings.name, model=settings.model, rankers=engine.rankers, items=len(engine.items)
+        )
 
     @api.get("/v1/example", summary="A row of the data under test")
-    async def example(row: Annotated[int, Query(ge=0, le=2**31)] = 0) -> ExampleAnswer:
+    async def example(row: Annotated[int, Query(ge=0, le=2**31)] = 0) -> bodies.ExampleAnswer:
         return engine.example(row)
 
     @api.get("/metrics", summary="Counters, for Prometheus", response_class=Response)
@@ -171,12 +189,8 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
     return api
 
 
-async def _while_there(request: Request, work: Coroutine[Any, Any, Body]) -> Body:
-    """What `work` gives, which is cancelled when the client goes away.
-
-    Raises:
-        ClientGoneError: it has.
-    """
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Body]) -> Body:
+    """Return the result of `work`; cancel it and raise ClientGoneError if the client goes away."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -194,69 +208,43 @@ async def _while_there(request: Request, work: Coroutine[Any, Any, Body]) -> Bod
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _state(engine: Engine) -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/healthz", summary="Does the server live?")
-    async def healthz() -> StateAnswer:
-        return StateAnswer(status="ok")
-
-    @router.get("/readyz", summary="Does it take requests?", responses={503: ERRORS[503]})
-    async def readyz() -> StateAnswer:
-        if not engine.batcher.alive:
-            raise StoppedError("the server is stopping")
-        return StateAnswer(status="ready")
-
-    return router
-
-
-def _page(files: dict[str, tuple[str, bytes]]) -> APIRouter:
-    """One route for each file of the page; no path is ever made from what a client sends."""
-    router = APIRouter(include_in_schema=False)
-
-    def add(path: str, media_type: str, content: bytes) -> None:
-        async def file() -> Response:
-            return Response(content, media_type=media_type)
-
-        router.add_api_route(path, file, response_class=Response)
-
-    for path, (media_type, content) in files.items():
-        add(path, media_type, content)
-    return router
-
-
 def _key(api_key: str | None) -> list[Any]:
-    """The check of the key, as dependencies of the routes that need it."""
+    """Return the dependencies that check the key."""
     if api_key is None:
         return []
-    bearer = HTTPBearer(auto_error=False, description="The key that the server was started with.")
+    sent = Depends(HTTPBearer(auto_error=False, description="The key that the server was started with."))
 
-    async def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+    async def check(given: HTTPAuthorizationCredentials | None = sent) -> None:
         # Bytes as they were sent: headers are read as Latin-1, and a comparison of texts refuses all but ASCII.
         if given is None or not hmac.compare_digest(given.credentials.encode("latin-1"), api_key.encode()):
-            raise HTTPException(
-                401, "a key is needed: Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
-            )
+            message = "a key is needed: Authorization: Bearer KEY"
+            raise HTTPException(401, message, headers={"WWW-Authenticate": "Bearer"})
 
-    check.__annotations__["given"] = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
     return [Depends(check)]
 
 
-def _word_errors(app: FastAPI) -> None:
-    """Every error as a `ProblemAnswer`."""
+def _answer_errors(app: FastAPI) -> None:
+    """Make every error a `ProblemAnswer`."""
 
     @app.exception_handler(PrefrecError)
-    async def ours(request: Request, error: PrefrecError) -> JSONResponse:
-        return _worded(error)
+    async def expected(request: Request, error: PrefrecError) -> JSONResponse:
+        status, code = next((status, code) for kind, status, code in ERRORS if isinstance(error, kind))
+        message = str(error)
+        if status == 500:  # it may name paths of this machine
+            console.print(f"error: {error}", highlight=False, markup=False)
+            message = "the model could not answer; the server's log says why"
+        seconds = getattr(error, "retry_after", None)
+        headers = None if seconds is None else {"Retry-After": str(seconds)}
+        return problem(status, code, message, headers, getattr(error, "unknown", ()))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"] if p not in NAME_KINDS)
         if first["type"] == "json_invalid":
-            return problem(400, "no_json", f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}")
-        # What was given is not repeated: it may be long, and need not be text that can be written.
-        return problem(422, "invalid", f"{place}: {first['msg']}".encode(errors="replace").decode())
+            return problem(400, "no_json", f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+        location = ".".join(str(p) for p in first["loc"] if p not in NAME_KINDS)
+        # The value is not repeated: it may be long, and need not be text that can be written.
+        return problem(422, "invalid", f"{location}: {first['msg']}".encode(errors="replace").decode())
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
@@ -265,60 +253,26 @@ def _word_errors(app: FastAPI) -> None:
         return problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
         console.print("".join(traceback.format_exception(error)), highlight=False, markup=False)
-        # The answer to what was not foreseen goes past the middleware.
+        # Starlette sends this answer outside of all middleware, so the headers are added here.
         strict = {name.decode(): value.decode() for name, value in HEADERS.items()}
         return problem(500, "internal", "the server failed; its log says why", strict)
 
 
-def _worded(error: PrefrecError) -> JSONResponse:
-    if isinstance(error, UnknownItemsError):
-        names = [
-            UnknownName(given=u.given, near=[ItemBody(item_id=i.item_id, title=i.title) for i in u.near])
-            for u in error.unknown
-        ]
-        body = ProblemAnswer(error=Problem(code="unknown_item", message=str(error), items=names))
-        return JSONResponse(body.model_dump(), 404)
-    if isinstance(error, UnknownRankerError):
-        return problem(404, "unknown_ranker", str(error))
-    if isinstance(error, QueueFullError):
-        return problem(429, "queue_full", str(error), {"Retry-After": str(error.retry_after)})
-    if isinstance(error, DeadlineError):
-        return problem(504, "deadline", str(error))
-    if isinstance(error, ClientGoneError):
-        return problem(499, "client_gone", str(error))  # nobody reads it, but it is counted
-    if isinstance(error, StoppedError):
-        return problem(503, "stopping", str(error), {"Retry-After": "5"})
-    if isinstance(error, TokenizerError):
-        return problem(422, "too_long", str(error))
-    if isinstance(error, DataError):
-        return problem(422, "invalid", str(error))
-    console.print(f"error: {error}", highlight=False, markup=False)
-    code = "model" if isinstance(error, ModelError) else "internal"
-    return problem(500, code, "the model could not answer; the server's log says why")
-
-
-def _openapi(app: FastAPI, engine: Engine) -> Callable[[], dict[str, Any]]:
-    """The schema, with examples that this very server can answer."""
-
-    def schema() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            whole = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            for path, example in _examples(engine).items():
-                content = whole["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-                content["examples"] = {"titles": {"summary": "Items of the catalogue", "value": example}}
-            app.openapi_schema = whole
-        return app.openapi_schema
-
-    return schema
+def _add_examples(schema: dict[str, Any], engine: Engine) -> None:
+    for path, example in _examples(engine).items():
+        content = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        content["examples"] = {"titles": {"summary": "Items of the catalogue", "value": example}}
 
 
 def _examples(engine: Engine) -> dict[str, dict[str, Any]]:
-    """Path → body of a request, made of items of the catalogue: the schema is open to all, users' rows are not."""
+    """Return path → body of a request. It names items of the catalogue, since anyone can read the schema."""
     titles = engine.items.plain_titles(8)
-    history = titles[: len(titles) // 2]
-    candidates = titles[len(history) :]
+    history, candidates = titles[: len(titles) // 2], titles[len(titles) // 2 :]
     question = {"history": history, "candidates": candidates}
-    whole = {"history": history, "k": 5}
-    return {"/v1/rank": question, "/v1/recommend": whole, "/v1/explain": question | {"target": candidates[0]}}
+    return {
+        "/v1/rank": question,
+        "/v1/recommend": {"history": history, "k": 5},
+        "/v1/explain": question | {"target": candidates[0] if candidates else ""},
+    }

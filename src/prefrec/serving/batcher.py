@@ -1,7 +1,7 @@
 """One worker thread that answers the questions of many clients in few passes: bounded queue, deadlines.
 
-There is no waiting for company: the worker takes what has come while it was busy. An idle server answers at
-once, a busy one answers many at a time.
+The worker never waits for more jobs: it takes those that came while it was busy. An idle server answers at once, a
+busy one answers many at a time.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from prefrec.errors import PrefrecError
 
@@ -21,14 +20,14 @@ Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
 LONGEST_RETRY_S = 60
-"""Clients are never told to stay away for longer."""
+"""Longest time that clients are told to stay away."""
 
 _MEMORY = 0.2
-"""Weight of the newest pass in the mean time a job takes."""
+"""Weight of the newest pass in the mean time per job."""
 
 
 class QueueFullError(PrefrecError):
-    """More jobs wait than may; `retry_after` is the number of seconds after which there should be room."""
+    """The queue is full; `retry_after` is the number of seconds after which there should be room."""
 
     def __init__(self, waiting: int, retry_after: int) -> None:
         super().__init__(f"{waiting} requests are waiting, which is as many as may; try again in {retry_after} s")
@@ -40,28 +39,27 @@ class DeadlineError(PrefrecError):
 
 
 class StoppedError(PrefrecError):
-    """The batcher takes no jobs any more."""
+    """The batcher takes no more jobs; another server may take them after `retry_after` seconds."""
+
+    retry_after = 5
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What the worker did at one go: jobs answered, and seconds they waited in the queue and were worked on."""
+class Pass(NamedTuple):
+    """A finished pass: number of jobs, seconds that each waited in the queue, and seconds of the pass."""
 
     jobs: int
     waited: tuple[float, ...]
     seconds: float
 
 
-@dataclass(frozen=True)
-class Load:
-    """What a job asks of a pass: jobs of one `kind` may share it, while their sizes fit into its room."""
+class Load(NamedTuple):
+    """A job's claim on a pass: jobs of one `kind` may share it, while their sizes fit into its room."""
 
     kind: Hashable
     size: float
 
 
-@dataclass(frozen=True)
-class _Waiting(Generic[Job, Answer]):
+class _Waiting(NamedTuple, Generic[Job, Answer]):
     job: Job
     load: Load
     since: float
@@ -73,14 +71,14 @@ class Batcher(Generic[Job, Answer]):
     """Collects jobs of several threads and hands them to `work`, some at a time, in a thread of its own.
 
     Args:
-        work: answers [n] of jobs [n]. Called by the worker thread only. Where it raises for several jobs, each
-            is tried alone, so that no job fails for another's fault.
-        load: of a job; asked by the thread that submits it.
-        room: sum of the sizes of the jobs that may share a pass; one alone always may.
-        max_jobs: jobs that may share a pass; None: any number that fits.
+        work: answers [n] of jobs [n]. If it raises for several jobs, each is tried alone, so that none fails because
+            of another.
+        load: of a job; called by the thread that submits it.
+        room: sum of the sizes of the jobs that may share a pass; a single job may be larger.
+        max_batch: jobs that may share a pass; None: any number that fits.
         max_queue: jobs that may wait.
-        on_pass: told of every pass.
-        clock: seconds, monotonic.
+        on_pass: called after every pass.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -89,14 +87,13 @@ class Batcher(Generic[Job, Answer]):
         *,
         load: Callable[[Job], Load],
         room: float,
-        max_jobs: int | None = None,
+        max_batch: int | None = None,
         max_queue: int = 256,
         on_pass: Callable[[Pass], None] = lambda done: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._work, self._load, self._on_pass, self._clock = work, load, on_pass, clock
-        self.room, self.max_jobs = room, max_jobs
-        self.max_queue = max_queue
+        self.room, self.max_batch, self.max_queue = room, max_batch or math.inf, max_queue
         self._queue: deque[_Waiting[Job, Answer]] = deque()
         self._changed = threading.Condition()
         self._stopped = False
@@ -115,47 +112,31 @@ class Batcher(Generic[Job, Answer]):
         return not self._stopped and self._worker.is_alive()
 
     def submit(self, job: Job, timeout: float) -> Future[Answer]:
-        """Queue a job that is of no use after `timeout` seconds.
-
-        Raises:
-            QueueFullError: no room.
-            StoppedError: `close` has been called.
-        """
+        """Queue a job whose answer is useless after `timeout` seconds; raises as `check_room`."""
         load = self._load(job)
         with self._changed:
             self.check_room()
-            future: Future[Answer] = Future()
             now = self._clock()
-            self._queue.append(_Waiting(job, load, now, now + timeout, future))
+            waiting: _Waiting[Job, Answer] = _Waiting(job, load, now, now + timeout, Future())
+            self._queue.append(waiting)
             self._changed.notify()
-        return future
+        return waiting.future
 
     def check_room(self, coming: int = 0) -> None:
-        """Make sure that one more job may come, beside those that are on their way.
-
-        Args:
-            coming: jobs that will be submitted without fail.
-
-        Raises:
-            QueueFullError: no room.
-            StoppedError: `close` has been called.
-        """
+        """Raise QueueFullError or StoppedError if no job may come besides `coming` ones that are on their way."""
         with self._changed:
             if self._stopped:
                 raise StoppedError("the server is stopping")
             if len(self._queue) + coming >= self.max_queue:
                 now = self._clock()
-                self._queue = deque(w for w in self._queue if not self._is_lost(w, now))
+                self._queue = deque(w for w in self._queue if not _is_lost(w, now))
             waiting = len(self._queue) + coming
             if waiting >= self.max_queue:
-                raise QueueFullError(waiting, self._retry_after(waiting))
+                seconds = math.ceil(self._job_seconds * waiting)
+                raise QueueFullError(waiting, min(LONGEST_RETRY_S, max(1, seconds)))
 
     def close(self, timeout: float | None = None) -> None:
-        """Take no new jobs, answer those that wait, and end the worker; does nothing the second time.
-
-        Args:
-            timeout: seconds after which jobs that still wait are given up.
-        """
+        """Take no new jobs, answer those that wait, and end the worker; jobs are given up after `timeout` seconds."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -171,43 +152,36 @@ class Batcher(Generic[Job, Answer]):
             start = self._clock()
             self._answer(batch)
             seconds = self._clock() - start
+            # A moving mean, for the time after which a refused client is to come again.
             each = seconds / len(batch)
             self._job_seconds += _MEMORY * (each - self._job_seconds) if self._job_seconds else each
             self._on_pass(Pass(len(batch), tuple(start - w.since for w in batch), seconds))
 
     def _next_batch(self) -> list[_Waiting[Job, Answer]]:
-        """The oldest job and those behind it that fit beside it; empty when it is time to end."""
+        """Return the oldest job and those behind it that fit beside it; an empty list when the worker is to end."""
+        batch: list[_Waiting[Job, Answer]] = []
         with self._changed:
-            while True:
-                while not self._queue and not self._stopped:
-                    self._changed.wait()
+            # Again, if nobody waits any more for any of the jobs that came.
+            while not batch:
+                self._changed.wait_for(lambda: self._queue or self._stopped)
                 if not self._queue:
                     return []
-                batch: list[_Waiting[Job, Answer]] = []
                 kept: deque[_Waiting[Job, Answer]] = deque()
-                now, taken = self._clock(), 0.0
+                now, size = self._clock(), 0.0
                 for waiting in self._queue:
-                    if self._is_lost(waiting, now):
+                    kind, more = waiting.load
+                    if _is_lost(waiting, now):
                         continue
-                    if batch and not self._may_join(batch, taken + waiting.load.size, waiting.load.kind):
+                    # The first goes whatever its size, since it would never fit otherwise.
+                    full = len(batch) >= self.max_batch or size + more > self.room
+                    if batch and (full or kind != batch[0].load.kind):
                         kept.append(waiting)
+                    # False if it was cancelled, as its client has gone.
                     elif waiting.future.set_running_or_notify_cancel():
                         batch.append(waiting)
-                        taken += waiting.load.size
+                        size += more
                 self._queue = kept
-                if batch:
-                    return batch
-
-    def _may_join(self, batch: Sequence[_Waiting[Job, Answer]], taken: float, kind: Hashable) -> bool:
-        """Whether one more job of this kind may go with `batch`, and take it to this size."""
-        full = self.max_jobs is not None and len(batch) >= self.max_jobs
-        return not full and kind == batch[0].load.kind and taken <= self.room
-
-    def _is_lost(self, waiting: _Waiting[Job, Answer], now: float) -> bool:
-        """True for a job that nobody waits for any more; its future is settled."""
-        if waiting.deadline <= now and waiting.future.set_running_or_notify_cancel():
-            waiting.future.set_exception(DeadlineError("the request waited longer than its deadline"))
-        return waiting.future.done()
+        return batch
 
     def _answer(self, batch: Sequence[_Waiting[Job, Answer]]) -> None:
         try:
@@ -222,5 +196,9 @@ class Batcher(Generic[Job, Answer]):
         for waiting, answer in zip(batch, answers, strict=True):
             waiting.future.set_result(answer)
 
-    def _retry_after(self, waiting: int) -> int:
-        return min(LONGEST_RETRY_S, max(1, math.ceil(self._job_seconds * waiting)))
+
+def _is_lost(waiting: _Waiting[Job, Answer], now: float) -> bool:
+    """Settle the future of a job past its deadline; return True for a job that nobody waits for any more."""
+    if waiting.deadline <= now and waiting.future.set_running_or_notify_cancel():
+        waiting.future.set_exception(DeadlineError("the request waited longer than its deadline"))
+    return waiting.future.done()

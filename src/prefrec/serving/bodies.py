@@ -1,4 +1,4 @@
-"""What goes over the wire: bodies of requests and answers, with their limits."""
+"""Bodies of requests and answers, with their limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_BODY = 1 << 18
 
 MAX_HISTORY = 200
 MAX_EXPLAINED = 50
-"""Items of a history that is explained: each is one more prompt to score."""
+"""Items of a history to explain: each is one more prompt to score."""
 
 MAX_CANDIDATES = 100
 MAX_TOP = 100
@@ -27,50 +27,47 @@ class _Body(BaseModel):
 
 
 class ById(_Body):
-    """An item by its id, where a text might be another item's title."""
+    """An item by its id, for an id that is also another item's title."""
 
-    item_id: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    item_id: Name
 
 
 ItemName = Name | ById
-"""How requests name an item: a title or an id, or surely an id."""
+"""How requests name an item: a title or an id, or certainly an id."""
+
+Candidates = Annotated[list[ItemName], Field(max_length=MAX_CANDIDATES)]
 
 
 class _Request(_Body):
     ranker: Name | None = Field(None, description="Name of a ranker (see /v1/run); default: the served run's first.")
+    history: list[ItemName] = Field(max_length=MAX_HISTORY, description="Titles or item ids, oldest first.")
 
 
 class RankRequest(_Request):
     """A question: what comes next after `history`, of `candidates`?"""
 
-    history: list[ItemName] = Field(max_length=MAX_HISTORY, description="Titles or item ids, oldest first.")
-    candidates: list[ItemName] = Field(
-        min_length=1, max_length=MAX_CANDIDATES, description="Titles or item ids, each item once."
-    )
+    candidates: Candidates = Field(min_length=1, description="Titles or item ids, each item once.")
 
 
 class ExplainRequest(_Request):
-    """Which items of `history` speak for or against `target`?"""
+    """A question: which items of `history` speak for or against `target`?"""
 
     history: list[ItemName] = Field(
         min_length=1, max_length=MAX_EXPLAINED, description="Titles or item ids, oldest first."
     )
-    candidates: list[ItemName] = Field(
-        [],
-        max_length=MAX_CANDIDATES,
-        description="As for /v1/rank; none: the prompt shows none, as for /v1/recommend.",
+    candidates: Candidates = Field(
+        [], description="As for /v1/rank. Without any, the prompt shows none, as for /v1/recommend."
     )
-    target: ItemName = Field(description="One of the candidates; any item where there are none.")
+    target: ItemName = Field(description="One of the candidates; any item if there are none.")
 
 
 class RecommendRequest(_Request):
-    """What comes next after `history`, of the whole catalogue?"""
+    """A question: what comes next after `history`, of the whole catalogue?"""
 
-    history: list[ItemName] = Field(max_length=MAX_HISTORY, description="Titles or item ids, oldest first.")
     k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items.")
 
 
-class ItemBody(_Body):
+class ItemBody(_Body, frozen=True):
     """An item of the catalogue."""
 
     item_id: str
@@ -85,31 +82,30 @@ class RankedItem(ItemBody):
     probability: float = Field(description="Its share among the items of this ranking; these add up to 1.")
 
 
+Shortened = Annotated[bool, Field(description="True if the oldest items did not fit into the prompt.")]
+
+
 class RankAnswer(_Body):
     """The candidates, the likeliest first."""
 
     ranker: str
     history: list[ItemBody] = Field(description="The history as understood.")
-    history_shortened: bool = Field(description="True where the oldest items did not fit into the prompt.")
+    history_shortened: Shortened
     ranking: list[RankedItem]
 
 
-class RecommendAnswer(_Body):
+class RecommendAnswer(RankAnswer):
     """The likeliest items of the catalogue that are not in the history."""
 
-    ranker: str
-    history: list[ItemBody] = Field(description="The history as understood.")
-    history_shortened: bool = Field(description="True where the oldest items did not fit into the prompt.")
-    ranking: list[RankedItem]
-    proven: bool = Field(description="True where no other item of the catalogue scores higher.")
+    proven: bool = Field(description="True if no other item of the catalogue scores higher.")
 
 
 class Influence(ItemBody):
-    """What leaving one item of the history out does to the target."""
+    """The effect on the target of leaving one item of the history out."""
 
     position: int = Field(description="Place in the history, from 0.")
     logp_without: float = Field(description="Log-probability of the target's title without this item.")
-    logp_change: float = Field(description="logp − logp_without: positive where the item speaks for the target.")
+    logp_change: float = Field(description="logp − logp_without: positive if the item speaks for the target.")
     probability_without: float | None = Field(description="As `probability`, without this item.")
     probability_change: float | None = Field(description="probability − probability_without.")
 
@@ -120,8 +116,8 @@ class ExplainAnswer(_Body):
     ranker: str
     target: ItemBody
     logp: float
-    probability: float | None = Field(description="The target's share among the candidates, where there are some.")
-    history_shortened: bool = Field(description="True where the oldest items did not fit into the prompt.")
+    probability: float | None = Field(description="The target's share among the candidates, if there are some.")
+    history_shortened: Shortened
     influences: list[Influence] = Field(description="In the history's order, of the items that fitted.")
 
 
@@ -132,7 +128,7 @@ class ItemsAnswer(_Body):
 
 
 class RunAnswer(_Body):
-    """What is served."""
+    """The run that is served."""
 
     run: str
     model: str = Field(description="The base model's name, as in the recipe.")
@@ -147,20 +143,20 @@ class ExampleAnswer(_Body):
     rows: int = Field(description="How many there are.")
     history: list[ItemBody]
     candidates: list[ItemBody]
-    target: ItemBody = Field(description="What the user took next.")
+    target: ItemBody = Field(description="The item that the user took next.")
 
 
 class UnknownName(_Body):
-    """A name that stands for no item, or for several."""
+    """A name of no item, or of several."""
 
     given: str
     near: list[ItemBody]
 
 
 class Problem(_Body):
-    """Why a request was not answered."""
+    """The reason why a request was not answered."""
 
-    code: str = Field(description="For machines, as `unknown_item` or `queue_full`.")
+    code: str = Field(description="For machines, such as `unknown_item` or `queue_full`.")
     message: str = Field(description="For people: what was given, what was expected, what to do.")
     items: list[UnknownName] = Field([], description="With `unknown_item`: the names, and near matches.")
 
@@ -172,6 +168,6 @@ class ProblemAnswer(_Body):
 
 
 class StateAnswer(_Body):
-    """Whether the server lives, or takes requests."""
+    """The state of the server: alive, or ready for requests."""
 
     status: str

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax  # type: ignore[import-untyped]
 
 from prefrec.data import RankingExample
 from prefrec.errors import DataError
@@ -18,22 +19,10 @@ from prefrec.lm.items import ItemEncoder
 from prefrec.lm.packing import tokens_of
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.catalogue import Recommendation
-from prefrec.report.examples import shares
-from prefrec.serving.batcher import Batcher, Load, Pass
-from prefrec.serving.bodies import (
-    ExampleAnswer,
-    ExplainAnswer,
-    ExplainRequest,
-    Influence,
-    ItemBody,
-    ItemName,
-    RankAnswer,
-    RankedItem,
-    RankRequest,
-    RecommendAnswer,
-    RecommendRequest,
-)
-from prefrec.serving.items import Item, ItemIndex
+from prefrec.serving import bodies
+from prefrec.serving.batcher import Batcher, Load
+from prefrec.serving.bodies import ItemBody, ItemName
+from prefrec.serving.items import ItemIndex
 from prefrec.serving.scorer import Scorer, Scores
 
 Body = TypeVar("Body")
@@ -61,8 +50,8 @@ class CatalogueQuestion:
 
 
 @dataclass(frozen=True)
-class Asked(Generic[Body]):
-    """A request on its way: what the worker is asked, and what becomes of its answer."""
+class Prepared(Generic[Body]):
+    """A request that is ready: a job for the worker, and a function that makes the answer of its outcome."""
 
     question: Question | CatalogueQuestion
     answer: Callable[[Any], Body]
@@ -71,15 +60,7 @@ class Asked(Generic[Body]):
 class Engine:
     """Answers requests about one run. One thread encodes them, another scores them, both for all clients.
 
-    Args:
-        scorer: of the run's rankers; the first is the default.
-        items: of the run's catalogue.
-        encoder: of the model's tokenizer.
-        template: the prompt.
-        examples: rows to show, for people who try the server out.
-        max_queue: requests that may wait, to be encoded or to be scored.
-        max_batch: requests that may share a pass; None: as many as the scorer's budget of tokens holds.
-        on_pass: told of every pass of the worker.
+    The default is the scorer's first ranker; `examples` are rows to show, `queue` are options of the `Batcher`.
     """
 
     def __init__(
@@ -90,9 +71,7 @@ class Engine:
         template: PromptTemplate,
         *,
         examples: Sequence[RankingExample] = (),
-        max_queue: int = 256,
-        max_batch: int | None = None,
-        on_pass: Callable[[Pass], None] = lambda done: None,
+        **queue: Any,
     ) -> None:
         self.items = items
         self.encoder = encoder
@@ -100,143 +79,117 @@ class Engine:
         self.examples = examples
         self.rankers = list(scorer.adapters)
         self._scorer = scorer
-        # A fast tokenizer keeps settings of a call in itself: two threads in it at once would mix them up.
-        self._encoding = threading.Lock()
-        # A thread that waits for a lock cannot be called off when its client has gone; a job of a pool can.
+        # One thread, since a fast tokenizer keeps the settings of a call in itself: two calls at once would mix them
+        # up. A pool and not a lock, since a job of a pool can be cancelled when its client has gone.
         self._encoders = ThreadPoolExecutor(1, thread_name_prefix="prefrec-encoder")
-        self._preparing, self._counting = 0, threading.Lock()
+        self._preparing: set[Future[Any]] = set()
+        self._counting = threading.Lock()
         self.batcher: Batcher[Question | CatalogueQuestion, Any] = Batcher(
-            self._work,
-            load=self._load,
-            room=scorer.max_tokens,
-            max_jobs=max_batch,
-            max_queue=max_queue,
-            on_pass=on_pass,
+            self._work, load=_load, room=scorer.max_tokens, **queue
         )
 
-    def prepare(self, make: Callable[[], Asked[Body]]) -> Future[Asked[Body]]:
-        """Queue a call of `rank`, `explain` or `recommend`.
-
-        Raises:
-            QueueFullError: as many requests wait as may, to be encoded or to be scored.
-            StoppedError: `close` has been called.
-        """
+    def prepare(self, make: Callable[[], Prepared[Body]]) -> Future[Prepared[Body]]:
+        """Queue a call of `rank`, `explain` or `recommend`; raises as `Batcher.check_room`."""
         with self._counting:
-            self.batcher.check_room(self._preparing)
-            self._preparing += 1
-        future = self._encoders.submit(make)
-        future.add_done_callback(self._prepared)
+            self.batcher.check_room(len(self._preparing))
+            future = self._encoders.submit(make)
+            self._preparing.add(future)
+        future.add_done_callback(self._preparing.discard)
         return future
 
-    def submit(self, asked: Asked[Body], timeout: float) -> Future[Any]:
-        """Queue a request that is ready; see `Batcher.submit` for what it raises."""
-        return self.batcher.submit(asked.question, timeout)
+    def submit(self, prepared: Prepared[Body], timeout: float) -> Future[Any]:
+        """Queue a request that is ready; raises as `Batcher.submit`."""
+        return self.batcher.submit(prepared.question, timeout)
 
-    def ranker(self, name: str | None) -> str:
-        """The ranker of this name; the default for None.
-
-        Raises:
-            UnknownRankerError: there is none.
-        """
-        if name is not None and name not in self.rankers:
-            raise UnknownRankerError(f"no ranker {name!r}: expected one of {', '.join(self.rankers)}")
-        return name or self.rankers[0]
-
-    def rank(self, request: RankRequest) -> Asked[RankAnswer]:
-        """A ranking request, ready for the worker.
+    def rank(self, request: bodies.RankRequest) -> Prepared[bodies.RankAnswer]:
+        """Prepare a ranking request.
 
         Raises:
-            UnknownRankerError, UnknownItemsError, DataError: a name is wrong, or an item stands there twice.
+            UnknownRankerError, UnknownItemsError, DataError: a name is wrong, or a candidate is given twice.
             TokenizerError: the candidates do not fit into the prompt.
         """
-        ranker = self.ranker(request.ranker)
+        ranker = self._ranker(request.ranker)
         history, candidates = self._resolve(request.history, request.candidates)
         choice_set, dropped = self._encode(history, candidates, candidates)
 
-        def answer(scores: Scores) -> RankAnswer:
-            return RankAnswer(
-                ranker=ranker,
-                history=[_body(i) for i in history],
-                history_shortened=dropped > 0,
-                ranking=_ranking(candidates, scores[0]),
-            )
+        def answer(scores: Scores) -> bodies.RankAnswer:
+            ranking = _ranking(candidates, scores[0])
+            return bodies.RankAnswer(ranker=ranker, history=history, history_shortened=dropped > 0, ranking=ranking)
 
-        return Asked(Question(ranker, (choice_set,)), answer)
+        return Prepared(Question(ranker, (choice_set,)), answer)
 
-    def explain(self, request: ExplainRequest) -> Asked[ExplainAnswer]:
-        """A leave-one-out request: the history as the prompt shows it, and that without each of its items in turn.
+    def explain(self, request: bodies.ExplainRequest) -> Prepared[bodies.ExplainAnswer]:
+        """Prepare a leave-one-out request: the history as the prompt shows it, and without each of its items.
 
-        Raises:
-            As `rank`, and DataError where there are candidates and the target is none of them.
+        Raises as `rank`, and DataError if there are candidates and the target is not among them.
         """
-        ranker = self.ranker(request.ranker)
+        ranker = self._ranker(request.ranker)
         history, candidates = self._resolve(request.history, request.candidates)
-        target = self.items.item(*self.items.resolve([request.target]))
+        (target,) = self.items.resolve([request.target])
         if candidates and target not in candidates:
             raise DataError(f"the target {target.title!r} is not among the candidates")
-        asked = candidates or [target]
-        whole, first = self._encode(history, candidates, asked)
+        answers = candidates or [target]
+        whole, first = self._encode(history, candidates, answers)
         shown = history[first:]
-        without = [self._encode(shown[:i] + shown[i + 1 :], candidates, asked)[0] for i in range(len(shown))]
-        column = asked.index(target)
+        without = [self._encode(shown[:i] + shown[i + 1 :], candidates, answers)[0] for i in range(len(shown))]
+        column = answers.index(target)
 
-        def share(logps: NDArray[np.float64]) -> float | None:
-            return float(shares(logps.tolist())[column]) if candidates else None
-
-        def answer(scores: Scores) -> ExplainAnswer:
-            logp, probability = float(scores[0][column]), share(scores[0])
-            return ExplainAnswer(
+        def answer(scores: Scores) -> bodies.ExplainAnswer:
+            logp, *logps = [float(row[column]) for row in scores]
+            # Without candidates the target competes with nothing, and has no share.
+            probability, *others = [float(softmax(row)[column]) if candidates else None for row in scores]
+            influences = [
+                bodies.Influence(
+                    **dict(item),
+                    position=position,
+                    logp_without=rest,
+                    logp_change=logp - rest,
+                    probability_without=other,
+                    probability_change=None if probability is None or other is None else probability - other,
+                )
+                for position, (item, rest, other) in enumerate(zip(shown, logps, others, strict=True), first)
+            ]
+            return bodies.ExplainAnswer(
                 ranker=ranker,
-                target=_body(target),
+                target=target,
                 logp=logp,
                 probability=probability,
                 history_shortened=first > 0,
-                influences=[
-                    _influence(item, first + i, logp, float(left[column]), probability, share(left))
-                    for i, (item, left) in enumerate(zip(shown, scores[1:], strict=True))
-                ],
+                influences=influences,
             )
 
-        return Asked(Question(ranker, (whole, *without)), answer)
+        return Prepared(Question(ranker, (whole, *without)), answer)
 
-    def recommend(self, request: RecommendRequest) -> Asked[RecommendAnswer]:
-        """A question about the whole catalogue, ready for the worker; what is in the history is left out.
+    def recommend(self, request: bodies.RecommendRequest) -> Prepared[bodies.RecommendAnswer]:
+        """Prepare a question about the whole catalogue without the history's items; raises as `rank`."""
+        ranker = self._ranker(request.ranker)
+        history = self.items.resolve(request.history)
 
-        Raises:
-            UnknownRankerError, UnknownItemsError: a name is wrong.
-        """
-        ranker = self.ranker(request.ranker)
-        history = [self.items.item(i) for i in self.items.resolve(request.history)]
-
-        def answer(outcome: tuple[Recommendation, bool]) -> RecommendAnswer:
+        def answer(outcome: tuple[Recommendation, bool]) -> bodies.RecommendAnswer:
             best, shortened = outcome
-            found = [self.items.item(i) for i in best.item_ids]
-            return RecommendAnswer(
+            items = [self.items.item(i) for i in best.item_ids]
+            return bodies.RecommendAnswer(
                 ranker=ranker,
-                history=[_body(i) for i in history],
+                history=history,
                 history_shortened=shortened,
-                ranking=_ranking(found, best.logps.astype(np.float64)) if found else [],
+                ranking=_ranking(items, best.logps.astype(np.float64)),
                 proven=best.proven,
             )
 
-        return Asked(CatalogueQuestion(ranker, tuple(i.item_id for i in history), request.k), answer)
+        return Prepared(CatalogueQuestion(ranker, tuple(i.item_id for i in history), request.k), answer)
 
-    def example(self, row: int) -> ExampleAnswer:
-        """A row of the data, its items by name; rows are counted round.
-
-        Raises:
-            DataError: there are none.
-        """
+    def example(self, row: int) -> bodies.ExampleAnswer:
+        """Return a row of the data; after the last row comes the first again. DataError if there are none."""
         if not self.examples:
             raise DataError("the run has no rows to show")
         row %= len(self.examples)
         example = self.examples[row]
-        return ExampleAnswer(
+        return bodies.ExampleAnswer(
             row=row,
             rows=len(self.examples),
-            history=[_body(self.items.item(i)) for i in example.history],
-            candidates=[_body(self.items.item(i)) for i in example.candidates],
-            target=_body(self.items.item(example.target)),
+            history=[self.items.item(i) for i in example.history],
+            candidates=[self.items.item(i) for i in example.candidates],
+            target=self.items.item(example.target),
         )
 
     def warm_up(self) -> None:
@@ -249,68 +202,51 @@ class Engine:
         self.batcher.submit(CatalogueQuestion(self.rankers[0], (first[0].item_id,), 1), timeout=600).result()
 
     def close(self, timeout: float | None = None) -> None:
-        """Answer what waits to be scored, and end both threads."""
+        """Answer the requests that wait to be scored, and end both threads."""
         self.batcher.close(timeout)
         self._encoders.shutdown(wait=False)
 
-    def _prepared(self, future: Future[Any]) -> None:
-        with self._counting:
-            self._preparing -= 1
+    def _ranker(self, name: str | None) -> str:
+        if name is not None and name not in self.rankers:
+            raise UnknownRankerError(f"no ranker {name!r}: expected one of {', '.join(self.rankers)}")
+        return name or self.rankers[0]
 
-    def _resolve(self, history: Sequence[ItemName], candidates: Sequence[ItemName]) -> tuple[list[Item], list[Item]]:
-        found = [self.items.item(i) for i in self.items.resolve([*history, *candidates])]
-        shown, asked = found[: len(history)], found[len(history) :]
-        if len(set(asked)) < len(asked):
-            twice = next(i for n, i in enumerate(asked) if i in asked[:n])
-            raise DataError(f"{twice.title!r} stands twice among the candidates; give every item once")
-        return shown, asked
+    def _resolve(
+        self, history: Sequence[ItemName], candidates: Sequence[ItemName]
+    ) -> tuple[list[ItemBody], list[ItemBody]]:
+        # Together, so that one error names the unknown items of both.
+        items = self.items.resolve([*history, *candidates])
+        shown, listed = items[: len(history)], items[len(history) :]
+        if twice := next((item for n, item in enumerate(listed) if item in listed[:n]), None):
+            raise DataError(f"{twice.title!r} is given twice among the candidates; give every item once")
+        return shown, listed
 
     def _encode(
-        self, history: Sequence[Item], candidates: Sequence[Item], answers: Sequence[Item]
+        self, history: Sequence[ItemBody], candidates: Sequence[ItemBody], answers: Sequence[ItemBody]
     ) -> tuple[ChoiceSet, int]:
-        """The question as tokens, and how many of the oldest items the prompt had no room for."""
-        seen, shown, asked = ([i.title for i in items] for items in (history, candidates, answers))
-        with self._encoding:
-            return self.encoder.fit(self.template, seen, shown, asked)
-
-    def _load(self, question: Question | CatalogueQuestion) -> Load:
-        """Questions under one ranker share a pass while their tokens fit; one about the catalogue is alone."""
-        if isinstance(question, CatalogueQuestion):
-            return Load(CatalogueQuestion, math.inf)
-        return Load(question.ranker, sum(map(tokens_of, question.choice_sets)))
+        """Return the question as tokens, and the number of the oldest items that the prompt has no room for."""
+        titles = ([i.title for i in items] for items in (history, candidates, answers))
+        return self.encoder.fit(self.template, *titles)
 
     def _work(self, questions: Sequence[Question | CatalogueQuestion]) -> list[Any]:
         first = questions[0]
         if isinstance(first, CatalogueQuestion):
             return [self._scorer.recommend(first.ranker, first.history, first.k)]
-        asked = [q for q in questions if isinstance(q, Question)]
-        scores = iter(self._scorer.score(first.ranker, [c for q in asked for c in q.choice_sets]))
-        return [[next(scores) for _ in q.choice_sets] for q in asked]
+        groups = [q.choice_sets for q in questions if isinstance(q, Question)]
+        scores = iter(self._scorer.score(first.ranker, [c for group in groups for c in group]))
+        return [[next(scores) for _ in group] for group in groups]
 
 
-def _ranking(items: Sequence[Item], logps: NDArray[np.float64]) -> list[RankedItem]:
-    of = shares(logps.tolist())
+def _load(question: Question | CatalogueQuestion) -> Load:
+    """Return the load of a job: questions under one ranker share a pass, one about the catalogue has its own."""
+    if isinstance(question, CatalogueQuestion):
+        return Load(CatalogueQuestion, math.inf)
+    return Load(question.ranker, sum(map(tokens_of, question.choice_sets)))
+
+
+def _ranking(items: Sequence[ItemBody], logps: NDArray[np.float64]) -> list[bodies.RankedItem]:
+    probabilities = softmax(logps) if items else logps  # softmax takes no empty array
     return [
-        RankedItem(
-            rank=rank, item_id=items[i].item_id, title=items[i].title, logp=float(logps[i]), probability=float(of[i])
-        )
+        bodies.RankedItem(**dict(items[i]), rank=rank, logp=float(logps[i]), probability=float(probabilities[i]))
         for rank, i in enumerate(np.argsort(-logps, kind="stable"), 1)
     ]
-
-
-def _influence(
-    item: Item, position: int, logp: float, without: float, share: float | None, share_without: float | None
-) -> Influence:
-    return Influence(
-        item_id=item.item_id,
-        title=item.title,
-        position=position,
-        logp_without=without,
-        logp_change=logp - without,
-        probability_without=share_without,
-        probability_change=None if share is None or share_without is None else share - share_without,
-    )
-
-
-def _body(item: Item) -> ItemBody:
-    return ItemBody(item_id=item.item_id, title=item.title)

@@ -1,68 +1,89 @@
-"""A ranker of a run as a folder that other servers and the hub take: adapter or merged model, tokenizer, card."""
+"""A ranker of a run as a folder for other servers and the hub: adapter or merged model, tokenizer, card."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import jinja2
+import yaml
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from prefrec.errors import ConfigError, ModelError
+from prefrec.errors import ConfigError
+from prefrec.evaluation import Evaluation
 from prefrec.files import clear_drafts, draft_name, storage_error, writing
-from prefrec.lm.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_model, load_tokenizer, resolve_dtype
+from prefrec.lm.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_tokenizer, resolve_dtype
 from prefrec.pipeline.opened import Run
+from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
 from prefrec.prompts import load_template
-from prefrec.runs.contents import read_run
-from prefrec.serving.card import model_card
-from prefrec.serving.scorer import load_rankers
-from prefrec.training.adapters import check_adapter, is_adapter, warn_of_other_base
+from prefrec.report.wording import label, metric_label, with_interval
+from prefrec.runs.contents import RunContents, read_run
+from prefrec.training.adapters import check_adapter, is_adapter, load_weights, warn_of_other_base
+
+SETTINGS = ("loss", "beta", "num_negatives", "learning_rate", "rows", "epochs")
+"""Settings of the last stage that the card lists, if it has them."""
+
+TERMS = {
+    "movielens-100k": "MovieLens data may be used for research under GroupLens' usage licence; commercial use needs "
+    "the permission of GroupLens, and so does passing the data on.",
+    "lastfm-hetrec": "The HetRec 2011 Last.FM data may be used for non-commercial purposes.",
+    "goodreads": "The UCSD Book Graph is for academic use only, and must not be passed on.",
+}
+TERMS |= {
+    "movielens-csv": TERMS["movielens-100k"],
+    "lastfm-published": TERMS["lastfm-hetrec"],
+    "goodreads-windows": TERMS["goodreads"],
+}
+"""Source → the terms of its data, if they are known."""
+
+_environment = jinja2.Environment(  # nosec B701  # Markdown, and no titles in it
+    loader=jinja2.PackageLoader("prefrec.serving", "."),
+    autoescape=False,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
 
 
 def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
-    """Write a ranker of a run to the folder `out`, which must be new or empty; returns it.
+    """Write a ranker of a run to the folder `out`, which must be new or empty; return the folder.
 
-    An adapter comes as `adapter_config.json` and `adapter_model.safetensors`; a merged model as `config.json`
-    and `model.safetensors`, merged in float32 and stored in the recipe's dtype. Both come with the tokenizer, the
-    prompt (`prompt.jinja2`) and a model card (`README.md`). The folder is there whole or not at all;
-    what a killed export to `out` has left beside it goes, as `clear_drafts` says.
-
-    Args:
-        run: from `prefrec.pipeline.opened.open_run`.
-        ranker: name of one of its language models.
-        out: folder to write.
-        merged: the adapter added to the base's weights; for `zero-shot`, the base itself.
+    An adapter comes as `adapter_config.json` and `adapter_model.safetensors`; a merged model as `config.json` and
+    `model.safetensors`, merged in float32 and stored in the recipe's dtype. Both come with the tokenizer, the prompt
+    (`prompt.jinja2`) and a model card (`README.md`). The folder appears whole or not at all. Drafts of `out` that
+    killed exports left are removed, see `clear_drafts`.
 
     Raises:
         DataError: the run has no such ranker.
-        ConfigError: `out` is taken or cannot be made, or the bare base is asked for as an adapter.
+        ConfigError: `out` is taken or cannot be made, or the ranker cannot be exported in this form.
         ModelError: model or adapter cannot be read.
     """
-    adapter = run.entry(ranker).weights
+    adapter, model = run.entry(ranker).weights, run.recipe.model
+    if model.answers == "items":
+        raise ConfigError(f"{ranker} answers with items as tokens, which other software does not read: use `serve`")
     if adapter is None and not merged:
         raise ConfigError(f"{ranker} is the bare base, which has no adapter: export it with --merged")
-    if run.recipe.model.answers == "items":
-        raise ConfigError(f"{ranker} answers with items as tokens, which other software does not read: use `serve`")
     if adapter is not None and not is_adapter(adapter) and not merged:
         raise ConfigError(f"{ranker} has no adapter, as all its weights were trained: export it with --merged")
     out = Path(out)
-    draft = _draft_of(out)
+    draft = _new_draft(out)
     try:
         with writing(out):
-            if merged:
-                _write_merged(run, ranker, adapter, draft)
+            if merged or adapter is None:
+                _write_merged(run, adapter, draft)
             else:
-                _write_adapter(run, cast(Path, adapter), draft)
-            load_tokenizer(run.recipe.model.name).save_pretrained(draft)
-            template = load_template(run.recipe.model.templates[0], domain=run.data.domain)
+                _write_adapter(run, adapter, draft)
+            load_tokenizer(model.name).save_pretrained(draft)
+            template = load_template(model.templates[0], domain=run.data.domain)
             (draft / "prompt.jinja2").write_text(template.source, encoding="utf-8")
-            card = model_card(read_run(run.folder), run.recipe, ranker, base_id(run.recipe.model.name), merged=merged)
+            card = model_card(read_run(run.folder), run.recipe, ranker, base_id(model.name), merged=merged)
             (draft / "README.md").write_text(card, encoding="utf-8")
-        _open_to_others(draft)
+        for path in draft.iterdir():  # safetensors writes files that only their owner may read
+            path.chmod((draft / "README.md").stat().st_mode)
         try:
             draft.replace(out)
         except OSError as e:
@@ -73,88 +94,114 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
 
 
 def base_id(name: str) -> str:
-    """How an exported adapter calls its base: a hub id, or the local folder as the recipe names it."""
+    """Return the base's name in an exported adapter: a hub id, or the local folder as the recipe names it."""
     return EMBEDDED_HUB_ID if name == EMBEDDED else name
 
 
-def _draft_of(out: Path) -> Path:
-    """A new folder beside `out`, to become it.
-
-    Raises:
-        ConfigError: `out` is taken, or no folder can be made there.
-        StorageError: there is no room, or no right to write.
-    """
+def _new_draft(out: Path) -> Path:
+    """Return a new folder beside `out`, to become it; ConfigError or StorageError if that is not possible."""
     if out.name in ("", ".."):
-        raise ConfigError(f"{out}: name a new folder in it, as {out / 'exported'}")
+        raise ConfigError(f"{out}: name a new folder in it, such as {out / 'exported'}")
     if out.is_symlink():
         raise ConfigError(f"{out} is a link: name the folder that it leads to, or a new one")
+    draft = out.parent / draft_name(out)
     try:
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise ConfigError(f"{out} exists: name a new folder, or an empty one")
         out.parent.mkdir(parents=True, exist_ok=True)
         clear_drafts(out)
-        name = Path(draft_name(out))
-        return Path(tempfile.mkdtemp(name.suffix, f"{name.stem}.", out.parent))
+        # One can be left of a process that had the same number before a restart.
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
     except OSError as e:
-        unmade = ConfigError(f"{out.parent} is no folder, and none can be made ({e.strerror}): name another --out")
+        unmade = ConfigError(f"{out.parent} is not a folder and cannot be made ({e.strerror}): name another --out")
         raise storage_error(e, out) or unmade from e
-
-
-def _open_to_others(folder: Path) -> None:
-    """Give the folder and its files the rights of what is made the usual way.
-
-    A temporary folder is its maker's alone, and so is what safetensors writes.
-    """
-    usual = (folder / "README.md").stat().st_mode & 0o666
-    for path in folder.iterdir():
-        path.chmod(usual)
-    folder.chmod(usual | (usual & 0o444) >> 2)
+    return draft
 
 
 def _write_adapter(run: Run, adapter: Path, out: Path) -> None:
     check_adapter(adapter)
     warn_of_other_base(adapter, run.recipe.model.name)
-    try:
-        config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = base_id(run.recipe.model.name)  # not a path in this machine's cache
-        config["inference_mode"] = True
-        shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
-    except (OSError, ValueError) as e:
-        raise storage_error(e, out) or ModelError(f"the adapter in {adapter} cannot be read: {e}") from e
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base_id(run.recipe.model.name)  # not a path in this machine's cache
+    config["inference_mode"] = True
+    shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_merged(run: Run, ranker: str, adapter: Path | None, out: Path) -> None:
+def _write_merged(run: Run, adapter: Path | None, out: Path) -> None:
     section = run.recipe.model
-    model: nn.Module
-    if adapter is None:
-        model = load_model(section.name, dtype="float32", layers=section.layers)
-    else:
-        models, _ = load_rankers(section.name, "float32", {ranker: adapter}, layers=section.layers)
-        model = models[ranker]
-        if isinstance(model, PeftModel):
-            _untie_adapted(model)
-            model = cast(nn.Module, model.merge_and_unload(safe_merge=True))
-    whole: Any = model.to(DTYPES[resolve_dtype(section.dtype)])
+    model: Any = load_weights(section.name, adapter, dtype="float32", layers=section.layers)
+    if isinstance(model, PeftModel):
+        _untie_adapted(model)
+        model = model.merge_and_unload(safe_merge=True)
+    model = model.to(DTYPES[resolve_dtype(section.dtype)])
     # Weights from a GGUF file are plain by now; a configuration that still says "gguf" would refuse to be saved.
-    for owner, attribute in ((whole, "hf_quantizer"), (whole.config, "quantization_config")):
+    for owner, attribute in ((model, "hf_quantizer"), (model.config, "quantization_config")):
         if hasattr(owner, attribute):
             delattr(owner, attribute)
-    whole.save_pretrained(out)
+    model.save_pretrained(out)
 
 
 def _untie_adapted(model: PeftModel) -> None:
-    """Give the head weights of its own where it shares them with the embedding and one of the two has an adapter.
-
-    What is merged into one of them would change both.
-    """
+    """Give the head its own weights if it shares them with the embedding and one of the two has an adapter."""
+    # The adapter of one would otherwise be merged into the weights of both.
     base: Any = model.get_base_model()
-    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
-    if not any(isinstance(layer, BaseTunerLayer) for layer in (embedding, head)):
+    layers = base.get_input_embeddings(), base.get_output_embeddings()
+    embedding, head = (layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in layers)
+    if (embedding, head) == layers or embedding.weight is not head.weight:
         return
-    below = [layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in (embedding, head)]
-    if below[0].weight is not below[1].weight:
-        return
-    below[1].weight = nn.Parameter(below[1].weight.detach().clone(), requires_grad=False)
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     for config in (base.config, base.config.get_text_config()):
         config.tie_word_embeddings = False
+
+
+def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *, merged: bool) -> str:
+    """Return the card of an exported ranker as Markdown with the hub's YAML header.
+
+    `base` is the hub id or folder of the base model. The card leaves out what is missing in the run's folder.
+    """
+    protocol = contents.data.protocol if contents.data else {}
+    stage = next((s for s in contents.stages if s.name == ranker), None)
+    evaluation = contents.evaluation
+    # A hub id, with or without an owner, as `prefrec.lm.models.resolve` takes it.
+    on_hub = base.count("/") <= 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
+    header: dict[str, Any] = {"library_name": "transformers" if merged else "peft"}
+    if on_hub:
+        header |= {"base_model": base, "base_model_relation": "finetune" if merged else "adapter"}
+    if recipe.model.name == EMBEDDED and ranker == ZERO_SHOT:
+        header["license"] = "apache-2.0"
+    header["pipeline_tag"] = "text-generation"
+    header["tags"] = ["recommender-systems", "prefrec", *["lora"] * (not merged), *[ranker] * (ranker != ZERO_SHOT)]
+    before = [SFT] if recipe.sft and ranker not in (SFT, ZERO_SHOT) else []
+    card = _environment.get_template("card.md.jinja2").render(
+        header=yaml.safe_dump(header, sort_keys=False).strip(),
+        title=f"{recipe.name}: {label(ranker)}",
+        base=base if on_hub else Path(base).name,
+        embedded=recipe.model.name == EMBEDDED,
+        merged=merged,
+        model=recipe.model,
+        steps=[label(step) for step in (*before, ranker) if step != ZERO_SHOT],
+        settings={k: stage.setting(k) for k in SETTINGS} if stage else {},
+        protocol=protocol,
+        rows=protocol.get("counts", {}).get("rows", {}),
+        split=contents.split,
+        evaluation=evaluation,
+        metrics=_metrics(evaluation, ranker) if evaluation else None,
+        audit=evaluation.audit.verdict if evaluation and evaluation.audit else None,
+        terms=TERMS.get(recipe.data.source),
+        versions={k: v for k in ("prefrec", "torch", "transformers", "peft") if (v := contents.environment.get(k))},
+        commit=contents.environment.get("commit"),
+        seed=recipe.seed,
+    )
+    return card.rstrip() + "\n"
+
+
+def _metrics(evaluation: Evaluation, ranker: str) -> dict[str, Any]:
+    """Return header and rows of the table: every ranker that was measured, the exported one in bold."""
+    names = list(dict.fromkeys(m for metrics in evaluation.metrics.values() for m in metrics))
+    rows = []
+    for name, metrics in evaluation.metrics.items():
+        cells = [with_interval(metrics[m]) if m in metrics else "–" for m in names]
+        rows.append((f"**{label(name)}**" if name == ranker else label(name), cells))
+    return {"names": [metric_label(m) for m in names], "rows": rows}

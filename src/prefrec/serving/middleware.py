@@ -1,15 +1,21 @@
-"""Around every request: a body of bounded size and time, headers that keep browsers strict, and counting."""
+"""Around every request: a body of bounded size and time, known hosts, strict headers, and counters for Prometheus."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prefrec.serving.bodies import MAX_BODY, Problem, ProblemAnswer
-from prefrec.serving.telemetry import Telemetry
+from prefrec.serving.batcher import Pass
+from prefrec.serving.bodies import MAX_BODY, Problem, ProblemAnswer, UnknownName
 
 BODY_SECONDS = 10.0
 """Time in which a request's body has to arrive."""
@@ -23,119 +29,117 @@ HEADERS = {
     b"referrer-policy": b"no-referrer",
     b"cache-control": b"no-store",
 }
-"""Of every answer. Attributes may carry styles, for the plots; scripts and frames come from nowhere else."""
+"""Headers of every answer. Attributes may carry styles, for the plots; scripts and frames come from nowhere else."""
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-def problem(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error as the API words it."""
-    body = ProblemAnswer(error=Problem(code=code, message=message))
+class Telemetry:
+    """Counters of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        histogram = partial(Histogram, registry=self.registry, buckets=_SECONDS)
+        self._requests = Counter(
+            "prefrec_requests", "HTTP requests answered.", ("path", "status"), registry=self.registry
+        )
+        text = "From a request's first byte to the answer's last."
+        self._latency = histogram("prefrec_request_seconds", text, ("path",))
+        text = "Requests that shared a pass of the worker."
+        self._jobs = histogram("prefrec_pass_requests", text, buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+        self._pass = histogram("prefrec_pass_seconds", "Time of a pass of the worker.")
+        self._waited = histogram("prefrec_queue_seconds", "Time a request waited for the worker.")
+        self._waiting = Gauge("prefrec_queue_requests", "Requests that wait for the worker.", registry=self.registry)
+
+    def watch_queue(self, waiting: Callable[[], int]) -> None:
+        """Show what `waiting` returns as the queue's length."""
+        self._waiting.set_function(waiting)
+
+    def request(self, path: str, status: int, seconds: float) -> None:
+        """Count a request; `path` is the route's, not the client's, so that the series stay few."""
+        self._requests.labels(path, str(status)).inc()
+        self._latency.labels(path).observe(seconds)
+
+    def on_pass(self, done: Pass) -> None:
+        """Count a pass of the worker."""
+        self._jobs.observe(done.jobs)
+        self._pass.observe(done.seconds)
+        for seconds in done.waited:
+            self._waited.observe(seconds)
+
+    def text(self) -> bytes:
+        """Return all counters in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def problem(
+    status: int, code: str, message: str, headers: dict[str, str] | None = None, items: Sequence[UnknownName] = ()
+) -> JSONResponse:
+    """Return an error as the API words it."""
+    body = ProblemAnswer(error=Problem(code=code, message=message, items=list(items)))
     return JSONResponse(body.model_dump(), status, headers)
 
 
-class BodyLimit:
-    """Reads a body before the application sees it: 413 where it is too long, 408 where it does not come."""
+class Guard:
+    """Counts every request, adds `HEADERS` to its answer, and refuses bad ones before the application sees them.
 
-    def __init__(self, app: ASGIApp, max_body: int = MAX_BODY, seconds: float = BODY_SECONDS) -> None:
-        self.app, self.max_body, self.seconds = app, max_body, seconds
+    A request for another host gets 421: otherwise a page elsewhere could point its own name at this machine, and so
+    read answers. A body that is too long gets 413, and one that does not arrive in time 408.
+    """
+
+    def __init__(
+        self, app: ASGIApp, telemetry: Telemetry, hosts: frozenset[str] | None, seconds: float = BODY_SECONDS
+    ) -> None:
+        self.app, self.telemetry, self.hosts, self.seconds = app, telemetry, hosts, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        try:
-            body = await asyncio.wait_for(self._read(scope, receive), self.seconds)
-        except TimeoutError:
-            refusal = problem(408, "slow_body", f"the body did not arrive within {self.seconds:g} s")
-            await refusal(scope, receive, send)
-            return
-        if body is None:
-            limit = f"the body is longer than {self.max_body} bytes; send fewer items"
-            await problem(413, "body_too_long", limit, {"connection": "close"})(scope, receive, send)
-            return
-        await self.app(scope, _replay(body, receive), send)
+        start, status = time.monotonic(), 500
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > self.max_body:
-            return None
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            if len(body) > self.max_body:
-                return None
-            more = message["type"] == "http.request" and message.get("more_body", False)
-        return bytes(body)
-
-
-class KnownHosts:
-    """Refuses requests for another host: a page elsewhere may have its own name lead here, and then read answers."""
-
-    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None) -> None:
-        self.app, self.hosts = app, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.hosts is not None:
-            given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-            if _without_port(given).lower() not in self.hosts:
-                known = ", ".join(sorted(self.hosts))
-                message = f"this server has no key and answers as {known} only; --api-key opens it to other names"
-                await problem(421, "unknown_host", message, {"connection": "close"})(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-
-class StrictHeaders:
-    """Adds `HEADERS` to every answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_strictly(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *HEADERS.items()]
-            await send(message)
-
-        await self.app(scope, receive, send_strictly if scope["type"] == "http" else send)
-
-
-class Counting:
-    """Tells `telemetry` of every request."""
-
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
-        self.app, self.telemetry = app, telemetry
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status = 500
-
-        async def send_noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *HEADERS.items()]
             await send(message)
 
-        start = time.monotonic()
+        async def receive_again() -> Message:
+            return messages.pop() if messages else await receive()
+
         try:
-            await self.app(scope, receive, send_noting)
+            body = await self._read(scope, receive)
+            if isinstance(body, JSONResponse):
+                await body(scope, receive, send_strictly)
+            else:
+                messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+                await self.app(scope, receive_again, send_strictly)
         finally:
-            if scope["type"] == "http":
-                path = getattr(scope.get("route"), "path", "other")
-                self.telemetry.request(path, status, time.monotonic() - start)
+            path = getattr(scope.get("route"), "path", "other")
+            self.telemetry.request(path, status, time.monotonic() - start)
 
-
-def _without_port(host: str) -> str:
-    """Of a Host header; an IPv6 address keeps its brackets."""
-    name, colon, port = host.rpartition(":")
-    return name if colon and port.isdigit() else host
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body that has been read, then what comes after it."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return again
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | JSONResponse:
+        """Return the body, or the answer to a request that is refused."""
+        headers = Headers(scope=scope)
+        if self.hosts is not None and re.sub(r":\d+$", "", headers.get("host", "")).lower() not in self.hosts:
+            known = ", ".join(sorted(self.hosts))
+            message = f"this server has no key and answers as {known} only; --api-key opens it to other names"
+            return problem(421, "unknown_host", message, {"connection": "close"})
+        message = f"the body is longer than {MAX_BODY} bytes; send fewer items"
+        too_long = problem(413, "body_too_long", message, {"connection": "close"})
+        declared = headers.get("content-length", "0")
+        if not declared.isdecimal() or int(declared) > MAX_BODY:
+            return too_long
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.seconds):
+                async for chunk in Request(scope, receive).stream():
+                    body += chunk
+                    if len(body) > MAX_BODY:
+                        return too_long
+        except TimeoutError:
+            return problem(408, "slow_body", f"the body did not arrive within {self.seconds:g} s")
+        except ClientDisconnect:
+            pass  # as far as it came: the application notices that the client has gone
+        return bytes(body)

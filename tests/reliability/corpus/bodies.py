@@ -30,7 +30,7 @@ CASES = [
     posted("/v1/rank", ASKED | {"extra": 1}, "a field too many", "body.extra: Extra inputs are not permitted"),
     posted("/v1/rank", ASKED | {"history": ["Cold Heet"]}, "a title misspelt", "no item with title or id 'Cold Heet' among 60; near ones: Cold Heat"),
     posted("/v1/rank", ASKED | {"history": [{"item_id": "Cold Heat"}]}, "a title for an id", "no item with title or id 'Cold Heat'"),
-    posted("/v1/rank", ASKED | {"candidates": ["i4", "i4"]}, "a candidate twice", "stands twice among the candidates; give every item once"),
+    posted("/v1/rank", ASKED | {"candidates": ["i4", "i4"]}, "a candidate twice", "is given twice among the candidates; give every item once"),
     posted("/v1/rank", ASKED | {"ranker": "../../sft"}, "a ranker outside of the run", "no ranker '../../sft': expected one of s-dpo, dpo, sft, zero-shot"),
     posted("/v1/rank", ASKED | {"ranker": ""}, "a ranker of no name", "body.ranker: String should have at least 1 character"),
     posted("/v1/rank", b'{"history": ["\\ud800"], "candidates": ["i4"]}', "half a character", "body.history.0"),

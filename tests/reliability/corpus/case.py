@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from command import prefrec
 from prefrec.pipeline.opened import open_run
 from prefrec.serving.app import Settings, create_app
-from prefrec.serving.run import open_engine
+from prefrec.serving.server import open_engine
 from served_run import write_run
 from tiny import bpe_tokenizer
 

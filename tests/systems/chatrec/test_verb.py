@@ -142,7 +142,7 @@ def test_more_brings_other_titles(run, scripted):
         (("--history", "Red Emmma"), "no item with title or id 'Red Emmma' among 60; near ones: .*Red Emma"),
         (("--history", "Red Emma", "--retriever", "SASRec"), "there is no 'SASRec' here; there are random, .*s-dpo"),
         (("--history", "Red Emma", "--keep", "1"), "keep: "),
-        (("--history", "Red Emma", "--url", "nowhere"), "is no address"),
+        (("--history", "Red Emma", "--url", "nowhere"), "is not an address"),
         (
             ("--history", "Red Emma", "--url", "http://127.0.0.1:9/v1", "--model", "x"),
             "cannot be combined with server",

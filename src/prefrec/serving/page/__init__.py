@@ -1,8 +1,4 @@
-"""The page of a served run: one HTML file, its style and its script, that need no other server.
-
-Written by hand and not with a page builder: it weighs no packages, a strict content security policy can stand
-over it, and every control is a plain element that a keyboard and a screen reader know.
-"""
+"""The page of a served run: one HTML file, its style and its script, written by hand; they need no other server."""
 
 from __future__ import annotations
 
@@ -21,34 +17,29 @@ _environment = page_environment("prefrec.serving.page")
 def page_files(
     name: str, model: str, items: int, rankers: Sequence[str], stages: Sequence[Stage]
 ) -> dict[str, tuple[str, bytes]]:
-    """Path → (media type, content) of the page's files.
+    """Return path → (media type, content) of the page's files, for a catalogue of `items` items.
 
-    Args:
-        name: of the run.
-        model: name of the base.
-        items: size of the catalogue.
-        rankers: that can be asked, the default first.
-        stages: whose curves are drawn.
+    The default is the first of `rankers`; curves of `stages` are drawn.
     """
-    left, right = side_by_side(rankers)
     html = _environment.get_template("page.html.jinja2").render(
         name=name,
         model=model,
         items=items,
         rankers=[(r, label(r)) for r in rankers],
-        sides=[("left", left), ("right", right)],
+        sides=list(zip(("left", "right"), side_by_side(rankers), strict=True)),
         sft=curves.sft_plots(stages),
         align=curves.align_plots(stages),
         colours=curves.stage_colours(stages),
     )
-    found = {"/": ("text/html; charset=utf-8", html.encode())}
-    for file, kind in (("page.css", "text/css"), ("page.js", "text/javascript")):
-        found[f"/{file}"] = (f"{kind}; charset=utf-8", (files(__package__) / file).read_bytes())
-    return found
+    folder = files(__package__)
+    return {
+        "/": ("text/html; charset=utf-8", html.encode()),
+        "/page.css": ("text/css; charset=utf-8", (folder / "page.css").read_bytes()),
+        "/page.js": ("text/javascript; charset=utf-8", (folder / "page.js").read_bytes()),
+    }
 
 
 def side_by_side(rankers: Sequence[str]) -> tuple[str, str]:
-    """The two rankers that the page begins with: SFT where there is one, and the default beside it."""
+    """Return the two rankers that the page begins with: SFT or another one, and the default beside it."""
     default, *others = rankers
-    before = SFT if SFT in others else [*others, default][0]
-    return before, default
+    return SFT if SFT in others else [*others, default][0], default
