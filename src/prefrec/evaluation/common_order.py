@@ -30,7 +30,10 @@ def common_order(train_interactions: pl.DataFrame, catalogue: Catalogue) -> NDAr
         train_interactions: `user_id, item_id, timestamp`, in the order of each user's history.
     """
     index = {item: i for i, item in enumerate(catalogue.ids)}
-    arcs = _majorities(_neighbours(train_interactions, index))
+    pairs = _neighbours(train_interactions, index)
+    # An arc a → b weighs how much more often b follows a than a follows b.
+    surplus = {(a, b): n - pairs.get((b, a), 0) for (a, b), n in pairs.items() if a != b}
+    arcs = {arc: n for arc, n in surplus.items() if n > 0}
     order = _remove_greedily(arcs, sorted({index[i] for i in train_interactions["item_id"].unique() if i in index}))
     ranks = np.full(len(index), np.nan)
     ranks[order] = np.arange(len(order))
@@ -40,24 +43,21 @@ def common_order(train_interactions: pl.DataFrame, catalogue: Catalogue) -> NDAr
 def agreement(train_interactions: pl.DataFrame, catalogue: Catalogue, ranks: NDArray[np.float64]) -> float:
     """Return the share of neighbours in the training sequences that are in the order of `ranks` [I]; 0 if none."""
     pairs = _neighbours(train_interactions, {item: i for i, item in enumerate(catalogue.ids)})
-    total = sum(pairs.values())
     forward = sum(n for (a, b), n in pairs.items() if ranks[a] < ranks[b])
-    return forward / total if total else 0.0
+    return forward / (pairs.total() or 1)
 
 
 def _neighbours(train_interactions: pl.DataFrame, index: dict[str, int]) -> Counter[tuple[int, int]]:
     """Return how often item b comes directly after item a in a user's sequence."""
-    sequences = train_interactions.group_by("user_id", maintain_order=True).agg("item_id")["item_id"]
     counts: Counter[tuple[int, int]] = Counter()
-    for items in sequences.to_list():
+    for items in sequences(train_interactions):
         counts.update(pairwise(index[i] for i in items if i in index))
     return counts
 
 
-def _majorities(pairs: Counter[tuple[int, int]]) -> dict[tuple[int, int], int]:
-    """Return the arcs a → b, weighted by how much more often b follows a than a follows b."""
-    surplus = {(a, b): n - pairs.get((b, a), 0) for (a, b), n in pairs.items() if a != b}
-    return {arc: n for arc, n in surplus.items() if n > 0}
+def sequences(train_interactions: pl.DataFrame) -> list[list[str]]:
+    """Return the items of each user, in the order of the log."""
+    return train_interactions.group_by("user_id", maintain_order=True).agg("item_id")["item_id"].to_list()
 
 
 def _remove_greedily(arcs: dict[tuple[int, int], int], nodes: list[int]) -> list[int]:
@@ -75,8 +75,9 @@ def _remove_greedily(arcs: dict[tuple[int, int], int], nodes: list[int]) -> list
     left = set(nodes)
     order = []
     while left:
-        node = free.popleft() if free else _largest_surplus(heap, left, leaving, arriving)
-        if node not in left:
+        deficit, node = (None, free.popleft()) if free else heapq.heappop(heap)
+        # Each change of a node pushes a new entry. The old ones are skipped here.
+        if node not in left or deficit not in (None, arriving[node] - leaving[node]):
             continue
         left.remove(node)
         order.append(node)
@@ -89,13 +90,3 @@ def _remove_greedily(arcs: dict[tuple[int, int], int], nodes: list[int]) -> list
             leaving[other] -= before[node][other]
             heapq.heappush(heap, (arriving[other] - leaving[other], other))
     return order
-
-
-def _largest_surplus(
-    heap: list[tuple[int, int]], left: set[int], leaving: dict[int, int], arriving: dict[int, int]
-) -> int:
-    """Pop the node with the largest surplus, skipping outdated entries."""
-    while True:
-        deficit, node = heapq.heappop(heap)
-        if node in left and deficit == arriving[node] - leaving[node]:
-            return node
