@@ -15,8 +15,8 @@ from prefrec.pipeline.run import align_stage
 
 @o.from_sections
 def align(
-    data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
-    out: Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")],
+    data: o.DataFolder,
+    out: o.StageFolder,
     section: AlignSection,
     model: ModelSection,
     lora: LoraSection,
@@ -31,5 +31,5 @@ def align(
 
     Example: prefrec align data/ml runs/s-dpo --adapter runs/sft/adapter --num-negatives 15 --rows 1000
     """
-    made_of, start = begin(data, section, model, lora, adapter, seed)
-    typer.echo(f"Adapter: {align_stage(made_of, section, start, out).weights}")
+    ingredients, start = begin(data, section, model, lora, adapter, seed)
+    typer.echo(f"Adapter: {align_stage(ingredients, section, start, out).weights}")

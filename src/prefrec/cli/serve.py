@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from prefrec.cli import _options as o
 from prefrec.errors import ConfigError
 
 
 def serve(
-    run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, as runs/demo.")],
+    run: o.RunFolder,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
     ranker: Annotated[
@@ -28,8 +28,7 @@ def serve(
     ] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take; then 504.")] = 30.0,
     max_tokens: Annotated[
-        int | None,
-        typer.Option(min=64, help="Padded tokens of a pass of the model. Default: 4096; on a CPU 2048."),
+        int | None, typer.Option(min=64, help="Padded tokens of a pass of the model. Default: 4096; on a CPU 2048.")
     ] = None,
     layout: Annotated[
         Literal["auto", "packed", "separate"],
@@ -38,8 +37,8 @@ def serve(
 ) -> None:
     """Answer requests of many clients with the language models of a run: rank, explain, search.
 
-    Requests that come while the model is busy share its next pass. /openapi.json describes the API, /metrics
-    counts for Prometheus. Ctrl-C or SIGTERM answers what waits, then stops.
+    Requests that come while the model is busy share its next pass. /openapi.json describes the API, /metrics counts
+    for Prometheus. After Ctrl-C or SIGTERM the server answers the waiting requests, then stops.
 
     Example: prefrec serve runs/demo --ui --ranker s-dpo --ranker sft
     """

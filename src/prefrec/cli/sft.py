@@ -23,8 +23,8 @@ PEFT_NAMES = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targe
 
 @o.from_sections
 def sft(
-    data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
-    out: Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")],
+    data: o.DataFolder,
+    out: o.StageFolder,
     section: SFTSection,
     model: ModelSection,
     lora: LoraSection,
@@ -37,19 +37,19 @@ def sft(
 
     Example: prefrec sft data/ml runs/sft --rows 1200
     """
-    made_of, start = begin(data, section, model, lora, adapter, seed)
-    typer.echo(f"Adapter: {sft_stage(made_of, section, out, start).weights}")
+    ingredients, start = begin(data, section, model, lora, adapter, seed)
+    typer.echo(f"Adapter: {sft_stage(ingredients, section, out, start).weights}")
 
 
 def begin(
     data: Path, section: RowsSection, model: ModelSection, lora: LoraSection, adapter: Path | None, seed: int
 ) -> tuple[Ingredients, Entry | None]:
-    """Return what a stage is made of, and what it goes on from, after a check of the rows and the adapter."""
+    """Return the ingredients of a stage, and what it goes on from, after a check of the rows and the adapter."""
     prepared = read_prepared(data)
     check_section(section, prepared, model, seed, o.option)
     warn_of_idle_dropout(lora, {"this stage": section})
-    made_of = Ingredients(prepared, prepared_digest(data), model, _form(lora, adapter), seed)
-    return made_of, lm_entry("start", adapter, prepared, model) if adapter else None
+    ingredients = Ingredients(prepared, prepared_digest(data), model, _form(lora, adapter), seed)
+    return ingredients, lm_entry("start", adapter, prepared, model) if adapter else None
 
 
 def _form(lora: LoraSection, adapter: Path | None) -> LoraSection:
