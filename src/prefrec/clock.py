@@ -50,14 +50,13 @@ class Stopwatch:
 
     def start(self) -> None:
         """Start or continue."""
-        _wait(self.device)
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._started = self._now()
 
     def stop(self) -> None:
         """Stop; `start` continues."""
-        _wait(self.device)
-        self.wall += time.perf_counter() - self._wall
-        self.cpu += time.process_time() - self._cpu
+        now = self._now()
+        self.wall += now.wall - self._started.wall
+        self.cpu += now.cpu - self._started.cpu
         self.laps += 1
 
     @contextmanager
@@ -72,6 +71,11 @@ class Stopwatch:
     def read(self) -> Seconds:
         """Return the time so far."""
         return Seconds(self.wall, self.cpu)
+
+    def _now(self) -> Seconds:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return Seconds(time.perf_counter(), time.process_time())
 
 
 _credit = Seconds(0.0, 0.0)
@@ -160,11 +164,6 @@ def limit_memory(most: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (end, end))
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def _groups(controller: str, proc: Path, cgroups: Path) -> Iterator[Path]:
     """Yield the folders of this process's control groups, from its own up to the root, which all limit it."""
     # Inside a container the names may be the machine's. Of these only the root exists, so it must always be tried.
@@ -185,7 +184,7 @@ def _numbers(file: Path) -> dict[str, int]:
 
 
 def _words(file: Path) -> list[str]:
-    return [word for line in _lines(file) for word in line.split()]
+    return " ".join(_lines(file)).split()
 
 
 def _lines(file: Path) -> list[str]:

@@ -19,9 +19,7 @@ def audit(
     split: Annotated[Split, typer.Option(help="Whose lists are audited.")] = "test",
     learn_from: Annotated[Split, typer.Option(help="Whose lists the shortcuts learn from.")] = "train",
     seed: Annotated[int, typer.Option(help="Fixes shuffles and the bootstrap.")] = 0,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if a leak is found, or if a rule could not be tried.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 after a leak or an untried rule.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Score shortcuts that ignore what the user likes, on the very lists under test.

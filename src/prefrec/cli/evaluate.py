@@ -30,18 +30,10 @@ def evaluate(
     data: o.DataFolder,
     section: EvaluateSection,
     model: ModelSection,
-    adapter: Annotated[
-        list[str] | None, typer.Option(help="NAME=FOLDER of an adapter to put in the table; repeatable.")
-    ] = None,
-    sequential: Annotated[
-        list[Path] | None, typer.Option(help="Folder that `prefrec sequential` wrote; repeatable.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for metrics.json and predictions.parquet; default DATA/evaluation.")
-    ] = None,
-    full_catalogue: Annotated[
-        bool, typer.Option("--full-catalogue", help="Rank all rows over the whole catalogue, and no lists.")
-    ] = False,
+    adapter: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of an adapter; repeatable.")] = None,
+    sequential: Annotated[list[Path] | None, typer.Option(help="From `prefrec sequential`; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default: DATA/evaluation.")] = None,
+    full_catalogue: Annotated[bool, typer.Option("--full-catalogue", help="Rank all titles, not lists.")] = False,
     retriever: Annotated[
         str | None,
         typer.Option(help="With --full-catalogue: LMs rank what this row of the table puts first, such as SASRec."),

@@ -16,9 +16,7 @@ def export(
     run: o.RunFolder,
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
     ranker: o.RunRanker = None,
-    merged: Annotated[
-        bool, typer.Option("--merged", help="Whole weights, with the adapter added in; for zero-shot: the base.")
-    ] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="Whole weights, with the adapter added in.")] = False,
 ) -> None:
     """Write an adapter, or with --merged the whole model, with tokenizer, prompt and model card.
 

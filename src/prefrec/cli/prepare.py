@@ -19,9 +19,7 @@ from prefrec.data.published import write_published_splits
 def prepare(
     out: Annotated[Path, typer.Argument(help="Folder to write to; made if it is missing.")],
     section: PrepareConfig,
-    published_json: Annotated[
-        bool, typer.Option("--published-json", help="Also write train/validation/test.json in the S-DPO form.")
-    ] = False,
+    published_json: Annotated[bool, typer.Option("--published-json", help="Also write S-DPO's JSON files.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Make ranking examples (history, candidates, target) from a log and item titles.

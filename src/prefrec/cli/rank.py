@@ -38,15 +38,11 @@ def rank(
     history: Annotated[list[str] | None, typer.Option(help="Title or item id, oldest first; repeatable.")] = None,
     candidate: Annotated[list[str] | None, typer.Option(help="Title or item id to rank; repeatable.")] = None,
     catalogue: Annotated[bool, typer.Option("--catalogue", help="Rank all titles instead of candidates.")] = False,
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="With --catalogue: the first rows of a split instead of a history.")
-    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="First rows of a split, instead of --history.")] = None,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Of --rows.")] = "test",
     top: Annotated[int, typer.Option(min=1, help="With --catalogue: titles shown.")] = 10,
     method: Annotated[Method, typer.Option(help="With --catalogue: score all titles, or search.")] = "auto",
-    max_calls: Annotated[
-        int | None, typer.Option(min=1, help="End a search after this many calls; its result may then be unproven.")
-    ] = None,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="End a search after so many calls.")] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also rank titles that were seen.")] = False,
     adapter: Annotated[Path | None, typer.Option(help="Adapter; default: the bare base.")] = None,
     as_json: o.AsJson = False,

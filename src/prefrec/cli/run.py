@@ -21,9 +21,7 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="YAML file; `recipes/` holds examples.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
     until: Annotated[str, typer.Option(help="Last stage: prepare, sequential, sft, align…")] = "report",
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE, such as sft.rows=100; repeatable.")
-    ] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE; repeatable.")] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Carry out a recipe: prepare, SFT, alignment, evaluation, report.

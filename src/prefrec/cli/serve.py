@@ -14,14 +14,9 @@ def serve(
     run: o.RunFolder,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
-    ranker: Annotated[
-        list[str] | None,
-        typer.Option(help="Language model to load, the first is the default; repeatable. Default: all."),
-    ] = None,
+    ranker: Annotated[list[str] | None, typer.Option(help="Model to load; repeatable. Default: all.")] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Also a page, at /.")] = False,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="PREFREC_API_KEY", help="Key that clients have to send as a bearer token.")
-    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="PREFREC_API_KEY", help="Bearer token of clients.")] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
     max_batch: Annotated[
         int | None, typer.Option(min=1, help="Requests that may share a pass. Default: as many as --max-tokens hold.")
@@ -37,8 +32,9 @@ def serve(
 ) -> None:
     """Answer requests of many clients with the language models of a run: rank, explain, search.
 
-    Requests that come while the model is busy share its next pass. /openapi.json describes the API, /metrics counts
-    for Prometheus. After Ctrl-C or SIGTERM the server answers the waiting requests, then stops.
+    The first --ranker answers requests that name none. Requests that come while the model is busy share its next
+    pass. /openapi.json describes the API, /metrics counts for Prometheus. After Ctrl-C or SIGTERM the server answers
+    the waiting requests, then stops.
 
     Example: prefrec serve runs/demo --ui --ranker s-dpo --ranker sft
     """

@@ -22,7 +22,7 @@ mistaken for a leak:
 - in the history (candidates in the shown history first): what users who take items again give it, the luckiest of
   `SHUFFLES` draws of training users, by whether their last interaction repeats an earlier one;
 - not in the history: popularity and co-occurrence, so that a few negatives in the history by chance are not a leak;
-- id order and common order (`prefrec.evaluation.common_order`), which see the last history item: popularity and
+- id order and common order (`shortcuts.common_order`), which see the last history item: popularity and
   co-occurrence. Ids often follow the date of an item or of its first user, so their order beats random in honest data
   too, but not these two.
 
@@ -43,7 +43,6 @@ import polars as pl
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import shortcuts
-from prefrec.evaluation.common_order import agreement, common_order
 from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, interval_of
 from prefrec.evaluation.metrics import Floats, expected_hits
 from prefrec.evaluation.shortcuts import Lists
@@ -296,9 +295,9 @@ class _Trial:
         """
         columns = shortcuts.id_keys(catalogue)
         orders = {"id order" if c == "item_id" else f"id order ({c})": keys for c, keys in columns.items()}
-        orders["common order"] = common_order(self.log, catalogue)
+        orders["common order"] = shortcuts.common_order(self.log, catalogue)
         for name, keys in orders.items():
-            share = max(agreement(self.log, catalogue, k) for k in (keys, -keys))
+            share = max(shortcuts.agreement(self.log, catalogue, k) for k in (keys, -keys))
             self.add(
                 name,
                 shortcuts.next_in_order(self.lists, self.seen, keys),
