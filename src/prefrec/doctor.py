@@ -236,8 +236,9 @@ def _gpus() -> tuple[Gpu, ...]:
 
 
 def _disk_free(folder: Path) -> int:
-    there = next(f for f in (folder, *folder.absolute().parents) if f.is_dir())
-    return shutil.disk_usage(there).free
+    # The folder may not exist yet. Its nearest existing parent is on the same disk.
+    existing = next(f for f in (folder, *folder.absolute().parents) if f.is_dir())
+    return shutil.disk_usage(existing).free
 
 
 def _extras(requires: list[str]) -> tuple[Extra, ...]:

@@ -90,7 +90,7 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
     options = [inspect.Parameter("context", keyword, annotation=typer.Context)]
     for name, parameter in parameters.items():
         if name in sections:
-            options += [_parameter(*found) for found in _fields(sections[name], (name,))]
+            options += [_parameter(*described) for described in _fields(sections[name], (name,))]
         elif name != "context":
             options.append(parameter.replace(kind=keyword))
     filled.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]

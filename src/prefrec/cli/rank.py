@@ -131,6 +131,7 @@ def _rank_candidates(
     check_finite("the candidates", logps)
     shares = np.exp(logps - np.logaddexp.reduce(logps))
     titles = catalogue.titles_of(ids)
+    # Shares are probabilities among the candidates alone.
     return [
         {"item_id": ids[i], "title": titles[i], "logp": float(logps[i]), "share": float(shares[i])}
         for i in np.argsort(-logps)
@@ -143,7 +144,7 @@ def _questions(data: PreparedData, history: list[str], rows: int | None, split: 
         return [("-", set(history), history)]
     examples = data.split(split)[:rows]
     seen = seen_items(data, examples)
-    return [(e.user_id, own, list(e.history)) for e, own in zip(examples, seen, strict=True)]
+    return [(e.user_id, items, list(e.history)) for e, items in zip(examples, seen, strict=True)]
 
 
 def _rank_catalogue(
@@ -160,10 +161,10 @@ def _rank_catalogue(
     part = processes.share([*enumerate(questions)])
     for number, (user, seen, history) in track(part, "lm: ranking the catalogue"):
         best = ranker.recommend(history, top, without=() if keep_seen else seen, method=method, max_calls=max_calls)
-        found = zip(best.item_ids, catalogue.titles_of(best.item_ids), best.logps, strict=True)
-        items = [{"item_id": i, "title": title, "logp": float(logp)} for i, title, logp in found]
-        about = {"user_id": user, "history": history, "method": best.method, "proven": best.proven}
-        answers.append((number, {**about, "items": items}))
+        ranked = zip(best.item_ids, catalogue.titles_of(best.item_ids), best.logps, strict=True)
+        items = [{"item_id": i, "title": title, "logp": float(logp)} for i, title, logp in ranked]
+        answer = {"user_id": user, "history": history, "method": best.method, "proven": best.proven, "items": items}
+        answers.append((number, answer))
     return [answer for _, answer in sorted(processes.pool(answers), key=lambda numbered: numbered[0])]
 
 

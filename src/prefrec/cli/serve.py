@@ -27,7 +27,7 @@ def serve(
     ] = None,
     layout: Annotated[
         Literal["auto", "packed", "separate"],
-        typer.Option(help="Answers branch from one prompt, or a sequence each; auto: packed where the model can."),
+        typer.Option(help="Answers branch from one prompt, or a sequence each; auto: packed if the model can."),
     ] = "auto",
 ) -> None:
     """Answer requests of many clients with the language models of a run: rank, explain, search.

@@ -62,11 +62,11 @@ def _form(lora: LoraSection, adapter: Path | None) -> LoraSection:
     if not isinstance(kept, dict):
         return lora
     for field in sorted(lora.model_fields_set):
-        value, own = getattr(lora, field), kept.get(PEFT_NAMES[field])
-        if value != own:
+        value, adapter_value = getattr(lora, field), kept.get(PEFT_NAMES[field])
+        if value != adapter_value:
             name = o.option("lora", field)
             raise ConfigError(
-                f"{name} {value}: the adapter in {adapter} has {own} and keeps it; leave {name} out, or --adapter to "
-                "train a new one"
+                f"{name} {value}: the adapter in {adapter} has {adapter_value} and keeps it; leave {name} out, or "
+                "--adapter to train a new one"
             )
     return LoraSection()

@@ -66,9 +66,9 @@ _REWARDED = "rewarded by the lists"
 
 # Explanation of a leak, for rules whose name does not explain it.
 _MEANINGS = {
-    LEAST_POPULAR: "The negatives are more popular than the targets: a property of the drawing, as where "
-    "negatives are drawn by popularity; hold rankers against this HR@1, not against chance.",
-    "in the history": "Targets stand in the shown history more often than training users take an item again.",
+    LEAST_POPULAR: "The negatives are more popular than the targets: a property of the drawing, for example of "
+    "negatives drawn by popularity. Compare rankers with this HR@1, not with chance.",
+    "in the history": "Targets are in the shown history more often than training users take an item again.",
     "not in the history": "Negatives come from the shown history.",
 }
 

@@ -175,8 +175,8 @@ def whole_catalogue(
         ValueError: `seen` and `examples` have different lengths.
     """
     rows = []
-    for e, own in zip(examples, [()] * len(examples) if seen is None else seen, strict=True):
-        left_out = {*e.history, *own} - {e.target}
+    for e, taken in zip(examples, [()] * len(examples) if seen is None else seen, strict=True):
+        left_out = {*e.history, *taken} - {e.target}
         rows.append(replace(e, candidates=tuple(i for i in catalogue.ids if i not in left_out)))
     return rows
 
@@ -205,10 +205,11 @@ def _groups(
     groups = {}
     for name, chosen in (("warm", warm), ("new", ~warm)):
         if chosen.any():
-            own = rows.filter(chosen)
+            part = rows.filter(chosen)
             values = {key: v[chosen] for key, v in ranked.items()}
-            part = Bootstrap(values, own["user_id"].to_list(), resamples, seed)
-            groups[name] = Group(part.table(), *part.size, expected_metrics(own["listed"].to_numpy(), ks))
+            bootstrap = Bootstrap(values, part["user_id"].to_list(), resamples, seed)
+            expected = expected_metrics(part["listed"].to_numpy(), ks)
+            groups[name] = Group(bootstrap.table(), *bootstrap.size, expected)
     return groups
 
 

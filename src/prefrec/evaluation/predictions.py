@@ -84,7 +84,7 @@ def best_only(predictions: pl.DataFrame, top: int) -> pl.DataFrame:
     """
     kept = [np.argsort(-scores.to_numpy(), kind="stable")[:top] for scores in predictions["scores"]]
     columns = {
-        name: [row.gather(own).to_list() for row, own in zip(predictions[name], kept, strict=True)]
+        name: [row.gather(best).to_list() for row, best in zip(predictions[name], kept, strict=True)]
         for name in ("candidates", "scores")
     }
     return predictions.with_columns(pl.Series(n, c, PREDICTION_SCHEMA[n]) for n, c in columns.items())

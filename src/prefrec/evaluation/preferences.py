@@ -179,7 +179,7 @@ def preference_tables(result: Preferences) -> list[Table]:
     )
     if sentence := result.weight_sentence():
         caption += f"\n{sentence}"
-    tables = [_table("scores", {name: own.values() for name, own in result.metrics.items()}, caption)]
+    tables = [_table("scores", {name: metrics.values() for name, metrics in result.metrics.items()}, caption)]
     if result.differences:
         rows: dict[str, list[Interval]] = {}
         for d in result.differences:
