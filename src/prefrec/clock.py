@@ -134,7 +134,7 @@ def free_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     for folder in _groups("memory", proc, cgroups):
         for limit, usage, idle in _MEMORY:
             most, used = _words(folder / limit), _words(folder / usage)
-            if most and used and most[0].isdigit():
+            if most and used and most[0].isdigit():  # "max" means no limit
                 reclaimable = _numbers(folder / "memory.stat").get(idle, 0)
                 free.append(max(0, int(most[0]) - int(used[0]) + reclaimable))
     return min(free)

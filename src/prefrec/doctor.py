@@ -138,7 +138,7 @@ def examine() -> Facts:
 
 def findings(facts: Facts) -> list[Finding]:
     """Return what will be slow or will not work according to `facts`, the most serious first."""
-    checks = (_check_room, _check_threads, _check_dtypes, _check_linear, _check_parts)
+    checks = (_check_room, _check_threads, _check_dtypes, _check_kernels, _check_parts)
     return [Finding(what, remedy) for check in checks for what, remedy in check(facts)]
 
 
@@ -189,7 +189,7 @@ def _check_dtypes(facts: Facts) -> Pairs:
             yield f"float32 products run at {whole / rate:.2f} of {dtype}'s rate", f"keep model.dtype: {dtype}"
 
 
-def _check_linear(facts: Facts) -> Pairs:
+def _check_kernels(facts: Facts) -> Pairs:
     rates = facts.linear_rates
     best = max(rates, key=rates.__getitem__, default="")
     share = rates.get(facts.linear, 0.0) / rates[best] if rates else 1.0

@@ -55,6 +55,7 @@ class _Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in homes():
             return None
+        # A stub is enough to list the verb in the help. `resolve_command` imports the verb that is called.
         stub = typer.Typer(add_completion=False)
         stub.command(cmd_name, help=_summary(homes()[cmd_name][0]))(lambda: None)
         return get_command(stub)
@@ -105,6 +106,7 @@ def _main(
 
 def main() -> None:
     """Run the command. Errors that a user can act on are one message and exit code 1; `--debug` shows all."""
+    # Taken out here, so that it may come before or after the verb.
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     # Keep the libraries' own bars and notices out of ours. transformers reads these variables when it is imported.

@@ -93,6 +93,7 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
             options += [_parameter(*described) for described in _fields(sections[name], (name,))]
         elif name != "context":
             options.append(parameter.replace(kind=keyword))
+    # typer makes the options from these two.
     filled.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     filled.__annotations__ = {p.name: p.annotation for p in options}
     return filled

@@ -74,7 +74,7 @@ def evaluate(
     else:
         scores = evaluate_rankers(prepared, section, entries, folder / "predictions", seed=seed)
         metrics, shown = metrics_json(section.split, scores), None
-        if is_first():
+        if is_first():  # of the processes of a job, which all have the scores
             write_predictions(scores.predictions, folder / "predictions.parquet")
             write_json(folder / "metrics.json", metrics)
         written = f"Predictions: {folder / 'predictions.parquet'}"

@@ -38,6 +38,7 @@ def serve(
 
     Example: prefrec serve runs/demo --ui --ranker s-dpo --ranker sft
     """
+    # The packages of the server are an extra.
     try:
         from prefrec.serving.server import serve_run
     except ModuleNotFoundError as e:

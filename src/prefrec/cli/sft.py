@@ -61,6 +61,7 @@ def _form(lora: LoraSection, adapter: Path | None) -> LoraSection:
     kept = read_json(adapter / "adapter_config.json") if adapter else None
     if not isinstance(kept, dict):
         return lora
+    # Options that were not given do not matter, whatever their defaults are.
     for field in sorted(lora.model_fields_set):
         value, adapter_value = getattr(lora, field), kept.get(PEFT_NAMES[field])
         if value != adapter_value:
