@@ -10,14 +10,18 @@ from logging import ERROR, getLogger
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefrec.evaluation import evaluate
-    from prefrec.lm.scoring import choice_logps
-    from prefrec.losses import softmax_dpo_loss
-    from prefrec.rankers import LMRanker
-    from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
+    from prefrec.evaluation import evaluate as evaluate
+    from prefrec.lm.scoring import choice_logps as choice_logps
+    from prefrec.losses import softmax_dpo_loss as softmax_dpo_loss
+    from prefrec.rankers import LMRanker as LMRanker
+    from prefrec.training import SFTConfig as SFTConfig
+    from prefrec.training import SFTTrainer as SFTTrainer
+    from prefrec.training import SoftmaxDPOConfig as SoftmaxDPOConfig
+    from prefrec.training import SoftmaxDPOTrainer as SoftmaxDPOTrainer
+    from prefrec.training import lora_config as lora_config
 
-# PEFT imports bitsandbytes where it is installed, which on a CPU then misses faster kernels, used or not. A process
-# that is spawned imports both before any code of its own runs, but never before this package.
+# PEFT imports bitsandbytes if it is installed, which then warns on a CPU without fast kernels, used or not. A spawned
+# process imports both before any code of its own runs, but always after this package.
 getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
 
 __version__ = "0.2.0"
@@ -33,18 +37,7 @@ _HOMES = {
     "lora_config": "prefrec.training",
     "softmax_dpo_loss": "prefrec.losses",
 }
-
-__all__ = [
-    "LMRanker",
-    "SFTConfig",
-    "SFTTrainer",
-    "SoftmaxDPOConfig",
-    "SoftmaxDPOTrainer",
-    "choice_logps",
-    "evaluate",
-    "lora_config",
-    "softmax_dpo_loss",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,13 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 """Linux's files about processes, and about control groups, which limit containers."""
-
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
 
 # Control groups of version 2 and 1: files of limit and usage, and the field of `memory.stat` for cached files, which
 # count as usage although the system frees them on demand.
@@ -52,14 +50,13 @@ class Stopwatch:
 
     def start(self) -> None:
         """Start or continue."""
-        _wait(self.device)
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._started = self._now()
 
     def stop(self) -> None:
         """Stop; `start` continues."""
-        _wait(self.device)
-        self.wall += time.perf_counter() - self._wall
-        self.cpu += time.process_time() - self._cpu
+        now = self._now()
+        self.wall += now.wall - self._started.wall
+        self.cpu += now.cpu - self._started.cpu
         self.laps += 1
 
     @contextmanager
@@ -74,6 +71,11 @@ class Stopwatch:
     def read(self) -> Seconds:
         """Return the time so far."""
         return Seconds(self.wall, self.cpu)
+
+    def _now(self) -> Seconds:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return Seconds(time.perf_counter(), time.process_time())
 
 
 _credit = Seconds(0.0, 0.0)
@@ -96,7 +98,7 @@ def reset_peak(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
         return
     try:
-        _CLEAR.write_text("5", encoding="ascii")  # Linux: VmHWM := VmRSS
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: VmHWM := VmRSS
     except OSError:
         return  # the peak is then that of the whole process
 
@@ -105,14 +107,17 @@ def peak_bytes(device: str) -> int:
     """Return the peak memory in bytes since `reset_peak`: of the process (resident), or of torch on the GPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return _status("VmHWM") or _maximum_resident()
+    if peak := _numbers(Path("/proc/self/status")).get("VmHWM:"):
+        return 1024 * peak
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def resident_bytes(device: str) -> int:
     """Return the memory in use in bytes: of the process (resident), or of torch on the GPU."""
     if device == "cuda":
         return torch.cuda.memory_allocated()
-    return _status("VmRSS") or _maximum_resident()
+    return psutil.Process().memory_info().rss
 
 
 def give_memory_back() -> None:
@@ -123,17 +128,16 @@ def give_memory_back() -> None:
         trim(0)
 
 
-def free_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
-    """Return the free memory in bytes, within a container's limit; None if the system does not say."""
-    available = _numbers(proc / "meminfo").get("MemAvailable:")
-    free = [] if available is None else [1024 * available]
+def free_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+    """Return the free memory in bytes, within a container's limit."""
+    free = [psutil.virtual_memory().available]
     for folder in _groups("memory", proc, cgroups):
         for limit, usage, idle in _MEMORY:
             most, used = _words(folder / limit), _words(folder / usage)
-            if most and used and most[0].isdigit():
+            if most and used and most[0].isdigit():  # "max" means no limit
                 reclaimable = _numbers(folder / "memory.stat").get(idle, 0)
                 free.append(max(0, int(most[0]) - int(used[0]) + reclaimable))
-    return min(free, default=None)
+    return min(free)
 
 
 def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
@@ -155,19 +159,9 @@ def processor_says(*names: str, proc: Path = PROC) -> str:
 
 def limit_memory(most: int) -> None:
     """Let allocations fail in this process beyond `most` bytes more than are mapped now (Linux)."""
-    mapped = _status("VmData")
-    if mapped is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (mapped + most, mapped + most))
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _status(field: str) -> int | None:
-    kibibytes = _numbers(_STATUS).get(f"{field}:")
-    return None if kibibytes is None else 1024 * kibibytes
+    if sys.platform == "linux":
+        end = psutil.Process().memory_info().data + most
+        resource.setrlimit(resource.RLIMIT_DATA, (end, end))
 
 
 def _groups(controller: str, proc: Path, cgroups: Path) -> Iterator[Path]:
@@ -190,7 +184,7 @@ def _numbers(file: Path) -> dict[str, int]:
 
 
 def _words(file: Path) -> list[str]:
-    return [word for line in _lines(file) for word in line.split()]
+    return " ".join(_lines(file)).split()
 
 
 def _lines(file: Path) -> list[str]:
@@ -198,8 +192,3 @@ def _lines(file: Path) -> list[str]:
         return file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-
-
-def _maximum_resident() -> int:
-    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return maximum if sys.platform == "darwin" else 1024 * maximum

@@ -7,14 +7,7 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from prefrec.processes import is_first
 
@@ -48,21 +41,13 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         total = len(items)
     if not is_first():
         yield from items
+    elif console.is_terminal:
+        text, left = TextColumn("{task.description}"), TextColumn("left")
+        columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            yield from progress.track(items, total=total, description=description)
     else:
-        yield from _bar(items, description, total) if console.is_terminal else _lines(items, description, total)
-
-
-def _bar(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield from progress.track(items, total=total, description=description)
+        yield from _lines(items, description, total)
 
 
 def _lines(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:

@@ -27,18 +27,16 @@ STALE_S = 24 * 3600
 
 _FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
 # Parts of messages of libraries that lose the number of an OSError. torch's writer does not even say which error.
-_WRITER_FAILED = {
-    errno.ENOSPC: (
-        "os error 28",
-        "No space left on device",
-        "PytorchStreamWriter",
-        "inline_container",
-        "iostream error",
-    ),
-    errno.EDQUOT: ("os error 122",),
-    errno.EFBIG: ("os error 27",),
-    errno.EROFS: ("os error 30",),
-    errno.EACCES: ("os error 13",),
+_MESSAGES = {
+    "os error 28": errno.ENOSPC,
+    "No space left on device": errno.ENOSPC,
+    "PytorchStreamWriter": errno.ENOSPC,
+    "inline_container": errno.ENOSPC,
+    "iostream error": errno.ENOSPC,
+    "os error 122": errno.EDQUOT,
+    "os error 27": errno.EFBIG,
+    "os error 30": errno.EROFS,
+    "os error 13": errno.EACCES,
 }
 
 
@@ -69,7 +67,7 @@ def write_whole(path: Path, write: Writer) -> None:
     Raises:
         StorageError: the disk is full, or writing is not permitted; `path` is unchanged.
     """
-    _write_drafts({path: write}, None)
+    _write_drafts({path: write})
 
 
 def write_sealed(writers: Mapping[Path, Writer], seal: Path, write: Writer, stale: Sequence[Path] = ()) -> None:
@@ -78,7 +76,7 @@ def write_sealed(writers: Mapping[Path, Writer], seal: Path, write: Writer, stal
     Nothing is changed before all drafts are written. Then the old seal and the `stale` files are removed, and the
     drafts are moved into place. Errors are those of `write_whole`.
     """
-    _write_drafts({**writers, seal: write}, seal, stale)
+    _write_drafts({**writers, seal: write}, [seal, *stale])
 
 
 def draft_name(path: Path) -> str:
@@ -92,11 +90,12 @@ def clear_drafts(path: Path) -> None:
     A draft of this machine is removed if its process no longer exists. Processes of other machines or containers, or
     from before a restart, cannot be checked. Their drafts are removed if nothing in them has changed for a day.
     """
-    draft = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-(\d+)(\.\w+)?\.tmp")
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-(\d+)(\.\w+)?\.tmp")
     with suppress(OSError):
-        for name in os.listdir(path.parent):
-            if match := draft.fullmatch(name):
-                _clear(path.parent / name, match[1], int(match[2]))
+        for draft in path.parent.iterdir():
+            if match := pattern.fullmatch(draft.name):
+                with suppress(OSError):
+                    _clear(draft, match[1], int(match[2]))
 
 
 @contextmanager
@@ -119,7 +118,8 @@ def storage_error(error: Exception, path: Path | str | None = None) -> StorageEr
         error: from a library or the system.
         path: the file that was being written; None: the one that the error names.
     """
-    code = getattr(error, "errno", None) or _error_number(error)
+    text = str(error)
+    code = getattr(error, "errno", None) or next((n for part, n in _MESSAGES.items() if part in text), None)
     where = path if path is not None else getattr(error, "filename", None) or "a file"
     if code in _FULL:
         remedy = "make room and run the same command again; finished work is kept"
@@ -130,7 +130,7 @@ def storage_error(error: Exception, path: Path | str | None = None) -> StorageEr
     return StorageError(f"{where} cannot be written: {os.strerror(code)}; {remedy}")
 
 
-def _write_drafts(writers: Mapping[Path, Writer], seal: Path | None, stale: Sequence[Path] = ()) -> None:
+def _write_drafts(writers: Mapping[Path, Writer], stale: Sequence[Path] = ()) -> None:
     drafts = {path: path.with_name(draft_name(path)) for path in writers}
     for path in drafts:
         clear_drafts(path)
@@ -138,8 +138,6 @@ def _write_drafts(writers: Mapping[Path, Writer], seal: Path | None, stale: Sequ
         for path, write in writers.items():
             with writing(path):
                 write(drafts[path])
-        if seal is not None:
-            seal.unlink(missing_ok=True)
         for path in stale:
             with writing(path):
                 path.unlink(missing_ok=True)
@@ -153,15 +151,14 @@ def _write_drafts(writers: Mapping[Path, Writer], seal: Path | None, stale: Sequ
 
 
 def _clear(draft: Path, machine: str, process: int) -> None:
-    with suppress(OSError):
-        if machine == _machine() and process != os.getpid():
-            left_over = not _lives(process)
-        else:
-            left_over = time.time() - max(p.stat().st_mtime for p in (draft, *draft.rglob("*"))) > STALE_S
-        if left_over and draft.is_dir():
-            shutil.rmtree(draft)
-        elif left_over:
-            draft.unlink()
+    if machine == _machine() and process != os.getpid():
+        is_left_over = not _lives(process)
+    else:
+        is_left_over = time.time() - max(p.stat().st_mtime for p in (draft, *draft.rglob("*"))) > STALE_S
+    if is_left_over and draft.is_dir():
+        shutil.rmtree(draft)
+    elif is_left_over:
+        draft.unlink()
 
 
 @cache
@@ -183,8 +180,3 @@ def _lives(process: int) -> bool:
     except OSError:
         return True  # it belongs to another user
     return True
-
-
-def _error_number(error: Exception) -> int | None:
-    text = str(error)
-    return next((code for code, signs in _WRITER_FAILED.items() if any(s in text for s in signs)), None)

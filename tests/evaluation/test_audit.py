@@ -142,7 +142,7 @@ def test_planted_leaks_are_found(plant, name):
 def test_lists_drawn_by_popularity_are_said_to_be_so():
     test, learn, log = _clean(0)
     found = _audit([_popular_negatives(e) for e in test], learn, log)
-    assert "a property of the drawing, as where negatives are drawn by popularity" in found.verdict
+    assert "a property of the drawing, for example of negatives drawn by popularity" in found.verdict
     assert "drawn by popularity" not in _audit(test, learn, log).verdict
 
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from prefrec.data import Catalogue
-from prefrec.evaluation.common_order import agreement, common_order
+from prefrec.evaluation.shortcuts import agreement, common_order
 
 SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 

@@ -1,4 +1,4 @@
-"""prefrec.evaluation.full_catalogue against counting, for a language model by one sequence a title."""
+"""Ranks over the whole catalogue against counting, for a language model by one sequence a title."""
 
 import numpy as np
 import polars as pl

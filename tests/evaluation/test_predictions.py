@@ -22,7 +22,7 @@ SCORES = np.array([[0.1, 0.3, 0.2], [1.0, 2.0, -np.inf]])
 
 
 def test_round_trip(tmp_path):
-    frame = prediction_frame("lm", EXAMPLES, SCORES, np.array([1, 2]), ["C", "what?"], [1, -1])
+    frame = prediction_frame("lm", EXAMPLES, SCORES, np.array([1, 2]), ["C", "what?"], ["c", None])
     assert frame.schema == PREDICTION_SCHEMA
     assert frame["scores"].to_list() == [[0.1, 0.3, 0.2], [1.0, 2.0]]
     assert frame["choice"].to_list() == ["c", None]

@@ -1,10 +1,13 @@
 """What counts as a valid answer."""
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefrec.evaluation.text import judge_texts, normalise_title, valid_choice
+from prefrec.data import Catalogue, RankingExample
+from prefrec.evaluation import judge_texts
+from prefrec.prompts.answers import normalise_title, valid_choice
 
 TITLES = ["It Happened One Night", "It", "The Shawshank Redemption", "M*A*S*H", "Help!", "Café Society"]
 
@@ -70,10 +73,10 @@ def test_a_choice_is_a_candidate_of_the_same_name(titles, data):
     assert choice is None or normalise_title(titles[choice]) == normalise_title(text)
 
 
-def test_judge_counts_invalid_as_a_miss():
-    outcome = judge_texts(["It", "It Happened", "help!"], [TITLES] * 3, [1, 0, 2])
-    assert outcome.choice.tolist() == [1, -1, 4]
-    assert outcome.valid.tolist() == [1, 0, 1]
-    assert outcome.hit.tolist() == [1, 0, 0]
-    with pytest.raises(ValueError, match="2 texts, 1 lists"):
-        judge_texts(["a", "b"], [TITLES], [0])
+def test_judge_names_the_item_of_a_valid_text():
+    ids = [f"i{n}" for n in range(len(TITLES))]
+    catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": TITLES}))
+    examples = [RankingExample("u", (), tuple(ids), "i1")] * 3
+    assert judge_texts(["It", "It Happened", "help!"], examples, catalogue) == ["i1", None, "i4"]
+    with pytest.raises(ValueError, match="is longer than"):
+        judge_texts(["a", "b"], examples, catalogue)

@@ -92,7 +92,10 @@ def _predictions(data: PreparedData) -> pl.DataFrame:
         scores = shared + 0.5 * rng.normal(size=(N, C)) - 8
         scores[np.arange(N), target] += lift
         said = None if name not in MODELS else ["x"] * N
-        picks = None if said is None else np.where(rng.random(N) < 0.1, -1, scores.argmax(axis=1))
+        picks = None
+        if said is not None:
+            columns = np.where(rng.random(N) < 0.1, -1, scores.argmax(axis=1))
+            picks = [e.candidates[c] if c >= 0 else None for e, c in zip(data.test, columns, strict=True)]
         frames.append(prediction_frame(name, data.test, scores, target_ranks(scores, target), said, picks))
     return pl.concat(frames)
 

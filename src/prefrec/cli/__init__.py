@@ -1,4 +1,4 @@
-"""The command `prefrec`: one thin module a verb; it parses, calls one function, prints."""
+"""The command `prefrec`: one thin module per verb, which parses, calls one function and prints."""
 
 from __future__ import annotations
 
@@ -24,19 +24,8 @@ from prefrec.errors import PrefrecError
 from prefrec.processes import is_first
 
 VERBS = (
-    "run",
-    "prepare",
-    "audit",
-    "sft",
-    "align",
-    "evaluate",
-    "rank",
-    "report",
-    "serve",
-    "export",
-    "explain",
-    "doctor",
-)
+    "run", "prepare", "audit", "sft", "align", "evaluate", "rank", "report", "serve", "export", "explain", "doctor",
+)  # fmt: skip
 COMMANDS = "prefrec.commands"
 """Group of entry points by which other packages add verbs: NAME = "module:function"."""
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -50,7 +39,7 @@ def homes() -> dict[str, tuple[str, str]]:
 
 
 def load_verb(verb: str) -> Any:
-    """Return the command of a verb; its module, and what that needs, is imported now."""
+    """Import the module of a verb, and return its command."""
     module, function = homes()[verb]
     alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=_HELP)
     alone.command(verb)(getattr(import_module(module), function))
@@ -58,7 +47,7 @@ def load_verb(verb: str) -> Any:
 
 
 class _Verbs(TyperGroup):
-    """Verbs that are imported when they are called, so that help and version are quick."""
+    """A group whose verbs are imported when they are called, so that help and version are quick."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(homes())
@@ -66,6 +55,7 @@ class _Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in homes():
             return None
+        # A stub is enough to list the verb in the help. `resolve_command` imports the verb that is called.
         stub = typer.Typer(add_completion=False)
         stub.command(cmd_name, help=_summary(homes()[cmd_name][0]))(lambda: None)
         return get_command(stub)
@@ -80,8 +70,8 @@ def _summary(module: str) -> str:
     spec = find_spec(module)
     text = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
     line = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
-    said = line.partition(": ")[2] or line
-    return said[:1].upper() + said[1:]
+    summary = line.partition(": ")[2] or line
+    return summary[:1].upper() + summary[1:]
 
 
 app = typer.Typer(
@@ -107,7 +97,7 @@ def _main(
 ) -> None:
     """From interaction logs and item titles to a language-model recommender aligned to its users.
 
-    Everything at once is `prefrec run RECIPE.yaml`. Step by step: `prepare` makes ranking questions of a log,
+    Everything at once is `prefrec run RECIPE.yaml`. Step by step: `prepare` makes ranking questions from a log,
     `audit` looks for leaks in them, `sft` and `align` train, `evaluate` measures, `rank` answers one question,
     `explain` says what moved it, `report` draws it all, `serve` answers over HTTP, `export` hands a model on.
     `doctor` says what this machine can do.
@@ -115,12 +105,17 @@ def _main(
 
 
 def main() -> None:
-    """Entry point: errors that a user can act on are one message and exit code 1; `--debug` shows all."""
+    """Run the command. Errors that a user can act on are one message and exit code 1; `--debug` shows all."""
+    # Taken out here, so that it may come before or after the verb.
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    _quiet()
+    # Keep the libraries' own bars and notices out of ours. transformers reads these variables when it is imported.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b.*")
     if not is_first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # one process of a job prints what it found
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # only the first process of a job prints results
     try:
         app(args=arguments, prog_name="prefrec")
     except (PrefrecError, OSError) as e:
@@ -129,19 +124,10 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         console.print("[bold red]error:[/bold red]", end=" ")
-        told = e if isinstance(e, PrefrecError) else storage_error(e) or e
-        console.print(str(told), highlight=False, markup=False, soft_wrap=True)
+        error = e if isinstance(e, PrefrecError) else storage_error(e) or e
+        console.print(str(error), highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except SystemExit as e:
         if e.code == 130:  # how typer ends on Ctrl-C
             console.print("stopped; the same command goes on from here")
         raise
-
-
-def _quiet() -> None:
-    """Keep the libraries' own bars and notices out of ours."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # transformers reads these when it is imported, which only some verbs do.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b.*")

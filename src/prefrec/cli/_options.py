@@ -1,10 +1,12 @@
-"""Options of a verb, made from the sections of a recipe that it takes."""
+"""Options that verbs share or make from the sections of a recipe, and JSON on standard output."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Iterator
-from functools import partial, wraps
+import json
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -15,20 +17,29 @@ from pydantic.fields import FieldInfo
 from prefrec.data import config_error
 
 Section = TypeVar("Section", bound=BaseModel)
-Place = tuple[str, ...]
+FieldPath = tuple[str, ...]
 """The parameter of a verb, and the fields that lead from its section to a value."""
 
 OWN = "section"
 """The parameter that holds a verb's own section, whose name is left out of its options."""
 RECIPE_ONLY = ("--model.answers", "--model.items", "--start")
 """Fields that need other parts of a recipe, and are not options."""
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 Seed = Annotated[int, typer.Option(min=0, help="Of samples, order and initial weights.")]
+DataFolder = Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, such as runs/demo.")]
+StageFolder = Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")]
+RunRanker = Annotated[str | None, typer.Option(help="Model of the run, such as s-dpo; default: the last.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def print_json(value: Any) -> None:
+    """Print JSON to standard output."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def fill(section: type[Section], **values: Any) -> Section:
-    """Return the section with these values; a wrong one is a `ConfigError` that names it."""
+    """Return the section with these values; raise ConfigError if one is wrong."""
     try:
         return section.model_validate(values)
     except ValidationError as e:
@@ -44,38 +55,47 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
     """Replace each parameter of a verb that is a section by an option per field.
 
     An option has the names of the section and the field, as in a recipe: `--model.max-length`. The section in the
-    parameter `section` goes without its name: `--rows`, `--candidates.size`. The value `none` is None where the
-    field takes it. All values are checked by the section alone.
+    parameter `section` goes without its name: `--rows`, `--candidates.size`. The value `none` is None if the field
+    allows it. All values are checked by the section alone.
     """
     parameters = inspect.signature(verb, eval_str=True).parameters
     sections = {name: p.annotation for name, p in parameters.items() if _is_section(p.annotation)}
-    fields = {place: field for name, section in sections.items() for place, field, _ in _fields(section, (name,))}
+    fields = {path: field for name, section in sections.items() for path, field, _ in _fields(section, (name,))}
 
     @wraps(verb)
     def filled(context: typer.Context, **values: Any) -> None:
         raw: dict[str, Any] = {name: {} for name in sections}
-        for place, field in fields.items():
-            value, source = values.pop("__".join(place)), context.get_parameter_source("__".join(place))
+        for path, field in fields.items():
+            value, source = values.pop("__".join(path)), context.get_parameter_source("__".join(path))
+            # A default is left to the section, which then knows that the field was not set.
             if source and source.name != "DEFAULT":
                 inner = raw
-                for step in place[:-1]:
+                for step in path[:-1]:
                     inner = inner.setdefault(step, {})
-                inner[place[-1]] = _value(field, value)
+                inner[path[-1]] = _value(field, value)
         for name, section in sections.items():
+
+            def option_of(loc: tuple[Any, ...], name: str = name) -> str:
+                """Return the option of the field at or around `loc`, or "" for the section as a whole."""
+                paths = [(name, *loc[:n]) for n in range(len(loc), 0, -1)]
+                return next((_option_of(path) for path in paths if path in fields), "")
+
             try:
                 values[name] = section.model_validate(raw[name])
             except ValidationError as e:
-                raise config_error(e, partial(_named, name, fields)) from e
+                raise config_error(e, option_of) from e
         verb(**values, **({"context": context} if "context" in parameters else {}))
 
-    made = [inspect.Parameter("context", _KEYWORD, annotation=typer.Context)]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter("context", keyword, annotation=typer.Context)]
     for name, parameter in parameters.items():
         if name in sections:
-            made += [_parameter(*of) for of in _fields(sections[name], (name,))]
+            options += [_parameter(*described) for described in _fields(sections[name], (name,))]
         elif name != "context":
-            made.append(parameter.replace(kind=_KEYWORD))
-    filled.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
-    filled.__annotations__ = {p.name: p.annotation for p in made}
+            options.append(parameter.replace(kind=keyword))
+    # typer makes the options from these two.
+    filled.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    filled.__annotations__ = {p.name: p.annotation for p in options}
     return filled
 
 
@@ -83,11 +103,11 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _fields(section: type[BaseModel], place: Place) -> Iterator[tuple[Place, FieldInfo, type[BaseModel]]]:
-    """Yield place, field and section of every value of a section and of the sections in it."""
+def _fields(section: type[BaseModel], path: FieldPath) -> Iterator[tuple[FieldPath, FieldInfo, type[BaseModel]]]:
+    """Yield path, field and section of every value of a section and of the sections in it."""
     for name, field in section.model_fields.items():
-        inner = (*place, name)
-        if _option_at(inner) in RECIPE_ONLY:
+        inner = (*path, name)
+        if _option_of(inner) in RECIPE_ONLY:
             continue
         if _is_section(field.annotation):
             yield from _fields(field.annotation, inner)  # type: ignore[arg-type]
@@ -95,38 +115,33 @@ def _fields(section: type[BaseModel], place: Place) -> Iterator[tuple[Place, Fie
             yield inner, field, section
 
 
-def _option_at(place: Place) -> str:
-    return option(*place[place[0] == OWN :])
+def _option_of(path: FieldPath) -> str:
+    return option(*path[path[0] == OWN :])
 
 
-def _named(name: str, fields: Container[Place], loc: tuple[Any, ...]) -> str:
-    """Return the option of the field at a place in a section, or around it; empty for the section as a whole."""
-    places = [(name, *loc[:n]) for n in range(len(loc), 0, -1)]
-    return next((_option_at(place) for place in places if place in fields), "")
-
-
-def _parameter(place: Place, field: FieldInfo, section: type[BaseModel]) -> inspect.Parameter:
-    """Return the parameter of which typer makes the option of a field; those of other sections have a panel."""
-    kind, name, default = _kind(field), _option_at(place), field.get_default(call_default_factory=True)
-    names = f"{name}/--no-{name[2:]}" if kind is bool else name
-    metavar = None if kind is bool else _metavar(kind)
-    panel = None if place[:-1] == (OWN,) else (section.__doc__ or "").partition("\n")[0].rstrip(".")
-    told = typer.Option(names, help=field.description, metavar=metavar, rich_help_panel=panel)
-    annotation: Any = bool if kind is bool else list[str] | None if _is_many(kind) else str | None
-    if kind is not bool and default is not None:
-        default = [str(one) for one in default] if _is_many(kind) else str(default)
-    return inspect.Parameter("__".join(place), _KEYWORD, default=default, annotation=Annotated[annotation, told])
+def _parameter(path: FieldPath, field: FieldInfo, section: type[BaseModel]) -> inspect.Parameter:
+    """Return the parameter from which typer makes the option of a field; those of other sections have a panel."""
+    kind, name, default = _kind(field), _option_of(path), field.get_default(call_default_factory=True)
+    panel = None if path[:-1] == (OWN,) else (section.__doc__ or "").partition("\n")[0].rstrip(".")
+    annotation: Any
+    if kind is bool:
+        annotation, names, metavar = bool, f"{name}/--no-{name[2:]}", None
+    else:
+        # The section converts and checks the texts.
+        is_many = get_origin(kind) in (list, dict)
+        annotation, names, metavar = list[str] | None if is_many else str | None, name, _metavar(kind)
+        if default is not None:
+            default = [str(value) for value in default] if is_many else str(default)
+    typed = typer.Option(names, help=field.description, metavar=metavar, rich_help_panel=panel)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter("__".join(path), keyword, default=default, annotation=Annotated[annotation, typed])
 
 
 def _kind(field: FieldInfo) -> Any:
     """Return the type of a field without None; of several types the last, which takes text."""
     if get_origin(field.annotation) not in (Union, UnionType):
         return field.annotation
-    return [one for one in get_args(field.annotation) if one is not NoneType][-1]
-
-
-def _is_many(kind: Any) -> bool:
-    return get_origin(kind) in (list, dict)
+    return [kind for kind in get_args(field.annotation) if kind is not NoneType][-1]
 
 
 def _metavar(kind: Any) -> str:
@@ -139,7 +154,7 @@ def _metavar(kind: Any) -> str:
 
 
 def _value(field: FieldInfo, given: Any) -> Any:
-    """Return what the section is given for the text on the command line."""
+    """Return the section's value for the text on the command line."""
     if get_origin(_kind(field)) is dict:
-        return dict(one.partition("=")[::2] for one in given)
+        return dict(pair.partition("=")[::2] for pair in given)
     return None if given == "none" and NoneType in get_args(field.annotation) else given

@@ -1,4 +1,4 @@
-"""What several verbs print."""
+"""Tables that several verbs print."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 from rich.console import Console
 
 from prefrec.evaluation import Evaluation, comparison_table, evaluation_table, groups_table
-from prefrec.evaluation.preferences import Preferences, preference_tables
 from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 
 TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
-"""Columns of the table of lists, where it is alone."""
+"""Columns of the table of lists if nothing else is printed."""
 WIDTH = 100
-"""Columns of text where the output is not a terminal: the tables fit."""
+"""Columns of text if the output is not a terminal: the tables fit."""
 
 
 def print_scores(metrics: dict[str, Any], shown: Sequence[str] | None = None) -> None:
@@ -28,21 +27,15 @@ def print_scores(metrics: dict[str, Any], shown: Sequence[str] | None = None) ->
     if not out.is_terminal:
         out.width = max(out.width, WIDTH)
     evaluation = Evaluation.from_json(metrics["evaluation"])
-    told = metrics.get("full_catalogue")
-    full = Evaluation.from_json(told) if told else None
-    known = {m for of in evaluation.metrics.values() for m in of}
-    wanted = shown or (HEADLINE_METRICS if full else TABLE_METRICS)
-    out.print(evaluation_table(evaluation, [m for m in dict.fromkeys(wanted) if m in known], full))
+    full = Evaluation.from_json(metrics["full_catalogue"]) if metrics.get("full_catalogue") else None
+    columns = dict.fromkeys(shown or (HEADLINE_METRICS if full else TABLE_METRICS))
+    out.print(evaluation_table(evaluation, [m for m in columns if m in evaluation.measured], full))
     if groups := groups_table(evaluation, full):
         out.print(groups)
     if evaluation.comparisons:
-        out.print(comparison_table(evaluation, [m for m in HEADLINE_METRICS if m in known], "lists" if full else ""))
+        headline = [m for m in HEADLINE_METRICS if m in evaluation.measured]
+        out.print(comparison_table(evaluation, headline, "lists" if full else ""))
     if full and full.comparisons:
         out.print(comparison_table(full, FULL_METRICS, "all items"))
     if metrics["generation"]:
         out.print(evaluation_table(Evaluation.from_json(metrics["generation"])))
-
-
-def print_preferences(found: dict[str, Any]) -> None:
-    """Print the content of a `preferences.json`."""
-    Console().print(*preference_tables(Preferences.from_json(found)))

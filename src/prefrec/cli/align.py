@@ -15,14 +15,12 @@ from prefrec.pipeline.run import align_stage
 
 @o.from_sections
 def align(
-    data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
-    out: Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")],
+    data: o.DataFolder,
+    out: o.StageFolder,
     section: AlignSection,
     model: ModelSection,
     lora: LoraSection,
-    adapter: Annotated[
-        Path | None, typer.Option(help="SFT adapter to go on from, which is the reference; default: the bare base.")
-    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="SFT adapter, the reference; default: the bare base.")] = None,
     seed: o.Seed = SEED,
 ) -> None:
     """Align an adapter on the item taken and N items not taken: Softmax DPO.
@@ -31,5 +29,5 @@ def align(
 
     Example: prefrec align data/ml runs/s-dpo --adapter runs/sft/adapter --num-negatives 15 --rows 1000
     """
-    made_of, start = begin(data, section, model, lora, adapter, seed)
-    typer.echo(f"Adapter: {align_stage(made_of, section, start, out).weights}")
+    ingredients, start = begin(data, section, model, lora, adapter, seed)
+    typer.echo(f"Adapter: {align_stage(ingredients, section, start, out).weights}")

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from prefrec.cli import _options as o
 from prefrec.data import read_prepared
 from prefrec.evaluation import audit_prepared, audit_table
 
-
-class Part(StrEnum):
-    """A part of prepared data."""
-
-    train = "train"
-    validation = "validation"
-    test = "test"
+Split = Literal["train", "validation", "test"]
 
 
 def audit(
-    data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
-    split: Annotated[Part, typer.Option(help="Whose lists are audited.")] = Part.test,
-    learn_from: Annotated[Part, typer.Option(help="Whose lists the shortcuts learn from.")] = Part.train,
+    data: o.DataFolder,
+    split: Annotated[Split, typer.Option(help="Whose lists are audited.")] = "test",
+    learn_from: Annotated[Split, typer.Option(help="Whose lists the shortcuts learn from.")] = "train",
     seed: Annotated[int, typer.Option(help="Fixes shuffles and the bootstrap.")] = 0,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 where a leak is found, or where a rule could not be tried.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 after a leak or an untried rule.")] = False,
+    as_json: o.AsJson = False,
 ) -> None:
     """Score shortcuts that ignore what the user likes, on the very lists under test.
 
-    Each line shows HR@1 with its 95% interval over users. A shortcut is a LEAK where it beats every rival that
-    knows as little as it does: random, and popularity, co-occurrence or the same rule learnt from shuffled lists.
+    Each line shows HR@1 with its 95% interval over users. A shortcut is a LEAK if it beats every rival that knows as
+    little as it does: random, and popularity, co-occurrence or the same rule learnt from shuffled lists.
     """
-    found = audit_prepared(read_prepared(data), split.value, learn_from.value, seed)
+    result = audit_prepared(read_prepared(data), split, learn_from, seed)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        o.print_json(result.to_json())
     else:
-        Console().print(audit_table(found))
-    if strict and (found.leaks or found.untried):
+        Console().print(audit_table(result))
+    if strict and (result.leaks or result.untried):
         raise typer.Exit(1)

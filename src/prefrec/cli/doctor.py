@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from prefrec.cli import _options as o
 from prefrec.doctor import Facts, examine, findings, gibibytes
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False) -> None:
+def doctor(as_json: o.AsJson = False) -> None:
     """Show versions, threads, dtypes, memory and extras, and say what will be slow here and why.
 
     Products of small matrices are timed, for about a second. Nothing is changed.
@@ -22,35 +20,32 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for
     Example: prefrec doctor --json > doctor.json
     """
     facts = examine()
-    found = findings(facts)
+    results = findings(facts)
     if as_json:
-        typer.echo(json.dumps(facts.to_json() | {"findings": [asdict(f) for f in found]}, indent=2))
+        o.print_json(asdict(facts) | {"findings": [asdict(f) for f in results]})
         return
-    out = Console()
-    out.print(_facts_table(facts))
-    for finding in found:
-        out.print(Text(f"• {finding.what}"), soft_wrap=True)
-        out.print(Text(f"  {finding.remedy}", style="dim"), soft_wrap=True)
-    if not found:
-        out.print("Nothing here will be slow.")
-
-
-def _facts_table(facts: Facts) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in _lines(facts):
         table.add_row(Text(name), Text(value))
-    return table
+    out = Console()
+    out.print(table)
+    for finding in results:
+        out.print(Text(f"• {finding.what}"), soft_wrap=True)
+        out.print(Text(f"  {finding.remedy}", style="dim"), soft_wrap=True)
+    if not results:
+        out.print("Nothing here will be slow.")
 
 
 def _lines(facts: Facts) -> list[tuple[str, str]]:
-    """What is shown, as name and value."""
-    versions = ", ".join(f"{name} {version or '–'}" for name, version in facts.versions.items() if name != "platform")
+    """Return name and value of each line."""
+    versions = dict(facts.versions)
+    system = versions.pop("platform") or ""
     load = "" if facts.load is None else f", load {facts.load:.1f}"
     lines = [
-        ("versions", versions),
-        ("platform", facts.versions["platform"] or ""),
+        ("versions", ", ".join(f"{name} {version or '–'}" for name, version in versions.items())),
+        ("platform", system),
         ("processor", " ".join([facts.processor, *facts.features])),
         ("threads", f"{facts.threads} of {facts.cores} cores{load}"),
         ("settings", ", ".join(f"{k}={v}" for k, v in facts.settings.items()) or "none"),
@@ -60,15 +55,17 @@ def _lines(facts: Facts) -> list[tuple[str, str]]:
         lines.append(("GPU", f"{gpu.name}, {gibibytes(gpu.free)} of {gibibytes(gpu.total)} free{kind}"))
     if not facts.gpus:
         lines.append(("GPU", "none"))
-    for device, rates in facts.rates.items():
-        shown = ", ".join(f"{dtype} {rate / 1e9:,.0f}" for dtype, rate in rates.items())
-        lines.append((f"GFLOP/s ({device})", shown))
-    ways = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in facts.linear_rates.items())
-    lines.append(("float32 by", f"{facts.linear} ({ways} GFLOP/s)"))
-    if facts.memory_free is not None:
-        lines.append(("memory free", gibibytes(facts.memory_free)))
-    lines += [("disk free", f"{gibibytes(free)} in {folder}") for folder, free in facts.disk_free.items()]
-    lines.append(("extras", ", ".join(e.name for e in facts.extras if not e.missing) or "none"))
-    lines.append(("embedded model", facts.embedded or "not installed"))
-    lines.append(("kernels by", facts.compiler or "nothing"))
-    return lines
+    lines += [(f"GFLOP/s ({device})", _gflops(rates)) for device, rates in facts.rates.items()]
+    return [
+        *lines,
+        ("float32 by", f"{facts.linear} ({_gflops(facts.linear_rates)} GFLOP/s)"),
+        ("memory free", gibibytes(facts.memory_free)),
+        *(("disk free", f"{gibibytes(free)} in {folder}") for folder, free in facts.disk_free.items()),
+        ("extras", ", ".join(e.name for e in facts.extras if not e.missing) or "none"),
+        ("embedded model", facts.embedded or "not installed"),
+        ("kernels by", facts.compiler or "nothing"),
+    ]
+
+
+def _gflops(rates: dict[str, float]) -> str:
+    return ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in rates.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated
@@ -28,45 +27,39 @@ RETRIEVE: int = RetrieveThenRankConfig.model_fields["retrieve"].default
 
 @o.from_sections
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
+    data: o.DataFolder,
     section: EvaluateSection,
     model: ModelSection,
-    adapter: Annotated[
-        list[str] | None, typer.Option(help="NAME=FOLDER of an adapter to put in the table; repeatable.")
-    ] = None,
-    sequential: Annotated[
-        list[Path] | None, typer.Option(help="Folder that `prefrec sequential` wrote; repeatable.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for metrics.json and predictions.parquet; default DATA/evaluation.")
-    ] = None,
-    full_catalogue: Annotated[
-        bool,
-        typer.Option("--full-catalogue", help="Rank all rows over the whole catalogue, and no lists."),
-    ] = False,
+    adapter: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of an adapter; repeatable.")] = None,
+    sequential: Annotated[list[Path] | None, typer.Option(help="From `prefrec sequential`; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default: DATA/evaluation.")] = None,
+    full_catalogue: Annotated[bool, typer.Option("--full-catalogue", help="Rank all titles, not lists.")] = False,
     retriever: Annotated[
         str | None,
         typer.Option(help="With --full-catalogue: LMs rank what this row of the table puts first, such as SASRec."),
     ] = None,
     retrieve: Annotated[int, typer.Option(min=1, help="With --retriever: titles that it hands on.")] = RETRIEVE,
     seed: o.Seed = SEED,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    as_json: o.AsJson = False,
 ) -> None:
     """Measure adapters beside the reference rows, on the same lists and over the whole catalogue.
 
-    Every number has its 95% interval (bootstrap over users); every model is compared row by row with the best
-    reference row, each LM also with the one before it; and the audit says whether the lists can be ranked without
-    knowing what the user likes.
+    Every number has its 95% interval (bootstrap over users). Every model is compared row by row with the best
+    reference row, and each LM also with the one before it. The audit says if the lists can be ranked without knowing
+    what the user likes.
 
-    Over the whole catalogue all titles are candidates but those that the user has seen, and an LM scores every one of
-    them after the history alone (or, with --retriever, what a retriever hands on).
+    Over the whole catalogue all titles are candidates except those that the user has seen. An LM scores each of them
+    after the history alone (or, with --retriever, only what a retriever hands on).
 
     Example: prefrec evaluate data/ml --adapter sft=runs/sft/adapter --adapter s-dpo=runs/s-dpo/adapter --rows 500
 
     Example: prefrec evaluate data/ml --full-catalogue --sequential runs/SASRec --adapter s-dpo=runs/s-dpo/adapter
     --retriever SASRec --retrieve 20
     """
-    _check_usage(full_catalogue, retriever, section.generate_rows)
+    if retriever and not full_catalogue:
+        raise typer.BadParameter("needs --full-catalogue", param_hint="--retriever")
+    if section.generate_rows and full_catalogue:
+        raise typer.BadParameter("cannot be combined with --full-catalogue", param_hint="--generate-rows")
     prepared = read_prepared(data)
     entries = [ranker_kind(SEQUENTIAL).open_folder(path, prepared) for path in sequential or []]
     entries += [lm_entry(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []
@@ -77,26 +70,19 @@ def evaluate(
         key = prepared_digest(data)
         metrics = full_catalogue_metrics(prepared, key, section, entries, folder, hands_on, seed=seed)
         shown: tuple[str, ...] | None = ("hr@1", "hr@10", "ndcg@10", *([f"hr@{retrieve}"] if retriever else []))
-        made = f"Metrics: {folder / FULL_CATALOGUE}"
+        written = f"Metrics: {folder / FULL_CATALOGUE}"
     else:
         scores = evaluate_rankers(prepared, section, entries, folder / "predictions", seed=seed)
         metrics, shown = metrics_json(section.split, scores), None
-        if is_first():
+        if is_first():  # of the processes of a job, which all have the scores
             write_predictions(scores.predictions, folder / "predictions.parquet")
             write_json(folder / "metrics.json", metrics)
-        made = f"Predictions: {folder / 'predictions.parquet'}"
+        written = f"Predictions: {folder / 'predictions.parquet'}"
     if as_json:
-        typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
+        o.print_json(metrics)
     else:
         print_scores(metrics, shown)
-        typer.echo(made)
-
-
-def _check_usage(full_catalogue: bool, retriever: str | None, generate_rows: int) -> None:
-    if retriever and not full_catalogue:
-        raise typer.BadParameter("needs --full-catalogue", param_hint="--retriever")
-    if generate_rows and full_catalogue:
-        raise typer.BadParameter("cannot be combined with --full-catalogue", param_hint="--generate-rows")
+        typer.echo(written)
 
 
 def _entry(text: str, data: PreparedData, model: ModelSection) -> Entry:

@@ -7,17 +7,16 @@ from typing import Annotated
 
 import typer
 
+from prefrec.cli import _options as o
 from prefrec.pipeline.opened import open_run
 from prefrec.serving.export import export_ranker
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, as runs/demo.")],
+    run: o.RunFolder,
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
-    ranker: Annotated[str | None, typer.Option(help="Model of the run, as s-dpo; default: the last.")] = None,
-    merged: Annotated[
-        bool, typer.Option("--merged", help="Whole weights, the adapter added in; for zero-shot: the base.")
-    ] = False,
+    ranker: o.RunRanker = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Whole weights, with the adapter added in.")] = False,
 ) -> None:
     """Write an adapter, or with --merged the whole model, with tokenizer, prompt and model card.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,37 +17,32 @@ from prefrec.data.published import write_published_splits
 
 @o.from_sections
 def prepare(
-    out: Annotated[Path, typer.Argument(help="Folder to write to; made where it is missing.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write to; made if it is missing.")],
     section: PrepareConfig,
-    published_json: Annotated[
-        bool, typer.Option("--published-json", help="Also write train/validation/test.json in the S-DPO form.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the protocol as JSON, for machines.")] = False,
+    published_json: Annotated[bool, typer.Option("--published-json", help="Also write S-DPO's JSON files.")] = False,
+    as_json: o.AsJson = False,
 ) -> None:
     """Make ranking examples (history, candidates, target) from a log and item titles.
 
-    Histories hold only what came before the target; negatives are items that
-    the user never touched, drawn by a seed that depends on user and position,
-    never on the target. OUT gets Parquet files and protocol.json, which says
-    how they were made.
+    Histories hold only what came before the target. Negatives are items that the user never touched, drawn by a seed
+    that depends on user and position, never on the target. OUT gets Parquet files and protocol.json, which says how
+    they were made.
 
-    Examples:
+    Example: prefrec prepare data/ml (MovieLens-100K, no download)
 
-      prefrec prepare data/ml        # MovieLens-100K, no download
+    prefrec prepare data/paper --split user --min-rating 3
 
-      prefrec prepare data/paper --split user --min-rating 3
+    prefrec prepare data/office --source windows --path amazon-office
 
-      prefrec prepare data/office --source windows --path amazon-office
-
-      prefrec prepare data/shop --source files --interactions log.csv
-      --items items.csv --columns.user customer --columns.title name
+    prefrec prepare data/shop --source files --interactions log.csv --items items.csv --columns.user customer
+    --columns.title name
     """
     data = prepare_data(section)
     if published_json:
         write_published_splits(data, out)
     write_prepared(data, out)
     if as_json:
-        typer.echo(json.dumps(data.protocol, indent=2, ensure_ascii=False))
+        o.print_json(data.protocol)
     else:
         _show(data, out)
 
@@ -56,10 +50,10 @@ def prepare(
 def _show(data: PreparedData, out: Path) -> None:
     """Print counts and notes to standard output."""
     counts, protocol = data.protocol["counts"], data.protocol
-    listed = protocol["candidates"]
-    table = Table(title=f"{protocol['source']} → {out}", title_justify="left")
-    for column in ("part", "rows", "users"):
-        table.add_column(column, justify="left" if column == "part" else "right")
+    candidates = protocol["candidates"]
+    table = Table("part", title=f"{protocol['source']} → {out}", title_justify="left")
+    table.add_column("rows", justify="right")
+    table.add_column("users", justify="right")
     for part, rows in counts["rows"].items():
         table.add_row(part, f"{rows:,}", f"{counts['row_users'][part]:,}")
     console = Console()
@@ -67,10 +61,11 @@ def _show(data: PreparedData, out: Path) -> None:
     lines = [
         f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions, "
         f"{counts['train_interactions']:,} of them to learn from",
-        f"split {protocol['split']}, {listed['size']} candidates ({listed['kind']}), seed {protocol['seed']}",
+        f"split {protocol['split']}, {candidates['size']} candidates ({candidates['kind']}), seed {protocol['seed']}",
     ]
-    short = protocol["split_facts"].get("users_too_short", 0)
-    lines += [f"{short:,} users left out: too short a history"] if short else []
-    lines += [f"{counts['repeats_dropped']:,} repeats left out"] if counts.get("repeats_dropped") else []
+    if short := protocol["split_facts"].get("users_too_short", 0):
+        lines.append(f"{short:,} users left out: too short a history")
+    if repeats := counts.get("repeats_dropped"):
+        lines.append(f"{repeats:,} repeats left out")
     for line in lines + protocol["notes"]:
         console.print(f"• {line}", highlight=False, markup=False, soft_wrap=True)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
+from prefrec.cli import _options as o
 from prefrec.report import write_report
 
 
-def report(run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, as runs/demo.")]) -> None:
+def report(run: o.RunFolder) -> None:
     """Write RUN/report.html, and print its path.
 
-    The page needs no other file and no network: tables with intervals, curves
-    of each stage, examples before and after. A run that stopped midway gets
-    one too, which says what is missing.
+    The page needs no other file and no network: tables with intervals, curves of each stage, examples before and
+    after. The page of a run that stopped midway says what is missing.
     """
     typer.echo(write_report(run))

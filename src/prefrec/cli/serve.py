@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from prefrec.cli import _options as o
 from prefrec.errors import ConfigError
 
 
 def serve(
-    run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, as runs/demo.")],
+    run: o.RunFolder,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
-    ranker: Annotated[
-        list[str] | None,
-        typer.Option(help="Language model to load, the first is the default; repeatable. Default: all."),
-    ] = None,
+    ranker: Annotated[list[str] | None, typer.Option(help="Model to load; repeatable. Default: all.")] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Also a page, at /.")] = False,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="PREFREC_API_KEY", help="Key that clients have to send as a bearer token.")
-    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="PREFREC_API_KEY", help="Bearer token of clients.")] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
     max_batch: Annotated[
         int | None, typer.Option(min=1, help="Requests that may share a pass. Default: as many as --max-tokens hold.")
     ] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take; then 504.")] = 30.0,
     max_tokens: Annotated[
-        int | None,
-        typer.Option(min=64, help="Padded tokens of a pass of the model. Default: 4096; on a CPU 2048."),
+        int | None, typer.Option(min=64, help="Padded tokens of a pass of the model. Default: 4096; on a CPU 2048.")
     ] = None,
     layout: Annotated[
         Literal["auto", "packed", "separate"],
-        typer.Option(help="Answers branch from one prompt, or a sequence each; auto: packed where the model can."),
+        typer.Option(help="Answers branch from one prompt, or a sequence each; auto: packed if the model can."),
     ] = "auto",
 ) -> None:
     """Answer requests of many clients with the language models of a run: rank, explain, search.
 
-    Requests that come while the model is busy share its next pass. /openapi.json describes the API, /metrics
-    counts for Prometheus. Ctrl-C or SIGTERM answers what waits, then stops.
+    The first --ranker answers requests that name none. Requests that come while the model is busy share its next
+    pass. /openapi.json describes the API, /metrics counts for Prometheus. After Ctrl-C or SIGTERM the server answers
+    the waiting requests, then stops.
 
     Example: prefrec serve runs/demo --ui --ranker s-dpo --ranker sft
     """
+    # The packages of the server are an extra.
     try:
         from prefrec.serving.server import serve_run
     except ModuleNotFoundError as e:

@@ -23,8 +23,8 @@ PEFT_NAMES = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targe
 
 @o.from_sections
 def sft(
-    data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")],
-    out: Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")],
+    data: o.DataFolder,
+    out: o.StageFolder,
     section: SFTSection,
     model: ModelSection,
     lora: LoraSection,
@@ -37,19 +37,19 @@ def sft(
 
     Example: prefrec sft data/ml runs/sft --rows 1200
     """
-    made_of, start = begin(data, section, model, lora, adapter, seed)
-    typer.echo(f"Adapter: {sft_stage(made_of, section, out, start).weights}")
+    ingredients, start = begin(data, section, model, lora, adapter, seed)
+    typer.echo(f"Adapter: {sft_stage(ingredients, section, out, start).weights}")
 
 
 def begin(
     data: Path, section: RowsSection, model: ModelSection, lora: LoraSection, adapter: Path | None, seed: int
 ) -> tuple[Ingredients, Entry | None]:
-    """Return what a stage is made of, and what it goes on from, after a check of the rows and the adapter."""
+    """Return the ingredients of a stage, and what it goes on from, after a check of the rows and the adapter."""
     prepared = read_prepared(data)
     check_section(section, prepared, model, seed, o.option)
     warn_of_idle_dropout(lora, {"this stage": section})
-    made_of = Ingredients(prepared, prepared_digest(data), model, _form(lora, adapter), seed)
-    return made_of, lm_entry("start", adapter, prepared, model) if adapter else None
+    ingredients = Ingredients(prepared, prepared_digest(data), model, _form(lora, adapter), seed)
+    return ingredients, lm_entry("start", adapter, prepared, model) if adapter else None
 
 
 def _form(lora: LoraSection, adapter: Path | None) -> LoraSection:
@@ -61,12 +61,13 @@ def _form(lora: LoraSection, adapter: Path | None) -> LoraSection:
     kept = read_json(adapter / "adapter_config.json") if adapter else None
     if not isinstance(kept, dict):
         return lora
+    # Options that were not given do not matter, whatever their defaults are.
     for field in sorted(lora.model_fields_set):
-        value, own = getattr(lora, field), kept.get(PEFT_NAMES[field])
-        if value != own:
+        value, adapter_value = getattr(lora, field), kept.get(PEFT_NAMES[field])
+        if value != adapter_value:
             name = o.option("lora", field)
             raise ConfigError(
-                f"{name} {value}: the adapter in {adapter} has {own} and keeps it; leave {name} out, or --adapter to "
-                "train a new one"
+                f"{name} {value}: the adapter in {adapter} has {adapter_value} and keeps it; leave {name} out, or "
+                "--adapter to train a new one"
             )
     return LoraSection()

@@ -22,7 +22,7 @@ mistaken for a leak:
 - in the history (candidates in the shown history first): what users who take items again give it, the luckiest of
   `SHUFFLES` draws of training users, by whether their last interaction repeats an earlier one;
 - not in the history: popularity and co-occurrence, so that a few negatives in the history by chance are not a leak;
-- id order and common order (`prefrec.evaluation.common_order`), which see the last history item: popularity and
+- id order and common order (`shortcuts.common_order`), which see the last history item: popularity and
   co-occurrence. Ids often follow the date of an item or of its first user, so their order beats random in honest data
   too, but not these two.
 
@@ -34,19 +34,17 @@ data to learn from (`MIN_LEARN`), or with such a rival, counts as not tried.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import shortcuts
-from prefrec.evaluation.common_order import agreement, common_order
-from prefrec.evaluation.intervals import RESAMPLES, Interval, bootstrap_means, interval_of
-from prefrec.evaluation.metrics import expected_hits
+from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, interval_of
+from prefrec.evaluation.metrics import Floats, expected_hits
 from prefrec.evaluation.shortcuts import Lists
 from prefrec.rankers.reference import CooccurrenceRanker, PopularityRanker
 
@@ -68,39 +66,28 @@ _REWARDED = "rewarded by the lists"
 
 # Explanation of a leak, for rules whose name does not explain it.
 _MEANINGS = {
-    LEAST_POPULAR: "The negatives are more popular than the targets: a property of the drawing, as where "
-    "negatives are drawn by popularity; hold rankers against this HR@1, not against chance.",
-    "in the history": "Targets stand in the shown history more often than training users take an item again.",
+    LEAST_POPULAR: "The negatives are more popular than the targets: a property of the drawing, for example of "
+    "negatives drawn by popularity. Compare rankers with this HR@1, not with chance.",
+    "in the history": "Targets are in the shown history more often than training users take an item again.",
     "not in the history": "Negatives come from the shown history.",
 }
 
-Hits = dict[str, NDArray[np.float64]]
+Hits = dict[str, Floats]
 """Name → expected hits [B]."""
 
 
 @dataclass(frozen=True)
 class AuditRow:
-    """One line of the audit.
+    """One line of the audit."""
 
-    Attributes:
-        name: of the shortcut or reference.
-        hr: its HR@1, with the 95% interval.
-        leak: True if it beats all its rivals.
-        against: the rival with the smallest gain (by the interval's low end); None for references.
-        gain: HR@1 over that rival, with the family-wise interval.
-        learnt_from: the split it learnt from; "" for rules without learning.
-        note: additional information, or the reason why a rule was not tried.
-        tried: False if there was too little to learn from; `hr` is then meaningless.
-    """
-
-    name: str
-    hr: Interval
-    leak: bool = False
-    against: str | None = None
-    gain: Interval | None = None
-    learnt_from: str = ""
-    note: str = ""
-    tried: bool = True
+    name: str  # of the shortcut or reference
+    hr: Interval  # its HR@1, with the 95% interval
+    leak: bool = False  # True if it beats all its rivals
+    against: str | None = None  # the rival with the smallest gain (by the interval's low end); None for references
+    gain: Interval | None = None  # HR@1 over that rival, with the family-wise interval
+    learnt_from: str = ""  # the split it learnt from; "" for rules without learning
+    note: str = ""  # additional information, or the reason why a rule was not tried
+    tried: bool = True  # False if there was too little to learn from; `hr` is then meaningless
 
     @property
     def finding(self) -> str:
@@ -133,37 +120,34 @@ class Audit:
     @property
     def verdict(self) -> str:
         """The result in words, mostly one sentence."""
-        n, users = self.rows[0].hr.n, self.rows[0].hr.users
-        if users < MIN_USERS:
-            return (
-                f"Audit: {n} lists of {users} users are too few to tell a leak from luck ({MIN_USERS} users needed)."
-            )
-        missing = self._missing()
+        random = self.rows[0].hr
+        lists = f"{random.n} lists"
+        if random.users < MIN_USERS:
+            few = f"{lists} of {random.users} users are too few to tell a leak from luck"
+            return f"Audit: {few} ({MIN_USERS} users needed)."
+
+        def with_rate(row: AuditRow, words: str = "") -> str:
+            return f"{row.name}{words} (HR@1 {row.hr.mean:.3f}, chance {random.mean:.3f})"
+
+        reasons: dict[str, list[str]] = {}
+        for r in self.untried:
+            reasons.setdefault(r.note, []).append(r.name)
+        missing = "; ".join(f"{', '.join(rules)} ({reason})" for reason, rules in reasons.items())
         if self.leaks:
-            leaks = ", ".join(
-                f"{r.name} (HR@1 {r.hr.mean:.3f}, chance {self.rows[0].hr.mean:.3f})" for r in self.leaks
-            )
-            many = "a leak" if len(self.leaks) == 1 else f"{len(self.leaks)} leaks"
-            sentences = [f"Audit: {many} in {n} lists, ranked without knowing what the user likes: {leaks}."]
+            count = "a leak" if len(self.leaks) == 1 else f"{len(self.leaks)} leaks"
+            leaks = ", ".join(map(with_rate, self.leaks))
+            sentences = [f"Audit: {count} in {lists}, ranked without knowing what the user likes: {leaks}."]
             sentences += [_MEANINGS[r.name] for r in self.leaks if r.name in _MEANINGS]
             return " ".join([*sentences, f"Not tried: {missing}."] if missing else sentences)
         if missing:
-            return f"Audit: incomplete for {n} lists. Not tried: {missing}. The rules that were tried find nothing."
-        chance = self.rows[0].hr.mean
+            return f"Audit: incomplete for {lists}. Not tried: {missing}. The rules that were tried find nothing."
         rewarded = [
-            f"; {r.name} is {_REWARDED} (HR@1 {r.hr.mean:.3f}, chance {chance:.3f})"
+            f"; {with_rate(r, f' is {_REWARDED}')}"
             + (", a property of the drawing and not of taste" if r.name == LEAST_POPULAR else "")
             for r in self.rows
             if r.note == _REWARDED
         ]
-        return f"Audit: no leak in {n} lists{''.join(rewarded)}."
-
-    def _missing(self) -> str:
-        """Return the rules that were not tried, by reason, as text; "" if all were tried."""
-        names: dict[str, list[str]] = {}
-        for r in self.untried:
-            names.setdefault(r.note, []).append(r.name)
-        return "; ".join(f"{', '.join(rules)} ({why})" for why, rules in names.items())
+        return f"Audit: no leak in {lists}{''.join(rewarded)}."
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -223,164 +207,130 @@ def audit_lists(
         learnt_from = f"{learnt_from}, {MAX_LEARN_ROWS:,} of {len(learn):,} rows"
         learn = [learn[i] for i in rng.choice(len(learn), MAX_LEARN_ROWS, replace=False)]
     lists, seen = shortcuts.encode_lists(examples, catalogue), shortcuts.encode_lists(learn, catalogue)
-    trial = _Trial(_references(lists, examples, train_interactions), _lacking(learn, learnt_from, train_interactions))
-    _try_lookups(trial, lists, seen, learnt_from, rng)
-    _try_titles(trial, lists, seen, catalogue, learnt_from)
-    _try_popularity(trial, lists, examples, train_interactions)
-    _try_histories(trial, lists, examples, train_interactions, rng)
-    _try_orders(trial, lists, seen, catalogue, train_interactions, learnt_from)
-    return Audit(_rows(trial, [e.user_id for e in examples], seed, resamples))
+    trial = _Trial(lists, seen, train_interactions, learnt_from)
+    trial.try_lookups(rng)
+    trial.add("title length", shortcuts.title_length(lists, seen, catalogue), ["popularity"], ["rows", "log"])
+    popularity = PopularityRanker.fit(train_interactions).score(examples)
+    # Negatives drawn by popularity are revealed by their high counts.
+    trial.add(LEAST_POPULAR, lists.masked(-popularity), ["popularity"], ["log"])
+    trial.try_histories(examples, rng)
+    trial.try_orders(catalogue)
+    scores = {
+        "random": lists.masked(np.zeros(lists.codes.shape)),
+        "popularity": popularity,
+        "co-occurrence": CooccurrenceRanker.fit(train_interactions).score(examples),
+    }
+    references = {name: expected_hits(s, lists.target) for name, s in scores.items()}
+    return Audit(_rows(trial, references, [e.user_id for e in examples], seed, resamples))
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A shortcut under trial: its rivals beside random, and the reason why it was not tried, if so."""
+
+    rivals: list[str]
+    untried: str
+    learnt_from: str
+    note: str
 
 
 @dataclass
 class _Trial:
-    """The expected hits [B] of references, placebos and shortcuts, and the rivals of each shortcut.
+    """The shortcuts under trial, and their expected hits [B] and those of placebos."""
 
-    `lacking` has the reason why the `rows` or the `log` are not enough to learn from, if so.
-    """
-
-    references: Hits
-    lacking: dict[str, str]
+    lists: Lists
+    seen: Lists
+    log: pl.DataFrame
+    learnt_from: str
+    rules: dict[str, _Rule] = field(default_factory=dict)
+    hits: Hits = field(default_factory=dict)
     placebos: Hits = field(default_factory=dict)
-    tried: Hits = field(default_factory=dict)
-    rivals: dict[str, list[str]] = field(default_factory=dict)
-    learnt_from: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    untried: dict[str, str] = field(default_factory=dict)
+
+    def lacking(self, need: str) -> str:
+        """Return why the `rows` or the `log` are not enough to learn from; "" if they are."""
+        rows, steps = len(self.seen.target), len(self.log)
+        if need == "rows":
+            return f"{rows} rows of {self.learnt_from} to learn from" if rows < MIN_LEARN else ""
+        return f"{steps} training interactions" if steps < MIN_LEARN else ""
 
     def add(
-        self,
-        name: str,
-        hits: NDArray[np.float64],
-        rivals: list[str],
-        needs: Sequence[str],
-        learnt_from: str = "",
-        note: str = "",
+        self, name: str, scores: Floats, rivals: list[str], needs: list[str], source: str = "", note: str = ""
     ) -> None:
-        """Add a shortcut. `needs` names what it and its rivals learn from; random is always a rival."""
-        self.tried[name], self.rivals[name] = hits, ["random", *rivals]
-        self.learnt_from[name], self.notes[name] = learnt_from, note
-        if why := [self.lacking[n] for n in needs if n in self.lacking]:
-            self.untried[name] = " and ".join(why)
+        """Add a shortcut with its scores [B, C]. `needs` names what it and its rivals learn from."""
+        untried = " and ".join(filter(None, map(self.lacking, needs)))
+        source = source or (self.learnt_from if "rows" in needs else "")
+        self.rules[name] = _Rule(rivals, untried, source, note)
+        self.hits[name] = expected_hits(scores, self.lists.target)
+
+    def try_lookups(self, rng: np.random.Generator) -> None:
+        """Try rules that learn from lists, each against the same rule learnt from shuffled lists."""
+        self.add("target position", shortcuts.target_position(self.lists, self.seen), [], ["rows"])
+        moved = [shortcuts.shuffled_positions(self.seen, rng) for _ in range(SHUFFLES)]
+        dealt = [shortcuts.shuffled_lists(self.seen, rng) for _ in range(SHUFFLES)]
+        for name, rule, cuts in (
+            ("position lookup", shortcuts.position_lookup, moved),
+            ("list lookup", shortcuts.list_lookup, dealt),
+        ):
+            # A bootstrap over test users does not show the luck in what was learnt, hence the luckiest of several.
+            draws = [expected_hits(rule(self.lists, cut), self.lists.target) for cut in cuts]
+            self.placebos[f"{name}, shuffled"] = max(draws, key=lambda hits: float(hits.mean()))
+            self.add(name, rule(self.lists, self.seen), [f"{name}, shuffled"], ["rows"])
+
+    def try_histories(self, examples: Sequence[RankingExample], rng: np.random.Generator) -> None:
+        """Try candidates that are in the shown history, and those that are not."""
+        # Users may take an item again. The placebo hits with the rate at which random training users did so last.
+        again = shortcuts.repeats(self.log, max(len(e.history) for e in examples))
+        chance = 1.0 / self.lists.lengths
+        draws = [np.where(rng.choice(again, len(chance)), 1.0, chance) for _ in range(SHUFFLES if len(again) else 0)]
+        placebo = "repeats of training users"
+        self.placebos[placebo] = max(draws, key=lambda hits: float(hits.mean()), default=chance)
+        inside = shortcuts.in_history(self.lists, examples)
+        self.add("in the history", inside, [placebo], ["log"])
+        self.add("not in the history", self.lists.masked(-inside), ["popularity", "co-occurrence"], ["log"])
+
+    def try_orders(self, catalogue: Catalogue) -> None:
+        """Try the next candidate after the last history item, by id and in the common order of training histories.
+
+        The note has the share of steps in the training histories that follow that order or its reverse.
+        """
+        columns = shortcuts.id_keys(catalogue)
+        orders = {"id order" if c == "item_id" else f"id order ({c})": keys for c, keys in columns.items()}
+        orders["common order"] = shortcuts.common_order(self.log, catalogue)
+        for name, keys in orders.items():
+            share = max(shortcuts.agreement(self.log, catalogue, k) for k in (keys, -keys))
+            self.add(
+                name,
+                shortcuts.next_in_order(self.lists, self.seen, keys),
+                ["popularity", "co-occurrence"],
+                ["rows", "log"],
+                "histories" if name == "common order" else "",
+                f"{share:.0%} of steps in this order",
+            )
 
 
-def _lacking(learn: Sequence[RankingExample], learnt_from: str, train_interactions: pl.DataFrame) -> dict[str, str]:
-    lacking = {}
-    if len(learn) < MIN_LEARN:
-        lacking["rows"] = f"{len(learn)} rows of {learnt_from} to learn from"
-    if len(train_interactions) < MIN_LEARN:
-        lacking["log"] = f"{len(train_interactions)} training interactions"
-    return lacking
-
-
-def _references(lists: Lists, examples: Sequence[RankingExample], train_interactions: pl.DataFrame) -> Hits:
-    scores = {
-        "random": lists.masked(np.zeros(lists.codes.shape)),
-        "popularity": PopularityRanker.fit(train_interactions).score(examples),
-        "co-occurrence": CooccurrenceRanker.fit(train_interactions).score(examples),
-    }
-    return {name: expected_hits(s, lists.target) for name, s in scores.items()}
-
-
-def _try_lookups(trial: _Trial, lists: Lists, seen: Lists, learnt_from: str, rng: np.random.Generator) -> None:
-    """Try rules that learn from lists, each against the same rule learnt from shuffled lists."""
-    # A bootstrap over test users does not show the luck in what was learnt, hence the luckiest of several shuffles.
-    by_place = expected_hits(shortcuts.target_position(lists, seen), lists.target)
-    trial.add("target position", by_place, [], ["rows"], learnt_from)
-    moved = [shortcuts.shuffled_positions(seen, rng) for _ in range(SHUFFLES)]
-    dealt = [shortcuts.shuffled_lists(seen, rng) for _ in range(SHUFFLES)]
-    for name, rule, cuts in (
-        ("position lookup", shortcuts.position_lookup, moved),
-        ("list lookup", shortcuts.list_lookup, dealt),
-    ):
-        placebo = f"{name}, shuffled"
-        draws = [expected_hits(rule(lists, cut), lists.target) for cut in cuts]
-        trial.placebos[placebo] = max(draws, key=lambda hits: float(hits.mean()))
-        trial.add(name, expected_hits(rule(lists, seen), lists.target), [placebo], ["rows"], learnt_from)
-
-
-def _try_titles(trial: _Trial, lists: Lists, seen: Lists, catalogue: Catalogue, learnt_from: str) -> None:
-    scores = shortcuts.title_length(lists, seen, catalogue)
-    trial.add("title length", expected_hits(scores, lists.target), ["popularity"], ["rows", "log"], learnt_from)
-
-
-def _try_popularity(
-    trial: _Trial, lists: Lists, examples: Sequence[RankingExample], train_interactions: pl.DataFrame
-) -> None:
-    """Try the least popular candidate, which negatives drawn by popularity reveal."""
-    scores = lists.masked(-PopularityRanker.fit(train_interactions).score(examples))
-    trial.add(LEAST_POPULAR, expected_hits(scores, lists.target), ["popularity"], ["log"])
-
-
-def _try_histories(
-    trial: _Trial,
-    lists: Lists,
-    examples: Sequence[RankingExample],
-    train_interactions: pl.DataFrame,
-    rng: np.random.Generator,
-) -> None:
-    """Try candidates that are in the shown history, and those that are not."""
-    # Users may take an item again. The placebo hits with the rate at which random training users did so last.
-    inside = shortcuts.in_history(lists, examples)
-    again = shortcuts.repeats(train_interactions, max(len(e.history) for e in examples))
-    chance, placebo = trial.references["random"], "repeats of training users"
-    draws = [np.where(rng.choice(again, len(chance)), 1.0, chance) for _ in range(SHUFFLES if len(again) else 0)]
-    trial.placebos[placebo] = max(draws, key=lambda hits: float(hits.mean()), default=chance)
-    trial.add("in the history", expected_hits(inside, lists.target), [placebo], ["log"])
-    outside = expected_hits(lists.masked(-inside), lists.target)
-    trial.add("not in the history", outside, ["popularity", "co-occurrence"], ["log"])
-
-
-def _try_orders(
-    trial: _Trial,
-    lists: Lists,
-    seen: Lists,
-    catalogue: Catalogue,
-    train_interactions: pl.DataFrame,
-    learnt_from: str,
-) -> None:
-    """Try the next candidate after the last history item, by id and in the common order of training histories.
-
-    The note has the share of steps in the training histories that follow that order or its reverse.
-    """
-    rivals = ["popularity", "co-occurrence"]
-    columns = shortcuts.id_keys(catalogue)
-    orders = {"id order" if c == "item_id" else f"id order ({c})": (learnt_from, keys) for c, keys in columns.items()}
-    orders["common order"] = ("histories", common_order(train_interactions, catalogue))
-    for name, (source, keys) in orders.items():
-        scores = shortcuts.next_in_order(lists, seen, keys)
-        share = max(agreement(train_interactions, catalogue, k) for k in (keys, -keys))
-        note = f"{share:.0%} of steps in this order"
-        trial.add(name, expected_hits(scores, lists.target), rivals, ["rows", "log"], source, note)
-
-
-def _rows(trial: _Trial, users: Sequence[str], seed: int, resamples: int) -> list[AuditRow]:
+def _rows(trial: _Trial, references: Hits, users: Sequence[str], seed: int, resamples: int) -> list[AuditRow]:
     """Return the rows with intervals, all from one set of resamples."""
-    hits = trial.references | trial.placebos | trial.tried
-    draws = bootstrap_means(np.stack(list(hits.values()), axis=1), users, resamples, seed)
-    column = dict(zip(hits, draws.T, strict=True))
-    size = (len(users), len(set(users)))
-
-    def rate(name: str) -> Interval:
-        return interval_of(float(hits[name].mean()), column[name], *size)
+    hits = references | trial.placebos | trial.hits
+    bootstrap = Bootstrap(hits, users, resamples, seed)
 
     def gain(name: str, rival: str, level: float = 0.95) -> Interval:
-        return interval_of(float((hits[name] - hits[rival]).mean()), column[name] - column[rival], *size, level)
+        draws = bootstrap.draws[name] - bootstrap.draws[rival]
+        return interval_of(float((hits[name] - hits[rival]).mean()), draws, *bootstrap.size, level)
 
-    rewarded = gain("popularity", "random").low > 0
-    notes = {"popularity": _REWARDED if rewarded else ""}
-    rows = [AuditRow(name, rate(name), note=notes.get(name, "")) for name in trial.references]
-    if "log" in trial.lacking:
-        rows[1:] = [replace(r, note=trial.lacking["log"], tried=False) for r in rows[1:]]
-    for name in trial.tried:
-        if name in trial.untried:
-            rows.append(AuditRow(name, rate(name), note=trial.untried[name], tried=False))
+    rows = [AuditRow("random", bootstrap.mean("random"))]
+    for name in list(references)[1:]:
+        note = _REWARDED if name == "popularity" and gain(name, "random").low > 0 else ""
+        lacking = trial.lacking("log")
+        rows.append(AuditRow(name, bootstrap.mean(name), note=lacking or note, tried=not lacking))
+    # Without this correction about one of five audits of clean lists would report a leak (nine rules at 2.5%).
+    level = 1 - 0.05 / max(1, sum(not rule.untried for rule in trial.rules.values()))
+    for name, rule in trial.rules.items():
+        if rule.untried:
+            rows.append(AuditRow(name, bootstrap.mean(name), note=rule.untried, tried=False))
             continue
-        # Without this correction about one of five audits of clean lists would report a leak (nine rules at 2.5%).
-        level = 1 - 0.05 / (len(trial.tried) - len(trial.untried))
-        gains = {r: gain(name, r, level) for r in trial.rivals[name]}
-        nearest = min(gains, key=lambda r: gains[r].low)
-        leak = size[1] >= MIN_USERS and gains[nearest].low > 0
-        note = _REWARDED if name == LEAST_POPULAR and not leak and gains["random"].low > 0 else trial.notes[name]
-        rows.append(AuditRow(name, rate(name), leak, nearest, gains[nearest], trial.learnt_from[name], note))
+        gains = {rival: gain(name, rival, level) for rival in ("random", *rule.rivals)}
+        nearest = min(gains, key=lambda rival: gains[rival].low)
+        leak = bootstrap.size[1] >= MIN_USERS and gains[nearest].low > 0
+        note = _REWARDED if name == LEAST_POPULAR and not leak and gains["random"].low > 0 else rule.note
+        rows.append(AuditRow(name, bootstrap.mean(name), leak, nearest, gains[nearest], rule.learnt_from, note))
     return rows

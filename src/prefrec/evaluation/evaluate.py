@@ -9,7 +9,8 @@ has no row of its own, because its HR@1 is `hr@1`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,19 +20,14 @@ from numpy.typing import NDArray
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation.audit import Audit
-from prefrec.evaluation.intervals import (
-    RESAMPLES,
-    Interval,
-    PairedDifference,
-    bootstrap_means,
-    difference_of,
-    interval_of,
-)
-from prefrec.evaluation.metrics import expected_metrics, metrics_for, target_ranks
+from prefrec.evaluation.intervals import RESAMPLES, Bootstrap
+from prefrec.evaluation.metrics import Floats, expected_metrics, metrics_for, target_ranks
 from prefrec.evaluation.outcome import Comparison, Evaluation, Group, Values
-from prefrec.evaluation.predictions import prediction_frame
-from prefrec.evaluation.text import judge_texts
+from prefrec.evaluation.predictions import judge_texts, prediction_frame
 from prefrec.rankers.base import GeneratingRanker, Ranker
+
+Columns = dict[tuple[str, str], Floats]
+"""(Ranker, metric) → values [B]."""
 
 
 def evaluate(
@@ -41,11 +37,11 @@ def evaluate(
     *,
     ks: Sequence[int] = (1, 5, 10),
     generate: bool = True,
-    compare: str | Iterable[tuple[str, str]] | None = None,
+    compare: str | Sequence[tuple[str, str]] | None = None,
     audit: Audit | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Evaluate rankers on examples.
 
@@ -64,8 +60,7 @@ def evaluate(
     _pairs(compare, names)
     if not names or not examples:
         raise DataError(f"nothing to evaluate: {len(names)} rankers, {len(examples)} examples")
-    tell = progress or (lambda _: None)
-    frames = [predict(r, examples, catalogue, generate=generate, seed=seed, progress=tell) for r in rankers]
+    frames = [predict(r, examples, catalogue, generate=generate, seed=seed, progress=progress) for r in rankers]
     return evaluate_predictions(
         pl.concat(frames), ks=ks, compare=compare, audit=audit, seed=seed, resamples=resamples
     )
@@ -108,15 +103,15 @@ def predict(
     texts = ranker.generate(examples)
     if len(texts) != len(examples):
         raise ModelError(f"ranker {ranker.name!r}: {len(texts)} texts for {len(examples)} examples")
-    outcome = judge_texts(texts, [catalogue.titles_of(e.candidates) for e in examples], target_index)
-    return prediction_frame(ranker.name, examples, scores, ranks, texts, outcome.choice)
+    choices = judge_texts(texts, examples, catalogue)
+    return prediction_frame(ranker.name, examples, scores, ranks, texts, choices)
 
 
 def evaluate_predictions(
     predictions: pl.DataFrame,
     *,
     ks: Sequence[int] = (1, 5, 10),
-    compare: str | Iterable[tuple[str, str]] | None = None,
+    compare: str | Sequence[tuple[str, str]] | None = None,
     audit: Audit | None = None,
     known_items: Collection[str] | None = None,
     seed: int = 0,
@@ -129,24 +124,33 @@ def evaluate_predictions(
             None: do not. The other arguments are those of `evaluate`.
     """
     groups = _by_ranker(predictions)
-    with_text = predictions.filter(pl.col("generated").is_not_null())
-    written = _by_ranker(with_text) if len(with_text) else {}
     pairs = _pairs(compare, list(groups))
     first = next(iter(groups.values()))
-    ranked = {name: _rank_values(group, ks) for name, group in groups.items()}
-    parts = [_Part(first, ranked, seed, resamples)]
-    if written:
-        rows = next(iter(written.values()))
-        parts.append(_Part(rows, {name: _text_values(group) for name, group in written.items()}, seed, resamples))
-    values = {name: {m: v for p in parts for m, v in p.values.get(name, {}).items()} for name in groups}
-    metrics = {name: {m: i for p in parts for m, i in p.intervals(name).items()} for name in groups}
-    comparisons = [Comparison(a, b, m, d) for a, b in pairs for p in parts for m, d in p.differences(a, b).items()]
     sizes = first["listed"].to_numpy().astype(np.int64)
+    ranked = _rank_values(groups, ks)
+    parts = [Bootstrap(ranked, first["user_id"].to_list(), resamples, seed)]
+    # Rankers may answer only some rows in text. These rows get resamples of their own.
+    with_text = predictions.filter(pl.col("generated").is_not_null())
+    if len(with_text):
+        written = _by_ranker(with_text)
+        users = next(iter(written.values()))["user_id"].to_list()
+        parts.append(Bootstrap(_text_values(written), users, resamples, seed))
+    metrics = {name: {m: i for p in parts for m, i in p.table().get(name, {}).items()} for name in groups}
+    values: Values = {name: {} for name in groups}
+    for part in parts:
+        for (name, metric), column in part.values.items():
+            values[name][metric] = column
     return Evaluation(
         metrics,
-        comparisons,
+        [
+            Comparison(name, against, m, part.difference((name, m), (against, m)))
+            for name, against in pairs
+            for part in parts
+            for ranker, m in part.values
+            if ranker == name and (against, m) in part.values
+        ],
         *parts[0].size,
-        _mean(1.0 / sizes),
+        float((1.0 / sizes).mean()),
         seed,
         resamples,
         audit,
@@ -157,91 +161,101 @@ def evaluate_predictions(
     )
 
 
+def whole_catalogue(
+    examples: Sequence[RankingExample], catalogue: Catalogue, seen: Sequence[Collection[str]] | None = None
+) -> list[RankingExample]:
+    """Return the examples with all unseen items as candidates, in the catalogue's order.
+
+    Args:
+        examples: their candidates are ignored.
+        seen: items that each row's user took before its target [B], from `prefrec.data.seen_items`; None: the row's
+            history only. The target always stays a candidate.
+
+    Raises:
+        ValueError: `seen` and `examples` have different lengths.
+    """
+    rows = []
+    for e, taken in zip(examples, [()] * len(examples) if seen is None else seen, strict=True):
+        left_out = {*e.history, *taken} - {e.target}
+        rows.append(replace(e, candidates=tuple(i for i in catalogue.ids if i not in left_out)))
+    return rows
+
+
+def full_ranks(
+    ranker: Ranker,
+    examples: Sequence[RankingExample],
+    catalogue: Catalogue,
+    seen: Sequence[Collection[str]] | None = None,
+    *,
+    seed: int = 0,
+) -> NDArray[np.int64]:
+    """Return the ranks [B] of the targets in `whole_catalogue`, with ties as in `target_ranks`.
+
+    For a language model use a `CatalogueRanker`, because an `LMRanker` would list all items in its prompt.
+    """
+    rows = whole_catalogue(examples, catalogue, seen)
+    return target_ranks(ranker.score(rows), [e.target_index for e in rows], seed)
+
+
 def _groups(
-    rows: pl.DataFrame, values: Values, ks: Sequence[int], known_items: Collection[str], seed: int, resamples: int
+    rows: pl.DataFrame, ranked: Columns, ks: Sequence[int], known_items: Collection[str], seed: int, resamples: int
 ) -> dict[str, Group]:
-    """Return the non-empty groups of rows with warm and with new targets; `rows` as for `_Part`."""
+    """Return the non-empty groups of rows with warm and with new targets; `rows` are any ranker's predictions."""
     warm = rows["target"].is_in(list(known_items)).to_numpy()
     groups = {}
     for name, chosen in (("warm", warm), ("new", ~warm)):
         if chosen.any():
-            own = {r: {m: v[chosen] for m, v in metrics.items()} for r, metrics in values.items()}
-            part = _Part(rows.filter(chosen), own, seed, resamples)
-            expected = expected_metrics(rows["listed"].to_numpy()[chosen], ks)
-            groups[name] = Group({r: part.intervals(r) for r in own}, *part.size, expected)
+            part = rows.filter(chosen)
+            values = {key: v[chosen] for key, v in ranked.items()}
+            bootstrap = Bootstrap(values, part["user_id"].to_list(), resamples, seed)
+            expected = expected_metrics(part["listed"].to_numpy(), ks)
+            groups[name] = Group(bootstrap.table(), *bootstrap.size, expected)
     return groups
-
-
-class _Part:
-    """The metrics over the same rows, with one set of resamples; `rows` are any ranker's predictions."""
-
-    def __init__(self, rows: pl.DataFrame, values: Values, seed: int, resamples: int) -> None:
-        self.values = values
-        users = rows["user_id"].to_list()
-        keys = [(name, metric) for name, metrics in values.items() for metric in metrics]
-        draws = bootstrap_means(np.stack([values[r][m] for r, m in keys], axis=1), users, resamples, seed)
-        self.column = {key: draws[:, i] for i, key in enumerate(keys)}
-        self.size = (len(users), len(set(users)))
-
-    def intervals(self, name: str) -> dict[str, Interval]:
-        """Return metric → interval of a ranker."""
-        metrics = self.values.get(name, {})
-        return {m: interval_of(_mean(v), self.column[name, m], *self.size) for m, v in metrics.items()}
-
-    def differences(self, name: str, against: str) -> dict[str, PairedDifference]:
-        """Return metric → difference of two rankers, for the metrics of both."""
-        ours, theirs, column = self.values.get(name, {}), self.values.get(against, {}), self.column
-        return {
-            m: difference_of(_mean(v - theirs[m]), column[name, m] - column[against, m], *self.size)
-            for m, v in ours.items()
-            if m in theirs
-        }
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean())
 
 
 def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Return ranker → predictions by row. All rankers must have the same rows, with candidates in any order."""
-    names = predictions["ranker"].unique(maintain_order=True).to_list()
-    groups = {name: predictions.filter(pl.col("ranker") == name).sort("row") for name in names}
-    if not groups:
+    parts = predictions.partition_by("ranker", maintain_order=True)
+    if not parts:
         raise DataError("nothing to evaluate: the predictions have no rows")
+    groups = {part["ranker"][0]: part.sort("row") for part in parts}
     key = ["row", "user_id", "target"]
-    first = next(iter(groups.values()))
-    for name, group in groups.items():
-        if not group.select(key).equals(first.select(key)):
-            raise DataError(f"rankers {names[0]!r} and {name!r} answered different rows and cannot be paired")
-        if not _same_lists(group, first):
-            raise DataError(f"rankers {names[0]!r} and {name!r} answered different lists and cannot be paired")
+    first, *others = groups
+    for name in others:
+        both = f"rankers {first!r} and {name!r} answered different"
+        if not groups[name].select(key).equals(groups[first].select(key)):
+            raise DataError(f"{both} rows and cannot be paired")
+        if not _same_lists(groups[name], groups[first]):
+            raise DataError(f"{both} lists and cannot be paired")
     return groups
 
 
 def _same_lists(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
-    """Return True if two rankers had the same candidates, as far as these were kept."""
     if not ours["listed"].equals(theirs["listed"]):
         return False
+    # Some files keep only the best candidates, which differ between rankers.
     if any((frame["candidates"].list.len() < frame["listed"]).any() for frame in (ours, theirs)):
         return True
     mine, others = ours["candidates"], theirs["candidates"]
     return mine.equals(others) or mine.list.sort().equals(others.list.sort())
 
 
-def _rank_values(group: pl.DataFrame, ks: Sequence[int]) -> dict[str, NDArray[np.float64]]:
-    """Return metric → values [B] of one ranker's predictions."""
-    ranks = group["rank"].to_numpy().astype(np.int64)
-    return {name: metric(ranks) for name, metric in metrics_for(ks).items()}
+def _rank_values(groups: Mapping[str, pl.DataFrame], ks: Sequence[int]) -> Columns:
+    ranks = {name: group["rank"].to_numpy().astype(np.int64) for name, group in groups.items()}
+    return {(name, m): metric(r) for name, r in ranks.items() for m, metric in metrics_for(ks).items()}
 
 
-def _text_values(group: pl.DataFrame) -> dict[str, NDArray[np.float64]]:
-    """Return metric → values [B] of predictions that all have a text."""
-    hit = (group["choice"] == group["target"]).fill_null(False)
-    valid = group["choice"].is_not_null()
-    return {"gen_hr@1": hit.to_numpy().astype(np.float64), "valid_ratio": valid.to_numpy().astype(np.float64)}
+def _text_values(groups: Mapping[str, pl.DataFrame]) -> Columns:
+    """Return the values of predictions that all have a text."""
+    values: Columns = {}
+    for name, group in groups.items():
+        hit = (group["choice"] == group["target"]).fill_null(False)
+        values[name, "gen_hr@1"] = hit.to_numpy().astype(np.float64)
+        values[name, "valid_ratio"] = group["choice"].is_not_null().to_numpy().astype(np.float64)
+    return values
 
 
-def _pairs(compare: str | Iterable[tuple[str, str]] | None, names: list[str]) -> list[tuple[str, str]]:
+def _pairs(compare: str | Sequence[tuple[str, str]] | None, names: list[str]) -> list[tuple[str, str]]:
     """Return the pairs (ranker, against) of `compare`."""
     if compare is None:
         return [(b, a) for a, b in pairwise(names)]

@@ -7,7 +7,7 @@ A user's rows are not independent, so users are resampled and not rows (cluster 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -17,7 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 RESAMPLES = 2000
 """Default number of resamples."""
 
-# Weights in memory at a time.
+Users = Sequence[Any] | NDArray[Any]
+
+# Weights in memory at a time. All at once would be resamples × users numbers: 16 GB for a million users.
 _CHUNK = 4_000_000
 
 
@@ -66,7 +68,7 @@ class PairedDifference(Interval):
 
 
 def bootstrap_means(
-    values: ArrayLike, users: Sequence[Any] | NDArray[Any], resamples: int = RESAMPLES, seed: int = 0
+    values: ArrayLike, users: Users, resamples: int = RESAMPLES, seed: int = 0
 ) -> NDArray[np.float64]:
     """Return the means [R, M] of the columns of `values` [B, M] in R resamples of the users.
 
@@ -75,82 +77,85 @@ def bootstrap_means(
     result is a paired difference.
     """
     v = np.asarray(values, dtype=np.float64)
-    codes, n_users = user_codes(users)
-    if v.ndim != 2 or len(v) != len(codes):
-        raise ValueError(f"expected values [B, M] and users [B], got {v.shape} and {len(codes)} users")
+    if not len(users):
+        raise ValueError("an interval needs at least one row, got none")
+    if v.ndim != 2 or len(v) != len(users):
+        raise ValueError(f"expected values [B, M] and users [B], got {v.shape} and {len(users)} users")
+    # Users are numbered in order of first appearance, which fixes which weight is whose for a given seed.
+    numbers: dict[Any, int] = {}
+    codes = np.array([numbers.setdefault(u, len(numbers)) for u in users], dtype=np.int64)
+    n_users = len(numbers)
     sums = np.zeros((n_users, v.shape[1]))
     np.add.at(sums, codes, v)
-    counts = np.bincount(codes, minlength=n_users).astype(np.float64)
+    counts = np.bincount(codes).astype(np.float64)
     rng = np.random.default_rng(seed)
     chance = np.full(n_users, 1.0 / n_users)
-    # All weights at once would be resamples × users numbers: 16 GB for a million users.
     step = max(1, _CHUNK // n_users)
-    out = np.empty((resamples, v.shape[1]))
+    means = []
     for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        weights = rng.multinomial(n_users, chance, size=size).astype(np.float64)
-        out[start : start + size] = (weights @ sums) / (weights @ counts)[:, None]
-    return out
-
-
-def user_codes(users: Sequence[Any] | NDArray[Any]) -> tuple[NDArray[np.int64], int]:
-    """Return codes [B] of the users, from 0 in order of first appearance, and the number of users."""
-    seen: dict[Any, int] = {}
-    codes = np.fromiter((seen.setdefault(u, len(seen)) for u in users), dtype=np.int64, count=len(users))
-    if not seen:
-        raise ValueError("an interval needs at least one row, got none")
-    return codes, len(seen)
+        weights = rng.multinomial(n_users, chance, size=min(step, resamples - start)).astype(np.float64)
+        means.append((weights @ sums) / (weights @ counts)[:, None])
+    return np.concatenate(means)
 
 
 def interval_of(mean: float, draws: NDArray[np.float64], n: int, users: int, level: float = 0.95) -> Interval:
     """Return the percentile interval of `draws` [R] around `mean`, widened to contain the mean."""
-    low, high = _ends(mean, draws, users, level)
-    return Interval(mean=mean, low=low, high=high, n=n, users=users)
+    if users < 2:
+        return Interval(mean, math.nan, math.nan, n, users)
+    tail = (1 - level) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(mean, min(float(low), mean), max(float(high), mean), n, users)
 
 
-def difference_of(
-    mean: float, draws: NDArray[np.float64], n: int, users: int, level: float = 0.95
-) -> PairedDifference:
+def difference_of(mean: float, draws: NDArray[np.float64], n: int, users: int) -> PairedDifference:
     """Return the paired difference with resampled values `draws` [R]."""
-    low, high = _ends(mean, draws, users, level)
     # The ones keep p above 0: R resamples cannot show a smaller p than 1/(R + 1).
     tails = [(1 + int(side.sum())) / (1 + len(draws)) for side in (draws <= 0, draws >= 0)]
     p = math.nan if users < 2 else min(1.0, 2 * min(tails))
-    return PairedDifference(mean=mean, low=low, high=high, n=n, users=users, p_value=p)
+    return PairedDifference(**vars(interval_of(mean, draws, n, users)), p_value=p)
 
 
-def _ends(mean: float, draws: NDArray[np.float64], users: int, level: float) -> tuple[float, float]:
-    if users < 2:
-        return math.nan, math.nan
-    tail = (1 - level) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return min(float(low), mean), max(float(high), mean)
+class Bootstrap:
+    """Intervals of several columns over the same rows, all from one set of resamples.
+
+    Args:
+        values: key of a column → values [B].
+        users: of the rows [B].
+    """
+
+    def __init__(self, values: Mapping[Any, NDArray[np.float64]], users: Users, resamples: int, seed: int) -> None:
+        draws = bootstrap_means(np.stack(list(values.values()), axis=1), users, resamples, seed)
+        self.values, self.draws = values, dict(zip(values, draws.T, strict=True))
+        self.size = (len(users), len(set(users)))
+
+    def mean(self, key: Any) -> Interval:
+        """Return the mean of a column."""
+        return interval_of(float(self.values[key].mean()), self.draws[key], *self.size)
+
+    def difference(self, key: Any, against: Any) -> PairedDifference:
+        """Return the mean of one column minus another."""
+        gap = self.values[key] - self.values[against]
+        return difference_of(float(gap.mean()), self.draws[key] - self.draws[against], *self.size)
+
+    def table(self) -> dict[str, dict[str, Interval]]:
+        """Return name → metric → interval, if the keys are pairs (name, metric)."""
+        table: dict[str, dict[str, Interval]] = {}
+        for name, metric in self.values:
+            table.setdefault(name, {})[metric] = self.mean((name, metric))
+        return table
 
 
-def mean_interval(
-    values: ArrayLike,
-    users: Sequence[Any] | NDArray[Any],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
+def mean_interval(values: ArrayLike, users: Users, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Return the mean of `values` [B] with its interval by bootstrap over `users` [B]."""
-    v = np.asarray(values, dtype=np.float64)
-    draws = bootstrap_means(v[:, None], users, resamples, seed)[:, 0]
-    return interval_of(float(v.mean()), draws, len(v), len(set(users)), level)
+    return Bootstrap({"": np.asarray(values, dtype=np.float64)}, users, resamples, seed).mean("")
 
 
 def paired_difference(
-    values_a: ArrayLike,
-    values_b: ArrayLike,
-    users: Sequence[Any] | NDArray[Any],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = 0.95,
+    values_a: ArrayLike, values_b: ArrayLike, users: Users, resamples: int = RESAMPLES, seed: int = 0
 ) -> PairedDifference:
     """Return the mean of a − b [B] over the same rows with its interval by bootstrap over `users` [B]."""
     a, b = np.asarray(values_a, dtype=np.float64), np.asarray(values_b, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"a paired difference needs the same rows, got {a.shape} and {b.shape}")
-    draws = bootstrap_means((a - b)[:, None], users, resamples, seed)[:, 0]
-    return difference_of(float((a - b).mean()), draws, len(a), len(set(users)), level)
+    bootstrap = Bootstrap({"": a - b}, users, resamples, seed)
+    return difference_of(float((a - b).mean()), bootstrap.draws[""], *bootstrap.size)

@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Metric = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+Floats = NDArray[np.float64]
+Metric = Callable[[NDArray[np.int64]], Floats]
 """Ranks [B] (from 1) → values [B] in [0, 1]."""
 
 
@@ -37,7 +38,7 @@ def target_ranks(scores: ArrayLike, target_index: ArrayLike, seed: int = 0) -> N
     return 1 + above + np.floor(luck * (tied + 1)).astype(np.int64)
 
 
-def expected_hits(scores: ArrayLike, target_index: ArrayLike) -> NDArray[np.float64]:
+def expected_hits(scores: ArrayLike, target_index: ArrayLike) -> Floats:
     """Return HR@1 [B] in expectation over random tie-breaking: 1/#{best candidates} if the target is one, else 0.
 
     Arguments and errors are those of `target_ranks`.
@@ -49,7 +50,7 @@ def expected_hits(scores: ArrayLike, target_index: ArrayLike) -> NDArray[np.floa
     return np.where(own == best, 1.0 / np.maximum((s == best[:, None]).sum(axis=1), 1), 0.0)
 
 
-def _target_scores(scores: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.float64]:
+def _target_scores(scores: Floats, index: NDArray[np.int64]) -> Floats:
     """Return the scores [B] of the targets, after the checks that `target_ranks` documents."""
     if scores.ndim != 2 or index.shape != scores.shape[:1]:
         raise ValueError(f"expected scores [B, C] and target_index [B], got {scores.shape} and {index.shape}")
@@ -65,12 +66,12 @@ def _target_scores(scores: NDArray[np.float64], index: NDArray[np.int64]) -> NDA
     return own
 
 
-def hit_rate(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+def hit_rate(ranks: NDArray[np.int64], k: int) -> Floats:
     """Return HR@K [B]: 1 if rank ≤ K, else 0. With one relevant item it equals Recall@K and trec's Success@K."""
     return (ranks <= k).astype(np.float64)
 
 
-def ndcg(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+def ndcg(ranks: NDArray[np.int64], k: int) -> Floats:
     """Return NDCG@K [B]: 1/log2(rank + 1) if rank ≤ K, else 0.
 
     This is trec_eval's formula (Järvelin and Kekäläinen 2002 with gain/log2(rank + 1)) for one relevant item.
@@ -79,7 +80,7 @@ def ndcg(ranks: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     return np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0)
 
 
-def reciprocal_rank(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+def reciprocal_rank(ranks: NDArray[np.int64]) -> Floats:
     """Return 1/rank [B], over the whole list; its mean is MRR."""
     return 1.0 / ranks
 
@@ -103,7 +104,3 @@ def expected_metrics(sizes: ArrayLike, ks: Sequence[int]) -> dict[str, float]:
         name: float(np.average([metric(ranks).mean() for ranks in orders], weights=times))
         for name, metric in metrics_for(ks).items()
     }
-
-
-METRICS: dict[str, Metric] = metrics_for((1, 5, 10))
-"""The default metrics, name → pure function of ranks."""

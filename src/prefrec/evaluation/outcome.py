@@ -28,27 +28,21 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Group:
-    """The result on some of the rows.
+    """The result on some of the rows."""
 
-    Attributes:
-        metrics: ranker → metric → interval.
-        n, users: number of rows and of distinct users.
-        expected: metric → its expectation for a random order of the candidates.
-    """
-
-    metrics: dict[str, dict[str, Interval]]
-    n: int
-    users: int
-    expected: dict[str, float]
+    metrics: dict[str, dict[str, Interval]]  # ranker → metric → interval
+    n: int  # rows
+    users: int  # distinct users
+    expected: dict[str, float]  # metric → its expectation for a random order of the candidates
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"n": self.n, "users": self.users, "expected": self.expected, "metrics": _plain(self.metrics)}
+        return {"n": self.n, "users": self.users, "expected": self.expected, "metrics": plain_metrics(self.metrics)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Group:
         """Return the group of a value made by `to_json`."""
-        return cls(_intervals(value["metrics"]), value["n"], value["users"], value["expected"])
+        return cls(**value | {"metrics": read_metrics(value["metrics"])})
 
 
 @dataclass(frozen=True)
@@ -89,6 +83,11 @@ class Evaluation:
         """Names, in the order of the table."""
         return list(self.metrics)
 
+    @property
+    def measured(self) -> list[str]:
+        """Names of all metrics, in the order of the table."""
+        return list(dict.fromkeys(m for intervals in self.metrics.values() for m in intervals))
+
     def difference(self, ranker: str, against: str, metric: str) -> PairedDifference:
         """Return the comparison of two rankers on a metric; raise KeyError if it was not made."""
         for c in self.comparisons:
@@ -96,25 +95,11 @@ class Evaluation:
                 return c.difference
         raise KeyError(f"{ranker} was not compared with {against} on {metric}")
 
-    def table(self) -> list[dict[str, Any]]:
-        """Return one dict per ranker and metric: `ranker, metric, mean, low, high, n, users`."""
-        return [
-            {"ranker": name, "metric": metric, **interval.to_json()}
-            for name, of_ranker in self.metrics.items()
-            for metric, interval in of_ranker.items()
-        ]
-
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
-            "n": self.n,
-            "users": self.users,
-            "chance": self.chance,
-            "seed": self.seed,
-            "resamples": self.resamples,
-            "expected": self.expected,
-            "best_reference": self.best_reference,
-            "metrics": _plain(self.metrics),
+            **{name: getattr(self, name) for name in (*_SIZES, "expected", "best_reference")},
+            "metrics": plain_metrics(self.metrics),
             "comparisons": [
                 {"ranker": c.ranker, "against": c.against, "metric": c.metric, **c.difference.to_json()}
                 for c in self.comparisons
@@ -127,23 +112,28 @@ class Evaluation:
     def from_json(cls, value: dict[str, Any]) -> Evaluation:
         """Return the evaluation of a value made by `to_json`, without values and predictions."""
         return cls(
-            metrics=_intervals(value["metrics"]),
+            metrics=read_metrics(value["metrics"]),
             comparisons=[
                 Comparison(c["ranker"], c["against"], c["metric"], PairedDifference.from_json(c))
                 for c in value["comparisons"]
             ],
             audit=Audit.from_json(value["audit"]) if value["audit"] else None,
-            # Fields that an earlier prefrec did not write:
+            # Earlier versions of prefrec did not write these three fields.
             expected=value.get("expected", {}),
             best_reference=value.get("best_reference"),
             groups={name: Group.from_json(group) for name, group in value.get("groups", {}).items()},
-            **{k: value[k] for k in ("n", "users", "chance", "seed", "resamples")},
+            **{name: value[name] for name in _SIZES},
         )
 
 
-def _plain(metrics: dict[str, dict[str, Interval]]) -> dict[str, dict[str, Any]]:
-    return {r: {m: i.to_json() for m, i in intervals.items()} for r, intervals in metrics.items()}
+_SIZES = ("n", "users", "chance", "seed", "resamples")
 
 
-def _intervals(value: dict[str, Any]) -> dict[str, dict[str, Interval]]:
-    return {r: {m: Interval.from_json(i) for m, i in intervals.items()} for r, intervals in value.items()}
+def plain_metrics(metrics: dict[str, dict[str, Interval]]) -> dict[str, dict[str, Any]]:
+    """Return metrics as plain JSON values."""
+    return {name: {m: i.to_json() for m, i in intervals.items()} for name, intervals in metrics.items()}
+
+
+def read_metrics(value: dict[str, Any]) -> dict[str, dict[str, Interval]]:
+    """Return the metrics of a value made by `plain_metrics`."""
+    return {name: {m: Interval.from_json(i) for m, i in intervals.items()} for name, intervals in value.items()}

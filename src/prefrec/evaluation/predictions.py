@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data import RankingExample
+from prefrec.data import Catalogue, RankingExample
 from prefrec.data.readers import UNREADABLE, first_words, read_parquet
 from prefrec.errors import DataError
 from prefrec.files import write_whole
+from prefrec.prompts.answers import valid_choice
 
 PREDICTION_SCHEMA = pl.Schema(
     [
@@ -33,18 +35,34 @@ PREDICTION_SCHEMA = pl.Schema(
 )
 
 
+def judge_texts(texts: Sequence[str], examples: Sequence[RankingExample], catalogue: Catalogue) -> list[str | None]:
+    """Return the item id that each generated text names, or None if the text is invalid.
+
+    A text is valid if it is exactly one of the candidates' titles, after `normalise_title` on both sides. The whole
+    text is compared with whole titles: "It" is not "It Happened One Night", and an answer that continues after the
+    title is invalid. An invalid answer is a miss (as in the S-DPO paper's HR@1), and the Valid Ratio is the share of
+    valid answers.
+
+    Raises:
+        ValueError: `texts` and `examples` have different lengths.
+    """
+    chosen = []
+    for text, e in zip(texts, examples, strict=True):
+        column = valid_choice(text, catalogue.titles_of(e.candidates))
+        chosen.append(None if column is None else e.candidates[column])
+    return chosen
+
+
 def prediction_frame(
     ranker: str,
     examples: Sequence[RankingExample],
     scores: NDArray[np.float64],
     ranks: NDArray[np.int64],
     generated: Sequence[str] | None = None,
-    choices: Sequence[int] | NDArray[np.int64] | None = None,
+    choices: Sequence[str | None] | None = None,
 ) -> pl.DataFrame:
-    """Return one ranker's predictions: scores [B, C], ranks [B], texts [B] and chosen columns [B] (-1 = none)."""
-    texts = [None] * len(examples) if generated is None else list(generated)
-    picks = [-1] * len(examples) if choices is None else [int(c) for c in choices]
-    columns = {
+    """Return one ranker's predictions: scores [B, C], ranks [B], texts [B] and the items they name [B]."""
+    columns: dict[str, Sequence[Any]] = {
         "ranker": [ranker] * len(examples),
         "row": range(len(examples)),
         "user_id": [e.user_id for e in examples],
@@ -52,8 +70,8 @@ def prediction_frame(
         "candidates": [list(e.candidates) for e in examples],
         "scores": [row[: len(e.candidates)].tolist() for row, e in zip(scores, examples, strict=True)],
         "rank": ranks.tolist(),
-        "generated": texts,
-        "choice": [e.candidates[c] if c >= 0 else None for c, e in zip(picks, examples, strict=True)],
+        "generated": generated or [None] * len(examples),
+        "choice": choices or [None] * len(examples),
         "listed": [len(e.candidates) for e in examples],
     }
     return pl.DataFrame(columns, schema=PREDICTION_SCHEMA)
@@ -66,7 +84,7 @@ def best_only(predictions: pl.DataFrame, top: int) -> pl.DataFrame:
     """
     kept = [np.argsort(-scores.to_numpy(), kind="stable")[:top] for scores in predictions["scores"]]
     columns = {
-        name: [row.gather(own).to_list() for row, own in zip(predictions[name], kept, strict=True)]
+        name: [row.gather(best).to_list() for row, best in zip(predictions[name], kept, strict=True)]
         for name in ("candidates", "scores")
     }
     return predictions.with_columns(pl.Series(n, c, PREDICTION_SCHEMA[n]) for n, c in columns.items())
@@ -90,7 +108,7 @@ def read_predictions(path: Path) -> pl.DataFrame:
         frame = read_parquet(path)
     except UNREADABLE as e:
         raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); evaluate again") from None
-    if "candidates" in frame.columns and "listed" not in frame.columns:  # an earlier prefrec kept whole lists
+    if "candidates" in frame.columns and "listed" not in frame.columns:  # earlier versions kept whole lists
         frame = frame.with_columns(listed=pl.col("candidates").list.len())
     missing = [c for c in PREDICTION_SCHEMA.names() if c not in frame.columns]
     if missing:

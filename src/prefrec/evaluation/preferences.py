@@ -7,7 +7,7 @@ columns. A column that is neither is empty, and its score is ignored. Every row 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,17 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from prefrec.evaluation.intervals import (
-    RESAMPLES,
-    Interval,
-    PairedDifference,
-    bootstrap_means,
-    difference_of,
-    interval_of,
-)
+from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, PairedDifference
+from prefrec.evaluation.metrics import Floats as Floats
+from prefrec.evaluation.outcome import plain_metrics, read_metrics
 from prefrec.evaluation.tables import interval_text
 
-Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 WEIGHTS = (0.0, 1.0, 3.0, 10.0, 30.0, math.inf)
@@ -119,7 +113,7 @@ class Preferences:
             "users": self.users,
             "chosen_on": self.chosen_on,
             "weights": {name: "inf" if math.isinf(w) else w for name, w in self.weights.items()},
-            "metrics": {name: {m: i.to_json() for m, i in own.items()} for name, own in self.metrics.items()},
+            "metrics": plain_metrics(self.metrics),
             "differences": [
                 {"scores": d.scores, "against": d.against, "metric": d.metric, **d.difference.to_json()}
                 for d in self.differences
@@ -130,7 +124,7 @@ class Preferences:
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Return the preferences of a value made by `to_json`."""
         return cls(
-            {name: {m: Interval.from_json(own[m]) for m in METRICS} for name, own in value["metrics"].items()},
+            read_metrics(value["metrics"]),
             [
                 Difference(d["scores"], d["against"], d["metric"], PairedDifference.from_json(d))
                 for d in value["differences"]
@@ -169,19 +163,13 @@ def evaluate_preferences(
         seed, resamples: of the bootstrap.
     """
     values = {(n, m): metric(s, liked, disliked) for n, s in scores.items() for m, metric in METRICS.items()}
-    draws = bootstrap_means(np.stack(list(values.values()), axis=1), users, resamples, seed)
-    column = {key: draws[:, i] for i, key in enumerate(values)}
-    size = (len(users), len(set(users)))
-    metrics: dict[str, dict[str, Interval]] = {name: {} for name in scores}
-    for (name, metric), row_values in values.items():
-        metrics[name][metric] = interval_of(float(row_values.mean()), column[name, metric], *size)
-    differences = []
-    for name, against in compare:
-        for metric in METRICS:
-            a, b = (name, metric), (against, metric)
-            mean = float((values[a] - values[b]).mean())
-            differences.append(Difference(name, against, metric, difference_of(mean, column[a] - column[b], *size)))
-    return Preferences(metrics, differences, dict(weights or {}), size[1], chosen_on)
+    bootstrap = Bootstrap(values, users, resamples, seed)
+    differences = [
+        Difference(name, against, m, bootstrap.difference((name, m), (against, m)))
+        for name, against in compare
+        for m in METRICS
+    ]
+    return Preferences(bootstrap.table(), differences, dict(weights or {}), bootstrap.size[1], chosen_on)
 
 
 def preference_tables(result: Preferences) -> list[Table]:
@@ -191,15 +179,16 @@ def preference_tables(result: Preferences) -> list[Table]:
     )
     if sentence := result.weight_sentence():
         caption += f"\n{sentence}"
-    first = {name: list(intervals.values()) for name, intervals in result.metrics.items()}
-    second: dict[str, list[Interval]] = {}
-    for d in result.differences:
-        second.setdefault(f"{d.scores} − {d.against}", []).append(d.difference)
-    tables = [_table("scores", first, caption)]
-    return [*tables, _table("scores − against", second, "paired differences")] if second else tables
+    tables = [_table("scores", {name: metrics.values() for name, metrics in result.metrics.items()}, caption)]
+    if result.differences:
+        rows: dict[str, list[Interval]] = {}
+        for d in result.differences:
+            rows.setdefault(f"{d.scores} − {d.against}", []).append(d.difference)
+        tables.append(_table("scores − against", rows, "paired differences"))
+    return tables
 
 
-def _table(heading: str, rows: Mapping[str, Sequence[Interval]], caption: str) -> Table:
+def _table(heading: str, rows: Mapping[str, Iterable[Interval]], caption: str) -> Table:
     table = Table(caption=caption, caption_justify="left")
     table.add_column(heading, no_wrap=True)
     for metric in METRICS:

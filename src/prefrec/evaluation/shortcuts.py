@@ -6,8 +6,11 @@ lists (`seen`) first. Docstrings name the published data in which a rule was fou
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -16,22 +19,16 @@ from scipy import sparse  # type: ignore[import-untyped]
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError
-from prefrec.evaluation.metrics import expected_hits
+from prefrec.evaluation.metrics import Floats, expected_hits
 
 
 @dataclass(frozen=True)
 class Lists:
-    """A set of candidate lists as numbers.
+    """A set of candidate lists as numbers."""
 
-    Attributes:
-        codes: [B, C] catalogue index of each candidate, -1 in empty columns.
-        target: [B] column of the target.
-        last: [B] catalogue index of the last history item, -1 for an empty history.
-    """
-
-    codes: NDArray[np.int64]
-    target: NDArray[np.int64]
-    last: NDArray[np.int64]
+    codes: NDArray[np.int64]  # [B, C] catalogue index of each candidate, -1 in empty columns
+    target: NDArray[np.int64]  # [B] column of the target
+    last: NDArray[np.int64]  # [B] catalogue index of the last history item, -1 for an empty history
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -43,7 +40,7 @@ class Lists:
         """Catalogue indices [B] of the targets."""
         return self.codes[np.arange(len(self.codes)), self.target]
 
-    def masked(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    def masked(self, scores: Floats) -> Floats:
         """Return `scores` [B, C] with -inf in empty columns."""
         return np.where(self.codes < 0, -np.inf, scores)
 
@@ -57,21 +54,23 @@ def encode_lists(examples: Sequence[RankingExample], catalogue: Catalogue) -> Li
     index = {item: i for i, item in enumerate(catalogue.ids)}
     width = max((len(e.candidates) for e in examples), default=0)
     codes = np.full((len(examples), width), -1, dtype=np.int64)
+    target = np.array([e.target_index for e in examples], dtype=np.int64)
+    last = np.full(len(examples), -1, dtype=np.int64)
     try:
         for b, e in enumerate(examples):
             codes[b, : len(e.candidates)] = [index[c] for c in e.candidates]
-        last = [index[e.history[-1]] if e.history else -1 for e in examples]
+            if e.history:
+                last[b] = index[e.history[-1]]
     except KeyError as e:
         raise DataError(f"item {e.args[0]!r} is not in the catalogue of {len(catalogue)} items") from None
-    target = [e.target_index for e in examples]
-    return Lists(codes, np.array(target, dtype=np.int64), np.array(last, dtype=np.int64))
+    return Lists(codes, target, last)
 
 
-Rule = Callable[[Lists], NDArray[np.float64]]
+Rule = Callable[[Lists], Floats]
 """Lists → scores [B, C]."""
 
 
-def target_position(lists: Lists, seen: Lists) -> NDArray[np.float64]:
+def target_position(lists: Lists, seen: Lists) -> Floats:
     """Return P(target at position p | list length), by add-one counts in the `seen` lists of that length."""
     width = max(lists.codes.shape[1], seen.codes.shape[1])
     counts = np.zeros((width + 1, width))
@@ -80,7 +79,7 @@ def target_position(lists: Lists, seen: Lists) -> NDArray[np.float64]:
     return lists.masked(chance)
 
 
-def position_lookup(lists: Lists, seen: Lists) -> NDArray[np.float64]:
+def position_lookup(lists: Lists, seen: Lists) -> Floats:
     """Return P(c at position p | c is the target) = (n(c, p) + 1/C) / (n(c) + 1), counted in the `seen` lists.
 
     Lists shuffled with the target as the seed always put a target at the same position: HR@1 0.55 on the published
@@ -96,47 +95,45 @@ def position_lookup(lists: Lists, seen: Lists) -> NDArray[np.float64]:
     return lists.masked((counts + 1.0 / np.maximum(lists.lengths, 1)[:, None]) / (total[codes] + 1.0))
 
 
-def list_lookup(lists: Lists, seen: Lists) -> NDArray[np.float64]:
-    """Return the mean overlap of the list with the `seen` lists whose target is c, without that target.
+def list_lookup(lists: Lists, seen: Lists) -> Floats:
+    r"""Return the mean overlap of the list with the `seen` lists whose target is c, without that target.
 
-    overlap(c) = Σ_t |L ∩ L_t \\ {c}| / n(c), shrunk towards the mean overlap of all pairs with the weight of one
+    overlap(c) = Σ_t |L ∩ L_t \ {c}| / n(c), shrunk towards the mean overlap of all pairs with the weight of one
     list. A candidate never seen as a target is therefore neither favoured nor excluded. Negatives drawn with the
     target as the seed are the same for each list of that target.
     """
     n_items = 1 + max(lists.codes.max(initial=0), seen.codes.max(initial=0))
     others = np.where(np.arange(seen.codes.shape[1]) == seen.target[:, None], -1, seen.codes)
-    rows = np.repeat(seen.target_codes, others.shape[1])
-    flat = others.ravel()
-    kept = flat >= 0
-    shape = (n_items, n_items)
-    together = sparse.csr_array((np.ones(int(kept.sum())), (rows[kept], flat[kept])), shape=shape)
+    b, c = np.nonzero(others >= 0)
+    pairs = (seen.target_codes[b], others[b, c])
+    together = sparse.csr_array((np.ones(len(b)), pairs), shape=(n_items, n_items))
     times = np.bincount(seen.target_codes, minlength=n_items)[np.maximum(lists.codes, 0)]
     overlap = np.zeros(lists.codes.shape)
-    for column in range(lists.codes.shape[1]):
-        overlap += _cells(together, lists.codes, lists.codes[:, column])
+    for column in lists.codes.T:
+        wanted = np.broadcast_to(column[:, None], lists.codes.shape)
+        real = (lists.codes >= 0) & (wanted >= 0)
+        overlap[real] += np.asarray(together[lists.codes[real], wanted[real]]).ravel()
     mean = overlap.sum() / max(times[lists.codes >= 0].sum(), 1)
     return lists.masked((overlap + mean) / (times + 1.0))
 
 
-def _cells(matrix: sparse.csr_array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return matrix[rows[b, c], columns[b]] as [B, C], 0 where either index is -1."""
-    wanted = np.broadcast_to(columns[:, None], rows.shape)
-    real = (rows >= 0) & (wanted >= 0)
-    out = np.zeros(rows.shape)
-    out[real] = np.asarray(matrix[rows[real], wanted[real]]).ravel()
-    return out
-
-
-def next_in_order(lists: Lists, seen: Lists, keys: NDArray[np.float64]) -> NDArray[np.float64]:
+def next_in_order(lists: Lists, seen: Lists, keys: Floats) -> Floats:
     """Prefer the candidate nearest after (or before) the last history item when items are sorted by `keys` [I].
 
     The direction is the better one on the `seen` lists. NaN keys are never chosen. Histories sorted by artist id
     instead of time give HR@1 0.78 on the published LastFM test rows.
     """
-    return _better(lists, seen, lambda x: _next(x, keys), lambda x: _next(x, -keys))
+
+    def following(x: Lists, keys: Floats) -> Floats:
+        # The lowest finite score, not −inf, for items that are not next: −inf marks empty columns.
+        gap = keys[x.codes] - keys[x.last][:, None]
+        worst = -np.finfo(np.float64).max
+        return x.masked(np.where((gap > 0) & (x.last >= 0)[:, None], -gap, worst))
+
+    return _better(lists, seen, lambda x: following(x, keys), lambda x: following(x, -keys))
 
 
-def id_keys(catalogue: Catalogue) -> dict[str, NDArray[np.float64]]:
+def id_keys(catalogue: Catalogue) -> dict[str, Floats]:
     """Return column → keys [I] to sort items by: `item_id`, and other columns `…_id` of whole numbers.
 
     Item ids are numbers if all of them are; otherwise their index in the catalogue counts.
@@ -149,35 +146,27 @@ def id_keys(catalogue: Catalogue) -> dict[str, NDArray[np.float64]]:
     return keys
 
 
-def _next(lists: Lists, keys: NDArray[np.float64]) -> NDArray[np.float64]:
-    # The lowest finite score, not −inf, for items that are not next: −inf marks empty columns.
-    gap = keys[lists.codes] - keys[lists.last][:, None]
-    worst = -np.finfo(np.float64).max
-    return lists.masked(np.where((gap > 0) & (lists.last >= 0)[:, None], -gap, worst))
-
-
-def title_length(lists: Lists, seen: Lists, catalogue: Catalogue) -> NDArray[np.float64]:
+def title_length(lists: Lists, seen: Lists, catalogue: Catalogue) -> Floats:
     """Prefer the shortest or the longest title (characters), whichever is better on the `seen` lists."""
     lengths = np.array([len(t) for t in catalogue.titles_of(catalogue.ids)], dtype=np.float64)
     return _better(lists, seen, lambda x: x.masked(-lengths[x.codes]), lambda x: x.masked(lengths[x.codes]))
 
 
-def in_history(lists: Lists, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+def in_history(lists: Lists, examples: Sequence[RankingExample]) -> Floats:
     """Return 1 for candidates in the shown history of their row (`examples` of the `lists`), 0 for others."""
     inside = np.zeros(lists.codes.shape)
     for b, e in enumerate(examples):
-        shown = set(e.history)
-        inside[b, : len(e.candidates)] = [c in shown for c in e.candidates]
+        inside[b, : len(e.candidates)] = np.isin(e.candidates, e.history)
     return lists.masked(inside)
 
 
 def repeats(train_interactions: pl.DataFrame, window: int) -> NDArray[np.bool_]:
     """Return, per training user with two or more interactions, if the last item is among the `window` before it."""
-    sequences = train_interactions.group_by("user_id", maintain_order=True).agg("item_id")["item_id"].to_list()
-    return np.array([s[-1] in s[:-1][-window:] for s in sequences if len(s) > 1 and window], dtype=np.bool_)
+    logs = _sequences(train_interactions)
+    return np.array([s[-1] in s[:-1][-window:] for s in logs if len(s) > 1 and window], dtype=np.bool_)
 
 
-def _better(lists: Lists, seen: Lists, *rules: Rule) -> NDArray[np.float64]:
+def _better(lists: Lists, seen: Lists, *rules: Rule) -> Floats:
     """Return the scores of `lists` by the rule with the highest HR@1 on `seen`, the first of equal ones."""
     gains = [expected_hits(rule(seen), seen.target).mean() if len(seen.target) else 0.0 for rule in rules]
     return rules[int(np.argmax(gains))](lists)
@@ -208,3 +197,81 @@ def shuffled_lists(seen: Lists, rng: np.random.Generator) -> Lists:
         block[negative] = seen.codes[givers, :length][given]
         codes[rows, :length] = block
     return replace(seen, codes=codes)
+
+
+def common_order(train_interactions: pl.DataFrame, catalogue: Catalogue) -> Floats:
+    """Return the ranks [I] of the catalogue's items in the order that as many histories as possible agree with.
+
+    Histories that are sorted by anything but time (an id, a title, a database key) agree with one common order of
+    all items. The next item in that order then reveals the target, even if the key itself is not in the data. Real
+    histories disagree: 54–62% of neighbours in a log follow the best common order on MovieLens-100K, chronological
+    LastFM and Goodreads, but all of them on the published LastFM.
+
+    Neighbours in the histories are arcs of a graph. An order with few backward arcs is found by the greedy rule of
+    Eades, Lin and Smyth (1993): take a node without incoming arcs, else the node with the largest surplus of outgoing
+    over incoming arcs. Items that no training user took are NaN.
+
+    Args:
+        train_interactions: `user_id, item_id, timestamp`, in the order of each user's history.
+    """
+    index = {item: i for i, item in enumerate(catalogue.ids)}
+    pairs = _neighbours(train_interactions, index)
+    # An arc a → b weighs how much more often b follows a than a follows b.
+    surplus = {(a, b): n - pairs.get((b, a), 0) for (a, b), n in pairs.items() if a != b}
+    arcs = {arc: n for arc, n in surplus.items() if n > 0}
+    order = _remove_greedily(arcs, sorted({index[i] for i in train_interactions["item_id"].unique() if i in index}))
+    ranks = np.full(len(index), np.nan)
+    ranks[order] = np.arange(len(order))
+    return ranks
+
+
+def agreement(train_interactions: pl.DataFrame, catalogue: Catalogue, ranks: Floats) -> float:
+    """Return the share of neighbours in the training sequences that are in the order of `ranks` [I]; 0 if none."""
+    pairs = _neighbours(train_interactions, {item: i for i, item in enumerate(catalogue.ids)})
+    forward = sum(n for (a, b), n in pairs.items() if ranks[a] < ranks[b])
+    return forward / (pairs.total() or 1)
+
+
+def _sequences(train_interactions: pl.DataFrame) -> list[list[str]]:
+    """Return the items of each user, in the order of the log."""
+    return train_interactions.group_by("user_id", maintain_order=True).agg("item_id")["item_id"].to_list()
+
+
+def _neighbours(train_interactions: pl.DataFrame, index: dict[str, int]) -> Counter[tuple[int, int]]:
+    """Return how often item b comes directly after item a in a user's sequence."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for items in _sequences(train_interactions):
+        counts.update(pairwise(index[i] for i in items if i in index))
+    return counts
+
+
+def _remove_greedily(arcs: dict[tuple[int, int], int], nodes: list[int]) -> list[int]:
+    """Return the nodes in the order of the greedy rule; the smaller node wins ties."""
+    after: dict[int, dict[int, int]] = {n: {} for n in nodes}
+    before: dict[int, dict[int, int]] = {n: {} for n in nodes}
+    for (a, b), n in arcs.items():
+        after[a][b] = n
+        before[b][a] = n
+    leaving = {n: sum(after[n].values()) for n in nodes}
+    arriving = {n: sum(before[n].values()) for n in nodes}
+    free = deque(n for n in nodes if not arriving[n])
+    heap = [(arriving[n] - leaving[n], n) for n in nodes]
+    heapq.heapify(heap)
+    left = set(nodes)
+    order = []
+    while left:
+        deficit, node = (None, free.popleft()) if free else heapq.heappop(heap)
+        # Each change of a node pushes a new entry. The old ones are skipped here.
+        if node not in left or deficit not in (None, arriving[node] - leaving[node]):
+            continue
+        left.remove(node)
+        order.append(node)
+        for other in left & after[node].keys():
+            arriving[other] -= after[node][other]
+            heapq.heappush(heap, (arriving[other] - leaving[other], other))
+            if not arriving[other]:
+                free.append(other)
+        for other in left & before[node].keys():
+            leaving[other] -= before[node][other]
+            heapq.heappush(heap, (arriving[other] - leaving[other], other))
+    return order

@@ -27,20 +27,17 @@ def metric_label(metric: str) -> str:
     return _LABELS.get(metric, metric.upper())
 
 
-def interval_text(interval: Interval, digits: int = 3) -> str:
+def interval_text(interval: Interval) -> str:
     """Return text such as `0.312 [0.281, 0.343]`, with sign and p for a difference."""
-    signed = isinstance(interval, PairedDifference)
-    form = f"{'+' if signed else ''}.{digits}f"
+    form = "+.3f" if isinstance(interval, PairedDifference) else ".3f"
     ends = "no interval" if math.isnan(interval.low) else f"{interval.low:{form}}, {interval.high:{form}}"
     p = f" p={interval.p_value:.3f}" if isinstance(interval, PairedDifference) else ""
+    # The backslash keeps rich from reading the brackets as markup.
     return f"{interval.mean:{form}} \\[{ends}]{p}"
 
 
 def evaluation_table(
-    evaluation: Evaluation,
-    metrics: Sequence[str] | None = None,
-    full: Evaluation | None = None,
-    full_metrics: Sequence[str] = FULL_METRICS,
+    evaluation: Evaluation, metrics: Sequence[str] | None = None, full: Evaluation | None = None
 ) -> Table:
     """Return a table of rankers × metrics, with a last row for a random order.
 
@@ -50,31 +47,27 @@ def evaluation_table(
         evaluation: of lists.
         metrics: columns; None: all that were measured.
         full: over the whole catalogue, as a second block of columns.
-        full_metrics: columns of that block.
     """
-    shown = list(metrics or dict.fromkeys(m for own in evaluation.metrics.values() for m in own))
     caption = f"n = {evaluation.n} rows of {evaluation.users} users; chance HR@1 {evaluation.chance:.3f}; "
     caption += "95% intervals by bootstrap over users"
-    columns = _columns(evaluation, shown, "lists" if full else "")
+    columns = _columns(evaluation, metrics or evaluation.measured, "lists" if full else "")
     if full:
-        columns += _columns(full, full_metrics, "all items")
-        caption += (
-            f"\nall items: n = {full.n} rows of {full.users} users, the target among all items not taken before"
-        )
+        columns += _columns(full, FULL_METRICS, "all items")
+        caption += f"\nall items: n = {full.n} rows of {full.users} users, "
+        caption += "the target among all items not taken before"
     if evaluation.audit:
         caption += f"\n{evaluation.audit.verdict}"
     return _table(evaluation.rankers, columns, caption)
 
 
-def groups_table(evaluation: Evaluation, full: Evaluation | None = None, at_least: int = GROUP_ROWS) -> Table | None:
-    """Return NDCG@10 of rows with warm and with new targets, or None if no block has `at_least` rows of both."""
+def groups_table(evaluation: Evaluation, full: Evaluation | None = None) -> Table | None:
+    """Return NDCG@10 of rows with warm and with new targets, or None if no block has `GROUP_ROWS` rows of both."""
     columns = []
-    for block, where in ((evaluation, "lists" if full else ""), (full, "all items")):
-        if block and len(block.groups) == 2 and all(g.n >= at_least for g in block.groups.values()):
-            known = list(dict.fromkeys(m for own in block.metrics.values() for m in own))
-            metric = "ndcg@10" if "ndcg@10" in known else known[0]
+    for block, block_name in ((evaluation, "lists" if full else ""), (full, "all items")):
+        if block and len(block.groups) == 2 and all(g.n >= GROUP_ROWS for g in block.groups.values()):
+            metric = "ndcg@10" if "ndcg@10" in block.measured else block.measured[0]
             for name, group in block.groups.items():
-                columns += _columns(group, [metric], f"{where} {name}\nn = {group.n}".strip())
+                columns += _columns(group, [metric], f"{block_name} {name}\nn = {group.n}".strip())
     caption = "warm: the target occurs in training interactions; new: it does not"
     return _table(evaluation.rankers, columns, caption) if columns else None
 
@@ -82,18 +75,19 @@ def groups_table(evaluation: Evaluation, full: Evaluation | None = None, at_leas
 def comparison_table(evaluation: Evaluation, metrics: Sequence[str] | None = None, over: str = "") -> Table:
     """Return paired differences, one row per pair of rankers; the caption names what was ranked (`over`)."""
     shown = list(metrics or dict.fromkeys(c.metric for c in evaluation.comparisons))
-    pairs = list(dict.fromkeys((c.ranker, c.against) for c in evaluation.comparisons))
-    columns = []
-    for metric in shown:
-        of_metric = {(c.ranker, c.against): c.difference for c in evaluation.comparisons if c.metric == metric}
-        cells = {_pair(*pair): d for pair, d in of_metric.items()}
-        columns.append(_Column(metric_label(metric), cells, None, evaluation.n))
+    cells: dict[str, dict[str, Interval]] = {metric: {} for metric in shown}
+    pairs = []
+    for c in evaluation.comparisons:
+        pairs.append(f"{c.ranker} − {c.against}")
+        cells.setdefault(c.metric, {})[pairs[-1]] = c.difference
+    pairs = list(dict.fromkeys(pairs))
+    columns = [_Column(metric_label(metric), cells[metric], None, evaluation.n) for metric in shown]
     caption = f"paired differences {f'over {over} ' if over else ''}on the same {evaluation.n} rows; "
     caption += f"{len(pairs) * len(shown)} comparisons ({len(pairs)} pair{'s' * (len(pairs) != 1)}, {len(shown)} "
     caption += f"metric{'s' * (len(shown) != 1)}), with intervals that are not corrected for their number"
     if evaluation.best_reference:
         caption += f"; the best reference row by NDCG@10 is {evaluation.best_reference}"
-    return _table([_pair(*pair) for pair in pairs], columns, caption, "ranker − against")
+    return _table(pairs, columns, caption, "ranker − against")
 
 
 @dataclass(frozen=True)
@@ -108,15 +102,11 @@ class _Column:
 
 def _columns(block: Evaluation | Group, metrics: Sequence[str], below: str) -> list[_Column]:
     """Return one column per metric; `below` is the second part of its heading."""
-    return [
-        _Column(
-            f"{metric_label(m)}\n{below}".strip(),
-            {r: own[m] for r, own in block.metrics.items() if m in own},
-            block.expected.get(m),
-            block.n,
-        )
-        for m in metrics
-    ]
+    columns = []
+    for m in metrics:
+        cells = {ranker: intervals[m] for ranker, intervals in block.metrics.items() if m in intervals}
+        columns.append(_Column(f"{metric_label(m)}\n{below}".strip(), cells, block.expected.get(m), block.n))
+    return columns
 
 
 def _table(names: Sequence[str], columns: Sequence[_Column], caption: str, first: str = "ranker") -> Table:
@@ -132,10 +122,6 @@ def _table(names: Sequence[str], columns: Sequence[_Column], caption: str, first
     return table
 
 
-def _pair(ranker: str, against: str) -> str:
-    return f"{ranker} − {against}"
-
-
 def _cell(interval: Interval | None, n: int) -> str:
     """Return a cell, with its number of rows if that is not the column's n."""
     if interval is None:
@@ -149,8 +135,7 @@ def _cell(interval: Interval | None, n: int) -> str:
 
 def audit_table(audit: Audit) -> Table:
     """Return one row per reference or shortcut, with its nearest rival; the caption is the verdict."""
-    table = Table(caption=audit.verdict, caption_justify="left")
-    table.add_column("shortcut (learnt from)")
+    table = Table("shortcut (learnt from)", caption=audit.verdict, caption_justify="left")
     table.add_column("HR@1", justify="right")
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("gain over its rival")

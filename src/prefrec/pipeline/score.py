@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from prefrec import processes
@@ -143,10 +142,7 @@ def _ask(
     if scores is None:
         keep(frame)
     texts = ranker.generate(some)
-    outcome = judge_texts(
-        texts, [data.catalogue.titles_of(e.candidates) for e in some], np.array([e.target_index for e in some])
-    )
-    choices = [e.candidates[c] if c >= 0 else None for e, c in zip(some, outcome.choice, strict=True)]
+    choices = judge_texts(texts, some, data.catalogue)
     said, chosen = dict(zip(places, texts, strict=True)), dict(zip(places, choices, strict=True))
     rows = range(len(examples))
     return frame.with_columns(
