@@ -117,7 +117,7 @@ def test_a_base_that_was_moved_is_not_another(beside, whole, trained, tmp_path):
 
 def test_no_model_answers_beside_another_recipe(beside, tmp_path):
     run = beside(model={"templates": ["continue"]})
-    refused = r"s-dpo was made with another recipe \(model\.templates\) than the one that lies there: run the recipe"
+    refused = r"s-dpo was made with another recipe \(model\.templates\) than the one in this folder: run the recipe"
     for ask in (
         lambda: run.ranker("s-dpo"),
         lambda: adapters_of(run),
@@ -134,7 +134,7 @@ def test_no_model_answers_beside_another_recipe(beside, tmp_path):
     ):
         done = prefrec(*verb)
         assert (done.code, done.out) == (1, "")
-        assert "was made with another recipe (model.templates) than the one that lies there" in done.err
+        assert "was made with another recipe (model.templates) than the one in this folder" in done.err
     assert not (tmp_path / "out").exists()
 
 
@@ -160,4 +160,4 @@ def test_runs_of_before_answer_and_where_it_is_known_a_doubt_is_told(beside, cap
     assert export_ranker(old, "s-dpo", run.folder.parent / "out").is_dir()
     assert "warning" not in capsys.readouterr().err
     assert replace(old, outdated="recipe changed since").entry("s-dpo").name == "s-dpo"
-    assert "whether s-dpo was made with the recipe that lies there is not known: recipe" in capsys.readouterr().err
+    assert "s-dpo may have been made with another recipe than the one in its run: recipe" in capsys.readouterr().err

@@ -11,8 +11,7 @@ from prefrec.cli import _options as o
 from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.files import read_json
-from prefrec.pipeline.entry import Entry, lm_entry
-from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
 from prefrec.pipeline.recipe import SEED, LoraSection, ModelSection, RowsSection, SFTSection
 from prefrec.pipeline.rows import check_section, warn_of_idle_dropout
 from prefrec.pipeline.run import sft_stage
