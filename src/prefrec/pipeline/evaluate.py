@@ -13,16 +13,15 @@ from prefrec.data import PreparedData
 from prefrec.evaluation import Audit, Evaluation, audit_prepared, evaluate_predictions, metrics_for
 from prefrec.files import write_json
 from prefrec.pipeline.entry import Entry, Ingredients, full_entries
-from prefrec.pipeline.kinds.retrieve import retrieve_entry
+from prefrec.pipeline.kinds.retrieve import retrieve_stage
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import ask_all, fit_references
 from prefrec.processes import is_first
+from prefrec.rankers.retrieve import RetrieveThenRankConfig
 
 FULL_CATALOGUE = "full_catalogue.json"
 """File of the metrics of `prefrec evaluate --full-catalogue`."""
 GENERATION_METRICS = ("gen_hr@1", "valid_ratio")
-FULL_K = 10
-"""Cut-off of the metrics over the whole catalogue."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def evaluate_rankers(
         some = section.model_copy(update={"rows": min(limits, default=None)})
         folder, asked = cache / "full_catalogue", full_entries(entries)
         answers = ask_all(data, some, references, asked, folder, seed=seed, full=True)
-        full = _measure(answers, data, section, entries, ks=[FULL_K], seed=seed)
+        full = _measure(answers, data, section, entries, ks=[10], seed=seed)
     return Scores(evaluation, full, _generation(predictions, section, entries, seed=seed), predictions)
 
 
@@ -91,8 +90,10 @@ def full_catalogue_metrics(
         before = {e.name: e for e in entries}
         asked = [e for e in entries if not e.in_main_line]
         for lm in (e.name for e in entries if e.in_main_line):
-            pairs.append((f"{first}+{lm}", first))
-            asked.append(retrieve_entry(made_of, f"{first}+{lm}", first, lm, retrieve, before))
+            config = RetrieveThenRankConfig(retriever=first, ranker=lm, retrieve=retrieve)
+            config.name = f"{first}+{lm}"  # not checked: a recipe allows no "+" in names of folders
+            pairs.append((config.name, first))
+            asked.append(retrieve_stage(made_of, config, folder, before))
     references = fit_references(data, section, seed)
     predictions = ask_all(data, section, references, asked, folder / "full_catalogue", seed=seed, full=True)
     evaluation = _measure(predictions, data, section, entries, ks=sorted(ks), pairs=pairs, seed=seed)

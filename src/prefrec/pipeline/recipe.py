@@ -145,8 +145,8 @@ class AlignSection(RowsSection):
         "reference",
         description="reference: by the probabilities of the model it starts from, so that S-DPO is consistent at "
         "beta 1; list: the row's own candidates; uniform; popularity; in-batch: targets of other rows; hard: highest "
-        "in the model it starts from, or in SASRec and the like; rated, impressions: rows from the log, of items that "
-        "the user rated high and low, or took and left.",
+        "in the model it starts from, or in SASRec and the like; rated, impressions: rows from the log, of items "
+        "that the user rated high and low, or took and left.",
     )
     liked: float = Field(5.0, description="rated: chosen are items rated at least this.")
     disliked: float = Field(2.0, description="rated: rejected are items of the same user rated at most this.")
@@ -311,6 +311,11 @@ class Recipe(_Section):
                 "model.answers: items has no zero-shot model and generates no text: set evaluate.zero_shot: false "
                 "and evaluate.generate_rows: 0"
             )
+
+    @property
+    def start(self) -> str:
+        """The model that alignments start from, which is their reference."""
+        return SFT if self.sft else ZERO_SHOT
 
     @property
     def lm_rankers(self) -> list[str]:

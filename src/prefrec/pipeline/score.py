@@ -87,7 +87,9 @@ def ask_models(
     candidates per row are kept.
     """
     rows_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
-    places = _text_places(data, examples, section.generate_rows)
+    # Rows that are asked for text are spread over the users, like rows under test.
+    asked = {id(e) for e in replace(data, test=list(examples)).some("test", section.generate_rows)}
+    places = [i for i, e in enumerate(examples) if id(e) in asked]
     texts = section.generate_rows if places == list(range(len(places))) else places
     frames: list[pl.DataFrame] = []
     answers: dict[str, pl.DataFrame] = {}
@@ -141,10 +143,8 @@ def _ask(
         answers: key of another entry → its predictions on these rows, for a composed ranker.
     """
     width = max(len(e.candidates) for e in examples)
-    say(
-        f"{entry.name}: "
-        + ("scores are known" if scores is not None else f"scoring {len(examples)} rows of {width} candidates")
-    )
+    task = f"scoring {len(examples)} rows of {width} candidates" if scores is None else "scores are known"
+    say(f"{entry.name}: {task}")
     ranker = entry.load(section.batch_size)
     if isinstance(ranker, ComposedRanker):
         ranker.know(answers)
@@ -156,17 +156,8 @@ def _ask(
     some = [examples[i] for i in places]
     texts = ranker.generate(some)
     titles, targets = [data.catalogue.titles_of(e.candidates) for e in some], [e.target_index for e in some]
-    chosen = judge_texts(texts, titles, np.array(targets)).choice
-    choices = [e.candidates[c] if c >= 0 else None for e, c in zip(some, chosen, strict=True)]
-    generated, choice = dict(zip(places, texts, strict=True)), dict(zip(places, choices, strict=True))
-    rows = range(len(examples))
-    return frame.with_columns(
-        generated=pl.Series([generated.get(i) for i in rows], dtype=pl.String),
-        choice=pl.Series([choice.get(i) for i in rows], dtype=pl.String),
-    )
-
-
-def _text_places(data: PreparedData, examples: Sequence[RankingExample], n: int) -> list[int]:
-    """Return the places of n of the rows, spread over the users like rows under test (`PreparedData.some`)."""
-    some = {id(e) for e in replace(data, test=list(examples)).some("test", n)}
-    return [i for i, e in enumerate(examples) if id(e) in some]
+    columns: dict[str, list[str | None]] = {name: [None] * len(examples) for name in ("generated", "choice")}
+    for place, text, chosen in zip(places, texts, judge_texts(texts, titles, np.array(targets)).choice, strict=True):
+        columns["generated"][place] = text
+        columns["choice"][place] = examples[place].candidates[chosen] if chosen >= 0 else None
+    return frame.with_columns(pl.Series(name, values, pl.String) for name, values in columns.items())

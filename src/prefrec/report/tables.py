@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefrec.evaluation import Audit, AuditRow, Evaluation, Group, Interval, PairedDifference
+from prefrec.evaluation import Audit, Evaluation, Group, Interval, PairedDifference
 from prefrec.evaluation.preferences import Preferences
 from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.report.wording import clock, includes_zero, interval_ends, label, metric_label, number, signed
@@ -135,16 +135,15 @@ def _difference_cell(difference: PairedDifference) -> Cell:
 
 def audit_grid(audit: Audit) -> Grid:
     """Return the references, then the shortcuts, each with the rival that it was compared with."""
-    return Grid(["HR@1", "gain over its rival", "learnt from", "finding"], [_audit_row(r) for r in audit.rows])
-
-
-def _audit_row(row: AuditRow) -> tuple[str, list[Cell], str]:
-    gain, style = Cell("–"), "leak" if row.leak else ""
-    if row.gain:
-        ends = f"[{signed(row.gain.low)}, {signed(row.gain.high)}]"
-        gain = Cell(signed(row.gain.mean), (ends, f"over {row.against}"))
-    finding = Cell(row.finding, (row.note,) if row.note else (), style)
-    return row.name, [_interval_cell(row.hr), gain, Cell(row.learnt_from or "–"), finding], style
+    rows = []
+    for row in audit.rows:
+        gain, style = Cell("–"), "leak" if row.leak else ""
+        if row.gain:
+            ends = f"[{signed(row.gain.low)}, {signed(row.gain.high)}]"
+            gain = Cell(signed(row.gain.mean), (ends, f"over {row.against}"))
+        finding = Cell(row.finding, (row.note,) if row.note else (), style)
+        rows.append((row.name, [_interval_cell(row.hr), gain, Cell(row.learnt_from or "–"), finding], style))
+    return Grid(["HR@1", "gain over its rival", "learnt from", "finding"], rows)
 
 
 def stages_grid(stages: list[Stage]) -> Grid:

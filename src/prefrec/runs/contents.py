@@ -134,8 +134,12 @@ def read_run(folder: Path) -> RunContents:
     results["predictions"] = _read(folder, "predictions.parquet", missing, read_predictions)
     if (folder / PREFERENCES).is_file():
         results["preferences"] = _read(folder, PREFERENCES, missing, lambda p: Preferences.from_json(_read_object(p)))
-    outdated = _outdated(results.pop("made_of", None), made_of(folder, recipe))
-    if outdated:
+    recorded, outdated = results.pop("made_of", None), ""
+    now = made_of(folder, recipe) if isinstance(recorded, dict) else {}
+    if changed := [part for part, key in now.items() if recorded.get(part, key) != key]:
+        outdated = (
+            f"{', '.join(changed)} changed since they were made; `prefrec run` with this recipe evaluates again"
+        )
         results = {}
         missing.append(f"metrics.json and predictions.parquet are left out: {outdated}")
     machines = {
@@ -168,14 +172,6 @@ def made_of(folder: Path, recipe: dict[str, Any], data_key: str | None = None) -
     with suppress(TypeError, ValueError, RecursionError):
         hashes |= {"recipe": stage_key(recipe=settings)} if settings else {}
     return hashes
-
-
-def _outdated(recorded: Any, now: dict[str, str]) -> str:
-    """Return in words what has changed since the run was evaluated; "" if nothing has, or nothing was recorded."""
-    changed = [p for p, key in now.items() if recorded.get(p, key) != key] if isinstance(recorded, dict) else []
-    if not changed:
-        return ""
-    return f"{', '.join(changed)} changed since they were made; `prefrec run` with this recipe evaluates again"
 
 
 def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -138,22 +138,17 @@ def taken(state: dict[str, Any], what: str) -> float:
 def machine() -> dict[str, Any]:
     """Return versions and machine: what is needed, with the recipe, to compute a figure again."""
     packages = ("prefrec", "torch", "transformers", "peft", "polars", "numpy")
+    processor = processor_says("model name")
     return {
         **{name: version(name) for name in packages},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": f"{processor} × {os.cpu_count()}" if processor else platform.processor(),
         "threads": torch.get_num_threads(),
         "linear": linear_backend(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _commit(),
     }
-
-
-@cache
-def _processor() -> str:
-    name = processor_says("model name")
-    return f"{name} × {os.cpu_count()}" if name else platform.processor()
 
 
 @cache

@@ -14,7 +14,7 @@ from prefrec.evaluation import evaluate_predictions, predict, read_predictions, 
 from prefrec.evaluation.metrics import ndcg
 from prefrec.pipeline.entry import Entry, Ingredients, full_entries, lm_entry, lm_ranker
 from prefrec.pipeline.kinds.fuse import LateRanker, fuse_stage
-from prefrec.pipeline.kinds.retrieve import retrieve_entry
+from prefrec.pipeline.kinds.retrieve import retrieve_stage
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
@@ -22,6 +22,7 @@ from prefrec.pipeline.score import ask_all, fit_references
 from prefrec.rankers import CatalogueRanker, lm
 from prefrec.rankers.fuse import FuseConfig, standardise
 from prefrec.rankers.reference import reference_ranker
+from prefrec.rankers.retrieve import RetrieveThenRankConfig
 
 FUSED = {"kind": "fuse", "parts": ["zero-shot", "co-occurrence"], "rows": 12}
 PRIOR = FUSED | {
@@ -166,11 +167,12 @@ def test_over_the_whole_catalogue_no_candidates_are_shown(finished, recipe, stag
     assert found.metrics["fused"]["mrr"].mean == pytest.approx((1 / ranks).mean())
 
 
-def test_a_fused_retriever_shows_no_candidates(recipe, stage, asked):
+def test_a_fused_retriever_shows_no_candidates(recipe, stage, asked, tmp_path):
     data, carry_out = stage
     before = carry_out(FUSED | {"name": "fused"})
     made_of = Ingredients(data, "x", recipe.model, recipe.lora, 0)
-    pair = retrieve_entry(made_of, "pair", "fused", "zero-shot", 4, before).load(8)
+    config = RetrieveThenRankConfig(name="pair", retriever="fused", ranker="zero-shot", retrieve=4)
+    pair = retrieve_stage(made_of, config, tmp_path, before).load(8)
     rows = data.some("test", 3)
     asked.clear()
     pair.score(whole_catalogue(rows, data.catalogue, seen_items(data, rows)))

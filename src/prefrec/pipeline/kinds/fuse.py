@@ -46,7 +46,12 @@ def fuse_stage(made_of: Ingredients, config: FuseConfig, folder: Path, before: M
     Raises:
         ConfigError: a part does not exist, or cannot be asked about the whole catalogue as the weights need it.
     """
-    parts = [_part_entry(made_of, config, name, before) for name in config.parts]
+    parts = [
+        reference_entry(made_of, name)
+        if name in REFERENCE_RANKERS
+        else known_entry(name, config.name, before, "parts", REFERENCE_RANKERS)
+        for name in config.parts
+    ]
     parts += [_title_prior_entry(made_of)] if config.title_prior else []
     full = full_entries(parts)
     rows = made_of.data.some("validation", config.rows)
@@ -69,12 +74,6 @@ def fuse_stage(made_of: Ingredients, config: FuseConfig, folder: Path, before: M
             _choose(made_of, config, folder, full if config.candidates == "catalogue" else parts, rows)
     load_full = partial(_load, config.name, folder, full) if len(full) == len(parts) else None
     return Entry(config.name, key, partial(_load, config.name, folder, parts), load_full)
-
-
-def _part_entry(made_of: Ingredients, config: FuseConfig, name: str, before: Mapping[str, Entry]) -> Entry:
-    if name in REFERENCE_RANKERS:
-        return reference_entry(made_of, name)
-    return known_entry(name, config.name, before, "parts", REFERENCE_RANKERS)
 
 
 def _title_prior_entry(made_of: Ingredients) -> Entry:

@@ -17,21 +17,15 @@ from prefrec.runs.stage import stage_key
 def retrieve_stage(
     made_of: Ingredients, config: RetrieveThenRankConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
-    """Return the pair as an entry; nothing is written to `folder`."""
-    return retrieve_entry(made_of, config.name, config.retriever, config.ranker, config.retrieve, before)
-
-
-def retrieve_entry(
-    made_of: Ingredients, name: str, retriever: str, ranker: str, retrieve: int, before: Mapping[str, Entry]
-) -> Entry:
-    """Return a retriever and a ranker as one entry; `retrieve` items go from one to the other.
+    """Return a retriever and a ranker as one entry; nothing is written to `folder`.
 
     Raises:
         ConfigError: the ranker is not in `before`; or the retriever is neither there nor a reference row, or is a
             language model of the main line.
     """
-    second = known_entry(ranker, name, before, "ranker")
-    key: dict[str, Any] = {"retrieve": retrieve, "seed": made_of.seed, "ranker": second.key}
+    name, retriever = config.name, config.retriever
+    second = known_entry(config.ranker, name, before, "ranker")
+    key: dict[str, Any] = {"retrieve": config.retrieve, "seed": made_of.seed, "ranker": second.key}
     key |= {"model": second.model} if second.in_main_line else {}
     if retriever in REFERENCE_RANKERS:
         first = reference_entry(made_of, retriever)
@@ -44,7 +38,8 @@ def retrieve_entry(
     first = first.full or first
 
     def load(batch_size: int) -> RetrieveThenRank:
-        return RetrieveThenRank(name, first.load(batch_size), second.load(batch_size), retrieve, seed=made_of.seed)
+        pair = first.load(batch_size), second.load(batch_size)
+        return RetrieveThenRank(name, *pair, config.retrieve, seed=made_of.seed)
 
     return Entry(name, stage_key(**key), load, load)
 
