@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +112,13 @@ def lm_entry(
         weights: folder of an adapter or a whole model; None: the bare base.
         key: of the stage that made the weights; None: they come from outside a run (`adapter_key`).
     """
-
-    def load(batch_size: int) -> LMRanker:
-        return lm_ranker(name, weights, data, model, batch_size=batch_size)
-
-    def load_full(batch_size: int) -> CatalogueRanker:
-        return CatalogueRanker(load(batch_size))
-
-    return Entry(name, key or adapter_key(weights, data), load, load_full, weights, model_key(model))
+    load = partial(lm_ranker, name, weights, data, model)
+    key = key or adapter_key(weights, data)
+    return Entry(name, key, load, lambda size: CatalogueRanker(load(size)), weights, model_key(model))
 
 
 def lm_ranker(
-    name: str, weights: Path | None, data: PreparedData, model: ModelSection, *, batch_size: int = BATCH_SIZE
+    name: str, weights: Path | None, data: PreparedData, model: ModelSection, batch_size: int = BATCH_SIZE
 ) -> LMRanker:
     """Load a language model, with an adapter or other weights if given, as a ranker of the items of `data`."""
     lm, tokenizer = load_lm(model.name, weights, **model.loading())

@@ -30,9 +30,8 @@ class Scores:
 
     Attributes:
         evaluation: metrics from log-probabilities, on all rows, with the audit of their lists.
-        full_catalogue: metrics over the whole catalogue; None: not asked for.
-        generation: HR@1 and Valid Ratio by greedy generation on some rows; None: not asked for.
-        predictions: of all rankers, on the lists.
+        full_catalogue: metrics over the whole catalogue, if asked for.
+        generation: HR@1 and Valid Ratio by greedy generation on some rows, if asked for.
     """
 
     evaluation: Evaluation

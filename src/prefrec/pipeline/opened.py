@@ -25,15 +25,7 @@ from prefrec.runs.stage import taken
 
 @dataclass(frozen=True)
 class Run:
-    """A run with prepared data, finished or not.
-
-    Attributes:
-        folder: of the run.
-        recipe: in the folder.
-        data: the prepared data.
-        stages: training stages by name, with their state and log.
-        outdated: changes since the rankers were evaluated, "" if there are none.
-    """
+    """A run with prepared data, finished or not; `outdated` names what changed since the evaluation, if anything."""
 
     folder: Path
     recipe: Recipe

@@ -23,6 +23,7 @@ from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, AlignSection, Recipe
 from prefrec.pipeline.score import ask_models
+from prefrec.rankers.rows import pad_scores
 
 POPULARITY, MEAN_RATING = "popularity", "mean rating"
 LOGPS, REWARD, MIXED, WITH_RATING = "log π", "reward", "log π + λ·reward", "mean rating + λ·reward"
@@ -162,7 +163,5 @@ def _ask(
 
 def _padded(rows: Sequence[Sequence[float]]) -> Floats:
     """Return [B, C] of B rows, with 0 in empty places."""
-    out = np.zeros((len(rows), max(map(len, rows))))
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out
+    scores = pad_scores(rows)
+    return np.where(np.isneginf(scores), 0.0, scores)

@@ -64,18 +64,15 @@ class RunContents:
     """The parts of a run that can be read.
 
     Attributes:
-        folder: of the run.
         recipe, recipe_text: the recipe, parsed and as written.
         environment: versions, seed and commit of the last command.
-        data: the prepared data.
         stages: SFT first, then alignments in the recipe's order.
         missing: one sentence for each part that is absent, unfinished or damaged.
         machines: machine and versions that finished each stage, by its folder, if they were recorded.
         fusions: one sentence for each fuse entry of the recipe: its weights, and the rows that chose them.
         outdated: changes since the rankers were evaluated. Metrics and predictions then count as missing.
         split: of the evaluated rows.
-        evaluation, generation: metrics from log-probabilities, and from generated text.
-        full_catalogue: metrics over the whole catalogue.
+        evaluation, generation, full_catalogue: metrics from log-probabilities, from text, and over all items.
         predictions: of all rankers, a frame of `PREDICTION_SCHEMA`.
         preferences: how well liked items were told from disliked ones, if that was measured.
     """
@@ -127,13 +124,13 @@ def read_run(folder: Path) -> RunContents:
     missing: list[str] = []
     text = _read(folder, "recipe.yaml", missing, lambda p: p.read_text(encoding="utf-8")) or ""
     recipe = _parse_recipe(text, missing)
-    environment = _read(folder, "environment.json", missing, _read_object) or {}
+    environment = _read(folder, "environment.json", missing, _read_json) or {}
     data = _read(folder, "data", missing, read_prepared)
     stages = _stages(folder, recipe, missing)
     results = _read(folder, METRICS, missing, _read_metrics) or {}
     results["predictions"] = _read(folder, "predictions.parquet", missing, read_predictions)
     if (folder / PREFERENCES).is_file():
-        results["preferences"] = _read(folder, PREFERENCES, missing, lambda p: Preferences.from_json(_read_object(p)))
+        results["preferences"] = _read(folder, PREFERENCES, missing, lambda p: Preferences.from_json(_read_json(p)))
     recorded, outdated = results.pop("made_of", None), ""
     now = made_of(folder, recipe) if isinstance(recorded, dict) else {}
     if changed := [part for part, key in now.items() if recorded.get(part, key) != key]:
@@ -220,10 +217,11 @@ def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[St
         if not (folder / part).is_dir():
             missing.append(f"{part}/ is missing: the recipe asks for this stage, it was not begun")
             continue
-        state = _read(folder, f"{part}/{STAGE_FILE}", missing, _read_object) or {}
+        state = _read(folder, f"{part}/{STAGE_FILE}", missing, _read_json) or {}
         if state and not state.get("finished"):
             missing.append(f"{part}/ is not finished")
-        stages.append(Stage(name, kind, state, _read(folder, f"{part}/log.json", missing, _read_log) or []))
+        log = _read(folder, f"{part}/log.json", missing, partial(_read_json, kind=list)) or []
+        stages.append(Stage(name, kind, state, [e for e in log if isinstance(e, dict)]))
     return stages
 
 
@@ -236,7 +234,7 @@ def _fusions(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[s
 
 
 def _fusion(name: str, path: Path) -> str:
-    return fusion_sentence(name, _read_object(path))
+    return fusion_sentence(name, _read_json(path))
 
 
 def _parse_recipe(text: str, missing: list[str]) -> dict[str, Any]:
@@ -248,23 +246,16 @@ def _parse_recipe(text: str, missing: list[str]) -> dict[str, Any]:
     return recipe if isinstance(recipe, dict) else {}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, kind: type = dict) -> Any:
     value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise DataError(f"expected a JSON object, got {type(value).__name__}")
+    if not isinstance(value, kind):
+        raise DataError(f"expected a JSON {'object' if kind is dict else 'list'}, got {type(value).__name__}")
     return value
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, list):
-        raise DataError(f"expected a JSON list, got {type(value).__name__}")
-    return [e for e in value if isinstance(e, dict)]
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
     """Return the fields of `RunContents` in `metrics.json`, and `made_of`."""
-    value = _read_object(path)
+    value = _read_json(path)
     results = {"split": str(value.get("split", "test")), "made_of": value.get("made_of")}
     results["evaluation"] = Evaluation.from_json(value["evaluation"])
     others = [part for part in ("full_catalogue", "generation") if value.get(part)]

@@ -64,13 +64,12 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
     """Yield the folder to work in, with the files that an interrupted stage of the same key left.
 
     A result of another key moves to `NAME.previous`. One such folder is kept, and it comes back if its key is wanted
-    again. Checkpoints are deleted at the end. In a job of many processes the first one manages the folder, and all
-    leave together.
+    again. Checkpoints are deleted at the end. Of many processes the first one manages the folder, and all leave
+    together.
 
-    `stage.json` holds the arguments, `more` included, and the costs of all parts of an interrupted stage, except
-    parts that were killed: `seconds` of wall time, `cpu_seconds` of this process (all threads), and `peak_bytes`, the
-    largest memory of the process (on a GPU: of torch). See `SHARED` for `shared_seconds` and `shared_cpu_seconds`.
-    `environment` is the machine that finished it.
+    `stage.json` holds the arguments, the machine that finished the stage (`environment`), and its costs over all
+    parts that were not killed: `seconds` of wall time, `cpu_seconds` of this process (all threads), `peak_bytes` of
+    memory (on a GPU: of torch), and the times of `SHARED`.
 
     Raises:
         ConfigError: the folder's name ends in `.previous`; or this folder, or the one for its old result, holds files
