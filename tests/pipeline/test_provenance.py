@@ -8,6 +8,7 @@ import pytest
 
 from command import prefrec
 from prefrec.errors import ConfigError
+from prefrec.pipeline import provenance
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.pipeline.run import run_recipe
@@ -90,6 +91,23 @@ def test_what_has_changed_is_told(beside, sections, changed):
         assert run.changed("sft") == []
     else:
         assert [run.changed(name) for name in MODELS] == changed
+
+
+def test_an_alignment_that_went_on_from_another_is_compared_with_that_one(whole):
+    raw = whole.model_dump(mode="json")
+    raw["align"][1] |= {"start": "dpo"}
+    recipe = Recipe.model_validate(raw)
+
+    def changed(**dpo):
+        sft = {"name": "sft", "config": raw["sft"], "start": None}
+        start = {"name": "dpo", "config": raw["align"][0] | dpo, "start": sft}
+        made_with = {name: raw[name] for name in ("seed", "model", "lora")}
+        made_with |= {"data": "d", "prompts": provenance._prompts(recipe.model, "movies"), "start": start}
+        state = {"config": raw["align"][1], "made_with": made_with}
+        return provenance.changed_since("s-dpo", state, recipe, "d", "movies")
+
+    assert changed() == []
+    assert changed(beta=9.0) == ["align.dpo.beta"]
 
 
 def test_other_data_and_another_text_of_a_template_are_told(trained, whole, tmp_path):

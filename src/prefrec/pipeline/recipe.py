@@ -53,7 +53,7 @@ class _Section(BaseModel):
 class ItemsSection(_Section):
     """Items as tokens (`model.answers: items`): how an item's vector is made."""
 
-    vectors: str = Field("base", description="Of titles: base (mean states of the model), tfidf, or an encoder.")
+    vectors: str = Field("base", description="Of titles: base (mean states), tfidf, or a sentence encoder's name.")
     vector_dropout: float = Field(0.0, ge=0, lt=1, description="Share of items that a step knows by title alone.")
     dropout: float = Field(0.3, ge=0, lt=1, description="On item vectors, and on the states compared with them.")
     learning_rate: float = Field(SFTConfig.item_learning_rate, gt=0, description="Peak rate of the items' vectors.")
