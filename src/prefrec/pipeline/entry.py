@@ -108,9 +108,8 @@ def lm_entry(
 ) -> Entry:
     """Return a language model of the main line.
 
-    Args:
-        weights: folder of an adapter or a whole model; None: the bare base.
-        key: of the stage that made the weights; None: they come from outside a run (`adapter_key`).
+    `weights` is the folder of an adapter or a whole model (None: the bare base), and `key` that of the stage that
+    made them (None: they come from outside a run).
     """
     load = partial(lm_ranker, name, weights, data, model)
     key = key or adapter_key(weights, data)
@@ -128,8 +127,6 @@ def lm_ranker(
         tokenizer,
         data.catalogue,
         load_template(model.templates[0], domain=data.domain),
-        max_length=model.max_length,
-        chat=model.chat,
         batch_size=batch_size,
         objective=model.objective,
         encoder=prompt_encoder(model, data.catalogue),

@@ -43,14 +43,7 @@ class Scores:
 def evaluate_rankers(
     data: PreparedData, section: EvaluateSection, entries: Sequence[Entry], cache: Path, *, seed: int
 ) -> Scores:
-    """Ask the reference rankers and every entry; predictions already in `cache` are not made again.
-
-    Rankers are compared as `comparison_pairs` says.
-
-    Raises:
-        ConfigError: two rankers share a name.
-        DataError: the split holds no rows.
-    """
+    """Ask the reference rankers and every entry (`ask_all`), and compare them (`comparison_pairs`)."""
     references = fit_references(data, section, seed)
     predictions = ask_all(data, section, references, entries, cache, seed=seed)
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
@@ -77,9 +70,6 @@ def full_catalogue_metrics(
 
     All of `section.rows` are asked. Language models score all titles without a list in the prompt; or, with
     `hands_on`, the given number of titles that the retriever of this name hands on.
-
-    Raises:
-        ConfigError: there is no such retriever.
     """
     data, seed = made_of.data, made_of.seed
     asked, pairs, ks = full_entries(entries), list[tuple[str, str]](), {*section.ks}
@@ -111,10 +101,7 @@ def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
 def comparison_pairs(lms: Sequence[str], models: Sequence[str], best: str | None) -> list[tuple[str, str]]:
     """Return the pairs to compare: each language model with the one before, each model with the best reference.
 
-    Args:
-        lms: language models of the main line, in the order of training.
-        models: all rankers that are not reference rows.
-        best: of the reference rows; None: there is none.
+    `lms` are in the order of training; `models` are all rankers that are not reference rows.
     """
     chain = list(zip(lms[1:], lms[:-1], strict=True))
     return chain + [(name, best) for name in models if best is not None]

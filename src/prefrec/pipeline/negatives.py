@@ -79,20 +79,12 @@ def _sampler(ranker: CatalogueRanker) -> Sampler:
 
 
 def log_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
-    """Return all training rows for an alignment with `negatives_from: rated` or `impressions`.
-
-    Raises:
-        DataError: the log has no ratings, or no impressions.
-    """
+    """Return all training rows of `negatives_from: rated` or `impressions`; raise DataError if the log has none."""
     return _rows_of(data.train_interactions, None, data, section, seed)
 
 
 def log_validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
-    """Return `eval_rows` such rows, in random order, from interactions of validation users after the training part.
-
-    Raises:
-        DataError: there are none.
-    """
+    """Return `eval_rows` random such rows of validation users after the training part; raise DataError if none."""
     held_out, users = data.held_out_interactions, {e.user_id for e in data.validation}
     log = None if held_out is None else held_out.filter(pl.col("user_id").is_in(list(users)))
     rows = [] if log is None else _rows_of(log, data.train_interactions, data, section, seed)

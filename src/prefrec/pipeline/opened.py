@@ -52,9 +52,7 @@ class Run:
     def entry(self, name: str) -> Entry:
         """Return a language model of this run as a row of the table.
 
-        Raises:
-            DataError: there is no such model, or it is not trained yet.
-            ConfigError: it was trained with another recipe than the one in the folder.
+        Raise DataError if it does not exist or is not trained, ConfigError if it was trained with another recipe.
         """
         if name not in (ZERO_SHOT, *self.models):
             raise DataError(f"{self.folder}: no trained model {name!r}; there are {', '.join(self.models) or 'none'}")
@@ -78,11 +76,7 @@ class Run:
         return ask_models(self.data, section, [self.entry(n) for n in names], examples, cache, seed=self.recipe.seed)
 
     def predictions(self) -> pl.DataFrame:
-        """Return the predictions of all rankers.
-
-        Raises:
-            DataError: the run has not been evaluated, or not since it changed.
-        """
+        """Return the predictions of all rankers; raise DataError if the run changed since, or was not evaluated."""
         if self.outdated:
             raise DataError(f"{self.folder}/predictions.parquet is of an earlier run: {self.outdated}")
         return read_predictions(self.folder / "predictions.parquet")
@@ -94,12 +88,7 @@ class Run:
 
 
 def open_run(folder: Path) -> Run:
-    """Return the run in `folder`.
-
-    Raises:
-        DataError: the folder does not exist, is not of a run, or has no prepared data.
-        ConfigError: its recipe cannot be read.
-    """
+    """Return the run in `folder`; raise DataError if it has no prepared data, ConfigError if it has no good recipe."""
     contents = read_run(folder)
     if contents.data is None:
         reason = next((m for m in contents.missing if m.startswith("data")), "data is missing")

@@ -81,8 +81,7 @@ class ModelSection(_Section):
     items: ItemsSection = Field(ItemsSection(), description="For `answers: items`.")
     random_weights: bool = Field(False, description="Leave the pretrained weights out: a control.")
     objective: Literal["catalogue", "tokens"] = Field(
-        "catalogue",
-        description="A title's tokens compete with those that continue a title (catalogue), or with all.",
+        "catalogue", description="A title's tokens compete with those that continue a title (catalogue), or with all."
     )
     attn_implementation: Literal["auto", "sdpa", "eager", "flex_attention"] = Field(
         "auto", description="auto: transformers' choice; on a GPU the faster of sdpa and flex_attention."
@@ -151,8 +150,7 @@ class AlignSection(RowsSection):
     liked: float = Field(5.0, description="rated: chosen are items rated at least this.")
     disliked: float = Field(2.0, description="rated: rejected are items of the same user rated at most this.")
     rated_by: RatedBy = Field(
-        "value",
-        description="Unit of these two: ratings, or shares of the user's own ratings (0.8, 0.2; for counts).",
+        "value", description="Unit of these two: ratings, or shares of the user's own ratings (0.8, 0.2; for counts)."
     )
     sampled_negatives: int = Field(0, ge=0, description="rated, impressions: of num_negatives, how many are uniform.")
     start: str | None = Field(None, description="An earlier alignment: the start and the reference; None: SFT.")
@@ -328,8 +326,7 @@ class Recipe(_Section):
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a YAML file, with data paths relative to it and `overrides` (`set_field`) applied.
 
-    Raises:
-        ConfigError: the file is missing, not YAML, or a field is wrong; the message names file and field.
+    Raise ConfigError, with file and field, if the file is missing, not YAML, or a field is wrong.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -375,9 +372,7 @@ def set_field(raw: dict[str, Any], override: str) -> None:
     """Set one dotted field of a raw recipe to a YAML value: `FIELD=VALUE`, such as `sft.rows=100`, as in `--set`.
 
     An entry of a list has its number (`align.0.beta`), or its name if it is the only one (`align.s-dpo.beta`).
-
-    Raises:
-        ConfigError: not `FIELD=VALUE`, or an entry does not exist; the message lists those that do.
+    Raise ConfigError if this is not `FIELD=VALUE`, or an entry does not exist.
     """
     field, equals, text = override.partition("=")
     steps = field.split(".")

@@ -41,10 +41,8 @@ def run_recipe(
 
     A stage whose inputs have not changed is skipped, and an interrupted one resumes. In a job of many processes
     (`accelerate launch`) all train and score. The first one does the rest and writes the files. `under_test` chooses
-    among the rows of the prepared data, for the evaluation alone.
-
-    Raises:
-        ConfigError: a stage is unknown, has a name that is not allowed, or has no rows to train on.
+    among the rows of the prepared data, for the evaluation alone. Raise ConfigError if a stage is unknown, has a
+    name that is not allowed, or has no rows to train on.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")
@@ -139,10 +137,8 @@ def align_stage(
 ) -> Entry:
     """Carry out an alignment in the folder `out`, from the weights of `start` or from the base, like `sft_stage`.
 
-    The reference's log-probabilities go to the folder `references`, which alignments can share, or to `out`.
-
-    Raises:
-        ConfigError: a sequential recommender chooses the negatives, and `judge` is None.
+    The reference's log-probabilities go to the folder `references`, which alignments can share, or to `out`. Raise
+    ConfigError if a sequential recommender chooses the negatives, and `judge` is None.
     """
     if section.negatives_judge and judge is None:
         raise ConfigError(f"negatives_from: {section.negatives_from} needs a recipe that trains the recommender")

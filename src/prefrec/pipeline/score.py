@@ -50,10 +50,8 @@ def ask_all(
 ) -> pl.DataFrame:
     """Return predictions of the reference rankers, then of each entry (`ask_models`), on the rows under test.
 
-    Args:
-        references: from `fit_references`.
-        full: ask about the whole catalogue (`full_rows`) without texts, and keep the target's rank and `KEPT` items
-            per row; `entries` are from `full_entries`.
+    If `full`, ask about the whole catalogue (`full_rows`) without texts, and keep the target's rank and `KEPT` items
+    per row. `references` are then from `fit_references`, and `entries` from `full_entries`.
 
     Raises:
         ConfigError: two rankers share a name.
@@ -138,9 +136,8 @@ def _ask(
 ) -> pl.DataFrame:
     """Return predictions of an entry, with texts at these places.
 
-    Args:
-        scores: predictions without texts, if they are known; None: `keep` gets them.
-        answers: key of another entry → its predictions on these rows, for a composed ranker.
+    `scores` are known predictions without texts, or None; then `keep` gets them. `answers` maps keys of other entries
+    to their predictions, for a composed ranker.
     """
     width = max(len(e.candidates) for e in examples)
     task = f"scoring {len(examples)} rows of {width} candidates" if scores is None else "scores are known"

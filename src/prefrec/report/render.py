@@ -35,13 +35,7 @@ _environment = page_environment("prefrec.report")
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into a run's folder and return its path.
-
-    Parts that the run does not have (yet) are named in the report.
-
-    Raises:
-        DataError: the folder does not exist, or holds no part of a run.
-    """
+    """Write `report.html` into a run's folder and return its path; errors are those of `read_run`."""
     path = Path(run) / REPORT
     write_text(path, render(read_run(Path(run))))
     return path

@@ -38,12 +38,7 @@ def new_figure(width: float = 4.3, height: float = 2.7) -> tuple[Figure, Axes]:
 
 
 def to_svg(figure: Figure, alt: str, name: str) -> Markup:
-    """Return the figure as an `<svg>` element with a text alternative.
-
-    Args:
-        alt: the content of the figure in words.
-        name: prefix of every id, so that several figures can be in one page.
-    """
+    """Return the figure as an `<svg>` element with a text alternative; `name` makes its ids differ in a page."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "prefrec"}):
@@ -62,9 +57,7 @@ def to_svg(figure: Figure, alt: str, name: str) -> Markup:
 def whisker_plot(evaluation: Evaluation, metric: str, trained: Collection[str], chance: float | None) -> Markup:
     """Return a plot of the rankers in the order of the table: a dot for the mean, a line for the 95% interval.
 
-    Args:
-        trained: rankers in colour; the others are grey.
-        chance: position of a dashed line.
+    The `trained` ones are in colour, and a dashed line is at `chance`.
     """
     shown = {r: own[metric] for r, own in evaluation.metrics.items() if metric in own}
     figure = whisker_figure(shown, trained)

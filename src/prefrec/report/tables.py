@@ -39,9 +39,7 @@ def measured(metrics: Mapping[str, Iterable[str]]) -> list[str]:
 def metrics_grid(evaluation: Evaluation, full: Evaluation | None = None) -> Grid:
     """Return rankers × metrics, the highest of each column `best`, and a last row for a random order.
 
-    Args:
-        evaluation: of lists.
-        full: over the whole catalogue, as a second block of columns.
+    Metrics over the whole catalogue (`full`) are a second block of columns.
     """
     columns = _columns(evaluation, measured(evaluation.metrics), "")
     return _grid(evaluation.rankers, columns + (_columns(full, FULL_METRICS, ", all items") if full else []))

@@ -36,8 +36,7 @@ class Stage:
     """A training stage.
 
     Attributes:
-        name: `sft`, or the name of an alignment; its ranker in the tables has the same name.
-        kind: `sft` or `align`.
+        name: `sft`, or the name of an alignment (kind `align`); its ranker in the tables has the same name.
         state: content of `stage.json` (`finished`, `seconds`, `config`).
         log: the Trainer's `log_history`, empty if training has not ended.
     """
@@ -107,11 +106,7 @@ class RunContents:
 
 
 def read_run(folder: Path) -> RunContents:
-    """Return the contents of a run's folder.
-
-    Raises:
-        DataError: the folder does not exist, or holds no part of a run.
-    """
+    """Return the contents of a run's folder; raise DataError if it does not exist, or holds no part of a run."""
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; `prefrec run RECIPE.yaml` makes one")

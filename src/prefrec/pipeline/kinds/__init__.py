@@ -62,11 +62,7 @@ def kind_names() -> list[str]:
 
 
 def ranker_kind(name: str) -> RankerKind:
-    """Return the kind with this name.
-
-    Raises:
-        ConfigError: no installed package has it.
-    """
+    """Return the kind with this name; raise ConfigError if no installed package has it."""
     if name not in KINDS:
         if name not in _entry_points():
             raise ConfigError(
@@ -83,11 +79,7 @@ def sequential_config(raw: Any) -> BaseModel:
 
 
 def ranker_config(raw: Any) -> BaseModel:
-    """Return the configuration of an entry of `rankers`, whose `kind` decides its fields.
-
-    Raises:
-        ValueError: the kind is unknown, or a field is wrong.
-    """
+    """Return the configuration of an entry of `rankers`; raise ValueError if its `kind` or a field is unknown."""
     kind = raw.get("kind") if isinstance(raw, dict) else getattr(raw, "kind", None)
     if kind not in kind_names():
         missing = "" if SEQUENTIAL in _entry_points() else "; `pip install prefrec-systems` brings more"

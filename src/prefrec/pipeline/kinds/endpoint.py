@@ -21,11 +21,7 @@ PATIENCE = {"timeout", "retries", "backoff", "concurrency", "key_variable"}
 
 
 def endpoint_stage(made_of: Ingredients, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return the served model as an entry, asked with the recipe's template, length and chat setting.
-
-    Raises:
-        ModelError: the configuration does not name the model, and neither does the server.
-    """
+    """Return the served model as an entry, asked with the recipe's template, length and chat setting."""
     model = made_of.model
     tokenizer, template = config.tokenizer or model.name, model.templates[0]
     key = stage_key(
@@ -53,10 +49,8 @@ def endpoint_stage(made_of: Ingredients, config: EndpointConfig, folder: Path, b
 def served_model(settings: ServerSettings) -> str:
     """Return the model's name from the settings, or else from the server.
 
-    The name is part of a key, so kept answers are never those of another model on the same server.
-
-    Raises:
-        ModelError: the server cannot be reached, or does not serve exactly one model.
+    The name is part of a key, so kept answers are never those of another model on the same server. Raise ModelError
+    if the server cannot be reached, or does not serve exactly one model.
     """
     if settings.model is not None:
         return settings.model

@@ -43,8 +43,7 @@ TITLE_PRIOR = "title prior"
 def fuse_stage(made_of: Ingredients, config: FuseConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Choose the weights and write them to `FUSE_FILE`, or find them there.
 
-    Raises:
-        ConfigError: a part does not exist, or cannot be asked about the whole catalogue as the weights need it.
+    Raise ConfigError if a part does not exist, or cannot be asked about the whole catalogue as the weights need it.
     """
     parts = [
         reference_entry(made_of, name)

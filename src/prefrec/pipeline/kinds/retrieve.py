@@ -17,12 +17,7 @@ from prefrec.runs.stage import stage_key
 def retrieve_stage(
     made_of: Ingredients, config: RetrieveThenRankConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
-    """Return a retriever and a ranker as one entry; nothing is written to `folder`.
-
-    Raises:
-        ConfigError: the ranker is not in `before`; or the retriever is neither there nor a reference row, or is a
-            language model of the main line.
-    """
+    """Return a retriever and a ranker as one entry; raise ConfigError if one is unknown, or cannot retrieve."""
     name, retriever = config.name, config.retriever
     second = known_entry(config.ranker, name, before, "ranker")
     key: dict[str, Any] = {"retrieve": config.retrieve, "seed": made_of.seed, "ranker": second.key}
