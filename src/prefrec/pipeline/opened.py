@@ -88,7 +88,7 @@ class Run:
 
 
 def open_run(folder: Path) -> Run:
-    """Return the run in `folder`; raise DataError if it has no prepared data, ConfigError if it has no good recipe."""
+    """Return the run in `folder`; raise DataError if it has no prepared data, ConfigError if its recipe is bad."""
     contents = read_run(folder)
     if contents.data is None:
         reason = next((m for m in contents.missing if m.startswith("data")), "data is missing")
