@@ -94,6 +94,7 @@ class Entry:
             return None
         if not self.in_main_line:
             return replace(self, load=self.load_full)
+        # The prompt shows no candidates then, so answers are others than those to lists.
         key = stage_key(lm=self.key, model=self.model, candidates="none shown")
         return Entry(self.name, key, self.load_full, self.load_full, self.weights)
 

@@ -46,6 +46,7 @@ def evaluate_rankers(
     """Ask the reference rankers and every entry (`ask_all`), and compare them (`comparison_pairs`)."""
     references = fit_references(data, section, seed)
     predictions = ask_all(data, section, references, entries, cache, seed=seed)
+    # The main block has no text: only some rows have one, and they are measured in a block of their own.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     audit = audit_prepared(data, section.split, "train", seed)
     evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit, seed=seed)

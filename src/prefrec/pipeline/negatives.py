@@ -46,6 +46,7 @@ def negative_rows(
     if not processes.from_first(path.is_file()):
         say(f"{section.name}: negatives from {section.negatives_from}")
         size, chooser, sampler = 1 + section.num_negatives, None, None
+        # The sampler draws exactly as many items as needed. The other ways keep lists as long as the data's.
         if section.drawn_from == "reference":
             sampler = _sampler(CatalogueRanker(lm_ranker("reference", start, made_of.data, made_of.model)))
         else:

@@ -53,6 +53,7 @@ def changed_since(name: str, state: dict[str, Any], recipe: Recipe, data_key: st
     changed = ["data"] if recorded.get("data") != data_key else []
     changed += ["seed"] if recorded.get("seed") != recipe.seed else []
     model = _changed("model", recipe.model, recorded.get("model"))
+    # A local base may have moved: another path to the same files is not another model.
     if "model.name" in model and same_base(str(recorded["model"]["name"]), recipe.model.name) is not False:
         model.remove("model.name")
     if not model and recorded.get("prompts") != _prompts(recipe.model, domain):

@@ -90,6 +90,7 @@ class ModelSection(_Section):
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings that the result depends on."""
+        # Runs of earlier versions must keep their keys, so a setting that came later counts only if it is used.
         idle = {"attn_implementation"} | ({"quantization"} if self.quantization == "none" else set())
         idle |= {"items"} if self.answers == "titles" else {"templates"}
         return self.model_dump(exclude=idle)
@@ -163,6 +164,7 @@ class AlignSection(RowsSection):
     )
 
     def idle_settings(self) -> set[str]:
+        # Of the settings of negatives, those that `negatives_from` leaves unused do not affect the result.
         idle = super().idle_settings() | {"max_tokens_per_pass"}
         idle |= {"negatives_from"} if self.negatives_from == "list" else set()
         idle |= set() if self.negatives_from == "rated" else {"liked", "disliked", "rated_by"}

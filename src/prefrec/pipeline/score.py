@@ -88,6 +88,7 @@ def ask_models(
     # Rows that are asked for text are spread over the users, like rows under test.
     asked = {id(e) for e in replace(data, test=list(examples)).some("test", section.generate_rows)}
     places = [i for i, e in enumerate(examples) if id(e) in asked]
+    # Keys of earlier versions name only the number of rows, which were the first ones then.
     texts = section.generate_rows if places == list(range(len(places))) else places
     frames: list[pl.DataFrame] = []
     answers: dict[str, pl.DataFrame] = {}

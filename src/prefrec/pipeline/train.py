@@ -74,6 +74,7 @@ def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path 
         held_out,
         encoder.tokenizer,
         new_adapter(made_of.lora, start),
+        # Items that nobody took are not held against a title, or new items could never rank high.
         within=catalogue_softmax(data, model, encoder, trained_items(data)),
         eval_within=catalogue_softmax(data, model, encoder, data.catalogue.ids),
         encoder=encoder,
@@ -105,6 +106,7 @@ def train_align(
     rows = training_rows(data, section, seed)
     tell_fewer(out.name, section, len(rows))
     rows = negative_rows(made_of, section, rows, start, judge, out)
+    # After the draws, which a resumed stage does not repeat: both must train with the same random numbers.
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
 
@@ -113,6 +115,7 @@ def train_align(
         shape = section.model_dump(include={"num_negatives", "negatives"})
         return training.PreferenceDataset(sets, **shape, seed=seed)
 
+    # Each answer must be among the titles that its tokens compete with; a list can hold items outside the log.
     listed = {i for row in rows for i in row.candidates} | set(trained_items(data))
     config = training.SoftmaxDPOConfig(
         **training_arguments(section, model, out, seed, "steps" if section.eval_rows else "no"),

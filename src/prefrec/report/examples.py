@@ -87,7 +87,7 @@ def pick_examples(run: RunContents) -> Examples | str:
         for i in sorted(rng.choice(places, min(EACH, len(places)), replace=False).tolist()) if len(places) else []:
             row = rows.row(i, named=True)
             question = known.get((row["user_id"], row["target"], tuple(row["candidates"])))
-            if question is None:
+            if question is None:  # predictions of a run whose data were prepared again
                 continue
             before = _answers(row["scores"], question.target_index, row["rank"])
             after = _answers(row["scores_after"], question.target_index, row["rank_after"])

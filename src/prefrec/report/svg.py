@@ -46,6 +46,7 @@ def to_svg(figure: Figure, alt: str, name: str) -> Markup:
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
+    # All figures share the ids of one HTML page, and the page sets their size.
     text = re.sub(r'\b(id="|xlink:href="#)|(url\(#)', lambda m: f"{m.group()}{name}-", text)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     opening = f'<svg class="plot" role="img" aria-label="{html.escape(alt)}"'
