@@ -38,6 +38,11 @@ class Run:
         """Names of the language models that can be asked, in the order of the table."""
         return [n for n in self.recipe.lm_rankers if n == ZERO_SHOT or self.adapter(n).is_dir()]
 
+    @property
+    def start(self) -> str:
+        """The model that alignments start from, which is their reference."""
+        return start_of(self.recipe)
+
     def adapter(self, name: str) -> Path:
         """Return the folder of a stage's weights."""
         return (self.folder / name if name == SFT else self.folder / "align" / name) / WEIGHTS
@@ -85,6 +90,11 @@ class Run:
         """Return the time or memory of a training stage by itself (`prefrec.runs.stage.taken`); None: not known."""
         state = self.stages[name].state if name in self.stages else {}
         return taken(state, what) if state.get("finished") and what in state else None
+
+
+def start_of(recipe: Recipe) -> str:
+    """Return the name of the model that a recipe's alignments start from."""
+    return SFT if recipe.sft else ZERO_SHOT
 
 
 def open_run(folder: Path) -> Run:

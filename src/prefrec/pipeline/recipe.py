@@ -313,11 +313,6 @@ class Recipe(_Section):
             )
 
     @property
-    def start(self) -> str:
-        """The model that alignments start from, which is their reference."""
-        return SFT if self.sft else ZERO_SHOT
-
-    @property
     def lm_rankers(self) -> list[str]:
         """Names of the language-model rankers, in the order of the table."""
         names = [ZERO_SHOT] if self.evaluate.zero_shot else []

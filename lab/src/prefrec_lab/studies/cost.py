@@ -44,7 +44,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
         raise DataError(f"{runs[0].folder}: no trained language model whose seconds are known; add sft or align")
     predictions = of_rankers(runs, names)
     users = predictions[names[0]][0]["user_id"].to_list()
-    start = runs[0].recipe.start
+    start = runs[0].start
     measured = measure(
         ranking_values(predictions, runs[0].recipe.evaluate.ks), users, baseline=start if start in names else None
     )
@@ -96,7 +96,7 @@ def own_memory(run: Run, name: str) -> float | None:
 
 def stages_of(run: Run, name: str) -> list[str]:
     """A model's own stage after those that it goes on from."""
-    before = [s for s in (run.recipe.start,) if s in run.stages]
+    before = [s for s in (run.start,) if s in run.stages]
     return list(dict.fromkeys([*before, name] if name not in before else before[: before.index(name) + 1]))
 
 

@@ -72,7 +72,7 @@ def vary(base: Recipe, data: PreparedData) -> Recipe:
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Curves on validation rows from the logs, and what training came to on the test rows, with intervals."""
     sections = runs[0].recipe.align
-    start = runs[0].recipe.start
+    start = runs[0].start
     names = [n for n in (start, *(a.name for a in sections)) if n in runs[0].recipe.lm_rankers]
     if start not in names:
         raise DataError(f"{runs[0].folder}: {start} was not evaluated; set evaluate.zero_shot to true")

@@ -56,7 +56,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     predictions = of_rankers(runs)
     data = runs[0].data
     users = next(iter(predictions.values()))[0]["user_id"].to_list()
-    start = runs[0].recipe.start if runs[0].recipe.start in predictions else None
+    start = runs[0].start if runs[0].start in predictions else None
     counts = item_counts(data)
     measured = measure(popularity_values(predictions, counts), users, baseline=start)
     popular = results_table(measured, labels=LABELS, title="Popularity of what is recommended", first="Ranker")

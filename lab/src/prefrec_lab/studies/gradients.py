@@ -86,7 +86,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     sections = [a for a in runs[0].recipe.align if a.loss == "softmax_dpo"]
     if not sections:
         raise DataError(f"{runs[0].folder}: no alignment with loss softmax_dpo, whose gradient the study is about")
-    start, last = runs[0].recipe.start, sections[-1].name
+    start, last = runs[0].start, sections[-1].name
     rows = same_rows(runs, lambda run: run.data.validation[:ROWS])
     asked = [_asked(run, [start, *(a.name for a in sections)], rows, folder) for run in runs]
     betas = {a.name: a.beta for a in sections} | {start: sections[-1].beta}

@@ -11,7 +11,7 @@ from prefrec.evaluation import Audit, Evaluation, PairedDifference, audit_prepar
 from prefrec.evaluation.tables import FULL_METRICS, metric_label
 from prefrec.files import read_json
 from prefrec.pipeline.encoders import shows_candidates
-from prefrec.pipeline.opened import Run
+from prefrec.pipeline.opened import Run, start_of
 from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, SFT, ZERO_SHOT, Recipe
 from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
@@ -98,7 +98,7 @@ def ranking_facts(measured: Measured) -> list[str]:
 def built_on(recipe: Recipe) -> dict[str, str]:
     """System → the one that it starts from, or whose answers it reorders; systems of their own are left out."""
     found = {} if recipe.sft is None else {SFT: ZERO_SHOT}
-    found |= {a.name: recipe.start for a in recipe.align}
+    found |= {a.name: start_of(recipe) for a in recipe.align}
     for config in recipe.rankers:
         base = getattr(config, "retriever", None) or getattr(config, "reference", None)
         base = ZERO_SHOT if config.kind == "llara" else base

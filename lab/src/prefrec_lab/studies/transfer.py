@@ -85,7 +85,7 @@ def sets_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def trained(runs: Sequence[Run]) -> list[str]:
     """The models whose transfer is tried: what alignments start from, and the last alignment."""
     names = [n for n in runs[0].models if n != ZERO_SHOT and all(n in r.models for r in runs)]
-    start = [n for n in names if n == runs[0].recipe.start]
+    start = [n for n in names if n == runs[0].start]
     return list(dict.fromkeys([*start, *names[-1:]]))
 
 
