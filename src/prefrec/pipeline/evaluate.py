@@ -26,13 +26,7 @@ GENERATION_METRICS = ("gen_hr@1", "valid_ratio")
 
 @dataclass(frozen=True)
 class Scores:
-    """Results of the evaluation stage.
-
-    Attributes:
-        evaluation: metrics from log-probabilities, on all rows, with the audit of their lists.
-        full_catalogue: metrics over the whole catalogue, if asked for.
-        generation: HR@1 and Valid Ratio by greedy generation on some rows, if asked for.
-    """
+    """Results of the evaluation stage: metrics on the lists, over the whole catalogue and of generated text."""
 
     evaluation: Evaluation
     full_catalogue: Evaluation | None

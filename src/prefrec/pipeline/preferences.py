@@ -33,13 +33,8 @@ LOGPS, REWARD, MIXED, WITH_RATING = "log π", "reward", "log π + λ·reward", "
 class Answers:
     """Answers to B questions of up to C items: [B, C] arrays, 0 in empty places.
 
-    Attributes:
-        logps: name of a language model → log-probabilities.
-        references: name → scores of `popularity` and `mean rating`.
-        liked, disliked: True in places of such items.
-        users: of each question.
-        validation: [B], True for questions that choose weights.
-        tested: [B], True for questions under test.
+    `logps` and `references` are scores by name. `liked` and `disliked` mark places of such items; `validation` and
+    `tested` [B] mark questions that choose weights and questions under test.
     """
 
     logps: Mapping[str, Floats]

@@ -38,7 +38,7 @@ class Stage:
     Attributes:
         name: `sft`, or the name of an alignment (kind `align`); its ranker in the tables has the same name.
         state: content of `stage.json` (`finished`, `seconds`, `config`).
-        log: the Trainer's `log_history`, empty if training has not ended.
+        log: the Trainer's `log_history`, empty before training has ended.
     """
 
     name: str
@@ -70,10 +70,8 @@ class RunContents:
         machines: machine and versions that finished each stage, by its folder, if they were recorded.
         fusions: one sentence for each fuse entry of the recipe: its weights, and the rows that chose them.
         outdated: changes since the rankers were evaluated. Metrics and predictions then count as missing.
-        split: of the evaluated rows.
         evaluation, generation, full_catalogue: metrics from log-probabilities, from text, and over all items.
         predictions: of all rankers, a frame of `PREDICTION_SCHEMA`.
-        preferences: how well liked items were told from disliked ones, if that was measured.
     """
 
     folder: Path
