@@ -7,9 +7,8 @@ import pytest
 from prefrec.data import PrepareConfig, prepare, read_prepared, write_prepared
 from prefrec.evaluation import target_ranks
 from prefrec.pipeline.entry import Entry, full_entries
-from prefrec.pipeline.full_catalogue import KEPT, ask_full, full_rows
 from prefrec.pipeline.recipe import REFERENCE_RANKERS
-from prefrec.pipeline.score import fit_references
+from prefrec.pipeline.score import KEPT, ask_all, fit_references, full_rows
 from prefrec.rankers import CatalogueRanker, RandomRanker, reference_rankers
 from tiny_run import ITEMS
 
@@ -51,7 +50,7 @@ def test_candidates_are_what_the_user_has_not_taken_before(recipe, log, tmp_path
 
 def test_ranks_and_the_first_items_are_kept(recipe, data, tmp_path):
     section = recipe.evaluate.model_copy(update={"rows": 7})
-    found = ask_full(data, section, fit_references(data, section, 0), [], tmp_path, seed=0)
+    found = ask_all(data, section, fit_references(data, section, 0), [], tmp_path, seed=0, full=True)
     asked = full_rows(data, section)
     assert len(found) == len(REFERENCE_RANKERS) * 7
     for ranker in reference_rankers(data.train_interactions, data.catalogue, validation=data.validation):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from prefrec.data import read_prepared
 from prefrec.evaluation import read_predictions
 from prefrec.lm.items import item_table
-from prefrec.pipeline.entry import lm_ranker
+from prefrec.pipeline.entry import Ingredients, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.train import train_align, train_sft
@@ -44,7 +44,7 @@ def finished(items_recipe, tmp_path_factory):
 def sft(items_recipe, data):
     def run(out, **changes):
         section = SFTSection.model_validate(items_recipe.sft.model_dump() | changes)
-        return train_sft(data, items_recipe.model, None, section, out, seed=0)
+        return train_sft(Ingredients(data, "", items_recipe.model, None, 0), section, out)
 
     return run
 
@@ -138,7 +138,9 @@ def test_interrupted_alignment_ends_with_the_same_weights(
     section = AlignSection.model_validate(items_recipe.align[0].model_dump() | {"epochs": 2, "rows": 16})
 
     def align(out):
-        return train_align(data, items_recipe.model, None, section, finished / "sft" / "adapter", out, seed=0)
+        return train_align(
+            Ingredients(data, "", items_recipe.model, None, 0), section, finished / "sft" / "adapter", out
+        )
 
     whole = align(tmp_path / "whole")
     stop_after(3)

@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from prefrec.errors import ConfigError, DataError
-from prefrec.pipeline.log_negatives import log_rows, log_validation_rows
+from prefrec.pipeline.entry import Ingredients
+from prefrec.pipeline.negatives import log_rows, log_validation_rows
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
@@ -73,7 +74,7 @@ def test_validation_rows_are_of_validation_users_after_the_cut(rated):
 def test_a_model_is_aligned(rated_recipe, rated, tmp_path, how):
     changes = {"negatives_from": how, "sampled_negatives": 1, "eval_rows": 4, "eval_steps": 2, "num_negatives": 2}
     section = AlignSection(**RATED | changes)
-    train_align(rated, rated_recipe.model, rated_recipe.lora, section, None, tmp_path, seed=0)
+    train_align(Ingredients(rated, "", rated_recipe.model, rated_recipe.lora, 0), section, None, tmp_path)
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
     assert '"eval_loss"' in (tmp_path / "log.json").read_text()
 

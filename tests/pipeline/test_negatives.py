@@ -7,13 +7,13 @@ from command import prefrec
 from prefrec.data import frame_to_examples, write_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline import negatives
-from prefrec.pipeline.entry import Entry
-from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.entry import Entry, Ingredients, lm_ranker
 from prefrec.pipeline.kinds import ranker_kind
-from prefrec.pipeline.negatives import NEGATIVES_FILE, hard_judge
+from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.run import align_stage, run_recipe
 from prefrec.pipeline.train import train_align, training_rows
+from prefrec.rankers import CatalogueRanker
 from prefrec.runs.stage import stage_key
 from sequential import SMALL, needs_hopwise
 
@@ -41,6 +41,11 @@ def section(recipe):
     return make
 
 
+@pytest.fixture
+def made_of(recipe, data):
+    return Ingredients(data, "k", recipe.model, recipe.lora, 0)
+
+
 @pytest.mark.parametrize("key", OLD_KEYS)
 def test_old_settings_have_their_old_key(key):
     assert stage_key(align=AlignSection(**OLD_KEYS[key]).decisive()) == key
@@ -57,30 +62,30 @@ def test_the_key_changes_with_what_matters():
 
 
 @pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch", "hard"])
-def test_training_sees_the_lists_that_are_kept(recipe, data, section, tmp_path, how):
+def test_training_sees_the_lists_that_are_kept(made_of, data, section, tmp_path, how):
     plain = training_rows(data, section(), 0)
-    train_align(data, recipe.model, recipe.lora, section(negatives_from=how), None, tmp_path, seed=0)
+    train_align(made_of, section(negatives_from=how), None, tmp_path)
     kept = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
     assert [(e.user_id, e.history, e.target) for e in kept] == [(e.user_id, e.history, e.target) for e in plain]
     assert [set(e.candidates) for e in kept] != [set(e.candidates) for e in plain]
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
-def test_lists_grow_to_the_negatives_that_are_asked_for(recipe, data, section, tmp_path):
+def test_lists_grow_to_the_negatives_that_are_asked_for(made_of, data, section, tmp_path):
     longest = max(len(e.candidates) for e in data.train)
     one = section(negatives_from="uniform", num_negatives=longest + 3, rows=4)
-    train_align(data, recipe.model, recipe.lora, one, None, tmp_path, seed=0)
+    train_align(made_of, one, None, tmp_path)
     kept = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
     assert [len(set(e.candidates)) for e in kept] == [longest + 4] * 4
 
 
-def test_hard_negatives_score_highest_under_the_start(recipe, data, section, tmp_path):
+def test_hard_negatives_score_highest_under_the_start(made_of, recipe, data, section, tmp_path):
     """With a pool of everything: no item that the user has not taken scores higher than those in the list."""
     everything = section(negatives_from="hard", negatives_pool=1000, rows=4)
-    train_align(data, recipe.model, recipe.lora, everything, None, tmp_path, seed=0)
+    train_align(made_of, everything, None, tmp_path)
     rows = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
     taken = {u: set(f["item_id"].to_list()) for (u,), f in data.train_interactions.group_by("user_id")}
-    judge = hard_judge(data, recipe.model, None, None)
+    judge = CatalogueRanker(lm_ranker("judge", None, data, recipe.model))
     for e in rows:
         free = [i for i in data.catalogue.ids if i not in taken[e.user_id]]
         scores = judge.score([type(e)(e.user_id, e.history, (*free, e.target), e.target)])[0]
@@ -88,19 +93,18 @@ def test_hard_negatives_score_highest_under_the_start(recipe, data, section, tmp
         assert {i for _, i in best} == set(e.candidates) - {e.target}
 
 
-def test_an_interrupted_stage_keeps_its_lists(recipe, data, section, tmp_path, monkeypatch):
+def test_an_interrupted_stage_keeps_its_lists(made_of, data, section, tmp_path, monkeypatch):
     one = section(negatives_from="uniform")
-    first = negatives.negative_rows(data, recipe.model, one, data.train[:9], None, None, tmp_path, seed=0)
+    first = negatives.negative_rows(made_of, one, data.train[:9], None, None, tmp_path)
     monkeypatch.setattr(negatives, "redraw_lists", lambda *a, **k: pytest.fail("drawn again"))
-    assert negatives.negative_rows(data, recipe.model, one, data.train[:9], None, None, tmp_path, seed=0) == first
+    assert negatives.negative_rows(made_of, one, data.train[:9], None, None, tmp_path) == first
 
 
-def test_a_recommender_that_is_not_trained(recipe, data, section, tmp_path):
+def test_a_recommender_that_is_not_trained(made_of, recipe, section, tmp_path):
     with pytest.raises(ValueError, match=r"align\.s-dpo\.negatives_from: hard-SASRec needs SASRec in the recipe"):
         Recipe.model_validate(
             recipe.model_dump(mode="json") | {"align": [section(negatives_from="hard-SASRec").model_dump()]}
         )
-    made_of = Ingredients(data, "k", recipe.model, recipe.lora, 0)
     with pytest.raises(ConfigError, match="negatives_from: hard-SASRec needs a recipe that trains the recommender"):
         align_stage(made_of, section(negatives_from="hard-SASRec"), None, tmp_path)
 
@@ -119,11 +123,10 @@ def test_the_command_line_names_the_ways(data, tmp_path):
         assert message in done.err
 
 
-def test_a_judge_that_is_not_asked_changes_nothing(recipe, data, section, tmp_path):
+def test_a_judge_that_is_not_asked_changes_nothing(made_of, section, tmp_path):
     def no_judge(batch_size):
         pytest.fail("the judge was asked")
 
-    made_of = Ingredients(data, "k", recipe.model, recipe.lora, 0)
     entry = align_stage(made_of, section(), None, tmp_path / "a", Entry("SASRec", "x", no_judge))
     assert entry.key == align_stage(made_of, section(), None, tmp_path / "b").key
 
@@ -137,8 +140,7 @@ def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):
     }
     run_recipe(Recipe.model_validate(raw), tmp_path, until="align")
     rows = frame_to_examples(pl.read_parquet(tmp_path / "align" / "s-dpo" / NEGATIVES_FILE))
-    chosen_by = ranker_kind("sequential").open_folder(tmp_path / "sequential" / "SASRec", data)
-    judge = hard_judge(data, recipe.model, None, chosen_by)
+    judge = ranker_kind("sequential").open_folder(tmp_path / "sequential" / "SASRec", data).load(8)
     negative = judge.score(rows)
     uniform = judge.score(training_rows(data, section(), 0))
     assert negative.mean() > uniform.mean()

@@ -8,6 +8,7 @@ import pytest
 
 from command import prefrec
 from prefrec.errors import ConfigError
+from prefrec.pipeline import provenance
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.pipeline.run import run_recipe
@@ -92,6 +93,23 @@ def test_what_has_changed_is_told(beside, sections, changed):
         assert [run.changed(name) for name in MODELS] == changed
 
 
+def test_an_alignment_that_went_on_from_another_is_compared_with_that_one(whole):
+    raw = whole.model_dump(mode="json")
+    raw["align"][1] |= {"start": "dpo"}
+    recipe = Recipe.model_validate(raw)
+
+    def changed(**dpo):
+        sft = {"name": "sft", "config": raw["sft"], "start": None}
+        start = {"name": "dpo", "config": raw["align"][0] | dpo, "start": sft}
+        made_with = {name: raw[name] for name in ("seed", "model", "lora")}
+        made_with |= {"data": "d", "prompts": provenance._prompts(recipe.model, "movies"), "start": start}
+        state = {"config": raw["align"][1], "made_with": made_with}
+        return provenance.changed_since("s-dpo", state, recipe, "d", "movies")
+
+    assert changed() == []
+    assert changed(beta=9.0) == ["align.dpo.beta"]
+
+
 def test_other_data_and_another_text_of_a_template_are_told(trained, whole, tmp_path):
     (tmp_path / "own.jinja2").write_text("{{ history }} {{ candidates }}\n", encoding="utf-8")
     own = whole.model_dump(mode="json")
@@ -117,7 +135,7 @@ def test_a_base_that_was_moved_is_not_another(beside, whole, trained, tmp_path):
 
 def test_no_model_answers_beside_another_recipe(beside, tmp_path):
     run = beside(model={"templates": ["continue"]})
-    refused = r"s-dpo was made with another recipe \(model\.templates\) than the one that lies there: run the recipe"
+    refused = r"s-dpo was made with another recipe \(model\.templates\) than the one in this folder: run the recipe"
     for ask in (
         lambda: run.ranker("s-dpo"),
         lambda: adapters_of(run),
@@ -134,7 +152,7 @@ def test_no_model_answers_beside_another_recipe(beside, tmp_path):
     ):
         done = prefrec(*verb)
         assert (done.code, done.out) == (1, "")
-        assert "was made with another recipe (model.templates) than the one that lies there" in done.err
+        assert "was made with another recipe (model.templates) than the one in this folder" in done.err
     assert not (tmp_path / "out").exists()
 
 
@@ -160,4 +178,4 @@ def test_runs_of_before_answer_and_where_it_is_known_a_doubt_is_told(beside, cap
     assert export_ranker(old, "s-dpo", run.folder.parent / "out").is_dir()
     assert "warning" not in capsys.readouterr().err
     assert replace(old, outdated="recipe changed since").entry("s-dpo").name == "s-dpo"
-    assert "whether s-dpo was made with the recipe that lies there is not known: recipe" in capsys.readouterr().err
+    assert "s-dpo may have been made with another recipe than the one in its run: recipe" in capsys.readouterr().err

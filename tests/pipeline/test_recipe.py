@@ -89,16 +89,16 @@ def test_wrong_encoding(tmp_path):
             "{name: a, data: {candidates: {size: 4}}, align: [{num_negatives: 4, negatives_from: list}]}",
             "4 negatives, but a list of 4 candidates has only 3",
         ),
-        ("{name: a, align: [{}, {}]}", r"align: two entries share a name \(s-dpo, s-dpo\)"),
+        ("{name: a, align: [{}, {}]}", "align: the name 's-dpo' is taken by another ranker"),
         (
             "{name: a, align: [{name: x}], rankers: [{kind: tallrec, name: x}]}",
-            "rankers: the name 'x' stands there twice, or is that of another ranker",
+            "rankers: the name 'x' is taken by another ranker",
         ),
         (
             "{name: a, align: [{negatives_from: hard, negatives_pool: 19}]}",
-            r"align\.s-dpo\.negatives_pool: of 19 items drawn for a row the hardest 19 are to be taken",
+            r"align\.s-dpo\.negatives_pool: 19 items are drawn per row, and the hardest 19 of them are taken",
         ),
-        ("{name: a, align: [{name: sft}]}", r"align\.0: name 'sft' is taken by another ranker"),
+        ("{name: a, align: [{name: sft}]}", "align: the name 'sft' is taken by another ranker"),
         ("{name: a, align: [{name: popularity}]}", "name 'popularity' is taken"),
         ("{name: a, align: [{name: zero-shot}]}", "name 'zero-shot' is taken"),
         ("{name: a, evaluate: {split: train}}", r"evaluate\.split: Input should be 'validation' or 'test'"),
@@ -107,7 +107,7 @@ def test_wrong_encoding(tmp_path):
         ("{name: a, evaluate: {references: [best]}}", r"evaluate\.references\.0: Input should be 'random'"),
         (
             "{name: a, evaluate: {references: [popularity, popularity]}}",
-            r"evaluate\.references: a row stands there twice \(popularity, popularity\)",
+            r"evaluate\.references: each row may be named once, got popularity, popularity",
         ),
         (
             "{name: a, sft: {}, rankers: [{kind: llara}]}",
@@ -296,7 +296,7 @@ def test_a_field_goes_by_number_or_by_name(override, place):
         ("rankers.1.rows=8", r"rankers has 1 entry: rankers\.0 \(LLaRA\)$"),
         ("sequential.GRU4Rec.epochs=8", r"sequential has 1 entry: sequential\.0 \(SASRec\)$"),
         ("name.x=8", "name is 'a', which has no fields"),
-        ("sft.rows=[", "what is after the = is no YAML value"),
+        ("sft.rows=[", "the part after = is not YAML"),
     ],
 )
 def test_a_field_that_there_is_not(override, message):

@@ -360,7 +360,7 @@ def test_there_and_back_trains_nothing_anew(run_again, finished, recipe):
 def test_a_name_that_is_kept_for_another(recipe, tmp_path, section):
     named = {"align": {"name": "s-dpo.previous"}, "rankers": {"kind": "tallrec", "name": "x.previous"}}[section]
     changed = Recipe.model_validate(recipe.model_dump(mode="json") | {section: [named | {"rows": 8}]})
-    with pytest.raises(ConfigError, match=r"previous' is no name for a stage"):
+    with pytest.raises(ConfigError, match=r"previous' cannot name a stage"):
         run_recipe(changed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

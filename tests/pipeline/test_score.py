@@ -219,7 +219,7 @@ def test_paired_differences_are_differences(evaluate, entries):
 
 def test_rankers_of_one_name_are_refused(evaluate, entries):
     for name in ("sft", "popularity"):
-        with pytest.raises(ConfigError, match=f"rankers need names of their own, got .*{name}"):
+        with pytest.raises(ConfigError, match=f"each ranker needs its own name, got .*{name}"):
             evaluate([*entries, replace(entries[0], name=name)])
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.pipeline.entry import lm_ranker
+from prefrec.pipeline.entry import Ingredients, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, SFTSection
 from prefrec.pipeline.train import (
     train_align,
@@ -32,7 +32,7 @@ class PowerCutError(Exception):
 def sft(recipe, data):
     def run(out, *, seed=0, model=None, lora=recipe.lora, start=None, **changes):
         section = SFTSection.model_validate(recipe.sft.model_dump() | changes)
-        return train_sft(data, model or recipe.model, lora, section, out, seed=seed, start=start)
+        return train_sft(Ingredients(data, "", model or recipe.model, lora, seed), section, out, start)
 
     return run
 
@@ -41,7 +41,7 @@ def sft(recipe, data):
 def align(recipe, data):
     def run(out, start=None, *, seed=0, model=None, lora=recipe.lora, **changes):
         section = AlignSection.model_validate(recipe.align[1].model_dump() | changes)
-        return train_align(data, model or recipe.model, lora, section, start, out, seed=seed)
+        return train_align(Ingredients(data, "", model or recipe.model, lora, seed), section, start, out)
 
     return run
 

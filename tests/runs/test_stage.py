@@ -167,7 +167,7 @@ def test_what_is_half_deleted_is_neither_whole_nor_foreign(tmp_path, monkeypatch
 
 
 def test_no_stage_has_the_name_of_what_another_keeps(tmp_path):
-    with pytest.raises(ConfigError, match=r"'s-dpo.previous' is no name for a stage"):
+    with pytest.raises(ConfigError, match=r"'s-dpo.previous' cannot name a stage"):
         _made(tmp_path / "s-dpo.previous", "k")
     assert not list(tmp_path.iterdir())
 
@@ -242,10 +242,12 @@ def test_what_is_not_a_stage_is_neither_moved_nor_deleted(tmp_path):
         with stage(folder, "k", "sft", {}):
             pytest.fail("carried out")
 
-    with pytest.raises(ConfigError, match=r"data is there and not from prefrec \(no stage.json in it\)"):
+    with pytest.raises(
+        ConfigError, match=r"data cannot be made: .*data exists and is not from prefrec \(no stage.json in it\)"
+    ):
         make(logs)
     (tmp_path / "sft").mkdir()
-    with pytest.raises(ConfigError, match=r"sft: cannot be made, as .*sft.previous is there"):
+    with pytest.raises(ConfigError, match=r"sft cannot be made: .*sft.previous exists"):
         make(tmp_path / "sft")
     assert (logs / "log.csv").exists()
     assert (aside / "log.csv").exists()

@@ -14,12 +14,12 @@ from prefrec.data import PreparedData, prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.files import write_json
-from prefrec.pipeline.entry import Entry, lm_entry
-from prefrec.pipeline.evaluate import evaluate_rankers, full_catalogue_metrics, metrics_json
-from prefrec.pipeline.full_catalogue import FULL_CATALOGUE
+from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
+from prefrec.pipeline.evaluate import FULL_CATALOGUE, evaluate_rankers, full_catalogue_metrics, metrics_json
 from prefrec.pipeline.kinds import SEQUENTIAL, ranker_kind
-from prefrec.pipeline.recipe import NAME, SEED, ZERO_SHOT, EvaluateSection, ModelSection
+from prefrec.pipeline.recipe import SEED, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.processes import is_first
+from prefrec.rankers.config import NAME
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 
 RETRIEVE: int = RetrieveThenRankConfig.model_fields["retrieve"].default
@@ -67,8 +67,8 @@ def evaluate(
     folder = out or data / "evaluation"
     if full_catalogue:
         hands_on = (retriever, retrieve) if retriever else None
-        key = prepared_digest(data)
-        metrics = full_catalogue_metrics(prepared, key, section, entries, folder, hands_on, seed=seed)
+        made_of = Ingredients(prepared, prepared_digest(data), model, None, seed)
+        metrics = full_catalogue_metrics(made_of, section, entries, folder, hands_on)
         shown: tuple[str, ...] | None = ("hr@1", "hr@10", "ndcg@10", *([f"hr@{retrieve}"] if retriever else []))
         written = f"Metrics: {folder / FULL_CATALOGUE}"
     else:

@@ -11,11 +11,11 @@ from prefrec.cli import _options as o
 from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.files import read_json
-from prefrec.pipeline.entry import Entry, lm_entry
-from prefrec.pipeline.ingredients import Ingredients
-from prefrec.pipeline.recipe import SEED, LoraSection, ModelSection, RowsSection, SFTSection
+from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
+from prefrec.pipeline.recipe import SEED, LoraSection, ModelSection, SFTSection
 from prefrec.pipeline.rows import check_section, warn_of_idle_dropout
 from prefrec.pipeline.run import sft_stage
+from prefrec.training.section import RowsSection
 
 PEFT_NAMES = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targets": "target_modules"}
 """Field of the `lora` section → field of a saved adapter's configuration."""

@@ -1,4 +1,4 @@
-"""What a recipe's model reads and answers: text by a template, or item tokens."""
+"""Input and output of a recipe's model: text by a template, or item tokens."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from prefrec.rankers.title_encoder import load_encoder
 from prefrec.rankers.window import WindowCooccurrenceRanker
 
 Encoder = PromptEncoder | ItemEncoder
-
 TFIDF_SIZE = 256
-"""Dimensions that title vectors by TF-IDF are reduced to."""
+"""Dimensions of title vectors by TF-IDF, after reduction."""
 COOCCURRENCE_LENGTH = 2.0
-"""Length of a co-occurrence vector, where title vectors have a mean length of 1."""
+"""Length of a co-occurrence vector; title vectors have a mean length of 1."""
 _TITLE_TOKENS = 64
 
 
 def prompt_encoder(model: ModelSection, catalogue: Catalogue) -> Encoder:
-    """Return what turns questions about items of a catalogue into tokens."""
+    """Return the encoder that turns questions about items of a catalogue into tokens."""
     tokenizer = load_tokenizer(model.name)
     if model.answers == "titles":
         return PromptEncoder(tokenizer, max_length=model.max_length, chat=model.chat)
@@ -35,7 +34,7 @@ def prompt_encoder(model: ModelSection, catalogue: Catalogue) -> Encoder:
 
 
 def shows_candidates(model: ModelSection, domain: str) -> bool:
-    """Return whether the model is shown the candidates that it is asked about."""
+    """Return True if the model's prompt shows the candidates."""
     return model.answers == "titles" and load_template(model.templates[0], domain=domain).shows_candidates
 
 
@@ -63,7 +62,7 @@ def _cooccurrence_vectors(data: PreparedData, model: ModelSection) -> Tensor:
 
 
 def title_vectors(data: PreparedData, model: ModelSection) -> Tensor:
-    """Return a vector [T] for the title of every item, [I, T], as `model.items.vectors` says."""
+    """Return vectors [I, T] of all items' titles, made as `model.items.vectors` says."""
     titles = data.catalogue.titles_of(data.catalogue.ids)
     if model.items.vectors != "tfidf":
         name = model.name if model.items.vectors == "base" else model.items.vectors

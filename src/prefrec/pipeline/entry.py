@@ -1,22 +1,64 @@
-"""Lines of the table: rankers by name, loaded when they are asked."""
+"""Inputs that the stages of a run share, and the rankers that come out of them, loaded when they are asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prefrec.console import say
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.pipeline.encoders import prompt_encoder
-from prefrec.pipeline.recipe import ModelSection
+from prefrec.pipeline.recipe import LoraSection, ModelSection
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.lm import BATCH_SIZE, LMRanker, load_lm
 from prefrec.rankers.reference import reference_ranker
-from prefrec.runs.stage import file_facts, stage_key
+from prefrec.runs.stage import file_facts, is_finished, stage_key
+
+WEIGHTS = "adapter"
+"""Folder of the trained weights inside a stage's folder: an adapter, or a whole model."""
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """Data and their key, base model, form of a new adapter (None: all weights are trained), and seed.
+
+    `batch_size` is the rows per pass of stages that ask rankers. No result depends on it, so no key does.
+    """
+
+    data: PreparedData
+    data_key: str
+    model: ModelSection
+    lora: LoraSection | None
+    seed: int
+    batch_size: int = BATCH_SIZE
+
+    def key(self, **more: Any) -> str:
+        """Return the key of a stage made of these and `more`."""
+        lora = self.lora.model_dump() if self.lora else None
+        return stage_key(data=self.data_key, model=model_key(self.model), lora=lora, seed=self.seed, **more)
+
+    @property
+    def weights_files(self) -> list[str]:
+        """Files, relative to its folder, of a finished stage that trains a language model."""
+        return [f"{WEIGHTS}/{'config.json' if self.lora is None else 'adapter_config.json'}"]
+
+
+def due(folder: Path, key: str, name: str, made: Sequence[str]) -> bool:
+    """Return True if a stage with this key still has to run, and print its name.
+
+    `made` are the files, relative to `folder`, that a finished stage has.
+    """
+    if is_finished(folder, key) and all((folder / file).is_file() for file in made):
+        say(f"[dim]{name}: unchanged[/dim]")
+        return False
+    say(f"[bold]{name}[/bold]")
+    return True
 
 
 @dataclass(frozen=True)
@@ -27,10 +69,10 @@ class Entry:
         name: in the table.
         key: changes with everything its answers depend on, apart from `model`.
         load: makes the ranker, given the rows per pass.
-        load_full: makes it as it is asked about the whole catalogue; None: it cannot be asked so.
-        weights: folder of the trained weights, to go on from; None: the bare base, or nothing was trained.
-        model: of a language model of the main line (zero-shot, SFT, alignments), how its base is asked: its answers
-            depend on it, the training of its weights does not. None: any other ranker.
+        load_full: makes it for questions about the whole catalogue; None: it cannot answer them.
+        weights: folder of the trained weights; None: the bare base, or nothing was trained.
+        model: settings of the base, for a language model of the main line (zero-shot, SFT, alignments). Its answers
+            depend on them, but the training of its weights does not. None: any other ranker.
     """
 
     name: str
@@ -42,25 +84,23 @@ class Entry:
 
     @property
     def in_main_line(self) -> bool:
-        """Return True for a language model that is shown the titles it scores."""
+        """True for a language model whose prompt shows the titles that it scores."""
         return self.model is not None
 
     @property
     def full(self) -> Entry | None:
-        """The entry as it is asked about the whole catalogue, with the history alone; None: it cannot be."""
+        """The entry for questions about the whole catalogue, where no candidates are shown; None: it has none."""
         if self.load_full is None:
             return None
         if not self.in_main_line:
             return replace(self, load=self.load_full)
+        # The prompt shows no candidates then, so answers are others than those to lists.
         key = stage_key(lm=self.key, model=self.model, candidates="none shown")
         return Entry(self.name, key, self.load_full, self.load_full, self.weights)
 
 
 def full_entries(entries: Sequence[Entry]) -> list[Entry]:
-    """Return the entries that can be asked about the whole catalogue, as they are asked so.
-
-    Left out are rankers that must be shown what they score, or ask a server about every item.
-    """
+    """Return the entries for questions about the whole catalogue, without those that cannot answer them."""
     return [full for entry in entries if (full := entry.full)]
 
 
@@ -69,73 +109,55 @@ def lm_entry(
 ) -> Entry:
     """Return a language model of the main line.
 
-    Args:
-        name: in the table.
-        weights: of an adapter or a whole model; None: the bare base.
-        data: whose titles it is asked about.
-        model: the base, and how it is asked.
-        key: of the stage that made the weights; None: they come from outside a run (`adapter_key`).
+    `weights` is the folder of an adapter or a whole model (None: the bare base), and `key` that of the stage that
+    made them (None: they come from outside a run).
     """
-
-    def load(batch_size: int) -> LMRanker:
-        return lm_ranker(name, weights, data, model, batch_size=batch_size)
-
-    def load_full(batch_size: int) -> CatalogueRanker:
-        return CatalogueRanker(load(batch_size))
-
-    return Entry(name, key or adapter_key(weights, data), load, load_full, weights, model_key(model))
+    load = partial(lm_ranker, name, weights, data, model)
+    key = key or adapter_key(weights, data)
+    return Entry(name, key, load, lambda size: CatalogueRanker(load(size)), weights, model_key(model))
 
 
 def lm_ranker(
-    name: str, adapter: Path | None, data: PreparedData, model: ModelSection, *, batch_size: int = BATCH_SIZE
+    name: str, weights: Path | None, data: PreparedData, model: ModelSection, batch_size: int = BATCH_SIZE
 ) -> LMRanker:
-    """Return a language model, with an adapter where one is given, as a ranker of the items of `data`."""
-    lm, tokenizer = load_lm(model.name, adapter, **model.loading())
-    template = load_template(model.templates[0], domain=data.domain)
+    """Load a language model, with an adapter or other weights if given, as a ranker of the items of `data`."""
+    lm, tokenizer = load_lm(model.name, weights, **model.loading())
     return LMRanker(
         name,
         lm,
         tokenizer,
         data.catalogue,
-        template,
-        max_length=model.max_length,
-        chat=model.chat,
+        load_template(model.templates[0], domain=data.domain),
         batch_size=batch_size,
         objective=model.objective,
         encoder=prompt_encoder(model, data.catalogue),
     )
 
 
-def reference_entry(name: str, data: PreparedData, data_key: str, seed: int) -> Entry:
+def reference_entry(made_of: Ingredients, name: str) -> Entry:
     """Return a reference row as an entry, for rankers that are made of others."""
+    data, seed = made_of.data, made_of.seed
 
     def load(batch_size: int) -> Ranker:
         return reference_ranker(name, data.train_interactions, data.catalogue, seed, data.validation)
 
-    return Entry(name, stage_key(reference=name, data=data_key, seed=seed), load, load)
+    return Entry(name, stage_key(reference=name, data=made_of.data_key, seed=seed), load, load)
 
 
-def known_entry(name: str, of: str, entries: Mapping[str, Entry], field: str, more: Sequence[str] = ()) -> Entry:
-    """Return the entry of this name, which the field `field` of the ranker `of` asks for.
-
-    Args:
-        more: names that the field may have beside those of the entries; for the message.
-
-    Raises:
-        ConfigError: there is none.
-    """
+def known_entry(name: str, ranker: str, entries: Mapping[str, Entry], field: str, more: Sequence[str] = ()) -> Entry:
+    """Return the entry that a ranker's field names; raise ConfigError, which also lists `more`, if there is none."""
     if name not in entries:
-        raise ConfigError(f"{of}.{field}: there is no {name!r} here; there are {', '.join([*more, *entries])}")
+        raise ConfigError(f"{ranker}.{field}: there is no {name!r} here; there are {', '.join([*more, *entries])}")
     return entries[name]
 
 
-def adapter_key(adapter: Path | None, data: PreparedData) -> str:
-    """Return the key of an adapter from outside a run, or of the bare base, on this data."""
-    titles = {"titles": data.catalogue.titles, "domain": data.domain}
-    return stage_key(**titles, files=file_facts([adapter] if adapter else []))
+def adapter_key(weights: Path | None, data: PreparedData) -> str:
+    """Return the key of weights from outside a run, or of the bare base, on this data."""
+    files = file_facts([weights] if weights else [])
+    return stage_key(titles=data.catalogue.titles, domain=data.domain, files=files)
 
 
 def model_key(model: ModelSection) -> dict[str, Any]:
-    """Return what a stage depends on of the model: what decides in its section, and the files named in it."""
+    """Return what a key holds of the model: its result-changing settings, and facts of the files that it names."""
     facts = file_facts(Path(name).expanduser() for name in (model.name, *model.templates))
     return {**model.decisive(), **({"files": facts} if facts else {})}

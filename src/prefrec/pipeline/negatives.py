@@ -1,91 +1,136 @@
-"""The rows of an alignment with negatives of its own choice: drawn once, kept in the stage's folder."""
+"""Training rows of an alignment with the negatives that it asks for: drawn and kept, or from the log itself."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from prefrec import processes
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
+from prefrec.data.preferences import impression_rows, rated_rows, with_opinions
 from prefrec.data.readers import read_parquet
+from prefrec.errors import DataError
 from prefrec.files import write_whole
-from prefrec.pipeline.entry import Entry, lm_ranker
-from prefrec.pipeline.recipe import AlignSection, ModelSection
-from prefrec.rankers import CatalogueRanker, Ranker
+from prefrec.pipeline.entry import Entry, Ingredients, lm_ranker
+from prefrec.pipeline.recipe import AlignSection
+from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.training.negatives import Sampler, redraw_lists
 
 NEGATIVES_FILE = "negatives.parquet"
-"""In the folder of an alignment whose lists were drawn again: its training rows."""
+"""Training rows of an alignment whose lists were drawn again, in the folder of its stage."""
 
 
 def negative_rows(
-    data: PreparedData,
-    model: ModelSection,
+    made_of: Ingredients,
     section: AlignSection,
     rows: Sequence[RankingExample],
-    adapter: Path | None,
+    start: Path | None,
     judge: Entry | None,
     out: Path,
-    *,
-    seed: int,
 ) -> list[RankingExample]:
-    """Training rows with the lists that `section.negatives_from` asks for; those of an interrupted stage are kept.
+    """Return the rows with the lists that `section.negatives_from` asks for; those of an interrupted stage are kept.
 
-    A list that is drawn again is as long as the row's own, or longer where `section.num_negatives` asks for more.
-
-    Args:
-        data: prepared rows.
-        model: the base.
-        section: of the alignment.
-        rows: as the data have them.
-        adapter: what the alignment starts from, which judges where `negatives_from` is `hard`; None: the bare base.
-        judge: the recommender that judges where `negatives_from` names one.
-        out: folder of the stage.
-        seed: of the draws.
+    A new list is as long as the row's own, or longer if `section.num_negatives` needs it. Models are `start`, the
+    weights that the alignment starts from (None: the bare base), and the `judge` that `negatives_from` names, if any.
     """
     if section.drawn_from is None:
         return list(rows)
     path = out / NEGATIVES_FILE
     if not processes.from_first(path.is_file()):
         say(f"{section.name}: negatives from {section.negatives_from}")
-        score = hard_judge(data, model, adapter, judge).score if section.is_hard else None
-        sampler = _sampler(data, model, adapter) if section.drawn_from == "reference" else None
-        size = 1 + section.num_negatives
-        if section.drawn_from != "reference":
+        size, chooser, sampler = 1 + section.num_negatives, None, None
+        # The sampler draws exactly as many items as needed. The other ways keep lists as long as the data's.
+        if section.drawn_from == "reference":
+            sampler = _sampler(CatalogueRanker(lm_ranker("reference", start, made_of.data, made_of.model)))
+        else:
             size = max([size, *(len(e.candidates) for e in rows)])
-        found = redraw_lists(
+        if section.is_hard and judge is not None:
+            chooser = judge.load(BATCH_SIZE).score
+        elif section.is_hard:
+            chooser = CatalogueRanker(lm_ranker("hard negatives", start, made_of.data, made_of.model)).score
+        drawn = redraw_lists(
             rows,
-            data,
+            made_of.data,
             section.drawn_from,
-            seed=seed,
+            seed=made_of.seed,
             size=size,
             pool=section.negatives_pool,
-            judge=score,
+            judge=chooser,
             sampler=sampler,
         )
         if processes.is_first():
             out.mkdir(parents=True, exist_ok=True)
-            write_whole(path, examples_to_frame(found).write_parquet)
+            write_whole(path, examples_to_frame(drawn).write_parquet)
         processes.wait()
     return frame_to_examples(read_parquet(path))
 
 
-def _sampler(data: PreparedData, model: ModelSection, adapter: Path | None) -> Sampler:
-    """Return what draws items in proportion to the probabilities of the model that an alignment starts from."""
-    ranker = CatalogueRanker(lm_ranker("reference", adapter, data, model))
-
+def _sampler(ranker: CatalogueRanker) -> Sampler:
     def draw(history: Sequence[str], k: int, rng: np.random.Generator, without: Collection[str]) -> list[str]:
         return ranker.sample(history, k, rng, without=without)
 
     return draw
 
 
-def hard_judge(data: PreparedData, model: ModelSection, adapter: Path | None, judge: Entry | None) -> Ranker:
-    """Return the ranker that says what is hard: the judge, or the language model without a list in its prompt."""
-    if judge is not None:
-        return judge.load(BATCH_SIZE)
-    return CatalogueRanker(lm_ranker("hard negatives", adapter, data, model))
+def log_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
+    """Return all training rows of `negatives_from: rated` or `impressions`; raise DataError if the log has none."""
+    return _rows_of(data.train_interactions, None, data, section, seed)
+
+
+def log_validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
+    """Return `eval_rows` random such rows of validation users after the training part; raise DataError if none."""
+    held_out, users = data.held_out_interactions, {e.user_id for e in data.validation}
+    log = None if held_out is None else held_out.filter(pl.col("user_id").is_in(list(users)))
+    rows = [] if log is None else _rows_of(log, data.train_interactions, data, section, seed)
+    if not rows:
+        raise DataError(
+            f"align.{section.name}.eval_rows: no validation user has an item to choose and enough to reject after "
+            "the training part; set it to 0, or hold out more with `split: time-share` in `data`"
+        )
+    order = np.random.default_rng((seed, 1)).permutation(len(rows))
+    return [rows[i] for i in order[: section.eval_rows]]
+
+
+def history_length(data: PreparedData) -> int:
+    """Return the largest number of items that a prompt shows."""
+    return int(data.protocol.get("config", {}).get("history_length", 10))
+
+
+def _rows_of(
+    log: pl.DataFrame, earlier: pl.DataFrame | None, data: PreparedData, section: AlignSection, seed: int
+) -> list[RankingExample]:
+    rejected = section.num_negatives - section.sampled_negatives
+    shape: dict[str, Any] = {
+        "earlier": earlier,
+        "history_length": history_length(data),
+        "min_history": int(data.protocol.get("config", {}).get("min_history", 1)),
+        "seed": seed,
+    }
+    if section.negatives_from == "rated":
+        rows = rated_rows(with_opinions(log, data.train_interactions, section.thresholds), rejected, **shape)
+    else:
+        rows = impression_rows(log, rejected, **shape)
+    return _with_sampled(rows, data, section.sampled_negatives, log, seed) if section.sampled_negatives else rows
+
+
+def _with_sampled(
+    rows: Sequence[RankingExample], data: PreparedData, number: int, log: pl.DataFrame, seed: int
+) -> list[RankingExample]:
+    """Return the rows with `number` more candidates each, drawn uniformly from items that `log` does not name."""
+    pair = ["user_id", "item_id"]
+    known = [data.train_interactions.select(pair), log.select(pair)]
+    if "impressions" in log.columns:
+        known.append(log.select("user_id", item_id="impressions").explode("item_id").drop_nulls())
+    drawn = redraw_lists(rows, data, "uniform", seed=seed, size=1 + number, known=pl.concat(known))
+    rng, mixed = np.random.default_rng((seed, 5)), []
+    for row, more in zip(rows, drawn, strict=True):
+        listed = [*row.candidates, *(i for i in more.candidates if i != row.target)]
+        mixed.append(replace(row, candidates=tuple(listed[i] for i in rng.permutation(len(listed)).tolist())))
+    return mixed

@@ -1,36 +1,28 @@
-"""What a training stage was made with, in plain words in its `stage.json`: a key tells that it was something else,
-not what."""
+"""The inputs of a training stage, in plain words in its `stage.json`: a key shows a change, but not which one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from prefrec.files import read_json
 from prefrec.lm.models import same_base
-from prefrec.pipeline.entry import Entry
-from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.entry import Entry, Ingredients
 from prefrec.pipeline.kinds import SEQUENTIAL
-from prefrec.pipeline.recipe import SFT, LoraSection, ModelSection, Recipe
+from prefrec.pipeline.recipe import SFT, AlignSection, ModelSection, Recipe
 from prefrec.prompts import load_template
-from prefrec.runs.stage import STAGE_FILE, stage_key
+from prefrec.runs.stage import read_state, stage_key
 
 MADE_WITH = "made_with"
-"""In `stage.json`: what decides the outcome beside the stage's own `config`."""
+"""Key in `stage.json` for the result-changing inputs other than the stage's own `config`."""
 
 
 def made_with(made_of: Ingredients, start: Entry | None = None, judge: Entry | None = None) -> dict[str, Any]:
-    """What decides a training stage of a language model, beside its own section.
+    """Return the result-changing inputs of a stage that trains a language model, other than its own section.
 
-    Args:
-        made_of: data, model, form of the adapter, seed.
-        start: what it goes on from.
-        judge: the recommender that chooses its negatives.
+    `start` is the model that it continues from, and `judge` the recommender that chooses its negatives.
     """
-    told: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         "data": made_of.data_key,
         "seed": made_of.seed,
         "model": made_of.model.model_dump(mode="json"),
@@ -39,95 +31,79 @@ def made_with(made_of: Ingredients, start: Entry | None = None, judge: Entry | N
         "start": None,
     }
     if start is not None and start.weights is not None:
-        state = _state(start.weights.parent)
-        told["start"] = {"name": start.name, "config": state.get("config"), **_start_of(state)}
+        state = read_state(start.weights.parent)
+        inputs["start"] = {"name": start.name, "config": state.get("config")}
+        earlier = state.get(MADE_WITH)
+        if isinstance(earlier, dict) and "start" in earlier:
+            inputs["start"]["start"] = earlier["start"]
     if judge is not None and judge.weights is not None:
-        told["judge"] = _state(judge.weights).get("config")
-    return told
+        inputs["judge"] = read_state(judge.weights).get("config")
+    return inputs
 
 
 def changed_since(name: str, state: dict[str, Any], recipe: Recipe, data_key: str, domain: str) -> list[str] | None:
-    """Fields of the recipe that a ranker's stage was made with other values of; [] where there are none.
+    """Return the dotted names of result-changing fields whose value differs from the one a stage was made with.
 
-    None: the stage was made before this was noted. Settings that decide nothing do not count, nor does the name of a
-    base whose folder may only have been moved.
-
-    Args:
-        name: of the ranker.
-        state: of its stage.
-        recipe: that lies in the run's folder now.
-        data_key: of the prepared data that lie there.
-        domain: of these.
+    A base whose folder may only have been moved does not count. None: the stage did not record its inputs. Recipe,
+    `data_key` and `domain` are those in the run's folder now; `name` and `state` are of the stage.
     """
-    told = state.get(MADE_WITH)
-    if not isinstance(told, dict):
+    recorded = state.get(MADE_WITH)
+    if not isinstance(recorded, dict):
         return None
-    found = ["data"] if told.get("data") != data_key else []
-    found += ["seed"] if told.get("seed") != recipe.seed else []
-    model = _changed("model", recipe.model, told.get("model"))
-    if "model.name" in model and same_base(str(told["model"]["name"]), recipe.model.name) is not False:
+    changed = ["data"] if recorded.get("data") != data_key else []
+    changed += ["seed"] if recorded.get("seed") != recipe.seed else []
+    model = _changed("model", recipe.model, recorded.get("model"))
+    # A local base may have moved: another path to the same files is not another model.
+    if "model.name" in model and same_base(str(recorded["model"]["name"]), recipe.model.name) is not False:
         model.remove("model.name")
-    if not model and told.get("prompts") != _prompts(recipe.model, domain):
+    if not model and recorded.get("prompts") != _prompts(recipe.model, domain):
         model = ["the text of model.templates"]
-    found += [*model, *_lora_changed(recipe.lora, told.get("lora"))]
+    changed += model
+    lora = recorded.get("lora")
+    if recipe.lora is not None and lora is not None:
+        changed += _changed("lora", recipe.lora, lora)
+    elif recipe.lora is not None or lora is not None:
+        changed.append("lora")
     align = next((a for a in recipe.align if a.name == name), None)
     if align is not None:
-        found += _changed(f"align.{name}", align, state.get("config"))
+        changed += _changed(f"align.{name}", align, state.get("config"))
         judge = next((s for s in recipe.sequential if s.model == align.negatives_judge), None)
-        found += _changed(f"{SEQUENTIAL}.{judge.model}", judge, told.get("judge")) if judge else []
-        return found + _earlier([SFT], recipe, told)
-    section = recipe.sft if name == SFT else None
-    found += _changed(name, section, state.get("config")) if section is not None else []
-    return found
+        changed += _changed(f"{SEQUENTIAL}.{judge.model}", judge, recorded.get("judge")) if judge else []
+        changed += _changed_start(align, recipe, recorded)
+    elif name == SFT and recipe.sft is not None:
+        changed += _changed(SFT, recipe.sft, state.get("config"))
+    return changed
 
 
-def _lora_changed(lora: LoraSection | None, told: Any) -> list[str]:
-    if lora is None or told is None:
-        return [] if lora is None and told is None else ["lora"]
-    return _changed("lora", lora, told)
+def _changed_start(align: AlignSection, recipe: Recipe, recorded: dict[str, Any]) -> list[str]:
+    """Return the changed fields of the stages that an alignment started from, the nearest stage first."""
+    if "start" not in recorded:
+        return []
+    start = recorded["start"] or {}
+    name = align.start or (SFT if recipe.sft else None)
+    if start.get("name") != name:
+        return [align.start or SFT]
+    if align.start is None:
+        return _changed(SFT, recipe.sft, start.get("config")) if recipe.sft else []
+    before = next(a for a in recipe.align if a.name == align.start)
+    return [*_changed(f"align.{name}", before, start.get("config")), *_changed_start(before, recipe, start)]
 
 
-def _earlier(names: Sequence[str], recipe: Recipe, told: dict[str, Any]) -> list[str]:
-    """Fields of the stages before one, of which `names` may be, the nearest first, that have changed."""
-    for place, name in enumerate(names):
-        section = getattr(recipe, name)
-        start = told.get("start") or {}
-        was_there = start.get("name") == name
-        if "start" not in told or (section is None and not was_there):
-            continue
-        if section is None or not was_there:
-            return [name]
-        return [*_changed(name, section, start.get("config")), *_earlier(names[place + 1 :], recipe, start)]
-    return []
-
-
-def _changed(place: str, section: BaseModel, told: Any) -> list[str]:
-    """Fields of a section, below `place`, that have other values in `told`, of those that decide something."""
+def _changed(prefix: str, section: BaseModel, recorded: Any) -> list[str]:
+    """Return the names, after `prefix`, of a section's result-changing fields that differ from the recorded ones."""
     try:
-        before = type(section).model_validate(told)
+        before = type(section).model_validate(recorded)
     except ValidationError:  # of another version, whose fields are not known here
         return []
-    now, then = _decisive(section), _decisive(before)
-    fields = [f for f in {**now, **then} if getattr(section, f) != getattr(before, f)]
-    return [f"{place}.{field}" for field in fields]
+    fields = {**_decisive(section), **_decisive(before)}
+    return [f"{prefix}.{field}" for field in fields if getattr(section, field) != getattr(before, field)]
 
 
 def _decisive(section: Any) -> dict[str, Any]:
-    found: dict[str, Any] = section.decisive() if hasattr(section, "decisive") else section.model_dump()
-    return found
+    settings: dict[str, Any] = section.decisive() if hasattr(section, "decisive") else section.model_dump()
+    return settings
 
 
 def _prompts(model: ModelSection, domain: str) -> str:
-    """What the model's templates say, as a hash."""
+    """Return a hash of the text of the model's templates."""
     return stage_key(texts=[load_template(name, domain=domain).source for name in model.templates])
-
-
-def _start_of(state: dict[str, Any]) -> dict[str, Any]:
-    """What a stage says that it went on from; nothing where it does not say it."""
-    told = state.get(MADE_WITH)
-    return {"start": told["start"]} if isinstance(told, dict) and "start" in told else {}
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    state = read_json(folder / STAGE_FILE)
-    return state if isinstance(state, dict) else {}

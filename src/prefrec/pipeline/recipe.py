@@ -1,4 +1,4 @@
-"""A recipe: one YAML file that says everything of a run."""
+"""A recipe: one YAML file with all settings of a run."""
 
 from __future__ import annotations
 
@@ -36,28 +36,14 @@ from prefrec.training.section import RowsSection
 
 ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN", "window co-occurrence", "title TF-IDF"]
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
-FULL_ROWS = 300
-"""Rows ranked over the whole catalogue by default: a language model scores every title for each of them."""
 SEED = 0
-"""Seed of a run by default."""
-ZERO_SHOT = "zero-shot"
-SFT = "sft"
-RANKERS = "rankers"
-NegativesFrom = Literal[
-    "reference",
-    "list",
-    "uniform",
-    "popularity",
-    "in-batch",
-    "hard",
-    "hard-GRU4Rec",
-    "hard-Caser",
-    "hard-SASRec",
-    "rated",
-    "impressions",
-]
-FROM_LOG = ("rated", "impressions")
-"""Negatives that the log tells of; rows are made of it, instead of lists that are drawn."""
+"""Default seed of a run."""
+ZERO_SHOT, SFT, RANKERS = "zero-shot", "sft", "rankers"
+Judged = Literal["hard", "hard-GRU4Rec", "hard-Caser", "hard-SASRec"]
+FromLog = Literal["rated", "impressions"]
+FROM_LOG: tuple[FromLog, ...] = get_args(FromLog)
+"""Negatives that come from the log itself. Rows are then made from the log instead of drawn lists."""
+NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", Judged, FromLog]
 
 
 class _Section(BaseModel):
@@ -67,33 +53,22 @@ class _Section(BaseModel):
 class ItemsSection(_Section):
     """Items as tokens (`model.answers: items`): how an item's vector is made."""
 
-    vectors: str = Field(
-        "base",
-        description="Of titles: base (mean states of the language model), tfidf, or the name of a sentence encoder.",
-    )
+    vectors: str = Field("base", description="Of titles: base (mean states), tfidf, or a sentence encoder's name.")
     cooccurrence: int = Field(
-        0,
-        ge=0,
-        description="Dimensions of an item's place in training histories (singular vectors of window co-occurrence) "
-        "beside its title's vector; 0: none.",
+        0, ge=0, description="Dimensions of window co-occurrence in training, beside the title's vector; 0: none."
     )
-    vector_dropout: float = Field(
-        0.0, ge=0, lt=1, description="Share of items known by their title alone in a training step; for new items."
-    )
-    dropout: float = Field(0.3, ge=0, lt=1, description="On item vectors and on the states that meet them.")
-    learning_rate: float = Field(
-        SFTConfig.item_learning_rate, gt=0, description="Peak learning rate of the items' vectors."
-    )
+    vector_dropout: float = Field(0.0, ge=0, lt=1, description="Share of items that a step knows by title alone.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="On item vectors, and on the states compared with them.")
+    learning_rate: float = Field(SFTConfig.item_learning_rate, gt=0, description="Peak rate of the items' vectors.")
 
 
 class ModelSection(_Section):
     """The language model and how it is asked."""
 
     name: str = Field(EMBEDDED, description="Embedded model, local folder or hub id.")
+    # Trained weights stay in float32.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto",
-        description="Of all products; auto: bfloat16 where this machine multiplies it faster, else float32. Weights "
-        "that are trained stay in float32.",
+        "auto", description="Of all products; auto: bfloat16 if this machine multiplies it faster, else float32."
     )
     max_length: int = Field(MAX_LENGTH, ge=16, description="Tokens of a prompt with its longest answer.")
     chat: bool = Field(SFTConfig.chat, description="Wrap prompts by the tokenizer's chat template.")
@@ -101,19 +76,15 @@ class ModelSection(_Section):
         None, description="How many of the first layers to keep, or the numbers of those to keep, from 0; None: all."
     )
     templates: list[str] = Field(
-        ["history"],
-        min_length=1,
-        description="Phrasings (`history`, `1`, `movies/2`) or jinja2 files; evaluation uses the first.",
+        ["history"], min_length=1, description="Prompts (`history`, `movies/2`) or files; evaluation uses the first."
     )
     answers: Literal["titles", "items"] = Field(
         "titles", description="titles: an answer is a title as text; items: it is one token that stands for the item."
     )
-    items: ItemsSection = Field(default_factory=lambda: ItemsSection(), description="For `answers: items`.")
+    items: ItemsSection = Field(ItemsSection(), description="For `answers: items`.")
     random_weights: bool = Field(False, description="Leave the pretrained weights out: a control.")
     objective: Literal["catalogue", "tokens"] = Field(
-        "catalogue",
-        description="What a title's tokens compete with, in training and scoring: catalogue: tokens that go on to a "
-        "title; tokens: the whole vocabulary.",
+        "catalogue", description="A title's tokens compete with those that continue a title (catalogue), or with all."
     )
     attn_implementation: Literal["auto", "sdpa", "eager", "flex_attention"] = Field(
         "auto", description="auto: transformers' choice; on a GPU the faster of sdpa and flex_attention."
@@ -121,7 +92,8 @@ class ModelSection(_Section):
     quantization: Literal["none", "nf4"] = Field("none", description="nf4: the frozen base in 4 bits (QLoRA).")
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that the outcome depends on."""
+        """Return the settings that the result depends on."""
+        # Runs of earlier versions must keep their keys, so a setting that came later counts only if it is used.
         idle = {"attn_implementation"} | ({"quantization"} if self.quantization == "none" else set())
         idle |= {"items"} if self.answers == "titles" else {"templates"}
         return self.model_dump(exclude=idle)
@@ -137,16 +109,14 @@ class LoraSection(_Section):
     r: int = Field(RANK, ge=1, description="Rank.")
     alpha: int | None = Field(None, ge=1, description="Scale numerator; None: 2·r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="On its input; needs disable_dropout: false.")
-    targets: list[str] | str = Field(
-        ALL_LINEAR, description="Names of the layers; all-linear; or an expression that their whole names match."
-    )
+    targets: list[str] | str = Field(ALL_LINEAR, description="Names of layers, all-linear, or a regex of full names.")
 
 
 class SFTSection(RowsSection):
     """Supervised fine-tuning.
 
-    Where the first template shows no candidates a row is a user's history, of which every title is a target. Where it
-    shows them a row is one ranking question, as in the paper.
+    If the first template shows no candidates, a row is a user's history, and each of its titles is a target. If it
+    shows them, a row is one ranking question, as in the paper.
     """
 
     epochs: float = Field(4.0, gt=0, description="Passes over the rows.")
@@ -155,19 +125,17 @@ class SFTSection(RowsSection):
     max_grad_norm: float = Field(SFTConfig.max_grad_norm, ge=0, description="Gradient clipping.")
     titles: int = Field(50, ge=2, description="Titles of a row, about; a longer history gives several rows.")
     drop: float = Field(0.1, ge=0, lt=1, description="Share of titles left out, drawn anew in each epoch.")
-    eval_rows: int = Field(
-        300, ge=0, description="Validation rows asked after each epoch; the best epoch is kept. 0: none, the last is."
-    )
+    eval_rows: int = Field(300, ge=0, description="Validation rows that choose the best epoch; 0: keep the last one.")
     patience: int = Field(2, ge=1, description="Epochs in a row without a new best before training ends.")
 
     def idle_settings(self) -> set[str]:
-        """As for all stages, but that validation rows choose the checkpoint."""
+        # Validation rows choose the checkpoint here, so they affect the result.
         idle = super().idle_settings() - {"eval_rows"} | {"eval_steps"}
         return idle | (set() if self.eval_rows else {"patience"})
 
 
 class AlignSection(RowsSection):
-    """One preference alignment, from the SFT adapter (or from the bare base where `sft` is left out)."""
+    """One preference alignment, from the SFT adapter (or from the bare base if `sft` is left out)."""
 
     name: str = Field("s-dpo", pattern=NAME, description="Folder, and name in the tables.")
     loss: str = Field(cast(str, SoftmaxDPOConfig.loss_type), description=f"One of {', '.join(LOSSES)}.")
@@ -178,36 +146,28 @@ class AlignSection(RowsSection):
     )
     negatives_from: NegativesFrom = Field(
         "reference",
-        description="reference: drawn in proportion to the probabilities of the model it starts from, which makes "
-        "S-DPO consistent at beta 1; list: the row's own candidates; uniform, popularity, in-batch "
-        "(targets of other rows), hard (highest under the model it starts from), hard-SASRec and the like. rated and "
-        "impressions make rows of the log: of items that the user rated high and low, or took and left.",
+        description="reference: by the probabilities of the model it starts from, so that S-DPO is consistent at "
+        "beta 1; list: the row's own candidates; uniform; popularity; in-batch: targets of other rows; hard: highest "
+        "in the model it starts from, or in SASRec and the like; rated, impressions: rows from the log, of items "
+        "that the user rated high and low, or took and left.",
     )
     liked: float = Field(5.0, description="rated: chosen are items rated at least this.")
     disliked: float = Field(2.0, description="rated: rejected are items of the same user rated at most this.")
     rated_by: RatedBy = Field(
-        "value",
-        description="What liked and disliked are: value: ratings; quantile: shares of the user's own ratings (0.8 "
-        "and 0.2), for counts.",
+        "value", description="Unit of these two: ratings, or shares of the user's own ratings (0.8, 0.2; for counts)."
     )
-    sampled_negatives: int = Field(
-        0, ge=0, description="rated, impressions: how many of num_negatives are drawn uniformly instead."
-    )
-    start: str | None = Field(
-        None, description="An earlier alignment to go on from, whose policy is the new reference; None: SFT."
-    )
-    negatives_pool: int = Field(64, ge=2, description="Items drawn for a row of which hard takes the highest.")
+    sampled_negatives: int = Field(0, ge=0, description="rated, impressions: of num_negatives, how many are uniform.")
+    start: str | None = Field(None, description="An earlier alignment: the start and the reference; None: SFT.")
+    negatives_pool: int = Field(64, ge=2, description="Items drawn per row, of which hard takes the highest.")
     precompute_reference: bool = Field(
         SoftmaxDPOConfig.precompute_ref_log_probs, description="Reference log-probs once before training."
     )
     max_tokens_per_pass: int | None = Field(
-        SoftmaxDPOConfig.max_tokens_per_pass,
-        ge=1,
-        description="Tokens a pass, for many negatives: less memory, the same gradient; None: no limit.",
+        SoftmaxDPOConfig.max_tokens_per_pass, ge=1, description="Less memory, the same gradient; None: no limit."
     )
 
     def idle_settings(self) -> set[str]:
-        """As for all stages, passes, and what the choice of negatives leaves unused."""
+        # Of the settings of negatives, those that `negatives_from` leaves unused do not affect the result.
         idle = super().idle_settings() | {"max_tokens_per_pass"}
         idle |= {"negatives_from"} if self.negatives_from == "list" else set()
         idle |= set() if self.negatives_from == "rated" else {"liked", "disliked", "rated_by"}
@@ -217,36 +177,34 @@ class AlignSection(RowsSection):
 
     @property
     def is_hard(self) -> bool:
-        """Whether a model chooses the negatives."""
+        """True if a model chooses the negatives."""
         return self.negatives_from.startswith("hard")
 
     @property
     def is_from_log(self) -> bool:
-        """Whether the log tells of the negatives."""
+        """True if the log holds the negatives."""
         return self.negatives_from in FROM_LOG
 
     @property
     def thresholds(self) -> Thresholds:
-        """What counts as liked and disliked."""
+        """Ratings that count as liked and disliked."""
         return Thresholds(self.liked, self.disliked, self.rated_by)
 
     @property
     def drawn_from(self) -> DrawnFrom | None:
-        """How the rows' lists are drawn again; None: they are not."""
+        """Distribution from which the rows' lists are drawn again; None: they are kept."""
         if self.negatives_from == "list" or self.is_from_log:
             return None
         return "hard" if self.is_hard else cast(Any, self.negatives_from)
 
     @property
     def negatives_judge(self) -> str | None:
-        """The sequential recommender that chooses the negatives; None: none does."""
+        """Sequential recommender that chooses the negatives; None: none does."""
         return self.negatives_from.removeprefix("hard-") if self.negatives_from.startswith("hard-") else None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         find_loss(self.loss)
-        if self.name in (*REFERENCE_RANKERS, ZERO_SHOT, SFT):
-            raise ValueError(f"name {self.name!r} is taken by another ranker")
         if self.disliked >= self.liked:
             raise ValueError(f"disliked: {self.disliked:g} is not below liked ({self.liked:g})")
         if self.rated_by == "quantile" and not 0 <= self.disliked < self.liked <= 1:
@@ -264,95 +222,91 @@ class AlignSection(RowsSection):
 
 
 class EvaluateSection(_Section):
-    """What is measured, on which rows."""
+    """Metrics, and the rows that they are measured on."""
 
     split: Literal["validation", "test"] = Field("test", description="Rows under test.")
     rows: int | None = Field(None, ge=1, description="Rows of the split, spread over its users; None: all.")
+    # A language model scores every title for each of these rows.
     full_rows: int | None = Field(
-        FULL_ROWS,
-        ge=0,
-        description="Of these rows, how many are also ranked over the whole catalogue, spread over users; 0: none; "
-        "None: all.",
+        300, ge=0, description="Of these rows, how many are also ranked over the whole catalogue; 0: none; None: all."
     )
     generate_rows: int = Field(0, ge=0, description="Rows that LMs also answer in text (HR@1, Valid Ratio).")
-    batch_size: int = Field(BATCH_SIZE, ge=1, description="Rows a pass.")
+    batch_size: int = Field(BATCH_SIZE, ge=1, description="Rows per pass.")
     zero_shot: bool = Field(True, description="Also the model before training.")
     references: list[ReferenceName] = Field(list(REFERENCE_RANKERS), description="Reference rows of the table.")
     ks: list[PositiveInt] = Field([1, 5, 10], min_length=1, description="Cut-offs of HR and NDCG.")
 
 
 class Recipe(_Section):
-    """Everything of a run: data, model, stages, evaluation, seed."""
+    """All settings of a run: data, model, stages, evaluation, seed."""
 
     name: str = Field(pattern=NAME, description="The run's folder is runs/NAME.")
     seed: int = Field(SEED, ge=0, description="Of samples, order and initial weights.")
-    data: PrepareConfig = Field(default_factory=lambda: PrepareConfig())
-    model: ModelSection = Field(default_factory=lambda: ModelSection())
-    lora: LoraSection | None = Field(
-        default_factory=lambda: LoraSection(), description="The adapter; null: all weights are trained."
-    )
-    sequential: list[Annotated[Any, BeforeValidator(sequential_config)]] = Field(default_factory=list)
+    data: PrepareConfig = PrepareConfig()
+    model: ModelSection = ModelSection()
+    lora: LoraSection | None = Field(LoraSection(), description="The adapter; null: all weights are trained.")
+    sequential: list[Annotated[Any, BeforeValidator(sequential_config)]] = []
     sft: SFTSection | None = None
-    align: list[AlignSection] = Field(default_factory=list)
+    align: list[AlignSection] = []
     rankers: list[Annotated[SerializeAsAny[RankerConfig], BeforeValidator(ranker_config)]] = Field(
-        default_factory=list, description="Further systems, in the order in which they are made."
+        [], description="Further systems, in the order in which they are made."
     )
-    evaluate: EvaluateSection = Field(default_factory=lambda: EvaluateSection())
+    evaluate: EvaluateSection = EvaluateSection()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        names = [a.name for a in self.align]
-        for place, section in enumerate(self.align):
-            if section.start is not None and section.start not in names[:place]:
-                raise ValueError(f"align.{section.name}.start: there is no alignment {section.start!r} before it")
-        if len(set(names)) < len(names):
-            raise ValueError(f"align: two entries share a name ({', '.join(names)})")
-        models = [s.model for s in self.sequential]
-        if len(set(models)) < len(models):
-            raise ValueError(f"sequential: a model stands there twice ({', '.join(models)}); use its grid instead")
-        if twice := [name for name in names if name in models]:
-            raise ValueError(f"align: name {twice[0]!r} is taken by another ranker")
-        further = [r.name for r in self.rankers]
-        taken = {*REFERENCE_RANKERS, *models, ZERO_SHOT, SFT, *names}
-        if twice := [name for i, name in enumerate(further) if name in taken or name in further[:i]]:
-            raise ValueError(f"rankers: the name {twice[0]!r} stands there twice, or is that of another ranker")
-        if not (self.lm_rankers or self.evaluate.references or models or further):
-            raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
+        names = {
+            SEQUENTIAL: [s.model for s in self.sequential],
+            "align": [a.name for a in self.align],
+            RANKERS: [r.name for r in self.rankers],
+        }
+        taken = {*REFERENCE_RANKERS, ZERO_SHOT, SFT}
+        for section in names:
+            for name in names[section]:
+                if name in taken:
+                    hint = "; to try several settings of a model, use its `grid`" if section == SEQUENTIAL else ""
+                    raise ValueError(f"{section}: the name {name!r} is taken by another ranker{hint}")
+                taken.add(name)
         references = self.evaluate.references
         if len(set(references)) < len(references):
-            raise ValueError(f"evaluate.references: a row stands there twice ({', '.join(references)})")
-        for section in self.align:
-            if section.negatives_from == "list" and section.num_negatives > self.data.candidates.size - 1:
-                raise ValueError(
-                    f"align.{section.name}.num_negatives: {section.num_negatives} negatives, but a list of "
-                    f"{self.data.candidates.size} candidates has only {self.data.candidates.size - 1}; "
-                    "lower it, raise data.candidates.size, or have longer lists drawn (negatives_from: uniform)"
-                )
-            wanted = max(self.data.candidates.size, 1 + section.num_negatives)
-            if section.is_hard and section.negatives_pool < wanted:
-                raise ValueError(
-                    f"align.{section.name}.negatives_pool: of {section.negatives_pool} items drawn for a row the "
-                    f"hardest {wanted - 1} are to be taken, which leaves little or no choice; raise it"
-                )
-            if section.negatives_judge not in (None, *models):
-                raise ValueError(
-                    f"align.{section.name}.negatives_from: {section.negatives_from} needs {section.negatives_judge} "
-                    "in the recipe's `sequential`"
-                )
-        self._items_are_trained_whole()
-        before = [*models, *self.lm_rankers]
+            raise ValueError(f"evaluate.references: each row may be named once, got {', '.join(references)}")
+        if not (self.lm_rankers or references or self.sequential or self.rankers):
+            raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
+        for i, align in enumerate(self.align):
+            self._check_alignment(align, names["align"][:i], names[SEQUENTIAL])
+        if self.model.answers == "items":
+            self._check_items()
+        before = [*names[SEQUENTIAL], *self.lm_rankers]
         for ranker in self.rankers:
             ranker_kind(ranker.kind).check_recipe(ranker, self, before)
             before.append(ranker.name)
         return self
 
-    def _items_are_trained_whole(self) -> None:
-        if self.model.answers == "titles":
-            return
-        if self.lora is not None:
+    def _check_alignment(self, align: AlignSection, before: Sequence[str], sequential: Sequence[str]) -> None:
+        place, size = f"align.{align.name}", self.data.candidates.size
+        if align.start not in (None, *before):
+            raise ValueError(f"{place}.start: there is no alignment {align.start!r} before it")
+        if align.negatives_from == "list" and align.num_negatives > size - 1:
             raise ValueError(
-                "model.answers: items needs `lora: null`: the items' vectors are trained with the layers"
+                f"{place}.num_negatives: {align.num_negatives} negatives, but a list of {size} candidates has only "
+                f"{size - 1}; lower it, raise data.candidates.size, or have longer lists drawn (negatives_from: "
+                "uniform)"
             )
+        hardest = max(size - 1, align.num_negatives)
+        if align.is_hard and align.negatives_pool <= hardest:
+            raise ValueError(
+                f"{place}.negatives_pool: {align.negatives_pool} items are drawn per row, and the hardest {hardest} "
+                "of them are taken, which leaves little or no choice; raise it"
+            )
+        if align.negatives_judge not in (None, *sequential):
+            raise ValueError(
+                f"{place}.negatives_from: {align.negatives_from} needs {align.negatives_judge} in the recipe's "
+                "`sequential`"
+            )
+
+    def _check_items(self) -> None:
+        if self.lora is not None:
+            raise ValueError("model.answers: items needs `lora: null`: items' vectors are trained with the layers")
         if self.model.objective == "tokens":
             raise ValueError("model.answers: items needs `model.objective: catalogue`")
         if self.evaluate.zero_shot or self.evaluate.generate_rows:
@@ -364,29 +318,23 @@ class Recipe(_Section):
     @property
     def lm_rankers(self) -> list[str]:
         """Names of the language-model rankers, in the order of the table."""
-        zero = [ZERO_SHOT] if self.evaluate.zero_shot else []
-        return [*zero, *([SFT] if self.sft else []), *(a.name for a in self.align)]
+        names = [ZERO_SHOT] if self.evaluate.zero_shot else []
+        names += [SFT] if self.sft else []
+        return names + [a.name for a in self.align]
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a YAML file; relative data paths are relative to that file.
+    """Return the recipe in a YAML file, with data paths relative to it and `overrides` (`set_field`) applied.
 
-    Args:
-        path: of the file.
-        overrides: `FIELD=VALUE` with a dotted field and a YAML value, such as `sft.rows=100` or
-            `align.0.beta=0.5` (or `align.s-dpo.beta=0.5`); they win over the file.
-
-    Raises:
-        ConfigError: the file is missing, no YAML, or a field is wrong; the message names file and field.
+    Raise ConfigError, with file and field, if the file is missing, not YAML, or a field is wrong.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError(f"recipe {path}: {e.strerror or e}; `recipes/` holds examples") from e
-    except (yaml.YAMLError, ValueError) as e:
-        raise ConfigError(f"recipe {path}: not a YAML file: {e}") from e
-    except RecursionError as e:
-        raise ConfigError(f"recipe {path}: not a YAML file: nested too deeply") from e
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        reason = "nested too deeply" if isinstance(e, RecursionError) else e
+        raise ConfigError(f"recipe {path}: not a YAML file: {reason}") from e
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path}: expected a mapping with name, data, sft, …, got {type(raw).__name__}")
     for override in overrides:
@@ -399,11 +347,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def checked_recipe(raw: dict[str, Any]) -> Recipe:
-    """The recipe of these values.
-
-    Raises:
-        ConfigError: a field is wrong; the message names it.
-    """
+    """Return the recipe with these values; raise ConfigError with the names of wrong fields."""
     try:
         return Recipe.model_validate(raw)
     except ValidationError as e:
@@ -411,94 +355,81 @@ def checked_recipe(raw: dict[str, Any]) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, every field written out."""
+    """Return the recipe as YAML, with every field."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def check_known(place: str, name: str, there: Sequence[str]) -> None:
+def check_known(field: str, name: str, known: Sequence[str]) -> None:
     """Raise ValueError if the ranker that a field names is not among those made before it."""
-    if name not in there:
+    if name not in known:
         raise ValueError(
-            f"{place}: there is no {name!r} before it; there are {', '.join(there) or 'none'}: name one of them, or "
+            f"{field}: there is no {name!r} before it; there are {', '.join(known) or 'none'}: name one of them, or "
             "have it made before"
         )
 
 
 def set_field(raw: dict[str, Any], override: str) -> None:
-    """Set one dotted field of a raw recipe, as `--set` has it: `FIELD=VALUE`.
+    """Set one dotted field of a raw recipe to a YAML value: `FIELD=VALUE`, such as `sft.rows=100`, as in `--set`.
 
-    An entry of a list goes by its number, or by its name where no other has it.
-
-    Raises:
-        ConfigError: this is no `FIELD=VALUE`, or there is no such entry; the message says which there are.
+    An entry of a list has its number (`align.0.beta`), or its name if it is the only one (`align.s-dpo.beta`).
+    Raise ConfigError if this is not `FIELD=VALUE`, or an entry does not exist.
     """
-    field, given, text = override.partition("=")
-    names = field.split(".")
+    field, equals, text = override.partition("=")
+    steps = field.split(".")
     wrong = f"--set {override!r}: expected FIELD=VALUE such as sft.rows=100 or align.0.beta=0.5"
     try:
         value = yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as e:
-        raise ConfigError(f"{wrong}; what is after the = is no YAML value") from e
-    if not given or not all(names):
+        raise ConfigError(f"{wrong}; the part after = is not YAML") from e
+    if not equals or not all(steps):
         raise ConfigError(wrong)
-    place: Any = raw
-    for depth, name in enumerate(names):
-        above = ".".join(names[:depth])
-        key: Any = name
-        if isinstance(place, list):
-            key = _index(place, name, above)
-            if key is None:
-                raise ConfigError(f"{wrong}; {_entries(place, above)}")
-        elif not isinstance(place, dict):
-            raise ConfigError(f"{wrong}; {above} is {place!r}, which has no fields")
-        if depth == len(names) - 1:
-            place[key] = value
+    parent: Any = raw
+    for depth, step in enumerate(steps):
+        above = ".".join(steps[:depth])
+        key: Any = step
+        if isinstance(parent, list):
+            key = _entry_index(parent, above, step, wrong)
+        elif not isinstance(parent, dict):
+            raise ConfigError(f"{wrong}; {above} is {parent!r}, which has no fields")
+        if depth == len(steps) - 1:
+            parent[key] = value
         else:
-            if isinstance(place, dict) and place.get(key) is None:
-                place[key] = [] if above == "" and name in _LISTS else {}
-            place = place[key]
+            if isinstance(parent, dict) and parent.get(key) is None:
+                parent[key] = [] if depth == 0 and step in (SEQUENTIAL, "align", RANKERS) else {}
+            parent = parent[key]
 
 
-_LISTS = (SEQUENTIAL, "align", RANKERS)
+def _entry_index(entries: Sequence[Any], section: str, step: str, wrong: str) -> int:
+    """Return the index of the entry with this number or name; raise ConfigError if none or several have it."""
+    names = [_entry_name(entry, section) for entry in entries]
+    if re.fullmatch(r"-?\d{1,9}", step) and -len(names) <= int(step) < len(names):
+        return int(step)
+    if names.count(step) == 1:
+        return names.index(step)
+    listed = ", ".join(f"{section}.{i} ({name})" for i, name in enumerate(names))
+    count = f"{len(names)} entr{'y' if len(names) == 1 else 'ies'}: {listed}" if names else "no entries"
+    raise ConfigError(f"{wrong}; {section} has {count}")
 
 
-def _index(entries: Sequence[Any], name: str, of: str) -> int | None:
-    """The place of an entry, by its number or its name; None where there is none, or more than one."""
-    if re.fullmatch(r"-?\d{1,9}", name):
-        index = int(name)
-        return index if -len(entries) <= index < len(entries) else None
-    found = [i for i, entry in enumerate(entries) if _entry_name(entry, of) == name]
-    return found[0] if len(found) == 1 else None
-
-
-def _entries(entries: Sequence[Any], of: str) -> str:
-    """Which entries a list has, with their names."""
-    if not entries:
-        return f"{of} has no entries"
-    told = [f"{of}.{i} ({_entry_name(entry, of)})" for i, entry in enumerate(entries)]
-    return f"{of} has {len(told)} entr{'y' if len(told) == 1 else 'ies'}: {', '.join(told)}"
-
-
-def _entry_name(entry: Any, of: str) -> str:
-    """What an entry of a raw recipe's list is called, or will be by default."""
+def _entry_name(entry: Any, section: str) -> str:
+    """Return the name of an entry of a raw recipe's list; the default name if the entry leaves it out."""
     if not isinstance(entry, dict):
         return str(entry)
-    kind = str(entry.get("kind")) if of == RANKERS else SEQUENTIAL
+    field = "model" if section == SEQUENTIAL else "name"
+    if field in entry:
+        return str(entry[field])
+    if section == "align":
+        return str(AlignSection.model_fields[field].get_default())
     try:
-        section = AlignSection if of == "align" else ranker_kind(kind).config
+        kind = ranker_kind(SEQUENTIAL if section == SEQUENTIAL else str(entry.get("kind")))
     except ConfigError:
-        section = None
-    field = "model" if of == SEQUENTIAL else "name"
-    default = section.model_fields[field].get_default() if section else "?"
-    return str(entry.get(field, default))
+        return "?"
+    return str(kind.config.model_fields[field].get_default())
 
 
 def _resolve_paths(data: PrepareConfig, folder: Path) -> PrepareConfig:
-    found: dict[str, Any] = {
-        field: (folder / value).resolve()
-        for field in ("path", "interactions", "items", "users")
-        if (value := getattr(data, field)) is not None
-    }
+    named = {field: getattr(data, field) for field in ("path", "interactions", "items", "users")}
+    paths: dict[str, Any] = {field: (folder / file).resolve() for field, file in named.items() if file is not None}
     if data.row_files:
-        found["row_files"] = {part: (folder / file).resolve() for part, file in data.row_files.items()}
-    return data.model_copy(update=found)
+        paths["row_files"] = {part: (folder / file).resolve() for part, file in data.row_files.items()}
+    return data.model_copy(update=paths)

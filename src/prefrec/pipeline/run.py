@@ -1,4 +1,4 @@
-"""From a recipe to a finished run: prepare → sft → align → evaluate → report, each stage only where needed."""
+"""From a recipe to a finished run: prepare → sft → align → evaluate → report, each stage only if it is needed."""
 
 from __future__ import annotations
 
@@ -9,28 +9,19 @@ from typing import Any
 import yaml
 
 from prefrec.console import say
-from prefrec.data import PrepareConfig, PreparedData, prepare, prepared_digest, read_prepared, write_prepared
+from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, write_prepared
 from prefrec.data.store import PREPARED_FILES
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.files import read_json, write_json, write_text
-from prefrec.pipeline.entry import Entry, lm_entry
-from prefrec.pipeline.evaluate import Scores, evaluate_rankers, metrics_json
-from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients, due, lm_entry
+from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
 from prefrec.pipeline.kinds import SEQUENTIAL, ranker_kind
 from prefrec.pipeline.preferences import run_preferences
 from prefrec.pipeline.provenance import made_with
-from prefrec.pipeline.recipe import (
-    RANKERS,
-    SFT,
-    ZERO_SHOT,
-    AlignSection,
-    Recipe,
-    SFTSection,
-    dump_recipe,
-)
+from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, AlignSection, Recipe, SFTSection, dump_recipe
 from prefrec.pipeline.rows import check_rows, trained_sections, warn_of_idle_dropout
-from prefrec.pipeline.train import WEIGHTS, train_align, train_sft
+from prefrec.pipeline.train import train_align, train_sft
 from prefrec.processes import is_first
 from prefrec.report import write_report
 from prefrec.runs.contents import METRICS, PREFERENCES, made_of
@@ -46,19 +37,12 @@ def run_recipe(
     until: str = "report",
     under_test: Callable[[PreparedData], PreparedData] | None = None,
 ) -> Path:
-    """Carry out a recipe in `folder`; returns the report, or the folder where `until` is an earlier stage.
+    """Carry out a recipe in `folder` up to the stage `until`; return the report, or the folder without a report.
 
-    A stage whose inputs have not changed is skipped; one that was interrupted goes on where it stopped. Of many
-    processes (`accelerate launch`) all train and score, and the first one does the rest and writes the files.
-
-    Args:
-        recipe: what to do.
-        folder: of the run; made where it does not exist.
-        until: last stage to carry out.
-        under_test: chooses among the rows of the prepared data, for the evaluation alone.
-
-    Raises:
-        ConfigError: a stage is unknown, has a name that is not allowed, or finds no rows to train on.
+    A stage whose inputs have not changed is skipped, and an interrupted one resumes. In a job of many processes
+    (`accelerate launch`) all train and score. The first one does the rest and writes the files. `under_test` chooses
+    among the rows of the prepared data, for the evaluation alone. Raise ConfigError if a stage is unknown, has a
+    name that is not allowed, or has no rows to train on.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")
@@ -89,18 +73,22 @@ def run_recipe(
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Versions, machine and seed of this process; `stage.json` holds those that made each stage."""
+    """Return versions, machine and seed of this process; `stage.json` holds those that made each stage."""
     return {**machine(), "seed": seed}
 
 
 def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
-    """The recipe's data, prepared in `folder`, or found there."""
-    key = prepare_key(recipe.data)
-    if not due(folder, key, "prepare", made=PREPARED_FILES):
-        return read_prepared(folder)
-    with stage(folder, key, "prepare", recipe.data.model_dump(mode="json")):
-        if is_first():
-            write_prepared(prepare(recipe.data), folder)
+    """Return the recipe's data, prepared in `folder` or found there."""
+    config = recipe.data
+    named = [p for p in (config.path, config.interactions, config.items, config.users) if p is not None]
+    named += (config.row_files or {}).values()
+    # Keys of earlier versions do not have `users`.
+    settings = config.model_dump(mode="json", exclude=None if config.users else {"users"})
+    key = stage_key(config=settings, files=file_facts(named))
+    if due(folder, key, "prepare", made=PREPARED_FILES):
+        with stage(folder, key, "prepare", config.model_dump(mode="json")):
+            if is_first():
+                write_prepared(prepare(config), folder)
     return read_prepared(folder)
 
 
@@ -112,40 +100,30 @@ def train_stages(
     before: Sequence[Entry] = (),
     start: Entry | None = None,
 ) -> list[Entry]:
-    """Carry out those training stages of a language model that are wanted; the rankers that come out of them.
+    """Carry out the wanted training stages (names in `STAGES`) of a language model, and return their rankers.
 
-    Args:
-        recipe: the settings of the stages.
-        made_of: what they share.
-        folder: of the run.
-        wanted: names among `STAGES`.
-        before: rankers that an alignment may take its negatives from.
-        start: the model that the first stage goes on from.
+    `before` are rankers that an alignment may take its negatives from. The first stage continues from `start`.
     """
     if recipe.sft is not None and SFT in wanted:
         start = sft_stage(made_of, recipe.sft, folder / SFT, start)
-    sections = recipe.align if "align" in wanted else []
     judges = {e.name: e for e in before}
-    shared = folder / "reference"
     aligned: dict[str, Entry] = {}
-    for s in sections:
-        first = start if s.start is None else aligned[s.start]
-        judge = judges.get(s.negatives_judge or "")
-        aligned[s.name] = align_stage(made_of, s, first, folder / "align" / s.name, judge, shared)
+    for section in recipe.align if "align" in wanted else []:
+        first = start if section.start is None else aligned[section.start]
+        judge, out = judges.get(section.negatives_judge or ""), folder / "align" / section.name
+        aligned[section.name] = align_stage(made_of, section, first, out, judge, folder / "reference")
     return [*([start] if start else []), *aligned.values()]
 
 
 def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: Entry | None = None) -> Entry:
-    """SFT in the folder `out`, from the weights of `start` or from the base.
+    """Carry out SFT in the folder `out`, from the weights of `start` or from the base.
 
-    Skipped where it is finished, gone on with where it was interrupted.
+    It is skipped if it is finished, and resumed if it was interrupted.
     """
-    more = {"start": start.key} if start else {}
-    key = made_of.key(sft=section.decisive(), **more)
+    key = made_of.key(sft=section.decisive(), **({"start": start.key} if start else {}))
     if due(out, key, SFT, made_of.weights_files):
-        first = start.weights if start else None
-        with stage(out, key, "sft", section.model_dump(), made_with=made_with(made_of, start)):
-            train_sft(made_of.data, made_of.model, made_of.lora, section, out, seed=made_of.seed, start=first)
+        with stage(out, key, SFT, section.model_dump(), made_with=made_with(made_of, start)):
+            train_sft(made_of, section, out, start.weights if start else None)
     return lm_entry(SFT, out / WEIGHTS, made_of.data, made_of.model, key)
 
 
@@ -157,59 +135,35 @@ def align_stage(
     judge: Entry | None = None,
     references: Path | None = None,
 ) -> Entry:
-    """Alignment in the folder `out`, from the adapter of `start` or from the bare base; else as `sft_stage`.
+    """Carry out an alignment in the folder `out`, from the weights of `start` or from the base, like `sft_stage`.
 
-    The reference's log-probabilities lie in the folder `references`, which alignments can share, or in `out`.
-
-    Raises:
-        ConfigError: a sequential recommender is to choose the negatives, and `judge` is None.
+    The reference's log-probabilities go to the folder `references`, which alignments can share, or to `out`. Raise
+    ConfigError if a sequential recommender chooses the negatives, and `judge` is None.
     """
     if section.negatives_judge and judge is None:
         raise ConfigError(f"negatives_from: {section.negatives_from} needs a recipe that trains the recommender")
     judge = judge if section.negatives_judge else None
-    more = {"start": start.key} if start else {}
-    more |= {"judge": judge.key} if judge else {}
+    more = {name: entry.key for name, entry in (("start", start), ("judge", judge)) if entry}
     key = made_of.key(align=section.decisive(), **more)
     if due(out, key, section.name, made_of.weights_files):
         with stage(out, key, "align", section.model_dump(), made_with=made_with(made_of, start, judge)):
-            train_align(
-                made_of.data,
-                made_of.model,
-                made_of.lora,
-                section,
-                start.weights if start else None,
-                out,
-                seed=made_of.seed,
-                judge=judge,
-                references=references,
-            )
+            weights = start.weights if start else None
+            train_align(made_of, section, weights, out, judge=judge, references=references)
     return lm_entry(section.name, out / WEIGHTS, made_of.data, made_of.model, key)
 
 
-def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Sequence[Entry]) -> Scores:
+def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Sequence[Entry]) -> None:
     say("[bold]evaluate[/bold]")
-    cache = folder / "predictions"
-    scores = evaluate_rankers(data, recipe.evaluate, entries, cache, seed=recipe.seed)
+    scores = evaluate_rankers(data, recipe.evaluate, entries, folder / "predictions", seed=recipe.seed)
     if is_first():
         now = made_of(folder, yaml.safe_load(dump_recipe(recipe)), data_key)
         before = read_json(folder / METRICS)
         if not isinstance(before, dict) or before.get("made_of") != now:
-            (folder / METRICS).unlink(missing_ok=True)  # no metrics beside the predictions of others
+            # A kill after this line must not leave metrics beside predictions that they do not belong to.
+            (folder / METRICS).unlink(missing_ok=True)
         write_predictions(scores.predictions, folder / "predictions.parquet")
         write_json(folder / METRICS, metrics_json(recipe.evaluate.split, scores) | {"made_of": now})
         (folder / PREFERENCES).unlink(missing_ok=True)
     preferences = run_preferences(recipe, data, entries, folder / "preferences")
     if preferences is not None and is_first():
         write_json(folder / PREFERENCES, preferences.to_json() | {"split": recipe.evaluate.split})
-    return scores
-
-
-def prepare_key(config: PrepareConfig) -> str:
-    """The key of the prepare stage: the configuration, and size and date of the files that it names.
-
-    The stages after it depend on what it makes (`prepared_digest`), not on this.
-    """
-    named = [p for p in (config.path, config.interactions, config.items, config.users) if p is not None]
-    named += (config.row_files or {}).values()
-    told = config.model_dump(mode="json", exclude=None if config.users else {"users"})
-    return stage_key(config=told, files=file_facts(named))

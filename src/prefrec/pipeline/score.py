@@ -1,4 +1,4 @@
-"""Every ranker's predictions on the rows under test, kept in one file per ranker."""
+"""Predictions of every ranker on the rows under test, kept in one file per ranker."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import polars as pl
 
 from prefrec import processes
 from prefrec.console import say
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.errors import ConfigError, DataError
-from prefrec.evaluation import judge_texts, predict, read_predictions, write_predictions
+from prefrec.evaluation import judge_texts, predict, read_predictions, whole_catalogue, write_predictions
 from prefrec.evaluation.predictions import best_only
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.entry import Entry
@@ -22,10 +22,19 @@ from prefrec.rankers.base import ComposedRanker, GeneratingRanker, Ranker
 from prefrec.rankers.reference import reference_rankers
 from prefrec.runs.stage import stage_key
 
+KEPT = 10
+"""Items kept per row of the whole catalogue. Whole lists would be millions of names; metrics need the rank alone."""
+
 
 def fit_references(data: PreparedData, section: EvaluateSection, seed: int) -> list[Ranker]:
     """Return the section's reference rankers, fitted; `window co-occurrence` takes seconds to choose its settings."""
     return reference_rankers(data.train_interactions, data.catalogue, seed, section.references, data.validation)
+
+
+def full_rows(data: PreparedData, section: EvaluateSection) -> list[RankingExample]:
+    """Return the rows under test with all items as candidates, except those that the row's user took before."""
+    rows = data.some(section.split, section.rows)
+    return whole_catalogue(rows, data.catalogue, seen_items(data, rows))
 
 
 def ask_all(
@@ -33,17 +42,15 @@ def ask_all(
     section: EvaluateSection,
     references: Sequence[Ranker],
     entries: Sequence[Entry],
-    examples: Sequence[RankingExample],
     cache: Path,
     *,
     seed: int,
-    top: int | None = None,
+    full: bool = False,
 ) -> pl.DataFrame:
-    """Return predictions of the reference rankers, then of each entry (`ask_models`), on these rows.
+    """Return predictions of the reference rankers, then of each entry (`ask_models`), on the rows under test.
 
-    Args:
-        references: from `fit_references`.
-        top: candidates kept of each row, best first; None: all.
+    If `full`, ask about the whole catalogue (`full_rows`) without texts, and keep the target's rank and `KEPT` items
+    per row. `references` are then from `fit_references`, and `entries` from `full_entries`.
 
     Raises:
         ConfigError: two rankers share a name.
@@ -51,11 +58,14 @@ def ask_all(
     """
     names = [*section.references, *(e.name for e in entries)]
     if len(set(names)) < len(names):
-        raise ConfigError(f"rankers need names of their own, got {', '.join(names)}")
-    if not examples:
+        raise ConfigError(f"each ranker needs its own name, got {', '.join(names)}")
+    top = KEPT if full else None
+    section = section.model_copy(update={"generate_rows": 0}) if full else section
+    rows = full_rows(data, section) if full else data.some(section.split, section.rows)
+    if not rows:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
-    frames = [_best(predict(r, examples, data.catalogue, generate=False, seed=seed), top) for r in references]
-    return pl.concat([*frames, *ask_models(data, section, entries, examples, cache, seed=seed, top=top)])
+    frames = [_best(predict(r, rows, data.catalogue, generate=False, seed=seed), top) for r in references]
+    return pl.concat([*frames, *ask_models(data, section, entries, rows, cache, seed=seed, top=top)])
 
 
 def ask_models(
@@ -70,40 +80,41 @@ def ask_models(
 ) -> list[pl.DataFrame]:
     """Return predictions of each entry on these rows; those already in the folder `cache` are not made again.
 
-    Scores are kept before texts are asked for, under the key of predictions without texts. Of many processes the
-    first one writes the folder, and all read it.
-
-    Args:
-        top: candidates kept of each row, best first; None: all.
+    Of many processes the first one writes the folder, and all read it. If `top` is set, only the best `top`
+    candidates per row are kept.
     """
-    base_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
-    places = _text_places(data, examples, section.generate_rows)
-    first = places == list(range(len(places)))
+    rows_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
+    # Rows that are asked for text are spread over the users, like rows under test.
+    asked = {id(e) for e in replace(data, test=list(examples)).some("test", section.generate_rows)}
+    places = [i for i, e in enumerate(examples) if id(e) in asked]
+    # Keys of earlier versions name only the number of rows, which were the first ones then.
+    texts = section.generate_rows if places == list(range(len(places))) else places
     frames: list[pl.DataFrame] = []
-    said: dict[str, pl.DataFrame] = {}
+    answers: dict[str, pl.DataFrame] = {}
     for entry in entries:
-        asked = {"model": entry.model} if entry.in_main_line else {}
-        key, without_texts = (
-            stage_key(rows=base_key, entry=entry.key, generate=n, **asked)
-            for n in (section.generate_rows if first else places, 0)
+        model = {"model": entry.model} if entry.in_main_line else {}
+        key, key_without_texts = (
+            stage_key(rows=rows_key, entry=entry.key, generate=generate, **model) for generate in (texts, 0)
         )
         path = cache / f"{entry.name}.parquet"
-        found = processes.from_first(read_json(path.with_suffix(".json")) if path.is_file() else None)
-        if found != key:
-            scores = read_predictions(path) if found == without_texts else None
-            keep = partial(_keep, path, without_texts)
-            # Whole lists, since a fused ranker after it is made of them.
-            said[entry.key] = _ask(entry, data, section, examples, seed, scores, keep, said)
-            _keep(path, key, _best(said[entry.key], top))
+        known = processes.from_first(read_json(path.with_suffix(".json")) if path.is_file() else None)
+        if known != key:
+            scores = read_predictions(path) if known == key_without_texts else None
+            # Scores are kept before texts are generated, so that a failure in generation does not lose them.
+            keep = partial(_keep, path, key_without_texts)
+            # Whole lists, because a composed ranker after this one is made of them.
+            answers[entry.key] = _ask(entry, data, section, examples, seed, places, scores, keep, answers)
+            _keep(path, key, _best(answers[entry.key], top))
             processes.wait()
         frames.append(read_predictions(path))
-        said.setdefault(entry.key, frames[-1])
+        answers.setdefault(entry.key, frames[-1])
     return frames
 
 
 def _keep(path: Path, key: str, frame: pl.DataFrame) -> None:
     if processes.is_first():
-        path.with_suffix(".json").unlink(missing_ok=True)  # no key beside the answers to another
+        # A kill between the two writes must not leave the key of other predictions.
+        path.with_suffix(".json").unlink(missing_ok=True)
         write_predictions(frame, path)
         write_json(path.with_suffix(".json"), key)
 
@@ -118,40 +129,31 @@ def _ask(
     section: EvaluateSection,
     examples: Sequence[RankingExample],
     seed: int,
+    places: Sequence[int],
     scores: pl.DataFrame | None,
     keep: Callable[[pl.DataFrame], None],
     answers: Mapping[str, pl.DataFrame],
 ) -> pl.DataFrame:
-    """Return predictions of an entry.
+    """Return predictions of an entry, with texts at these places.
 
-    Args:
-        scores: predictions without texts, where they are known; None: `keep` gets them.
-        answers: key of another entry → its predictions of these rows, for a ranker that is made of others.
+    `scores` are known predictions without texts, or None; then `keep` gets them. `answers` maps keys of other entries
+    to their predictions, for a composed ranker.
     """
     width = max(len(e.candidates) for e in examples)
-    asked = f"scoring {len(examples)} rows of {width} candidates" if scores is None else "scores are known"
-    say(f"{entry.name}: {asked}")
+    task = f"scoring {len(examples)} rows of {width} candidates" if scores is None else "scores are known"
+    say(f"{entry.name}: {task}")
     ranker = entry.load(section.batch_size)
     if isinstance(ranker, ComposedRanker):
         ranker.know(answers)
     frame = predict(ranker, examples, data.catalogue, generate=False, seed=seed) if scores is None else scores
-    places = _text_places(data, examples, section.generate_rows)
-    some = [examples[i] for i in places]
-    if not some or not isinstance(ranker, GeneratingRanker):
+    if not places or not isinstance(ranker, GeneratingRanker):
         return frame
     if scores is None:
         keep(frame)
+    some = [examples[i] for i in places]
     texts = ranker.generate(some)
-    choices = judge_texts(texts, some, data.catalogue)
-    said, chosen = dict(zip(places, texts, strict=True)), dict(zip(places, choices, strict=True))
-    rows = range(len(examples))
-    return frame.with_columns(
-        generated=pl.Series([said.get(i) for i in rows], dtype=pl.String),
-        choice=pl.Series([chosen.get(i) for i in rows], dtype=pl.String),
-    )
-
-
-def _text_places(data: PreparedData, examples: Sequence[RankingExample], n: int) -> list[int]:
-    """Places of n of the rows, spread over the users as rows under test are (`PreparedData.some`)."""
-    some = {id(e) for e in replace(data, test=list(examples)).some("test", n)}
-    return [i for i, e in enumerate(examples) if id(e) in some]
+    columns: dict[str, list[str | None]] = {name: [None] * len(examples) for name in ("generated", "choice")}
+    for place, text, choice in zip(places, texts, judge_texts(texts, some, data.catalogue), strict=True):
+        columns["generated"][place] = text
+        columns["choice"][place] = choice
+    return frame.with_columns(pl.Series(name, values, pl.String) for name, values in columns.items())

@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig
 from transformers import set_seed
 
+from prefrec import training
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
 from prefrec.files import write_json
@@ -20,78 +21,60 @@ from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items, item_table
 from prefrec.lm.models import resolve_dtype
 from prefrec.pipeline.encoders import Encoder, item_vectors, prompt_encoder, shows_candidates
-from prefrec.pipeline.entry import Entry
-from prefrec.pipeline.log_negatives import log_rows, log_validation_rows
-from prefrec.pipeline.negatives import negative_rows
-from prefrec.pipeline.recipe import (
-    AlignSection,
-    LoraSection,
-    ModelSection,
-    RowsSection,
-    SFTSection,
-)
+from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
+from prefrec.pipeline.negatives import log_rows, log_validation_rows, negative_rows
+from prefrec.pipeline.recipe import AlignSection, LoraSection, ModelSection, SFTSection
 from prefrec.processes import from_first
 from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
 from prefrec.runs.stage import last_checkpoint
-from prefrec.training import (
-    ChoiceDataset,
-    PreferenceDataset,
-    SFTConfig,
-    SFTTrainer,
-    SoftmaxDPOConfig,
-    SoftmaxDPOTrainer,
-    TrajectoryDataset,
-    encode_examples,
-    lora_config,
-    user_histories,
-)
 from prefrec.training.adapters import is_adapter, load_weights
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.best import BEST, KeepBest, read_best, save_weights
 from prefrec.training.negatives import redraw_lists
-from prefrec.training.section import TrainSection
+from prefrec.training.section import RowsSection, TrainSection
 from prefrec.training.sequences import LEAST
 
 Row = TypeVar("Row")
 
-WEIGHTS = "adapter"
-"""Folder of what was trained inside a stage's folder: an adapter, or a whole model."""
+_PASSED_ON = {"learning_rate", "global_batch_size", "max_grad_norm", "weight_decay", "disable_dropout"}
+_PASSED_ON |= {"gradient_checkpointing", "eval_steps", "save_steps"}
+"""Settings of a section that the trainer's arguments have, too, under the same name."""
 
 
-def train_sft(
-    data: PreparedData,
-    model: ModelSection,
-    lora: LoraSection | None,
-    section: SFTSection,
-    out: Path,
-    *,
-    seed: int,
-    start: Path | None = None,
-) -> Path:
-    """Fine-tune a model on what users took; returns the folder of the weights.
+def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path | None = None) -> Path:
+    """Fine-tune a model on the items that users took; return the folder of the weights.
 
-    Args:
-        data: prepared rows.
-        model: the base.
-        lora: a new adapter's form, where none is given; None: all weights are trained.
-        section: the settings.
-        out: folder of the stage; training goes on from the newest checkpoint in it.
-        seed: of rows, order and initial weights.
-        start: weights to go on from; None: the base.
+    Training resumes from the newest checkpoint in `out`, or begins at the weights `start` or (None) the base.
     """
+    data, model, seed = made_of.data, made_of.model, made_of.seed
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
-    rows = sft_rows(data, model, section, encoder, seed)
-    tell_fewer(out.name, section, len(rows.histories if isinstance(rows, TrajectoryDataset) else rows))
+    rows: training.ChoiceDataset | training.TrajectoryDataset
+    if shows_candidates(model, data.domain):
+        rows = training.ChoiceDataset(_encode(training_rows(data, section, seed), data, model, encoder, "target"))
+        count = len(rows)
+    else:
+        histories = [h for h in training.user_histories(data.train_interactions, data.catalogue) if len(h) >= LEAST]
+        rows = training.TrajectoryDataset(
+            some_rows(histories, section, seed),
+            trajectory_encoders(data, model, encoder),
+            titles=section.titles,
+            drop=section.drop,
+            max_length=model.max_length,
+            seed=seed,
+        )
+        count = len(rows.histories)
+    tell_fewer(out.name, section, count)
     questions = data.some("validation", section.eval_rows) if section.eval_rows else []
-    held_out = ChoiceDataset(_encode(questions, data, model, encoder, "target-first")) if questions else None
-    trainer = SFTTrainer(
-        load_start(data, model, lora, start),
-        SFTConfig(**training_arguments(section, model, out, seed, "epoch" if questions else "no")),
+    held_out = training.ChoiceDataset(_encode(questions, data, model, encoder, "target-first")) if questions else None
+    trainer = training.SFTTrainer(
+        load_start(made_of, start),
+        training.SFTConfig(**training_arguments(section, model, out, seed, "epoch" if questions else "no")),
         rows,
         held_out,
         encoder.tokenizer,
-        new_adapter(lora, start),
+        new_adapter(made_of.lora, start),
+        # Items that nobody took are not held against a title, or new items could never rank high.
         within=catalogue_softmax(data, model, encoder, trained_items(data)),
         eval_within=catalogue_softmax(data, model, encoder, data.catalogue.ids),
         encoder=encoder,
@@ -101,25 +84,62 @@ def train_sft(
     return train_to_weights(trainer, out)
 
 
-def sft_rows(
-    data: PreparedData, model: ModelSection, section: SFTSection, encoder: Encoder, seed: int
-) -> TrajectoryDataset | ChoiceDataset:
-    """Return the training rows of SFT: histories, or ranking questions where the prompt lists candidates."""
-    if shows_candidates(model, data.domain):
-        return ChoiceDataset(_encode(training_rows(data, section, seed), data, model, encoder, "target"))
-    histories = [h for h in user_histories(data.train_interactions, data.catalogue) if len(h) >= LEAST]
-    return TrajectoryDataset(
-        some_rows(histories, section, seed),
-        trajectory_encoders(data, model, encoder),
-        titles=section.titles,
-        drop=section.drop,
-        max_length=model.max_length,
-        seed=seed,
+def train_align(
+    made_of: Ingredients,
+    section: AlignSection,
+    start: Path | None,
+    out: Path,
+    *,
+    judge: Entry | None = None,
+    references: Path | None = None,
+) -> Path:
+    """Align a model on chosen and rejected titles; return the folder of the weights.
+
+    Training resumes from the newest checkpoint in `out`, or begins at `start`.
+
+    Args:
+        start: weights to continue from, which are also the reference; None: the bare base.
+        judge: the recommender that chooses the negatives, if `negatives_from` names one.
+        references: folder for the reference's log-probabilities, which alignments share; None: in `out`.
+    """
+    data, model, seed = made_of.data, made_of.model, made_of.seed
+    rows = training_rows(data, section, seed)
+    tell_fewer(out.name, section, len(rows))
+    rows = negative_rows(made_of, section, rows, start, judge, out)
+    # After the draws, which a resumed stage does not repeat: both must train with the same random numbers.
+    set_seed(seed)
+    encoder = prompt_encoder(model, data.catalogue)
+
+    def dataset(examples: Sequence[RankingExample]) -> training.PreferenceDataset:
+        sets = _encode(examples, data, model, encoder, "target-first")
+        shape = section.model_dump(include={"num_negatives", "negatives"})
+        return training.PreferenceDataset(sets, **shape, seed=seed)
+
+    # Each answer must be among the titles that its tokens compete with; a list can hold items outside the log.
+    listed = {i for row in rows for i in row.candidates} | set(trained_items(data))
+    config = training.SoftmaxDPOConfig(
+        **training_arguments(section, model, out, seed, "steps" if section.eval_rows else "no"),
+        **section.model_dump(include={"beta", "num_negatives", "negatives", "max_tokens_per_pass"}),
+        loss_type=section.loss,
+        precompute_ref_log_probs=section.precompute_reference,
+        reference_folder=str(references) if references else None,
     )
+    trainer = training.SoftmaxDPOTrainer(
+        load_start(made_of, start),
+        config,
+        dataset(rows),
+        dataset(validation_rows(data, section, seed)) if section.eval_rows else None,
+        encoder.tokenizer,
+        new_adapter(made_of.lora, start),
+        within=catalogue_softmax(data, model, encoder, [i for i in data.catalogue.ids if i in listed]),
+        eval_within=catalogue_softmax(data, model, encoder, data.catalogue.ids),
+        encoder=encoder,
+    )
+    return train_to_weights(trainer, out)
 
 
 def trained_items(data: PreparedData) -> list[str]:
-    """Return the ids of the items that occur in the training log, in the catalogue's order."""
+    """Return the ids of the items in the training log, in the catalogue's order."""
     known = set(data.train_interactions["item_id"].unique().to_list())
     return [i for i in data.catalogue.ids if i in known]
 
@@ -127,7 +147,7 @@ def trained_items(data: PreparedData) -> list[str]:
 def catalogue_softmax(
     data: PreparedData, model: ModelSection, encoder: Encoder, items: Sequence[str]
 ) -> CatalogueSoftmax | None:
-    """Return what the tokens of these items' titles compete with; None where that is the whole vocabulary."""
+    """Return the softmax over the titles of these items; None if tokens compete with the whole vocabulary."""
     if model.objective == "tokens":
         return None
     titles = data.catalogue.titles_of(items)
@@ -137,77 +157,17 @@ def catalogue_softmax(
 def trajectory_encoders(
     data: PreparedData, model: ModelSection, encoder: Encoder
 ) -> Sequence[TrajectoryEncoder | ItemTrajectoryEncoder]:
-    """Return an encoder of histories for each phrasing; items have one."""
+    """Return an encoder of histories per template; one in all for item tokens."""
     if isinstance(encoder, ItemEncoder):
         return [ItemTrajectoryEncoder(encoder)]
     return [TrajectoryEncoder(load_template(name, domain=data.domain), encoder) for name in model.templates]
 
 
-def train_align(
-    data: PreparedData,
-    model: ModelSection,
-    lora: LoraSection | None,
-    section: AlignSection,
-    start: Path | None,
-    out: Path,
-    *,
-    seed: int,
-    judge: Entry | None = None,
-    references: Path | None = None,
-) -> Path:
-    """Align a model on chosen and rejected titles; returns the folder of the weights.
-
-    Args:
-        data: prepared rows.
-        model: the base.
-        lora: a new adapter's form, where none is given; None: all weights are trained.
-        section: the settings.
-        start: the weights to go on from, which are also the reference; None: the bare base is.
-        out: folder of the stage; training goes on from the newest checkpoint in it.
-        seed: of rows, negatives and order.
-        judge: the recommender that chooses the negatives, where `negatives_from` names one.
-        references: folder for the reference's log-probabilities, which alignments share; None: in `out`.
-    """
-    rows = training_rows(data, section, seed)
-    tell_fewer(out.name, section, len(rows))
-    rows = negative_rows(data, model, section, rows, start, judge, out, seed=seed)
-    set_seed(seed)
-    encoder = prompt_encoder(model, data.catalogue)
-
-    def dataset(examples: Sequence[RankingExample]) -> PreferenceDataset:
-        sets = _encode(examples, data, model, encoder, "target-first")
-        return PreferenceDataset(sets, num_negatives=section.num_negatives, negatives=section.negatives, seed=seed)
-
-    asked = {i for row in rows for i in row.candidates} | set(trained_items(data))
-    config = SoftmaxDPOConfig(
-        **training_arguments(section, model, out, seed, "steps" if section.eval_rows else "no"),
-        beta=section.beta,
-        loss_type=section.loss,
-        num_negatives=section.num_negatives,
-        negatives=section.negatives,
-        precompute_ref_log_probs=section.precompute_reference,
-        reference_folder=str(references) if references else None,
-        max_tokens_per_pass=section.max_tokens_per_pass,
-    )
-    trainer = SoftmaxDPOTrainer(
-        load_start(data, model, lora, start),
-        config,
-        dataset(rows),
-        dataset(validation_rows(data, section, seed)) if section.eval_rows else None,
-        encoder.tokenizer,
-        new_adapter(lora, start),
-        within=catalogue_softmax(data, model, encoder, [i for i in data.catalogue.ids if i in asked]),
-        eval_within=catalogue_softmax(data, model, encoder, data.catalogue.ids),
-        encoder=encoder,
-    )
-    return train_to_weights(trainer, out)
-
-
 def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
-    """`eval_rows` validation rows of an alignment.
+    """Return `eval_rows` validation rows of an alignment.
 
-    Where training has lists drawn that are longer than theirs, theirs are drawn again too: uniformly, so that the
-    curves of all ways to draw negatives are over the same questions.
+    If training draws lists that are longer than theirs, their lists are drawn again too, but always uniformly. The
+    curves of all ways to draw negatives then rest on the same questions.
     """
     if section.is_from_log:
         return log_validation_rows(data, section, seed)
@@ -219,17 +179,14 @@ def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> lis
 
 
 def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:
-    """The rows that a stage trains on: rows `skip_rows … skip_rows + rows` of one seeded order of all.
-
-    With `latest_per_user`, of the last rows of each user, which are nearest to those of validation and test.
-    """
+    """Return the rows that a stage trains on: `some_rows` of `rows_to_choose_from`."""
     return some_rows(rows_to_choose_from(data, section, seed), section, seed)
 
 
 def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0) -> list[RankingExample]:
-    """All training rows, or with `latest_per_user` the last ones of each user.
+    """Return all training rows, or with `latest_per_user` the last rows of each user.
 
-    Rows of an alignment whose negatives the log tells of are made of the log; `seed` draws these.
+    An alignment with negatives from the log has rows of its own, which are drawn with `seed`.
     """
     rows = data.train
     if isinstance(section, AlignSection) and section.is_from_log:
@@ -246,53 +203,45 @@ def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0)
 
 
 def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
-    """Rows `skip_rows … skip_rows + rows` of one seeded order of all."""
+    """Return rows `skip_rows … skip_rows + rows` of one seeded order; stages can share no row."""
     order = np.random.default_rng((seed, 1)).permutation(len(rows))
     end = None if section.rows is None else section.skip_rows + section.rows
     return [rows[i] for i in order[section.skip_rows : end]]
 
 
-def tell_fewer(name: str, section: TrainSection, found: int) -> None:
-    """Say it where a stage finds fewer rows than it is to take."""
-    if section.rows is not None and found < section.rows:
+def tell_fewer(name: str, section: TrainSection, count: int) -> None:
+    """Print a message if a stage has fewer rows than its settings ask for."""
+    if section.rows is not None and count < section.rows:
         after = f" after the {section.skip_rows} of skip_rows" if section.skip_rows else ""
-        say(f"{name}: {found} rows, not the {section.rows} asked for: there are no more{after}")
+        say(f"{name}: {count} rows, not the {section.rows} asked for: there are no more{after}")
 
 
-def load_start(data: PreparedData, model: ModelSection, lora: LoraSection | None, start: Path | None) -> Any:
-    """Return the model that a stage trains: the base, or the weights that an earlier stage left.
-
-    All weights are trained in float32; the trainer's autocast computes in the model's dtype.
-    """
-    dtype = model.dtype if lora is not None else "float32"
-    found: Any = load_weights(model.name, start, is_trainable=True, **model.loading() | {"dtype": dtype})
-    if model.answers == "titles":
-        return found
-    table = item_table(found)
-    if table is None:
-        vectors = item_vectors(data, model)
-        table = add_items(found, data.catalogue.ids, vectors)
-    table.vector_dropout, table.dropout.p = model.items.vector_dropout, model.items.dropout
-    return found
+def load_start(made_of: Ingredients, start: Path | None) -> Any:
+    """Return the model that a stage trains: the base, or the weights of an earlier stage."""
+    model = made_of.model
+    # If all weights are trained they stay in float32, and the trainer's autocast computes in the model's dtype.
+    dtype = model.dtype if made_of.lora is not None else "float32"
+    loaded: Any = load_weights(model.name, start, is_trainable=True, **model.loading() | {"dtype": dtype})
+    if model.answers == "items":
+        table = item_table(loaded)
+        if table is None:
+            table = add_items(loaded, made_of.data.catalogue.ids, item_vectors(made_of.data, model))
+        table.vector_dropout, table.dropout.p = model.items.vector_dropout, model.items.dropout
+    return loaded
 
 
 def new_adapter(lora: LoraSection | None, start: Path | None) -> LoraConfig | None:
-    """Return the form of a new adapter; None where one is trained on, or all weights are."""
+    """Return the form of a new adapter; None if one is trained further, or all weights are trained."""
     if lora is None or (start is not None and is_adapter(start)):
         return None
-    return adapter_config(lora)
-
-
-def adapter_config(section: LoraSection) -> LoraConfig:
-    """Return the form of a new adapter."""
-    return lora_config(section.r, section.alpha, section.dropout, section.targets)
+    return training.lora_config(**lora.model_dump())
 
 
 def _encode(
     examples: Sequence[RankingExample], data: PreparedData, model: ModelSection, encoder: Encoder, answers: Any
 ) -> list[ChoiceSet]:
     templates = [load_template(name, domain=data.domain) for name in model.templates]
-    sets = encode_examples(examples, data.catalogue, templates, encoder, answers=answers)
+    sets = training.encode_examples(examples, data.catalogue, templates, encoder, answers=answers)
     if encoder.shortened:
         say(f"{encoder.shortened} of {len(sets)} histories were shortened to fit {model.max_length} tokens")
         encoder.shortened = 0
@@ -300,16 +249,11 @@ def _encode(
 
 
 def training_arguments(
-    section: TrainSection, model: ModelSection, out: Path, seed: int, evaluated: str = "no"
+    section: TrainSection, model: ModelSection, out: Path, seed: int, eval_strategy: str = "no"
 ) -> dict[str, Any]:
-    """Return arguments of an `SFTConfig` or `SoftmaxDPOConfig`, as far as all stages share them.
-
-    Args:
-        section, model, out, seed: of the stage.
-        evaluated: `eval_strategy`.
-    """
+    """Return those arguments of an `SFTConfig` or `SoftmaxDPOConfig` that all stages share."""
     on_cpu = not torch.cuda.is_available()
-    return {
+    return section.model_dump(include=_PASSED_ON) | {
         "output_dir": str(out),
         "run_name": out.name,
         "seed": seed,
@@ -319,21 +263,13 @@ def training_arguments(
         "max_length": model.max_length,
         "chat": model.chat,
         "num_train_epochs": section.epochs,
-        "learning_rate": section.learning_rate,
-        "global_batch_size": section.global_batch_size,
         "per_device_train_batch_size": section.per_device_batch_size,
         "per_device_eval_batch_size": 2 * section.per_device_batch_size,
         "warmup_steps": section.warmup,
-        "max_grad_norm": section.max_grad_norm,
-        "weight_decay": section.weight_decay,
-        "disable_dropout": section.disable_dropout,
-        # Item vectors begin at nothing in SFT alone; an alignment moves them as slowly as the layers.
+        # Only SFT trains item vectors from zero. An alignment that moved them as fast would forget what it learnt.
         "item_learning_rate": model.items.learning_rate if isinstance(section, SFTSection) else section.learning_rate,
-        "gradient_checkpointing": section.gradient_checkpointing,
-        "eval_strategy": evaluated,
-        "eval_steps": section.eval_steps,
+        "eval_strategy": eval_strategy,
         "save_strategy": "steps",
-        "save_steps": section.save_steps,
         "save_total_limit": 1,
         "logging_steps": 5,
         "dataloader_pin_memory": not on_cpu,
@@ -341,9 +277,9 @@ def training_arguments(
 
 
 def train_to_weights(trainer: ChoiceTrainer, out: Path) -> Path:
-    """Train, from a checkpoint where one is left; keep the best weights, or the last ones, and the log.
+    """Train, from the last checkpoint if there is one; write the log and the best weights, or the last ones.
 
-    Checkpoints stay until the stage is finished, which deletes them.
+    Checkpoints stay until the stage is finished.
     """
     checkpoint = last_checkpoint(out)
     if checkpoint is not None:

@@ -1,4 +1,4 @@
-"""A language model as a ranker: scores the candidates' titles in one pass, or answers in text."""
+"""A language model as a ranker: it scores the candidates' titles in one pass, or answers in text."""
 
 from __future__ import annotations
 
@@ -26,38 +26,37 @@ from prefrec.training.adapters import load_weights
 from prefrec.training.sampler import own_batches
 
 BATCH_SIZE = 8
-"""Questions per pass by default."""
+"""Default number of questions per batch."""
 
 MAX_NEW_TOKENS = 20
 """Length of a generated answer, as in the authors' evaluation."""
 
 MAX_TOKENS_PER_PASS = 8192
-"""Some 20 usual questions with 20 candidates; a long list of candidates takes several passes."""
+"""About 20 questions with 20 candidates. A longer list of candidates takes several passes."""
 
 GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
-"""Said in full: what is left unsaid, `generate` takes from the model's own generation settings."""
+"""All settings of greedy decoding. `generate` takes missing ones from the model's own generation settings."""
 
 
 class LMRanker:
-    """Ranks candidates by the log-probability of their titles, end token included, under a causal LM.
+    """A ranker by the log-probability of the candidates' titles, end token included, under a causal LM.
 
-    The answer constrained to the candidates is the one with the highest score: valid by construction, and
-    its hit rate is HR@1.
+    The best candidate is the model's answer if it may answer with candidates only, and its hit rate is HR@1.
 
     Args:
         name: shown in tables.
         model: a causal LM or a PEFT model, in evaluation mode.
         tokenizer: of the model.
         catalogue: titles of all items.
-        template: the prompt; where several were trained on, the first.
+        template: the prompt; if several were trained on, the first.
         max_length: tokens of a prompt with its longest answer.
-        chat: wrap the prompt by the tokenizer's chat template.
-        batch_size: examples a batch.
-        max_tokens_per_pass: tokens a pass, padding included; a batch with more takes several. None for no limit.
+        chat: wrap the prompt in the tokenizer's chat template.
+        batch_size: examples per batch.
+        max_tokens_per_pass: tokens per pass, padding included; None for no limit.
         encoder: of prompts and answers; None: of text, by the tokenizer.
-        objective: `catalogue`: titles are scored among those of the catalogue; `tokens`: among all texts.
+        objective: `catalogue` scores titles among those of the catalogue, `tokens` among all texts.
 
-    Under `accelerate launch` the processes share the rows: all must ask the same, and all get the whole answer.
+    Under `accelerate launch` the processes share the rows. All must ask the same questions, and all get all answers.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class LMRanker:
 
     @cached_property
     def within(self) -> CatalogueSoftmax | None:
-        """What titles compete with; None: all texts."""
+        """The catalogue that titles are scored within; None: all texts."""
         if self.objective == "tokens":
             return None
         titles = [*self.catalogue.titles.values()]
@@ -106,13 +105,13 @@ class LMRanker:
         return CatalogueSoftmax(self.encoder.answers_after(prompt, titles))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Log-probabilities [B, C] of the candidates' titles; −inf where a row has fewer candidates."""
+        """Return log-probabilities [B, C] of the candidates' titles; −inf where a row has fewer candidates."""
         return self.score_sets(self._encode(examples, "candidates"))
 
     def score_sets(self, sets: Sequence[ChoiceSet]) -> NDArray[np.float64]:
-        """Log-probabilities [n, C] of the answers of n questions that are already encoded, in batches.
+        """Return log-probabilities [n, C] of the answers of n encoded questions, computed in batches.
 
-        −inf where a question has fewer than C answers.
+        Entries where a question has fewer than C answers are −inf.
         """
         out = np.full((len(sets), max((len(c.answers) for c in sets), default=0)), -np.inf)
         self.scorer.settle(sets)
@@ -122,7 +121,7 @@ class LMRanker:
         return out
 
     def generate(self, examples: Sequence[RankingExample]) -> list[str]:
-        """The greedily decoded answer (at most 20 new tokens) to each example's prompt."""
+        """Return the greedily decoded answer (at most 20 new tokens) to each example's prompt."""
         sets = self._encode(examples, "target")
         with torch.no_grad():
             found = [
@@ -132,7 +131,7 @@ class LMRanker:
         return [texts[i] for i in range(len(examples))]
 
     def choice_logps(self, choice_sets: Sequence[ChoiceSet]) -> NDArray[np.float32]:
-        """Log-probabilities [B, C] of the answers of questions that are already encoded, as one batch."""
+        """Return log-probabilities [B, C] of the answers of encoded questions, computed as one batch."""
         return self.scorer.score(choice_sets, self.model).cpu().numpy()
 
     def _encode(self, examples: Sequence[RankingExample], answers: Any) -> list[ChoiceSet]:
@@ -152,7 +151,7 @@ def greedy_answers(
     end: int,
     max_new_tokens: int,
 ) -> list[str]:
-    """The greedily decoded answers to prompts as token ids, as one batch; each stops at the token `end`."""
+    """Return the greedily decoded answers to a batch of prompts as token ids; each stops at the token `end`."""
     device = next(model.parameters()).device
     length = max(map(len, prompts))
     ids = torch.full((len(prompts), length), end)
@@ -174,13 +173,13 @@ def greedy_answers(
 def load_lm(
     base: str, adapter: Path | None = None, *, dtype: str = "bfloat16", **options: Any
 ) -> tuple[nn.Module, Any]:
-    """A base model, with an adapter where one is given, and its tokenizer; ready to score, on a GPU if there is one.
+    """Return a base model with its adapter, if any, and its tokenizer, on a GPU if there is one.
 
     Args:
         base: a name for `prefrec.lm.models.load_model`.
         adapter: folder of a PEFT adapter, or of a whole model that was trained from the base.
         dtype: of the base.
-        **options: for `load_model`, how the base attends and is held.
+        **options: of `load_model`.
 
     Raises:
         ModelError: base or adapter cannot be found or read.

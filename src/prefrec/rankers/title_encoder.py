@@ -13,8 +13,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefrec.console import track
 from prefrec.errors import ModelError
-from prefrec.lm.models import SAFE, load_tokenizer, resolve
-from prefrec.rankers.lm import default_device
+from prefrec.lm.models import SAFE, default_device, load_tokenizer, resolve
 from prefrec.training.sampler import longest_first
 
 _TITLES_AT_A_TIME = 128

@@ -1,4 +1,4 @@
-"""A run's folder as one HTML page: what was run, what was found, how it was trained, and what changed."""
+"""A run as one HTML page: settings, results, training curves and examples."""
 
 from prefrec.report.render import REPORT, write_report
 

@@ -1,10 +1,10 @@
-"""How training went: a plot a quantity, all alignments in one, training lines and validation dots."""
+"""Curves of training: a plot per quantity, with lines for training and dots for validation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -16,12 +16,11 @@ from prefrec.report.wording import label, number
 from prefrec.runs.contents import Stage
 
 SMOOTH_FROM = 40
-"""Points from which on a running mean is drawn over the raw line."""
+"""Number of points from which a running mean is drawn over the raw line."""
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A quantity: its title, what is drawn solid and what dashed, and a word on how to read it."""
+class Panel(NamedTuple):
+    """A quantity: its title, keys of the log for the solid and the dashed line, and a hint for the reader."""
 
     title: str
     solid: str
@@ -29,8 +28,7 @@ class Panel:
     hint: str = ""
 
 
-@dataclass(frozen=True)
-class Plot:
+class Plot(NamedTuple):
     """A panel as drawn."""
 
     title: str
@@ -48,35 +46,32 @@ ALIGN_PANELS = (
     Panel("Reward margin", "rewards/margins", hint="Chosen minus the mean of the rejected."),
     Panel("Reward accuracy", "rewards/accuracies", hint="Share of rows whose chosen title has the highest reward."),
     Panel("Log-probabilities", "logps/chosen", "logps/rejected", "Solid: chosen. Dashed: rejected, their mean."),
-    Panel(
-        "Effective negatives", "negatives/effective", hint="1/Σw²: N where all weigh alike, 1 where one carries all."
-    ),
+    Panel("Effective negatives", "negatives/effective", hint="1/Σw²: N if all weigh alike, 1 if one carries all."),
 )
 
 
 def sft_plots(stages: Sequence[Stage]) -> list[Plot]:
-    """The plots of supervised fine-tuning."""
+    """Return the plots of supervised fine-tuning."""
     return _plots([s for s in stages if s.kind == "sft"], SFT_PANELS, "sft")
 
 
 def align_plots(stages: Sequence[Stage]) -> list[Plot]:
-    """The plots of all alignments together."""
+    """Return the plots of all alignments together."""
     return _plots([s for s in stages if s.kind == "align"], ALIGN_PANELS, "align")
 
 
 def stage_colours(stages: Sequence[Stage]) -> list[tuple[str, str]]:
-    """(name, colour) of each alignment, for a legend."""
+    """Return (name, colour) of each alignment, for a legend."""
     return [(label(s.name), _colour(i)) for i, s in enumerate(s for s in stages if s.kind == "align")]
 
 
 def start_loss(stage: Stage) -> float | None:
-    """The loss of a policy that equals its reference: ln(1+N) for S-DPO, ln 2 for losses of pairs; else None."""
+    """Return the loss of a policy equal to its reference: ln(1+N) for S-DPO, ln 2 for losses of pairs; else None."""
     negatives, loss = stage.setting("num_negatives"), stage.setting("loss") or stage.setting("loss_type")
-    if loss not in (None, "softmax_dpo", "dpo", "dmpo"):
-        return None
     if loss in ("dpo", "dmpo"):
         return math.log(2)
-    return math.log(1 + negatives) if isinstance(negatives, int) and negatives > 0 else None
+    known = loss in (None, "softmax_dpo") and isinstance(negatives, int) and negatives > 0
+    return math.log(1 + negatives) if known else None
 
 
 def _plots(stages: Sequence[Stage], panels: Sequence[Panel], group: str) -> list[Plot]:
@@ -106,7 +101,6 @@ def _plot(stages: Sequence[Stage], panel: Panel, name: str) -> Plot:
 
 
 def _draw(axes: Axes, stage: Stage, key: str, colour: str, dashed: bool) -> None:
-    """The training line, raw and smoothed, and the validation dots."""
     train, held_out = np.array(stage.points(key)), np.array(stage.points(f"eval_{key}"))
     style = (0, (4, 2)) if dashed else "-"
     if len(train):
@@ -121,7 +115,7 @@ def _draw(axes: Axes, stage: Stage, key: str, colour: str, dashed: bool) -> None
 
 
 def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The centred mean [T] over about a twelfth of the values, over what there is at the ends; NaN left out."""
+    """Return the centred mean [T] over about a twelfth of the values, fewer at the ends, without NaN."""
     half = max(1, len(values) // 24)
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     kept = [w[np.isfinite(w)] for w in windows]
@@ -129,12 +123,12 @@ def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _in_words(stage: Stage, key: str) -> list[str]:
-    found = []
+    words = []
     for prefix, part in (("", "training"), ("eval_", "validation")):
         if points := stage.points(f"{prefix}{key}"):
             ends = f"{number(points[0][1])} at step {points[0][0]:.0f} to {number(points[-1][1])}"
-            found.append(f"{label(stage.name)}, {key}, {part}: {ends} at step {points[-1][0]:.0f}.")
-    return found
+            words.append(f"{label(stage.name)}, {key}, {part}: {ends} at step {points[-1][0]:.0f}.")
+    return words
 
 
 def _colour(i: int) -> str:

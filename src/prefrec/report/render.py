@@ -1,4 +1,4 @@
-"""Write the report: the run's contents, put into words, tables and plots, in one HTML file that needs no other."""
+"""Write the report: the run's results in sentences, tables and plots, in one HTML file that needs no other."""
 
 from __future__ import annotations
 
@@ -6,74 +6,83 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefrec.evaluation import Evaluation
-from prefrec.files import write_whole
+import jinja2
+
+from prefrec.evaluation import Comparison, Evaluation
+from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
+from prefrec.files import write_text
 from prefrec.report import curves, tables
 from prefrec.report.examples import EACH, SEED, pick_examples
-from prefrec.report.findings import facts, findings, headline_metrics, other_machines
-from prefrec.report.pages import page_environment
-from prefrec.report.whiskers import whisker_plot
-from prefrec.report.wording import label, metric_label
+from prefrec.report.svg import whisker_plot
+from prefrec.report.wording import includes_zero, label, metric_label, with_interval
 from prefrec.runs.contents import RunContents, read_run
 
 REPORT = "report.html"
+
+
+def page_environment(*packages: str) -> jinja2.Environment:
+    """Return the jinja2 environment of HTML templates in `packages`; the first package with a template has it."""
+    return jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package, ".") for package in packages]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
 
 _environment = page_environment("prefrec.report")
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into a run's folder and return its path.
-
-    Parts that the run does not have (yet) are named in the report.
-
-    Raises:
-        DataError: no such folder, or it holds no part of a run.
-    """
-    text = render(read_run(Path(run)))
+    """Write `report.html` into a run's folder and return its path; errors are those of `read_run`."""
     path = Path(run) / REPORT
-    write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    write_text(path, render(read_run(Path(run))))
     return path
 
 
 def render(run: RunContents) -> str:
-    """The report as HTML."""
-    template = _environment.get_template("report.html.jinja2")
-    name = str(run.recipe.get("name") or run.folder.resolve().name)
+    """Return the report as HTML."""
     evaluation = run.evaluation
-    return template.render(
-        name=name,
+    audit = evaluation.audit if evaluation else None
+    return _environment.get_template("report.html.jinja2").render(
+        name=str(run.recipe.get("name") or run.folder.resolve().name),
         run=run,
         facts=facts(run),
         findings=findings(run),
-        verdict=tables.audit_verdict(run),
-        leaks=bool(evaluation and evaluation.audit and evaluation.audit.leaks),
+        verdict=audit.verdict if audit else "",
+        leaks=bool(audit and audit.leaks),
         results=_results(run, evaluation) if evaluation else None,
         preferences=tables.preference_grids(run.preferences) if run.preferences else None,
-        training=_training(run),
+        training={
+            "stages": tables.stages_grid(run.stages),
+            "sft": curves.sft_plots(run.stages),
+            "align": curves.align_plots(run.stages),
+            "colours": curves.stage_colours(run.stages),
+            "silent": [label(s.name) for s in run.stages if not s.log],
+            "smooth_from": curves.SMOOTH_FROM,
+        },
         picked=pick_examples(run),
         each=EACH,
         seed=SEED,
-        protocol=_protocol(run),
+        protocol=_protocol(run.data.protocol) if run.data else None,
         elsewhere=other_machines(run),
     )
 
 
 def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
-    """Tables and plots of the evaluation."""
-    chance = tables.chance_of(evaluation)
-    full = run.full_catalogue
+    chance, full = tables.chance_of(evaluation), run.full_catalogue
     trained = [s.name for s in run.stages]
+    metrics = headline_metrics(evaluation)
+    blocks = (("On the lists", evaluation), ("Over the whole catalogue", full))
     return {
         "evaluation": evaluation,
         "metrics": tables.metrics_grid(evaluation, full),
         "groups": tables.groups_grid(evaluation, full),
-        "plots": [
-            (metric_label(m), whisker_plot(evaluation, m, trained, chance.get(m)))
-            for m in headline_metrics(evaluation)
-        ],
+        "plots": [(metric_label(m), whisker_plot(evaluation, m, trained, chance.get(m))) for m in metrics],
         "differences": [
             (title, tables.differences_grid(block), tables.comparisons_note(block))
-            for title, block in (("On the lists", evaluation), ("Over the whole catalogue", full))
+            for title, block in blocks
             if block and block.comparisons
         ],
         "full": full,
@@ -82,31 +91,110 @@ def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _training(run: RunContents) -> dict[str, Any]:
-    """Table and plots of the stages."""
+def _protocol(protocol: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of `protocol.json` that are shown, and all of it as text."""
+    counts, listed = protocol.get("counts", {}), protocol.get("candidates", {})
+    shown = {k: protocol.get(k) for k in ("source", "domain", "split", "seed")}
+    shown["candidates"] = f"{listed['size']}, {listed['kind']}" if {"size", "kind"} <= set(listed) else None
+    shown |= {k.replace("_", " "): f"{v:,}" for k, v in counts.items() if isinstance(v, int)}
     return {
-        "stages": tables.stages_grid(run.stages),
-        "sft": curves.sft_plots(run.stages),
-        "align": curves.align_plots(run.stages),
-        "colours": curves.stage_colours(run.stages),
-        "silent": [label(s.name) for s in run.stages if not s.log],
-        "smooth_from": curves.SMOOTH_FROM,
-    }
-
-
-def _protocol(run: RunContents) -> dict[str, Any] | None:
-    """The parts of `protocol.json` that are shown, and the whole of it as text."""
-    if run.data is None:
-        return None
-    protocol = run.data.protocol
-    counts = protocol.get("counts", {})
-    listed = protocol.get("candidates", {})
-    facts = {k: protocol.get(k) for k in ("source", "domain", "split", "seed")}
-    facts["candidates"] = f"{listed['size']}, {listed['kind']}" if {"size", "kind"} <= set(listed) else None
-    facts |= {k.replace("_", " "): f"{v:,}" for k, v in counts.items() if isinstance(v, int)}
-    return {
-        "facts": {k: v for k, v in facts.items() if v is not None},
+        "facts": {k: v for k, v in shown.items() if v is not None},
         "rows": [(k, n, counts.get("row_users", {}).get(k)) for k, n in counts.get("rows", {}).items()],
         "notes": protocol.get("notes", []),
         "text": json.dumps(protocol, indent=2, ensure_ascii=False),
     }
+
+
+def facts(run: RunContents) -> list[tuple[str, str]]:
+    """Return (name, value) pairs on what was run."""
+    pairs = [("Model", run.model)]
+    if run.data:
+        protocol = run.data.protocol
+        sizes = sorted({len(e.candidates) for e in run.data.split(run.split)})
+        pairs += [("Data", str(protocol.get("source", ""))), ("Split", str(protocol.get("split", "")))]
+        pairs.append(("Candidates a row", "–".join(str(s) for s in dict.fromkeys(sizes[:1] + sizes[-1:]))))
+    if run.evaluation:
+        pairs.append((f"{run.split.capitalize()} rows", f"{run.evaluation.n:,}"))
+        pairs.append(("Users among them", f"{run.evaluation.users:,}"))
+    steps = [label(s.name) + ("" if s.state.get("finished") else " (not finished)") for s in run.stages]
+    pairs.append(("Trained", " → ".join(steps)))
+    return [(name, value) for name, value in pairs if value]
+
+
+def findings(run: RunContents) -> list[str]:
+    """Return a sentence per model on the headline metric, then the reference rankers, all items and generation."""
+    evaluation = run.evaluation
+    if evaluation is None:
+        return []
+    metric = headline_metrics(evaluation)[0]
+    trained = [s.name for s in run.stages if s.name in evaluation.metrics]
+    models = trained or list(dict.fromkeys(c.ranker for c in evaluation.comparisons)) or evaluation.rankers
+    last_first = models[::-1]
+    sentences = [_sentence(evaluation, name, metric) for name in last_first]
+    sentences += _reference_sentence(run, evaluation, metric)
+    full = run.full_catalogue
+    if full is not None and (name := next((m for m in last_first if m in full.metrics), None)):
+        sentences.append(_sentence(full, name, FULL_METRICS[0], " over the whole catalogue"))
+    return sentences + _generation_sentence(run, last_first)
+
+
+def headline_metrics(evaluation: Evaluation) -> list[str]:
+    """Return HR@1 and NDCG@10 if they were measured, else the first metric."""
+    metrics = tables.measured(evaluation.metrics)
+    return [m for m in HEADLINE_METRICS if m in metrics] or metrics[:1]
+
+
+def _sentence(evaluation: Evaluation, name: str, metric: str, where: str = "") -> str:
+    value = evaluation.metrics[name].get(metric)
+    start = f"{label(name)}: no value"
+    if value:
+        start = f"{label(name)}’s {metric_label(metric)}{where} is {with_interval(value)}"
+    pairs = [c for c in evaluation.comparisons if (c.ranker, c.metric) == (name, metric)]
+    if not pairs:
+        return f"{start} on {evaluation.n:,} rows."
+    best = evaluation.best_reference
+    against = "; ".join(_against(c, best) for c in sorted(pairs, key=lambda c: c.against != best))
+    return f"{start}: {against}, on the same {evaluation.n:,} rows."
+
+
+def _against(comparison: Comparison, best: str | None) -> str:
+    shown, other = with_interval(comparison.difference), label(comparison.against)
+    other = f"the best reference row, {other}" if comparison.against == best else other
+    if includes_zero(comparison.difference):
+        return f"no difference shown against {other} ({shown})"
+    return f"{shown} against {other}"
+
+
+def _reference_sentence(run: RunContents, evaluation: Evaluation, metric: str) -> list[str]:
+    # Every kind of the recipe's `rankers` contains a language model; in MoRec it encodes titles.
+    models = {"zero-shot", *(s.name for s in run.stages), *run.further}
+    others = {r: own[metric] for r, own in evaluation.metrics.items() if r not in models and metric in own}
+    sentences = [f"Chance is {evaluation.chance:.3f}."] if metric == "hr@1" else []
+    if others and run.stages:
+        best = max(others, key=lambda r: others[r].mean)
+        value = f"{metric_label(metric)} {with_interval(others[best])}."
+        sentences = [f"The best ranker without a language model is {label(best)}: {value}", *sentences]
+    return [" ".join(sentences)] if sentences else []
+
+
+def _generation_sentence(run: RunContents, last_first: list[str]) -> list[str]:
+    generation = run.generation
+    last = next((m for m in last_first if generation and m in generation.metrics), None)
+    if generation is None or last is None or not {"valid_ratio", "gen_hr@1"} <= set(generation.metrics[last]):
+        return []
+    own = generation.metrics[last]
+    return [
+        f"Asked to answer in text on {generation.n:,} rows, {label(last)} has a valid ratio of "
+        f"{with_interval(own['valid_ratio'])} and an HR@1 of {with_interval(own['gen_hr@1'])}."
+    ]
+
+
+def other_machines(run: RunContents) -> list[str]:
+    """Return a sentence for each stage that another machine or other versions finished than ran the last command."""
+    sentences = []
+    for part, machine in run.machines.items():
+        differing = [k for k in machine if k in run.environment and machine[k] != run.environment[k]]
+        if differing:
+            listed = ", ".join(f"{k} {machine[k]} (not {run.environment[k]})" for k in differing)
+            sentences.append(f"{part}/ was made with {listed}.")
+    return sentences

@@ -1,28 +1,30 @@
-"""Small plots that sit in a page: no window, no pyplot, text in the page's font and colour."""
+"""Small plots for a page, drawn without a window, with text in the page's font and colour."""
 
 from __future__ import annotations
 
 import html
 import io
+import math
 import re
+from collections.abc import Collection, Mapping
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from prefrec.evaluation import Evaluation, Interval
+from prefrec.report.wording import label, metric_label, with_interval
+
 PALETTE = ("#3a84c9", "#d97a1e", "#2f9e68", "#a667c4", "#c9556b", "#8a8a35")
 """Colours that stand out on white and on black."""
-
 INK = "#010203"
-"""Stands for the colour of the page's text, which the page decides."""
-
-WIDTH, HEIGHT = 4.3, 2.7
-"""Of a plot, in inches; the page scales it to its column."""
+"""Placeholder for the colour of the page's text."""
+_GREY = "#8b8f97"
 
 
-def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """A figure with one axes: light grid, no frame."""
+def new_figure(width: float = 4.3, height: float = 2.7) -> tuple[Figure, Axes]:
+    """Return a figure of this size in inches, with one axes: light grid, no frame. The page scales it."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     for side in ("top", "right"):
@@ -36,12 +38,7 @@ def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Ax
 
 
 def to_svg(figure: Figure, alt: str, name: str) -> Markup:
-    """The figure as an `<svg>` element with a text alternative.
-
-    Args:
-        alt: what the figure shows, in words.
-        name: goes before every id, so that several figures live in one page.
-    """
+    """Return the figure as an `<svg>` element with a text alternative; `name` makes its ids differ in a page."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "prefrec"}):
@@ -49,9 +46,43 @@ def to_svg(figure: Figure, alt: str, name: str) -> Markup:
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
+    # All figures share the ids of one HTML page, and the page sets their size.
     text = re.sub(r'\b(id="|xlink:href="#)|(url\(#)', lambda m: f"{m.group()}{name}-", text)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     opening = f'<svg class="plot" role="img" aria-label="{html.escape(alt)}"'
     text = re.sub(r'<svg([^>]*?) width="[^"]*"', lambda m: f"{opening}{m.group(1)}", text, count=1)
     drawn = text.replace(INK, "currentColor").strip()
     return Markup(drawn)  # nosec B704  # matplotlib has escaped the texts in it
+
+
+def whisker_plot(evaluation: Evaluation, metric: str, trained: Collection[str], chance: float | None) -> Markup:
+    """Return a plot of the rankers in the order of the table: a dot for the mean, a line for the 95% interval.
+
+    The `trained` ones are in colour, and a dashed line is at `chance`.
+    """
+    shown = {r: own[metric] for r, own in evaluation.metrics.items() if metric in own}
+    figure = whisker_figure(shown, trained)
+    words = "; ".join(f"{label(r)} {with_interval(i)}" for r, i in shown.items())
+    alt = f"{metric_label(metric)}. {metric_label(metric)} with 95% intervals: {words}."
+    if chance is not None:
+        figure.axes[0].axvline(chance, color=INK, alpha=0.5, linestyle=(0, (3, 3)), linewidth=1)
+        alt += f" The dashed line is chance, {chance:.3f}."
+    return to_svg(figure, alt, "w-" + "".join(c if c.isalnum() else "-" for c in metric))
+
+
+def whisker_figure(shown: Mapping[str, Interval], coloured: Collection[str]) -> Figure:
+    """Return a figure with a dot and an interval per name, from top to bottom; it starts at 0 if none is below."""
+    figure, axes = new_figure(height=0.75 + 0.3 * len(shown))
+    for y, (name, value) in enumerate(shown.items()):
+        colour = PALETTE[0] if name in coloured else _GREY
+        if not math.isnan(value.low):
+            axes.plot([value.low, value.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
+        axes.plot(value.mean, y, "o", color=colour, markersize=6.5)
+    axes.set_yticks(range(len(shown)), [label(n) for n in shown], parse_math=False, fontsize=9.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    if all(v.mean >= 0 and not v.low < 0 for v in shown.values()):
+        axes.set_xlim(0, 1.04 * max(axes.get_xlim()[1], 1e-9))
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    return figure

@@ -12,41 +12,41 @@ _NAMES = {"sft": "SFT", "dpo": "DPO", "s-dpo": "S-DPO", "dmpo": "DMPO", "bpr": "
 
 
 def label(name: str) -> str:
-    """How a ranker or stage is written: `s-dpo` → S-DPO; names of the user's own stay as they are."""
+    """Return a ranker's or stage's name as it is written, `s-dpo` → S-DPO; a user's own names stay as they are."""
     return _NAMES.get(name, name)
 
 
-def number(value: float, digits: int = 3) -> str:
-    """`0.412`, with a true minus sign; a dash where there is no number."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+def number(value: float, digits: int = 3, sign: str = "") -> str:
+    """Return `0.412`, with a true minus sign, and a plus sign if `sign` is "+"; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:{sign}.{digits}f}".replace("-", "−")
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """`+0.080` or `−0.080`."""
-    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+    """Return `+0.080` or `−0.080`."""
+    return number(value, digits, "+")
 
 
 def interval_ends(interval: Interval) -> str:
-    """`[0.370, 0.450]`, with signs for a difference, never broken over lines; "no interval" where there is none."""
+    """Return `[0.370, 0.450]`, with signs for a difference and without line breaks, or "no interval"."""
     if math.isnan(interval.low):
         return "no interval"
-    form = signed if isinstance(interval, PairedDifference) else number
-    return f"[{form(interval.low)},\u00a0{form(interval.high)}]"
+    sign = "+" if isinstance(interval, PairedDifference) else ""
+    return f"[{number(interval.low, sign=sign)},\u00a0{number(interval.high, sign=sign)}]"
 
 
 def with_interval(interval: Interval) -> str:
-    """`0.412 [0.370, 0.450]`."""
-    form = signed if isinstance(interval, PairedDifference) else number
-    return f"{form(interval.mean)} {interval_ends(interval)}"
+    """Return `0.412 [0.370, 0.450]`."""
+    sign = "+" if isinstance(interval, PairedDifference) else ""
+    return f"{number(interval.mean, sign=sign)} {interval_ends(interval)}"
 
 
 def includes_zero(difference: PairedDifference) -> bool:
-    """True where the interval does not tell the difference from 0 (or there is no interval)."""
+    """Return True if the interval includes 0, or there is no interval."""
     return not (difference.low > 0 or difference.high < 0)
 
 
 def clock(seconds: Any) -> str:
-    """`45 s`, `12 min 05 s` or `3 h 20 min`; a dash where it is not known."""
+    """Return `45 s`, `12 min 05 s` or `3 h 20 min`; a dash if it is not known."""
     if not isinstance(seconds, int | float):
         return "–"
     whole = round(seconds)

@@ -1,4 +1,4 @@
-"""A stage's folder: what it was made from, whether it is finished, and where an interrupted one goes on."""
+"""A stage's folder: the inputs of its result, whether it is finished, and where an interrupted one resumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,55 +28,52 @@ from prefrec.lm.models import default_device
 
 STAGE_FILE = "stage.json"
 PREVIOUS = ".previous"
-"""Ends the name of the folder that keeps the outcome of another key."""
+"""End of the name of the folder that keeps the result of another key."""
 TRAINER_STATE = "trainer_state.json"
-"""The last file of a checkpoint that is written."""
-
+"""The file of a checkpoint that is written last."""
 SHARED = {"seconds": "shared_seconds", "cpu_seconds": "shared_cpu_seconds"}
-"""What a stage took, and what it would have taken beyond that alone."""
+"""Time of a stage → time that it saved because another stage had left it the reference's log-probabilities."""
 
 
 def stage_key(**parts: Any) -> str:
-    """A hash of everything a stage depends on (JSON values; the keys of earlier stages among them)."""
+    """Return a hash of everything that a stage depends on: JSON values, and keys of earlier stages."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def file_facts(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Name, size and date of the files among `paths` and right inside the folders among them, for a key."""
+    """Return path, size and date of these files, and of the files directly inside these folders, for a key."""
     places = [p.resolve() for p in paths]
     files = [f for p in places for f in (sorted(p.iterdir()) if p.is_dir() else [p]) if f.is_file()]
     return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
 
 def is_finished(folder: Path, key: str) -> bool:
-    """True where `folder` holds the finished outcome of the stage with this key.
+    """Return True if `folder` holds the finished result of the stage with this key.
 
-    What was moved aside under this key is brought back first. All processes must call it, and wait here.
+    A result that was moved aside under this key is brought back first. All processes must call this, and wait.
     """
     if processes.is_first():
         _bring_back(folder, key)
     processes.wait()
-    state = _state(folder)
+    state = read_state(folder)
     return bool(state.get("key") == key and state.get("finished"))
 
 
 @contextmanager
 def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any) -> Iterator[Path]:
-    """The folder to work in. What an interrupted stage of the same key left stays there, to go on from.
+    """Yield the folder to work in, with the files that an interrupted stage of the same key left.
 
-    The outcome of another key is moved to `NAME.previous` (of which one is kept), never deleted at once; what lies
-    there under the wanted key takes its place. Checkpoints are deleted when the stage is finished. Of many processes
-    the first one sees to the folder, and all leave together.
+    A result of another key moves to `NAME.previous`. One such folder is kept, and it comes back if its key is wanted
+    again. Checkpoints are deleted at the end. Of many processes the first one manages the folder, and all leave
+    together.
 
-    `stage.json` holds what is given here, `more` too. It says what the stage took, all parts of an interrupted one
-    together but those that ended by a kill: `seconds` of wall time, `cpu_seconds` of this process (all its threads),
-    and `peak_bytes`, the most memory that the process (on a GPU: torch) held during it. `shared_seconds` and
-    `shared_cpu_seconds` are what it would have taken beyond that, had another stage not left it the reference's
-    log-probabilities. `environment` is the machine that finished it.
+    `stage.json` holds the arguments, the machine that finished the stage (`environment`), and its costs over all
+    parts that were not killed: `seconds` of wall time, `cpu_seconds` of this process (all threads), `peak_bytes` of
+    memory (on a GPU: of torch), and the times of `SHARED`.
 
     Raises:
-        ConfigError: the folder's name ends in `.previous`; or it, or the one that would be moved away for it, holds
-            files but was never a stage's.
+        ConfigError: the folder's name ends in `.previous`; or this folder, or the one for its old result, holds files
+            and was never a stage's.
     """
     refuse_name(folder.name)
     if not processes.is_first():
@@ -85,11 +82,11 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
         processes.wait()
         return
     _bring_back(folder, key)
-    state = _state(folder)
+    state = read_state(folder)
     if folder.exists() and state.get("key") != key:
         previous = _previous(folder)
-        for place in (folder, previous):
-            _refuse_foreign(place, folder)
+        for path in (folder, previous):
+            _refuse_foreign(path, folder)
         _delete(previous)
         folder.rename(previous)
         state = {}
@@ -99,7 +96,8 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
     write_json(folder / STAGE_FILE, note)
     device = default_device().type
     reset_peak(device)
-    resumed = note["seconds"] > 0  # then the log-probabilities that it finds may be its own, and are counted
+    # A resumed stage may find the log-probabilities that it computed itself. Their time is counted already.
+    resumed = note["seconds"] > 0
     start, cpu_start, credit_start = time.monotonic(), time.process_time(), cached_time_credit()
     processes.wait()
     try:
@@ -112,38 +110,39 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
         if not resumed:
             note["shared_seconds"] = round(cached_time_credit().wall - credit_start.wall, 1)
             note["shared_cpu_seconds"] = round(cached_time_credit().cpu - credit_start.cpu, 1)
-        # What went wrong before is told, not that the disk is too full to note it.
+        # If the stage failed, a full disk must not hide its error.
         with nullcontext() if note["finished"] else suppress(OSError):
             write_json(folder / STAGE_FILE, note)
     _drop_checkpoints(folder)
     processes.wait()
 
 
-def refuse_name(name: str) -> None:
-    """Let no stage have a name that belongs to what another one keeps.
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the content of a stage's `stage.json`; {} if it is missing or damaged."""
+    state = read_json(folder / STAGE_FILE)
+    return state if isinstance(state, dict) else {}
 
-    Raises:
-        ConfigError: it has.
-    """
+
+def refuse_name(name: str) -> None:
+    """Raise ConfigError if a stage has a name that ends like the folders of earlier results."""
     if name.endswith(PREVIOUS):
-        raise ConfigError(
-            f"{name!r} is no name for a stage: {PREVIOUS} is the end of folders in which earlier outcomes are kept"
-        )
+        raise ConfigError(f"{name!r} cannot name a stage: folders with earlier results end in {PREVIOUS}")
 
 
 def taken(state: dict[str, Any], what: str) -> float:
-    """What a stage takes by itself, from its `stage.json`: times with a pass that another stage left to it."""
+    """Return a cost in `stage.json` of a stage by itself: times include what it saved through another stage."""
     return float(state[what]) + float(state.get(SHARED.get(what, ""), 0))
 
 
 def machine() -> dict[str, Any]:
-    """Versions and machine: what a figure needs to be made again, beside the recipe."""
+    """Return versions and machine: what is needed, with the recipe, to compute a figure again."""
     packages = ("prefrec", "torch", "transformers", "peft", "polars", "numpy")
+    processor = processor_says("model name")
     return {
         **{name: version(name) for name in packages},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": f"{processor} × {os.cpu_count()}" if processor else platform.processor(),
         "threads": torch.get_num_threads(),
         "linear": linear_backend(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -152,28 +151,17 @@ def machine() -> dict[str, Any]:
 
 
 @cache
-def _processor() -> str:
-    name = processor_says("model name")
-    return f"{name} × {os.cpu_count()}" if name else platform.processor()
-
-
-@cache
 def _commit() -> str | None:
-    """The commit of the source tree that this package runs from, with a + where files of the package differ."""
-    here = Path(__file__).parents[1]
+    """Return the commit of the source tree of this package, with a + if files of the package differ."""
+    git = partial(subprocess.run, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     try:
-        inside = subprocess.run(
-            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, check=False
-        )
-        if inside.returncode:
+        if git(["git", "ls-files", "--error-unmatch", __file__]).returncode:
             return None
-        head = subprocess.run(
-            ["git", "rev-parse", "--short=10", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=here, check=False).returncode
-    except (OSError, subprocess.CalledProcessError):
+        head = git(["git", "rev-parse", "--short=10", "HEAD"])
+        dirty = git(["git", "diff", "--quiet", "HEAD", "--", "."]).returncode
+    except OSError:
         return None
-    return head.stdout.strip() + ("+" if dirty else "")
+    return None if head.returncode else head.stdout.strip() + ("+" if dirty else "")
 
 
 def _previous(folder: Path) -> Path:
@@ -181,14 +169,12 @@ def _previous(folder: Path) -> Path:
 
 
 def _bring_back(folder: Path, key: str) -> None:
-    """Swap a folder and its `.previous` where that one has the wanted key; end what a kill left half done.
-
-    Neither is deleted: a kill leaves both, one of them perhaps under the name that it has between the two.
-    """
+    """Swap a folder with its `.previous` if that one has the wanted key; complete a swap that a kill interrupted."""
+    # Only renames: a kill leaves both folders, one of them perhaps under the name `between`.
     previous, between = _previous(folder), folder.with_name(f".{folder.name}.swapped")
     if between.exists():
         between.rename(previous if folder.exists() else folder)
-    if _state(folder).get("key") != key and _state(previous).get("key") == key:
+    if read_state(folder).get("key") != key and read_state(previous).get("key") == key:
         say(f"{folder.name}: taken back from {previous.name}")
         if folder.exists():
             _refuse_foreign(folder, folder)
@@ -196,44 +182,40 @@ def _bring_back(folder: Path, key: str) -> None:
         previous.rename(folder)
         if between.exists():
             between.rename(previous)
-    if _state(folder).get("finished"):
+    if read_state(folder).get("finished"):
         _drop_checkpoints(folder)
 
 
-def _delete(place: Path) -> None:
-    """Delete an outcome; half deleted it is neither taken for a whole one nor for a stranger's."""
-    if not place.exists():
+def _delete(folder: Path) -> None:
+    if not folder.exists():
         return
-    write_json(place / STAGE_FILE, {})
-    for part in place.iterdir():
+    # With an empty state a half-deleted result counts neither as whole nor as somebody else's files.
+    write_json(folder / STAGE_FILE, {})
+    for part in folder.iterdir():
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         elif part.name != STAGE_FILE:
             part.unlink(missing_ok=True)
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _drop_checkpoints(folder: Path) -> None:
     for left in folder.glob("checkpoint-*"):
-        (left / TRAINER_STATE).unlink(missing_ok=True)  # half deleted it must not be gone on from
+        # Without this file a half-deleted checkpoint is not resumed from.
+        (left / TRAINER_STATE).unlink(missing_ok=True)
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _refuse_foreign(place: Path, folder: Path) -> None:
-    """Let nothing be moved or deleted that is not ours."""
-    if place.exists() and not (place.is_dir() and ((place / STAGE_FILE).exists() or not any(place.iterdir()))):
+def _refuse_foreign(path: Path, folder: Path) -> None:
+    """Raise ConfigError if `path` holds files that are not of a stage."""
+    if path.exists() and not (path.is_dir() and ((path / STAGE_FILE).exists() or not any(path.iterdir()))):
         raise ConfigError(
-            f"{folder}: cannot be made, as {place} is there and not from prefrec (no {STAGE_FILE} in it); "
-            "name another folder, or move it away"
+            f"{folder} cannot be made: {path} exists and is not from prefrec (no {STAGE_FILE} in it); name another "
+            "folder, or move it away"
         )
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete `checkpoint-N` in `folder`, or None."""
-    found = [p for p in folder.glob("checkpoint-*") if read_json(p / TRAINER_STATE)]
-    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    state = read_json(folder / STAGE_FILE)
-    return state if isinstance(state, dict) else {}
+    """Return the newest complete `checkpoint-N` in `folder`, or None."""
+    complete = [p for p in folder.glob("checkpoint-*") if read_json(p / TRAINER_STATE)]
+    return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)

@@ -1,4 +1,4 @@
-"""The model side of the server: a run's models, and choice sets scored in bounded passes."""
+"""The models of a server: they score choice sets in bounded passes."""
 
 from __future__ import annotations
 
@@ -26,27 +26,23 @@ from prefrec.training.adapters import is_adapter, load_adapter, load_weights
 Scores = list[NDArray[np.float64]]
 
 MAX_CALLS = 64
-"""Calls of the model for one question about a catalogue too large to score whole; then the best found so far."""
-
+"""Model calls for one question about a catalogue too large to score whole. The best items by then are the answer."""
 
 PASS_TOKENS = {"cpu": 2048}
-"""Padded tokens of a pass, by device; elsewhere 4,096.
-
-A CPU gains nothing by more: rows of unlike lengths are padded to the longest, and the pass leaves its caches.
-"""
+"""Padded tokens of a pass by device; 4,096 on others. Larger passes are slower on a CPU: they leave its caches."""
 
 
 class Scorer:
-    """Scores choice sets under any of a run's rankers. Not for several threads at once: adapters are switched.
+    """A scorer of choice sets under the rankers of a run. It switches adapters, so one thread may use it at a time.
 
     Args:
-        models: ranker → a causal LM, or a PEFT model around one, which several rankers can share.
-        adapters: ranker → name of its adapter in its model, None for the bare base or a whole model.
+        models: ranker → a causal LM, or a PEFT model around one. Rankers may share a model.
+        adapters: ranker → name of its adapter in its model; None for the bare base or a whole model.
         pad_id: token id for padding.
         max_tokens: of a pass, padding included (see `pack_passes`); None: by `PASS_TOKENS`.
-        layout: of rows of candidates: `packed`, `separate`, or `auto` (packed where it is right for the model).
-        catalogue: asks about the whole catalogue; for `recommend`.
-        within: the catalogue that titles are scored in; None: among all tokens.
+        layout: `packed`, `separate`, or `auto` (packed if it is correct for the model).
+        catalogue: ranker of the whole catalogue, for `recommend`.
+        within: the catalogue to score titles within; None: among all tokens.
     """
 
     def __init__(
@@ -61,7 +57,7 @@ class Scorer:
         within: CatalogueSoftmax | None = None,
     ) -> None:
         self.models = {name: model.eval() for name, model in models.items()}
-        self.model = next(iter(self.models.values()))  # they are alike but for their weights
+        self.model = next(iter(self.models.values()))  # all have the same architecture
         self.adapters = dict(adapters)
         if max_tokens is None:
             max_tokens = PASS_TOKENS.get(next(self.model.parameters()).device.type, 4096)
@@ -70,10 +66,10 @@ class Scorer:
         self.catalogue = catalogue
 
     def score(self, ranker: str, choice_sets: Sequence[ChoiceSet]) -> Scores:
-        """Log-probabilities [C] of each choice set's answers under `ranker`.
+        """Return the log-probabilities [C] of each choice set's answers under `ranker`.
 
         Raises:
-            ModelError: one of them is no number.
+            ModelError: a log-probability is not finite.
         """
         with self._asked(ranker) as model:
             logps = self.scorer.score(choice_sets, model).double().cpu().numpy()
@@ -82,13 +78,13 @@ class Scorer:
         return out
 
     def recommend(self, ranker: str, history: Sequence[str], k: int) -> tuple[Recommendation, bool]:
-        """The `k` best items of the catalogue for a history of item ids, those in it left out.
+        """Return the `k` best items of the catalogue for a history of item ids, without those in it.
 
         Returns:
-            the items, and whether the oldest of the history did not fit into the prompt.
+            The items, and True if the oldest items of the history did not fit into the prompt.
 
         Raises:
-            ModelError: a log-probability is no number, or no catalogue was given.
+            ModelError: a log-probability is not finite, or no catalogue was given.
         """
         if self.catalogue is None:
             raise ModelError("this scorer was made without a catalogue")
@@ -101,7 +97,7 @@ class Scorer:
 
     @contextmanager
     def _asked(self, ranker: str) -> Iterator[nn.Module]:
-        """The model of a ranker, with its adapter switched on."""
+        """Yield the model of a ranker, with its adapter switched on."""
         model, adapter = self.models[ranker], self.adapters[ranker]
         if not isinstance(model, PeftModel):
             yield model

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
-from prefrec.lm.models import load_tokenizer
+from prefrec.lm.models import default_device, load_tokenizer
 from prefrec.lm.packing import LayoutChoice
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.opened import Run, open_run
@@ -25,7 +25,6 @@ from prefrec.pipeline.recipe import ZERO_SHOT
 from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
-from prefrec.rankers.lm import default_device
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.engine import Engine
 from prefrec.serving.items import ItemIndex

@@ -8,6 +8,7 @@ import pytest
 from prefrec.data import examples_to_frame, prepare
 from prefrec.errors import ConfigError
 from prefrec.lm.models import load_tokenizer
+from prefrec.pipeline.entry import Ingredients
 from prefrec.pipeline.negatives import NEGATIVES_FILE, negative_rows
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
@@ -109,7 +110,8 @@ def test_tokens_are_those_of_the_lists_that_training_draws(base, data, tmp_path,
     """Before training, and after it from the rows that it kept; lists of ten where the data's hold six."""
     section = alignments.variant(base.align[0], "more", num_negatives=9, negatives_from=how)
     rows = training_rows(data, section, base.seed)
-    drawn = negative_rows(data, base.model, section, rows, None, None, tmp_path / "more", seed=base.seed)
+    made_of = Ingredients(data, "", base.model, base.lora, base.seed)
+    drawn = negative_rows(made_of, section, rows, None, None, tmp_path / "more")
     assert {len(e.candidates) for e in drawn} == {10}
     want = _counted(base, data, section, drawn)
     assert alignments.token_counts(data, base.model, section, base.seed) == want
@@ -133,9 +135,10 @@ def test_settings_hold_the_tokens_of_each_variants_own_lists(base, data, tmp_pat
     ]
     recipe = with_alignments(base, sections)
     found = alignments.settings_of([Run(tmp_path, recipe, data, {})])
+    made_of = Ingredients(data, "", base.model, base.lora, base.seed)
     for section in sections:
         rows = training_rows(data, section, base.seed)
-        drawn = negative_rows(data, base.model, section, rows, None, None, tmp_path / section.name, seed=base.seed)
+        drawn = negative_rows(made_of, section, rows, None, None, tmp_path / section.name)
         prompt, answer = _counted(base, data, section, drawn).expected
         assert found[section.name]["tokens"] == round(16 * (prompt + (1 + section.num_negatives) * answer))
 

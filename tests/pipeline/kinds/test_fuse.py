@@ -12,18 +12,17 @@ from prefrec.data import read_prepared, seen_items
 from prefrec.errors import ConfigError
 from prefrec.evaluation import evaluate_predictions, predict, read_predictions, target_ranks, whole_catalogue
 from prefrec.evaluation.metrics import ndcg
-from prefrec.pipeline.entry import Entry, full_entries, lm_entry, lm_ranker
-from prefrec.pipeline.full_catalogue import ask_full
-from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.entry import Entry, Ingredients, full_entries, lm_entry, lm_ranker
 from prefrec.pipeline.kinds.fuse import LateRanker, fuse_stage
-from prefrec.pipeline.kinds.retrieve import retrieve_entry
+from prefrec.pipeline.kinds.retrieve import retrieve_stage
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
-from prefrec.pipeline.score import fit_references
+from prefrec.pipeline.score import ask_all, fit_references
 from prefrec.rankers import CatalogueRanker, lm
 from prefrec.rankers.fuse import FuseConfig, standardise
 from prefrec.rankers.reference import reference_ranker
+from prefrec.rankers.retrieve import RetrieveThenRankConfig
 
 FUSED = {"kind": "fuse", "parts": ["zero-shot", "co-occurrence"], "rows": 12}
 PRIOR = FUSED | {
@@ -155,7 +154,7 @@ def test_over_the_whole_catalogue_no_candidates_are_shown(finished, recipe, stag
     inner = CatalogueRanker.score
     monkeypatch.setattr(CatalogueRanker, "score", lambda self, rows: scored.append(len(rows)) or inner(self, rows))
     found = evaluate_predictions(
-        ask_full(data, section, fit_references(data, section, 0), entries, tmp_path / "asked", seed=0)
+        ask_all(data, section, fit_references(data, section, 0), entries, tmp_path / "asked", seed=0, full=True)
     )
     assert asked == []  # no list was put into a prompt
     assert scored == [3]  # the fused ranker is made of what zero-shot said
@@ -168,10 +167,12 @@ def test_over_the_whole_catalogue_no_candidates_are_shown(finished, recipe, stag
     assert found.metrics["fused"]["mrr"].mean == pytest.approx((1 / ranks).mean())
 
 
-def test_a_fused_retriever_shows_no_candidates(recipe, stage, asked):
+def test_a_fused_retriever_shows_no_candidates(recipe, stage, asked, tmp_path):
     data, carry_out = stage
     before = carry_out(FUSED | {"name": "fused"})
-    pair = retrieve_entry("pair", "fused", "zero-shot", 4, data, "x", before, seed=0).load(8)
+    made_of = Ingredients(data, "x", recipe.model, recipe.lora, 0)
+    config = RetrieveThenRankConfig(name="pair", retriever="fused", ranker="zero-shot", retrieve=4)
+    pair = retrieve_stage(made_of, config, tmp_path, before).load(8)
     rows = data.some("test", 3)
     asked.clear()
     pair.score(whole_catalogue(rows, data.catalogue, seen_items(data, rows)))

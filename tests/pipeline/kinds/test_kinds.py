@@ -100,7 +100,7 @@ def test_a_recipe_file_keeps_every_field(seen, recipe, tmp_path):
         ([{"kind": "shorter", "weight": "much"}], "rankers.0: shorter: weight: .*given: 'much'"),
         ([{"kind": "shorter", "wait": 1}], "rankers.0: shorter: wait: Extra inputs"),
         ([{"kind": "shorter", "name": "../out"}], "rankers.0: shorter: name: "),
-        ([TWO[0], TWO[0]], "rankers: the name 'shorter' stands there twice"),
+        ([TWO[0], TWO[0]], "rankers: the name 'shorter' is taken by another ranker"),
     ],
 )
 def test_mistakes_are_named(seen, recipe, tmp_path: Path, rankers, message):

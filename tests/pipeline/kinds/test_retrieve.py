@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from prefrec.data import read_prepared
 from prefrec.evaluation import full_ranks, metrics_for, read_predictions
 from prefrec.pipeline.entry import lm_ranker
-from prefrec.pipeline.full_catalogue import full_rows
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.score import full_rows
 from prefrec.rankers import PopularityRanker, lm
 from prefrec.rankers.retrieve import RetrieveThenRank
 from prefrec_systems.morec import load_morec

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 from prefrec.data import prepare
 from prefrec.errors import ModelError
 from prefrec.evaluation import read_predictions
-from prefrec.pipeline.entry import lm_entry
-from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.entry import Ingredients, lm_entry
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
@@ -138,7 +137,9 @@ def test_the_key_holds_the_model_as_the_server_names_it(recipe, data, tmp_path, 
 def test_a_server_that_is_away_is_told_with_the_way_out(recipe, data, tmp_path):
     config = EndpointConfig(url="http://127.0.0.1:9/v1", retries=0)
     made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
-    with pytest.raises(ModelError, match=r"no server answers at .*known answers are found without it where `model`"):
+    with pytest.raises(
+        ModelError, match=r"no server answers at .*to use kept answers without the server, set `model`"
+    ):
         ranker_kind("endpoint").stage(made_of, config, tmp_path, {})
 
 

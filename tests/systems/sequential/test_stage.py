@@ -90,7 +90,7 @@ def test_without_hopwise_a_run_says_so(recipe, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"sequential": [SASREC, SASREC]}, "sequential: a model stands there twice"),
+        ({"sequential": [SASREC, SASREC]}, "the name 'SASRec' is taken by another ranker; to try several settings"),
         ({"sequential": [{"model": "BERT4Rec"}]}, "Input should be 'GRU4Rec', 'Caser' or 'SASRec'"),
         ({"sequential": [SASREC | {"settings": {"heads": 2}}]}, "SASRec has no heads; it takes hidden_size"),
         ({"align": [{"name": "SASRec"}]}, "name 'SASRec' is taken by another ranker"),

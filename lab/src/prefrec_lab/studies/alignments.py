@@ -182,7 +182,7 @@ def settings_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
             "β": section.beta,
             "rows": rows,
             "tokens": round(rows * section.epochs * (prompt + (1 + section.num_negatives) * answer)),
-            "seconds": run.seconds(section.name),
+            "seconds": run.took(section.name, "seconds"),
         }
     return settings
 

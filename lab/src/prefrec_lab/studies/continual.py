@@ -16,8 +16,7 @@ from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.tables import metric_label
 from prefrec.files import read_json
-from prefrec.pipeline.entry import Entry, lm_entry
-from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection, checked_recipe
 from prefrec.pipeline.rows import check_rows, rows_taken

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from matplotlib.axes import Axes
 
 from prefrec.evaluation import Interval
-from prefrec.report.svg import INK, PALETTE, new_figure
-from prefrec.report.whiskers import whisker_figure
+from prefrec.report.svg import INK, PALETTE, new_figure, whisker_figure
 from prefrec.report.wording import label, metric_label, number, with_interval
 from prefrec_lab.studies.measure import Measured
 from prefrec_lab.studies.study import Drawing

@@ -11,8 +11,9 @@ from prefrec.evaluation import Audit, Evaluation, PairedDifference, audit_prepar
 from prefrec.evaluation.tables import FULL_METRICS, metric_label
 from prefrec.files import read_json
 from prefrec.pipeline.encoders import shows_candidates
+from prefrec.pipeline.kinds import SEQUENTIAL
 from prefrec.pipeline.opened import Run, start_of
-from prefrec.pipeline.recipe import RANKERS, SEQUENTIAL, SFT, ZERO_SHOT, Recipe
+from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe
 from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.report.tables import Grid

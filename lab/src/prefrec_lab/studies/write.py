@@ -13,7 +13,7 @@ from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import dump_recipe
 from prefrec.pipeline.run import environment
 from prefrec.processes import is_first
-from prefrec.report.pages import page_environment
+from prefrec.report.render import page_environment
 from prefrec.report.svg import to_svg
 from prefrec_lab.studies.study import Drawing, Outcome, Study
 from prefrec_lab.studies.tables import markdown

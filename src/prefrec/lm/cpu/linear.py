@@ -138,7 +138,7 @@ def _change(model: nn.Module, before: type[nn.Linear], after: type[nn.Linear]) -
 
 def is_ours(*tensors: Tensor) -> bool:
     """Return True if oneDNN can take these tensors: plain, float32, on a CPU and not empty."""
-    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
     if torch._C._are_functorch_transforms_active():
         return False

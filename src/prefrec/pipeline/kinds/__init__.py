@@ -16,18 +16,17 @@ from prefrec.rankers.config import settings_error
 
 if TYPE_CHECKING:
     from prefrec.data import PreparedData
-    from prefrec.pipeline.entry import Entry
-    from prefrec.pipeline.ingredients import Ingredients
+    from prefrec.pipeline.entry import Entry, Ingredients
     from prefrec.pipeline.recipe import Recipe
 
 GROUP = "prefrec.rankers"
 """Group of entry points by which other packages add kinds: NAME = "module:KIND", a `RankerKind`."""
 SEQUENTIAL = "sequential"
-"""The one kind with a section of its own in a recipe; every other is an entry of `rankers`."""
+"""The one kind with its own section in a recipe; entries of `rankers` have the others."""
 
 
 def _refuse_folder(folder: Path, data: PreparedData) -> Entry:
-    raise ConfigError(f"{folder}: a ranker of this kind is asked by `prefrec run` alone")
+    raise ConfigError(f"{folder}: only `prefrec run` can ask a ranker of this kind")
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,13 @@ class RankerKind:
 
     Attributes:
         config: class of its entries in a recipe; a `prefrec.rankers.config.RankerConfig`.
-        stage: makes a ranker: what the run is made of, the configuration, the ranker's folder and the entries made
-            before it, by name → its entry. It works in the folder through `prefrec.pipeline.ingredients.due` and
-            `prefrec.runs.stage.stage`, so that a finished stage is skipped and an interrupted one goes on.
-        check_recipe: raises ValueError if the recipe lacks what a configuration builds on; also given the names of
-            the rankers made before it.
-        check_data: raises ConfigError if the data lack what a configuration needs, before any training.
-        open_folder: makes an entry of a folder that its stage left, outside a run.
+        stage: makes an entry from the run's ingredients, the configuration, the ranker's folder and the earlier
+            entries by name. It uses `prefrec.pipeline.entry.due` and `prefrec.runs.stage.stage`, so that a
+            finished stage is skipped and an interrupted one resumes.
+        check_recipe: raises ValueError if the recipe lacks what a configuration builds on. It also gets the names of
+            the rankers made before.
+        check_data: raises ConfigError if the data lack what a configuration needs; called before any training.
+        open_folder: makes an entry from a folder that its stage wrote, outside a run.
     """
 
     config: type[BaseModel]
@@ -63,44 +62,33 @@ def kind_names() -> list[str]:
 
 
 def ranker_kind(name: str) -> RankerKind:
-    """Return the kind of this name.
-
-    Raises:
-        ConfigError: no installed package has it.
-    """
+    """Return the kind with this name; raise ConfigError if no installed package has it."""
     if name not in KINDS:
-        if name not in (found := _entry_points()):
+        if name not in _entry_points():
             raise ConfigError(
                 f"no installed package makes rankers of kind {name!r}; GRU4Rec, Caser, SASRec (sequential), MoRec, "
                 "LLaRA, TALLRec and Chat-REC come with `pip install prefrec-systems` (in a clone `make setup`)"
             )
-        KINDS[name] = found[name].load()
+        KINDS[name] = _entry_points()[name].load()
     return KINDS[name]
 
 
 def sequential_config(raw: Any) -> BaseModel:
-    """Return the configuration of one entry of a recipe's `sequential`.
-
-    Raises:
-        ValueError: a field is wrong, or the kind is not installed.
-    """
-    return _config(ranker_kind(SEQUENTIAL).config, raw, "")
+    """Return the configuration of an entry of `sequential`; raise ValueError if a field or the kind is unknown."""
+    return _config(SEQUENTIAL, raw, "")
 
 
 def ranker_config(raw: Any) -> BaseModel:
-    """Return the configuration of one entry of a recipe's `rankers`: a mapping whose `kind` says what the rest means.
-
-    Raises:
-        ValueError: the kind is unknown, or a field is wrong.
-    """
+    """Return the configuration of an entry of `rankers`; raise ValueError if its `kind` or a field is unknown."""
     kind = raw.get("kind") if isinstance(raw, dict) else getattr(raw, "kind", None)
     if kind not in kind_names():
         missing = "" if SEQUENTIAL in _entry_points() else "; `pip install prefrec-systems` brings more"
         raise ValueError(f"each entry needs a kind, one of {', '.join(kind_names())}; got {kind!r}{missing}")
-    return _config(ranker_kind(kind).config, raw, f"{kind}: ")
+    return _config(kind, raw, f"{kind}: ")
 
 
-def _config(config: type[BaseModel], raw: Any, prefix: str) -> BaseModel:
+def _config(kind: str, raw: Any, prefix: str) -> BaseModel:
+    config = ranker_kind(kind).config
     try:
         return config.model_validate(raw)
     except ValidationError as e:

@@ -8,8 +8,7 @@ from pathlib import Path
 from prefrec import processes
 from prefrec.errors import ModelError
 from prefrec.lm.models import load_tokenizer
-from prefrec.pipeline.entry import Entry, adapter_key
-from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.entry import Entry, Ingredients, adapter_key
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.prompts import load_template
 from prefrec.rankers.base import Ranker
@@ -22,11 +21,7 @@ PATIENCE = {"timeout", "retries", "backoff", "concurrency", "key_variable"}
 
 
 def endpoint_stage(made_of: Ingredients, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return the served model as an entry, asked with the recipe's template, length and chat setting.
-
-    Raises:
-        ModelError: the model is not named, and the server does not say which one it serves.
-    """
+    """Return the served model as an entry, asked with the recipe's template, length and chat setting."""
     model = made_of.model
     tokenizer, template = config.tokenizer or model.name, model.templates[0]
     key = stage_key(
@@ -52,19 +47,19 @@ def endpoint_stage(made_of: Ingredients, config: EndpointConfig, folder: Path, b
 
 
 def served_model(settings: ServerSettings) -> str:
-    """Return the model's name as the server has it; the server is asked for it where the settings leave it out.
+    """Return the model's name from the settings, or else from the server.
 
-    Known answers are then those of this model, and not of another one that the server held before.
-
-    Raises:
-        ModelError: the server is away, or has not exactly one model.
+    The name is part of a key, so kept answers are never those of another model on the same server. Raise ModelError
+    if the server cannot be reached, or does not serve exactly one model.
     """
     if settings.model is not None:
         return settings.model
     try:
         return processes.from_first(OpenAIClient(settings).model)
     except ModelError as e:
-        raise ModelError(f"{e}; known answers are found without it where `model` names the one that gave them") from e
+        raise ModelError(
+            f"{e}; to use kept answers without the server, set `model` to the model that gave them"
+        ) from e
 
 
 KIND = RankerKind(EndpointConfig, endpoint_stage)

@@ -18,32 +18,21 @@ from prefrec.evaluation.metrics import ndcg
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.entry import (
     Entry,
+    Ingredients,
     adapter_key,
+    due,
     full_entries,
     known_entry,
     lm_ranker,
     model_key,
     reference_entry,
 )
-from prefrec.pipeline.ingredients import Ingredients, due
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, Recipe, check_known
 from prefrec.pipeline.score import ask_models
 from prefrec.processes import is_first
-from prefrec.rankers import CatalogueRanker, Ranker
-from prefrec.rankers.fuse import (
-    FUSE_FILE,
-    GRID,
-    SIGNED_GRID,
-    FuseConfig,
-    FuseRanker,
-    TitlePriorRanker,
-    Weights,
-    choose_weights,
-    fusion_sentence,
-    standardise,
-    weighted_sum,
-)
+from prefrec.rankers import CatalogueRanker, Ranker, fuse
+from prefrec.rankers.fuse import FUSE_FILE, FuseConfig, FuseRanker, TitlePriorRanker, Weights
 from prefrec.rankers.rows import pad_scores
 from prefrec.runs.stage import stage, stage_key
 
@@ -52,104 +41,85 @@ TITLE_PRIOR = "title prior"
 
 
 def fuse_stage(made_of: Ingredients, config: FuseConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Choose the weights, and write them to `FUSE_FILE`, or find them there.
+    """Choose the weights and write them to `FUSE_FILE`, or find them there.
 
-    Raises:
-        ConfigError: there is no such part, or one cannot be asked as the weights are to be chosen.
+    Raise ConfigError if a part does not exist, or cannot be asked about the whole catalogue as the weights need it.
     """
-    listed = _part_entries(made_of, config, before)
-    full = full_entries(listed)
+    parts = [
+        reference_entry(made_of, name)
+        if name in REFERENCE_RANKERS
+        else known_entry(name, config.name, before, "parts", REFERENCE_RANKERS)
+        for name in config.parts
+    ]
+    parts += [_title_prior_entry(made_of)] if config.title_prior else []
+    full = full_entries(parts)
+    rows = made_of.data.some("validation", config.rows)
     if config.candidates == "catalogue":
-        _refuse_those_without(config, listed, full)
-    rows = _validation_rows(made_of, config)
+        if left_out := sorted({part.name for part in parts} - {part.name for part in full}):
+            raise ConfigError(
+                f"{config.name}.candidates: {', '.join(left_out)} cannot be asked about the whole catalogue; "
+                "set candidates: list, or leave them out of parts"
+            )
+        rows = whole_catalogue(rows, made_of.data.catalogue, seen_items(made_of.data, rows))
     key = stage_key(
         fuse=config.model_dump(exclude={"name", "rows"}),
-        parts=[part.key for part in listed],
+        parts=[part.key for part in parts],
         model=model_key(made_of.model),
         rows=[(e.user_id, e.history, e.candidates, e.target) for e in rows],
         seed=made_of.seed,
     )
     if due(folder, key, config.name, [FUSE_FILE]):
         with stage(folder, key, config.kind, config.model_dump()):
-            _choose(made_of, config, folder, full if config.candidates == "catalogue" else listed, rows)
-    load = partial(_load, config.name, folder, listed)
-    load_full = partial(_load, config.name, folder, full) if len(full) == len(listed) else None
-    return Entry(config.name, key, load, load_full)
-
-
-def _part_entries(made_of: Ingredients, config: FuseConfig, before: Mapping[str, Entry]) -> list[Entry]:
-    found: list[Entry] = []
-    for name in config.parts:
-        if name in REFERENCE_RANKERS:
-            found.append(reference_entry(name, made_of.data, made_of.data_key, made_of.seed))
-        else:
-            found.append(known_entry(name, config.name, before, "parts", REFERENCE_RANKERS))
-    return [*found, *([_title_prior_entry(made_of)] if config.title_prior else [])]
+            _choose(made_of, config, folder, full if config.candidates == "catalogue" else parts, rows)
+    load_full = partial(_load, config.name, folder, full) if len(full) == len(parts) else None
+    return Entry(config.name, key, partial(_load, config.name, folder, parts), load_full)
 
 
 def _title_prior_entry(made_of: Ingredients) -> Entry:
+    data, model = made_of.data, made_of.model
+
     def load(batch_size: int) -> Ranker:
         return TitlePriorRanker(TITLE_PRIOR, CatalogueRanker(lm_ranker(TITLE_PRIOR, None, data, model)))
 
-    data, model = made_of.data, made_of.model
     key = stage_key(title_prior=adapter_key(None, data), model=model_key(model))
     return Entry(TITLE_PRIOR, key, load, load)
 
 
-def _refuse_those_without(config: FuseConfig, parts: Sequence[Entry], full: Sequence[Entry]) -> None:
-    """Raise ConfigError if a part cannot be asked about the whole catalogue."""
-    if left_out := {part.name for part in parts} - {part.name for part in full}:
-        raise ConfigError(
-            f"{config.name}.candidates: {', '.join(sorted(left_out))} cannot be asked about the whole catalogue; "
-            "set candidates: list, or leave them out of parts"
-        )
-
-
-def _validation_rows(made_of: Ingredients, config: FuseConfig) -> list[RankingExample]:
-    rows = made_of.data.some("validation", config.rows)
-    if config.candidates == "list":
-        return rows
-    return whole_catalogue(rows, made_of.data.catalogue, seen_items(made_of.data, rows))
-
-
 def _choose(
-    made_of: Ingredients,
-    config: FuseConfig,
-    folder: Path,
-    parts: Sequence[Entry],
-    rows: Sequence[RankingExample],
+    made_of: Ingredients, config: FuseConfig, folder: Path, parts: Sequence[Entry], rows: Sequence[RankingExample]
 ) -> None:
+    """Write the weights with the highest NDCG@10 on these rows, and the NDCG@10 of each part, to `FUSE_FILE`."""
     section = EvaluateSection(split="validation", batch_size=made_of.batch_size)
     frames = ask_models(made_of.data, section, parts, rows, folder / "predictions", seed=made_of.seed)
-    scores = [standardise(pad_scores(frame["scores"].to_list())) for frame in frames]
+    scores = [fuse.standardise(pad_scores(frame["scores"].to_list())) for frame in frames]
     targets = np.array([e.target_index for e in rows])
 
     def quality(weights: Weights) -> float:
-        return float(ndcg(target_ranks(weighted_sum(scores, weights), targets, made_of.seed), 10).mean())
+        return float(ndcg(target_ranks(fuse.weighted_sum(scores, weights), targets, made_of.seed), 10).mean())
 
     names = [part.name for part in parts]
-    weights = choose_weights([SIGNED_GRID if name == TITLE_PRIOR else GRID for name in names], quality)
-    alone = [tuple(float(name == other) for other in names) for name in names]
-    found = {
+    # Titles that are likely without any history may have to count less, so the title prior can be subtracted.
+    weights = fuse.choose_weights([fuse.SIGNED_GRID if n == TITLE_PRIOR else fuse.GRID for n in names], quality)
+    reached = {name: quality(tuple(float(name == other) for other in names)) for name in names}
+    chosen = {
         "candidates": config.candidates,
         "n": len(rows),
         "weights": dict(zip(names, weights, strict=True)),
-        "ndcg@10": {name: quality(w) for name, w in zip(names, alone, strict=True)} | {config.name: quality(weights)},
+        "ndcg@10": reached | {config.name: quality(weights)},
     }
     if is_first():
-        write_json(folder / FUSE_FILE, found)
-    say(fusion_sentence(config.name, found))
+        write_json(folder / FUSE_FILE, chosen)
+    say(fuse.fusion_sentence(config.name, chosen))
 
 
 def _load(name: str, folder: Path, parts: Sequence[Entry], batch_size: int) -> FuseRanker:
     """Return the ranker of these parts, with the weights in the folder of the stage."""
     weights = read_json(folder / FUSE_FILE)["weights"]
-    late = [LateRanker(part, batch_size) for part in parts]
-    return FuseRanker(name, late, [weights[part.name] for part in parts])
+    return FuseRanker(name, [LateRanker(part, batch_size) for part in parts], [weights[part.name] for part in parts])
 
 
 class LateRanker:
-    """The ranker of an entry, loaded when it is asked about rows to which its answers are not known."""
+    """The ranker of an entry, which is loaded only for rows without known answers."""
 
     def __init__(self, entry: Entry, batch_size: int) -> None:
         self.name = entry.name
@@ -158,7 +128,7 @@ class LateRanker:
         self.known: pl.DataFrame | None = None
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
-        """Take note of the entry's predictions, perhaps of the rows that are asked next."""
+        """Keep the entry's predictions; the next rows may be others."""
         self.known = answers.get(self.entry.key)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:

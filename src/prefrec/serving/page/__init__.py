@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from prefrec.pipeline.recipe import SFT
 from prefrec.report import curves
-from prefrec.report.pages import page_environment
+from prefrec.report.render import page_environment
 from prefrec.report.wording import label
 from prefrec.runs.contents import Stage
 

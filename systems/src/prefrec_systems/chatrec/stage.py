@@ -8,8 +8,7 @@ from typing import Any
 
 from prefrec.data import PreparedData
 from prefrec.data.readers import read_table
-from prefrec.pipeline.entry import Entry, known_entry
-from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.entry import Entry, Ingredients, known_entry
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.kinds.endpoint import PATIENCE, served_model
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ModelSection, Recipe, check_known

@@ -9,7 +9,7 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.data import prepared_digest, read_prepared
-from prefrec.pipeline.ingredients import Ingredients
+from prefrec.pipeline.entry import Ingredients
 from prefrec.pipeline.recipe import SEED, ModelSection
 from prefrec_systems.sequential import SequentialConfig
 from prefrec_systems.sequential.stage import sequential_stage

@@ -11,22 +11,21 @@ from transformers import set_seed
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
 from prefrec.lm.models import load_model, load_tokenizer
-from prefrec.pipeline.entry import Entry
-from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients, due
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection, Recipe
-from prefrec.pipeline.train import (
-    WEIGHTS,
-    adapter_config,
-    tell_fewer,
-    train_to_weights,
-    training_arguments,
-    training_rows,
-)
+from prefrec.pipeline.train import tell_fewer, train_to_weights, training_arguments, training_rows
 from prefrec.processes import is_first
 from prefrec.prompts import ChoiceSet, load_template
 from prefrec.runs.stage import stage
-from prefrec.training import ChoiceDataset, PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer, encode_examples
+from prefrec.training import (
+    ChoiceDataset,
+    PreferenceDataset,
+    SoftmaxDPOConfig,
+    SoftmaxDPOTrainer,
+    encode_examples,
+    lora_config,
+)
 from prefrec.training.adapters import add_adapter
 from prefrec.training.config import SFTConfig
 from prefrec_systems.llara import (
@@ -81,7 +80,7 @@ def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Entr
     data, seed = made_of.data, made_of.seed
     set_seed(seed)
     base: Any = load_model(made_of.model.name, **made_of.model.loading())
-    model = add_adapter(base, adapter_config(made_of.lora or LoraSection()))
+    model = add_adapter(base, lora_config(**(made_of.lora or LoraSection()).model_dump()))
     add_items(model, vectors_of(cast(SequentialRanker, source.load(made_of.batch_size))))
     hybrid = _Prompts(made_of, model)
     rows, held_out = training_rows(data, config, seed), data.some("validation", config.eval_rows)

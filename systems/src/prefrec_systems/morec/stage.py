@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefrec.pipeline.entry import Entry
-from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.entry import Entry, Ingredients, due
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.processes import is_first
 from prefrec.rankers.base import Ranker

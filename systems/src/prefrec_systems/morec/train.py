@@ -21,7 +21,7 @@ from prefrec.console import say, track
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_text, write_whole
-from prefrec.rankers.lm import default_device
+from prefrec.lm.models import default_device
 from prefrec.rankers.rows import pad_codes
 from prefrec.rankers.title_encoder import TitleEncoder, load_encoder
 from prefrec_systems.morec.batches import Batch, batches

@@ -9,8 +9,7 @@ from pathlib import Path
 from prefrec.data import PreparedData
 from prefrec.errors import ModelError
 from prefrec.files import read_json
-from prefrec.pipeline.entry import Entry
-from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.entry import Entry, Ingredients, due
 from prefrec.pipeline.kinds import SEQUENTIAL, RankerKind
 from prefrec.processes import is_first
 from prefrec.runs.stage import file_facts, stage, stage_key

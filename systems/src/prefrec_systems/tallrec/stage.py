@@ -9,21 +9,13 @@ from transformers import set_seed
 
 from prefrec.console import say
 from prefrec.lm.models import load_model, load_tokenizer
-from prefrec.pipeline.entry import Entry
-from prefrec.pipeline.ingredients import Ingredients, due
+from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients, due
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection
-from prefrec.pipeline.train import (
-    WEIGHTS,
-    adapter_config,
-    some_rows,
-    tell_fewer,
-    train_to_weights,
-    training_arguments,
-)
+from prefrec.pipeline.train import some_rows, tell_fewer, train_to_weights, training_arguments
 from prefrec.prompts import PromptEncoder
 from prefrec.runs.stage import file_facts, stage
-from prefrec.training import SFTConfig, SFTTrainer
+from prefrec.training import SFTConfig, SFTTrainer, lora_config
 from prefrec_systems.tallrec import (
     LikeTemplate,
     Opinions,
@@ -90,7 +82,7 @@ def _train(
         tallrec_dataset(chosen, data.catalogue, template, encoder),
         tallrec_dataset(held_out, data.catalogue, template, encoder) if held_out else None,
         encoder.tokenizer,
-        adapter_config(made_of.lora or LoraSection()),
+        lora_config(**(made_of.lora or LoraSection()).model_dump()),
     )
     train_to_weights(trainer, folder)
 
