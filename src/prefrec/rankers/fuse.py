@@ -42,6 +42,9 @@ class FuseConfig(RankerConfig):
     title_prior: bool = Field(
         False, description="One more part: the untuned model's log-probability of a title without any history."
     )
+    weights: list[float] | None = Field(
+        None, description="Of the parts, in their order; None: chosen on validation rows."
+    )
     rows: int | None = Field(300, ge=1, description="Validation rows that choose the weights; None: all.")
     candidates: Literal["list", "catalogue"] = Field(
         "list", description="Of these rows: their own lists, or the whole catalogue."
@@ -53,6 +56,9 @@ class FuseConfig(RankerConfig):
             raise ValueError(f"parts: a ranker is named twice ({', '.join(self.parts)})")
         if len(self.parts) + self.title_prior < 2:
             raise ValueError(f"parts: {self.parts[0]!r} alone cannot be fused; name a second part or set title_prior")
+        count = len(self.parts) + self.title_prior
+        if self.weights is not None and (len(self.weights) != count or not any(self.weights)):
+            raise ValueError(f"weights: expected {count}, one per part and not all 0, got {self.weights}")
         return self
 
 
@@ -180,7 +186,8 @@ def fusion_sentence(name: str, chosen: Mapping[str, Any]) -> str:
     reached = {part: f"{value:.3f}" for part, value in chosen["ndcg@10"].items()}
     alone = ", ".join(f"{part} {value}" for part, value in reached.items() if part != name)
     lists = "the whole catalogue" if chosen["candidates"] == "catalogue" else "their candidates"
+    how = "weights as given; on" if chosen.get("given") else "weights chosen on"
     return (
-        f"{name} = {formula(chosen['weights'])}, weights chosen on {chosen['n']:,} validation rows over {lists}: "
+        f"{name} = {formula(chosen['weights'])}, {how} {chosen['n']:,} validation rows over {lists}: "
         f"NDCG@10 {reached[name]} there; alone: {alone}"
     )

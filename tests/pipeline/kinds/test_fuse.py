@@ -206,6 +206,20 @@ def test_mistakes_are_named(recipe, changes, message):
         _recipe(recipe, FUSED | changes, PRIOR | {"name": "later"})
 
 
+def test_weights_that_are_given_are_taken(recipe, tmp_path, capsys):
+    run_recipe(_recipe(recipe, FUSED | {"weights": [1, 3]}), tmp_path / "run", until="rankers")
+    assert "fused = zero-shot + 3·co-occurrence, weights as given; on 12 validation rows" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert _chosen(tmp_path / "run")["weights"] == {"zero-shot": 1, "co-occurrence": 3}
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 2, 3], [0, 0]])
+def test_weights_that_do_not_fit_are_refused(recipe, weights):
+    with pytest.raises(ValueError, match="weights: expected 2, one per part and not all 0"):
+        _recipe(recipe, FUSED | {"weights": weights})
+
+
 def test_without_validation_rows_it_is_refused_before_anything_is_trained(recipe, data):
     with pytest.raises(ConfigError, match=r"rankers\.fused: its weights are chosen on validation rows, and the data"):
         check_rows(_recipe(recipe, FUSED), replace(data, validation=[]))

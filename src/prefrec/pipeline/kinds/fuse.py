@@ -62,7 +62,7 @@ def fuse_stage(made_of: Ingredients, config: FuseConfig, folder: Path, before: M
             )
         rows = whole_catalogue(rows, made_of.data.catalogue, seen_items(made_of.data, rows))
     key = stage_key(
-        fuse=config.model_dump(exclude={"name", "rows"}),
+        fuse=config.model_dump(exclude={"name", "rows"} | ({"weights"} if config.weights is None else set())),
         parts=[part.key for part in parts],
         model=model_key(made_of.model),
         rows=[(e.user_id, e.history, e.candidates, e.target) for e in rows],
@@ -98,11 +98,15 @@ def _choose(
         return float(ndcg(target_ranks(fuse.weighted_sum(scores, weights), targets, made_of.seed), 10).mean())
 
     names = [part.name for part in parts]
-    # Titles that are likely without any history may have to count less, so the title prior can be subtracted.
-    weights = fuse.choose_weights([fuse.SIGNED_GRID if n == TITLE_PRIOR else fuse.GRID for n in names], quality)
+    if config.weights is not None:
+        weights: Weights = tuple(config.weights)
+    else:
+        # Titles that are likely without any history may have to count less, so the title prior can be subtracted.
+        weights = fuse.choose_weights([fuse.SIGNED_GRID if n == TITLE_PRIOR else fuse.GRID for n in names], quality)
     reached = {name: quality(tuple(float(name == other) for other in names)) for name in names}
     chosen = {
         "candidates": config.candidates,
+        "given": config.weights is not None,
         "n": len(rows),
         "weights": dict(zip(names, weights, strict=True)),
         "ndcg@10": reached | {config.name: quality(weights)},
