@@ -148,7 +148,7 @@ def _metavar(kind: Any) -> str:
     origin = getattr(kind, "__origin__", kind)
     if origin is Literal:
         return f"[{'|'.join(get_args(kind))}]"
-    if origin is list:
+    if origin in (list, tuple):
         return _metavar(get_args(kind)[0])
     return "KEY=VALUE" if origin is dict else f"<{origin.__name__.lower()}>"
 
