@@ -15,13 +15,13 @@ from prefrec.pipeline.train import train_sft
 from prefrec_lab.studies import continual
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out
 from prefrec_lab.studies.continual import (
+    ADAPTERS,
     BEFORE,
     CONTINUAL,
     NEW,
     OLD,
     RETRAINED,
     UPDATED,
-    WAYS,
     continual_recipe,
     log_of,
     periods_of,
@@ -164,12 +164,12 @@ def test_the_log_of_a_period_is_rebuilt_in_order(parts, recipe):
 
 def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, tmp_path):
     folder = place / "continual-study" / "runs" / "continual-seed-0"
-    of = {w: folder / w.replace(" ", "-") for w in WAYS}
-    states = {w: {p.parent.name: read_json(p) for p in of[w].rglob("stage.json")} for w in WAYS}
+    of = {w: folder / w.replace(" ", "-") for w in ADAPTERS}
+    states = {w: {p.parent.name: read_json(p) for p in of[w].rglob("stage.json")} for w in ADAPTERS}
     assert set(states[BEFORE]) == set(states[UPDATED]) == set(states[RETRAINED]) == {"sft", "s-dpo"}
-    assert [states[w]["sft"]["config"]["rows"] for w in WAYS] == [12, 12, 24]
-    assert [states[w]["s-dpo"]["config"]["rows"] for w in WAYS] == [16, 16, 27]
-    assert [states[w]["s-dpo"]["config"]["skip_rows"] for w in WAYS] == [16, 16, 32]
+    assert [states[w]["sft"]["config"]["rows"] for w in ADAPTERS] == [12, 12, 24]
+    assert [states[w]["s-dpo"]["config"]["rows"] for w in ADAPTERS] == [16, 16, 27]
+    assert [states[w]["s-dpo"]["config"]["skip_rows"] for w in ADAPTERS] == [16, 16, 32]
     taken = [(r["SFT rows"], r["S-DPO rows"]) for r in summary["tables"]["effort"]]
     assert taken == [(12, 16), (12, 11), (24, 27)]
     told = [n for n in summary["notes"] if "there are no more" in n]
@@ -182,11 +182,11 @@ def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, 
 
 def test_gain_and_forgetting(summary):
     table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
-    assert table["variant"].unique(maintain_order=True).to_list() == list(WAYS)
+    assert table["variant"].unique(maintain_order=True).to_list() == list(ADAPTERS)
     for group in (NEW, OLD):
         assert set(table.filter(group=group)["n"]) == {10}
         assert set(table.filter(group=group)["against"]) == {None, BEFORE}
-    assert [r["adapter"] for r in summary["tables"]["effort"]] == list(WAYS)
+    assert [r["adapter"] for r in summary["tables"]["effort"]] == list(ADAPTERS)
     assert all(r["seconds"] > 0 for r in summary["tables"]["effort"])
     assert [f.partition(".")[0] for f in summary["facts"]] == [NEW, NEW, OLD, OLD]
     assert len(summary["plots"]) == 2

@@ -100,7 +100,7 @@ def test_its_own_runs_have_folders_of_their_own(base, songs, place, monkeypatch)
     renamed = songs.model_copy(update={"data": songs.data.model_copy(update={"source": "movielens-csv"})})
     made = []
     monkeypatch.setattr(carry_out_module, "_made", lambda study, recipe, folder: made.append(folder))
-    monkeypatch.setattr(carry_out_module, "_look_at", lambda study, recipe, folder: None)
+    monkeypatch.setattr(carry_out_module, "_check_data", lambda study, recipe, folder: None)
     monkeypatch.setattr(carry_out_module, "_analyse", lambda study, runs, folder: {})
     monkeypatch.setattr(Recipe, "model_validate", classmethod(lambda cls, raw: raw))
     carry_out(TRANSFER, base, [0, 1], place, [renamed])

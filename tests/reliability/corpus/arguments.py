@@ -57,7 +57,7 @@ CASES = [
     _typed("study fairness --seeds a,b", "--seeds 'a,b': expected numbers with commas between them, such as 0,1"),
     _typed("study fairness --run RUN --set sft.rows=5", "--set cannot be combined with --run: an existing run has its own recipe"),
     _typed("bench --out OUT --negatives 3,1", "negatives: expected ascending numbers, each once, got [3, 1]"),
-    _typed("bench --out OUT --negatives some", "negatives.0: Input should be a valid integer"),
+    _typed("bench --out OUT --negatives some", "--negatives: Input should be a valid integer"),
     _typed("bench --out OUT --methods magic", "methods: 'magic' is unknown; expected published, trl, separate, prefrec"),
     _typed("serve RUN --port 99999", "Invalid value for '--port'"),
     _typed("serve RUN --host 999.0.0.1", "cannot listen at 999.0.0.1, port 8000"),
