@@ -90,3 +90,13 @@ def test_what_cannot_be_asked(ranker):
         leave_one_out(ranker(), EXAMPLE, "nobody")
     with pytest.raises(TokenizerError, match="without any history, max_length is 20"):
         leave_one_out(ranker(max_length=20), EXAMPLE)
+
+
+def test_items_that_the_template_hides_are_not_listed(ranker, tmp_path):
+    template = tmp_path / "last.jinja2"
+    template.write_text("Seen: {{ history[-2:] | join(', ') }}. Of {{ candidates | join(', ') }} next:")
+    lm = ranker(str(template))
+    want = _slow_twin(lm, ("i30", "i44"), EXAMPLE.candidates, "i17")
+    effects = leave_one_out(lm, EXAMPLE)
+    assert [item for item, _ in effects] == ["i30", "i44"]
+    assert [value for _, value in effects] == pytest.approx([value for _, value in want], abs=1e-4)

@@ -31,6 +31,9 @@ def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None 
     candidates, answers = titles(example.candidates), titles([example.target if target is None else target])
     whole, first = encoder.fit(ranker.template, titles(example.history), candidates, answers)
     shown = example.history[first:]
+    # A template may itself show only the last items. The hidden ones have no effect and are not listed.
+    while shown and encoder.encode(ranker.template, titles(shown[1:]), candidates, answers) == whole:
+        shown = shown[1:]
     if not shown:
         return []
     rest = [titles(shown[:i] + shown[i + 1 :]) for i in range(len(shown))]

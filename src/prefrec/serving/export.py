@@ -13,7 +13,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, ModelError
 from prefrec.evaluation import Evaluation
 from prefrec.files import clear_drafts, draft_name, storage_error, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_tokenizer, resolve_dtype
@@ -122,10 +122,13 @@ def _new_draft(out: Path) -> Path:
 def _write_adapter(run: Run, adapter: Path, out: Path) -> None:
     check_adapter(adapter)
     warn_of_other_base(adapter, run.recipe.model.name)
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = base_id(run.recipe.model.name)  # not a path in this machine's cache
-    config["inference_mode"] = True
-    shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base_id(run.recipe.model.name)  # not a path in this machine's cache
+        config["inference_mode"] = True
+        shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
+    except (OSError, ValueError) as e:
+        raise storage_error(e, out) or ModelError(f"the adapter in {adapter} cannot be read: {e}") from e
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
