@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-Interval = dict[str, float]
+from prefrec.evaluation import Interval, PairedDifference
+from prefrec.report.wording import with_interval
 
 
-def shown(value: Interval | None, sign: str = "") -> str:
-    """Return a mean with its interval."""
-    return f"{value['mean']:{sign}.3f} [{value['low']:{sign}.3f}, {value['high']:{sign}.3f}]" if value else "–"
+def shown(value: dict[str, Any] | None) -> str:
+    """Return a mean or a paired difference with its interval."""
+    if value is None:
+        return "–"
+    return with_interval((PairedDifference if "p_value" in value else Interval).from_json(value))
 
 
 def metric_table(title: str, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -27,7 +30,7 @@ def metric_table(title: str, parts: dict[str, dict[str, Any]]) -> dict[str, Any]
 def comparison_table(title: str, evaluation: dict[str, Any]) -> dict[str, Any]:
     """Return the paired differences in NDCG@10."""
     found = [c for c in evaluation["comparisons"] if c["metric"] == "ndcg@10"]
-    rows = [[f"{c['ranker']} − {c['against']}", shown(c, "+"), f"{c['p_value']:.3f}"] for c in found]
+    rows = [[f"{c['ranker']} − {c['against']}", shown(c), f"{c['p_value']:.3f}"] for c in found]
     return {"title": title, "columns": ["paired difference", "NDCG@10", "p"], "rows": rows}
 
 
@@ -40,7 +43,7 @@ def preference_tables(preferences: dict[str, Any]) -> list[dict[str, Any]]:
         "rows": [[name, *(shown(v) for v in values.values())] for name, values in metrics.items()],
     }
     rows = [
-        [f"{d['scores']} − {d['against']}", shown(d, "+"), f"{d['p_value']:.3f}"]
+        [f"{d['scores']} − {d['against']}", shown(d), f"{d['p_value']:.3f}"]
         for d in preferences["differences"]
         if d["metric"].lower() == "auc"
     ]

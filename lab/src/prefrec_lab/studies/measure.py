@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from prefrec.data import RankingExample
 from prefrec.errors import DataError
-from prefrec.evaluation import Interval, PairedDifference, bootstrap_means, metrics_for
-from prefrec.evaluation.intervals import RESAMPLES, difference_of, interval_of
+from prefrec.evaluation import Interval, PairedDifference, metrics_for
+from prefrec.evaluation.intervals import RESAMPLES, Bootstrap
 from prefrec.evaluation.tables import HEADLINE_METRICS
 from prefrec.pipeline.opened import Run
 
@@ -67,24 +67,17 @@ def measure(
     """
     keys = [(name, quantity) for name, quantities in values.items() for quantity in quantities]
     means = {key: values[key[0]][key[1]].mean(axis=0) for key in keys}
-    draws = bootstrap_means(np.stack([means[k] for k in keys], axis=1), users, resamples, seed)
-    column = {key: draws[:, i] for i, key in enumerate(keys)}
-    size = (len(users), len(set(users)))
-
-    def difference(name: str, quantity: str, against: str) -> PairedDifference:
-        gap = means[name, quantity] - means[against, quantity]
-        return difference_of(float(gap.mean()), column[name, quantity] - column[against, quantity], *size)
-
+    bootstrap = Bootstrap(means, users, resamples, seed)
     compared = [n for n in values if baseline is not None and n != baseline]
     return Measured(
+        bootstrap.table(),
         {
-            n: {q: interval_of(float(means[n, q].mean()), column[n, q], *size) for q in quantities}
-            for n, quantities in values.items()
+            n: {q: bootstrap.difference((n, q), (baseline, q)) for q in values[n] if (baseline, q) in means}
+            for n in compared
         },
-        {n: {q: difference(n, q, str(baseline)) for q in values[n] if (baseline, q) in means} for n in compared},
         {n: {q: v.mean(axis=1).tolist() for q, v in quantities.items()} for n, quantities in values.items()},
         baseline,
-        *size,
+        *bootstrap.size,
     )
 
 
