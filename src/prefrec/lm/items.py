@@ -149,9 +149,7 @@ def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float)
         **settings: of `ItemTable`.
     """
     words = model.get_input_embeddings()
-    # Encoders place all texts in a narrow cone. Centred and scaled, titles differ by more than they have in common.
-    spread = titles - titles.mean(dim=0)
-    scaled = spread * (math.sqrt(titles.shape[1]) / spread.norm(dim=1).mean().clamp_min(1e-12))
+    scaled = centred(titles, math.sqrt(titles.shape[1]))
     table = ItemTable(ids, scaled.float(), words.weight.shape[1], **settings)
     # Items start at the scale of word vectors, which the layers were trained on.
     scale = 1 / math.sqrt(titles.shape[1])
@@ -163,6 +161,13 @@ def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float)
     model.set_output_embeddings(ItemHead(embedding))
     model.config.tie_word_embeddings = False
     return table
+
+
+def centred(vectors: Tensor, length: float) -> Tensor:
+    """Return vectors [I, T] around their mean, with a mean length of `length`."""
+    # Encoders place all texts in a narrow cone. Centred and scaled, titles differ by more than they have in common.
+    spread = vectors - vectors.mean(dim=0)
+    return spread * (length / spread.norm(dim=1).mean().clamp_min(1e-12))
 
 
 def item_table(model: Any) -> ItemTable | None:

@@ -9,7 +9,7 @@ from scipy.sparse.linalg import svds  # type: ignore[import-untyped]
 from torch import Tensor
 
 from prefrec.data import Catalogue, PreparedData
-from prefrec.lm.items import ItemEncoder
+from prefrec.lm.items import ItemEncoder, centred
 from prefrec.lm.models import load_tokenizer, vocabulary_size
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.prompts import PromptEncoder, load_template
@@ -43,10 +43,7 @@ def item_vectors(data: PreparedData, model: ModelSection) -> Tensor:
     titles = title_vectors(data, model)
     if not model.items.cooccurrence:
         return titles
-    spread = titles - titles.mean(dim=0)
-    return torch.cat(
-        [spread / spread.norm(dim=1).mean(), COOCCURRENCE_LENGTH * _cooccurrence_vectors(data, model)], dim=1
-    )
+    return torch.cat([centred(titles, 1.0), COOCCURRENCE_LENGTH * _cooccurrence_vectors(data, model)], dim=1)
 
 
 def _cooccurrence_vectors(data: PreparedData, model: ModelSection) -> Tensor:
