@@ -307,7 +307,7 @@ def test_the_key_of_the_reference_has_all_weights_and_the_configuration():
         model = adapted_model()
         if change:
             change(model)
-        return reference_key(model, sets, ChoiceScorer(model, 0), nullcontext)
+        return reference_key(ChoiceScorer(model, 0), sets, nullcontext)
 
     def one_weight(model):
         with torch.no_grad():
@@ -325,7 +325,7 @@ def test_the_key_of_the_reference_has_how_it_is_computed():
 
     def key(model=None):
         model = model or adapted_model()
-        return reference_key(model, sets, ChoiceScorer(model, 0, layout="packed"), nullcontext)
+        return reference_key(ChoiceScorer(model, 0, layout="packed"), sets, nullcontext)
 
     def attending(implementation):
         model = adapted_model()

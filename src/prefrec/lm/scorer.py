@@ -93,20 +93,18 @@ class ChoiceScorer:
                 self.layout = "separate"
                 self._reason = f"model type {name!r} is not in the table, and sharded weights cannot be tried"
         if self.layout == "separate":
-            of = f"{escape(self.name)}: " if self.name else ""
-            warn(f"{of}scoring one sequence per answer, which is slower: {escape(self._reason)}")
+            prefix = f"{escape(self.name)}: " if self.name else ""
+            warn(f"{prefix}scoring one sequence per answer, which is slower: {escape(self._reason)}")
 
-    def pack(self, rows: Sequence[ChoiceSet] | Sequence[Trajectory]) -> list[PackedBatch]:
-        """Return the passes that score these choice sets, or the one pass over these trajectories, on the CPU."""
-        if isinstance(rows[0], Trajectory):
-            return [pack_trajectories(rows, pad_id=self.pad_id, layout=self.layout, within=self.within)]  # type: ignore[arg-type]
+    def pack(self, choice_sets: Sequence[ChoiceSet]) -> list[PackedBatch]:
+        """Return the passes that score these choice sets, on the CPU."""
         return pack_passes(
-            rows,  # type: ignore[arg-type]
-            pad_id=self.pad_id,
-            layout=self.layout,
-            max_tokens=self.max_tokens,
-            within=self.within,
+            choice_sets, pad_id=self.pad_id, layout=self.layout, max_tokens=self.max_tokens, within=self.within
         )
+
+    def pack_trajectories(self, trajectories: Sequence[Trajectory]) -> PackedBatch:
+        """Return the one pass over these trajectories, on the CPU."""
+        return pack_trajectories(trajectories, pad_id=self.pad_id, layout=self.layout, within=self.within)
 
     def score(self, choice_sets: Sequence[ChoiceSet], model: nn.Module | None = None) -> Tensor:
         """Return the log-probabilities of all answers, [B, C] in float32 on the model's device, without gradient.

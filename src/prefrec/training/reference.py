@@ -14,7 +14,6 @@ from peft.tuners.lora import LoraLayer
 from rich.markup import escape
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import nn
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from prefrec import processes
@@ -31,10 +30,9 @@ from prefrec.training.sampler import own_batches
 
 
 def reference_logps(
-    model: nn.Module,
+    scorer: ChoiceScorer,
     choice_sets: Sequence[ChoiceSet],
     *,
-    scorer: ChoiceScorer,
     batch_size: int,
     precision: Callable[[], torch.autocast],
     folder: Path,
@@ -46,14 +44,13 @@ def reference_logps(
     and writes the file.
 
     Args:
-        model: the policy; its reference is the adapter `ref`, the base, or (without PEFT) the model itself.
+        scorer: of the policy; the reference is its adapter `ref`, its base, or (without PEFT) the model itself.
         choice_sets: n choice sets with C answers each.
-        scorer: of the policy.
         batch_size: choice sets per batch.
         precision: makes the autocast context, entered for each batch.
         folder: of safetensors files, one per key.
     """
-    key = reference_key(model, choice_sets, scorer, precision) if processes.is_first() else ""
+    key = reference_key(scorer, choice_sets, precision) if processes.is_first() else ""
     cache = folder / f"reference-{key[:16]}.safetensors"
     stored = processes.from_first(_read(cache, key) if processes.is_first() else None)
     if stored is not None:
@@ -62,7 +59,7 @@ def reference_logps(
         return logps
     computed = []
     watch = Stopwatch(scorer.device.type)
-    with watch.running(), reference_of(model) as reference:
+    with watch.running(), reference_of(scorer.model) as reference:
         for rows in track(own_batches(choice_sets, batch_size), "reference log-probs"):
             with precision():
                 scores = scorer.score([choice_sets[i] for i in rows], reference)
@@ -76,19 +73,17 @@ def reference_logps(
 
 
 def reference_key(
-    model: nn.Module,
-    choice_sets: Sequence[ChoiceSet],
-    scorer: ChoiceScorer,
-    precision: Callable[[], torch.autocast],
+    scorer: ChoiceScorer, choice_sets: Sequence[ChoiceSet], precision: Callable[[], torch.autocast]
 ) -> str:
     """Return a hash of everything the reference's log-probabilities depend on.
 
     That is the weights of the frozen base and of the adapter `ref` with its scaling, the configuration, the tokens,
     the layout, dtype and precision, and the attention implementation.
     """
+    model = scorer.model
     core = language_model(model)
     with precision():
-        dtype = compute_dtype(core, next(model.parameters()).device)
+        dtype = compute_dtype(core, scorer.device)
     layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
     scaling = [layer.scaling[REFERENCE_ADAPTER] for layer in layers if REFERENCE_ADAPTER in layer.scaling]
     measured = getattr(core, "attention_by_shape", None) is not None
@@ -114,7 +109,7 @@ def reference_key(
 
 
 def _read(cache: Path, key: str) -> tuple[NDArray[np.float32], Seconds] | None:
-    """Return the values of this key and the time they took; None if there are none, or the file is damaged."""
+    """Return the values of this key and the time they took; None if the file lacks them or is damaged."""
     if not cache.is_file():
         return None
     try:

@@ -51,8 +51,7 @@ class SFTTrainer(ChoiceTrainer):
         histories = [r["choices"] for r in rows]
         if not isinstance(histories[0], Trajectory):
             return super().collate(rows)
-        (batch,) = self.scorer.pack(histories)
-        return batch.as_dict()
+        return self.scorer.pack_trajectories(histories).as_dict()
 
     def count_items(self, batch: Mapping[str, Any]) -> int:
         return int(batch["targets"].numel() if self.within is None else batch["choice_mask"].sum())

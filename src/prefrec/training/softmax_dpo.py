@@ -174,9 +174,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
                 "or train an adapter (peft_config)"
             )
         dataset.ref_logps = reference_logps(
-            cast(nn.Module, self.model),
+            self.scorer_for(training=name == "train"),
             dataset.choice_sets,
-            scorer=self.scorer_for(training=name == "train"),
             batch_size=self.args.per_device_eval_batch_size,
             precision=self._autocast,
             folder=Path(self.config.reference_folder or str(self.args.output_dir)),
