@@ -248,14 +248,16 @@ def _keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> None:
     if list(kept) != sorted(set(kept)) or not kept or not 0 <= kept[0] <= kept[-1] < count:
         shown = len(kept) if isinstance(kept, range) else list(kept)
         raise ModelError(f"layers: {shown}, but the model has {count}, numbered from 0: give some in ascending order")
-    for parent in [*model.modules()]:
-        for name, stack in [*parent.named_children()]:
-            if isinstance(stack, ModuleList) and len(stack) == count:
-                setattr(parent, name, ModuleList(stack[i] for i in kept))
-                for number, layer in enumerate(getattr(parent, name)):
-                    for module in layer.modules():
-                        if hasattr(module, "layer_idx"):  # its place in the cache of keys and values
-                            module.layer_idx = number
+    children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    for parent, name, stack in children:
+        if isinstance(stack, ModuleList) and len(stack) == count:
+            setattr(parent, name, ModuleList(stack[i] for i in kept))
+            # A layer's number is its place in the cache of keys and values.
+            numbered: list[tuple[int, Any]] = [
+                (n, m) for n, i in enumerate(kept) for m in stack[i].modules() if hasattr(m, "layer_idx")
+            ]
+            for number, module in numbered:
+                module.layer_idx = number
     config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[i] for i in kept]

@@ -242,9 +242,13 @@ class ChoiceTrainer(Trainer):
                 "or beta, or use another dtype"
             )
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+    def require_finite_weights(self) -> None:
+        """Raise ModelError if a trained weight is not finite."""
         weights = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad]
         self.require_finite("a weight is", *weights)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.require_finite_weights()
         with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*args, **kwargs)
 
@@ -391,8 +395,7 @@ class _FiniteCallback(TrainerCallback):
             self.trainer.require_finite("the gradient is", torch.nn.utils.get_total_norm(gradients))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        weights = [p for p in cast(nn.Module, self.trainer.model).parameters() if p.requires_grad]
-        self.trainer.require_finite("a weight is", *weights)
+        self.trainer.require_finite_weights()
 
 
 def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str, Tensor]]:
