@@ -52,7 +52,7 @@ SLOWER, FASTER = 0.8, 1.5
 """Rates relative to float32 below and above which a dtype is reported."""
 
 Pairs = Iterator[tuple[str, str]]
-"""What will be slow or will not work, and the remedy."""
+"""Problems of this installation, each with its remedy."""
 
 LITTLE_MEMORY, LITTLE_DISK = 4 << 30, 5 << 30
 """Bytes below which a run of a small model may fail: its base, activations and checkpoints."""

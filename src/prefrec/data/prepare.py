@@ -72,7 +72,7 @@ def prepare(config: PrepareConfig) -> PreparedData:
 
 
 def _known_users(config: PrepareConfig, source: Source, log: pl.DataFrame) -> pl.DataFrame | None:
-    """Return the attributes of the log's users, or None if there are none."""
+    """Return the attributes of the log's users, or None if the source has no attributes."""
     if source.users is None:
         return None
     users = log["user_id"].unique(maintain_order=True).to_list()

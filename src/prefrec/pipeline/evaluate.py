@@ -136,7 +136,7 @@ def _measure(
 def _generation(
     predictions: pl.DataFrame, section: EvaluateSection, entries: Sequence[Entry], *, seed: int
 ) -> Evaluation | None:
-    """Return metrics on the rows with generated text; None if there are none."""
+    """Return metrics on the rows with generated text; None if no row has one."""
     generated = predictions.filter(pl.col("generated").is_not_null())
     if generated.is_empty():
         return None

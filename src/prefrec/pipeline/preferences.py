@@ -1,4 +1,4 @@
-"""How well a run's models tell liked from disliked items, if its alignment learns from ratings."""
+"""Metrics of liked over disliked items, for runs with an alignment on ratings."""
 
 from __future__ import annotations
 

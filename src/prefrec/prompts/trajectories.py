@@ -58,7 +58,7 @@ class TrajectoryEncoder:
         self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
 
     def encode(self, titles: Sequence[str]) -> Trajectory:
-        """Encode titles, oldest first. Raise ValueError if there are none."""
+        """Encode titles, oldest first. Raise ValueError without any title."""
         if not titles:
             raise ValueError("a trajectory needs a title")
         head, joint, tail = self._texts

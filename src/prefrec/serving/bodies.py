@@ -33,7 +33,7 @@ class ById(_Body):
 
 
 ItemName = Name | ById
-"""How requests name an item: a title or an id, or certainly an id."""
+"""The name of an item in a request: a title or an id, or explicitly an id."""
 
 Candidates = Annotated[list[ItemName], Field(max_length=MAX_CANDIDATES)]
 
@@ -58,7 +58,7 @@ class ExplainRequest(_Request):
     candidates: Candidates = Field(
         [], description="As for /v1/rank. Without any, the prompt shows none, as for /v1/recommend."
     )
-    target: ItemName = Field(description="One of the candidates; any item if there are none.")
+    target: ItemName = Field(description="One of the candidates; any item if no candidates are given.")
 
 
 class RecommendRequest(_Request):

@@ -179,7 +179,7 @@ class Engine:
         return Prepared(CatalogueQuestion(ranker, tuple(i.item_id for i in history), request.k), answer)
 
     def example(self, row: int) -> bodies.ExampleAnswer:
-        """Return a row of the data; after the last row comes the first again. DataError if there are none."""
+        """Return a row of the data; after the last row comes the first again. DataError if the run has no rows."""
         if not self.examples:
             raise DataError("the run has no rows to show")
         row %= len(self.examples)

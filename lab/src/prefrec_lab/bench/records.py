@@ -105,7 +105,7 @@ class Summary:
 
 
 def summarise(records: Sequence[dict[str, Any]], key: Key, missing: str = "not run") -> Summary:
-    """Return the medians of `key`, or why there are none.
+    """Return the medians of `key`, or the reason why it was not measured.
 
     Args:
         missing: note for a key without measurements and failures.

@@ -48,7 +48,7 @@ MOST_NUMBERS = 8
 """Most distinct numbers of an attribute that are a group each; more, such as ages, make thirds of the users."""
 
 NOT_TOLD = frozenset({"", "-", "?", "n/a", "na", "nan", "none", "null", "unknown"})
-"""How tables mark an unknown value among numbers, in any case."""
+"""Marks of an unknown value in tables, compared in lower case."""
 
 OTHERS, UNKNOWN = "others", "not told"
 
