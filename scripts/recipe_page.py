@@ -24,8 +24,8 @@ from prefrec.pipeline.recipe import (
     SFTSection,
 )
 from prefrec.rankers.config import RankerConfig
-from prefrec.rankers.openai_api import ServerSettings
 from prefrec.training.section import TrainSection
+from prefrec_systems.endpoint import ServerSettings
 from prefrec_systems.sequential import SequentialConfig
 from prefrec_systems.sequential.config import Grid
 

@@ -78,7 +78,7 @@ def make_app(folder: str) -> FastAPI:
     @app.post("/v1/completions")
     def complete(body: dict[str, Any], habit: str = "") -> Any:
         if habit == "busy" and next(asked) % 2 == 0:
-            return JSONResponse({"detail": "come back"}, status_code=503, headers={"Retry-After": "0"})
+            return JSONResponse({"detail": "come back"}, status_code=503, headers={"Retry-After-Ms": "10"})
         if habit == "slow":
             time.sleep(1)
         if body["model"] != NAME:

@@ -16,8 +16,6 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.prompts import load_template
 from prefrec.rankers import GeneratingRanker, LMRanker, PopularityRanker, load_lm
-from prefrec.rankers.endpoint import EndpointRanker
-from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
 from prefrec_systems.chatrec import (
     ChatRecConfig,
     ChatRecRanker,
@@ -28,6 +26,7 @@ from prefrec_systems.chatrec import (
     read_answer,
 )
 from prefrec_systems.chatrec.prompt import numbered, question
+from prefrec_systems.endpoint import EndpointRanker, OpenAIClient, ServerSettings
 from servers import free_port, serving
 from slow import slow_greedy
 from tiny import tiny_llama

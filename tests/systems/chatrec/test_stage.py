@@ -13,10 +13,9 @@ from prefrec.pipeline.entry import Ingredients, lm_entry
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.rankers.endpoint import EndpointConfig
-from prefrec.rankers.openai_api import OpenAIClient
 from prefrec_systems.chatrec import ChatRecConfig, EndpointChat
 from prefrec_systems.chatrec.stage import chat_rec_ranker
+from prefrec_systems.endpoint import EndpointConfig, OpenAIClient
 from servers import completions_server
 
 

@@ -53,7 +53,7 @@ class RankerKind:
 
 KINDS: dict[str, RankerKind] = {}
 """Kinds that have been loaded, by name."""
-_OURS = {"endpoint": "endpoint", "fuse": "fuse", "retrieve-then-rank": "retrieve"}
+_OURS = {"fuse": "fuse", "retrieve-then-rank": "retrieve"}
 
 
 def kind_names() -> list[str]:
@@ -67,7 +67,8 @@ def ranker_kind(name: str) -> RankerKind:
         if name not in _entry_points():
             raise ConfigError(
                 f"no installed package makes rankers of kind {name!r}; GRU4Rec, Caser, SASRec (sequential), MoRec, "
-                "LLaRA, TALLRec and Chat-REC come with `pip install prefrec-systems` (in a clone `make setup`)"
+                "LLaRA, TALLRec, Chat-REC and served models (endpoint) come with `pip install prefrec-systems` (in a "
+                "clone `make setup`)"
             )
         KINDS[name] = _entry_points()[name].load()
     return KINDS[name]

@@ -14,8 +14,8 @@ from prefrec.console import track
 from prefrec.errors import ModelError, TokenizerError
 from prefrec.prompts.chat import Message, encode_conversation
 from prefrec.rankers.lm import greedy_answers
-from prefrec.rankers.openai_api import OpenAIClient
 from prefrec.training.sampler import longest_first
+from prefrec_systems.endpoint import OpenAIClient
 
 Conversation = Sequence[Message]
 

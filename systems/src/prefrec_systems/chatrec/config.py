@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from prefrec.rankers.config import RankerConfig
-from prefrec.rankers.openai_api import ServerSettings
+from prefrec_systems.endpoint import ServerSettings
 
 
 class ChatRecConfig(RankerConfig):

@@ -10,14 +10,15 @@ from prefrec.data import PreparedData
 from prefrec.data.readers import read_table
 from prefrec.pipeline.entry import Entry, Ingredients, known_entry
 from prefrec.pipeline.kinds import RankerKind
-from prefrec.pipeline.kinds.endpoint import PATIENCE, served_model
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ModelSection, Recipe, check_known
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.lm import BATCH_SIZE, load_lm
-from prefrec.rankers.openai_api import OpenAIClient
 from prefrec.rankers.reference import reference_ranker
 from prefrec.runs.stage import file_facts, stage_key
 from prefrec_systems.chatrec import ChatModel, ChatRecConfig, ChatRecRanker, EndpointChat, LocalChat, Profiles
+from prefrec_systems.endpoint import OpenAIClient
+from prefrec_systems.endpoint.config import PATIENCE
+from prefrec_systems.endpoint.stage import served_model
 
 
 def chat_rec_stage(made_of: Ingredients, config: ChatRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:

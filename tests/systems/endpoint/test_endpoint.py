@@ -19,9 +19,8 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, ModelError
 from prefrec.prompts import load_template
 from prefrec.rankers import GeneratingRanker, LMRanker, load_lm
-from prefrec.rankers import endpoint as endpoint_module
-from prefrec.rankers.endpoint import EndpointConfig, EndpointRanker
-from prefrec.rankers.openai_api import LONGEST_WAIT_S, OpenAIClient, ServerSettings, _retry_after
+from prefrec_systems.endpoint import EndpointConfig, EndpointRanker, OpenAIClient, ServerSettings
+from prefrec_systems.endpoint import ranker as endpoint_module
 from servers import completions_server, free_port, serving
 from tiny import tiny_llama
 from tiny_run import TITLES
@@ -133,14 +132,14 @@ def test_no_rows_no_scores(url, ask):
 
 def test_a_wrong_key_is_said(url, ask, monkeypatch):
     monkeypatch.setenv("PREFREC_ENDPOINT_KEY", "sesame")
-    with pytest.raises(ModelError, match=r"refuses the key \(401: .*Unauthorized.*PREFREC_ENDPOINT_KEY"):
+    with pytest.raises(ModelError, match=r"refuses the key \(.*401.*Unauthorized.*PREFREC_ENDPOINT_KEY"):
         ask(url).score(_examples(1))
     monkeypatch.setenv("ELSEWHERE", KEY)
     assert ask(url, key_variable="ELSEWHERE").client.models() == ["tiny"]
 
 
 def test_an_unknown_model_is_said_with_those_that_there_are(url, ask):
-    with pytest.raises(ModelError, match=r"knows no model 'huge', it serves tiny \(404: .*does not exist"):
+    with pytest.raises(ModelError, match=r"knows no model 'huge', it serves tiny \(.*404.*does not exist"):
         ask(url, model="huge").score(_examples(1))
 
 
@@ -157,15 +156,15 @@ def small(folder, tmp_path_factory):
 
 
 def test_a_busy_server_is_asked_again(small, ask, local):
-    got = ask(small("busy"), retries=9, backoff=0.01).score(_examples())
+    got = ask(small("busy"), retries=9).score(_examples())
     np.testing.assert_allclose(got, local().score(_examples()), rtol=0, atol=2e-3)
-    with pytest.raises(ModelError, match=r"is failing, 1 tries \(503: come back\)"):
+    with pytest.raises(ModelError, match=r"is failing, 1 tries \(.*503.*come back"):
         ask(small("busy")).score(_examples())
 
 
 def test_a_slow_server_is_not_waited_for(small, ask):
     with pytest.raises(ModelError, match=r"no answer in 0.1 s, 2 tries: raise `timeout`"):
-        ask(small("slow"), model="tiny", timeout=0.1, retries=1, backoff=0.0).score(_examples(1))
+        ask(small("slow"), model="tiny", timeout=0.1, retries=1).score(_examples(1))
 
 
 def test_a_server_without_log_probabilities_can_still_generate(small, ask, local):
@@ -176,14 +175,14 @@ def test_a_server_without_log_probabilities_can_still_generate(small, ask, local
 
 def test_a_server_that_is_gone_is_said(folder, ask, tmp_path):
     with completions_server(folder, tmp_path / "log") as url:
-        ranker = ask(url, retries=1, backoff=0.01)
+        ranker = ask(url, retries=1)
         ranker.score(_examples(1))
     with pytest.raises(ModelError, match=r"no server answers at http://127.0.0.1:\d+/v1, 2 tries .*start it"):
         ranker.score(_examples(1))
 
 
 def test_an_address_that_is_another_site_is_said(small, ask):
-    with pytest.raises(ModelError, match=r"/models refuses the question \(404: Not Found\); does the address"):
+    with pytest.raises(ModelError, match=r"/models refuses the question \(.*404.*Not Found.*\); does the address"):
         ask(small("no").removesuffix("/v1")).score(_examples(1))
 
 
@@ -198,14 +197,13 @@ def answering():
     """A server that gives one answer to every question, and counts them."""
 
     class Answer(BaseHTTPRequestHandler):
-        body, headers_too, asked = b"", (), 0
+        body, asked = b"", 0
 
         def do_POST(self):
             type(self).asked += 1
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(200)
-            for header in (("Content-Length", str(len(self.body))), *self.headers_too):
-                self.send_header(*header)
+            self.send_header("Content-Length", str(len(self.body)))
             self.end_headers()
             self.wfile.write(self.body)
 
@@ -277,14 +275,10 @@ def test_log_probabilities_that_are_none_are_said(answering, ask, last, place):
             ranker.score([one])
 
 
-@pytest.mark.parametrize(
-    ("body", "headers"),
-    [(b"no gzip", (("Content-Encoding", "gzip"),)), (b"[" * 100_000, ()), (b"[" * 900 + b"]" * 900, ())],
-    ids=["gzip", "nested", "less nested"],
-)
-def test_bodies_that_cannot_be_read_are_said_at_once(answering, ask, body, headers):
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"[" * 900 + b"]" * 900, b"<html>"])
+def test_a_body_that_cannot_be_read_is_reported_at_once(answering, ask, body):
     url, server = answering
-    server.body, server.headers_too = body, headers
+    server.body = body
     with pytest.raises(ModelError, match=r"/v1/completions: this is not an answer of OpenAI's protocol"):
         ask(url, model="tiny", retries=3).generate(_examples(1))
     assert server.asked == 1
@@ -336,6 +330,7 @@ def test_the_first_error_ends_many_questions(client):
 
     def ask(n: int) -> int:
         asked.append(n)
+        time.sleep(0.002)
         if n == 4:
             raise ModelError("no")
         return n
@@ -352,24 +347,10 @@ def test_one_of_several_models_must_be_named(monkeypatch):
         _ = client.model
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [(None, 0), ("2", 2), ("0.5", 0.5), ("-3", 0), ("9999", LONGEST_WAIT_S), ("Wed, 21 Oct 2026 07:28:00 GMT", 0)],
-)
-def test_retry_after_is_read_as_seconds(header, seconds):
-    assert _retry_after(header) == seconds
-
-
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://x"])
-def test_what_is_no_address_is_said(url):
-    with pytest.raises(ConfigError, match="is not an address; expected one such as http"):
-        OpenAIClient(ServerSettings(url=url))
-
-
-@pytest.mark.parametrize("host", ["a" * 70 + ".com", "a..b", "é" * 70, "[::1", "", "x:y"])
-def test_an_address_without_a_machine_is_said(host):
-    with pytest.raises(ConfigError, match="is not an address: "):
-        OpenAIClient(ServerSettings(url=f"http://{host}/v1"))
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://x", "http://[::1/v1", "http://x:y/v1"])
+def test_a_wrong_address_is_refused(url):
+    with pytest.raises(ValidationError, match="is not an address such as http://localhost:8000/v1: "):
+        ServerSettings(url=url)
 
 
 @pytest.mark.parametrize("host", ["bücher.example", "[::1]:8000", "127.0.0.1", "a_b.local", "xn--bcher-kva.example"])

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from prefrec import processes
@@ -16,27 +15,13 @@ from prefrec.console import track
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
-from prefrec.rankers.config import RankerConfig
 from prefrec.rankers.lm import MAX_NEW_TOKENS
-from prefrec.rankers.openai_api import Completion, OpenAIClient, ServerSettings
 from prefrec.rankers.rows import pad_scores
 from prefrec.training import encode_examples
+from prefrec_systems.endpoint.client import Completion, OpenAIClient
 
 PROMPTS_A_REQUEST = 64
 """Prompts in one request, as token ids. Texts go one by one: not all servers take lists of them."""
-
-
-class EndpointConfig(ServerSettings, RankerConfig):
-    """A model behind a server, asked as the recipe's own model is asked: the same prompt, the same tokens."""
-
-    kind: Literal["endpoint"] = "endpoint"
-    name: str = "endpoint"
-    tokenizer: str | None = Field(
-        None, description="Of the served model: a folder or hub id; None: that of the recipe's model."
-    )
-    prompts: Literal["tokens", "text"] = Field(
-        "tokens", description="Form of the prompts: token ids, or text for servers that take no ids."
-    )
 
 
 @dataclass(eq=False)

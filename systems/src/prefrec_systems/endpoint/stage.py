@@ -12,12 +12,9 @@ from prefrec.pipeline.entry import Entry, Ingredients, adapter_key
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.prompts import load_template
 from prefrec.rankers.base import Ranker
-from prefrec.rankers.endpoint import EndpointConfig, EndpointRanker
-from prefrec.rankers.openai_api import OpenAIClient, ServerSettings
 from prefrec.runs.stage import file_facts, stage_key
-
-PATIENCE = {"timeout", "retries", "backoff", "concurrency", "key_variable"}
-"""Settings of a server that its answers do not depend on."""
+from prefrec_systems.endpoint import EndpointConfig, EndpointRanker, OpenAIClient, ServerSettings
+from prefrec_systems.endpoint.config import PATIENCE
 
 
 def endpoint_stage(made_of: Ingredients, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
