@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from drawn_logs import logs
 from prefrec.data import PrepareConfig, RankingExample, prepare
 from prefrec.data.preferences import (
+    AHEAD,
     Thresholds,
-    impression_rows,
     mean_rating_scores,
     popularity_scores,
     preference_questions,
-    rated_rows,
+    rejected_rows,
     with_opinions,
 )
 from prefrec.errors import DataError
@@ -41,43 +41,59 @@ def test_rated_rows_are_those_of_the_obvious_way(
     log: pl.DataFrame, negatives: int, length: int, least: int, seed: int
 ) -> None:
     judged = with_opinions(log, log, Thresholds())
-    rows = rated_rows(judged, negatives, history_length=length, min_history=least, seed=seed)
-    expected = []
+    rows = rejected_rows(judged, "rated", negatives, history_length=length, min_history=least, seed=seed)
+    by_item = {(r.user_id, r.target): r for r in rows}
+    assert len(by_item) == len(rows)
     for user in log["user_id"].unique(maintain_order=True):
         items = own(log, user)
-        low = {i for i, r in items if r is not None and r <= 2}
-        for n, (item, rating) in enumerate(items):
-            history = tuple(i for i, _ in items[:n])[-length:]
-            if rating == 5.0 and len(low) >= negatives and len(history) >= least:
-                expected.append((user, history, item, low))
-    assert [(e.user_id, e.history, e.target) for e in rows] == [e[:3] for e in expected]
-    for row, (*_, low) in zip(rows, expected, strict=True):
-        rejected = set(row.candidates) - {row.target}
-        assert len(row.candidates) == 1 + negatives == 1 + len(rejected)
-        assert rejected <= low
-    assert rated_rows(judged, negatives, history_length=length, min_history=least, seed=seed) == rows
+        liked = [n for n, (_, rating) in enumerate(items) if rating == 5.0]
+        for n in liked:
+            # A history that ends at `end` belongs to the `AHEAD` interactions from there on.
+            ways = {}
+            for end in range(max(0, n - AHEAD + 1), n + 1):
+                low = {i for i, r in items[end : end + AHEAD] if r is not None and r <= 2}
+                if low and end >= least:
+                    ways[tuple(i for i, _ in items[:end])[-length:]] = low
+            row = by_item.pop((user, items[n][0]), None)
+            if row is not None:
+                rejected = set(row.candidates) - {row.target}
+                assert rejected <= ways[row.history]
+                assert len(row.candidates) - 1 == len(rejected) == min(negatives, len(ways[row.history]))
+    assert not by_item
+    assert rejected_rows(judged, "rated", negatives, history_length=length, min_history=least, seed=seed) == rows
+
+
+def test_a_history_ends_anywhere_before_the_block_of_its_row() -> None:
+    log = pl.DataFrame({"user_id": ["u"] * 200, "item_id": [f"i{n}" for n in range(200)], "rating": [5.0, 1.0] * 100})
+    rows = rejected_rows(with_opinions(log, log, Thresholds()), "rated", 30, history_length=200)
+    place = {f"i{n}": n for n in range(200)}
+    gaps = {place[r.target] - len(r.history) for r in rows}
+    assert gaps == set(range(AHEAD))
+    rejected = [place[i] - len(r.history) for r in rows if place[r.target] < 150 for i in r.candidates]
+    assert {*rejected} == set(range(AHEAD))
+    assert len(rows) == 100 - 1  # no history is left before the first item
 
 
 def test_a_user_s_draws_do_not_depend_on_others() -> None:
     log = pl.DataFrame(
-        [(u, f"i{n}", n, 5.0 if n % 2 else 1.0) for u in ("a", "b") for n in range(20)],
+        [(u, f"i{n}", n, 5.0 if n % 2 else 1.0) for u in ("a", "b") for n in range(40)],
         schema=["user_id", "item_id", "timestamp", "rating"],
         orient="row",
     )
     judged = with_opinions(log, log, Thresholds())
-    both = rated_rows(judged, 3)
-    assert [r for r in both if r.user_id == "b"] == rated_rows(judged.filter(pl.col("user_id") == "b"), 3)
-    assert both != rated_rows(judged, 3, seed=1)
+    both = rejected_rows(judged, "rated", 3)
+    assert [r for r in both if r.user_id == "b"] == rejected_rows(judged.filter(pl.col("user_id") == "b"), "rated", 3)
+    assert both != rejected_rows(judged, "rated", 3, seed=1)
     places = [r.target_index for r in both]
     assert set(places) == {0, 1, 2, 3}  # the chosen item stands anywhere: templates may show the candidates
 
 
 def test_earlier_items_are_history_and_nothing_else() -> None:
     earlier = pl.DataFrame({"user_id": ["u"] * 2, "item_id": ["a", "b"], "rating": [1.0, 5.0]})
-    log = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["c", "d"], "rating": [1.0, 5.0]})
+    log = pl.DataFrame({"user_id": ["u"] * 3, "item_id": ["c", "d", "e"], "rating": [1.0, 5.0, 1.0]})
     judged = with_opinions(log, earlier, Thresholds())
-    (row,) = rated_rows(judged, 1, earlier=earlier, history_length=3, min_history=3)
-    assert (row.history, row.target, set(row.candidates)) == (("a", "b", "c"), "d", {"c", "d"})
+    (row,) = rejected_rows(judged, "rated", 1, earlier=earlier, history_length=3, min_history=3)
+    assert (row.history, row.target, set(row.candidates)) == (("a", "b", "c"), "d", {"d", "e"})
 
 
 def test_quantiles_are_each_user_s_own_of_the_training_part() -> None:
@@ -102,19 +118,18 @@ def test_no_ratings_no_impressions() -> None:
     ):
         with_opinions(log, log, Thresholds())
     with pytest.raises(DataError, match=r"the log has none; name the column with --columns.impressions"):
-        impression_rows(log, 1)
+        rejected_rows(log, "impressions", 1)
 
 
 def test_impressions_by_hand() -> None:
     shown = [["x", "y"], ["a", "x", "y", "z"], None, ["b", "x"]]
     log = pl.DataFrame({"user_id": ["u"] * 4, "item_id": ["a", "b", "c", "d"], "impressions": shown})
-    rows = impression_rows(log, 2, history_length=1)
-    assert [(r.history, r.target) for r in rows] == [(("a",), "b")]  # a is taken already, of d's b is
-    assert set(rows[0].candidates) < {"b", "x", "y", "z"}
+    rows = rejected_rows(log, "impressions", 2, history_length=1)
+    assert [(r.history, r.target) for r in rows] == [(("a",), "b"), (("c",), "d")]
+    assert set(rows[0].candidates) < {"b", "x", "y", "z"}  # a is taken already
     assert len(rows[0].candidates) == 3
-    rows = impression_rows(log, 1, history_length=9)
-    assert [(r.history, r.target) for r in rows] == [(("a",), "b"), (("a", "b", "c"), "d")]
-    assert set(rows[1].candidates) == {"d", "x"}
+    assert set(rows[1].candidates) == {"d", "x"}  # b is taken already, and fewer than two are left
+    assert rejected_rows(log, "impressions", 2, min_history=4) == []
 
 
 def test_questions_by_hand() -> None:
@@ -152,8 +167,8 @@ def test_movielens_has_the_users_and_rows_that_are_quoted(shared_data: Path) -> 
     data = prepare(config)
     learn = data.train_interactions
     assert len(learn) == 79_755
-    rows = rated_rows(with_opinions(learn, learn, Thresholds()), 3, history_length=30, min_history=3)
-    assert (len(rows), len({e.user_id for e in rows})) == (14_657, 695)
+    rows = rejected_rows(with_opinions(learn, learn, Thresholds()), "rated", 3, history_length=30, min_history=3)
+    assert (len(rows), len({e.user_id for e in rows})) == (11_430, 834)
     assert data.held_out_interactions is not None
     judged = with_opinions(data.held_out_interactions, learn, Thresholds())
     asked = [preference_questions(learn, judged, {e.user_id for e in data.split(p)}) for p in ("validation", "test")]

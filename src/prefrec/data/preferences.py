@@ -19,6 +19,12 @@ from prefrec.errors import DataError
 
 RatedBy = Literal["value", "quantile"]
 
+Choice = tuple[int, str, list[str]]
+"""Where a history ends, the chosen item, and items to reject."""
+
+AHEAD = 20
+"""Interactions after a history, among which a liked item and the disliked ones lie."""
+
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
@@ -72,8 +78,9 @@ def with_opinions(log: pl.DataFrame, learn: pl.DataFrame, thresholds: Thresholds
     return bounded.with_columns(opinion=liked - disliked).drop("high", "low")
 
 
-def rated_rows(
+def rejected_rows(
     log: pl.DataFrame,
+    by: Literal["rated", "impressions"],
     negatives: int,
     *,
     earlier: pl.DataFrame | None = None,
@@ -81,55 +88,57 @@ def rated_rows(
     min_history: int = 1,
     seed: int = 0,
 ) -> list[RankingExample]:
-    """Return one row per liked item, with the history before it and items that the same user disliked.
+    """Return one row per chosen item, with up to `negatives` rejected ones and the history before them.
 
-    Disliked items are drawn from all of the user's interactions in `log`, earlier and later ones. Users with fewer
-    than `negatives` of them get no row. Candidates are in random order, fixed by `seed` and user id alone.
+    With `by` = `rated` a liked item is chosen, and rejected are items that the same user disliked among `AHEAD`
+    interactions that hold both. The history ends before these, so that the order of the log does not tell liked from
+    disliked items. With `impressions` an item that was taken is chosen, and rejected are others that were shown with
+    it and that the history does not hold. Candidates are in random order, fixed by `seed` and user id alone.
 
     Args:
-        log: result of `with_opinions`, each user's interactions in order.
+        log: each user's interactions in order; for `rated` the result of `with_opinions`.
         earlier: interactions before those of `log`; they only extend histories.
+
+    Raises:
+        DataError: the log has no impressions.
     """
-    rows = []
-    for user, before, items, opinions in _sequences(log, "opinion", earlier):
-        disliked = [item for item, opinion in zip(items, opinions, strict=True) if opinion < 0]
-        rng = _draws(user, seed)
-        for position, (item, opinion) in enumerate(zip(items, opinions, strict=True)):
-            history = [*before, *items[:position]][-history_length:]
-            if opinion > 0 and len(disliked) >= negatives and len(history) >= min_history:
-                rows.append(_row(user, history, item, disliked, negatives, rng))
-    return rows
-
-
-def impression_rows(
-    log: pl.DataFrame,
-    negatives: int,
-    *,
-    earlier: pl.DataFrame | None = None,
-    history_length: int = 10,
-    min_history: int = 1,
-    seed: int = 0,
-) -> list[RankingExample]:
-    """Return one row per item taken while at least `negatives` others were shown and not taken.
-
-    Items of the history are never among the rejected ones. Arguments are those of `rated_rows`. Raise DataError if
-    the log has no impressions.
-    """
-    if "impressions" not in log.columns:
+    if by == "impressions" and "impressions" not in log.columns:
         raise DataError(
             "negatives from impressions need items that were shown and not taken, but the log has none; name the "
             "column with --columns.impressions or --columns.skipped (`columns.impressions`, `columns.skipped` in a "
             "recipe) and prepare the data again"
         )
+    column, choices = ("opinion", _liked) if by == "rated" else ("impressions", _taken)
     rows = []
-    for user, before, items, impressions in _sequences(log, "impressions", earlier):
+    for user, before, items, values in _sequences(log, column, earlier):
         rng = _draws(user, seed)
-        for position, (item, shown) in enumerate(zip(items, impressions, strict=True)):
-            past = [*before, *items[:position]]
-            rejected = [i for i in shown or [] if i != item and i not in past]
-            if len(rejected) >= negatives and len(past) >= min_history:
+        for end, item, others in choices(items, values, max(0, min_history - len(before)), rng):
+            past = [*before, *items[:end]]
+            rejected = [i for i in others if i != item and i not in past]
+            if rejected and len(past) >= min_history:
                 rows.append(_row(user, past[-history_length:], item, rejected, negatives, rng))
     return rows
+
+
+def _liked(
+    items: list[str], opinions: list[int], least: int, rng: np.random.Generator
+) -> Iterator[Choice]:
+    """Yield per liked item: where its history ends, the item, and the disliked items among the next `AHEAD` ones.
+
+    Histories have at least `least` items if that many precede the liked one.
+    """
+    for position in np.flatnonzero(np.array(opinions) > 0).tolist():
+        end = max(min(least, position), position - int(rng.integers(AHEAD)))
+        block = zip(items[end : end + AHEAD], opinions[end : end + AHEAD], strict=True)
+        yield end, items[position], [item for item, opinion in block if opinion < 0]
+
+
+def _taken(
+    items: list[str], shown: list[list[str] | None], least: int, rng: np.random.Generator
+) -> Iterator[Choice]:
+    """Yield per item that was taken: where its history ends, the item, and the items that were shown with it."""
+    for position, (item, others) in enumerate(zip(items, shown, strict=True)):
+        yield position, item, others or []
 
 
 def preference_questions(
@@ -193,8 +202,8 @@ def _sequences(
 def _row(
     user: str, history: Sequence[str], item: str, rejected: Sequence[str], negatives: int, rng: np.random.Generator
 ) -> RankingExample:
-    """Return a row of one chosen item and `negatives` of the rejected ones, in random order."""
-    listed = [item, *(rejected[i] for i in rng.choice(len(rejected), negatives, replace=False).tolist())]
+    """Return a row of one chosen item and up to `negatives` of the rejected ones, in random order."""
+    listed = [item, *(rejected[i] for i in rng.permutation(len(rejected))[:negatives].tolist())]
     order = rng.permutation(len(listed)).tolist()
     return RankingExample(user, tuple(history), tuple(listed[i] for i in order), item)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ import polars as pl
 from prefrec import processes
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
-from prefrec.data.preferences import impression_rows, rated_rows, with_opinions
+from prefrec.data.preferences import rejected_rows, with_opinions
 from prefrec.data.readers import read_parquet
 from prefrec.errors import DataError
 from prefrec.files import write_whole
@@ -107,16 +107,17 @@ def _rows_of(
     log: pl.DataFrame, earlier: pl.DataFrame | None, data: PreparedData, section: AlignSection, seed: int
 ) -> list[RankingExample]:
     rejected = section.num_negatives - section.sampled_negatives
-    shape: dict[str, Any] = {
-        "earlier": earlier,
-        "history_length": history_length(data),
-        "min_history": int(data.protocol.get("config", {}).get("min_history", 1)),
-        "seed": seed,
-    }
     if section.negatives_from == "rated":
-        rows = rated_rows(with_opinions(log, data.train_interactions, section.thresholds), rejected, **shape)
-    else:
-        rows = impression_rows(log, rejected, **shape)
+        log = with_opinions(log, data.train_interactions, section.thresholds)
+    rows = rejected_rows(
+        log,
+        cast(Any, section.negatives_from),
+        rejected,
+        earlier=earlier,
+        history_length=history_length(data),
+        min_history=int(data.protocol.get("config", {}).get("min_history", 1)),
+        seed=seed,
+    )
     return _with_sampled(rows, data, section.sampled_negatives, log, seed) if section.sampled_negatives else rows
 
 

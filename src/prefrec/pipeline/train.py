@@ -112,8 +112,9 @@ def train_align(
 
     def dataset(examples: Sequence[RankingExample]) -> training.PreferenceDataset:
         sets = _encode(examples, data, model, encoder, "target-first")
-        shape = section.model_dump(include={"num_negatives", "negatives"})
-        return training.PreferenceDataset(sets, **shape, seed=seed)
+        # Rows from the log reject at most `num_negatives` items, some of them fewer.
+        number = None if section.is_from_log else section.num_negatives
+        return training.PreferenceDataset(sets, num_negatives=number, negatives=section.negatives, seed=seed)
 
     # Each answer must be among the titles that its tokens compete with; a list can hold items outside the log.
     listed = {i for row in rows for i in row.candidates} | set(trained_items(data))
@@ -266,14 +267,22 @@ def training_arguments(
         "per_device_train_batch_size": section.per_device_batch_size,
         "per_device_eval_batch_size": 2 * section.per_device_batch_size,
         "warmup_steps": section.warmup,
-        # Only SFT trains item vectors from zero. An alignment that moved them as fast would forget what it learnt.
-        "item_learning_rate": model.items.learning_rate if isinstance(section, SFTSection) else section.learning_rate,
+        "item_learning_rate": _item_rate(section, model),
         "eval_strategy": eval_strategy,
         "save_strategy": "steps",
         "save_total_limit": 1,
         "logging_steps": 5,
         "dataloader_pin_memory": not on_cpu,
     }
+
+
+def _item_rate(section: TrainSection, model: ModelSection) -> float:
+    """Return the learning rate of item vectors in a stage."""
+    if isinstance(section, SFTSection):
+        return model.items.learning_rate
+    # An alignment that moved them as fast as SFT, which trains them from zero, would forget what they hold.
+    own = section.item_learning_rate if isinstance(section, AlignSection) else None
+    return section.learning_rate if own is None else own
 
 
 def train_to_weights(trainer: ChoiceTrainer, out: Path) -> Path:
