@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from prefrec.console import track
 from prefrec.errors import ModelError, TokenizerError
-from prefrec.prompts.chat import Message, encode_conversation
+from prefrec.prompts.chat import Message
 from prefrec.rankers.lm import greedy_answers
 from prefrec.training.sampler import longest_first
+from prefrec_systems.chatrec.conversation import encode_conversation
 from prefrec_systems.endpoint import OpenAIClient
 
 Conversation = Sequence[Message]

@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from prefrec.errors import TokenizerError
-from prefrec.prompts.chat import encode_conversation
+from prefrec_systems.chatrec.conversation import encode_conversation
 
 TALK = [
     {"role": "user", "content": "Heat or Emma?"},
