@@ -1,4 +1,7 @@
-"""Atomic writes: a reader sees the old file or the whole new one, even after a kill or on a full disk."""
+"""Atomic writes: a reader sees the old file or the whole new one, even after a kill or on a full disk.
+
+Digests tell content from names and dates, and show damage.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -24,6 +27,10 @@ Writer = Callable[[Path], object]
 
 STALE_S = 24 * 3600
 """Seconds without a change after which a draft is stale, if its process cannot be checked."""
+
+LARGE = 8 << 20
+"""Bytes of a file from which its digest is remembered until the file changes."""
+_REMEMBERED = 1000
 
 _FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
 # Parts of messages of libraries that lose the number of an OSError. torch's writer does not even say which error.
@@ -77,6 +84,53 @@ def write_sealed(writers: Mapping[Path, Writer], seal: Path, write: Writer, stal
     drafts are moved into place. Errors are those of `write_whole`.
     """
     _write_drafts({**writers, seal: write}, [seal, *stale])
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: `$PREFREC_CACHE`, else `~/.cache/prefrec`."""
+    return Path(os.environ.get("PREFREC_CACHE", "~/.cache/prefrec")).expanduser()
+
+
+def content_digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file, or of the files directly inside a folder; None if there is nothing."""
+    if path.is_file():
+        return file_digest(path)
+    digests = folder_digests(path, "*")
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest() if digests else None
+
+
+def folder_digests(folder: Path, pattern: str = "**/*") -> dict[str, str]:
+    """Return path → SHA-256 of the files in a folder that match, without hidden ones and notes for people (`.md`)."""
+    files = sorted(p.relative_to(folder) for p in folder.glob(pattern) if p.is_file() and p.suffix != ".md")
+    shown = [p for p in files if not any(part.startswith(".") for part in p.parts)]
+    return {p.as_posix(): file_digest(folder / p) for p in shown}
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file. That of a large one is remembered until its size, times or inode change."""
+    facts = path.stat()
+    seen = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+    store, place = cache_dir() / "digests.json", str(path.resolve())
+    known = read_json(store) if facts.st_size >= LARGE else None
+    known = known if isinstance(known, dict) else {}
+    if isinstance(entry := known.pop(place, None), list) and entry[:-1] == seen:
+        return str(entry[-1])
+    with path.open("rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    if facts.st_size >= LARGE:
+        with suppress(OSError, StorageError):
+            write_json(store, dict([*known.items(), (place, [*seen, digest])][-_REMEMBERED:]))
+    return digest
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Put files and folders (their lists of names) on the disk, where a power cut leaves them."""
+    for path in paths if os.name != "nt" else ():  # Windows opens no folders, and files only for writing
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def draft_name(path: Path) -> str:

@@ -162,7 +162,7 @@ def test_the_same_settings_are_not_trained_again_and_others_do_not_overwrite(pla
     assert "sft: unchanged" in again.err
     assert (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
     succeed("sft", place.data, out, *place.asked, *TRAINING, *options, "--lora.r", 3)
-    kept = tmp_path / "sft.previous" / "adapter" / "adapter_model.safetensors"
+    kept = tmp_path / "sft.previous-1" / "adapter" / "adapter_model.safetensors"
     assert kept.stat().st_mtime_ns == before
     assert json.loads((out / "adapter" / "adapter_config.json").read_text())["r"] == 3
 

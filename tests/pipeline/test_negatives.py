@@ -1,4 +1,4 @@
-"""Alignment with negatives of its own choice: the key of old settings stays, the rows are drawn once."""
+"""Alignment with negatives of its own choice: the rows are drawn once."""
 
 import polars as pl
 import pytest
@@ -17,21 +17,6 @@ from prefrec.rankers import CatalogueRanker
 from prefrec.runs.stage import stage_key
 from sequential import SMALL, needs_hopwise
 
-OLD_KEYS = {
-    "ef37ba0e1bd809c9abfcb1944514ae71254d0a23a5b01eabcaf064bf3f9d0d31": {
-        "num_negatives": 3,
-        "negatives_from": "list",
-    },
-    "62ae1949cc3927758eeca83c1081b2ab74e0d0668463f8db447bb098061999a7": {
-        "name": "x",
-        "beta": 0.5,
-        "num_negatives": 7,
-        "negatives_from": "list",
-        "max_tokens_per_pass": 9,
-    },
-}
-"""Keys of alignments that choose no negatives: a setting that comes later must leave them as they are."""
-
 
 @pytest.fixture
 def section(recipe):
@@ -44,11 +29,6 @@ def section(recipe):
 @pytest.fixture
 def made_of(recipe, data):
     return Ingredients(data, "k", recipe.model, recipe.lora, 0)
-
-
-@pytest.mark.parametrize("key", OLD_KEYS)
-def test_old_settings_have_their_old_key(key):
-    assert stage_key(align=AlignSection(**OLD_KEYS[key]).decisive()) == key
 
 
 def test_the_key_changes_with_what_matters():

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 from command import prefrec
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, DataError
 from prefrec.pipeline import provenance
+from prefrec.pipeline.entry import Ingredients
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
-from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.run import run_recipe, train_stages
+from prefrec.prompts import templates
 from prefrec.serving.export import export_ranker
 from prefrec.serving.server import adapters_of
 
@@ -79,7 +81,7 @@ def test_settings_that_decide_nothing_do_not_count(beside):
         ({"lora": {"r": 2}, "seed": 1}, [["seed", "lora.r"]] * 3),
         ({"lora": None}, [["lora"]] * 3),
         ({"sft": {"rows": 8, "titles": 6}}, [["sft.rows", "sft.titles"]] * 3),
-        ({"sft": {"eval_rows": 5}}, [["sft.eval_rows"]] * 3),
+        ({"sft": {"eval_rows": 5}}, [["sft.eval_rows", "sft.patience"]] * 3),
         ({"sft": None}, [[], ["sft"], ["sft"]]),
         ({"align": [{"name": "s-dpo", "num_negatives": 3, "beta": 0.5, "rows": 16}]}, None),
     ],
@@ -93,21 +95,18 @@ def test_what_has_changed_is_told(beside, sections, changed):
         assert [run.changed(name) for name in MODELS] == changed
 
 
-def test_an_alignment_that_went_on_from_another_is_compared_with_that_one(whole):
+def test_an_alignment_that_went_on_from_another_is_compared_with_that_one(whole, data, tmp_path):
     raw = whole.model_dump(mode="json")
     raw["align"][1] |= {"start": "dpo"}
-    recipe = Recipe.model_validate(raw)
 
-    def changed(**dpo):
-        sft = {"name": "sft", "config": raw["sft"], "start": None}
-        start = {"name": "dpo", "config": raw["align"][0] | dpo, "start": sft}
-        made_with = {name: raw[name] for name in ("seed", "model", "lora")}
-        made_with |= {"data": "d", "prompts": provenance._prompts(recipe.model, "movies"), "start": start}
-        state = {"config": raw["align"][1], "made_with": made_with}
-        return provenance.changed_since("s-dpo", state, recipe, "d", "movies")
+    def planned(**dpo):
+        recipe = Recipe.model_validate(raw | {"align": [raw["align"][0] | dpo, raw["align"][1]]})
+        made_of = Ingredients(data, "d", recipe.model, recipe.lora, recipe.seed)
+        return train_stages(recipe, made_of, tmp_path, ("sft", "align"), plan=True)[-1]
 
-    assert changed() == []
-    assert changed(beta=9.0) == ["align.dpo.beta"]
+    state = {"made_with": json.loads(json.dumps(planned().inputs))}
+    assert provenance.changed_since(state, planned()) == []
+    assert provenance.changed_since(state, planned(beta=9.0)) == ["align.dpo.beta"]
 
 
 def test_other_data_and_another_text_of_a_template_are_told(trained, whole, tmp_path):
@@ -118,7 +117,7 @@ def test_other_data_and_another_text_of_a_template_are_told(trained, whole, tmp_
     run_recipe(Recipe.model_validate(own), tmp_path / "own", until="sft")
     assert open_run(tmp_path / "own").changed("sft") == []
     (tmp_path / "own.jinja2").write_text("{{ candidates }} {{ history }}\n", encoding="utf-8")
-    assert open_run(tmp_path / "own").changed("sft") == ["the text of model.templates"]
+    assert open_run(tmp_path / "own").changed("sft") == ["model.templates"]
     shutil.copytree(trained, tmp_path / "run")
     raw = whole.model_dump(mode="json")
     raw["data"]["history_length"] = 3
@@ -126,11 +125,36 @@ def test_other_data_and_another_text_of_a_template_are_told(trained, whole, tmp_
     assert open_run(tmp_path / "run").changed("sft") == ["data"]
 
 
-def test_a_base_that_was_moved_is_not_another(beside, whole, trained, tmp_path):
-    shutil.copytree(whole.model.name, tmp_path / "else" / "model")
-    assert beside(model={"name": str(tmp_path / "else" / "model")}).changed("sft") == []
-    shutil.copytree(whole.model.name, tmp_path / "other")
-    assert beside(model={"name": str(tmp_path / "other")}).changed("sft") == ["model.name"]
+def test_a_base_that_was_copied_is_not_another_and_one_that_is_gone_is_not_compared(beside, whole, tmp_path):
+    copy = shutil.copytree(whole.model.name, tmp_path / "copy")
+    assert beside(model={"name": str(copy)}).changed("sft") == []
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert beside(model={"name": str(copy)}).changed("sft") == ["model.name"]
+    shutil.rmtree(copy)
+    assert beside(model={"name": str(copy)}).changed("sft") == []
+
+
+def test_run_and_export_agree_on_a_built_in_template_whose_text_changed(trained, whole, tmp_path, monkeypatch):
+    """After an upgrade: the run is not unchanged, and once it has been made again it can be exported."""
+    shutil.copytree(trained, tmp_path / "run")
+    monkeypatch.setattr(templates, "_FOLDER", shutil.copytree(templates._FOLDER, tmp_path / "templates"))
+    path = tmp_path / "templates" / "movies" / "1.jinja2"
+    path.write_text("Say. " + path.read_text())
+    assert open_run(tmp_path / "run").changed("sft") == ["model.templates"]
+    run_recipe(whole, tmp_path / "run", until="sft")
+    assert open_run(tmp_path / "run").changed("sft") == []
+
+
+def test_a_damaged_model_does_not_answer(beside):
+    run = beside()
+    weights = run.adapter("sft") / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"sft is damaged \(adapter/adapter_model\.safetensors\): run the recipe again"
+    ):
+        run.ranker("sft")
 
 
 def test_no_model_answers_beside_another_recipe(beside, tmp_path):

@@ -75,6 +75,19 @@ def test_wrong_encoding(tmp_path):
         ("{name: a, data: {source: files}}", "data: interactions, items: source files needs a log and a catalogue"),
         ("{name: a, model: {dtype: int3}}", r"model\.dtype: .*\(given: 'int3'\)"),
         ("{name: a, model: {templates: []}}", r"model\.templates: List should have at least 1 item"),
+        ("{name: a, seed: 99999999999999999999}", "seed: 99999999999999999999 is too large; whole numbers go up to"),
+        ("{name: a, seed: -1}", r"seed: .*greater than or equal to 0 \(given: -1\)"),
+        ("{name: a, data: {candidates: {size: 5000000000}}}", r"data\.candidates\.size: 5000000000 is too large"),
+        ("{name: a, align: [{rows: 5000000000}]}", r"align\.0\.rows: 5000000000 is too large"),
+        ("{name: a, sft: {epochs: 1.0e+300}}", r"sft\.epochs: .*less than or equal to 1000 \(given: 1e\+300\)"),
+        ("{name: a, sft: {epochs: .inf}}", r"sft\.epochs: "),
+        ("{name: a, align: [{epochs: 1.0e+300}]}", r"align\.0\.epochs: .*less than or equal to 1000"),
+        ("{name: a, sft: {learning_rate: 1000}}", r"sft\.learning_rate: .*less than or equal to 1 \(given: 1000\)"),
+        ("{name: a, align: [{learning_rate: .nan}]}", r"align\.0\.learning_rate: "),
+        ("{name: a, model: {items: {learning_rate: 2}}}", r"model\.items\.learning_rate: .*less than or equal to 1"),
+        ("{name: a, align: [{beta: 1.0e+38}]}", r"align\.0\.beta: .*less than or equal to 1000 \(given: 1e\+38\)"),
+        ("{name: a, sft: {weight_decay: 2}}", r"sft\.weight_decay: .*less than or equal to 1"),
+        ("{name: a, lora: {r: 9999999}}", r"lora\.r: .*less than or equal to 4096"),
         ("{name: a, lora: {r: 0}}", r"lora\.r: .*greater than or equal to 1 \(given: 0\)"),
         ("{name: a, sft: {learning_rate: -1}}", r"sft\.learning_rate: .*greater than 0 \(given: -1\)"),
         ("{name: a, align: [{loss: ipo}]}", r"align\.0: loss 'ipo' is unknown: expected one of softmax_dpo, dpo"),
@@ -199,7 +212,7 @@ def test_rankers_may_build_on_those_before_them(tmp_path):
 
 
 def test_settings_that_change_nothing_are_in_no_key():
-    idle = {"latest_per_user", "save_steps", "eval_steps"}
+    idle = {"save_steps", "eval_steps"}
     plain = SFTSection(rows=7).decisive()
     assert plain == SFTSection(rows=7).model_dump(exclude=idle)
     watched = {"save_steps": 3, "eval_steps": 2}
@@ -244,7 +257,7 @@ def test_another_curve_and_other_checkpoints_train_nothing_anew(recipe, tmp_path
         assert all(torch.equal(one[n], two[n]) for n in one)
     run_recipe(changed, tmp_path / "one", until="align")
     assert before == {s: (tmp_path / "one" / s / "adapter").stat().st_mtime_ns for s in stages}
-    assert not list((tmp_path / "one").rglob("*.previous"))
+    assert not list((tmp_path / "one").rglob("*.previous*"))
 
 
 def test_data_paths_are_whole_so_that_the_run_can_name_them(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Whole recipes in small: every stage, what is skipped, what is made again, and going on after a stop."""
 
 import json
+import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -135,26 +136,41 @@ def test_a_second_run_does_nothing_again(run_again, finished, recipe):
     folder, again = run_again(recipe, until="report")
     assert again == set()
     assert (folder / "metrics.json").read_text() == (finished / "metrics.json").read_text()
-    assert not list(folder.rglob("*.previous"))
+    assert not list(folder.rglob("*.previous*"))
 
 
 def test_another_beta_concerns_one_alignment_and_its_predictions(run_again, finished, recipe):
     folder, again = run_again(_changed(recipe, align={"beta": 0.3}))
     assert again == {"align/s-dpo", "predictions/s-dpo"}
     assert _references(folder) == _references(finished)  # the same rows and reference: not asked again
-    assert adapter_weights(folder / "align" / "s-dpo.previous" / "adapter")
+    assert adapter_weights(folder / "align" / "s-dpo.previous-1" / "adapter")
     config = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert config["align"][1]["beta"] == 0.3
 
 
-def test_the_same_log_elsewhere_concerns_the_data_alone(run_again, recipe, tmp_path):
+def test_the_same_log_and_model_elsewhere_concern_nothing(run_again, recipe, tmp_path):
     moved = tmp_path / "moved"
     moved.mkdir()
     raw = recipe.data.model_dump(mode="json")
     for name in ("interactions", "items"):
         raw[name] = shutil.copy(raw[name], moved)
-    _, again = run_again(_changed(recipe, data=raw))
-    assert {path.partition("/")[0] for path in again} == {"data"}
+    model = recipe.model.model_dump() | {"name": str(tmp_path / "model")}
+    shutil.copytree(recipe.model.name, tmp_path / "model")
+    (tmp_path / "model" / "config.json").touch()
+    _, again = run_again(_changed(recipe, data=raw, model=model))
+    assert again == set()
+
+
+def test_another_log_of_the_same_size_and_date_concerns_the_data(recipe, tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    own = _changed(recipe, data=recipe.data.model_dump(mode="json") | {n: str(p) for n, p in shop.items()})
+    run_recipe(own, tmp_path / "run", until="prepare")
+    before, times = _stamps(tmp_path / "run"), shop["interactions"].stat()
+    text = shop["interactions"].read_text()
+    shop["interactions"].write_text(text.replace("i7,", "i8,"))
+    os.utime(shop["interactions"], ns=(times.st_atime_ns, times.st_mtime_ns))
+    run_recipe(own, tmp_path / "run", until="prepare")
+    assert "data/test" in _made_again(before, _stamps(tmp_path / "run"))
 
 
 def test_a_table_of_users_concerns_the_data_alone(run_again, finished, recipe, tmp_path):
@@ -349,7 +365,7 @@ def test_there_and_back_trains_nothing_anew(run_again, finished, recipe):
     folder, again = run_again(recipe)
     want, got = (adapter_weights(f / "align/s-dpo/adapter") for f in (finished, folder))
     assert all(torch.equal(want[n], got[n]) for n in want)
-    assert json.loads((folder / "align/s-dpo.previous/stage.json").read_text())["config"]["beta"] == 0.3
+    assert json.loads((folder / "align/s-dpo.previous-2/stage.json").read_text())["config"]["beta"] == 0.3
     assert again <= {"align/s-dpo", "predictions/s-dpo"}
     same = (finished / "align/s-dpo/stage.json").read_text()
     assert (folder / "align/s-dpo/stage.json").read_text() == same
@@ -358,9 +374,9 @@ def test_there_and_back_trains_nothing_anew(run_again, finished, recipe):
 
 @pytest.mark.parametrize("section", ["align", "rankers"])
 def test_a_name_that_is_kept_for_another(recipe, tmp_path, section):
-    named = {"align": {"name": "s-dpo.previous"}, "rankers": {"kind": "tallrec", "name": "x.previous"}}[section]
+    named = {"align": {"name": "s-dpo.previous-1"}, "rankers": {"kind": "tallrec", "name": "x.previous"}}[section]
     changed = Recipe.model_validate(recipe.model_dump(mode="json") | {section: [named | {"rows": 8}]})
-    with pytest.raises(ConfigError, match=r"previous' cannot name a stage"):
+    with pytest.raises(ConfigError, match=r"previous(-1)?' cannot name a stage"):
         run_recipe(changed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -177,31 +177,12 @@ def test_keys_know_titles_domain_and_files(adapter, data, recipe, tmp_path):
     others.append(type(data)(data.catalogue, [], [], [], data.train_interactions, {"domain": "books"}))
     keys = {adapter_key(None, data), adapter_key(adapter, data), *(adapter_key(None, o) for o in others)}
     assert len(keys) == 4
-    assert model_key(recipe.model)["files"]
-    assert "files" not in model_key(recipe.model.model_copy(update={"name": "smollm2-135m"}))
-
-
-OLD_MODELS = {
-    "b8bfbd6bb2e6db3471e91a5574261b73ba223e4bf2b4d638441374371418a3b5": {},
-    "7c0f292bee3dafc2abb307fe75cb56f916de45621d45e3d11400ac917fba7be3": {
-        "name": "gpt2",
-        "dtype": "float32",
-        "max_length": 512,
-        "chat": True,
-        "templates": ["1", "movies/2"],
-    },
-}
-"""Keys of models since titles are scored within a catalogue: a new setting that is not used changes none."""
-
-
-@pytest.mark.parametrize("key", OLD_MODELS)
-def test_old_models_have_their_old_key(key):
-    assert stage_key(model=model_key(ModelSection(**OLD_MODELS[key]))) == key
+    assert len(model_key(recipe.model, "movies")["name"]) == 64
 
 
 def test_the_key_of_a_model_changes_with_what_matters():
     keys = [
-        stage_key(model=model_key(ModelSection(attn_implementation=how, quantization=bits)))
+        stage_key(model=model_key(ModelSection(attn_implementation=how, quantization=bits), "movies"))
         for bits in ("none", "nf4")
         for how in ("auto", "sdpa", "eager", "flex_attention")
     ]
@@ -225,7 +206,7 @@ def test_rankers_of_one_name_are_refused(evaluate, entries):
 
 def test_a_missing_adapter_is_named(evaluate, data, recipe, tmp_path):
     with pytest.raises(ModelError, match=f"no adapter in {tmp_path}/none"):
-        evaluate([lm_entry("gone", tmp_path / "none", data, recipe.model, "x")])
+        evaluate([lm_entry("gone", tmp_path / "none", data, recipe.model)])
 
 
 def test_a_split_without_rows(evaluate, entries, data):

@@ -1,17 +1,22 @@
 """A stage's folder: finished, unfinished, made from something else, half written."""
 
+import hashlib
 import json
+import os
 import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from prefrec import files
 from prefrec.clock import Seconds, credit_cached_time
 from prefrec.errors import ConfigError
-from prefrec.files import read_json, write_json, write_text
-from prefrec.runs.stage import STAGE_FILE, file_facts, is_finished, last_checkpoint, machine, stage, stage_key
+from prefrec.files import content_digest, file_digest, read_json, write_json, write_text
+from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, last_checkpoint, machine, stage, stage_key
 
 
 def test_key_depends_on_values_not_on_their_order():
@@ -40,6 +45,7 @@ def test_a_stage_that_ends_is_finished(tmp_path):
         "cpu_seconds": pytest.approx(0, abs=1),
         "shared_seconds": 0,
         "shared_cpu_seconds": 0,
+        "files": {},
     }
 
 
@@ -89,45 +95,52 @@ def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):
         assert (folder / "checkpoint").read_text() == "half"
     assert is_finished(folder, "k")
     assert read_json(folder / STAGE_FILE)["seconds"] >= 5
-    assert not (tmp_path / "sft.previous").exists()
+    assert _names(tmp_path) == ["sft"]
 
 
-def test_another_key_moves_the_outcome_aside_and_keeps_one(tmp_path):
-    folder = tmp_path / "s-dpo"
-    for key in ("one", "two", "three"):
-        with stage(folder, key, "align", {}):
-            assert sorted(p.name for p in folder.iterdir()) == [STAGE_FILE]
-            (folder / "adapter").write_text(key)
-    assert (folder / "adapter").read_text() == "three"
-    assert (tmp_path / "s-dpo.previous" / "adapter").read_text() == "two"
-    assert is_finished(tmp_path / "s-dpo.previous", "two")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["s-dpo", "s-dpo.previous"]
+def _names(folder):
+    return sorted(p.name for p in folder.iterdir())
 
 
 def _made(folder, key, *, stopped=False):
     with suppress(KeyboardInterrupt), stage(folder, key, "align", {}):
+        assert stopped or _names(folder) == [STAGE_FILE]
         (folder / "adapter").write_text(key)
         if stopped:
             raise KeyboardInterrupt
 
 
+def test_other_keys_move_results_aside_and_keep_three(tmp_path):
+    folder = tmp_path / "s-dpo"
+    for key in ("one", "two", "three", "four", "five"):
+        _made(folder, key)
+    kept = {name: (tmp_path / name / "adapter").read_text() for name in _names(tmp_path)}
+    assert kept == {
+        "s-dpo": "five",
+        **{f"s-dpo.previous-{n}": key for n, key in ((2, "two"), (3, "three"), (4, "four"))},
+    }
+    assert is_finished(tmp_path / "s-dpo.previous-2", "two")
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_what_was_moved_aside_comes_back_when_it_is_wanted(tmp_path, stopped):
-    folder, previous = tmp_path / "s-dpo", tmp_path / "s-dpo.previous"
+    folder = tmp_path / "s-dpo"
     _made(folder, "one", stopped=stopped)
-    _made(folder, "two")
-    for wanted, other in (("one", "two"), ("two", "one"), ("one", "two")):
-        assert is_finished(folder, wanted) == (wanted == "two" or not stopped)
-        assert [(p / "adapter").read_text() for p in (folder, previous)] == [wanted, other]
+    for key in ("two", "three"):
+        _made(folder, key)
+    for wanted in ("one", "three", "one", "two", "one"):
+        assert is_finished(folder, wanted) == (wanted != "one" or not stopped)
+        assert (folder / "adapter").read_text() == wanted
+        assert {(p / "adapter").read_text() for p in tmp_path.iterdir()} == {"one", "two", "three"}
     with stage(folder, "one", "align", {}):
         assert (folder / "adapter").read_text() == "one"
     shutil.rmtree(folder)
     assert is_finished(folder, "two")
-    assert [p.name for p in tmp_path.iterdir()] == ["s-dpo"]
+    assert len(_names(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("wanted", ["one", "two"])
-@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("at", [0, 1])
 def test_a_kill_between_two_renames_loses_nothing(tmp_path, monkeypatch, at, wanted):
     folder, rename, done = tmp_path / "s-dpo", Path.rename, []
     for key in ("one", "two"):
@@ -145,13 +158,12 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path, monkeypatch, at, wan
             is_finished(folder, "one")
     assert is_finished(folder, wanted)
     assert (folder / "adapter").read_text() == wanted
-    assert (tmp_path / "s-dpo.previous" / "adapter").read_text() == {"one": "two", "two": "one"}[wanted]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["s-dpo", "s-dpo.previous"]
+    assert {(p / "adapter").read_text() for p in tmp_path.iterdir()} == {"one", "two"}
 
 
 def test_what_is_half_deleted_is_neither_whole_nor_foreign(tmp_path, monkeypatch):
     folder = tmp_path / "s-dpo"
-    for key in ("one", "two"):
+    for key in ("one", "two", "three", "four"):
         _made(folder, key)
 
     def killed(place, **_):
@@ -159,16 +171,83 @@ def test_what_is_half_deleted_is_neither_whole_nor_foreign(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
-        _made(folder, "three")  # swallows the kill
-    assert not (tmp_path / "s-dpo.previous" / "adapter").exists()
+        _made(folder, "five")  # swallows the kill
+    assert not (tmp_path / "s-dpo.previous-1" / "adapter").exists()
     assert not is_finished(folder, "one")
-    _made(folder, "three")
-    assert (tmp_path / "s-dpo.previous" / "adapter").read_text() == "two"
+    _made(folder, "five")
+    assert _names(tmp_path) == ["s-dpo", *(f"s-dpo.previous-{n}" for n in (2, 3, 4))]
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_stage_is_told_and_made_again(tmp_path, capsys):
+    folder = tmp_path / "s-dpo"
+    with stage(folder, "k", "align", {}):
+        for name in ("adapter/weights", "adapter/config", "adapter/README.md", "log", "checkpoint-2/weights"):
+            write_text(folder / name, name)
+    assert read_json(folder / STAGE_FILE)["files"].keys() == {"adapter/weights", "adapter/config", "log"}
+    write_text(folder / "adapter" / "README.md", "a card of my own")
+    os.utime(folder / "log", ns=(0, 0))
+    assert (is_finished(folder, "k"), damaged(folder)) == (True, [])
+    _flip(folder / "adapter" / "weights")
+    (folder / "adapter" / "config").unlink()
+    assert damaged(folder) == ["adapter/config", "adapter/weights"]
+    assert not is_finished(folder, "k")
+    assert (
+        "s-dpo: adapter/config, adapter/weights damaged or missing; the stage is made again"
+        in capsys.readouterr().err
+    )
+    with stage(folder, "k", "align", {}):
+        assert not (folder / "adapter" / "weights").exists()
+        write_text(folder / "adapter" / "weights", "as before")
+    assert is_finished(folder, "k")
+    assert read_json(folder / STAGE_FILE)["seconds"] < 1
+
+
+def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "LARGE", 1000)
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda f, kind: read.append(Path(f.name).name) or digest(f, kind))
+    large, small = tmp_path / "large", tmp_path / "small"
+    large.write_bytes(bytes(2000))
+    small.write_bytes(bytes(10))
+    first = [file_digest(large), file_digest(small)]
+    assert (
+        [file_digest(large), file_digest(small)]
+        == first
+        == [hashlib.sha256(bytes(n)).hexdigest() for n in (2000, 10)]
+    )
+    assert read == ["large", "small", "small"]
+    times = large.stat()
+    _flip(large)
+    os.utime(large, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert file_digest(large) != first[0]
+    (tmp_path / "cache" / "digests.json").write_text("[")
+    assert file_digest(large) != first[0]
+
+
+def test_content_is_known_by_itself_and_not_by_names_and_dates(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        write_text(folder / "config.json", "{}")
+    write_text(two / ".hidden", "x")
+    write_text(two / "README.md", "x")
+    os.utime(two / "config.json", ns=(0, 0))
+    assert content_digest(one) == content_digest(two)
+    assert content_digest(one / "config.json") == content_digest(two / "config.json") is not None
+    write_text(two / "config.json", "[]")
+    assert content_digest(one) != content_digest(two)
+    assert content_digest(tmp_path / "none") is None
 
 
 def test_no_stage_has_the_name_of_what_another_keeps(tmp_path):
-    with pytest.raises(ConfigError, match=r"'s-dpo.previous' cannot name a stage"):
-        _made(tmp_path / "s-dpo.previous", "k")
+    with pytest.raises(ConfigError, match=r"'s-dpo.previous-1' cannot name a stage"):
+        _made(tmp_path / "s-dpo.previous-1", "k")
     assert not list(tmp_path.iterdir())
 
 
@@ -204,7 +283,7 @@ def test_a_folder_whose_state_cannot_be_read_is_moved_aside(tmp_path, content):
     with stage(folder, "k", "sft", {}):
         pass
     assert is_finished(folder, "k")
-    assert (tmp_path / "sft.previous" / STAGE_FILE).read_text(encoding="latin-1") == content
+    assert (tmp_path / "sft.previous-1" / STAGE_FILE).read_text(encoding="latin-1") == content
 
 
 @pytest.mark.parametrize("content", ['{"key": "k", "fini', "", None])
@@ -232,25 +311,34 @@ def test_last_checkpoint_is_the_newest_complete_one(tmp_path):
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
 
 
+def test_a_damaged_checkpoint_counts_as_absent(tmp_path, capsys):
+    for step in (5, 10, 15, 20):
+        folder = tmp_path / f"checkpoint-{step}"
+        write_json(folder / "trainer_state.json", {"global_step": step})
+        save_file({"w": torch.zeros(4)}, folder / "adapter_model.safetensors")
+        torch.save({"w": torch.arange(100)}, folder / "optimizer.pt")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
+    _flip(tmp_path / "checkpoint-20" / "optimizer.pt")
+    weights = tmp_path / "checkpoint-15" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    (tmp_path / "checkpoint-10" / "optimizer.pt").write_bytes(b"")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    told = capsys.readouterr().err
+    assert "checkpoint-20: optimizer.pt damaged; training goes on from an earlier state" in told
+    assert "checkpoint-15: adapter_model.safetensors damaged" in told
+
+
 def test_what_is_not_a_stage_is_neither_moved_nor_deleted(tmp_path):
-    logs, aside = tmp_path / "data", tmp_path / "sft.previous"
-    for place in (logs, aside):
-        place.mkdir()
-        (place / "log.csv").write_text("user_id,item_id\n")
-
-    def make(folder):
-        with stage(folder, "k", "sft", {}):
-            pytest.fail("carried out")
-
-    with pytest.raises(
-        ConfigError, match=r"data cannot be made: .*data exists and is not from prefrec \(no stage.json in it\)"
+    logs = tmp_path / "data"
+    write_text(logs / "log.csv", "user_id,item_id\n")
+    with (
+        pytest.raises(
+            ConfigError, match=r"data cannot be made: it exists and is not from prefrec \(no stage.json in it"
+        ),
+        stage(logs, "k", "sft", {}),
     ):
-        make(logs)
-    (tmp_path / "sft").mkdir()
-    with pytest.raises(ConfigError, match=r"sft cannot be made: .*sft.previous exists"):
-        make(tmp_path / "sft")
+        pytest.fail("carried out")
     assert (logs / "log.csv").exists()
-    assert (aside / "log.csv").exists()
 
 
 def test_empty_folders_and_unreadable_stages_are_made_again(tmp_path):
@@ -261,9 +349,3 @@ def test_empty_folders_and_unreadable_stages_are_made_again(tmp_path):
         with stage(tmp_path / name, "k", "sft", {}):
             pass
         assert is_finished(tmp_path / name, "k")
-
-
-def test_files_are_known_by_their_whole_path(tmp_path, monkeypatch):
-    (tmp_path / "a").write_text("1")
-    monkeypatch.chdir(tmp_path)
-    assert file_facts([Path("a")]) == file_facts([tmp_path / "a"])

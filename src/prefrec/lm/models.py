@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from rich.markup import escape
 from safetensors import SafetensorError
 from torch.nn import ModuleList
@@ -28,7 +29,7 @@ from transformers import (
 
 from prefrec.console import say, warn
 from prefrec.errors import ModelError
-from prefrec.files import writing
+from prefrec.files import cache_dir, content_digest, file_digest, writing
 from prefrec.lm.cpu.linear import use_onednn
 
 EMBEDDED = "smollm2-135m"
@@ -197,6 +198,18 @@ def resolve(name: str) -> str:
     return name
 
 
+def base_digest(name: str) -> str:
+    """Return a hash of the files of the model `name`, or its commit on the hub; `name` itself if it is not found.
+
+    A touched or copied model has the same one.
+    """
+    try:
+        folder = Path(resolve(name)) if name != EMBEDDED else embedded_gguf()
+        return content_digest(folder) or Path(hf_hub_download(name, "config.json")).parent.name
+    except (ModelError, OSError, ValueError):
+        return name
+
+
 def same_base(one: str, other: str) -> bool | None:
     """Return True if two names mean one model, False if not, None if unknown (such as after a folder was moved).
 
@@ -214,16 +227,11 @@ def same_base(one: str, other: str) -> bool | None:
 def _canonical_name(name: str) -> str:
     """Return one name for the several names of a model, as far as the names show it."""
     path = Path(name).expanduser()
-    if name == EMBEDDED_HUB_ID or re.fullmatch(rf"{re.escape(EMBEDDED)}(-\d+)?", path.name):
+    if name == EMBEDDED_HUB_ID or re.fullmatch(rf"{re.escape(EMBEDDED)}(-[0-9a-f]+)?", path.name):
         return EMBEDDED
     if cached := re.search(r"models--([^/]+)--([^/]+)/snapshots/", path.as_posix() + "/"):
         return _canonical_name("/".join(cached.groups()))
     return str(path.resolve()) if path.is_absolute() or path.is_dir() else name
-
-
-def cache_dir() -> Path:
-    """Return the cache folder: `$PREFREC_CACHE`, else `~/.cache/prefrec`."""
-    return Path(os.environ.get("PREFREC_CACHE", "~/.cache/prefrec")).expanduser()
 
 
 def _nf4(folder: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -295,7 +303,7 @@ def _embedded_checkpoint() -> Path:
 
 def unpacked_folder(gguf: Path) -> Path:
     """Return the folder into which the embedded model in this file is (or will be) unpacked."""
-    return cache_dir() / "models" / f"{EMBEDDED}-{gguf.stat().st_size}"
+    return cache_dir() / "models" / f"{EMBEDDED}-{file_digest(gguf)[:12]}"
 
 
 def embedded_gguf() -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from prefrec.console import say
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
+from prefrec.files import content_digest
+from prefrec.lm.models import base_digest
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.recipe import LoraSection, ModelSection
 from prefrec.prompts import load_template
@@ -18,7 +21,7 @@ from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.lm import BATCH_SIZE, LMRanker, load_lm
 from prefrec.rankers.reference import reference_ranker
-from prefrec.runs.stage import file_facts, is_finished, stage_key
+from prefrec.runs.stage import is_finished, stage_key
 
 WEIGHTS = "adapter"
 """Folder of the trained weights inside a stage's folder: an adapter, or a whole model."""
@@ -38,23 +41,33 @@ class Ingredients:
     seed: int
     batch_size: int = BATCH_SIZE
 
+    def inputs(self, **more: Any) -> dict[str, Any]:
+        """Return what decides the result of a stage made of these and `more`: settings by name, files by digest."""
+        model, lora = self.model, self.lora.model_dump() if self.lora else None
+        digests = model_digests(model, self.data.domain)
+        return {
+            "data": self.data_key,
+            "seed": self.seed,
+            "model": model.decisive(),
+            "digests": digests,
+            "lora": lora,
+            **more,
+        }
+
     def key(self, **more: Any) -> str:
         """Return the key of a stage made of these and `more`."""
-        lora = self.lora.model_dump() if self.lora else None
-        return stage_key(data=self.data_key, model=model_key(self.model), lora=lora, seed=self.seed, **more)
-
-    @property
-    def weights_files(self) -> list[str]:
-        """Files, relative to its folder, of a finished stage that trains a language model."""
-        return [f"{WEIGHTS}/{'config.json' if self.lora is None else 'adapter_config.json'}"]
+        return stage_key(**by_content(self.inputs(**more)))
 
 
-def due(folder: Path, key: str, name: str, made: Sequence[str]) -> bool:
-    """Return True if a stage with this key still has to run, and print its name.
+def by_content(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage's inputs with digests in the place of the names of models and templates."""
+    kept = {name: value for name, value in inputs.items() if name != "digests"}
+    return kept | {"model": inputs["model"] | inputs["digests"]}
 
-    `made` are the files, relative to `folder`, that a finished stage has.
-    """
-    if is_finished(folder, key) and all((folder / file).is_file() for file in made):
+
+def due(folder: Path, key: str, name: str) -> bool:
+    """Return True if a stage with this key still has to run, and print its name."""
+    if is_finished(folder, key):
         say(f"[dim]{name}: unchanged[/dim]")
         return False
     say(f"[bold]{name}[/bold]")
@@ -73,6 +86,7 @@ class Entry:
         weights: folder of the trained weights; None: the bare base, or nothing was trained.
         model: settings of the base, for a language model of the main line (zero-shot, SFT, alignments). Its answers
             depend on them, but the training of its weights does not. None: any other ranker.
+        inputs: of the stage that trained it (`Ingredients.inputs`), if it is of the main line.
     """
 
     name: str
@@ -81,6 +95,7 @@ class Entry:
     load_full: Callable[[int], Ranker] | None = None
     weights: Path | None = None
     model: Mapping[str, Any] | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def in_main_line(self) -> bool:
@@ -105,16 +120,21 @@ def full_entries(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def lm_entry(
-    name: str, weights: Path | None, data: PreparedData, model: ModelSection, key: str | None = None
+    name: str,
+    weights: Path | None,
+    data: PreparedData,
+    model: ModelSection,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Entry:
     """Return a language model of the main line.
 
-    `weights` is the folder of an adapter or a whole model (None: the bare base), and `key` that of the stage that
+    `weights` is the folder of an adapter or a whole model (None: the bare base), and `inputs` those of the stage that
     made them (None: they come from outside a run).
     """
     load = partial(lm_ranker, name, weights, data, model)
-    key = key or adapter_key(weights, data)
-    return Entry(name, key, load, lambda size: CatalogueRanker(load(size)), weights, model_key(model))
+    key = stage_key(**by_content(inputs)) if inputs else adapter_key(weights, data)
+    content = model_key(model, data.domain)
+    return Entry(name, key, load, lambda size: CatalogueRanker(load(size)), weights, content, inputs or {})
 
 
 def lm_ranker(
@@ -153,11 +173,20 @@ def known_entry(name: str, ranker: str, entries: Mapping[str, Entry], field: str
 
 def adapter_key(weights: Path | None, data: PreparedData) -> str:
     """Return the key of weights from outside a run, or of the bare base, on this data."""
-    files = file_facts([weights] if weights else [])
+    files = content_digest(weights) if weights else None
     return stage_key(titles=data.catalogue.titles, domain=data.domain, files=files)
 
 
-def model_key(model: ModelSection) -> dict[str, Any]:
-    """Return what a key holds of the model: its result-changing settings, and facts of the files that it names."""
-    facts = file_facts(Path(name).expanduser() for name in (model.name, *model.templates))
-    return {**model.decisive(), **({"files": facts} if facts else {})}
+def model_key(model: ModelSection, domain: str) -> dict[str, Any]:
+    """Return what a key holds of the model: its result-changing settings, and digests of the files that it names."""
+    return model.decisive() | model_digests(model, domain)
+
+
+def model_digests(model: ModelSection, domain: str) -> dict[str, Any]:
+    """Return field → digest of what it names: the base's files, and the templates' texts or the items' encoder."""
+    digests: dict[str, Any] = {"name": base_digest(model.name)}
+    if model.answers == "items":
+        vectors = base_digest(model.items.vectors)
+        return digests | {"items": model.items.model_dump() | {"vectors": vectors}}
+    texts = [load_template(name, domain=domain).source for name in model.templates]
+    return digests | {"templates": [hashlib.sha256(text.encode()).hexdigest() for text in texts]}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import polars as pl
 from rich.markup import escape
@@ -14,13 +15,15 @@ from prefrec.console import warn
 from prefrec.data import PreparedData, RankingExample, prepared_digest
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
-from prefrec.pipeline.entry import WEIGHTS, Entry, lm_entry, lm_ranker
+from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients, lm_entry, lm_ranker
+from prefrec.pipeline.kinds import SEQUENTIAL
 from prefrec.pipeline.provenance import changed_since
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe, load_recipe
+from prefrec.pipeline.run import train_stages
 from prefrec.pipeline.score import ask_models
 from prefrec.rankers import LMRanker
 from prefrec.runs.contents import Stage, read_run
-from prefrec.runs.stage import taken
+from prefrec.runs.stage import damaged, read_state, taken
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,29 @@ class Run:
         """Return the folder of a stage's weights."""
         return (self.folder / name if name == SFT else self.folder / "align" / name) / WEIGHTS
 
+    @cached_property
+    def planned(self) -> dict[str, Entry]:
+        """Rankers that `prefrec run` would have with this recipe and data, by name."""
+        recipe, data = self.recipe, self.data
+        made_of = Ingredients(data, prepared_digest(self.folder / "data"), recipe.model, recipe.lora, recipe.seed)
+        judges = []
+        for config in recipe.sequential:
+            state = read_state(self.folder / SEQUENTIAL / config.model)
+            key = state.get("key") if state.get("config") == config.model_dump(mode="json") else None
+            judges.append(Entry(config.model, str(key), load=cast(Any, None)))  # a plan loads nothing
+        return {e.name: e for e in train_stages(recipe, made_of, self.folder, (SFT, "align"), judges, plan=True)}
+
     def changed(self, name: str) -> list[str] | None:
-        """Return the recipe's fields that a language model was trained with other values of; None: not recorded."""
-        if name == ZERO_SHOT:
+        """Return the inputs that a language model was trained with other values of; None: not recorded."""
+        if name not in self.planned:
             return []
-        state = self.stages[name].state if name in self.stages else {}
-        return changed_since(name, state, self.recipe, prepared_digest(self.folder / "data"), self.data.domain)
+        return changed_since(self.stages[name].state if name in self.stages else {}, self.planned[name])
 
     def entry(self, name: str) -> Entry:
         """Return a language model of this run as a row of the table.
 
-        Raise DataError if it does not exist or is not trained, ConfigError if it was trained with another recipe.
+        Raise DataError if it does not exist, is not trained or is damaged, ConfigError if it was trained with another
+        recipe.
         """
         if name not in (ZERO_SHOT, *self.models):
             raise DataError(f"{self.folder}: no trained model {name!r}; there are {', '.join(self.models) or 'none'}")
@@ -69,6 +84,10 @@ class Run:
             )
         if changed is None and self.outdated:
             warn(f"{escape(name)} may have been made with another recipe than the one in its run: {self.outdated}")
+        if broken := damaged(self.adapter(name).parent):
+            raise DataError(
+                f"{self.folder}: {name} is damaged ({', '.join(broken)}): run the recipe again (`prefrec run`)"
+            )
         return lm_entry(name, None if name == ZERO_SHOT else self.adapter(name), self.data, self.recipe.model)
 
     def ranker(self, name: str) -> LMRanker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args
 
@@ -32,12 +32,12 @@ from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.training import SFTConfig, SoftmaxDPOConfig
 from prefrec.training.adapters import ALL_LINEAR, RANK
 from prefrec.training.negatives import DrawnFrom
-from prefrec.training.section import RowsSection
+from prefrec.training.section import MOST_EPOCHS, RowsSection
 
 ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN", "window co-occurrence", "title TF-IDF"]
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
-SEED = 0
-"""Default seed of a run."""
+SEED, MOST = 0, 2**32 - 1
+"""Default seed of a run, and the highest one, which is the highest of all whole numbers in a recipe."""
 ZERO_SHOT, SFT, RANKERS = "zero-shot", "sft", "rankers"
 Judged = Literal["hard", "hard-GRU4Rec", "hard-Caser", "hard-SASRec"]
 FromLog = Literal["rated", "impressions"]
@@ -59,7 +59,9 @@ class ItemsSection(_Section):
     )
     vector_dropout: float = Field(0.0, ge=0, lt=1, description="Share of items that a step knows by title alone.")
     dropout: float = Field(0.3, ge=0, lt=1, description="On item vectors, and on the states compared with them.")
-    learning_rate: float = Field(SFTConfig.item_learning_rate, gt=0, description="Peak rate of the items' vectors.")
+    learning_rate: float = Field(
+        SFTConfig.item_learning_rate, gt=0, le=1, description="Peak rate of the items' vectors."
+    )
 
 
 class ModelSection(_Section):
@@ -93,10 +95,7 @@ class ModelSection(_Section):
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings that the result depends on."""
-        # Runs of earlier versions must keep their keys, so a setting that came later counts only if it is used.
-        idle = {"attn_implementation"} | ({"quantization"} if self.quantization == "none" else set())
-        idle |= {"items"} if self.answers == "titles" else {"templates"}
-        return self.model_dump(exclude=idle)
+        return self.model_dump(exclude={"attn_implementation", "items" if self.answers == "titles" else "templates"})
 
     def loading(self) -> dict[str, Any]:
         """Return the arguments with which `prefrec.lm.models.load_model` loads it."""
@@ -106,8 +105,8 @@ class ModelSection(_Section):
 class LoraSection(_Section):
     """The adapter that is trained."""
 
-    r: int = Field(RANK, ge=1, description="Rank.")
-    alpha: int | None = Field(None, ge=1, description="Scale numerator; None: 2·r.")
+    r: int = Field(RANK, ge=1, le=4096, description="Rank.")
+    alpha: int | None = Field(None, ge=1, le=1 << 16, description="Scale numerator; None: 2·r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="On its input; needs disable_dropout: false.")
     targets: list[str] | str = Field(ALL_LINEAR, description="Names of layers, all-linear, or a regex of full names.")
 
@@ -119,8 +118,8 @@ class SFTSection(RowsSection):
     shows them, a row is one ranking question, as in the paper.
     """
 
-    epochs: float = Field(4.0, gt=0, description="Passes over the rows.")
-    learning_rate: float = Field(SFTConfig.learning_rate, gt=0, description="Peak learning rate.")
+    epochs: float = Field(4.0, gt=0, le=MOST_EPOCHS, description="Passes over the rows.")
+    learning_rate: float = Field(SFTConfig.learning_rate, gt=0, le=1, description="Peak learning rate.")
     global_batch_size: int = Field(8, ge=1, description="Rows an optimiser step, over all processes.")
     max_grad_norm: float = Field(SFTConfig.max_grad_norm, ge=0, description="Gradient clipping.")
     titles: int = Field(50, ge=2, description="Titles of a row, about; a longer history gives several rows.")
@@ -139,7 +138,7 @@ class AlignSection(RowsSection):
 
     name: str = Field("s-dpo", pattern=NAME, description="Folder, and name in the tables.")
     loss: str = Field(cast(str, SoftmaxDPOConfig.loss_type), description=f"One of {', '.join(LOSSES)}.")
-    beta: float = Field(SoftmaxDPOConfig.beta, gt=0, description="Pull to the reference.")
+    beta: float = Field(SoftmaxDPOConfig.beta, gt=0, le=1000, description="Pull to the reference.")
     num_negatives: int = Field(7, ge=1, description="Rejected answers a row and step.")
     negatives: Literal["fixed", "per_epoch"] = Field(
         SoftmaxDPOConfig.negatives, description="Drawn once, or anew in each epoch."
@@ -157,6 +156,7 @@ class AlignSection(RowsSection):
         "value", description="Unit of these two: ratings, or shares of the user's own ratings (0.8, 0.2; for counts)."
     )
     sampled_negatives: int = Field(0, ge=0, description="rated, impressions: of num_negatives, how many are uniform.")
+    item_learning_rate: float | None = Field(None, gt=0, description="Of item vectors; None: learning_rate.")
     start: str | None = Field(None, description="An earlier alignment: the start and the reference; None: SFT.")
     negatives_pool: int = Field(64, ge=2, description="Items drawn per row, of which hard takes the highest.")
     precompute_reference: bool = Field(
@@ -169,10 +169,8 @@ class AlignSection(RowsSection):
     def idle_settings(self) -> set[str]:
         # Of the settings of negatives, those that `negatives_from` leaves unused do not affect the result.
         idle = super().idle_settings() | {"max_tokens_per_pass"}
-        idle |= {"negatives_from"} if self.negatives_from == "list" else set()
         idle |= set() if self.negatives_from == "rated" else {"liked", "disliked", "rated_by"}
         idle |= set() if self.is_from_log else {"sampled_negatives"}
-        idle |= {"start"} if self.start is None else set()
         return idle | (set() if self.is_hard else {"negatives_pool"})
 
     @property
@@ -241,7 +239,7 @@ class Recipe(_Section):
     """All settings of a run: data, model, stages, evaluation, seed."""
 
     name: str = Field(pattern=NAME, description="The run's folder is runs/NAME.")
-    seed: int = Field(SEED, ge=0, description="Of samples, order and initial weights.")
+    seed: int = Field(SEED, ge=0, le=MOST, description="Of samples, order and initial weights.")
     data: PrepareConfig = PrepareConfig()
     model: ModelSection = ModelSection()
     lora: LoraSection | None = Field(LoraSection(), description="The adapter; null: all weights are trained.")
@@ -252,6 +250,12 @@ class Recipe(_Section):
         [], description="Further systems, in the order in which they are made."
     )
     evaluate: EvaluateSection = EvaluateSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_huge_numbers(cls, raw: Any) -> Any:
+        _refuse_huge(raw)
+        return raw
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -323,6 +327,15 @@ class Recipe(_Section):
         return names + [a.name for a in self.align]
 
 
+def _refuse_huge(value: Any, name: str = "") -> None:
+    """Raise ValueError if a whole number inside a raw recipe is one that 32 bits cannot hold."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for field, part in inner:
+        _refuse_huge(part, f"{name}.{field}".lstrip("."))
+    if isinstance(value, int) and abs(value) > MOST:
+        raise ValueError(f"{name}: {value} is too large; whole numbers go up to {MOST}")
+
+
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a YAML file, with data paths relative to it and `overrides` (`set_field`) applied.
 
@@ -343,7 +356,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = checked_recipe(raw)
     except ConfigError as e:
         raise ConfigError(f"recipe {path}: {e}") from e
-    return recipe.model_copy(update={"data": _resolve_paths(recipe.data, path.parent)})
+    files = map_files(recipe.data, lambda file: (path.parent / file).resolve())
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=files)})
 
 
 def checked_recipe(raw: dict[str, Any]) -> Recipe:
@@ -427,9 +441,10 @@ def _entry_name(entry: Any, section: str) -> str:
     return str(kind.config.model_fields[field].get_default())
 
 
-def _resolve_paths(data: PrepareConfig, folder: Path) -> PrepareConfig:
+def map_files(data: PrepareConfig, change: Callable[[Path], Any]) -> dict[str, Any]:
+    """Return field → changed value of the settings that name files."""
     named = {field: getattr(data, field) for field in ("path", "interactions", "items", "users")}
-    paths: dict[str, Any] = {field: (folder / file).resolve() for field, file in named.items() if file is not None}
+    changed: dict[str, Any] = {field: change(file) for field, file in named.items() if file is not None}
     if data.row_files:
-        paths["row_files"] = {part: (folder / file).resolve() for part, file in data.row_files.items()}
-    return data.model_copy(update=paths)
+        changed["row_files"] = {part: change(file) for part, file in data.row_files.items()}
+    return changed

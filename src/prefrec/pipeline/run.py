@@ -10,22 +10,21 @@ import yaml
 
 from prefrec.console import say
 from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, write_prepared
-from prefrec.data.store import PREPARED_FILES
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
-from prefrec.files import read_json, write_json, write_text
+from prefrec.files import content_digest, read_json, write_json, write_text
 from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients, due, lm_entry
 from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
 from prefrec.pipeline.kinds import SEQUENTIAL, ranker_kind
 from prefrec.pipeline.preferences import run_preferences
-from prefrec.pipeline.provenance import made_with
-from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, AlignSection, Recipe, SFTSection, dump_recipe
+from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, AlignSection, Recipe, SFTSection, dump_recipe, map_files
 from prefrec.pipeline.rows import check_rows, trained_sections, warn_of_idle_dropout
 from prefrec.pipeline.train import train_align, train_sft
 from prefrec.processes import is_first
 from prefrec.report import write_report
 from prefrec.runs.contents import METRICS, PREFERENCES, made_of
-from prefrec.runs.stage import file_facts, machine, refuse_name, stage, stage_key
+from prefrec.runs.lock import run_lock
+from prefrec.runs.stage import machine, refuse_name, stage, stage_key
 
 STAGES = ("prepare", SEQUENTIAL, SFT, "align", RANKERS, "evaluate", "report")
 
@@ -42,19 +41,28 @@ def run_recipe(
     A stage whose inputs have not changed is skipped, and an interrupted one resumes. In a job of many processes
     (`accelerate launch`) all train and score. The first one does the rest and writes the files. `under_test` chooses
     among the rows of the prepared data, for the evaluation alone. Raise ConfigError if a stage is unknown, has a
-    name that is not allowed, or has no rows to train on.
+    name that is not allowed, or has no rows to train on, or if another run works in the folder.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")
     for name in (*(s.name for s in recipe.align), *(r.name for r in recipe.rankers)):
         refuse_name(name)
-    wanted = STAGES[: STAGES.index(until) + 1]
     folder.mkdir(parents=True, exist_ok=True)
+    with run_lock(folder):
+        return _carry_out(recipe, folder, STAGES[: STAGES.index(until) + 1], under_test)
+
+
+def _carry_out(
+    recipe: Recipe,
+    folder: Path,
+    wanted: Sequence[str],
+    under_test: Callable[[PreparedData], PreparedData] | None,
+) -> Path:
     if is_first():
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_json(folder / "environment.json", environment(recipe.seed))
     data = prepare_stage(recipe, folder / "data")
-    if until != "prepare":
+    if wanted != STAGES[:1]:
         check_rows(recipe, data)
         warn_of_idle_dropout(recipe.lora, trained_sections(recipe))
     key = prepared_digest(folder / "data")
@@ -80,12 +88,8 @@ def environment(seed: int) -> dict[str, Any]:
 def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
     """Return the recipe's data, prepared in `folder` or found there."""
     config = recipe.data
-    named = [p for p in (config.path, config.interactions, config.items, config.users) if p is not None]
-    named += (config.row_files or {}).values()
-    # Keys of earlier versions do not have `users`.
-    settings = config.model_dump(mode="json", exclude=None if config.users else {"users"})
-    key = stage_key(config=settings, files=file_facts(named))
-    if due(folder, key, "prepare", made=PREPARED_FILES):
+    key = stage_key(config=config.model_dump(mode="json") | map_files(config, content_digest))
+    if due(folder, key, "prepare"):
         with stage(folder, key, "prepare", config.model_dump(mode="json")):
             if is_first():
                 write_prepared(prepare(config), folder)
@@ -99,32 +103,38 @@ def train_stages(
     wanted: Sequence[str],
     before: Sequence[Entry] = (),
     start: Entry | None = None,
+    *,
+    plan: bool = False,
 ) -> list[Entry]:
     """Carry out the wanted training stages (names in `STAGES`) of a language model, and return their rankers.
 
-    `before` are rankers that an alignment may take its negatives from. The first stage continues from `start`.
+    `before` are rankers that an alignment may take its negatives from. The first stage continues from `start`. If
+    `plan` is set, nothing is trained, and the rankers are those that a run would have.
     """
     if recipe.sft is not None and SFT in wanted:
-        start = sft_stage(made_of, recipe.sft, folder / SFT, start)
+        start = sft_stage(made_of, recipe.sft, folder / SFT, start, plan=plan)
     judges = {e.name: e for e in before}
     aligned: dict[str, Entry] = {}
     for section in recipe.align if "align" in wanted else []:
         first = start if section.start is None else aligned[section.start]
         judge, out = judges.get(section.negatives_judge or ""), folder / "align" / section.name
-        aligned[section.name] = align_stage(made_of, section, first, out, judge, folder / "reference")
+        aligned[section.name] = align_stage(made_of, section, first, out, judge, folder / "reference", plan=plan)
     return [*([start] if start else []), *aligned.values()]
 
 
-def sft_stage(made_of: Ingredients, section: SFTSection, out: Path, start: Entry | None = None) -> Entry:
-    """Carry out SFT in the folder `out`, from the weights of `start` or from the base.
+def sft_stage(
+    made_of: Ingredients, section: SFTSection, out: Path, start: Entry | None = None, *, plan: bool = False
+) -> Entry:
+    """Carry out SFT in the folder `out`, from the weights of `start` or from the base, unless this is the `plan`.
 
     It is skipped if it is finished, and resumed if it was interrupted.
     """
-    key = made_of.key(sft=section.decisive(), **({"start": start.key} if start else {}))
-    if due(out, key, SFT, made_of.weights_files):
-        with stage(out, key, SFT, section.model_dump(), made_with=made_with(made_of, start)):
+    inputs = _inputs(made_of, start, {SFT: section.decisive()})
+    entry = lm_entry(SFT, out / WEIGHTS, made_of.data, made_of.model, inputs)
+    if not plan and due(out, entry.key, SFT):
+        with stage(out, entry.key, SFT, section.model_dump(), made_with=inputs):
             train_sft(made_of, section, out, start.weights if start else None)
-    return lm_entry(SFT, out / WEIGHTS, made_of.data, made_of.model, key)
+    return entry
 
 
 def align_stage(
@@ -134,6 +144,8 @@ def align_stage(
     out: Path,
     judge: Entry | None = None,
     references: Path | None = None,
+    *,
+    plan: bool = False,
 ) -> Entry:
     """Carry out an alignment in the folder `out`, from the weights of `start` or from the base, like `sft_stage`.
 
@@ -143,13 +155,22 @@ def align_stage(
     if section.negatives_judge and judge is None:
         raise ConfigError(f"negatives_from: {section.negatives_from} needs a recipe that trains the recommender")
     judge = judge if section.negatives_judge else None
-    more = {name: entry.key for name, entry in (("start", start), ("judge", judge)) if entry}
-    key = made_of.key(align=section.decisive(), **more)
-    if due(out, key, section.name, made_of.weights_files):
-        with stage(out, key, "align", section.model_dump(), made_with=made_with(made_of, start, judge)):
+    own = {f"{SEQUENTIAL}.{judge.name}": judge.key} if judge else {}
+    inputs = _inputs(made_of, start, own | {f"align.{section.name}": section.decisive()})
+    entry = lm_entry(section.name, out / WEIGHTS, made_of.data, made_of.model, inputs)
+    if not plan and due(out, entry.key, section.name):
+        with stage(out, entry.key, "align", section.model_dump(), made_with=inputs):
             weights = start.weights if start else None
             train_align(made_of, section, weights, out, judge=judge, references=references)
-    return lm_entry(section.name, out / WEIGHTS, made_of.data, made_of.model, key)
+    return entry
+
+
+def _inputs(made_of: Ingredients, start: Entry | None, own: dict[str, Any]) -> dict[str, Any]:
+    """Return the inputs of a stage that trains a language model: its own, and those of the stages before it."""
+    if start is None:
+        return made_of.inputs(**own)
+    earlier = {name: value for name, value in start.inputs.items() if name == SFT or "." in name}
+    return made_of.inputs(**earlier | own, start=start.key)
 
 
 def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Sequence[Entry]) -> None:

@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+from rich.markup import escape
 
 from prefrec import processes
-from prefrec.console import say
+from prefrec.console import say, warn
 from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import judge_texts, predict, read_predictions, whole_catalogue, write_predictions
 from prefrec.evaluation.predictions import best_only
-from prefrec.files import read_json, write_json
+from prefrec.files import file_digest, read_json, write_json
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.rankers.base import ComposedRanker, GeneratingRanker, Ranker
@@ -87,17 +88,15 @@ def ask_models(
     # Rows that are asked for text are spread over the users, like rows under test.
     asked = {id(e) for e in replace(data, test=list(examples)).some("test", section.generate_rows)}
     places = [i for i, e in enumerate(examples) if id(e) in asked]
-    # Keys of earlier versions name only the number of rows, which were the first ones then.
-    texts = section.generate_rows if places == list(range(len(places))) else places
     frames: list[pl.DataFrame] = []
     answers: dict[str, pl.DataFrame] = {}
     for entry in entries:
         model = {"model": entry.model} if entry.in_main_line else {}
         key, key_without_texts = (
-            stage_key(rows=rows_key, entry=entry.key, generate=generate, **model) for generate in (texts, 0)
+            stage_key(rows=rows_key, entry=entry.key, generate=generate, **model) for generate in (places, [])
         )
         path = cache / f"{entry.name}.parquet"
-        known = processes.from_first(read_json(path.with_suffix(".json")) if path.is_file() else None)
+        known = processes.from_first(_known(path) if processes.is_first() else None)
         if known != key:
             scores = read_predictions(path) if known == key_without_texts else None
             # Scores are kept before texts are generated, so that a failure in generation does not lose them.
@@ -111,12 +110,23 @@ def ask_models(
     return frames
 
 
+def _known(path: Path) -> str | None:
+    """Return the key of kept predictions; None if there are none, or the file is not the one that was written."""
+    about = read_json(path.with_suffix(".json"))
+    if not (path.is_file() and isinstance(about, dict)):
+        return None
+    if about.get("digest") != file_digest(path):
+        warn(f"{escape(str(path))} is damaged; {path.stem} is asked again")
+        return None
+    return str(about.get("key"))
+
+
 def _keep(path: Path, key: str, frame: pl.DataFrame) -> None:
     if processes.is_first():
         # A kill between the two writes must not leave the key of other predictions.
         path.with_suffix(".json").unlink(missing_ok=True)
         write_predictions(frame, path)
-        write_json(path.with_suffix(".json"), key)
+        write_json(path.with_suffix(".json"), {"key": key, "digest": file_digest(path)})
 
 
 def _best(frame: pl.DataFrame, top: int | None) -> pl.DataFrame:

@@ -20,7 +20,7 @@ from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.evaluation.preferences import Preferences
 from prefrec.files import read_json
 from prefrec.rankers.fuse import FUSE_FILE, fusion_sentence
-from prefrec.runs.stage import PREVIOUS, STAGE_FILE, stage_key
+from prefrec.runs.stage import STAGE_FILE, damaged, is_previous, stage_key
 
 T = TypeVar("T")
 
@@ -201,7 +201,7 @@ def _read(folder: Path, part: str, missing: list[str], read: Callable[[Path], T]
 
 def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[Stage]:
     """Return the training stages, and note in `missing` those that the recipe names and the folder lacks."""
-    there = sorted(p.name for p in folder.glob("align/*") if p.is_dir() and p.suffix != PREVIOUS)
+    there = sorted(p.name for p in folder.glob("align/*") if p.is_dir() and not is_previous(p.name))
     names = dict.fromkeys([*_named(recipe, "align"), *there])
     wanted = [("sft", "sft", "sft")] if recipe.get("sft") or (folder / "sft").is_dir() else []
     wanted += [(f"align/{name}", name, "align") for name in names if not name.startswith(".")]
@@ -213,6 +213,8 @@ def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[St
         state = _read(folder, f"{part}/{STAGE_FILE}", missing, _read_json) or {}
         if state and not state.get("finished"):
             missing.append(f"{part}/ is not finished")
+        if broken := damaged(folder / part):
+            missing.append(f"{part}/ is damaged ({', '.join(broken)}); `prefrec run` makes it again")
         log = _read(folder, f"{part}/log.json", missing, partial(_read_json, kind=list)) or []
         stages.append(Stage(name, kind, state, [e for e in log if isinstance(e, dict)]))
     return stages

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
@@ -17,18 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
+from safetensors import SafetensorError, safe_open
 
 from prefrec import processes
 from prefrec.clock import cached_time_credit, peak_bytes, processor_says, reset_peak
-from prefrec.console import say
+from prefrec.console import say, warn
 from prefrec.errors import ConfigError
-from prefrec.files import read_json, write_json
+from prefrec.files import content_digest, file_digest, folder_digests, read_json, sync, write_json
 from prefrec.lm.cpu.linear import linear_backend
 from prefrec.lm.models import default_device
 
 STAGE_FILE = "stage.json"
-PREVIOUS = ".previous"
-"""End of the name of the folder that keeps the result of another key."""
+PREVIOUS, KEPT = ".previous", 3
+"""End of the names of folders with earlier results (`NAME.previous-N`, the newest has the highest N); how many."""
+CHECKPOINT = "checkpoint-"
 TRAINER_STATE = "trainer_state.json"
 """The file of a checkpoint that is written last."""
 SHARED = {"seconds": "shared_seconds", "cpu_seconds": "shared_cpu_seconds"}
@@ -40,40 +45,48 @@ def stage_key(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def file_facts(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Return path, size and date of these files, and of the files directly inside these folders, for a key."""
-    places = [p.resolve() for p in paths]
-    files = [f for p in places for f in (sorted(p.iterdir()) if p.is_dir() else [p]) if f.is_file()]
-    return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+def file_facts(paths: Iterable[Path]) -> list[str]:
+    """Return the digests of these files and folders, for a key; names and dates do not count."""
+    return [digest for path in paths if (digest := content_digest(path))]
 
 
 def is_finished(folder: Path, key: str) -> bool:
-    """Return True if `folder` holds the finished result of the stage with this key.
+    """Return True if `folder` holds the finished and undamaged result of the stage with this key.
 
-    A result that was moved aside under this key is brought back first. All processes must call this, and wait.
+    A result that was moved aside under this key is brought back first. Damaged files are removed, with a warning, and
+    the stage then counts as unfinished. All processes must call this, and wait.
     """
     if processes.is_first():
         _bring_back(folder, key)
+        _drop_damaged(folder)
     processes.wait()
     state = read_state(folder)
     return bool(state.get("key") == key and state.get("finished"))
+
+
+def damaged(folder: Path) -> list[str]:
+    """Return the files of a finished stage that are missing, or not what the stage wrote."""
+    state = read_state(folder)
+    sealed = state.get("files") if state.get("finished") else None
+    if not isinstance(sealed, dict):
+        return []
+    return [f for f, digest in sealed.items() if not (folder / f).is_file() or file_digest(folder / f) != digest]
 
 
 @contextmanager
 def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any) -> Iterator[Path]:
     """Yield the folder to work in, with the files that an interrupted stage of the same key left.
 
-    A result of another key moves to `NAME.previous`. One such folder is kept, and it comes back if its key is wanted
-    again. Checkpoints are deleted at the end. Of many processes the first one manages the folder, and all leave
-    together.
+    A result of another key moves to `NAME.previous-N`. A few such folders are kept, and one comes back if its key is
+    wanted again. Checkpoints are deleted at the end. Of many processes the first one manages the folder, and all
+    leave together.
 
-    `stage.json` holds the arguments, the machine that finished the stage (`environment`), and its costs over all
-    parts that were not killed: `seconds` of wall time, `cpu_seconds` of this process (all threads), `peak_bytes` of
-    memory (on a GPU: of torch), and the times of `SHARED`.
+    `stage.json` holds the arguments, the machine that finished the stage (`environment`), the SHA-256 of its `files`,
+    and its costs over all parts that were not killed: `seconds` of wall time, `cpu_seconds` of this process (all
+    threads), `peak_bytes` of memory (on a GPU: of torch), and the times of `SHARED`.
 
     Raises:
-        ConfigError: the folder's name ends in `.previous`; or this folder, or the one for its old result, holds files
-            and was never a stage's.
+        ConfigError: the folder's name is one for earlier results; or it holds files and was never a stage's.
     """
     refuse_name(folder.name)
     if not processes.is_first():
@@ -84,11 +97,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
     _bring_back(folder, key)
     state = read_state(folder)
     if folder.exists() and state.get("key") != key:
-        previous = _previous(folder)
-        for path in (folder, previous):
-            _refuse_foreign(path, folder)
-        _delete(previous)
-        folder.rename(previous)
+        _set_aside(folder)
         state = {}
     folder.mkdir(parents=True, exist_ok=True)
     note: dict[str, Any] = {"key": key, "kind": kind, "config": config, **more, "finished": False}
@@ -102,7 +111,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
     processes.wait()
     try:
         yield folder
-        note |= {"finished": True, "environment": machine()}
+        note |= {"finished": True, "environment": machine(), "files": _seal(folder)}
     finally:
         note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
         note["cpu_seconds"] = round(note["cpu_seconds"] + time.process_time() - cpu_start, 1)
@@ -113,6 +122,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
         # If the stage failed, a full disk must not hide its error.
         with nullcontext() if note["finished"] else suppress(OSError):
             write_json(folder / STAGE_FILE, note)
+            sync([folder / STAGE_FILE, folder])
     _drop_checkpoints(folder)
     processes.wait()
 
@@ -124,9 +134,14 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def refuse_name(name: str) -> None:
-    """Raise ConfigError if a stage has a name that ends like the folders of earlier results."""
-    if name.endswith(PREVIOUS):
+    """Raise ConfigError if a stage has a name like the folders of earlier results."""
+    if is_previous(name):
         raise ConfigError(f"{name!r} cannot name a stage: folders with earlier results end in {PREVIOUS}")
+
+
+def is_previous(name: str) -> bool:
+    """Return True if a folder of this name keeps an earlier result (before 0.2.0 without a number)."""
+    return bool(re.search(rf"{re.escape(PREVIOUS)}(-\d+)?$", name))
 
 
 def taken(state: dict[str, Any], what: str) -> float:
@@ -164,24 +179,54 @@ def _commit() -> str | None:
     return None if head.returncode else head.stdout.strip() + ("+" if dirty else "")
 
 
-def _previous(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}{PREVIOUS}")
+def _seal(folder: Path) -> dict[str, str]:
+    """Return the digests of what a stage made, after it is safe on the disk."""
+    digests = folder_digests(folder)
+    made = {f: d for f, d in digests.items() if f != STAGE_FILE and not f.startswith(CHECKPOINT)}
+    files = [folder / f for f in made]
+    sync([*files, *{f.parent for f in files}])
+    return made
+
+
+def _drop_damaged(folder: Path) -> None:
+    """Remove the damaged files of a finished stage, which then counts as unfinished, and warn of them."""
+    state = read_state(folder)
+    if not state and (folder / STAGE_FILE).is_file():
+        warn(f"{escape(str(folder / STAGE_FILE))} cannot be read; the stage is made again")
+    if broken := damaged(folder):
+        warn(f"{escape(str(folder))}: {escape(', '.join(broken))} damaged or missing; the stage is made again")
+        write_json(folder / STAGE_FILE, {"key": state.get("key"), "finished": False})
+        for file in broken:
+            (folder / file).unlink(missing_ok=True)
+
+
+def _previous(folder: Path) -> dict[int, Path]:
+    """Return number → folder of the earlier results of a stage, the oldest first."""
+    start = f"{folder.name}{PREVIOUS}-"
+    found = {p.name.removeprefix(start): p for p in folder.parent.glob(f"{start}*")}
+    return {int(n): found[n] for n in sorted((n for n in found if n.isdecimal()), key=int)}
+
+
+def _set_aside(folder: Path) -> None:
+    """Move a stage's folder to `NAME.previous-N`, and delete the oldest of those that are too many."""
+    _refuse_foreign(folder)
+    kept = _previous(folder)
+    for old in [*kept.values()][: len(kept) + 1 - KEPT]:
+        _delete(old)
+    folder.rename(folder.with_name(f"{folder.name}{PREVIOUS}-{max(kept, default=0) + 1}"))
 
 
 def _bring_back(folder: Path, key: str) -> None:
-    """Swap a folder with its `.previous` if that one has the wanted key; complete a swap that a kill interrupted."""
-    # Only renames: a kill leaves both folders, one of them perhaps under the name `between`.
-    previous, between = _previous(folder), folder.with_name(f".{folder.name}.swapped")
-    if between.exists():
-        between.rename(previous if folder.exists() else folder)
-    if read_state(folder).get("key") != key and read_state(previous).get("key") == key:
-        say(f"{folder.name}: taken back from {previous.name}")
-        if folder.exists():
-            _refuse_foreign(folder, folder)
-            folder.rename(between)
-        previous.rename(folder)
-        if between.exists():
-            between.rename(previous)
+    """Bring the newest earlier result with the wanted key back, if the folder has another one."""
+    if read_state(folder).get("key") != key:
+        for earlier in reversed(_previous(folder).values()):
+            if read_state(earlier).get("key") == key:
+                say(f"{folder.name}: taken back from {earlier.name}")
+                # A kill between the two renames leaves both results aside, where this finds them again.
+                if folder.exists():
+                    _set_aside(folder)
+                earlier.rename(folder)
+                break
     if read_state(folder).get("finished"):
         _drop_checkpoints(folder)
 
@@ -200,22 +245,40 @@ def _delete(folder: Path) -> None:
 
 
 def _drop_checkpoints(folder: Path) -> None:
-    for left in folder.glob("checkpoint-*"):
+    for left in folder.glob(f"{CHECKPOINT}*"):
         # Without this file a half-deleted checkpoint is not resumed from.
         (left / TRAINER_STATE).unlink(missing_ok=True)
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _refuse_foreign(path: Path, folder: Path) -> None:
-    """Raise ConfigError if `path` holds files that are not of a stage."""
-    if path.exists() and not (path.is_dir() and ((path / STAGE_FILE).exists() or not any(path.iterdir()))):
+def _refuse_foreign(folder: Path) -> None:
+    """Raise ConfigError if a folder holds files that are not of a stage."""
+    if not (folder.is_dir() and ((folder / STAGE_FILE).exists() or not any(folder.iterdir()))):
         raise ConfigError(
-            f"{folder} cannot be made: {path} exists and is not from prefrec (no {STAGE_FILE} in it); name another "
+            f"{folder} cannot be made: it exists and is not from prefrec (no {STAGE_FILE} in it); name another "
             "folder, or move it away"
         )
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete `checkpoint-N` in `folder`, or None."""
-    complete = [p for p in folder.glob("checkpoint-*") if read_json(p / TRAINER_STATE)]
-    return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+    """Return the newest complete `checkpoint-N` in `folder` that can be read, or None."""
+    complete = [p for p in folder.glob(f"{CHECKPOINT}*") if read_json(p / TRAINER_STATE)]
+    for path in sorted(complete, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
+        if not (broken := [f.name for f in sorted(path.iterdir()) if not _is_readable(f)]):
+            return path
+        warn(f"{escape(str(path))}: {', '.join(broken)} damaged; training goes on from an earlier state")
+    return None
+
+
+def _is_readable(file: Path) -> bool:
+    """Return False if a file of a checkpoint is cut, or is an archive of torch whose checksums do not match."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt"):
+                return True
+        if file.suffix in (".pt", ".pth", ".bin"):
+            with zipfile.ZipFile(file) as archive:
+                return archive.testzip() is None
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, SafetensorError):
+        return False
+    return True

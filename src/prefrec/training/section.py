@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefrec.data import PreparedData
 from prefrec.training.config import ChoiceTrainingArguments
 
+MOST_EPOCHS = 1000
+
 
 class TrainSection(BaseModel):
     """Settings of all training stages."""
@@ -17,15 +19,15 @@ class TrainSection(BaseModel):
 
     rows: int | None = Field(None, ge=1, description="Training rows taken, at random; None: all.")
     skip_rows: int = Field(0, ge=0, description="Rows of the random order left to other stages.")
-    epochs: float = Field(1.0, gt=0, description="Passes over the rows.")
-    learning_rate: float = Field(ChoiceTrainingArguments.learning_rate, gt=0, description="Peak learning rate.")
+    epochs: float = Field(1.0, gt=0, le=MOST_EPOCHS, description="Passes over the rows.")
+    learning_rate: float = Field(ChoiceTrainingArguments.learning_rate, gt=0, le=1, description="Peak learning rate.")
     global_batch_size: int = Field(16, ge=1, description="Rows an optimiser step, over all processes.")
     per_device_batch_size: int = Field(4, ge=1, description="Rows a forward pass.")
     warmup: float = Field(
         ChoiceTrainingArguments.warmup_steps, ge=0, lt=1, description="Share of the steps that warm up."
     )
     max_grad_norm: float = Field(ChoiceTrainingArguments.max_grad_norm, ge=0, description="Gradient clipping.")
-    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Of AdamW.")
     disable_dropout: bool = Field(
         ChoiceTrainingArguments.disable_dropout, description="Switch all dropout off, as TRL does in alignment."
     )
@@ -62,8 +64,3 @@ class RowsSection(TrainSection):
     latest_per_user: int | None = Field(
         None, ge=1, description="Only so many rows of each user, the latest; None: all, from the first on."
     )
-
-    def idle_settings(self) -> set[str]:
-        """Return the idle settings, with `latest_per_user` if it is not set."""
-        # Keys of earlier versions do not have `latest_per_user`. Runs made then must keep their keys.
-        return super().idle_settings() | ({"latest_per_user"} if self.latest_per_user is None else set())

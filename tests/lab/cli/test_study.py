@@ -106,7 +106,7 @@ def test_studies_share_what_is_the_same(done, recipe):
     assert summary == json.loads((out / "beta" / "study.json").read_text())
     trained = {p.name for p in (out / "runs" / "seed-0" / "align").iterdir()}
     assert trained == {*LOSSES, *(f"s-dpo-beta{b}" for b in ("0.1", "0.5", "3", "5"))}
-    assert not list((out / "runs").rglob("*.previous"))
+    assert not list((out / "runs").rglob("*.previous*"))
     assert {r["variant"] for r in summary["tables"]["table"]} >= {"sft", "s-dpo", "s-dpo-beta0.1"}
 
 
@@ -145,7 +145,7 @@ def test_other_data_leave_runs_and_outcome_of_the_recipes_alone(recipe, tmp_path
     assert succeed(*asked).splitlines()[-1] == f"Page: {tmp_path}/out/dynamics/page.html"
     assert (tmp_path / "out" / "dynamics-movielens-csv" / "study.json").read_text() == before
     assert {p.name for p in (tmp_path / "out" / "runs").iterdir()} == {"movielens-csv-seed-0", "seed-0"}
-    assert not list((tmp_path / "out").rglob("*.previous"))
+    assert not list((tmp_path / "out").rglob("*.previous*"))
     again = prefrec(*asked, "--data", f"movielens-csv={tmp_path / 'two'}")
     assert again.code == 1
     assert "dynamics-movielens-csv holds what the study found on other data (movielens-csv" in again.err

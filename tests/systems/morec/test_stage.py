@@ -50,7 +50,7 @@ def test_what_has_not_changed_is_not_trained_again(finished, recipe, tmp_path, m
     assert trained == []
     run_recipe(_recipe(recipe, epochs=3), tmp_path / "run", until="rankers")
     assert trained == [3]
-    assert (tmp_path / "run" / "rankers" / "MoRec.previous" / "model.safetensors").is_file()
+    assert (tmp_path / "run" / "rankers" / "MoRec.previous-1" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("lost", ["titles.safetensors", "model.safetensors"])

@@ -64,7 +64,7 @@ def test_what_has_not_changed_is_not_trained_again(finished, recipe, tmp_path, m
     assert (trained, (tmp_path / "run" / "metrics.json").read_text()) == ([], metrics)
     run_recipe(_changed(recipe, sequential=[SASREC | {"epochs": 3}]), tmp_path / "run", until="sequential")
     assert [s.epochs for s in trained] == [3]
-    assert (tmp_path / "run" / "sequential" / "SASRec.previous" / "model.safetensors").is_file()
+    assert (tmp_path / "run" / "sequential" / "SASRec.previous-1" / "model.safetensors").is_file()
     run_recipe(_changed(recipe, seed=1), tmp_path / "run", until="sequential")
     assert len(trained) == 2
 

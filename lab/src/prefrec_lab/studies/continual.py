@@ -23,7 +23,7 @@ from prefrec.pipeline.rows import check_rows, rows_taken
 from prefrec.pipeline.run import run_recipe, train_stages
 from prefrec.pipeline.score import ask_models
 from prefrec.report.wording import label
-from prefrec.runs.stage import STAGE_FILE, stage_key, taken
+from prefrec.runs.stage import STAGE_FILE, is_previous, stage_key, taken
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import groups_of, measure_groups, ranking_values
 from prefrec_lab.studies.plots import interval_dots, slug
@@ -81,7 +81,7 @@ def make(base: Recipe, folder: Path) -> Run:
     updated = _trained(*plans[UPDATED], whole, UPDATED, folder, before)
     retrained = _trained(*plans[RETRAINED], whole, RETRAINED, folder)
     trained = zip(ADAPTERS, (before, updated, retrained), strict=True)
-    entries = [lm_entry(name, e.weights, data, recipe.model, e.key) for name, e in trained]
+    entries = [lm_entry(name, e.weights, data, recipe.model, e.inputs) for name, e in trained]
     rows = [*parts.new_test, *parts.old_test]
     ask_models(data, recipe.evaluate, entries, rows, folder / "asked", seed=recipe.seed)
     return open_run(folder)
@@ -229,11 +229,9 @@ def effort_frame(runs: Sequence[Run], plans: Mapping[str, tuple[Recipe, Prepared
 
 
 def _states(folder: Path) -> list[dict[str, Any]]:
-    """Return the stage files of an adapter, without those that another recipe left (`NAME.previous`)."""
+    """Return the stage files of an adapter, without those that another recipe left (`NAME.previous-N`)."""
     files = sorted(folder.rglob(STAGE_FILE))
-    return [
-        read_json(p) for p in files if not any(part.endswith(".previous") for part in p.relative_to(folder).parts)
-    ]
+    return [read_json(p) for p in files if not any(map(is_previous, p.relative_to(folder).parts))]
 
 
 def _trained(

@@ -64,11 +64,11 @@ def fuse_stage(made_of: Ingredients, config: FuseConfig, folder: Path, before: M
     key = stage_key(
         fuse=config.model_dump(exclude={"name", "rows"} | ({"weights"} if config.weights is None else set())),
         parts=[part.key for part in parts],
-        model=model_key(made_of.model),
+        model=model_key(made_of.model, made_of.data.domain),
         rows=[(e.user_id, e.history, e.candidates, e.target) for e in rows],
         seed=made_of.seed,
     )
-    if due(folder, key, config.name, [FUSE_FILE]):
+    if due(folder, key, config.name):
         with stage(folder, key, config.kind, config.model_dump()):
             _choose(made_of, config, folder, full if config.candidates == "catalogue" else parts, rows)
     load_full = partial(_load, config.name, folder, full) if len(full) == len(parts) else None
@@ -81,7 +81,7 @@ def _title_prior_entry(made_of: Ingredients) -> Entry:
     def load(batch_size: int) -> Ranker:
         return TitlePriorRanker(TITLE_PRIOR, CatalogueRanker(lm_ranker(TITLE_PRIOR, None, data, model)))
 
-    key = stage_key(title_prior=adapter_key(None, data), model=model_key(model))
+    key = stage_key(title_prior=adapter_key(None, data), model=model_key(model, data.domain))
     return Entry(TITLE_PRIOR, key, load, load)
 
 

@@ -29,7 +29,6 @@ from prefrec.training import (
 from prefrec.training.adapters import add_adapter
 from prefrec.training.config import SFTConfig
 from prefrec_systems.llara import (
-    PROJECTOR_FILE,
     CurriculumDataset,
     HybridEncoder,
     LlaraAlignConfig,
@@ -46,15 +45,12 @@ from prefrec_systems.llara import (
 )
 from prefrec_systems.sequential import SequentialRanker
 
-MADE = (f"{WEIGHTS}/adapter_config.json", f"{WEIGHTS}/{PROJECTOR_FILE}")
-"""Files of a finished stage, relative to its folder."""
-
 
 def llara_stage(made_of: Ingredients, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return LLaRA as an entry, trained in `folder`; `Recipe` ensures that the source of its items comes before."""
     source = before[config.items_from]
     key = made_of.key(llara=config.decisive(), items=source.key)
-    if due(folder, key, config.name, MADE):
+    if due(folder, key, config.name):
         with stage(folder, key, config.kind, config.model_dump()):
             _train(made_of, config, folder, source)
     return _entry(made_of, config.name, folder, key)
@@ -70,7 +66,7 @@ def llara_align_stage(
     """
     reference = before[config.reference]
     key = made_of.key(llara_s_dpo=config.decisive(), start=reference.key)
-    if due(folder, key, config.name, MADE):
+    if due(folder, key, config.name):
         with stage(folder, key, config.kind, config.model_dump()):
             _align(made_of, config, folder, reference)
     return _entry(made_of, config.name, folder, key)

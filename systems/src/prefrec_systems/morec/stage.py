@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from prefrec.lm.models import base_digest
 from prefrec.pipeline.entry import Entry, Ingredients, due
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.processes import is_first
 from prefrec.rankers.base import Ranker
-from prefrec.runs.stage import file_facts, stage, stage_key
-from prefrec_systems.morec import MODEL_FILES, MoRecConfig, load_morec, train_morec
+from prefrec.runs.stage import stage, stage_key
+from prefrec_systems.morec import MoRecConfig, load_morec, train_morec
 
 
 def morec_stage(made_of: Ingredients, config: MoRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return MoRec as an entry, trained in `folder`."""
-    facts = file_facts([Path(config.encoder).expanduser()])
-    key = stage_key(data=made_of.data_key, seed=made_of.seed, morec=config.model_dump(), encoder=facts)
-    if due(folder, key, config.name, MODEL_FILES):
+    settings = config.model_dump() | {"encoder": base_digest(config.encoder)}
+    key = stage_key(data=made_of.data_key, seed=made_of.seed, morec=settings)
+    if due(folder, key, config.name):
         with stage(folder, key, config.kind, config.model_dump()):
             if is_first():
                 train_morec(made_of.data, config, folder, seed=made_of.seed)

@@ -15,7 +15,7 @@ from prefrec.processes import is_first
 from prefrec.runs.stage import file_facts, stage, stage_key
 from prefrec_systems.sequential.config import SequentialConfig
 from prefrec_systems.sequential.ranker import SequentialRanker, load_sequential, require_hopwise
-from prefrec_systems.sequential.train import MODEL_FILES, train_sequential
+from prefrec_systems.sequential.train import train_sequential
 
 
 def sequential_stage(
@@ -30,7 +30,7 @@ def sequential_stage(
     key = stage_key(
         data=made_of.data_key, seed=made_of.seed, sequential=config.model_dump(), hopwise=version("hopwise")
     )
-    if due(folder, key, config.model, MODEL_FILES):
+    if due(folder, key, config.model):
         with stage(folder, key, SEQUENTIAL, config.model_dump()):
             if is_first():
                 train_sequential(made_of.data, config, folder, seed=made_of.seed)

@@ -34,7 +34,7 @@ def tallrec_stage(made_of: Ingredients, config: TallrecConfig, folder: Path, bef
     opinions = Opinions(made_of.data.opinions, config.liked)
     facts = file_facts([Path(config.template)] if config.template else [])
     key = made_of.key(tallrec=config.decisive(), template=facts)
-    if due(folder, key, config.name, [f"{WEIGHTS}/adapter_config.json"]):
+    if due(folder, key, config.name):
         with stage(folder, key, config.kind, config.model_dump()):
             _train(made_of, config, folder, template, opinions)
 

@@ -1,0 +1,51 @@
+"""One run per folder: a lock that ends with its process."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from prefrec.errors import ConfigError
+from prefrec.files import read_json, write_json, writing
+from prefrec.processes import is_first
+
+LOCK, HOLDER = ".lock", ".lock.json"
+"""Files in a run's folder: the lock of the operating system, and who holds it, for messages."""
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process, or for the job whose first process this is.
+
+    The lock of a process that no longer exists does not count. Raise ConfigError, with the holder, if another process
+    has it.
+    """
+    if not is_first():
+        yield
+        return
+    lock, holder = FileLock(folder / LOCK), folder / HOLDER
+    try:
+        with writing(folder / LOCK):
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(_in_use(folder)) from None
+    try:
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        write_json(holder, {"process": os.getpid(), "host": platform.node(), "since": since})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _in_use(folder: Path) -> str:
+    about = read_json(folder / HOLDER)
+    facts = about if isinstance(about, dict) else {}
+    who = ", ".join(f"{name} {value}" for name, value in facts.items()) or "another process"
+    return f"{folder}: another run ({who}) works here; wait for its end, stop it, or name another folder (--out)"
