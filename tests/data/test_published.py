@@ -44,6 +44,14 @@ def test_without_a_catalogue_the_titles_make_one(tmp_path: Path) -> None:
     assert to_published(back, made) == to_published(EXAMPLES, AIR)
 
 
+def test_titles_are_read_without_characters_that_act_on_a_terminal(tmp_path: Path) -> None:
+    row = {"historyList": "A\x1b[2Jir::Moby", "itemList": ["Ho\u202epe", "Björk: Live"], "trueSelection": "Ho\u202epe"}
+    (tmp_path / "test.json").write_text(json.dumps([row]))
+    made, _ = read_published(tmp_path / "test.json")
+    assert list(made.titles.values()) == ["A[2Jir", "Moby", "Hope", "Björk: Live"]
+    assert read_published(tmp_path / "test.json", catalogue("A[2Jir", "Moby", "Hope", "Björk: Live"))[1]
+
+
 def test_a_folder_of_published_files_is_a_source(tmp_path: Path) -> None:
     write_published(EXAMPLES, AIR, tmp_path / "air-train.json")
     write_published(EXAMPLES[:1], AIR, tmp_path / "air-test.json")

@@ -5,7 +5,17 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from prefrec.data.titles import id_order, is_blank, movie_title, movie_titles, resolve_duplicates, restore_article
+from prefrec.data import Catalogue
+from prefrec.data.titles import (
+    id_order,
+    is_blank,
+    movie_title,
+    movie_titles,
+    normal_title,
+    resolve_duplicates,
+    restore_article,
+    safe_title,
+)
 from prefrec.errors import DataError
 
 
@@ -104,6 +114,21 @@ def test_titles_that_look_alike_are_one(other: str) -> None:
 def test_a_title_without_a_visible_character_is_blank() -> None:
     assert all(map(is_blank, ["", " ", "\u200b\u00a0", "\ufeff\u00ad\t"]))
     assert not any(map(is_blank, ["0", "\u200bHeat", "…"]))
+
+
+@pytest.mark.parametrize(
+    ("raw", "title"),
+    [
+        ("\x1b[31mRed\x1b[0m", "[31mRed[0m"),
+        ("Exe\u202efdp.Emma\u2066", "Exefdp.Emma"),
+        ("Red\x00\x07\x9b\r Emma", "Red Emma"),
+        ("می\u200cخواهم 👩\u200d🚀", "می\u200cخواهم 👩\u200d🚀"),  # joiners belong to the writing
+    ],
+)
+def test_titles_of_a_catalogue_cannot_act_on_a_terminal_or_page(raw: str, title: str) -> None:
+    assert safe_title(raw) == title
+    assert Catalogue(pl.DataFrame({"item_id": ["1"], "title": [raw]})).titles == {"1": title}
+    assert normal_title(raw) == normal_title(title)
 
 
 @pytest.mark.parametrize("how", ["error", "merge", "number"])

@@ -14,7 +14,7 @@ import polars as pl
 
 from prefrec.data.readers import load_json, read_json_lines, read_text
 from prefrec.data.sources.base import find_parts
-from prefrec.data.titles import is_blank
+from prefrec.data.titles import is_blank, safe_title
 from prefrec.data.types import PARTS, Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.files import write_text
@@ -103,6 +103,7 @@ def _parse_row(row: object, where: str) -> _Titles:
     joined, items, target = fields
     if not isinstance(items, list) or not all(isinstance(t, str) for t in (joined, target, *items)):
         raise DataError(f"{where}: {expected}, found {', '.join(map(str, row)) or 'nothing'}")
+    joined, target, *items = map(safe_title, (joined, target, *items))
     history = joined.split(JOINT) if joined else []
     if any(map(is_blank, (*history, *items))):
         raise DataError(f"{where}: an empty title in historyList or itemList; leave it out")

@@ -20,10 +20,18 @@ _YEAR = re.compile(r"\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*(?:\((?:V|TV|VG
 _PARENTHESES = re.compile(r"\(([^()]*)\)")
 INVISIBLE = r"[\s\p{Cc}\p{Cf}]"
 """Characters that are not visible, such as a zero-width space (a regular expression of polars)."""
+UNSAFE = r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+"""Control characters and those that turn the direction of text: they could change what a terminal or page shows."""
+
+
+def safe_title(title: str) -> str:
+    """Return a title without `UNSAFE` characters, as it stands in a `Catalogue`."""
+    return re.sub(UNSAFE, "", title)
 
 
 def normal_title(title: str) -> str:
-    """Return the form in which titles are compared: NFKC (as for answers), single spaces, no case."""
+    """Return the form in which titles are compared: NFKC (as for answers), single spaces, no case, safe."""
+    title = safe_title(" ".join(title.split()))
     if title.isascii():
         return " ".join(title.split()).casefold()
     # Casefolding can undo the normal form, hence the second pass.

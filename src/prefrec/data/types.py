@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from prefrec.data.titles import UNSAFE
 from prefrec.errors import DataError
 
 FORMAT_VERSION = 1
@@ -56,9 +57,16 @@ class Window:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items and their titles: a polars frame with `item_id: str`, `title: str` and further columns."""
+    """The items and their titles: a polars frame with `item_id: str`, `title: str` and further columns.
+
+    Titles are without `UNSAFE` characters.
+    """
 
     frame: pl.DataFrame
+
+    def __post_init__(self) -> None:
+        safe = self.frame.with_columns(pl.col("title").str.replace_all(UNSAFE, ""))
+        object.__setattr__(self, "frame", safe)
 
     @cached_property
     def titles(self) -> dict[str, str]:
