@@ -45,7 +45,8 @@ def test_without_a_catalogue_the_titles_make_one(tmp_path: Path) -> None:
 
 
 def test_titles_are_read_without_characters_that_act_on_a_terminal(tmp_path: Path) -> None:
-    row = {"historyList": "A\x1b[2Jir::Moby", "itemList": ["Ho\u202epe", "Björk: Live"], "trueSelection": "Ho\u202epe"}
+    hope = "Ho\u202epe"
+    row = {"historyList": "A\x1b[2Jir::Moby", "itemList": [hope, "Björk: Live"], "trueSelection": hope}
     (tmp_path / "test.json").write_text(json.dumps([row]))
     made, _ = read_published(tmp_path / "test.json")
     assert list(made.titles.values()) == ["A[2Jir", "Moby", "Hope", "Björk: Live"]
