@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from prefrec.errors import ModelError
 from prefrec.lm.architectures import layout_for
 from prefrec.lm.attention import quick_attention
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
-from prefrec.lm.layout import PIECE, probe_set, probe_words, recheck_gap, relative_gap, tolerance
+from prefrec.lm.layout import PIECE, agrees, probe_set, probe_words, relative_gap, tolerance
 from prefrec.lm.masks import attention_masks
 from prefrec.lm.scoring import language_model, restricted_head, takes, token_logps
 from prefrec.lm.trie import ROOT, Ints, Trie
@@ -45,6 +45,7 @@ _ROW_TOKENS = 1 << 13
 _PROBED = 32
 
 
+@torch.no_grad()
 def catalogue_logps(
     model: nn.Module,
     prompt: Sequence[int],
@@ -67,8 +68,15 @@ def catalogue_logps(
     Raises:
         ModelError: a log-probability is not finite.
     """
-    logps = trie.sums_from_root(_node_logps(model, prompt, trie, layout, block_tokens, within))
-    return logps[trie.terminals].astype(np.float32)
+    read = trie.inner if within is None else trie.with_ancestors(np.flatnonzero(within.branches))
+    if layout == "cached" and len(read) <= block_tokens:
+        layout = "repeated"  # one call reads all, so a cache of the prompt would only cost a second call
+    reader = trie_reader(model, prompt, trie, layout, within)
+    logps = np.zeros(len(trie))  # of each node's token after those before it
+    for start in range(0, len(read), block_tokens):
+        _, children, own = children_logps(reader.at_prompt(), read[start : start + block_tokens])
+        logps[children] = own
+    return trie.sums_from_root(logps)[trie.terminals].astype(np.float32)
 
 
 def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[TrieLayout, str]:
@@ -82,57 +90,22 @@ def trie_layout(model: nn.Module, prompt: Sequence[int], trie: Trie) -> tuple[Tr
     known, reason = layout_for(core.config)
     if known == "separate":
         return known, reason
-    name = repr(core.config.model_type)
     some = ChoiceSet(tuple(prompt), tuple(trie.path(n) for n in np.unique(trie.terminals)[:_PROBED].tolist()))
     most = tolerance(core, next(model.parameters()).device)
-    reasons = []
     layouts: tuple[TrieLayout, ...] = ("cached", "repeated")
+    reason = f"a trie with model type {core.config.model_type!r}"
     for layout in layouts:
-        try:
-            gap = recheck_gap(partial(_gap, model, some, layout), most)
-        except torch.OutOfMemoryError:  # a RuntimeError, but it says nothing about the layout
-            raise
-        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as e:
-            reasons.append(f"{layout}: {type(e).__name__}: {e}")
-            continue
-        if gap <= most:
-            how = f"{layout}, to {gap:.1e} of the logits' spread"
-            return layout, "; ".join([f"model type {name} reads a trie ({how})", *reasons])
-        reasons.append(f"{layout}: differs from separate rows by {gap:.2g} of the logits' spread")
-    return "separate", f"model type {name} cannot read a trie ({'; '.join(reasons)})"
-
-
-class TrieReader(Protocol):
-    """A reader of trie nodes after one prompt, which returns the logits of the next token."""
-
-    trie: Trie
-    within: CatalogueSoftmax | None
-
-    def at_prompt(self) -> TrieReader:
-        """Return an independent copy of this reader, with the same nodes read so far."""
-        ...
-
-    def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
-        """Yield the logits [n, V] of the token after each of `nodes` ([n, U] of `within.words`), in parts.
-
-        Args:
-            nodes: inner nodes in preorder that have not been read.
-        """
-        ...
+        is_right, comparison = agrees(partial(_gap, model, some, layout), most)
+        reason += f"; {layout}: {comparison}"
+        if is_right:
+            return layout, reason
+    return "separate", reason
 
 
 def trie_reader(
-    model: nn.Module,
-    prompt: Sequence[int],
-    trie: Trie,
-    layout: TrieLayout,
-    within: CatalogueSoftmax | None = None,
+    model: nn.Module, prompt: Sequence[int], trie: Trie, layout: TrieLayout, within: CatalogueSoftmax | None = None
 ) -> TrieReader:
-    """Return the reader of `trie` after `prompt` in a layout.
-
-    Raises:
-        ValueError: the prompt is empty.
-    """
+    """Return the reader of `trie` after `prompt` in a layout. Raise ValueError if the prompt is empty."""
     if not len(prompt):
         raise ValueError("the prompt is empty")
     if layout == "separate":
@@ -143,12 +116,8 @@ def trie_reader(
 def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
     """Return, per child of `nodes`, the index of its parent in `nodes`, the child, and its log-probability.
 
-    Args:
-        reader: from `trie_reader`.
-        nodes: inner nodes in preorder that the reader has not read.
-
-    Raises:
-        ModelError: a log-probability is not finite.
+    `nodes` are inner nodes in preorder that the reader has not read. Raise ModelError if a log-probability is not
+    finite.
     """
     which, children = reader.trie.children_of(nodes)
     tokens = torch.from_numpy(reader.trie.tokens[children])
@@ -200,7 +169,8 @@ class _Branching:
         self.model, self.core, self.trie, self.keep = model, language_model(model), trie, keep
         self.device = next(model.parameters()).device
         self.prefix = torch.tensor(prompt[:-1], dtype=torch.long)
-        self.tokens = _with_root(trie, prompt)
+        self.tokens = torch.from_numpy(trie.tokens.copy())
+        self.tokens[ROOT] = prompt[-1]
         self.read: Ints = np.empty(0, dtype=np.int64)
         self.cache = DynamicCache() if keep else None
         if keep and len(self.prefix):
@@ -208,6 +178,7 @@ class _Branching:
             self._call(self.prefix, torch.arange(n), torch.ones(n, n, dtype=torch.bool).tril(), torch.tensor([n - 1]))
 
     def at_prompt(self) -> _Branching:
+        """Return an independent copy of this reader, with the same nodes read so far."""
         other = copy.copy(self)
         if self.cache is not None:
             # A shallow copy is enough: a growing cache layer makes new tensors and leaves the shared ones unchanged.
@@ -216,6 +187,7 @@ class _Branching:
         return other
 
     def next_logits(self, nodes: Ints) -> Iterator[Tensor]:
+        """Yield the logits [n, V] of the token after each of `nodes` ([n, U] of `within.words`), in parts."""
         new = np.setdiff1d(self.trie.with_ancestors(nodes), self.read, assume_unique=True)
         keys = np.concatenate([self.read, new])
         n, ids = len(self.prefix), self.tokens[torch.from_numpy(new)]
@@ -279,26 +251,8 @@ class _Separate:
         return logits[torch.from_numpy(rows).to(self.device), index]
 
 
-@torch.no_grad()
-def _node_logps(
-    model: nn.Module,
-    prompt: Sequence[int],
-    trie: Trie,
-    layout: TrieLayout,
-    block_tokens: int,
-    within: CatalogueSoftmax | None,
-) -> NDArray[np.float64]:
-    """Return the log-probability [M] of each node's token after the tokens before it; 0 at the root."""
-    read = trie.inner if within is None else trie.with_ancestors(np.flatnonzero(within.branches))
-    if layout == "cached" and len(read) <= block_tokens:
-        layout = "repeated"  # one call reads all, so a cache of the prompt would only cost a second call
-    reader = trie_reader(model, prompt, trie, layout, within)
-    out = np.zeros(len(trie))
-    for start in range(0, len(read), block_tokens):
-        nodes = read[start : start + block_tokens]
-        _, children, logps = children_logps(reader.at_prompt(), nodes)
-        out[children] = logps
-    return out
+TrieReader = _Branching | _Separate
+"""A reader of trie nodes after one prompt: it gives the logits of the next token."""
 
 
 @torch.no_grad()
@@ -319,12 +273,7 @@ def _gap(model: nn.Module, choice_set: ChoiceSet, layout: TrieLayout, compared: 
 
 
 def _logits_at(
-    model: nn.Module,
-    core: Any,
-    ids: Tensor,
-    columns: Tensor,
-    inputs: dict[str, Any],
-    within: CatalogueSoftmax | None,
+    model: nn.Module, core: Any, ids: Tensor, columns: Tensor, inputs: dict[str, Any], within: CatalogueSoftmax | None
 ) -> Tensor:
     """Return logits [R, n, V] at some columns of a call, or [R, n, U] for the words of a catalogue."""
     keeps = takes(core, "logits_to_keep")
@@ -337,10 +286,3 @@ def _logits_at(
             logits = call().logits
         logits = logits if is_restricted else logits[..., words]
     return logits if keeps else logits[:, columns]
-
-
-def _with_root(trie: Trie, prompt: Sequence[int]) -> Tensor:
-    """Return the nodes' tokens, with the prompt's last token at the root."""
-    tokens = trie.tokens.copy()
-    tokens[ROOT] = prompt[-1]
-    return torch.from_numpy(tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -45,14 +46,8 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
     """Return `layout`, or `separate` if packed scores differ from those of one row per answer; and the reason.
 
     Answers made from the choice set's text (`probe_set`) are scored both ways, also after a shorter prompt, to check
-    padding. The check is as strict for sets with one answer or short answers. Call this in the autocast context that
-    the model will be used in.
-
-    Args:
-        model: a causal language model, on its device.
-        choice_set: a prompt with its answers; a long prompt gives a stricter check.
-        pad_id: token id for padding.
-        layout: from `layout_for`; `separate` is returned unchecked.
+    padding. A long prompt gives a stricter check; number and length of its answers do not matter. Call this in the
+    autocast context that the model will be used in. `separate` is returned unchecked.
     """
     if layout == "separate":
         return layout, "nothing to check"
@@ -63,25 +58,25 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
     if not takes(core, "position_ids"):
         return "separate", f"model type {name} does not take position ids"
     most = tolerance(core, next(model.parameters()).device)
+    is_right, comparison = agrees(partial(_gap, model, choice_set, pad_id), most)
+    return "packed" if is_right else "separate", f"model type {name}: the packed layout {comparison}"
+
+
+def agrees(gap: Callable[[int], float], most: float) -> tuple[bool, str]:
+    """Return True if a layout differs from separate rows by rounding alone, and how it compares.
+
+    `gap` gives the relative gap over a number of answers. If it exceeds `most`, more answers are tried.
+    """
     try:
-        gap = recheck_gap(lambda answers: _gap(model, choice_set, pad_id, answers), most)
-    except torch.OutOfMemoryError:
+        found = gap(CHECKED_ANSWERS)
+        found = gap(RECHECKED_ANSWERS) if found > most else found
+    except torch.OutOfMemoryError:  # a RuntimeError, but it says nothing about the layout
         raise
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as e:
-        return "separate", f"model type {name} refuses the packed layout: {type(e).__name__}: {e}"
-    if gap <= most:
-        return "packed", f"model type {name}: packed and separate scores agree ({gap:.1e} of the logits' spread)"
-    return (
-        "separate",
-        f"model type {name} gives other scores in a packed row (by {gap:.2g} of the logits' spread; rounding: at "
-        f"most {most:g})",
-    )
-
-
-def recheck_gap(gap: Callable[[int], float], most: float) -> float:
-    """Return the gap over a few answers, or over more answers if the first one exceeds `most`."""
-    first = gap(CHECKED_ANSWERS)
-    return gap(RECHECKED_ANSWERS) if first > most else first
+        return False, f"fails with {type(e).__name__}: {e}"
+    if found <= most:  # False for NaN
+        return True, f"agrees with separate rows (to {found:.1e} of the logits' spread)"
+    return False, f"differs from separate rows by {found:.2g} of the logits' spread (rounding: at most {most:g})"
 
 
 def probe_set(choice_set: ChoiceSet, compared: int) -> ChoiceSet:
