@@ -76,14 +76,9 @@ class PackedBatch:
 def pack(choice_sets: Sequence[ChoiceSet], *, pad_id: int, layout: Layout = "packed") -> PackedBatch:
     """Lay out choice sets for one call of the model.
 
-    Args:
-        choice_sets: B prompts with their answers.
-        pad_id: token id for padding. Any id works, because padding is masked by length and not by id.
-        layout: `packed` (one row per choice set) or `separate` (one row per answer, for models whose state cannot
-            branch).
-
-    Raises:
-        ValueError: there is no choice set, or one has an empty prompt, no answer or an empty answer.
+    `packed` has one row per choice set, and `separate` one row per answer, for models whose state cannot branch. Any
+    `pad_id` works, because padding is masked by length and not by id. Raise ValueError if there is no choice set, or
+    one has an empty prompt, no answer or an empty answer.
 
     Two rows, prompts `1 2 3` and `1 2`, answers `4 9`/`5 6 9` and `7 9`/`8 9`:
 
@@ -116,9 +111,7 @@ def pack_passes(
     otherwise its answers are distributed over several rows, each with the prompt.
 
     Args:
-        choice_sets: B prompts with their answers.
-        pad_id: token id for padding.
-        layout: as in `pack`.
+        choice_sets, pad_id, layout: as in `pack`, B choice sets.
         max_tokens: tokens per call, padding included; None for no limit. A longer prompt with one answer is a call of
             its own.
         within: the catalogue to score answers within; None: among all tokens.
@@ -158,13 +151,9 @@ def pack_trajectories(
     title ends although the text continues, so a title has the same loss as an answer to the same prompt.
 
     Args:
-        trajectories: B histories.
-        pad_id: token id for padding.
+        trajectories: B histories, each with a title.
+        pad_id, within: as in `pack_passes`.
         layout: `separate` gives the mask [R, L] of that layout and one row per trajectory.
-        within: as in `pack_passes`.
-
-    Raises:
-        ValueError: there is no trajectory, or one has no title.
 
     A head `1 2`, two titles `5` and `6 7`, joined by `3`; the end token is 9:
 
@@ -174,40 +163,22 @@ def pack_trajectories(
         >>> batch.columns.tolist(), batch.targets.tolist(), batch.choices.tolist()
         ([1, 2, 3, 4, 5], [5, 9, 6, 7, 9], [0, 0, 1, 1, 1])
     """
-    if not trajectories or not all(t.answers for t in trajectories):
-        raise ValueError("no trajectories to lay out, or one without titles")
     lengths = [t.length for t in trajectories]
     length = _rounded(max(lengths))
     rows = _bins(lengths, length) if layout == "packed" else [[b] for b in range(len(trajectories))]
-    ids = torch.full((len(rows), length), pad_id)
-    positions = torch.zeros(len(rows), length, dtype=torch.long)
-    segments = torch.full((len(rows), length), -1)  # −1 padding, i + 1 trajectory i of the row
     most = max(len(t.answers) for t in trajectories)
-    choice_mask = torch.zeros(len(trajectories), most, dtype=torch.bool)
-    tokens = _Tokens()
+    draft = _Draft(len(rows), length, (len(trajectories), most), pad_id, within)
     for r, row in enumerate(rows):
-        end = 0
+        start = 0
         for i, b in enumerate(row):
-            text, start = list(trajectories[b].head), end
+            text = list(trajectories[b].head)
             for j, answer in enumerate(trajectories[b].answers):
-                at = start + len(text)
-                tokens.add(r, range(at - 1, at + len(answer) - 1), answer, b * most + j, within)
+                before = start + len(text) - 1
+                draft.predict(r, range(before, before + len(answer)), answer, b * most + j)
                 text += answer[:-1]  # the end token is only predicted; the text goes on with the joint
                 text += trajectories[b].joint_after(j)
-            end = start + len(text)
-            ids[r, start:end] = torch.tensor(text)
-            positions[r, start:end] = torch.arange(len(text))
-            segments[r, start:end] = i + 1
-            choice_mask[b, : len(trajectories[b].answers)] = True
-    return PackedBatch(
-        input_ids=ids,
-        position_ids=positions,
-        attention_mask=_branch_mask(segments) if layout == "packed" else segments >= 0,
-        **tokens.tensors(),
-        choice_mask=choice_mask,
-        logits_to_keep=length,
-        nodes=tokens.nodes(within),
-    )
+            start = draft.write(r, start, text, 0, i + 1)
+    return draft.batch(branching=layout == "packed")
 
 
 def _bins(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -276,29 +247,53 @@ def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]
     return calls
 
 
-class _Tokens:
-    """The answer tokens of a batch, and where their logits are."""
+class _Draft:
+    """A batch that is being laid out, of R rows of length L for choices [B, C]."""
 
-    def __init__(self) -> None:
-        self.entries: list[tuple[int, int, int, int, int]] = []  # row, column, target, choice, node
-
-    def add(
-        self, row: int, columns: Sequence[int], answer: Sequence[int], choice: int, within: CatalogueSoftmax | None
+    def __init__(
+        self, rows: int, length: int, shape: tuple[int, int], pad_id: int, within: CatalogueSoftmax | None
     ) -> None:
-        """Add the tokens of one answer; within a catalogue, only those where its path branches."""
-        if within is None:
-            self.entries += [(row, c, t, choice, 0) for c, t in zip(columns, answer, strict=True)]
+        self.ids = torch.full((rows, length), pad_id)
+        self.positions = torch.zeros(rows, length, dtype=torch.long)
+        self.segments = torch.full((rows, length), -1)  # −1 padding, 0 prompt, else an answer or a trajectory
+        self.choice_mask = torch.zeros(shape, dtype=torch.bool)
+        self.within = within
+        self.tokens: list[tuple[int, int, int, int, int]] = []  # row, column, target, choice, node
+
+    def write(self, row: int, start: int, text: Sequence[int], position: int, segment: int) -> int:
+        """Write tokens from column `start` on, with positions from `position` on; return the column after them."""
+        end = start + len(text)
+        self.ids[row, start:end] = torch.tensor(text, dtype=torch.long)
+        self.positions[row, start:end] = torch.arange(position, position + len(text))
+        self.segments[row, start:end] = segment
+        return end
+
+    def predict(self, row: int, columns: Sequence[int], answer: Sequence[int], choice: int) -> None:
+        """Score the tokens of an answer at `columns`; within a catalogue, only those where its path branches."""
+        self.choice_mask.view(-1)[choice] = True
+        if self.within is None:
+            self.tokens += [(row, c, t, choice, 0) for c, t in zip(columns, answer, strict=True)]
         else:
-            route = within.route(answer)
+            route = self.within.route(answer)
             branches = zip(route.offsets, route.nodes, strict=True)
-            self.entries += [(row, columns[o], answer[o], choice, n) for o, n in branches]
+            self.tokens += [(row, columns[o], answer[o], choice, n) for o, n in branches]
 
-    def tensors(self) -> dict[str, Tensor]:
-        index = torch.tensor(self.entries, dtype=torch.long).view(-1, 5).T.contiguous()
-        return dict(zip(("rows", "columns", "targets", "choices"), index, strict=False))
-
-    def nodes(self, within: CatalogueSoftmax | None) -> Tensor | None:
-        return None if within is None else torch.tensor([n for *_, n in self.entries], dtype=torch.long)
+    def batch(self, *, branching: bool, first_kept: int = 0) -> PackedBatch:
+        """Return the batch, of which the columns from `first_kept` on need logits."""
+        index = torch.tensor(self.tokens, dtype=torch.long).view(-1, 5)
+        rows, columns, targets, choices, nodes = index.T.contiguous()
+        return PackedBatch(
+            input_ids=self.ids,
+            position_ids=self.positions,
+            attention_mask=_branch_mask(self.segments) if branching else self.segments >= 0,
+            rows=rows,
+            columns=columns - first_kept,
+            targets=targets,
+            choices=choices,
+            choice_mask=self.choice_mask,
+            logits_to_keep=self.ids.shape[1] - first_kept,
+            nodes=None if self.within is None else nodes,
+        )
 
 
 def _lay_out(
@@ -308,40 +303,17 @@ def _lay_out(
     if branching:
         starts = [max(starts)] * len(rows)  # one column for all rows: fewer columns then need logits
     length = max(start + _fed(r.answers) for start, r in zip(starts, rows, strict=True))
-    first_kept = min(starts) - 1
-    ids = torch.full((len(rows), length), pad_id)
-    positions = torch.zeros(len(rows), length, dtype=torch.long)
-    segments = torch.full((len(rows), length), -1)  # −1 padding, 0 prompt, i + 1 answer i
-    tokens = _Tokens()
-    choice_mask = torch.zeros(shape, dtype=torch.bool)
+    draft = _Draft(len(rows), length, shape, pad_id, within)
     for r, (start, row) in enumerate(zip(starts, rows, strict=True)):
         after = len(row.prompt)
-        left = start - after
-        ids[r, left:start] = torch.tensor(row.prompt)
         # Positions start at 0 after the padding, or the same prompt would score differently beside a longer one.
-        positions[r, left:start] = torch.arange(after)
-        segments[r, left:start] = 0
-        at = start
+        at = draft.write(r, start - after, row.prompt, 0, 0)
         for i, answer in enumerate(row.answers):
-            fed = answer[:-1]
-            end = at + len(fed)
-            ids[r, at:end] = torch.tensor(fed, dtype=ids.dtype)
-            positions[r, at:end] = torch.arange(after, after + len(fed))
-            segments[r, at:end] = i + 1
+            end = draft.write(r, at, answer[:-1], after, i + 1)
             # The prompt's last token predicts the first token of the answer, and each token of it the next one.
-            columns = [c - first_kept for c in (start - 1, *range(at, end))]
-            tokens.add(r, columns, answer, row.first_choice + i, within)
-            choice_mask.view(-1)[row.first_choice + i] = True
+            draft.predict(r, [start - 1, *range(at, end)], answer, row.first_choice + i)
             at = end
-    return PackedBatch(
-        input_ids=ids,
-        position_ids=positions,
-        attention_mask=_branch_mask(segments) if branching else segments >= 0,
-        **tokens.tensors(),
-        choice_mask=choice_mask,
-        logits_to_keep=length - first_kept,
-        nodes=tokens.nodes(within),
-    )
+    return draft.batch(branching=branching, first_kept=min(starts) - 1)
 
 
 def _branch_mask(segments: Tensor) -> Tensor:
