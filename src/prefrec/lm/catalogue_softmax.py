@@ -62,8 +62,7 @@ class CatalogueSoftmax:
     def route(self, answer: Sequence[int]) -> Route:
         """Return where the path of `answer` (a title's tokens, or the beginning of them) branches.
 
-        Raises:
-            ValueError: the answer is not in the catalogue.
+        Raise ValueError if the answer is not in the catalogue.
         """
         key = tuple(answer)
         if key not in self._routes:
@@ -71,11 +70,7 @@ class CatalogueSoftmax:
         return self._routes[key]
 
     def terminal(self, answer: Sequence[int]) -> int:
-        """Return the trie node where a whole title ends.
-
-        Raises:
-            ValueError: the answer is not in the catalogue.
-        """
+        """Return the trie node where a whole title ends; raise ValueError if it is not in the catalogue."""
         if self._terminals is None:
             self._terminals = {self.trie.path(n): n for n in np.unique(self.trie.terminals).tolist()}
         if (node := self._terminals.get(tuple(answer))) is None:

@@ -140,13 +140,9 @@ class ItemHead(nn.Module):
 
 
 def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float) -> ItemTable:
-    """Add item tokens to a causal language model in place, and freeze its words.
+    """Add item tokens with title vectors [I, T] to a model of transformers in place, and freeze its words.
 
-    Args:
-        model: a model of transformers.
-        ids: of the items.
-        titles: [I, T] title vectors.
-        **settings: of `ItemTable`.
+    `settings` are those of `ItemTable`.
     """
     words = model.get_input_embeddings()
     scaled = centred(titles, math.sqrt(titles.shape[1]))
@@ -188,14 +184,9 @@ def save_item_model(model: Any, folder: Path) -> None:
 
 
 def load_item_model(folder: Path, *, dtype: str = "float32") -> Any:
-    """Load a model that `save_item_model` wrote, in evaluation mode.
+    """Load a model that `save_item_model` wrote, in evaluation mode; raise ModelError if it is damaged.
 
-    Args:
-        folder: of the model.
-        dtype: of its layers; items stay in float32.
-
-    Raises:
-        ModelError: the folder is damaged.
+    `dtype` is that of the layers. Items stay in float32.
     """
     try:
         ids = json.loads((folder / ITEMS_FILE).read_text(encoding="utf-8"))
@@ -242,37 +233,22 @@ class ItemEncoder:
                 "two items of the catalogue share a title, but items as tokens need different ones; prepare the data "
                 "with --duplicate-titles merge or number (`duplicate_titles` in a recipe)"
             )
-        end = tokenizer.eos_token_id
-        self.begin: int = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        self.end: int = end
+        self.end: int = tokenizer.eos_token_id
+        self.begin: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         self.max_length = max_length
         self.shortened = 0
 
     def encode(
-        self,
-        template: Any,
-        history: Sequence[str],
-        candidates: Sequence[str],
-        answers: Sequence[str],
+        self, template: Any, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
     ) -> ChoiceSet:
-        """Encode a ranking question; the oldest items of a history that is too long are dropped.
+        """Encode a history and answers as titles; the oldest items of a history that is too long are dropped.
 
-        Args:
-            template, candidates: ignored.
-            history: titles, oldest first.
-            answers: titles to score.
-
-        Raises:
-            DataError: a title is not in the catalogue.
+        Template and candidates are ignored. Raise DataError if a title is not in the catalogue.
         """
         return self.fit(template, history, candidates, answers)[0]
 
     def fit(
-        self,
-        template: Any,
-        history: Sequence[str],
-        candidates: Sequence[str],
-        answers: Sequence[str],
+        self, template: Any, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
     ) -> tuple[ChoiceSet, int]:
         """Return the result of `encode`, and the number of dropped items."""
         room = len(history) if self.max_length is None else self.max_length - 3  # begin, answer, end

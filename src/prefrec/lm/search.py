@@ -60,10 +60,6 @@ def top_k(
         without: indices of answers to ignore.
         width: prefixes extended per call.
         max_calls: limit of model calls; None: search until the result is proven.
-
-    Raises:
-        ValueError: k is less than 1, or the prompt is empty.
-        ModelError: a log-probability is not finite.
     """
     reader = trie_reader(model, prompt, trie, layout, within)
     return _run(_Search(trie, k, without), reader, width, max_calls)
@@ -93,10 +89,6 @@ def sample(
         k: number of answers; the result is shorter if fewer are left.
         rng: of the draws.
         without: indices of answers that must not be drawn.
-
-    Raises:
-        ValueError: k is less than 1, or the prompt is empty.
-        ModelError: a log-probability is not finite.
     """
     reader = trie_reader(model, prompt, trie, layout, within)
     return _run(_Sampling(trie, k, without, rng), reader, width, None).items

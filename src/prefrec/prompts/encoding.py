@@ -79,10 +79,8 @@ class PromptEncoder:
     ) -> ChoiceSet:
         """Encode a ranking question; the oldest titles of a history that is too long are dropped.
 
-        `answers` are the titles to score, usually the candidates or some of them.
-
-        Raises:
-            TokenizerError: instruction, candidates and answers alone exceed `max_length`.
+        `answers` are the titles to score, usually the candidates or some of them. Raise TokenizerError if
+        instruction, candidates and answers alone exceed `max_length`.
         """
         return self.fit(template, history, candidates, answers)[0]
 
@@ -108,11 +106,7 @@ class PromptEncoder:
         return tried[least], least
 
     def encode_text(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
-        """Encode a prompt that is already text.
-
-        Raises:
-            TokenizerError: prompt and longest answer exceed `max_length`.
-        """
+        """Encode a prompt that is already text; raise TokenizerError if it exceeds `max_length` with an answer."""
         choices = self._encode(prompt, answers)
         if self.max_length is not None and choices.length > self.max_length:
             raise TokenizerError(
