@@ -61,28 +61,18 @@ def lora_config(
 
 
 def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
-    """Return `model` with a new adapter.
-
-    Raises:
-        ConfigError: `target_modules` match no layer of the model, or one that cannot be adapted.
-    """
+    """Return `model` with a new adapter; raise ConfigError if its layers do not fit `target_modules`."""
     targets = getattr(config, "target_modules", None)
     modules = [f".{name}" for name, _ in model.named_modules()]
     listed = sorted(targets) if isinstance(targets, list | set | tuple) else []
     unknown = [t for t in listed if not any(name.endswith(f".{t}") for name in modules)]
-    if unknown:
-        wrong = _about_targets(model, f"the model has no layer {', '.join(unknown)}")
-        if len(unknown) == len(listed):
-            raise ConfigError(wrong)
-        warn(escape(wrong))
+    if unknown and len(unknown) < len(listed):
+        warn(escape(_about_targets(model, f"the model has no layer {', '.join(unknown)}")))
     try:
         return get_peft_model(cast(Any, model), config)
-    except re.error as e:
-        raise ConfigError(_about_targets(model, f"{targets!r} is not a regular expression ({e})")) from e
-    except ValueError as e:  # PEFT's message is not shown: it prints the whole module that it cannot adapt
-        names = ", ".join(listed) or (repr(targets) if targets else "an empty list")
-        unfit = "no layer fits" if "not found" in str(e) or not targets else "some layers cannot be adapted of"
-        raise ConfigError(_about_targets(model, f"{unfit} {names}")) from e
+    except (re.error, ValueError) as e:  # PEFT's message is not shown: it prints the whole module that does not fit
+        names = ", ".join(listed) or targets or "an empty list"
+        raise ConfigError(_about_targets(model, f"no adapter can be put on {names}")) from e
 
 
 def _about_targets(model: nn.Module, wrong: str) -> str:
@@ -109,13 +99,13 @@ def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False,
     Raises:
         ModelError: base or weights cannot be found or read.
     """
-    if weights is not None and (weights / ITEMS_FILE).is_file():
+    if weights is None:
+        return load_model(base, **loading)
+    if (weights / ITEMS_FILE).is_file():
         return load_item_model(weights, dtype=loading.get("dtype", "float32"))
-    if weights is not None and not is_adapter(weights):
+    if not is_adapter(weights):
         return load_model(str(weights), **loading | {"layers": None, "random_weights": False})
     model: nn.Module = load_model(base, **loading)
-    if weights is None:
-        return model
     if is_trainable:
         return load_adapter(model, weights, is_trainable=True)
     # In the base's precision the numbers are those of autocast in training, without its casts.
@@ -131,9 +121,9 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
         **kwargs: of `PeftModel.from_pretrained`; a model with adapters needs `adapter_name`.
 
     Raises:
-        ModelError: the folder has no adapter in safetensors, or the adapter does not fit the model.
+        ModelError: the folder has no LoRA adapter in safetensors, or it does not fit the model.
     """
-    check_adapter(folder)
+    trained_on = _base_in(check_adapter(folder))
     base = str(getattr(getattr(language_model(model), "config", None), "_name_or_path", None) or "")
     try:
         if isinstance(model, PeftModel):
@@ -141,7 +131,6 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
         else:
             model = PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        trained_on = _base_of(folder)
         bases = f" (trained on {trained_on}, put on {base})" if trained_on and base else ""
         wrong = f"the adapter in {folder} cannot be read, or is of another base model{bases}"
         raise ModelError(f"{wrong}: {_in_a_line(e)}") from e
@@ -155,22 +144,12 @@ def warn_of_other_base(folder: Path, base: str) -> None:
 
     There is no warning if one of the names is unknown.
     """
-    trained_on = _base_of(folder)
+    trained_on = _base_in(check_adapter(folder))
     same = same_base(trained_on, base) if trained_on and base else True
     if not same:
         unless = "unless this is the same model at another place, " if same is None else ""
         bases = f"was trained on {trained_on}, but is put on {base}"
         warn(escape(f"the adapter in {folder} {bases}: {unless}its answers are meaningless; load it on its own base"))
-
-
-def _base_of(folder: Path) -> str:
-    """Return the base that an adapter's configuration names, or ""."""
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def _in_a_line(error: BaseException) -> str:
@@ -181,8 +160,8 @@ def _in_a_line(error: BaseException) -> str:
     return " ".join(lines)
 
 
-def check_adapter(folder: Path) -> None:
-    """Raise ModelError if `folder` has no LoRA adapter in safetensors."""
+def check_adapter(folder: Path) -> dict[str, Any]:
+    """Return the configuration of the adapter in `folder`; raise ModelError if it is not LoRA in safetensors."""
     # Checked before PEFT sees the folder: it would look on the hub, read pickled weights, which can run code, or
     # import a module that the configuration names.
     file = folder / "adapter_config.json"
@@ -195,11 +174,15 @@ def check_adapter(folder: Path) -> None:
     except (OSError, ValueError) as e:
         raise ModelError(f"the adapter in {folder} cannot be read: adapter_config.json: {e}") from e
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise ModelError(
-            f"{folder}: adapter_config.json is not of a LoRA adapter (peft_type LORA); use a LoRA adapter"
-        )
+        raise ModelError(f"{folder}: adapter_config.json is not of a LoRA adapter (peft_type LORA); use one")
     if config.get("megatron_config"):
         raise ModelError(f"{folder}: adapter_config.json names a module to import (megatron_core); remove the entry")
+    return config
+
+
+def _base_in(config: dict[str, Any]) -> str:
+    """Return the base that an adapter's configuration names, or ""."""
+    return str(config.get("base_model_name_or_path") or "")
 
 
 def add_reference_adapter(model: PeftModel) -> None:
@@ -220,11 +203,7 @@ def add_reference_adapter(model: PeftModel) -> None:
 
 
 def read_reference_adapter(model: PeftModel, folder: Path) -> None:
-    """Read the weights of the adapter `ref` from a checkpoint.
-
-    Raises:
-        ModelError: the folder has no adapter in safetensors, or it cannot be read.
-    """
+    """Read the weights of the adapter `ref` from a checkpoint; raise ModelError if that is not possible."""
     check_adapter(folder)
     try:
         weights = load_file(folder / "adapter_model.safetensors")
