@@ -17,6 +17,7 @@ from prefrec.losses import (
     dpo_loss,
     effective_negatives,
     find_loss,
+    loss_by_size,
     loss_name,
     needs_reference,
     softmax_dpo_loss,
@@ -130,6 +131,36 @@ def test_exploded_pairs_are_the_mean_of_dpo():
     policy, ref = torch.randn(3, 5), torch.randn(3, 5)
     pairs = [dpo_loss(policy[:, [0, i]], ref[:, [0, i]], 0.5).losses for i in range(1, 5)]
     torch.testing.assert_close(dpo_loss(policy, ref, 0.5).losses, torch.stack(pairs).mean(dim=0))
+
+
+@pytest.mark.parametrize("beta", [0.3, 2.0])
+def test_losses_without_a_reference_are_their_formulas(beta):
+    policy = torch.randn(3, 5, dtype=torch.float64)
+    gaps = [[beta * (float(row[i]) - float(row[0])) for i in range(1, 5)] for row in policy]
+    bpr = [sum(math.log1p(math.exp(gap)) for gap in row) / 4 for row in gaps]
+    softmax = [math.log1p(sum(math.exp(gap) for gap in row)) for row in gaps]
+    for name, want in (("bpr", bpr), ("softmax", softmax)):
+        torch.testing.assert_close(LOSSES[name](policy, None, beta).losses, torch.tensor(want, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_rows_of_different_sizes_are_those_of_each_row_alone(name):
+    """Absent answers are −inf, as `choice_logps` returns them."""
+    sizes, loss = [3, 5, 2, 3], LOSSES[name]
+    absent = torch.tensor([[column >= size for column in range(5)] for size in sizes])
+    policy, ref = (torch.randn(4, 5, dtype=torch.float64).masked_fill(absent, -torch.inf) for _ in range(2))
+    policy.requires_grad_()
+    out = loss_by_size(loss, policy, ref, 0.7, sizes)
+    (grad,) = torch.autograd.grad(out.losses.sum(), policy)
+    for row, size in enumerate(sizes):
+        alone = policy[row : row + 1, :size].detach().requires_grad_()
+        want = loss(alone, ref[row : row + 1, :size], 0.7)
+        (want_grad,) = torch.autograd.grad(want.losses.sum(), alone)
+        torch.testing.assert_close(out.losses[row], want.losses[0])
+        torch.testing.assert_close(out.rewards[row, :size], want.rewards[0])
+        torch.testing.assert_close(grad[row, :size], want_grad[0])
+    assert out.rewards[absent].isneginf().all()
+    assert (grad[absent] == 0).all()
 
 
 @pytest.mark.parametrize("name", ["bpr", "softmax", "sft"])

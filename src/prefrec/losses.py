@@ -1,9 +1,9 @@
 """Preference losses over choice sets: pure functions of log-probabilities, torch only.
 
 Every function takes `policy_logps` and `ref_logps` of shape [B, 1+N], the summed log-probabilities of the chosen
-answer (column 0) and of N rejected answers (columns 1..N). A loss whose `ref_logps` has the default None is
-reference-free: it ignores them, and a trainer computes none. It returns a `PreferenceLoss` with the loss per row [B]
-and the rewards [B, 1+N]. The caller takes the mean.
+answer (column 0) and of N rejected answers (columns 1..N). Trainers pass rows of different N apart (`loss_by_size`).
+A loss whose `ref_logps` has the default None is reference-free: it ignores them, and a trainer computes none. It
+returns a `PreferenceLoss` with the loss per row [B] and the rewards [B, 1+N]. The caller takes the mean.
 
 With rewards r_i = β (log π(y_i|x) − log π_ref(y_i|x)):
 
@@ -20,7 +20,7 @@ With rewards r_i = β (log π(y_i|x) − log π_ref(y_i|x)):
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import cast
@@ -152,6 +152,32 @@ def needs_reference(loss: Loss) -> bool:
     """Return False if the second parameter of a loss, `ref_logps`, has the default None."""
     _, ref_logps, *_ = inspect.signature(loss).parameters.values()
     return ref_logps.default is not None
+
+
+def loss_by_size(
+    loss: Loss, policy_logps: Tensor, ref_logps: Tensor | None, beta: float, sizes: Sequence[int]
+) -> PreferenceLoss:
+    """Return a loss of rows with different numbers of answers; rewards are −inf where a row has no answer.
+
+    Rows of the same size are passed to `loss` together, without the columns that they do not have, so no loss needs
+    to know about absent answers.
+
+    Args:
+        loss: a preference loss.
+        policy_logps, ref_logps, beta: as of the loss, with C columns.
+        sizes: [B] number of answers of each row, at most C.
+    """
+    if len(set(sizes)) == 1:
+        return loss(policy_logps, ref_logps, beta)
+    losses, rewards, order = [], [], []
+    for size in sorted(set(sizes)):
+        rows = [row for row, own in enumerate(sizes) if own == size]
+        part = loss(policy_logps[rows, :size], None if ref_logps is None else ref_logps[rows, :size], beta)
+        losses.append(part.losses)
+        rewards.append(F.pad(part.rewards, (0, policy_logps.shape[1] - size), value=-torch.inf))
+        order += rows
+    back = torch.tensor(order, device=policy_logps.device).argsort()
+    return PreferenceLoss(torch.cat(losses)[back], torch.cat(rewards)[back])
 
 
 def effective_negatives(rewards: Tensor) -> Tensor:

@@ -64,6 +64,18 @@ def test_255_negatives_in_one_row(trainer):
     _assert_same(got, want)
 
 
+def test_a_pass_that_is_made_twice_counts_once(trainer):
+    """With sharded weights a process repeats its first pass while others still have passes to make."""
+    run = trainer(many_negatives(15, 2), max_tokens_per_pass=80, precompute_ref_log_probs=False)
+    want_loss, want, _ = _step(run)
+    want = {name: grad.clone() for name, grad in want.items()}
+    run.model.zero_grad()
+    run._in_step = lambda passes: [passes[0], passes[0], *passes]
+    got_loss, got, _ = _step(run)
+    torch.testing.assert_close(got_loss, want_loss, rtol=0, atol=1e-6)
+    _assert_same(got, want)
+
+
 def _with_dropout():
     torch.manual_seed(2)
     model = get_peft_model(small_model(), lora_config(4, dropout=0.3))

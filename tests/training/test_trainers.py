@@ -29,11 +29,12 @@ from prefrec.lm.models import measure_attention
 from prefrec.lm.packing import pack
 from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import choice_logps
-from prefrec.losses import softmax_dpo_loss, softmax_loss
+from prefrec.losses import PreferenceLoss, softmax_dpo_loss, softmax_loss
 from prefrec.prompts import ChoiceSet
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
 from prefrec.training.reference import reference_key
+from prefrec.training.softmax_dpo import preference_metrics
 from tiny import VOCABULARY, broken, tiny_llama
 from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, losses, settings, small_model, trainable
 
@@ -300,10 +301,10 @@ def test_who_finds_the_reference_is_told_what_it_took(tmp_path, bpe_tokenizer):
     assert spared_by("second") == pytest.approx((float(took["seconds"]), float(took["cpu_seconds"])))
 
 
-def test_the_key_of_the_reference_has_all_weights_and_the_configuration():
+def test_the_key_of_the_reference_has_weights_configuration_and_tokens():
     sets = [ChoiceSet((3, 4), ((5,), (6, 7)))]
 
-    def key(change=None):
+    def key(change=None, sets=sets):
         model = adapted_model()
         if change:
             change(model)
@@ -316,8 +317,10 @@ def test_the_key_of_the_reference_has_all_weights_and_the_configuration():
     def configuration(model):
         model.config.rms_norm_eps = 0.5
 
+    tokens = [((3, 4), ((5,), (6, 8))), ((3, 8), ((5,), (6, 7))), ((3, 4), ((5, 6), (7,))), ((3,), ((4, 5), (6, 7)))]
+    keys = {key(sets=[ChoiceSet(*of)]) for of in tokens} | {key(), key(one_weight), key(configuration)}
     assert key() == key()
-    assert len({key(), key(one_weight), key(configuration)}) == 3
+    assert len(keys) == 3 + len(tokens)
 
 
 def test_the_key_of_the_reference_has_how_it_is_computed():
@@ -414,7 +417,7 @@ def test_a_model_that_breaks_packed_rows_trains_all_the_same(tmp_path, bpe_token
         weights.append(trainable(trainer.model))
         layouts.append(trainer.scorer.layout)
     assert layouts == ["packed", "separate"]
-    assert "model type 'llama' gives other scores in a packed row" in capsys.readouterr().err
+    assert "model type 'llama': the packed layout differs from separate rows" in capsys.readouterr().err
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=0, atol=2e-5)
 
@@ -452,7 +455,7 @@ def test_all_weights_can_be_trained_against_a_stored_reference(tmp_path, bpe_tok
 def test_all_weights_without_a_stored_reference_are_refused(tmp_path, bpe_tokenizer):
     config = SoftmaxDPOConfig(**settings(tmp_path, precompute_ref_log_probs=False))
     with pytest.raises(ConfigError, match="precompute_ref_log_probs=True"):
-        SoftmaxDPOTrainer(small_model(), config, PREFERENCES, None, bpe_tokenizer)
+        SoftmaxDPOTrainer(small_model(), config, PREFERENCES, None, bpe_tokenizer).train()
 
 
 def test_all_weights_keep_the_reference_of_before_the_first_step(tmp_path, bpe_tokenizer):
@@ -470,12 +473,74 @@ def test_all_weights_keep_the_reference_of_before_the_first_step(tmp_path, bpe_t
         trainer.evaluate(trainer.build_dataset(PREFERENCES[3:]))
 
 
-def test_all_weights_with_pools_of_different_sizes_are_refused(tmp_path, bpe_tokenizer):
+RAGGED = [{**row, "rejected": row["rejected"][: 1 + i % 3]} for i, row in enumerate(PREFERENCES)]
+"""Rows with one to three rejected answers."""
+
+
+def test_all_weights_train_on_pools_of_different_sizes(tmp_path, bpe_tokenizer):
     rows = [{**row, "rejected": row["rejected"][: 2 + i % 2]} for i, row in enumerate(PREFERENCES)]
-    config = SoftmaxDPOConfig(**settings(tmp_path, num_negatives=1, negatives="per_epoch"))
+    config = SoftmaxDPOConfig(**settings(tmp_path, num_negatives=1, negatives="per_epoch", learning_rate=5e-4))
     trainer = SoftmaxDPOTrainer(small_model(), config, rows, None, bpe_tokenizer)
-    with pytest.raises(ConfigError, match="the train rows have different numbers of rejected answers"):
+    trainer.train()
+    assert losses(trainer)[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert losses(trainer)[-1] != losses(trainer)[0]
+
+
+def _moved(trainer):
+    """The trainer, its policy away from the reference."""
+    with torch.no_grad():
+        for name, p in trainer.model.named_parameters():
+            if "lora_B.default" in name:
+                p.mul_(3)
+    return trainer
+
+
+@pytest.mark.parametrize("loss", ["softmax_dpo", "dpo", "dmpo", "bpr"])
+@pytest.mark.parametrize("changes", [{}, {"max_tokens_per_pass": 24}, {"precompute_ref_log_probs": False}])
+def test_rows_with_different_numbers_of_rejected_answers_count_as_each_alone(
+    tmp_path, bpe_tokenizer, loss, changes, capsys
+):
+    """The slow twin scores one row per batch, whose table of answers has no gaps."""
+
+    def trainer(rows):
+        config = SoftmaxDPOConfig(**settings(tmp_path, loss_type=loss, beta=0.7, **changes))
+        return _moved(SoftmaxDPOTrainer(adapted_model(), config, rows, None, bpe_tokenizer))
+
+    def step(trainer, rows):
+        for p in trainer.model.parameters():
+            p.grad = None
+        inputs = trainer.collate([trainer.train_dataset[i] for i in rows])
+        value = trainer.training_step(trainer.model, inputs, torch.tensor(len(RAGGED)))
+        grads = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+        logs = {}
+        trainer.log(logs)
+        return value, grads, logs
+
+    together, alone = trainer(RAGGED), trainer(RAGGED)
+    assert "8 training rows, N = 1 to 3 rejected titles per row, layout packed" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    value, grads, logs = step(together, range(len(RAGGED)))
+    apart = [step(alone, [i]) for i in range(len(RAGGED))]
+    torch.testing.assert_close(value, sum(v for v, _, _ in apart), rtol=0, atol=1e-5)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, sum(g[name] for _, g, _ in apart), rtol=0, atol=1e-5)
+    assert grads
+    assert {"rewards/margins", "rewards/accuracies", "logps/rejected", "negatives/effective"} < logs.keys()
+    for name, mean in logs.items():
+        assert mean == pytest.approx(sum(log[name] for _, _, log in apart) / len(RAGGED), abs=1e-4), name
+
+
+def test_a_stored_reference_of_rows_of_different_sizes_is_the_live_one(tmp_path, bpe_tokenizer):
+    weights = []
+    for precompute in (True, False):
+        config = SoftmaxDPOConfig(**settings(tmp_path / str(precompute), precompute_ref_log_probs=precompute))
+        trainer = SoftmaxDPOTrainer(adapted_model(), config, RAGGED, RAGGED[:3], bpe_tokenizer)
         trainer.train()
+        weights.append((trainable(trainer.model), trainer.evaluate()["eval_loss"]))
+    assert weights[0][1] == pytest.approx(weights[1][1], abs=1e-5)
+    for name, value in weights[0][0].items():
+        torch.testing.assert_close(value, weights[1][0][name], rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
@@ -576,6 +641,33 @@ def test_reference_adapter_is_frozen_and_made_once():
         assert any(p.requires_grad for n, p in model.named_parameters() if ".default." in n)
     assert layers() == {"default"}
     assert any(p.requires_grad for n, p in model.named_parameters() if ".default." in n)
+
+
+def test_the_reference_of_a_training_model_has_no_dropout():
+    model = get_peft_model(small_model(), lora_config(4, dropout=0.5))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.1)
+    add_reference_adapter(model)
+    batch = pack([ChoiceSet((3, 4, 5), ((6, 7), (8, 9, 10)))], pad_id=0)
+    with torch.no_grad():
+        with reference_of(model.eval()):
+            want = choice_logps(model, batch)
+        assert not torch.allclose(choice_logps(model.train(), batch), want)
+        with reference_of(model):
+            assert torch.equal(choice_logps(model, batch), want)
+    assert model.training
+
+
+def test_metrics_of_preferences_are_those_of_the_best_and_the_mean_rejected_answer():
+    """The chosen reward of the first row is above the mean of the others, and below the highest."""
+    rewards = torch.tensor([[1.0, 2.0, -3.0, 0.5], [3.0, 2.0, 0.0, -torch.inf]])
+    found = preference_metrics(PreferenceLoss(torch.zeros(2), rewards), rewards * 10)
+    assert found["rewards/accuracies"].tolist() == [0.0, 1.0]
+    assert found["rewards/rejected"].tolist() == pytest.approx([-0.5 / 3, 1.0])
+    assert found["rewards/margins"].tolist() == pytest.approx([1 + 0.5 / 3, 2.0])
+    assert found["logps/rejected"].tolist() == pytest.approx([-5 / 3, 10.0])
 
 
 def test_saved_policy_loads_as_one_adapter(tmp_path, bpe_tokenizer):

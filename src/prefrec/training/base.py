@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,9 +46,6 @@ from prefrec.training.sampler import StepSampler, longest_first
 
 FURTHER_PASSES, ROW = "further_passes", "row"
 
-# Name of a metric, row, sum over the row's items, and their number.
-_Value = tuple[str, int, float, int]
-
 
 class ChoiceTrainer(Trainer):
     """A `transformers.Trainer` over choice sets. Use `SFTTrainer` or `SoftmaxDPOTrainer`.
@@ -58,7 +56,6 @@ class ChoiceTrainer(Trainer):
 
     description = "training"
     sampler: StepSampler | None = None
-    max_tokens_per_pass: int | None = None
 
     def __init__(
         self,
@@ -79,15 +76,19 @@ class ChoiceTrainer(Trainer):
             model = load_model(model)
         if processing_class is None:
             processing_class = load_tokenizer(model.config._name_or_path)
+        self.prepare_loss(model, args)
+        if peft_config is not None and isinstance(model, PeftModel):
+            raise ConfigError("the model already has an adapter: leave `peft_config` out to continue its training")
         if peft_config is not None:
-            model = self._wrap(model, peft_config)
+            model = add_adapter(model, peft_config)
         use_onednn_lora(model)
         if args.disable_dropout:
             _disable_dropout(model)
         if args.bf16:
             _leave_casting_to_autocast(model)
         self.encoder = encoder or PromptEncoder(processing_class, max_length=args.max_length, chat=args.chat)
-        self._recorded: dict[str, list[_Value]] = {"train": [], "eval": []}
+        # Name, rows, sums over each row's items, and their numbers, of every batch since the last log line.
+        self._recorded: dict[str, list[tuple[str, Tensor, Tensor, Tensor]]] = {"train": [], "eval": []}
         super().__init__(
             model=model,
             args=args,
@@ -111,15 +112,32 @@ class ChoiceTrainer(Trainer):
         self.scorer = self._scorer()
         self.eval_scorer = self.scorer.among(eval_within or within)
         self.add_callback(_EpochCallback(self))
-        self.add_callback(_FiniteCallback(self))
-        self.report_global_batch()
+        self.global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        # The global batch affects the result and is easily set wrongly.
+        say(
+            f"Global batch {self.global_batch} rows = {args.per_device_train_batch_size} per device × "
+            f"{args.world_size} process{'es' if args.world_size > 1 else ''} × {args.gradient_accumulation_steps} "
+            f"accumulation steps; {self.about_rows()}, layout {self.scorer.layout}"
+        )
+
+    @property
+    def is_sharded(self) -> bool:
+        """True if the weights are spread over processes."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def prepare_loss(self, model: nn.Module, args: Any) -> None:
+        """Prepare what the loss needs, before `model` gets a new adapter."""
+
+    def about_rows(self) -> str:
+        """Return the number of training rows, for the line that is printed at the start."""
+        return f"{len(cast(Any, self.train_dataset))} training rows"
 
     def build_dataset(self, rows: Any) -> Any:
         """Return the rows as a dataset of choice sets; such datasets are returned as they are."""
         raise NotImplementedError
 
     def choice_loss(
-        self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor], weight: Tensor | float
+        self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Any], weight: Tensor | float
     ) -> Tensor:
         """Return the summed loss of a batch, and report metrics with `self.record`.
 
@@ -133,17 +151,17 @@ class ChoiceTrainer(Trainer):
         raise NotImplementedError
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the fields of a `PackedBatch` and stacked extras ([B, C]) of rows `{"choices": ChoiceSet, …}`.
+        """Return the fields of a `PackedBatch` of rows `{"choices": ChoiceSet, …}`, and the numbers of the rows.
 
         If the batch exceeds `max_tokens_per_pass`, `further_passes` has the fields of the batches after the first.
         """
         first, *others = self.scorer_for(training=ROW not in rows[0]).pack([r["choices"] for r in rows])
-        extras: dict[str, Any] = {
-            k: torch.stack([torch.as_tensor(r[k]) for r in rows]) for k in rows[0] if k != "choices"
-        }
+        collated = first.as_dict()
+        if ROW in rows[0]:
+            collated[ROW] = torch.tensor([r[ROW] for r in rows])
         if others:
-            extras[FURTHER_PASSES] = [batch.as_dict() for batch in others]
-        return {**first.as_dict(), **extras}
+            collated[FURTHER_PASSES] = [batch.as_dict() for batch in others]
+        return collated
 
     def scorer_for(self, *, training: bool) -> ChoiceScorer:
         """Return the scorer of training or evaluation rows, which may be scored within other catalogues."""
@@ -193,7 +211,7 @@ class ChoiceTrainer(Trainer):
         self,
         model: nn.Module,
         metrics: Mapping[str, Tensor],
-        extra: Mapping[str, Tensor],
+        extra: Mapping[str, Any],
         counts: Tensor | None = None,
     ) -> None:
         """Add `metrics`, one value per row [B], to the means of the next log line.
@@ -204,17 +222,22 @@ class ChoiceTrainer(Trainer):
             extra: of the batch; in evaluation it has each row's number in the dataset.
             counts: [B] number of items in each row's sum; None: one.
         """
-        into = self._recorded["train" if model.training else "eval"]
         for name, values in metrics.items():
-            sums = values.detach().float().tolist()
-            rows = [0] * len(sums) if model.training else extra[ROW].tolist()
-            items = [1] * len(sums) if counts is None else counts.tolist()
-            into += [(name, *value) for value in zip(rows, sums, items, strict=True)]
+            sums = values.detach().float()
+            rows = torch.zeros_like(sums) if model.training else extra[ROW]
+            # The numbers stay on the device. A GPU would have to wait for the CPU to read them after every batch.
+            entry = name, rows, sums, torch.ones_like(sums) if counts is None else counts
+            self._recorded["train" if model.training else "eval"].append(entry)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         mode = "eval" if any(k.startswith("eval_") for k in logs) else "train"
         prefix = "eval_" if mode == "eval" else ""
-        values = processes.pool(self._recorded[mode])
+        recorded = [
+            (name, *value)
+            for name, *columns in self._recorded[mode]
+            for value in zip(*(c.tolist() for c in columns), strict=True)
+        ]
+        values = processes.pool(recorded)
         if mode == "eval":
             # Processes read some rows twice if these are not a multiple of their batches. Each must count once.
             values = list({(name, row): (name, row, total, count) for name, row, total, count in values}.values())
@@ -223,46 +246,35 @@ class ChoiceTrainer(Trainer):
             sums[name] = sums[name][0] + total, sums[name][1] + count
         logs |= {f"{prefix}{name}": total / count for name, (total, count) in sums.items()}
         self._recorded[mode].clear()
+        # The trainer reads the loss for a log line anyway. Reading it in every step would make a GPU wait.
+        self._require(math.isfinite(logs.get(f"{prefix}loss", 0.0)), "the loss is")
         super().log(logs, *args, **kwargs)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        loss: Tensor = super().training_step(*args, **kwargs)
-        self.require_finite("the loss is", loss)
-        return loss
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().train(*args, **kwargs)
+        self._require_finite_weights()
+        return result
 
-    def require_finite(self, what: str, *values: Tensor) -> None:
-        """Raise ModelError if any of `values` is NaN or infinite, with step and learning rate.
+    def _require(self, is_finite: bool, what: str) -> None:
+        """Raise ModelError, with step and learning rate, if `what` is not finite.
 
         Nothing is saved afterwards, so the last checkpoint is the last good one.
         """
-        if not all(torch.isfinite(v).all() for v in values):
+        if not is_finite:
             raise ModelError(
-                f"{self.description}: {what} not finite at step {self.state.global_step + 1} of "
-                f"{self.state.max_steps} (peak learning rate {self.args.learning_rate:g}): lower the learning rate "
-                "or beta, or use another dtype"
+                f"{self.description}: {what} not finite at step {self.state.global_step} of {self.state.max_steps} "
+                f"(peak learning rate {self.args.learning_rate:g}): lower the learning rate or beta, or use another "
+                "dtype"
             )
 
-    def require_finite_weights(self) -> None:
-        """Raise ModelError if a trained weight is not finite."""
+    def _require_finite_weights(self) -> None:
         weights = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad]
-        self.require_finite("a weight is", *weights)
+        self._require(all(p.isfinite().all() for p in weights), "a weight is")
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self.require_finite_weights()
+        self._require_finite_weights()
         with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*args, **kwargs)
-
-    def report_global_batch(self) -> None:
-        """Set and print the global batch, which affects the result and is easily set wrongly."""
-        a = cast(ChoiceTrainingArguments, self.args)
-        processes, accumulation = a.world_size, a.gradient_accumulation_steps
-        self.global_batch = a.per_device_train_batch_size * processes * accumulation
-        if self.is_world_process_zero():
-            say(
-                f"Global batch {self.global_batch} rows = {a.per_device_train_batch_size} per device × {processes} "
-                f"process{'es' if processes > 1 else ''} × {accumulation} accumulation steps; "
-                f"{len(cast(Any, self.train_dataset))} training rows, layout {self.scorer.layout}"
-            )
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Make the optimiser, with a learning rate of their own for item vectors."""
@@ -278,14 +290,12 @@ class ChoiceTrainer(Trainer):
         return super().create_optimizer(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.args.train_sampling_strategy == "sequential":
+        a, rows = self.args, cast(Any, self.train_dataset)
+        if a.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(train_dataset)
-        a = self.args
         seed = a.seed if a.data_seed is None else a.data_seed
-        lengths = (
-            partial(self._lengths, self.train_dataset) if a.train_sampling_strategy == "group_by_length" else None
-        )
-        self.sampler = StepSampler(len(cast(Any, self.train_dataset)), self.global_batch, lengths, seed)
+        lengths = partial(self._lengths, rows) if a.train_sampling_strategy == "group_by_length" else None
+        self.sampler = StepSampler(len(rows), self.global_batch, lengths, seed)
         return self.sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
@@ -294,9 +304,6 @@ class ChoiceTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         return super().get_eval_dataloader(None if rows is None else cast(Any, _Numbered(rows)))
-
-    def get_test_dataloader(self, test_dataset: Any) -> Any:
-        return super().get_test_dataloader(cast(Any, _Numbered(test_dataset)))
 
     def _lengths(self, dataset: Any) -> list[int]:
         return [tokens_of(choices) for choices in dataset.choice_sets]
@@ -308,9 +315,9 @@ class ChoiceTrainer(Trainer):
             cast(nn.Module, self.model),
             self.encoder.end,
             layout=args.layout,
-            max_tokens=self.max_tokens_per_pass,
+            max_tokens=getattr(args, "max_tokens_per_pass", None),
             within=self.within,
-            is_sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            is_sharded=self.is_sharded,
         )
         first = [question(rows[i]["choices"]) for i in range(min(len(rows), args.per_device_train_batch_size))]
         with self._autocast():
@@ -322,7 +329,7 @@ class ChoiceTrainer(Trainer):
         core = language_model(cast(nn.Module, self.model))
         if attention_implementation(core.config) == FLEX and self.args.device.type == "cpu":
             raise ConfigError("flex_attention has no gradients on a CPU: load the model with sdpa")
-        if is_quantized(core) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if is_quantized(core) and self.is_sharded:
             raise ConfigError(
                 "a base in 4 bits cannot be sharded over processes: let each process hold the whole model "
                 "(configs/accelerate/ddp.yaml), or set `quantization` to none"
@@ -330,7 +337,7 @@ class ChoiceTrainer(Trainer):
 
     def _in_step(self, passes: list[PackedBatch]) -> list[PackedBatch]:
         """Return the passes, padded with the first one to the largest number of any process."""
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if not self.is_sharded:
             return passes
         # All processes gather sharded weights in every pass. With fewer passes one of them would hang the others.
         count = torch.tensor(len(passes), device=self.accelerator.device)
@@ -347,11 +354,6 @@ class ChoiceTrainer(Trainer):
             return None
         count = torch.tensor(sum(map(self.count_items, batch_samples)), device=device)
         return self.accelerator.gather(count).sum()
-
-    def _wrap(self, model: nn.Module, peft_config: PeftConfig) -> PeftModel:
-        if isinstance(model, PeftModel):
-            raise ConfigError("the model already has an adapter: leave `peft_config` out to continue its training")
-        return add_adapter(model, peft_config)
 
 
 class _Numbered(Dataset[dict[str, Any]]):
@@ -381,24 +383,7 @@ class _EpochCallback(TrainerCallback):
                 part.set_epoch(int(state.epoch or 0))
 
 
-class _FiniteCallback(TrainerCallback):
-    """A callback that ends training before a step, or at its end, if gradients or weights are not finite."""
-
-    def __init__(self, trainer: ChoiceTrainer) -> None:
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.fp16:
-            return  # the scaler of float16 skips such steps and goes on with smaller numbers
-        gradients = [p.grad for p in cast(nn.Module, self.trainer.model).parameters() if p.grad is not None]
-        if gradients:
-            self.trainer.require_finite("the gradient is", torch.nn.utils.get_total_norm(gradients))
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.require_finite_weights()
-
-
-def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str, Tensor]]:
+def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str, Any]]:
     """Return the passes of a collated batch, and everything else."""
     names = {f.name for f in fields(PackedBatch)}
     first = {k: v for k, v in inputs.items() if k in names}

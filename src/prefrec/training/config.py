@@ -89,7 +89,7 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
     Attributes:
         beta: strength of the pull to the reference.
         loss_type: a name of `prefrec.losses.LOSSES`, or a function like those.
-        num_negatives: rejected answers per row and step; None for as many as every row has.
+        num_negatives: rejected answers per row and step; None for all that each row has.
         negatives: `fixed` (drawn once) or `per_epoch` (drawn again from the row's rejected answers).
         precompute_ref_log_probs: compute the reference's log-probabilities once, before training, and keep them on
             disk. Otherwise the frozen adapter computes them in every step.
@@ -115,10 +115,9 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
             raise ConfigError(f"loss_type: {e}") from e
         if not self.beta > 0:
             raise ConfigError(f"beta must be positive, got {self.beta}")
-        if self.num_negatives is not None and self.num_negatives < 1:
-            raise ConfigError(f"num_negatives must be at least 1, got {self.num_negatives}")
-        if self.max_tokens_per_pass is not None and self.max_tokens_per_pass < 1:
-            raise ConfigError(f"max_tokens_per_pass must be at least 1, got {self.max_tokens_per_pass}")
+        for name in ("num_negatives", "max_tokens_per_pass"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
         if self.negatives not in ("fixed", "per_epoch"):
             raise ConfigError(f"negatives must be 'fixed' or 'per_epoch', got {self.negatives!r}")
 

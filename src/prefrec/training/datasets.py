@@ -31,14 +31,18 @@ class ChoiceDataset(Dataset[dict[str, Any]]):
 
 
 class PreferenceDataset(Dataset[dict[str, Any]]):
-    """A dataset of choice sets with the chosen answer first, and N of the rejected ones per step.
+    """A dataset of choice sets with the chosen answer first, and all or N of the rejected ones per step.
 
     Args:
-        choice_sets: chosen answer first, then all rejected answers.
-        num_negatives: N; None for the smallest number of rejected answers of any row.
+        choice_sets: chosen answer first, then all rejected answers. Rows may have different numbers of them.
+        num_negatives: N; None for all rejected answers of each row.
         negatives: `fixed` draws the N once; `per_epoch` draws them in each epoch. Draws depend only on seed, epoch
             and row.
         seed: of the draws.
+
+    Attributes:
+        sizes: smallest and largest number of rejected answers per step of any row.
+        ref_logps: the reference's log-probabilities [n, C], −inf where a row has fewer answers; None: not known.
 
     Raises:
         DataError: there are no rows, or a row has no rejected answer.
@@ -59,17 +63,16 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         least = int(available.min())
         if least < 1:
             raise DataError(f"row {int(available.argmin())} has no rejected answer")
-        self.num_negatives = least if num_negatives is None else num_negatives
-        if self.num_negatives > least:
+        if num_negatives is not None and num_negatives > least:
             raise ConfigError(
                 f"num_negatives is {num_negatives}, but row {int(available.argmin())} has only {least} rejected "
-                "answers: lower num_negatives or prepare longer candidate lists"
+                "answers: lower num_negatives, prepare longer candidate lists, or leave it out to use all answers"
             )
-        self.redrawn = negatives == "per_epoch" and bool((available > self.num_negatives).any())
+        self.sizes = (least, int(available.max())) if num_negatives is None else (num_negatives, num_negatives)
         self.seed = seed
         self.epoch = 0
         self.choice_sets = list(choice_sets)
-        if not self.redrawn:
+        if negatives == "fixed":
             self.choice_sets = [self._take(i, self._columns(i)) for i in range(len(choice_sets))]
         self.ref_logps: NDArray[np.float32] | None = None
 
@@ -81,22 +84,18 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         return len(self.choice_sets)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not self.redrawn:
-            row: dict[str, Any] = {"choices": self.choice_sets[index]}
-            columns = slice(None)
-        else:
-            columns = self._columns(index)
-            row = {"choices": self._take(index, columns)}
+        columns = self._columns(index)
+        row: dict[str, Any] = {"choices": self._take(index, columns)}
         if self.ref_logps is not None:
             row["ref_logps"] = self.ref_logps[index][columns]
         return row
 
-    def _columns(self, index: int) -> Any:
+    def _columns(self, index: int) -> list[int]:
         rejected = len(self.choice_sets[index].answers) - 1
-        if rejected == self.num_negatives:
+        if rejected <= self.sizes[1]:
             return [*range(1 + rejected)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        return [0, *(1 + rng.choice(rejected, self.num_negatives, replace=False)).tolist()]
+        return [0, *(1 + rng.choice(rejected, self.sizes[1], replace=False)).tolist()]
 
     def _take(self, index: int, columns: Sequence[int]) -> ChoiceSet:
         whole = self.choice_sets[index]
@@ -104,23 +103,25 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
 
 
 def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder | ItemEncoder) -> list[ChoiceSet]:
-    """Return the choice sets of rows `prompt, completion` (TRL's names).
-
-    Raises:
-        DataError: a column is missing or empty; the message names the row.
-    """
+    """Return the choice sets of rows `prompt, completion`; raise DataError if a column is missing or empty."""
     return [encoder.encode_text(_text(row, "prompt", i), [_text(row, "completion", i)]) for i, row in enumerate(rows)]
 
 
 def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder | ItemEncoder) -> list[ChoiceSet]:
-    """Return the choice sets of rows `prompt, chosen, rejected` (TRL's names).
+    """Return the choice sets of rows `prompt, chosen, rejected`, where `rejected` is a list, or one string (N = 1).
 
-    `rejected` is a list of strings, or one string (N = 1).
-
-    Raises:
-        DataError: a column is missing or empty, or the chosen answer is among the rejected ones.
+    Raise DataError if a column is missing or empty, or the chosen answer is among the rejected ones.
     """
-    return [_encode_preference(row, i, encoder) for i, row in enumerate(rows)]
+    sets = []
+    for i, row in enumerate(rows):
+        chosen, rejected = _text(row, "chosen", i), row.get("rejected")
+        rejected = [rejected] if isinstance(rejected, str) else rejected
+        if not isinstance(rejected, Sequence) or not rejected or not all(isinstance(r, str) and r for r in rejected):
+            raise DataError(f"row {i}: `rejected` must be a text or a list of texts, got {rejected!r}")
+        if chosen in rejected:
+            raise DataError(f"row {i}: the chosen answer {chosen!r} is also among the rejected ones")
+        sets.append(encoder.encode_text(_text(row, "prompt", i), [chosen, *rejected]))
+    return sets
 
 
 def encode_examples(
@@ -143,18 +144,17 @@ def encode_examples(
         shown: titles in prompts, if these differ from the titles of answers.
 
     Raises:
-        TokenizerError: a row does not fit, even without its history; the message names row and user.
+        TokenizerError: a row does not fit, even without its history.
     """
     shown = catalogue if shown is None else shown
     sets = []
     for i, example in enumerate(examples):
         candidates = catalogue.titles_of(example.candidates)
-        target = catalogue.titles[example.target]
         if answers == "target":
-            wanted = [target]
+            wanted = [catalogue.titles[example.target]]
         elif answers == "target-first":
             index = example.target_index
-            wanted = [target, *candidates[:index], *candidates[index + 1 :]]
+            wanted = [candidates[index], *candidates[:index], *candidates[index + 1 :]]
         else:
             wanted = candidates
         template = templates[i % len(templates)]
@@ -164,17 +164,6 @@ def encode_examples(
         except TokenizerError as e:
             raise TokenizerError(f"row {i} (user {example.user_id}): {e}") from e
     return sets
-
-
-def _encode_preference(row: Mapping[str, Any], index: int, encoder: PromptEncoder | ItemEncoder) -> ChoiceSet:
-    chosen = _text(row, "chosen", index)
-    rejected = row.get("rejected")
-    rejected = [rejected] if isinstance(rejected, str) else rejected
-    if not isinstance(rejected, Sequence) or not rejected or not all(isinstance(r, str) and r for r in rejected):
-        raise DataError(f"row {index}: `rejected` must be a text or a list of texts, got {rejected!r}")
-    if chosen in rejected:
-        raise DataError(f"row {index}: the chosen answer {chosen!r} is also among the rejected ones")
-    return encoder.encode_text(_text(row, "prompt", index), [chosen, *rejected])
 
 
 def _text(row: Mapping[str, Any], column: str, index: int) -> str:

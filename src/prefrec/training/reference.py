@@ -39,13 +39,13 @@ def reference_logps(
 ) -> NDArray[np.float32]:
     """Return the log-probabilities [n, C] of all answers under the reference, from the cache in `folder` if possible.
 
-    The file records the time of the computation. A training that finds it is credited with that time
-    (`credit_cached_time`). All processes must call this function: each computes its share, and the first one reads
-    and writes the file.
+    Entries where a choice set has fewer than C answers are −inf. The file records the time of the computation, with
+    which a training that finds it is credited (`credit_cached_time`). All processes must call this function: each
+    computes its share, and the first one reads and writes the file.
 
     Args:
         scorer: of the policy; the reference is its adapter `ref`, its base, or (without PEFT) the model itself.
-        choice_sets: n choice sets with C answers each.
+        choice_sets: n of them.
         batch_size: choice sets per batch.
         precision: makes the autocast context, entered for each batch.
         folder: of safetensors files, one per key.
@@ -64,9 +64,9 @@ def reference_logps(
             with precision():
                 scores = scorer.score([choice_sets[i] for i in rows], reference)
             computed.append((rows, scores.cpu().numpy()))
-    out = np.empty((len(choice_sets), len(choice_sets[0].answers)), dtype=np.float32)
+    out = np.full((len(choice_sets), max(len(c.answers) for c in choice_sets)), -np.inf, dtype=np.float32)
     for rows, values in processes.pool(computed):
-        out[rows] = values
+        out[rows, : values.shape[1]] = values
     if processes.is_first():
         _write(cache, key, out, watch.read())
     return out

@@ -57,7 +57,7 @@ class SFTTrainer(ChoiceTrainer):
         return int(batch["targets"].numel() if self.within is None else batch["choice_mask"].sum())
 
     def choice_loss(
-        self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor], weight: Tensor | float
+        self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Any], weight: Tensor | float
     ) -> Tensor:
         if not model.training:
             return self._held_out_loss(model, passes, extra)
@@ -68,7 +68,7 @@ class SFTTrainer(ChoiceTrainer):
         self.record(model, {"logps/chosen": sums}, extra, titles)
         return -token_logps.sum()
 
-    def _held_out_loss(self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor]) -> Tensor:
+    def _held_out_loss(self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Any]) -> Tensor:
         """Record loss and NDCG of rows whose first answer is the chosen one; return the summed loss."""
         logps = self.eval_scorer.choice_logps(passes, model)
         chosen = logps[:, 0]

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from torch.nn.utils.rnn import pad_sequence
 from transformers.trainer_utils import get_last_checkpoint
 
 from prefrec.errors import ConfigError
-from prefrec.lm.catalogue_softmax import CatalogueSoftmax
-from prefrec.lm.items import ItemEncoder
 from prefrec.lm.packing import PackedBatch
+from prefrec.lm.scorer import ChoiceScorer
 from prefrec.losses import (
     PreferenceLoss,
     effective_negatives,
     find_loss,
+    loss_by_size,
     loss_name,
     needs_reference,
     softmax_dpo_loss,
 )
-from prefrec.prompts import PromptEncoder
 from prefrec.training.adapters import (
     REFERENCE_ADAPTER,
     add_reference_adapter,
@@ -37,6 +37,9 @@ from prefrec.training.datasets import PreferenceDataset, encode_preferences
 from prefrec.training.passes import chain_rule_term, logps_no_grad
 from prefrec.training.reference import reference_logps
 
+SIZES = "sizes"
+"""Number of answers of each row, in a collated batch."""
+
 
 class SoftmaxDPOTrainer(ChoiceTrainer):
     """A trainer that aligns a causal LM with one chosen and N rejected answers per row.
@@ -46,17 +49,12 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             or a name for `prefrec.lm.models.load_model`.
         args: a `SoftmaxDPOConfig`.
         train_dataset: rows `prompt: str, chosen: str, rejected: list[str]` (a `datasets.Dataset` or a list
-            of dicts), or a `PreferenceDataset`.
+            of dicts), or a `PreferenceDataset`. Rows may have different numbers of rejected answers.
         eval_dataset: the same.
-        processing_class: the tokenizer; None: that of the model's folder.
         peft_config: train a new adapter of this kind; the reference is the base without it.
-        within: score answers among the titles of a catalogue; None: among all tokens.
-        eval_within: the same for `eval_dataset`; None: `within`.
-        encoder: of prompts and answers; None: of text, by the tokenizer.
 
-    The given model is changed: its weights are trained, an adapter of `peft_config` is put around it, a PEFT model
-    gets the frozen adapter `ref`, dropout is switched off (unless `disable_dropout=False`), and LoRA layers may
-    compute by oneDNN (`prefrec.lm.cpu.lora`).
+    The other arguments are those of `SFTTrainer`, and the given model is changed as there. A PEFT model also gets the
+    frozen adapter `ref`.
 
     Logged metrics: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (the chosen reward
     is the highest), `logps/chosen`, `logps/rejected`, and `negatives/effective` (1/Σw², see
@@ -65,44 +63,19 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     description = "S-DPO"
 
-    def __init__(
-        self,
-        model: PreTrainedModel | PeftModel | str,
-        args: SoftmaxDPOConfig,
-        train_dataset: Any,
-        eval_dataset: Any = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        peft_config: PeftConfig | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        within: CatalogueSoftmax | None = None,
-        eval_within: CatalogueSoftmax | None = None,
-        encoder: PromptEncoder | ItemEncoder | None = None,
-    ) -> None:
+    def prepare_loss(self, model: nn.Module, args: SoftmaxDPOConfig) -> None:
         self.config = args
-        self.max_tokens_per_pass = args.max_tokens_per_pass
         self.loss_function = find_loss(args.loss_type)
         self._needs_reference = needs_reference(self.loss_function)
         self.description = "S-DPO" if self.loss_function is softmax_dpo_loss else loss_name(args.loss_type).upper()
         self._stored = False
         if isinstance(model, PeftModel):
             add_reference_adapter(model)
-        super().__init__(
-            model,
-            args,
-            train_dataset,
-            eval_dataset,
-            processing_class,
-            peft_config,
-            callbacks,
-            within,
-            eval_within,
-            encoder,
-        )
-        if self._needs_reference and not isinstance(self.model, PeftModel) and not self._precomputes():
-            raise ConfigError(
-                "training all weights leaves no reference in memory: set precompute_ref_log_probs=True, or train an "
-                "adapter (peft_config), which FSDP and DeepSpeed always need"
-            )
+
+    def about_rows(self) -> str:
+        least, most = cast(PreferenceDataset, self.train_dataset).sizes
+        count = f"{least} to {most}" if least < most else f"{most}"
+        return f"{super().about_rows()}, N = {count} rejected titles per row"
 
     def build_dataset(self, rows: Any) -> Any:
         if isinstance(rows, PreferenceDataset):
@@ -115,17 +88,26 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         # Without an adapter the reference is the model before its first step, which a second call cannot compute.
         if self._precomputes() and not (self._stored and not isinstance(self.model, PeftModel)):
             self._resume_reference(resume_from_checkpoint)
-            for name, dataset in (("train", self.train_dataset), ("eval", self.eval_dataset)):
-                if dataset is not None:
-                    self._precompute(cast(PreferenceDataset, dataset), name)
+            self._precompute(self.train_dataset, self.scorer)
+            if self.eval_dataset is not None:
+                self._precompute(self.eval_dataset, self.eval_scorer)
             self._stored = True
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        collated = super().collate(rows)
+        # A list and not a tensor: it stays on the CPU, where the loss groups the rows by it.
+        collated[SIZES] = [len(row["choices"].answers) for row in rows]
+        if "ref_logps" in rows[0]:
+            known = [torch.from_numpy(row["ref_logps"]) for row in rows]
+            collated["ref_logps"] = pad_sequence(known, batch_first=True, padding_value=-math.inf)
+        return collated
 
     def count_items(self, batch: Mapping[str, Any]) -> int:
         return int(batch["choice_mask"].shape[0])
 
     def choice_loss(
-        self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Tensor], weight: Tensor | float
+        self, model: nn.Module, passes: Sequence[PackedBatch], extra: Mapping[str, Any], weight: Tensor | float
     ) -> Tensor:
         ref_logps = extra.get("ref_logps")
         if ref_logps is None and self._needs_reference:
@@ -133,7 +115,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         in_parts = len(passes) > 1 and torch.is_grad_enabled()
         scorer = self.scorer_for(training=model.training)
         policy_logps = logps_no_grad(scorer, model, passes) if in_parts else scorer.choice_logps(passes, model)
-        out = self.loss_function(policy_logps, ref_logps, self.config.beta)
+        out = loss_by_size(self.loss_function, policy_logps, ref_logps, self.config.beta, extra[SIZES])
         metrics = preference_metrics(out, policy_logps)
         if not model.training:
             metrics["loss"] = out.losses  # replaces transformers' mean, which counts rows that are read twice
@@ -151,9 +133,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         return loss.detach() + (part - part.detach())
 
     def _precomputes(self) -> bool:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return False  # sharded weights can only be used inside the training loop
-        return self.config.precompute_ref_log_probs and self._needs_reference
+        # Sharded weights can only be used inside the training loop.
+        return self.config.precompute_ref_log_probs and self._needs_reference and not self.is_sharded
 
     def _resume_reference(self, checkpoint: str | bool | None) -> None:
         """Read the adapter `ref` of a resumed run from its checkpoint, before the reference is computed."""
@@ -164,17 +145,9 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             if folder.is_dir():
                 read_reference_adapter(self.model, folder)
 
-    def _precompute(self, dataset: PreferenceDataset, name: str) -> None:
-        if len({len(c.answers) for c in dataset.choice_sets}) > 1:
-            if isinstance(self.model, PeftModel):
-                return  # no rectangular table fits rows of different length; the frozen adapter scores in each step
-            raise ConfigError(
-                f"the {name} rows have different numbers of rejected answers, for which no reference can be stored, "
-                "and training all weights leaves none in memory: set negatives='fixed', give all rows equally many, "
-                "or train an adapter (peft_config)"
-            )
+    def _precompute(self, dataset: Any, scorer: ChoiceScorer) -> None:
         dataset.ref_logps = reference_logps(
-            self.scorer_for(training=name == "train"),
+            scorer,
             dataset.choice_sets,
             batch_size=self.args.per_device_eval_batch_size,
             precision=self._autocast,
@@ -186,23 +159,32 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         policy = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if not isinstance(policy, PeftModel):
             raise ConfigError(
-                "these rows have no stored reference, and training all weights leaves none in memory: pass them as "
-                "train_dataset or eval_dataset before `train()`, or train an adapter (peft_config)"
+                "these rows have no stored reference, and training all weights leaves none in memory: set "
+                "precompute_ref_log_probs=True and pass them as train_dataset or eval_dataset before `train()`, or "
+                "train an adapter (peft_config), which FSDP and DeepSpeed always need"
             )
         with torch.no_grad(), reference_of(policy), self._autocast():
             return self.scorer_for(training=was_training).choice_logps(passes, model)
 
 
 def preference_metrics(out: PreferenceLoss, policy_logps: Tensor) -> dict[str, Tensor]:
-    """Return TRL's metrics of a preference batch, each [B], from rewards and log-probabilities [B, 1+N]."""
+    """Return TRL's metrics of a preference batch, each [B], from rewards and log-probabilities [B, 1+N].
+
+    Both are −inf where a row has fewer rejected answers; means are over those that it has.
+    """
     rewards, logps = out.rewards.detach(), policy_logps.detach()
+    absent = logps[:, 1:].isneginf()
+
+    def mean(rejected: Tensor) -> Tensor:
+        return rejected.masked_fill(absent, 0.0).sum(dim=1) / (~absent).sum(dim=1)
+
     chosen, rejected = rewards[:, 0], rewards[:, 1:]
     return {
         "rewards/chosen": chosen,
-        "rewards/rejected": rejected.mean(dim=1),
-        "rewards/margins": chosen - rejected.mean(dim=1),
+        "rewards/rejected": mean(rejected),
+        "rewards/margins": chosen - mean(rejected),
         "rewards/accuracies": (chosen > rejected.max(dim=1).values).float(),
         "logps/chosen": logps[:, 0],
-        "logps/rejected": logps[:, 1:].mean(dim=1),
+        "logps/rejected": mean(logps[:, 1:]),
         "negatives/effective": effective_negatives(rewards),
     }
