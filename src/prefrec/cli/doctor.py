@@ -40,29 +40,15 @@ def doctor(as_json: o.AsJson = False) -> None:
 
 def _lines(facts: Facts) -> list[tuple[str, str]]:
     """Return name and value of each line."""
-    versions = dict(facts.versions)
-    system = versions.pop("platform") or ""
-    load = "" if facts.load is None else f", load {facts.load:.1f}"
-    lines = [
-        ("versions", ", ".join(f"{name} {version or '–'}" for name, version in versions.items())),
-        ("platform", system),
-        ("processor", " ".join([facts.processor, *facts.features])),
-        ("threads", f"{facts.threads} of {facts.cores} cores{load}"),
-        ("settings", ", ".join(f"{k}={v}" for k, v in facts.settings.items()) or "none"),
-    ]
-    for gpu in facts.gpus:
-        kind = "" if gpu.bfloat16 else ", no bfloat16"
-        lines.append(("GPU", f"{gpu.name}, {gibibytes(gpu.free)} of {gibibytes(gpu.total)} free{kind}"))
-    if not facts.gpus:
-        lines.append(("GPU", "none"))
-    lines += [(f"GFLOP/s ({device})", _gflops(rates)) for device, rates in facts.rates.items()]
     return [
-        *lines,
+        ("versions", ", ".join(f"{name} {version}" for name, version in facts.versions.items())),
+        ("processor", f"{facts.processor}, {facts.threads} of {facts.cores} cores, load {facts.load:.1f} per core"),
+        ("settings", ", ".join(f"{k}={v}" for k, v in facts.settings.items()) or "none"),
+        ("GPU", ", ".join(facts.gpus) or "none"),
+        *((f"GFLOP/s ({device})", _gflops(rates)) for device, rates in facts.rates.items()),
         ("float32 by", f"{facts.linear} ({_gflops(facts.linear_rates)} GFLOP/s)"),
         ("memory free", gibibytes(facts.memory_free)),
         *(("disk free", f"{gibibytes(free)} in {folder}") for folder, free in facts.disk_free.items()),
-        ("extras", ", ".join(e.name for e in facts.extras if not e.missing) or "none"),
-        ("embedded model", facts.embedded or "not installed"),
         ("kernels by", facts.compiler or "nothing"),
     ]
 
