@@ -46,10 +46,7 @@ class Trie:
 
     @classmethod
     def build(cls, answers: Sequence[Sequence[int]]) -> Trie:
-        """Return the trie of answers as token ids, end token included.
-
-        Raises:
-            ValueError: there is no answer, or one is empty.
+        """Return the trie of answers as token ids, end token included; raise ValueError without an answer or a token.
 
         Two answers share their first token, two are equal, one is the beginning of another:
 
@@ -63,13 +60,13 @@ class Trie:
         """
         if not answers or not all(map(len, answers)):
             raise ValueError("a trie needs answers, and a token in each")
-        tokens, parents, depths, terminals = _preorder([tuple(a) for a in answers])
+        tokens, parents, depths, ends, terminals = _preorder([tuple(a) for a in answers])
         m = len(tokens)
         return cls(
             tokens=tokens,
             parents=parents,
             depths=depths,
-            ends=np.arange(m) + _sizes(parents, depths),
+            ends=ends,
             child_starts=_starts(parents[1:], m),
             children=1 + np.argsort(parents[1:], kind="stable"),
             terminals=terminals,
@@ -132,43 +129,34 @@ class Trie:
         return out
 
 
-def _preorder(answers: Sequence[tuple[int, ...]]) -> tuple[Ints, Ints, Ints, Ints]:
-    """Return tokens, parents and depths of the nodes, and the terminals of the answers.
+def _preorder(answers: Sequence[tuple[int, ...]]) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """Return tokens, parents, depths and ends of the nodes, and the terminals of the answers.
 
     In lexicographic order the answers visit the trie in preorder. Each adds a node for every token that it does not
     share with the answer before it.
     """
-    tokens, parents, depths = [-1], [-1], [0]
+    tokens, parents, depths, ends = [-1], [-1], [0], [0]
     terminals = np.empty(len(answers), dtype=np.int64)
     path: list[int] = [ROOT]
     last: tuple[int, ...] = ()
     for i in sorted(range(len(answers)), key=answers.__getitem__):
         answer = answers[i]
-        del path[1 + _shared(last, answer) :]
+        differ = (n for n, (x, y) in enumerate(zip(last, answer, strict=False)) if x != y)
+        shared = next(differ, min(len(last), len(answer)))
+        for node in path[1 + shared :]:
+            ends[node] = len(tokens)
+        del path[1 + shared :]
         for token in answer[len(path) - 1 :]:
             tokens.append(token)
             parents.append(path[-1])
             depths.append(len(path))
+            ends.append(0)
             path.append(len(tokens) - 1)
         terminals[i] = path[-1]
         last = answer
-    return np.array(tokens), np.array(parents), np.array(depths), terminals
-
-
-def _shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """Return the length of the common prefix of two answers."""
-    for n, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return n
-    return min(len(a), len(b))
-
-
-def _sizes(parents: Ints, depths: Ints) -> Ints:
-    """Return the number of nodes [M] under each node, itself included."""
-    sizes = np.ones(len(parents), dtype=np.int64)
-    for level in reversed(_levels(depths)[1:]):  # `add.at`, because siblings share a parent
-        np.add.at(sizes, parents[level], sizes[level])
-    return sizes
+    for node in path:
+        ends[node] = len(tokens)
+    return np.array(tokens), np.array(parents), np.array(depths), np.array(ends), terminals
 
 
 def _levels(depths: Ints) -> list[Ints]:
