@@ -47,12 +47,9 @@ class PromptEncoder:
     sees. Text from data never becomes a special token: `<|im_end|>` inside a title is read as characters.
 
     Args:
-        tokenizer: of the language model.
+        tokenizer: of the language model, with an end token.
         max_length: maximal tokens of a prompt with its longest answer; None for no limit.
         chat: wrap the prompt as a user's message in the tokenizer's chat template.
-
-    Raises:
-        TokenizerError: the tokenizer has no end token, or no chat template although `chat` is set.
     """
 
     def __init__(

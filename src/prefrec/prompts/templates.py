@@ -29,10 +29,7 @@ class PromptTemplate:
     """A prompt template with the placeholders `history` and `candidates` (lists of titles, oldest first).
 
     The rendered text is the whole prompt. The answer follows directly if it ends with white space (such as a new
-    line), else after one space.
-
-    Raises:
-        TemplateError: on creation, if the text is not a usable template.
+    line), else after one space. Creation raises TemplateError if the text is not a usable template.
     """
 
     name: str
@@ -87,15 +84,10 @@ class PromptTemplate:
 
 
 def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
-    """Return a built-in template by name, or read a template from a file.
+    """Return a built-in template by name, or read a template from a file; raise TemplateError if that fails.
 
-    Args:
-        name: `1`, `2`, `3` (a phrasing of `domain`), `continue` (the history comes last and the answer is its next
-            line), `movies/2` (of a named domain), or a path to a jinja2 file.
-        domain: `movies`, `books`, `music` or `generic`.
-
-    Raises:
-        TemplateError: the template does not exist or is not usable.
+    `name` is `1`, `2`, `3` (a phrasing of `domain`), `continue` (the history comes last and the answer is its next
+    line), `movies/2` (of a named domain), or a path to a jinja2 file.
     """
     relative = name if "/" in name else f"{domain}/{name}"
     known = template_names()

@@ -88,16 +88,12 @@ def is_adapter(folder: Path) -> bool:
 
 
 def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False, **loading: Any) -> nn.Module:
-    """Load a base model with trained weights.
+    """Load a base model (a name for `load_model`) with trained weights; raise ModelError if they cannot be read.
 
     Args:
-        base: a name for `prefrec.lm.models.load_model`.
         weights: folder of an adapter, or of the whole model if all weights were trained; None: the bare base.
         is_trainable: keep the adapter trainable, in float32.
         **loading: passed to `load_model`.
-
-    Raises:
-        ModelError: base or weights cannot be found or read.
     """
     if weights is None:
         return load_model(base, **loading)
@@ -115,13 +111,8 @@ def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False,
 def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
     """Return `model` with the adapter of a folder; warn if its configuration names another base.
 
-    Args:
-        model: the base that the adapter was trained on. It may already have adapters.
-        folder: written by `save_pretrained` of a PEFT model.
-        **kwargs: of `PeftModel.from_pretrained`; a model with adapters needs `adapter_name`.
-
-    Raises:
-        ModelError: the folder has no LoRA adapter in safetensors, or it does not fit the model.
+    `kwargs` are those of `PeftModel.from_pretrained`; a model with adapters needs `adapter_name`. Raise ModelError if
+    the folder has no LoRA adapter in safetensors, or it does not fit.
     """
     trained_on = _base_in(check_adapter(folder))
     base = str(getattr(getattr(language_model(model), "config", None), "_name_or_path", None) or "")

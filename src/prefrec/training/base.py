@@ -214,13 +214,10 @@ class ChoiceTrainer(Trainer):
         extra: Mapping[str, Any],
         counts: Tensor | None = None,
     ) -> None:
-        """Add `metrics`, one value per row [B], to the means of the next log line.
+        """Add `metrics`, sums over each row's items [B], to the means of the next log line.
 
-        Args:
-            model: its mode distinguishes training from evaluation.
-            metrics: name → values [B].
-            extra: of the batch; in evaluation it has each row's number in the dataset.
-            counts: [B] number of items in each row's sum; None: one.
+        `extra` of a batch in evaluation has the rows' numbers in the dataset. `counts` [B] are the numbers of items;
+        None: one each.
         """
         for name, values in metrics.items():
             sums = values.detach().float()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 from prefrec import processes
 from prefrec.console import say
-from prefrec.files import write_whole, writing
+from prefrec.files import read_json, write_json, writing
 from prefrec.lm.items import item_table, save_item_model
 
 BEST = "best"
@@ -21,13 +20,10 @@ _ABOUT = "best.json"
 
 
 class KeepBest(TrainerCallback):
-    """A callback that saves the best weights so far and stops training when they no longer improve.
+    """A callback that saves the best weights so far in `best`, and ends training when they no longer improve.
 
-    Best is the highest `eval_ndcg@10`, or without it the lowest `eval_loss`.
-
-    Args:
-        trainer: its weights are saved in the folder `best` of its output.
-        patience: evaluations in a row without a new best before training ends.
+    Best is the highest `eval_ndcg@10`, or without it the lowest `eval_loss`. Training ends after `patience`
+    evaluations in a row without a new best.
     """
 
     def __init__(self, trainer: Trainer, patience: int) -> None:
@@ -62,10 +58,7 @@ class KeepBest(TrainerCallback):
 
 def read_best(folder: Path) -> dict[str, Any] | None:
     """Return value, step and epoch of the weights in a folder `best`, or None."""
-    try:
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    about = read_json(folder / _ABOUT)
     return about if isinstance(about, dict) else None
 
 
@@ -89,7 +82,7 @@ def save_weights(trainer: Trainer, folder: Path, about: dict[str, Any] | None = 
                 model.save_pretrained(str(scratch), state_dict=weights)
                 cast(Any, trainer.processing_class).save_pretrained(str(scratch))
         if about is not None:
-            write_whole(scratch / _ABOUT, lambda p: p.write_text(json.dumps(about), encoding="utf-8"))
+            write_json(scratch / _ABOUT, about)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
     trainer.accelerator.wait_for_everyone()

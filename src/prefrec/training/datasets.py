@@ -135,16 +135,9 @@ def encode_examples(
 ) -> list[ChoiceSet]:
     """Return the choice sets of ranking examples; row i has template i mod the number of templates.
 
-    Args:
-        catalogue: titles of all items.
-        templates: one or more phrasings.
-        encoder: of the model's tokenizer, or of item tokens.
-        answers: `target` (SFT), `target-first` (alignment: target, then the other candidates in order), or
-            `candidates` (scoring: all in order).
-        shown: titles in prompts, if these differ from the titles of answers.
-
-    Raises:
-        TokenizerError: a row does not fit, even without its history.
+    Answers are the `target` (SFT), the `target-first` and then the other candidates in order (alignment), or all
+    `candidates` in order (scoring). `shown` are the titles in prompts, if these differ from the titles of answers.
+    Raise TokenizerError if a row does not fit, even without its history.
     """
     shown = catalogue if shown is None else shown
     sets = []

@@ -48,12 +48,10 @@ def redraw_lists(
 
     Args:
         data: items, and interactions to count popularity in.
-        how: see `DrawnFrom`.
+        how: see `DrawnFrom`. `judge` scores the `pool` of items of a row for `hard`, and `sampler` draws for
+            `reference`.
         seed: of the draws.
         size: candidates per list, the target included; None: the length of the longest list.
-        pool: items drawn per row for `hard`; fewer if the catalogue is small.
-        judge: scores the pool for `hard`.
-        sampler: draws items for `reference`.
         known: `user_id, item_id` that are never negatives, in addition to target and history; None: the training
             interactions.
 

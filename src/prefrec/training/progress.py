@@ -22,32 +22,23 @@ class ProgressCallback(TrainerCallback):
         self.note = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
-            return
         self.started = self.last = time.monotonic()
         self.first_step = state.global_step
-        if console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
+        if console.is_terminal and state.is_world_process_zero:
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self.bar = Progress(*columns, console=console, transient=True)
             self.bar.start()
             self.task = self.bar.add_task(self.description, total=state.max_steps, completed=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
-            return
+        text = f"{self.description}{self.note}"
         if self.bar is not None:
-            text = f"{self.description}{self.note}"
             self.bar.update(self.task, completed=state.global_step, description=text)
         elif time.monotonic() - self.last >= LOG_EVERY_S:
             self.last = time.monotonic()
             pace = (self.last - self.started) / max(1, state.global_step - self.first_step)
             left = pace * (state.max_steps - state.global_step)
-            say(f"{self.description}: step {state.global_step}/{state.max_steps}{self.note}, {left:.0f} s left")
+            say(f"{text}: step {state.global_step}/{state.max_steps}, {left:.0f} s left")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kw: Any) -> None:
         if logs and "loss" in logs:

@@ -19,11 +19,7 @@ class StepSampler(Sampler[int]):
     change which rows a step has. The order depends only on seed and epoch, so a resumed run continues it. Without
     lengths it is that of `torch.utils.data.RandomSampler` with a generator of seed + epoch.
 
-    Args:
-        rows: number of rows.
-        step: rows per optimiser step, over all processes and accumulation steps.
-        lengths: returns the lengths of the rows in this epoch; None: not sorted.
-        seed: of the order.
+    There are `rows` rows, `step` per optimiser step over all processes. `lengths` returns those of this epoch.
     """
 
     def __init__(self, rows: int, step: int, lengths: Callable[[], Sequence[int]] | None, seed: int) -> None:

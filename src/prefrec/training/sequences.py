@@ -28,15 +28,12 @@ class TrajectoryDataset(Dataset[dict[str, Any]]):
     epoch and user, and the number of rows is constant.
 
     Args:
-        histories: titles of each user, oldest first.
+        histories: titles of each user, oldest first; of at least `LEAST` titles.
         encoders: one per phrasing; each row uses a random one.
         titles: approximate titles per row; cuts move by up to half a row.
         drop: share of titles dropped in each epoch.
         max_length: tokens per row; the oldest titles of longer rows are dropped.
         seed: of the draws.
-
-    Raises:
-        DataError: no history has `LEAST` titles.
     """
 
     def __init__(
@@ -103,11 +100,6 @@ class TrajectoryDataset(Dataset[dict[str, Any]]):
 
 
 def user_histories(interactions: pl.DataFrame, catalogue: Catalogue) -> list[list[str]]:
-    """Return the titles of each user, oldest first.
-
-    Args:
-        interactions: training interactions, `user_id, item_id, …`, each user's rows together and in order.
-        catalogue: titles of all items.
-    """
+    """Return the titles of each user, oldest first; `interactions` have each user's rows together and in order."""
     users = interactions.group_by("user_id", maintain_order=True).agg("item_id")
     return [catalogue.titles_of(items) for items in users["item_id"].to_list()]

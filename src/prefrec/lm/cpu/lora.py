@@ -34,13 +34,8 @@ class OneDNNLora(LoraLinear):
         base, down, up = self.base_layer, self.lora_A[name], self.lora_B[name]
         layers = [base, down, up]
         fits = all(type(layer) is OneDNNLinear and not _is_watched(layer) for layer in layers)
-        if (
-            not fits
-            or down.bias is not None
-            or up.bias is not None
-            or base.weight.requires_grad
-            or not is_ours(x, *(layer.weight for layer in layers))
-        ):
+        plain = down.bias is None and up.bias is None and not base.weight.requires_grad
+        if not (fits and plain and is_ours(x, *(layer.weight for layer in layers))):
             return super().forward(x)
         rows = x.reshape(-1, x.shape[-1])
         out = _Lora.apply(rows, base.weight, base.bias, down.weight, up.weight, self.scaling[name])
