@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import math
 import os
 import resource
@@ -113,21 +111,6 @@ def peak_bytes(device: str) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def resident_bytes(device: str) -> int:
-    """Return the memory in use in bytes: of the process (resident), or of torch on the GPU."""
-    if device == "cuda":
-        return torch.cuda.memory_allocated()
-    return psutil.Process().memory_info().rss
-
-
-def give_memory_back() -> None:
-    """Return freed memory to the system if the C library can do so (glibc)."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
-
-
 def free_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """Return the free memory in bytes, within a container's limit."""
     free = [psutil.virtual_memory().available]
@@ -155,13 +138,6 @@ def processor_says(*names: str, proc: Path = PROC) -> str:
     """Return the first processor's entry of one of these names, such as `model name`, in Linux; else ""."""
     lines = _lines(proc / "cpuinfo")
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
-
-
-def limit_memory(most: int) -> None:
-    """Let allocations fail in this process beyond `most` bytes more than are mapped now (Linux)."""
-    if sys.platform == "linux":
-        end = psutil.Process().memory_info().data + most
-        resource.setrlimit(resource.RLIMIT_DATA, (end, end))
 
 
 def _groups(controller: str, proc: Path, cgroups: Path) -> Iterator[Path]:

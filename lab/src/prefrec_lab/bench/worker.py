@@ -121,7 +121,8 @@ def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> N
     print(f"--- {' '.join(map(str, job.key))}", file=sys.stderr, flush=True)  # noqa: T201
     import torch
 
-    from prefrec.clock import free_bytes, give_memory_back, limit_memory
+    from prefrec.clock import free_bytes
+    from prefrec_lab.bench.memory import give_memory_back, limit_memory
     from prefrec_lab.bench.methods import measure
 
     if job.settings.threads:
