@@ -15,7 +15,7 @@ from prefrec.errors import ConfigError
 from prefrec.files import content_digest
 from prefrec.lm.models import base_digest
 from prefrec.pipeline.encoders import prompt_encoder
-from prefrec.pipeline.recipe import LoraSection, ModelSection
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, LoraSection, ModelSection
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import Ranker
@@ -164,6 +164,13 @@ def reference_entry(made_of: Ingredients, name: str) -> Entry:
     return Entry(name, stage_key(reference=name, data=made_of.data_key, seed=seed), load, load)
 
 
+def part_entry(made_of: Ingredients, name: str, ranker: str, entries: Mapping[str, Entry], field: str) -> Entry:
+    """Return a reference row, or the entry that a ranker's field names; raise ConfigError if there is none."""
+    if name in REFERENCE_RANKERS:
+        return reference_entry(made_of, name)
+    return known_entry(name, ranker, entries, field, REFERENCE_RANKERS)
+
+
 def known_entry(name: str, ranker: str, entries: Mapping[str, Entry], field: str, more: Sequence[str] = ()) -> Entry:
     """Return the entry that a ranker's field names; raise ConfigError, which also lists `more`, if there is none."""
     if name not in entries:
@@ -186,7 +193,8 @@ def model_digests(model: ModelSection, domain: str) -> dict[str, Any]:
     """Return field → digest of what it names: the base's files, and the templates' texts or the items' encoder."""
     digests: dict[str, Any] = {"name": base_digest(model.name)}
     if model.answers == "items":
-        vectors = base_digest(model.items.vectors)
+        vectors = model.items.vectors
+        vectors = vectors if vectors in ("base", "tfidf") else base_digest(vectors)
         return digests | {"items": model.items.model_dump() | {"vectors": vectors}}
     texts = [load_template(name, domain=domain).source for name in model.templates]
     return digests | {"templates": [hashlib.sha256(text.encode()).hexdigest() for text in texts]}

@@ -147,7 +147,7 @@ def test_a_server_and_a_table_of_users_as_settings(recipe, tmp_path):
     user = data.test[0].user_id
     (tmp_path / "people.csv").write_text(f"user_id,age\n{user},24\n", encoding="utf-8")
     config = ChatRecConfig(server={"url": "http://127.0.0.1:9/v1"}, users=tmp_path / "people.csv")
-    ranker = chat_rec_ranker(config, data, recipe.model, {}, seed=0)
+    ranker = chat_rec_ranker(config, Ingredients(data, "", recipe.model, None, 0), {})
     assert isinstance(ranker.chat, EndpointChat)
     assert ranker.profiles.lines(user, [])[0] == "age: 24"
     assert ranker.domain == "movies"

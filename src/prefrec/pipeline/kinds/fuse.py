@@ -22,10 +22,9 @@ from prefrec.pipeline.entry import (
     adapter_key,
     due,
     full_entries,
-    known_entry,
     lm_ranker,
     model_key,
-    reference_entry,
+    part_entry,
 )
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, Recipe, check_known
@@ -45,12 +44,7 @@ def fuse_stage(made_of: Ingredients, config: FuseConfig, folder: Path, before: M
 
     Raise ConfigError if a part does not exist, or cannot be asked about the whole catalogue as the weights need it.
     """
-    parts = [
-        reference_entry(made_of, name)
-        if name in REFERENCE_RANKERS
-        else known_entry(name, config.name, before, "parts", REFERENCE_RANKERS)
-        for name in config.parts
-    ]
+    parts = [part_entry(made_of, name, config.name, before, "parts") for name in config.parts]
     parts += [_title_prior_entry(made_of)] if config.title_prior else []
     full = full_entries(parts)
     rows = made_of.data.some("validation", config.rows)

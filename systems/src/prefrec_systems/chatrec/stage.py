@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefrec.data import PreparedData
 from prefrec.data.readers import read_table
-from prefrec.pipeline.entry import Entry, Ingredients, known_entry
+from prefrec.pipeline.entry import Entry, Ingredients, part_entry
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ModelSection, Recipe, check_known
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.lm import BATCH_SIZE, load_lm
-from prefrec.rankers.reference import reference_ranker
 from prefrec.runs.stage import file_facts, stage_key
 from prefrec_systems.chatrec import ChatModel, ChatRecConfig, ChatRecRanker, EndpointChat, LocalChat, Profiles
 from prefrec_systems.endpoint import OpenAIClient
@@ -28,39 +26,32 @@ def chat_rec_stage(made_of: Ingredients, config: ChatRecConfig, folder: Path, be
         ConfigError: the retriever does not exist.
         ModelError: the server's model is not named, and the server does not name the one that it serves.
     """
-    retriever = retriever_entry(config, before)
+    retriever = part_entry(made_of, config.retriever, config.name, before, "retriever")
     chat, files = _chat_key(config, made_of.model), [config.users] if config.users else []
     key = stage_key(
         chat_rec=config.model_dump(exclude={"name", "model", "server", "batch_size", "max_length"}),
         chat=chat,
-        retriever=retriever.key if retriever else config.retriever,
-        retriever_model=retriever.model if retriever else None,
+        retriever=retriever.key,
+        retriever_model=retriever.model,
         data=made_of.data_key,
         seed=made_of.seed,
         files=file_facts(files),
     )
 
     def load(batch_size: int) -> Ranker:
-        return chat_rec_ranker(config, made_of.data, made_of.model, before, seed=made_of.seed, batch_size=batch_size)
+        return chat_rec_ranker(config, made_of, before, batch_size=batch_size)
 
     return Entry(config.name, key, load)
 
 
 def chat_rec_ranker(
-    config: ChatRecConfig,
-    data: PreparedData,
-    model: ModelSection,
-    before: Mapping[str, Entry],
-    *,
-    seed: int,
-    batch_size: int = BATCH_SIZE,
+    config: ChatRecConfig, made_of: Ingredients, before: Mapping[str, Entry], *, batch_size: int = BATCH_SIZE
 ) -> ChatRecRanker:
     """Load retriever, language model and profiles.
 
     Args:
-        model: the local model if `config` names none, and its precision.
+        made_of: its model is the local one if `config` names none, and its seed that of ties.
         before: entries by name, among them the retriever unless it is a reference row.
-        seed: of ties, and of the reference row `random`.
         batch_size: rows per pass of the retriever.
 
     Raises:
@@ -68,28 +59,21 @@ def chat_rec_ranker(
         DataError: the table of users cannot be read.
         ModelError, TokenizerError: the local model cannot be read, or has no chat template.
     """
-    entry = retriever_entry(config, before)
-    if entry is None:
-        retriever = reference_ranker(config.retriever, data.train_interactions, data.catalogue, seed, data.validation)
-    else:
-        retriever = entry.load(batch_size)
+    data = made_of.data
+    retriever = part_entry(made_of, config.retriever, config.name, before, "retriever").load(batch_size)
     users = None if config.users is None else read_table(config.users)
     profiles = Profiles(data.catalogue, data.train_interactions, users)
-    chat = _chat(config, model)
+    chat = _chat(config, made_of.model)
     return ChatRecRanker(
-        config.name, retriever, chat, data.catalogue, profiles, domain=data.domain, keep=config.keep, seed=seed
+        config.name,
+        retriever,
+        chat,
+        data.catalogue,
+        profiles,
+        domain=data.domain,
+        keep=config.keep,
+        seed=made_of.seed,
     )
-
-
-def retriever_entry(config: ChatRecConfig, before: Mapping[str, Entry]) -> Entry | None:
-    """Return the entry that retrieves; None for a reference row.
-
-    Raises:
-        ConfigError: no entry has this name.
-    """
-    if config.retriever in REFERENCE_RANKERS:
-        return None
-    return known_entry(config.retriever, config.name, before, "retriever", REFERENCE_RANKERS)
 
 
 def _chat_key(config: ChatRecConfig, model: ModelSection) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from prefrec.cli.rank import find_item
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, seen_items
 from prefrec.errors import ConfigError, DataError, PrefrecError
-from prefrec.pipeline.entry import Entry, full_entries
+from prefrec.pipeline.entry import Entry, Ingredients, full_entries
 from prefrec.pipeline.kinds import SEQUENTIAL
 from prefrec.pipeline.opened import Run, open_run
 from prefrec_systems.chatrec import ChatRecConfig, ChatSession, Reply
@@ -71,9 +71,8 @@ def chat(
     given = {"retriever": retriever, "keep": keep, "model": model, "max_new_tokens": max_new_tokens}
     config = _config(opened, {k: v for k, v in given.items() if v is not None}, server)
     who, known, seen = _user(opened.data, user, history or [])
-    ranker = chat_rec_ranker(
-        config, opened.data, opened.recipe.model, _entries(opened, config.retriever), seed=opened.recipe.seed
-    )
+    made_of = Ingredients(opened.data, "", opened.recipe.model, None, opened.recipe.seed)  # nothing needs its key
+    ranker = chat_rec_ranker(config, made_of, _entries(opened, config.retriever))
     fresh = [item for item in opened.data.catalogue.ids if item not in seen]
     session = ChatSession(ranker, who, known, fresh)
     for text, reply in _replies(session, ask, as_json):
