@@ -131,6 +131,18 @@ def test_half_written_predictions_are_made_again(evaluate, entries, asked, tmp_p
     assert asked == ["zero-shot"] * 2
 
 
+@pytest.mark.parametrize("cut", [True, False])
+def test_damaged_predictions_are_made_again(evaluate, entries, asked, tmp_path, capsys, cut):
+    before = evaluate(entries[:1])
+    path = tmp_path / "cache" / "zero-shot.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content[:-9] if cut else content)
+    assert evaluate(entries[:1]).predictions.equals(before.predictions)
+    assert "zero-shot.parquet is damaged; zero-shot is asked again" in capsys.readouterr().err
+    assert asked == ["zero-shot"] * 2
+
+
 def test_a_key_never_stands_beside_the_answers_to_another(evaluate, entries, asked, monkeypatch):
     evaluate(entries[:1])
 

@@ -29,6 +29,7 @@ from prefrec.clock import usable_cores
 from prefrec.console import say, track
 from reliability import disks
 from reliability.corpus import CASES, Place, make_place, verdict
+from reliability.damage import damage_files
 from reliability.fuzzing import ALL, fuzz
 from reliability.kills import kill_runs
 from reliability.parsers import PARSERS
@@ -45,6 +46,7 @@ START_S, SHORTEST_S = 15, 10
 
 NAMES = {
     "kills": "killed at random moments",
+    "damage": "flipped and cut files of a run",
     "disks": "full and read-only disks",
     "inputs": "malformed inputs",
     "bytes": "bytes of any kind (hypothesis)",
@@ -132,6 +134,7 @@ def soak(
         parts.append(part)
 
     do("kills", lambda part: _kills(part, recipe, folder, seed, clock.share(0.4)))
+    do("damage", lambda part: _damage(part, recipe, folder, seed, clock.share(0.25)))
     do("disks", lambda part: _disks(part, recipe, folder, clock.share(0.25)))
     do("inputs", lambda part: _corpus(part, place(), folder))
     do("bytes", lambda part: _bytes(part, folder, seed, clock.share(0.15)))
@@ -156,13 +159,27 @@ def _kills(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> N
             break
 
 
+def _whole(recipe: Path, folder: Path) -> Path:
+    """Return the undisturbed run, which is made if the kills have not made it."""
+    whole = folder / "kills" / "undisturbed"
+    if not whole.exists():
+        undisturbed(recipe, whole)
+    return whole
+
+
+def _damage(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> None:
+    for case, lost in damage_files(recipe, folder / "damage", _whole(recipe, folder), seed):
+        part.tried += 1
+        part.lost += [f"{case}: {'; '.join(lost)}"] if lost else []
+        if time.monotonic() > until:
+            break
+
+
 def _disks(part: Part, recipe: Path, folder: Path, until: float) -> None:
     if reason := disks.why_not():
         part.facts = {"not done": reason}
         return
-    whole, hit = folder / "kills" / "undisturbed", Counter[str]()
-    if not whole.exists():
-        undisturbed(recipe, whole)
+    whole, hit = _whole(recipe, folder), Counter[str]()
     copy = shutil.copytree(whole, folder / "read-only" / "run")
     part.lost += disks.read_only(disks.writers(recipe, copy), copy)
     part.lost += disks.full_disk_over_data(disks.shop_options(recipe), folder / "older" / "data")

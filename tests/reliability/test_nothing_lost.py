@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from reliability import disks, kills
+from reliability.damage import damage_run
 from reliability.kills import ATTEMPTS, SOONER, Killed, kill_running
 from reliability.whole_runs import END, PARTS, differences
 
@@ -75,6 +76,30 @@ def test_a_run_that_ends_sooner_than_thought_is_hit_all_the_same(recipe, whole, 
     assert (tmp_path / "1").exists()  # the first kill came too late
     assert killed.hit
     assert not killed.lost, killed
+
+
+@pytest.mark.parametrize(
+    "damages",
+    [
+        {
+            "data/train.parquet": "flipped",
+            "align/s-dpo/adapter/adapter_model.safetensors": "flipped",
+            "predictions/sft.parquet": "flipped",
+            "environment.json": "flipped",
+        },
+        {
+            "data/protocol.json": "cut",
+            "align/s-dpo/stage.json": "cut",
+            "predictions/zero-shot.parquet": "cut",
+            "predictions.parquet": "cut",
+            "metrics.json": "cut",
+            "recipe.yaml": "cut",
+        },
+    ],
+    ids=["flipped", "cut"],
+)
+def test_damaged_files_are_told_and_made_again(recipe, whole, tmp_path, damages):
+    assert damage_run(recipe, tmp_path / "run", whole[0], damages, random.Random(0)) == []
 
 
 @pytest.mark.parametrize("size", ["36k", "200k"])
