@@ -1,24 +1,19 @@
 """From rankers to a table: numbers by hand, pairing, JSON, and rankers that misbehave."""
 
-import io
 import json
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import (
     Evaluation,
     audit_lists,
-    comparison_table,
     evaluate,
     evaluate_predictions,
-    evaluation_table,
-    groups_table,
     mean_interval,
     paired_difference,
     predict,
@@ -114,36 +109,11 @@ def test_json_and_predictions_say_the_same(examples):
     assert evaluate_predictions(shuffled, audit=audit, resamples=50) == result
 
 
-def test_tables_show_n_interval_and_verdict(examples):
-    frame = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["a", "b"], "timestamp": [1, 2]})
-    audit = audit_lists(examples, examples, CATALOGUE, frame, resamples=50)
-    result = evaluate([Fixed("a", "abcdef"), Talker("c", "fedcba")], examples, CATALOGUE, audit=audit)
-    out = io.StringIO()
-    console = Console(file=out, width=200)
-    console.print(evaluation_table(result), comparison_table(result, ["hr@1"]))
-    shown = out.getvalue()
-    for part in (
-        "HR@1",
-        "HR@1 generated",
-        "valid ratio",
-        "n = 4 rows of 3 users",
-        "0.750",
-        "[0.",
-        "Audit: ",
-        "c − a",
-        "p=",
-    ):
-        assert part in shown
-
-
-def test_one_row_is_enough_to_show():
+def test_one_row_is_enough():
     one = [RankingExample("u", ("f",), ("a", "b"), "a")]
     result = evaluate([Fixed("a", "abcdef")], one, CATALOGUE)
     assert result.metrics["a"]["hr@1"].mean == 1
     assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))).n == 1
-    out = io.StringIO()
-    Console(file=out, width=200).print(evaluation_table(result))
-    assert "no interval" in out.getvalue()
 
 
 def test_progress_is_told(examples):
@@ -194,9 +164,6 @@ def test_rows_that_were_not_asked_for_text_count_neither_way():
     assert result.difference("other", "talker", "gen_hr@1").mean == -1
     assert result.difference("other", "talker", "gen_hr@1").n == 10
     assert result.metrics["talker"]["hr@1"].n == result.n == 100
-    out = io.StringIO()
-    Console(file=out, width=250).print(evaluation_table(result), comparison_table(result))
-    assert out.getvalue().count("n=10") == 2 * 2 + 2
 
 
 def test_lists_of_different_candidates_are_not_paired(examples):
@@ -254,55 +221,3 @@ def test_of_long_lists_the_best_candidates_are_enough(examples):
         evaluate_predictions(
             pl.concat([frame("a", "abcdef", examples, 1), frame("b", "badcfe", longer, 1)]), resamples=20
         )
-
-
-class Width(io.StringIO):
-    """Text, and how wide it is."""
-
-    @property
-    def columns(self) -> int:
-        return max(len(line.rstrip()) for line in self.getvalue().splitlines())
-
-
-def many_rows(n: int) -> list[RankingExample]:
-    return [RankingExample(f"u{i}", ("f",), ("a", "b", "c", "d"), "ab"[i % 2]) for i in range(n)]
-
-
-def test_all_tables_fit_into_a_hundred_columns():
-    rows = many_rows(60)
-    rankers = [
-        Fixed("window co-occurrence", "abcdef"),
-        Fixed("retrieve-then-rank", "badcfe"),
-        Fixed("s-dpo", "fedcba"),
-    ]
-    frame = evaluate(rankers, rows, CATALOGUE, resamples=20).predictions
-    pairs = [("retrieve-then-rank", "window co-occurrence"), ("s-dpo", "window co-occurrence")]
-    lists = evaluate_predictions(frame, compare=pairs, known_items={"a"}, resamples=20)
-    lists = replace(lists, best_reference="window co-occurrence")
-    full = evaluate_predictions(
-        frame.filter(pl.col("ranker") != "s-dpo"), compare=pairs[:1], known_items={"a"}, resamples=20
-    )
-    out = Width()
-    console = Console(file=out, width=200)
-    console.print(evaluation_table(lists, ["hr@1", "ndcg@10"], full))
-    console.print(groups_table(lists, full))
-    console.print(comparison_table(lists, ["hr@1", "ndcg@10"], "lists"))
-    assert out.columns <= 100
-    shown = " ".join(out.getvalue().split())
-    assert "4 comparisons (2 pairs, 2 metrics)" in shown
-    assert "best reference row by NDCG@10 is window co-occurrence" in shown
-    assert "chance 0.250" in shown
-    cells = [line.split() for line in out.getvalue().splitlines() if line.startswith("s-dpo ")]
-    assert [len(line) for line in cells[:2]] == [1 + 2, 1 + 2]  # nothing over the whole catalogue
-    assert "lists warm" in shown
-    assert shown.count("n = 30") == 4
-
-
-def test_groups_are_printed_where_both_have_twenty_rows():
-    def table(known, n):
-        frame = evaluate([Fixed("x", "abcdef")], many_rows(n), CATALOGUE, resamples=20).predictions
-        return groups_table(evaluate_predictions(frame, known_items=known, resamples=20))
-
-    assert table({"a"}, 40) is not None
-    assert table({"a"}, 39) is None  # 20 warm, 19 new
-    assert table({"a", "b"}, 80) is None  # no new one

@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 import torch
 
+from full_ranks import full_ranks
 from prefrec.data import Catalogue, RankingExample
-from prefrec.evaluation import full_ranks, whole_catalogue
+from prefrec.evaluation import whole_catalogue
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker, PopularityRanker
 from slow import slow_logps

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from io import StringIO
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from prefrec.evaluation import mean_interval, paired_difference
 from prefrec.evaluation.preferences import (
@@ -21,7 +19,6 @@ from prefrec.evaluation.preferences import (
     evaluate_preferences,
     liked_ndcg,
     mixture,
-    preference_tables,
     spread,
     within_user_auc,
 )
@@ -122,13 +119,8 @@ def test_intervals_are_those_of_the_bootstrap_over_users() -> None:
     assert told.users == 40
 
 
-def test_json_and_back_and_as_tables() -> None:
+def test_json_and_back() -> None:
     told, *_ = found()
     assert told.to_json()["weights"] == {"reward": "inf"}
     assert Preferences.from_json(told.to_json()) == told
-    out = Console(file=StringIO(), width=160)
-    out.print(*preference_tables(told))
-    text = out.file.getvalue()  # type: ignore[attr-defined]
-    assert "Weights, chosen on 12 validation users: reward: ∞" in text
-    assert "reward − sft" in text
-    assert f"{told.metrics['sft']['auc'].mean:.3f} [" in text
+    assert told.weight_sentence() == "Weights, chosen on 12 validation users: reward: ∞"

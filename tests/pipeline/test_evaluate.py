@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from full_ranks import full_ranks
 from prefrec.data import seen_items
-from prefrec.evaluation import full_ranks, metrics_for, paired_difference
+from prefrec.evaluation import metrics_for, paired_difference
 from prefrec.pipeline.entry import Entry, lm_ranker
 from prefrec.pipeline.evaluate import best_reference, comparison_pairs, evaluate_rankers, metrics_json
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection

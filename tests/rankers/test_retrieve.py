@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from full_ranks import full_ranks
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
-from prefrec.evaluation import full_ranks, metrics_for
+from prefrec.evaluation import metrics_for
 from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker, PopularityRanker, Ranker
 from prefrec.rankers.reference import RandomRanker, pad_scores

@@ -7,8 +7,16 @@ from typing import Any
 
 from rich.console import Console
 
-from prefrec.evaluation import Evaluation, comparison_table, evaluation_table, groups_table
+from prefrec.evaluation import Evaluation
 from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
+from prefrec.report.tables import (
+    comparisons_note,
+    differences_grid,
+    groups_grid,
+    metrics_grid,
+    metrics_note,
+    printed,
+)
 
 TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
 """Columns of the table of lists if nothing else is printed."""
@@ -29,13 +37,14 @@ def print_scores(metrics: dict[str, Any], shown: Sequence[str] | None = None) ->
     evaluation = Evaluation.from_json(metrics["evaluation"])
     full = Evaluation.from_json(metrics["full_catalogue"]) if metrics.get("full_catalogue") else None
     columns = dict.fromkeys(shown or (HEADLINE_METRICS if full else TABLE_METRICS))
-    out.print(evaluation_table(evaluation, [m for m in columns if m in evaluation.measured], full))
-    if groups := groups_table(evaluation, full):
-        out.print(groups)
-    if evaluation.comparisons:
-        headline = [m for m in HEADLINE_METRICS if m in evaluation.measured]
-        out.print(comparison_table(evaluation, headline, "lists" if full else ""))
-    if full and full.comparisons:
-        out.print(comparison_table(full, FULL_METRICS, "all items"))
+    grid = metrics_grid(evaluation, full, [m for m in columns if m in evaluation.measured])
+    out.print(printed(grid, "ranker", metrics_note(evaluation, full)))
+    if groups := groups_grid(evaluation, full, ["ndcg@10"]):
+        out.print(printed(groups, "ranker", "warm: the target occurs in training interactions; new: it does not"))
+    for block, metrics_shown in ((evaluation, HEADLINE_METRICS), (full, FULL_METRICS)):
+        if block and block.comparisons:
+            compared = differences_grid(block.comparisons, [m for m in metrics_shown if m in block.measured])
+            out.print(printed(compared, "ranker − against", comparisons_note(block)))
     if metrics["generation"]:
-        out.print(evaluation_table(Evaluation.from_json(metrics["generation"])))
+        generation = Evaluation.from_json(metrics["generation"])
+        out.print(printed(metrics_grid(generation), "ranker", metrics_note(generation)))

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from prefrec.cli import _options as o
 from prefrec.data import read_prepared
-from prefrec.evaluation import audit_prepared, audit_table
+from prefrec.evaluation import audit_prepared
+from prefrec.report.tables import audit_table
 
 Split = Literal["train", "validation", "test"]
 

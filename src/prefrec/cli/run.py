@@ -10,10 +10,11 @@ from rich.console import Console
 
 from prefrec.cli import _options as o
 from prefrec.cli._output import print_scores
-from prefrec.evaluation.preferences import Preferences, preference_tables
+from prefrec.evaluation.preferences import Preferences
 from prefrec.files import read_json
 from prefrec.pipeline.recipe import load_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.report.tables import preference_grids, printed
 from prefrec.runs.contents import PREFERENCES
 
 
@@ -43,5 +44,8 @@ def run(
     if metrics:
         print_scores(metrics)
     if preferences:
-        Console().print(*preference_tables(Preferences.from_json(preferences)))
+        measured = Preferences.from_json(preferences)
+        scores, differences = preference_grids(measured)
+        note = f"liked over disliked items of {measured.users} users; chance AUC 0.500\n{measured.weight_sentence()}"
+        Console().print(printed(scores, "scores", note.strip()), printed(differences, "scores − against"))
     typer.echo(f"Report: {result}" if until == "report" else f"Run: {result}")

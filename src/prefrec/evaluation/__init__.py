@@ -1,7 +1,7 @@
 """Metrics with intervals from scores and generated texts, and an audit of candidate lists."""
 
 from prefrec.evaluation.audit import Audit, AuditRow, audit_lists, audit_prepared
-from prefrec.evaluation.evaluate import evaluate, evaluate_predictions, full_ranks, predict, whole_catalogue
+from prefrec.evaluation.evaluate import evaluate, evaluate_predictions, predict, whole_catalogue
 from prefrec.evaluation.intervals import (
     Interval,
     PairedDifference,
@@ -12,11 +12,10 @@ from prefrec.evaluation.intervals import (
 from prefrec.evaluation.metrics import metrics_for, target_ranks
 from prefrec.evaluation.outcome import Comparison, Evaluation, Group
 from prefrec.evaluation.predictions import judge_texts, read_predictions, write_predictions
-from prefrec.evaluation.tables import audit_table, comparison_table, evaluation_table, groups_table
 
 __all__ = [
     "Audit", "AuditRow", "Comparison", "Evaluation", "Group", "Interval", "PairedDifference", "audit_lists",
-    "audit_prepared", "audit_table", "bootstrap_means", "comparison_table", "evaluate", "evaluate_predictions",
-    "evaluation_table", "full_ranks", "groups_table", "judge_texts", "mean_interval", "metrics_for",
-    "paired_difference", "predict", "read_predictions", "target_ranks", "whole_catalogue", "write_predictions",
+    "audit_prepared", "bootstrap_means", "evaluate", "evaluate_predictions", "judge_texts",
+    "mean_interval", "metrics_for", "paired_difference", "predict", "read_predictions", "target_ranks",
+    "whole_catalogue", "write_predictions",
 ]  # fmt: skip

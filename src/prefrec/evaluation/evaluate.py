@@ -15,7 +15,6 @@ from itertools import pairwise
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
@@ -179,22 +178,6 @@ def whole_catalogue(
         left_out = {*e.history, *taken} - {e.target}
         rows.append(replace(e, candidates=tuple(i for i in catalogue.ids if i not in left_out)))
     return rows
-
-
-def full_ranks(
-    ranker: Ranker,
-    examples: Sequence[RankingExample],
-    catalogue: Catalogue,
-    seen: Sequence[Collection[str]] | None = None,
-    *,
-    seed: int = 0,
-) -> NDArray[np.int64]:
-    """Return the ranks [B] of the targets in `whole_catalogue`, with ties as in `target_ranks`.
-
-    For a language model use a `CatalogueRanker`, because an `LMRanker` would list all items in its prompt.
-    """
-    rows = whole_catalogue(examples, catalogue, seen)
-    return target_ranks(ranker.score(rows), [e.target_index for e in rows], seed)
 
 
 def _groups(

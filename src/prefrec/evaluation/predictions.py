@@ -105,19 +105,6 @@ def read_predictions(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such predictions file; `prefrec evaluate` writes it")
     try:
-        frame = read_parquet(path)
+        return read_parquet(path).select(PREDICTION_SCHEMA.names()).cast(dict(PREDICTION_SCHEMA))
     except UNREADABLE as e:
-        raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); evaluate again") from None
-    if "candidates" in frame.columns and "listed" not in frame.columns:  # earlier versions kept whole lists
-        frame = frame.with_columns(listed=pl.col("candidates").list.len())
-    missing = [c for c in PREDICTION_SCHEMA.names() if c not in frame.columns]
-    if missing:
-        raise DataError(f"{path}: not a predictions file, columns are missing: {', '.join(missing)}; evaluate again")
-    columns = []
-    for name, kind in PREDICTION_SCHEMA.items():
-        try:
-            columns.append(frame[name].cast(kind))
-        except pl.exceptions.PolarsError:
-            dtype = frame.schema[name]
-            raise DataError(f"{path}: column {name!r} ({dtype}) cannot be read as {kind}; evaluate again") from None
-    return pl.DataFrame(columns)
+        raise DataError(f"{path}: not a file of predictions ({first_words(e)}); evaluate again") from None

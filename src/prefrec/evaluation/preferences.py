@@ -7,18 +7,16 @@ columns. A column that is neither is empty, and its score is ignored. Every row 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
 from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, PairedDifference
 from prefrec.evaluation.metrics import Floats as Floats
-from prefrec.evaluation.outcome import plain_metrics, read_metrics
-from prefrec.evaluation.tables import interval_text
+from prefrec.evaluation.outcome import Comparison, plain_metrics, read_metrics
 
 Mask = NDArray[np.bool_]
 
@@ -80,16 +78,6 @@ def spread(scores: Floats, present: Mask) -> float:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A metric of `scores` minus that of `against`, on the same users."""
-
-    scores: str
-    against: str
-    metric: str
-    difference: PairedDifference
-
-
-@dataclass(frozen=True)
 class Preferences:
     """The result of an evaluation of scores on liked and disliked items.
 
@@ -102,7 +90,7 @@ class Preferences:
     """
 
     metrics: dict[str, dict[str, Interval]]
-    differences: list[Difference]
+    differences: list[Comparison]
     weights: dict[str, float]
     users: int
     chosen_on: int = 0
@@ -115,7 +103,7 @@ class Preferences:
             "weights": {name: "inf" if math.isinf(w) else w for name, w in self.weights.items()},
             "metrics": plain_metrics(self.metrics),
             "differences": [
-                {"scores": d.scores, "against": d.against, "metric": d.metric, **d.difference.to_json()}
+                {"scores": d.ranker, "against": d.against, "metric": d.metric, **d.difference.to_json()}
                 for d in self.differences
             ],
         }
@@ -126,7 +114,7 @@ class Preferences:
         return cls(
             read_metrics(value["metrics"]),
             [
-                Difference(d["scores"], d["against"], d["metric"], PairedDifference.from_json(d))
+                Comparison(d["scores"], d["against"], d["metric"], PairedDifference.from_json(d))
                 for d in value["differences"]
             ],
             {name: float(w) for name, w in value["weights"].items()},
@@ -165,34 +153,8 @@ def evaluate_preferences(
     values = {(n, m): metric(s, liked, disliked) for n, s in scores.items() for m, metric in METRICS.items()}
     bootstrap = Bootstrap(values, users, resamples, seed)
     differences = [
-        Difference(name, against, m, bootstrap.difference((name, m), (against, m)))
+        Comparison(name, against, m, bootstrap.difference((name, m), (against, m)))
         for name, against in compare
         for m in METRICS
     ]
     return Preferences(bootstrap.table(), differences, dict(weights or {}), bootstrap.size[1], chosen_on)
-
-
-def preference_tables(result: Preferences) -> list[Table]:
-    """Return the table of metrics, and that of differences if there are any."""
-    caption = (
-        f"liked over disliked items of {result.users} users; chance AUC 0.500; 95% intervals by bootstrap over users"
-    )
-    if sentence := result.weight_sentence():
-        caption += f"\n{sentence}"
-    tables = [_table("scores", {name: metrics.values() for name, metrics in result.metrics.items()}, caption)]
-    if result.differences:
-        rows: dict[str, list[Interval]] = {}
-        for d in result.differences:
-            rows.setdefault(f"{d.scores} − {d.against}", []).append(d.difference)
-        tables.append(_table("scores − against", rows, "paired differences"))
-    return tables
-
-
-def _table(heading: str, rows: Mapping[str, Iterable[Interval]], caption: str) -> Table:
-    table = Table(caption=caption, caption_justify="left")
-    table.add_column(heading, no_wrap=True)
-    for metric in METRICS:
-        table.add_column(metric.upper(), justify="right")
-    for name, cells in rows.items():
-        table.add_row(name, *map(interval_text, cells))
-    return table

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
@@ -116,10 +117,9 @@ def _draw(axes: Axes, stage: Stage, key: str, colour: str, dashed: bool) -> None
 
 def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the centred mean [T] over about a twelfth of the values, fewer at the ends, without NaN."""
-    half = max(1, len(values) // 24)
-    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    kept = [w[np.isfinite(w)] for w in windows]
-    return np.array([w.mean() if len(w) else np.nan for w in kept])
+    width = 2 * max(1, len(values) // 24) + 1
+    means = pl.Series(values).fill_nan(None).rolling_mean(width, min_samples=1, center=True)
+    return means.fill_null(np.nan).to_numpy()
 
 
 def _in_words(stage: Stage, key: str) -> list[str]:

@@ -71,7 +71,7 @@ def render(run: RunContents) -> str:
 
 
 def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
-    chance, full = tables.chance_of(evaluation), run.full_catalogue
+    full = run.full_catalogue
     trained = [s.name for s in run.stages]
     metrics = headline_metrics(evaluation)
     blocks = (("On the lists", evaluation), ("Over the whole catalogue", full))
@@ -79,9 +79,9 @@ def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
         "evaluation": evaluation,
         "metrics": tables.metrics_grid(evaluation, full),
         "groups": tables.groups_grid(evaluation, full),
-        "plots": [(metric_label(m), whisker_plot(evaluation, m, trained, chance.get(m))) for m in metrics],
+        "plots": [(metric_label(m), whisker_plot(evaluation, m, trained)) for m in metrics],
         "differences": [
-            (title, tables.differences_grid(block), tables.comparisons_note(block))
+            (title, tables.differences_grid(block.comparisons), tables.comparisons_note(block))
             for title, block in blocks
             if block and block.comparisons
         ],
@@ -140,8 +140,7 @@ def findings(run: RunContents) -> list[str]:
 
 def headline_metrics(evaluation: Evaluation) -> list[str]:
     """Return HR@1 and NDCG@10 if they were measured, else the first metric."""
-    metrics = tables.measured(evaluation.metrics)
-    return [m for m in HEADLINE_METRICS if m in metrics] or metrics[:1]
+    return [m for m in HEADLINE_METRICS if m in evaluation.measured] or evaluation.measured[:1]
 
 
 def _sentence(evaluation: Evaluation, name: str, metric: str, where: str = "") -> str:

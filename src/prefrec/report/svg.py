@@ -55,15 +55,16 @@ def to_svg(figure: Figure, alt: str, name: str) -> Markup:
     return Markup(drawn)  # nosec B704  # matplotlib has escaped the texts in it
 
 
-def whisker_plot(evaluation: Evaluation, metric: str, trained: Collection[str], chance: float | None) -> Markup:
+def whisker_plot(evaluation: Evaluation, metric: str, trained: Collection[str]) -> Markup:
     """Return a plot of the rankers in the order of the table: a dot for the mean, a line for the 95% interval.
 
-    The `trained` ones are in colour, and a dashed line is at `chance`.
+    The `trained` ones are in colour, and a dashed line is at the value of a random order.
     """
     shown = {r: own[metric] for r, own in evaluation.metrics.items() if metric in own}
     figure = whisker_figure(shown, trained)
     words = "; ".join(f"{label(r)} {with_interval(i)}" for r, i in shown.items())
     alt = f"{metric_label(metric)}. {metric_label(metric)} with 95% intervals: {words}."
+    chance = evaluation.expected.get(metric)
     if chance is not None:
         figure.axes[0].axvline(chance, color=INK, alpha=0.5, linestyle=(0, (3, 3)), linewidth=1)
         alt += f" The dashed line is chance, {chance:.3f}."

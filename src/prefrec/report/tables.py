@@ -1,17 +1,23 @@
-"""Metrics, differences, audit and stages as rows for the template: plain strings and flags."""
+"""Metrics, differences, audit and stages as tables: for the page, and printed on a terminal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefrec.evaluation import Audit, Evaluation, Group, Interval, PairedDifference
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from prefrec.evaluation import Audit, Comparison, Evaluation, Group, Interval, PairedDifference
 from prefrec.evaluation.preferences import Preferences
 from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.report.wording import clock, includes_zero, interval_ends, label, metric_label, number, signed
 from prefrec.runs.contents import Stage
+
+_STYLES = {"best": "bold", "weak": "dim", "leak": "red"}
 
 
 @dataclass(frozen=True)
@@ -31,29 +37,28 @@ class Grid:
     rows: list[tuple[str, list[Cell], str]]
 
 
-def measured(metrics: Mapping[str, Iterable[str]]) -> list[str]:
-    """Return the names of all metrics of a mapping from ranker to metrics, in order."""
-    return list(dict.fromkeys(m for own in metrics.values() for m in own))
-
-
-def metrics_grid(evaluation: Evaluation, full: Evaluation | None = None) -> Grid:
+def metrics_grid(
+    evaluation: Evaluation, full: Evaluation | None = None, metrics: Sequence[str] | None = None
+) -> Grid:
     """Return rankers × metrics, the highest of each column `best`, and a last row for a random order.
 
-    Metrics over the whole catalogue (`full`) are a second block of columns.
+    Metrics over the whole catalogue (`full`) are a second block of columns. `metrics` are those of the first block;
+    None: all.
     """
-    columns = _columns(evaluation, measured(evaluation.metrics), "")
+    columns = _columns(evaluation, metrics or evaluation.measured, "")
     return _grid(evaluation.rankers, columns + (_columns(full, FULL_METRICS, ", all items") if full else []))
 
 
-def groups_grid(evaluation: Evaluation, full: Evaluation | None = None) -> Grid | None:
-    """Return the headline metrics of rows with warm and with new targets; None if all rows are of one kind."""
+def groups_grid(
+    evaluation: Evaluation, full: Evaluation | None = None, metrics: Sequence[str] = HEADLINE_METRICS
+) -> Grid | None:
+    """Return metrics of rows with warm and with new targets; None if all rows are of one kind."""
     columns = []
-    for block, wanted, where in ((evaluation, HEADLINE_METRICS, ""), (full, FULL_METRICS, ", all items")):
+    for block, wanted, where in ((evaluation, metrics, ""), (full, FULL_METRICS[: len(metrics)], ", all items")):
         if block and len(block.groups) > 1:
-            known = measured(block.metrics)
-            metrics = [m for m in wanted if m in known] or known[:1]
+            known = [m for m in wanted if m in block.measured] or block.measured[:1]
             for name, group in block.groups.items():
-                columns += _columns(group, metrics, f"{where}, {name} targets")
+                columns += _columns(group, known, f"{where}, {name} targets (n = {group.n:,})")
     return _grid(evaluation.rankers, columns) if columns else None
 
 
@@ -61,19 +66,13 @@ Column = tuple[str, dict[str, Cell], str | None]
 """Heading, ranker → cell, and the value of a random order (None: not known)."""
 
 
-def chance_of(block: Evaluation | Group) -> dict[str, float]:
-    """Return metric → its expectation for a random order; earlier versions of prefrec recorded only HR@1."""
-    return block.expected or ({"hr@1": block.chance} if isinstance(block, Evaluation) else {})
-
-
 def _columns(block: Evaluation | Group, metrics: Sequence[str], where: str) -> list[Column]:
-    """Return a column with n, and one per metric."""
-    columns: list[Column] = [(f"n{where}", dict.fromkeys(block.metrics, Cell(f"{block.n:,}")), "")]
+    columns: list[Column] = []
     for metric in metrics:
         values = {r: own[metric] for r, own in block.metrics.items() if metric in own}
         best = max((i.mean for i in values.values()), default=0.0)
-        expected = chance_of(block).get(metric)
-        cells = {r: _interval_cell(i, best) for r, i in values.items()}
+        expected = block.expected.get(metric)
+        cells = {r: _interval_cell(i, best, block.n) for r, i in values.items()}
         columns.append((f"{metric_label(metric)}{where}", cells, None if expected is None else number(expected)))
     return columns
 
@@ -85,15 +84,23 @@ def _grid(rankers: Sequence[str], columns: Sequence[Column]) -> Grid:
     return Grid([heading for heading, *_ in columns], rows)
 
 
-def differences_grid(evaluation: Evaluation) -> Grid:
+def metrics_note(evaluation: Evaluation, full: Evaluation | None = None) -> str:
+    """Return the number of rows and users, chance, and the verdict of the audit."""
+    note = f"n = {evaluation.n} rows of {evaluation.users} users; chance HR@1 {evaluation.chance:.3f}; "
+    note += "95% intervals by bootstrap over users"
+    if full:
+        note += f"\nall items: n = {full.n} rows of {full.users} users, the target among all items not taken before"
+    return f"{note}\n{evaluation.audit.verdict}" if evaluation.audit else note
+
+
+def differences_grid(comparisons: Sequence[Comparison], metrics: Sequence[str] | None = None) -> Grid:
     """Return pairs × metrics: the paired difference, its interval, and the finding in a word."""
-    metrics = list(dict.fromkeys(c.metric for c in evaluation.comparisons))
-    pairs: dict[tuple[str, str], dict[str, Cell]] = {}
-    for c in evaluation.comparisons:
-        pairs.setdefault((c.ranker, c.against), {})[c.metric] = _difference_cell(c.difference)
-    cells = {pair: [own.get(m, Cell("–")) for m in metrics] for pair, own in pairs.items()}
-    rows = [(f"{label(pair[0])} − {label(pair[1])}", row, "") for pair, row in cells.items()]
-    return Grid([metric_label(m) for m in metrics], rows)
+    shown = metrics or list(dict.fromkeys(c.metric for c in comparisons))
+    pairs: dict[str, dict[str, Cell]] = {}
+    for c in comparisons:
+        pairs.setdefault(f"{label(c.ranker)} − {label(c.against)}", {})[c.metric] = _difference_cell(c.difference)
+    rows = [(pair, [own.get(m, Cell("–")) for m in shown], "") for pair, own in pairs.items()]
+    return Grid([metric_label(m) for m in shown], rows)
 
 
 def comparisons_note(evaluation: Evaluation) -> str:
@@ -110,18 +117,15 @@ def comparisons_note(evaluation: Evaluation) -> str:
 
 def preference_grids(preferences: Preferences) -> tuple[Grid, Grid]:
     """Return scores × metrics of preferences, the highest of each column `best`, and their paired differences."""
-    metrics = measured(preferences.metrics)
-    best = {m: max(own[m].mean for own in preferences.metrics.values()) for m in metrics}
-    rows = [(n, [_interval_cell(i, best[m]) for m, i in own.items()], "") for n, own in preferences.metrics.items()]
-    pairs: dict[str, list[Cell]] = {}
-    for d in preferences.differences:
-        pairs.setdefault(f"{d.scores} − {d.against}", []).append(_difference_cell(d.difference))
-    columns = [m.upper() for m in metrics]
-    return Grid(columns, rows), Grid(columns, [(name, cells, "") for name, cells in pairs.items()])
+    block = Group(preferences.metrics, preferences.users, preferences.users, {})
+    columns = _columns(block, list(next(iter(preferences.metrics.values()))), "")
+    return _grid(list(preferences.metrics), columns), differences_grid(preferences.differences)
 
 
-def _interval_cell(interval: Interval, best: float | None = None) -> Cell:
-    return Cell(number(interval.mean), (interval_ends(interval),), "best" if interval.mean == best else "")
+def _interval_cell(interval: Interval, best: float | None = None, n: int | None = None) -> Cell:
+    # Some metrics were measured on fewer rows than the others of their table.
+    fewer = () if n in (None, interval.n) else (f"n = {interval.n:,}",)
+    return Cell(number(interval.mean), (interval_ends(interval), *fewer), "best" if interval.mean == best else "")
 
 
 def _difference_cell(difference: PairedDifference) -> Cell:
@@ -142,6 +146,24 @@ def audit_grid(audit: Audit) -> Grid:
         finding = Cell(row.finding, (row.note,) if row.note else (), style)
         rows.append((row.name, [_interval_cell(row.hr), gain, Cell(row.learnt_from or "–"), finding], style))
     return Grid(["HR@1", "gain over its rival", "learnt from", "finding"], rows)
+
+
+def printed(grid: Grid, first: str, note: str = "") -> Table:
+    """Return the grid as a table of a terminal, the small lines of a cell below its number."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0), caption=Text(note), caption_justify="left")
+    table.add_column(first, no_wrap=True)
+    for heading in grid.columns:
+        table.add_column(heading)
+    for name, cells, _ in grid.rows:
+        texts = ("\n".join([cell.text, *cell.small]) for cell in cells)
+        styles = (_STYLES.get(cell.style, "") for cell in cells)
+        table.add_row(Text(name), *map(Text, texts, styles))
+    return table
+
+
+def audit_table(audit: Audit) -> Table:
+    """Return the audit as a table of a terminal, with its verdict."""
+    return printed(audit_grid(audit), "shortcut", audit.verdict)
 
 
 def stages_grid(stages: list[Stage]) -> Grid:

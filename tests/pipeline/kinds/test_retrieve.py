@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from full_ranks import full_ranks
 from prefrec.data import read_prepared
-from prefrec.evaluation import full_ranks, metrics_for, read_predictions
+from prefrec.evaluation import metrics_for, read_predictions
 from prefrec.pipeline.entry import lm_ranker
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
 from prefrec.pipeline.run import run_recipe

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from full_ranks import full_ranks
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.evaluation import full_ranks, metrics_for, target_ranks
+from prefrec.evaluation import metrics_for, target_ranks
 from prefrec.rankers import Ranker
 from prefrec_systems.morec import MODEL_FILES, MoRecConfig, load_morec, ranker, train, train_morec
 from prefrec_systems.morec.train import mean_ndcg

@@ -1,0 +1,109 @@
+"""Grids and the tables that a terminal shows of them: n, intervals, verdict, and their width."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.evaluation import audit_lists, evaluate, evaluate_predictions
+from prefrec.report.tables import (
+    audit_table,
+    comparisons_note,
+    differences_grid,
+    groups_grid,
+    metrics_grid,
+    metrics_note,
+    printed,
+)
+
+ITEMS = list("abcdef")
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": [f"Title {i}" for i in ITEMS]}))
+
+
+class Fixed:
+    """Scores by an order of the items; it names its best candidate."""
+
+    def __init__(self, name: str, order: str) -> None:
+        self.name = name
+        self.order = order
+
+    def score(self, examples):
+        return np.array([[-float(self.order.index(c)) for c in e.candidates] for e in examples])
+
+    def generate(self, examples):
+        return [f"Title {min(e.candidates, key=self.order.index)}" for e in examples]
+
+
+def _rows(n: int) -> list[RankingExample]:
+    return [RankingExample(f"u{i}", ("f",), ("a", "b", "c", "d"), "ab"[i % 2]) for i in range(n)]
+
+
+def _shown(*tables, width: int = 200) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(*tables)
+    return out.getvalue()
+
+
+def test_tables_show_n_interval_and_verdict():
+    frame = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["a", "b"], "timestamp": [1, 2]})
+    rows = _rows(8)
+    audit = audit_lists(rows, rows, CATALOGUE, frame, resamples=50)
+    result = evaluate([Fixed("a", "abcdef"), Fixed("c", "fedcba")], rows, CATALOGUE, audit=audit, resamples=50)
+    shown = _shown(
+        printed(metrics_grid(result), "ranker", metrics_note(result)),
+        printed(differences_grid(result.comparisons, ["hr@1"]), "ranker − against", comparisons_note(result)),
+        audit_table(audit),
+    )
+    parts = ("HR@1 generated", "valid ratio", "n = 8 rows of 8 users", "0.500", "[0.", "Audit: ", "c − a", "p 0.")
+    assert [part for part in parts if part not in shown] == []
+    assert shown.count("not tried") >= 3
+
+
+def test_no_interval_and_fewer_rows_are_shown():
+    one = evaluate([Fixed("a", "abcdef")], _rows(1), CATALOGUE)
+    assert "no interval" in _shown(printed(metrics_grid(one), "ranker"))
+    named = evaluate([Fixed("a", "abcdef"), Fixed("b", "bacdef")], _rows(40), CATALOGUE, resamples=20).predictions
+    columns = [pl.when(pl.col("row") < 10).then(c).alias(c) for c in ("generated", "choice")]
+    some = evaluate_predictions(named.with_columns(columns), resamples=20)
+    assert _shown(printed(metrics_grid(some), "ranker")).count("n = 10") == 2 * 2
+
+
+def test_all_tables_fit_into_a_hundred_columns():
+    rankers = [
+        Fixed("window co-occurrence", "abcdef"),
+        Fixed("retrieve-then-rank", "badcfe"),
+        Fixed("s-dpo", "fedcba"),
+    ]
+    frame = evaluate(rankers, _rows(60), CATALOGUE, resamples=20, generate=False).predictions
+    pairs = [("retrieve-then-rank", "window co-occurrence"), ("s-dpo", "window co-occurrence")]
+    lists = evaluate_predictions(frame, compare=pairs, known_items={"a"}, resamples=20)
+    lists = replace(lists, best_reference="window co-occurrence")
+    rest = frame.filter(pl.col("ranker") != "s-dpo")
+    full = evaluate_predictions(rest, compare=pairs[:1], known_items={"a"}, resamples=20)
+    metrics = ["hr@1", "ndcg@10"]
+    shown = _shown(
+        printed(metrics_grid(lists, full, metrics), "ranker", metrics_note(lists, full)),
+        printed(groups_grid(lists, full, ["ndcg@10"]), "ranker"),
+        printed(differences_grid(lists.comparisons, metrics), "ranker − against", comparisons_note(lists)),
+        width=100,
+    )
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 100
+    assert "…" not in shown
+    text = " ".join(shown.split())
+    assert "best reference row, by NDCG@10, is window co-occurrence" in text
+    assert "chance 0.250" in text
+    assert "warm" in text
+    (line,) = [line for line in shown.splitlines() if line.startswith("S-DPO ")][:1]
+    assert line.split()[-2:] == ["–", "–"]  # it was not asked about the whole catalogue
+
+
+def test_groups_need_rows_of_both_kinds():
+    frame = evaluate([Fixed("x", "abcdef")], _rows(40), CATALOGUE, resamples=20).predictions
+    both = evaluate_predictions(frame, known_items={"a"}, resamples=20)
+    assert [heading for heading in groups_grid(both).columns if "new" in heading]
+    assert groups_grid(evaluate_predictions(frame, known_items={"a", "b"}, resamples=20)) is None
+    assert metrics_grid(both).rows[-1][1][0].text == pytest.approx("0.250")
