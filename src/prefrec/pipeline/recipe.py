@@ -239,7 +239,7 @@ class Recipe(_Section):
     """All settings of a run: data, model, stages, evaluation, seed."""
 
     name: str = Field(pattern=NAME, description="The run's folder is runs/NAME.")
-    seed: int = Field(SEED, ge=0, le=MOST, description="Of samples, order and initial weights.")
+    seed: int = Field(SEED, ge=0, description="Of samples, order and initial weights.")
     data: PrepareConfig = PrepareConfig()
     model: ModelSection = ModelSection()
     lora: LoraSection | None = Field(LoraSection(), description="The adapter; null: all weights are trained.")
