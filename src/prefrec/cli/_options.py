@@ -25,7 +25,7 @@ OWN = "section"
 RECIPE_ONLY = ("--model.answers", "--model.items", "--start")
 """Fields that need other parts of a recipe, and are not options."""
 
-Seed = Annotated[int, typer.Option(min=0, help="Of samples, order and initial weights.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of samples, order and initial weights.")]
 DataFolder = Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, such as runs/demo.")]
 StageFolder = Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")]
