@@ -25,7 +25,7 @@ def audit(
 ) -> None:
     """Score shortcuts that ignore what the user likes, on the very lists under test.
 
-    Each line shows HR@1 with its 95% interval over users. A shortcut is a LEAK if it beats every rival that knows as
+    Each line shows HR@1 with its 95% interval over users. A shortcut is a leak if it beats every rival that knows as
     little as it does: random, and popularity, co-occurrence or the same rule learnt from shuffled lists.
     """
     result = audit_prepared(read_prepared(data), split, learn_from, seed)

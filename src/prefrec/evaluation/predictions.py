@@ -105,6 +105,6 @@ def read_predictions(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such predictions file; `prefrec evaluate` writes it")
     try:
-        return read_parquet(path).select(PREDICTION_SCHEMA.names()).cast(dict(PREDICTION_SCHEMA))
+        return read_parquet(path).select(PREDICTION_SCHEMA.names()).cast(PREDICTION_SCHEMA)
     except UNREADABLE as e:
         raise DataError(f"{path}: not a file of predictions ({first_words(e)}); evaluate again") from None
