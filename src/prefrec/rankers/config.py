@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
-from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -37,29 +35,14 @@ class RankerConfig(BaseModel):
 
 def settings_error(error: ValidationError, section: type[BaseModel]) -> ConfigError:
     """Return `config_error` of an error in `section`, with known fields that are spelt like the unknown ones."""
+    schema = section.model_json_schema()
+    parts = (schema, *schema.get("$defs", {}).values())
+    known = sorted({name for part in parts for name in part.get("properties", {})})
     near = [
         ".".join(map(str, (*e["loc"][:-1], name)))
         for e in error.errors()
         if e["type"] == "extra_forbidden"
-        for name in difflib.get_close_matches(str(e["loc"][-1]), _fields(section, e["loc"][:-1]), n=2)
+        for name in difflib.get_close_matches(str(e["loc"][-1]), known, n=1)
     ]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return ConfigError(f"{config_error(error)}{hint}")
-
-
-def _fields(section: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """Return the names of the fields at a location inside a section; none if it is not a section."""
-    for name in (step for step in location if not isinstance(step, int)):
-        field = section.model_fields.get(name)
-        inner = _section_in(field.annotation) if field else None
-        if inner is None:
-            return []
-        section = inner
-    return list(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the section in an annotation such as `list[X]` or `X | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((section for part in get_args(annotation) if (section := _section_in(part))), None)
