@@ -24,8 +24,7 @@ def logps(items):
     return [item["logp"] for item in items]
 
 
-@pytest.mark.parametrize("method", ["exact", "search", "auto"])
-def test_the_best_of_the_catalogue_are_those_of_the_slow_twin(place, method):
+def test_the_best_of_the_catalogue_are_those_of_the_slow_twin(place):
     data = read_prepared(place.data)
     asked = ModelSection(name=str(place.model), dtype="float32", max_length=400, templates=["1"])
     lm = lm_ranker("lm", place.s_dpo / "adapter", data, asked)
@@ -35,14 +34,25 @@ def test_the_best_of_the_catalogue_are_those_of_the_slow_twin(place, method):
     want = dict(zip(titles, slow_logps_within(lm.model, question.prompt, question.answers), strict=True))
     for title in shown:
         del want[title]
-    options = (*HISTORY, "--adapter", place.s_dpo / "adapter", "--method", method, "--top", 7)
-    (answer,) = rank(place, *options)
+    (answer,) = rank(place, *HISTORY, "--adapter", place.s_dpo / "adapter", "--top", 7)
     assert (answer["user_id"], answer["history"], answer["proven"]) == ("-", ["i0", "i3"], True)
-    assert answer["method"] == ("search" if method == "search" else "exact")
+    assert answer["method"] == "exact"
     np.testing.assert_allclose(logps(answer["items"]), sorted(want.values(), reverse=True)[:7], rtol=0, atol=1e-4)
     for item in answer["items"]:
         assert item["logp"] == pytest.approx(want[item["title"]], abs=1e-4)
         assert data.catalogue.titles[item["item_id"]] == item["title"]
+
+
+def test_an_adapter_knows_how_it_is_asked(place):
+    """Without an option it gets the model, prompt and dtype of its training; other options win, with a warning."""
+    bare = ("rank", place.data, "--catalogue", "--json", *HISTORY, "--adapter", place.s_dpo / "adapter")
+    known = prefrec(*bare)
+    assert (known.code, "was trained with" in known.err) == (0, False)
+    assert json.loads(known.out) == rank(place, *HISTORY, "--adapter", place.s_dpo / "adapter")
+    other = prefrec(*bare, "--model.templates", "history")
+    assert "--model.templates ['history']: " in " ".join(other.err.split())
+    assert "was trained with ['1']; leave --model.templates out" in " ".join(other.err.split())
+    assert json.loads(other.out) != json.loads(known.out)
 
 
 def test_what_was_seen_is_left_out_or_kept(place):
@@ -88,19 +98,13 @@ def test_tables_for_people(place):
 
     (answer,) = rank(place, *HISTORY, "--top", 4)
     out = table(*HISTORY, "--top", 4)
-    assert "Best of the catalogue (exact)" in out
+    assert "Best of the catalogue" in out
     rows = [f"│ {n} │ {i['title']} │ {i['logp']:.2f} │" for n, i in enumerate(answer["items"], 1)]
     assert " ".join(rows) in out
     assert table("--rows", 2).count("Best of the catalogue for u") == 2
-    bounded = ("--method", "search", "--max-calls", 1)
-    assert "(search, not proven to be the best)" in table(*HISTORY, *bounded)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [("--candidate", "i5", "--candidate", "i6"), ("--catalogue",), ("--catalogue", "--method", "search")],
-    ids=["candidates", "exact", "search"],
-)
+@pytest.mark.parametrize("options", [("--candidate", "i5", "--candidate", "i6"), ("--catalogue",)])
 def test_a_model_that_gives_no_numbers_gives_no_ranking(place, tmp_path, bpe_tokenizer, options):
     model = tiny_llama()
     with torch.no_grad():
@@ -125,13 +129,10 @@ def test_a_model_that_gives_no_numbers_gives_no_ranking(place, tmp_path, bpe_tok
         (("--catalogue", "--history", "Heat", "--rows", 2), "Invalid value for --rows: needs --catalogue"),
         (("--candidate", "Heat", "--rows", 2), "Invalid value for --rows: needs --catalogue"),
         (("--candidate", "Heat", "--history", "Heat", "--top", 10), "Invalid value for --top: needs --catalogue"),
-        (("--candidate", "Heat", "--history", "Heat", "--method", "auto"), "for --method: needs --catalogue"),
-        (("--candidate", "Heat", "--history", "Heat", "--max-calls", 3), "for --max-calls: needs --catalogue"),
         (("--candidate", "Heat", "--history", "Heat", "--keep-seen"), "for --keep-seen: needs --catalogue"),
         (("--candidate", "Heat", "--history", "Heat", "--split", "test"), "for --split: needs --catalogue"),
         (("--catalogue", "--history", "Heat", "--top", 0), "Invalid value for '--top'"),
         (("--catalogue", "--rows", 1, "--split", "train"), "'train' is not one of 'validation', 'test'"),
-        (("--catalogue", "--history", "Heat", "--method", "beam"), "'beam' is not one of 'auto', 'exact', 'search'"),
     ],
 )
 def test_wrong_usage(options, message):

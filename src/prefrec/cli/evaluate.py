@@ -10,11 +10,12 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.cli._output import print_scores
-from prefrec.data import PreparedData, prepared_digest, read_prepared
+from prefrec.cli.sft import as_trained
+from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.files import write_json
-from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
+from prefrec.pipeline.entry import Ingredients, lm_entry
 from prefrec.pipeline.evaluate import FULL_CATALOGUE, evaluate_rankers, full_catalogue_metrics, metrics_json
 from prefrec.pipeline.kinds import SEQUENTIAL, ranker_kind
 from prefrec.pipeline.recipe import SEED, ZERO_SHOT, EvaluateSection, ModelSection
@@ -61,9 +62,12 @@ def evaluate(
     if section.generate_rows and full_catalogue:
         raise typer.BadParameter("cannot be combined with --full-catalogue", param_hint="--generate-rows")
     prepared = read_prepared(data)
+    named = [_named(text) for text in adapter or []]
+    adapters = [(name, path, as_trained(model, path)) for name, path in named]
+    model = adapters[0][-1] if adapters else model  # the bare base is asked like the first adapter
     entries = [ranker_kind(SEQUENTIAL).open_folder(path, prepared) for path in sequential or []]
     entries += [lm_entry(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []
-    entries += [_entry(text, prepared, model) for text in adapter or []]
+    entries += [lm_entry(name, path, prepared, asked) for name, path, asked in adapters]
     folder = out or data / "evaluation"
     if full_catalogue:
         hands_on = (retriever, retrieve) if retriever else None
@@ -85,7 +89,8 @@ def evaluate(
         typer.echo(written)
 
 
-def _entry(text: str, data: PreparedData, model: ModelSection) -> Entry:
+def _named(text: str) -> tuple[str, Path]:
+    """Return name and folder of an adapter."""
     name, _, folder = text.partition("=")
     if not re.match(NAME, name) or not folder:
         raise ConfigError(f"--adapter {text!r}: expected NAME=FOLDER, such as sft=runs/demo/sft/adapter")
@@ -96,4 +101,4 @@ def _entry(text: str, data: PreparedData, model: ModelSection) -> Entry:
             f"--adapter {name}: {path} holds more than a language model ({', '.join(more)}), as a ranker of another "
             "kind does, such as LLaRA; `prefrec run` measures it, in a recipe with its kind under `rankers`"
         )
-    return lm_entry(name, path, data, model)
+    return name, path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,18 +14,20 @@ from rich.table import Table
 
 from prefrec import processes
 from prefrec.cli import _options as o
+from prefrec.cli.sft import as_trained
 from prefrec.console import track
 from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared, seen_items
 from prefrec.errors import DataError
 from prefrec.lm.catalogue import check_finite
 from prefrec.pipeline.entry import lm_ranker
 from prefrec.pipeline.recipe import ModelSection
-from prefrec.rankers.catalogue import CatalogueRanker, Method
+from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.lm import LMRanker
+from prefrec.serving.items import ItemIndex
 
 Question = tuple[str, set[str], list[str]]
 """User, items seen, and history."""
-CATALOGUE_ONLY = ("split", "top", "method", "max_calls", "keep_seen")
+CATALOGUE_ONLY = ("split", "top", "keep_seen")
 """Options that need --catalogue."""
 
 
@@ -41,10 +42,8 @@ def rank(
     rows: Annotated[int | None, typer.Option(min=1, help="First rows of a split, instead of --history.")] = None,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Of --rows.")] = "test",
     top: Annotated[int, typer.Option(min=1, help="With --catalogue: titles shown.")] = 10,
-    method: Annotated[Method, typer.Option(help="With --catalogue: score all titles, or search.")] = "auto",
-    max_calls: Annotated[int | None, typer.Option(min=1, help="End a search after so many calls.")] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also rank titles that were seen.")] = False,
-    adapter: Annotated[Path | None, typer.Option(help="Adapter; default: the bare base.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Adapter, and its --model; default: the bare base.")] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Rank candidates, or with --catalogue all titles, for a history of your own.
@@ -59,7 +58,7 @@ def rank(
     --history Aliens --catalogue
     """
     _check_usage(context, history, candidate, catalogue, rows)
-    prepared = read_prepared(data)
+    prepared, model = read_prepared(data), as_trained(model, adapter)
     shown = [find_item(prepared.catalogue, text) for text in history or []]
     if not catalogue:
         ids = [find_item(prepared.catalogue, text) for text in candidate or []]
@@ -70,36 +69,20 @@ def rank(
     else:
         questions = _questions(prepared, shown, rows, split)
         ranker = CatalogueRanker(lm_ranker("lm", adapter, prepared, model))
-        answers = _rank_catalogue(ranker, questions, prepared.catalogue, top, keep_seen, method, max_calls)
+        answers = _rank_catalogue(ranker, questions, prepared.catalogue, top, keep_seen)
     if as_json:
         o.print_json(answers)
     elif catalogue:
         for answer in answers:
-            proven = "" if answer["proven"] else ", not proven to be the best"
             user = "" if answer["user_id"] == "-" else f" for {answer['user_id']}"
-            _print_items(f"Best of the catalogue{user} ({answer['method']}{proven})", answer["items"])
+            _print_items(f"Best of the catalogue{user}", answer["items"])
     else:
         _print_items("Ranking", answers)
 
 
 def find_item(catalogue: Catalogue, text: str) -> str:
-    """Return the id of the item with this title (in any case), or else with this id.
-
-    Raises:
-        DataError: there is none, or more than one; the message lists similar titles.
-    """
-    wanted = text.strip().casefold()
-    same = [i for i, title in catalogue.titles.items() if title.casefold() == wanted]
-    if len(same) > 1:
-        raise DataError(f"{text!r} names {len(same)} items ({', '.join(same[:5])}); give the item id")
-    if same:
-        return same[0]
-    if text in catalogue.titles:
-        return text
-    titles = {t.casefold(): t for t in catalogue.titles.values()}
-    near = [titles[t] for t in difflib.get_close_matches(wanted, titles, n=3, cutoff=0.5)]
-    hint = f"; near ones: {', '.join(near)}" if near else ""
-    raise DataError(f"no item with title or id {text!r} among {len(catalogue)}{hint}")
+    """Return the id of the item with this title or id, as the server finds it; DataError if there is none."""
+    return ItemIndex(catalogue).resolve([text])[0].item_id
 
 
 def _check_usage(
@@ -134,7 +117,7 @@ def _rank_candidates(
     # Shares are probabilities among the candidates alone.
     return [
         {"item_id": ids[i], "title": titles[i], "logp": float(logps[i]), "share": float(shares[i])}
-        for i in np.argsort(-logps)
+        for i in np.argsort(-logps, kind="stable")
     ]
 
 
@@ -148,19 +131,13 @@ def _questions(data: PreparedData, history: list[str], rows: int | None, split: 
 
 
 def _rank_catalogue(
-    ranker: CatalogueRanker,
-    questions: Sequence[Question],
-    catalogue: Catalogue,
-    top: int,
-    keep_seen: bool,
-    method: Method,
-    max_calls: int | None,
+    ranker: CatalogueRanker, questions: Sequence[Question], catalogue: Catalogue, top: int, keep_seen: bool
 ) -> list[dict[str, Any]]:
     """Return the best items of the catalogue for each question; all processes of a job share the work."""
     answers = []
     part = processes.share([*enumerate(questions)])
     for number, (user, seen, history) in track(part, "lm: ranking the catalogue"):
-        best = ranker.recommend(history, top, without=() if keep_seen else seen, method=method, max_calls=max_calls)
+        best = ranker.recommend(history, top, without=() if keep_seen else seen)
         ranked = zip(best.item_ids, catalogue.titles_of(best.item_ids), best.logps, strict=True)
         items = [{"item_id": i, "title": title, "logp": float(logp)} for i, title, logp in ranked]
         answer = {"user_id": user, "history": history, "method": best.method, "proven": best.proven, "items": items}

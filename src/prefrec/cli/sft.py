@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+from rich.markup import escape
 
 from prefrec.cli import _options as o
+from prefrec.console import warn
 from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.files import read_json
 from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
+from prefrec.pipeline.provenance import MADE_WITH
 from prefrec.pipeline.recipe import SEED, LoraSection, ModelSection, SFTSection
 from prefrec.pipeline.rows import check_section, warn_of_idle_dropout
 from prefrec.pipeline.run import sft_stage
+from prefrec.runs.stage import read_state
 from prefrec.training.section import RowsSection
 
 PEFT_NAMES = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targets": "target_modules"}
@@ -28,7 +33,9 @@ def sft(
     section: SFTSection,
     model: ModelSection,
     lora: LoraSection,
-    adapter: Annotated[Path | None, typer.Option(help="Adapter to go on from; default: a new one.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter to go on from, and its --model; default: a new one.")
+    ] = None,
     seed: o.Seed = SEED,
 ) -> None:
     """Fine-tune a LoRA adapter to name the item that each user took next.
@@ -45,11 +52,34 @@ def begin(
     data: Path, section: RowsSection, model: ModelSection, lora: LoraSection, adapter: Path | None, seed: int
 ) -> tuple[Ingredients, Entry | None]:
     """Return the ingredients of a stage, and what it goes on from, after a check of the rows and the adapter."""
-    prepared = read_prepared(data)
+    prepared, model = read_prepared(data), as_trained(model, adapter)
     check_section(section, prepared, model, seed, o.option)
     warn_of_idle_dropout(lora, {"this stage": section})
     ingredients = Ingredients(prepared, prepared_digest(data), model, _form(lora, adapter), seed)
     return ingredients, lm_entry("start", adapter, prepared, model) if adapter else None
+
+
+def as_trained(model: ModelSection, weights: Path | None) -> ModelSection:
+    """Return the settings that weights were trained with, except for the fields that were set in `model`.
+
+    It warns of fields that were set to something else. Weights without a record get `model`.
+    """
+    if weights is None:
+        return model
+    try:
+        recorded = read_state(weights.parent)[MADE_WITH]["model"]
+        trained = ModelSection.model_validate(recorded)
+    except (KeyError, TypeError, ValidationError):  # weights from elsewhere, or from another version
+        return model
+    given = {field: getattr(model, field) for field in model.model_fields_set}
+    # Of another base `load_adapter` warns.
+    for field in sorted(recorded.keys() & given.keys() - {"name"}):
+        if (value := getattr(trained, field)) not in (given[field], "auto"):
+            name = o.option("model", field)
+            warn(
+                escape(f"{name} {given[field]}: {weights} was trained with {value}; leave {name} out to ask as then")
+            )
+    return trained.model_copy(update=given)
 
 
 def _form(lora: LoraSection, adapter: Path | None) -> LoraSection:
