@@ -19,9 +19,6 @@ from prefrec.prompts.templates import PromptTemplate
 MAX_LENGTH = 1024
 """Tokens of a prompt with its longest answer, by default, in training and ranking."""
 _REMEMBERED = 1 << 17
-# Ends of a line (`_LINES`) and beginnings of the next one (`_STARTS`), of all kinds that tokenizers distinguish.
-_LINES = ("", "Emma", "1984", "What?", "(1999)", "'", "Amélie", "七人", "M*A*S*H...", "🎬", "a\u0301", "_")
-_STARTS = ("Emma", "emma", "12", "(500) Days", "'s", "…And", "$9.99", "Él", "七人", "🎬", "\u0301", "_", "#")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +65,6 @@ class PromptEncoder:
         self._special = special_ids(tokenizer)
         self.shortened = 0
         self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
-        self._probes: dict[str, list[tuple[int, ...]] | None] = {}
-        self._last_context = ("", "")
 
     def encode(
         self, template: PromptTemplate, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
@@ -169,22 +164,13 @@ class PromptEncoder:
     def _context(self, tail: str) -> str:
         """Return the part of `tail` that the tokens of a following title depend on.
 
-        It is only the final white space if that ends with a new line, the tokenizer joins nothing to it, and titles
-        of all kinds read the same after `tail` as after other lines. Otherwise it is all of `tail`.
+        It is only the final white space if that ends with a new line to which the tokenizer joins nothing.
         """
         # A prompt that ends with its history has another tail per history. Without this all titles of a catalogue
         # would be tokenised again for each of them.
         if self.chat or not tail.endswith("\n") or not self.parts_lines:
             return tail
-        last, context = self._last_context
-        if last != tail:
-            space = tail[len(tail.rstrip()) :]
-            if space not in self._probes:
-                first, *others = (self._ids_after(line + space, _STARTS) for line in _LINES)
-                self._probes[space] = first if all(ids == first for ids in others) else None
-            context = space if self._ids_after(tail, _STARTS) == self._probes[space] else tail
-            self._last_context = tail, context
-        return context
+        return tail[len(tail.rstrip()) :]
 
     @cached_property
     def parts_lines(self) -> bool:
