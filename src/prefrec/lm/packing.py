@@ -164,7 +164,8 @@ def pack_trajectories(
         ([1, 2, 3, 4, 5], [5, 9, 6, 7, 9], [0, 0, 1, 1, 1])
     """
     lengths = [t.length for t in trajectories]
-    length = _rounded(max(lengths))
+    # An allocator keeps blocks of every size that it has seen. Few lengths keep memory from growing.
+    length = -(-max(lengths) // LENGTHS) * LENGTHS
     rows = _bins(lengths, length) if layout == "packed" else [[b] for b in range(len(trajectories))]
     most = max(len(t.answers) for t in trajectories)
     draft = _Draft(len(rows), length, (len(trajectories), most), pad_id, within)
@@ -193,12 +194,6 @@ def _bins(lengths: Sequence[int], room: int) -> list[list[int]]:
         bins[k].append(i)
         left[k] -= lengths[i]
     return bins
-
-
-def _rounded(length: int) -> int:
-    """Return the next multiple of `LENGTHS`."""
-    # An allocator keeps blocks of every size that it has seen. Few lengths keep memory from growing.
-    return -(-length // LENGTHS) * LENGTHS
 
 
 def tokens_of(choice_set: ChoiceSet | Trajectory) -> int:

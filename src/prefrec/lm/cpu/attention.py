@@ -8,7 +8,7 @@ torch's kernel, only the inputs are kept for the gradient, and the weights are c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, TypeGuard
 
 import torch
@@ -56,16 +56,9 @@ def onednn_attention(
 ) -> tuple[Tensor, None]:
     """Return attention outputs [R, Q, H, E], with the interface that transformers calls in a layer.
 
-    Calls that do not fit this description (dropout, biases, other masks, few scores) go to `sdpa`.
-
-    Args:
-        module: the layer.
-        query: [R, H, Q, D].
-        key: [R, G, K, D]; H is a multiple of G.
-        value: [R, G, K, E].
-        attention_mask: bool [R or 1, 1, Q, K], True where a query sees a key.
-        scaling: of the scores; None: 1/√D.
-        **kwargs: passed to `sdpa`.
+    Queries are [R, H, Q, D], keys [R, G, K, D] and values [R, G, K, E], where H is a multiple of G. The mask is bool
+    [R or 1, 1, Q, K], True where a query sees a key. Other calls (dropout, biases, other masks, few scores) go to
+    `sdpa`.
     """
     plain = dropout == 0.0 and kwargs.get("position_bias") is None and kwargs.get("softcap") is None
     scores = query.shape[1] // key.shape[1] * query.shape[2] * key.shape[2]
@@ -113,7 +106,7 @@ class _Attention(torch.autograd.Function):
         groups, width = value.shape[1], value.shape[-1]
         q, k, v = _grouped(query, groups, scaling), key.contiguous(), value.contiguous()
         out = query.new_empty(rows, queries, groups, heads // groups, width)
-        for r, g in _pairs(rows, groups):
+        for r, g in product(range(rows), range(groups)):
             for block in made:
                 weights = _weights(_flat(q[r, g, :, block.first : block.last]), k[r, g], block, r)
                 answer = multiply(weights, v[r, g, : block.end].t())
@@ -133,7 +126,7 @@ class _Attention(torch.autograd.Function):
         slope = _grouped(slopes[0].transpose(1, 2), groups)
         by_q = query.new_empty(rows, queries, groups, heads // groups, depth)
         by_k, by_v = [], []
-        for r, g in _pairs(rows, groups):
+        for r, g in product(range(rows), range(groups)):
             sum_k, sum_v = _Sum(key.shape[2]), _Sum(key.shape[2])
             # Last block first: it sees the most keys, so the sums get their full width at once.
             for block in reversed(ctx.made):
@@ -186,10 +179,6 @@ def _flat(x: Tensor) -> Tensor:
 
 def _unflat(x: Tensor, block: Block) -> Tensor:
     return x.view(-1, block.last - block.first, x.shape[-1])
-
-
-def _pairs(rows: int, groups: int) -> list[tuple[int, int]]:
-    return [(r, g) for r in range(rows) for g in range(groups)]
 
 
 ALL_ATTENTION_FUNCTIONS.register(ONEDNN, onednn_attention)
