@@ -72,6 +72,14 @@ def test_more_negatives_than_a_list_holds_are_drawn(base, size, room):
     assert {a.negatives_from for a in recipe.align if a.num_negatives > room} <= {"uniform"}
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_row_costs_its_prompt_its_target_and_n_negatives(base, data, n):
+    section = alignments.variant(base.align[0], f"n{n}", num_negatives=n)
+    prompt, answer = _counted(base, data, section, training_rows(data, section, base.seed)).expected
+    got = alignments._tokens_of_a_row(data, base.model, section, base.seed)
+    assert got == pytest.approx(prompt + answer + n * answer)
+
+
 def test_equal_compute_reads_as_many_tokens(base, data):
     recipe = alignments.vary_negatives(base, data)
     prompt, answer = alignments.token_counts(data, base.model, base.align[0], base.seed)
