@@ -2,10 +2,9 @@
 
     python scripts/load.py runs/demo --clients 1,8,64 --seconds 30 --out load.json
 
-Servers of the run are started on loopback: one as it is, one with `--max-batch 1`, and one that besides makes a
-sequence of its own of every title. At each number of clients they take turns under Locust, whose clients ask rows of
-the run's test split without a pause. Standard output is a table, the JSON file holds what it is made of. The exit
-code is 1 where anything but 200 and 429 was answered.
+Servers of the run are started on loopback: one as it is, and one with `--max-batch 1`. At each number of clients they
+take turns under Locust, whose clients ask rows of the run's test split without a pause. Standard output is a table,
+the JSON file holds what it is made of. The exit code is 1 where anything but 200 and 429 was answered.
 """
 
 from __future__ import annotations
@@ -34,12 +33,8 @@ from rich.table import Table
 from prefrec.console import say
 
 CLIENTS = Path(__file__).with_name("load_clients.py")
-SERVERS = {
-    "batched": [],
-    "one at a time": ["--max-batch", "1"],
-    "one sequence a title": ["--max-batch", "1", "--layout", "separate"],
-}
-"""Name → options of `prefrec serve`; the last does as a server without packing does."""
+SERVERS = {"batched": [], "one at a time": ["--max-batch", "1"]}
+"""Name → options of `prefrec serve`."""
 
 WIDTH = 100
 """Columns that the table takes."""

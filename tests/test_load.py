@@ -31,7 +31,7 @@ def test_many_clients_are_answered_by_all_servers(tmp_path, bpe_tokenizer):
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     loads = result["loads"]
-    names = ["batched", "one at a time", "one sequence a title"]
+    names = ["batched", "one at a time"]
     assert [(x["clients"], x["server"]) for x in loads] == [(3, name) for name in names]
     for x in loads:
         assert set(x["codes"]) == {"200"}
@@ -41,7 +41,7 @@ def test_many_clients_are_answered_by_all_servers(tmp_path, bpe_tokenizer):
         assert x["peak_bytes"] is None or x["peak_bytes"] > 50 << 20
     assert result["speedup"]["3"] == {x["server"]: loads[0]["throughput"] / x["throughput"] for x in loads}
     assert all(name in done.stdout for name in names)
-    assert done.stdout.count(" × 200") == 3
+    assert done.stdout.count(" × 200") == 2
 
 
 def test_a_server_that_does_not_start_is_shown(tmp_path):

@@ -25,4 +25,4 @@ def test_a_named_ranker_merged(folder, tmp_path):
 def test_errors_are_messages(folder, tmp_path):
     done = prefrec("export", folder, "--ranker", "zero-shot", "--out", tmp_path / "out")
     assert (done.code, done.out) == (1, "")
-    assert "error: zero-shot is the bare base, which has no adapter: export it with --merged" in done.err
+    assert "error: zero-shot has no adapter: export it with --merged" in done.err

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -69,8 +70,12 @@ def test_it_answers_many_and_ends_well(server, number):
         thread.join()
     assert len(answers) == 16
     assert len({a["ranking"][0]["title"] for a in answers}) == 1
-    process.send_signal(number)
-    assert process.wait(timeout=30) == 0
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))):  # which asks nothing
+        start = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 0
+    assert time.monotonic() - start < 5  # 2 where nothing else runs
     assert "Traceback" not in process.stderr.read()
 
 
@@ -81,6 +86,14 @@ def test_the_key_comes_from_the_environment(server, monkeypatch):
     with pytest.raises(urllib.error.HTTPError, match="401"):
         _get(f"{url}/v1/run")
     assert json.loads(_get(f"{url}/v1/run", Authorization="Bearer sesame"))["rankers"] == ["zero-shot"]
+
+
+@pytest.mark.parametrize("options", [(), ("--api-key", "")])
+def test_an_empty_key_is_not_taken_for_none(folder, monkeypatch, options):
+    monkeypatch.setenv("PREFREC_API_KEY", "" if not options else "sesame")
+    done = prefrec("serve", folder, *options)
+    assert (done.code, done.out) == (1, "")
+    assert "error: the key is empty: give one by --api-key or PREFREC_API_KEY, or unset the variable" in done.err
 
 
 def test_an_address_that_is_taken(folder):

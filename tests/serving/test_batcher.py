@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefrec.serving.batcher import Batcher, DeadlineError, Load, QueueFullError, StoppedError
+from prefrec.serving.batcher import QUEUED_PASSES, Batcher, DeadlineError, QueueFullError, StoppedError
 
 
 class Worker:
@@ -18,7 +18,8 @@ class Worker:
         self.begun = threading.Semaphore(0)
         self.go = threading.Semaphore(0 if held else 1_000_000)
 
-    def __call__(self, jobs):
+    def __call__(self, kind, jobs):
+        assert {j % 2 for j in jobs} == {kind}
         self.passes.append(list(jobs))
         self.begun.release()
         assert self.go.acquire(timeout=20)
@@ -27,7 +28,7 @@ class Worker:
         return [j * j for j in jobs]
 
 
-ALIKE: dict = {"load": lambda job: Load(job % 2, 1.5), "room": 6}
+ALIKE: dict = {"size": lambda job: 3, "room": 12}
 """At most four share a pass, and odd and even numbers are apart."""
 
 
@@ -53,66 +54,96 @@ def batcher(worker, now):
     batcher.close()
 
 
+def _submit(batcher, *numbers, timeout=100) -> Future:
+    """One job; its numbers are all odd, or all even."""
+    return batcher.submit(numbers[0] % 2, numbers, timeout)
+
+
 def _busy(batcher, worker) -> Future:
     """A job in the worker's hands, so that what comes next has to wait."""
-    future = batcher.submit(1, 100)
+    future = _submit(batcher, 1)
     assert worker.begun.acquire(timeout=20)
     return future
 
 
 def _finish(worker, futures):
     worker.go.release(1000)
-    return [f.result(timeout=20) for f in futures]
+    return [n for f in futures for n in f.result(timeout=20)]
 
 
 def test_what_came_meanwhile_shares_a_pass_in_its_order(batcher, worker):
     first = _busy(batcher, worker)
-    waiting = [batcher.submit(n, 100) for n in (2, 3, 4, 5, 6)]
+    waiting = [_submit(batcher, n) for n in (2, 3, 4, 5, 6)]
     assert _finish(worker, [first, *waiting]) == [1, 4, 9, 16, 25, 36]
     assert worker.passes == [[1], [2, 4, 6], [3, 5]]
 
 
 @pytest.mark.parametrize(
-    ("max_batch", "passes"), [(1, [[1], [2], [3], [4]]), (2, [[1], [2, 3], [4]]), (None, [[1], [2, 3, 4]])]
+    ("max_batch", "passes"), [(1, [[1], [3], [5], [7]]), (2, [[1], [3, 5], [7]]), (None, [[1], [3, 5, 7]])]
 )
 def test_so_many_share_a_pass_and_no_more(worker, max_batch, passes):
-    batcher = Batcher(worker, load=lambda job: Load(None, 0), room=1, max_batch=max_batch)
+    batcher = Batcher(worker, size=lambda job: 1, room=9, max_batch=max_batch)
     first = _busy(batcher, worker)
-    _finish(worker, [first, *[batcher.submit(n, 100) for n in (2, 3, 4)]])
+    _finish(worker, [first, *[batcher.submit(1, [n], 100) for n in (3, 5, 7)]])
     batcher.close()
     assert worker.passes == passes
 
 
 def test_what_is_too_large_goes_alone_and_smaller_ones_do_not_wait_for_it(worker):
-    batcher = Batcher(worker, load=lambda job: Load(None, job), room=10)
+    batcher = Batcher(worker, size=lambda job: job, room=10)
     first = _busy(batcher, worker)
-    _finish(worker, [first, *[batcher.submit(n, 100) for n in (6, 99, 3, 2, 4)]])
+    _finish(worker, [first, *[_submit(batcher, n) for n in (7, 99, 3, 5, 3)]])
     batcher.close()
-    assert worker.passes == [[1], [6, 3], [99], [2, 4]]
+    assert worker.passes == [[1], [7, 3], [99], [5, 3]]
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_again(batcher, worker, now):
+def test_a_full_queue_refuses_and_says_when_to_come_again(batcher, worker):
     first = _busy(batcher, worker)
-    waiting = [batcher.submit(2, 1000) for _ in range(6)]
-    with pytest.raises(QueueFullError) as e:
-        batcher.submit(2, 1000)
-    assert e.value.retry_after == 1
+    waiting = [_submit(batcher, 2) for _ in range(6)]
     assert batcher.waiting == 6
-    now[0] = 7.5  # the first pass took 7.5 s
-    worker.go.release(1)
-    first.result(timeout=20)
+    with pytest.raises(QueueFullError, match="6 requests with 18 tokens are waiting") as e:
+        _submit(batcher, 2)
+    assert e.value.retry_after == 5
+    assert _finish(worker, [first, *waiting]) == [1, *[4] * 6]
+
+
+def test_a_long_job_takes_turns_with_those_that_came_after_it(batcher, worker):
+    first = _busy(batcher, worker)
+    long = _submit(batcher, *range(2, 22, 2))
+    short, odd = _submit(batcher, 100), _submit(batcher, 3)
+    assert _finish(worker, [first, long, short, odd]) == [1, *(n * n for n in range(2, 22, 2)), 10_000, 9]
+    assert worker.passes == [[1], [2, 4, 6, 8], [100, 10, 12, 14], [3], [16, 18, 20]]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "too late"])
+def test_the_rest_of_a_long_job_that_nobody_waits_for_is_not_worked_on(batcher, worker, now, how):
+    long = _submit(batcher, *range(1, 13, 2), timeout=5)
     assert worker.begun.acquire(timeout=20)
-    while batcher.waiting < 6:
-        waiting.append(batcher.submit(2, 1000))
-    with pytest.raises(QueueFullError, match="6 requests are waiting") as e:
-        batcher.submit(2, 1000)
-    assert e.value.retry_after == 45
-    assert _finish(worker, waiting) == [4] * len(waiting)
+    batcher.check_wanted()
+    if how == "cancelled":
+        assert long.cancel()
+    else:
+        now[0] = 10
+    with pytest.raises(DeadlineError):
+        batcher.check_wanted()
+    assert _finish(worker, [_submit(batcher, 2)]) == [4]
+    assert worker.passes == [[1, 3, 5, 7], [2]]
+    assert long.done()
+
+
+def test_a_queue_is_full_of_tokens_too(worker):
+    batcher = Batcher(worker, size=lambda job: job, room=10)
+    first = _busy(batcher, worker)
+    huge = _submit(batcher, 10 * QUEUED_PASSES + 1)  # alone in the queue: it would never fit otherwise
+    with pytest.raises(QueueFullError, match="1 requests with 641 tokens are waiting"):
+        _submit(batcher, 3)
+    assert _finish(worker, [first, huge]) == [1, 641**2]
+    batcher.close()
 
 
 def test_jobs_past_their_deadline_are_not_worked_on(batcher, worker, now):
     first = _busy(batcher, worker)
-    late, early = batcher.submit(2, 5), batcher.submit(4, 50)
+    late, early = _submit(batcher, 2, timeout=5), _submit(batcher, 4, timeout=50)
     now[0] = 10
     assert _finish(worker, [first, early]) == [1, 16]
     with pytest.raises(DeadlineError):
@@ -122,11 +153,11 @@ def test_jobs_past_their_deadline_are_not_worked_on(batcher, worker, now):
 
 def test_lost_jobs_make_room(batcher, worker, now):
     first = _busy(batcher, worker)
-    lost = [batcher.submit(2, 5) for _ in range(5)]
-    cancelled = batcher.submit(2, 100)
+    lost = [_submit(batcher, 2, timeout=5) for _ in range(5)]
+    cancelled = _submit(batcher, 2)
     assert cancelled.cancel()
     now[0] = 10
-    last = batcher.submit(8, 100)
+    last = _submit(batcher, 8)
     assert all(f.done() for f in lost)
     assert _finish(worker, [first, last]) == [1, 64]
     assert worker.passes == [[1], [8]]
@@ -134,29 +165,29 @@ def test_lost_jobs_make_room(batcher, worker, now):
 
 def test_a_job_fails_for_its_own_fault_only(batcher, worker):
     first = _busy(batcher, worker)
-    good, bad, also_good = (batcher.submit(n, 100) for n in (3, -1, 5))
+    good, bad, also_good = (_submit(batcher, n) for n in (3, -1, 5))
     assert _finish(worker, [first, good, also_good]) == [1, 9, 25]
     with pytest.raises(ValueError, match=r"\[-1\] holds a negative number"):
         bad.result(timeout=20)
-    assert _finish(worker, [batcher.submit(7, 100)]) == [49]
+    assert _finish(worker, [_submit(batcher, 7)]) == [49]
 
 
 def test_closing_answers_what_waits(batcher, worker):
     first = _busy(batcher, worker)
-    waiting = batcher.submit(2, 100)
+    waiting = _submit(batcher, 2)
     closing = threading.Thread(target=batcher.close)
     closing.start()
     assert _finish(worker, [first, waiting]) == [1, 4]
     closing.join(timeout=20)
     assert not batcher.alive
     with pytest.raises(StoppedError):
-        batcher.submit(1, 100)
+        _submit(batcher, 1)
     batcher.close()
 
 
 def test_closing_in_a_hurry_gives_up_what_waits(batcher, worker):
     first = _busy(batcher, worker)
-    waiting = batcher.submit(2, 100)
+    waiting = _submit(batcher, 2)
     batcher.close(timeout=0.01)
     with pytest.raises(StoppedError, match="before it could answer"):
         waiting.result(timeout=20)
@@ -166,7 +197,7 @@ def test_closing_in_a_hurry_gives_up_what_waits(batcher, worker):
 def test_passes_are_told_of(now):
     told = []
     batcher = Batcher(Worker(held=False), **ALIKE, clock=lambda: now[0], on_pass=told.append)
-    assert batcher.submit(3, 100).result(timeout=20) == 9
+    assert _submit(batcher, 3).result(timeout=20) == [9]
     batcher.close()
     assert [(p.jobs, p.waited, p.seconds) for p in told] == [(1, (0.0,), 0.0)]
 
@@ -180,7 +211,7 @@ def test_every_client_gets_its_own_answer(numbers, threads):
 
     def ask(n):
         try:
-            return batcher.submit(n, 100).result(timeout=20)
+            return _submit(batcher, n).result(timeout=20)[0]
         except ValueError:
             return "refused"
 

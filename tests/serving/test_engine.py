@@ -1,6 +1,8 @@
 """Answers of the engine against the slow twin: one sequence an answer, the adapter alone on a fresh base."""
 
 import shutil
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from prefrec.data import RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.pipeline.opened import open_run
 from prefrec.prompts import ChoiceSet
+from prefrec.rankers import LMRanker
 from prefrec.rankers.explain import leave_one_out
 from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
-from prefrec.serving.engine import Engine, Question, UnknownRankerError
+from prefrec.serving.engine import Engine, UnknownRankerError
 from prefrec.serving.items import UnknownItemsError
 from prefrec.serving.scorer import Scorer, load_rankers
 from prefrec.serving.server import adapters_of, open_engine
@@ -28,6 +31,13 @@ CANDIDATES = ["Wild Alien", "Cold Heat", "Lost Days", "Red Story"]
 
 def _ask(engine, asked):
     return asked.answer(engine.submit(asked, timeout=60).result(timeout=60))
+
+
+def _alone(model, max_tokens=None):
+    """A scorer of one model without adapters, for questions that are encoded."""
+    encoder = SimpleNamespace(end=1)
+    lm = LMRanker("zero-shot", model, None, None, None, max_tokens_per_pass=max_tokens, encoder=encoder)
+    return Scorer({"zero-shot": model}, {"zero-shot": None}, lm)
 
 
 def _slow(run, ranker, history, candidates, shown=None):
@@ -148,13 +158,13 @@ def test_the_model_goes_to_the_device_of_this_process(run, monkeypatch):
     monkeypatch.setattr("prefrec.serving.server.default_device", lambda: torch.device("meta"))
     monkeypatch.setattr(Engine, "warm_up", lambda self: None)
     engine = open_engine(run, ["s-dpo"])
-    devices = {p.device.type for p in engine._scorer.model.parameters()}
+    devices = {p.device.type for p in engine._scorer.lm.model.parameters()}
     engine.close()
     assert devices == {"meta"}
 
 
 def test_a_title_cannot_be_a_special_token(engine):
-    (choices,) = engine.rank(RankRequest(history=[SPECIAL], candidates=[SPECIAL, "Red Emma"])).question.choice_sets
+    (choices,) = engine.rank(RankRequest(history=[SPECIAL], candidates=[SPECIAL, "Red Emma"])).questions
     end, begin = engine.encoder.end, engine.encoder.tokenizer.bos_token_id
     assert end not in choices.prompt
     assert begin not in choices.prompt[1:]
@@ -255,48 +265,32 @@ def test_scores_do_not_depend_on_the_budget_and_keep_the_order(shapes, budget):
         )
         for n, c in shapes
     ]
-    scorer = Scorer({"zero-shot": tiny_llama()}, {"zero-shot": None}, 1, max_tokens=budget)
-    for choices, got in zip(sets, scorer.score("zero-shot", sets), strict=True):
+    model = tiny_llama()
+    for choices, got in zip(sets, _alone(model, budget).score("zero-shot", sets), strict=True):
         with torch.no_grad():
-            np.testing.assert_allclose(got, slow_logps(scorer.model, choices).numpy(), rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(got, slow_logps(model, choices).numpy(), rtol=1e-4, atol=1e-3)
 
 
-def test_a_pass_on_a_cpu_is_small_unless_asked():
-    assert Scorer({"zero-shot": tiny_llama()}, {"zero-shot": None}, 1).max_tokens == 2048
-    assert Scorer({"zero-shot": tiny_llama().to("meta")}, {"zero-shot": None}, 1).max_tokens == 4096
-    assert Scorer({"zero-shot": tiny_llama()}, {"zero-shot": None}, 1, max_tokens=100).max_tokens == 100
+def test_a_pass_on_a_cpu_is_small_unless_asked(engine, run):
+    assert engine.batcher.room == engine._scorer.lm.max_tokens_per_pass == 2048
+    other = open_engine(run, ["sft"], max_tokens=100)
+    other.close()
+    assert other.batcher.room == other._scorer.lm.max_tokens_per_pass == 100
 
 
-@pytest.mark.parametrize("layout", ["packed", "separate"])
-def test_a_layout_that_is_asked_for_stays(run, layout):
-    models, adapters = load_rankers(run.recipe.model.name, "float32", {"zero-shot": None})
-    model = models["zero-shot"]
-    scorer = Scorer(models, adapters, 1, layout=layout)
+def test_a_model_that_cannot_branch_is_scored_row_by_row():
+    model = broken(tiny_llama())
+    scorer = _alone(model)
     choices = ChoiceSet((5, 6, 7, 8), ((9, 1), (10, 11, 1), (12, 1)))
-    scorer.scorer.settle([choices])
-    assert scorer.scorer.layout == layout
     with torch.no_grad():
         np.testing.assert_allclose(scorer.score("zero-shot", [choices])[0], slow_logps(model, choices), rtol=1e-4)
-    broken(model)
-    scorer.scorer.settle([choices])
-    assert scorer.scorer.layout == layout
-
-
-def test_a_model_that_cannot_branch_is_scored_row_by_row(run, monkeypatch):
-    models, adapters = load_rankers(run.recipe.model.name, "float32", {"zero-shot": None})
-    model = broken(models["zero-shot"])
-    scorer = Scorer(models, adapters, 1)
-    choices = ChoiceSet((5, 6, 7, 8), ((9, 1), (10, 11, 1), (12, 1)))
-    scorer.scorer.settle([choices])
-    assert scorer.scorer.layout == "separate"
-    with torch.no_grad():
-        np.testing.assert_allclose(scorer.score("zero-shot", [choices])[0], slow_logps(model, choices), rtol=1e-4)
+    assert scorer.lm.scorer.layout == "separate"
 
 
 def test_scores_that_are_no_numbers_are_an_error(engine, run):
     broken_engine = open_engine(run, ["zero-shot"])
     with torch.no_grad():
-        broken_engine._scorer.model.lm_head.weight.fill_(torch.nan)
+        broken_engine._scorer.lm.model.lm_head.weight.fill_(torch.nan)
     with pytest.raises(ModelError, match="not finite"):
         broken_engine._scorer.recommend("zero-shot", ["i2"], 3)
     asked = broken_engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES))
@@ -325,7 +319,89 @@ def test_a_ranker_that_the_run_lacks(run, folder, tmp_path):
     assert list(adapters_of(open_run(copy))) == ["dpo", "sft", "zero-shot"]
 
 
-def test_a_question_is_one_job(engine):
-    asked = engine.explain(ExplainRequest(history=HISTORY, candidates=CANDIDATES, target="Lost Days"))
-    assert isinstance(asked.question, Question)
-    assert len(asked.question.choice_sets) == 4
+def test_a_long_question_is_one_job_in_several_passes(run):
+    """Between them others get their turn."""
+    told = []
+    engine = open_engine(run, ["sft"], max_tokens=200, on_pass=told.append)
+    warm = len(told)
+    asked = engine.explain(ExplainRequest(history=HISTORY * 4, candidates=CANDIDATES, target="Lost Days"))
+    assert len(asked.questions) == 13
+    explaining = engine.submit(asked, 60)
+    ranking = engine.submit(engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES)), 60)
+    ranking.add_done_callback(lambda _: told.append(explaining.done()))
+    assert len(explaining.result(60)) == 13
+    engine.close()
+    passes = told[warm:]
+    assert passes.pop(passes.index(False)) is False  # the ranking had not to wait for all of the other question
+    assert len(passes) > 4
+    assert sum(len(p.waited) for p in passes) == 2
+
+
+@pytest.mark.parametrize(("history", "candidates"), [(50, 21), (11, 100), (50, 0)])
+def test_too_much_to_explain_is_refused(engine, history, candidates):
+    names = [f"i{n}" for n in range(60)] * 2
+    request = ExplainRequest(history=names[:history], candidates=names[:candidates], target="i0")
+    if not candidates:
+        assert engine.explain(request)
+        return
+    with pytest.raises(DataError, match=rf"{history} history items × {candidates} candidates .*fewer candidates"):
+        engine.explain(request)
+
+
+def test_a_catalogue_is_not_read_to_the_end_for_nobody(run):
+    engine = open_engine(run, ["sft"])
+    calls, begun, go = [], threading.Event(), threading.Event()
+
+    def call(*_):
+        calls.append(1)
+        begun.set()
+        assert go.wait(20)
+
+    engine._scorer.lm.model.register_forward_hook(call)
+    asked = engine.submit(engine.recommend(RecommendRequest(history=HISTORY, k=3)), 60)
+    assert begun.wait(20)
+    asked.cancel()
+    go.set()
+    engine.close()
+    assert len(calls) == 1
+
+
+def test_weights_are_not_read_from_their_files_while_serving(folder, tmp_path):
+    """Whoever replaces a file of the model changes no answer; one that becomes shorter would even end the process."""
+    shutil.copytree(folder.parent, tmp_path / "place")
+    copy = tmp_path / "place" / "run"
+    recipe = copy / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(folder.parent), str(tmp_path / "place")))
+    engine = open_engine(open_run(copy), ["sft", "zero-shot"])
+    requests = [RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=r) for r in engine.rankers]
+    before = [_ask(engine, engine.rank(r)) for r in requests]
+    for file in (tmp_path / "place").rglob("*.safetensors"):
+        with file.open("r+b") as f:
+            f.write(bytes(file.stat().st_size))
+    assert [_ask(engine, engine.rank(r)) for r in requests] == before
+    engine.close()
+
+
+def test_all_doors_agree_in_bfloat16(run):
+    """`rank`, `explain`, `evaluate` and the server, alone or with others, however much shares a pass."""
+    model = run.recipe.model.model_copy(update={"dtype": "bfloat16"})
+    rounded = type(run)(run.folder, run.recipe.model_copy(update={"model": model}), run.data, run.stages)
+    engine, lm = open_engine(rounded, ["sft"]), rounded.ranker("sft")
+    rows = run.data.test[:12]
+    want = lm.score(rows)
+    for size in (1, 5):
+        lm.batch_size = size
+        np.testing.assert_array_equal(lm.score(rows), want)
+    questions = [{"history": row.history, "candidates": row.candidates} for row in rows]
+    ranked = [engine.rank(RankRequest(**q)) for q in questions]
+    futures = [engine.submit(r, 60) for r in ranked]  # many at once
+    for row, asked, future, scores, question in zip(rows, ranked, futures, want, questions, strict=True):
+        best = [row.candidates[i] for i in np.argsort(-scores, kind="stable")]
+        answer = asked.answer(future.result(60))
+        assert [r.item_id for r in answer.ranking] == best
+        np.testing.assert_allclose([r.logp for r in answer.ranking], sorted(scores)[::-1], atol=1e-3)
+        why = _ask(engine, engine.explain(ExplainRequest(**question, target=row.target)))
+        np.testing.assert_allclose(why.logp, scores[row.target_index], atol=1e-3)
+        effects = [effect for _, effect in leave_one_out(lm, row)]
+        np.testing.assert_allclose([i.logp_change for i in why.influences], effects, atol=1e-3)
+    engine.close()

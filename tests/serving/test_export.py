@@ -145,7 +145,7 @@ def test_refusals_leave_nothing(run, tmp_path, monkeypatch):
     (tmp_path / "taken" / "file").write_text("x")
     with pytest.raises(ConfigError, match="taken exists: name a new folder, or an empty one"):
         export_ranker(run, "sft", tmp_path / "taken")
-    with pytest.raises(ConfigError, match="bare base, which has no adapter: export it with --merged"):
+    with pytest.raises(ConfigError, match="zero-shot has no adapter: export it with --merged"):
         export_ranker(run, "zero-shot", tmp_path / "out")
     with pytest.raises(DataError, match="no trained model 'ppo'"):
         export_ranker(run, "ppo", tmp_path / "out")

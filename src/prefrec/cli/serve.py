@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import os
+from typing import Annotated
 
 import typer
 
@@ -25,10 +26,6 @@ def serve(
     max_tokens: Annotated[
         int | None, typer.Option(min=64, help="Padded tokens of a pass of the model. Default: 4096; on a CPU 2048.")
     ] = None,
-    layout: Annotated[
-        Literal["auto", "packed", "separate"],
-        typer.Option(help="Answers branch from one prompt, or a sequence each; auto: packed if the model can."),
-    ] = "auto",
 ) -> None:
     """Answer requests of many clients with the language models of a run: rank, explain, search.
 
@@ -38,6 +35,10 @@ def serve(
 
     Example: prefrec serve runs/demo --ui --ranker s-dpo --ranker sft
     """
+    # typer takes an empty variable for one that is not set.
+    key = os.environ.get("PREFREC_API_KEY") if api_key is None else api_key
+    if key is not None and not key.strip():
+        raise ConfigError("the key is empty: give one by --api-key or PREFREC_API_KEY, or unset the variable")
     # The packages of the server are an extra.
     try:
         from prefrec.serving.server import serve_run
@@ -49,10 +50,9 @@ def serve(
         port=port,
         rankers=ranker or [],
         ui=ui,
-        api_key=api_key or None,
+        api_key=api_key,
         max_queue=max_queue,
         max_batch=max_batch,
         deadline=deadline,
         max_tokens=max_tokens,
-        layout=layout,
     )

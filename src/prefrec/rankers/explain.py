@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from prefrec.data import RankingExample
+from prefrec.lm.items import ItemEncoder
+from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.lm import LMRanker
 
 
@@ -12,8 +16,8 @@ def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None 
     """Return how much each history item adds to the target's log-probability, oldest item first.
 
     The effect of item i is log π(target | whole history) − log π(target | history without i), in nats: above 0 if the
-    item speaks for the target. All questions are one packed batch, and show the same candidates. Effects do not add
-    up: two items that say the same hide each other.
+    item speaks for the target. All questions show the same candidates. Effects do not add up: two items that say the
+    same hide each other.
 
     Args:
         ranker: the language model asked.
@@ -27,17 +31,32 @@ def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None 
         DataError: an item is not in the catalogue.
         TokenizerError: the prompt does not fit even without a history.
     """
-    titles, encoder = ranker.catalogue.titles_of, ranker.encoder
-    candidates, answers = titles(example.candidates), titles([example.target if target is None else target])
-    whole, first = encoder.fit(ranker.template, titles(example.history), candidates, answers)
-    shown = example.history[first:]
-    # A template may itself show only the last items. The hidden ones have no effect and are not listed.
-    while shown and encoder.encode(ranker.template, titles(shown[1:]), candidates, answers) == whole:
-        shown = shown[1:]
-    if not shown:
-        return []
-    rest = [titles(shown[:i] + shown[i + 1 :]) for i in range(len(shown))]
-    # Of what the prompt shows: a shorter history would otherwise have room for items that were dropped.
-    sets = [whole, *(encoder.encode(ranker.template, history, candidates, answers) for history in rest)]
-    logps = ranker.choice_logps(sets)[:, 0].astype(np.float64)
-    return list(zip(shown, (logps[0] - logps[1:]).tolist(), strict=True))
+    titles, target = ranker.catalogue.titles_of, example.target if target is None else target
+    # All candidates are scored, as in ranking them: rounding can depend on what is scored together.
+    answers = example.candidates if target in example.candidates else (target,)
+    asked = (titles(ids) for ids in (example.history, example.candidates, answers))
+    unread, sets = without_each(ranker.encoder, ranker.template, *asked)
+    logps = ranker.choice_logps(sets)[:, answers.index(target)].astype(np.float64)
+    return list(zip(example.history[unread:], (logps[0] - logps[1:]).tolist(), strict=True))
+
+
+def without_each(
+    encoder: PromptEncoder | ItemEncoder,
+    template: PromptTemplate,
+    history: Sequence[str],
+    candidates: Sequence[str],
+    answers: Sequence[str],
+) -> tuple[int, list[ChoiceSet]]:
+    """Return how many of the oldest titles are not read, and the question: whole, then without each title read.
+
+    Raises:
+        TokenizerError: the prompt does not fit even without a history.
+    """
+    whole, unread = encoder.fit(template, history, candidates, answers)
+    # A template may itself show only the last titles. The hidden ones have no effect and are not listed.
+    while unread < len(history) and encoder.encode(template, history[unread + 1 :], candidates, answers) == whole:
+        unread += 1
+    shown = history[unread:]
+    # Of what the prompt shows: a shorter history would otherwise have room for titles that were dropped.
+    rest = ([*shown[:i], *shown[i + 1 :]] for i in range(len(shown)))
+    return unread, [whole, *(encoder.encode(template, titles, candidates, answers) for titles in rest)]

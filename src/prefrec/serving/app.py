@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -113,7 +113,6 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.include_router(_api(engine, settings))
     _answer_errors(app)
     app.add_middleware(Guard, telemetry=settings.telemetry, hosts=settings.hosts)
-    _add_examples(app.openapi(), engine)
     return app
 
 
@@ -147,11 +146,19 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
         return prepared.answer(await asyncio.wrap_future(engine.submit(prepared, settings.deadline)))
 
     async def answer(request: Request, make: Callable[[], Prepared[Body]]) -> Body:
+        working, leaving = asyncio.create_task(encode_and_score(make)), asyncio.create_task(_disconnected(request))
+        tasks: set[asyncio.Task[Any]] = {working, leaving}
         try:
-            async with asyncio.timeout(settings.deadline):
-                return await _while_connected(request, encode_and_score(make))
-        except TimeoutError:
-            raise DeadlineError(f"no answer within {settings.deadline:g} s; ask for less, or later") from None
+            done, _ = await asyncio.wait(tasks, timeout=settings.deadline, return_when=asyncio.FIRST_COMPLETED)
+            if working in done:
+                return working.result()
+            if leaving in done:
+                raise ClientGoneError("the client has gone")
+            raise DeadlineError(f"no answer within {settings.deadline:g} s; ask for less, or later")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     @api.post("/v1/rank", summary="Order candidates for a history")
     async def rank(body: bodies.RankRequest, request: Request) -> bodies.RankAnswer:
@@ -189,23 +196,10 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
     return api
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Body]) -> Body:
-    """Return the result of `work`; cancel it and raise ClientGoneError if the client goes away."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = working, _ = asyncio.create_task(work), asyncio.create_task(gone())
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGoneError("the client has gone")
-        return working.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def _disconnected(request: Request) -> None:
+    """Return when the client goes away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _key(api_key: str | None) -> list[Any]:
@@ -258,21 +252,3 @@ def _answer_errors(app: FastAPI) -> None:
         # Starlette sends this answer outside of all middleware, so the headers are added here.
         strict = {name.decode(): value.decode() for name, value in HEADERS.items()}
         return problem(500, "internal", "the server failed; its log says why", strict)
-
-
-def _add_examples(schema: dict[str, Any], engine: Engine) -> None:
-    for path, example in _examples(engine).items():
-        content = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-        content["examples"] = {"titles": {"summary": "Items of the catalogue", "value": example}}
-
-
-def _examples(engine: Engine) -> dict[str, dict[str, Any]]:
-    """Return path → body of a request. It names items of the catalogue, since anyone can read the schema."""
-    titles = engine.items.plain_titles(8)
-    history, candidates = titles[: len(titles) // 2], titles[len(titles) // 2 :]
-    question = {"history": history, "candidates": candidates}
-    return {
-        "/v1/rank": question,
-        "/v1/recommend": {"history": history, "k": 5},
-        "/v1/explain": question | {"target": candidates[0] if candidates else ""},
-    }

@@ -1,7 +1,8 @@
 """One worker thread that answers the questions of many clients in few passes: bounded queue, deadlines.
 
-The worker never waits for more jobs: it takes those that came while it was busy. An idle server answers at once, a
-busy one answers many at a time.
+The worker never waits for more questions: it takes those that came while it was busy. An idle server answers at once,
+a busy one answers many at a time. A question has parts, and a pass takes as many as it has room for. What is left of
+a long question then goes to the end of the queue, so that others need not wait for all of it.
 """
 
 from __future__ import annotations
@@ -12,26 +13,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from prefrec.errors import PrefrecError
 
-Job = TypeVar("Job")
+Part = TypeVar("Part")
 Answer = TypeVar("Answer")
 
-LONGEST_RETRY_S = 60
-"""Longest time that clients are told to stay away."""
-
-_MEMORY = 0.2
-"""Weight of the newest pass in the mean time per job."""
+QUEUED_PASSES = 64
+"""Full passes that may wait: about as many as a small model finishes on a CPU before the default deadline."""
 
 
 class QueueFullError(PrefrecError):
-    """The queue is full; `retry_after` is the number of seconds after which there should be room."""
+    """The queue is full; there may be room after `retry_after` seconds."""
 
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        super().__init__(f"{waiting} requests are waiting, which is as many as may; try again in {retry_after} s")
-        self.retry_after = retry_after
+    retry_after = 5
 
 
 class DeadlineError(PrefrecError):
@@ -45,59 +42,76 @@ class StoppedError(PrefrecError):
 
 
 class Pass(NamedTuple):
-    """A finished pass: number of jobs, seconds that each waited in the queue, and seconds of the pass."""
+    """A finished pass: number of jobs, seconds that each new one waited in the queue, and seconds of the pass."""
 
     jobs: int
     waited: tuple[float, ...]
     seconds: float
 
 
-class Load(NamedTuple):
-    """A job's claim on a pass: jobs of one `kind` may share it, while their sizes fit into its room."""
-
+@dataclass(eq=False)
+class _Job(Generic[Part, Answer]):
     kind: Hashable
-    size: float
-
-
-class _Waiting(NamedTuple, Generic[Job, Answer]):
-    job: Job
-    load: Load
+    left: deque[tuple[Part, int]]
+    """Parts that no pass has taken, and their tokens."""
     since: float
     deadline: float
-    future: Future[Answer]
+    answers: list[Answer] = field(default_factory=list)
+    future: Future[list[Answer]] = field(default_factory=Future)
+
+    def claim(self) -> bool:
+        """Return True if the outcome may be set now: the client waits, and has none."""
+        return not self.future.done() and self.future.set_running_or_notify_cancel()
+
+    def fail(self, error: Exception) -> None:
+        if self.claim():
+            self.future.set_exception(error)
+
+    def is_lost(self, now: float) -> bool:
+        """Fail the job if it is past its deadline; return True if nobody waits for it any more."""
+        if self.deadline <= now:
+            self.fail(DeadlineError("the request waited longer than its deadline"))
+        return self.future.done()
 
 
-class Batcher(Generic[Job, Answer]):
-    """Collects jobs of several threads and hands them to `work`, some at a time, in a thread of its own.
+class _Turn(NamedTuple, Generic[Part, Answer]):
+    """A job, and those of its parts that a pass answers, with their tokens."""
+
+    job: _Job[Part, Answer]
+    parts: list[tuple[Part, int]]
+
+
+class Batcher(Generic[Part, Answer]):
+    """Collects jobs of several threads and hands their parts to `work`, some at a time, in a thread of its own.
 
     Args:
-        work: answers [n] of jobs [n]. If it raises for several jobs, each is tried alone, so that none fails because
-            of another.
-        load: of a job; called by the thread that submits it.
-        room: sum of the sizes of the jobs that may share a pass; a single job may be larger.
+        work: answers [n] of parts [n] of a kind. If it raises for several jobs, each is tried alone, so that none
+            fails because of another.
+        size: tokens of a part; called by the thread that submits it.
+        room: tokens of the parts that may share a pass; a single part may be larger.
         max_batch: jobs that may share a pass; None: any number that fits.
-        max_queue: jobs that may wait.
+        max_queue: jobs that may wait. Together they may have the tokens of `QUEUED_PASSES` passes.
         on_pass: called after every pass.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        work: Callable[[Sequence[Job]], Sequence[Answer]],
+        work: Callable[[Any, Sequence[Part]], Sequence[Answer]],
         *,
-        load: Callable[[Job], Load],
-        room: float,
+        size: Callable[[Part], int],
+        room: int,
         max_batch: int | None = None,
         max_queue: int = 256,
         on_pass: Callable[[Pass], None] = lambda done: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._work, self._load, self._on_pass, self._clock = work, load, on_pass, clock
+        self._work, self._size, self._on_pass, self._clock = work, size, on_pass, clock
         self.room, self.max_batch, self.max_queue = room, max_batch or math.inf, max_queue
-        self._queue: deque[_Waiting[Job, Answer]] = deque()
+        self._queue: deque[_Job[Part, Answer]] = deque()
+        self._in_work: list[_Job[Part, Answer]] = []
         self._changed = threading.Condition()
         self._stopped = False
-        self._job_seconds = 0.0
         self._worker = threading.Thread(target=self._run, name="prefrec-batcher", daemon=True)
         self._worker.start()
 
@@ -111,29 +125,39 @@ class Batcher(Generic[Job, Answer]):
         """True while jobs are taken and worked on."""
         return not self._stopped and self._worker.is_alive()
 
-    def submit(self, job: Job, timeout: float) -> Future[Answer]:
-        """Queue a job whose answer is useless after `timeout` seconds; raises as `check_room`."""
-        load = self._load(job)
-        with self._changed:
-            self.check_room()
-            now = self._clock()
-            waiting: _Waiting[Job, Answer] = _Waiting(job, load, now, now + timeout, Future())
-            self._queue.append(waiting)
-            self._changed.notify()
-        return waiting.future
+    def submit(self, kind: Hashable, parts: Sequence[Part], timeout: float) -> Future[list[Answer]]:
+        """Queue a job of some parts, whose answers are useless after `timeout` seconds; raises as `check_room`.
 
-    def check_room(self, coming: int = 0) -> None:
-        """Raise QueueFullError or StoppedError if no job may come besides `coming` ones that are on their way."""
+        Cancelling the future gives up the parts that no pass has taken.
+        """
+        left = deque((part, self._size(part)) for part in parts)
+        with self._changed:
+            self.check_room(tokens=sum(size for _, size in left))
+            now = self._clock()
+            job: _Job[Part, Answer] = _Job(kind, left, now, now + timeout)
+            self._queue.append(job)
+            self._changed.notify()
+        return job.future
+
+    def check_room(self, coming: int = 0, tokens: int = 0) -> None:
+        """Raise QueueFullError or StoppedError if a job of so many tokens may not come besides `coming` others."""
         with self._changed:
             if self._stopped:
                 raise StoppedError("the server is stopping")
-            if len(self._queue) + coming >= self.max_queue:
-                now = self._clock()
-                self._queue = deque(w for w in self._queue if not _is_lost(w, now))
-            waiting = len(self._queue) + coming
-            if waiting >= self.max_queue:
-                seconds = math.ceil(self._job_seconds * waiting)
-                raise QueueFullError(waiting, min(LONGEST_RETRY_S, max(1, seconds)))
+            self._drop_lost()
+            jobs = len(self._queue) + coming
+            waiting = sum(size for job in (*self._queue, *self._in_work) for _, size in job.left)
+            # A job that is larger than all that may wait can come to an empty queue.
+            if jobs >= self.max_queue or (waiting and waiting + tokens > QUEUED_PASSES * self.room):
+                raise QueueFullError(
+                    f"{jobs} requests with {waiting} tokens are waiting, which is as many as may; "
+                    f"try again in {QueueFullError.retry_after} s, or ask for less"
+                )
+
+    def check_wanted(self) -> None:
+        """Raise DeadlineError if nobody waits any more for any job of the present pass."""
+        if self._in_work and all(job.is_lost(self._clock()) for job in self._in_work):
+            raise DeadlineError("nobody waits for the answer any more")
 
     def close(self, timeout: float | None = None) -> None:
         """Take no new jobs, answer those that wait, and end the worker; jobs are given up after `timeout` seconds."""
@@ -143,62 +167,60 @@ class Batcher(Generic[Job, Answer]):
         self._worker.join(timeout)
         with self._changed:
             left, self._queue = list(self._queue), deque()
-        for waiting in left:
-            if waiting.future.set_running_or_notify_cancel():
-                waiting.future.set_exception(StoppedError("the server stopped before it could answer"))
+        for job in left:
+            job.fail(StoppedError("the server stopped before it could answer"))
 
     def _run(self) -> None:
-        while batch := self._next_batch():
+        while turns := self._next_pass():
             start = self._clock()
-            self._answer(batch)
+            waited = tuple(start - job.since for job, _ in turns if not job.answers)
+            self._answer(turns)
             seconds = self._clock() - start
-            # A moving mean, for the time after which a refused client is to come again.
-            each = seconds / len(batch)
-            self._job_seconds += _MEMORY * (each - self._job_seconds) if self._job_seconds else each
-            self._on_pass(Pass(len(batch), tuple(start - w.since for w in batch), seconds))
+            with self._changed:
+                self._queue.extend(job for job in self._in_work if job.left and not job.future.done())
+                self._in_work = []
+            self._on_pass(Pass(len(turns), waited, seconds))
 
-    def _next_batch(self) -> list[_Waiting[Job, Answer]]:
+    def _next_pass(self) -> list[_Turn[Part, Answer]]:
         """Return the oldest job and those behind it that fit beside it; an empty list when the worker is to end."""
-        batch: list[_Waiting[Job, Answer]] = []
+        turns: list[_Turn[Part, Answer]] = []
         with self._changed:
             # Again, if nobody waits any more for any of the jobs that came.
-            while not batch:
+            while not turns:
                 self._changed.wait_for(lambda: self._queue or self._stopped)
                 if not self._queue:
                     return []
-                kept: deque[_Waiting[Job, Answer]] = deque()
-                now, size = self._clock(), 0.0
-                for waiting in self._queue:
-                    kind, more = waiting.load
-                    if _is_lost(waiting, now):
-                        continue
-                    # The first goes whatever its size, since it would never fit otherwise.
-                    full = len(batch) >= self.max_batch or size + more > self.room
-                    if batch and (full or kind != batch[0].load.kind):
-                        kept.append(waiting)
-                    # False if it was cancelled, as its client has gone.
-                    elif waiting.future.set_running_or_notify_cancel():
-                        batch.append(waiting)
-                        size += more
-                self._queue = kept
-        return batch
+                self._drop_lost()
+                room, kept = self.room, deque[_Job[Part, Answer]]()
+                for job in self._queue:
+                    parts: list[tuple[Part, int]] = []
+                    fits = not turns or (job.kind == turns[0].job.kind and len(turns) < self.max_batch)
+                    # The very first part goes whatever its size, since it would never fit otherwise.
+                    while fits and job.left and (job.left[0][1] <= room or not (turns or parts)):
+                        parts.append(job.left.popleft())
+                        room -= parts[-1][1]
+                    if parts:
+                        turns.append(_Turn(job, parts))
+                    else:
+                        kept.append(job)
+                self._queue, self._in_work = kept, [job for job, _ in turns]
+        return turns
 
-    def _answer(self, batch: Sequence[_Waiting[Job, Answer]]) -> None:
+    def _answer(self, turns: Sequence[_Turn[Part, Answer]]) -> None:
         try:
-            answers = self._work([w.job for w in batch])
+            answers = iter(self._work(turns[0].job.kind, [part for _, parts in turns for part, _ in parts]))
         except Exception as e:  # noqa: BLE001  # whatever it is, the clients must hear of it and the worker live on
-            if len(batch) == 1:
-                batch[0].future.set_exception(e)
+            if len(turns) == 1:
+                turns[0].job.fail(e)
                 return
-            for waiting in batch:
-                self._answer([waiting])
+            for turn in turns:
+                self._answer([turn])
             return
-        for waiting, answer in zip(batch, answers, strict=True):
-            waiting.future.set_result(answer)
+        for job, parts in turns:
+            job.answers += [next(answers) for _ in parts]
+            if not job.left and job.claim():
+                job.future.set_result(job.answers)
 
-
-def _is_lost(waiting: _Waiting[Job, Answer], now: float) -> bool:
-    """Settle the future of a job past its deadline; return True for a job that nobody waits for any more."""
-    if waiting.deadline <= now and waiting.future.set_running_or_notify_cancel():
-        waiting.future.set_exception(DeadlineError("the request waited longer than its deadline"))
-    return waiting.future.done()
+    def _drop_lost(self) -> None:
+        now = self._clock()
+        self._queue = deque(job for job in self._queue if not job.is_lost(now))

@@ -13,6 +13,9 @@ MAX_HISTORY = 200
 MAX_EXPLAINED = 50
 """Items of a history to explain: each is one more prompt to score."""
 
+MAX_EXPLAINED_PAIRS = 1000
+"""History items times candidates to explain: so many titles are scored again."""
+
 MAX_CANDIDATES = 100
 MAX_TOP = 100
 MAX_FOUND = 50

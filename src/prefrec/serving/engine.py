@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,8 +18,9 @@ from prefrec.lm.items import ItemEncoder
 from prefrec.lm.packing import tokens_of
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.catalogue import Recommendation
+from prefrec.rankers.explain import without_each
 from prefrec.serving import bodies
-from prefrec.serving.batcher import Batcher, Load
+from prefrec.serving.batcher import Batcher
 from prefrec.serving.bodies import ItemBody, ItemName
 from prefrec.serving.items import ItemIndex
 from prefrec.serving.scorer import Scorer, Scores
@@ -33,28 +33,20 @@ class UnknownRankerError(DataError):
 
 
 @dataclass(frozen=True)
-class Question:
-    """A job for the worker: choice sets to score under a ranker."""
-
-    ranker: str
-    choice_sets: tuple[ChoiceSet, ...]
-
-
-@dataclass(frozen=True)
 class CatalogueQuestion:
-    """A job for the worker: the best `k` items of the whole catalogue for a history of item ids."""
+    """A question for the worker: the best `k` items of the whole catalogue for a history of item ids."""
 
-    ranker: str
     history: tuple[str, ...]
     k: int
 
 
 @dataclass(frozen=True)
 class Prepared(Generic[Body]):
-    """A request that is ready: a job for the worker, and a function that makes the answer of its outcome."""
+    """A request that is ready: questions of one type for the worker, and a function from their answers to its own."""
 
-    question: Question | CatalogueQuestion
-    answer: Callable[[Any], Body]
+    ranker: str
+    questions: Sequence[ChoiceSet | CatalogueQuestion]
+    answer: Callable[[list[Any]], Body]
 
 
 class Engine:
@@ -84,9 +76,8 @@ class Engine:
         self._encoders = ThreadPoolExecutor(1, thread_name_prefix="prefrec-encoder")
         self._preparing: set[Future[Any]] = set()
         self._counting = threading.Lock()
-        self.batcher: Batcher[Question | CatalogueQuestion, Any] = Batcher(
-            self._work, load=_load, room=scorer.max_tokens, **queue
-        )
+        self.batcher: Batcher[ChoiceSet | CatalogueQuestion, Any] = Batcher(self._work, size=self._tokens, **queue)
+        scorer.before_call = self.batcher.check_wanted
 
     def prepare(self, make: Callable[[], Prepared[Body]]) -> Future[Prepared[Body]]:
         """Queue a call of `rank`, `explain` or `recommend`; raises as `Batcher.check_room`."""
@@ -97,9 +88,11 @@ class Engine:
         future.add_done_callback(self._preparing.discard)
         return future
 
-    def submit(self, prepared: Prepared[Body], timeout: float) -> Future[Any]:
+    def submit(self, prepared: Prepared[Body], timeout: float) -> Future[list[Any]]:
         """Queue a request that is ready; raises as `Batcher.submit`."""
-        return self.batcher.submit(prepared.question, timeout)
+        # Questions under one ranker may share a pass, and those about the catalogue one of their own.
+        kind = prepared.ranker, type(prepared.questions[0])
+        return self.batcher.submit(kind, prepared.questions, timeout)
 
     def rank(self, request: bodies.RankRequest) -> Prepared[bodies.RankAnswer]:
         """Prepare a ranking request.
@@ -110,29 +103,34 @@ class Engine:
         """
         ranker = self._ranker(request.ranker)
         history, candidates = self._resolve(request.history, request.candidates)
-        choice_set, dropped = self._encode(history, candidates, candidates)
+        choice_set, dropped = self.encoder.fit(self.template, *_titles(history, candidates, candidates))
 
         def answer(scores: Scores) -> bodies.RankAnswer:
             ranking = _ranking(candidates, scores[0])
             return bodies.RankAnswer(ranker=ranker, history=history, history_shortened=dropped > 0, ranking=ranking)
 
-        return Prepared(Question(ranker, (choice_set,)), answer)
+        return Prepared(ranker, [choice_set], answer)
 
     def explain(self, request: bodies.ExplainRequest) -> Prepared[bodies.ExplainAnswer]:
         """Prepare a leave-one-out request: the history as the prompt shows it, and without each of its items.
 
-        Raises as `rank`, and DataError if there are candidates and the target is not among them.
+        Raises as `rank`, and DataError if there are candidates and the target is not among them, or there is too much
+        to score.
         """
+        size, most = (len(request.history), len(request.candidates)), bodies.MAX_EXPLAINED_PAIRS
+        if size[0] * size[1] > most:
+            raise DataError(
+                f"{size[0]} history items × {size[1]} candidates are more than {most} titles to score again: "
+                f"give at most {most // size[1]} history items, or fewer candidates"
+            )
         ranker = self._ranker(request.ranker)
         history, candidates = self._resolve(request.history, request.candidates)
         (target,) = self.items.resolve([request.target])
         if candidates and target not in candidates:
             raise DataError(f"the target {target.title!r} is not among the candidates")
         answers = candidates or [target]
-        whole, first = self._encode(history, candidates, answers)
-        shown = history[first:]
-        without = [self._encode(shown[:i] + shown[i + 1 :], candidates, answers)[0] for i in range(len(shown))]
-        column = answers.index(target)
+        first, questions = without_each(self.encoder, self.template, *_titles(history, candidates, answers))
+        shown, column = history[first:], answers.index(target)
 
         def answer(scores: Scores) -> bodies.ExplainAnswer:
             logp, *logps = [float(row[column]) for row in scores]
@@ -158,15 +156,15 @@ class Engine:
                 influences=influences,
             )
 
-        return Prepared(Question(ranker, (whole, *without)), answer)
+        return Prepared(ranker, questions, answer)
 
     def recommend(self, request: bodies.RecommendRequest) -> Prepared[bodies.RecommendAnswer]:
         """Prepare a question about the whole catalogue without the history's items; raises as `rank`."""
         ranker = self._ranker(request.ranker)
         history = self.items.resolve(request.history)
 
-        def answer(outcome: tuple[Recommendation, bool]) -> bodies.RecommendAnswer:
-            best, shortened = outcome
+        def answer(outcomes: list[tuple[Recommendation, bool]]) -> bodies.RecommendAnswer:
+            ((best, shortened),) = outcomes
             items = [self.items.item(i) for i in best.item_ids]
             return bodies.RecommendAnswer(
                 ranker=ranker,
@@ -176,7 +174,7 @@ class Engine:
                 proven=best.proven,
             )
 
-        return Prepared(CatalogueQuestion(ranker, tuple(i.item_id for i in history), request.k), answer)
+        return Prepared(ranker, [CatalogueQuestion(tuple(i.item_id for i in history), request.k)], answer)
 
     def example(self, row: int) -> bodies.ExampleAnswer:
         """Return a row of the data; after the last row comes the first again. DataError if the run has no rows."""
@@ -194,12 +192,12 @@ class Engine:
 
     def warm_up(self) -> None:
         """Choose the layout and make one pass under every ranker, before clients wait for it."""
-        first = [self.items.item(i) for i in self.items.catalogue.ids[:3]]
-        choice_set, _ = self._encode(first, first, first)
-        self._scorer.scorer.settle([choice_set])
-        for ranker in self.rankers:
-            self.batcher.submit(Question(ranker, (choice_set,)), timeout=600).result()
-        self.batcher.submit(CatalogueQuestion(self.rankers[0], (first[0].item_id,), 1), timeout=600).result()
+        names: list[ItemName] = [bodies.ById(item_id=i) for i in self.items.catalogue.ids[:3]]
+        asked: list[Prepared[Any]] = [
+            self.rank(bodies.RankRequest(history=names, candidates=names, ranker=ranker)) for ranker in self.rankers
+        ]
+        for prepared in (*asked, self.recommend(bodies.RecommendRequest(history=names[:1], k=1))):
+            self.submit(prepared, timeout=600).result()
 
     def close(self, timeout: float | None = None) -> None:
         """Answer the requests that wait to be scored, and end both threads."""
@@ -221,27 +219,20 @@ class Engine:
             raise DataError(f"{twice.title!r} is given twice among the candidates; give every item once")
         return shown, listed
 
-    def _encode(
-        self, history: Sequence[ItemBody], candidates: Sequence[ItemBody], answers: Sequence[ItemBody]
-    ) -> tuple[ChoiceSet, int]:
-        """Return the question as tokens, and the number of the oldest items that the prompt has no room for."""
-        titles = ([i.title for i in items] for items in (history, candidates, answers))
-        return self.encoder.fit(self.template, *titles)
+    def _tokens(self, question: ChoiceSet | CatalogueQuestion) -> int:
+        if isinstance(question, CatalogueQuestion):
+            return self._scorer.catalogue_tokens
+        return tokens_of(question)
 
-    def _work(self, questions: Sequence[Question | CatalogueQuestion]) -> list[Any]:
-        first = questions[0]
-        if isinstance(first, CatalogueQuestion):
-            return [self._scorer.recommend(first.ranker, first.history, first.k)]
-        groups = [q.choice_sets for q in questions if isinstance(q, Question)]
-        scores = iter(self._scorer.score(first.ranker, [c for group in groups for c in group]))
-        return [[next(scores) for _ in group] for group in groups]
+    def _work(self, kind: tuple[str, type], questions: Sequence[Any]) -> Sequence[Any]:
+        ranker, question_type = kind
+        if question_type is CatalogueQuestion:
+            return [self._scorer.recommend(ranker, q.history, q.k) for q in questions]
+        return self._scorer.score(ranker, questions)
 
 
-def _load(question: Question | CatalogueQuestion) -> Load:
-    """Return the load of a job: questions under one ranker share a pass, one about the catalogue has its own."""
-    if isinstance(question, CatalogueQuestion):
-        return Load(CatalogueQuestion, math.inf)
-    return Load(question.ranker, sum(map(tokens_of, question.choice_sets)))
+def _titles(*lists: Sequence[ItemBody]) -> list[list[str]]:
+    return [[item.title for item in items] for items in lists]
 
 
 def _ranking(items: Sequence[ItemBody], logps: NDArray[np.float64]) -> list[bodies.RankedItem]:

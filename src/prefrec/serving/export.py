@@ -52,10 +52,9 @@ _environment = jinja2.Environment(  # nosec B701  # Markdown, and no titles in i
 def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
     """Write a ranker of a run to the folder `out`, which must be new or empty; return the folder.
 
-    An adapter comes as `adapter_config.json` and `adapter_model.safetensors`; a merged model as `config.json` and
-    `model.safetensors`, merged in float32 and stored in the recipe's dtype. Both come with the tokenizer, the prompt
-    (`prompt.jinja2`) and a model card (`README.md`). The folder appears whole or not at all. Drafts of `out` that
-    killed exports left are removed, see `clear_drafts`.
+    An adapter is written as PEFT does, a merged model as transformers does, merged in float32 and stored in the
+    recipe's dtype. Both come with the tokenizer, the prompt (`prompt.jinja2`) and a model card (`README.md`). The
+    folder appears whole or not at all.
 
     Raises:
         DataError: the run has no such ranker.
@@ -65,10 +64,8 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
     adapter, model = run.entry(ranker).weights, run.recipe.model
     if model.answers == "items":
         raise ConfigError(f"{ranker} answers with items as tokens, which other software does not read: use `serve`")
-    if adapter is None and not merged:
-        raise ConfigError(f"{ranker} is the bare base, which has no adapter: export it with --merged")
-    if adapter is not None and not is_adapter(adapter) and not merged:
-        raise ConfigError(f"{ranker} has no adapter, as all its weights were trained: export it with --merged")
+    if not merged and (adapter is None or not is_adapter(adapter)):
+        raise ConfigError(f"{ranker} has no adapter: export it with --merged")
     out = Path(out)
     draft = _new_draft(out)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from itertools import islice
 
 from rapidfuzz import fuzz, process
 
@@ -13,14 +12,11 @@ from prefrec.data.titles import normal_title
 from prefrec.errors import DataError
 from prefrec.serving.bodies import ById, ItemBody, ItemName, UnknownName
 
-NEAR = 3
-"""Near matches given for an unknown title."""
+NEAR, SEARCHED = 3, 5
+"""Near matches of an unknown title, and unknown titles of a request that get some: each costs a search of all."""
 
 ALIKE = 20
 """Most items listed for a title that several items have."""
-
-SEARCHED = 5
-"""Unknown titles of one request that get near matches. Each costs a search of the whole catalogue."""
 
 NEAR_ENOUGH = 60.0
 """Least similarity of a near match, out of 100 (rapidfuzz's weighted ratio)."""
@@ -83,11 +79,6 @@ class ItemIndex:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
             raise UnknownItemsError(messages[0] + more, unknown)
         return known
-
-    def plain_titles(self, limit: int) -> list[str]:
-        """Return titles of the catalogue's first items, without those that several items have."""
-        titles = map(self.catalogue.titles.__getitem__, self.catalogue.ids)
-        return list(islice((t for t in titles if len(self._by_title[normal_title(t)]) == 1), limit))
 
     def near(self, text: str, limit: int) -> list[ItemBody]:
         """Return items whose titles are similar to `text`, the most similar first."""

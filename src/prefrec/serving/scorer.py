@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,11 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch import nn
 
-from prefrec.errors import ModelError
 from prefrec.lm.catalogue import check_finite
-from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.models import load_model
-from prefrec.lm.packing import LayoutChoice
-from prefrec.lm.scorer import ChoiceScorer
 from prefrec.prompts import ChoiceSet
-from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
+from prefrec.rankers import LMRanker
+from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker, Recommendation
 from prefrec.training.adapters import is_adapter, load_adapter, load_weights
 
 Scores = list[NDArray[np.float64]]
@@ -28,8 +25,8 @@ Scores = list[NDArray[np.float64]]
 MAX_CALLS = 64
 """Model calls for one question about a catalogue too large to score whole. The best items by then are the answer."""
 
-PASS_TOKENS = {"cpu": 2048}
-"""Padded tokens of a pass by device; 4,096 on others. Larger passes are slower on a CPU: they leave its caches."""
+NODES_PER_TITLE = 4
+"""Tokens read for each title in a question about the whole catalogue, about: titles share their beginnings."""
 
 
 class Scorer:
@@ -38,32 +35,25 @@ class Scorer:
     Args:
         models: ranker → a causal LM, or a PEFT model around one. Rankers may share a model.
         adapters: ranker → name of its adapter in its model; None for the bare base or a whole model.
-        pad_id: token id for padding.
-        max_tokens: of a pass, padding included (see `pack_passes`); None: by `PASS_TOKENS`.
-        layout: `packed`, `separate`, or `auto` (packed if it is correct for the model).
-        catalogue: ranker of the whole catalogue, for `recommend`.
-        within: the catalogue to score titles within; None: among all tokens.
+        lm: one of them as a ranker, whose prompt and layout are those of all.
+
+    Attributes:
+        before_call: is called before every call of a model, which it prevents if it raises.
     """
 
-    def __init__(
-        self,
-        models: Mapping[str, nn.Module],
-        adapters: Mapping[str, str | None],
-        pad_id: int,
-        *,
-        max_tokens: int | None = None,
-        layout: LayoutChoice = "auto",
-        catalogue: CatalogueRanker | None = None,
-        within: CatalogueSoftmax | None = None,
-    ) -> None:
+    def __init__(self, models: Mapping[str, nn.Module], adapters: Mapping[str, str | None], lm: LMRanker) -> None:
         self.models = {name: model.eval() for name, model in models.items()}
-        self.model = next(iter(self.models.values()))  # all have the same architecture
+        self.before_call: Callable[[], None] = lambda: None
+        for model in set(self.models.values()):
+            model.register_forward_pre_hook(lambda *_: self.before_call())
         self.adapters = dict(adapters)
-        if max_tokens is None:
-            max_tokens = PASS_TOKENS.get(next(self.model.parameters()).device.type, 4096)
-        self.max_tokens = max_tokens
-        self.scorer = ChoiceScorer(self.model, pad_id, layout=layout, max_tokens=max_tokens, within=within)
-        self.catalogue = catalogue
+        self.lm, self.catalogue = lm, CatalogueRanker(lm)
+
+    @property
+    def catalogue_tokens(self) -> int:
+        """Tokens that a question about the whole catalogue reads, about."""
+        within, items = self.lm.within, len(self.lm.catalogue)
+        return min(EXACT_NODES, NODES_PER_TITLE * items if within is None else len(within.trie.inner))
 
     def score(self, ranker: str, choice_sets: Sequence[ChoiceSet]) -> Scores:
         """Return the log-probabilities [C] of each choice set's answers under `ranker`.
@@ -72,7 +62,7 @@ class Scorer:
             ModelError: a log-probability is not finite.
         """
         with self._asked(ranker) as model:
-            logps = self.scorer.score(choice_sets, model).double().cpu().numpy()
+            logps = self.lm.scorer.score(choice_sets, model).double().cpu().numpy()
         out: Scores = [row[: len(c.answers)] for c, row in zip(choice_sets, logps, strict=True)]
         check_finite(ranker, *out)
         return out
@@ -84,16 +74,13 @@ class Scorer:
             The items, and True if the oldest items of the history did not fit into the prompt.
 
         Raises:
-            ModelError: a log-probability is not finite, or no catalogue was given.
+            ModelError: a log-probability is not finite.
         """
-        if self.catalogue is None:
-            raise ModelError("this scorer was made without a catalogue")
-        encoder = self.catalogue.lm.encoder
-        before = encoder.shortened
+        before = self.lm.encoder.shortened
         with torch.no_grad(), self._asked(ranker) as model:
-            self.catalogue.lm.model = model
+            self.lm.model = model
             best = self.catalogue.recommend(history, k, without=set(history), max_calls=MAX_CALLS)
-        return best, encoder.shortened > before
+        return best, self.lm.encoder.shortened > before
 
     @contextmanager
     def _asked(self, ranker: str) -> Iterator[nn.Module]:
@@ -113,16 +100,10 @@ class Scorer:
 def load_rankers(
     base: str, dtype: str, weights: Mapping[str, Path | None], **options: Any
 ) -> tuple[dict[str, nn.Module], dict[str, str | None]]:
-    """Load the models of several rankers for `Scorer`: one base for all adapters, and each whole model.
+    """Return `models` and `adapters` for `Scorer`: one base for all adapters, and each whole model.
 
-    Args:
-        base: a name for `prefrec.lm.models.load_model`.
-        dtype: of the models.
-        weights: ranker → folder of its adapter, or of its whole model; None: the bare base.
-        **options: for `load_model`, how the base attends and is held.
-
-    Returns:
-        ranker → model, and ranker → name of its adapter.
+    `weights` is ranker → folder of its adapter, or of its whole model (None: the bare base). Other arguments are for
+    `prefrec.lm.models.load_model`.
 
     Raises:
         ModelError: base or weights cannot be found or read, or are not stored as safetensors.

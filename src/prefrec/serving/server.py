@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import ipaddress
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from rich.markup import escape
+from torch import nn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
 from prefrec.lm.models import default_device, load_tokenizer
-from prefrec.lm.packing import LayoutChoice
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import ZERO_SHOT
 from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker
-from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.engine import Engine
 from prefrec.serving.items import ItemIndex
@@ -32,8 +34,20 @@ from prefrec.serving.middleware import Telemetry
 from prefrec.serving.page import page_files
 from prefrec.serving.scorer import Scorer, load_rankers
 
-MAX_CONNECTIONS = 1024
-"""Connections at once; further ones are answered 503."""
+MAX_CONNECTIONS = 768
+"""Connections at once; requests on further ones are answered 503. A process can often open 1,024 files."""
+
+MAX_IDLE = 512
+"""Connections without a request; for further ones the oldest are closed."""
+
+PASS_TOKENS = {"cpu": 2048}
+"""Padded tokens of a pass by device; 4,096 on others. Larger passes are slower on a CPU: they leave its caches."""
+
+HEADER_SECONDS = 10.0
+"""Time in which the headers of a connection's first request have to arrive."""
+
+LAST_SECONDS = 1.0
+"""Time in which clients read their last answers when the server stops."""
 
 
 def serve_run(
@@ -62,33 +76,28 @@ def serve_run(
         is_local = host == "localhost"
     local_names = frozenset({"localhost", "127.0.0.1", "[::1]", in_url.lower()})
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        with _naming(host, port):
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind((host, port))
-        name, model = run.recipe.name, Path(run.recipe.model.name).name
-        telemetry = Telemetry()
-        engine = open_engine(run, rankers, on_pass=telemetry.on_pass, **limits)
-        stages = list(run.stages.values())
-        settings = Settings(
-            name=name,
-            model=model,
-            deadline=deadline,
-            api_key=api_key,
-            hosts=local_names if api_key is None and is_local else None,
-            page=page_files(name, model, len(engine.items), engine.rankers, stages) if ui else {},
-            telemetry=telemetry,
-        )
-        if api_key is None and not is_local:
-            warn(f"listening at {host} without a key: whoever reaches this machine can ask (--api-key)")
-        # Not before: until the model is loaded a probe is refused, and does not wait.
-        with _naming(host, port):
-            listener.listen(MAX_CONNECTIONS)
+    # A wrong address is told now, and not when the model is loaded. Until then a probe is refused and does not wait.
+    with _listening(host, port, family):
+        pass
+    name, model = run.recipe.name, Path(run.recipe.model.name).name
+    telemetry = Telemetry()
+    engine = open_engine(run, rankers, on_pass=telemetry.on_pass, **limits)
+    stages = list(run.stages.values())
+    settings = Settings(
+        name=name,
+        model=model,
+        deadline=deadline,
+        api_key=api_key,
+        hosts=local_names if api_key is None and is_local else None,
+        page=page_files(name, model, len(engine.items), engine.rankers, stages) if ui else {},
+        telemetry=telemetry,
+    )
+    if api_key is None and not is_local:
+        warn(f"listening at {host} without a key: whoever reaches this machine can ask (--api-key)")
+    with _listening(host, port, family) as listener:
         url = f"http://{in_url}:{listener.getsockname()[1]}"
-        say(f"Serving {', '.join(map(escape, engine.rankers))} of {escape(str(folder))} at {escape(url)}")
-        _run(create_app(engine, settings), listener, deadline)
+        message = f"Serving {', '.join(map(escape, engine.rankers))} of {escape(str(folder))} at {escape(url)}"
+        _run(server_for(create_app(engine, settings), deadline), listener, message)
 
 
 def adapters_of(run: Run, names: Sequence[str] = ()) -> dict[str, Path | None]:
@@ -99,65 +108,112 @@ def adapters_of(run: Run, names: Sequence[str] = ()) -> dict[str, Path | None]:
     return {name: run.entry(name).weights for name in list(names) or run.models[::-1] or [ZERO_SHOT]}
 
 
-def open_engine(
-    run: Run,
-    rankers: Sequence[str] = (),
-    *,
-    max_tokens: int | None = None,
-    layout: LayoutChoice = "auto",
-    **queue: Any,
-) -> Engine:
+def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None = None, **queue: Any) -> Engine:
     """Return an engine with the rankers of a run, loaded on one base; on a GPU if there is one.
 
-    The default is the first of `rankers`; without names all are loaded. `max_tokens` and `layout` are for `Scorer`,
-    `queue` for `Batcher`: `max_queue`, `max_batch` and `on_pass`.
+    The default is the first of `rankers`; without names all are loaded. `max_tokens` are those of a pass, padding
+    included (None: see `PASS_TOKENS`), and `queue` is for `Batcher`: `max_queue`, `max_batch` and `on_pass`.
 
     Raises:
         DataError: the run has no such ranker.
         ModelError: model or adapter cannot be read.
     """
-    section, catalogue = run.recipe.model, run.data.catalogue
+    section, catalogue, device = run.recipe.model, run.data.catalogue, default_device()
     models, adapters = load_rankers(section.name, weights=adapters_of(run, rankers), **section.loading())
-    for model in models.values():
-        model.to(default_device())
-    encoder = prompt_encoder(section, catalogue)
+    for model in set(models.values()):
+        _hold(model.to(device))
+    max_tokens = max_tokens or PASS_TOKENS.get(device.type, 4096)
     template = load_template(section.templates[0], domain=run.data.domain)
-    model = next(iter(models.values()))
-    # With tokenizers of its own: the worker's thread must not share one with the thread that encodes requests.
-    own = prompt_encoder(section, catalogue)
-    tokenizer = load_tokenizer(section.name)
-    lm = LMRanker("catalogue", model, tokenizer, catalogue, template, objective=section.objective, encoder=own)
-    whole: dict[str, Any] = {"catalogue": CatalogueRanker(lm), "within": lm.within}
-    scorer = Scorer(models, adapters, encoder.end, max_tokens=max_tokens, layout=layout, **whole)
-    examples = run.data.split(run.recipe.evaluate.split)
-    engine = Engine(scorer, ItemIndex(catalogue), encoder, template, examples=examples, **queue)
+    lm = LMRanker(
+        *next(iter(models.items())),
+        load_tokenizer(section.name),
+        catalogue,
+        template,
+        max_tokens_per_pass=max_tokens,
+        objective=section.objective,
+        encoder=prompt_encoder(section, catalogue),
+    )
+    # With a tokenizer of its own: the thread that encodes requests must not share one with the worker's.
+    encoder, examples = prompt_encoder(section, catalogue), run.data.split(run.recipe.evaluate.split)
+    scorer = Scorer(models, adapters, lm)
+    engine = Engine(scorer, ItemIndex(catalogue), encoder, template, examples=examples, room=max_tokens, **queue)
     engine.warm_up()
     return engine
 
 
-def _run(app: object, listener: socket.socket, deadline: float) -> None:
+class Connection(H11Protocol):
+    """A connection that is closed if no request comes in time, or if too many newer ones wait for theirs."""
+
+    @property
+    def has_request(self) -> bool:
+        """True from the last byte of a request's headers to the last byte of its answer."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._close_at(self.loop.time() + HEADER_SECONDS)
+        held: list[Any] = [c for c in self.connections if not c.transport.is_closing()]
+        idle = {c.timeout_keep_alive_task.when(): c for c in held if not c.has_request}
+        if len(idle) > MAX_IDLE:
+            idle[min(idle)].transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        timer = self.timeout_keep_alive_task
+        super().data_received(data)
+        # uvicorn stops its timer at the first byte of a request, which would leave time without end for the others.
+        if timer and not (self.has_request or self.timeout_keep_alive_task):
+            self._close_at(timer.when())
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        # A request that has arrived is answered. Others are not waited for, nor clients that do not read.
+        if not self.has_request or self.cycle.more_body:
+            self.loop.call_later(LAST_SECONDS, self.transport.abort)
+
+    def _close_at(self, due: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_at(due, self.timeout_keep_alive_handler)
+
+
+def _hold(model: nn.Module) -> None:
+    """Copy weights on the CPU into memory of their own."""
+    # They are read from their files as they are needed. A file that changes would then change answers, and one that
+    # becomes shorter would end the process.
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
+def server_for(app: Any, deadline: float) -> uvicorn.Server:
+    """Return a server of an application; when told to stop it finishes requests, for at most `deadline` seconds."""
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
+        http=Connection,
         log_level="warning",
         access_log=False,
         server_header=False,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=int(deadline) + 1,
     )
+    return uvicorn.Server(config)
+
+
+def _run(server: uvicorn.Server, listener: socket.socket, message: str) -> None:
     # uvicorn raises the signal again when it has stopped; SIGTERM is then to end the process with code 0.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    # Without this the collector looks at everything that was imported again, for seconds, when the process ends.
+    gc.freeze()
     try:
+        say(message)
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
-def _naming(host: str, port: int) -> Iterator[None]:
-    """Turn an OSError into a ConfigError that names the address."""
+def _listening(host: str, port: int, family: socket.AddressFamily) -> socket.socket:
+    """Return a socket that listens; ConfigError if the address is taken or not of this machine."""
     try:
-        yield
+        return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
     except OSError as e:
         reason = os.strerror(e.errno) if e.errno and e.errno > 0 else e
         message = f"cannot listen at {host}, port {port}: {reason}; choose others by --host and --port"

@@ -1,7 +1,9 @@
 // The page of a served run. Titles come from data: they are only ever set as text, never as markup.
 
 const SEARCH_AFTER_MS = 120;
-const MAX_EXPLAINED = 50; // the server's limit; it ranks longer histories than it explains
+// The server's limits; it ranks longer histories than it explains.
+const MAX_EXPLAINED = 50;
+const MAX_EXPLAINED_PAIRS = 1000; // history items × candidates
 const SIDES = ["left", "right"];
 const byId = (id) => document.getElementById(id);
 // `asked` is what another ranker would be asked, `shown` what the lists on the page answer.
@@ -255,9 +257,10 @@ async function explain(line) {
   const { question, rankers } = state.shown;
   const { history, candidates = [] } = question; // a recommendation shows none in the prompt
   if (history.length === 0) return say("Without a history there is nothing to leave out.", true);
-  const part = history.length > MAX_EXPLAINED ? `the last ${MAX_EXPLAINED} of the ${history.length} titles of the history` : "";
+  const most = Math.min(MAX_EXPLAINED, Math.floor(MAX_EXPLAINED_PAIRS / Math.max(1, candidates.length)));
+  const part = history.length > most ? `the last ${most} of the ${history.length} titles of the history` : "";
   await busy("Asking again without each title of the history …", "why", async (newest) => {
-    const asked = { history: history.slice(-MAX_EXPLAINED), candidates, target: { item_id: line.item_id } };
+    const asked = { history: history.slice(-most), candidates, target: { item_id: line.item_id } };
     const [left, right] = await askBoth("/v1/explain", asked, rankers);
     if (!newest()) return;
     const changes = [left, right].flatMap((a) => a.influences.map((i) => Math.abs(i.logp_change)));

@@ -1,0 +1,112 @@
+"""Connections: which are held, which are closed, and how soon a server ends beside them."""
+
+import resource
+import socket
+import threading
+import time
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from prefrec.serving import server
+
+HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost"
+PROBE = HALF + b"\r\n\r\n"
+LARGE = 1 << 25
+
+
+async def app(scope, receive, send):
+    """Answers /large with more than the kernel's buffers hold, and what has a body only after it."""
+    if scope["type"] == "lifespan":
+        return
+    while (await receive()).get("more_body"):
+        pass
+    body = bytes(LARGE) if scope["path"] == "/large" else b"ok"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+def running():
+    """The address of a server, and a function that stops it and returns the seconds until it has ended."""
+    made = server.server_for(app, deadline=30)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=made.run, kwargs={"sockets": [listener]})
+        thread.start()
+
+        def stop():
+            start, made.should_exit = time.monotonic(), True
+            thread.join(20)
+            return time.monotonic() - start
+
+        yield listener.getsockname(), stop
+        stop()
+
+
+@pytest.fixture
+def connect(running):
+    address, _ = running
+    with ExitStack() as stack:
+
+        def connect(*sent):
+            connection = stack.enter_context(socket.create_connection(address, timeout=10))
+            for part in sent:
+                connection.sendall(part)
+            return connection
+
+        yield connect
+
+
+def _answer(connection):
+    received = b""
+    while not received.endswith((b"ok", b"Unavailable")):
+        received += connection.recv(1000)
+    return received.partition(b"\r\n")[0]
+
+
+def test_probes_are_answered_beside_more_half_open_connections_than_are_held(connect):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], min(4096, limits[1])), limits[1]))
+    try:
+        held = [connect(HALF) for _ in range(1030)]
+        assert _answer(connect(PROBE)) == b"HTTP/1.1 200 OK"
+        assert held[0].recv(1) == b""  # the oldest has made room
+        held[-1].sendall(b"\r\n\r\n")
+        assert _answer(held[-1]) == b"HTTP/1.1 200 OK"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_headers_have_to_come_in_time_however_many_bytes_come(connect, monkeypatch):
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    silent, dripping = connect(), connect()
+    start = time.monotonic()
+    with suppress(ConnectionError):
+        while time.monotonic() < start + 5:
+            dripping.sendall(b"G")
+            time.sleep(0.02)
+    assert time.monotonic() < start + 5
+    assert silent.recv(1) == b""
+
+
+def test_a_kept_connection_answers_again(connect, monkeypatch):
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    connection = connect(PROBE)
+    for _ in range(2):
+        assert _answer(connection) == b"HTTP/1.1 200 OK"
+        time.sleep(0.4)
+        connection.sendall(HALF)
+        connection.sendall(b"\r\n\r\n")
+    assert _answer(connection) == b"HTTP/1.1 200 OK"
+
+
+def test_stopping_waits_for_no_connection_that_has_no_request(running, connect, monkeypatch):
+    monkeypatch.setattr(server, "LAST_SECONDS", 0.1)
+    kept = connect(PROBE)
+    assert _answer(kept) == b"HTTP/1.1 200 OK"
+    connect()
+    connect(HALF)
+    connect(b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+    unread = connect(PROBE.replace(b"/healthz", b"/large"))
+    assert unread.recv(1)
+    assert running[1]() < 2
