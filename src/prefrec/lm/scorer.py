@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prefrec.console import warn
 from prefrec.lm.architectures import BRANCHING, layout_for
-from prefrec.lm.attention import measure_new_shapes
+from prefrec.lm.attention import compute_dtype, measure_new_shapes
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.layout import verified_layout
 from prefrec.lm.packing import Layout, LayoutChoice, PackedBatch, pack_passes, pack_trajectories, tokens_of
@@ -109,15 +109,23 @@ class ChoiceScorer:
     def score(self, choice_sets: Sequence[ChoiceSet], model: nn.Module | None = None) -> Tensor:
         """Return the log-probabilities of all answers, [B, C] in float32 on the model's device, without gradient.
 
-        Entries where a row has fewer than C answers are −inf.
+        Entries where a row has fewer than C answers are −inf. On a CPU they do not depend on the other choice sets.
         """
         self.settle(choice_sets)
         # Rows of similar length share a pass, which then has little padding.
         order = sorted(range(len(choice_sets)), key=lambda i: -tokens_of(choice_sets[i]))
-        passes = [p.to(self.device) for p in self.pack([choice_sets[i] for i in order])]
+        device, most = self.device, max(len(c.answers) for c in choice_sets)
+        # Sums in another order are rounded to other numbers of 16 bits, and their order depends on the shape of a
+        # call. On a CPU a row fills a call, so that calls of one row cost little more.
+        is_exact = compute_dtype(language_model(self.model), device) == torch.float32
+        groups = [[i] for i in order] if device.type == "cpu" and not is_exact else [order]
+        out = torch.full((len(choice_sets), most), -torch.inf, device=device)
         with torch.no_grad():
-            logps = self.choice_logps(passes, model)
-        return logps[torch.argsort(torch.tensor(order, device=logps.device))]
+            for rows in groups:
+                passes = [p.to(device) for p in self.pack([choice_sets[i] for i in rows])]
+                logps = self.choice_logps(passes, model)
+                out[rows, : logps.shape[1]] = logps
+        return out
 
     def choice_logps(self, passes: Sequence[PackedBatch], model: nn.Module | None = None) -> Tensor:
         """Return `prefrec.lm.scoring.choice_logps` of passes from `pack`, with the fastest attention."""
