@@ -83,15 +83,10 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSo
 
 @dataclass
 class _Head:
-    """The form of the head's output in one call.
+    """The form of the head's output in one call."""
 
-    Attributes:
-        index: [M] each token's index among the positions passed to the head; None if all were passed.
-        is_restricted: the logits are those of some words only.
-    """
-
-    index: Tensor | None = None
-    is_restricted: bool = False
+    index: Tensor | None = None  # [M], each token's index among the positions passed to the head; None: all were
+    is_restricted: bool = False  # the logits are those of some words only
 
 
 @contextmanager

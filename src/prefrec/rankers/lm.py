@@ -173,16 +173,9 @@ def greedy_answers(
 def load_lm(
     base: str, adapter: Path | None = None, *, dtype: str = "bfloat16", **options: Any
 ) -> tuple[nn.Module, Any]:
-    """Return a base model with its adapter, if any, and its tokenizer, on a GPU if there is one.
+    """Return a base model with trained weights, if any, and its tokenizer, on a GPU if there is one.
 
-    Args:
-        base: a name for `prefrec.lm.models.load_model`.
-        adapter: folder of a PEFT adapter, or of a whole model that was trained from the base.
-        dtype: of the base.
-        **options: of `load_model`.
-
-    Raises:
-        ModelError: base or adapter cannot be found or read.
+    Arguments and errors are those of `prefrec.training.adapters.load_weights`.
     """
     model = load_weights(base, adapter, dtype=dtype, **options)
     return model.to(default_device()).eval(), load_tokenizer(base)
