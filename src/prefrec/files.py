@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from prefrec.errors import StorageError
 
 Writer = Callable[[Path], object]
@@ -31,6 +33,7 @@ STALE_S = 24 * 3600
 LARGE = 8 << 20
 """Bytes of a file from which its digest is remembered until the file changes."""
 _REMEMBERED = 1000
+_LAST_PROCESS = 2**31 - 1
 
 _FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
 # Parts of messages of libraries that lose the number of an OSError. torch's writer does not even say which error.
@@ -206,7 +209,7 @@ def _write_drafts(writers: Mapping[Path, Writer], stale: Sequence[Path] = ()) ->
 
 def _clear(draft: Path, machine: str, process: int) -> None:
     if machine == _machine() and process != os.getpid():
-        is_left_over = not _lives(process)
+        is_left_over = not psutil.pid_exists(min(process, _LAST_PROCESS))
     else:
         is_left_over = time.time() - max(p.stat().st_mtime for p in (draft, *draft.rglob("*"))) > STALE_S
     if is_left_over and draft.is_dir():
@@ -224,13 +227,3 @@ def _machine() -> str:
     except OSError:
         return secrets.token_hex(4)  # not Linux
     return hashlib.sha256(space.encode()).hexdigest()[:8]
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # signal 0 checks for existence and sends nothing
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True  # it belongs to another user
-    return True

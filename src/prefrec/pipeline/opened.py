@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import polars as pl
 from rich.markup import escape
 
 from prefrec.console import warn
-from prefrec.data import PreparedData, RankingExample, prepared_digest
+from prefrec.data import PreparedData, prepared_digest
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients, lm_entry, lm_ranker
@@ -20,10 +19,9 @@ from prefrec.pipeline.kinds import SEQUENTIAL
 from prefrec.pipeline.provenance import changed_since
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe, load_recipe
 from prefrec.pipeline.run import train_stages
-from prefrec.pipeline.score import ask_models
 from prefrec.rankers import LMRanker
 from prefrec.runs.contents import Stage, read_run
-from prefrec.runs.stage import damaged, read_state, taken
+from prefrec.runs.stage import damaged, read_state
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,6 @@ class Run:
     def models(self) -> list[str]:
         """Names of the language models that can be asked, in the order of the table."""
         return [n for n in self.recipe.lm_rankers if n == ZERO_SHOT or self.adapter(n).is_dir()]
-
-    @property
-    def start(self) -> str:
-        """The model that alignments start from, which is their reference."""
-        return start_of(self.recipe)
 
     def adapter(self, name: str) -> Path:
         """Return the folder of a stage's weights."""
@@ -94,26 +87,11 @@ class Run:
         """Load a language model of this run; errors are those of `entry`."""
         return lm_ranker(name, self.entry(name).weights, self.data, self.recipe.model)
 
-    def ask(self, names: Sequence[str], examples: Sequence[RankingExample], cache: Path) -> list[pl.DataFrame]:
-        """Return predictions of these models on any rows of the run's items, kept in the folder `cache`."""
-        section = self.recipe.evaluate.model_copy(update={"generate_rows": 0})
-        return ask_models(self.data, section, [self.entry(n) for n in names], examples, cache, seed=self.recipe.seed)
-
     def predictions(self) -> pl.DataFrame:
         """Return the predictions of all rankers; raise DataError if the run changed since, or was not evaluated."""
         if self.outdated:
             raise DataError(f"{self.folder}/predictions.parquet is of an earlier run: {self.outdated}")
         return read_predictions(self.folder / "predictions.parquet")
-
-    def took(self, name: str, what: Literal["seconds", "cpu_seconds", "peak_bytes"]) -> float | None:
-        """Return the time or memory of a training stage by itself (`prefrec.runs.stage.taken`); None: not known."""
-        state = self.stages[name].state if name in self.stages else {}
-        return taken(state, what) if state.get("finished") and what in state else None
-
-
-def start_of(recipe: Recipe) -> str:
-    """Return the name of the model that a recipe's alignments start from."""
-    return SFT if recipe.sft else ZERO_SHOT
 
 
 def open_run(folder: Path) -> Run:

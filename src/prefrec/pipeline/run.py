@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from prefrec.report import write_report
 from prefrec.runs.contents import METRICS, PREFERENCES, made_of
 from prefrec.runs.lock import run_lock
 from prefrec.runs.stage import machine, refuse_name, stage, stage_key
+from prefrec.training.section import RowsSection
 
 STAGES = ("prepare", SEQUENTIAL, SFT, "align", RANKERS, "evaluate", "report")
 
@@ -47,26 +49,28 @@ def run_recipe(
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")
     for name in (*(s.name for s in recipe.align), *(r.name for r in recipe.rankers)):
         refuse_name(name)
+    wanted = STAGES[: STAGES.index(until) + 1]
     folder.mkdir(parents=True, exist_ok=True)
     with run_lock(folder):
-        return _carry_out(recipe, folder, STAGES[: STAGES.index(until) + 1], under_test)
+        if is_first():
+            write_text(folder / "recipe.yaml", dump_recipe(recipe))
+            write_json(folder / "environment.json", environment(recipe.seed))
+        data = prepare_stage(recipe, folder / "data")
+        if until != "prepare":
+            check_rows(recipe, data)
+            warn_of_idle_dropout(recipe.lora, trained_sections(recipe))
+        key = prepared_digest(folder / "data")
+        entries = _make_rankers(recipe, data, key, folder, wanted)
+        if "evaluate" in wanted:
+            _evaluate(recipe, under_test(data) if under_test else data, key, folder, entries)
+        return write_report(folder) if "report" in wanted and is_first() else folder
 
 
-def _carry_out(
-    recipe: Recipe,
-    folder: Path,
-    wanted: Sequence[str],
-    under_test: Callable[[PreparedData], PreparedData] | None,
-) -> Path:
-    if is_first():
-        write_text(folder / "recipe.yaml", dump_recipe(recipe))
-        write_json(folder / "environment.json", environment(recipe.seed))
-    data = prepare_stage(recipe, folder / "data")
-    if wanted != STAGES[:1]:
-        check_rows(recipe, data)
-        warn_of_idle_dropout(recipe.lora, trained_sections(recipe))
-    key = prepared_digest(folder / "data")
-    shared = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed, recipe.evaluate.batch_size)
+def _make_rankers(
+    recipe: Recipe, data: PreparedData, data_key: str, folder: Path, wanted: Sequence[str]
+) -> list[Entry]:
+    """Return the rankers of the table, after the training of those that are wanted."""
+    shared = Ingredients(data, data_key, recipe.model, recipe.lora, recipe.seed, recipe.evaluate.batch_size)
     entries: list[Entry] = []
     for config in recipe.sequential if SEQUENTIAL in wanted else []:
         entries.append(ranker_kind(SEQUENTIAL).stage(shared, config, folder / SEQUENTIAL / config.model, {}))
@@ -75,9 +79,7 @@ def _carry_out(
     for config in recipe.rankers if RANKERS in wanted else []:
         before = {e.name: e for e in entries}
         entries.append(ranker_kind(config.kind).stage(shared, config, folder / RANKERS / config.name, before))
-    if "evaluate" in wanted:
-        _evaluate(recipe, under_test(data) if under_test else data, key, folder, entries)
-    return write_report(folder) if "report" in wanted and is_first() else folder
+    return entries
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -129,12 +131,8 @@ def sft_stage(
 
     It is skipped if it is finished, and resumed if it was interrupted.
     """
-    inputs = _inputs(made_of, start, {SFT: section.decisive()})
-    entry = lm_entry(SFT, out / WEIGHTS, made_of.data, made_of.model, inputs)
-    if not plan and due(out, entry.key, SFT):
-        with stage(out, entry.key, SFT, section.model_dump(), made_with=inputs):
-            train_sft(made_of, section, out, start.weights if start else None)
-    return entry
+    train = partial(train_sft, made_of, section, out, start.weights if start else None)
+    return _lm_stage(made_of, SFT, section, start, out, {}, train, plan)
 
 
 def align_stage(
@@ -155,22 +153,32 @@ def align_stage(
     if section.negatives_judge and judge is None:
         raise ConfigError(f"negatives_from: {section.negatives_from} needs a recipe that trains the recommender")
     judge = judge if section.negatives_judge else None
+    weights = start.weights if start else None
+    train = partial(train_align, made_of, section, weights, out, judge=judge, references=references)
     own = {f"{SEQUENTIAL}.{judge.name}": judge.key} if judge else {}
-    inputs = _inputs(made_of, start, own | {f"align.{section.name}": section.decisive()})
-    entry = lm_entry(section.name, out / WEIGHTS, made_of.data, made_of.model, inputs)
-    if not plan and due(out, entry.key, section.name):
-        with stage(out, entry.key, "align", section.model_dump(), made_with=inputs):
-            weights = start.weights if start else None
-            train_align(made_of, section, weights, out, judge=judge, references=references)
+    return _lm_stage(made_of, f"align.{section.name}", section, start, out, own, train, plan)
+
+
+def _lm_stage(
+    made_of: Ingredients,
+    part: str,
+    section: RowsSection,
+    start: Entry | None,
+    out: Path,
+    more: dict[str, Any],
+    train: Callable[[], object],
+    plan: bool,
+) -> Entry:
+    """Train a language model, unless this is a plan or it is done; `part` of the recipe and `more` decide it."""
+    own = {**more, part: section.decisive()}
+    if start is not None:
+        own |= {"start": start.key, **{n: v for n, v in start.inputs.items() if n == SFT or "." in n}}
+    inputs, (kind, _, name) = made_of.inputs(**own), part.partition(".")
+    entry = lm_entry(name or kind, out / WEIGHTS, made_of.data, made_of.model, inputs)
+    if not plan and due(out, entry.key, entry.name):
+        with stage(out, entry.key, kind, section.model_dump(), made_with=inputs):
+            train()
     return entry
-
-
-def _inputs(made_of: Ingredients, start: Entry | None, own: dict[str, Any]) -> dict[str, Any]:
-    """Return the inputs of a stage that trains a language model: its own, and those of the stages before it."""
-    if start is None:
-        return made_of.inputs(**own)
-    earlier = {name: value for name, value in start.inputs.items() if name == SFT or "." in name}
-    return made_of.inputs(**earlier | own, start=start.key)
 
 
 def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Sequence[Entry]) -> None:

@@ -63,7 +63,6 @@ class RunContents:
     """The parts of a run that can be read.
 
     Attributes:
-        recipe, recipe_text: the recipe, parsed and as written.
         environment: versions, seed and commit of the last command.
         stages: SFT first, then alignments in the recipe's order.
         missing: one sentence for each part that is absent, unfinished or damaged.
@@ -76,7 +75,6 @@ class RunContents:
 
     folder: Path
     recipe: dict[str, Any]
-    recipe_text: str
     environment: dict[str, Any]
     data: PreparedData | None
     stages: list[Stage]
@@ -115,8 +113,7 @@ def read_run(folder: Path) -> RunContents:
             "`prefrec run RECIPE.yaml` writes them"
         )
     missing: list[str] = []
-    text = _read(folder, "recipe.yaml", missing, lambda p: p.read_text(encoding="utf-8")) or ""
-    recipe = _parse_recipe(text, missing)
+    recipe = _read(folder, "recipe.yaml", missing, _read_recipe) or {}
     environment = _read(folder, "environment.json", missing, _read_json) or {}
     data = _read(folder, "data", missing, read_prepared)
     stages = _stages(folder, recipe, missing)
@@ -138,9 +135,7 @@ def read_run(folder: Path) -> RunContents:
         if state.get("finished") and isinstance(state.get("environment"), dict)
     }
     fusions = _fusions(folder, recipe, missing)
-    return RunContents(
-        folder, recipe, text, environment, data, stages, missing, machines, fusions, outdated, **results
-    )
+    return RunContents(folder, recipe, environment, data, stages, missing, machines, fusions, outdated, **results)
 
 
 def made_of(folder: Path, recipe: dict[str, Any], data_key: str | None = None) -> dict[str, str]:
@@ -194,7 +189,7 @@ def _read(folder: Path, part: str, missing: list[str], read: Callable[[Path], T]
         return None
     try:
         return read(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as e:
         missing.append(f"{part} cannot be read: {first_words(e).replace(f'{folder}/', '')}")
         return None
 
@@ -232,12 +227,8 @@ def _fusion(name: str, path: Path) -> str:
     return fusion_sentence(name, _read_json(path))
 
 
-def _parse_recipe(text: str, missing: list[str]) -> dict[str, Any]:
-    try:
-        recipe = yaml.safe_load(text) if text else {}
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
-        missing.append(f"recipe.yaml cannot be read: {first_words(e)}")
-        return {}
+def _read_recipe(path: Path) -> dict[str, Any]:
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     return recipe if isinstance(recipe, dict) else {}
 
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, partial
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from prefrec import processes
 from prefrec.clock import cached_time_credit, peak_bytes, processor_says, reset_peak
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
-from prefrec.files import content_digest, file_digest, folder_digests, read_json, sync, write_json
+from prefrec.files import file_digest, folder_digests, read_json, sync, write_json
 from prefrec.lm.cpu.linear import linear_backend
 from prefrec.lm.models import default_device
 
@@ -43,11 +43,6 @@ SHARED = {"seconds": "shared_seconds", "cpu_seconds": "shared_cpu_seconds"}
 def stage_key(**parts: Any) -> str:
     """Return a hash of everything that a stage depends on: JSON values, and keys of earlier stages."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def file_facts(paths: Iterable[Path]) -> list[str]:
-    """Return the digests of these files and folders, for a key; names and dates do not count."""
-    return [digest for path in paths if (digest := content_digest(path))]
 
 
 def is_finished(folder: Path, key: str) -> bool:
@@ -142,11 +137,6 @@ def refuse_name(name: str) -> None:
 def is_previous(name: str) -> bool:
     """Return True if a folder of this name keeps an earlier result (before 0.2.0 without a number)."""
     return bool(re.search(rf"{re.escape(PREVIOUS)}(-\d+)?$", name))
-
-
-def taken(state: dict[str, Any], what: str) -> float:
-    """Return a cost in `stage.json` of a stage by itself: times include what it saved through another stage."""
-    return float(state[what]) + float(state.get(SHARED.get(what, ""), 0))
 
 
 def machine() -> dict[str, Any]:

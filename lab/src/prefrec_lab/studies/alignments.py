@@ -24,6 +24,7 @@ from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
 from prefrec.training import encode_examples
 from prefrec.training.negatives import redraw_lists
 from prefrec_lab.studies.measure import Measured, measure_runs
+from prefrec_lab.studies.opened import took
 from prefrec_lab.studies.plots import Series, dots, lines, slug
 from prefrec_lab.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, results_table
@@ -182,7 +183,7 @@ def settings_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
             "β": section.beta,
             "rows": rows,
             "tokens": round(rows * section.epochs * (prompt + (1 + section.num_negatives) * answer)),
-            "seconds": run.took(section.name, "seconds"),
+            "seconds": took(run, section.name, "seconds"),
         }
     return settings
 

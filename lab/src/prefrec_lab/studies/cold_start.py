@@ -29,6 +29,7 @@ from prefrec_lab.studies.measure import (
     ranker_predictions,
     ranking_values,
 )
+from prefrec_lab.studies.opened import start_of
 from prefrec_lab.studies.plots import Series, interval_dots, lines, slug
 from prefrec_lab.studies.study import (
     FEWER_ROWS,
@@ -142,7 +143,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     examples = examples_behind(run, next(iter(predictions.values()))[0])
     users, known = [e.user_id for e in examples], item_counts(run.data)
     values = ranking_values(predictions, run.recipe.evaluate.ks)
-    baseline = next((n for n in (JUDGE, run.start, *predictions) if n in predictions), None)
+    baseline = next((n for n in (JUDGE, start_of(run.recipe), *predictions) if n in predictions), None)
     by_kind = kind_groups(examples, known)
     if not {COLD_USER, COLD_ITEM} & by_kind.keys():
         raise DataError(f"{run.folder}: no row under test is of a cold user or a cold item")

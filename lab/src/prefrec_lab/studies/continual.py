@@ -23,9 +23,10 @@ from prefrec.pipeline.rows import check_rows, rows_taken
 from prefrec.pipeline.run import run_recipe, train_stages
 from prefrec.pipeline.score import ask_models
 from prefrec.report.wording import label
-from prefrec.runs.stage import STAGE_FILE, is_previous, stage_key, taken
+from prefrec.runs.stage import STAGE_FILE, is_previous, stage_key
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import groups_of, measure_groups, ranking_values
+from prefrec_lab.studies.opened import taken
 from prefrec_lab.studies.plots import interval_dots, slug
 from prefrec_lab.studies.study import (
     FEWER_ROWS,

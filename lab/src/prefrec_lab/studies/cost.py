@@ -17,6 +17,7 @@ from prefrec.pipeline.opened import Run
 from prefrec.report.wording import clock, label
 from prefrec_lab.studies.alignments import settings_of, vary_loss
 from prefrec_lab.studies.measure import measure_runs
+from prefrec_lab.studies.opened import start_of, took
 from prefrec_lab.studies.plots import named_points, slug
 from prefrec_lab.studies.study import Outcome, Study
 from prefrec_lab.studies.tables import facts_of, results_table
@@ -47,7 +48,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     names = [n for n in runs[0].models if all(training_seconds(run, n) is not None for run in runs)]
     if not names:
         raise DataError(f"{runs[0].folder}: no trained language model whose seconds are known; add sft or align")
-    measured = measure_runs(runs, runs[0].start if runs[0].start in names else None, names)
+    start = start_of(runs[0].recipe)
+    measured = measure_runs(runs, start if start in names else None, names)
     costs = [(axis, _costs(runs, names, axis.cost)) for axis in _AXES]
     columns = {axis.column: known for axis, known in costs}
     columns |= {column: _costs(runs, names, cost) for column, cost in _FURTHER.items()}
@@ -88,7 +90,7 @@ def training_memory(run: Run, name: str, *, own: bool = False) -> float | None:
 
 def stages_of(run: Run, name: str) -> list[str]:
     """Return the stages that a model continues from, then its own."""
-    before = [s for s in (run.start,) if s in run.stages]
+    before = [s for s in (start_of(run.recipe),) if s in run.stages]
     return list(dict.fromkeys([*before, name] if name not in before else before[: before.index(name) + 1]))
 
 
@@ -96,7 +98,7 @@ def _of_stages(
     run: Run, stages: Sequence[str], what: Literal["seconds", "cpu_seconds", "peak_bytes"]
 ) -> list[float] | None:
     """Return what each of these stages took; None if one is not known."""
-    known = [took for stage in stages if (took := run.took(stage, what)) is not None]
+    known = [cost for stage in stages if (cost := took(run, stage, what)) is not None]
     return known if len(known) == len(stages) else None
 
 
@@ -122,8 +124,8 @@ _AXES = (
 
 _FURTHER: dict[str, Cost] = {
     "CPU seconds in all": partial(training_seconds, clock="cpu_seconds"),
-    "own seconds": lambda run, name: run.took(name, "seconds"),
-    "own CPU seconds": lambda run, name: run.took(name, "cpu_seconds"),
+    "own seconds": lambda run, name: took(run, name, "seconds"),
+    "own CPU seconds": lambda run, name: took(run, name, "cpu_seconds"),
     "own peak GiB": partial(training_memory, own=True),
 }
 """Columns beside the axes: CPU time of all stages, and the costs of the model's own stage."""

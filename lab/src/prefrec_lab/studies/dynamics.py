@@ -20,6 +20,7 @@ from prefrec.report.curves import start_loss
 from prefrec.report.wording import label, number, signed
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import Values, measure, ranker_predictions, users_of
+from prefrec_lab.studies.opened import start_of
 from prefrec_lab.studies.plots import Series, lines
 from prefrec_lab.studies.study import Drawing, Outcome, Study, Table, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, plain_table, results_table
@@ -67,7 +68,7 @@ def vary(base: Recipe, data: PreparedData) -> Recipe:
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Draw curves on validation rows from the logs, and measure the trained models on the test rows."""
     sections = runs[0].recipe.align
-    start = runs[0].start
+    start = start_of(runs[0].recipe)
     names = [n for n in (start, *(a.name for a in sections)) if n in runs[0].recipe.lm_rankers]
     if start not in names:
         raise DataError(f"{runs[0].folder}: {start} was not evaluated; set evaluate.zero_shot to true")

@@ -26,6 +26,7 @@ from prefrec_lab.studies.measure import (
     ranking_values,
     users_of,
 )
+from prefrec_lab.studies.opened import start_of
 from prefrec_lab.studies.plots import dots, slug
 from prefrec_lab.studies.study import Outcome, Study, Table
 from prefrec_lab.studies.tables import facts_of, grouped_table, plain_table, results_table
@@ -63,7 +64,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Measure the popularity of recommended items, how many different ones there are, and accuracy by activity."""
     predictions = ranker_predictions(runs)
     data, users = runs[0].data, users_of(predictions)
-    start = runs[0].start if runs[0].start in predictions else None
+    start = start_of(runs[0].recipe)
+    start = start if start in predictions else None
     counts = item_counts(data)
     measured = measure(popularity_values(predictions, counts), users, baseline=start)
     popular = results_table(measured, labels=LABELS, title="Popularity of what is recommended", first="Ranker")

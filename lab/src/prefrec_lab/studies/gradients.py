@@ -28,6 +28,7 @@ from prefrec.pipeline.train import training_rows
 from prefrec.report.wording import label
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import Values, measure, same_rows
+from prefrec_lab.studies.opened import ask, start_of
 from prefrec_lab.studies.plots import Series, interval_dots, lines
 from prefrec_lab.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, plain_table, results_table
@@ -86,7 +87,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     sections = [a for a in runs[0].recipe.align if a.loss == "softmax_dpo"]
     if not sections:
         raise DataError(f"{runs[0].folder}: no alignment with loss softmax_dpo, whose gradient the study is about")
-    start, last = runs[0].start, sections[-1].name
+    start, last = start_of(runs[0].recipe), sections[-1].name
     rows = same_rows(runs, lambda run: run.data.validation[:ROWS])
     logps_of_runs = [_ask(run, [start, *(a.name for a in sections)], rows, folder) for run in runs]
     betas = {a.name: a.beta for a in sections} | {start: sections[-1].beta}
@@ -137,7 +138,7 @@ def _ask(run: Run, names: Sequence[str], rows: Sequence[RankingExample], folder:
     """Return model → log-probabilities [B, 1+N] of these rows, the target's first."""
     if not rows:
         raise DataError(f"{run.folder}: the data has no validation rows")
-    frames = run.ask(names, rows, folder / "validation" / run.folder.name)
+    frames = ask(run, names, rows, folder / "validation" / run.folder.name)
     width = min(len(e.candidates) for e in rows)
     logps = {}
     for name, frame in zip(names, frames, strict=True):

@@ -20,6 +20,7 @@ from prefrec.report.tables import Cell, Grid
 from prefrec.report.wording import label
 from prefrec_lab.studies.alignments import dpo_and_s_dpo
 from prefrec_lab.studies.measure import Measured, measure, ranking_values, same_rows
+from prefrec_lab.studies.opened import ask
 from prefrec_lab.studies.plots import Series, lines, slug
 from prefrec_lab.studies.study import Drawing, Outcome, Study, Table
 from prefrec_lab.studies.tables import (
@@ -156,7 +157,9 @@ def ask_again(
     for run in runs:
         for condition in conditions:
             other = replace(run, data=replace(run.data, catalogue=condition.titles(run.data.catalogue)))
-            frames = other.ask(models, condition.rows(rows, run.data), cache / run.folder.name / slug(condition.name))
+            frames = ask(
+                other, models, condition.rows(rows, run.data), cache / run.folder.name / slug(condition.name)
+            )
             for model, frame in zip(models, frames, strict=True):
                 predictions[model][condition.name].append(frame.sort("row"))
     return predictions

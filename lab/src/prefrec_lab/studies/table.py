@@ -12,16 +12,17 @@ from prefrec.evaluation.tables import FULL_METRICS, metric_label
 from prefrec.files import read_json
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.kinds import SEQUENTIAL
-from prefrec.pipeline.opened import Run, start_of
+from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe
 from prefrec.rankers.fuse import FuseConfig
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.report.tables import Grid
 from prefrec.report.wording import clock, includes_zero, label, with_interval
 from prefrec.runs.contents import METRICS
-from prefrec.runs.stage import STAGE_FILE, taken
+from prefrec.runs.stage import STAGE_FILE
 from prefrec_lab.studies.cost import training_seconds
 from prefrec_lab.studies.measure import Measured, Values, measure, ranker_predictions, ranking_values, users_of
+from prefrec_lab.studies.opened import start_of, taken
 from prefrec_lab.studies.plots import dots
 from prefrec_lab.studies.study import Outcome, Study, Table, as_it_is
 from prefrec_lab.studies.tables import difference_cell, plain_table, results_table

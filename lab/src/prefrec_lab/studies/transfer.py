@@ -18,6 +18,7 @@ from prefrec.pipeline.score import ask_models
 from prefrec.report.wording import label
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import Measured, measure, ranker_predictions, ranking_values, users_of
+from prefrec_lab.studies.opened import start_of
 from prefrec_lab.studies.plots import interval_dots, slug
 from prefrec_lab.studies.study import FEWER_ROWS, Outcome, Study, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, grouped_table
@@ -87,7 +88,7 @@ def sets_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def trained(runs: Sequence[Run]) -> list[str]:
     """Return the models whose transfer is tried: the one that alignments start from, and the last alignment."""
     names = [n for n in runs[0].models if n != ZERO_SHOT and all(n in r.models for r in runs)]
-    start = [n for n in names if n == runs[0].start]
+    start = [n for n in names if n == start_of(runs[0].recipe)]
     return list(dict.fromkeys([*start, *names[-1:]]))
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from prefrec.data.readers import read_table
+from prefrec.files import content_digest
+from prefrec.lm.models import base_digest
 from prefrec.pipeline.entry import Entry, Ingredients, part_entry
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ModelSection, Recipe, check_known
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.lm import BATCH_SIZE, load_lm
-from prefrec.runs.stage import file_facts, stage_key
+from prefrec.runs.stage import stage_key
 from prefrec_systems.chatrec import ChatModel, ChatRecConfig, ChatRecRanker, EndpointChat, LocalChat, Profiles
 from prefrec_systems.endpoint import OpenAIClient
 from prefrec_systems.endpoint.config import PATIENCE
@@ -27,15 +29,14 @@ def chat_rec_stage(made_of: Ingredients, config: ChatRecConfig, folder: Path, be
         ModelError: the server's model is not named, and the server does not name the one that it serves.
     """
     retriever = part_entry(made_of, config.retriever, config.name, before, "retriever")
-    chat, files = _chat_key(config, made_of.model), [config.users] if config.users else []
     key = stage_key(
-        chat_rec=config.model_dump(exclude={"name", "model", "server", "batch_size", "max_length"}),
-        chat=chat,
+        chat_rec=config.model_dump(exclude={"name", "model", "server", "batch_size", "max_length", "users"}),
+        chat=_chat_key(config, made_of.model),
         retriever=retriever.key,
         retriever_model=retriever.model,
         data=made_of.data_key,
         seed=made_of.seed,
-        files=file_facts(files),
+        users=content_digest(config.users) if config.users else None,
     )
 
     def load(batch_size: int) -> Ranker:
@@ -82,7 +83,7 @@ def _chat_key(config: ChatRecConfig, model: ModelSection) -> dict[str, Any]:
         return config.server.model_dump(exclude=PATIENCE) | {"model": served_model(config.server)}
     name = config.model or model.name
     loading = {k: v for k, v in model.loading().items() if k in model.decisive()}
-    return {"model": name, **loading, "max_length": config.max_length, "files": file_facts([Path(name).expanduser()])}
+    return {"model": base_digest(name), **loading, "max_length": config.max_length}
 
 
 def _chat(config: ChatRecConfig, model: ModelSection) -> ChatModel:

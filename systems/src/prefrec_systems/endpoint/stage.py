@@ -7,12 +7,12 @@ from pathlib import Path
 
 from prefrec import processes
 from prefrec.errors import ModelError
-from prefrec.lm.models import load_tokenizer
+from prefrec.lm.models import base_digest, load_tokenizer
 from prefrec.pipeline.entry import Entry, Ingredients, adapter_key
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.prompts import load_template
 from prefrec.rankers.base import Ranker
-from prefrec.runs.stage import file_facts, stage_key
+from prefrec.runs.stage import stage_key
 from prefrec_systems.endpoint import EndpointConfig, EndpointRanker, OpenAIClient, ServerSettings
 from prefrec_systems.endpoint.config import PATIENCE
 
@@ -20,12 +20,12 @@ from prefrec_systems.endpoint.config import PATIENCE
 def endpoint_stage(made_of: Ingredients, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return the served model as an entry, asked with the recipe's template, length and chat setting."""
     model = made_of.model
-    tokenizer, template = config.tokenizer or model.name, model.templates[0]
+    tokenizer = config.tokenizer or model.name
+    template = load_template(model.templates[0], domain=made_of.data.domain)
     key = stage_key(
         endpoint=config.model_dump(exclude={*PATIENCE, "name"}) | {"model": served_model(config)},
-        asked=[tokenizer, template, model.max_length, model.chat],
+        asked=[base_digest(tokenizer), template.source, model.max_length, model.chat],
         titles=adapter_key(None, made_of.data),
-        files=file_facts(Path(name).expanduser() for name in (tokenizer, template)),
     )
 
     def load(batch_size: int) -> Ranker:
@@ -34,7 +34,7 @@ def endpoint_stage(made_of: Ingredients, config: EndpointConfig, folder: Path, b
             OpenAIClient(config),
             load_tokenizer(tokenizer),
             made_of.data.catalogue,
-            load_template(template, domain=made_of.data.domain),
+            template,
             max_length=model.max_length,
             chat=model.chat,
             prompts=config.prompts,

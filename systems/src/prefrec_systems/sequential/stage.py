@@ -8,11 +8,11 @@ from pathlib import Path
 
 from prefrec.data import PreparedData
 from prefrec.errors import ModelError
-from prefrec.files import read_json
+from prefrec.files import content_digest, read_json
 from prefrec.pipeline.entry import Entry, Ingredients, due
 from prefrec.pipeline.kinds import SEQUENTIAL, RankerKind
 from prefrec.processes import is_first
-from prefrec.runs.stage import file_facts, stage, stage_key
+from prefrec.runs.stage import stage, stage_key
 from prefrec_systems.sequential.config import SequentialConfig
 from prefrec_systems.sequential.ranker import SequentialRanker, load_sequential, require_hopwise
 from prefrec_systems.sequential.train import train_sequential
@@ -46,7 +46,7 @@ def open_sequential(folder: Path, data: PreparedData) -> Entry:
     about = read_json(folder / "model.json")
     if not isinstance(about, dict) or "model" not in about:
         raise ModelError(f"{folder} holds no sequential recommender; `prefrec sequential DATA {folder}` trains one")
-    return _entry(about["model"], stage_key(files=file_facts([folder])), folder, data)
+    return _entry(about["model"], stage_key(files=content_digest(folder)), folder, data)
 
 
 def _entry(name: str, key: str, folder: Path, data: PreparedData) -> Entry:

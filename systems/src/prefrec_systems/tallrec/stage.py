@@ -14,7 +14,7 @@ from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection
 from prefrec.pipeline.train import some_rows, tell_fewer, train_to_weights, training_arguments
 from prefrec.prompts import PromptEncoder
-from prefrec.runs.stage import file_facts, stage
+from prefrec.runs.stage import stage
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
 from prefrec_systems.tallrec import (
     LikeTemplate,
@@ -32,8 +32,7 @@ def tallrec_stage(made_of: Ingredients, config: TallrecConfig, folder: Path, bef
     """Return TALLRec as an entry, trained in `folder`."""
     template = load_like_template(config.template, domain=made_of.data.domain)
     opinions = Opinions(made_of.data.opinions, config.liked)
-    facts = file_facts([Path(config.template)] if config.template else [])
-    key = made_of.key(tallrec=config.decisive(), template=facts)
+    key = made_of.key(tallrec=config.decisive() | {"template": template.source})
     if due(folder, key, config.name):
         with stage(folder, key, config.kind, config.model_dump()):
             _train(made_of, config, folder, template, opinions)
