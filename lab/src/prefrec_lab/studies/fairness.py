@@ -64,8 +64,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Measure the popularity of recommended items, how many different ones there are, and accuracy by activity."""
     predictions = ranker_predictions(runs)
     data, users = runs[0].data, users_of(predictions)
-    start = start_of(runs[0].recipe)
-    start = start if start in predictions else None
+    first = start_of(runs[0].recipe)
+    start = first if first in predictions else None
     counts = item_counts(data)
     measured = measure(popularity_values(predictions, counts), users, baseline=start)
     popular = results_table(measured, labels=LABELS, title="Popularity of what is recommended", first="Ranker")
