@@ -16,6 +16,7 @@ from prefrec import files
 from prefrec.clock import Seconds, credit_cached_time
 from prefrec.errors import ConfigError
 from prefrec.files import content_digest, file_digest, read_json, write_json, write_text
+from prefrec.runs import stage as stage_module
 from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, last_checkpoint, machine, stage, stage_key
 
 
@@ -206,6 +207,19 @@ def test_a_damaged_stage_is_told_and_made_again(tmp_path, capsys):
         write_text(folder / "adapter" / "weights", "as before")
     assert is_finished(folder, "k")
     assert read_json(folder / STAGE_FILE)["seconds"] < 1
+
+
+def test_what_a_stage_made_is_on_the_disk_before_it_counts_as_finished(tmp_path, monkeypatch):
+    folder, synced = tmp_path / "sft", []
+
+    def sync(paths):
+        synced.append(({str(p.relative_to(tmp_path)) for p in paths}, read_json(folder / STAGE_FILE)["finished"]))
+
+    monkeypatch.setattr(stage_module, "sync", sync)
+    with stage(folder, "k", "sft", {}):
+        write_text(folder / "adapter" / "weights", "x")
+    made = {"sft/adapter/weights", "sft/adapter"}
+    assert synced == [(made, False), ({"sft/stage.json", "sft"}, True)]
 
 
 def test_the_digest_of_a_large_file_is_remembered_until_it_changes(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 from prefrec import processes
 from prefrec.console import say
-from prefrec.files import read_json, write_json, writing
+from prefrec.files import read_json, sync, write_json, writing
 from prefrec.lm.items import item_table, save_item_model
 
 BEST = "best"
@@ -83,6 +83,7 @@ def save_weights(trainer: Trainer, folder: Path, about: dict[str, Any] | None = 
                 cast(Any, trainer.processing_class).save_pretrained(str(scratch))
         if about is not None:
             write_json(scratch / _ABOUT, about)
+        sync([*scratch.iterdir(), scratch])
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
     trainer.accelerator.wait_for_everyone()
