@@ -162,7 +162,14 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path, monkeypatch, at, wan
     assert {(p / "adapter").read_text() for p in tmp_path.iterdir()} == {"one", "two"}
 
 
-def test_what_is_half_deleted_is_neither_whole_nor_foreign(tmp_path, monkeypatch):
+def test_the_oldest_of_all_that_are_kept_comes_back(tmp_path):
+    for key in ("one", "two", "three", "four"):
+        _made(tmp_path / "s-dpo", key)
+    assert is_finished(tmp_path / "s-dpo", "one")
+    assert {(p / "adapter").read_text() for p in tmp_path.iterdir()} == {"one", "two", "three", "four"}
+
+
+def test_what_is_half_deleted_does_not_count_as_whole(tmp_path, monkeypatch):
     folder = tmp_path / "s-dpo"
     for key in ("one", "two", "three", "four"):
         _made(folder, key)
@@ -173,10 +180,27 @@ def test_what_is_half_deleted_is_neither_whole_nor_foreign(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
         _made(folder, "five")  # swallows the kill
-    assert not (tmp_path / "s-dpo.previous-1" / "adapter").exists()
+    assert (tmp_path / "s-dpo.previous-1" / "adapter").exists()
     assert not is_finished(folder, "one")
     _made(folder, "five")
     assert _names(tmp_path) == ["s-dpo", *(f"s-dpo.previous-{n}" for n in (2, 3, 4))]
+
+
+def test_folders_of_others_that_are_named_like_earlier_results_stay(tmp_path):
+    write_text(tmp_path / "s-dpo.previous-1" / "letter", "x")
+    for key in ("one", "two", "three", "four", "five"):
+        _made(tmp_path / "s-dpo", key)
+    assert (tmp_path / "s-dpo.previous-1" / "letter").exists()
+    assert _names(tmp_path) == ["s-dpo", *(f"s-dpo.previous-{n}" for n in (1, 3, 4, 5))]
+
+
+def test_no_path_out_of_the_folder_is_opened_or_removed(tmp_path):
+    write_text(tmp_path / "letter", "x")
+    _made(tmp_path / "s-dpo", "k")
+    state = read_json(tmp_path / "s-dpo" / STAGE_FILE)
+    write_json(tmp_path / "s-dpo" / STAGE_FILE, state | {"files": {"../letter": "0", str(tmp_path / "letter"): "0"}})
+    assert not is_finished(tmp_path / "s-dpo", "k")
+    assert (tmp_path / "letter").exists()
 
 
 def _flip(path):

@@ -44,15 +44,8 @@ class Ingredients:
     def inputs(self, **more: Any) -> dict[str, Any]:
         """Return what decides the result of a stage made of these and `more`: settings by name, files by digest."""
         model, lora = self.model, self.lora.model_dump() if self.lora else None
-        digests = model_digests(model, self.data.domain)
-        return {
-            "data": self.data_key,
-            "seed": self.seed,
-            "model": model.decisive(),
-            "digests": digests,
-            "lora": lora,
-            **more,
-        }
+        content = {"model": model.decisive(), "digests": model_digests(model, self.data.domain)}
+        return {"data": self.data_key, "seed": self.seed, **content, "lora": lora, **more}
 
     def key(self, **more: Any) -> str:
         """Return the key of a stage made of these and `more`."""
@@ -120,11 +113,7 @@ def full_entries(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def lm_entry(
-    name: str,
-    weights: Path | None,
-    data: PreparedData,
-    model: ModelSection,
-    inputs: Mapping[str, Any] | None = None,
+    name: str, weights: Path | None, data: PreparedData, model: ModelSection, inputs: Mapping[str, Any] | None = None
 ) -> Entry:
     """Return a language model of the main line.
 

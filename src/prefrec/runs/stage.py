@@ -26,7 +26,7 @@ from prefrec import processes
 from prefrec.clock import cached_time_credit, peak_bytes, processor_says, reset_peak
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
-from prefrec.files import file_digest, folder_digests, read_json, sync, write_json
+from prefrec.files import folder_digests, read_json, sync, write_json
 from prefrec.lm.cpu.linear import linear_backend
 from prefrec.lm.models import default_device
 
@@ -65,7 +65,8 @@ def damaged(folder: Path) -> list[str]:
     sealed = state.get("files") if state.get("finished") else None
     if not isinstance(sealed, dict):
         return []
-    return [f for f, digest in sealed.items() if not (folder / f).is_file() or file_digest(folder / f) != digest]
+    found = folder_digests(folder)  # the names in stage.json may come from anybody, so none is opened as a path
+    return [file for file, digest in sealed.items() if found.get(file) != digest]
 
 
 @contextmanager
@@ -186,8 +187,8 @@ def _drop_damaged(folder: Path) -> None:
     if broken := damaged(folder):
         warn(f"{escape(str(folder))}: {escape(', '.join(broken))} damaged or missing; the stage is made again")
         write_json(folder / STAGE_FILE, {"key": state.get("key"), "finished": False})
-        for file in broken:
-            (folder / file).unlink(missing_ok=True)
+        for file in folder_digests(folder).keys() & set(broken):
+            (folder / file).unlink()
 
 
 def _previous(folder: Path) -> dict[int, Path]:
@@ -197,12 +198,14 @@ def _previous(folder: Path) -> dict[int, Path]:
     return {int(n): found[n] for n in sorted((n for n in found if n.isdecimal()), key=int)}
 
 
-def _set_aside(folder: Path) -> None:
-    """Move a stage's folder to `NAME.previous-N`, and delete the oldest of those that are too many."""
+def _set_aside(folder: Path, most: int = KEPT) -> None:
+    """Move a stage's folder to `NAME.previous-N`, and delete the oldest if there are then more than `most`."""
     _refuse_foreign(folder)
     kept = _previous(folder)
-    for old in [*kept.values()][: len(kept) + 1 - KEPT]:
-        _delete(old)
+    results = [p for p in kept.values() if (p / STAGE_FILE).is_file()]
+    for old in results[: max(0, len(results) + 1 - most)]:
+        write_json(old / STAGE_FILE, {})  # a half-deleted result must not count as whole
+        shutil.rmtree(old, ignore_errors=True)
     folder.rename(folder.with_name(f"{folder.name}{PREVIOUS}-{max(kept, default=0) + 1}"))
 
 
@@ -214,24 +217,11 @@ def _bring_back(folder: Path, key: str) -> None:
                 say(f"{folder.name}: taken back from {earlier.name}")
                 # A kill between the two renames leaves both results aside, where this finds them again.
                 if folder.exists():
-                    _set_aside(folder)
+                    _set_aside(folder, KEPT + 1)
                 earlier.rename(folder)
                 break
     if read_state(folder).get("finished"):
         _drop_checkpoints(folder)
-
-
-def _delete(folder: Path) -> None:
-    if not folder.exists():
-        return
-    # With an empty state a half-deleted result counts neither as whole nor as somebody else's files.
-    write_json(folder / STAGE_FILE, {})
-    for part in folder.iterdir():
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        elif part.name != STAGE_FILE:
-            part.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _drop_checkpoints(folder: Path) -> None:
