@@ -57,7 +57,7 @@ def rank(
     Example: prefrec rank runs/demo/data --adapter runs/demo/align/s-dpo/adapter --history Alien
     --history Aliens --catalogue
     """
-    _check_usage(context, history, candidate, catalogue, rows)
+    _check_usage(context)
     prepared, model = read_prepared(data), as_trained(model, adapter)
     shown = [find_item(prepared.catalogue, text) for text in history or []]
     if not catalogue:
@@ -65,11 +65,11 @@ def rank(
         if twice := [text for i, text in enumerate(candidate or []) if ids[i] in ids[:i]]:
             raise DataError(f"--candidate {twice[0]!r}: named twice; name each title once")
         lm = lm_ranker("lm", adapter, prepared, model)
-        answers = _rank_candidates(lm, shown, ids, prepared.catalogue)
+        answers = _rank_candidates(lm, shown, ids)
     else:
         questions = _questions(prepared, shown, rows, split)
         ranker = CatalogueRanker(lm_ranker("lm", adapter, prepared, model))
-        answers = _rank_catalogue(ranker, questions, prepared.catalogue, top, keep_seen)
+        answers = _rank_catalogue(ranker, questions, top, keep_seen)
     if as_json:
         o.print_json(answers)
     elif catalogue:
@@ -85,13 +85,8 @@ def find_item(catalogue: Catalogue, text: str) -> str:
     return ItemIndex(catalogue).resolve([text])[0].item_id
 
 
-def _check_usage(
-    context: typer.Context,
-    history: list[str] | None,
-    candidate: list[str] | None,
-    catalogue: bool,
-    rows: int | None,
-) -> None:
+def _check_usage(context: typer.Context) -> None:
+    history, candidate, catalogue, rows = map(context.params.get, ("history", "candidate", "catalogue", "rows"))
     sources = {name: context.get_parameter_source(name) for name in CATALOGUE_ONLY}
     given = [o.option(name) for name, source in sources.items() if source and source.name == "COMMANDLINE"]
     if catalogue and candidate:
@@ -106,14 +101,12 @@ def _check_usage(
         raise typer.BadParameter("name the titles to go on from", param_hint="--history")
 
 
-def _rank_candidates(
-    lm: LMRanker, history: Sequence[str], ids: list[str], catalogue: Catalogue
-) -> list[dict[str, Any]]:
+def _rank_candidates(lm: LMRanker, history: Sequence[str], ids: list[str]) -> list[dict[str, Any]]:
     """Return the candidates, best first."""
     logps = lm.score([RankingExample("-", tuple(history), tuple(ids), ids[0])])[0]
     check_finite("the candidates", logps)
     shares = np.exp(logps - np.logaddexp.reduce(logps))
-    titles = catalogue.titles_of(ids)
+    titles = lm.catalogue.titles_of(ids)
     # Shares are probabilities among the candidates alone.
     return [
         {"item_id": ids[i], "title": titles[i], "logp": float(logps[i]), "share": float(shares[i])}
@@ -131,14 +124,14 @@ def _questions(data: PreparedData, history: list[str], rows: int | None, split: 
 
 
 def _rank_catalogue(
-    ranker: CatalogueRanker, questions: Sequence[Question], catalogue: Catalogue, top: int, keep_seen: bool
+    ranker: CatalogueRanker, questions: Sequence[Question], top: int, keep_seen: bool
 ) -> list[dict[str, Any]]:
     """Return the best items of the catalogue for each question; all processes of a job share the work."""
     answers = []
     part = processes.share([*enumerate(questions)])
     for number, (user, seen, history) in track(part, "lm: ranking the catalogue"):
         best = ranker.recommend(history, top, without=() if keep_seen else seen)
-        ranked = zip(best.item_ids, catalogue.titles_of(best.item_ids), best.logps, strict=True)
+        ranked = zip(best.item_ids, ranker.lm.catalogue.titles_of(best.item_ids), best.logps, strict=True)
         items = [{"item_id": i, "title": title, "logp": float(logp)} for i, title, logp in ranked]
         answer = {"user_id": user, "history": history, "method": best.method, "proven": best.proven, "items": items}
         answers.append((number, answer))

@@ -94,12 +94,8 @@ def _head_at(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor | No
     """Pass only the needed positions to the head inside this context, each once, as one row [1, P].
 
     This skips padding and the ends of answers. With `words`, the head computes only their logits, in float32.
-    Compiled models, and models not known to call their head once on hidden states [R, K, D], are not changed.
-
-    Args:
-        model: as in `answer_token_logps`.
-        rows, columns: [M], position of each token's logits.
-        words: [U] token ids; None: all.
+    Compiled models, and models not known to call their head once on hidden states [R, K, D], are not changed. `rows`
+    and `columns` [M] are the position of each token's logits, `words` [U] token ids.
     """
     core, out = language_model(model), _Head()
 
@@ -123,12 +119,8 @@ def _head_at(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor | No
 def restricted_head(head: nn.Module, words: Tensor) -> Iterator[bool]:
     """Restrict a head to the logits of `words` [U] inside this context: [..., U] in float32, in their order.
 
-    Args:
-        head: a linear layer, or one with a method `logits_of(hidden, words)`.
-        words: token ids.
-
-    Yields:
-        False if the head is not changed, because it is adapted or quantised.
+    The head is a linear layer, or has a method `logits_of(hidden, words)`. Others, such as adapted or quantised ones,
+    are not changed: False is yielded.
     """
     if not (hasattr(head, "logits_of") or type(head) in (nn.Linear, OneDNNLinear)):
         yield False

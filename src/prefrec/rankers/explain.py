@@ -11,6 +11,9 @@ from prefrec.lm.items import ItemEncoder
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.lm import LMRanker
 
+Encoder = PromptEncoder | ItemEncoder
+Titles = Sequence[str]
+
 
 def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None = None) -> list[tuple[str, float]]:
     """Return how much each history item adds to the target's log-probability, oldest item first.
@@ -41,11 +44,7 @@ def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None 
 
 
 def without_each(
-    encoder: PromptEncoder | ItemEncoder,
-    template: PromptTemplate,
-    history: Sequence[str],
-    candidates: Sequence[str],
-    answers: Sequence[str],
+    encoder: Encoder, template: PromptTemplate, history: Titles, candidates: Titles, answers: Titles
 ) -> tuple[int, list[ChoiceSet]]:
     """Return how many of the oldest titles are not read, and the question: whole, then without each title read.
 

@@ -16,8 +16,7 @@ MAX_EXPLAINED = 50
 MAX_EXPLAINED_PAIRS = 1000
 """History items times candidates to explain: so many titles are scored again."""
 
-MAX_CANDIDATES = 100
-MAX_TOP = 100
+MAX_CANDIDATES = MAX_TOP = 100
 MAX_FOUND = 50
 MAX_NAME = 512
 """Characters of a title or id."""

@@ -108,10 +108,8 @@ def load_rankers(
     Raises:
         ModelError: base or weights cannot be found or read, or are not stored as safetensors.
     """
-    whole = {name: folder for name, folder in weights.items() if folder is not None and not is_adapter(folder)}
-    models: dict[str, nn.Module] = {
-        name: load_weights(base, folder, dtype=dtype, **options) for name, folder in whole.items()
-    }
+    whole = [name for name, folder in weights.items() if folder is not None and not is_adapter(folder)]
+    models = {name: load_weights(base, weights[name], dtype=dtype, **options) for name in whole}
     adapted = {name: folder for name, folder in weights.items() if name not in whole}
     names: dict[str, str | None] = dict.fromkeys(weights)
     if adapted:

@@ -43,11 +43,8 @@ MAX_IDLE = 512
 PASS_TOKENS = {"cpu": 2048}
 """Padded tokens of a pass by device; 4,096 on others. Larger passes are slower on a CPU: they leave its caches."""
 
-HEADER_SECONDS = 10.0
-"""Time in which the headers of a connection's first request have to arrive."""
-
-LAST_SECONDS = 1.0
-"""Time in which clients read their last answers when the server stops."""
+HEADER_SECONDS, LAST_SECONDS = 10.0, 1.0
+"""Times in which a connection's first headers have to arrive, and its last answer is read when the server stops."""
 
 
 def serve_run(
