@@ -29,6 +29,17 @@ def test_scores_equal_the_slow_twin_in_the_given_order(layout, max_tokens):
         assert (row[len(want) :] == -np.inf).all()
 
 
+@pytest.mark.parametrize("layout", ["packed", "separate"])
+def test_in_16_bits_a_score_depends_on_its_question_alone(layout):
+    """Whatever shares the call: kernels add in an order that depends on its shape."""
+    rng = np.random.default_rng(0)
+    sets = [ChoiceSet(tuple(rng.integers(3, 300, n)), ((7, 1), (8, 9, 1), (10, 11, 12, 1))) for n in range(5, 60, 5)]
+    scorer = ChoiceScorer(tiny_llama().bfloat16(), 0, layout=layout)
+    together = scorer.score(sets)
+    assert torch.equal(together, torch.cat([scorer.score([s]) for s in sets]))
+    assert torch.equal(together[:4], scorer.score(sets[:4]))
+
+
 def test_the_layout_is_checked_once_and_its_fall_is_told(capsys):
     scorer = ChoiceScorer(broken(tiny_llama()), 0, name="sft")
     assert scorer.layout == "packed"
