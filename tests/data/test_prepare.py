@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,17 +134,6 @@ def test_interactions_without_a_rating_are_below_every_bound(shop: Shop) -> None
     assert data.protocol["counts"]["interactions"] == 64
     assert shop_data(paths, min_rating=1).protocol["counts"]["interactions_with_min_rating"] == 56
     assert "rating" not in shop_data(paths, columns={"rating": None}).train_interactions.columns
-
-
-def test_a_great_many_training_rows_are_told(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys.modules["prefrec.data.prepare"], "_MANY", 20)
-    shop_data(shop(), max_train_rows=20)
-    assert "memory" not in capsys.readouterr().err
-    shop_data(shop())
-    told = capsys.readouterr().err
-    assert "24 training rows need about 0 GB of memory; keep fewer with --max-train-rows (`max_train_rows`" in told
 
 
 @pytest.mark.skipif(find_spec("recbole") is None, reason="recbole is not installed")

@@ -8,10 +8,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
 from prefrec.data.published import read_published, to_published, write_published
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import DataError
 
 
 def catalogue(*titles: str) -> Catalogue:
@@ -104,19 +105,9 @@ def test_the_number_of_rows_can_be_limited(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_ask_for_other_rows_are_refused(tmp_path: Path, option: str, value: Any) -> None:
-    write_published(EXAMPLES, AIR, tmp_path / "test.json")
     field, _, inner = option.partition(".")
-    config = PrepareConfig(source="published-json", path=tmp_path, **{field: {inner: value} if inner else value})
-    with pytest.raises(
-        ConfigError, match=rf"^{option}: source published-json takes the rows .* as they are.*leave it"
-    ):
-        prepare(config)
-
-
-def test_options_that_say_what_the_rows_are_are_taken(tmp_path: Path) -> None:
-    write_published(EXAMPLES[:1], AIR, tmp_path / "test.json")
-    options: dict[str, Any] = {"candidates": {"size": 2}, "history_length": 2, "min_history": 1}
-    assert len(prepare(PrepareConfig(source="published-json", path=tmp_path, **options)).test) == 1
+    with pytest.raises(ValidationError, match=rf"{field}: source published-json takes the rows as they are"):
+        PrepareConfig(source="published-json", path=tmp_path, **{field: {inner: value} if inner else value})
 
 
 def test_json_lines_read_too(tmp_path: Path) -> None:
@@ -142,10 +133,10 @@ ROW = {"historyList": "Air", "itemList": ["Moby", "Hope"], "trueSelection": "Hop
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[", "line 1, column 2: not valid JSON"),
+        ("[", "truncated or damaged, or not valid JSON"),
         ("[]", "no rows"),
-        ("[1]", "row 0: expected historyList .* found int"),
-        (json.dumps([ROW, {"prompt": "x"}]), "row 1: expected historyList .*, found prompt"),
+        ("[1]", "truncated or damaged, or not valid JSON"),
+        (json.dumps([ROW, {"prompt": "x"}]), "row 1: expected historyList"),
         (json.dumps([ROW | {"trueSelection": "Air"}]), "row 0: trueSelection 'Air' is 0× in itemList, expected once"),
         (json.dumps([ROW | {"historyList": "Queen"}]), "row 0: title 'Queen' is not in the catalogue of 4 items"),
     ],

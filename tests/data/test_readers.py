@@ -17,7 +17,7 @@ from prefrec.data.readers import (
     parse_numbers,
     parse_timestamps,
     pick_columns,
-    read_json_lines,
+    read_json_rows,
     read_table,
     read_text,
     time_columns,
@@ -102,7 +102,7 @@ def test_bytes_that_cp1252_has_not_are_not_guessed(tmp_path: Path) -> None:
     assert "latin-1" not in str(e.value)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("given", ["utf-8", "latin-1", "cp1252"])
 def test_utf8_and_marked_files_are_read_whatever_is_said(tmp_path: Path, encoding: str, given: str) -> None:
     (tmp_path / "a.csv").write_bytes("item_id,title\n1,Café\n".encode(encoding))
@@ -118,7 +118,7 @@ def test_another_encoding_is_as_it_is_said(tmp_path: Path, encoding: str) -> Non
 
 def test_a_mark_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("item_id,title\n".encode("utf-16")[:-1])
-    with pytest.raises(DataError, match="begins with the byte order mark of utf-16, but is not utf-16"):
+    with pytest.raises(DataError, match=r"line 1: byte 0x0a is not utf-16\. Name"):
         read_table(tmp_path / "a.csv")
 
 
@@ -279,13 +279,10 @@ def test_dates_become_seconds() -> None:
     assert notes == ["log.csv: times read as ISO 8601 text"]
 
 
-@pytest.mark.parametrize("values", [["03/03/2020", "01/02/2020"], ["1.2.2020 10:20"], ["01-02-2020"]])
-def test_dates_that_may_begin_with_day_or_month_are_refused(values: list[str]) -> None:
-    message = (
-        rf"log\.csv, line {len(values) + 1}, column t: '{values[-1]}' may begin with the day or the month, and no"
-    )
-    with pytest.raises(DataError, match=message):
-        parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
+@pytest.mark.parametrize("date", ["03/31/2020", "31.1.2020 10:20", "31-01-20", "2020/01/02"])
+def test_dates_that_are_not_iso_8601_are_refused(date: str) -> None:
+    with pytest.raises(DataError, match=rf"log\.csv, line 3, column t: '{date}' is not seconds since 1970 or an ISO"):
+        parse_timestamps(pl.DataFrame({"t": ["2020-01-02", date]}), "t", Path("log.csv"))
 
 
 @pytest.mark.parametrize("factor", [1_000, 1_000_000, 1_000_000_000])
@@ -306,58 +303,6 @@ def test_zero_is_a_time_of_any_unit() -> None:
     frame, notes = parse_timestamps(pl.DataFrame({"t": [0, SECONDS * 1000]}), "t", Path("log.csv"))
     assert frame["t"].to_list() == [0, SECONDS]
     assert notes == ["log.csv: times read as milliseconds"]
-
-
-@pytest.mark.parametrize("values", [["20200131", "19991231"], [20200131, 19991231], [20200131.0, 19991231.0]])
-def test_numbers_that_all_are_dates_are_read_as_dates(values: list[object]) -> None:
-    frame, notes = parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
-    assert [datetime.fromtimestamp(t, UTC).date().isoformat() for t in frame["t"]] == ["2020-01-31", "1999-12-31"]
-    assert notes == ["log.csv: times read as dates of the form yyyymmdd"]
-
-
-@pytest.mark.parametrize("values", [[20200131, 20200231], [20200131, 5], [43_831], [21010101], [20200131.5]])
-def test_numbers_that_are_no_dates_are_seconds(values: list[float]) -> None:
-    frame, notes = parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
-    assert (frame["t"].to_list(), notes) == ([int(v) for v in values], [])
-
-
-@pytest.mark.parametrize(
-    ("values", "seconds"),
-    [
-        (["01/31/2020", "02/01/2020"], [1_580_428_800, 1_580_515_200]),
-        (["1/2/2020 10:20", "1/13/2020 10:20"], [1_577_960_400, 1_578_910_800]),
-        (["01-31-2020"], [1_580_428_800]),
-    ],
-)
-def test_dates_with_the_month_first(values: list[str], seconds: list[int]) -> None:
-    frame, notes = parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
-    assert frame["t"].to_list() == seconds
-    assert notes == ["log.csv: times read as text with the month first"]
-
-
-def test_dates_with_the_day_first_and_the_month_first() -> None:
-    dates = pl.DataFrame({"t": ["01/02/2020", "01/31/2020", "31/01/2020"]})
-    message = r"column t: '31/01/2020' \(line 4\) begins with the day, '01/31/2020' \(line 3\) with the month; write"
-    with pytest.raises(DataError, match=message):
-        parse_timestamps(dates, "t", Path("log.csv"))
-
-
-def test_a_year_of_two_digits_is_refused() -> None:
-    with pytest.raises(DataError, match=r"line 2, column t: '31/01/20' is not a date with a year of four digits"):
-        parse_timestamps(pl.DataFrame({"t": ["31/01/20"]}), "t", Path("log.csv"))
-
-
-@pytest.mark.parametrize("bad", ["31/31/2020", "soon", None])
-def test_a_bad_date_among_those_with_the_month_first(bad: str | None) -> None:
-    with pytest.raises(DataError, match=rf"line 3, column t: {bad!r} is not seconds"):
-        parse_timestamps(pl.DataFrame({"t": ["01/31/2020", bad]}), "t", Path("log.csv"))
-
-
-@pytest.mark.parametrize("values", [["03/03/2020"], ["13/02/2020", "01/02/2020"], ["2020/01/02"], ["2020-01-02"]])
-def test_dates_that_say_where_the_day_is_are_read(values: list[str]) -> None:
-    frame, _ = parse_timestamps(pl.DataFrame({"t": values}), "t", Path("log.csv"))
-    days = [datetime.fromtimestamp(t, UTC).strftime("%d/%m/%Y") for t in frame["t"]]
-    assert days == [v if v.endswith("2020") else "02/01/2020" for v in values]
 
 
 @pytest.mark.parametrize(
@@ -386,31 +331,30 @@ def test_bad_number() -> None:
         parse_numbers(pl.DataFrame({"rating": ["good"]}), "rating", Path("log.csv"))
 
 
-def test_json_lines(tmp_path: Path) -> None:
-    path = tmp_path / "a.json.gz"
-    path.write_bytes(gzip.compress(b'{"a": 1}\n\n{"a": 2}\n'))
-    assert list(read_json_lines(path)) == [(1, {"a": 1}), (3, {"a": 2})]
+@pytest.mark.parametrize("text", [b'{"a": 1}\n\n{"a": 2, "b": [3]}\n', b'[{"a": 1}, {"a": 2, "b": [3]}]'])
+def test_json_lines_and_arrays(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "a[1]*.json.gz"
+    path.write_bytes(gzip.compress(text))
+    assert read_json_rows(path).rows() == [(1, None), (2, [3])]
+    assert read_json_rows(path, {"a": pl.String, "c": pl.String}).rows() == [("1", None), ("2", None)]
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        (b'{"a": ', r"line 2, column \d+: not valid JSON"),
-        (b"[1]", "line 2: expected a JSON object, found list"),
-        (b'{"a": "\xe9"}', "line 2: not UTF-8"),
-    ],
-)
-def test_malformed_json_line(tmp_path: Path, line: bytes, message: str) -> None:
-    (tmp_path / "a.json").write_bytes(b'{"a": 1}\n' + line)
-    with pytest.raises(DataError, match=message):
-        list(read_json_lines(tmp_path / "a.json"))
+@pytest.mark.parametrize("line", [b'{"a": ', b"[1]", b'{"a": "\xe9"}', b"{" * 10_000, b'{"a": ' * 10_000])
+def test_malformed_json_names_the_file(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b'{"a": 1}\n' + line)
+    with pytest.raises(DataError, match=r"a\.json: truncated or damaged, or not valid JSON"):
+        read_json_rows(path)
+    path.write_bytes(line)
+    with pytest.raises(DataError, match=r"a\.json: truncated or damaged, or not valid JSON"):
+        read_json_rows(path)
 
 
-def test_truncated_json_gz_says_after_which_line(tmp_path: Path) -> None:
+def test_truncated_json_gz(tmp_path: Path) -> None:
     path = tmp_path / "a.json.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n' * 9)[:-6])
-    with pytest.raises(DataError, match=r"truncated or damaged after line 9.*download it again"):
-        list(read_json_lines(path))
+    with pytest.raises(DataError, match=r"truncated or damaged.*download it again"):
+        read_json_rows(path)
 
 
 def test_a_damaged_parquet_file_does_not_take_the_process_with_it(tmp_path: Path) -> None:

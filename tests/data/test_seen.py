@@ -36,6 +36,8 @@ SPLITS: dict[str, Callable[..., Any]] = {
     "user, all": lambda *of: by_user(*of, windows="all"),
 }
 
+NO_ITEMS = pl.DataFrame(schema={"item_id": pl.String, "title": pl.String})
+
 
 def examples(windows: list[Window]) -> list[RankingExample]:
     return [RankingExample(w.user_id, w.history, (w.target,), w.target) for w in windows]
@@ -72,7 +74,7 @@ def test_seen_items_equal_the_slow_twin(
     held_out = held_out_interactions(sequences.frame, [*windows["validation"], *windows["test"]], learn)
     validation, test = examples(windows["validation"]), examples(windows["test"])
     data = PreparedData(
-        Catalogue(pl.DataFrame()), [], validation, test, learn, {"split": name}, held_out_interactions=held_out
+        Catalogue(NO_ITEMS), [], validation, test, learn, {"split": name}, held_out_interactions=held_out
     )
     when = {(u, i): t for u, i, t in log.iter_rows()}
     for rows in (validation, test):
@@ -115,22 +117,10 @@ def test_prepared_data_know_the_past(
     assert (missed > 0) == hidden
 
 
-def test_data_of_an_earlier_prefrec_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
-    log = make_log([("u", "a", 0), ("u", "b", 1)])
-    rows = [RankingExample("u", ("b",), ("c",), "c"), RankingExample("v", ("b",), ("c",), "c")]
-    data = PreparedData(Catalogue(pl.DataFrame()), [], [], rows, log, {"split": "leave-last-out"})
-    assert seen_items(data, rows) == [{"a", "b"}, {"b"}]
-    assert capsys.readouterr().err == ""
-    assert seen_items(replace(data, protocol={"split": "user"}), rows) == [{"a", "b"}, {"b"}]
-    assert "earlier prefrec and lack held_out.parquet" in capsys.readouterr().err
-    seen_items(replace(data, protocol={"split": "user"}, held_out_interactions=log.clear()), rows)
-    assert capsys.readouterr().err == ""
-
-
 def test_a_target_that_was_taken_before_is_among_them() -> None:
     log = make_log([("u", "a", 0), ("u", "b", 1)])
     again = RankingExample("u", ("b",), ("a",), "a")
-    data = PreparedData(Catalogue(pl.DataFrame()), [], [], [again], log, held_out_interactions=log.clear())
+    data = PreparedData(Catalogue(NO_ITEMS), [], [], [again], log, held_out_interactions=log.clear())
     assert seen_items(data, [again]) == [{"a", "b"}]
 
 

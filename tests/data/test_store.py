@@ -83,7 +83,9 @@ def test_folders_of_an_earlier_prefrec_are_read(data: PreparedData, tmp_path: Pa
     write_prepared(back, tmp_path)
     assert read_prepared(tmp_path).held_out_interactions is None
     back.train_interactions.drop("item_id").write_parquet(tmp_path / "held_out.parquet")
-    with pytest.raises(DataError, match=r"held_out\.parquet: no column 'item_id'; prepare the data again"):
+    with pytest.raises(
+        DataError, match=r"held_out\.parquet: no column 'item_id' of type String; prepare the data again"
+    ):
         read_prepared(tmp_path)
 
 

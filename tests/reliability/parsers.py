@@ -15,7 +15,7 @@ import yaml
 
 from prefrec.data import read_prepared
 from prefrec.data.published import read_published
-from prefrec.data.readers import read_json_lines, read_table
+from prefrec.data.readers import read_json_rows, read_table
 from prefrec.errors import PrefrecError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import load_recipe
@@ -175,7 +175,7 @@ PARSERS: dict[str, Parser] = {
             lambda path: read_published(path),
             {},
         ),
-        Parser("JSON lines", "x.jsonl", (_lines({"a": 1}, {"b": [None]}),), lambda p: list(read_json_lines(p)), {}),
+        Parser("JSON lines", "x.jsonl", (_lines({"a": 1}, {"b": [None]}),), lambda p: read_json_rows(p).rows(), {}),
         Parser(
             "Goodreads shelves",
             "shelf.json",

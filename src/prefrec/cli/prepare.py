@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from prefrec.cli import _options as o
 from prefrec.data import PrepareConfig, PreparedData, write_prepared
@@ -51,14 +49,9 @@ def _show(data: PreparedData, out: Path) -> None:
     """Print counts and notes to standard output."""
     counts, protocol = data.protocol["counts"], data.protocol
     candidates = protocol["candidates"]
-    table = Table("part", title=f"{protocol['source']} → {out}", title_justify="left")
-    table.add_column("rows", justify="right")
-    table.add_column("users", justify="right")
-    for part, rows in counts["rows"].items():
-        table.add_row(part, f"{rows:,}", f"{counts['row_users'][part]:,}")
-    console = Console()
-    console.print(table)
+    parts = (f"{rows:,} {part} rows of {counts['row_users'][part]:,} users" for part, rows in counts["rows"].items())
     lines = [
+        ", ".join(parts),
         f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions, "
         f"{counts['train_interactions']:,} of them to learn from",
         f"split {protocol['split']}, {candidates['size']} candidates ({candidates['kind']}), seed {protocol['seed']}",
@@ -67,5 +60,6 @@ def _show(data: PreparedData, out: Path) -> None:
         lines.append(f"{short:,} users left out: too short a history")
     if repeats := counts.get("repeats_dropped"):
         lines.append(f"{repeats:,} repeats left out")
+    typer.echo(f"{protocol['source']} → {out}")
     for line in lines + protocol["notes"]:
-        console.print(f"• {line}", highlight=False, markup=False, soft_wrap=True)
+        typer.echo(f"• {line}")

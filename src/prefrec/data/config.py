@@ -17,6 +17,8 @@ SOURCES = "prefrec.sources"
 GIVEN_SOURCES = ("lastfm-published", "published-json", "goodreads-windows", "windows")
 _BUILT_IN = ("movielens-100k", "movielens-csv", "lastfm-hetrec", "goodreads", "files", *GIVEN_SOURCES)
 _NEED_PATH = ("movielens-csv", "lastfm-hetrec", "lastfm-published", "published-json", "goodreads-windows")
+# Fields that decide how rows are made, which published-json has finished.
+_OF_ROWS = ("candidates", "history_length", "min_history", "min_rating")
 # Field → the sources that take it. Other sources accept only its default.
 _ONLY_FOR = {
     "interactions": ("files", "goodreads"),
@@ -191,10 +193,13 @@ class PrepareConfig(BaseModel):
             )
         if source in GIVEN_SOURCES and max(self.user_core, self.item_core) > 1:
             raise ValueError(f"user_core, item_core: the windows of {source} are given and cannot be filtered")
-        for field, sources in _ONLY_FOR.items():
-            default = type(self).model_fields[field].get_default(call_default_factory=True)
-            if source not in sources and getattr(self, field) != default:
+        for field in (*_ONLY_FOR, *_OF_ROWS):
+            is_default = getattr(self, field) == type(self).model_fields[field].get_default(call_default_factory=True)
+            sources = _ONLY_FOR.get(field)
+            if sources and source not in sources and not is_default:
                 raise ValueError(f"{field}: only for source {' or '.join(sources)}, not {source}; leave it out")
+            if field in _OF_ROWS and source == "published-json" and not is_default:
+                raise ValueError(f"{field}: source published-json takes the rows as they are; leave it out")
         if self.windows and self.split_name not in ("time", "user", "time-share"):
             raise ValueError(f"windows: only for split time, user or time-share, not {self.split_name}")
         return self

@@ -24,10 +24,6 @@ from prefrec.errors import ConfigError, DataError
 
 # Seconds since 1970 (a day in 1973). Times that are all smaller are counters, not dates.
 _COUNTED = 100_000_000
-# Number of training rows above which the user is warned about memory.
-_MANY = 5_000_000
-# Approximate memory per training row during preparation.
-_ROW_BYTES = 2_000
 
 
 def prepare(config: PrepareConfig) -> PreparedData:
@@ -138,11 +134,6 @@ def _windows(
     windows = {}
     for part, rows in split.rows.items():
         chosen = _sample(config, part, [sequences.users[u] for u in rows[:, 0].tolist()])
-        if part == "train" and len(chosen) > _MANY:
-            warn(
-                f"{len(chosen):,} training rows need about {len(chosen) * _ROW_BYTES / 1e9:.0f} GB of memory; keep "
-                "fewer with --max-train-rows (`max_train_rows` in a recipe)"
-            )
         windows[part] = splits.materialise(sequences, rows[chosen], config.history_length)
     return windows, split.train_interactions, split.facts
 
@@ -195,7 +186,6 @@ def _published_json(config: PrepareConfig) -> PreparedData:
     """Return the data of published S-DPO JSON files unchanged, with every row as its own user."""
     catalogue, examples = read_published_folder(config.required("path"))
     every = [e for rows in examples.values() for e in rows]
-    _refuse_other_rows(config, every)
     learn = pl.DataFrame(
         [(e.user_id, item, n) for e in examples["train"] for n, item in enumerate((*e.history, e.target))],
         schema=LOG_SCHEMA,
@@ -218,26 +208,6 @@ def _published_json(config: PrepareConfig) -> PreparedData:
     }
     train, validation, test = (examples[part] for part in PARTS)
     return PreparedData(catalogue, train, validation, test, learn, protocol, held_out_interactions=learn.clear())
-
-
-def _refuse_other_rows(config: PrepareConfig, rows: list[RankingExample]) -> None:
-    """Raise ConfigError if a setting other than its default contradicts these finished rows."""
-    defaults, lists = PrepareConfig(), config.candidates
-    histories = [len(e.history) for e in rows]
-    unfit = {
-        "candidates.kind": lists.kind != defaults.candidates.kind,
-        "candidates.size": lists.size != defaults.candidates.size
-        and {len(e.candidates) for e in rows} != {lists.size},
-        "history_length": config.history_length not in (defaults.history_length, max(histories)),
-        "min_history": defaults.min_history != config.min_history > min(histories),
-        "min_rating": config.min_rating is not None,
-    }
-    name = next((n for n, wrong in unfit.items() if wrong), None)
-    if name:
-        raise ConfigError(
-            f"{name}: source published-json takes the rows in {config.path} as they are, and they do not fit this "
-            "value; leave it out"
-        )
 
 
 def _counts(

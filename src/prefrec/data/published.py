@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from prefrec.data.readers import load_json, read_json_lines, read_text
+from prefrec.data.readers import read_json_rows
 from prefrec.data.sources.base import find_parts
 from prefrec.data.titles import is_blank, safe_title
 from prefrec.data.types import PARTS, Catalogue, PreparedData, RankingExample
@@ -20,6 +20,7 @@ from prefrec.errors import DataError
 from prefrec.files import write_text
 
 JOINT = "::"
+_SCHEMA = {"historyList": pl.String, "itemList": pl.List(pl.String), "trueSelection": pl.String}
 _Titles = tuple[list[str], list[str], str]
 """History, candidates and target of a row."""
 
@@ -87,29 +88,23 @@ def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[Ranki
 
 
 def _read_rows(path: Path) -> list[_Titles]:
-    text = read_text(path)
-    is_array = text.lstrip().startswith("[")
-    rows = load_json(text, path) if is_array else [row for _, row in read_json_lines(path)]
-    if not rows:
+    frame = read_json_rows(path, _SCHEMA)
+    if frame.is_empty():
         raise DataError(f"{path}: no rows")
-    return [_parse_row(row, f"{path}, row {number}") for number, row in enumerate(rows)]
+    return [_parse_row(f"{path}, row {number}", *row) for number, row in enumerate(frame.iter_rows())]
 
 
-def _parse_row(row: object, where: str) -> _Titles:
-    expected = "expected historyList (text), itemList (list of titles) and trueSelection (text)"
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: {expected}, found {type(row).__name__}")
-    fields: list[Any] = [row.get(name) for name in ("historyList", "itemList", "trueSelection")]
-    joined, items, target = fields
-    if not isinstance(items, list) or not all(isinstance(t, str) for t in (joined, target, *items)):
-        raise DataError(f"{where}: {expected}, found {', '.join(map(str, row)) or 'nothing'}")
-    joined, target, *items = map(safe_title, (joined, target, *items))
+def _parse_row(where: str, joined: str | None, items: list[str | None] | None, target: str | None) -> _Titles:
+    if joined is None or items is None or target is None or None in items:
+        raise DataError(f"{where}: expected historyList (text), itemList (list of titles) and trueSelection (text)")
+    joined, target = safe_title(joined), safe_title(target)
     history = joined.split(JOINT) if joined else []
-    if any(map(is_blank, (*history, *items))):
+    titles = [safe_title(title or "") for title in items]
+    if any(map(is_blank, (*history, *titles))):
         raise DataError(f"{where}: an empty title in historyList or itemList; leave it out")
-    if items.count(target) != 1:
-        raise DataError(f"{where}: trueSelection {target!r} is {items.count(target)}× in itemList, expected once")
-    return history, items, target
+    if titles.count(target) != 1:
+        raise DataError(f"{where}: trueSelection {target!r} is {titles.count(target)}× in itemList, expected once")
+    return history, titles, target
 
 
 def _catalogue_of(rows: Sequence[_Titles]) -> Catalogue:

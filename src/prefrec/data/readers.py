@@ -7,10 +7,9 @@ import csv
 import difflib
 import gzip
 import io
-import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -30,28 +29,22 @@ FILE_ORDER = "file-order"
 """Name of a time column that numbers the lines, for a file without times whose lines are in temporal order."""
 _TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
 PARQUET = (".parquet", ".pq")
-_HEADERLESS = (".data", ".jsonl", ".ndjson")
+_HEADERLESS = (".data", ".json", ".jsonl", ".ndjson")
 _NO_TABLES = {"JSON": (".json", ".jsonl", ".ndjson"), "Excel": (".xlsx", ".xls", ".xlsm", ".ods")}
 # Beginning of a JSON text, which no header of a table matches.
 _JSON = re.compile(r"\s*[\[{]\s*[\[{\"]")
-# Byte order marks. UTF-32 comes before UTF-16, because its mark begins with that of UTF-16.
-_MARKS = {
-    codecs.BOM_UTF8: "utf-8",
-    **dict.fromkeys((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
-    **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
-}
+# Byte order mark → the encoding that it decides.
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 # Units of a time since 1970, smallest numbers first: name, units per second.
 _UNITS = (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
 # Least sizes of milliseconds, microseconds and nanoseconds. Each is a time in 1973.
 _UNIT_BOUNDS = (1e11, 1e14, 1e17)
 # Largest time that 64 bits hold, in nanoseconds since 1970 (the year 2262). Larger numbers are not times.
 _LATEST = 2.0**63
-# First and last date accepted as a number of the form yyyymmdd.
-_COMPACT = (19700101, 21001231)
 # A Float64 holds every whole number up to this one.
 _EXACT = 2**53
 _REMEDY = "correct or drop these rows"
-_DAY_OR_MONTH = r"^(\d{1,2})([/.-])(\d{1,2})([/.-]\d{2,4}\b.*)$"
+_ISO = r"^\d{4}-\d"
 
 
 def read_bytes(path: Path) -> bytes:
@@ -72,19 +65,20 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
     try:
         " ".encode(encoding)  # an unknown encoding is an error even for a file that is UTF-8
-        if marked is None and not data.isascii() and _decodes(data, "utf-8"):
-            return data.decode("utf-8")
-        return data.decode("utf-8-sig" if marked == "utf-8" else marked or encoding)
+        if marked:
+            return data.decode(marked)
+        is_utf8 = not data.isascii() and _decodes(data, "utf-8")
+        return data.decode("utf-8" if is_utf8 else encoding)
     except LookupError:
         raise DataError(f"{path}: there is no encoding called {encoding!r}; try utf-8, latin-1 or cp1252") from None
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
-        what = f"byte 0x{data[e.start]:02x} is not {encoding}. "
-        if marked:
-            what = f"begins with the byte order mark of {marked}, but is not {marked} ({e.reason}). Write it again"
-        elif _decodes(data, "cp1252") and encoding.lower() != "cp1252":
-            what += "It may be cp1252 (Windows, Western Europe): try --encoding cp1252 (`encoding: cp1252` in a "
-            what += "recipe) and check the accents, or save the file"
+        what = f"byte 0x{data[e.start]:02x} is not {marked or encoding}. "
+        if not marked and encoding.lower() != "cp1252" and _decodes(data, "cp1252"):
+            what += (
+                "It may be cp1252 (Windows, Western Europe): try --encoding cp1252 (`encoding: cp1252` in a recipe) "
+            )
+            what += "and check the accents, or save the file"
         else:
             what += "Name the file's encoding with --encoding (`encoding` in a recipe), or save the file"
         raise DataError(f"{path}, line {line}: {what} as UTF-8") from None
@@ -148,44 +142,24 @@ def read_parquet(path: Path) -> pl.DataFrame:
     return cast(pl.DataFrame, pl.from_arrow(table))
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line number and object of each line of a JSON-lines file (also `.gz`), read as a stream.
+def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.DataFrame:
+    """Read JSON lines or a JSON array of objects, also `.gz`; line n is row n.
 
-    Raise DataError if the file is missing or truncated, or a line is not a JSON object in UTF-8.
+    `schema` has the columns to read and their types; None: all, as polars sees them. An absent field is null.
+
+    Raise DataError if the file is missing, damaged or not such JSON.
     """
-    line = 0
-    with _open(path, lambda: f" after line {line}" if line else "") as file:
-        for line, raw in enumerate(file, start=1):
-            if raw.strip():
-                value = load_json(raw, path, line)
-                if not isinstance(value, dict):
-                    raise DataError(f"{path}, line {line}: expected a JSON object, found {type(value).__name__}")
-                yield line, value
-
-
-def load_json(data: str | bytes, path: Path, line: int | None = None) -> Any:
-    """Return the JSON value in `data`; `path` and `line` are for the message.
-
-    Raise DataError if it is not valid, is nested too deeply, or has a number that is too long or a lone surrogate.
-    """
-    where = f"{path}, line {line}" if line else str(path)
+    with _open(path) as file:
+        is_array = file.read(1000).lstrip()[:1] == b"["
     try:
-        value = json.loads(data)
-        escape = "\\ud" in data.lower() if isinstance(data, str) else b"\\ud" in data.lower()
-        if escape:  # json accepts a lone surrogate, but no file or tokenizer does
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
-    except UnicodeDecodeError as e:
-        raise DataError(f"{where}: not UTF-8 ({e.reason} at byte {e.start})") from None
-    except UnicodeEncodeError as e:
-        half = e.object[e.start : e.end]
-        raise DataError(f"{where}: {half!r} is a lone surrogate (half a character); correct the text") from None
-    except json.JSONDecodeError as e:
-        where = f"{path}, line {line or e.lineno}, column {e.colno}"
-        raise DataError(f"{where}: not valid JSON ({e.msg}); fix or remove the line") from None
-    except (RecursionError, ValueError) as e:
-        why = "nested too deeply" if isinstance(e, RecursionError) else e
-        raise DataError(f"{where}: not valid JSON ({why}); fix or remove it") from None
+        if is_array:
+            return pl.read_json(read_bytes(path), schema=schema, infer_schema_length=None)
+        with path.open("rb") as file:  # not its path, in which polars would expand characters such as *
+            return pl.scan_ndjson(file, schema=schema, infer_schema_length=None).collect()
+    except UNREADABLE as e:
+        raise DataError(
+            f"{path}: truncated or damaged, or not valid JSON ({first_words(e)}); correct it, or download it again"
+        ) from None
 
 
 def pick_columns(
@@ -269,13 +243,11 @@ def parse_timestamps(
 ) -> tuple[pl.DataFrame, list[str]]:
     """Return `frame` with `column` as Int64 seconds since 1970, and notes on how the times were read.
 
-    Accepts seconds, milliseconds, microseconds and nanoseconds (recognised by size, one unit per column), columns of
-    dates as numbers (20200131), dates, datetimes, ISO 8601 text, and text with the day or the month first if the
-    values show which. If any time is finer than a second, the frame also gets a column `SUBSECOND`, to the
+    Accepts seconds, milliseconds, microseconds and nanoseconds (recognised by size, one unit per column), dates,
+    datetimes and ISO 8601 text. If any time is finer than a second, the frame also gets a column `SUBSECOND`, to the
     microsecond.
 
-    Raise DataError if a time is missing, NaN or unreadable, two units are mixed, or it is unclear whether the day or
-    the month comes first.
+    Raise DataError if a time is missing, NaN or unreadable, or two units are mixed.
     """
     called = called or column
     raw = _stripped(frame[column])
@@ -286,23 +258,18 @@ def parse_timestamps(
         return _with_times(frame, column, moments.dt.epoch("us"), 10**6), []
     values = _cast(raw, pl.Float64, path, called, "dates or seconds since 1970")
     if raw.dtype == pl.String and values.is_null().all() and not raw.is_null().all():
-        day_first, notes = _day_first(raw, path, called)
-        moments = day_first.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        dates = raw.set(~raw.str.contains(_ISO).fill_null(False), None)
+        moments = dates.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
         if moments.is_null().all():
-            moments = day_first.str.to_date(strict=False).cast(pl.Datetime("us"))
+            moments = dates.str.to_date(strict=False).cast(pl.Datetime("us"))
         refuse_bad(frame[column], moments.is_null(), path, called, expected)
-        refuse_bad(frame[column], moments.dt.year() < 1000, path, called, "a date with a year of four digits")
-        notes = notes or [f"{path.name}: times read as ISO 8601 text"]
+        notes = [f"{path.name}: times read as ISO 8601 text"]
         return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
     bad = ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
     refuse_bad(frame[column], bad, path, called, expected)
     whole = raw.cast(pl.Int64, strict=False)
     all_whole = not whole.has_nulls() and bool((whole.cast(pl.Float64) == values).all())
     numbers = whole if all_whole else values  # a Float64 does not hold every nanosecond
-    days = _compact_dates(numbers)
-    if days is not None:
-        notes = [f"{path.name}: times read as dates of the form yyyymmdd"]
-        return _with_times(frame, column, days.dt.epoch("us"), 10**6), notes
     unit, per_second = _unit(raw, values, path, called)
     notes = [] if per_second == 1 else [f"{path.name}: times read as {unit}"]
     return _with_times(frame, column, numbers, per_second), notes
@@ -334,7 +301,7 @@ def first_line(bad: pl.Series, path: Path) -> str:
     index = int(bad.arg_true()[0])
     if path.suffix in PARQUET:
         return f"row {index}"
-    return f"line {index + (1 if path.suffix in _HEADERLESS else 2)}"
+    return f"line {index + (1 if path.name.removesuffix('.gz').endswith(_HEADERLESS) else 2)}"
 
 
 def first_words(error: BaseException) -> str:
@@ -343,14 +310,14 @@ def first_words(error: BaseException) -> str:
 
 
 @contextmanager
-def _open(path: Path, after: Callable[[], str] = lambda: "") -> Iterator[IO[bytes]]:
-    """Open a file for reading, unpacked if its name ends in `.gz`; `after` says how far it could be read."""
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, unpacked if its name ends in `.gz`."""
     _check_file(path)
     try:
         with cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb") as file:
             yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-        what = f"the gzip file is truncated or damaged{after()} ({e}); download it again"
+        what = f"the gzip file is truncated or damaged ({e}); download it again"
         if "Not a gzipped" in str(e):
             what = "the name ends in .gz but the content is not gzip; unpack or rename it"
         raise DataError(f"{path}: {what}") from None
@@ -409,46 +376,47 @@ def _without_blank_end(text: str) -> str:
     return end + text[len(end) :].split("\n", 1)[0] + "\n" if end else ""
 
 
-def _parse_csv(text: str, path: Path, separator: str, first: int, quoted: bool = False) -> pl.DataFrame:
-    """Parse a table. `first` is the line number of the header; `quoted`: all fields with quotes are quoted."""
+def _parse_csv(text: str, path: Path, separator: str, first: int) -> pl.DataFrame:
+    """Parse a table; `first` is the line number of the header."""
     quote = None if separator == "\t" else '"'
     try:
         # Without a byte order mark polars takes a header that begins with `x^` for a compressed file.
         return pl.read_csv(text.encode("utf-8-sig"), separator=separator, quote_char=quote, infer_schema=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
-        if quote and quote in text and not quoted:
-            return _parse_csv(_requoted(text, path, separator, first), path, separator, first, quoted=True)
-        lines = text.splitlines()
-        expected = lines[0].count(separator)
-        wide = next((n for n, row in enumerate(lines, start=first) if row.count(separator) > expected), None)
-        if wide and not quoted:
-            raise _too_wide(path, wide, expected + 1) from None
-        raise DataError(f"{path}: cannot be read as a table: {first_words(e)}") from None
+        return _parse_slowly(text, path, separator, first, first_words(e))
 
 
-def _requoted(text: str, path: Path, separator: str, first: int) -> str:
-    """Return the table with quotes around each field that contains one, such as `7" single`."""
-    out = io.StringIO()
-    writer = csv.writer(out, delimiter=separator, lineterminator="\n")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    line, width = first, 0
+def _parse_slowly(text: str, path: Path, separator: str, first: int, problem: str) -> pl.DataFrame:
+    """Parse a table as Python's `csv` does, which takes the quotation mark in `7" single` for text.
+
+    Raise DataError about the first line with too many fields or unpaired quotation marks, else about `problem`.
+    """
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=separator,
+        quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
+    rows: list[list[str | None]] = []
+    line = first
     try:
         for row in reader:
-            width = width or len(row)
-            if len(row) > width:
-                raise _too_wide(path, line, width)
-            writer.writerow(row)
+            if rows and len(row) > len(rows[0]):
+                where = f"{path}, line {line}"
+                raise DataError(
+                    f"{where}: cannot be read as a table: more than the {len(rows[0])} fields of the header"
+                )
+            rows.append([field or None for field in row] + [None] * (len(rows[0]) - len(row) if rows else 0))
             line = first + reader.line_num
+        header, *body = rows
+        return pl.DataFrame(body, schema=dict.fromkeys(map(str, header), pl.String), orient="row")
     except csv.Error:
         raise DataError(
             f"{path}, line {line}: cannot be read as a table: its quotation marks do not pair. Quote the whole field "
             'and double each mark inside it: "7"" single"'
         ) from None
-    return out.getvalue()
-
-
-def _too_wide(path: Path, line: int, fields: int) -> DataError:
-    return DataError(f"{path}, line {line}: cannot be read as a table: more than the {fields} fields of the header")
+    except pl.exceptions.PolarsError:
+        raise DataError(f"{path}: cannot be read as a table: {problem}") from None
 
 
 def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: int) -> pl.DataFrame:
@@ -461,14 +429,6 @@ def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: 
         micros = ((times / per_second - seconds) * 10**6).round()
     frame = frame.with_columns(seconds.cast(pl.Int64).alias(column))
     return frame.with_columns(micros.cast(pl.Int64).alias(SUBSECOND)) if (micros != 0).any() else frame
-
-
-def _compact_dates(numbers: pl.Series) -> pl.Series | None:
-    """Return the moments of numbers such as 20200131, or None if any of them is not a date."""
-    if not numbers.dtype.is_integer() or not len(numbers) or not bool(numbers.is_between(*_COMPACT).all()):
-        return None
-    days = numbers.cast(pl.String).str.to_date("%Y%m%d", strict=False)
-    return None if days.has_nulls() else days.cast(pl.Datetime("us"))
 
 
 def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[str, int]:
@@ -486,30 +446,3 @@ def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[s
             f"({first_line(nonzero, path)}) like {_UNITS[first_unit][0]}; write all times in one unit"
         )
     return _UNITS[first_unit]
-
-
-def _day_first(dates: pl.Series, path: Path, called: str) -> tuple[pl.Series, list[str]]:
-    """Return the dates with the day first (01/31/2020 → 31/01/2020), and a note if they had the month first.
-
-    Raise DataError if some begin with the day and others with the month, or if all may begin with either.
-    """
-    one, cut, other, rest = dates.str.extract_groups(_DAY_OR_MONTH).struct.unnest().get_columns()
-    first, second = one.cast(pl.Int64), other.cast(pl.Int64)
-    days = ((first > 12) & (second <= 12)).fill_null(False)
-    months = ((first <= 12) & (second > 12)).fill_null(False)
-    if days.any() and months.any():
-        one_of_each = (f"{first_of(dates, b)!r} ({first_line(b, path)})" for b in (days, months))
-        raise DataError(
-            f"{path}, column {called}: {' begins with the day, '.join(one_of_each)} with the month; write all dates "
-            "as year-month-day, such as 2020-01-31"
-        )
-    if months.any():
-        turned = other + cut + one + rest
-        return turned.fill_null(dates), [f"{path.name}: times read as text with the month first"]
-    ambiguous = first != second
-    if not first.has_nulls() and not (first > 12).any() and ambiguous.any():
-        raise DataError(
-            f"{path}, {first_line(ambiguous, path)}, column {called}: {first_of(dates, ambiguous)!r} may begin with "
-            "the day or the month, and no other value decides; write dates as year-month-day, such as 2020-01-31"
-        )
-    return dates, []

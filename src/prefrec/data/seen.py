@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 
 import polars as pl
 
-from prefrec.console import warn
 from prefrec.data.types import PreparedData, RankingExample, Window
 
 
@@ -27,14 +26,8 @@ def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[s
     """Return the items that each row's user took before the row's target [B], to exclude in full ranking.
 
     These are the row's history, the user's training interactions, and the held-out interactions before the target. A
-    target that was taken before is among them. Data of an earlier prefrec lack the held-out interactions; a warning
-    says so if the split may need them. `rows` are validation or test rows.
+    target that was taken before is among them. `rows` are validation or test rows.
     """
-    if data.held_out_interactions is None and data.protocol.get("split", "leave-last-out") != "leave-last-out":
-        warn(
-            "the data were prepared by an earlier prefrec and lack held_out.parquet, so items taken before a row's "
-            "history count as unseen; prepare the data again (models trained on the same rows stay valid)"
-        )
     users = {e.user_id for e in rows}
     learnt, held_out = _by_user(data.train_interactions, users), _by_user(data.held_out_interactions, users)
     seen = []

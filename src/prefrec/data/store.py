@@ -128,11 +128,8 @@ def _read_table(path: Path) -> pl.DataFrame:
 def _check_table(frame: pl.DataFrame, name: str, path: Path, items: pl.DataFrame) -> None:
     """Raise DataError if `write_prepared` could not have written this table."""
     for column, kind in _SCHEMAS[name].items():
-        if column not in frame.columns:
-            raise DataError(f"{path}: no column {column!r}; prepare the data again")
-        dtype = frame.schema[column]
-        if dtype != kind:
-            raise DataError(f"{path}: column {column!r} is {dtype}, expected {kind}; prepare the data again")
+        if frame.schema.get(column) != kind:
+            raise DataError(f"{path}: no column {column!r} of type {kind}; prepare the data again")
         _refuse(frame[column].is_null(), path, f"{column} is empty")
     if name in _ONCE:
         _refuse(frame[_ONCE[name]].is_duplicated(), path, f"another row has the same {_ONCE[name]}")

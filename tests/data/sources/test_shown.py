@@ -38,8 +38,8 @@ def test_lists_in_every_form(given_as: pl.Series) -> None:
 @pytest.mark.parametrize(
     ("given_as", "message"),
     [
-        (pl.Series([[1.5]]), r"log\.csv, column shown: lists of Float64 are not lists of item ids"),
-        (pl.Series(["1", "[2"]), r"log\.csv, line 3, column 3: not valid JSON"),
+        (pl.Series([[1.5]]), r"log\.csv, line 2, column shown: \[1\.5\] is not a list of item ids"),
+        (pl.Series(["1", "[2"]), r"log\.csv, line 3, column shown: '\[2' is not a list of item ids"),
         (pl.Series(["1", "[true]"]), r"log\.csv, line 3, column shown: '\[true\]' is not a list of item ids"),
         (pl.Series(["1", "[[1]]"]), r"log\.csv, line 3, column shown: '\[\[1\]\]' is not a list of item ids"),
     ],

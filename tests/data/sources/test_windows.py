@@ -12,7 +12,7 @@ import pytest
 from command import prefrec
 from prefrec.data import PrepareConfig, PreparedData, prepare, read_prepared, seen_items
 from prefrec.data.sources.windows import find_window_files
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import DataError
 from prefrec.pipeline.recipe import load_recipe
 
 Log = dict[str, list[tuple[str, int]]]
@@ -156,7 +156,7 @@ def test_recbole_files_need_no_times(tmp_path: Path) -> None:
     assert seen_items(data, data.test) == [{f"{u}{i}" for i in range(1, 6)} for u in (1, 2)]
     (tmp_path / "shop.valid.inter").unlink()
     with pytest.raises(
-        DataError, match=r"shop\.train\.inter: there is no file of validation rows, and no times .*file-order"
+        DataError, match=r"shop\.train\.inter: there are no validation rows, and no times .*file-order"
     ):
         prepared(tmp_path)
     assert prepared(tmp_path, validation_share=0).validation == []
@@ -201,7 +201,7 @@ def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
     [
         ("[1, 2]", "expected one JSON object of id → title"),
         ('{"1": 5}', "expected one JSON object of id → title"),
-        ('{"1": "a"', "line 1, column 10: not valid JSON"),
+        ('{"1": "a"', r"expected one JSON object of id → title.*line 1 column 9\)"),
         ("{}", "the catalogue has no items"),
         ('{"99": "a"}', "none of the log's .* items .* is one of the catalogue's 1 with a title"),
     ],
@@ -228,8 +228,9 @@ def test_configurations_that_do_not_fit(options: dict[str, Any], message: str) -
 
 
 def test_longer_histories_than_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"history_length: 11 is too long, .* have at most 4 titles"):
-        prepared(write_rows(tmp_path, draw_log(0)), history_length=11)
+    rows = write_rows(tmp_path, draw_log(0))
+    with pytest.raises(DataError, match=r"no window has min_history=11 titles \(longest: 4\)"):
+        prepared(rows, history_length=11, min_history=11)
 
 
 def test_command_and_recipe(tmp_path: Path) -> None:

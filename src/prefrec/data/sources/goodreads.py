@@ -6,35 +6,39 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from prefrec.console import track
 from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import first_of, read_json_lines
-from prefrec.data.sources.base import GivenSplit, Source, check_log, clean_catalogue, merge_duplicates
-from prefrec.data.sources.window_rows import Row, check_lengths, make_windows
+from prefrec.data.readers import parse_numbers, pick_columns, read_json_rows, refuse_bad
+from prefrec.data.sources.base import GivenSplit, Source, check_log, clean_catalogue, merge_duplicates, titled
+from prefrec.data.sources.windows import Row, make_windows, refuse_short
 from prefrec.data.titles import is_blank, normal_title
-from prefrec.data.types import ITEM_SCHEMA, LOG_SCHEMA, Catalogue
+from prefrec.data.types import LOG_SCHEMA, Catalogue
 from prefrec.errors import DataError
 
 _DATE = "%a %b %d %H:%M:%S %z %Y"
-_FIELDS = ("user_id", "book_id", "is_read", "rating", "date_added")
+_FIELDS = {
+    "user_id": "user_id",
+    "item_id": "book_id",
+    "timestamp": "date_added",
+    "rating": "rating",
+    "is_read": "is_read",
+}
+_WINDOW = {"history": pl.List(pl.String), "target": pl.String, "group": pl.String}
 
 
 def goodreads(config: PrepareConfig) -> Source:
     """Read a genre of the UCSD Book Graph: `goodreads_interactions_*.json.gz` and `goodreads_books_*.json.gz`.
 
-    Both are read as streams. The time of an interaction is `date_added`. A rating of 0 means no rating. Unread books
-    on a user's shelf count as touched, so they are never negatives of that user. Editions of one work share a title
-    and are merged by default.
+    The time of an interaction is `date_added`. A rating of 0 means no rating. Unread books on a user's shelf count as
+    touched, so they are never negatives of that user. Editions of one work share a title and are merged by default.
     """
     shelf_path = config.interactions or _find(config.required("path"), "interactions")
     books_path = config.items or _find(config.required("path"), "books")
     shelf = _shelf(shelf_path)
-    items = _books(books_path, set(shelf["item_id"].unique().to_list()))
+    items = titled(_books(books_path).join(shelf, on="item_id", how="semi", maintain_order="left"), books_path)
     shelf, dropped = check_log(shelf, items["item_id"], shelf_path, config.missing_titles)
     items = clean_catalogue(items, books_path)
     shelf, items, merged = merge_duplicates(shelf, items, config.duplicate_titles or "merge")
@@ -63,9 +67,9 @@ def goodreads_windows(config: PrepareConfig) -> Source:
     """
     folder, min_history = config.required("path"), config.min_history
     rows = list(_window_rows(folder))
-    lengths = [len(row["history"]) for row in rows]
-    check_lengths(lengths, folder, config.history_length, min_history)
-    spellings = dict.fromkeys(title for row in rows for title in (*row["history"], row["target"]))
+    lengths = [len(history) for history, *_ in rows]
+    refuse_short(lengths, folder, min_history)
+    spellings = dict.fromkeys(title for history, target, _ in rows for title in (*history, target))
     books: dict[str, str] = {}
     for title in spellings:
         books.setdefault(normal_title(title), title)
@@ -73,9 +77,8 @@ def goodreads_windows(config: PrepareConfig) -> Source:
     hashes = {name: hashlib.blake2b(name.encode(), digest_size=16).digest() for name in books}
     ids = {name: str(n) for n, name in enumerate(sorted(books, key=hashes.__getitem__))}
     groups: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        *history, target = (ids[normal_title(t)] for t in (*row["history"], row["target"]))
-        group = str(row["group"])
+    for *titles, group in ((*history, target, group) for history, target, group in rows):
+        *history, target = (ids[normal_title(title)] for title in titles)
         groups[group].append(Row(group, tuple(history), target, 0))
     repeated = sum(row.target in row.history for own in groups.values() for row in own)
     notes = [f"{repeated} windows whose target is in the history are left out"]
@@ -101,69 +104,29 @@ def _find(folder: Path, kind: str) -> Path:
 
 
 def _shelf(path: Path) -> pl.DataFrame:
-    columns: dict[str, list[Any]] = {name: [] for name in _FIELDS}
-    for values in _fields(path, _FIELDS):
-        for name, value in zip(_FIELDS, values, strict=True):
-            columns[name].append(value)
-    dates = pl.Series(columns["date_added"], dtype=pl.String, strict=False)
-    times = dates.str.to_datetime(_DATE, time_unit="us", time_zone="UTC", strict=False).dt.epoch("s")
-    if times.null_count():
-        bad = times.is_null()
-        raise DataError(
-            f"{path}, row {bad.arg_true()[0] + 1}, date_added: {first_of(dates, bad)!r} is not like "
-            "'Wed Jan 10 10:24:35 -0800 2018'"
-        )
-    ratings = pl.Series(columns["rating"], dtype=pl.Float64, strict=False)
-    for row in ratings.is_null().arg_true().to_list():
-        given = columns["rating"][row]
-        if given not in (None, ""):
-            raise DataError(f"{path}, row {row + 1}, rating: {given!r} is not a number; correct or drop the line")
-    return pl.DataFrame(
-        {
-            "user_id": pl.Series(columns["user_id"], dtype=pl.String, strict=False),
-            "item_id": pl.Series(columns["book_id"], dtype=pl.String, strict=False),
-            "timestamp": times,
-            "rating": ratings.replace(0.0, None),
-            "is_read": pl.Series(columns["is_read"], dtype=pl.Boolean, strict=False).fill_null(False),
-        }
-    )
+    shelf = read_json_rows(path, dict.fromkeys(_FIELDS.values(), pl.String))
+    shelf = parse_numbers(pick_columns(shelf, _FIELDS, path), "rating", path, empty_remedy="correct or drop the line")
+    times = shelf["timestamp"].str.to_datetime(_DATE, time_unit="us", time_zone="UTC", strict=False).dt.epoch("s")
+    example = "like 'Wed Jan 10 10:24:35 -0800 2018'"
+    refuse_bad(shelf["timestamp"], times.is_null(), path, "date_added", example)
+    is_read = (pl.col("is_read") == "true").fill_null(False)
+    return shelf.with_columns(times, is_read, pl.col("rating").replace(0.0, None))
 
 
-def _books(path: Path, wanted: set[str]) -> pl.DataFrame:
-    """Return id and title of the `wanted` books that have a title."""
-    books = ((book, title.strip()) for book, title in _fields(path, ("book_id", "title")))
-    rows = [(book, title) for book, title in books if book in wanted and not is_blank(title)]
-    return pl.DataFrame(rows, schema=ITEM_SCHEMA, orient="row")
+def _books(path: Path) -> pl.DataFrame:
+    """Return id and title of the books."""
+    books = read_json_rows(path, {"book_id": pl.String, "title": pl.String})
+    return pick_columns(books, {"item_id": "book_id", "title": "title"}, path)
 
 
-def _fields(path: Path, names: tuple[str, ...]) -> Iterator[list[Any]]:
-    """Yield these fields of each line, with ids and titles as text."""
-    for line, row in track(read_json_lines(path), f"reading {path.name}"):
-        try:
-            values = [_text(row[n], n, path, line) if n in ("user_id", "book_id", "title") else row[n] for n in names]
-        except KeyError as e:
-            raise DataError(f"{path}, line {line}: no field {e.args[0]!r}; there are {', '.join(row)}") from None
-        yield values
-
-
-def _text(value: Any, field: str, path: Path, line: int) -> str:
-    if field == "title" and not value:
-        return ""
-    if not isinstance(value, str | int) or value == "":
-        raise DataError(
-            f"{path}, line {line}: {field} is {value!r}, expected text or a number; fix or remove the line"
-        )
-    return str(value)
-
-
-def _window_rows(folder: Path) -> Iterator[dict[str, Any]]:
+def _window_rows(folder: Path) -> Iterator[tuple[list[str], str, str]]:
+    """Yield history, target and group of each window."""
     for path in (folder / "windows_train.jsonl", folder / "windows_valid_recovered.jsonl"):
-        for line, row in read_json_lines(path):
-            history = row.get("history")
-            titles = [*history, row.get("target")] if isinstance(history, list) else [None]
-            if "group" not in row or not all(isinstance(t, str) and not is_blank(t) for t in titles):
+        for line, (history, target, group) in enumerate(read_json_rows(path, _WINDOW).iter_rows(), start=1):
+            titles = [*(history or [None]), target]
+            if group is None or not all(title and not is_blank(title) for title in titles):
                 raise DataError(f"{path}, line {line}: expected history (titles), target (title) and group")
-            yield row
+            yield history, target, group
 
 
 def _split_groups(groups: Mapping[str, list[Row]], config: PrepareConfig) -> tuple[pl.DataFrame, GivenSplit]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
+from pydantic import TypeAdapter, ValidationError
 
 from prefrec.data import readers
-from prefrec.data.config import PrepareConfig
+from prefrec.data.config import ColumnNames, PrepareConfig
 from prefrec.data.readers import FILE_ORDER, SUBSECOND
 from prefrec.data.sources.base import (
     CATALOGUE_FIELDS,
@@ -21,16 +22,39 @@ from prefrec.data.sources.base import (
     clean_catalogue,
     find_parts,
     name_before,
+    parse_lists,
 )
-from prefrec.data.sources.window_rows import JSON_LINES, Row, check_lengths, make_windows, merge_rows, read_rows
 from prefrec.data.titles import resolve_duplicates
-from prefrec.data.types import LOG_SCHEMA, PARTS, Catalogue
+from prefrec.data.types import LOG_SCHEMA, PARTS, Catalogue, Window
 from prefrec.errors import DataError
 
-_TABLES = (".csv", ".tsv", ".parquet", ".pq", ".inter", *JSON_LINES)
+_TITLES_JSON = TypeAdapter(dict[str, str])
+_JSON_LINES = (".jsonl", ".ndjson")
+_TABLES = (".csv", ".tsv", ".parquet", ".pq", ".inter", *_JSON_LINES)
 _TITLES = (".json", ".item", ".csv", ".tsv", ".parquet", ".pq")
 # Beginnings of the names of files with titles. RecBole's `.item` may have any name.
 _TITLE_NAMES = ("id2name", "id2title", "item", "title", "catalog")
+# Default names of the column with a row's items. The second is RecBole's.
+_LISTS = ("item_ids", "item_id_list", "history")
+# Column of the rows → field of `ColumnNames`.
+_FIELDS = {"user_id": "user", "items": "item_list", "target": "item", "timestamp": "timestamp"}
+
+
+class Row(NamedTuple):
+    """A user's items, oldest first, and the next one; `time` is that of the target."""
+
+    user: str
+    history: tuple[str, ...]
+    target: str
+    time: int
+
+
+class RowFile(NamedTuple):
+    """The rows of a file, oldest first, and notes on reading them. If not `timed`, `time` numbers the rows."""
+
+    rows: list[Row]
+    timed: bool
+    notes: list[str]
 
 
 def windows(config: PrepareConfig) -> Source:
@@ -48,7 +72,7 @@ def windows(config: PrepareConfig) -> Source:
     rows = {part: [_renamed(row, renamed) for row in file.rows] for part, file in read.items()}
     notes += [note for file in read.values() for note in file.notes]
     lengths = [len(r.history) for own in rows.values() for r in own]
-    check_lengths(lengths, train_file, config.history_length, min_history)
+    refuse_short(lengths, train_file, min_history)
     sequences = merge_rows(rows["train"], train_file)
     notes.append(
         f"{train_file.name}: {len(rows['train']):,} rows of {len(sequences):,} users hold "
@@ -99,9 +123,12 @@ def find_window_files(
 def _read_titles(path: Path, config: PrepareConfig) -> pl.DataFrame:
     columns = config.columns
     if name_before(path, [".json"]):
-        titles = readers.load_json(readers.read_text(path, config.encoding), path)
-        if not isinstance(titles, dict) or not all(isinstance(title, str) for title in titles.values()):
-            raise DataError(f'{path}: expected one JSON object of id → title, such as {{"1": "Calculator"}}')
+        try:
+            titles = _TITLES_JSON.validate_json(readers.read_text(path, config.encoding))
+        except ValidationError as e:
+            problem = e.errors()[0]["msg"]
+            expected = f'{path}: expected one JSON object of id → title, such as {{"1": "Calculator"}}'
+            raise DataError(f"{expected} ({problem})") from None
         table = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
         table = readers.check_ids(table, "item_id", path)
     else:
@@ -128,10 +155,10 @@ def _cut_validation(rows: dict[str, list[Row]], share: float, path: Path, in_ord
         return []
     if not in_order:
         raise DataError(
-            f"{path}: there is no file of validation rows, and no times by which to cut them from the training rows. "
-            "Name the file with --row-files validation=FILE (`row_files`), name the column of times with "
-            f"--columns.timestamp (`columns.timestamp`; {FILE_ORDER} takes the order of the lines), or do without "
-            "validation rows with --validation-share 0 (`validation_share`)"
+            f"{path}: there are no validation rows, and no times by which to cut them from the training rows. Name "
+            "their file with --row-files validation=FILE (`row_files`), name the column of times with "
+            f"--columns.timestamp ({FILE_ORDER} takes the order of the lines), or set --validation-share 0 "
+            "(`validation_share`)"
         )
     cut = train[-max(1, round(share * len(train)))].time
     rows["train"], rows["validation"] = [r for r in train if r.time < cut], [r for r in train if r.time >= cut]
@@ -182,3 +209,118 @@ def _given(
     new = sum(w.target not in learnt for w in windows["test"])
     notes += [f"{new / len(windows['test']):.1%} of the test targets are in no training interaction"] if new else []
     return GivenSplit(windows, learn), notes
+
+
+def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowFile:
+    """Read the rows of a file: CSV, TSV, Parquet, JSON lines or RecBole's `.inter`.
+
+    Lists are written as in JSON, Python or numpy, or as ids separated by spaces. The target is in the column
+    `columns.item` or `target` if there is one, else it is the last of the list. The column `timestamp` may be absent;
+    `FILE_ORDER` as its name reads no times.
+
+    Raise DataError if a column is missing, or a value cannot be used.
+    """
+    json_lines = path.name.removesuffix(".gz").endswith(_JSON_LINES)
+    table = readers.read_json_rows(path) if json_lines else readers.read_table(path, encoding)
+    names = _names(table.columns, columns)
+    frame = readers.pick_columns(table, names, path, options=_FIELDS)
+    if frame.is_empty():
+        raise DataError(f"{path}: no rows; expected one line per row")
+    if "target" in names:
+        frame = readers.check_ids(frame, "target", path, names["target"])
+    if "timestamp" in names:
+        frame, notes = readers.parse_timestamps(frame, "timestamp", path, names["timestamp"])
+    else:
+        frame = frame.with_columns(pl.int_range(pl.len()).alias("timestamp"))
+        notes = [f"{path.name}: no times; rows are taken in the order of the file"]
+    # Without a column of targets, the last item of the list is the target.
+    last, at_least = (None, 0) if "target" in names else (-1, 1)
+    frame = frame.with_columns(parse_lists(frame["items"], path, names["items"], at_least))
+    frame = frame.sort(readers.time_columns(frame), maintain_order=True)
+    targets = frame["target"] if "target" in names else frame["items"].list.last()
+    fields = zip(frame["user_id"], frame["items"].to_list(), targets, frame["timestamp"], strict=True)
+    rows = [Row(user, tuple(items[:last]), target, time) for user, items, target, time in fields]
+    return RowFile(rows, "timestamp" in names, notes)
+
+
+def addition(sequence: Sequence[str], window: Sequence[str]) -> Sequence[str] | None:
+    """Return what `window` adds to the end of `sequence`, or None if the two contradict each other.
+
+    The window may begin with the end of the sequence, lie within it, or share no item with it.
+    """
+    longest = min(len(sequence), len(window))
+    overlap = next((k for k in range(longest, 0, -1) if sequence[-k:] == window[:k]), 0)
+    # A window that goes one step beyond the end may also lie within the sequence, because users take items again.
+    if overlap >= len(window) - 1:
+        return window[overlap:]
+    if any(sequence[i : i + len(window)] == window for i in range(len(sequence) - len(window) + 1)):
+        return []
+    return window[overlap:] if overlap or set(sequence).isdisjoint(window) else None
+
+
+def merge_rows(rows: Iterable[Row], path: Path) -> dict[str, list[tuple[str, int]]]:
+    """Return each user's items with their times, merged from overlapping rows. Each user's rows are in order.
+
+    Raise DataError if two rows of a user contradict each other. The message names `path`.
+    """
+    items: dict[str, list[str]] = {}
+    times: dict[str, list[int]] = {}
+    for row in rows:
+        sequence, window = items.setdefault(row.user, []), [*row.history, row.target]
+        added = addition(sequence, window)
+        if added is None:
+            raise DataError(
+                f"{path}: the rows of user {row.user!r} contradict each other: {_shown(window)} does not continue "
+                f"{_shown(sequence)}. A row must begin with the user's latest items, repeat an earlier row, or share "
+                "no item with the rows before it: order the rows by time, or give each session a user id of its own"
+            )
+        sequence += added
+        times.setdefault(row.user, []).extend([row.time] * len(added))
+    return {user: list(zip(items[user], times[user], strict=True)) for user in items}
+
+
+def make_windows(
+    rows: Iterable[Row], history_length: int, min_history: int, taken: Mapping[str, Collection[str]] | None = None
+) -> list[Window]:
+    """Return the windows of rows with at least `min_history` items whose target the user did not take before.
+
+    A window's position counts the rows of its user. `taken` are each user's items from before all these rows, in
+    addition to those of the histories.
+    """
+    windows, positions = [], Counter[str]()
+    for row in rows:
+        position = positions[row.user]
+        positions[row.user] += 1
+        again = row.target in row.history or row.target in (taken or {}).get(row.user, ())
+        if len(row.history) >= min_history and not again:
+            windows.append(Window(row.user, position, row.history[-history_length:], row.target))
+    return windows
+
+
+def refuse_short(lengths: Collection[int], where: Path, min_history: int) -> None:
+    """Raise DataError if no row has `min_history` items of history."""
+    longest = max(lengths, default=min_history)
+    if min_history > longest:
+        raise DataError(
+            f"{where}: no window has min_history={min_history} titles (longest: {longest}); lower --min-history "
+            "(`min_history` in a recipe)"
+        )
+
+
+def _names(existing: Collection[str], columns: ColumnNames) -> dict[str, str]:
+    """Return our name → name in the file, without target or time if the file has none."""
+    defaults = ColumnNames()
+    lists = columns.item_list or next((c for c in _LISTS if c in existing), _LISTS[0])
+    names = {"user_id": columns.user, "items": lists}
+    # A name that the user chose is required; the default ones are optional.
+    own_target = columns.item != defaults.item
+    target = columns.item if own_target else next((c for c in (defaults.item, "target") if c in existing), None)
+    if target:
+        names["target"] = target
+    if columns.timestamp != FILE_ORDER and (columns.timestamp in existing or columns.timestamp != defaults.timestamp):
+        names["timestamp"] = columns.timestamp
+    return names
+
+
+def _shown(items: Sequence[str]) -> str:
+    return f"[{'…, ' if len(items) > 12 else ''}{', '.join(items[-12:])}]"
