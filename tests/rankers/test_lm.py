@@ -105,7 +105,7 @@ def test_models_that_break_packed_rows_are_found_on_the_first_batch(ranker, caps
     for _ in range(2):
         np.testing.assert_allclose(checked.score(_examples()), packed.score(_examples()), rtol=0, atol=1e-4)
     assert (packed.scorer.layout, checked.scorer.layout) == ("packed", "separate")
-    assert capsys.readouterr().err.count("model type 'llama' refuses the packed layout") == 1
+    assert capsys.readouterr().err.count("model type 'llama': the packed layout fails") == 1
 
 
 @pytest.mark.parametrize("fault", ["ignores the mask", "ignores positions"])
