@@ -1,4 +1,7 @@
-"""Print the tables of a run as JSON, in the form of `lab/results`: `python scripts/run_tables.py runs/demo`."""
+"""Print the tables of runs as JSON, in the form of `lab/results`: `python scripts/run_tables.py runs/demo`.
+
+Several runs are seeds of one recipe. The last tables pool their rows; users are resampled with all their rows.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefrec.evaluation import Interval, PairedDifference
+import polars as pl
+
+from prefrec.evaluation import Interval, PairedDifference, evaluate_predictions, read_predictions
+from prefrec.pipeline.recipe import SFT, load_recipe
 from prefrec.report.wording import with_interval
+
+STEP = 1_000_000
+"""Numbers of rows are raised by this from seed to seed."""
 
 
 def shown(value: dict[str, Any] | None) -> str:
@@ -50,6 +59,21 @@ def preference_tables(preferences: dict[str, Any]) -> list[dict[str, Any]]:
     return [first, {"title": "Paired differences", "columns": ["scores", "AUC", "p"], "rows": rows}]
 
 
+def pooled(runs: list[Path]) -> list[dict[str, Any]]:
+    """Return the tables of the lists of several seeds, with differences from SFT and from all trained rivals."""
+    frames = [read_predictions(run / "predictions.parquet") for run in runs]
+    frames = [frame.with_columns(pl.col("row") + n * STEP) for n, frame in enumerate(frames)]
+    first = json.loads((runs[0] / "metrics.json").read_text())["evaluation"]
+    recipe = load_recipe(runs[0] / "recipe.yaml")
+    models = [name for name in (*(a.name for a in recipe.align), SFT) if name in first["metrics"]]
+    rivals = [name for name in ("item-kNN", *(s.model for s in recipe.sequential)) if name in first["metrics"]]
+    pairs = dict.fromkeys((c["ranker"], c["against"]) for c in first["comparisons"])
+    pairs |= dict.fromkeys((name, other) for other in (SFT, *rivals) for name in models if name != other)
+    found = evaluate_predictions(pl.concat(frames), compare=list(pairs)).to_json()
+    title = f"20 candidates, {len(runs)} seeds pooled" if len(runs) > 1 else "20 candidates"
+    return [metric_table(title, {"all rows": found}), comparison_table(f"{title}: paired differences", found)]
+
+
 def tables(run: Path) -> list[dict[str, Any]]:
     """Return all tables of a run."""
     metrics = json.loads((run / "metrics.json").read_text())
@@ -65,6 +89,7 @@ def tables(run: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    for folder in sys.argv[1:]:
-        found = {"run": Path(folder).name, "tables": tables(Path(folder))}
-        sys.stdout.write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
+    folders = [Path(folder) for folder in sys.argv[1:]]
+    found = [{"run": folder.name, "tables": tables(folder)} for folder in folders]
+    found.append({"run": "pooled", "tables": pooled(folders)})
+    sys.stdout.write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")

@@ -120,9 +120,7 @@ def rejected_rows(
     return rows
 
 
-def _liked(
-    items: list[str], opinions: list[int], least: int, rng: np.random.Generator
-) -> Iterator[Choice]:
+def _liked(items: list[str], opinions: list[int], least: int, rng: np.random.Generator) -> Iterator[Choice]:
     """Yield per liked item: where its history ends, the item, and the disliked items among the next `AHEAD` ones.
 
     Histories have at least `least` items if that many precede the liked one.
@@ -133,9 +131,7 @@ def _liked(
         yield end, items[position], [item for item, opinion in block if opinion < 0]
 
 
-def _taken(
-    items: list[str], shown: list[list[str] | None], least: int, rng: np.random.Generator
-) -> Iterator[Choice]:
+def _taken(items: list[str], shown: list[list[str] | None], least: int, rng: np.random.Generator) -> Iterator[Choice]:
     """Yield per item that was taken: where its history ends, the item, and the items that were shown with it."""
     for position, (item, others) in enumerate(zip(items, shown, strict=True)):
         yield position, item, others or []
