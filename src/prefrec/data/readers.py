@@ -293,7 +293,7 @@ def refuse_bad(
 
 def first_of(values: pl.Series, marked: pl.Series) -> Any:
     """Return the first of the values that `marked` is true for."""
-    return values[int(marked.arg_true()[0])]
+    return values.filter(marked)[:1].to_list()[0]
 
 
 def first_line(bad: pl.Series, path: Path) -> str:

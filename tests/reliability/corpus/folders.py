@@ -94,7 +94,7 @@ CASES = [
     _data("a column missing", "test.parquet: no column 'target' of type String; prepare the data again", {"test.parquet": _parquet(user_id=["u"], history=[["a"]], candidates=[["b"]])}),
     _data("numbers for ids", "test.parquet: no column 'target' of type String; prepare the data again", {"test.parquet": _rows(target=[2])}),
     _data("a target not in its list", "test.parquet, row 0: the target is not in its list; prepare the data again", {"test.parquet": _rows(target=["i9"])}),
-    _data("held-out interactions without items", "held_out.parquet: no column 'item_id'; prepare the data again", {"held_out.parquet": _parquet(user_id=["u"], timestamp=[1])}),
+    _data("held-out interactions without items", "held_out.parquet: no column 'item_id' of type String; prepare the data again", {"held_out.parquet": _parquet(user_id=["u"], timestamp=[1])}),
     _data("an item unknown", "test.parquet, row 0: item 'ghost' is not in items.parquet; prepare the data again", {"test.parquet": _rows(history=[["ghost"]])}),
     _data("a list that is null", "test.parquet, row 0: history is empty; prepare the data again", {"test.parquet": _rows(history=pl.Series([None], dtype=pl.List(pl.String)))}),
     command("adapter: not there", "none: expected a folder with adapter_config.json", lambda p, f: ("rank", p.run / "data", *QUESTION, *p.asked, "--adapter", f / "none")),

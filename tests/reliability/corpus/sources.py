@@ -96,7 +96,7 @@ CASES = [
     _source("no titles", "expected one file with titles, such as id2name.json, items.csv or NAME.item; found none", "windows", {"train.csv": ROWS, "test.csv": ROWS}),
     _rows("no list", "train.csv, line 2, column item_ids: '[1, 2' is not a list of item ids", 'user_id,item_ids,timestamp\nu,"[1, 2",5\n'),
     _rows("other columns", "no column 'item_ids' for items; there are 'user_id', 'list'.", "user_id,list\nu,1 2\n"),
-    _rows("no times to cut at", "no file of validation rows, and no times by which to cut them", "user_id,item_ids\nu,1 2 3\n"),
+    _rows("no times to cut at", "there are no validation rows, and no times by which to cut them", "user_id,item_ids\nu,1 2 3\n"),
     _rows("one time", "all rows have the same time, so none can be cut for validation", "user_id,item_ids,timestamp\nu,1 2 3,5\n"),
     _rows("rows that contradict each other", "the rows of user 'u' contradict each other: [1, 3] does not continue [1, 2]", "user_id,item_ids,timestamp\nu,1 2,5\nu,1 3,6\n"),
     _rows("an item without a title", "1 items of the log have no title in the catalogue (first: '9'", "user_id,item_ids,timestamp\nu,1 2 9,5\n", "--validation-share", "0"),
