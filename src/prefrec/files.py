@@ -51,10 +51,10 @@ _MESSAGES = {
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON value in a file, or None if the file is missing or incomplete."""
+    """Return the JSON value in a file, or None if the file is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 

@@ -63,6 +63,7 @@ class RunContents:
     """The parts of a run that can be read.
 
     Attributes:
+        recipe, recipe_text: the recipe, parsed and as written.
         environment: versions, seed and commit of the last command.
         stages: SFT first, then alignments in the recipe's order.
         missing: one sentence for each part that is absent, unfinished or damaged.
@@ -75,6 +76,7 @@ class RunContents:
 
     folder: Path
     recipe: dict[str, Any]
+    recipe_text: str
     environment: dict[str, Any]
     data: PreparedData | None
     stages: list[Stage]
@@ -113,7 +115,7 @@ def read_run(folder: Path) -> RunContents:
             "`prefrec run RECIPE.yaml` writes them"
         )
     missing: list[str] = []
-    recipe = _read(folder, "recipe.yaml", missing, _read_recipe) or {}
+    text, recipe = _read(folder, "recipe.yaml", missing, _read_recipe) or ("", {})
     environment = _read(folder, "environment.json", missing, _read_json) or {}
     data = _read(folder, "data", missing, read_prepared)
     stages = _stages(folder, recipe, missing)
@@ -135,7 +137,9 @@ def read_run(folder: Path) -> RunContents:
         if state.get("finished") and isinstance(state.get("environment"), dict)
     }
     fusions = _fusions(folder, recipe, missing)
-    return RunContents(folder, recipe, environment, data, stages, missing, machines, fusions, outdated, **results)
+    return RunContents(
+        folder, recipe, text, environment, data, stages, missing, machines, fusions, outdated, **results
+    )
 
 
 def made_of(folder: Path, recipe: dict[str, Any], data_key: str | None = None) -> dict[str, str]:
@@ -168,7 +172,7 @@ def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     # The recipe may come from anybody, so its names are compared with folders and never opened as paths.
     for path in (p for pattern in _STAGE_FOLDERS for p in sorted(folder.glob(pattern))):
         part = str(path.relative_to(folder))
-        with suppress(OSError, RecursionError):
+        with suppress(OSError):
             state = read_json(path / STAGE_FILE) if part in wanted else None
             states |= {part: state} if isinstance(state, dict) else {}
     return states
@@ -227,9 +231,10 @@ def _fusion(name: str, path: Path) -> str:
     return fusion_sentence(name, _read_json(path))
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return recipe if isinstance(recipe, dict) else {}
+def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
+    text = path.read_text(encoding="utf-8")
+    recipe = yaml.safe_load(text)
+    return text, recipe if isinstance(recipe, dict) else {}
 
 
 def _read_json(path: Path, kind: type = dict) -> Any:
