@@ -54,7 +54,7 @@ def test_bad_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="not a file of predictions"):
         read_predictions(tmp_path / "text.parquet")
     pl.DataFrame({"ranker": ["a"]}).write_parquet(tmp_path / "other.parquet")
-    with pytest.raises(DataError, match="not a file of predictions .*row"):
+    with pytest.raises(DataError, match=r"not a file of predictions .*row"):
         read_predictions(tmp_path / "other.parquet")
 
 
