@@ -1,4 +1,4 @@
-"""What studies ask of a run: costs of its stages, and answers to rows of their own."""
+"""Costs of a run's stages, and answers of its models to rows of a study's own."""
 
 from __future__ import annotations
 
