@@ -160,13 +160,6 @@ def test_mixed_layers_take_a_block_mask_each():
     assert torch.equal(dense(mixed["sliding_attention"]), masks(sliding_window=3))
 
 
-def test_the_implementation_may_be_another_than_the_models():
-    batch = pack(SETS, pad_id=0)
-    inputs = batch.attention_mask, batch.position_ids, torch.float32
-    assert isinstance(attention_masks(config(), *inputs, FLEX), BlockMask)
-    assert torch.equal(attention_masks(config(_attn_implementation=FLEX), *inputs, "sdpa"), masks())
-
-
 def test_rows_in_blocks_are_the_rows_with_padding_on_the_right():
     batch = pack(SETS, pad_id=0)
     whole, length = in_blocks(batch), batch.input_ids.shape[1]

@@ -41,7 +41,6 @@ def attention_masks(
     allowed: Tensor,
     position_ids: Tensor,
     dtype: torch.dtype,
-    implementation: str | None = None,
 ) -> Mask | dict[str, Mask]:
     """Return the `attention_mask` argument: one mask, or a dict of masks by kind of layer if a model mixes them.
 
@@ -56,14 +55,13 @@ def attention_masks(
             nodes of a trie in preorder, that branch from a prompt.
         position_ids: [R, K] of the keys; the queries are the last Q of them.
         dtype: of the additive mask of eager attention.
-        implementation: of the attention; None: that of the configuration.
 
     Returns:
         Masks [R, 1, Q, K]: bool for `sdpa`, additive in `dtype` for `eager` (which would add bools as 0 and 1 to its
         scores), a `BlockMask` for `flex_attention`.
     """
     config = text_config(config)
-    implementation = implementation or attention_implementation(config)
+    implementation = attention_implementation(config)
     masks: dict[str, Mask] = {}
     for kind in layer_kinds(config):
         if implementation == FLEX:

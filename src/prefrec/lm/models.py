@@ -104,7 +104,7 @@ def load_model(
         name: `smollm2-135m` (the embedded model), a local folder, or a hub id.
         dtype: `float32`, `bfloat16`, `float16`, or `auto` (see `resolve_dtype`).
         attn_implementation: `sdpa`, `eager` or `flex_attention`; `auto`: the choice of transformers (`sdpa` for most
-            models), and on a GPU the faster of that and `flex_attention` (see `measure_attention`).
+            models).
         quantization: `nf4` stores the layers' matrices in 4 bits (`bitsandbytes`) to train adapters on, and computes
             in `dtype`; `none` stores them in `dtype`. An nf4 model is on this process's GPU if there is one.
         layers: number of first layers to keep, or the numbers of the layers to keep, from 0; None: all.
@@ -139,23 +139,11 @@ def load_model(
         _compute_alike(model)
     if layers is not None:
         _keep_layers(model, range(layers) if isinstance(layers, int) else layers)
-    if attn_implementation == "auto":
-        measure_attention(model)
     if random_weights:
         model = AutoModelForCausalLM.from_config(model.config).to(DTYPES[dtype])
     use_onednn(model)
     model.eval()
     return model
-
-
-def measure_attention(model: PreTrainedModel) -> None:
-    """Let `prefrec.lm.scoring` measure the fastest attention for a model, as `load_model` does.
-
-    On a GPU, `sdpa` and `flex_attention` are timed at the first packed batch of each shape. Models with another
-    attention, or without `flex_attention`, are not changed.
-    """
-    if model.config._attn_implementation == "sdpa" and getattr(model, "_supports_flex_attn", False):
-        model.attention_by_shape = {}
 
 
 def vocabulary_size(name: str) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prefrec.console import warn
 from prefrec.lm.architectures import BRANCHING, layout_for
-from prefrec.lm.attention import compute_dtype, measure_new_shapes
+from prefrec.lm.attention import compute_dtype
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.layout import verified_layout
 from prefrec.lm.packing import Layout, LayoutChoice, PackedBatch, pack_passes, pack_trajectories, tokens_of
@@ -128,14 +128,9 @@ class ChoiceScorer:
         return out
 
     def choice_logps(self, passes: Sequence[PackedBatch], model: nn.Module | None = None) -> Tensor:
-        """Return `prefrec.lm.scoring.choice_logps` of passes from `pack`, with the fastest attention."""
-        return choice_logps(self._ready(passes, model), *passes, within=self.within)
+        """Return `prefrec.lm.scoring.choice_logps` of passes from `pack`."""
+        return choice_logps(self.model if model is None else model, *passes, within=self.within)
 
     def token_logps(self, batch: PackedBatch, model: nn.Module | None = None) -> Tensor:
-        """Return `prefrec.lm.scoring.answer_token_logps` of a pass from `pack`, with the fastest attention."""
-        return answer_token_logps(self._ready([batch], model), batch, self.within)
-
-    def _ready(self, passes: Sequence[PackedBatch], model: nn.Module | None) -> nn.Module:
-        model = self.model if model is None else model
-        measure_new_shapes(language_model(model), passes)
-        return model
+        """Return `prefrec.lm.scoring.answer_token_logps` of a pass from `pack`."""
+        return answer_token_logps(self.model if model is None else model, batch, self.within)

@@ -29,8 +29,7 @@ def choice_logps(model: nn.Module, *passes: PackedBatch, within: CatalogueSoftma
 
     Each is a sum over the answer's tokens, end token included, without a length penalty. Tokens compete with all
     others, or with those that continue to a title of a catalogue. Entries outside every `choice_mask` are −inf.
-    Gradients flow to the model. There are no other effects: `prefrec.lm.scorer.ChoiceScorer` checks the layout and
-    measures the attention.
+    Gradients flow to the model. There are no other effects: `prefrec.lm.scorer.ChoiceScorer` checks the layout.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.

@@ -89,7 +89,7 @@ class ModelSection(_Section):
         "catalogue", description="A title's tokens compete with those that continue a title (catalogue), or with all."
     )
     attn_implementation: Literal["auto", "sdpa", "eager", "flex_attention"] = Field(
-        "auto", description="auto: transformers' choice; on a GPU the faster of sdpa and flex_attention."
+        "auto", description="auto: transformers' choice, mostly sdpa."
     )
     quantization: Literal["none", "nf4"] = Field("none", description="nf4: the frozen base in 4 bits (QLoRA).")
 

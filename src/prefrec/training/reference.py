@@ -86,8 +86,7 @@ def reference_key(
         dtype = compute_dtype(core, scorer.device)
     layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
     scaling = [layer.scaling[REFERENCE_ADAPTER] for layer in layers if REFERENCE_ADAPTER in layer.scaling]
-    measured = getattr(core, "attention_by_shape", None) is not None
-    computed = torch.get_float32_matmul_precision(), attention_implementation(core.config), measured
+    computed = torch.get_float32_matmul_precision(), attention_implementation(core.config)
     digest = hashlib.sha256(f"{scorer.layout} {dtype} {computed} {scaling}".encode())
     digest.update(json.dumps(core.config.to_diff_dict(), sort_keys=True, default=str).encode())
     if (within := scorer.within) is not None:

@@ -79,11 +79,6 @@ def test_the_shape_of_llama_2_7b_needs_no_weights_and_no_download(monkeypatch):
     assert shape.head == (4096, 32_000)
 
 
-def test_which_attention_is_fastest_is_found_once_in_a_process():
-    first, second = (base_model(BenchSettings(model="random:tiny", cpu=True)) for _ in range(2))
-    assert first.attention_by_shape is second.attention_by_shape
-
-
 def test_the_tiny_tokenizer_gives_back_what_it_read(settings):
     tokenizer = tokenizer_of(settings())
     text = "Café Amélie (1995)\n ü"

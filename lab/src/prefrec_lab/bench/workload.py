@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare, read_prepared
 from prefrec.errors import ConfigError, DataError
 from prefrec.lm.cpu.linear import restore_linear, use_onednn
-from prefrec.lm.models import DTYPES, EMBEDDED, load_model, load_tokenizer, measure_attention, resolve
+from prefrec.lm.models import DTYPES, EMBEDDED, load_model, load_tokenizer, resolve
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
 from prefrec_lab.bench.settings import BenchSettings
 
@@ -40,9 +40,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 """Llama configurations for `random:SHAPE`; the vocabulary is at least the tokenizer's."""
-
-_ATTENTION: dict[Any, str] = {}
-"""Fastest attention by shape, found in the warm-up and kept for the later repetitions of this process."""
 
 POOL = 400
 """Training rows, drawn at random, among which rows of typical length are chosen."""
@@ -133,10 +130,7 @@ def base_model(settings: BenchSettings) -> Any:
         torch.manual_seed(settings.seed)
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config_of(settings), dtype=dtype)
-        measure_attention(model)
         use_onednn(model)
-    if hasattr(model, "attention_by_shape"):
-        model.attention_by_shape = _ATTENTION
     return model.eval()
 
 
