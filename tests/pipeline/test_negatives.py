@@ -9,7 +9,7 @@ from prefrec.errors import ConfigError
 from prefrec.pipeline import negatives
 from prefrec.pipeline.entry import Entry, Ingredients, lm_ranker
 from prefrec.pipeline.kinds import ranker_kind
-from prefrec.pipeline.negatives import NEGATIVES_FILE
+from prefrec.pipeline.negatives import NEGATIVES_FILE, negative_rows
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.run import align_stage, run_recipe
 from prefrec.pipeline.train import train_align, training_rows
@@ -49,6 +49,14 @@ def test_training_sees_the_lists_that_are_kept(made_of, data, section, tmp_path,
     assert [(e.user_id, e.history, e.target) for e in kept] == [(e.user_id, e.history, e.target) for e in plain]
     assert [set(e.candidates) for e in kept] != [set(e.candidates) for e in plain]
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+def test_damaged_lists_are_drawn_again(made_of, data, section, tmp_path, capsys):
+    one, rows = section(negatives_from="uniform"), training_rows(data, section(), 0)
+    drawn = negative_rows(made_of, one, rows, None, None, tmp_path)
+    (tmp_path / NEGATIVES_FILE).write_bytes((tmp_path / NEGATIVES_FILE).read_bytes()[:100])
+    assert negative_rows(made_of, one, rows, None, None, tmp_path) == drawn
+    assert "negatives are drawn again" in " ".join(capsys.readouterr().err.split())
 
 
 def test_lists_grow_to_the_negatives_that_are_asked_for(made_of, data, section, tmp_path):

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import numpy as np
 import polars as pl
+from rich.markup import escape
 
 from prefrec import processes
-from prefrec.console import say
+from prefrec.console import say, warn
 from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
 from prefrec.data.preferences import rejected_rows, with_opinions
-from prefrec.data.readers import read_parquet
+from prefrec.data.readers import UNREADABLE, read_parquet
 from prefrec.errors import DataError
 from prefrec.files import write_whole
 from prefrec.pipeline.entry import Entry, Ingredients, lm_ranker
@@ -43,7 +44,7 @@ def negative_rows(
     if section.drawn_from is None:
         return list(rows)
     path = out / NEGATIVES_FILE
-    if not processes.from_first(path.is_file()):
+    if not processes.from_first(_is_readable(path)):
         say(f"{section.name}: negatives from {section.negatives_from}")
         size, chooser, sampler = 1 + section.num_negatives, None, None
         # The sampler draws exactly as many items as needed. The other ways keep lists as long as the data's.
@@ -70,6 +71,18 @@ def negative_rows(
             write_whole(path, examples_to_frame(drawn).write_parquet)
         processes.wait()
     return frame_to_examples(read_parquet(path))
+
+
+def _is_readable(path: Path) -> bool:
+    """Return True if a file with rows is there; warn if it is damaged."""
+    if not path.is_file():
+        return False
+    try:
+        read_parquet(path)
+    except UNREADABLE as e:
+        warn(f"{escape(str(path))} cannot be read ({escape(str(e))}); negatives are drawn again")
+        return False
+    return True
 
 
 def _sampler(ranker: CatalogueRanker) -> Sampler:
