@@ -72,10 +72,8 @@ def write_text(path: Path, text: str) -> None:
 def write_whole(path: Path, write: Writer) -> None:
     """Call `write` with a temporary path beside `path`, then move the result to `path` in one step.
 
-    Drafts of `path` that killed processes left are removed first (`clear_drafts`).
-
-    Raises:
-        StorageError: the disk is full, or writing is not permitted; `path` is unchanged.
+    Drafts of `path` that killed processes left are removed first (`clear_drafts`). Raise StorageError if the disk is
+    full, or writing is not permitted; `path` is unchanged.
     """
     _write_drafts({path: write})
 

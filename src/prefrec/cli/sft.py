@@ -85,8 +85,7 @@ def as_trained(model: ModelSection, weights: Path | None) -> ModelSection:
 def _form(lora: LoraSection, adapter: Path | None) -> LoraSection:
     """Return the form of a new adapter; one to go on from keeps its own.
 
-    Raises:
-        ConfigError: an option asks for another form than that of the adapter to go on from.
+    Raise ConfigError if an option asks for another form than that of the adapter to go on from.
     """
     kept = read_json(adapter / "adapter_config.json") if adapter else None
     if not isinstance(kept, dict):

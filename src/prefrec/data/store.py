@@ -48,11 +48,8 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     """Write the Parquet tables and `protocol.json`. If a write fails, older files stay unchanged.
 
     An older `protocol.json` is removed before the tables are moved into place, and the new one is moved last. A
-    folder without it is therefore unfinished.
-
-    Raises:
-        DataError: `folder` is a file.
-        StorageError: the disk is full, or writing is not permitted.
+    folder without it is therefore unfinished. Raise DataError if `folder` is a file, StorageError if the disk is
+    full, or writing is not permitted.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -85,8 +82,7 @@ def prepared_digest(folder: Path) -> str:
 def read_prepared(folder: Path) -> PreparedData:
     """Read the data that `write_prepared` wrote to `folder`.
 
-    Raises:
-        DataError: the folder is missing, unfinished, damaged or of another format version.
+    Raise DataError if the folder is missing, unfinished, damaged or of another format version.
     """
     folder = Path(folder)
     if not folder.is_dir():

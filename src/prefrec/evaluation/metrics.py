@@ -19,14 +19,12 @@ def target_ranks(scores: ArrayLike, target_index: ArrayLike, seed: int = 0) -> N
     rank = 1 + #{candidates scored above the target} + a draw from 0..#{other candidates tied with it}. Ties are
     broken at random and not by position, so constant scores give chance level. The draw of row b depends only on
     `seed` and b: two rankers that tie on a row get the same draw, and the order of the candidates has no influence.
+    Raise ValueError if shapes do not fit, a score is NaN, or a target's score is -inf.
 
     Args:
         scores: [B, C], higher is better; -inf in empty columns of shorter rows.
         target_index: [B], column of the target.
         seed: of the tie-breaking draws.
-
-    Raises:
-        ValueError: shapes do not fit, a score is NaN, or a target's score is -inf.
     """
     s = np.asarray(scores, dtype=np.float64)
     index = np.asarray(target_index, dtype=np.int64)

@@ -41,10 +41,7 @@ def judge_texts(texts: Sequence[str], examples: Sequence[RankingExample], catalo
     A text is valid if it is exactly one of the candidates' titles, after `normalise_title` on both sides. The whole
     text is compared with whole titles: "It" is not "It Happened One Night", and an answer that continues after the
     title is invalid. An invalid answer is a miss (as in the S-DPO paper's HR@1), and the Valid Ratio is the share of
-    valid answers.
-
-    Raises:
-        ValueError: `texts` and `examples` have different lengths.
+    valid answers. Raise ValueError if `texts` and `examples` have different lengths.
     """
     chosen = []
     for text, e in zip(texts, examples, strict=True):
@@ -99,8 +96,7 @@ def write_predictions(predictions: pl.DataFrame, path: Path) -> None:
 def read_predictions(path: Path) -> pl.DataFrame:
     """Read the predictions in `path`.
 
-    Raises:
-        DataError: the file is missing or not Parquet, or a column is missing or has another type.
+    Raise DataError if the file is missing or not Parquet, or a column is missing or has another type.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such predictions file; `prefrec evaluate` writes it")

@@ -46,11 +46,7 @@ class Lists:
 
 
 def encode_lists(examples: Sequence[RankingExample], catalogue: Catalogue) -> Lists:
-    """Return the examples' lists as numbers.
-
-    Raises:
-        DataError: an item is not in the catalogue.
-    """
+    """Return the examples' lists as numbers; raise DataError if an item is not in the catalogue."""
     index = {item: i for i, item in enumerate(catalogue.ids)}
     width = max((len(e.candidates) for e in examples), default=0)
     codes = np.full((len(examples), width), -1, dtype=np.int64)

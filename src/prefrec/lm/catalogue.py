@@ -57,6 +57,8 @@ def catalogue_logps(
 ) -> NDArray[np.float32]:
     """Return log-probabilities [I] of all answers of a trie after `prompt`, as `choice_logps` without gradient.
 
+    Raise ModelError if a log-probability is not finite.
+
     Args:
         model: a causal language model of transformers, or a PEFT model around one, in evaluation mode.
         prompt: token ids, at least one.
@@ -64,9 +66,6 @@ def catalogue_logps(
         layout: from `trie_layout`.
         block_tokens: nodes per call; each block also has the ancestors of its first node.
         within: the catalogue of this trie, to score answers within it; None: among all tokens.
-
-    Raises:
-        ModelError: a log-probability is not finite.
     """
     read = trie.inner if within is None else trie.with_ancestors(np.flatnonzero(within.branches))
     if layout == "cached" and len(read) <= block_tokens:

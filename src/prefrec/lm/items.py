@@ -207,7 +207,8 @@ def load_item_model(folder: Path, *, dtype: str = "float32") -> Any:
 class ItemEncoder:
     """An encoder of histories and answers into `ChoiceSet`s of item tokens; the counterpart of `PromptEncoder`.
 
-    Items are given by their titles, as in prompts. The text of a template is ignored.
+    Items are given by their titles, as in prompts. The text of a template is ignored. Raise DataError if two items
+    share a title.
 
     Args:
         catalogue: all items; their order gives their tokens.
@@ -215,9 +216,6 @@ class ItemEncoder:
             answer.
         first: token of the first item, the size of the model's vocabulary.
         max_length: tokens of a history with its answer; None for no limit.
-
-    Raises:
-        DataError: two items share a title.
     """
 
     chat = False

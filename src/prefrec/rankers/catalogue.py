@@ -90,17 +90,15 @@ class CatalogueRanker:
     ) -> Recommendation:
         """Return the k best items of the catalogue for a history.
 
+        Raise DataError if an id of the history is not in the catalogue, TokenizerError if the prompt does not fit,
+        ModelError if a log-probability is not a finite number.
+
         Args:
             history: item ids, oldest first.
             k: number of items, at least 1.
             without: ids of items to leave out, such as those that the user has seen.
             method: see `Method`.
             max_calls: of the model in a search, which may then end unproven.
-
-        Raises:
-            DataError: an id of the history is not in the catalogue.
-            TokenizerError: the prompt does not fit.
-            ModelError: a log-probability is not a finite number.
         """
         if k < 1:
             raise ValueError(f"k is at least 1, got {k}")

@@ -20,7 +20,8 @@ def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None 
 
     The effect of item i is log π(target | whole history) − log π(target | history without i), in nats: above 0 if the
     item speaks for the target. All questions show the same candidates. Effects do not add up: two items that say the
-    same hide each other.
+    same hide each other. Raise DataError if an item is not in the catalogue, TokenizerError if the prompt does not
+    fit even without a history.
 
     Args:
         ranker: the language model asked.
@@ -29,10 +30,6 @@ def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None 
 
     Returns:
         (item id, effect) of the history items that fit into the ranker's `max_length`; the others were not read.
-
-    Raises:
-        DataError: an item is not in the catalogue.
-        TokenizerError: the prompt does not fit even without a history.
     """
     titles, target = ranker.catalogue.titles_of, example.target if target is None else target
     # All candidates are scored, as in ranking them: rounding can depend on what is scored together.
@@ -48,8 +45,7 @@ def without_each(
 ) -> tuple[int, list[ChoiceSet]]:
     """Return how many of the oldest titles are not read, and the question: whole, then without each title read.
 
-    Raises:
-        TokenizerError: the prompt does not fit even without a history.
+    Raise TokenizerError if the prompt does not fit even without a history.
     """
     whole, unread = encoder.fit(template, history, candidates, answers)
     # A template may itself show only the last titles. The hidden ones have no effect and are not listed.

@@ -59,8 +59,7 @@ class TitleEncoder(nn.Module):
 def load_encoder(name: str, max_tokens: int) -> TitleEncoder:
     """Return the encoder of that name (see `prefrec.lm.models.load_model`), in float32, on a GPU if there is one.
 
-    Raises:
-        ModelError: the model does not exist, cannot be read, or is an encoder-decoder.
+    Raise ModelError if the model does not exist, cannot be read, or is an encoder-decoder.
     """
     folder = resolve(name)
     try:

@@ -79,10 +79,8 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
 
     `stage.json` holds the arguments, the machine that finished the stage (`environment`), the SHA-256 of its `files`,
     and its costs over all parts that were not killed: `seconds` of wall time, `cpu_seconds` of this process (all
-    threads), `peak_bytes` of memory (on a GPU: of torch), and the times of `SHARED`.
-
-    Raises:
-        ConfigError: the folder's name is one for earlier results; or it holds files and was never a stage's.
+    threads), `peak_bytes` of memory (on a GPU: of torch), and the times of `SHARED`. Raise ConfigError if the
+    folder's name is one for earlier results, or it holds files and was never a stage's.
     """
     refuse_name(folder.name)
     if not processes.is_first():

@@ -97,9 +97,8 @@ class Engine:
     def rank(self, request: bodies.RankRequest) -> Prepared[bodies.RankAnswer]:
         """Prepare a ranking request.
 
-        Raises:
-            UnknownRankerError, UnknownItemsError, DataError: a name is wrong, or a candidate is given twice.
-            TokenizerError: the candidates do not fit into the prompt.
+        Raise UnknownRankerError, UnknownItemsError or DataError if a name is wrong or a candidate is given twice,
+        TokenizerError if the candidates do not fit into the prompt.
         """
         ranker = self._ranker(request.ranker)
         history, candidates = self._resolve(request.history, request.candidates)

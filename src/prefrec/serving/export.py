@@ -54,12 +54,8 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
 
     An adapter is written as PEFT does, a merged model as transformers does, merged in float32 and stored in the
     recipe's dtype. Both come with the tokenizer, the prompt (`prompt.jinja2`) and a model card (`README.md`). The
-    folder appears whole or not at all.
-
-    Raises:
-        DataError: the run has no such ranker.
-        ConfigError: `out` is taken or cannot be made, or the ranker cannot be exported in this form.
-        ModelError: model or adapter cannot be read.
+    folder appears whole or not at all. Raise DataError if the run has no such ranker, ConfigError if `out` is taken
+    or cannot be made, or the ranker cannot be exported in this form, ModelError if model or adapter cannot be read.
     """
     adapter, model = run.entry(ranker).weights, run.recipe.model
     if model.answers == "items":

@@ -58,8 +58,7 @@ class Scorer:
     def score(self, ranker: str, choice_sets: Sequence[ChoiceSet]) -> Scores:
         """Return the log-probabilities [C] of each choice set's answers under `ranker`.
 
-        Raises:
-            ModelError: a log-probability is not finite.
+        Raise ModelError if a log-probability is not finite.
         """
         with self._asked(ranker) as model:
             logps = self.lm.scorer.score(choice_sets, model).double().cpu().numpy()
@@ -70,11 +69,10 @@ class Scorer:
     def recommend(self, ranker: str, history: Sequence[str], k: int) -> tuple[Recommendation, bool]:
         """Return the `k` best items of the catalogue for a history of item ids, without those in it.
 
+        Raise ModelError if a log-probability is not finite.
+
         Returns:
             The items, and True if the oldest items of the history did not fit into the prompt.
-
-        Raises:
-            ModelError: a log-probability is not finite.
         """
         before = self.lm.encoder.shortened
         with torch.no_grad(), self._asked(ranker) as model:
@@ -103,10 +101,8 @@ def load_rankers(
     """Return `models` and `adapters` for `Scorer`: one base for all adapters, and each whole model.
 
     `weights` is ranker → folder of its adapter, or of its whole model (None: the bare base). Other arguments are for
-    `prefrec.lm.models.load_model`.
-
-    Raises:
-        ModelError: base or weights cannot be found or read, or are not stored as safetensors.
+    `prefrec.lm.models.load_model`. Raise ModelError if base or weights cannot be found or read, or are not stored as
+    safetensors.
     """
     whole = [name for name, folder in weights.items() if folder is not None and not is_adapter(folder)]
     models = {name: load_weights(base, weights[name], dtype=dtype, **options) for name in whole}

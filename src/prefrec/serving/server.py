@@ -60,10 +60,8 @@ def serve_run(
 ) -> None:
     """Serve a run, with `ui` also a page, until SIGINT or SIGTERM; accepted requests are still answered then.
 
-    Port 0 is any free one. `limits` are for `open_engine`, other options as for `Settings`.
-
-    Raises:
-        DataError, ConfigError, ModelError: the run cannot be read, or the address is taken.
+    Port 0 is any free one. `limits` are for `open_engine`, other options as for `Settings`. Raise DataError,
+    ConfigError or ModelError if the run cannot be read, or the address is taken.
     """
     run = open_run(folder)
     in_url = f"[{host}]" if ":" in host else host
@@ -109,11 +107,8 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     """Return an engine with the rankers of a run, loaded on one base; on a GPU if there is one.
 
     The default is the first of `rankers`; without names all are loaded. `max_tokens` are those of a pass, padding
-    included (None: see `PASS_TOKENS`), and `queue` is for `Batcher`: `max_queue`, `max_batch` and `on_pass`.
-
-    Raises:
-        DataError: the run has no such ranker.
-        ModelError: model or adapter cannot be read.
+    included (None: see `PASS_TOKENS`), and `queue` is for `Batcher`: `max_queue`, `max_batch` and `on_pass`. Raise
+    DataError if the run has no such ranker, ModelError if model or adapter cannot be read.
     """
     section, catalogue, device = run.recipe.model, run.data.catalogue, default_device()
     models, adapters = load_rankers(section.name, weights=adapters_of(run, rankers), **section.loading())

@@ -33,6 +33,9 @@ class ChoiceDataset(Dataset[dict[str, Any]]):
 class PreferenceDataset(Dataset[dict[str, Any]]):
     """A dataset of choice sets with the chosen answer first, and all or N of the rejected ones per step.
 
+    Raise DataError if there are no rows, or a row has no rejected answer, ConfigError if a row has fewer than N
+    rejected answers.
+
     Args:
         choice_sets: chosen answer first, then all rejected answers. Rows may have different numbers of them.
         num_negatives: N; None for all rejected answers of each row.
@@ -43,10 +46,6 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
     Attributes:
         sizes: smallest and largest number of rejected answers per step of any row.
         ref_logps: the reference's log-probabilities [n, C], −inf where a row has fewer answers; None: not known.
-
-    Raises:
-        DataError: there are no rows, or a row has no rejected answer.
-        ConfigError: a row has fewer than N rejected answers.
     """
 
     def __init__(

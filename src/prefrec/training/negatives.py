@@ -44,7 +44,8 @@ def redraw_lists(
     """Return the rows with new candidates beside the target, in random order.
 
     The lists of prepared data exclude everything a user ever takes. Here only `known` items are excluded, so a
-    negative may be an item that the user takes later, as in practice.
+    negative may be an item that the user takes later, as in practice. Raise DataError if there are not enough items
+    to draw from.
 
     Args:
         data: items, and interactions to count popularity in.
@@ -54,9 +55,6 @@ def redraw_lists(
         size: candidates per list, the target included; None: the length of the longest list.
         known: `user_id, item_id` that are never negatives, in addition to target and history; None: the training
             interactions.
-
-    Raises:
-        DataError: there are not enough items to draw from.
     """
     if not rows:
         return []
