@@ -116,10 +116,7 @@ def test_one_row_is_enough():
     assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))).n == 1
 
 
-def test_progress_is_told(examples):
-    said: list[str] = []
-    evaluate([Talker("c", "fedcba")], examples, CATALOGUE, resamples=20, progress=said.append)
-    assert said == ["c: scoring 4 rows", "c: generating 4 answers"]
+def test_texts_may_be_left_out(examples):
     quiet = evaluate([Talker("c", "fedcba")], examples, CATALOGUE, resamples=20, generate=False)
     assert "gen_hr@1" not in quiet.metrics["c"]
 
@@ -198,14 +195,6 @@ def test_rows_with_new_targets_are_an_evaluation_of_their_own(examples):
     assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
     assert list(evaluate_predictions(frame, known_items=set("abcdef"), resamples=20).groups) == ["warm"]
     assert evaluate_predictions(frame, resamples=20).groups == {}
-
-
-def test_metrics_of_an_earlier_prefrec_are_read(examples):
-    told = evaluate([Fixed("a", "abcdef")], examples, CATALOGUE, resamples=20).to_json()
-    old = {k: v for k, v in told.items() if k not in ("expected", "best_reference", "groups")}
-    again = Evaluation.from_json(old)
-    assert (again.expected, again.best_reference, again.groups) == ({}, None, {})
-    assert again.n == 4
 
 
 def test_of_long_lists_the_best_candidates_are_enough(examples):

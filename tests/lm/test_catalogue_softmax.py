@@ -22,8 +22,7 @@ from tiny import ANSWERS, PROMPT, tiny_llama
 def test_the_path_of_an_answer() -> None:
     within = CatalogueSoftmax(ANSWERS)
     route = within.route((10, 11, 13, 9))
-    assert route.offsets == (0, 2)
-    assert [within.trie.path(n) for n in route.nodes] == [(), (10, 11)]
+    assert [(offset, within.trie.path(n)) for offset, n in route] == [(0, ()), (2, (10, 11))]
     assert within.cut((10, 11, 13, 9)) == (10, 11, 13)
     assert within.cut((14, 9)) == (14,)
     assert within.words.tolist() == [5, 6, 7, 8, 9, 10, 12, 13, 14]

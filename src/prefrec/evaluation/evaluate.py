@@ -9,7 +9,7 @@ has no row of its own, because its HR@1 is `hr@1`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -40,7 +40,6 @@ def evaluate(
     audit: Audit | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Evaluate rankers on examples.
 
@@ -51,7 +50,6 @@ def evaluate(
             one before it).
         audit: of the same lists, kept with the numbers.
         seed: of tie-breaking and bootstrap.
-        progress: called with one line per step.
     """
     names = [r.name for r in rankers]
     if len(set(names)) < len(names):
@@ -59,7 +57,7 @@ def evaluate(
     _pairs(compare, names)
     if not names or not examples:
         raise DataError(f"nothing to evaluate: {len(names)} rankers, {len(examples)} examples")
-    frames = [predict(r, examples, catalogue, generate=generate, seed=seed, progress=progress) for r in rankers]
+    frames = [predict(r, examples, catalogue, generate=generate, seed=seed) for r in rankers]
     return evaluate_predictions(
         pl.concat(frames), ks=ks, compare=compare, audit=audit, seed=seed, resamples=resamples
     )
@@ -72,19 +70,15 @@ def predict(
     *,
     generate: bool = True,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
 ) -> pl.DataFrame:
     """Return one ranker's predictions (`PREDICTION_SCHEMA`).
+
+    Raise ModelError if its answers do not fit the examples, or a score is NaN.
 
     Args:
         generate: also let the ranker answer in text if it can.
         seed: of tie-breaking.
-        progress: called with one line per step.
-
-    Raises:
-        ModelError: its answers do not fit the examples, or a score is NaN.
     """
-    progress(f"{ranker.name}: scoring {len(examples)} rows")
     scores = np.asarray(ranker.score(examples), dtype=np.float64)
     target_index = np.array([e.target_index for e in examples], dtype=np.int64)
     width = max((len(e.candidates) for e in examples), default=0)
@@ -98,7 +92,6 @@ def predict(
         raise ModelError(f"ranker {ranker.name!r}: {e}") from None
     if not (generate and isinstance(ranker, GeneratingRanker)):
         return prediction_frame(ranker.name, examples, scores, ranks)
-    progress(f"{ranker.name}: generating {len(examples)} answers")
     texts = ranker.generate(examples)
     if len(texts) != len(examples):
         raise ModelError(f"ranker {ranker.name!r}: {len(texts)} texts for {len(examples)} examples")
@@ -126,7 +119,8 @@ def evaluate_predictions(
     pairs = _pairs(compare, list(groups))
     first = next(iter(groups.values()))
     sizes = first["listed"].to_numpy().astype(np.int64)
-    ranked = _rank_values(groups, ks)
+    ranks = {name: group["rank"].to_numpy().astype(np.int64) for name, group in groups.items()}
+    ranked = {(name, m): metric(r) for name, r in ranks.items() for m, metric in metrics_for(ks).items()}
     parts = [Bootstrap(ranked, first["user_id"].to_list(), resamples, seed)]
     # Rankers may answer only some rows in text. These rows get resamples of their own.
     with_text = predictions.filter(pl.col("generated").is_not_null())
@@ -165,13 +159,12 @@ def whole_catalogue(
 ) -> list[RankingExample]:
     """Return the examples with all unseen items as candidates, in the catalogue's order.
 
+    Raise ValueError if `seen` and `examples` have different lengths.
+
     Args:
         examples: their candidates are ignored.
         seen: items that each row's user took before its target [B], from `prefrec.data.seen_items`; None: the row's
             history only. The target always stays a candidate.
-
-    Raises:
-        ValueError: `seen` and `examples` have different lengths.
     """
     rows = []
     for e, taken in zip(examples, [()] * len(examples) if seen is None else seen, strict=True):
@@ -221,11 +214,6 @@ def _same_lists(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
         return True
     mine, others = ours["candidates"], theirs["candidates"]
     return mine.equals(others) or mine.list.sort().equals(others.list.sort())
-
-
-def _rank_values(groups: Mapping[str, pl.DataFrame], ks: Sequence[int]) -> Columns:
-    ranks = {name: group["rank"].to_numpy().astype(np.int64) for name, group in groups.items()}
-    return {(name, m): metric(r) for name, r in ranks.items() for m, metric in metrics_for(ks).items()}
 
 
 def _text_values(groups: Mapping[str, pl.DataFrame]) -> Columns:

@@ -98,7 +98,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
-            **{name: getattr(self, name) for name in (*_SIZES, "expected", "best_reference")},
+            **{name: getattr(self, name) for name in _PLAIN},
             "metrics": plain_metrics(self.metrics),
             "comparisons": [
                 {"ranker": c.ranker, "against": c.against, "metric": c.metric, **c.difference.to_json()}
@@ -118,15 +118,12 @@ class Evaluation:
                 for c in value["comparisons"]
             ],
             audit=Audit.from_json(value["audit"]) if value["audit"] else None,
-            # Earlier versions of prefrec did not write these three fields.
-            expected=value.get("expected", {}),
-            best_reference=value.get("best_reference"),
-            groups={name: Group.from_json(group) for name, group in value.get("groups", {}).items()},
-            **{name: value[name] for name in _SIZES},
+            groups={name: Group.from_json(group) for name, group in value["groups"].items()},
+            **{name: value[name] for name in _PLAIN},
         )
 
 
-_SIZES = ("n", "users", "chance", "seed", "resamples")
+_PLAIN = ("n", "users", "chance", "seed", "resamples", "expected", "best_reference")
 
 
 def plain_metrics(metrics: dict[str, dict[str, Interval]]) -> dict[str, dict[str, Any]]:

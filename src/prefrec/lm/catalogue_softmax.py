@@ -8,7 +8,6 @@ probabilities of all titles therefore sum to one. A prefix with one child contri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,18 +15,8 @@ from torch import Tensor
 
 from prefrec.lm.trie import ROOT, Trie
 
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The nodes where the path of an answer branches.
-
-    Attributes:
-        offsets: index in the answer of each token with siblings.
-        nodes: the trie node before each of these tokens.
-    """
-
-    offsets: tuple[int, ...]
-    nodes: tuple[int, ...]
+Route = list[tuple[int, int]]
+"""Where the path of an answer branches: index in the answer of each token with siblings, and the node before it."""
 
 
 class CatalogueSoftmax:
@@ -82,8 +71,8 @@ class CatalogueSoftmax:
 
     def cut(self, answer: Sequence[int]) -> tuple[int, ...]:
         """Return the answer up to its last branch. The rest is certain and need not be read."""
-        offsets = self.route(answer).offsets
-        return tuple(answer[: offsets[-1] + 1 if offsets else 1])
+        route = self.route(answer)
+        return tuple(answer[: route[-1][0] + 1 if route else 1])
 
     def token_logps(self, logits: Tensor, nodes: Tensor, index: Tensor, targets: Tensor) -> Tensor:
         """Return log-probabilities [M], in float32, of tokens among the children of their nodes.
@@ -114,14 +103,13 @@ class CatalogueSoftmax:
 
     def _walk(self, answer: tuple[int, ...]) -> Route:
         trie, node = self.trie, ROOT
-        offsets, nodes = [], []
+        route: Route = []
         for offset, token in enumerate(answer):
             children = trie.children[trie.child_starts[node] : trie.child_starts[node + 1]]
             at = int(np.searchsorted(trie.tokens[children], token))
             if at == len(children) or trie.tokens[children[at]] != token:
                 raise self._unknown(answer)
             if len(children) > 1:
-                offsets.append(offset)
-                nodes.append(node)
+                route.append((offset, node))
             node = int(children[at])
-        return Route(tuple(offsets), tuple(nodes))
+        return route

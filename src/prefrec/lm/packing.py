@@ -108,16 +108,14 @@ def pack_passes(
     """Lay out choice sets for as few model calls as a budget of tokens per call allows.
 
     The `choice_mask`s [B, C] of all calls together cover each answer once. A choice set stays in one row if it fits;
-    otherwise its answers are distributed over several rows, each with the prompt.
+    otherwise its answers are distributed over several rows, each with the prompt. Raise ValueError as `pack` does,
+    or if an answer is not in the catalogue.
 
     Args:
         choice_sets, pad_id, layout: as in `pack`, B choice sets.
         max_tokens: tokens per call, padding included; None for no limit. A longer prompt with one answer is a call of
             its own.
         within: the catalogue to score answers within; None: among all tokens.
-
-    Raises:
-        ValueError: as `pack`, or an answer is not in the catalogue.
 
     Three answers of two tokens after a prompt of three, five tokens per call:
 
@@ -269,9 +267,7 @@ class _Draft:
         if self.within is None:
             self.tokens += [(row, c, t, choice, 0) for c, t in zip(columns, answer, strict=True)]
         else:
-            route = self.within.route(answer)
-            branches = zip(route.offsets, route.nodes, strict=True)
-            self.tokens += [(row, columns[o], answer[o], choice, n) for o, n in branches]
+            self.tokens += [(row, columns[o], answer[o], choice, n) for o, n in self.within.route(answer)]
 
     def batch(self, *, branching: bool, first_kept: int = 0) -> PackedBatch:
         """Return the batch, of which the columns from `first_kept` on need logits."""

@@ -55,7 +55,6 @@ class TrajectoryEncoder:
         joint, _, tail = rest.partition(_SECOND)
         opening, closing = encoder.frame
         self._texts = opening + head, joint, tail + closing
-        self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
 
     def encode(self, titles: Sequence[str]) -> Trajectory:
         """Encode titles, oldest first. Raise ValueError without any title."""
@@ -64,7 +63,8 @@ class TrajectoryEncoder:
         head, joint, tail = self._texts
         before = ["", *titles[:-1]]
         texts = [head, *[joint] * (len(titles) - 2), tail][: len(titles)]
-        answers = [self._answer(*context) for context in zip(before, texts, titles, strict=True)]
+        contexts = zip(before, texts, titles, strict=True)
+        answers = [self.encoder.answers_after(title + text, [next_title])[0] for title, text, next_title in contexts]
         return Trajectory(*self._pieces, tuple(answers))
 
     def answers(self, titles: Sequence[str]) -> list[tuple[int, ...]]:
@@ -72,14 +72,6 @@ class TrajectoryEncoder:
         head, joint, tail = self._texts
         contexts = [head, _FIRST + joint, _FIRST + tail]
         return list(dict.fromkeys(a for text in contexts for a in self.encoder.answers_after(text, titles)))
-
-    def _answer(self, before: str, joint: str, title: str) -> tuple[int, ...]:
-        """Return the tokens of a title after another one."""
-        # On a new line they do not depend on the title before, so far fewer keys are needed.
-        key = (joint if joint.endswith("\n") and self.encoder.parts_lines else before + joint), title
-        if key not in self._answers:
-            self._answers[key] = self.encoder.answers_after(before + joint, [title])[0]
-        return self._answers[key]
 
     @cached_property
     def _pieces(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
