@@ -75,16 +75,7 @@ def write_whole(path: Path, write: Writer) -> None:
     Drafts of `path` that killed processes left are removed first (`clear_drafts`). Raise StorageError if the disk is
     full, or writing is not permitted; `path` is unchanged.
     """
-    _write_drafts({path: write})
-
-
-def write_sealed(writers: Mapping[Path, Writer], seal: Path, write: Writer, stale: Sequence[Path] = ()) -> None:
-    """Write files that belong together, and last the file `seal`, which shows that the set is complete.
-
-    Nothing is changed before all drafts are written. Then the old seal and the `stale` files are removed, and the
-    drafts are moved into place. Errors are those of `write_whole`.
-    """
-    _write_drafts({**writers, seal: write}, [seal, *stale])
+    write_together({path: write})
 
 
 def cache_dir() -> Path:
@@ -185,7 +176,12 @@ def storage_error(error: Exception, path: Path | str | None = None) -> StorageEr
     return StorageError(f"{where} cannot be written: {os.strerror(code)}; {remedy}")
 
 
-def _write_drafts(writers: Mapping[Path, Writer], stale: Sequence[Path] = ()) -> None:
+def write_together(writers: Mapping[Path, Writer], stale: Sequence[Path] = ()) -> None:
+    """Write files that belong together, in their order; errors are those of `write_whole`.
+
+    Nothing is changed before all drafts are written. Then the `stale` files are removed, and the drafts are moved
+    into place. A stale file that is also written last shows that the set is complete.
+    """
     drafts = {path: path.with_name(draft_name(path)) for path in writers}
     for path in drafts:
         clear_drafts(path)

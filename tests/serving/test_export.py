@@ -120,20 +120,6 @@ def test_rankers_are_told_apart(run):
     assert abs(scores[1] - scores[2]).max() > 0.1
 
 
-def test_what_a_gguf_file_left_in_the_configuration_is_dropped(run, tmp_path, monkeypatch):
-    load = export.load_weights
-
-    def from_gguf(name, weights, **loading):
-        model = load(name, weights, **loading)
-        model.config.quantization_config = {"quant_method": "gguf"}
-        model.hf_quantizer = object()
-        return model
-
-    monkeypatch.setattr(export, "load_weights", from_gguf)
-    folder = export_ranker(run, "zero-shot", tmp_path / "base", merged=True)
-    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
-
-
 def test_merged_weights_come_in_the_dtype_of_the_recipe(run, tmp_path):
     half = run.recipe.model_copy(update={"model": run.recipe.model.model_copy(update={"dtype": "bfloat16"})})
     folder = export_ranker(type(run)(run.folder, half, run.data, run.stages), "sft", tmp_path / "x", merged=True)

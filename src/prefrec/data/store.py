@@ -23,7 +23,7 @@ from prefrec.data.types import (
     frame_to_examples,
 )
 from prefrec.errors import DataError
-from prefrec.files import Writer, write_sealed
+from prefrec.files import Writer, write_together
 
 PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", *PARTS)
@@ -61,8 +61,8 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     tables |= {name: frame for name, frame in optional.items() if frame is not None}
     writers: dict[Path, Writer] = {folder / f"{name}.parquet": t.write_parquet for name, t in tables.items()}
     text = json.dumps(data.protocol, indent=2, ensure_ascii=False) + "\n"
-    stale = [folder / f"{name}.parquet" for name in _OPTIONAL if name not in tables]
-    write_sealed(writers, folder / PROTOCOL, lambda path: path.write_text(text, encoding="utf-8"), stale)
+    writers[folder / PROTOCOL] = lambda path: path.write_text(text, encoding="utf-8")
+    write_together(writers, [folder / PROTOCOL, *(folder / f"{n}.parquet" for n in _OPTIONAL if n not in tables)])
 
 
 def prepared_digest(folder: Path) -> str:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import sparse  # type: ignore[import-untyped]
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.errors import DataError
 from prefrec.evaluation.metrics import Floats, expected_hits
+from prefrec.rankers.rows import pad_codes
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,11 @@ class Lists:
 def encode_lists(examples: Sequence[RankingExample], catalogue: Catalogue) -> Lists:
     """Return the examples' lists as numbers; raise DataError if an item is not in the catalogue."""
     index = {item: i for i, item in enumerate(catalogue.ids)}
-    width = max((len(e.candidates) for e in examples), default=0)
-    codes = np.full((len(examples), width), -1, dtype=np.int64)
+    for e in examples:
+        catalogue.titles_of((*e.candidates, *e.history[-1:]))
     target = np.array([e.target_index for e in examples], dtype=np.int64)
-    last = np.full(len(examples), -1, dtype=np.int64)
-    try:
-        for b, e in enumerate(examples):
-            codes[b, : len(e.candidates)] = [index[c] for c in e.candidates]
-            if e.history:
-                last[b] = index[e.history[-1]]
-    except KeyError as e:
-        raise DataError(f"item {e.args[0]!r} is not in the catalogue of {len(catalogue)} items") from None
-    return Lists(codes, target, last)
+    last = np.array([index[e.history[-1]] if e.history else -1 for e in examples], dtype=np.int64)
+    return Lists(pad_codes([e.candidates for e in examples], index), target, last)
 
 
 Rule = Callable[[Lists], Floats]

@@ -195,27 +195,16 @@ def base_digest(name: str) -> str:
         return name
 
 
-def same_base(one: str, other: str) -> bool | None:
-    """Return True if two names mean one model, False if not, None if unknown (such as after a folder was moved).
+def canonical_name(name: str) -> str:
+    """Return one name for the several names of a model, as far as the names show it.
 
-    The embedded model equals `EMBEDDED_HUB_ID`, the name in its exports. A hub id equals its copy in the hub's cache.
+    The embedded model has `EMBEDDED_HUB_ID` as the name in its exports, and a hub id has a copy in the hub's cache.
     """
-    first, second = _canonical_name(one), _canonical_name(other)
-    if first == second:
-        return True
-    moved = Path(first).name == Path(second).name or any(
-        name.startswith((".", "/", "~")) and not Path(name).exists() for name in (first, second)
-    )
-    return None if moved else False
-
-
-def _canonical_name(name: str) -> str:
-    """Return one name for the several names of a model, as far as the names show it."""
     path = Path(name).expanduser()
     if name == EMBEDDED_HUB_ID or re.fullmatch(rf"{re.escape(EMBEDDED)}(-[0-9a-f]+)?", path.name):
         return EMBEDDED
     if cached := re.search(r"models--([^/]+)--([^/]+)/snapshots/", path.as_posix() + "/"):
-        return _canonical_name("/".join(cached.groups()))
+        return canonical_name("/".join(cached.groups()))
     return str(path.resolve()) if path.is_absolute() or path.is_dir() else name
 
 

@@ -102,7 +102,8 @@ def _head_at(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor | No
         positions, out.index = torch.unique(rows * hidden.shape[1] + columns, return_inverse=True)
         return hidden.flatten(0, 1)[positions][None], *inputs[1:]
 
-    if core.config.model_type not in BRANCHING or _is_compiled(model):
+    is_compiled = any("_orig_mod" in m._modules for m in model.modules())
+    if core.config.model_type not in BRANCHING or is_compiled:
         yield out
         return
     head = core.get_output_embeddings()
@@ -224,11 +225,6 @@ def language_model(model: nn.Module) -> Any:
         if inner is None:
             return model
         model = inner
-
-
-def _is_compiled(model: nn.Module) -> bool:
-    """Return True if the model or one of its modules is compiled."""
-    return any("_orig_mod" in m._modules for m in model.modules())
 
 
 def _is_packed(batch: PackedBatch) -> bool:

@@ -124,7 +124,9 @@ class Trie:
     def sums_from_root(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the sums [M] of `values` [M] over each node and its ancestors, without the root."""
         out = np.where(np.arange(len(self)) == ROOT, 0.0, values)
-        for level in _levels(self.depths)[1:]:
+        order = np.argsort(self.depths, kind="stable")
+        levels = np.split(order, np.searchsorted(self.depths[order], np.arange(1, self.depths.max() + 1)))
+        for level in levels[1:]:
             out[level] += out[self.parents[level]]
         return out
 
@@ -157,12 +159,6 @@ def _preorder(answers: Sequence[tuple[int, ...]]) -> tuple[Ints, Ints, Ints, Int
     for node in path:
         ends[node] = len(tokens)
     return np.array(tokens), np.array(parents), np.array(depths), np.array(ends), terminals
-
-
-def _levels(depths: Ints) -> list[Ints]:
-    """Return the nodes of depth 0, of depth 1, and so on."""
-    order = np.argsort(depths, kind="stable")
-    return np.split(order, np.searchsorted(depths[order], np.arange(1, depths.max() + 1)))
 
 
 def _starts(owners: Ints, m: int) -> Ints:

@@ -143,21 +143,16 @@ def lm_ranker(
     )
 
 
-def reference_entry(made_of: Ingredients, name: str) -> Entry:
-    """Return a reference row as an entry, for rankers that are made of others."""
+def part_entry(made_of: Ingredients, name: str, ranker: str, entries: Mapping[str, Entry], field: str) -> Entry:
+    """Return a reference row, or the entry that a ranker's field names; raise ConfigError if there is none."""
+    if name not in REFERENCE_RANKERS:
+        return known_entry(name, ranker, entries, field, REFERENCE_RANKERS)
     data, seed = made_of.data, made_of.seed
 
     def load(batch_size: int) -> Ranker:
         return reference_ranker(name, data.train_interactions, data.catalogue, seed, data.validation)
 
     return Entry(name, stage_key(reference=name, data=made_of.data_key, seed=seed), load, load)
-
-
-def part_entry(made_of: Ingredients, name: str, ranker: str, entries: Mapping[str, Entry], field: str) -> Entry:
-    """Return a reference row, or the entry that a ranker's field names; raise ConfigError if there is none."""
-    if name in REFERENCE_RANKERS:
-        return reference_entry(made_of, name)
-    return known_entry(name, ranker, entries, field, REFERENCE_RANKERS)
 
 
 def known_entry(name: str, ranker: str, entries: Mapping[str, Entry], field: str, more: Sequence[str] = ()) -> Entry:

@@ -34,7 +34,12 @@ def run_lock(folder: Path) -> Iterator[None]:
         with writing(folder / LOCK):
             lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(_in_use(folder)) from None
+        about = read_json(holder)
+        facts = about.items() if isinstance(about, dict) else ()
+        who = ", ".join(f"{name} {value}" for name, value in facts) or "another process"
+        raise ConfigError(
+            f"{folder}: another run ({who}) works here; wait for its end, stop it, or name another folder (--out)"
+        ) from None
     try:
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(holder, {"process": os.getpid(), "host": platform.node(), "since": since})
@@ -42,10 +47,3 @@ def run_lock(folder: Path) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
-
-
-def _in_use(folder: Path) -> str:
-    about = read_json(folder / HOLDER)
-    facts = about if isinstance(about, dict) else {}
-    who = ", ".join(f"{name} {value}" for name, value in facts.items()) or "another process"
-    return f"{folder}: another run ({who}) works here; wait for its end, stop it, or name another folder (--out)"

@@ -198,7 +198,11 @@ def _previous(folder: Path) -> dict[int, Path]:
 
 def _set_aside(folder: Path, most: int = KEPT) -> None:
     """Move a stage's folder to `NAME.previous-N`, and delete the oldest if there are then more than `most`."""
-    _refuse_foreign(folder)
+    if not (folder.is_dir() and ((folder / STAGE_FILE).exists() or not any(folder.iterdir()))):
+        raise ConfigError(
+            f"{folder} cannot be made: it exists and is not from prefrec (no {STAGE_FILE} in it); name another "
+            "folder, or move it away"
+        )
     kept = _previous(folder)
     results = [p for p in kept.values() if (p / STAGE_FILE).is_file()]
     for old in results[: max(0, len(results) + 1 - most)]:
@@ -227,15 +231,6 @@ def _drop_checkpoints(folder: Path) -> None:
         # Without this file a half-deleted checkpoint is not resumed from.
         (left / TRAINER_STATE).unlink(missing_ok=True)
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Raise ConfigError if a folder holds files that are not of a stage."""
-    if not (folder.is_dir() and ((folder / STAGE_FILE).exists() or not any(folder.iterdir()))):
-        raise ConfigError(
-            f"{folder} cannot be made: it exists and is not from prefrec (no {STAGE_FILE} in it); name another "
-            "folder, or move it away"
-        )
 
 
 def last_checkpoint(folder: Path) -> Path | None:

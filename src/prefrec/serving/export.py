@@ -132,10 +132,6 @@ def _write_merged(run: Run, adapter: Path | None, out: Path) -> None:
         _untie_adapted(model)
         model = model.merge_and_unload(safe_merge=True)
     model = model.to(DTYPES[resolve_dtype(section.dtype)])
-    # Weights from a GGUF file are plain by now; a configuration that still says "gguf" would refuse to be saved.
-    for owner, attribute in ((model, "hf_quantizer"), (model.config, "quantization_config")):
-        if hasattr(owner, attribute):
-            delattr(owner, attribute)
     model.save_pretrained(out)
 
 

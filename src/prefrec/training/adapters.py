@@ -29,7 +29,7 @@ from prefrec.console import warn
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.cpu.lora import use_onednn_lora
 from prefrec.lm.items import ITEMS_FILE, load_item_model
-from prefrec.lm.models import load_model, same_base
+from prefrec.lm.models import canonical_name, load_model
 from prefrec.lm.scoring import language_model
 
 ALL_LINEAR = "all-linear"
@@ -131,16 +131,12 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
 
 
 def warn_of_other_base(folder: Path, base: str) -> None:
-    """Warn if the adapter in `folder` was trained on another model than `base` (see `same_base`).
-
-    There is no warning if one of the names is unknown.
-    """
+    """Warn if the adapter in `folder` was trained on another model than `base`, and both names are known."""
     trained_on = _base_in(check_adapter(folder))
-    same = same_base(trained_on, base) if trained_on and base else True
-    if not same:
-        unless = "unless this is the same model at another place, " if same is None else ""
+    if trained_on and base and canonical_name(trained_on) != canonical_name(base):
         bases = f"was trained on {trained_on}, but is put on {base}"
-        warn(escape(f"the adapter in {folder} {bases}: {unless}its answers are meaningless; load it on its own base"))
+        unless = "unless this is the same model at another place, its answers are meaningless"
+        warn(escape(f"the adapter in {folder} {bases}: {unless}; load it on its own base"))
 
 
 def _in_a_line(error: BaseException) -> str:
