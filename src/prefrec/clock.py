@@ -35,11 +35,7 @@ class Seconds:
 
 
 class Stopwatch:
-    """A stopwatch that sums the time between `start` and `stop`, and waits for a GPU to finish its work.
-
-    Args:
-        device: `cpu` or `cuda`.
-    """
+    """A stopwatch that sums the time between `start` and `stop`, and waits for a GPU (`cuda`) to finish its work."""
 
     def __init__(self, device: str) -> None:
         self.device = device

@@ -160,9 +160,7 @@ def writing(path: Path) -> Iterator[None]:
 def storage_error(error: Exception, path: Path | str | None = None) -> StorageError | None:
     """Return a `StorageError` for a full disk, a quota or a missing permission; None for any other error.
 
-    Args:
-        error: from a library or the system.
-        path: the file that was being written; None: the one that the error names.
+    `path` is the file that was being written; None: the one that the error names.
     """
     text = str(error)
     code = getattr(error, "errno", None) or next((n for part, n in _MESSAGES.items() if part in text), None)

@@ -160,12 +160,7 @@ def loss_by_size(
     """Return a loss of rows with different numbers of answers; rewards are −inf where a row has no answer.
 
     Rows of the same size are passed to `loss` together, without the columns that they do not have, so no loss needs
-    to know about absent answers.
-
-    Args:
-        loss: a preference loss.
-        policy_logps, ref_logps, beta: as of the loss, with C columns.
-        sizes: [B] number of answers of each row, at most C.
+    to know about absent answers. `sizes` [B] are the numbers of answers, at most C, the columns of the others.
     """
     if len(set(sizes)) == 1:
         return loss(policy_logps, ref_logps, beta)

@@ -36,10 +36,8 @@ def draw_candidates(
     not touched. All randomness comes from a hash of seed, split, user and position. The target, the other rows and
     their order therefore change neither a row's negatives nor the position of its target.
 
-    Args:
-        touched: `user_id, item_id` of every interaction at any time, later ones and low ratings included.
-        weights: item → weight; None for uniform, absent items count 0.
-        progress: wraps the loop over blocks of rows, for a progress bar.
+    `touched` is `user_id, item_id` of every interaction at any time, later ones and low ratings included. An item
+    without weight counts 0; without `weights` all count alike. `progress` wraps the loop over blocks of rows.
 
     Raise DataError if a user has fewer than `size` - 1 untouched items of positive weight.
     """

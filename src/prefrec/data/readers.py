@@ -171,11 +171,8 @@ def pick_columns(
 ) -> pl.DataFrame:
     """Return the columns `wanted` (our name → name in the file) under our names, with ids as text (`check_ids`).
 
-    Args:
-        optional: columns (our names) that may be absent.
-        options: column (our name) → the field of `ColumnNames` that sets its name, for the error message.
-
-    Raise DataError if a column is missing (the message names the existing ones and the nearest), or an id is bad.
+    The `optional` columns (our names) may be absent. `options` are column (our name) → the field of `ColumnNames`
+    that sets its name. Raise DataError if a column is missing, or an id is bad.
     """
     present = {ours: theirs for ours, theirs in wanted.items() if theirs in frame.columns}
     for ours, theirs in wanted.items():

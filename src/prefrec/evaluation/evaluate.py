@@ -71,13 +71,9 @@ def predict(
     generate: bool = True,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Return one ranker's predictions (`PREDICTION_SCHEMA`).
+    """Return one ranker's predictions (`PREDICTION_SCHEMA`), with `generate` also its answers in text if it can.
 
-    Raise ModelError if its answers do not fit the examples, or a score is NaN.
-
-    Args:
-        generate: also let the ranker answer in text if it can.
-        seed: of tie-breaking.
+    Raise ModelError if its answers do not fit the examples, or a score is NaN. `seed` is that of tie-breaking.
     """
     scores = np.asarray(ranker.score(examples), dtype=np.float64)
     target_index = np.array([e.target_index for e in examples], dtype=np.int64)
@@ -111,9 +107,8 @@ def evaluate_predictions(
 ) -> Evaluation:
     """Return the evaluation of a frame of predictions.
 
-    Args:
-        known_items: items with training interactions, to report rows with warm and with new targets separately;
-            None: do not. The other arguments are those of `evaluate`.
+    Rows with warm and with new targets are reported separately if `known_items`, those with training interactions,
+    are given. The other arguments are those of `evaluate`.
     """
     groups = _by_ranker(predictions)
     pairs = _pairs(compare, list(groups))
@@ -159,12 +154,8 @@ def whole_catalogue(
 ) -> list[RankingExample]:
     """Return the examples with all unseen items as candidates, in the catalogue's order.
 
-    Raise ValueError if `seen` and `examples` have different lengths.
-
-    Args:
-        examples: their candidates are ignored.
-        seen: items that each row's user took before its target [B], from `prefrec.data.seen_items`; None: the row's
-            history only. The target always stays a candidate.
+    `seen` are the items that each row's user took before its target [B], from `prefrec.data.seen_items`; None: the
+    row's history only. The target always stays a candidate.
     """
     rows = []
     for e, taken in zip(examples, [()] * len(examples) if seen is None else seen, strict=True):

@@ -118,9 +118,7 @@ def difference_of(mean: float, draws: NDArray[np.float64], n: int, users: int) -
 class Bootstrap:
     """Intervals of several columns over the same rows, all from one set of resamples.
 
-    Args:
-        values: key of a column → values [B].
-        users: of the rows [B].
+    `values` are key of a column → values [B], `users` those of the rows [B].
     """
 
     def __init__(self, values: Mapping[Any, NDArray[np.float64]], users: Users, resamples: int, seed: int) -> None:

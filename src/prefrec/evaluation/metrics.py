@@ -21,10 +21,8 @@ def target_ranks(scores: ArrayLike, target_index: ArrayLike, seed: int = 0) -> N
     `seed` and b: two rankers that tie on a row get the same draw, and the order of the candidates has no influence.
     Raise ValueError if shapes do not fit, a score is NaN, or a target's score is -inf.
 
-    Args:
-        scores: [B, C], higher is better; -inf in empty columns of shorter rows.
-        target_index: [B], column of the target.
-        seed: of the tie-breaking draws.
+    Of `scores` [B, C] a higher one is better; empty columns of shorter rows are -inf. `target_index` [B] is the
+    column of the target.
     """
     s = np.asarray(scores, dtype=np.float64)
     index = np.asarray(target_index, dtype=np.int64)

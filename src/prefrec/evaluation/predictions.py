@@ -41,7 +41,7 @@ def judge_texts(texts: Sequence[str], examples: Sequence[RankingExample], catalo
     A text is valid if it is exactly one of the candidates' titles, after `normalise_title` on both sides. The whole
     text is compared with whole titles: "It" is not "It Happened One Night", and an answer that continues after the
     title is invalid. An invalid answer is a miss (as in the S-DPO paper's HR@1), and the Valid Ratio is the share of
-    valid answers. Raise ValueError if `texts` and `examples` have different lengths.
+    valid answers.
     """
     chosen = []
     for text, e in zip(texts, examples, strict=True):

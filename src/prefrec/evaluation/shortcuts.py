@@ -199,9 +199,6 @@ def common_order(train_interactions: pl.DataFrame, catalogue: Catalogue) -> Floa
     Neighbours in the histories are arcs of a graph. An order with few backward arcs is found by the greedy rule of
     Eades, Lin and Smyth (1993): take a node without incoming arcs, else the node with the largest surplus of outgoing
     over incoming arcs. Items that no training user took are NaN.
-
-    Args:
-        train_interactions: `user_id, item_id, timestamp`, in the order of each user's history.
     """
     index = {item: i for i, item in enumerate(catalogue.ids)}
     pairs = _neighbours(train_interactions, index)

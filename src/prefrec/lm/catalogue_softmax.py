@@ -27,7 +27,6 @@ class CatalogueSoftmax:
             other items could only be pushed down. Score with all items that may be asked about.
 
     Attributes:
-        trie: of the answers.
         branches: bool [M], True for trie nodes with several children.
         words: [U] ascending ids of all tokens with siblings; only they need logits.
     """

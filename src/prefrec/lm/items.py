@@ -40,7 +40,6 @@ class ItemTable(nn.Module):
     """The vectors of I items.
 
     Args:
-        ids: of the items.
         titles: [I, T] title vectors, which are not trained.
         width: D, of the language model.
         vector_dropout: share of the items whose own vector is left out of a training step.

@@ -37,10 +37,7 @@ Mask = Tensor | BlockMask
 
 
 def attention_masks(
-    config: PretrainedConfig,
-    allowed: Tensor,
-    position_ids: Tensor,
-    dtype: torch.dtype,
+    config: PretrainedConfig, allowed: Tensor, position_ids: Tensor, dtype: torch.dtype
 ) -> Mask | dict[str, Mask]:
     """Return the `attention_mask` argument: one mask, or a dict of masks by kind of layer if a model mixes them.
 
@@ -48,17 +45,14 @@ def attention_masks(
     `sliding_window` positions back, measured in position ids, because packed answers are further to the right than
     their positions.
 
+    Masks [R, 1, Q, K] are bool for `sdpa`, additive in `dtype` for `eager` (which would add bools as 0 and 1 to its
+    scores), and a `BlockMask` for `flex_attention`.
+
     Args:
-        config: of the model.
         allowed: bool [R, 1, Q, K], True where a query (row of the matrix) may attend to a key (column).
             For `flex_attention` the queries that may attend to a key must be adjacent, as they are for answers, or
             nodes of a trie in preorder, that branch from a prompt.
         position_ids: [R, K] of the keys; the queries are the last Q of them.
-        dtype: of the additive mask of eager attention.
-
-    Returns:
-        Masks [R, 1, Q, K]: bool for `sdpa`, additive in `dtype` for `eager` (which would add bools as 0 and 1 to its
-        scores), a `BlockMask` for `flex_attention`.
     """
     config = text_config(config)
     implementation = attention_implementation(config)

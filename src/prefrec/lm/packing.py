@@ -111,11 +111,8 @@ def pack_passes(
     otherwise its answers are distributed over several rows, each with the prompt. Raise ValueError as `pack` does,
     or if an answer is not in the catalogue.
 
-    Args:
-        choice_sets, pad_id, layout: as in `pack`, B choice sets.
-        max_tokens: tokens per call, padding included; None for no limit. A longer prompt with one answer is a call of
-            its own.
-        within: the catalogue to score answers within; None: among all tokens.
+    `max_tokens` per call include padding; a longer prompt with one answer is a call of its own. `within` is the
+    catalogue to score answers within; None: among all tokens.
 
     Three answers of two tokens after a prompt of three, five tokens per call:
 
@@ -148,10 +145,7 @@ def pack_trajectories(
     The titles of trajectory b are the C answers of choice set b. The end token of a title is predicted where the
     title ends although the text continues, so a title has the same loss as an answer to the same prompt.
 
-    Args:
-        trajectories: B histories, each with a title.
-        pad_id, within: as in `pack_passes`.
-        layout: `separate` gives the mask [R, L] of that layout and one row per trajectory.
+    The layout `separate` gives the mask [R, L] of that layout and one row per trajectory.
 
     A head `1 2`, two titles `5` and `6 7`, joined by `3`; the end token is 9:
 

@@ -27,11 +27,9 @@ class ChoiceScorer:
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
-        pad_id: token id for padding.
         layout: `packed`, `separate`, or `auto`: packed if it is correct for the model (see `settle`).
         max_tokens: tokens per pass, padding included; None for no limit.
         within: the catalogue to score answers within; None: among all tokens.
-        name: shown in warnings.
         is_sharded: the weights are spread over processes, so that no trial pass is possible outside of training.
 
     Attributes:

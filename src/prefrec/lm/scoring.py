@@ -151,14 +151,8 @@ def token_logps(
     """Return the log-softmax of `logits` [R, K, V] at (rows, columns, targets), each [M]: [M] in float32.
 
     The log-softmax is computed in blocks of positions, and again for the gradient, so only one block is in float32 at
-    a time. The gradient has the dtype of the logits. A position read by several tokens is computed once.
-
-    Args:
-        logits: of the model, in its own dtype.
-        rows: first index of each token's logits.
-        columns: second index.
-        targets: token ids.
-        block_bytes: size of a block in float32, of at least one position; None: `BLOCK_BYTES`.
+    a time. The gradient has the dtype of the logits. A position read by several tokens is computed once. A block has
+    at least one position, and else at most `block_bytes` in float32 (None: `BLOCK_BYTES`).
     """
     kept, vocabulary = logits.shape[1:]
     size = max(1, (BLOCK_BYTES if block_bytes is None else block_bytes) // (4 * vocabulary))

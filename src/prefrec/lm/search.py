@@ -56,7 +56,6 @@ def top_k(
 
     Args:
         model, prompt, trie, layout, within: as in `catalogue_logps`.
-        k: number of answers, at least 1.
         without: indices of answers to ignore.
         width: prefixes extended per call.
         max_calls: limit of model calls; None: search until the result is proven.
@@ -82,13 +81,8 @@ def sample(
 
     Stochastic beam search (Kool et al., 2019, arXiv 1903.06059): the k highest log-probabilities with Gumbel noise
     are such a sample. The noise is drawn from the root downwards, so only prefixes of likely answers are read.
-
-    Args:
-        model, prompt, trie, layout, width, within: as in `top_k`. Without `within`, probabilities are those among the
-            children of each prefix.
-        k: number of answers; the result is shorter if fewer are left.
-        rng: of the draws.
-        without: indices of answers that must not be drawn.
+    Arguments are as in `top_k`. The result is shorter if fewer answers are left. Without `within`, probabilities are
+    those among the children of each prefix.
     """
     reader = trie_reader(model, prompt, trie, layout, within)
     return _run(_Sampling(trie, k, without, rng), reader, width, None).items

@@ -88,14 +88,12 @@ class CatalogueRanker:
         method: Method = "auto",
         max_calls: int | None = None,
     ) -> Recommendation:
-        """Return the k best items of the catalogue for a history.
+        """Return the k best items of the catalogue for a history of item ids, oldest first.
 
         Raise DataError if an id of the history is not in the catalogue, TokenizerError if the prompt does not fit,
         ModelError if a log-probability is not a finite number.
 
         Args:
-            history: item ids, oldest first.
-            k: number of items, at least 1.
             without: ids of items to leave out, such as those that the user has seen.
             method: see `Method`.
             max_calls: of the model in a search, which may then end unproven.

@@ -23,13 +23,8 @@ def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None 
     same hide each other. Raise DataError if an item is not in the catalogue, TokenizerError if the prompt does not
     fit even without a history.
 
-    Args:
-        ranker: the language model asked.
-        example: history and candidates.
-        target: item id of the title to explain, also one that is not a candidate; None: the example's.
-
-    Returns:
-        (item id, effect) of the history items that fit into the ranker's `max_length`; the others were not read.
+    `target` may be any item (None: the example's). The result has (item id, effect) of the history items that fit
+    into the ranker's `max_length`; the others were not read.
     """
     titles, target = ranker.catalogue.titles_of, example.target if target is None else target
     # All candidates are scored, as in ranking them: rounding can depend on what is scored together.

@@ -140,11 +140,7 @@ def choose_weights(grids: Sequence[Sequence[float]], quality: Callable[[Weights]
     It starts from each part alone. A step tries all of a part's grid and keeps the other weights. Only ratios matter:
     the first weight that is not 0 is 1 (or -1), and the others are of their grids. Of weights with the same quality
     those with fewer parts win, then those with the smaller sum of sizes, then those of earlier parts. No part alone
-    has a higher quality than the result.
-
-    Args:
-        grids: weights to try, of each part.
-        quality: of weights, one per part; higher is better.
+    has a higher quality than the result. `grids` are the weights to try, of each part.
     """
     cached_quality = cache(quality)
 

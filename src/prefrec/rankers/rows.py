@@ -50,12 +50,7 @@ def history_matrix(
     """Return the weights [B, I] of the items in each history, oldest first.
 
     An item weighs 2^(−age / half_life): the newest has age 0, the one before it age 1. Items outside `index` have an
-    age but no column. An item that occurs twice weighs the sum.
-
-    Args:
-        histories: item ids.
-        index: item id → column.
-        half_life: in items; None: all weigh 1.
+    age but no column. An item that occurs twice weighs the sum. Without a half-life all weigh 1.
     """
     columns, weights, ends = list[int](), list[float](), [0]
     for history in histories:

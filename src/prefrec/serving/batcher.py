@@ -91,8 +91,6 @@ class Batcher(Generic[Part, Answer]):
         room: tokens of the parts that may share a pass; a single part may be larger.
         max_batch: jobs that may share a pass; None: any number that fits.
         max_queue: jobs that may wait. Together they may have the tokens of `QUEUED_PASSES` passes.
-        on_pass: called after every pass.
-        clock: monotonic seconds.
     """
 
     def __init__(

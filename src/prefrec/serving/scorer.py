@@ -69,10 +69,8 @@ class Scorer:
     def recommend(self, ranker: str, history: Sequence[str], k: int) -> tuple[Recommendation, bool]:
         """Return the `k` best items of the catalogue for a history of item ids, without those in it.
 
-        Raise ModelError if a log-probability is not finite.
-
-        Returns:
-            The items, and True if the oldest items of the history did not fit into the prompt.
+        The second value is True if the oldest items of the history did not fit into the prompt. Raise ModelError if a
+        log-probability is not finite.
         """
         before = self.lm.encoder.shortened
         with torch.no_grad(), self._asked(ranker) as model:

@@ -44,14 +44,10 @@ REFERENCE_ADAPTER = "ref"
 def lora_config(
     r: int = RANK, alpha: int | None = None, dropout: float = 0.0, targets: list[str] | str = ALL_LINEAR
 ) -> LoraConfig:
-    """Return a LoRA configuration for a causal LM.
+    """Return a LoRA configuration of rank r for a causal LM; `alpha` is the scale's numerator (None: 2·r).
 
-    Args:
-        r: rank.
-        alpha: scale numerator; None: 2·r.
-        dropout: on the adapter's input.
-        targets: names of layers, or one name; `all-linear` (all but the head); or a regular expression for whole
-            names such as `model.layers.0.mlp.up_proj`.
+    `targets` are names of layers, or one name; `all-linear` (all but the head); or a regular expression for whole
+    names such as `model.layers.0.mlp.up_proj`.
     """
     if isinstance(targets, str) and targets != ALL_LINEAR and _LAYER_NAME.fullmatch(targets):
         targets = [targets]  # PEFT takes a plain text for a regular expression of the whole name
@@ -93,7 +89,6 @@ def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False,
     Args:
         weights: folder of an adapter, or of the whole model if all weights were trained; None: the bare base.
         is_trainable: keep the adapter trainable, in float32.
-        **loading: passed to `load_model`.
     """
     if weights is None:
         return load_model(base, **loading)

@@ -41,7 +41,6 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         num_negatives: N; None for all rejected answers of each row.
         negatives: `fixed` draws the N once; `per_epoch` draws them in each epoch. Draws depend only on seed, epoch
             and row.
-        seed: of the draws.
 
     Attributes:
         sizes: smallest and largest number of rejected answers per step of any row.

@@ -48,10 +48,8 @@ def redraw_lists(
     to draw from.
 
     Args:
-        data: items, and interactions to count popularity in.
         how: see `DrawnFrom`. `judge` scores the `pool` of items of a row for `hard`, and `sampler` draws for
             `reference`.
-        seed: of the draws.
         size: candidates per list, the target included; None: the length of the longest list.
         known: `user_id, item_id` that are never negatives, in addition to target and history; None: the training
             interactions.

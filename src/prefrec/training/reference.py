@@ -43,12 +43,8 @@ def reference_logps(
     which a training that finds it is credited (`credit_cached_time`). All processes must call this function: each
     computes its share, and the first one reads and writes the file.
 
-    Args:
-        scorer: of the policy; the reference is its adapter `ref`, its base, or (without PEFT) the model itself.
-        choice_sets: n of them.
-        batch_size: choice sets per batch.
-        precision: makes the autocast context, entered for each batch.
-        folder: of safetensors files, one per key.
+    `scorer` is the policy's; the reference is its adapter `ref`, its base, or (without PEFT) the model itself.
+    `precision` makes the autocast context of each batch.
     """
     key = reference_key(scorer, choice_sets, precision) if processes.is_first() else ""
     cache = folder / f"reference-{key[:16]}.safetensors"

@@ -33,7 +33,6 @@ class TrajectoryDataset(Dataset[dict[str, Any]]):
         titles: approximate titles per row; cuts move by up to half a row.
         drop: share of titles dropped in each epoch.
         max_length: tokens per row; the oldest titles of longer rows are dropped.
-        seed: of the draws.
     """
 
     def __init__(

@@ -29,7 +29,6 @@ class GivenSplit:
     """A split that comes with the data.
 
     Attributes:
-        windows: part → its windows.
         learn: `user_id, item_id` of the interactions to learn from, all of them in the log.
         ordered: true if the log has each user's interactions in temporal order.
     """
