@@ -74,13 +74,11 @@ class Settings:
     """How a run is served.
 
     Attributes:
-        name: of the run, to show.
-        model: the base's name, to show.
+        name, model: of the run and its base, to show.
         deadline: seconds in which a request is answered, or refused.
         api_key: clients send it as `Authorization: Bearer KEY`; None: no key is needed.
         hosts: names that the Host header may have, without port; None: any.
         page: path → (media type, content) of the page's files; empty: no page.
-        telemetry: counts requests and passes.
     """
 
     name: str
@@ -120,14 +118,14 @@ def _add_open_routes(app: FastAPI, engine: Engine, page: dict[str, tuple[str, by
     """Add the routes that need no key."""
 
     @app.get("/healthz", summary="Does the server live?")
-    async def healthz() -> bodies.StateAnswer:
-        return bodies.StateAnswer(status="ok")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
 
     @app.get("/readyz", summary="Does it take requests?", responses={503: DOCUMENTED[503]})
-    async def readyz() -> bodies.StateAnswer:
+    async def readyz() -> dict[str, str]:
         if not engine.batcher.alive:
             raise StoppedError("the server is stopping")
-        return bodies.StateAnswer(status="ready")
+        return {"status": "ready"}
 
     async def file(request: Request) -> Response:
         media_type, content = page[request.scope["route"].path]

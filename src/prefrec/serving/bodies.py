@@ -167,9 +167,3 @@ class ProblemAnswer(_Body):
     """The body of every answer from 400 on."""
 
     error: Problem
-
-
-class StateAnswer(_Body):
-    """The state of the server: alive, or ready for requests."""
-
-    status: str

@@ -14,13 +14,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from prefrec.errors import ConfigError, ModelError
-from prefrec.evaluation import Evaluation
 from prefrec.files import clear_drafts, draft_name, storage_error, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_tokenizer, resolve_dtype
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
 from prefrec.prompts import load_template
-from prefrec.report.wording import label, metric_label, with_interval
+from prefrec.report.tables import metrics_grid
+from prefrec.report.wording import label
 from prefrec.runs.contents import RunContents, read_run
 from prefrec.training.adapters import check_adapter, is_adapter, load_weights, warn_of_other_base
 
@@ -179,7 +179,8 @@ def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *,
         rows=protocol.get("counts", {}).get("rows", {}),
         split=contents.split,
         evaluation=evaluation,
-        metrics=_metrics(evaluation, ranker) if evaluation else None,
+        metrics=metrics_grid(evaluation) if evaluation else None,
+        exported=label(ranker),
         audit=evaluation.audit.verdict if evaluation and evaluation.audit else None,
         terms=TERMS.get(recipe.data.source),
         versions={k: v for k in ("prefrec", "torch", "transformers", "peft") if (v := contents.environment.get(k))},
@@ -187,13 +188,3 @@ def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *,
         seed=recipe.seed,
     )
     return card.rstrip() + "\n"
-
-
-def _metrics(evaluation: Evaluation, ranker: str) -> dict[str, Any]:
-    """Return header and rows of the table: every ranker that was measured, the exported one in bold."""
-    names = list(dict.fromkeys(m for metrics in evaluation.metrics.values() for m in metrics))
-    rows = []
-    for name, metrics in evaluation.metrics.items():
-        cells = [with_interval(metrics[m]) if m in metrics else "–" for m in names]
-        rows.append((f"**{label(name)}**" if name == ranker else label(name), cells))
-    return {"names": [metric_label(m) for m in names], "rows": rows}
