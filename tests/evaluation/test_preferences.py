@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from prefrec.evaluation import mean_interval, paired_difference
 from prefrec.evaluation.preferences import (
-    RATING_WEIGHTS,
-    WEIGHTS,
     Preferences,
     best_weight,
     evaluate_preferences,
@@ -78,11 +76,20 @@ KINDS = np.array([[1, 1, -1, 0], [1, -1, -1, -1], [-1, 1, 0, 0]])
 LIKED, DISLIKED = KINDS > 0, KINDS < 0
 
 
-def test_the_weight_that_ranks_best_is_chosen() -> None:
+def test_the_weight_is_that_of_a_logistic_regression() -> None:
+    """Pairs drawn from the model itself: the weight is found again, whatever the units of the scores."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 4000, 2))
+    liked_first = rng.random(4000) < 1 / (1 + np.exp(-(np.diff(first) + 2 * np.diff(second))[:, 0]))
+    liked = np.stack([~liked_first, liked_first], axis=1)
+    assert best_weight(first, second, liked, ~liked) == pytest.approx(2, rel=0.15)
+    assert best_weight(first, second / 100, liked, ~liked) == pytest.approx(200, rel=0.15)
+
+
+def test_a_score_that_says_nothing_or_the_contrary_is_left_out() -> None:
     worst, best = -KINDS.astype(float), KINDS.astype(float)
-    assert best_weight(worst, best, LIKED, DISLIKED, WEIGHTS) == 3.0  # with 1 all are tied
-    assert best_weight(best, worst, LIKED, DISLIKED, RATING_WEIGHTS) == 0.0
-    assert best_weight(1e6 * worst, best, LIKED, DISLIKED, WEIGHTS) == math.inf
+    assert best_weight(worst, best, LIKED, DISLIKED) == math.inf
+    assert best_weight(best, worst, LIKED, DISLIKED) == 0.0
     assert (mixture(worst, best, math.inf) == best).all()
     assert (mixture(worst, best, 3.0) == 2 * best).all()
 

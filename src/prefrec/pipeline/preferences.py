@@ -73,7 +73,7 @@ def run_preferences(recipe: Recipe, data: PreparedData, entries: Sequence[Entry]
 def measure(answers: Answers, first: str, aligned: Mapping[str, str], *, seed: int) -> Preferences:
     """Return metrics of each model's log π, reward and mixtures, and of the references, on questions under test.
 
-    The reward is log π − log π_ref. The weights of mixtures have the highest AUC on validation questions. Without
+    The reward is log π − log π_ref. Weights of mixtures are fitted to validation questions (`best_weight`). Without
     validation questions there are no mixtures. `first` is the model before all alignment, and `aligned` maps each
     aligned model to its reference.
     """
@@ -112,8 +112,8 @@ def _own_scores(answers: Answers, logps: Floats, reference: Floats) -> tuple[dic
     present, units = kinds[0] | kinds[1], (answers.references[MEAN_RATING], reward)
     rating, standard = (s / metrics.spread(s[rows], present) for s in units)
     weights = {
-        MIXED: metrics.best_weight(logps[rows], reward[rows], *kinds, metrics.WEIGHTS),
-        WITH_RATING: metrics.best_weight(rating[rows], standard[rows], *kinds, metrics.RATING_WEIGHTS),
+        MIXED: metrics.best_weight(logps[rows], reward[rows], *kinds),
+        WITH_RATING: metrics.best_weight(rating[rows], standard[rows], *kinds),
     }
     own[MIXED] = metrics.mixture(logps, reward, weights[MIXED])
     own[WITH_RATING] = metrics.mixture(rating, standard, weights[WITH_RATING])
