@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from prefrec.processes import is_first
 
@@ -42,10 +42,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     if not is_first():
         yield from items
     elif console.is_terminal:
-        text, left = TextColumn("{task.description}"), TextColumn("left")
-        columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
-            yield from progress.track(items, total=total, description=description)
+        yield from progress.track(items, description, total, console=console, transient=True)
     else:
         yield from _lines(items, description, total)
 

@@ -16,7 +16,6 @@ from prefrec.rankers.reference import (
     ItemKNNRanker,
     PopularityRanker,
     RandomRanker,
-    reference_ranker,
     reference_rankers,
 )
 
@@ -139,4 +138,4 @@ def test_blocks_do_not_change_the_scores(logs, monkeypatch):
 def test_the_rankers_that_are_wanted_alone(logs):
     wanted = reference_rankers(_frame(logs), CATALOGUE, names=["item-kNN", "random"])
     assert [r.name for r in wanted] == ["random", "item-kNN"]
-    assert reference_ranker("popularity", _frame(logs), CATALOGUE).name == "popularity"
+    assert [r.name for r in reference_rankers(_frame(logs), CATALOGUE, names=["popularity"])] == ["popularity"]

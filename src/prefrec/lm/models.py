@@ -258,7 +258,7 @@ def _compute_alike(model: PreTrainedModel) -> None:
 def _embedded_checkpoint() -> Path:
     """Return the folder of the embedded model in bfloat16 safetensors, unpacked once into the cache (about 15 s)."""
     gguf = embedded_gguf()
-    target = unpacked_folder(gguf)
+    target = cache_dir() / "models" / f"{EMBEDDED}-{file_digest(gguf)[:12]}"
     if not (target / "config.json").exists():
         say(f"Unpacking {gguf.name} (once) …")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -273,11 +273,6 @@ def _embedded_checkpoint() -> Path:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target
-
-
-def unpacked_folder(gguf: Path) -> Path:
-    """Return the folder into which the embedded model in this file is (or will be) unpacked."""
-    return cache_dir() / "models" / f"{EMBEDDED}-{file_digest(gguf)[:12]}"
 
 
 def embedded_gguf() -> Path:

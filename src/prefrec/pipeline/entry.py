@@ -20,7 +20,7 @@ from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.lm import BATCH_SIZE, LMRanker, load_lm
-from prefrec.rankers.reference import reference_ranker
+from prefrec.rankers.reference import reference_rankers
 from prefrec.runs.stage import is_finished, stage_key
 
 WEIGHTS = "adapter"
@@ -150,7 +150,7 @@ def part_entry(made_of: Ingredients, name: str, ranker: str, entries: Mapping[st
     data, seed = made_of.data, made_of.seed
 
     def load(batch_size: int) -> Ranker:
-        return reference_ranker(name, data.train_interactions, data.catalogue, seed, data.validation)
+        return reference_rankers(data.train_interactions, data.catalogue, seed, [name], data.validation)[0]
 
     return Entry(name, stage_key(reference=name, data=made_of.data_key, seed=seed), load, load)
 

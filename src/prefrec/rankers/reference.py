@@ -175,17 +175,6 @@ def reference_rankers(
     return [fit(train_interactions, catalogue, seed, validation) for fit in fits]
 
 
-def reference_ranker(
-    name: str,
-    train_interactions: pl.DataFrame,
-    catalogue: Catalogue,
-    seed: int = 0,
-    validation: Sequence[RankingExample] = (),
-) -> Ranker:
-    """Return the one of `reference_rankers` with this name."""
-    return _REFERENCES[name](train_interactions, catalogue, seed, validation)
-
-
 def tfidf(texts: Sequence[str]) -> sparse.csr_array:
     """Return TF-IDF vectors [T, W] of length 1, or of length 0 for a text without words.
 

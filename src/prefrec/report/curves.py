@@ -37,28 +37,31 @@ class Plot(NamedTuple):
     svg: Markup
 
 
-SFT_PANELS = (
-    Panel("Loss", "loss", hint="−log-probability of the answer, a token."),
-    Panel("Log-probability of the chosen title", "logps/chosen", hint="Summed over its tokens."),
-)
-ALIGN_PANELS = (
-    Panel("Loss", "loss"),
-    Panel("Rewards", "rewards/chosen", "rewards/rejected", "Solid: chosen. Dashed: rejected, their mean."),
-    Panel("Reward margin", "rewards/margins", hint="Chosen minus the mean of the rejected."),
-    Panel("Reward accuracy", "rewards/accuracies", hint="Share of rows whose chosen title has the highest reward."),
-    Panel("Log-probabilities", "logps/chosen", "logps/rejected", "Solid: chosen. Dashed: rejected, their mean."),
-    Panel("Effective negatives", "negatives/effective", hint="1/Σw²: N if all weigh alike, 1 if one carries all."),
-)
+PANELS = {
+    "sft": (
+        Panel("Loss", "loss", hint="−log-probability of the answer, a token."),
+        Panel("Log-probability of the chosen title", "logps/chosen", hint="Summed over its tokens."),
+    ),
+    "align": (
+        Panel("Loss", "loss"),
+        Panel("Rewards", "rewards/chosen", "rewards/rejected", "Solid: chosen. Dashed: rejected, their mean."),
+        Panel("Reward margin", "rewards/margins", hint="Chosen minus the mean of the rejected."),
+        Panel("Reward accuracy", "rewards/accuracies", hint="Share of rows whose chosen reward is the highest."),
+        Panel("Log-probabilities", "logps/chosen", "logps/rejected", "Solid: chosen. Dashed: rejected, their mean."),
+        Panel("Effective negatives", "negatives/effective", hint="1/Σw²: N if all weigh alike, 1 if one has all."),
+    ),
+}
+"""Kind of a stage → its panels."""
 
 
-def sft_plots(stages: Sequence[Stage]) -> list[Plot]:
-    """Return the plots of supervised fine-tuning."""
-    return _plots([s for s in stages if s.kind == "sft"], SFT_PANELS, "sft")
-
-
-def align_plots(stages: Sequence[Stage]) -> list[Plot]:
-    """Return the plots of all alignments together."""
-    return _plots([s for s in stages if s.kind == "align"], ALIGN_PANELS, "align")
+def plots(stages: Sequence[Stage], kind: str) -> list[Plot]:
+    """Return the plots of all stages of a kind together."""
+    chosen, drawn = [s for s in stages if s.kind == kind], []
+    for i, panel in enumerate(PANELS[kind]):
+        keys = [k for k in (panel.solid, panel.dashed) if k]
+        if any(s.points(k) or s.points(f"eval_{k}") for s in chosen for k in keys):
+            drawn.append(_plot(chosen, panel, f"{kind}-{i}"))
+    return drawn
 
 
 def stage_colours(stages: Sequence[Stage]) -> list[tuple[str, str]]:
@@ -73,15 +76,6 @@ def start_loss(stage: Stage) -> float | None:
         return math.log(2)
     known = loss in (None, "softmax_dpo") and isinstance(negatives, int) and negatives > 0
     return math.log(1 + negatives) if known else None
-
-
-def _plots(stages: Sequence[Stage], panels: Sequence[Panel], group: str) -> list[Plot]:
-    drawn = []
-    for i, panel in enumerate(panels):
-        keys = [k for k in (panel.solid, panel.dashed) if k]
-        if any(s.points(k) or s.points(f"eval_{k}") for s in stages for k in keys):
-            drawn.append(_plot(stages, panel, f"{group}-{i}"))
-    return drawn
 
 
 def _plot(stages: Sequence[Stage], panel: Panel, name: str) -> Plot:

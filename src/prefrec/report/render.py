@@ -56,8 +56,8 @@ def render(run: RunContents) -> str:
         preferences=tables.preference_grids(run.preferences) if run.preferences else None,
         training={
             "stages": tables.stages_grid(run.stages),
-            "sft": curves.sft_plots(run.stages),
-            "align": curves.align_plots(run.stages),
+            "sft": curves.plots(run.stages, "sft"),
+            "align": curves.plots(run.stages, "align"),
             "colours": curves.stage_colours(run.stages),
             "silent": [label(s.name) for s in run.stages if not s.log],
             "smooth_from": curves.SMOOTH_FROM,

@@ -21,7 +21,7 @@ from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import ask_all, fit_references
 from prefrec.rankers import CatalogueRanker, lm
 from prefrec.rankers.fuse import FuseConfig, standardise
-from prefrec.rankers.reference import reference_ranker
+from prefrec.rankers.reference import reference_rankers
 from prefrec.rankers.retrieve import RetrieveThenRankConfig
 
 FUSED = {"kind": "fuse", "parts": ["zero-shot", "co-occurrence"], "rows": 12}
@@ -31,6 +31,11 @@ PRIOR = FUSED | {
     "title_prior": True,
     "candidates": "catalogue",
 }
+
+
+def fitted(data, name):
+    """A reference row."""
+    return reference_rankers(data.train_interactions, data.catalogue, names=[name])[0]
 
 
 def _recipe(recipe: Recipe, *rankers) -> Recipe:
@@ -69,7 +74,7 @@ def _parts(folder, recipe, reference="co-occurrence"):
     return (
         data,
         lm_ranker("zero-shot", None, data, recipe.model),
-        reference_ranker(reference, data.train_interactions, data.catalogue),
+        fitted(data, reference),
     )
 
 
@@ -181,7 +186,7 @@ def test_a_fused_retriever_shows_no_candidates(recipe, stage, asked, tmp_path):
 
 def test_a_part_that_cannot_be_asked_about_the_whole_catalogue(recipe, stage):
     data, carry_out = stage
-    shown = Entry("shown", "key", lambda _: reference_ranker("popularity", data.train_interactions, data.catalogue))
+    shown = Entry("shown", "key", lambda _: fitted(data, "popularity"))
     config = FUSED | {"name": "fused", "parts": ["shown", "item-kNN"]}
     fused = carry_out(config, shown=shown)["fused"]
     assert full_entries([fused]) == []
@@ -230,15 +235,15 @@ def test_a_late_ranker_is_loaded_for_rows_to_which_no_answer_is_known(data):
 
     def load(batch_size):
         loaded.append("popularity")
-        return reference_ranker("popularity", data.train_interactions, data.catalogue)
+        return fitted(data, "popularity")
 
     late, rows = LateRanker(Entry("late", "key", load), 8), data.test[:4]
-    known = predict(reference_ranker("random", data.train_interactions, data.catalogue), rows, data.catalogue)
+    known = predict(fitted(data, "random"), rows, data.catalogue)
     late.know({"key": known})
     assert late.score(rows).tolist() == known["scores"].to_list()
     assert loaded == []
     others = [*rows[:3], replace(rows[3], candidates=rows[3].candidates[::-1])]
-    want = reference_ranker("popularity", data.train_interactions, data.catalogue).score(others)
+    want = fitted(data, "popularity").score(others)
     for _ in range(2):
         np.testing.assert_array_equal(late.score(others), want)
     assert loaded == ["popularity"]

@@ -27,8 +27,8 @@ def page_files(
         items=items,
         rankers=[(r, label(r)) for r in rankers],
         sides=list(zip(("left", "right"), side_by_side(rankers), strict=True)),
-        sft=curves.sft_plots(stages),
-        align=curves.align_plots(stages),
+        sft=curves.plots(stages, "sft"),
+        align=curves.plots(stages, "align"),
         colours=curves.stage_colours(stages),
     )
     folder = files(__package__)
