@@ -42,7 +42,8 @@ All figures that this project quotes are here, each with its command, commit, ma
 - The base model is SmolLM2-135M-Instruct from a GGUF file in Q4_1, unpacked to bfloat16, with adapters in float32.
   The text calls it SmolLM2-135M.
 - Most machines did other work during the runs. Only sections 11 and 12 measure speed.
-- Training runs used one seed. Results that contradict the paper or miss a goal are reported as they are.
+- Training runs used one seed unless a section says otherwise. Results that contradict the paper or miss a goal are
+  reported as they are.
 
 ## Contents
 """
