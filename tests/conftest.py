@@ -24,6 +24,17 @@ SHARED_DATA = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[
 
 
 @pytest.fixture
+def shared_data() -> Path:
+    """Folder of the public data sets; skips where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(
+            "needs the public data sets in the folder that PREFREC_SHARED_DATA names (default: ../shared/data); "
+            f"there is no {SHARED_DATA}"
+        )
+    return SHARED_DATA
+
+
+@pytest.fixture
 def model() -> LlamaForCausalLM:
     return tiny_llama()
 

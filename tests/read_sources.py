@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from prefrec.data import PrepareConfig
-from prefrec.data.sources import Source, load_source
+from prefrec.data.sources import Source
 
 
 def read(source: str, **settings: Any) -> Source:
-    return load_source(PrepareConfig(source=source, **settings))
+    config = PrepareConfig(source=source, **settings)
+    found = config.kind.read(config)
+    assert isinstance(found, Source)
+    return found
 
 
 def files(
@@ -55,8 +58,8 @@ def movielens_100k(path: Path | None = None, missing_titles: str = "error") -> S
     return read("movielens-100k", path=path, missing_titles=missing_titles)
 
 
-def movielens_csv(path: Path) -> Source:
-    return read("movielens-csv", path=path)
+def movielens_csv(path: Path, missing_titles: str = "error") -> Source:
+    return read("movielens-csv", path=path, missing_titles=missing_titles)
 
 
 def windows(rows: dict[str, Path], titles: Path, **settings: Any) -> Source:

@@ -14,7 +14,7 @@ import polars as pl
 import torch
 
 from prefrec.data import Catalogue
-from prefrec.data.sources import Source
+from prefrec.data.sources import Source, SourceKind
 from prefrec.losses import PreferenceLoss, find_loss
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.kinds import RankerKind
@@ -36,6 +36,9 @@ def days(config):
     interactions = pl.DataFrame(log, schema=["user_id", "item_id", "timestamp"], orient="row")
     items = pl.DataFrame({"item_id": [f"i{n}" for n in range(9)], "title": [f"Day {n}" for n in range(9)]})
     return Source("days", "generic", Catalogue(items), interactions)
+
+
+DAYS = SourceKind(days)
 
 
 class FirstConfig(RankerConfig):
@@ -61,7 +64,7 @@ hello = other_package:hello
 [prefrec.losses]
 gap = other_package:gap_loss
 [prefrec.sources]
-days = other_package:days
+days = other_package:DAYS
 [prefrec.rankers]
 first = other_package:KIND
 """

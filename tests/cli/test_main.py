@@ -31,6 +31,7 @@ VERBS = (
     "serve",
     "export",
     "doctor",
+    "published-json",
 )
 
 

@@ -1,27 +1,12 @@
-"""Fixtures for the data tests: the real data where they are, small made-up files everywhere."""
+"""Fixtures for the data tests: small made-up files."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    """Folder of the public data sets; skips where it is absent."""
-    folder = Path(os.environ.get("PREFREC_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(
-            "needs the public data sets in the folder that PREFREC_SHARED_DATA names (default: ../shared/data); "
-            f"there is no {folder}"
-        )
-    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from prefrec.data import PrepareConfig, config_error
+from prefrec.data import PrepareConfig, config_error, sources
+
+
+def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "entry_points", lambda group: [])
+    sources.source_kind.cache_clear()
+    with pytest.raises(ValidationError, match=r"LastFM and Goodreads come with `pip install \./lab` in a clone"):
+        PrepareConfig(source="lastfm-hetrec")
 
 
 @pytest.mark.parametrize(
@@ -16,24 +23,19 @@ from prefrec.data import PrepareConfig, config_error
         ({"source": "netflix"}, r"source: Input should be 'movielens-100k'.*\(given: 'netflix'\)"),
         ({"sed": 1}, r"sed: Extra inputs are not permitted \(given: 1\)"),
         ({"candidates": {"size": 1}}, r"candidates\.size: .* \(given: 1\)"),
-        ({"source": "lastfm-hetrec"}, "path: source lastfm-hetrec needs the folder"),
+        ({"source": "movielens-csv"}, "path: source movielens-csv needs the folder"),
         ({"source": "files"}, "interactions, items: source files needs a log and a catalogue"),
         ({"source": "files", "interactions": "a", "items": "b", "path": "c"}, "path: source files takes"),
-        ({"source": "goodreads"}, "path: source goodreads needs a folder, or interactions and items"),
-        ({"interactions": "x.csv"}, "interactions: only for source files or goodreads, not movielens"),
-        ({"users": "x.csv"}, "users: only for source files, not movielens-100k; leave it out"),
+        ({"interactions": "x.csv"}, "interactions: source movielens-100k does not take it; leave it out"),
+        ({"users": "x.csv"}, "users: source movielens-100k does not take it"),
         ({"split": "given"}, "split: movielens-100k has no split of its own"),
-        ({"source": "lastfm-published", "path": "x", "split": "time"}, "split: lastfm-published comes with its own"),
-        ({"source": "lastfm-published", "path": "x", "user_core": 5}, "user_core, item_core: .* cannot be filtered"),
-        ({"columns": {"user": "u"}}, "columns: only for source files or windows, not movielens-100k; leave it out"),
-        ({"encoding": "latin-1"}, "encoding: only for source files or movielens-csv or windows, not"),
-        ({"duplicate_titles": "merge"}, "duplicate_titles: only for source files or goodreads or windows, not"),
-        ({"read_only": False}, "read_only: only for source goodreads, not movielens-100k"),
-        ({"source": "lastfm-hetrec", "path": "x", "missing_titles": "drop"}, "missing_titles: only for source files"),
-        (
-            {"source": "goodreads", "path": "x", "items": "y"},
-            "interactions, items: name both, or neither beside path",
-        ),
+        ({"source": "windows", "path": "x", "split": "time"}, "split: windows comes with its own"),
+        ({"source": "windows", "path": "x", "user_core": 5}, "user_core, item_core: .* cannot be filtered"),
+        ({"columns": {"user": "u"}}, "columns: source movielens-100k does not take it"),
+        ({"encoding": "latin-1"}, "encoding: source movielens-100k does not take it"),
+        ({"duplicate_titles": "merge"}, "duplicate_titles: source movielens-100k does not"),
+        ({"read_only": False}, "read_only: source movielens-100k does not take it"),
+        ({"source": "lastfm-hetrec", "path": "x", "missing_titles": "drop"}, "missing_titles: source lastfm-hetrec"),
         ({"windows": "all"}, "windows: only for split time, user or time-share, not leave-last-out"),
     ],
 )
@@ -60,4 +62,4 @@ def test_what_a_source_does_not_take_may_be_written_out() -> None:
 
 def test_split_of_the_source() -> None:
     assert PrepareConfig().split_name == "leave-last-out"
-    assert PrepareConfig(source="lastfm-published", path="x").split_name == "given"  # type: ignore[arg-type]
+    assert PrepareConfig(source="windows", path="x").split_name == "given"  # type: ignore[arg-type]

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from prefrec.cli.prepare import prepare
 from prefrec.data import read_prepared
-from prefrec.data.published import read_published
 from prefrec.errors import ConfigError
 
 app = typer.Typer()
@@ -41,14 +40,11 @@ def test_table(arguments: list[str]) -> None:
     assert len(read_prepared(Path(arguments[0])).test) == 5
 
 
-def test_json_and_published_json(arguments: list[str]) -> None:
-    out = run([*arguments, "--json", "--published-json", "--candidates.size", "7"])
-    folder = Path(arguments[0])
-    data = read_prepared(folder)
+def test_json(arguments: list[str]) -> None:
+    out = run([*arguments, "--json", "--candidates.size", "7"])
+    data = read_prepared(Path(arguments[0]))
     assert json.loads(out) == data.protocol
-    _, rows = read_published(folder / "test.json", data.catalogue)
-    assert [r.candidates for r in rows] == [e.candidates for e in data.test]
-    assert len(rows[0].candidates) == 7
+    assert len(data.test[0].candidates) == 7
 
 
 def test_users_are_kept_where_they_are_in_the_log(arguments: list[str], tmp_path: Path) -> None:

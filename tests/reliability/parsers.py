@@ -14,7 +14,6 @@ import polars as pl
 import yaml
 
 from prefrec.data import read_prepared
-from prefrec.data.published import read_published
 from prefrec.data.readers import read_json_rows, read_table
 from prefrec.errors import PrefrecError
 from prefrec.evaluation import read_predictions
@@ -23,6 +22,7 @@ from prefrec.prompts import load_template
 from prefrec.runs.contents import read_run
 from prefrec.runs.stage import is_finished, last_checkpoint
 from prefrec_lab.bench.records import read_records
+from prefrec_lab.datasets.published import read_published
 from read_sources import (
     files,
     goodreads,

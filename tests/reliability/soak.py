@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from generated_requests import PATHS, ask
-from prefrec.clock import usable_cores
 from prefrec.console import say, track
+from prefrec_lab.machine import usable_cores
 from reliability import disks
 from reliability.corpus import CASES, Place, make_place, verdict
 from reliability.damage import damage_files

@@ -10,14 +10,12 @@ import typer
 from prefrec.cli import _options as o
 from prefrec.data import PrepareConfig, PreparedData, write_prepared
 from prefrec.data import prepare as prepare_data
-from prefrec.data.published import write_published_splits
 
 
 @o.from_sections
 def prepare(
     out: Annotated[Path, typer.Argument(help="Folder to write to; made if it is missing.")],
     section: PrepareConfig,
-    published_json: Annotated[bool, typer.Option("--published-json", help="Also write S-DPO's JSON files.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Make ranking examples (history, candidates, target) from a log and item titles.
@@ -36,8 +34,6 @@ def prepare(
     --columns.title name
     """
     data = prepare_data(section)
-    if published_json:
-        write_published_splits(data, out)
     write_prepared(data, out)
     if as_json:
         o.print_json(data.protocol)

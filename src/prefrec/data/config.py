@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from prefrec.data.sources import SourceKind, source_kind
 from prefrec.data.titles import DuplicateTitles
 from prefrec.errors import ConfigError
 
-SOURCES = "prefrec.sources"
-"""Group of entry points by which other packages add sources: NAME = "module:function", from config to `Source`."""
-GIVEN_SOURCES = ("lastfm-published", "published-json", "goodreads-windows", "windows")
-_BUILT_IN = ("movielens-100k", "movielens-csv", "lastfm-hetrec", "goodreads", "files", *GIVEN_SOURCES)
-_NEED_PATH = ("movielens-csv", "lastfm-hetrec", "lastfm-published", "published-json", "goodreads-windows")
-# Fields that decide how rows are made, which published-json has finished.
-_OF_ROWS = ("candidates", "history_length", "min_history", "min_rating")
-# Field → the sources that take it. Other sources accept only its default.
-_ONLY_FOR = {
-    "interactions": ("files", "goodreads"),
-    "items": ("files", "goodreads", "windows", "lastfm-published"),
-    "users": ("files",),
-    "columns": ("files", "windows"),
-    "encoding": ("files", "movielens-csv", "windows"),
-    "row_files": ("windows",),
-    "validation_share": ("windows",),
-    "duplicate_titles": ("files", "goodreads", "windows"),
-    "missing_titles": ("files", "goodreads", "windows", "movielens-100k", "movielens-csv"),
-    "read_only": ("goodreads",),
-}
+# Fields that only some sources take. Others accept only the default.
+_NOT_FOR_ALL = (
+    "interactions", "items", "users", "columns", "encoding", "row_files", "validation_share", "duplicate_titles",
+    "missing_titles", "read_only",
+)  # fmt: skip
 SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
 
 
@@ -93,10 +78,10 @@ class PrepareConfig(BaseModel):
     source: str = Field(
         "movielens-100k",
         description="Which reader to use. movielens-100k: without a path, the copy in the recbole package; "
-        "movielens-csv: ratings.csv and movies.csv; lastfm-hetrec: by tag date; lastfm-published: the S-DPO authors' "
-        "form, which leaks; published-json: train, val and test JSON of the S-DPO scripts, lists as they are; "
-        "goodreads: the json.gz files of UCSD; goodreads-windows and windows: ready rows; files: your own log and "
-        "catalogue; or the name of a source that another package adds.",
+        "movielens-csv: ratings.csv and movies.csv; windows: ready rows; files: your own log and catalogue; or the "
+        "name of a source that another package adds. The lab adds lastfm-hetrec: by tag date; lastfm-published: the "
+        "S-DPO authors' form, which leaks; published-json: train, val and test JSON of the S-DPO scripts, lists as "
+        "they are; goodreads: the json.gz files of UCSD; goodreads-windows: ready rows.",
     )
     path: Path | None = Field(None, description="Folder of the source; None takes the embedded MovieLens-100K.")
     interactions: Path | None = Field(
@@ -163,10 +148,7 @@ class PrepareConfig(BaseModel):
     @field_validator("source")
     @classmethod
     def _known_source(cls, source: str) -> str:
-        if source not in _BUILT_IN:  # a search of all installed packages takes longer than the rest of the check
-            names = [*_BUILT_IN, *sorted(entry_points(group=SOURCES).names)]
-            if source not in names:
-                raise ValueError(f"Input should be {', '.join(map(repr, names))} (given: {source!r})")
+        source_kind(source)  # raises ValueError if it is unknown
         return source
 
     @model_validator(mode="after")
@@ -175,31 +157,24 @@ class PrepareConfig(BaseModel):
         all_named = self.items is not None and {"train", "test"} <= {*(self.row_files or {})}
         if source == "windows" and self.path is None and not all_named:
             raise ValueError("path: source windows needs a folder, or items and row_files of train and test")
-        if source in _NEED_PATH and self.path is None:
+        if source == "movielens-csv" and self.path is None:
             raise ValueError(f"path: source {source} needs the folder of the data")
         if source == "files" and not both:
             raise ValueError("interactions, items: source files needs a log and a catalogue")
         if source == "files" and self.path is not None:
             raise ValueError("path: source files takes interactions and items instead")
-        if source == "goodreads" and self.path is None and not both:
-            raise ValueError("path: source goodreads needs a folder, or interactions and items")
-        if source == "goodreads" and bool(self.interactions) != bool(self.items):
-            raise ValueError("interactions, items: name both, or neither beside path")
-        if (self.split or "given") != "given" and source in GIVEN_SOURCES:
+        if (self.split or "given") != "given" and self.kind.given:
             raise ValueError(f"split: {source} comes with its own split; leave it out or write given")
-        if self.split == "given" and source not in GIVEN_SOURCES:
+        if self.split == "given" and not self.kind.given:
             raise ValueError(
                 f"split: {source} has no split of its own; choose leave-last-out, time, user or time-share"
             )
-        if source in GIVEN_SOURCES and max(self.user_core, self.item_core) > 1:
+        if self.kind.given and max(self.user_core, self.item_core) > 1:
             raise ValueError(f"user_core, item_core: the windows of {source} are given and cannot be filtered")
-        for field in (*_ONLY_FOR, *_OF_ROWS):
-            is_default = getattr(self, field) == type(self).model_fields[field].get_default(call_default_factory=True)
-            sources = _ONLY_FOR.get(field)
-            if sources and source not in sources and not is_default:
-                raise ValueError(f"{field}: only for source {' or '.join(sources)}, not {source}; leave it out")
-            if field in _OF_ROWS and source == "published-json" and not is_default:
-                raise ValueError(f"{field}: source published-json takes the rows as they are; leave it out")
+        for field in _NOT_FOR_ALL:
+            default = type(self).model_fields[field].get_default(call_default_factory=True)
+            if field not in self.kind.takes and getattr(self, field) != default:
+                raise ValueError(f"{field}: source {source} does not take it; leave it out")
         if self.windows and self.split_name not in ("time", "user", "time-share"):
             raise ValueError(f"windows: only for split time, user or time-share, not {self.split_name}")
         return self
@@ -212,9 +187,14 @@ class PrepareConfig(BaseModel):
         return path
 
     @property
+    def kind(self) -> SourceKind:
+        """The source."""
+        return source_kind(self.source)
+
+    @property
     def split_name(self) -> SplitName:
         """The split to make, with None resolved."""
-        return self.split or ("given" if self.source in GIVEN_SOURCES else "leave-last-out")
+        return self.split or ("given" if self.kind.given else "leave-last-out")
 
 
 def config_error(error: ValidationError, named: Callable[[tuple[Any, ...]], str] | None = None) -> ConfigError:

@@ -14,12 +14,10 @@ from prefrec.console import track, warn
 from prefrec.data import splits
 from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates
 from prefrec.data.config import PrepareConfig
-from prefrec.data.published import read_published_folder
 from prefrec.data.readers import FILE_ORDER
 from prefrec.data.seen import held_out_interactions
-from prefrec.data.sources import load_source
 from prefrec.data.sources.base import Source
-from prefrec.data.types import FORMAT_VERSION, LOG_SCHEMA, PARTS, Catalogue, PreparedData, RankingExample, Window
+from prefrec.data.types import FORMAT_VERSION, PARTS, Catalogue, PreparedData, RankingExample, Window
 from prefrec.errors import ConfigError, DataError
 
 # Seconds since 1970 (a day in 1973). Times that are all smaller are counters, not dates.
@@ -33,9 +31,9 @@ def prepare(config: PrepareConfig) -> PreparedData:
         DataError: the files cannot be used, or no interaction is left.
         ConfigError: the configuration asks for something the source does not have.
     """
-    if config.source == "published-json":
-        return _published_json(config)
-    source = load_source(config)
+    source = config.kind.read(config)
+    if isinstance(source, PreparedData):
+        return source
     log, counts = _filter_log(source.interactions, config)
     catalogue = _used_items(source, log)
     sequences = splits.order(log, config.seed)
@@ -54,7 +52,7 @@ def prepare(config: PrepareConfig) -> PreparedData:
         "seed": config.seed,
         "rating_counts": source.counts,
         "config": config.model_dump(mode="json"),
-        "counts": counts | _counts(log, catalogue, learn, examples),
+        "counts": counts | count_rows(log, catalogue, learn, examples),
         "split_facts": facts,
         "notes": source.notes + _time_note(config, source) + cold,
     }
@@ -128,12 +126,12 @@ def _windows(
     if source.given:
         given = source.given.windows
         learn = sequences.frame.join(source.given.learn, on=["user_id", "item_id"], how="semi", maintain_order="left")
-        kept = {part: _sample(config, part, [w.user_id for w in given[part]]) for part in PARTS}
+        kept = {part: sample_rows(config, part, [w.user_id for w in given[part]]) for part in PARTS}
         return {part: [given[part][i] for i in rows] for part, rows in kept.items()}, learn, {}
     split = _split(config, sequences)
     windows = {}
     for part, rows in split.rows.items():
-        chosen = _sample(config, part, [sequences.users[u] for u in rows[:, 0].tolist()])
+        chosen = sample_rows(config, part, [sequences.users[u] for u in rows[:, 0].tolist()])
         windows[part] = splits.materialise(sequences, rows[chosen], config.history_length)
     return windows, split.train_interactions, split.facts
 
@@ -150,7 +148,7 @@ def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
             return splits.by_user(sequences, config.min_history, config.windows or "last")
 
 
-def _sample(config: PrepareConfig, part: str, users: list[str]) -> list[int]:
+def sample_rows(config: PrepareConfig, part: str, users: list[str]) -> list[int]:
     """Return the indices of the rows of a part to keep, given the user of each row."""
     limit: int | None = getattr(config, f"max_{part}_rows")
     # Each part has its own generator, so that the limit of one does not change the rows of another.
@@ -182,37 +180,10 @@ def _examples(
     }
 
 
-def _published_json(config: PrepareConfig) -> PreparedData:
-    """Return the data of published S-DPO JSON files unchanged, with every row as its own user."""
-    catalogue, examples = read_published_folder(config.required("path"))
-    every = [e for rows in examples.values() for e in rows]
-    learn = pl.DataFrame(
-        [(e.user_id, item, n) for e in examples["train"] for n, item in enumerate((*e.history, e.target))],
-        schema=LOG_SCHEMA,
-        orient="row",
-    )
-    kept = {part: _sample(config, part, [e.user_id for e in rows]) for part, rows in examples.items()}
-    examples = {part: [examples[part][i] for i in rows] for part, rows in kept.items()}
-    protocol = {
-        "format_version": FORMAT_VERSION,
-        "prefrec": version("prefrec"),
-        "source": config.source,
-        "domain": config.domain or "generic",
-        "split": "given",
-        "candidates": {"kind": "given", "size": max(len(e.candidates) for e in every)},
-        "seed": config.seed,
-        "config": config.model_dump(mode="json"),
-        "counts": _counts(learn, catalogue, learn, examples),
-        "split_facts": {},
-        "notes": ["lists come from the files; users are unknown, so intervals treat every row as a user"],
-    }
-    train, validation, test = (examples[part] for part in PARTS)
-    return PreparedData(catalogue, train, validation, test, learn, protocol, held_out_interactions=learn.clear())
-
-
-def _counts(
+def count_rows(
     log: pl.DataFrame, catalogue: Catalogue, learn: pl.DataFrame, examples: Mapping[str, list[RankingExample]]
 ) -> dict[str, Any]:
+    """Return the counts of prepared data that its protocol shows."""
     return {
         "users": log["user_id"].n_unique(),
         "items": len(catalogue),

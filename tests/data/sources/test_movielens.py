@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefrec.data import PrepareConfig
-from prefrec.data.sources import load_source, movielens
+from prefrec.data.sources import movielens
 from prefrec.errors import DataError
 from read_sources import movielens_100k, movielens_csv
 
@@ -74,16 +73,14 @@ def test_item_without_title(tmp_path: Path) -> None:
 def test_films_without_a_title_can_be_dropped(tmp_path: Path) -> None:
     raw_folder(tmp_path)
     (tmp_path / "u.data").write_text("5\t1\t4\t100\n5\t44\t2\t90\n")
-    config = PrepareConfig(path=tmp_path, missing_titles="drop")
-    for source in (movielens_100k(tmp_path, "drop"), load_source(config)):
-        assert source.interactions.rows() == [("5", "1", 100, 4.0)]
-        assert source.notes[0] == "1 interactions with items without a title were left out"
+    source = movielens_100k(tmp_path, "drop")
+    assert source.interactions.rows() == [("5", "1", 100, 4.0)]
+    assert source.notes[0] == "1 interactions with items without a title were left out"
     (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,2,3.5,7\n1,3,3.5,8\n1,4,3.5,9\n")
     (tmp_path / "movies.csv").write_text("movieId,title,genres\n2,Heat (1995),x\n3,,x\n5,,x\n")
     with pytest.raises(DataError, match=r"2 items of the log have no title in the catalogue .first: '3', '4'"):
         movielens_csv(tmp_path)
-    config = PrepareConfig(source="movielens-csv", path=tmp_path, missing_titles="drop")
-    assert load_source(config).interactions.rows() == [("1", "2", 7, 3.5)]
+    assert movielens_csv(tmp_path, "drop").interactions.rows() == [("1", "2", 7, 3.5)]
 
 
 def test_errors_name_the_columns_of_the_file(tmp_path: Path) -> None:

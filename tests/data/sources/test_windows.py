@@ -219,7 +219,10 @@ def test_titles_damaged(tmp_path: Path, text: str, message: str) -> None:
         ({"path": "x", "split": "time"}, "split: windows comes with its own split"),
         ({"path": "x", "user_core": 5}, "user_core, item_core: the windows of windows are given"),
         ({"path": "x", "row_files": {"dev": "x"}}, "row_files"),
-        ({"path": "x", "source": "goodreads", "validation_share": 0.1}, "validation_share: only for source windows"),
+        (
+            {"path": "x", "source": "goodreads", "validation_share": 0.1},
+            "validation_share: source goodreads",
+        ),
     ],
 )
 def test_configurations_that_do_not_fit(options: dict[str, Any], message: str) -> None:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from prefrec.lm.cpu import rates
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import ChoiceSet
 from prefrec.training import lora_config
+from prefrec_lab import machine
 from prefrec_lab.bench.floor import ModelShape, Tokens, count_tokens, flops, measure_rates, model_shape
 from tiny import tiny_llama
 
@@ -65,7 +65,7 @@ def test_rates_are_of_the_products_asked_for(monkeypatch):
     from prefrec.clock import Seconds
     from prefrec_lab.bench import floor
 
-    for module in (floor, rates):
+    for module in (floor, machine):
         monkeypatch.setattr(module, "time_product", lambda call, device, least_s: (call(), Seconds(1.0, 2.0))[1])
     shape = ModelShape(linears=((2, 3, 5),), head=(2, 7), layers=1, attention=2, lora_rank=1)
     tokens = Tokens(body=11, head=13, pairs=0)

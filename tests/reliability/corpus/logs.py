@@ -104,7 +104,7 @@ CASES = [
     _log("Excel", "log.xlsx: Excel is not read; write the table as CSV or Parquet", b"PK\x03\x04", file="log.xlsx"),
     _log("a rating that is a word", "line 2, column rating: 'good' is not a number", "user_id,item_id,timestamp,rating\nu,i1,5,good\n"),
     _log("a rating that is a word, the way out", "(1 of 3 rows); correct or empty these fields, or leave the column out with --columns.rating none (`columns.rating: null` in a recipe)", "user_id,item_id,timestamp,stars\nu,i1,5,3\nu,i2,6,\nu,i3,6,four\n", "--columns.rating", "stars"),
-    _log("an option of another source", "read_only: only for source goodreads, not files; leave it out", _good, "--no-read-only"),
+    _log("an option of another source", "read_only: source files does not take it; leave it out", _good, "--no-read-only"),
     _log("no rating to filter by", "the log has no ratings: name the column with --columns.rating", _good, "--min-rating", "3"),
     _log("a rating column that is not there", "no column 'stars' for rating", _good, "--columns.rating", "stars"),
     _log("nothing left by the core", "lower min_rating (None), user_core (99) or item_core (1)", _good, "--user-core", "99"),

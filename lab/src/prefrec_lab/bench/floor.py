@@ -18,8 +18,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from prefrec.lm.cpu.linear import product
-from prefrec.lm.cpu.rates import time_product, time_square
 from prefrec.prompts import ChoiceSet
+from prefrec_lab.machine import time_product, time_square
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from prefrec.clock import free_bytes
 from prefrec.console import warn
 from prefrec.errors import ConfigError
 from prefrec.files import read_json, write_json
@@ -27,6 +26,7 @@ from prefrec_lab.bench.records import append_record, read_records
 from prefrec_lab.bench.settings import MATMUL, PREFREC, PUBLISHED, SEPARATE, BenchSettings
 from prefrec_lab.bench.worker import Worker, WorkerEndedError
 from prefrec_lab.bench.workload import catalogue_workload, config_of, make_workload
+from prefrec_lab.machine import free_bytes
 
 CANDIDATES = 20
 """Titles in a list that is ranked."""

@@ -121,9 +121,9 @@ def _serve(connection: Connection, job: Job, log: Path, memory: int | None) -> N
     print(f"--- {' '.join(map(str, job.key))}", file=sys.stderr, flush=True)  # noqa: T201
     import torch
 
-    from prefrec.clock import free_bytes
     from prefrec_lab.bench.memory import give_memory_back, limit_memory
     from prefrec_lab.bench.methods import measure
+    from prefrec_lab.machine import free_bytes
 
     if job.settings.threads:
         torch.set_num_threads(job.settings.threads)

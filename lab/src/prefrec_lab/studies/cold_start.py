@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from prefrec import processes
 from prefrec.data import PreparedData, RankingExample, read_prepared, write_prepared
-from prefrec.data.config import GIVEN_SOURCES
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
@@ -90,7 +89,7 @@ def cold_recipe(base: Recipe) -> Recipe:
     recipe = on_all_places(with_alignments(base, [variant(varied_alignment(base), "s-dpo")]))
     raw = recipe.model_dump(mode="json")
     raw["data"] |= {"min_history": 1}
-    if base.data.source not in GIVEN_SOURCES:
+    if not base.data.kind.given:
         raw["data"] |= {"split": "time", "windows": "all"}
     raw["evaluate"] |= {"split": "test", "rows": None, "generate_rows": 0, "zero_shot": True}
     known = [s["model"] for s in raw["sequential"]]

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 
 from prefrec.data import PreparedData, RankingExample, prepared_digest, read_prepared
-from prefrec.data.config import GIVEN_SOURCES
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.tables import metric_label
@@ -94,7 +93,7 @@ def continual_recipe(base: Recipe) -> Recipe:
     Raises:
         ConfigError: the source has a split of its own.
     """
-    if base.data.source in GIVEN_SOURCES:
+    if base.data.kind.given:
         raise ConfigError(f"data.source: {base.data.source} has a split of its own and cannot be cut in time")
     alone = base.model_copy(update={"rankers": []})
     recipe = on_all_places(with_alignments(alone, [variant(varied_alignment(base), "s-dpo")]))

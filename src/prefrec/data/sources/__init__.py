@@ -1,41 +1,35 @@
-"""Readers of public data sets and of the user's own files, one module per source."""
+"""Readers of public data sets and of the user's own files, found by name: ours, and those of other packages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 
-from prefrec.data.config import SOURCES, PrepareConfig
-from prefrec.data.sources.base import GivenSplit, Source
-from prefrec.data.sources.files import files
-from prefrec.data.sources.goodreads import goodreads, goodreads_windows
-from prefrec.data.sources.lastfm import lastfm_hetrec, lastfm_published
-from prefrec.data.sources.movielens import movielens_100k, movielens_csv
-from prefrec.data.sources.windows import windows
+from prefrec.data.sources.base import GivenSplit, Source, SourceKind
 
-__all__ = ["GivenSplit", "Source", "load_source"]
+__all__ = ["GivenSplit", "Source", "SourceKind"]
 
-_READERS: dict[str, Callable[[PrepareConfig], Source]] = {
-    "movielens-100k": movielens_100k,
-    "movielens-csv": movielens_csv,
-    "lastfm-hetrec": lastfm_hetrec,
-    "lastfm-published": lastfm_published,
-    "goodreads": goodreads,
-    "goodreads-windows": goodreads_windows,
-    "windows": windows,
-    "files": files,
+GROUP = "prefrec.sources"
+"""Group of entry points by which other packages add sources: NAME = "module:KIND", a `SourceKind`."""
+_OURS = {
+    "movielens-100k": "movielens:HUNDRED",
+    "movielens-csv": "movielens:CSV",
+    "windows": "windows:WINDOWS",
+    "files": "files:FILES",
 }
 
 
-def load_source(config: PrepareConfig) -> Source:
-    """Read the source that `config` names. `prefrec.data.prepare` reads `published-json`, which has finished rows.
-
-    Raises:
-        DataError: its files cannot be used.
-        ConfigError: the configuration asks for something they do not have.
-    """
-    if config.source in _READERS:
-        return _READERS[config.source](config)
-    (plugin,) = entry_points(group=SOURCES, name=config.source)
-    source: Source = plugin.load()(config)
-    return source
+@cache
+def source_kind(name: str) -> SourceKind:
+    """Return the source with this name; raise ValueError if no installed package has it."""
+    if name in _OURS:  # a search of all installed packages takes longer than the rest of the check
+        found = EntryPoint(name, f"{__name__}.{_OURS[name]}", GROUP)
+    else:
+        others = {e.name: e for e in entry_points(group=GROUP)}
+        if name not in others:
+            names = ", ".join(map(repr, [*_OURS, *sorted(others)]))
+            lab = "" if "goodreads" in others else "; LastFM and Goodreads come with `pip install ./lab` in a clone"
+            raise ValueError(f"Input should be {names} (given: {name!r}){lab}")
+        found = others[name]
+    kind: SourceKind = found.load()
+    return kind

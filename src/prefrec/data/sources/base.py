@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from prefrec.data.readers import as_text, check_ids, refuse_bad
 from prefrec.data.titles import INVISIBLE, DuplicateTitles, resolve_duplicates
-from prefrec.data.types import Catalogue, Window
+from prefrec.data.types import Catalogue, PreparedData, Window
 from prefrec.errors import DataError
+
+if TYPE_CHECKING:
+    from prefrec.data.config import PrepareConfig
 
 # Part → endings of the names of its files, without suffix.
 _PART_ENDINGS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
@@ -64,6 +67,21 @@ class Source:
     touched: pl.DataFrame | None = None
     users: pl.DataFrame | None = None
     counts: bool = False
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A source that a configuration can name.
+
+    Attributes:
+        read: reads the data; it returns `PreparedData` only if their rows are finished.
+        takes: the fields of `PrepareConfig` that it takes of those that only some sources take.
+        given: true if the data come with their own split.
+    """
+
+    read: Callable[[PrepareConfig], Source | PreparedData]
+    takes: tuple[str, ...] = ()
+    given: bool = False
 
 
 def find_parts(

@@ -12,6 +12,7 @@ from prefrec.data.readers import FILE_ORDER, SUBSECOND
 from prefrec.data.sources.base import (
     CATALOGUE_FIELDS,
     Source,
+    SourceKind,
     check_log,
     clean_catalogue,
     merge_duplicates,
@@ -120,3 +121,9 @@ def _users(path: Path, user: str, encoding: str) -> pl.DataFrame:
     id_column = user if user in users.columns or "user_id" not in users.columns else "user_id"
     others = {c: c for c in users.columns if c not in (id_column, "user_id")}
     return user_attributes(readers.pick_columns(users, {"user_id": id_column} | others, path), path, id_column)
+
+
+FILES = SourceKind(
+    files,
+    takes=("interactions", "items", "users", "columns", "encoding", "duplicate_titles", "missing_titles"),
+)

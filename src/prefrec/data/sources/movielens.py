@@ -10,7 +10,7 @@ import polars as pl
 
 from prefrec.data.config import PrepareConfig
 from prefrec.data.readers import parse_numbers, parse_timestamps, pick_columns, read_table, read_text
-from prefrec.data.sources.base import Source, check_log, titled, user_attributes
+from prefrec.data.sources.base import Source, SourceKind, check_log, titled, user_attributes
 from prefrec.data.titles import movie_titles
 from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
@@ -108,3 +108,7 @@ def _atomic_titles(path: Path) -> dict[str, str]:
         title = "unknown" if title == "unkonwn" else title  # as the raw file has item 267
         titles[item] = f"{title} ({year})" if year and (year.isdecimal() or year == "V") else title
     return titles
+
+
+HUNDRED = SourceKind(movielens_100k, takes=("missing_titles",))
+CSV = SourceKind(movielens_csv, takes=("encoding", "missing_titles"))

@@ -18,6 +18,7 @@ from prefrec.data.sources.base import (
     CATALOGUE_FIELDS,
     GivenSplit,
     Source,
+    SourceKind,
     check_log,
     clean_catalogue,
     find_parts,
@@ -324,3 +325,10 @@ def _names(existing: Collection[str], columns: ColumnNames) -> dict[str, str]:
 
 def _shown(items: Sequence[str]) -> str:
     return f"[{'…, ' if len(items) > 12 else ''}{', '.join(items[-12:])}]"
+
+
+WINDOWS = SourceKind(
+    windows,
+    takes=("items", "columns", "encoding", "row_files", "validation_share", "duplicate_titles", "missing_titles"),
+    given=True,
+)

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from prefrec.data.config import PrepareConfig
+from prefrec.data.prepare import count_rows, sample_rows
 from prefrec.data.readers import read_json_rows
-from prefrec.data.sources.base import find_parts
+from prefrec.data.sources.base import SourceKind, find_parts
 from prefrec.data.titles import is_blank, safe_title
-from prefrec.data.types import PARTS, Catalogue, PreparedData, RankingExample
-from prefrec.errors import DataError
+from prefrec.data.types import FORMAT_VERSION, LOG_SCHEMA, PARTS, Catalogue, PreparedData, RankingExample
+from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_text
 
 JOINT = "::"
+# Settings that decide how rows are made, which these files have finished.
+_OF_ROWS = ("candidates", "history_length", "min_history", "min_rating")
 _SCHEMA = {"historyList": pl.String, "itemList": pl.List(pl.String), "trueSelection": pl.String}
 _Titles = tuple[list[str], list[str], str]
 """History, candidates and target of a row."""
@@ -39,7 +44,7 @@ def to_published(examples: Sequence[RankingExample], catalogue: Catalogue) -> li
         if bad is not None:
             raise DataError(
                 f"title {bad!r} contains {JOINT!r}, which separates titles in the published JSON: rename it in the "
-                "catalogue, or leave out --published-json"
+                "catalogue"
             )
         target = candidates[example.target_index]
         rows.append({"historyList": JOINT.join(history), "itemList": candidates, "trueSelection": target})
@@ -85,6 +90,43 @@ def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[Ranki
     catalogue = _catalogue_of([row for part_rows in rows.values() for row in part_rows])
     examples = {part: _examples(part_rows, catalogue, files[part], f"{part}-row") for part, part_rows in rows.items()}
     return catalogue, {part: examples.get(part, []) for part in PARTS}
+
+
+def published_json(config: PrepareConfig) -> PreparedData:
+    """Return the data of published S-DPO JSON files unchanged, with every row as its own user.
+
+    Raises:
+        DataError: there are no files, or they are not of the published form.
+        ConfigError: a setting asks for other rows.
+    """
+    plain = PrepareConfig(source=config.source)
+    for field in _OF_ROWS:
+        if getattr(config, field) != getattr(plain, field):
+            raise ConfigError(f"{field}: source {config.source} takes the rows as they are; leave it out")
+    catalogue, examples = read_published_folder(config.required("path"))
+    every = [e for rows in examples.values() for e in rows]
+    learn = pl.DataFrame(
+        [(e.user_id, item, n) for e in examples["train"] for n, item in enumerate((*e.history, e.target))],
+        schema=LOG_SCHEMA,
+        orient="row",
+    )
+    kept = {part: sample_rows(config, part, [e.user_id for e in rows]) for part, rows in examples.items()}
+    examples = {part: [examples[part][i] for i in rows] for part, rows in kept.items()}
+    protocol = {
+        "format_version": FORMAT_VERSION,
+        "prefrec": version("prefrec"),
+        "source": config.source,
+        "domain": config.domain or "generic",
+        "split": "given",
+        "candidates": {"kind": "given", "size": max(len(e.candidates) for e in every)},
+        "seed": config.seed,
+        "config": config.model_dump(mode="json"),
+        "counts": count_rows(learn, catalogue, learn, examples),
+        "split_facts": {},
+        "notes": ["lists come from the files; users are unknown, so intervals treat every row as a user"],
+    }
+    train, validation, test = (examples[part] for part in PARTS)
+    return PreparedData(catalogue, train, validation, test, learn, protocol, held_out_interactions=learn.clear())
 
 
 def _read_rows(path: Path) -> list[_Titles]:
@@ -136,3 +178,6 @@ def _ids_by_title(catalogue: Catalogue) -> dict[str, str]:
             )
         ids[title] = item
     return ids
+
+
+JSON = SourceKind(published_json, given=True)

@@ -9,7 +9,7 @@ import polars as pl
 
 from prefrec.data.config import PrepareConfig
 from prefrec.data.readers import check_ids, first_line, parse_numbers, pick_columns, read_table, read_text
-from prefrec.data.sources.base import GivenSplit, Source, clean_catalogue
+from prefrec.data.sources.base import GivenSplit, Source, SourceKind, clean_catalogue
 from prefrec.data.splits import core
 from prefrec.data.titles import is_blank, resolve_duplicates
 from prefrec.data.types import ITEM_SCHEMA, LOG_SCHEMA, Catalogue, Window
@@ -136,3 +136,7 @@ def _sessions(path: Path) -> Iterator[tuple[str, str, list[str]]]:
         if split not in _PARTS:
             raise DataError(f"{path}, line {number}: split is {split!r}; expected train, val or test")
         yield user, _PARTS[split], items.split()
+
+
+HETREC = SourceKind(lastfm_hetrec)
+PUBLISHED = SourceKind(lastfm_published, takes=("items",), given=True)

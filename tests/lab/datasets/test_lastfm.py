@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from prefrec.data import PrepareConfig, prepare
-from prefrec.data.published import read_published, to_published
 from prefrec.data.readers import read_table
-from prefrec.errors import DataError
-from read_sources import lastfm_hetrec, lastfm_published
+from prefrec.errors import ConfigError, DataError
+from prefrec_lab.datasets.published import read_published, to_published
+from read_sources import lastfm_hetrec, lastfm_published, read
 
 
 def hetrec_folder(tmp_path: Path) -> Path:
@@ -60,6 +60,12 @@ def test_hetrec_artists_that_were_listened_to_are_touched(tmp_path: Path) -> Non
 def test_hetrec_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"artists\.dat: no such file"):
         lastfm_hetrec(tmp_path)
+
+
+def test_a_folder_is_needed() -> None:
+    for source in ("lastfm-hetrec", "lastfm-published"):
+        with pytest.raises(ConfigError, match=f"path: source {source} needs it"):
+            read(source)
 
 
 @pytest.mark.shared_data

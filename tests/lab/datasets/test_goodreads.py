@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefrec.data import PrepareConfig, prepare
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
 from read_sources import goodreads, goodreads_windows, read
 
 DATE = "Wed Jan 10 10:24:35 -0800 2018"
@@ -94,6 +94,18 @@ def test_truncated_download(tmp_path: Path) -> None:
 def test_files_are_found_or_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected one goodreads_interactions_<genre>.json.gz, found none"):
         read("goodreads", path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "path: source goodreads needs a folder, or interactions and items"),
+        ({"path": "x", "items": "y"}, "interactions, items: name both, or neither beside path"),
+    ],
+)
+def test_settings_name_a_folder_or_both_files(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        read("goodreads", **settings)
 
 
 def window_folder(tmp_path: Path, groups: int = 20) -> Path:

@@ -12,11 +12,19 @@ import polars as pl
 
 from prefrec.data.config import PrepareConfig
 from prefrec.data.readers import parse_numbers, pick_columns, read_json_rows, refuse_bad
-from prefrec.data.sources.base import GivenSplit, Source, check_log, clean_catalogue, merge_duplicates, titled
+from prefrec.data.sources.base import (
+    GivenSplit,
+    Source,
+    SourceKind,
+    check_log,
+    clean_catalogue,
+    merge_duplicates,
+    titled,
+)
 from prefrec.data.sources.windows import Row, make_windows, refuse_short
 from prefrec.data.titles import is_blank, normal_title
 from prefrec.data.types import LOG_SCHEMA, Catalogue
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
 
 _DATE = "%a %b %d %H:%M:%S %z %Y"
 _FIELDS = {
@@ -35,6 +43,11 @@ def goodreads(config: PrepareConfig) -> Source:
     The time of an interaction is `date_added`. A rating of 0 means no rating. Unread books on a user's shelf count as
     touched, so they are never negatives of that user. Editions of one work share a title and are merged by default.
     """
+    both = config.interactions is not None and config.items is not None
+    if config.path is None and not both:
+        raise ConfigError("path: source goodreads needs a folder, or interactions and items")
+    if bool(config.interactions) != bool(config.items):
+        raise ConfigError("interactions, items: name both, or neither beside path")
     shelf_path = config.interactions or _find(config.required("path"), "interactions")
     books_path = config.items or _find(config.required("path"), "books")
     shelf = _shelf(shelf_path)
@@ -146,3 +159,10 @@ def _split_groups(groups: Mapping[str, list[Row]], config: PrepareConfig) -> tup
     }
     learn = frame.filter(pl.col("user_id").is_in(parts["train"])).select("user_id", "item_id")
     return frame, GivenSplit(windows, learn, ordered=False)
+
+
+GOODREADS = SourceKind(
+    goodreads,
+    takes=("interactions", "items", "duplicate_titles", "missing_titles", "read_only"),
+)
+WINDOWS = SourceKind(goodreads_windows, given=True)

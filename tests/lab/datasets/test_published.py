@@ -8,11 +8,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pydantic import ValidationError
 
 from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
-from prefrec.data.published import read_published, to_published, write_published
-from prefrec.errors import DataError
+from prefrec.errors import ConfigError, DataError
+from prefrec_lab.datasets.published import read_published, to_published, write_published
 
 
 def catalogue(*titles: str) -> Catalogue:
@@ -106,8 +105,9 @@ def test_the_number_of_rows_can_be_limited(tmp_path: Path) -> None:
 )
 def test_options_that_ask_for_other_rows_are_refused(tmp_path: Path, option: str, value: Any) -> None:
     field, _, inner = option.partition(".")
-    with pytest.raises(ValidationError, match=rf"{field}: source published-json takes the rows as they are"):
-        PrepareConfig(source="published-json", path=tmp_path, **{field: {inner: value} if inner else value})
+    config = PrepareConfig(source="published-json", path=tmp_path, **{field: {inner: value} if inner else value})
+    with pytest.raises(ConfigError, match=rf"{field}: source published-json takes the rows as they are"):
+        prepare(config)
 
 
 def test_json_lines_read_too(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""prefrec.doctor: what is judged slow, from made-up facts, and what is found on this machine."""
+"""prefrec_lab.doctor: what is judged slow, from made-up facts, and what is found on this machine."""
 
 import json
 from dataclasses import asdict, replace
@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from prefrec import doctor
-from prefrec.doctor import Facts, examine, findings
 from prefrec.errors import ModelError
+from prefrec_lab import doctor
+from prefrec_lab.doctor import Facts, examine, findings
 
 GOOD = Facts(
     versions={"python": "3.11.7", "platform": "Linux"},

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefrec.cli import _options as o
-from prefrec.doctor import Facts, examine, findings, gibibytes
+from prefrec_lab.doctor import Facts, examine, findings, gibibytes
 
 
 def doctor(as_json: o.AsJson = False) -> None:

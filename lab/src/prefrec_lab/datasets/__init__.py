@@ -1,0 +1,1 @@
+"""Readers of published research data sets, as sources of prefrec."""
