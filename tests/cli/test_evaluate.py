@@ -1,4 +1,4 @@
-"""`prefrec evaluate --full-catalogue`: every title that was not seen, ranked by all, or by LMs after a retriever."""
+"""`prefrec evaluate`: lists, and every title that was not seen."""
 
 import json
 from dataclasses import replace
@@ -6,15 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from command import prefrec, succeed
+from command import succeed
 from prefrec.data import read_prepared
-from prefrec.evaluation import target_ranks
 from prefrec.pipeline.entry import lm_ranker
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ModelSection
 from prefrec.rankers import CatalogueRanker
-from prefrec.rankers.retrieve import RetrieveThenRank
-from prefrec_systems.sequential import load_sequential
-from sequential import needs_hopwise
 
 ROWS = 5
 
@@ -30,10 +26,10 @@ def evaluate(place, tmp_path):
     def run(*options) -> dict:
         chosen = ("--adapter", f"s-dpo={place.s_dpo / 'adapter'}", "--rows", ROWS, "--out", tmp_path)
         printed = succeed(
-            "evaluate", place.data, "--full-catalogue", "--no-zero-shot", *chosen, *place.asked, "--json", *options
+            "evaluate", place.data, "--full-rows", ROWS, "--no-zero-shot", *chosen, *place.asked, "--json", *options
         )
-        assert json.loads(printed) == json.loads((tmp_path / "full_catalogue.json").read_text())
-        return json.loads(printed)["evaluation"]
+        assert json.loads(printed) == json.loads((tmp_path / "metrics.json").read_text())
+        return json.loads(printed)["full_catalogue"]
 
     return run
 
@@ -66,7 +62,7 @@ def test_adapters_and_their_base_are_asked_as_in_training(place, tmp_path):
     assert metrics() == metrics(*place.asked)
 
 
-def test_without_a_retriever_all_titles_are_scored(place, evaluate, lm):
+def test_all_titles_are_scored(place, evaluate, lm):
     data = read_prepared(place.data)
     found = evaluate()
     ranks = []
@@ -77,37 +73,6 @@ def test_without_a_retriever_all_titles_are_scored(place, evaluate, lm):
     assert (found["n"], found["audit"]) == (ROWS, None)
     assert {(c["ranker"], c["against"]) for c in found["comparisons"]} == {("s-dpo", found["best_reference"])}
     assert means(found, "s-dpo") == pytest.approx(reached(ranks), abs=1e-9)
-
-
-@needs_hopwise
-def test_sasrec_hands_on_to_the_language_model(place, evaluate, lm, tmp_path):
-    data = read_prepared(place.data)
-    folder = tmp_path / "SASRec"
-    succeed("sequential", place.data, folder, "--model", "SASRec", "--epochs", 2, "--batch-size", 64)
-    found = evaluate("--sequential", folder, "--retriever", "SASRec", "--retrieve", 7)
-    assert list(found["metrics"]) == [*REFERENCE_RANKERS, "SASRec", "SASRec+s-dpo"]
-    sasrec = load_sequential(folder, data.catalogue)
-    both = {"SASRec": sasrec, "SASRec+s-dpo": RetrieveThenRank("both", sasrec, lm, 7)}
-    rows = [replace(e, candidates=tuple(items)) for e, items in questions(data)]
-    for name, ranker in both.items():
-        ranks = target_ranks(ranker.score(rows), [e.target_index for e in rows])
-        assert means(found, name) == pytest.approx(reached(ranks.tolist()), abs=1e-9)
-    assert found["metrics"]["SASRec+s-dpo"]["hr@7"] == found["metrics"]["SASRec"]["hr@7"]
-    best = found["best_reference"]
-    assert {(c["ranker"], c["against"]) for c in found["comparisons"]} == {
-        ("SASRec", best),
-        ("SASRec+s-dpo", best),
-        ("SASRec+s-dpo", "SASRec"),
-    }
-
-
-def test_a_table_for_people(place, tmp_path):
-    chosen = ("--rows", 3, "--out", tmp_path, "--retriever", "item-kNN", "--retrieve", 4)
-    out = succeed("evaluate", place.data, "--full-catalogue", *chosen, *place.asked)
-    assert "item-kNN+zero-shot" in out
-    assert "HR@4" in out
-    assert "NDCG@10" in out
-    assert out.endswith(f"Metrics: {tmp_path}/full_catalogue.json\n")
 
 
 def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
@@ -128,23 +93,3 @@ def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
     assert ("warm: the target occurs" in out) == (len(told["evaluation"]["groups"]) == 2)
     assert "all items" not in succeed("evaluate", place.data, "--out", tmp_path, "--full-rows", 0)
     assert json.loads((tmp_path / "metrics.json").read_text())["full_catalogue"] is None
-
-
-@pytest.mark.parametrize(
-    ("options", "code", "message"),
-    [
-        (("--retriever", "SASRec"), 2, "Invalid value for --retriever: needs --full-catalogue"),
-        (("--full-catalogue", "--generate-rows", 3), 2, "Invalid value for --generate-rows"),
-        (
-            ("--full-catalogue", "--retriever", "SASRec"),
-            1,
-            "no 'SASRec' here; there are random",
-        ),
-        (("--full-catalogue", "--retriever", "zero-shot"), 1, "is shown the titles that it scores"),
-        (("--full-catalogue", "--retriever", "random", "--retrieve", 0), 2, "Invalid value for '--retrieve'"),
-    ],
-)
-def test_mistakes_are_named(place, options, code, message):
-    done = prefrec("evaluate", place.data, *options)
-    assert done.code == code
-    assert message in " ".join(done.err.replace("│", " ").split())

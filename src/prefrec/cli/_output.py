@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -24,19 +23,14 @@ WIDTH = 100
 """Columns of text if the output is not a terminal: the tables fit."""
 
 
-def print_scores(metrics: dict[str, Any], shown: Sequence[str] | None = None) -> None:
-    """Print the content of a `metrics.json`: table, groups of rows, comparisons, generation, the audit's verdict.
-
-    Args:
-        metrics: the content.
-        shown: columns of the table; None: those that fit.
-    """
+def print_scores(metrics: dict[str, Any]) -> None:
+    """Print the content of a `metrics.json`: table, groups of rows, comparisons, generation, the audit's verdict."""
     out = Console()
     if not out.is_terminal:
         out.width = max(out.width, WIDTH)
     evaluation = Evaluation.from_json(metrics["evaluation"])
     full = Evaluation.from_json(metrics["full_catalogue"]) if metrics.get("full_catalogue") else None
-    columns = dict.fromkeys(shown or (HEADLINE_METRICS if full else TABLE_METRICS))
+    columns = HEADLINE_METRICS if full else TABLE_METRICS
     grid = metrics_grid(evaluation, full, [m for m in columns if m in evaluation.measured])
     out.print(printed(grid, "ranker", metrics_note(evaluation, full)))
     if groups := groups_grid(evaluation, full, ["ndcg@10"]):

@@ -11,19 +11,16 @@ import typer
 from prefrec.cli import _options as o
 from prefrec.cli._output import print_scores
 from prefrec.cli.sft import as_trained
-from prefrec.data import prepared_digest, read_prepared
+from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.files import write_json
-from prefrec.pipeline.entry import Ingredients, lm_entry
-from prefrec.pipeline.evaluate import FULL_CATALOGUE, evaluate_rankers, full_catalogue_metrics, metrics_json
+from prefrec.pipeline.entry import lm_entry
+from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
 from prefrec.pipeline.kinds import SEQUENTIAL, ranker_kind
 from prefrec.pipeline.recipe import SEED, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.processes import is_first
 from prefrec.rankers.config import NAME
-from prefrec.rankers.retrieve import RetrieveThenRankConfig
-
-RETRIEVE: int = RetrieveThenRankConfig.model_fields["retrieve"].default
 
 
 @o.from_sections
@@ -34,33 +31,17 @@ def evaluate(
     adapter: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of an adapter; repeatable.")] = None,
     sequential: Annotated[list[Path] | None, typer.Option(help="From `prefrec sequential`; repeatable.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default: DATA/evaluation.")] = None,
-    full_catalogue: Annotated[bool, typer.Option("--full-catalogue", help="Rank all titles, not lists.")] = False,
-    retriever: Annotated[
-        str | None,
-        typer.Option(help="With --full-catalogue: LMs rank what this row of the table puts first, such as SASRec."),
-    ] = None,
-    retrieve: Annotated[int, typer.Option(min=1, help="With --retriever: titles that it hands on.")] = RETRIEVE,
     seed: o.Seed = SEED,
     as_json: o.AsJson = False,
 ) -> None:
     """Measure adapters beside the reference rows, on the same lists and over the whole catalogue.
 
     Every number has its 95% interval (bootstrap over users). Every model is compared row by row with the best
-    reference row, and each LM also with the one before it. The audit says if the lists can be ranked without knowing
-    what the user likes.
-
-    Over the whole catalogue all titles are candidates except those that the user has seen. An LM scores each of them
-    after the history alone (or, with --retriever, only what a retriever hands on).
+    reference row, and each LM also with the one before it. With --full-rows all titles that the user has not seen are
+    ranked, too. The audit says if the lists can be ranked without knowing what the user likes.
 
     Example: prefrec evaluate data/ml --adapter sft=runs/sft/adapter --adapter s-dpo=runs/s-dpo/adapter --rows 500
-
-    Example: prefrec evaluate data/ml --full-catalogue --sequential runs/SASRec --adapter s-dpo=runs/s-dpo/adapter
-    --retriever SASRec --retrieve 20
     """
-    if retriever and not full_catalogue:
-        raise typer.BadParameter("needs --full-catalogue", param_hint="--retriever")
-    if section.generate_rows and full_catalogue:
-        raise typer.BadParameter("cannot be combined with --full-catalogue", param_hint="--generate-rows")
     prepared = read_prepared(data)
     named = [_named(text) for text in adapter or []]
     adapters = [(name, path, as_trained(model, path)) for name, path in named]
@@ -69,24 +50,16 @@ def evaluate(
     entries += [lm_entry(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []
     entries += [lm_entry(name, path, prepared, asked) for name, path, asked in adapters]
     folder = out or data / "evaluation"
-    if full_catalogue:
-        hands_on = (retriever, retrieve) if retriever else None
-        made_of = Ingredients(prepared, prepared_digest(data), model, None, seed)
-        metrics = full_catalogue_metrics(made_of, section, entries, folder, hands_on)
-        shown: tuple[str, ...] | None = ("hr@1", "hr@10", "ndcg@10", *([f"hr@{retrieve}"] if retriever else []))
-        written = f"Metrics: {folder / FULL_CATALOGUE}"
-    else:
-        scores = evaluate_rankers(prepared, section, entries, folder / "predictions", seed=seed)
-        metrics, shown = metrics_json(section.split, scores), None
-        if is_first():  # of the processes of a job, which all have the scores
-            write_predictions(scores.predictions, folder / "predictions.parquet")
-            write_json(folder / "metrics.json", metrics)
-        written = f"Predictions: {folder / 'predictions.parquet'}"
+    scores = evaluate_rankers(prepared, section, entries, folder / "predictions", seed=seed)
+    metrics = metrics_json(section.split, scores)
+    if is_first():  # of the processes of a job, which all have the scores
+        write_predictions(scores.predictions, folder / "predictions.parquet")
+        write_json(folder / "metrics.json", metrics)
     if as_json:
         o.print_json(metrics)
     else:
-        print_scores(metrics, shown)
-        typer.echo(written)
+        print_scores(metrics)
+        typer.echo(f"Predictions: {folder / 'predictions.parquet'}")
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -11,16 +11,10 @@ import polars as pl
 
 from prefrec.data import PreparedData
 from prefrec.evaluation import Audit, Evaluation, audit_prepared, evaluate_predictions, metrics_for
-from prefrec.files import write_json
-from prefrec.pipeline.entry import Entry, Ingredients, full_entries
-from prefrec.pipeline.kinds.retrieve import retrieve_stage
+from prefrec.pipeline.entry import Entry, full_entries
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import ask_all, fit_references
-from prefrec.processes import is_first
-from prefrec.rankers.retrieve import RetrieveThenRankConfig
 
-FULL_CATALOGUE = "full_catalogue.json"
-"""File of the metrics of `prefrec evaluate --full-catalogue`."""
 GENERATION_METRICS = ("gen_hr@1", "valid_ratio")
 
 
@@ -54,39 +48,6 @@ def evaluate_rankers(
     return Scores(evaluation, full, _generation(predictions, section, entries, seed=seed), predictions)
 
 
-def full_catalogue_metrics(
-    made_of: Ingredients,
-    section: EvaluateSection,
-    entries: Sequence[Entry],
-    folder: Path,
-    hands_on: tuple[str, int] | None = None,
-) -> dict[str, Any]:
-    """Return metrics of entries from outside a run over the whole catalogue, and write them to `FULL_CATALOGUE`.
-
-    All of `section.rows` are asked. Language models score all titles without a list in the prompt; or, with
-    `hands_on`, the given number of titles that the retriever of this name hands on.
-    """
-    data, seed = made_of.data, made_of.seed
-    asked, pairs, ks = full_entries(entries), list[tuple[str, str]](), {*section.ks}
-    if hands_on is not None:
-        first, retrieve = hands_on
-        ks.add(retrieve)
-        before = {e.name: e for e in entries}
-        asked = [e for e in entries if not e.in_main_line]
-        for lm in (e.name for e in entries if e.in_main_line):
-            config = RetrieveThenRankConfig(retriever=first, ranker=lm, retrieve=retrieve)
-            config.name = f"{first}+{lm}"  # not checked: a recipe allows no "+" in names of folders
-            pairs.append((config.name, first))
-            asked.append(retrieve_stage(made_of, config, folder, before))
-    references = fit_references(data, section, seed)
-    predictions = ask_all(data, section, references, asked, folder / "full_catalogue", seed=seed, full=True)
-    evaluation = _measure(predictions, data, section, entries, ks=sorted(ks), pairs=pairs, seed=seed)
-    metrics = {"split": section.split, "evaluation": evaluation.to_json(), "generation": None}
-    if is_first():
-        write_json(folder / FULL_CATALOGUE, metrics)
-    return metrics
-
-
 def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
     """Return the content of `metrics.json`."""
     blocks = {name: getattr(scores, name) for name in ("evaluation", "full_catalogue", "generation")}
@@ -117,15 +78,14 @@ def _measure(
     entries: Sequence[Entry],
     *,
     ks: Sequence[int],
-    pairs: Sequence[tuple[str, str]] = (),
     audit: Audit | None = None,
     seed: int,
 ) -> Evaluation:
-    """Return metrics and comparisons; `pairs` are compared in addition to those of `comparison_pairs`."""
+    """Return metrics, and the comparisons of `comparison_pairs`."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
     best = best_reference(predictions, section.references)
     lms = [e.name for e in entries if e.in_main_line and e.name in names]
-    compare = [*comparison_pairs(lms, [n for n in names if n not in section.references], best), *pairs]
+    compare = comparison_pairs(lms, [n for n in names if n not in section.references], best)
     known = set(data.train_interactions["item_id"])
     evaluation = evaluate_predictions(
         predictions, ks=ks, compare=list(dict.fromkeys(compare)), audit=audit, known_items=known, seed=seed
