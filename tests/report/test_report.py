@@ -337,18 +337,19 @@ def test_examples_are_balanced_and_always_the_same(run):
     picked, again = pick_examples(read_run(run)), pick_examples(read_run(run))
     assert not isinstance(picked, str)
     assert picked == again
-    assert (picked.before, picked.after) == ("SFT", "S-DPO")
-    assert [e.outcome for e in picked.examples] == ["better"] * 2 + ["worse"] * 2 + ["same"] * 2
-    assert sum(picked.counts.values()) == N
+    assert (picked["before"], picked["after"]) == ("SFT", "S-DPO")
+    assert [e["outcome"] for e in picked["examples"]] == ["better"] * 2 + ["worse"] * 2 + ["same"] * 2
+    assert sum(picked["counts"].values()) == N
     frame = pl.read_parquet(run / "predictions.parquet")
-    for e in picked.examples:
-        ranks = {r: frame.filter(ranker=r, row=e.row)["rank"].item() for r in ("sft", "s-dpo")}
-        assert (e.target.before.rank, e.target.after.rank) == (ranks["sft"], ranks["s-dpo"])
-        assert sum(c.after.share for c in e.candidates) == pytest.approx(1)
-        assert sum(c.is_target for c in e.candidates) == 1
-        assert [c.after.rank for c in e.candidates] == sorted(c.after.rank for c in e.candidates)
-        sign = (e.target.before.rank > e.target.after.rank) - (e.target.before.rank < e.target.after.rank)
-        assert {"better": 1, "worse": -1, "same": 0}[e.outcome] == sign
+    for e in picked["examples"]:
+        ranks = {r: frame.filter(ranker=r, row=e["row"])["rank"].item() for r in ("sft", "s-dpo")}
+        before, after = e["target"]["before"]["rank"], e["target"]["after"]["rank"]
+        assert (before, after) == (ranks["sft"], ranks["s-dpo"])
+        answers = [c["after"] for c in e["candidates"]]
+        assert sum(a["share"] for a in answers) == pytest.approx(1)
+        assert sum(c is e["target"] for c in e["candidates"]) == 1
+        assert [a["rank"] for a in answers] == sorted(a["rank"] for a in answers)
+        assert {"better": 1, "worse": -1, "same": 0}[e["outcome"]] == (before > after) - (before < after)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
@@ -20,47 +18,29 @@ SMOOTH_FROM = 40
 """Number of points from which a running mean is drawn over the raw line."""
 
 
-class Panel(NamedTuple):
-    """A quantity: its title, keys of the log for the solid and the dashed line, and a hint for the reader."""
-
-    title: str
-    solid: str
-    dashed: str = ""
-    hint: str = ""
-
-
-class Plot(NamedTuple):
-    """A panel as drawn."""
-
-    title: str
-    hint: str
-    svg: Markup
-
-
 PANELS = {
     "sft": (
-        Panel("Loss", "loss", hint="−log-probability of the answer, a token."),
-        Panel("Log-probability of the chosen title", "logps/chosen", hint="Summed over its tokens."),
+        ("Loss", "loss", "", "−log-probability of the answer, a token."),
+        ("Log-probability of the chosen title", "logps/chosen", "", "Summed over its tokens."),
     ),
     "align": (
-        Panel("Loss", "loss"),
-        Panel("Rewards", "rewards/chosen", "rewards/rejected", "Solid: chosen. Dashed: rejected, their mean."),
-        Panel("Reward margin", "rewards/margins", hint="Chosen minus the mean of the rejected."),
-        Panel("Reward accuracy", "rewards/accuracies", hint="Share of rows whose chosen reward is the highest."),
-        Panel("Log-probabilities", "logps/chosen", "logps/rejected", "Solid: chosen. Dashed: rejected, their mean."),
-        Panel("Effective negatives", "negatives/effective", hint="1/Σw²: N if all weigh alike, 1 if one has all."),
+        ("Loss", "loss", "", ""),
+        ("Rewards", "rewards/chosen", "rewards/rejected", "Solid: chosen. Dashed: rejected, their mean."),
+        ("Reward margin", "rewards/margins", "", "Chosen minus the mean of the rejected."),
+        ("Reward accuracy", "rewards/accuracies", "", "Share of rows whose chosen reward is the highest."),
+        ("Log-probabilities", "logps/chosen", "logps/rejected", "Solid: chosen. Dashed: rejected, their mean."),
+        ("Effective negatives", "negatives/effective", "", "1/Σw²: N if all weigh alike, 1 if one has all."),
     ),
 }
-"""Kind of a stage → its panels."""
+"""Kind of a stage → title, keys of the log for the solid and the dashed line, and hint of each plot."""
 
 
-def plots(stages: Sequence[Stage], kind: str) -> list[Plot]:
-    """Return the plots of all stages of a kind together."""
+def plots(stages: Sequence[Stage], kind: str) -> list[dict[str, str]]:
+    """Return title, hint and SVG of the plots of all stages of a kind together."""
     chosen, drawn = [s for s in stages if s.kind == kind], []
-    for i, panel in enumerate(PANELS[kind]):
-        keys = [k for k in (panel.solid, panel.dashed) if k]
-        if any(s.points(k) or s.points(f"eval_{k}") for s in chosen for k in keys):
-            drawn.append(_plot(chosen, panel, f"{kind}-{i}"))
+    for i, (title, *keys, hint) in enumerate(PANELS[kind]):
+        if any(s.points(k) or s.points(f"eval_{k}") for s in chosen for k in keys if k):
+            drawn.append(_plot(chosen, title, keys, hint, f"{kind}-{i}"))
     return drawn
 
 
@@ -78,21 +58,22 @@ def start_loss(stage: Stage) -> float | None:
     return math.log(1 + negatives) if known else None
 
 
-def _plot(stages: Sequence[Stage], panel: Panel, name: str) -> Plot:
+def _plot(stages: Sequence[Stage], title: str, keys: Sequence[str], hint: str, name: str) -> dict[str, str]:
     figure, axes = new_figure()
-    hints, words = [panel.hint] if panel.hint else [], []
+    hints, words = [hint] if hint else [], []
     for i, stage in enumerate(stages):
-        for key, dashed in ((panel.solid, False), (panel.dashed, True)):
+        for key, dashed in zip(keys, (False, True), strict=True):
             if key:
                 _draw(axes, stage, key, _colour(i), dashed)
                 words += _in_words(stage, key)
-        start = start_loss(stage) if stage.kind == "align" and panel.solid == "loss" else None
+        start = start_loss(stage) if stage.kind == "align" and title == "Loss" else None
         if start is not None:
             axes.axhline(start, color=_colour(i), linestyle=":", linewidth=1.3)
             hints.append(f"{label(stage.name)} starts at ln {math.exp(start):.0f} = {number(start)} (dotted).")
     axes.set_xlabel("optimiser step", fontsize=9, color=INK)
     axes.margins(x=0.02)
-    return Plot(panel.title, " ".join(hints), to_svg(figure, f"{panel.title}. {' '.join(words)}", name))
+    svg = to_svg(figure, f"{title}. {' '.join(words)}", name)
+    return {"title": title, "hint": " ".join(hints), "svg": svg}
 
 
 def _draw(axes: Axes, stage: Stage, key: str, colour: str, dashed: bool) -> None:

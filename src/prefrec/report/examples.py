@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,50 +19,12 @@ SEED = 0
 """Of the draw among the rows of one outcome."""
 
 
-class Answer(NamedTuple):
-    """A candidate's rank from 1, and its share of the probability of all candidates."""
-
-    rank: int
-    share: float
-
-
-class Candidate(NamedTuple):
-    """A line of an example."""
-
-    title: str
-    is_target: bool
-    before: Answer
-    after: Answer
-
-
-class Example(NamedTuple):
-    """A test row: titles of the history, and candidates in the order of the ranker after alignment."""
-
-    row: int
-    user: str
-    outcome: str
-    history: list[str]
-    candidates: list[Candidate]
-
-    @property
-    def target(self) -> Candidate:
-        """The line of the target."""
-        return next(c for c in self.candidates if c.is_target)
-
-
-class Examples(NamedTuple):
-    """The picked rows, the two rankers, and the number of rows of each outcome."""
-
-    before: str
-    after: str
-    counts: dict[str, int]
-    examples: list[Example]
-
-
-def pick_examples(run: RunContents) -> Examples | str:
+def pick_examples(run: RunContents) -> dict[str, Any] | str:
     """Return up to `EACH` rows each in which the target's rank got better, got worse and stayed the same.
 
-    They are drawn at random with a fixed seed. If there is nothing to show, return a sentence instead.
+    They are drawn at random with a fixed seed. The result also has the names of both rankers and the count of each
+    outcome. Candidates are in the order of the ranker after alignment. If there is nothing to show, return a
+    sentence instead.
     """
     data, predictions = run.data, run.predictions
     if data is None or predictions is None:
@@ -92,12 +54,14 @@ def pick_examples(run: RunContents) -> Examples | str:
             before = _answers(row["scores"], question.target_index, row["rank"])
             after = _answers(row["scores_after"], question.target_index, row["rank_after"])
             titles = data.catalogue.titles_of(question.candidates)
-            lines = [Candidate(t, j == question.target_index, before[j], after[j]) for j, t in enumerate(titles)]
-            lines.sort(key=lambda c: (c.after.rank, not c.is_target))
+            lines = [{"title": t, "before": b, "after": a} for t, b, a in zip(titles, before, after, strict=True)]
+            target = lines[question.target_index]
+            lines.sort(key=lambda c: (c["after"]["rank"], c is not target))
             history = data.catalogue.titles_of(question.history)
-            examples.append(Example(row["row"], row["user_id"], outcome, history, lines))
+            shown = {"outcome": outcome, "history": history, "target": target, "candidates": lines}
+            examples.append({"row": row["row"], "user": row["user_id"], **shown})
     counts = {outcome: int(chosen.sum()) for outcome, chosen in groups.items()}
-    return Examples(label(first), label(last), counts, examples)
+    return {"before": label(first), "after": label(last), "counts": counts, "examples": examples}
 
 
 def shares(scores: Sequence[float]) -> NDArray[np.float64]:
@@ -105,9 +69,9 @@ def shares(scores: Sequence[float]) -> NDArray[np.float64]:
     return np.asarray(softmax(np.asarray(scores, dtype=np.float64)))
 
 
-def _answers(scores: Sequence[float], target: int, target_rank: int) -> list[Answer]:
-    """Return the answers [C]; the target's rank is the counted one, with ties broken."""
+def _answers(scores: Sequence[float], target: int, target_rank: int) -> list[dict[str, Any]]:
+    """Return rank and share of the probability [C]; the target's rank is the counted one, with ties broken."""
     s = np.asarray(scores, dtype=np.float64)
     ranks = [1 + int((s > own).sum()) for own in s]
     ranks[target] = target_rank
-    return [Answer(r, float(p)) for r, p in zip(ranks, shares(scores), strict=True)]
+    return [{"rank": r, "share": float(p)} for r, p in zip(ranks, shares(scores), strict=True)]
