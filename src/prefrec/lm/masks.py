@@ -61,8 +61,11 @@ def attention_masks(
         if implementation == FLEX:
             masks[kind] = _block_mask(kind, config, allowed, position_ids)
             continue
-        mask = _within_reach(kind, config, allowed, position_ids)
-        masks[kind] = _additive(mask, dtype) if implementation == "eager" else mask
+        masks[kind] = mask = _within_reach(kind, config, allowed, position_ids)
+        if implementation == "eager":
+            # Not −inf: a query that sees nothing would get NaN, which spreads to the gradients.
+            zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+            masks[kind] = zeros.masked_fill_(~mask, torch.finfo(dtype).min)
     return masks if len(masks) > 1 else masks.popitem()[1]
 
 
@@ -126,20 +129,16 @@ def _near(kind: str, query: Tensor, key: Tensor, size: Any) -> Tensor:
     return query - key < size if kind == SLIDING else query // size == key // size
 
 
-def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    # Not −inf: a query that sees nothing would get NaN, which spreads to the gradients.
-    zeros = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return zeros.masked_fill_(~allowed, torch.finfo(dtype).min)
-
-
 def _block_mask(kind: str, config: Any, allowed: Tensor, position_ids: Tensor) -> BlockMask:
     """Return a mask that FlexAttention's kernel computes from vectors per row, without an [R, Q, K] matrix.
 
     The queries that may attend to a key are a run: for a prompt token from itself to the end of the last answer, for
-    an answer token from itself to the end of its answer. Only the ends of these runs are kept, [R, K] each.
+    an answer token from itself to the end of its answer. Only the ends of these runs are kept, [R, K] each; they are
+    equal if no query may attend.
     """
     rows, _, queries, keys = allowed.shape
-    first, ends = _runs(allowed)
+    first = allowed[:, 0].to(torch.uint8).argmax(dim=-2)
+    ends = first + allowed[:, 0].sum(dim=-2)
     size, before = _reach(kind, config), keys - queries
 
     def branches(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -151,10 +150,3 @@ def _block_mask(kind: str, config: Any, allowed: Tensor, position_ids: Tensor) -
 
     rule = branches if size is None else branches_in_reach
     return create_block_mask(rule, rows, None, queries, keys, device=allowed.device, BLOCK_SIZE=BLOCK)
-
-
-def _runs(allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first query that may attend to each key, and one past the last, [R, K]; equal if there is none."""
-    sees = allowed[:, 0]
-    first = sees.to(torch.uint8).argmax(dim=-2)
-    return first, first + sees.sum(dim=-2)

@@ -93,7 +93,8 @@ def _run(search: _Search, reader: TrieReader, width: int, max_calls: int | None)
     while (max_calls is None or calls < max_calls) and (nodes := search.next_nodes(width)):
         search.extend(nodes, *children_logps(reader, np.array(nodes)))
         calls += 1
-    items, logps = search.result()
+    best = sorted(search.best, reverse=True)
+    items, logps = np.array([-i for _, i in best], dtype=np.int64), np.array([p for p, _ in best], dtype=np.float32)
     return TopK(items, logps, proven=not search.is_open, calls=calls)
 
 
@@ -147,26 +148,15 @@ class _Search:
         for i, child in enumerate(children.tolist()):
             logp = self.logps[child]
             for item in trie.items_at(child).tolist():
-                self._offer(logp, item)
+                if self.wanted[item]:
+                    push = heapq.heappush if len(self.best) < self.k else heapq.heappushpop
+                    push(self.best, (logp, -item))
             if inner[i] and below[i] and child not in read and logp >= self._least:
                 heapq.heappush(self.open, (-logp, child))
-
-    def result(self) -> tuple[Ints, NDArray[np.float32]]:
-        """Return the best answers and their log-probabilities, best first."""
-        best = sorted(self.best, reverse=True)
-        return np.array([-i for _, i in best], dtype=np.int64), np.array([p for p, _ in best], dtype=np.float32)
 
     def _scores(self, parent: int, children: Ints, logps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores of a node's children from their log-probabilities; none exceeds the node's own score."""
         return self.logps[parent] + logps
-
-    def _offer(self, logp: float, item: int) -> None:
-        if not self.wanted[item]:
-            return
-        if len(self.best) < self.k:
-            heapq.heappush(self.best, (logp, -item))
-        else:
-            heapq.heappushpop(self.best, (logp, -item))
 
 
 class _Sampling(_Search):

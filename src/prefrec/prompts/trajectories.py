@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from prefrec.prompts.encoding import ChoiceSet, PromptEncoder
 from prefrec.prompts.templates import PromptTemplate
@@ -55,6 +54,7 @@ class TrajectoryEncoder:
         joint, _, tail = rest.partition(_SECOND)
         opening, closing = encoder.frame
         self._texts = opening + head, joint, tail + closing
+        self._pieces = encoder.ids(opening + head, begin=True), encoder.ids(joint), encoder.ids(tail + closing)
 
     def encode(self, titles: Sequence[str]) -> Trajectory:
         """Encode titles, oldest first. Raise ValueError without any title."""
@@ -72,9 +72,3 @@ class TrajectoryEncoder:
         head, joint, tail = self._texts
         contexts = [head, _FIRST + joint, _FIRST + tail]
         return list(dict.fromkeys(a for text in contexts for a in self.encoder.answers_after(text, titles)))
-
-    @cached_property
-    def _pieces(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Token ids of head, joint and tail."""
-        head, joint, tail = self._texts
-        return self.encoder.ids(head, begin=True), self.encoder.ids(joint), self.encoder.ids(tail)
