@@ -8,7 +8,6 @@ import pytest
 from prefrec.data import Catalogue
 from prefrec.data.titles import (
     id_order,
-    is_blank,
     movie_title,
     movie_titles,
     normal_title,
@@ -109,11 +108,6 @@ def test_duplicates_number_without_taking_a_title_that_exists() -> None:
 def test_titles_that_look_alike_are_one(other: str) -> None:
     items = pl.DataFrame({"item_id": ["1", "2"], "title": ["Café", other]})
     assert resolve_duplicates(items, "merge")[1] == {"2": "1"}
-
-
-def test_a_title_without_a_visible_character_is_blank() -> None:
-    assert all(map(is_blank, ["", " ", "\u200b\u00a0", "\ufeff\u00ad\t"]))
-    assert not any(map(is_blank, ["0", "\u200bHeat", "…"]))
 
 
 @pytest.mark.parametrize(

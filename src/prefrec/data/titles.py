@@ -38,11 +38,6 @@ def normal_title(title: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", title).casefold()).split())
 
 
-def is_blank(title: str) -> bool:
-    """Return True if a title has no visible character."""
-    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in title)
-
-
 def restore_article(title: str) -> str:
     """Move a trailing article to the front: `Enfer, L'` → `L'Enfer`, `Piano, The` → `The Piano`."""
     match = _ROTATED.match(title)

@@ -36,7 +36,7 @@ def check_section(
     section: TrainSection, data: PreparedData, model: ModelSection, seed: int, named: Callable[[str], str]
 ) -> None:
     """Raise ConfigError if a stage has no rows to train on; `named` turns its fields into names for the message."""
-    count = _rows(section, data, model, seed)
+    count = available_rows(section, data, model, seed)
     if count > section.skip_rows:
         return
     latest = section.latest_per_user if isinstance(section, RowsSection) else None
@@ -46,12 +46,6 @@ def check_section(
             f"{named('skip_rows')}: {section.skip_rows}, but there are only {count} rows{per_user}: lower it"
         )
     raise ConfigError(f"{named('rows')}: the training data has no rows{per_user}")
-
-
-def rows_taken(section: TrainSection, data: PreparedData, model: ModelSection, seed: int) -> int:
-    """Return the number of rows that a stage trains on: ranking questions, or users' histories."""
-    left = max(0, _rows(section, data, model, seed) - section.skip_rows)
-    return left if section.rows is None else min(left, section.rows)
 
 
 def warn_of_idle_dropout(lora: LoraSection | None, sections: Mapping[str, TrainSection]) -> None:
@@ -64,8 +58,8 @@ def warn_of_idle_dropout(lora: LoraSection | None, sections: Mapping[str, TrainS
         )
 
 
-def _rows(section: TrainSection, data: PreparedData, model: ModelSection, seed: int) -> int:
-    """Return the number of rows that a stage chooses from."""
+def available_rows(section: TrainSection, data: PreparedData, model: ModelSection, seed: int) -> int:
+    """Return the number of rows that a stage chooses from: ranking questions, or users' histories."""
     if isinstance(section, SFTSection) and not shows_candidates(model, data.domain):
         lengths = data.train_interactions.group_by("user_id").len()["len"]
         return int((lengths >= LEAST).sum())

@@ -22,9 +22,10 @@ from prefrec.data.sources.base import (
     titled,
 )
 from prefrec.data.sources.windows import Row, make_windows, refuse_short
-from prefrec.data.titles import is_blank, normal_title
+from prefrec.data.titles import normal_title
 from prefrec.data.types import LOG_SCHEMA, Catalogue
 from prefrec.errors import ConfigError, DataError
+from prefrec_lab.datasets.titles import is_blank
 
 _DATE = "%a %b %d %H:%M:%S %z %Y"
 _FIELDS = {

@@ -18,7 +18,7 @@ from prefrec.files import read_json
 from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection, checked_recipe
-from prefrec.pipeline.rows import check_rows, rows_taken
+from prefrec.pipeline.rows import available_rows, check_rows
 from prefrec.pipeline.run import run_recipe, train_stages
 from prefrec.pipeline.score import ask_models
 from prefrec.report.wording import label
@@ -165,7 +165,7 @@ def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, Prepared
     """
 
     def together(section: Section) -> Section:
-        rows = sum(rows_taken(section, part, recipe.model, recipe.seed) for part in (parts.old, parts.new))
+        rows = sum(rows_taken(section, part, recipe) for part in (parts.old, parts.new))
         return section.model_copy(update={"rows": rows, "skip_rows": 2 * section.skip_rows})
 
     both = {"sft": together(recipe.sft) if recipe.sft else None, "align": [together(a) for a in recipe.align]}
@@ -176,9 +176,15 @@ def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, Prepared
     }
 
 
+def rows_taken(section: Section, data: PreparedData, recipe: Recipe) -> int:
+    """Return the number of rows that a stage trains on: ranking questions, or users' histories."""
+    left = max(0, available_rows(section, data, recipe.model, recipe.seed) - section.skip_rows)
+    return left if section.rows is None else min(left, section.rows)
+
+
 def rows_of(recipe: Recipe, data: PreparedData) -> dict[str, int]:
     """Return stage of a plan (`plans_of`) → number of rows that it is trained on."""
-    return {name: rows_taken(s, data, recipe.model, recipe.seed) for name, s in _sections(recipe).items()}
+    return {name: rows_taken(s, data, recipe) for name, s in _sections(recipe).items()}
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
