@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawn_logs import logs, make_log
-from prefrec.data import splits
+from prefrec.data.config import PrepareConfig
+from prefrec.data.prepare import sample_rows
 from prefrec.data.splits import Sequences, Split, by_share, by_time, by_user, leave_last_out, materialise, order
 from prefrec.errors import DataError
 
@@ -137,16 +138,16 @@ def test_by_user_takes_users_in_order_of_arrival() -> None:
 
 
 def test_samples_keep_order_and_whole_users() -> None:
-    rng = np.random.default_rng(0)
-    assert splits.sample_rows(5, None, rng).tolist() == [0, 1, 2, 3, 4]
-    kept = splits.sample_rows(100, 10, rng)
-    assert len(kept) == 10
-    assert (np.diff(kept) > 0).all()
+    config = PrepareConfig(max_train_rows=10, max_test_rows=10)
+    assert sample_rows(config, "validation", ["u"] * 5) == sample_rows(config, "train", ["u"] * 5) == [0, 1, 2, 3, 4]
+    kept = sample_rows(config, "train", [f"u{i}" for i in range(100)])
+    assert len(kept) == len(set(kept)) == 10
+    assert kept == sorted(kept)
     users = [f"u{i // 4}" for i in range(40)]
-    kept = splits.sample_users(users, 10, np.random.default_rng(1))
+    kept = sample_rows(config, "test", users)
     sizes = sorted(np.unique([users[i] for i in kept], return_counts=True)[1].tolist())
     assert sizes == [2, 4, 4]
-    assert splits.sample_users(users, 40, rng).tolist() == list(range(40))
+    assert kept == sorted(kept)
 
 
 def test_share_by_hand() -> None:

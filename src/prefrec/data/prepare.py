@@ -153,8 +153,11 @@ def sample_rows(config: PrepareConfig, part: str, users: list[str]) -> list[int]
     limit: int | None = getattr(config, f"max_{part}_rows")
     # Each part has its own generator, so that the limit of one does not change the rows of another.
     rng = np.random.default_rng([config.seed, 2, PARTS.index(part)])
-    chosen = splits.sample_rows(len(users), limit, rng) if part == "train" else splits.sample_users(users, limit, rng)
-    return chosen.tolist()
+    if limit is None or len(users) <= limit:
+        return list(range(len(users)))
+    if part == "train":
+        return sorted(rng.choice(len(users), size=limit, replace=False).tolist())
+    return splits.sample_users(users, limit, rng).tolist()
 
 
 def _examples(

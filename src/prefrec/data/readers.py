@@ -73,15 +73,14 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         raise DataError(f"{path}: there is no encoding called {encoding!r}; try utf-8, latin-1 or cp1252") from None
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
-        what = f"byte 0x{data[e.start]:02x} is not {marked or encoding}. "
+        remedy = "Name the file's encoding with --encoding (`encoding` in a recipe)"
         if not marked and encoding.lower() != "cp1252" and _decodes(data, "cp1252"):
-            what += (
-                "It may be cp1252 (Windows, Western Europe): try --encoding cp1252 (`encoding: cp1252` in a recipe) "
+            remedy = (
+                "It may be cp1252 (Windows, Western Europe): try --encoding cp1252 (`encoding: cp1252` in a recipe)"
             )
-            what += "and check the accents, or save the file"
-        else:
-            what += "Name the file's encoding with --encoding (`encoding` in a recipe), or save the file"
-        raise DataError(f"{path}, line {line}: {what} as UTF-8") from None
+            remedy += " and check the accents"
+        what = f"byte 0x{data[e.start]:02x} is not {marked or encoding}"
+        raise DataError(f"{path}, line {line}: {what}. {remedy}, or save the file as UTF-8") from None
     except ValueError as e:
         raise DataError(f"{path}: cannot be read as {encoding!r} ({e}); try utf-8, latin-1 or cp1252") from None
 
@@ -97,14 +96,13 @@ def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None
     more fields than the header, or quotation marks do not pair.
     """
     path = Path(path)
+    _check_file(path)
     if path.suffix in PARQUET:
-        _check_file(path)
         try:
             return read_parquet(path)
         except UNREADABLE as e:
             raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); write it again") from None
     suffix = (path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix).lower()
-    _check_file(path)
     other = next((kind for kind, suffixes in _NO_TABLES.items() if suffix in suffixes), None)
     text = "" if other else _without_blank_end(read_text(path, encoding))
     if other or _JSON.match(text):
@@ -399,10 +397,8 @@ def _parse_slowly(text: str, path: Path, separator: str, first: int, problem: st
     try:
         for row in reader:
             if rows and len(row) > len(rows[0]):
-                where = f"{path}, line {line}"
-                raise DataError(
-                    f"{where}: cannot be read as a table: more than the {len(rows[0])} fields of the header"
-                )
+                problem = f"more than the {len(rows[0])} fields of the header"
+                raise DataError(f"{path}, line {line}: cannot be read as a table: {problem}")
             rows.append([field or None for field in row] + [None] * (len(rows[0]) - len(row) if rows else 0))
             line = first + reader.line_num
         header, *body = rows

@@ -198,20 +198,11 @@ def materialise(sequences: Sequences, rows: Rows, history_length: int = 10) -> l
     return windows
 
 
-def sample_rows(n: int, limit: int | None, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the indices of at most `limit` of `n` rows, drawn at random, in ascending order."""
-    if limit is None or n <= limit:
-        return np.arange(n)
-    return np.sort(rng.choice(n, size=limit, replace=False))
-
-
-def sample_users(users: Sequence[str], limit: int | None, rng: np.random.Generator) -> NDArray[np.int64]:
+def sample_users(users: Sequence[str], limit: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Return the indices of at most `limit` rows of randomly drawn whole users, in ascending order.
 
     Whole users keep a bootstrap over users valid; only the last one may be cut short.
     """
-    if limit is None or len(users) <= limit:
-        return np.arange(len(users))
     # Each user gets a random rank; the rows of the users with the lowest ranks are kept.
     _, codes = np.unique(np.asarray(users), return_inverse=True)
     rank = rng.permutation(int(codes.max()) + 1)[codes]

@@ -95,12 +95,7 @@ def read_prepared(folder: Path) -> PreparedData:
         raise DataError(f"{folder} {why} ({PROTOCOL} is missing); run `prefrec prepare {folder}` again") from None
     except (ValueError, RecursionError) as e:
         raise DataError(f"{folder / PROTOCOL}: not valid JSON ({e}); run `prefrec prepare {folder}` again") from None
-    if not isinstance(protocol, dict):
-        raise DataError(
-            f"{folder / PROTOCOL}: expected a JSON object, found {type(protocol).__name__}; run "
-            f"`prefrec prepare {folder}` again"
-        )
-    written = protocol.get("format_version")
+    written = protocol.get("format_version") if isinstance(protocol, dict) else None
     if written != FORMAT_VERSION:
         raise DataError(
             f"{folder}: format version {written}, this prefrec reads {FORMAT_VERSION}; prepare the data again"

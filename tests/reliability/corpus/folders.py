@@ -85,7 +85,7 @@ CASES = [
     command("prepared data: an empty folder", "is not prepared data (protocol.json is missing); run `prefrec prepare", lambda p, f: ("audit", f)),
     _data("not written to its end", "is unfinished (protocol.json is missing); run `prefrec prepare", {"protocol.json": None}),
     _data("half a protocol", "protocol.json: not valid JSON", {"protocol.json": '{"format_version": 1'}),
-    _data("a protocol that is a list", "protocol.json: expected a JSON object, found list; run `prefrec prepare", {"protocol.json": "[]"}),
+    _data("a protocol that is a list", "format version None, this prefrec reads 1; prepare the data again", {"protocol.json": "[]"}),
     _data("a protocol nested without end", "protocol.json: not valid JSON", {"protocol.json": "[" * 100_000}),
     _data("a protocol not UTF-8", "protocol.json: not valid JSON", {"protocol.json": b'{"\xe9": 1}'}),
     _data("of another version", "format version 99, this prefrec reads 1; prepare the data again", {"protocol.json": '{"format_version": 99}'}),
