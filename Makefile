@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: help setup demo test test-lowest test-latest constraints soak lint audit load format docs clean
 
 help:
-	@echo "make demo   train and measure a small recommender on MovieLens-100K, about 13 minutes"
+	@echo "make demo   train and measure a small recommender on MovieLens-100K, about 10 minutes"
 	@echo "make test   lint, type-check and test"
 	@echo "make test-lowest, make test-latest   the tests with the lowest and the latest versions that pyproject.toml allows"
 	@echo "make soak   kills, full disks, malformed and random input, under an hour; one table at the end"
