@@ -199,8 +199,7 @@ def test_rows_with_new_targets_are_an_evaluation_of_their_own(examples):
 
 def test_of_long_lists_the_best_candidates_are_enough(examples):
     def frame(name, order, rows, top):
-        frame = predict(Fixed(name, order), rows, CATALOGUE)
-        return frame if top is None else best_only(frame, top)
+        return best_only(predict(Fixed(name, order), rows, CATALOGUE), top)
 
     whole = pl.concat([frame("a", "abcdef", examples, None), frame("b", "badcfe", examples, None)])
     short = pl.concat([frame("a", "abcdef", examples, 1), frame("b", "badcfe", examples, 1)])

@@ -124,10 +124,7 @@ def evaluate_predictions(
         users = next(iter(written.values()))["user_id"].to_list()
         parts.append(Bootstrap(_text_values(written), users, resamples, seed))
     metrics = {name: {m: i for p in parts for m, i in p.table().get(name, {}).items()} for name in groups}
-    values: Values = {name: {} for name in groups}
-    for part in parts:
-        for (name, metric), column in part.values.items():
-            values[name][metric] = column
+    values: Values = {name: {m: v for p in parts for (r, m), v in p.values.items() if r == name} for name in groups}
     return Evaluation(
         metrics,
         [

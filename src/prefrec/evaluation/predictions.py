@@ -74,11 +74,13 @@ def prediction_frame(
     return pl.DataFrame(columns, schema=PREDICTION_SCHEMA)
 
 
-def best_only(predictions: pl.DataFrame, top: int) -> pl.DataFrame:
-    """Return the predictions with only the best `top` candidates of each row, best first.
+def best_only(predictions: pl.DataFrame, top: int | None) -> pl.DataFrame:
+    """Return the predictions with only the best `top` candidates of each row, best first; None: all as they are.
 
     This keeps files of full rankings small. Metrics read the rank, which does not change.
     """
+    if top is None:
+        return predictions
     kept = [np.argsort(-scores.to_numpy(), kind="stable")[:top] for scores in predictions["scores"]]
     columns = {
         name: [row.gather(best).to_list() for row, best in zip(predictions[name], kept, strict=True)]

@@ -62,7 +62,7 @@ def ask_all(
     rows = full_rows(data, section) if full else data.some(section.split, section.rows)
     if not rows:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
-    frames = [_best(predict(r, rows, data.catalogue, generate=False, seed=seed), top) for r in references]
+    frames = [best_only(predict(r, rows, data.catalogue, generate=False, seed=seed), top) for r in references]
     return pl.concat([*frames, *ask_models(data, section, entries, rows, cache, seed=seed, top=top)])
 
 
@@ -100,7 +100,7 @@ def ask_models(
             keep = partial(_keep, path, key_without_texts)
             # Whole lists, because a composed ranker after this one is made of them.
             answers[entry.key] = _ask(entry, data, section, examples, seed, places, scores, keep, answers)
-            _keep(path, key, _best(answers[entry.key], top))
+            _keep(path, key, best_only(answers[entry.key], top))
             processes.wait()
         frames.append(read_predictions(path))
         answers.setdefault(entry.key, frames[-1])
@@ -124,10 +124,6 @@ def _keep(path: Path, key: str, frame: pl.DataFrame) -> None:
         path.with_suffix(".json").unlink(missing_ok=True)
         write_predictions(frame, path)
         write_json(path.with_suffix(".json"), {"key": key, "digest": file_digest(path)})
-
-
-def _best(frame: pl.DataFrame, top: int | None) -> pl.DataFrame:
-    return frame if top is None else best_only(frame, top)
 
 
 def _ask(
