@@ -106,7 +106,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         docs_url=None,  # their scripts would come from another server
         redoc_url=None,
     )
-    settings.telemetry.watch_queue(lambda: engine.batcher.waiting)
+    settings.telemetry.waiting.set_function(lambda: engine.batcher.waiting)
     _add_open_routes(app, engine, settings.page)
     app.include_router(_api(engine, settings))
     _answer_errors(app)

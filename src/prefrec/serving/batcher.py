@@ -74,11 +74,8 @@ class _Job(Generic[Part, Answer]):
         return self.future.done()
 
 
-class _Turn(NamedTuple, Generic[Part, Answer]):
-    """A job, and those of its parts that a pass answers, with their tokens."""
-
-    job: _Job[Part, Answer]
-    parts: list[tuple[Part, int]]
+_Turn = tuple[_Job[Part, Answer], list[tuple[Part, int]]]
+"""A job, and those of its parts that a pass answers, with their tokens."""
 
 
 class Batcher(Generic[Part, Answer]):
@@ -192,24 +189,25 @@ class Batcher(Generic[Part, Answer]):
                 room, kept = self.room, deque[_Job[Part, Answer]]()
                 for job in self._queue:
                     parts: list[tuple[Part, int]] = []
-                    fits = not turns or (job.kind == turns[0].job.kind and len(turns) < self.max_batch)
+                    fits = not turns or (job.kind == turns[0][0].kind and len(turns) < self.max_batch)
                     # The very first part goes whatever its size, since it would never fit otherwise.
                     while fits and job.left and (job.left[0][1] <= room or not (turns or parts)):
                         parts.append(job.left.popleft())
                         room -= parts[-1][1]
                     if parts:
-                        turns.append(_Turn(job, parts))
+                        turns.append((job, parts))
                     else:
                         kept.append(job)
                 self._queue, self._in_work = kept, [job for job, _ in turns]
         return turns
 
     def _answer(self, turns: Sequence[_Turn[Part, Answer]]) -> None:
+        first, _ = turns[0]
         try:
-            answers = iter(self._work(turns[0].job.kind, [part for _, parts in turns for part, _ in parts]))
+            answers = iter(self._work(first.kind, [part for _, parts in turns for part, _ in parts]))
         except Exception as e:  # noqa: BLE001  # whatever it is, the clients must hear of it and the worker live on
             if len(turns) == 1:
-                turns[0].job.fail(e)
+                first.fail(e)
                 return
             for turn in turns:
                 self._answer([turn])

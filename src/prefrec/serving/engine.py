@@ -32,12 +32,8 @@ class UnknownRankerError(DataError):
     """The run has no ranker of this name."""
 
 
-@dataclass(frozen=True)
-class CatalogueQuestion:
-    """A question for the worker: the best `k` items of the whole catalogue for a history of item ids."""
-
-    history: tuple[str, ...]
-    k: int
+CatalogueQuestion = tuple[list[str], int]
+"""A question about the whole catalogue: a history of item ids, and the number of items that are wanted."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +169,7 @@ class Engine:
                 proven=best.proven,
             )
 
-        return Prepared(ranker, [CatalogueQuestion(tuple(i.item_id for i in history), request.k)], answer)
+        return Prepared(ranker, [([i.item_id for i in history], request.k)], answer)
 
     def example(self, row: int) -> bodies.ExampleAnswer:
         """Return a row of the data; after the last row comes the first again. DataError if the run has no rows."""
@@ -219,14 +215,12 @@ class Engine:
         return shown, listed
 
     def _tokens(self, question: ChoiceSet | CatalogueQuestion) -> int:
-        if isinstance(question, CatalogueQuestion):
-            return self._scorer.catalogue_tokens
-        return tokens_of(question)
+        return self._scorer.catalogue_tokens if isinstance(question, tuple) else tokens_of(question)
 
     def _work(self, kind: tuple[str, type], questions: Sequence[Any]) -> Sequence[Any]:
         ranker, question_type = kind
-        if question_type is CatalogueQuestion:
-            return [self._scorer.recommend(ranker, q.history, q.k) for q in questions]
+        if question_type is tuple:
+            return [self._scorer.recommend(ranker, history, k) for history, k in questions]
         return self._scorer.score(ranker, questions)
 
 

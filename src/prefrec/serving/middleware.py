@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -49,11 +49,7 @@ class Telemetry:
         self._jobs = histogram("prefrec_pass_requests", text, buckets=(1, 2, 4, 8, 16, 32, 64, 128))
         self._pass = histogram("prefrec_pass_seconds", "Time of a pass of the worker.")
         self._waited = histogram("prefrec_queue_seconds", "Time a request waited for the worker.")
-        self._waiting = Gauge("prefrec_queue_requests", "Requests that wait for the worker.", registry=self.registry)
-
-    def watch_queue(self, waiting: Callable[[], int]) -> None:
-        """Show what `waiting` returns as the queue's length."""
-        self._waiting.set_function(waiting)
+        self.waiting = Gauge("prefrec_queue_requests", "Requests that wait for the worker.", registry=self.registry)
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """Count a request; `path` is the route's, not the client's, so that the series stay few."""
