@@ -18,7 +18,7 @@ from prefrec.evaluation import evaluate_predictions, read_predictions
 from prefrec.pipeline import run as run_module
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, AlignSection, Recipe, SFTSection
-from prefrec.pipeline.run import STAGES, environment, run_recipe
+from prefrec.pipeline.run import STAGES, run_recipe
 from prefrec.report import write_report
 from prefrec.runs import contents as contents_module
 from prefrec.runs.contents import read_run
@@ -97,7 +97,9 @@ def test_every_stage_leaves_what_the_next_needs(finished, recipe):
     for stage in ("sft", *ALIGNMENTS):
         assert adapter_weights(finished / stage / "adapter")
     assert Recipe.model_validate(yaml.safe_load((finished / "recipe.yaml").read_text())) == recipe
-    assert json.loads((finished / "environment.json").read_text())["torch"] == version("torch")
+    facts = json.loads((finished / "environment.json").read_text())
+    assert facts["torch"] == version("torch")
+    assert {"prefrec", "transformers", "peft", "python", "platform", "processor", "commit", "seed"} <= facts.keys()
     assert "<html" in (finished / "report.html").read_text(encoding="utf-8")
 
 
@@ -402,10 +404,3 @@ def test_every_setting_reaches_the_stage_notes(finished):
     assert SFTSection.model_validate(sft).eval_rows == 8
     s_dpo = json.loads((finished / "align" / "s-dpo" / "stage.json").read_text())["config"]
     assert AlignSection.model_validate(s_dpo).num_negatives == 3
-
-
-def test_environment_says_what_a_number_needs():
-    facts = environment(7)
-    assert facts["seed"] == 7
-    assert {"prefrec", "torch", "transformers", "peft", "python", "platform", "processor", "commit"} <= facts.keys()
-    json.dumps(facts)

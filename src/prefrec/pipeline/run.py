@@ -54,7 +54,7 @@ def run_recipe(
     with run_lock(folder):
         if is_first():
             write_text(folder / "recipe.yaml", dump_recipe(recipe))
-            write_json(folder / "environment.json", environment(recipe.seed))
+            write_json(folder / "environment.json", machine() | {"seed": recipe.seed})
         data = prepare_stage(recipe, folder / "data")
         if until != "prepare":
             check_rows(recipe, data)
@@ -80,11 +80,6 @@ def _make_rankers(
         before = {e.name: e for e in entries}
         entries.append(ranker_kind(config.kind).stage(shared, config, folder / RANKERS / config.name, before))
     return entries
-
-
-def environment(seed: int) -> dict[str, Any]:
-    """Return versions, machine and seed of this process; `stage.json` holds those that made each stage."""
-    return {**machine(), "seed": seed}
 
 
 def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:

@@ -18,7 +18,7 @@ import torch
 from prefrec.console import warn
 from prefrec.errors import ConfigError
 from prefrec.files import read_json, write_json
-from prefrec.pipeline.run import environment
+from prefrec.runs.stage import machine
 from prefrec_lab.bench.floor import ModelShape, count_tokens, flops, model_shape
 from prefrec_lab.bench.job import Job, Measured
 from prefrec_lab.bench.progress import Progress, label, missing_repetitions
@@ -192,7 +192,7 @@ def _environment(settings: BenchSettings, memory: int | None) -> dict[str, Any]:
     """Return machine, versions and commit, and the limits of the workers."""
     peer = {"trl": version("trl")} if find_spec("trl") else {}
     limits = {"threads": settings.threads or torch.get_num_threads(), "memory_limit_bytes": memory}
-    return {**environment(settings.seed), **peer, **limits}
+    return {**machine(), "seed": settings.seed, **peer, **limits}
 
 
 def _memory(settings: BenchSettings) -> int | None:

@@ -11,10 +11,10 @@ from typing import Any
 from prefrec.files import write_json, write_text, write_whole
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import dump_recipe
-from prefrec.pipeline.run import environment
 from prefrec.processes import is_first
 from prefrec.report.render import page_environment
 from prefrec.report.svg import to_svg
+from prefrec.runs.stage import machine
 from prefrec_lab.studies.study import Drawing, Outcome, Study
 from prefrec_lab.studies.tables import markdown
 
@@ -70,7 +70,7 @@ def _summary(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) 
         "folder": str(folder),
         "runs": [str(run.folder) for run in runs],
         "recipes": [run.recipe.model_dump(mode="json") for run in runs],
-        "environment": environment(first.recipe.seed),
+        "environment": machine() | {"seed": first.recipe.seed},
     }
 
 
@@ -90,7 +90,6 @@ def _markdown(summary: dict[str, Any], outcome: Outcome) -> str:
 
 
 def _page(summary: dict[str, Any], runs: Sequence[Run], outcome: Outcome) -> str:
-    machine = {k: v for k, v in summary["environment"].items() if v is not None}
     return _environment.get_template("page.html.jinja2").render(
         summary=summary,
         facts=[
@@ -107,7 +106,7 @@ def _page(summary: dict[str, Any], runs: Sequence[Run], outcome: Outcome) -> str
             for i, d in enumerate(outcome.drawings)
         ],
         recipes=[(run.folder.name, dump_recipe(run.recipe)) for run in runs],
-        environment=machine,
+        environment={k: v for k, v in summary["environment"].items() if v is not None},
     )
 
 
