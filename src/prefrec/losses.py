@@ -82,20 +82,14 @@ def dmpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> Pr
 
 
 def bpr_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
-    """Return the BPR loss (Rendle et al., UAI 2009) on β × log-probabilities, averaged over the N pairs.
-
-    `ref_logps` is ignored.
-    """
+    """Return the BPR loss (Rendle et al., UAI 2009) on β × log-probabilities, averaged over the N pairs."""
     _check(policy_logps, beta)
     rewards = beta * policy_logps
     return PreferenceLoss(_mean_pairwise(rewards), rewards)
 
 
 def softmax_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
-    """Return the sampled softmax loss (InfoNCE) on β × log-probabilities: S-DPO without its reference.
-
-    `ref_logps` is ignored.
-    """
+    """Return the sampled softmax loss (InfoNCE) on β × log-probabilities: S-DPO without its reference."""
     _check(policy_logps, beta)
     rewards = beta * policy_logps
     return PreferenceLoss(_softmax_cross_entropy(rewards), rewards)
@@ -104,7 +98,7 @@ def softmax_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: fl
 def sft_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
     """Return the SFT loss −log π of the chosen answer, a control for an alignment on the same rows.
 
-    `ref_logps` is ignored. `beta` only scales the rewards.
+    `beta` only scales the rewards.
     """
     _check(policy_logps, beta)
     return PreferenceLoss(-policy_logps[:, 0], beta * policy_logps)

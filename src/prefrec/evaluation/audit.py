@@ -171,15 +171,8 @@ def audit_prepared(
     """Audit one split of prepared data, learning from another (`learn_from`)."""
     if learn_from == split:
         raise DataError(f"an audit of the {split} lists cannot learn from the {split} lists")
-    return audit_lists(
-        data.split(split),
-        data.split(learn_from),
-        data.catalogue,
-        data.train_interactions,
-        learnt_from=learn_from,
-        seed=seed,
-        resamples=resamples,
-    )
+    rows, learn, log = data.split(split), data.split(learn_from), data.train_interactions
+    return audit_lists(rows, learn, data.catalogue, log, learnt_from=learn_from, seed=seed, resamples=resamples)
 
 
 def audit_lists(

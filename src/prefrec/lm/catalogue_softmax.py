@@ -53,9 +53,20 @@ class CatalogueSoftmax:
         Raise ValueError if the answer is not in the catalogue.
         """
         key = tuple(answer)
-        if key not in self._routes:
-            self._routes[key] = self._walk(key)
-        return self._routes[key]
+        if key in self._routes:
+            return self._routes[key]
+        trie, node = self.trie, ROOT
+        route: Route = []
+        for offset, token in enumerate(key):
+            children = trie.children[trie.child_starts[node] : trie.child_starts[node + 1]]
+            at = int(np.searchsorted(trie.tokens[children], token))
+            if at == len(children) or trie.tokens[children[at]] != token:
+                raise self._unknown(key)
+            if len(children) > 1:
+                route.append((offset, node))
+            node = int(children[at])
+        self._routes[key] = route
+        return route
 
     def terminal(self, answer: Sequence[int]) -> int:
         """Return the trie node where a whole title ends; raise ValueError if it is not in the catalogue."""
@@ -99,16 +110,3 @@ class CatalogueSoftmax:
         out = torch.zeros(len(nodes), len(self.words), dtype=torch.bool, device=device)
         out[rows, columns[torch.arange(len(rows), device=device) + first[rows]]] = True
         return out
-
-    def _walk(self, answer: tuple[int, ...]) -> Route:
-        trie, node = self.trie, ROOT
-        route: Route = []
-        for offset, token in enumerate(answer):
-            children = trie.children[trie.child_starts[node] : trie.child_starts[node + 1]]
-            at = int(np.searchsorted(trie.tokens[children], token))
-            if at == len(children) or trie.tokens[children[at]] != token:
-                raise self._unknown(answer)
-            if len(children) > 1:
-                route.append((offset, node))
-            node = int(children[at])
-        return route

@@ -87,13 +87,8 @@ class LMRanker:
     @cached_property
     def scorer(self) -> ChoiceScorer:
         """The scorer of its questions."""
-        return ChoiceScorer(
-            self.model,
-            self.encoder.end,
-            max_tokens=self.max_tokens_per_pass,
-            within=self.within,
-            name=self.name,
-        )
+        most, end = self.max_tokens_per_pass, self.encoder.end
+        return ChoiceScorer(self.model, end, max_tokens=most, within=self.within, name=self.name)
 
     @cached_property
     def within(self) -> CatalogueSoftmax | None:

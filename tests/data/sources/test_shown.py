@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.data import PrepareConfig, prepare, read_prepared, write_prepared
-from prefrec.data.sources.files import fold_skips, parse_impressions, parse_skipped
+from prefrec.data.sources.base import parse_lists
+from prefrec.data.sources.files import fold_skips, parse_skipped
 from prefrec.errors import DataError
 from read_sources import files
 
@@ -30,9 +31,9 @@ PATH = Path("log.csv")
     ],
 )
 def test_lists_in_every_form(given_as: pl.Series) -> None:
-    found = parse_impressions(pl.DataFrame({"impressions": given_as}), PATH, "shown")
-    assert found["impressions"].dtype == pl.List(pl.String)
-    assert found["impressions"].to_list() == [["1", "2"], [], []]
+    found = parse_lists(given_as, PATH, "shown")
+    assert found.dtype == pl.List(pl.String)
+    assert found.to_list() == [["1", "2"], [], []]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_lists_in_every_form(given_as: pl.Series) -> None:
 )
 def test_lists_that_are_none(given_as: pl.Series, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        parse_impressions(pl.DataFrame({"impressions": given_as}), PATH, "shown")
+        parse_lists(given_as, PATH, "shown")
 
 
 def test_skips_are_yes_or_no() -> None:

@@ -51,7 +51,7 @@ def files(config: PrepareConfig) -> Source:
         empty = log["rating"].null_count()
         notes += [f"{empty} of {len(log)} interactions have no rating"] if empty else []
     if columns.impressions:
-        log = parse_impressions(log, log_path, columns.impressions)
+        log = log.with_columns(parse_lists(log["impressions"], log_path, columns.impressions))
     if columns.skipped:
         log = fold_skips(parse_skipped(log, log_path, columns.skipped))
     names = {"item_id": columns.catalogue_item or columns.item, "title": columns.title}
@@ -65,11 +65,6 @@ def files(config: PrepareConfig) -> Source:
         merged = [*merged, *untitled]
     users = None if config.users is None else _users(config.users, columns.user, config.encoding)
     return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=users)
-
-
-def parse_impressions(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
-    """Return `log` with `impressions` (in the file: `called`) as lists of item ids; errors are of `parse_lists`."""
-    return log.with_columns(parse_lists(log["impressions"], path, called))
 
 
 def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
