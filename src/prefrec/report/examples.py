@@ -54,7 +54,9 @@ def pick_examples(run: RunContents) -> dict[str, Any] | str:
             before = _answers(row["scores"], question.target_index, row["rank"])
             after = _answers(row["scores_after"], question.target_index, row["rank_after"])
             titles = data.catalogue.titles_of(question.candidates)
-            lines = [{"title": t, "before": b, "after": a} for t, b, a in zip(titles, before, after, strict=True)]
+            lines: list[dict[str, Any]] = [
+                {"title": t, "before": b, "after": a} for t, b, a in zip(titles, before, after, strict=True)
+            ]
             target = lines[question.target_index]
             lines.sort(key=lambda c: (c["after"]["rank"], c is not target))
             history = data.catalogue.titles_of(question.history)

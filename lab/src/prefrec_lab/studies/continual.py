@@ -176,7 +176,7 @@ def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, Prepared
     }
 
 
-def rows_taken(section: Section, data: PreparedData, recipe: Recipe) -> int:
+def rows_taken(section: SFTSection | AlignSection, data: PreparedData, recipe: Recipe) -> int:
     """Return the number of rows that a stage trains on: ranking questions, or users' histories."""
     left = max(0, available_rows(section, data, recipe.model, recipe.seed) - section.skip_rows)
     return left if section.rows is None else min(left, section.rows)
