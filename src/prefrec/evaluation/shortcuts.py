@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import sparse  # type: ignore[import-untyped]
+from scipy import sparse
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.evaluation.metrics import Floats, expected_hits

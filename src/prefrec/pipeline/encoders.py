@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse.linalg import svds  # type: ignore[import-untyped]
+from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from prefrec.data import Catalogue, PreparedData

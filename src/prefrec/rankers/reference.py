@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import sparse  # type: ignore[import-untyped]
+from scipy import sparse
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.rankers.base import Ranker

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import sparse  # type: ignore[import-untyped]
+from scipy import sparse
 
 from prefrec.data import RankingExample
 from prefrec.rankers.rows import history_matrix, score_by_rows, user_item_matrix

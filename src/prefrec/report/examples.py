@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.special import softmax  # type: ignore[import-untyped]
+from scipy.special import softmax
 
 from prefrec.report.wording import label
 from prefrec.runs.contents import RunContents

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax  # type: ignore[import-untyped]
+from scipy.special import softmax
 
 from prefrec.data import RankingExample
 from prefrec.errors import DataError
