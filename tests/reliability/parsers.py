@@ -115,6 +115,7 @@ _PREDICTIONS = _parquet(
     rank=[2],
     generated=["Alien"],
     choice=["i1"],
+    listed=[2],
 )
 _TAGS = (TAGS + "".join(f"{u}\t{a}\t1\t1\t4\t2009\n" for u in range(4) for a in range(4))).encode()
 
