@@ -27,7 +27,7 @@ def test_run_prints_the_table_and_where_the_report_is(finished):
     folder, _, done = finished
     assert done.code == 0, done.err
     for name in ("random", "popularity", "zero-shot", "sft", "dpo", "s-dpo"):
-        assert re.search(rf"\b{name}\b", done.out)
+        assert re.search(rf"\b{name}\b", done.out.lower())
     for word in ("HR@1", "all items", "Valid"):
         assert word.lower() in done.out.lower()
     assert done.out.count("Audit:") == 1
@@ -133,7 +133,7 @@ def test_single_verbs_equal_the_run(place, finished, tmp_path):
 
 def test_evaluate_prints_a_table(place):
     out = succeed("evaluate", place.data, "--adapter", f"s-dpo={place.s_dpo / 'adapter'}", *place.asked, "--rows", 10)
-    assert "s-dpo" in out
+    assert "S-DPO" in out
     assert "co-occurrence" in out
     assert out.count("Audit:") == 1
     assert out.endswith(f"Predictions: {place.data}/evaluation/predictions.parquet\n")

@@ -182,9 +182,7 @@ def test_a_folder_of_other_things_is_left_alone(place, tmp_path):
     (tmp_path / "mine" / "log.csv").write_text("a,b\n")
     done = prefrec("sft", place.data, tmp_path / "mine", *place.asked, "--rows", 8)
     assert (done.code, done.out) == (1, "")
-    assert (
-        "mine exists and is not from prefrec (no stage.json in it); name another folder, or move it away" in done.err
-    )
+    assert "mine cannot be made: it exists and is not from prefrec (no stage.json in it)" in done.err
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 

@@ -132,7 +132,12 @@ def test_models_that_cannot_branch_are_named_once(ranker, capsys):
     plain, checked = ranker(), ranker(model=broken(tiny_llama(), "refuses the mask"))
     for _ in range(2):
         np.testing.assert_allclose(checked.score(examples()), plain.score(examples()), rtol=0, atol=1e-4)
-    assert capsys.readouterr().err.count("slower layout `separate`: model type 'llama' cannot read a trie") == 1
+    assert (
+        capsys.readouterr().err.count(
+            "a trie is read in the slower layout `separate`: a trie with model type 'llama'"
+        )
+        == 1
+    )
 
 
 def test_what_is_wrong_is_named(ranker):

@@ -105,7 +105,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
     processes.wait()
     try:
         yield folder
-        note |= {"finished": True, "environment": machine(), "files": _seal(folder)}
+        note |= {"finished": True, "environment": machine(), "files": seal(folder)}
     finally:
         note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
         note["cpu_seconds"] = round(note["cpu_seconds"] + time.process_time() - cpu_start, 1)
@@ -168,7 +168,7 @@ def _commit() -> str | None:
     return None if head.returncode else head.stdout.strip() + ("+" if dirty else "")
 
 
-def _seal(folder: Path) -> dict[str, str]:
+def seal(folder: Path) -> dict[str, str]:
     """Return the digests of what a stage made, after it is safe on the disk."""
     digests = folder_digests(folder)
     made = {f: d for f, d in digests.items() if f != STAGE_FILE and not f.startswith(CHECKPOINT)}

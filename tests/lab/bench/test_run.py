@@ -89,7 +89,7 @@ def test_other_settings_need_another_folder(settings, workers, tmp_path):
 def test_measurements_of_another_version_are_said(settings, workers, tmp_path, monkeypatch, capsys):
     asked = settings(negatives=(1,), methods=("prefrec",), sections=("steps",), repetitions=1)
     for commit, warned in (("a" * 40, False), ("a" * 40, False), ("b" * 40, True)):
-        monkeypatch.setattr(run, "environment", lambda seed, commit=commit: {"commit": commit})
+        monkeypatch.setattr(run, "machine", lambda commit=commit: {"commit": commit})
         run.run_bench(asked, tmp_path)
         said = " ".join(capsys.readouterr().err.split())
         assert ("measurements of commit aaaaaaaaaaaa; now it is bbbbbbbbbbbb" in said) == warned

@@ -15,9 +15,11 @@ from prefrec.data import PreparedData, RankingExample, read_prepared, write_prep
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
+from prefrec.files import write_json
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ZERO_SHOT, Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.runs.stage import STAGE_FILE, read_state, seal
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.fairness import item_counts
 from prefrec_lab.studies.measure import (
@@ -212,6 +214,8 @@ def _leave_out_new_items(folder: Path, seed: int) -> None:
     rows = trained_items_only(data.train, data, data.train_interactions, seed)
     if rows != data.train:
         write_prepared(replace(data, train=rows), folder)
+        # Otherwise the next stage would take the changed files for damaged ones.
+        write_json(folder / STAGE_FILE, read_state(folder) | {"files": seal(folder)})
 
 
 def _drawings(
