@@ -87,15 +87,14 @@ def content_digest(path: Path) -> str | None:
     """Return the SHA-256 of a file, or of the files directly inside a folder; None if there is nothing."""
     if path.is_file():
         return file_digest(path)
-    digests = folder_digests(path, "*")
+    digests = {name: file_digest(path / name) for name in folder_files(path, "*")}
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest() if digests else None
 
 
-def folder_digests(folder: Path, pattern: str = "**/*") -> dict[str, str]:
-    """Return path → SHA-256 of the files in a folder that match, without hidden ones and notes for people (`.md`)."""
+def folder_files(folder: Path, pattern: str = "**/*") -> list[str]:
+    """Return the paths of the files in a folder that match, without hidden ones and notes for people (`.md`)."""
     files = sorted(p.relative_to(folder) for p in folder.glob(pattern) if p.is_file() and p.suffix != ".md")
-    shown = [p for p in files if not any(part.startswith(".") for part in p.parts)]
-    return {p.as_posix(): file_digest(folder / p) for p in shown}
+    return [p.as_posix() for p in files if not any(part.startswith(".") for part in p.parts)]
 
 
 def file_digest(path: Path) -> str:

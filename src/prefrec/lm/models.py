@@ -190,9 +190,15 @@ def base_digest(name: str) -> str:
     """
     try:
         folder = Path(resolve(name)) if name != EMBEDDED else embedded_gguf()
-        return content_digest(folder) or Path(hf_hub_download(name, "config.json")).parent.name
+        return content_digest(folder) or _hub_commit(name)
     except (ModelError, OSError, ValueError):
         return name
+
+
+@cache
+def _hub_commit(name: str) -> str:
+    # Every stage has the base in its key. Without the cache each of them would ask the network.
+    return Path(hf_hub_download(name, "config.json")).parent.name
 
 
 def canonical_name(name: str) -> str:

@@ -108,7 +108,7 @@ def ask_models(
 
 
 def _known(path: Path) -> str | None:
-    """Return the key of kept predictions; None if there are none, or the file is not the one that was written."""
+    """Return the key that predictions were kept with; None if they are missing or damaged."""
     about = read_json(path.with_suffix(".json"))
     if not (path.is_file() and isinstance(about, dict)):
         return None

@@ -26,7 +26,7 @@ from prefrec import processes
 from prefrec.clock import cached_time_credit, peak_bytes, processor_says, reset_peak
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
-from prefrec.files import folder_digests, read_json, sync, write_json
+from prefrec.files import file_digest, folder_files, read_json, sync, write_json
 from prefrec.lm.cpu.linear import linear_backend
 from prefrec.lm.models import default_device
 
@@ -65,8 +65,8 @@ def damaged(folder: Path) -> list[str]:
     sealed = state.get("files") if state.get("finished") else None
     if not isinstance(sealed, dict):
         return []
-    found = folder_digests(folder)  # the names in stage.json may come from anybody, so none is opened as a path
-    return [file for file, digest in sealed.items() if found.get(file) != digest]
+    found = set(folder_files(folder))  # the names in stage.json may come from anybody, so no other is opened
+    return [f for f, digest in sealed.items() if f not in found or file_digest(folder / f) != digest]
 
 
 @contextmanager
@@ -170,11 +170,10 @@ def _commit() -> str | None:
 
 def seal(folder: Path) -> dict[str, str]:
     """Return the digests of what a stage made, after it is safe on the disk."""
-    digests = folder_digests(folder)
-    made = {f: d for f, d in digests.items() if f != STAGE_FILE and not f.startswith(CHECKPOINT)}
+    made = [f for f in folder_files(folder) if f != STAGE_FILE and not f.startswith(CHECKPOINT)]
     files = [folder / f for f in made]
     sync([*files, *{f.parent for f in files}])
-    return made
+    return dict(zip(made, map(file_digest, files), strict=True))
 
 
 def _drop_damaged(folder: Path) -> None:
@@ -185,7 +184,7 @@ def _drop_damaged(folder: Path) -> None:
     if broken := damaged(folder):
         warn(f"{escape(str(folder))}: {escape(', '.join(broken))} damaged or missing; the stage is made again")
         write_json(folder / STAGE_FILE, {"key": state.get("key"), "finished": False})
-        for file in folder_digests(folder).keys() & set(broken):
+        for file in set(folder_files(folder)) & set(broken):
             (folder / file).unlink()
 
 
