@@ -44,45 +44,46 @@ def negative_rows(
     if section.drawn_from is None:
         return list(rows)
     path = out / NEGATIVES_FILE
-    if not processes.from_first(_is_readable(path)):
-        say(f"{section.name}: negatives from {section.negatives_from}")
-        size, chooser, sampler = 1 + section.num_negatives, None, None
-        # The sampler draws exactly as many items as needed. The other ways keep lists as long as the data's.
-        if section.drawn_from == "reference":
-            sampler = _sampler(CatalogueRanker(lm_ranker("reference", start, made_of.data, made_of.model)))
-        else:
-            size = max([size, *(len(e.candidates) for e in rows)])
-        if section.is_hard and judge is not None:
-            chooser = judge.load(BATCH_SIZE).score
-        elif section.is_hard:
-            chooser = CatalogueRanker(lm_ranker("hard negatives", start, made_of.data, made_of.model)).score
-        drawn = redraw_lists(
-            rows,
-            made_of.data,
-            section.drawn_from,
-            seed=made_of.seed,
-            size=size,
-            pool=section.negatives_pool,
-            judge=chooser,
-            sampler=sampler,
-        )
-        if processes.is_first():
-            out.mkdir(parents=True, exist_ok=True)
-            write_whole(path, examples_to_frame(drawn).write_parquet)
-        processes.wait()
+    kept = processes.from_first(_kept(path) if processes.is_first() else None)
+    if kept is not None:
+        return kept
+    say(f"{section.name}: negatives from {section.negatives_from}")
+    size, chooser, sampler = 1 + section.num_negatives, None, None
+    # The sampler draws exactly as many items as needed. The other ways keep lists as long as the data's.
+    if section.drawn_from == "reference":
+        sampler = _sampler(CatalogueRanker(lm_ranker("reference", start, made_of.data, made_of.model)))
+    else:
+        size = max([size, *(len(e.candidates) for e in rows)])
+    if section.is_hard and judge is not None:
+        chooser = judge.load(BATCH_SIZE).score
+    elif section.is_hard:
+        chooser = CatalogueRanker(lm_ranker("hard negatives", start, made_of.data, made_of.model)).score
+    drawn = redraw_lists(
+        rows,
+        made_of.data,
+        section.drawn_from,
+        seed=made_of.seed,
+        size=size,
+        pool=section.negatives_pool,
+        judge=chooser,
+        sampler=sampler,
+    )
+    if processes.is_first():
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(path, examples_to_frame(drawn).write_parquet)
+    processes.wait()
     return frame_to_examples(read_parquet(path))
 
 
-def _is_readable(path: Path) -> bool:
-    """Return True if a file with rows is there; warn if it is damaged."""
+def _kept(path: Path) -> list[RankingExample] | None:
+    """Return the rows in a file; None if it is missing, or with a warning if it is damaged."""
     if not path.is_file():
-        return False
+        return None
     try:
-        read_parquet(path)
+        return frame_to_examples(read_parquet(path))
     except UNREADABLE as e:
         warn(f"{escape(str(path))} cannot be read ({escape(str(e))}); negatives are drawn again")
-        return False
-    return True
+        return None
 
 
 def _sampler(ranker: CatalogueRanker) -> Sampler:
