@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefrec.cli import _options as o
-from prefrec.cli.rank import find_item
+from prefrec.cli.rank import find_items
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError, DataError
 from prefrec.pipeline.opened import Run, open_run
@@ -39,7 +39,7 @@ def explain(
     opened = open_run(run)
     example, index = _example(opened, split, user, row)
     name = ranker or (opened.models[-1:] or [""])[0]
-    item = find_item(opened.data.catalogue, target) if target else example.target
+    item = find_items(opened.data.catalogue, [target])[0] if target else example.target
     answer = _explain(opened, name, example, item) | {"split": split, "row": index, "user_id": example.user_id}
     if as_json:
         o.print_json(answer)

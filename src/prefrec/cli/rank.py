@@ -59,9 +59,10 @@ def rank(
     """
     _check_usage(context)
     prepared, model = read_prepared(data), as_trained(model, adapter)
-    shown = [find_item(prepared.catalogue, text) for text in history or []]
+    given = [*(history or []), *(candidate or [])]
+    found = find_items(prepared.catalogue, given)
+    shown, ids = found[: len(history or [])], found[len(history or []) :]
     if not catalogue:
-        ids = [find_item(prepared.catalogue, text) for text in candidate or []]
         if twice := [text for i, text in enumerate(candidate or []) if ids[i] in ids[:i]]:
             raise DataError(f"--candidate {twice[0]!r}: named twice; name each title once")
         lm = lm_ranker("lm", adapter, prepared, model)
@@ -80,9 +81,10 @@ def rank(
         _print_items("Ranking", answers)
 
 
-def find_item(catalogue: Catalogue, text: str) -> str:
-    """Return the id of the item with this title or id, as the server finds it; DataError if there is none."""
-    return ItemIndex(catalogue).resolve([text])[0].item_id
+def find_items(catalogue: Catalogue, texts: Sequence[str]) -> list[str]:
+    """Return the ids of the items with these titles or ids, as the server finds them; DataError if one is unknown."""
+    index = ItemIndex(catalogue)
+    return [index.resolve([text])[0].item_id for text in texts]
 
 
 def _check_usage(context: typer.Context) -> None:

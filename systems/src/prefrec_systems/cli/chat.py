@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from prefrec.cli import _options as o
-from prefrec.cli.rank import find_item
+from prefrec.cli.rank import find_items
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, seen_items
 from prefrec.errors import ConfigError, DataError, PrefrecError
@@ -107,7 +107,7 @@ def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str,
     if (user is None) == (not titles):
         raise ConfigError("give either --user or --history")
     if user is None:
-        known = tuple(find_item(data.catalogue, title) for title in titles)
+        known = tuple(find_items(data.catalogue, titles))
         return "-", known, set(known)
     rows = (e for split in ("test", "validation", "train") for e in data.split(split) if e.user_id == user)
     row = next(rows, None)
