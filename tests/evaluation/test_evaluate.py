@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import Catalogue, RankingExample
+from fixed_rankers import CATALOGUE, Fixed
+from prefrec.data import RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import (
     Evaluation,
@@ -19,22 +20,6 @@ from prefrec.evaluation import (
     predict,
 )
 from prefrec.evaluation.predictions import best_only
-
-ITEMS = list("abcdef")
-CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": [f"Title {i}" for i in ITEMS]}))
-
-
-class Fixed:
-    """Scores by a table item → score."""
-
-    def __init__(self, name: str, order: str) -> None:
-        self.name = name
-        self.order = order
-
-    def score(self, examples):
-        width = max(len(e.candidates) for e in examples)
-        rows = [[-float(self.order.index(c)) for c in e.candidates] for e in examples]
-        return np.array([r + [-np.inf] * (width - len(r)) for r in rows])
 
 
 class Talker(Fixed):

@@ -3,12 +3,12 @@
 import io
 from dataclasses import replace
 
-import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
 
-from prefrec.data import Catalogue, RankingExample
+from fixed_rankers import CATALOGUE, Fixed
+from prefrec.data import RankingExample
 from prefrec.evaluation import audit_lists, evaluate, evaluate_predictions
 from prefrec.report.tables import (
     audit_table,
@@ -20,19 +20,9 @@ from prefrec.report.tables import (
     printed,
 )
 
-ITEMS = list("abcdef")
-CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": [f"Title {i}" for i in ITEMS]}))
 
-
-class Fixed:
-    """Scores by an order of the items; it names its best candidate."""
-
-    def __init__(self, name: str, order: str) -> None:
-        self.name = name
-        self.order = order
-
-    def score(self, examples):
-        return np.array([[-float(self.order.index(c)) for c in e.candidates] for e in examples])
+class Talker(Fixed):
+    """Names its best candidate."""
 
     def generate(self, examples):
         return [f"Title {min(e.candidates, key=self.order.index)}" for e in examples]
@@ -52,7 +42,7 @@ def test_tables_show_n_interval_and_verdict():
     frame = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["a", "b"], "timestamp": [1, 2]})
     rows = _rows(8)
     audit = audit_lists(rows, rows, CATALOGUE, frame, resamples=50)
-    result = evaluate([Fixed("a", "abcdef"), Fixed("c", "fedcba")], rows, CATALOGUE, audit=audit, resamples=50)
+    result = evaluate([Talker("a", "abcdef"), Talker("c", "fedcba")], rows, CATALOGUE, audit=audit, resamples=50)
     shown = _shown(
         printed(metrics_grid(result), "ranker", metrics_note(result)),
         printed(differences_grid(result.comparisons, ["hr@1"]), "ranker − against", comparisons_note(result)),
@@ -64,9 +54,9 @@ def test_tables_show_n_interval_and_verdict():
 
 
 def test_no_interval_and_fewer_rows_are_shown():
-    one = evaluate([Fixed("a", "abcdef")], _rows(1), CATALOGUE)
+    one = evaluate([Talker("a", "abcdef")], _rows(1), CATALOGUE)
     assert "no interval" in _shown(printed(metrics_grid(one), "ranker"))
-    named = evaluate([Fixed("a", "abcdef"), Fixed("b", "bacdef")], _rows(40), CATALOGUE, resamples=20).predictions
+    named = evaluate([Talker("a", "abcdef"), Talker("b", "bacdef")], _rows(40), CATALOGUE, resamples=20).predictions
     columns = [pl.when(pl.col("row") < 10).then(c).alias(c) for c in ("generated", "choice")]
     some = evaluate_predictions(named.with_columns(columns), resamples=20)
     assert _shown(printed(metrics_grid(some), "ranker")).count("n = 10") == 2 * 2
@@ -74,9 +64,9 @@ def test_no_interval_and_fewer_rows_are_shown():
 
 def test_all_tables_fit_into_a_hundred_columns():
     rankers = [
-        Fixed("window co-occurrence", "abcdef"),
-        Fixed("retrieve-then-rank", "badcfe"),
-        Fixed("s-dpo", "fedcba"),
+        Talker("window co-occurrence", "abcdef"),
+        Talker("retrieve-then-rank", "badcfe"),
+        Talker("s-dpo", "fedcba"),
     ]
     frame = evaluate(rankers, _rows(60), CATALOGUE, resamples=20, generate=False).predictions
     pairs = [("retrieve-then-rank", "window co-occurrence"), ("s-dpo", "window co-occurrence")]
@@ -102,7 +92,7 @@ def test_all_tables_fit_into_a_hundred_columns():
 
 
 def test_groups_need_rows_of_both_kinds():
-    frame = evaluate([Fixed("x", "abcdef")], _rows(40), CATALOGUE, resamples=20).predictions
+    frame = evaluate([Talker("x", "abcdef")], _rows(40), CATALOGUE, resamples=20).predictions
     both = evaluate_predictions(frame, known_items={"a"}, resamples=20)
     assert [heading for heading in groups_grid(both).columns if "new" in heading]
     assert groups_grid(evaluate_predictions(frame, known_items={"a", "b"}, resamples=20)) is None
