@@ -12,8 +12,10 @@ from prefrec.pipeline.recipe import (
     AlignSection,
     Recipe,
     SFTSection,
+    checked_recipe,
     dump_recipe,
     load_recipe,
+    preset,
     set_field,
 )
 from prefrec.pipeline.run import run_recipe
@@ -84,6 +86,7 @@ def test_wrong_encoding(tmp_path):
         ("{name: a, align: [{epochs: 1.0e+300}]}", r"align\.0\.epochs: .*less than or equal to 1000"),
         ("{name: a, sft: {learning_rate: 1000}}", r"sft\.learning_rate: .*less than or equal to 1 \(given: 1000\)"),
         ("{name: a, align: [{learning_rate: .nan}]}", r"align\.0\.learning_rate: "),
+        ("{name: a, align: [{item_learning_rate: 2}]}", r"align\.0\.item_learning_rate: .*less than or equal to 1"),
         ("{name: a, model: {items: {learning_rate: 2}}}", r"model\.items\.learning_rate: .*less than or equal to 1"),
         ("{name: a, align: [{beta: 1.0e+38}]}", r"align\.0\.beta: .*less than or equal to 1000 \(given: 1e\+38\)"),
         ("{name: a, sft: {weight_decay: 2}}", r"sft\.weight_decay: .*less than or equal to 1"),
@@ -341,3 +344,21 @@ def test_of_two_entries_of_a_name_none_is_meant():
 def test_a_misspelt_field_names_the_one_that_is_meant(tmp_path, text, hint):
     with pytest.raises(ConfigError, match=hint):
         _load(tmp_path, f"name: a\n{text}\n")
+
+
+def test_presets_are_the_measured_recipes():
+    for name, measured in (("fast", "demo"), ("titles", "movielens-100k")):
+        raw = yaml.safe_load(next(p for p in RECIPES if p.stem == measured).read_text(encoding="utf-8"))
+        assert preset(name) == {section: raw[section] for section in raw if section not in ("name", "seed", "data")}
+
+
+def test_the_preset_of_the_paper_has_its_form():
+    recipe = checked_recipe(preset("paper") | {"name": "paper"})
+    assert (recipe.model.quantization, recipe.model.objective, recipe.lora.alpha) == ("nf4", "tokens", 32)
+    assert load_template(recipe.model.templates[0], domain="generic").shows_candidates
+    assert [(a.num_negatives, a.global_batch_size, a.epochs) for a in recipe.align] == [(3, 128, 3)]
+
+
+def test_an_unknown_preset():
+    with pytest.raises(ConfigError, match="preset 'quick': expected one of fast, titles, paper"):
+        preset("quick")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args
 
@@ -43,6 +44,7 @@ Judged = Literal["hard", "hard-GRU4Rec", "hard-Caser", "hard-SASRec"]
 FromLog = Literal["rated", "impressions"]
 FROM_LOG: tuple[FromLog, ...] = get_args(FromLog)
 """Negatives that come from the log itself. Rows are then made from the log instead of drawn lists."""
+PresetName = Literal["fast", "titles", "paper"]
 NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", Judged, FromLog]
 
 
@@ -156,7 +158,7 @@ class AlignSection(RowsSection):
         "value", description="Unit of these two: ratings, or shares of the user's own ratings (0.8, 0.2; for counts)."
     )
     sampled_negatives: int = Field(0, ge=0, description="rated, impressions: of num_negatives, how many are uniform.")
-    item_learning_rate: float | None = Field(None, gt=0, description="Of item vectors; None: learning_rate.")
+    item_learning_rate: float | None = Field(None, gt=0, le=1, description="Of item vectors; None: learning_rate.")
     start: str | None = Field(None, description="An earlier alignment: the start and the reference; None: SFT.")
     negatives_pool: int = Field(64, ge=2, description="Items drawn per row, of which hard takes the highest.")
     precompute_reference: bool = Field(
@@ -358,6 +360,21 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"recipe {path}: {e}") from e
     files = map_files(recipe.data, lambda file: (path.parent / file).resolve())
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=files)})
+
+
+def preset_text(name: PresetName) -> str:
+    """Return a preset as YAML with comments: a recipe without `name` and `data`.
+
+    Raise ConfigError if there is no preset of this name.
+    """
+    if name not in get_args(PresetName):
+        raise ConfigError(f"preset {name!r}: expected one of {', '.join(get_args(PresetName))}")
+    return (files("prefrec") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def preset(name: PresetName) -> dict[str, Any]:
+    """Return the raw values of a preset, for `checked_recipe(preset("fast") | {"name": …, "data": …})`."""
+    return cast(dict[str, Any], yaml.safe_load(preset_text(name)))
 
 
 def checked_recipe(raw: dict[str, Any]) -> Recipe:
