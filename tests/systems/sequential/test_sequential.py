@@ -217,6 +217,16 @@ def test_a_worker_without_hopwise_says_so_too(data, tmp_path, monkeypatch):
         train_sequential(data, _config("SASRec"), tmp_path / "out", seed=0)
 
 
+@needs_hopwise
+def test_hopwise_leaves_anomaly_detection_off():
+    code = (
+        "import sys, torch; from prefrec_systems.sequential import require_hopwise; require_hopwise();"
+        "assert 'hopwise.model.sequential_recommender.sine' in sys.modules;"
+        "assert not torch.is_anomaly_enabled()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 # --- scores
 
 

@@ -133,10 +133,14 @@ def require_hopwise() -> Any:
     Raises:
         ConfigError: hopwise, or a module that it needs, is not installed.
     """
+    anomalies = torch.is_anomaly_enabled()
     try:
         return import_module("hopwise.model.sequential_recommender")
     except ModuleNotFoundError as e:
         raise missing_module(e.name) from e
+    finally:
+        # One of hopwise's modules switches the detection on, which would slow down every training of this process.
+        torch.autograd.set_detect_anomaly(anomalies)
 
 
 def missing_module(name: str | None) -> ConfigError:

@@ -77,6 +77,7 @@ class Training:
         init_seed(self.config["seed"], self.config["reproducibility"])
         self.model = get_model(job["model"])(self.config, self.train.dataset).to(self.config["device"])
         self.trainer = get_trainer(self.config["MODEL_TYPE"], job["model"])(self.config, self.model)
+        torch.autograd.set_detect_anomaly(False)  # one of hopwise's modules switches it on, for all models
         self._forget_unknown_users()
 
     def _forget_unknown_users(self) -> None:
