@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from command import prefrec, succeed
 from prefrec.cli._options import option
+from prefrec.pipeline import run as pipeline
 from tiny_run import TRAINING, adapter_weights, write_recipe
 
 TRAJECTORY = json.loads((Path(__file__).parent / "loss_trajectory.json").read_text())
@@ -183,7 +185,32 @@ def test_a_folder_of_other_things_is_left_alone(place, tmp_path):
     done = prefrec("sft", place.data, tmp_path / "mine", *place.asked, "--rows", 8)
     assert (done.code, done.out) == (1, "")
     assert "mine cannot be made: it exists and is not from prefrec (no stage.json in it)" in done.err
-    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mine.lock", "mine"]
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["log.csv"]
+
+
+@pytest.mark.parametrize("verb", ["sft", "align"])
+def test_of_two_at_once_in_one_folder_the_second_is_told_and_ends(place, tmp_path, monkeypatch, verb):
+    """Also while the first moves an older result of the folder aside, and the folder with it."""
+    out, refused = tmp_path / "out", []
+    shutil.copytree(place.sft, out)
+    asked = (verb, place.data, out, *place.asked, *TRAINING, "--rows", 8, "--epochs", 1)
+    train = getattr(pipeline, f"train_{verb}")
+
+    def second_at_once(*arguments, **more):
+        refused.append(prefrec(*asked, "--seed", 1))
+        return train(*arguments, **more)
+
+    monkeypatch.setattr(pipeline, f"train_{verb}", second_at_once)
+    succeed(*asked)
+    (second,) = refused
+    assert (second.code, second.out) == (1, "")
+    assert f"{out}: another run (process {os.getpid()}, host " in second.err
+    assert "works here; wait for its end, stop it, or name another output folder" in second.err
+    assert (tmp_path / "out.previous-1" / "stage.json").read_bytes() == (place.sft / "stage.json").read_bytes()
+    assert not (tmp_path / "out.previous-2").exists()
+    monkeypatch.undo()
+    assert "unchanged" in prefrec(*asked).err
 
 
 def test_the_verbs_train_the_weights_of_a_recipe(place, tmp_path):

@@ -11,6 +11,7 @@ from prefrec.cli import _options as o
 from prefrec.cli.sft import begin
 from prefrec.pipeline.recipe import SEED, AlignSection, LoraSection, ModelSection
 from prefrec.pipeline.run import align_stage
+from prefrec.runs.lock import run_lock
 
 
 @o.from_sections
@@ -32,4 +33,5 @@ def align(
     Example: prefrec align data/ml runs/s-dpo --adapter runs/sft/adapter --num-negatives 15 --rows 1000
     """
     ingredients, start = begin(data, section, model, lora, adapter, seed)
-    typer.echo(f"Adapter: {align_stage(ingredients, section, start, out).weights}")
+    with run_lock(out, beside=True):
+        typer.echo(f"Adapter: {align_stage(ingredients, section, start, out).weights}")

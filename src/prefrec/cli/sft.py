@@ -19,6 +19,7 @@ from prefrec.pipeline.provenance import MADE_WITH
 from prefrec.pipeline.recipe import SEED, LoraSection, ModelSection, SFTSection
 from prefrec.pipeline.rows import check_section, warn_of_idle_dropout
 from prefrec.pipeline.run import sft_stage
+from prefrec.runs.lock import run_lock
 from prefrec.runs.stage import read_state
 from prefrec.training.section import RowsSection
 
@@ -45,7 +46,8 @@ def sft(
     Example: prefrec sft data/ml runs/sft --rows 1200
     """
     ingredients, start = begin(data, section, model, lora, adapter, seed)
-    typer.echo(f"Adapter: {sft_stage(ingredients, section, out, start).weights}")
+    with run_lock(out, beside=True):
+        typer.echo(f"Adapter: {sft_stage(ingredients, section, out, start).weights}")
 
 
 def begin(

@@ -20,25 +20,28 @@ LOCK, HOLDER = ".lock", ".lock.json"
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path, *, beside: bool = False) -> Iterator[None]:
     """Hold a run's folder for this process, or for the job whose first process this is.
 
-    The lock of a process that no longer exists does not count. Raise ConfigError, with the holder, if another process
-    has it.
+    With `beside` its files lie next to the folder: a stage may move its own folder aside, and a lock in it would move
+    along. The lock of a process that no longer exists does not count. Raise ConfigError, with the holder, if another
+    process has it.
     """
     if not is_first():
         yield
         return
-    lock, holder = FileLock(folder / LOCK), folder / HOLDER
+    at = folder.resolve()
+    path, holder = (at.with_name(f".{at.name}{f}") if beside else at / f for f in (LOCK, HOLDER))
+    lock = FileLock(path)
     try:
-        with writing(folder / LOCK):
+        with writing(path):
             lock.acquire(timeout=0)
     except Timeout:
         about = read_json(holder)
         facts = about.items() if isinstance(about, dict) else ()
         who = ", ".join(f"{name} {value}" for name, value in facts) or "another process"
         raise ConfigError(
-            f"{folder}: another run ({who}) works here; wait for its end, stop it, or name another folder (--out)"
+            f"{folder}: another run ({who}) works here; wait for its end, stop it, or name another output folder"
         ) from None
     try:
         since = datetime.now().astimezone().isoformat(timespec="seconds")
