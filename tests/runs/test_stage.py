@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from prefrec import files
-from prefrec.clock import Seconds, credit_cached_time
 from prefrec.errors import ConfigError
 from prefrec.files import content_digest, file_digest, read_json, write_json, write_text
 from prefrec.runs import stage as stage_module
@@ -44,8 +42,6 @@ def test_a_stage_that_ends_is_finished(tmp_path):
         "finished": True,
         "seconds": pytest.approx(0, abs=1),
         "cpu_seconds": pytest.approx(0, abs=1),
-        "shared_seconds": 0,
-        "shared_cpu_seconds": 0,
         "files": {},
     }
 
@@ -59,23 +55,6 @@ def test_parts_of_a_stage_add_up_and_the_peak_is_the_highest(tmp_path):
     assert state["seconds"] >= 5
     assert state["cpu_seconds"] >= 7
     assert state["peak_bytes"] == 1 << 60
-
-
-def test_what_an_earlier_stage_left_is_counted_once(tmp_path):
-    def shared():
-        state = read_json(tmp_path / "s-dpo" / STAGE_FILE)
-        return state["shared_seconds"], state["shared_cpu_seconds"]
-
-    credit_cached_time(Seconds(100, 100))  # before the stage: none of its business
-    with suppress(KeyboardInterrupt), stage(tmp_path / "s-dpo", "k", "align", {}):
-        time.sleep(0.1)
-        credit_cached_time(Seconds(30.04, 50.04))
-        raise KeyboardInterrupt
-    assert read_json(tmp_path / "s-dpo" / STAGE_FILE)["finished"] is False
-    assert shared() == (30.0, 50.0)
-    with stage(tmp_path / "s-dpo", "k", "align", {}):
-        credit_cached_time(Seconds(30.04, 50.04))  # the resumed stage finds the same again
-    assert shared() == (30.0, 50.0)
 
 
 def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):

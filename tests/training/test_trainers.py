@@ -11,7 +11,6 @@ import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import safe_open
 from torch._dynamo import OptimizedModule
 from transformers import (
     FalconConfig,
@@ -23,7 +22,6 @@ from transformers import (
     TrainerCallback,
 )
 
-from prefrec.clock import cached_time_credit
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.packing import pack
 from prefrec.lm.scorer import ChoiceScorer
@@ -281,23 +279,6 @@ def test_a_rate_that_is_far_too_high_ends_training(tmp_path, bpe_tokenizer):
     # hopwise switches the detection on for the whole process, which would raise an error of its own.
     with torch.autograd.set_detect_anomaly(False), pytest.raises(ModelError, match="not finite at step"):
         SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer).train()
-
-
-def test_who_finds_the_reference_is_told_what_it_took(tmp_path, bpe_tokenizer):
-    def spared_by(folder):
-        before = cached_time_credit()
-        config = SoftmaxDPOConfig(
-            **settings(tmp_path / folder, max_steps=1, reference_folder=str(tmp_path / "shared"))
-        )
-        SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer).train()
-        return cached_time_credit().wall - before.wall, cached_time_credit().cpu - before.cpu
-
-    assert spared_by("first") == (0, 0)
-    (cache,) = (tmp_path / "shared").iterdir()
-    with safe_open(cache, framework="numpy") as f:
-        took = f.metadata()
-    assert float(took["cpu_seconds"]) > 0
-    assert spared_by("second") == pytest.approx((float(took["seconds"]), float(took["cpu_seconds"])))
 
 
 def test_the_key_of_the_reference_has_weights_configuration_and_tokens():

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from prefrec.clock import PROC, Seconds, Stopwatch, lines_of, numbers
 from prefrec.lm.cpu.linear import product
+from prefrec.resources import PROC, lines_of, numbers
+from prefrec_lab.stopwatch import Seconds, Stopwatch
 
 CGROUPS = Path("/sys/fs/cgroup")
 """Linux's files about control groups, which limit containers."""

@@ -23,12 +23,12 @@ from rich.markup import escape
 from safetensors import SafetensorError, safe_open
 
 from prefrec import processes
-from prefrec.clock import cached_time_credit, peak_bytes, processor_says, reset_peak
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError
 from prefrec.files import file_digest, folder_files, read_json, sync, write_json
 from prefrec.lm.cpu.linear import linear_backend
 from prefrec.lm.models import default_device
+from prefrec.resources import peak_bytes, processor_says, reset_peak
 
 STAGE_FILE = "stage.json"
 PREVIOUS, KEPT = ".previous", 3
@@ -36,8 +36,6 @@ PREVIOUS, KEPT = ".previous", 3
 CHECKPOINT = "checkpoint-"
 TRAINER_STATE = "trainer_state.json"
 """The file of a checkpoint that is written last."""
-SHARED = {"seconds": "shared_seconds", "cpu_seconds": "shared_cpu_seconds"}
-"""Time of a stage → time that it saved because another stage had left it the reference's log-probabilities."""
 
 
 def stage_key(**parts: Any) -> str:
@@ -79,7 +77,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
 
     `stage.json` holds the arguments, the machine that finished the stage (`environment`), the SHA-256 of its `files`,
     and its costs over all parts that were not killed: `seconds` of wall time, `cpu_seconds` of this process (all
-    threads), `peak_bytes` of memory (on a GPU: of torch), and the times of `SHARED`. Raise ConfigError if the
+    threads) and `peak_bytes` of memory (on a GPU: of torch). Raise ConfigError if the
     folder's name is one for earlier results, or it holds files and was never a stage's.
     """
     refuse_name(folder.name)
@@ -95,13 +93,11 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
         state = {}
     folder.mkdir(parents=True, exist_ok=True)
     note: dict[str, Any] = {"key": key, "kind": kind, "config": config, **more, "finished": False}
-    note |= {name: state.get(name, 0) for name in (*SHARED, "peak_bytes", *SHARED.values())}
+    note |= {name: state.get(name, 0) for name in ("seconds", "cpu_seconds", "peak_bytes")}
     write_json(folder / STAGE_FILE, note)
     device = default_device().type
     reset_peak(device)
-    # A resumed stage may find the log-probabilities that it computed itself. Their time is counted already.
-    resumed = note["seconds"] > 0
-    start, cpu_start, credit_start = time.monotonic(), time.process_time(), cached_time_credit()
+    start, cpu_start = time.monotonic(), time.process_time()
     processes.wait()
     try:
         yield folder
@@ -110,9 +106,6 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
         note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
         note["cpu_seconds"] = round(note["cpu_seconds"] + time.process_time() - cpu_start, 1)
         note["peak_bytes"] = max(note["peak_bytes"], peak_bytes(device))
-        if not resumed:
-            note["shared_seconds"] = round(cached_time_credit().wall - credit_start.wall, 1)
-            note["shared_cpu_seconds"] = round(cached_time_credit().cpu - credit_start.cpu, 1)
         # If the stage failed, a full disk must not hide its error.
         with nullcontext() if note["finished"] else suppress(OSError):
             write_json(folder / STAGE_FILE, note)

@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from prefrec import processes
-from prefrec.clock import Seconds, Stopwatch, credit_cached_time
 from prefrec.console import track, warn
 from prefrec.files import write_whole
 from prefrec.lm.attention import compute_dtype
@@ -39,9 +38,8 @@ def reference_logps(
 ) -> NDArray[np.float32]:
     """Return the log-probabilities [n, C] of all answers under the reference, from the cache in `folder` if possible.
 
-    Entries where a choice set has fewer than C answers are −inf. The file records the time of the computation, with
-    which a training that finds it is credited (`credit_cached_time`). All processes must call this function: each
-    computes its share, and the first one reads and writes the file.
+    Entries where a choice set has fewer than C answers are −inf. All processes must call this function: each computes
+    its share, and the first one reads and writes the file.
 
     `scorer` is the policy's; the reference is its adapter `ref`, its base, or (without PEFT) the model itself.
     `precision` makes the autocast context of each batch.
@@ -50,12 +48,9 @@ def reference_logps(
     cache = folder / f"reference-{key[:16]}.safetensors"
     stored = processes.from_first(_read(cache, key) if processes.is_first() else None)
     if stored is not None:
-        logps, took = stored
-        credit_cached_time(took)
-        return logps
+        return stored
     computed = []
-    watch = Stopwatch(scorer.device.type)
-    with watch.running(), reference_of(scorer.model) as reference:
+    with reference_of(scorer.model) as reference:
         for rows in track(own_batches(choice_sets, batch_size), "reference log-probs"):
             with precision():
                 scores = scorer.score([choice_sets[i] for i in rows], reference)
@@ -64,7 +59,7 @@ def reference_logps(
     for rows, values in processes.pool(computed):
         out[rows, : values.shape[1]] = values
     if processes.is_first():
-        _write(cache, key, out, watch.read())
+        _write(cache, key, out)
     return out
 
 
@@ -103,26 +98,24 @@ def reference_key(
     return digest.hexdigest()
 
 
-def _read(cache: Path, key: str) -> tuple[NDArray[np.float32], Seconds] | None:
-    """Return the values of this key and the time they took; None if the file lacks them or is damaged."""
+def _read(cache: Path, key: str) -> NDArray[np.float32] | None:
+    """Return the values of this key; None if the file lacks them or is damaged."""
     if not cache.is_file():
         return None
     try:
         with safe_open(cache, framework="numpy") as f:
             metadata = f.metadata() or {}
             values = f.get_tensor("ref_logps")
-            took = Seconds(float(metadata["seconds"]), float(metadata["cpu_seconds"]))
             is_whole = metadata["digest"] == xxh3_128_hexdigest(values.tobytes())
     except (SafetensorError, OSError, KeyError, ValueError) as e:
         warn(f"{escape(str(cache))} cannot be read and is computed again: {escape(str(e))}")
         return None
     if not is_whole:
         warn(f"{escape(str(cache))} is damaged and is computed again")
-    return (values, took) if is_whole and metadata.get("key") == key else None
+    return values if is_whole and metadata.get("key") == key else None
 
 
-def _write(cache: Path, key: str, values: NDArray[np.float32], took: Seconds) -> None:
+def _write(cache: Path, key: str, values: NDArray[np.float32]) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
-    digest = xxh3_128_hexdigest(values.tobytes())
-    metadata = {"key": key, "digest": digest, "seconds": f"{took.wall:.3f}", "cpu_seconds": f"{took.cpu:.3f}"}
+    metadata = {"key": key, "digest": xxh3_128_hexdigest(values.tobytes())}
     write_whole(cache, lambda p: save_file({"ref_logps": values}, p, metadata=metadata))

@@ -62,8 +62,8 @@ def test_flops_are_those_that_torch_counts(training):
 
 def test_rates_are_of_the_products_asked_for(monkeypatch):
     """With a clock by which every product takes a second, the rate is the products' mean FLOPs."""
-    from prefrec.clock import Seconds
     from prefrec_lab.bench import floor
+    from prefrec_lab.stopwatch import Seconds
 
     for module in (floor, machine):
         monkeypatch.setattr(module, "time_product", lambda call, device, least_s: (call(), Seconds(1.0, 2.0))[1])

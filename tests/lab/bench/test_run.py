@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from prefrec.clock import Seconds
 from prefrec.errors import ConfigError
 from prefrec_lab.bench import run
 from prefrec_lab.bench.job import Measured, Memory
 from prefrec_lab.bench.records import append_record
 from prefrec_lab.bench.worker import WorkerEndedError
+from prefrec_lab.stopwatch import Seconds
 
 
 @pytest.fixture

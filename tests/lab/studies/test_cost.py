@@ -41,10 +41,9 @@ def summary(base, place):
 
 
 def test_seconds_are_those_of_all_stages_before(summary, place):
-    folder = place / "runs" / "seed-0"
+    folder = place / "runs" / "cost-seed-0"
     states = [read_json(folder / part / "stage.json") for part in ("sft", "align/dmpo")]
-    sft, dmpo = (s["seconds"] + s["shared_seconds"] for s in states)
-    assert states[0]["shared_seconds"] == 0
+    sft, dmpo = (s["seconds"] for s in states)
     seconds = {r["variant"]: r["seconds in all"] for r in summary["tables"]["table"]}
     assert seconds["sft"] == sft
     assert seconds["dmpo"] == pytest.approx(sft + dmpo, abs=0.06)
@@ -53,20 +52,19 @@ def test_seconds_are_those_of_all_stages_before(summary, place):
 
 
 def test_memory_is_the_most_of_any_stage(summary, place):
-    folder = place / "runs" / "seed-0"
+    folder = place / "runs" / "cost-seed-0"
     sft, dpo = (read_json(folder / part / "stage.json") for part in ("sft", "align/dpo"))
     row = next(r for r in summary["tables"]["table"] if r["variant"] == "dpo")
     assert row["peak GiB"] == pytest.approx(max(sft["peak_bytes"], dpo["peak_bytes"]) / 2**30, abs=0.006)
-    own = dpo["cpu_seconds"] + dpo["shared_cpu_seconds"]
-    assert row["CPU seconds in all"] == pytest.approx(sft["cpu_seconds"] + own, abs=0.06)
+    assert row["CPU seconds in all"] == pytest.approx(sft["cpu_seconds"] + dpo["cpu_seconds"], abs=0.06)
     assert min(sft["cpu_seconds"], dpo["cpu_seconds"]) > 0
     assert row["own peak GiB"] == pytest.approx(dpo["peak_bytes"] / 2**30, abs=0.006)
-    assert row["own CPU seconds"] == pytest.approx(own)
-    assert row["own seconds"] == pytest.approx(dpo["seconds"] + dpo["shared_seconds"])
+    assert row["own CPU seconds"] == pytest.approx(dpo["cpu_seconds"])
+    assert row["own seconds"] == pytest.approx(dpo["seconds"])
 
 
 def test_runs_that_did_not_note_memory_have_none(summary, place, tmp_path):
-    copytree(place / "runs" / "seed-0", tmp_path / "old")
+    copytree(place / "runs" / "cost-seed-0", tmp_path / "old")
     for state in (tmp_path / "old").rglob("stage.json"):
         write_json(state, {k: v for k, v in read_json(state).items() if k not in ("cpu_seconds", "peak_bytes")})
     again = analyse_runs(COST, [tmp_path / "old"], tmp_path / "out")
@@ -89,5 +87,5 @@ def test_a_run_without_a_trained_model(base, tmp_path):
 
 
 def test_a_run_that_there_is(summary, place, tmp_path):
-    again = analyse_runs(COST, [place / "runs" / "seed-0"], tmp_path)
+    again = analyse_runs(COST, [place / "runs" / "cost-seed-0"], tmp_path)
     assert again["tables"] == summary["tables"]

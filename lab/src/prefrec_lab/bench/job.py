@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from prefrec.clock import Seconds, peak_bytes, reset_peak
 from prefrec.lm.models import DTYPES
 from prefrec.lm.packing import tokens_of
 from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
+from prefrec.resources import peak_bytes, reset_peak
 from prefrec_lab.bench.memory import resident_bytes
 from prefrec_lab.bench.settings import CHECKPOINTED, MATMUL, PREFREC, SEPARATE, TRL, BenchSettings, base_method
 from prefrec_lab.bench.workload import Workload, device_of
+from prefrec_lab.stopwatch import Seconds
 
 
 @dataclass(frozen=True)

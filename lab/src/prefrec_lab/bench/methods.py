@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from transformers import set_seed
 
-from prefrec.clock import Stopwatch
 from prefrec.lm.catalogue import catalogue_logps, trie_layout
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
@@ -21,6 +20,7 @@ from prefrec_lab.bench.published import full_sequence_logps
 from prefrec_lab.bench.settings import MATMUL, PREFREC, PUBLISHED, SEPARATE, TRL
 from prefrec_lab.bench.steps import matmul, own_trainer, published, trl_trainer
 from prefrec_lab.bench.workload import base_model, plain_model, tokenizer_of
+from prefrec_lab.stopwatch import Stopwatch
 
 Measure = Callable[[Job], Measured]
 

@@ -11,14 +11,15 @@ from peft import get_peft_model
 from torch import nn
 from transformers import TrainerCallback
 
-from prefrec.clock import Stopwatch, reset_peak
 from prefrec.lm.models import DTYPES
+from prefrec.resources import reset_peak
 from prefrec.training import SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
 from prefrec_lab.bench.floor import count_tokens, measure_rates, model_shape
 from prefrec_lab.bench.job import Job, Measured, memory_of
 from prefrec_lab.bench.published import published_step, trainable
 from prefrec_lab.bench.settings import SEPARATE
 from prefrec_lab.bench.workload import base_model, config_of, plain_model, tokenizer_of
+from prefrec_lab.stopwatch import Stopwatch
 
 BETA = 1.0
 LEARNING_RATE = 1e-5

@@ -25,7 +25,6 @@ from prefrec.report.wording import label
 from prefrec.runs.stage import STAGE_FILE, is_previous, stage_key
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import groups_of, measure_groups, ranking_values
-from prefrec_lab.studies.opened import taken
 from prefrec_lab.studies.plots import interval_dots, slug
 from prefrec_lab.studies.study import (
     FEWER_ROWS,
@@ -228,7 +227,7 @@ def effort_frame(runs: Sequence[Run], plans: Mapping[str, tuple[Recipe, Prepared
     """Return adapter → rows and training seconds of its own stages, mean over the seeds."""
     rows = []
     for name in ADAPTERS:
-        seconds = [sum(taken(s, "seconds") for s in _states(_folder(run.folder, name))) for run in runs]
+        seconds = [sum(float(s["seconds"]) for s in _states(_folder(run.folder, name))) for run in runs]
         counts = {f"{label(stage)} rows": n for stage, n in rows_of(*plans[name]).items()}
         rows.append({"adapter": name, **counts, "seconds": round(float(np.mean(seconds)), 1)})
     return pl.DataFrame(rows)

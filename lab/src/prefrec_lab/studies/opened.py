@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
 
@@ -12,7 +12,6 @@ from prefrec.data import RankingExample
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
 from prefrec.pipeline.score import ask_models
-from prefrec.runs.stage import SHARED
 
 
 def start_of(recipe: Recipe) -> str:
@@ -21,14 +20,9 @@ def start_of(recipe: Recipe) -> str:
 
 
 def took(run: Run, name: str, what: Literal["seconds", "cpu_seconds", "peak_bytes"]) -> float | None:
-    """Return the time or memory of a training stage by itself (`taken`); None: not known."""
+    """Return the time or memory of a training stage by itself; None: not known."""
     state = run.stages[name].state if name in run.stages else {}
-    return taken(state, what) if state.get("finished") and what in state else None
-
-
-def taken(state: dict[str, Any], what: str) -> float:
-    """Return a cost in `stage.json` of a stage by itself: times include what it saved through another stage."""
-    return float(state[what]) + float(state.get(SHARED.get(what, ""), 0))
+    return float(state[what]) if state.get("finished") and what in state else None
 
 
 def ask(run: Run, names: Sequence[str], examples: Sequence[RankingExample], cache: Path) -> list[pl.DataFrame]:

@@ -22,7 +22,7 @@ from prefrec.runs.contents import METRICS
 from prefrec.runs.stage import STAGE_FILE
 from prefrec_lab.studies.cost import training_seconds
 from prefrec_lab.studies.measure import Measured, Values, measure, ranker_predictions, ranking_values, users_of
-from prefrec_lab.studies.opened import start_of, taken
+from prefrec_lab.studies.opened import start_of
 from prefrec_lab.studies.plots import dots
 from prefrec_lab.studies.study import Outcome, Study, Table, as_it_is
 from prefrec_lab.studies.tables import difference_cell, plain_table, results_table
@@ -67,7 +67,7 @@ def seconds_of(run: Run, name: str) -> float | None:
     if kind_of(run, name) in (RetrieveThenRankConfig().kind, FuseConfig().kind):
         return None
     states = [read_json(run.folder / part / name / STAGE_FILE) or {} for part in (SEQUENTIAL, RANKERS)]
-    return next((taken(s, "seconds") for s in states if s.get("finished")), None)
+    return next((float(s["seconds"]) for s in states if s.get("finished")), None)
 
 
 def ranking_facts(measured: Measured) -> list[str]:
@@ -131,7 +131,7 @@ def full_catalogue_tables(run: Run) -> list[Table]:
     gaps: dict[str, dict[str, PairedDifference]] = {}
     for c in full.comparisons:
         if c.against == full.best_reference and c.metric in FULL_METRICS:
-            gaps.setdefault(c.ranker, {})[c.metric] = c.difference
+            gaps.setdefault(c.ranker, {})[c.metric] = c
     by_seed = {n: {m: [i.mean] for m, i in own.items()} for n, own in shown.items()}
     measured = Measured(shown, gaps, by_seed, full.best_reference, full.n, full.users)
     return [results_table(measured, name="full-catalogue", title="Over the whole catalogue", first="System")]

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prefrec.clock import processor_says
 from prefrec.errors import ConfigError
+from prefrec.resources import processor_says
 
 SWITCH = "PREFREC_LINEAR"
 """Environment variable: `torch` or `onednn` forces who multiplies in linear layers and attention."""

@@ -1,11 +1,11 @@
-"""Time that adds up, and memory since a moment."""
+"""Memory since a moment, and what Linux says of the processor."""
 
 import sys
 
 import psutil
 import torch
 
-from prefrec.clock import Stopwatch, peak_bytes, processor_says, reset_peak
+from prefrec.resources import peak_bytes, processor_says, reset_peak
 
 
 def test_the_peak_is_that_since_the_reset():
@@ -19,18 +19,6 @@ def test_the_peak_is_that_since_the_reset():
     if sys.platform == "linux":
         reset_peak("cpu")
         assert peak_bytes("cpu") < before + (60 << 20)
-
-
-def test_a_stopwatch_adds_up():
-    watch = Stopwatch("cpu")
-    for _ in range(2):
-        with watch.running():
-            torch.ones(100, 100) @ torch.ones(100, 100)
-    outside = watch.read()
-    torch.ones(100, 100) @ torch.ones(100, 100)
-    assert watch.read() == outside
-    assert watch.laps == 2
-    assert outside.wall > 0
 
 
 def test_the_first_processor_tells(tmp_path):
