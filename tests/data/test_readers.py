@@ -122,18 +122,23 @@ def test_a_mark_that_is_none(tmp_path: Path) -> None:
         read_table(tmp_path / "a.csv")
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.jsonl", '{"user_id": 1}\n'),
-        ("a.json.gz", "[]"),
-        ("a.csv", '{"user_id": 1}\n'),
-        ("a.tsv", '[\n {"user_id": 1},\n'),
-    ],
-)
-def test_json_is_no_table(tmp_path: Path, name: str, text: str) -> None:
+def test_json_lines_are_a_table(tmp_path: Path) -> None:
+    lines = b'{"user_id": 1, "title": "Hope"}\n{"title": null, "user_id": 2}\n'
+    for name, data in (("a.jsonl", lines), ("a.jsonl.gz", gzip.compress(lines)), ("a.json", b'[{"user_id": 1}]')):
+        (tmp_path / name).write_bytes(data)
+    rows = [{"user_id": 1, "title": "Hope"}, {"user_id": 2, "title": None}]
+    assert read_table(tmp_path / "a.jsonl").rows(named=True) == rows
+    assert read_table(tmp_path / "a.jsonl.gz").rows(named=True) == rows
+    assert read_table(tmp_path / "a.json").rows(named=True) == [{"user_id": 1}]
+    (tmp_path / "cut.jsonl").write_bytes(lines[:-20])
+    with pytest.raises(DataError, match=r"cut\.jsonl: truncated or damaged, or not valid JSON"):
+        read_table(tmp_path / "cut.jsonl")
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.csv", '{"user_id": 1}\n'), ("a.tsv", '[\n {"user_id": 1},\n')])
+def test_json_of_another_name_is_no_table(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match="JSON is not read; write the table as CSV or Parquet"):
+    with pytest.raises(DataError, match=r"holds JSON; give it a name that ends in \.jsonl"):
         read_table(tmp_path / name)
 
 

@@ -29,8 +29,9 @@ FILE_ORDER = "file-order"
 """Name of a time column that numbers the lines, for a file without times whose lines are in temporal order."""
 _TAB_SUFFIXES = (".tsv", ".tab", ".inter", ".item", ".dat", ".txt", ".data")
 PARQUET = (".parquet", ".pq")
-_HEADERLESS = (".data", ".json", ".jsonl", ".ndjson")
-_NO_TABLES = {"JSON": (".json", ".jsonl", ".ndjson"), "Excel": (".xlsx", ".xls", ".xlsm", ".ods")}
+_JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+_HEADERLESS = (".data", *_JSON_SUFFIXES)
+_EXCEL = (".xlsx", ".xls", ".xlsm", ".ods")
 # Beginning of a JSON text, which no header of a table matches.
 _JSON = re.compile(r"\s*[\[{]\s*[\[{\"]")
 # Byte order mark → the encoding that it decides.
@@ -86,14 +87,14 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
 
 
 def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None = None) -> pl.DataFrame:
-    """Read a CSV, TSV, RecBole atomic (`.inter`, `.item`) or Parquet file, also `.gz`, by its suffix.
+    """Read a CSV, TSV, RecBole atomic (`.inter`, `.item`), JSON lines or Parquet file, also `.gz`, by its suffix.
 
     Text files give columns of strings only, so ids such as `007` keep their zeros. RecBole's `name:type` headers
     become `name`. Blank lines at the end are ignored. A quotation mark inside a field that does not begin with one is
     text. `header` names the columns of a tab-separated file that has no header line.
 
-    Raise DataError if the file is missing, unreadable, empty, JSON or Excel, if two columns have one name, a line has
-    more fields than the header, or quotation marks do not pair.
+    Raise DataError if the file is missing, unreadable, empty or Excel, or JSON of another name, if two columns have one
+    name, a line has more fields than the header, or quotation marks do not pair.
     """
     path = Path(path)
     _check_file(path)
@@ -103,10 +104,13 @@ def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None
         except UNREADABLE as e:
             raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); write it again") from None
     suffix = (path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix).lower()
-    other = next((kind for kind, suffixes in _NO_TABLES.items() if suffix in suffixes), None)
-    text = "" if other else _without_blank_end(read_text(path, encoding))
-    if other or _JSON.match(text):
-        raise DataError(f"{path}: {other or 'JSON'} is not read; write the table as CSV or Parquet")
+    if suffix in _EXCEL:
+        raise DataError(f"{path}: Excel is not read; write the table as CSV or Parquet")
+    if suffix in _JSON_SUFFIXES:
+        return read_json_rows(path)
+    text = _without_blank_end(read_text(path, encoding))
+    if _JSON.match(text):
+        raise DataError(f"{path}: the file holds JSON; give it a name that ends in .jsonl")
     if header:
         text = "\t".join(header) + "\n" + text
     names = text.split("\n", 1)[0].rstrip("\r")
