@@ -15,6 +15,7 @@ from prefrec.pipeline import run as run_module
 from tiny_run import write_recipe
 
 VERBS = (
+    "init",
     "run",
     "prepare",
     "audit",

@@ -24,7 +24,7 @@ from prefrec.errors import PrefrecError
 from prefrec.processes import is_first
 
 VERBS = (
-    "run", "prepare", "audit", "sft", "align", "evaluate", "rank", "report", "serve", "export", "explain",
+    "init", "run", "prepare", "audit", "sft", "align", "evaluate", "rank", "report", "serve", "export", "explain",
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
 """Group of entry points by which other packages add verbs: NAME = "module:function"."""
@@ -97,7 +97,7 @@ def _main(
 ) -> None:
     """From interaction logs and item titles to a language-model recommender aligned to its users.
 
-    Everything at once is `prefrec run RECIPE.yaml`. Step by step: `prepare` makes ranking questions from a log,
+    `init` writes a recipe, and `run` carries it out. Step by step: `prepare` makes ranking questions from a log,
     `audit` looks for leaks in them, `sft` and `align` train, `evaluate` measures, `rank` answers one question,
     `explain` says what moved it, `report` draws it all, `serve` answers over HTTP, `export` hands a model on.
     """

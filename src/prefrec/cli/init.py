@@ -1,0 +1,67 @@
+"""`prefrec init`: a recipe for your own log and catalogue, with guessed columns."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+
+from prefrec.cli import _options as o
+from prefrec.console import warn
+from prefrec.data import ColumnNames
+from prefrec.data.guess import guess_settings
+from prefrec.errors import ConfigError
+from prefrec.files import write_text
+from prefrec.pipeline.recipe import PresetName, checked_recipe, preset_text
+
+# Of a large log, at random.
+_ROWS = "  max_train_rows: 100000\n  max_validation_rows: 1000\n  max_test_rows: 2000\n"
+
+
+@o.from_sections
+def init(
+    interactions: Annotated[Path, typer.Option(help="Log: CSV, TSV, Parquet, JSON lines or RecBole .inter.")],
+    items: Annotated[Path, typer.Option(help="Catalogue with titles, in one of the same forms.")],
+    columns: ColumnNames,
+    preset: Annotated[PresetName, typer.Option(help="fast: minutes; paper: a 7B model.")] = "fast",
+    encoding: Annotated[str, typer.Option(help="Encoding of text files that are not UTF-8.")] = "utf-8",
+    out: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
+) -> None:
+    """Write a recipe for a log and a catalogue.
+
+    Columns are guessed by name and content, and split and history length from the log. A comment says how sure each
+    guess is; options such as --columns.user replace it.
+
+    Example: prefrec init --interactions log.csv --items items.csv --out shop.yaml
+    """
+    if out and out.exists():
+        raise ConfigError(f"{out} exists already: name another file with --out, or delete it")
+    # In the paper's form the history shares the prompt with the candidates.
+    settings = guess_settings(interactions, items, columns, encoding, 10 if preset == "paper" else 30)
+    near = [Path(os.path.relpath(path, out.parent if out else ".")).as_posix() for path in (interactions, items)]
+    name = re.sub(r"^[\W_]+|[^\w.-]", "", (out or interactions).name.split(".")[0], flags=re.ASCII) or "own"
+    named = zip(("interactions", "items", "encoding"), (*near, encoding), strict=True)
+    lines = ["# Written by `prefrec init`.", _line("name", name), "", "data:", "  source: files"]
+    lines += [*(_line(f"  {key}", value) for key, value in named), "  columns:"]
+    for field, value, why in settings:
+        lines.append(_line(f"  {field}".replace("columns.", "  "), value, why))
+        if why.startswith("check"):
+            warn(escape(f"{field}: {value}: {why}"))
+    text = "\n".join([*lines, _ROWS, preset_text(preset)])
+    checked_recipe(yaml.safe_load(text))
+    if out:
+        write_text(out, text)
+    typer.echo(f"Recipe: {out}" if out else text, nl=bool(out))
+
+
+def _line(key: str, value: Any, why: str = "") -> str:
+    """Return a line of YAML, with a comment behind it."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf)
+    line = f"{key}: {text.removesuffix('...' + chr(10)).strip()}"
+    return f"{line:<31} # {' '.join(why.split())}" if why else line

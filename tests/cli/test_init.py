@@ -1,0 +1,76 @@
+"""`prefrec init`: a recipe that runs as it is, on standard output or in a file."""
+
+import pytest
+import yaml
+
+from command import prefrec, succeed
+from prefrec.data import read_prepared
+from prefrec.pipeline.recipe import load_recipe, preset
+from tiny_run import write_shop
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """The files of a shop with columns of other names, in the current folder."""
+    write_shop(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    log = (tmp_path / "log.csv").read_text()
+    (tmp_path / "orders.csv").write_text(log.replace("user_id,item_id,timestamp", "customer,sku,ordered at"))
+    (tmp_path / "goods.csv").write_text((tmp_path / "items.csv").read_text().replace("item_id,title", "sku,name"))
+    return "--interactions", "orders.csv", "--items", "goods.csv"
+
+
+@pytest.mark.parametrize("name", ["fast", "titles", "paper"])
+def test_the_recipe_runs_as_it_is(shop, tmp_path, name):
+    (tmp_path / "recipes").mkdir()
+    assert succeed("init", *shop, "--preset", name, "--out", "recipes/shop.yaml") == "Recipe: recipes/shop.yaml\n"
+    recipe = load_recipe(tmp_path / "recipes" / "shop.yaml")
+    assert (recipe.name, recipe.data.history_length) == ("shop", 8)
+    raw = yaml.safe_load((tmp_path / "recipes" / "shop.yaml").read_text())
+    assert {key: raw[key] for key in preset(name)} == preset(name)
+    assert succeed("run", "recipes/shop.yaml", "--until", "prepare") == "Run: runs/shop\n"
+    assert len(read_prepared(tmp_path / "runs" / "shop" / "data").test) == 40
+
+
+def test_standard_output_holds_the_recipe_alone(shop, tmp_path):
+    done = prefrec("init", *shop, "--columns.user", "customer")
+    assert done.code == 0
+    (tmp_path / "shop.yaml").write_text(done.out)
+    columns = load_recipe(tmp_path / "shop.yaml").data.columns
+    assert (columns.user, columns.item, columns.timestamp, columns.title) == ("customer", "sku", "ordered at", "name")
+    assert (columns.rating, columns.catalogue_item) == (None, "sku")
+    assert "    user: customer              # as named\n" in done.out
+    # Times that only count are doubtful, and people see that beside a redirected recipe.
+    assert "    timestamp: ordered at       # check: numbers, not dates\n" in done.out
+    assert done.err == "warning: columns.timestamp: ordered at: check: numbers, not dates\n"
+
+
+def test_what_is_refused(shop, tmp_path):
+    (tmp_path / "old.yaml").touch()
+    for options, message in (
+        (("--out", "old.yaml"), "old.yaml exists already: name another file with --out, or delete it"),
+        (("--columns.user", "custmer"), "no column 'custmer' for user; there are 'customer', 'sku'"),
+        (("--columns.title", "sku2"), "goods.csv: no column 'sku2' for title"),
+        (("--interactions", "order.csv"), "order.csv: no such file. Did you mean 'orders.csv'?"),
+    ):
+        done = prefrec("init", *shop, *options)
+        assert (done.code, done.out) == (1, "")
+        assert message in done.err
+    assert not (tmp_path / "old.yaml").read_text()
+
+
+@pytest.mark.parametrize(("file", "name"), [("2020 log.csv", "2020log"), ("_.csv", "own"), ("a-b.v1.csv", "a-b")])
+def test_the_name_is_one_of_a_run(shop, tmp_path, file, name):
+    (tmp_path / "orders.csv").rename(file)
+    text = succeed("init", "--interactions", file, *shop[2:])
+    (tmp_path / "r.yaml").write_text(text)
+    recipe = load_recipe(tmp_path / "r.yaml")
+    assert (recipe.name, recipe.data.interactions) == (name, tmp_path / file)
+
+
+def test_another_encoding(shop, tmp_path):
+    goods = (tmp_path / "goods.csv").read_text().replace("Alien", "Aliën")
+    (tmp_path / "goods.csv").write_text(goods, encoding="cp1252")
+    assert "try --encoding cp1252" in prefrec("init", *shop).err
+    (tmp_path / "r.yaml").write_text(succeed("init", *shop, "--encoding", "cp1252"))
+    assert load_recipe(tmp_path / "r.yaml").data.encoding == "cp1252"

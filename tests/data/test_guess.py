@@ -1,0 +1,166 @@
+"""Guessed columns and protocols, on logs with names and contents of many kinds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.data import ColumnNames, PrepareConfig, prepare
+from prefrec.data.guess import guess_settings
+from prefrec.errors import DataError
+
+DAY = 86_400
+
+
+def _write(
+    folder: Path, log_names: list[str], item_names: list[str], *, ids: str = "{}", start: int = 1_400_000_000
+) -> tuple[Path, Path]:
+    """A log in temporal order of 30 users with 10 of 60 items each, and its catalogue; each with a further column."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (str(u), ids.format(i), start + DAY * n if start else n, int(rng.integers(1, 6)), ("web", "app")[n % 2])
+        for n in range(10)
+        for u, i in enumerate(rng.permutation(60)[:30].tolist())
+    ]
+    pl.DataFrame(rows, schema=log_names, orient="row").write_csv(folder / "log.csv")
+    listed = [(ids.format(i), f"Thing {i}", ("red", "blue")[i % 2]) for i in range(60)]
+    pl.DataFrame(listed, schema=item_names, orient="row").write_csv(folder / "items.csv")
+    return folder / "log.csv", folder / "items.csv"
+
+
+def _guess(log: Path, items: Path, longest: int = 30, **given: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    settings = guess_settings(log, items, ColumnNames(**given), "utf-8", longest)
+    return {s.field.removeprefix("columns."): s.value for s in settings}, {
+        s.field.removeprefix("columns."): s.why for s in settings
+    }
+
+
+@pytest.mark.parametrize(
+    ("log_names", "item_names"),
+    [
+        (["user_id", "item_id", "timestamp", "rating", "channel"], ["item_id", "title", "colour"]),
+        (["userId", "movieId", "unixReviewTime", "overallScore", "via"], ["movieId", "movieName", "genre"]),
+        (["customer", "sku", "ordered_at", "stars", "channel"], ["id", "product_name", "category_name"]),
+    ],
+)
+def test_columns_by_their_names(tmp_path, log_names, item_names):
+    found, why = _guess(*_write(tmp_path, log_names, item_names))
+    assert [found[f] for f in ("user", "item", "timestamp", "rating")] == log_names[:4]
+    assert [found[f] for f in ("catalogue_item", "title")] == item_names[:2]
+    assert {why[f][:5] for f in ("user", "item", "timestamp", "rating", "title")} == {"sure:"}
+
+
+def test_columns_by_their_content(tmp_path):
+    """Users are numbers like items, and so are the quantities: items cover more of the catalogue."""
+    found, why = _guess(*_write(tmp_path, list("abcde"), list("xyz")))
+    fields = ("user", "item", "timestamp", "rating", "catalogue_item", "title")
+    assert [found[f] for f in fields] == ["a", "b", "c", None, "x", "y"]
+    assert {why[f][:6] for f in ("user", "item", "timestamp", "title")} == {"check:"}
+
+
+def test_no_times_are_the_order_of_the_lines(tmp_path):
+    found, why = _guess(*_write(tmp_path, ["user", "item", "n", "stars", "via"], ["item", "title", "c"], start=0))
+    assert (found["timestamp"], found["split"]) == ("file-order", "leave-last-out")
+    assert why["timestamp"] == "check: no column has times; are the lines in temporal order?"
+
+
+def test_counts_that_are_called_times(tmp_path):
+    names = ["user", "item", "timestamp", "stars", "via"]
+    found, why = _guess(*_write(tmp_path, names, ["item", "title", "c"], start=0))
+    assert (found["timestamp"], why["timestamp"]) == ("timestamp", "check: numbers, not dates")
+
+
+def test_named_columns_are_kept(tmp_path):
+    files = _write(tmp_path, ["user", "item", "time", "score", "code"], ["item", "title", "name"])
+    found, why = _guess(*files, user="code", rating=None, title="name", timestamp="file-order")
+    assert [found[f] for f in ("user", "rating", "title", "timestamp")] == ["code", None, "name", "file-order"]
+    assert (why["user"], found["item"]) == ("as named", "item")
+    with pytest.raises(DataError, match=r"no column 'usr' for user; there are 'user', .*Did you mean 'user'"):
+        _guess(*files, user="usr")
+    found, _ = _guess(*files, item="item", catalogue_item="item")
+    assert (found["item"], found["catalogue_item"]) == ("item", "item")
+
+
+@pytest.mark.parametrize(
+    ("log", "items", "message"),
+    [
+        (
+            "who,what,at\nu,9,5\nu,8,6\n",
+            "id,title\n1,A\n2,B\n",
+            r"columns \['who', 'what', 'at'\] holds the ids of one of \['id'",
+        ),
+        (
+            "who,what,at\nu,1,5\nv,2,6\n",
+            "id,title\n1,A\n2,B\n",
+            r"log\.csv: none of the other columns \['who'\] looks like users.*--columns\.user",
+        ),
+        (
+            "user,what,at\nu,1,5\nu,2,6\nv,2,7\n",
+            "id,n\n1,4\n2,5\n",
+            r"items\.csv: none of the other columns \['n'\] looks like titles.*--columns\.title",
+        ),
+        (
+            "user,what,date\nu,1,31.12.2020\nu,2,1.1.2021\nv,2,5.1.2021\n",
+            "id,title\n1,A\n2,B\n",
+            r"log\.csv: none of the other columns \['user', 'date'\] looks like times.*--columns\.timestamp",
+        ),
+    ],
+    ids=["no shared ids", "no user", "no title", "unreadable times"],
+)
+def test_what_cannot_be_guessed_is_named(tmp_path, log, items, message):
+    (tmp_path / "log.csv").write_text(log)
+    (tmp_path / "items.csv").write_text(items)
+    with pytest.raises(DataError, match=message):
+        _guess(tmp_path / "log.csv", tmp_path / "items.csv")
+
+
+def test_parquet_of_pandas_json_lines_and_recbole(tmp_path):
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    want, _ = _guess(log, items)
+    table = pl.read_csv(log)
+    typed = table.with_columns(pl.col("item").cast(pl.Float64), pl.from_epoch("time"), tags=pl.lit(["a"]))
+    typed.write_parquet(tmp_path / "log.parquet")
+    table.write_ndjson(tmp_path / "log.jsonl")
+    header, rows = log.read_text().split("\n", 1)
+    atomic = "user:token,item:token,time:float,stars:float,via:token".replace(",", "\t")
+    (tmp_path / "log.inter").write_text(f"{atomic}\n{rows}".replace(",", "\t"))
+    for name in ("log.parquet", "log.jsonl", "log.inter"):
+        assert _guess(tmp_path / name, items)[0] == want
+    assert header.startswith("user,item")
+
+
+def _drift(folder: Path, users: int, length: int) -> tuple[Path, Path]:
+    """Users who come one after the other, each to items that nobody before saw."""
+    taken = [(u, n) for u in range(users) for n in range(length)]
+    rows = [(f"u{u}", f"i{u // 10 * length + n}", 1_400_000_000 + DAY * (u + n)) for u, n in taken]
+    pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").write_csv(folder / "log.csv")
+    listed = [{"item": f"i{i}", "title": f"Thing {i}"} for i in range(users // 10 * length)]
+    (folder / "items.jsonl").write_text("\n".join(map(json.dumps, listed)))
+    return folder / "log.csv", folder / "items.jsonl"
+
+
+def test_the_split_follows_new_items_and_the_length_the_histories(tmp_path):
+    found, why = _guess(*_drift(tmp_path, 200, 8))
+    assert (found["split"], found["history_length"]) == ("time", 7)
+    assert why["split"].endswith("of the items taken in the last tenth are new")
+    assert found["min_history"] == 3
+    few, _ = _guess(*_drift(tmp_path, 20, 8), longest=5)
+    assert (few["split"], few["history_length"]) == ("leave-last-out", 5)
+    short, _ = _guess(*_drift(tmp_path, 20, 4))
+    assert (short["min_history"], short["history_length"], short["candidates"]["size"]) == (1, 3, 4)
+
+
+def test_settings_that_the_reader_needs(tmp_path):
+    log, items = _write(tmp_path, ["user", "item", "time", "stars", "via"], ["item", "title", "c"])
+    items.write_text(items.read_text().replace("Thing 7,", "Thing 8,").replace("Thing 9,", ","))
+    found, why = _guess(log, items)
+    assert (found["duplicate_titles"], found["missing_titles"]) == ("number", "drop")
+    assert "1 items with the title of another" in why["duplicate_titles"]
+    columns = {f: found.pop(f) for f in ColumnNames.model_fields if f in found}
+    data = prepare(PrepareConfig(source="files", interactions=log, items=items, columns=columns, **found))
+    assert len(data.test) == 30
