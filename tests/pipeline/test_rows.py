@@ -82,3 +82,10 @@ def test_dropout_that_is_switched_off_is_told(changed, tmp_path, capsys):
     on = few | {"disable_dropout": False}
     run_recipe(changed(lora={"dropout": 0.1}, sft=on, align=[]), tmp_path / "run", until="sft")
     assert "lora.dropout" not in capsys.readouterr().err
+
+
+def test_a_tracker_that_is_not_installed(changed, data, monkeypatch):
+    monkeypatch.setattr("prefrec.pipeline.rows.find_spec", lambda name: None if name == "mlflow" else name)
+    check_rows(changed(sft={"report_to": "wandb"}), data)
+    with pytest.raises(ConfigError, match=r"align\.s-dpo\.report_to: pip install mlflow, or leave it out"):
+        check_rows(changed(s_dpo={"report_to": "mlflow"}), data)

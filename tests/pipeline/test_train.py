@@ -145,6 +145,20 @@ def test_all_weights_are_trained_without_lora(sft, align, recipe, tmp_path, temp
     assert not _equal(whole, aligned)
 
 
+def test_the_log_goes_to_tensorboard_too(sft, align, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for out, train in ((tmp_path / "sft", sft), (tmp_path / "s-dpo", align)):
+        train(out, report_to="tensorboard", epochs=2)
+        events = EventAccumulator(str(next((out / "runs").iterdir())))
+        events.Reload()
+        logged = {row["step"]: row["loss"] for row in json.loads((out / "log.json").read_text()) if "loss" in row}
+        written = {e.step: e.value for e in events.Scalars("train/loss")}
+        assert logged
+        assert written == pytest.approx(logged)
+
+
 def test_an_adapter_is_put_on_weights_that_were_all_trained(sft, align, on_histories, tmp_path):
     whole = sft(tmp_path / "sft", model=on_histories, lora=None, learning_rate=1e-3)
     aligned = align(tmp_path / "s-dpo", whole, model=on_histories)

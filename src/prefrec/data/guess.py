@@ -168,7 +168,7 @@ def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None
 
 
 def _share(values: pl.Series, pattern: str) -> float:
-    return values.str.contains(pattern).sum() / len(values)
+    return float(values.str.contains(pattern).sum()) / len(values)
 
 
 def _sign(role: str, column: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 
 from prefrec.console import warn
 from prefrec.data import PreparedData
@@ -35,7 +36,9 @@ def check_rows(recipe: Recipe, data: PreparedData) -> None:
 def check_section(
     section: TrainSection, data: PreparedData, model: ModelSection, seed: int, named: Callable[[str], str]
 ) -> None:
-    """Raise ConfigError if a stage has no rows to train on; `named` turns its fields into names for the message."""
+    """Raise ConfigError if a stage lacks rows or its tracker; `named` turns its fields into names for the message."""
+    if section.report_to != "none" and find_spec(section.report_to) is None:
+        raise ConfigError(f"{named('report_to')}: pip install {section.report_to}, or leave it out")
     count = available_rows(section, data, model, seed)
     if count > section.skip_rows:
         return

@@ -37,7 +37,7 @@ from prefrec.training.sequences import LEAST
 Row = TypeVar("Row")
 
 _PASSED_ON = {"learning_rate", "global_batch_size", "max_grad_norm", "weight_decay", "disable_dropout"}
-_PASSED_ON |= {"gradient_checkpointing", "eval_steps", "save_steps"}
+_PASSED_ON |= {"gradient_checkpointing", "eval_steps", "save_steps", "report_to"}
 """Settings of a section that the trainer's arguments have, too, under the same name."""
 
 

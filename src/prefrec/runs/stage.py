@@ -163,7 +163,8 @@ def _commit() -> str | None:
 
 def seal(folder: Path) -> dict[str, str]:
     """Return the digests of what a stage made, after it is safe on the disk."""
-    made = [f for f in folder_files(folder) if f != STAGE_FILE and not f.startswith(CHECKPOINT)]
+    # tensorboard writes to runs/, and its files may be deleted.
+    made = [f for f in folder_files(folder) if f != STAGE_FILE and not f.startswith((CHECKPOINT, "runs/"))]
     files = [folder / f for f in made]
     sync([*files, *{f.parent for f in files}])
     return dict(zip(made, map(file_digest, files), strict=True))

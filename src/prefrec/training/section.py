@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,6 +34,9 @@ class TrainSection(BaseModel):
     eval_rows: int = Field(0, ge=0, description="Validation rows for the loss curves; 0: none.")
     eval_steps: int = Field(25, ge=1, description="Optimiser steps between two points of the validation curve.")
     save_steps: int = Field(25, ge=1, description="Optimiser steps between two checkpoints to resume from.")
+    report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = Field(
+        "none", description="A tracker that gets the log, too; it must be installed."
+    )
     gradient_checkpointing: bool = Field(False, description="Less memory, about 1.5 times the time.")
 
     def available_rows(self, data: PreparedData, seed: int) -> int:
@@ -50,7 +53,7 @@ class TrainSection(BaseModel):
         Validation rows do not choose a checkpoint. With dropout they do affect the result, because evaluation
         advances the random generator of dropout.
         """
-        idle = {"save_steps"}
+        idle = {"save_steps", "report_to"}
         if self.disable_dropout:
             idle |= {"eval_rows", "eval_steps"}
         elif not self.eval_rows:
