@@ -20,9 +20,6 @@ from prefrec.errors import ConfigError
 from prefrec.files import write_text
 from prefrec.pipeline.recipe import PresetName, checked_recipe, preset_text
 
-# Of a large log, at random.
-_ROWS = "  max_train_rows: 100000\n  max_validation_rows: 1000\n  max_test_rows: 2000\n"
-
 
 @o.from_sections
 def init(
@@ -44,16 +41,16 @@ def init(
         raise ConfigError(f"{out} exists already: name another file with --out, or delete it")
     # In the paper's form the history shares the prompt with the candidates.
     settings = guess_settings(interactions, items, columns, encoding, 10 if preset == "paper" else 30)
-    near = [Path(os.path.relpath(path, out.parent if out else ".")).as_posix() for path in (interactions, items)]
+    near = (Path(os.path.relpath(path, out.parent if out else ".")).as_posix() for path in (interactions, items))
     name = re.sub(r"^[\W_]+|[^\w.-]", "", (out or interactions).name.split(".")[0], flags=re.ASCII) or "own"
-    named = zip(("interactions", "items", "encoding"), (*near, encoding), strict=True)
-    lines = ["# Written by `prefrec init`.", _line("name", name), "", "data:", "  source: files"]
-    lines += [*(_line(f"  {key}", value) for key, value in named), "  columns:"]
+    lines = [_line("name", name), "", "data:", "  source: files"]
+    lines += map(_line, ("  interactions", "  items", "  encoding"), (*near, encoding))
+    lines += ["  columns:"]
     for field, value, why in settings:
         lines.append(_line(f"  {field}".replace("columns.", "  "), value, why))
         if why.startswith("check"):
             warn(escape(f"{field}: {value}: {why}"))
-    text = "\n".join([*lines, _ROWS, preset_text(preset)])
+    text = "\n".join([*lines, "", preset_text(preset)])
     checked_recipe(yaml.safe_load(text))
     if out:
         write_text(out, text)

@@ -7,11 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from prefrec.data import readers, splits
+from prefrec.data import readers
 from prefrec.data.config import ColumnNames, PrepareConfig
 from prefrec.data.readers import FILE_ORDER
 from prefrec.data.sources.files import files
@@ -26,14 +25,10 @@ _WORDS = {
     "title": "title name label description",
     "id": "id sku asin isbn code key number nr no",
 }
-_LOOKS = {
-    "user": "users, whose ids come back in other lines",
-    "timestamp": f"times, as ISO 8601 or seconds since 1970 ({FILE_ORDER}: the lines are in temporal order)",
-    "title": "titles, texts of which most differ",
-}
 _OF_ITEMS = ("catalogue_item", "title")
 # Notes of the reader → the setting without which it refuses the files.
 _NEEDED = {"without a title": ("missing_titles", "drop"), "were numbered": ("duplicate_titles", "number")}
+_MOST_ROWS = {"train": 100_000, "validation": 1000, "test": 2000}
 _PLAUSIBLE = (631_152_000, 2_208_988_800)
 """1990 and 2040 in seconds since 1970."""
 
@@ -56,59 +51,44 @@ def guess_settings(log: Path, items: Path, given: ColumnNames, encoding: str, lo
     names = {field: setting.value for field, setting in columns.items()}
     found = {"source": "files", "interactions": log, "items": items, "encoding": encoding, "columns": names}
     source = files(PrepareConfig.model_validate(found | dict(_NEEDED.values())))
-    sequences = splits.order(splits.first_only(source.interactions), seed=0)
-    lengths = sequences.lengths
-    shortest = 3 if np.mean(lengths >= 5) >= 0.5 else 1
+    taken = source.interactions.sort("timestamp").unique(["user_id", "item_id"], keep="first", maintain_order=True)
+    lengths = taken.group_by("user_id").len()["len"].to_numpy()
+    shortest = 3 if (lengths >= 5).mean() >= 0.5 else 1
+    # With uniform negatives, a split by time has lists that popularity and the order of ids rank well.
+    split = "leave-last-out" if (lengths >= shortest + 2).mean() >= 0.1 else "time"
+    early, late = (rows["item_id"] for rows in (taken.head(len(taken) * 8 // 10), taken.tail(len(taken) // 10)))
+    new = 1 - late.is_in(early.unique().to_list()).sum() / max(len(late), 1)
     size = max(2, min(20, len(source.catalogue) - int(lengths.max())))
-    longest = max(1, min(longest, int(np.quantile(lengths, 0.9)) - 1))
+    longest = max(1, min(longest, int(lengths.max()) - 1))
     return [
         *(setting._replace(field=f"columns.{field}") for field, setting in columns.items()),
         *(Setting(*setting, note) for mark, setting in _NEEDED.items() for note in source.notes if mark in note),
-        _split(sequences, shortest, names["timestamp"] != FILE_ORDER),
+        Setting("split", split, f"or time, which asks more about new items ({new:.0%} of the last tenth)"),
         Setting("candidates", {"kind": "uniform", "size": size}, "the target among items that the user never took"),
-        Setting("history_length", longest, f"half of the users have at most {np.median(lengths):.0f} items"),
+        Setting("history_length", longest, f"users have {lengths.mean():.1f} items"),
         Setting("min_history", shortest, "items before a target"),
+        *(Setting(f"max_{part}_rows", most, "of a large log, at random") for part, most in _MOST_ROWS.items()),
     ]
-
-
-def _split(sequences: splits.Sequences, shortest: int, has_times: bool) -> Setting:
-    """Return the split: by time if a fifth of at least 100 targets is new, else leave-last-out."""
-    with suppress(DataError):  # a part without rows
-        split = splits.by_time(sequences, shortest)
-        users, places = split.rows["test"].T
-        targets = np.array(sequences.items)[sequences.offsets[users] + places]
-        new = 1 - np.isin(targets, split.train_interactions["item_id"].unique().to_numpy()).mean()
-        if has_times and len(targets) >= 100 and new >= 0.2:
-            return Setting("split", "time", f"{new:.0%} of the items taken in the last tenth are new")
-    splits.leave_last_out(sequences, shortest)  # raises if no user is long enough
-    return Setting("split", "leave-last-out", "each user's last item is for the test")
 
 
 def _columns(paths: tuple[Path, Path], given: ColumnNames, encoding: str) -> dict[str, Setting]:
     """Return field → column, for a log and a catalogue."""
-    tables = [readers.read_table(path, encoding) for path in paths]
+    texts = [_texts(readers.read_table(path, encoding)) for path in paths]
     found = {f: Setting(f, c, "as named") for f, c in given.model_dump(include=given.model_fields_set).items()}
-    for field, (_, column, _) in found.items():
-        at = field in _OF_ITEMS
-        if column not in (None, FILE_ORDER):  # raises if it is missing
-            readers.pick_columns(tables[at], {field: column}, paths[at], options={field: field})
-    texts = [_texts(table) for table in tables]
 
     def free(field: str) -> pl.DataFrame:
-        """Return the columns that can be this field."""
         at = field in _OF_ITEMS
-        taken = {s.value for f, s in found.items() if (f in _OF_ITEMS) == at}
-        kept = [found[field].value] if field in found else [c for c in texts[at].columns if c not in taken]
-        return texts[at].select(kept)
+        taken = {s.value for f, s in found.items() if (f in _OF_ITEMS) == at and f != field}
+        return texts[at].select(c for c in texts[at].columns if c not in taken)
 
     if not {"item", "catalogue_item"} <= found.keys():
-        found = _ids(free("item"), free("catalogue_item"), paths) | found
+        found = _ids(free("item"), free("catalogue_item"), paths, given) | found
     for field in ("timestamp", "rating", "user", "title"):
         found[field] = found.get(field) or _best(field, free(field), paths[field in _OF_ITEMS])
     return {field: found[field] for field in ColumnNames.model_fields if field in found}
 
 
-def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path]) -> dict[str, Setting]:
+def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path], given: ColumnNames) -> dict[str, Setting]:
     """Return the columns that share ids, by their names and the share of common values."""
     best = (0.0, 0.0, "", "")
     for column in log.columns:
@@ -119,6 +99,7 @@ def _ids(log: pl.DataFrame, items: pl.DataFrame, paths: tuple[Path, Path]) -> di
             # Whole numbers may be ids of anything. Those of items cover more of the catalogue.
             score = overlap + coverage / 4 + _sign("item", column) / 2 + _sign("id", listed) / 4
             score -= (_sign("user", column) + _sign("title", column) + _sign("title", listed)) / 2
+            score += 9 * ((column == given.item) + (listed == given.catalogue_item))
             if overlap >= 0.5 and len(ids) >= 0.95 * len(values):
                 best = max(best, (score, overlap, column, listed))
     _, overlap, column, listed = best
@@ -142,14 +123,14 @@ def _best(field: str, frame: pl.DataFrame, path: Path) -> Setting:
         return Setting(field, None, "no column is called so")
     if field == "timestamp" and not any(_sign(field, column) for column in frame.columns):
         return Setting(field, FILE_ORDER, "check: no column has times; are the lines in temporal order?")
-    seen = f"none of the other columns {frame.columns} looks like {_LOOKS[field]}"
-    raise DataError(f"{path}: {seen}. Name it with --columns.{field}")
+    seen = f"none of the other columns {frame.columns} looks like a {field}"
+    raise DataError(f"{path}: {seen}. Name it with --columns.{field}, or write the file in another form")
 
 
 def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None:
     """Return a score and what speaks for the column; None if it cannot be this field."""
     sign, count, different = _sign(field, column), len(values), values.n_unique()
-    sure = "sure" if sign else "check"
+    sure, is_text, is_address = "sure" if sign else "check", values.str.contains(r"\p{L}"), values.str.contains("://")
     if field == "timestamp":
         with suppress(DataError):
             times = readers.parse_timestamps(values.head(1000).to_frame(), column, Path())[0][column]
@@ -162,13 +143,9 @@ def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None
     elif field == "user" and 1 < different < count:
         score = 2 * sign + _sign("id", column) / 10 + different / count
         return score, f"{sure}: {different:,} users, {count / different:.1f} lines each"
-    elif field == "title" and different > count / 2 and _share(values, r"\p{L}") > 0.9 > _share(values, "://"):
+    elif field == "title" and different > count / 2 and (is_text & ~is_address).sum() > 0.9 * count:
         return 2 * sign + different / count, f"{sure}: text, such as {values[0]!r:.60}"
     return None
-
-
-def _share(values: pl.Series, pattern: str) -> float:
-    return float(values.str.contains(pattern).sum()) / len(values)
 
 
 def _sign(role: str, column: str) -> float:
