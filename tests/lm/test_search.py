@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from prefrec.errors import ModelError
 from prefrec.lm.catalogue import catalogue_logps
-from prefrec.lm.search import top_k
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.search import TopK, rescored, top_k
 from prefrec.lm.trie import Trie
 from tiny import tiny_llama
 
@@ -146,3 +147,33 @@ def test_no_gradient_is_kept():
 def test_k_is_at_least_one():
     with pytest.raises(ValueError, match="k is at least 1, got 0"):
         top_k(tiny_llama(VOCABULARY), PROMPT, many_titles(3), 0)
+
+
+@pytest.mark.parametrize("layout", ["cached", "repeated", "separate"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_answers_are_scored_again_as_if_each_were_alone(layout, dtype):
+    """Equal to the last bit in 16 bits, whatever the first scores and the order were."""
+    model, trie = tiny_llama(VOCABULARY).to(dtype), many_titles(60)
+    best = top_k(model, PROMPT, trie, 20)
+    shuffled = np.random.default_rng(0).permutation(best.items)
+    got = rescored(model, PROMPT, trie, TopK(shuffled, np.zeros(20, np.float32), True, 7), layout=layout)
+    alone = [
+        top_k(model, PROMPT, Trie.build([trie.path(trie.terminals[i])]), 1, layout=layout).logps[0] for i in got.items
+    ]
+    assert got.logps.tolist() == alone
+    assert sorted(got.items) == sorted(best.items)
+    assert (np.diff(got.logps) <= 0).all()
+    assert (got.proven, got.calls) == (True, 7)
+    if dtype == torch.float32:
+        np.testing.assert_allclose(got.logps, best.logps, rtol=0, atol=1e-4)
+
+
+def test_scores_within_a_catalogue_again():
+    model, trie = tiny_llama(VOCABULARY), many_titles(60)
+    within = CatalogueSoftmax([trie.path(n) for n in trie.terminals])
+    best = top_k(model, PROMPT, within.trie, 20, within=within)
+    got = rescored(model, PROMPT, within.trie, best, within=within)
+    np.testing.assert_allclose(got.logps, best.logps, rtol=0, atol=1e-4)
+    alone = CatalogueSoftmax([(5, 6, 2)])  # nothing branches, so the one title is certain
+    sure = rescored(model, PROMPT, alone.trie, top_k(model, PROMPT, alone.trie, 1, within=alone), within=alone)
+    assert sure.logps.tolist() == [0.0]

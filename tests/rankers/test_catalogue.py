@@ -111,6 +111,20 @@ def test_auto_takes_the_size_of_the_trie(ranker, monkeypatch):
     assert (searched.method, searched.proven) == ("search", True)
 
 
+@pytest.mark.parametrize("objective", ["tokens", "catalogue"])
+@pytest.mark.parametrize("without", [(), IDS[5:]])
+def test_in_16_bits_both_methods_give_the_same_list(ranker, objective, without):
+    """Also where a title is read alone, and where fewer items are left than were asked for."""
+    lm = ranker(tiny_llama().bfloat16(), objective=objective)
+    for n in range(12):
+        history = IDS[n : n + 3]
+        exact, searched = (lm.recommend(history, 10, without=without, method=m) for m in ("exact", "search"))
+        assert (exact.item_ids, exact.logps.tolist()) == (searched.item_ids, searched.logps.tolist())
+        assert len(exact.item_ids) == min(10, len(IDS) - len(without))
+        rows = lm.score([RankingExample("u", history, tuple(exact.item_ids), exact.item_ids[0])])
+        np.testing.assert_allclose(exact.logps, rows[0], rtol=0, atol=0.5)
+
+
 def test_bounded_work_is_not_proven(ranker):
     assert not ranker().recommend(HISTORY, 3, method="search", max_calls=1).proven
 

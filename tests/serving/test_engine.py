@@ -15,6 +15,7 @@ from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.pipeline.opened import open_run
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers import LMRanker
+from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
 from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
 from prefrec.serving.engine import Engine, UnknownRankerError
@@ -383,7 +384,7 @@ def test_weights_are_not_read_from_their_files_while_serving(folder, tmp_path):
 
 
 def test_all_doors_agree_in_bfloat16(run):
-    """`rank`, `explain`, `evaluate` and the server, alone or with others, however much shares a pass."""
+    """`rank`, `explain`, `recommend`, `evaluate` and the server, alone or with others, however much shares a pass."""
     model = run.recipe.model.model_copy(update={"dtype": "bfloat16"})
     rounded = type(run)(run.folder, run.recipe.model_copy(update={"model": model}), run.data, run.stages)
     engine, lm = open_engine(rounded, ["sft"]), rounded.ranker("sft")
@@ -404,4 +405,11 @@ def test_all_doors_agree_in_bfloat16(run):
         np.testing.assert_allclose(why.logp, scores[row.target_index], atol=1e-3)
         effects = [effect for _, effect in leave_one_out(lm, row)]
         np.testing.assert_allclose([i.logp_change for i in why.influences], effects, atol=1e-3)
+    whole = CatalogueRanker(lm)
+    for row in rows[:4]:
+        found = _ask(engine, engine.recommend(RecommendRequest(history=row.history, k=10)))
+        for method in ("exact", "search"):
+            best = whole.recommend(row.history, 10, without=row.history, method=method)
+            assert [r.item_id for r in found.ranking] == best.item_ids
+            np.testing.assert_allclose([r.logp for r in found.ranking], best.logps, atol=1e-3)
     engine.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from prefrec.lm.trie import ROOT, Ints, Trie
 
 WIDTH = 32
 """Prefixes extended per call. More would be read in vain; fewer need more calls."""
+
+SPARE = 10
+"""Answers beyond the k best to pass to `rescored`: rounding may have put the best too low."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,37 @@ def sample(
     """
     reader = trie_reader(model, prompt, trie, layout, within)
     return _run(_Sampling(trie, k, without, rng), reader, width, None).items
+
+
+@torch.no_grad()
+def rescored(
+    model: nn.Module,
+    prompt: Sequence[int],
+    trie: Trie,
+    best: TopK,
+    *,
+    layout: TrieLayout = "cached",
+    within: CatalogueSoftmax | None = None,
+) -> TopK:
+    """Return the same answers with scores, and in an order, that do not depend on how they were found.
+
+    In 16 bits, rounding depends on the shape of a call. Here each answer has its own call after the prompt. Arguments
+    are as in `top_k`.
+    """
+    reader = trie_reader(model, prompt, trie, layout, within)
+    calls: dict[int, tuple[Ints, NDArray[np.float64]]] = {}
+    logps = np.zeros(len(best.items), dtype=np.float32)
+    for place, terminal in enumerate(trie.terminals[best.items].tolist()):
+        path = trie.with_ancestors([terminal])
+        read = path[:-1]
+        if within is not None:  # what follows the last branch is certain
+            read = read[: 1 + np.flatnonzero(within.branches[read]).max(initial=0)]
+        if (last := int(read[-1])) not in calls:
+            calls[last] = children_logps(reader.at_prompt(), read)[1:]
+        children, own = calls[last]
+        logps[place] = own[np.isin(children, path)].sum()
+    order = np.lexsort((best.items, -logps))
+    return replace(best, items=best.items[order], logps=logps[order])
 
 
 def _run(search: _Search, reader: TrieReader, width: int, max_calls: int | None) -> TopK:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.markup import escape
 
 from prefrec import processes
 from prefrec.console import track, warn
 from prefrec.data import RankingExample
+from prefrec.lm.attention import compute_dtype
 from prefrec.lm.catalogue import BLOCK_TOKENS, TrieLayout, catalogue_logps, trie_layout
-from prefrec.lm.search import sample, top_k
+from prefrec.lm.scoring import language_model
+from prefrec.lm.search import SPARE, TopK, rescored, sample, top_k
 from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.lm import LMRanker
@@ -101,23 +104,25 @@ class CatalogueRanker:
         if k < 1:
             raise ValueError(f"k is at least 1, got {k}")
         ids, prompt, trie, left_out = self._question(history, without)
-        if method == "search" or (method == "auto" and len(trie.inner) > EXACT_NODES):
+        layout, model, within = self._layout_for(prompt, trie), self.lm.model, self.lm.within
+        # In 16 bits, a few more are found, and all are scored again in calls that do not depend on the method.
+        is_rounded = compute_dtype(language_model(model), self.lm.scorer.device) != torch.float32
+        most = k + SPARE if is_rounded else k
+        is_search = method == "search" or (method == "auto" and len(trie.inner) > EXACT_NODES)
+        if is_search:
             best = top_k(
-                self.lm.model,
-                prompt,
-                trie,
-                k,
-                without=left_out,
-                layout=self._layout_for(prompt, trie),
-                max_calls=max_calls,
-                within=self.lm.within,
+                model, prompt, trie, most, without=left_out, layout=layout, max_calls=max_calls, within=within
             )
-            return Recommendation([ids[i] for i in best.items], best.logps, best.proven, "search")
-        logps = self._exact(prompt, trie)
-        # Stable, so that items with the same score stay in the catalogue's order.
-        order = np.argsort(-logps, kind="stable")
-        items = order[~np.isin(order, left_out)][:k]
-        return Recommendation([ids[i] for i in items], logps[items], True, "exact")
+        else:
+            logps = self._exact(prompt, trie)
+            # Stable, so that items with the same score stay in the catalogue's order.
+            order = np.argsort(-logps, kind="stable")
+            items = order[~np.isin(order, left_out)][:most]
+            best = TopK(items, logps[items], proven=True, calls=0)
+        if is_rounded:
+            best = rescored(model, prompt, trie, best, layout=layout, within=within)
+        found = [ids[i] for i in best.items[:k]]
+        return Recommendation(found, best.logps[:k], best.proven, "search" if is_search else "exact")
 
     def sample(
         self, history: Sequence[str], k: int, rng: np.random.Generator, *, without: Collection[str] = ()
