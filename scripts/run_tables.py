@@ -1,6 +1,6 @@
 """Print the tables of runs as JSON, in the form of `lab/results`: `python scripts/run_tables.py runs/demo`.
 
-Several runs are seeds of one recipe. The last tables pool their rows; users are resampled with all their rows.
+Several runs are seeds of one recipe. The last tables then pool their rows; users are resampled with all their rows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from prefrec.evaluation import Interval, PairedDifference, evaluate_predictions, read_predictions
+from prefrec.evaluation.preferences import Preferences
 from prefrec.pipeline.recipe import SFT, load_recipe
 from prefrec.report.wording import with_interval
 
@@ -43,18 +44,17 @@ def comparison_table(title: str, evaluation: dict[str, Any]) -> dict[str, Any]:
     return {"title": title, "columns": ["paired difference", "NDCG@10", "p"], "rows": rows}
 
 
-def preference_tables(preferences: dict[str, Any]) -> list[dict[str, Any]]:
+def preference_tables(preferences: Preferences) -> list[dict[str, Any]]:
     """Return the tables of liked over disliked items."""
-    metrics = preferences["metrics"]
     first = {
-        "title": f"Liked over disliked items ({preferences['users']} users)",
+        "title": f"Liked over disliked items ({preferences.users} users)",
         "columns": ["scores", "AUC", "NDCG"],
-        "rows": [[name, *(shown(v) for v in values.values())] for name, values in metrics.items()],
+        "rows": [[name, *map(with_interval, own.values())] for name, own in preferences.metrics.items()],
     }
     rows = [
-        [f"{d['scores']} − {d['against']}", shown(d), f"{d['p_value']:.3f}"]
-        for d in preferences["differences"]
-        if d["metric"].lower() == "auc"
+        [f"{d.ranker} − {d.against}", with_interval(d), f"{d.p_value:.3f}"]
+        for d in preferences.differences
+        if d.metric == "auc"
     ]
     return [first, {"title": "Paired differences", "columns": ["scores", "AUC", "p"], "rows": rows}]
 
@@ -70,7 +70,7 @@ def pooled(runs: list[Path]) -> list[dict[str, Any]]:
     pairs = dict.fromkeys((c["ranker"], c["against"]) for c in first["comparisons"])
     pairs |= dict.fromkeys((name, other) for other in (SFT, *rivals) for name in models if name != other)
     found = evaluate_predictions(pl.concat(frames), compare=list(pairs)).to_json()
-    title = f"20 candidates, {len(runs)} seeds pooled" if len(runs) > 1 else "20 candidates"
+    title = f"20 candidates, {len(runs)} seeds pooled"
     return [metric_table(title, {"all rows": found}), comparison_table(f"{title}: paired differences", found)]
 
 
@@ -84,12 +84,13 @@ def tables(run: Path) -> list[dict[str, Any]]:
             parts = {"all rows": evaluation} | (groups if len(groups) > 1 else {})
             out += [metric_table(title, parts), comparison_table(f"{title}: paired differences", evaluation)]
     if (preferences := run / "preferences.json").exists():
-        out += preference_tables(json.loads(preferences.read_text()))
+        out += preference_tables(Preferences.from_json(json.loads(preferences.read_text())))
     return out
 
 
 if __name__ == "__main__":
     folders = [Path(folder) for folder in sys.argv[1:]]
     found = [{"run": folder.name, "tables": tables(folder)} for folder in folders]
-    found.append({"run": "pooled", "tables": pooled(folders)})
+    if len(folders) > 1:
+        found.append({"run": "pooled", "tables": pooled(folders)})
     sys.stdout.write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")

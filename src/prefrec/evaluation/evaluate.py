@@ -21,7 +21,7 @@ from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation.audit import Audit
 from prefrec.evaluation.intervals import RESAMPLES, Bootstrap
 from prefrec.evaluation.metrics import Floats, expected_metrics, metrics_for, target_ranks
-from prefrec.evaluation.outcome import Comparison, Evaluation, Group, Values
+from prefrec.evaluation.outcome import Evaluation, Group, Values, compare_columns
 from prefrec.evaluation.predictions import judge_texts, prediction_frame
 from prefrec.rankers.base import GeneratingRanker, Ranker
 
@@ -73,7 +73,7 @@ def predict(
 ) -> pl.DataFrame:
     """Return one ranker's predictions (`PREDICTION_SCHEMA`), with `generate` also its answers in text if it can.
 
-    Raise ModelError if its answers do not fit the examples, or a score is NaN. `seed` is that of tie-breaking.
+    `seed` breaks ties. Raise ModelError if its answers do not fit the examples, or a score is NaN.
     """
     scores = np.asarray(ranker.score(examples), dtype=np.float64)
     target_index = np.array([e.target_index for e in examples], dtype=np.int64)
@@ -127,19 +127,13 @@ def evaluate_predictions(
     values: Values = {name: {m: v for p in parts for (r, m), v in p.values.items() if r == name} for name in groups}
     return Evaluation(
         metrics,
-        [
-            Comparison(name, against, m, part.difference((name, m), (against, m)))
-            for name, against in pairs
-            for part in parts
-            for ranker, m in part.values
-            if ranker == name and (against, m) in part.values
-        ],
         *parts[0].size,
+        expected_metrics(sizes, ks),
+        [c for pair in pairs for part in parts for c in compare_columns(part, [pair])],
         float((1.0 / sizes).mean()),
         seed,
         resamples,
         audit,
-        expected=expected_metrics(sizes, ks),
         groups={} if known_items is None else _groups(first, ranked, ks, known_items, seed, resamples),
         values=values,
         predictions=predictions,
@@ -186,11 +180,10 @@ def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
     key = ["row", "user_id", "target"]
     first, *others = groups
     for name in others:
-        both = f"rankers {first!r} and {name!r} answered different"
-        if not groups[name].select(key).equals(groups[first].select(key)):
-            raise DataError(f"{both} rows and cannot be paired")
-        if not _same_lists(groups[name], groups[first]):
-            raise DataError(f"{both} lists and cannot be paired")
+        same_rows = groups[name].select(key).equals(groups[first].select(key))
+        if not (same_rows and _same_lists(groups[name], groups[first])):
+            what = "lists" if same_rows else "rows"
+            raise DataError(f"rankers {first!r} and {name!r} answered different {what} and cannot be paired")
     return groups
 
 

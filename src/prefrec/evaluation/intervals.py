@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -16,9 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2000
 """Default number of resamples."""
-
 Users = Sequence[Any] | NDArray[Any]
-
 # Weights in memory at a time. All at once would be resamples × users numbers: 16 GB for a million users.
 _CHUNK = 4_000_000
 
@@ -46,7 +44,7 @@ class Interval:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; NaN becomes None."""
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
+        return dict(plain(self))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -65,6 +63,20 @@ class PairedDifference(Interval):
     """
 
     p_value: float = math.nan
+
+
+def plain(value: Any) -> Any:
+    """Return a result, or lists and dicts of results, as plain JSON values; NaN becomes None.
+
+    Of a dataclass these are the fields that its repr shows.
+    """
+    if is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.repr}
+    if isinstance(value, dict):
+        return {name: plain(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def bootstrap_means(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,20 +11,32 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.evaluation.audit import Audit
-from prefrec.evaluation.intervals import RESAMPLES, Interval, PairedDifference
+from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, PairedDifference, plain
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
 """Ranker → metric → values, in the order of the examples: of all rows, or of those with text."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A comparison of two rankers: metric of `ranker` minus metric of `against`, on the same rows."""
+@dataclass(frozen=True, kw_only=True)
+class Comparison(PairedDifference):
+    """A paired difference of two rankers: metric of `ranker` minus metric of `against`."""
 
     ranker: str
     against: str
     metric: str
-    difference: PairedDifference
+
+
+def compare_columns(bootstrap: Bootstrap, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
+    """Return the comparisons of pairs (ranker, against) on all metrics that both have.
+
+    The keys of the bootstrap's columns are (ranker, metric).
+    """
+    return [
+        Comparison(ranker=r, against=against, metric=m, **vars(bootstrap.difference((r, m), (against, m))))
+        for ranker, against in pairs
+        for r, m in bootstrap.values
+        if r == ranker and (against, m) in bootstrap.values
+    ]
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,7 @@ class Group:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"n": self.n, "users": self.users, "expected": self.expected, "metrics": plain_metrics(self.metrics)}
+        return dict(plain(self))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Group:
@@ -46,33 +59,24 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The result of an evaluation.
+class Evaluation(Group):
+    """The result of an evaluation, rankers in the order they were given.
 
     Attributes:
-        metrics: ranker → metric → interval, rankers in the order they were given.
-        comparisons: paired differences.
-        n, users: number of rows and of distinct users.
         chance: HR@1 of a random ranker, the mean of 1/(candidates of the row).
         seed, resamples: of tie-breaking and bootstrap.
         audit: of the lists under test, or None. Its verdict should be shown with every table.
-        expected: metric → its expectation for a random order of the candidates; {} if unknown.
         best_reference: the reference row that models are compared with, or None.
         groups: `warm` and `new` → the rows whose target occurs, or does not occur, in training interactions; {} if
             the rows were not split.
-        values: values per row; not in the JSON, because they follow from the predictions.
-        predictions: a frame of `PREDICTION_SCHEMA`; not in the JSON.
+        values, predictions: values per row, and a frame of `PREDICTION_SCHEMA`; neither is in the JSON.
     """
 
-    metrics: dict[str, dict[str, Interval]]
     comparisons: list[Comparison]
-    n: int
-    users: int
     chance: float
     seed: int = 0
     resamples: int = RESAMPLES
     audit: Audit | None = None
-    expected: dict[str, float] = field(default_factory=dict)
     best_reference: str | None = None
     groups: dict[str, Group] = field(default_factory=dict)
     values: Values = field(default_factory=dict, compare=False, repr=False)
@@ -92,31 +96,19 @@ class Evaluation:
         """Return the comparison of two rankers on a metric; raise KeyError if it was not made."""
         for c in self.comparisons:
             if (c.ranker, c.against, c.metric) == (ranker, against, metric):
-                return c.difference
+                return c
         raise KeyError(f"{ranker} was not compared with {against} on {metric}")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            **{name: getattr(self, name) for name in _PLAIN},
-            "metrics": plain_metrics(self.metrics),
-            "comparisons": [
-                {"ranker": c.ranker, "against": c.against, "metric": c.metric, **c.difference.to_json()}
-                for c in self.comparisons
-            ],
-            "audit": self.audit.to_json() if self.audit else None,
-            "groups": {name: group.to_json() for name, group in self.groups.items()},
-        }
+        return plain(self) | {"audit": self.audit.to_json() if self.audit else None}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Evaluation:
         """Return the evaluation of a value made by `to_json`, without values and predictions."""
         return cls(
             metrics=read_metrics(value["metrics"]),
-            comparisons=[
-                Comparison(c["ranker"], c["against"], c["metric"], PairedDifference.from_json(c))
-                for c in value["comparisons"]
-            ],
+            comparisons=[Comparison.from_json(c) for c in value["comparisons"]],
             audit=Audit.from_json(value["audit"]) if value["audit"] else None,
             groups={name: Group.from_json(group) for name, group in value["groups"].items()},
             **{name: value[name] for name in _PLAIN},
@@ -126,11 +118,6 @@ class Evaluation:
 _PLAIN = ("n", "users", "chance", "seed", "resamples", "expected", "best_reference")
 
 
-def plain_metrics(metrics: dict[str, dict[str, Interval]]) -> dict[str, dict[str, Any]]:
-    """Return metrics as plain JSON values."""
-    return {name: {m: i.to_json() for m, i in intervals.items()} for name, intervals in metrics.items()}
-
-
 def read_metrics(value: dict[str, Any]) -> dict[str, dict[str, Interval]]:
-    """Return the metrics of a value made by `plain_metrics`."""
+    """Return the metrics of a value made by `plain`."""
     return {name: {m: Interval.from_json(i) for m, i in intervals.items()} for name, intervals in value.items()}

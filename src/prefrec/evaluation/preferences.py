@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, PairedDifference
+from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, plain
 from prefrec.evaluation.metrics import Floats as Floats
-from prefrec.evaluation.outcome import Comparison, plain_metrics, read_metrics
+from prefrec.evaluation.outcome import Comparison, compare_columns, read_metrics
 
 Mask = NDArray[np.bool_]
 
@@ -62,8 +62,7 @@ def best_weight(first: Floats, second: Floats, liked: Mask, disliked: Mask) -> f
     """Return the weight of `second` in the mixture that explains these rows best; ∞ if `first` says nothing.
 
     Logistic regression on pairs: P(liked above disliked) = σ(a·Δfirst + b·Δsecond), each row with a weight of 1 in
-    all; the weight is b/a. It uses the size of differences, so few rows suffice, where the AUC of a grid of weights
-    is mostly noise.
+    all; the weight is b/a. Few rows suffice for it, where the AUC of a grid of weights is mostly noise.
     """
     row, i, j = np.nonzero(liked[:, :, None] & disliked[:, None, :])
     gaps = np.stack([s[row, i] - s[row, j] for s in (first, second)], axis=1)
@@ -107,26 +106,16 @@ class Preferences:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; an infinite weight is the text `inf`."""
-        return {
-            "users": self.users,
-            "chosen_on": self.chosen_on,
-            "weights": {name: "inf" if math.isinf(w) else w for name, w in self.weights.items()},
-            "metrics": plain_metrics(self.metrics),
-            "differences": [
-                {"scores": d.ranker, "against": d.against, "metric": d.metric, **d.difference.to_json()}
-                for d in self.differences
-            ],
-        }
+        weights = {name: "inf" if math.isinf(w) else w for name, w in self.weights.items()}
+        return plain(self) | {"weights": weights}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Return the preferences of a value made by `to_json`."""
         return cls(
             read_metrics(value["metrics"]),
-            [
-                Comparison(d["scores"], d["against"], d["metric"], PairedDifference.from_json(d))
-                for d in value["differences"]
-            ],
+            # Files of an earlier prefrec call the ranker `scores`.
+            [Comparison.from_json({"ranker": d.get("scores")} | d) for d in value["differences"]],
             {name: float(w) for name, w in value["weights"].items()},
             value["users"],
             value["chosen_on"],
@@ -150,21 +139,12 @@ def evaluate_preferences(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Preferences:
-    """Return AUC and NDCG of each of `scores`, and paired differences, with intervals by bootstrap over users.
+    """Return AUC and NDCG of `scores`, name → [B, C], with intervals by bootstrap over `users` [B].
 
-    Args:
-        scores: name → [B, C].
-        liked, disliked: [B, C].
-        users: [B].
-        compare: pairs of names, for differences of the first minus the second.
-        weights, chosen_on: kept with the numbers.
-        seed, resamples: of the bootstrap.
+    `compare` are pairs of names, for paired differences of the first minus the second. `weights` and `chosen_on` are
+    kept with the numbers.
     """
     values = {(n, m): metric(s, liked, disliked) for n, s in scores.items() for m, metric in METRICS.items()}
     bootstrap = Bootstrap(values, users, resamples, seed)
-    differences = [
-        Comparison(name, against, m, bootstrap.difference((name, m), (against, m)))
-        for name, against in compare
-        for m in METRICS
-    ]
-    return Preferences(bootstrap.table(), differences, dict(weights or {}), bootstrap.size[1], chosen_on)
+    differences, users_in_all = compare_columns(bootstrap, compare), bootstrap.size[1]
+    return Preferences(bootstrap.table(), differences, dict(weights or {}), users_in_all, chosen_on)

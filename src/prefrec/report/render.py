@@ -22,12 +22,9 @@ REPORT = "report.html"
 
 def page_environment(*packages: str) -> jinja2.Environment:
     """Return the jinja2 environment of HTML templates in `packages`; the first package with a template has it."""
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(package, ".") for package in packages])
     return jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package, ".") for package in packages]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
 
 
@@ -145,9 +142,8 @@ def headline_metrics(evaluation: Evaluation) -> list[str]:
 
 def _sentence(evaluation: Evaluation, name: str, metric: str, where: str = "") -> str:
     value = evaluation.metrics[name].get(metric)
-    start = f"{label(name)}: no value"
-    if value:
-        start = f"{label(name)}’s {metric_label(metric)}{where} is {with_interval(value)}"
+    shown = f"’s {metric_label(metric)}{where} is {with_interval(value)}" if value else ": no value"
+    start = f"{label(name)}{shown}"
     pairs = [c for c in evaluation.comparisons if (c.ranker, c.metric) == (name, metric)]
     if not pairs:
         return f"{start} on {evaluation.n:,} rows."
@@ -157,11 +153,10 @@ def _sentence(evaluation: Evaluation, name: str, metric: str, where: str = "") -
 
 
 def _against(comparison: Comparison, best: str | None) -> str:
-    shown, other = with_interval(comparison.difference), label(comparison.against)
+    shown, other = with_interval(comparison), label(comparison.against)
     other = f"the best reference row, {other}" if comparison.against == best else other
-    if includes_zero(comparison.difference):
-        return f"no difference shown against {other} ({shown})"
-    return f"{shown} against {other}"
+    none = f"no difference shown against {other} ({shown})"
+    return none if includes_zero(comparison) else f"{shown} against {other}"
 
 
 def _reference_sentence(run: RunContents, evaluation: Evaluation, metric: str) -> list[str]:

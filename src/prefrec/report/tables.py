@@ -40,10 +40,9 @@ class Grid:
 def metrics_grid(
     evaluation: Evaluation, full: Evaluation | None = None, metrics: Sequence[str] | None = None
 ) -> Grid:
-    """Return rankers × metrics, the highest of each column `best`, and a last row for a random order.
+    """Return rankers × metrics (None: all), the highest of each column `best`, and a last row for a random order.
 
-    Metrics over the whole catalogue (`full`) are a second block of columns. `metrics` are those of the first block;
-    None: all.
+    Metrics over the whole catalogue (`full`) are a second block of columns.
     """
     columns = _columns(evaluation, metrics or evaluation.measured, "")
     return _grid(evaluation.rankers, columns + (_columns(full, FULL_METRICS, ", all items") if full else []))
@@ -66,7 +65,7 @@ Column = tuple[str, dict[str, Cell], str | None]
 """Heading, ranker → cell, and the value of a random order (None: not known)."""
 
 
-def _columns(block: Evaluation | Group, metrics: Sequence[str], where: str) -> list[Column]:
+def _columns(block: Group, metrics: Sequence[str], where: str) -> list[Column]:
     columns: list[Column] = []
     for metric in metrics:
         values = {r: own[metric] for r, own in block.metrics.items() if metric in own}
@@ -98,7 +97,7 @@ def differences_grid(comparisons: Sequence[Comparison], metrics: Sequence[str] |
     shown = metrics or list(dict.fromkeys(c.metric for c in comparisons))
     pairs: dict[str, dict[str, Cell]] = {}
     for c in comparisons:
-        pairs.setdefault(f"{label(c.ranker)} − {label(c.against)}", {})[c.metric] = _difference_cell(c.difference)
+        pairs.setdefault(f"{label(c.ranker)} − {label(c.against)}", {})[c.metric] = _difference_cell(c)
     rows = [(pair, [own.get(m, Cell("–")) for m in shown], "") for pair, own in pairs.items()]
     return Grid([metric_label(m) for m in shown], rows)
 
