@@ -16,8 +16,6 @@ from prefrec.runs.contents import Stage
 
 SMOOTH_FROM = 40
 """Number of points from which a running mean is drawn over the raw line."""
-
-
 PANELS = {
     "sft": (
         ("Loss", "loss", "", "−log-probability of the answer, a token."),
@@ -37,11 +35,12 @@ PANELS = {
 
 def plots(stages: Sequence[Stage], kind: str) -> list[dict[str, str]]:
     """Return title, hint and SVG of the plots of all stages of a kind together."""
-    chosen, drawn = [s for s in stages if s.kind == kind], []
-    for i, (title, *keys, hint) in enumerate(PANELS[kind]):
-        if any(s.points(k) or s.points(f"eval_{k}") for s in chosen for k in keys if k):
-            drawn.append(_plot(chosen, title, keys, hint, f"{kind}-{i}"))
-    return drawn
+    chosen = [s for s in stages if s.kind == kind]
+    return [
+        _plot(chosen, title, keys, hint, f"{kind}-{i}")
+        for i, (title, *keys, hint) in enumerate(PANELS[kind])
+        if any(s.points(k) or s.points(f"eval_{k}") for s in chosen for k in keys if k)
+    ]
 
 
 def stage_colours(stages: Sequence[Stage]) -> list[tuple[str, str]]:
@@ -101,8 +100,8 @@ def _in_words(stage: Stage, key: str) -> list[str]:
     words = []
     for prefix, part in (("", "training"), ("eval_", "validation")):
         if points := stage.points(f"{prefix}{key}"):
-            ends = f"{number(points[0][1])} at step {points[0][0]:.0f} to {number(points[-1][1])}"
-            words.append(f"{label(stage.name)}, {key}, {part}: {ends} at step {points[-1][0]:.0f}.")
+            first, last = (f"{number(value)} at step {step:.0f}" for step, value in (points[0], points[-1]))
+            words.append(f"{label(stage.name)}, {key}, {part}: {first} to {last}.")
     return words
 
 

@@ -13,18 +13,15 @@ from scipy.special import softmax
 from prefrec.report.wording import label
 from prefrec.runs.contents import RunContents
 
-EACH = 2
-"""Examples of each outcome."""
-SEED = 0
-"""Of the draw among the rows of one outcome."""
+EACH, SEED = 2, 0
+"""Examples of each outcome, and the seed of their draw."""
 
 
 def pick_examples(run: RunContents) -> dict[str, Any] | str:
     """Return up to `EACH` rows each in which the target's rank got better, got worse and stayed the same.
 
-    They are drawn at random with a fixed seed. The result also has the names of both rankers and the count of each
-    outcome. Candidates are in the order of the ranker after alignment. If there is nothing to show, return a
-    sentence instead.
+    The result also has the names of both rankers and the count of each outcome. Candidates are in the order of the
+    ranker after alignment. If there is nothing to show, return a sentence instead.
     """
     data, predictions = run.data, run.predictions
     if data is None or predictions is None:
