@@ -149,27 +149,28 @@ def test_several_passes_score_as_one(sets, layout, budget):
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
 
 
-def _read_logits(dtype, block_bytes):
-    """Log-probabilities of tokens read from made-up logits, and their gradient; None: the obvious way."""
+def _read_logits(dtype, *, obviously=False):
+    """Log-probabilities of tokens read from made-up logits, and their gradient."""
     torch.manual_seed(0)
     logits = (5 * torch.randn(3, 5, 50)).to(dtype).requires_grad_()
     # Out of order, one position for three tokens, one of them twice, some positions for none.
     rows, columns, targets = torch.tensor(
         [[2, 0, 0, 0, 1, 2, 0, 2], [4, 1, 1, 1, 0, 0, 3, 4], [7, 3, 9, 3, 0, 1, 49, 8]]
     )
-    if block_bytes is None:
+    if obviously:
         got = torch.log_softmax(logits.float(), dim=-1)[rows, columns, targets]
     else:
-        got = token_logps(logits, rows, columns, targets, block_bytes=block_bytes)
+        got = token_logps(logits, rows, columns, targets)
     got.backward(torch.linspace(-2, 3, len(rows)))
     return got.detach(), logits.grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("block", [0, 2 * 4 * 50, 1 << 20])
-def test_blocks_of_the_log_softmax_change_nothing(dtype, block):
+def test_blocks_of_the_log_softmax_change_nothing(dtype, block, monkeypatch):
     """One position a block, two, all: the same as the log-softmax of everything in float32."""
-    (got, grad), (want, want_grad) = _read_logits(dtype, block), _read_logits(dtype, None)
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", block)
+    (got, grad), (want, want_grad) = _read_logits(dtype), _read_logits(dtype, obviously=True)
     assert got.dtype == torch.float32
     assert grad.dtype == dtype
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)

@@ -20,7 +20,6 @@ BRANCHING = frozenset(
     }
 )  # fmt: skip
 """`config.model_type`s for which packed and separate scores were compared and agree."""
-
 RECURRENT = frozenset(
     {
         "mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm", "jamba", "bamba", "zamba", "zamba2", "zaya",
@@ -29,10 +28,10 @@ RECURRENT = frozenset(
     }
 )  # fmt: skip
 """`config.model_type`s with a state that passes from token to token, whatever their `layer_types` say."""
-
+_ALIBI = "ALiBi biases follow the columns, not the branches"
 BY_COLUMN = {
-    "bloom": "ALiBi biases follow the columns, not the branches",
-    "mpt": "ALiBi biases follow the columns, not the branches",
+    "bloom": _ALIBI,
+    "mpt": _ALIBI,
     "gpt_neo": "its local attention is measured in columns, not in positions",
 }
 """`config.model_type`s that depend on a token's column in the row, and the reason."""
@@ -50,10 +49,8 @@ def layout_for(config: PretrainedConfig) -> tuple[Layout, str]:
         return "separate", f"model type {name!r} passes a state from token to token, which cannot branch"
     if foreign := sorted(set(layer_kinds(config)) - MASKED_LAYERS):
         return "separate", f"layers of type {', '.join(foreign)} cannot branch (model type {name!r})"
-    if name in BY_COLUMN:
-        return "separate", f"{BY_COLUMN[name]} (model type {name!r})"
-    if getattr(config, "alibi", False):
-        return "separate", f"ALiBi biases follow the columns, not the branches (model type {name!r})"
+    if by_column := BY_COLUMN.get(name) or (_ALIBI if getattr(config, "alibi", False) else None):
+        return "separate", f"{by_column} (model type {name!r})"
     if implementation not in MASKED_ATTENTION:
         return "separate", f"attention implementation {implementation!r} does not take a mask of pairs; use sdpa"
     if name not in BRANCHING:

@@ -19,7 +19,7 @@ from prefrec.lm.packing import PackedBatch
 def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
     """Use oneDNN for `batch` inside this context where it replaces `sdpa`; yield the batch to pass to `core`.
 
-    `core` is the transformers model, without adapters or wrappers, and the batch is on its device.
+    `core` is the transformers model, without adapters or wrappers, on the batch's device.
     """
     is_flex = batch.attention_mask.dim() == 4 and attention_implementation(core.config) == FLEX
     with quick_attention(core, batch.attention_mask):
@@ -28,10 +28,7 @@ def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
 
 @contextmanager
 def quick_attention(core: Any, mask: Tensor) -> Iterator[None]:
-    """Replace `sdpa` by oneDNN inside this context if the model's linear layers use oneDNN too.
-
-    `core` is the transformers model. oneDNN takes masks of pairs [R, 1, Q, K].
-    """
+    """Replace `sdpa` by oneDNN inside this context, for masks [R, 1, Q, K], if the linear layers of `core` use it."""
     config, own = text_config(core.config), attention_implementation(core.config)
     by_name = getattr(core, "_supports_attention_backend", False)  # the model looks its attention up by name
     is_pairs = mask.dim() == 4 and mask.device.type == "cpu"
@@ -40,8 +37,7 @@ def quick_attention(core: Any, mask: Tensor) -> Iterator[None]:
     try:
         yield
     finally:
-        # Gradient checkpointing runs the layers again in the backward pass, after this context. They must then use
-        # the same attention, so it stays until the next batch.
+        # Gradient checkpointing runs the layers again after this context, which must then use the same attention.
         runs_again = (getattr(module, "gradient_checkpointing", False) for module in core.modules())
         if not (torch.is_grad_enabled() and any(runs_again)):
             config._attn_implementation = own

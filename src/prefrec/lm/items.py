@@ -29,7 +29,7 @@ from prefrec.data import Catalogue
 from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.lm.cpu.linear import use_onednn
 from prefrec.lm.models import DTYPES, resolve_dtype
-from prefrec.prompts import ChoiceSet, Trajectory
+from prefrec.prompts import ChoiceSet, PromptEncoder, Trajectory
 
 ITEMS_FILE = "items.json"
 """File with the item ids, in the folder of a model with item tokens."""
@@ -143,12 +143,10 @@ def add_items(model: Any, ids: Sequence[str], titles: Tensor, **settings: float)
 
     `settings` are those of `ItemTable`.
     """
-    words = model.get_input_embeddings()
-    scaled = centred(titles, math.sqrt(titles.shape[1]))
-    table = ItemTable(ids, scaled.float(), words.weight.shape[1], **settings)
+    words, length = model.get_input_embeddings(), math.sqrt(titles.shape[1])
+    table = ItemTable(ids, centred(titles, length).float(), words.weight.shape[1], **settings)
     # Items start at the scale of word vectors, which the layers were trained on.
-    scale = 1 / math.sqrt(titles.shape[1])
-    nn.init.normal_(table.project.weight, std=float(words.weight.detach().std()) * scale)
+    nn.init.normal_(table.project.weight, std=float(words.weight.detach().std()) * (1 / length))
     nn.init.normal_(table.predict.weight, std=0.002)
     words.requires_grad_(False)
     embedding = ItemEmbedding(words, table)
@@ -203,51 +201,35 @@ def load_item_model(folder: Path, *, dtype: str = "float32") -> Any:
     return model.eval()
 
 
-class ItemEncoder:
-    """An encoder of histories and answers into `ChoiceSet`s of item tokens; the counterpart of `PromptEncoder`.
+class ItemEncoder(PromptEncoder):
+    """An encoder of histories and answers into `ChoiceSet`s of item tokens.
 
-    Items are given by their titles, as in prompts. The text of a template is ignored. Raise DataError if two items
-    share a title.
+    Items are given by their titles; templates and candidates are ignored. Raise DataError if two items share a title,
+    or a title is not in the catalogue.
 
     Args:
         catalogue: all items; their order gives their tokens.
-        tokenizer: of the language model. Its beginning token starts every history, and its end token closes every
-            answer.
+        tokenizer: of the model. Its beginning token starts every history, and its end token closes every answer.
         first: token of the first item, the size of the model's vocabulary.
         max_length: tokens of a history with its answer; None for no limit.
     """
 
-    chat = False
-    frame = ("", "")
-
     def __init__(
         self, catalogue: Catalogue, tokenizer: PreTrainedTokenizerBase, first: int, max_length: int | None = None
     ) -> None:
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer, max_length=max_length)
         self._tokens = {title: first + i for i, title in enumerate(catalogue.titles.values())}
         if len(self._tokens) < len(catalogue):
             raise DataError(
                 "two items of the catalogue share a title, but items as tokens need different ones; prepare the data "
                 "with --duplicate-titles merge or number (`duplicate_titles` in a recipe)"
             )
-        self.end: int = tokenizer.eos_token_id
         self.begin: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        self.max_length = max_length
-        self.shortened = 0
-
-    def encode(
-        self, template: Any, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
-    ) -> ChoiceSet:
-        """Encode a history and answers as titles; the oldest items of a history that is too long are dropped.
-
-        Template and candidates are ignored. Raise DataError if a title is not in the catalogue.
-        """
-        return self.fit(template, history, candidates, answers)[0]
 
     def fit(
         self, template: Any, history: Sequence[str], candidates: Sequence[str], answers: Sequence[str]
     ) -> tuple[ChoiceSet, int]:
-        """Return the result of `encode`, and the number of dropped items."""
+        """Return the choice set of a history without its oldest items, if it is too long, and how many they are."""
         room = len(history) if self.max_length is None else self.max_length - 3  # begin, answer, end
         dropped = max(0, len(history) - room)
         self.shortened += dropped > 0

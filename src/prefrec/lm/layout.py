@@ -19,26 +19,20 @@ from prefrec.prompts import ChoiceSet
 
 CHECKED_ANSWERS, RECHECKED_ANSWERS = 3, 16
 """Number of answers that the first-batch check scores both ways, and number if these differ by too much."""
-
 PIECE = 5
 """Tokens of each of the check's answers; all but the last go through the model."""
-
 # Answers before the compared ones in the packed row of the check. Errors of a layout add up over them.
 _BEFORE = 16
-
 # Tokens of the check's shorter prompt, whose row is padded on the left.
 _SHORT = 8
-
 # Number of evenly spaced tokens of the vocabulary whose log-probabilities are compared.
 _WORDS = 64
-
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.07}
 """Difference between the layouts up to which it counts as rounding, as a share of the logits' spread, by dtype.
 
 Measured on SmolLM2-135M in bfloat16 (MovieLens, CPU): correct layouts differ by 0.024 to 0.029; a causal mask by 0.73
-to 1.05; a window of half the prompt by 0.92 to 1.06; columns for positions by 0.48 to 0.61. Correct layouts differ by
-2e-6 in float32 and by 0.017 under bfloat16 autocast. For the tests' tiny models in bfloat16 it is at most 0.012, and
-the weakest fault, columns for positions, gives 0.078 for sets of 30 tokens or more.
+to 1.05; a window of half the prompt by 0.92 to 1.06; columns for positions by 0.48 to 0.61 (0.078 in the tests' tiny
+models). Correct layouts differ by 2e-6 in float32 and by 0.017 under bfloat16 autocast.
 """
 
 
@@ -46,8 +40,8 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
     """Return `layout`, or `separate` if packed scores differ from those of one row per answer; and the reason.
 
     Answers made from the choice set's text (`probe_set`) are scored both ways, also after a shorter prompt, to check
-    padding. A long prompt gives a stricter check; number and length of its answers do not matter. Call this in the
-    autocast context that the model will be used in. `separate` is returned unchecked.
+    padding; a long prompt gives a stricter check. Call this in the autocast context that the model will be used in.
+    `separate` is returned unchecked.
     """
     if layout == "separate":
         return layout, "nothing to check"
@@ -65,7 +59,7 @@ def verified_layout(model: nn.Module, choice_set: ChoiceSet, pad_id: int, layout
 def agrees(gap: Callable[[int], float], most: float) -> tuple[bool, str]:
     """Return True if a layout differs from separate rows by rounding alone, and how it compares.
 
-    `gap` gives the relative gap over a number of answers. If it exceeds `most`, more answers are tried.
+    `gap` gives the relative gap over a number of answers, of which more are tried if it exceeds `most`.
     """
     try:
         found = gap(CHECKED_ANSWERS)

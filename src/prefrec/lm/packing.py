@@ -27,7 +27,6 @@ from prefrec.prompts import ChoiceSet, Trajectory
 Layout = Literal["packed", "separate"]
 LayoutChoice = Literal["auto", "packed", "separate"]
 """Values of the setting; `auto`: packed if it is correct for the model."""
-
 LENGTHS = 64
 """Rows of trajectories are padded to a multiple of this."""
 

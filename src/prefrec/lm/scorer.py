@@ -20,20 +20,17 @@ from prefrec.prompts import ChoiceSet, Trajectory
 
 
 class ChoiceScorer:
-    """A scorer of choice sets under one causal language model.
+    """A scorer of choice sets under one causal language model of transformers, or a PEFT model around one.
 
     Methods take another `model` where several share one layout: the same model inside a wrapper for many processes,
     or with other weights.
 
     Args:
-        model: a causal language model of transformers, or a PEFT model around one.
-        layout: `packed`, `separate`, or `auto`: packed if it is correct for the model (see `settle`).
+        layout: `packed`, `separate`, or `auto`: packed if it is correct for the model. Before `settle` that is what
+            the model's configuration allows.
         max_tokens: tokens per pass, padding included; None for no limit.
         within: the catalogue to score answers within; None: among all tokens.
         is_sharded: the weights are spread over processes, so that no trial pass is possible outside of training.
-
-    Attributes:
-        layout: of the rows. Before `settle`: what the configuration of the model allows.
     """
 
     def __init__(
@@ -74,10 +71,10 @@ class ChoiceScorer:
         return other
 
     def settle(self, choice_sets: Sequence[ChoiceSet]) -> None:
-        """Check the packed layout on the longest of some choice sets; fall back to `separate` if it is wrong.
+        """Check the packed layout on the longest of some choice sets; if it is wrong, use `separate` and warn.
 
-        Only the first call does anything. It warns of the slower layout. Call it in the autocast context that the
-        model will be used in. A layout that was asked for is not checked.
+        Only the first call does anything. Call it in the autocast context that the model will be used in. A layout
+        that was asked for is not checked.
         """
         if self._is_settled or not choice_sets:
             return
@@ -113,8 +110,8 @@ class ChoiceScorer:
         # Rows of similar length share a pass, which then has little padding.
         order = sorted(range(len(choice_sets)), key=lambda i: -tokens_of(choice_sets[i]))
         device, most = self.device, max(len(c.answers) for c in choice_sets)
-        # Sums in another order are rounded to other numbers of 16 bits, and their order depends on the shape of a
-        # call. On a CPU a row fills a call, so that calls of one row cost little more.
+        # The order of sums, and so the rounding of 16 bits, depends on the shape of a call. On a CPU calls of one row
+        # cost little more.
         is_exact = compute_dtype(language_model(self.model), device) == torch.float32
         groups = [[i] for i in order] if device.type == "cpu" and not is_exact else [order]
         out = torch.full((len(choice_sets), most), -torch.inf, device=device)

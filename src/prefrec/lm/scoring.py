@@ -51,8 +51,8 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSo
     if (batch.nodes is None) != (within is None):
         raise ValueError("a batch must be scored within the catalogue that it was packed with")
     core = language_model(model)
-    # Kept columns are passed as indices and not as a number. The model then gathers them into contiguous memory, and
-    # the head is one matrix product. A sliced view would cost a copy of the head's weights for every row.
+    # Kept columns are passed as indices, which the model gathers into contiguous memory for one product. A number
+    # would give a sliced view, which costs a copy of the head's weights for every row.
     kept, columns = _kept_columns(batch)
     inputs: dict[str, Any] = {"use_cache": False}
     if takes(core, "logits_to_keep"):
@@ -91,9 +91,9 @@ class _Head:
 def _head_at(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor | None) -> Iterator[_Head]:
     """Pass only the needed positions to the head inside this context, each once, as one row [1, P].
 
-    This skips padding and the ends of answers. With `words`, the head computes only their logits, in float32.
-    Compiled models, and models not known to call their head once on hidden states [R, K, D], are not changed. `rows`
-    and `columns` [M] are the position of each token's logits, `words` [U] token ids.
+    `rows` and `columns` [M] are the position of each token's logits. With `words` [U], token ids, the head computes
+    only their logits, in float32. Compiled models, and models not known to call their head once on hidden states
+    [R, K, D], are not changed.
     """
     core, out = language_model(model), _Head()
 
@@ -145,17 +145,14 @@ def restricted_head(head: nn.Module, words: Tensor) -> Iterator[bool]:
             cast(Any, head).forward = own
 
 
-def token_logps(
-    logits: Tensor, rows: Tensor, columns: Tensor, targets: Tensor, *, block_bytes: int | None = None
-) -> Tensor:
+def token_logps(logits: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:
     """Return the log-softmax of `logits` [R, K, V] at (rows, columns, targets), each [M]: [M] in float32.
 
-    The log-softmax is computed in blocks of positions, and again for the gradient, so only one block is in float32 at
-    a time. The gradient has the dtype of the logits. A position read by several tokens is computed once. A block has
-    at least one position, and else at most `block_bytes` in float32 (None: `BLOCK_BYTES`).
+    It is computed in blocks of positions, and again for the gradient, so only one block is in float32 at a time. A
+    block has one position or at most `BLOCK_BYTES`. The gradient has the dtype of the logits.
     """
     kept, vocabulary = logits.shape[1:]
-    size = max(1, (BLOCK_BYTES if block_bytes is None else block_bytes) // (4 * vocabulary))
+    size = max(1, BLOCK_BYTES // (4 * vocabulary))
     return _TokenLogps.apply(logits.reshape(-1, vocabulary), rows * kept + columns, targets, size)
 
 

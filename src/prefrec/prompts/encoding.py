@@ -44,7 +44,6 @@ class PromptEncoder:
     sees. Text from data never becomes a special token: `<|im_end|>` inside a title is read as characters.
 
     Args:
-        tokenizer: of the language model, with an end token.
         max_length: maximal tokens of a prompt with its longest answer; None for no limit.
         chat: wrap the prompt as a user's message in the tokenizer's chat template.
     """
@@ -53,16 +52,13 @@ class PromptEncoder:
         self, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None, chat: bool = False
     ) -> None:
         if tokenizer.eos_token_id is None:
-            raise TokenizerError(
-                "the tokenizer has no end token, which closes every answer; set `tokenizer.eos_token`"
-            )
+            raise TokenizerError("the tokenizer has no end token, which closes answers; set `tokenizer.eos_token`")
         if chat and not tokenizer.chat_template:
             raise TokenizerError("the tokenizer has no chat template; turn `chat` off or use an instruct model")
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.chat = chat
         self.end: int = tokenizer.eos_token_id
-        self._special = special_ids(tokenizer)
         self.shortened = 0
         self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
 
@@ -71,8 +67,7 @@ class PromptEncoder:
     ) -> ChoiceSet:
         """Encode a ranking question; the oldest titles of a history that is too long are dropped.
 
-        `answers` are the titles to score, usually the candidates or some of them. Raise TokenizerError if
-        instruction, candidates and answers alone exceed `max_length`.
+        `answers` are the titles to score. Raise TokenizerError if the prompt does not fit even without a history.
         """
         return self.fit(template, history, candidates, answers)[0]
 
@@ -119,6 +114,10 @@ class PromptEncoder:
         return self._ids(text, begin=begin and not self.chat, special=self.chat)
 
     @cached_property
+    def _special(self) -> frozenset[int]:
+        return special_ids(self.tokenizer)
+
+    @cached_property
     def frame(self) -> tuple[str, str]:
         """The chat template's text before and after a prompt; two empty texts without one."""
         if not self.chat:
@@ -127,9 +126,9 @@ class PromptEncoder:
         return head, tail
 
     def _encode(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
-        head, tail = self.frame
         if not self.chat:
             return ChoiceSet(self._ids(prompt, begin=True), self._after(_last_line(prompt), answers))
+        head, tail = self.frame
         ids = self._ids(head + prompt + tail, special=True)
         before, after = self._ids(head, special=True), self._ids(tail, special=True)
         if self._count_special(ids) != self._count_special(before + after):  # text from data became special
@@ -162,22 +161,16 @@ class PromptEncoder:
         return out
 
     def _context(self, tail: str) -> str:
-        """Return the part of `tail` that the tokens of a following title depend on.
-
-        It is only the final white space if that ends with a new line to which the tokenizer joins nothing.
-        """
-        # A prompt that ends with its history has another tail per history. Without this all titles of a catalogue
-        # would be tokenised again for each of them.
+        """Return the part of `tail` that the tokens of a following title depend on."""
+        # A prompt that ends with its history has another tail per history, and for each of them all titles of a
+        # catalogue would be tokenised again. A new line to which the tokenizer joins nothing cuts the history off.
         if self.chat or not tail.endswith("\n") or not self.parts_lines:
             return tail
         return tail[len(tail.rstrip()) :]
 
     @cached_property
     def parts_lines(self) -> bool:
-        """True if no token spans the end of one line and the beginning of the next.
-
-        Byte-pair merges on both sides of a new line are then independent. Other kinds of tokenizers count as False.
-        """
+        """True if no token of a byte-pair tokenizer spans the end of one line and the beginning of the next."""
         raw = getattr(self.tokenizer, "backend_tokenizer", None)
         if raw is None or type(raw.model).__name__ != "BPE":
             return False

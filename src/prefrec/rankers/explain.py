@@ -7,24 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from prefrec.data import RankingExample
-from prefrec.lm.items import ItemEncoder
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.rankers.lm import LMRanker
 
-Encoder = PromptEncoder | ItemEncoder
 Titles = Sequence[str]
 
 
 def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None = None) -> list[tuple[str, float]]:
     """Return how much each history item adds to the target's log-probability, oldest item first.
 
-    The effect of item i is log π(target | whole history) − log π(target | history without i), in nats: above 0 if the
-    item speaks for the target. All questions show the same candidates. Effects do not add up: two items that say the
-    same hide each other. Raise DataError if an item is not in the catalogue, TokenizerError if the prompt does not
-    fit even without a history.
+    The effect of item i is log π(target | whole history) − log π(target | history without i), in nats. Effects do not
+    add up: two items that say the same hide each other. `target` may be any item (None: the example's). The result
+    has (item id, effect) of the history items that fit into the ranker's `max_length`; the others were not read.
 
-    `target` may be any item (None: the example's). The result has (item id, effect) of the history items that fit
-    into the ranker's `max_length`; the others were not read.
+    Raise DataError if an item is not in the catalogue, TokenizerError if the prompt does not fit without a history.
     """
     titles, target = ranker.catalogue.titles_of, example.target if target is None else target
     # All candidates are scored, as in ranking them: rounding can depend on what is scored together.
@@ -36,7 +32,7 @@ def leave_one_out(ranker: LMRanker, example: RankingExample, target: str | None 
 
 
 def without_each(
-    encoder: Encoder, template: PromptTemplate, history: Titles, candidates: Titles, answers: Titles
+    encoder: PromptEncoder, template: PromptTemplate, history: Titles, candidates: Titles, answers: Titles
 ) -> tuple[int, list[ChoiceSet]]:
     """Return how many of the oldest titles are not read, and the question: whole, then without each title read.
 

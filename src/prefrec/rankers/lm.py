@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from prefrec import processes
 from prefrec.console import track
 from prefrec.data import Catalogue, RankingExample
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
-from prefrec.lm.items import ItemEncoder
 from prefrec.lm.models import default_device, load_tokenizer
 from prefrec.lm.scorer import ChoiceScorer
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
@@ -25,15 +25,10 @@ from prefrec.training import encode_examples
 from prefrec.training.adapters import load_weights
 from prefrec.training.sampler import own_batches
 
-BATCH_SIZE = 8
-"""Default number of questions per batch."""
-
+BATCH_SIZE, MAX_TOKENS_PER_PASS = 8, 8192
+"""Defaults: questions per batch, and tokens per pass through the model."""
 MAX_NEW_TOKENS = 20
 """Length of a generated answer, as in the authors' evaluation."""
-
-MAX_TOKENS_PER_PASS = 8192
-"""About 20 questions with 20 candidates. A longer list of candidates takes several passes."""
-
 GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
 """All settings of greedy decoding. `generate` takes missing ones from the model's own generation settings."""
 
@@ -45,14 +40,11 @@ class LMRanker:
 
     Args:
         name: shown in tables.
-        model: a causal LM or a PEFT model, in evaluation mode.
-        tokenizer: of the model.
-        catalogue: titles of all items.
+        model: a causal LM or a PEFT model.
         template: the prompt; if several were trained on, the first.
         max_length: tokens of a prompt with its longest answer.
         chat: wrap the prompt in the tokenizer's chat template.
-        batch_size: examples per batch.
-        max_tokens_per_pass: tokens per pass, padding included; None for no limit.
+        max_tokens_per_pass: padding included; None for no limit. About 20 questions with 20 candidates by default.
         encoder: of prompts and answers; None: of text, by the tokenizer.
         objective: `catalogue` scores titles among those of the catalogue, `tokens` among all texts.
 
@@ -72,7 +64,7 @@ class LMRanker:
         batch_size: int = BATCH_SIZE,
         max_tokens_per_pass: int | None = MAX_TOKENS_PER_PASS,
         objective: str = "tokens",
-        encoder: PromptEncoder | ItemEncoder | None = None,
+        encoder: PromptEncoder | None = None,
     ) -> None:
         self.name = name
         self.model = model.eval()
@@ -104,10 +96,7 @@ class LMRanker:
         return self.score_sets(self._encode(examples, "candidates"))
 
     def score_sets(self, sets: Sequence[ChoiceSet]) -> NDArray[np.float64]:
-        """Return log-probabilities [n, C] of the answers of n encoded questions, computed in batches.
-
-        Entries where a question has fewer than C answers are −inf.
-        """
+        """Return log-probabilities [n, C] of the answers of n encoded questions; −inf where one has fewer answers."""
         out = np.full((len(sets), max((len(c.answers) for c in sets), default=0)), -np.inf)
         self.scorer.settle(sets)
         found = [(rows, self.choice_logps([sets[i] for i in rows])) for rows in self._batches(sets, "scoring")]
@@ -119,9 +108,8 @@ class LMRanker:
         """Return the greedily decoded answer (at most 20 new tokens) to each example's prompt."""
         sets = self._encode(examples, "target")
         with torch.no_grad():
-            found = [
-                (rows, self._generate([sets[i].prompt for i in rows])) for rows in self._batches(sets, "generating")
-            ]
+            batches = self._batches(sets, "generating")
+            found = [(rows, self._generate([sets[i].prompt for i in rows])) for rows in batches]
         texts = {i: text for rows, answers in processes.pool(found) for i, text in zip(rows, answers, strict=True)}
         return [texts[i] for i in range(len(examples))]
 
@@ -148,21 +136,13 @@ def greedy_answers(
 ) -> list[str]:
     """Return the greedily decoded answers to a batch of prompts as token ids; each stops at the token `end`."""
     device = next(model.parameters()).device
-    length = max(map(len, prompts))
-    ids = torch.full((len(prompts), length), end)
-    mask = torch.zeros(len(prompts), length, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, length - len(prompt) :] = torch.tensor(prompt)
-        mask[row, length - len(prompt) :] = 1
-    tokens: Tensor = cast(Any, model).generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        max_new_tokens=max_new_tokens,
-        pad_token_id=end,
-        eos_token_id=end,
-        **GREEDY,
-    )
-    return tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)
+    rows = [torch.tensor(prompt) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=end, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    settings = {"max_new_tokens": max_new_tokens, "pad_token_id": end, "eos_token_id": end, **GREEDY}
+    tokens: Tensor = cast(Any, model).generate(**inputs, **settings)
+    return tokenizer.batch_decode(tokens[:, ids.shape[1] :], skip_special_tokens=True)
 
 
 def load_lm(

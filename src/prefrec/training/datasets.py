@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, TokenizerError
-from prefrec.lm.items import ItemEncoder
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 
 
@@ -33,14 +32,12 @@ class ChoiceDataset(Dataset[dict[str, Any]]):
 class PreferenceDataset(Dataset[dict[str, Any]]):
     """A dataset of choice sets with the chosen answer first, and all or N of the rejected ones per step.
 
-    Raise DataError if there are no rows, or a row has no rejected answer, ConfigError if a row has fewer than N
-    rejected answers.
+    Raise DataError if there are no rows, or a row has no rejected answer, ConfigError if a row has fewer than N.
 
     Args:
         choice_sets: chosen answer first, then all rejected answers. Rows may have different numbers of them.
         num_negatives: N; None for all rejected answers of each row.
-        negatives: `fixed` draws the N once; `per_epoch` draws them in each epoch. Draws depend only on seed, epoch
-            and row.
+        negatives: `fixed` draws the N once, `per_epoch` in each epoch. Draws depend only on seed, epoch and row.
 
     Attributes:
         sizes: smallest and largest number of rejected answers per step of any row.
@@ -100,12 +97,12 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         return ChoiceSet(whole.prompt, tuple(whole.answers[c] for c in columns))
 
 
-def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder | ItemEncoder) -> list[ChoiceSet]:
+def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
     """Return the choice sets of rows `prompt, completion`; raise DataError if a column is missing or empty."""
     return [encoder.encode_text(_text(row, "prompt", i), [_text(row, "completion", i)]) for i, row in enumerate(rows)]
 
 
-def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder | ItemEncoder) -> list[ChoiceSet]:
+def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
     """Return the choice sets of rows `prompt, chosen, rejected`, where `rejected` is a list, or one string (N = 1).
 
     Raise DataError if a column is missing or empty, or the chosen answer is among the rejected ones.
@@ -126,7 +123,7 @@ def encode_examples(
     examples: Sequence[RankingExample],
     catalogue: Catalogue,
     templates: Sequence[PromptTemplate],
-    encoder: PromptEncoder | ItemEncoder,
+    encoder: PromptEncoder,
     *,
     answers: Literal["target", "target-first", "candidates"],
     shown: Catalogue | None = None,
@@ -140,14 +137,11 @@ def encode_examples(
     shown = catalogue if shown is None else shown
     sets = []
     for i, example in enumerate(examples):
-        candidates = catalogue.titles_of(example.candidates)
+        wanted = catalogue.titles_of(example.candidates)
         if answers == "target":
             wanted = [catalogue.titles[example.target]]
         elif answers == "target-first":
-            index = example.target_index
-            wanted = [candidates[index], *candidates[:index], *candidates[index + 1 :]]
-        else:
-            wanted = candidates
+            wanted = [wanted.pop(example.target_index), *wanted]
         template = templates[i % len(templates)]
         prompt = shown.titles_of(example.history), shown.titles_of(example.candidates)
         try:

@@ -1,18 +1,16 @@
 """Attention in float32 on a CPU by oneDNN, for the same reason as the linear layers in `prefrec.lm.cpu.linear`.
 
-torch's kernel multiplies with MKL. Here the scores are computed in blocks of a few hundred queries, large enough for
-oneDNN and small enough for the processor's cache. Keys beyond the last one that a block sees are skipped. As in
-torch's kernel, only the inputs are kept for the gradient, and the weights are computed again.
+Scores are computed in blocks of queries, large enough for oneDNN and small enough for the processor's cache. Keys
+beyond the last one that a block sees are skipped. As in torch's kernel, the weights are computed again for the
+gradient.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -22,26 +20,19 @@ from prefrec.lm.cpu.linear import is_ours, multiply
 
 ONEDNN = "prefrec_onednn"
 """Name of this attention among transformers' implementations."""
-
 QUERIES = 128
 """Approximate number of queries per block and head."""
-
 LEAST = 1 << 16
 """Scores per row and key head below which torch's kernel is as fast or faster."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """The queries `first` to `last`, which see only keys before `end`.
-
-    Attributes:
-        bias: [R or 1, last − first, end] in float32: 0 where a query sees a key, else the most negative number.
-    """
+class Block(NamedTuple):
+    """The queries `first` to `last`, which see only keys before `end`."""
 
     first: int
     last: int
     end: int
-    bias: Tensor
+    bias: Tensor  # [R or 1, last − first, end] in float32: 0 where a query sees a key, else the most negative number
 
 
 def onednn_attention(
@@ -56,9 +47,8 @@ def onednn_attention(
 ) -> tuple[Tensor, None]:
     """Return attention outputs [R, Q, H, E], with the interface that transformers calls in a layer.
 
-    Queries are [R, H, Q, D], keys [R, G, K, D] and values [R, G, K, E], where H is a multiple of G. The mask is bool
-    [R or 1, 1, Q, K], True where a query sees a key. Other calls (dropout, biases, other masks, few scores) go to
-    `sdpa`.
+    Queries are [R, H, Q, D], keys [R, G, K, D] and values [R, G, K, E], where H is a multiple of G. Calls other than
+    with a bool mask [R or 1, 1, Q, K] (True: a query sees a key), or with few scores, go to `sdpa`.
     """
     plain = dropout == 0.0 and kwargs.get("position_bias") is None and kwargs.get("softcap") is None
     scores = query.shape[1] // key.shape[1] * query.shape[2] * key.shape[2]
@@ -125,39 +115,21 @@ class _Attention(torch.autograd.Function):
         q, k, v = _grouped(query, groups, ctx.scaling), key.contiguous(), value.contiguous()
         slope = _grouped(slopes[0].transpose(1, 2), groups)
         by_q = query.new_empty(rows, queries, groups, heads // groups, depth)
-        by_k, by_v = [], []
+        by_k, by_v = (x.new_zeros(*x.shape[:2], x.shape[3], x.shape[2]) for x in (key, value))
         for r, g in product(range(rows), range(groups)):
-            sum_k, sum_v = _Sum(key.shape[2]), _Sum(key.shape[2])
-            # Last block first: it sees the most keys, so the sums get their full width at once.
+            # The order of the blocks decides how the sums are rounded.
             for block in reversed(ctx.made):
                 some, end = slice(block.first, block.last), block.end
                 queries_here, slope_here = _flat(q[r, g, :, some]), _flat(slope[r, g, :, some])
                 weights = _weights(queries_here, k[r, g], block, r)
-                sum_v.add(multiply(slope_here.t(), weights.t()))
+                by_v[r, g, :, :end] += multiply(slope_here.t(), weights.t())
                 by_weights = multiply(slope_here, v[r, g, :end])
                 by_scores = torch._softmax_backward_data(by_weights, weights, -1, weights.dtype)
-                sum_k.add(multiply(queries_here.t(), by_scores.t()))
+                by_k[r, g, :, :end] += multiply(queries_here.t(), by_scores.t())
                 by_queries = multiply(by_scores, k[r, g, :end].t())
                 by_q[r, some, g] = _unflat(by_queries, block).transpose(0, 1)
-            by_k.append(sum_k.total)
-            by_v.append(sum_v.total)
         by_query = by_q.view(rows, queries, heads, depth).mul_(ctx.scaling).transpose(1, 2)
-        by_key, by_value = (torch.stack(x).unflatten(0, (rows, groups)).transpose(2, 3) for x in (by_k, by_v))
-        return by_query, by_key, by_value, None, None
-
-
-class _Sum:
-    """A sum [D, K] of matrices [D, n] that are padded with zeros on the right."""
-
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self.total = torch.empty(0)
-
-    def add(self, part: Tensor) -> None:
-        if not len(self.total):
-            self.total = F.pad(part, (0, self.width - part.shape[1])) if part.shape[1] < self.width else part
-        else:
-            self.total[:, : part.shape[1]] += part
+        return by_query, by_k.transpose(2, 3), by_v.transpose(2, 3), None, None
 
 
 def _grouped(x: Tensor, groups: int, scaling: float = 1.0) -> Tensor:

@@ -1,8 +1,8 @@
 """Linear layers in float32 on a CPU by oneDNN, where torch's MKL leaves half of the processor idle.
 
-MKL does not use AVX-512 on processors of other makers than Intel. torch ships oneDNN too, which uses all available
-instructions, but passes float32 matrices to it only if rounding to bfloat16 is allowed. The layers here pass float32
-matrices to oneDNN without rounding. Results differ from MKL's only in the order of summation.
+MKL does not use AVX-512 on processors of other makers than Intel. torch ships oneDNN too, which does, but passes
+float32 matrices to it only if rounding to bfloat16 is allowed. The layers here pass them without rounding. Results
+differ from MKL's only in the order of summation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from prefrec.resources import processor_says
 
 SWITCH = "PREFREC_LINEAR"
 """Environment variable: `torch` or `onednn` forces who multiplies in linear layers and attention."""
-
 BACKENDS = ("auto", "torch", "onednn")
 
 
@@ -31,8 +30,7 @@ def use_onednn(model: nn.Module) -> None:
 
     They still do as torch does for other dtypes and devices, and under `torch.func`, `torch.compile` and tracing.
     oneDNN's products have only first-order gradients and are invisible to torch's FLOP counter; `restore_linear`
-    undoes the change. Layers added later, such as an adapter's, are not changed. In `prefrec.lm.scoring` and
-    `prefrec.lm.catalogue` the model's attention uses oneDNN too.
+    undoes the change. Layers added later, such as an adapter's, are not changed.
     """
     if prefers_onednn():
         _change(model, nn.Linear, OneDNNLinear)
@@ -71,9 +69,8 @@ def linear_backend() -> str:
 @cache
 def has_onednn() -> bool:
     """Return True if this torch has oneDNN's linear layer, both plain and with a sum."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    return hasattr(torch.ops.mkldnn._linear_pointwise, "binary")
+    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return torch.backends.mkldnn.is_available() and hasattr(operator, "binary")
 
 
 class OneDNNLinear(nn.Linear):

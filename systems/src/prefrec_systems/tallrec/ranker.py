@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from prefrec import processes
 from prefrec.console import track
 from prefrec.data import Catalogue, RankingExample
-from prefrec.prompts import ChoiceSet, PromptEncoder
+from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.lm import LMRanker, load_lm
 from prefrec.rankers.rows import pad_scores
@@ -53,9 +53,8 @@ class TallrecRanker:
 
     def _yes(self, example: RankingExample) -> NDArray[np.float64]:
         history = history_of(example, self.opinions)
-        encoder = cast(PromptEncoder, self.lm.encoder)
         questions = [
-            encode_question(Question(history, c), self.lm.catalogue, self.template, encoder)
+            encode_question(Question(history, c), self.lm.catalogue, self.template, self.lm.encoder)
             for c in example.candidates
         ]
         logps = [self._tries.logps(part) for part in together(questions)]
