@@ -89,8 +89,7 @@ def test_a_users_file_is_read(tmp_path):
         ("Recommend something", "mine: no history and no candidates"),
         ("{{ history }} {{ candidates }} {{ mood }}", "unknown placeholder 'mood'"),
         ("   \n", "mine: the file is empty"),
-        ('{"historyList": "a", "candidates": "history"}', "mine: this is JSON"),
-        ("[1, 2]", "mine: this is JSON"),
+        ('{"historyList": "a", "candidates": "history"}', "mine: no history and no candidates in it"),
         ("{{ history }}\n{% for x in %}{{ candidates }}", "mine, line 2"),
     ],
 )

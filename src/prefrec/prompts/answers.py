@@ -23,8 +23,7 @@ def normalise_title(text: str) -> str:
 def valid_choice(text: str, candidate_titles: Sequence[str]) -> int | None:
     """Return the index of the candidate that `text` names, or None if it names none or more than one.
 
-    A title that equals the text exactly is preferred, so that "Air" and "AIR" in one list stay distinct. Otherwise
-    the normalised forms are compared.
+    An equal title is preferred to equal normalised forms, so that "Air" and "AIR" in one list stay distinct.
     """
     verbatim = [i for i, title in enumerate(candidate_titles) if title.strip() == text.strip()]
     if len(verbatim) == 1:

@@ -12,7 +12,6 @@ from prefrec.errors import TokenizerError
 
 Message = dict[str, str]
 """`role` (user or assistant) and `content`."""
-
 _MARK = "prefrec-content-{}-stands-here"
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -40,8 +38,6 @@ class PromptTemplate:
         wanted = "the placeholders " + " and ".join(f"{{{{ {p} }}}}" for p in self.placeholders)
         if not self.source.strip():
             raise TemplateError(f"template {self.name}: the file is empty")
-        if _is_json(self.source):
-            raise TemplateError(f"template {self.name}: this is JSON, expected a jinja2 text with {wanted}")
         try:
             used = jinja2.meta.find_undeclared_variables(_environment.parse(self.source))
         except jinja2.TemplateSyntaxError as e:
@@ -86,8 +82,7 @@ class PromptTemplate:
 def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
     """Return a built-in template by name, or read a template from a file; raise TemplateError if that fails.
 
-    `name` is `1`, `2`, `3` (a phrasing of `domain`), `continue` (the history comes last and the answer is its next
-    line), `movies/2` (of a named domain), or a path to a jinja2 file.
+    `name` is that of a phrasing for `domain` (`1`) or for a named domain (`movies/2`), or a path to a jinja2 file.
     """
     relative = name if "/" in name else f"{domain}/{name}"
     known = template_names()
@@ -100,15 +95,5 @@ def load_template(name: str, *, domain: str = "generic") -> PromptTemplate:
 
 def template_names() -> list[str]:
     """Return the names of the built-in templates, `domain/phrasing`."""
-    return sorted(
-        f"{domain}/{entry.name.removesuffix('.jinja2')}"
-        for domain in DOMAINS
-        for entry in (_FOLDER / domain).iterdir()
-        if entry.name.endswith(".jinja2")
-    )
-
-
-def _is_json(source: str) -> bool:
-    with suppress(ValueError, RecursionError):
-        return isinstance(json.loads(source), dict | list | str)
-    return False
+    entries = [(domain, entry.name) for domain in DOMAINS for entry in (_FOLDER / domain).iterdir()]
+    return sorted(f"{domain}/{n.removesuffix('.jinja2')}" for domain, n in entries if n.endswith(".jinja2"))

@@ -43,10 +43,7 @@ def question(row: ChoiceSet | Trajectory) -> ChoiceSet:
 
 
 class TrajectoryEncoder:
-    """An encoder of histories into `Trajectory`s, with the text of a template rendered without candidates.
-
-    The head is the template's text before the first title. Text after the history comes only before the last title.
-    """
+    """An encoder of histories into `Trajectory`s, with the text of a template rendered without candidates."""
 
     def __init__(self, template: PromptTemplate, encoder: PromptEncoder) -> None:
         self.encoder = encoder

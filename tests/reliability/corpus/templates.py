@@ -24,7 +24,7 @@ def _template(name: str, message: str, content: Content) -> Case:
 CASES = [
     command("template: not there", "no template 'none.jinja2': expected a path to a jinja2 file or one of books/1", lambda p, f: ("rank", p.run / "data", "--history", "i3", "--candidate", "i4", *p.asked, "--model.templates", "none.jinja2")),
     _template("empty", "own.jinja2: the file is empty", " \n"),
-    _template("JSON", "own.jinja2: this is JSON, expected a jinja2 text with the placeholders {{ history }} and {{ candidates }}", '{"history": 1}'),
+    _template("JSON", "own.jinja2: no history and no candidates in it; expected the placeholders {{ history }} and {{ candidates }}", '{"history": 1}'),
     _template("not UTF-8", "own.jinja2: not UTF-8 text", b"\xe9"),
     _template("not closed", "own.jinja2, line 1: unexpected end of template", "{{ history "),
     _template("a block not closed", "own.jinja2, line 2: Unexpected end of template", "{% for x in history %}\n" + BOTH),
