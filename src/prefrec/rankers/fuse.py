@@ -20,13 +20,10 @@ from prefrec.rankers.rows import pad_scores
 
 FUSE_FILE = "fuse.json"
 """File of the chosen weights and their quality, in the folder of the stage."""
-
 GRID = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Weights to try for a part."""
-
 SIGNED_GRID = (*(-w for w in reversed(GRID[1:])), *GRID)
 """Weights to try for the title prior, which may count against a title."""
-
 Weights = tuple[float, ...]
 """One weight per part."""
 
@@ -54,9 +51,9 @@ class FuseConfig(RankerConfig):
     def _more_than_one_part(self) -> Self:
         if len(set(self.parts)) < len(self.parts):
             raise ValueError(f"parts: a ranker is named twice ({', '.join(self.parts)})")
-        if len(self.parts) + self.title_prior < 2:
-            raise ValueError(f"parts: {self.parts[0]!r} alone cannot be fused; name a second part or set title_prior")
         count = len(self.parts) + self.title_prior
+        if count < 2:
+            raise ValueError(f"parts: {self.parts[0]!r} alone cannot be fused; name a second part or set title_prior")
         if self.weights is not None and (len(self.weights) != count or not any(self.weights)):
             raise ValueError(f"weights: expected {count}, one per part and not all 0, got {self.weights}")
         return self
@@ -139,8 +136,8 @@ def choose_weights(grids: Sequence[Sequence[float]], quality: Callable[[Weights]
 
     It starts from each part alone. A step tries all of a part's grid and keeps the other weights. Only ratios matter:
     the first weight that is not 0 is 1 (or -1), and the others are of their grids. Of weights with the same quality
-    those with fewer parts win, then those with the smaller sum of sizes, then those of earlier parts. No part alone
-    has a higher quality than the result. `grids` are the weights to try, of each part.
+    those with fewer parts win, then those with the smaller sum of sizes, then those of earlier parts. `grids` are the
+    weights to try, of each part.
     """
     cached_quality = cache(quality)
 
@@ -172,9 +169,9 @@ def _scaled(weights: Weights) -> Weights:
 
 def formula(weights: Mapping[str, float]) -> str:
     """Return weights as a sum, such as `sft + 2·item-kNN − 0.5·title prior`."""
-    terms = [(w, name if abs(w) == 1 else f"{abs(w):g}·{name}") for name, w in weights.items() if w]
-    text = "".join(f" {'−' if w < 0 else '+'} {term}" for w, term in terms)
-    return text.removeprefix(" + ").removeprefix(" ")
+    sizes = {name: "" if abs(w) == 1 else f"{abs(w):g}·" for name, w in weights.items()}
+    terms = (f"{'−' if w < 0 else '+'} {sizes[name]}{name}" for name, w in weights.items() if w)
+    return " ".join(terms).removeprefix("+ ")
 
 
 def fusion_sentence(name: str, chosen: Mapping[str, Any]) -> str:

@@ -27,10 +27,7 @@ _WORD = re.compile(r"\b\w\w+\b")
 
 @dataclass(eq=False)
 class RandomRanker:
-    """A uniform score in [0, 1) from a hash of (seed, user, history, candidate).
-
-    The same question gets the same answer, whatever the batch and the order of the candidates.
-    """
+    """A uniform score in [0, 1) from a hash of (seed, user, history, candidate)."""
 
     seed: int = 0
     name: str = "random"
@@ -71,9 +68,8 @@ class PopularityRanker:
 class CooccurrenceRanker:
     """Score of a candidate = number of training users who took both it and the last item of the history.
 
-    count(l, c) = (XᵀX)[l, c] with X the binary user × item matrix: co-occurrence anywhere in a user's log, in any
-    order. An example without history scores 0 everywhere. The log of a training user holds the target of the user's
-    row: only held-out rows are measured fairly.
+    count(l, c) = (XᵀX)[l, c] with X the binary user × item matrix; an example without history scores 0 everywhere.
+    The log of a training user holds the target of the user's row: only held-out rows are measured fairly.
     """
 
     matrix: sparse.csr_array
@@ -128,8 +124,7 @@ class ItemKNNRanker:
 class TitleTfidfRanker:
     """Score of candidate c = Σ over history items i of 2^(−age_i / half_life) · cos(title of i, title of c).
 
-    Titles are TF-IDF vectors (`tfidf`); age 0 is the newest item of the history. Interactions play no part, so new
-    items are scored like all others.
+    Titles are TF-IDF vectors (`tfidf`); age 0 is the newest item of the history. New items are scored like others.
     """
 
     vectors: sparse.csr_array

@@ -33,9 +33,8 @@ class RetrieveThenRank:
     """Orders the K items that a retriever scores highest by another ranker; the others keep the retriever's order.
 
     With the whole catalogue as candidates (`prefrec.evaluation.whole_catalogue`) it is a recommender over all items.
-    Its ranker sees the K candidates in a random order, as in the lists that it was trained on, so the order says
-    nothing about the retriever. Ties at place K are broken at random. Both draws depend on seed, user, history and
-    item alone.
+    The ranker sees the K candidates in a random order, which says nothing about the retriever. Ties at place K are
+    broken at random. Both draws depend on seed, user, history and item alone.
     """
 
     name: str
@@ -57,8 +56,7 @@ class RetrieveThenRank:
         for e, scores, draw in zip(examples, checked_scores(self.retriever, examples), draws, strict=True):
             row, draw = scores[: len(e.candidates)], draw[: len(e.candidates)]
             best = np.lexsort((draw, -row))[: self.k]
-            # In a random order, which says nothing about the retriever.
-            best = best[np.argsort(draw[best])]
+            best = best[np.argsort(draw[best])]  # in a random order
             shown = tuple(e.candidates[c] for c in best)
             # The ranker must not be told the target, which may not be among them: the first stands for it.
             questions.append(RankingExample(e.user_id, e.history, shown, shown[0]))

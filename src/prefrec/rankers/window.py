@@ -28,8 +28,7 @@ class WindowCooccurrenceRanker:
 
     M[i, j] = Σ over the pairs of training items i, j of a user that stand d ≤ `reach` places apart, in either order,
     of exp(−(d − 1) / decay); pop_i = number of training users of i; age 0 is the newest item. Items without training
-    interactions score 0. With a short reach and a steep decay it is a first-order Markov chain, without them it is
-    cosine co-occurrence.
+    interactions score 0.
     """
 
     similarity: sparse.csr_array
@@ -52,8 +51,6 @@ class WindowCooccurrenceRanker:
 
         Args:
             train_interactions: each user's in their order.
-            reach: the largest distance d.
-            decay: places after which a pair weighs 1/e.
             exponents: a and b, which hold back popular items of the history, and popular candidates.
             half_life: items of the history after which a weight is halved.
             validation: rows that choose decay, exponents and half-life by NDCG@10, among `GRID` and the given ones;
