@@ -26,7 +26,7 @@ HISTORY = ("i3", "i17", "i42")
 def ranker(bpe_tokenizer):
     def make(model=None, template="movies/1", **settings) -> CatalogueRanker:
         lm = LMRanker("lm", model or tiny_llama(), bpe_tokenizer, CATALOGUE, load_template(template), **settings)
-        return CatalogueRanker(lm, block_tokens=50)
+        return CatalogueRanker(lm)
 
     return make
 
