@@ -1,8 +1,4 @@
-"""Chosen and rejected items from ratings, or from items that were shown and not taken.
-
-Next-item data contain no dislikes: a negative there is an item that the user never saw. Here the rejected items are
-those that the user rated low, or saw and did not take.
-"""
+"""Chosen and rejected items: rejected are those that the user rated low, or saw and did not take."""
 
 from __future__ import annotations
 
@@ -18,10 +14,8 @@ from prefrec.data.types import RankingExample
 from prefrec.errors import DataError
 
 RatedBy = Literal["value", "quantile"]
-
 Choice = tuple[int, str, list[str]]
 """Where a history ends, the chosen item, and items to reject."""
-
 AHEAD = 20
 """Interactions after a history, among which a liked item and the disliked ones lie."""
 
@@ -95,12 +89,8 @@ def rejected_rows(
     disliked items. With `impressions` an item that was taken is chosen, and rejected are others that were shown with
     it and that the history does not hold. Candidates are in random order, fixed by `seed` and user id alone.
 
-    Args:
-        log: each user's interactions in order; for `rated` the result of `with_opinions`.
-        earlier: interactions before those of `log`; they only extend histories.
-
-    Raises:
-        DataError: the log has no impressions.
+    `log` has each user's interactions in order; for `rated` it is the result of `with_opinions`. Those `earlier` only
+    extend histories. Raise DataError if the log has no impressions.
     """
     if by == "impressions" and "impressions" not in log.columns:
         raise DataError(
@@ -148,10 +138,8 @@ def preference_questions(
 ) -> list[PreferenceQuestion]:
     """Return one question for each of `users` who both liked and disliked something after the training part.
 
-    Args:
-        learn: training interactions, `user_id, item_id, …`; their last items are the history.
-        held_out: later interactions, as `with_opinions` returns them; questions follow their order.
-        of_each: maximal number of liked and of disliked items, those nearest to the history.
+    The last items of `learn`, the training interactions, are the history. Questions follow the order of `held_out`,
+    later interactions from `with_opinions`. They have at most `of_each` liked and disliked items, the earliest.
     """
     questions = []
     chosen = held_out.filter(pl.col("user_id").is_in(list(users)))
@@ -166,12 +154,6 @@ def preference_questions(
     return questions
 
 
-def popularity_scores(learn: pl.DataFrame, rows: Sequence[RankingExample]) -> list[list[float]]:
-    """Return, per row and candidate, the number of users who took it in the training part."""
-    counts = dict(learn.group_by("item_id").agg(pl.col("user_id").n_unique()).iter_rows())
-    return [[float(counts.get(i, 0)) for i in e.candidates] for e in rows]
-
-
 def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[RankingExample], shrink: float = 5.0) -> list[list[float]]:
     """Return, per row and candidate, its mean rating in the training part.
 
@@ -179,8 +161,8 @@ def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[RankingExample], shri
     """
     rated = learn.drop_nulls("rating")
     overall = float(rated["rating"].to_numpy().mean()) if len(rated) else 0.0
-    sums = rated.group_by("item_id").agg(pl.col("rating").sum().alias("sum"), pl.len().alias("n"))
-    means = {item: (total + shrink * overall) / (n + shrink) for item, total, n in sums.iter_rows()}
+    mean = (pl.col("rating").sum() + shrink * overall) / (pl.len() + shrink)
+    means = dict(rated.group_by("item_id").agg(mean).iter_rows())
     return [[means.get(i, overall) for i in e.candidates] for e in rows]
 
 

@@ -10,19 +10,14 @@ import numpy as np
 
 from prefrec.console import say
 from prefrec.data import PreparedData
-from prefrec.data.preferences import (
-    PreferenceQuestion,
-    mean_rating_scores,
-    popularity_scores,
-    preference_questions,
-    with_opinions,
-)
+from prefrec.data.preferences import PreferenceQuestion, mean_rating_scores, preference_questions, with_opinions
 from prefrec.evaluation import preferences as metrics
 from prefrec.evaluation.preferences import Floats, Mask, Preferences
 from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, AlignSection, Recipe
 from prefrec.pipeline.score import ask_models
+from prefrec.rankers import PopularityRanker
 from prefrec.rankers.rows import pad_scores
 
 POPULARITY, MEAN_RATING = "popularity", "mean rating"
@@ -144,10 +139,10 @@ def _ask(
     frames = ask_models(data, silent, models, examples, cache, seed=recipe.seed)
     signs = _padded([[1.0 if liked else -1.0 for liked in q.liked] for q in asked])
     learn = data.train_interactions
-    popularity, rating = _padded(popularity_scores(learn, examples)), _padded(mean_rating_scores(learn, examples))
+    popularity, rating = PopularityRanker.fit(learn).score(examples), mean_rating_scores(learn, examples)
     return Answers(
         {e.name: _padded(f["scores"].to_list()) for e, f in zip(models, frames, strict=True)},
-        {POPULARITY: popularity, MEAN_RATING: rating},
+        {POPULARITY: _padded(popularity), MEAN_RATING: _padded(rating)},
         signs > 0,
         signs < 0,
         [q.user_id for q in asked],
@@ -156,7 +151,7 @@ def _ask(
     )
 
 
-def _padded(rows: Sequence[Sequence[float]]) -> Floats:
+def _padded(rows: Sequence[Sequence[float]] | Floats) -> Floats:
     """Return [B, C] of B rows, with 0 in empty places."""
-    scores = pad_scores(rows)
+    scores = pad_scores(list(rows))
     return np.where(np.isneginf(scores), 0.0, scores)
