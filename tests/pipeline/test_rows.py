@@ -2,10 +2,11 @@
 
 import pytest
 
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, TokenizerError
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
+from tiny_run import TITLES, write_shop
 
 
 @pytest.fixture
@@ -50,6 +51,15 @@ def test_nothing_is_trained_where_a_later_stage_has_no_rows(changed, tmp_path, s
     shown = {p.name for p in (tmp_path / "run").iterdir() if not p.name.startswith(".")}
     assert shown == {"recipe.yaml", "environment.json", "data"}
     run_recipe(changed(**sections), tmp_path / "run", until="prepare")
+
+
+def test_nothing_is_trained_where_a_title_does_not_fit(changed, recipe, tmp_path):
+    """Whoever is asked about it, and however late."""
+    shop = write_shop(tmp_path / "shop", titles=[*TITLES[:-1], "Never Ending " * 200])
+    files = {name: str(path) for name, path in shop.items()}
+    with pytest.raises(TokenizerError, match=r"(?s)max_length is \d+: .*raise max_length.*Never Ending"):
+        run_recipe(changed(data=files), tmp_path / "run")
+    assert not (tmp_path / "run" / "sft").exists()
 
 
 def test_all_but_the_last_row_may_be_skipped(changed, data):

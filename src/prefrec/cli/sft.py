@@ -17,7 +17,7 @@ from prefrec.files import read_json
 from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
 from prefrec.pipeline.provenance import MADE_WITH
 from prefrec.pipeline.recipe import SEED, LoraSection, ModelSection, SFTSection
-from prefrec.pipeline.rows import check_section, warn_of_idle_dropout
+from prefrec.pipeline.rows import check_section, check_titles, warn_of_idle_dropout
 from prefrec.pipeline.run import sft_stage
 from prefrec.runs.lock import run_lock
 from prefrec.runs.stage import read_state
@@ -56,6 +56,7 @@ def begin(
     """Return the ingredients of a stage, and what it goes on from, after a check of the rows and the adapter."""
     prepared, model = read_prepared(data), as_trained(model, adapter)
     check_section(section, prepared, model, seed, o.option)
+    check_titles(prepared, model)
     warn_of_idle_dropout(lora, {"this stage": section})
     ingredients = Ingredients(prepared, prepared_digest(data), model, _form(lora, adapter), seed)
     return ingredients, lm_entry("start", adapter, prepared, model) if adapter else None

@@ -8,10 +8,11 @@ from importlib.util import find_spec
 from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
-from prefrec.pipeline.encoders import shows_candidates
+from prefrec.pipeline.encoders import prompt_encoder, shows_candidates
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.recipe import SFT, LoraSection, ModelSection, Recipe, SFTSection
 from prefrec.pipeline.train import rows_to_choose_from
+from prefrec.prompts import load_template
 from prefrec.training.section import RowsSection, TrainSection
 from prefrec.training.sequences import LEAST
 
@@ -26,11 +27,19 @@ def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
 
 
 def check_rows(recipe: Recipe, data: PreparedData) -> None:
-    """Raise ConfigError with the name of the stage if the data lack what a stage of the recipe needs."""
+    """Raise ConfigError with the name of the stage if the data lack what a stage needs; raise as `check_titles`."""
     for name, section in trained_sections(recipe).items():
         check_section(section, data, recipe.model, recipe.seed, f"{name}.{{}}".format)
     for ranker in recipe.rankers:
         ranker_kind(ranker.kind).check_data(ranker, data)
+    if trained_sections(recipe):
+        check_titles(data, recipe.model)
+
+
+def check_titles(data: PreparedData, model: ModelSection) -> None:
+    """Raise TokenizerError if a title does not fit into `max_length` even without history and candidates."""
+    template = load_template(model.templates[0], domain=data.domain)
+    prompt_encoder(model, data.catalogue).encode(template, (), (), data.catalogue.titles_of(data.catalogue.ids))
 
 
 def check_section(
