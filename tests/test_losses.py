@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from prefrec import losses
 from prefrec.losses import (
     LOSSES,
+    PreferenceLoss,
     dmpo_loss,
     dpo_loss,
     effective_negatives,
@@ -139,8 +142,27 @@ def test_losses_without_a_reference_are_their_formulas(beta):
     gaps = [[beta * (float(row[i]) - float(row[0])) for i in range(1, 5)] for row in policy]
     bpr = [sum(math.log1p(math.exp(gap)) for gap in row) / 4 for row in gaps]
     softmax = [math.log1p(sum(math.exp(gap) for gap in row)) for row in gaps]
-    for name, want in (("bpr", bpr), ("softmax", softmax)):
-        torch.testing.assert_close(LOSSES[name](policy, None, beta).losses, torch.tensor(want, dtype=torch.float64))
+    sft = [-float(row[0]) for row in policy]
+    for name, want in (("bpr", bpr), ("softmax", softmax), ("sft", sft)):
+        out = LOSSES[name](policy, None, beta)
+        torch.testing.assert_close(out.losses, torch.tensor(want, dtype=torch.float64))
+        torch.testing.assert_close(out.rewards, beta * policy)
+
+
+@pytest.mark.parametrize("name", ["bpr", "softmax", "sft"])
+def test_beta_is_one_where_there_is_no_reference(name):
+    policy = torch.randn(3, 5)
+    torch.testing.assert_close(LOSSES[name](policy).losses, LOSSES[name](policy, None, 1.0).losses)
+    torch.testing.assert_close(LOSSES[name](policy).rewards, policy)
+
+
+def test_dmpo_compares_with_the_mean_of_the_rejected_answers():
+    policy, ref = torch.randn(3, 5, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    rewards = [[0.7 * float(p - r) for p, r in zip(*rows, strict=True)] for rows in zip(policy, ref, strict=True)]
+    want = [math.log1p(math.exp(sum(row[1:]) / 4 - row[0])) for row in rewards]
+    out = dmpo_loss(policy, ref, 0.7)
+    torch.testing.assert_close(out.losses, torch.tensor(want, dtype=torch.float64))
+    torch.testing.assert_close(out.rewards, torch.tensor(rewards, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -183,11 +205,47 @@ def test_a_function_is_its_own_loss():
     assert (loss_name(softmax_dpo_loss), loss_name("dpo")) == ("softmax_dpo_loss", "dpo")
 
 
+class Summed:
+    def __call__(self, policy: Tensor, ref: Tensor | None, beta: float) -> PreferenceLoss:
+        return PreferenceLoss(policy.sum(1), policy)
+
+
+def test_an_object_that_is_called_has_the_name_of_its_class():
+    assert loss_name(Summed()) == "Summed"
+    assert needs_reference(Summed())
+
+
+def test_losses_of_other_packages_are_found_by_name(monkeypatch):
+    def entries(group):
+        return [EntryPoint("summed", f"{__name__}:Summed", group), EntryPoint("other", "nowhere:f", group)]
+
+    monkeypatch.setattr(losses, "entry_points", entries)
+    monkeypatch.setattr(EntryPoint, "load", lambda entry: (entry.name, entry.group))
+    assert find_loss("summed") == ("summed", "prefrec.losses")
+    assert find_loss("dpo") is dpo_loss
+    with pytest.raises(
+        ValueError, match=r"'sum' is unknown: expected one of softmax_dpo, dpo, .*sft, summed, other$"
+    ):
+        find_loss("sum")
+
+
+def test_rows_of_one_size_are_passed_on_as_they_are():
+    policy, ref = torch.randn(3, 5), torch.randn(3, 5)
+    out, want = loss_by_size(dpo_loss, policy, ref, 0.7, [5, 5, 5]), dpo_loss(policy, ref, 0.7)
+    torch.testing.assert_close((out.losses, out.rewards), (want.losses, want.rewards))
+
+
+def test_rows_of_different_sizes_need_no_reference_for_a_loss_without_one():
+    policy = torch.tensor([[-1.0, -2.0, -torch.inf], [-1.0, -3.0, -2.0]])
+    out = loss_by_size(LOSSES["softmax"], policy, None, 1.0, [2, 3])
+    torch.testing.assert_close(out.losses[0], torch.tensor(math.log1p(math.exp(-1))))
+    torch.testing.assert_close(out.losses[1], torch.tensor(math.log1p(math.exp(-2) + math.exp(-1))))
+    torch.testing.assert_close(out.rewards, policy)
+
+
 def test_effective_negatives_counts_equal_and_single():
-    equal = torch.zeros(1, 8)
-    single = torch.tensor([[0.0, 50.0, 0.0, 0.0]])
-    torch.testing.assert_close(effective_negatives(equal), torch.tensor([7.0]))
-    torch.testing.assert_close(effective_negatives(single), torch.tensor([1.0]))
+    rewards = torch.tensor([[9.0, 0.0, 0.0, 0.0], [0.0, 50.0, 0.0, 0.0]])
+    torch.testing.assert_close(effective_negatives(rewards), torch.tensor([3.0, 1.0]))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefrec.data import Window
+from prefrec.data import Window, candidates
 from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates, row_keys
 from prefrec.errors import DataError
 
@@ -81,6 +81,7 @@ def test_target_position_and_negatives_are_uniform() -> None:
     drawn = Counter(i for e in examples for i in e.candidates if i != e.target)
     counts = np.array([drawn[f"i{i}"] for i in range(20, 300)])
     assert counts.std() < 1.3 * np.sqrt(counts.mean())
+    assert counts.min() > 0.5 * counts.mean()
 
 
 def test_weighted_draws_follow_the_weights() -> None:
@@ -119,19 +120,75 @@ def test_seed_split_user_and_position_each_matter() -> None:
     assert row_keys([window], "test", 0)[0] == row_keys([replace(window, target="z")], "test", 0)[0]
 
 
-def test_lists_are_the_same_on_every_machine() -> None:
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        (100, ("i88", "i86", "i1", "i14", "i49")),  # by rejection
+        (40, ("i13", "i26", "i1", "i10", "i2")),  # exactly
+    ],
+)
+def test_lists_are_the_same_on_every_machine(items: int, expected: tuple[str, ...]) -> None:
     examples = draw_candidates(
         [Window("u", 3, ("i0",), "i1")],
-        pool_of(100),
+        pool_of(items),
         touched_of([("u", "i0"), ("u", "i1")]),
         split="test",
         seed=7,
         size=5,
     )
-    assert examples[0].candidates == GOLDEN
+    assert examples[0].candidates == expected
 
 
-GOLDEN = ("i88", "i86", "i1", "i14", "i49")
+def test_blocks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows, touched = many(7)
+    draw = lambda **more: draw_candidates(windows, pool_of(50), touched, split="test", seed=0, size=5, **more)  # noqa: E731
+    whole = draw()
+    for block, starts in ((15, [0, 3, 6]), (5, list(range(7))), (1, list(range(7)))):
+        seen: list[int] = []
+        monkeypatch.setattr(candidates, "_BLOCK", block)
+        assert draw(progress=lambda rows: seen.extend(rows) or list(seen)) == whole  # noqa: B023
+        assert seen == starts
+
+
+@pytest.mark.parametrize("items", [12, 200])
+def test_items_without_weight_are_never_drawn(items: int) -> None:
+    windows, touched = many(300)
+    weights = {f"i{i}": float(i % 2) for i in range(items - 2)}  # the last two have none at all
+    pool = pool_of(items)
+    examples = draw_candidates(windows, pool, touched, split="test", seed=0, size=3, weights=weights)
+    drawn = {int(i[1:]) for e in examples for i in e.candidates if i != e.target}
+    assert all(i % 2 and i < items - 2 for i in drawn)
+    assert len(drawn) >= min(items // 2 - 2, 90)
+
+
+def test_a_draw_of_exactly_zero_takes_no_item_without_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "_uniform", lambda keys, counters, stream: np.zeros((len(keys), len(counters))))
+    weights = {f"i{i}": float(i > 0) for i in range(50)}
+    window = [Window("u", 1, ("i8",), "i9")]
+    (example,) = draw_candidates(window, pool_of(50), touched_of([]), split="test", seed=0, size=4, weights=weights)
+    assert sorted(example.candidates) == ["i1", "i2", "i3", "i9"]
+
+
+def test_a_row_that_rejection_leaves_unfinished_is_finished() -> None:
+    """Two items take nearly all draws, so the others come from the exact draw."""
+    windows, touched = many(200)
+    weights = dict.fromkeys(pool_of(100), 1.0) | {"i50": 1e7, "i51": 1e7}
+    for example in draw_candidates(windows, pool_of(100), touched, split="test", seed=0, size=6, weights=weights):
+        assert len(set(example.candidates)) == 6
+        assert {"i50", "i51", example.target} <= set(example.candidates)
+        assert set(example.candidates) & {*example.history, example.target} == {example.target}
+
+
+def test_items_and_users_that_are_not_asked_about_do_not_matter() -> None:
+    windows, touched = many(20)
+    more = pl.concat([touched, touched_of([("u1", "elsewhere"), ("nobody", "i30"), ("u0", "i0")])])
+    draw = lambda log: draw_candidates(windows, pool_of(60), log, split="test", seed=0, size=4)  # noqa: E731
+    assert draw(more) == draw(touched)
+
+
+def test_a_list_that_takes_all_untouched_items() -> None:
+    (example,) = published_candidates([Window("u", 1, ("0",), "1")], [str(i) for i in range(21)])
+    assert set(example.candidates) == {str(i) for i in range(1, 21)}
 
 
 def test_popularity_weights_leave_no_item_out() -> None:

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from drawn_logs import logs, make_log
 from prefrec.data.config import PrepareConfig
 from prefrec.data.prepare import sample_rows
-from prefrec.data.splits import Sequences, Split, by_share, by_time, by_user, leave_last_out, materialise, order
+from prefrec.data.splits import (
+    Sequences,
+    Split,
+    by_share,
+    by_time,
+    by_user,
+    leave_last_out,
+    materialise,
+    order,
+    sample_users,
+)
 from prefrec.errors import DataError
 
 
@@ -75,6 +85,20 @@ def test_ties_are_broken_by_the_seed_not_by_id() -> None:
     first, second = order(log, 0).items, order(log, 1).items
     assert first != second
     assert abs(np.corrcoef(np.arange(200), np.argsort(first))[0, 1]) < 0.2
+    assert order(log[:6], 7).items == ["001", "003", "002", "004", "005", "000"]  # on every machine
+
+
+def test_sequences_are_flat_and_keep_ratings_and_impressions() -> None:
+    more = {"rating": [1.0, 2.0, 3.0], "impressions": [["x"], [], ["y"]], "other": [0, 0, 0]}
+    log = make_log([("v", "a", 2), ("u", "b", 5), ("v", "c", 1)]).with_columns(
+        pl.Series(k, v) for k, v in more.items()
+    )
+    sequences = order(log, 0)
+    assert (sequences.users, sequences.items) == (["u", "v"], ["b", "c", "a"])
+    assert (sequences.offsets.tolist(), sequences.lengths.tolist()) == ([0, 1, 3], [1, 2])
+    assert sequences.offsets.dtype == np.int64
+    assert sequences.timestamps.tolist() == [5, 1, 2]
+    assert sequences.frame.rows() == [("u", "b", 5, 2.0, []), ("v", "c", 1, 3.0, ["y"]), ("v", "a", 2, 1.0, ["x"])]
 
 
 def test_leave_last_out_by_hand() -> None:
@@ -116,6 +140,15 @@ def test_by_time_last_window_of_each_user() -> None:
     rows = by_time(order(log, 0), windows="last").rows
     assert [len(r) for r in rows.values()] == [58, 2, 2]
     assert rows["test"][:, 1].tolist() == [39, 39]
+    assert [len(r) for r in by_time(order(log, 0)).rows.values()] == [58, 8, 8]
+
+
+def test_by_time_counts_users_without_a_row() -> None:
+    log = make_log([(u, f"{u}{t}", t) for u in "ab" for t in range(10)] + [("c", f"c{t}", t) for t in range(2)])
+    split = by_time(order(log, 0), min_history=2)
+    assert split.facts["users_too_short"] == 1
+    assert set(split.train_interactions["user_id"]) == {"a", "b", "c"}
+    assert {w.user_id for rows in split.rows.values() for w in materialise(order(log, 0), rows)} == {"a", "b"}
 
 
 def test_by_time_refuses_an_empty_part() -> None:
@@ -134,7 +167,20 @@ def test_by_user_takes_users_in_order_of_arrival() -> None:
     assert split.rows["test"][:, 1].tolist() == [5, 5]
     assert [len(r) for r in by_user(sequences, windows="all").rows.values()] == [48, 6, 6]
     assert set(split.train_interactions["user_id"].to_list()) == users["train"]
-    assert split.facts["users"] == {"train": 16, "validation": 2, "test": 2}
+    assert split.facts == {"users": {"train": 16, "validation": 2, "test": 2}, "users_too_short": 0}
+
+
+def test_by_user_drops_short_users_after_the_split() -> None:
+    """Ties of arrival keep the order of ids; a user with three interactions has no row."""
+    sizes = [6] * 16 + [3, 6, 2, 6]
+    log = make_log([(f"u{u:02}", f"i{n}", n) for u, size in enumerate(sizes) for n in range(size)])
+    split = by_user(order(log, 0))
+    assert split.rows["validation"].tolist() == [[17, 5]]
+    assert split.rows["test"].tolist() == [[19, 5]]
+    assert split.facts["users_too_short"] == 2
+    assert len(split.train_interactions) == 16 * 6
+    with pytest.raises(DataError, match=r"no row for train and validation and test \(20 users, min_history=6\)"):
+        by_user(order(log, 0), min_history=6)
 
 
 def test_samples_keep_order_and_whole_users() -> None:
@@ -166,6 +212,40 @@ def test_share_by_hand() -> None:
     every = by_share(sequences, min_history=3, windows="all")
     assert [len(every.rows[part]) for part in ("train", "validation", "test")] == [25, 2, 8]
     assert split.rows["validation"][0, 0] == every.rows["validation"][0, 0]
+    assert by_share(sequences).rows["train"].tolist() == split.rows["train"].tolist()
+
+
+def test_share_drops_users_with_nothing_after_the_cut() -> None:
+    """Of two interactions 80% are, rounded, both."""
+    rows = [(f"u{u}", x, t) for u in range(5) for t, x in enumerate("abcde")]
+    sequences = order(make_log([*rows, ("v", "a", 0), ("v", "b", 1), ("w", "a", 0)]), 0)
+    split = by_share(sequences, min_history=1)
+    assert split.facts["users_too_short"] == 2
+    assert {w.user_id for part in split.rows.values() for w in materialise(sequences, part)} == {
+        f"u{u}" for u in range(5)
+    }
+    assert set(split.train_interactions["user_id"]) == {f"u{u}" for u in range(5)}
+    with pytest.raises(DataError, match=r"no row for train and validation and test \(7 users, min_history=9\)"):
+        by_share(sequences, min_history=9)
+
+
+def test_histories_are_of_ten_items() -> None:
+    sequences = order(make_log([("u", f"i{t:02}", t) for t in range(14)]), 0)
+    long, short = materialise(sequences, np.array([[0, 13], [0, 4]]))
+    assert long.history == tuple(f"i{t:02}" for t in range(3, 13))
+    assert (long.position, long.target) == (13, "i13")
+    assert short.history == tuple(f"i{t:02}" for t in range(4))
+
+
+def test_drawn_users_are_whole_whatever_their_order() -> None:
+    users = [f"u{i % 10}" for i in range(40)]
+    kept = sample_users(users, 10, np.random.default_rng(0))
+    assert kept.tolist() == sorted(kept)
+    chosen = [users[i] for i in kept]
+    assert sorted(chosen.count(u) for u in set(chosen)) == [2, 4, 4]
+    cut = min(set(chosen), key=chosen.count)
+    assert [i for i in kept if users[i] == cut] == [i for i in range(40) if users[i] == cut][:2]
+    assert {tuple(sample_users(users, 10, np.random.default_rng(s))) for s in range(3)} != {tuple(kept)}
 
 
 def test_share_draws_validation_users_by_the_seed() -> None:
@@ -173,5 +253,7 @@ def test_share_draws_validation_users_by_the_seed() -> None:
     drawn = [by_share(sequences, seed=seed).rows["validation"][:, 0].tolist() for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(drawn[0]) == 10
+    assert drawn[0] == sorted(drawn[0])
+    assert drawn[0] == by_share(sequences).rows["validation"][:, 0].tolist() == [4, 5, 8, 15, 17, 24, 29, 31, 37, 41]
     with pytest.raises(DataError, match="leaves no row for validation"):
         by_share(order(make_log([("u", f"i{t}", t) for t in range(10)]), 0))

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.evaluation.intervals import (
+    Bootstrap,
     Interval,
     PairedDifference,
     bootstrap_means,
+    difference_of,
+    interval_of,
     mean_interval,
     paired_difference,
 )
@@ -92,7 +95,8 @@ def test_one_user_has_no_interval():
     assert math.isnan(interval.low)
     assert math.isnan(interval.high)
     assert math.isnan(paired_difference([1.0], [0.0], ["a"]).p_value)
-    assert "no interval" in str(interval)
+    assert str(interval) == "0.6667 [no interval] n=3"
+    assert str(Interval(0.25, 0.125, 0.5, 7, 2)) == "0.2500 [0.1250, 0.5000] n=7"
 
 
 def test_constant_values_give_a_point():
@@ -107,8 +111,58 @@ def test_seed_and_chunks(monkeypatch):
     values, users = np.random.default_rng(5).random((50, 2)), np.arange(50)
     whole = bootstrap_means(values, users, 100, seed=1)
     assert not np.array_equal(whole, bootstrap_means(values, users, 100, seed=2))
-    monkeypatch.setattr("prefrec.evaluation.intervals._CHUNK", 70)
-    np.testing.assert_allclose(bootstrap_means(values, users, 100, seed=1), whole)
+    assert whole.shape == (100, 2)
+    for chunk in (1, 70, 150):  # one resample at a time, and three
+        monkeypatch.setattr("prefrec.evaluation.intervals._CHUNK", chunk)
+        np.testing.assert_allclose(bootstrap_means(values, users, 100, seed=1), whole)
+    np.testing.assert_array_equal(bootstrap_means(values, users, 9), bootstrap_means(values, users, 9, seed=0))
+
+
+def test_ends_are_quantiles_that_hold_the_mean():
+    draws = np.random.default_rng(6).random(1000)
+    for tail, found in ((0.025, interval_of(0.5, draws, 9, 3)), (0.1, interval_of(0.5, draws, 9, 3, level=0.8))):
+        assert (found.mean, found.n, found.users) == (0.5, 9, 3)
+        assert [found.low, found.high] == pytest.approx(np.quantile(draws, [tail, 1 - tail]))
+    assert interval_of(-1.0, draws, 9, 3).low == -1
+    assert interval_of(2.0, draws, 9, 3).high == 2
+
+
+@pytest.mark.parametrize(
+    ("draws", "p"), [([-1, 1, 2, 3], 4 / 5), ([-1, -2, -1, -2], 2 / 5), ([0, 1, 2, 3], 4 / 5), ([-1, -1, 0, 1], 1)]
+)
+def test_p_is_twice_the_smaller_tail(draws, p):
+    difference = difference_of(0.5, np.array(draws, dtype=float), 9, 2)
+    assert difference.p_value == pytest.approx(p)
+    assert (difference.n, difference.users) == (9, 2)
+    assert math.isnan(difference_of(0.5, np.array(draws, dtype=float), 9, 1).p_value)
+
+
+def test_columns_share_their_resamples():
+    rng = np.random.default_rng(7)
+    users = np.repeat(np.arange(20), 3)
+    values = {(name, metric): rng.random(60) for name in ("a", "b") for metric in ("hr@1", "mrr")}
+    bootstrap = Bootstrap(values, users, 200, 5)
+    table = bootstrap.table()
+    assert {(name, metric) for name, row in table.items() for metric in row} == set(values)
+    for (name, metric), column in values.items():
+        assert table[name][metric].to_json() == pytest.approx(mean_interval(column, users, 200, 5).to_json())
+    found = bootstrap.difference(("a", "mrr"), ("b", "mrr"))
+    twin = paired_difference(values["a", "mrr"], values["b", "mrr"], users, 200, 5)
+    assert found.to_json() == pytest.approx(twin.to_json())
+    assert (found.n, found.users) == (60, 20)
+
+
+def test_defaults_are_2000_resamples_and_seed_0():
+    rng = np.random.default_rng(8)
+    a, b, users = rng.random(30), rng.random(30), np.arange(30)
+    assert mean_interval(a, users) == mean_interval(a, users, 2000, 0)
+    assert paired_difference(a, b, users) == paired_difference(a, b, users, 2000, 0)
+
+
+def test_hits_may_be_booleans():
+    hits, others, users = [True, False, True], [True, True, False], ["a", "b", "c"]
+    assert paired_difference(hits, others, users) == paired_difference([1, 0, 1], [1, 1, 0], users)
+    assert mean_interval(hits, users) == mean_interval([1.0, 0.0, 1.0], users)
 
 
 def test_json_round_trip():
@@ -128,3 +182,5 @@ def test_bad_shapes_are_refused():
         paired_difference([1.0], [1.0, 2.0], ["a"])
     with pytest.raises(ValueError, match=r"values \[B, M\]"):
         bootstrap_means(np.zeros((2, 1)), ["a"])
+    with pytest.raises(ValueError, match=r"values \[B, M\]"):
+        bootstrap_means([0.5], ["a"])

@@ -91,15 +91,44 @@ def test_empty_places_never_outrank():
 @pytest.mark.parametrize(
     ("scores", "target", "message"),
     [
-        ([[0.0, np.nan], [0.0, 1.0]], [0, 0], "1 of 2 rows hold NaN scores, the first is row 0"),
-        ([[0.0, -np.inf]], [1], "target of row 0 is scored -inf"),
+        ([[0.0, 1.0], [0.0, np.nan], [np.nan] * 2], [0, 0, 0], "2 of 3 rows hold NaN scores, the first is row 1"),
+        ([[0.0, 1.0], [0.0, -np.inf]], [1, 1], "target of row 1 is scored -inf"),
         ([[0.0, 1.0]], [2], "outside the 2 candidates"),
+        ([[0.0, 1.0]], [-1], "outside the 2 candidates"),
+        ([[0.0, 1.0]], [0, 1], r"expected scores \[B, C\]"),
         ([0.0, 1.0], [0], r"expected scores \[B, C\]"),
     ],
 )
 def test_bad_scores_are_refused_by_name(function, scores, target, message):
     with pytest.raises(ValueError, match=message):
         function(np.array(scores), target)
+
+
+@pytest.mark.parametrize("function", [target_ranks, expected_hits])
+def test_any_array_like_will_do(function):
+    assert (
+        function([[True, False], [False, True]], [0.0, 0.0]).tolist() == function([[1.0, 0], [0, 1]], [0, 0]).tolist()
+    )
+    assert function(np.zeros((0, 3)), []).tolist() == function(np.zeros((0, 0)), []).tolist() == []
+
+
+def test_ranks_are_whole_numbers_and_metrics_are_not():
+    ranks = target_ranks([[0.0, 1.0]], [0])
+    assert ranks.dtype == np.int64
+    assert {metric(ranks).dtype for metric in metrics_for((1, 2)).values()} == {np.dtype(np.float64)}
+
+
+def test_the_draw_of_a_row_depends_on_the_seed_and_its_number_alone():
+    """Without ties before it, and without a seed, which is 0."""
+    tied, target = np.zeros((50, 4)), np.zeros(50, dtype=int)
+    some = tied.copy()
+    some[:20] += np.arange(4)
+    np.testing.assert_array_equal(target_ranks(tied, target), target_ranks(tied, target, seed=0))
+    np.testing.assert_array_equal(target_ranks(some, target)[20:], target_ranks(tied, target)[20:])
+
+
+def test_cut_offs_are_sorted_and_count_once():
+    assert list(metrics_for((5, 2, 1, 2))) == ["hr@1", "hr@2", "hr@5", "ndcg@2", "ndcg@5", "mrr"]
 
 
 def test_cut_offs_start_at_one():

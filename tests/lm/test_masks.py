@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
-from prefrec.lm.masks import BLOCK, FLEX, attention_masks, in_blocks, layer_kinds
+from prefrec.lm.cpu.attention import ONEDNN
+from prefrec.lm.masks import (
+    BLOCK,
+    FLEX,
+    attention_implementation,
+    attention_masks,
+    in_blocks,
+    layer_kinds,
+    text_config,
+)
 from prefrec.lm.packing import pack
 from prefrec.prompts import ChoiceSet
 
@@ -33,6 +42,10 @@ def test_eager_attention_adds_zero_where_a_token_is_seen_and_the_least_number_el
     assert added.dtype == torch.float32
     assert (added[plain] == 0).all()
     assert (added[~plain] == torch.finfo(torch.float32).min).all()
+    batch, eager = pack(SETS, pad_id=0), config(_attn_implementation="eager")
+    half = attention_masks(eager, batch.attention_mask, batch.position_ids, torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert half.min() == torch.finfo(torch.bfloat16).min
 
 
 def test_a_window_is_measured_in_positions():
@@ -106,6 +119,25 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"_attn_implementation": n}, n) for n in ("sdpa", "eager", FLEX)]
+    + [({}, "sdpa"), ({"_attn_implementation": None}, "sdpa"), ({"_attn_implementation": ONEDNN}, "sdpa")],
+)
+def test_onednn_takes_the_masks_of_sdpa(settings, name):
+    assert attention_implementation(SimpleNamespace(**settings)) == name
+
+
+def test_a_model_of_text_and_images_is_asked_for_its_text():
+    text = config(sliding_window=3, _attn_implementation="eager")
+    whole = SimpleNamespace(get_text_config=lambda: text)
+    assert text_config(whole) is text is text_config(text)
+    assert (layer_kinds(whole), attention_implementation(whole)) == (["sliding_attention"], "eager")
+    batch = pack(SETS, pad_id=0)
+    inputs = batch.attention_mask, batch.position_ids, torch.float32
+    assert torch.equal(attention_masks(whole, *inputs), attention_masks(text, *inputs))
+
+
 def dense(mask: BlockMask) -> torch.Tensor:
     """A block mask entry by entry, [R, 1, Q, K]."""
     rows, _, queries, keys = mask.shape
@@ -128,6 +160,7 @@ def test_a_block_mask_is_the_mask(settings):
     mask = attention_masks(config(_attn_implementation=FLEX, **settings), *inputs)
     want = attention_masks(config(**settings), *inputs)
     assert mask.shape == want.shape == (2, 1, 512, 512)
+    assert mask.BLOCK_SIZE == (BLOCK, BLOCK)
     assert torch.equal(dense(mask), want)
     assert torch.equal(mask.to_dense().bool(), blocks(want))
     assert not blocks(want)[0].all()

@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.lm import packing
-from prefrec.lm.packing import pack, pack_passes, tokens_of
-from prefrec.prompts import ChoiceSet
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.packing import LENGTHS, pack, pack_passes, pack_trajectories, tokens_of
+from prefrec.prompts import ChoiceSet, Trajectory
 
 tokens = st.lists(st.integers(1, 99), min_size=1, max_size=5).map(tuple)
 choice_sets = st.builds(ChoiceSet, tokens, st.lists(tokens, min_size=1, max_size=4).map(tuple))
+trajectories = st.builds(Trajectory, tokens, tokens, tokens, st.lists(tokens, min_size=1, max_size=6).map(tuple))
 
 
 def allowed_in_words(choices: ChoiceSet, left: int, length: int) -> list[list[bool]]:
@@ -136,3 +138,102 @@ def test_without_a_budget_or_with_a_large_one_there_is_one_pass():
 def test_tokens_of_a_row():
     sets = [ChoiceSet((1, 2, 3), ((4, 9), (5, 6, 9)))]
     assert tokens_of(sets[0]) == 6 == pack(sets, pad_id=0).input_ids.shape[1]
+
+
+def test_tokens_of_a_trajectory():
+    assert tokens_of(Trajectory((1, 2), (3,), (4, 4), ((5, 9), (6, 7, 9), (8, 9)))) == 2 + 1 + 1 + 2 + 2 + 1
+
+
+def test_a_batch_moves_with_its_tensors():
+    batch = pack([ChoiceSet((1, 2), ((3,), (4, 5)))], pad_id=0)
+    assert "nodes" not in batch.as_dict()
+    moved = batch.to("meta")
+    assert moved.logits_to_keep == batch.logits_to_keep
+    assert {v.device.type for v in moved.as_dict().values() if isinstance(v, torch.Tensor)} == {"meta"}
+    assert batch.input_ids.device.type == "cpu"
+
+
+def test_calls_are_as_few_as_the_budget_allows():
+    """Prompts of 2 and answers of 1: three tokens per row; a long prompt makes the rows beside it longer."""
+    short, long = ChoiceSet((1, 2), ((3, 9),)), ChoiceSet((1,) * 5, ((3, 9),))
+    sizes = lambda sets, budget: [len(p.input_ids) for p in pack_passes(sets, pad_id=0, max_tokens=budget)]  # noqa: E731
+    assert sizes([short] * 5, 6) == [2, 2, 1]
+    assert sizes([short] * 5, 8) == [2, 2, 1]
+    assert sizes([short] * 5, 9) == [3, 2]
+    assert sizes([short, long, short, short, short, short], 12) == [2, 4]
+    assert sizes([long, short, short], 3) == [1, 1, 1]
+
+
+def test_answers_share_rows_as_the_budget_allows():
+    choices = ChoiceSet((1, 2), ((3, 9), (4, 4, 9), (5, 9), (6, 9), (7, 7, 7, 9)))
+    rows = [r for p in pack_passes([choices], pad_id=0, max_tokens=5) for r in p.input_ids.tolist()]
+    assert rows == [[1, 2, 3, 4, 4], [1, 2, 5, 6], [1, 2, 7, 7, 7]]
+
+
+@pytest.mark.parametrize("layout", ["packed", "separate"])
+def test_within_a_catalogue_only_tokens_with_siblings_are_scored(layout):
+    """5 or 7, then 6 or 8 after 5; the end token 9 has no sibling."""
+    titles = ((5, 6, 9), (5, 8, 9), (7, 6, 9))
+    within = CatalogueSoftmax(titles)
+    (batch,) = pack_passes([ChoiceSet((1, 2), titles)], pad_id=0, layout=layout, within=within)
+    assert batch.targets.tolist() == [5, 6, 5, 8, 7]
+    assert batch.choices.tolist() == [0, 0, 1, 1, 2]
+    at_root, after_5 = (within.route(titles[0])[i][1] for i in (0, 1))
+    assert batch.nodes.tolist() == [at_root, after_5, at_root, after_5, at_root]
+    first = batch.input_ids.shape[1] - batch.logits_to_keep
+    assert batch.input_ids[batch.rows, first + batch.columns].tolist() == [2, 5, 2, 5, 2]
+    assert batch.choice_mask.tolist() == [[True] * 3]
+    assert 6 not in batch.input_ids  # what is not needed for a scored token does not go through the model
+
+
+@settings(deadline=None)
+@given(st.lists(trajectories, min_size=1, max_size=6), st.sampled_from(["packed", "separate"]))
+def test_titles_of_trajectories_are_read_in_their_own_text(rows, layout):
+    batch = pack_trajectories(rows, pad_id=0, layout=layout)
+    length = batch.input_ids.shape[1]
+    assert length % LENGTHS == 0
+    assert length - max(t.length for t in rows) < LENGTHS
+    assert batch.logits_to_keep == length
+    most = max(len(t.answers) for t in rows)
+    assert batch.choice_mask.tolist() == [[c < len(t.answers) for c in range(most)] for t in rows]
+    assert layout == "packed" or len(batch.input_ids) == len(rows)
+    columns = (batch.rows, batch.columns, batch.targets, batch.choices)
+    entries = list(zip(*(c.tolist() for c in columns), strict=True))
+    used = []
+    for b, t in enumerate(rows):
+        text, expected = list(t.head), []
+        for c, answer in enumerate(t.answers):
+            expected += [(len(text) - 1 + i, token, b * most + c) for i, token in enumerate(answer)]
+            text += [*answer[:-1], *t.joint_after(c)]
+        own = [e for e in entries if e[3] // most == b]
+        (row,) = {e[0] for e in own}
+        start = own[0][1] - expected[0][0]
+        assert [(column - start, target, choice) for _, column, target, choice in own] == expected
+        assert batch.input_ids[row, start : start + len(text)].tolist() == text
+        assert batch.position_ids[row, start : start + len(text)].tolist() == list(range(len(text)))
+        used += [(row, column) for column in range(start, start + len(text))]
+        if layout == "packed":
+            seen = batch.attention_mask[row, 0, start : start + len(text)]
+            assert (
+                seen[:, start : start + len(text)].tolist() == torch.ones(len(text), len(text)).tril().bool().tolist()
+            )
+            assert seen.sum() == len(text) * (len(text) + 1) // 2  # and nothing outside of the text
+        else:
+            assert batch.attention_mask[row].nonzero().flatten().tolist() == list(range(len(text)))
+    assert len(set(used)) == len(used)
+
+
+def test_short_trajectories_share_rows_first_fit_and_longest_first():
+    def text(length):
+        return Trajectory((1,) * (length - 1), (2,), (2,), ((3, 9),))
+
+    lengths = [30, 40, 20, 34, 64]
+    batch = pack_trajectories([text(n) for n in lengths], pad_id=0)
+    assert batch.input_ids.shape == (3, 64)
+    assert dict(zip(batch.choices.tolist(), batch.rows.tolist(), strict=True)) == {4: 0, 1: 1, 3: 2, 0: 2, 2: 1}
+
+
+def test_trajectories_within_a_catalogue():
+    within = CatalogueSoftmax(((5, 9), (6, 7, 9)))
+    batch = pack_trajectories([Trajectory((1, 2), (3,), (3,), ((5, 9), (6, 7, 9)))], pad_id=0, within=within)
+    assert (batch.columns.tolist(), batch.targets.tolist(), batch.choices.tolist()) == ([1, 3], [5, 6], [0, 1])
