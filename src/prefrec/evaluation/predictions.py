@@ -38,16 +38,11 @@ PREDICTION_SCHEMA = pl.Schema(
 def judge_texts(texts: Sequence[str], examples: Sequence[RankingExample], catalogue: Catalogue) -> list[str | None]:
     """Return the item id that each generated text names, or None if the text is invalid.
 
-    A text is valid if it is exactly one of the candidates' titles, after `normalise_title` on both sides. The whole
-    text is compared with whole titles: "It" is not "It Happened One Night", and an answer that continues after the
-    title is invalid. An invalid answer is a miss (as in the S-DPO paper's HR@1), and the Valid Ratio is the share of
-    valid answers.
+    A text is valid if the whole of it is one of the candidates' titles, after `normalise_title` on both sides. An
+    invalid answer is a miss (as in the S-DPO paper's HR@1), and the Valid Ratio is the share of valid answers.
     """
-    chosen = []
-    for text, e in zip(texts, examples, strict=True):
-        column = valid_choice(text, catalogue.titles_of(e.candidates))
-        chosen.append(None if column is None else e.candidates[column])
-    return chosen
+    columns = [valid_choice(t, catalogue.titles_of(e.candidates)) for t, e in zip(texts, examples, strict=True)]
+    return [None if c is None else e.candidates[c] for c, e in zip(columns, examples, strict=True)]
 
 
 def prediction_frame(
@@ -81,12 +76,9 @@ def best_only(predictions: pl.DataFrame, top: int | None) -> pl.DataFrame:
     """
     if top is None:
         return predictions
-    kept = [np.argsort(-scores.to_numpy(), kind="stable")[:top] for scores in predictions["scores"]]
-    columns = {
-        name: [row.gather(best).to_list() for row, best in zip(predictions[name], kept, strict=True)]
-        for name in ("candidates", "scores")
-    }
-    return predictions.with_columns(pl.Series(n, c, PREDICTION_SCHEMA[n]) for n, c in columns.items())
+    best_first = pl.element().rank("ordinal", descending=True).arg_sort()
+    kept = pl.col("scores").list.eval(best_first).list.head(top)
+    return predictions.with_columns(pl.col("candidates", "scores").list.gather(kept))
 
 
 def write_predictions(predictions: pl.DataFrame, path: Path) -> None:
