@@ -2,7 +2,7 @@
 
 from prefrec.data.config import CandidateConfig, ColumnNames, PrepareConfig, config_error
 from prefrec.data.prepare import prepare
-from prefrec.data.seen import seen_items
+from prefrec.data.seen import UnknownUserError, seen_items, user_histories
 from prefrec.data.store import prepared_digest, read_prepared, write_prepared
 from prefrec.data.types import Catalogue, PreparedData, RankingExample, Window, examples_to_frame, frame_to_examples
 
@@ -13,6 +13,7 @@ __all__ = [
     "PrepareConfig",
     "PreparedData",
     "RankingExample",
+    "UnknownUserError",
     "Window",
     "config_error",
     "examples_to_frame",
@@ -21,5 +22,6 @@ __all__ = [
     "prepared_digest",
     "read_prepared",
     "seen_items",
+    "user_histories",
     "write_prepared",
 ]

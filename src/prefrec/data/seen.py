@@ -6,7 +6,12 @@ from collections.abc import Collection, Sequence
 
 import polars as pl
 
-from prefrec.data.types import PreparedData, RankingExample, Window
+from prefrec.data.types import LOG_SCHEMA, PreparedData, RankingExample, Window
+from prefrec.errors import DataError
+
+
+class UnknownUserError(DataError):
+    """The log has no user with this id."""
 
 
 def held_out_interactions(log: pl.DataFrame, windows: Sequence[Window], learn: pl.DataFrame) -> pl.DataFrame:
@@ -37,6 +42,22 @@ def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[s
         before = own[: own.index(e.target)] if e.target in own else []
         seen.append({*e.history, *learnt.get(e.user_id, ()), *before})
     return seen
+
+
+def user_histories(data: PreparedData, users: Collection[str] | None = None) -> dict[str, list[str]]:
+    """Return all items that each user took, oldest first, held-out interactions included; None: of all users.
+
+    Raise UnknownUserError if a user is not in the log.
+    """
+    parts = [
+        log.select(*LOG_SCHEMA) for log in (data.train_interactions, data.held_out_interactions) if log is not None
+    ]
+    log = pl.concat(parts)
+    log = log if users is None else log.filter(pl.col("user_id").is_in(list(users)))
+    taken = _by_user(log.sort("user_id", "timestamp", maintain_order=True), set(log["user_id"]))
+    if unknown := next((user for user in users or () if user not in taken), None):
+        raise UnknownUserError(f"user {unknown!r} is not in the run's log")
+    return taken if users is None else {user: taken[user] for user in users}
 
 
 def _by_user(log: pl.DataFrame | None, users: Collection[str]) -> dict[str, list[str]]:

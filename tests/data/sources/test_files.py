@@ -40,6 +40,22 @@ def test_parquet_and_mapped_columns(tmp_path: Path) -> None:
     assert source.interactions.rows() == [("1", "7", 5, 3.0), ("2", "7", 6, 4.0)]
 
 
+def test_further_columns_of_the_catalogue_are_kept(shop: Shop, tmp_path: Path) -> None:
+    """Columns with nothing but numbers become numbers; a user's id among them need not be one."""
+    items = tmp_path / "more.csv"
+    rows = "".join(f"i{n},Thing {n},{1990 + n},{'x' if n % 2 else ''},{'n/a' if n == 3 else n},\n" for n in range(99))
+    items.write_text("item_id,title,year,brand,size,user_id\n" + rows)
+    frame = files(**(shop() | {"items": items})).catalogue.frame
+    assert frame.schema == {
+        "item_id": pl.String,
+        "title": pl.String,
+        "year": pl.Float64,
+        "brand": pl.String,
+        "size": pl.String,
+    }
+    assert frame.filter(pl.sql_expr("year > 2000 and brand = 'x'"))["item_id"][0] == "i11"
+
+
 def test_attributes_of_users(shop: Shop, tmp_path: Path) -> None:
     users = tmp_path / "users.csv"
     users.write_text("user_id,plan,age\nu0, free ,31\nu1,paid,\n")

@@ -36,7 +36,8 @@ def files(config: PrepareConfig) -> Source:
 
     The rating column may be absent if it has its default name. An empty rating is null. All columns of `config.users`
     other than the user's id (named as in the log, or `user_id`) are attributes. An interaction marked in `skipped` is
-    removed from the log, and its item joins the `impressions` of the user's next interaction.
+    removed from the log, and its item joins the `impressions` of the user's next interaction. Further columns of the
+    catalogue are kept, for rules of recommendations.
     """
     columns, log_path, items_path = config.columns, config.required("interactions"), config.required("items")
     names = {ours: getattr(columns, field) for ours, field in _FIELDS.items()}
@@ -56,7 +57,8 @@ def files(config: PrepareConfig) -> Source:
         log = fold_skips(parse_skipped(log, log_path, columns.skipped))
     names = {"item_id": columns.catalogue_item or columns.item, "title": columns.title}
     table = readers.read_table(items_path, config.encoding)
-    catalogue = readers.pick_columns(table, names, items_path, options=CATALOGUE_FIELDS)
+    names |= {c: c for c in table.columns if c not in (*names, *names.values(), "user_id")}
+    catalogue = _with_numbers(readers.pick_columns(table, names, items_path, options=CATALOGUE_FIELDS))
     catalogue = clean_catalogue(catalogue, items_path, columns.title)
     log, dropped = check_log(log, catalogue["item_id"], log_path, config.missing_titles)
     log, catalogue, merged = merge_duplicates(log, catalogue, config.duplicate_titles or "error")
@@ -65,6 +67,13 @@ def files(config: PrepareConfig) -> Source:
         merged = [*merged, *untitled]
     users = None if config.users is None else _users(config.users, columns.user, config.encoding)
     return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=users)
+
+
+def _with_numbers(items: pl.DataFrame) -> pl.DataFrame:
+    """Return the catalogue with numbers in further columns that hold nothing else: text files have only strings."""
+    texts = [c for c in items.columns if c not in ("item_id", "title") and items.schema[c] == pl.String]
+    numbers = items.select(pl.col(texts).cast(pl.Float64, strict=False))
+    return items.with_columns(n for n in numbers if n.null_count() == items[n.name].null_count() < len(items))
 
 
 def parse_skipped(log: pl.DataFrame, path: Path, called: str) -> pl.DataFrame:
