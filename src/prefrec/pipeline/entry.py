@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.lm import BATCH_SIZE, LMRanker, load_lm
 from prefrec.rankers.reference import reference_rankers
-from prefrec.runs.stage import is_finished, stage_key
+from prefrec.runs.stage import damaged, is_finished, read_state, stage_key
 
 WEIGHTS = "adapter"
 """Folder of the trained weights inside a stage's folder: an adapter, or a whole model."""
@@ -58,8 +59,18 @@ def by_content(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"model": inputs["model"] | inputs["digests"]}
 
 
+OPEN_ONLY = ContextVar("open_only", default=False)
+"""If True, `due` raises ConfigError about a stage that would have to run, so that stages only open what was made."""
+
+
 def due(folder: Path, key: str, name: str) -> bool:
     """Return True if a stage with this key still has to run, and print its name."""
+    if OPEN_ONLY.get():
+        state = read_state(folder)
+        if state.get("key") != key or not state.get("finished") or damaged(folder):
+            reason = f"{name} is unfinished, damaged or of another recipe"
+            raise ConfigError(f"{folder}: {reason}: run the recipe again (`prefrec run`)")
+        return False
     if is_finished(folder, key):
         say(f"[dim]{name}: unchanged[/dim]")
         return False

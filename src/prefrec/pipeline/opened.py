@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +15,10 @@ from prefrec.console import warn
 from prefrec.data import PreparedData, prepared_digest
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import read_predictions
-from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients, lm_entry, lm_ranker
-from prefrec.pipeline.kinds import SEQUENTIAL
+from prefrec.pipeline.entry import OPEN_ONLY, WEIGHTS, Entry, Ingredients, lm_entry, lm_ranker, part_entry
+from prefrec.pipeline.kinds import SEQUENTIAL, ranker_kind
 from prefrec.pipeline.provenance import changed_since
-from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe, load_recipe
+from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe, load_recipe
 from prefrec.pipeline.run import train_stages
 from prefrec.rankers import LMRanker
 from prefrec.runs.contents import Stage, read_run
@@ -44,16 +45,21 @@ class Run:
         return (self.folder / name if name == SFT else self.folder / "align" / name) / WEIGHTS
 
     @cached_property
+    def _made_of(self) -> Ingredients:
+        recipe, key = self.recipe, prepared_digest(self.folder / "data")
+        return Ingredients(self.data, key, recipe.model, recipe.lora, recipe.seed)
+
+    @cached_property
     def planned(self) -> dict[str, Entry]:
-        """Rankers that `prefrec run` would have with this recipe and data, by name."""
-        recipe, data = self.recipe, self.data
-        made_of = Ingredients(data, prepared_digest(self.folder / "data"), recipe.model, recipe.lora, recipe.seed)
-        judges = []
+        """Language models that `prefrec run` would have with this recipe and data, by name."""
+        recipe, judges = self.recipe, []
         for config in recipe.sequential:
             state = read_state(self.folder / SEQUENTIAL / config.model)
             key = state.get("key") if state.get("config") == config.model_dump(mode="json") else None
             judges.append(Entry(config.model, str(key), load=cast(Any, None)))  # a plan loads nothing
-        return {e.name: e for e in train_stages(recipe, made_of, self.folder, (SFT, "align"), judges, plan=True)}
+        return {
+            e.name: e for e in train_stages(recipe, self._made_of, self.folder, (SFT, "align"), judges, plan=True)
+        }
 
     def changed(self, name: str) -> list[str] | None:
         """Return the inputs that a language model was trained with other values of; None: not recorded."""
@@ -81,7 +87,23 @@ class Run:
             raise DataError(
                 f"{self.folder}: {name} is damaged ({', '.join(broken)}): run the recipe again (`prefrec run`)"
             )
-        return lm_entry(name, None if name == ZERO_SHOT else self.adapter(name), self.data, self.recipe.model)
+        return self.planned.get(name) or lm_entry(name, None, self.data, self.recipe.model)
+
+    def any_entry(self, name: str) -> Entry:
+        """Return a ranker of any kind of this run; errors are those of `entry`."""
+        made: dict[str, Any] = {config.model: config for config in self.recipe.sequential}
+        made |= dict.fromkeys(self.models) | {config.name: config for config in self.recipe.rankers}
+        if (config := made.get(name)) is None:
+            is_reference = name in self.recipe.evaluate.references
+            return part_entry(self._made_of, name, "", {}, "") if is_reference else self.entry(name)
+        section = RANKERS if config in self.recipe.rankers else SEQUENTIAL
+        # Rankers that were made before, of those whose names are in the configuration.
+        text, earlier = config.model_dump_json(), [*made][: [*made].index(name)]
+        before = {other: self.any_entry(other) for other in earlier if f'"{other}"' in text}
+        kind = ranker_kind(config.kind if section == RANKERS else SEQUENTIAL)
+        context = copy_context()
+        context.run(OPEN_ONLY.set, True)
+        return context.run(kind.stage, self._made_of, config, self.folder / section / name, before)
 
     def ranker(self, name: str) -> LMRanker:
         """Load a language model of this run; errors are those of `entry`."""
