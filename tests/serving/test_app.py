@@ -53,6 +53,44 @@ def test_recommend(client):
     _error(client.post("/v1/recommend", json={"history": ["Red Ema"]}), 404, "unknown_item")
 
 
+def test_recommend_to_a_user_under_rules(client, run):
+    row = run.data.test[2]
+    log, held_out = (
+        frame.filter(user_id=row.user_id) for frame in (run.data.train_interactions, run.data.held_out_interactions)
+    )
+    taken = [*log["item_id"], *held_out["item_id"]]
+    asked = {
+        "user_id": row.user_id,
+        "k": 60,
+        "where": "title like 'Red %' or (title in ('Old Heat'))",
+        "deny": ["i4"],
+    }
+    answer = client.post("/v1/recommend", json=asked).json()
+    assert [i["item_id"] for i in answer["history"]] == taken[-4:]
+    titles = run.data.catalogue.titles
+    allowed = {i for i, t in titles.items() if t.startswith("Red ") or t == "Old Heat"} - {*taken, "i4"}
+    assert {r["item_id"] for r in answer["ranking"]} == allowed
+    seen = client.post("/v1/recommend", json=asked | {"exclude_seen": False, "at_most": 1, "per": "title"}).json()
+    assert {r["item_id"] for r in seen["ranking"]} - allowed <= {*taken}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "message"),
+    [
+        ({"user_id": "nobody"}, 404, "unknown_user", "user 'nobody' is not in the run's log"),
+        ({"where": "genre = 'x'"}, 409, "rules", 'unable to find column "genre"'),
+        ({"where": "replace(title, 'e', 'ee') = 'x'"}, 409, "rules", "functions and comments"),
+        ({"where": "replace/**/(title, 'e', 'ee') = 'x'"}, 409, "rules", "functions and comments"),
+        ({"where": "\"replace\" (title, 'e', 'ee') = 'x'"}, 409, "rules", "functions and comments"),
+        ({"where": "x" * 513}, 422, "invalid", "body.where: String should have at most 512"),
+        ({"at_most": 2}, 409, "rules", "at_most, per: give both or neither"),
+        ({"allow": ["gone"]}, 409, "rules", "leave no item of the catalogue"),
+    ],
+)
+def test_rules_that_are_refused(client, change, status, code, message):
+    assert message in _error(client.post("/v1/recommend", json=change), status, code)["message"]
+
+
 def test_items_run_and_example(client):
     found = client.get("/v1/items", params={"query": "red em", "limit": 2}).json()["items"]
     assert found[0] == {"item_id": "i2", "title": "Red Emma"}

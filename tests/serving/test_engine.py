@@ -20,6 +20,7 @@ from prefrec.rankers.explain import leave_one_out
 from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
 from prefrec.serving.engine import Engine, UnknownRankerError
 from prefrec.serving.items import UnknownItemsError
+from prefrec.serving.questions import Question
 from prefrec.serving.scorer import Scorer, load_rankers
 from prefrec.serving.server import adapters_of, open_engine
 from served_run import HOSTILE, SPECIAL
@@ -293,7 +294,7 @@ def test_scores_that_are_no_numbers_are_an_error(engine, run):
     with torch.no_grad():
         broken_engine._scorer.lm.model.lm_head.weight.fill_(torch.nan)
     with pytest.raises(ModelError, match="not finite"):
-        broken_engine._scorer.recommend("zero-shot", ["i2"], 3)
+        broken_engine._scorer.recommend("zero-shot", Question(["i2"], 3))
     asked = broken_engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES))
     with pytest.raises(ModelError, match="not finite"):
         broken_engine.submit(asked, 60).result(timeout=60)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -17,14 +18,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from prefrec import __version__
 from prefrec.console import console
+from prefrec.data import UnknownUserError
 from prefrec.errors import DataError, ModelError, PrefrecError, TokenizerError
 from prefrec.serving import bodies
 from prefrec.serving.batcher import DeadlineError, QueueFullError, StoppedError
 from prefrec.serving.engine import Engine, Prepared, UnknownRankerError
 from prefrec.serving.items import UnknownItemsError
 from prefrec.serving.middleware import HEADERS, Guard, Telemetry, problem
+from prefrec.serving.questions import RulesError
 
 Body = TypeVar("Body")
 
@@ -36,8 +38,9 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The body is not JSON.",
         401: "The server wants a key.",
-        404: "An item is unknown (near matches are given), or a ranker.",
+        404: "An item is unknown (near matches are given), or a ranker, or a user.",
         408: "The body did not arrive in time.",
+        409: "The rules do not fit the catalogue, or leave no item.",
         421: "The Host header names another server.",
         413: "The body is too long.",
         422: "A field is wrong, or the question does not fit the prompt.",
@@ -57,6 +60,8 @@ class ClientGoneError(PrefrecError):
 ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
     (UnknownItemsError, 404, "unknown_item"),
     (UnknownRankerError, 404, "unknown_ranker"),
+    (UnknownUserError, 404, "unknown_user"),
+    (RulesError, 409, "rules"),
     (QueueFullError, 429, "queue_full"),
     (DeadlineError, 504, "deadline"),
     (ClientGoneError, 499, "client_gone"),  # nobody reads it, but it is counted
@@ -100,7 +105,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="prefrec",
-        version=__version__,
+        version=version("prefrec"),
         description=f"Rankings of the run {settings.name}.",
         lifespan=lifespan,
         docs_url=None,  # their scripts would come from another server
@@ -162,7 +167,7 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
     async def rank(body: bodies.RankRequest, request: Request) -> bodies.RankAnswer:
         return await answer(request, lambda: engine.rank(body))
 
-    @api.post("/v1/recommend", summary="The best items of the whole catalogue for a history")
+    @api.post("/v1/recommend", summary="The best items of the whole catalogue for a history or a user, under rules")
     async def recommend(body: bodies.RecommendRequest, request: Request) -> bodies.RecommendAnswer:
         return await answer(request, lambda: engine.recommend(body))
 

@@ -63,9 +63,26 @@ class ExplainRequest(_Request):
     target: ItemName = Field(description="One of the candidates; any item if no candidates are given.")
 
 
-class RecommendRequest(_Request):
+class Rules(_Body):
+    """Rules of a recommendation: which items may be in it."""
+
+    exclude_seen: bool = Field(True, description="Leave out what the user has taken, and the history.")
+    allow: list[Name] | None = Field(None, description="Ids of the only items to recommend.")
+    deny: list[Name] = Field([], description="Ids of items to leave out.")
+    where: Name | None = Field(
+        None, description="SQL condition on the catalogue's columns, such as genre = 'Comedy' and year > 1990."
+    )
+    at_most: int | None = Field(None, ge=1, description="Items that may have the same value in the column `per`.")
+    per: Name | None = Field(None, description="Column of the catalogue, for `at_most`.")
+
+
+class RecommendRequest(_Request, Rules):
     """A question: what comes next after `history`, of the whole catalogue?"""
 
+    history: list[ItemName] = Field(
+        [], max_length=MAX_HISTORY, description="Titles or item ids, oldest first; with a user those after the log."
+    )
+    user_id: Name | None = Field(None, description="A user, whose items in the run's log come before the history.")
     k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items.")
 
 
@@ -97,7 +114,7 @@ class RankAnswer(_Body):
 
 
 class RecommendAnswer(RankAnswer):
-    """The likeliest items of the catalogue that are not in the history."""
+    """The likeliest items of the catalogue that the rules allow."""
 
     proven: bool = Field(description="True if no other item of the catalogue scores higher.")
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from prefrec.data import RankingExample
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.lm.items import ItemEncoder
 from prefrec.lm.packing import tokens_of
@@ -23,6 +23,7 @@ from prefrec.serving import bodies
 from prefrec.serving.batcher import Batcher
 from prefrec.serving.bodies import ItemBody, ItemName
 from prefrec.serving.items import ItemIndex
+from prefrec.serving.questions import Question, Selection, asked_users
 from prefrec.serving.scorer import Scorer, Scores
 
 Body = TypeVar("Body")
@@ -32,16 +33,12 @@ class UnknownRankerError(DataError):
     """The run has no ranker of this name."""
 
 
-CatalogueQuestion = tuple[list[str], int]
-"""A question about the whole catalogue: a history of item ids, and the number of items that are wanted."""
-
-
 @dataclass(frozen=True)
 class Prepared(Generic[Body]):
     """A request that is ready: questions of one type for the worker, and a function from their answers to its own."""
 
     ranker: str
-    questions: Sequence[ChoiceSet | CatalogueQuestion]
+    questions: Sequence[ChoiceSet | Question]
     answer: Callable[[list[Any]], Body]
 
 
@@ -54,14 +51,15 @@ class Engine:
     def __init__(
         self,
         scorer: Scorer,
-        items: ItemIndex,
+        data: PreparedData,
         encoder: PromptEncoder | ItemEncoder,
         template: PromptTemplate,
         *,
         examples: Sequence[RankingExample] = (),
         **queue: Any,
     ) -> None:
-        self.items = items
+        self.data = data
+        self.items = ItemIndex(data.catalogue)
         self.encoder = encoder
         self.template = template
         self.examples = examples
@@ -72,7 +70,7 @@ class Engine:
         self._encoders = ThreadPoolExecutor(1, thread_name_prefix="prefrec-encoder")
         self._preparing: set[Future[Any]] = set()
         self._counting = threading.Lock()
-        self.batcher: Batcher[ChoiceSet | CatalogueQuestion, Any] = Batcher(self._work, size=self._tokens, **queue)
+        self.batcher: Batcher[ChoiceSet | Question, Any] = Batcher(self._work, size=self._tokens, **queue)
         scorer.before_call = self.batcher.check_wanted
 
     def prepare(self, make: Callable[[], Prepared[Body]]) -> Future[Prepared[Body]]:
@@ -97,7 +95,7 @@ class Engine:
         TokenizerError if the candidates do not fit into the prompt.
         """
         ranker = self._ranker(request.ranker)
-        history, candidates = self._resolve(request.history, request.candidates)
+        history, candidates = self.items.resolve_lists(request.history, request.candidates)
         choice_set, dropped = self.encoder.fit(self.template, *_titles(history, candidates, candidates))
 
         def answer(scores: Scores) -> bodies.RankAnswer:
@@ -119,7 +117,7 @@ class Engine:
                 f"give at most {most // size[1]} history items, or fewer candidates"
             )
         ranker = self._ranker(request.ranker)
-        history, candidates = self._resolve(request.history, request.candidates)
+        history, candidates = self.items.resolve_lists(request.history, request.candidates)
         (target,) = self.items.resolve([request.target])
         if candidates and target not in candidates:
             raise DataError(f"the target {target.title!r} is not among the candidates")
@@ -154,9 +152,18 @@ class Engine:
         return Prepared(ranker, questions, answer)
 
     def recommend(self, request: bodies.RecommendRequest) -> Prepared[bodies.RecommendAnswer]:
-        """Prepare a question about the whole catalogue without the history's items; raises as `rank`."""
+        """Prepare a question about the items of the catalogue that the request's rules allow.
+
+        Raises as `rank`, UnknownUserError or RulesError.
+        """
         ranker = self._ranker(request.ranker)
         history = self.items.resolve(request.history)
+        seen = [item.item_id for item in history]
+        if request.user_id is not None:
+            ((taken, log),) = asked_users(self.data, [request.user_id]).values()
+            history, seen = [*map(self.items.item, taken), *history], [*log, *seen]
+        selection = Selection(self.items.catalogue, request, functions=False)
+        question = selection.question([item.item_id for item in history], seen, request.k)
 
         def answer(outcomes: list[tuple[Recommendation, bool]]) -> bodies.RecommendAnswer:
             ((best, shortened),) = outcomes
@@ -169,7 +176,7 @@ class Engine:
                 proven=best.proven,
             )
 
-        return Prepared(ranker, [([i.item_id for i in history], request.k)], answer)
+        return Prepared(ranker, [question], answer)
 
     def example(self, row: int) -> bodies.ExampleAnswer:
         """Return a row of the data; after the last row comes the first again. DataError if the run has no rows."""
@@ -204,23 +211,13 @@ class Engine:
             raise UnknownRankerError(f"no ranker {name!r}: expected one of {', '.join(self.rankers)}")
         return name or self.rankers[0]
 
-    def _resolve(
-        self, history: Sequence[ItemName], candidates: Sequence[ItemName]
-    ) -> tuple[list[ItemBody], list[ItemBody]]:
-        # Together, so that one error names the unknown items of both.
-        items = self.items.resolve([*history, *candidates])
-        shown, listed = items[: len(history)], items[len(history) :]
-        if twice := next((item for n, item in enumerate(listed) if item in listed[:n]), None):
-            raise DataError(f"{twice.title!r} is given twice among the candidates; give every item once")
-        return shown, listed
-
-    def _tokens(self, question: ChoiceSet | CatalogueQuestion) -> int:
-        return self._scorer.catalogue_tokens if isinstance(question, tuple) else tokens_of(question)
+    def _tokens(self, question: ChoiceSet | Question) -> int:
+        return self._scorer.catalogue_tokens if isinstance(question, Question) else tokens_of(question)
 
     def _work(self, kind: tuple[str, type], questions: Sequence[Any]) -> Sequence[Any]:
         ranker, question_type = kind
-        if question_type is tuple:
-            return [self._scorer.recommend(ranker, history, k) for history, k in questions]
+        if question_type is Question:
+            return [self._scorer.recommend(ranker, question) for question in questions]
         return self._scorer.score(ranker, questions)
 
 

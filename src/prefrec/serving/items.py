@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rapidfuzz import fuzz, process
 
@@ -79,6 +79,19 @@ class ItemIndex:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
             raise UnknownItemsError(messages[0] + more, unknown)
         return known
+
+    def resolve_lists(
+        self, history: Sequence[ItemName], candidates: Sequence[ItemName]
+    ) -> tuple[list[ItemBody], list[ItemBody]]:
+        """Return the items of a history and of candidates; errors are those of `resolve`, which names those of both.
+
+        Raise DataError if a candidate is named twice.
+        """
+        items = self.resolve([*history, *candidates])
+        shown, listed = items[: len(history)], items[len(history) :]
+        if twice := next((item for n, item in enumerate(listed) if item in listed[:n]), None):
+            raise DataError(f"{twice.title!r} is given twice among the candidates; give every item once")
+        return shown, listed
 
     def near(self, text: str, limit: int) -> list[ItemBody]:
         """Return items whose titles are similar to `text`, the most similar first."""

@@ -18,6 +18,7 @@ from prefrec.lm.models import load_model
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker, Recommendation
+from prefrec.serving.questions import Question, best_items
 from prefrec.training.adapters import is_adapter, load_adapter, load_weights
 
 Scores = list[NDArray[np.float64]]
@@ -66,8 +67,8 @@ class Scorer:
         check_finite(ranker, *out)
         return out
 
-    def recommend(self, ranker: str, history: Sequence[str], k: int) -> tuple[Recommendation, bool]:
-        """Return the `k` best items of the catalogue for a history of item ids, without those in it.
+    def recommend(self, ranker: str, question: Question) -> tuple[Recommendation, bool]:
+        """Return the best items of the catalogue.
 
         The second value is True if the oldest items of the history did not fit into the prompt. Raise ModelError if a
         log-probability is not finite.
@@ -75,7 +76,7 @@ class Scorer:
         before = self.lm.encoder.shortened
         with torch.no_grad(), self._asked(ranker) as model:
             self.lm.model = model
-            best = self.catalogue.recommend(history, k, without=set(history), max_calls=MAX_CALLS)
+            best = best_items(self.catalogue, question, MAX_CALLS)
         return best, self.lm.encoder.shortened > before
 
     @contextmanager

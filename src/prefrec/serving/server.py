@@ -29,7 +29,6 @@ from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.engine import Engine
-from prefrec.serving.items import ItemIndex
 from prefrec.serving.middleware import Telemetry
 from prefrec.serving.page import page_files
 from prefrec.serving.scorer import Scorer, load_rankers
@@ -128,7 +127,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     # With a tokenizer of its own: the thread that encodes requests must not share one with the worker's.
     encoder, examples = prompt_encoder(section, catalogue), run.data.split(run.recipe.evaluate.split)
     scorer = Scorer(models, adapters, lm)
-    engine = Engine(scorer, ItemIndex(catalogue), encoder, template, examples=examples, room=max_tokens, **queue)
+    engine = Engine(scorer, run.data, encoder, template, examples=examples, room=max_tokens, **queue)
     engine.warm_up()
     return engine
 

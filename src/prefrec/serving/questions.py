@@ -1,0 +1,134 @@
+"""Questions about the whole catalogue: the rules of a recommendation, and the answers to all doors."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from prefrec import processes
+from prefrec.console import track
+from prefrec.data import Catalogue, PreparedData, RankingExample, user_histories
+from prefrec.errors import DataError
+from prefrec.pipeline.negatives import history_length
+from prefrec.rankers.base import Ranker, checked_scores
+from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
+from prefrec.serving.bodies import Rules
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question: the `k` best items after a history, without some, and at most so many of each group.
+
+    Attributes:
+        history, without: item ids.
+        groups: item id → group; items without one are not limited.
+        user: an id, which only random draws of some rankers depend on.
+    """
+
+    history: Sequence[str]
+    k: int
+    without: Collection[str] = ()
+    groups: Mapping[str, Any] = field(default_factory=dict)
+    at_most: int = 0
+    user: str = "-"
+
+    def answer(self, best: Recommendation) -> Recommendation:
+        """Return the first `k` items of a ranking that the groups allow."""
+        counts: Counter[Any] = Counter()
+        kept = []
+        for place, item in enumerate(best.item_ids):
+            group = self.groups.get(item)
+            counts[group] += 1
+            if group is None or counts[group] <= self.at_most:
+                kept.append(place)
+        kept = kept[: self.k]
+        return replace(best, item_ids=[best.item_ids[i] for i in kept], logps=best.logps[kept])
+
+
+class RulesError(DataError):
+    """The rules do not fit the catalogue, or leave no item."""
+
+
+class Selection:
+    """Rules for a catalogue; raise RulesError if they do not fit. `functions`: conditions may have functions."""
+
+    def __init__(self, catalogue: Catalogue, rules: Rules, *, functions: bool = True) -> None:
+        self.rules = rules
+        frame, columns = catalogue.frame, ", ".join(catalogue.frame.columns)
+        words = {word.lower() for word in re.findall(r"([\w\"`\]]+)\s*\(", rules.where or "")}
+        # Nested functions make texts of any length. Comments could hide them.
+        if not functions and (words - {"in", "and", "or", "not"} or re.search(r"--|/\*", rules.where or "")):
+            raise RulesError("where: functions and comments are not allowed here")
+        try:
+            allowed = frame.filter(True if rules.where is None else pl.sql_expr(rules.where))["item_id"]
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
+            reason = str(e).partition("\n")[0]
+            hint = f"the catalogue has {columns}; texts stand in single quotes"
+            raise RulesError(f"where {rules.where!r}: {reason}; {hint}") from None
+        allow = rules.allow if rules.allow is not None else catalogue.ids
+        ids = allowed.filter(allowed.is_in(allow) & ~allowed.is_in(rules.deny))
+        if ids.is_empty():
+            raise RulesError("the rules (allow, deny, where) leave no item of the catalogue; loosen them")
+        self._left_out = {*catalogue.ids}.difference(ids)
+        if (rules.at_most is None) != (rules.per is None):
+            raise RulesError("at_most, per: give both or neither")
+        if rules.per is not None and (rules.per not in frame.columns or frame.schema[rules.per].is_nested()):
+            raise RulesError(f"per {rules.per!r}: the catalogue has no such column of single values, but {columns}")
+        self._groups = (
+            dict(frame.select("item_id", pl.col(rules.per).alias("group")).iter_rows()) if rules.per else {}
+        )
+
+    def question(self, history: Sequence[str], seen: Collection[str], k: int, user: str = "-") -> Question:
+        """Return a question under these rules; `seen` are the items that the user has taken."""
+        without = self._left_out.union(seen) if self.rules.exclude_seen else self._left_out
+        return Question(history, k, without, self._groups, self.rules.at_most or 0, user)
+
+
+def asked_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, tuple[list[str], list[str]]]:
+    """Return user → the last items, as many as evaluation shows, and all items of the log; None: for all users.
+
+    Raise UnknownUserError if a user is not in the log.
+    """
+    last = history_length(data)
+    return {user: (items[-last:], items) for user, items in user_histories(data, users).items()}
+
+
+def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | None = None) -> Recommendation:
+    """Return the best items of the catalogue; `max_calls` and errors are those of `CatalogueRanker.recommend`."""
+    depth = question.k * 4 if question.groups else question.k
+    while True:
+        best = ranker.recommend(question.history, depth, without=question.without, max_calls=max_calls)
+        answer = question.answer(best)
+        if len(answer.item_ids) == question.k or len(best.item_ids) < depth:
+            return answer
+        depth *= 4
+
+
+def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalogue) -> list[Recommendation]:
+    """Return the best items for each question by any ranker; all processes of a job share the work.
+
+    Scores of rankers that are not language models stand in the place of log-probabilities. Raise ModelError if a
+    score is NaN.
+    """
+    if isinstance(ranker, CatalogueRanker):
+        mine = track(processes.share([*enumerate(questions)]), f"{ranker.name}: ranking the catalogue")
+        by_number = dict(processes.pool([(number, best_items(ranker, question)) for number, question in mine]))
+        return [by_number[number] for number in range(len(questions))]
+    lists = [tuple(item for item in catalogue.ids if item not in q.without) for q in questions]
+    # No ranker reads the target, so the first item stands for it. These rankers share the rows themselves.
+    asked = zip(questions, lists, strict=True)
+    rows = [RankingExample(q.user, tuple(q.history), items, items[0]) for q, items in asked if items]
+    scores = iter(checked_scores(ranker, rows) if rows else ())
+    answers = []
+    for question, items in zip(questions, lists, strict=True):
+        own = next(scores)[: len(items)] if items else np.empty(0)
+        order = [i for i in np.argsort(-own, kind="stable") if np.isfinite(own[i])]
+        best = Recommendation([items[i] for i in order], own[order].astype(np.float32), True, "exact")
+        answers.append(question.answer(best))
+    return answers
