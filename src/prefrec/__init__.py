@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from prefrec.lm.scoring import choice_logps as choice_logps
     from prefrec.losses import softmax_dpo_loss as softmax_dpo_loss
     from prefrec.rankers import LMRanker as LMRanker
+    from prefrec.recommender import Recommender as Recommender
+    from prefrec.recommender import fit as fit
     from prefrec.training import SFTConfig as SFTConfig
     from prefrec.training import SFTTrainer as SFTTrainer
     from prefrec.training import SoftmaxDPOConfig as SoftmaxDPOConfig
@@ -28,12 +30,14 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "LMRanker": "prefrec.rankers",
+    "Recommender": "prefrec.recommender",
     "SFTConfig": "prefrec.training",
     "SFTTrainer": "prefrec.training",
     "SoftmaxDPOConfig": "prefrec.training",
     "SoftmaxDPOTrainer": "prefrec.training",
     "choice_logps": "prefrec.lm.scoring",
     "evaluate": "prefrec.evaluation",
+    "fit": "prefrec.recommender",
     "lora_config": "prefrec.training",
     "softmax_dpo_loss": "prefrec.losses",
 }
@@ -44,3 +48,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'prefrec' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -58,7 +58,7 @@ def test_people_get_a_table(run):
     assert f"s-dpo on test row 0 (user {example.user_id}): {titles[example.target]}, rank " in out
     for item in example.history:
         assert titles[item] in out
-    assert "log-prob with it − without" in out
+    assert "log-prob of the title with an item − without, oldest item first" in out
 
 
 @pytest.mark.parametrize(

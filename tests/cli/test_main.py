@@ -24,6 +24,7 @@ VERBS = (
     "sft",
     "align",
     "evaluate",
+    "recommend",
     "rank",
     "explain",
     "study",

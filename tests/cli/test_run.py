@@ -179,7 +179,7 @@ def test_rank_takes_each_candidate_once(place):
     twice = ("--candidate", "i7", "--candidate", title.upper())
     done = prefrec("rank", place.data, "--history", "i3", *twice, *place.asked)
     assert (done.code, done.out) == (1, "")
-    assert f"error: --candidate {title.upper()!r}: named twice; name each title once" in done.err
+    assert f"error: {title!r} is given twice among the candidates; give every item once" in done.err
 
 
 def test_rank_orders_the_candidates(place):
@@ -190,7 +190,7 @@ def test_rank_orders_the_candidates(place):
     assert sum(row["share"] for row in rows) == pytest.approx(1)
     table = succeed("rank", place.data, *asked, *place.asked, "--adapter", place.s_dpo / "adapter")
     assert "Old Heat" in table
-    assert "log-prob" in table
+    assert "logp" in table
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from prefrec.errors import PrefrecError
 from prefrec.processes import is_first
 
 VERBS = (
-    "init", "run", "prepare", "audit", "sft", "align", "evaluate", "rank", "report", "serve", "export", "explain",
+    "init", "run", "prepare", "audit", "sft", "align", "evaluate", "recommend", "rank", "report", "serve",
+    "export", "explain",
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
 """Group of entry points by which other packages add verbs: NAME = "module:function"."""
@@ -98,7 +99,7 @@ def _main(
     """From interaction logs and item titles to a language-model recommender aligned to its users.
 
     `init` writes a recipe, and `run` carries it out. Step by step: `prepare` makes ranking questions from a log,
-    `audit` looks for leaks in them, `sft` and `align` train, `evaluate` measures, `rank` answers one question,
+    `audit` looks for leaks in them, `sft` and `align` train, `evaluate` measures, `recommend` and `rank` answer,
     `explain` says what moved it, `report` draws it all, `serve` answers over HTTP, `export` hands a model on.
     """
 

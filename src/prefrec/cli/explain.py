@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
+import polars as pl
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from scipy.special import softmax
 
 from prefrec.cli import _options as o
-from prefrec.cli.rank import find_items
-from prefrec.data import RankingExample
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
-from prefrec.pipeline.opened import Run, open_run
-from prefrec.rankers.explain import leave_one_out
+from prefrec.recommender import Recommender, as_table
+from prefrec.serving.bodies import ById
 
 
 def explain(
@@ -36,58 +34,47 @@ def explain(
 
     prefrec explain runs/demo --user 42 --ranker sft --target Alien
     """
-    opened = open_run(run)
-    example, index = _example(opened, split, user, row)
-    name = ranker or (opened.models[-1:] or [""])[0]
-    item = find_items(opened.data.catalogue, [target])[0] if target else example.target
-    answer = _explain(opened, name, example, item) | {"split": split, "row": index, "user_id": example.user_id}
+    recommender = Recommender.from_run(run, ranker)
+    example, index = _example(recommender.data, run, split, user, row)
+    answer = _explain(recommender, example, target) | {"split": split, "row": index, "user_id": example.user_id}
     if as_json:
         o.print_json(answer)
-    else:
-        _print(answer)
+        return
+    place = f", rank {answer['rank']} of {answer['of']}" if answer["rank"] else ", not among the candidates"
+    caption = f"{answer['ranker']} on {split} row {index} (user {example.user_id}): {answer['title']}{place}"
+    typer.echo(f"{caption}\nlog-prob of the title with an item − without, oldest item first")
+    typer.echo(as_table(pl.DataFrame(answer["history"])))
+    if answer["not_read"]:
+        typer.echo(f"{answer['not_read']} older items did not fit the prompt")
 
 
-def _example(run: Run, split: str, user: str | None, row: int | None) -> tuple[RankingExample, int]:
+def _example(
+    data: PreparedData, run: Path, split: str, user: str | None, row: int | None
+) -> tuple[RankingExample, int]:
     """Return the row that is asked about, and its index in the split."""
-    examples = run.data.split(split)
+    examples = data.split(split)
     if (user is None) == (row is None):
         raise ConfigError("give either --user or --row")
     if row is None:
         row = next((i for i, e in enumerate(examples) if e.user_id == user), None)
         if row is None:
-            raise DataError(f"user {user!r} has no {split} row in {run.folder}")
+            raise DataError(f"user {user!r} has no {split} row in {run}")
     if row >= len(examples):
-        raise DataError(f"row {row}: the {split} split of {run.folder} has {len(examples)} rows, from 0")
+        raise DataError(f"row {row}: the {split} split of {run} has {len(examples)} rows, from 0")
     return examples[row], row
 
 
-def _explain(run: Run, name: str, example: RankingExample, target: str) -> dict[str, Any]:
+def _explain(recommender: Recommender, example: RankingExample, target: str | None) -> dict[str, Any]:
     """Return plain JSON values: the model, the title, its rank in the list, and the effect of each history item."""
-    lm = run.ranker(name)
-    effects = leave_one_out(lm, example, target)
-    titles = run.data.catalogue.titles
-    answer: dict[str, Any] = {"ranker": name, "target": target, "title": titles[target], "rank": None, "of": None}
-    if target in example.candidates:
-        scores = lm.score([example])[0]
-        own = scores[example.candidates.index(target)]
-        answer |= {
-            "rank": 1 + int((scores > own).sum()),
-            "of": len(example.candidates),
-            "share": float(np.exp(own - np.logaddexp.reduce(scores))),
-            "logp": float(own),
-        }
-    history = [{"item_id": i, "title": titles[i], "delta_logp": delta} for i, delta in effects]
-    return answer | {"history": history, "not_read": len(example.history) - len(effects)}
-
-
-def _print(answer: dict[str, Any]) -> None:
-    rank = f", rank {answer['rank']} of {answer['of']}" if answer["rank"] else ", not among the candidates"
-    caption = f"{answer['not_read']} older items did not fit the prompt" if answer["not_read"] else None
-    table = Table("history, oldest first", caption=caption, caption_justify="left")
-    table.add_column("log-prob with it − without", justify="right")
-    for item in answer["history"]:
-        table.add_row(escape(item["title"]), f"{item['delta_logp']:+.3f}")
-    out = Console()
-    row = f"{answer['ranker']} on {answer['split']} row {answer['row']} (user {answer['user_id']})"
-    out.print(f"{escape(row)}: {escape(answer['title'])}{rank}", highlight=False, soft_wrap=True)
-    out.print(table)
+    shown, listed = ([ById(item_id=i) for i in ids] for ids in (example.history, example.candidates))
+    (item,) = recommender.items.resolve([target or ById(item_id=example.target)])
+    effects = recommender.explain(shown, item, listed)
+    about: dict[str, Any] = {"ranker": recommender.entry.name, "target": item.item_id, "title": item.title}
+    about |= {"rank": None, "of": None}
+    if item.item_id in example.candidates:
+        ranking = recommender.rank(shown, listed)
+        own = next(row for row in ranking if row.item_id == item.item_id)
+        share = softmax([row.score for row in ranking])[own.rank - 1]
+        about |= {"rank": own.rank, "of": len(ranking), "share": float(share), "logp": own.score}
+    history = [{"item_id": e.item_id, "title": e.title, "delta_logp": e.effect} for e in effects]
+    return {**about, "history": history, "not_read": len(shown) - len(effects)}

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from prefrec.cli import _options as o
-from prefrec.cli.rank import find_items
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, seen_items
 from prefrec.errors import ConfigError, DataError, PrefrecError
 from prefrec.pipeline.entry import Entry, Ingredients, full_entries
 from prefrec.pipeline.kinds import SEQUENTIAL
 from prefrec.pipeline.opened import Run, open_run
+from prefrec.serving.items import ItemIndex
 from prefrec_systems.chatrec import ChatRecConfig, ChatSession, Reply
 from prefrec_systems.chatrec.stage import chat_rec_ranker
 from prefrec_systems.sequential.stage import open_sequential
@@ -107,7 +107,7 @@ def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str,
     if (user is None) == (not titles):
         raise ConfigError("give either --user or --history")
     if user is None:
-        known = tuple(find_items(data.catalogue, titles))
+        known = tuple(item.item_id for item in ItemIndex(data.catalogue).resolve(titles))
         return "-", known, set(known)
     rows = (e for split in ("test", "validation", "train") for e in data.split(split) if e.user_id == user)
     row = next(rows, None)

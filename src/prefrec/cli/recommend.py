@@ -1,0 +1,72 @@
+"""`prefrec recommend`: the best items of a run's catalogue, for one history or for all users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import typer
+
+from prefrec.cli import _options as o
+from prefrec.data.readers import pick_columns, read_table, read_text
+from prefrec.data.sources.base import parse_lists
+from prefrec.recommender import Recommender, as_table
+from prefrec.serving.bodies import Rules
+
+
+@o.from_sections
+def recommend(
+    run: o.RunFolder,
+    section: Rules,
+    all_users: Annotated[bool, typer.Option("--all-users", help="All users of the run's log.")] = False,
+    users: Annotated[list[str] | None, typer.Option(help="User id, or a file with one a line; repeatable.")] = None,
+    history: Annotated[list[str] | None, typer.Option(help="Title or item id, oldest first; repeatable.")] = None,
+    history_file: Annotated[
+        Path | None, typer.Option(help="Rows with `history` (a list of titles or ids) and perhaps `user_id`.")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="Items for each user.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Parquet file to write; default: print.")] = None,
+    ranker: Annotated[str | None, typer.Option(help="Any ranker of the run; default: the last model.")] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Recommend items of the whole catalogue, under rules of your own.
+
+    A user's history is the whole log, test items included; models read its last items, as in evaluation. --allow and
+    --deny take ids, or files with one a line. The same command goes on where an earlier one was stopped. Processes of
+    `accelerate launch` share the users.
+
+    Example: prefrec recommend runs/demo --history Alien --history Aliens
+
+    Example: prefrec recommend runs/shop --all-users --out top.parquet --where "genre = 'Comedy' and year > 1990"
+    --at-most 2 --per brand
+    """
+    given = {"--all-users": all_users, "--users": users, "--history": history, "--history-file": history_file}
+    if sum(map(bool, given.values())) != 1:
+        raise typer.BadParameter("give exactly one of them", param_hint=" / ".join(given))
+    histories = {"-": history} if history else _histories(history_file) if history_file else None
+    rules = section.model_dump() | {"deny": _ids(section.deny), "allow": section.allow and _ids(section.allow)}
+    recommender = Recommender.from_run(run, ranker)
+    asked: Any = {"users": _ids(users) if users else None, "histories": histories}
+    answers = recommender.recommend_all(out, k, **asked, **rules)
+    if as_json:
+        o.print_json(answers.to_dicts())
+    elif out:
+        typer.echo(f"{answers['user_id'].n_unique()} users, {len(answers)} rows: {out}")
+    else:
+        typer.echo(as_table(answers.drop("user_id") if history else answers))
+
+
+def _ids(given: Sequence[str]) -> list[str]:
+    """Return ids, those in the lines of a file in its place."""
+    lists = (read_text(Path(text)).splitlines() if Path(text).is_file() else [text] for text in given)
+    return [text.strip() for texts in lists for text in texts if text.strip()]
+
+
+def _histories(path: Path) -> dict[str, list[str]]:
+    """Return user → history; users without an id are called by the number of their row, from 1."""
+    names = {"user_id": "user_id", "history": "history"}
+    frame = pick_columns(read_table(path), names, path, optional=["user_id"])
+    users = frame["user_id"] if "user_id" in frame.columns else pl.Series(range(1, len(frame) + 1)).cast(pl.String)
+    return dict(zip(users, parse_lists(frame["history"], path, "history").to_list(), strict=True))

@@ -1,0 +1,250 @@
+"""A recommender in three lines of Python: from a run, or from two frames, to answers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import polars as pl
+from pydantic import ValidationError
+
+from prefrec import processes
+from prefrec.console import track
+from prefrec.data import PreparedData, RankingExample
+from prefrec.errors import ConfigError
+from prefrec.files import write_whole
+from prefrec.lm.catalogue import check_finite
+from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import checked_recipe, load_recipe, preset
+from prefrec.pipeline.run import run_recipe
+from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
+from prefrec.rankers.config import settings_error
+from prefrec.rankers.explain import leave_one_out
+from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.runs.stage import stage_key
+from prefrec.serving.bodies import ById, ItemBody, Rules
+from prefrec.serving.items import ItemIndex
+from prefrec.serving.questions import Selection, answer_all, asked_users
+
+CHUNK = 200
+"""Users of `recommend_all` whose answers are kept together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A line of a ranking; `rank` is from 1. The score of a language model is the log-probability of the title."""
+
+    rank: int
+    item_id: str
+    title: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """An item of a history; `effect` (nats) is above 0 if it speaks for the title that is explained."""
+
+    item_id: str
+    title: str
+    effect: float
+
+
+ANSWERS = pl.Schema({"user_id": str, "rank": int, "item_id": str, "title": str, "score": float})
+"""Columns of the answers of `recommend_all`."""
+Row = TypeVar("Row", Ranked, Effect)
+Item = str | int | Ranked | Effect | ById | ItemBody
+"""What names an item: its title, its id, or a row of an answer."""
+Log = Mapping[str, tuple[Sequence[str], Sequence[str]]]
+"""User → the items of the history that is asked about, and all items taken."""
+
+
+class Rows(list[Row]):
+    """A list of rows that prints as a table, and as HTML in a notebook."""
+
+    def frame(self) -> pl.DataFrame:
+        """Return the rows as a polars frame."""
+        return pl.DataFrame([asdict(row) for row in self])
+
+    def __repr__(self) -> str:
+        return as_table(self.frame())
+
+    def _repr_html_(self) -> str:
+        return as_table(self.frame(), "_repr_html_")
+
+
+def as_table(frame: pl.DataFrame, form: str = "__str__") -> str:
+    """Return all rows of a frame as text, or in another `form` that frames have."""
+    options: Any = {"tbl_rows": -1, "fmt_str_lengths": 60, "float_precision": 3}
+    with pl.Config(**options, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
+        return str(getattr(frame, form)())
+
+
+class Recommender:
+    """A ranker of any kind that answers about the items of some data. The first question loads it.
+
+    Histories are oldest first. An item is named by its title, its id or a row of an answer. Methods raise DataError
+    if a name is unknown, ConfigError if the ranker cannot answer such a question.
+    """
+
+    def __init__(self, data: PreparedData, entry: Entry) -> None:
+        self.data = data
+        self.entry = entry
+        self.items = ItemIndex(data.catalogue)
+
+    @classmethod
+    def from_run(cls, folder: str | Path, ranker: str | None = None) -> Recommender:
+        """Return a ranker of a run; None: its last language model.
+
+        Raise DataError if the run cannot be read or has no such ranker, ConfigError if another recipe made it.
+        """
+        run = open_run(Path(folder))
+        return cls(run.data, run.any_entry(ranker or (run.models[-1:] or [""])[0]))
+
+    def recommend(
+        self, history: Sequence[Item] = (), k: int = 10, *, user: str | int | None = None, **rules: Any
+    ) -> Rows[Ranked]:
+        """Return the `k` best items of the whole catalogue after a history, which a user's items in the log precede.
+
+        `rules` are the fields of `prefrec.serving.bodies.Rules`, such as `where` and `deny`.
+        """
+        (shown, *_) = self._resolved(history, ())
+        last, seen = asked_users(self.data, [str(user)])[str(user)] if user is not None else ((), ())
+        return self._best({"-": ([*last, *shown], [*seen, *shown])}, k, self._selection(rules))[0]
+
+    def rank(self, history: Sequence[Item], candidates: Sequence[Item]) -> Rows[Ranked]:
+        """Return the candidates, best first. Raise DataError if one is named twice."""
+        shown, listed = self._resolved(history, candidates)
+        if not listed:
+            return Rows()
+        # No ranker reads the target, so the first candidate stands for it.
+        (scores,) = self._on_lists.score([RankingExample("-", shown, listed, listed[0])])
+        check_finite(self.entry.name, scores)
+        order = np.argsort(-scores, kind="stable")
+        return self._ranked([listed[i] for i in order], scores[order])
+
+    def explain(self, history: Sequence[Item], item: Item, candidates: Sequence[Item] = ()) -> Rows[Effect]:
+        """Return how much each item of the history that the prompt shows adds to the log-probability of a title.
+
+        The effect is the log-probability with the whole history minus that without the item; effects do not add up.
+        """
+        if not self.entry.in_main_line:
+            raise ConfigError(f"{self.entry.name} cannot be explained: only language models of the main line can")
+        shown, listed = self._resolved(history, candidates)
+        ((target,), _) = self._resolved([item], ())
+        effects = leave_one_out(cast(LMRanker, self._on_lists), RankingExample("-", shown, listed, target))
+        return Rows(Effect(i, self.data.catalogue.titles[i], effect) for i, effect in effects)
+
+    def recommend_all(
+        self,
+        out: str | Path | None = None,
+        k: int = 10,
+        *,
+        users: Iterable[str] | None = None,
+        histories: Mapping[str, Sequence[Item]] | None = None,
+        **rules: Any,
+    ) -> pl.DataFrame:
+        """Return the `k` best items for each user of the log, or those `users`, or these `histories` by user.
+
+        The frame has the columns of `ANSWERS`, and is written to `out` as Parquet. The same call goes on where an
+        earlier one was stopped: answers so far are kept beside `out`. The processes of a job share the users. `rules`
+        are those of `recommend`.
+        """
+        if histories is None:
+            asked: Log = asked_users(self.data, None if users is None else list(users))
+        else:
+            given = {user: self._resolved(history, ())[0] for user, history in histories.items()}
+            asked = {user: (items, items) for user, items in given.items()}
+        selection = self._selection(rules)
+        parts = Path(out).with_name(f".{Path(out).name}.parts") if out else None
+        about = {"ranker": self.entry.key, "model": self.entry.model, "rules": selection.rules.model_dump(), "k": k}
+        frames = [pl.DataFrame(schema=ANSWERS)]
+        for start in track(range(0, len(asked), CHUNK), f"{self.entry.name}: {len(asked)} users"):
+            some = {user: asked[user] for user in [*asked][start : start + CHUNK]}
+            kept = parts / f"{stage_key(**about, users=some)}.parquet" if parts else None
+            if kept is not None and processes.from_first(kept.is_file()):
+                frames.append(pl.read_parquet(kept, glob=False))
+                continue
+            best = zip(some, self._best(some, k, selection), strict=True)
+            rows = [(user, *astuple(row)) for user, ranking in best for row in ranking]
+            frames.append(pl.DataFrame(rows, schema=ANSWERS, orient="row"))
+            if kept and processes.is_first():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(kept, frames[-1].write_parquet)
+        answers = pl.concat(frames)
+        processes.wait()
+        if out and parts and processes.is_first():
+            write_whole(Path(out), answers.write_parquet)
+            shutil.rmtree(parts, ignore_errors=True)
+        return answers
+
+    @cached_property
+    def _on_lists(self) -> Ranker:
+        return self.entry.load(BATCH_SIZE)
+
+    @cached_property
+    def _on_catalogue(self) -> Ranker:
+        if self.entry.load_full is None:
+            raise ConfigError(f"{self.entry.name} cannot be asked about the whole catalogue: rank candidates")
+        if self.entry.in_main_line:  # the same model, which is loaded once
+            return CatalogueRanker(cast(LMRanker, self._on_lists))
+        return self.entry.load_full(BATCH_SIZE)
+
+    def _resolved(self, *lists: Sequence[Item]) -> list[tuple[str, ...]]:
+        names = ([str(i) if isinstance(i, str | int) else ById(item_id=i.item_id) for i in items] for items in lists)
+        return [tuple(item.item_id for item in items) for items in self.items.resolve_lists(*names)]
+
+    def _selection(self, rules: dict[str, Any]) -> Selection:
+        try:
+            return Selection(self.data.catalogue, Rules.model_validate(rules))
+        except ValidationError as e:
+            raise settings_error(e, Rules) from e
+
+    def _best(self, asked: Log, k: int, selection: Selection) -> list[Rows[Ranked]]:
+        questions = [selection.question(*items, k, user) for user, items in asked.items()]
+        answers = answer_all(self._on_catalogue, questions, self.data.catalogue)
+        return [self._ranked(best.item_ids, best.logps) for best in answers]
+
+    def _ranked(self, ids: Sequence[str], scores: Iterable[float]) -> Rows[Ranked]:
+        rows = zip(ids, self.data.catalogue.titles_of(ids), scores, strict=True)
+        return Rows(Ranked(rank, i, title, float(score)) for rank, (i, title, score) in enumerate(rows, 1))
+
+
+def fit(
+    interactions: Any, items: Any, recipe: str | Path | Mapping[str, Any] = "fast", *, out: str | Path | None = None
+) -> Recommender:
+    """Train on two frames as `prefrec run` does, and return the last language model of the run.
+
+    Args:
+        interactions: polars or pandas frame with `user_id`, `item_id`, `timestamp` and perhaps `rating`, or with the
+            names in the recipe's `data.columns`.
+        items: frame with `item_id`, `title` and further columns.
+        recipe: name of a preset, YAML file, or a recipe's values. The frames replace its source of data.
+        out: folder of the run; None: runs/NAME. The same call goes on where an earlier one was stopped.
+
+    Raises:
+        ConfigError, DataError: as `prefrec run` ends with.
+    """
+    if isinstance(recipe, Mapping):
+        raw = dict(recipe)
+    elif isinstance(recipe, str) and not recipe.endswith((".yaml", ".yml")):
+        raw = preset(cast(Any, recipe))
+    else:
+        raw = load_recipe(Path(recipe)).model_dump(mode="json")
+    raw.setdefault("name", Path(out).name if out else "fit")
+    folder = Path(out or Path("runs") / raw["name"]).resolve()
+    frames = {"interactions": interactions, "items": items}
+    files = {name: folder / "input" / f"{name}.parquet" for name in frames}
+    raw["data"] = {**raw.get("data", {}), "source": "files", "path": None, **{n: str(f) for n, f in files.items()}}
+    checked = checked_recipe(raw)
+    for name, file in files.items() if processes.is_first() else ():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, pl.DataFrame(frames[name]).write_parquet)
+    processes.wait()
+    run_recipe(checked, folder)
+    return Recommender.from_run(folder)

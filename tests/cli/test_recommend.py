@@ -1,0 +1,71 @@
+"""`prefrec recommend`: one history, some users, all users; printed, as JSON and as Parquet."""
+
+import json
+
+import polars as pl
+import pytest
+
+from command import prefrec, succeed
+from prefrec.recommender import Recommender
+from served_run import write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, bpe_tokenizer):
+    """To be read only."""
+    return write_run(tmp_path_factory.mktemp("recommend"), bpe_tokenizer)
+
+
+def test_one_history(run):
+    asked = ("recommend", run, "--history", "red emma", "--history", "i7", "--k", 4)
+    rows = json.loads(succeed(*asked, "--json"))
+    want = Recommender.from_run(run).recommend(["Red Emma", "i7"], 4)
+    assert [row["item_id"] for row in rows] == [r.item_id for r in want]
+    printed = " ".join(succeed(*asked).split())
+    assert all(f"│ {r.rank} ┆ {r.item_id} ┆ {r.title} ┆ {r.score:.3f} │" in printed for r in want)
+    seen = json.loads(succeed(*asked[:-1], 60, "--no-exclude-seen", "--json"))
+    assert {"i2", "i7"} <= {row["item_id"] for row in seen}
+
+
+def test_all_users_under_rules(run, tmp_path):
+    (tmp_path / "no.txt").write_text("i3\n\n i4 \n")
+    rules = ("--deny", tmp_path / "no.txt", "--deny", "i5", "--where", "title like 'Red %' or title like 'Old %'")
+    out = tmp_path / "top.parquet"
+    said = succeed("recommend", run, "--all-users", "--out", out, "--k", 3, "--ranker", "sft", *rules)
+    assert f"40 users, 120 rows: {out}" in said
+    frame = pl.read_parquet(out)
+    assert frame.columns == ["user_id", "rank", "item_id", "title", "score"]
+    assert not {"i3", "i4", "i5"} & {*frame["item_id"]}
+    assert frame["title"].str.contains("^(Red|Old) ").all()
+
+
+def test_some_users_and_histories_of_a_file(run, tmp_path):
+    (tmp_path / "users.txt").write_text("u03\nu01\n")
+    rows = json.loads(
+        succeed("recommend", run, "--users", tmp_path / "users.txt", "--users", "u02", "--k", 1, "--json")
+    )
+    assert [row["user_id"] for row in rows] == ["u03", "u01", "u02"]
+    (tmp_path / "new.jsonl").write_text('{"history": ["Red Emma", "i7"]}\n{"history": []}\n')
+    rows = json.loads(succeed("recommend", run, "--history-file", tmp_path / "new.jsonl", "--k", 2, "--json"))
+    one = json.loads(succeed("recommend", run, "--history", "i2", "--history", "i7", "--k", 2, "--json"))
+    assert [row["user_id"] for row in rows] == ["1", "1", "2", "2"]
+    assert [row["item_id"] for row in rows[:2]] == [row["item_id"] for row in one]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ((), 2, "give exactly one of them"),
+        (("--all-users", "--users", "u01"), 2, "give exactly one of them"),
+        (("--users", "u99"), 1, "user 'u99' is not in the run's log"),
+        (("--users", "u01", "--ranker", "ppo"), 1, "no trained model 'ppo'"),
+        (("--users", "u01", "--at-most", "2"), 1, "at_most, per: give both or neither"),
+        (("--users", "u01", "--at-most", "0", "--per", "title"), 1, "--at-most: Input should be greater than"),
+        (("--users", "u01", "--where", "genre = 'x'"), 1, 'unable to find column "genre"'),
+        (("--history-file", "none.csv"), 1, "none.csv"),
+    ],
+)
+def test_refused(run, options, code, message):
+    done = prefrec("recommend", run, *options)
+    assert (done.code, done.out) == (code, "")
+    assert message in " ".join(done.err.replace("│", " ").split())

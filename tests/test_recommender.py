@@ -1,0 +1,207 @@
+"""`prefrec.Recommender` and `prefrec.fit`: the same answers as the other doors, for all users, and from frames."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import yaml
+
+import prefrec
+from prefrec import recommender
+from prefrec.data import UnknownUserError, seen_items
+from prefrec.errors import ConfigError, DataError
+from prefrec.pipeline.kinds import ranker_kind
+from prefrec.pipeline.opened import open_run
+from prefrec.rankers import CatalogueRanker
+from prefrec.rankers.explain import leave_one_out
+from prefrec.recommender import Effect, Ranked
+from served_run import write_run
+from slow import slow_logps
+from tiny_run import tiny_recipe
+
+HISTORY = ["red emma", "i7", "Old Night"]
+IDS = ("i2", "i7", "i19")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bpe_tokenizer):
+    """A run with two rankers of other kinds; to be read only."""
+    folder = write_run(tmp_path_factory.mktemp("recommender"), bpe_tokenizer)
+    raw = yaml.safe_load((folder / "recipe.yaml").read_text())
+    raw["rankers"] = [
+        {"kind": "fuse", "parts": ["sft", "popularity"], "rows": 8, "weights": [1, 2]},
+        {"kind": "retrieve-then-rank", "name": "two", "retriever": "popularity", "ranker": "fused", "retrieve": 5},
+    ]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    run = open_run(folder)
+    config = run.recipe.rankers[0]
+    ranker_kind("fuse").stage(run._made_of, config, folder / "rankers" / "fused", {"sft": run.entry("sft")})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rec(folder):
+    return prefrec.Recommender.from_run(folder)
+
+
+def test_recommend_equals_the_slow_twin(rec, folder):
+    run = open_run(folder)
+    twin = run.ranker("s-dpo")
+    titles = [t for t in run.data.catalogue.titles.values() if t not in ("Red Emma", "Red Eye", "Old Night")]
+    question = twin.encoder.encode(twin.template, ["Red Emma", "Red Eye", "Old Night"], [], titles)
+    want = slow_logps(twin.model, question).detach().numpy()
+    best = np.argsort(-want, kind="stable")[:5]
+    answer = rec.recommend(HISTORY, k=5)
+    assert [(r.rank, r.title) for r in answer] == [(n, titles[i]) for n, i in enumerate(best, 1)]
+    np.testing.assert_allclose([r.score for r in answer], want[best], rtol=1e-4)
+    assert answer == rec.recommend([*HISTORY[:2], Ranked(1, "i19", "", 0.0)], 5)
+
+
+def test_rank_and_explain_equal_the_ranker(rec, folder):
+    run = open_run(folder)
+    row, lm = run.data.test[0], run.ranker("s-dpo")
+    ranked = rec.rank(row.history, row.candidates)
+    scores = lm.score([row])[0]
+    assert [r.item_id for r in ranked] == [row.candidates[i] for i in np.argsort(-scores, kind="stable")]
+    np.testing.assert_allclose([r.score for r in ranked], sorted(scores)[::-1], rtol=1e-5)
+    effects = rec.explain(row.history, row.target, row.candidates)
+    assert [(e.item_id, pytest.approx(e.effect, abs=1e-4)) for e in effects] == leave_one_out(lm, row)
+    assert rec.rank(HISTORY, []) == []
+
+
+def test_rows_print_as_tables(rec):
+    answer = rec.recommend(HISTORY, 12)
+    lines = repr(answer).splitlines()
+    assert [f"│ {r.rank} ┆ {r.item_id} ┆ {r.title} ┆ {r.score:.3f} │" for r in answer] == [
+        " ".join(line.split()) for line in lines if line.startswith("│")
+    ][1:]
+    page = answer._repr_html_()
+    assert page.count("<tr>") == 13
+    assert "<td>" in page
+    assert "&lt;img src=x" in recommender.Rows([Effect("i1", "<img src=x>", 0.5)])._repr_html_()
+    assert answer.frame()["title"].to_list() == [r.title for r in answer]
+
+
+def test_a_user_is_asked_about_with_all_of_the_log_seen(rec, folder):
+    data = open_run(folder).data
+    row = data.test[3]
+    taken = [*data.train_interactions.filter(user_id=row.user_id)["item_id"]]
+    taken += [*data.held_out_interactions.filter(user_id=row.user_id)["item_id"]]
+    assert {*taken} == {*seen_items(data, [row])[0], row.target}
+    answer = rec.recommend(user=row.user_id, k=60)
+    assert {r.item_id for r in answer} == {*data.catalogue.ids} - {*taken}
+    by_hand = rec.recommend(taken[-4:], 60, deny=taken)
+    assert answer == by_hand
+    later = rec.recommend(["Red Emma"], 60, user=row.user_id)
+    assert later == rec.recommend([*taken[-4:], "Red Emma"], 60, deny=taken)
+    with pytest.raises(UnknownUserError, match="user 'nobody' is not in the run's log"):
+        rec.recommend(user="nobody")
+
+
+@pytest.mark.parametrize("name", ["fused", "two", "popularity"])
+def test_other_rankers_answer_as_in_the_table(folder, name):
+    run = open_run(folder)
+    rec = prefrec.Recommender.from_run(folder, name)
+    row = run.data.test[0]
+    rest = tuple(i for i in run.data.catalogue.ids if i not in row.history)
+    scores = run.any_entry(name).load_full(8).score([type(row)("-", row.history, rest, rest[0])])[0]
+    best = np.argsort(-scores, kind="stable")[:6]
+    assert [r.item_id for r in rec.recommend(row.history, 6)] == [rest[i] for i in best]
+    assert len(rec.rank(row.history, row.candidates)) == 6
+    with pytest.raises(ConfigError, match=f"{name} cannot be explained"):
+        rec.explain(row.history, "i5")
+
+
+def test_a_fusion_that_was_not_made_is_refused_and_nothing_is_made(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "rankers" / "fused" / "fuse.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("fused", "two"):
+        with pytest.raises(
+            ConfigError, match="fused is unfinished, damaged or of another recipe: run the recipe again"
+        ):
+            prefrec.Recommender.from_run(tmp_path / "run", name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["s-dpo", "fused"])
+def test_all_users_get_what_each_gets_alone(folder, tmp_path, name):
+    rec = prefrec.Recommender.from_run(folder, name)
+    frame = rec.recommend_all(tmp_path / "top.parquet", k=3)
+    assert frame.equals(pl.read_parquet(tmp_path / "top.parquet"))
+    assert [p.name for p in tmp_path.iterdir()] == ["top.parquet"]
+    assert frame["user_id"].unique(maintain_order=True).to_list() == [f"u{n:02}" for n in range(40)]
+    for user in ("u00", "u39"):
+        own = frame.filter(user_id=user).drop("user_id")
+        alone = rec.recommend(user=user, k=3).frame()
+        assert own.drop("score").equals(alone.drop("score"))
+        np.testing.assert_allclose(own["score"], alone["score"], rtol=1e-5)
+    some = rec.recommend_all(k=3, users=["u39", "u07"])
+    assert some["user_id"].to_list() == ["u39"] * 3 + ["u07"] * 3
+
+
+def test_a_stopped_call_goes_on(rec, tmp_path, monkeypatch):
+    monkeypatch.setattr(recommender, "CHUNK", 8)
+    want, asked, inner = rec.recommend_all(k=2), [], CatalogueRanker.recommend
+
+    def stops(self, history, *args, **more):
+        asked.append(history)
+        if len(asked) == 20:
+            raise KeyboardInterrupt
+        return inner(self, history, *args, **more)
+
+    monkeypatch.setattr(CatalogueRanker, "recommend", stops)
+    with pytest.raises(KeyboardInterrupt):
+        rec.recommend_all(tmp_path / "top.parquet", k=2)
+    assert not (tmp_path / "top.parquet").exists()
+    assert rec.recommend_all(tmp_path / "top.parquet", k=2).equals(want)
+    assert len(asked) == 20 + 40 - 16  # of five chunks two were finished
+    assert [p.name for p in tmp_path.iterdir()] == ["top.parquet"]
+
+
+def test_answers_under_other_rules_are_not_taken(rec, tmp_path, monkeypatch):
+    monkeypatch.setattr(recommender.shutil, "rmtree", lambda *_, **__: None)
+    first = rec.recommend_all(tmp_path / "top.parquet", k=2)
+    assert len([*tmp_path.glob(".top.parquet.parts/*.parquet")]) == 1
+    denied = first["item_id"][0]
+    assert denied not in rec.recommend_all(tmp_path / "top.parquet", k=2, deny=[denied])["item_id"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"history": ["Red Emmma"]}, "near ones: Red Emma"),
+        ({"history": ["i1"], "wher": "x"}, "wher: .*did you mean where"),
+        ({"history": ["i1"], "at_most": 2}, "at_most, per: give both or neither"),
+    ],
+)
+def test_refused(rec, asked, message):
+    with pytest.raises((ConfigError, DataError), match=message):
+        rec.recommend(**asked)
+
+
+def test_fit_trains_on_frames_of_both_kinds(place, tmp_path):
+    log, items = pd.read_csv(place.shop["interactions"]), pl.read_csv(place.shop["items"])
+    items = items.with_columns(aisle=pl.int_range(pl.len()) % 3)
+    raw = tiny_recipe({"interactions": "", "items": ""}, place.model)
+    evaluate = {"rows": 4, "full_rows": 0, "zero_shot": False, "references": []}
+    raw |= {"sft": raw["sft"] | {"rows": 8, "epochs": 1}, "align": [], "evaluate": evaluate}
+    rec = prefrec.fit(log, items, raw, out=tmp_path / "run")
+    assert rec.entry.name == "sft"
+    assert (tmp_path / "run" / "report.html").exists()
+    answer = rec.recommend(user="u01", k=5, where="aisle = 1", at_most=5, per="aisle")
+    assert [int(r.item_id[1:]) % 3 for r in answer] == [1] * 5
+    again = prefrec.Recommender.from_run(tmp_path / "run").recommend(user="u01", k=5, where="aisle = 1")
+    assert again == answer
+
+
+def test_fit_names_what_is_wrong():
+    with pytest.raises(ConfigError, match="preset 'quick': expected one of fast, titles, paper"):
+        prefrec.fit(pl.DataFrame(), pl.DataFrame(), "quick")
+
+
+def test_the_package_lists_its_names():
+    assert {"Recommender", "fit", "evaluate", "__version__"} <= {*dir(prefrec)}
+    assert prefrec.Recommender is recommender.Recommender
