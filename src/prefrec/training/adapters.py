@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, cast
 
 from peft import (
@@ -35,8 +36,9 @@ from prefrec.lm.scoring import language_model
 ALL_LINEAR = "all-linear"
 RANK = 16
 """Rank of a new adapter by default."""
+# Characters of a library's message; torch's lists every weight that does not fit.
+_SHOWN = 300
 _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
-
 REFERENCE_ADAPTER = "ref"
 """Name of the frozen adapter, as in TRL."""
 
@@ -46,8 +48,8 @@ def lora_config(
 ) -> LoraConfig:
     """Return a LoRA configuration of rank r for a causal LM; `alpha` is the scale's numerator (None: 2·r).
 
-    `targets` are names of layers, or one name; `all-linear` (all but the head); or a regular expression for whole
-    names such as `model.layers.0.mlp.up_proj`.
+    `targets` are a name or names of layers, `all-linear` (all but the head), or a regular expression for whole names
+    such as `model.layers.0.mlp.up_proj`.
     """
     if isinstance(targets, str) and targets != ALL_LINEAR and _LAYER_NAME.fullmatch(targets):
         targets = [targets]  # PEFT takes a plain text for a regular expression of the whole name
@@ -119,7 +121,7 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         bases = f" (trained on {trained_on}, put on {base})" if trained_on and base else ""
         wrong = f"the adapter in {folder} cannot be read, or is of another base model{bases}"
-        raise ModelError(f"{wrong}: {_in_a_line(e)}") from e
+        raise ModelError(f"{wrong}: {shorten(str(e), _SHOWN)}") from e
     warn_of_other_base(folder, base)
     use_onednn_lora(model)
     return model
@@ -134,18 +136,10 @@ def warn_of_other_base(folder: Path, base: str) -> None:
         warn(escape(f"the adapter in {folder} {bases}: {unless}; load it on its own base"))
 
 
-def _in_a_line(error: BaseException) -> str:
-    """Return an error's message in one line; of torch's list of misfitting weights, the first one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if len(lines) > 2 and lines[0].startswith("Error(s) in loading state_dict"):
-        return f"{lines[1]} And {len(lines) - 2} more like it."
-    return " ".join(lines)
-
-
 def check_adapter(folder: Path) -> dict[str, Any]:
     """Return the configuration of the adapter in `folder`; raise ModelError if it is not LoRA in safetensors."""
-    # Checked before PEFT sees the folder: it would look on the hub, read pickled weights, which can run code, or
-    # import a module that the configuration names.
+    # PEFT would look on the hub, read pickled weights, which can run code, or import a module that the configuration
+    # names.
     file = folder / "adapter_config.json"
     if not file.is_file():
         raise ModelError(f"no adapter in {folder}: expected a folder with adapter_config.json")
@@ -168,10 +162,7 @@ def _base_in(config: dict[str, Any]) -> str:
 
 
 def add_reference_adapter(model: PeftModel) -> None:
-    """Copy the active adapter's present weights to a second, frozen adapter named `ref`.
-
-    It replaces one that an earlier training left. A resumed run reads its own from its checkpoint.
-    """
+    """Copy the active adapter's weights to a second, frozen adapter named `ref`, in place of an earlier one."""
     if REFERENCE_ADAPTER in model.peft_config:
         model.delete_adapter(REFERENCE_ADAPTER)
     active = model.active_adapter
@@ -191,7 +182,8 @@ def read_reference_adapter(model: PeftModel, folder: Path) -> None:
         weights = load_file(folder / "adapter_model.safetensors")
         set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)
     except (OSError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"the adapter in {folder} cannot be read, or is of another base model: {e}") from e
+        wrong = f"the adapter in {folder} cannot be read, or is of another base model"
+        raise ModelError(f"{wrong}: {shorten(str(e), _SHOWN)}") from e
 
 
 @contextmanager
@@ -202,8 +194,8 @@ def reference_of(model: nn.Module) -> Iterator[nn.Module]:
     """
     was_training = model.training
     model.eval()
-    # Attributes of the layers are set directly. PEFT's own methods also cast or freeze parameters, of which autocast
-    # would then keep stale copies, and which FSDP would not recognise.
+    # PEFT's own methods also cast or freeze parameters, of which autocast would keep stale copies, and which FSDP
+    # would not recognise.
     layers = [m for m in model.modules() if isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
     switch: tuple[str, Any] = ("_disable_adapters", True)
     if isinstance(model, PeftModel) and REFERENCE_ADAPTER in model.peft_config:

@@ -31,7 +31,7 @@ from prefrec.errors import ConfigError, ModelError
 from prefrec.files import writing
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.cpu.lora import use_onednn_lora
-from prefrec.lm.items import ItemEncoder, item_table
+from prefrec.lm.items import item_table
 from prefrec.lm.masks import FLEX, attention_implementation
 from prefrec.lm.models import is_quantized, load_model, load_tokenizer
 from prefrec.lm.packing import PackedBatch, tokens_of
@@ -51,7 +51,7 @@ class ChoiceTrainer(Trainer):
     """A `transformers.Trainer` over choice sets. Use `SFTTrainer` or `SoftmaxDPOTrainer`.
 
     The loss of an optimiser step is the sum over the global batch divided by its number of items (answer tokens in
-    SFT, rows in alignment). Accumulation and the number of processes therefore only change rounding.
+    SFT, rows in alignment), so accumulation and the number of processes only change rounding.
     """
 
     description = "training"
@@ -68,14 +68,13 @@ class ChoiceTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         within: CatalogueSoftmax | None = None,
         eval_within: CatalogueSoftmax | None = None,
-        encoder: PromptEncoder | ItemEncoder | None = None,
+        encoder: PromptEncoder | None = None,
     ) -> None:
         self.within = within
-        if isinstance(model, str):
-            processing_class = processing_class or load_tokenizer(model)
-            model = load_model(model)
         if processing_class is None:
-            processing_class = load_tokenizer(model.config._name_or_path)
+            processing_class = load_tokenizer(model if isinstance(model, str) else model.config._name_or_path)
+        if isinstance(model, str):
+            model = load_model(model)
         self.prepare_loss(model, args)
         if peft_config is not None and isinstance(model, PeftModel):
             raise ConfigError("the model already has an adapter: leave `peft_config` out to continue its training")
@@ -104,8 +103,7 @@ class ChoiceTrainer(Trainer):
                 f"{args.n_gpu} GPUs in one process are not supported: start one process per GPU, "
                 "`accelerate launch --num_processes N …`, or set CUDA_VISIBLE_DEVICES to one"
             )
-        # Both mean "the loss is already averaged over the accumulation steps"; versions of transformers read one or
-        # the other. Without them the loss would be divided a second time.
+        # Versions of transformers read one or the other. Without them the loss would be divided a second time.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
         self._check_base()
@@ -141,8 +139,8 @@ class ChoiceTrainer(Trainer):
     ) -> Tensor:
         """Return the summed loss of a batch, and report metrics with `self.record`.
 
-        For a batch of several passes, the gradients of all but the last, times `weight`, may be added to the
-        parameters here with `self.backward_early`. The returned loss then has the remaining gradient.
+        Of several passes, the gradients of all but the last, times `weight`, may be added to the parameters here with
+        `self.backward_early`. The returned loss then has the remaining gradient.
         """
         raise NotImplementedError
 
@@ -153,7 +151,7 @@ class ChoiceTrainer(Trainer):
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the fields of a `PackedBatch` of rows `{"choices": ChoiceSet, …}`, and the numbers of the rows.
 
-        If the batch exceeds `max_tokens_per_pass`, `further_passes` has the fields of the batches after the first.
+        `further_passes` has the fields of further batches, if `max_tokens_per_pass` needs them.
         """
         first, *others = self.scorer_for(training=ROW not in rows[0]).pack([r["choices"] for r in rows])
         collated = first.as_dict()
@@ -190,8 +188,7 @@ class ChoiceTrainer(Trainer):
         The forward pass must be inside this context too, because gradients are not synchronised here.
         """
         state = self.accelerator.gradient_state
-        # As in Trainer.training_step.
-        kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}  # as in Trainer.training_step
         synced = state.sync_gradients
         state._set_sync_gradients(False)
         try:
@@ -253,10 +250,7 @@ class ChoiceTrainer(Trainer):
         return result
 
     def _require(self, is_finite: bool, what: str) -> None:
-        """Raise ModelError, with step and learning rate, if `what` is not finite.
-
-        Nothing is saved afterwards, so the last checkpoint is the last good one.
-        """
+        """Raise ModelError if `what` is not finite. The last checkpoint is then the last good one."""
         if not is_finite:
             raise ModelError(
                 f"{self.description}: {what} not finite at step {self.state.global_step} of {self.state.max_steps} "
@@ -278,12 +272,11 @@ class ChoiceTrainer(Trainer):
         # Item vectors start at zero. At the rate of the pretrained layers they would hardly move.
         table = item_table(language_model(cast(nn.Module, self.model)))
         if table is not None and cast(Any, self).optimizer is None:
-            settings = {"weight_decay": self.args.weight_decay, "betas": (self.args.adam_beta1, self.args.adam_beta2)}
-            own = {id(p) for p in table.parameters()}
+            a, own = cast(ChoiceTrainingArguments, self.args), {id(p) for p in table.parameters()}
+            settings = {"weight_decay": a.weight_decay, "betas": (a.adam_beta1, a.adam_beta2)}
             layers = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad and id(p) not in own]
-            rate = cast(ChoiceTrainingArguments, self.args).item_learning_rate
-            groups: list[dict[str, Any]] = [{"params": layers}, {"params": [*table.parameters()], "lr": rate}]
-            self.optimizer: Any = torch.optim.AdamW(groups, lr=self.args.learning_rate, **settings)
+            groups: Any = [{"params": layers}, {"params": [*table.parameters()], "lr": a.item_learning_rate}]
+            self.optimizer: Any = torch.optim.AdamW(groups, lr=a.learning_rate, **settings)
         return super().create_optimizer(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -316,9 +309,9 @@ class ChoiceTrainer(Trainer):
             within=self.within,
             is_sharded=self.is_sharded,
         )
-        first = [question(rows[i]["choices"]) for i in range(min(len(rows), args.per_device_train_batch_size))]
+        first = range(len(rows))[: args.per_device_train_batch_size]
         with self._autocast():
-            scorer.settle(first)
+            scorer.settle([question(rows[i]["choices"]) for i in first])
         return scorer
 
     def _check_base(self) -> None:
@@ -342,9 +335,9 @@ class ChoiceTrainer(Trainer):
         return [passes[0]] * (most - len(passes)) + passes
 
     def _autocast(self) -> torch.autocast:
-        enabled = self.args.bf16 or self.args.fp16
-        dtype = torch.float16 if self.args.fp16 else torch.bfloat16
-        return torch.autocast(self.args.device.type, dtype=dtype, enabled=enabled)
+        a = self.args
+        dtype = torch.float16 if a.fp16 else torch.bfloat16
+        return torch.autocast(a.device.type, dtype=dtype, enabled=a.bf16 or a.fp16)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
         if not batch_samples:
@@ -374,10 +367,9 @@ class _EpochCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        parts: list[Any] = [self.trainer.train_dataset, self.trainer.sampler]
-        for part in parts:
+        for part in (self.trainer.train_dataset, self.trainer.sampler):
             if hasattr(part, "set_epoch"):
-                part.set_epoch(int(state.epoch or 0))
+                cast(Any, part).set_epoch(int(state.epoch or 0))
 
 
 def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str, Any]]:
@@ -396,11 +388,7 @@ def _leave_casting_to_autocast(model: nn.Module) -> None:
 
 
 def _disable_dropout(model: nn.Module) -> None:
-    """Set every dropout rate to 0, wherever a model of transformers reads it.
-
-    Phi has `nn.Dropout`, OPT (`dropout`, `layerdrop`) and Llama (`attention_dropout`) have numbers on their modules,
-    and Falcon reads the configuration.
-    """
+    """Set every dropout rate to 0: of `nn.Dropout` (Phi), of modules (OPT, Llama), of the configuration (Falcon)."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

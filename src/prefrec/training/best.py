@@ -20,10 +20,9 @@ _ABOUT = "best.json"
 
 
 class KeepBest(TrainerCallback):
-    """A callback that saves the best weights so far in `best`, and ends training when they no longer improve.
+    """A callback that saves the best weights so far in `best`: highest `eval_ndcg@10`, else lowest `eval_loss`.
 
-    Best is the highest `eval_ndcg@10`, or without it the lowest `eval_loss`. Training ends after `patience`
-    evaluations in a row without a new best.
+    Training ends after `patience` evaluations in a row without a new best.
     """
 
     def __init__(self, trainer: Trainer, patience: int) -> None:
@@ -33,8 +32,7 @@ class KeepBest(TrainerCallback):
         self._save_after_evaluation = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # A checkpoint at the end of an epoch waits for the epoch's evaluation. A training resumed from it would
-        # otherwise lack that evaluation.
+        # At the end of an epoch its evaluation comes first: a training resumed from the checkpoint would lack it.
         if control.should_save and (float(state.epoch).is_integer() or state.global_step >= state.max_steps):
             self._save_after_evaluation, control.should_save = True, False
 

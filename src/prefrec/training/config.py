@@ -19,8 +19,6 @@ SAMPLING = ("group_by_length", "random", "sequential")
 class ChoiceTrainingArguments(TrainingArguments):
     """Settings that both stages share, with the authors' defaults: cosine, warm-up 0.05, clip 0.3.
 
-    A recipe's sections take their defaults from here.
-
     Attributes:
         max_length: tokens of a prompt with its longest answer.
         chat: wrap prompts in the tokenizer's chat template.
@@ -28,8 +26,8 @@ class ChoiceTrainingArguments(TrainingArguments):
         layout: `packed`, `separate`, or `auto` (packed if it is correct for the model).
         disable_dropout: switch all dropout of the model off.
         item_learning_rate: of item vectors, where items are tokens (`prefrec.lm.items`).
-        train_sampling_strategy: `group_by_length` (rows of similar length share a pass; every optimiser step has the
-            same rows as with `random`), `random` or `sequential`.
+        train_sampling_strategy: `random`, `sequential`, or `group_by_length`: the same rows per optimiser step as
+            with `random`, but rows of similar length share a pass.
     """
 
     max_length: int | None = field(default=MAX_LENGTH)
@@ -94,9 +92,8 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
         precompute_ref_log_probs: compute the reference's log-probabilities once, before training, and keep them on
             disk. Otherwise the frozen adapter computes them in every step.
         reference_folder: folder of these files, for trainings to share; None for `output_dir`.
-        max_tokens_per_pass: tokens per pass through the model, padding included; None for no limit. Larger batches
-            are split into several passes, with the same gradient and the memory of one pass, at the cost of an
-            additional forward pass and of reading prompts again.
+        max_tokens_per_pass: tokens per pass, padding included; None for no limit. Larger batches are split into
+            passes, with the same gradient and the memory of one pass, but an additional forward pass.
     """
 
     beta: float = field(default=1.0)

@@ -19,13 +19,10 @@ DrawnFrom = Literal["uniform", "popularity", "in-batch", "hard", "reference"]
 """`uniform`: all items alike; `popularity`: in proportion to training interactions + 1; `in-batch`: targets of other
 rows; `hard`: items of a uniform pool with a model's highest scores; `reference`: by a model's probabilities.
 """
-
 Judge = Callable[[Sequence[RankingExample]], NDArray[np.float64]]
 """Function of B examples that returns scores [B, C] of their candidates, such as `Ranker.score`."""
-
 Sampler = Callable[[Sequence[str], int, np.random.Generator, Collection[str]], list[str]]
 """Function `sampler(history, k, rng, without)` that returns k item ids to follow a history."""
-
 _SPLIT = "negatives"
 
 
@@ -43,16 +40,14 @@ def redraw_lists(
 ) -> list[RankingExample]:
     """Return the rows with new candidates beside the target, in random order.
 
-    The lists of prepared data exclude everything a user ever takes. Here only `known` items are excluded, so a
-    negative may be an item that the user takes later, as in practice. Raise DataError if there are not enough items
-    to draw from.
+    The lists of prepared data exclude everything a user ever takes. Here only target, history and the `known` items
+    are excluded, so a negative may be an item that the user takes later, as in practice. Raise DataError if there are
+    not enough items to draw from.
 
     Args:
-        how: see `DrawnFrom`. `judge` scores the `pool` of items of a row for `hard`, and `sampler` draws for
-            `reference`.
+        how: see `DrawnFrom`. `judge` scores the `pool` of items of a row for `hard`; `sampler` draws for `reference`.
         size: candidates per list, the target included; None: the length of the longest list.
-        known: `user_id, item_id` that are never negatives, in addition to target and history; None: the training
-            interactions.
+        known: `user_id, item_id`; None: the training interactions.
     """
     if not rows:
         return []
@@ -88,10 +83,8 @@ def _hardest(rows: Sequence[RankingExample], scores: NDArray[np.float64], size: 
 
 
 def _sampled(rows: Sequence[RankingExample], sampler: Sampler, size: int, seed: int) -> list[RankingExample]:
-    """Return the rows with items drawn by a model's probabilities.
-
-    With these negatives and β = 1 the optimum of S-DPO is the distribution of the data, for any reference.
-    """
+    """Return the rows with items drawn by a model's probabilities."""
+    # With these negatives and β = 1 the optimum of S-DPO is the distribution of the data, for any reference.
     sampled = []
     for index, e in enumerate(track(rows, "negatives")):
         rng = np.random.default_rng((seed, 5, index))

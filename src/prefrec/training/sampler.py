@@ -15,10 +15,8 @@ from prefrec.prompts import ChoiceSet
 class StepSampler(Sampler[int]):
     """A sampler in random order per epoch, with the rows of each optimiser step from longest to shortest.
 
-    Sorting inside a step gives passes with little padding and processes that wait less for each other, and does not
-    change which rows a step has. The order depends only on seed and epoch, so a resumed run continues it. Without
-    lengths it is that of `torch.utils.data.RandomSampler` with a generator of seed + epoch.
-
+    Sorting inside a step gives passes with little padding, and does not change which rows a step has. The order
+    depends only on seed and epoch; without lengths it is that of `RandomSampler` with a generator of seed + epoch.
     There are `rows` rows, `step` per optimiser step over all processes. `lengths` returns those of this epoch.
     """
 
@@ -45,10 +43,7 @@ class StepSampler(Sampler[int]):
 
 
 def own_batches(choice_sets: Sequence[ChoiceSet], batch_size: int) -> list[list[int]]:
-    """Return this process's batches of rows of similar length, the longest first.
-
-    If memory does not suffice, it then runs out at the start.
-    """
+    """Return this process's batches of rows of similar length, the longest first: memory runs out early or never."""
     order = longest_first(range(len(choice_sets)), [tokens_of(c) for c in choice_sets])
     return processes.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
 

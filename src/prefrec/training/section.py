@@ -48,12 +48,9 @@ class TrainSection(BaseModel):
         return self.model_dump(exclude=self.idle_settings())
 
     def idle_settings(self) -> set[str]:
-        """Return the settings that the result does not depend on, which are not part of keys.
-
-        Validation rows do not choose a checkpoint. With dropout they do affect the result, because evaluation
-        advances the random generator of dropout.
-        """
+        """Return the settings that the result does not depend on, which are not part of keys."""
         idle = {"save_steps", "report_to"}
+        # With dropout validation rows do affect the result, because evaluation advances its random generator.
         if self.disable_dropout:
             idle |= {"eval_rows", "eval_steps"}
         elif not self.eval_rows:

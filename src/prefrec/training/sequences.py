@@ -25,13 +25,12 @@ class TrajectoryDataset(Dataset[dict[str, Any]]):
 
     A user's history of n titles gives ceil(n / titles) rows. Each epoch cuts them at other positions and drops each
     title with probability `drop`, so that a title does not always follow the same one. Draws depend only on seed,
-    epoch and user, and the number of rows is constant.
+    epoch and user.
 
     Args:
-        histories: titles of each user, oldest first; of at least `LEAST` titles.
+        histories: titles of each user, oldest first; those of fewer than `LEAST` titles are left out.
         encoders: one per phrasing; each row uses a random one.
         titles: approximate titles per row; cuts move by up to half a row.
-        drop: share of titles dropped in each epoch.
         max_length: tokens per row; the oldest titles of longer rows are dropped.
     """
 

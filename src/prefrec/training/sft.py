@@ -20,7 +20,9 @@ class SFTTrainer(ChoiceTrainer):
     """A trainer that fine-tunes a causal LM on the answers that users chose.
 
     Args:
-        model: a model, a PEFT model, or a name for `prefrec.lm.models.load_model`.
+        model: a model, a PEFT model, or a name for `prefrec.lm.models.load_model`. A given model is changed: it is
+            trained, an adapter of `peft_config` is put around it, dropout is switched off (unless
+            `disable_dropout=False`), and LoRA layers may compute by oneDNN (`prefrec.lm.cpu.lora`).
         args: an `SFTConfig`.
         train_dataset: rows `prompt: str, completion: str` (a `datasets.Dataset` or a list of dicts), a
             `ChoiceDataset`, or a `TrajectoryDataset`, in which every title of a history is a target.
@@ -32,12 +34,8 @@ class SFTTrainer(ChoiceTrainer):
         eval_within: the same for `eval_dataset`; None: `within`.
         encoder: of prompts and answers; None: of text, by the tokenizer.
 
-    The given model is changed: its weights are trained, an adapter of `peft_config` is put around it, dropout is
-    switched off (unless `disable_dropout=False`), and LoRA layers may compute by oneDNN (`prefrec.lm.cpu.lora`).
-
-    The loss is the mean over the answer tokens of the global batch, end token included, or with `within` the mean
-    over its titles. `eval_loss` is the same over all of `eval_dataset`. `logps/chosen`, the mean log-probability of
-    an answer, is logged too.
+    The losses are means over the answer tokens of the global batch, end token included, or of `eval_dataset`; with
+    `within` over titles. `logps/chosen`, the mean log-probability of an answer, is logged too.
     """
 
     description = "SFT"
@@ -78,8 +76,8 @@ class SFTTrainer(ChoiceTrainer):
         self.record(model, metrics, extra)
         tokens = torch.ones_like(chosen)
         if self.within is None:
-            first = torch.arange(len(logps), device=logps.device) * logps.shape[1]
-            tokens = torch.stack([torch.bincount(b.choices, minlength=logps.numel()) for b in passes]).sum(0)[first]
+            counts = torch.bincount(torch.cat([b.choices for b in passes]), minlength=logps.numel())
+            tokens = counts.view(logps.shape)[:, 0]
         # Replaces transformers' loss, a mean of the batches' means, which weights tokens unequally.
         self.record(model, {"loss": -chosen}, extra, tokens)
         return -chosen.sum()

@@ -25,12 +25,7 @@ from prefrec.losses import (
     needs_reference,
     softmax_dpo_loss,
 )
-from prefrec.training.adapters import (
-    REFERENCE_ADAPTER,
-    add_reference_adapter,
-    read_reference_adapter,
-    reference_of,
-)
+from prefrec.training.adapters import REFERENCE_ADAPTER, add_reference_adapter, read_reference_adapter, reference_of
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.config import SoftmaxDPOConfig
 from prefrec.training.datasets import PreferenceDataset, encode_preferences
@@ -48,9 +43,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         model: a model, a PEFT model (training continues on its adapter, and its present weights are the reference),
             or a name for `prefrec.lm.models.load_model`.
         args: a `SoftmaxDPOConfig`.
-        train_dataset: rows `prompt: str, chosen: str, rejected: list[str]` (a `datasets.Dataset` or a list
-            of dicts), or a `PreferenceDataset`. Rows may have different numbers of rejected answers.
-        eval_dataset: the same.
+        train_dataset, eval_dataset: rows `prompt: str, chosen: str, rejected: list[str]` (a `datasets.Dataset` or a
+            list of dicts) with any numbers of rejected answers, or a `PreferenceDataset`.
         peft_config: train a new adapter of this kind; the reference is the base without it.
 
     The other arguments are those of `SFTTrainer`, and the given model is changed as there. A PEFT model also gets the
