@@ -156,7 +156,7 @@ def test_recbole_files_need_no_times(tmp_path: Path) -> None:
     assert seen_items(data, data.test) == [{f"{u}{i}" for i in range(1, 6)} for u in (1, 2)]
     (tmp_path / "shop.valid.inter").unlink()
     with pytest.raises(
-        DataError, match=r"shop\.train\.inter: there are no validation rows, and no times .*file-order"
+        DataError, match=r"shop\.train\.inter: there are no validation rows, and no times.*file-order"
     ):
         prepared(tmp_path)
     assert prepared(tmp_path, validation_share=0).validation == []
@@ -167,7 +167,7 @@ def test_recbole_files_need_no_times(tmp_path: Path) -> None:
 
 def test_rows_of_one_time_cannot_be_cut(tmp_path: Path) -> None:
     folder = small(tmp_path, "u,1 2 3,10\nv,2 3 4,10\n", "u,2 3 5,20\n")
-    with pytest.raises(DataError, match=r"train\.csv: all rows have the same time"):
+    with pytest.raises(DataError, match=r"train\.csv: there are no validation rows, and all rows have the same time"):
         prepared(folder, validation_share=0.5)
 
 

@@ -30,8 +30,7 @@ from prefrec.data.types import LOG_SCHEMA, PARTS, Catalogue, Window
 from prefrec.errors import DataError
 
 _TITLES_JSON = TypeAdapter(dict[str, str])
-_JSON_LINES = (".jsonl", ".ndjson")
-_TABLES = (".csv", ".tsv", ".parquet", ".pq", ".inter", *_JSON_LINES)
+_TABLES = (".csv", ".tsv", ".parquet", ".pq", ".inter", ".jsonl", ".ndjson")
 _TITLES = (".json", ".item", ".csv", ".tsv", ".parquet", ".pq")
 # Beginnings of the names of files with titles. RecBole's `.item` may have any name.
 _TITLE_NAMES = ("id2name", "id2title", "item", "title", "catalog")
@@ -61,10 +60,9 @@ class RowFile(NamedTuple):
 def windows(config: PrepareConfig) -> Source:
     """Read rows with their split, and a log with each interaction once.
 
-    Training interactions are those of the training file, without the targets of validation rows cut from it. Further
-    interactions of validation and test files are in the log but not learnt from. Rows with a target that the user
-    took before, or with fewer than `min_history` history items, are dropped. All items with a title stay in the
-    catalogue. Titles are a JSON of id → title, or a table; HTML entities in them are decoded.
+    Training interactions are those of the training file, without the targets of validation rows cut from it. Rows
+    with a target that the user took before, or with fewer than `min_history` history items, are dropped. Titles are a
+    JSON of id → title, or a table; HTML entities in them are decoded.
     """
     files, titles = find_window_files(config.path, config.row_files or {}, config.items)
     train_file, min_history = files["train"], config.min_history
@@ -98,7 +96,7 @@ def find_window_files(
 ) -> tuple[dict[str, Path], Path]:
     """Return the file of each part (validation may have none), and the file with the titles.
 
-    Files that are not `named` are looked for in `folder`. Raise DataError if a required one is missing or ambiguous.
+    Those not `named` are looked for in `folder`. Raise DataError if a required one is missing or ambiguous.
     """
     searched = folder or Path()
     files = find_parts(searched, _TABLES, [p for p in PARTS if p not in named]) if folder else {}
@@ -142,9 +140,7 @@ def _read_titles(path: Path, config: PrepareConfig) -> pl.DataFrame:
 
 
 def _renamed(row: Row, renamed: Mapping[str, str]) -> Row:
-    if not renamed:
-        return row
-    history = tuple(renamed.get(i, i) for i in row.history)
+    history = tuple(renamed.get(i, i) for i in row.history) if renamed else row.history
     return row._replace(history=history, target=renamed.get(row.target, row.target))
 
 
@@ -154,19 +150,15 @@ def _cut_validation(rows: dict[str, list[Row]], share: float, path: Path, in_ord
     rows["validation"] = []
     if not share:
         return []
-    if not in_order:
+    cut = train[-max(1, round(share * len(train)))].time
+    rows["train"], rows["validation"] = [r for r in train if r.time < cut], [r for r in train if r.time >= cut]
+    if not (in_order and rows["train"]):
+        which = "all rows have the same time" if in_order else "no times"
         raise DataError(
-            f"{path}: there are no validation rows, and no times by which to cut them from the training rows. Name "
+            f"{path}: there are no validation rows, and {which}, so none can be cut from the training rows. Name "
             "their file with --row-files validation=FILE (`row_files`), name the column of times with "
             f"--columns.timestamp ({FILE_ORDER} takes the order of the lines), or set --validation-share 0 "
             "(`validation_share`)"
-        )
-    cut = train[-max(1, round(share * len(train)))].time
-    rows["train"], rows["validation"] = [r for r in train if r.time < cut], [r for r in train if r.time >= cut]
-    if not rows["train"]:
-        raise DataError(
-            f"{path}: all rows have the same time, so none can be cut for validation; name a file of validation rows "
-            "with --row-files validation=FILE (`row_files`), or set --validation-share 0 (`validation_share`)"
         )
     return [f"validation: the last {len(rows['validation']):,} of {len(train):,} training rows by time"]
 
@@ -174,8 +166,8 @@ def _cut_validation(rows: dict[str, list[Row]], share: float, path: Path, in_ord
 def _log(sequences: Mapping[str, list[tuple[str, int]]], rows: Mapping[str, list[Row]], timed: bool) -> pl.DataFrame:
     """Return each user's interactions in order, with a column `learn` for those to learn from.
 
-    Those of held-out rows follow `sequences`, the ones of the training file. If `timed`, an item has the time of the
-    first row that shows it, and `SUBSECOND` separates equal times. Otherwise its position is the time.
+    If `timed`, an item has the time of the first row that shows it, and `SUBSECOND` separates equal times. Otherwise
+    its position is the time.
     """
     trained = {(row.user, item) for row in rows["train"] for item in (*row.history, row.target)}
     # A validation target that a training row shows, too, cannot be held out.
@@ -221,8 +213,7 @@ def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowF
 
     Raise DataError if a column is missing, or a value cannot be used.
     """
-    json_lines = path.name.removesuffix(".gz").endswith(_JSON_LINES)
-    table = readers.read_json_rows(path) if json_lines else readers.read_table(path, encoding)
+    table = readers.read_table(path, encoding)
     names = _names(table.columns, columns)
     frame = readers.pick_columns(table, names, path, options=_FIELDS)
     if frame.is_empty():
@@ -285,8 +276,7 @@ def make_windows(
 ) -> list[Window]:
     """Return the windows of rows with at least `min_history` items whose target the user did not take before.
 
-    A window's position counts the rows of its user. `taken` are each user's items from before all these rows, in
-    addition to those of the histories.
+    `taken` are each user's items from before all these rows, in addition to those of the histories.
     """
     windows, positions = [], Counter[str]()
     for row in rows:
