@@ -32,14 +32,12 @@ def draw_candidates(
 ) -> list[RankingExample]:
     """Return one ranking example per window, its `size` candidates in random order.
 
-    Negatives are drawn without replacement, in proportion to `weights`, from the items of `pool` that the user has
-    not touched. All randomness comes from a hash of seed, split, user and position. The target, the other rows and
-    their order therefore change neither a row's negatives nor the position of its target.
+    Negatives are drawn without replacement, in proportion to `weights` (None: alike), from the items of `pool` that
+    the user has not touched. All randomness comes from a hash of seed, split, user and position, so the target, the
+    other rows and their order change neither a row's negatives nor the position of its target.
 
-    `touched` is `user_id, item_id` of every interaction at any time, later ones and low ratings included. An item
-    without weight counts 0; without `weights` all count alike. `progress` wraps the loop over blocks of rows.
-
-    Raise DataError if a user has fewer than `size` - 1 untouched items of positive weight.
+    `touched` is `user_id, item_id` of every interaction at any time, later ones and low ratings included. `progress`
+    wraps the loop over blocks of rows. Raise DataError if a user has fewer than `size` - 1 items to draw from.
     """
     sampler = _Sampler(pool, weights, touched, {w.user_id for w in windows}, size)
     examples: list[RankingExample] = []
@@ -59,11 +57,9 @@ def draw_candidates(
 def published_candidates(windows: Sequence[Window], pool: Sequence[str], size: int = 20) -> list[RankingExample]:
     """Return the candidate lists of the S-DPO authors' data, reproduced item for item.
 
-    Their rule seeds Python's `random` with the target's id and ignores the user. A target therefore always has the
-    same position and mostly the same negatives, and the user's own items may be among them. Use it only to compare
-    with published numbers.
-
-    Raise DataError if an id is not a whole number, or the pool is too small.
+    Their rule seeds Python's `random` with the target's id and ignores the user, so a target always has the same
+    position and mostly the same negatives. Use it only to compare with published numbers. Raise DataError if an id is
+    not a whole number, or the pool is too small.
     """
     index, codes = {item: i for i, item in enumerate(pool)}, np.arange(len(pool))
     examples = []
@@ -83,11 +79,8 @@ def published_candidates(windows: Sequence[Window], pool: Sequence[str], size: i
 
 
 def popularity_weights(train_interactions: pl.DataFrame, pool: Sequence[str]) -> dict[str, float]:
-    """Return the number of training interactions of each item, plus one.
-
-    Without the one, an item that first appears after training could be listed only as a target, which would give it
-    away.
-    """
+    """Return the number of training interactions of each item, plus one."""
+    # Without the one, an item that first appears after training could only be listed as a target.
     counts = dict(train_interactions.group_by("item_id").len().iter_rows())
     return {item: float(counts.get(item, 0) + 1) for item in pool}
 

@@ -27,9 +27,8 @@ _COUNTED = 100_000_000
 def prepare(config: PrepareConfig) -> PreparedData:
     """Read the source of `config` and make its rows. The same configuration always gives the same data.
 
-    Raises:
-        DataError: the files cannot be used, or no interaction is left.
-        ConfigError: the configuration asks for something the source does not have.
+    Raise DataError if the files cannot be used, or no interaction is left, and ConfigError if the source lacks
+    something that the configuration asks for.
     """
     source = config.kind.read(config)
     if isinstance(source, PreparedData):
@@ -177,10 +176,8 @@ def _examples(
         return {part: published_candidates(w, catalogue.ids, size) for part, w in windows.items()}
     weights = popularity_weights(learn, catalogue.ids) if kind == "popularity" else None
     draw = partial(draw_candidates, pool=catalogue.ids, touched=touched, seed=config.seed, size=size, weights=weights)
-    return {
-        part: draw(w, split=part, progress=partial(track, description=f"{part} candidates"))
-        for part, w in windows.items()
-    }
+    progress = {part: partial(track, description=f"{part} candidates") for part in windows}
+    return {part: draw(w, split=part, progress=progress[part]) for part, w in windows.items()}
 
 
 def count_rows(

@@ -55,46 +55,37 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """Read a file as text without its byte order mark.
+    """Read a file as text without its byte order mark, unpacked if its name ends in `.gz`.
 
     The mark decides the encoding, and non-ASCII text that is valid UTF-8 counts as UTF-8. `encoding` is for all other
-    files, so one setting serves a data set in which only some files are UTF-8.
-
-    Raise DataError if the file cannot be read or decoded (with a guess of its encoding), or the encoding is unknown.
+    files, so one setting serves a data set in which only some files are UTF-8. Raise DataError if the file cannot be
+    read or decoded, or the encoding is unknown.
     """
     data = read_bytes(path)
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
     try:
         " ".encode(encoding)  # an unknown encoding is an error even for a file that is UTF-8
-        if marked:
-            return data.decode(marked)
         is_utf8 = not data.isascii() and _decodes(data, "utf-8")
-        return data.decode("utf-8" if is_utf8 else encoding)
-    except LookupError:
-        raise DataError(f"{path}: there is no encoding called {encoding!r}; try utf-8, latin-1 or cp1252") from None
+        return data.decode(marked or ("utf-8" if is_utf8 else encoding))
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
         remedy = "Name the file's encoding with --encoding (`encoding` in a recipe)"
         if not marked and encoding.lower() != "cp1252" and _decodes(data, "cp1252"):
-            remedy = (
-                "It may be cp1252 (Windows, Western Europe): try --encoding cp1252 (`encoding: cp1252` in a recipe)"
-            )
-            remedy += " and check the accents"
+            western = "It may be cp1252 (Windows, Western Europe): try --encoding cp1252"
+            remedy = f"{western} (`encoding: cp1252` in a recipe) and check the accents"
         what = f"byte 0x{data[e.start]:02x} is not {marked or encoding}"
         raise DataError(f"{path}, line {line}: {what}. {remedy}, or save the file as UTF-8") from None
-    except ValueError as e:
-        raise DataError(f"{path}: cannot be read as {encoding!r} ({e}); try utf-8, latin-1 or cp1252") from None
+    except (LookupError, ValueError):
+        raise DataError(f"{path}: there is no encoding called {encoding!r}; try utf-8, latin-1 or cp1252") from None
 
 
 def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None = None) -> pl.DataFrame:
     """Read a CSV, TSV, RecBole atomic (`.inter`, `.item`), JSON lines or Parquet file, also `.gz`, by its suffix.
 
     Text files give columns of strings only, so ids such as `007` keep their zeros. RecBole's `name:type` headers
-    become `name`. Blank lines at the end are ignored. A quotation mark inside a field that does not begin with one is
-    text. `header` names the columns of a tab-separated file that has no header line.
-
-    Raise DataError if the file is missing, unreadable, empty or Excel, or JSON of another name, if two columns have one
-    name, a line has more fields than the header, or quotation marks do not pair.
+    become `name`. A quotation mark inside a field that does not begin with one is text. `header` names the columns of
+    a tab-separated file that has no header line. Raise DataError if the file is missing, unreadable, empty, Excel or
+    JSON of another name, if columns have one name, a line has too many fields, or quotation marks do not pair.
     """
     path = Path(path)
     _check_file(path)
@@ -127,11 +118,8 @@ def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
-    """Read an untrusted Parquet file. Raises one of `UNREADABLE` if it is damaged.
-
-    Arrow decodes the file and checks every offset and text. The decoder of polars crashes the process on some damaged
-    files.
-    """
+    """Read an untrusted Parquet file; raise one of `UNREADABLE` if it is damaged."""
+    # Arrow checks every offset and text. The decoder of polars crashes the process on some damaged files.
     with pq.ParquetFile(path) as file:
         columns, groups = range(file.metadata.num_columns), range(file.metadata.num_row_groups)
         plain = [j for j in columns if file.metadata.schema.column(j).max_repetition_level == 0]
@@ -145,11 +133,10 @@ def read_parquet(path: Path) -> pl.DataFrame:
 
 
 def read_json_rows(path: Path, schema: Mapping[str, Any] | None = None) -> pl.DataFrame:
-    """Read JSON lines or a JSON array of objects, also `.gz`; line n is row n.
+    """Read JSON lines or a JSON array of objects, also `.gz`; line n is row n. An absent field is null.
 
-    `schema` has the columns to read and their types; None: all, as polars sees them. An absent field is null.
-
-    Raise DataError if the file is missing, damaged or not such JSON.
+    `schema` has the columns to read and their types; None: all, as polars sees them. Raise DataError if the file is
+    missing, damaged or not such JSON.
     """
     with _open(path) as file:
         is_array = file.read(1000).lstrip()[:1] == b"["
@@ -243,10 +230,8 @@ def parse_timestamps(
     """Return `frame` with `column` as Int64 seconds since 1970, and notes on how the times were read.
 
     Accepts seconds, milliseconds, microseconds and nanoseconds (recognised by size, one unit per column), dates,
-    datetimes and ISO 8601 text. If any time is finer than a second, the frame also gets a column `SUBSECOND`, to the
-    microsecond.
-
-    Raise DataError if a time is missing, NaN or unreadable, or two units are mixed.
+    datetimes and ISO 8601 text. If any time is finer than a second, the frame also gets a column `SUBSECOND`. Raise
+    DataError if a time is missing, NaN or unreadable, or two units are mixed.
     """
     called = called or column
     raw = _stripped(frame[column])

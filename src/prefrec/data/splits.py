@@ -97,10 +97,8 @@ def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = Tr
 def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
     """Split off each user's last interaction for test and the one before for validation.
 
-    All earlier windows are training rows. Users with fewer than `min_history` + 2 interactions are dropped.
-    `train_interactions` are each user's interactions without the last two.
-
-    Raise DataError if no user is long enough.
+    All earlier windows are training rows. Users with fewer than `min_history` + 2 interactions are dropped. Raise
+    DataError if none is left.
     """
     lengths = sequences.lengths
     kept = np.flatnonzero(lengths >= min_history + 2)
@@ -124,7 +122,6 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
 
     A row belongs to the period of its target. Histories may reach back over the cuts. An interaction at a cut belongs
     to the later period. `windows` are `all` targets of the validation and test period, or each user's `last` one.
-
     Raise DataError if a part has no row.
     """
     shares = np.cumsum([_TRAIN, _VALIDATION])
@@ -146,9 +143,8 @@ def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -
     """Split users by their first interaction: the first 80% train, then 10% validation and 10% test.
 
     This is the split of the LLaRA and S-DPO papers. Users are split before those with short histories are dropped.
-    `windows` are the `last` row of each validation and test user, or `all` of them. Training users give all rows.
-
-    Raise DataError if a part has no row.
+    `windows` are the `last` row of each validation and test user, or `all` of them. Raise DataError if a part has no
+    row.
     """
     lengths = sequences.lengths
     ranked = np.argsort(sequences.timestamps[sequences.offsets[:-1]], kind="stable")
@@ -168,9 +164,7 @@ def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", 
 
     A fifth of the users, drawn by `seed`, are validation users; the others are test users. Users with fewer than
     `min_history` interactions before the cut, or none after it, are dropped. `windows` are each user's `last` row
-    after the cut, or `all` of them.
-
-    Raise DataError if a part has no row.
+    after the cut, or `all` of them. Raise DataError if a part has no row.
     """
     lengths = sequences.lengths
     cuts = np.rint(lengths * _TRAIN).astype(np.int64)

@@ -29,8 +29,7 @@ PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", *PARTS)
 PREPARED_FILES = (*(f"{table}.parquet" for table in _TABLES), PROTOCOL)
 """Files of prepared data that are always present."""
-# Tables of user attributes and of interactions before validation and test targets. Both may be absent; folders of an
-# earlier prefrec lack the second. Rows do not depend on them, so `prepared_digest` ignores them.
+# Tables that may be absent. Rows do not depend on them, so `prepared_digest` ignores them.
 _OPTIONAL = ("users", "held_out")
 # Required columns of each table.
 _SCHEMAS: dict[str, Mapping[str, Any]] = {
@@ -45,10 +44,9 @@ _ONCE = {"items": "item_id", "users": "user_id"}
 
 
 def write_prepared(data: PreparedData, folder: Path) -> None:
-    """Write the Parquet tables and `protocol.json`. If a write fails, older files stay unchanged.
+    """Write the Parquet tables, then `protocol.json`: a folder without it is unfinished.
 
-    An older `protocol.json` is removed before the tables are moved into place, and the new one is moved last. A
-    folder without it is therefore unfinished. Raise DataError if `folder` is a file, StorageError if the disk is
+    If a write fails, older files stay unchanged. Raise DataError if `folder` is a file, StorageError if the disk is
     full, or writing is not permitted.
     """
     folder = Path(folder)

@@ -13,7 +13,6 @@ import polars as pl
 from prefrec.errors import DataError
 
 DuplicateTitles = Literal["error", "merge", "number"]
-
 _ARTICLES = "The|A|An|Le|La|Les|Un|Une|Il|Lo|Gli|I|Una|Uno|El|Los|Las|Der|Die|Das|Ein|Eine|Den|Det|En|De|Het|O|Os|As"
 _ROTATED = re.compile(rf"^((?:a\.?k\.?a\.?\s+)?)(.+), ((?:{_ARTICLES})|L')$")
 _YEAR = re.compile(r"\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*(?:\((?:V|TV|VG)\))?\s*$")
@@ -71,11 +70,8 @@ def movie_titles(raw: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]
         films[normal_title(title), year].append(item)
     kept_as = {i: min(same, key=id_order) for same in films.values() for i in same}
     namesakes = Counter(name for name, _ in films)
-    titles = {}
-    for item in raw:
-        if kept_as[item] == item:
-            title, year = parsed[item]
-            titles[item] = f"{title} ({year})" if year and namesakes[normal_title(title)] > 1 else title
+    kept = {item: parsed[item] for item in raw if kept_as[item] == item}
+    titles = {i: f"{t} ({year})" if year and namesakes[normal_title(t)] > 1 else t for i, (t, year) in kept.items()}
     return titles, kept_as
 
 
@@ -95,7 +91,7 @@ def resolve_duplicates(items: pl.DataFrame, how: DuplicateTitles) -> tuple[pl.Da
     for item, title in titles.items():
         groups[normal_title(title)].append(item)
     shared = [sorted(g, key=id_order) for g in groups.values() if len(g) > 1]
-    others = [i for g in shared for i in g[1:]]
+    renamed = {i: g[0] for g in shared for i in g[1:]}
     if not shared:
         return items, {}, []
     if how == "error":
@@ -106,9 +102,8 @@ def resolve_duplicates(items: pl.DataFrame, how: DuplicateTitles) -> tuple[pl.Da
             "`duplicate_titles` in a recipe)"
         )
     if how == "merge":
-        renamed = {i: g[0] for g in shared for i in g[1:]}
-        kept = items.filter(~pl.col("item_id").is_in(others))
-        return kept, renamed, [f"{len(others)} items with the title of another were merged into it"]
+        kept = items.filter(~pl.col("item_id").is_in(list(renamed)))
+        return kept, renamed, [f"{len(renamed)} items with the title of another were merged into it"]
     taken = set(groups)
     for first_id, *rest in shared:
         number = 2
@@ -118,4 +113,4 @@ def resolve_duplicates(items: pl.DataFrame, how: DuplicateTitles) -> tuple[pl.Da
             titles[item] = f"{titles[first_id]} ({number})"
             taken.add(normal_title(titles[item]))
     numbered = items.with_columns(pl.Series("title", list(titles.values())))
-    return numbered, {}, [f"{len(others)} items with the title of another were numbered, as in 'Title (2)'"]
+    return numbered, {}, [f"{len(renamed)} items with the title of another were numbered, as in 'Title (2)'"]

@@ -15,7 +15,6 @@ from prefrec.errors import DataError
 
 FORMAT_VERSION = 1
 """Version of the folder format that `prefrec prepare` writes."""
-
 PARTS = ("train", "validation", "test")
 ITEM_SCHEMA = {"item_id": pl.String, "title": pl.String}
 LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
@@ -94,7 +93,6 @@ class PreparedData:
     """A prepared data set, made by `prefrec prepare`.
 
     Attributes:
-        catalogue: all items.
         train, validation, test: ranking examples, candidates included.
         train_interactions: frame `user_id, item_id, timestamp[, rating][, impressions]` (str, str, Int64 seconds,
             Float64, list of str; sorted by user and time). A recommender may learn from all of it; it contains no
@@ -136,7 +134,7 @@ class PreparedData:
     def some(self, name: str, n: int | None) -> list[RankingExample]:
         """Return n rows of a split, spread over its users (one of each, then a second of each, …); None: all.
 
-        The choice among a user's rows is random but always the same. The rows keep the order of the split.
+        The choice among a user's rows is always the same. The rows keep the order of the split.
         """
         rows = self.split(name)
         if n is None or n >= len(rows):

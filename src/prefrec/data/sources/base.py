@@ -87,9 +87,9 @@ class SourceKind:
 def find_parts(
     folder: Path, suffixes: Collection[str], parts: Collection[str] = tuple(_PART_ENDINGS)
 ) -> dict[str, Path]:
-    """Return the file of each part in `folder`: its name ends in `train`, `val`, `test` or similar.
+    """Return the file of each part in `folder`, by the end of its name before one of the `suffixes` and `.gz`.
 
-    Raise DataError if a part has more than one file. `.gz` may follow one of the `suffixes`.
+    Raise DataError if a part has more than one file.
     """
     files: dict[str, Path] = {}
     stems = {p: name_before(p, suffixes) for p in sorted(Path(folder).glob("*"))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -23,8 +24,8 @@ _LOG = {c: c for c in ("user_id", "item_id", "rating", "timestamp")}
 def movielens_100k(config: PrepareConfig) -> Source:
     """Read MovieLens-100K from the folder `config.path`, or the embedded copy if it is None.
 
-    The folder has `u.data` and `u.item` (GroupLens), or `ml-100k.inter` and `ml-100k.item` (RecBole). Age,
-    gender and occupation come from `u.user` or `ml-100k.user` if present.
+    The folder has `u.data` and `u.item` (GroupLens), or `ml-100k.inter` and `ml-100k.item` (RecBole). Attributes of
+    users come from `u.user` or `ml-100k.user` if present.
     """
     folder = config.path or _embedded_folder()
     users = None
@@ -75,9 +76,8 @@ def _source(
     titles, kept_as = movie_titles(raw)
     log, dropped = check_log(log, raw, folder, config.missing_titles)
     log = log.with_columns(pl.col("item_id").replace(kept_as))
-    merged = len(raw) - len(titles)
+    merged, dated = len(raw) - len(titles), sum(bool(re.search(r"\(\d{4}\)$", t)) for t in titles.values())
     notes = [f"{merged} films were listed under two ids and merged (smaller id kept)"] if merged else []
-    dated = sum(1 for t in titles.values() if t.endswith(")") and t[-5:-1].isdecimal() and t[-6:-5] == "(")
     notes += [f"{dated} titles show their year because another film has the same name"] if dated else []
     items = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
     return Source(config.source, "movies", Catalogue(items), log, dropped + notes, users=users)
