@@ -15,7 +15,7 @@ from prefrec import processes
 from prefrec.console import track, warn
 from prefrec.data import RankingExample
 from prefrec.lm.attention import compute_dtype
-from prefrec.lm.catalogue import BLOCK_TOKENS, TrieLayout, catalogue_logps, trie_layout
+from prefrec.lm.catalogue import TrieLayout, catalogue_logps, trie_layout
 from prefrec.lm.scoring import language_model
 from prefrec.lm.search import SPARE, TopK, rescored, sample, top_k
 from prefrec.lm.trie import Trie
@@ -25,40 +25,29 @@ from prefrec.rankers.rows import pad_scores
 
 Method = Literal["auto", "exact", "search"]
 """`exact` scores every title, `search` looks for the best ones; `auto` is `exact` up to `EXACT_NODES`."""
-
 EXACT_NODES = 1 << 14
 """Inner nodes of a trie that `auto` still reads whole; MovieLens-100K has less than half of them."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The best items for one history, best first.
+    """The best items for one history, best first; those with the same score are in the catalogue's order."""
 
-    Attributes:
-        item_ids: [≤ K]; items with the same score are in the catalogue's order.
-        logps: [≤ K] log-probabilities of their titles.
-        proven: True if no item that is left out scores higher.
-        method: how they were found.
-    """
-
-    item_ids: list[str]
-    logps: NDArray[np.float32]
-    proven: bool
+    item_ids: list[str]  # [≤ K]
+    logps: NDArray[np.float32]  # [≤ K] log-probabilities of their titles
+    proven: bool  # True if no item that is left out scores higher
     method: Literal["exact", "search"]
 
 
 class CatalogueRanker:
     """Ranks items by the log-probability of their titles after a prompt that shows the history alone.
 
-    It takes lists of any length, since titles are scored as a trie. With all items as candidates
-    (`prefrec.evaluation.whole_catalogue`) its place in the table is that of a full ranking. `block_tokens` are trie
-    nodes per call of the model.
+    Titles are scored as a trie, so lists may have any length.
     """
 
-    def __init__(self, lm: LMRanker, *, block_tokens: int = BLOCK_TOKENS) -> None:
+    def __init__(self, lm: LMRanker) -> None:
         self.name = lm.name
         self.lm = lm
-        self.block_tokens = block_tokens
         self._layout: TrieLayout | None = None
         self._trie: tuple[tuple[tuple[int, ...], ...], Trie] | None = None
 
@@ -159,9 +148,7 @@ class CatalogueRanker:
 
     def _exact(self, prompt: Sequence[int], trie: Trie) -> NDArray[np.float32]:
         layout = self._layout_for(prompt, trie)
-        return catalogue_logps(
-            self.lm.model, prompt, trie, layout=layout, block_tokens=self.block_tokens, within=self.lm.within
-        )
+        return catalogue_logps(self.lm.model, prompt, trie, layout=layout, within=self.lm.within)
 
     def _layout_for(self, prompt: Sequence[int], trie: Trie) -> TrieLayout:
         """Choose the layout for the first question, and warn if it is not the fastest."""
