@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test test-lowest test-latest constraints soak lint audit load format docs clean
+.PHONY: help setup demo test test-lowest test-latest constraints soak mutants lint audit load format docs clean
 
 help:
 	@echo "make demo   train and measure a small recommender on MovieLens-100K, about 10 minutes"
 	@echo "make test   lint, type-check and test"
 	@echo "make test-lowest, make test-latest   the tests with the lowest and the latest versions that pyproject.toml allows"
 	@echo "make soak   kills, full disks, malformed and random input, under an hour; one table at the end"
+	@echo "make mutants   wrong variants of the numeric modules, and the share that the tests notice"
 	@echo "make audit  security: the source (bandit), and what is installed (pip-audit, needs the network)"
 	@echo "make load   a run's server under 1, 8 and 64 clients: make load RUN=runs/demo"
 	@echo "make docs   the documentation, as a site in site/"
@@ -84,6 +85,13 @@ SOAK ?= --minutes 50
 soak: setup
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
 	PYTHONPATH=tests $(BIN)/python -m reliability $(SOAK)
+
+# pyproject.toml names the modules and their tests (tool.mutmut). MUTANTS takes names of mutants: "prefrec.losses.*".
+MUTANTS ?=
+mutants: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 mutmut run $(MUTANTS)
+	$(BIN)/python scripts/mutants.py
 
 format: setup
 	$(BIN)/ruff check --fix $(SOURCES)
