@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 from rich.markup import escape
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from prefrec import processes
@@ -118,4 +118,5 @@ def _read(cache: Path, key: str) -> NDArray[np.float32] | None:
 def _write(cache: Path, key: str, values: NDArray[np.float32]) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"key": key, "digest": xxh3_128_hexdigest(values.tobytes())}
-    write_whole(cache, lambda p: save_file({"ref_logps": values}, p, metadata=metadata))
+    # Not `save_file`: it writes to a temporary file of its own, which a kill would leave behind for good.
+    write_whole(cache, lambda p: p.write_bytes(save({"ref_logps": values}, metadata)))
