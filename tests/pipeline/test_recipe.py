@@ -215,10 +215,10 @@ def test_rankers_may_build_on_those_before_them(tmp_path):
 
 
 def test_settings_that_change_nothing_are_in_no_key():
-    idle = {"save_steps", "eval_steps"}
+    idle = {"save_steps", "eval_steps", "report_to"}
     plain = SFTSection(rows=7).decisive()
     assert plain == SFTSection(rows=7).model_dump(exclude=idle)
-    watched = {"save_steps": 3, "eval_steps": 2}
+    watched = {"save_steps": 3, "eval_steps": 2, "report_to": "wandb"}
     assert SFTSection(rows=7, **watched).decisive() == plain
     assert AlignSection(**watched, eval_rows=9).decisive() == AlignSection().decisive()
     for name, value in (("per_device_batch_size", 2), ("gradient_checkpointing", True), ("warmup", 0.1)):
