@@ -20,10 +20,14 @@ _NOT_FOR_ALL = (
 SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
 
 
-class ColumnNames(BaseModel):
-    """Names of the columns in the user's files."""
+class Section(BaseModel):
+    """Settings of a recipe; an unknown field, NaN and infinity are errors."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class ColumnNames(Section):
+    """Names of the columns in the user's files."""
 
     user: str = Field("user_id", description="Column of the log with the user's id.")
     item: str = Field("item_id", description="Column of the log with the item's id.")
@@ -57,10 +61,8 @@ class ColumnNames(BaseModel):
     title: str = Field("title", description="Column of the catalogue with the title.")
 
 
-class CandidateConfig(BaseModel):
+class CandidateConfig(Section):
     """The lists to choose from."""
-
-    model_config = ConfigDict(extra="forbid")
 
     kind: Literal["uniform", "popularity", "published"] = Field(
         "uniform",
@@ -70,10 +72,8 @@ class CandidateConfig(BaseModel):
     size: int = Field(20, ge=2, description="Candidates a row, the target included.")
 
 
-class PrepareConfig(BaseModel):
+class PrepareConfig(Section):
     """Settings of a prepared data set: the source and how rows are made from it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     source: str = Field(
         "movielens-100k",

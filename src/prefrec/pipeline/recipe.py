@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal, Self, cast, get_args
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -21,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from prefrec.data import PrepareConfig
+from prefrec.data.config import PrepareConfig, Section
 from prefrec.data.preferences import RatedBy, Thresholds
 from prefrec.errors import ConfigError
 from prefrec.lm.models import EMBEDDED
@@ -48,11 +46,7 @@ PresetName = Literal["fast", "titles", "paper"]
 NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", Judged, FromLog]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class ItemsSection(_Section):
+class ItemsSection(Section):
     """Items as tokens (`model.answers: items`): how an item's vector is made."""
 
     vectors: str = Field("base", description="Of titles: base (mean states), tfidf, or a sentence encoder's name.")
@@ -66,7 +60,7 @@ class ItemsSection(_Section):
     )
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """The language model and how it is asked."""
 
     name: str = Field(EMBEDDED, description="Embedded model, local folder or hub id.")
@@ -104,7 +98,7 @@ class ModelSection(_Section):
         return self.model_dump(include={"dtype", "attn_implementation", "quantization", "layers", "random_weights"})
 
 
-class LoraSection(_Section):
+class LoraSection(Section):
     """The adapter that is trained."""
 
     r: int = Field(RANK, ge=1, le=4096, description="Rank.")
@@ -221,7 +215,7 @@ class AlignSection(RowsSection):
         return self
 
 
-class EvaluateSection(_Section):
+class EvaluateSection(Section):
     """Metrics, and the rows that they are measured on."""
 
     split: Literal["validation", "test"] = Field("test", description="Rows under test.")
@@ -237,7 +231,7 @@ class EvaluateSection(_Section):
     ks: list[PositiveInt] = Field([1, 5, 10], min_length=1, description="Cut-offs of HR and NDCG.")
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """All settings of a run: data, model, stages, evaluation, seed."""
 
     name: str = Field(pattern=NAME, description="The run's folder is runs/NAME.")
@@ -245,9 +239,9 @@ class Recipe(_Section):
     data: PrepareConfig = PrepareConfig()
     model: ModelSection = ModelSection()
     lora: LoraSection | None = Field(LoraSection(), description="The adapter; null: all weights are trained.")
-    sequential: list[Annotated[Any, BeforeValidator(sequential_config)]] = []
+    sequential: list[Annotated[Any, BeforeValidator(sequential_config)]] = Field([])
     sft: SFTSection | None = None
-    align: list[AlignSection] = []
+    align: list[AlignSection] = Field([])
     rankers: list[Annotated[SerializeAsAny[RankerConfig], BeforeValidator(ranker_config)]] = Field(
         [], description="Further systems, in the order in which they are made."
     )

@@ -5,19 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError, field_validator
 
-from prefrec.data import config_error
+from prefrec.data.config import Section, config_error
 from prefrec.errors import ConfigError
 
 NAME = r"^[A-Za-z0-9][\w.-]*$"
 """Pattern of the names of runs and rankers, which are also those of files and folders."""
 
 
-class RankerConfig(BaseModel):
+class RankerConfig(Section):
     """The fields of every kind: the kind, and the name in the tables. Each kind gives both a default."""
-
-    model_config = ConfigDict(extra="forbid")
 
     kind: str
     name: str

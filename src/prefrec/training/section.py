@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from prefrec.data import PreparedData
+from prefrec.data.config import Section
 from prefrec.training.config import ChoiceTrainingArguments
 
 MOST_EPOCHS = 1000
 
 
-class TrainSection(BaseModel):
+class TrainSection(Section):
     """Settings of all training stages."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     rows: int | None = Field(None, ge=1, description="Training rows taken, at random; None: all.")
     skip_rows: int = Field(0, ge=0, description="Rows of the random order left to other stages.")
