@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -102,7 +103,7 @@ def test_of_tied_layers_each_is_merged_with_its_own_adapter(run, tmp_path, monke
     adapter = _adapted("adapter", tiny_llama(tie_word_embeddings=True), tmp_path, targets)
     section = run.recipe.model.model_copy(update={"name": str(tmp_path / "tied")})
     tied = type(run)(run.folder, run.recipe.model_copy(update={"model": section}), run.data, run.stages)
-    monkeypatch.setattr(type(run), "adapter", lambda run, name: adapter)
+    monkeypatch.setattr(type(run), "entry", lambda run, name: SimpleNamespace(weights=adapter))
     folder = export_ranker(tied, "sft", tmp_path / "merged", merged=True)
 
     ids = torch.arange(3, 40)[None]

@@ -13,7 +13,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from prefrec.errors import ConfigError, ModelError
+from prefrec.errors import ConfigError
 from prefrec.files import clear_drafts, draft_name, storage_error, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_tokenizer, resolve_dtype
 from prefrec.pipeline.opened import Run
@@ -28,17 +28,12 @@ SETTINGS = ("loss", "beta", "num_negatives", "learning_rate", "rows", "epochs")
 """Settings of the last stage that the card lists, if it has them."""
 
 TERMS = {
-    "movielens-100k": "MovieLens data may be used for research under GroupLens' usage licence; commercial use needs "
+    "movielens": "MovieLens data may be used for research under GroupLens' usage licence; commercial use needs "
     "the permission of GroupLens, and so does passing the data on.",
-    "lastfm-hetrec": "The HetRec 2011 Last.FM data may be used for non-commercial purposes.",
+    "lastfm": "The HetRec 2011 Last.FM data may be used for non-commercial purposes.",
     "goodreads": "The UCSD Book Graph is for academic use only, and must not be passed on.",
 }
-TERMS |= {
-    "movielens-csv": TERMS["movielens-100k"],
-    "lastfm-published": TERMS["lastfm-hetrec"],
-    "goodreads-windows": TERMS["goodreads"],
-}
-"""Source → the terms of its data, if they are known."""
+"""First word of a source → the terms of its data, if they are known."""
 
 _environment = jinja2.Environment(  # nosec B701  # Markdown, and no titles in it
     loader=jinja2.PackageLoader("prefrec.serving", "."),
@@ -52,10 +47,9 @@ _environment = jinja2.Environment(  # nosec B701  # Markdown, and no titles in i
 def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
     """Write a ranker of a run to the folder `out`, which must be new or empty; return the folder.
 
-    An adapter is written as PEFT does, a merged model as transformers does, merged in float32 and stored in the
-    recipe's dtype. Both come with the tokenizer, the prompt (`prompt.jinja2`) and a model card (`README.md`). The
-    folder appears whole or not at all. Raise DataError if the run has no such ranker, ConfigError if `out` is taken
-    or cannot be made, or the ranker cannot be exported in this form, ModelError if model or adapter cannot be read.
+    Models are merged in float32 and stored in the recipe's dtype. The folder also has tokenizer, prompt and model
+    card, and appears whole or not at all. Raise DataError if the run has no such ranker, ConfigError if `out` cannot
+    be made or the ranker has no such form, ModelError if model or adapter cannot be read.
     """
     adapter, model = run.entry(ranker).weights, run.recipe.model
     if model.answers == "items":
@@ -113,15 +107,11 @@ def _new_draft(out: Path) -> Path:
 
 
 def _write_adapter(run: Run, adapter: Path, out: Path) -> None:
-    check_adapter(adapter)
     warn_of_other_base(adapter, run.recipe.model.name)
-    try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = base_id(run.recipe.model.name)  # not a path in this machine's cache
-        config["inference_mode"] = True
-        shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
-    except (OSError, ValueError) as e:
-        raise storage_error(e, out) or ModelError(f"the adapter in {adapter} cannot be read: {e}") from e
+    # Not a path in this machine's cache.
+    own = {"base_model_name_or_path": base_id(run.recipe.model.name), "inference_mode": True}
+    config = check_adapter(adapter) | own
+    shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -153,9 +143,7 @@ def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *,
 
     `base` is the hub id or folder of the base model. The card leaves out what is missing in the run's folder.
     """
-    protocol = contents.data.protocol if contents.data else {}
     stage = next((s for s in contents.stages if s.name == ranker), None)
-    evaluation = contents.evaluation
     # A hub id, with or without an owner, as `prefrec.lm.models.resolve` takes it.
     on_hub = base.count("/") <= 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
     header: dict[str, Any] = {"library_name": "transformers" if merged else "peft"}
@@ -172,19 +160,14 @@ def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *,
         base=base if on_hub else Path(base).name,
         embedded=recipe.model.name == EMBEDDED,
         merged=merged,
-        model=recipe.model,
+        recipe=recipe,
+        run=contents,
         steps=[label(step) for step in (*before, ranker) if step != ZERO_SHOT],
         settings={k: stage.setting(k) for k in SETTINGS} if stage else {},
-        protocol=protocol,
-        rows=protocol.get("counts", {}).get("rows", {}),
-        split=contents.split,
-        evaluation=evaluation,
-        metrics=metrics_grid(evaluation) if evaluation else None,
+        protocol=contents.data.protocol if contents.data else {},
+        metrics=metrics_grid(contents.evaluation) if contents.evaluation else None,
         exported=label(ranker),
-        audit=evaluation.audit.verdict if evaluation and evaluation.audit else None,
-        terms=TERMS.get(recipe.data.source),
+        terms=TERMS.get(recipe.data.source.partition("-")[0]),
         versions={k: v for k in ("prefrec", "torch", "transformers", "peft") if (v := contents.environment.get(k))},
-        commit=contents.environment.get("commit"),
-        seed=recipe.seed,
     )
     return card.rstrip() + "\n"
