@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -19,6 +18,7 @@ from prefrec.lm.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_tokenizer,
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
 from prefrec.prompts import load_template
+from prefrec.report.render import page_environment
 from prefrec.report.tables import metrics_grid
 from prefrec.report.wording import label
 from prefrec.runs.contents import RunContents, read_run
@@ -35,13 +35,7 @@ TERMS = {
 }
 """First word of a source → the terms of its data, if they are known."""
 
-_environment = jinja2.Environment(  # nosec B701  # Markdown, and no titles in it
-    loader=jinja2.PackageLoader("prefrec.serving", "."),
-    autoescape=False,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
+_environment = page_environment("prefrec.serving").overlay(autoescape=False)  # Markdown, and no titles in it
 
 
 def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
@@ -71,10 +65,8 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
             (draft / "README.md").write_text(card, encoding="utf-8")
         for path in draft.iterdir():  # safetensors writes files that only their owner may read
             path.chmod((draft / "README.md").stat().st_mode)
-        try:
+        with writing(out):
             draft.replace(out)
-        except OSError as e:
-            raise ConfigError(f"{out} cannot be made ({e.strerror}): name a new folder, or one in it") from e
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out
