@@ -307,7 +307,7 @@ def test_a_folder_whose_state_cannot_be_read_is_moved_aside(tmp_path, content):
 def test_half_written_json_is_no_value(tmp_path, content):
     if content is not None:
         (tmp_path / "x.json").write_text(content)
-    assert read_json(tmp_path / "x.json") is None
+    assert read_json(tmp_path / "x.json") == {}
 
 
 def test_json_survives_writing_and_leaves_nothing_else(tmp_path):
@@ -366,3 +366,17 @@ def test_empty_folders_and_unreadable_stages_are_made_again(tmp_path):
         with stage(tmp_path / name, "k", "sft", {}):
             pass
         assert is_finished(tmp_path / name, "k")
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_a_stage_killed_before_its_first_file_begins_again(tmp_path, draft):
+    """Of another machine, as after a power cut; nothing is set aside."""
+    folder = tmp_path / "sft"
+    folder.mkdir()
+    if draft:
+        (folder / f".{STAGE_FILE}.0badcafe-12.tmp").write_text("{")
+    with stage(folder, "k", "sft", {}):
+        pass
+    assert is_finished(folder, "k")
+    assert [p.name for p in tmp_path.iterdir()] == ["sft"]
+    assert [p.name for p in folder.iterdir()] == [STAGE_FILE]

@@ -71,14 +71,12 @@ def damaged(folder: Path) -> list[str]:
 def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any) -> Iterator[Path]:
     """Yield the folder to work in, with the files that an interrupted stage of the same key left.
 
-    A result of another key moves to `NAME.previous-N`. A few such folders are kept, and one comes back if its key is
-    wanted again. Checkpoints are deleted at the end. Of many processes the first one manages the folder, and all
-    leave together.
+    A result of another key moves to `NAME.previous-N`. Checkpoints are deleted at the end. Of many processes the
+    first one manages the folder, and all leave together. Raise ConfigError if the folder's name is one for earlier
+    results, or if it holds files and was never a stage's.
 
-    `stage.json` holds the arguments, the machine that finished the stage (`environment`), the SHA-256 of its `files`,
-    and its costs over all parts that were not killed: `seconds` of wall time, `cpu_seconds` of this process (all
-    threads) and `peak_bytes` of memory (on a GPU: of torch). Raise ConfigError if the
-    folder's name is one for earlier results, or it holds files and was never a stage's.
+    `stage.json` holds the arguments, the machine that finished the stage, the SHA-256 of its `files`, and its costs
+    over all parts that were not killed: wall time, CPU time of this process, and peak of memory (on a GPU: of torch).
     """
     refuse_name(folder.name)
     if not processes.is_first():
@@ -116,8 +114,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
 
 def read_state(folder: Path) -> dict[str, Any]:
     """Return the content of a stage's `stage.json`; {} if it is missing or damaged."""
-    state = read_json(folder / STAGE_FILE)
-    return state if isinstance(state, dict) else {}
+    return read_json(folder / STAGE_FILE)
 
 
 def refuse_name(name: str) -> None:
@@ -150,15 +147,13 @@ def machine() -> dict[str, Any]:
 @cache
 def _commit() -> str | None:
     """Return the commit of the source tree of this package, with a + if files of the package differ."""
-    git = partial(subprocess.run, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    git = partial(subprocess.run, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     try:
-        if git(["git", "ls-files", "--error-unmatch", __file__]).returncode:
-            return None
-        head = git(["git", "rev-parse", "--short=10", "HEAD"])
-        dirty = git(["git", "diff", "--quiet", "HEAD", "--", "."]).returncode
-    except OSError:
+        git(["git", "ls-files", "--error-unmatch", __file__])
+        head = git(["git", "rev-parse", "--short=10", "HEAD"]).stdout.strip()
+        return head + ("+" if git(["git", "diff", "--name-only", "HEAD", "--", "."]).stdout else "")
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return None if head.returncode else head.stdout.strip() + ("+" if dirty else "")
 
 
 def seal(folder: Path) -> dict[str, str]:
@@ -191,7 +186,10 @@ def _previous(folder: Path) -> dict[int, Path]:
 
 def _set_aside(folder: Path, most: int = KEPT) -> None:
     """Move a stage's folder to `NAME.previous-N`, and delete the oldest if there are then more than `most`."""
-    if not (folder.is_dir() and ((folder / STAGE_FILE).exists() or not any(folder.iterdir()))):
+    if folder.is_dir() and all(p.name.startswith(f".{STAGE_FILE}.") for p in folder.iterdir()):
+        shutil.rmtree(folder)  # a kill came before the first file was in place
+        return
+    if not (folder / STAGE_FILE).exists():
         raise ConfigError(
             f"{folder} cannot be made: it exists and is not from prefrec (no {STAGE_FILE} in it); name another "
             "folder, or move it away"
