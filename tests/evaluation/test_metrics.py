@@ -81,6 +81,10 @@ def test_bounds_and_monotony(ranks):
     assert (values["hr@3"] <= values["hr@5"]).all()
 
 
+def test_a_target_below_the_best_has_no_hit():
+    assert expected_hits([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]], [0, 0]).tolist() == [0.0, 0.5]
+
+
 def test_empty_places_never_outrank():
     scores = np.array([[-5.0, -7.0, -np.inf], [1.0, 2.0, 3.0]])
     assert target_ranks(scores, [1, 0]).tolist() == [2, 3]
