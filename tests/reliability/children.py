@@ -37,6 +37,11 @@ class Child:
         self._process.kill()
         self._process.join()
 
+    def exit_code(self) -> int | None:
+        """What it ended with; a signal's number is negative."""
+        self._process.join()
+        return self._process.exitcode
+
     def result(self) -> Any:
         """What the function returned.
 
@@ -60,10 +65,12 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _work(answer: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    import gc
     import traceback
 
     import torch
 
+    gc.freeze()  # what all children share need not be searched, nor copied
     torch.set_num_threads(1)
     try:
         answer.send((True, function(*arguments)))

@@ -27,7 +27,7 @@ from rich.table import Table
 from generated_requests import PATHS, ask
 from prefrec.console import say, track
 from prefrec_lab.machine import usable_cores
-from reliability import disks
+from reliability import crashes, disks
 from reliability.corpus import CASES, Place, make_place, verdict
 from reliability.damage import damage_files
 from reliability.fuzzing import ALL, fuzz
@@ -46,6 +46,7 @@ START_S, SHORTEST_S = 15, 10
 
 NAMES = {
     "kills": "killed at random moments",
+    "crashes": "killed right after each change of a file",
     "damage": "flipped and cut files of a run",
     "disks": "full and read-only disks",
     "inputs": "malformed inputs",
@@ -134,6 +135,7 @@ def soak(
         parts.append(part)
 
     do("kills", lambda part: _kills(part, recipe, folder, seed, clock.share(0.4)))
+    do("crashes", lambda part: _crashes(part, recipe, folder, seed, clock.share(1 if len(only) == 1 else 0.3)))
     do("damage", lambda part: _damage(part, recipe, folder, seed, clock.share(0.25)))
     do("disks", lambda part: _disks(part, recipe, folder, clock.share(0.25)))
     do("inputs", lambda part: _corpus(part, place(), folder))
@@ -157,6 +159,24 @@ def _kills(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> N
         )
         if time.monotonic() > until:
             break
+
+
+def _crashes(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> None:
+    if reason := crashes.why_not():
+        part.facts = {"not done": reason}
+        return
+    hit, changes = dict.fromkeys((*PARTS, END), 0), Counter[str]()
+    part.facts = {"hit": hit}
+    with contextlib.closing(crashes.crash_runs(recipe, folder / "crashes", seed)) as tried:
+        for crash in tried:
+            part.tried += 1
+            hit[crash.stage] += 1
+            changes[crash.change.split()[0]] += 1
+            part.facts |= {"points": crash.points, "changes": dict(changes)}
+            if crash.lost:
+                part.lost.append(f"after change {crash.point}, {crash.change}: {'; '.join(crash.lost)}")
+            if time.monotonic() > until:
+                break
 
 
 def _whole(recipe: Path, folder: Path) -> Path:
@@ -276,7 +296,9 @@ def table(parts: list[Part]) -> Table:
 def _line(part: Part) -> str:
     """What a part is, and what of it a number cannot say."""
     notes = [str(part.facts["not done"])] if "not done" in part.facts else []
-    hit = part.facts.get("hit")
+    points, hit = part.facts.get("points"), part.facts.get("hit")
+    if points is not None:
+        notes.append(f"of {points}")
     if isinstance(hit, dict):
         notes.append(f"{sum(hit.values())} hit: " + ", ".join(f"{name} {count}" for name, count in hit.items()))
     if part.missed:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import random
 import shutil
 
 import polars as pl
 import pytest
 
-from reliability import disks, kills
+from reliability import crashes, disks, kills
 from reliability.damage import damage_run
 from reliability.kills import ATTEMPTS, SOONER, Killed, kill_running
 from reliability.whole_runs import END, PARTS, differences
 
-KILLS = 3
+KILLS, CRASHES = 3, 2
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,15 @@ def test_a_run_that_ends_sooner_than_thought_is_hit_all_the_same(recipe, whole, 
     assert (tmp_path / "1").exists()  # the first kill came too late
     assert killed.hit
     assert not killed.lost, killed
+
+
+@pytest.mark.skipif(crashes.why_not() is not None, reason=str(crashes.why_not()))
+def test_runs_killed_right_after_a_change_end_as_if_nothing_had_happened(recipe, tmp_path):
+    with contextlib.closing(crashes.crash_runs(recipe, tmp_path, seed=0)) as tried:
+        for crash in itertools.islice(tried, CRASHES):
+            assert not crash.lost, crash
+            assert crash.points > 300
+            assert crash.stage in PARTS
 
 
 @pytest.mark.parametrize(

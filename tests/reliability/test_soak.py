@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from reliability import soak
+from reliability import crashes, soak
+from reliability.crashes import Crash
 from reliability.fuzzing import Fuzzed
 from reliability.kills import Killed
 from reliability.parsers import PARSERS
@@ -68,6 +69,25 @@ def test_kills_tell_the_parts_that_they_hit_and_none_after_the_end_is_survived(r
     assert name.strip() == "kills (4 hit: prepare 1, sft 2, align/s-dpo 0, evaluate 1; 1 proved nothing)"
     assert [int(n) for n in numbers[:3]] == [6, 4, 1]
     assert (told["parts"][0]["missed"], list(told["parts"][0]["facts"]["hit"])) == (1, list(PARTS))
+
+
+def test_crashes_tell_how_many_points_there_are_and_where_one_was_lost(run, monkeypatch, tmp_path):
+    tried = [
+        Crash(7, 9, "write data/train.parquet", "prepare", []),
+        Crash(3, 9, "rename log.json", "sft", ["weights"]),
+    ]
+    monkeypatch.setattr(crashes, "why_not", lambda: None)
+    monkeypatch.setattr(crashes, "crash_runs", lambda *asked: (c for c in tried))
+    part = Part("crashes")
+    soak._crashes(part, tmp_path, tmp_path, 0, until=float("inf"))
+    code, out, told = run(part)
+    assert code == 1
+    assert "crashes (of 9; 2 hit: prepare 1, sft 1, align/s-dpo 0, evaluate 0, the end 0)" in out
+    assert "after change 3, rename log.json: weights" in out
+    assert told["parts"][0]["facts"]["changes"] == {"write": 1, "rename": 1}
+    cut = Part("crashes")
+    soak._crashes(cut, tmp_path, tmp_path, 0, until=0)
+    assert cut.tried == 1
 
 
 @pytest.fixture

@@ -1,0 +1,132 @@
+"""`kill -9` right after each change of a small run's folder; the same command again must end as if nothing happened.
+
+A change is a call that opened a file to create or empty it, wrote, renamed, removed or synced one, or made or removed
+a folder, from Python or from a library below it (`crashes.c`). The moment just before a change is on the disk the
+moment just after the change before it, so no point is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from command import prefrec
+from reliability.children import PATIENCE, Child, call
+from reliability.whole_runs import arguments, differences, unfinished
+
+SIGKILL = -9
+
+
+@dataclass(frozen=True)
+class Crash:
+    """What became of a run that was killed right after a change.
+
+    Attributes:
+        point: number of the change, from 1.
+        points: number of changes of a whole run.
+        change: the call and the file.
+        stage: that it hit; `the end` after the last change.
+        lost: what is not as in the undisturbed run; empty where all is.
+    """
+
+    point: int
+    points: int
+    change: str
+    stage: str
+    lost: list[str]
+
+
+def why_not() -> str | None:
+    """Why this machine cannot be asked; None where it can."""
+    if sys.platform != "linux" or not shutil.which("cc"):
+        return "this needs Linux and a C compiler named cc"
+    return None
+
+
+def small(recipe: Path, folder: Path) -> Path:
+    """Write the recipe with two steps and two checkpoints per stage, and few rows."""
+    smaller: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    for stage in (smaller["sft"], *smaller["align"]):
+        stage |= {"rows": 8, "global_batch_size": 4, "save_steps": 1}
+    smaller["sft"] |= {"epochs": 1, "eval_rows": 2, "eval_steps": 1}
+    smaller["evaluate"] |= {"rows": 2, "full_rows": 1, "generate_rows": 1, "zero_shot": False}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(smaller), encoding="utf-8")
+    return folder / "recipe.yaml"
+
+
+def crash_runs(recipe: Path, folder: Path, seed: int) -> Iterator[Crash]:
+    """Kill runs of the small recipe in `folder`, one after each change, in an order that `seed` fixes.
+
+    They are children of a process of their own, because the watching library must be there when a process starts.
+    """
+    library = folder / "crashes.so"
+    recipe = small(recipe, folder)
+    source = Path(__file__).with_suffix(".c")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": paths}
+    command = [sys.executable, "-m", "reliability.crashes", str(recipe), str(folder), str(seed)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                yield Crash(**json.loads(line))
+        finally:
+            process.terminate()
+    assert process.returncode in (0, -15), f"the killing process ended with {process.returncode}"
+
+
+def _crash_runs(recipe: Path, folder: Path, seed: int) -> Iterator[Crash]:
+    whole = folder / "undisturbed"
+    changes = call(_listed, recipe, whole)
+    for point in random.Random(seed).sample(range(1, len(changes) + 1), len(changes)):
+        run = folder / "crashed"
+        child = Child(_run, recipe, run, point)
+        child.ended(PATIENCE)
+        code = child.exit_code()
+        stage = unfinished(run)
+        again = call(prefrec, *arguments(recipe, run))
+        lost = differences(run, whole) + _left_over(run, whole) if again.code == 0 else [again.err.strip()]
+        lost += [f"ended with {code}, not killed"] * (code != SIGKILL)
+        yield Crash(point, len(changes), changes[point - 1], stage, lost)
+        shutil.rmtree(run)
+
+
+def _listed(recipe: Path, run: Path) -> list[str]:
+    """Carry the recipe out undisturbed; return its changes."""
+    with tempfile.TemporaryFile("w+") as changes:
+        _run(recipe, run, 0, changes.fileno())
+        changes.seek(0)
+        return changes.read().splitlines()
+
+
+def _run(recipe: Path, run: Path, point: int, changes: int = -1) -> None:
+    ctypes.CDLL(None).crash_at(str(run).encode(), ctypes.c_long(point), changes)
+    outcome = prefrec(*arguments(recipe, run))
+    assert outcome.code == 0, outcome.err
+
+
+def _left_over(run: Path, whole: Path) -> list[str]:
+    """Return drafts that the second run did not clear away."""
+    mine, theirs = ({str(p.relative_to(r)) for p in r.rglob("*")} for r in (run, whole))
+    return [f"{name} is left over" for name in sorted(mine - theirs)]
+
+
+if __name__ == "__main__":
+    with contextlib.closing(_crash_runs(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))) as crashes:
+        for crash in crashes:
+            print(json.dumps(asdict(crash)), flush=True)  # noqa: T201
