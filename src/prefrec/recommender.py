@@ -38,7 +38,7 @@ CHUNK = 200
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A line of a ranking; `rank` is from 1. The score of a language model is the log-probability of the title."""
+    """A line of a ranking, `rank` from 1. The score of a language model is the log-probability of the title."""
 
     rank: int
     item_id: str
@@ -88,8 +88,8 @@ def as_table(frame: pl.DataFrame, form: str = "__str__") -> str:
 class Recommender:
     """A ranker of any kind that answers about the items of some data. The first question loads it.
 
-    Histories are oldest first. An item is named by its title, its id or a row of an answer. Methods raise DataError
-    if a name is unknown, ConfigError if the ranker cannot answer such a question.
+    Histories are oldest first. Methods raise DataError if an item's name is unknown, ConfigError if the ranker cannot
+    answer such a question.
     """
 
     def __init__(self, data: PreparedData, entry: Entry) -> None:
@@ -113,13 +113,13 @@ class Recommender:
 
         `rules` are the fields of `prefrec.serving.bodies.Rules`, such as `where` and `deny`.
         """
-        (shown, *_) = self._resolved(history, ())
+        shown, _ = self._ids(history)
         last, seen = asked_users(self.data, [str(user)])[str(user)] if user is not None else ((), ())
         return self._best({"-": ([*last, *shown], [*seen, *shown])}, k, self._selection(rules))[0]
 
     def rank(self, history: Sequence[Item], candidates: Sequence[Item]) -> Rows[Ranked]:
         """Return the candidates, best first. Raise DataError if one is named twice."""
-        shown, listed = self._resolved(history, candidates)
+        shown, listed = self._ids(history, candidates)
         if not listed:
             return Rows()
         # No ranker reads the target, so the first candidate stands for it.
@@ -129,14 +129,11 @@ class Recommender:
         return self._ranked([listed[i] for i in order], scores[order])
 
     def explain(self, history: Sequence[Item], item: Item, candidates: Sequence[Item] = ()) -> Rows[Effect]:
-        """Return how much each item of the history that the prompt shows adds to the log-probability of a title.
-
-        The effect is the log-probability with the whole history minus that without the item; effects do not add up.
-        """
+        """Return the log-probability of a title minus that without each item of the history that the prompt shows."""
         if not self.entry.in_main_line:
             raise ConfigError(f"{self.entry.name} cannot be explained: only language models of the main line can")
-        shown, listed = self._resolved(history, candidates)
-        ((target,), _) = self._resolved([item], ())
+        shown, listed = self._ids(history, candidates)
+        (target,), _ = self._ids([item])
         effects = leave_one_out(cast(LMRanker, self._on_lists), RankingExample("-", shown, listed, target))
         return Rows(Effect(i, self.data.catalogue.titles[i], effect) for i, effect in effects)
 
@@ -151,14 +148,13 @@ class Recommender:
     ) -> pl.DataFrame:
         """Return the `k` best items for each user of the log, or those `users`, or these `histories` by user.
 
-        The frame has the columns of `ANSWERS`, and is written to `out` as Parquet. The same call goes on where an
-        earlier one was stopped: answers so far are kept beside `out`. The processes of a job share the users. `rules`
-        are those of `recommend`.
+        The frame has the columns of `ANSWERS`, and is written to `out` as Parquet. Answers so far are kept beside it:
+        the same call goes on where an earlier one was stopped. The processes of a job share the users.
         """
         if histories is None:
             asked: Log = asked_users(self.data, None if users is None else list(users))
         else:
-            given = {user: self._resolved(history, ())[0] for user, history in histories.items()}
+            given = {user: self._ids(history)[0] for user, history in histories.items()}
             asked = {user: (items, items) for user, items in given.items()}
         selection = self._selection(rules)
         parts = Path(out).with_name(f".{Path(out).name}.parts") if out else None
@@ -195,7 +191,7 @@ class Recommender:
             return CatalogueRanker(cast(LMRanker, self._on_lists))
         return self.entry.load_full(BATCH_SIZE)
 
-    def _resolved(self, *lists: Sequence[Item]) -> list[tuple[str, ...]]:
+    def _ids(self, *lists: Sequence[Item]) -> list[tuple[str, ...]]:
         names = ([str(i) if isinstance(i, str | int) else ById(item_id=i.item_id) for i in items] for items in lists)
         return [tuple(item.item_id for item in items) for items in self.items.resolve_lists(*names)]
 
@@ -226,9 +222,6 @@ def fit(
         items: frame with `item_id`, `title` and further columns.
         recipe: name of a preset, YAML file, or a recipe's values. The frames replace its source of data.
         out: folder of the run; None: runs/NAME. The same call goes on where an earlier one was stopped.
-
-    Raises:
-        ConfigError, DataError: as `prefrec run` ends with.
     """
     if isinstance(recipe, Mapping):
         raw = dict(recipe)

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from generated_requests import PATHS, ask
 from prefrec.data import Catalogue
+from prefrec.serving import middleware
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.batcher import DeadlineError, QueueFullError
 from prefrec.serving.bodies import MAX_BODY, MAX_CANDIDATES, MAX_HISTORY, RankRequest, RecommendRequest
@@ -193,7 +194,7 @@ def test_a_body_that_is_too_long_is_not_read(client):
     _error(client.post("/v1/rank", content=b"{}", headers={"Content-Length": "2x"}), 413, "body_too_long")
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(client):
+def test_a_body_that_does_not_come_is_not_waited_for(client, monkeypatch):
     import asyncio
 
     async def never():
@@ -204,7 +205,8 @@ def test_a_body_that_does_not_come_is_not_waited_for(client):
     async def send(message):
         sent.append(message)
 
-    guard = Guard(client.app, Telemetry(), None, seconds=0.01)
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.01)
+    guard = Guard(client.app, Telemetry(), None)
     asyncio.run(guard({"type": "http", "method": "POST", "path": "/v1/rank", "headers": []}, never, send))
     assert sent[0]["status"] == 408
 

@@ -101,9 +101,8 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(batcher, worker):
     first = _busy(batcher, worker)
     waiting = [_submit(batcher, 2) for _ in range(6)]
     assert batcher.waiting == 6
-    with pytest.raises(QueueFullError, match="6 requests with 18 tokens are waiting") as e:
+    with pytest.raises(QueueFullError, match=r"6 requests with 18 tokens are waiting.*try again in 5 s"):
         _submit(batcher, 2)
-    assert e.value.retry_after == 5
     assert _finish(worker, [first, *waiting]) == [1, *[4] * 6]
 
 

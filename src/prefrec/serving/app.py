@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -22,41 +23,19 @@ from prefrec.console import console
 from prefrec.data import UnknownUserError
 from prefrec.errors import DataError, ModelError, PrefrecError, TokenizerError
 from prefrec.serving import bodies
-from prefrec.serving.batcher import DeadlineError, QueueFullError, StoppedError
+from prefrec.serving.batcher import RETRY_AFTER, DeadlineError, QueueFullError, StoppedError
 from prefrec.serving.engine import Engine, Prepared, UnknownRankerError
 from prefrec.serving.items import UnknownItemsError
 from prefrec.serving.middleware import HEADERS, Guard, Telemetry, problem
 from prefrec.serving.questions import RulesError
 
 Body = TypeVar("Body")
-
 NAME_KINDS = ("constrained-str", "ById")
 """Names that pydantic adds to the location of an error in an `ItemName`."""
-
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    status: {"model": bodies.ProblemAnswer, "description": description}
-    for status, description in {
-        400: "The body is not JSON.",
-        401: "The server wants a key.",
-        404: "An item is unknown (near matches are given), or a ranker, or a user.",
-        408: "The body did not arrive in time.",
-        409: "The rules do not fit the catalogue, or leave no item.",
-        421: "The Host header names another server.",
-        413: "The body is too long.",
-        422: "A field is wrong, or the question does not fit the prompt.",
-        429: "The queue is full; Retry-After says when to try again.",
-        500: "The model or the server failed; the server's log says why.",
-        503: "The server is stopping.",
-        504: "No answer before the deadline.",
-    }.items()
+    status: {"model": bodies.ProblemAnswer} for status in (400, 401, 404, 408, 409, 413, 421, 422, 429, 500, 503, 504)
 }
-"""Status → the description of the answer in the OpenAPI schema."""
-
-
-class ClientGoneError(PrefrecError):
-    """The client has gone away, so nobody waits for the answer."""
-
-
+"""Errors in the OpenAPI schema, by status."""
 ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
     (UnknownItemsError, 404, "unknown_item"),
     (UnknownRankerError, 404, "unknown_ranker"),
@@ -64,7 +43,6 @@ ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
     (RulesError, 409, "rules"),
     (QueueFullError, 429, "queue_full"),
     (DeadlineError, 504, "deadline"),
-    (ClientGoneError, 499, "client_gone"),  # nobody reads it, but it is counted
     (StoppedError, 503, "stopping"),
     (TokenizerError, 422, "too_long"),
     (DataError, 422, "invalid"),
@@ -76,14 +54,9 @@ ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is served.
+    """How a run is served: names to show, deadline of requests in seconds, key (None: none is needed).
 
-    Attributes:
-        name, model: of the run and its base, to show.
-        deadline: seconds in which a request is answered, or refused.
-        api_key: clients send it as `Authorization: Bearer KEY`; None: no key is needed.
-        hosts: names that the Host header may have, without port; None: any.
-        page: path → (media type, content) of the page's files; empty: no page.
+    `hosts` are names without port that the Host header may have (None: any), `page` is path → (media type, content).
     """
 
     name: str
@@ -156,7 +129,7 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
             if working in done:
                 return working.result()
             if leaving in done:
-                raise ClientGoneError("the client has gone")
+                raise HTTPException(499, "the client has gone")  # nobody reads it, but it is counted
             raise DeadlineError(f"no answer within {settings.deadline:g} s; ask for less, or later")
         finally:
             for task in tasks:
@@ -194,7 +167,8 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
 
     @api.get("/metrics", summary="Counters, for Prometheus", response_class=Response)
     def metrics() -> Response:
-        return Response(settings.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = generate_latest(settings.telemetry.registry)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return api
 
@@ -230,8 +204,7 @@ def _answer_errors(app: FastAPI) -> None:
         if status == 500:  # it may name paths of this machine
             console.print(f"error: {error}", highlight=False, markup=False)
             message = "the model could not answer; the server's log says why"
-        seconds = getattr(error, "retry_after", None)
-        headers = None if seconds is None else {"Retry-After": str(seconds)}
+        headers = {"Retry-After": str(RETRY_AFTER)} if isinstance(error, QueueFullError | StoppedError) else None
         return problem(status, code, message, headers, getattr(error, "unknown", ()))
 
     @app.exception_handler(RequestValidationError)
@@ -253,5 +226,4 @@ def _answer_errors(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         console.print("".join(traceback.format_exception(error)), highlight=False, markup=False)
         # Starlette sends this answer outside of all middleware, so the headers are added here.
-        strict = {name.decode(): value.decode() for name, value in HEADERS.items()}
-        return problem(500, "internal", "the server failed; its log says why", strict)
+        return problem(500, "internal", "the server failed; its log says why", HEADERS)

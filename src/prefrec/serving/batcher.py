@@ -1,8 +1,7 @@
 """One worker thread that answers the questions of many clients in few passes: bounded queue, deadlines.
 
-The worker never waits for more questions: it takes those that came while it was busy. An idle server answers at once,
-a busy one answers many at a time. A question has parts, and a pass takes as many as it has room for. What is left of
-a long question then goes to the end of the queue, so that others need not wait for all of it.
+The worker never waits for more questions: it takes those that came while it was busy. What a pass has no room for of
+a long question goes to the end of the queue, so that others need not wait for all of it.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ Answer = TypeVar("Answer")
 
 QUEUED_PASSES = 64
 """Full passes that may wait: about as many as a small model finishes on a CPU before the default deadline."""
+RETRY_AFTER = 5
+"""Seconds after which a refused job may have a place, here or at another server."""
 
 
 class QueueFullError(PrefrecError):
-    """The queue is full; there may be room after `retry_after` seconds."""
-
-    retry_after = 5
+    """The queue is full."""
 
 
 class DeadlineError(PrefrecError):
@@ -36,9 +35,7 @@ class DeadlineError(PrefrecError):
 
 
 class StoppedError(PrefrecError):
-    """The batcher takes no more jobs; another server may take them after `retry_after` seconds."""
-
-    retry_after = 5
+    """The batcher takes no more jobs."""
 
 
 class Pass(NamedTuple):
@@ -82,12 +79,11 @@ class Batcher(Generic[Part, Answer]):
     """Collects jobs of several threads and hands their parts to `work`, some at a time, in a thread of its own.
 
     Args:
-        work: answers [n] of parts [n] of a kind. If it raises for several jobs, each is tried alone, so that none
-            fails because of another.
-        size: tokens of a part; called by the thread that submits it.
+        work: answers [n] of parts [n] of a kind. If it raises for several jobs, each is tried alone.
+        size: tokens of a part.
         room: tokens of the parts that may share a pass; a single part may be larger.
         max_batch: jobs that may share a pass; None: any number that fits.
-        max_queue: jobs that may wait. Together they may have the tokens of `QUEUED_PASSES` passes.
+        max_queue: jobs that may wait.
     """
 
     def __init__(
@@ -146,7 +142,7 @@ class Batcher(Generic[Part, Answer]):
             if jobs >= self.max_queue or (waiting and waiting + tokens > QUEUED_PASSES * self.room):
                 raise QueueFullError(
                     f"{jobs} requests with {waiting} tokens are waiting, which is as many as may; "
-                    f"try again in {QueueFullError.retry_after} s, or ask for less"
+                    f"try again in {RETRY_AFTER} s, or ask for less"
                 )
 
     def check_wanted(self) -> None:
@@ -208,9 +204,9 @@ class Batcher(Generic[Part, Answer]):
         except Exception as e:  # noqa: BLE001  # whatever it is, the clients must hear of it and the worker live on
             if len(turns) == 1:
                 first.fail(e)
-                return
-            for turn in turns:
-                self._answer([turn])
+            else:
+                for turn in turns:
+                    self._answer([turn])
             return
         for job, parts in turns:
             job.answers += [next(answers) for _ in parts]

@@ -8,19 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAX_BODY = 1 << 18
 """Bytes of a request's body."""
-
 MAX_HISTORY = 200
 MAX_EXPLAINED = 50
 """Items of a history to explain: each is one more prompt to score."""
-
 MAX_EXPLAINED_PAIRS = 1000
 """History items times candidates to explain: so many titles are scored again."""
-
 MAX_CANDIDATES = MAX_TOP = 100
 MAX_FOUND = 50
 MAX_NAME = 512
 """Characters of a title or id."""
-
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
@@ -101,15 +97,12 @@ class RankedItem(ItemBody):
     probability: float = Field(description="Its share among the items of this ranking; these add up to 1.")
 
 
-Shortened = Annotated[bool, Field(description="True if the oldest items did not fit into the prompt.")]
-
-
 class RankAnswer(_Body):
     """The candidates, the likeliest first."""
 
     ranker: str
     history: list[ItemBody] = Field(description="The history as understood.")
-    history_shortened: Shortened
+    history_shortened: bool = Field(description="True if the oldest items did not fit into the prompt.")
     ranking: list[RankedItem]
 
 
@@ -136,7 +129,7 @@ class ExplainAnswer(_Body):
     target: ItemBody
     logp: float
     probability: float | None = Field(description="The target's share among the candidates, if there are some.")
-    history_shortened: Shortened
+    history_shortened: bool = Field(description="True if the oldest items did not fit into the prompt.")
     influences: list[Influence] = Field(description="In the history's order, of the items that fitted.")
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData
 from prefrec.errors import DataError
-from prefrec.lm.items import ItemEncoder
 from prefrec.lm.packing import tokens_of
-from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
+from prefrec.pipeline.encoders import Encoder
+from prefrec.prompts import ChoiceSet
 from prefrec.rankers.catalogue import Recommendation
 from prefrec.rankers.explain import without_each
 from prefrec.serving import bodies
@@ -35,7 +35,7 @@ class UnknownRankerError(DataError):
 
 @dataclass(frozen=True)
 class Prepared(Generic[Body]):
-    """A request that is ready: questions of one type for the worker, and a function from their answers to its own."""
+    """Questions of one type for the worker, and a function from their answers to that of the request."""
 
     ranker: str
     questions: Sequence[ChoiceSet | Question]
@@ -45,24 +45,14 @@ class Prepared(Generic[Body]):
 class Engine:
     """Answers requests about one run. One thread encodes them, another scores them, both for all clients.
 
-    The default is the scorer's first ranker; `examples` are rows to show, `queue` are options of the `Batcher`.
+    The default is the scorer's first ranker; rows of `split` can be shown, and `queue` are options of the `Batcher`.
     """
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        data: PreparedData,
-        encoder: PromptEncoder | ItemEncoder,
-        template: PromptTemplate,
-        *,
-        examples: Sequence[RankingExample] = (),
-        **queue: Any,
-    ) -> None:
+    def __init__(self, scorer: Scorer, data: PreparedData, encoder: Encoder, split: str, **queue: Any) -> None:
         self.data = data
         self.items = ItemIndex(data.catalogue)
-        self.encoder = encoder
-        self.template = template
-        self.examples = examples
+        self.encoder, self.template = encoder, scorer.lm.template
+        self.examples = data.split(split)
         self.rankers = list(scorer.adapters)
         self._scorer = scorer
         # One thread, since a fast tokenizer keeps the settings of a call in itself: two calls at once would mix them
@@ -91,8 +81,8 @@ class Engine:
     def rank(self, request: bodies.RankRequest) -> Prepared[bodies.RankAnswer]:
         """Prepare a ranking request.
 
-        Raise UnknownRankerError, UnknownItemsError or DataError if a name is wrong or a candidate is given twice,
-        TokenizerError if the candidates do not fit into the prompt.
+        Raise UnknownRankerError, UnknownItemsError or DataError if a name is wrong or given twice, TokenizerError if
+        the candidates do not fit into the prompt.
         """
         ranker = self._ranker(request.ranker)
         history, candidates = self.items.resolve_lists(request.history, request.candidates)
@@ -107,8 +97,7 @@ class Engine:
     def explain(self, request: bodies.ExplainRequest) -> Prepared[bodies.ExplainAnswer]:
         """Prepare a leave-one-out request: the history as the prompt shows it, and without each of its items.
 
-        Raises as `rank`, and DataError if there are candidates and the target is not among them, or there is too much
-        to score.
+        Raises as `rank`, and DataError if the target is not among the candidates, or there is too much to score.
         """
         size, most = (len(request.history), len(request.candidates)), bodies.MAX_EXPLAINED_PAIRS
         if size[0] * size[1] > most:
@@ -126,25 +115,25 @@ class Engine:
         shown, column = history[first:], answers.index(target)
 
         def answer(scores: Scores) -> bodies.ExplainAnswer:
-            logp, *logps = [float(row[column]) for row in scores]
+            table = np.stack(scores)
+            logps, shares = table[:, column].tolist(), softmax(table, axis=1)[:, column].tolist()
             # Without candidates the target competes with nothing, and has no share.
-            probability, *others = [float(softmax(row)[column]) if candidates else None for row in scores]
             influences = [
                 bodies.Influence(
                     **dict(item),
                     position=position,
-                    logp_without=rest,
-                    logp_change=logp - rest,
-                    probability_without=other,
-                    probability_change=None if probability is None or other is None else probability - other,
+                    logp_without=logp,
+                    logp_change=logps[0] - logp,
+                    probability_without=share if candidates else None,
+                    probability_change=shares[0] - share if candidates else None,
                 )
-                for position, (item, rest, other) in enumerate(zip(shown, logps, others, strict=True), first)
+                for position, (item, logp, share) in enumerate(zip(shown, logps[1:], shares[1:], strict=True), first)
             ]
             return bodies.ExplainAnswer(
                 ranker=ranker,
                 target=target,
-                logp=logp,
-                probability=probability,
+                logp=logps[0],
+                probability=shares[0] if candidates else None,
                 history_shortened=first > 0,
                 influences=influences,
             )
@@ -168,12 +157,9 @@ class Engine:
         def answer(outcomes: list[tuple[Recommendation, bool]]) -> bodies.RecommendAnswer:
             ((best, shortened),) = outcomes
             items = [self.items.item(i) for i in best.item_ids]
+            ranking = _ranking(items, best.logps.astype(np.float64))
             return bodies.RecommendAnswer(
-                ranker=ranker,
-                history=history,
-                history_shortened=shortened,
-                ranking=_ranking(items, best.logps.astype(np.float64)),
-                proven=best.proven,
+                ranker=ranker, history=history, history_shortened=shortened, ranking=ranking, proven=best.proven
             )
 
         return Prepared(ranker, [question], answer)
@@ -183,23 +169,19 @@ class Engine:
         if not self.examples:
             raise DataError("the run has no rows to show")
         row %= len(self.examples)
-        example = self.examples[row]
+        example, item = self.examples[row], self.items.item
+        history, candidates = [item(i) for i in example.history], [item(i) for i in example.candidates]
         return bodies.ExampleAnswer(
-            row=row,
-            rows=len(self.examples),
-            history=[self.items.item(i) for i in example.history],
-            candidates=[self.items.item(i) for i in example.candidates],
-            target=self.items.item(example.target),
+            row=row, rows=len(self.examples), history=history, candidates=candidates, target=item(example.target)
         )
 
     def warm_up(self) -> None:
         """Choose the layout and make one pass under every ranker, before clients wait for it."""
         names: list[ItemName] = [bodies.ById(item_id=i) for i in self.items.catalogue.ids[:3]]
-        asked: list[Prepared[Any]] = [
-            self.rank(bodies.RankRequest(history=names, candidates=names, ranker=ranker)) for ranker in self.rankers
-        ]
-        for prepared in (*asked, self.recommend(bodies.RecommendRequest(history=names[:1], k=1))):
-            self.submit(prepared, timeout=600).result()
+        for ranker in self.rankers:
+            request = bodies.RankRequest(history=names, candidates=names, ranker=ranker)
+            self.submit(self.rank(request), timeout=600).result()
+        self.submit(self.recommend(bodies.RecommendRequest(history=names[:1], k=1)), timeout=600).result()
 
     def close(self, timeout: float | None = None) -> None:
         """Answer the requests that wait to be scored, and end both threads."""

@@ -12,12 +12,11 @@ from prefrec.data.titles import normal_title
 from prefrec.errors import DataError
 from prefrec.serving.bodies import ById, ItemBody, ItemName, UnknownName
 
+Names = Sequence[ItemName]
 NEAR, SEARCHED = 3, 5
 """Near matches of an unknown title, and unknown titles of a request that get some: each costs a search of all."""
-
 ALIKE = 20
 """Most items listed for a title that several items have."""
-
 NEAR_ENOUGH = 60.0
 """Least similarity of a near match, out of 100 (rapidfuzz's weighted ratio)."""
 
@@ -31,11 +30,7 @@ class UnknownItemsError(DataError):
 
 
 class ItemIndex:
-    """Finds items of a catalogue by id or title.
-
-    Case and spacing of titles do not matter. A text that is one item's title and another's id stands for the title,
-    as in `prefrec rank`.
-    """
+    """Finds items of a catalogue by title, whose case and spacing do not matter, else by id."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -55,7 +50,7 @@ class ItemIndex:
         """Return the items of `names`; UnknownItemsError, with near matches, if some stand for none or several."""
         known: list[ItemBody] = []
         unknown: list[UnknownName] = []
-        messages: list[str] = []
+        message = ""
         for given in names:
             name = given.item_id if isinstance(given, ById) else given
             ids = [] if isinstance(given, ById) else self._by_title.get(normal_title(name), [])
@@ -70,23 +65,16 @@ class ItemIndex:
                 near = self.near(name, NEAR)
             unknown.append(UnknownName(given=name, near=near))
             shown = ", ".join(f"{i.title} (id {i.item_id})" for i in near)
-            if ids:
-                messages.append(f"{name!r} is the title of several items; give the id: {shown}")
-            else:
-                hint = f"; near ones: {shown}" if shown else ""
-                messages.append(f"no item with title or id {name!r} among {len(self)}{hint}")
+            several = f"{name!r} is the title of several items; give the id: {shown}"
+            none = f"no item with title or id {name!r} among {len(self)}" + (f"; near ones: {shown}" if shown else "")
+            message = message or (several if ids else none)
         if unknown:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-            raise UnknownItemsError(messages[0] + more, unknown)
+            raise UnknownItemsError(message + more, unknown)
         return known
 
-    def resolve_lists(
-        self, history: Sequence[ItemName], candidates: Sequence[ItemName]
-    ) -> tuple[list[ItemBody], list[ItemBody]]:
-        """Return the items of a history and of candidates; errors are those of `resolve`, which names those of both.
-
-        Raise DataError if a candidate is named twice.
-        """
+    def resolve_lists(self, history: Names, candidates: Names = ()) -> tuple[list[ItemBody], list[ItemBody]]:
+        """Return the items of both lists; raise as `resolve`, and DataError if a candidate is named twice."""
         items = self.resolve([*history, *candidates])
         shown, listed = items[: len(history)], items[len(history) :]
         if twice := next((item for n, item in enumerate(listed) if item in listed[:n]), None):
@@ -95,16 +83,14 @@ class ItemIndex:
 
     def near(self, text: str, limit: int) -> list[ItemBody]:
         """Return items whose titles are similar to `text`, the most similar first."""
-        hits = process.extract(
-            normal_title(text), self._normal, scorer=fuzz.WRatio, limit=limit, score_cutoff=NEAR_ENOUGH
-        )
+        text = normal_title(text)
+        hits = process.extract(text, self._normal, scorer=fuzz.WRatio, limit=limit, score_cutoff=NEAR_ENOUGH)
         return self._items(title for title, _, _ in hits)[:limit]
 
     def search(self, text: str, limit: int) -> list[ItemBody]:
-        """Return items for a search box.
+        """Return the item with this id, then those whose titles begin with `text`, contain it or are similar.
 
-        First the item with this id. Then titles that begin with `text`, that contain it at the start of a word, that
-        contain it anywhere, and similar ones. An empty text gives the catalogue's first items.
+        An empty text gives the catalogue's first items.
         """
         wanted = normal_title(text)
         if not wanted:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from starlette.datastructures import Headers
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,13 +21,13 @@ BODY_SECONDS = 10.0
 """Time in which a request's body has to arrive."""
 
 HEADERS = {
-    b"content-security-policy": (
-        b"default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; "
-        b"connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; "
+        "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    b"x-content-type-options": b"nosniff",
-    b"referrer-policy": b"no-referrer",
-    b"cache-control": b"no-store",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
 }
 """Headers of every answer. Attributes may carry styles, for the plots; scripts and frames come from nowhere else."""
 
@@ -38,23 +38,15 @@ class Telemetry:
     """Counters of one server, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        histogram = partial(Histogram, registry=self.registry, buckets=_SECONDS)
-        self._requests = Counter(
-            "prefrec_requests", "HTTP requests answered.", ("path", "status"), registry=self.registry
-        )
-        text = "From a request's first byte to the answer's last."
-        self._latency = histogram("prefrec_request_seconds", text, ("path",))
-        text = "Requests that shared a pass of the worker."
-        self._jobs = histogram("prefrec_pass_requests", text, buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+        own = self.registry = CollectorRegistry()
+        histogram = partial(Histogram, registry=own, buckets=_SECONDS)
+        self.requests = Counter("prefrec_requests", "HTTP requests answered.", ("path", "status"), registry=own)
+        self.latency = histogram("prefrec_request_seconds", "Time to the answer's last byte.", ("path",))
+        sizes = (1, 2, 4, 8, 16, 32, 64, 128)
+        self._jobs = histogram("prefrec_pass_requests", "Requests that shared a pass of the worker.", buckets=sizes)
         self._pass = histogram("prefrec_pass_seconds", "Time of a pass of the worker.")
         self._waited = histogram("prefrec_queue_seconds", "Time a request waited for the worker.")
-        self.waiting = Gauge("prefrec_queue_requests", "Requests that wait for the worker.", registry=self.registry)
-
-    def request(self, path: str, status: int, seconds: float) -> None:
-        """Count a request; `path` is the route's, not the client's, so that the series stay few."""
-        self._requests.labels(path, str(status)).inc()
-        self._latency.labels(path).observe(seconds)
+        self.waiting = Gauge("prefrec_queue_requests", "Requests that wait for the worker.", registry=own)
 
     def on_pass(self, done: Pass) -> None:
         """Count a pass of the worker."""
@@ -63,13 +55,9 @@ class Telemetry:
         for seconds in done.waited:
             self._waited.observe(seconds)
 
-    def text(self) -> bytes:
-        """Return all counters in Prometheus' text format."""
-        return generate_latest(self.registry)
-
 
 def problem(
-    status: int, code: str, message: str, headers: dict[str, str] | None = None, items: Sequence[UnknownName] = ()
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None, items: Sequence[UnknownName] = ()
 ) -> JSONResponse:
     """Return an error as the API words it."""
     body = ProblemAnswer(error=Problem(code=code, message=message, items=list(items)))
@@ -83,10 +71,8 @@ class Guard:
     read answers. A body that is too long gets 413, and one that does not arrive in time 408.
     """
 
-    def __init__(
-        self, app: ASGIApp, telemetry: Telemetry, hosts: frozenset[str] | None, seconds: float = BODY_SECONDS
-    ) -> None:
-        self.app, self.telemetry, self.hosts, self.seconds = app, telemetry, hosts, seconds
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, hosts: frozenset[str] | None) -> None:
+        self.app, self.telemetry, self.hosts = app, telemetry, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -98,7 +84,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *HEADERS.items()]
+                MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         async def receive_again() -> Message:
@@ -112,8 +98,9 @@ class Guard:
                 messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
                 await self.app(scope, receive_again, send_strictly)
         finally:
-            path = getattr(scope.get("route"), "path", "other")
-            self.telemetry.request(path, status, time.monotonic() - start)
+            path = getattr(scope.get("route"), "path", "other")  # not the client's, so that the series stay few
+            self.telemetry.requests.labels(path, str(status)).inc()
+            self.telemetry.latency.labels(path).observe(time.monotonic() - start)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | JSONResponse:
         """Return the body, or the answer to a request that is refused."""
@@ -129,13 +116,13 @@ class Guard:
             return too_long
         body = bytearray()
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(BODY_SECONDS):
                 async for chunk in Request(scope, receive).stream():
                     body += chunk
                     if len(body) > MAX_BODY:
                         return too_long
         except TimeoutError:
-            return problem(408, "slow_body", f"the body did not arrive within {self.seconds:g} s")
+            return problem(408, "slow_body", f"the body did not arrive within {BODY_SECONDS:g} s")
         except ClientDisconnect:
             pass  # as far as it came: the application notices that the client has gone
         return bytes(body)

@@ -23,12 +23,9 @@ from prefrec.serving.bodies import Rules
 
 @dataclass(frozen=True)
 class Question:
-    """A question: the `k` best items after a history, without some, and at most so many of each group.
+    """The `k` best items after a history, without some, and at most so many of each group (item id → group).
 
-    Attributes:
-        history, without: item ids.
-        groups: item id → group; items without one are not limited.
-        user: an id, which only random draws of some rankers depend on.
+    Items without a group are not limited. Only random draws of some rankers depend on the user.
     """
 
     history: Sequence[str]
@@ -80,9 +77,7 @@ class Selection:
             raise RulesError("at_most, per: give both or neither")
         if rules.per is not None and (rules.per not in frame.columns or frame.schema[rules.per].is_nested()):
             raise RulesError(f"per {rules.per!r}: the catalogue has no such column of single values, but {columns}")
-        self._groups = (
-            dict(frame.select("item_id", pl.col(rules.per).alias("group")).iter_rows()) if rules.per else {}
-        )
+        self._groups = dict(zip(frame["item_id"], frame[rules.per], strict=True)) if rules.per else {}
 
     def question(self, history: Sequence[str], seen: Collection[str], k: int, user: str = "-") -> Question:
         """Return a question under these rules; `seen` are the items that the user has taken."""
@@ -113,8 +108,7 @@ def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | Non
 def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalogue) -> list[Recommendation]:
     """Return the best items for each question by any ranker; all processes of a job share the work.
 
-    Scores of rankers that are not language models stand in the place of log-probabilities. Raise ModelError if a
-    score is NaN.
+    `logps` are the scores of rankers that are not language models. Raise ModelError if a score is NaN.
     """
     if isinstance(ranker, CatalogueRanker):
         mine = track(processes.share([*enumerate(questions)]), f"{ranker.name}: ranking the catalogue")

@@ -22,12 +22,8 @@ from prefrec.serving.questions import Question, best_items
 from prefrec.training.adapters import is_adapter, load_adapter, load_weights
 
 Scores = list[NDArray[np.float64]]
-
 MAX_CALLS = 64
 """Model calls for one question about a catalogue too large to score whole. The best items by then are the answer."""
-
-NODES_PER_TITLE = 4
-"""Tokens read for each title in a question about the whole catalogue, about: titles share their beginnings."""
 
 
 class Scorer:
@@ -38,8 +34,7 @@ class Scorer:
         adapters: ranker → name of its adapter in its model; None for the bare base or a whole model.
         lm: one of them as a ranker, whose prompt and layout are those of all.
 
-    Attributes:
-        before_call: is called before every call of a model, which it prevents if it raises.
+    `before_call` is called before every call of a model, which it prevents if it raises.
     """
 
     def __init__(self, models: Mapping[str, nn.Module], adapters: Mapping[str, str | None], lm: LMRanker) -> None:
@@ -54,7 +49,8 @@ class Scorer:
     def catalogue_tokens(self) -> int:
         """Tokens that a question about the whole catalogue reads, about."""
         within, items = self.lm.within, len(self.lm.catalogue)
-        return min(EXACT_NODES, NODES_PER_TITLE * items if within is None else len(within.trie.inner))
+        # Titles share their beginnings, so about four tokens are read for each.
+        return min(EXACT_NODES, 4 * items if within is None else len(within.trie.inner))
 
     def score(self, ranker: str, choice_sets: Sequence[ChoiceSet]) -> Scores:
         """Return the log-probabilities [C] of each choice set's answers under `ranker`.
@@ -68,10 +64,9 @@ class Scorer:
         return out
 
     def recommend(self, ranker: str, question: Question) -> tuple[Recommendation, bool]:
-        """Return the best items of the catalogue.
+        """Return the best items of the catalogue, and True if the oldest items of the history did not fit.
 
-        The second value is True if the oldest items of the history did not fit into the prompt. Raise ModelError if a
-        log-probability is not finite.
+        Raise ModelError if a log-probability is not finite.
         """
         before = self.lm.encoder.shortened
         with torch.no_grad(), self._asked(ranker) as model:
@@ -99,9 +94,8 @@ def load_rankers(
 ) -> tuple[dict[str, nn.Module], dict[str, str | None]]:
     """Return `models` and `adapters` for `Scorer`: one base for all adapters, and each whole model.
 
-    `weights` is ranker → folder of its adapter, or of its whole model (None: the bare base). Other arguments are for
-    `prefrec.lm.models.load_model`. Raise ModelError if base or weights cannot be found or read, or are not stored as
-    safetensors.
+    `weights` is ranker → folder of its adapter, or of its whole model (None: the bare base). `options` are for
+    `load_model`. Raise ModelError if base or weights cannot be read, or are not stored as safetensors.
     """
     whole = [name for name, folder in weights.items() if folder is not None and not is_adapter(folder)]
     models = {name: load_weights(base, weights[name], dtype=dtype, **options) for name in whole}

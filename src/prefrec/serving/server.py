@@ -16,7 +16,6 @@ from typing import Any
 
 import uvicorn
 from rich.markup import escape
-from torch import nn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefrec.console import say, warn
@@ -35,23 +34,20 @@ from prefrec.serving.scorer import Scorer, load_rankers
 
 MAX_CONNECTIONS = 768
 """Connections at once; requests on further ones are answered 503. A process can often open 1,024 files."""
-
 MAX_IDLE = 512
 """Connections without a request; for further ones the oldest are closed."""
-
 PASS_TOKENS = {"cpu": 2048}
 """Padded tokens of a pass by device; 4,096 on others. Larger passes are slower on a CPU: they leave its caches."""
-
 HEADER_SECONDS, LAST_SECONDS = 10.0, 1.0
 """Times in which a connection's first headers have to arrive, and its last answer is read when the server stops."""
 
 
 def serve_run(
     folder: Path,
+    rankers: Sequence[str] = (),
     *,
     host: str,
     port: int,
-    rankers: Sequence[str] = (),
     ui: bool = False,
     api_key: str | None = None,
     deadline: float = 30.0,
@@ -76,16 +72,9 @@ def serve_run(
     name, model = run.recipe.name, Path(run.recipe.model.name).name
     telemetry = Telemetry()
     engine = open_engine(run, rankers, on_pass=telemetry.on_pass, **limits)
-    stages = list(run.stages.values())
-    settings = Settings(
-        name=name,
-        model=model,
-        deadline=deadline,
-        api_key=api_key,
-        hosts=local_names if api_key is None and is_local else None,
-        page=page_files(name, model, len(engine.items), engine.rankers, stages) if ui else {},
-        telemetry=telemetry,
-    )
+    hosts = local_names if api_key is None and is_local else None
+    page = page_files(name, model, len(engine.items), engine.rankers, [*run.stages.values()]) if ui else {}
+    settings = Settings(name, model, deadline, api_key, hosts, page, telemetry)
     if api_key is None and not is_local:
         warn(f"listening at {host} without a key: whoever reaches this machine can ask (--api-key)")
     with _listening(host, port, family) as listener:
@@ -95,24 +84,25 @@ def serve_run(
 
 
 def adapters_of(run: Run, names: Sequence[str] = ()) -> dict[str, Path | None]:
-    """Return ranker → folder of its weights (None: the bare base), in the order of `names`.
-
-    Without names these are all rankers, the last stage first. DataError if the run has no such ranker.
-    """
+    """Return ranker → folder of its weights (None: the bare base) for these names, or all, the last stage first."""
     return {name: run.entry(name).weights for name in list(names) or run.models[::-1] or [ZERO_SHOT]}
 
 
 def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None = None, **queue: Any) -> Engine:
-    """Return an engine with the rankers of a run, loaded on one base; on a GPU if there is one.
+    """Return an engine with these rankers of a run (the first is the default) or all; on a GPU if there is one.
 
-    The default is the first of `rankers`; without names all are loaded. `max_tokens` are those of a pass, padding
-    included (None: see `PASS_TOKENS`), and `queue` is for `Batcher`: `max_queue`, `max_batch` and `on_pass`. Raise
+    `max_tokens` are those of a pass, padding included (None: see `PASS_TOKENS`); `queue` is for `Batcher`. Raise
     DataError if the run has no such ranker, ModelError if model or adapter cannot be read.
     """
     section, catalogue, device = run.recipe.model, run.data.catalogue, default_device()
     models, adapters = load_rankers(section.name, weights=adapters_of(run, rankers), **section.loading())
+    # Weights on the CPU are read from their files as they are needed. A file that changes would then change answers,
+    # and one that becomes shorter would end the process, so they are copied into memory of their own.
     for model in set(models.values()):
-        _hold(model.to(device))
+        model.to(device)
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.device.type == "cpu":
+                tensor.data = tensor.data.clone()
     max_tokens = max_tokens or PASS_TOKENS.get(device.type, 4096)
     template = load_template(section.templates[0], domain=run.data.domain)
     lm = LMRanker(
@@ -125,9 +115,8 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
         encoder=prompt_encoder(section, catalogue),
     )
     # With a tokenizer of its own: the thread that encodes requests must not share one with the worker's.
-    encoder, examples = prompt_encoder(section, catalogue), run.data.split(run.recipe.evaluate.split)
-    scorer = Scorer(models, adapters, lm)
-    engine = Engine(scorer, run.data, encoder, template, examples=examples, room=max_tokens, **queue)
+    encoder, split = prompt_encoder(section, catalogue), run.recipe.evaluate.split
+    engine = Engine(Scorer(models, adapters, lm), run.data, encoder, split, room=max_tokens, **queue)
     engine.warm_up()
     return engine
 
@@ -163,15 +152,6 @@ class Connection(H11Protocol):
 
     def _close_at(self, due: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_at(due, self.timeout_keep_alive_handler)
-
-
-def _hold(model: nn.Module) -> None:
-    """Copy weights on the CPU into memory of their own."""
-    # They are read from their files as they are needed. A file that changes would then change answers, and one that
-    # becomes shorter would end the process.
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu":
-            tensor.data = tensor.data.clone()
 
 
 def server_for(app: Any, deadline: float) -> uvicorn.Server:

@@ -17,10 +17,7 @@ _environment = page_environment("prefrec.serving.page")
 def page_files(
     name: str, model: str, items: int, rankers: Sequence[str], stages: Sequence[Stage]
 ) -> dict[str, tuple[str, bytes]]:
-    """Return path → (media type, content) of the page's files, for a catalogue of `items` items.
-
-    The default is the first of `rankers`; curves of `stages` are drawn.
-    """
+    """Return path → (media type, content) of the page's files; the default is the first of `rankers`."""
     html = _environment.get_template("page.html.jinja2").render(
         name=name,
         model=model,
