@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from prefrec.data import config_error
@@ -54,13 +54,18 @@ def option(*fields: str) -> str:
 def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
     """Replace each parameter of a verb that is a section by an option per field.
 
-    An option has the names of the section and the field, as in a recipe: `--model.max-length`. The section in the
-    parameter `section` goes without its name: `--rows`, `--candidates.size`. The value `none` is None if the field
-    allows it. All values are checked by the section alone.
+    An option is named as in a recipe: `--model.max-length`. Those of the parameter `section` go without its name:
+    `--rows`. The value `none` is None if the field allows it. All values are checked by the section alone.
     """
     parameters = inspect.signature(verb, eval_str=True).parameters
     sections = {name: p.annotation for name, p in parameters.items() if _is_section(p.annotation)}
     fields = {path: field for name, section in sections.items() for path, field, _ in _fields(section, (name,))}
+    types: Any = {name: (section, ...) for name, section in sections.items()}
+    together = create_model(verb.__name__, **types)
+
+    def option_of(loc: tuple[Any, ...]) -> str:
+        """Return the option of the field at or around `loc`, or "" for a section as a whole."""
+        return next((_option_of(loc[:n]) for n in range(len(loc), 0, -1) if loc[:n] in fields), "")
 
     @wraps(verb)
     def filled(context: typer.Context, **values: Any) -> None:
@@ -73,25 +78,18 @@ def from_sections(verb: Callable[..., None]) -> Callable[..., None]:
                 for step in path[:-1]:
                     inner = inner.setdefault(step, {})
                 inner[path[-1]] = _value(field, value)
-        for name, section in sections.items():
-
-            def option_of(loc: tuple[Any, ...], name: str = name) -> str:
-                """Return the option of the field at or around `loc`, or "" for the section as a whole."""
-                paths = [(name, *loc[:n]) for n in range(len(loc), 0, -1)]
-                return next((_option_of(path) for path in paths if path in fields), "")
-
-            try:
-                values[name] = section.model_validate(raw[name])
-            except ValidationError as e:
-                raise config_error(e, option_of) from e
-        verb(**values, **({"context": context} if "context" in parameters else {}))
+        try:
+            checked = together.model_validate(raw)
+        except ValidationError as e:
+            raise config_error(e, option_of) from e
+        verb(**values, **dict(checked))
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter("context", keyword, annotation=typer.Context)]
     for name, parameter in parameters.items():
         if name in sections:
             options += [_parameter(*described) for described in _fields(sections[name], (name,))]
-        elif name != "context":
+        else:
             options.append(parameter.replace(kind=keyword))
     # typer makes the options from these two.
     filled.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]

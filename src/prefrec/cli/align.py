@@ -21,9 +21,7 @@ def align(
     section: AlignSection,
     model: ModelSection,
     lora: LoraSection,
-    adapter: Annotated[
-        Path | None, typer.Option(help="SFT adapter, the reference, and its --model; default: the bare base.")
-    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="SFT adapter, the reference; default: the bare base.")] = None,
     seed: o.Seed = SEED,
 ) -> None:
     """Align an adapter on the item taken and N items not taken: Softmax DPO.

@@ -36,9 +36,8 @@ def evaluate(
 ) -> None:
     """Measure adapters beside the reference rows, on the same lists and over the whole catalogue.
 
-    Every number has its 95% interval (bootstrap over users). Every model is compared row by row with the best
-    reference row, and each LM also with the one before it. With --full-rows all titles that the user has not seen are
-    ranked, too. The audit says if the lists can be ranked without knowing what the user likes.
+    Numbers have 95% intervals (bootstrap over users). Models are compared row by row with the best reference row, and
+    each LM with the one before it. With --full-rows all titles that the user has not seen are ranked, too.
 
     Example: prefrec evaluate data/ml --adapter sft=runs/sft/adapter --adapter s-dpo=runs/s-dpo/adapter --rows 500
     """

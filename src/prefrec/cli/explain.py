@@ -27,15 +27,13 @@ def explain(
 ) -> None:
     """Ask which history items speak for a title: the question is put again without each of them.
 
-    The number beside an item is the title's log-probability with the whole history minus that without the item:
-    above 0 if the item speaks for the title. Effects do not add up.
+    An effect is the title's log-probability with the whole history minus that without the item. They do not add up.
 
-    Examples: prefrec explain runs/demo --row 3
-
-    prefrec explain runs/demo --user 42 --ranker sft --target Alien
+    Example: prefrec explain runs/demo --user 42 --ranker sft --target Alien
     """
     recommender = Recommender.from_run(run, ranker)
-    example, index = _example(recommender.data, run, split, user, row)
+    index = _row(recommender.data, run, split, user, row)
+    example = recommender.data.split(split)[index]
     answer = _explain(recommender, example, target) | {"split": split, "row": index, "user_id": example.user_id}
     if as_json:
         o.print_json(answer)
@@ -48,20 +46,18 @@ def explain(
         typer.echo(f"{answer['not_read']} older items did not fit the prompt")
 
 
-def _example(
-    data: PreparedData, run: Path, split: str, user: str | None, row: int | None
-) -> tuple[RankingExample, int]:
-    """Return the row that is asked about, and its index in the split."""
+def _row(data: PreparedData, run: Path, split: str, user: str | None, row: int | None) -> int:
+    """Return the index of the row that is asked about."""
     examples = data.split(split)
     if (user is None) == (row is None):
         raise ConfigError("give either --user or --row")
-    if row is None:
+    if user is not None:
         row = next((i for i, e in enumerate(examples) if e.user_id == user), None)
-        if row is None:
-            raise DataError(f"user {user!r} has no {split} row in {run}")
+    if row is None:
+        raise DataError(f"user {user!r} has no {split} row in {run}")
     if row >= len(examples):
         raise DataError(f"row {row}: the {split} split of {run} has {len(examples)} rows, from 0")
-    return examples[row], row
+    return row
 
 
 def _explain(recommender: Recommender, example: RankingExample, target: str | None) -> dict[str, Any]:

@@ -23,8 +23,6 @@ def export(
     The layout is that of PEFT and transformers, safetensors only; vLLM serves both.
 
     Example: prefrec export runs/demo --ranker s-dpo --out exports/s-dpo
-
-    prefrec export runs/demo --ranker zero-shot --merged --out exports/base
     """
     opened = open_run(run)
     typer.echo(export_ranker(opened, ranker or (opened.models[-1:] or [""])[0], out, merged=merged))

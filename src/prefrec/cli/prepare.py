@@ -26,11 +26,7 @@ def prepare(
 
     Example: prefrec prepare data/ml (MovieLens-100K, no download)
 
-    prefrec prepare data/paper --split user --min-rating 3
-
-    prefrec prepare data/office --source windows --path amazon-office
-
-    prefrec prepare data/shop --source files --interactions log.csv --items items.csv --columns.user customer
+    Example: prefrec prepare data/shop --source files --interactions log.csv --items items.csv --columns.user customer
     --columns.title name
     """
     data = prepare_data(section)
@@ -52,10 +48,7 @@ def _show(data: PreparedData, out: Path) -> None:
         f"{counts['train_interactions']:,} of them to learn from",
         f"split {protocol['split']}, {candidates['size']} candidates ({candidates['kind']}), seed {protocol['seed']}",
     ]
-    if short := protocol["split_facts"].get("users_too_short", 0):
-        lines.append(f"{short:,} users left out: too short a history")
-    if repeats := counts.get("repeats_dropped"):
-        lines.append(f"{repeats:,} repeats left out")
-    typer.echo(f"{protocol['source']} → {out}")
-    for line in lines + protocol["notes"]:
-        typer.echo(f"• {line}")
+    short, repeats = protocol["split_facts"].get("users_too_short"), counts.get("repeats_dropped")
+    lines += [f"{short:,} users left out: too short a history"] if short else []
+    lines += [f"{repeats:,} repeats left out"] if repeats else []
+    typer.echo("\n• ".join([f"{protocol['source']} → {out}", *lines, *protocol["notes"]]))

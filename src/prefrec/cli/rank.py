@@ -16,41 +16,35 @@ from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.recommender import Recommender, as_table
 
-CATALOGUE_ONLY = ("top", "keep_seen")
-"""Options that need --catalogue."""
-
 
 @o.from_sections
 def rank(
-    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote: it knows the titles.")],
     model: ModelSection,
     history: Annotated[list[str], typer.Option(help="Title or item id, oldest first; repeatable.")],
     candidate: Annotated[list[str] | None, typer.Option(help="Title or item id to rank; repeatable.")] = None,
     catalogue: Annotated[bool, typer.Option("--catalogue", help="Rank all titles instead of candidates.")] = False,
-    top: Annotated[int, typer.Option(min=1, help="With --catalogue: titles shown.")] = 10,
+    top: Annotated[int | None, typer.Option(min=1, help="With --catalogue: titles shown; default: 10.")] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also rank titles of the history.")] = False,
     adapter: Annotated[Path | None, typer.Option(help="Adapter, and its --model; default: the bare base.")] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Rank candidates, or with --catalogue all titles, by a model that need not be a run's.
 
-    With --catalogue the prompt shows the history and no candidates (a template that goes on with the history,
-    `--model.templates continue`, fits it best). `prefrec recommend` asks the rankers of a run.
+    With --catalogue the prompt shows the history and no candidates; `--model.templates continue` fits it best.
+    `prefrec recommend` asks the rankers of a run.
 
     Example: prefrec rank runs/demo/data --adapter runs/demo/align/s-dpo/adapter --history Alien
     --history Aliens --candidate "The Terminator" --candidate Emma --candidate Babe
     """
     if bool(candidate) == catalogue:
         raise typer.BadParameter("name titles to rank, or rank all with --catalogue", param_hint="--candidate")
-    sources = {name: context.get_parameter_source(name) for name in CATALOGUE_ONLY}
-    given = [o.option(name) for name, source in sources.items() if source and source.name == "COMMANDLINE"]
-    if not catalogue and given:
-        raise typer.BadParameter("needs --catalogue", param_hint=given[0])
+    if not catalogue and (top or keep_seen):
+        raise typer.BadParameter("needs --catalogue", param_hint="--top" if top else "--keep-seen")
     prepared, model = read_prepared(data), as_trained(model, adapter)
     recommender = Recommender(prepared, lm_entry("lm", adapter, prepared, model))
     if catalogue:
-        answers = recommender.recommend(history, top, exclude_seen=not keep_seen).frame()
+        answers = recommender.recommend(history, top or 10, exclude_seen=not keep_seen).frame()
     else:
         answers = recommender.rank(history, candidate or []).frame()
         # Probabilities among the candidates alone.

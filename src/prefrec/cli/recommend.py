@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import polars as pl
 import typer
@@ -23,9 +23,7 @@ def recommend(
     all_users: Annotated[bool, typer.Option("--all-users", help="All users of the run's log.")] = False,
     users: Annotated[list[str] | None, typer.Option(help="User id, or a file with one a line; repeatable.")] = None,
     history: Annotated[list[str] | None, typer.Option(help="Title or item id, oldest first; repeatable.")] = None,
-    history_file: Annotated[
-        Path | None, typer.Option(help="Rows with `history` (a list of titles or ids) and perhaps `user_id`.")
-    ] = None,
+    history_file: Annotated[Path | None, typer.Option(help="Rows: `history` (a list), perhaps `user_id`.")] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Items for each user.")] = 10,
     out: Annotated[Path | None, typer.Option(help="Parquet file to write; default: print.")] = None,
     ranker: Annotated[str | None, typer.Option(help="Any ranker of the run; default: the last model.")] = None,
@@ -33,11 +31,8 @@ def recommend(
 ) -> None:
     """Recommend items of the whole catalogue, under rules of your own.
 
-    A user's history is the whole log, test items included; models read its last items, as in evaluation. --allow and
-    --deny take ids, or files with one a line. The same command goes on where an earlier one was stopped. Processes of
-    `accelerate launch` share the users.
-
-    Example: prefrec recommend runs/demo --history Alien --history Aliens
+    A user's history is the whole log, test items included. --allow and --deny take ids, or files with one a line. The
+    same command goes on where an earlier one was stopped. Processes of `accelerate launch` share the users.
 
     Example: prefrec recommend runs/shop --all-users --out top.parquet --where "genre = 'Comedy' and year > 1990"
     --at-most 2 --per brand
@@ -48,8 +43,7 @@ def recommend(
     histories = {"-": history} if history else _histories(history_file) if history_file else None
     rules = section.model_dump() | {"deny": _ids(section.deny), "allow": section.allow and _ids(section.allow)}
     recommender = Recommender.from_run(run, ranker)
-    asked: Any = {"users": _ids(users) if users else None, "histories": histories}
-    answers = recommender.recommend_all(out, k, **asked, **rules)
+    answers = recommender.recommend_all(out, k, users=users and _ids(users), histories=histories, **rules)
     if as_json:
         o.print_json(answers.to_dicts())
     elif out:

@@ -29,9 +29,7 @@ def run(
 
     Stages whose inputs have not changed are skipped. The same command continues an interrupted run.
 
-    Examples: prefrec run recipes/demo.yaml
-
-    prefrec run recipes/lastfm.yaml --set data.path=/data/hetrec2011-lastfm-2k --set sft.rows=400
+    Example: prefrec run recipes/lastfm.yaml --set data.path=/data/hetrec2011-lastfm-2k --set sft.rows=400
     """
     loaded = load_recipe(recipe, override or [])
     folder = out or Path("runs") / loaded.name

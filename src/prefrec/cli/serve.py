@@ -19,19 +19,14 @@ def serve(
     ui: Annotated[bool, typer.Option("--ui", help="Also a page, at /.")] = False,
     api_key: Annotated[str | None, typer.Option(envvar="PREFREC_API_KEY", help="Bearer token of clients.")] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
-    max_batch: Annotated[
-        int | None, typer.Option(min=1, help="Requests that may share a pass. Default: as many as --max-tokens hold.")
-    ] = None,
+    max_batch: Annotated[int | None, typer.Option(min=1, help="Requests that share a pass; default: all.")] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take; then 504.")] = 30.0,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=64, help="Padded tokens of a pass of the model. Default: 4096; on a CPU 2048.")
-    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=64, help="Of a pass; default: 4096, on a CPU 2048.")] = None,
 ) -> None:
     """Answer requests of many clients with the language models of a run: rank, explain, search.
 
-    The first --ranker answers requests that name none. Requests that come while the model is busy share its next
-    pass. /openapi.json describes the API, /metrics counts for Prometheus. After Ctrl-C or SIGTERM the server answers
-    the waiting requests, then stops.
+    The first --ranker answers requests that name none. /openapi.json describes the API, /metrics counts for
+    Prometheus. After Ctrl-C or SIGTERM the server answers the waiting requests, then stops.
 
     Example: prefrec serve runs/demo --ui --ranker s-dpo --ranker sft
     """
@@ -39,20 +34,9 @@ def serve(
     key = os.environ.get("PREFREC_API_KEY") if api_key is None else api_key
     if key is not None and not key.strip():
         raise ConfigError("the key is empty: give one by --api-key or PREFREC_API_KEY, or unset the variable")
-    # The packages of the server are an extra.
     try:
         from prefrec.serving.server import serve_run
     except ModuleNotFoundError as e:
         raise ConfigError(f"serving needs the package {e.name!r}: pip install 'prefrec[serve]'") from e
-    serve_run(
-        run,
-        host=host,
-        port=port,
-        rankers=ranker or [],
-        ui=ui,
-        api_key=api_key,
-        max_queue=max_queue,
-        max_batch=max_batch,
-        deadline=deadline,
-        max_tokens=max_tokens,
-    )
+    limits = {"max_queue": max_queue, "max_batch": max_batch, "max_tokens": max_tokens}
+    serve_run(run, ranker or [], host=host, port=port, ui=ui, api_key=api_key, deadline=deadline, **limits)

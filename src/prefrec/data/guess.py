@@ -44,8 +44,7 @@ class Setting(NamedTuple):
 def guess_settings(log: Path, items: Path, given: ColumnNames, encoding: str, longest: int) -> list[Setting]:
     """Return settings with which `prepare` reads a log and a catalogue, with histories of at most `longest` items.
 
-    Columns that are set in `given` are kept. Raise DataError if a file cannot be read, or no column looks like users,
-    items or titles.
+    `given` columns are kept. Raise DataError if a file cannot be read or no column looks like users, items or titles.
     """
     columns = _columns((log, items), given, encoding)
     names = {field: setting.value for field, setting in columns.items()}
