@@ -27,13 +27,14 @@ def evaluate(recipe, data, tmp_path):
 @pytest.fixture
 def asked(monkeypatch):
     """Names of the language-model rankers that were asked, not read from the cache."""
-    names, ask = [], score._ask
+    names, predict = [], score.predict
 
-    def count(entry, *args):
-        names.append(entry.name)
-        return ask(entry, *args)
+    def count(ranker, *args, **given):
+        if isinstance(ranker, LMRanker):
+            names.append(ranker.name)
+        return predict(ranker, *args, **given)
 
-    monkeypatch.setattr(score, "_ask", count)
+    monkeypatch.setattr(score, "predict", count)
     return names
 
 

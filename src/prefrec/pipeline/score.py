@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -50,9 +49,8 @@ def ask_all(
 ) -> pl.DataFrame:
     """Return predictions of the reference rankers, then of each entry (`ask_models`), on the rows under test.
 
-    If `full`, ask about the whole catalogue (`full_rows`) without texts, and keep the target's rank and `KEPT` items
-    per row. `references` are then from `fit_references`, and `entries` from `full_entries`. Raise ConfigError if two
-    rankers share a name, DataError if there are no rows.
+    If `full`, ask `full_entries` about the whole catalogue (`full_rows`) without texts, and keep the target's rank
+    and `KEPT` items per row. Raise ConfigError if two rankers share a name, DataError if there are no rows.
     """
     names = [*section.references, *(e.name for e in entries)]
     if len(set(names)) < len(names):
@@ -95,13 +93,20 @@ def ask_models(
         path = cache / f"{entry.name}.parquet"
         known = processes.from_first(_known(path) if processes.is_first() else None)
         if known != key:
-            scores = read_predictions(path) if known == key_without_texts else None
-            # Scores are kept before texts are generated, so that a failure in generation does not lose them.
-            keep = partial(_keep, path, key_without_texts)
-            # Whole lists, because a composed ranker after this one is made of them.
-            answers[entry.key] = _ask(entry, data, section, examples, seed, places, scores, keep, answers)
-            _keep(path, key, best_only(answers[entry.key], top))
-            processes.wait()
+            ranker = entry.load(section.batch_size)
+            if isinstance(ranker, ComposedRanker):
+                ranker.know(answers)
+            if known != key_without_texts:
+                width = max(len(e.candidates) for e in examples)
+                say(f"{entry.name}: scoring {len(examples)} rows of {width} candidates")
+                # Whole lists, because a composed ranker after this one is made of them.
+                answers[entry.key] = predict(ranker, examples, data.catalogue, generate=False, seed=seed)
+                # Scores are kept before texts are generated, so that a failure in generation does not lose them.
+                _keep(path, key_without_texts, best_only(answers[entry.key], top))
+                processes.wait()
+            if places:
+                _keep(path, key, _with_texts(read_predictions(path), ranker, data, examples, places))
+                processes.wait()
         frames.append(read_predictions(path))
         answers.setdefault(entry.key, frames[-1])
     return frames
@@ -110,7 +115,7 @@ def ask_models(
 def _known(path: Path) -> str | None:
     """Return the key that predictions were kept with; None if they are missing or damaged."""
     about = read_json(path.with_suffix(".json"))
-    if not (path.is_file() and isinstance(about, dict)):
+    if not (path.is_file() and about):
         return None
     if about.get("digest") != file_digest(path):
         warn(f"{escape(str(path))} is damaged; {path.stem} is asked again")
@@ -126,33 +131,12 @@ def _keep(path: Path, key: str, frame: pl.DataFrame) -> None:
         write_json(path.with_suffix(".json"), {"key": key, "digest": file_digest(path)})
 
 
-def _ask(
-    entry: Entry,
-    data: PreparedData,
-    section: EvaluateSection,
-    examples: Sequence[RankingExample],
-    seed: int,
-    places: Sequence[int],
-    scores: pl.DataFrame | None,
-    keep: Callable[[pl.DataFrame], None],
-    answers: Mapping[str, pl.DataFrame],
+def _with_texts(
+    frame: pl.DataFrame, ranker: Ranker, data: PreparedData, examples: Sequence[RankingExample], places: Sequence[int]
 ) -> pl.DataFrame:
-    """Return predictions of an entry, with texts at these places.
-
-    `scores` are known predictions without texts, or None; then `keep` gets them. `answers` maps keys of other entries
-    to their predictions, for a composed ranker.
-    """
-    width = max(len(e.candidates) for e in examples)
-    task = f"scoring {len(examples)} rows of {width} candidates" if scores is None else "scores are known"
-    say(f"{entry.name}: {task}")
-    ranker = entry.load(section.batch_size)
-    if isinstance(ranker, ComposedRanker):
-        ranker.know(answers)
-    frame = predict(ranker, examples, data.catalogue, generate=False, seed=seed) if scores is None else scores
-    if not places or not isinstance(ranker, GeneratingRanker):
+    """Return predictions with the texts that a ranker generates for the rows at these places, if it can."""
+    if not isinstance(ranker, GeneratingRanker):
         return frame
-    if scores is None:
-        keep(frame)
     some = [examples[i] for i in places]
     texts = ranker.generate(some)
     columns: dict[str, list[str | None]] = {name: [None] * len(examples) for name in ("generated", "choice")}
