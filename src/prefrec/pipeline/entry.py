@@ -87,10 +87,9 @@ class Entry:
         key: changes with everything its answers depend on, apart from `model`.
         load: makes the ranker, given the rows per pass.
         load_full: makes it for questions about the whole catalogue; None: it cannot answer them.
-        weights: folder of the trained weights; None: the bare base, or nothing was trained.
-        model: settings of the base, for a language model of the main line (zero-shot, SFT, alignments). Its answers
-            depend on them, but the training of its weights does not. None: any other ranker.
-        inputs: of the stage that trained it (`Ingredients.inputs`), if it is of the main line.
+        weights: folder of the trained weights; None: nothing was trained.
+        model: settings of the base, for a language model of the main line (zero-shot, SFT, alignments), else None.
+        inputs: of the stage that trained a language model of the main line (`Ingredients.inputs`).
     """
 
     name: str
@@ -126,10 +125,9 @@ def full_entries(entries: Sequence[Entry]) -> list[Entry]:
 def lm_entry(
     name: str, weights: Path | None, data: PreparedData, model: ModelSection, inputs: Mapping[str, Any] | None = None
 ) -> Entry:
-    """Return a language model of the main line.
+    """Return a language model of the main line, from the folder of an adapter or a whole model (None: the bare base).
 
-    `weights` is the folder of an adapter or a whole model (None: the bare base), and `inputs` those of the stage that
-    made them (None: they come from outside a run).
+    `inputs` are those of the stage that made the weights; None: they come from outside a run.
     """
     load = partial(lm_ranker, name, weights, data, model)
     key = stage_key(**by_content(inputs)) if inputs else adapter_key(weights, data)
@@ -156,21 +154,17 @@ def lm_ranker(
 
 def part_entry(made_of: Ingredients, name: str, ranker: str, entries: Mapping[str, Entry], field: str) -> Entry:
     """Return a reference row, or the entry that a ranker's field names; raise ConfigError if there is none."""
+    if name in entries:
+        return entries[name]
     if name not in REFERENCE_RANKERS:
-        return known_entry(name, ranker, entries, field, REFERENCE_RANKERS)
+        there = ", ".join([*REFERENCE_RANKERS, *entries])
+        raise ConfigError(f"{ranker}.{field}: there is no {name!r} here; there are {there}")
     data, seed = made_of.data, made_of.seed
 
     def load(batch_size: int) -> Ranker:
         return reference_rankers(data.train_interactions, data.catalogue, seed, [name], data.validation)[0]
 
     return Entry(name, stage_key(reference=name, data=made_of.data_key, seed=seed), load, load)
-
-
-def known_entry(name: str, ranker: str, entries: Mapping[str, Entry], field: str, more: Sequence[str] = ()) -> Entry:
-    """Return the entry that a ranker's field names; raise ConfigError, which also lists `more`, if there is none."""
-    if name not in entries:
-        raise ConfigError(f"{ranker}.{field}: there is no {name!r} here; there are {', '.join([*more, *entries])}")
-    return entries[name]
 
 
 def adapter_key(weights: Path | None, data: PreparedData) -> str:

@@ -16,16 +16,7 @@ from prefrec.errors import ConfigError
 from prefrec.evaluation import target_ranks, whole_catalogue
 from prefrec.evaluation.metrics import ndcg
 from prefrec.files import read_json, write_json
-from prefrec.pipeline.entry import (
-    Entry,
-    Ingredients,
-    adapter_key,
-    due,
-    full_entries,
-    lm_ranker,
-    model_key,
-    part_entry,
-)
+from prefrec.pipeline.entry import Entry, Ingredients, due, full_entries, lm_entry, lm_ranker, model_key, part_entry
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, Recipe, check_known
 from prefrec.pipeline.score import ask_models
@@ -70,13 +61,14 @@ def fuse_stage(made_of: Ingredients, config: FuseConfig, folder: Path, before: M
 
 
 def _title_prior_entry(made_of: Ingredients) -> Entry:
-    data, model = made_of.data, made_of.model
+    lm = lm_entry(TITLE_PRIOR, None, made_of.data, made_of.model)
 
     def load(batch_size: int) -> Ranker:
-        return TitlePriorRanker(TITLE_PRIOR, CatalogueRanker(lm_ranker(TITLE_PRIOR, None, data, model)))
+        return TitlePriorRanker(
+            TITLE_PRIOR, CatalogueRanker(lm_ranker(TITLE_PRIOR, None, made_of.data, made_of.model))
+        )
 
-    key = stage_key(title_prior=adapter_key(None, data), model=model_key(model, data.domain))
-    return Entry(TITLE_PRIOR, key, load, load)
+    return Entry(TITLE_PRIOR, stage_key(title_prior=lm.key, model=lm.model), load, load)
 
 
 def _choose(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from prefrec.errors import ConfigError
-from prefrec.pipeline.entry import Entry, Ingredients, known_entry, part_entry
+from prefrec.pipeline.entry import Entry, Ingredients, part_entry
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe, check_known
 from prefrec.rankers.retrieve import RetrieveThenRank, RetrieveThenRankConfig
@@ -16,12 +15,9 @@ from prefrec.runs.stage import stage_key
 def retrieve_stage(
     made_of: Ingredients, config: RetrieveThenRankConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
-    """Return a retriever and a ranker as one entry; raise ConfigError if one is unknown, or cannot retrieve."""
-    name = config.name
-    second = known_entry(config.ranker, name, before, "ranker")
+    """Return a retriever and a ranker as one entry."""
+    name, second = config.name, before[config.ranker]
     first = part_entry(made_of, config.retriever, name, before, "retriever")
-    if first.in_main_line:
-        raise ConfigError(_shown_titles(f"{name}.retriever", config.retriever))
     key = stage_key(
         retrieve=config.retrieve, seed=made_of.seed, retriever=first.key, ranker=second.key, model=second.model
     )
@@ -39,14 +35,10 @@ def _check_recipe(config: RetrieveThenRankConfig, recipe: Recipe, before: Sequen
     check_known(f"rankers.{config.name}.ranker", config.ranker, before)
     check_known(field, config.retriever, [*REFERENCE_RANKERS, *before])
     if config.retriever in recipe.lm_rankers:
-        raise ValueError(_shown_titles(field, config.retriever))
-
-
-def _shown_titles(field: str, retriever: str) -> str:
-    return (
-        f"{field}: {retriever!r} is shown the titles that it scores, which cannot be the whole catalogue; name a "
-        "sequential recommender, MoRec or a reference row"
-    )
+        raise ValueError(
+            f"{field}: {config.retriever!r} is shown the titles that it scores, which cannot be the whole catalogue; "
+            "name a sequential recommender, MoRec or a reference row"
+        )
 
 
 KIND = RankerKind(RetrieveThenRankConfig, retrieve_stage, _check_recipe)
