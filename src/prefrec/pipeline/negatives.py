@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,7 @@ from prefrec.pipeline.entry import Entry, Ingredients, lm_ranker
 from prefrec.pipeline.recipe import AlignSection
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.training.negatives import Sampler, redraw_lists
+from prefrec.training.negatives import redraw_lists
 
 NEGATIVES_FILE = "negatives.parquet"
 """Training rows of an alignment whose lists were drawn again, in the folder of its stage."""
@@ -38,8 +38,8 @@ def negative_rows(
 ) -> list[RankingExample]:
     """Return the rows with the lists that `section.negatives_from` asks for; those of an interrupted stage are kept.
 
-    A new list is as long as the row's own, or longer if `section.num_negatives` needs it. Models are `start`, the
-    weights that the alignment starts from (None: the bare base), and the `judge` that `negatives_from` names, if any.
+    Lists of `reference` have 1 + `num_negatives` items, others at least as many as the longest of the rows. Models
+    are the weights `start` (None: the bare base), and the `judge` that `negatives_from` names, if any.
     """
     if section.drawn_from is None:
         return list(rows)
@@ -49,15 +49,14 @@ def negative_rows(
         return kept
     say(f"{section.name}: negatives from {section.negatives_from}")
     size, chooser, sampler = 1 + section.num_negatives, None, None
-    # The sampler draws exactly as many items as needed. The other ways keep lists as long as the data's.
-    if section.drawn_from == "reference":
-        sampler = _sampler(CatalogueRanker(lm_ranker("reference", start, made_of.data, made_of.model)))
-    else:
-        size = max([size, *(len(e.candidates) for e in rows)])
-    if section.is_hard and judge is not None:
+    if judge is not None:
         chooser = judge.load(BATCH_SIZE).score
-    elif section.is_hard:
-        chooser = CatalogueRanker(lm_ranker("hard negatives", start, made_of.data, made_of.model)).score
+    elif section.drawn_from in ("reference", "hard"):
+        lm = CatalogueRanker(lm_ranker("negatives", start, made_of.data, made_of.model))
+        chooser, sampler = lm.score, lm.sample
+    # The sampler draws exactly as many items as needed. The other ways keep lists as long as the data's.
+    if section.drawn_from != "reference":
+        size = max([size, *(len(e.candidates) for e in rows)])
     drawn = redraw_lists(
         rows,
         made_of.data,
@@ -86,23 +85,37 @@ def _kept(path: Path) -> list[RankingExample] | None:
         return None
 
 
-def _sampler(ranker: CatalogueRanker) -> Sampler:
-    def draw(history: Sequence[str], k: int, rng: np.random.Generator, without: Collection[str]) -> list[str]:
-        return ranker.sample(history, k, rng, without=without)
+def log_rows(
+    data: PreparedData,
+    section: AlignSection,
+    seed: int,
+    log: pl.DataFrame | None = None,
+    earlier: pl.DataFrame | None = None,
+) -> list[RankingExample]:
+    """Return all rows of `negatives_from: rated` or `impressions` in a log; raise DataError if it has none.
 
-    return draw
-
-
-def log_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
-    """Return all training rows of `negatives_from: rated` or `impressions`; raise DataError if the log has none."""
-    return _rows_of(data.train_interactions, None, data, section, seed)
+    The log is that of training, or another one that goes on from the `earlier` one.
+    """
+    log = data.train_interactions if log is None else log
+    if section.negatives_from == "rated":
+        log = with_opinions(log, data.train_interactions, section.thresholds)
+    rows = rejected_rows(
+        log,
+        cast(Any, section.negatives_from),
+        section.num_negatives - section.sampled_negatives,
+        earlier=earlier,
+        history_length=history_length(data),
+        min_history=int(data.protocol.get("config", {}).get("min_history", 1)),
+        seed=seed,
+    )
+    return _with_sampled(rows, data, section.sampled_negatives, log, seed) if section.sampled_negatives else rows
 
 
 def log_validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
     """Return `eval_rows` random such rows of validation users after the training part; raise DataError if none."""
     held_out, users = data.held_out_interactions, {e.user_id for e in data.validation}
     log = None if held_out is None else held_out.filter(pl.col("user_id").is_in(list(users)))
-    rows = [] if log is None else _rows_of(log, data.train_interactions, data, section, seed)
+    rows = [] if log is None else log_rows(data, section, seed, log, data.train_interactions)
     if not rows:
         raise DataError(
             f"align.{section.name}.eval_rows: no validation user has an item to choose and enough to reject after "
@@ -115,24 +128,6 @@ def log_validation_rows(data: PreparedData, section: AlignSection, seed: int) ->
 def history_length(data: PreparedData) -> int:
     """Return the largest number of items that a prompt shows."""
     return int(data.protocol.get("config", {}).get("history_length", 10))
-
-
-def _rows_of(
-    log: pl.DataFrame, earlier: pl.DataFrame | None, data: PreparedData, section: AlignSection, seed: int
-) -> list[RankingExample]:
-    rejected = section.num_negatives - section.sampled_negatives
-    if section.negatives_from == "rated":
-        log = with_opinions(log, data.train_interactions, section.thresholds)
-    rows = rejected_rows(
-        log,
-        cast(Any, section.negatives_from),
-        rejected,
-        earlier=earlier,
-        history_length=history_length(data),
-        min_history=int(data.protocol.get("config", {}).get("min_history", 1)),
-        seed=seed,
-    )
-    return _with_sampled(rows, data, section.sampled_negatives, log, seed) if section.sampled_negatives else rows
 
 
 def _with_sampled(

@@ -21,8 +21,8 @@ rows; `hard`: items of a uniform pool with a model's highest scores; `reference`
 """
 Judge = Callable[[Sequence[RankingExample]], NDArray[np.float64]]
 """Function of B examples that returns scores [B, C] of their candidates, such as `Ranker.score`."""
-Sampler = Callable[[Sequence[str], int, np.random.Generator, Collection[str]], list[str]]
-"""Function `sampler(history, k, rng, without)` that returns k item ids to follow a history."""
+Sampler = Callable[..., list[str]]
+"""Function `sampler(history, k, rng, without=ids)` that returns k item ids to follow a history."""
 _SPLIT = "negatives"
 
 
@@ -88,7 +88,7 @@ def _sampled(rows: Sequence[RankingExample], sampler: Sampler, size: int, seed: 
     sampled = []
     for index, e in enumerate(track(rows, "negatives")):
         rng = np.random.default_rng((seed, 5, index))
-        drawn = sampler(e.history, size - 1, rng, {e.target, *e.history})
+        drawn = sampler(e.history, size - 1, rng, without={e.target, *e.history})
         if len(drawn) < size - 1:
             raise DataError(f"only {len(drawn)} items are left beside the history of user {e.user_id!r}: lower N")
         listed = [e.target, *drawn]
