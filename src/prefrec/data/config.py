@@ -20,10 +20,23 @@ _NOT_FOR_ALL = (
 SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
 
 
+MOST = 2**32 - 1
+"""The highest of all whole numbers in a recipe."""
+
+
 class Section(BaseModel):
-    """Settings of a recipe; an unknown field, NaN and infinity are errors."""
+    """Settings of a recipe; an unknown field, NaN, infinity and a whole number above `MOST` are errors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _in_range(cls, value: Any) -> Any:
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        for number in parts:
+            if isinstance(number, int) and abs(number) > MOST:
+                raise ValueError(f"{number} is too large; whole numbers go up to {MOST}")
+        return value
 
 
 class ColumnNames(Section):

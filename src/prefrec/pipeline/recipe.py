@@ -35,8 +35,8 @@ from prefrec.training.section import MOST_EPOCHS, RowsSection
 
 ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN", "window co-occurrence", "title TF-IDF"]
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
-SEED, MOST = 0, 2**32 - 1
-"""Default seed of a run, and the highest one, which is the highest of all whole numbers in a recipe."""
+SEED = 0
+"""Default seed of a run."""
 ZERO_SHOT, SFT, RANKERS = "zero-shot", "sft", "rankers"
 Judged = Literal["hard", "hard-GRU4Rec", "hard-Caser", "hard-SASRec"]
 FromLog = Literal["rated", "impressions"]
@@ -50,14 +50,10 @@ class ItemsSection(Section):
     """Items as tokens (`model.answers: items`): how an item's vector is made."""
 
     vectors: str = Field("base", description="Of titles: base (mean states), tfidf, or a sentence encoder's name.")
-    cooccurrence: int = Field(
-        0, ge=0, description="Dimensions of window co-occurrence in training, beside the title's vector; 0: none."
-    )
+    cooccurrence: int = Field(0, ge=0, description="Dimensions of window co-occurrence beside the title's; 0: none.")
     vector_dropout: float = Field(0.0, ge=0, lt=1, description="Share of items that a step knows by title alone.")
     dropout: float = Field(0.3, ge=0, lt=1, description="On item vectors, and on the states compared with them.")
-    learning_rate: float = Field(
-        SFTConfig.item_learning_rate, gt=0, le=1, description="Peak rate of the items' vectors."
-    )
+    learning_rate: float = Field(SFTConfig.item_learning_rate, gt=0, le=1, description="Peak rate of item vectors.")
 
 
 class ModelSection(Section):
@@ -156,7 +152,7 @@ class AlignSection(RowsSection):
     start: str | None = Field(None, description="An earlier alignment: the start and the reference; None: SFT.")
     negatives_pool: int = Field(64, ge=2, description="Items drawn per row, of which hard takes the highest.")
     precompute_reference: bool = Field(
-        SoftmaxDPOConfig.precompute_ref_log_probs, description="Reference log-probs once before training."
+        SoftmaxDPOConfig.precompute_ref_log_probs, description="Once, before training."
     )
     max_tokens_per_pass: int | None = Field(
         SoftmaxDPOConfig.max_tokens_per_pass, ge=1, description="Less memory, the same gradient; None: no limit."
@@ -247,12 +243,6 @@ class Recipe(Section):
     )
     evaluate: EvaluateSection = EvaluateSection()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_huge_numbers(cls, raw: Any) -> Any:
-        _refuse_huge(raw)
-        return raw
-
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         names = {
@@ -321,15 +311,6 @@ class Recipe(Section):
         names = [ZERO_SHOT] if self.evaluate.zero_shot else []
         names += [SFT] if self.sft else []
         return names + [a.name for a in self.align]
-
-
-def _refuse_huge(value: Any, name: str = "") -> None:
-    """Raise ValueError if a whole number inside a raw recipe is one that 32 bits cannot hold."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for field, part in inner:
-        _refuse_huge(part, f"{name}.{field}".lstrip("."))
-    if isinstance(value, int) and abs(value) > MOST:
-        raise ValueError(f"{name}: {value} is too large; whole numbers go up to {MOST}")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -420,7 +401,7 @@ def set_field(raw: dict[str, Any], override: str) -> None:
             parent[key] = value
         else:
             if isinstance(parent, dict) and parent.get(key) is None:
-                parent[key] = [] if depth == 0 and step in (SEQUENTIAL, "align", RANKERS) else {}
+                parent[key] = [] if step in (SEQUENTIAL, "align", RANKERS) else {}
             parent = parent[key]
 
 
@@ -440,22 +421,15 @@ def _entry_name(entry: Any, section: str) -> str:
     """Return the name of an entry of a raw recipe's list; the default name if the entry leaves it out."""
     if not isinstance(entry, dict):
         return str(entry)
-    field = "model" if section == SEQUENTIAL else "name"
-    if field in entry:
-        return str(entry[field])
-    if section == "align":
-        return str(AlignSection.model_fields[field].get_default())
-    try:
-        kind = ranker_kind(SEQUENTIAL if section == SEQUENTIAL else str(entry.get("kind")))
-    except ConfigError:
-        return "?"
-    return str(kind.config.model_fields[field].get_default())
+    name, kind = ("model", SEQUENTIAL) if section == SEQUENTIAL else ("name", str(entry.get("kind")))
+    fields = (AlignSection if section == "align" else ranker_kind(kind).config).model_fields
+    return str(entry.get(name, fields[name].get_default()))
 
 
 def map_files(data: PrepareConfig, change: Callable[[Path], Any]) -> dict[str, Any]:
     """Return field → changed value of the settings that name files."""
-    named = {field: getattr(data, field) for field in ("path", "interactions", "items", "users")}
-    changed: dict[str, Any] = {field: change(file) for field, file in named.items() if file is not None}
-    if data.row_files:
-        changed["row_files"] = {part: change(file) for part, file in data.row_files.items()}
-    return changed
+    files = data.model_dump(include={"path", "interactions", "items", "users", "row_files"}, exclude_none=True)
+    return {
+        field: {part: change(f) for part, f in file.items()} if isinstance(file, dict) else change(file)
+        for field, file in files.items()
+    }

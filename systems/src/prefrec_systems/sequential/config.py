@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import product
 from typing import Literal, Self, TypedDict, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from prefrec.data.config import Section
 
 SequentialName = Literal["GRU4Rec", "Caser", "SASRec"]
 SEQUENTIAL_MODELS: tuple[SequentialName, ...] = get_args(SequentialName)
@@ -32,19 +34,15 @@ MISSING = 3
 """Exit code of the training process if hopwise, or a module that it needs, is not installed."""
 
 
-class Grid(BaseModel):
+class Grid(Section):
     """Values to try in all combinations; validation chooses. An empty list stands for the section's one value."""
-
-    model_config = ConfigDict(extra="forbid")
 
     learning_rate: list[PositiveFloat] = Field(default_factory=list)
     weight_decay: list[NonNegativeFloat] = Field(default_factory=list)
 
 
-class SequentialConfig(BaseModel):
+class SequentialConfig(Section):
     """One sequential recommender and its training."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: SequentialName = Field("SASRec", description="GRU4Rec, Caser or SASRec; also its name in the tables.")
     epochs: int = Field(200, ge=1, description="Most passes over the training rows.")
