@@ -37,25 +37,16 @@ _LAST_PROCESS = 2**31 - 1
 
 _FULL, _FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
 # Parts of messages of libraries that lose the number of an OSError. torch's writer does not even say which error.
-_MESSAGES = {
-    "os error 28": errno.ENOSPC,
-    "No space left on device": errno.ENOSPC,
-    "PytorchStreamWriter": errno.ENOSPC,
-    "inline_container": errno.ENOSPC,
-    "iostream error": errno.ENOSPC,
-    "os error 122": errno.EDQUOT,
-    "os error 27": errno.EFBIG,
-    "os error 30": errno.EROFS,
-    "os error 13": errno.EACCES,
-}
+_MEANS_FULL = ("No space left on device", "PytorchStreamWriter", "inline_container", "iostream error")
 
 
-def read_json(path: Path) -> Any:
-    """Return the JSON value in a file, or None if the file is missing or damaged."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; {} if the file is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
-        return None
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -102,8 +93,7 @@ def file_digest(path: Path) -> str:
     facts = path.stat()
     seen = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
     store, place = cache_dir() / "digests.json", str(path.resolve())
-    known = read_json(store) if facts.st_size >= LARGE else None
-    known = known if isinstance(known, dict) else {}
+    known = read_json(store) if facts.st_size >= LARGE else {}
     if isinstance(entry := known.pop(place, None), list) and entry[:-1] == seen:
         return str(entry[-1])
     with path.open("rb") as f:
@@ -161,8 +151,11 @@ def storage_error(error: Exception, path: Path | str | None = None) -> StorageEr
 
     `path` is the file that was being written; None: the one that the error names.
     """
-    text = str(error)
-    code = getattr(error, "errno", None) or next((n for part, n in _MESSAGES.items() if part in text), None)
+    text, code = str(error), getattr(error, "errno", None)
+    if code is None and (number := re.search(r"os error (\d+)", text)):
+        code = int(number[1])
+    elif code is None and any(part in text for part in _MEANS_FULL):
+        code = errno.ENOSPC
     where = path if path is not None else getattr(error, "filename", None) or "a file"
     if code in _FULL:
         remedy = "make room and run the same command again; finished work is kept"

@@ -90,8 +90,8 @@ def _form(lora: LoraSection, adapter: Path | None) -> LoraSection:
 
     Raise ConfigError if an option asks for another form than that of the adapter to go on from.
     """
-    kept = read_json(adapter / "adapter_config.json") if adapter else None
-    if not isinstance(kept, dict):
+    kept = read_json(adapter / "adapter_config.json") if adapter else {}
+    if not kept:
         return lora
     # Options that were not given do not matter, whatever their defaults are.
     for field in sorted(lora.model_fields_set):

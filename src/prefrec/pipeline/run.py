@@ -40,10 +40,9 @@ def run_recipe(
 ) -> Path:
     """Carry out a recipe in `folder` up to the stage `until`; return the report, or the folder without a report.
 
-    A stage whose inputs have not changed is skipped, and an interrupted one resumes. In a job of many processes
-    (`accelerate launch`) all train and score. The first one does the rest and writes the files. `under_test` chooses
-    among the rows of the prepared data, for the evaluation alone. Raise ConfigError if a stage is unknown, has a
-    name that is not allowed, or has no rows to train on, or if another run works in the folder.
+    A stage whose inputs have not changed is skipped, and an interrupted one resumes. Of many processes (`accelerate
+    launch`) all train and score, and the first one writes the files. `under_test` chooses rows for the evaluation.
+    Raise ConfigError if a stage is unknown, badly named or without rows, or if another run works in the folder.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}: expected one of {', '.join(STAGES)}")
@@ -122,10 +121,7 @@ def train_stages(
 def sft_stage(
     made_of: Ingredients, section: SFTSection, out: Path, start: Entry | None = None, *, plan: bool = False
 ) -> Entry:
-    """Carry out SFT in the folder `out`, from the weights of `start` or from the base, unless this is the `plan`.
-
-    It is skipped if it is finished, and resumed if it was interrupted.
-    """
+    """Carry out SFT in the folder `out`, from the weights of `start` or from the base, unless this is the `plan`."""
     train = partial(train_sft, made_of, section, out, start.weights if start else None)
     return _lm_stage(made_of, SFT, section, start, out, {}, train, plan)
 
@@ -181,8 +177,7 @@ def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, e
     scores = evaluate_rankers(data, recipe.evaluate, entries, folder / "predictions", seed=recipe.seed)
     if is_first():
         now = made_of(folder, yaml.safe_load(dump_recipe(recipe)), data_key)
-        before = read_json(folder / METRICS)
-        if not isinstance(before, dict) or before.get("made_of") != now:
+        if read_json(folder / METRICS).get("made_of") != now:
             # A kill after this line must not leave metrics beside predictions that they do not belong to.
             (folder / METRICS).unlink(missing_ok=True)
         write_predictions(scores.predictions, folder / "predictions.parquet")

@@ -18,13 +18,12 @@ from prefrec.data.readers import first_words
 from prefrec.errors import DataError
 from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.evaluation.preferences import Preferences
-from prefrec.files import read_json
 from prefrec.rankers.fuse import FUSE_FILE, fusion_sentence
-from prefrec.runs.stage import STAGE_FILE, damaged, is_previous, stage_key
+from prefrec.runs.stage import STAGE_FILE, damaged, is_previous, read_state, stage_key
 
 T = TypeVar("T")
 
-EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/NAME/", "metrics.json", "predictions.parquet")
+EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/", "metrics.json", "predictions.parquet")
 """The parts of a run's folder."""
 
 METRICS, PREFERENCES = "metrics.json", "preferences.json"
@@ -63,15 +62,12 @@ class RunContents:
     """The parts of a run that can be read.
 
     Attributes:
-        recipe, recipe_text: the recipe, parsed and as written.
-        environment: versions, seed and commit of the last command.
         stages: SFT first, then alignments in the recipe's order.
         missing: one sentence for each part that is absent, unfinished or damaged.
         machines: machine and versions that finished each stage, by its folder, if they were recorded.
         fusions: one sentence for each fuse entry of the recipe: its weights, and the rows that chose them.
         outdated: changes since the rankers were evaluated. Metrics and predictions then count as missing.
         evaluation, generation, full_catalogue: metrics from log-probabilities, from text, and over all items.
-        predictions: of all rankers, a frame of `PREDICTION_SCHEMA`.
     """
 
     folder: Path
@@ -108,8 +104,7 @@ def read_run(folder: Path) -> RunContents:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; `prefrec run RECIPE.yaml` makes one")
-    parts = [folder / name.rstrip("/") for name in EXPECTED if "NAME" not in name]
-    if not any(p.exists() for p in parts) and not any(p.is_dir() for p in folder.glob("align/*")):
+    if not any((folder / name).exists() for name in EXPECTED):
         raise DataError(
             f"{folder} is not the folder of a run: expected at least one of {', '.join(EXPECTED)}; "
             "`prefrec run RECIPE.yaml` writes them"
@@ -173,8 +168,8 @@ def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for path in (p for pattern in _STAGE_FOLDERS for p in sorted(folder.glob(pattern))):
         part = str(path.relative_to(folder))
         with suppress(OSError):
-            state = read_json(path / STAGE_FILE) if part in wanted else None
-            states |= {part: state} if isinstance(state, dict) else {}
+            if part in wanted and (state := read_state(path)):
+                states[part] = state
     return states
 
 
@@ -222,13 +217,12 @@ def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[St
 def _fusions(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[str]:
     """Return a sentence for each of the recipe's `rankers` that has chosen weights."""
     there = {p.parent.name for p in folder.glob(f"rankers/*/{FUSE_FILE}")}
-    names = [name for name in _named(recipe, "rankers") if name in there]
-    sentences = [_read(folder, f"rankers/{n}/{FUSE_FILE}", missing, partial(_fusion, n)) for n in names]
-    return [sentence for sentence in sentences if sentence]
 
+    def sentence(name: str) -> str | None:
+        path = f"rankers/{name}/{FUSE_FILE}"
+        return _read(folder, path, missing, lambda file: fusion_sentence(name, _read_json(file)))
 
-def _fusion(name: str, path: Path) -> str:
-    return fusion_sentence(name, _read_json(path))
+    return [text for name in _named(recipe, "rankers") if name in there and (text := sentence(name))]
 
 
 def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:

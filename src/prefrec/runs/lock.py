@@ -37,9 +37,7 @@ def run_lock(folder: Path, *, beside: bool = False) -> Iterator[None]:
         with writing(path):
             lock.acquire(timeout=0)
     except Timeout:
-        about = read_json(holder)
-        facts = about.items() if isinstance(about, dict) else ()
-        who = ", ".join(f"{name} {value}" for name, value in facts) or "another process"
+        who = ", ".join(f"{name} {value}" for name, value in read_json(holder).items()) or "another process"
         raise ConfigError(
             f"{folder}: another run ({who}) works here; wait for its end, stop it, or name another output folder"
         ) from None

@@ -56,8 +56,7 @@ class KeepBest(TrainerCallback):
 
 def read_best(folder: Path) -> dict[str, Any] | None:
     """Return value, step and epoch of the weights in a folder `best`, or None."""
-    about = read_json(folder / _ABOUT)
-    return about if isinstance(about, dict) else None
+    return read_json(folder / _ABOUT) or None
 
 
 def save_weights(trainer: Trainer, folder: Path, about: dict[str, Any] | None = None) -> None:

@@ -170,7 +170,7 @@ def _check_settings(settings: BenchSettings, out: Path) -> None:
     recorded = read_json(path)
     if not any(r["kind"] == "measurement" for r in read_records(out)):
         write_json(path, new)
-    elif not isinstance(recorded, dict):
+    elif not recorded:
         raise ConfigError(f"{path} is damaged, so it is not known what was measured there: name another folder")
     elif recorded != new:
         differ = [f"{k} {recorded.get(k)!r}, now {v!r}" for k, v in new.items() if recorded.get(k) != v]

@@ -66,7 +66,7 @@ def seconds_of(run: Run, name: str) -> float | None:
         return training_seconds(run, name)
     if kind_of(run, name) in (RetrieveThenRankConfig().kind, FuseConfig().kind):
         return None
-    states = [read_json(run.folder / part / name / STAGE_FILE) or {} for part in (SEQUENTIAL, RANKERS)]
+    states = [read_json(run.folder / part / name / STAGE_FILE) for part in (SEQUENTIAL, RANKERS)]
     return next((float(s["seconds"]) for s in states if s.get("finished")), None)
 
 
@@ -123,7 +123,7 @@ def gains_table(values: Values, users: Sequence[str], pairs: Mapping[str, str]) 
 
 def full_catalogue_tables(run: Run) -> list[Table]:
     """Return the table of rankers that were asked about the whole catalogue; none if the run asked none."""
-    raw = (read_json(run.folder / METRICS) or {}).get("full_catalogue")
+    raw = read_json(run.folder / METRICS).get("full_catalogue")
     if raw is None:
         return []
     full = Evaluation.from_json(raw)

@@ -44,7 +44,7 @@ def open_sequential(folder: Path, data: PreparedData) -> Entry:
         ModelError: the folder holds no sequential recommender.
     """
     about = read_json(folder / "model.json")
-    if not isinstance(about, dict) or "model" not in about:
+    if "model" not in about:
         raise ModelError(f"{folder} holds no sequential recommender; `prefrec sequential DATA {folder}` trains one")
     return _entry(about["model"], stage_key(files=content_digest(folder)), folder, data)
 
