@@ -28,8 +28,7 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print one warning to standard error."""
-    if is_first():
-        console.print(f"[yellow]warning:[/yellow] {message}", highlight=False, soft_wrap=True)
+    say(f"[yellow]warning:[/yellow] {message}")
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -70,8 +70,7 @@ class Run:
     def entry(self, name: str) -> Entry:
         """Return a language model of this run as a row of the table.
 
-        Raise DataError if it does not exist, is not trained or is damaged, ConfigError if it was trained with another
-        recipe.
+        Raise DataError if it is missing or damaged, ConfigError if it was trained with another recipe.
         """
         if name not in (ZERO_SHOT, *self.models):
             raise DataError(f"{self.folder}: no trained model {name!r}; there are {', '.join(self.models) or 'none'}")

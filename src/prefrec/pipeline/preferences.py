@@ -42,10 +42,10 @@ class Answers:
 
 
 def run_preferences(recipe: Recipe, data: PreparedData, entries: Sequence[Entry], cache: Path) -> Preferences | None:
-    """Return how well the run's scores tell liked from disliked items; None if that is not asked for, or unknown.
+    """Return how well SFT (or the bare base) and the alignments tell liked from disliked items.
 
-    It is asked for if an alignment has `negatives_from: rated`. The first such alignment sets the thresholds. Of the
-    entries SFT (or the bare base if there is no SFT) and the alignments are asked. Predictions are kept in `cache`.
+    The first alignment with `negatives_from: rated` sets the thresholds. Return None without such an alignment, or
+    without questions. Predictions are kept in the folder `cache`.
     """
     section = next((a for a in recipe.align if a.negatives_from == "rated"), None)
     if section is None:
@@ -68,9 +68,8 @@ def run_preferences(recipe: Recipe, data: PreparedData, entries: Sequence[Entry]
 def measure(answers: Answers, first: str, aligned: Mapping[str, str], *, seed: int) -> Preferences:
     """Return metrics of each model's log π, reward and mixtures, and of the references, on questions under test.
 
-    The reward is log π − log π_ref. Weights of mixtures are fitted to validation questions (`best_weight`). Without
-    validation questions there are no mixtures. `first` is the model before all alignment, and `aligned` maps each
-    aligned model to its reference.
+    The reward is log π − log π_ref. Without validation questions, which choose weights (`best_weight`), there are no
+    mixtures. `first` is the model before all alignment; `aligned` maps each aligned model to its reference.
     """
     start = f"{first}: {LOGPS}"
     scores = {start: answers.logps[first], **answers.references}
@@ -106,12 +105,10 @@ def _own_scores(answers: Answers, logps: Floats, reference: Floats) -> tuple[dic
     # Ratings and rewards have other units, so both are divided by their deviations within rows.
     present, units = kinds[0] | kinds[1], (answers.references[MEAN_RATING], reward)
     rating, standard = (s / metrics.spread(s[rows], present) for s in units)
-    weights = {
-        MIXED: metrics.best_weight(logps[rows], reward[rows], *kinds),
-        WITH_RATING: metrics.best_weight(rating[rows], standard[rows], *kinds),
-    }
-    own[MIXED] = metrics.mixture(logps, reward, weights[MIXED])
-    own[WITH_RATING] = metrics.mixture(rating, standard, weights[WITH_RATING])
+    weights: dict[str, float] = {}
+    for kind, first, second in ((MIXED, logps, reward), (WITH_RATING, rating, standard)):
+        weights[kind] = metrics.best_weight(first[rows], second[rows], *kinds)
+        own[kind] = metrics.mixture(first, second, weights[kind])
     return own, weights
 
 

@@ -95,12 +95,9 @@ def train_align(
 ) -> Path:
     """Align a model on chosen and rejected titles; return the folder of the weights.
 
-    Training resumes from the newest checkpoint in `out`, or begins at `start`.
-
-    Args:
-        start: weights to continue from, which are also the reference; None: the bare base.
-        judge: the recommender that chooses the negatives, if `negatives_from` names one.
-        references: folder for the reference's log-probabilities, which alignments share; None: in `out`.
+    Training resumes from the newest checkpoint in `out`, or begins at the weights `start` or (None) the base, which
+    are also the reference. Its log-probabilities go to the folder `references`, which alignments can share, or to
+    `out`. `judge` is the recommender that chooses the negatives, if `negatives_from` names one.
     """
     data, model, seed = made_of.data, made_of.model, made_of.seed
     rows = training_rows(data, section, seed)
@@ -165,17 +162,14 @@ def trajectory_encoders(
 
 
 def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> list[RankingExample]:
-    """Return `eval_rows` validation rows of an alignment.
-
-    If training draws lists that are longer than theirs, their lists are drawn again too, but always uniformly. The
-    curves of all ways to draw negatives then rest on the same questions.
-    """
+    """Return `eval_rows` validation rows of an alignment, with longer lists if training draws longer ones."""
     if section.is_from_log:
         return log_validation_rows(data, section, seed)
     rows = data.some("validation", section.eval_rows)
     size = 1 + section.num_negatives
     if section.drawn_from is None or all(len(e.candidates) >= size for e in rows):
         return list(rows)
+    # Always uniformly: the curves of all ways to draw negatives then rest on the same questions.
     return redraw_lists(rows, data, "uniform", seed=seed, size=size)
 
 

@@ -36,10 +36,8 @@ class RankerKind:
     Attributes:
         config: class of its entries in a recipe; a `prefrec.rankers.config.RankerConfig`.
         stage: makes an entry from the run's ingredients, the configuration, the ranker's folder and the earlier
-            entries by name. It uses `prefrec.pipeline.entry.due` and `prefrec.runs.stage.stage`, so that a
-            finished stage is skipped and an interrupted one resumes.
-        check_recipe: raises ValueError if the recipe lacks what a configuration builds on. It also gets the names of
-            the rankers made before.
+            entries by name, by means of `prefrec.pipeline.entry.due` and `prefrec.runs.stage.stage`.
+        check_recipe: raises ValueError if the recipe, or the rankers made before, lack what a configuration needs.
         check_data: raises ConfigError if the data lack what a configuration needs; called before any training.
         open_folder: makes an entry from a folder that its stage wrote, outside a run.
     """
