@@ -144,7 +144,7 @@ def test_a_tokenizer_without_end_token(place, tmp_path):
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
     done = prefrec("sft", place.data, tmp_path / "out", *place.asked, "--model.name", model)
     assert done.code == 1
-    assert "error: the tokenizer has no end token, which closes every answer" in done.err
+    assert "error: the tokenizer has no end token, which closes answers" in done.err
 
 
 def test_data_that_was_not_prepared(place, tmp_path):

@@ -143,7 +143,7 @@ def test_an_adapter_of_another_shape_is_told_in_a_line(folder, bases):
     assert f"put on {bases}/narrow): " in told
     assert "size mismatch for " in told
     assert "\n" not in told
-    assert len(told) < 600
+    assert len(told) < 700  # a few lines of a terminal; it names three folders of the test
 
 
 def _adapted(targets) -> set[str]:

@@ -1,12 +1,13 @@
 """Curves from the logs, log-probabilities from the predictions."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
 from prefrec.evaluation import read_predictions
-from prefrec.files import read_json
 from prefrec_lab.studies.carry_out import carry_out
 from prefrec_lab.studies.dynamics import DYNAMICS, EVAL_ROWS, vary
 
@@ -25,7 +26,7 @@ def test_both_are_watched_alike(base, data):
 
 def test_curves_are_the_means_of_the_logs(summary, place):
     curves = pl.DataFrame(summary["tables"]["curves"], infer_schema_length=None)
-    logs = [read_json(place / "runs" / f"seed-{s}" / "align" / "s-dpo-watched" / "log.json") for s in (0, 1)]
+    logs = [json.loads((place / f"runs/seed-{s}/align/s-dpo-watched/log.json").read_text()) for s in (0, 1)]
     for step in (1, 2):
         (row,) = curves.filter(variant="s-dpo-watched", step=step).to_dicts()
         for key in ("loss", "rewards/chosen", "logps/chosen", "rewards/margins"):
