@@ -59,7 +59,7 @@ ANSWERS = pl.Schema({"user_id": str, "rank": int, "item_id": str, "title": str, 
 """Columns of the answers of `recommend_all`."""
 Row = TypeVar("Row", Ranked, Effect)
 Item = str | int | Ranked | Effect | ById | ItemBody
-"""What names an item: its title, its id, or a row of an answer."""
+"""An item as callers give it: its title, its id, or a row of an answer."""
 Log = Mapping[str, tuple[Sequence[str], Sequence[str]]]
 """User → the items of the history that is asked about, and all items taken."""
 
@@ -159,9 +159,10 @@ class Recommender:
         selection = self._selection(rules)
         parts = Path(out).with_name(f".{Path(out).name}.parts") if out else None
         about = {"ranker": self.entry.key, "model": self.entry.model, "rules": selection.rules.model_dump(), "k": k}
+        pairs = [*asked.items()]
         frames = [pl.DataFrame(schema=ANSWERS)]
-        for start in track(range(0, len(asked), CHUNK), f"{self.entry.name}: {len(asked)} users"):
-            some = {user: asked[user] for user in [*asked][start : start + CHUNK]}
+        for start in track(range(0, len(pairs), CHUNK), f"{self.entry.name}: {len(pairs)} users"):
+            some = dict(pairs[start : start + CHUNK])
             kept = parts / f"{stage_key(**about, users=some)}.parquet" if parts else None
             if kept is not None and processes.from_first(kept.is_file()):
                 frames.append(pl.read_parquet(kept, glob=False))

@@ -38,7 +38,7 @@ class Child:
         self._process.join()
 
     def exit_code(self) -> int | None:
-        """What it ended with; a signal's number is negative."""
+        """Return its exit code; after a signal, the negative number of the signal."""
         self._process.join()
         return self._process.exitcode
 

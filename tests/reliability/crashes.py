@@ -32,7 +32,7 @@ SIGKILL = -9
 
 @dataclass(frozen=True)
 class Crash:
-    """What became of a run that was killed right after a change.
+    """The outcome of a run that was killed right after a change.
 
     Attributes:
         point: number of the change, from 1.
@@ -50,7 +50,7 @@ class Crash:
 
 
 def why_not() -> str | None:
-    """Why this machine cannot be asked; None where it can."""
+    """Return why runs cannot be killed this way on this machine; None if they can."""
     if sys.platform != "linux" or not shutil.which("cc"):
         return "this needs Linux and a C compiler named cc"
     return None

@@ -18,7 +18,7 @@ ATTEMPTS, SOONER = 6, 0.8
 
 @dataclass(frozen=True)
 class Killed:
-    """What became of a run that was killed.
+    """The outcome of a run that was killed.
 
     Attributes:
         moment: of the kill, as a share of the time that a run was thought to take.

@@ -129,7 +129,7 @@ def _best(field: str, frame: pl.DataFrame, path: Path) -> Setting:
 def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None:
     """Return a score and what speaks for the column; None if it cannot be this field."""
     sign, count, different = _sign(field, column), len(values), values.n_unique()
-    sure, is_text, is_address = "sure" if sign else "check", values.str.contains(r"\p{L}"), values.str.contains("://")
+    sure = "sure" if sign else "check"
     if field == "timestamp":
         with suppress(DataError):
             times = readers.parse_timestamps(values.head(1000).to_frame(), column, Path())[0][column]
@@ -142,8 +142,10 @@ def _fit(field: str, column: str, values: pl.Series) -> tuple[float, str] | None
     elif field == "user" and 1 < different < count:
         score = 2 * sign + _sign("id", column) / 10 + different / count
         return score, f"{sure}: {different:,} users, {count / different:.1f} lines each"
-    elif field == "title" and different > count / 2 and (is_text & ~is_address).sum() > 0.9 * count:
-        return 2 * sign + different / count, f"{sure}: text, such as {values[0]!r:.60}"
+    elif field == "title" and different > count / 2:
+        is_text = values.str.contains(r"\p{L}") & ~values.str.contains("://")
+        if is_text.sum() > 0.9 * count:
+            return 2 * sign + different / count, f"{sure}: text, such as {values[0]!r:.60}"
     return None
 
 

@@ -18,9 +18,6 @@ from prefrec.lm.trie import ROOT, Ints, Trie
 WIDTH = 32
 """Prefixes extended per call. More would be read in vain; fewer need more calls."""
 
-SPARE = 10
-"""Answers beyond the k best to pass to `rescored`: rounding may have put the best too low."""
-
 
 @dataclass(frozen=True)
 class TopK:

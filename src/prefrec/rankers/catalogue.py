@@ -17,7 +17,7 @@ from prefrec.data import RankingExample
 from prefrec.lm.attention import compute_dtype
 from prefrec.lm.catalogue import TrieLayout, catalogue_logps, trie_layout
 from prefrec.lm.scoring import language_model
-from prefrec.lm.search import SPARE, TopK, rescored, sample, top_k
+from prefrec.lm.search import TopK, rescored, sample, top_k
 from prefrec.lm.trie import Trie
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers.lm import LMRanker
@@ -27,6 +27,8 @@ Method = Literal["auto", "exact", "search"]
 """`exact` scores every title, `search` looks for the best ones; `auto` is `exact` up to `EXACT_NODES`."""
 EXACT_NODES = 1 << 14
 """Inner nodes of a trie that `auto` still reads whole; MovieLens-100K has less than half of them."""
+SPARE = 10
+"""Items beyond the k best that are scored again in 16 bits: rounding may have put the best too low."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ class CatalogueRanker:
 
         With the objective `catalogue` the whole catalogue is read, whichever titles are asked about.
         """
-        trie = self._trie_of(choices)
-        logps = self._exact(choices.prompt, trie)
-        within = self.lm.within
+        trie, within = self._trie_of(choices), self.lm.within
+        layout = self._layout_for(choices.prompt, trie)
+        logps = catalogue_logps(self.lm.model, choices.prompt, trie, layout=layout, within=within)
         if within is None:
             return logps
         by_node = dict(zip(trie.terminals.tolist(), logps.tolist(), strict=True))
@@ -103,7 +105,7 @@ class CatalogueRanker:
                 model, prompt, trie, most, without=left_out, layout=layout, max_calls=max_calls, within=within
             )
         else:
-            logps = self._exact(prompt, trie)
+            logps = catalogue_logps(model, prompt, trie, layout=layout, within=within)
             # Stable, so that items with the same score stay in the catalogue's order.
             order = np.argsort(-logps, kind="stable")
             items = order[~np.isin(order, left_out)][:most]
@@ -145,10 +147,6 @@ class CatalogueRanker:
         if self._trie is None or self._trie[0] != choices.answers:
             self._trie = choices.answers, Trie.build(choices.answers)
         return self._trie[1]
-
-    def _exact(self, prompt: Sequence[int], trie: Trie) -> NDArray[np.float32]:
-        layout = self._layout_for(prompt, trie)
-        return catalogue_logps(self.lm.model, prompt, trie, layout=layout, within=self.lm.within)
 
     def _layout_for(self, prompt: Sequence[int], trie: Trie) -> TrieLayout:
         """Choose the layout for the first question, and warn if it is not the fastest."""

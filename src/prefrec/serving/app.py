@@ -54,7 +54,7 @@ ERRORS: tuple[tuple[type[PrefrecError], int, str], ...] = (
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is served: names to show, deadline of requests in seconds, key (None: none is needed).
+    """Settings of a server: names to show, deadline of requests in seconds, API key (None: no key is asked for).
 
     `hosts` are names without port that the Host header may have (None: any), `page` is path → (media type, content).
     """
