@@ -1,7 +1,9 @@
 """prefrec.prompts.templates: what a template must hold, and what is refused by name."""
 
 import hashlib
+from itertools import product
 
+import jinja2
 import pytest
 
 from prefrec.errors import TemplateError
@@ -114,3 +116,25 @@ def test_a_template_cannot_reach_into_python():
     hostile = PromptTemplate("evil", "{{ history.__class__.__mro__ }} {{ candidates }}")
     with pytest.raises(TemplateError, match="evil"):
         hostile.render(["A"], ["B"])
+
+
+OWN = [
+    GOOD,
+    "{# said #}\n\n  {% if candidates %}  \n x {% endif %}\n\n{{ history | join(', ') }}\n",
+    "{%- for t in history -%}\n\n  {{ t }}\n{%- endfor +%}\n\nA{% raw %}\n {{ x }}\n{% endraw %}\n{{ candidates }}\n",
+    "a\r\n  {%+ if candidates %}\r\nb\r\n{% endif %}\r\n{{ history }}\r\n",
+    "  {% if candidates %}\n  {% if history %}\n\n\n  y\n {% endif %} {# c #}\n{% endif %}\t\n  z\n",
+    "{% set x = 'a%}\n' %}\n{{ x }}\n{{ '#}' }}\n{{ history }}{{ candidates }}{% if 1 %}\n\n{% endif %}\n",
+]
+
+
+@pytest.mark.parametrize(
+    "template", [*map(load_template, template_names()), *(PromptTemplate("own", t) for t in OWN)]
+)
+def test_the_portable_form_renders_alike_everywhere(template):
+    for trim, lstrip, keep in product((False, True), repeat=3):
+        plain = jinja2.Environment(trim_blocks=trim, lstrip_blocks=lstrip, keep_trailing_newline=keep)
+        portable = plain.from_string(template.portable)
+        for history, candidates in product(([], ["A"], ["A", "B {{ x }}", " C\n"]), ([], ["X"], ["X", "Y"])):
+            made = portable.render(history=history, candidates=candidates)
+            assert made == template.render(history, candidates)

@@ -72,6 +72,17 @@ class PromptTemplate:
         """True if the prompt lists the candidates."""
         return self.render([""], ["candidate"]) != self.render([""], [])
 
+    @property
+    def portable(self) -> str:
+        """The source in a form that every jinja2 environment renders alike, with `trim_blocks` or without."""
+        out, before, trims = "", "", ("block_end", "comment_end", "raw_end")
+        for _, kind, text in _environment.lex(self.source):  # ends come with the white space that they swallow
+            if text.startswith("\n") and before in trims and out[-3] != "+":
+                out = f"{out[:-2]}+{out[-2:]}"
+            out += text.rstrip() if kind in trims else text
+            before = kind
+        return out[:-1] + '{{ "\\n" }}' if out.endswith("\n") else out
+
     def _fill(self, **values: Any) -> str:
         try:
             return self._template.render(**values)
