@@ -1,5 +1,6 @@
 """`prefrec.Recommender` and `prefrec.fit`: the same answers as the other doors, for all users, and from frames."""
 
+import json
 import shutil
 
 import numpy as np
@@ -11,12 +12,13 @@ import yaml
 import prefrec
 from prefrec import recommender
 from prefrec.data import UnknownUserError, seen_items
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import open_run
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
 from prefrec.recommender import Effect, Ranked
+from prefrec.serving.export import export_ranker
 from served_run import write_run
 from slow import slow_logps
 from tiny_run import tiny_recipe
@@ -69,6 +71,56 @@ def test_rank_and_explain_equal_the_ranker(rec, folder):
     effects = rec.explain(row.history, row.target, row.candidates)
     assert [(e.item_id, pytest.approx(e.effect, abs=1e-4)) for e in effects] == leave_one_out(lm, row)
     assert rec.rank(HISTORY, []) == []
+
+
+@pytest.fixture
+def exported(folder, tmp_path):
+    return export_ranker(open_run(folder), "s-dpo", tmp_path / "exported")
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_an_export_answers_as_its_run(rec, folder, tmp_path, merged):
+    exported = export_ranker(open_run(folder), "s-dpo", tmp_path / "exported", merged=merged)
+    found = prefrec.Recommender.from_pretrained(exported)
+    for want, got in (
+        (rec.recommend(HISTORY, 5, deny=["i9"]), found.recommend(HISTORY, 5, deny=["i9"])),
+        (rec.rank(HISTORY, ["i20", "Cold Men"]), found.rank(HISTORY, ["i20", "Cold Men"])),
+        (rec.explain(HISTORY, "i20", IDS), found.explain(HISTORY, "i20", IDS)),
+    ):
+        assert want.frame().select("item_id", "title").equals(got.frame().select("item_id", "title"))
+        value = want.frame().columns[-1]
+        np.testing.assert_allclose(want.frame()[value], got.frame()[value], atol=1e-3)
+    own = found.recommend_all(histories={"me": HISTORY}, k=2)
+    assert own["item_id"].to_list() == [r.item_id for r in rec.recommend(HISTORY, 2)]
+    for asked in (lambda: found.recommend(user="u01"), found.recommend_all):
+        with pytest.raises(DataError, match="an exported ranker has no log, and so no users: give histories"):
+            asked()
+
+
+def test_a_repository_of_the_hub_is_downloaded(exported, monkeypatch):
+    monkeypatch.setattr(recommender, "snapshot_download", {"me/films": str(exported)}.__getitem__)
+    assert prefrec.Recommender.from_pretrained("me/films").entry.name == "s-dpo"
+
+
+def test_what_is_no_export_is_said(exported, tmp_path, monkeypatch):
+    def refused(name):
+        raise OSError("offline")
+
+    monkeypatch.setattr(recommender, "snapshot_download", refused)
+    with pytest.raises(ModelError, match="me/films is not a folder, and cannot be read from the hub: offline"):
+        prefrec.Recommender.from_pretrained("me/films")
+    about = exported / "prefrec.json"
+    moved = json.loads(about.read_text())
+    moved["model"]["name"] = str(tmp_path / "gone")
+    about.write_text(json.dumps(moved))
+    with pytest.raises(ModelError, match=r"prefrec.json: model.name: no model at .*gone"):
+        prefrec.Recommender.from_pretrained(exported)
+    for damage in ("{}", "[]", "{", '{"ranker": "x", "model": {"nam": "y"}}'):
+        about.write_text(damage)
+        with pytest.raises(DataError, match="exported is not a folder of `prefrec export`, or is damaged: export it"):
+            prefrec.Recommender.from_pretrained(exported)
+    with pytest.raises(DataError, match="is not a folder of `prefrec export`"):
+        prefrec.Recommender.from_pretrained(tmp_path)
 
 
 def test_rows_print_as_tables(rec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -11,17 +12,21 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import polars as pl
+from huggingface_hub import snapshot_download
 from pydantic import ValidationError
 
 from prefrec import processes
 from prefrec.console import track
 from prefrec.data import PreparedData, RankingExample
-from prefrec.errors import ConfigError
+from prefrec.data.store import read_items
+from prefrec.data.types import LOG_SCHEMA
+from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.files import write_whole
 from prefrec.lm.catalogue import check_finite
-from prefrec.pipeline.entry import Entry
+from prefrec.lm.models import resolve
+from prefrec.pipeline.entry import Entry, lm_entry
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import checked_recipe, load_recipe, preset
+from prefrec.pipeline.recipe import ModelSection, checked_recipe, load_recipe, preset
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers import CatalogueRanker, LMRanker, Ranker
 from prefrec.rankers.config import settings_error
@@ -29,6 +34,7 @@ from prefrec.rankers.explain import leave_one_out
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.runs.stage import stage_key
 from prefrec.serving.bodies import ById, ItemBody, Rules
+from prefrec.serving.export import ABOUT, ITEMS, PROMPT
 from prefrec.serving.items import ItemIndex
 from prefrec.serving.questions import Selection, answer_all, asked_users
 
@@ -106,6 +112,36 @@ class Recommender:
         run = open_run(Path(folder))
         return cls(run.data, run.any_entry(ranker or (run.models[-1:] or [""])[0]))
 
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Recommender:
+        """Return the ranker in a folder of `prefrec export`, or in a repository of the hub, such as `me/films-s-dpo`.
+
+        It knows ids and titles of items, but no log, so it takes histories and no users. Raise ModelError if the
+        repository cannot be read, DataError if the folder is not an export, or is damaged.
+        """
+        path = Path(folder)
+        if not path.is_dir():
+            try:
+                path = Path(snapshot_download(str(folder)))
+            except (OSError, ValueError) as e:
+                raise ModelError(f"{folder} is not a folder, and cannot be read from the hub: {e}") from e
+        try:
+            about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+            name, model = str(about["ranker"]), ModelSection(**about["model"])
+            data = PreparedData(read_items(path / ITEMS), [], [], [], pl.DataFrame(schema=LOG_SCHEMA))
+        except (OSError, ValueError, TypeError, KeyError, DataError) as e:
+            raise DataError(
+                f"{path} is not a folder of `prefrec export`, or is damaged: export it again ({e})"
+            ) from e
+        model.name = model.name or str(path)
+        if model.answers == "titles":
+            model.templates = [str(path / PROMPT)]
+        try:
+            resolve(model.name)
+        except ModelError as e:
+            raise ModelError(f"{path / ABOUT}: model.name: {e}") from e
+        return cls(data, lm_entry(name, path, data, model))
+
     def recommend(
         self, history: Sequence[Item] = (), k: int = 10, *, user: str | int | None = None, **rules: Any
     ) -> Rows[Ranked]:
@@ -114,7 +150,7 @@ class Recommender:
         `rules` are the fields of `prefrec.serving.bodies.Rules`, such as `where` and `deny`.
         """
         shown, _ = self._ids(history)
-        last, seen = asked_users(self.data, [str(user)])[str(user)] if user is not None else ((), ())
+        last, seen = self._logged([str(user)])[str(user)] if user is not None else ((), ())
         return self._best({"-": ([*last, *shown], [*seen, *shown])}, k, self._selection(rules))[0]
 
     def rank(self, history: Sequence[Item], candidates: Sequence[Item]) -> Rows[Ranked]:
@@ -152,7 +188,7 @@ class Recommender:
         the same call goes on where an earlier one was stopped. The processes of a job share the users.
         """
         if histories is None:
-            asked: Log = asked_users(self.data, None if users is None else list(users))
+            asked = self._logged(None if users is None else list(users))
         else:
             given = {user: self._ids(history)[0] for user, history in histories.items()}
             asked = {user: (items, items) for user, items in given.items()}
@@ -195,6 +231,11 @@ class Recommender:
     def _ids(self, *lists: Sequence[Item]) -> list[tuple[str, ...]]:
         names = ([str(i) if isinstance(i, str | int) else ById(item_id=i.item_id) for i in items] for items in lists)
         return [tuple(item.item_id for item in items) for items in self.items.resolve_lists(*names)]
+
+    def _logged(self, users: list[str] | None) -> Log:
+        if self.data.train_interactions.is_empty():
+            raise DataError("an exported ranker has no log, and so no users: give histories")
+        return asked_users(self.data, users)
 
     def _selection(self, rules: dict[str, Any]) -> Selection:
         try:

@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import stat
+from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
+import jinja2
 import numpy as np
 import polars as pl
 import pytest
@@ -19,9 +23,12 @@ from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import audit_prepared, evaluate_predictions
 from prefrec.evaluation.predictions import prediction_frame
 from prefrec.files import write_json
+from prefrec.lm.items import add_items, save_item_model
 from prefrec.lm.models import EMBEDDED
+from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.opened import open_run
-from prefrec.prompts import ChoiceSet, PromptTemplate
+from prefrec.prompts import ChoiceSet, load_template
+from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
 from prefrec.serving import export
 from prefrec.serving.export import EMBEDDED_HUB_ID, base_id, export_ranker, model_card
@@ -39,9 +46,9 @@ def _of_the_run(run, ranker):
 def _of_the_folder(run, model, folder):
     """Scores [C] with nothing but what lies in the folder: its tokenizer, its prompt, its model."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    template = PromptTemplate("exported", (folder / "prompt.jinja2").read_text(encoding="utf-8"))
+    template = jinja2.Template((folder / "prompt.jinja2").read_text(encoding="utf-8"))
     titles = run.data.catalogue.titles_of(CANDIDATES)
-    prompt = template.render(run.data.catalogue.titles_of(HISTORY), titles)
+    prompt = template.render(history=run.data.catalogue.titles_of(HISTORY), candidates=titles)
     begin = [] if prompt[-1].isspace() else [" "]
     ids = tokenizer(prompt, split_special_tokens=True)["input_ids"]
     joint = [tokenizer("".join([prompt, *begin, t]), split_special_tokens=True)["input_ids"] for t in titles]
@@ -68,6 +75,80 @@ def test_merged_weights_give_the_same_scores(run, tmp_path, ranker):
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     np.testing.assert_allclose(_of_the_folder(run, model, folder), _of_the_run(run, ranker), rtol=1e-4)
+
+
+def _with(run, **model):
+    """The run with another model section."""
+    section = run.recipe.model.model_copy(update=model)
+    return type(run)(run.folder, run.recipe.model_copy(update={"model": section}), run.data, run.stages)
+
+
+OWN = (
+    "\n{% for title in history %}\n  - {{ title }}\n{% endfor %}\n{% if candidates %}\n{{ candidates }}\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", ["1", "history", "own.jinja2"])
+def test_plain_jinja2_renders_the_prompt_of_the_training(run, tmp_path, monkeypatch, template):
+    monkeypatch.chdir(tmp_path)
+    Path("own.jinja2").write_text(OWN)
+    folder = export_ranker(_with(run, templates=[template]), "sft", tmp_path / "out")
+    plain = jinja2.Template((folder / "prompt.jinja2").read_text(encoding="utf-8"))
+    trained = load_template(template, domain="movies")
+    for history, candidates in product(([], ["A"], ["A", "B {{ x }}", "C"]), ([], ["X"], ["X", "Y"])):
+        assert plain.render(history=history, candidates=candidates) == trained.render(history, candidates)
+
+
+@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize(
+    "model", [{}, {"objective": "catalogue", "templates": ["history"]}, {"chat": True, "objective": "catalogue"}]
+)
+def test_the_code_of_the_card_ranks_as_the_run(run, tmp_path, monkeypatch, capsys, merged, model):
+    run = _with(run, **model)
+    monkeypatch.chdir(export_ranker(run, "s-dpo", tmp_path / "out", merged=merged))
+    ours, plain = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    skip = "\ntitles = titles[2:]"  # in a chat, special tokens in a title are not read as text by others
+    if run.recipe.model.chat:
+        plain, ours = (
+            plain.replace("titles[:2], titles[2:5]", "titles[2:4], titles[4:7]"),
+            re.sub(r"\nprint", skip + r"\nprint", ours, count=1),
+        )
+    ids = run.data.catalogue.ids[2 * run.recipe.model.chat :]
+    want = run.ranker("s-dpo").score([RankingExample("-", (*ids[:2],), (*ids[2:5],), ids[2])])[0]
+    capsys.readouterr()
+    exec(plain, {})
+    printed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert [title for _, title in printed] == run.data.catalogue.titles_of(ids[2:5])
+    np.testing.assert_allclose([float(score) for score, _ in printed], want, atol=2e-3)
+    exec(ours, found := {})
+    assert [r.title for r in found["rec"].rank(found["titles"][:2], found["titles"][2:5])] == [
+        printed[i][1] for i in np.argsort(-want)
+    ]
+
+
+def test_items_as_tokens_are_exported_whole(run, tmp_path, monkeypatch):
+    model = tiny_llama(seed=3)
+    add_items(model, run.data.catalogue.ids, torch.randn(len(run.data.catalogue), 8))
+    save_item_model(model, tmp_path / "weights")
+    of_items = _with(run, answers="items", objective="catalogue", templates=["1"])
+    entry = lm_entry("sft", tmp_path / "weights", run.data, of_items.recipe.model)
+    monkeypatch.setattr(type(run), "entry", lambda run, name: entry)
+    folder = export_ranker(of_items, "sft", tmp_path / "out")
+    assert not (folder / "prompt.jinja2").exists()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert (header["library_name"], header["tags"]) == ("prefrec", ["recommender-systems", "prefrec", "sft"])
+    assert card.count("```python") == 1
+    assert "a token of its own for each item" in card
+    found, want = Recommender.from_pretrained(folder), Recommender(run.data, entry)
+    assert found.recommend(HISTORY, 5) == want.recommend(HISTORY, 5)
+    assert found.rank(HISTORY, CANDIDATES) == want.rank(HISTORY, CANDIDATES)
+
+
+def test_an_adapter_on_some_layers_is_only_exported_merged(run, tmp_path):
+    short = _with(run, layers=1)
+    with pytest.raises(ConfigError, match="sft has a base with fewer layers, which others cannot load: export with"):
+        export_ranker(short, "sft", tmp_path / "out")
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
@@ -101,8 +182,7 @@ def test_of_tied_layers_each_is_merged_with_its_own_adapter(run, tmp_path, monke
     tiny_llama(tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
     bpe_tokenizer.save_pretrained(tmp_path / "tied")
     adapter = _adapted("adapter", tiny_llama(tie_word_embeddings=True), tmp_path, targets)
-    section = run.recipe.model.model_copy(update={"name": str(tmp_path / "tied")})
-    tied = type(run)(run.folder, run.recipe.model_copy(update={"model": section}), run.data, run.stages)
+    tied = _with(run, name=str(tmp_path / "tied"))
     monkeypatch.setattr(type(run), "entry", lambda run, name: SimpleNamespace(weights=adapter))
     folder = export_ranker(tied, "sft", tmp_path / "merged", merged=True)
 
@@ -122,8 +202,7 @@ def test_rankers_are_told_apart(run):
 
 
 def test_merged_weights_come_in_the_dtype_of_the_recipe(run, tmp_path):
-    half = run.recipe.model_copy(update={"model": run.recipe.model.model_copy(update={"dtype": "bfloat16"})})
-    folder = export_ranker(type(run)(run.folder, half, run.data, run.stages), "sft", tmp_path / "x", merged=True)
+    folder = export_ranker(_with(run, dtype="bfloat16"), "sft", tmp_path / "x", merged=True)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
 
 
@@ -202,8 +281,21 @@ def test_the_card_says_how_it_was_made_and_measured(run, folder, tmp_path):
     evaluation = _measured(copy, run)
     text = (export_ranker(open_run(copy), "s-dpo", tmp_path / "out") / "README.md").read_text(encoding="utf-8")
     _, header, body = text.split("---\n", 2)
-    assert yaml.safe_load(header)["tags"] == ["recommender-systems", "prefrec", "lora", "s-dpo"]
-    assert "base_model" not in yaml.safe_load(header)  # a local folder is nothing on the hub
+    header = yaml.safe_load(header)
+    assert header["tags"] == ["recommender-systems", "prefrec", "lora", "s-dpo", "arxiv:2406.09215"]
+    assert "base_model" not in header  # a local folder is nothing on the hub
+    (model,) = header["model-index"]
+    (result,) = model["results"]
+    assert result["dataset"] == {
+        "name": "files",
+        "type": "files",
+        "split": "test",
+        "args": {"rows": 40, "users": evaluation.users},
+    }
+    assert [(m["type"], m["value"]) for m in result["metrics"]] == [
+        (name, pytest.approx(interval.mean, abs=1e-4)) for name, interval in evaluation.metrics["s-dpo"].items()
+    ]
+    assert "which shows a history and the candidates as titles" in body
     assert "- trained: SFT, then S-DPO" in body
     assert "- num_negatives: 3" in body
     assert "6 a row, uniform" in body
@@ -224,6 +316,23 @@ def test_the_card_names_a_base_that_is_on_the_hub(run, folder, base):
     card = model_card(read_run(folder), run.recipe, "sft", base, merged=False)
     assert yaml.safe_load(card.split("---\n")[1])["base_model"] == base
     assert f"- base: `{base}`" in card
+
+
+def test_the_card_says_that_candidates_are_not_shown(run, folder):
+    recipe = _with(run, templates=["history"]).recipe
+    card = model_card(read_run(folder), recipe, "sft", "gpt2", merged=False)
+    assert "which shows a history and no candidates as titles" in card
+    assert "arxiv:" not in card
+
+
+def test_the_catalogue_and_what_a_recommender_needs_are_exported(run, tmp_path):
+    folder = export_ranker(run, "sft", tmp_path / "out")
+    items = pl.read_parquet(folder / "items.parquet")
+    assert items.equals(run.data.catalogue.frame.select("item_id", "title"))
+    about = json.loads((folder / "prefrec.json").read_text())
+    assert (about["ranker"], about["history_length"], about["model"]["chat"]) == ("sft", 4, False)
+    assert about["model"]["name"] == run.recipe.model.name
+    assert about["model"]["objective"] == "tokens"
 
 
 def test_the_card_of_the_embedded_model_names_its_base_and_terms(run, folder):

@@ -18,9 +18,10 @@ def export(
     ranker: o.RunRanker = None,
     merged: Annotated[bool, typer.Option("--merged", help="Whole weights, with the adapter added in.")] = False,
 ) -> None:
-    """Write an adapter, or with --merged the whole model, with tokenizer, prompt and model card.
+    """Write an adapter, or with --merged the whole model, with tokenizer, prompt, items and model card.
 
-    The layout is that of PEFT and transformers, safetensors only; vLLM serves both.
+    The layout is that of PEFT and transformers, safetensors only. vLLM serves both, llama.cpp converts merged models,
+    and `prefrec.Recommender.from_pretrained` reads either.
 
     Example: prefrec export runs/demo --ranker s-dpo --out exports/s-dpo
     """

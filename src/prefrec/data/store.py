@@ -107,6 +107,13 @@ def read_prepared(folder: Path) -> PreparedData:
     return PreparedData(Catalogue(tables["items"]), train, validation, test, log, protocol, users, held_out)
 
 
+def read_items(path: Path) -> Catalogue:
+    """Read a table of items with `item_id` and `title`; raise DataError if it is missing or damaged."""
+    items = _read_table(path)
+    _check_table(items, "items", path, items)
+    return Catalogue(items)
+
+
 def _read_table(path: Path) -> pl.DataFrame:
     try:
         return read_parquet(path)

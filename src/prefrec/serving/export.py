@@ -7,23 +7,28 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from prefrec.data.types import ITEM_SCHEMA
 from prefrec.errors import ConfigError
 from prefrec.files import clear_drafts, draft_name, storage_error, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_tokenizer, resolve_dtype
+from prefrec.pipeline.encoders import shows_candidates
+from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
 from prefrec.prompts import load_template
 from prefrec.report.render import page_environment
 from prefrec.report.tables import metrics_grid
-from prefrec.report.wording import label
+from prefrec.report.wording import label, metric_label
 from prefrec.runs.contents import RunContents, read_run
 from prefrec.training.adapters import check_adapter, is_adapter, load_weights, warn_of_other_base
 
+ABOUT, ITEMS, PROMPT = "prefrec.json", "items.parquet", "prompt.jinja2"
+"""Files of an export: what `Recommender.from_pretrained` needs to know, the catalogue and the prompt."""
 SETTINGS = ("loss", "beta", "num_negatives", "learning_rate", "rows", "epochs")
 """Settings of the last stage that the card lists, if it has them."""
 
@@ -41,28 +46,42 @@ _environment = page_environment("prefrec.serving").overlay(autoescape=False)  # 
 def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> Path:
     """Write a ranker of a run to the folder `out`, which must be new or empty; return the folder.
 
-    Models are merged in float32 and stored in the recipe's dtype. The folder also has tokenizer, prompt and model
-    card, and appears whole or not at all. Raise DataError if the run has no such ranker, ConfigError if `out` cannot
-    be made or the ranker has no such form, ModelError if model or adapter cannot be read.
+    Models are merged in float32 and stored in the recipe's dtype; models with items as tokens are copied. The folder
+    also has tokenizer, prompt, the items' ids and titles, and model card, and appears whole or not at all. Raise
+    DataError if the run has no such ranker, ConfigError if `out` cannot be made or the ranker has no such form,
+    ModelError if model or adapter cannot be read.
     """
     adapter, model = run.entry(ranker).weights, run.recipe.model
-    if model.answers == "items":
-        raise ConfigError(f"{ranker} answers with items as tokens, which other software does not read: use `serve`")
-    if not merged and (adapter is None or not is_adapter(adapter)):
-        raise ConfigError(f"{ranker} has no adapter: export it with --merged")
+    has_items = model.answers == "items"
+    merged = merged or has_items
+    if not merged:
+        if adapter is None or not is_adapter(adapter):
+            raise ConfigError(f"{ranker} has no adapter: export it with --merged")
+        if model.layers is not None:
+            raise ConfigError(
+                f"{ranker} has a base with fewer layers, which others cannot load: export with --merged"
+            )
     out = Path(out)
     draft = _new_draft(out)
     try:
         with writing(out):
-            if merged or adapter is None:
+            if adapter and has_items:
+                shutil.copytree(adapter, draft, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            elif merged or adapter is None:
                 _write_merged(run, adapter, draft)
             else:
                 _write_adapter(run, adapter, draft)
             load_tokenizer(model.name).save_pretrained(draft)
             template = load_template(model.templates[0], domain=run.data.domain)
-            (draft / "prompt.jinja2").write_text(template.source, encoding="utf-8")
             card = model_card(read_run(run.folder), run.recipe, ranker, base_id(model.name), merged=merged)
-            (draft / "README.md").write_text(card, encoding="utf-8")
+            settings = model.model_dump(exclude={"templates"})
+            settings |= {"name": "", "quantization": "none"} if merged else {}  # "" stands for the folder itself
+            about = {"ranker": ranker, "model": settings, "history_length": history_length(run.data)}
+            texts = {"README.md": card, ABOUT: json.dumps(about, indent=2) + "\n"}
+            texts |= {} if has_items else {PROMPT: template.portable}
+            for name, text in texts.items():
+                (draft / name).write_text(text, encoding="utf-8")
+            run.data.catalogue.frame.select(*ITEM_SCHEMA).write_parquet(draft / ITEMS)
         for path in draft.iterdir():  # safetensors writes files that only their owner may read
             path.chmod((draft / "README.md").stat().st_mode)
         with writing(out):
@@ -138,20 +157,28 @@ def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *,
     stage = next((s for s in contents.stages if s.name == ranker), None)
     # A hub id, with or without an owner, as `prefrec.lm.models.resolve` takes it.
     on_hub = base.count("/") <= 1 and not base.startswith((".", "/", "~")) and not Path(base).exists()
-    header: dict[str, Any] = {"library_name": "transformers" if merged else "peft"}
-    if on_hub:
-        header |= {"base_model": base, "base_model_relation": "finetune" if merged else "adapter"}
-    if recipe.model.name == EMBEDDED and ranker == ZERO_SHOT:
-        header["license"] = "apache-2.0"
-    header["pipeline_tag"] = "text-generation"
-    header["tags"] = ["recommender-systems", "prefrec", *["lora"] * (not merged), *[ranker] * (ranker != ZERO_SHOT)]
+    is_text = recipe.model.answers == "titles"
+    is_sdpo = ranker in [a.name for a in recipe.align if a.loss == "softmax_dpo"]
+    tags = ["recommender-systems", "prefrec", *["lora"] * (not merged), *[ranker] * (ranker != ZERO_SHOT)]
+    base_model: dict[str, Any] = {"base_model": base, "base_model_relation": "finetune" if merged else "adapter"}
+    header = ModelCardData(
+        library_name="prefrec" if not is_text else "transformers" if merged else "peft",
+        license="apache-2.0" if recipe.model.name == EMBEDDED and ranker == ZERO_SHOT else None,
+        pipeline_tag="text-generation" if is_text else None,
+        tags=[*tags, "arxiv:2406.09215"] if is_sdpo else tags,
+        model_name=recipe.name,
+        eval_results=_results(contents, ranker),
+        **(base_model if on_hub else {}),
+    )
     before = [SFT] if recipe.sft and ranker not in (SFT, ZERO_SHOT) else []
     card = _environment.get_template("card.md.jinja2").render(
-        header=yaml.safe_dump(header, sort_keys=False).strip(),
+        header=header.to_yaml().strip(),
         title=f"{recipe.name}: {label(ranker)}",
         base=base if on_hub else Path(base).name,
         embedded=recipe.model.name == EMBEDDED,
         merged=merged,
+        is_text=is_text,
+        shows_candidates=shows_candidates(recipe.model, contents.data.domain if contents.data else "generic"),
         recipe=recipe,
         run=contents,
         steps=[label(step) for step in (*before, ranker) if step != ZERO_SHOT],
@@ -163,3 +190,18 @@ def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *,
         versions={k: v for k in ("prefrec", "torch", "transformers", "peft") if (v := contents.environment.get(k))},
     )
     return card.rstrip() + "\n"
+
+
+def _results(contents: RunContents, ranker: str) -> list[EvalResult] | None:
+    """Return a ranker's metrics as the hub's model index; None if it was not measured."""
+    evaluation, protocol = contents.evaluation, contents.data.protocol if contents.data else {}
+    if evaluation is None or ranker not in evaluation.metrics:
+        return None
+    source = str(protocol.get("source", contents.recipe.get("name")))
+    rows, on = {"rows": evaluation.n, "users": evaluation.users}, ("text-ranking", source, source)
+    return [
+        EvalResult(
+            *on, m, round(i.mean, 4), None, None, contents.split, dataset_args=rows, metric_name=metric_label(m)
+        )
+        for m, i in evaluation.metrics[ranker].items()
+    ]
