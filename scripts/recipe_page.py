@@ -22,12 +22,12 @@ from prefrec.pipeline.recipe import (
     ModelSection,
     Recipe,
     SFTSection,
+    UpdateSection,
 )
 from prefrec.rankers.config import RankerConfig
 from prefrec.training.section import TrainSection
 from prefrec_systems.endpoint import ServerSettings
 from prefrec_systems.sequential import SequentialConfig
-from prefrec_systems.sequential.config import Grid
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "recipe.md"
 HEAD = """# Recipe
@@ -48,8 +48,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "sft": SFTSection,
     "align": AlignSection,
     "evaluate": EvaluateSection,
+    "update": UpdateSection,
     "sequential": SequentialConfig,
-    "sequential.grid": Grid,
     "rankers": RankerConfig,
     **{f"rankers: {kind}": ranker_kind(kind).config for kind in kind_names()},
     "rankers: server": ServerSettings,

@@ -15,7 +15,6 @@ from prefrec.pipeline.run import align_stage, run_recipe
 from prefrec.pipeline.train import train_align, training_rows
 from prefrec.rankers import CatalogueRanker
 from prefrec.runs.stage import stage_key
-from sequential import SMALL, needs_hopwise
 
 
 @pytest.fixture
@@ -119,11 +118,10 @@ def test_a_judge_that_is_not_asked_changes_nothing(made_of, section, tmp_path):
     assert entry.key == align_stage(made_of, section(), None, tmp_path / "b").key
 
 
-@needs_hopwise
 def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):
     raw = recipe.model_dump(mode="json") | {
         "sft": None,
-        "sequential": [{"model": "SASRec", "epochs": 2, "batch_size": 64, "settings": SMALL["SASRec"]}],
+        "sequential": [{"model": "SASRec", "epochs": 2, "hidden_size": 8}],
         "align": [section(negatives_from="hard-SASRec", negatives_pool=20).model_dump()],
     }
     run_recipe(Recipe.model_validate(raw), tmp_path, until="align")

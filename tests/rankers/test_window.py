@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from prefrec.data import PrepareConfig, RankingExample, prepare
 from prefrec.evaluation import evaluate
 from prefrec.rankers import WindowCooccurrenceRanker, reference_rankers
-from sequential import needs_hopwise
 
 ITEMS = [f"i{i}" for i in range(8)]
 LOGS = st.lists(st.permutations(ITEMS).flatmap(lambda order: st.integers(0, 8).map(lambda n: order[:n])), max_size=6)
@@ -74,7 +73,6 @@ def test_memory_is_that_of_pairs_that_occur():
     assert ranker.similarity.nnz <= 4_000 * 5 * 4
 
 
-@needs_hopwise
 def test_movielens_100k():
     """What the rule reaches on the embedded data: a change of formula or of order would change these digits."""
     data = prepare(PrepareConfig())

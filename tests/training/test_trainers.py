@@ -26,7 +26,7 @@ from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.packing import pack
 from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import choice_logps
-from prefrec.losses import PreferenceLoss, softmax_dpo_loss, softmax_loss
+from prefrec.losses import LOSSES, PreferenceLoss, softmax_dpo_loss, softmax_loss
 from prefrec.prompts import ChoiceSet
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
@@ -276,8 +276,7 @@ def test_numbers_that_are_not_finite_end_training_at_once(tmp_path, bpe_tokenize
 
 def test_a_rate_that_is_far_too_high_ends_training(tmp_path, bpe_tokenizer):
     config = SoftmaxDPOConfig(**settings(tmp_path, learning_rate=1e30))
-    # hopwise switches the detection on for the whole process, which would raise an error of its own.
-    with torch.autograd.set_detect_anomaly(False), pytest.raises(ModelError, match="not finite at step"):
+    with pytest.raises(ModelError, match="not finite at step"):
         SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer).train()
 
 
@@ -400,15 +399,71 @@ def test_a_model_that_breaks_packed_rows_trains_all_the_same(tmp_path, bpe_token
         torch.testing.assert_close(value, weights[1][name], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("loss", ["softmax_dpo", "dpo", "dmpo", "bpr", "softmax"])
+SCORED = [{**row, "scores": [5.0, 1.0, 2.0, 1.0]} for row in PREFERENCES]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains_and_reports_on_held_out_rows(tmp_path, bpe_tokenizer, loss):
     config = SoftmaxDPOConfig(**settings(tmp_path, loss_type=loss, max_steps=4, eval_strategy="steps", eval_steps=2))
-    trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, PREFERENCES[:3], bpe_tokenizer)
+    trainer = SoftmaxDPOTrainer(adapted_model(), config, SCORED, SCORED[:3], bpe_tokenizer)
     trainer.train()
     evaluated = [h for h in trainer.state.log_history if "eval_loss" in h]
     assert len(evaluated) == 2
     assert evaluated[-1]["eval_loss"] < evaluated[0]["eval_loss"] + 1e-6
     assert "eval_rewards/accuracies" in evaluated[-1]
+
+
+def test_a_loss_without_its_scores_is_an_error(tmp_path, bpe_tokenizer):
+    config = SoftmaxDPOConfig(**settings(tmp_path, loss_type="recpo"))
+    with pytest.raises(ConfigError, match="loss recpo needs `scores` in each row: a number per answer"):
+        SoftmaxDPOTrainer(adapted_model(), config, [*SCORED, PREFERENCES[0]], None, bpe_tokenizer)
+
+
+def test_settings_of_a_loss_reach_it(tmp_path, bpe_tokenizer):
+    """Lengths are numbers of tokens, the end token included."""
+    changes = {"loss_type": "simpo", "beta": 0.7, "margin": 0.4, "sft_weight": 0.2, "precompute_ref_log_probs": False}
+    trainer = SoftmaxDPOTrainer(
+        adapted_model(), SoftmaxDPOConfig(**settings(tmp_path, **changes)), PREFERENCES, None, bpe_tokenizer
+    )
+    rows = [trainer.train_dataset[i] for i in range(8)]
+    loss = trainer.training_step(trainer.model, trainer.collate(rows), torch.tensor(8))
+    sets = [row["choices"] for row in rows]
+    logps, lengths = trainer.scorer.score(sets), torch.tensor([[len(a) for a in c.answers] for c in sets])
+    want = LOSSES["simpo"](logps, None, 0.7, lengths=lengths, margin=0.4, sft_weight=0.2).losses.mean()
+    torch.testing.assert_close(loss, want, rtol=0, atol=1e-5)
+    with pytest.raises(ConfigError, match="loss_type: loss dpo_loss has no margin: leave it out"):
+        SoftmaxDPOConfig(**settings(tmp_path, loss_type="dpo", margin=0.4))
+
+
+@pytest.mark.parametrize("checkpoint", [4, 6])
+def test_negatives_of_the_policy_are_chosen_each_epoch_and_survive_a_resume(tmp_path, bpe_tokenizer, checkpoint):
+    """Epochs of four steps: a checkpoint inside one, with weights that have moved since it began, and one at its end."""
+    changes = {"negatives": "policy", "num_negatives": 1, "max_steps": 12, "save_strategy": "steps", "save_steps": 2}
+
+    def trainer():
+        config = SoftmaxDPOConfig(**settings(tmp_path, learning_rate=0.05, **changes))
+        return SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+
+    whole = trainer()
+    used = []
+    begin = whole.begin_epoch
+
+    def begin_epoch(epoch):
+        with whole._autocast():
+            want = whole.scorer.score(whole.train_dataset.choice_sets).numpy()
+        begin(epoch)
+        used.append(whole.train_dataset.policy_logps)
+        torch.testing.assert_close(torch.tensor(used[-1]), torch.tensor(want))
+
+    whole.begin_epoch = begin_epoch
+    whole.train()
+    assert len(used) == 3
+    assert (used[0].argsort() != used[2].argsort()).any()
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{checkpoint}"))
+    assert losses(resumed) == pytest.approx(losses(whole), abs=1e-6)
+    for name, value in trainable(resumed.model).items():
+        torch.testing.assert_close(value, trainable(whole.model)[name], rtol=0, atol=1e-6)
 
 
 def test_a_loss_may_be_a_function(tmp_path, bpe_tokenizer):
@@ -451,7 +506,10 @@ def test_all_weights_keep_the_reference_of_before_the_first_step(tmp_path, bpe_t
         trainer.evaluate(trainer.build_dataset(PREFERENCES[3:]))
 
 
-RAGGED = [{**row, "rejected": row["rejected"][: 1 + i % 3]} for i, row in enumerate(PREFERENCES)]
+RAGGED = [
+    {**row, "rejected": row["rejected"][: 1 + i % 3], "scores": [5.0, 2.0, 5.0, 1.0][: 2 + i % 3]}
+    for i, row in enumerate(PREFERENCES)
+]
 """Rows with one to three rejected answers."""
 
 
@@ -473,7 +531,7 @@ def _moved(trainer):
     return trainer
 
 
-@pytest.mark.parametrize("loss", ["softmax_dpo", "dpo", "dmpo", "bpr"])
+@pytest.mark.parametrize("loss", ["softmax_dpo", "dpo", "dmpo", "bpr", "simpo", "mult_dpo"])
 @pytest.mark.parametrize("changes", [{}, {"max_tokens_per_pass": 24}, {"precompute_ref_log_probs": False}])
 def test_rows_with_different_numbers_of_rejected_answers_count_as_each_alone(
     tmp_path, bpe_tokenizer, loss, changes, capsys

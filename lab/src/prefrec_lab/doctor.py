@@ -23,7 +23,7 @@ from prefrec.lm.cpu.linear import SWITCH, has_onednn, linear_backend, multiply
 from prefrec.lm.models import DTYPES, embedded_gguf
 from prefrec_lab.machine import free_bytes, time_product, time_square, usable_cores
 
-PACKAGES = ("prefrec", "torch", "transformers", "peft", "accelerate", "numpy", "polars", "hopwise", "bitsandbytes")
+PACKAGES = ("prefrec", "torch", "transformers", "peft", "accelerate", "numpy", "polars", "bitsandbytes")
 """Packages whose versions are reported."""
 
 SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "PREFREC_CACHE", SWITCH)

@@ -14,7 +14,7 @@ from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.pipeline.train import training_rows
 from prefrec.prompts import PromptEncoder, load_template
-from prefrec_lab.studies import alignments, negative_sampling
+from prefrec_lab.studies import alignments
 from prefrec_lab.studies.carry_out import base_recipe
 from prefrec_lab.studies.continual import continual_recipe
 from prefrec_lab.studies.registry import STUDIES
@@ -182,7 +182,6 @@ def test_studies_that_share_no_sft_take_fewer_rows(name, tmp_path):
 
 def test_studies_with_fewer_rows_of_alignment_share_the_start_and_no_alignment(monkeypatch):
     """An alignment of one name and another size would be made again and again in the folder that all share."""
-    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
     monkeypatch.setattr(alignments, "token_counts", lambda *a: (100.0, 7.0))
     monkeypatch.setattr(alignments, "training_rows", lambda data, section, seed: range(section.rows))
     names = []

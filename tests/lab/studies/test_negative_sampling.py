@@ -17,19 +17,17 @@ from prefrec_lab.studies.negative_sampling import (
     taken_by,
     unaware_rows,
 )
-from sequential import SMALL, needs_hopwise
 
-NAMES = ["s-dpo-list", "s-dpo-uniform", "s-dpo-popularity", "s-dpo-in-batch", "s-dpo-hard"]
+NAMES = ["s-dpo-list", "s-dpo-uniform", "s-dpo-popularity", "s-dpo-in-batch", "s-dpo-hard", "s-dpo-hard-SASRec"]
 
 
 @pytest.fixture(scope="module")
 def finished(base, place):
-    """Without a sequential recommender, with a pool of most items."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(negative_sampling, "has_hopwise", lambda: False)
-    wide = base.model_copy(update={"align": [base.align[0].model_copy(update={"negatives_pool": 30})]})
-    summary = carry_out(NEGATIVE_SAMPLING, wide, [0], place / "negatives-apart")
-    patch.undo()
+    """With a small SASRec, and a pool of most items."""
+    raw = base.model_dump(mode="json")
+    raw["sequential"] = [{"model": "SASRec", "epochs": 2, "hidden_size": 8}]
+    raw["align"][0] |= {"negatives_pool": 30}
+    summary = carry_out(NEGATIVE_SAMPLING, Recipe.model_validate(raw), [0], place / "negatives-apart")
     return summary, place / "negatives-apart"
 
 
@@ -43,10 +41,9 @@ def _log(run):
     return found
 
 
-def test_where_the_negatives_come_from_varies_alone(base, data, monkeypatch):
-    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
+def test_where_the_negatives_come_from_varies_alone(base, data):
     recipe = negative_sampling.vary(base, data)
-    assert [a.name for a in recipe.align] == [*NAMES, "s-dpo-hard-SASRec"]
+    assert [a.name for a in recipe.align] == NAMES
     ways = ["list", "uniform", "popularity", "in-batch", "hard", "hard-SASRec"]
     assert recipe.model_dump(exclude={"align", "sequential"}) == base.model_dump(exclude={"align", "sequential"})
     assert [a.negatives_from for a in recipe.align] == ways
@@ -56,9 +53,8 @@ def test_where_the_negatives_come_from_varies_alone(base, data, monkeypatch):
         assert a.model_dump(exclude={"name", "negatives_from"}) == one.model_dump(exclude={"name", "negatives_from"})
 
 
-def test_rows_are_of_all_places_in_a_history(base, data, monkeypatch):
+def test_rows_are_of_all_places_in_a_history(base, data):
     """With the latest alone, what a user takes later in training could only be among the few rows after them."""
-    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
     latest = base.model_copy(
         update={"align": [base.align[0].model_copy(update={"latest_per_user": 1, "rows": None})]}
     )
@@ -66,8 +62,7 @@ def test_rows_are_of_all_places_in_a_history(base, data, monkeypatch):
         assert len(training_rows(data, section, 0)) == len(data.train) > len({e.user_id for e in data.train})
 
 
-def test_a_recommender_of_the_recipe_keeps_its_settings(base, data, monkeypatch):
-    monkeypatch.setattr(negative_sampling, "has_hopwise", lambda: True)
+def test_a_recommender_of_the_recipe_keeps_its_settings(base, data):
     own = base.model_dump(mode="json") | {"sequential": [{"model": "SASRec", "epochs": 3}]}
     assert [s.epochs for s in negative_sampling.vary(Recipe.model_validate(own), data).sequential] == [3]
 
@@ -117,22 +112,9 @@ def test_the_whole_study(finished):
     summary, place = finished
     assert summary["plots"] == ["hr-1", "past", "hr-1-false-negatives"]
     rows = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
-    assert rows["variant"].unique(maintain_order=True).to_list() == ["popularity", "sft", *NAMES]
+    assert rows["variant"].unique(maintain_order=True).to_list() == ["popularity", "SASRec", "sft", *NAMES]
     assert rows.filter(variant="s-dpo-hard")["negatives"].unique().to_list() == ["hard"]
-    assert any("hopwise is not installed" in note for note in summary["notes"])
     assert any(f.startswith("Negatives that the user takes later") for f in summary["facts"])
     assert (place / "negative-sampling" / "negatives.csv").is_file()
     past = {r["variant"] for r in summary["tables"]["negatives"] if r["quantity"] == PAST}
     assert past == {"s-dpo-uniform", "s-dpo-popularity", "s-dpo-in-batch"}  # judges know more than the past
-
-
-@needs_hopwise
-def test_hard_negatives_of_sasrec(base, place):
-    raw = base.model_dump(mode="json")
-    raw["sequential"] = [{"model": "SASRec", "epochs": 2, "batch_size": 64, "settings": SMALL["SASRec"]}]
-    raw["align"][0] |= {"rows": 8, "negatives_pool": 20}
-    summary = carry_out(NEGATIVE_SAMPLING, Recipe.model_validate(raw), [0], place / "negatives-sasrec")
-    table = pl.DataFrame(summary["tables"]["negatives"], infer_schema_length=None)
-    assert "s-dpo-hard-SASRec" in table["variant"].to_list()
-    assert "SASRec" in [r["variant"] for r in summary["tables"]["table"]]
-    assert not any("hopwise" in note for note in summary["notes"])

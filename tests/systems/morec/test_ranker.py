@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from full_ranks import full_ranks
 from prefrec.data import Catalogue, PreparedData, RankingExample
-from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.errors import ModelError
 from prefrec.evaluation import metrics_for, target_ranks
 from prefrec.rankers import Ranker
 from prefrec_systems.morec import MODEL_FILES, MoRecConfig, load_morec, ranker, train, train_morec
-from prefrec_systems.morec.train import mean_ndcg
+from prefrec_systems.sequential import train as training
 from tiny_run import FIRST, SECOND, TITLES, write_model
 
 IDS = [f"i{n}" for n in range(len(TITLES))]
@@ -85,7 +85,8 @@ def _slow_scores(folder: Path, history, candidates) -> list[float]:
     """One title and one history at a time, through the encoder that the folder names."""
     about = json.loads((folder / "model.json").read_text())["config"]
     encoder = ranker.load_encoder(str(folder / "encoder") if about["tune"] else about["encoder"], 32).eval()
-    model = load_morec(folder, CATALOGUE).model
+    asked = load_morec(folder, CATALOGUE)
+    model = asked.model.model
 
     def item(i: str) -> torch.Tensor:
         (title,) = CATALOGUE.titles_of([i])
@@ -93,7 +94,7 @@ def _slow_scores(folder: Path, history, candidates) -> list[float]:
         return model.items(encoder.model(input_ids=ids).last_hidden_state[0].mean(dim=0))
 
     with torch.no_grad():
-        state = model.states(torch.stack([item(i) for i in history[-model.history_length :]])[None])[0, -1]
+        state = model.states(torch.stack([item(i) for i in history[-asked.history_length :]])[None])[0, -1]
         return [float(state @ item(c)) for c in candidates]
 
 
@@ -128,25 +129,10 @@ def test_candidates_are_scored_as_in_the_whole_catalogue(asked, data):
         assert row.tolist() == [whole[column[c]] for c in e.candidates]
 
 
-def test_batches_do_not_matter(asked, data, monkeypatch):
-    rows = [RankingExample("u", h, tuple(IDS[:4]), "i0") for h in [(), ("i1",), ("i2", "i3", "i4"), ("i5", "i6")]]
-    whole = asked.score(rows)
-    monkeypatch.setattr(ranker, "_ROWS_AT_A_TIME", 1)
-    np.testing.assert_allclose(asked.score(rows), whole, rtol=0, atol=1e-5)
-    assert whole[0].tolist() == [0.0] * 4
-    assert (np.ptp(whole[1:], axis=1) > 1e-3).all()
-
-
 def test_histories_are_cut_at_their_old_end(asked):
     long = RankingExample("u", tuple(IDS[:9]), ("i20", "i30"), "i20")
     last = RankingExample("u", long.history[-4:], long.candidates, "i20")
     np.testing.assert_allclose(asked.score([long]), asked.score([last]), atol=1e-6)
-
-
-def test_unknown_items_are_named(asked):
-    for history, candidates in ((("x",), ("i1",)), (("i1",), ("i1", "x"))):
-        with pytest.raises(DataError, match="item 'x' is not in the catalogue of 60 items"):
-            asked.score([RankingExample("u", history, candidates, "i1")])
 
 
 # --- items without training rows
@@ -211,13 +197,6 @@ def test_validation_chooses_the_epoch_over_the_whole_catalogue(data, config, tmp
     assert full_ranks(asked, data.validation, CATALOGUE).mean() <= ranks.mean()
 
 
-def test_ndcg_counts_ties_as_above():
-    scores = np.array([[3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [0.0, 5.0, 1.0]])
-    want = [1 / np.log2(3), 1 / np.log2(4), 1.0]
-    assert mean_ndcg(scores, np.array([2, 0, 1])) == pytest.approx(np.mean(want))
-    assert mean_ndcg(scores, np.array([2, 0, 1]), k=2) == pytest.approx((want[0] + want[2]) / 3)
-
-
 @pytest.mark.parametrize("tune", [False, True])
 def test_a_stopped_training_goes_on_and_ends_alike(trained, tuned, data, tmp_path, monkeypatch, tune):
     class StopError(Exception):
@@ -237,14 +216,14 @@ def test_a_stopped_training_goes_on_and_ends_alike(trained, tuned, data, tmp_pat
 
     out = tmp_path / "MoRec"
     with monkeypatch.context() as patch:
-        patch.setattr(train, "track", stop)
+        patch.setattr(training, "track", stop)
         with pytest.raises(StopError):
             train_morec(data, config, out, seed=0)
     stopped = torch.load(out / "work" / "checkpoint.pt", weights_only=True)
     assert 0 < len(stopped["state"]["log"]) < config.epochs
     counted = []
     with monkeypatch.context() as patch:
-        patch.setattr(train, "track", lambda items, description, total: counted.append(total) or items)
+        patch.setattr(training, "track", lambda items, description, total: counted.append(total) or items)
         patch.setattr(train, "load_encoder", train.load_encoder if tune else lambda *_: pytest.fail("encoded twice"))
         train_morec(data, config, out, seed=0)
     assert counted[0] < steps * 2
@@ -278,46 +257,7 @@ def test_the_softmax_fits_what_is_trained(config):
     assert [config(tune=t).in_batch for t in (False, True)] == [False, True]
 
 
-@pytest.mark.parametrize("where", ["loss", "score"])
-def test_a_diverged_training_stops_and_leaves_the_last_good_epoch(data, config, tmp_path, monkeypatch, where):
-    whole, out = train.full_softmax_loss, tmp_path / "MoRec"
-    scores, good = train.last_scores, []
-
-    def loss(*args):
-        return whole(*args) * (float("nan") if where == "loss" and good else 1)
-
-    def scored(*args):
-        good.append(True)
-        return scores(*args) * (float("nan") if where == "score" and len(good) > 1 else 1)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "full_softmax_loss", loss)
-        patch.setattr(train, "last_scores", scored)
-        with pytest.raises(ConfigError, match=r"diverged in epoch 2, .* lower learning_rate \(0.01\)$"):
-            train_morec(data, config(epochs=3), out, seed=0)
-    state = torch.load(out / "work" / "checkpoint.pt", weights_only=True)["state"]
-    assert (len(state["log"]), state["best_epoch"]) == (1, 0)
-    assert all(t.isfinite().all() for t in load_file(out / "work" / "best.safetensors").values())
-    train_morec(data, config(epochs=3), out, seed=0)
-    assert [e["epoch"] for e in _log(out)] == [0, 1, 2]
-
-
 # --- what cannot be
-
-
-def test_data_that_teach_nothing_are_refused(data, config, tmp_path):
-    firsts = data.train_interactions.group_by("user_id", maintain_order=True).first()
-    single = PreparedData(CATALOGUE, [], data.validation, data.test, firsts)
-    with pytest.raises(DataError, match="no user has two training interactions"):
-        train_morec(single, config(), tmp_path / "a", seed=0)
-    alone = PreparedData(CATALOGUE, [], [], data.test, data.train_interactions)
-    with pytest.raises(DataError, match="no validation row has a history"):
-        train_morec(alone, config(), tmp_path / "b", seed=0)
-
-
-def test_wrong_configurations_are_named():
-    with pytest.raises(ValueError, match="3 heads do not divide a hidden_size of 64"):
-        MoRecConfig(n_heads=3)
 
 
 def test_what_cannot_be_read_is_named(trained, tmp_path):

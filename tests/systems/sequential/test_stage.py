@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,14 @@ import polars as pl
 import pytest
 
 from prefrec.data import read_prepared
-from prefrec.errors import ConfigError, ModelError
+from prefrec.errors import ModelError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec_systems.sequential import load_sequential
 from prefrec_systems.sequential import stage as stage_module
-from sequential import SMALL, needs_hopwise
 
-SASREC = {"model": "SASRec", "epochs": 2, "batch_size": 64, "settings": SMALL["SASRec"]}
+SASREC = {"model": "SASRec", "epochs": 2, "batch_size": 64, "hidden_size": 8, "inner_size": 16, "n_layers": 1}
 
 
 def _changed(recipe: Recipe, **sections) -> Recipe:
@@ -35,7 +33,6 @@ def finished(recipe, tmp_path_factory) -> Path:
     return folder
 
 
-@needs_hopwise
 def test_a_row_like_every_other(finished):
     evaluation = json.loads((finished / "metrics.json").read_text())["evaluation"]
     assert list(evaluation["metrics"])[-2:] == ["SASRec", "zero-shot"]
@@ -45,7 +42,6 @@ def test_a_row_like_every_other(finished):
     assert "SASRec" in (finished / "report.html").read_text(encoding="utf-8")
 
 
-@needs_hopwise
 def test_predictions_are_the_ranker_s_scores(finished):
     data = read_prepared(finished / "data")
     asked = load_sequential(finished / "sequential" / "SASRec", data.catalogue)
@@ -54,7 +50,6 @@ def test_predictions_are_the_ranker_s_scores(finished):
     np.testing.assert_allclose(rows["scores"].to_list(), asked.score(data.test[:20]), atol=1e-6)
 
 
-@needs_hopwise
 def test_what_has_not_changed_is_not_trained_again(finished, recipe, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "run")
     metrics = (finished / "metrics.json").read_text()
@@ -69,7 +64,6 @@ def test_what_has_not_changed_is_not_trained_again(finished, recipe, tmp_path, m
     assert len(trained) == 2
 
 
-@needs_hopwise
 def test_lost_weights_are_trained_again(finished, recipe, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "sequential" / "SASRec" / "model.safetensors").unlink()
@@ -79,20 +73,12 @@ def test_lost_weights_are_trained_again(finished, recipe, tmp_path, monkeypatch)
     assert trained == [tmp_path / "run" / "sequential" / "SASRec"]
 
 
-def test_without_hopwise_a_run_says_so(recipe, tmp_path, monkeypatch):
-    for name in [n for n in sys.modules if n.split(".")[0] == "hopwise"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "hopwise", None)
-    with pytest.raises(ConfigError, match="pip install hopwise"):
-        run_recipe(_changed(recipe), tmp_path / "run")
-
-
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
         ({"sequential": [SASREC, SASREC]}, "the name 'SASRec' is taken by another ranker; to try several settings"),
         ({"sequential": [{"model": "BERT4Rec"}]}, "Input should be 'GRU4Rec', 'Caser' or 'SASRec'"),
-        ({"sequential": [SASREC | {"settings": {"heads": 2}}]}, "SASRec has no heads; it takes hidden_size"),
+        ({"sequential": [SASREC | {"grid": {"heads": [2]}}]}, "grid: heads cannot be tried, or has no values; it takes"),
         ({"align": [{"name": "SASRec"}]}, "name 'SASRec' is taken by another ranker"),
         ({"sequential": [], "evaluate": {"zero_shot": False, "references": []}}, "no ranker is left"),
     ],

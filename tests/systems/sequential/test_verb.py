@@ -3,18 +3,16 @@
 import json
 
 from command import prefrec, succeed
-from sequential import needs_hopwise
 
 
-@needs_hopwise
 def test_train_then_evaluate(place, tmp_path):
     out = tmp_path / "GRU4Rec"
     options = ("--model", "GRU4Rec", "--epochs", 2, "--batch-size", 64, "--learning-rate", 1e-2)
-    options += ("--grid.weight-decay", 0, "--grid.weight-decay", 0.1)
+    options += ("--grid", "dropout=0.1,0.3")
     done = prefrec("sequential", place.data, out, *options)
     assert done.code == 0, done.err
     assert done.out == f"Weights: {out}/model.safetensors\n"
-    assert "GRU4Rec, learning rate 0.01, weight decay 0.1: validation NDCG@10" in done.err
+    assert "GRU4Rec, dropout 0.3: validation NDCG@10" in done.err
     assert "GRU4Rec: unchanged" in prefrec("sequential", place.data, out, *options).err
     printed = succeed(
         "evaluate", place.data, "--sequential", out, "--out", tmp_path / "evaluation", "--no-zero-shot", "--json"

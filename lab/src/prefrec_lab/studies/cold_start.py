@@ -39,7 +39,6 @@ from prefrec_lab.studies.study import (
     Outcome,
     Study,
     as_it_is,
-    has_hopwise,
     on_all_places,
     varied_alignment,
     with_alignments,
@@ -79,7 +78,7 @@ def make(base: Recipe, folder: Path) -> Run:
 
 
 def cold_recipe(base: Recipe) -> Recipe:
-    """Return the recipe on data cut in time, with histories from 1, one S-DPO, MoRec, and SASRec if possible.
+    """Return the recipe on data cut in time, with histories from 1, one S-DPO, MoRec and SASRec.
 
     MoRec's item encoder is the recipe's own base model, frozen. Language models are trained on rows of all places in
     a history, so that they see short ones.
@@ -95,7 +94,7 @@ def cold_recipe(base: Recipe) -> Recipe:
         raw["data"] |= {"split": "time", "windows": "all"}
     raw["evaluate"] |= {"split": "test", "rows": None, "generate_rows": 0, "zero_shot": True}
     known = [s["model"] for s in raw["sequential"]]
-    if JUDGE not in known and has_hopwise():
+    if JUDGE not in known:
         raw["sequential"].append(SASREC.model_dump(mode="json"))
     morec = MoRecConfig(encoder=base.model.name)
     if morec.kind not in [r["kind"] for r in raw["rankers"]]:

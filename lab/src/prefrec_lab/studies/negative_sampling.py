@@ -21,12 +21,12 @@ from prefrec_lab.studies.alignments import settings_of, variant
 from prefrec_lab.studies.fairness import item_counts
 from prefrec_lab.studies.measure import Measured, measure, measure_runs
 from prefrec_lab.studies.plots import dots, named_points, slug
-from prefrec_lab.studies.study import SASREC, Drawing, Outcome, Study, has_hopwise, varied_alignment, with_alignments
+from prefrec_lab.studies.study import SASREC, Drawing, Outcome, Study, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, results_table
 
 SOURCES = ("list", "uniform", "popularity", "in-batch", "hard")
 JUDGE = SASREC.model
-"""Ranker whose hard negatives are tried if hopwise is installed."""
+"""Sequential recommender whose hard negatives are tried."""
 
 PAST = "past"
 HELD_OUT = "held out"
@@ -57,15 +57,13 @@ class _Taken:
 
 
 def vary(base: Recipe, data: PreparedData) -> Recipe:
-    """Return the recipe with S-DPO with negatives from each of `SOURCES`, and from SASRec if hopwise is installed.
+    """Return the recipe with S-DPO with negatives from each of `SOURCES`, and from SASRec.
 
     Rows are of all places in a user's history: after the latest place hardly anything is left to take in training.
     """
     one = varied_alignment(base)
-    sources = [*SOURCES, f"hard-{JUDGE}"] if has_hopwise() else SOURCES
+    sources = [*SOURCES, f"hard-{JUDGE}"]
     entries = [variant(one, _name(source), negatives_from=source, latest_per_user=None) for source in sources]
-    if f"hard-{JUDGE}" not in sources:
-        return with_alignments(base, entries)
     sections = list(base.sequential)
     if JUDGE not in [s.model for s in sections]:
         sections.append(SASREC)
@@ -191,7 +189,7 @@ def _false_facts(false: Measured) -> list[str]:
 
 def _notes(runs: Sequence[Run]) -> list[str]:
     size = runs[0].recipe.data.candidates.size
-    notes = [
+    return [
         f"Each row’s list is drawn again: {size - 1} negatives, of which a step sees N, chosen at random. Prompts "
         "that show the list show these. Lists under test are the same for all, and drawn uniformly.",
         "hard: the highest of a uniform pool under the model that alignment starts from, asked once before training, "
@@ -201,9 +199,6 @@ def _notes(runs: Sequence[Run]) -> list[str]:
         "Training rows are of all places in users’ histories; other studies take each user’s latest rows, after "
         "which hardly anything is left for the user to take in training. SFT may have seen a few of them.",
     ]
-    if not any(s.negatives_judge for s in runs[0].recipe.align):
-        notes.append(f"Hard negatives of {JUDGE} are left out: hopwise is not installed.")
-    return notes
 
 
 def _name(source: str) -> str:

@@ -14,16 +14,13 @@ from prefrec.errors import ConfigError
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import AlignSection, Recipe, checked_recipe
 from prefrec.report.tables import Grid
-from prefrec_systems.sequential import SequentialConfig, require_hopwise
+from prefrec_systems.sequential import SequentialConfig
 
 BASE = "base.yaml"
 """The recipe that most studies start from."""
 
-SASREC = SequentialConfig(model="SASRec", batch_size=256, epochs=12, patience=2)
-"""The sequential recommender of studies whose recipe names none.
-
-It makes small steps in few passes over the rows, because a pass takes long on two cores.
-"""
+SASREC = SequentialConfig()
+"""The sequential recommender of studies whose recipe names none."""
 
 FEWER_ROWS = ("sft.rows=200", "align.0.rows=200")
 """Overrides for studies that cannot use the SFT that other studies share."""
@@ -89,15 +86,6 @@ class Study:
         """True if its runs use the data and the SFT adapter of other studies, and are made in the same way."""
         own = {o.partition(".")[0] for o in self.overrides} - {"align", "evaluate"}
         return self.make is None and self.base == BASE and not own
-
-
-def has_hopwise() -> bool:
-    """Return True if `SASREC` can be trained here."""
-    try:
-        require_hopwise()
-    except ConfigError:
-        return False
-    return True
 
 
 def varied_alignment(base: Recipe) -> AlignSection:

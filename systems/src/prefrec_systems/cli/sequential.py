@@ -22,11 +22,11 @@ def sequential(
     section: SequentialConfig,
     seed: o.Seed = SEED,
 ) -> None:
-    """Train a sequential recommender by hopwise, to stand beside language models on the same rows.
+    """Train a sequential recommender, to stand beside language models on the same rows.
 
     The same command goes on from the last epoch.
 
-    Example: prefrec sequential data/ml runs/SASRec --grid.learning-rate 1e-3 --grid.learning-rate 3e-3
+    Example: prefrec sequential data/ml runs/SASRec --grid learning_rate=1e-3,3e-3
 
     Then: prefrec evaluate data/ml --sequential runs/SASRec
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ class LlaraAlignConfig(RankerConfig, RowsSection):
     beta: float = Field(SoftmaxDPOConfig.beta, gt=0, description="Strength of the pull to the reference.")
     num_negatives: int = Field(3, ge=1, description="Rejected answers per row and step.")
     negatives: Literal["fixed", "per_epoch"] = Field(
-        SoftmaxDPOConfig.negatives, description="Drawn once, or again in each epoch."
+        cast(Any, SoftmaxDPOConfig.negatives), description="Drawn once, or again in each epoch."
     )
     max_tokens_per_pass: int | None = Field(
         SoftmaxDPOConfig.max_tokens_per_pass,

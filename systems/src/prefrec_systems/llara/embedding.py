@@ -42,9 +42,7 @@ class ItemVectors:
 
 def vectors_of(ranker: SequentialRanker) -> ItemVectors:
     """Return the item embeddings of a trained sequential recommender, for the items that it knows."""
-    table = ranker.model.item_embedding.weight.detach()
-    ids = tuple(ranker.vocabulary.items)
-    return ItemVectors(ids, table[1 : len(ids) + 1].float().clone())  # row 0 is padding
+    return ItemVectors(ranker.ids, ranker.vectors.detach().float().clone())
 
 
 class Projector(nn.Module):

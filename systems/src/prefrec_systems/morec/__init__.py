@@ -1,7 +1,7 @@
 """MoRec: a title encoder in place of item ids in a sequential recommender."""
 
 from prefrec_systems.morec.config import MoRecConfig
-from prefrec_systems.morec.ranker import MODEL_FILES, MoRecRanker, load_morec
+from prefrec_systems.morec.ranker import MODEL_FILES, load_morec
 from prefrec_systems.morec.train import train_morec
 
-__all__ = ["MODEL_FILES", "MoRecConfig", "MoRecRanker", "load_morec", "train_morec"]
+__all__ = ["MODEL_FILES", "MoRecConfig", "load_morec", "train_morec"]

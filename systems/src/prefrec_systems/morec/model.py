@@ -1,48 +1,40 @@
-"""MoRec's own weights: from title vectors to item vectors, and from a history of these to the next one."""
+"""MoRec: from titles to item vectors, and SASRec's layers over these."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from prefrec.rankers.title_encoder import TitleEncoder
+from prefrec_systems.sequential.batches import Batch
+from prefrec_systems.sequential.config import NextItemSection
+from prefrec_systems.sequential.models import NextItemModel, Transformer, full_softmax_loss
 
 
 class MoRecModel(nn.Module):
-    """SASRec with item vectors that are made of titles.
+    """MoRec's own weights: SASRec with item vectors that are made of title vectors.
 
     The score of an item after a history is the inner product of the history's state and the item's vector.
 
     Args:
         width: H, of the title vectors.
         history_length: most items of a history.
-        hidden_size: d.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        width: int,
-        history_length: int,
-        *,
-        hidden_size: int,
-        inner_size: int,
-        n_layers: int,
-        n_heads: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, config: NextItemSection, width: int, history_length: int) -> None:
         super().__init__()
-        self.history_length = history_length
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
-        self.project = nn.Sequential(nn.Linear(width, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
-        self.positions = nn.Embedding(history_length, hidden_size)
-        self.dropout = nn.Dropout(dropout)
-        block = nn.TransformerEncoderLayer(
-            hidden_size, n_heads, inner_size, dropout, activation="gelu", batch_first=True, norm_first=True
-        )
-        norm = nn.LayerNorm(hidden_size)
-        self.blocks = nn.TransformerEncoder(block, n_layers, norm, enable_nested_tensor=False)
+        size = config.hidden_size
+        self.project = nn.Sequential(nn.Linear(width, size), nn.GELU(), nn.Linear(size, size))
+        self.layers = Transformer(config, history_length)
 
     @torch.no_grad()
     def standardise_by(self, vectors: Tensor) -> None:
@@ -52,14 +44,98 @@ class MoRecModel(nn.Module):
 
     def items(self, vectors: Tensor) -> Tensor:
         """Return the item vectors [I, d] of title vectors [I, H]."""
-        return self.project((vectors - self.mean) / self.std)
+        return cast(Tensor, self.project((vectors - self.mean) / self.std))
 
     def states(self, histories: Tensor) -> Tensor:
-        """Return the expected next vector [B, T, d] after each item of histories [B, T, d], oldest first.
+        """Return the expected next vector [B, T, d] after each item of histories [B, T, d], oldest first."""
+        return cast(Tensor, self.layers(histories))
 
-        No item sees a later one. So short histories may be filled at their end.
-        """
-        length = histories.shape[1]
-        mask = nn.Transformer.generate_square_subsequent_mask(length, device=histories.device)
-        inputs = self.dropout(histories + self.positions.weight[:length])
-        return self.blocks(inputs, mask=mask, is_causal=True)
+
+class OnTitles(nn.Module):
+    """A `NextItemModel` of MoRec: its own weights with the titles of all items, and the encoder if it is trained.
+
+    Args:
+        vectors: title vectors [I, H] by code.
+        titles: of the items, by code.
+        shares: share of each training item [n] in all training interactions, by code.
+        in_batch: whether the softmax goes over the items of the batch.
+        encoder: that is trained too; None: the title vectors stay as they are.
+    """
+
+    vectors: Tensor
+    shares: Tensor
+
+    def __init__(
+        self,
+        model: MoRecModel,
+        vectors: Tensor,
+        titles: Sequence[str] = (),
+        shares: Tensor | None = None,
+        *,
+        in_batch: bool = False,
+        encoder: TitleEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.encoder, self.titles, self.in_batch = model, encoder, titles, in_batch
+        self.register_buffer("vectors", vectors, persistent=False)
+        self.register_buffer("shares", torch.empty(0) if shares is None else shares, persistent=False)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean loss over the targets of a batch."""
+        if not self.in_batch:
+            return full_softmax_loss(
+                self, self._items(torch.arange(len(self.shares), device=self.shares.device)), batch
+            )
+        codes = distinct_codes(batch)
+        return in_batch_softmax_loss(self, self._items(codes), codes, batch, self.shares)
+
+    def all_items(self) -> Tensor:
+        """Return the item vectors [I, d]."""
+        vectors = self.vectors
+        if self.encoder is not None:
+            vectors = self.encoder.encode(self.titles, progress=False).to(vectors.device)
+        return self.model.items(vectors)
+
+    def states(self, histories: Tensor) -> Tensor:
+        """Return the expected next vector [B, T, d] after each item of histories [B, T, d], oldest first."""
+        return self.model.states(histories)
+
+    def _items(self, codes: Tensor) -> Tensor:
+        """Return item vectors [D, d] of codes [D], through the encoder if it is trained."""
+        if self.encoder is None:
+            return self.model.items(self.vectors[codes])
+        return self.model.items(self.encoder([self.titles[c] for c in codes.tolist()]))
+
+
+def in_batch_softmax_loss(model: NextItemModel, items: Tensor, codes: Tensor, batch: Batch, shares: Tensor) -> Tensor:
+    """Return the mean over the targets of −log softmax(target) among the distinct items of the batch.
+
+    Item i is in a batch of n items with probability 1 − (1 − share_i)^n. The logarithm of it is subtracted from the
+    item's score; otherwise popular items would be pushed down (sampled softmax; Bengio and Senécal 2008). Items of
+    the same piece are not negatives of its targets: they are in the batch because of the piece itself.
+
+    Args:
+        items: vectors [D, d] of the distinct items.
+        codes: [D] their codes, ascending.
+        batch: inputs and targets, as codes.
+        shares: share of each item [I] in all training interactions, by code.
+    """
+    inputs, targets = (torch.searchsorted(codes, c) for c in (batch.inputs, batch.targets))
+    logits = model.states(items[inputs]) @ items.T - inclusion(shares[codes], batch).log()
+    own = torch.zeros(len(logits), len(codes), dtype=torch.bool, device=codes.device)
+    rows = torch.arange(len(logits), device=codes.device)[:, None].expand_as(inputs)
+    for places in (inputs, targets):
+        own[rows[batch.mask], places[batch.mask]] = True
+    others = own[:, None, :] & (torch.arange(len(codes), device=codes.device) != targets[..., None])
+    return F.cross_entropy(logits.masked_fill(others, -torch.inf)[batch.mask], targets[batch.mask])
+
+
+def inclusion(shares: Tensor, batch: Batch) -> Tensor:
+    """Return the probabilities [D] that items with these shares [D] of all interactions are in such a batch."""
+    places = int(batch.mask.sum()) + len(batch.mask)
+    return -torch.expm1(places * torch.log1p(-shares))
+
+
+def distinct_codes(batch: Batch) -> Tensor:
+    """Return the codes [D] of the items of a batch, ascending."""
+    return torch.unique(torch.cat([batch.inputs[batch.mask], batch.targets[batch.mask]]))

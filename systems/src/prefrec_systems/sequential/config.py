@@ -1,91 +1,71 @@
-"""Settings of a sequential recommender, and the job that its training process reads."""
+"""Settings of GRU4Rec, Caser and SASRec, and those of any model that is trained on next items."""
 
 from __future__ import annotations
 
 from itertools import product
-from typing import Literal, Self, TypedDict, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefrec.data.config import Section
 
 SequentialName = Literal["GRU4Rec", "Caser", "SASRec"]
 SEQUENTIAL_MODELS: tuple[SequentialName, ...] = get_args(SequentialName)
-SETTINGS: dict[SequentialName, tuple[str, ...]] = {
-    "GRU4Rec": ("embedding_size", "hidden_size", "num_layers", "dropout_prob"),
-    "Caser": ("embedding_size", "nv", "nh", "dropout_prob", "reg_weight"),
-    "SASRec": (
-        "hidden_size",
-        "inner_size",
-        "n_layers",
-        "n_heads",
-        "hidden_dropout_prob",
-        "attn_dropout_prob",
-        "layer_norm_eps",
-        "initializer_range",
-    ),
-}
-"""Model → hopwise's names of its numeric settings."""
-FIXED = {"loss_type": "CE", "hidden_act": "gelu"}
-"""Settings of the models that are hopwise's defaults and not numbers."""
-METRIC = "ndcg@10"
-"""Chooses the epoch and the cell of the grid."""
-MISSING = 3
-"""Exit code of the training process if hopwise, or a module that it needs, is not installed."""
 
 
-class Grid(Section):
-    """Values to try in all combinations; validation chooses. An empty list stands for the section's one value."""
+class NextItemSection(Section):
+    """A model of next items, and its training."""
 
-    learning_rate: list[PositiveFloat] = Field(default_factory=list)
-    weight_decay: list[NonNegativeFloat] = Field(default_factory=list)
+    hidden_size: int = Field(64, ge=1, description="Width of item vectors and states.")
+    inner_size: int = Field(256, ge=1, description="Width inside a transformer's feed-forward layers.")
+    n_layers: int = Field(2, ge=1, description="Blocks of the transformer, or layers of the GRU.")
+    n_heads: int = Field(2, ge=1, description="Attention heads; they divide hidden_size.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="On item vectors and inside the layers.")
+    epochs: int = Field(200, ge=1, description="Most passes over the training users' sequences.")
+    patience: int = Field(10, ge=1, description="Epochs without a better validation NDCG@10 that end training.")
+    batch_size: int = Field(64, ge=1, description="Pieces of sequences per optimiser step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Of AdamW, constant.")
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.hidden_size % self.n_heads:
+            raise ValueError(f"n_heads: {self.n_heads} heads do not divide a hidden_size of {self.hidden_size}")
+        return self
 
 
-class SequentialConfig(Section):
+class SequentialConfig(NextItemSection):
     """One sequential recommender and its training."""
 
     model: SequentialName = Field("SASRec", description="GRU4Rec, Caser or SASRec; also its name in the tables.")
-    epochs: int = Field(200, ge=1, description="Most passes over the training rows.")
-    patience: int = Field(10, ge=1, description="Epochs without a better validation NDCG@10 that end training.")
-    batch_size: int = Field(2048, ge=1, description="Training rows per optimiser step.")
-    learning_rate: float = Field(1e-3, gt=0, description="Of Adam, constant.")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty, as Adam adds it to the gradient.")
-    grid: Grid = Field(default_factory=lambda: Grid(), description="Learning rates and L2 penalties to choose from.")
-    settings: dict[str, int | float] = Field(
+    window: int = Field(5, ge=1, description="Latest items that Caser's filters see.")
+    grid: dict[str, list[float]] = Field(
         default_factory=dict,
-        description="Of the model, with hopwise's names, such as hidden_size; default: hopwise's.",
+        description="Fields and values to try in all combinations, as learning_rate=1e-3,3e-3; validation chooses.",
     )
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _lists(cls, grid: Any) -> Any:
+        split = isinstance(grid, dict)  # the command line gives the values of a field as one text
+        return {name: v.split(",") if isinstance(v, str) else v for name, v in grid.items()} if split else grid
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if unknown := sorted(set(self.settings) - set(SETTINGS[self.model])):
-            raise ValueError(
-                f"settings: {self.model} has no {', '.join(unknown)}; it takes {', '.join(SETTINGS[self.model])}"
-            )
+        known = NextItemSection.model_fields.keys() | {"window"}
+        if wrong := sorted(self.grid.keys() - known) + [name for name, values in self.grid.items() if not values]:
+            raise ValueError(f"grid: {wrong[0]} cannot be tried, or has no values; it takes {', '.join(sorted(known))}")
+        if self.grid:
+            self.trials()
         return self
 
     @property
-    def trials(self) -> list[tuple[float, float]]:
-        """(learning rate, weight decay) of each training, in the order of the grid."""
-        rates = self.grid.learning_rate or [self.learning_rate]
-        decays = self.grid.weight_decay or [self.weight_decay]
-        return list(product(rates, decays))
+    def name(self) -> str:
+        """The name in the tables."""
+        return self.model
 
-
-class Job(TypedDict):
-    """The content of the job file."""
-
-    model: str
-    benchmark: str  # folder that `write_benchmark` wrote, absolute; also the working directory
-    out: str  # folder for the outcome, absolute
-    # items, users: number of tokens
-    items: int
-    users: int
-    history_length: int
-    epochs: int
-    patience: int
-    batch_size: int
-    seed: int
-    settings: dict[str, float]
-    names: list[str]  # of the settings that are kept with the weights
-    trials: list[tuple[float, float]]  # (learning rate, weight decay) of each training
+    def trials(self) -> list[tuple[dict[str, float], SequentialConfig]]:
+        """Return the cells of the grid, in its order: what each sets, and its configuration."""
+        cells = [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
+        raw: dict[str, Any] = self.model_dump(exclude={"grid"})
+        return [(cell, SequentialConfig.model_validate(raw | cell)) for cell in cells]

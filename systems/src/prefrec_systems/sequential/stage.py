@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 from prefrec.data import PreparedData
@@ -14,22 +13,15 @@ from prefrec.pipeline.kinds import SEQUENTIAL, RankerKind
 from prefrec.processes import is_first
 from prefrec.runs.stage import stage, stage_key
 from prefrec_systems.sequential.config import SequentialConfig
-from prefrec_systems.sequential.ranker import SequentialRanker, load_sequential, require_hopwise
+from prefrec_systems.sequential.ranker import SequentialRanker, load_sequential
 from prefrec_systems.sequential.train import train_sequential
 
 
 def sequential_stage(
     made_of: Ingredients, config: SequentialConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
-    """Return a sequential recommender as an entry, trained in `folder`.
-
-    Raises:
-        ConfigError: hopwise, or a module that it needs, is not installed.
-    """
-    require_hopwise()
-    key = stage_key(
-        data=made_of.data_key, seed=made_of.seed, sequential=config.model_dump(), hopwise=version("hopwise")
-    )
+    """Return a sequential recommender as an entry, trained in `folder`."""
+    key = stage_key(data=made_of.data_key, seed=made_of.seed, sequential=config.model_dump())
     if due(folder, key, config.model):
         with stage(folder, key, SEQUENTIAL, config.model_dump()):
             if is_first():
@@ -44,9 +36,10 @@ def open_sequential(folder: Path, data: PreparedData) -> Entry:
         ModelError: the folder holds no sequential recommender.
     """
     about = read_json(folder / "model.json")
-    if "model" not in about:
+    model = about.get("config", {}).get("model")
+    if model is None:
         raise ModelError(f"{folder} holds no sequential recommender; `prefrec sequential DATA {folder}` trains one")
-    return _entry(about["model"], stage_key(files=content_digest(folder)), folder, data)
+    return _entry(model, stage_key(files=content_digest(folder)), folder, data)
 
 
 def _entry(name: str, key: str, folder: Path, data: PreparedData) -> Entry:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefrec_systems.morec.batches import batches, pieces
+from prefrec_systems.sequential.batches import batches, pieces
 
 
 @given(st.integers(2, 40), st.integers(1, 9), st.integers(0, 5))

@@ -1,0 +1,134 @@
+"""From the items of a history to the expected next item: the layers of SASRec, GRU4Rec and Caser."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prefrec_systems.sequential.batches import Batch
+from prefrec_systems.sequential.config import NextItemSection, SequentialConfig
+
+
+class NextItemModel(Protocol):
+    """A module that training and scoring know how to use. Items are codes from 0 to I − 1."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean loss over the targets of a batch."""
+        ...
+
+    def all_items(self) -> Tensor:
+        """Return the item vectors [I, d]."""
+        ...
+
+    def states(self, histories: Tensor) -> Tensor:
+        """Return the expected next vector [B, T, d] after each item of histories [B, T, d], oldest first."""
+        ...
+
+
+class Transformer(nn.Module):
+    """The blocks of SASRec (Kang and McAuley 2018) with a vector for each place.
+
+    No item sees a later one, here and in the other layers. So short histories may be filled at their end.
+    """
+
+    def __init__(self, config: NextItemSection, history_length: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.positions = nn.Embedding(history_length, width)
+        self.dropout = nn.Dropout(config.dropout)
+        block = nn.TransformerEncoderLayer(
+            width,
+            config.n_heads,
+            config.inner_size,
+            config.dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.blocks = nn.TransformerEncoder(block, config.n_layers, nn.LayerNorm(width), enable_nested_tensor=False)
+
+    def forward(self, histories: Tensor) -> Tensor:
+        length = histories.shape[1]
+        mask = nn.Transformer.generate_square_subsequent_mask(length, device=histories.device)
+        return self.blocks(self.dropout(histories + self.positions.weight[:length]), mask=mask, is_causal=True)
+
+
+class Recurrent(nn.Module):
+    """The gated recurrent units of GRU4Rec (Hidasi et al. 2016), twice as wide as the item vectors."""
+
+    def __init__(self, config: NextItemSection) -> None:
+        super().__init__()
+        width, between = config.hidden_size, config.dropout if config.n_layers > 1 else 0.0
+        self.dropout = nn.Dropout(config.dropout)
+        self.gru = nn.GRU(width, 2 * width, config.n_layers, batch_first=True, dropout=between)
+        self.project = nn.Linear(2 * width, width)
+
+    def forward(self, histories: Tensor) -> Tensor:
+        return self.project(self.gru(self.dropout(histories))[0])
+
+
+class Convolutions(nn.Module):
+    """The filters of Caser (Tang and Wang 2018) over the latest items of each place, without a vector of the user."""
+
+    WIDE, TALL = 16, 4
+    """Horizontal filters of each height, and vertical filters."""
+
+    def __init__(self, config: SequentialConfig) -> None:
+        super().__init__()
+        width, self.window = config.hidden_size, config.window
+        self.wide = nn.ModuleList(nn.Conv1d(width, self.WIDE, height) for height in range(1, self.window + 1))
+        self.tall = nn.Linear(self.window, self.TALL, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.project = nn.Linear(self.WIDE * self.window + self.TALL * width, width)
+
+    def forward(self, histories: Tensor) -> Tensor:
+        images = F.pad(histories, (0, 0, self.window - 1, 0)).unfold(1, self.window, 1)  # [B, T, d, window]
+        flat = images.flatten(0, 1)
+        seen = [conv(flat).relu().amax(dim=-1) for conv in self.wide]
+        state = self.project(self.dropout(torch.cat([*seen, self.tall(flat).flatten(1)], dim=-1)))
+        return state.view(*histories.shape)
+
+
+class SequentialModel(nn.Module):
+    """Learnt vectors of items, and the layers that the configuration names; the score is an inner product.
+
+    Args:
+        items: I, the number of items.
+        history_length: most items of a history.
+    """
+
+    def __init__(self, config: SequentialConfig, items: int, history_length: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(items, config.hidden_size)
+        nn.init.normal_(self.table.weight, std=0.02)  # of larger vectors the first softmax would be sure
+        layers = {
+            "SASRec": lambda: Transformer(config, history_length),
+            "GRU4Rec": lambda: Recurrent(config),
+            "Caser": lambda: Convolutions(config),
+        }
+        self.layers = layers[config.model]()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean over the targets of −log softmax(target) among all items."""
+        return full_softmax_loss(self, self.table.weight, batch)
+
+    def all_items(self) -> Tensor:
+        """Return the item vectors [I, d]."""
+        return self.table.weight
+
+    def states(self, histories: Tensor) -> Tensor:
+        """Return the expected next vector [B, T, d] after each item of histories [B, T, d], oldest first."""
+        return cast(Tensor, self.layers(histories))
+
+
+def full_softmax_loss(model: NextItemModel, items: Tensor, batch: Batch) -> Tensor:
+    """Return the mean over the targets of −log softmax(target) among all items.
+
+    Args:
+        items: item vectors [I, d]; the codes of the batch are their rows.
+    """
+    states = model.states(items[batch.inputs])[batch.mask]
+    return F.cross_entropy(states @ items.T, batch.targets[batch.mask])
