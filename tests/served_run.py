@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import torch
+import yaml
 from peft import get_peft_model
 from transformers import PreTrainedTokenizerBase
 
 from prefrec.data import prepare, write_prepared
+from prefrec.pipeline.kinds import ranker_kind
+from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.training import lora_config
 from tiny import tiny_llama
@@ -48,4 +51,18 @@ def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
         (run / stage / "stage.json").write_text(json.dumps(state), encoding="utf-8")
         log = [{"step": n, "loss": 2 / n, "rewards/chosen": n / 9, "rewards/rejected": -n / 9} for n in range(1, 9)]
         (run / stage / "log.json").write_text(json.dumps(log), encoding="utf-8")
+    return run
+
+
+def add_rankers(run: Path) -> Path:
+    """Add a fusion, which is made, and a retriever to such a run."""
+    raw = yaml.safe_load((run / "recipe.yaml").read_text())
+    raw["rankers"] = [
+        {"kind": "fuse", "parts": ["sft", "popularity"], "rows": 8, "weights": [1, 2]},
+        {"kind": "retrieve-then-rank", "name": "two", "retriever": "popularity", "ranker": "fused", "retrieve": 5},
+    ]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    opened = open_run(run)
+    config = opened.recipe.rankers[0]
+    ranker_kind("fuse").stage(opened._made_of, config, run / "rankers" / "fused", {"sft": opened.entry("sft")})
     return run

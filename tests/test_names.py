@@ -10,7 +10,7 @@ from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.page import page_files
-from prefrec.serving.server import adapters_of, open_engine
+from prefrec.serving.server import open_engine
 from served_run import write_run
 
 NAMES = ["../x", "..", ".", "", "/etc", "a/b", "a\\b", "a\n", "~root", "-rf", "a\0b", ".hidden", "${HOME}", "a b"]
@@ -37,7 +37,7 @@ def test_sound_names_are_taken():
 def test_rankers_are_those_of_the_run(folder, name):
     run = open_run(folder)
     with pytest.raises(DataError, match="no trained model"):
-        adapters_of(run, [name])
+        open_engine(run, [name])
     (folder.parent / "x" / "adapter").mkdir(parents=True, exist_ok=True)
     with pytest.raises(DataError, match="no trained model"):
         run.ranker(name)

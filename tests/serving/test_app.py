@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from generated_requests import PATHS, ask
 from prefrec.data import Catalogue
+from prefrec.pipeline.recipe import REFERENCE_RANKERS
 from prefrec.serving import middleware
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.batcher import DeadlineError, QueueFullError
@@ -96,8 +97,8 @@ def test_items_run_and_example(client):
     found = client.get("/v1/items", params={"query": "red em", "limit": 2}).json()["items"]
     assert found[0] == {"item_id": "i2", "title": "Red Emma"}
     assert len(found) == 2
-    run = client.get("/v1/run").json()
-    assert run == {"run": "tiny", "model": "llama", "rankers": ["s-dpo", "dpo", "sft", "zero-shot"], "items": 60}
+    run, rankers = client.get("/v1/run").json(), ["s-dpo", "dpo", "sft", "zero-shot", *REFERENCE_RANKERS]
+    assert run == {"run": "tiny", "model": "llama", "rankers": rankers, "models": rankers[:4], "items": 60}
     example = client.get("/v1/example", params={"row": 41}).json()
     assert (example["row"], example["rows"], len(example["candidates"])) == (1, 40, 6)
 
@@ -111,7 +112,8 @@ def test_unknown_items_come_with_near_ones(client):
 
 def test_an_unknown_ranker(client):
     problem = _error(client.post("/v1/rank", json=QUESTION | {"ranker": "../../sft"}), 404, "unknown_ranker")
-    assert problem["message"] == "no ranker '../../sft': expected one of s-dpo, dpo, sft, zero-shot"
+    names = ", ".join(["s-dpo", "dpo", "sft", "zero-shot", *REFERENCE_RANKERS])
+    assert problem["message"] == f"no ranker '../../sft': expected one of {names}"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,19 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.data import RankingExample
-from prefrec.errors import DataError, ModelError, TokenizerError
+from prefrec.errors import ConfigError, DataError, ModelError, TokenizerError
 from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import REFERENCE_RANKERS
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
+from prefrec.recommender import Recommender
 from prefrec.serving.bodies import ExplainRequest, RankRequest, RecommendRequest
 from prefrec.serving.engine import Engine, UnknownRankerError
 from prefrec.serving.items import UnknownItemsError
 from prefrec.serving.questions import Question
 from prefrec.serving.scorer import Scorer, load_rankers
-from prefrec.serving.server import adapters_of, open_engine
-from served_run import HOSTILE, SPECIAL
+from prefrec.serving.server import open_engine
+from served_run import HOSTILE, SPECIAL, add_rankers
 from slow import slow_logps, slow_logps_within
 from tiny import broken, tiny_llama
 
@@ -58,7 +61,7 @@ def test_rank_equals_the_slow_twin(engine, run, ranker):
     assert [i.title for i in answer.history] == ["Red Emma", "Red Eye", "Old Night"]
     assert [r.title for r in answer.ranking] == [CANDIDATES[i] for i in np.argsort(-want)]
     assert [r.rank for r in answer.ranking] == [1, 2, 3, 4]
-    np.testing.assert_allclose([r.logp for r in answer.ranking], sorted(want, reverse=True), rtol=1e-4)
+    np.testing.assert_allclose([r.score for r in answer.ranking], sorted(want, reverse=True), rtol=1e-4)
     shares = np.exp(want - want.max()) / np.exp(want - want.max()).sum()
     np.testing.assert_allclose([r.probability for r in answer.ranking], sorted(shares, reverse=True), rtol=1e-3)
     assert not answer.history_shortened
@@ -82,19 +85,20 @@ def test_within_the_catalogue_answers_equal_the_slow_twin(run):
         engine.close()
     want = slow(CANDIDATES)
     assert [r.title for r in ranked] == sorted(CANDIDATES, key=want.__getitem__, reverse=True)
-    np.testing.assert_allclose([r.logp for r in ranked], [want[r.title] for r in ranked], rtol=1e-4)
+    np.testing.assert_allclose([r.score for r in ranked], [want[r.title] for r in ranked], rtol=1e-4)
     want = {title: logp for title, logp in slow([]).items() if title not in shown}
     assert [r.title for r in best] == sorted(want, key=want.__getitem__, reverse=True)[:5]
-    np.testing.assert_allclose([r.logp for r in best], [want[r.title] for r in best], rtol=1e-4)
+    np.testing.assert_allclose([r.score for r in best], [want[r.title] for r in best], rtol=1e-4)
 
 
 def test_rankers_differ(engine):
     answers = [
         _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=r)))
-        for r in engine.rankers
+        for r in engine.models
     ]
-    assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot"]
-    assert len({a.ranking[0].logp for a in answers}) == 4
+    assert engine.models == ["s-dpo", "dpo", "sft", "zero-shot"]
+    assert engine.rankers == [*engine.models, *REFERENCE_RANKERS]
+    assert len({a.ranking[0].score for a in answers}) == 4
 
 
 def test_the_default_is_the_last_stage(engine):
@@ -140,7 +144,7 @@ def test_many_clients_at_once_get_what_each_gets_alone(run):
     for a, future, want in zip(asked, futures, alone, strict=True):
         got = a.answer(future.result(timeout=60))
         assert [r.item_id for r in got.ranking] == [r.item_id for r in want.ranking]
-        np.testing.assert_allclose([r.logp for r in got.ranking], [r.logp for r in want.ranking], rtol=1e-4)
+        np.testing.assert_allclose([r.score for r in got.ranking], [r.score for r in want.ranking], rtol=1e-4)
     engine.close()
     assert sum(p.jobs for p in told) == 24
     assert max(p.jobs for p in told) > 1
@@ -158,7 +162,7 @@ def test_one_at_a_time(run):
 
 def test_the_model_goes_to_the_device_of_this_process(run, monkeypatch):
     monkeypatch.setattr("prefrec.serving.server.default_device", lambda: torch.device("meta"))
-    monkeypatch.setattr(Engine, "warm_up", lambda self: None)
+    monkeypatch.setattr(Engine, "warm_up", lambda self, rankers: None)
     engine = open_engine(run, ["s-dpo"])
     devices = {p.device.type for p in engine._scorer.lm.model.parameters()}
     engine.close()
@@ -202,7 +206,7 @@ def test_recommend_equals_the_slow_twin(engine, run, ranker):
     want = _slow(run, ranker, seen, titles, shown=())
     best = np.argsort(-want, kind="stable")[:7]
     assert [r.title for r in answer.ranking] == [titles[i] for i in best]
-    np.testing.assert_allclose([r.logp for r in answer.ranking], want[best], rtol=1e-4)
+    np.testing.assert_allclose([r.score for r in answer.ranking], want[best], rtol=1e-4)
     assert answer.proven
     assert answer.ranker == ranker
     assert not answer.history_shortened
@@ -318,7 +322,66 @@ def test_a_ranker_that_the_run_lacks(run, folder, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(folder, copy)
     shutil.rmtree(copy / "align" / "s-dpo" / "adapter")
-    assert list(adapters_of(open_run(copy))) == ["dpo", "sft", "zero-shot"]
+    other = open_engine(open_run(copy))
+    other.close()
+    assert other.models == ["dpo", "sft", "zero-shot"]
+
+
+@pytest.fixture(scope="module")
+def composed(folder, tmp_path_factory):
+    """A run with a fusion and a retriever, and its engine."""
+    copy = tmp_path_factory.mktemp("composed") / "run"
+    shutil.copytree(folder, copy)
+    engine = open_engine(open_run(add_rankers(copy)))
+    yield copy, engine
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ["fused", "two", "item-kNN", "random"])
+def test_other_rankers_answer_as_in_python(composed, name):
+    folder, engine = composed
+    assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot", "two", "fused", *REFERENCE_RANKERS]
+    rec = Recommender.from_run(folder, name)
+    ranked = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=name))).ranking
+    asked = {"history": HISTORY[:1], "k": 7, "user_id": "u03", "where": "title <> 'Red Eye'", "ranker": name}
+    best = _ask(engine, engine.recommend(RecommendRequest(**asked))).ranking
+    twin = rec.recommend(HISTORY[:1], 7, user="u03", where=asked["where"])
+    for got, want in ((ranked, rec.rank(HISTORY, CANDIDATES)), (best, twin)):
+        assert [(r.rank, r.item_id) for r in got] == [(r.rank, r.item_id) for r in want]
+        np.testing.assert_allclose([r.score for r in got], [r.score for r in want], rtol=1e-4, atol=1e-5)
+        assert {r.probability for r in got} == {None}
+    with pytest.raises(DataError, match=f"{name} cannot be explained, only language models can: s-dpo, dpo, sft"):
+        engine.explain(ExplainRequest(history=HISTORY, target="Red Eye", ranker=name))
+
+
+def test_a_fusion_asks_the_models_that_are_loaded(composed, monkeypatch):
+    folder, _ = composed
+    monkeypatch.setattr("prefrec.rankers.lm.load_weights", lambda *_, **__: pytest.fail("a model is loaded again"))
+    engine = open_engine(open_run(folder), ["fused", "sft"])
+    assert (engine.rankers, engine.models) == (["fused", "sft"], ["sft"])
+    answer = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=3)))
+    assert (answer.ranker, len(answer.ranking)) == ("fused", 3)
+    engine.close()
+
+
+def test_a_fusion_that_was_not_made_is_left_out_unless_it_is_named(composed, tmp_path, capsys):
+    copy = shutil.copytree(composed[0], tmp_path / "run")
+    (copy / "rankers" / "fused" / "fuse.json").write_text("{}")
+    engine = open_engine(open_run(copy))
+    engine.close()
+    assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot", *REFERENCE_RANKERS]
+    assert "fused is not served" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ConfigError, match="fused is unfinished, damaged or of another recipe"):
+        open_engine(open_run(copy), ["fused"])
+
+
+def test_a_ranker_of_lists_alone_is_not_asked_about_the_catalogue(run, monkeypatch):
+    engine = open_engine(run, ["sft", "popularity"])
+    entry = engine._scorer.others["popularity"]
+    monkeypatch.setitem(engine._scorer.others, "popularity", replace(entry, load_full=None))
+    with pytest.raises(DataError, match="popularity cannot be asked about the whole catalogue: rank candidates"):
+        engine.recommend(RecommendRequest(history=HISTORY, ranker="popularity"))
+    engine.close()
 
 
 def test_a_long_question_is_one_job_in_several_passes(run):
@@ -401,7 +464,7 @@ def test_all_doors_agree_in_bfloat16(run):
         best = [row.candidates[i] for i in np.argsort(-scores, kind="stable")]
         answer = asked.answer(future.result(60))
         assert [r.item_id for r in answer.ranking] == best
-        np.testing.assert_allclose([r.logp for r in answer.ranking], sorted(scores)[::-1], atol=1e-3)
+        np.testing.assert_allclose([r.score for r in answer.ranking], sorted(scores)[::-1], atol=1e-3)
         why = _ask(engine, engine.explain(ExplainRequest(**question, target=row.target)))
         np.testing.assert_allclose(why.logp, scores[row.target_index], atol=1e-3)
         effects = [effect for _, effect in leave_one_out(lm, row)]
@@ -412,5 +475,5 @@ def test_all_doors_agree_in_bfloat16(run):
         for method in ("exact", "search"):
             best = whole.recommend(row.history, 10, without=row.history, method=method)
             assert [r.item_id for r in found.ranking] == best.item_ids
-            np.testing.assert_allclose([r.logp for r in found.ranking], best.logps, atol=1e-3)
+            np.testing.assert_allclose([r.score for r in found.ranking], best.logps, atol=1e-3)
     engine.close()

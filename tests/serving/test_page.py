@@ -296,7 +296,7 @@ def test_a_ranker_chosen_while_another_is_asked(page):
     assert [route.request.post_data_json["ranker"] for route in held] == ["sft", "s-dpo", "sft", "zero-shot"]
     _let_go(page, held[2:] + held[:2])  # the older answers come last
     expect(page.locator("#status")).to_contain_text(f"({label('zero-shot')})")
-    logp = held[3].request.response().json()["ranking"][0]["logp"]
+    logp = held[3].request.response().json()["ranking"][0]["score"]
     expect(page.locator("#right .logp")).to_have_text(f"{logp:.2f}".replace("-", "−"))
 
 

@@ -15,7 +15,9 @@ def serve(
     run: o.RunFolder,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
-    ranker: Annotated[list[str] | None, typer.Option(help="Model to load; repeatable. Default: all.")] = None,
+    ranker: Annotated[
+        list[str] | None, typer.Option(help="Ranker to serve; repeatable. Default: see docs/serving.md.")
+    ] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Also a page, at /.")] = False,
     api_key: Annotated[str | None, typer.Option(envvar="PREFREC_API_KEY", help="Bearer token of clients.")] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
@@ -23,7 +25,7 @@ def serve(
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take; then 504.")] = 30.0,
     max_tokens: Annotated[int | None, typer.Option(min=64, help="Of a pass; default: 4096, on a CPU 2048.")] = None,
 ) -> None:
-    """Answer requests of many clients with the language models of a run: rank, explain, search.
+    """Answer requests of many clients with the rankers of a run: rank, recommend, explain, search.
 
     The first --ranker answers requests that name none. /openapi.json describes the API, /metrics counts for
     Prometheus. After Ctrl-C or SIGTERM the server answers the waiting requests, then stops.

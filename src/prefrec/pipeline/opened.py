@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,8 +89,8 @@ class Run:
             )
         return self.planned.get(name) or lm_entry(name, None, self.data, self.recipe.model)
 
-    def any_entry(self, name: str) -> Entry:
-        """Return a ranker of any kind of this run; errors are those of `entry`."""
+    def any_entry(self, name: str, shared: Mapping[str, Entry] = {}) -> Entry:
+        """Return a ranker of any kind of this run, made of `shared` ones where it can be; errors as of `entry`."""
         made: dict[str, Any] = {config.model: config for config in self.recipe.sequential}
         made |= dict.fromkeys(self.models) | {config.name: config for config in self.recipe.rankers}
         if (config := made.get(name)) is None:
@@ -98,7 +99,8 @@ class Run:
         section = RANKERS if config in self.recipe.rankers else SEQUENTIAL
         # Rankers that were made before, of those whose names are in the configuration.
         text, earlier = config.model_dump_json(), [*made][: [*made].index(name)]
-        before = {other: self.any_entry(other) for other in earlier if f'"{other}"' in text}
+        needed = [other for other in earlier if f'"{other}"' in text and other not in shared]
+        before = {**shared, **{other: self.any_entry(other, shared) for other in needed}}
         kind = ranker_kind(config.kind if section == RANKERS else SEQUENTIAL)
         context = copy_context()
         context.run(OPEN_ONLY.set, True)

@@ -157,9 +157,8 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
 
     @api.get("/v1/run", summary="What is served")
     async def run() -> bodies.RunAnswer:
-        return bodies.RunAnswer(
-            run=settings.name, model=settings.model, rankers=engine.rankers, items=len(engine.items)
-        )
+        names = {"rankers": engine.rankers, "models": engine.models}
+        return bodies.RunAnswer(run=settings.name, model=settings.model, items=len(engine.items), **names)
 
     @api.get("/v1/example", summary="A row of the data under test")
     async def example(row: Annotated[int, Query(ge=0, le=2**31)] = 0) -> bodies.ExampleAnswer:

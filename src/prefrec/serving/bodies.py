@@ -93,12 +93,16 @@ class RankedItem(ItemBody):
     """A line of a ranking."""
 
     rank: int = Field(description="From 1.")
-    logp: float = Field(description="Log-probability of the title as the answer, end token included.")
-    probability: float = Field(description="Its share among the items of this ranking; these add up to 1.")
+    score: float = Field(
+        description="The ranker's; of a language model the log-probability of the title as the answer, end included."
+    )
+    probability: float | None = Field(
+        description="Its share among the items of this ranking, which add up to 1; null if no language model ranks."
+    )
 
 
 class RankAnswer(_Body):
-    """The candidates, the likeliest first."""
+    """The candidates, the best first."""
 
     ranker: str
     history: list[ItemBody] = Field(description="The history as understood.")
@@ -107,7 +111,7 @@ class RankAnswer(_Body):
 
 
 class RecommendAnswer(RankAnswer):
-    """The likeliest items of the catalogue that the rules allow."""
+    """The best items of the catalogue that the rules allow."""
 
     proven: bool = Field(description="True if no other item of the catalogue scores higher.")
 
@@ -145,6 +149,7 @@ class RunAnswer(_Body):
     run: str
     model: str = Field(description="The base model's name, as in the recipe.")
     rankers: list[str] = Field(description="The first is the default.")
+    models: list[str] = Field(description="The language models among them, which /v1/explain takes.")
     items: int = Field(description="Size of the catalogue.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from prefrec.data import PreparedData
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.lm.packing import tokens_of
 from prefrec.pipeline.encoders import Encoder
@@ -27,6 +27,12 @@ from prefrec.serving.questions import Question, Selection, asked_users
 from prefrec.serving.scorer import Scorer, Scores
 
 Body = TypeVar("Body")
+Asked = ChoiceSet | RankingExample | Question
+"""What a language model, or another ranker, is asked about candidates, and any ranker about the catalogue."""
+
+
+TITLE_TOKENS = 8
+"""Tokens that the queue counts for a title, about, where a ranker has no encoded question."""
 
 
 class UnknownRankerError(DataError):
@@ -38,29 +44,32 @@ class Prepared(Generic[Body]):
     """Questions of one type for the worker, and a function from their answers to that of the request."""
 
     ranker: str
-    questions: Sequence[ChoiceSet | Question]
+    questions: Sequence[Asked]
     answer: Callable[[list[Any]], Body]
 
 
 class Engine:
     """Answers requests about one run. One thread encodes them, another scores them, both for all clients.
 
-    The default is the scorer's first ranker; rows of `split` can be shown, and `queue` are options of the `Batcher`.
+    The default is the first of `rankers`; rows of `split` can be shown, and `queue` are options of the `Batcher`.
     """
 
-    def __init__(self, scorer: Scorer, data: PreparedData, encoder: Encoder, split: str, **queue: Any) -> None:
+    def __init__(
+        self, scorer: Scorer, data: PreparedData, encoder: Encoder, split: str, rankers: Sequence[str], **queue: Any
+    ) -> None:
         self.data = data
         self.items = ItemIndex(data.catalogue)
         self.encoder, self.template = encoder, scorer.lm.template
         self.examples = data.split(split)
-        self.rankers = list(scorer.adapters)
+        self.rankers = list(rankers)
+        self.models = [name for name in rankers if name in scorer.adapters]
         self._scorer = scorer
         # One thread, since a fast tokenizer keeps the settings of a call in itself: two calls at once would mix them
         # up. A pool and not a lock, since a job of a pool can be cancelled when its client has gone.
         self._encoders = ThreadPoolExecutor(1, thread_name_prefix="prefrec-encoder")
         self._preparing: set[Future[Any]] = set()
         self._counting = threading.Lock()
-        self.batcher: Batcher[ChoiceSet | Question, Any] = Batcher(self._work, size=self._tokens, **queue)
+        self.batcher: Batcher[Asked, Any] = Batcher(self._work, size=self._tokens, **queue)
         scorer.before_call = self.batcher.check_wanted
 
     def prepare(self, make: Callable[[], Prepared[Body]]) -> Future[Prepared[Body]]:
@@ -86,13 +95,20 @@ class Engine:
         """
         ranker = self._ranker(request.ranker)
         history, candidates = self.items.resolve_lists(request.history, request.candidates)
-        choice_set, dropped = self.encoder.fit(self.template, *_titles(history, candidates, candidates))
+        is_model, dropped = ranker in self.models, 0
+        question: Asked
+        if is_model:
+            question, dropped = self.encoder.fit(self.template, *_titles(history, candidates, candidates))
+        else:
+            shown, listed = (tuple(item.item_id for item in items) for items in (history, candidates))
+            # No ranker reads the target, so the first candidate stands for it.
+            question = RankingExample("-", shown, listed, listed[0])
 
         def answer(scores: Scores) -> bodies.RankAnswer:
-            ranking = _ranking(candidates, scores[0])
+            ranking = _ranking(candidates, scores[0], is_model)
             return bodies.RankAnswer(ranker=ranker, history=history, history_shortened=dropped > 0, ranking=ranking)
 
-        return Prepared(ranker, [choice_set], answer)
+        return Prepared(ranker, [question], answer)
 
     def explain(self, request: bodies.ExplainRequest) -> Prepared[bodies.ExplainAnswer]:
         """Prepare a leave-one-out request: the history as the prompt shows it, and without each of its items.
@@ -106,6 +122,8 @@ class Engine:
                 f"give at most {most // size[1]} history items, or fewer candidates"
             )
         ranker = self._ranker(request.ranker)
+        if ranker not in self.models:
+            raise DataError(f"{ranker} cannot be explained, only language models can: {', '.join(self.models)}")
         history, candidates = self.items.resolve_lists(request.history, request.candidates)
         (target,) = self.items.resolve([request.target])
         if candidates and target not in candidates:
@@ -146,6 +164,8 @@ class Engine:
         Raises as `rank`, UnknownUserError or RulesError.
         """
         ranker = self._ranker(request.ranker)
+        if ranker not in self.models and self._scorer.others[ranker].load_full is None:
+            raise DataError(f"{ranker} cannot be asked about the whole catalogue: rank candidates")
         history = self.items.resolve(request.history)
         seen = [item.item_id for item in history]
         if request.user_id is not None:
@@ -157,7 +177,7 @@ class Engine:
         def answer(outcomes: list[tuple[Recommendation, bool]]) -> bodies.RecommendAnswer:
             ((best, shortened),) = outcomes
             items = [self.items.item(i) for i in best.item_ids]
-            ranking = _ranking(items, best.logps.astype(np.float64))
+            ranking = _ranking(items, best.logps.astype(np.float64), ranker in self.models)
             return bodies.RecommendAnswer(
                 ranker=ranker, history=history, history_shortened=shortened, ranking=ranking, proven=best.proven
             )
@@ -175,10 +195,10 @@ class Engine:
             row=row, rows=len(self.examples), history=history, candidates=candidates, target=item(example.target)
         )
 
-    def warm_up(self) -> None:
-        """Choose the layout and make one pass under every ranker, before clients wait for it."""
+    def warm_up(self, rankers: Collection[str]) -> None:
+        """Choose the layout and make one pass under these rankers, before clients wait for it."""
         names: list[ItemName] = [bodies.ById(item_id=i) for i in self.items.catalogue.ids[:3]]
-        for ranker in self.rankers:
+        for ranker in rankers:
             request = bodies.RankRequest(history=names, candidates=names, ranker=ranker)
             self.submit(self.rank(request), timeout=600).result()
         self.submit(self.recommend(bodies.RecommendRequest(history=names[:1], k=1)), timeout=600).result()
@@ -193,7 +213,9 @@ class Engine:
             raise UnknownRankerError(f"no ranker {name!r}: expected one of {', '.join(self.rankers)}")
         return name or self.rankers[0]
 
-    def _tokens(self, question: ChoiceSet | Question) -> int:
+    def _tokens(self, question: Asked) -> int:
+        if isinstance(question, RankingExample):
+            return TITLE_TOKENS * (len(question.history) + len(question.candidates))
         return self._scorer.catalogue_tokens if isinstance(question, Question) else tokens_of(question)
 
     def _work(self, kind: tuple[str, type], questions: Sequence[Any]) -> Sequence[Any]:
@@ -207,9 +229,9 @@ def _titles(*lists: Sequence[ItemBody]) -> list[list[str]]:
     return [[item.title for item in items] for items in lists]
 
 
-def _ranking(items: Sequence[ItemBody], logps: NDArray[np.float64]) -> list[bodies.RankedItem]:
-    probabilities = softmax(logps) if items else logps  # softmax takes no empty array
+def _ranking(items: Sequence[ItemBody], scores: NDArray[np.float64], is_model: bool) -> list[bodies.RankedItem]:
+    shares = softmax(scores).tolist() if items and is_model else [None] * len(items)  # softmax takes no empty array
     return [
-        bodies.RankedItem(**dict(items[i]), rank=rank, logp=float(logps[i]), probability=float(probabilities[i]))
-        for rank, i in enumerate(np.argsort(-logps, kind="stable"), 1)
+        bodies.RankedItem(**dict(items[i]), rank=rank, score=float(scores[i]), probability=shares[i])
+        for rank, i in enumerate(np.argsort(-scores, kind="stable"), 1)
     ]

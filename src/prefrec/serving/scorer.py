@@ -1,9 +1,11 @@
-"""The models of a server: they score choice sets in bounded passes."""
+"""The rankers of a server: language models score choice sets in bounded passes, others their own questions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch import nn
 
+from prefrec.data import RankingExample
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import load_model
-from prefrec.prompts import ChoiceSet
+from prefrec.pipeline.entry import Entry
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import EXACT_NODES, CatalogueRanker, Recommendation
-from prefrec.serving.questions import Question, best_items
+from prefrec.rankers.lm import BATCH_SIZE
+from prefrec.serving.questions import Question, answer_all, best_items
 from prefrec.training.adapters import is_adapter, load_adapter, load_weights
 
 Scores = list[NDArray[np.float64]]
@@ -27,18 +31,20 @@ MAX_CALLS = 64
 
 
 class Scorer:
-    """A scorer of choice sets under the rankers of a run. It switches adapters, so one thread may use it at a time.
+    """A scorer of questions under the rankers of a run. It switches adapters, so one thread may use it at a time.
 
     Args:
         models: ranker → a causal LM, or a PEFT model around one. Rankers may share a model.
         adapters: ranker → name of its adapter in its model; None for the bare base or a whole model.
         lm: one of them as a ranker, whose prompt and layout are those of all.
 
-    `before_call` is called before every call of a model, which it prevents if it raises.
+    `others` are rankers of other kinds, by name. `before_call` is called before every call of a model, which it
+    prevents if it raises.
     """
 
     def __init__(self, models: Mapping[str, nn.Module], adapters: Mapping[str, str | None], lm: LMRanker) -> None:
         self.models = {name: model.eval() for name, model in models.items()}
+        self.others: dict[str, Entry] = {}
         self.before_call: Callable[[], None] = lambda: None
         for model in set(self.models.values()):
             model.register_forward_pre_hook(lambda *_: self.before_call())
@@ -52,32 +58,46 @@ class Scorer:
         # Titles share their beginnings, so about four tokens are read for each.
         return min(EXACT_NODES, 4 * items if within is None else len(within.trie.inner))
 
-    def score(self, ranker: str, choice_sets: Sequence[ChoiceSet]) -> Scores:
-        """Return the log-probabilities [C] of each choice set's answers under `ranker`.
+    def score(self, ranker: str, questions: Sequence[Any]) -> Scores:
+        """Return the log-probabilities [C] of each choice set's answers, or another ranker's scores of candidates.
 
-        Raise ModelError if a log-probability is not finite.
+        Questions are choice sets for a language model, ranking examples for others. Raise ModelError if a score is
+        not finite.
         """
-        with self._asked(ranker) as model:
-            logps = self.lm.scorer.score(choice_sets, model).double().cpu().numpy()
-        out: Scores = [row[: len(c.answers)] for c, row in zip(choice_sets, logps, strict=True)]
+        if ranker in self.others:
+            sizes = [len(example.candidates) for example in questions]
+            scores = self.others[ranker].load(BATCH_SIZE).score(questions)
+        else:
+            sizes = [len(choice_set.answers) for choice_set in questions]
+            with self.asked(ranker) as model:
+                scores = self.lm.scorer.score(questions, model).double().cpu().numpy()
+        out: Scores = [row[:size] for size, row in zip(sizes, scores, strict=True)]
         check_finite(ranker, *out)
         return out
 
     def recommend(self, ranker: str, question: Question) -> tuple[Recommendation, bool]:
         """Return the best items of the catalogue, and True if the oldest items of the history did not fit.
 
-        Raise ModelError if a log-probability is not finite.
+        Raise ModelError if a score is NaN, or a log-probability not finite.
         """
-        before = self.lm.encoder.shortened
-        with torch.no_grad(), self._asked(ranker) as model:
-            self.lm.model = model
-            best = best_items(self.catalogue, question, MAX_CALLS)
+        before, other = self.lm.encoder.shortened, self.others.get(ranker)
+        if other and other.load_full:
+            (best,) = answer_all(other.load_full(BATCH_SIZE), [question], self.lm.catalogue)
+        else:
+            with torch.no_grad(), self.asked(ranker):
+                best = best_items(self.catalogue, question, MAX_CALLS)
         return best, self.lm.encoder.shortened > before
 
+    def part(self, entry: Entry) -> Entry:
+        """Return the entry of one of the models, for rankers made of it: it loads nothing again."""
+        lists, whole = (SharedLM(entry.name, self, ranker) for ranker in (self.lm, self.catalogue))
+        return replace(entry, load=lambda size: lists, load_full=lambda size: whole)
+
     @contextmanager
-    def _asked(self, ranker: str) -> Iterator[nn.Module]:
-        """Yield the model of a ranker, with its adapter switched on."""
+    def asked(self, ranker: str) -> Iterator[nn.Module]:
+        """Yield the model of a ranker, with its adapter switched on, and make it that of `lm`."""
         model, adapter = self.models[ranker], self.adapters[ranker]
+        self.lm.model = model
         if not isinstance(model, PeftModel):
             yield model
         elif adapter is None:
@@ -87,6 +107,26 @@ class Scorer:
             if model.active_adapter != adapter:
                 model.set_adapter(adapter, inference_mode=True)
             yield model
+
+
+@dataclass(eq=False)
+class SharedLM:
+    """One of a scorer's language models, asked through `ranker`."""
+
+    name: str
+    scorer: Scorer
+    ranker: LMRanker | CatalogueRanker
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return log-probabilities [B, C] of the candidates; −inf if a row has fewer."""
+        with self.scorer.asked(self.name):
+            return self.ranker.score(examples)
+
+
+def loaded_once(entry: Entry) -> Entry:
+    """Return the entry with loaders that make each ranker once."""
+    load, full = cache(entry.load), entry.load_full
+    return replace(entry, load=load, load_full=load if full is entry.load else full and cache(full))
 
 
 def load_rankers(

@@ -19,7 +19,7 @@ from rich.markup import escape
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefrec.console import say, warn
-from prefrec.errors import ConfigError
+from prefrec.errors import ConfigError, DataError
 from prefrec.lm.models import default_device, load_tokenizer
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.opened import Run, open_run
@@ -30,10 +30,12 @@ from prefrec.serving.app import Settings, create_app
 from prefrec.serving.engine import Engine
 from prefrec.serving.middleware import Telemetry
 from prefrec.serving.page import page_files
-from prefrec.serving.scorer import Scorer, load_rankers
+from prefrec.serving.scorer import Scorer, load_rankers, loaded_once
 
 MAX_CONNECTIONS = 768
 """Connections at once; requests on further ones are answered 503. A process can often open 1,024 files."""
+COMPOSED = ("fuse", "retrieve-then-rank")
+"""Kinds of rankers that load no model of their own, and so are served without being named."""
 MAX_IDLE = 512
 """Connections without a request; for further ones the oldest are closed."""
 PASS_TOKENS = {"cpu": 2048}
@@ -83,19 +85,25 @@ def serve_run(
         _run(server_for(create_app(engine, settings), deadline), listener, message)
 
 
-def adapters_of(run: Run, names: Sequence[str] = ()) -> dict[str, Path | None]:
-    """Return ranker → folder of its weights (None: the bare base) for these names, or all, the last stage first."""
-    return {name: run.entry(name).weights for name in list(names) or run.models[::-1] or [ZERO_SHOT]}
-
-
 def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None = None, **queue: Any) -> Engine:
-    """Return an engine with these rankers of a run (the first is the default) or all; on a GPU if there is one.
+    """Return an engine with these rankers of a run, the first of which is the default; on a GPU if there is one.
 
-    `max_tokens` are those of a pass, padding included (None: see `PASS_TOKENS`); `queue` is for `Batcher`. Raise
-    DataError if the run has no such ranker, ModelError if model or adapter cannot be read.
+    Without names these are all language models, the last stage first, then `COMPOSED` and sequential rankers and
+    reference rows. `max_tokens` are those of a pass, padding included (None: see `PASS_TOKENS`); `queue` is for
+    `Batcher`. Raise DataError if the run has no such ranker, ConfigError if it was made with another recipe,
+    ModelError if model or adapter cannot be read.
     """
     section, catalogue, device = run.recipe.model, run.data.catalogue, default_device()
-    models, adapters = load_rankers(section.name, weights=adapters_of(run, rankers), **section.loading())
+    lms, references = run.models[::-1] or [ZERO_SHOT], run.recipe.evaluate.references
+    made = [config.model for config in run.recipe.sequential] + [config.name for config in run.recipe.rankers]
+    foreign = {config.name for config in run.recipe.rankers if config.kind not in COMPOSED}
+    wanted = list(rankers) or [*lms, *(name for name in made[::-1] if name not in foreign), *references]
+    named = [name for name in wanted if name not in (*made, *references)]
+    # A ranker of another kind may be made of any of the language models.
+    lms = list(dict.fromkeys([*named, *lms])) if {*made} & {*wanted} else named or lms
+    entries = {name: run.entry(name) for name in lms}
+    weights = {name: entry.weights for name, entry in entries.items()}
+    models, adapters = load_rankers(section.name, weights=weights, **section.loading())
     # Weights on the CPU are read from their files as they are needed. A file that changes would then change answers,
     # and one that becomes shorter would end the process, so they are copied into memory of their own.
     for model in set(models.values()):
@@ -116,8 +124,21 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     )
     # With a tokenizer of its own: the thread that encodes requests must not share one with the worker's.
     encoder, split = prompt_encoder(section, catalogue), run.recipe.evaluate.split
-    engine = Engine(Scorer(models, adapters, lm), run.data, encoder, split, room=max_tokens, **queue)
-    engine.warm_up()
+    scorer = Scorer(models, adapters, lm)
+    parts = {name: scorer.part(entry) for name, entry in entries.items()}
+    parts |= {name: loaded_once(run.any_entry(name)) for name in references}
+    for name in made:
+        try:
+            parts |= {name: loaded_once(run.any_entry(name, parts))} if name in wanted else {}
+        except (ConfigError, DataError) as e:
+            if name in rankers:
+                raise
+            warn(f"{escape(name)} is not served: {escape(str(e))}")
+    served = [name for name in wanted if name in parts]
+    scorer.others = {name: parts[name] for name in served if name not in entries}
+    engine = Engine(scorer, run.data, encoder, split, served, room=max_tokens, **queue)
+    # Reference rows are fitted when they are first asked.
+    engine.warm_up([name for name in served if name not in references])
     return engine
 
 

@@ -203,7 +203,7 @@ function drawRanking(side, answer, others, { taken: takenId, rankers }) {
       { className: taken ? "taken" : "" },
       element("span", { className: "place", text: `${line.rank}.` }),
       element("span", {}, title, ...(taken ? [element("small", { text: " ◆ taken next" })] : []), ...moves),
-      element("span", { className: "logp", text: number(line.logp, 2), title: "log-probability of the title" }),
+      element("span", { className: "logp", text: number(line.score, 2), title: "log-probability of the title" }),
       element("span", { className: "share", text: percent(line.probability) }),
       bar(line.probability),
     );
