@@ -121,7 +121,9 @@ def test_the_grid_is_a_product():
     assert [(c.learning_rate, c.dropout) for _, c in config.trials()] == [(0.1, 0), (0.1, 0.5), (0.2, 0), (0.2, 0.5)]
     assert _config("SASRec", grid={"n_layers": "1,2"}).grid == {"n_layers": [1, 2]}
     for grid in ({"n_layer": [1]}, {"n_layers": []}):
-        with pytest.raises(ValueError, match=r"grid: n_layers? cannot be tried, or has no values; it takes batch_size"):
+        with pytest.raises(
+            ValueError, match=r"grid: n_layers? cannot be tried, or has no values; it takes batch_size"
+        ):
             _config("SASRec", grid=grid)
     with pytest.raises(ValueError, match="dropout"):
         _config("SASRec", grid={"dropout": [0.1, 2.0]})

@@ -78,7 +78,10 @@ def test_lost_weights_are_trained_again(finished, recipe, tmp_path, monkeypatch)
     [
         ({"sequential": [SASREC, SASREC]}, "the name 'SASRec' is taken by another ranker; to try several settings"),
         ({"sequential": [{"model": "BERT4Rec"}]}, "Input should be 'GRU4Rec', 'Caser' or 'SASRec'"),
-        ({"sequential": [SASREC | {"grid": {"heads": [2]}}]}, "grid: heads cannot be tried, or has no values; it takes"),
+        (
+            {"sequential": [SASREC | {"grid": {"heads": [2]}}]},
+            "grid: heads cannot be tried, or has no values; it takes",
+        ),
         ({"align": [{"name": "SASRec"}]}, "name 'SASRec' is taken by another ranker"),
         ({"sequential": [], "evaluate": {"zero_shot": False, "references": []}}, "no ranker is left"),
     ],

@@ -54,7 +54,9 @@ class SequentialConfig(NextItemSection):
     def _known(self) -> Self:
         known = NextItemSection.model_fields.keys() | {"window"}
         if wrong := sorted(self.grid.keys() - known) + [name for name, values in self.grid.items() if not values]:
-            raise ValueError(f"grid: {wrong[0]} cannot be tried, or has no values; it takes {', '.join(sorted(known))}")
+            raise ValueError(
+                f"grid: {wrong[0]} cannot be tried, or has no values; it takes {', '.join(sorted(known))}"
+            )
         if self.grid:
             self.trials()
         return self
