@@ -17,6 +17,7 @@ from tiny_run import write_recipe
 VERBS = (
     "init",
     "run",
+    "update",
     "prepare",
     "audit",
     "sequential",

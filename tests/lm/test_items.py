@@ -21,6 +21,7 @@ from prefrec.lm.items import (
     ItemTable,
     ItemTrajectoryEncoder,
     add_items,
+    extend_items,
     item_table,
     load_item_model,
     save_item_model,
@@ -313,3 +314,37 @@ def test_kept_vectors_follow_the_weights():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rounded = table.project(table.titles) + table.own
             torch.testing.assert_close(table.vectors_in(items), rounded)
+
+
+def test_known_items_stay_and_new_ones_get_a_place_by_their_titles():
+    """All titles in a turned, stretched and shifted basis, in another order, with new items among them."""
+    torch.manual_seed(0)
+    whole = torch.randn(70, 6)
+    ids = [*IDS, *(f"n{i}" for i in range(10))]
+    table = add_items(tiny_llama(tie_word_embeddings=True), IDS, whole[:60])
+    with torch.no_grad():
+        table.own.normal_(), table.bias.normal_()
+    before = {name: getattr(table, name).detach().clone() for name in ("titles", "own", "bias")}
+    turn = torch.linalg.qr(torch.randn(6, 6))[0]
+    order = torch.randperm(70)
+    extend_items(table, [ids[i] for i in order], (3 * whole @ turn + 1)[order])
+    assert table.ids == [ids[i] for i in order]
+    place = torch.argsort(order)
+    for name, values in before.items():
+        assert torch.equal(getattr(table, name)[place[:60]], values)
+    assert not table.own[place[60:]].any()
+    assert not table.bias[place[60:]].any()
+    # The map from raw vectors to those of the table, which the table's own items show exactly.
+    exact = torch.linalg.lstsq(torch.cat([whole[:60], torch.ones(60, 1)], 1), before["titles"]).solution
+    want = torch.cat([whole[60:], torch.ones(10, 1)], 1) @ exact
+    assert torch.allclose(table.titles[place[60:]], want, atol=0.02)
+    assert table.own.requires_grad
+    assert table.bias.requires_grad
+
+
+def test_vectors_that_are_kept_are_made_anew_for_more_items():
+    table = add_items(tiny_llama(tie_word_embeddings=True), IDS[:50], VECTORS[:50]).eval()
+    with torch.no_grad():
+        table.vectors_in(torch.tensor([0]))
+        extend_items(table, IDS, VECTORS)
+        assert torch.allclose(table.vectors_in(torch.tensor([59])), table.project(table.titles[59:]))

@@ -12,8 +12,9 @@ from prefrec.cli import _options as o
 from prefrec.cli._output import print_scores
 from prefrec.evaluation.preferences import Preferences
 from prefrec.files import read_json
-from prefrec.pipeline.recipe import load_recipe
+from prefrec.pipeline.recipe import Recipe, load_recipe
 from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.update import GROUPS, UPDATE
 from prefrec.report.tables import preference_grids, printed
 from prefrec.runs.contents import PREFERENCES
 
@@ -32,12 +33,17 @@ def run(
     Example: prefrec run recipes/lastfm.yaml --set data.path=/data/hetrec2011-lastfm-2k --set sft.rows=400
     """
     loaded = load_recipe(recipe, override or [])
-    folder = out or Path("runs") / loaded.name
-    result = run_recipe(loaded, folder, until=until)
+    carry_out(loaded, out or Path("runs") / loaded.name, until, as_json)
+
+
+def carry_out(recipe: Recipe, folder: Path, until: str, as_json: bool) -> None:
+    """Carry out a recipe in a folder, and print what was measured."""
+    result = run_recipe(recipe, folder, until=until)
     metrics = read_json(folder / "metrics.json") if until in ("evaluate", "report") else None
-    preferences = read_json(folder / PREFERENCES) if metrics else None
+    preferences, update = (read_json(folder / name) if metrics else None for name in (PREFERENCES, UPDATE))
     if as_json:
-        o.print_json({"run": str(folder), "metrics": metrics} | ({"preferences": preferences} if preferences else {}))
+        more = {"preferences": preferences, "update": update}
+        o.print_json({"run": str(folder), "metrics": metrics} | {name: part for name, part in more.items() if part})
         return
     if metrics:
         print_scores(metrics)
@@ -46,4 +52,7 @@ def run(
         scores, differences = preference_grids(measured)
         note = f"liked over disliked items of {measured.users} users; chance AUC 0.500\n{measured.weight_sentence()}"
         Console().print(printed(scores, "scores", note.strip()), printed(differences, "scores − against"))
+    for rows, part in (update or {}).items():
+        typer.echo(f"{rows} rows: {GROUPS[rows]}\n")
+        print_scores({"evaluation": part, "generation": None})
     typer.echo(f"Report: {result}" if until == "report" else f"Run: {result}")

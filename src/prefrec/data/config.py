@@ -14,8 +14,8 @@ from prefrec.errors import ConfigError
 
 # Fields that only some sources take. Others accept only the default.
 _NOT_FOR_ALL = (
-    "interactions", "items", "users", "columns", "encoding", "row_files", "validation_share", "duplicate_titles",
-    "missing_titles", "read_only",
+    "interactions", "more_interactions", "items", "users", "columns", "encoding", "row_files", "validation_share",
+    "duplicate_titles", "missing_titles", "read_only",
 )  # fmt: skip
 SplitName = Literal["leave-last-out", "time", "user", "time-share", "given"]
 
@@ -100,6 +100,7 @@ class PrepareConfig(Section):
     interactions: Path | None = Field(
         None, description="Log (files, goodreads): .csv, .tsv, .parquet or RecBole .inter, also .gz."
     )
+    more_interactions: list[Path] = Field([], description="files: later parts of the log, with the same columns.")
     items: Path | None = Field(
         None, description="Catalogue with titles (files, goodreads, windows); artists.dat (lastfm-published)."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -24,8 +24,13 @@ from prefrec.errors import ConfigError, DataError
 _COUNTED = 100_000_000
 
 
-def prepare(config: PrepareConfig) -> PreparedData:
+Change = Callable[[splits.Sequences, splits.Split], splits.Split]
+
+
+def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData:
     """Read the source of `config` and make its rows. The same configuration always gives the same data.
+
+    `change` replaces the split that was made; it is not called if the source has a split of its own.
 
     Raise DataError if the files cannot be used, or no interaction is left, and ConfigError if the source lacks
     something that the configuration asks for.
@@ -37,7 +42,7 @@ def prepare(config: PrepareConfig) -> PreparedData:
     catalogue = _used_items(source, log)
     sequences = splits.order(log, config.seed)
     touched = source.interactions if source.touched is None else source.touched
-    windows, learn, facts = _windows(config, source, sequences)
+    windows, learn, facts = _windows(config, source, sequences, change)
     examples = _examples(config, windows, catalogue, touched, learn)
     unused = len(source.catalogue) - len(catalogue)
     cold = [f"{unused} catalogue items without interactions are left out"] if unused else []
@@ -119,7 +124,7 @@ def _used_items(source: Source, log: pl.DataFrame) -> Catalogue:
 
 
 def _windows(
-    config: PrepareConfig, source: Source, sequences: splits.Sequences
+    config: PrepareConfig, source: Source, sequences: splits.Sequences, change: Change | None
 ) -> tuple[dict[str, list[Window]], pl.DataFrame, dict[str, Any]]:
     """Return the sampled windows of each part, the training interactions, and facts about the split."""
     if source.given:
@@ -128,6 +133,7 @@ def _windows(
         kept = {part: sample_rows(config, part, [w.user_id for w in given[part]]) for part in PARTS}
         return {part: [given[part][i] for i in rows] for part, rows in kept.items()}, learn, {}
     split = _split(config, sequences)
+    split = change(sequences, split) if change else split
     windows = {}
     for part, rows in split.rows.items():
         chosen = sample_rows(config, part, [sequences.users[u] for u in rows[:, 0].tolist()])

@@ -163,6 +163,28 @@ def centred(vectors: Tensor, length: float) -> Tensor:
     return spread * (length / spread.norm(dim=1).mean().clamp_min(1e-12))
 
 
+def extend_items(table: ItemTable, ids: Sequence[str], vectors: Tensor) -> None:
+    """Give a table the items `ids`, in this order: known ones keep what they learnt, new ones have their titles.
+
+    Ridge regression on the known items maps `vectors` [I, V] of all items to the table's title vectors, because a
+    basis that is made from all titles (`tfidf`, co-occurrence) turns when titles are added.
+    """
+    rows = {item: i for i, item in enumerate(table.ids)}
+    old = torch.tensor([rows.get(i, -1) for i in ids], device=table.own.device)
+    known = old >= 0
+    basis = F.pad(centred(vectors.to(table.titles), math.sqrt(vectors.shape[1])), (0, 1), value=1.0)
+    gram = basis[known].T @ basis[known] + 1e-3 * known.sum() * torch.eye(basis.shape[1], device=basis.device)
+    titles = basis @ torch.linalg.solve(gram, basis[known].T @ table.titles[old[known]])
+
+    def grown(before: Tensor, start: Tensor) -> Tensor:
+        return start.index_put((known,), before.detach()[old[known]])
+
+    table.ids, table._kept = list(ids), None
+    table.titles = grown(table.titles, titles)
+    table.own = nn.Parameter(grown(table.own, table.own.new_zeros(len(ids), table.own.shape[1])))
+    table.bias = nn.Parameter(grown(table.bias, table.bias.new_zeros(len(ids))))
+
+
 def item_table(model: Any) -> ItemTable | None:
     """Return the item table of a model of transformers, or None if it has only words."""
     embedding = model.get_input_embeddings()

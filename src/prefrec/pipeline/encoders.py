@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from prefrec.data import Catalogue, PreparedData
-from prefrec.lm.items import ItemEncoder, centred
+from prefrec.lm.items import ItemEncoder, ItemTable, centred, extend_items, item_table
 from prefrec.lm.models import load_tokenizer, vocabulary_size
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.prompts import PromptEncoder, load_template
@@ -56,6 +58,14 @@ def _cooccurrence_vectors(data: PreparedData, model: ModelSection) -> Tensor:
     out = torch.zeros(len(rows), size)
     out[[rows[item] for item in fitted.index]] = known[[*fitted.index.values()]]
     return out
+
+
+def fit_items(model: Any, data: PreparedData, section: ModelSection) -> ItemTable | None:
+    """Return the item table of a model, fitted to the items of the data; None if it has only words."""
+    table = item_table(model)
+    if table is not None and table.ids != data.catalogue.ids:
+        extend_items(table, data.catalogue.ids, item_vectors(data, section))
+    return table
 
 
 def title_vectors(data: PreparedData, model: ModelSection) -> Tensor:

@@ -15,7 +15,7 @@ from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.files import content_digest
 from prefrec.lm.models import base_digest
-from prefrec.pipeline.encoders import prompt_encoder
+from prefrec.pipeline.encoders import fit_items, prompt_encoder
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, LoraSection, ModelSection
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker
@@ -140,6 +140,7 @@ def lm_ranker(
 ) -> LMRanker:
     """Load a language model, with an adapter or other weights if given, as a ranker of the items of `data`."""
     lm, tokenizer = load_lm(model.name, weights, **model.loading())
+    fit_items(lm, data, model)
     return LMRanker(
         name,
         lm,

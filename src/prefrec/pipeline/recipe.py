@@ -227,6 +227,19 @@ class EvaluateSection(Section):
     ks: list[PositiveInt] = Field([1, 5, 10], min_length=1, description="Cut-offs of HR and NDCG.")
 
 
+class UpdateSection(Section):
+    """An earlier run whose SFT weights this one goes on from, on a log that holds more."""
+
+    run: Path = Field(description="Folder of that run.")
+    replay: float = Field(1.0, ge=0, le=1000, description="Old interactions per new one, of random whole users.")
+    rows: int = Field(
+        1000,
+        ge=1,
+        description="Test rows of that run, half of them at most, that stay out of training to measure what is "
+        "forgotten; and at most so many of the newest.",
+    )
+
+
 class Recipe(Section):
     """All settings of a run: data, model, stages, evaluation, seed."""
 
@@ -242,6 +255,7 @@ class Recipe(Section):
         [], description="Further systems, in the order in which they are made."
     )
     evaluate: EvaluateSection = EvaluateSection()
+    update: UpdateSection | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -264,6 +278,8 @@ class Recipe(Section):
             raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
         for i, align in enumerate(self.align):
             self._check_alignment(align, names["align"][:i], names[SEQUENTIAL])
+        if self.update and (self.sft is None or self.data.kind.given):
+            raise ValueError("update: it needs `sft` to go on with, and a source without a split of its own")
         if self.model.answers == "items":
             self._check_items()
         before = [*names[SEQUENTIAL], *self.lm_rankers]
@@ -428,8 +444,11 @@ def _entry_name(entry: Any, section: str) -> str:
 
 def map_files(data: PrepareConfig, change: Callable[[Path], Any]) -> dict[str, Any]:
     """Return field → changed value of the settings that name files."""
-    files = data.model_dump(include={"path", "interactions", "items", "users", "row_files"}, exclude_none=True)
-    return {
-        field: {part: change(f) for part, f in file.items()} if isinstance(file, dict) else change(file)
-        for field, file in files.items()
-    }
+    named = {"path", "interactions", "more_interactions", "items", "users", "row_files"}
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: changed(inner) for name, inner in value.items()}
+        return [change(file) for file in value] if isinstance(value, list) else change(value)
+
+    return cast(dict[str, Any], changed(data.model_dump(include=named, exclude_none=True)))

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from prefrec.console import warn
 from prefrec.data import PreparedData
+from prefrec.data.update import read_by_sft
 from prefrec.errors import ConfigError
 from prefrec.pipeline.encoders import prompt_encoder, shows_candidates
 from prefrec.pipeline.kinds import ranker_kind
@@ -73,7 +74,7 @@ def warn_of_idle_dropout(lora: LoraSection | None, sections: Mapping[str, TrainS
 def available_rows(section: TrainSection, data: PreparedData, model: ModelSection, seed: int) -> int:
     """Return the number of rows that a stage chooses from: ranking questions, or users' histories."""
     if isinstance(section, SFTSection) and not shows_candidates(model, data.domain):
-        lengths = data.train_interactions.group_by("user_id").len()["len"]
+        lengths = read_by_sft(data.train_interactions, section.titles).group_by("user_id").len()["len"]
         return int((lengths >= LEAST).sum())
     if isinstance(section, RowsSection):
         return len(rows_to_choose_from(data, section))

@@ -21,6 +21,7 @@ from prefrec.pipeline.preferences import run_preferences
 from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, AlignSection, Recipe, SFTSection, dump_recipe, map_files
 from prefrec.pipeline.rows import check_rows, trained_sections, warn_of_idle_dropout
 from prefrec.pipeline.train import train_align, train_sft
+from prefrec.pipeline.update import UPDATE, measure_update, split_change, start_entry
 from prefrec.processes import is_first
 from prefrec.report import write_report
 from prefrec.runs.contents import METRICS, PREFERENCES, made_of
@@ -83,12 +84,13 @@ def _make_rankers(
 
 def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
     """Return the recipe's data, prepared in `folder` or found there."""
-    config = recipe.data
-    key = stage_key(config=config.model_dump(mode="json") | map_files(config, content_digest))
+    config, update = recipe.data, recipe.update
+    more = {"update": [prepared_digest(update.run / "data"), update.replay, update.rows]} if update else {}
+    key = stage_key(config=config.model_dump(mode="json") | map_files(config, content_digest), **more)
     if due(folder, key, "prepare"):
         with stage(folder, key, "prepare", config.model_dump(mode="json")):
             if is_first():
-                write_prepared(prepare(config), folder)
+                write_prepared(prepare(config, split_change(update, config.seed) if update else None), folder)
     return read_prepared(folder)
 
 
@@ -108,6 +110,7 @@ def train_stages(
     `plan` is set, nothing is trained, and the rankers are those that a run would have.
     """
     if recipe.sft is not None and SFT in wanted:
+        start = start or start_entry(recipe, made_of.data, folder)
         start = sft_stage(made_of, recipe.sft, folder / SFT, start, plan=plan)
     judges = {e.name: e for e in before}
     aligned: dict[str, Entry] = {}
@@ -183,6 +186,9 @@ def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, e
         write_predictions(scores.predictions, folder / "predictions.parquet")
         write_json(folder / METRICS, metrics_json(recipe.evaluate.split, scores) | {"made_of": now})
         (folder / PREFERENCES).unlink(missing_ok=True)
+        (folder / UPDATE).unlink(missing_ok=True)
     preferences = run_preferences(recipe, data, entries, folder / "preferences")
     if preferences is not None and is_first():
         write_json(folder / PREFERENCES, preferences.to_json() | {"split": recipe.evaluate.split})
+    if (update := measure_update(recipe, data, entries, folder / "predictions" / "update")) and is_first():
+        write_json(folder / UPDATE, update)

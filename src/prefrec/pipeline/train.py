@@ -16,11 +16,12 @@ from transformers import set_seed
 from prefrec import training
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
+from prefrec.data.update import read_by_sft
 from prefrec.files import write_json
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
-from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items, item_table
+from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items
 from prefrec.lm.models import resolve_dtype
-from prefrec.pipeline.encoders import Encoder, item_vectors, prompt_encoder, shows_candidates
+from prefrec.pipeline.encoders import Encoder, fit_items, item_vectors, prompt_encoder, shows_candidates
 from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
 from prefrec.pipeline.negatives import log_rows, log_validation_rows, negative_rows
 from prefrec.pipeline.recipe import AlignSection, LoraSection, ModelSection, SFTSection
@@ -54,7 +55,8 @@ def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path 
         rows = training.ChoiceDataset(_encode(training_rows(data, section, seed), data, model, encoder, "target"))
         count = len(rows)
     else:
-        histories = [h for h in training.user_histories(data.train_interactions, data.catalogue) if len(h) >= LEAST]
+        log = read_by_sft(data.train_interactions, section.titles)
+        histories = [h for h in training.user_histories(log, data.catalogue) if len(h) >= LEAST]
         rows = training.TrajectoryDataset(
             some_rows(histories, section, seed),
             trajectory_encoders(data, model, encoder),
@@ -218,7 +220,7 @@ def load_start(made_of: Ingredients, start: Path | None) -> Any:
     dtype = model.dtype if made_of.lora is not None else "float32"
     loaded: Any = load_weights(model.name, start, is_trainable=True, **model.loading() | {"dtype": dtype})
     if model.answers == "items":
-        table = item_table(loaded)
+        table = fit_items(loaded, made_of.data, model)
         if table is None:
             table = add_items(loaded, made_of.data.catalogue.ids, item_vectors(made_of.data, model))
         table.vector_dropout, table.dropout.p = model.items.vector_dropout, model.items.dropout

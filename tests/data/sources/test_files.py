@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from prefrec.data import PrepareConfig, prepare
+from prefrec.data.sources import Source
 from prefrec.errors import DataError
 from read_sources import files
 
@@ -131,6 +132,34 @@ def test_the_order_of_the_lines_in_place_of_times(tmp_path: Path) -> None:
     }
     assert data.train_interactions.filter(user_id="u")["item_id"].to_list() == list("5291")
     assert "no times: interactions are in the order of the lines of the log" in data.protocol["notes"]
+
+
+def test_a_log_in_parts_is_that_of_one_file(tmp_path: Path) -> None:
+    """Lines are in order over all parts, ratings may begin later, and one part may have finer times."""
+    items, parts = tmp_path / "items.csv", [tmp_path / name for name in ("one.csv", "two.parquet")]
+    items.write_text("item_id,title\n" + "".join(f"{i},Thing {i}\n" for i in range(5)))
+    parts[0].write_text("user_id,item_id,timestamp\nu,3,10\nu,1,20\n")
+    later = pl.DataFrame({"user_id": ["u", "v"], "item_id": [2, 4], "timestamp": [30.25, 40.0], "rating": [5, None]})
+    later.write_parquet(parts[1])
+    config = {"source": "files", "interactions": parts[0], "more_interactions": parts[1:], "items": items}
+
+    def log(**columns: str) -> pl.DataFrame:
+        settings = PrepareConfig.model_validate(config | {"columns": columns})
+        source = settings.kind.read(settings)
+        assert isinstance(source, Source)
+        return source.interactions
+
+    whole = log().select("user_id", "item_id", "timestamp", "subsecond", "rating").rows()
+    assert whole == [
+        ("u", "3", 10, 0, None),
+        ("u", "1", 20, 0, None),
+        ("u", "2", 30, 250_000, 5.0),
+        ("v", "4", 40, 0, None),
+    ]
+    assert log(timestamp="file-order")["timestamp"].to_list() == [0, 1, 2, 3]
+    parts[0].write_text("user_id,item_id,when\nu,3,10\n")
+    with pytest.raises(DataError, match=r"two\.parquet: no column 'when'"):
+        log(timestamp="when")
 
 
 def test_item_without_title(shop: Shop) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 
 from prefrec.data import readers
 from prefrec.data.config import PrepareConfig
@@ -41,20 +42,25 @@ def files(config: PrepareConfig) -> Source:
     """
     columns, log_path, items_path = config.columns, config.required("interactions"), config.required("items")
     names = {ours: getattr(columns, field) for ours, field in _FIELDS.items()}
-    table = readers.read_table(log_path, config.encoding)
-    if columns.timestamp == FILE_ORDER:
-        table = table.with_columns(pl.int_range(pl.len()).alias(FILE_ORDER))
-    optional = ("rating",) if columns.rating == "rating" else ()
-    log = readers.pick_columns(table, {o: t for o, t in names.items() if t}, log_path, optional, _FIELDS)
-    log, notes = readers.parse_timestamps(log, "timestamp", log_path, columns.timestamp)
-    if "rating" in log.columns:
-        log = readers.parse_numbers(log, "rating", log_path, columns.rating, _NO_RATING)
-        empty = log["rating"].null_count()
-        notes += [f"{empty} of {len(log)} interactions have no rating"] if empty else []
-    if columns.impressions:
-        log = log.with_columns(parse_lists(log["impressions"], log_path, columns.impressions))
-    if columns.skipped:
-        log = fold_skips(parse_skipped(log, log_path, columns.skipped))
+    wanted, optional = {o: t for o, t in names.items() if t}, ("rating",) if columns.rating == "rating" else ()
+    parts: list[pl.DataFrame] = []
+    notes: list[str] = []
+    for path in (log_path, *config.more_interactions):
+        table = readers.read_table(path, config.encoding)
+        if columns.timestamp == FILE_ORDER:
+            table = table.with_columns((pl.int_range(pl.len()) + sum(map(len, parts))).alias(FILE_ORDER))
+        log = readers.pick_columns(table, wanted, path, optional, _FIELDS)
+        log, times = readers.parse_timestamps(log, "timestamp", path, columns.timestamp)
+        if "rating" in log.columns:
+            log = readers.parse_numbers(log, "rating", path, columns.rating, _NO_RATING)
+        if columns.impressions:
+            log = log.with_columns(parse_lists(log["impressions"], path, columns.impressions))
+        parts.append(parse_skipped(log, path, columns.skipped) if columns.skipped else log)
+        notes += times
+    log = pl.concat(parts, how="diagonal").with_columns(cs.by_name(SUBSECOND, require_all=False).fill_null(0))
+    if "rating" in log.columns and (empty := log["rating"].null_count()):
+        notes.append(f"{empty} of {len(log)} interactions have no rating")
+    log = fold_skips(log) if columns.skipped else log
     names = {"item_id": columns.catalogue_item or columns.item, "title": columns.title}
     table = readers.read_table(items_path, config.encoding)
     names |= {c: c for c in table.columns if c not in (*names, *names.values(), "user_id")}
@@ -129,5 +135,14 @@ def _users(path: Path, user: str, encoding: str) -> pl.DataFrame:
 
 FILES = SourceKind(
     files,
-    takes=("interactions", "items", "users", "columns", "encoding", "duplicate_titles", "missing_titles"),
+    takes=(
+        "interactions",
+        "more_interactions",
+        "items",
+        "users",
+        "columns",
+        "encoding",
+        "duplicate_titles",
+        "missing_titles",
+    ),
 )

@@ -1,0 +1,50 @@
+"""`prefrec update`: a finished run goes on with new interactions, in a new folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefrec.cli import _options as o
+from prefrec.cli.run import carry_out
+from prefrec.errors import ConfigError
+from prefrec.files import content_digest
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import SFT, checked_recipe, map_files, set_field
+from prefrec.runs.stage import stage_key
+
+
+def update(
+    run: o.RunFolder,
+    interactions: Annotated[
+        list[Path] | None, typer.Option(exists=True, help="New rows of the log; repeatable. Default: its file grew.")
+    ] = None,
+    items: Annotated[Path | None, typer.Option(exists=True, help="Catalogue with the new items, too.")] = None,
+    replay: Annotated[float, typer.Option(help="Old interactions that are trained on again, per new one.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder of the new run; default: RUN.updated-DIGEST.")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE; repeatable.")] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Train a run's model further on new interactions, and measure what it gains and forgets.
+
+    SFT goes on from the run's SFT, on new interactions and a replay of old ones; later stages of its recipe follow.
+    The run itself stays as it is. The same command continues an interrupted update.
+
+    Example: prefrec update runs/shop --interactions january.csv
+    """
+    earlier = open_run(run)
+    earlier.entry(SFT)  # raises an error if it is missing, unfinished or damaged
+    raw = earlier.recipe.model_dump(mode="json")
+    raw["data"]["more_interactions"] += [str(file.resolve()) for file in interactions or []]
+    raw["data"] |= {"items": str(items.resolve())} if items else {}
+    raw["update"] = {"run": str(run.resolve()), "replay": replay}
+    for field in override or []:
+        set_field(raw, field)
+    recipe = checked_recipe(raw)
+    digest = stage_key(**map_files(recipe.data, content_digest))[:8]
+    folder = out or run.with_name(f"{run.name.partition('.updated-')[0]}.updated-{digest}")
+    if folder.resolve() == run.resolve():
+        raise ConfigError(f"{folder} is the run to update; name another folder with --out")
+    carry_out(recipe, folder, "report", as_json)

@@ -1,0 +1,81 @@
+"""A run that goes on from another one: what it learns from, where it starts, and what it forgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+
+from prefrec.data import PreparedData, RankingExample, read_prepared
+from prefrec.data.prepare import Change
+from prefrec.data.update import update_split
+from prefrec.evaluation import evaluate_predictions
+from prefrec.files import content_digest
+from prefrec.pipeline.entry import WEIGHTS, Entry, lm_entry
+from prefrec.pipeline.provenance import MADE_WITH
+from prefrec.pipeline.recipe import SFT, Recipe, UpdateSection, load_recipe
+from prefrec.pipeline.score import ask_models
+from prefrec.runs.stage import read_state
+
+UPDATE = "update.json"
+GROUPS = {
+    "old": "test rows of the run that was updated, whose targets the update did not learn",
+    "newest": "test rows whose targets that run does not know",
+}
+"""The rows that an update is measured on."""
+
+
+def split_change(update: UpdateSection, seed: int) -> Change:
+    """Return the function that makes a split that of an update."""
+    data, held = _earlier(update)
+    pairs = [(e.user_id, e.target) for e in held]
+    return partial(update_split, learnt=data.train_interactions, held=pairs, replay=update.replay, seed=seed)
+
+
+def start_entry(recipe: Recipe, data: PreparedData, folder: Path) -> Entry | None:
+    """Return the weights that an update's SFT goes on from; None: the recipe is not of an update."""
+    if recipe.update is None:
+        return None
+    weights = recipe.update.run / SFT / WEIGHTS
+    if not weights.is_dir() and (key := read_state(folder / SFT).get(MADE_WITH, {}).get("start")):
+        return Entry("start", key, load=cast(Any, None))  # the earlier run may be deleted after training
+    return lm_entry("start", weights, data, recipe.model)
+
+
+def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry], cache: Path) -> dict[str, Any]:
+    """Return the JSON of the last language models before and after an update, compared on each of `GROUPS`.
+
+    Predictions are kept in the folder `cache`. Return {} if the recipe is not of an update.
+    """
+    if recipe.update is None:
+        return {}
+    earlier, held = _earlier(recipe.update)
+    logs = [log for log in (earlier.train_interactions, earlier.held_out_interactions) if log is not None]
+    known = {pair for log in logs for pair in log.select("user_id", "item_id").iter_rows()}
+    unknown = [e for e in data.test if (e.user_id, e.target) not in known]
+    groups = dict(zip(GROUPS, (held, replace(data, test=unknown).some("test", recipe.update.rows)), strict=True))
+    after = [e for e in entries if e.in_main_line][-1]
+    aligned = load_recipe(recipe.update.run / "recipe.yaml").align
+    stage, name = (f"align/{aligned[-1].name}", aligned[-1].name) if aligned else (SFT, SFT)
+    weights = recipe.update.run / stage / WEIGHTS
+    inputs = {**after.inputs, "weights": content_digest(weights)}
+    models = [lm_entry(f"{name} before", weights, data, recipe.model, inputs), after]
+    section = recipe.evaluate.model_copy(update={"generate_rows": 0})
+    measured = {}
+    for group, rows in groups.items():
+        if rows:
+            answers = pl.concat(ask_models(data, section, models, rows, cache / group, seed=recipe.seed))
+            pair = [(after.name, models[0].name)]
+            evaluation = evaluate_predictions(answers, ks=section.ks, compare=pair, seed=recipe.seed)
+            measured[group] = evaluation.to_json()
+    return measured
+
+
+def _earlier(update: UpdateSection) -> tuple[PreparedData, list[RankingExample]]:
+    """Return the data of the run that an update goes on from, and the test rows that stay out of training."""
+    data = read_prepared(update.run / "data")
+    return data, data.some("test", min(update.rows, (len(data.test) + 1) // 2))

@@ -1,0 +1,201 @@
+"""`prefrec update`: a finished run goes on with new interactions and new items, in a new folder."""
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+import yaml
+
+from command import prefrec, succeed
+from prefrec.data import read_prepared
+from prefrec.files import file_digest, folder_files
+from prefrec.recommender import Recommender
+from prefrec.runs.stage import read_state
+from prefrec.training.progress import ProgressCallback
+from tiny_run import ITEMS, adapter_weights, write_recipe
+
+PAIR = ["user_id", "item_id"]
+NEW_ITEMS = ["n0", "n1"]
+
+
+@pytest.fixture(scope="module")
+def shop(place, tmp_path_factory):
+    """New interactions of 16 users, two with new items, and one new user; and the catalogue with the new items."""
+    folder = tmp_path_factory.mktemp("new")
+    log = pl.read_csv(place.shop["interactions"])
+    last = log.group_by("user_id", maintain_order=True).last().head(16)
+    rows = [
+        (user, f"i{(int(item[1:]) + (1 + n % 3) * k) % ITEMS}", 20_000 + k)
+        for n, (user, item) in enumerate(last.select(PAIR).iter_rows())
+        for k in range(1, 4)
+    ]
+    rows += [("u00", "n0", 30_000), ("u01", "n1", 30_000)]
+    rows += [("fresh", f"i{k}", 20_000 + k) for k in range(6)]
+    pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(folder / "new.csv")
+    items = pl.read_csv(place.shop["items"])
+    more = pl.DataFrame({"item_id": NEW_ITEMS, "title": ["Wild Planet", "Cold Planet"]})
+    pl.concat([more[:1], items, more[1:]]).write_csv(folder / "items.csv")
+    return folder
+
+
+def _raw(place, **changes):
+    """SFT on histories, without alignments."""
+    raw = place.recipe | {"align": []} | changes
+    raw["model"] = raw["model"] | {"templates": ["history"]}
+    raw["sft"] = raw["sft"] | {"rows": None}
+    raw["evaluate"] = {"rows": 20, "ks": [1, 3], "zero_shot": False, "full_rows": 0, "references": ["popularity"]}
+    return raw
+
+
+@pytest.fixture(scope="module")
+def run(place, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    succeed("run", write_recipe(folder, _raw(place)), "--out", folder / "shop")
+    return folder / "shop"
+
+
+@pytest.fixture(scope="module")
+def updated(run, shop):
+    """The folder of the update, and what was printed."""
+    before = {name: file_digest(run / name) for name in folder_files(run)}
+    out = succeed(
+        "update", run, "--interactions", shop / "new.csv", "--items", shop / "items.csv", "--set", "sft.epochs=1"
+    )
+    assert {name: file_digest(run / name) for name in folder_files(run)} == before
+    (folder,) = run.parent.glob("shop.updated-*")
+    return folder, out
+
+
+def _pairs(frame):
+    return set(frame.select(PAIR).iter_rows())
+
+
+def test_an_update_says_what_it_gained_and_forgot(run, updated):
+    folder, out = updated
+    assert "old rows: test rows of the run that was updated" in out
+    assert "newest rows: test rows whose targets that run does not know" in out
+    assert out.count("SFT − sft before") == 2
+    measured = json.loads((folder / "update.json").read_text())
+    old, new = read_prepared(run / "data"), read_prepared(folder / "data")
+    assert measured["old"]["n"] == 20  # half of the old test rows
+    known = _pairs(old.train_interactions) | _pairs(old.held_out_interactions)
+    newest = [e for e in new.test if (e.user_id, e.target) not in known]
+    assert measured["newest"]["n"] == len(newest) == 17
+    for group in measured.values():
+        assert {c["metric"] for c in group["comparisons"]} == {"hr@1", "hr@3", "ndcg@3", "mrr"}
+        assert list(group["metrics"]) == ["sft before", "sft"]
+
+
+def test_the_rows_of_forgetting_are_not_learnt_from(run, updated):
+    folder, _ = updated
+    old, new = read_prepared(run / "data"), read_prepared(folder / "data")
+    held = {(e.user_id, e.target) for e in old.some("test", 20)}
+    assert held.isdisjoint(_pairs(new.train_interactions))
+    assert held.isdisjoint({(e.user_id, e.target) for part in (new.train, new.validation) for e in part})
+    # They still count as taken.
+    assert held & _pairs(new.held_out_interactions)
+    assert _pairs(new.train_interactions.filter("update")) - _pairs(old.train_interactions)
+
+
+def test_the_old_model_scores_its_rows_as_before(run, updated):
+    """The same weights, asked in the new catalogue; there titles compete that begin like a new one."""
+    folder, _ = updated
+    titles = read_prepared(run / "data").catalogue.titles
+    before = pl.read_parquet(folder / "predictions" / "update" / "old" / "sft before.parquet")
+    asked = pl.read_parquet(run / "predictions" / "sft.parquet")
+    both = before.join(asked, on=["user_id", "target", "candidates"], suffix="_asked")
+    assert len(both) >= 15
+    for row in both.iter_rows(named=True):
+        for item, ours, theirs in zip(row["candidates"], row["scores"], row["scores_asked"], strict=True):
+            if titles[item].split()[0] not in ("Wild", "Cold"):
+                assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_training_goes_on_from_the_weights_of_the_run(run, shop, tmp_path):
+    """Without steps to speak of, the new weights are the old ones."""
+    slow = ["--set", "sft.learning_rate=1e-12", "--set", "sft.eval_rows=0", "--set", "sft.epochs=1"]
+    files = ("--interactions", shop / "new.csv", "--items", shop / "items.csv")
+    succeed("update", run, *files, "--out", tmp_path / "out", *slow)
+    old, new = (adapter_weights(folder / "sft" / "adapter") for folder in (run, tmp_path / "out"))
+    assert all((old[name] - new[name]).abs().max() < 1e-6 for name in old)
+
+
+def test_the_update_is_a_recipe_and_stays_when_the_run_is_deleted(run, updated, tmp_path):
+    folder, out = updated
+    raw = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert raw["update"] == {"run": str(run), "replay": 1.0, "rows": 1000}
+    done = prefrec("run", folder / "recipe.yaml", "--out", folder)
+    assert (done.code, done.out) == (0, out)
+    assert [line for line in done.err.splitlines() if "unchanged" in line] == ["prepare: unchanged", "sft: unchanged"]
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    raw["update"]["run"] = str(tmp_path / "gone")
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    answers = Recommender.from_run(copy).recommend(user="fresh", k=3)
+    assert len(answers) == 3
+
+
+def test_an_interrupted_update_goes_on(run, shop, tmp_path, monkeypatch):
+    whole, command = ProgressCallback.on_step_end, ("update", run, "--interactions", shop / "new.csv")
+    command += ("--items", shop / "items.csv", "--out", tmp_path / "out", "--set", "sft.eval_rows=0")
+
+    def stop(self, args, state, control, **kwargs):
+        whole(self, args, state, control, **kwargs)
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressCallback, "on_step_end", stop)
+        assert prefrec(*command).code == 130
+    done = prefrec(*command)
+    assert done.code == 0
+    assert "Going on from" in done.err
+    assert read_state(tmp_path / "out" / "sft")["finished"]
+
+
+def test_items_as_tokens_learn_new_items(place, shop, tmp_path):
+    raw = _raw(place, lora=None)
+    raw["model"] |= {"answers": "items", "items": {"vectors": "base", "cooccurrence": 8}}
+    raw["align"] = [{"name": "s-dpo", "rows": 8, "num_negatives": 3, "negatives_from": "uniform"}]
+    succeed("run", write_recipe(tmp_path, raw), "--out", tmp_path / "run")
+    files = ("--interactions", shop / "new.csv", "--items", shop / "items.csv")
+    value = json.loads(succeed("update", tmp_path / "run", *files, "--out", tmp_path / "new", "--json"))
+    assert list(value["update"]["newest"]["metrics"]) == ["s-dpo before", "s-dpo"]
+    ids = json.loads((tmp_path / "new" / "align" / "s-dpo" / "adapter" / "items.json").read_text())
+    assert ids == read_prepared(tmp_path / "new" / "data").catalogue.ids
+    assert set(NEW_ITEMS) <= set(ids)
+    # The old model answers in the new catalogue as it did in its own.
+    before = pl.read_parquet(tmp_path / "new" / "predictions" / "update" / "old" / "s-dpo before.parquet")
+    asked = pl.read_parquet(tmp_path / "run" / "predictions" / "s-dpo.parquet")
+    both = before.join(asked, on=["user_id", "target", "candidates"], suffix="_asked")
+    assert len(both) >= 15
+    for ours, theirs in zip(both["scores"], both["scores_asked"], strict=True):
+        mine, others = (pl.Series(scores) - scores[0] for scores in (ours, theirs))
+        assert mine.to_list() == pytest.approx(others.to_list(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("user_id,timestamp\nu00,1\n", "new.csv: no column 'item_id'"),
+        (None, "no new interaction is left to learn from"),
+        ("user_id,item_id,timestamp\nu00,unheard,99999\n", "1 items of the log have no title in the catalogue"),
+    ],
+)
+def test_update_refuses_a_file(place, run, tmp_path, text, message):
+    file = tmp_path / "new.csv"
+    file.write_text(text) if text else shutil.copy(place.shop["interactions"], file)
+    done = prefrec("update", run, "--interactions", file, "--out", tmp_path / "out")
+    assert (done.code, done.out) == (1, "")
+    assert message in done.err
+
+
+def test_update_refuses_a_run_that_it_cannot_update(run, shop, tmp_path):
+    new = ("--interactions", shop / "new.csv")
+    assert "name another folder" in prefrec("update", run, *new, "--out", run).err
+    copy = shutil.copytree(run, tmp_path / "copy")
+    shutil.rmtree(copy / "sft")
+    assert "no trained model 'sft'" in prefrec("update", copy, *new).err
+    raw = yaml.safe_load((run / "recipe.yaml").read_text())
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(raw | {"sft": None, "update": {"run": str(run)}}))
+    assert "update: it needs `sft` to go on with" in prefrec("update", copy, *new).err

@@ -1,0 +1,91 @@
+"""The part of a longer log that an update learns from, against sets of pairs."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.data.splits import leave_last_out, order
+from prefrec.data.update import MARK, read_by_sft, update_split
+from prefrec.errors import DataError
+
+PAIR = ["user_id", "item_id"]
+USERS, OLD, NEW = 30, 8, 4
+
+
+def _log(length: int, users: int = USERS) -> pl.DataFrame:
+    rows = [(f"u{u:02}", f"i{(7 * u + n) % 50}", n) for u in range(users) for n in range(length)]
+    return pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row")
+
+
+@pytest.fixture
+def sequences():
+    """The first ten users have four interactions more than the old run's."""
+    longer = pl.concat([_log(OLD), _log(OLD + NEW, 10)]).unique(PAIR, maintain_order=True)
+    return order(longer, 0)
+
+
+@pytest.fixture
+def learnt():
+    return leave_last_out(order(_log(OLD), 0)).train_interactions
+
+
+def _pairs(frame: pl.DataFrame) -> set[tuple[str, str]]:
+    return set(frame.select(PAIR).iter_rows())
+
+
+def _held(*users: int) -> list[tuple[str, str]]:
+    """Test rows of the old run: each user's last old item."""
+    return [(f"u{u:02}", f"i{(7 * u + OLD - 1) % 50}") for u in users]
+
+
+def test_new_interactions_and_whole_replayed_users_are_marked(sequences, learnt):
+    split = leave_last_out(sequences)
+    held = _held(0, 1, 20)
+    update = update_split(sequences, split, learnt, held, replay=1.0, seed=0)
+    train, known = _pairs(split.train_interactions) - set(held), _pairs(learnt)
+    marked = _pairs(update.train_interactions.filter(MARK))
+    new = train - known
+    assert _pairs(update.train_interactions) == train
+    assert len(new) == 10 * 4 - 2  # to 10 of 12 items, six of them learnt, two old test rows held out
+    assert new <= marked <= train
+    replayed = marked - new
+    users = {user for user, _ in replayed}
+    assert replayed == {pair for pair in train & known if pair[0] in users}
+    assert len(new) - 6 < len(replayed) <= len(new)
+    assert update.facts["update"] == {"new": len(new), "replayed": len(replayed), "held_out": 3}
+    rows = {(sequences.users[u], sequences.items[sequences.offsets[u] + p]) for u, p in update.rows["train"]}
+    whole = {(sequences.users[u], sequences.items[sequences.offsets[u] + p]) for u, p in split.rows["train"]}
+    assert rows == whole & marked
+    assert rows
+
+
+def test_held_rows_do_not_choose_the_best_epoch(sequences, learnt):
+    one_more = sequences.frame.filter(pl.col("timestamp") <= OLD)
+    sequences = order(one_more, 0)
+    split = leave_last_out(sequences)
+    update = update_split(sequences, split, learnt, _held(0, 1, 20), replay=0.0, seed=0)
+    # Of users with one more interaction the old test item is the validation target now.
+    left = {sequences.users[u] for u, _ in split.rows["validation"]} - {
+        sequences.users[u] for u, _ in update.rows["validation"]
+    }
+    assert left == {"u00", "u01"}
+    assert np.array_equal(update.rows["test"], split.rows["test"])
+
+
+def test_nothing_is_replayed_without_replay(sequences, learnt):
+    update = update_split(sequences, leave_last_out(sequences), learnt, [], replay=0.0, seed=0)
+    assert _pairs(update.train_interactions.filter(MARK)).isdisjoint(_pairs(learnt))
+
+
+def test_an_update_without_new_interactions_is_refused(learnt):
+    sequences = order(_log(OLD), 0)
+    with pytest.raises(DataError, match="no new interaction is left to learn from"):
+        update_split(sequences, leave_last_out(sequences), learnt, [], replay=1.0, seed=0)
+
+
+def test_sft_reads_from_some_titles_before_the_first_mark():
+    marks = {"a": [False] * 5 + [True, False], "b": [False] * 3, "c": [True, False]}
+    rows = [(user, f"{user}{n}", mark) for user, own in marks.items() for n, mark in enumerate(own)]
+    log = pl.DataFrame(rows, ["user_id", "item_id", MARK], orient="row")
+    assert read_by_sft(log, 2)["item_id"].to_list() == ["a3", "a4", "a5", "a6", "c0", "c1"]
+    assert read_by_sft(log.drop(MARK), 2).equals(log.drop(MARK))
