@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefrec.data import Window, candidates
+from prefrec.data import RankingExample, Window, candidates
 from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates, row_keys
 from prefrec.errors import DataError
 
@@ -203,6 +203,10 @@ def test_too_few_items_says_how_many_and_what_to_do() -> None:
     ):
         draw_candidates(windows, pool_of(10), touched, split="test", seed=0)
     assert len(draw_candidates(windows, pool_of(10), touched, split="test", seed=0, size=9)[0].candidates) == 9
+    with pytest.raises(DataError, match=r"--candidates.size to 9 or less"):
+        draw_candidates(windows, pool_of(10), touched, split="test", seed=0, size=10)
+    with pytest.raises(DataError, match="user 'u' leaves 8 items"):
+        published_candidates([Window("u", 1, ("0",), "1")], [str(i) for i in range(10)], 10)
     with pytest.raises(DataError, match="user 'u' leaves 8 items"):
         published_candidates([Window("u", 1, ("0",), "1")], [str(i) for i in range(10)])
 
@@ -220,7 +224,7 @@ def test_published_rule_against_its_plain_form() -> None:
         listed = [*twin.sample(free, 19), window.target]
         twin.seed(int(window.target))
         twin.shuffle(listed)
-        assert list(example.candidates) == listed
+        assert example == RankingExample(window.user_id, window.history, tuple(listed), window.target)
 
 
 def test_published_lists_need_numbers() -> None:

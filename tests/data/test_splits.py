@@ -117,6 +117,21 @@ def test_leave_last_out_by_hand() -> None:
     assert split.facts == {"users_too_short": 1}
 
 
+def test_the_shortest_sequences_that_leave_last_out_keeps() -> None:
+    """With a history of three: one row of each part needs five interactions, training rows aside."""
+    log = make_log([(u, x, t) for u, n in (("kept", 5), ("short", 4)) for t, x in enumerate("abcdef"[:n])])
+    split = leave_last_out(order(log, 0), min_history=3)
+    assert [len(split.rows[part]) for part in ("train", "validation", "test")] == [0, 1, 1]
+    assert split.facts == {"users_too_short": 1}
+
+
+def test_many_users_stand_in_the_order_of_their_ids() -> None:
+    users = [f"u{n:04}" for n in range(3000)]
+    sequences = order(make_log([(u, x, 0) for u in reversed(users) for x in "ab"]), 0)
+    assert sequences.users == users
+    assert sequences.frame["user_id"].to_list() == [u for u in users for _ in "ab"]
+
+
 def test_leave_last_out_refuses_logs_of_short_histories() -> None:
     with pytest.raises(
         DataError, match=r"no user has the 5 interactions.*min_history=3 \(longest: 4\); lower --min-h"
@@ -152,7 +167,8 @@ def test_by_time_counts_users_without_a_row() -> None:
 
 
 def test_by_time_refuses_an_empty_part() -> None:
-    with pytest.raises(DataError, match=r"leaves no row for train and test.*Lower --min-history"):
+    message = r"leaves no row for train and test \(cuts at \[0, 1\], min_history=3\).*Lower --min-history"
+    with pytest.raises(DataError, match=message):
         by_time(order(make_log([(f"u{t}", "x", t) for t in range(3)] + [("v", f"{t}", 0) for t in range(9)]), 0))
 
 
@@ -181,6 +197,12 @@ def test_by_user_drops_short_users_after_the_split() -> None:
     assert len(split.train_interactions) == 16 * 6
     with pytest.raises(DataError, match=r"no row for train and validation and test \(20 users, min_history=6\)"):
         by_user(order(log, 0), min_history=6)
+
+
+def test_by_user_splits_many_who_arrive_at_once_by_their_ids() -> None:
+    split = by_user(order(make_log([(f"u{u:03}", f"i{n}", n) for u in range(300) for n in range(5)]), 0))
+    assert split.rows["validation"][:, 0].tolist() == list(range(240, 270))
+    assert split.rows["test"][:, 0].tolist() == list(range(270, 300))
 
 
 def test_samples_keep_order_and_whole_users() -> None:
@@ -225,6 +247,9 @@ def test_share_drops_users_with_nothing_after_the_cut() -> None:
         f"u{u}" for u in range(5)
     }
     assert set(split.train_interactions["user_id"]) == {f"u{u}" for u in range(5)}
+    longer = order(make_log([*rows, *(("z", f"i{n}", n) for n in range(10))]), 0)
+    shortest = by_share(longer, min_history=4)  # of five interactions four are before the cut
+    assert [len(shortest.rows[part]) for part in ("train", "validation", "test")] == [4, 1, 5]
     with pytest.raises(DataError, match=r"no row for train and validation and test \(7 users, min_history=9\)"):
         by_share(sequences, min_history=9)
 

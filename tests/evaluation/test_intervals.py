@@ -17,6 +17,7 @@ from prefrec.evaluation.intervals import (
     interval_of,
     mean_interval,
     paired_difference,
+    plain,
 )
 
 ROWS = st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30)
@@ -150,6 +151,14 @@ def test_columns_share_their_resamples():
     twin = paired_difference(values["a", "mrr"], values["b", "mrr"], users, 200, 5)
     assert found.to_json() == pytest.approx(twin.to_json())
     assert (found.n, found.users) == (60, 20)
+    key = ("a", "mrr")
+    assert not np.array_equal(bootstrap.draws[key], Bootstrap(values, users, 200, 6).draws[key])
+
+
+def test_plain_reaches_into_lists_and_dicts():
+    one = mean_interval([0.5], ["a"])
+    want = {"mean": 0.5, "low": None, "high": None, "n": 1, "users": 1}
+    assert plain({"a": [one, math.nan, 2]}) == {"a": [want, None, 2]}
 
 
 def test_defaults_are_2000_resamples_and_seed_0():
