@@ -54,7 +54,7 @@ def test_the_command_line_refuses_them(folder, tmp_path, verb):
 
 def test_the_server_makes_no_path_of_what_it_is_sent(folder):
     engine = open_engine(open_run(folder), ["sft"])
-    app = create_app(engine, Settings("tiny", "llama", page=page_files("tiny", "llama", 60, ["sft"], [])))
+    app = create_app(engine, Settings("tiny", "llama", page=page_files("tiny", "llama", engine, [])))
     with TestClient(app) as client:
         assert client.get("/page.js").status_code == 200
         for path in (

@@ -288,11 +288,29 @@ def test_page_is_well_formed_accessible_and_needs_no_network(run):
     assert links <= {f"#{i}" for i in ids}
     assert set(re.findall(r"url\(#(.*?)\)", text)) <= set(ids)
     plots = page.all("svg")
-    assert len(plots) == 2 + 2 + 6
+    assert len(plots) == 2 + 1 + 6
     assert all(p["role"] == "img" and len(p["aria-label"] or "") > 30 for p in plots)
     assert all("scope" in th for th in page.all("th"))
     assert text.count("DPO starts at ln 2 = 0.693") == 1
     assert "S-DPO starts at ln 8 = 2.079" in text
+
+
+def test_each_stage_has_one_colour_and_the_curves_a_legend(run):
+    text = write_report(run).read_text(encoding="utf-8")
+    folded = text[text.index('<details class="curves">') : text.index("</details>")]
+    legend = re.findall(r'<li><i style="background: (.*?)"></i>(.*?)</li>', folded)
+    assert [name for _, name in legend] == ["SFT", "DPO", "S-DPO"]
+    sft, dpo, s_dpo = (colour for colour, _ in legend)
+    assert len({sft, dpo, s_dpo}) == 3
+    for part in ("training batches (dashed: rejected titles, their mean)", "validation rows (hollow: rejected)"):
+        assert part in folded
+    plots = dict(re.findall(r"<strong>(.*?)</strong>(<svg.*?</svg>)", folded, flags=re.DOTALL)[:1])
+    assert list(plots) == ["Loss"]  # SFT's: log-probabilities of whole histories are not drawn beside single titles
+    assert sft in plots["Loss"]
+    assert dpo not in plots["Loss"]
+    assert folded.count("<svg") == text.count("<svg") - 2 == 7
+    whiskers = text[: text.index('<details class="curves">')]
+    assert all(colour in whiskers for colour in (sft, dpo, s_dpo))
 
 
 def test_titles_and_notes_are_escaped(run):

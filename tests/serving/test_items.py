@@ -76,6 +76,13 @@ def test_search(index, text, titles):
     assert [i.title for i in index.search(text, 10)][: len(titles)] == titles
 
 
+def test_search_has_the_exact_title_first_then_whole_words():
+    titles = ["Aliens", "My Alien", "Alien 3", "Alien", "Inalienable"]
+    index = ItemIndex(Catalogue(pl.DataFrame({"item_id": list("abcde"), "title": titles})))
+    assert [i.title for i in index.search("alien", 5)] == ["Alien", "Alien 3", "Aliens", "My Alien", "Inalienable"]
+    assert [i.title for i in index.search("alien", 1)] == ["Alien"]
+
+
 def test_search_without_a_text_shows_the_first_items(index):
     assert [i.item_id for i in index.search(" ", 2)] == ["1", "2"]
 

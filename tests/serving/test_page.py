@@ -1,17 +1,28 @@
-"""The page in a real browser: clicks, the keyboard alone, a phone's width, and titles that are markup."""
+"""The page in a real browser: clicks, the keyboard alone, two widths, and titles that are markup.
 
+The picture in the documentation is made of a run by
+`PREFREC_SHOWN=runs/demo python -m pytest tests/serving/test_page.py -k picture`.
+"""
+
+import os
 import re
 import shutil
 import socket
 import threading
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import polars as pl
 import pytest
 import uvicorn
 
+from prefrec.data import Catalogue
+from prefrec.pipeline.opened import open_run
 from prefrec.report.wording import label
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.bodies import MAX_EXPLAINED, RankRequest
+from prefrec.serving.items import ItemIndex
 from prefrec.serving.page import page_files, side_by_side
 from prefrec.serving.server import open_engine
 from served_run import MARKUP
@@ -27,13 +38,20 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: a
 def served(run):
     """A running server with the page, and its engine."""
     engine = open_engine(run)
-    files = page_files("tiny <run>", "llama", 60, engine.rankers, list(run.stages.values()))
-    app = create_app(engine, Settings("tiny <run>", "llama", page=files))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    with _served(engine, "tiny <run>", run.stages.values()) as url:
+        yield url, engine
+    engine.close()
+
+
+@contextmanager
+def _served(engine, name, stages=(), model="llama", **settings):
+    """The address at which an engine and its page are served."""
+    app = create_app(engine, Settings(name, model, page=page_files(name, model, engine, [*stages]), **settings))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", engine
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         thread.join(timeout=30)
 
@@ -48,14 +66,15 @@ def browser():
 
 @pytest.fixture
 def page(served, browser):
-    """A fresh page; anything on its console that is an error fails the test."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
+    """A fresh page, with SFT at the left; anything on its console that is an error fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda e: wrong.append(str(e)))
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     page.on("dialog", lambda d: (wrong.append(f"dialog {d.message}"), d.dismiss()))
     page.goto(served[0])
+    page.locator("#left select").select_option("sft")
     yield page
     context.close()
     assert wrong == []
@@ -181,22 +200,138 @@ def test_the_keyboard_alone(page):
 
 
 @needs_browser
-def test_it_fits_a_phone(page, tmp_path):
-    page.set_viewport_size({"width": 390, "height": 844})
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_neighbour_ranker_beside_the_model_at_both_widths(page, width, tmp_path):
+    page.set_viewport_size({"width": width, "height": 844})
+    page.reload()
+    expect(page.locator("#left select")).to_have_value("window co-occurrence")
+    expect(page.locator("#legend")).to_be_hidden()
     page.get_by_role("button", name="Show an example").click()
     expect(page.locator("#left .ranking li")).to_have_count(6)
+    expect(page.locator("#left .share, #left .bar")).to_have_count(0)
+    expect(page.locator("#right .share")).to_have_count(6)
     page.locator("#left .ranking button").first.click()
-    expect(page.locator("#why")).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.locator("#why-right .reasons li").first).to_be_visible()
+    expect(page.locator("#why-left")).to_contain_text("Only language models tell why.")
+    for words in ("share of the probability", "log-probability of the title", "above or below", "took next"):
+        expect(page.locator("#legend")).to_contain_text(words)
+    expect(page.locator("#why .legend")).to_contain_text("speaks against it")
+    link = page.locator("#right .ranking button").first
+    expect(link).to_have_css("text-decoration-line", "underline")
+    assert link.evaluate("e => getComputedStyle(e).color") != page.evaluate("getComputedStyle(document.body).color")
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     beyond = page.locator("main *").evaluate_all(
-        "all => all.filter(e => e.getBoundingClientRect().right > 391).map(e => e.outerHTML)"
+        f"all => all.filter(e => e.getBoundingClientRect().right > {width} + 1).map(e => e.outerHTML)"
     )
     assert beyond == []
     small = page.locator("button:visible, input:visible, select:visible").evaluate_all(
         "all => all.filter(e => e.getBoundingClientRect().height < 24).map(e => e.outerHTML)"
     )
     assert small == []
-    page.screenshot(path=tmp_path / "phone.png", full_page=True)
+    page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
+    for select, ranker in (("#left", "item-kNN"), ("#right", "popularity")):
+        page.locator(f"{select} select").select_option(ranker)
+    expect(page.locator("#right .share")).to_have_count(0)
+    expect(page.locator(".ranking li")).to_have_count(12)
+    expect(page.locator(".ranking button")).to_have_count(0)  # none of the two can be asked why
+
+
+@needs_browser
+def test_rules_go_with_the_question(page, served):
+    _add(page, "history", "red em", "Red Emma")
+    page.locator("#rules summary").click()
+    page.get_by_label("Only titles where").fill("title like 'Red %'")
+    expect(page.locator("#rules")).to_contain_text("SQL condition on item_id, title")
+    expect(page.locator("#at-most")).to_have_count(0)  # no column could group the titles
+    page.get_by_role("button", name="Recommend from all titles").click()
+    expect(page.locator("#right .ranking li")).to_have_count(7)
+    assert all(title.startswith("Red ") for title in _titles(page, "right"))
+    assert "Red Emma" not in _titles(page, "right")
+    page.get_by_label("Leave out the titles of the history").uncheck()
+    page.get_by_role("button", name="Recommend from all titles").click()
+    expect(page.locator("#right .ranking button", has_text="Red Emma")).to_be_visible()
+
+
+@needs_browser
+def test_at_most_so_many_of_a_group(page, served):
+    _, engine = served
+    frame = engine.items.catalogue.frame.with_columns(genre=pl.lit("x"), tags=pl.lit(["a"], pl.List(pl.String)))
+    grouped = SimpleNamespace(items=ItemIndex(Catalogue(frame)), rankers=engine.rankers, models=engine.models)
+    _, html = page_files("grouped", "llama", grouped, [])["/"]
+    page.route(served[0] + "/", lambda route: route.fulfill(body=html, content_type="text/html"))
+    page.reload()
+    held = _hold(page, "/v1/recommend")
+    page.locator("#rules summary").click()
+    assert page.locator("#per option").all_inner_texts() == ["genre"]
+    page.get_by_label("At most").fill("2")
+    page.get_by_role("button", name="Recommend from all titles").click()
+    _await(page, held, 2)
+    rules = {"exclude_seen": True, "at_most": 2, "per": "genre"}
+    assert held[0].request.post_data_json == {"history": [], "k": 10, **rules, "ranker": "window co-occurrence"}
+    for route in held:
+        route.fulfill(json={"ranking": [], "history_shortened": False})
+    expect(page.locator("#status")).to_contain_text("0 titles ranked")
+
+
+@needs_browser
+def test_a_rule_that_does_not_fit_is_told(served, browser):
+    page = browser.new_page()  # its console tells of the refusal
+    page.goto(served[0])
+    page.locator("#rules summary").click()
+    page.get_by_label("Only titles where").fill("genre = 'x'")
+    page.get_by_role("button", name="Recommend from all titles").click()
+    expect(page.locator("#status")).to_contain_text('unable to find column "genre"')
+    expect(page.locator("#progress")).to_be_hidden()
+    page.close()
+
+
+@needs_browser
+def test_progress_of_a_question_about_all_titles(page):
+    bar = page.locator("#progress progress")
+    expect(bar).to_be_hidden()
+    held = _hold(page, "/v1/recommend")
+    page.get_by_role("button", name="Recommend from all titles").click()
+    _await(page, held, 2)
+    expect(page.locator("#status")).to_have_text("Scoring all titles …")
+    expect(bar).to_be_visible()
+    assert bar.get_attribute("value") is None  # none has answered
+    expect(page.locator("#progress small")).to_have_text("1 s")
+    _let_go(page, held[:1])
+    expect(bar).to_have_js_property("position", 0.5)
+    _let_go(page, held[1:])
+    expect(bar).to_be_hidden()
+
+
+@needs_browser
+def test_a_ranker_that_cannot_tell_titles_apart(page):
+    page.locator("#left select").select_option("co-occurrence")
+    _add(page, "candidates", "wild a", "Wild Alien")
+    _add(page, "candidates", "i11", "Old Heat")
+    page.get_by_role("button", name="Rank the candidates").click()
+    expect(page.locator("#left .tied")).to_be_visible()  # without a history
+    expect(page.locator("#right .tied")).to_be_hidden()
+    _add(page, "history", "red em", "Red Emma")
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#left .tied")).to_be_hidden()
+
+
+@needs_browser
+@pytest.mark.skipif("PREFREC_SHOWN" not in os.environ, reason="PREFREC_SHOWN names no run to picture")
+def test_picture(browser):
+    run = open_run(Path(os.environ["PREFREC_SHOWN"]))
+    engine = open_engine(run, [run.models[-1], "window co-occurrence"])
+    with _served(engine, run.recipe.name, run.stages.values(), run.recipe.model.name) as url:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(url)
+        for text in ("alien", "blade runner", "the terminator"):
+            page.locator("#history-input").fill(text)
+            page.locator("#history-options [role=option]").first.click()
+        page.get_by_role("button", name="Recommend from all titles").click()
+        expect(page.locator("#right .ranking li")).to_have_count(10, timeout=60_000)
+        page.screenshot(path="docs/images/page.png", full_page=True)
+    engine.close()
 
 
 @needs_browser
@@ -373,30 +508,26 @@ def test_of_a_long_history_the_last_titles_are_explained(page, served):
 
 @needs_browser
 def test_curves_of_the_run_are_drawn(page):
+    page.locator("#training summary").click()
     assert page.locator("#training svg.plot").count() == 3
     assert "Rewards" in page.locator("#training").inner_text()
+    colours = page.locator("#training .legend i[style]").evaluate_all("all => all.map(i => i.style.background)")
+    assert len(set(colours)) == 3  # SFT, DPO and S-DPO
     assert page.locator("#training svg.plot").first.evaluate("s => s.getBoundingClientRect().height") > 100
 
 
 @needs_browser
 def test_a_key_is_asked_for(served, browser):
     _, engine = served
-    files = page_files("tiny", "llama", 60, engine.rankers, [])
-    app = create_app(engine, Settings("tiny", "llama", api_key="sesame", page=files))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
+    with _served(engine, "tiny", api_key="sesame") as url:
         page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        page.goto(url)
         page.get_by_role("button", name="Show an example").click()
         expect(page.locator("#status")).to_contain_text("a key is needed")
         page.get_by_label("Key of the server").fill("sesame")
         page.get_by_role("button", name="Show an example").click()
         expect(page.locator("#left .ranking li")).to_have_count(6)
         page.close()
-        server.should_exit = True
-        thread.join(timeout=30)
 
 
 @pytest.mark.parametrize(
@@ -405,6 +536,8 @@ def test_a_key_is_asked_for(served, browser):
         (["s-dpo", "sft", "zero-shot"], ("sft", "s-dpo")),
         (["sft", "zero-shot"], ("zero-shot", "sft")),
         (["s-dpo", "dpo"], ("dpo", "s-dpo")),
+        (["s-dpo", "sft", "popularity", "item-kNN"], ("item-kNN", "s-dpo")),
+        (["item-kNN", "sft", "window co-occurrence"], ("window co-occurrence", "item-kNN")),
         (["sft"], ("sft", "sft")),
     ],
 )

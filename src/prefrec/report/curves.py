@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,35 +18,37 @@ from prefrec.runs.contents import Stage
 SMOOTH_FROM = 40
 """Number of points from which a running mean is drawn over the raw line."""
 PANELS = {
-    "sft": (
-        ("Loss", "loss", "", "−log-probability of the answer, a token."),
-        ("Log-probability of the chosen title", "logps/chosen", "", "Summed over its tokens."),
-    ),
+    # Log-probabilities of training rows are sums over all titles of a history, those of validation rows of one title.
+    "sft": (("Loss", "loss", "", "−log-probability of the answer, per token."),),
     "align": (
         ("Loss", "loss", "", ""),
-        ("Rewards", "rewards/chosen", "rewards/rejected", "Solid: chosen. Dashed: rejected, their mean."),
+        ("Rewards", "rewards/chosen", "rewards/rejected", ""),
         ("Reward margin", "rewards/margins", "", "Chosen minus the mean of the rejected."),
         ("Reward accuracy", "rewards/accuracies", "", "Share of rows whose chosen reward is the highest."),
-        ("Log-probabilities", "logps/chosen", "logps/rejected", "Solid: chosen. Dashed: rejected, their mean."),
+        ("Log-probabilities", "logps/chosen", "logps/rejected", ""),
         ("Effective negatives", "negatives/effective", "", "1/Σw²: N if all weigh alike, 1 if one has all."),
     ),
 }
 """Kind of a stage → title, keys of the log for the solid and the dashed line, and hint of each plot."""
 
 
-def plots(stages: Sequence[Stage], kind: str) -> list[dict[str, str]]:
-    """Return title, hint and SVG of the plots of all stages of a kind together."""
-    chosen = [s for s in stages if s.kind == kind]
-    return [
-        _plot(chosen, title, keys, hint, f"{kind}-{i}")
-        for i, (title, *keys, hint) in enumerate(PANELS[kind])
-        if any(s.points(k) or s.points(f"eval_{k}") for s in chosen for k in keys if k)
-    ]
+def training_plots(stages: Sequence[Stage]) -> dict[str, Any]:
+    """Return the plots of SFT and of all alignments together (title, hint and SVG), and what their legend needs."""
+    colours, drawn = stage_colours(stages), {}
+    for kind, panels in PANELS.items():
+        chosen = [s for s in stages if s.kind == kind]
+        drawn[kind] = [
+            _plot(chosen, colours, title, keys, hint, f"{kind}-{i}")
+            for i, (title, *keys, hint) in enumerate(panels)
+            if any(s.points(k) or s.points(f"eval_{k}") for s in chosen for k in keys if k)
+        ]
+    named = [(label(s.name), colours[s.name]) for s in stages if s.log]
+    return {**drawn, "colours": named, "smooth_from": SMOOTH_FROM}
 
 
-def stage_colours(stages: Sequence[Stage]) -> list[tuple[str, str]]:
-    """Return (name, colour) of each alignment, for a legend."""
-    return [(label(s.name), _colour(i)) for i, s in enumerate(s for s in stages if s.kind == "align")]
+def stage_colours(stages: Sequence[Stage]) -> dict[str, str]:
+    """Return the colour of each stage's model, which is the same in all plots of a page."""
+    return {s.name: PALETTE[i % len(PALETTE)] for i, s in enumerate(stages)}
 
 
 def start_loss(stage: Stage) -> float | None:
@@ -57,17 +60,19 @@ def start_loss(stage: Stage) -> float | None:
     return math.log(1 + negatives) if known else None
 
 
-def _plot(stages: Sequence[Stage], title: str, keys: Sequence[str], hint: str, name: str) -> dict[str, str]:
+def _plot(
+    stages: Sequence[Stage], colours: Mapping[str, str], title: str, keys: Sequence[str], hint: str, name: str
+) -> dict[str, str]:
     figure, axes = new_figure()
     hints, words = [hint] if hint else [], []
-    for i, stage in enumerate(stages):
+    for stage in stages:
         for key, dashed in zip(keys, (False, True), strict=True):
             if key:
-                _draw(axes, stage, key, _colour(i), dashed)
+                _draw(axes, stage, key, colours[stage.name], dashed)
                 words += _in_words(stage, key)
         start = start_loss(stage) if stage.kind == "align" and title == "Loss" else None
         if start is not None:
-            axes.axhline(start, color=_colour(i), linestyle=":", linewidth=1.3)
+            axes.axhline(start, color=colours[stage.name], linestyle=":", linewidth=1.3)
             hints.append(f"{label(stage.name)} starts at ln {math.exp(start):.0f} = {number(start)} (dotted).")
     axes.set_xlabel("optimiser step", fontsize=9, color=INK)
     axes.margins(x=0.02)
@@ -103,7 +108,3 @@ def _in_words(stage: Stage, key: str) -> list[str]:
             first, last = (f"{number(value)} at step {step:.0f}" for step, value in (points[0], points[-1]))
             words.append(f"{label(stage.name)}, {key}, {part}: {first} to {last}.")
     return words
-
-
-def _colour(i: int) -> str:
-    return PALETTE[i % len(PALETTE)]

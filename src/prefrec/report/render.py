@@ -51,14 +51,9 @@ def render(run: RunContents) -> str:
         leaks=bool(audit and audit.leaks),
         results=_results(run, evaluation) if evaluation else None,
         preferences=tables.preference_grids(run.preferences) if run.preferences else None,
-        training={
-            "stages": tables.stages_grid(run.stages),
-            "sft": curves.plots(run.stages, "sft"),
-            "align": curves.plots(run.stages, "align"),
-            "colours": curves.stage_colours(run.stages),
-            "silent": [label(s.name) for s in run.stages if not s.log],
-            "smooth_from": curves.SMOOTH_FROM,
-        },
+        stages=tables.stages_grid(run.stages),
+        training=curves.training_plots(run.stages),
+        silent=[label(s.name) for s in run.stages if not s.log],
         picked=pick_examples(run),
         each=EACH,
         seed=SEED,
@@ -69,14 +64,14 @@ def render(run: RunContents) -> str:
 
 def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
     full = run.full_catalogue
-    trained = [s.name for s in run.stages]
+    colours = curves.stage_colours(run.stages)
     metrics = headline_metrics(evaluation)
     blocks = (("On the lists", evaluation), ("Over the whole catalogue", full))
     return {
         "evaluation": evaluation,
         "metrics": tables.metrics_grid(evaluation, full),
         "groups": tables.groups_grid(evaluation, full),
-        "plots": [(metric_label(m), whisker_plot(evaluation, m, trained)) for m in metrics],
+        "plots": [(metric_label(m), whisker_plot(evaluation, m, colours)) for m in metrics],
         "differences": [
             (title, tables.differences_grid(block.comparisons), tables.comparisons_note(block))
             for title, block in blocks

@@ -6,7 +6,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import matplotlib
 from markupsafe import Markup
@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from prefrec.evaluation import Evaluation, Interval
 from prefrec.report.wording import label, metric_label, with_interval
 
-PALETTE = ("#3a84c9", "#d97a1e", "#2f9e68", "#a667c4", "#c9556b", "#8a8a35")
-"""Colours that stand out on white and on black."""
+PALETTE = ("#3a84c9", "#d97a1e", "#a667c4", "#8a8a35", "#2aa1b3", "#b0704a")
+"""Colours that stand out on white and on black; green and red mean better and worse."""
 INK = "#010203"
 """Placeholder for the colour of the page's text."""
 _GREY = "#8b8f97"
@@ -55,13 +55,13 @@ def to_svg(figure: Figure, alt: str, name: str) -> Markup:
     return Markup(drawn)  # nosec B704  # matplotlib has escaped the texts in it
 
 
-def whisker_plot(evaluation: Evaluation, metric: str, trained: Collection[str]) -> Markup:
+def whisker_plot(evaluation: Evaluation, metric: str, colours: Mapping[str, str]) -> Markup:
     """Return a plot of the rankers in the order of the table: a dot for the mean, a line for the 95% interval.
 
-    The `trained` ones are in colour, and a dashed line is at the value of a random order.
+    A dashed line is at the value of a random order.
     """
     shown = {r: own[metric] for r, own in evaluation.metrics.items() if metric in own}
-    figure = whisker_figure(shown, trained)
+    figure = whisker_figure(shown, colours)
     words = "; ".join(f"{label(r)} {with_interval(i)}" for r, i in shown.items())
     alt = f"{metric_label(metric)}. {metric_label(metric)} with 95% intervals: {words}."
     chance = evaluation.expected.get(metric)
@@ -71,11 +71,11 @@ def whisker_plot(evaluation: Evaluation, metric: str, trained: Collection[str]) 
     return to_svg(figure, alt, "w-" + "".join(c if c.isalnum() else "-" for c in metric))
 
 
-def whisker_figure(shown: Mapping[str, Interval], coloured: Collection[str]) -> Figure:
+def whisker_figure(shown: Mapping[str, Interval], colours: Mapping[str, str]) -> Figure:
     """Return a figure with a dot and an interval per name, from top to bottom; it starts at 0 if none is below."""
     figure, axes = new_figure(height=0.75 + 0.3 * len(shown))
     for y, (name, value) in enumerate(shown.items()):
-        colour = PALETTE[0] if name in coloured else _GREY
+        colour = colours.get(name, _GREY)
         if not math.isnan(value.low):
             axes.plot([value.low, value.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
         axes.plot(value.mean, y, "o", color=colour, markersize=6.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -88,7 +89,7 @@ class ItemIndex:
         return self._items(title for title, _, _ in hits)[:limit]
 
     def search(self, text: str, limit: int) -> list[ItemBody]:
-        """Return the item with this id, then those whose titles begin with `text`, contain it or are similar.
+        """Return the item with this id, then those whose titles are `text`, begin with it, contain it or are similar.
 
         An empty text gives the catalogue's first items.
         """
@@ -96,7 +97,8 @@ class ItemIndex:
         if not wanted:
             return [self.item(i) for i in self.catalogue.ids[:limit]]
         holding = [t for t in self._normal if wanted in t]
-        holding.sort(key=lambda t: (not t.startswith(wanted), f" {wanted}" not in t))
+        whole = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)").search
+        holding.sort(key=lambda t: (t != wanted, not t.startswith(wanted), not whole(t), f" {wanted}" not in t))
         items = self._items(holding[:limit])
         if text.strip() in self.catalogue.titles:
             items.insert(0, self.item(text.strip()))

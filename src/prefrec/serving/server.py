@@ -75,7 +75,7 @@ def serve_run(
     telemetry = Telemetry()
     engine = open_engine(run, rankers, on_pass=telemetry.on_pass, **limits)
     hosts = local_names if api_key is None and is_local else None
-    page = page_files(name, model, len(engine.items), engine.rankers, [*run.stages.values()]) if ui else {}
+    page = page_files(name, model, engine, [*run.stages.values()]) if ui else {}
     settings = Settings(name, model, deadline, api_key, hosts, page, telemetry)
     if api_key is None and not is_local:
         warn(f"listening at {host} without a key: whoever reaches this machine can ask (--api-key)")

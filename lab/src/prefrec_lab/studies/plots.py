@@ -38,7 +38,7 @@ def interval_dots(
     name: str, title: str, shown: Mapping[str, Interval], coloured: Collection[str], hint: str = ""
 ) -> Drawing:
     """Return a plot with a dot and its interval for each name, from top to bottom."""
-    figure = whisker_figure(shown, coloured)
+    figure = whisker_figure(shown, dict.fromkeys(coloured, PALETTE[0]))
     figure.axes[0].set_xlabel(title, fontsize=9, color=INK)
     words = "; ".join(f"{label(n)} {with_interval(i)}" for n, i in shown.items())
     return Drawing(name, title, figure, f"{title} with 95% intervals: {words}.", hint or "Lines: 95% intervals.")

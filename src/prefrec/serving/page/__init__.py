@@ -6,27 +6,31 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from prefrec.pipeline.recipe import SFT
-from prefrec.report import curves
+from prefrec.report.curves import training_plots
 from prefrec.report.render import page_environment
 from prefrec.report.wording import label
 from prefrec.runs.contents import Stage
+from prefrec.serving.engine import Engine
 
-_environment = page_environment("prefrec.serving.page")
+NEIGHBOURS = ("window co-occurrence", "item-kNN", "co-occurrence")
+"""Rankers that the page begins with beside a language model, the first that is served."""
+_environment = page_environment("prefrec.serving.page", "prefrec.report")
 
 
-def page_files(
-    name: str, model: str, items: int, rankers: Sequence[str], stages: Sequence[Stage]
-) -> dict[str, tuple[str, bytes]]:
-    """Return path → (media type, content) of the page's files; the default is the first of `rankers`."""
+def page_files(name: str, model: str, engine: Engine, stages: Sequence[Stage]) -> dict[str, tuple[str, bytes]]:
+    """Return path → (media type, content) of the page's files for a run, its base model, and its rankers."""
+    frame = engine.items.catalogue.frame
+    kinds = ("Language models", engine.models), ("Others", [r for r in engine.rankers if r not in engine.models])
     html = _environment.get_template("page.html.jinja2").render(
         name=name,
         model=model,
-        items=items,
-        rankers=[(r, label(r)) for r in rankers],
-        sides=list(zip(("left", "right"), side_by_side(rankers), strict=True)),
-        sft=curves.plots(stages, "sft"),
-        align=curves.plots(stages, "align"),
-        colours=curves.stage_colours(stages),
+        items=len(frame),
+        kinds=[(kind, [(r, label(r)) for r in rankers]) for kind, rankers in kinds if rankers],
+        models=engine.models,
+        sides=list(zip(("left", "right"), side_by_side(engine.rankers), strict=True)),
+        columns=frame.columns,
+        groups=[c for c in frame.columns if c not in ("item_id", "title") and not frame.schema[c].is_nested()],
+        training=training_plots(stages),
     )
     folder = files(__package__)
     return {
@@ -37,6 +41,6 @@ def page_files(
 
 
 def side_by_side(rankers: Sequence[str]) -> tuple[str, str]:
-    """Return the two rankers that the page begins with: SFT or another one, and the default beside it."""
+    """Return the rankers that the page begins with: a neighbour ranker, SFT or another one, and the default."""
     default, *others = rankers
-    return SFT if SFT in others else [*others, default][0], default
+    return next((name for name in (*NEIGHBOURS, SFT, *others) if name in others), default), default

@@ -38,6 +38,7 @@ async function call(path, body, signal) {
 
 function setBusy(place) {
   state.busy = place;
+  if (place === null) byId("progress").hidden = true;
   for (const id of ["results", "why"]) byId(id).setAttribute("aria-busy", String(id === place));
   // A button that is disabled would lose the focus.
   for (const button of document.querySelectorAll(".buttons button:not(#clear)")) button.setAttribute("aria-disabled", String(place !== null));
@@ -49,6 +50,12 @@ async function busy(text, place, work) {
   const newest = () => turn === state.turn;
   setBusy(place);
   say(text);
+  const [bar, time] = byId("progress").children;
+  bar.removeAttribute("value");
+  time.textContent = "";
+  byId("progress").hidden = false;
+  const since = Date.now();
+  const clock = setInterval(() => newest() && (time.textContent = `${Math.round((Date.now() - since) / 1000)} s`), 1000);
   try {
     await work(newest);
   } catch (error) {
@@ -57,6 +64,7 @@ async function busy(text, place, work) {
     state.asked = state.shown;
     if (state.shown) SIDES.forEach((side) => (selectOf(side).value = state.shown.rankers[side].ranker)); // the list's
   } finally {
+    clearInterval(clock);
     if (newest()) setBusy(null);
   }
 }
@@ -174,8 +182,27 @@ const signed = (value) => (value >= 0 ? "+" : "") + number(value, 2);
 const percent = (share) => (share < 0.001 ? "<0.1%" : `${(100 * share).toFixed(share >= 0.9995 ? 0 : 1)}%`);
 const ids = (items) => items.map(({ item_id }) => ({ item_id }));
 const selectOf = (side) => byId(side).querySelector("select");
-const rankerOf = (side) => ({ ranker: selectOf(side).value, label: selectOf(side).selectedOptions[0].text });
-const askBoth = (path, question, rankers) => Promise.all(SIDES.map((side) => call(path, { ...question, ranker: rankers[side].ranker })));
+const rankerOf = (side) => {
+  const chosen = selectOf(side).selectedOptions[0];
+  return { ranker: chosen.value, label: chosen.text, isModel: "model" in chosen.dataset };
+};
+const score = (value, isModel) => (isModel ? value.toFixed(2) : Math.abs(value) < 1000 ? value.toPrecision(3) : value.toFixed(0)).replace("-", "−");
+
+// Asks the rankers of these sides; `each` is called with every answer as it comes.
+function ask(path, question, rankers, sides, newest, each = () => {}) {
+  const bar = byId("progress").firstElementChild;
+  bar.max = sides.length;
+  let answered = 0;
+  return Promise.all(
+    sides.map(async (side) => {
+      const answer = await call(path, { ...question, ranker: rankers[side].ranker });
+      if (!newest()) return answer;
+      bar.value = ++answered;
+      each(side, answer);
+      return answer;
+    }),
+  );
+}
 
 function bar(share) {
   const filled = element("i");
@@ -193,9 +220,11 @@ function moved(place, before, other) {
 
 function drawRanking(side, answer, others, { taken: takenId, rankers }) {
   const places = new Map(others.map((line) => [line.item_id, line.rank]));
+  const { isModel } = rankers[side];
+  const canTellWhy = SIDES.some((one) => rankers[one].isModel);
   const lines = answer.ranking.map((line) => {
-    const title = element("button", { text: line.title, type: "button" });
-    title.addEventListener("click", () => explain(line));
+    const title = canTellWhy ? element("button", { text: line.title, type: "button", title: "Why?" }) : element("span", { text: line.title });
+    if (canTellWhy) title.addEventListener("click", () => explain(line));
     const taken = line.item_id === takenId;
     const moves = side === "right" ? moved(line.rank, places.get(line.item_id), rankers.left.label) : [];
     return element(
@@ -203,12 +232,14 @@ function drawRanking(side, answer, others, { taken: takenId, rankers }) {
       { className: taken ? "taken" : "" },
       element("span", { className: "place", text: `${line.rank}.` }),
       element("span", {}, title, ...(taken ? [element("small", { text: " ◆ taken next" })] : []), ...moves),
-      element("span", { className: "logp", text: number(line.score, 2), title: "log-probability of the title" }),
-      element("span", { className: "share", text: percent(line.probability) }),
-      bar(line.probability),
+      ...(isModel ? [element("span", { className: "share", text: percent(line.probability) })] : []),
+      element("span", { className: "logp", text: score(line.score, isModel), title: isModel ? "log-probability of the title" : "score" }),
+      ...(isModel ? [bar(line.probability)] : []),
     );
   });
   byId(side).querySelector(".ranking").replaceChildren(...lines);
+  const scores = answer.ranking.map((line) => line.score);
+  byId(side).querySelector(".tied").hidden = scores.length < 2 || Math.max(...scores) > Math.min(...scores);
 }
 
 async function rank({ path, question, taken }) {
@@ -216,17 +247,17 @@ async function rank({ path, question, taken }) {
   const asked = { path, question, taken, rankers };
   state.asked = asked;
   byId("why").hidden = true;
-  await busy("Ranking …", "results", async (newest) => {
-    const [left, right] = await askBoth(path, question, rankers);
+  await busy(path === "/v1/recommend" ? "Scoring all titles …" : "Ranking …", "results", async (newest) => {
+    const [left, right] = await ask(path, question, rankers, SIDES, newest);
     if (!newest()) return;
     const inList = document.activeElement.closest(".ranking") !== null;
     state.shown = asked;
     drawRanking("left", left, [], asked);
     drawRanking("right", right, left.ranking, asked);
     if (inList) byId("results").focus({ preventScroll: true }); // the title that had the focus is gone
-    const shortened = left.history_shortened ? " The oldest titles of the history did not fit into the prompt." : "";
-    byId("results-note").textContent =
-      "Percentages are shares among the titles of the list; beside them the log-probability. A title shows why it stands where it does." + shortened;
+    const shortened = left.history_shortened || right.history_shortened ? "The oldest titles of the history did not fit into the prompt." : "";
+    byId("results-note").textContent = shortened;
+    byId("legend").hidden = false;
     say(`${left.ranking.length} titles ranked. First: ${left.ranking[0]?.title ?? "none"} (${rankers.left.label}), ${right.ranking[0]?.title ?? "none"} (${rankers.right.label}).`);
   });
 }
@@ -236,8 +267,8 @@ async function rank({ path, question, taken }) {
 function drawReasons(side, label, answer, widest) {
   const place = byId(`why-${side}`);
   place.querySelector("h3").textContent = label;
-  place.querySelector("p").textContent = `log-probability ${number(answer.logp, 2)}`;
-  const lines = answer.influences.map((influence) => {
+  place.querySelector("p").textContent = answer ? `log-probability ${number(answer.logp, 2)}` : "Only language models tell why.";
+  const lines = (answer?.influences ?? []).map((influence) => {
     const change = influence.logp_change;
     const filled = element("i", { className: change >= 0 ? "for" : "against" });
     filled.style.width = `${(50 * Math.abs(change)) / widest}%`;
@@ -261,20 +292,27 @@ async function explain(line) {
   const part = history.length > most ? `the last ${most} of the ${history.length} titles of the history` : "";
   await busy("Asking again without each title of the history …", "why", async (newest) => {
     const asked = { history: history.slice(-most), candidates, target: { item_id: line.item_id } };
-    const [left, right] = await askBoth("/v1/explain", asked, rankers);
+    const answers = {};
+    const sides = SIDES.filter((side) => rankers[side].isModel);
+    await ask("/v1/explain", asked, rankers, sides, newest, (side, answer) => (answers[side] = answer));
     if (!newest()) return;
-    const changes = [left, right].flatMap((a) => a.influences.map((i) => Math.abs(i.logp_change)));
+    const changes = Object.values(answers).flatMap((a) => a.influences.map((i) => Math.abs(i.logp_change)));
     const widest = Math.max(1e-9, ...changes);
     byId("why-title").textContent = `Why “${line.title}”?`;
     byId("why-part").textContent = `Asked with ${part} only; the log-probability can differ from the ranking’s.`;
     byId("why-part").hidden = part === "";
-    drawReasons("left", rankers.left.label, left, widest);
-    drawReasons("right", rankers.right.label, right, widest);
+    SIDES.forEach((side) => drawReasons(side, rankers[side].label, answers[side], widest));
     byId("why").hidden = false;
     byId("why").focus({ preventScroll: true });
     byId("why").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
     say(`Why ${line.title}: shown below the ranking${part && `, asked with ${part}`}.`);
   });
+}
+
+function rules() {
+  const where = byId("where").value.trim();
+  const most = byId("at-most")?.value;
+  return { exclude_seen: byId("exclude-seen").checked, ...(where && { where }), ...(most && { at_most: Number(most), per: byId("per").value }) };
 }
 
 // Buttons.
@@ -292,7 +330,7 @@ byId("question").addEventListener("submit", (event) => {
   if (!state.busy) rankCandidates();
 });
 byId("recommend").addEventListener("click", () => {
-  if (!state.busy) rank({ path: "/v1/recommend", question: { history: ids(state.history), k: 10 }, taken: state.taken });
+  if (!state.busy) rank({ path: "/v1/recommend", question: { history: ids(state.history), k: 10, ...rules() }, taken: state.taken });
 });
 byId("clear").addEventListener("click", () => {
   Object.assign(state, { history: [], candidates: [], taken: null, asked: null, shown: null });
@@ -301,6 +339,8 @@ byId("clear").addEventListener("click", () => {
   draw("history");
   draw("candidates");
   document.querySelectorAll(".ranking").forEach((list) => list.replaceChildren());
+  document.querySelectorAll(".tied").forEach((note) => (note.hidden = true));
+  byId("results-note").textContent = "";
   byId("why").hidden = true;
   say("Cleared.");
   byId("history-input").focus();
