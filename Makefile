@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test test-lowest test-latest constraints soak mutants lint audit load format docs clean
+.PHONY: help setup demo wheel test test-lowest test-latest constraints soak mutants lint audit load format docs clean
 
 help:
 	@echo "make demo   train and measure a small recommender on MovieLens-100K, about 10 minutes"
@@ -15,6 +15,7 @@ help:
 	@echo "make audit  security: the source (bandit), and what is installed (pip-audit, needs the network)"
 	@echo "make load   a run's server under 1, 8 and 64 clients: make load RUN=runs/demo"
 	@echo "make docs   the documentation, as a site in site/"
+	@echo "make wheel  dist/prefrec-*.whl, for pip and for the Dockerfile"
 	@echo "make setup  the virtual environment alone, with the versions of constraints.txt"
 	@echo "make constraints   write constraints.txt from an environment: make constraints VENV=.venv-latest"
 
@@ -96,6 +97,10 @@ mutants: setup
 format: setup
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+wheel: setup
+	rm -f dist/prefrec-*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

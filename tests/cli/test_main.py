@@ -171,5 +171,5 @@ def _recipe(place, folder):
 
 def test_bitsandbytes_is_quiet():
     """PEFT imports it where it is installed; on some CPUs it then complains, whatever the command is."""
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'prefrec[quant]'")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install bitsandbytes")
     assert "gemm_4bit" not in prefrec("rank", "--help").err

@@ -146,4 +146,4 @@ def test_what_is_not_installed_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "prefrec.serving.server", None)
     done = prefrec("serve", folder)
     assert done.code == 1
-    assert "pip install 'prefrec[serve]'" in done.err
+    assert "pip install fastapi prometheus-client uvicorn" in done.err

@@ -65,7 +65,7 @@ def test_nothing_to_say():
         (
             replace(GOOD, missing={"serve": ["fastapi", "uvicorn"]}),
             "serve: fastapi, uvicorn not installed",
-            "pip install 'prefrec[serve]'",
+            "pip install fastapi uvicorn",
         ),
     ],
 )

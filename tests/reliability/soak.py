@@ -251,7 +251,7 @@ def _requests(part: Part, place: Place, seed: int, until: float) -> None:
 
 def _fuzz(part: Part, folder: Path, seed: int, clock: Clock, fuzzing: Fuzzing) -> None:
     if importlib.util.find_spec("atheris") is None:
-        part.facts = {"not done": "atheris is not installed: pip install 'prefrec[fuzz]'"}
+        part.facts = {"not done": "atheris is not installed: pip install atheris"}
         return
     names = list(fuzzing.readers)
     shared = round(clock.left * min(fuzzing.jobs, len(names)) / len(names) - START_S)

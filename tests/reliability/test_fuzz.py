@@ -6,7 +6,7 @@ import pytest
 
 from reliability.fuzzing import fuzz
 
-pytest.importorskip("atheris", reason="atheris is not installed: pip install 'prefrec[fuzz]'", exc_type=ImportError)
+pytest.importorskip("atheris", reason="atheris is not installed: pip install atheris", exc_type=ImportError)
 
 
 def test_no_parser_crashes(tmp_path):

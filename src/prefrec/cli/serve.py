@@ -39,6 +39,7 @@ def serve(
     try:
         from prefrec.serving.server import serve_run
     except ModuleNotFoundError as e:
-        raise ConfigError(f"serving needs the package {e.name!r}: pip install 'prefrec[serve]'") from e
+        needed = "pip install fastapi prometheus-client uvicorn"
+        raise ConfigError(f"serving needs the package {e.name!r}: {needed}") from e
     limits = {"max_queue": max_queue, "max_batch": max_batch, "max_tokens": max_tokens}
     serve_run(run, ranker or [], host=host, port=port, ui=ui, api_key=api_key, deadline=deadline, **limits)

@@ -197,7 +197,7 @@ def canonical_name(name: str) -> str:
 def _nf4(folder: str, dtype: torch.dtype) -> dict[str, Any]:
     """Return the options of `from_pretrained` for NF4 with scales in 8 bits, as in QLoRA (arXiv 2305.14314)."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError("quantization 'nf4' needs bitsandbytes: pip install 'prefrec[quant]'")
+        raise ModelError("quantization 'nf4' needs bitsandbytes: pip install bitsandbytes")
     if "quantization_config" in AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict():
         raise ModelError(f"{folder!r} is already quantised: set `quantization` to none, or give the plain weights")
     settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}

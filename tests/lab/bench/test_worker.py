@@ -21,7 +21,7 @@ def test_measures_again_and_again(job, tmp_path):
 
 def test_starts_quietly(job, tmp_path, capfd):
     """PEFT, and bitsandbytes with it, is imported before the log takes what a worker prints."""
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'prefrec[quant]'")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install bitsandbytes")
     with Worker(job("ranking", "prefrec", 3), tmp_path / "log", None) as worker:
         worker.ready()
     assert "gemm_4bit" not in capfd.readouterr().err

