@@ -29,6 +29,7 @@ VERBS = (
     "rank",
     "explain",
     "study",
+    "tune",
     "bench",
     "report",
     "serve",

@@ -1,0 +1,167 @@
+"""A search over fields: what it tries, what it keeps, how it goes on, and that it never asks test rows."""
+
+import json
+
+import pytest
+import yaml
+
+from command import prefrec, succeed
+from prefrec.data import read_prepared
+from prefrec.errors import ConfigError, ModelError
+from prefrec.evaluation import Interval
+from prefrec.files import write_json
+from prefrec.pipeline import score
+from prefrec.pipeline.recipe import Recipe, load_recipe
+from prefrec.training.progress import ProgressCallback
+from prefrec_lab import tune
+from prefrec_lab.tune import Search, SearchedField
+from tiny_run import write_recipe
+
+RATES, EPOCHS = "sft.learning_rate=1e-5..1e-2:log", "sft.epochs=1,2,4"
+
+
+@pytest.fixture
+def recipe(place) -> Recipe:
+    return Recipe.model_validate(place.recipe | {"align": []})
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Runs in the place of `run_recipe`: the best has four epochs and the highest rate; those above 5e-3 fail."""
+    made = []
+
+    def run_recipe(recipe, folder, until):
+        assert until == "evaluate"
+        made.append(recipe)
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        (folder / "sft").mkdir(exist_ok=True)
+        if recipe.sft.learning_rate > 5e-3:
+            raise ModelError("the loss is not finite")
+        value = recipe.sft.epochs / 10 + recipe.sft.learning_rate
+        interval = Interval(value, value - 0.1, value + 0.1, 40, 40).to_json()
+        plain = {"n": 40, "users": 40, "chance": 0.2, "seed": 0, "resamples": 9, "best_reference": None}
+        blocks = {"metrics": {"sft": {"ndcg@10": interval}}, "expected": {}, "comparisons": [], "groups": {}}
+        write_json(folder / "metrics.json", {"evaluation": blocks | plain | {"audit": None}})
+
+    monkeypatch.setattr(tune, "run_recipe", run_recipe)
+    return made
+
+
+def _search(recipe, folder, *fields, ranker=None, metric="ndcg@10"):
+    return Search(recipe, [SearchedField.parse(f) for f in fields or (RATES, EPOCHS)], folder, ranker, metric)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("a.b=1,2,4", SearchedField("a.b", ("1", "2", "4"))),
+        ("a=x", SearchedField("a", ("x",))),
+        ("a=1..8", SearchedField("a", (), 1, 8)),
+        ("a=0.1..2", SearchedField("a", (), 0.1, 2.0)),
+        ("a=1e-5..1e-3:log", SearchedField("a", (), 1e-5, 1e-3, log=True)),
+    ],
+)
+def test_fields_are_read(text, field):
+    parsed = SearchedField.parse(text)
+    assert parsed == field
+    assert type(parsed.low) is type(field.low)
+
+
+@pytest.mark.parametrize("text", ["", "a", "a=", "=1,2", "a=2..1", "a=0..1:log", "a=1..2:exp", "a=x..y", "a=1,,2"])
+def test_what_is_no_field_is_refused(text):
+    with pytest.raises(ConfigError, match=r"--field .*: expected NAME=LOW\.\.HIGH"):
+        SearchedField.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (("sft.learning_rate=0.5..2",), "sft.learning_rate: Input should be less than or equal to 1"),
+        (("sft.epoch=1,2",), "sft.epoch: Extra inputs are not permitted"),
+        ((EPOCHS, EPOCHS), "each once"),
+    ],
+)
+def test_fields_that_the_recipe_does_not_take_are_refused(recipe, tmp_path, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        _search(recipe, tmp_path, *fields)
+
+
+def test_trials_ask_validation_rows_and_the_best_recipe_is_written(recipe, runs, tmp_path):
+    study = _search(recipe, tmp_path).run(12)
+    assert len(study.trials) == 12
+    assert {r.evaluate.split for r in runs} == {"validation"}
+    assert {(r.evaluate.full_rows, r.evaluate.generate_rows, tuple(r.evaluate.ks)) for r in runs} == {(0, 0, (10,))}
+    assert all(1e-5 <= r.sft.learning_rate <= 1e-2 for r in runs)
+    best = load_recipe(tmp_path / tune.BEST)
+    finished = [r for r in runs if r.sft.learning_rate <= 5e-3]
+    want = max(finished, key=lambda r: r.sft.epochs / 10 + r.sft.learning_rate)
+    assert (best.sft.epochs, best.sft.learning_rate) == (want.sft.epochs, want.sft.learning_rate)
+    assert best.evaluate == recipe.evaluate
+    assert len(list((tmp_path / "trials").iterdir())) == 1
+
+
+def test_a_table_has_the_best_first_and_failed_ones_last(recipe, runs, tmp_path):
+    search = _search(recipe, tmp_path, "sft.learning_rate=1e-3,1e-2", "sft.epochs=1,2")
+    grid = search.table(search.run(12))
+    assert grid.columns == ["sft.learning_rate", "sft.epochs", "NDCG@10"]
+    texts = [[cell.text for cell in cells] for _, cells, _ in grid.rows]
+    assert texts[0] == ["1e-3", "2", "0.201"]
+    assert texts[-1][2] == "failed"
+    assert len(texts) == 12
+    assert len([r for r in runs if r.sft.learning_rate == 1e-3]) <= 2  # equal values are not run again
+
+
+def test_a_search_goes_on_where_it_was(recipe, runs, tmp_path):
+    first = [t.params for t in _search(recipe, tmp_path).run(3).trials]
+    before = len(runs)
+    again = _search(recipe, tmp_path).run(5)
+    assert [t.params for t in again.trials[:3]] == first
+    assert len(runs) == before + 2
+    assert len({json.dumps(t.params) for t in again.trials}) == 5
+    _search(recipe, tmp_path).run(5)
+    assert len(runs) == before + 2
+    with pytest.raises(ConfigError, match="holds a search of another recipe or other fields"):
+        _search(recipe, tmp_path, EPOCHS).run(5)
+
+
+def test_only_failures(recipe, runs, tmp_path):
+    with pytest.raises(ConfigError, match="no trial was finished"):
+        _search(recipe, tmp_path, "sft.learning_rate=0.1,0.2").run(2)
+    with pytest.raises(ConfigError, match="--ranker s-dpo, --metric mrr: there are sft; ndcg@10"):
+        _search(recipe, tmp_path / "other", EPOCHS, ranker="s-dpo", metric="mrr").run(2)
+
+
+def test_the_verb_asks_no_test_row_and_goes_on_after_a_stop(place, tmp_path, monkeypatch):
+    raw = place.recipe | {"align": []}
+    raw["sft"] = raw["sft"] | {"eval_rows": 0}
+    command = ("tune", write_recipe(tmp_path, raw), "--field", "sft.epochs=1,2", "--trials", 1, "--metric", "hr@3")
+    command += ("--out", tmp_path / "out")
+    whole, predict, asked = ProgressCallback.on_step_end, score.predict, []
+
+    def stop(self, args, state, control, **kwargs):
+        whole(self, args, state, control, **kwargs)
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    def recorded(ranker, examples, *args, **kwargs):
+        asked.extend(examples)
+        return predict(ranker, examples, *args, **kwargs)
+
+    monkeypatch.setattr(score, "predict", recorded)
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressCallback, "on_step_end", stop)
+        assert prefrec(*command).code == 130
+    done = prefrec(*command)
+    assert done.code == 0, done.err
+    assert "Going on from" in done.err
+    assert "sft on 20 validation rows of 20 users" in done.out
+    assert done.out.endswith(f"Recipe: {tmp_path / 'out' / 'best.yaml'}\n")
+    (folder,) = (tmp_path / "out" / "trials").iterdir()
+    data = read_prepared(folder / "data")
+    assert asked
+    assert all(e in data.validation and e not in data.test for e in asked)
+    value = json.loads(succeed(*command, "--json"))
+    assert value["recipe"] == str(tmp_path / "out" / "best.yaml")
+    assert value["best"] == {
+        "sft.epochs": str(int(yaml.safe_load((folder / "recipe.yaml").read_text())["sft"]["epochs"]))
+    }
