@@ -82,6 +82,27 @@ def test_an_adapter_to_go_on_from_keeps_its_rank(place, tmp_path):
         assert again.err.splitlines()[0].endswith(": unchanged")
 
 
+def test_alignment_asks_an_adapter_as_it_was_trained(place, tmp_path):
+    """Without an option the base, template, chat and dtype are those in the record of the adapter's training."""
+    few = ("--rows", 8, "--epochs", 1, "--global-batch-size", 8)
+    told = (*place.with_histories, "--model.chat", "--model.templates", "movies/2")
+    succeed("sft", place.data, tmp_path / "sft", *told, *few, "--lora.r", 4)
+    start = ("--adapter", tmp_path / "sft" / "adapter", "--num-negatives", 2, *few)
+    for name, options in (("bare", ()), ("told", told)):
+        done = prefrec("align", place.data, tmp_path / name, *start, *options)
+        assert (done.code, "was trained with" in done.err) == (0, False)
+    models = [
+        json.loads((tmp_path / name / "stage.json").read_text())["made_with"]["model"] for name in ("bare", "told")
+    ]
+    assert models[0] == models[1]
+    own = {"name": str(place.model), "templates": ["movies/2"], "chat": True, "dtype": "float32"}
+    assert own.items() <= models[0].items()
+    bare, same = (adapter_weights(tmp_path / name / "adapter") for name in ("bare", "told"))
+    assert all(torch.equal(bare[n], same[n]) for n in bare)
+    other = prefrec("align", place.data, tmp_path / "other", *start, "--model.templates", "movies/1")
+    assert "--model.templates ['movies/1']: " in " ".join(other.err.split())
+
+
 @pytest.mark.parametrize("loss", ["dpo", "dmpo", "bpr", "softmax"])
 def test_every_loss_by_name(place, tmp_path, loss):
     few = ("--rows", 8, "--epochs", 5, "--num-negatives", 2, "--negatives", "per_epoch")

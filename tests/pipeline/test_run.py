@@ -13,13 +13,14 @@ import torch
 import yaml
 
 from prefrec.data import prepared_digest, read_prepared
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import evaluate_predictions, read_predictions
 from prefrec.pipeline import run as run_module
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, AlignSection, Recipe, SFTSection
 from prefrec.pipeline.run import STAGES, run_recipe
 from prefrec.report import write_report
+from prefrec.report.wording import label
 from prefrec.runs import contents as contents_module
 from prefrec.runs.contents import read_run
 from prefrec.runs.stage import last_checkpoint
@@ -263,6 +264,34 @@ def test_a_killed_run_goes_on_and_ends_alike(run, finished, monkeypatch, stage):
         want, got = adapter_weights(finished / name / "adapter"), adapter_weights(folder / name / "adapter")
         assert all(torch.equal(want[n], got[n]) for n in want)
     assert (folder / "metrics.json").read_text() == (finished / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize("stage", ["sft", "s-dpo"])
+def test_numbers_that_are_not_finite_end_the_run_and_are_never_finished(run, finished, monkeypatch, stage):
+    whole = ProgressCallback.on_step_end
+
+    def spoil(self, args, state, control, *, model, **kwargs):
+        whole(self, args, state, control, model=model, **kwargs)
+        if self.description == stage and state.global_step == 3:
+            for weight in model.parameters():
+                weight.data.fill_(torch.nan)
+
+    message = rf"^{label(stage)}: .* not finite at step [34] of \d+ \(peak learning rate 0\.005\): lower the learning"
+    folder = run(until="prepare")
+    spoiled = folder / ("sft" if stage == "sft" else "align/s-dpo")
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressCallback, "on_step_end", spoil)
+        for _ in range(2):  # the second start does not take the stage for finished, and goes on from the same place
+            with pytest.raises(ModelError, match=message):
+                run()
+            assert not json.loads((spoiled / "stage.json").read_text())["finished"]
+            assert not (spoiled / "adapter").exists()
+            assert last_checkpoint(spoiled) == spoiled / "checkpoint-2"
+            assert all(weight.isfinite().all() for weight in adapter_weights(spoiled / "checkpoint-2").values())
+            assert not (folder / "metrics.json").exists()
+    run()
+    want, got = adapter_weights(finished / "align/s-dpo/adapter"), adapter_weights(folder / "align/s-dpo/adapter")
+    assert all(torch.equal(want[n], got[n]) for n in want)
 
 
 def test_an_adapter_that_was_deleted_is_trained_again(run_again, recipe, tmp_path):
