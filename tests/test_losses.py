@@ -1,5 +1,6 @@
 """prefrec.losses against published vectors, the formula of the paper and its algebra."""
 
+import itertools
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from prefrec import losses
 from prefrec.losses import (
+    COLUMNS,
     LOSSES,
     PreferenceLoss,
     dmpo_loss,
@@ -22,8 +24,14 @@ from prefrec.losses import (
     find_loss,
     loss_by_size,
     loss_name,
+    mult_dpo_loss,
     needs_reference,
+    preference_loss,
+    recpo_loss,
     softmax_dpo_loss,
+    softmax_logq_loss,
+    takes,
+    with_options,
 )
 
 SHARED = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -38,6 +46,12 @@ def choice_logps(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     values = st.lists(logps, min_size=b * c, max_size=b * c)
     make = lambda: torch.tensor(draw(values), dtype=torch.float64).view(b, c)  # noqa: E731
     return make(), make()
+
+
+def columns_for(name: str, shape: torch.Size) -> dict[str, Tensor]:
+    """Scores or lengths from 1 to 5 for a loss that takes them."""
+    numbers = (torch.arange(shape.numel()).view(shape) * 7 % 5 + 1.0).to(torch.float64)
+    return {column: numbers for column in COLUMNS if takes(LOSSES[name], column)}
 
 
 def written_form(policy: Tensor, ref: Tensor, beta: float) -> Tensor:
@@ -83,9 +97,14 @@ def test_order_of_negatives_does_not_matter(pair, beta, rnd):
     order = list(range(1, policy.shape[1]))
     rnd.shuffle(order)
     columns = [0, *order]
-    for loss in LOSSES.values():
+    for name, loss in LOSSES.items():
+        more = columns_for(name, policy.shape)
+        changed = {column: numbers[:, columns] for column, numbers in more.items()}
         torch.testing.assert_close(
-            loss(policy, ref, beta).losses, loss(policy[:, columns], ref[:, columns], beta).losses
+            loss(policy, ref, beta, **more).losses,
+            loss(policy[:, columns], ref[:, columns], beta, **changed).losses,
+            atol=1e-8,
+            rtol=1e-8,
         )
 
 
@@ -123,7 +142,8 @@ def test_gradient_is_the_papers(pair, beta):
 @pytest.mark.parametrize("gap", [-10_000.0, 10_000.0])
 def test_finite_for_huge_gaps_in_float32(name, gap):
     policy = torch.tensor([[0.0, gap, gap / 2], [gap, 0.0, 0.0]], requires_grad=True)
-    out = LOSSES[name](policy, torch.zeros(2, 3), 1.0)
+    more = {column: numbers.float() for column, numbers in columns_for(name, policy.shape).items()}
+    out = LOSSES[name](policy, torch.zeros(2, 3), 1.0, **more)
     out.losses.mean().backward()
     assert torch.isfinite(out.losses).all()
     assert policy.grad is not None
@@ -172,11 +192,13 @@ def test_rows_of_different_sizes_are_those_of_each_row_alone(name):
     absent = torch.tensor([[column >= size for column in range(5)] for size in sizes])
     policy, ref = (torch.randn(4, 5, dtype=torch.float64).masked_fill(absent, -torch.inf) for _ in range(2))
     policy.requires_grad_()
-    out = loss_by_size(loss, policy, ref, 0.7, sizes)
+    more = columns_for(name, policy.shape)
+    out = loss_by_size(loss, policy, ref, 0.7, sizes, **more)
     (grad,) = torch.autograd.grad(out.losses.sum(), policy)
     for row, size in enumerate(sizes):
         alone = policy[row : row + 1, :size].detach().requires_grad_()
-        want = loss(alone, ref[row : row + 1, :size], 0.7)
+        own = {column: numbers[row : row + 1, :size] for column, numbers in more.items()}
+        want = loss(alone, ref[row : row + 1, :size], 0.7, **own)
         (want_grad,) = torch.autograd.grad(want.losses.sum(), alone)
         torch.testing.assert_close(out.losses[row], want.losses[0])
         torch.testing.assert_close(out.rewards[row, :size], want.rewards[0])
@@ -185,19 +207,213 @@ def test_rows_of_different_sizes_are_those_of_each_row_alone(name):
     assert (grad[absent] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["bpr", "softmax", "sft"])
+@pytest.mark.parametrize("name", ["bpr", "softmax", "sft", "softmax_logq", "simpo", "weighted_sft"])
 def test_reference_free_losses_ignore_the_reference(name):
     policy = torch.randn(3, 5)
-    one, two = (LOSSES[name](policy, ref, 1.0).losses for ref in (None, torch.randn(3, 5)))
+    more = columns_for(name, policy.shape)
+    one, two = (LOSSES[name](policy, ref, 1.0, **more).losses for ref in (None, torch.randn(3, 5)))
     torch.testing.assert_close(one, two)
     assert not needs_reference(LOSSES[name])
 
 
-@pytest.mark.parametrize("name", ["softmax_dpo", "dpo", "dmpo"])
+@pytest.mark.parametrize("name", ["softmax_dpo", "dpo", "dmpo", "mult_dpo", "recpo", "dynamicpo", "expected_reward"])
 def test_other_losses_need_a_reference(name):
     assert needs_reference(LOSSES[name])
+    policy = torch.randn(3, 5)
     with pytest.raises(ValueError, match="this loss needs ref_logps"):
-        LOSSES[name](torch.randn(3, 5), None, 1.0)
+        LOSSES[name](policy, None, 1.0, **columns_for(name, policy.shape))
+
+
+def rows_of(*tables: Tensor) -> list[list[list[float]]]:
+    """Per row of the tables, its numbers in each."""
+    return [list(map(list, row)) for row in zip(*(t.tolist() for t in tables), strict=True)]
+
+
+def drawn(rows: int = 40, answers: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of policy and reference, and ratings from 1 to 5."""
+    torch.manual_seed(0)
+    policy, ref = (-8 * torch.rand(rows, answers, dtype=torch.float64) for _ in range(2))
+    return policy, ref, torch.randint(1, 6, (rows, answers)).double()
+
+
+@pytest.mark.parametrize("link", ["softmax", "pairwise", "mean"])
+@pytest.mark.parametrize("has_reference", [True, False])
+def test_each_knob_is_its_formula(link, has_reference):
+    """The twin leaves out rejected answers of margin −inf before it computes anything."""
+    policy, ref, betas = drawn()
+    margin = torch.randn_like(policy)
+    margin[:, 2] = margin[::2, 4] = -torch.inf
+    weight = torch.arange(40.0, dtype=torch.float64)
+    found = preference_loss(policy, ref if has_reference else None, betas, margin=margin, weight=weight, link=link)
+    for row, (p, q, b, m) in enumerate(rows_of(policy, ref, betas, margin)):
+        ratios = [x - (y if has_reference else 0.0) for x, y in zip(p, q, strict=True)]
+        kept = [i for i in range(1, 6) if m[i] > -math.inf]
+        gaps = [b[i] * (ratios[i] - ratios[0]) + m[i] - m[0] for i in kept]
+        want = {
+            "softmax": math.log(1 + sum(map(math.exp, gaps))),
+            "pairwise": sum(math.log1p(math.exp(gap)) for gap in gaps) / len(gaps),
+            "mean": math.log1p(math.exp(sum(gaps) / len(gaps))),
+        }[link]
+        assert found.losses[row].item() == pytest.approx(row * want, rel=1e-8)
+        assert found.rewards[row].tolist() == pytest.approx([x * y for x, y in zip(b, ratios, strict=True)])
+
+
+def marginal_plackett_luce(weights: list[float], preferred: list[int]) -> float:
+    """−log of the chance that the preferred answers come first, summed over all their orders."""
+    total = 0.0
+    for order in itertools.permutations(preferred):
+        left, chance = sum(weights), 1.0
+        for i in order:
+            chance *= weights[i] / left
+            left -= weights[i]
+        total += chance
+    return -math.log(total)
+
+
+def test_mult_dpo_of_two_levels_is_the_multinomial_likelihood_and_bounds_that_of_all_orders():
+    policy, ref, ratings = drawn()
+    scores = (ratings > 3).double()
+    scores[:, 0], scores[:, 1] = 1, 0
+    found = mult_dpo_loss(policy, ref, 0.7, scores=scores)
+    for row, (p, q, s) in enumerate(rows_of(policy, ref, scores)):
+        weights = [math.exp(0.7 * (x - y)) for x, y in zip(p, q, strict=True)]
+        preferred = [i for i, score in enumerate(s) if score]
+        want = -sum(math.log(weights[i] / sum(weights)) for i in preferred)
+        assert found.losses[row].item() == pytest.approx(want)
+        bound = want - math.log(math.factorial(len(preferred)))
+        assert marginal_plackett_luce(weights, preferred) <= bound + 1e-12
+    torch.testing.assert_close(found.rewards, 0.7 * (policy - ref))
+
+
+def test_mult_dpo_of_more_levels_is_the_sum_over_levels_each_without_those_above():
+    policy, ref, ratings = drawn()
+    ratings[3] = 4.0  # one level alone: nothing to compare
+    found = mult_dpo_loss(policy, ref, 0.7, scores=ratings).losses
+    for row, (p, q, s) in enumerate(rows_of(policy, ref, ratings)):
+        weights, want = [math.exp(0.7 * (x - y)) for x, y in zip(p, q, strict=True)], 0.0
+        for level in sorted(set(s))[1:]:
+            total = sum(w for w, score in zip(weights, s, strict=True) if score <= level)
+            want -= sum(math.log(w / total) for w, score in zip(weights, s, strict=True) if score == level)
+        assert found[row].item() == pytest.approx(want, abs=1e-12)
+    assert found[3] == 0
+
+
+def test_mult_dpo_of_one_answer_above_the_others_is_softmax_dpo():
+    policy, ref, _ = drawn()
+    scores = torch.zeros_like(policy)
+    scores[:, 0] = 1
+    assert mult_dpo_loss(policy, ref, 0.7, scores=scores).losses.equal(softmax_dpo_loss(policy, ref, 0.7).losses)
+
+
+def test_recpo_has_margins_by_the_ratio_of_utilities():
+    policy, ref, ratings = drawn()
+    found = recpo_loss(policy, ref, 0.7, scores=ratings, margin=1.5).losses
+    for row, (p, q, s) in enumerate(rows_of(policy, ref, ratings)):
+        r = [0.7 * (x - y) for x, y in zip(p, q, strict=True)]
+        want = math.log1p(sum(math.exp(r[i] - r[0] + 1.5 * s[0] / s[i]) for i in range(1, 6)))
+        assert found[row].item() == pytest.approx(want)
+    torch.testing.assert_close(
+        recpo_loss(policy, ref, 0.7, scores=ratings, margin=0.0).losses, softmax_dpo_loss(policy, ref, 0.7).losses
+    )
+
+
+def hard_ones(p: list[float]) -> list[int]:
+    """Rejected answers at least as likely as the chosen one, or the highest cluster of the best of all partitions."""
+    hard = [i for i in range(1, len(p)) if p[i] >= p[0]]
+    if hard:
+        return hard
+    found = []
+    for labels in itertools.product(range(min(3, len(p) - 1)), repeat=len(p) - 1):
+        clusters = [[p[i + 1] for i, own in enumerate(labels) if own == label] for label in set(labels)]
+        spread = sum((x - sum(c) / len(c)) ** 2 for c in clusters for x in c)
+        top = max(range(len(labels)), key=lambda i: p[i + 1])
+        found.append((spread, [i + 1 for i, own in enumerate(labels) if own == labels[top]]))
+    return min(found)[1]
+
+
+@pytest.mark.parametrize("answers", [2, 3, 4, 7])
+def test_dynamicpo_is_dmpo_on_hard_negatives_with_their_own_beta(answers):
+    policy, ref, _ = drawn(60, answers)
+    policy[::2, 0] += 8  # every second chosen answer is the likeliest
+    policy.requires_grad_()
+    found = LOSSES["dynamicpo"](policy, ref, 0.7, margin=2.0)
+    assert (policy[:, 1:] >= policy[:, :1]).any(dim=1).sum() in range(10, 31)
+    (grad,) = torch.autograd.grad(found.losses.sum(), policy)
+    for row, (p, q) in enumerate(rows_of(policy, ref)):
+        hard = hard_ones(p)
+        easy = [i for i in range(1, answers) if i not in hard] or hard
+        mean = sum(p[i] for i in easy) / len(easy)
+        x, slopes = 0.0, [0.0] * answers
+        for i in hard:
+            a, b = p[0] - p[i], p[i] - mean
+            beta = 0.7 * (1 + 0.5 * math.tanh((a - b - 2.0) / (abs(a) + abs(b))))
+            x += beta * ((p[i] - q[i]) - (p[0] - q[0])) / len(hard)
+            slopes[i], slopes[0] = beta / len(hard), slopes[0] - beta / len(hard)
+        assert found.losses[row].item() == pytest.approx(math.log1p(math.exp(x)), rel=1e-8)
+        assert grad[row].tolist() == pytest.approx([s / (1 + math.exp(-x)) for s in slopes], rel=1e-6)
+    torch.testing.assert_close(found.rewards, 0.7 * (policy - ref))
+
+
+def test_softmax_logq_subtracts_log_q_of_every_answer():
+    policy, _, q = drawn()
+    found = softmax_logq_loss(policy, None, 0.7, scores=q.log()).losses
+    for row, (p, weights) in enumerate(rows_of(policy, q)):
+        odds = [math.exp(0.7 * x) / w for x, w in zip(p, weights, strict=True)]
+        assert found[row].item() == pytest.approx(-math.log(odds[0] / sum(odds)))
+
+
+def test_negatives_from_the_reference_and_log_q_of_it_are_softmax_dpo():
+    policy, ref, _ = drawn()
+    torch.testing.assert_close(
+        softmax_logq_loss(policy, None, 1.0, scores=ref).losses, softmax_dpo_loss(policy, ref, 1.0).losses
+    )
+
+
+@pytest.mark.parametrize("sft_weight", [0.0, 0.3])
+def test_simpo_is_its_formula_and_adds_the_sft_term_of_cpo(sft_weight):
+    policy, _, lengths = drawn()
+    found = LOSSES["simpo"](policy, None, 2.5, lengths=lengths, margin=1.3, sft_weight=sft_weight)
+    for row, (p, n) in enumerate(rows_of(policy, lengths)):
+        r = [2.5 * x / length for x, length in zip(p, n, strict=True)]
+        want = math.log1p(sum(math.exp(r[i] - r[0] + 1.3) for i in range(1, 6))) - sft_weight * p[0]
+        assert found.losses[row].item() == pytest.approx(want)
+        assert found.rewards[row].tolist() == pytest.approx(r)
+
+
+def test_expected_reward_is_that_of_draws_and_its_optimum_is_known():
+    policy, ref, ratings = drawn(answers=4)
+    found = LOSSES["expected_reward"](policy, ref, 0.7, scores=ratings)
+    for row, (p, q, s) in enumerate(rows_of(policy, ref, ratings)):
+        chance, base = ([math.exp(x) / sum(map(math.exp, logps)) for x in logps] for logps in (p, q))
+        deviation = math.sqrt(sum((x - sum(s) / 4) ** 2 for x in s) / 3)
+        advantages = [(x - sum(s) / 4) / (deviation + 1e-4) for x in s]
+        kl = sum(a * math.log(a / b) for a, b in zip(chance, base, strict=True))
+        want = 0.7 * kl - sum(a * b for a, b in zip(chance, advantages, strict=True))
+        assert found.losses[row].item() == pytest.approx(want, abs=1e-12)
+    advantages = (ratings - ratings.mean(1, True)) / (ratings.std(1, keepdim=True) + 1e-4)
+    best = (ref + advantages / 0.7).requires_grad_()
+    LOSSES["expected_reward"](best, ref, 0.7, scores=ratings).losses.sum().backward()
+    torch.testing.assert_close(best.grad, torch.zeros_like(ref))
+    assert torch.isfinite(LOSSES["expected_reward"](policy, ref, 0.7, scores=torch.ones_like(ref)).losses).all()
+
+
+def test_weighted_sft_weighs_the_chosen_answer_by_the_exponential_of_its_score():
+    policy, _, ratings = drawn()
+    found = LOSSES["weighted_sft"](policy, None, 2.0, scores=ratings)
+    want = [-math.exp(s[0] / 2.0) * p[0] for p, s in rows_of(policy, ratings)]
+    assert found.losses.tolist() == pytest.approx(want)
+    torch.testing.assert_close(found.rewards, policy)
+
+
+def test_options_of_a_loss_are_its_own():
+    policy, ref, ratings = drawn()
+    bound = with_options(recpo_loss, margin=0.5, sft_weight=None)
+    want = recpo_loss(policy, ref, 0.7, scores=ratings, margin=0.5).losses
+    assert bound(policy, ref, 0.7, scores=ratings).losses.equal(want)
+    assert needs_reference(bound)
+    assert with_options(dpo_loss, margin=None) is dpo_loss
+    with pytest.raises(ValueError, match="loss dpo_loss has no margin: leave it out"):
+        with_options(dpo_loss, margin=1.0)
 
 
 def test_a_function_is_its_own_loss():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prefrec.losses import softmax_dpo_loss, softmax_loss
+from prefrec.losses import softmax_dpo_loss, softmax_logq_loss, softmax_loss
 
 ITEMS, NEGATIVES, BATCH, STEPS = 30, 7, 2048, 400
 
@@ -60,3 +60,11 @@ def test_negatives_from_the_reference_give_the_data_back() -> None:
     assert kl(p, converged(softmax_dpo_loss, p, ref, ref, 1.0)) < 2e-3
     assert kl(p, converged(softmax_dpo_loss, p, ref, uniform, 1.0)) > 0.3
     assert kl(p, converged(softmax_loss, p, ref, uniform, 1.0)) < 2e-3
+
+
+def test_the_softmax_corrected_by_log_q_gives_the_data_back_for_any_sampler() -> None:
+    p, q = tables()
+    assert kl(p, q) > 0.3
+    corrected = converged(lambda policy, log_q, beta: softmax_logq_loss(policy, scores=log_q), p, q, q, 1.0)
+    assert kl(p, corrected) < 2e-3
+    assert kl(p, converged(softmax_loss, p, q, q, 1.0)) > 0.3

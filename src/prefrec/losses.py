@@ -1,20 +1,14 @@
 """Preference losses over choice sets: pure functions of log-probabilities, torch only.
 
-Every function takes `policy_logps` and `ref_logps` of shape [B, 1+N], the summed log-probabilities of the chosen
-answer (column 0) and of N rejected answers (columns 1..N). Trainers pass rows of different N apart (`loss_by_size`).
-A loss whose `ref_logps` has the default None is reference-free: it ignores them, and a trainer computes none. It
-returns a `PreferenceLoss` with the loss per row [B] and the rewards [B, 1+N]. The caller takes the mean.
+`preference_loss` has the knobs; most losses below it are settings of them under the name of a paper. All take
+`policy_logps` and `ref_logps` of shape [B, 1+N], the summed log-probabilities of the chosen answer (column 0) and of
+N rejected answers (columns 1..N). Trainers pass rows of different N apart (`loss_by_size`). A loss whose `ref_logps`
+has the default None is reference-free: it ignores them, and a trainer computes none. It returns a `PreferenceLoss`
+with the loss per row [B] and the rewards [B, 1+N]. The caller takes the mean.
 
-With rewards r_i = β (log π(y_i|x) − log π_ref(y_i|x)):
-
-| function | loss of a row |
-|---|---|
-| `softmax_dpo_loss` | log(1 + Σ_i exp(r_i − r_0)) |
-| `dpo_loss` | mean_i softplus(r_i − r_0): DPO for N = 1, exploded pairs for N > 1 |
-| `dmpo_loss` | softplus(mean_i r_i − r_0) |
-| `bpr_loss` | mean_i softplus(β (log π(y_i|x) − log π(y_0|x))): reference-free |
-| `softmax_loss` | log(1 + Σ_i exp(β (log π(y_i|x) − log π(y_0|x)))): reference-free |
-| `sft_loss` | −log π(y_0|x): reference-free |
+Some take a number per answer, `scores` or `lengths` [B, 1+N] (`COLUMNS`), or a setting (`OPTIONS`), by name.
+Docstrings write π_i for π(y_i|x), s_i for a score and r_i for the reward β log(π_i / π_ref,i). Σ_i and mean_i are
+over rejected answers, Σ_j over all.
 """
 
 from __future__ import annotations
@@ -22,8 +16,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,68 +39,199 @@ class PreferenceLoss:
     rewards: Tensor
 
 
-def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
-    """Return the Softmax DPO loss (Chen et al., NeurIPS 2024, arXiv 2406.09215, eq. 11).
+def preference_loss(
+    policy_logps: Tensor,
+    ref_logps: Tensor | None,
+    beta: float | Tensor,
+    *,
+    margin: Tensor | None = None,
+    weight: Tensor | None = None,
+    link: Literal["softmax", "pairwise", "mean"] = "softmax",
+) -> PreferenceLoss:
+    """Return a preference loss of the logits l_i = β (log π_i − log π_ref,i) + margin_i.
 
-    −log σ(−log Σ_{i≥1} exp(r_i − r_0)) is the cross-entropy of softmax(r_0..r_N) with label 0. It is computed in that
-    form, which is finite for any reward gap.
+    `softmax` is log Σ_j exp(l_j − l_0), the cross-entropy of softmax(l) with label 0; `pairwise` is
+    mean_i softplus(l_i − l_0); `mean` is softplus(mean_i l_i − l_0). Means are over rejected answers. All are finite
+    for any gap of rewards.
 
     Args:
         policy_logps: [B, 1+N], chosen answer in column 0.
-        ref_logps: [B, 1+N], of the frozen reference.
-        beta: strength of the pull to the reference, > 0.
+        ref_logps: [B, 1+N], of the frozen reference; None: log π_ref = 0.
+        beta: strength of the pull to the reference, > 0. With β per answer [B, 1+N], l_i − l_0 is
+            β_i (log(π_i / π_ref,i) − log(π_0 / π_ref,0)).
+        margin: [B, 1+N], part of the logits but not of the rewards; −inf leaves a rejected answer out.
+        weight: [B], of each row's loss.
 
     Raises:
         ValueError: shapes differ, there is no rejected column, or beta is not positive.
     """
-    rewards = _rewards(policy_logps, ref_logps, beta)
-    return PreferenceLoss(_softmax_cross_entropy(rewards), rewards)
+    _check(policy_logps, ref_logps, beta)
+    ratios = policy_logps if ref_logps is None else policy_logps - ref_logps
+    rewards = logits = beta * ratios
+    if isinstance(beta, Tensor):
+        logits = beta * (ratios - ratios[:, :1])
+    if margin is not None:
+        logits = logits + margin
+    kept = None if margin is None else ~margin[:, 1:].isneginf()
+    if link == "softmax":
+        # logsumexp subtracts the largest gap first. The textbook form log(1 + Σ exp(gap)) overflows at gaps near 89.
+        losses = torch.logsumexp(logits - logits[:, :1], dim=1)
+    elif link == "pairwise":
+        # softplus(x) = −log σ(−x), but finite where the sigmoid underflows to 0.
+        losses = _mean(F.softplus(logits[:, 1:] - logits[:, :1]), kept)
+    else:
+        losses = F.softplus(_mean(logits[:, 1:], kept) - logits[:, 0])
+    return PreferenceLoss(losses if weight is None else weight * losses, rewards)
+
+
+def softmax_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
+    """Return the Softmax DPO loss log(1 + Σ_i exp(r_i − r_0)) (Chen et al., NeurIPS 2024, arXiv 2406.09215, eq. 11).
+
+    Arguments, shapes and errors of this loss and those below are the ones of `preference_loss`.
+    """
+    return preference_loss(policy_logps, _needed(ref_logps), beta)
 
 
 def dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
-    """Return the DPO loss (Rafailov et al., NeurIPS 2023): −log σ(r_0 − r_1).
+    """Return the DPO loss mean_i softplus(r_i − r_0) (Rafailov et al., NeurIPS 2023): −log σ(r_0 − r_1) for N = 1.
 
-    For N > 1 the losses of the N pairs are averaged, as a pairwise trainer would do. Arguments, shapes and errors are
-    those of `softmax_dpo_loss`.
+    For N > 1 the losses of the N pairs are averaged, as a pairwise trainer would do.
     """
-    rewards = _rewards(policy_logps, ref_logps, beta)
-    return PreferenceLoss(_mean_pairwise(rewards), rewards)
+    return preference_loss(policy_logps, _needed(ref_logps), beta, link="pairwise")
 
 
 def dmpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
-    """Return the DMPO loss (Bai et al., 2024): −log σ(r_0 − mean_i r_i).
-
-    Arguments, shapes and errors are those of `softmax_dpo_loss`.
-    """
-    rewards = _rewards(policy_logps, ref_logps, beta)
-    return PreferenceLoss(F.softplus(rewards[:, 1:].mean(dim=1) - rewards[:, 0]), rewards)
+    """Return the DMPO loss softplus(mean_i r_i − r_0) (Bai et al., 2024, arXiv 2405.16127)."""
+    return preference_loss(policy_logps, _needed(ref_logps), beta, link="mean")
 
 
 def bpr_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
-    """Return the BPR loss (Rendle et al., UAI 2009) on β × log-probabilities, averaged over the N pairs."""
-    _check(policy_logps, beta)
-    rewards = beta * policy_logps
-    return PreferenceLoss(_mean_pairwise(rewards), rewards)
+    """Return the BPR loss mean_i softplus(β log π_i − β log π_0) (Rendle et al., UAI 2009)."""
+    return preference_loss(policy_logps, None, beta, link="pairwise")
 
 
 def softmax_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
-    """Return the sampled softmax loss (InfoNCE) on β × log-probabilities: S-DPO without its reference."""
-    _check(policy_logps, beta)
-    rewards = beta * policy_logps
-    return PreferenceLoss(_softmax_cross_entropy(rewards), rewards)
+    """Return the sampled softmax loss (InfoNCE) log(1 + Σ_i exp(β log π_i − β log π_0)): S-DPO without reference."""
+    return preference_loss(policy_logps, None, beta)
+
+
+def softmax_logq_loss(
+    policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0, *, scores: Tensor
+) -> PreferenceLoss:
+    """Return the softmax loss of β log π_j − s_j, corrected for its sampler (Bengio and Senécal, 2008).
+
+    Scores are log q, by which each answer, the chosen one too, would be drawn as a negative, up to a constant. At
+    β = 1 the optimum is the distribution of the data for any q.
+    """
+    return preference_loss(policy_logps, None, beta, margin=-scores)
+
+
+def mult_dpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, scores: Tensor) -> PreferenceLoss:
+    """Return the Mult-DPO loss of levels of answers (Zhu et al., 2026, arXiv 2606.10078).
+
+    Answers of one score, such as a rating, are a level. Each answer j above the lowest level is compared with its own
+    level and those below, Σ_j log Σ_{k: s_k ≤ s_j} exp(r_k − r_j). With two levels this is the paper's multinomial
+    likelihood of the upper one, without the constant log k!, and S-DPO if that one has a single answer.
+    """
+    size = policy_logps.shape[1]
+    # A copy of the row per answer j, which changes places with column 0.
+    order = torch.arange(size, device=policy_logps.device).repeat(size, 1)
+    order[:, 0] = order[0].clone()
+    order.fill_diagonal_(0)
+    policy, ref = (x[:, order].flatten(0, 1) for x in (policy_logps, _needed(ref_logps)))
+    above = (scores[:, order] > scores[:, :, None]).flatten(0, 1)
+    margin = torch.zeros_like(policy).masked_fill(above, -torch.inf)
+    weight = (scores > scores.amin(dim=1, keepdim=True)).flatten().to(policy.dtype)
+    out = preference_loss(policy, ref, beta, margin=margin, weight=weight)
+    return PreferenceLoss(out.losses.view(-1, size).sum(dim=1), out.rewards[::size])
+
+
+def recpo_loss(
+    policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, scores: Tensor, margin: float = 2.0
+) -> PreferenceLoss:
+    """Return the RecPO loss log(1 + Σ_i exp(r_i − r_0 + margin · s_0 / s_i)) (Ouyang et al., arXiv 2506.02261).
+
+    Scores are utilities > 0: ratings, or rating / √delay with the delay until the user takes the item.
+    """
+    margins = F.pad(margin * scores[:, :1] / scores[:, 1:], (1, 0))
+    return preference_loss(policy_logps, _needed(ref_logps), beta, margin=margins)
+
+
+def dynamicpo_loss(
+    policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, margin: float = 6.0
+) -> PreferenceLoss:
+    """Return the DynamicPO loss: DMPO on hard negatives, each with its β (Hu et al., 2026, arXiv 2605.00327).
+
+    As in the authors' code, hard are those with log π_i ≥ log π_0, or without any the highest of three clusters (here
+    of least squares). The loss is softplus(mean_i (r_i − r_0) β_i / β) over these. With a_i = log π_0 − log π_i and
+    b_i = log π_i − the mean log π of the others, or of all if all are hard,
+    β_i = β + β/2 tanh((a_i − b_i − margin) / (|a_i| + |b_i|)), through which no gradient goes.
+    """
+    logps = policy_logps.detach()
+    hard = logps[:, 1:] >= logps[:, :1]
+    hard = torch.where(hard.any(dim=1, keepdim=True), hard, _top_cluster(logps[:, 1:]))
+    others = hard.all(dim=1, keepdim=True) | ~hard
+    a, b = logps[:, :1] - logps, logps - _mean(logps[:, 1:], others)[:, None]
+    betas = beta * (1 + torch.tanh((a - b - margin) / (a.abs() + b.abs()).clamp(min=1e-6)) / 2)
+    left_out = F.pad(torch.zeros_like(a[:, 1:]).masked_fill(~hard, -torch.inf), (1, 0))
+    out = preference_loss(policy_logps, _needed(ref_logps), betas, margin=left_out, link="mean")
+    return PreferenceLoss(out.losses, out.rewards * (beta / betas))
+
+
+def simpo_loss(
+    policy_logps: Tensor,
+    ref_logps: Tensor | None = None,
+    beta: float = 2.0,
+    *,
+    lengths: Tensor,
+    margin: float = 1.0,
+    sft_weight: float = 0.0,
+) -> PreferenceLoss:
+    """Return the loss of SimPO (Meng et al., NeurIPS 2024) and the SFT term of CPO (Xu et al., ICML 2024).
+
+    log(1 + Σ_i exp(β log π_i / n_i − β log π_0 / n_0 + margin)) − sft_weight · log π_0, with n the `lengths` of
+    answers in tokens. For N = 1 these are the papers' losses.
+    """
+    margins = F.pad(torch.full_like(policy_logps[:, 1:], margin), (1, 0))
+    out = preference_loss(policy_logps / lengths, None, beta, margin=margins)
+    return PreferenceLoss(out.losses - sft_weight * policy_logps[:, 0], out.rewards)
+
+
+def expected_reward_loss(
+    policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, scores: Tensor
+) -> PreferenceLoss:
+    """Return GRPO's objective (Shao et al., 2024, arXiv 2402.03300) in closed form: −Σ_j p_j A_j + β KL(p, p_ref).
+
+    p is the softmax of log π over the choice set, and A_j = (s_j − mean s) / (std s + 1e-4), its advantages. The
+    optimum is p ∝ p_ref exp(A / β). The chosen answer counts by its score like the others.
+    """
+    ref = _needed(ref_logps)
+    _check(policy_logps, ref, beta)
+    log_p, log_ref = policy_logps.log_softmax(dim=1), ref.log_softmax(dim=1)
+    advantages = (scores - scores.mean(dim=1, keepdim=True)) / (scores.std(dim=1, keepdim=True) + 1e-4)
+    losses = (log_p.exp() * (beta * (log_p - log_ref) - advantages)).sum(dim=1)
+    return PreferenceLoss(losses, beta * (policy_logps - ref))
 
 
 def sft_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
-    """Return the SFT loss −log π of the chosen answer, a control for an alignment on the same rows.
-
-    `beta` only scales the rewards.
-    """
-    _check(policy_logps, beta)
+    """Return the SFT loss −log π_0, a control for an alignment on the same rows. `beta` only scales the rewards."""
+    _check(policy_logps, None, beta)
     return PreferenceLoss(-policy_logps[:, 0], beta * policy_logps)
 
 
-Loss = Callable[[Tensor, Tensor | None, float], PreferenceLoss]
-"""(policy_logps, ref_logps, beta) → loss. One that needs a reference raises ValueError for None."""
+def weighted_sft_loss(
+    policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0, *, scores: Tensor
+) -> PreferenceLoss:
+    """Return the reward-weighted SFT loss −exp(s_0 / β) log π_0 (Chidambaram et al., 2026, arXiv 2603.10279)."""
+    _check(policy_logps, None, beta)
+    return PreferenceLoss(-torch.exp(scores[:, 0] / beta) * policy_logps[:, 0], policy_logps)
+
+
+Loss = Callable[..., PreferenceLoss]
+"""(policy_logps, ref_logps, beta, further arguments by name) → loss. One that needs a reference raises ValueError for
+None."""
+COLUMNS, OPTIONS = ("scores", "lengths"), ("margin", "sft_weight")
+"""Further arguments of losses: numbers per answer [B, 1+N], and settings."""
 
 LOSSES: dict[str, Loss] = {
     "softmax_dpo": softmax_dpo_loss,
@@ -114,6 +240,13 @@ LOSSES: dict[str, Loss] = {
     "bpr": bpr_loss,
     "softmax": softmax_loss,
     "sft": sft_loss,
+    "mult_dpo": mult_dpo_loss,
+    "recpo": recpo_loss,
+    "dynamicpo": dynamicpo_loss,
+    "softmax_logq": softmax_logq_loss,
+    "simpo": simpo_loss,
+    "expected_reward": expected_reward_loss,
+    "weighted_sft": weighted_sft_loss,
 }
 """Name (`loss` in a recipe, `loss_type` in `SoftmaxDPOConfig`) → loss."""
 
@@ -142,6 +275,20 @@ def loss_name(loss: str | Loss) -> str:
     return loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__qualname__)
 
 
+def takes(loss: Loss, name: str) -> bool:
+    """Return True if a loss has an argument of this name."""
+    return name in inspect.signature(loss).parameters
+
+
+def with_options(loss: Loss, **options: float | None) -> Loss:
+    """Return a loss with settings of `OPTIONS`; None: its own default. Raise ValueError if it lacks one."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if not takes(loss, name):
+            raise ValueError(f"loss {loss_name(loss)} has no {name}: leave it out")
+    return partial(loss, **given) if given else loss
+
+
 def needs_reference(loss: Loss) -> bool:
     """Return False if the second parameter of a loss, `ref_logps`, has the default None."""
     _, ref_logps, *_ = inspect.signature(loss).parameters.values()
@@ -149,19 +296,26 @@ def needs_reference(loss: Loss) -> bool:
 
 
 def loss_by_size(
-    loss: Loss, policy_logps: Tensor, ref_logps: Tensor | None, beta: float, sizes: Sequence[int]
+    loss: Loss,
+    policy_logps: Tensor,
+    ref_logps: Tensor | None,
+    beta: float,
+    sizes: Sequence[int],
+    **columns: Tensor,
 ) -> PreferenceLoss:
     """Return a loss of rows with different numbers of answers; rewards are −inf where a row has no answer.
 
     Rows of the same size are passed to `loss` together, without the columns that they do not have, so no loss needs
-    to know about absent answers. `sizes` [B] are the numbers of answers, at most C, the columns of the others.
+    to know about absent answers. `sizes` [B] are the numbers of answers, at most C, the columns of the others, of
+    which `columns` [B, C] are those in `COLUMNS` that the loss takes.
     """
     if len(set(sizes)) == 1:
-        return loss(policy_logps, ref_logps, beta)
+        return loss(policy_logps, ref_logps, beta, **columns)
     losses, rewards, order = [], [], []
     for size in sorted(set(sizes)):
-        rows = [row for row, own in enumerate(sizes) if own == size]
-        part = loss(policy_logps[rows, :size], None if ref_logps is None else ref_logps[rows, :size], beta)
+        rows = [row for row, count in enumerate(sizes) if count == size]
+        ref = None if ref_logps is None else ref_logps[rows, :size]
+        part = loss(policy_logps[rows, :size], ref, beta, **{k: v[rows, :size] for k, v in columns.items()})
         losses.append(part.losses)
         rewards.append(F.pad(part.rewards, (0, policy_logps.shape[1] - size), value=-torch.inf))
         order += rows
@@ -179,31 +333,41 @@ def effective_negatives(rewards: Tensor) -> Tensor:
     return 1.0 / weights.square().sum(dim=1)
 
 
-def _softmax_cross_entropy(rewards: Tensor) -> Tensor:
-    # logsumexp subtracts the largest gap first. The textbook form log(1 + Σ exp(gap)) overflows at gaps near 89.
-    return torch.logsumexp(rewards - rewards[:, :1], dim=1)
+def _mean(values: Tensor, kept: Tensor | None) -> Tensor:
+    """Return the mean [B] of values [B, N], of the kept ones only; None: of all."""
+    if kept is None:
+        return values.mean(dim=1)
+    return values.masked_fill(~kept, 0.0).sum(dim=1) / kept.sum(dim=1)
 
 
-def _mean_pairwise(rewards: Tensor) -> Tensor:
-    # softplus(x) = −log σ(−x), but finite where the sigmoid underflows to 0.
-    return F.softplus(rewards[:, 1:] - rewards[:, :1]).mean(dim=1)
+def _top_cluster(values: Tensor) -> Tensor:
+    """Return which values [B, N] are in the highest of three clusters of least squares; each is one if N < 3."""
+    count, ranked = values.shape[1], values.sort(dim=1, descending=True).values
+    size = torch.ones_like(ranked[:, :1], dtype=torch.long)
+    if count > 2:
+        # Clusters are runs of the sorted values, cut after `a` and `b`. Least squares is largest Σ sum² / size.
+        a, b = torch.combinations(torch.arange(1, count, device=values.device)).T
+        sums = (ranked - ranked.mean(dim=1, keepdim=True)).cumsum(dim=1)
+        upper, both = sums[:, a - 1], sums[:, b - 1]
+        fit = upper**2 / a + (both - upper) ** 2 / (b - a) + both**2 / (count - b)
+        size = a[fit.argmax(dim=1, keepdim=True)]
+    return values >= ranked.gather(1, size - 1)
 
 
-def _rewards(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> Tensor:
-    _check(policy_logps, beta)
+def _needed(ref_logps: Tensor | None) -> Tensor:
     if ref_logps is None:
         raise ValueError("this loss needs ref_logps, the log-probabilities of the reference")
-    if policy_logps.shape != ref_logps.shape:
-        raise ValueError(
-            f"policy_logps {list(policy_logps.shape)} and ref_logps {list(ref_logps.shape)} must have one shape"
-        )
-    return beta * (policy_logps - ref_logps)
+    return ref_logps
 
 
-def _check(policy_logps: Tensor, beta: float) -> None:
+def _check(policy_logps: Tensor, ref_logps: Tensor | None, beta: float | Tensor) -> None:
     if policy_logps.dim() != 2 or policy_logps.shape[1] < 2:
         raise ValueError(
             f"expected [batch, 1 + negatives] with at least one negative, got {list(policy_logps.shape)}"
         )
-    if not beta > 0:
+    if not isinstance(beta, Tensor) and not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}")
+    if ref_logps is not None and policy_logps.shape != ref_logps.shape:
+        raise ValueError(
+            f"policy_logps {list(policy_logps.shape)} and ref_logps {list(ref_logps.shape)} must have one shape"
+        )

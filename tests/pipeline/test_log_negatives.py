@@ -1,12 +1,14 @@
 """Alignment rows from ratings and impressions: which rows, what is mixed in, what is refused and when."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from prefrec.errors import ConfigError, DataError
 from prefrec.pipeline.entry import Ingredients
-from prefrec.pipeline.negatives import log_rows, log_validation_rows
+from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_rows
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
@@ -106,11 +108,58 @@ def test_no_rows_are_refused(rated_recipe, rated):
         ({"rated_by": "quantile"}, "with rated_by quantile they are shares between 0 and 1"),
         ({"sampled_negatives": 3}, "sampled_negatives: 3 of 3 negatives leave none from the log"),
         ({"negatives_from": "uniform", "sampled_negatives": 1}, "only for negatives_from rated or impressions"),
+        ({"margin": 1.0}, "loss softmax_dpo_loss has no margin: leave it out"),
+        ({"loss": "recpo", "sft_weight": 1.0}, "loss recpo_loss has no sft_weight"),
+        ({"loss": "softmax_logq"}, "softmax_logq needs negatives of known probability"),
+        ({"negatives": "policy"}, "policy chooses from other lists than rated; use uniform"),
+        ({"negatives": "policy", "negatives_from": "uniform", "negatives_pool": 3}, "negatives_pool: raise it above"),
     ],
 )
 def test_settings_that_do_not_fit(fields, message):
     with pytest.raises(ValueError, match=message):
         AlignSection(**RATED | fields)
+
+
+def test_scores_of_answers_are_the_users_ratings(rated):
+    """Sampled items, which the user did not rate, count as rated lowest; held-out ratings are for held-out rows."""
+    section = AlignSection(**RATED | {"loss": "recpo", "num_negatives": 4, "sampled_negatives": 2})
+    rows, of = log_rows(rated, section, 0), taken(rated.train_interactions)
+    for row, scores in zip(rows, answer_scores(rows, rated, section), strict=True):
+        answers = [row.target, *(i for i in row.candidates if i != row.target)]
+        assert scores == [of[row.user_id].get(i, 1.0) for i in answers]
+        assert scores[0] == 5
+    later = log_validation_rows(rated, AlignSection(**RATED | {"num_negatives": 1, "eval_rows": 5}), 0)
+    assert {s[0] for s in answer_scores(later, rated, section)} == {1.0}
+    assert {s[0] for s in answer_scores(later, rated, section, held_out=True)} == {5.0}
+    assert answer_scores(rows, rated, AlignSection(**RATED)) is None
+
+
+def test_mult_dpo_compares_all_liked_items_of_a_block_with_the_disliked_ones(rated):
+    section, of = AlignSection(**RATED | {"loss": "mult_dpo", "num_negatives": 9}), taken(rated.train_interactions)
+    rows = log_rows(rated, section, 0)
+    assert rows
+    levels = [sorted(of[e.user_id][i] for i in e.candidates) for e in rows]
+    assert all(row[0] <= 2 < 5 == row[-1] for row in levels)
+    assert any(row[-2] == 5 for row in levels)
+    assert not any(2 < rating < 5 for row in levels for rating in row)
+
+
+@pytest.mark.parametrize("loss", ["mult_dpo", "recpo", "weighted_sft"])
+def test_losses_that_need_ratings_are_told_before_training(rated_recipe, data, rated, tmp_path, loss):
+    section = AlignSection(**RATED | {"loss": loss, "negatives_from": "uniform"})
+    assert len(training_rows(rated, section, 0)) == 16
+    for other in (data, replace(rated, protocol=rated.protocol | {"rating_counts": True})):
+        with pytest.raises(
+            DataError, match=rf"align\.s-dpo\.loss: {loss} needs ratings above 0, but the log has none"
+        ):
+            training_rows(other, section, 0)
+
+
+@pytest.mark.parametrize("loss", ["mult_dpo", "recpo"])
+def test_a_model_is_aligned_by_ratings(rated_recipe, rated, tmp_path, loss):
+    section = AlignSection(**RATED | {"loss": loss, "eval_rows": 4, "eval_steps": 2, "num_negatives": 2})
+    train_align(Ingredients(rated, "", rated_recipe.model, rated_recipe.lora, 0), section, None, tmp_path)
+    assert '"eval_loss"' in (tmp_path / "log.json").read_text()
 
 
 def test_thresholds_are_in_the_key_of_rated_negatives_alone():

@@ -1,5 +1,9 @@
 """Alignment with negatives of its own choice: the rows are drawn once."""
 
+import math
+from collections import Counter
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -9,12 +13,13 @@ from prefrec.errors import ConfigError
 from prefrec.pipeline import negatives
 from prefrec.pipeline.entry import Entry, Ingredients, lm_ranker
 from prefrec.pipeline.kinds import ranker_kind
-from prefrec.pipeline.negatives import NEGATIVES_FILE, negative_rows
+from prefrec.pipeline.negatives import NEGATIVES_FILE, answer_scores, negative_rows
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.run import align_stage, run_recipe
 from prefrec.pipeline.train import train_align, training_rows
 from prefrec.rankers import CatalogueRanker
 from prefrec.runs.stage import stage_key
+from prefrec.training.negatives import false_negatives, redraw_lists
 
 
 @pytest.fixture
@@ -38,6 +43,53 @@ def test_the_key_changes_with_what_matters():
     ]
     assert [a == b for a, b in zip(keys[::2], keys[1::2], strict=True)] == [True, True, True, True, False, False]
     assert len(set(keys)) == 8
+
+
+def test_settings_of_a_loss_are_in_the_key_where_they_are_set():
+    plain = stage_key(align=AlignSection(loss="recpo").decisive())
+    assert "margin" not in AlignSection(loss="recpo").decisive()
+    assert stage_key(align=AlignSection(loss="recpo", margin=2.0).decisive()) != plain
+    assert AlignSection(negatives_from="uniform", negatives="policy").decisive()["negatives_pool"] == 64
+
+
+@pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch"])
+def test_log_q_is_the_log_of_how_often_an_item_is_drawn(data, section, how):
+    rows = training_rows(data, section(), 0)
+    one = section(loss="softmax_logq", negatives_from=how)
+    drawn = redraw_lists(rows, data, how, seed=0)
+    taken = Counter(data.train_interactions["item_id"].to_list())
+    targets = Counter(e.target for e in rows)
+    weight = {"uniform": lambda i: 1, "popularity": lambda i: 1 + taken[i], "in-batch": lambda i: targets[i]}[how]
+    for row, scores in zip(drawn, answer_scores(drawn, data, one), strict=True):
+        answers = [row.target, *(i for i in row.candidates if i != row.target)]
+        assert scores == pytest.approx([math.log(weight(i)) for i in answers])
+    assert {s for scores in answer_scores(drawn, data, one, held_out=True) for s in scores} == {0.0}
+
+
+@pytest.mark.parametrize("how", ["uniform", "reference"])
+def test_the_policy_chooses_from_a_pool(made_of, section, tmp_path, how):
+    one = section(negatives_from=how, negatives="policy", negatives_pool=12, num_negatives=3, epochs=2, rows=8)
+    train_align(made_of, one, None, tmp_path)
+    kept = frame_to_examples(pl.read_parquet(tmp_path / NEGATIVES_FILE))
+    assert {len(set(e.candidates)) for e in kept} == {13}
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+def test_the_share_of_negatives_that_the_user_takes_later_is_printed(made_of, section, tmp_path, capsys):
+    """The rows of one user, and lists of everything: the rate is that of the items after each target."""
+    made_of = replace(made_of, data=replace(made_of.data, held_out_interactions=None))
+    rows = [e for e in made_of.data.train if e.user_id == made_of.data.train[0].user_id]
+    log = made_of.data.train_interactions
+    own = log.filter(pl.col("user_id") == rows[0].user_id)["item_id"].to_list()
+    questions = (*made_of.data.validation, *made_of.data.test)
+    own += [e.target for e in questions if e.user_id == rows[0].user_id]
+    lists = [replace(e, candidates=tuple(i for i in made_of.data.catalogue.ids if i not in e.history)) for e in rows]
+    later = [[i for i in own[own.index(e.target) + 1 :] if i in e.candidates] for e in lists]
+    negatives = sum(len(e.candidates) - 1 for e in lists)
+    assert false_negatives(lists, made_of.data) == pytest.approx(sum(map(len, later)) / negatives)
+    assert sum(map(len, later)) > 0
+    negative_rows(made_of, section(negatives_from="uniform"), made_of.data.train[:9], None, None, tmp_path)
+    assert "s-dpo: 2.2% of these negatives are items that the user takes later" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch", "hard"])

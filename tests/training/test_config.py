@@ -28,7 +28,7 @@ def test_accumulation_follows_from_the_global_batch(tmp_path):
         ({"beta": 0.0}, "beta must be positive"),
         ({"num_negatives": 0}, "at least 1"),
         ({"max_tokens_per_pass": 0}, "at least 1"),
-        ({"negatives": "sometimes"}, "'fixed' or 'per_epoch'"),
+        ({"negatives": "sometimes"}, "one of fixed, per_epoch, policy"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path, changes, message):

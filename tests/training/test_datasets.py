@@ -1,5 +1,6 @@
 """prefrec.training.datasets: rows of text in, choice sets out; draws of negatives."""
 
+import numpy as np
 import pytest
 
 from prefrec.data import Catalogue, RankingExample
@@ -37,6 +38,7 @@ def test_one_rejected_text_is_one_negative(encoder):
         ({"prompt": "p", "chosen": "a", "rejected": []}, "row 0: `rejected`"),
         ({"prompt": "p", "chosen": "a", "rejected": ["b", 3]}, "row 0: `rejected`"),
         ({"prompt": "p", "chosen": "a", "rejected": ["b", "a"]}, "also among the rejected"),
+        ({"prompt": "p", "chosen": "a", "rejected": ["b"], "scores": [5]}, "row 0: `scores` must be a number for"),
     ],
 )
 def test_bad_preference_rows_are_named(encoder, row, message):
@@ -101,3 +103,38 @@ def test_examples_show_candidates_and_answer_targets(bpe_tokenizer):
     assert answers("target") == ["Heat"]
     assert answers("target-first") == ["Heat", "Babe", "Emma"]
     assert answers("candidates") == ["Babe", "Heat", "Emma"]
+
+
+@pytest.mark.parametrize("negatives", ["fixed", "per_epoch"])
+def test_scores_and_reference_follow_their_answers(negatives):
+    """The number of each answer is that of its token."""
+    numbers = [[float(a[0]) for a in row.answers] for row in SETS]
+    rows = PreferenceDataset(SETS, num_negatives=3, negatives=negatives, scores=numbers)
+    if negatives == "per_epoch":
+        rows.ref_logps = np.array(numbers, dtype=np.float32)
+    for epoch in range(3):
+        rows.set_epoch(epoch)
+        for row in (rows[i] for i in range(len(rows))):
+            want = [float(a[0]) for a in row["choices"].answers]
+            assert row["scores"] == want
+            assert row.get("ref_logps", np.array(want)).tolist() == want
+            assert len(set(want)) == 4
+            assert want[0] == 10
+
+
+def test_negatives_of_the_policy_are_among_twice_as_many_that_it_ranks_highest():
+    rows = PreferenceDataset(SETS, num_negatives=2, negatives="policy")
+    before = {tuple(rows[i]["choices"].answers) for i in range(len(rows))}
+    logps = np.random.default_rng(0).permuted(np.tile(np.arange(9.0), (6, 1)), axis=1).astype(np.float32)
+    rows.policy_logps = logps
+    seen = []
+    for epoch in range(20):
+        rows.set_epoch(epoch)
+        for index in range(len(rows)):
+            drawn = [a[0] - 10 for a in rows[index]["choices"].answers]
+            best = set((1 + np.argsort(-logps[index, 1:])[:4]).tolist())
+            assert drawn[0] == 0
+            assert set(drawn[1:]) < best
+            seen.append(tuple(drawn))
+    assert len(before) > 1
+    assert len(set(seen)) > 6

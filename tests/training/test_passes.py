@@ -36,7 +36,7 @@ def _step(trainer):
 def _assert_same(got, want):
     """Gradients that agree to 1e-5 of the largest."""
     scale = max(g.abs().max() for g in want.values())
-    assert scale > 1e-3
+    assert scale > 1e-4
     for name, grad in want.items():
         torch.testing.assert_close(got[name] / scale, grad / scale, rtol=0, atol=1e-5)
 
@@ -44,7 +44,7 @@ def _assert_same(got, want):
 @pytest.mark.parametrize(("loss", "layout"), [*((loss, "packed") for loss in LOSSES), ("softmax_dpo", "separate")])
 def test_gradients_of_31_negatives_are_those_of_one_pass(trainer, loss, layout):
     settings = {"loss_type": loss, "layout": layout, "precompute_ref_log_probs": False, "beta": 0.1}
-    rows = many_negatives(31, 2)
+    rows = [row | {"scores": [i % 5 + 1.0 for i in range(32)]} for row in many_negatives(31, 2)]
     want_loss, want, all_tokens = _step(trainer(rows, **settings))
     assert len(all_tokens) == 1
     got_loss, got, tokens = _step(trainer(rows, **settings, max_tokens_per_pass=80))

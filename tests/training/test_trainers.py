@@ -437,7 +437,7 @@ def test_settings_of_a_loss_reach_it(tmp_path, bpe_tokenizer):
 
 @pytest.mark.parametrize("checkpoint", [4, 6])
 def test_negatives_of_the_policy_are_chosen_each_epoch_and_survive_a_resume(tmp_path, bpe_tokenizer, checkpoint):
-    """Epochs of four steps: a checkpoint inside one, with weights that have moved since it began, and one at its end."""
+    """Epochs of four steps: a checkpoint after one and a half, with weights that have moved, and after one."""
     changes = {"negatives": "policy", "num_negatives": 1, "max_steps": 12, "save_strategy": "steps", "save_steps": 2}
 
     def trainer():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -81,13 +82,15 @@ def rejected_rows(
     history_length: int = 10,
     min_history: int = 1,
     seed: int = 0,
+    with_liked: bool = False,
 ) -> list[RankingExample]:
     """Return one row per chosen item, with up to `negatives` rejected ones and the history before them.
 
     With `by` = `rated` a liked item is chosen, and rejected are items that the same user disliked among `AHEAD`
     interactions that hold both. The history ends before these, so that the order of the log does not tell liked from
-    disliked items. With `impressions` an item that was taken is chosen, and rejected are others that were shown with
-    it and that the history does not hold. Candidates are in random order, fixed by `seed` and user id alone.
+    disliked items. `with_liked` lists the other liked ones, too. With `impressions` an item that was taken is chosen,
+    and rejected are others that were shown with it and that the history does not hold. Candidates are in random
+    order, fixed by `seed` and user id alone.
 
     `log` has each user's interactions in order; for `rated` it is the result of `with_opinions`. Those `earlier` only
     extend histories. Raise DataError if the log has no impressions.
@@ -98,7 +101,7 @@ def rejected_rows(
             "column with --columns.impressions or --columns.skipped (`columns.impressions`, `columns.skipped` in a "
             "recipe) and prepare the data again"
         )
-    column, choices = ("opinion", _liked) if by == "rated" else ("impressions", _taken)
+    column, choices = ("opinion", partial(_liked, too=with_liked)) if by == "rated" else ("impressions", _taken)
     rows = []
     for user, before, items, values in _sequences(log, column, earlier):
         rng = _draws(user, seed)
@@ -110,15 +113,19 @@ def rejected_rows(
     return rows
 
 
-def _liked(items: list[str], opinions: list[int], least: int, rng: np.random.Generator) -> Iterator[Choice]:
+def _liked(
+    items: list[str], opinions: list[int], least: int, rng: np.random.Generator, too: bool = False
+) -> Iterator[Choice]:
     """Yield per liked item: where its history ends, the item, and the disliked items among the next `AHEAD` ones.
 
-    Histories have at least `least` items if that many precede the liked one.
+    If there are any, liked ones are listed `too`. Histories have at least `least` items if that many precede the
+    liked one.
     """
     for position in np.flatnonzero(np.array(opinions) > 0).tolist():
         end = max(min(least, position), position - int(rng.integers(AHEAD)))
-        block = zip(items[end : end + AHEAD], opinions[end : end + AHEAD], strict=True)
-        yield end, items[position], [item for item, opinion in block if opinion < 0]
+        block = list(zip(items[end : end + AHEAD], opinions[end : end + AHEAD], strict=True))
+        least_opinion = 1 if too and any(opinion < 0 for _, opinion in block) else -1
+        yield end, items[position], [item for item, opinion in block if opinion and opinion <= least_opinion]
 
 
 def _taken(items: list[str], shown: list[list[str] | None], least: int, rng: np.random.Generator) -> Iterator[Choice]:

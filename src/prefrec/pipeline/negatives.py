@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +16,17 @@ from rich.markup import escape
 from prefrec import processes
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, RankingExample, examples_to_frame, frame_to_examples
+from prefrec.data.candidates import popularity_weights
 from prefrec.data.preferences import rejected_rows, with_opinions
 from prefrec.data.readers import UNREADABLE, read_parquet
 from prefrec.errors import DataError
 from prefrec.files import write_whole
+from prefrec.losses import find_loss, takes
 from prefrec.pipeline.entry import Entry, Ingredients, lm_ranker
 from prefrec.pipeline.recipe import AlignSection
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.lm import BATCH_SIZE
-from prefrec.training.negatives import redraw_lists
+from prefrec.training.negatives import false_negatives, redraw_lists
 
 NEGATIVES_FILE = "negatives.parquet"
 """Training rows of an alignment whose lists were drawn again, in the folder of its stage."""
@@ -38,8 +42,9 @@ def negative_rows(
 ) -> list[RankingExample]:
     """Return the rows with the lists that `section.negatives_from` asks for; those of an interrupted stage are kept.
 
-    Lists of `reference` have 1 + `num_negatives` items, others at least as many as the longest of the rows. Models
-    are the weights `start` (None: the bare base), and the `judge` that `negatives_from` names, if any.
+    Lists of `reference` have 1 + `num_negatives` items, others at least as many as the longest of the rows. Those
+    from which the policy chooses have 1 + `negatives_pool`. Models are the weights `start` (None: the bare base), and
+    the `judge` that `negatives_from` names, if any.
     """
     if section.drawn_from is None:
         return list(rows)
@@ -48,7 +53,8 @@ def negative_rows(
     if kept is not None:
         return kept
     say(f"{section.name}: negatives from {section.negatives_from}")
-    size, chooser, sampler = 1 + section.num_negatives, None, None
+    number = section.negatives_pool if section.negatives == "policy" else section.num_negatives
+    size, chooser, sampler = 1 + number, None, None
     if judge is not None:
         chooser = judge.load(BATCH_SIZE).score
     elif section.drawn_from in ("reference", "hard"):
@@ -67,11 +73,45 @@ def negative_rows(
         judge=chooser,
         sampler=sampler,
     )
+    share = false_negatives(drawn, made_of.data)
+    say(f"{section.name}: {share:.1%} of these negatives are items that the user takes later")
     if processes.is_first():
         out.mkdir(parents=True, exist_ok=True)
         write_whole(path, examples_to_frame(drawn).write_parquet)
     processes.wait()
     return frame_to_examples(read_parquet(path))
+
+
+def answer_scores(
+    rows: Sequence[RankingExample], data: PreparedData, section: AlignSection, *, held_out: bool = False
+) -> list[list[float]] | None:
+    """Return a number per answer, the target's first, if the loss takes `scores`, else None.
+
+    For `softmax_logq` they are the log of how often an item is drawn, up to a constant; lists of `held_out` rows are
+    drawn uniformly. For other losses they are the user's ratings in the training log, and for `held_out` rows in the
+    other log; an item without one counts as rated lowest. Raise DataError if there are no ratings.
+    """
+    if not takes(find_loss(section.loss), "scores"):
+        return None
+    answers = [[e.target, *(i for i in e.candidates if i != e.target)] for e in rows]
+    if section.loss == "softmax_logq":
+        weights: dict[str, float] = dict.fromkeys(data.catalogue.ids, 1.0)
+        if section.drawn_from == "popularity" and not held_out:
+            weights = popularity_weights(data.train_interactions, data.catalogue.ids)
+        elif section.drawn_from == "in-batch" and not held_out:
+            weights |= Counter(e.target for e in rows)
+        return [[math.log(weights[i]) for i in listed] for listed in answers]
+    logs = data.opinions, data.held_out_interactions if held_out else None
+    rated = [log.drop_nulls("rating") for log in logs if log is not None and "rating" in log.columns]
+    lowest = min((float(cast(Any, log["rating"].min())) for log in rated if len(log)), default=0.0)
+    if lowest <= 0:
+        raise DataError(
+            f"align.{section.name}.loss: {section.loss} needs ratings above 0, but the log has none or others; name "
+            "their column with --columns.rating (`columns.rating` in a recipe) and prepare the data again"
+        )
+    own = [log.filter(pl.col("user_id").is_in({e.user_id for e in rows})) for log in rated]
+    ratings = {(u, i): r for log in own for u, i, r in log.select("user_id", "item_id", "rating").iter_rows()}
+    return [[ratings.get((e.user_id, i), lowest) for i in a] for e, a in zip(rows, answers, strict=True)]
 
 
 def _kept(path: Path) -> list[RankingExample] | None:
@@ -107,6 +147,7 @@ def log_rows(
         history_length=history_length(data),
         min_history=int(data.protocol.get("config", {}).get("min_history", 1)),
         seed=seed,
+        with_liked=section.loss == "mult_dpo",
     )
     return _with_sampled(rows, data, section.sampled_negatives, log, seed) if section.sampled_negatives else rows
 

@@ -23,13 +23,14 @@ from prefrec.data.config import PrepareConfig, Section
 from prefrec.data.preferences import RatedBy, Thresholds
 from prefrec.errors import ConfigError
 from prefrec.lm.models import EMBEDDED
-from prefrec.losses import LOSSES, find_loss
+from prefrec.losses import LOSSES, OPTIONS, find_loss, with_options
 from prefrec.pipeline.kinds import SEQUENTIAL, ranker_config, ranker_kind, sequential_config
 from prefrec.prompts import MAX_LENGTH
 from prefrec.rankers.config import NAME, RankerConfig, settings_error
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.training import SFTConfig, SoftmaxDPOConfig
 from prefrec.training.adapters import ALL_LINEAR, RANK
+from prefrec.training.datasets import NegativesDrawn
 from prefrec.training.negatives import DrawnFrom
 from prefrec.training.section import MOST_EPOCHS, RowsSection
 
@@ -131,9 +132,17 @@ class AlignSection(RowsSection):
     name: str = Field("s-dpo", pattern=NAME, description="Folder, and name in the tables.")
     loss: str = Field(cast(str, SoftmaxDPOConfig.loss_type), description=f"One of {', '.join(LOSSES)}.")
     beta: float = Field(SoftmaxDPOConfig.beta, gt=0, le=1000, description="Pull to the reference.")
+    margin: float | None = Field(
+        SoftmaxDPOConfig.margin, ge=0, le=1000, description="Of recpo, dynamicpo, simpo; None: the loss's own."
+    )
+    sft_weight: float | None = Field(
+        SoftmaxDPOConfig.sft_weight, ge=0, le=1000, description="Of simpo: weight of the chosen answer's SFT loss."
+    )
     num_negatives: int = Field(7, ge=1, description="Rejected answers a row and step.")
-    negatives: Literal["fixed", "per_epoch"] = Field(
-        SoftmaxDPOConfig.negatives, description="Drawn once, or anew in each epoch."
+    negatives: NegativesDrawn = Field(
+        SoftmaxDPOConfig.negatives,
+        description="Drawn once, anew in each epoch, or in each epoch from the twice as many of a list of "
+        "negatives_pool that the policy then ranks highest.",
     )
     negatives_from: NegativesFrom = Field(
         "reference",
@@ -150,7 +159,9 @@ class AlignSection(RowsSection):
     sampled_negatives: int = Field(0, ge=0, description="rated, impressions: of num_negatives, how many are uniform.")
     item_learning_rate: float | None = Field(None, gt=0, le=1, description="Of item vectors; None: learning_rate.")
     start: str | None = Field(None, description="An earlier alignment: the start and the reference; None: SFT.")
-    negatives_pool: int = Field(64, ge=2, description="Items drawn per row, of which hard takes the highest.")
+    negatives_pool: int = Field(
+        64, ge=2, description="Items drawn per row, of which hard and the policy take the highest."
+    )
     precompute_reference: bool = Field(
         SoftmaxDPOConfig.precompute_ref_log_probs, description="Once, before training."
     )
@@ -163,7 +174,8 @@ class AlignSection(RowsSection):
         idle = super().idle_settings() | {"max_tokens_per_pass"}
         idle |= set() if self.negatives_from == "rated" else {"liked", "disliked", "rated_by"}
         idle |= set() if self.is_from_log else {"sampled_negatives"}
-        return idle | (set() if self.is_hard else {"negatives_pool"})
+        idle |= {name for name in OPTIONS if getattr(self, name) is None}
+        return idle | (set() if self.is_hard or self.negatives == "policy" else {"negatives_pool"})
 
     @property
     def is_hard(self) -> bool:
@@ -194,7 +206,18 @@ class AlignSection(RowsSection):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        find_loss(self.loss)
+        with_options(find_loss(self.loss), **{name: getattr(self, name) for name in OPTIONS})
+        if self.loss == "softmax_logq" and (
+            self.negatives_from not in ("uniform", "popularity", "in-batch") or self.negatives == "policy"
+        ):
+            raise ValueError(
+                "loss: softmax_logq needs negatives of known probability: negatives_from uniform, popularity or "
+                "in-batch, fixed or per_epoch (for reference, softmax_dpo at beta 1 is the same)"
+            )
+        if self.negatives == "policy" and (self.is_from_log or self.is_hard):
+            raise ValueError(f"negatives: policy chooses from other lists than {self.negatives_from}; use uniform")
+        if self.negatives == "policy" and self.negatives_pool <= self.num_negatives:
+            raise ValueError(f"negatives_pool: raise it above num_negatives ({self.num_negatives})")
         if self.disliked >= self.liked:
             raise ValueError(f"disliked: {self.disliked:g} is not below liked ({self.liked:g})")
         if self.rated_by == "quantile" and not 0 <= self.disliked < self.liked <= 1:

@@ -21,9 +21,10 @@ from prefrec.files import write_json
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items
 from prefrec.lm.models import resolve_dtype
+from prefrec.losses import OPTIONS
 from prefrec.pipeline.encoders import Encoder, fit_items, item_vectors, prompt_encoder, shows_candidates
 from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
-from prefrec.pipeline.negatives import log_rows, log_validation_rows, negative_rows
+from prefrec.pipeline.negatives import answer_scores, log_rows, log_validation_rows, negative_rows
 from prefrec.pipeline.recipe import AlignSection, LoraSection, ModelSection, SFTSection
 from prefrec.processes import from_first
 from prefrec.prompts import ChoiceSet, TrajectoryEncoder, load_template
@@ -109,17 +110,21 @@ def train_align(
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
 
-    def dataset(examples: Sequence[RankingExample]) -> training.PreferenceDataset:
-        sets = _encode(examples, data, model, encoder, "target-first")
-        # Rows from the log reject at most `num_negatives` items, some of them fewer.
-        number = None if section.is_from_log else section.num_negatives
-        return training.PreferenceDataset(sets, num_negatives=number, negatives=section.negatives, seed=seed)
+    def dataset(examples: Sequence[RankingExample], held_out: bool = False) -> training.PreferenceDataset:
+        return training.PreferenceDataset(
+            _encode(examples, data, model, encoder, "target-first"),
+            # Rows from the log reject at most `num_negatives` items, some of them fewer.
+            num_negatives=None if section.is_from_log else section.num_negatives,
+            negatives=section.negatives,
+            seed=seed,
+            scores=answer_scores(examples, data, section, held_out=held_out),
+        )
 
     # Each answer must be among the titles that its tokens compete with; a list can hold items outside the log.
     listed = {i for row in rows for i in row.candidates} | set(trained_items(data))
     config = training.SoftmaxDPOConfig(
         **training_arguments(section, model, out, seed, "steps" if section.eval_rows else "no"),
-        **section.model_dump(include={"beta", "num_negatives", "negatives", "max_tokens_per_pass"}),
+        **section.model_dump(include={"beta", *OPTIONS, "num_negatives", "negatives", "max_tokens_per_pass"}),
         loss_type=section.loss,
         precompute_ref_log_probs=section.precompute_reference,
         reference_folder=str(references) if references else None,
@@ -128,7 +133,7 @@ def train_align(
         load_start(made_of, start),
         config,
         dataset(rows),
-        dataset(validation_rows(data, section, seed)) if section.eval_rows else None,
+        dataset(validation_rows(data, section, seed), held_out=True) if section.eval_rows else None,
         encoder.tokenizer,
         new_adapter(made_of.lora, start),
         within=catalogue_softmax(data, model, encoder, [i for i in data.catalogue.ids if i in listed]),
@@ -186,8 +191,9 @@ def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0)
     An alignment with negatives from the log has rows of its own, which are drawn with `seed`.
     """
     rows = data.train
-    if isinstance(section, AlignSection) and section.is_from_log:
-        rows = log_rows(data, section, seed)
+    if isinstance(section, AlignSection):
+        answer_scores([], data, section)  # tells before training that there are no ratings
+        rows = log_rows(data, section, seed) if section.is_from_log else rows
     if section.latest_per_user is None:
         return list(rows)
     left = Counter(row.user_id for row in rows)

@@ -24,6 +24,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from prefrec import processes
 from prefrec.console import say
@@ -147,6 +148,15 @@ class ChoiceTrainer(Trainer):
     def count_items(self, batch: Mapping[str, Any]) -> int:
         """Return the number of items in the summed loss of `batch`."""
         raise NotImplementedError
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the epoch of dataset and sampler, for new negatives and a new order of rows."""
+        for part in (self.train_dataset, self.sampler):
+            if hasattr(part, "set_epoch"):
+                cast(Any, part).set_epoch(epoch)
+
+    def add_to_checkpoint(self, folder: Path) -> None:
+        """Write what this trainer needs beside its weights to go on from a checkpoint."""
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the fields of a `PackedBatch` of rows `{"choices": ChoiceSet, …}`, and the numbers of the rows.
@@ -361,15 +371,16 @@ class _Numbered(Dataset[dict[str, Any]]):
 
 
 class _EpochCallback(TrainerCallback):
-    """A callback that sets the epoch of dataset and sampler, for new negatives and a new order of rows."""
+    """A callback that tells a trainer that an epoch begins, and that a checkpoint was written."""
 
     def __init__(self, trainer: ChoiceTrainer) -> None:
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for part in (self.trainer.train_dataset, self.trainer.sampler):
-            if hasattr(part, "set_epoch"):
-                cast(Any, part).set_epoch(int(state.epoch or 0))
+        self.trainer.begin_epoch(int(state.epoch or 0))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.add_to_checkpoint(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
 
 def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str, Any]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, get_args
 
 from transformers import TrainingArguments
 
 from prefrec.errors import ConfigError
 from prefrec.lm.packing import LayoutChoice
-from prefrec.losses import Loss, find_loss, loss_name
+from prefrec.losses import OPTIONS, Loss, find_loss, loss_name, with_options
 from prefrec.prompts import MAX_LENGTH
+from prefrec.training.datasets import NegativesDrawn
 
 SAMPLING = ("group_by_length", "random", "sequential")
 
@@ -87,8 +88,10 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
     Attributes:
         beta: strength of the pull to the reference.
         loss_type: a name of `prefrec.losses.LOSSES`, or a function like those.
+        margin, sft_weight: settings of the losses that take them; None for their own defaults.
         num_negatives: rejected answers per row and step; None for all that each row has.
-        negatives: `fixed` (drawn once) or `per_epoch` (drawn again from the row's rejected answers).
+        negatives: `fixed` (drawn once), `per_epoch` (drawn again from the row's rejected answers) or `policy` (drawn
+            again from the 2N of them that the policy ranks highest when the epoch begins).
         precompute_ref_log_probs: compute the reference's log-probabilities once, before training, and keep them on
             disk. Otherwise the frozen adapter computes them in every step.
         reference_folder: folder of these files, for trainings to share; None for `output_dir`.
@@ -98,8 +101,10 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
 
     beta: float = field(default=1.0)
     loss_type: str | Loss = field(default="softmax_dpo")
+    margin: float | None = field(default=None)
+    sft_weight: float | None = field(default=None)
     num_negatives: int | None = field(default=None)
-    negatives: Literal["fixed", "per_epoch"] = field(default="fixed")
+    negatives: NegativesDrawn = field(default="fixed")
     precompute_ref_log_probs: bool = field(default=True)
     reference_folder: str | None = field(default=None)
     max_tokens_per_pass: int | None = field(default=None)
@@ -107,7 +112,7 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
-            find_loss(self.loss_type)
+            self.loss()
         except ValueError as e:
             raise ConfigError(f"loss_type: {e}") from e
         if not self.beta > 0:
@@ -115,8 +120,12 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
         for name in ("num_negatives", "max_tokens_per_pass"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.negatives not in ("fixed", "per_epoch"):
-            raise ConfigError(f"negatives must be 'fixed' or 'per_epoch', got {self.negatives!r}")
+        if self.negatives not in (drawn := get_args(NegativesDrawn)):
+            raise ConfigError(f"negatives must be one of {', '.join(drawn)}, got {self.negatives!r}")
+
+    def loss(self) -> Loss:
+        """Return the loss with its settings."""
+        return with_options(find_loss(self.loss_type), **{name: getattr(self, name) for name in OPTIONS})
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings; a loss that is a function by its name, because loggers write them as JSON."""

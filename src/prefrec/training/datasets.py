@@ -13,6 +13,8 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, TokenizerError
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 
+NegativesDrawn = Literal["fixed", "per_epoch", "policy"]
+
 
 class ChoiceDataset(Dataset[dict[str, Any]]):
     """A dataset of choice sets with one answer each, for SFT."""
@@ -37,11 +39,14 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
     Args:
         choice_sets: chosen answer first, then all rejected answers. Rows may have different numbers of them.
         num_negatives: N; None for all rejected answers of each row.
-        negatives: `fixed` draws the N once, `per_epoch` in each epoch. Draws depend only on seed, epoch and row.
+        negatives: `fixed` draws the N once, `per_epoch` in each epoch, and `policy` too, but among the 2N with the
+            highest `policy_logps`. Draws depend only on these, seed, epoch and row.
+        scores: a number for each answer of each row, for losses that take them; None: there are none.
 
     Attributes:
         sizes: smallest and largest number of rejected answers per step of any row.
-        ref_logps: the reference's log-probabilities [n, C], −inf where a row has fewer answers; None: not known.
+        ref_logps, policy_logps: log-probabilities [n, C] under the reference, and under the policy when the epoch
+            began; −inf where a row has fewer answers; None: not known.
     """
 
     def __init__(
@@ -49,8 +54,9 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         choice_sets: Sequence[ChoiceSet],
         *,
         num_negatives: int | None = None,
-        negatives: Literal["fixed", "per_epoch"] = "fixed",
+        negatives: NegativesDrawn = "fixed",
         seed: int = 0,
+        scores: Sequence[Sequence[float]] | None = None,
     ) -> None:
         if not choice_sets:
             raise DataError("the training data has no rows")
@@ -67,9 +73,13 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.epoch = 0
         self.choice_sets = list(choice_sets)
-        if negatives == "fixed":
-            self.choice_sets = [self._take(i, self._columns(i)) for i in range(len(choice_sets))]
+        self.scores = scores
         self.ref_logps: NDArray[np.float32] | None = None
+        self.policy_logps: NDArray[np.float32] | None = None
+        if negatives == "fixed":
+            drawn = [self[i] for i in range(len(choice_sets))]
+            self.choice_sets = [row["choices"] for row in drawn]
+            self.scores = None if scores is None else [row["scores"] for row in drawn]
 
     def set_epoch(self, epoch: int) -> None:
         """Use the negatives of this epoch (no effect if they are fixed)."""
@@ -79,8 +89,10 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         return len(self.choice_sets)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        columns = self._columns(index)
-        row: dict[str, Any] = {"choices": self._take(index, columns)}
+        columns, whole = self._columns(index), self.choice_sets[index]
+        row: dict[str, Any] = {"choices": ChoiceSet(whole.prompt, tuple(whole.answers[c] for c in columns))}
+        if self.scores is not None:
+            row["scores"] = [self.scores[index][c] for c in columns]
         if self.ref_logps is not None:
             row["ref_logps"] = self.ref_logps[index][columns]
         return row
@@ -90,11 +102,10 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         if rejected <= self.sizes[1]:
             return [*range(1 + rejected)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        return [0, *(1 + rng.choice(rejected, self.sizes[1], replace=False)).tolist()]
-
-    def _take(self, index: int, columns: Sequence[int]) -> ChoiceSet:
-        whole = self.choice_sets[index]
-        return ChoiceSet(whole.prompt, tuple(whole.answers[c] for c in columns))
+        among = np.arange(1, 1 + rejected)
+        if self.policy_logps is not None:
+            among = among[np.argsort(-self.policy_logps[index][among], kind="stable")[: 2 * self.sizes[1]]]
+        return [0, *rng.choice(among, self.sizes[1], replace=False).tolist()]
 
 
 def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
@@ -105,7 +116,8 @@ def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder
 def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
     """Return the choice sets of rows `prompt, chosen, rejected`, where `rejected` is a list, or one string (N = 1).
 
-    Raise DataError if a column is missing or empty, or the chosen answer is among the rejected ones.
+    Raise DataError if a column is missing or empty, the chosen answer is among the rejected ones, or `scores` of a
+    row is not a number per answer.
     """
     sets = []
     for i, row in enumerate(rows):
@@ -115,6 +127,8 @@ def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder
             raise DataError(f"row {i}: `rejected` must be a text or a list of texts, got {rejected!r}")
         if chosen in rejected:
             raise DataError(f"row {i}: the chosen answer {chosen!r} is also among the rejected ones")
+        if len(row.get("scores") or [0, *rejected]) != 1 + len(rejected):
+            raise DataError(f"row {i}: `scores` must be a number for the chosen answer and one for each rejected one")
         sets.append(encoder.encode_text(_text(row, "prompt", i), [chosen, *rejected]))
     return sets
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -69,6 +70,26 @@ def redraw_lists(
         drawn = max(size, 1 + min(pool, len(ids) - most - 1))
     lists = draw_candidates(windows, ids, touched, split=_SPLIT, seed=seed, size=drawn, weights=weights)
     return lists if judge is None or how != "hard" else _hardest(lists, judge(lists), size)
+
+
+def false_negatives(rows: Sequence[RankingExample], data: PreparedData) -> float:
+    """Return the share of negatives that the user takes after the target, in training or held out.
+
+    It is to be printed; nothing may learn from it.
+    """
+    held_out = [(e.user_id, e.target) for e in (*data.validation, *data.test)]
+    logs = [
+        log.select("user_id", "item_id").iter_rows()
+        for log in (data.train_interactions, data.held_out_interactions)
+        if log is not None
+    ]
+    taken: dict[str, list[str]] = {e.user_id: [] for e in rows}
+    for user, item in chain(*logs, held_out):
+        if user in taken:
+            taken[user].append(item)
+    later = [set(own[own.index(e.target) + 1 :]) if e.target in (own := taken[e.user_id]) else set() for e in rows]
+    found = [i in after for e, after in zip(rows, later, strict=True) for i in e.candidates if i != e.target]
+    return sum(found) / max(1, len(found))
 
 
 def _hardest(rows: Sequence[RankingExample], scores: NDArray[np.float64], size: int) -> list[RankingExample]:

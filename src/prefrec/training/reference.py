@@ -46,20 +46,30 @@ def reference_logps(
     """
     key = reference_key(scorer, choice_sets, precision) if processes.is_first() else ""
     cache = folder / f"reference-{key[:16]}.safetensors"
-    stored = processes.from_first(_read(cache, key) if processes.is_first() else None)
+    stored = read_logps(cache, key)
     if stored is not None:
         return stored
+    with reference_of(scorer.model):
+        out = answer_logps(scorer, choice_sets, batch_size, precision, "reference log-probs")
+    write_logps(cache, key, out)
+    return out
+
+
+def answer_logps(
+    scorer: ChoiceScorer,
+    choice_sets: Sequence[ChoiceSet],
+    batch_size: int,
+    precision: Callable[[], torch.autocast],
+    doing: str,
+) -> NDArray[np.float32]:
+    """Return the log-probabilities [n, C] of all answers, −inf where there are fewer than C. All processes share."""
     computed = []
-    with reference_of(scorer.model) as reference:
-        for rows in track(own_batches(choice_sets, batch_size), "reference log-probs"):
-            with precision():
-                scores = scorer.score([choice_sets[i] for i in rows], reference)
-            computed.append((rows, scores.cpu().numpy()))
+    for rows in track(own_batches(choice_sets, batch_size), doing):
+        with precision():
+            computed.append((rows, scorer.score([choice_sets[i] for i in rows]).cpu().numpy()))
     out = np.full((len(choice_sets), max(len(c.answers) for c in choice_sets)), -np.inf, dtype=np.float32)
     for rows, values in processes.pool(computed):
         out[rows, : values.shape[1]] = values
-    if processes.is_first():
-        _write(cache, key, out)
     return out
 
 
@@ -98,8 +108,12 @@ def reference_key(
     return digest.hexdigest()
 
 
+def read_logps(cache: Path, key: str) -> NDArray[np.float32] | None:
+    """Return what `write_logps` wrote under this key, read by the first process; None if it is missing or damaged."""
+    return processes.from_first(_read(cache, key) if processes.is_first() else None)
+
+
 def _read(cache: Path, key: str) -> NDArray[np.float32] | None:
-    """Return the values of this key; None if the file lacks them or is damaged."""
     if not cache.is_file():
         return None
     try:
@@ -115,7 +129,10 @@ def _read(cache: Path, key: str) -> NDArray[np.float32] | None:
     return values if is_whole and metadata.get("key") == key else None
 
 
-def _write(cache: Path, key: str, values: NDArray[np.float32]) -> None:
+def write_logps(cache: Path, key: str, values: NDArray[np.float32]) -> None:
+    """Write values under a key, by the first process."""
+    if not processes.is_first():
+        return
     cache.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"key": key, "digest": xxh3_128_hexdigest(values.tobytes())}
     # Not `save_file`: it writes to a temporary file of its own, which a kill would leave behind for good.

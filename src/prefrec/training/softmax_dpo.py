@@ -17,21 +17,24 @@ from prefrec.errors import ConfigError
 from prefrec.lm.packing import PackedBatch
 from prefrec.lm.scorer import ChoiceScorer
 from prefrec.losses import (
+    COLUMNS,
     PreferenceLoss,
     effective_negatives,
-    find_loss,
     loss_by_size,
     loss_name,
     needs_reference,
     softmax_dpo_loss,
+    takes,
 )
 from prefrec.training.adapters import REFERENCE_ADAPTER, add_reference_adapter, read_reference_adapter, reference_of
 from prefrec.training.base import ChoiceTrainer
 from prefrec.training.config import SoftmaxDPOConfig
 from prefrec.training.datasets import PreferenceDataset, encode_preferences
 from prefrec.training.passes import chain_rule_term, logps_no_grad
-from prefrec.training.reference import reference_logps
+from prefrec.training.reference import answer_logps, read_logps, reference_logps, write_logps
 
+POLICY_FILE = "policy.safetensors"
+"""File in a checkpoint with the log-probabilities by which the epoch's negatives were chosen."""
 SIZES = "sizes"
 """Number of answers of each row, in a collated batch."""
 
@@ -44,7 +47,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             or a name for `prefrec.lm.models.load_model`.
         args: a `SoftmaxDPOConfig`.
         train_dataset, eval_dataset: rows `prompt: str, chosen: str, rejected: list[str]` (a `datasets.Dataset` or a
-            list of dicts) with any numbers of rejected answers, or a `PreferenceDataset`.
+            list of dicts) with any numbers of rejected answers, or a `PreferenceDataset`. A loss that takes `scores`
+            needs that column, too: a list with a number for the chosen answer and one for each rejected answer.
         peft_config: train a new adapter of this kind; the reference is the base without it.
 
     The other arguments are those of `SFTTrainer`, and the given model is changed as there. A PEFT model also gets the
@@ -59,7 +63,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     def prepare_loss(self, model: nn.Module, args: SoftmaxDPOConfig) -> None:
         self.config = args
-        self.loss_function = find_loss(args.loss_type)
+        self.loss_function = args.loss()
+        self._columns = [name for name in COLUMNS if takes(self.loss_function, name)]
         self._needs_reference = needs_reference(self.loss_function)
         self.description = "S-DPO" if self.loss_function is softmax_dpo_loss else loss_name(args.loss_type).upper()
         self._stored = False
@@ -72,26 +77,56 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         return f"{super().about_rows()}, N = {count} rejected titles per row"
 
     def build_dataset(self, rows: Any) -> Any:
-        if isinstance(rows, PreferenceDataset):
-            return rows
-        c = self.config
-        sets = encode_preferences(rows, self.encoder)
-        return PreferenceDataset(sets, num_negatives=c.num_negatives, negatives=c.negatives, seed=c.seed)
+        if not isinstance(rows, PreferenceDataset):
+            c, sets = self.config, encode_preferences(rows, self.encoder)
+            scores = [row.get("scores") for row in rows]
+            scored = None if None in scores else cast(Any, scores)
+            rows = PreferenceDataset(
+                sets, num_negatives=c.num_negatives, negatives=c.negatives, seed=c.seed, scores=scored
+            )
+        if "scores" in self._columns and rows.scores is None:
+            name = loss_name(self.config.loss_type)
+            raise ConfigError(f"loss {name} needs `scores` in each row: a number per answer, the chosen one first")
+        return rows
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
+        self._resumed = None if isinstance(resume_from_checkpoint, bool | None) else Path(resume_from_checkpoint)
         # Without an adapter the reference is the model before its first step, which a second call cannot compute.
         if self._precomputes() and not (self._stored and not isinstance(self.model, PeftModel)):
-            self._resume_reference(resume_from_checkpoint)
+            self._resume_reference()
             self._precompute(self.train_dataset, self.scorer)
             if self.eval_dataset is not None:
                 self._precompute(self.eval_dataset, self.eval_scorer)
             self._stored = True
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    def begin_epoch(self, epoch: int) -> None:
+        if self.config.negatives == "policy":
+            known = read_logps(self._resumed / POLICY_FILE, str(epoch)) if self._resumed else None
+            if known is None:
+                if self.is_sharded:
+                    raise ConfigError("negatives: policy needs weights that are not sharded: use per_epoch")
+                self.model.eval()
+                sets, size = self.train_dataset.choice_sets, self.args.per_device_eval_batch_size
+                known = answer_logps(self.scorer, sets, size, self._autocast, "negatives of the policy")
+            self.train_dataset.policy_logps = known
+        super().begin_epoch(epoch)
+
+    def add_to_checkpoint(self, folder: Path) -> None:
+        # Within an epoch the policy changes, so a resumed training could not choose the same negatives again.
+        rows = cast(PreferenceDataset, self.train_dataset)
+        if rows.policy_logps is not None:
+            write_logps(folder / POLICY_FILE, str(rows.epoch), rows.policy_logps)
+
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         collated = super().collate(rows)
         # A list and not a tensor: it stays on the CPU, where the loss groups the rows by it.
         collated[SIZES] = [len(row["choices"].answers) for row in rows]
+        for name in self._columns:
+            numbers = [r["scores"] if name == "scores" else list(map(len, r["choices"].answers)) for r in rows]
+            collated[name] = pad_sequence([torch.tensor(n, dtype=torch.float32) for n in numbers], batch_first=True)
         if "ref_logps" in rows[0]:
             known = [torch.from_numpy(row["ref_logps"]) for row in rows]
             collated["ref_logps"] = pad_sequence(known, batch_first=True, padding_value=-math.inf)
@@ -109,7 +144,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         in_parts = len(passes) > 1 and torch.is_grad_enabled()
         scorer = self.scorer_for(training=model.training)
         policy_logps = logps_no_grad(scorer, model, passes) if in_parts else scorer.choice_logps(passes, model)
-        out = loss_by_size(self.loss_function, policy_logps, ref_logps, self.config.beta, extra[SIZES])
+        columns = {name: extra[name] for name in self._columns}
+        out = loss_by_size(self.loss_function, policy_logps, ref_logps, self.config.beta, extra[SIZES], **columns)
         metrics = preference_metrics(out, policy_logps)
         if not model.training:
             metrics["loss"] = out.losses  # replaces transformers' mean, which counts rows that are read twice
@@ -130,12 +166,10 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         # Sharded weights can only be used inside the training loop.
         return self.config.precompute_ref_log_probs and self._needs_reference and not self.is_sharded
 
-    def _resume_reference(self, checkpoint: str | bool | None) -> None:
+    def _resume_reference(self) -> None:
         """Read the adapter `ref` of a resumed run from its checkpoint, before the reference is computed."""
-        if checkpoint is True:
-            checkpoint = get_last_checkpoint(str(self.args.output_dir))
-        if checkpoint and isinstance(self.model, PeftModel) and REFERENCE_ADAPTER in self.model.peft_config:
-            folder = Path(str(checkpoint)) / REFERENCE_ADAPTER
+        if self._resumed and isinstance(self.model, PeftModel) and REFERENCE_ADAPTER in self.model.peft_config:
+            folder = self._resumed / REFERENCE_ADAPTER
             if folder.is_dir():
                 read_reference_adapter(self.model, folder)
 
