@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 import torch
 
-from prefrec.lm.items import ItemEncoder
+from prefrec.lm.items import ItemEncoder, add_items
 from prefrec.pipeline.encoders import (
     COOCCURRENCE_LENGTH,
     TFIDF_SIZE,
+    fit_items,
     item_vectors,
     prompt_encoder,
     shows_candidates,
@@ -19,7 +20,7 @@ from prefrec.pipeline.encoders import (
 from prefrec.pipeline.recipe import ItemsSection
 from prefrec.prompts import PromptEncoder
 from prefrec.rankers.window import WindowCooccurrenceRanker
-from tiny import VOCABULARY
+from tiny import VOCABULARY, tiny_llama
 from tiny_run import FIRST, SECOND, TITLES
 
 
@@ -86,3 +87,19 @@ def test_items_start_near_items_that_histories_put_near_them(model, data):
     near = (places[rows] @ places[rows].T).numpy()
     apart = ~np.eye(len(rows), dtype=bool)
     assert np.corrcoef(near[apart], fitted.similarity.toarray()[apart])[0, 1] > 0.3
+
+
+def test_a_model_gets_the_items_that_it_lacks_alike_at_each_load(data, model):
+    section = model(answers="items", items=ItemsSection(vectors="tfidf"))
+    fitted = []
+    for seed in (1, 2):
+        torch.manual_seed(0)
+        lm = tiny_llama(tie_word_embeddings=True)
+        assert fit_items(lm, data, section) is None
+        vectors = title_vectors(data, section)
+        add_items(lm, data.catalogue.ids[:50], vectors[:50])
+        torch.manual_seed(seed)
+        fitted.append(fit_items(lm, data, section))
+        assert fitted[-1].ids == data.catalogue.ids
+        assert fit_items(lm, data, section) is fitted[-1]
+    assert torch.equal(fitted[0].titles, fitted[1].titles)

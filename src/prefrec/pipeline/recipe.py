@@ -255,12 +255,7 @@ class UpdateSection(Section):
 
     run: Path = Field(description="Folder of that run.")
     replay: float = Field(1.0, ge=0, le=1000, description="Old interactions per new one, of random whole users.")
-    rows: int = Field(
-        1000,
-        ge=1,
-        description="Test rows of that run, half of them at most, that stay out of training to measure what is "
-        "forgotten; and at most so many of the newest.",
-    )
+    rows: int = Field(1000, ge=1, description="Its test rows, half at most, kept out to see what is forgotten.")
 
 
 class Recipe(Section):
