@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
 from prefrec.errors import ConfigError, DataError
 from prefrec_lab.datasets.published import read_published, to_published, write_published
+
+SHARED = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
 
 
 def catalogue(*titles: str) -> Catalogue:
@@ -34,7 +38,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [(e.history, e.candidates, e.target) for e in back] == [
         (e.history, e.candidates, e.target) for e in EXAMPLES
     ]
-    assert [e.user_id for e in back] == ["row-0", "row-1"]
+    assert [e.user_id for e in back] == ["session-0", "session-1"]
 
 
 def test_without_a_catalogue_the_titles_make_one(tmp_path: Path) -> None:
@@ -58,14 +62,44 @@ def test_a_folder_of_published_files_is_a_source(tmp_path: Path) -> None:
     write_published(EXAMPLES[:1], AIR, tmp_path / "air-test.json")
     data = prepare(PrepareConfig(source="published-json", path=tmp_path, domain="music"))
     assert [len(data.split(s)) for s in ("train", "validation", "test")] == [2, 0, 1]
-    assert data.test[0].user_id == "test-row-0"
+    assert data.test[0].user_id == "test-session-0"
     assert to_published(data.train, data.catalogue) == to_published(EXAMPLES, AIR)
     assert data.train_interactions.rows() == [
-        ("train-row-0", "0", 0),
-        ("train-row-0", "1", 1),
-        ("train-row-0", "3", 2),
-        ("train-row-1", "2", 0),
+        ("train-session-0", "0", 0),
+        ("train-session-0", "1", 1),
+        ("train-session-0", "3", 2),
+        ("train-session-1", "2", 0),
     ]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_rows_that_continue_each_other_are_one_session(tmp_path: Path, shuffled: bool) -> None:
+    """Windows of up to five titles of three sequences, two of which begin with the same three titles."""
+    titles = catalogue(*(f"Title {i}" for i in range(30)))
+    sequences = [[*range(12)], [0, 1, 2, *range(12, 20)], [*range(20, 26)]]
+    rows, owner = [], []
+    for number, sequence in enumerate(sequences):
+        for k in range(3, len(sequence)):
+            history = tuple(f"i{i}" for i in sequence[max(0, k - 5) : k])
+            rows.append(RankingExample("", history, (f"i{sequence[k]}", "i29"), f"i{sequence[k]}"))
+            owner.append(number)
+    order = np.random.default_rng(0).permutation(len(rows)) if shuffled else range(len(rows))
+    write_published([rows[i] for i in order], titles, tmp_path / "train.json")
+    data = prepare(PrepareConfig(source="published-json", path=tmp_path))
+    users = [e.user_id for e in data.train]
+    assert len(set(users)) == len(set(zip(users, (owner[i] for i in order), strict=True))) == 3
+    log = data.train_interactions.group_by("user_id", maintain_order=True).agg("item_id")
+    found = {tuple(data.catalogue.titles_of(items)) for items in log["item_id"].to_list()}
+    assert found == {tuple(f"Title {i}" for i in sequence) for sequence in sequences}
+
+
+@pytest.mark.shared_data
+def test_the_sessions_of_lastfm_are_recovered() -> None:
+    folder = SHARED / "lastfm-sdpo"
+    if not (folder / "lastfm-val.json").is_file():
+        pytest.skip("needs lastfm-sdpo in the folder that PREFREC_SHARED_DATA names (default: ../shared/data)")
+    _, rows = read_published(folder / "lastfm-val.json")
+    assert (len(rows), len({e.user_id for e in rows})) == (2767, 122)
 
 
 def test_a_folder_without_published_files_or_with_two_for_a_part_is_refused(tmp_path: Path) -> None:

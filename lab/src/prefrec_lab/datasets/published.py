@@ -26,6 +26,7 @@ from prefrec_lab.datasets.titles import is_blank
 JOINT = "::"
 # Settings that decide how rows are made, which these files have finished.
 _OF_ROWS = ("candidates", "history_length", "min_history", "min_rating")
+_SHARED = 3
 _SCHEMA = {"historyList": pl.String, "itemList": pl.List(pl.String), "trueSelection": pl.String}
 _Titles = tuple[list[str], list[str], str]
 """History, candidates and target of a row."""
@@ -66,14 +67,15 @@ def write_published_splits(data: PreparedData, folder: Path) -> None:
 def read_published(path: Path, catalogue: Catalogue | None = None) -> tuple[Catalogue, list[RankingExample]]:
     """Return catalogue and examples of a published file: a JSON array, or one object per line.
 
-    The published form does not name users, so each row becomes its own user (`row-0`, `row-1`, …). Without a
-    `catalogue` of titles and ids, the titles in the file are numbered from 0.
+    The published form does not name users. Rows that continue each other are a session, which takes the place of the
+    user (`session-0`, `session-1`, …). Without a `catalogue` of titles and ids, the titles in the file are numbered
+    from 0.
 
     Raise DataError if the file is missing or not of this form, a title is unknown or belongs to two items.
     """
     rows = _read_rows(path)
     catalogue = catalogue or _catalogue_of(rows)
-    return catalogue, _examples(rows, catalogue, path, "row")
+    return catalogue, _examples(rows, catalogue, path, "session")
 
 
 def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[RankingExample]]]:
@@ -89,12 +91,14 @@ def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[Ranki
         raise DataError(f"{folder}: no published JSON; expected files such as train.json, val.json or test.json")
     rows = {part: _read_rows(path) for part, path in files.items()}
     catalogue = _catalogue_of([row for part_rows in rows.values() for row in part_rows])
-    examples = {part: _examples(part_rows, catalogue, files[part], f"{part}-row") for part, part_rows in rows.items()}
+    examples = {
+        part: _examples(part_rows, catalogue, files[part], f"{part}-session") for part, part_rows in rows.items()
+    }
     return catalogue, {part: examples.get(part, []) for part in PARTS}
 
 
 def published_json(config: PrepareConfig) -> PreparedData:
-    """Return the data of published S-DPO JSON files unchanged, with every row as its own user.
+    """Return the data of published S-DPO JSON files unchanged, with sessions in the place of users.
 
     Raises:
         DataError: there are no files, or they are not of the published form.
@@ -106,11 +110,12 @@ def published_json(config: PrepareConfig) -> PreparedData:
             raise ConfigError(f"{field}: source {config.source} takes the rows as they are; leave it out")
     catalogue, examples = read_published_folder(config.required("path"))
     every = [e for rows in examples.values() for e in rows]
-    learn = pl.DataFrame(
-        [(e.user_id, item, n) for e in examples["train"] for n, item in enumerate((*e.history, e.target))],
-        schema=LOG_SCHEMA,
-        orient="row",
-    )
+    taken: dict[str, list[str]] = {}
+    for chain in _sessions([((*e.history,), e.target) for e in examples["train"]]):
+        first, *rest = (examples["train"][row] for row in chain)
+        taken[first.user_id] = [*first.history, first.target, *(e.target for e in rest)]
+    log = [(user, item, n) for user, items in taken.items() for n, item in enumerate(items)]
+    learn = pl.DataFrame(log, schema=LOG_SCHEMA, orient="row")
     kept = {part: sample_rows(config, part, [e.user_id for e in rows]) for part, rows in examples.items()}
     examples = {part: [examples[part][i] for i in rows] for part, rows in kept.items()}
     protocol = {
@@ -124,7 +129,7 @@ def published_json(config: PrepareConfig) -> PreparedData:
         "config": config.model_dump(mode="json"),
         "counts": count_rows(learn, catalogue, learn, examples),
         "split_facts": {},
-        "notes": ["lists come from the files; users are unknown, so intervals treat every row as a user"],
+        "notes": ["lists come from the files; users are unknown: rows that continue each other count as one"],
     }
     train, validation, test = (examples[part] for part in PARTS)
     return PreparedData(catalogue, train, validation, test, learn, protocol, held_out_interactions=learn.clear())
@@ -157,6 +162,8 @@ def _catalogue_of(rows: Sequence[_Titles]) -> Catalogue:
 
 def _examples(rows: Sequence[_Titles], catalogue: Catalogue, path: Path, user: str) -> list[RankingExample]:
     ids = _ids_by_title(catalogue)
+    chains = _sessions([(tuple(history), target) for history, _, target in rows])
+    session = {row: n for n, chain in enumerate(chains) for row in chain}
     examples = []
     for number, (history, items, target) in enumerate(rows):
         unknown = next((t for t in (*history, *items) if t not in ids), None)
@@ -165,8 +172,29 @@ def _examples(rows: Sequence[_Titles], catalogue: Catalogue, path: Path, user: s
                 f"{path}, row {number}: title {unknown!r} is not in the catalogue of {len(catalogue)} items"
             )
         history_ids, candidates = tuple(ids[t] for t in history), tuple(ids[t] for t in items)
-        examples.append(RankingExample(f"{user}-{number}", history_ids, candidates, ids[target]))
+        examples.append(RankingExample(f"{user}-{session[number]}", history_ids, candidates, ids[target]))
     return examples
+
+
+def _sessions(rows: Sequence[tuple[tuple[str, ...], str]]) -> list[list[int]]:
+    """Return the sessions as row numbers in order. The history of a row is that of the row before it and its target.
+
+    The oldest title may have left a history of full length. Histories of fewer than `_SHARED` titles prove nothing.
+    """
+    after: dict[tuple[str, ...], list[int]] = {}
+    for number, (history, target) in enumerate(rows):
+        for following in ((*history, target), (*history[1:], target)):
+            after.setdefault(following, []).append(number)
+    chains = {number: [number] for number in range(len(rows))}
+    free = set(chains)  # rows that nothing follows yet
+    for number, (history, _) in enumerate(rows):
+        before = [r for r in after.get(history, ()) if r in free and chains[r][0] != number]
+        if before and len(history) >= _SHARED:
+            nearest = min(before, key=lambda r: (r > number, abs(r - number)))
+            free.discard(nearest)
+            chains[nearest] += chains[number]
+            chains |= dict.fromkeys(chains[number], chains[nearest])
+    return list({id(chain): chain for chain in chains.values()}.values())
 
 
 def _ids_by_title(catalogue: Catalogue) -> dict[str, str]:
