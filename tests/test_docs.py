@@ -81,6 +81,18 @@ def test_commands_in_the_pages_exist_with_their_options(page):
             assert asked <= known, line
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
+def test_the_readme_trains_logs_a_loss_and_ranks(place, tmp_path, monkeypatch, capsys):
+    (code,) = blocks(ROOT / "README.md", "python")
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("smollm2-135m", str(place.model)), made := {})
+    assert [h["step"] for h in made["trainer"].state.log_history if "loss" in h] == [1, 2, 3]
+    said = capsys.readouterr()
+    assert re.search(r"S-DPO \(loss \d\.\d+, accuracy \d\.\d+\): 3 steps in \d+ s", said.out + said.err)
+    assert re.search(r"\[\('(Emma|Casino)', -\d", said.out)
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+
+
 def test_the_citation_names_this_version():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert (cited["title"], cited["version"]) == ("prefrec", prefrec.__version__)

@@ -24,14 +24,14 @@ from prefrec.evaluation import audit_prepared, evaluate_predictions
 from prefrec.evaluation.predictions import prediction_frame
 from prefrec.files import write_json
 from prefrec.lm.items import add_items, save_item_model
-from prefrec.lm.models import EMBEDDED
+from prefrec.lm.models import EMBEDDED, EMBEDDED_HUB_ID, base_id
 from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.opened import open_run
 from prefrec.prompts import ChoiceSet, load_template
 from prefrec.recommender import Recommender
 from prefrec.runs.contents import read_run
 from prefrec.serving import export
-from prefrec.serving.export import EMBEDDED_HUB_ID, base_id, export_ranker, model_card
+from prefrec.serving.export import export_ranker, model_card
 from prefrec.training import lora_config
 from slow import slow_logps
 from tiny import tiny_llama

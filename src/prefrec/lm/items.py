@@ -258,7 +258,7 @@ class ItemEncoder(PromptEncoder):
         prompt = (self.begin, *map(self._token, history[dropped:]))
         return ChoiceSet(prompt, self.answers_after("", answers)), dropped
 
-    def encode_text(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
+    def encode_text(self, prompt: Any, answers: Sequence[str]) -> ChoiceSet:
         """Raise TokenizerError, because there are no tokens for free text."""
         raise TokenizerError("a model with items as tokens reads histories of items, not text")
 

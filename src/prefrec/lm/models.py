@@ -194,6 +194,11 @@ def canonical_name(name: str) -> str:
     return str(path.resolve()) if path.is_absolute() or path.is_dir() else name
 
 
+def base_id(name: str) -> str:
+    """Return the name by which others know a base: the hub id of the embedded model, else the name itself."""
+    return EMBEDDED_HUB_ID if canonical_name(name) == EMBEDDED else name
+
+
 def _nf4(folder: str, dtype: torch.dtype) -> dict[str, Any]:
     """Return the options of `from_pretrained` for NF4 with scales in 8 bits, as in QLoRA (arXiv 2305.14314)."""
     if importlib.util.find_spec("bitsandbytes") is None:

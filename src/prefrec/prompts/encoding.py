@@ -9,11 +9,12 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from transformers import PreTrainedTokenizerBase
 
 from prefrec.errors import TokenizerError
-from prefrec.prompts.chat import chat_frame, special_ids
+from prefrec.prompts.chat import Message, chat_frame, special_ids
 from prefrec.prompts.templates import PromptTemplate
 
 MAX_LENGTH = 1024
@@ -92,9 +93,12 @@ class PromptEncoder:
         self.shortened += least > 0
         return tried[least], least
 
-    def encode_text(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
-        """Encode a prompt that is already text; raise TokenizerError if it exceeds `max_length` with an answer."""
-        choices = self._encode(prompt, answers)
+    def encode_text(self, prompt: str | Sequence[Message], answers: Sequence[str]) -> ChoiceSet:
+        """Encode a prompt that is text, or messages for the chat template.
+
+        Raise TokenizerError if it exceeds `max_length` with an answer.
+        """
+        choices = (self if isinstance(prompt, str) else self._in_chat)._encode(prompt, answers)
         if self.max_length is not None and choices.length > self.max_length:
             raise TokenizerError(
                 f"the prompt and its longest answer take {choices.length} tokens, max_length is "
@@ -114,6 +118,10 @@ class PromptEncoder:
         return self._ids(text, begin=begin and not self.chat, special=self.chat)
 
     @cached_property
+    def _in_chat(self) -> PromptEncoder:
+        return self if self.chat else PromptEncoder(self.tokenizer, max_length=self.max_length, chat=True)
+
+    @cached_property
     def _special(self) -> frozenset[int]:
         return special_ids(self.tokenizer)
 
@@ -125,14 +133,19 @@ class PromptEncoder:
         head, tail = chat_frame(self.tokenizer, [{"role": "user", "content": ""}])
         return head, tail
 
-    def _encode(self, prompt: str, answers: Sequence[str]) -> ChoiceSet:
-        if not self.chat:
+    def _encode(self, prompt: str | Sequence[Message], answers: Sequence[str]) -> ChoiceSet:
+        if isinstance(prompt, str) and not self.chat:
             return ChoiceSet(self._ids(prompt, begin=True), self._after(_last_line(prompt), answers))
-        head, tail = self.frame
-        ids = self._ids(head + prompt + tail, special=True)
-        before, after = self._ids(head, special=True), self._ids(tail, special=True)
-        if self._count_special(ids) != self._count_special(before + after):  # text from data became special
-            ids = before + self._ids(prompt) + after
+        if isinstance(prompt, str):
+            texts, (*heads, tail) = [prompt], self.frame
+        else:
+            texts, (*heads, tail) = [m["content"] for m in prompt], chat_frame(self.tokenizer, prompt)
+        ids = self._ids("".join(chain(*zip(heads, texts, strict=True), [tail])), special=True)
+        *before, after = (self._ids(piece, special=True) for piece in (*heads, tail))
+        if self._count_special(ids) != self._count_special(
+            [*chain(*before), *after]
+        ):  # text from data became special
+            ids = (*chain(*chain(*zip(before, map(self._ids, texts), strict=True))), *after)
         return ChoiceSet(ids, self._after(tail, answers))
 
     def _after(self, tail: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:

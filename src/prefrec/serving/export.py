@@ -15,7 +15,7 @@ from torch import nn
 from prefrec.data.types import ITEM_SCHEMA
 from prefrec.errors import ConfigError
 from prefrec.files import clear_drafts, draft_name, storage_error, writing
-from prefrec.lm.models import DTYPES, EMBEDDED, EMBEDDED_HUB_ID, load_tokenizer, resolve_dtype
+from prefrec.lm.models import DTYPES, EMBEDDED, base_id, load_tokenizer, resolve_dtype
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.opened import Run
@@ -89,11 +89,6 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out
-
-
-def base_id(name: str) -> str:
-    """Return the base's name in an exported adapter: a hub id, or the local folder as the recipe names it."""
-    return EMBEDDED_HUB_ID if name == EMBEDDED else name
 
 
 def _new_draft(out: Path) -> Path:

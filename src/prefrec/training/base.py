@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
+from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, SequentialSampler
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -34,17 +37,19 @@ from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.cpu.lora import use_onednn_lora
 from prefrec.lm.items import item_table
 from prefrec.lm.masks import FLEX, attention_implementation
-from prefrec.lm.models import is_quantized, load_model, load_tokenizer
+from prefrec.lm.models import base_id, is_quantized, load_model, load_tokenizer
 from prefrec.lm.packing import PackedBatch, tokens_of
 from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import language_model
 from prefrec.prompts import PromptEncoder
+from prefrec.prompts.chat import Message
 from prefrec.prompts.trajectories import question
 from prefrec.training.adapters import add_adapter
 from prefrec.training.config import ChoiceTrainingArguments
 from prefrec.training.progress import ProgressCallback
 from prefrec.training.sampler import StepSampler, longest_first
 
+CARD = Path(__file__).with_name("card.md.jinja2")
 FURTHER_PASSES, ROW = "further_passes", "row"
 
 
@@ -55,14 +60,15 @@ class ChoiceTrainer(Trainer):
     SFT, rows in alignment), so accumulation and the number of processes only change rounding.
     """
 
+    config_class: type[ChoiceTrainingArguments] = ChoiceTrainingArguments
     description = "training"
     sampler: StepSampler | None = None
 
     def __init__(
         self,
-        model: PreTrainedModel | PeftModel | str,
-        args: ChoiceTrainingArguments,
-        train_dataset: Any,
+        model: PreTrainedModel | PeftModel | str | None = None,
+        args: ChoiceTrainingArguments | None = None,
+        train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
@@ -70,33 +76,31 @@ class ChoiceTrainer(Trainer):
         within: CatalogueSoftmax | None = None,
         eval_within: CatalogueSoftmax | None = None,
         encoder: PromptEncoder | None = None,
+        **options: Any,
     ) -> None:
-        self.within = within
-        if processing_class is None:
-            processing_class = load_tokenizer(model if isinstance(model, str) else model.config._name_or_path)
+        self.within, self._peft_config = within, peft_config
+        if train_dataset is None or (model is None and processing_class is None):
+            raise ConfigError("give train_dataset, and a model, or model_init with its tokenizer as processing_class")
+        name = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", "")
+        processing_class = processing_class or load_tokenizer(name)
+        self.args = args = args or self.config_class(output_dir=f"{Path(name).name or 'model'}-{self.description}")
         if isinstance(model, str):
-            model = load_model(model)
-        self.prepare_loss(model, args)
-        if peft_config is not None and isinstance(model, PeftModel):
-            raise ConfigError("the model already has an adapter: leave `peft_config` out to continue its training")
-        if peft_config is not None:
-            model = add_adapter(model, peft_config)
-        use_onednn_lora(model)
-        if args.disable_dropout:
-            _disable_dropout(model)
-        if args.bf16:
-            _leave_casting_to_autocast(model)
+            model = load_model(model, **(args.model_init_kwargs or {}))
+        elif args.model_init_kwargs:
+            raise ConfigError("model_init_kwargs are for a model that is given by its name: leave them out")
         self.encoder = encoder or PromptEncoder(processing_class, max_length=args.max_length, chat=args.chat)
+        self.prepare_loss(args)
         # Name, rows, sums over each row's items, and their numbers, of every batch since the last log line.
         self._recorded: dict[str, list[tuple[str, Tensor, Tensor, Tensor]]] = {"train": [], "eval": []}
         super().__init__(
-            model=model,
+            model=None if model is None else self._prepared(cast(nn.Module, model)),
             args=args,
             data_collator=self.collate,
             train_dataset=self.build_dataset(train_dataset),
             eval_dataset=None if eval_dataset is None else self.build_dataset(eval_dataset),
             processing_class=processing_class,
             callbacks=[ProgressCallback(args.run_name or self.description), *(callbacks or [])],
+            **options,
         )
         self.remove_callback(PrinterCallback)
         if args.n_gpu > 1:
@@ -111,7 +115,6 @@ class ChoiceTrainer(Trainer):
         self.scorer = self._scorer()
         self.eval_scorer = self.scorer.among(eval_within or within)
         self.add_callback(_EpochCallback(self))
-        self.global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         # The global batch affects the result and is easily set wrongly.
         say(
             f"Global batch {self.global_batch} rows = {args.per_device_train_batch_size} per device × "
@@ -120,12 +123,62 @@ class ChoiceTrainer(Trainer):
         )
 
     @property
+    def global_batch(self) -> int:
+        """Rows per optimiser step, over all processes."""
+        return self.args.per_device_train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+
+    @property
     def is_sharded(self) -> bool:
         """True if the weights are spread over processes."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
-    def prepare_loss(self, model: nn.Module, args: Any) -> None:
-        """Prepare what the loss needs, before `model` gets a new adapter."""
+    def _prepared(self, model: nn.Module) -> nn.Module:
+        """Return a model as it is trained: with its adapter and without dropout."""
+        self.prepare_model(model)
+        if self._peft_config is not None and isinstance(model, PeftModel):
+            raise ConfigError("the model already has an adapter: leave `peft_config` out to continue its training")
+        if self._peft_config is not None:
+            model = add_adapter(model, self._peft_config)
+        use_onednn_lora(model)
+        if self.args.disable_dropout:
+            _disable_dropout(model)
+        if self.args.bf16:
+            _leave_casting_to_autocast(model)
+        return model
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        model = self._prepared(super().call_model_init(trial))
+        if hasattr(self, "scorer"):  # not in the first call
+            self.scorer.model = self.eval_scorer.model = model
+        return model
+
+    def rank(self, prompt: str | Sequence[Message], answers: Sequence[str]) -> list[tuple[str, float]]:
+        """Return the answers to a prompt (text or messages) with their log-probabilities, best first."""
+        cast(nn.Module, self.model).eval()
+        with self._autocast():
+            (logps,) = self.eval_scorer.score([self.encoder.encode_text(prompt, answers)]).tolist()
+        return sorted(zip(answers, logps, strict=True), key=lambda pair: -pair[1])
+
+    def create_model_card(self, model_name: str | None = None, tags: Any = None, **fields: Any) -> None:
+        """Write a card to `output_dir`: base, settings, last logged values. `fields` go into its header."""
+        base, folder = language_model(cast(nn.Module, self.model)).config._name_or_path, str(self.args.output_dir)
+        hub_id = None if Path(base_id(base)).exists() else base_id(base)  # "" is this folder, too
+        library = "peft" if isinstance(self.model, PeftModel) else "transformers"
+        tags = ["prefrec", *([tags] if isinstance(tags, str) else tags or [])]
+        tags += ["arxiv:2406.09215"] * (self.description == "S-DPO")
+        header = ModelCardData(
+            library_name=library, base_model=hub_id, pipeline_tag="text-generation", tags=tags, **fields
+        )
+        about: dict[str, Any] = {"name": model_name or Path(folder).name, "base": hub_id or Path(base).name}
+        if self.is_world_process_zero():
+            card = ModelCard.from_template(header, str(CARD), trainer=self, settings=self.args.to_dict(), **about)
+            card.save(Path(folder) / "README.md")
+
+    def prepare_loss(self, args: Any) -> None:
+        """Prepare what the loss needs, before there are rows."""
+
+    def prepare_model(self, model: nn.Module) -> None:
+        """Prepare a model for the loss, before it gets a new adapter."""
 
     def about_rows(self) -> str:
         """Return the number of training rows, for the line that is printed at the start."""
@@ -209,10 +262,16 @@ class ChoiceTrainer(Trainer):
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor | None, None, None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = cast(Tensor, self.compute_loss(model, self._prepare_inputs(inputs)))
-        return loss.detach(), None, None
+            loss = cast(Tensor, self.compute_loss(model, inputs))
+            if prediction_loss_only:
+                return loss, None, None
+            logps = self.eval_scorer.choice_logps(split_inputs(inputs)[0], model)
+        # Batches of several widths would be filled up with −100, which is a log-probability.
+        logps = F.pad(logps, (0, self._width - logps.shape[1]), value=-math.inf)
+        return loss, logps, torch.zeros(len(logps), dtype=torch.long, device=logps.device)
 
     def record(
         self,
@@ -277,12 +336,20 @@ class ChoiceTrainer(Trainer):
         with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*args, **kwargs)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        file = Path(output_dir or str(self.args.output_dir)) / "adapter_config.json"
+        if file.is_file():  # PEFT names the base by its place in this machine's cache
+            config = json.loads(file.read_text(encoding="utf-8"))
+            config["base_model_name_or_path"] = base_id(config["base_model_name_or_path"] or "")
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Make the optimiser, with a learning rate of their own for item vectors."""
         # Item vectors start at zero. At the rate of the pretrained layers they would hardly move.
         table = item_table(language_model(cast(nn.Module, self.model)))
         if table is not None and cast(Any, self).optimizer is None:
-            a, own = cast(ChoiceTrainingArguments, self.args), {id(p) for p in table.parameters()}
+            a, own = self.args, {id(p) for p in table.parameters()}
             settings = {"weight_decay": a.weight_decay, "betas": (a.adam_beta1, a.adam_beta2)}
             layers = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad and id(p) not in own]
             groups: Any = [{"params": layers}, {"params": [*table.parameters()], "lr": a.item_learning_rate}]
@@ -299,18 +366,23 @@ class ChoiceTrainer(Trainer):
         return self.sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if self.compute_metrics is not None:  # it may count on the order of the rows
+            return SequentialSampler(eval_dataset)
         return longest_first(range(len(eval_dataset)), self._lengths(eval_dataset))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        return super().get_eval_dataloader(None if rows is None else cast(Any, _Numbered(rows)))
+        rows = self.eval_dataset if eval_dataset is None else self.build_dataset(eval_dataset)
+        if rows is None:
+            return super().get_eval_dataloader()
+        self._width = max(len(choices.answers) for choices in rows.choice_sets)
+        return super().get_eval_dataloader(cast(Any, _Numbered(rows)))
 
     def _lengths(self, dataset: Any) -> list[int]:
         return [tokens_of(choices) for choices in dataset.choice_sets]
 
     def _scorer(self) -> ChoiceScorer:
         """Return the scorer of training rows, its layout checked on the longest row of the first batch."""
-        args, rows = cast(ChoiceTrainingArguments, self.args), cast(Any, self.train_dataset)
+        args, rows = self.args, cast(Any, self.train_dataset)
         scorer = ChoiceScorer(
             cast(nn.Module, self.model),
             self.encoder.end,

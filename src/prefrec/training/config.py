@@ -26,12 +26,14 @@ class ChoiceTrainingArguments(TrainingArguments):
         global_batch_size: rows per optimiser step, over all processes. It sets the accumulation steps.
         layout: `packed`, `separate`, or `auto` (packed if it is correct for the model).
         disable_dropout: switch all dropout of the model off.
+        model_init_kwargs: arguments of `prefrec.lm.models.load_model`, for a model that is given by its name.
         item_learning_rate: of item vectors, where items are tokens (`prefrec.lm.items`).
         train_sampling_strategy: `random`, `sequential`, or `group_by_length`: the same rows per optimiser step as
             with `random`, but rows of similar length share a pass.
     """
 
     max_length: int | None = field(default=MAX_LENGTH)
+    model_init_kwargs: dict[str, Any] | None = field(default=None)
     chat: bool = field(default=False)
     global_batch_size: int | None = field(default=None)
     layout: LayoutChoice = field(default="auto")

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, TokenizerError
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
+from prefrec.prompts.chat import Message
 
 NegativesDrawn = Literal["fixed", "per_epoch", "policy"]
 
@@ -109,27 +110,31 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
 
 
 def encode_completions(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
-    """Return the choice sets of rows `prompt, completion`; raise DataError if a column is missing or empty."""
-    return [encoder.encode_text(_text(row, "prompt", i), [_text(row, "completion", i)]) for i, row in enumerate(rows)]
+    """Return the choice sets of rows `prompt, completion`; raise DataError if a column is missing or empty.
+
+    A prompt may be messages, and an answer one message, as in TRL: the tokenizer's chat template then frames them.
+    """
+    return [encoder.encode_text(_prompt(row, i), [_text(row, "completion", i)]) for i, row in enumerate(rows)]
 
 
 def encode_preferences(rows: Iterable[Mapping[str, Any]], encoder: PromptEncoder) -> list[ChoiceSet]:
-    """Return the choice sets of rows `prompt, chosen, rejected`, where `rejected` is a list, or one string (N = 1).
+    """Return the choice sets of rows `prompt, chosen, rejected`, where `rejected` is a list, or one answer (N = 1).
 
-    Raise DataError if a column is missing or empty, the chosen answer is among the rejected ones, or `scores` of a
-    row is not a number per answer.
+    Texts may be messages, as in `encode_completions`. Raise DataError if a column is missing or empty, the chosen
+    answer is among the rejected ones, or `scores` of a row is not a number per answer.
     """
     sets = []
     for i, row in enumerate(rows):
-        chosen, rejected = _text(row, "chosen", i), row.get("rejected")
+        chosen, rejected = _text(row, "chosen", i), _content(row.get("rejected"))
         rejected = [rejected] if isinstance(rejected, str) else rejected
+        rejected = [*map(_content, rejected)] if isinstance(rejected, Sequence) else rejected
         if not isinstance(rejected, Sequence) or not rejected or not all(isinstance(r, str) and r for r in rejected):
             raise DataError(f"row {i}: `rejected` must be a text or a list of texts, got {rejected!r}")
         if chosen in rejected:
             raise DataError(f"row {i}: the chosen answer {chosen!r} is also among the rejected ones")
         if len(row.get("scores") or [0, *rejected]) != 1 + len(rejected):
             raise DataError(f"row {i}: `scores` must be a number for the chosen answer and one for each rejected one")
-        sets.append(encoder.encode_text(_text(row, "prompt", i), [chosen, *rejected]))
+        sets.append(encoder.encode_text(_prompt(row, i), [chosen, *rejected]))
     return sets
 
 
@@ -165,9 +170,22 @@ def encode_examples(
     return sets
 
 
+def _content(answer: Any) -> Any:
+    """Return the text of an answer that is one message; other answers are returned as they are."""
+    is_message = isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], Mapping)
+    return answer[0].get("content") if is_message else answer
+
+
+def _prompt(row: Mapping[str, Any], index: int) -> str | list[Message]:
+    prompt = row.get("prompt")
+    listed = prompt if isinstance(prompt, list) else []
+    are_messages = [isinstance(m, Mapping) and m.keys() >= {"role", "content"} for m in listed]
+    return listed if are_messages and all(are_messages) else _text(row, "prompt", index)
+
+
 def _text(row: Mapping[str, Any], column: str, index: int) -> str:
-    value = row.get(column)
+    value = row.get(column) if column == "prompt" else _content(row.get(column))
     if not isinstance(value, str) or not value:
         columns = ", ".join(map(str, row))
-        raise DataError(f"row {index}: `{column}` must be a text, got {value!r} (columns: {columns})")
+        raise DataError(f"row {index}: `{column}` must be a text or messages, got {value!r} (columns: {columns})")
     return value

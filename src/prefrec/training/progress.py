@@ -49,3 +49,4 @@ class ProgressCallback(TrainerCallback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+        say(f"{self.description}{self.note}: {state.global_step} steps in {time.monotonic() - self.started:.0f} s")

@@ -12,6 +12,7 @@ from prefrec.lm.packing import PackedBatch
 from prefrec.lm.scoring import sum_by_choice
 from prefrec.prompts import Trajectory
 from prefrec.training.base import ChoiceTrainer
+from prefrec.training.config import SFTConfig
 from prefrec.training.datasets import ChoiceDataset, encode_completions
 from prefrec.training.sequences import TrajectoryDataset
 
@@ -23,9 +24,10 @@ class SFTTrainer(ChoiceTrainer):
         model: a model, a PEFT model, or a name for `prefrec.lm.models.load_model`. A given model is changed: it is
             trained, an adapter of `peft_config` is put around it, dropout is switched off (unless
             `disable_dropout=False`), and LoRA layers may compute by oneDNN (`prefrec.lm.cpu.lora`).
-        args: an `SFTConfig`.
-        train_dataset: rows `prompt: str, completion: str` (a `datasets.Dataset` or a list of dicts), a
-            `ChoiceDataset`, or a `TrajectoryDataset`, in which every title of a history is a target.
+        args: an `SFTConfig`; None: its defaults.
+        train_dataset: rows `prompt, completion` (a `datasets.Dataset` or a list of dicts), as text or as messages for
+            the tokenizer's chat template, a `ChoiceDataset`, or a `TrajectoryDataset`, in which every title of a
+            history is a target.
         eval_dataset: the same, for `eval_loss`. A `ChoiceDataset` with further answers after the chosen one also
             gives `eval_ndcg@10`.
         processing_class: the tokenizer; None: that of the model's folder.
@@ -33,11 +35,17 @@ class SFTTrainer(ChoiceTrainer):
         within: score titles among those of a catalogue; None: among all tokens.
         eval_within: the same for `eval_dataset`; None: `within`.
         encoder: of prompts and answers; None: of text, by the tokenizer.
+        **options: of `transformers.Trainer`, such as `model_init`, `optimizers` and `compute_metrics`. Its
+            `predictions` are the log-probabilities [n, C] of the answers, chosen first (label 0), −inf where a row
+            has fewer.
+
+    After training, `rank` ranks answers to a prompt, and `push_to_hub` publishes the weights with a model card.
 
     The losses are means over the answer tokens of the global batch, end token included, or of `eval_dataset`; with
     `within` over titles. `logps/chosen`, the mean log-probability of an answer, is logged too.
     """
 
+    config_class = SFTConfig
     description = "SFT"
 
     def build_dataset(self, rows: Any) -> Any:

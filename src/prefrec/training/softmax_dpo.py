@@ -45,10 +45,10 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
     Args:
         model: a model, a PEFT model (training continues on its adapter, and its present weights are the reference),
             or a name for `prefrec.lm.models.load_model`.
-        args: a `SoftmaxDPOConfig`.
-        train_dataset, eval_dataset: rows `prompt: str, chosen: str, rejected: list[str]` (a `datasets.Dataset` or a
-            list of dicts) with any numbers of rejected answers, or a `PreferenceDataset`. A loss that takes `scores`
-            needs that column, too: a list with a number for the chosen answer and one for each rejected answer.
+        args: a `SoftmaxDPOConfig`; None: its defaults.
+        train_dataset, eval_dataset: rows `prompt, chosen, rejected` (a `datasets.Dataset` or a list of dicts), as
+            text or as messages, with any numbers of rejected answers, or a `PreferenceDataset`. A loss that takes
+            `scores` needs that column, too: a list with a number for the chosen answer and one for each rejected one.
         peft_config: train a new adapter of this kind; the reference is the base without it.
 
     The other arguments are those of `SFTTrainer`, and the given model is changed as there. A PEFT model also gets the
@@ -59,15 +59,18 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
     `prefrec.losses.effective_negatives`). Those of `eval_dataset`, and `eval_loss`, are means over its rows.
     """
 
+    config_class = SoftmaxDPOConfig
     description = "S-DPO"
 
-    def prepare_loss(self, model: nn.Module, args: SoftmaxDPOConfig) -> None:
+    def prepare_loss(self, args: SoftmaxDPOConfig) -> None:
+        self._stored = False
         self.config = args
         self.loss_function = args.loss()
         self._columns = [name for name in COLUMNS if takes(self.loss_function, name)]
         self._needs_reference = needs_reference(self.loss_function)
         self.description = "S-DPO" if self.loss_function is softmax_dpo_loss else loss_name(args.loss_type).upper()
-        self._stored = False
+
+    def prepare_model(self, model: nn.Module) -> None:
         if isinstance(model, PeftModel):
             add_reference_adapter(model)
 

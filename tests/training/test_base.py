@@ -1,0 +1,182 @@
+"""The trainers as users of transformers and TRL know them: arguments passed on, metrics, cards, rankings."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import yaml
+from peft import PeftConfig
+
+from prefrec.errors import ConfigError
+from prefrec.lm import models
+from prefrec.lm.models import EMBEDDED_HUB_ID
+from prefrec.prompts import PromptEncoder
+from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, lora_config
+from slow import slow_logps
+from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, losses, settings, small_model, trainable
+
+RAGGED = [{**row, "rejected": row["rejected"][: 1 + i % 3]} for i, row in enumerate(PREFERENCES[:5])]
+KINDS = [(SFTTrainer, SFTConfig, COMPLETIONS), (SoftmaxDPOTrainer, SoftmaxDPOConfig, PREFERENCES)]
+
+
+@pytest.fixture
+def name(tmp_path, bpe_tokenizer):
+    """The folder of a model."""
+    small_model().save_pretrained(tmp_path / "films")
+    bpe_tokenizer.save_pretrained(tmp_path / "films")
+    return str(tmp_path / "films")
+
+
+@pytest.mark.parametrize(("kind", "config", "rows"), KINDS)
+def test_settings_may_be_left_out(name, tmp_path, monkeypatch, kind, config, rows):
+    monkeypatch.chdir(tmp_path)
+    trainer = kind(name, train_dataset=rows, peft_config=lora_config(4))
+    assert type(trainer.args) is config
+    assert trainer.args.output_dir == f"films-{kind.description}"
+
+
+def test_a_model_by_name_is_loaded_with_model_init_kwargs(name, tmp_path, bpe_tokenizer):
+    args = SFTConfig(**settings(tmp_path), model_init_kwargs={"layers": 1, "dtype": "bfloat16"})
+    trainer = SFTTrainer(name, args, COMPLETIONS)
+    assert (trainer.model.config.num_hidden_layers, trainer.model.dtype) == (1, torch.bfloat16)
+    with pytest.raises(ConfigError, match="model_init_kwargs are for a model that is given by its name"):
+        SFTTrainer(small_model(), args, COMPLETIONS, processing_class=bpe_tokenizer)
+
+
+def test_what_is_missing_is_said(tmp_path, bpe_tokenizer):
+    for given in ({"model_init": small_model, "train_dataset": COMPLETIONS}, {"model": small_model()}):
+        with pytest.raises(ConfigError, match="give train_dataset, and a model, or model_init with its tokenizer"):
+            SFTTrainer(args=SFTConfig(**settings(tmp_path)), **given)
+
+
+def test_an_optimizer_of_ones_own_trains(tmp_path, bpe_tokenizer):
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step == 0))
+    config = SFTConfig(**settings(tmp_path, max_steps=3))
+    trainer = SFTTrainer(model, config, COMPLETIONS, None, bpe_tokenizer, optimizers=(optimizer, schedule))
+    before = trainable(model)
+    trainer.train()
+    assert trainer.optimizer.param_groups[0]["lr"] == 0
+    assert [h["learning_rate"] for h in trainer.state.log_history if "loss" in h][1:] == [0, 0]
+    assert any(not torch.equal(p, before[n]) for n, p in trainable(model).items())
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+@pytest.mark.parametrize(("kind", "config"), [(SFTTrainer, SFTConfig), (SoftmaxDPOTrainer, SoftmaxDPOConfig)])
+def test_compute_metrics_gets_the_answers_log_probabilities(tmp_path, bpe_tokenizer, kind, config, batch_size):
+    asked = []
+
+    def metrics(outcome):
+        asked.append(outcome)
+        return {"hr@1": float((outcome.predictions.argmax(axis=1) == outcome.label_ids).mean())}
+
+    rows, held_out = (COMPLETIONS, COMPLETIONS[:5]) if kind is SFTTrainer else (PREFERENCES, RAGGED)
+    args = config(**settings(tmp_path, per_device_eval_batch_size=batch_size))
+    model = adapted_model()
+    trainer = kind(model, args, rows, held_out, bpe_tokenizer, compute_metrics=metrics)
+    trainer.train()
+    found = trainer.evaluate()
+    sets = trainer.eval_dataset.choice_sets
+    want = np.full((5, max(len(c.answers) for c in sets)), -np.inf)
+    for i, choices in enumerate(sets):
+        want[i, : len(choices.answers)] = slow_logps(trainer.model.eval(), choices).detach().numpy()
+    np.testing.assert_allclose(asked[0].predictions, want, rtol=1e-4)
+    assert asked[0].label_ids.tolist() == [0] * 5
+    assert found["eval_hr@1"] == np.mean(want.argmax(axis=1) == 0)
+    plain = kind(adapted_model(), args, rows, held_out, bpe_tokenizer)
+    plain.train()
+    assert found["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("peft_config", [None, lora_config(4)])
+@pytest.mark.parametrize(("kind", "config", "rows"), KINDS)
+def test_model_init_gives_each_training_a_new_model(tmp_path, bpe_tokenizer, kind, config, rows, peft_config):
+    args = config(**settings(tmp_path / "a"))
+    given = kind(small_model(), args, rows, None, bpe_tokenizer, peft_config)
+    torch.manual_seed(args.seed)
+    made = kind(
+        None, config(**settings(tmp_path / "b")), rows, None, bpe_tokenizer, peft_config, model_init=small_model
+    )
+    given.train()
+    first = trainable(made.model)
+    for _ in range(2):
+        made.train()
+        assert losses(made)[0] == pytest.approx(losses(given)[0], rel=1e-5)
+        assert any(not torch.equal(p, first[n]) for n, p in trainable(made.model).items())
+        ended = trainable(made.model)
+    made.train()
+    for n, p in trainable(made.model).items():
+        torch.testing.assert_close(p, ended[n])
+    assert made.scorer.model is made.model
+
+
+def test_a_trained_model_ranks_answers(tmp_path, bpe_tokenizer):
+    args = SoftmaxDPOConfig(**settings(tmp_path))
+    trainer = SoftmaxDPOTrainer(small_model(), args, PREFERENCES, None, bpe_tokenizer, lora_config(4))
+    trainer.train()
+    for prompt, chat in (("Seen Heat. Next:", False), ([{"role": "user", "content": "Seen Heat. Next:"}], True)):
+        answers = ["Babe", "Emma", "Toy Story"]
+        choices = PromptEncoder(bpe_tokenizer, chat=chat).encode_text("Seen Heat. Next:", answers)
+        want = dict(zip(answers, slow_logps(trainer.model, choices).tolist(), strict=True))
+        ranked = trainer.rank(prompt, answers)
+        assert [a for a, _ in ranked] == sorted(answers, key=lambda a: -want[a])
+        assert dict(ranked) == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("peft_config", [None, lora_config(4)])
+def test_the_hub_gets_weights_and_a_card_that_is_true(tmp_path, bpe_tokenizer, monkeypatch, capsys, peft_config):
+    pushed = {}
+
+    def upload(**options):
+        pushed.update(options)
+        return "sent"
+
+    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: SimpleNamespace(upload_folder=upload), raising=False)
+    monkeypatch.setattr(transformers.trainer, "upload_folder", upload, raising=False)
+    args = SoftmaxDPOConfig(**settings(tmp_path / "out", beta=0.25, num_negatives=2))
+    small_model().save_pretrained(tmp_path / "films")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "films", dtype=torch.float32)
+    trainer = SoftmaxDPOTrainer(model, args, PREFERENCES, PREFERENCES[:2], bpe_tokenizer, peft_config)
+    trainer.train()
+    trainer.evaluate()
+    trainer.hub_model_id = "me/films"
+    assert trainer.push_to_hub(tags="movies", license="mit") == "sent"
+    assert (pushed["repo_id"], pushed["folder_path"]) == ("me/films", str(tmp_path / "out"))
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert header["tags"] == ["prefrec", "movies", "arxiv:2406.09215"]
+    assert (header["license"], header["library_name"]) == ("mit", "peft" if peft_config else "transformers")
+    assert "base_model" not in header  # a local folder is nothing on the hub
+    assert "More information needed".lower() not in text.lower()
+    for part in (
+        "`films`, trained by S-DPO",
+        "- beta: 0.25",
+        "- num_negatives: 2",
+        "N = 2 rejected",
+        "- eval_loss: ",
+    ):
+        assert part in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path / "out")
+    capsys.readouterr()
+    exec(code, {})
+    want = [logp for _, logp in sorted(trainer.rank("the prompt", ["one answer", "another"]), reverse=True)]
+    printed = json.loads(re.search(r"\[\[.*?\]\]", capsys.readouterr().out)[0])
+    np.testing.assert_allclose(printed, [want], atol=2e-3)
+
+
+def test_an_adapter_names_its_base_as_others_know_it(tmp_path, bpe_tokenizer, monkeypatch):
+    cached = tmp_path / f"{models.EMBEDDED}-0123456789ab"
+    small_model().save_pretrained(cached)
+    model = transformers.AutoModelForCausalLM.from_pretrained(cached, dtype=torch.float32)
+    trainer = SFTTrainer(model, SFTConfig(**settings(tmp_path)), COMPLETIONS, None, bpe_tokenizer, lora_config(4))
+    trainer.save_model(tmp_path / "adapter")
+    assert PeftConfig.from_pretrained(tmp_path / "adapter").base_model_name_or_path == EMBEDDED_HUB_ID
+    trainer.create_model_card()
+    header = yaml.safe_load((tmp_path / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    assert (header["base_model"], header["tags"]) == (EMBEDDED_HUB_ID, ["prefrec"])
