@@ -112,13 +112,16 @@ def test_the_old_model_scores_its_rows_as_before(run, updated):
                 assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-def test_training_goes_on_from_the_weights_of_the_run(run, shop, tmp_path):
-    """Without steps to speak of, the new weights are the old ones."""
-    slow = ["--set", "sft.learning_rate=1e-12", "--set", "sft.eval_rows=0", "--set", "sft.epochs=1"]
-    files = ("--interactions", shop / "new.csv", "--items", shop / "items.csv")
-    succeed("update", run, *files, "--out", tmp_path / "out", *slow)
+def test_training_goes_on_from_the_weights_of_the_run(place, run, shop, tmp_path):
+    """Without steps to speak of, the new weights are the old ones. The log has grown, in place of a second file."""
+    grown = tmp_path / "log.csv"
+    pl.concat([pl.read_csv(place.shop["interactions"]), pl.read_csv(shop / "new.csv")]).write_csv(grown)
+    fields = ("sft.learning_rate=1e-12", "sft.eval_rows=0", "sft.epochs=1", f"data.interactions={grown}")
+    changes = [text for field in fields for text in ("--set", field)]
+    succeed("update", run, "--items", shop / "items.csv", "--out", tmp_path / "out", *changes)
     old, new = (adapter_weights(folder / "sft" / "adapter") for folder in (run, tmp_path / "out"))
     assert all((old[name] - new[name]).abs().max() < 1e-6 for name in old)
+    assert json.loads((tmp_path / "out" / "update.json").read_text())["newest"]["n"] == 17
 
 
 def test_the_update_is_a_recipe_and_stays_when_the_run_is_deleted(run, updated, tmp_path):
