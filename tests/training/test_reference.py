@@ -273,3 +273,50 @@ def test_the_key_does_not_depend_on_the_order_of_the_configuration(monkeypatch):
     assert key_of(model) == expected
     monkeypatch.setattr(core, "to_diff_dict", lambda self: shown | {"own": object})
     assert key_of(model) != expected
+
+
+def test_the_key_of_the_reference_has_weights_configuration_and_tokens():
+    sets = [ChoiceSet((3, 4), ((5,), (6, 7)))]
+
+    def key(change=None, sets=sets):
+        model = adapted_model()
+        if change:
+            change(model)
+        return reference_key(ChoiceScorer(model, 0), sets, nullcontext)
+
+    def one_weight(model):
+        with torch.no_grad():
+            model.get_input_embeddings().weight[1, 1] += 1
+
+    def configuration(model):
+        model.config.rms_norm_eps = 0.5
+
+    tokens = [((3, 4), ((5,), (6, 8))), ((3, 8), ((5,), (6, 7))), ((3, 4), ((5, 6), (7,))), ((3,), ((4, 5), (6, 7)))]
+    keys = {key(sets=[ChoiceSet(*of)]) for of in tokens} | {key(), key(one_weight), key(configuration)}
+    assert key() == key()
+    assert len(keys) == 3 + len(tokens)
+
+
+def test_the_key_of_the_reference_has_how_it_is_computed():
+    sets = [ChoiceSet((3, 4), ((5,), (6, 7)))]
+
+    def key(model=None):
+        model = model or adapted_model()
+        return reference_key(ChoiceScorer(model, 0, layout="packed"), sets, nullcontext)
+
+    def attending(implementation):
+        model = adapted_model()
+        model.get_base_model().set_attn_implementation(implementation)
+        return model
+
+    keys = {key(), key(attending("eager")), key(attending("flex_attention"))}
+    assert len(keys) == 3
+    assert key(attending("sdpa")) in keys
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("medium", "high"):
+            torch.set_float32_matmul_precision(precision)
+            keys.add(key())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(keys) == 5

@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import shutil
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -24,13 +23,11 @@ from transformers import (
 
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.packing import pack
-from prefrec.lm.scorer import ChoiceScorer
 from prefrec.lm.scoring import choice_logps
 from prefrec.losses import LOSSES, PreferenceLoss, softmax_dpo_loss, softmax_loss
 from prefrec.prompts import ChoiceSet
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer, load_adapter, lora_config
 from prefrec.training.adapters import add_reference_adapter, reference_of
-from prefrec.training.reference import reference_key
 from prefrec.training.softmax_dpo import preference_metrics
 from tiny import VOCABULARY, broken, tiny_llama
 from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, losses, settings, small_model, trainable
@@ -278,53 +275,6 @@ def test_a_rate_that_is_far_too_high_ends_training(tmp_path, bpe_tokenizer):
     config = SoftmaxDPOConfig(**settings(tmp_path, learning_rate=1e30))
     with pytest.raises(ModelError, match="not finite at step"):
         SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer).train()
-
-
-def test_the_key_of_the_reference_has_weights_configuration_and_tokens():
-    sets = [ChoiceSet((3, 4), ((5,), (6, 7)))]
-
-    def key(change=None, sets=sets):
-        model = adapted_model()
-        if change:
-            change(model)
-        return reference_key(ChoiceScorer(model, 0), sets, nullcontext)
-
-    def one_weight(model):
-        with torch.no_grad():
-            model.get_input_embeddings().weight[1, 1] += 1
-
-    def configuration(model):
-        model.config.rms_norm_eps = 0.5
-
-    tokens = [((3, 4), ((5,), (6, 8))), ((3, 8), ((5,), (6, 7))), ((3, 4), ((5, 6), (7,))), ((3,), ((4, 5), (6, 7)))]
-    keys = {key(sets=[ChoiceSet(*of)]) for of in tokens} | {key(), key(one_weight), key(configuration)}
-    assert key() == key()
-    assert len(keys) == 3 + len(tokens)
-
-
-def test_the_key_of_the_reference_has_how_it_is_computed():
-    sets = [ChoiceSet((3, 4), ((5,), (6, 7)))]
-
-    def key(model=None):
-        model = model or adapted_model()
-        return reference_key(ChoiceScorer(model, 0, layout="packed"), sets, nullcontext)
-
-    def attending(implementation):
-        model = adapted_model()
-        model.get_base_model().set_attn_implementation(implementation)
-        return model
-
-    keys = {key(), key(attending("eager")), key(attending("flex_attention"))}
-    assert len(keys) == 3
-    assert key(attending("sdpa")) in keys
-    before = torch.get_float32_matmul_precision()
-    try:
-        for precision in ("medium", "high"):
-            torch.set_float32_matmul_precision(precision)
-            keys.add(key())
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert len(keys) == 5
 
 
 @pytest.mark.parametrize("stage", ["sft", "fixed", "per_epoch"])

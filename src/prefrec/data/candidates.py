@@ -112,7 +112,7 @@ class _Sampler:
     ) -> None:
         self.size = size
         self.codes = {item: i for i, item in enumerate(pool)}
-        self.weights = np.array([1.0 if weights is None else weights.get(i, 0.0) for i in pool], dtype=np.float64)
+        self.weights = np.array([1.0 if weights is None else weights.get(i, 0.0) for i in pool])
         self.cumulative = np.cumsum(self.weights)
         self.users = {user: i for i, user in enumerate(sorted(users))}
         own_log = touched.filter(pl.col("user_id").is_in(list(users)) & pl.col("item_id").is_in(list(pool)))
@@ -123,9 +123,9 @@ class _Sampler:
 
     def negatives(self, users: Sequence[str], targets: Sequence[str], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the codes of `size` - 1 negatives per row [B, size - 1]."""
-        rows = np.array([self.users[u] for u in users], dtype=np.int64)
-        target_codes = np.array([self.codes[t] for t in targets], dtype=np.int64)
-        chosen = np.full((len(rows), self.size - 1), -1, dtype=np.int64)
+        rows = np.array([self.users[u] for u in users])
+        target_codes = np.array([self.codes[t] for t in targets])
+        chosen = np.full((len(rows), self.size - 1), -1)
         filled = np.zeros(len(rows), dtype=np.int64)
         # Rejection is cheap while few draws collide. In a small catalogue most draws would be repeats, so every row
         # goes to the exact but slower `_finish`.
@@ -164,7 +164,7 @@ class _Sampler:
         # The order of exponential arrivals (rate = weight) is a weighted draw without replacement, as in the rounds
         # before.
         arrival = -np.log1p(-uniform) / self.weights[remaining]
-        chosen[count:] = remaining[np.argsort(arrival, kind="stable")[: self.size - 1 - count]]
+        chosen[count:] = remaining[np.argsort(arrival)[: self.size - 1 - count]]
 
     def _is_taken(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
         return np.asarray(self.taken[np.searchsorted(self.taken, keys)] == keys)

@@ -95,11 +95,11 @@ def bootstrap_means(
         raise ValueError(f"expected values [B, M] and users [B], got {v.shape} and {len(users)} users")
     # Users are numbered in order of first appearance, which fixes which weight is whose for a given seed.
     numbers: dict[Any, int] = {}
-    codes = np.array([numbers.setdefault(u, len(numbers)) for u in users], dtype=np.int64)
+    codes = np.array([numbers.setdefault(u, len(numbers)) for u in users])
     n_users = len(numbers)
     sums = np.zeros((n_users, v.shape[1]))
     np.add.at(sums, codes, v)
-    counts = np.bincount(codes).astype(np.float64)
+    counts = np.bincount(codes)
     rng = np.random.default_rng(seed)
     chance = np.full(n_users, 1.0 / n_users)
     step = max(1, _CHUNK // n_users)

@@ -92,11 +92,8 @@ def reference_key(
     digest.update(json.dumps(core.config.to_diff_dict(), sort_keys=True, default=str).encode())
     if (within := scorer.within) is not None:
         digest.update(within.trie.tokens.tobytes() + within.trie.parents.tobytes())
-    state = model.state_dict()
-    has_reference = any(f".{REFERENCE_ADAPTER}." in name for name in state)
-    for name, tensor in state.items():
-        is_adapter = "lora_" in name
-        if is_adapter and not (has_reference and f".{REFERENCE_ADAPTER}." in name):
+    for name, tensor in model.state_dict().items():
+        if "lora_" in name and f".{REFERENCE_ADAPTER}." not in name:
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         # A fast hash for gigabytes of weights. It need not resist attacks, only tell weights apart.
