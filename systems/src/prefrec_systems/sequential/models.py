@@ -12,6 +12,10 @@ from prefrec_systems.sequential.batches import Batch
 from prefrec_systems.sequential.config import NextItemSection, SequentialConfig
 
 
+STD = 0.02
+"""Of the first weights of items and places, as in SASRec: with larger ones the first softmax would be sure of itself."""
+
+
 class NextItemModel(Protocol):
     """A module that training and scoring know how to use. Items are codes from 0 to I − 1."""
 
@@ -38,6 +42,7 @@ class Transformer(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.positions = nn.Embedding(history_length, width)
+        nn.init.normal_(self.positions.weight, std=STD)
         self.dropout = nn.Dropout(config.dropout)
         block = nn.TransformerEncoderLayer(
             width,
@@ -103,7 +108,7 @@ class SequentialModel(nn.Module):
     def __init__(self, config: SequentialConfig, items: int, history_length: int) -> None:
         super().__init__()
         self.table = nn.Embedding(items, config.hidden_size)
-        nn.init.normal_(self.table.weight, std=0.02)  # of larger vectors the first softmax would be sure
+        nn.init.normal_(self.table.weight, std=STD)
         layers = {
             "SASRec": lambda: Transformer(config, history_length),
             "GRU4Rec": lambda: Recurrent(config),
