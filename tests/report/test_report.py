@@ -15,7 +15,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from hostile_pages import SHORT, TEXTS, needs_browser, text_of_unbroken
+from hostile_pages import CHROMIUM, SHORT, TEXTS, needs_browser, text_of_unbroken
 from prefrec.cli.report import report as report_verb
 from prefrec.data import Catalogue, PreparedData, RankingExample, read_prepared, write_prepared
 from prefrec.errors import DataError
@@ -336,6 +336,21 @@ def test_in_a_browser_nothing_of_the_data_runs(run):
     (run / "metrics.json").write_text(json.dumps(metrics))
     text = text_of_unbroken(write_report(run))
     assert all(hostile in text for hostile in [*TEXTS, SHORT])
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser_it_fits_the_window(run, width):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto(write_report(run).resolve().as_uri())
+        page.locator("details.curves summary").click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        tables = page.locator(".scroll").evaluate_all("all => all.map(e => e.scrollWidth - e.clientWidth)")
+        assert width < 1280 or max(tables) <= 0  # on a phone a table scrolls in its own frame
+        browser.close()
 
 
 def test_names_with_markup_and_dollars_stay_text(run):

@@ -1,6 +1,7 @@
 """Grids and the tables that a terminal shows of them: n, intervals, verdict, and their width."""
 
 import io
+import re
 from dataclasses import replace
 
 import polars as pl
@@ -11,13 +12,13 @@ from fixed_rankers import CATALOGUE, Fixed
 from prefrec.data import RankingExample
 from prefrec.evaluation import audit_lists, evaluate, evaluate_predictions
 from prefrec.report.tables import (
+    Printed,
     audit_table,
     comparisons_note,
     differences_grid,
     groups_grid,
     metrics_grid,
     metrics_note,
-    printed,
 )
 
 
@@ -44,8 +45,8 @@ def test_tables_show_n_interval_and_verdict():
     audit = audit_lists(rows, rows, CATALOGUE, frame, resamples=50)
     result = evaluate([Talker("a", "abcdef"), Talker("c", "fedcba")], rows, CATALOGUE, audit=audit, resamples=50)
     shown = _shown(
-        printed(metrics_grid(result), "ranker", metrics_note(result)),
-        printed(differences_grid(result.comparisons, ["hr@1"]), "ranker − against", comparisons_note(result)),
+        Printed(metrics_grid(result), "ranker", metrics_note(result)),
+        Printed(differences_grid(result.comparisons, ["hr@1"]), "ranker − against", comparisons_note(result)),
         audit_table(audit),
     )
     parts = ("HR@1 generated", "valid ratio", "n = 8 rows of 8 users", "0.500", "[0.", "Audit: ", "c − a", "p 0.")
@@ -55,14 +56,15 @@ def test_tables_show_n_interval_and_verdict():
 
 def test_no_interval_and_fewer_rows_are_shown():
     one = evaluate([Talker("a", "abcdef")], _rows(1), CATALOGUE)
-    assert "no interval" in _shown(printed(metrics_grid(one), "ranker"))
+    assert "no interval" in _shown(Printed(metrics_grid(one), "ranker"))
     named = evaluate([Talker("a", "abcdef"), Talker("b", "bacdef")], _rows(40), CATALOGUE, resamples=20).predictions
     columns = [pl.when(pl.col("row") < 10).then(c).alias(c) for c in ("generated", "choice")]
     some = evaluate_predictions(named.with_columns(columns), resamples=20)
-    assert _shown(printed(metrics_grid(some), "ranker")).count("n = 10") == 2 * 2
+    assert _shown(Printed(metrics_grid(some), "ranker")).count("n = 10") == 2 * 2
 
 
-def test_all_tables_fit_into_a_hundred_columns():
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_all_tables_fit_into_the_terminal(width):
     rankers = [
         Talker("window co-occurrence", "abcdef"),
         Talker("retrieve-then-rank", "badcfe"),
@@ -75,20 +77,37 @@ def test_all_tables_fit_into_a_hundred_columns():
     rest = frame.filter(pl.col("ranker") != "s-dpo")
     full = evaluate_predictions(rest, compare=pairs[:1], known_items={"a"}, resamples=20)
     metrics = ["hr@1", "ndcg@10"]
+    log = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["a", "b"], "timestamp": [1, 2]})
     shown = _shown(
-        printed(metrics_grid(lists, full, metrics), "ranker", metrics_note(lists, full)),
-        printed(groups_grid(lists, full, ["ndcg@10"]), "ranker"),
-        printed(differences_grid(lists.comparisons, metrics), "ranker − against", comparisons_note(lists)),
-        width=100,
+        Printed(metrics_grid(lists, full, metrics), "ranker", metrics_note(lists, full)),
+        Printed(metrics_grid(lists, full), "ranker"),
+        Printed(groups_grid(lists, full, ["ndcg@10"]), "ranker"),
+        Printed(differences_grid(lists.comparisons, metrics), "ranker − against", comparisons_note(lists)),
+        audit_table(audit_lists(_rows(8), _rows(8), CATALOGUE, log, resamples=50)),
+        width=width,
     )
-    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 100
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
     assert "…" not in shown
+    assert not re.search(r"\[[^\]]*$", shown, flags=re.MULTILINE)  # no interval is broken
     text = " ".join(shown.split())
     assert "best reference row, by NDCG@10, is window co-occurrence" in text
     assert "chance 0.250" in text
     assert "warm" in text
     (line,) = [line for line in shown.splitlines() if line.startswith("S-DPO ")][:1]
-    assert line.split()[-2:] == ["–", "–"]  # it was not asked about the whole catalogue
+    if width > 60:
+        assert line.split()[-1] == "–"  # it was not asked about the whole catalogue
+
+
+def test_columns_that_compare_nothing_are_left_out():
+    """Of lists of four the first five are all; of one ranker, or if nothing differs, columns stay."""
+    rankers = [Talker("a", "abcdef"), Talker("b", "bacdef")]
+    ks = [1, 4]
+    both = evaluate(rankers, _rows(3), CATALOGUE, resamples=20, ks=ks)
+    assert {own["hr@4"].mean for own in both.metrics.values()} == {1.0}
+    assert "HR@1" in metrics_grid(both).columns
+    assert "HR@4" not in metrics_grid(both).columns
+    assert "HR@4" in metrics_grid(evaluate(rankers[:1], _rows(3), CATALOGUE, resamples=20, ks=ks)).columns
+    assert "HR@4" in metrics_grid(both, metrics=["hr@4"]).columns
 
 
 def test_groups_need_rows_of_both_kinds():
@@ -96,4 +115,6 @@ def test_groups_need_rows_of_both_kinds():
     both = evaluate_predictions(frame, known_items={"a"}, resamples=20)
     assert [heading for heading in groups_grid(both).columns if "new" in heading]
     assert groups_grid(evaluate_predictions(frame, known_items={"a", "b"}, resamples=20)) is None
+    few = evaluate([Talker("x", "abcdef")], _rows(38), CATALOGUE, resamples=20).predictions
+    assert groups_grid(evaluate_predictions(few, known_items={"a"}, resamples=20)) is None  # 19 rows of each kind
     assert metrics_grid(both).rows[-1][1][0].text == pytest.approx("0.250")

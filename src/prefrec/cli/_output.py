@@ -9,36 +9,32 @@ from rich.console import Console
 from prefrec.evaluation import Evaluation
 from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.report.tables import (
+    Printed,
     comparisons_note,
     differences_grid,
     groups_grid,
     metrics_grid,
     metrics_note,
-    printed,
 )
 
 TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
 """Columns of the table of lists if nothing else is printed."""
-WIDTH = 100
-"""Columns of text if the output is not a terminal: the tables fit."""
 
 
 def print_scores(metrics: dict[str, Any]) -> None:
     """Print the content of a `metrics.json`: table, groups of rows, comparisons, generation, the audit's verdict."""
     out = Console()
-    if not out.is_terminal:
-        out.width = max(out.width, WIDTH)
     evaluation = Evaluation.from_json(metrics["evaluation"])
     full = Evaluation.from_json(metrics["full_catalogue"]) if metrics.get("full_catalogue") else None
     columns = HEADLINE_METRICS if full else TABLE_METRICS
     grid = metrics_grid(evaluation, full, [m for m in columns if m in evaluation.measured])
-    out.print(printed(grid, "ranker", metrics_note(evaluation, full)))
+    out.print(Printed(grid, "ranker", metrics_note(evaluation, full)))
     if groups := groups_grid(evaluation, full, ["ndcg@10"]):
-        out.print(printed(groups, "ranker", "warm: the target occurs in training interactions; new: it does not"))
+        out.print(Printed(groups, "ranker", "warm: the target occurs in training interactions; new: it does not"))
     for block, metrics_shown in ((evaluation, HEADLINE_METRICS), (full, FULL_METRICS)):
         if block and block.comparisons:
             compared = differences_grid(block.comparisons, [m for m in metrics_shown if m in block.measured])
-            out.print(printed(compared, "ranker − against", comparisons_note(block)))
+            out.print(Printed(compared, "ranker − against", comparisons_note(block)))
     if metrics["generation"]:
         generation = Evaluation.from_json(metrics["generation"])
-        out.print(printed(metrics_grid(generation), "ranker", metrics_note(generation)))
+        out.print(Printed(metrics_grid(generation), "ranker", metrics_note(generation)))

@@ -15,7 +15,7 @@ from prefrec.files import read_json
 from prefrec.pipeline.recipe import Recipe, load_recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.update import GROUPS, UPDATE
-from prefrec.report.tables import preference_grids, printed
+from prefrec.report.tables import Printed, preference_grids
 from prefrec.runs.contents import PREFERENCES
 
 
@@ -51,7 +51,7 @@ def carry_out(recipe: Recipe, folder: Path, until: str, as_json: bool) -> None:
         measured = Preferences.from_json(preferences)
         scores, differences = preference_grids(measured)
         note = f"liked over disliked items of {measured.users} users; chance AUC 0.500\n{measured.weight_sentence()}"
-        Console().print(printed(scores, "scores", note.strip()), printed(differences, "scores − against"))
+        Console().print(Printed(scores, "scores", note.strip()), Printed(differences, "scores − against"))
     for rows, part in (update or {}).items():
         typer.echo(f"{rows} rows: {GROUPS[rows]}\n")
         print_scores({"evaluation": part, "generation": None})

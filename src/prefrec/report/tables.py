@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,8 @@ from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.report.wording import clock, includes_zero, interval_ends, label, metric_label, number, signed
 from prefrec.runs.contents import Stage
 
+FEWEST = 20
+"""Rows of a group that is shown: means of fewer say nothing."""
 _STYLES = {"best": "bold", "weak": "dim", "leak": "red"}
 
 
@@ -51,16 +54,17 @@ def metrics_grid(
 def groups_grid(
     evaluation: Evaluation, full: Evaluation | None = None, metrics: Sequence[str] = HEADLINE_METRICS
 ) -> Grid | None:
-    """Return metrics of rows with warm and with new targets; None if all rows are of one kind."""
+    """Return metrics of rows with warm and with new targets; None if a kind has fewer rows than `FEWEST`."""
     columns = []
     for block, wanted, where in ((evaluation, metrics, ""), (full, FULL_METRICS[: len(metrics)], ", all items")):
-        if block and len(block.groups) > 1:
+        if block and len(block.groups) > 1 and min(group.n for group in block.groups.values()) >= FEWEST:
             known = [m for m in wanted if m in block.measured] or block.measured[:1]
             for name, group in block.groups.items():
                 columns += _columns(group, known, f"{where}, {name} targets (n = {group.n:,})")
     return _grid(evaluation.rankers, columns) if columns else None
 
 
+_DEAD = ({0.0}, {1.0})
 Column = tuple[str, dict[str, Cell], str | None]
 """Heading, ranker → cell, and the value of a random order (None: not known)."""
 
@@ -69,6 +73,9 @@ def _columns(block: Group, metrics: Sequence[str], where: str) -> list[Column]:
     columns: list[Column] = []
     for metric in metrics:
         values = {r: own[metric] for r, own in block.metrics.items() if metric in own}
+        # Hits among the first ten of lists of ten, and hits that no ranker has, compare nothing.
+        if metric.startswith("hr@") and len(metrics) > 1 < len(values) and {i.mean for i in values.values()} in _DEAD:
+            continue
         best = max((i.mean for i in values.values()), default=0.0)
         expected = block.expected.get(metric)
         cells = {r: _interval_cell(i, best, block.n) for r, i in values.items()}
@@ -140,29 +147,55 @@ def audit_grid(audit: Audit) -> Grid:
     for row in audit.rows:
         gain, style = Cell("–"), "leak" if row.leak else ""
         if row.gain:
-            ends = f"[{signed(row.gain.low)}, {signed(row.gain.high)}]"
+            ends = f"[{signed(row.gain.low)},\u00a0{signed(row.gain.high)}]"
             gain = Cell(signed(row.gain.mean), (ends, f"over {row.against}"))
         finding = Cell(row.finding, (row.note,) if row.note else (), style)
         rows.append((row.name, [_interval_cell(row.hr), gain, Cell(row.learnt_from or "–"), finding], style))
     return Grid(["HR@1", "gain over its rival", "learnt from", "finding"], rows)
 
 
-def printed(grid: Grid, first: str, note: str = "") -> Table:
-    """Return the grid as a table of a terminal, the small lines of a cell below its number."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0), caption=Text(note), caption_justify="left")
-    table.add_column(first, no_wrap=True)
-    for heading in grid.columns:
-        table.add_column(heading)
-    for name, cells, _ in grid.rows:
-        texts = ("\n".join([cell.text, *cell.small]) for cell in cells)
-        styles = (_STYLES.get(cell.style, "") for cell in cells)
-        table.add_row(Text(name), *map(Text, texts, styles))
-    return table
+@dataclass(frozen=True)
+class Printed:
+    """A grid as rich prints it, with small lines below the numbers; what a line has no room for is a table below."""
+
+    grid: Grid
+    first: str
+    note: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        names, cells = [name for name, *_ in self.grid.rows], [cells for _, cells, _ in self.grid.rows]
+        # Rich breaks lines at spaces of any kind.
+        rows = [["\n".join([c.text, *c.small]).replace("\u00a0", "") for c in row] for row in cells]
+        columns = [(heading, *(row[i] for row in rows)) for i, heading in enumerate(self.grid.columns)]
+        least = [max(len(word) for text in column for word in text.split()) for column in columns]
+        most = [max(len(line) for text in column for line in text.splitlines()) for column in columns]
+        room = left = options.max_width - max(map(len, [self.first, *names]))
+        blocks: list[list[int]] = [[]]
+        for i, width in enumerate(least):
+            if blocks[-1] and left < width + 2:
+                blocks.append([])
+                left = room
+            blocks[-1].append(i)
+            left -= width + 2
+        for block in blocks:
+            spare, widths = max(0, room - sum(least[i] + 2 for i in block)), {}
+            for i in reversed(block):  # the last columns have the longest texts
+                widths[i] = min(most[i], least[i] + spare)
+                spare -= widths[i] - least[i]
+            table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+            table.add_column(self.first, no_wrap=True)
+            for i in block:
+                table.add_column(self.grid.columns[i], width=widths[i])
+            for name, row, own in zip(names, rows, cells, strict=True):
+                table.add_row(Text(name), *(Text(row[i], _STYLES.get(own[i].style, "")) for i in block))
+            yield table
+        if self.note:
+            yield Text(self.note, "table.caption")
 
 
-def audit_table(audit: Audit) -> Table:
+def audit_table(audit: Audit) -> Printed:
     """Return the audit as a table of a terminal, with its verdict."""
-    return printed(audit_grid(audit), "shortcut", audit.verdict)
+    return Printed(audit_grid(audit), "shortcut", audit.verdict)
 
 
 def stages_grid(stages: list[Stage]) -> Grid:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from prefrec.cli import _options as o
 from prefrec.pipeline.recipe import load_recipe
-from prefrec.report.tables import printed
+from prefrec.report.tables import Printed
 from prefrec_lab.tune import BEST, Search, SearchedField
 
 
@@ -40,6 +40,6 @@ def tune(
         o.print_json({"best": best.params, metric: best.user_attrs["interval"], "recipe": str(folder / BEST)})
         return
     found = best.user_attrs["interval"]
-    Console().print(printed(search.table(study), "trial"))
+    Console().print(Printed(search.table(study), "trial"))
     typer.echo(f"{search.ranker} on {found['n']} validation rows of {found['users']} users, with 95% intervals")
     typer.echo(f"Recipe: {folder / BEST}")
