@@ -162,23 +162,20 @@ def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *,
         pipeline_tag="text-generation" if is_text else None,
         tags=[*tags, "arxiv:2406.09215"] if is_sdpo else tags,
         model_name=recipe.name,
-        eval_results=_results(contents, ranker),
+        eval_results=_results(contents, recipe.data.source, ranker),
         **(base_model if on_hub else {}),
     )
     before = [SFT] if recipe.sft and ranker not in (SFT, ZERO_SHOT) else []
     card = _environment.get_template("card.md.jinja2").render(
         header=header.to_yaml().strip(),
-        title=f"{recipe.name}: {label(ranker)}",
         base=base if on_hub else Path(base).name,
         embedded=recipe.model.name == EMBEDDED,
         merged=merged,
-        is_text=is_text,
-        shows_candidates=shows_candidates(recipe.model, contents.data.domain if contents.data else "generic"),
+        shows_candidates=shows_candidates(recipe.model, contents.data.domain if contents.data else ""),
         recipe=recipe,
         run=contents,
         steps=[label(step) for step in (*before, ranker) if step != ZERO_SHOT],
         settings={k: stage.setting(k) for k in SETTINGS} if stage else {},
-        protocol=contents.data.protocol if contents.data else {},
         metrics=metrics_grid(contents.evaluation) if contents.evaluation else None,
         exported=label(ranker),
         terms=TERMS.get(recipe.data.source.partition("-")[0]),
@@ -187,16 +184,13 @@ def model_card(contents: RunContents, recipe: Recipe, ranker: str, base: str, *,
     return card.rstrip() + "\n"
 
 
-def _results(contents: RunContents, ranker: str) -> list[EvalResult] | None:
+def _results(contents: RunContents, source: str, ranker: str) -> list[EvalResult] | None:
     """Return a ranker's metrics as the hub's model index; None if it was not measured."""
-    evaluation, protocol = contents.evaluation, contents.data.protocol if contents.data else {}
+    evaluation = contents.evaluation
     if evaluation is None or ranker not in evaluation.metrics:
         return None
-    source = str(protocol.get("source", contents.recipe.get("name")))
-    rows, on = {"rows": evaluation.n, "users": evaluation.users}, ("text-ranking", source, source)
+    on: Any = {"dataset_split": contents.split, "dataset_args": {"rows": evaluation.n, "users": evaluation.users}}
     return [
-        EvalResult(
-            *on, m, round(i.mean, 4), None, None, contents.split, dataset_args=rows, metric_name=metric_label(m)
-        )
+        EvalResult("text-ranking", source, source, m, round(i.mean, 4), metric_name=metric_label(m), **on)
         for m, i in evaluation.metrics[ranker].items()
     ]
