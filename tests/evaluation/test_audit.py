@@ -14,6 +14,7 @@ from rich.console import Console
 from prefrec.data import Catalogue, PrepareConfig, PreparedData, RankingExample, prepare
 from prefrec.errors import DataError
 from prefrec.evaluation import Audit, audit_lists, audit_prepared
+from prefrec.evaluation.audit import protocol_faults
 from prefrec.report.tables import audit_table
 
 N_ITEMS, SIZE = 200, 10
@@ -339,3 +340,87 @@ def test_prepared_lists_do_not_leak(name, kind):
     named = name == "lastfm-hetrec" or (name, kind) == ("goodreads-windows", "popularity")
     assert ("least popular first" in found.verdict) is named
     assert found.row("co-occurrence").hr.low > found.row("random").hr.mean
+
+
+def _prepared(seed: int, split: str, users: int = 16) -> PreparedData:
+    """Small clean data: half of the users take an item again now and then; negatives are taken by somebody."""
+    rng = np.random.default_rng(seed)
+    log = _log(rng, users)
+    again = (pl.col("timestamp") == 9) & (pl.col("user_id").hash(seed) % 4 < 1)
+    log = log.with_columns(item_id=pl.when(again).then(pl.col("item_id").shift(5)).otherwise("item_id"))
+    items = log["item_id"].unique(maintain_order=True).to_list()
+    rows: dict[str, list[RankingExample]] = {"train": [], "test": []}
+    for (user,), part in log.group_by("user_id", maintain_order=True):
+        taken = part["item_id"].to_list()
+        held_out = split == "user" and int(str(user)[1:]) >= users // 2
+        for k in range(3, 12):
+            negatives = rng.choice([i for i in items if i not in taken], SIZE - 1, replace=False).tolist()
+            candidates = tuple(rng.permutation([*negatives, taken[k]]).tolist())
+            part_of = "test" if held_out or (split != "user" and k == 11) else "train"
+            rows[part_of].append(RankingExample(str(user), tuple(taken[max(0, k - 5) : k]), candidates, taken[k]))
+    is_late = pl.col("user_id").is_in([e.user_id for e in rows["test"]])
+    is_late = is_late if split == "user" else pl.col("timestamp") == 11
+    catalogue = Catalogue(pl.DataFrame({"item_id": [*items, "never"], "title": [*items, "never"]}))
+    return PreparedData(
+        catalogue, rows["train"], [], rows["test"], log.filter(~is_late), {"split": split}, None, log.filter(is_late)
+    )
+
+
+def test_the_protocol_of_clean_data_has_no_fault():
+    """At most 2% of 200 small draws, each looked at from both sides."""
+    splits = ("user", "leave-last-out")
+    draws = [
+        protocol_faults(_prepared(seed, splits[seed % 2]), part) for seed in range(200) for part in ("test", "train")
+    ]
+    assert sum(map(bool, draws)) <= 4
+
+
+def _unknown_negative(e: RankingExample) -> RankingExample:
+    return _with_negatives(e, ["never", *(c for c in e.candidates if c != e.target)][: SIZE - 1])
+
+
+def _in_training(data: PreparedData) -> PreparedData:
+    taken = [(e.user_id, e.target, 99) for e in data.test]
+    more = pl.DataFrame(taken, schema=data.train_interactions.schema, orient="row")
+    return replace(data, train_interactions=pl.concat([data.train_interactions, more]))
+
+
+def _future(e: RankingExample, data: PreparedData) -> RankingExample:
+    own = data.held_out_interactions.filter(pl.col("user_id") == e.user_id)["item_id"].to_list()
+    return replace(e, history=(*e.history[1:], own[-1]) if e.target != own[-1] else e.history)
+
+
+@pytest.mark.parametrize(
+    ("plant", "split", "fault"),
+    [
+        (
+            lambda d: replace(d, test=[_unknown_negative(e) for e in d.test]),
+            "user",
+            "candidates that nobody ever took (",
+        ),
+        (_in_training, "leave-last-out", "targets that the training log has for their user ("),
+        (
+            lambda d: replace(d, test=[*d.test, *(replace(e, user_id=d.test[0].user_id) for e in d.train[40:44])]),
+            "leave-last-out",
+            "rows that are training rows, too (",
+        ),
+        (
+            lambda d: replace(d, test=[_future(e, d) for e in d.test]),
+            "user",
+            "histories with items that were taken after the target (",
+        ),
+        (
+            lambda d: replace(d, train_interactions=pl.concat([d.train_interactions, d.held_out_interactions[:60]])),
+            "user",
+            "users of training, in spite of a split by user (",
+        ),
+        (lambda d: replace(d, test=[*d.test, *d.test[:4]]), "user", "rows that occur twice ("),
+    ],
+)
+def test_a_planted_fault_of_the_protocol_is_named(plant, split, fault):
+    data = _prepared(3, split, 40)
+    assert protocol_faults(data) == []
+    found = audit_prepared(plant(data), resamples=100)
+    assert [f for f in found.faults if f.startswith(fault)]
+    assert f"Faults of the protocol: {'; '.join(found.faults)}." in found.verdict
+    assert Audit.from_json(json.loads(json.dumps(found.to_json()))) == found

@@ -20,7 +20,9 @@ def audit(
     split: Annotated[Split, typer.Option(help="Whose lists are audited.")] = "test",
     learn_from: Annotated[Split, typer.Option(help="Whose lists the shortcuts learn from.")] = "train",
     seed: Annotated[int, typer.Option(help="Fixes shuffles and the bootstrap.")] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 after a leak or an untried rule.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 after a leak, a fault or an untried rule.")
+    ] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Score shortcuts that ignore what the user likes, on the very lists under test.
@@ -33,5 +35,5 @@ def audit(
         o.print_json(result.to_json())
     else:
         Console().print(audit_table(result))
-    if strict and (result.leaks or result.untried):
+    if strict and (result.leaks or result.faults or result.untried):
         raise typer.Exit(1)

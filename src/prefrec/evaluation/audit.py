@@ -26,18 +26,23 @@ leak:
 Popularity itself is never a leak; if it beats random, the audit notes that the lists reward it. With fewer than
 `MIN_USERS` users nothing is called a leak. A rule without enough data to learn from (`MIN_LEARN`), or with such a
 rival, counts as not tried.
+
+Of prepared data the protocol is looked at, too (`protocol_faults`).
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
+from prefrec.data.types import PARTS
 from prefrec.errors import DataError
 from prefrec.evaluation import shortcuts
 from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, interval_of, plain
@@ -51,6 +56,8 @@ MIN_LEARN = 20
 """Least number of rows, and of training interactions, to try a rule that learns from them."""
 SHUFFLES = 5
 """Number of shuffled lists; a lookup must beat the luckiest of them."""
+MOST_FAULTY = 0.01
+"""Largest share of rows, or of negatives, with a fault of the protocol that is not told."""
 MAX_LEARN_ROWS = 100_000
 """Largest number of rows a shortcut learns from; of more rows, a random sample is taken."""
 LEAST_POPULAR = "least popular first"
@@ -88,9 +95,10 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class Audit:
-    """The result of an audit, with references first and then shortcuts."""
+    """The result of an audit, with references first and then shortcuts, and the faults of the protocol in words."""
 
     rows: list[AuditRow]
+    faults: list[str] = field(default_factory=list)
 
     @property
     def leaks(self) -> list[AuditRow]:
@@ -109,6 +117,10 @@ class Audit:
     @property
     def verdict(self) -> str:
         """The result in words, mostly one sentence."""
+        found = f" Faults of the protocol: {'; '.join(self.faults)}." if self.faults else ""
+        return self._verdict_on_lists() + found
+
+    def _verdict_on_lists(self) -> str:
         random = self.rows[0].hr
         lists = f"{random.n} lists"
         if random.users < MIN_USERS:
@@ -136,7 +148,8 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         leaks, untried = ([r.name for r in some] for some in (self.leaks, self.untried))
-        return {"verdict": self.verdict, "leaks": leaks, "untried": untried, "rows": plain(self.rows)}
+        lists = {"verdict": self.verdict, "leaks": leaks, "untried": untried, "faults": self.faults}
+        return lists | {"rows": plain(self.rows)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Audit:
@@ -145,7 +158,7 @@ class Audit:
         for r in value["rows"]:
             gain = Interval.from_json(r["gain"]) if r["gain"] else None
             rows.append(AuditRow(**r | {"hr": Interval.from_json(r["hr"]), "gain": gain}))
-        return cls(rows)
+        return cls(rows, value.get("faults", []))
 
 
 def audit_prepared(
@@ -155,7 +168,54 @@ def audit_prepared(
     if learn_from == split:
         raise DataError(f"an audit of the {split} lists cannot learn from the {split} lists")
     rows, learn, log = data.split(split), data.split(learn_from), data.train_interactions
-    return audit_lists(rows, learn, data.catalogue, log, learnt_from=learn_from, seed=seed, resamples=resamples)
+    found = audit_lists(rows, learn, data.catalogue, log, learnt_from=learn_from, seed=seed, resamples=resamples)
+    return replace(found, faults=protocol_faults(data, split))
+
+
+def protocol_faults(data: PreparedData, split: str = "test") -> list[str]:
+    """Return what is wrong with the rows of a split and what training knows of them, with its share of the rows.
+
+    Shares of up to `MOST_FAULTY`, and single rows, may be chance and are not told. Repeated rows need histories of
+    three items, and a target may be in the user's training log as often as training users take an item again.
+    """
+    rows, log = data.split(split), data.train_interactions
+    later = log.clear() if data.held_out_interactions is None else data.held_out_interactions
+    columns = ["user_id", "item_id", "timestamp"]
+    own = pl.concat([f.select(columns) for f in (log, later)]).filter(
+        pl.col("user_id").is_in({e.user_id for e in rows})
+    )
+    times = own.group_by("user_id", "item_id").agg(first=pl.min("timestamp"), last=pl.max("timestamp"))
+    known = {(u, i): (first, last) for u, i, first, last in times.drop_nulls().iter_rows()}
+    split_rows = [e for part in PARTS for e in data.split(part)]
+    taken = {*log["item_id"], *later["item_id"], *(i for e in split_rows for i in (*e.history, e.target))}
+    negatives = [i not in taken for e in rows for i in e.candidates if i != e.target]
+
+    def is_late(e: RankingExample) -> bool:
+        end = known.get((e.user_id, e.target), (0, math.inf))[1]
+        return any(known.get((e.user_id, i), (-math.inf, 0))[0] > end for i in e.history)
+
+    long = [(e.user_id, e.history, e.target) for e in rows if len(e.history) > 2]
+    faults = {
+        "candidates that nobody ever took": negatives,
+        # Without later interactions of these users the data have no order, and their times say nothing.
+        "histories with items that were taken after the target": [is_late(e) for e in rows if len(later)],
+        "rows that occur twice": [n > 0 for count in Counter(long).values() for n in range(count)],
+    }
+    allowed = dict.fromkeys(faults, MOST_FAULTY)
+    if split != "train":
+        pairs, users = set(log.select("user_id", "item_id").iter_rows()), set(log["user_id"])
+        again = shortcuts.repeats(log, len(log))
+        trained = {(e.history, e.target) for e in data.train}
+        told = "targets that the training log has for their user"
+        faults[told] = [(e.user_id, e.target) in pairs and e.target not in e.history for e in rows]
+        # Training users tell how often an item is taken again, up to three standard errors.
+        chance = float(again.mean()) if len(again) else 0.0
+        allowed[told] = MOST_FAULTY + chance + 3 * math.sqrt(chance * (1 - chance) / max(1, len(again)))
+        faults["rows that are training rows, too"] = [row[1:] in trained for row in long]
+        if data.protocol.get("split") == "user":
+            faults["users of training, in spite of a split by user"] = [e.user_id in users for e in rows]
+    shares = {name: sum(found) / len(found) for name, found in faults.items() if sum(found) > 1}
+    return [f"{name} ({share:.1%})" for name, share in shares.items() if share > allowed.get(name, MOST_FAULTY)]
 
 
 def audit_lists(
