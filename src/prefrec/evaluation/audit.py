@@ -7,27 +7,20 @@ expectation over ties.
 **When is a shortcut a leak?** When it beats each of its rivals: the gain, a paired difference on the same rows, has
 an interval (bootstrap over users) above 0. The level is 95% for all shortcuts together (1 − 0.05/m for each of m,
 Bonferroni), so at most one of twenty audits of clean lists raises a false alarm. The rivals are what an honest ranker
-could do with the same information. Otherwise popularity, which uniform candidates reward, would be mistaken for a
-leak:
+could do with the same information; popularity, which uniform candidates reward, is no leak:
 
 - all: random; for the target position nothing else, since a position says nothing about an item;
-- position lookup, list lookup: the same rule learnt from shuffled lists, in which targets are independent of
-  positions (or negatives), the luckiest of `SHUFFLES` draws. It still knows which items were targets;
-- title length: popularity;
-- least popular first: popularity, which has the same counts. Negatives drawn by popularity make the rule win, and the
-  verdict says so. If it only beats random, the verdict names it but does not call it a leak: a target's own
-  interaction is missing from the counts, which reveals rare targets in some lists;
-- in the history (candidates in the shown history first): users who take items again, the luckiest of `SHUFFLES` draws
-  of training users, by whether their last interaction repeats an earlier one;
-- not in the history: popularity and co-occurrence, so that a few negatives in the history by chance are not a leak;
-- id order and common order (`shortcuts.common_order`): popularity and co-occurrence. Ids often follow the date of an
-  item or of its first user, so their order beats random in honest data too, but not these two.
+- position lookup, list lookup: the same rule learnt from lists in which targets are independent of positions (or
+  negatives), the luckiest of `SHUFFLES` draws. It still knows which items were targets;
+- title length, least popular first: popularity. If the latter only beats random, the verdict names it without a leak:
+  a target's own interaction is missing from the counts, which reveals rare targets in some lists;
+- in the history: users who take items again, the luckiest of `SHUFFLES` draws of training users, by whether their
+  last interaction repeats an earlier one;
+- not in the history, id order and common order (`shortcuts.common_order`): popularity and co-occurrence. A few
+  negatives are in the history by chance, and ids often follow the date of an item or of its first user.
 
-Popularity itself is never a leak; if it beats random, the audit notes that the lists reward it. With fewer than
-`MIN_USERS` users nothing is called a leak. A rule without enough data to learn from (`MIN_LEARN`), or with such a
-rival, counts as not tried.
-
-Of prepared data the protocol is looked at, too (`protocol_faults`).
+With fewer than `MIN_USERS` users nothing is called a leak. A rule without enough data to learn from (`MIN_LEARN`), or
+with such a rival, counts as not tried. Of prepared data the protocol is looked at, too (`protocol_faults`).
 """
 
 from __future__ import annotations
@@ -42,7 +35,7 @@ import numpy as np
 import polars as pl
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
-from prefrec.data.types import PARTS
+from prefrec.data.types import LOG_SCHEMA, PARTS
 from prefrec.errors import DataError
 from prefrec.evaluation import shortcuts
 from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, interval_of, plain
@@ -178,41 +171,40 @@ def protocol_faults(data: PreparedData, split: str = "test") -> list[str]:
     Shares of up to `MOST_FAULTY`, and single rows, may be chance and are not told. Repeated rows need histories of
     three items, and a target may be in the user's training log as often as training users take an item again.
     """
-    rows, log = data.split(split), data.train_interactions
-    later = log.clear() if data.held_out_interactions is None else data.held_out_interactions
-    columns = ["user_id", "item_id", "timestamp"]
-    own = pl.concat([f.select(columns) for f in (log, later)]).filter(
-        pl.col("user_id").is_in({e.user_id for e in rows})
-    )
-    times = own.group_by("user_id", "item_id").agg(first=pl.min("timestamp"), last=pl.max("timestamp"))
-    known = {(u, i): (first, last) for u, i, first, last in times.drop_nulls().iter_rows()}
-    split_rows = [e for part in PARTS for e in data.split(part)]
-    taken = {*log["item_id"], *later["item_id"], *(i for e in split_rows for i in (*e.history, e.target))}
-    negatives = [i not in taken for e in rows for i in e.candidates if i != e.target]
+    rows, log, later = data.split(split), data.train_interactions, data.held_out_interactions
+    later = log.clear() if later is None else later
+    own, own_later = (f.filter(pl.col("user_id").is_in({e.user_id for e in rows})) for f in (log, later))
+    times = pl.concat([own.select(*LOG_SCHEMA), own_later.select(*LOG_SCHEMA)]).group_by("user_id", "item_id")
+    known = times.agg(first=pl.min("timestamp"), last=pl.max("timestamp")).drop_nulls()
+    spans = {(user, item): span for user, item, *span in known.iter_rows()}
+    named = (i for part in PARTS for e in data.split(part) for i in (*e.history, e.target))
+    taken = {*log["item_id"].unique(), *later["item_id"].unique(), *named}
 
     def is_late(e: RankingExample) -> bool:
-        end = known.get((e.user_id, e.target), (0, math.inf))[1]
-        return any(known.get((e.user_id, i), (-math.inf, 0))[0] > end for i in e.history)
+        end = spans.get((e.user_id, e.target), (0, math.inf))[1]
+        return any(spans.get((e.user_id, i), (-math.inf, 0))[0] > end for i in e.history)
 
     long = [(e.user_id, e.history, e.target) for e in rows if len(e.history) > 2]
     faults = {
-        "candidates that nobody ever took": negatives,
+        "candidates that nobody ever took": [i not in taken for e in rows for i in e.candidates if i != e.target],
         # Without later interactions of these users the data have no order, and their times say nothing.
         "histories with items that were taken after the target": [is_late(e) for e in rows if len(later)],
         "rows that occur twice": [n > 0 for count in Counter(long).values() for n in range(count)],
     }
-    allowed = dict.fromkeys(faults, MOST_FAULTY)
+    allowed, told = {}, "targets that the training log has for their user"
     if split != "train":
-        pairs, users = set(log.select("user_id", "item_id").iter_rows()), set(log["user_id"])
-        again = shortcuts.repeats(log, len(log))
-        trained = {(e.history, e.target) for e in data.train}
-        told = "targets that the training log has for their user"
+        pairs, trained = (
+            set(own.select("user_id", "item_id").iter_rows()),
+            {(e.history, e.target) for e in data.train},
+        )
         faults[told] = [(e.user_id, e.target) in pairs and e.target not in e.history for e in rows]
         # Training users tell how often an item is taken again, up to three standard errors.
+        again = shortcuts.repeats(log, len(log))
         chance = float(again.mean()) if len(again) else 0.0
         allowed[told] = MOST_FAULTY + chance + 3 * math.sqrt(chance * (1 - chance) / max(1, len(again)))
         faults["rows that are training rows, too"] = [row[1:] in trained for row in long]
         if data.protocol.get("split") == "user":
+            users = set(own["user_id"])
             faults["users of training, in spite of a split by user"] = [e.user_id in users for e in rows]
     shares = {name: sum(found) / len(found) for name, found in faults.items() if sum(found) > 1}
     return [f"{name} ({share:.1%})" for name, share in shares.items() if share > allowed.get(name, MOST_FAULTY)]

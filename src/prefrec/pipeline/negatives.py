@@ -63,16 +63,8 @@ def negative_rows(
     # The sampler draws exactly as many items as needed. The other ways keep lists as long as the data's.
     if section.drawn_from != "reference":
         size = max([size, *(len(e.candidates) for e in rows)])
-    drawn = redraw_lists(
-        rows,
-        made_of.data,
-        section.drawn_from,
-        seed=made_of.seed,
-        size=size,
-        pool=section.negatives_pool,
-        judge=chooser,
-        sampler=sampler,
-    )
+    settings: Any = {"seed": made_of.seed, "size": size, "pool": section.negatives_pool}
+    drawn = redraw_lists(rows, made_of.data, section.drawn_from, judge=chooser, sampler=sampler, **settings)
     share = false_negatives(drawn, made_of.data)
     say(f"{section.name}: {share:.1%} of these negatives are items that the user takes later")
     if processes.is_first():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -77,16 +76,13 @@ def false_negatives(rows: Sequence[RankingExample], data: PreparedData) -> float
 
     It is to be printed; nothing may learn from it.
     """
-    held_out = [(e.user_id, e.target) for e in (*data.validation, *data.test)]
-    logs = [
-        log.select("user_id", "item_id").iter_rows()
-        for log in (data.train_interactions, data.held_out_interactions)
-        if log is not None
-    ]
+    logs = [data.train_interactions, data.held_out_interactions]
     taken: dict[str, list[str]] = {e.user_id: [] for e in rows}
-    for user, item in chain(*logs, held_out):
-        if user in taken:
+    for log in (log.filter(pl.col("user_id").is_in(list(taken))) for log in logs if log is not None):
+        for user, item in log.select("user_id", "item_id").iter_rows():
             taken[user].append(item)
+    for e in (*data.validation, *data.test):
+        taken.setdefault(e.user_id, []).append(e.target)
     later = [set(own[own.index(e.target) + 1 :]) if e.target in (own := taken[e.user_id]) else set() for e in rows]
     found = [i in after for e, after in zip(rows, later, strict=True) for i in e.candidates if i != e.target]
     return sum(found) / max(1, len(found))
