@@ -15,7 +15,7 @@ from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.pipeline.run import run_recipe, train_stages
 from prefrec.prompts import templates
 from prefrec.serving.export import export_ranker
-from prefrec.serving.server import adapters_of
+from prefrec.serving.server import open_engine
 
 MODELS = ("sft", "dpo", "s-dpo")
 
@@ -58,7 +58,7 @@ def beside(trained, whole, tmp_path):
 def test_beside_its_own_recipe_every_model_answers(trained):
     run = open_run(trained)
     assert [run.changed(name) for name in MODELS] == [[]] * 3
-    assert list(adapters_of(run)) == ["s-dpo", "dpo", "sft", "zero-shot"]
+    assert run.models[::-1] == ["s-dpo", "dpo", "sft", "zero-shot"]
 
 
 def test_settings_that_decide_nothing_do_not_count(beside):
@@ -162,7 +162,7 @@ def test_no_model_answers_beside_another_recipe(beside, tmp_path):
     refused = r"s-dpo was made with another recipe \(model\.templates\) than the one in this folder: run the recipe"
     for ask in (
         lambda: run.ranker("s-dpo"),
-        lambda: adapters_of(run),
+        lambda: open_engine(run),
         lambda: export_ranker(run, "s-dpo", tmp_path / "out"),
     ):
         with pytest.raises(ConfigError, match=refused):

@@ -22,6 +22,7 @@ from prefrec.console import say, warn
 from prefrec.errors import ConfigError, DataError
 from prefrec.lm.models import default_device, load_tokenizer
 from prefrec.pipeline.encoders import prompt_encoder
+from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import ZERO_SHOT
 from prefrec.prompts import load_template
@@ -34,8 +35,6 @@ from prefrec.serving.scorer import Scorer, load_rankers, loaded_once
 
 MAX_CONNECTIONS = 768
 """Connections at once; requests on further ones are answered 503. A process can often open 1,024 files."""
-COMPOSED = ("fuse", "retrieve-then-rank")
-"""Kinds of rankers that load no model of their own, and so are served without being named."""
 MAX_IDLE = 512
 """Connections without a request; for further ones the oldest are closed."""
 PASS_TOKENS = {"cpu": 2048}
@@ -88,7 +87,7 @@ def serve_run(
 def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None = None, **queue: Any) -> Engine:
     """Return an engine with these rankers of a run, the first of which is the default; on a GPU if there is one.
 
-    Without names these are all language models, the last stage first, then `COMPOSED` and sequential rankers and
+    Without names these are all language models, the last stage first, then composed and sequential rankers and
     reference rows. `max_tokens` are those of a pass, padding included (None: see `PASS_TOKENS`); `queue` is for
     `Batcher`. Raise DataError if the run has no such ranker, ConfigError if it was made with another recipe,
     ModelError if model or adapter cannot be read.
@@ -96,7 +95,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     section, catalogue, device = run.recipe.model, run.data.catalogue, default_device()
     lms, references = run.models[::-1] or [ZERO_SHOT], run.recipe.evaluate.references
     made = [config.model for config in run.recipe.sequential] + [config.name for config in run.recipe.rankers]
-    foreign = {config.name for config in run.recipe.rankers if config.kind not in COMPOSED}
+    foreign = {config.name for config in run.recipe.rankers if not ranker_kind(config.kind).composed}
     wanted = list(rankers) or [*lms, *(name for name in made[::-1] if name not in foreign), *references]
     named = [name for name in wanted if name not in (*made, *references)]
     # A ranker of another kind may be made of any of the language models.

@@ -14,7 +14,6 @@ from prefrec.evaluation import evaluate_predictions, predict, read_predictions, 
 from prefrec.evaluation.metrics import ndcg
 from prefrec.pipeline.entry import Entry, Ingredients, full_entries, lm_entry, lm_ranker
 from prefrec.pipeline.kinds.fuse import LateRanker, fuse_stage
-from prefrec.pipeline.kinds.retrieve import retrieve_stage
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
@@ -22,7 +21,8 @@ from prefrec.pipeline.score import ask_all, fit_references
 from prefrec.rankers import CatalogueRanker, lm
 from prefrec.rankers.fuse import FuseConfig, standardise
 from prefrec.rankers.reference import reference_rankers
-from prefrec.rankers.retrieve import RetrieveThenRankConfig
+from prefrec_systems.retrieve import RetrieveThenRankConfig
+from prefrec_systems.retrieve.stage import retrieve_stage
 
 FUSED = {"kind": "fuse", "parts": ["zero-shot", "co-occurrence"], "rows": 12}
 PRIOR = FUSED | {

@@ -125,6 +125,6 @@ def test_without_the_compared_systems_a_recipe_says_what_to_install(monkeypatch)
         for section in ({"sequential": [{"model": "SASRec"}]}, {"rankers": [{"kind": "morec"}]}):
             with pytest.raises(ConfigError, match=r"pip install \./systems"):
                 checked_recipe({"name": "x", **section})
-        assert kind_names() == ["fuse", "retrieve-then-rank"]
+        assert kind_names() == ["fuse"]
     finally:
         kinds._entry_points.cache_clear()

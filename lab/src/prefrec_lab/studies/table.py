@@ -15,7 +15,6 @@ from prefrec.pipeline.kinds import SEQUENTIAL
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe
 from prefrec.rankers.fuse import FuseConfig
-from prefrec.rankers.retrieve import RetrieveThenRankConfig
 from prefrec.report.tables import Grid
 from prefrec.report.wording import clock, includes_zero, label, with_interval
 from prefrec.runs.contents import METRICS
@@ -26,6 +25,7 @@ from prefrec_lab.studies.opened import start_of
 from prefrec_lab.studies.plots import dots
 from prefrec_lab.studies.study import Outcome, Study, Table, as_it_is
 from prefrec_lab.studies.tables import difference_cell, plain_table, results_table
+from prefrec_systems.retrieve import RetrieveThenRankConfig
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:

@@ -40,6 +40,7 @@ class RankerKind:
         check_recipe: raises ValueError if the recipe, or the rankers made before, lack what a configuration needs.
         check_data: raises ConfigError if the data lack what a configuration needs; called before any training.
         open_folder: makes an entry from a folder that its stage wrote, outside a run.
+        composed: whether it only combines other rankers, and so is served without being named.
     """
 
     config: type[BaseModel]
@@ -47,11 +48,11 @@ class RankerKind:
     check_recipe: Callable[[Any, Recipe, Sequence[str]], None] = lambda config, recipe, before: None
     check_data: Callable[[Any, PreparedData], None] = lambda config, data: None
     open_folder: Callable[[Path, PreparedData], Entry] = _refuse_folder
+    composed: bool = False
 
 
 KINDS: dict[str, RankerKind] = {}
 """Kinds that have been loaded, by name."""
-_OURS = {"fuse": "fuse", "retrieve-then-rank": "retrieve"}
 
 
 def kind_names() -> list[str]:
@@ -65,7 +66,8 @@ def ranker_kind(name: str) -> RankerKind:
         if name not in _entry_points():
             raise ConfigError(
                 f"no installed package makes rankers of kind {name!r}; GRU4Rec, Caser, SASRec (sequential), MoRec, "
-                "LLaRA, TALLRec, Chat-REC and served models (endpoint) come with `pip install ./systems` in a clone"
+                "LLaRA, TALLRec, Chat-REC, retrieve-then-rank and served models (endpoint) come with `pip install "
+                "./systems` in a clone"
             )
         KINDS[name] = _entry_points()[name].load()
     return KINDS[name]
@@ -95,5 +97,5 @@ def _config(kind: str, raw: Any, prefix: str) -> BaseModel:
 
 @cache
 def _entry_points() -> dict[str, EntryPoint]:
-    ours = {kind: EntryPoint(kind, f"{__name__}.{module}:KIND", GROUP) for kind, module in _OURS.items()}
+    ours = {"fuse": EntryPoint("fuse", f"{__name__}.fuse:KIND", GROUP)}
     return {e.name: e for e in entry_points(group=GROUP)} | ours

@@ -146,4 +146,4 @@ def _check_data(config: FuseConfig, data: PreparedData) -> None:
         )
 
 
-KIND = RankerKind(FuseConfig, fuse_stage, _check_recipe, _check_data)
+KIND = RankerKind(FuseConfig, fuse_stage, _check_recipe, _check_data, composed=True)

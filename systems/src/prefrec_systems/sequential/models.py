@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from prefrec_systems.sequential.batches import Batch
 from prefrec_systems.sequential.config import NextItemSection, SequentialConfig
 
-
 STD = 0.02
-"""Of the first weights of items and places, as in SASRec: with larger ones the first softmax would be sure of itself."""
+"""Of the first weights of items and places, as in SASRec; larger ones make the first softmax sure of itself."""
 
 
 class NextItemModel(Protocol):

@@ -1,4 +1,4 @@
-"""prefrec.rankers.retrieve against a slow twin that sorts lists, and over the whole catalogue."""
+"""prefrec_systems.retrieve against a slow twin that sorts lists, and over the whole catalogue."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from prefrec.evaluation import metrics_for
 from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker, PopularityRanker, Ranker
 from prefrec.rankers.reference import RandomRanker, pad_scores
-from prefrec.rankers.retrieve import RetrieveThenRank
+from prefrec_systems.retrieve import RetrieveThenRank
 from slow import slow_logps
 from tiny_run import TITLES
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from prefrec.pipeline.entry import Entry, Ingredients, part_entry
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe, check_known
-from prefrec.rankers.retrieve import RetrieveThenRank, RetrieveThenRankConfig
 from prefrec.runs.stage import stage_key
+from prefrec_systems.retrieve.ranker import RetrieveThenRank, RetrieveThenRankConfig
 
 
 def retrieve_stage(
@@ -41,4 +41,4 @@ def _check_recipe(config: RetrieveThenRankConfig, recipe: Recipe, before: Sequen
         )
 
 
-KIND = RankerKind(RetrieveThenRankConfig, retrieve_stage, _check_recipe)
+KIND = RankerKind(RetrieveThenRankConfig, retrieve_stage, _check_recipe, composed=True)

@@ -15,8 +15,8 @@ from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import full_rows
 from prefrec.rankers import PopularityRanker, lm
-from prefrec.rankers.retrieve import RetrieveThenRank
 from prefrec_systems.morec import load_morec
+from prefrec_systems.retrieve import RetrieveThenRank
 
 MOREC = {"kind": "morec", "hidden_size": 8, "inner_size": 16, "n_layers": 1, "epochs": 2}
 PAIRS = [
