@@ -7,7 +7,7 @@ expectation over ties.
 **When is a shortcut a leak?** When it beats each of its rivals: the gain, a paired difference on the same rows, has
 an interval (bootstrap over users) above 0. The level is 95% for all shortcuts together (1 − 0.05/m for each of m,
 Bonferroni), so at most one of twenty audits of clean lists raises a false alarm. The rivals are what an honest ranker
-could do with the same information; popularity, which uniform candidates reward, is no leak:
+could do with the same information; popularity, which uniform candidates reward, is not a leak:
 
 - all: random; for the target position nothing else, since a position says nothing about an item;
 - position lookup, list lookup: the same rule learnt from lists in which targets are independent of positions (or
