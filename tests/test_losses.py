@@ -1,5 +1,6 @@
 """prefrec.losses against published vectors, the formula of the paper and its algebra."""
 
+import inspect
 import itertools
 import json
 import math
@@ -354,6 +355,13 @@ def test_dynamicpo_is_dmpo_on_hard_negatives_with_their_own_beta(answers):
     torch.testing.assert_close(found.rewards, 0.7 * (policy - ref))
 
 
+def test_a_rejected_answer_as_likely_as_the_chosen_one_is_hard():
+    policy, ref = torch.tensor([[-1.0, -1.0, -5.0]]), torch.tensor([[-2.0, -4.0, -1.0]])
+    only = LOSSES["dynamicpo"](policy, ref, 1.0, margin=0.0).losses
+    other = LOSSES["dynamicpo"](policy, ref - torch.tensor([0.0, 0.0, 9.0]), 1.0, margin=0.0).losses
+    assert only.equal(other)
+
+
 def test_softmax_logq_subtracts_log_q_of_every_answer():
     policy, _, q = drawn()
     found = softmax_logq_loss(policy, None, 0.7, scores=q.log()).losses
@@ -390,6 +398,7 @@ def test_expected_reward_is_that_of_draws_and_its_optimum_is_known():
         kl = sum(a * math.log(a / b) for a, b in zip(chance, base, strict=True))
         want = 0.7 * kl - sum(a * b for a, b in zip(chance, advantages, strict=True))
         assert found.losses[row].item() == pytest.approx(want, abs=1e-12)
+    torch.testing.assert_close(found.rewards, 0.7 * (policy - ref))
     advantages = (ratings - ratings.mean(1, True)) / (ratings.std(1, keepdim=True) + 1e-4)
     best = (ref + advantages / 0.7).requires_grad_()
     LOSSES["expected_reward"](best, ref, 0.7, scores=ratings).losses.sum().backward()
@@ -403,6 +412,21 @@ def test_weighted_sft_weighs_the_chosen_answer_by_the_exponential_of_its_score()
     want = [-math.exp(s[0] / 2.0) * p[0] for p, s in rows_of(policy, ratings)]
     assert found.losses.tolist() == pytest.approx(want)
     torch.testing.assert_close(found.rewards, policy)
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("recpo", {"margin": 2.0}),
+        ("dynamicpo", {"margin": 6.0}),
+        ("simpo", {"beta": 2.0, "margin": 1.0, "sft_weight": 0.0}),
+        ("softmax_logq", {"beta": 1.0}),
+        ("weighted_sft", {"beta": 1.0}),
+    ],
+)
+def test_defaults_are_those_of_the_papers(name, defaults):
+    found = inspect.signature(LOSSES[name]).parameters
+    assert {option: found[option].default for option in defaults} == defaults
 
 
 def test_options_of_a_loss_are_its_own():
@@ -449,6 +473,12 @@ def test_rows_of_one_size_are_passed_on_as_they_are():
     policy, ref = torch.randn(3, 5), torch.randn(3, 5)
     out, want = loss_by_size(dpo_loss, policy, ref, 0.7, [5, 5, 5]), dpo_loss(policy, ref, 0.7)
     torch.testing.assert_close((out.losses, out.rewards), (want.losses, want.rewards))
+    scores = torch.rand(3, 5)
+    out, want = (
+        loss_by_size(recpo_loss, policy, ref, 0.7, [5, 5, 5], scores=scores),
+        recpo_loss(policy, ref, 0.7, scores=scores),
+    )
+    assert out.losses.equal(want.losses)
 
 
 def test_rows_of_different_sizes_need_no_reference_for_a_loss_without_one():

@@ -200,9 +200,11 @@ def test_by_user_drops_short_users_after_the_split() -> None:
 
 
 def test_by_user_splits_many_who_arrive_at_once_by_their_ids() -> None:
-    split = by_user(order(make_log([(f"u{u:03}", f"i{n}", n) for u in range(300) for n in range(5)]), 0))
-    assert split.rows["validation"][:, 0].tolist() == list(range(240, 270))
-    assert split.rows["test"][:, 0].tolist() == list(range(270, 300))
+    arrivals = [u * 7 % 5 for u in range(300)]
+    log = make_log([(f"u{u:03}", f"i{n}", arrivals[u] + n) for u in range(300) for n in range(5)])
+    rows, by_arrival = by_user(order(log, 0)).rows, sorted(range(300), key=lambda u: (arrivals[u], u))
+    assert rows["validation"][:, 0].tolist() == sorted(by_arrival[240:270])
+    assert rows["test"][:, 0].tolist() == sorted(by_arrival[270:])
 
 
 def test_samples_keep_order_and_whole_users() -> None:
