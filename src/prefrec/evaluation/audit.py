@@ -38,7 +38,7 @@ from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.data.types import LOG_SCHEMA, PARTS
 from prefrec.errors import DataError
 from prefrec.evaluation import shortcuts
-from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, interval_of, plain
+from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, Result, interval_of, plain
 from prefrec.evaluation.metrics import Floats
 from prefrec.evaluation.shortcuts import Lists
 from prefrec.rankers.reference import CooccurrenceRanker, PopularityRanker
@@ -87,7 +87,7 @@ class AuditRow:
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(Result):
     """The result of an audit, with references first and then shortcuts, and the faults of the protocol in words."""
 
     rows: list[AuditRow]
@@ -143,15 +143,6 @@ class Audit:
         leaks, untried = ([r.name for r in some] for some in (self.leaks, self.untried))
         lists = {"verdict": self.verdict, "leaks": leaks, "untried": untried, "faults": self.faults}
         return lists | {"rows": plain(self.rows)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Audit:
-        """Return the audit of a value made by `to_json`."""
-        rows = []
-        for r in value["rows"]:
-            gain = Interval.from_json(r["gain"]) if r["gain"] else None
-            rows.append(AuditRow(**r | {"hr": Interval.from_json(r["hr"]), "gain": gain}))
-        return cls(rows, value.get("faults", []))
 
 
 def audit_prepared(

@@ -9,20 +9,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import BeforeValidator, TypeAdapter
 
 RESAMPLES = 2000
 """Default number of resamples."""
 Users = Sequence[Any] | NDArray[Any]
 # Weights in memory at a time. All at once would be resamples × users numbers: 16 GB for a million users.
 _CHUNK = 4_000_000
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A number that may be NaN, which is None in JSON."""
+
+
+class Result:
+    """The base of results, all dataclasses, that are kept as JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; NaN becomes None."""
+        return dict(plain(self))
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Return the result of a value made by `to_json`; raise ValueError if it is damaged."""
+        return TypeAdapter(cls).validate_python(value)
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(Result):
     """A mean with its interval.
 
     Attributes:
@@ -32,25 +48,15 @@ class Interval:
         users: number of distinct users.
     """
 
-    mean: float
-    low: float
-    high: float
+    mean: Number
+    low: Number
+    high: Number
     n: int
     users: int
 
     def __str__(self) -> str:
         ends = "no interval" if math.isnan(self.low) else f"{self.low:.4f}, {self.high:.4f}"
         return f"{self.mean:.4f} [{ends}] n={self.n}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; NaN becomes None."""
-        return dict(plain(self))
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """Return the interval of a value made by `to_json`."""
-        given: dict[str, Any] = {f.name: math.nan if value[f.name] is None else value[f.name] for f in fields(cls)}
-        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class PairedDifference(Interval):
     fewer than two users.
     """
 
-    p_value: float = math.nan
+    p_value: Number = math.nan
 
 
 def plain(value: Any) -> Any:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import AliasChoices, ConfigDict, Field
 
 from prefrec.evaluation.audit import Audit
-from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, PairedDifference, plain
+from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, PairedDifference, Result, plain
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
 """Ranker → metric → values, in the order of the examples: of all rows, or of those with text."""
@@ -21,7 +22,8 @@ Values = dict[str, dict[str, NDArray[np.float64]]]
 class Comparison(PairedDifference):
     """A paired difference of two rankers: metric of `ranker` minus metric of `against`."""
 
-    ranker: str
+    # Files of an earlier prefrec call it `scores`.
+    ranker: Annotated[str, Field(validation_alias=AliasChoices("ranker", "scores"))]
     against: str
     metric: str
 
@@ -40,22 +42,13 @@ def compare_columns(bootstrap: Bootstrap, pairs: Sequence[tuple[str, str]]) -> l
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(Result):
     """The result on some of the rows."""
 
     metrics: dict[str, dict[str, Interval]]  # ranker → metric → interval
     n: int  # rows
     users: int  # distinct users
     expected: dict[str, float]  # metric → its expectation for a random order of the candidates
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return dict(plain(self))
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Group:
-        """Return the group of a value made by `to_json`."""
-        return cls(**value | {"metrics": read_metrics(value["metrics"])})
 
 
 @dataclass(frozen=True)
@@ -71,6 +64,8 @@ class Evaluation(Group):
             the rows were not split.
         values, predictions: values per row, and a frame of `PREDICTION_SCHEMA`; neither is in the JSON.
     """
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
 
     comparisons: list[Comparison]
     chance: float
@@ -102,22 +97,3 @@ class Evaluation(Group):
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return plain(self) | {"audit": self.audit.to_json() if self.audit else None}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Evaluation:
-        """Return the evaluation of a value made by `to_json`, without values and predictions."""
-        return cls(
-            metrics=read_metrics(value["metrics"]),
-            comparisons=[Comparison.from_json(c) for c in value["comparisons"]],
-            audit=Audit.from_json(value["audit"]) if value["audit"] else None,
-            groups={name: Group.from_json(group) for name, group in value["groups"].items()},
-            **{name: value[name] for name in _PLAIN},
-        )
-
-
-_PLAIN = ("n", "users", "chance", "seed", "resamples", "expected", "best_reference")
-
-
-def read_metrics(value: dict[str, Any]) -> dict[str, dict[str, Interval]]:
-    """Return the metrics of a value made by `plain`."""
-    return {name: {m: Interval.from_json(i) for m, i in intervals.items()} for name, intervals in value.items()}

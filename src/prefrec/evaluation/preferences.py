@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, plain
+from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, Result
 from prefrec.evaluation.metrics import Floats as Floats
-from prefrec.evaluation.outcome import Comparison, compare_columns, read_metrics
+from prefrec.evaluation.outcome import Comparison, compare_columns
 
 Mask = NDArray[np.bool_]
 
@@ -87,7 +87,7 @@ def spread(scores: Floats, present: Mask) -> float:
 
 
 @dataclass(frozen=True)
-class Preferences:
+class Preferences(Result):
     """The result of an evaluation of scores on liked and disliked items.
 
     Attributes:
@@ -107,19 +107,7 @@ class Preferences:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; an infinite weight is the text `inf`."""
         weights = {name: "inf" if math.isinf(w) else w for name, w in self.weights.items()}
-        return plain(self) | {"weights": weights}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """Return the preferences of a value made by `to_json`."""
-        return cls(
-            read_metrics(value["metrics"]),
-            # Files of an earlier prefrec call the ranker `scores`.
-            [Comparison.from_json({"ranker": d.get("scores")} | d) for d in value["differences"]],
-            {name: float(w) for name, w in value["weights"].items()},
-            value["users"],
-            value["chosen_on"],
-        )
+        return super().to_json() | {"weights": weights}
 
     def weight_sentence(self) -> str:
         """Return the chosen weights in a sentence; "" if there are none."""
