@@ -61,7 +61,6 @@ def wait() -> None:
 
 @cache
 def _group() -> Any:
-    """Return a group of all processes for the functions here."""
     # The job's own group has a shorter timeout, which detects hanging processes in training. Here waiting for hours
     # is normal.
     import torch.distributed as dist

@@ -62,7 +62,6 @@ def evaluate(
 
 
 def _named(text: str) -> tuple[str, Path]:
-    """Return name and folder of an adapter."""
     name, _, folder = text.partition("=")
     if not re.match(NAME, name) or not folder:
         raise ConfigError(f"--adapter {text!r}: expected NAME=FOLDER, such as sft=runs/demo/sft/adapter")

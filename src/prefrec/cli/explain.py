@@ -47,7 +47,6 @@ def explain(
 
 
 def _row(data: PreparedData, run: Path, split: str, user: str | None, row: int | None) -> int:
-    """Return the index of the row that is asked about."""
     examples = data.split(split)
     if (user is None) == (row is None):
         raise ConfigError("give either --user or --row")

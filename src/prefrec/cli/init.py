@@ -58,7 +58,6 @@ def init(
 
 
 def _line(key: str, value: Any, why: str = "") -> str:
-    """Return a line of YAML, with a comment behind it."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf)
     line = f"{key}: {text.removesuffix('...' + chr(10)).strip()}"
     return f"{line:<31} # {' '.join(why.split())}" if why else line

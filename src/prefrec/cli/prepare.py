@@ -38,7 +38,6 @@ def prepare(
 
 
 def _show(data: PreparedData, out: Path) -> None:
-    """Print counts and notes to standard output."""
     counts, protocol = data.protocol["counts"], data.protocol
     candidates = protocol["candidates"]
     parts = (f"{rows:,} {part} rows of {counts['row_users'][part]:,} users" for part, rows in counts["rows"].items())

@@ -208,7 +208,6 @@ def _text_values(groups: Mapping[str, pl.DataFrame]) -> Columns:
 
 
 def _pairs(compare: str | Sequence[tuple[str, str]] | None, names: list[str]) -> list[tuple[str, str]]:
-    """Return the pairs (ranker, against) of `compare`."""
     if compare is None:
         return [(b, a) for a, b in pairwise(names)]
     pairs = [(n, compare) for n in names if n != compare] if isinstance(compare, str) else list(compare)

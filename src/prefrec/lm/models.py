@@ -211,7 +211,6 @@ def _nf4(folder: str, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> None:
-    """Remove the layers of `model` whose numbers are not in `kept`."""
     config = model.config.get_text_config()
     count = config.num_hidden_layers
     if list(kept) != sorted(set(kept)) or not kept or not 0 <= kept[0] <= kept[-1] < count:

@@ -113,7 +113,6 @@ def _own_scores(answers: Answers, logps: Floats, reference: Floats) -> tuple[dic
 
 
 def _questions(data: PreparedData, section: AlignSection) -> dict[str, list[PreferenceQuestion]]:
-    """Return the questions of validation users and of test users."""
     learn, held_out = data.train_interactions, data.held_out_interactions
     if held_out is None or held_out.is_empty():
         return {}

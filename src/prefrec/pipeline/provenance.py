@@ -31,7 +31,6 @@ def changed_since(state: Mapping[str, Any], planned: Entry) -> list[str] | None:
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Return the dotted names of the values that differ."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return [] if before == now else [name]
     fields = {**now, **before}

@@ -279,7 +279,6 @@ def training_arguments(
 
 
 def _item_rate(section: TrainSection, model: ModelSection) -> float:
-    """Return the learning rate of item vectors in a stage."""
     if isinstance(section, SFTSection):
         return model.items.learning_rate
     # An alignment that moved them as fast as SFT, which trains them from zero, would forget what they hold.

@@ -93,7 +93,6 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
 
 
 def _add_open_routes(app: FastAPI, engine: Engine, page: dict[str, tuple[str, bytes]]) -> None:
-    """Add the routes that need no key."""
 
     @app.get("/healthz", summary="Does the server live?")
     async def healthz() -> dict[str, str]:
@@ -173,13 +172,11 @@ def _api(engine: Engine, settings: Settings) -> APIRouter:
 
 
 async def _disconnected(request: Request) -> None:
-    """Return when the client goes away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def _key(api_key: str | None) -> list[Any]:
-    """Return the dependencies that check the key."""
     if api_key is None:
         return []
     sent = Depends(HTTPBearer(auto_error=False, description="The key that the server was started with."))

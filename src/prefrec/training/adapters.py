@@ -157,7 +157,6 @@ def check_adapter(folder: Path) -> dict[str, Any]:
 
 
 def _base_in(config: dict[str, Any]) -> str:
-    """Return the base that an adapter's configuration names, or ""."""
     return str(config.get("base_model_name_or_path") or "")
 
 

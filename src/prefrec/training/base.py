@@ -397,7 +397,6 @@ class ChoiceTrainer(Trainer):
         return scorer
 
     def _check_base(self) -> None:
-        """Raise ConfigError if the model cannot be trained in this form."""
         core = language_model(cast(nn.Module, self.model))
         if attention_implementation(core.config) == FLEX and self.args.device.type == "cpu":
             raise ConfigError("flex_attention has no gradients on a CPU: load the model with sdpa")

@@ -100,7 +100,6 @@ def _hardest(rows: Sequence[RankingExample], scores: NDArray[np.float64], size: 
 
 
 def _sampled(rows: Sequence[RankingExample], sampler: Sampler, size: int, seed: int) -> list[RankingExample]:
-    """Return the rows with items drawn by a model's probabilities."""
     # With these negatives and β = 1 the optimum of S-DPO is the distribution of the data, for any reference.
     sampled = []
     for index, e in enumerate(track(rows, "negatives")):

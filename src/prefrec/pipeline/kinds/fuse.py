@@ -103,7 +103,6 @@ def _choose(
 
 
 def _load(name: str, folder: Path, parts: Sequence[Entry], batch_size: int) -> FuseRanker:
-    """Return the ranker of these parts, with the weights in the folder of the stage."""
     weights = read_json(folder / FUSE_FILE)["weights"]
     return FuseRanker(name, [LateRanker(part, batch_size) for part in parts], [weights[part.name] for part in parts])
 
