@@ -27,8 +27,6 @@ from prefrec.files import Writer, write_together
 
 PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", *PARTS)
-PREPARED_FILES = (*(f"{table}.parquet" for table in _TABLES), PROTOCOL)
-"""Files of prepared data that are always present."""
 # Tables that may be absent. Rows do not depend on them, so `prepared_digest` ignores them.
 _OPTIONAL = ("users", "held_out")
 # Required columns of each table.

@@ -64,10 +64,9 @@ def fit_items(model: Any, data: PreparedData, section: ModelSection) -> ItemTabl
     """Return the item table of a model, fitted to the items of the data; None if it has only words."""
     table = item_table(model)
     if table is not None and table.ids != data.catalogue.ids:
+        # The decomposition of TF-IDF draws, and a model must get the same items at each load.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(
-                0
-            )  # the decomposition of TF-IDF draws, and a model must get the same items at each load
+            torch.manual_seed(0)
             extend_items(table, data.catalogue.ids, item_vectors(data, section))
     return table
 
