@@ -60,6 +60,15 @@ def test_help_of_a_verb_teaches(verb, option):
     assert verb in ("audit", "report") or "Example" in out
 
 
+def test_help_is_filled_to_the_width(monkeypatch):
+    """Rich's own mode keeps the line breaks of docstrings, so that lines end anywhere."""
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.strip() for line in succeed("recommend", "--help").splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("A user's history"))
+    paragraph = lines[start : lines.index("", start)]
+    assert [line for line in paragraph[:-1] if len(line) < 60] == []
+
+
 def test_no_help_text_is_taken_for_markup():
     """`[word]` in a help text is a style to rich, and not shown."""
     command = get_command(app)

@@ -29,7 +29,7 @@ VERBS = (
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
 """Group of entry points by which other packages add verbs: NAME = "module:function"."""
-_HELP = {"help_option_names": ["-h", "--help"]}
+_LOOK: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "rich_markup_mode": "markdown"}
 
 
 @cache
@@ -42,7 +42,7 @@ def homes() -> dict[str, tuple[str, str]]:
 def load_verb(verb: str) -> Any:
     """Import the module of a verb, and return its command."""
     module, function = homes()[verb]
-    alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=_HELP)
+    alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False, **_LOOK)
     alone.command(verb)(getattr(import_module(module), function))
     return get_command(alone)
 
@@ -80,8 +80,8 @@ app = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings=_HELP,
     epilog="A first run: prefrec run recipes/demo.yaml",
+    **_LOOK,
 )
 
 
