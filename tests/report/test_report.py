@@ -23,7 +23,7 @@ from prefrec.evaluation import audit_prepared, evaluate_predictions, target_rank
 from prefrec.evaluation.predictions import prediction_frame
 from prefrec.report import write_report
 from prefrec.report.curves import running_mean, start_loss
-from prefrec.report.examples import pick_examples, shares
+from prefrec.report.examples import pick_examples
 from prefrec.report.tables import groups_grid, metrics_grid
 from prefrec.report.wording import clock, with_interval
 from prefrec.runs.contents import Stage, read_run
@@ -505,7 +505,6 @@ def test_the_verb_prints_the_path(run):
 
 
 def test_small_functions():
-    assert shares([-1000.0, -1000.0, -math.inf]).tolist() == [0.5, 0.5, 0.0]
     assert running_mean(np.array([1.0, math.nan, 3.0])).tolist() == [1.0, 2.0, 3.0]
     assert [clock(s) for s in (4.4, 725, 12000, None)] == ["4 s", "12 min 05 s", "3 h 20 min", "–"]
     bpr = Stage("bpr", "align", {"config": {"loss": "bpr", "num_negatives": 3}})

@@ -74,7 +74,6 @@ def sample(
     *,
     without: Sequence[int] | Ints = (),
     layout: TrieLayout = "cached",
-    width: int = WIDTH,
     within: CatalogueSoftmax | None = None,
 ) -> Ints:
     """Draw k answers of a trie after `prompt` without replacement, in proportion to their probabilities.
@@ -85,7 +84,7 @@ def sample(
     those among the children of each prefix.
     """
     reader = trie_reader(model, prompt, trie, layout, within)
-    return _run(_Sampling(trie, k, without, rng), reader, width, None).items
+    return _run(_Sampling(trie, k, without, rng), reader, WIDTH, None).items
 
 
 @torch.no_grad()

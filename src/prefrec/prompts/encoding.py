@@ -142,9 +142,8 @@ class PromptEncoder:
             texts, (*heads, tail) = [m["content"] for m in prompt], chat_frame(self.tokenizer, prompt)
         ids = self._ids("".join(chain(*zip(heads, texts, strict=True), [tail])), special=True)
         *before, after = (self._ids(piece, special=True) for piece in (*heads, tail))
-        if self._count_special(ids) != self._count_special(
-            [*chain(*before), *after]
-        ):  # text from data became special
+        # Text from data became special.
+        if self._count_special(ids) != self._count_special([*chain(*before), *after]):
             ids = (*chain(*chain(*zip(before, map(self._ids, texts), strict=True))), *after)
         return ChoiceSet(ids, self._after(tail, answers))
 
@@ -217,7 +216,6 @@ def _longest(titles: Sequence[str]) -> str:
 
 
 def _begins_with_no_space(title: str) -> bool:
-    """Return True if a title surely begins with no white space."""
     # White space, or signs that a tokenizer normalises to it, could merge with the white space before the title.
     first = unicodedata.normalize("NFKC", title[:1])[:1]
     return first.isalnum() or (first != "" and first in string.punctuation)

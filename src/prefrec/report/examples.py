@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from scipy.special import softmax
 
 from prefrec.report.wording import label
@@ -63,14 +62,9 @@ def pick_examples(run: RunContents) -> dict[str, Any] | str:
     return {"before": label(first), "after": label(last), "counts": counts, "examples": examples}
 
 
-def shares(scores: Sequence[float]) -> NDArray[np.float64]:
-    """Return the softmax [C] of log-probabilities: the probability of each candidate if one of them is the answer."""
-    return np.asarray(softmax(np.asarray(scores, dtype=np.float64)))
-
-
 def _answers(scores: Sequence[float], target: int, target_rank: int) -> list[dict[str, Any]]:
     """Return rank and share of the probability [C]; the target's rank is the counted one, with ties broken."""
     s = np.asarray(scores, dtype=np.float64)
     ranks = [1 + int((s > own).sum()) for own in s]
     ranks[target] = target_rank
-    return [{"rank": r, "share": float(p)} for r, p in zip(ranks, shares(scores), strict=True)]
+    return [{"rank": r, "share": float(p)} for r, p in zip(ranks, softmax(s), strict=True)]

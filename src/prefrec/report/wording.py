@@ -16,14 +16,14 @@ def label(name: str) -> str:
     return _NAMES.get(name, name)
 
 
-def number(value: float, digits: int = 3, sign: str = "") -> str:
+def number(value: float, sign: str = "") -> str:
     """Return `0.412`, with a true minus sign, and a plus sign if `sign` is "+"; a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:{sign}.{digits}f}".replace("-", "−")
+    return "–" if math.isnan(value) else f"{value:{sign}.3f}".replace("-", "−")
 
 
-def signed(value: float, digits: int = 3) -> str:
+def signed(value: float) -> str:
     """Return `+0.080` or `−0.080`."""
-    return number(value, digits, "+")
+    return number(value, sign="+")
 
 
 def interval_ends(interval: Interval) -> str:
