@@ -1,6 +1,5 @@
 """prefrec.losses against published vectors, the formula of the paper and its algebra."""
 
-import inspect
 import itertools
 import json
 import math
@@ -259,6 +258,12 @@ def test_each_knob_is_its_formula(link, has_reference):
         assert found.rewards[row].tolist() == pytest.approx([x * y for x, y in zip(b, ratios, strict=True)])
 
 
+def test_an_unknown_link_is_named():
+    policy, ref, _ = drawn()
+    with pytest.raises(ValueError, match="link 'hinge' is unknown: expected softmax, pairwise or mean"):
+        losses.preference_loss(policy, ref, 1.0, link="hinge")
+
+
 def marginal_plackett_luce(weights: list[float], preferred: list[int]) -> float:
     """−log of the chance that the preferred answers come first, summed over all their orders."""
     total = 0.0
@@ -425,8 +430,10 @@ def test_weighted_sft_weighs_the_chosen_answer_by_the_exponential_of_its_score()
     ],
 )
 def test_defaults_are_those_of_the_papers(name, defaults):
-    found = inspect.signature(LOSSES[name]).parameters
-    assert {option: found[option].default for option in defaults} == defaults
+    policy, ref, _ = drawn()
+    given = {"beta": 0.7, **columns_for(name, policy.shape)}
+    without = {key: value for key, value in given.items() if key not in defaults}
+    assert LOSSES[name](policy, ref, **without).losses.equal(LOSSES[name](policy, ref, **given | defaults).losses)
 
 
 def test_options_of_a_loss_are_its_own():

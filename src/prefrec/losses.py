@@ -79,8 +79,10 @@ def preference_loss(
     elif link == "pairwise":
         # softplus(x) = −log σ(−x), but finite where the sigmoid underflows to 0.
         losses = _mean(F.softplus(logits[:, 1:] - logits[:, :1]), kept)
-    else:
+    elif link == "mean":
         losses = F.softplus(_mean(logits[:, 1:], kept) - logits[:, 0])
+    else:
+        raise ValueError(f"link {link!r} is unknown: expected softmax, pairwise or mean")
     return PreferenceLoss(losses if weight is None else weight * losses, rewards)
 
 
