@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefrec.console import track
+from prefrec.console import say, track
 from prefrec.errors import ModelError
 from prefrec.lm.models import SAFE, default_device, load_tokenizer, resolve
 from prefrec.training.sampler import longest_first
@@ -50,6 +50,8 @@ class TitleEncoder(nn.Module):
         out = torch.empty(len(titles), self.width)
         order = longest_first(range(len(titles)), [len(t) for t in titles])
         batches = [order[n : n + _TITLES_AT_A_TIME] for n in range(0, len(order), _TITLES_AT_A_TIME)]
+        if progress:
+            say(f"encoding {len(titles):,} titles")
         for batch in track(batches, "encoding titles") if progress else batches:
             out[batch] = self([titles[i] for i in batch]).cpu()
         self.train(was_training)
