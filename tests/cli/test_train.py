@@ -121,7 +121,11 @@ def test_every_loss_by_name(place, tmp_path, loss):
         ("align", ("--num-negatives", 0), "--num-negatives: Input should be greater than or equal to 1 (given: '0')"),
         ("align", ("--loss", "ipo"), "loss 'ipo' is unknown: expected one of softmax_dpo, dpo, dmpo, bpr, softmax"),
         ("align", ("--beta", 0), "--beta: Input should be greater than 0 (given: '0')"),
-        ("align", ("--negatives", "some"), "--negatives: Input should be 'fixed' or 'per_epoch' (given: 'some')"),
+        (
+            "align",
+            ("--negatives", "some"),
+            "--negatives: Input should be 'fixed', 'per_epoch' or 'policy' (given: 'some')",
+        ),
         ("align", ("--adapter", "/nowhere"), "no adapter in /nowhere: expected a folder with adapter_config.json"),
         (
             "sft",

@@ -39,7 +39,7 @@ CASES = [
     _typed("sft DATA OUT --model.name MODEL --learning-rate 0", "--learning-rate: Input should be greater than 0 (given: '0')"),
     _typed("sft DATA OUT --model.name MODEL --epochs nan", "--epochs: Input should be a finite number"),
     _typed("align DATA OUT --model.name MODEL --loss magic", "loss 'magic' is unknown: expected one of softmax_dpo"),
-    _typed("align DATA OUT --model.name MODEL --negatives some", "--negatives: Input should be 'fixed' or 'per_epoch' (given: 'some')"),
+    _typed("align DATA OUT --model.name MODEL --negatives some", "--negatives: Input should be 'fixed', 'per_epoch' or 'policy' (given: 'some')"),
     _typed("evaluate DATA --adapter sft", "--adapter 'sft': expected NAME=FOLDER, such as sft=runs/demo/sft/adapter"),
     _typed("evaluate DATA --adapter ../x=RUN", "--adapter '../x=RUN': expected NAME=FOLDER"),
     _typed("evaluate DATA --split train", "--split: Input should be 'validation' or 'test' (given: 'train')"),
