@@ -150,6 +150,13 @@ def test_a_recipe_in_two_processes_is_the_run_of_one(tmp_path, bpe_tokenizer):
     assert not list((tmp_path / "two").rglob("*.previous*"))
     for stage in ("data", "sft", "align/s-dpo"):
         assert json.loads((tmp_path / "two" / stage / "stage.json").read_text())["finished"]
+    asked = ("recommend", tmp_path / "one", "--all-users", "--k", 3, "--out")
+    done = _launch(Path(sys.executable).with_name("prefrec"), *asked, tmp_path / "two.parquet")
+    assert done.returncode == 0, done.stderr
+    succeed(*asked, tmp_path / "one.parquet")
+    shared, alone = (pl.read_parquet(tmp_path / f"{n}.parquet") for n in ("two", "one"))
+    assert shared.drop("score").equals(alone.drop("score"))
+    assert (shared["score"] - alone["score"]).abs().max() < 1e-3
 
 
 def test_one_process_shares_with_nobody():
