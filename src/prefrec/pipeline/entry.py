@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,12 @@ class Entry:
 def full_entries(entries: Sequence[Entry]) -> list[Entry]:
     """Return the entries for questions about the whole catalogue, without those that cannot answer them."""
     return [full for entry in entries if (full := entry.full)]
+
+
+def loaded_once(entry: Entry) -> Entry:
+    """Return the entry with loaders that make each ranker once."""
+    load, full = cache(entry.load), entry.load_full
+    return replace(entry, load=load, load_full=load if full is entry.load else full and cache(full))
 
 
 def lm_entry(

@@ -15,7 +15,7 @@ from prefrec.data.prepare import Change
 from prefrec.data.update import update_split
 from prefrec.evaluation import evaluate_predictions
 from prefrec.files import content_digest
-from prefrec.pipeline.entry import WEIGHTS, Entry, lm_entry
+from prefrec.pipeline.entry import WEIGHTS, Entry, lm_entry, loaded_once
 from prefrec.pipeline.provenance import MADE_WITH
 from prefrec.pipeline.recipe import SFT, Recipe, UpdateSection, load_recipe
 from prefrec.pipeline.score import ask_models
@@ -63,7 +63,8 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
     stage, name = (f"align/{aligned[-1].name}", aligned[-1].name) if aligned else (SFT, SFT)
     weights = recipe.update.run / stage / WEIGHTS
     inputs = {**after.inputs, "weights": content_digest(weights)}
-    models = [lm_entry(f"{name} before", weights, data, recipe.model, inputs), after]
+    before = lm_entry(f"{name} before", weights, data, recipe.model, inputs)
+    models = [loaded_once(model) for model in (before, after)]  # loading encodes the titles of new items
     section = recipe.evaluate.model_copy(update={"generate_rows": 0})
     measured = {}
     for group, rows in groups.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +120,6 @@ class SharedLM:
         """Return log-probabilities [B, C] of the candidates; −inf if a row has fewer."""
         with self.scorer.asked(self.name):
             return self.ranker.score(examples)
-
-
-def loaded_once(entry: Entry) -> Entry:
-    """Return the entry with loaders that make each ranker once."""
-    load, full = cache(entry.load), entry.load_full
-    return replace(entry, load=load, load_full=load if full is entry.load else full and cache(full))
 
 
 def load_rankers(

@@ -22,6 +22,7 @@ from prefrec.console import say, warn
 from prefrec.errors import ConfigError, DataError
 from prefrec.lm.models import default_device, load_tokenizer
 from prefrec.pipeline.encoders import prompt_encoder
+from prefrec.pipeline.entry import loaded_once
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import ZERO_SHOT
@@ -31,7 +32,7 @@ from prefrec.serving.app import Settings, create_app
 from prefrec.serving.engine import Engine
 from prefrec.serving.middleware import Telemetry
 from prefrec.serving.page import page_files
-from prefrec.serving.scorer import Scorer, load_rankers, loaded_once
+from prefrec.serving.scorer import Scorer, load_rankers
 
 MAX_CONNECTIONS = 768
 """Connections at once; requests on further ones are answered 503. A process can often open 1,024 files."""
