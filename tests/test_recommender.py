@@ -7,19 +7,17 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-import yaml
 
 import prefrec
 from prefrec import recommender
 from prefrec.data import UnknownUserError, seen_items
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import open_run
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.explain import leave_one_out
 from prefrec.recommender import Effect, Ranked
 from prefrec.serving.export import export_ranker
-from served_run import write_run
+from served_run import add_rankers, write_run
 from slow import slow_logps
 from tiny_run import tiny_recipe
 
@@ -30,17 +28,7 @@ IDS = ("i2", "i7", "i19")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, bpe_tokenizer):
     """A run with two rankers of other kinds; to be read only."""
-    folder = write_run(tmp_path_factory.mktemp("recommender"), bpe_tokenizer)
-    raw = yaml.safe_load((folder / "recipe.yaml").read_text())
-    raw["rankers"] = [
-        {"kind": "fuse", "parts": ["sft", "popularity"], "rows": 8, "weights": [1, 2]},
-        {"kind": "retrieve-then-rank", "name": "two", "retriever": "popularity", "ranker": "fused", "retrieve": 5},
-    ]
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
-    run = open_run(folder)
-    config = run.recipe.rankers[0]
-    ranker_kind("fuse").stage(run._made_of, config, folder / "rankers" / "fused", {"sft": run.entry("sft")})
-    return folder
+    return add_rankers(write_run(tmp_path_factory.mktemp("recommender"), bpe_tokenizer))
 
 
 @pytest.fixture(scope="module")

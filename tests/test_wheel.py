@@ -1,4 +1,4 @@
-"""What is handed on: the wheel and its contents, the image of the server, and the install commands in messages."""
+"""The wheel and its contents, the server's Docker image, and the install commands in messages."""
 
 import ast
 import os

@@ -28,7 +28,7 @@ from prefrec.serving.scorer import Scorer, Scores
 
 Body = TypeVar("Body")
 Asked = ChoiceSet | RankingExample | Question
-"""What a language model, or another ranker, is asked about candidates, and any ranker about the catalogue."""
+"""A question: to a language model or another ranker about candidates, or to any about the whole catalogue."""
 
 
 TITLE_TOKENS = 8

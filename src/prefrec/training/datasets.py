@@ -42,7 +42,7 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         num_negatives: N; None for all rejected answers of each row.
         negatives: `fixed` draws the N once, `per_epoch` in each epoch, and `policy` too, but among the 2N with the
             highest `policy_logps`. Draws depend only on these, seed, epoch and row.
-        scores: a number for each answer of each row, for losses that take them; None: there are none.
+        scores: one number per answer and row, for losses that need them; None if the loss needs none.
 
     Attributes:
         sizes: smallest and largest number of rejected answers per step of any row.
