@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,7 +17,7 @@ from prefrec_systems.morec.model import MoRecModel, OnTitles
 from prefrec_systems.morec.ranker import ENCODER, MODEL_FILES
 from prefrec_systems.morec.titles import read_titles, title_vectors, write_titles
 from prefrec_systems.sequential.task import task_of
-from prefrec_systems.sequential.train import Training, random_state
+from prefrec_systems.sequential.train import Training, parameter_group, random_state
 
 
 def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int) -> Path:
@@ -42,12 +41,10 @@ def train_morec(data: PreparedData, config: MoRecConfig, out: Path, *, seed: int
         own = MoRecModel(config, vectors.shape[1], task.history_length)
     own.standardise_by(vectors[: task.known])
     model = OnTitles(own, vectors, titles, task.shares(), in_batch=config.in_batch, encoder=encoder)
-    rates = {"learning_rate": config.learning_rate}
-    groups: list[dict[str, Any]] = [{"params": list(own.parameters()), "lr": config.learning_rate}]
+    groups = [parameter_group("learning_rate", own, config)]
     if encoder is not None:
-        rates["encoder_learning_rate"] = config.encoder_learning_rate
-        groups.append({"params": list(encoder.parameters()), "lr": config.encoder_learning_rate})
-    training = Training(task, config, model, work, seed, rates=rates, groups=groups)
+        groups.append(parameter_group("encoder_learning_rate", encoder, config))
+    training = Training(task, config, model, work, seed, groups)
     training.run(config.name)
     training.load_best()
     if encoder is not None:

@@ -49,9 +49,7 @@ def train_sequential(data: PreparedData, config: SequentialConfig, out: Path, *,
     for number, (cell, chosen) in enumerate(config.trials()):
         with random_state(seed):
             model = SequentialModel(chosen, task.known, task.history_length)
-        training = Training(
-            task, chosen, model, work / str(number), seed, rates={"learning_rate": chosen.learning_rate}
-        )
+        training = Training(task, chosen, model, work / str(number), seed)
         training.run(config.name + "".join(f", {name} {value:g}" for name, value in cell.items()))
         log += [{"trial": number, **epoch} for epoch in training.state.log]
         if best is None or training.state.best > best.state.best:
@@ -87,8 +85,7 @@ class Training:
     Args:
         model: a `NextItemModel`.
         seed: of the order of the sequences, and of dropout.
-        rates: name → learning rate, for the message of a training that diverges.
-        groups: the optimiser's parameter groups; default: all parameters at the configuration's rate.
+        groups: the optimiser's parameter groups, each named by its rate's field; default: one of all parameters.
     """
 
     def __init__(
@@ -98,14 +95,12 @@ class Training:
         model: Any,
         work: Path,
         seed: int,
-        *,
-        rates: dict[str, float],
         groups: list[dict[str, Any]] | None = None,
     ) -> None:
-        self.task, self.config, self.work, self.seed, self.rates = task, config, work, seed, rates
+        self.task, self.config, self.work, self.seed = task, config, work, seed
         self.device = default_device()
         self.model = model.to(self.device)
-        groups = groups or [{"params": list(model.parameters()), "lr": config.learning_rate}]
+        groups = groups or [parameter_group("learning_rate", model, config)]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
         self.state = State()
         work.mkdir(parents=True, exist_ok=True)
@@ -174,10 +169,16 @@ class Training:
     def _check(self, name: str, finite: bool) -> None:
         """Stop a training that has diverged; the folder keeps the state after the last good epoch."""
         if not finite:
+            rates = [(group["name"], group["lr"]) for group in self.optimizer.param_groups]
             raise ConfigError(
                 f"{name}: training diverged in epoch {len(self.state.log) + 1}, a loss or a score is not finite; "
-                f"lower {' and '.join(f'{rate} ({value:g})' for rate, value in self.rates.items())}"
+                f"lower {' and '.join(f'{rate} ({value:g})' for rate, value in rates)}"
             )
+
+
+def parameter_group(name: str, module: torch.nn.Module, config: NextItemSection) -> dict[str, Any]:
+    """Return an optimiser's group of a module's parameters, at the rate in the field of this name."""
+    return {"params": list(module.parameters()), "lr": getattr(config, name), "name": name}
 
 
 @contextmanager
