@@ -166,16 +166,17 @@ def test_scores_are_inner_products_one_by_one(trained, data, model):
                 assert score == pytest.approx(float(state @ weights[asked.ids.index(candidate)]), abs=1e-4)
 
 
-def test_new_items_come_last_and_say_nothing_in_a_history(trained, data):
+def test_new_items_score_the_mean_and_say_nothing_in_a_history(trained, data):
     asked = load_sequential(trained("SASRec"), data.catalogue)
     known = RankingExample("u", ("i1", "i2"), ("i5", COLD, "i9", "i61"), "i5")
     with_new = RankingExample("u", ("i61", "i1", COLD, "i2"), known.candidates, "i5")
     scores = asked.score([known, with_new])
-    assert scores[0, 1] == scores[0, 3] < min(scores[0, 0], scores[0, 2])
-    assert scores[0, 1] == pytest.approx(asked.full_scores([known])[0].min(), abs=1e-5)
+    assert scores[0, 1] == scores[0, 3] == pytest.approx((scores[0, 0] + scores[0, 2]) / 2)
+    whole, column = asked.full_scores([known])[0], data.catalogue.ids.index
+    assert whole[column(COLD)] == pytest.approx(np.mean([whole[column(i)] for i in asked.ids]), abs=1e-5)
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
     only_new = RankingExample("u", (COLD,), known.candidates, "i5")
-    assert asked.score([only_new]).tolist() == [[0.0, -1.0, 0.0, -1.0]]
+    assert asked.score([only_new]).tolist() == [[0.0, 0.0, 0.0, 0.0]]
     shorter = RankingExample("u", ("i1",), ("i5", "i9"), "i5")
     assert np.isneginf(asked.score([known, shorter])[1, 2:]).all()
     assert asked.score([]).shape == (0, 0)

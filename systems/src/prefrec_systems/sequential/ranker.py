@@ -26,8 +26,8 @@ _ROWS_AT_A_TIME = 512
 class SequentialRanker:
     """Scores items by the inner product of a history's state and an item's vector.
 
-    - Items that the model does not know share one score, 1 below the lowest known item of the row. Histories leave
-      them out.
+    - Items that the model does not know share one score, the mean of the known items that are asked for: nothing
+      speaks for or against them. Histories leave them out.
     - A row without known items in its history scores 0 for every known item: a tie, which evaluation breaks at
       random.
 
@@ -59,24 +59,31 @@ class SequentialRanker:
         codes = pad_codes([e.candidates for e in examples], self._codes)
         scores = np.full(codes.shape, -np.inf)
         for rows, known in self._scores(examples):
-            scores[rows] = np.take_along_axis(known, codes[rows], axis=1)
+            scores[rows] = _of_columns(known, codes[rows])
         return np.where(codes < 0, -np.inf, scores)
 
     def full_scores(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, n_items] of the whole catalogue, in its order."""
         scores = np.empty((len(examples), len(self._columns)))
         for rows, known in self._scores(examples):
-            scores[rows] = known[:, self._columns]
+            scores[rows] = _of_columns(known, np.broadcast_to(self._columns, scores[rows].shape))
         return scores
 
     def _scores(self, examples: Sequence[RankingExample]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Yield slices of the rows with scores [b, I + 1]; the last column is for every item that is not known."""
+        """Yield slices of the rows with scores [b, I] of the known items."""
         histories = [[i for i in e.history if i in self._codes][-self.history_length :] for e in examples]
         codes, lengths = pad_codes(histories, self._codes), np.array([len(h) for h in histories])
         for start in range(0, len(examples), _ROWS_AT_A_TIME):
             rows = slice(start, start + _ROWS_AT_A_TIME)
-            known = last_scores(self.model, self.vectors, codes[rows], lengths[rows])
-            yield rows, np.hstack([known, known.min(axis=1, keepdims=True) - 1.0])
+            yield rows, last_scores(self.model, self.vectors, codes[rows], lengths[rows])
+
+
+def _of_columns(known: NDArray[np.float64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return scores [b, C] of these columns [b, C]; those outside 0 … I - 1 get the mean of the others."""
+    inside = (columns >= 0) & (columns < known.shape[1])
+    scores = np.where(inside, np.take_along_axis(known, np.where(inside, columns, 0), axis=1), 0.0)
+    mean = scores.sum(axis=1, keepdims=True) / np.maximum(inside.sum(axis=1, keepdims=True), 1)
+    return np.where(inside, scores, mean)
 
 
 def load_sequential(folder: Path, catalogue: Catalogue, name: str | None = None) -> SequentialRanker:
