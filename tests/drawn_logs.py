@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 from hypothesis import strategies as st
+
+from prefrec.data import Window
+from prefrec.data.splits import Sequences
 
 SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 
@@ -20,3 +25,14 @@ def logs(draw: st.DrawFn, least: int, most: int) -> pl.DataFrame:
         items = draw(st.lists(st.integers(0, 30), unique=True, min_size=1, max_size=15))
         rows += [(f"u{user}", f"i{i}", draw(st.integers(0, 20))) for i in items]
     return make_log(rows)
+
+
+def windows_of(sequences: Sequences, rows: Any, history_length: int = 10) -> list[Window]:
+    """The windows of rows (user, position), read from the log one by one."""
+    windows = []
+    for user, position in rows.tolist():
+        own = sequences.frame.filter(pl.col("user_id") == sequences.users[user])["item_id"].to_list()
+        windows.append(
+            Window(sequences.users[user], position, tuple(own[max(0, position - history_length) : position]), own[position])
+        )
+    return windows

@@ -66,7 +66,7 @@ def test_low_ratings_are_no_negatives(tmp_path: Path) -> None:
             assert set(example.candidates) & disliked == {example.target}
     assert data.protocol["notes"] == [
         "times from 1970-01-01 to 1970-01-01: such small numbers give an order but no dates",
-        "20 catalogue items without interactions are left out",
+        "20 catalogue items without interactions are left out; `unseen_items` keeps new ones",
     ]
 
 

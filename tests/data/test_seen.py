@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawn_logs import logs, make_log
+from drawn_logs import logs, make_log, windows_of
 from prefrec.data import (
     Catalogue,
     PrepareConfig,
@@ -25,8 +26,8 @@ from prefrec.data import (
     user_histories,
     write_prepared,
 )
-from prefrec.data.seen import held_out_interactions
-from prefrec.data.splits import PARTS, by_time, by_user, leave_last_out, materialise, order
+from prefrec.data.seen import held_out
+from prefrec.data.splits import PARTS, by_time, by_user, leave_last_out, order
 from prefrec.errors import DataError
 
 SPLITS: dict[str, Callable[..., Any]] = {
@@ -68,14 +69,17 @@ def test_seen_items_equal_the_slow_twin(
         split = SPLITS[name](sequences, min_history)
     except DataError:
         return
-    windows = {part: materialise(sequences, split.rows[part], length) for part in PARTS[1:]}
-    for part, found in windows.items():
-        windows[part] = [w for w in found if kept.draw(st.booleans())]
+    targets = {
+        part: np.array([row for row in split.rows[part].tolist() if kept.draw(st.booleans())], dtype=np.int32)
+        for part in PARTS[1:]
+    }
+    targets = {part: rows.reshape(-1, 2) for part, rows in targets.items()}
+    windows = {part: windows_of(sequences, rows, length) for part, rows in targets.items()}
     learn = split.train_interactions
-    held_out = held_out_interactions(sequences.frame, [*windows["validation"], *windows["test"]], learn)
+    held = held_out(sequences, [*targets.values()], split.learn)
     validation, test = examples(windows["validation"]), examples(windows["test"])
     data = PreparedData(
-        Catalogue(NO_ITEMS), [], validation, test, learn, {"split": name}, held_out_interactions=held_out
+        Catalogue(NO_ITEMS), [], validation, test, learn, {"split": name}, held_out_interactions=held
     )
     when = {(u, i): t for u, i, t in log.iter_rows()}
     for rows in (validation, test):
@@ -83,10 +87,10 @@ def test_seen_items_equal_the_slow_twin(
             assert found == slow_seen(sequences.frame, row)
             now, taken = when[row.user_id, row.target], {i: t for (u, i), t in when.items() if u == row.user_id}
             assert {i for i, t in taken.items() if t < now} <= found <= {i for i, t in taken.items() if t <= now}
-    assert held_out.schema == learn.schema
-    assert not {*held_out.rows()} & {*learn.rows()}
-    assert {u for u, *_ in held_out.iter_rows()} == {e.user_id for e in (*validation, *test)}
-    for (user,), own in held_out.group_by("user_id"):
+    assert held.schema == learn.schema
+    assert not {*held.rows()} & {*learn.rows()}
+    assert {u for u, *_ in held.iter_rows()} == {e.user_id for e in (*validation, *test)}
+    for (user,), own in held.group_by("user_id"):
         assert own["item_id"][-1] in {e.target for e in (*validation, *test) if e.user_id == user}  # nothing later
 
 

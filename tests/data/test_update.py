@@ -53,8 +53,8 @@ def test_new_interactions_and_whole_replayed_users_are_marked(sequences, learnt)
     assert replayed == {pair for pair in train & known if pair[0] in users}
     assert len(new) - 6 < len(replayed) <= len(new)
     assert update.facts["update"] == {"new": len(new), "replayed": len(replayed), "held_out": 3}
-    rows = {(sequences.users[u], sequences.items[sequences.offsets[u] + p]) for u, p in update.rows["train"]}
-    whole = {(sequences.users[u], sequences.items[sequences.offsets[u] + p]) for u, p in split.rows["train"]}
+    rows = {(sequences.users[u], sequences.items[int(sequences.offsets[u] + p)]) for u, p in update.rows["train"].tolist()}
+    whole = {(sequences.users[u], sequences.items[int(sequences.offsets[u] + p)]) for u, p in split.rows["train"].tolist()}
     assert rows == whole & marked
     assert rows
 
@@ -65,8 +65,8 @@ def test_held_rows_do_not_choose_the_best_epoch(sequences, learnt):
     split = leave_last_out(sequences)
     update = update_split(sequences, split, learnt, _held(0, 1, 20), replay=0.0, seed=0)
     # Of users with one more interaction the old test item is the validation target now.
-    left = {sequences.users[u] for u, _ in split.rows["validation"]} - {
-        sequences.users[u] for u, _ in update.rows["validation"]
+    left = {sequences.users[u] for u, _ in split.rows["validation"].tolist()} - {
+        sequences.users[u] for u, _ in update.rows["validation"].tolist()
     }
     assert left == {"u00", "u01"}
     assert np.array_equal(update.rows["test"], split.rows["test"])

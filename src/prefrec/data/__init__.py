@@ -2,9 +2,10 @@
 
 from prefrec.data.config import CandidateConfig, ColumnNames, PrepareConfig, config_error
 from prefrec.data.prepare import prepare
+from prefrec.data.rows import RankingExample, Rows
 from prefrec.data.seen import UnknownUserError, seen_items, user_histories
 from prefrec.data.store import prepared_digest, read_prepared, write_prepared
-from prefrec.data.types import Catalogue, PreparedData, RankingExample, Window, examples_to_frame, frame_to_examples
+from prefrec.data.types import Catalogue, PreparedData, Window, examples_to_frame, frame_to_examples
 
 __all__ = [
     "CandidateConfig",
@@ -13,6 +14,7 @@ __all__ = [
     "PrepareConfig",
     "PreparedData",
     "RankingExample",
+    "Rows",
     "UnknownUserError",
     "Window",
     "config_error",

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data.types import RankingExample, Window
+from prefrec.data.rows import RankingExample
+from prefrec.data.types import Window
 from prefrec.errors import DataError
 
 _ROUNDS = 4
@@ -39,17 +43,22 @@ def draw_candidates(
     `touched` is `user_id, item_id` of every interaction at any time, later ones and low ratings included. `progress`
     wraps the loop over blocks of rows. Raise DataError if a user has fewer than `size` - 1 items to draw from.
     """
-    sampler = _Sampler(pool, weights, touched, {w.user_id for w in windows}, size)
+    users, codes = sorted({w.user_id for w in windows}), {item: i for i, item in enumerate(pool)}
+    user_codes = {user: i for i, user in enumerate(users)}
+    own = touched.filter(pl.col("user_id").is_in(users) & pl.col("item_id").is_in(list(pool)))
+    pairs = [(user_codes[u], codes[i]) for u, i in own.select("user_id", "item_id").iter_rows()]
+    taken = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    shares = np.array([1.0 if weights is None else weights.get(i, 0.0) for i in pool])
+    drawn = DrawnLists(pl.Series(users, dtype=pl.String), shares, taken_keys(taken.T, len(pool)), split, seed, size)
     examples: list[RankingExample] = []
     block = max(1, _BLOCK // size)
     for start in progress(range(0, len(windows), block)):
         part = windows[start : start + block]
-        keys = row_keys(part, split, seed)
-        negatives = sampler.negatives([w.user_id for w in part], [w.target for w in part], keys)
-        shuffle = np.argsort(_uniform(keys, np.arange(size), stream=2), axis=1)
-        for window, drawn, order in zip(part, negatives.tolist(), shuffle.tolist(), strict=True):
-            listed = [window.target, *(pool[i] for i in drawn)]
-            candidates = tuple(listed[i] for i in order)
+        columns = [(user_codes[w.user_id], w.position, codes[w.target]) for w in part]
+        owners, positions, targets = np.array(columns).T
+        lists = drawn(owners, owners, positions, targets)
+        for window, listed in zip(part, lists, strict=True):
+            candidates = tuple(pool[i] for i in listed)
             examples.append(RankingExample(window.user_id, window.history, candidates, window.target))
     return examples
 
@@ -85,11 +94,30 @@ def popularity_weights(train_interactions: pl.DataFrame, pool: Sequence[str]) ->
     return {item: float(counts.get(item, 0) + 1) for item in pool}
 
 
-def row_keys(windows: Sequence[Window], split: str, seed: int) -> NDArray[np.uint64]:
-    """Return a 64-bit key per window [B] from seed, split, user and position; the same on every machine."""
-    texts = (f"{seed}\x1f{split}\x1f{w.user_id}\x1f{w.position}".encode() for w in windows)
+def list_weights(kind: str, learnt: NDArray[np.int32], n_items: int) -> NDArray[np.float64]:
+    """Return the weights of all items [I] for lists of this kind; `learnt` are the items of training interactions."""
+    return np.bincount(learnt, minlength=n_items) + 1.0 if kind == "popularity" else np.ones(n_items)
+
+
+def row_keys(users: Iterable[str], positions: Iterable[int], split: str, seed: int) -> NDArray[np.uint64]:
+    """Return a 64-bit key per row [B] from seed, split, user and position; the same on every machine."""
+    texts = (f"{seed}\x1f{split}\x1f{u}\x1f{p}".encode() for u, p in zip(users, positions, strict=True))
     digests = b"".join(hashlib.blake2b(t, digest_size=8).digest() for t in texts)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def taken_keys(pairs: Iterable[NDArray[np.integer[Any]]], n_items: int) -> NDArray[np.int64]:
+    """Return the sorted keys user × `n_items` + item of what users took, and one that is larger than all.
+
+    `pairs` are the users and their items [n] each.
+    """
+    users, items = pairs
+    keys = np.empty(len(users) + 1, dtype=np.int64)
+    np.multiply(users, n_items, out=keys[:-1], dtype=np.int64)
+    keys[:-1] += items
+    keys[-1] = np.iinfo(np.int64).max
+    keys.sort()
+    return keys
 
 
 def _too_few(user: str, free: int, size: int) -> DataError:
@@ -99,32 +127,56 @@ def _too_few(user: str, free: int, size: int) -> DataError:
     )
 
 
-class _Sampler:
-    """A weighted sampler without replacement for many rows at once that avoids each user's own items."""
+@dataclass(frozen=True, eq=False)
+class DrawnLists:
+    """Candidate lists that are drawn when they are read, as `draw_candidates` draws them.
 
-    def __init__(
+    Attributes:
+        users: names; all other columns hold places in them and in the catalogue.
+        weights: of the catalogue's items [I].
+        taken: what users touched (`taken_keys`).
+    """
+
+    users: pl.Series
+    weights: NDArray[np.float64]
+    taken: NDArray[np.int64]
+    split: str
+    seed: int
+    size: int
+
+    @cached_property
+    def cumulative(self) -> NDArray[np.float64]:
+        """Sums of the weights up to each item [I]."""
+        sums: NDArray[np.float64] = self.weights.cumsum()
+        return sums
+
+    def __call__(
         self,
-        pool: Sequence[str],
-        weights: Mapping[str, float] | None,
-        touched: pl.DataFrame,
-        users: set[str],
-        size: int,
-    ) -> None:
-        self.size = size
-        self.codes = {item: i for i, item in enumerate(pool)}
-        self.weights = np.array([1.0 if weights is None else weights.get(i, 0.0) for i in pool])
-        self.cumulative = np.cumsum(self.weights)
-        self.users = {user: i for i, user in enumerate(sorted(users))}
-        own_log = touched.filter(pl.col("user_id").is_in(list(users)) & pl.col("item_id").is_in(list(pool)))
-        pairs = own_log.select("user_id", "item_id").iter_rows()
-        taken = [self.users[u] * len(pool) + self.codes[i] for u, i in pairs]
-        # Sorted, so that `_is_taken` can bisect. The last entry is larger than every key.
-        self.taken = np.append(np.unique(np.array(taken, dtype=np.int64)), np.iinfo(np.int64).max)
+        rows: NDArray[np.int64],
+        owners: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        targets: NDArray[np.integer[Any]],
+    ) -> list[list[int]]:
+        """Return the candidates of rows [B], given their users, positions and targets."""
+        keys = row_keys(self.users[owners], positions.tolist(), self.split, self.seed)
+        shuffle = np.argsort(_uniform(keys, np.arange(self.size), stream=2), axis=1)
+        listed = np.column_stack([targets, self._negatives(owners, targets, keys)])
+        return cast(list[list[int]], np.take_along_axis(listed, shuffle, axis=1).tolist())
 
-    def negatives(self, users: Sequence[str], targets: Sequence[str], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return the codes of `size` - 1 negatives per row [B, size - 1]."""
-        rows = np.array([self.users[u] for u in users])
-        target_codes = np.array([self.codes[t] for t in targets])
+    def check(self, users: NDArray[np.int64]) -> None:
+        """Raise DataError if one of these users has fewer than `size` - 1 items to draw from."""
+        owners, items = np.divmod(self.taken[:-1], len(self.weights))
+        counted = np.ones(len(items), dtype=bool)
+        counted[1:] = self.taken[1:-1] != self.taken[:-2]
+        counted &= self.weights[items] > 0
+        free = int((self.weights > 0).sum()) - np.bincount(owners[counted], minlength=len(self.users))
+        if (short := users[free[users] < self.size - 1]).size:
+            raise _too_few(self.users[int(short[0])], int(free[short[0]]), self.size)
+
+    def _negatives(
+        self, rows: NDArray[np.int64], target_codes: NDArray[np.integer[Any]], keys: NDArray[np.uint64]
+    ) -> NDArray[np.int64]:
+        """Return `size` - 1 negatives per row [B, size - 1]."""
         chosen = np.full((len(rows), self.size - 1), -1)
         filled = np.zeros(len(rows), dtype=np.int64)
         # Rejection is cheap while few draws collide. In a small catalogue most draws would be repeats, so every row
@@ -147,17 +199,17 @@ class _Sampler:
                 chosen[at, filled[at]] = items[good]
                 filled[at] += 1
         for row in np.flatnonzero(filled < self.size - 1).tolist():
-            self._finish(users[row], target_codes[row], keys[row], chosen[row], int(filled[row]))
+            self._finish(int(rows[row]), int(target_codes[row]), keys[row], chosen[row], int(filled[row]))
         return chosen
 
-    def _finish(self, user: str, target: int, key: np.uint64, chosen: NDArray[np.int64], count: int) -> None:
+    def _finish(self, user: int, target: int, key: np.uint64, chosen: NDArray[np.int64], count: int) -> None:
         """Fill a row of which `count` negatives are chosen, in place."""
         codes = np.arange(len(self.weights))
-        free = (self.weights > 0) & ~self._is_taken(self.users[user] * len(self.weights) + codes)
+        free = (self.weights > 0) & ~self._is_taken(user * len(self.weights) + codes)
         free[target] = False
         total = int(free.sum())
         if total < self.size - 1:
-            raise _too_few(user, total, self.size)
+            raise _too_few(self.users[user], total, self.size)
         free[chosen[:count]] = False
         remaining = np.flatnonzero(free)
         uniform = _uniform(np.array([key]), remaining, stream=1)[0]

@@ -144,6 +144,11 @@ class PrepareConfig(Section):
     read_only: bool = Field(True, description="goodreads: keep only books marked as read.")
     user_core: int = Field(1, ge=1, description="Keep users with at least this many items (k-core).")
     item_core: int = Field(1, ge=1, description="Keep items with at least this many users (k-core).")
+    latest_per_user: int | None = Field(None, ge=1, description="Interactions of each user to keep, the last ones.")
+    unseen_items: bool = Field(
+        False,
+        description="Keep catalogue items without interactions, such as new products, so that they are recommended.",
+    )
     duplicate_titles: DuplicateTitles | None = Field(
         None,
         description="Two ids with one title: error (default for files), merge into one item (default for "
@@ -185,6 +190,8 @@ class PrepareConfig(Section):
             )
         if self.kind.given and max(self.user_core, self.item_core) > 1:
             raise ValueError(f"user_core, item_core: the windows of {source} are given and cannot be filtered")
+        if self.kind.given and (self.latest_per_user or self.unseen_items):
+            raise ValueError(f"latest_per_user, unseen_items: not for {source}, whose rows are given")
         for field in _NOT_FOR_ALL:
             default = type(self).model_fields[field].get_default(call_default_factory=True)
             if field not in self.kind.takes and getattr(self, field) != default:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from prefrec.data.types import RankingExample
+from prefrec.data.rows import RankingExample
 from prefrec.errors import DataError
 
 RatedBy = Literal["value", "quantile"]

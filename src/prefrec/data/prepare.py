@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from prefrec.console import track, warn
-from prefrec.data import splits
-from prefrec.data.candidates import draw_candidates, popularity_weights, published_candidates
+from prefrec.data import seen, splits
+from prefrec.data.candidates import (
+    DrawnLists,
+    draw_candidates,
+    list_weights,
+    popularity_weights,
+    published_candidates,
+    taken_keys,
+)
 from prefrec.data.config import PrepareConfig
 from prefrec.data.readers import FILE_ORDER
-from prefrec.data.seen import held_out_interactions
-from prefrec.data.sources.base import Source
-from prefrec.data.types import FORMAT_VERSION, PARTS, Catalogue, PreparedData, RankingExample, Window
+from prefrec.data.rows import RankingExample, Rows, user_codes
+from prefrec.data.sources.base import GivenSplit, Source
+from prefrec.data.types import FORMAT_VERSION, PARTS, Catalogue, PreparedData, Window
 from prefrec.errors import ConfigError, DataError
 
 # Seconds since 1970 (a day in 1973). Times that are all smaller are counters, not dates.
@@ -25,6 +34,8 @@ _COUNTED = 100_000_000
 
 
 Change = Callable[[splits.Sequences, splits.Split], splits.Split]
+Parts = Mapping[str, Sequence[RankingExample]]
+"""The rows of training, validation and test."""
 
 
 def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData:
@@ -35,17 +46,19 @@ def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData
     Raise DataError if the files cannot be used, or no interaction is left, and ConfigError if the source lacks
     something that the configuration asks for.
     """
-    source = config.kind.read(config)
-    if isinstance(source, PreparedData):
-        return source
+    read = config.kind.read(config)
+    if isinstance(read, PreparedData):
+        return read
+    source = _with_codes(read, config)
+    del read  # its ids are text, which takes ten times the memory
     log, counts = _filter_log(source.interactions, config)
-    catalogue = _used_items(source, log)
-    sequences = splits.order(log, config.seed)
-    touched = source.interactions if source.touched is None else source.touched
-    windows, learn, facts = _windows(config, source, sequences, change)
-    examples = _examples(config, windows, catalogue, touched, learn)
+    catalogue = _used_items(source, log, config)
+    sequences = splits.order(log, config.seed, config.latest_per_user)
+    users = _known_users(config, source, sequences.users)
+    del log
+    parts, learn, held_out, facts = _parts(config, source, sequences, catalogue, change)
     unused = len(source.catalogue) - len(catalogue)
-    cold = [f"{unused} catalogue items without interactions are left out"] if unused else []
+    cold = [f"{unused} catalogue items without interactions are left out; `unseen_items` keeps new ones"] if unused else []
     protocol = {
         "format_version": FORMAT_VERSION,
         "prefrec": version("prefrec"),
@@ -56,25 +69,49 @@ def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData
         "seed": config.seed,
         "rating_counts": source.counts,
         "config": config.model_dump(mode="json"),
-        "counts": counts | count_rows(log, catalogue, learn, examples),
+        "counts": counts | count_rows(sequences.frame, catalogue, learn, parts),
         "split_facts": facts,
         "notes": source.notes + _time_note(config, source) + cold,
     }
-    train, validation, test = (examples[part] for part in PARTS)
-    users = _known_users(config, source, log)
-    if source.given and not source.given.ordered:
-        held_out = learn.clear()  # without an order, nobody knows what came before a row
-    else:
-        held_out = held_out_interactions(sequences.frame, [*windows["validation"], *windows["test"]], learn)
-    return PreparedData(catalogue, train, validation, test, learn, protocol, users, held_out)
+    del source, sequences
+    train, validation, test = (parts[part] for part in PARTS)
+    text = pl.col("user_id", "item_id").cast(pl.String)
+    return PreparedData(
+        catalogue, train, validation, test, learn.with_columns(text), protocol, users, held_out.with_columns(text)
+    )
 
 
-def _known_users(config: PrepareConfig, source: Source, log: pl.DataFrame) -> pl.DataFrame | None:
+def _with_codes(source: Source, config: PrepareConfig) -> Source:
+    """Return the source with the ids of its logs as polars' `Enum`, which takes 4 bytes and sorts like text."""
+    log = source.interactions
+    if log.is_empty():
+        raise DataError(
+            f"{config.path or config.interactions or config.source}: no interaction has both an item and a time; "
+            "check that the files belong together"
+        )
+    ids = {
+        "user_id": pl.Enum(log["user_id"].unique().sort()),
+        "item_id": pl.Enum(source.catalogue.frame["item_id"].sort()),
+    }
+    given, touched = source.given, source.touched
+
+    def coded(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.with_columns(pl.col(column).cast(kind, strict=False) for column, kind in ids.items())
+
+    return replace(
+        source,
+        interactions=coded(log),
+        # Others than the users and items of the log have no rows.
+        touched=None if touched is None else coded(touched.select(*ids)).drop_nulls(),
+        given=given and replace(given, learn=coded(given.learn)),
+    )
+
+
+def _known_users(config: PrepareConfig, source: Source, users: pl.Series) -> pl.DataFrame | None:
     """Return the attributes of the log's users, or None if the source has no attributes."""
     if source.users is None:
         return None
-    users = log["user_id"].unique(maintain_order=True).to_list()
-    known = source.users.filter(pl.col("user_id").is_in(users))
+    known = source.users.filter(pl.col("user_id").is_in(users.to_list()))
     if config.users is not None:
         if known.is_empty():
             listed = source.users["user_id"].to_list()
@@ -89,11 +126,6 @@ def _known_users(config: PrepareConfig, source: Source, log: pl.DataFrame) -> pl
 
 def _filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame, dict[str, int]]:
     """Return the interactions that pass all filters, and the counts of each filter."""
-    if log.is_empty():
-        raise DataError(
-            f"{config.path or config.interactions or config.source}: no interaction has both an item and a time; "
-            "check that the files belong together"
-        )
     counts = {"interactions_read": len(log)}
     if config.min_rating is not None:
         if "rating" not in log.columns:
@@ -114,31 +146,116 @@ def _filter_log(log: pl.DataFrame, config: PrepareConfig) -> tuple[pl.DataFrame,
     return kept, counts
 
 
-def _used_items(source: Source, log: pl.DataFrame) -> Catalogue:
+def _used_items(source: Source, log: pl.DataFrame, config: PrepareConfig) -> Catalogue:
     if source.given:
         return source.catalogue
     used = log["item_id"].unique().to_list()
     if "impressions" in log.columns:
         used += log["impressions"].explode().drop_nulls().unique().to_list()
-    return Catalogue(source.catalogue.frame.filter(pl.col("item_id").is_in(used)))
+    kept = pl.col("item_id").is_in(used)
+    if config.unseen_items:  # but not those that a filter has taken out
+        kept |= ~pl.col("item_id").is_in(source.interactions["item_id"].unique().to_list())
+    return Catalogue(source.catalogue.frame.filter(kept))
 
 
-def _windows(
-    config: PrepareConfig, source: Source, sequences: splits.Sequences, change: Change | None
-) -> tuple[dict[str, list[Window]], pl.DataFrame, dict[str, Any]]:
-    """Return the sampled windows of each part, the training interactions, and facts about the split."""
+def _parts(
+    config: PrepareConfig, source: Source, sequences: splits.Sequences, catalogue: Catalogue, change: Change | None
+) -> tuple[Parts, pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+    """Return the rows of each part, the training interactions, the held-out ones, and facts about the split."""
+    size = config.candidates.size
+    if size > len(catalogue):
+        raise DataError(
+            f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --candidates.size "
+            "(`candidates.size` in a recipe) or the filters"
+        )
     if source.given:
-        given = source.given.windows
-        learn = sequences.frame.join(source.given.learn, on=["user_id", "item_id"], how="semi", maintain_order="left")
-        kept = {part: sample_rows(config, part, [w.user_id for w in given[part]]) for part in PARTS}
-        return {part: [given[part][i] for i in rows] for part, rows in kept.items()}, learn, {}
+        return *_given_parts(config, source, source.given, sequences, catalogue), {}
     split = _split(config, sequences)
     split = change(sequences, split) if change else split
-    windows = {}
-    for part, rows in split.rows.items():
-        chosen = sample_rows(config, part, [sequences.users[u] for u in rows[:, 0].tolist()])
-        windows[part] = splits.materialise(sequences, rows[chosen], config.history_length)
-    return windows, split.train_interactions, split.facts
+    targets = {part: rows[sample_rows(config, part, rows[:, 0])] for part, rows in split.rows.items()}
+    held_out = seen.held_out(sequences, [targets[part] for part in PARTS[1:]], split.learn)
+    items = _places(sequences.items, catalogue.ids)
+    lists = _lists(config, source, sequences, items[split.learn], catalogue.ids)
+    parts: dict[str, Sequence[RankingExample]] = {}
+    for part, rows in targets.items():
+        drawn = replace(lists, split=part)
+        drawn.check(np.unique(rows[:, 0]))
+        at = sequences.offsets[rows[:, 0]] + rows[:, 1]
+        made = Rows(catalogue.ids, sequences.users, items, sequences.offsets, at, config.history_length, drawn)
+        parts[part] = _published(made, size) if config.candidates.kind == "published" else made
+    train = parts["train"]
+    parts["train"] = _within(train, split.learn) if isinstance(train, Rows) else train
+    return parts, split.train_interactions, held_out, split.facts
+
+
+def _given_parts(
+    config: PrepareConfig, source: Source, given: GivenSplit, sequences: splits.Sequences, catalogue: Catalogue
+) -> tuple[Parts, pl.DataFrame, pl.DataFrame]:
+    """Return the rows of each part, the training interactions and the held-out ones of the source's own split."""
+    users = {part: [w.user_id for w in windows] for part, windows in given.windows.items()}
+    windows = {p: [given.windows[p][i] for i in sample_rows(config, p, users[p]).tolist()] for p in PARTS}
+    frame = sequences.frame.with_row_index("row")
+    pair = {column: frame.schema[column] for column in ("user_id", "item_id")}
+
+    def mask(pairs: pl.DataFrame) -> NDArray[np.bool_]:
+        found = np.zeros(len(frame), dtype=bool)
+        pairs = pairs.select(pl.col(column).cast(kind) for column, kind in pair.items())
+        found[frame.join(pairs, on=[*pair], how="semi")["row"].to_numpy()] = True
+        return found
+
+    learn = mask(given.learn.select(*pair))
+    learnt = sequences.frame.filter(pl.Series(learn))
+    if given.ordered:
+        later = [(w.user_id, w.target) for part in PARTS[1:] for w in windows[part]]
+        rows = np.flatnonzero(mask(pl.DataFrame(later, dict.fromkeys(pair, pl.String), orient="row")))
+        owners = np.searchsorted(sequences.offsets, rows, side="right") - 1
+        held_out = seen.held_out(sequences, [np.column_stack([owners, rows - sequences.offsets[owners]])], learn)
+    else:
+        held_out = learnt.clear()  # without an order, nobody knows what came before a row
+    kind, size, ids = config.candidates.kind, config.candidates.size, catalogue.ids
+    if kind == "published":
+        return {part: published_candidates(w, ids, size) for part, w in windows.items()}, learnt, held_out
+    weights = popularity_weights(learnt, ids) if kind == "popularity" else None
+    touched = source.interactions if source.touched is None else source.touched
+    draw = partial(draw_candidates, pool=ids, touched=touched, seed=config.seed, size=size, weights=weights)
+    progress = {part: partial(track, description=f"{part} candidates") for part in PARTS}
+    return {part: draw(w, split=part, progress=progress[part]) for part, w in windows.items()}, learnt, held_out
+
+
+def _places(items: pl.Series, ids: Sequence[str] | pl.Series) -> NDArray[np.int32]:
+    """Return the place in `ids` of each of these items or users, a series of `Enum`; -1 where it is not there."""
+    places = np.full(len(items.dtype.categories), -1, dtype=np.int32)  # type: ignore[attr-defined]
+    places[pl.Series(ids, dtype=pl.String).cast(items.dtype).to_physical().to_numpy()] = np.arange(len(ids))
+    return np.asarray(places[items.to_physical().to_numpy()])
+
+
+def _lists(
+    config: PrepareConfig, source: Source, sequences: splits.Sequences, learnt: NDArray[np.int32], ids: Sequence[str]
+) -> DrawnLists:
+    """Return what draws the lists of a part; `learnt` are the training interactions as places in `ids`."""
+    touched = source.interactions if source.touched is None else source.touched
+    owners, items = _places(touched["user_id"], sequences.users), _places(touched["item_id"], ids)
+    known = (owners >= 0) & (items >= 0)
+    taken = taken_keys((owners[known], items[known]), len(ids))
+    weights = list_weights(config.candidates.kind, learnt, len(ids))
+    return DrawnLists(sequences.users, weights, taken, "", config.seed, config.candidates.size)
+
+
+def _published(rows: Rows, size: int) -> list[RankingExample]:
+    bare = replace(rows, lists=lambda rows, owners, positions, targets: targets[:, None].tolist())
+    return published_candidates([Window(e.user_id, 0, e.history, e.target) for e in bare], rows.ids, size)
+
+
+def _within(rows: Rows, learn: NDArray[np.bool_]) -> Rows:
+    """Return training rows as places in the training interactions, or unchanged if some history has others."""
+    before = np.cumsum(learn, dtype=np.int64)
+    offsets = np.concatenate([[0], before])[rows.offsets]
+    owners = rows.owners()
+    inside = before[rows.places] - 1
+    whole = learn[rows.places] & (inside - offsets[owners] == rows.places - rows.offsets[owners])
+    if not whole.all():
+        return rows
+    return replace(rows, items=rows.items[learn], offsets=offsets, places=inside)
 
 
 def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
@@ -153,42 +270,19 @@ def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
             return splits.by_user(sequences, config.min_history, config.windows or "last")
 
 
-def sample_rows(config: PrepareConfig, part: str, users: list[str]) -> list[int]:
+def sample_rows(config: PrepareConfig, part: str, users: Sequence[str] | NDArray[np.int32]) -> NDArray[np.int64]:
     """Return the indices of the rows of a part to keep, given the user of each row."""
     limit: int | None = getattr(config, f"max_{part}_rows")
     # Each part has its own generator, so that the limit of one does not change the rows of another.
     rng = np.random.default_rng([config.seed, 2, PARTS.index(part)])
     if limit is None or len(users) <= limit:
-        return list(range(len(users)))
+        return np.arange(len(users))
     if part == "train":
-        return sorted(rng.choice(len(users), size=limit, replace=False).tolist())
-    return splits.sample_users(users, limit, rng).tolist()
+        return np.sort(rng.choice(len(users), size=limit, replace=False))
+    return splits.sample_users(users, limit, rng)
 
 
-def _examples(
-    config: PrepareConfig,
-    windows: Mapping[str, list[Window]],
-    catalogue: Catalogue,
-    touched: pl.DataFrame,
-    learn: pl.DataFrame,
-) -> dict[str, list[RankingExample]]:
-    kind, size = config.candidates.kind, config.candidates.size
-    if size > len(catalogue):
-        raise DataError(
-            f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --candidates.size "
-            "(`candidates.size` in a recipe) or the filters"
-        )
-    if kind == "published":
-        return {part: published_candidates(w, catalogue.ids, size) for part, w in windows.items()}
-    weights = popularity_weights(learn, catalogue.ids) if kind == "popularity" else None
-    draw = partial(draw_candidates, pool=catalogue.ids, touched=touched, seed=config.seed, size=size, weights=weights)
-    progress = {part: partial(track, description=f"{part} candidates") for part in windows}
-    return {part: draw(w, split=part, progress=progress[part]) for part, w in windows.items()}
-
-
-def count_rows(
-    log: pl.DataFrame, catalogue: Catalogue, learn: pl.DataFrame, examples: Mapping[str, list[RankingExample]]
-) -> dict[str, Any]:
+def count_rows(log: pl.DataFrame, catalogue: Catalogue, learn: pl.DataFrame, examples: Parts) -> dict[str, Any]:
     """Return the counts of prepared data that its protocol shows."""
     return {
         "users": log["user_id"].n_unique(),
@@ -196,7 +290,7 @@ def count_rows(
         "interactions": len(log),
         "train_interactions": len(learn),
         "rows": {part: len(rows) for part, rows in examples.items()},
-        "row_users": {part: len({e.user_id for e in rows}) for part, rows in examples.items()},
+        "row_users": {part: len(np.unique(user_codes(rows))) for part, rows in examples.items()},
     }
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from prefrec.data.types import LOG_SCHEMA, PreparedData, RankingExample, Window
+from prefrec.data.rows import RankingExample
+from prefrec.data.splits import Sequences, Targets
+from prefrec.data.types import LOG_SCHEMA, PreparedData
 from prefrec.errors import DataError
 
 
@@ -14,17 +18,16 @@ class UnknownUserError(DataError):
     """The log has no user with this id."""
 
 
-def held_out_interactions(log: pl.DataFrame, windows: Sequence[Window], learn: pl.DataFrame) -> pl.DataFrame:
-    """Return the interactions of the users of `windows` up to each user's last target, without those of `learn`.
+def held_out(sequences: Sequences, targets: Sequence[Targets], learn: NDArray[np.bool_]) -> pl.DataFrame:
+    """Return the interactions of the users of `targets` up to each user's last one, without those to learn from.
 
-    `log` has each user's interactions in order, no item twice. The result has its columns and order.
+    `learn` is a mask of the sequences' interactions. The result has the columns and the order of `sequences.frame`.
     """
-    pair = ["user_id", "item_id"]
-    targets = pl.DataFrame([(w.user_id, w.target) for w in windows], dict.fromkeys(pair, pl.String), orient="row")
-    log = log.with_row_index("row")
-    last = log.join(targets, on=pair, how="semi").group_by("user_id").agg(pl.col("row").max().alias("last"))
-    held_out = log.join(last, on="user_id").filter(pl.col("row") <= pl.col("last"))
-    return held_out.join(learn, on=pair, how="anti").sort("row").drop("row", "last")
+    last = np.full(len(sequences.users), -1, dtype=np.int32)
+    for rows in targets:
+        np.maximum.at(last, rows[:, 0], rows[:, 1])
+    before = sequences.positions <= np.repeat(last, sequences.lengths)
+    return sequences.frame.filter(pl.Series(before & ~learn))
 
 
 def seen_items(data: PreparedData, rows: Sequence[RankingExample]) -> list[set[str]]:

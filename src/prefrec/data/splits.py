@@ -11,10 +11,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from prefrec.data.readers import time_columns
-from prefrec.data.types import PARTS, Window
+from prefrec.data.types import PARTS
 from prefrec.errors import DataError
 
-Rows = NDArray[np.int64]
+Targets = NDArray[np.int32]
 """[n, 2]: index of the user, position of the target in the user's sequence."""
 # Shares of the training and the validation part; the rest is for test.
 _TRAIN, _VALIDATION = 0.8, 0.1
@@ -29,11 +29,26 @@ class Sequences:
     `items[offsets[u]:offsets[u + 1]]` is the sequence of user `u`; `frame` has the same rows in this order.
     """
 
-    users: list[str]
+    users: pl.Series
     offsets: NDArray[np.int64]
-    items: list[str]
-    timestamps: NDArray[np.int64]
     frame: pl.DataFrame
+
+    @property
+    def items(self) -> pl.Series:
+        """Items of all sequences."""
+        return self.frame["item_id"]
+
+    @property
+    def timestamps(self) -> NDArray[np.int64]:
+        """Times of all interactions."""
+        return self.frame["timestamp"].to_numpy()
+
+    @property
+    def positions(self) -> NDArray[np.int32]:
+        """Place of each interaction in its user's sequence."""
+        places = np.arange(len(self.frame), dtype=np.int32)
+        places -= np.repeat(self.offsets[:-1].astype(np.int32), self.lengths)
+        return places
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -43,15 +58,21 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of each part, the interactions to learn from, and counts of what was left out."""
+    """The rows of each part, which interactions to learn from, and counts of what was left out.
 
-    rows: dict[str, Rows]
+    `learn` is a mask of the sequences' interactions, and `train_interactions` are these.
+    """
+
+    rows: dict[str, Targets]
+    learn: NDArray[np.bool_]
     train_interactions: pl.DataFrame
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def order(log: pl.DataFrame, seed: int) -> Sequences:
+def order(log: pl.DataFrame, seed: int, latest: int | None = None) -> Sequences:
     """Sort the log by user and time, with equal times in a random order that `seed` fixes.
+
+    If `latest` is set, only so many interactions of each user, the last ones, are kept.
 
     Item ids and the order of lines do not decide ties, because both reveal the target in some published data.
     """
@@ -61,11 +82,11 @@ def order(log: pl.DataFrame, seed: int) -> Sequences:
     # Sorting by ids first makes the draws independent of the order of lines in the file.
     ties = np.random.default_rng([seed, 1]).random(len(log))
     log = log.with_columns(pl.Series("tie", ties)).sort("user_id", *times, "tie").drop("tie", *times[1:])
+    if latest is not None:
+        log = log.filter(pl.int_range(pl.len(), 0, -1).over("user_id") <= latest)
     lengths = log.group_by("user_id", maintain_order=True).len()
     offsets = np.concatenate([[0], np.cumsum(lengths["len"].to_numpy())]).astype(np.int64)
-    return Sequences(
-        lengths["user_id"].to_list(), offsets, log["item_id"].to_list(), log["timestamp"].to_numpy(), log
-    )
+    return Sequences(lengths["user_id"].cast(pl.String), offsets, log)
 
 
 def first_only(log: pl.DataFrame) -> pl.DataFrame:
@@ -76,9 +97,9 @@ def first_only(log: pl.DataFrame) -> pl.DataFrame:
     """
     times = time_columns(log)
     values = [c for c in log.columns if c not in (*times, "user_id", "item_id") and not log.schema[c].is_nested()]
-    return log.sort([*times, *values], nulls_last=True, maintain_order=True).unique(
-        ["user_id", "item_id"], keep="first", maintain_order=True
-    )
+    pair = ["user_id", "item_id"]
+    log = log.sort([*pair, *times, *values], nulls_last=True, maintain_order=True)
+    return log.filter(pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in pair))
 
 
 def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = True) -> pl.DataFrame:
@@ -87,11 +108,12 @@ def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = Tr
     If `iterative`, repeat until nothing changes (the k-core). Otherwise make one pass, items first, as in the
     published LastFM data; some items may then be below the bound again.
     """
-    while True:
+    while max(user_core, item_core) > 1:
         before = len(log)
         log = log.filter(pl.len().over("item_id") >= item_core).filter(pl.len().over("user_id") >= user_core)
         if not iterative or len(log) == before:
-            return log
+            break
+    return log
 
 
 def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
@@ -114,7 +136,7 @@ def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
         "test": np.stack([kept, lengths[kept] - 1], axis=1),
     }
     learn = _first_interactions(sequences, kept, lengths[kept] - 2)
-    return Split(rows, learn, {"users_too_short": len(lengths) - len(kept)})
+    return _split(sequences, rows, learn, {"users_too_short": len(lengths) - len(kept)})
 
 
 def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") -> Split:
@@ -127,8 +149,8 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
     shares = np.cumsum([_TRAIN, _VALIDATION])
     cuts = np.quantile(sequences.timestamps, shares, method="higher").astype(np.int64)
     period = np.searchsorted(cuts, sequences.timestamps, side="right")
-    users = np.repeat(np.arange(len(sequences.users)), sequences.lengths)
-    positions = np.arange(len(users)) - sequences.offsets[users]
+    users = np.repeat(np.arange(len(sequences.users), dtype=np.int32), sequences.lengths)
+    positions = sequences.positions
     rows = {}
     for number, part in enumerate(PARTS):
         chosen = (period == number) & (positions >= min_history)
@@ -136,7 +158,7 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
     _refuse_empty(rows, min_history, f"cuts at {cuts.tolist()}")
     seen = np.unique(np.concatenate([r[:, 0] for r in rows.values()]))
     facts = {"cuts": cuts.tolist(), "users_too_short": len(sequences.users) - len(seen)}
-    return Split(rows, sequences.frame.filter(pl.Series(period == 0)), facts)
+    return _split(sequences, rows, period == 0, facts)
 
 
 def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -> Split:
@@ -156,7 +178,8 @@ def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -
         "users": {part: len(users) for part, users in groups.items()},
         "users_too_short": int((lengths <= min_history).sum()),
     }
-    return Split(rows, _first_interactions(sequences, groups["train"], lengths[groups["train"]]), facts)
+    learn = _first_interactions(sequences, groups["train"], lengths[groups["train"]])
+    return _split(sequences, rows, learn, facts)
 
 
 def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", seed: int = 0) -> Split:
@@ -179,20 +202,12 @@ def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", 
         "users": {part: len(users) for part, users in groups.items()},
         "users_too_short": len(lengths) - len(kept),
     }
-    return Split(rows, _first_interactions(sequences, kept, cuts[kept]), facts)
+    return _split(sequences, rows, _first_interactions(sequences, kept, cuts[kept]), facts)
 
 
-def materialise(sequences: Sequences, rows: Rows, history_length: int = 10) -> list[Window]:
-    """Return the windows of `rows`: at most `history_length` items, oldest first, and the next one."""
-    users, items, windows = sequences.users, sequences.items, []
-    for user, position in rows.tolist():
-        end = int(sequences.offsets[user]) + position
-        history = tuple(items[end - min(position, history_length) : end])
-        windows.append(Window(users[user], position, history, items[end]))
-    return windows
-
-
-def sample_users(users: Sequence[str], limit: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def sample_users(
+    users: Sequence[str] | NDArray[np.integer[Any]], limit: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
     """Return the indices of at most `limit` rows of randomly drawn whole users, in ascending order.
 
     Whole users keep a bootstrap over users valid; only the last one may be cut short.
@@ -203,32 +218,39 @@ def sample_users(users: Sequence[str], limit: int, rng: np.random.Generator) -> 
     return np.sort(np.argsort(rank, kind="stable")[:limit])
 
 
-def _spans(users: NDArray[np.int64], start: NDArray[np.int64] | int, stop: NDArray[np.int64]) -> Rows:
+def _spans(users: NDArray[np.int64], start: NDArray[np.int64] | int, stop: NDArray[np.int64]) -> Targets:
     """Return the rows of all positions start ≤ p < stop of each user."""
     start = np.broadcast_to(start, users.shape)
     counts = np.maximum(stop - start, 0)
+    rows = np.empty((counts.sum(), 2), dtype=np.int32)
+    rows[:, 0] = np.repeat(users.astype(np.int32), counts)
     # The running number within each user is the number of the row minus that of the user's first row.
-    offsets = np.cumsum(counts) - counts
-    positions = np.arange(counts.sum()) + np.repeat(start - offsets, counts)
-    return np.stack([np.repeat(users, counts), positions], axis=1)
+    rows[:, 1] = np.arange(len(rows), dtype=np.int32)
+    rows[:, 1] -= np.repeat((np.cumsum(counts) - counts - start).astype(np.int32), counts)
+    return rows
 
 
-def _first_interactions(sequences: Sequences, users: NDArray[np.int64], counts: NDArray[np.int64]) -> pl.DataFrame:
-    """Return the first `counts` interactions of each of these users."""
-    rows = _spans(users, 0, counts)
-    mask = np.zeros(len(sequences.items), dtype=bool)
-    mask[sequences.offsets[rows[:, 0]] + rows[:, 1]] = True
-    return sequences.frame.filter(pl.Series(mask))
+def _first_interactions(
+    sequences: Sequences, users: NDArray[np.int64], counts: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return a mask of the first `counts` interactions of each of these users."""
+    first = np.zeros(len(sequences.users), dtype=np.int64)
+    first[users] = counts
+    return np.asarray(sequences.positions < np.repeat(first.astype(np.int32), sequences.lengths))
 
 
-def _choose(rows: Rows, part: str, windows: str) -> Rows:
+def _split(sequences: Sequences, rows: dict[str, Targets], learn: NDArray[np.bool_], facts: dict[str, Any]) -> Split:
+    return Split(rows, learn, sequences.frame.filter(pl.Series(learn)), facts)
+
+
+def _choose(rows: Targets, part: str, windows: str) -> Targets:
     """Return all training rows, and all rows or the last one of each user in the other parts."""
     if part == "train" or windows == "all" or not len(rows):
         return rows
     return rows[np.append(rows[1:, 0] != rows[:-1, 0], True)]  # a user's rows are adjacent
 
 
-def _refuse_empty(rows: dict[str, Rows], min_history: int, what: str) -> None:
+def _refuse_empty(rows: dict[str, Targets], min_history: int, what: str) -> None:
     empty = [part for part in PARTS if not len(rows[part])]
     if empty:
         raise DataError(

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from prefrec.console import track
+from prefrec.data.candidates import DrawnLists, list_weights, taken_keys
 from prefrec.data.readers import UNREADABLE, first_words, read_parquet
+from prefrec.data.rows import RankingExample, Rows, stored_rows
 from prefrec.data.types import (
     EXAMPLE_SCHEMA,
     FORMAT_VERSION,
@@ -20,21 +26,24 @@ from prefrec.data.types import (
     Catalogue,
     PreparedData,
     examples_to_frame,
-    frame_to_examples,
 )
 from prefrec.errors import DataError
 from prefrec.files import Writer, write_together
 
 PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", *PARTS)
-# Tables that may be absent. Rows do not depend on them, so `prepared_digest` ignores them.
-_OPTIONAL = ("users", "held_out")
+# Tables that may be absent. Rows do not depend on users and held-out interactions: `prepared_digest` ignores them.
+_OPTIONAL = ("users", "held_out", "touched")
+_BLOCK = 100_000
+_READ = (1, FORMAT_VERSION)
 # Required columns of each table.
 _SCHEMAS: dict[str, Mapping[str, Any]] = {
     "items": ITEM_SCHEMA,
     "interactions": LOG_SCHEMA,
     "held_out": LOG_SCHEMA,
     "users": {"user_id": pl.String},
+    "touched": {"user_id": pl.String, "item_id": pl.String},
+    "drawn": {"interaction": pl.UInt32},
     **dict.fromkeys(PARTS, EXAMPLE_SCHEMA),
 }
 # Table → column without duplicates.
@@ -52,13 +61,45 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
         raise DataError(f"{folder} is a file; name a folder to write the prepared data to")
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"items": data.catalogue.frame, "interactions": data.train_interactions}
-    tables |= {part: examples_to_frame(data.split(part)) for part in PARTS}
-    optional = {"users": data.users, "held_out": data.held_out_interactions}
+    touched = _touched(data)
+    optional = {"users": data.users, "held_out": data.held_out_interactions, "touched": touched}
     tables |= {name: frame for name, frame in optional.items() if frame is not None}
     writers: dict[Path, Writer] = {folder / f"{name}.parquet": t.write_parquet for name, t in tables.items()}
-    text = json.dumps(data.protocol, indent=2, ensure_ascii=False) + "\n"
+    for part in PARTS:
+        writers[folder / f"{part}.parquet"] = partial(_write_rows, data.split(part))
+    if isinstance(data.train, Rows) and touched is not None:  # their lists are drawn again when they are read
+        places = pl.DataFrame({"interaction": data.train.places.astype(np.uint32)})
+        writers[folder / "train.parquet"] = places.write_parquet
+    protocol = data.protocol | {"format_version": FORMAT_VERSION}
+    text = json.dumps(protocol, indent=2, ensure_ascii=False) + "\n"
     writers[folder / PROTOCOL] = lambda path: path.write_text(text, encoding="utf-8")
     write_together(writers, [folder / PROTOCOL, *(folder / f"{n}.parquet" for n in _OPTIONAL if n not in tables)])
+
+
+def _write_rows(rows: Sequence[RankingExample], path: Path) -> None:
+    blocks = [examples_to_frame(rows[at : at + _BLOCK]) for at in track(range(0, max(len(rows), 1), _BLOCK), "rows")]
+    pl.concat(blocks).write_parquet(path)
+
+
+def _touched(data: PreparedData) -> pl.DataFrame | None:
+    """Return `user_id, item_id` of what users touched beyond the training interactions.
+
+    Return None if the lists of the training rows cannot be drawn from the folder alone.
+    """
+    rows = data.train
+    if not (isinstance(rows, Rows) and isinstance(rows.lists, DrawnLists)) or len(rows.items) != len(
+        data.train_interactions
+    ):
+        return None
+    n_items = len(rows.ids)
+    owners = np.repeat(np.arange(len(rows.users)), np.diff(rows.offsets))
+    learnt = taken_keys((owners, rows.items), n_items)
+    taken = rows.lists.taken
+    more = taken[:-1][learnt[np.searchsorted(learnt, taken[:-1])] != taken[:-1]]
+    users, items = np.divmod(more, n_items)
+    has_rows = np.diff(rows.offsets)[users] > 0
+    users, items = users[has_rows], items[has_rows]
+    return pl.DataFrame({"user_id": rows.users[users], "item_id": pl.Series(rows.ids, dtype=pl.String)[items]})
 
 
 def prepared_digest(folder: Path) -> str:
@@ -67,11 +108,13 @@ def prepared_digest(folder: Path) -> str:
     Copying or moving the folder does not change it, nor do the optional tables.
     """
     digest = hashlib.sha256()
-    for name in _TABLES:
-        with (folder / f"{name}.parquet").open("rb") as f:
-            digest.update(hashlib.file_digest(f, "sha256").digest())
-    domain = json.loads((folder / PROTOCOL).read_text(encoding="utf-8")).get("domain")
-    digest.update(f"{FORMAT_VERSION} {domain}".encode())
+    for name in (*_TABLES, "touched"):
+        path = folder / f"{name}.parquet"
+        if name in _TABLES or path.exists():
+            with path.open("rb") as f:
+                digest.update(hashlib.file_digest(f, "sha256").digest())
+    protocol = json.loads((folder / PROTOCOL).read_text(encoding="utf-8"))
+    digest.update(f"{protocol.get('format_version')} {protocol.get('domain')}".encode())
     return digest.hexdigest()
 
 
@@ -92,17 +135,45 @@ def read_prepared(folder: Path) -> PreparedData:
     except (ValueError, RecursionError) as e:
         raise DataError(f"{folder / PROTOCOL}: not valid JSON ({e}); run `prefrec prepare {folder}` again") from None
     written = protocol.get("format_version") if isinstance(protocol, dict) else None
-    if written != FORMAT_VERSION:
+    if written not in _READ:
         raise DataError(
-            f"{folder}: format version {written}, this prefrec reads {FORMAT_VERSION}; prepare the data again"
+            f"{folder}: format version {written}, this prefrec reads {' and '.join(map(str, _READ))}; "
+            "prepare the data again"
         )
     paths = {name: folder / f"{name}.parquet" for name in (*_TABLES, *_OPTIONAL)}
     tables = {n: _read_table(path) for n, path in paths.items() if n not in _OPTIONAL or path.exists()}
     for name, frame in tables.items():
-        _check_table(frame, name, paths[name], tables["items"])
-    train, validation, test = (frame_to_examples(tables[part]) for part in PARTS)
-    log, users, held_out = tables["interactions"], tables.get("users"), tables.get("held_out")
-    return PreparedData(Catalogue(tables["items"]), train, validation, test, log, protocol, users, held_out)
+        drawn = name == "train" and "touched" in tables
+        _check_table(frame, "drawn" if drawn else name, paths[name], tables["items"])
+    if "touched" in tables and len(tables["train"]):
+        _refuse(tables["train"]["interaction"] >= len(tables["interactions"]), paths["train"], "no such interaction")
+    catalogue, log = Catalogue(tables["items"]), tables["interactions"]
+    parts = {part: stored_rows(tables[part], catalogue.ids) for part in PARTS if "history" in tables[part].columns}
+    if "train" not in parts:
+        parts["train"] = _drawn(tables, catalogue.ids, protocol["config"], folder)
+    train, validation, test = (parts[part] for part in PARTS)
+    users, held_out = tables.get("users"), tables.get("held_out")
+    return PreparedData(catalogue, train, validation, test, log, protocol, users, held_out)
+
+
+def _drawn(tables: Mapping[str, pl.DataFrame], ids: Sequence[str], config: Mapping[str, Any], folder: Path) -> Rows:
+    """Return the training rows, with lists that are drawn as `prepare` draws them."""
+    runs = tables["interactions"]["user_id"].rle().struct
+    users, offsets = runs.field("value"), np.concatenate([[0], runs.field("len").cast(pl.Int64).cum_sum().to_numpy()])
+    kinds = {"user_id": pl.Enum(users), "item_id": pl.Enum(ids)}
+
+    def codes(name: str) -> list[NDArray[Any]]:
+        coded = [tables[name][column].cast(kind, strict=False) for column, kind in kinds.items()]
+        for column in coded:
+            _refuse(column.is_null(), folder / f"{name}.parquet", f"{column.name} is in no other table")
+        return [column.to_physical().to_numpy() for column in coded]
+
+    learnt, touched = codes("interactions"), codes("touched")
+    taken = taken_keys(map(np.concatenate, zip(learnt, touched, strict=True)), len(ids))
+    items, places = learnt[1].astype(np.int32), tables["train"]["interaction"].to_numpy()
+    weights = list_weights(config["candidates"]["kind"], items, len(ids))
+    lists = DrawnLists(users, weights, taken, "train", config["seed"], config["candidates"]["size"])
+    return Rows(ids, users, items, offsets, places, config["history_length"], lists)
 
 
 def read_items(path: Path) -> Catalogue:

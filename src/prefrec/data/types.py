@@ -5,40 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 
+from prefrec.data.rows import RankingExample, take, user_codes
 from prefrec.data.titles import UNSAFE
 from prefrec.errors import DataError
 
-FORMAT_VERSION = 1
-"""Version of the folder format that `prefrec prepare` writes."""
+FORMAT_VERSION = 2
+"""Version of the folder format that `prefrec prepare` writes. Version 1 holds the lists of training rows."""
 PARTS = ("train", "validation", "test")
 ITEM_SCHEMA = {"item_id": pl.String, "title": pl.String}
 LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 _ID, _IDS = pl.String(), pl.List(pl.String)
 EXAMPLE_SCHEMA = pl.Schema({"user_id": _ID, "history": _IDS, "candidates": _IDS, "target": _ID})
-
-
-@dataclass(frozen=True, slots=True)
-class RankingExample:
-    """A ranking question: which of `candidates` does the user take next?
-
-    All entries are item ids. `history` is oldest first and has only items taken before the target. `target` is in
-    `candidates` exactly once.
-    """
-
-    user_id: str
-    history: tuple[str, ...]
-    candidates: tuple[str, ...]
-    target: str
-
-    @property
-    def target_index(self) -> int:
-        """Position of the target in the candidates, from 0."""
-        return self.candidates.index(self.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +75,7 @@ class PreparedData:
     """A prepared data set, made by `prefrec prepare`.
 
     Attributes:
-        train, validation, test: ranking examples, candidates included.
+        train, validation, test: ranking examples, candidates included; `Rows` are made when they are read.
         train_interactions: frame `user_id, item_id, timestamp[, rating][, impressions]` (str, str, Int64 seconds,
             Float64, list of str; sorted by user and time). A recommender may learn from all of it; it contains no
             validation or test target. `impressions` are items that were shown and not taken.
@@ -106,9 +88,9 @@ class PreparedData:
     """
 
     catalogue: Catalogue
-    train: list[RankingExample]
-    validation: list[RankingExample]
-    test: list[RankingExample]
+    train: Sequence[RankingExample]
+    validation: Sequence[RankingExample]
+    test: Sequence[RankingExample]
     train_interactions: pl.DataFrame
     protocol: dict[str, Any] = field(default_factory=dict)
     users: pl.DataFrame | None = None
@@ -125,11 +107,11 @@ class PreparedData:
         counts = self.protocol.get("rating_counts", False)
         return self.train_interactions.drop("rating") if counts else self.train_interactions
 
-    def split(self, name: str) -> list[RankingExample]:
+    def split(self, name: str) -> Sequence[RankingExample]:
         """Return the examples of `train`, `validation` or `test`."""
         if name not in PARTS:
             raise DataError(f"unknown split {name!r}: expected train, validation or test")
-        return list(getattr(self, name))
+        return cast(Sequence[RankingExample], getattr(self, name))
 
     def some(self, name: str, n: int | None) -> list[RankingExample]:
         """Return n rows of a split, spread over its users (one of each, then a second of each, …); None: all.
@@ -138,13 +120,15 @@ class PreparedData:
         """
         rows = self.split(name)
         if n is None or n >= len(rows):
-            return rows
-        by_user: dict[str, list[int]] = {}
-        for i, example in enumerate(rows):
-            by_user.setdefault(example.user_id, []).append(i)
+            return list(rows)
+        codes = user_codes(rows)
+        by_user = np.argsort(codes, kind="stable")
+        own = np.split(by_user, np.flatnonzero(np.diff(codes[by_user])) + 1)
         rng = np.random.default_rng(0)
-        turns = [(turn, i) for own in by_user.values() for turn, i in enumerate(rng.permutation(own).tolist())]
-        return [rows[i] for i in sorted(i for _, i in sorted(turns)[:n])]
+        turns = np.empty(len(rows), dtype=np.int64)
+        for places in sorted(own, key=lambda places: places[0]):  # in the order of the users' first rows
+            turns[rng.permutation(places)] = np.arange(len(places))
+        return take(rows, np.sort(np.argsort(turns, kind="stable")[:n]))
 
 
 def examples_to_frame(examples: Sequence[RankingExample]) -> pl.DataFrame:

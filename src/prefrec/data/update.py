@@ -30,13 +30,13 @@ def update_split(
     nothing is new.
     """
     pair = {"user_id": pl.String, "item_id": pl.String}
-    log = sequences.frame.select(*pair).with_row_index("place")
+    log = sequences.frame.select(pl.col(c).cast(kind) for c, kind in pair.items()).with_row_index("place")
 
     def mask(other: pl.DataFrame) -> NDArray[np.bool_]:
         return np.isin(log["place"], log.join(other, on=[*pair], how="semi")["place"])
 
     tested = mask(pl.DataFrame(list(held), pair, orient="row"))
-    train = mask(split.train_interactions) & ~tested
+    train = split.learn & ~tested
     new = train & ~mask(learnt)
     if not new.any():
         raise DataError(
@@ -51,7 +51,7 @@ def update_split(
     rows = {part: own[kept[part][sequences.offsets[own[:, 0]] + own[:, 1]]] for part, own in split.rows.items()}
     counts = {"new": int(new.sum()), "replayed": int((marked & ~new).sum()), "held_out": int(tested.sum())}
     learn = sequences.frame.with_columns(pl.Series(MARK, marked)).filter(pl.Series(train))
-    return Split(rows, learn, split.facts | {"update": counts})
+    return Split(rows, train, learn, split.facts | {"update": counts})
 
 
 def read_by_sft(interactions: pl.DataFrame, titles: int) -> pl.DataFrame:
