@@ -58,7 +58,11 @@ def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData
     del log
     parts, learn, held_out, facts = _parts(config, source, sequences, catalogue, change)
     unused = len(source.catalogue) - len(catalogue)
-    cold = [f"{unused} catalogue items without interactions are left out; `unseen_items` keeps new ones"] if unused else []
+    cold = (
+        [f"{unused} catalogue items without interactions are left out; `unseen_items` keeps new ones"]
+        if unused
+        else []
+    )
     protocol = {
         "format_version": FORMAT_VERSION,
         "prefrec": version("prefrec"),
@@ -180,11 +184,12 @@ def _parts(
     for part, rows in targets.items():
         drawn = replace(lists, split=part)
         drawn.check(np.unique(rows[:, 0]))
-        at = sequences.offsets[rows[:, 0]] + rows[:, 1]
-        made = Rows(catalogue.ids, sequences.users, items, sequences.offsets, at, config.history_length, drawn)
+        learnt = _offsets_in(sequences, split.learn, rows) if part == "train" else None
+        # Of training rows only the places of the targets are kept on disk, in the training interactions.
+        offsets, of_part = (sequences.offsets, items) if learnt is None else (learnt, items[split.learn])
+        at = rows[:, 1] + offsets.astype(np.uint32)[rows[:, 0]]
+        made = Rows(catalogue.ids, sequences.users, of_part, offsets, at, config.history_length, drawn)
         parts[part] = _published(made, size) if config.candidates.kind == "published" else made
-    train = parts["train"]
-    parts["train"] = _within(train, split.learn) if isinstance(train, Rows) else train
     return parts, split.train_interactions, held_out, split.facts
 
 
@@ -246,16 +251,14 @@ def _published(rows: Rows, size: int) -> list[RankingExample]:
     return published_candidates([Window(e.user_id, 0, e.history, e.target) for e in bare], rows.ids, size)
 
 
-def _within(rows: Rows, learn: NDArray[np.bool_]) -> Rows:
-    """Return training rows as places in the training interactions, or unchanged if some history has others."""
-    before = np.cumsum(learn, dtype=np.int64)
-    offsets = np.concatenate([[0], before])[rows.offsets]
-    owners = rows.owners()
-    inside = before[rows.places] - 1
-    whole = learn[rows.places] & (inside - offsets[owners] == rows.places - rows.offsets[owners])
-    if not whole.all():
-        return rows
-    return replace(rows, items=rows.items[learn], offsets=offsets, places=inside)
+def _offsets_in(
+    sequences: splits.Sequences, learn: NDArray[np.bool_], rows: splits.Targets
+) -> NDArray[np.int64] | None:
+    """Return where each user begins in the training interactions, or None if these lack some row or its history."""
+    offsets = np.concatenate([[0], np.cumsum(learn, dtype=np.int64)])[sequences.offsets]
+    counts = np.diff(offsets).astype(np.int32)
+    are_first = np.array_equal(learn, sequences.positions < np.repeat(counts, sequences.lengths))
+    return offsets if are_first and (rows[:, 1] < counts[rows[:, 0]]).all() else None
 
 
 def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:

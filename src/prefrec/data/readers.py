@@ -127,7 +127,11 @@ def read_parquet(path: Path) -> pl.DataFrame:
         for rows, column in ((g.num_rows, g.column(j)) for g in map(file.metadata.row_group, groups) for j in plain):
             if column.num_values != rows:
                 raise OSError(f"column {column.path_in_schema} says {column.num_values} values in {rows} rows")
-        table = file.read()
+        frames = [_checked(file.read_row_group(group)) for group in range(len(groups))] or [_checked(file.read())]
+    return pl.concat(frames, rechunk=False)
+
+
+def _checked(table: pa.Table) -> pl.DataFrame:
     table.validate(full=True)
     return cast(pl.DataFrame, pl.from_arrow(table))
 
@@ -190,7 +194,9 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
             )
         all_whole = (values == values.floor()).fill_null(True).all()
         frame = frame.with_columns((values.cast(pl.Int64) if all_whole else values).alias(column))
-    frame = frame.with_columns(as_text(frame, column, path, called).str.strip_chars())
+    text = as_text(frame, column, path, called)
+    stripped = text.str.strip_chars()  # kept only where it differs: a long log is held once
+    frame = frame.with_columns(text if (stripped == text).all() else stripped)
     bad = frame[column].is_null() | (frame[column] == "")
     if bad.any():
         raise DataError(

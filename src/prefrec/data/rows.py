@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, TypeVar, cast, overload
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+Row = TypeVar("Row")
 _BLOCK = 4096
 # Rows that are kept once all have been read: small data are read again and again.
 _KEPT = 200_000
@@ -148,9 +149,9 @@ class Rows(Sequence[RankingExample]):
         return np.searchsorted(self.offsets, self.places[rows], side="right").astype(np.int64) - 1
 
 
-def take(rows: Sequence[RankingExample], at: NDArray[np.int64]) -> list[RankingExample]:
-    """Return the examples at these places [B], in their order."""
-    return rows.take(at) if isinstance(rows, Rows) else [rows[i] for i in at.tolist()]
+def take(rows: Sequence[Row], at: NDArray[np.int64]) -> list[Row]:
+    """Return the rows at these places [B], in their order."""
+    return cast(list[Row], rows.take(at)) if isinstance(rows, Rows) else [rows[i] for i in at.tolist()]
 
 
 def user_codes(rows: Sequence[RankingExample]) -> NDArray[np.int64]:

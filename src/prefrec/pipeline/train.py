@@ -16,6 +16,7 @@ from transformers import set_seed
 from prefrec import training
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
+from prefrec.data.rows import take, user_codes
 from prefrec.data.update import read_by_sft
 from prefrec.files import write_json
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
@@ -185,7 +186,7 @@ def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[R
     return some_rows(rows_to_choose_from(data, section, seed), section, seed)
 
 
-def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0) -> list[RankingExample]:
+def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0) -> Sequence[RankingExample]:
     """Return all training rows, or with `latest_per_user` the last rows of each user.
 
     An alignment with negatives from the log has rows of its own, which are drawn with `seed`.
@@ -195,21 +196,19 @@ def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0)
         answer_scores([], data, section)  # tells before training that there are no ratings
         rows = log_rows(data, section, seed) if section.is_from_log else rows
     if section.latest_per_user is None:
-        return list(rows)
-    left = Counter(row.user_id for row in rows)
-    latest = []
-    for row in rows:
-        if left[row.user_id] <= section.latest_per_user:
-            latest.append(row)
-        left[row.user_id] -= 1
-    return latest
+        return rows
+    users = user_codes(rows)
+    by_user = np.argsort(users, kind="stable")
+    ends = np.searchsorted(users[by_user], users[by_user], side="right")
+    latest = by_user[ends - np.arange(len(rows)) <= section.latest_per_user]
+    return take(rows, np.sort(latest))
 
 
 def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
     """Return rows `skip_rows … skip_rows + rows` of one seeded order; stages can share no row."""
     order = np.random.default_rng((seed, 1)).permutation(len(rows))
     end = None if section.rows is None else section.skip_rows + section.rows
-    return [rows[i] for i in order[section.skip_rows : end]]
+    return take(rows, order[section.skip_rows : end])
 
 
 def tell_fewer(name: str, section: TrainSection, count: int) -> None:

@@ -217,7 +217,7 @@ def check_log(
             "these interactions with --missing-titles drop (`missing_titles: drop` in a recipe)"
         )
     notes = [f"{len(unknown)} interactions with items without a title were left out"] if len(unknown) else []
-    return interactions.filter(known), notes
+    return (interactions.filter(known) if notes else interactions), notes
 
 
 def merge_duplicates(
