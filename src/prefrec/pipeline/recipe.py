@@ -84,7 +84,9 @@ class ModelSection(Section):
     attn_implementation: Literal["auto", "sdpa", "eager", "flex_attention"] = Field(
         "auto", description="auto: transformers' choice, mostly sdpa."
     )
-    quantization: Literal["none", "nf4"] = Field("none", description="nf4: the frozen base in 4 bits (QLoRA).")
+    quantization: Literal["none", "nf4", "nf4-double"] = Field(
+        "none", description="nf4: the frozen base in 4 bits (QLoRA); nf4-double: its scales in 8 bits, too."
+    )
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings that the result depends on."""
