@@ -120,11 +120,14 @@ class SFTSection(RowsSection):
     titles: int = Field(50, ge=2, description="Titles of a row, about; a longer history gives several rows.")
     drop: float = Field(0.1, ge=0, lt=1, description="Share of titles left out, drawn anew in each epoch.")
     eval_rows: int = Field(300, ge=0, description="Validation rows that choose the best epoch; 0: keep the last one.")
+    metric_for_best_model: Literal["ndcg@10", "loss"] = Field("ndcg@10", description="By which the best is chosen.")
     patience: int = Field(2, ge=1, description="Epochs in a row without a new best before training ends.")
 
     def idle_settings(self) -> set[str]:
         # Validation rows choose the checkpoint here, so they affect the result.
         idle = super().idle_settings() - {"eval_rows"} | {"eval_steps"}
+        # The default is left out, so that stages that were made before there was a choice keep their keys.
+        idle |= set() if self.eval_rows and self.metric_for_best_model == "loss" else {"metric_for_best_model"}
         return idle | (set() if self.eval_rows else {"patience"})
 
 
@@ -164,6 +167,9 @@ class AlignSection(RowsSection):
     negatives_pool: int = Field(
         64, ge=2, description="Items drawn per row, of which hard and the policy take the highest."
     )
+    load_best_model_at_end: bool = Field(
+        False, description="Evaluate `eval_rows` after each epoch and keep the epoch with the lowest loss."
+    )
     precompute_reference: bool = Field(
         SoftmaxDPOConfig.precompute_ref_log_probs, description="Once, before training."
     )
@@ -177,6 +183,11 @@ class AlignSection(RowsSection):
         idle |= set() if self.negatives_from == "rated" else {"liked", "disliked", "rated_by"}
         idle |= set() if self.is_from_log else {"sampled_negatives"}
         idle |= {name for name in OPTIONS if getattr(self, name) is None}
+        idle = (
+            idle - {"eval_rows"} | {"eval_steps"}
+            if self.load_best_model_at_end
+            else idle | {"load_best_model_at_end"}
+        )
         return idle | (set() if self.is_hard or self.negatives == "policy" else {"negatives_pool"})
 
     @property
@@ -220,6 +231,8 @@ class AlignSection(RowsSection):
             raise ValueError(f"negatives: policy chooses from other lists than {self.negatives_from}; use uniform")
         if self.negatives == "policy" and self.negatives_pool <= self.num_negatives:
             raise ValueError(f"negatives_pool: raise it above num_negatives ({self.num_negatives})")
+        if self.load_best_model_at_end and not self.eval_rows:
+            raise ValueError("load_best_model_at_end: needs validation rows; set eval_rows, such as 2000")
         if self.disliked >= self.liked:
             raise ValueError(f"disliked: {self.disliked:g} is not below liked ({self.liked:g})")
         if self.rated_by == "quantile" and not 0 <= self.disliked < self.liked <= 1:
