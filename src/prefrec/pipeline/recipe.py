@@ -258,7 +258,9 @@ class EvaluateSection(Section):
     full_rows: int | None = Field(
         300, ge=0, description="Of these rows, how many are also ranked over the whole catalogue; 0: none; None: all."
     )
-    generate_rows: int = Field(0, ge=0, description="Rows that LMs also answer in text (HR@1, Valid Ratio).")
+    generate_rows: int | None = Field(
+        0, ge=0, description="Rows that LMs also answer in text (HR@1, Valid Ratio); None: all."
+    )
     batch_size: int = Field(BATCH_SIZE, ge=1, description="Rows per pass.")
     zero_shot: bool = Field(True, description="Also the model before training.")
     references: list[ReferenceName] = Field(list(REFERENCE_RANKERS), description="Reference rows of the table.")
@@ -348,7 +350,7 @@ class Recipe(Section):
             raise ValueError("model.answers: items needs `lora: null`: items' vectors are trained with the layers")
         if self.model.objective == "tokens":
             raise ValueError("model.answers: items needs `model.objective: catalogue`")
-        if self.evaluate.zero_shot or self.evaluate.generate_rows:
+        if self.evaluate.zero_shot or self.evaluate.generate_rows != 0:
             raise ValueError(
                 "model.answers: items has no zero-shot model and generates no text: set evaluate.zero_shot: false "
                 "and evaluate.generate_rows: 0"
@@ -365,7 +367,8 @@ class Recipe(Section):
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a YAML file, with data paths relative to it and `overrides` (`set_field`) applied.
 
-    Raise ConfigError, with file and field, if the file is missing, not YAML, or a field is wrong.
+    A file with `preset: NAME` has the sections of that preset that it does not give itself. Raise ConfigError, with
+    file and field, if the file is missing, not YAML, or a field is wrong.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -376,6 +379,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"recipe {path}: not a YAML file: {reason}") from e
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path}: expected a mapping with name, data, sft, …, got {type(raw).__name__}")
+    if "preset" in raw:
+        raw = preset(raw.pop("preset")) | raw
     for override in overrides:
         set_field(raw, override)
     try:
