@@ -1,5 +1,6 @@
 """Which rankers are asked again, and what the numbers are made of."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.pipeline import score
-from prefrec.pipeline.entry import adapter_key, lm_entry, model_key
+from prefrec.pipeline.entry import Ingredients, adapter_key, lm_entry, model_key
 from prefrec.pipeline.evaluate import evaluate_rankers
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, ModelSection
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, ModelSection, dump_recipe
 from prefrec.rankers.lm import LMRanker
 from prefrec.runs.stage import stage_key
 
@@ -193,6 +194,27 @@ def test_keys_know_titles_domain_and_files(adapter, data, recipe, tmp_path):
     keys = {adapter_key(None, data), adapter_key(adapter, data), *(adapter_key(None, o) for o in others)}
     assert len(keys) == 4
     assert len(model_key(recipe.model, "movies")["name"]) == 64
+
+
+def test_keys_know_how_items_are_shown(adapter, data, recipe):
+    def entries(catalogue, **changes):
+        model = recipe.model.model_copy(update=changes)
+        some = replace(data, catalogue=catalogue)
+        inputs = Ingredients(some, "data", model, None, 0).inputs()
+        return [lm_entry("lm", adapter, some, model, i) for i in (None, inputs)]
+
+    def keys(*args, **changes):
+        return [(e.key, e.full.key, stage_key(model=e.model)) for e in entries(*args, **changes)]
+
+    catalogue = type(data.catalogue)(data.catalogue.frame.with_columns(year=1990, brand=pl.lit("x")))
+    plain, shown = keys(data.catalogue), keys(catalogue, item_text="{{ title }} ({{ year }})")
+    assert "item_text" not in json.dumps([e.model for e in entries(catalogue)]) + dump_recipe(recipe)
+    assert keys(catalogue) == plain  # `data` is part of the keys of stages
+    assert all(a != b for a, b in zip(plain, shown, strict=True))
+    later = type(catalogue)(catalogue.frame.with_columns(year=1991))
+    assert keys(later, item_text="{{ title }} ({{ year }})")[0] != shown[0]
+    other = type(catalogue)(catalogue.frame.with_columns(brand=pl.lit("y")))
+    assert keys(other, item_text="{{ title }} ({{ year }})") == shown
 
 
 def test_the_key_of_a_model_changes_with_what_matters():

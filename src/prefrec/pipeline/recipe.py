@@ -77,6 +77,13 @@ class ModelSection(Section):
         "titles", description="titles: an answer is a title as text; items: it is one token that stands for the item."
     )
     items: ItemsSection = Field(ItemsSection(), description="For `answers: items`.")
+    # Left out where it is not set, so that keys of stages are those of recipes without it.
+    item_text: str | None = Field(
+        None,
+        exclude_if=lambda text: text is None,
+        description="How histories and item vectors show an item, by columns of the catalogue: "
+        "{{ title }} ({{ year }}). None: by its title.",
+    )
     random_weights: bool = Field(False, description="Leave the pretrained weights out: a control.")
     objective: Literal["catalogue", "tokens"] = Field(
         "catalogue", description="A title's tokens compete with those that continue a title (catalogue), or with all."
