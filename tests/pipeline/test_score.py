@@ -91,7 +91,8 @@ def test_without_generated_rows_there_is_no_generation(evaluate, entries):
 
 
 def test_more_generated_rows_than_rows(evaluate, entries):
-    assert evaluate(entries[:1], rows=3, generate_rows=50).generation.n == 3
+    for asked in (50, None):
+        assert evaluate(entries[:1], rows=3, generate_rows=asked).generation.n == 3
 
 
 def test_known_predictions_are_not_made_again(evaluate, entries, asked):

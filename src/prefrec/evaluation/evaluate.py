@@ -3,8 +3,9 @@
     rankers × examples → predictions (`predict`) → values per row → intervals over users (`evaluate_predictions`)
 
 Metrics from scores are `hr@K`, `ndcg@K` and `mrr`. Rankers that generate text also have `gen_hr@1` (an invalid answer
-is a miss) and `valid_ratio`, over the rows with text. The constrained choice (the candidate with the highest score)
-has no row of its own, because its HR@1 is `hr@1`.
+is a miss) and `valid_ratio`, over the rows with text; with a column `substring` (`judge_substrings`) also
+`substring_hr@1` and `substring_valid_ratio`, as the S-DPO authors count. The constrained choice (the candidate with
+the highest score) has no row of its own, because its HR@1 is `hr@1`.
 """
 
 from __future__ import annotations
