@@ -33,8 +33,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "reference" / "recipe.md"
 HEAD = """# Recipe
 
 All fields of a recipe, section by section. A field that is left out has its default (–, None: nothing); one that no
-table names is refused. [Your own data](../own-data.md) has a recipe to begin with. `scripts/recipe_page.py` makes
-this page from the classes.
+table names is refused. A file may also say `preset: fast`, `titles` or `paper`: sections that it leaves out are then
+those of the preset. [Your own data](../own-data.md) has a recipe to begin with. `scripts/recipe_page.py` makes this
+page from the classes.
 """
 SECTIONS: dict[str, type[BaseModel]] = {
     "The whole": Recipe,

@@ -1,12 +1,14 @@
 """What counts as a valid answer."""
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, RankingExample
-from prefrec.evaluation import judge_texts
+from prefrec.evaluation import evaluate_predictions, judge_texts
+from prefrec.evaluation.predictions import judge_substrings, prediction_frame
 from prefrec.prompts.answers import normalise_title, valid_choice
 
 TITLES = ["It Happened One Night", "It", "The Shawshank Redemption", "M*A*S*H", "Help!", "Café Society"]
@@ -80,3 +82,22 @@ def test_judge_names_the_item_of_a_valid_text():
     assert judge_texts(["It", "It Happened", "help!"], examples, catalogue) == ["i1", None, "i4"]
     with pytest.raises(ValueError, match="is longer than"):
         judge_texts(["a", "b"], examples, catalogue)
+
+
+def test_the_authors_judge_by_substrings():
+    """Exactly one title must occur; then it may stand in any text, but a title within another one hides that."""
+    ids = [f"i{n}" for n in range(len(TITLES))]
+    catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": TITLES}))
+    texts = ["It", "It Happened One Night", "I say Help!", "help!", "Help! M*A*S*H", "", "Itinerary"]
+    examples = [RankingExample("u", (), tuple(ids), target) for target in ("i1", "i0", "i4", "i4", "i4", "i4", "i4")]
+    examples.append(RankingExample("u", (), ("i0", "i2"), "i0"))  # without "It" in the list
+    texts.append("It Happened One Night")
+    frame = prediction_frame(
+        "lm", examples, np.zeros((8, 6)), np.ones(8, int), texts, judge_texts(texts, examples, catalogue)
+    )
+    found = judge_substrings(frame, catalogue)
+    assert found.to_list() == ["i1", None, "i4", None, None, None, "i1", "i0"]
+    metrics = evaluate_predictions(frame.with_columns(substring=found), resamples=50).metrics["lm"]
+    assert [metrics[m].mean for m in ("substring_hr@1", "substring_valid_ratio")] == [3 / 8, 4 / 8]
+    assert [metrics[m].mean for m in ("gen_hr@1", "valid_ratio")] == [4 / 8, 4 / 8]
+    assert "substring_hr@1" not in evaluate_predictions(frame, resamples=50).metrics["lm"]

@@ -126,7 +126,9 @@ def test_unknown_dtype(folder):
         load_model(str(folder), dtype="int3")
 
 
-@pytest.mark.parametrize(("what", "known"), [("attn_implementation", "auto, sdpa"), ("quantization", "none, nf4")])
+@pytest.mark.parametrize(
+    ("what", "known"), [("attn_implementation", "auto, sdpa"), ("quantization", "none, nf4, nf4-double")]
+)
 def test_unknown_forms(folder, what, known):
     with pytest.raises(ModelError, match=f"unknown {what} 'fast': expected one of {known}"):
         load_model(str(folder), **{what: "fast"})

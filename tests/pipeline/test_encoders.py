@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from prefrec.errors import TemplateError
 from prefrec.lm.items import ItemEncoder, add_items
 from prefrec.pipeline.encoders import (
     COOCCURRENCE_LENGTH,
@@ -14,6 +15,7 @@ from prefrec.pipeline.encoders import (
     fit_items,
     item_vectors,
     prompt_encoder,
+    shown_items,
     shows_candidates,
     title_vectors,
 )
@@ -103,3 +105,38 @@ def test_a_model_gets_the_items_that_it_lacks_alike_at_each_load(data, model):
         assert fitted[-1].ids == data.catalogue.ids
         assert fit_items(lm, data, section) is fitted[-1]
     assert torch.equal(fitted[0].titles, fitted[1].titles)
+
+
+def dated(data):
+    """The data with a year for each item."""
+    catalogue = data.catalogue.frame.with_columns(year=pl.int_range(pl.len()) + 1900)
+    return dataclasses.replace(data, catalogue=type(data.catalogue)(catalogue))
+
+
+def test_titles_of_a_history_have_their_details(model, data):
+    section = model(item_text="{{ title }} ({{ year }})", chat=True)
+    encoder = prompt_encoder(section, dated(data).catalogue)
+    assert encoder.shown(TITLES[:2]) == [f"{TITLES[0]} (1900)", f"{TITLES[1]} (1901)"]
+    assert prompt_encoder(model(), data.catalogue).details == shown_items(model(), data.catalogue) == {}
+
+
+def test_title_vectors_read_what_is_shown(model, data):
+    section = model(answers="items", item_text="{{ year }}: {{ title }}", items=ItemsSection(vectors="tfidf"))
+    titles = [f"{1900 + n}: {title}" for n, title in enumerate(TITLES)]
+    renamed = dataclasses.replace(
+        data, catalogue=type(data.catalogue)(data.catalogue.frame.with_columns(title=pl.Series(titles)))
+    )
+    plain = section.model_copy(update={"item_text": None})
+    got = []
+    for some, how in ((dated(data), section), (renamed, plain), (data, plain)):
+        torch.manual_seed(0)
+        got.append(title_vectors(some, how))
+    assert torch.equal(got[0], got[1])
+    assert not torch.equal(got[0], got[2])
+
+
+def test_a_text_that_does_not_begin_with_its_title(model, data):
+    section = model(item_text="{{ year }}: {{ title }}")
+    with pytest.raises(TemplateError, match=r"begins with the title, but that of 'Red Alien' is '1900: Red Alien'"):
+        prompt_encoder(section, dated(data).catalogue)
+    prompt_encoder(section.model_copy(update={"answers": "items"}), dated(data).catalogue)

@@ -217,7 +217,7 @@ def test_rankers_may_build_on_those_before_them(tmp_path):
 def test_settings_that_change_nothing_are_in_no_key():
     idle = {"save_steps", "eval_steps", "report_to"}
     plain = SFTSection(rows=7).decisive()
-    assert plain == SFTSection(rows=7).model_dump(exclude=idle)
+    assert plain == SFTSection(rows=7).model_dump(exclude=idle | {"metric_for_best_model"})
     watched = {"save_steps": 3, "eval_steps": 2, "report_to": "wandb"}
     assert SFTSection(rows=7, **watched).decisive() == plain
     assert AlignSection(**watched, eval_rows=9).decisive() == AlignSection().decisive()
@@ -352,11 +352,39 @@ def test_presets_are_the_measured_recipes():
         assert preset(name) == {section: raw[section] for section in raw if section not in ("name", "seed", "data")}
 
 
-def test_the_preset_of_the_paper_has_its_form():
-    recipe = checked_recipe(preset("paper") | {"name": "paper"})
+PAPERS = [p for p in RECIPES if p.stem.startswith("paper-")]
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda p: p.stem)
+def test_the_recipes_of_the_paper_have_its_form(path):
+    recipe = load_recipe(path)
     assert (recipe.model.quantization, recipe.model.objective, recipe.lora.alpha) == ("nf4", "tokens", 32)
     assert load_template(recipe.model.templates[0], domain="generic").shows_candidates
-    assert [(a.num_negatives, a.global_batch_size, a.epochs) for a in recipe.align] == [(3, 128, 3)]
+    assert (recipe.sft.metric_for_best_model, recipe.sft.epochs <= recipe.sft.patience) == ("loss", True)
+    (s_dpo,) = recipe.align
+    assert (s_dpo.num_negatives, s_dpo.global_batch_size, s_dpo.epochs) == (3, 128, 3)
+    assert s_dpo.load_best_model_at_end
+    assert recipe.evaluate.generate_rows is None
+    assert (recipe.data.candidates.size, recipe.data.history_length, recipe.data.min_history) == (20, 10, 3)
+
+
+def test_a_preset_gives_the_sections_that_a_recipe_leaves_out(tmp_path):
+    recipe = _load(tmp_path, "name: a\npreset: paper\nsft: {epochs: 2}\nlora: null\n")
+    whole = preset("paper") | {"name": "a", "sft": {"epochs": 2}, "lora": None}
+    assert recipe == checked_recipe(whole)
+    assert load_recipe(tmp_path / "r.yaml", ["align.s-dpo.rows=8"]).align[0].rows == 8
+    with pytest.raises(ConfigError, match="preset 'quick': expected one of fast, titles, paper"):
+        _load(tmp_path, "name: a\npreset: quick\n")
+
+
+def test_the_best_epoch_of_an_alignment_depends_on_its_validation_rows():
+    kept = {"load_best_model_at_end": True, "eval_rows": 9}
+    decided = AlignSection(**kept).decisive()
+    assert decided == AlignSection(**kept, eval_steps=3).decisive()
+    assert decided != AlignSection(**kept | {"eval_rows": 8}).decisive()
+    assert decided != AlignSection(eval_rows=9).decisive()
+    with pytest.raises(ValueError, match="load_best_model_at_end: needs validation rows; set eval_rows"):
+        AlignSection(load_best_model_at_end=True)
 
 
 def test_an_unknown_preset():

@@ -1,5 +1,6 @@
 """Which rankers are asked again, and what the numbers are made of."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.pipeline import score
-from prefrec.pipeline.entry import adapter_key, lm_entry, model_key
+from prefrec.pipeline.entry import Ingredients, adapter_key, lm_entry, model_key
 from prefrec.pipeline.evaluate import evaluate_rankers
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, ModelSection
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, ModelSection, dump_recipe
 from prefrec.rankers.lm import LMRanker
 from prefrec.runs.stage import stage_key
 
@@ -64,7 +65,9 @@ def test_generation_is_counted_on_its_own_rows(evaluate, entries):
     scores = evaluate(entries, generate_rows=4)
     assert scores.generation.rankers == ["zero-shot", "sft"]
     assert scores.generation.n == 4
-    assert set(scores.generation.metrics["sft"]) == {"gen_hr@1", "valid_ratio"}
+    own, theirs = ["gen_hr@1", "valid_ratio"], ["substring_hr@1", "substring_valid_ratio"]
+    assert list(scores.generation.metrics["sft"]) == own + theirs
+    assert not {*own, *theirs} & set(scores.evaluation.metrics["sft"])
     generated = scores.predictions.filter(pl.col("generated").is_not_null())
     assert sorted(generated["row"].unique().to_list()) == [0, 1, 2, 3]
     valid = generated.filter(pl.col("ranker") == "sft")["choice"].is_not_null().mean()
@@ -88,7 +91,8 @@ def test_without_generated_rows_there_is_no_generation(evaluate, entries):
 
 
 def test_more_generated_rows_than_rows(evaluate, entries):
-    assert evaluate(entries[:1], rows=3, generate_rows=50).generation.n == 3
+    for asked in (50, None):
+        assert evaluate(entries[:1], rows=3, generate_rows=asked).generation.n == 3
 
 
 def test_known_predictions_are_not_made_again(evaluate, entries, asked):
@@ -191,6 +195,27 @@ def test_keys_know_titles_domain_and_files(adapter, data, recipe, tmp_path):
     keys = {adapter_key(None, data), adapter_key(adapter, data), *(adapter_key(None, o) for o in others)}
     assert len(keys) == 4
     assert len(model_key(recipe.model, "movies")["name"]) == 64
+
+
+def test_keys_know_how_items_are_shown(adapter, data, recipe):
+    def entries(catalogue, **changes):
+        model = recipe.model.model_copy(update=changes)
+        some = replace(data, catalogue=catalogue)
+        inputs = Ingredients(some, "data", model, None, 0).inputs()
+        return [lm_entry("lm", adapter, some, model, i) for i in (None, inputs)]
+
+    def keys(*args, **changes):
+        return [(e.key, e.full.key, stage_key(model=e.model)) for e in entries(*args, **changes)]
+
+    catalogue = type(data.catalogue)(data.catalogue.frame.with_columns(year=1990, brand=pl.lit("x")))
+    plain, shown = keys(data.catalogue), keys(catalogue, item_text="{{ title }} ({{ year }})")
+    assert "item_text" not in json.dumps([e.model for e in entries(catalogue)]) + dump_recipe(recipe)
+    assert keys(catalogue) == plain  # `data` is part of the keys of stages
+    assert all(a != b for a, b in zip(plain, shown, strict=True))
+    later = type(catalogue)(catalogue.frame.with_columns(year=1991))
+    assert keys(later, item_text="{{ title }} ({{ year }})")[0] != shown[0]
+    other = type(catalogue)(catalogue.frame.with_columns(brand=pl.lit("y")))
+    assert keys(other, item_text="{{ title }} ({{ year }})") == shown
 
 
 def test_the_key_of_a_model_changes_with_what_matters():

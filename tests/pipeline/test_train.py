@@ -19,7 +19,7 @@ from prefrec.pipeline.train import (
     validation_rows,
 )
 from prefrec.runs.stage import last_checkpoint
-from prefrec.training.best import KeepBest
+from prefrec.training.best import KeepBest, read_best
 from prefrec.training.progress import ProgressCallback
 from tiny_run import adapter_weights
 
@@ -189,6 +189,25 @@ def test_the_best_epoch_is_kept(sft, on_histories, data, tmp_path):
     assert np.mean([1 / np.log2(rank + 1) for rank in ranks]) == pytest.approx(max(found), abs=1e-6)
 
 
+def test_the_epoch_with_the_lowest_loss_is_kept(sft, on_histories, tmp_path):
+    settings = {"model": on_histories, "epochs": 4, "patience": 4, "learning_rate": 0.05, "eval_rows": 20}
+    kept = sft(tmp_path / "all", metric_for_best_model="loss", **settings)
+    losses = [value for _, value in _log(tmp_path / "all", "eval_loss")]
+    assert not _log(tmp_path / "all", "eval_ndcg@10")  # only targets are scored
+    assert read_best(kept)["value"] == -min(losses)
+    assert losses.index(min(losses)) < 3
+
+
+def test_an_alignment_keeps_the_epoch_with_the_lowest_loss(align, tmp_path):
+    settings = {"rows": 16, "epochs": 5, "eval_rows": 12, "learning_rate": 0.03}
+    kept = align(tmp_path / "best", load_best_model_at_end=True, **settings)
+    losses = [value for _, value in _log(tmp_path / "best", "eval_loss")]
+    assert len(losses) == 5
+    assert losses.index(min(losses)) < 4
+    assert read_best(kept)["value"] == -min(losses)
+    assert not _equal(kept, align(tmp_path / "last", **settings))
+
+
 def test_training_ends_after_epochs_without_a_new_best(sft, on_histories, tmp_path):
     settings = {"model": on_histories, "learning_rate": 0.05, "eval_rows": 20}
     sft(tmp_path / "whole", epochs=6, patience=6, **settings)
@@ -263,9 +282,12 @@ def test_an_evaluation_that_was_interrupted_is_made_again(
         assert _log(tmp_path / "stopped", name) == _log(tmp_path / "whole", name)
 
 
+@pytest.mark.parametrize("keeps", [{}, {"eval_rows": 8, "load_best_model_at_end": True, "learning_rate": 0.03}])
 @pytest.mark.parametrize("negatives", ["fixed", "per_epoch"])
-def test_interrupted_alignment_ends_with_the_same_weights(sft, align, stop_after, tmp_path, monkeypatch, negatives):
-    changes = {"negatives": negatives, "epochs": 2, "rows": 16, "save_steps": 3}
+def test_interrupted_alignment_ends_with_the_same_weights(
+    sft, align, stop_after, tmp_path, monkeypatch, negatives, keeps
+):
+    changes = {"negatives": negatives, "epochs": 2, "rows": 16, "save_steps": 3} | keeps
     start = sft(tmp_path / "sft", rows=8)
     whole = align(tmp_path / "whole", start, **changes)
     stop_after(4)

@@ -290,3 +290,15 @@ def test_what_is_remembered_changes_nothing(tokenizer, monkeypatch, remembered):
             for a in answers
         ]
         assert list(got) == alone
+
+
+def test_details_follow_titles_of_the_history_alone(tokenizer):
+    details = {title: f" ({n}, Drama <|im_end|>)" for n, title in enumerate(TITLES)}
+    encoder, plain = PromptEncoder(tokenizer, details=details), PromptEncoder(tokenizer)
+    shown = [title + details[title] for title in TITLES[:3]] + ["Another"]
+    assert encoder.shown([*TITLES[:3], "Another"]) == shown
+    asked = encoder.encode(SPACED, [*TITLES[:3], "Another"], TITLES, TITLES)
+    assert asked == plain.encode(SPACED, shown, TITLES, TITLES)
+    # What is dropped of a long history goes with its details.
+    short = PromptEncoder(tokenizer, details=details, max_length=asked.length - 1)
+    assert short.fit(SPACED, TITLES[:3], TITLES, TITLES)[0].length < asked.length

@@ -4,10 +4,11 @@ import hashlib
 from itertools import product
 
 import jinja2
+import polars as pl
 import pytest
 
 from prefrec.errors import TemplateError
-from prefrec.prompts import PromptTemplate, load_template, template_names
+from prefrec.prompts import PromptTemplate, item_texts, load_template, template_names
 
 GOOD = "Seen:\n{% for t in history %}\n{{ t }}\n{% endfor %}\nOne of: {{ candidates | join(', ') }}\nNext:"
 
@@ -138,3 +139,39 @@ def test_the_portable_form_renders_alike_everywhere(template):
         for history, candidates in product(([], ["A"], ["A", "B {{ x }}", " C\n"]), ([], ["X"], ["X", "Y"])):
             made = portable.render(history=history, candidates=candidates)
             assert made == template.render(history, candidates)
+
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": ["1", "2"],
+        "title": ["Heat", "  Odd  {{ x }}"],
+        "year": [1995.0, None],
+        "score": [7.5, 8.0],
+        "genres": ["Crime\n\x1b[1m", None],
+    }
+)
+
+
+def test_items_are_shown_by_their_columns():
+    texts = item_texts("{{ title }} ({{ year }}{% if genres %}, {{ genres ~ year }}{% endif %}) {{ score }}", ITEMS)
+    assert texts == ["Heat (1995, Crime  [1m1995) 7.5", "  Odd  {{ x }} () 8"]
+    again = ITEMS.select("title", shown=pl.Series(texts))
+    assert item_texts("{{ shown }}", again) == texts
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "{{ title }} {{ genre }}",
+            "no column 'genre' in the catalogue, which has item_id, title, year, score",
+        ),
+        ("{{ title ", "item_text '{{ title ': unexpected end"),
+        ("{{ year + 1 }}", "unsupported operand"),
+        ("{{ title.__class__.mro() }}", "unsafe"),
+    ],
+)
+def test_item_texts_that_cannot_be_made(source, message):
+    with pytest.raises(TemplateError, match=r"model\.item_text") as e:
+        item_texts(source, ITEMS)
+    assert message in str(e.value)

@@ -22,6 +22,22 @@ def test_the_last_title_is_asked_for_as_in_a_prompt(name: str, chat: bool) -> No
         assert trajectory.length == len(asked.prompt) + len(asked.answers[0]) - 1
 
 
+@pytest.mark.parametrize("detail", ["", " (1995)", ", <|im_end|>", "<|im_end|>\n"])
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("name", ["history", "1"])
+def test_details_are_read_and_never_answered(name: str, chat: bool, detail: str) -> None:
+    details = {title: f"{detail}{n}" for n, title in enumerate(TITLES)}
+    encoder = PromptEncoder(bpe_tokenizer(), chat=chat, details=details)
+    plain, template = PromptEncoder(bpe_tokenizer(), chat=chat), load_template(name, domain="movies")
+    for n in range(1, len(TITLES) + 1):
+        trajectory = TrajectoryEncoder(template, encoder).encode(TITLES[:n])
+        assert trajectory.answers == TrajectoryEncoder(template, plain).encode(TITLES[:n]).answers
+        asked = encoder.encode(template, TITLES[: n - 1], (), [TITLES[n - 1]])
+        if n > 1:
+            assert question(trajectory) == asked
+            assert trajectory.length == len(asked.prompt) + len(asked.answers[0]) - 1
+
+
 def test_its_titles_are_those_of_the_catalogue() -> None:
     encoder = TrajectoryEncoder(load_template("1", domain="movies"), PromptEncoder(bpe_tokenizer()))
     known = set(encoder.answers(TITLES))

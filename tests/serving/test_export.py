@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import stat
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +69,26 @@ def test_an_adapter_gives_the_same_scores(run, tmp_path, ranker):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
+def _dated(run, **model):
+    """The run with a year for each item, which histories show."""
+    frame = run.data.catalogue.frame.with_columns(year=pl.int_range(pl.len()) + 1900)
+    data = replace(run.data, catalogue=type(run.data.catalogue)(frame))
+    return replace(_with(run, item_text="{{ title }} ({{ year }})", **model), data=data)
+
+
+def test_an_export_knows_how_items_are_shown(run, tmp_path):
+    dated = _dated(run, objective="catalogue")
+    folder = export_ranker(dated, "s-dpo", tmp_path / "out")
+    items = pl.read_parquet(folder / "items.parquet")
+    assert items.columns == ["item_id", "title", "shown"]
+    assert items["shown"][:2].to_list() == [f"{title} ({1900 + n})" for n, title in enumerate(items["title"][:2])]
+    got = Recommender.from_pretrained(folder).rank(HISTORY, CANDIDATES)
+    want, plain = _of_the_run(dated, "s-dpo"), _of_the_run(_with(run, objective="catalogue"), "s-dpo")
+    np.testing.assert_allclose([r.score for r in got], sorted(want)[::-1], rtol=1e-4)
+    assert not np.allclose(want, plain, rtol=1e-3)
+    assert "`{{ title }} ({{ year }})`" in (folder / "README.md").read_text()
+
+
 @pytest.mark.parametrize("ranker", ["zero-shot", "sft", "dpo"])
 def test_merged_weights_give_the_same_scores(run, tmp_path, ranker):
     folder = export_ranker(run, ranker, tmp_path / ranker, merged=True)
@@ -101,10 +122,16 @@ def test_plain_jinja2_renders_the_prompt_of_the_training(run, tmp_path, monkeypa
 
 @pytest.mark.parametrize("merged", [True, False])
 @pytest.mark.parametrize(
-    "model", [{}, {"objective": "catalogue", "templates": ["history"]}, {"chat": True, "objective": "catalogue"}]
+    "model",
+    [
+        {},
+        {"objective": "catalogue", "templates": ["history"]},
+        {"chat": True, "objective": "catalogue"},
+        {"item_text": "{{ title }} ({{ year }})"},
+    ],
 )
 def test_the_code_of_the_card_ranks_as_the_run(run, tmp_path, monkeypatch, capsys, merged, model):
-    run = _with(run, **model)
+    run = _dated(run) if "item_text" in model else _with(run, **model)
     monkeypatch.chdir(export_ranker(run, "s-dpo", tmp_path / "out", merged=merged))
     ours, plain = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
     skip = "\ntitles = titles[2:]"  # in a chat, special tokens in a title are not read as text by others

@@ -44,8 +44,8 @@ def scaled(tmp_path_factory):
     return path
 
 
-def nf4(path, dtype="float32"):
-    return load_model(str(path), dtype=dtype, quantization="nf4")
+def nf4(path, dtype="float32", form="nf4"):
+    return load_model(str(path), dtype=dtype, quantization=form)
 
 
 def device_of(model):
@@ -77,9 +77,10 @@ def assert_alike(got, want):
         torch.testing.assert_close(got[name], grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
 
 
+@pytest.mark.parametrize("form", ["nf4", "nf4-double"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_only_the_layers_matrices_are_in_4_bits(folder, dtype):
-    plain, model = AutoModelForCausalLM.from_pretrained(folder), nf4(folder, dtype)
+def test_only_the_layers_matrices_are_in_4_bits(folder, dtype, form):
+    plain, model = AutoModelForCausalLM.from_pretrained(folder), nf4(folder, dtype, form)
     assert is_quantized(model)
     assert not is_quantized(plain)
     assert not model.training
@@ -90,8 +91,19 @@ def test_only_the_layers_matrices_are_in_4_bits(folder, dtype):
     assert {p.dtype for p in trainable(adapted(model)).values()} == {torch.float32}
 
 
-def test_packed_equals_separate(scaled):
-    model, plain = nf4(scaled), tiny_llama()
+def test_double_also_rounds_the_scales(scaled):
+    once, twice = (nf4(scaled, form=form) for form in ("nf4", "nf4-double"))
+    state = once.model.layers[0].mlp.up_proj.weight.quant_state
+    rounded = twice.model.layers[0].mlp.up_proj.weight.quant_state
+    assert (state.absmax.dtype, state.nested) == (torch.float32, False)
+    assert (rounded.absmax.dtype, rounded.nested) == (torch.uint8, True)
+    weights = [m.dequantize().model.layers[0].mlp.up_proj.weight for m in (once, twice)]
+    assert 0 < (weights[0] - weights[1]).abs().max() < 0.05 * weights[0].abs().max()
+
+
+@pytest.mark.parametrize("form", ["nf4", "nf4-double"])
+def test_packed_equals_separate(scaled, form):
+    model, plain = nf4(scaled, form=form), tiny_llama()
     device = device_of(model)
     with torch.no_grad():
         want = torch.stack([slow_logps(model, c) for c in SETS])
@@ -103,9 +115,10 @@ def test_packed_equals_separate(scaled):
     assert unlike > 0.01, "nothing was quantised"
 
 
-def test_scores_and_gradients_are_those_of_the_plain_weights_that_4_bits_stand_for(scaled):
-    model = adapted(nf4(scaled))
-    plain = adapted(nf4(scaled).dequantize())
+@pytest.mark.parametrize("form", ["nf4", "nf4-double"])
+def test_scores_and_gradients_are_those_of_the_plain_weights_that_4_bits_stand_for(scaled, form):
+    model = adapted(nf4(scaled, form=form))
+    plain = adapted(nf4(scaled, form=form).dequantize())
     assert {p.dtype for p in plain.parameters()} == {torch.float32}
     assert_alike(gradients(model), gradients(plain))
 

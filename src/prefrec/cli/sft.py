@@ -76,7 +76,7 @@ def as_trained(model: ModelSection, weights: Path | None) -> ModelSection:
         return model
     given = {field: getattr(model, field) for field in model.model_fields_set}
     # Of another base `load_adapter` warns.
-    for field in sorted(recorded.keys() & given.keys() - {"name"}):
+    for field in sorted((recorded.keys() | {"item_text"}) & given.keys() - {"name"}):
         if (value := getattr(trained, field)) not in (given[field], "auto"):
             name = o.option("model", field)
             warn(

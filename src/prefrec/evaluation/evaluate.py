@@ -3,8 +3,9 @@
     rankers × examples → predictions (`predict`) → values per row → intervals over users (`evaluate_predictions`)
 
 Metrics from scores are `hr@K`, `ndcg@K` and `mrr`. Rankers that generate text also have `gen_hr@1` (an invalid answer
-is a miss) and `valid_ratio`, over the rows with text. The constrained choice (the candidate with the highest score)
-has no row of its own, because its HR@1 is `hr@1`.
+is a miss) and `valid_ratio`, over the rows with text; with a column `substring` (`judge_substrings`) also
+`substring_hr@1` and `substring_valid_ratio`, as the S-DPO authors count. The constrained choice (the candidate with
+the highest score) has no row of its own, because its HR@1 is `hr@1`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from prefrec.evaluation.outcome import Evaluation, Group, Values, compare_column
 from prefrec.evaluation.predictions import judge_texts, prediction_frame
 from prefrec.rankers.base import GeneratingRanker, Ranker
 
+TEXT_METRICS = {"choice": ("gen_hr@1", "valid_ratio"), "substring": ("substring_hr@1", "substring_valid_ratio")}
+"""Column of predictions with the items that texts name → metrics. `substring` is by `judge_substrings`."""
 Columns = dict[tuple[str, str], Floats]
 """(Ranker, metric) → values [B]."""
 
@@ -201,9 +204,11 @@ def _text_values(groups: Mapping[str, pl.DataFrame]) -> Columns:
     """Return the values of predictions that all have a text."""
     values: Columns = {}
     for name, group in groups.items():
-        hit = (group["choice"] == group["target"]).fill_null(False)
-        values[name, "gen_hr@1"] = hit.to_numpy().astype(np.float64)
-        values[name, "valid_ratio"] = group["choice"].is_not_null().to_numpy().astype(np.float64)
+        for column, (hit_rate, valid_ratio) in TEXT_METRICS.items():
+            if column in group.columns:
+                hit = (group[column] == group["target"]).fill_null(False)
+                values[name, hit_rate] = hit.to_numpy().astype(np.float64)
+                values[name, valid_ratio] = group[column].is_not_null().to_numpy().astype(np.float64)
     return values
 
 

@@ -45,6 +45,16 @@ def judge_texts(texts: Sequence[str], examples: Sequence[RankingExample], catalo
     return [None if c is None else e.candidates[c] for c, e in zip(columns, examples, strict=True)]
 
 
+def judge_substrings(predictions: pl.DataFrame, catalogue: Catalogue) -> pl.Series:
+    """Return the id of the only candidate whose title occurs in each generated text, or null if it is not one.
+
+    This is how the S-DPO authors judge. In a list with "It" and "It Happened One Night" the second can never win.
+    """
+    rows = predictions.select("generated", "candidates").iter_rows()
+    found = [[i for i in listed if catalogue.titles[i] in text] for text, listed in rows]
+    return pl.Series([items[0] if len(items) == 1 else None for items in found], dtype=pl.String)
+
+
 def prediction_frame(
     ranker: str,
     examples: Sequence[RankingExample],

@@ -6,7 +6,12 @@ HEADLINE_METRICS = ("hr@1", "ndcg@10")
 """Metrics of findings, plots and comparisons, as far as they were measured."""
 FULL_METRICS = ("ndcg@10", "hr@10")
 """Columns over the whole catalogue."""
-_LABELS = {"gen_hr@1": "HR@1 generated", "valid_ratio": "valid ratio"}
+_LABELS = {
+    "gen_hr@1": "HR@1 generated",
+    "valid_ratio": "valid ratio",
+    "substring_hr@1": "HR@1 by substring",
+    "substring_valid_ratio": "valid by substring",
+}
 
 
 def metric_label(metric: str) -> str:

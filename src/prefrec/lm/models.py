@@ -38,7 +38,7 @@ SAFE = {"use_safetensors": True, "trust_remote_code": False}
 """Default options for reading weights: no pickle, and no code from the checkpoint."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("auto", "sdpa", "eager", "flex_attention")
-QUANTIZATION = ("none", "nf4")
+QUANTIZATION = ("none", "nf4", "nf4-double")
 FASTER = 1.3
 """Speed of bfloat16 products relative to float32 from which `auto` chooses bfloat16."""
 
@@ -90,7 +90,7 @@ def load_model(
         dtype: of `DTYPES`, or `auto` (see `resolve_dtype`).
         attn_implementation: of `ATTENTION`; `auto`: the choice of transformers (`sdpa` for most models).
         quantization: `nf4` stores the layers' matrices in 4 bits (`bitsandbytes`), on this process's GPU if there is
-            one, to train adapters on, and computes in `dtype`.
+            one, to train adapters on, and computes in `dtype`; `nf4-double` also stores their scales in 8 bits.
         layers: number of first layers to keep, or the numbers of the layers to keep, from 0; None: all.
         random_weights: start from random weights, as a control.
         **kwargs: passed to `AutoModelForCausalLM.from_pretrained`.
@@ -105,8 +105,8 @@ def load_model(
             raise ModelError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
     folder = resolve(name)
     options = SAFE | ({} if attn_implementation == "auto" else {"attn_implementation": attn_implementation})
-    if quantization == "nf4":
-        options |= _nf4(folder, DTYPES[dtype])
+    if quantization != "none":
+        options |= _nf4(folder, DTYPES[dtype], quantization == "nf4-double")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[dtype], output_loading_info=True, **(options | kwargs)
@@ -116,7 +116,7 @@ def load_model(
     if missing := sorted(info["missing_keys"]):
         count = f"{len(missing)} weights are not in the checkpoint and start at random"
         warn(f"{escape(folder)}: {count}, {missing[0]} first")
-    if quantization == "nf4":
+    if quantization != "none":
         _compute_alike(model)
     if layers is not None:
         _keep_layers(model, range(layers) if isinstance(layers, int) else layers)
@@ -199,13 +199,13 @@ def base_id(name: str) -> str:
     return EMBEDDED_HUB_ID if canonical_name(name) == EMBEDDED else name
 
 
-def _nf4(folder: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the options of `from_pretrained` for NF4 with scales in 8 bits, as in QLoRA (arXiv 2305.14314)."""
+def _nf4(folder: str, dtype: torch.dtype, double: bool) -> dict[str, Any]:
+    """Return the options of `from_pretrained` for NF4 (arXiv 2305.14314); if `double`, the scales are in 8 bits."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError("quantization 'nf4' needs bitsandbytes: pip install bitsandbytes")
     if "quantization_config" in AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict():
         raise ModelError(f"{folder!r} is already quantised: set `quantization` to none, or give the plain weights")
-    settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double, "bnb_4bit_compute_dtype": dtype}
     form = BitsAndBytesConfig(load_in_4bit=True, **settings)
     return {"quantization_config": form, "device_map": {"": default_device()}}
 

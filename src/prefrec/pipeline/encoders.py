@@ -11,10 +11,11 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from prefrec.data import Catalogue, PreparedData
+from prefrec.errors import TemplateError
 from prefrec.lm.items import ItemEncoder, ItemTable, centred, extend_items, item_table
 from prefrec.lm.models import load_tokenizer, vocabulary_size
 from prefrec.pipeline.recipe import ModelSection
-from prefrec.prompts import PromptEncoder, load_template
+from prefrec.prompts import PromptEncoder, item_texts, load_template
 from prefrec.rankers.reference import tfidf
 from prefrec.rankers.title_encoder import load_encoder
 from prefrec.rankers.window import WindowCooccurrenceRanker
@@ -31,8 +32,27 @@ def prompt_encoder(model: ModelSection, catalogue: Catalogue) -> Encoder:
     """Return the encoder that turns questions about items of a catalogue into tokens."""
     tokenizer = load_tokenizer(model.name)
     if model.answers == "titles":
-        return PromptEncoder(tokenizer, max_length=model.max_length, chat=model.chat)
+        details = {title: text[len(title) :] for title, text in shown_items(model, catalogue).items()}
+        return PromptEncoder(tokenizer, max_length=model.max_length, chat=model.chat, details=details)
     return ItemEncoder(catalogue, tokenizer, vocabulary_size(model.name), model.max_length)
+
+
+def shown_items(model: ModelSection, catalogue: Catalogue) -> dict[str, str]:
+    """Return title → text of each item by `model.item_text`; nothing without it.
+
+    Raise TemplateError as `item_texts`, and if a text of `answers: titles` does not begin with the title.
+    """
+    if model.item_text is None:
+        return {}
+    texts = dict(zip(catalogue.titles.values(), item_texts(model.item_text, catalogue.frame), strict=True))
+    for title, text in texts.items() if model.answers == "titles" else ():
+        # A history is also training text, in which each title is an answer to what precedes it.
+        if not text.startswith(title):
+            raise TemplateError(
+                f"model.item_text: with `answers: titles` a text begins with the title, but that of {title!r} is "
+                f"{text!r}: write {{{{ title }}}} first"
+            )
+    return texts
 
 
 def shows_candidates(model: ModelSection, domain: str) -> bool:
@@ -73,7 +93,7 @@ def fit_items(model: Any, data: PreparedData, section: ModelSection) -> ItemTabl
 
 def title_vectors(data: PreparedData, model: ModelSection) -> Tensor:
     """Return vectors [I, T] of all items' titles, made as `model.items.vectors` says."""
-    titles = data.catalogue.titles_of(data.catalogue.ids)
+    titles = [*(shown_items(model, data.catalogue) or data.catalogue.titles).values()]
     if model.items.vectors != "tfidf":
         name = model.name if model.items.vectors == "base" else model.items.vectors
         return load_encoder(name, _TITLE_TOKENS).encode(titles)

@@ -15,7 +15,7 @@ from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
 from prefrec.files import content_digest
 from prefrec.lm.models import base_digest
-from prefrec.pipeline.encoders import fit_items, prompt_encoder
+from prefrec.pipeline.encoders import fit_items, prompt_encoder, shown_items
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, LoraSection, ModelSection
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker
@@ -138,6 +138,8 @@ def lm_entry(
     load = partial(lm_ranker, name, weights, data, model)
     key = stage_key(**by_content(inputs)) if inputs else adapter_key(weights, data)
     content = model_key(model, data.domain)
+    if texts := shown_items(model, data.catalogue):
+        content |= {"item_text": stage_key(texts=texts)}
     return Entry(name, key, load, lambda size: CatalogueRanker(load(size)), weights, content, inputs or {})
 
 

@@ -11,11 +11,11 @@ import polars as pl
 
 from prefrec.data import PreparedData
 from prefrec.evaluation import Audit, Evaluation, audit_prepared, evaluate_predictions, metrics_for
+from prefrec.evaluation.evaluate import TEXT_METRICS
+from prefrec.evaluation.predictions import judge_substrings
 from prefrec.pipeline.entry import Entry, full_entries
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import ask_all, fit_references
-
-GENERATION_METRICS = ("gen_hr@1", "valid_ratio")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def evaluate_rankers(
         folder, asked = cache / "full_catalogue", full_entries(entries)
         answers = ask_all(data, some, references, asked, folder, seed=seed, full=True)
         full = _measure(answers, data, section, entries, ks=[10], seed=seed)
-    return Scores(evaluation, full, _generation(predictions, section, entries, seed=seed), predictions)
+    return Scores(evaluation, full, _generation(predictions, data, section, entries, seed=seed), predictions)
 
 
 def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
@@ -94,15 +94,17 @@ def _measure(
 
 
 def _generation(
-    predictions: pl.DataFrame, section: EvaluateSection, entries: Sequence[Entry], *, seed: int
+    predictions: pl.DataFrame, data: PreparedData, section: EvaluateSection, entries: Sequence[Entry], *, seed: int
 ) -> Evaluation | None:
-    """Return metrics on the rows with generated text; None if no row has one."""
+    """Return metrics on the rows with generated text, by our judge and the authors'; None if no row has one."""
     generated = predictions.filter(pl.col("generated").is_not_null())
     if generated.is_empty():
         return None
+    generated = generated.with_columns(substring=judge_substrings(generated, data.catalogue))
     writers = set(generated["ranker"])
     pairs = comparison_pairs([e.name for e in entries if e.in_main_line and e.name in writers], [], None)
     whole = evaluate_predictions(generated, ks=section.ks, compare=pairs, seed=seed)
-    kept = {r: {m: i for m, i in of.items() if m in GENERATION_METRICS} for r, of in whole.metrics.items()}
-    comparisons = [c for c in whole.comparisons if c.metric in GENERATION_METRICS]
+    shown = [metric for pair in TEXT_METRICS.values() for metric in pair]
+    kept = {r: {m: of[m] for m in shown} for r, of in whole.metrics.items()}
+    comparisons = [c for c in whole.comparisons if c.metric in TEXT_METRICS["choice"]]
     return replace(whole, metrics=kept, comparisons=comparisons, expected={}, values={}, predictions=None)

@@ -77,6 +77,13 @@ class ModelSection(Section):
         "titles", description="titles: an answer is a title as text; items: it is one token that stands for the item."
     )
     items: ItemsSection = Field(ItemsSection(), description="For `answers: items`.")
+    # Left out where it is not set, so that keys of stages are those of recipes without it.
+    item_text: str | None = Field(
+        None,
+        exclude_if=lambda text: text is None,
+        description="How histories and item vectors show an item, by columns of the catalogue: "
+        "{{ title }} ({{ year }}). None: by its title.",
+    )
     random_weights: bool = Field(False, description="Leave the pretrained weights out: a control.")
     objective: Literal["catalogue", "tokens"] = Field(
         "catalogue", description="A title's tokens compete with those that continue a title (catalogue), or with all."
@@ -84,7 +91,9 @@ class ModelSection(Section):
     attn_implementation: Literal["auto", "sdpa", "eager", "flex_attention"] = Field(
         "auto", description="auto: transformers' choice, mostly sdpa."
     )
-    quantization: Literal["none", "nf4"] = Field("none", description="nf4: the frozen base in 4 bits (QLoRA).")
+    quantization: Literal["none", "nf4", "nf4-double"] = Field(
+        "none", description="nf4: the frozen base in 4 bits (QLoRA); nf4-double: its scales in 8 bits, too."
+    )
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings that the result depends on."""
@@ -118,11 +127,14 @@ class SFTSection(RowsSection):
     titles: int = Field(50, ge=2, description="Titles of a row, about; a longer history gives several rows.")
     drop: float = Field(0.1, ge=0, lt=1, description="Share of titles left out, drawn anew in each epoch.")
     eval_rows: int = Field(300, ge=0, description="Validation rows that choose the best epoch; 0: keep the last one.")
+    metric_for_best_model: Literal["ndcg@10", "loss"] = Field("ndcg@10", description="By which the best is chosen.")
     patience: int = Field(2, ge=1, description="Epochs in a row without a new best before training ends.")
 
     def idle_settings(self) -> set[str]:
         # Validation rows choose the checkpoint here, so they affect the result.
         idle = super().idle_settings() - {"eval_rows"} | {"eval_steps"}
+        # The default is left out, so that stages that were made before there was a choice keep their keys.
+        idle |= set() if self.eval_rows and self.metric_for_best_model == "loss" else {"metric_for_best_model"}
         return idle | (set() if self.eval_rows else {"patience"})
 
 
@@ -162,6 +174,9 @@ class AlignSection(RowsSection):
     negatives_pool: int = Field(
         64, ge=2, description="Items drawn per row, of which hard and the policy take the highest."
     )
+    load_best_model_at_end: bool = Field(
+        False, description="Evaluate `eval_rows` after each epoch and keep the epoch with the lowest loss."
+    )
     precompute_reference: bool = Field(
         SoftmaxDPOConfig.precompute_ref_log_probs, description="Once, before training."
     )
@@ -175,6 +190,11 @@ class AlignSection(RowsSection):
         idle |= set() if self.negatives_from == "rated" else {"liked", "disliked", "rated_by"}
         idle |= set() if self.is_from_log else {"sampled_negatives"}
         idle |= {name for name in OPTIONS if getattr(self, name) is None}
+        idle = (
+            idle - {"eval_rows"} | {"eval_steps"}
+            if self.load_best_model_at_end
+            else idle | {"load_best_model_at_end"}
+        )
         return idle | (set() if self.is_hard or self.negatives == "policy" else {"negatives_pool"})
 
     @property
@@ -218,6 +238,8 @@ class AlignSection(RowsSection):
             raise ValueError(f"negatives: policy chooses from other lists than {self.negatives_from}; use uniform")
         if self.negatives == "policy" and self.negatives_pool <= self.num_negatives:
             raise ValueError(f"negatives_pool: raise it above num_negatives ({self.num_negatives})")
+        if self.load_best_model_at_end and not self.eval_rows:
+            raise ValueError("load_best_model_at_end: needs validation rows; set eval_rows, such as 2000")
         if self.disliked >= self.liked:
             raise ValueError(f"disliked: {self.disliked:g} is not below liked ({self.liked:g})")
         if self.rated_by == "quantile" and not 0 <= self.disliked < self.liked <= 1:
@@ -243,7 +265,9 @@ class EvaluateSection(Section):
     full_rows: int | None = Field(
         300, ge=0, description="Of these rows, how many are also ranked over the whole catalogue; 0: none; None: all."
     )
-    generate_rows: int = Field(0, ge=0, description="Rows that LMs also answer in text (HR@1, Valid Ratio).")
+    generate_rows: int | None = Field(
+        0, ge=0, description="Rows that LMs also answer in text (HR@1, Valid Ratio); None: all."
+    )
     batch_size: int = Field(BATCH_SIZE, ge=1, description="Rows per pass.")
     zero_shot: bool = Field(True, description="Also the model before training.")
     references: list[ReferenceName] = Field(list(REFERENCE_RANKERS), description="Reference rows of the table.")
@@ -333,7 +357,7 @@ class Recipe(Section):
             raise ValueError("model.answers: items needs `lora: null`: items' vectors are trained with the layers")
         if self.model.objective == "tokens":
             raise ValueError("model.answers: items needs `model.objective: catalogue`")
-        if self.evaluate.zero_shot or self.evaluate.generate_rows:
+        if self.evaluate.zero_shot or self.evaluate.generate_rows != 0:
             raise ValueError(
                 "model.answers: items has no zero-shot model and generates no text: set evaluate.zero_shot: false "
                 "and evaluate.generate_rows: 0"
@@ -350,7 +374,8 @@ class Recipe(Section):
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a YAML file, with data paths relative to it and `overrides` (`set_field`) applied.
 
-    Raise ConfigError, with file and field, if the file is missing, not YAML, or a field is wrong.
+    A file with `preset: NAME` has the sections of that preset that it does not give itself. Raise ConfigError, with
+    file and field, if the file is missing, not YAML, or a field is wrong.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -361,6 +386,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"recipe {path}: not a YAML file: {reason}") from e
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path}: expected a mapping with name, data, sft, …, got {type(raw).__name__}")
+    if "preset" in raw:
+        raw = preset(raw.pop("preset")) | raw
     for override in overrides:
         set_field(raw, override)
     try:

@@ -14,6 +14,7 @@ from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, 
 from prefrec.errors import ConfigError
 from prefrec.evaluation import write_predictions
 from prefrec.files import content_digest, read_json, write_json, write_text
+from prefrec.pipeline.encoders import shown_items
 from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients, due, lm_entry
 from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
 from prefrec.pipeline.kinds import SEQUENTIAL, ranker_kind
@@ -91,7 +92,9 @@ def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
         with stage(folder, key, "prepare", config.model_dump(mode="json")):
             if is_first():
                 write_prepared(prepare(config, split_change(update, config.seed) if update else None), folder)
-    return read_prepared(folder)
+    data = read_prepared(folder)
+    shown_items(recipe.model, data.catalogue)  # raises an error before any training
+    return data
 
 
 def train_stages(

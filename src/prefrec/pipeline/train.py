@@ -70,7 +70,8 @@ def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path 
         count = len(rows.histories)
     tell_fewer(out.name, section, count)
     questions = data.some("validation", section.eval_rows) if section.eval_rows else []
-    held_out = training.ChoiceDataset(_encode(questions, data, model, encoder, "target-first")) if questions else None
+    answers = "target" if section.metric_for_best_model == "loss" else "target-first"
+    held_out = training.ChoiceDataset(_encode(questions, data, model, encoder, answers)) if questions else None
     trainer = training.SFTTrainer(
         load_start(made_of, start),
         training.SFTConfig(**training_arguments(section, model, out, seed, "epoch" if questions else "no")),
@@ -123,8 +124,9 @@ def train_align(
 
     # Each answer must be among the titles that its tokens compete with; a list can hold items outside the log.
     listed = {i for row in rows for i in row.candidates} | set(trained_items(data))
+    often = "epoch" if section.load_best_model_at_end else "steps" if section.eval_rows else "no"
     config = training.SoftmaxDPOConfig(
-        **training_arguments(section, model, out, seed, "steps" if section.eval_rows else "no"),
+        **training_arguments(section, model, out, seed, often),
         **section.model_dump(include={"beta", *OPTIONS, "num_negatives", "negatives", "max_tokens_per_pass"}),
         loss_type=section.loss,
         precompute_ref_log_probs=section.precompute_reference,
@@ -141,6 +143,8 @@ def train_align(
         eval_within=catalogue_softmax(data, model, encoder, data.catalogue.ids),
         encoder=encoder,
     )
+    if section.load_best_model_at_end:
+        trainer.add_callback(KeepBest(trainer))
     return train_to_weights(trainer, out)
 
 

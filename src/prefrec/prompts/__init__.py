@@ -1,7 +1,7 @@
 """Prompt templates, and their tokenisation."""
 
 from prefrec.prompts.encoding import MAX_LENGTH, ChoiceSet, PromptEncoder
-from prefrec.prompts.templates import PromptTemplate, load_template, template_names
+from prefrec.prompts.templates import PromptTemplate, item_texts, load_template, template_names
 from prefrec.prompts.trajectories import Trajectory, TrajectoryEncoder
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "PromptTemplate",
     "Trajectory",
     "TrajectoryEncoder",
+    "item_texts",
     "load_template",
     "template_names",
 ]

@@ -6,7 +6,7 @@ import re
 import string
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -47,10 +47,16 @@ class PromptEncoder:
     Args:
         max_length: maximal tokens of a prompt with its longest answer; None for no limit.
         chat: wrap the prompt as a user's message in the tokenizer's chat template.
+        details: title → text that follows it in a history, such as ` (1995, Drama)`.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None, chat: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int | None = None,
+        chat: bool = False,
+        details: Mapping[str, str] = {},
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise TokenizerError("the tokenizer has no end token, which closes answers; set `tokenizer.eos_token`")
@@ -59,6 +65,7 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.chat = chat
+        self.details = details
         self.end: int = tokenizer.eos_token_id
         self.shortened = 0
         self._answers: dict[tuple[str, str], tuple[int, ...]] = {}
@@ -77,9 +84,10 @@ class PromptEncoder:
     ) -> tuple[ChoiceSet, int]:
         """Return the result of `encode`, and the smallest sufficient number of dropped titles."""
         tried: dict[int, ChoiceSet] = {}
+        shown = self.shown(history)
 
         def fits(dropped: int) -> bool:
-            tried[dropped] = self._encode(template.render(history[dropped:], candidates), answers)
+            tried[dropped] = self._encode(template.render(shown[dropped:], candidates), answers)
             return self.max_length is None or tried[dropped].length <= self.max_length
 
         # Dropping a title never makes a prompt longer, so bisection needs few attempts.
@@ -109,6 +117,18 @@ class PromptEncoder:
     def answers_after(self, text: str, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Return the token ids of `answers` after a prompt that ends with `text`, end token included."""
         return self._after(_last_line(text), answers)
+
+    def shown(self, titles: Sequence[str]) -> list[str]:
+        """Return the texts of titles in a history."""
+        return [title + self.details.get(title, "") for title in titles]
+
+    def detail_ids(self, title: str, piece: str) -> tuple[int, ...]:
+        """Return the token ids of a title's details and the piece of a template after them."""
+        detail, after = self.details.get(title, ""), self.ids(piece)
+        together = self.ids(detail + piece)
+        # Text from data became special.
+        is_safe = not self.chat or self._count_special(together) == self._count_special(after)
+        return together if is_safe else (*self._ids(detail), *after)
 
     def ids(self, text: str, *, begin: bool = False) -> tuple[int, ...]:
         """Return the token ids of a piece of a template or of the chat template, without text from data.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +12,10 @@ from typing import Any, ClassVar, Self
 
 import jinja2
 import jinja2.meta
+import polars as pl
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from prefrec.data.titles import UNSAFE
 from prefrec.errors import TemplateError
 
 DOMAINS = ("movies", "books", "music", "generic")
@@ -108,3 +111,31 @@ def template_names() -> list[str]:
     """Return the names of the built-in templates, `domain/phrasing`."""
     entries = [(domain, entry.name) for domain in DOMAINS for entry in (_FOLDER / domain).iterdir()]
     return sorted(f"{domain}/{n.removesuffix('.jinja2')}" for domain, n in entries if n.endswith(".jinja2"))
+
+
+def item_texts(source: str, items: pl.DataFrame) -> list[str]:
+    """Return the text of each item by a jinja2 template whose placeholders are columns of `items`.
+
+    Whole numbers have no decimal point, and a missing value is an empty text. Raise TemplateError if the template
+    cannot be read or rendered, or names another column.
+    """
+    try:
+        names = jinja2.meta.find_undeclared_variables(_environment.parse(source))
+        if unknown := sorted(names - {*items.columns}):
+            raise TemplateError(
+                f"model.item_text: no column {unknown[0]!r} in the catalogue, which has {', '.join(items.columns)}: "
+                "name one of these, or add the column to the file of items"
+            )
+        template = _environment.overlay(finalize=lambda value: "" if value is None else value).from_string(source)
+        rows = items.select(sorted(names)).iter_rows(named=True)
+        return [template.render({name: _plain(value) for name, value in row.items()}) for row in rows]
+    except TemplateError:
+        raise
+    except Exception as e:  # the template's own code may raise anything
+        raise TemplateError(f"model.item_text {source!r}: {e}") from e
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():  # files of text give all numbers as floating point
+        return int(value)
+    return re.sub(UNSAFE, " ", value) if isinstance(value, str) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from prefrec.prompts.encoding import ChoiceSet, PromptEncoder
 from prefrec.prompts.templates import PromptTemplate
@@ -16,16 +17,20 @@ class Trajectory:
     """The token ids of a history: head, title, joint, title, …, tail, last title.
 
     The tail equals the joint if the template ends with the history. `answers` are the titles, end tokens included.
+    `joints` are the tokens after each title but the last, if these differ by title.
     """
 
     head: tuple[int, ...]
     joint: tuple[int, ...]
     tail: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
+    joints: tuple[tuple[int, ...], ...] = ()
 
     def joint_after(self, index: int) -> tuple[int, ...]:
         """Return the tokens between title `index` and the next one; none after the last."""
         left = len(self.answers) - 1 - index
+        if self.joints:
+            return self.joints[index] if left else ()
         return self.joint if left > 1 else self.tail if left else ()
 
     @property
@@ -52,17 +57,19 @@ class TrajectoryEncoder:
         opening, closing = encoder.frame
         self._texts = opening + head, joint, tail + closing
         self._pieces = encoder.ids(opening + head, begin=True), encoder.ids(joint), encoder.ids(tail + closing)
+        self._joint_ids = cache(encoder.detail_ids)
 
     def encode(self, titles: Sequence[str]) -> Trajectory:
         """Encode titles, oldest first. Raise ValueError without any title."""
         if not titles:
             raise ValueError("a trajectory needs a title")
         head, joint, tail = self._texts
-        before = ["", *titles[:-1]]
+        before = ["", *self.encoder.shown(titles[:-1])]
         texts = [head, *[joint] * (len(titles) - 2), tail][: len(titles)]
         contexts = zip(before, texts, titles, strict=True)
         answers = [self.encoder.answers_after(title + text, [next_title])[0] for title, text, next_title in contexts]
-        return Trajectory(*self._pieces, tuple(answers))
+        joints = map(self._joint_ids, titles, texts[1:]) if self.encoder.details else ()
+        return Trajectory(*self._pieces, tuple(answers), tuple(joints))
 
     def answers(self, titles: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the distinct token ids of titles after every text that can precede them."""

@@ -88,7 +88,7 @@ class LMRanker:
         if self.objective == "tokens":
             return None
         titles = [*self.catalogue.titles.values()]
-        prompt = self.template.render(titles[:1], []) + self.encoder.frame[1]
+        prompt = self.template.render(self.encoder.shown(titles[:1]), []) + self.encoder.frame[1]
         return CatalogueSoftmax(self.encoder.answers_after(prompt, titles))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:

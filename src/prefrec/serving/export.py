@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from huggingface_hub import EvalResult, ModelCardData
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -16,7 +17,7 @@ from prefrec.data.types import ITEM_SCHEMA
 from prefrec.errors import ConfigError
 from prefrec.files import clear_drafts, draft_name, storage_error, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, base_id, load_tokenizer, resolve_dtype
-from prefrec.pipeline.encoders import shows_candidates
+from prefrec.pipeline.encoders import shown_items, shows_candidates
 from prefrec.pipeline.negatives import history_length
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
@@ -29,6 +30,8 @@ from prefrec.training.adapters import check_adapter, is_adapter, load_weights, w
 
 ABOUT, ITEMS, PROMPT = "prefrec.json", "items.parquet", "prompt.jinja2"
 """Files of an export: what `Recommender.from_pretrained` needs to know, the catalogue and the prompt."""
+SHOWN = "shown"
+"""Column of an exported catalogue: the items' texts in a history, if they are not the titles."""
 SETTINGS = ("loss", "beta", "num_negatives", "learning_rate", "rows", "epochs")
 """Settings of the last stage that the card lists, if it has them."""
 
@@ -76,12 +79,16 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
             card = model_card(read_run(run.folder), run.recipe, ranker, base_id(model.name), merged=merged)
             settings = model.model_dump(exclude={"templates"})
             settings |= {"name": "", "quantization": "none"} if merged else {}  # "" stands for the folder itself
+            items = run.data.catalogue.frame.select(*ITEM_SCHEMA)
+            if texts := shown_items(model, run.data.catalogue):
+                items = items.with_columns(pl.Series(SHOWN, [*texts.values()]))
+                settings["item_text"] = f"{{{{ {SHOWN} }}}}"
             about = {"ranker": ranker, "model": settings, "history_length": history_length(run.data)}
             texts = {"README.md": card, ABOUT: json.dumps(about, indent=2) + "\n"}
             texts |= {} if has_items else {PROMPT: template.portable}
             for name, text in texts.items():
                 (draft / name).write_text(text, encoding="utf-8")
-            run.data.catalogue.frame.select(*ITEM_SCHEMA).write_parquet(draft / ITEMS)
+            items.write_parquet(draft / ITEMS)
         for path in draft.iterdir():  # safetensors writes files that only their owner may read
             path.chmod((draft / "README.md").stat().st_mode)
         with writing(out):

@@ -22,10 +22,10 @@ _ABOUT = "best.json"
 class KeepBest(TrainerCallback):
     """A callback that saves the best weights so far in `best`: highest `eval_ndcg@10`, else lowest `eval_loss`.
 
-    Training ends after `patience` evaluations in a row without a new best.
+    Training ends after `patience` evaluations in a row without a new best; never before its last step if it is None.
     """
 
-    def __init__(self, trainer: Trainer, patience: int) -> None:
+    def __init__(self, trainer: Trainer, patience: int | None = None) -> None:
         self.trainer = trainer
         self.patience = patience
         self.folder = Path(str(trainer.args.output_dir)) / BEST
@@ -49,7 +49,7 @@ class KeepBest(TrainerCallback):
             save_weights(self.trainer, self.folder, {"value": value, "step": state.global_step, "epoch": state.epoch})
             return
         since = sum(1 for line in state.log_history if "eval_loss" in line and line["step"] > best["step"])
-        if since >= self.patience:
+        if self.patience is not None and since >= self.patience:
             say(f"No improvement since epoch {best['epoch']:.1f}: training ends")
             control.should_training_stop = True
 

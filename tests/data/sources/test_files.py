@@ -279,3 +279,17 @@ def test_wrong_encoding(shop: Shop) -> None:
     source = files(**paths, encoding="latin-1")  # one of the files is UTF-8
     assert source.catalogue.titles["i3"] == "Café"
     assert source.interactions["user_id"][0] == "Zoë"
+
+
+def test_html_entities_are_read_as_characters(shop: Shop) -> None:
+    paths = shop()
+    items = pl.read_csv(paths["items"]).with_columns(
+        title=pl.when(pl.int_range(pl.len()) == 0)
+        .then(pl.lit("A &amp; B&#39;s &quot;x&quot; AT&T R&D"))
+        .otherwise("title"),
+        brand=pl.lit("H&amp;M"),
+    )
+    items.write_csv(paths["items"])
+    frame = files(**paths).catalogue.frame
+    assert (frame["title"][0], frame["brand"][0]) == ('A & B\'s "x" AT&T R&D', "H&M")
+    assert frame["item_id"].to_list() == items["item_id"].to_list()

@@ -25,6 +25,11 @@ def test_raw_folder(tmp_path: Path) -> None:
     assert source.catalogue.titles == {"1": "Les Misérables", "2": "Heat", "267": "unknown"}
     assert source.interactions.rows() == [("5", "1", 100, 4.0), ("5", "2", 90, 2.0), ("6", "267", 80, 1.0)]
     assert source.domain == "movies"
+    assert source.catalogue.frame.select("year", "genres").rows() == [(1995, None), (1995, None), (None, "Action")]
+    (tmp_path / "u.item").write_text(
+        "1|Heat (1995)|01-Jan-1995||x|0|1|0|0|0|0|1|0|0|0|0|0|0|0|0|0|0|0|0\n2|A|||x|1\n3|B|x\n267|C|x\n"
+    )
+    assert movielens_100k(tmp_path).catalogue.frame["genres"].to_list() == ["Action, Crime", None, None, None]
     assert source.notes == ["1 films were listed under two ids and merged (smaller id kept)"]
 
 
@@ -33,8 +38,10 @@ def test_atomic_folder(tmp_path: Path) -> None:
     (tmp_path / "ml-100k.inter").write_text(header + "5\t1\t4\t100\n5\t2\t4\t1\n5\t3\t4\t1\n5\t9\t1\t1\n")
     (tmp_path / "ml-100k.item").write_text(
         "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
-        "1\tSabrina\t1995\tx\n2\tSabrina\t1954\tx\n3\tLand (1995)\tV\tx\n9\tunkonwn\tunkonwn\tx\n"
+        "1\tSabrina\t1995\tComedy Film-Noir\n2\tSabrina\t1954\tx\n3\tLand (1995)\tV\t\n9\tunkonwn\tunkonwn\tunknown\n"
     )
+    items = movielens_100k(tmp_path).catalogue.frame.select("year", "genres")
+    assert items.rows() == [(1995, "Comedy, Film-Noir"), (1954, "x"), (1995, None), (None, None)]
     assert movielens_100k(tmp_path).catalogue.titles == {
         "1": "Sabrina (1995)",
         "2": "Sabrina (1954)",
@@ -57,8 +64,11 @@ def test_what_is_told_of_users(tmp_path: Path) -> None:
 
 def test_csv_form(tmp_path: Path) -> None:
     (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,2,3.5,7\n")
-    (tmp_path / "movies.csv").write_text('movieId,title,genres\n2,"Good, the Bad and the Ugly, The (1966)",Western\n')
+    (tmp_path / "movies.csv").write_text(
+        'movieId,title,genres\n2,"Good, the Bad and the Ugly, The (1966)",War|Western\n'
+    )
     source = movielens_csv(tmp_path)
+    assert source.catalogue.frame.select("year", "genres").rows() == [(1966, "War, Western")]
     assert source.catalogue.titles == {"2": "The Good, the Bad and the Ugly"}
     assert source.interactions.rows() == [("1", "2", 7, 3.5)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from command import succeed
+from command import prefrec, succeed
 from prefrec.data import read_prepared
 from prefrec_lab.datasets.published import read_published
 
@@ -22,3 +22,9 @@ def test_prepared_rows_are_written_and_read(tmp_path: Path) -> None:
         assert [r.candidates for r in rows] == [e.candidates for e in data.split(part)]
     succeed("prepare", tmp_path / "again", "--source", "published-json", "--path", tmp_path / "json")
     assert len(read_prepared(tmp_path / "again").test) == len(data.test) > 0
+    succeed("published-json", tmp_path / "json", tmp_path / "sessions", "--sequences")
+    how = ("--source", "lastfm-published", "--path", tmp_path / "sessions", "--candidates.size", "7")
+    succeed("prepare", tmp_path / "third", *how, "--domain", "generic")
+    assert len({e.user_id for e in read_prepared(tmp_path / "third").test}) == len(data.test)
+    refused = prefrec("published-json", tmp_path / "data", tmp_path, "--names", "x")
+    assert "--names: only with --sequences" in refused.err

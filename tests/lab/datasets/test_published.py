@@ -13,7 +13,7 @@ import pytest
 
 from prefrec.data import Catalogue, PrepareConfig, RankingExample, prepare
 from prefrec.errors import ConfigError, DataError
-from prefrec_lab.datasets.published import read_published, to_published, write_published
+from prefrec_lab.datasets.published import read_published, to_published, write_published, write_sequences
 
 SHARED = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
 
@@ -93,13 +93,52 @@ def test_rows_that_continue_each_other_are_one_session(tmp_path: Path, shuffled:
     assert found == {tuple(f"Title {i}" for i in sequence) for sequence in sequences}
 
 
+def test_published_files_become_the_sequences_that_they_were_made_of(tmp_path: Path) -> None:
+    """There and back: rows with the authors' lists, whose draws depend on the ids in id2name.txt."""
+    sequences = {
+        "train": [range(12), range(30, 45)],
+        "val": [range(14, 20), range(13, 20)],
+        "test": [range(5, 12), (3, 9, 1, 20)],
+    }
+    lines = [f"{part}\t{' '.join(map(str, items))}" for part, own in sequences.items() for items in own]
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/sequences.tsv").write_text(
+        "session\tsplit\titems\n" + "".join(f"{n}\t{line}\n" for n, line in enumerate(lines))
+    )
+    names = tmp_path / "first/id2name.txt"
+    names.write_text("".join(f"{i}::Band {i}\n" for i in range(60)))
+    how = {"source": "lastfm-published", "candidates": {"kind": "published"}}
+    data = prepare(PrepareConfig(path=tmp_path / "first", **how))
+    for part in ("train", "validation", "test"):
+        write_published(data.split(part), data.catalogue, tmp_path / f"json/{part}.json")
+    write_sequences(tmp_path / "json", tmp_path / "again", names)
+    for name in ("sequences.tsv", "id2name.txt"):
+        assert (tmp_path / "again" / name).read_text() == (tmp_path / "first" / name).read_text()
+    again = prepare(PrepareConfig(path=tmp_path / "again", **how))
+    assert [again.split(p) for p in ("train", "validation", "test")] == [data.train, data.validation, data.test]
+    write_sequences(tmp_path / "json", tmp_path / "numbered")
+    numbered = prepare(PrepareConfig(path=tmp_path / "numbered", source="lastfm-published"))
+    shown = [(numbered.catalogue.titles_of((*e.history, e.target))) for e in numbered.test]
+    assert shown == [data.catalogue.titles_of((*e.history, e.target)) for e in data.test]
+    names.write_text("0::Band 0\n")
+    with pytest.raises(DataError, match=r"title 'Band 1' is not in the catalogue of 1 items"):
+        write_sequences(tmp_path / "json", tmp_path / "again", names)
+
+
 @pytest.mark.shared_data
-def test_the_sessions_of_lastfm_are_recovered() -> None:
+def test_the_sessions_of_lastfm_are_recovered(tmp_path: Path) -> None:
     folder = SHARED / "lastfm-sdpo"
     if not (folder / "lastfm-val.json").is_file():
         pytest.skip("needs lastfm-sdpo in the folder that PREFREC_SHARED_DATA names (default: ../shared/data)")
     _, rows = read_published(folder / "lastfm-val.json")
     assert (len(rows), len({e.user_id for e in rows})) == (2767, 122)
+    write_sequences(folder, tmp_path, folder / "id2name.txt")
+    given, found = (
+        {line.split("\t")[2] for line in (f / "sequences.tsv").read_text().splitlines() if "\tval\t" in line}
+        for f in (folder, tmp_path)
+    )
+    assert len(found) == 122
+    assert found == given
 
 
 def test_a_folder_without_published_files_or_with_two_for_a_part_is_refused(tmp_path: Path) -> None:

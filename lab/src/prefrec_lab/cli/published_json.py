@@ -9,16 +9,31 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.data import read_prepared
-from prefrec_lab.datasets.published import write_published_splits
+from prefrec.errors import ConfigError
+from prefrec_lab.datasets.published import write_published_splits, write_sequences
 
 
 def published_json(
-    data: o.DataFolder, out: Annotated[Path, typer.Argument(help="Folder to write to; made if it is missing.")]
+    data: o.DataFolder,
+    out: Annotated[Path, typer.Argument(help="Folder to write to; made if it is missing.")],
+    sequences: Annotated[
+        bool, typer.Option("--sequences", help="Read such JSON in DATA and write its sessions, for lastfm-published.")
+    ] = False,
+    names: Annotated[
+        Path | None,
+        typer.Option(help="With --sequences: the published id2name.txt, whose ids the lists are drawn by."),
+    ] = None,
 ) -> None:
     """Write train.json, validation.json and test.json, with titles in place of ids.
 
-    The source `published-json` of `prefrec prepare` reads them.
+    The source `published-json` of `prefrec prepare` reads them. With --sequences: the way back, from such files to
+    sequences.tsv and id2name.txt, which the source `lastfm-published` reads.
 
     Example: prefrec published-json data/ml data/ml-json
     """
-    write_published_splits(read_prepared(data), out)
+    if sequences:
+        write_sequences(data, out, names)
+    elif names is not None:
+        raise ConfigError("--names: only with --sequences; leave it out")
+    else:
+        write_published_splits(read_prepared(data), out)

@@ -19,7 +19,10 @@ from prefrec_lab.datasets.titles import is_blank
 # Last.fm opened in 2002 and the data were published in 2011. Other dates are errors.
 _FIRST_YEAR, _LAST_YEAR = 2002, 2011
 _MIN_PAIRS = 4
-_PARTS = {"train": "train", "val": "validation", "test": "test"}
+SEQUENCES, NAMES = "sequences.tsv", "id2name.txt"
+"""Files of the published form."""
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
+"""Names of the parts in `SEQUENCES` → ours."""
 
 
 def lastfm_hetrec(config: PrepareConfig) -> Source:
@@ -64,16 +67,16 @@ def lastfm_published(config: PrepareConfig) -> Source:
     with which the audit detects that order.
     """
     folder = config.required("path")
-    items = _names(folder / "id2name.txt")
+    items = read_names(folder / NAMES)
     if config.items is not None:
         numbered = _artists(config.items).select("title", artist_id=pl.col("item_id").cast(pl.Int64))
         first = numbered.unique("title", keep="first", maintain_order=True)
         items = items.join(first, on="title", how="left", maintain_order="left")
     known = set(items["item_id"].to_list())
-    windows: dict[str, list[Window]] = {part: [] for part in _PARTS.values()}
+    windows: dict[str, list[Window]] = {part: [] for part in SPLITS.values()}
     log: list[tuple[str, str, int]] = []
     train_users = []
-    for user, part, sequence in _sessions(folder / "sequences.tsv"):
+    for user, part, sequence in _sessions(folder / SEQUENCES):
         unknown = next((i for i in sequence if i not in known), None)
         if unknown is not None:
             raise DataError(f"{folder / 'sequences.tsv'}: session {user} has item {unknown!r}, absent in id2name.txt")
@@ -120,7 +123,8 @@ def _first_tags(path: Path) -> pl.DataFrame:
     return tags.group_by("user_id", "item_id", maintain_order=True).agg(pl.col("timestamp").min())
 
 
-def _names(path: Path) -> pl.DataFrame:
+def read_names(path: Path) -> pl.DataFrame:
+    """Return `item_id, title` of a published `id2name.txt`; raise DataError if a line is not `id::name`."""
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         item, separator, name = line.partition("::")
@@ -134,9 +138,9 @@ def _sessions(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     """Yield user, part and items of each session."""
     frame = pick_columns(read_table(path), {"user_id": "session", "split": "split", "items": "items"}, path)
     for number, (user, split, items) in enumerate(check_ids(frame, "items", path).iter_rows(), start=2):
-        if split not in _PARTS:
+        if split not in SPLITS:
             raise DataError(f"{path}, line {number}: split is {split!r}; expected train, val or test")
-        yield user, _PARTS[split], items.split()
+        yield user, SPLITS[split], items.split()
 
 
 HETREC = SourceKind(lastfm_hetrec)

@@ -22,6 +22,7 @@ from prefrec.data.titles import safe_title
 from prefrec.data.types import FORMAT_VERSION, LOG_SCHEMA, PARTS, Catalogue, PreparedData
 from prefrec.errors import ConfigError, DataError
 from prefrec.files import write_text
+from prefrec_lab.datasets.lastfm import NAMES, SEQUENCES, SPLITS, read_names
 from prefrec_lab.datasets.titles import is_blank
 
 JOINT = "::"
@@ -98,6 +99,25 @@ def read_published_folder(folder: Path) -> tuple[Catalogue, dict[str, list[Ranki
     return catalogue, {part: examples.get(part, []) for part in PARTS}
 
 
+def write_sequences(folder: Path, out: Path, names: Path | None = None) -> None:
+    """Write the sessions of published JSON files to `sequences.tsv` and `id2name.txt`, for source `lastfm-published`.
+
+    JSON has titles only, and the authors draw a list by its target's id: give their `id2name.txt` as `names` to get
+    the same lists again. Without it items are numbered in the order in which their titles appear.
+
+    Raise DataError if the files are not of the published form, or `names` lacks a title or has it twice.
+    """
+    catalogue, examples = read_published_folder(folder)
+    if names is not None:
+        catalogue = Catalogue(read_names(names))
+        parts = find_parts(folder, [".json"]).items()
+        examples = {part: read_published(path, catalogue)[1] for part, path in parts}
+    sessions = [(split, items) for split, part in SPLITS.items() for items in _taken(examples.get(part, [])).values()]
+    lines = [f"{n}\t{split}\t{' '.join(items)}\n" for n, (split, items) in enumerate(sessions)]
+    write_text(out / SEQUENCES, "session\tsplit\titems\n" + "".join(lines))
+    write_text(out / NAMES, "".join(f"{item}{JOINT}{title}\n" for item, title in catalogue.titles.items()))
+
+
 def published_json(config: PrepareConfig) -> PreparedData:
     """Return the data of published S-DPO JSON files unchanged, with sessions in the place of users.
 
@@ -111,11 +131,8 @@ def published_json(config: PrepareConfig) -> PreparedData:
             raise ConfigError(f"{field}: source {config.source} takes the rows as they are; leave it out")
     catalogue, examples = read_published_folder(config.required("path"))
     every = [e for rows in examples.values() for e in rows]
-    taken: dict[str, list[str]] = {}
-    for chain in _sessions([((*e.history,), e.target) for e in examples["train"]]):
-        first, *rest = (examples["train"][row] for row in chain)
-        taken[first.user_id] = [*first.history, first.target, *(e.target for e in rest)]
-    log = [(user, item, n) for user, items in taken.items() for n, item in enumerate(items)]
+    taken = _taken(examples["train"]).items()
+    log = [(user, item, n) for user, items in taken for n, item in enumerate(items)]
     learn = pl.DataFrame(log, schema=LOG_SCHEMA, orient="row")
     kept = {part: sample_rows(config, part, [e.user_id for e in rows]) for part, rows in examples.items()}
     examples = {part: [examples[part][i] for i in rows] for part, rows in kept.items()}
@@ -177,15 +194,25 @@ def _examples(rows: Sequence[_Titles], catalogue: Catalogue, path: Path, user: s
     return examples
 
 
+def _taken(examples: Sequence[RankingExample]) -> dict[str, list[str]]:
+    """Return the items of each session, in order."""
+    taken = {}
+    for chain in _sessions([(e.history, e.target) for e in examples]):
+        first, *rest = (examples[row] for row in chain)
+        taken[first.user_id] = [*first.history, first.target, *(e.target for e in rest)]
+    return taken
+
+
 def _sessions(rows: Sequence[tuple[tuple[str, ...], str]]) -> list[list[int]]:
     """Return the sessions as row numbers in order. The history of a row is that of the row before it and its target.
 
     The oldest title may have left a history of full length. Histories of fewer than `_SHARED` titles prove nothing.
     """
     after: dict[tuple[str, ...], list[int]] = {}
+    longest = max((len(history) for history, _ in rows), default=0)
     for number, (history, target) in enumerate(rows):
-        for following in ((*history, target), (*history[1:], target)):
-            after.setdefault(following, []).append(number)
+        for left in range(1 + (len(history) == longest)):
+            after.setdefault((*history[left:], target), []).append(number)
     chains = {number: [number] for number in range(len(rows))}
     free = set(chains)  # rows that nothing follows yet
     for number, (history, _) in enumerate(rows):

@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import polars.selectors as cs
 
 from prefrec.data.readers import as_text, check_ids, refuse_bad
 from prefrec.data.titles import INVISIBLE, DuplicateTitles, resolve_duplicates
@@ -160,10 +162,18 @@ def _parsed(text: str) -> Any:
 def titled(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:
     """Return the items whose title has a visible character, with titles as trimmed text.
 
+    HTML entities such as `&amp;` are read as their characters, also in further columns.
     Raise DataError if the titles (in the file: `called`) are not text.
     """
-    items = items.with_columns(as_text(items, "title", path, called).str.strip_chars())
+    items = items.with_columns(as_text(items, "title", path, called))
+    texts = cs.string() - cs.by_name("item_id")
+    items = items.with_columns(texts.map_elements(_without_entities, return_dtype=pl.String))
+    items = items.with_columns(pl.col("title").str.strip_chars())
     return items.filter(pl.col("title").str.replace_all(INVISIBLE, "") != "")
+
+
+def _without_entities(text: str) -> str:
+    return re.sub(r"&#?\w+;", lambda entity: unescape(entity[0]), text)
 
 
 def clean_catalogue(items: pl.DataFrame, path: Path, called: str = "title") -> pl.DataFrame:

@@ -12,18 +12,26 @@ import polars as pl
 from prefrec.data.config import PrepareConfig
 from prefrec.data.readers import parse_numbers, parse_timestamps, pick_columns, read_table, read_text
 from prefrec.data.sources.base import Source, SourceKind, check_log, titled, user_attributes
-from prefrec.data.titles import movie_titles
+from prefrec.data.titles import movie_title, movie_titles
 from prefrec.data.types import Catalogue
 from prefrec.errors import DataError
 
 # Columns of the files with users. The postal code is left out.
 _USERS = ("user_id", "age", "gender", "occupation")
+_GENRES = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
+# Position of the genres' flags in `u.item`, counted after the id.
+_FLAGS = 4
+_NO_GENRE = ("unknown", "(no genres listed)")
 _LOG = {c: c for c in ("user_id", "item_id", "rating", "timestamp")}
 
 
 def movielens_100k(config: PrepareConfig) -> Source:
     """Read MovieLens-100K from the folder `config.path`, or the embedded copy if it is None.
 
+    The catalogue has the columns `year` and `genres` (`Comedy, Drama`).
     The folder has `u.data` and `u.item` (GroupLens), or `ml-100k.inter` and `ml-100k.item` (RecBole). Attributes of
     users come from `u.user` or `ml-100k.user` if present.
     """
@@ -31,30 +39,38 @@ def movielens_100k(config: PrepareConfig) -> Source:
     users = None
     if (folder / "u.data").exists():
         log = _typed(read_table(folder / "u.data", header=list(_LOG)), folder / "u.data")
-        titles = _raw_fields(folder / "u.item", ("id", "title", "date"), filled=2)
-        raw = {item: title.strip() for item, title, *_ in titles}
+        lines = [*_raw_fields(folder / "u.item", ("id", "title", "date"), filled=2)]
+        raw = {item: title.strip() for item, title, *_ in lines}
+        flags = {item: zip(_GENRES, own[_FLAGS:], strict=False) for item, *own in lines}
+        genres = {item: [name for name, flag in own if flag.strip() == "1"] for item, own in flags.items()}
         if (folder / "u.user").exists():
             fields = [line[: len(_USERS)] for line in _raw_fields(folder / "u.user", ("id", *_USERS[1:]))]
             table = pl.DataFrame(fields, schema=dict.fromkeys(_USERS, pl.String), orient="row")
             users = user_attributes(table, folder / "u.user")
     elif (folder / "ml-100k.inter").exists():
         log = _typed(read_table(folder / "ml-100k.inter"), folder / "ml-100k.inter")
-        raw = _atomic_titles(folder / "ml-100k.item")
+        raw, genres = _atomic_items(folder / "ml-100k.item")
         path = folder / "ml-100k.user"
         if path.exists():
             users = user_attributes(pick_columns(read_table(path), {c: c for c in _USERS}, path), path)
     else:
         raise DataError(f"{folder}: expected u.data and u.item, or ml-100k.inter and ml-100k.item, in this folder")
-    return _source(config, log, raw, folder, users)
+    return _source(config, log, raw, genres, folder, users)
 
 
 def movielens_csv(config: PrepareConfig) -> Source:
-    """Read MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`."""
+    """Read MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`.
+
+    Columns of the catalogue are those of `movielens_100k`.
+    """
     folder = config.required("path")
     ratings, movies = folder / "ratings.csv", folder / "movies.csv"
     log = _typed(read_table(ratings, config.encoding), ratings, _LOG | {"user_id": "userId", "item_id": "movieId"})
-    items = pick_columns(read_table(movies, config.encoding), {"item_id": "movieId", "title": "title"}, movies)
-    return _source(config, log, dict(titled(items, movies).iter_rows()), folder)
+    wanted = {"item_id": "movieId", "title": "title", "genres": "genres"}
+    items = titled(pick_columns(read_table(movies, config.encoding), wanted, movies, ["genres"]), movies)
+    raw = dict(items.select("item_id", "title").iter_rows())
+    genres = {row["item_id"]: (row.get("genres") or "").split("|") for row in items.iter_rows(named=True)}
+    return _source(config, log, raw, genres, folder)
 
 
 def _embedded_folder() -> Path:
@@ -71,7 +87,12 @@ def _embedded_folder() -> Path:
 
 
 def _source(
-    config: PrepareConfig, log: pl.DataFrame, raw: Mapping[str, str], folder: Path, users: pl.DataFrame | None = None
+    config: PrepareConfig,
+    log: pl.DataFrame,
+    raw: Mapping[str, str],
+    genres: Mapping[str, list[str]],
+    folder: Path,
+    users: pl.DataFrame | None = None,
 ) -> Source:
     titles, kept_as = movie_titles(raw)
     log, dropped = check_log(log, raw, folder, config.missing_titles)
@@ -79,7 +100,10 @@ def _source(
     merged, dated = len(raw) - len(titles), sum(bool(re.search(r"\(\d{4}\)$", t)) for t in titles.values())
     notes = [f"{merged} films were listed under two ids and merged (smaller id kept)"] if merged else []
     notes += [f"{dated} titles show their year because another film has the same name"] if dated else []
-    items = pl.DataFrame({"item_id": list(titles), "title": list(titles.values())})
+    years = [movie_title(raw[item])[1] for item in titles]
+    named = (", ".join(g for g in genres.get(item, []) if g not in _NO_GENRE) for item in titles)
+    columns = {"item_id": [*titles], "title": [*titles.values()], "year": years, "genres": [n or None for n in named]}
+    items = pl.DataFrame(columns, schema_overrides={"year": pl.Int64, "genres": pl.String})
     return Source(config.source, "movies", Catalogue(items), log, dropped + notes, users=users)
 
 
@@ -100,14 +124,16 @@ def _raw_fields(path: Path, columns: tuple[str, ...], filled: int = 1) -> Iterat
             yield fields
 
 
-def _atomic_titles(path: Path) -> dict[str, str]:
-    wanted = {"item_id": "item_id", "title": "movie_title", "year": "release_year"}
+def _atomic_items(path: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return item id → title with its year, and item id → genres."""
+    wanted = {"item_id": "item_id", "title": "movie_title", "year": "release_year", "genres": "class"}
     items = titled(pick_columns(read_table(path), wanted, path), path, "movie_title")
-    titles = {}
-    for item, title, year in items.iter_rows():
+    titles, genres = {}, {}
+    for item, title, year, names in items.iter_rows():
+        genres[item] = (names or "").split()
         title = "unknown" if title == "unkonwn" else title  # as the raw file has item 267
         titles[item] = f"{title} ({year})" if year and (year.isdecimal() or year == "V") else title
-    return titles
+    return titles, genres
 
 
 HUNDRED = SourceKind(movielens_100k, takes=("missing_titles",))
