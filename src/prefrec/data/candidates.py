@@ -96,7 +96,8 @@ def popularity_weights(train_interactions: pl.DataFrame, pool: Sequence[str]) ->
 
 def list_weights(kind: str, learnt: NDArray[np.int32], n_items: int) -> NDArray[np.float64]:
     """Return the weights of all items [I] for lists of this kind; `learnt` are the items of training interactions."""
-    return np.bincount(learnt, minlength=n_items) + 1.0 if kind == "popularity" else np.ones(n_items)
+    weights = np.ones(n_items)
+    return weights + np.bincount(learnt, minlength=n_items) if kind == "popularity" else weights
 
 
 def row_keys(users: Iterable[str], positions: Iterable[int], split: str, seed: int) -> NDArray[np.uint64]:

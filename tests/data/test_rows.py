@@ -1,0 +1,147 @@
+"""Rows made when they are read equal rows made at once; what a folder needs to draw them again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec.data import (
+    PrepareConfig,
+    PreparedData,
+    RankingExample,
+    Rows,
+    Window,
+    prepare,
+    prepared_digest,
+    read_prepared,
+    rows,
+    write_prepared,
+)
+from prefrec.data.candidates import draw_candidates, popularity_weights
+from prefrec.data.rows import stored_rows, take, user_codes
+from prefrec.data.types import examples_to_frame
+from prefrec.errors import DataError
+
+Shop = Callable[..., dict[str, Path]]
+
+
+def shop_data(paths: dict[str, Path], **options: Any) -> PreparedData:
+    return prepare(PrepareConfig(source="files", **paths, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["uniform", "popularity"])
+@pytest.mark.parametrize("split", ["leave-last-out", "time", "user", "time-share"])
+def test_rows_are_those_of_windows_one_by_one(shop: Shop, kind: str, split: str) -> None:
+    paths = shop(users=12, length=16, items=60)
+    data = shop_data(paths, split=split, candidates={"kind": kind, "size": 5}, history_length=4)
+    log = pl.read_csv(paths["interactions"]).sort("user_id", "timestamp")
+    own = {user: frame["item_id"].to_list() for (user,), frame in log.group_by("user_id")}
+    pool = data.catalogue.ids
+    weights = popularity_weights(data.train_interactions, pool) if kind == "popularity" else None
+    for part in ("train", "validation", "test"):
+        made = data.split(part)
+        windows = []
+        for e in made:
+            position = own[e.user_id].index(e.target)
+            history = tuple(own[e.user_id][max(0, position - 4) : position])
+            windows.append(Window(e.user_id, position, history, e.target))
+        drawn = draw_candidates(windows, pool, log, split=part, seed=0, size=5, weights=weights)
+        assert made == drawn
+        assert len(made)
+
+
+def test_a_folder_holds_places_of_training_rows_and_draws_their_lists_again(shop: Shop, tmp_path: Path) -> None:
+    """Low ratings, short users and other users' held-out interactions must not change a list."""
+    paths = shop(users=12, length=16, items=60)
+    header, *lines = paths["interactions"].read_text().splitlines()
+    rated = [f"{line},{n % 5 + 1}" for n, line in enumerate(lines)] + ["short,i1,5,5", "short,i2,6,5"]
+    paths["interactions"].write_text("\n".join([f"{header},rating", *rated]))
+    data = shop_data(paths, min_rating=2, candidates={"kind": "popularity", "size": 6}, max_train_rows=20)
+    write_prepared(data, tmp_path)
+    back = read_prepared(tmp_path)
+    assert pl.read_parquet(tmp_path / "train.parquet").columns == ["interaction"]
+    assert (back.train, back.validation, back.test) == (data.train, data.validation, data.test)
+    assert len(back.train) == 20
+    digest = prepared_digest(tmp_path)
+    touched = pl.read_parquet(tmp_path / "touched.parquet")
+    assert "short" not in touched["user_id"]
+    touched[:-1].write_parquet(tmp_path / "touched.parquet")
+    assert prepared_digest(tmp_path) != digest  # lists depend on it
+    touched.with_columns(item_id=pl.lit("i999")).write_parquet(tmp_path / "touched.parquet")
+    with pytest.raises(DataError, match=r"touched\.parquet, row 0: item_id is in no other table"):
+        read_prepared(tmp_path)
+    write_prepared(data, tmp_path)
+    pl.DataFrame({"interaction": [10_000]}, {"interaction": pl.UInt32}).write_parquet(tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet, row 0: no such interaction"):
+        read_prepared(tmp_path)
+
+
+def test_rows_that_were_changed_are_written_in_full(shop: Shop, tmp_path: Path) -> None:
+    """As in folders of format version 1."""
+    data = shop_data(shop())
+    write_prepared(replace(data, train=data.train[::2]), tmp_path)
+    assert not (tmp_path / "touched.parquet").exists()
+    assert read_prepared(tmp_path).train == data.train[::2]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_stored_rows_equal_their_examples(data: st.DataObject) -> None:
+    ids = [f"i{n}" for n in range(9)]
+    some = st.lists(st.sampled_from(ids), max_size=5).map(tuple)
+    drawn = data.draw(st.lists(st.tuples(st.sampled_from("uvw"), some, some, st.sampled_from(ids)), max_size=6))
+    examples = [RankingExample(user, history, (target, *more), target) for user, history, more, target in drawn]
+    made = stored_rows(examples_to_frame(examples), ids)
+    assert made == examples
+    assert [made[n] for n in range(len(made))] == examples
+    at = np.array(data.draw(st.permutations(range(len(examples)))), dtype=np.int64)
+    assert take(made, at) == take(examples, at) == [examples[n] for n in at]
+    same = lambda codes: codes[:, None] == codes  # noqa: E731
+    assert np.array_equal(same(user_codes(made)), same(user_codes(examples)))
+    with pytest.raises(IndexError):
+        made[len(examples)]
+
+
+def test_many_rows_are_read_in_blocks(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = shop_data(shop())
+    whole = list(data.train)
+    monkeypatch.setattr(rows, "_KEPT", 3)
+    monkeypatch.setattr(rows, "_BLOCK", 5)
+    assert isinstance(data.train, Rows)
+    bare = replace(data.train, _all=[])
+    assert list(bare) == whole
+    assert not bare._all
+    assert (bare[-1], bare[3:17:4]) == (whole[-1], whole[3:17:4])
+
+
+def test_latest_interactions_of_each_user(shop: Shop) -> None:
+    paths = shop(length=10, items=60)
+    log = pl.read_csv(paths["interactions"]).sort("user_id", "timestamp")
+    data = shop_data(paths, latest_per_user=6)
+    assert data.protocol["counts"]["interactions"] == 8 * 6
+    assert [e.target for e in data.test] == log.group_by("user_id", maintain_order=True).last()["item_id"].to_list()
+    kept = log.group_by("user_id", maintain_order=True).tail(6)
+    assert {i for e in data.test for i in e.history} <= set(kept["item_id"])
+    old = {u: set(f["item_id"][:4]) for (u,), f in log.group_by("user_id")}
+    assert all(not old[e.user_id] & {*e.candidates} for e in (*data.train, *data.test))  # touched all the same
+
+
+def test_items_without_interactions_are_kept_where_asked(shop: Shop) -> None:
+    paths = shop()
+    with paths["items"].open("a") as f:
+        f.write("brand-new,A new title\n")
+    assert "brand-new" not in shop_data(paths).catalogue.ids
+    data = shop_data(paths, unseen_items=True)
+    assert "brand-new" in data.catalogue.ids
+    rare = shop_data(paths, unseen_items=True, item_core=2, candidates={"size": 5})
+    taken = pl.read_csv(paths["interactions"])["item_id"].value_counts()
+    assert set(rare.catalogue.ids) == {"brand-new", *taken.filter(pl.col("count") >= 2)["item_id"]}
+    assert len(rare.catalogue) < len(data.catalogue)  # what a filter takes out stays out
