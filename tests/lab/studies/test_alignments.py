@@ -62,12 +62,10 @@ def test_more_negatives_than_a_list_holds_are_drawn(base, size, room):
     data = prepare(wide.data)
     recipe = alignments.vary_negatives(wide, data)
     equal = [a for a in recipe.align if not a.name.endswith("-compute")]
-    assert [a.num_negatives for a in equal] == [
-        n for n in (1, 3, 5, 8, 10, 15, 31, 63) if n < len(data.catalogue) // 2
-    ]
-    assert len(equal) > 5
+    assert [a.num_negatives for a in equal] == [n for n in (1, 3, 8, 15, 63) if n < len(data.catalogue) // 2]
+    assert len(equal) > 3
     assert {a.rows for a in equal} == {16}
-    assert [a.name for a in equal][:3] == ["dpo-n1", "s-dpo-n3", "s-dpo-n5"]
+    assert [a.name for a in equal][:3] == ["dpo", "s-dpo", "s-dpo-n8"]
     assert {a.negatives_from for a in recipe.align if a.num_negatives <= room} == {"list"}
     assert {a.negatives_from for a in recipe.align if a.num_negatives > room} <= {"uniform"}
 
@@ -85,7 +83,7 @@ def test_equal_compute_reads_as_many_tokens(base, data):
     prompt, answer = alignments.token_counts(data, base.model, base.align[0], base.seed)
     budget = 16 * (prompt + 2 * answer)
     fewer = [a for a in recipe.align if a.name.endswith("-compute")]
-    assert [a.num_negatives for a in fewer][:2] == [3, 5]
+    assert [a.num_negatives for a in fewer][:2] == [3, 8]
     for a in fewer:
         all_rows = alignments.variant(a, "all", rows=16)  # of which its own may be other ones, with other lists
         prompt, answer = alignments.token_counts(data, base.model, all_rows, base.seed)
@@ -153,9 +151,10 @@ def test_settings_hold_the_tokens_of_each_variants_own_lists(base, data, tmp_pat
 
 def test_rankers_that_the_alignments_leave_out_are_told(base, data):
     asked = {"kind": "retrieve-then-rank", "retriever": "popularity", "ranker": "s-dpo"}
-    wider = Recipe.model_validate(base.model_dump(mode="json") | {"rankers": [asked]})
+    four = with_alignments(base, [alignments.variant(base.align[0], "s-dpo", num_negatives=4)])
+    wider = Recipe.model_validate(four.model_dump(mode="json") | {"rankers": [asked]})
     alignments.vary_loss(wider, data)
-    with pytest.raises(ConfigError, match=r"retrieve-then-rank\.ranker: there is no 's-dpo' before it; .*dpo-n1"):
+    with pytest.raises(ConfigError, match=r"retrieve-then-rank\.ranker: there is no 's-dpo' before it; .*s-dpo-n3"):
         alignments.vary_negatives(wider, data)
     assert continual_recipe(wider).rankers == []
 
@@ -167,12 +166,12 @@ def test_a_recipe_without_s_dpo_cannot_be_varied(base, data):
 
 
 @pytest.mark.parametrize("name", ["cold-start", "continual", "transfer"])
-def test_studies_that_share_no_sft_take_fewer_rows(name, tmp_path):
+def test_studies_with_a_base_of_their_own_share_no_run(name, tmp_path):
     """Unless the user names a recipe, or rows."""
     study = STUDIES[name]
-    own, shared = base_recipe(study), base_recipe(alignments.ABLATION)
-    assert (own.sft.rows, own.align[0].rows) == (200, 200)
-    assert (shared.sft.rows, shared.align[0].rows) == (400, 400)
+    shared = base_recipe(alignments.ABLATION)
+    assert shared.model.answers == "items"
+    assert (base_recipe(study).model.answers == "titles") == (name != "cold-start")
     assert not study.shares_runs
     assert base_recipe(study, overrides=["sft.rows=900"]).sft.rows == 900
     path = tmp_path / "mine.yaml"
@@ -180,18 +179,22 @@ def test_studies_that_share_no_sft_take_fewer_rows(name, tmp_path):
     assert base_recipe(study, path) == shared
 
 
-def test_studies_with_fewer_rows_of_alignment_share_the_start_and_no_alignment(monkeypatch):
-    """An alignment of one name and another size would be made again and again in the folder that all share."""
-    monkeypatch.setattr(alignments, "token_counts", lambda *a: (100.0, 7.0))
+def test_alignments_of_one_name_are_equal_in_all_studies_that_share_runs(monkeypatch):
+    """Otherwise they would be made again and again in the folder that all share."""
+    monkeypatch.setattr(alignments, "token_counts", lambda *a: (100.0, 0.0))
     monkeypatch.setattr(alignments, "training_rows", lambda data, section, seed: range(section.rows))
-    names = []
-    for study in (STUDIES["negatives"], STUDIES["negative-sampling"], STUDIES["ablation"]):
-        own, shared = base_recipe(study), base_recipe(alignments.BETA)
+    known = {}
+    for study in (STUDIES[n] for n in ("negatives", "negative-sampling", "ablation", "beta", "dynamics")):
+        own = base_recipe(study)
         assert study.shares_runs
-        kept = {"align", "evaluate"}
-        assert own.model_dump(exclude=kept) == shared.model_dump(exclude=kept)
-        names += [a.name for a in study.vary(own, SimpleNamespace(catalogue=range(200))).align]
-    assert len(set(names)) == len(names) == 15 + 6 + 6
+        assert own.model_dump(exclude={"align"}) == base_recipe(alignments.BETA).model_dump(exclude={"align"})
+        for a in study.vary(own, SimpleNamespace(catalogue=range(200), train=range(9000))).align:
+            assert known.setdefault(a.name, a) == a
+
+
+def test_studies_choose_on_validation_rows():
+    shared = base_recipe(alignments.ABLATION)
+    assert (shared.evaluate.split, shared.sft.eval_rows) == ("validation", 0)
 
 
 def test_the_shipped_recipe_has_room_for_15_negatives():

@@ -1,6 +1,6 @@
 """Studies of one alignment setting each: the loss, the number of negatives, β.
 
-All variants start from the same SFT adapter and see the same rows. They are the `align` entries of one recipe.
+All variants start from the same SFT model and see the same rows. They are the `align` entries of one recipe.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from prefrec.data import PreparedData, RankingExample, frame_to_examples
 from prefrec.data.readers import read_parquet
 from prefrec.evaluation.tables import metric_label
-from prefrec.lm.models import load_tokenizer
+from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import SFT, AlignSection, ModelSection, Recipe
 from prefrec.pipeline.train import training_rows
-from prefrec.prompts import ChoiceSet, PromptEncoder, load_template
+from prefrec.prompts import ChoiceSet, load_template
 from prefrec.training import encode_examples
 from prefrec.training.negatives import redraw_lists
 from prefrec_lab.studies.measure import Measured, measure_runs
@@ -29,8 +29,8 @@ from prefrec_lab.studies.plots import Series, dots, lines, slug
 from prefrec_lab.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, results_table
 
-NEGATIVES = (1, 3, 5, 8, 10, 15, 31, 63)
-ONE = "dpo-n1"
+NEGATIVES = (1, 3, 8, 15, 63)
+ONE = "dpo"
 """Name of the variant with one negative."""
 
 BETAS = (0.1, 0.5, 1.0, 3.0, 5.0)
@@ -68,8 +68,7 @@ def dpo_and_s_dpo(base: Recipe, data: PreparedData) -> Recipe:
 def vary_negatives(base: Recipe, data: PreparedData) -> Recipe:
     """Return the recipe with S-DPO for each N, on the same rows and on as many rows as cost what N = 1 costs.
 
-    If N exceeds a row's own list, its list is drawn again, uniformly. No other study uses these names, since this one
-    takes fewer rows.
+    If N exceeds a row's own list, its list is drawn again, uniformly.
     """
     one, most = varied_alignment(base), base.data.candidates.size - 1
     rows = len(training_rows(data, one, base.seed))
@@ -102,7 +101,7 @@ def token_counts(
     Args:
         trained: folder of the alignment if it has been trained.
     """
-    encoder = PromptEncoder(load_tokenizer(model.name), max_length=model.max_length, chat=model.chat)
+    encoder = prompt_encoder(model, data.catalogue)
     templates = [load_template(name, domain=data.domain) for name in model.templates]
     rows = _rows_of(data, section, seed, trained)[:SAMPLED]
     sets: list[ChoiceSet] = encode_examples(rows, data.catalogue, templates, encoder, answers="candidates")
@@ -149,6 +148,8 @@ def analyse_negatives(runs: Sequence[Run], folder: Path) -> Outcome:
     notes = [
         "Equal tokens: a variant whose name ends in -compute reads as many tokens as N = 1 does, on fewer rows. It "
         f"was not run if that removes less than {SAME_COMPUTE:.0%} of the rows."
+        if cheaper
+        else "An answer is one token, which is only predicted: more negatives read no more tokens."
     ]
     drawn = {a.num_negatives for a in runs[0].recipe.align if a.negatives_from != "list"}
     if redrawn := sorted(drawn):
@@ -189,9 +190,14 @@ def settings_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 
 def _with_negatives(one: AlignSection, n: int, most: int) -> AlignSection:
-    """Return S-DPO with N negatives, of which a list holds `most`; with one it is DPO."""
+    """Return S-DPO with N negatives, of which a list holds `most`; with one it is DPO.
+
+    Names are those of other studies, which share equal alignments.
+    """
     if n == 1:
         return variant(one, ONE, loss="dpo", num_negatives=1)
+    if n == one.num_negatives:
+        return variant(one, "s-dpo")
     longer = {"negatives_from": "uniform"} if n > most and one.negatives_from == "list" else {}
     return variant(one, f"s-dpo-n{n}", num_negatives=n, **longer)
 
@@ -219,7 +225,7 @@ def _against_setting(
 ABLATION = Study(
     "ablation",
     "Does the softmax over several negatives, with a reference, rank better than the losses that it combines?",
-    "the loss: DPO with one negative, DPO on exploded pairs, DMPO, BPR, softmax, S-DPO; the SFT adapter, rows, "
+    "the loss: DPO with one negative, DPO on exploded pairs, DMPO, BPR, softmax, S-DPO; the SFT model, rows, "
     "negatives, β and steps are the same.",
     vary_loss,
     analyse_loss,
@@ -228,15 +234,14 @@ NEGATIVES_STUDY = Study(
     "negatives",
     "Do more negatives help S-DPO, and do they still help if each one costs its tokens?",
     "the number of negatives N, on the same rows (equal steps) and on as many rows as cost the tokens of N = 1 "
-    "(equal compute); the SFT adapter and β are the same.",
+    "(equal compute); the SFT model and β are the same.",
     vary_negatives,
     analyse_negatives,
-    overrides=("align.0.rows=128", "evaluate.rows=200"),
 )
 BETA = Study(
     "beta",
     "How strong should the pull to the reference be?",
-    "β of S-DPO; the SFT adapter, rows, negatives and steps are the same.",
+    "β of S-DPO; the SFT model, rows, negatives and steps are the same.",
     vary_beta,
     analyse_beta,
 )

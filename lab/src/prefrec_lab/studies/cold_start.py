@@ -10,16 +10,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec import processes
-from prefrec.data import PreparedData, RankingExample, read_prepared, write_prepared
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
-from prefrec.files import write_json
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, ZERO_SHOT, Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.runs.stage import STAGE_FILE, read_state, seal
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.fairness import item_counts
 from prefrec_lab.studies.measure import (
@@ -30,10 +27,9 @@ from prefrec_lab.studies.measure import (
     ranker_predictions,
     ranking_values,
 )
-from prefrec_lab.studies.opened import start_of
+from prefrec_lab.studies.opened import change_data, start_of
 from prefrec_lab.studies.plots import Series, interval_dots, lines, slug
 from prefrec_lab.studies.study import (
-    FEWER_ROWS,
     SASREC,
     Drawing,
     Outcome,
@@ -70,9 +66,7 @@ def make(base: Recipe, folder: Path) -> Run:
     rows = base.evaluate.rows or ROWS
     recipe = cold_recipe(base)
     run_recipe(recipe, folder, until="prepare")
-    if processes.is_first():
-        _leave_out_new_items(folder / "data", base.data.seed)
-    processes.wait()
+    change_data(folder, lambda data: replace(data, train=_without_new_items(data, base.data.seed)))
     run_recipe(recipe, folder, until="evaluate", under_test=lambda data: cold_rows(data, rows, base.data.seed))
     return open_run(folder)
 
@@ -92,7 +86,8 @@ def cold_recipe(base: Recipe) -> Recipe:
     raw["data"] |= {"min_history": 1}
     if not base.data.kind.given:
         raw["data"] |= {"split": "time", "windows": "all"}
-    raw["evaluate"] |= {"split": "test", "rows": None, "generate_rows": 0, "zero_shot": True}
+    raw["evaluate"] |= {"split": "test", "rows": None, "generate_rows": 0}
+    raw["evaluate"]["zero_shot"] = base.model.answers == "titles"
     known = [s["model"] for s in raw["sequential"]]
     if JUDGE not in known:
         raw["sequential"].append(SASREC.model_dump(mode="json"))
@@ -208,13 +203,8 @@ def _lengths(examples: Sequence[RankingExample], known: dict[str, int]) -> list[
     return [LENGTHS[min(len(e.history), FEW + 1) - 1] if e.history and e.target in known else "" for e in examples]
 
 
-def _leave_out_new_items(folder: Path, seed: int) -> None:
-    data = read_prepared(folder)
-    rows = trained_items_only(data.train, data, data.train_interactions, seed)
-    if rows != data.train:
-        write_prepared(replace(data, train=rows), folder)
-        # Otherwise the next stage would take the changed files for damaged ones.
-        write_json(folder / STAGE_FILE, read_state(folder) | {"files": seal(folder)})
+def _without_new_items(data: PreparedData, seed: int) -> list[RankingExample]:
+    return trained_items_only(data.train, data, data.train_interactions, seed)
 
 
 def _drawings(
@@ -260,5 +250,9 @@ COLD_START = Study(
     analyse,
     reads_any_run=True,
     make=make,
-    overrides=(*FEWER_ROWS, f"evaluate.rows={ROWS}"),
+    overrides=(
+        f"evaluate.rows={ROWS}",
+        f"sequential=[{{model: {JUDGE}, epochs: 30, patience: 3}}]",
+        "rankers=[{kind: morec, epochs: 30, patience: 3}]",
+    ),
 )

@@ -24,7 +24,10 @@ from prefrec_lab.studies.plots import dots, named_points, slug
 from prefrec_lab.studies.study import SASREC, Drawing, Outcome, Study, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, results_table
 
-SOURCES = ("list", "uniform", "popularity", "in-batch", "hard")
+SOURCES = ("list", "uniform", "popularity", "in-batch", "reference", "hard")
+UNJUDGED = ("uniform", "popularity", "in-batch")
+"""Sources that no trained model chooses from."""
+
 JUDGE = SASREC.model
 """Sequential recommender whose hard negatives are tried."""
 
@@ -61,19 +64,23 @@ def vary(base: Recipe, data: PreparedData) -> Recipe:
 
     Rows are of all places in a user's history: after the latest place hardly anything is left to take in training.
     """
-    one = varied_alignment(base)
-    sources = [*SOURCES, f"hard-{JUDGE}"]
-    entries = [variant(one, _name(source), negatives_from=source, latest_per_user=None) for source in sources]
     sections = list(base.sequential)
     if JUDGE not in [s.model for s in sections]:
         sections.append(SASREC)
     wider = base.model_copy(update={"sequential": sections})
-    return with_alignments(wider, entries)
+    return from_sources(wider, [*SOURCES, f"hard-{JUDGE}"])
+
+
+def from_sources(base: Recipe, sources: Sequence[str]) -> Recipe:
+    """Return the recipe with S-DPO with negatives from each of these sources, on rows of all places in a history."""
+    one = varied_alignment(base)
+    entries = [variant(one, variant_name(source), negatives_from=source, latest_per_user=None) for source in sources]
+    return with_alignments(base, entries)
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Measure by source of the negatives: the metrics, and the share of negatives that the user takes after all."""
-    measured = measure_runs(runs, _name("list"))
+    measured = measure_runs(runs, variant_name("list"))
     sections = runs[0].recipe.align
     settings = {
         name: {"negatives": section.negatives_from, "N": own["N"], "rows": own["rows"], "seconds": own["seconds"]}
@@ -97,8 +104,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 def measure_negatives(runs: Sequence[Run]) -> Measured:
     """Measure the negatives of each alignment over the training rows of all runs; see `LABELS`.
 
-    Users without held-out rows count as users who take nothing after training. `PAST` is unknown for hard negatives:
-    the models that choose them have learnt from what users take later in training.
+    Users without held-out rows count as users who take nothing after training. `PAST` is unknown for negatives that a
+    model chooses: it has learnt from what users take later in training.
     """
     values: dict[str, dict[str, list[float]]] = {}
     users: list[str] = []
@@ -111,13 +118,13 @@ def measure_negatives(runs: Sequence[Run]) -> Measured:
             own.setdefault(HELD_OUT, []).extend(share_in(rows, held))
             popular = [np.mean([counts.get(i, 0) for i in e.candidates if i != e.target]) for e in rows]
             own.setdefault(POPULARITY, []).extend(map(float, popular))
-            if section.negatives_from != "list" and not section.is_hard:
+            if section.negatives_from in UNJUDGED:
                 unaware = unaware_rows(run, section, rows, taken)
                 own.setdefault(PAST, []).extend(share_in(unaware, [taken.later(e) for e in unaware]))
         users += [e.user_id for e in rows]
     order = (HELD_OUT, PAST, POPULARITY)
     stacked = {n: {q: np.array([own[q]]) for q in order if q in own} for n, own in values.items()}
-    return measure(stacked, users, baseline=_name("uniform"))
+    return measure(stacked, users, baseline=variant_name("uniform"))
 
 
 def drawn_rows(run: Run, section: AlignSection) -> list[RankingExample]:
@@ -196,12 +203,12 @@ def _notes(runs: Sequence[Run]) -> list[str]:
         "and not again as the policy changes.",
         "in-batch: targets of the next rows in one random order, as if they were a batch; training forms its own "
         "batches, by length.",
-        "Training rows are of all places in users’ histories; other studies take each user’s latest rows, after "
-        "which hardly anything is left for the user to take in training. SFT may have seen a few of them.",
+        "Training rows are of all places in users’ histories, of which SFT has seen each.",
     ]
 
 
-def _name(source: str) -> str:
+def variant_name(source: str) -> str:
+    """Return the name of the alignment with negatives from this source."""
     return f"s-dpo-{source}"
 
 
@@ -210,16 +217,16 @@ _FALSE_NOTE = (
     "takes the item in a validation or test row. The row’s own list (s-dpo-list) avoids these because it knows the "
     "whole log; the others know only the training interactions. Taken later, drawn from the past alone: the same "
     "draw, but knowing only what came before the row’s target; the user takes the item later, in training or "
-    "held-out rows. This is unknown for hard negatives (dashes): the models that choose them have learnt from all "
-    "training interactions, including later ones. In brackets 95% intervals by bootstrap over users."
+    "held-out rows. This is unknown for negatives of a model (dashes), which has learnt from all training "
+    "interactions, including later ones. In brackets 95% intervals by bootstrap over users."
 )
 
 NEGATIVE_SAMPLING = Study(
     "negative-sampling",
     "Which negatives should S-DPO learn from, and how many of them does the user like after all?",
-    "where the negatives come from: the row’s list, uniform, by popularity, targets of other rows, the highest of a "
-    "pool under the SFT model and under SASRec; the SFT adapter, rows, N, β and steps are the same.",
+    "where the negatives come from: the row’s list, uniform, by popularity, targets of other rows, the SFT model’s "
+    "probabilities, the highest of a pool under the SFT model and under SASRec; the SFT model, rows, N, β and steps "
+    "are the same.",
     vary,
     analyse,
-    overrides=("align.0.rows=256", "evaluate.rows=200"),
 )

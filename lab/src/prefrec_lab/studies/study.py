@@ -17,13 +17,13 @@ from prefrec.report.tables import Grid
 from prefrec_systems.sequential import SequentialConfig
 
 BASE = "base.yaml"
-"""The recipe that most studies start from."""
+"""The recipe that most studies start from: items as tokens."""
+
+TITLES = "titles.yaml"
+"""The recipe of studies whose questions are about text."""
 
 SASREC = SequentialConfig()
 """The sequential recommender of studies whose recipe names none."""
-
-FEWER_ROWS = ("sft.rows=200", "align.0.rows=200")
-"""Overrides for studies that cannot use the SFT that other studies share."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Study:
 
     @property
     def shares_runs(self) -> bool:
-        """True if its runs use the data and the SFT adapter of other studies, and are made in the same way."""
+        """True if its runs use the data and the SFT model of other studies, and are made in the same way."""
         own = {o.partition(".")[0] for o in self.overrides} - {"align", "evaluate"}
         return self.make is None and self.base == BASE and not own
 
