@@ -1,6 +1,7 @@
 """The S-DPO gradient by its formula against autograd, its weights against slow twins, and whole studies."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -11,8 +12,17 @@ from prefrec.errors import DataError
 from prefrec.evaluation import mean_interval
 from prefrec.losses import softmax_dpo_loss
 from prefrec.pipeline.train import training_rows
+from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out
-from prefrec_lab.studies.gradients import GRADIENTS, gradient_values, rank_frame, sdpo_gradient, vary
+from prefrec_lab.studies.gradients import (
+    GRADIENTS,
+    _hardness,
+    _shuffled,
+    gradient_values,
+    rank_frame,
+    sdpo_gradient,
+    vary,
+)
 
 
 def _logps(batch=6, negatives=4, seed=0):
@@ -32,14 +42,17 @@ def test_the_formula_is_the_gradient(beta, negatives):
 
 def test_quantities_of_a_row_one_by_one():
     policy, reference = _logps()
-    found = gradient_values(policy, reference, 0.7)
+    hardness = torch.randn(6, 4, generator=torch.Generator().manual_seed(3))
+    found = gradient_values(policy, reference, 0.7, hardness)
     for b in range(len(policy)):
         r = [0.7 * float(p - q) for p, q in zip(policy[b], reference[b], strict=True)]
         e = [np.exp(x) for x in r]
-        w = sorted((x / sum(e[1:]) for x in e[1:]), reverse=True)
+        w = [x / sum(e[1:]) for x in e[1:]]
+        judged = [w[i] for i in sorted(range(4), key=lambda i: -hardness[b, i])]
         wrong = 1 - e[0] / sum(e)
-        assert found["hardest"][b] == pytest.approx(w[0])
-        assert found["hardest 3"][b] == pytest.approx(sum(w[:3]))
+        assert found["judged"][b] == pytest.approx(judged[0])
+        assert found["judged 3"][b] == pytest.approx(sum(judged[:3]))
+        assert found["largest"][b] == pytest.approx(max(w))
         assert found["effective"][b] == pytest.approx(1 / sum(x * x for x in w))
         assert found["wrong"][b] == pytest.approx(wrong)
         assert found["norm"][b] == pytest.approx(0.7 * wrong * np.sqrt(1 + sum(x * x for x in w)))
@@ -68,6 +81,26 @@ def test_it_varies_the_rows_alone(base, data):
     assert {a.num_negatives for a in recipe.align} == {3}
 
 
+def test_shuffling_keeps_the_spread_and_forgets_the_judge():
+    """The judge is the policy itself: before shuffling its hardest negative has the largest weight of the row."""
+    policy, reference = _logps(batch=4000)
+    hardness = (policy - reference)[:, 1:]
+    was = gradient_values(policy, reference, 0.7, hardness)
+    now = gradient_values(_shuffled(policy, reference, 0), reference, 0.7, hardness)
+    np.testing.assert_array_equal(was["judged"], was["largest"])
+    for kept in ("largest", "effective", "wrong", "norm"):
+        np.testing.assert_allclose(now[kept], was[kept])
+    assert now["judged"].mean() == pytest.approx(1 / 4, abs=0.02)
+
+
+def test_the_judge_scores_the_negatives_alone(base, data):
+    rows = data.validation[:5]
+    scores = WindowCooccurrenceRanker.fit(data.train_interactions).score(rows)
+    found = _hardness(SimpleNamespace(data=data), rows, 6)
+    for b, e in enumerate(rows):
+        assert found[b].tolist() == [s for i, s in zip(e.candidates, scores[b], strict=True) if i != e.target]
+
+
 @pytest.fixture(scope="module")
 def summary(base, place):
     return carry_out(GRADIENTS, base, [0], place)
@@ -77,10 +110,17 @@ def test_before_training_all_negatives_weigh_the_same(summary):
     table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
     start = {r["quantity"]: r["mean"] for r in table.filter(variant="sft").iter_rows(named=True)}
     assert start == pytest.approx(
-        {"hardest": 1 / 5, "hardest 3": 3 / 5, "effective": 5, "wrong": 5 / 6, "norm": 5 / 6 * np.sqrt(1 + 1 / 5)}
+        {
+            "judged": 1 / 5,
+            "judged 3": 3 / 5,
+            "largest": 1 / 5,
+            "effective": 5,
+            "wrong": 5 / 6,
+            "norm": 5 / 6 * np.sqrt(1 + 1 / 5),
+        }
     )
     trained = {r["quantity"]: r["mean"] for r in table.filter(variant="s-dpo").iter_rows(named=True)}
-    assert trained["hardest"] > 1 / 5 + 1e-4
+    assert trained["largest"] > 1 / 5 + 1e-4
     assert trained["effective"] < 5 - 1e-4
     assert summary["n"] == 40
     assert sum(r["n"] for r in summary["tables"]["by-rank"]) == 40

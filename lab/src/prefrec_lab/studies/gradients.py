@@ -25,23 +25,28 @@ from prefrec.losses import effective_negatives
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.train import training_rows
+from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.report.wording import label
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.studies.measure import Values, measure, same_rows
+from prefrec_lab.studies.measure import measure, same_rows, stacked
 from prefrec_lab.studies.opened import ask, start_of
 from prefrec_lab.studies.plots import Series, interval_dots, lines
 from prefrec_lab.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, plain_table, results_table
 
-ROWS = 64
+ROWS = 400
 """Validation rows that are asked."""
 
-PARTS = (0.25, 0.5, 1.0)
-"""Shares of the rows with an adapter each, as points in training."""
+SHUFFLED = ", shuffled"
 
+PARTS = (0.25, 0.5, 1.0)
+"""Shares of the rows with a model each, as points in training."""
+
+JUDGED, JUDGED_3 = "judged", "judged 3"
 LABELS = {
-    "hardest": "weight of the hardest negative",
-    "hardest 3": "weight of the hardest three",
+    JUDGED: "weight of the judge’s hardest negative",
+    JUDGED_3: "weight of the judge’s hardest three",
+    "largest": "largest weight",
     "effective": "effective negatives",
     "wrong": "1 − p₀",
     "norm": "gradient norm",
@@ -68,13 +73,21 @@ def sdpo_gradient(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Tenso
     return beta * wrong * torch.cat([-torch.ones_like(wrong), weights], dim=1)
 
 
-def gradient_values(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> dict[str, NDArray[np.float64]]:
-    """Return the quantities [B] of `LABELS` for each row's gradient."""
+def gradient_values(
+    policy_logps: Tensor, ref_logps: Tensor, beta: float, hardness: Tensor
+) -> dict[str, NDArray[np.float64]]:
+    """Return the quantities [B] of `LABELS` for each row's gradient.
+
+    Args:
+        hardness: of the rejected answers by a judge that the policy does not know, [B, N].
+    """
     rewards = beta * (policy_logps - ref_logps)
-    weights = torch.softmax(rewards[:, 1:], dim=1).sort(dim=1, descending=True).values
+    weights = torch.softmax(rewards[:, 1:], dim=1)
+    by_judge = weights.gather(1, hardness.argsort(dim=1, descending=True, stable=True))
     quantities = {
-        "hardest": weights[:, 0],
-        "hardest 3": weights[:, :3].sum(dim=1),
+        JUDGED: by_judge[:, 0],
+        JUDGED_3: by_judge[:, :3].sum(dim=1),
+        "largest": weights.max(dim=1).values,
         "effective": effective_negatives(rewards),
         "wrong": 1 - torch.softmax(rewards, dim=1)[:, 0],
         "norm": sdpo_gradient(policy_logps, ref_logps, beta).norm(dim=1),
@@ -83,7 +96,7 @@ def gradient_values(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> dic
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Measure the weights on validation rows after each adapter, effective negatives, and the norm by rank."""
+    """Measure the weights on validation rows after each model, effective negatives, and the norm by rank."""
     sections = [a for a in runs[0].recipe.align if a.loss == "softmax_dpo"]
     if not sections:
         raise DataError(f"{runs[0].folder}: no alignment with loss softmax_dpo, whose gradient the study is about")
@@ -92,12 +105,20 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     logps_of_runs = [_ask(run, [start, *(a.name for a in sections)], rows, folder) for run in runs]
     betas = {a.name: a.beta for a in sections} | {start: sections[-1].beta}
     users = [e.user_id for e in rows]
-    values: Values = {
-        name: _stacked([gradient_values(logps[name], logps[start], beta) for logps in logps_of_runs])
+    width = logps_of_runs[0][start].shape[1]
+    hardness = _hardness(runs[0], rows, width)
+    values: dict[str, dict[str, NDArray[np.float64]]] = {
+        name: stacked([gradient_values(logps[name], logps[start], beta, hardness) for logps in logps_of_runs])
         for name, beta in ((n, betas[n]) for n in (start, *(a.name for a in sections)))
     }
+    values[f"{last}{SHUFFLED}"] = stacked(
+        [
+            gradient_values(_shuffled(own[last], own[start], run.recipe.seed), own[start], betas[last], hardness)
+            for own, run in zip(logps_of_runs, runs, strict=True)
+        ]
+    )
     measured = measure(values, users, baseline=start)
-    title = f"The gradient on {len(rows)} validation rows, with all {logps_of_runs[0][start].shape[1] - 1} negatives"
+    title = f"The gradient on {len(rows)} validation rows, with all {width - 1} negatives"
     seed = runs[0].recipe.seed
     settings = {a.name: {"rows": len(training_rows(runs[0].data, a, seed)), "β": a.beta} for a in sections}
     table = results_table(measured, labels=LABELS, title=title, settings=settings)
@@ -105,7 +126,12 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     ranks = plain_table("by-rank", f"Gradient norm of {last} by the rank of the target", "Rank", by_rank)
     drawings = [*_training_drawing(runs, sections), _rank_drawing(by_rank, last)]
     return Outcome(
-        [table, ranks], drawings, facts_of(measured, labels=LABELS), measured.n, measured.users, [_NOTE, _PARTS_NOTE]
+        [table, ranks],
+        drawings,
+        facts_of(measured, labels=LABELS, quantities=[JUDGED, JUDGED_3]),
+        measured.n,
+        measured.users,
+        [_NOTE, _JUDGE_NOTE, _PARTS_NOTE],
     )
 
 
@@ -150,8 +176,21 @@ def _ask(run: Run, names: Sequence[str], rows: Sequence[RankingExample], folder:
     return logps
 
 
-def _stacked(seeds: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
-    return {q: np.stack([seed[q] for seed in seeds]) for q in seeds[0]}
+def _hardness(run: Run, rows: Sequence[RankingExample], width: int) -> Tensor:
+    """Return the scores [B, N] of the negatives by window co-occurrence, which knows no language model."""
+    scores = WindowCooccurrenceRanker.fit(run.data.train_interactions).score(rows)
+    negatives = [
+        np.delete(s[: len(e.candidates)], e.target_index)[: width - 1] for s, e in zip(scores, rows, strict=True)
+    ]
+    return torch.from_numpy(np.stack(negatives))
+
+
+def _shuffled(policy_logps: Tensor, ref_logps: Tensor, seed: int) -> Tensor:
+    """Return log-probabilities [B, 1+N] with the same rewards, each row's rejected answers in another order."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(len(ref_logps), ref_logps.shape[1] - 1, generator=generator).argsort(dim=1)
+    rewards = (policy_logps - ref_logps)[:, 1:].gather(1, order)
+    return torch.cat([policy_logps[:, :1], ref_logps[:, 1:] + rewards], dim=1)
 
 
 def _training_drawing(runs: Sequence[Run], sections: Sequence[AlignSection]) -> list[Drawing]:
@@ -180,12 +219,17 @@ _NOTE = (
     "The gradient is with respect to the answers’ log-probabilities; the gradient of the weights has the model’s own "
     "gradient as a further factor. Before training all negatives weigh the same, since all rewards are 0."
 )
-_PARTS_NOTE = "Adapters of fewer rows are separate trainings with a shorter schedule, not checkpoints of the longest."
+_JUDGE_NOTE = (
+    "The judge is window co-occurrence, which knows no language model. The row “shuffled” has the same weights, "
+    "given to the negatives of each row at random: it shows what a spread of weights alone gives. The largest weight "
+    "and the effective number measure only that spread."
+)
+_PARTS_NOTE = "Models of fewer rows are separate trainings with a shorter schedule, not checkpoints of the longest."
 
 GRADIENTS = Study(
     "gradients",
     "Does S-DPO put its gradient on the hardest negatives, and more so the longer it trains?",
-    "how many rows S-DPO has been trained on; the SFT adapter, negatives and β are the same.",
+    "how many rows S-DPO has been trained on; the SFT model, negatives and β are the same.",
     vary,
     analyse,
     reads_any_run=True,
