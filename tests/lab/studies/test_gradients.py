@@ -1,25 +1,20 @@
 """The S-DPO gradient by its formula against autograd, its weights against slow twins, and whole studies."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from prefrec.errors import DataError
-from prefrec.evaluation import mean_interval
 from prefrec.losses import softmax_dpo_loss
 from prefrec.pipeline.train import training_rows
-from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out
 from prefrec_lab.studies.gradients import (
     GRADIENTS,
-    _hardness,
     _shuffled,
+    _target_first,
     gradient_values,
-    rank_frame,
     sdpo_gradient,
     vary,
 )
@@ -58,19 +53,6 @@ def test_quantities_of_a_row_one_by_one():
         assert found["norm"][b] == pytest.approx(0.7 * wrong * np.sqrt(1 + sum(x * x for x in w)))
 
 
-def test_norms_are_grouped_by_the_rank_of_the_target():
-    """Ranks 1, 2, 4 and 6 of 6, in two seeds of which the second swaps the first two rows."""
-    first = torch.tensor([[9.0, 1, 2, 3, 4, 5], [4.5, 1, 2, 3, 4, 5], [2.5, 1, 2, 3, 4, 5], [0.0, 1, 2, 3, 4, 5]])
-    norms = np.array([[1.0, 2, 3, 4], [5.0, 6, 7, 8]])
-    users = ["a", "b", "c", "d"]
-    frame = rank_frame([first, first[[1, 0, 2, 3]]], norms, users)
-    assert frame["rank"].to_list() == ["1", "2–3", "4–6"]
-    assert frame["n"].to_list() == [2, 2, 4]
-    assert frame["mean"].to_list() == pytest.approx([3.5, 3.5, (3 + 4 + 7 + 8) / 4])
-    want = mean_interval([3.0, 4, 7, 8], ["c", "d", "c", "d"])
-    assert frame.row(2, named=True)["low"] == pytest.approx(want.low)
-
-
 def test_it_varies_the_rows_alone(base, data):
     recipe = vary(base, data)
     assert [(a.name, len(training_rows(data, a, 0))) for a in recipe.align] == [
@@ -93,12 +75,12 @@ def test_shuffling_keeps_the_spread_and_forgets_the_judge():
     assert now["judged"].mean() == pytest.approx(1 / 4, abs=0.02)
 
 
-def test_the_judge_scores_the_negatives_alone(base, data):
-    rows = data.validation[:5]
-    scores = WindowCooccurrenceRanker.fit(data.train_interactions).score(rows)
-    found = _hardness(SimpleNamespace(data=data), rows, 6)
-    for b, e in enumerate(rows):
-        assert found[b].tolist() == [s for i, s in zip(e.candidates, scores[b], strict=True) if i != e.target]
+def test_the_target_comes_first():
+    """The second list is the shorter one, and both are cut to it."""
+    frame = pl.DataFrame(
+        {"candidates": [list("abcd"), list("efg")], "target": ["b", "g"], "scores": [[1.0, 2, 3, 4], [5.0, 6, 7]]}
+    )
+    assert _target_first(frame).tolist() == [[2, 1, 3], [7, 5, 6]]
 
 
 @pytest.fixture(scope="module")
@@ -122,17 +104,13 @@ def test_before_training_all_negatives_weigh_the_same(summary):
     trained = {r["quantity"]: r["mean"] for r in table.filter(variant="s-dpo").iter_rows(named=True)}
     assert trained["largest"] > 1 / 5 + 1e-4
     assert trained["effective"] < 5 - 1e-4
-    assert summary["n"] == 40
-    assert sum(r["n"] for r in summary["tables"]["by-rank"]) == 40
+    assert summary["n"] == 20
+    shuffled = {r["quantity"]: r["mean"] for r in table.filter(variant="s-dpo, shuffled").iter_rows(named=True)}
+    assert shuffled["largest"] == pytest.approx(trained["largest"])
+    assert shuffled["judged"] != trained["judged"]
 
 
 def test_a_run_that_there_is(summary, place, tmp_path):
     again = analyse_runs(GRADIENTS, [place / "runs" / "seed-0"], tmp_path)
     assert again["tables"] == summary["tables"]
     assert json.loads((tmp_path / "gradients" / "study.json").read_text()) == again
-    assert (tmp_path / "gradients" / "by-rank.csv").is_file()
-
-
-def test_runs_with_other_validation_rows(summary, place, other_rows, tmp_path):
-    with pytest.raises(DataError, match=r"seed-0 and .*other-rows were asked different questions"):
-        analyse_runs(GRADIENTS, [place / "runs" / "seed-0", other_rows], tmp_path)
