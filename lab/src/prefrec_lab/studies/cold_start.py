@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def make(base: Recipe, folder: Path) -> Run:
     rows = base.evaluate.rows or ROWS
     recipe = cold_recipe(base)
     run_recipe(recipe, folder, until="prepare")
-    change_data(folder, lambda data: replace(data, train=_without_new_items(data, base.data.seed)))
+    change_data(folder, partial(without_new_items, seed=base.data.seed))
     run_recipe(recipe, folder, until="evaluate", under_test=lambda data: cold_rows(data, rows, base.data.seed))
     return open_run(folder)
 
@@ -203,8 +204,9 @@ def _lengths(examples: Sequence[RankingExample], known: dict[str, int]) -> list[
     return [LENGTHS[min(len(e.history), FEW + 1) - 1] if e.history and e.target in known else "" for e in examples]
 
 
-def _without_new_items(data: PreparedData, seed: int) -> list[RankingExample]:
-    return trained_items_only(data.train, data, data.train_interactions, seed)
+def without_new_items(data: PreparedData, seed: int) -> PreparedData:
+    """Return the data with lists of training rows that hold only items of training."""
+    return replace(data, train=trained_items_only(data.train, data, data.train_interactions, seed))
 
 
 def _drawings(

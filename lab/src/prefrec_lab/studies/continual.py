@@ -300,5 +300,5 @@ CONTINUAL = Study(
     as_it_is,
     analyse,
     make=make,
-    base=TITLES,
+    overrides=TITLES,
 )

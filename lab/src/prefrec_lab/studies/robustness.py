@@ -271,5 +271,5 @@ ROBUSTNESS = Study(
     dpo_and_s_dpo,
     analyse,
     reads_any_run=True,
-    base=TITLES,
+    overrides=(*TITLES, "model.templates=[movies/1]"),  # which shows the candidates: their order may matter
 )

@@ -151,6 +151,5 @@ TRANSFER = Study(
     analyse,
     reads_any_run=True,
     many_data=True,
-    base=TITLES,
-    overrides=("evaluate.rows=200",),
+    overrides=(*TITLES, "evaluate.rows=200"),
 )
