@@ -98,13 +98,11 @@ def _loss_alone(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> tuple[Tabl
     """Return the paired difference S-DPO − DPO with as many negatives: a table, and sentences."""
     measured = measure(log_probs(predictions), users_of(predictions), baseline=PAIRS)
     differences = measured.differences[S_DPO]
-    rows = [(LABELS[q], [difference_cell(d)], "") for q, d in differences.items()]
-    frame = results_frame(measured, {})
-    grid = Grid(["S-DPO − DPO"], rows)
+    grid = Grid(["S-DPO − DPO"], [(LABELS[q], [difference_cell(d)], "") for q, d in differences.items()])
     title = "S-DPO − DPO with the same number of negatives"
     facts = [f"{title}, {LABELS[q]}: {with_interval(d)}." for q, d in differences.items()]
     facts = [f.replace("\u00a0", " ") for f in facts]
-    return Table("loss-alone", title, "Quantity", grid, frame, _LOSS_NOTE), facts
+    return Table("loss-alone", title, "Quantity", grid, results_frame(measured, {}), _LOSS_NOTE), facts
 
 
 def log_probs(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> Values:
