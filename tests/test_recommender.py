@@ -49,6 +49,10 @@ def test_recommend_equals_the_slow_twin(rec, folder):
     assert answer == rec.recommend([*HISTORY[:2], Ranked(1, "i19", "", 0.0)], 5)
 
 
+def test_it_says_what_it_is(rec, folder):
+    assert repr(rec) == f"<Recommender s-dpo of {folder}, 60 items>"
+
+
 def test_rank_and_explain_equal_the_ranker(rec, folder):
     run = open_run(folder)
     row, lm = run.data.test[0], run.ranker("s-dpo")

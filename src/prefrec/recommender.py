@@ -98,10 +98,14 @@ class Recommender:
     answer such a question.
     """
 
-    def __init__(self, data: PreparedData, entry: Entry) -> None:
+    def __init__(self, data: PreparedData, entry: Entry, source: str = "") -> None:
         self.data = data
         self.entry = entry
+        self.source = source
         self.items = ItemIndex(data.catalogue)
+
+    def __repr__(self) -> str:
+        return f"<Recommender {self.entry.name} of {self.source or 'data'}, {len(self.data.catalogue):,} items>"
 
     @classmethod
     def from_run(cls, folder: str | Path, ranker: str | None = None) -> Recommender:
@@ -110,7 +114,7 @@ class Recommender:
         Raise DataError if the run cannot be read or has no such ranker, ConfigError if another recipe made it.
         """
         run = open_run(Path(folder))
-        return cls(run.data, run.any_entry(ranker or (run.models[-1:] or [""])[0]))
+        return cls(run.data, run.any_entry(ranker or (run.models[-1:] or [""])[0]), str(folder))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Recommender:
@@ -140,7 +144,7 @@ class Recommender:
             resolve(model.name)
         except ModelError as e:
             raise ModelError(f"{path / ABOUT}: model.name: {e}") from e
-        return cls(data, lm_entry(name, path, data, model))
+        return cls(data, lm_entry(name, path, data, model), str(folder))
 
     def recommend(
         self, history: Sequence[Item] = (), k: int = 10, *, user: str | int | None = None, **rules: Any

@@ -32,6 +32,20 @@ def test_the_recipe_runs_as_it_is(shop, tmp_path, name):
     assert len(read_prepared(tmp_path / "runs" / "shop" / "data").test) == 40
 
 
+def test_columns_of_the_items_are_offered_to_the_model(shop, tmp_path):
+    goods = (tmp_path / "goods.csv").read_text().splitlines()
+    more = ["brand,a link,price,year", *(f"B{n % 5},x,{n}.99,{1990 + n % 9}" for n in range(len(goods) - 1))]
+    (tmp_path / "goods.csv").write_text("\n".join(f"{a},{b}" for a, b in zip(goods, more, strict=True)))
+    text = succeed("init", *shop)
+    line = "  # item_text: '{{ title }} ({{ brand }}, {{ year }})' #"
+    assert text.count(line) == 1
+    (tmp_path / "shop.yaml").write_text(text.replace("# item_text", "item_text"))
+    assert load_recipe(tmp_path / "shop.yaml").model.item_text == "{{ title }} ({{ brand }}, {{ year }})"
+    done = prefrec("run", "shop.yaml", "--until", "prepare", "--set", 'model.item_text="{{ title }} {{ brnd }}"')
+    assert done.code == 1
+    assert "no column 'brnd' in the catalogue, which has item_id, title, brand, a link, price, year" in done.err
+
+
 def test_standard_output_holds_the_recipe_alone(shop, tmp_path):
     done = prefrec("init", *shop, "--columns.user", "customer")
     assert done.code == 0

@@ -57,7 +57,7 @@ def test_some_users_and_histories_of_a_file(run, tmp_path):
     [
         ((), 2, "give exactly one of them"),
         (("--all-users", "--users", "u01"), 2, "give exactly one of them"),
-        (("--users", "u99"), 1, "user 'u99' is not in the run's log"),
+        (("--users", "u1,u2"), 1, "user 'u1,u2' is not in the run's log; --users takes one id, and is repeated"),
         (("--users", "u01", "--ranker", "ppo"), 1, "no trained model 'ppo'"),
         (("--users", "u01", "--at-most", "2"), 1, "at_most, per: give both or neither"),
         (("--users", "u01", "--at-most", "0", "--per", "title"), 1, "--at-most: Input should be greater than"),

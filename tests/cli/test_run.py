@@ -32,6 +32,8 @@ def test_run_prints_the_table_and_where_the_report_is(finished):
         assert word.lower() in done.out.lower()
     assert done.out.count("Audit:") == 1
     assert done.out.endswith(f"Report: {folder}/report.html\n")
+    # What `prepare` would say of the data, once.
+    assert len(re.findall(r"^• .*users.* items.* interactions", done.err, re.MULTILINE)) == 1
     assert [line for line in done.err.splitlines() if line in ("prepare", "sft", "dpo", "s-dpo", "evaluate")] == [
         "prepare",
         "sft",

@@ -9,6 +9,7 @@ import torch
 
 from prefrec.errors import TemplateError
 from prefrec.lm.items import ItemEncoder, add_items
+from prefrec.pipeline import encoders
 from prefrec.pipeline.encoders import (
     COOCCURRENCE_LENGTH,
     TFIDF_SIZE,
@@ -21,6 +22,7 @@ from prefrec.pipeline.encoders import (
 )
 from prefrec.pipeline.recipe import ItemsSection
 from prefrec.prompts import PromptEncoder
+from prefrec.rankers.title_encoder import TitleEncoder
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from tiny import VOCABULARY, tiny_llama
 from tiny_run import FIRST, SECOND, TITLES
@@ -140,3 +142,14 @@ def test_a_text_that_does_not_begin_with_its_title(model, data):
     with pytest.raises(TemplateError, match=r"begins with the title, but that of 'Red Alien' is '1900: Red Alien'"):
         prompt_encoder(section, dated(data).catalogue)
     prompt_encoder(section.model_copy(update={"answers": "items"}), dated(data).catalogue)
+
+
+def test_titles_are_encoded_once_for_a_model_that_is_loaded_twice(model, data, monkeypatch):
+    counted = []
+    encode = TitleEncoder.encode
+    monkeypatch.setattr(TitleEncoder, "encode", lambda *args: counted.append(1) or encode(*args))
+    encoders._encoded.cache_clear()
+    first, again = title_vectors(data, model()), title_vectors(data, model())
+    assert torch.equal(first, again)
+    title_vectors(dated(data), model(answers="items", item_text="{{ title }} {{ year }}"))
+    assert len(counted) == 2

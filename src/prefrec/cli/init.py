@@ -15,7 +15,7 @@ from rich.markup import escape
 from prefrec.cli import _options as o
 from prefrec.console import warn
 from prefrec.data import ColumnNames
-from prefrec.data.guess import guess_settings
+from prefrec.data.guess import guess_item_text, guess_settings
 from prefrec.errors import ConfigError
 from prefrec.files import write_text
 from prefrec.pipeline.recipe import PresetName, checked_recipe, preset_text
@@ -51,6 +51,9 @@ def init(
         if why.startswith("check"):
             warn(escape(f"{field}: {value}: {why}"))
     text = "\n".join([*lines, "", preset_text(preset)])
+    if item_text := guess_item_text(items, encoding, [value for _, value, _ in settings]):
+        line = _line("item_text", item_text, "without the first #, the model reads this of an item")
+        text = text.replace("\nmodel:\n", f"\nmodel:\n  # {line}\n")
     checked_recipe(yaml.safe_load(text))
     if out:
         write_text(out, text)

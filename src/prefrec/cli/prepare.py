@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from prefrec.cli import _options as o
-from prefrec.data import PrepareConfig, PreparedData, write_prepared
+from prefrec.data import PrepareConfig, write_prepared
 from prefrec.data import prepare as prepare_data
+from prefrec.report.wording import protocol_lines
 
 
 @o.from_sections
@@ -34,20 +35,4 @@ def prepare(
     if as_json:
         o.print_json(data.protocol)
     else:
-        _show(data, out)
-
-
-def _show(data: PreparedData, out: Path) -> None:
-    counts, protocol = data.protocol["counts"], data.protocol
-    candidates = protocol["candidates"]
-    parts = (f"{rows:,} {part} rows of {counts['row_users'][part]:,} users" for part, rows in counts["rows"].items())
-    lines = [
-        ", ".join(parts),
-        f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions, "
-        f"{counts['train_interactions']:,} of them to learn from",
-        f"split {protocol['split']}, {candidates['size']} candidates ({candidates['kind']}), seed {protocol['seed']}",
-    ]
-    short, repeats = protocol["split_facts"].get("users_too_short"), counts.get("repeats_dropped")
-    lines += [f"{short:,} users left out: too short a history"] if short else []
-    lines += [f"{repeats:,} repeats left out"] if repeats else []
-    typer.echo("\n• ".join([f"{protocol['source']} → {out}", *lines, *protocol["notes"]]))
+        typer.echo("\n• ".join([f"{data.protocol['source']} → {out}", *protocol_lines(data.protocol)]))

@@ -10,8 +10,10 @@ import polars as pl
 import typer
 
 from prefrec.cli import _options as o
+from prefrec.data import UnknownUserError
 from prefrec.data.readers import pick_columns, read_table, read_text
 from prefrec.data.sources.base import parse_lists
+from prefrec.errors import DataError
 from prefrec.recommender import Recommender, as_table
 from prefrec.serving.bodies import Rules
 
@@ -43,7 +45,10 @@ def recommend(
     histories = {"-": history} if history else _histories(history_file) if history_file else None
     rules = section.model_dump() | {"deny": _ids(section.deny), "allow": section.allow and _ids(section.allow)}
     recommender = Recommender.from_run(run, ranker)
-    answers = recommender.recommend_all(out, k, users=users and _ids(users), histories=histories, **rules)
+    try:
+        answers = recommender.recommend_all(out, k, users=users and _ids(users), histories=histories, **rules)
+    except UnknownUserError as e:
+        raise DataError(f"{e}; --users takes one id, and is repeated for more") from e
     if as_json:
         o.print_json(answers.to_dicts())
     elif out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +69,14 @@ def guess_settings(log: Path, items: Path, given: ColumnNames, encoding: str, lo
         Setting("min_history", shortest, "items before a target"),
         *(Setting(f"max_{part}_rows", most, "of a large log, at random") for part, most in _MOST_ROWS.items()),
     ]
+
+
+def guess_item_text(items: Path, encoding: str, taken: Collection[Any]) -> str | None:
+    """Return a text for items by at most two columns, not `taken`, whose values items share, such as brands."""
+    table = readers.read_table(items, encoding).select(~(cs.nested() | cs.binary()))
+    free = [c for c in table.columns if c.isidentifier() and c not in taken]
+    shared = [f"{{{{ {c} }}}}" for c in free if 1 < table[c].n_unique() < len(table) / 2][:2]
+    return f"{{{{ title }}}} ({', '.join(shared)})" if shared else None
 
 
 def _columns(paths: tuple[Path, Path], given: ColumnNames, encoding: str) -> dict[str, Setting]:

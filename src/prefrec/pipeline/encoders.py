@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from prefrec.data import Catalogue, PreparedData
 from prefrec.errors import TemplateError
 from prefrec.lm.items import ItemEncoder, ItemTable, centred, extend_items, item_table
-from prefrec.lm.models import load_tokenizer, vocabulary_size
+from prefrec.lm.models import base_digest, load_tokenizer, vocabulary_size
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.prompts import PromptEncoder, item_texts, load_template
 from prefrec.rankers.reference import tfidf
@@ -91,12 +92,18 @@ def fit_items(model: Any, data: PreparedData, section: ModelSection) -> ItemTabl
     return table
 
 
+@lru_cache(maxsize=1)
+def _encoded(name: str, digest: str, titles: tuple[str, ...]) -> Tensor:
+    # An update needs the vectors twice: to begin its training, and to compare with the model before it.
+    return load_encoder(name, _TITLE_TOKENS).encode(titles)
+
+
 def title_vectors(data: PreparedData, model: ModelSection) -> Tensor:
     """Return vectors [I, T] of all items' titles, made as `model.items.vectors` says."""
     titles = [*(shown_items(model, data.catalogue) or data.catalogue.titles).values()]
     if model.items.vectors != "tfidf":
         name = model.name if model.items.vectors == "base" else model.items.vectors
-        return load_encoder(name, _TITLE_TOKENS).encode(titles)
+        return _encoded(name, base_digest(name), tuple(titles))
     words = tfidf(titles)
     size = min(TFIDF_SIZE, *words.shape)
     left, sizes, _ = torch.svd_lowrank(torch.from_numpy(words.toarray()).float(), q=size, niter=4)

@@ -10,6 +10,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from prefrec.console import say
 from prefrec.data import PreparedData
 from prefrec.errors import ConfigError
@@ -147,18 +149,16 @@ def lm_ranker(
     name: str, weights: Path | None, data: PreparedData, model: ModelSection, batch_size: int = BATCH_SIZE
 ) -> LMRanker:
     """Load a language model, with an adapter or other weights if given, as a ranker of the items of `data`."""
-    lm, tokenizer = load_lm(model.name, weights, **model.loading())
+    lm, _ = load_lm(model.name, weights, **model.loading())
     fit_items(lm, data, model)
-    return LMRanker(
-        name,
-        lm,
-        tokenizer,
-        data.catalogue,
-        load_template(model.templates[0], domain=data.domain),
-        batch_size=batch_size,
-        objective=model.objective,
-        encoder=prompt_encoder(model, data.catalogue),
-    )
+    return as_ranker(name, lm, data, model, batch_size=batch_size)
+
+
+def as_ranker(name: str, lm: nn.Module, data: PreparedData, model: ModelSection, **sizes: int) -> LMRanker:
+    """Return a loaded model as a ranker of the items of `data`; `sizes` are of the passes, as for `LMRanker`."""
+    encoder, template = prompt_encoder(model, data.catalogue), load_template(model.templates[0], domain=data.domain)
+    settings: Any = {"objective": model.objective, "encoder": encoder, **sizes}
+    return LMRanker(name, lm, encoder.tokenizer, data.catalogue, template, **settings)
 
 
 def part_entry(made_of: Ingredients, name: str, ranker: str, entries: Mapping[str, Entry], field: str) -> Entry:

@@ -81,8 +81,7 @@ class ModelSection(Section):
     item_text: str | None = Field(
         None,
         exclude_if=lambda text: text is None,
-        description="How histories and item vectors show an item, by columns of the catalogue: "
-        "{{ title }} ({{ year }}). None: by its title.",
+        description="An item in histories and item vectors, such as {{ title }} ({{ year }}). None: its title.",
     )
     random_weights: bool = Field(False, description="Leave the pretrained weights out: a control.")
     objective: Literal["catalogue", "tokens"] = Field(

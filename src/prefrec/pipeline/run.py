@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.markup import escape
 
 from prefrec.console import say
 from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, write_prepared
@@ -25,6 +26,7 @@ from prefrec.pipeline.train import train_align, train_sft
 from prefrec.pipeline.update import UPDATE, measure_update, split_change, start_entry
 from prefrec.processes import is_first
 from prefrec.report import write_report
+from prefrec.report.wording import protocol_lines
 from prefrec.runs.contents import METRICS, PREFERENCES, made_of
 from prefrec.runs.lock import run_lock
 from prefrec.runs.stage import machine, refuse_name, stage, stage_key
@@ -91,7 +93,9 @@ def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
     if due(folder, key, "prepare"):
         with stage(folder, key, "prepare", config.model_dump(mode="json")):
             if is_first():
-                write_prepared(prepare(config, split_change(update, config.seed) if update else None), folder)
+                made = prepare(config, split_change(update, config.seed) if update else None)
+                write_prepared(made, folder)
+                say(escape("\n".join(f"• {line}" for line in protocol_lines(made.protocol))))
     data = read_prepared(folder)
     shown_items(recipe.model, data.catalogue)  # raises an error before any training
     return data

@@ -124,11 +124,10 @@ class PromptEncoder:
 
     def detail_ids(self, title: str, piece: str) -> tuple[int, ...]:
         """Return the token ids of a title's details and the piece of a template after them."""
-        detail, after = self.details.get(title, ""), self.ids(piece)
-        together = self.ids(detail + piece)
-        # Text from data became special.
-        is_safe = not self.chat or self._count_special(together) == self._count_special(after)
-        return together if is_safe else (*self._ids(detail), *after)
+        detail = self.details.get(title, "")
+        together, apart = self.ids(detail + piece), (*self._ids(detail), *self.ids(piece))
+        # Text from data must not become special.
+        return together if self._count_special(together) == self._count_special(apart) else apart
 
     def ids(self, text: str, *, begin: bool = False) -> tuple[int, ...]:
         """Return the token ids of a piece of a template or of the chat template, without text from data.

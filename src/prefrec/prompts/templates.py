@@ -121,18 +121,16 @@ def item_texts(source: str, items: pl.DataFrame) -> list[str]:
     """
     try:
         names = jinja2.meta.find_undeclared_variables(_environment.parse(source))
-        if unknown := sorted(names - {*items.columns}):
-            raise TemplateError(
-                f"model.item_text: no column {unknown[0]!r} in the catalogue, which has {', '.join(items.columns)}: "
-                "name one of these, or add the column to the file of items"
-            )
         template = _environment.overlay(finalize=lambda value: "" if value is None else value).from_string(source)
-        rows = items.select(sorted(names)).iter_rows(named=True)
-        return [template.render({name: _plain(value) for name, value in row.items()}) for row in rows]
-    except TemplateError:
-        raise
+        if not (unknown := sorted(names - {*items.columns})):
+            rows = items.select(sorted(names)).iter_rows(named=True)
+            return [template.render({name: _plain(value) for name, value in row.items()}) for row in rows]
     except Exception as e:  # the template's own code may raise anything
         raise TemplateError(f"model.item_text {source!r}: {e}") from e
+    raise TemplateError(
+        f"model.item_text: no column {unknown[0]!r} in the catalogue, which has {', '.join(items.columns)}: "
+        "name one of these, or add the column to the file of items"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -20,14 +20,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError, DataError
-from prefrec.lm.models import default_device, load_tokenizer
+from prefrec.lm.models import default_device
 from prefrec.pipeline.encoders import prompt_encoder
-from prefrec.pipeline.entry import loaded_once
+from prefrec.pipeline.entry import as_ranker, loaded_once
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import ZERO_SHOT
-from prefrec.prompts import load_template
-from prefrec.rankers import LMRanker
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.engine import Engine
 from prefrec.serving.middleware import Telemetry
@@ -93,7 +91,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     `Batcher`. Raise DataError if the run has no such ranker, ConfigError if it was made with another recipe,
     ModelError if model or adapter cannot be read.
     """
-    section, catalogue, device = run.recipe.model, run.data.catalogue, default_device()
+    section, device = run.recipe.model, default_device()
     lms, references = run.models[::-1] or [ZERO_SHOT], run.recipe.evaluate.references
     made = [config.model for config in run.recipe.sequential] + [config.name for config in run.recipe.rankers]
     foreign = {config.name for config in run.recipe.rankers if not ranker_kind(config.kind).composed}
@@ -112,18 +110,9 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
             if tensor.device.type == "cpu":
                 tensor.data = tensor.data.clone()
     max_tokens = max_tokens or PASS_TOKENS.get(device.type, 4096)
-    template = load_template(section.templates[0], domain=run.data.domain)
-    lm = LMRanker(
-        *next(iter(models.items())),
-        load_tokenizer(section.name),
-        catalogue,
-        template,
-        max_tokens_per_pass=max_tokens,
-        objective=section.objective,
-        encoder=prompt_encoder(section, catalogue),
-    )
+    lm = as_ranker(*next(iter(models.items())), run.data, section, max_tokens_per_pass=max_tokens)
     # With a tokenizer of its own: the thread that encodes requests must not share one with the worker's.
-    encoder, split = prompt_encoder(section, catalogue), run.recipe.evaluate.split
+    encoder, split = prompt_encoder(section, run.data.catalogue), run.recipe.evaluate.split
     scorer = Scorer(models, adapters, lm)
     parts = {name: scorer.part(entry) for name, entry in entries.items()}
     parts |= {name: loaded_once(run.any_entry(name)) for name in references}

@@ -2,18 +2,11 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from prefrec.data import examples_to_frame, prepare
+from prefrec.data import prepare
 from prefrec.errors import ConfigError
-from prefrec.lm.models import load_tokenizer
-from prefrec.pipeline.entry import Ingredients
-from prefrec.pipeline.negatives import NEGATIVES_FILE, negative_rows
-from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
-from prefrec.pipeline.train import training_rows
-from prefrec.prompts import PromptEncoder, load_template
 from prefrec_lab.studies import alignments
 from prefrec_lab.studies.carry_out import base_recipe
 from prefrec_lab.studies.continual import continual_recipe
@@ -61,101 +54,20 @@ def test_more_negatives_than_a_list_holds_are_drawn(base, size, room):
     wide = Recipe.model_validate(raw)
     data = prepare(wide.data)
     recipe = alignments.vary_negatives(wide, data)
-    equal = [a for a in recipe.align if not a.name.endswith("-compute")]
-    assert [a.num_negatives for a in equal] == [
-        n for n in (1, 3, 5, 8, 10, 15, 31, 63) if n < len(data.catalogue) // 2
-    ]
-    assert len(equal) > 5
-    assert {a.rows for a in equal} == {16}
-    assert [a.name for a in equal][:3] == ["dpo-n1", "s-dpo-n3", "s-dpo-n5"]
+    assert [a.num_negatives for a in recipe.align] == [n for n in (1, 3, 8, 15, 63) if n < len(data.catalogue) // 2]
+    assert len(recipe.align) > 3
+    assert {a.rows for a in recipe.align} == {16}
+    assert [a.name for a in recipe.align][:3] == ["dpo", "s-dpo", "s-dpo-n8"]
     assert {a.negatives_from for a in recipe.align if a.num_negatives <= room} == {"list"}
     assert {a.negatives_from for a in recipe.align if a.num_negatives > room} <= {"uniform"}
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_a_row_costs_its_prompt_its_target_and_n_negatives(base, data, n):
-    section = alignments.variant(base.align[0], f"n{n}", num_negatives=n)
-    prompt, answer = _counted(base, data, section, training_rows(data, section, base.seed)).expected
-    got = alignments._tokens_of_a_row(data, base.model, section, base.seed)
-    assert got == pytest.approx(prompt + answer + n * answer)
-
-
-def test_equal_compute_reads_as_many_tokens(base, data):
-    recipe = alignments.vary_negatives(base, data)
-    prompt, answer = alignments.token_counts(data, base.model, base.align[0], base.seed)
-    budget = 16 * (prompt + 2 * answer)
-    fewer = [a for a in recipe.align if a.name.endswith("-compute")]
-    assert [a.num_negatives for a in fewer][:2] == [3, 5]
-    for a in fewer:
-        all_rows = alignments.variant(a, "all", rows=16)  # of which its own may be other ones, with other lists
-        prompt, answer = alignments.token_counts(data, base.model, all_rows, base.seed)
-        row = prompt + (1 + a.num_negatives) * answer
-        assert abs(a.rows * row - budget) <= row / 2
-        assert a.rows < 16
-
-
-def _counted(base, data, section, examples):
-    """The slow twin: every title of every list encoded alone."""
-    encoder = PromptEncoder(load_tokenizer(base.model.name), max_length=None)
-    template, titles = load_template("movies/1"), data.catalogue.titles_of
-    prompts, answers = [], []
-    for example in examples:
-        for candidate in example.candidates:
-            one = encoder.encode(template, titles(example.history), titles(example.candidates), titles([candidate]))
-            answers.append(len(one.answers[0][:-1]))
-        prompts.append(len(one.prompt))
-    return pytest.approx((np.mean(prompts), np.mean(answers)))
-
-
-def test_tokens_are_counted_one_by_one(base, data):
-    section = base.align[0]
-    rows = training_rows(data, section, base.seed)
-    assert alignments.token_counts(data, base.model, section, base.seed) == _counted(base, data, section, rows)
-
-
-@pytest.mark.parametrize("how", ["uniform", "popularity", "in-batch"])
-def test_tokens_are_those_of_the_lists_that_training_draws(base, data, tmp_path, how):
-    """Before training, and after it from the rows that it kept; lists of ten where the data's hold six."""
-    section = alignments.variant(base.align[0], "more", num_negatives=9, negatives_from=how)
-    rows = training_rows(data, section, base.seed)
-    made_of = Ingredients(data, "", base.model, base.lora, base.seed)
-    drawn = negative_rows(made_of, section, rows, None, None, tmp_path / "more")
-    assert {len(e.candidates) for e in drawn} == {10}
-    want = _counted(base, data, section, drawn)
-    assert alignments.token_counts(data, base.model, section, base.seed) == want
-    assert alignments.token_counts(data, base.model, section, base.seed, tmp_path / "more") == want
-    own = alignments.token_counts(data, base.model, base.align[0], base.seed)
-    assert own[0] < want.expected[0]
-
-
-def test_after_training_tokens_are_those_of_hard_lists(base, data, tmp_path):
-    section = alignments.variant(base.align[0], "hard", negatives_from="hard")
-    kept = training_rows(data, section, base.seed)[::2]
-    (tmp_path / "hard").mkdir()
-    examples_to_frame(kept).write_parquet(tmp_path / "hard" / NEGATIVES_FILE)
-    got = alignments.token_counts(data, base.model, section, base.seed, tmp_path / "hard")
-    assert got == _counted(base, data, section, kept)
-
-
-def test_settings_hold_the_tokens_of_each_variants_own_lists(base, data, tmp_path):
-    sections = [
-        alignments.variant(base.align[0], f"n{n}", num_negatives=n, negatives_from="uniform") for n in (5, 20)
-    ]
-    recipe = with_alignments(base, sections)
-    found = alignments.settings_of([Run(tmp_path, recipe, data, {})])
-    made_of = Ingredients(data, "", base.model, base.lora, base.seed)
-    for section in sections:
-        rows = training_rows(data, section, base.seed)
-        drawn = negative_rows(made_of, section, rows, None, None, tmp_path / section.name)
-        prompt, answer = _counted(base, data, section, drawn).expected
-        assert found[section.name]["tokens"] == round(16 * (prompt + (1 + section.num_negatives) * answer))
-
-
 def test_rankers_that_the_alignments_leave_out_are_told(base, data):
     asked = {"kind": "retrieve-then-rank", "retriever": "popularity", "ranker": "s-dpo"}
-    wider = Recipe.model_validate(base.model_dump(mode="json") | {"rankers": [asked]})
+    four = with_alignments(base, [alignments.variant(base.align[0], "s-dpo", num_negatives=4)])
+    wider = Recipe.model_validate(four.model_dump(mode="json") | {"rankers": [asked]})
     alignments.vary_loss(wider, data)
-    with pytest.raises(ConfigError, match=r"retrieve-then-rank\.ranker: there is no 's-dpo' before it; .*dpo-n1"):
+    with pytest.raises(ConfigError, match=r"retrieve-then-rank\.ranker: there is no 's-dpo' before it; .*s-dpo-n3"):
         alignments.vary_negatives(wider, data)
     assert continual_recipe(wider).rankers == []
 
@@ -167,12 +79,12 @@ def test_a_recipe_without_s_dpo_cannot_be_varied(base, data):
 
 
 @pytest.mark.parametrize("name", ["cold-start", "continual", "transfer"])
-def test_studies_that_share_no_sft_take_fewer_rows(name, tmp_path):
+def test_studies_with_a_base_of_their_own_share_no_run(name, tmp_path):
     """Unless the user names a recipe, or rows."""
     study = STUDIES[name]
-    own, shared = base_recipe(study), base_recipe(alignments.ABLATION)
-    assert (own.sft.rows, own.align[0].rows) == (200, 200)
-    assert (shared.sft.rows, shared.align[0].rows) == (400, 400)
+    shared = base_recipe(alignments.ABLATION)
+    assert shared.model.answers == "items"
+    assert (base_recipe(study).model.answers == "titles") == (name != "cold-start")
     assert not study.shares_runs
     assert base_recipe(study, overrides=["sft.rows=900"]).sft.rows == 900
     path = tmp_path / "mine.yaml"
@@ -180,18 +92,20 @@ def test_studies_that_share_no_sft_take_fewer_rows(name, tmp_path):
     assert base_recipe(study, path) == shared
 
 
-def test_studies_with_fewer_rows_of_alignment_share_the_start_and_no_alignment(monkeypatch):
-    """An alignment of one name and another size would be made again and again in the folder that all share."""
-    monkeypatch.setattr(alignments, "token_counts", lambda *a: (100.0, 7.0))
-    monkeypatch.setattr(alignments, "training_rows", lambda data, section, seed: range(section.rows))
-    names = []
-    for study in (STUDIES["negatives"], STUDIES["negative-sampling"], STUDIES["ablation"]):
-        own, shared = base_recipe(study), base_recipe(alignments.BETA)
+def test_alignments_of_one_name_are_equal_in_all_studies_that_share_runs():
+    """Otherwise they would be made again and again in the folder that all share."""
+    known = {}
+    for study in (STUDIES[n] for n in ("negatives", "negative-sampling", "ablation", "beta", "dynamics")):
+        own = base_recipe(study)
         assert study.shares_runs
-        kept = {"align", "evaluate"}
-        assert own.model_dump(exclude=kept) == shared.model_dump(exclude=kept)
-        names += [a.name for a in study.vary(own, SimpleNamespace(catalogue=range(200))).align]
-    assert len(set(names)) == len(names) == 15 + 6 + 6
+        assert own.model_dump(exclude={"align"}) == base_recipe(alignments.BETA).model_dump(exclude={"align"})
+        for a in study.vary(own, SimpleNamespace(catalogue=range(200), train=range(9000))).align:
+            assert known.setdefault(a.name, a) == a
+
+
+def test_studies_choose_on_validation_rows():
+    shared = base_recipe(alignments.ABLATION)
+    assert (shared.evaluate.split, shared.sft.eval_rows) == ("validation", 0)
 
 
 def test_the_shipped_recipe_has_room_for_15_negatives():

@@ -11,7 +11,6 @@ from prefrec.errors import ConfigError, DataError
 from prefrec.evaluation import metrics_for, read_predictions
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe
-from prefrec_lab.studies import cold_start
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out
 from prefrec_lab.studies.cold_start import COLD_ITEM, COLD_START, COLD_USER, WARM, cold_recipe, cold_rows
 from prefrec_lab.studies.study import with_alignments
@@ -132,8 +131,7 @@ def test_new_items_are_in_no_list_of_training(summary, late, place):
 def test_the_whole_study(summary, place):
     assert summary["seeds"] == [0, 1]
     assert {r["against"] for r in summary["tables"]["table"]} == {None, "SASRec"}
-    assert {r["group"] for r in summary["tables"]["lengths"]} <= set(cold_start.LENGTHS)
-    assert any(p.endswith("cold-items") for p in summary["plots"])
+    assert [p.partition("-cold-")[2] for p in summary["plots"]] == ["users", "items"]
     assert all(f.startswith((COLD_USER, COLD_ITEM)) for f in summary["facts"])
     page = (place / "cold" / "cold-start" / "page.html").read_text(encoding="utf-8")
     assert COLD_ITEM in page

@@ -19,8 +19,11 @@ def summary(base, place):
 
 def test_both_are_watched_alike(base, data):
     recipe = vary(base, data)
-    dpo, s_dpo = recipe.align
-    assert (dpo.name, dpo.num_negatives, s_dpo.name, s_dpo.num_negatives) == ("dpo-watched", 1, "s-dpo-watched", 3)
+    assert [(a.name, a.loss, a.num_negatives) for a in recipe.align] == [
+        ("dpo-watched", "dpo", 1),
+        ("dpo-pairs-watched", "dpo", 3),
+        ("s-dpo-watched", "softmax_dpo", 3),
+    ]
     assert {(a.eval_rows, a.eval_steps) for a in recipe.align} == {(48, 1)}
 
 
@@ -62,7 +65,19 @@ def test_log_probabilities_are_those_of_the_predictions(summary, place):
         assert got == pytest.approx(want | {"margin": want["chosen"] - want["rejected"]})
 
 
+def test_the_loss_alone_is_compared_on_the_same_rows(summary):
+    means = {(r["variant"], r["quantity"]): r["mean"] for r in summary["tables"]["table"]}
+    rows = [r for r in summary["tables"]["loss-alone"] if r["variant"] == "s-dpo-watched"]
+    assert [r["quantity"] for r in rows] == ["chosen", "rejected", "margin"]
+    for r in rows:
+        want = means["s-dpo-watched", r["quantity"]] - means["dpo-pairs-watched", r["quantity"]]
+        assert r["difference"] == pytest.approx(want)
+        assert r["difference_low"] <= want <= r["difference_high"]
+    told = "S-DPO − DPO with the same number of negatives, log-prob of the chosen: "
+    assert summary["facts"][0].startswith(told)
+
+
 def test_facts_tell_both_ends_of_the_curves(summary):
     told = [f for f in summary["facts"] if "on validation rows" in f]
-    assert [f.partition(",")[0] for f in told] == ["dpo-watched", "s-dpo-watched"]
+    assert [f.partition(",")[0] for f in told] == ["dpo-watched", "dpo-pairs-watched", "s-dpo-watched"]
     assert all("reward 0.000 at step 0" in f and "at step 2" in f for f in told)

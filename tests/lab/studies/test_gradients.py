@@ -7,12 +7,17 @@ import polars as pl
 import pytest
 import torch
 
-from prefrec.errors import DataError
-from prefrec.evaluation import mean_interval
 from prefrec.losses import softmax_dpo_loss
 from prefrec.pipeline.train import training_rows
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out
-from prefrec_lab.studies.gradients import GRADIENTS, gradient_values, rank_frame, sdpo_gradient, vary
+from prefrec_lab.studies.gradients import (
+    GRADIENTS,
+    _shuffled,
+    _target_first,
+    gradient_values,
+    sdpo_gradient,
+    vary,
+)
 
 
 def _logps(batch=6, negatives=4, seed=0):
@@ -32,30 +37,20 @@ def test_the_formula_is_the_gradient(beta, negatives):
 
 def test_quantities_of_a_row_one_by_one():
     policy, reference = _logps()
-    found = gradient_values(policy, reference, 0.7)
+    hardness = torch.randn(6, 4, generator=torch.Generator().manual_seed(3))
+    found = gradient_values(policy, reference, 0.7, hardness)
     for b in range(len(policy)):
         r = [0.7 * float(p - q) for p, q in zip(policy[b], reference[b], strict=True)]
         e = [np.exp(x) for x in r]
-        w = sorted((x / sum(e[1:]) for x in e[1:]), reverse=True)
+        w = [x / sum(e[1:]) for x in e[1:]]
+        judged = [w[i] for i in sorted(range(4), key=lambda i: -hardness[b, i])]
         wrong = 1 - e[0] / sum(e)
-        assert found["hardest"][b] == pytest.approx(w[0])
-        assert found["hardest 3"][b] == pytest.approx(sum(w[:3]))
+        assert found["judged"][b] == pytest.approx(judged[0])
+        assert found["judged 3"][b] == pytest.approx(sum(judged[:3]))
+        assert found["largest"][b] == pytest.approx(max(w))
         assert found["effective"][b] == pytest.approx(1 / sum(x * x for x in w))
         assert found["wrong"][b] == pytest.approx(wrong)
         assert found["norm"][b] == pytest.approx(0.7 * wrong * np.sqrt(1 + sum(x * x for x in w)))
-
-
-def test_norms_are_grouped_by_the_rank_of_the_target():
-    """Ranks 1, 2, 4 and 6 of 6, in two seeds of which the second swaps the first two rows."""
-    first = torch.tensor([[9.0, 1, 2, 3, 4, 5], [4.5, 1, 2, 3, 4, 5], [2.5, 1, 2, 3, 4, 5], [0.0, 1, 2, 3, 4, 5]])
-    norms = np.array([[1.0, 2, 3, 4], [5.0, 6, 7, 8]])
-    users = ["a", "b", "c", "d"]
-    frame = rank_frame([first, first[[1, 0, 2, 3]]], norms, users)
-    assert frame["rank"].to_list() == ["1", "2–3", "4–6"]
-    assert frame["n"].to_list() == [2, 2, 4]
-    assert frame["mean"].to_list() == pytest.approx([3.5, 3.5, (3 + 4 + 7 + 8) / 4])
-    want = mean_interval([3.0, 4, 7, 8], ["c", "d", "c", "d"])
-    assert frame.row(2, named=True)["low"] == pytest.approx(want.low)
 
 
 def test_it_varies_the_rows_alone(base, data):
@@ -68,6 +63,26 @@ def test_it_varies_the_rows_alone(base, data):
     assert {a.num_negatives for a in recipe.align} == {3}
 
 
+def test_shuffling_keeps_the_spread_and_forgets_the_judge():
+    """The judge is the policy itself: before shuffling its hardest negative has the largest weight of the row."""
+    policy, reference = _logps(batch=4000)
+    hardness = (policy - reference)[:, 1:]
+    was = gradient_values(policy, reference, 0.7, hardness)
+    now = gradient_values(_shuffled(policy, reference, 0), reference, 0.7, hardness)
+    np.testing.assert_array_equal(was["judged"], was["largest"])
+    for kept in ("largest", "effective", "wrong", "norm"):
+        np.testing.assert_allclose(now[kept], was[kept])
+    assert now["judged"].mean() == pytest.approx(1 / 4, abs=0.02)
+
+
+def test_the_target_comes_first():
+    """The second list is the shorter one, and both are cut to it."""
+    frame = pl.DataFrame(
+        {"candidates": [list("abcd"), list("efg")], "target": ["b", "g"], "scores": [[1.0, 2, 3, 4], [5.0, 6, 7]]}
+    )
+    assert _target_first(frame).tolist() == [[2, 1, 3], [7, 5, 6]]
+
+
 @pytest.fixture(scope="module")
 def summary(base, place):
     return carry_out(GRADIENTS, base, [0], place)
@@ -77,22 +92,25 @@ def test_before_training_all_negatives_weigh_the_same(summary):
     table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
     start = {r["quantity"]: r["mean"] for r in table.filter(variant="sft").iter_rows(named=True)}
     assert start == pytest.approx(
-        {"hardest": 1 / 5, "hardest 3": 3 / 5, "effective": 5, "wrong": 5 / 6, "norm": 5 / 6 * np.sqrt(1 + 1 / 5)}
+        {
+            "judged": 1 / 5,
+            "judged 3": 3 / 5,
+            "largest": 1 / 5,
+            "effective": 5,
+            "wrong": 5 / 6,
+            "norm": 5 / 6 * np.sqrt(1 + 1 / 5),
+        }
     )
     trained = {r["quantity"]: r["mean"] for r in table.filter(variant="s-dpo").iter_rows(named=True)}
-    assert trained["hardest"] > 1 / 5 + 1e-4
+    assert trained["largest"] > 1 / 5 + 1e-4
     assert trained["effective"] < 5 - 1e-4
-    assert summary["n"] == 40
-    assert sum(r["n"] for r in summary["tables"]["by-rank"]) == 40
+    assert summary["n"] == 20
+    shuffled = {r["quantity"]: r["mean"] for r in table.filter(variant="s-dpo, shuffled").iter_rows(named=True)}
+    assert shuffled["largest"] == pytest.approx(trained["largest"])
+    assert shuffled["judged"] != trained["judged"]
 
 
 def test_a_run_that_there_is(summary, place, tmp_path):
     again = analyse_runs(GRADIENTS, [place / "runs" / "seed-0"], tmp_path)
     assert again["tables"] == summary["tables"]
     assert json.loads((tmp_path / "gradients" / "study.json").read_text()) == again
-    assert (tmp_path / "gradients" / "by-rank.csv").is_file()
-
-
-def test_runs_with_other_validation_rows(summary, place, other_rows, tmp_path):
-    with pytest.raises(DataError, match=r"seed-0 and .*other-rows were asked different questions"):
-        analyse_runs(GRADIENTS, [place / "runs" / "seed-0", other_rows], tmp_path)

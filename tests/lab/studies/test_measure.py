@@ -1,5 +1,6 @@
 """Means over seeds against the functions for one ranker; rows of different runs that do not fit."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 
 from prefrec.data import RankingExample
 from prefrec.errors import DataError
-from prefrec.evaluation import evaluate_predictions, mean_interval, paired_difference
+from prefrec.evaluation import PairedDifference, evaluate_predictions, mean_interval, paired_difference
 from prefrec.evaluation.predictions import prediction_frame
-from prefrec_lab.studies.measure import measure, ranker_predictions, ranking_values
+from prefrec_lab.studies.measure import holm, measure, ranker_predictions, ranking_values
 
 USERS = [f"u{i // 2}" for i in range(30)]
 
@@ -39,6 +40,13 @@ def test_differences_are_paired(values):
         got = found.differences[name]["mrr"]
         assert (got.mean, got.low, got.high) == pytest.approx((want.mean, want.low, want.high))
         assert got.p_value == want.p_value
+
+
+def test_holm_equals_its_definition():
+    """Step down: the i-th smallest p is compared with 0.05 / (m − i), until the first that is above."""
+    p = {"a": 0.04, "b": 0.01, "c": 0.2, "d": 0.015, "one user": math.nan}
+    corrected = holm({n: PairedDifference(0, 0, 0, 1, 1, p_value=v) for n, v in p.items()})
+    assert corrected == pytest.approx({"b": 0.05, "d": 0.06, "a": 0.12, "c": 0.4, "one user": 1})
 
 
 def test_without_a_baseline_nothing_is_compared(values):

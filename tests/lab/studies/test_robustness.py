@@ -63,13 +63,13 @@ def summary(base, place):
 
 
 def test_as_it_is_says_what_the_run_said(summary, place):
-    asked = read_predictions(place / "robustness" / "asked" / "seed-0" / "as-it-is" / "s-dpo.parquet")
-    run = open_run(place / "runs" / "seed-0").predictions().filter(ranker="s-dpo")
+    asked = read_predictions(place / "robustness" / "asked" / "robustness-seed-0" / "as-it-is" / "s-dpo.parquet")
+    run = open_run(place / "runs" / "robustness-seed-0").predictions().filter(ranker="s-dpo")
     np.testing.assert_allclose(np.array(asked["scores"].to_list()), np.array(run["scores"].to_list()), atol=1e-4)
 
 
 def test_every_condition_changes_the_scores(summary, place):
-    folder = place / "robustness" / "asked" / "seed-0"
+    folder = place / "robustness" / "asked" / "robustness-seed-0"
     found = {}
     for path in folder.iterdir():
         rows = read_predictions(path / "sft.parquet").select("candidates", "scores").rows()
@@ -110,7 +110,7 @@ def test_the_order_of_candidates_that_are_shown(summary):
 
 def test_runs_with_other_rows_under_test(summary, place, other_rows, tmp_path):
     with pytest.raises(DataError, match=r"seed-0 and .*other-rows were asked different questions"):
-        analyse_runs(ROBUSTNESS, [place / "runs" / "seed-0", other_rows], tmp_path)
+        analyse_runs(ROBUSTNESS, [place / "runs" / "robustness-seed-0", other_rows], tmp_path)
 
 
 def _asked(choose):

@@ -30,7 +30,7 @@ def study(
             "of its own; repeatable for `transfer`, which compares them with the recipe's."
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas between them; one run per seed.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between them; one run per seed.")] = "0,1,2",
     run: Annotated[
         list[Path] | None,
         typer.Option(help="Analyse an existing run instead of making one; repeatable, one per seed."),

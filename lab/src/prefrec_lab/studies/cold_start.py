@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec import processes
-from prefrec.data import PreparedData, RankingExample, read_prepared, write_prepared
+from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
-from prefrec.evaluation import Interval
 from prefrec.evaluation.tables import metric_label
-from prefrec.files import write_json
 from prefrec.pipeline.opened import Run, open_run
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, ZERO_SHOT, Recipe, checked_recipe
+from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe, checked_recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec.runs.stage import STAGE_FILE, read_state, seal
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.fairness import item_counts
 from prefrec_lab.studies.measure import (
@@ -30,10 +27,9 @@ from prefrec_lab.studies.measure import (
     ranker_predictions,
     ranking_values,
 )
-from prefrec_lab.studies.opened import start_of
-from prefrec_lab.studies.plots import Series, interval_dots, lines, slug
+from prefrec_lab.studies.opened import change_data, start_of
+from prefrec_lab.studies.plots import interval_dots, slug
 from prefrec_lab.studies.study import (
-    FEWER_ROWS,
     SASREC,
     Drawing,
     Outcome,
@@ -55,7 +51,6 @@ ROWS = 150
 
 JUDGE = SASREC.model
 COLD_USER, COLD_ITEM, WARM = f"Users with ≤ {FEW} interactions", "Items absent from training", "Neither"
-LENGTHS = (*(str(n) for n in range(1, FEW + 1)), f"{FEW + 1} and more")
 
 
 def make(base: Recipe, folder: Path) -> Run:
@@ -70,9 +65,7 @@ def make(base: Recipe, folder: Path) -> Run:
     rows = base.evaluate.rows or ROWS
     recipe = cold_recipe(base)
     run_recipe(recipe, folder, until="prepare")
-    if processes.is_first():
-        _leave_out_new_items(folder / "data", base.data.seed)
-    processes.wait()
+    change_data(folder, partial(without_new_items, seed=base.data.seed))
     run_recipe(recipe, folder, until="evaluate", under_test=lambda data: cold_rows(data, rows, base.data.seed))
     return open_run(folder)
 
@@ -92,7 +85,8 @@ def cold_recipe(base: Recipe) -> Recipe:
     raw["data"] |= {"min_history": 1}
     if not base.data.kind.given:
         raw["data"] |= {"split": "time", "windows": "all"}
-    raw["evaluate"] |= {"split": "test", "rows": None, "generate_rows": 0, "zero_shot": True}
+    raw["evaluate"] |= {"split": "test", "rows": None, "generate_rows": 0}
+    raw["evaluate"]["zero_shot"] = base.model.answers == "titles"
     known = [s["model"] for s in raw["sequential"]]
     if JUDGE not in known:
         raw["sequential"].append(SASREC.model_dump(mode="json"))
@@ -148,24 +142,17 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     if not {COLD_USER, COLD_ITEM} & by_kind.keys():
         raise DataError(f"{run.folder}: no row under test is of a cold user or a cold item")
     kinds = measure_groups(values, users, by_kind, baseline)
-    lengths = measure_groups(values, users, groups_of(_lengths(examples, known), LENGTHS), baseline)
     whole = measure(values, users, baseline=baseline)
     metric = whole.headline[-1]
     models = [n for n in predictions if n not in REFERENCE_RANKERS]
     tables = [grouped_table(kinds, metric, name="table", title="on cold and warm users and items", note=_KINDS_NOTE)]
-    if lengths:
-        tables.append(
-            grouped_table(
-                lengths, metric, name="lengths", title="by interactions of the user before", note=_LENGTHS_NOTE
-            )
-        )
     facts = [
         f"{g}, n = {kinds[g].n:,}. {s}"
         for g in (COLD_USER, COLD_ITEM)
         if g in kinds
         for s in facts_of(kinds[g], models, quantities=[metric])
     ]
-    return Outcome(tables, _drawings(kinds, lengths, models, metric), facts, whole.n, whole.users, list(_NOTES))
+    return Outcome(tables, _drawings(kinds, models, metric), facts, whole.n, whole.users, list(_NOTES))
 
 
 def _require_long_histories(recipe: Recipe) -> None:
@@ -203,38 +190,23 @@ def kind_groups(examples: Sequence[RankingExample], known: dict[str, int]) -> di
     return groups_of(kinds, (COLD_USER, COLD_ITEM, WARM))
 
 
-def _lengths(examples: Sequence[RankingExample], known: dict[str, int]) -> list[str]:
-    """Return the number of interactions before each row, as in `LENGTHS`; "" for cold items and empty histories."""
-    return [LENGTHS[min(len(e.history), FEW + 1) - 1] if e.history and e.target in known else "" for e in examples]
+def without_new_items(data: PreparedData, seed: int) -> PreparedData:
+    """Return the data with lists of training rows that hold only items of training."""
+    return replace(data, train=trained_items_only(data.train, data, data.train_interactions, seed))
 
 
-def _leave_out_new_items(folder: Path, seed: int) -> None:
-    data = read_prepared(folder)
-    rows = trained_items_only(data.train, data, data.train_interactions, seed)
-    if rows != data.train:
-        write_prepared(replace(data, train=rows), folder)
-        # Otherwise the next stage would take the changed files for damaged ones.
-        write_json(folder / STAGE_FILE, read_state(folder) | {"files": seal(folder)})
-
-
-def _drawings(
-    kinds: dict[str, Measured], lengths: dict[str, Measured], models: Sequence[str], metric: str
-) -> list[Drawing]:
-    drawings, title = [], metric_label(metric)
-    if len(lengths) > 1:
-        shown = [n for n in models if n != ZERO_SHOT]
-        x = [1 + LENGTHS.index(g) for g in lengths]
-        series = [Series(n, x, [group.intervals[n][metric] for group in lengths.values()]) for n in shown]
-        hint = f"{FEW + 1} stands for {LENGTHS[-1]}. Bars: 95% intervals over users."
-        drawings.append(lines(slug(metric), title, series, x_label="interactions of the user before", hint=hint))
-    if COLD_ITEM in kinds:
-        shown_items: dict[str, Interval] = {
-            n: intervals[metric] for n, intervals in kinds[COLD_ITEM].intervals.items()
-        }
-        drawings.append(
-            interval_dots(f"{slug(metric)}-cold-items", f"{title}, {COLD_ITEM.lower()}", shown_items, models)
+def _drawings(kinds: dict[str, Measured], models: Sequence[str], metric: str) -> list[Drawing]:
+    """Return a plot for each kind of cold rows."""
+    return [
+        interval_dots(
+            f"{slug(metric)}-{name}",
+            f"{metric_label(metric)}, {kind.lower()}",
+            {ranker: intervals[metric] for ranker, intervals in kinds[kind].intervals.items()},
+            models,
         )
-    return drawings
+        for kind, name in ((COLD_USER, "cold-users"), (COLD_ITEM, "cold-items"))
+        if kind in kinds
+    ]
 
 
 _KINDS_NOTE = (
@@ -242,7 +214,6 @@ _KINDS_NOTE = (
     f"are of users of any kind; the targets of the other two groups occur in training. Rows of cold users are drawn "
     f"from 1, …, {FEW} interactions alike. In brackets 95% intervals by bootstrap over the users of the group."
 )
-_LENGTHS_NOTE = "Only targets that occur in training. In brackets 95% intervals by bootstrap over users."
 _NOTES = (
     "Lists under test are drawn uniformly from the whole catalogue. If the target is absent from training, most of "
     "the other candidates are not, so a ranker that puts unknown items last is nearly always wrong. Lists of "
@@ -260,5 +231,9 @@ COLD_START = Study(
     analyse,
     reads_any_run=True,
     make=make,
-    overrides=(*FEWER_ROWS, f"evaluate.rows={ROWS}"),
+    overrides=(
+        f"evaluate.rows={ROWS}",
+        f"sequential=[{{model: {JUDGE}, epochs: 30, patience: 3}}]",
+        "rankers=[{kind: morec, epochs: 30, patience: 3}]",
+    ),
 )

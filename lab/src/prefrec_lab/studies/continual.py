@@ -27,7 +27,7 @@ from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import groups_of, measure_groups, ranking_values
 from prefrec_lab.studies.plots import interval_dots, slug
 from prefrec_lab.studies.study import (
-    FEWER_ROWS,
+    TITLES,
     Outcome,
     Study,
     as_it_is,
@@ -300,5 +300,5 @@ CONTINUAL = Study(
     as_it_is,
     analyse,
     make=make,
-    overrides=FEWER_ROWS,
+    overrides=TITLES,
 )

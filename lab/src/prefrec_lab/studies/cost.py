@@ -18,7 +18,7 @@ from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import prepare_stage, run_recipe
 from prefrec.report.wording import clock, label
-from prefrec_lab.studies.alignments import settings_of, vary_loss
+from prefrec_lab.studies.alignments import vary_loss
 from prefrec_lab.studies.measure import measure_runs
 from prefrec_lab.studies.opened import start_of, took
 from prefrec_lab.studies.plots import named_points, slug
@@ -69,11 +69,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     costs = [(axis, _costs(runs, names, axis.cost)) for axis in _AXES]
     columns = {axis.column: known for axis, known in costs}
     columns |= {column: _costs(runs, names, cost) for column, cost in _FURTHER.items()}
-    tokens = settings_of(runs)
-    settings = {
-        n: {column: known.get(n) for column, known in columns.items()} | {"tokens": tokens.get(n, {}).get("tokens")}
-        for n in names
-    }
+    settings = {n: {column: known.get(n) for column, known in columns.items()} for n in names}
     drawings, facts = [], []
     for axis, known in costs:
         for quantity in measured.headline if known else []:

@@ -17,19 +17,23 @@ from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.train import training_rows
 from prefrec.report.curves import start_loss
-from prefrec.report.wording import label, number, signed
+from prefrec.report.tables import Grid
+from prefrec.report.wording import label, number, signed, with_interval
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import Values, measure, ranker_predictions, users_of
 from prefrec_lab.studies.opened import start_of
 from prefrec_lab.studies.plots import Series, lines
 from prefrec_lab.studies.study import Drawing, Outcome, Study, Table, varied_alignment, with_alignments
-from prefrec_lab.studies.tables import facts_of, plain_table, results_table
+from prefrec_lab.studies.tables import difference_cell, facts_of, plain_table, results_frame, results_table
 
 EVAL_ROWS = 48
 """Validation rows per point of the curves, unless the recipe sets more."""
 
 POINTS = 8
 """Points per curve."""
+
+PAIRS, S_DPO = "dpo-pairs-watched", "s-dpo-watched"
+"""The two alignments that differ in the loss alone."""
 
 LABELS = {
     "chosen": "log-prob of the chosen",
@@ -56,13 +60,17 @@ CURVES = (
 
 
 def vary(base: Recipe, data: PreparedData) -> Recipe:
-    """Return the recipe with DPO with one negative and S-DPO, both evaluated on validation rows while they train."""
+    """Return the recipe with DPO with one negative, DPO with all of S-DPO's negatives, and S-DPO.
+
+    All are evaluated on validation rows while they train.
+    """
     one = varied_alignment(base)
     rows = len(training_rows(data, one, base.seed))
     steps = math.ceil(rows * one.epochs / one.global_batch_size)
     watched = {"eval_rows": one.eval_rows or EVAL_ROWS, "eval_steps": max(1, steps // POINTS)}
     dpo = variant(one, "dpo-watched", loss="dpo", num_negatives=1, **watched)
-    return with_alignments(base, [dpo, variant(one, "s-dpo-watched", **watched)])
+    pairs = variant(one, PAIRS, loss="dpo", **watched)
+    return with_alignments(base, [dpo, pairs, variant(one, S_DPO, **watched)])
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
@@ -76,10 +84,25 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     measured = measure(log_probs(predictions), users_of(predictions), baseline=start)
     curves = {a.name: curve_frame(runs, a) for a in sections}
     watched = _curves_table(curves)
-    facts = [*facts_of(measured, labels=LABELS), *(s for n, f in curves.items() for s in _course(n, f))]
+    facts = facts_of(measured, labels=LABELS)
     title = f"Log-probabilities on {measured.n:,} {runs[0].recipe.evaluate.split} rows, after training"
-    table = results_table(measured, labels=LABELS, title=title)
-    return Outcome([table, *watched], _drawings(curves), facts, measured.n, measured.users, [_NOTE])
+    tables = [results_table(measured, labels=LABELS, title=title)]
+    if {PAIRS, S_DPO} <= set(names):
+        table, told = _loss_alone({n: predictions[n] for n in (PAIRS, S_DPO)})
+        tables, facts = [*tables, table], [*told, *facts]
+    facts += [s for n, f in curves.items() for s in _course(n, f)]
+    return Outcome([*tables, *watched], _drawings(curves), facts, measured.n, measured.users, [_NOTE])
+
+
+def _loss_alone(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> tuple[Table, list[str]]:
+    """Return the paired difference S-DPO − DPO with as many negatives: a table, and sentences."""
+    measured = measure(log_probs(predictions), users_of(predictions), baseline=PAIRS)
+    differences = measured.differences[S_DPO]
+    grid = Grid(["S-DPO − DPO"], [(LABELS[q], [difference_cell(d)], "") for q, d in differences.items()])
+    title = "S-DPO − DPO with the same number of negatives"
+    facts = [f"{title}, {LABELS[q]}: {with_interval(d)}." for q, d in differences.items()]
+    facts = [f.replace("\u00a0", " ") for f in facts]
+    return Table("loss-alone", title, "Quantity", grid, results_frame(measured, {}), _LOSS_NOTE), facts
 
 
 def log_probs(predictions: Mapping[str, Sequence[pl.DataFrame]]) -> Values:
@@ -173,6 +196,10 @@ def _drawings(curves: Mapping[str, pl.DataFrame]) -> list[Drawing]:
     return drawn
 
 
+_LOSS_NOTE = (
+    "On the same rows; in brackets 95% intervals by bootstrap over users. Reward = β × (log π − log π_ref), so a "
+    "difference of rewards is β times that of log-probabilities."
+)
 _CURVES_NOTE = (
     "Means over the validation rows and seeds, from the training log. It has no values per row, so no intervals."
 )
@@ -184,7 +211,8 @@ _NOTE = (
 DYNAMICS = Study(
     "dynamics",
     "What happens to the reward and the log-probability of the chosen title while DPO and S-DPO train?",
-    "the number of negatives: one (DPO) and several (S-DPO); the SFT adapter, rows, β and steps are the same.",
+    "the loss at the same number of negatives (DPO on exploded pairs, S-DPO), and DPO with one negative; the SFT "
+    "model, rows, β and steps are the same.",
     vary,
     analyse,
     reads_any_run=True,

@@ -57,7 +57,8 @@ OTHERS, UNKNOWN = "others", "not told"
 def vary(base: Recipe, data: PreparedData) -> Recipe:
     """Return the recipe with DPO and S-DPO, and the model before any training."""
     recipe = dpo_and_s_dpo(base, data)
-    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"zero_shot": True})})
+    zero_shot = base.model.answers == "titles"
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"zero_shot": zero_shot})})
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:

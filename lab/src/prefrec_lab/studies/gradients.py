@@ -8,7 +8,6 @@ answers' log-probabilities. The gradient of the weights also has the model's own
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,31 +16,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prefrec.data import PreparedData, RankingExample
+from prefrec.data import PreparedData
 from prefrec.errors import DataError
-from prefrec.evaluation import Interval, mean_interval
-from prefrec.evaluation.metrics import target_ranks
 from prefrec.losses import effective_negatives
 from prefrec.pipeline.opened import Run
-from prefrec.pipeline.recipe import AlignSection, Recipe
+from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.train import training_rows
-from prefrec.report.wording import label
 from prefrec_lab.studies.alignments import variant
-from prefrec_lab.studies.measure import Values, measure, same_rows
-from prefrec_lab.studies.opened import ask, start_of
-from prefrec_lab.studies.plots import Series, interval_dots, lines
-from prefrec_lab.studies.study import Drawing, Outcome, Study, varied_alignment, with_alignments
-from prefrec_lab.studies.tables import facts_of, plain_table, results_table
+from prefrec_lab.studies.measure import measure, ranker_predictions, stacked, users_of
+from prefrec_lab.studies.opened import start_of
+from prefrec_lab.studies.plots import dots
+from prefrec_lab.studies.study import Outcome, Study, varied_alignment, with_alignments
+from prefrec_lab.studies.tables import facts_of, results_table
 
-ROWS = 64
-"""Validation rows that are asked."""
+SHUFFLED = ", shuffled"
 
 PARTS = (0.25, 0.5, 1.0)
-"""Shares of the rows with an adapter each, as points in training."""
+"""Shares of the rows with a model each, as points in training."""
 
+JUDGED, JUDGED_3 = "judged", "judged 3"
 LABELS = {
-    "hardest": "weight of the hardest negative",
-    "hardest 3": "weight of the hardest three",
+    JUDGED: "weight of the judge’s hardest negative",
+    JUDGED_3: "weight of the judge’s hardest three",
+    "largest": "largest weight",
     "effective": "effective negatives",
     "wrong": "1 − p₀",
     "norm": "gradient norm",
@@ -68,13 +65,21 @@ def sdpo_gradient(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Tenso
     return beta * wrong * torch.cat([-torch.ones_like(wrong), weights], dim=1)
 
 
-def gradient_values(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> dict[str, NDArray[np.float64]]:
-    """Return the quantities [B] of `LABELS` for each row's gradient."""
+def gradient_values(
+    policy_logps: Tensor, ref_logps: Tensor, beta: float, hardness: Tensor
+) -> dict[str, NDArray[np.float64]]:
+    """Return the quantities [B] of `LABELS` for each row's gradient.
+
+    Args:
+        hardness: of the rejected answers by a judge that the policy does not know, [B, N].
+    """
     rewards = beta * (policy_logps - ref_logps)
-    weights = torch.softmax(rewards[:, 1:], dim=1).sort(dim=1, descending=True).values
+    weights = torch.softmax(rewards[:, 1:], dim=1)
+    by_judge = weights.gather(1, hardness.argsort(dim=1, descending=True, stable=True))
     quantities = {
-        "hardest": weights[:, 0],
-        "hardest 3": weights[:, :3].sum(dim=1),
+        JUDGED: by_judge[:, 0],
+        JUDGED_3: by_judge[:, :3].sum(dim=1),
+        "largest": weights.max(dim=1).values,
         "effective": effective_negatives(rewards),
         "wrong": 1 - torch.softmax(rewards, dim=1)[:, 0],
         "norm": sdpo_gradient(policy_logps, ref_logps, beta).norm(dim=1),
@@ -83,109 +88,72 @@ def gradient_values(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> dic
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
-    """Measure the weights on validation rows after each adapter, effective negatives, and the norm by rank."""
-    sections = [a for a in runs[0].recipe.align if a.loss == "softmax_dpo"]
-    if not sections:
-        raise DataError(f"{runs[0].folder}: no alignment with loss softmax_dpo, whose gradient the study is about")
-    start, last = start_of(runs[0].recipe), sections[-1].name
-    rows = same_rows(runs, lambda run: run.data.validation[:ROWS])
-    logps_of_runs = [_ask(run, [start, *(a.name for a in sections)], rows, folder) for run in runs]
-    betas = {a.name: a.beta for a in sections} | {start: sections[-1].beta}
-    users = [e.user_id for e in rows]
-    values: Values = {
-        name: _stacked([gradient_values(logps[name], logps[start], beta) for logps in logps_of_runs])
-        for name, beta in ((n, betas[n]) for n in (start, *(a.name for a in sections)))
-    }
-    measured = measure(values, users, baseline=start)
-    title = f"The gradient on {len(rows)} validation rows, with all {logps_of_runs[0][start].shape[1] - 1} negatives"
-    seed = runs[0].recipe.seed
-    settings = {a.name: {"rows": len(training_rows(runs[0].data, a, seed)), "β": a.beta} for a in sections}
-    table = results_table(measured, labels=LABELS, title=title, settings=settings)
-    by_rank = rank_frame([logps[last] for logps in logps_of_runs], values[last]["norm"], users)
-    ranks = plain_table("by-rank", f"Gradient norm of {last} by the rank of the target", "Rank", by_rank)
-    drawings = [*_training_drawing(runs, sections), _rank_drawing(by_rank, last)]
-    return Outcome(
-        [table, ranks], drawings, facts_of(measured, labels=LABELS), measured.n, measured.users, [_NOTE, _PARTS_NOTE]
-    )
+    """Measure the weights of the negatives under each model; the last of the recipe's references is the judge.
 
-
-def rank_frame(
-    logps: Sequence[Tensor], norms: NDArray[np.float64], users: Sequence[str], bounds: Sequence[int] = (1, 3, 8)
-) -> pl.DataFrame:
-    """Return the mean gradient norm, with its interval, of rows whose target ranks 1, 2–3, 4–8 and lower.
-
-    Args:
-        logps: of the policy, [B, 1+N] with the target in column 0; one per seed.
-        norms: of the gradient, [S, B].
-        users: of the rows, [B].
-        bounds: last rank of each group but the last.
+    Raises:
+        DataError: there is no alignment with loss softmax_dpo, or a run lacks a model.
     """
-    ranks = np.stack([target_ranks(p.numpy(), np.zeros(len(p), dtype=np.int64)) for p in logps])
-    width = logps[0].shape[1]
-    edges = [0, *(b for b in bounds if b < width), width]
-    groups = []
-    for low, high in pairwise(edges):
-        chosen = (ranks > low) & (ranks <= high)
-        if not chosen.any():
-            continue
-        their_users = [u for row in chosen for u, c in zip(users, row, strict=True) if c]
-        name = str(high) if high == low + 1 else f"{low + 1}–{high}"
-        groups.append({"rank": name, **mean_interval(norms[chosen], their_users).to_json()})
-    return pl.DataFrame(groups)
-
-
-def _ask(run: Run, names: Sequence[str], rows: Sequence[RankingExample], folder: Path) -> dict[str, Tensor]:
-    """Return model → log-probabilities [B, 1+N] of these rows, the target's first."""
-    if not rows:
-        raise DataError(f"{run.folder}: the data has no validation rows")
-    frames = ask(run, names, rows, folder / "validation" / run.folder.name)
-    width = min(len(e.candidates) for e in rows)
-    logps = {}
-    for name, frame in zip(names, frames, strict=True):
-        scores = [
-            [s[e.target_index], *s[: e.target_index], *s[e.target_index + 1 :]]
-            for e, s in zip(rows, frame.sort("row")["scores"].to_list(), strict=True)
-        ]
-        logps[name] = torch.tensor([s[:width] for s in scores], dtype=torch.float64)
-    return logps
-
-
-def _stacked(seeds: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
-    return {q: np.stack([seed[q] for seed in seeds]) for q in seeds[0]}
-
-
-def _training_drawing(runs: Sequence[Run], sections: Sequence[AlignSection]) -> list[Drawing]:
-    """Return a plot of the effective negatives of training batches, one line per alignment, of the first seed."""
-    stages = runs[0].stages
-    points = {a.name: stages[a.name].points("negatives/effective") for a in sections if a.name in stages}
-    series = [
-        Series(f"{label(a.name)}, N = {a.num_negatives}", [x for x, _ in own], [y for _, y in own])
-        for a in sections
-        if (own := points.get(a.name, []))
-    ]
-    hint = "1/Σw² on training batches: N if all negatives weigh alike, 1 if one carries the whole gradient."
-    title = "Effective negatives in training"
-    return [lines("effective-negatives", title, series, x_label="optimiser step", hint=hint)] if series else []
-
-
-def _rank_drawing(frame: pl.DataFrame, name: str) -> Drawing:
-    shown = {row["rank"]: Interval.from_json(row) for row in frame.iter_rows(named=True)}
-    title = f"Gradient norm of {label(name)} by the rank of the target"
-    return interval_dots(
-        "norm-by-rank", title, shown, list(shown), "Rows by the rank that the policy gives the target."
+    recipe = runs[0].recipe
+    sections = [a for a in recipe.align if a.loss == "softmax_dpo"]
+    if not sections or not recipe.evaluate.references:
+        raise DataError(f"{runs[0].folder}: the study needs an alignment with loss softmax_dpo, and a reference row")
+    start, last, judge = start_of(recipe), sections[-1].name, recipe.evaluate.references[-1]
+    names = [start, *(a.name for a in sections)]
+    predictions = ranker_predictions(runs, [*names, judge])
+    logps = {name: [_target_first(frame) for frame in frames] for name, frames in predictions.items()}
+    hardness, betas = logps[judge][0][:, 1:], {a.name: a.beta for a in sections}
+    shuffled = [_shuffled(p, r, run.recipe.seed) for p, r, run in zip(logps[last], logps[start], runs, strict=True)]
+    betas |= {start: betas[last], f"{last}{SHUFFLED}": betas[last]}
+    values = {
+        name: stacked([gradient_values(p, r, betas[name], hardness) for p, r in zip(own, logps[start], strict=True)])
+        for name, own in ({n: logps[n] for n in names} | {f"{last}{SHUFFLED}": shuffled}).items()
+    }
+    measured = measure(values, users_of(predictions), baseline=start)
+    title = f"The gradient on {measured.n:,} {recipe.evaluate.split} rows, with all {hardness.shape[1]} negatives"
+    settings = {a.name: {"rows": len(training_rows(runs[0].data, a, recipe.seed)), "β": a.beta} for a in sections}
+    return Outcome(
+        [results_table(measured, labels=LABELS, title=title, settings=settings)],
+        [dots(measured, JUDGED, names, LABELS[JUDGED])],
+        facts_of(measured, labels=LABELS, quantities=[JUDGED, JUDGED_3]),
+        measured.n,
+        measured.users,
+        [_NOTE, _JUDGE_NOTE.format(judge=judge), _PARTS_NOTE],
     )
+
+
+def _target_first(frame: pl.DataFrame) -> Tensor:
+    """Return scores [B, 1+N] with the target's in column 0; longer lists are cut to the shortest."""
+    rows = []
+    for candidates, target, scores in frame.select("candidates", "target", "scores").iter_rows():
+        place = candidates.index(target)
+        rows.append([scores[place], *scores[:place], *scores[place + 1 :]])
+    width = min(map(len, rows))
+    return torch.tensor([row[:width] for row in rows], dtype=torch.float64)
+
+
+def _shuffled(policy_logps: Tensor, ref_logps: Tensor, seed: int) -> Tensor:
+    """Return log-probabilities [B, 1+N] with the same rewards, each row's rejected answers in another order."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(len(ref_logps), ref_logps.shape[1] - 1, generator=generator).argsort(dim=1)
+    rewards = (policy_logps - ref_logps)[:, 1:].gather(1, order)
+    return torch.cat([policy_logps[:, :1], ref_logps[:, 1:] + rewards], dim=1)
 
 
 _NOTE = (
     "The gradient is with respect to the answers’ log-probabilities; the gradient of the weights has the model’s own "
     "gradient as a further factor. Before training all negatives weigh the same, since all rewards are 0."
 )
-_PARTS_NOTE = "Adapters of fewer rows are separate trainings with a shorter schedule, not checkpoints of the longest."
+_JUDGE_NOTE = (
+    "The judge is {judge}, which knows no language model. The row “shuffled” has the same weights, "
+    "given to the negatives of each row at random: it shows what a spread of weights alone gives. The largest weight "
+    "and the effective number measure only that spread."
+)
+_PARTS_NOTE = "Models of fewer rows are separate trainings with a shorter schedule, not checkpoints of the longest."
 
 GRADIENTS = Study(
     "gradients",
     "Does S-DPO put its gradient on the hardest negatives, and more so the longer it trains?",
-    "how many rows S-DPO has been trained on; the SFT adapter, negatives and β are the same.",
+    "how many rows S-DPO has been trained on; the SFT model, negatives and β are the same.",
     vary,
     analyse,
     reads_any_run=True,

@@ -48,6 +48,15 @@ class Measured:
         return [q for q in HEADLINE_METRICS if q in self.quantities] or self.quantities[:1]
 
 
+def holm(differences: Mapping[str, PairedDifference]) -> dict[str, float]:
+    """Return the p-values of differences, corrected for their number (Holm, 1979)."""
+    corrected, largest = {}, 0.0
+    for i, name in enumerate(sorted(differences, key=lambda n: differences[n].p_value)):
+        largest = max(largest, min(1.0, (len(differences) - i) * differences[name].p_value))
+        corrected[name] = largest
+    return corrected
+
+
 def measure(
     values: Values,
     users: Sequence[str],
@@ -142,6 +151,11 @@ def ranking_values(predictions: Mapping[str, Sequence[pl.DataFrame]], ks: Sequen
         }
         for name, frames in predictions.items()
     }
+
+
+def stacked(seeds: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+    """Return quantity → values [S, B] of quantity → values [B] of each seed."""
+    return {q: np.stack([seed[q] for seed in seeds]) for q in seeds[0]}
 
 
 def groups_of(names: Sequence[str], order: Sequence[str]) -> dict[str, NDArray[np.bool_]]:

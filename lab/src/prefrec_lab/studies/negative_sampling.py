@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,49 +11,30 @@ import polars as pl
 
 from prefrec.data import PreparedData, RankingExample, frame_to_examples
 from prefrec.data.readers import read_parquet
-from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.negatives import NEGATIVES_FILE
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import AlignSection, Recipe
 from prefrec.pipeline.train import training_rows
-from prefrec.training.negatives import redraw_lists
+from prefrec.training.negatives import false_negatives, redraw_lists
 from prefrec_lab.studies.alignments import settings_of, variant
 from prefrec_lab.studies.fairness import item_counts
 from prefrec_lab.studies.measure import Measured, measure, measure_runs
-from prefrec_lab.studies.plots import dots, named_points, slug
-from prefrec_lab.studies.study import SASREC, Drawing, Outcome, Study, varied_alignment, with_alignments
+from prefrec_lab.studies.plots import dots
+from prefrec_lab.studies.study import SASREC, Outcome, Study, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, results_table
 
-SOURCES = ("list", "uniform", "popularity", "in-batch", "hard")
+SOURCES = ("list", "uniform", "popularity", "in-batch", "reference", "hard")
+UNJUDGED = ("uniform", "popularity", "in-batch")
+"""Sources that no trained model chooses from."""
+
 JUDGE = SASREC.model
 """Sequential recommender whose hard negatives are tried."""
 
-PAST = "past"
-HELD_OUT = "held out"
-POPULARITY = "popularity"
+PAST, POPULARITY = "past", "popularity"
 LABELS = {
-    HELD_OUT: "Taken in held-out rows",
-    PAST: "Taken later, drawn from the past alone",
+    PAST: "Taken later, drawn from the row’s history alone",
     POPULARITY: "Training interactions of a negative",
 }
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """The items that users take: in training one after another, and in the held-out rows."""
-
-    sequence: dict[str, list[str]]
-    held_out: dict[str, set[str]]
-
-    def before(self, example: RankingExample) -> list[str]:
-        """Return the training interactions of the row's user before its target."""
-        own = self.sequence.get(example.user_id, [])
-        return own[: own.index(example.target)] if example.target in own else list(example.history)
-
-    def later(self, example: RankingExample) -> set[str]:
-        """Return the items that the row's user takes after its target, in training and in held-out rows."""
-        own, held = self.sequence.get(example.user_id, []), self.held_out.get(example.user_id, set())
-        return {*(own[own.index(example.target) + 1 :] if example.target in own else ()), *held}
 
 
 def vary(base: Recipe, data: PreparedData) -> Recipe:
@@ -61,19 +42,23 @@ def vary(base: Recipe, data: PreparedData) -> Recipe:
 
     Rows are of all places in a user's history: after the latest place hardly anything is left to take in training.
     """
-    one = varied_alignment(base)
-    sources = [*SOURCES, f"hard-{JUDGE}"]
-    entries = [variant(one, _name(source), negatives_from=source, latest_per_user=None) for source in sources]
     sections = list(base.sequential)
     if JUDGE not in [s.model for s in sections]:
         sections.append(SASREC)
     wider = base.model_copy(update={"sequential": sections})
-    return with_alignments(wider, entries)
+    return from_sources(wider, [*SOURCES, f"hard-{JUDGE}"])
+
+
+def from_sources(base: Recipe, sources: Sequence[str]) -> Recipe:
+    """Return the recipe with S-DPO with negatives from each of these sources, on rows of all places in a history."""
+    one = varied_alignment(base)
+    entries = [variant(one, variant_name(source), negatives_from=source, latest_per_user=None) for source in sources]
+    return with_alignments(base, entries)
 
 
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Measure by source of the negatives: the metrics, and the share of negatives that the user takes after all."""
-    measured = measure_runs(runs, _name("list"))
+    measured = measure_runs(runs, variant_name("list"))
     sections = runs[0].recipe.align
     settings = {
         name: {"negatives": section.negatives_from, "N": own["N"], "rows": own["rows"], "seconds": own["seconds"]}
@@ -89,7 +74,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     ]
     varied = [s.name for s in sections]
     drawings = [dots(measured, q, varied) for q in measured.headline]
-    drawings += [dots(false, PAST, varied, LABELS[PAST]), _against_false(measured, false)]
+    drawings += [dots(false, PAST, varied, LABELS[PAST])]
     facts = [*facts_of(measured, varied), *_false_facts(false)]
     return Outcome(tables, drawings, facts, measured.n, measured.users, _notes(runs))
 
@@ -97,27 +82,23 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
 def measure_negatives(runs: Sequence[Run]) -> Measured:
     """Measure the negatives of each alignment over the training rows of all runs; see `LABELS`.
 
-    Users without held-out rows count as users who take nothing after training. `PAST` is unknown for hard negatives:
-    the models that choose them have learnt from what users take later in training.
+    `PAST` is unknown for negatives that a model chooses, since it has learnt from what users take later in training.
     """
     values: dict[str, dict[str, list[float]]] = {}
     users: list[str] = []
     for run in runs:
-        taken, counts = taken_by(run.data), item_counts(run.data)
+        counts = item_counts(run.data)
         for section in run.recipe.align:
             rows = drawn_rows(run, section)
             own = values.setdefault(section.name, {})
-            held = [taken.held_out.get(e.user_id, set()) for e in rows]
-            own.setdefault(HELD_OUT, []).extend(share_in(rows, held))
+            if section.negatives_from in UNJUDGED:
+                unaware = unaware_rows(run, section, rows)
+                own.setdefault(PAST, []).extend(false_negatives([e], run.data) for e in unaware)
             popular = [np.mean([counts.get(i, 0) for i in e.candidates if i != e.target]) for e in rows]
             own.setdefault(POPULARITY, []).extend(map(float, popular))
-            if section.negatives_from != "list" and not section.is_hard:
-                unaware = unaware_rows(run, section, rows, taken)
-                own.setdefault(PAST, []).extend(share_in(unaware, [taken.later(e) for e in unaware]))
         users += [e.user_id for e in rows]
-    order = (HELD_OUT, PAST, POPULARITY)
-    stacked = {n: {q: np.array([own[q]]) for q in order if q in own} for n, own in values.items()}
-    return measure(stacked, users, baseline=_name("uniform"))
+    stacked = {n: {q: np.array([v]) for q, v in own.items()} for n, own in values.items()}
+    return measure(stacked, users, baseline=variant_name("uniform"))
 
 
 def drawn_rows(run: Run, section: AlignSection) -> list[RankingExample]:
@@ -127,54 +108,12 @@ def drawn_rows(run: Run, section: AlignSection) -> list[RankingExample]:
     return frame_to_examples(read_parquet(run.folder / "align" / section.name / NEGATIVES_FILE))
 
 
-def unaware_rows(
-    run: Run, section: AlignSection, rows: Sequence[RankingExample], taken: _Taken
-) -> list[RankingExample]:
-    """Return the rows drawn again without knowledge of what users take after the row's target.
-
-    Each row stands for a separate user, of whom only the past is known.
-    """
+def unaware_rows(run: Run, section: AlignSection, rows: Sequence[RankingExample]) -> list[RankingExample]:
+    """Return the rows drawn again with knowledge of their own history alone: each stands for a separate user."""
     apart = [replace(e, user_id=str(i)) for i, e in enumerate(rows)]
-    past = [(str(i), item) for i, e in enumerate(rows) for item in taken.before(e)]
-    known = pl.DataFrame(past, schema={"user_id": pl.String, "item_id": pl.String}, orient="row")
+    known = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String})
     drawn = redraw_lists(apart, run.data, section.drawn_from or "uniform", seed=run.recipe.seed, known=known)
     return [replace(e, user_id=row.user_id) for e, row in zip(drawn, rows, strict=True)]
-
-
-def taken_by(data: PreparedData) -> _Taken:
-    """Return the items that the users of prepared data take."""
-    sequence: dict[str, list[str]] = {}
-    for user, item in data.train_interactions.select("user_id", "item_id").iter_rows():
-        sequence.setdefault(user, []).append(item)
-    held: dict[str, set[str]] = {}
-    for e in (*data.validation, *data.test):
-        held.setdefault(e.user_id, set()).add(e.target)
-    return _Taken(sequence, held)
-
-
-def share_in(rows: Sequence[RankingExample], taken: Sequence[set[str]]) -> list[float]:
-    """Return the share of each row's negatives [B] that is among these items."""
-    return [
-        sum(i in own for i in e.candidates if i != e.target) / (len(e.candidates) - 1)
-        for e, own in zip(rows, taken, strict=True)
-    ]
-
-
-def _against_false(measured: Measured, false: Measured) -> Drawing:
-    """Return a plot of accuracy against the share of negatives that the user takes later."""
-    quantity = measured.headline[-1]
-    points = {
-        v: (100 * intervals[PAST].mean, measured.intervals[v][quantity])
-        for v, intervals in false.intervals.items()
-        if PAST in intervals
-    }
-    return named_points(
-        f"{slug(quantity)}-false-negatives",
-        metric_label(quantity),
-        points,
-        x_label="percent of the negatives that are taken later, drawn from the past alone",
-        hint="Bars: 95% intervals over the users under test.",
-    )
 
 
 def _false_facts(false: Measured) -> list[str]:
@@ -182,7 +121,7 @@ def _false_facts(false: Measured) -> list[str]:
         f"{v} {100 * intervals[PAST].mean:.1f}%" for v, intervals in false.intervals.items() if PAST in intervals
     )
     return [
-        f"Negatives that the user takes later, drawn from the past alone: {', '.join(shares)}.",
+        f"Negatives that the user takes later, drawn from the row’s history alone: {', '.join(shares)}.",
         *facts_of(false, None, LABELS, [PAST]),
     ]
 
@@ -196,30 +135,28 @@ def _notes(runs: Sequence[Run]) -> list[str]:
         "and not again as the policy changes.",
         "in-batch: targets of the next rows in one random order, as if they were a batch; training forms its own "
         "batches, by length.",
-        "Training rows are of all places in users’ histories; other studies take each user’s latest rows, after "
-        "which hardly anything is left for the user to take in training. SFT may have seen a few of them.",
+        "Training rows are of all places in users’ histories, of which SFT has seen each.",
     ]
 
 
-def _name(source: str) -> str:
+def variant_name(source: str) -> str:
+    """Return the name of the alignment with negatives from this source."""
     return f"s-dpo-{source}"
 
 
 _FALSE_NOTE = (
-    "Shares of the negatives drawn for {n:,} training rows of {users:,} users. Taken in held-out rows: the user "
-    "takes the item in a validation or test row. The row’s own list (s-dpo-list) avoids these because it knows the "
-    "whole log; the others know only the training interactions. Taken later, drawn from the past alone: the same "
-    "draw, but knowing only what came before the row’s target; the user takes the item later, in training or "
-    "held-out rows. This is unknown for hard negatives (dashes): the models that choose them have learnt from all "
-    "training interactions, including later ones. In brackets 95% intervals by bootstrap over users."
+    "Negatives of {n:,} training rows of {users:,} users. Taken later, drawn from the row’s history alone: the share "
+    "that the user takes after the target, if the draw knows only the history that the row shows. A dash: a model "
+    "chooses them, which has learnt from all training interactions, or the list knows the whole log. In brackets 95% "
+    "intervals by bootstrap over users."
 )
 
 NEGATIVE_SAMPLING = Study(
     "negative-sampling",
     "Which negatives should S-DPO learn from, and how many of them does the user like after all?",
-    "where the negatives come from: the row’s list, uniform, by popularity, targets of other rows, the highest of a "
-    "pool under the SFT model and under SASRec; the SFT adapter, rows, N, β and steps are the same.",
+    "where the negatives come from: the row’s list, uniform, by popularity, targets of other rows, the SFT model’s "
+    "probabilities, the highest of a pool under the SFT model and under SASRec; the SFT model, rows, N, β and steps "
+    "are the same.",
     vary,
     analyse,
-    overrides=("align.0.rows=256", "evaluate.rows=200"),
 )

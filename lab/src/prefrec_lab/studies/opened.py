@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
-from prefrec.data import RankingExample
+from prefrec import processes
+from prefrec.data import PreparedData, RankingExample, read_prepared, write_prepared
+from prefrec.files import write_json
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe
 from prefrec.pipeline.score import ask_models
+from prefrec.runs.stage import STAGE_FILE, read_state, seal
 
 
 def start_of(recipe: Recipe) -> str:
     """Return the name of the model that a recipe's alignments start from, which is their reference."""
     return SFT if recipe.sft else ZERO_SHOT
+
+
+def change_data(folder: Path, change: Callable[[PreparedData], PreparedData]) -> None:
+    """Change the prepared data of a run; a resumed run calls this again, so the change must be idempotent."""
+    place = folder / "data"
+    data = read_prepared(place)
+    if processes.is_first() and (changed := change(data)).train != data.train:
+        write_prepared(changed, place)
+        # Otherwise the next stage would take the changed files for damaged ones.
+        write_json(place / STAGE_FILE, read_state(place) | {"files": seal(place)})
+    processes.wait()
 
 
 def took(run: Run, name: str, what: Literal["seconds", "cpu_seconds", "peak_bytes"]) -> float | None:

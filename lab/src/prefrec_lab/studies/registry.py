@@ -10,7 +10,9 @@ from prefrec_lab.studies.dynamics import DYNAMICS
 from prefrec_lab.studies.fairness import FAIRNESS
 from prefrec_lab.studies.gradients import GRADIENTS
 from prefrec_lab.studies.negative_sampling import NEGATIVE_SAMPLING
+from prefrec_lab.studies.negatives_theory import NEGATIVES_THEORY
 from prefrec_lab.studies.robustness import ROBUSTNESS
+from prefrec_lab.studies.sizes import DATA_SIZE, MODEL_SIZE
 from prefrec_lab.studies.study import Study
 from prefrec_lab.studies.table import TABLE
 from prefrec_lab.studies.transfer import TRANSFER
@@ -24,6 +26,9 @@ STUDIES: dict[str, Study] = {
         DYNAMICS,
         GRADIENTS,
         NEGATIVE_SAMPLING,
+        NEGATIVES_THEORY,
+        DATA_SIZE,
+        MODEL_SIZE,
         COLD_START,
         ROBUSTNESS,
         FAIRNESS,

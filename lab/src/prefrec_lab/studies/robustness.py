@@ -22,7 +22,7 @@ from prefrec_lab.studies.alignments import dpo_and_s_dpo
 from prefrec_lab.studies.measure import Measured, measure, ranking_values, same_rows
 from prefrec_lab.studies.opened import ask
 from prefrec_lab.studies.plots import Series, lines, slug
-from prefrec_lab.studies.study import Drawing, Outcome, Study, Table
+from prefrec_lab.studies.study import TITLES, Drawing, Outcome, Study, Table
 from prefrec_lab.studies.tables import (
     difference_cell,
     facts_of,
@@ -271,4 +271,5 @@ ROBUSTNESS = Study(
     dpo_and_s_dpo,
     analyse,
     reads_any_run=True,
+    overrides=(*TITLES, "model.templates=[movies/1]"),  # which shows the candidates: their order may matter
 )

@@ -17,13 +17,21 @@ from prefrec.report.tables import Grid
 from prefrec_systems.sequential import SequentialConfig
 
 BASE = "base.yaml"
-"""The recipe that most studies start from."""
+"""The recipe that most studies start from: items as tokens."""
+
+TITLES = (
+    "data.history_length=10",
+    "model={max_length: 768}",
+    "lora={r: 16}",
+    "sft={rows: 200, titles: 40, epochs: 1, learning_rate: 1.0e-3, eval_rows: 0}",
+    "align=[{rows: 200, latest_per_user: 3, num_negatives: 8, negatives_from: list, learning_rate: 1.0e-4, "
+    "global_batch_size: 8, max_grad_norm: 1.0}]",
+    "evaluate={rows: 400, full_rows: 0, zero_shot: false, references: [random, popularity, co-occurrence]}",
+)
+"""Overrides for studies whose questions are about text: the whole model, titles as text, few rows."""
 
 SASREC = SequentialConfig()
 """The sequential recommender of studies whose recipe names none."""
-
-FEWER_ROWS = ("sft.rows=200", "align.0.rows=200")
-"""Overrides for studies that cannot use the SFT that other studies share."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Study:
 
     @property
     def shares_runs(self) -> bool:
-        """True if its runs use the data and the SFT adapter of other studies, and are made in the same way."""
+        """True if its runs use the data and the SFT model of other studies, and are made in the same way."""
         own = {o.partition(".")[0] for o in self.overrides} - {"align", "evaluate"}
         return self.make is None and self.base == BASE and not own
 

@@ -18,11 +18,14 @@ from prefrec.report.wording import (
     signed,
     with_interval,
 )
-from prefrec_lab.studies.measure import Measured
+from prefrec_lab.studies.measure import Measured, holm
 from prefrec_lab.studies.study import Table
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Variant → setting (or other known fact) → value."""
+
+ALPHA = 0.05
+"""Level of the test that Holm's correction keeps over all comparisons of a quantity."""
 
 
 def results_table(
@@ -153,6 +156,8 @@ def facts_of(
 ) -> list[str]:
     """Return two sentences per quantity: the largest difference to the baseline, and which intervals exclude 0.
 
+    The second also says which differences are left after Holm's correction for the number of these variants.
+
     Args:
         variants: those that the study is about; None: all.
         quantities: those to report; None: the headline.
@@ -169,18 +174,34 @@ def facts_of(
         if gaps:
             own = measured.intervals[measured.baseline][quantity]
             heading = (labels or {}).get(quantity, metric_label(quantity))
-            sentences += _sentences(heading, f"{label(measured.baseline)} ({with_interval(own)})", gaps)
+            baseline = f"{label(measured.baseline)} ({with_interval(own)})"
+            signs = {v: _signs(measured, v, quantity) for v in gaps}
+            sentences += _sentences(heading, baseline, gaps, signs)
     return [sentence.replace("\u00a0", " ") for sentence in sentences]
 
 
-def _sentences(heading: str, baseline: str, gaps: Mapping[str, PairedDifference]) -> list[str]:
+def _sentences(
+    heading: str, baseline: str, gaps: Mapping[str, PairedDifference], signs: Mapping[str, str]
+) -> list[str]:
     largest = max(gaps, key=lambda v: abs(gaps[v].mean))
-    clear = [f"{label(v)} ({'higher' if d.mean > 0 else 'lower'})" for v, d in gaps.items() if not includes_zero(d)]
+    clear = [f"{label(v)} ({signs[v]})" for v, d in gaps.items() if not includes_zero(d)]
+    left = [label(v) for v, p in holm(gaps).items() if p < ALPHA]
+    told = f"{len(clear)} exclude{'s' * (len(clear) == 1)} 0: {', '.join(clear)}." if clear else "none excludes 0."
+    if clear and len(gaps) > 1:
+        told += f" After Holm’s correction for {len(gaps)} comparisons: {', '.join(left) or 'none'}."
     return [
         f"{heading}: the largest difference from {baseline} is {with_interval(gaps[largest])} ({label(largest)}).",
-        f"{heading}: of {len(gaps)} intervals of such differences "
-        + (f"{len(clear)} exclude{'s' * (len(clear) == 1)} 0: {', '.join(clear)}." if clear else "none excludes 0."),
+        f"{heading}: of {len(gaps)} intervals of such differences {told}",
     ]
+
+
+def _signs(measured: Measured, variant: str, quantity: str) -> str:
+    """Return "higher" or "lower", and in how many of the seeds."""
+    means = measured.by_seed
+    gaps = [a - b for a, b in zip(means[variant][quantity], means[str(measured.baseline)][quantity], strict=True)]
+    higher = sum(gaps) > 0
+    same = sum((gap > 0) == higher for gap in gaps)
+    return ("higher" if higher else "lower") + (f" in {same} of {len(gaps)} seeds" if len(gaps) > 1 else "")
 
 
 def markdown(table: Table) -> str:
@@ -208,8 +229,8 @@ def _note(measured: Measured) -> str:
     )
     if measured.baseline:
         text += (
-            f" Differences to {label(measured.baseline)} are on the same rows; none is corrected for the number "
-            "of comparisons."
+            f" Differences to {label(measured.baseline)} are on the same rows. Their intervals are not corrected for "
+            "the number of comparisons; the sentences above are."
         )
     return text
 

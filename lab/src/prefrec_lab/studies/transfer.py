@@ -20,7 +20,7 @@ from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import Measured, measure, ranker_predictions, ranking_values, users_of
 from prefrec_lab.studies.opened import start_of
 from prefrec_lab.studies.plots import interval_dots, slug
-from prefrec_lab.studies.study import FEWER_ROWS, Outcome, Study, varied_alignment, with_alignments
+from prefrec_lab.studies.study import TITLES, Outcome, Study, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, grouped_table
 
 Sets = Mapping[str, Sequence[Run]]
@@ -151,5 +151,5 @@ TRANSFER = Study(
     analyse,
     reads_any_run=True,
     many_data=True,
-    overrides=(*FEWER_ROWS, "evaluate.rows=200"),
+    overrides=(*TITLES, "evaluate.rows=200"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -22,8 +23,6 @@ _GENRES = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
     "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
 )  # fmt: skip
-# Position of the genres' flags in `u.item`, counted after the id.
-_FLAGS = 4
 _NO_GENRE = ("unknown", "(no genres listed)")
 _LOG = {c: c for c in ("user_id", "item_id", "rating", "timestamp")}
 
@@ -41,7 +40,7 @@ def movielens_100k(config: PrepareConfig) -> Source:
         log = _typed(read_table(folder / "u.data", header=list(_LOG)), folder / "u.data")
         lines = [*_raw_fields(folder / "u.item", ("id", "title", "date"), filled=2)]
         raw = {item: title.strip() for item, title, *_ in lines}
-        flags = {item: zip(_GENRES, own[_FLAGS:], strict=False) for item, *own in lines}
+        flags = {line[0]: zip(_GENRES, line[5:], strict=False) for line in lines}
         genres = {item: [name for name, flag in own if flag.strip() == "1"] for item, own in flags.items()}
         if (folder / "u.user").exists():
             fields = [line[: len(_USERS)] for line in _raw_fields(folder / "u.user", ("id", *_USERS[1:]))]
@@ -55,14 +54,11 @@ def movielens_100k(config: PrepareConfig) -> Source:
             users = user_attributes(pick_columns(read_table(path), {c: c for c in _USERS}, path), path)
     else:
         raise DataError(f"{folder}: expected u.data and u.item, or ml-100k.inter and ml-100k.item, in this folder")
-    return _source(config, log, raw, genres, folder, users)
+    return replace(_source(config, log, raw, genres, folder), users=users)
 
 
 def movielens_csv(config: PrepareConfig) -> Source:
-    """Read MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`.
-
-    Columns of the catalogue are those of `movielens_100k`.
-    """
+    """Read MovieLens in the form of ml-latest, ml-20m, ml-25m and ml-32m: `ratings.csv` and `movies.csv`."""
     folder = config.required("path")
     ratings, movies = folder / "ratings.csv", folder / "movies.csv"
     log = _typed(read_table(ratings, config.encoding), ratings, _LOG | {"user_id": "userId", "item_id": "movieId"})
@@ -87,12 +83,7 @@ def _embedded_folder() -> Path:
 
 
 def _source(
-    config: PrepareConfig,
-    log: pl.DataFrame,
-    raw: Mapping[str, str],
-    genres: Mapping[str, list[str]],
-    folder: Path,
-    users: pl.DataFrame | None = None,
+    config: PrepareConfig, log: pl.DataFrame, raw: Mapping[str, str], genres: Mapping[str, list[str]], folder: Path
 ) -> Source:
     titles, kept_as = movie_titles(raw)
     log, dropped = check_log(log, raw, folder, config.missing_titles)
@@ -104,7 +95,7 @@ def _source(
     named = (", ".join(g for g in genres.get(item, []) if g not in _NO_GENRE) for item in titles)
     columns = {"item_id": [*titles], "title": [*titles.values()], "year": years, "genres": [n or None for n in named]}
     items = pl.DataFrame(columns, schema_overrides={"year": pl.Int64, "genres": pl.String})
-    return Source(config.source, "movies", Catalogue(items), log, dropped + notes, users=users)
+    return Source(config.source, "movies", Catalogue(items), log, dropped + notes)
 
 
 def _typed(table: pl.DataFrame, path: Path, names: Mapping[str, str] = _LOG) -> pl.DataFrame:

@@ -1,0 +1,57 @@
+"""Slopes against planted rewards, ranks of the optimum against its formula, and the whole study."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec_lab.studies.carry_out import carry_out
+from prefrec_lab.studies.negatives_theory import NEGATIVES_THEORY, optimum_ranks, reward_slopes
+
+COUNTS = {"a": 0, "b": 3, "c": 11, "d": 200}
+
+
+@pytest.fixture
+def reference():
+    """Six rows of four items, in other orders."""
+    rng = np.random.default_rng(0)
+    lists = [list(rng.permutation(list("abcde"))[:4]) for _ in range(6)]
+    scores = rng.normal(size=(6, 4)) * 2
+    return pl.DataFrame({"candidates": lists, "target": [row[1] for row in lists], "scores": scores.tolist()})
+
+
+@pytest.mark.parametrize("planted", [(1.0, 0.0), (1.0, -1.0), (0.0, 0.0), (0.2, 0.7)])
+def test_planted_slopes_are_found(reference, planted):
+    policy = []
+    for row in reference.iter_rows(named=True):
+        rewards = [
+            planted[0] * s + planted[1] * np.log(1 + COUNTS.get(i, 0)) + 5
+            for i, s in zip(row["candidates"], row["scores"], strict=True)
+        ]
+        policy.append([s + r / 0.5 for s, r in zip(row["scores"], rewards, strict=True)])
+    found = reward_slopes(reference, reference.with_columns(scores=pl.Series(policy)), 0.5, COUNTS)
+    np.testing.assert_allclose(found["reference"], planted[0], atol=1e-9)
+    np.testing.assert_allclose(found["popularity"], planted[1], atol=1e-9)
+
+
+def test_ranks_of_the_optimum_one_by_one(reference):
+    """π* ∝ π_ref · (π_ref / popularity)^(1/β)."""
+    found = optimum_ranks(reference, (1.0, -1.0), 0.5, COUNTS)
+    for b, row in enumerate(reference.iter_rows(named=True)):
+        odds = {
+            i: np.exp(s) * (np.exp(s) / (1 + COUNTS.get(i, 0))) ** 2
+            for i, s in zip(row["candidates"], row["scores"], strict=True)
+        }
+        assert found[b] == 1 + sum(odds[i] > odds[row["target"]] for i in odds)
+
+
+def test_the_whole_study(base, place):
+    summary = carry_out(NEGATIVES_THEORY, base, [0, 1], place)
+    names = ["s-dpo-uniform", "s-dpo-in-batch", "s-dpo-reference"]
+    slopes = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
+    assert slopes["variant"].unique(maintain_order=True).to_list() == names
+    predicted = slopes.filter(quantity="popularity")["predicted slope of rewards on log popularity"].to_list()
+    assert predicted == [0, -1, 0]
+    accuracy = {r["variant"]: r["mean"] for r in summary["tables"]["accuracy"] if r["quantity"] == "hr@1"}
+    # The first and the last optimum keep the order of the reference.
+    assert accuracy["optimum for uniform"] == accuracy["optimum for reference"] == accuracy["sft"]
+    assert [f.endswith("2 pairs are in the predicted order.") for f in summary["facts"][:2]] == [True, True]
