@@ -31,8 +31,7 @@ def windows_of(sequences: Sequences, rows: Any, history_length: int = 10) -> lis
     """The windows of rows (user, position), read from the log one by one."""
     windows = []
     for user, position in rows.tolist():
-        own = sequences.frame.filter(pl.col("user_id") == sequences.users[user])["item_id"].to_list()
-        windows.append(
-            Window(sequences.users[user], position, tuple(own[max(0, position - history_length) : position]), own[position])
-        )
+        name = sequences.users[user]
+        own = tuple(sequences.frame.filter(pl.col("user_id") == name)["item_id"])
+        windows.append(Window(name, position, own[max(0, position - history_length) : position], own[position]))
     return windows

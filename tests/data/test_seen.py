@@ -78,9 +78,7 @@ def test_seen_items_equal_the_slow_twin(
     learn = split.train_interactions
     held = held_out(sequences, [*targets.values()], split.learn)
     validation, test = examples(windows["validation"]), examples(windows["test"])
-    data = PreparedData(
-        Catalogue(NO_ITEMS), [], validation, test, learn, {"split": name}, held_out_interactions=held
-    )
+    data = PreparedData(Catalogue(NO_ITEMS), [], validation, test, learn, {"split": name}, held_out_interactions=held)
     when = {(u, i): t for u, i, t in log.iter_rows()}
     for rows in (validation, test):
         for row, found in zip(rows, seen_items(data, rows), strict=True):

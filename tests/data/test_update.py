@@ -53,8 +53,12 @@ def test_new_interactions_and_whole_replayed_users_are_marked(sequences, learnt)
     assert replayed == {pair for pair in train & known if pair[0] in users}
     assert len(new) - 6 < len(replayed) <= len(new)
     assert update.facts["update"] == {"new": len(new), "replayed": len(replayed), "held_out": 3}
-    rows = {(sequences.users[u], sequences.items[int(sequences.offsets[u] + p)]) for u, p in update.rows["train"].tolist()}
-    whole = {(sequences.users[u], sequences.items[int(sequences.offsets[u] + p)]) for u, p in split.rows["train"].tolist()}
+    rows = {
+        (sequences.users[u], sequences.items[int(sequences.offsets[u] + p)]) for u, p in update.rows["train"].tolist()
+    }
+    whole = {
+        (sequences.users[u], sequences.items[int(sequences.offsets[u] + p)]) for u, p in split.rows["train"].tolist()
+    }
     assert rows == whole & marked
     assert rows
 
