@@ -98,7 +98,9 @@ class PrepareConfig(Section):
     )
     path: Path | None = Field(None, description="Folder of the source; None takes the embedded MovieLens-100K.")
     interactions: Path | None = Field(
-        None, description="Log (files, goodreads): .csv, .tsv, .parquet or RecBole .inter, also .gz."
+        None,
+        description="Log (files, goodreads): .csv, .tsv, .parquet or RecBole .inter, also .gz; files: or a folder of "
+        "them, one after another.",
     )
     more_interactions: list[Path] = Field([], description="files: later parts of the log, with the same columns.")
     items: Path | None = Field(

@@ -41,6 +41,19 @@ def test_parquet_and_mapped_columns(tmp_path: Path) -> None:
     assert source.interactions.rows() == [("1", "7", 5, 3.0), ("2", "7", 6, 4.0)]
 
 
+def test_a_folder_of_files_is_one_log(shop: Shop, tmp_path: Path) -> None:
+    paths = shop()
+    whole = pl.read_csv(paths["interactions"])
+    folder = tmp_path / "log"
+    folder.mkdir()
+    with pytest.raises(DataError, match="log: the folder has no files"):
+        files(folder, paths["items"])
+    (folder / "_SUCCESS").touch()
+    for n, at in enumerate(range(0, len(whole), 30)):
+        whole[at : at + 30].write_parquet(folder / f"part-{n}.parquet")
+    assert files(folder, paths["items"]).interactions.equals(files(**paths).interactions)
+
+
 def test_further_columns_of_the_catalogue_are_kept(shop: Shop, tmp_path: Path) -> None:
     """Columns with nothing but numbers become numbers; a user's id among them need not be one."""
     items = tmp_path / "more.csv"

@@ -21,6 +21,7 @@ from prefrec.data.sources.base import (
     user_attributes,
 )
 from prefrec.data.types import Catalogue
+from prefrec.errors import DataError
 
 _NO_RATING = (
     "correct or empty these fields, or leave the column out with --columns.rating none (`columns.rating: null` in a "
@@ -45,7 +46,7 @@ def files(config: PrepareConfig) -> Source:
     wanted, optional = {o: t for o, t in names.items() if t}, ("rating",) if columns.rating == "rating" else ()
     parts: list[pl.DataFrame] = []
     notes: list[str] = []
-    for path in (log_path, *config.more_interactions):
+    for path in (file for path in (log_path, *config.more_interactions) for file in _files_of(path)):
         table = readers.read_table(path, config.encoding)
         if columns.timestamp == FILE_ORDER:
             table = table.with_columns((pl.int_range(pl.len()) + sum(map(len, parts))).alias(FILE_ORDER))
@@ -73,6 +74,16 @@ def files(config: PrepareConfig) -> Source:
         merged = [*merged, *untitled]
     users = None if config.users is None else _users(config.users, columns.user, config.encoding)
     return Source("files", "generic", Catalogue(catalogue), log, notes + dropped + merged, users=users)
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the files of a folder, such as one that Spark wrote, in the order of their names, or the file itself."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))
+    if not found:
+        raise DataError(f"{path}: the folder has no files; expected parts of a log, such as part-0.parquet")
+    return found
 
 
 def _with_numbers(items: pl.DataFrame) -> pl.DataFrame:
