@@ -46,7 +46,7 @@ def files(config: PrepareConfig) -> Source:
     wanted, optional = {o: t for o, t in names.items() if t}, ("rating",) if columns.rating == "rating" else ()
     parts: list[pl.DataFrame] = []
     notes: list[str] = []
-    for path in (file for path in (log_path, *config.more_interactions) for file in _files_of(path)):
+    for path in (file for log in (log_path, *config.more_interactions) for file in _files_of(log)):
         table = readers.read_table(path, config.encoding)
         if columns.timestamp == FILE_ORDER:
             table = table.with_columns((pl.int_range(pl.len()) + sum(map(len, parts))).alias(FILE_ORDER))
