@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -65,6 +66,29 @@ def test_rank_equals_the_slow_twin(engine, run, ranker):
     shares = np.exp(want - want.max()) / np.exp(want - want.max()).sum()
     np.testing.assert_allclose([r.probability for r in answer.ranking], sorted(shares, reverse=True), rtol=1e-3)
     assert not answer.history_shortened
+
+
+def test_history_is_shown_as_the_recipe_says(run):
+    """Ranking, explanation and recommendation show details of the history, and answer with plain titles."""
+    years = {title: f"{title} ({1900 + n})" for n, title in enumerate(run.data.catalogue.titles.values())}
+    frame = run.data.catalogue.frame.with_columns(year=pl.int_range(pl.len()) + 1900)
+    model = run.recipe.model.model_copy(update={"item_text": "{{ title }} ({{ year }})"})
+    recipe = run.recipe.model_copy(update={"model": model})
+    dated = replace(run, recipe=recipe, data=replace(run.data, catalogue=type(run.data.catalogue)(frame)))
+    engine, titles = open_engine(dated, ["sft"]), ["Red Emma", "Red Eye", "Old Night"]
+    shown = [years[title] for title in titles]
+    answer = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES)))
+    want = _slow(run, "sft", shown, CANDIDATES)
+    assert [r.title for r in answer.ranking] == [CANDIDATES[i] for i in np.argsort(-want)]
+    np.testing.assert_allclose([r.score for r in answer.ranking], sorted(want, reverse=True), rtol=1e-4)
+    told = _ask(engine, engine.explain(ExplainRequest(history=HISTORY, target="Wild Alien")))
+    rest = [_slow(run, "sft", [*shown[:i], *shown[i + 1 :]], ["Wild Alien"], shown=())[0] for i in range(3)]
+    np.testing.assert_allclose([i.logp_without for i in told.influences], rest, rtol=1e-4)
+    best = _ask(engine, engine.recommend(RecommendRequest(history=HISTORY, k=3))).ranking
+    every = [title for title in years if title not in titles]
+    logps = _slow(run, "sft", shown, every, shown=())
+    np.testing.assert_allclose([r.score for r in best], np.sort(logps)[:-4:-1], rtol=1e-4)
+    engine.close()
 
 
 def test_within_the_catalogue_answers_equal_the_slow_twin(run):
