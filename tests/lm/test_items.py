@@ -142,6 +142,20 @@ def test_the_catalogue_is_ranked_as_its_items_are_scored(encoder: ItemEncoder) -
         assert best.item_ids == [IDS[i] for i in np.argsort(-want)[:5]]
 
 
+def test_one_call_ranks_all_items_in_sixteen_bits_too(encoder: ItemEncoder, tmp_path: Path) -> None:
+    save_item_model(item_model(), tmp_path / "saved")
+    whole = CatalogueRanker(ranker(load_item_model(tmp_path / "saved", dtype="bfloat16"), encoder))
+    calls: list[int] = []
+    history = EXAMPLES[0].history
+    first = {m: whole.recommend(history, len(IDS), method=m) for m in ("exact", "search")}
+    assert first["exact"].item_ids == first["search"].item_ids
+    whole.lm.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert whole.recommend(history, 3).item_ids == first["exact"].item_ids[:3]
+    assert len(calls) == 1
+    shown = RankingExample("u", history, tuple(first["exact"].item_ids), IDS[0])
+    np.testing.assert_array_equal(whole.score([shown])[0].astype(np.float32), first["exact"].logps)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_that_is_saved_and_loaded_gives_the_same_scores(
     encoder: ItemEncoder, tmp_path: Path, dtype: str

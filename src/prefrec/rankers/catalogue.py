@@ -96,10 +96,13 @@ class CatalogueRanker:
             raise ValueError(f"k is at least 1, got {k}")
         ids, prompt, trie, left_out = self._question(history, without)
         layout, model, within = self._layout_for(prompt, trie), self.lm.model, self.lm.within
+        # Items as tokens branch at one node: a single call scores all of them, and no search is shorter.
+        is_one_call = (len(trie.inner) if within is None else within.branches.sum()) == 1
         # In 16 bits, a few more are found, and all are scored again in calls that do not depend on the method.
-        is_rounded = compute_dtype(language_model(model), self.lm.scorer.device) != torch.float32
+        is_rounded = not is_one_call and compute_dtype(language_model(model), self.lm.scorer.device) != torch.float32
         most = k + SPARE if is_rounded else k
-        is_search = method == "search" or (method == "auto" and len(trie.inner) > EXACT_NODES)
+        wants_search = method == "search" or (method == "auto" and len(trie.inner) > EXACT_NODES)
+        is_search = wants_search and not is_one_call
         if is_search:
             best = top_k(
                 model, prompt, trie, most, without=left_out, layout=layout, max_calls=max_calls, within=within
