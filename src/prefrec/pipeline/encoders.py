@@ -100,7 +100,8 @@ def _encoded(name: str, digest: str, titles: tuple[str, ...]) -> Tensor:
 
 def title_vectors(data: PreparedData, model: ModelSection) -> Tensor:
     """Return vectors [I, T] of all items' titles, made as `model.items.vectors` says."""
-    titles = [*(shown_items(model, data.catalogue) or data.catalogue.titles).values()]
+    texts = shown_items(model, data.catalogue)
+    titles = [texts.get(title, title) for title in data.catalogue.titles.values()]
     if model.items.vectors != "tfidf":
         name = model.name if model.items.vectors == "base" else model.items.vectors
         return _encoded(name, base_digest(name), tuple(titles))

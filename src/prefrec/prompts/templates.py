@@ -129,7 +129,7 @@ def item_texts(source: str, items: pl.DataFrame) -> list[str]:
         raise TemplateError(f"model.item_text {source!r}: {e}") from e
     raise TemplateError(
         f"model.item_text: no column {unknown[0]!r} in the catalogue, which has {', '.join(items.columns)}: "
-        "name one of these, or add the column to the file of items"
+        "name one of these, or add the column to the items and prepare the data again"
     )
 
 

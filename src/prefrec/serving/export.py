@@ -81,7 +81,7 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
             settings |= {"name": "", "quantization": "none"} if merged else {}  # "" stands for the folder itself
             items = run.data.catalogue.frame.select(*ITEM_SCHEMA)
             if texts := shown_items(model, run.data.catalogue):
-                items = items.with_columns(pl.Series(SHOWN, [*texts.values()]))
+                items = items.with_columns(pl.col("title").replace_strict(texts).alias(SHOWN))
                 settings["item_text"] = f"{{{{ {SHOWN} }}}}"
             about = {"ranker": ranker, "model": settings, "history_length": history_length(run.data)}
             texts = {"README.md": card, ABOUT: json.dumps(about, indent=2) + "\n"}
