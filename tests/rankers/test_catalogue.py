@@ -4,13 +4,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, TokenizerError
 from prefrec.prompts import load_template
 from prefrec.rankers import LMRanker, Ranker
 from prefrec.rankers import catalogue as module
-from prefrec.rankers.catalogue import CatalogueRanker
+from prefrec.rankers.catalogue import CatalogueRanker, _best
 from slow import slow_logps, slow_logps_within
 from tiny import broken, tiny_llama
 from tiny_run import TITLES
@@ -161,3 +163,11 @@ def test_what_is_wrong_is_named(ranker):
         ranker(max_length=16).recommend(HISTORY, 3)
     with pytest.raises(ValueError, match="k is at least 1, got 0"):
         ranker().recommend(HISTORY, 0)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.data())
+def test_the_best_places_are_those_of_a_stable_sort(scores: list[int], data: st.DataObject) -> None:
+    without = data.draw(st.lists(st.sampled_from(range(len(scores))), unique=True))
+    k = data.draw(st.integers(1, 14))
+    want = [i for i in sorted(range(len(scores)), key=lambda i: -scores[i]) if i not in without][:k]
+    assert _best(np.array(scores, dtype=np.float32), k, without).tolist() == want

@@ -58,11 +58,7 @@ def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData
     del log
     parts, learn, held_out, facts = _parts(config, source, sequences, catalogue, change)
     unused = len(source.catalogue) - len(catalogue)
-    cold = (
-        [f"{unused} catalogue items without interactions are left out; `unseen_items` keeps new ones"]
-        if unused
-        else []
-    )
+    left_out = f"{unused} catalogue items without interactions are left out; `unseen_items` keeps new ones"
     protocol = {
         "format_version": FORMAT_VERSION,
         "prefrec": version("prefrec"),
@@ -75,7 +71,7 @@ def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData
         "config": config.model_dump(mode="json"),
         "counts": counts | count_rows(sequences.frame, catalogue, learn, parts),
         "split_facts": facts,
-        "notes": source.notes + _time_note(config, source) + cold,
+        "notes": source.notes + _time_note(config, source) + ([left_out] if unused else []),
     }
     del source, sequences
     train, validation, test = (parts[part] for part in PARTS)

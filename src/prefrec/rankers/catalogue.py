@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from prefrec.console import track, warn
 from prefrec.data import RankingExample
 from prefrec.lm.attention import compute_dtype
 from prefrec.lm.catalogue import TrieLayout, catalogue_logps, trie_layout
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.scoring import language_model
 from prefrec.lm.search import TopK, rescored, sample, top_k
 from prefrec.lm.trie import Trie
@@ -109,9 +111,7 @@ class CatalogueRanker:
             )
         else:
             logps = catalogue_logps(model, prompt, trie, layout=layout, within=within)
-            # Stable, so that items with the same score stay in the catalogue's order.
-            order = np.argsort(-logps, kind="stable")
-            items = order[~np.isin(order, left_out)][:most]
+            items = _best(logps, most, left_out)
             best = TopK(items, logps[items], proven=True, calls=0)
         if is_rounded:
             best = rescored(model, prompt, trie, best, layout=layout, within=within)
@@ -138,10 +138,20 @@ class CatalogueRanker:
         self, history: Sequence[str], without: Collection[str]
     ) -> tuple[Sequence[str], tuple[int, ...], Trie, list[int]]:
         """Return all item ids, the prompt, the trie of all titles, and the indices of the items to leave out."""
-        ids = self.lm.catalogue.ids
-        choices = self._encode(history, ids)
-        gone = set(without)
-        return ids, choices.prompt, self._trie_of(choices), [i for i, item in enumerate(ids) if item in gone]
+        ids, within = self.lm.catalogue.ids, self.lm.within
+        # How much history fits depends on the longest title alone, and within the catalogue the trie is known.
+        choices = self._encode(history, ids if within is None else [ids[self._longest]])
+        left_out = [self._places[item] for item in {*without} if item in self._places]
+        return ids, choices.prompt, self._trie_of(choices), left_out
+
+    @cached_property
+    def _longest(self) -> int:
+        trie = cast(CatalogueSoftmax, self.lm.within).trie
+        return int(trie.depths[trie.terminals].argmax())
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {item: place for place, item in enumerate(self.lm.catalogue.ids)}
 
     def _trie_of(self, choices: ChoiceSet) -> Trie:
         """Return the trie of the answers, or of the whole catalogue for that objective; keep it for the next call."""
@@ -158,3 +168,14 @@ class CatalogueRanker:
             if self._layout != "cached":
                 warn(f"{self.name}: a trie is read in the slower layout `{self._layout}`: {escape(reason)}")
         return self._layout
+
+
+def _best(scores: NDArray[np.float32], k: int, without: Sequence[int]) -> NDArray[np.int64]:
+    """Return the places of the k highest scores, those with the same score in their order, without some places."""
+    scores = scores.copy()
+    scores[without] = -np.inf
+    k = min(k, len(scores) - len(without))
+    if not k:
+        return np.empty(0, dtype=np.int64)
+    places = np.flatnonzero(scores >= np.partition(scores, -k)[-k])  # more than k where some are equal
+    return places[np.argsort(-scores[places], kind="stable")][:k]
