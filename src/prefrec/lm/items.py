@@ -69,11 +69,18 @@ class ItemTable(nn.Module):
     def logits(self, hidden: Tensor, items: Tensor) -> Tensor:
         """Return the logits [..., n] of `items` [n] after hidden states [..., D], in float32."""
         # The same vectors are read and predicted: what histories teach of an item counts for its prediction too.
-        return F.linear(self.predict(self.dropout(hidden.float())), self._vectors(items), self.bias[items])
+        hidden = self.predict(self.dropout(hidden.float()))
+        if torch.equal(items, torch.arange(len(self.own), device=items.device)) and not self._changes:
+            return F.linear(hidden, self._fixed_vectors(), self.bias)  # a copy of all vectors costs more than their use
+        return F.linear(hidden, self._vectors(items), self.bias[items])
+
+    @property
+    def _changes(self) -> bool:
+        return self.training or torch.is_grad_enabled()
 
     def _vectors(self, items: Tensor) -> Tensor:
         own: Tensor = self.own
-        if not (self.training or torch.is_grad_enabled()):
+        if not self._changes:
             return self._fixed_vectors()[items]
         if self.training and self.vector_dropout:
             own = own * (torch.rand(len(own), 1, device=own.device) >= self.vector_dropout)
