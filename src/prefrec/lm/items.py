@@ -71,7 +71,7 @@ class ItemTable(nn.Module):
         # The same vectors are read and predicted: what histories teach of an item counts for its prediction too.
         hidden = self.predict(self.dropout(hidden.float()))
         if torch.equal(items, torch.arange(len(self.own), device=items.device)) and not self._changes:
-            return F.linear(hidden, self._fixed_vectors(), self.bias)  # a copy of all vectors costs more than their use
+            return F.linear(hidden, self._fixed_vectors(), self.bias)  # a copy would cost more than the product
         return F.linear(hidden, self._vectors(items), self.bias[items])
 
     @property
