@@ -85,13 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for i, (name, options) in enumerate(SERVERS.items())
         ]
         questions = Path(scratch) / "questions.json"
-        questions.write_text(json.dumps(_questions(servers[0].url, asked.rows, asked.ranker)), encoding="utf-8")
+        questions.write_text(json.dumps(_questions(servers[0].url, asked)), encoding="utf-8")
         for clients in asked.clients:
             for server in servers:
                 loads.append(_load(server, clients, asked, questions, Path(scratch) / "result.json"))
                 say(f"{server.name}, {clients} clients: {loads[-1].throughput:.1f} answers/s")
     result = {
         "run": str(asked.run),
+        "ask": asked.ask,
         "ranker": asked.ranker,
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
         "seconds_asked": asked.seconds,
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Throughput and latency of `prefrec serve`.")
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--ranker", help="which of its rankers; default: the last stage")
+    parser.add_argument("--ask", choices=["rank", "recommend"], default="rank", help="what they ask for")
     parser.add_argument("--clients", type=_numbers, default=[1, 8, 64], help="numbers of clients, as 1,8,64")
     parser.add_argument("--seconds", type=float, default=30.0, help="of a measurement")
     parser.add_argument("--warm-up", type=float, default=3.0, help="seconds before each that do not count")
@@ -143,16 +145,16 @@ def _serving(asked: argparse.Namespace, log: Path, name: str, options: Sequence[
         process.wait()
 
 
-def _questions(url: str, rows: int, ranker: str | None) -> list[dict[str, Any]]:
-    """Bodies for /v1/rank, made of the first rows of the run's test split."""
+def _questions(url: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Bodies for the door that is asked, made of the first rows of the run's test split."""
     bodies: list[dict[str, Any]] = []
-    there = rows
-    while len(bodies) < min(rows, there):
+    parts, there = ("history", "candidates") if asked.ask == "rank" else ("history",), asked.rows
+    while len(bodies) < min(asked.rows, there):
         with urllib.request.urlopen(f"{url}/v1/example?row={len(bodies)}", timeout=60) as answer:  # nosec B310
             row = json.load(answer)
         there = row["rows"]
-        body = {part: [{"item_id": i["item_id"]} for i in row[part]] for part in ("history", "candidates")}
-        bodies.append(body | ({"ranker": ranker} if ranker else {}))
+        body = {part: [{"item_id": i["item_id"]} for i in row[part]] for part in parts}
+        bodies.append(body | ({"ranker": asked.ranker} if asked.ranker else {}))
     return bodies
 
 
@@ -160,6 +162,7 @@ def _load(server: Server, clients: int, asked: argparse.Namespace, questions: Pa
     """Let this many clients ask for the time that was given."""
     result.unlink(missing_ok=True)
     environment = os.environ | {
+        "LOAD_ASK": asked.ask,
         "LOAD_QUESTIONS": str(questions),
         "LOAD_RESULT": str(result),
         "LOAD_WARM_UP": str(asked.warm_up),

@@ -1,7 +1,7 @@
-"""The clients of `scripts/load.py`, as a locustfile: each asks /v1/rank over and over, without a pause.
+"""The clients of `scripts/load.py`, as a locustfile: each asks one door over and over, without a pause.
 
-Environment: LOAD_QUESTIONS (JSON file with bodies to ask), LOAD_RESULT (JSON file to write), LOAD_WARM_UP (seconds
-from the start that do not count).
+Environment: LOAD_ASK (rank or recommend), LOAD_QUESTIONS (JSON file with bodies to ask), LOAD_RESULT (JSON file to
+write), LOAD_WARM_UP (seconds from the start that do not count).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Client(FastHttpUser):
     network_timeout = connection_timeout = 600.0
 
     @task
-    def rank(self) -> None:
+    def ask(self) -> None:
         """One question; what comes back is noted by status code (0: no answer at all)."""
         body = QUESTIONS[next(_turn) % len(QUESTIONS)]
         began = time.monotonic()
-        with self.client.post("/v1/rank", json=body, catch_response=True) as answer:
+        with self.client.post(f"/v1/{os.environ['LOAD_ASK']}", json=body, catch_response=True) as answer:
             ended = time.monotonic()
             answer.success()  # counted here, by code
             if began >= _start:
