@@ -52,3 +52,4 @@ def test_the_whole_study(study, varied, base, tmp_path, monkeypatch):
     assert rows >= {(size, ranker) for size in sizes_of_test for ranker in ("popularity", "sft", "s-dpo")}
     assert any(f.startswith("SFT. HR@1: the largest difference from all") for f in summary["facts"])
     assert any(f.startswith("all. HR@1: the largest difference from popularity") for f in summary["facts"])
+    assert any(f.startswith("all. HR@1: the largest difference from SFT") for f in summary["facts"])

@@ -76,7 +76,7 @@ def some_users(data: PreparedData, rows: int | None, seed: int) -> PreparedData:
 
 
 def analyse(runs: Sequence[Run], folder: Path, *, sizes: Collection[str], x_label: str) -> Outcome:
-    """Compare the rankers of each size with its window co-occurrence, and SFT with SFT of the largest size."""
+    """Compare each size's rankers with its last reference row and its SFT, and SFT with that of the largest size."""
     parts = {size: [open_run(run.folder.parent / size) for run in runs] for size in sizes}
     predictions = {size: ranker_predictions(own) for size, own in parts.items()}
     recipe = runs[0].recipe
@@ -84,23 +84,24 @@ def analyse(runs: Sequence[Run], folder: Path, *, sizes: Collection[str], x_labe
     values = {size: ranking_values(own, recipe.evaluate.ks) for size, own in predictions.items()}
     rule = next(reversed(recipe.evaluate.references))
     measured = {size: measure(own, users, baseline=rule) for size, own in values.items()}
+    models = {size: {n: own[n] for n in recipe.lm_rankers} for size, own in values.items()}
+    gains = {size: measure(own, users, baseline=start) for size, own in models.items()}
     across = measure({size: own[start] for size, own in values.items()}, users, baseline=ALL)
     metric = across.headline[-1]
-    x = [1 + i for i in range(len(sizes))]
+    x = range(1, 1 + len(sizes))
     series = [Series(name, x, [own.intervals[name][metric] for own in measured.values()]) for name in values[ALL]]
     hint = f"From left to right: {', '.join(sizes)}. Bars: 95% intervals over users."
     drawing = lines(slug(metric), metric_label(metric), series, x_label=x_label, hint=hint)
-    table = grouped_table(measured, metric, name="table", title=f"by {x_label}", group="size", note=_NOTE)
+    note = "On the same rows. In brackets 95% intervals by bootstrap over users."
+    table = grouped_table(measured, metric, name="table", title=f"by {x_label}", group="size", note=note)
     facts = [f"SFT. {s}" for s in facts_of(across, quantities=[metric])]
     facts += [
         f"{size}. {s}"
-        for size, own in measured.items()
+        for size, own in (*measured.items(), *gains.items())
         for s in facts_of(own, recipe.lm_rankers, quantities=[metric])
     ]
     return Outcome([table], [drawing], facts, across.n, across.users)
 
-
-_NOTE = "On the same rows. In brackets 95% intervals by bootstrap over users."
 
 DATA_SIZE = Study(
     "data-size",
