@@ -10,7 +10,6 @@ import typer
 from prefrec.cli import _options as o
 from prefrec.data import PrepareConfig, write_prepared
 from prefrec.data import prepare as prepare_data
-from prefrec.report.wording import protocol_lines
 
 
 @o.from_sections
@@ -35,4 +34,4 @@ def prepare(
     if as_json:
         o.print_json(data.protocol)
     else:
-        typer.echo("\n• ".join([f"{data.protocol['source']} → {out}", *protocol_lines(data.protocol)]))
+        typer.echo("\n• ".join([f"{data.protocol['source']} → {out}", *data.summary]))

@@ -107,6 +107,23 @@ class PreparedData:
         counts = self.protocol.get("rating_counts", False)
         return self.train_interactions.drop("rating") if counts else self.train_interactions
 
+    @property
+    def summary(self) -> list[str]:
+        """What a user should know of it, a line each: rows, split, what was left out, and the source's notes."""
+        counts, candidates = self.protocol["counts"], self.protocol["candidates"]
+        parts = (f"{n:,} {part} rows of {counts['row_users'][part]:,} users" for part, n in counts["rows"].items())
+        lines = [
+            ", ".join(parts),
+            f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions, "
+            f"{counts['train_interactions']:,} of them to learn from",
+            f"split {self.protocol['split']}, {candidates['size']} candidates ({candidates['kind']}), "
+            f"seed {self.protocol['seed']}",
+        ]
+        short, repeats = self.protocol["split_facts"].get("users_too_short"), counts.get("repeats_dropped")
+        lines += [f"{short:,} users left out: too short a history"] if short else []
+        lines += [f"{repeats:,} repeats left out"] if repeats else []
+        return [*lines, *self.protocol["notes"]]
+
     def split(self, name: str) -> Sequence[RankingExample]:
         """Return the examples of `train`, `validation` or `test`."""
         if name not in PARTS:

@@ -26,7 +26,6 @@ from prefrec.pipeline.train import train_align, train_sft
 from prefrec.pipeline.update import UPDATE, measure_update, split_change, start_entry
 from prefrec.processes import is_first
 from prefrec.report import write_report
-from prefrec.report.wording import protocol_lines
 from prefrec.runs.contents import METRICS, PREFERENCES, made_of
 from prefrec.runs.lock import run_lock
 from prefrec.runs.stage import machine, refuse_name, stage, stage_key
@@ -95,7 +94,7 @@ def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
             if is_first():
                 made = prepare(config, split_change(update, config.seed) if update else None)
                 write_prepared(made, folder)
-                say(escape("\n".join(f"• {line}" for line in protocol_lines(made.protocol))))
+                say(escape("\n".join(f"• {line}" for line in made.summary)))
     data = read_prepared(folder)
     shown_items(recipe.model, data.catalogue)  # raises an error before any training
     return data

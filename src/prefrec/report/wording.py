@@ -55,19 +55,3 @@ def clock(seconds: Any) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def protocol_lines(protocol: dict[str, Any]) -> list[str]:
-    """Return what a user should know of prepared data: rows, split, what was left out, and the sources' notes."""
-    counts, candidates = protocol["counts"], protocol["candidates"]
-    parts = (f"{rows:,} {part} rows of {counts['row_users'][part]:,} users" for part, rows in counts["rows"].items())
-    lines = [
-        ", ".join(parts),
-        f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions, "
-        f"{counts['train_interactions']:,} of them to learn from",
-        f"split {protocol['split']}, {candidates['size']} candidates ({candidates['kind']}), seed {protocol['seed']}",
-    ]
-    short, repeats = protocol["split_facts"].get("users_too_short"), counts.get("repeats_dropped")
-    lines += [f"{short:,} users left out: too short a history"] if short else []
-    lines += [f"{repeats:,} repeats left out"] if repeats else []
-    return lines + protocol["notes"]
