@@ -109,7 +109,7 @@ class PreparedData:
 
     @property
     def summary(self) -> list[str]:
-        """What a user should know of it, a line each: rows, split, what was left out, and the source's notes."""
+        """Lines for the user: rows, split, what was left out, and the notes of the source."""
         counts, candidates = self.protocol["counts"], self.protocol["candidates"]
         parts = (f"{n:,} {part} rows of {counts['row_users'][part]:,} users" for part, n in counts["rows"].items())
         lines = [
