@@ -67,7 +67,9 @@ def test_names_of_the_package_load_on_first_use():
         _ = prefrec.nonsense
 
 
-@pytest.mark.parametrize("module", ["prefrec", "prefrec.errors", "prefrec.console", "prefrec.data", "prefrec.cli.prepare"])
+@pytest.mark.parametrize(
+    "module", ["prefrec", "prefrec.errors", "prefrec.console", "prefrec.data", "prefrec.cli.prepare"]
+)
 def test_data_needs_no_torch(module):
     """A subprocess: this one has imported everything already."""
     code = f"import sys, {module}; sys.exit(' '.join({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
