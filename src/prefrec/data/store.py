@@ -150,7 +150,11 @@ def read_prepared(folder: Path) -> PreparedData:
     catalogue, log = Catalogue(tables["items"]), tables["interactions"]
     parts = {part: stored_rows(tables[part], catalogue.ids) for part in PARTS if "history" in tables[part].columns}
     if "train" not in parts:
-        parts["train"] = _drawn(tables, catalogue.ids, protocol["config"], folder)
+        try:
+            parts["train"] = _drawn(tables, catalogue.ids, protocol["config"], folder)
+        except (KeyError, TypeError):
+            lacks = f"{folder / PROTOCOL} lacks the settings of the training rows"
+            raise DataError(f"{lacks}; prepare the data again") from None
     train, validation, test = (parts[part] for part in PARTS)
     users, held_out = tables.get("users"), tables.get("held_out")
     return PreparedData(catalogue, train, validation, test, log, protocol, users, held_out)
