@@ -69,19 +69,17 @@ class ItemTable(nn.Module):
     def logits(self, hidden: Tensor, items: Tensor) -> Tensor:
         """Return the logits [..., n] of `items` [n] after hidden states [..., D], in float32."""
         # The same vectors are read and predicted: what histories teach of an item counts for its prediction too.
-        hidden = self.predict(self.dropout(hidden.float()))
-        if torch.equal(items, torch.arange(len(self.own), device=items.device)) and not self._changes:
-            return F.linear(hidden, self._fixed_vectors(), self.bias)  # a copy would cost more than the product
-        return F.linear(hidden, self._vectors(items), self.bias[items])
-
-    @property
-    def _changes(self) -> bool:
-        return self.training or torch.is_grad_enabled()
+        return F.linear(self.predict(self.dropout(hidden.float())), self._vectors(items), self.bias[items])
 
     def _vectors(self, items: Tensor) -> Tensor:
         own: Tensor = self.own
-        if not self._changes:
-            return self._fixed_vectors()[items]
+        if not (self.training or torch.is_grad_enabled()):
+            fixed = self._fixed_vectors()
+            # To copy all vectors would cost more than to multiply by them.
+            is_all = items.shape == fixed.shape[:1] and torch.equal(
+                items, torch.arange(len(fixed), device=items.device)
+            )
+            return fixed if is_all else fixed[items]
         if self.training and self.vector_dropout:
             own = own * (torch.rand(len(own), 1, device=own.device) >= self.vector_dropout)
         return cast(Tensor, self.project(self.titles[items]) + own[items])
