@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 import polars as pl
@@ -35,18 +35,8 @@ class RankingExample:
         return self.candidates.index(self.target)
 
 
-class Lists(Protocol):
-    """The candidate lists of rows."""
-
-    def __call__(
-        self,
-        rows: NDArray[np.int64],
-        owners: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        targets: NDArray[np.int32],
-    ) -> list[list[int]]:
-        """Return the candidates of rows [B], by the row, its sequence, its target's place in that, and the target."""
-        ...
+Lists = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]], list[list[int]]]
+"""The candidates of rows [B], given the rows, their sequences, their targets' places in these, and their targets."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +46,7 @@ class StoredLists:
     items: NDArray[np.int32]
     offsets: NDArray[np.int64]
 
-    def __call__(
-        self,
-        rows: NDArray[np.int64],
-        owners: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        targets: NDArray[np.int32],
-    ) -> list[list[int]]:
+    def __call__(self, rows: NDArray[np.int64], *_: Any) -> list[list[int]]:
         """Return the lists of these rows."""
         return [self.items[a:b].tolist() for a, b in zip(self.offsets[rows], self.offsets[rows + 1], strict=True)]
 
