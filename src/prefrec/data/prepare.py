@@ -168,29 +168,33 @@ def _parts(
             f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --candidates.size "
             "(`candidates.size` in a recipe) or the filters"
         )
+    touched = source.interactions if source.touched is None else source.touched
     if source.given:
-        return *_given_parts(config, source, source.given, sequences, catalogue), {}
+        return *_given_parts(config, source.given, touched, sequences, catalogue), {}
     split = _split(config, sequences)
     split = change(sequences, split) if change else split
     targets = {part: rows[sample_rows(config, part, rows[:, 0])] for part, rows in split.rows.items()}
     held_out = seen.held_out(sequences, [targets[part] for part in PARTS[1:]], split.learn)
     items = _places(sequences.items, catalogue.ids)
-    lists = _lists(config, source, sequences, items[split.learn], catalogue.ids)
+    lists = _lists(config, touched, sequences, items[split.learn], catalogue.ids)
+    is_published = config.candidates.kind == "published"  # a rule of its own, which says itself if items are too few
+    if not is_published:
+        lists.check(np.concatenate([np.unique(rows[:, 0]) for rows in targets.values()]))
     parts: dict[str, Sequence[RankingExample]] = {}
     for part, rows in targets.items():
-        drawn = replace(lists, split=part)
-        drawn.check(np.unique(rows[:, 0]))
         learnt = _offsets_in(sequences, split.learn, rows) if part == "train" else None
         # Of training rows only the places of the targets are kept on disk, in the training interactions.
         offsets, of_part = (sequences.offsets, items) if learnt is None else (learnt, items[split.learn])
         at = rows[:, 1] + offsets.astype(np.uint32)[rows[:, 0]]
-        made = Rows(catalogue.ids, sequences.users, of_part, offsets, at, config.history_length, drawn)
-        parts[part] = _published(made, size) if config.candidates.kind == "published" else made
+        made = Rows(
+            catalogue.ids, sequences.users, of_part, offsets, at, config.history_length, replace(lists, split=part)
+        )
+        parts[part] = _published(made, size) if is_published else made
     return parts, split.train_interactions, held_out, split.facts
 
 
 def _given_parts(
-    config: PrepareConfig, source: Source, given: GivenSplit, sequences: splits.Sequences, catalogue: Catalogue
+    config: PrepareConfig, given: GivenSplit, touched: pl.DataFrame, sequences: splits.Sequences, catalogue: Catalogue
 ) -> tuple[Parts, pl.DataFrame, pl.DataFrame]:
     """Return the rows of each part, the training interactions and the held-out ones of the source's own split."""
     users = {part: [w.user_id for w in windows] for part, windows in given.windows.items()}
@@ -217,7 +221,6 @@ def _given_parts(
     if kind == "published":
         return {part: published_candidates(w, ids, size) for part, w in windows.items()}, learnt, held_out
     weights = popularity_weights(learnt, ids) if kind == "popularity" else None
-    touched = source.interactions if source.touched is None else source.touched
     draw = partial(draw_candidates, pool=ids, touched=touched, seed=config.seed, size=size, weights=weights)
     progress = {part: partial(track, description=f"{part} candidates") for part in PARTS}
     return {part: draw(w, split=part, progress=progress[part]) for part, w in windows.items()}, learnt, held_out
@@ -231,10 +234,13 @@ def _places(items: pl.Series, ids: Sequence[str] | pl.Series) -> NDArray[np.int3
 
 
 def _lists(
-    config: PrepareConfig, source: Source, sequences: splits.Sequences, learnt: NDArray[np.int32], ids: Sequence[str]
+    config: PrepareConfig,
+    touched: pl.DataFrame,
+    sequences: splits.Sequences,
+    learnt: NDArray[np.int32],
+    ids: Sequence[str],
 ) -> DrawnLists:
     """Return what draws the lists of a part; `learnt` are the training interactions as places in `ids`."""
-    touched = source.interactions if source.touched is None else source.touched
     owners, items = _places(touched["user_id"], sequences.users), _places(touched["item_id"], ids)
     known = (owners >= 0) & (items >= 0)
     taken = taken_keys((owners[known], items[known]), len(ids))

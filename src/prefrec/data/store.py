@@ -87,9 +87,9 @@ def _touched(data: PreparedData) -> pl.DataFrame | None:
     Return None if the lists of the training rows cannot be drawn from the folder alone.
     """
     rows = data.train
-    if not (isinstance(rows, Rows) and isinstance(rows.lists, DrawnLists)) or len(rows.items) != len(
-        data.train_interactions
-    ):
+    if not isinstance(rows, Rows) or not isinstance(rows.lists, DrawnLists):
+        return None
+    if len(rows.items) != len(data.train_interactions):
         return None
     n_items = len(rows.ids)
     owners = np.repeat(np.arange(len(rows.users)), np.diff(rows.offsets))
