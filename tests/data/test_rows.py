@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from prefrec.data.candidates import draw_candidates, popularity_weights
 from prefrec.data.rows import stored_rows, take, user_codes
 from prefrec.data.types import examples_to_frame
 from prefrec.errors import DataError
+from prefrec.training import trajectories
 
 Shop = Callable[..., dict[str, Path]]
 
@@ -145,3 +147,25 @@ def test_items_without_interactions_are_kept_where_asked(shop: Shop) -> None:
     taken = pl.read_csv(paths["interactions"])["item_id"].value_counts()
     assert set(rare.catalogue.ids) == {"brand-new", *taken.filter(pl.col("count") >= 2)["item_id"]}
     assert len(rare.catalogue) < len(data.catalogue)  # what a filter takes out stays out
+
+
+def test_histories_of_a_piece_begin_at_one_item(shop: Shop) -> None:
+    made = shop_data(shop(users=6, length=23, items=60), candidates={"size": 5}, history_length=6).train
+    assert isinstance(made, Rows)
+    whole: dict[str, tuple[str, ...]] = {}
+    for e in made:
+        whole[e.user_id] = (*whole.get(e.user_id, e.history), e.target)
+    pieces = made.pieces().tolist()
+    own: dict[int, list[RankingExample]] = {}
+    for piece, plain, e in zip(pieces, made, replace(made, by_piece=True, _all=[]), strict=True):
+        text = whole[e.user_id]
+        place = text.index(e.target)
+        assert (plain.target, plain.candidates) == (e.target, e.candidates)
+        assert e.history == text[place - len(e.history) : place]
+        assert len(e.history) == place or 3 < len(e.history) <= 6
+        own.setdefault(piece, []).append(e)
+    for members in own.values():
+        assert {e.user_id for e in members} == {members[0].user_id}
+        assert len(members) <= 3
+        assert all(b.history == (*a.history, a.target) for a, b in pairwise(members))
+    assert len(set(trajectories(made))) > len(set(trajectories(replace(made, by_piece=True, _all=[]))))

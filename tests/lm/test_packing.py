@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefrec.lm import packing
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
-from prefrec.lm.packing import LENGTHS, pack, pack_passes, pack_trajectories, tokens_of
+from prefrec.lm.packing import LENGTHS, SHARED_TOKENS, alike, pack, pack_passes, pack_trajectories, tokens_of
 from prefrec.prompts import ChoiceSet, Trajectory
 
 tokens = st.lists(st.integers(1, 99), min_size=1, max_size=5).map(tuple)
@@ -237,3 +237,18 @@ def test_trajectories_within_a_catalogue():
     within = CatalogueSoftmax(((5, 9), (6, 7, 9)))
     batch = pack_trajectories([Trajectory((1, 2), (3,), (3,), ((5, 9), (6, 7, 9)))], pad_id=0, within=within)
     assert (batch.columns.tolist(), batch.targets.tolist(), batch.choices.tolist()) == ([1, 3], [5, 6], [0, 1])
+
+
+def test_choice_sets_share_a_row_where_half_of_the_prompt_is_the_same_and_there_is_room():
+    text = tuple(range(1, 9))
+    sets = [ChoiceSet(text[:n], ((50, 51, 9), (60, 9))) for n in (4, 6, 8)]
+    assert alike(sets) == [[0, 1, 2]]
+    (batch,) = pack_passes(sets, pad_id=0, share=True)
+    assert batch.input_ids.tolist() == [[*text, 50, 51, 60, 50, 51, 60, 50, 51, 60]]
+    assert batch.position_ids[0, 8:].tolist() == [4, 5, 4, 6, 7, 6, 8, 9, 8]
+    assert alike([sets[0], ChoiceSet((1, 2, 3, 4, 5, 6, 7, 8, 9), ((50, 9),))]) == [[0, 1]]
+    assert alike([ChoiceSet((1, 2, 3), ((50, 9),)), ChoiceSet((1, 7, 8), ((50, 9),))]) == [[0], [1]]
+    long = ChoiceSet(text, (tuple([7] * (SHARED_TOKENS // 2)),))
+    assert alike([long, long, long]) == [[0], [1], [2]]
+    assert [len(p.input_ids) for p in pack_passes(sets, pad_id=0)] == [3]
+    assert [len(p.input_ids) for p in pack_passes(sets, pad_id=0, share=True, layout="separate")] == [6]

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from prefrec.errors import ConfigError, DataError, ModelError
+from prefrec.lm.packing import pack_passes
 from prefrec.pipeline.entry import Ingredients, lm_ranker
-from prefrec.pipeline.recipe import AlignSection, SFTSection
+from prefrec.pipeline.recipe import AlignSection, ItemsSection, SFTSection
 from prefrec.pipeline.train import (
     train_align,
     train_sft,
@@ -378,3 +379,35 @@ def test_item_vectors_learn_fast_in_sft_alone(recipe, tmp_path):
         for section in (SFTSection(learning_rate=3e-4), AlignSection(learning_rate=1e-5))
     ]
     assert rates == [recipe.model.items.learning_rate, 1e-5]
+
+
+@pytest.mark.parametrize("changes", [{"templates": ["history"]}, {"answers": "items"}])
+def test_trajectories_train_as_their_rows_do(align, recipe, tmp_path, monkeypatch, changes):
+    """In one pass or one by one: the same losses and weights."""
+    items = ItemsSection(vectors="tfidf")
+    model = recipe.model.model_copy(update={"items": items, "objective": "catalogue", **changes})
+    settings = {"trajectories": True, "rows": 24, "global_batch_size": 8, "per_device_batch_size": 8}
+    rows: dict[bool, list[int]] = {True: [], False: []}
+    found = []
+    for share in rows:
+
+        def packed(sets, together=share, **kwargs):
+            passes = pack_passes(sets, **kwargs | {"share": together})
+            rows[together] += [len(p.input_ids) for p in passes]
+            return passes
+
+        monkeypatch.setattr("prefrec.lm.scorer.pack_passes", packed)
+        align(tmp_path / str(share), model=model, lora=None, **settings)
+        found.append((_weights(tmp_path / str(share) / "adapter"), _losses(tmp_path / str(share))))
+    assert sum(rows[True]) < sum(rows[False]) / 1.5
+    (one, losses), (other, other_losses) = found
+    assert losses == pytest.approx(other_losses, abs=1e-4)
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("changes", [{"latest_per_user": 2}, {"negatives_from": "rated"}])
+def test_trajectories_need_a_row_at_each_place(data, changes, monkeypatch):
+    monkeypatch.setattr("prefrec.pipeline.train.log_rows", lambda *_: [])
+    with pytest.raises(ConfigError, match=r"align\.s-dpo\.trajectories takes a row at each place"):
+        training_rows(data, AlignSection(trajectories=True, **changes), seed=0)

@@ -108,3 +108,19 @@ def test_held_out_rows_are_read_the_longest_first(tmp_path, bpe_tokenizer):
     trainer.evaluate()
     assert len(set(lengths)) > 1
     assert lengths[::2] == sorted(lengths[::2], reverse=True)
+
+
+def test_groups_stay_together_in_random_order():
+    groups = [0, 0, 0, 1, 2, 2, 3, 3, 3]
+    sampler = StepSampler(len(groups), 4, lambda: [1] * len(groups), seed=0, groups=groups)
+    orders = set()
+    for epoch in range(8):
+        sampler.set_epoch(epoch)
+        rows = list(sampler)
+        assert sorted(rows) == [*range(len(groups))]
+        for group in set(groups):
+            own = [row for row, number in enumerate(groups) if number == group]
+            at = rows.index(own[0])
+            assert rows[at : at + len(own)] == own
+        orders.add(tuple(rows))
+    assert len(orders) > 3

@@ -63,6 +63,8 @@ class Rows(Sequence[RankingExample]):
         places: of the rows' targets in `items` [n].
         history_length: most items of a history, which are those before the target.
         lists: gives the candidates.
+        by_piece: histories of one of the `pieces` begin at one item, and have at least half of `history_length` items
+            unless that is the first of the sequence.
     """
 
     ids: Sequence[str]
@@ -72,6 +74,7 @@ class Rows(Sequence[RankingExample]):
     places: NDArray[np.integer[Any]]
     history_length: int
     lists: Lists
+    by_piece: bool = False
     _all: list[RankingExample] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
@@ -119,6 +122,8 @@ class Rows(Sequence[RankingExample]):
         begins, targets = self.offsets[owners], self.items[places]
         lists = self.lists(rows, owners, places - begins, targets)
         starts = np.maximum(begins, places - self.history_length)
+        if self.by_piece:
+            starts = begins + np.maximum(0, self._steps(places - begins) - 1) * self._half
         named = self.ids.__getitem__
         columns = (self.users[owners].to_list(), starts.tolist(), places.tolist(), lists, targets.tolist())
         return [
@@ -127,6 +132,20 @@ class Rows(Sequence[RankingExample]):
             )
             for user, start, place, listed, target in zip(*columns, strict=True)
         ]
+
+    @property
+    def _half(self) -> int:
+        return max(1, self.history_length // 2)
+
+    def _steps(self, depths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the piece, from 0 in each sequence, of targets with so many items before them [B]."""
+        return np.maximum(0, depths - 1) // self._half
+
+    def pieces(self) -> NDArray[np.int64]:
+        """Return a number for the piece of its sequence that each row [n] is in."""
+        owners = self.owners()
+        steps = self._steps(self.places - self.offsets[owners])
+        return owners * (1 + int(steps.max(initial=0))) + steps
 
     def owners(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int64]:
         """Return the sequence of each of these rows [B]."""

@@ -10,6 +10,12 @@ The last token of an answer predicts nothing, so it does not go through the mode
 on the left: the answers of all rows then start at the same column, and only the columns from the prompts' last token
 on go through the head. In the separate layout rows are padded on the right, where padding cannot affect earlier
 tokens. That layout is for models that may ignore padding or positions.
+
+Choice sets whose prompts begin alike, such as those for all items of one history, can share a row, too:
+
+    row   = [ pad | longest prompt | rest of prompt 1 | its answers | rest of prompt 2 | … | pad ]
+    a query of choice set b may attend to the longest prompt as far as it is also prompt b, to the rest of prompt b,
+    and to its own answer
 """
 
 from __future__ import annotations
@@ -29,6 +35,8 @@ LayoutChoice = Literal["auto", "packed", "separate"]
 """Values of the setting; `auto`: packed if it is correct for the model."""
 LENGTHS = 64
 """Rows of trajectories are padded to a multiple of this."""
+SHARED_TOKENS = 2048
+"""About the most tokens of a row that choice sets share. Attention grows with the square of a row's length."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ def pack_passes(
     layout: Layout = "packed",
     max_tokens: int | None = None,
     within: CatalogueSoftmax | None = None,
+    share: bool = False,
 ) -> list[PackedBatch]:
     """Lay out choice sets for as few model calls as a budget of tokens per call allows.
 
@@ -111,7 +120,8 @@ def pack_passes(
     or if an answer is not in the catalogue.
 
     `max_tokens` per call include padding; a longer prompt with one answer is a call of its own. `within` is the
-    catalogue to score answers within; None: among all tokens.
+    catalogue to score answers within; None: among all tokens. With `share`, successive choice sets whose prompts
+    begin alike share a row (`alike`), in the packed layout without `max_tokens`.
 
     Three answers of two tokens after a prompt of three, five tokens per call:
 
@@ -127,7 +137,10 @@ def pack_passes(
     room = max_tokens if branching else 0  # no room means one answer per row
     if within is not None:
         choice_sets = [replace(c, answers=tuple(map(within.cut, c.answers))) for c in choice_sets]
-    rows = [row for b, c in enumerate(choice_sets) for row in _rows(c, b * shape[1], room)]
+    if share and branching and max_tokens is None:
+        rows = [_shared_row([choice_sets[b] for b in group], group[0], shape[1]) for group in alike(choice_sets)]
+    else:
+        rows = [row for b, c in enumerate(choice_sets) for row in _rows(c, b * shape[1], room)]
     return [_lay_out(some, shape, pad_id, within, branching=branching) for some in _share_out(rows, max_tokens)]
 
 
@@ -200,23 +213,77 @@ def _fed(answers: Iterable[Sequence[int]]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    prompt: tuple[int, ...]
+class _Branch:
+    """A choice set in a row: its prompt is the first `shared` tokens of the row's, and `rest`."""
+
+    shared: int
+    rest: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
     first_choice: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    prompt: tuple[int, ...]
+    branches: tuple[_Branch, ...]
+
+    @property
+    def fed(self) -> int:
+        """Number of tokens after the prompt."""
+        return sum(len(b.rest) + _fed(b.answers) for b in self.branches)
 
 
 def _rows(choice_set: ChoiceSet, first_choice: int, room: int | None) -> Iterator[_Row]:
     """Yield one choice set as rows of at most `room` tokens (None: no limit), with at least one answer each."""
     prompt, answers = choice_set.prompt, choice_set.answers
+
+    def row(start: int, end: int) -> _Row:
+        return _Row(prompt, (_Branch(len(prompt), (), answers[start:end], first_choice + start),))
+
     start, length = 0, len(prompt)
     for i, answer in enumerate(answers):
         more = _fed([answer])
         if room is not None and i > start and length + more > room:
-            yield _Row(prompt, answers[start:i], first_choice + start)
+            yield row(start, i)
             start, length = i, len(prompt)
         length += more
-    yield _Row(prompt, answers[start:], first_choice + start)
+    yield row(start, len(answers))
+
+
+def alike(choice_sets: Sequence[ChoiceSet]) -> list[list[int]]:
+    """Return the indices of choice sets in groups that can share a row of about `SHARED_TOKENS` tokens.
+
+    They follow each other, and at least half of each prompt is the beginning of the one before it.
+    """
+    groups: list[list[int]] = []
+    length = 0
+    for i, choices in enumerate(choice_sets):
+        before = choice_sets[i - 1].prompt if i else ()
+        same = _common(before, choices.prompt)
+        more = len(choices.prompt) - same + _fed(choices.answers)
+        if 2 * same >= max(len(before), 1) and length + more <= SHARED_TOKENS:
+            groups[-1].append(i)
+            length += more
+        else:
+            groups.append([i])
+            length = tokens_of(choices)
+    return groups
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return the number of tokens with which both begin."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _shared_row(choice_sets: Sequence[ChoiceSet], first: int, width: int) -> _Row:
+    """Return one row of successive choice sets, the first of which is `first` of a batch of `width` answers."""
+    trunk = max((c.prompt for c in choice_sets), key=len)
+    shared = [_common(trunk, c.prompt) for c in choice_sets]
+    branches = [
+        _Branch(n, c.prompt[n:], c.answers, (first + i) * width)
+        for i, (n, c) in enumerate(zip(shared, choice_sets, strict=True))
+    ]
+    return _Row(trunk, tuple(branches))
 
 
 def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]:
@@ -225,10 +292,10 @@ def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]
     prompt = answers = 0
     for row in rows:
         # All rows of a call are padded to its longest one, so a long row raises the cost of the rows before it too.
-        prompt, answers = max(prompt, len(row.prompt)), max(answers, _fed(row.answers))
+        prompt, answers = max(prompt, len(row.prompt)), max(answers, row.fed)
         if max_tokens is not None and calls[-1] and (len(calls[-1]) + 1) * (prompt + answers) > max_tokens:
             calls.append([])
-            prompt, answers = len(row.prompt), _fed(row.answers)
+            prompt, answers = len(row.prompt), row.fed
         calls[-1].append(row)
     return calls
 
@@ -241,17 +308,34 @@ class _Draft:
     ) -> None:
         self.ids = torch.full((rows, length), pad_id)
         self.positions = torch.zeros(rows, length, dtype=torch.long)
-        self.segments = torch.full((rows, length), -1)  # −1 padding, 0 prompt, else an answer or a trajectory
+        # −1 padding, 0 prompt of the row, else the rest of a prompt, an answer, or a trajectory
+        self.segments = torch.full((rows, length), -1)
+        self.parents = self.segments.clone()  # a segment that is seen whole
+        self.seen = torch.zeros(rows, length, dtype=torch.long)  # the prompt is seen before this column
         self.choice_mask = torch.zeros(shape, dtype=torch.bool)
         self.within = within
         self.tokens: list[tuple[int, int, int, int, int]] = []  # row, column, target, choice, node
 
-    def write(self, row: int, start: int, text: Sequence[int], position: int, segment: int) -> int:
-        """Write tokens from column `start` on, with positions from `position` on; return the column after them."""
+    def write(
+        self,
+        row: int,
+        start: int,
+        text: Sequence[int],
+        position: int,
+        segment: int,
+        parent: int | None = None,
+        seen: int = 0,
+    ) -> int:
+        """Write tokens from column `start` on, with positions from `position` on; return the column after them.
+
+        They see their own segment, the segment `parent` and the row's prompt before the column `seen`.
+        """
         end = start + len(text)
         self.ids[row, start:end] = torch.tensor(text, dtype=torch.long)
         self.positions[row, start:end] = torch.arange(position, position + len(text))
         self.segments[row, start:end] = segment
+        self.parents[row, start:end] = segment if parent is None else parent
+        self.seen[row, start:end] = seen
         return end
 
     def predict(self, row: int, columns: Sequence[int], answer: Sequence[int], choice: int) -> None:
@@ -262,6 +346,16 @@ class _Draft:
         else:
             self.tokens += [(row, columns[o], answer[o], choice, n) for o, n in self.within.route(answer)]
 
+    def _branch_mask(self) -> Tensor:
+        """Return bool [R, 1, L, L], True where a query (row of the matrix) may attend to a key (column)."""
+        length = self.segments.shape[1]
+        query, key = self.segments[:, :, None], self.segments[:, None, :]
+        columns = torch.arange(length)
+        in_prompt = (key == 0) & ((query == 0) | (columns < self.seen[:, :, None]))
+        seen = (in_prompt | (key == query) | (key == self.parents[:, :, None])) & (key >= 0) & (query >= 0)
+        # Padding attends to itself: the softmax of an empty row would be NaN.
+        return (seen & (columns <= columns[:, None]) | torch.eye(length, dtype=torch.bool))[:, None]
+
     def batch(self, *, branching: bool, first_kept: int = 0) -> PackedBatch:
         """Return the batch, of which the columns from `first_kept` on need logits."""
         index = torch.tensor(self.tokens, dtype=torch.long).view(-1, 5)
@@ -269,7 +363,7 @@ class _Draft:
         return PackedBatch(
             input_ids=self.ids,
             position_ids=self.positions,
-            attention_mask=_branch_mask(self.segments) if branching else self.segments >= 0,
+            attention_mask=self._branch_mask() if branching else self.segments >= 0,
             rows=rows,
             columns=columns - first_kept,
             targets=targets,
@@ -283,31 +377,31 @@ class _Draft:
 def _lay_out(
     rows: Sequence[_Row], shape: tuple[int, int], pad_id: int, within: CatalogueSoftmax | None, *, branching: bool
 ) -> PackedBatch:
-    starts = [len(r.prompt) for r in rows]  # column of the first answer token
+    starts = [len(r.prompt) for r in rows]  # column after the prompt
     if branching:
         starts = [max(starts)] * len(rows)  # one column for all rows: fewer columns then need logits
-    length = max(start + _fed(r.answers) for start, r in zip(starts, rows, strict=True))
-    draft = _Draft(len(rows), length, shape, pad_id, within)
+    length = max(start + row.fed for start, row in zip(starts, rows, strict=True))
+    draft, first_kept = _Draft(len(rows), length, shape, pad_id, within), length
     for r, (start, row) in enumerate(zip(starts, rows, strict=True)):
-        after = len(row.prompt)
+        begin = start - len(row.prompt)
         # Positions start at 0 after the padding, or the same prompt would score differently beside a longer one.
-        at = draft.write(r, start - after, row.prompt, 0, 0)
-        for i, answer in enumerate(row.answers):
-            end = draft.write(r, at, answer[:-1], after, i + 1)
-            # The prompt's last token predicts the first token of the answer, and each token of it the next one.
-            draft.predict(r, [start - 1, *range(at, end)], answer, row.first_choice + i)
-            at = end
-    return draft.batch(branching=branching, first_kept=min(starts) - 1)
-
-
-def _branch_mask(segments: Tensor) -> Tensor:
-    """Return bool [R, 1, L, L], True where a query (row of the matrix) may attend to a key (column)."""
-    length = segments.shape[1]
-    query, key = segments[:, :, None], segments[:, None, :]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    allowed = causal & ((key == 0) | (key == query)) & (key >= 0) & (query >= 0)
-    # Padding attends to itself: the softmax of an empty row would be NaN.
-    return (allowed | torch.eye(length, dtype=torch.bool))[:, None]
+        at = draft.write(r, begin, row.prompt, 0, 0)
+        segment = 0
+        for branch in row.branches:
+            # The prompt's last token predicts the first token of each answer.
+            before, after, seen = begin + branch.shared - 1, branch.shared, begin + branch.shared
+            parent = None
+            if branch.rest:
+                segment += 1
+                parent, at = segment, draft.write(r, at, branch.rest, after, segment, seen=seen)
+                before, after = at - 1, after + len(branch.rest)
+            first_kept = min(first_kept, before)
+            for i, answer in enumerate(branch.answers):
+                segment += 1
+                end = draft.write(r, at, answer[:-1], after, segment, parent, seen)
+                draft.predict(r, [before, *range(at, end)], answer, branch.first_choice + i)
+                at = end
+    return draft.batch(branching=branching, first_kept=first_kept)
 
 
 def _check(choice_sets: Sequence[ChoiceSet]) -> None:

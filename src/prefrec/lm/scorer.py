@@ -14,7 +14,7 @@ from prefrec.lm.architectures import BRANCHING, layout_for
 from prefrec.lm.attention import compute_dtype
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.layout import verified_layout
-from prefrec.lm.packing import Layout, LayoutChoice, PackedBatch, pack_passes, pack_trajectories, tokens_of
+from prefrec.lm.packing import Layout, LayoutChoice, PackedBatch, alike, pack_passes, pack_trajectories, tokens_of
 from prefrec.lm.scoring import answer_token_logps, choice_logps, language_model
 from prefrec.prompts import ChoiceSet, Trajectory
 
@@ -30,6 +30,7 @@ class ChoiceScorer:
             the model's configuration allows.
         max_tokens: tokens per pass, padding included; None for no limit.
         within: the catalogue to score answers within; None: among all tokens.
+        share: let successive choice sets with similar prompts share a row.
         is_sharded: the weights are spread over processes, so that no trial pass is possible outside of training.
     """
 
@@ -42,6 +43,7 @@ class ChoiceScorer:
         max_tokens: int | None = None,
         within: CatalogueSoftmax | None = None,
         name: str = "",
+        share: bool = False,
         is_sharded: bool = False,
     ) -> None:
         self.model = model
@@ -49,6 +51,7 @@ class ChoiceScorer:
         self.max_tokens = max_tokens
         self.within = within
         self.name = name
+        self.share = share
         self.is_sharded = is_sharded
         self.layout: Layout
         self._is_verified = layout != "auto"
@@ -94,7 +97,12 @@ class ChoiceScorer:
     def pack(self, choice_sets: Sequence[ChoiceSet]) -> list[PackedBatch]:
         """Return the passes that score these choice sets, on the CPU."""
         return pack_passes(
-            choice_sets, pad_id=self.pad_id, layout=self.layout, max_tokens=self.max_tokens, within=self.within
+            choice_sets,
+            pad_id=self.pad_id,
+            layout=self.layout,
+            max_tokens=self.max_tokens,
+            within=self.within,
+            share=self.share,
         )
 
     def pack_trajectories(self, trajectories: Sequence[Trajectory]) -> PackedBatch:
@@ -104,16 +112,21 @@ class ChoiceScorer:
     def score(self, choice_sets: Sequence[ChoiceSet], model: nn.Module | None = None) -> Tensor:
         """Return the log-probabilities of all answers, [B, C] in float32 on the model's device, without gradient.
 
-        Entries where a row has fewer than C answers are −inf. On a CPU they do not depend on the other choice sets.
+        Entries where a row has fewer than C answers are −inf. On a CPU they do not depend on the other choice sets,
+        unless these share a row.
         """
         self.settle(choice_sets)
-        # Rows of similar length share a pass, which then has little padding.
-        order = sorted(range(len(choice_sets)), key=lambda i: -tokens_of(choice_sets[i]))
         device, most = self.device, max(len(c.answers) for c in choice_sets)
         # The order of sums, and so the rounding of 16 bits, depends on the shape of a call. On a CPU calls of one row
         # cost little more.
         is_exact = compute_dtype(language_model(self.model), device) == torch.float32
-        groups = [[i] for i in order] if device.type == "cpu" and not is_exact else [order]
+        order = list(range(len(choice_sets)))
+        if not self.share:
+            # Rows of similar length share a pass, which then has little padding.
+            order.sort(key=lambda i: -tokens_of(choice_sets[i]))
+        groups = [order]
+        if device.type == "cpu" and not is_exact:
+            groups = alike(choice_sets) if self.share else [[i] for i in order]
         out = torch.full((len(choice_sets), most), -torch.inf, device=device)
         with torch.no_grad():
             for rows in groups:

@@ -170,6 +170,9 @@ class AlignSection(RowsSection):
     sampled_negatives: int = Field(0, ge=0, description="rated, impressions: of num_negatives, how many are uniform.")
     item_learning_rate: float | None = Field(None, gt=0, le=1, description="Of item vectors; None: learning_rate.")
     start: str | None = Field(None, description="An earlier alignment: the start and the reference; None: SFT.")
+    trajectories: bool = Field(
+        False, description="Rows are pieces of histories with a target at each place, which share one pass."
+    )
     negatives_pool: int = Field(
         64, ge=2, description="Items drawn per row, of which hard and the policy take the highest."
     )
@@ -189,6 +192,7 @@ class AlignSection(RowsSection):
         idle |= set() if self.negatives_from == "rated" else {"liked", "disliked", "rated_by"}
         idle |= set() if self.is_from_log else {"sampled_negatives"}
         idle |= {name for name in OPTIONS if getattr(self, name) is None}
+        idle |= set() if self.trajectories else {"trajectories"}
         idle = (
             idle - {"eval_rows"} | {"eval_steps"}
             if self.load_best_model_at_end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +16,9 @@ from transformers import set_seed
 from prefrec import training
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample
-from prefrec.data.rows import take, user_codes
+from prefrec.data.rows import Rows, take, user_codes
 from prefrec.data.update import read_by_sft
+from prefrec.errors import ConfigError
 from prefrec.files import write_json
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.items import ItemEncoder, ItemTrajectoryEncoder, add_items
@@ -107,18 +109,21 @@ def train_align(
     rows = training_rows(data, section, seed)
     tell_fewer(out.name, section, len(rows))
     rows = negative_rows(made_of, section, rows, start, judge, out)
+    groups = training.trajectories(rows) if section.trajectories else None
     # After the draws, which a resumed stage does not repeat: both must train with the same random numbers.
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
 
     def dataset(examples: Sequence[RankingExample], held_out: bool = False) -> training.PreferenceDataset:
+        own = None if held_out else groups
         return training.PreferenceDataset(
-            _encode(examples, data, model, encoder, "target-first"),
+            _encode(examples, data, model, encoder, "target-first", own),
             # Rows from the log reject at most `num_negatives` items, some of them fewer.
             num_negatives=None if section.is_from_log else section.num_negatives,
             negatives=section.negatives,
             seed=seed,
             scores=answer_scores(examples, data, section, held_out=held_out),
+            groups=own,
         )
 
     # Each answer must be among the titles that its tokens compete with; a list can hold items outside the log.
@@ -185,19 +190,29 @@ def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> lis
 
 
 def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:
-    """Return the rows that a stage trains on: `some_rows` of `rows_to_choose_from`."""
-    return some_rows(rows_to_choose_from(data, section, seed), section, seed)
+    """Return the rows that a stage trains on: `some_rows` of `rows_to_choose_from`, or pieces of histories."""
+    rows = rows_to_choose_from(data, section, seed)
+    if isinstance(section, AlignSection) and section.trajectories:
+        return some_trajectories(rows, section, seed)
+    return some_rows(rows, section, seed)
 
 
 def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0) -> Sequence[RankingExample]:
     """Return all training rows, or with `latest_per_user` the last rows of each user.
 
-    An alignment with negatives from the log has rows of its own, which are drawn with `seed`.
+    An alignment with negatives from the log has rows of its own, which are drawn with `seed`. Raise ConfigError if
+    `trajectories` are asked for and the rows are not all places of histories.
     """
     rows = data.train
     if isinstance(section, AlignSection):
         answer_scores([], data, section)  # tells before training that there are no ratings
         rows = log_rows(data, section, seed) if section.is_from_log else rows
+        is_whole = isinstance(rows, Rows) and len(rows.users) < len(rows) and section.latest_per_user is None
+        if section.trajectories and not is_whole:
+            raise ConfigError(
+                f"align.{section.name}.trajectories takes a row at each place of a history: leave it out, or "
+                "latest_per_user, negatives from the log, and data with training rows of their own"
+            )
     if section.latest_per_user is None:
         return rows
     users = user_codes(rows)
@@ -212,6 +227,16 @@ def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row
     order = np.random.default_rng((seed, 1)).permutation(len(rows))
     end = None if section.rows is None else section.skip_rows + section.rows
     return take(rows, order[section.skip_rows : end])
+
+
+def some_trajectories(rows: Sequence[RankingExample], section: AlignSection, seed: int) -> list[RankingExample]:
+    """Return rows as `some_rows` does, but in whole pieces (`Rows.pieces`) in random order."""
+    assert isinstance(rows, Rows)  # see `rows_to_choose_from`
+    pieces = rows.pieces()
+    numbers = np.unique(pieces)
+    order = np.random.default_rng((seed, 1)).permutation(len(numbers))[np.searchsorted(numbers, pieces)]
+    end = None if section.rows is None else section.skip_rows + section.rows
+    return replace(rows, by_piece=True, _all=[]).take(np.argsort(order, kind="stable")[section.skip_rows : end])
 
 
 def tell_fewer(name: str, section: TrainSection, count: int) -> None:
@@ -243,10 +268,15 @@ def new_adapter(lora: LoraSection | None, start: Path | None) -> LoraConfig | No
 
 
 def _encode(
-    examples: Sequence[RankingExample], data: PreparedData, model: ModelSection, encoder: Encoder, answers: Any
+    examples: Sequence[RankingExample],
+    data: PreparedData,
+    model: ModelSection,
+    encoder: Encoder,
+    answers: Any,
+    groups: Sequence[int] | None = None,
 ) -> list[ChoiceSet]:
     templates = [load_template(name, domain=data.domain) for name in model.templates]
-    sets = training.encode_examples(examples, data.catalogue, templates, encoder, answers=answers)
+    sets = training.encode_examples(examples, data.catalogue, templates, encoder, answers=answers, groups=groups)
     if encoder.shortened:
         say(f"{encoder.shortened} of {len(sets)} histories were shortened to fit {model.max_length} tokens")
         encoder.shortened = 0

@@ -2,7 +2,7 @@
 
 from prefrec.training.adapters import load_adapter, lora_config
 from prefrec.training.config import SFTConfig, SoftmaxDPOConfig
-from prefrec.training.datasets import ChoiceDataset, PreferenceDataset, encode_examples
+from prefrec.training.datasets import ChoiceDataset, PreferenceDataset, encode_examples, trajectories
 from prefrec.training.sequences import TrajectoryDataset, user_histories
 from prefrec.training.sft import SFTTrainer
 from prefrec.training.softmax_dpo import SoftmaxDPOTrainer
@@ -18,5 +18,6 @@ __all__ = [
     "encode_examples",
     "load_adapter",
     "lora_config",
+    "trajectories",
     "user_histories",
 ]

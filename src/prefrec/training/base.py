@@ -114,6 +114,7 @@ class ChoiceTrainer(Trainer):
         self._check_base()
         self.scorer = self._scorer()
         self.eval_scorer = self.scorer.among(eval_within or within)
+        self.eval_scorer.share = False
         self.add_callback(_EpochCallback(self))
         # The global batch affects the result and is easily set wrongly.
         say(
@@ -362,7 +363,7 @@ class ChoiceTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         seed = a.seed if a.data_seed is None else a.data_seed
         lengths = partial(self._lengths, rows) if a.train_sampling_strategy == "group_by_length" else None
-        self.sampler = StepSampler(len(rows), self.global_batch, lengths, seed)
+        self.sampler = StepSampler(len(rows), self.global_batch, lengths, seed, getattr(rows, "groups", None))
         return self.sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
@@ -389,6 +390,7 @@ class ChoiceTrainer(Trainer):
             layout=args.layout,
             max_tokens=getattr(args, "max_tokens_per_pass", None),
             within=self.within,
+            share=getattr(rows, "groups", None) is not None,
             is_sharded=self.is_sharded,
         )
         first = range(len(rows))[: args.per_device_train_batch_size]

@@ -43,6 +43,8 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         negatives: `fixed` draws the N once, `per_epoch` in each epoch, and `policy` too, but among the 2N with the
             highest `policy_logps`. Draws depend only on these, seed, epoch and row.
         scores: one number per answer and row, for losses that need them; None if the loss needs none.
+        groups: a number below n per row, the same for successive rows whose prompts begin alike: they then share a
+            pass (`trajectories`); None: rows are shuffled one by one.
 
     Attributes:
         sizes: smallest and largest number of rejected answers per step of any row.
@@ -58,6 +60,7 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         negatives: NegativesDrawn = "fixed",
         seed: int = 0,
         scores: Sequence[Sequence[float]] | None = None,
+        groups: Sequence[int] | None = None,
     ) -> None:
         if not choice_sets:
             raise DataError("the training data has no rows")
@@ -75,6 +78,7 @@ class PreferenceDataset(Dataset[dict[str, Any]]):
         self.epoch = 0
         self.choice_sets = list(choice_sets)
         self.scores = scores
+        self.groups = groups
         self.ref_logps: NDArray[np.float32] | None = None
         self.policy_logps: NDArray[np.float32] | None = None
         if negatives == "fixed":
@@ -146,8 +150,11 @@ def encode_examples(
     *,
     answers: Literal["target", "target-first", "candidates"],
     shown: Catalogue | None = None,
+    groups: Sequence[int] | None = None,
 ) -> list[ChoiceSet]:
     """Return the choice sets of ranking examples; row i has template i mod the number of templates.
+
+    With `groups` [n], the number of a row's group decides instead.
 
     Answers are the `target` (SFT), the `target-first` and then the other candidates in order (alignment), or all
     `candidates` in order (scoring). `shown` are the titles in prompts, if these differ from the titles of answers.
@@ -161,13 +168,24 @@ def encode_examples(
             wanted = [catalogue.titles[example.target]]
         elif answers == "target-first":
             wanted = [wanted.pop(example.target_index), *wanted]
-        template = templates[i % len(templates)]
+        template = templates[(i if groups is None else groups[i]) % len(templates)]
         prompt = shown.titles_of(example.history), shown.titles_of(example.candidates)
         try:
             sets.append(encoder.encode(template, *prompt, wanted))
         except TokenizerError as e:
             raise TokenizerError(f"row {i} (user {example.user_id}): {e}") from e
     return sets
+
+
+def trajectories(examples: Sequence[RankingExample]) -> list[int]:
+    """Return the number of each example's group: successive ones of one user whose histories begin alike."""
+    numbers: list[int] = []
+    for i, example in enumerate(examples):
+        before = examples[i - 1]
+        is_next = i > 0 and before.user_id == example.user_id
+        is_next = is_next and example.history[: len(before.history)] == before.history
+        numbers.append(numbers[-1] + (not is_next) if numbers else 0)
+    return numbers
 
 
 def _content(answer: Any) -> Any:

@@ -64,7 +64,7 @@ def answer_logps(
 ) -> NDArray[np.float32]:
     """Return the log-probabilities [n, C] of all answers, −inf where there are fewer than C. All processes share."""
     computed = []
-    for rows in track(own_batches(choice_sets, batch_size), doing):
+    for rows in track(own_batches(choice_sets, batch_size, share=scorer.share), doing):
         with precision():
             computed.append((rows, scorer.score([choice_sets[i] for i in rows]).cpu().numpy()))
     out = np.full((len(choice_sets), max(len(c.answers) for c in choice_sets)), -np.inf, dtype=np.float32)

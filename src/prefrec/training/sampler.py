@@ -1,4 +1,4 @@
-"""The order of rows: random in training, but sorted by length inside each optimiser step; else by length."""
+"""The order of rows: random in training, but by length or trajectory inside each optimiser step; else by length."""
 
 from __future__ import annotations
 
@@ -18,13 +18,22 @@ class StepSampler(Sampler[int]):
     Sorting inside a step gives passes with little padding, and does not change which rows a step has. The order
     depends only on seed and epoch; without lengths it is that of `RandomSampler` with a generator of seed + epoch.
     There are `rows` rows, `step` per optimiser step over all processes. `lengths` returns those of this epoch.
+    Rows of one of the `groups` [rows] follow each other in their own order; groups are in random order.
     """
 
-    def __init__(self, rows: int, step: int, lengths: Callable[[], Sequence[int]] | None, seed: int) -> None:
+    def __init__(
+        self,
+        rows: int,
+        step: int,
+        lengths: Callable[[], Sequence[int]] | None,
+        seed: int,
+        groups: Sequence[int] | None = None,
+    ) -> None:
         self.rows = rows
         self.step = step
         self.lengths = lengths
         self.seed = seed
+        self.groups = groups
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -36,15 +45,23 @@ class StepSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        if (groups := self.groups) is not None:
+            yield from sorted(range(self.rows), key=lambda row: order[groups[row]])
+            return
         lengths = None if self.lengths is None else self.lengths()
         for start in range(0, self.rows, self.step):
             step = order[start : start + self.step]
             yield from step if lengths is None else longest_first(step, lengths)
 
 
-def own_batches(choice_sets: Sequence[ChoiceSet], batch_size: int) -> list[list[int]]:
-    """Return this process's batches of rows of similar length, the longest first: memory runs out early or never."""
-    order = longest_first(range(len(choice_sets)), [tokens_of(c) for c in choice_sets])
+def own_batches(choice_sets: Sequence[ChoiceSet], batch_size: int, *, share: bool = False) -> list[list[int]]:
+    """Return this process's batches of rows of similar length, the longest first: memory runs out early or never.
+
+    With `share`, batches are of successive rows, which can share their prompts.
+    """
+    order = list(range(len(choice_sets)))
+    if not share:
+        order = longest_first(order, [tokens_of(c) for c in choice_sets])
     return processes.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
 
 
