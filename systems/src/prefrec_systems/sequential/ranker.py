@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class SequentialRanker:
         model: a `NextItemModel` in evaluation mode.
         ids: of the items that it knows, in the order of its item vectors.
         history_length: most items of a history.
-        catalogue: gives the columns of `full_scores`.
+        catalogue: has all of them.
 
     Raises:
         DataError: the model knows items that the catalogue lacks.
@@ -49,7 +49,6 @@ class SequentialRanker:
             )
         self.name, self.model, self.ids, self.history_length = name, model, tuple(ids), history_length
         self._codes = {item: n for n, item in enumerate(ids)}
-        self._columns = np.array([self._codes.get(item, len(ids)) for item in catalogue.ids])
         with torch.inference_mode():
             self.vectors = model.all_items()
         """Item vectors [I, d] in the order of `ids`."""
@@ -57,29 +56,17 @@ class SequentialRanker:
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates, -inf in empty places."""
         codes = pad_codes([e.candidates for e in examples], self._codes)
-        scores = np.full(codes.shape, -np.inf)
-        for rows, known in self._scores(examples):
-            scores[rows] = _of_columns(known, codes[rows])
-        return np.where(codes < 0, -np.inf, scores)
-
-    def full_scores(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        """Return scores [B, n_items] of the whole catalogue, in its order."""
-        scores = np.empty((len(examples), len(self._columns)))
-        for rows, known in self._scores(examples):
-            scores[rows] = _of_columns(known, np.broadcast_to(self._columns, scores[rows].shape))
-        return scores
-
-    def _scores(self, examples: Sequence[RankingExample]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Yield slices of the rows with scores [b, I] of the known items."""
         histories = [[i for i in e.history if i in self._codes][-self.history_length :] for e in examples]
-        codes, lengths = pad_codes(histories, self._codes), np.array([len(h) for h in histories])
+        read, lengths = pad_codes(histories, self._codes), np.array([len(h) for h in histories])
+        scores = np.full(codes.shape, -np.inf)
         for start in range(0, len(examples), _ROWS_AT_A_TIME):
             rows = slice(start, start + _ROWS_AT_A_TIME)
-            yield rows, last_scores(self.model, self.vectors, codes[rows], lengths[rows])
+            scores[rows] = _of_columns(last_scores(self.model, self.vectors, read[rows], lengths[rows]), codes[rows])
+        return np.where(codes < 0, -np.inf, scores)
 
 
 def _of_columns(known: NDArray[np.float64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return scores [b, C] of these columns [b, C]; those outside 0 … I - 1 get the mean of the others."""
+    """Return those of the scores [b, I] at columns [b, C]; columns outside 0 … I - 1 get the mean of the others."""
     inside = (columns >= 0) & (columns < known.shape[1])
     scores = np.where(inside, np.take_along_axis(known, np.where(inside, columns, 0), axis=1), 0.0)
     mean = scores.sum(axis=1, keepdims=True) / np.maximum(inside.sum(axis=1, keepdims=True), 1)
