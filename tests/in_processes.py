@@ -2,7 +2,8 @@
 
     ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 tests/in_processes.py FOLDER
 
-FOLDER/tokenizer holds the tokenizer. A second argument, `fsdp`, shares out the weights: two trainings in bfloat16.
+FOLDER/tokenizer holds the tokenizer. With a second argument, the name of a file that shares out the weights, it makes
+two trainings in bfloat16.
 """
 
 from __future__ import annotations
@@ -53,22 +54,25 @@ def main(folder: Path) -> None:
     np.savez(out / f"ranked-{index()}.npz", scores=scores, texts=np.array(texts), tries=tries)
 
 
-def main_fsdp(folder: Path) -> None:
-    """S-DPO with a reference in every step, and in passes, on weights that FSDP shares out."""
-    _fsdp_on_the_cpu()
+def main_sharded(folder: Path, by: str) -> None:
+    """S-DPO with a reference in every step, and in passes, on weights that FSDP or DeepSpeed shares out."""
+    _accelerate_on_the_cpu()
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     for name in ("live", "parts"):
         given = {**JOBS[name], "use_cpu": False, "bf16": True, "dataloader_pin_memory": False}
-        trainer = _trainer(name, given, tokenizer, folder / "fsdp" / name)
+        trainer = _trainer(name, given, tokenizer, folder / by / name)
         for parameter_name, parameter in trainer.model.named_parameters():
             if "lora" not in parameter_name:
                 parameter.data = parameter.data.bfloat16()
-        assert trainer.is_fsdp_enabled
-        train_to_weights(trainer, folder / "fsdp" / name)
+        assert trainer.is_deepspeed_enabled == by.startswith("deepspeed")
+        assert trainer.is_sharded
+        train_to_weights(trainer, folder / by / name)
+    # Without this, a process that imported DeepSpeed does not end.
+    torch.distributed.destroy_process_group()
 
 
-def _fsdp_on_the_cpu() -> None:
-    """accelerate knows FSDP on accelerators alone: let it take the CPU for one. PyTorch itself does both."""
+def _accelerate_on_the_cpu() -> None:
+    """accelerate shares out weights on accelerators alone: let it take the CPU for one. PyTorch itself does both."""
     made_up: Any = PartialState
     made_up._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
     made_up.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
@@ -94,4 +98,4 @@ def _rank(tokenizer: Any) -> tuple[np.ndarray, list[str], np.ndarray]:
 
 
 if __name__ == "__main__":
-    (main_fsdp if sys.argv[2:] == ["fsdp"] else main)(Path(sys.argv[1]))
+    main_sharded(Path(sys.argv[1]), sys.argv[2]) if sys.argv[2:] else main(Path(sys.argv[1]))
