@@ -137,9 +137,9 @@ def test_the_catalogue_is_ranked_as_its_items_are_scored(encoder: ItemEncoder) -
     everything = RankingExample("u", EXAMPLES[0].history, tuple(IDS), IDS[0])
     want = slow_scores(lm.model, everything, encoder.begin).numpy()
     assert np.exp(want).sum() == pytest.approx(1, abs=1e-5)
-    for method in ("exact", "search"):
-        best = whole.recommend(everything.history, 5, method=method)
-        assert best.item_ids == [IDS[i] for i in np.argsort(-want)[:5]]
+    best = whole.recommend(everything.history, 5, without=["i7", "none"])
+    assert best.item_ids == [IDS[i] for i in np.argsort(-want) if i != 7][:5]
+    assert (best.proven, best.method) == (True, "exact")
 
 
 def test_one_call_ranks_all_items_in_sixteen_bits_too(encoder: ItemEncoder, tmp_path: Path) -> None:
@@ -147,13 +147,48 @@ def test_one_call_ranks_all_items_in_sixteen_bits_too(encoder: ItemEncoder, tmp_
     whole = CatalogueRanker(ranker(load_item_model(tmp_path / "saved", dtype="bfloat16"), encoder))
     calls: list[int] = []
     history = EXAMPLES[0].history
-    first = {m: whole.recommend(history, len(IDS), method=m) for m in ("exact", "search")}
-    assert first["exact"].item_ids == first["search"].item_ids
+    first = whole.recommend(history, len(IDS))
     whole.lm.model.register_forward_pre_hook(lambda *_: calls.append(1))
-    assert whole.recommend(history, 3).item_ids == first["exact"].item_ids[:3]
+    assert whole.recommend(history, 3).item_ids == first.item_ids[:3]
     assert len(calls) == 1
-    shown = RankingExample("u", history, tuple(first["exact"].item_ids), IDS[0])
-    np.testing.assert_array_equal(whole.score([shown])[0].astype(np.float32), first["exact"].logps)
+    shown = RankingExample("u", history, tuple(first.item_ids), IDS[0])
+    np.testing.assert_array_equal(whole.score([shown])[0].astype(np.float32), first.logps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_histories_share_calls_and_keep_their_scores(encoder: ItemEncoder, dtype: torch.dtype) -> None:
+    """Rounding may depend on the number of histories in a call, but no more than the last digits of float32 do."""
+    lm = ranker(item_model(), encoder)
+    lm.model.model.layers.to(dtype)
+    lm.model.model.norm.to(dtype)
+    lm.model.get_input_embeddings().words.to(dtype)
+    whole = CatalogueRanker(lm)
+    rng = np.random.default_rng(0)
+    histories = [tuple(rng.permutation(IDS)[:n].tolist()) for n in (3, 15, 16, 40, 0, 31, 30, 1, *[20] * 30)]
+    shapes: list[tuple[int, ...]] = []
+    lm.model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    together = whole.item_logps(histories)
+    assert shapes == [(4, 16), (16, 32), (16, 32), (1, 32), (1, 48)]
+    for history, logps in zip(histories, together, strict=True):
+        np.testing.assert_allclose(whole.item_logps([history])[0], logps, rtol=0, atol=1e-4)
+        if dtype == torch.float32:
+            want = slow_scores(lm.model, RankingExample("u", history, tuple(IDS), IDS[0]), encoder.begin)
+            np.testing.assert_allclose(logps, want, rtol=0, atol=1e-4)
+    assert "forward" not in lm.model.get_output_embeddings().__dict__
+
+
+def test_folded_vectors_give_the_same_scores(encoder: ItemEncoder) -> None:
+    lm = ranker(item_model(), encoder)
+    want = lm.score(EXAMPLES), CatalogueRanker(lm).score(EXAMPLES)
+    table = item_table(lm.model)
+    assert table is not None
+    table.fold()
+    assert table.titles.shape == (len(IDS), 0)
+    for got, before in zip((lm.score(EXAMPLES), CatalogueRanker(lm).score(EXAMPLES)), want, strict=True):
+        np.testing.assert_allclose(got, before, rtol=0, atol=1e-4)
+    assert table._fixed_vectors().data_ptr() == table.own.data_ptr()  # no further copy
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

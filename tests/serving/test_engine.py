@@ -301,6 +301,13 @@ def test_scores_do_not_depend_on_the_budget_and_keep_the_order(shapes, budget):
             np.testing.assert_allclose(got, slow_logps(model, choices).numpy(), rtol=1e-4, atol=1e-3)
 
 
+def test_histories_of_item_tokens_share_a_pass_and_titles_do_not(run, monkeypatch):
+    scorer = open_engine(run, ["sft"])._scorer
+    assert scorer.catalogue_tokens > 128
+    monkeypatch.setattr(type(scorer.catalogue), "has_items", True)
+    assert scorer.catalogue_tokens == 128
+
+
 def test_a_pass_on_a_cpu_is_small_unless_asked(engine, run):
     assert engine.batcher.room == engine._scorer.lm.max_tokens_per_pass == 2048
     other = open_engine(run, ["sft"], max_tokens=100)
@@ -322,7 +329,7 @@ def test_scores_that_are_no_numbers_are_an_error(engine, run):
     with torch.no_grad():
         broken_engine._scorer.lm.model.lm_head.weight.fill_(torch.nan)
     with pytest.raises(ModelError, match="not finite"):
-        broken_engine._scorer.recommend("zero-shot", Question(["i2"], 3))
+        broken_engine._scorer.recommend("zero-shot", [Question(["i2"], 3)])
     asked = broken_engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES))
     with pytest.raises(ModelError, match="not finite"):
         broken_engine.submit(asked, 60).result(timeout=60)

@@ -174,12 +174,12 @@ class Engine:
         selection = Selection(self.items.catalogue, request, functions=False)
         question = selection.question([item.item_id for item in history], seen, request.k)
 
-        def answer(outcomes: list[tuple[Recommendation, bool]]) -> bodies.RecommendAnswer:
-            ((best, shortened),) = outcomes
+        def answer(outcomes: list[Recommendation]) -> bodies.RecommendAnswer:
+            (best,) = outcomes
             items = [self.items.item(i) for i in best.item_ids]
             ranking = _ranking(items, best.logps.astype(np.float64), ranker in self.models)
             return bodies.RecommendAnswer(
-                ranker=ranker, history=history, history_shortened=shortened, ranking=ranking, proven=best.proven
+                ranker=ranker, history=history, history_shortened=best.shortened, ranking=ranking, proven=best.proven
             )
 
         return Prepared(ranker, [question], answer)
@@ -221,7 +221,7 @@ class Engine:
     def _work(self, kind: tuple[str, type], questions: Sequence[Any]) -> Sequence[Any]:
         ranker, question_type = kind
         if question_type is Question:
-            return [self._scorer.recommend(ranker, question) for question in questions]
+            return self._scorer.recommend(ranker, questions)
         return self._scorer.score(ranker, questions)
 
 

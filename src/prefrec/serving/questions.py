@@ -17,7 +17,7 @@ from prefrec.data import Catalogue, PreparedData, RankingExample, user_histories
 from prefrec.errors import DataError
 from prefrec.pipeline.negatives import history_length
 from prefrec.rankers.base import Ranker, checked_scores
-from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
+from prefrec.rankers.catalogue import CatalogueRanker, Recommendation, in_parts
 from prefrec.serving.bodies import Rules
 
 
@@ -63,16 +63,18 @@ class Selection:
         if not functions and (words - {"in", "and", "or", "not"} or re.search(r"--|/\*", rules.where or "")):
             raise RulesError("where: functions and comments are not allowed here")
         try:
-            allowed = frame.filter(True if rules.where is None else pl.sql_expr(rules.where))["item_id"]
+            kept = frame if rules.where is None else frame.filter(pl.sql_expr(rules.where))
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
             reason = str(e).partition("\n")[0]
             hint = f"the catalogue has {columns}; texts stand in single quotes"
             raise RulesError(f"where {rules.where!r}: {reason}; {hint}") from None
-        allow = rules.allow if rules.allow is not None else catalogue.ids
-        ids = allowed.filter(allowed.is_in(allow) & ~allowed.is_in(rules.deny))
-        if ids.is_empty():
+        if rules.allow is not None:
+            kept = kept.filter(pl.col("item_id").is_in(rules.allow))
+        # Without such rules nothing here may take as long as the catalogue is large.
+        others = () if kept is frame else {*catalogue.ids}.difference(kept["item_id"])
+        self._left_out = {*rules.deny, *others}
+        if self._left_out.issuperset(catalogue.ids):
             raise RulesError("the rules (allow, deny, where) leave no item of the catalogue; loosen them")
-        self._left_out = {*catalogue.ids}.difference(ids)
         if (rules.at_most is None) != (rules.per is None):
             raise RulesError("at_most, per: give both or neither")
         if rules.per is not None and (rules.per not in frame.columns or frame.schema[rules.per].is_nested()):
@@ -94,11 +96,19 @@ def asked_users(data: PreparedData, users: Collection[str] | None = None) -> dic
     return {user: (items[-last:], items) for user, items in user_histories(data, users).items()}
 
 
-def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | None = None) -> Recommendation:
-    """Return the best items of the catalogue; `max_calls` and errors are those of `CatalogueRanker.recommend`."""
+def best_items(
+    ranker: CatalogueRanker, questions: Sequence[Question], max_calls: int | None = None
+) -> list[Recommendation]:
+    """Return the best items for each question; `max_calls` and errors are those of `CatalogueRanker.recommend`."""
+    known = ranker.item_logps([q.history for q in questions]) if ranker.has_items else [None] * len(questions)
+    return [_best(ranker, q, max_calls, logps) for q, logps in zip(questions, known, strict=True)]
+
+
+def _best(ranker: CatalogueRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
     depth = question.k * 4 if question.groups else question.k
     while True:
-        best = ranker.recommend(question.history, depth, without=question.without, max_calls=max_calls)
+        rules: Any = {"without": question.without, "max_calls": max_calls, "logps": logps}
+        best = ranker.recommend(question.history, depth, **rules)
         answer = question.answer(best)
         if len(answer.item_ids) == question.k or len(best.item_ids) < depth:
             return answer
@@ -111,8 +121,12 @@ def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalog
     `logps` are the scores of rankers that are not language models. Raise ModelError if a score is NaN.
     """
     if isinstance(ranker, CatalogueRanker):
-        mine = track(processes.share([*enumerate(questions)]), f"{ranker.name}: ranking the catalogue")
-        by_number = dict(processes.pool([(number, best_items(ranker, question)) for number, question in mine]))
+        mine = processes.share([*enumerate(questions)])
+        found: list[tuple[int, Recommendation]] = []
+        for part in track(in_parts(mine), f"{ranker.name}: ranking the catalogue"):
+            answers = best_items(ranker, [question for _, question in part])
+            found += [(number, best) for (number, _), best in zip(part, answers, strict=True)]
+        by_number = dict(processes.pool(found))
         return [by_number[number] for number in range(len(questions))]
     lists = [tuple(item for item in catalogue.ids if item not in q.without) for q in questions]
     # No ranker reads the target, so the first item stands for it. These rankers share the rows themselves.

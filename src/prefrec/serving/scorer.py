@@ -27,6 +27,8 @@ from prefrec.training.adapters import is_adapter, load_adapter, load_weights
 Scores = list[NDArray[np.float64]]
 MAX_CALLS = 64
 """Model calls for one question about a catalogue too large to score whole. The best items by then are the answer."""
+ITEM_TOKENS = 128
+"""Tokens that the queue counts for a history of item tokens: 16 share a pass on a CPU; more gain nothing."""
 
 
 class Scorer:
@@ -53,6 +55,8 @@ class Scorer:
     @property
     def catalogue_tokens(self) -> int:
         """Tokens that a question about the whole catalogue reads, about."""
+        if self.catalogue.has_items:
+            return ITEM_TOKENS
         within, items = self.lm.within, len(self.lm.catalogue)
         # Titles share their beginnings, so about four tokens are read for each.
         return min(EXACT_NODES, 4 * items if within is None else len(within.trie.inner))
@@ -74,18 +78,21 @@ class Scorer:
         check_finite(ranker, *out)
         return out
 
-    def recommend(self, ranker: str, question: Question) -> tuple[Recommendation, bool]:
-        """Return the best items of the catalogue, and True if the oldest items of the history did not fit.
+    def recommend(self, ranker: str, questions: Sequence[Question]) -> list[Recommendation]:
+        """Return the best items of the catalogue for each question.
 
         Raise ModelError if a score is NaN, or a log-probability not finite.
         """
-        before, other = self.lm.encoder.shortened, self.others.get(ranker)
+        other = self.others.get(ranker)
         if other and other.load_full:
-            (best,) = answer_all(other.load_full(BATCH_SIZE), [question], self.lm.catalogue)
-        else:
-            with torch.no_grad(), self.asked(ranker):
-                best = best_items(self.catalogue, question, MAX_CALLS)
-        return best, self.lm.encoder.shortened > before
+            answers = []
+            for question in questions:
+                before = self.lm.encoder.shortened
+                (best,) = answer_all(other.load_full(BATCH_SIZE), [question], self.lm.catalogue)
+                answers.append(replace(best, shortened=self.lm.encoder.shortened > before))
+            return answers
+        with torch.no_grad(), self.asked(ranker):
+            return best_items(self.catalogue, questions, MAX_CALLS)
 
     def part(self, entry: Entry) -> Entry:
         """Return the entry of one of the models, for rankers made of it: it loads nothing again."""

@@ -20,7 +20,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError, DataError
+from prefrec.lm.items import item_table
 from prefrec.lm.models import default_device
+from prefrec.lm.scoring import language_model
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.entry import as_ranker, loaded_once
 from prefrec.pipeline.kinds import ranker_kind
@@ -105,6 +107,8 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     # Weights on the CPU are read from their files as they are needed. A file that changes would then change answers,
     # and one that becomes shorter would end the process, so they are copied into memory of their own.
     for model in set(models.values()):
+        if (table := item_table(language_model(model))) is not None:
+            table.fold()
         model.to(device)
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.device.type == "cpu":
