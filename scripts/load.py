@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -36,7 +37,7 @@ CLIENTS = Path(__file__).with_name("load_clients.py")
 SERVERS = {"batched": [], "one at a time": ["--max-batch", "1"]}
 """Name → options of `prefrec serve`."""
 
-WIDTH = 100
+WIDTH = 110
 """Columns that the table takes."""
 
 
@@ -61,6 +62,8 @@ class Load:
         throughput: answers a second.
         p50, p99: seconds of an answer, as the client sees it; None without answers.
         codes: answers by status code; 0: none came.
+        cpu: processor seconds of the server per answer; None without answers.
+        load: what waited for a processor on the machine, its average over a minute at the end; None if unknown.
         peak_bytes: most memory of the server's process meanwhile, resident; None where the system does not say.
     """
 
@@ -72,6 +75,8 @@ class Load:
     p50: float | None
     p99: float | None
     codes: dict[str, int]
+    cpu: float | None
+    load: float | None
     peak_bytes: int | None
 
 
@@ -172,11 +177,13 @@ def _load(server: Server, clients: int, asked: argparse.Namespace, questions: Pa
     # What is under way when the time is up is waited for: a slow answer counts as well.
     command += ["-u", str(clients), "-r", str(clients), "-t", f"{seconds:.0f}s", "--stop-timeout", "600"]
     _reset_peak(server.pid)
+    before = _cpu_seconds(server.pid)
     done = subprocess.run([*command, "--only-summary"], env=environment, capture_output=True, text=True, check=False)
     if not result.is_file():
         raise SystemExit(f"locust failed:\n{done.stderr[-4000:]}")
     found = json.loads(result.read_text(encoding="utf-8"))
     times = sorted(found["seconds"])
+    answered = found["answered"]  # with those of the warm-up, in which the processor worked too
     span = float(found["span"])
     return Load(
         server=server.name,
@@ -187,6 +194,8 @@ def _load(server: Server, clients: int, asked: argparse.Namespace, questions: Pa
         p50=_quantile(times, 0.5),
         p99=_quantile(times, 0.99),
         codes=found["codes"],
+        cpu=(_cpu_seconds(server.pid) - before) / answered if answered else None,
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         peak_bytes=_peak(server.pid),
     )
 
@@ -200,6 +209,11 @@ def _speedups(loads: Sequence[Load], clients: int) -> dict[str, float | None]:
     """Server → how many times its throughput the batched one has."""
     each = {x.server: x.throughput for x in loads if x.clients == clients}
     return {name: each["batched"] / throughput if throughput else None for name, throughput in each.items()}
+
+
+def _cpu_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def _reset_peak(pid: int) -> None:
@@ -220,7 +234,18 @@ def _peak(pid: int) -> int | None:
 
 def _table(loads: Sequence[Load], speedups: dict[str, dict[str, float | None]]) -> Table:
     table = Table(title="prefrec serve under load", title_justify="left")
-    for column in ("clients", "server", "answers/s", "batched has", "p50 ms", "p99 ms", "codes", "peak MiB"):
+    for column in (
+        "clients",
+        "server",
+        "answers/s",
+        "batched has",
+        "p50 ms",
+        "p99 ms",
+        "CPU ms",
+        "load",
+        "codes",
+        "peak MiB",
+    ):
         table.add_column(column, justify="left" if column in ("server", "codes") else "right")
     for x in loads:
         speedup = speedups[str(x.clients)][x.server]
@@ -230,6 +255,8 @@ def _table(loads: Sequence[Load], speedups: dict[str, dict[str, float | None]]) 
             f"{x.throughput:.1f}",
             "–" if speedup is None else f"{speedup:.2f} ×",
             *("–" if s is None else f"{1000 * s:.0f}" for s in (x.p50, x.p99)),
+            "–" if x.cpu is None else f"{1000 * x.cpu:.1f}",
+            "–" if x.load is None else f"{x.load:.1f}",
             ", ".join(f"{n} × {code}" for code, n in sorted(x.codes.items())),
             "–" if x.peak_bytes is None else f"{x.peak_bytes / 2**20:.0f}",
         )

@@ -21,6 +21,7 @@ QUESTIONS = json.loads(Path(os.environ["LOAD_QUESTIONS"]).read_text(encoding="ut
 _turn = itertools.count()
 _codes: Counter[str] = Counter()
 _seconds: list[float] = []
+_answered = [0]
 _span: list[float] = []
 _start = time.monotonic() + float(os.environ["LOAD_WARM_UP"])
 
@@ -39,6 +40,7 @@ class Client(FastHttpUser):
         with self.client.post(f"/v1/{os.environ['LOAD_ASK']}", json=body, catch_response=True) as answer:
             ended = time.monotonic()
             answer.success()  # counted here, by code
+            _answered[0] += answer.status_code == 200
             if began >= _start:
                 _codes[str(answer.status_code)] += 1
                 _span[:] = [_span[0] if _span else began, ended]
@@ -48,5 +50,10 @@ class Client(FastHttpUser):
 
 @events.quitting.add_listener
 def _write(environment: Any, **_: Any) -> None:
-    found = {"seconds": _seconds, "codes": _codes, "span": _span[1] - _span[0] if _span else 0.0}
+    found = {
+        "answered": _answered[0],
+        "seconds": _seconds,
+        "codes": _codes,
+        "span": _span[1] - _span[0] if _span else 0.0,
+    }
     Path(os.environ["LOAD_RESULT"]).write_text(json.dumps(found), encoding="utf-8")

@@ -38,6 +38,7 @@ def test_many_clients_are_answered_by_all_servers(tmp_path, bpe_tokenizer):
         assert x["answers"] == x["codes"]["200"] > 0
         assert x["throughput"] == pytest.approx(x["answers"] / x["seconds"])
         assert 0 < x["p50"] <= x["p99"]
+        assert 0 < x["cpu"] < 60
         assert x["peak_bytes"] is None or x["peak_bytes"] > 50 << 20
     assert result["speedup"]["3"] == {x["server"]: loads[0]["throughput"] / x["throughput"] for x in loads}
     assert all(name in done.stdout for name in names)
