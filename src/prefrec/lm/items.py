@@ -34,8 +34,6 @@ from prefrec.prompts import ChoiceSet, PromptEncoder, Trajectory
 ITEMS_FILE = "items.json"
 """File with the item ids, in the folder of a model with item tokens."""
 _WEIGHTS_FILE = "model.safetensors"
-LENGTH_STEP = 16
-"""Histories are padded to a multiple of so many tokens. Those of one padded length can share a call."""
 
 
 class ItemTable(nn.Module):
@@ -73,10 +71,6 @@ class ItemTable(nn.Module):
         # The same vectors are read and predicted: what histories teach of an item counts for its prediction too.
         return F.linear(self.predict(self.dropout(hidden.float())), self._vectors(items), self.bias[items])
 
-    def all_logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits [B, I] of all items after hidden states [B, D], in float32 and without a gradient."""
-        return product(self.predict(hidden.float()), self._fixed_vectors()).add_(self.bias)
-
     def _vectors(self, items: Tensor) -> Tensor:
         own: Tensor = self.own
         if not (self.training or torch.is_grad_enabled()):
@@ -98,13 +92,8 @@ class ItemTable(nn.Module):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.dtype
         state = (weight.data_ptr(), weight._version, own.data_ptr(), own._version, dtype)
         if self._kept is None or self._kept[0] != state:
-            self._kept = state, own.detach() if self.is_folded else self.project(self.titles) + own
+            self._kept = state, self.project(self.titles) + own if self.titles.shape[1] else own.detach()
         return self._kept[1]
-
-    @property
-    def is_folded(self) -> bool:
-        """True after `fold`."""
-        return not self.titles.shape[1]
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -217,35 +206,34 @@ def item_table(model: Any) -> ItemTable | None:
 
 @torch.no_grad()
 def next_item_logps(model: Any, histories: Sequence[Sequence[int]]) -> Tensor:
-    """Return the log-probabilities [B, I] of all items after B histories of item tokens, in one call and in float32.
+    """Return the log-probabilities [B, I] of all items after B histories of tokens, by one call and in float32.
 
-    `model` is one with item tokens. Histories are padded to a multiple of `LENGTH_STEP` tokens. In 16 bits, rounding
-    depends on the padded length of a call, so histories that share a call should agree in `padded_length`.
+    In 16 bits rounding depends on a call's length, so histories should only share it if `padded_length` is the same.
     """
     table = item_table(model)
     assert table is not None
     device, head = table.bias.device, model.get_output_embeddings()
     ends = torch.tensor([len(history) - 1 for history in histories], device=device)
     # Padding is on the right, where no earlier token sees it. So the model needs no mask.
-    ids = torch.zeros(len(histories), max(map(padded_length, histories)), dtype=torch.long)
-    for row, history in zip(ids, histories, strict=True):
-        row[: len(history)] = torch.tensor(history)
+    length = max(map(padded_length, histories))
+    ids = torch.tensor([[*history, *[0] * (length - len(history))] for history in histories], device=device)
 
     def at_ends(hidden: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):
-            return table.all_logits(hidden[torch.arange(len(ends), device=device), ends])[:, None]
+            last = table.predict(hidden[torch.arange(len(ends), device=device), ends].float())
+            return product(last, table._fixed_vectors()).add_(table.bias)[:, None]
 
     head.forward = at_ends
     try:
-        logits: Tensor = model(input_ids=ids.to(device), use_cache=False).logits[:, 0]
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits[:, 0]
     finally:
         del head.forward
     return logits.sub_(logits.logsumexp(dim=1, keepdim=True))
 
 
 def padded_length(history: Sequence[int]) -> int:
-    """Return the number of tokens that `next_item_logps` reads of a history."""
-    return -(-len(history) // LENGTH_STEP) * LENGTH_STEP
+    """Return the number of tokens that `next_item_logps` reads of a history, a multiple of 16."""
+    return len(history) + -len(history) % 16
 
 
 def save_item_model(model: Any, folder: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, islice
-from typing import Literal, TypeVar, cast
+from itertools import groupby
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -27,13 +27,12 @@ from prefrec.prompts import ChoiceSet
 from prefrec.rankers.lm import LMRanker
 from prefrec.rankers.rows import pad_scores
 
-T = TypeVar("T")
 Method = Literal["auto", "exact", "search"]
 """`exact` scores every title, `search` looks for the best ones; `auto` is `exact` up to `EXACT_NODES`."""
 EXACT_NODES = 1 << 14
 """Inner nodes of a trie that `auto` still reads whole; MovieLens-100K has less than half of them."""
-SHARED, CALL_ROWS = 64, 16
-"""Histories of item tokens that are scored together, and in one call: on a CPU, more rows leave its caches."""
+SHARED = 32
+"""Histories of item tokens that may share a call; more gain nothing on a CPU."""
 SPARE = 10
 """Items beyond the k best that are scored again in 16 bits: rounding may have put the best too low."""
 
@@ -46,7 +45,6 @@ class Recommendation:
     logps: NDArray[np.float32]  # [≤ K] log-probabilities of their titles
     proven: bool  # True if no item that is left out scores higher
     method: Literal["exact", "search"]
-    shortened: bool = False  # True if the oldest items of the history did not fit into the prompt
 
 
 class CatalogueRanker:
@@ -63,19 +61,15 @@ class CatalogueRanker:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return log-probabilities [B, C] of the candidates' titles; −inf if a row has fewer candidates."""
-        mine = processes.share([*enumerate(examples)])
+        mine = processes.share(range(len(examples)))
+        known = self.item_logps([examples[i].history for i in mine])
         scored = []
-        for part in track(in_parts(mine), f"{self.name}: scoring"):
-            rows = self._score_part([e for _, e in part])
-            scored += [(i, row) for (i, _), row in zip(part, rows, strict=True)]
+        for i, row in zip(track(mine, f"{self.name}: scoring"), known, strict=True):
+            shown, listed = examples[i].history, examples[i].candidates
+            places = [self._places[c] for c in listed]
+            scored.append((i, self.logps(self._encode(shown, listed)) if row is None else row[places]))
         by_row = dict(processes.pool(scored))
         return pad_scores([by_row[i] for i in range(len(examples))])
-
-    def _score_part(self, examples: Sequence[RankingExample]) -> list[NDArray[np.float32]]:
-        if self.has_items:
-            scores = self.item_logps([e.history for e in examples])
-            return [row[self._at(e.candidates)] for e, row in zip(examples, scores, strict=True)]
-        return [self.logps(self._encode(e.history, e.candidates)) for e in examples]
 
     def logps(self, choices: ChoiceSet) -> NDArray[np.float32]:
         """Return log-probabilities [C] of the answers of one encoded question, read as a trie.
@@ -95,22 +89,25 @@ class CatalogueRanker:
         """True if items are tokens: one call scores all items after several histories."""
         return self.lm.within is not None and item_table(language_model(self.lm.model)) is not None
 
-    def item_logps(self, histories: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
-        """Return the log-probabilities [I] of all items after each history of item ids, where items are tokens.
+    def item_logps(self, histories: Sequence[Sequence[str]]) -> Iterator[NDArray[np.float32] | None]:
+        """Yield the log-probabilities [I] of all items after each history; None where items are not tokens.
 
-        Errors are those of `recommend`.
+        Histories of similar length share calls. Errors are those of `recommend`.
         """
-        prompts = [self._encode(history, self.lm.catalogue.ids[:1]).prompt for history in histories]
-        rows: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(prompts)
-        lengths = [padded_length(prompt) for prompt in prompts]
-        # Only histories of one padded length share a call, so that nobody's score depends on another's length.
-        for _, alike in groupby(np.argsort(lengths, kind="stable").tolist(), lengths.__getitem__):
-            while call := list(islice(alike, CALL_ROWS)):
+        if not self.has_items:
+            yield from [None] * len(histories)
+            return
+        for start in range(0, len(histories), SHARED):
+            prompts = [self._encode(h, self.lm.catalogue.ids[:1]).prompt for h in histories[start : start + SHARED]]
+            lengths = [padded_length(prompt) for prompt in prompts]
+            rows: dict[int, NDArray[np.float32]] = {}
+            # Only histories of one padded length share a call, so that nobody's score depends on another's length.
+            for _, alike in groupby(np.argsort(lengths, kind="stable").tolist(), lengths.__getitem__):
+                call = list(alike)
                 logps = next_item_logps(self.lm.model, [prompts[i] for i in call]).cpu().numpy()
                 check_finite("the catalogue's items", logps)
-                for i, row in zip(call, logps, strict=True):
-                    rows[i] = row
-        return rows
+                rows.update(zip(call, logps, strict=True))
+            yield from (rows[i] for i in range(len(prompts)))
 
     def recommend(
         self,
@@ -135,11 +132,11 @@ class CatalogueRanker:
         """
         if k < 1:
             raise ValueError(f"k is at least 1, got {k}")
-        ids, prompt, trie, left_out, shortened = self._question(history, without)
-        if self.has_items:
-            scores = self.item_logps([history])[0] if logps is None else logps
-            items = _best(scores, k, left_out)
-            return Recommendation([ids[i] for i in items], scores[items], True, "exact", shortened)
+        ids, prompt, trie, left_out = self._question(history, without)
+        logps = next(self.item_logps([history])) if logps is None else logps
+        if logps is not None:
+            items = _best(logps, k, left_out)
+            return Recommendation([ids[i] for i in items], logps[items], True, "exact")
         layout, model, within = self._layout_for(prompt, trie), self.lm.model, self.lm.within
         # In 16 bits, a few more are found, and all are scored again in calls that do not depend on the method.
         is_rounded = compute_dtype(language_model(model), self.lm.scorer.device) != torch.float32
@@ -150,14 +147,13 @@ class CatalogueRanker:
                 model, prompt, trie, most, without=left_out, layout=layout, max_calls=max_calls, within=within
             )
         else:
-            scores = catalogue_logps(model, prompt, trie, layout=layout, within=within)
-            items = _best(scores, most, left_out)
-            best = TopK(items, scores[items], proven=True, calls=0)
+            logps = catalogue_logps(model, prompt, trie, layout=layout, within=within)
+            items = _best(logps, most, left_out)
+            best = TopK(items, logps[items], proven=True, calls=0)
         if is_rounded:
             best = rescored(model, prompt, trie, best, layout=layout, within=within)
         found = [ids[i] for i in best.items[:k]]
-        how: Literal["exact", "search"] = "search" if is_search else "exact"
-        return Recommendation(found, best.logps[:k], best.proven, how, shortened)
+        return Recommendation(found, best.logps[:k], best.proven, "search" if is_search else "exact")
 
     def sample(
         self, history: Sequence[str], k: int, rng: np.random.Generator, *, without: Collection[str] = ()
@@ -166,31 +162,24 @@ class CatalogueRanker:
 
         Arguments are as for `recommend`; fewer items are drawn if fewer are left.
         """
-        ids, prompt, trie, left_out, _ = self._question(history, without)
+        ids, prompt, trie, left_out = self._question(history, without)
         layout = self._layout_for(prompt, trie)
         drawn = sample(self.lm.model, prompt, trie, k, rng, without=left_out, layout=layout, within=self.lm.within)
         return [ids[i] for i in drawn]
 
     def _encode(self, history: Sequence[str], candidates: Sequence[str]) -> ChoiceSet:
-        return self._fit(history, candidates)[0]
-
-    def _fit(self, history: Sequence[str], candidates: Sequence[str]) -> tuple[ChoiceSet, int]:
         titles = self.lm.catalogue.titles_of
-        return self.lm.encoder.fit(self.lm.template, titles(history), (), titles(candidates))
+        return self.lm.encoder.encode(self.lm.template, titles(history), (), titles(candidates))
 
     def _question(
         self, history: Sequence[str], without: Collection[str]
-    ) -> tuple[Sequence[str], tuple[int, ...], Trie, list[int], bool]:
-        """Return all item ids, the prompt, the trie of all titles, the places of `without`, and `shortened`."""
+    ) -> tuple[Sequence[str], tuple[int, ...], Trie, list[int]]:
+        """Return all item ids, the prompt, the trie of all titles, and the indices of the items to leave out."""
         ids, within = self.lm.catalogue.ids, self.lm.within
         # How much history fits depends on the longest title alone, and within the catalogue the trie is known.
-        choices, dropped = self._fit(history, ids if within is None else [ids[self._longest]])
-        left_out = self._at(item for item in {*without} if item in self._places)
-        return ids, choices.prompt, self._trie_of(choices), left_out, dropped > 0
-
-    def _at(self, items: Iterable[str]) -> list[int]:
-        """Return the places of items in the catalogue."""
-        return [self._places[item] for item in items]
+        choices = self._encode(history, ids if within is None else [ids[self._longest]])
+        left_out = [self._places[item] for item in {*without} if item in self._places]
+        return ids, choices.prompt, self._trie_of(choices), left_out
 
     @cached_property
     def _longest(self) -> int:
@@ -216,11 +205,6 @@ class CatalogueRanker:
             if self._layout != "cached":
                 warn(f"{self.name}: a trie is read in the slower layout `{self._layout}`: {escape(reason)}")
         return self._layout
-
-
-def in_parts(questions: Sequence[T]) -> list[Sequence[T]]:
-    """Return parts of a list that are answered together."""
-    return [questions[i : i + SHARED] for i in range(0, len(questions), SHARED)]
 
 
 def _best(scores: NDArray[np.float32], k: int, without: Sequence[int]) -> NDArray[np.int64]:

@@ -31,10 +31,6 @@ Asked = ChoiceSet | RankingExample | Question
 """A question: to a language model or another ranker about candidates, or to any about the whole catalogue."""
 
 
-TITLE_TOKENS = 8
-"""Tokens that the queue counts for a title, about, where a ranker has no encoded question."""
-
-
 class UnknownRankerError(DataError):
     """The run has no ranker of this name."""
 
@@ -174,12 +170,12 @@ class Engine:
         selection = Selection(self.items.catalogue, request, functions=False)
         question = selection.question([item.item_id for item in history], seen, request.k)
 
-        def answer(outcomes: list[Recommendation]) -> bodies.RecommendAnswer:
-            (best,) = outcomes
+        def answer(outcomes: list[tuple[Recommendation, bool]]) -> bodies.RecommendAnswer:
+            ((best, shortened),) = outcomes
             items = [self.items.item(i) for i in best.item_ids]
             ranking = _ranking(items, best.logps.astype(np.float64), ranker in self.models)
             return bodies.RecommendAnswer(
-                ranker=ranker, history=history, history_shortened=best.shortened, ranking=ranking, proven=best.proven
+                ranker=ranker, history=history, history_shortened=shortened, ranking=ranking, proven=best.proven
             )
 
         return Prepared(ranker, [question], answer)
@@ -215,7 +211,7 @@ class Engine:
 
     def _tokens(self, question: Asked) -> int:
         if isinstance(question, RankingExample):
-            return TITLE_TOKENS * (len(question.history) + len(question.candidates))
+            return 8 * (len(question.history) + len(question.candidates))  # as long as titles are, about
         return self._scorer.catalogue_tokens if isinstance(question, Question) else tokens_of(question)
 
     def _work(self, kind: tuple[str, type], questions: Sequence[Any]) -> Sequence[Any]:

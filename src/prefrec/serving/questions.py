@@ -17,7 +17,7 @@ from prefrec.data import Catalogue, PreparedData, RankingExample, user_histories
 from prefrec.errors import DataError
 from prefrec.pipeline.negatives import history_length
 from prefrec.rankers.base import Ranker, checked_scores
-from prefrec.rankers.catalogue import CatalogueRanker, Recommendation, in_parts
+from prefrec.rankers.catalogue import CatalogueRanker, Recommendation
 from prefrec.serving.bodies import Rules
 
 
@@ -96,19 +96,11 @@ def asked_users(data: PreparedData, users: Collection[str] | None = None) -> dic
     return {user: (items[-last:], items) for user, items in user_histories(data, users).items()}
 
 
-def best_items(
-    ranker: CatalogueRanker, questions: Sequence[Question], max_calls: int | None = None
-) -> list[Recommendation]:
-    """Return the best items for each question; `max_calls` and errors are those of `CatalogueRanker.recommend`."""
-    known = ranker.item_logps([q.history for q in questions]) if ranker.has_items else [None] * len(questions)
-    return [_best(ranker, q, max_calls, logps) for q, logps in zip(questions, known, strict=True)]
-
-
-def _best(ranker: CatalogueRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
+def best_items(ranker: CatalogueRanker, question: Question, max_calls: int | None, logps: Any) -> Recommendation:
+    """Return the best items of the catalogue; arguments and errors are those of `CatalogueRanker.recommend`."""
     depth = question.k * 4 if question.groups else question.k
     while True:
-        rules: Any = {"without": question.without, "max_calls": max_calls, "logps": logps}
-        best = ranker.recommend(question.history, depth, **rules)
+        best = ranker.recommend(question.history, depth, without=question.without, max_calls=max_calls, logps=logps)
         answer = question.answer(best)
         if len(answer.item_ids) == question.k or len(best.item_ids) < depth:
             return answer
@@ -122,16 +114,16 @@ def answer_all(ranker: Ranker, questions: Sequence[Question], catalogue: Catalog
     """
     if isinstance(ranker, CatalogueRanker):
         mine = processes.share([*enumerate(questions)])
-        found: list[tuple[int, Recommendation]] = []
-        for part in track(in_parts(mine), f"{ranker.name}: ranking the catalogue"):
-            answers = best_items(ranker, [question for _, question in part])
-            found += [(number, best) for (number, _), best in zip(part, answers, strict=True)]
-        by_number = dict(processes.pool(found))
+        known = ranker.item_logps([question.history for _, question in mine])
+        asked = zip(track(mine, f"{ranker.name}: ranking the catalogue"), known, strict=True)
+        by_number = dict(
+            processes.pool([(number, best_items(ranker, q, None, logps)) for (number, q), logps in asked])
+        )
         return [by_number[number] for number in range(len(questions))]
     lists = [tuple(item for item in catalogue.ids if item not in q.without) for q in questions]
     # No ranker reads the target, so the first item stands for it. These rankers share the rows themselves.
-    asked = zip(questions, lists, strict=True)
-    rows = [RankingExample(q.user, tuple(q.history), items, items[0]) for q, items in asked if items]
+    pairs = zip(questions, lists, strict=True)
+    rows = [RankingExample(q.user, tuple(q.history), items, items[0]) for q, items in pairs if items]
     scores = iter(checked_scores(ranker, rows) if rows else ())
     answers = []
     for question, items in zip(questions, lists, strict=True):

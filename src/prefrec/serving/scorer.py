@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,6 @@ from prefrec.training.adapters import is_adapter, load_adapter, load_weights
 Scores = list[NDArray[np.float64]]
 MAX_CALLS = 64
 """Model calls for one question about a catalogue too large to score whole. The best items by then are the answer."""
-ITEM_TOKENS = 128
-"""Tokens that the queue counts for a history of item tokens: 16 share a pass on a CPU; more gain nothing."""
 
 
 class Scorer:
@@ -56,7 +54,7 @@ class Scorer:
     def catalogue_tokens(self) -> int:
         """Tokens that a question about the whole catalogue reads, about."""
         if self.catalogue.has_items:
-            return ITEM_TOKENS
+            return 128  # so that 16 histories share a pass on a CPU; more gain nothing
         within, items = self.lm.within, len(self.lm.catalogue)
         # Titles share their beginnings, so about four tokens are read for each.
         return min(EXACT_NODES, 4 * items if within is None else len(within.trie.inner))
@@ -78,21 +76,23 @@ class Scorer:
         check_finite(ranker, *out)
         return out
 
-    def recommend(self, ranker: str, questions: Sequence[Question]) -> list[Recommendation]:
-        """Return the best items of the catalogue for each question.
+    def recommend(self, ranker: str, questions: Sequence[Question]) -> list[tuple[Recommendation, bool]]:
+        """Return, per question, the best items of the catalogue, and True if the oldest of the history did not fit.
 
         Raise ModelError if a score is NaN, or a log-probability not finite.
         """
-        other = self.others.get(ranker)
-        if other and other.load_full:
-            answers = []
+        other, answers = self.others.get(ranker), []
+        full = other.load_full(BATCH_SIZE) if other and other.load_full else None
+        with torch.no_grad(), self.asked(ranker) if full is None else nullcontext():
+            known = self.catalogue.item_logps([q.history for q in questions] if full is None else [])
             for question in questions:
-                before = self.lm.encoder.shortened
-                (best,) = answer_all(other.load_full(BATCH_SIZE), [question], self.lm.catalogue)
-                answers.append(replace(best, shortened=self.lm.encoder.shortened > before))
-            return answers
-        with torch.no_grad(), self.asked(ranker):
-            return best_items(self.catalogue, questions, MAX_CALLS)
+                logps, before = next(known, None), self.lm.encoder.shortened
+                if full is None:
+                    best = best_items(self.catalogue, question, MAX_CALLS, logps)
+                else:
+                    (best,) = answer_all(full, [question], self.lm.catalogue)
+                answers.append((best, self.lm.encoder.shortened > before))
+        return answers
 
     def part(self, entry: Entry) -> Entry:
         """Return the entry of one of the models, for rankers made of it: it loads nothing again."""
