@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -49,14 +49,17 @@ class RetrieveThenRank:
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C]: places from the last, ties kept; -inf in empty places. ModelError for a NaN."""
-        draws = RandomRanker(self.seed).score(examples)
         rows: list[NDArray[np.float64]] = []
         picked: list[NDArray[np.int64]] = []
         questions: list[RankingExample] = []
-        for e, scores, draw in zip(examples, checked_scores(self.retriever, examples), draws, strict=True):
-            row, draw = scores[: len(e.candidates)], draw[: len(e.candidates)]
-            best = np.lexsort((draw, -row))[: self.k]
-            best = best[np.argsort(draw[best])]  # in a random order
+        for e, scores in zip(examples, checked_scores(self.retriever, examples), strict=True):
+            row = scores[: len(e.candidates)]
+            # A draw for every item would cost more than the retriever.
+            least = np.partition(row, -self.k)[-self.k] if len(row) > self.k else -np.inf
+            near = np.flatnonzero(row >= least)
+            (draw,) = RandomRanker(self.seed).score([replace(e, candidates=tuple(e.candidates[c] for c in near))])
+            best = np.lexsort((draw, -row[near]))[: self.k]
+            best = near[best[np.argsort(draw[best])]]  # in a random order
             shown = tuple(e.candidates[c] for c in best)
             # The ranker must not be told the target, which may not be among them: the first stands for it.
             questions.append(RankingExample(e.user_id, e.history, shown, shown[0]))
