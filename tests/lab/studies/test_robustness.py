@@ -7,10 +7,20 @@ import pytest
 from prefrec.errors import DataError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.recipe import ModelSection, Recipe
 from prefrec_lab.studies import robustness
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out
-from prefrec_lab.studies.robustness import AS_IT_IS, CONDITIONS, ROBUSTNESS, lower_case, noisy, numbered, shuffled
+from prefrec_lab.studies.robustness import (
+    AS_IT_IS,
+    CONDITIONS,
+    NOISE,
+    ROBUSTNESS,
+    conditions_for,
+    lower_case,
+    noisy,
+    numbered,
+    shuffled,
+)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 1.0])
@@ -135,3 +145,14 @@ def test_position_bias_of_one_who_takes_the_first_and_of_one_who_knows():
     (row,) = thirds.frame.to_dicts()
     assert [row[f"{t}, n"] for t in ("first", "middle", "last")] == [2, None, 1]
     assert (row["first"], row["middle"], row["last"]) == (1, None, 1)
+
+
+def test_models_are_asked_under_conditions_that_they_can_see():
+    def names(**settings):
+        return [c.name for c in conditions_for(ModelSection(**settings), "movies")]
+
+    noise = names(answers="items")
+    assert noise[0] == AS_IT_IS
+    assert len(noise) == 1 + len(NOISE)
+    assert names(templates=["history"]) == [*noise, "titles in lower case", "titles replaced by numbers"]
+    assert names(templates=["1"]) == [c.name for c in CONDITIONS]

@@ -14,8 +14,9 @@ from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import mean_interval
 from prefrec.evaluation.tables import metric_label
+from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.opened import Run
-from prefrec.prompts import load_template
+from prefrec.pipeline.recipe import ModelSection
 from prefrec.report.tables import Cell, Grid
 from prefrec.report.wording import label
 from prefrec_lab.studies.alignments import dpo_and_s_dpo
@@ -50,11 +51,11 @@ Predictions = dict[str, dict[str, list[pl.DataFrame]]]
 
 @dataclass(frozen=True)
 class Condition:
-    """A change of the questions: its name, what it does to rows and to titles, and whether it only reorders."""
+    """A change of the questions: its name, what it does to rows and titles, and whether it only reorders."""
 
     name: str
     rows: Callable[[Sequence[RankingExample], PreparedData], list[RankingExample]]
-    titles: Callable[[Catalogue], Catalogue] = lambda catalogue: catalogue
+    titles: Callable[[Catalogue], Catalogue] | None = None
     is_order: bool = False
 
 
@@ -114,7 +115,7 @@ CONDITIONS = (
 def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     """Compare each model under each condition with itself as it is; measure position bias over the orders.
 
-    If prompts do not show the candidates, other orders are not asked about.
+    If prompts do not show the candidates, other orders are not asked about, and other titles if items are tokens.
 
     Raises:
         DataError: there is no trained language model, or the runs have different rows under test.
@@ -122,8 +123,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     models = [n for n in runs[0].recipe.lm_rankers if all(n in run.models for run in runs)]
     if not models:
         raise DataError(f"{runs[0].folder}: no trained language model to ask again")
-    shown = any(shows_candidates(run) for run in runs)
-    conditions = [c for c in CONDITIONS if shown or not c.is_order]
+    model, domain = runs[0].recipe.model, runs[0].data.domain
+    shown, conditions = shows_candidates(model, domain), conditions_for(model, domain)
     predictions = ask_again(runs, models, conditions, folder / "asked")
     users = predictions[models[0]][AS_IT_IS][0]["user_id"].to_list()
     ks = runs[0].recipe.evaluate.ks
@@ -136,10 +137,10 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     return Outcome(tables, [_noise_drawing(measured, metric)], facts, first.n, first.users, notes)
 
 
-def shows_candidates(run: Run) -> bool:
-    """Return True if another order of the candidates changes the prompt."""
-    template = load_template(run.recipe.model.templates[0], domain=run.data.domain)
-    return template.render(["A"], ["B", "C"]) != template.render(["A"], ["C", "B"])
+def conditions_for(model: ModelSection, domain: str) -> list[Condition]:
+    """Return the conditions that change what a model reads, which may not be candidates or titles."""
+    shown, has_titles = shows_candidates(model, domain), model.answers == "titles"
+    return [c for c in CONDITIONS if (shown or not c.is_order) and (has_titles or c.titles is None)]
 
 
 def rows_of(run: Run) -> list[RankingExample]:
@@ -156,7 +157,9 @@ def ask_again(
     rows = same_rows(runs, rows_of)
     for run in runs:
         for condition in conditions:
-            other = replace(run, data=replace(run.data, catalogue=condition.titles(run.data.catalogue)))
+            catalogue = run.data.catalogue
+            changed = catalogue if condition.titles is None else condition.titles(catalogue)
+            other = replace(run, data=replace(run.data, catalogue=changed))
             frames = ask(
                 other, models, condition.rows(rows, run.data), cache / run.folder.name / slug(condition.name)
             )
