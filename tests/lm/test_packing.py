@@ -252,3 +252,17 @@ def test_choice_sets_share_a_row_where_half_of_the_prompt_is_the_same_and_there_
     assert alike([long, long, long]) == [[0], [1], [2]]
     assert [len(p.input_ids) for p in pack_passes(sets, pad_id=0)] == [3]
     assert [len(p.input_ids) for p in pack_passes(sets, pad_id=0, share=True, layout="separate")] == [6]
+
+
+def test_rows_have_few_lengths_and_little_padding():
+    for prompt in range(1, 600):
+        width = pack([ChoiceSet((1,) * prompt, ((5, 6, 9),))], pad_id=0).input_ids.shape[1]
+        assert prompt + 2 <= width <= 17 / 16 * (prompt + 2)
+        assert width % (16 if prompt >= 256 else 8 if prompt >= 128 else 1) == 0
+
+
+def test_padding_counts_in_a_budget():
+    one, three = (ChoiceSet((1,) * 280, ((5, 6, 7, 8, 9),) * n) for n in (1, 3))  # 284 and 292 tokens: 288 and 304
+    for choices, budget in (([one, one], 570), ([three], 300)):
+        passes = pack_passes(choices, pad_id=0, max_tokens=budget)
+        assert [p.input_ids.shape for p in passes] == [(1, 288)] * 2

@@ -207,6 +207,13 @@ def tokens_of(choice_set: ChoiceSet | Trajectory) -> int:
     return len(choice_set.prompt) + _fed(choice_set.answers)
 
 
+def _padded(length: int) -> int:
+    """Return `length` with at most a sixteenth of padding, which leaves 16 lengths per doubling."""
+    # The allocator and oneDNN keep memory for every length that they have seen.
+    step = 1 << max(length.bit_length() - 5, 0)
+    return -(-length // step) * step
+
+
 def _fed(answers: Iterable[Sequence[int]]) -> int:
     """Return the number of answer tokens that go through the model."""
     return sum(len(a) - 1 for a in answers)
@@ -243,7 +250,7 @@ def _rows(choice_set: ChoiceSet, first_choice: int, room: int | None) -> Iterato
     start, length = 0, len(prompt)
     for i, answer in enumerate(answers):
         more = _fed([answer])
-        if room is not None and i > start and length + more > room:
+        if room is not None and i > start and _padded(length + more) > room:
             yield row(start, i)
             start, length = i, len(prompt)
         length += more
@@ -293,7 +300,7 @@ def _share_out(rows: Sequence[_Row], max_tokens: int | None) -> list[list[_Row]]
     for row in rows:
         # All rows of a call are padded to its longest one, so a long row raises the cost of the rows before it too.
         prompt, answers = max(prompt, len(row.prompt)), max(answers, row.fed)
-        if max_tokens is not None and calls[-1] and (len(calls[-1]) + 1) * (prompt + answers) > max_tokens:
+        if max_tokens is not None and calls[-1] and (len(calls[-1]) + 1) * _padded(prompt + answers) > max_tokens:
             calls.append([])
             prompt, answers = len(row.prompt), row.fed
         calls[-1].append(row)
@@ -380,7 +387,7 @@ def _lay_out(
     starts = [len(r.prompt) for r in rows]  # column after the prompt
     if branching:
         starts = [max(starts)] * len(rows)  # one column for all rows: fewer columns then need logits
-    length = max(start + row.fed for start, row in zip(starts, rows, strict=True))
+    length = _padded(max(start + row.fed for start, row in zip(starts, rows, strict=True)))
     draft, first_kept = _Draft(len(rows), length, shape, pad_id, within), length
     for r, (start, row) in enumerate(zip(starts, rows, strict=True)):
         begin = start - len(row.prompt)
