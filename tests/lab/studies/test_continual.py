@@ -15,7 +15,7 @@ from prefrec.pipeline.train import train_sft
 from prefrec_lab.studies import continual
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out
 from prefrec_lab.studies.continual import (
-    ADAPTERS,
+    MODELS,
     BEFORE,
     CONTINUAL,
     NEW,
@@ -105,7 +105,7 @@ def test_trained_again_on_as_many_rows_as_the_others_took(recipe, parts, rows):
     assert taken[RETRAINED] == taken[BEFORE] + taken[UPDATED]
     assert taken[UPDATED] == min(len(parts.new.train), rows or 1000)
     told = [n for n in continual._shortfalls(plans) if n.startswith("SFT")]
-    new = f"SFT of the adapter “{UPDATED}” takes {len(parts.new.train)} rows, not 60: there are no more."
+    new = f"SFT of the model “{UPDATED}” takes {len(parts.new.train)} rows, not 60: there are no more."
     assert told == ([new] if rows == 60 else [])
 
 
@@ -164,16 +164,16 @@ def test_the_log_of_a_period_is_rebuilt_in_order(parts, recipe):
 
 def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, tmp_path):
     folder = place / "continual-study" / "runs" / "continual-seed-0"
-    of = {w: folder / w.replace(" ", "-") for w in ADAPTERS}
-    states = {w: {p.parent.name: read_json(p) for p in of[w].rglob("stage.json")} for w in ADAPTERS}
+    of = {w: folder / w.replace(" ", "-") for w in MODELS}
+    states = {w: {p.parent.name: read_json(p) for p in of[w].rglob("stage.json")} for w in MODELS}
     assert set(states[BEFORE]) == set(states[UPDATED]) == set(states[RETRAINED]) == {"sft", "s-dpo"}
-    assert [states[w]["sft"]["config"]["rows"] for w in ADAPTERS] == [12, 12, 24]
-    assert [states[w]["s-dpo"]["config"]["rows"] for w in ADAPTERS] == [16, 16, 27]
-    assert [states[w]["s-dpo"]["config"]["skip_rows"] for w in ADAPTERS] == [16, 16, 32]
+    assert [states[w]["sft"]["config"]["rows"] for w in MODELS] == [12, 12, 24]
+    assert [states[w]["s-dpo"]["config"]["rows"] for w in MODELS] == [16, 16, 27]
+    assert [states[w]["s-dpo"]["config"]["skip_rows"] for w in MODELS] == [16, 16, 32]
     taken = [(r["SFT rows"], r["S-DPO rows"]) for r in summary["tables"]["effort"]]
     assert taken == [(12, 16), (12, 11), (24, 27)]
     told = [n for n in summary["notes"] if "there are no more" in n]
-    assert told == ["S-DPO of the adapter “updated” takes 11 rows, not 16: there are no more."]
+    assert told == ["S-DPO of the model “updated” takes 11 rows, not 16: there are no more."]
     start = of[BEFORE] / "align" / "s-dpo" / "adapter"
     twin = train_sft(Ingredients(parts.new, "", recipe.model, recipe.lora, 0), recipe.sft, tmp_path, start)
     found, expected = (adapter_weights(p) for p in (of[UPDATED] / "sft" / "adapter", twin))
@@ -182,11 +182,11 @@ def test_the_update_goes_on_from_the_old_adapter(summary, place, parts, recipe, 
 
 def test_gain_and_forgetting(summary):
     table = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
-    assert table["variant"].unique(maintain_order=True).to_list() == list(ADAPTERS)
+    assert table["variant"].unique(maintain_order=True).to_list() == list(MODELS)
     for group in (NEW, OLD):
         assert set(table.filter(group=group)["n"]) == {10}
         assert set(table.filter(group=group)["against"]) == {None, BEFORE}
-    assert [r["adapter"] for r in summary["tables"]["effort"]] == list(ADAPTERS)
+    assert [r["model"] for r in summary["tables"]["effort"]] == list(MODELS)
     assert all(r["seconds"] > 0 for r in summary["tables"]["effort"])
     assert [f.partition(".")[0] for f in summary["facts"]] == [NEW, NEW, OLD, OLD]
     assert len(summary["plots"]) == 2

@@ -1,4 +1,4 @@
-"""Study: new interactions arrive; the adapter is left alone, updated on them, or trained again on everything."""
+"""Study: new interactions arrive; the model is left alone, updated on them, or trained again on everything."""
 
 from __future__ import annotations
 
@@ -26,25 +26,17 @@ from prefrec.runs.stage import STAGE_FILE, is_previous, stage_key
 from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import groups_of, measure_groups, ranking_values
 from prefrec_lab.studies.plots import interval_dots, slug
-from prefrec_lab.studies.study import (
-    TITLES,
-    Outcome,
-    Study,
-    as_it_is,
-    on_all_places,
-    varied_alignment,
-    with_alignments,
-)
+from prefrec_lab.studies.study import Outcome, Study, as_it_is, on_all_places, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, grouped_table, plain_table
 from prefrec_lab.studies.trained_lists import trained_items_only
 
 Section = TypeVar("Section", SFTSection, AlignSection)
 
-ROWS = 120
+ROWS = 500
 """Most rows under test of each period, unless `evaluate.rows` of the recipe is lower."""
 
 BEFORE, UPDATED, RETRAINED = "not updated", "updated", "trained again"
-ADAPTERS = (BEFORE, UPDATED, RETRAINED)
+MODELS = (BEFORE, UPDATED, RETRAINED)
 NEW, OLD = "New rows (gain)", "Old rows (forgetting)"
 PLOTS = {NEW: "gain", OLD: "forgetting"}
 """Names of the plots of the two groups."""
@@ -79,7 +71,7 @@ def make(base: Recipe, folder: Path) -> Run:
     before = _trained(*plans[BEFORE], whole, BEFORE, folder)
     updated = _trained(*plans[UPDATED], whole, UPDATED, folder, before)
     retrained = _trained(*plans[RETRAINED], whole, RETRAINED, folder)
-    trained = zip(ADAPTERS, (before, updated, retrained), strict=True)
+    trained = zip(MODELS, (before, updated, retrained), strict=True)
     entries = [lm_entry(name, e.weights, data, recipe.model, e.inputs) for name, e in trained]
     rows = [*parts.new_test, *parts.old_test]
     ask_models(data, recipe.evaluate, entries, rows, folder / "asked", seed=recipe.seed)
@@ -158,9 +150,9 @@ def log_of(rows: Sequence[RankingExample], before: pl.DataFrame) -> pl.DataFrame
 
 
 def plans_of(recipe: Recipe, parts: Periods) -> dict[str, tuple[Recipe, PreparedData]]:
-    """Return adapter → the recipe of its stages, and the data that they take their rows from.
+    """Return model → the recipe of its stages, and the data that they take their rows from.
 
-    The adapter that is trained again takes as many rows as the other two really take together.
+    The model that is trained again takes as many rows as the other two really take together.
     """
 
     def together(section: Section) -> Section:
@@ -194,7 +186,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     users = [e.user_id for e in (*parts.new_test, *parts.old_test)]
     predictions = {
         name: [read_predictions(run.folder / "asked" / f"{name}.parquet").sort("row") for run in runs]
-        for name in ADAPTERS
+        for name in MODELS
     }
     values = ranking_values(predictions, recipe.evaluate.ks)
     measured = measure_groups(values, users, groups_of(names, (NEW, OLD)), BEFORE)
@@ -205,36 +197,36 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
             metric,
             name="table" if metric == metrics[-1] else slug(metric),
             title="on new and on old rows",
-            first="Adapter",
+            first="Model",
             note=_NOTE,
         )
         for metric in reversed(metrics)
     ]
     plans = plans_of(recipe, parts)
-    tables.append(plain_table("effort", "Effort", "Adapter", effort_frame(runs, plans), _EFFORT_NOTE))
+    tables.append(plain_table("effort", "Effort", "Model", effort_frame(runs, plans), _EFFORT_NOTE))
     metric = metrics[-1]
     facts, drawings = [], []
     for group, of_group in measured.items():
         facts += [f"{group}. {s}" for s in facts_of(of_group, quantities=[metric])]
-        shown = {name: of_group.intervals[name][metric] for name in ADAPTERS}
+        shown = {name: of_group.intervals[name][metric] for name in MODELS}
         title = f"{metric_label(metric)}, {group.lower()}"
-        drawings.append(interval_dots(f"{slug(metric)}-{PLOTS[group]}", title, shown, ADAPTERS))
+        drawings.append(interval_dots(f"{slug(metric)}-{PLOTS[group]}", title, shown, MODELS))
     notes = [_period_note(parts), *_shortfalls(plans), *_NOTES]
     return Outcome(tables, drawings, facts, len(users), len(set(users)), notes)
 
 
 def effort_frame(runs: Sequence[Run], plans: Mapping[str, tuple[Recipe, PreparedData]]) -> pl.DataFrame:
-    """Return adapter → rows and training seconds of its own stages, mean over the seeds."""
+    """Return model → rows and training seconds of its own stages, mean over the seeds."""
     rows = []
-    for name in ADAPTERS:
+    for name in MODELS:
         seconds = [sum(float(s["seconds"]) for s in _states(_folder(run.folder, name))) for run in runs]
         counts = {f"{label(stage)} rows": n for stage, n in rows_of(*plans[name]).items()}
-        rows.append({"adapter": name, **counts, "seconds": round(float(np.mean(seconds)), 1)})
+        rows.append({"model": name, **counts, "seconds": round(float(np.mean(seconds)), 1)})
     return pl.DataFrame(rows)
 
 
 def _states(folder: Path) -> list[dict[str, Any]]:
-    """Return the stage files of an adapter, without those that another recipe left (`NAME.previous-N`)."""
+    """Return the stage files of a model, without those that another recipe left (`NAME.previous-N`)."""
     files = sorted(folder.rglob(STAGE_FILE))
     return [read_json(p) for p in files if not any(map(is_previous, p.relative_to(folder).parts))]
 
@@ -259,7 +251,7 @@ def _sections(recipe: Recipe) -> dict[str, SFTSection | AlignSection]:
 def _shortfalls(plans: Mapping[str, tuple[Recipe, PreparedData]]) -> list[str]:
     """Return a sentence for each stage that has fewer rows than it should take."""
     return [
-        f"{label(stage)} of the adapter “{name}” takes {count:,} rows, not {_sections(recipe)[stage].rows:,}: there "
+        f"{label(stage)} of the model “{name}” takes {count:,} rows, not {_sections(recipe)[stage].rows:,}: there "
         "are no more."
         for name, (recipe, data) in plans.items()
         for stage, count in rows_of(recipe, data).items()
@@ -277,28 +269,27 @@ def _period_note(parts: Periods) -> str:
 
 
 _NOTE = (
-    "Updated: SFT and S-DPO on new rows only, from the existing adapter. Trained again: from the base, on rows of "
+    "Updated: SFT and S-DPO on new rows only, from the existing model. Trained again: from the base, on rows of "
     "both periods, as many as SFT and S-DPO of the others took together. In brackets 95% intervals by bootstrap over "
     "users."
 )
 _EFFORT_NOTE = (
     "Wall time of the training stages on this machine, mean over the seeds. The time of an update is added to that "
-    "of the adapter that was not updated."
+    "of the model that was not updated."
 )
 _NOTES = (
     "Lists under test are drawn from the whole catalogue. Training lists hold only items that occur in the training "
-    "interactions by the end of their period: no adapter saw an item of the future as a rejected answer.",
-    "A stage takes its rows at random from its period, as many as the recipe says. If these are few, no adapter sees "
+    "interactions by the end of their period: no model saw an item of the future as a rejected answer.",
+    "A stage takes its rows at random from its period, as many as the recipe says. If these are few, no model sees "
     "most of the new rows.",
 )
 
 CONTINUAL = Study(
     "continual",
-    "When new interactions arrive, is it enough to update the adapter on them, and what does it forget?",
-    "the rows that the last adapter has seen: old ones; old, then new ones; both from the start. Recipe and base are "
+    "When new interactions arrive, is it enough to update the model on them, and what does it forget?",
+    "the rows that the last model has seen: old ones; old, then new ones; both from the start. Recipe and base are "
     "the same.",
     as_it_is,
     analyse,
     make=make,
-    overrides=TITLES,
 )
