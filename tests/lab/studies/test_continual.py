@@ -15,9 +15,9 @@ from prefrec.pipeline.train import train_sft
 from prefrec_lab.studies import continual
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out
 from prefrec_lab.studies.continual import (
-    MODELS,
     BEFORE,
     CONTINUAL,
+    MODELS,
     NEW,
     OLD,
     RETRAINED,
