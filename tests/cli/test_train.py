@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from command import prefrec, succeed
 from prefrec.cli._options import option
@@ -80,6 +81,20 @@ def test_an_adapter_to_go_on_from_keeps_its_rank(place, tmp_path):
         succeed(verb, place.data, tmp_path / verb, *own)
         again = prefrec(verb, place.data, tmp_path / verb, *own, "--lora.r", 4)
         assert again.err.splitlines()[0].endswith(": unchanged")
+
+
+@pytest.mark.parametrize("verb", ["sft", "align"])
+def test_all_weights_of_a_whole_model_go_on(place, tmp_path, verb):
+    """An adapter on such a model would need a base that no record names."""
+    few = ("--rows", 8, "--global-batch-size", 8, "--learning-rate", 0.01, "--epochs", 3)
+    own = ("--adapter", place.model, *place.asked, *few)
+    done = prefrec(verb, place.data, tmp_path / verb, *own, "--lora.r", 3)
+    assert (done.code, done.out) == (1, "")
+    assert "--lora.r: " in done.err
+    assert "is a whole model, whose weights all go on; leave --lora.r out" in " ".join(done.err.split())
+    succeed(verb, place.data, tmp_path / verb, *own)
+    found, before = (load_file(p / "model.safetensors") for p in (tmp_path / verb / "adapter", place.model))
+    assert not all(torch.equal(found[name], before[name]) for name in before)
 
 
 def test_alignment_asks_an_adapter_as_it_was_trained(place, tmp_path):

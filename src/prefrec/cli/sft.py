@@ -21,6 +21,7 @@ from prefrec.pipeline.rows import check_section, check_titles, warn_of_idle_drop
 from prefrec.pipeline.run import sft_stage
 from prefrec.runs.lock import run_lock
 from prefrec.runs.stage import read_state
+from prefrec.training.adapters import is_adapter
 from prefrec.training.section import RowsSection
 
 PEFT_NAMES = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targets": "target_modules"}
@@ -85,11 +86,16 @@ def as_trained(model: ModelSection, weights: Path | None) -> ModelSection:
     return trained.model_copy(update=given)
 
 
-def _form(lora: LoraSection, adapter: Path | None) -> LoraSection:
-    """Return the form of a new adapter; one to go on from keeps its own.
+def _form(lora: LoraSection, adapter: Path | None) -> LoraSection | None:
+    """Return the form of a new adapter; one to go on from keeps its own. None: all weights go on.
 
     Raise ConfigError if an option asks for another form than that of the adapter to go on from.
     """
+    if adapter is not None and adapter.is_dir() and not is_adapter(adapter):
+        if lora.model_fields_set:
+            name = o.option("lora", min(lora.model_fields_set))
+            raise ConfigError(f"{name}: {adapter} is a whole model, whose weights all go on; leave {name} out")
+        return None
     kept = read_json(adapter / "adapter_config.json") if adapter else {}
     if not kept:
         return lora
