@@ -59,6 +59,17 @@ def wait() -> None:
     pool([None])
 
 
+def leave() -> None:
+    """End the job's connections when all processes have finished: threads that Python's exit cuts off abort it."""
+    if count() == 1:
+        return
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        wait()
+        dist.destroy_process_group()
+
+
 @cache
 def _group() -> Any:
     # The job's own group has a shorter timeout, which detects hanging processes in training. Here waiting for hours

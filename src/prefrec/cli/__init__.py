@@ -21,7 +21,7 @@ from typer.main import get_command
 from prefrec import __version__
 from prefrec.console import console
 from prefrec.errors import PrefrecError
-from prefrec.processes import is_first
+from prefrec.processes import is_first, leave
 
 VERBS = (
     "init", "run", "update", "prepare", "audit", "sft", "align", "evaluate", "recommend", "rank", "report", "serve",
@@ -129,6 +129,8 @@ def main() -> None:
         console.print(str(error), highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except SystemExit as e:
+        if not e.code:
+            leave()
         if e.code == 130:  # how typer ends on Ctrl-C
             console.print("stopped; the same command goes on from here")
         raise

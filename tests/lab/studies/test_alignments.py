@@ -84,7 +84,7 @@ def test_studies_with_a_base_of_their_own_share_no_run(name, tmp_path):
     study = STUDIES[name]
     shared = base_recipe(alignments.ABLATION)
     assert shared.model.answers == "items"
-    assert (base_recipe(study).model.answers == "titles") == (name != "cold-start")
+    assert (base_recipe(study).model.answers == "titles") == (name == "transfer")
     assert not study.shares_runs
     assert base_recipe(study, overrides=["sft.rows=900"]).sft.rows == 900
     path = tmp_path / "mine.yaml"
