@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -55,9 +56,27 @@ def test_rows_are_those_of_windows_one_by_one(shop: Shop, kind: str, split: str)
             position = own[e.user_id].index(e.target)
             history = tuple(own[e.user_id][max(0, position - 4) : position])
             windows.append(Window(e.user_id, position, history, e.target))
-        drawn = draw_candidates(windows, pool, log, split=part, seed=0, size=5, weights=weights)
+        known = data.train_interactions if part == "train" else log
+        drawn = draw_candidates(windows, pool, known, split=part, seed=0, size=5, weights=weights)
         assert made == drawn
         assert len(made)
+
+
+@pytest.mark.parametrize("split", ["leave-last-out", "time"])
+def test_training_lists_do_not_tell_held_out_items(shop: Shop, split: str) -> None:
+    """They are rejected as often as items that the user never takes; lists under test hold no item of the user."""
+    data = shop_data(shop(users=40, length=12, items=40), split=split, candidates={"size": 8}, history_length=4)
+    learnt, later = Counter[str](), Counter[str]()
+    known = set(data.train_interactions.select("user_id", "item_id").iter_rows())
+    held_out = set(data.held_out_interactions.select("user_id", "item_id").iter_rows()) - known
+    for e in data.train:
+        rejected = [(e.user_id, i) for i in e.candidates if i != e.target]
+        learnt.update(e.user_id for pair in rejected if pair in known)
+        later.update(e.user_id for pair in rejected if pair in held_out)
+    assert not learnt
+    assert later.total() > 20
+    for e in (*data.validation, *data.test):
+        assert not {(e.user_id, i) for i in e.candidates if i != e.target} & (known | held_out)
 
 
 def test_a_folder_holds_places_of_training_rows_and_draws_their_lists_again(shop: Shop, tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ def test_damaged_folder(data: PreparedData, tmp_path: Path) -> None:
         read_prepared(tmp_path / "out")
     protocol = tmp_path / "out" / "protocol.json"
     protocol.write_text(json.dumps({"format_version": 99}))
-    with pytest.raises(DataError, match="format version 99, this prefrec reads 1 and 2; prepare the data again"):
+    with pytest.raises(DataError, match="format version 99, this prefrec reads 1 to 3; prepare the data again"):
         read_prepared(tmp_path / "out")
     protocol.write_text("{")
     with pytest.raises(DataError, match=r"protocol\.json: not valid JSON"):

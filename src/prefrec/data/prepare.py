@@ -180,15 +180,16 @@ def _parts(
     is_published = config.candidates.kind == "published"  # a rule of its own, which says itself if items are too few
     if not is_published:
         lists.check(np.concatenate([np.unique(rows[:, 0]) for rows in targets.values()]))
+    # A model could tell held-out items by their absence from all training lists of their user.
+    known = _without(lists.taken, sequences, ~split.learn, items, len(catalogue))
     parts: dict[str, Sequence[RankingExample]] = {}
     for part, rows in targets.items():
         learnt = _offsets_in(sequences, split.learn, rows) if part == "train" else None
         # Of training rows only the places of the targets are kept on disk, in the training interactions.
         offsets, of_part = (sequences.offsets, items) if learnt is None else (learnt, items[split.learn])
         at = rows[:, 1] + offsets.astype(np.uint32)[rows[:, 0]]
-        made = Rows(
-            catalogue.ids, sequences.users, of_part, offsets, at, config.history_length, replace(lists, split=part)
-        )
+        own = replace(lists, split=part, taken=known if part == "train" else lists.taken)
+        made = Rows(catalogue.ids, sequences.users, of_part, offsets, at, config.history_length, own)
         parts[part] = _published(made, size) if is_published else made
     return parts, split.train_interactions, held_out, split.facts
 
@@ -221,9 +222,12 @@ def _given_parts(
     if kind == "published":
         return {part: published_candidates(w, ids, size) for part, w in windows.items()}, learnt, held_out
     weights = popularity_weights(learnt, ids) if kind == "popularity" else None
-    draw = partial(draw_candidates, pool=ids, touched=touched, seed=config.seed, size=size, weights=weights)
+    draw = partial(draw_candidates, pool=ids, seed=config.seed, size=size, weights=weights)
     progress = {part: partial(track, description=f"{part} candidates") for part in PARTS}
-    return {part: draw(w, split=part, progress=progress[part]) for part, w in windows.items()}, learnt, held_out
+    known = touched.join(sequences.frame.filter(~pl.Series(learn)).select(*pair), on=[*pair], how="anti")
+    seen_by = {part: known if part == "train" else touched for part in PARTS}
+    lists = {p: draw(w, touched=seen_by[p], split=p, progress=progress[p]) for p, w in windows.items()}
+    return lists, learnt, held_out
 
 
 def _places(items: pl.Series, ids: Sequence[str] | pl.Series) -> NDArray[np.int32]:
@@ -246,6 +250,21 @@ def _lists(
     taken = taken_keys((owners[known], items[known]), len(ids))
     weights = list_weights(config.candidates.kind, learnt, len(ids))
     return DrawnLists(sequences.users, weights, taken, "", config.seed, config.candidates.size)
+
+
+def _without(
+    taken: NDArray[np.int64],
+    sequences: splits.Sequences,
+    chosen: NDArray[np.bool_],
+    items: NDArray[np.int32],
+    n_items: int,
+) -> NDArray[np.int64]:
+    """Return the keys of what users touched (`taken_keys`) without those of the `chosen` interactions."""
+    owners = np.repeat(np.arange(len(sequences.users)), sequences.lengths)[chosen]
+    left_out = taken_keys((owners, items[chosen]), n_items)
+    kept = left_out[np.searchsorted(left_out, taken)] != taken
+    kept[-1] = True  # larger than all
+    return taken[kept]
 
 
 def _published(rows: Rows, size: int) -> list[RankingExample]:

@@ -35,7 +35,7 @@ _TABLES = ("items", "interactions", *PARTS)
 # Tables that may be absent. Rows do not depend on users and held-out interactions: `prepared_digest` ignores them.
 _OPTIONAL = ("users", "held_out", "touched")
 _BLOCK = 100_000
-_READ = (1, FORMAT_VERSION)
+_READ = (1, 2, FORMAT_VERSION)
 # Required columns of each table.
 _SCHEMAS: dict[str, Mapping[str, Any]] = {
     "items": ITEM_SCHEMA,
@@ -137,7 +137,7 @@ def read_prepared(folder: Path) -> PreparedData:
     written = protocol.get("format_version") if isinstance(protocol, dict) else None
     if written not in _READ:
         raise DataError(
-            f"{folder}: format version {written}, this prefrec reads {' and '.join(map(str, _READ))}; "
+            f"{folder}: format version {written}, this prefrec reads {_READ[0]} to {_READ[-1]}; "
             "prepare the data again"
         )
     paths = {name: folder / f"{name}.parquet" for name in (*_TABLES, *_OPTIONAL)}

@@ -14,7 +14,7 @@ from prefrec.data.rows import RankingExample, take, user_codes
 from prefrec.data.titles import UNSAFE
 from prefrec.errors import DataError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the folder format that `prefrec prepare` writes. Version 1 holds the lists of training rows."""
 PARTS = ("train", "validation", "test")
 ITEM_SCHEMA = {"item_id": pl.String, "title": pl.String}

@@ -158,8 +158,7 @@ class AlignSection(RowsSection):
     negatives_from: NegativesFrom = Field(
         "reference",
         description="reference: by the probabilities of the model it starts from, so that S-DPO is consistent at "
-        "beta 1; list: the row's own candidates, for few rows: they lack what its user takes later; uniform; "
-        "popularity; in-batch: targets of other rows; hard: highest "
+        "beta 1; list: the row's own candidates; uniform; popularity; in-batch: targets of other rows; hard: highest "
         "in the model it starts from, or in SASRec and the like; rated, impressions: rows from the log, of items "
         "that the user rated high and low, or took and left.",
     )

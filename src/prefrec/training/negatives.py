@@ -40,9 +40,8 @@ def redraw_lists(
 ) -> list[RankingExample]:
     """Return the rows with new candidates beside the target, in random order.
 
-    The lists of prepared data exclude everything a user ever takes. Here only target, history and the `known` items
-    are excluded, so a negative may be an item that the user takes later, as in practice. Raise DataError if there are
-    not enough items to draw from.
+    Target, history and the `known` items are excluded, so a negative may be an item that the user takes after the
+    training part, as in practice. Raise DataError if there are not enough items to draw from.
 
     Args:
         how: see `DrawnFrom`. `judge` scores the `pool` of items of a row for `hard`; `sampler` draws for `reference`.
