@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.pipeline.train import train_to_weights
-from prefrec.processes import count, index, is_first
+from prefrec.processes import count, index, is_first, leave
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker
 from prefrec.training import SFTConfig, SFTTrainer, SoftmaxDPOConfig, SoftmaxDPOTrainer
@@ -52,6 +52,7 @@ def main(folder: Path) -> None:
             (out / name / "log.json").write_text(json.dumps(trainer.state.log_history))
     scores, texts, tries = _rank(tokenizer)
     np.savez(out / f"ranked-{index()}.npz", scores=scores, texts=np.array(texts), tries=tries)
+    leave()
 
 
 def main_sharded(folder: Path, by: str) -> None:
@@ -67,8 +68,7 @@ def main_sharded(folder: Path, by: str) -> None:
         assert trainer.is_deepspeed_enabled == by.startswith("deepspeed")
         assert trainer.is_sharded
         train_to_weights(trainer, folder / by / name)
-    # Without this, a process that imported DeepSpeed does not end.
-    torch.distributed.destroy_process_group()
+    leave()  # without this, a process that imported DeepSpeed does not end
 
 
 def _accelerate_on_the_cpu() -> None:
