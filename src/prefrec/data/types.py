@@ -15,7 +15,10 @@ from prefrec.data.titles import UNSAFE
 from prefrec.errors import DataError
 
 FORMAT_VERSION = 3
-"""Version of the folder format that `prefrec prepare` writes. Version 1 holds the lists of training rows."""
+"""Version of the folder format that `prefrec prepare` writes.
+
+Version 1 holds the lists of training rows. Version 2 draws them without what their users take later.
+"""
 PARTS = ("train", "validation", "test")
 ITEM_SCHEMA = {"item_id": pl.String, "title": pl.String}
 LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}

@@ -232,9 +232,8 @@ def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row
 def some_trajectories(rows: Sequence[RankingExample], section: AlignSection, seed: int) -> list[RankingExample]:
     """Return rows as `some_rows` does, but in whole pieces (`Rows.pieces`) in random order."""
     assert isinstance(rows, Rows)  # see `rows_to_choose_from`
-    pieces = rows.pieces()
-    numbers = np.unique(pieces)
-    order = np.random.default_rng((seed, 1)).permutation(len(numbers))[np.searchsorted(numbers, pieces)]
+    numbers, pieces = np.unique(rows.pieces(), return_inverse=True)
+    order = np.random.default_rng((seed, 1)).permutation(len(numbers))[pieces]
     end = None if section.rows is None else section.skip_rows + section.rows
     return replace(rows, by_piece=True, _all=[]).take(np.argsort(order, kind="stable")[section.skip_rows : end])
 

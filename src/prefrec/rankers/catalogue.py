@@ -66,8 +66,8 @@ class CatalogueRanker:
         scored = []
         for i, row in zip(track(mine, f"{self.name}: scoring"), known, strict=True):
             shown, listed = examples[i].history, examples[i].candidates
-            places = [self._places[c] for c in listed]
-            scored.append((i, self.logps(self._encode(shown, listed)) if row is None else row[places]))
+            own = self.logps(self._encode(shown, listed)) if row is None else row[[self._places[c] for c in listed]]
+            scored.append((i, own))
         by_row = dict(processes.pool(scored))
         return pad_scores([by_row[i] for i in range(len(examples))])
 

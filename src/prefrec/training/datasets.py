@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -179,13 +180,11 @@ def encode_examples(
 
 def trajectories(examples: Sequence[RankingExample]) -> list[int]:
     """Return the number of each example's group: successive ones of one user whose histories begin alike."""
-    numbers: list[int] = []
-    for i, example in enumerate(examples):
-        before = examples[i - 1]
-        is_next = i > 0 and before.user_id == example.user_id
-        is_next = is_next and example.history[: len(before.history)] == before.history
-        numbers.append(numbers[-1] + (not is_next) if numbers else 0)
-    return numbers
+    begins = (
+        before.user_id != example.user_id or example.history[: len(before.history)] != before.history
+        for before, example in pairwise(examples)
+    )
+    return [*accumulate(begins, initial=0)][: len(examples)]
 
 
 def _content(answer: Any) -> Any:

@@ -123,8 +123,8 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     models = [n for n in runs[0].recipe.lm_rankers if all(n in run.models for run in runs)]
     if not models:
         raise DataError(f"{runs[0].folder}: no trained language model to ask again")
-    model, domain = runs[0].recipe.model, runs[0].data.domain
-    shown, conditions = shows_candidates(model, domain), conditions_for(model, domain)
+    conditions = conditions_for(runs[0].recipe.model, runs[0].data.domain)
+    shown = any(c.is_order for c in conditions)
     predictions = ask_again(runs, models, conditions, folder / "asked")
     users = predictions[models[0]][AS_IT_IS][0]["user_id"].to_list()
     ks = runs[0].recipe.evaluate.ks
