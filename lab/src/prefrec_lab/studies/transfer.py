@@ -20,7 +20,7 @@ from prefrec_lab.studies.alignments import variant
 from prefrec_lab.studies.measure import Measured, measure, ranker_predictions, ranking_values, users_of
 from prefrec_lab.studies.opened import start_of
 from prefrec_lab.studies.plots import interval_dots, slug
-from prefrec_lab.studies.study import TITLES, Outcome, Study, varied_alignment, with_alignments
+from prefrec_lab.studies.study import Outcome, Study, varied_alignment, with_alignments
 from prefrec_lab.studies.tables import facts_of, grouped_table
 
 Sets = Mapping[str, Sequence[Run]]
@@ -151,5 +151,12 @@ TRANSFER = Study(
     analyse,
     reads_any_run=True,
     many_data=True,
-    overrides=(*TITLES, "evaluate.rows=200"),
+    overrides=(
+        "model={layers: [0, 1, 2, 3, 4, 5, 24, 25, 26, 27, 28, 29], dtype: bfloat16, templates: [history]}",
+        "sft={rows: 900, epochs: 1, learning_rate: 5.0e-4, weight_decay: 0.05, titles: 50, drop: 0.1, "
+        "global_batch_size: 8, eval_rows: 0}",
+        "align=[{rows: 480, num_negatives: 8, learning_rate: 2.0e-5, per_device_batch_size: 4, max_grad_norm: 1.0}]",
+        "evaluate.batch_size=8",
+        "evaluate.rows=300",
+    ),
 )
