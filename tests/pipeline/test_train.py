@@ -1,6 +1,7 @@
 """The training stages on prepared rows: which rows, what is left behind, and going on after a stop."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from prefrec.lm.packing import pack_passes
 from prefrec.pipeline.entry import Ingredients, lm_ranker
 from prefrec.pipeline.recipe import AlignSection, ItemsSection, SFTSection
 from prefrec.pipeline.train import (
+    is_by_piece,
     train_align,
     train_sft,
     trained_items,
@@ -404,6 +406,17 @@ def test_trajectories_train_as_their_rows_do(align, recipe, tmp_path, monkeypatc
     assert losses == pytest.approx(other_losses, abs=1e-4)
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, other[name], rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pieces"),
+    [({}, True), ({"rows": 9}, False), ({"trajectories": False}, False), ({"latest_per_user": 2}, False)],
+)
+def test_all_rows_come_in_pieces(data, settings, pieces):
+    section = AlignSection(**settings)
+    assert is_by_piece(data, section) is pieces
+    assert ("trajectories" in section.idle_settings()) is not pieces
+    assert not is_by_piece(replace(data, train=list(data.train)), section)
 
 
 @pytest.mark.parametrize("changes", [{"latest_per_user": 2}, {"negatives_from": "rated"}])

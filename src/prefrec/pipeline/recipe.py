@@ -170,8 +170,10 @@ class AlignSection(RowsSection):
     sampled_negatives: int = Field(0, ge=0, description="rated, impressions: of num_negatives, how many are uniform.")
     item_learning_rate: float | None = Field(None, gt=0, le=1, description="Of item vectors; None: learning_rate.")
     start: str | None = Field(None, description="An earlier alignment: the start and the reference; None: SFT.")
-    trajectories: bool = Field(
-        False, description="Rows are pieces of histories with a target at each place, which share one pass."
+    trajectories: bool | None = Field(
+        None,
+        description="Rows are pieces of histories with a target at each place, which share one pass; None: if `rows` "
+        "takes all of them.",
     )
     negatives_pool: int = Field(
         64, ge=2, description="Items drawn per row, of which hard and the policy take the highest."
@@ -192,7 +194,7 @@ class AlignSection(RowsSection):
         idle |= set() if self.negatives_from == "rated" else {"liked", "disliked", "rated_by"}
         idle |= set() if self.is_from_log else {"sampled_negatives"}
         idle |= {name for name in OPTIONS if getattr(self, name) is None}
-        idle |= set() if self.trajectories else {"trajectories"}
+        idle |= set() if self.is_by_piece else {"trajectories"}
         idle = (
             idle - {"eval_rows"} | {"eval_steps"}
             if self.load_best_model_at_end
@@ -209,6 +211,13 @@ class AlignSection(RowsSection):
     def is_from_log(self) -> bool:
         """True if the log holds the negatives."""
         return self.negatives_from in FROM_LOG
+
+    @property
+    def is_by_piece(self) -> bool:
+        """True if its rows are pieces of histories, unless the data have training rows of their own."""
+        if self.trajectories is not None:
+            return self.trajectories
+        return self.rows is None and self.latest_per_user is None and not self.is_from_log
 
     @property
     def thresholds(self) -> Thresholds:

@@ -109,7 +109,7 @@ def train_align(
     rows = training_rows(data, section, seed)
     tell_fewer(out.name, section, len(rows))
     rows = negative_rows(made_of, section, rows, start, judge, out)
-    groups = training.trajectories(rows) if section.trajectories else None
+    groups = training.trajectories(rows) if is_by_piece(data, section) else None
     # After the draws, which a resumed stage does not repeat: both must train with the same random numbers.
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
@@ -192,7 +192,7 @@ def validation_rows(data: PreparedData, section: AlignSection, seed: int) -> lis
 def training_rows(data: PreparedData, section: RowsSection, seed: int) -> list[RankingExample]:
     """Return the rows that a stage trains on: `some_rows` of `rows_to_choose_from`, or pieces of histories."""
     rows = rows_to_choose_from(data, section, seed)
-    if isinstance(section, AlignSection) and section.trajectories:
+    if isinstance(section, AlignSection) and is_by_piece(data, section):
         return some_trajectories(rows, section, seed)
     return some_rows(rows, section, seed)
 
@@ -205,14 +205,9 @@ def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0)
     """
     rows = data.train
     if isinstance(section, AlignSection):
-        answer_scores([], data, section)  # tells before training that there are no ratings
+        is_by_piece(data, section)  # this and the next line tell before training what is missing
+        answer_scores([], data, section)
         rows = log_rows(data, section, seed) if section.is_from_log else rows
-        is_whole = isinstance(rows, Rows) and len(rows.users) < len(rows) and section.latest_per_user is None
-        if section.trajectories and not is_whole:
-            raise ConfigError(
-                f"align.{section.name}.trajectories takes a row at each place of a history: leave it out, or "
-                "latest_per_user, negatives from the log, and data with training rows of their own"
-            )
     if section.latest_per_user is None:
         return rows
     users = user_codes(rows)
@@ -220,6 +215,17 @@ def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0)
     ends = np.searchsorted(users[by_user], users[by_user], side="right")
     latest = by_user[ends - np.arange(len(rows)) <= section.latest_per_user]
     return take(rows, np.sort(latest))
+
+
+def is_by_piece(data: PreparedData, section: AlignSection) -> bool:
+    """Return True if an alignment's rows are pieces of histories; raise ConfigError if it asks for what cannot be."""
+    is_whole = isinstance(data.train, Rows) and len(data.train.users) < len(data.train)
+    if section.trajectories and not (is_whole and section.latest_per_user is None and not section.is_from_log):
+        raise ConfigError(
+            f"align.{section.name}.trajectories takes a row at each place of a history: leave it out, or "
+            "latest_per_user, negatives from the log, and data with training rows of their own"
+        )
+    return is_whole and section.is_by_piece
 
 
 def some_rows(rows: Sequence[Row], section: TrainSection, seed: int) -> list[Row]:
