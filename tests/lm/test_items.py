@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -164,13 +165,14 @@ def test_histories_share_calls_and_keep_their_scores(encoder: ItemEncoder, dtype
     lm.model.get_input_embeddings().words.to(dtype)
     whole = CatalogueRanker(lm)
     rng = np.random.default_rng(0)
-    histories = [tuple(rng.permutation(IDS)[:n].tolist()) for n in (3, 15, 16, 40, 0, 31, 30, 1, *[20] * 30)]
+    histories = [tuple(rng.permutation(IDS)[:n].tolist()) for n in (3, 15, 16, 40, 0, 31, 30, 1, *[20] * 26)]
+    histories += [histories[5][:n] for n in (30, 17, 25, 12)]  # the first three are read with the one of 31 items
     shapes: list[tuple[int, ...]] = []
     lm.model.model.register_forward_pre_hook(
         lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     together = list(whole.item_logps(histories))
-    assert shapes == [(4, 16), (27, 32), (1, 48), (6, 32)]
+    assert shapes == [(3, 16), (27, 32), (1, 48), (1, 16), (3, 32)]
     for history, logps in zip(histories, together, strict=True):
         np.testing.assert_allclose(next(whole.item_logps([history])), logps, rtol=0, atol=1e-4)
         if dtype == torch.float32:
@@ -215,9 +217,24 @@ def test_layers_in_bfloat16_read_the_catalogue_in_the_fast_layout(encoder: ItemE
     """The items stay in float32, and what is checked is a head that is asked for words and items."""
     save_item_model(item_model(), tmp_path / "saved")
     whole = CatalogueRanker(ranker(load_item_model(tmp_path / "saved", dtype="bfloat16"), encoder))
-    drawn = whole.sample(IDS[:4], 5, np.random.default_rng(0), without=IDS[:4])
-    assert len(set(drawn) - set(IDS[:4])) == 5
+    whole.logps(whole._encode(IDS[:4], IDS))
     assert whole._layout == "cached"
+
+
+def test_items_are_drawn_by_their_probabilities(encoder: ItemEncoder) -> None:
+    """Without replacement: the second one by the probabilities of those that are left."""
+    whole = CatalogueRanker(ranker(item_model(), encoder))
+    left = [i for i in range(len(IDS)) if i > 1]
+    logps = next(whole.item_logps([IDS[:4]]))
+    assert logps is not None
+    p = np.exp(logps[left]) / np.exp(logps[left]).sum()
+    rngs, times = (np.random.default_rng((0, i)) for i in range(4000)), 4000
+    drawn = list(whole.sample([IDS[:4]] * times, 2, rngs, [IDS[:2]] * times))
+    second = [sum(p[j] * p[i] / (1 - p[j]) for j in range(len(p)) if j != i) for i in range(len(p))]
+    for place, want in enumerate((p, second)):
+        seen = Counter(row[place] for row in drawn)
+        share = np.array([seen[IDS[i]] for i in left]) / times
+        assert abs(share - want).max() < 5 * np.sqrt(max(want) / times)
 
 
 def test_a_damaged_folder(tmp_path: Path) -> None:

@@ -208,19 +208,28 @@ def item_table(model: Any) -> ItemTable | None:
 def next_item_logps(model: Any, histories: Sequence[Sequence[int]]) -> Tensor:
     """Return the log-probabilities [B, I] of all items after B histories of tokens, by one call and in float32.
 
-    In 16 bits rounding depends on a call's length, so histories should only share it if `padded_length` is the same.
+    A history with which another one begins is read with it. In 16 bits rounding depends on a call's length, so
+    histories should only share it if `padded_length` is the same.
     """
     table = item_table(model)
     assert table is not None
     device, head = table.bias.device, model.get_output_embeddings()
-    ends = torch.tensor([len(history) - 1 for history in histories], device=device)
+    read: list[tuple[int, ...]] = []
+    rows = [0] * len(histories)
+    # From last to first in lexical order: a history comes right after those that begin with it.
+    for i in sorted(range(len(histories)), key=lambda i: tuple(histories[i]), reverse=True):
+        history = tuple(histories[i])
+        if not read or read[-1][: len(history)] != history:
+            read.append(history)
+        rows[i] = len(read) - 1
+    places = torch.tensor([rows, [len(history) - 1 for history in histories]], device=device)
     # Padding is on the right, where no earlier token sees it. So the model needs no mask.
     length = max(map(padded_length, histories))
-    ids = torch.tensor([[*history, *[0] * (length - len(history))] for history in histories], device=device)
+    ids = torch.tensor([[*history, *[0] * (length - len(history))] for history in read], device=device)
 
     def at_ends(hidden: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):
-            last = table.predict(hidden[torch.arange(len(ends), device=device), ends].float())
+            last = table.predict(hidden[places[0], places[1]].float())
             return product(last, table._fixed_vectors()).add_(table.bias)[:, None]
 
     head.forward = at_ends

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -156,16 +156,25 @@ class CatalogueRanker:
         return Recommendation(found, best.logps[:k], best.proven, "search" if is_search else "exact")
 
     def sample(
-        self, history: Sequence[str], k: int, rng: np.random.Generator, *, without: Collection[str] = ()
-    ) -> list[str]:
-        """Draw k items of the catalogue without replacement, in proportion to their probabilities after a history.
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int,
+        rngs: Iterable[np.random.Generator],
+        without: Iterable[Collection[str]],
+    ) -> Iterator[list[str]]:
+        """Draw k items of the catalogue after each history without replacement, in proportion to their probabilities.
 
-        Arguments are as for `recommend`; fewer items are drawn if fewer are left.
+        Each history has its own generator and its own items to leave out. Fewer items are drawn if fewer are left.
+        Errors are those of `recommend`.
         """
-        ids, prompt, trie, left_out = self._question(history, without)
-        layout = self._layout_for(prompt, trie)
-        drawn = sample(self.lm.model, prompt, trie, k, rng, without=left_out, layout=layout, within=self.lm.within)
-        return [ids[i] for i in drawn]
+        for history, rng, own, logps in zip(histories, rngs, without, self.item_logps(histories), strict=False):
+            if logps is not None:  # the highest with Gumbel noise are such a sample
+                items = _best(logps + rng.gumbel(size=len(logps)), k, self._left_out(own))
+            else:
+                _, prompt, trie, left_out = self._question(history, own)
+                layout, model, within = self._layout_for(prompt, trie), self.lm.model, self.lm.within
+                items = sample(model, prompt, trie, k, rng, without=left_out, layout=layout, within=within)
+            yield [self.lm.catalogue.ids[i] for i in items]
 
     def _encode(self, history: Sequence[str], candidates: Sequence[str]) -> ChoiceSet:
         titles = self.lm.catalogue.titles_of
@@ -178,8 +187,10 @@ class CatalogueRanker:
         ids, within = self.lm.catalogue.ids, self.lm.within
         # How much history fits depends on the longest title alone, and within the catalogue the trie is known.
         choices = self._encode(history, ids if within is None else [ids[self._longest]])
-        left_out = [self._places[item] for item in {*without} if item in self._places]
-        return ids, choices.prompt, self._trie_of(choices), left_out
+        return ids, choices.prompt, self._trie_of(choices), self._left_out(without)
+
+    def _left_out(self, without: Collection[str]) -> list[int]:
+        return [self._places[item] for item in {*without} if item in self._places]
 
     @cached_property
     def _longest(self) -> int:
@@ -207,7 +218,7 @@ class CatalogueRanker:
         return self._layout
 
 
-def _best(scores: NDArray[np.float32], k: int, without: Sequence[int]) -> NDArray[np.int64]:
+def _best(scores: NDArray[np.floating[Any]], k: int, without: Sequence[int]) -> NDArray[np.int64]:
     """Return the places of the k highest scores, those with the same score in their order, without some places."""
     scores = scores.copy()
     scores[without] = -np.inf

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import tee
 from typing import Literal
 
 import numpy as np
@@ -21,8 +22,10 @@ rows; `hard`: items of a uniform pool with a model's highest scores; `reference`
 """
 Judge = Callable[[Sequence[RankingExample]], NDArray[np.float64]]
 """Function of B examples that returns scores [B, C] of their candidates, such as `Ranker.score`."""
-Sampler = Callable[..., list[str]]
-"""Function `sampler(history, k, rng, without=ids)` that returns k item ids to follow a history."""
+Sampler = Callable[..., Iterable[list[str]]]
+"""Function `sampler(histories, k, rngs, without)` that gives k item ids to follow each history: see
+`CatalogueRanker.sample`.
+"""
 _SPLIT = "negatives"
 
 
@@ -100,10 +103,11 @@ def _hardest(rows: Sequence[RankingExample], scores: NDArray[np.float64], size: 
 
 def _sampled(rows: Sequence[RankingExample], sampler: Sampler, size: int, seed: int) -> list[RankingExample]:
     # With these negatives and β = 1 the optimum of S-DPO is the distribution of the data, for any reference.
+    rngs, theirs = tee(np.random.default_rng((seed, 5, index)) for index in range(len(rows)))
+    left_out = ({e.target, *e.history} for e in rows)
+    drawn_lists = sampler([e.history for e in rows], size - 1, theirs, left_out)
     sampled = []
-    for index, e in enumerate(track(rows, "negatives")):
-        rng = np.random.default_rng((seed, 5, index))
-        drawn = sampler(e.history, size - 1, rng, without={e.target, *e.history})
+    for e, rng, drawn in zip(track(rows, "negatives"), rngs, drawn_lists, strict=True):
         if len(drawn) < size - 1:
             raise DataError(f"only {len(drawn)} items are left beside the history of user {e.user_id!r}: lower N")
         listed = [e.target, *drawn]
