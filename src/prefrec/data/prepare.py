@@ -50,7 +50,7 @@ def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData
     if isinstance(read, PreparedData):
         return read
     source = _with_codes(read, config)
-    del read  # its ids are text, which takes ten times the memory
+    del read  # its ids may be text, which takes ten times the memory
     log, counts = _filter_log(source.interactions, config)
     catalogue = _used_items(source, log, config)
     sequences = splits.order(log, config.seed, config.latest_per_user)
@@ -75,10 +75,18 @@ def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData
     }
     del source, sequences
     train, validation, test = (parts[part] for part in PARTS)
-    text = pl.col("user_id", "item_id").cast(pl.String)
-    return PreparedData(
-        catalogue, train, validation, test, learn.with_columns(text), protocol, users, held_out.with_columns(text)
-    )
+    return _Coded(catalogue, train, validation, test, learn, protocol, users, held_out)
+
+
+class _Coded(PreparedData):
+    """Prepared data whose interactions have codes until they are read: text would take as much memory as all else."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name in ("train_interactions", "held_out_interactions"):
+            value = value.with_columns(pl.col("user_id", "item_id").cast(pl.String))
+            object.__setattr__(self, name, value)
+        return value
 
 
 def _with_codes(source: Source, config: PrepareConfig) -> Source:
@@ -90,7 +98,7 @@ def _with_codes(source: Source, config: PrepareConfig) -> Source:
             "check that the files belong together"
         )
     ids = {
-        "user_id": pl.Enum(log["user_id"].unique().sort()),
+        "user_id": pl.Enum(log["user_id"].unique().cast(pl.String).sort()),
         "item_id": pl.Enum(source.catalogue.frame["item_id"].sort()),
     }
     given, touched = source.given, source.touched

@@ -133,12 +133,10 @@ def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
             f"min_history={min_history} (longest: {lengths.max(initial=0)}); lower --min-history (`min_history` in a "
             "recipe) or take a longer log"
         )
-    rows = {
-        "train": _spans(kept, min_history, lengths[kept] - 2),
-        "validation": np.stack([kept, lengths[kept] - 2], axis=1),
-        "test": np.stack([kept, lengths[kept] - 1], axis=1),
-    }
-    learn = _first_interactions(sequences, kept, lengths[kept] - 2)
+    ends = lengths[kept]
+    rows = {"train": _spans(kept, min_history, ends - 2)}
+    rows |= {part: _spans(kept, ends - back, ends - back + 1) for part, back in (("validation", 2), ("test", 1))}
+    learn = _first_interactions(sequences, kept, ends - 2)
     return _split(sequences, rows, learn, {"users_too_short": len(lengths) - len(kept)})
 
 
@@ -177,10 +175,7 @@ def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -
     groups = {p: np.sort(g) for p, g in zip(PARTS, np.split(ranked, np.cumsum(sizes)), strict=True)}
     rows = {p: _choose(_spans(users, min_history, lengths[users]), p, windows) for p, users in groups.items()}
     _refuse_empty(rows, min_history, f"{len(ranked)} users")
-    facts = {
-        "users": {part: len(users) for part, users in groups.items()},
-        "users_too_short": int((lengths <= min_history).sum()),
-    }
+    facts = {"users": {p: len(g) for p, g in groups.items()}, "users_too_short": int((lengths <= min_history).sum())}
     learn = _first_interactions(sequences, groups["train"], lengths[groups["train"]])
     return _split(sequences, rows, learn, facts)
 
@@ -201,16 +196,11 @@ def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", 
     rows = {"train": _spans(kept, min_history, cuts[kept])}
     rows |= {p: _choose(_spans(users, cuts[users], lengths[users]), p, windows) for p, users in groups.items()}
     _refuse_empty(rows, min_history, f"{len(lengths)} users")
-    facts = {
-        "users": {part: len(users) for part, users in groups.items()},
-        "users_too_short": len(lengths) - len(kept),
-    }
+    facts = {"users": {p: len(g) for p, g in groups.items()}, "users_too_short": len(lengths) - len(kept)}
     return _split(sequences, rows, _first_interactions(sequences, kept, cuts[kept]), facts)
 
 
-def sample_users(
-    users: Sequence[str] | NDArray[np.integer[Any]], limit: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def sample_users(users: Sequence[str] | NDArray[Any], limit: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Return the indices of at most `limit` rows of randomly drawn whole users, in ascending order.
 
     Whole users keep a bootstrap over users valid; only the last one may be cut short.

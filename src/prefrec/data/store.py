@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from numpy.typing import NDArray
 
 from prefrec.console import track
@@ -34,7 +35,7 @@ PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", *PARTS)
 # Tables that may be absent. Rows do not depend on users and held-out interactions: `prepared_digest` ignores them.
 _OPTIONAL = ("users", "held_out", "touched")
-_BLOCK = 100_000
+_BLOCK = 10_000
 _READ = (1, 2, FORMAT_VERSION)
 # Required columns of each table.
 _SCHEMAS: dict[str, Mapping[str, Any]] = {
@@ -60,11 +61,12 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; name a folder to write the prepared data to")
     folder.mkdir(parents=True, exist_ok=True)
-    tables = {"items": data.catalogue.frame, "interactions": data.train_interactions}
-    touched = _touched(data)
-    optional = {"users": data.users, "held_out": data.held_out_interactions, "touched": touched}
+    learnt, held_out = (vars(data)[f"{name}_interactions"] for name in ("train", "held_out"))  # not made text
+    touched = _touched(data.train, len(learnt))
+    optional = {"users": data.users, "held_out": held_out, "touched": touched}
+    tables = {"items": data.catalogue.frame, "interactions": learnt}
     tables |= {name: frame for name, frame in optional.items() if frame is not None}
-    writers: dict[Path, Writer] = {folder / f"{name}.parquet": t.write_parquet for name, t in tables.items()}
+    writers: dict[Path, Writer] = {folder / f"{n}.parquet": partial(_write_table, t) for n, t in tables.items()}
     for part in PARTS:
         writers[folder / f"{part}.parquet"] = partial(_write_rows, data.split(part))
     if isinstance(data.train, Rows) and touched is not None:  # their lists are drawn again when they are read
@@ -76,20 +78,22 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     write_together(writers, [folder / PROTOCOL, *(folder / f"{n}.parquet" for n in _OPTIONAL if n not in tables)])
 
 
+def _write_table(table: pl.DataFrame, path: Path) -> None:
+    ids = cs.by_name("user_id", "item_id", require_all=False)
+    table.lazy().with_columns(ids.cast(pl.String)).sink_parquet(path)
+
+
 def _write_rows(rows: Sequence[RankingExample], path: Path) -> None:
     blocks = [examples_to_frame(rows[at : at + _BLOCK]) for at in track(range(0, max(len(rows), 1), _BLOCK), "rows")]
     pl.concat(blocks).write_parquet(path)
 
 
-def _touched(data: PreparedData) -> pl.DataFrame | None:
-    """Return `user_id, item_id` of what users touched beyond the training interactions.
+def _touched(rows: Sequence[RankingExample], n_learnt: int) -> pl.DataFrame | None:
+    """Return `user_id, item_id` of what users touched beyond the `n_learnt` training interactions.
 
     Return None if the lists of the training rows cannot be drawn from the folder alone.
     """
-    rows = data.train
-    if not isinstance(rows, Rows) or not isinstance(rows.lists, DrawnLists):
-        return None
-    if len(rows.items) != len(data.train_interactions):
+    if not isinstance(rows, Rows) or not isinstance(rows.lists, DrawnLists) or len(rows.items) != n_learnt:
         return None
     n_items = len(rows.ids)
     owners = np.repeat(np.arange(len(rows.users)), np.diff(rows.offsets))
