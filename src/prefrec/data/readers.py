@@ -9,7 +9,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -44,7 +44,13 @@ _UNIT_BOUNDS = (1e11, 1e14, 1e17)
 _LATEST = 2.0**63
 # A Float64 holds every whole number up to this one.
 _EXACT = 2**53
-_REMEDY = "correct or drop these rows"
+_FIX = "correct or drop these rows"
+ADDRESS = re.compile(r"(?:^|/)([a-z][a-z0-9]+):/+(.+)")
+"""An address such as `s3://bucket/key`, as a path has it: with one slash, and after the folder of a recipe."""
+IDS = pl.Categorical(pl.Categories("prefrec"))
+"""Type of ids as codes of 4 bytes, which no file has."""
+Shrink = Callable[[pl.LazyFrame], pl.LazyFrame]
+"""What is kept of a table: columns, and types that take less memory."""
 _ISO = r"^\d{4}-\d"
 
 
@@ -79,21 +85,29 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         raise DataError(f"{path}: there is no encoding called {encoding!r}; try utf-8, latin-1 or cp1252") from None
 
 
-def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None = None) -> pl.DataFrame:
+def read_table(
+    path: Path, encoding: str = "utf-8", header: Sequence[str] | None = None, shrink: Shrink = lambda table: table
+) -> pl.DataFrame:
     """Read a CSV, TSV, RecBole atomic (`.inter`, `.item`), JSON lines or Parquet file, also `.gz`, by its suffix.
 
     Text files give columns of strings only, so ids such as `007` keep their zeros. RecBole's `name:type` headers
     become `name`. A quotation mark inside a field that does not begin with one is text. `header` names the columns of
-    a tab-separated file that has no header line. Raise DataError if the file is missing, unreadable, empty, Excel or
+    a tab-separated file that has no header line. `shrink` is applied to Parquet. An address
+    (`s3://bucket/*.parquet`) is one of Parquet. Raise DataError if the file is missing, unreadable, empty, Excel or
     JSON of another name, if columns have one name, a line has too many fields, or quotation marks do not pair.
     """
     path = Path(path)
-    _check_file(path)
-    if path.suffix in PARQUET:
+    match = ADDRESS.search(path.as_posix())
+    if not match:
+        _check_file(path)
+    if match or path.suffix in PARQUET:
         try:
-            return read_parquet(path)
+            if match:
+                return shrink(pl.scan_parquet("://".join(match.groups()))).collect(engine="streaming")
+            return read_parquet(path, shrink)
         except UNREADABLE as e:
-            raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); write it again") from None
+            remedy = "check the address, and the keys in the environment" if match else "write it again"
+            raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); {remedy}") from None
     suffix = (path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix).lower()
     if suffix in _EXCEL:
         raise DataError(f"{path}: Excel is not read; write the table as CSV or Parquet")
@@ -117,21 +131,23 @@ def read_table(path: Path, encoding: str = "utf-8", header: Sequence[str] | None
     return frame.rename(dict(zip(frame.columns, plain, strict=True)))
 
 
-def read_parquet(path: Path) -> pl.DataFrame:
-    """Read an untrusted Parquet file; raise one of `UNREADABLE` if it is damaged."""
-    # Arrow checks every offset and text. The decoder of polars crashes the process on some damaged files.
-    with pq.ParquetFile(path) as file:
+def read_parquet(path: Path, shrink: Shrink = lambda table: table) -> pl.DataFrame:
+    """Read an untrusted Parquet file, `shrink` some rows at a time; raise one of `UNREADABLE` if it is damaged."""
+    # Arrow checks every offset and text. The decoder of polars crashes the process on some damaged files. Arrow's
+    # buffer would hold the whole file.
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         columns, groups = range(file.metadata.num_columns), range(file.metadata.num_row_groups)
         plain = [j for j in columns if file.metadata.schema.column(j).max_repetition_level == 0]
         # Arrow allocates memory for the number of values that a column claims to have.
         for rows, column in ((g.num_rows, g.column(j)) for g in map(file.metadata.row_group, groups) for j in plain):
             if column.num_values != rows:
                 raise OSError(f"column {column.path_in_schema} says {column.num_values} values in {rows} rows")
-        frames = [_checked(file.read_row_group(group)) for group in range(len(groups))] or [_checked(file.read())]
+        batches = map(_checked, file.iter_batches(1 << 17))
+        frames = [shrink(batch.lazy()).collect() for batch in batches] or [_checked(file.read())]
     return pl.concat(frames, rechunk=False)
 
 
-def _checked(table: pa.Table) -> pl.DataFrame:
+def _checked(table: pa.Table | pa.RecordBatch) -> pl.DataFrame:
     table.validate(full=True)
     return cast(pl.DataFrame, pl.from_arrow(table))
 
@@ -179,7 +195,7 @@ def pick_columns(
 
 
 def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None = None) -> pl.DataFrame:
-    """Return `frame` with `column` (in the file: `called`) as stripped strings.
+    """Return `frame` with `column` (in the file: `called`) as stripped strings, or as it is where it has clean `IDS`.
 
     Raise DataError if an id is missing or too large a number, or the column has lists or records.
     """
@@ -194,6 +210,10 @@ def check_ids(frame: pl.DataFrame, column: str, path: Path, called: str | None =
             )
         all_whole = (values == values.floor()).fill_null(True).all()
         frame = frame.with_columns((values.cast(pl.Int64) if all_whole else values).alias(column))
+    if frame.schema[column] == IDS:
+        texts = frame[column].unique().cast(pl.String)
+        if ((texts == texts.str.strip_chars()) & (texts != "")).all(ignore_nulls=False):
+            return frame
     text = as_text(frame, column, path, called)
     stripped = text.str.strip_chars()  # kept only where it differs: a long log is held once
     frame = frame.with_columns(text if (stripped == text).all() else stripped)
@@ -226,7 +246,7 @@ def parse_numbers(
         empty |= (given == "") if given.dtype == pl.String else False
         bad &= ~empty
         values = values.fill_nan(None)
-    refuse_bad(frame[column], bad, path, called or column, "a number", empty_remedy or _REMEDY)
+    refuse_bad(frame[column], bad, path, called or column, "a number", empty_remedy or _FIX)
     return frame.with_columns(values.alias(column))
 
 
@@ -270,9 +290,7 @@ def time_columns(log: pl.DataFrame) -> list[str]:
     return ["timestamp", *([SUBSECOND] if SUBSECOND in log.columns else [])]
 
 
-def refuse_bad(
-    given: pl.Series, bad: pl.Series, path: Path, called: str, expected: str, remedy: str = _REMEDY
-) -> None:
+def refuse_bad(given: pl.Series, bad: pl.Series, path: Path, called: str, expected: str, remedy: str = _FIX) -> None:
     """Raise DataError about the first value that is `bad`, if any."""
     if bad.any():
         raise DataError(

@@ -54,6 +54,63 @@ def test_a_folder_of_files_is_one_log(shop: Shop, tmp_path: Path) -> None:
     assert files(folder, paths["items"]).interactions.equals(files(**paths).interactions)
 
 
+def test_a_pattern_names_files(shop: Shop, tmp_path: Path) -> None:
+    paths = shop()
+    whole = pl.read_csv(paths["interactions"])
+    for month, rows in (("2024-01", whole[:30]), ("2024-02", whole[30:])):
+        (tmp_path / "logs" / month).mkdir(parents=True)
+        rows.write_parquet(tmp_path / "logs" / month / "part.parquet")
+        rows.write_csv(tmp_path / "logs" / month / "part.csv")
+    for pattern in ("2024-*/*.parquet", "2024-*/*.csv", "**/part.parquet", "2024-0[12]/part.csv"):
+        assert files(tmp_path / "logs" / pattern, paths["items"]).interactions.equals(files(**paths).interactions)
+    with pytest.raises(DataError, match=r"2023-\*/\*\.csv: no file matches; expected parts of a log"):
+        files(tmp_path / "logs" / "2023-*" / "*.csv", paths["items"])
+
+
+def test_addresses_reach_polars(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, asked = shop(), []
+
+    def scan(address: str) -> pl.LazyFrame:
+        asked.append(address)
+        return pl.read_csv(paths["interactions"]).lazy()
+
+    monkeypatch.setattr(pl, "scan_parquet", scan)
+    addresses = ["s3://bucket/2024-*/*.parquet", "gs://bucket/log.parquet", "https://host.org:80/a%20b.parquet"]
+    for address in addresses:
+        assert files(Path(address), paths["items"]).interactions.equals(files(**paths).interactions)
+    files(Path("/home/u/recipes") / addresses[0], paths["items"])  # as a recipe has it
+    assert asked == [*addresses, addresses[0]]
+
+
+def test_an_unknown_address(shop: Shop) -> None:
+    with pytest.raises(DataError, match=r"log\.parquet: not a readable Parquet file \(.*\); check the address"):
+        files(Path("nowhere://bucket/log.parquet"), shop()["items"])
+
+
+def test_ids_in_parquet_are_those_of_text(shop: Shop, tmp_path: Path) -> None:
+    """Codes stand for the same ids, with spaces around some, and a bad one is named by its row in the file."""
+    paths = shop()
+    log = pl.read_csv(paths["interactions"])
+    log = pl.concat([log.with_columns(user_id=pl.col("user_id") + suffix) for suffix in ("", " ", " ")])
+    log.write_csv(tmp_path / "spaces.csv")
+    log.with_columns(other=pl.lit(1)).write_parquet(tmp_path / "spaces.parquet", row_group_size=10)
+    text, coded = (files(tmp_path / f"spaces.{form}", paths["items"]) for form in ("csv", "parquet"))
+    assert coded.interactions.rows() == text.interactions.rows()
+    assert coded.interactions["user_id"].to_physical().dtype == pl.UInt32
+    rows = 140_000  # more than are read at once
+    bad = pl.DataFrame({"user_id": ["u"] * (rows - 1) + [" "], "item_id": "i1", "timestamp": 1})
+    bad.write_parquet(tmp_path / "bad.parquet")
+    with pytest.raises(DataError, match=r"bad\.parquet, row 139999: user_id is empty \(1 rows\)"):
+        files(tmp_path / "bad.parquet", paths["items"])
+
+
+def test_categories_of_a_catalogue_are_text(shop: Shop, tmp_path: Path) -> None:
+    paths = shop()
+    items = pl.read_csv(paths["items"]).with_columns(pl.col("item_id").cast(pl.Categorical))
+    items.write_parquet(tmp_path / "items.parquet")
+    assert files(paths["interactions"], tmp_path / "items.parquet").catalogue.frame.schema["item_id"] == pl.String
+
+
 def test_further_columns_of_the_catalogue_are_kept(shop: Shop, tmp_path: Path) -> None:
     """Columns with nothing but numbers become numbers; a user's id among them need not be one."""
     items = tmp_path / "more.csv"

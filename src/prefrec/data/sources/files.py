@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import escape, glob, has_magic
 from pathlib import Path
 
 import polars as pl
@@ -44,10 +45,20 @@ def files(config: PrepareConfig) -> Source:
     columns, log_path, items_path = config.columns, config.required("interactions"), config.required("items")
     names = {ours: getattr(columns, field) for ours, field in _FIELDS.items()}
     wanted, optional = {o: t for o, t in names.items() if t}, ("rating",) if columns.rating == "rating" else ()
+    # Text of ids takes most of the memory of a log. Lists of ids are text, too.
+    ids = pl.String() if columns.impressions or columns.skipped else readers.IDS
     parts: list[pl.DataFrame] = []
     notes: list[str] = []
+
+    def shrink(table: pl.LazyFrame) -> pl.LazyFrame:
+        present = table.collect_schema().names()
+        if {*wanted.values()} <= {*present, *optional}:  # otherwise a message names all columns
+            table = table.select(c for c in present if c in wanted.values())
+        texts = cs.by_name(columns.user, columns.item, require_all=False) & (cs.string() | cs.integer())
+        return table.with_columns(texts.cast(pl.String).cast(ids))
+
     for path in (file for log in (log_path, *config.more_interactions) for file in _files_of(log)):
-        table = readers.read_table(path, config.encoding)
+        table = readers.read_table(path, config.encoding, shrink=shrink)
         if columns.timestamp == FILE_ORDER:
             table = table.with_columns((pl.int_range(pl.len()) + sum(map(len, parts))).alias(FILE_ORDER))
         log = readers.pick_columns(table, wanted, path, optional, _FIELDS)
@@ -56,6 +67,7 @@ def files(config: PrepareConfig) -> Source:
             log = readers.parse_numbers(log, "rating", path, columns.rating, _NO_RATING)
         if columns.impressions:
             log = log.with_columns(parse_lists(log["impressions"], path, columns.impressions))
+        log = log.with_columns(pl.col("user_id", "item_id").cast(ids))
         parts.append(parse_skipped(log, path, columns.skipped) if columns.skipped else log)
         notes += times
     log = pl.concat(parts, how="diagonal").with_columns(cs.by_name(SUBSECOND, require_all=False).fill_null(0))
@@ -77,12 +89,14 @@ def files(config: PrepareConfig) -> Source:
 
 
 def _files_of(path: Path) -> list[Path]:
-    """Return the files of a folder, such as one that Spark wrote, in the order of their names, or the file itself."""
-    if not path.is_dir():
+    """Return the files of a folder or a pattern in the order of their names, or a file or an address as it is."""
+    pattern = f"{escape(str(path))}/*" if path.is_dir() else str(path)
+    if readers.ADDRESS.search(path.as_posix()) or path.is_file() or not has_magic(pattern):
         return [path]
-    found = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))
+    found = sorted(p for p in map(Path, glob(pattern, recursive=True)) if p.is_file() and not p.name.startswith("_"))
     if not found:
-        raise DataError(f"{path}: the folder has no files; expected parts of a log, such as part-0.parquet")
+        what = "the folder has no files" if path.is_dir() else "no file matches"
+        raise DataError(f"{path}: {what}; expected parts of a log, such as part-0.parquet")
     return found
 
 
@@ -144,16 +158,6 @@ def _users(path: Path, user: str, encoding: str) -> pl.DataFrame:
     return user_attributes(readers.pick_columns(users, {"user_id": id_column} | others, path), path, id_column)
 
 
-FILES = SourceKind(
-    files,
-    takes=(
-        "interactions",
-        "more_interactions",
-        "items",
-        "users",
-        "columns",
-        "encoding",
-        "duplicate_titles",
-        "missing_titles",
-    ),
-)
+FILES = SourceKind(files, takes=(
+    "interactions", "more_interactions", "items", "users", "columns", "encoding", "duplicate_titles", "missing_titles"
+))  # fmt: skip
