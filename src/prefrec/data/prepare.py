@@ -24,7 +24,7 @@ from prefrec.data.candidates import (
 )
 from prefrec.data.config import PrepareConfig
 from prefrec.data.readers import FILE_ORDER
-from prefrec.data.rows import RankingExample, Rows, user_codes
+from prefrec.data.rows import RankingExample, Rows
 from prefrec.data.sources.base import GivenSplit, Source
 from prefrec.data.types import FORMAT_VERSION, PARTS, Catalogue, PreparedData, Window
 from prefrec.errors import ConfigError, DataError
@@ -53,10 +53,25 @@ def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData
     del read  # its ids may be text, which takes ten times the memory
     log, counts = _filter_log(source.interactions, config)
     catalogue = _used_items(source, log, config)
+    notes = source.notes + _time_note(config, source)
+    touched = (source.interactions if source.touched is None else source.touched).select("user_id", "item_id")
+    source = replace(source, interactions=log.clear())
     sequences = splits.order(log, config.seed, config.latest_per_user)
-    users = _known_users(config, source, sequences.users)
     del log
-    parts, learn, held_out, facts = _parts(config, source, sequences, catalogue, change)
+    users = _known_users(config, source, sequences.users)
+    counts |= {"users": len(sequences.users), "items": len(catalogue), "interactions": len(sequences.frame)}
+    if (size := config.candidates.size) > len(catalogue):
+        raise DataError(
+            f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --candidates.size "
+            "(`candidates.size` in a recipe) or the filters"
+        )
+    facts: dict[str, Any] = {}
+    if source.given:
+        parts, learn, held_out = _given_parts(config, source.given, touched, sequences, catalogue)
+    else:
+        lists = _lists(config, touched, sequences.users, catalogue.ids)
+        del touched
+        parts, learn, held_out, facts = _parts(config, lists, sequences, catalogue.ids, change)
     unused = len(source.catalogue) - len(catalogue)
     left_out = f"{unused} catalogue items without interactions are left out; `unseen_items` keeps new ones"
     protocol = {
@@ -69,11 +84,10 @@ def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData
         "seed": config.seed,
         "rating_counts": source.counts,
         "config": config.model_dump(mode="json"),
-        "counts": counts | count_rows(sequences.frame, catalogue, learn, parts),
+        "counts": count_rows(learn, catalogue, learn, parts) | counts,
         "split_facts": facts,
-        "notes": source.notes + _time_note(config, source) + ([left_out] if unused else []),
+        "notes": notes + ([left_out] if unused else []),
     }
-    del source, sequences
     train, validation, test = (parts[part] for part in PARTS)
     return _Coded(catalogue, train, validation, test, learn, protocol, users, held_out)
 
@@ -167,39 +181,42 @@ def _used_items(source: Source, log: pl.DataFrame, config: PrepareConfig) -> Cat
 
 
 def _parts(
-    config: PrepareConfig, source: Source, sequences: splits.Sequences, catalogue: Catalogue, change: Change | None
+    config: PrepareConfig, lists: DrawnLists, sequences: splits.Sequences, ids: Sequence[str], change: Change | None
 ) -> tuple[Parts, pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    """Return the rows of each part, the training interactions, the held-out ones, and facts about the split."""
-    size = config.candidates.size
-    if size > len(catalogue):
-        raise DataError(
-            f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --candidates.size "
-            "(`candidates.size` in a recipe) or the filters"
-        )
-    touched = source.interactions if source.touched is None else source.touched
-    if source.given:
-        return *_given_parts(config, source.given, touched, sequences, catalogue), {}
+    """Return the rows of each part, the training interactions, the held-out ones, and facts about the split.
+
+    To save memory, `sequences.frame` loses its columns.
+    """
     split = _split(config, sequences)
     split = change(sequences, split) if change else split
     targets = {part: rows[sample_rows(config, part, rows[:, 0])] for part, rows in split.rows.items()}
+    split.rows.clear()
     held_out = seen.held_out(sequences, [targets[part] for part in PARTS[1:]], split.learn)
-    items = _places(sequences.items, catalogue.ids)
-    lists = _lists(config, touched, sequences, items[split.learn], catalogue.ids)
-    is_published = config.candidates.kind == "published"  # a rule of its own, which says itself if items are too few
-    if not is_published:
-        lists.check(np.concatenate([np.unique(rows[:, 0]) for rows in targets.values()]))
+    items = _places(sequences.items, ids)
+    # Of training rows only the places of the targets are kept on disk, in the training interactions.
+    offsets = dict.fromkeys(PARTS, sequences.offsets)
+    offsets["train"] = _offsets_in(sequences, split.learn, targets["train"])
+    places = {p: offsets[p].astype(np.uint32)[r[:, 0]] + r[:, 1].astype(np.uint32) for p, r in targets.items()}
+    owners = np.concatenate([np.unique(rows[:, 0]) for rows in targets.values()])
+    del targets
+    learn = split.train_interactions
+    for column in sequences.frame.columns:
+        sequences.frame.drop_in_place(column)
+    learnt, taken, kind = items[split.learn], lists.taken, config.candidates.kind
+    lists = replace(lists, weights=list_weights(kind, learnt, len(ids)))
+    most = np.diff(np.searchsorted(taken, np.arange(len(sequences.users) + 1) * len(ids))).max()
+    # The published rule says itself if items are too few. The check takes much memory.
+    if kind != "published" and len(ids) - most < lists.size:
+        lists.check(owners)
     # A model could tell held-out items by their absence from all training lists of their user.
-    known = _without(lists.taken, sequences, ~split.learn, items, len(catalogue))
+    known = _without(taken, sequences, ~split.learn, items, len(ids))
     parts: dict[str, Sequence[RankingExample]] = {}
-    for part, rows in targets.items():
-        learnt = _offsets_in(sequences, split.learn, rows) if part == "train" else None
-        # Of training rows only the places of the targets are kept on disk, in the training interactions.
-        offsets, of_part = (sequences.offsets, items) if learnt is None else (learnt, items[split.learn])
-        at = rows[:, 1] + offsets.astype(np.uint32)[rows[:, 0]]
-        own = replace(lists, split=part, taken=known if part == "train" else lists.taken)
-        made = Rows(catalogue.ids, sequences.users, of_part, offsets, at, config.history_length, own)
-        parts[part] = _published(made, size) if is_published else made
-    return parts, split.train_interactions, held_out, split.facts
+    for part, at in places.items():
+        own = replace(lists, split=part, taken=known if part == "train" else taken)
+        of_part = items if offsets[part] is sequences.offsets else learnt
+        made = Rows(ids, sequences.users, of_part, offsets[part], at, config.history_length, own)
+        parts[part] = _published(made, lists.size) if kind == "published" else made
+    return parts, learn, held_out, split.facts
 
 
 def _given_parts(
@@ -245,19 +262,12 @@ def _places(items: pl.Series, ids: Sequence[str] | pl.Series) -> NDArray[np.int3
     return np.asarray(places[items.to_physical().to_numpy()])
 
 
-def _lists(
-    config: PrepareConfig,
-    touched: pl.DataFrame,
-    sequences: splits.Sequences,
-    learnt: NDArray[np.int32],
-    ids: Sequence[str],
-) -> DrawnLists:
-    """Return what draws the lists of a part; `learnt` are the training interactions as places in `ids`."""
-    owners, items = _places(touched["user_id"], sequences.users), _places(touched["item_id"], ids)
+def _lists(config: PrepareConfig, touched: pl.DataFrame, users: pl.Series, ids: Sequence[str]) -> DrawnLists:
+    """Return what draws uniform lists for these users."""
+    owners, items = _places(touched["user_id"], users), _places(touched["item_id"], ids)
     known = (owners >= 0) & (items >= 0)
-    taken = taken_keys((owners[known], items[known]), len(ids))
-    weights = list_weights(config.candidates.kind, learnt, len(ids))
-    return DrawnLists(sequences.users, weights, taken, "", config.seed, config.candidates.size)
+    taken = taken_keys((owners, items) if known.all() else (owners[known], items[known]), len(ids))
+    return DrawnLists(users, np.ones(len(ids)), taken, "", config.seed, config.candidates.size)
 
 
 def _without(
@@ -268,7 +278,7 @@ def _without(
     n_items: int,
 ) -> NDArray[np.int64]:
     """Return the keys of what users touched (`taken_keys`) without those of the `chosen` interactions."""
-    owners = np.repeat(np.arange(len(sequences.users)), sequences.lengths)[chosen]
+    owners = np.searchsorted(sequences.offsets, np.flatnonzero(chosen), side="right") - 1
     left_out = taken_keys((owners, items[chosen]), n_items)
     kept = left_out[np.searchsorted(left_out, taken)] != taken
     kept[-1] = True  # larger than all
@@ -280,14 +290,12 @@ def _published(rows: Rows, size: int) -> list[RankingExample]:
     return published_candidates([Window(e.user_id, 0, e.history, e.target) for e in bare], rows.ids, size)
 
 
-def _offsets_in(
-    sequences: splits.Sequences, learn: NDArray[np.bool_], rows: splits.Targets
-) -> NDArray[np.int64] | None:
-    """Return where each user begins in the training interactions, or None if these lack some row or its history."""
+def _offsets_in(sequences: splits.Sequences, learn: NDArray[np.bool_], rows: splits.Targets) -> NDArray[np.int64]:
+    """Return where each user begins in the training interactions, or in all if those lack some row or its history."""
     offsets = np.concatenate([[0], np.cumsum(learn, dtype=np.int64)])[sequences.offsets]
     counts = np.diff(offsets).astype(np.int32)
     are_first = np.array_equal(learn, sequences.positions < np.repeat(counts, sequences.lengths))
-    return offsets if are_first and (rows[:, 1] < counts[rows[:, 0]]).all() else None
+    return offsets if are_first and (rows[:, 1] < counts[rows[:, 0]]).all() else sequences.offsets
 
 
 def _split(config: PrepareConfig, sequences: splits.Sequences) -> splits.Split:
@@ -322,7 +330,12 @@ def count_rows(log: pl.DataFrame, catalogue: Catalogue, learn: pl.DataFrame, exa
         "interactions": len(log),
         "train_interactions": len(learn),
         "rows": {part: len(rows) for part, rows in examples.items()},
-        "row_users": {part: len(np.unique(user_codes(rows))) for part, rows in examples.items()},
+        "row_users": {
+            part: int(np.count_nonzero(np.diff(np.searchsorted(rows.places, rows.offsets))))  # `places` ascend
+            if isinstance(rows, Rows)
+            else len({e.user_id for e in rows})
+            for part, rows in examples.items()
+        },
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ Targets = NDArray[np.int32]
 _TRAIN, _VALIDATION = 0.8, 0.1
 # Share of the users whose held-out interactions are for validation in `by_share`.
 _VALIDATION_USERS = 0.2
+# Interactions that are sorted at once, up to a sixteenth of a log: sorting takes five times their memory.
+_BLOCK = 500_000
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,19 @@ class Sequences:
 class Split:
     """The rows of each part, which interactions to learn from, and counts of what was left out.
 
-    `learn` is a mask of the sequences' interactions, and `train_interactions` are these.
+    `learn` is a mask of the sequences' interactions. `interactions` are all of these, or those to learn from.
     """
 
     rows: dict[str, Targets]
     learn: NDArray[np.bool_]
-    train_interactions: pl.DataFrame
+    interactions: pl.DataFrame
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def train_interactions(self) -> pl.DataFrame:
+        """Interactions to learn from."""
+        is_all = len(self.interactions) == len(self.learn)
+        return self.interactions.filter(pl.Series(self.learn)) if is_all else self.interactions
 
 
 def order(log: pl.DataFrame, seed: int, latest: int | None = None) -> Sequences:
@@ -77,16 +86,28 @@ def order(log: pl.DataFrame, seed: int, latest: int | None = None) -> Sequences:
     Item ids and the order of lines do not decide ties, because both reveal the target in some published data.
     """
     kept = [c for c in ("rating", "impressions") if c in log.columns]
-    times = time_columns(log)
-    log = log.select("user_id", "item_id", *times, *kept).sort("user_id", "item_id", *times)
-    # Sorting by ids first makes the draws independent of the order of lines in the file.
-    ties = np.random.default_rng([seed, 1]).random(len(log))
-    log = log.with_columns(pl.Series("tie", ties)).sort("user_id", *times, "tie").drop("tie", *times[1:])
-    if latest is not None:
-        log = log.filter(pl.int_range(pl.len(), 0, -1).over("user_id") <= latest)
-    lengths = log.group_by("user_id", maintain_order=True).len()
-    offsets = np.concatenate([[0], np.cumsum(lengths["len"].to_numpy())]).astype(np.int64)
-    return Sequences(lengths["user_id"].cast(pl.String), offsets, log)
+    times, rng = time_columns(log), np.random.default_rng([seed, 1])
+
+    def ordered(log: pl.DataFrame) -> pl.DataFrame:
+        log = log.select("user_id", "item_id", *times, *kept).sort("user_id", "item_id", *times)
+        # Sorting by ids first makes the draws independent of the order of lines in the file.
+        ties = pl.Series("tie", rng.random(len(log)))
+        log = log.with_columns(ties).sort("user_id", *times, "tie").drop("tie", *times[1:])
+        return log if latest is None else log.filter(pl.int_range(pl.len(), 0, -1).over("user_id") <= latest)
+
+    log = _by_blocks(log, ordered)
+    runs = log["user_id"].rle().struct
+    offsets = np.concatenate([[0], np.cumsum(runs.field("len").to_numpy(), dtype=np.int64)])
+    return Sequences(runs.field("value").cast(pl.String), offsets, log)
+
+
+def _by_blocks(log: pl.DataFrame, change: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
+    """Return `change` of the log, which sorts by user, made for some users after others where ids are an `Enum`."""
+    kind, blocks = log.schema["user_id"], min(16, len(log) // _BLOCK)
+    if not isinstance(kind, pl.Enum) or blocks < 2:
+        return change(log)
+    users, edges = log["user_id"].to_physical(), np.linspace(0, len(kind.categories), blocks + 1).astype(int).tolist()
+    return pl.concat([change(log.filter(users.is_between(a, b, closed="left"))) for a, b in pairwise(edges)])
 
 
 def first_only(log: pl.DataFrame) -> pl.DataFrame:
@@ -101,8 +122,9 @@ def first_only(log: pl.DataFrame) -> pl.DataFrame:
     # Rows that are equal in all of these columns differ in nested ones at most. Order costs seven times as much.
     nested = len(log.columns) > len(pair) + len(times) + len(values)
     empty_last = [column in values for column in (*pair, *times, *values)]  # True for all is as slow
-    log = log.sort([*pair, *times, *values], nulls_last=empty_last, maintain_order=nested)
-    return log.filter(pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in pair))
+    is_first = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift()) for c in pair)
+    by = [*pair, *times, *values]
+    return _by_blocks(log, lambda b: b.sort(by, nulls_last=empty_last, maintain_order=nested).filter(is_first))
 
 
 def core(log: pl.DataFrame, user_core: int, item_core: int, iterative: bool = True) -> pl.DataFrame:
@@ -133,11 +155,13 @@ def leave_last_out(sequences: Sequences, min_history: int = 3) -> Split:
             f"min_history={min_history} (longest: {lengths.max(initial=0)}); lower --min-history (`min_history` in a "
             "recipe) or take a longer log"
         )
-    ends = lengths[kept]
-    rows = {"train": _spans(kept, min_history, ends - 2)}
-    rows |= {part: _spans(kept, ends - back, ends - back + 1) for part, back in (("validation", 2), ("test", 1))}
-    learn = _first_interactions(sequences, kept, ends - 2)
-    return _split(sequences, rows, learn, {"users_too_short": len(lengths) - len(kept)})
+    rows = {
+        "train": _spans(kept, min_history, lengths[kept] - 2),
+        "validation": np.stack([kept, lengths[kept] - 2], axis=1),
+        "test": np.stack([kept, lengths[kept] - 1], axis=1),
+    }
+    learn = _first_interactions(sequences, kept, lengths[kept] - 2)
+    return Split(rows, learn, sequences.frame, {"users_too_short": len(lengths) - len(kept)})
 
 
 def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") -> Split:
@@ -159,7 +183,7 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
     _refuse_empty(rows, min_history, f"cuts at {cuts.tolist()}")
     seen = np.unique(np.concatenate([r[:, 0] for r in rows.values()]))
     facts = {"cuts": cuts.tolist(), "users_too_short": len(sequences.users) - len(seen)}
-    return _split(sequences, rows, period == 0, facts)
+    return Split(rows, period == 0, sequences.frame, facts)
 
 
 def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -> Split:
@@ -177,7 +201,7 @@ def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -
     _refuse_empty(rows, min_history, f"{len(ranked)} users")
     facts = {"users": {p: len(g) for p, g in groups.items()}, "users_too_short": int((lengths <= min_history).sum())}
     learn = _first_interactions(sequences, groups["train"], lengths[groups["train"]])
-    return _split(sequences, rows, learn, facts)
+    return Split(rows, learn, sequences.frame, facts)
 
 
 def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", seed: int = 0) -> Split:
@@ -197,7 +221,7 @@ def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", 
     rows |= {p: _choose(_spans(users, cuts[users], lengths[users]), p, windows) for p, users in groups.items()}
     _refuse_empty(rows, min_history, f"{len(lengths)} users")
     facts = {"users": {p: len(g) for p, g in groups.items()}, "users_too_short": len(lengths) - len(kept)}
-    return _split(sequences, rows, _first_interactions(sequences, kept, cuts[kept]), facts)
+    return Split(rows, _first_interactions(sequences, kept, cuts[kept]), sequences.frame, facts)
 
 
 def sample_users(users: Sequence[str] | NDArray[Any], limit: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -230,10 +254,6 @@ def _first_interactions(
     first = np.zeros(len(sequences.users), dtype=np.int64)
     first[users] = counts
     return np.asarray(sequences.positions < np.repeat(first.astype(np.int32), sequences.lengths))
-
-
-def _split(sequences: Sequences, rows: dict[str, Targets], learn: NDArray[np.bool_], facts: dict[str, Any]) -> Split:
-    return Split(rows, learn, sequences.frame.filter(pl.Series(learn)), facts)
 
 
 def _choose(rows: Targets, part: str, windows: str) -> Targets:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", *PARTS)
 # Tables that may be absent. Rows do not depend on users and held-out interactions: `prepared_digest` ignores them.
 _OPTIONAL = ("users", "held_out", "touched")
+# Rows, and users, that are held as text or as keys at once.
 _BLOCK = 10_000
 _READ = (1, 2, FORMAT_VERSION)
 # Required columns of each table.
@@ -95,12 +97,15 @@ def _touched(rows: Sequence[RankingExample], n_learnt: int) -> pl.DataFrame | No
     """
     if not isinstance(rows, Rows) or not isinstance(rows.lists, DrawnLists) or len(rows.items) != n_learnt:
         return None
-    n_items = len(rows.ids)
-    owners = np.repeat(np.arange(len(rows.users)), np.diff(rows.offsets))
-    learnt = taken_keys((owners, rows.items), n_items)
-    taken = rows.lists.taken
-    more = taken[:-1][learnt[np.searchsorted(learnt, taken[:-1])] != taken[:-1]]
-    users, items = np.divmod(more, n_items)
+    n_items, taken = len(rows.ids), rows.lists.taken
+    more = []
+    for a, b in pairwise([*range(0, len(rows.users), _BLOCK), len(rows.users)]):
+        offsets = rows.offsets[a : b + 1]
+        owners = np.repeat(np.arange(a, b), np.diff(offsets))
+        learnt = taken_keys((owners, rows.items[offsets[0] : offsets[-1]]), n_items)
+        own = slice(*np.searchsorted(taken, [a * n_items, b * n_items]))
+        more.append(taken[own][learnt[np.searchsorted(learnt, taken[own])] != taken[own]])
+    users, items = np.divmod(np.concatenate(more), n_items)
     has_rows = np.diff(rows.offsets)[users] > 0
     users, items = users[has_rows], items[has_rows]
     return pl.DataFrame({"user_id": rows.users[users], "item_id": pl.Series(rows.ids, dtype=pl.String)[items]})
