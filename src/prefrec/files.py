@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,11 @@ def cache_dir() -> Path:
 
 
 def content_digest(path: Path) -> str | None:
-    """Return the SHA-256 of a file, or of the files directly inside a folder; None if there is nothing."""
+    """Return the SHA-256 of a file, or of the files that match or are directly inside a folder; None if none is."""
     if path.is_file():
         return file_digest(path)
     digests = {name: file_digest(path / name) for name in folder_files(path, "*")}
+    digests |= {f: file_digest(Path(f)) for f in sorted(glob(str(path), recursive=True)) if Path(f).is_file()}
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest() if digests else None
 
 

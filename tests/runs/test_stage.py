@@ -262,6 +262,18 @@ def test_content_is_known_by_itself_and_not_by_names_and_dates(tmp_path):
     assert content_digest(tmp_path / "none") is None
 
 
+def test_the_files_of_a_pattern_are_its_content(tmp_path):
+    pattern = tmp_path / "*" / "log.csv"
+    assert content_digest(pattern) is None
+    digests = []
+    for month in "ab":
+        (tmp_path / month).mkdir()
+        (tmp_path / month / "log.csv").write_text(month)
+        digests.append(content_digest(pattern))
+    assert None not in digests
+    assert len({*digests, content_digest(pattern)}) == 2
+
+
 def test_no_stage_has_the_name_of_what_another_keeps(tmp_path):
     with pytest.raises(ConfigError, match=r"'s-dpo.previous-1' cannot name a stage"):
         _made(tmp_path / "s-dpo.previous-1", "k")

@@ -29,7 +29,7 @@ def prepare(
     Example: prefrec prepare data/shop --source files --interactions log.csv --items items.csv --columns.user customer
     --columns.title name
     """
-    data = prepare_data(section)
+    data = prepare_data(section, as_codes=True)
     write_prepared(data, out)
     if as_json:
         o.print_json(data.protocol)

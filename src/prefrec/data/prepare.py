@@ -38,10 +38,11 @@ Parts = Mapping[str, Sequence[RankingExample]]
 """The rows of training, validation and test."""
 
 
-def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData:
+def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bool = False) -> PreparedData:
     """Read the source of `config` and make its rows. The same configuration always gives the same data.
 
-    `change` replaces the split that was made; it is not called if the source has a split of its own.
+    `change` replaces the split that was made; it is not called if the source has a split of its own. `as_codes`
+    leaves the ids of interactions as codes, which is enough to write them: text takes as much memory as all else.
 
     Raise DataError if the files cannot be used, or no interaction is left, and ConfigError if the source lacks
     something that the configuration asks for.
@@ -88,19 +89,10 @@ def prepare(config: PrepareConfig, change: Change | None = None) -> PreparedData
         "split_facts": facts,
         "notes": notes + ([left_out] if unused else []),
     }
+    if not as_codes:
+        learn, held_out = (f.with_columns(pl.col("user_id", "item_id").cast(pl.String)) for f in (learn, held_out))
     train, validation, test = (parts[part] for part in PARTS)
-    return _Coded(catalogue, train, validation, test, learn, protocol, users, held_out)
-
-
-class _Coded(PreparedData):
-    """Prepared data whose interactions have codes until they are read: text would take as much memory as all else."""
-
-    def __getattribute__(self, name: str) -> Any:
-        value = super().__getattribute__(name)
-        if name in ("train_interactions", "held_out_interactions"):
-            value = value.with_columns(pl.col("user_id", "item_id").cast(pl.String))
-            object.__setattr__(self, name, value)
-        return value
+    return PreparedData(catalogue, train, validation, test, learn, protocol, users, held_out)
 
 
 def _with_codes(source: Source, config: PrepareConfig) -> Source:

@@ -63,10 +63,9 @@ def write_prepared(data: PreparedData, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; name a folder to write the prepared data to")
     folder.mkdir(parents=True, exist_ok=True)
-    learnt, held_out = (vars(data)[f"{name}_interactions"] for name in ("train", "held_out"))  # not made text
-    touched = _touched(data.train, len(learnt))
-    optional = {"users": data.users, "held_out": held_out, "touched": touched}
-    tables = {"items": data.catalogue.frame, "interactions": learnt}
+    touched = _touched(data.train, len(data.train_interactions))
+    optional = {"users": data.users, "held_out": data.held_out_interactions, "touched": touched}
+    tables = {"items": data.catalogue.frame, "interactions": data.train_interactions}
     tables |= {name: frame for name, frame in optional.items() if frame is not None}
     writers: dict[Path, Writer] = {folder / f"{n}.parquet": partial(_write_table, t) for n, t in tables.items()}
     for part in PARTS:

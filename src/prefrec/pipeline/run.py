@@ -92,7 +92,7 @@ def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
     if due(folder, key, "prepare"):
         with stage(folder, key, "prepare", config.model_dump(mode="json")):
             if is_first():
-                made = prepare(config, split_change(update, config.seed) if update else None)
+                made = prepare(config, split_change(update, config.seed) if update else None, as_codes=True)
                 write_prepared(made, folder)
                 say(escape("\n".join(f"• {line}" for line in made.summary)))
     data = read_prepared(folder)
