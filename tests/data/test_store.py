@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from prefrec.data import (
     Catalogue,
     PrepareConfig,
     PreparedData,
+    RankingExample,
     prepare,
     prepared_digest,
     read_prepared,
+    store,
     write_prepared,
 )
 from prefrec.errors import DataError, StorageError
@@ -118,14 +120,14 @@ def test_what_cannot_be_written_leaves_the_old_folder(
 ) -> None:
     write_prepared(data, tmp_path / "out")
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    write = pl.DataFrame.write_parquet
+    write = store._write_rows
 
-    def full(frame: pl.DataFrame, path: Path) -> None:
-        write(frame, path)
+    def full(rows: Sequence[RankingExample], path: Path) -> None:
+        write(rows, path)
         if "test" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    monkeypatch.setattr(store, "_write_rows", full)
     with pytest.raises(StorageError, match=r"test\.parquet cannot be written: No space left on device; make room"):
         write_prepared(data, tmp_path / "out")
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before

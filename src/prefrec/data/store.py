@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import polars.selectors as cs
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prefrec.console import track
@@ -85,8 +86,9 @@ def _write_table(table: pl.DataFrame, path: Path) -> None:
 
 
 def _write_rows(rows: Sequence[RankingExample], path: Path) -> None:
-    blocks = [examples_to_frame(rows[at : at + _BLOCK]) for at in track(range(0, max(len(rows), 1), _BLOCK), "rows")]
-    pl.concat(blocks).write_parquet(path)
+    with pq.ParquetWriter(path, examples_to_frame(rows[:1]).to_arrow().schema, compression="zstd") as writer:
+        for at in track(range(0, max(len(rows), 1), _BLOCK), "rows"):
+            writer.write_table(examples_to_frame(rows[at : at + _BLOCK]).to_arrow())
 
 
 def _touched(rows: Sequence[RankingExample], n_learnt: int) -> pl.DataFrame | None:
