@@ -271,9 +271,12 @@ def _without(
 ) -> NDArray[np.int64]:
     """Return the keys of what users touched (`taken_keys`) without those of the `chosen` interactions."""
     owners = np.searchsorted(sequences.offsets, np.flatnonzero(chosen), side="right") - 1
-    left_out = taken_keys((owners, items[chosen]), n_items)
-    kept = left_out[np.searchsorted(left_out, taken)] != taken
-    kept[-1] = True  # larger than all
+    left_out = taken_keys((owners, items[chosen]), n_items)[:-1]
+    at, ends = np.searchsorted(taken, left_out), np.searchsorted(taken, left_out, side="right")
+    kept = np.ones(len(taken), dtype=bool)
+    while len(at):  # once, or more often where keys are repeated
+        kept[at[at < ends]] = False
+        at, ends = at[at + 1 < ends] + 1, ends[at + 1 < ends]
     return taken[kept]
 
 
