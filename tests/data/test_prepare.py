@@ -8,9 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 
 from prefrec.data import PrepareConfig, PreparedData, prepare
+from prefrec.data.candidates import taken_keys
+from prefrec.data.prepare import _without
+from prefrec.data.splits import Sequences
 from prefrec.errors import ConfigError, DataError
 
 Shop = Callable[..., dict[str, Path]]
@@ -170,3 +175,18 @@ def test_users_must_be_those_of_the_log(shop: Shop, tmp_path: Path, capsys: pyte
     users.write_text("user_id,plan\n0,free\n1,paid\n")
     with pytest.raises(DataError, match=r"users\.csv: none of its 2 users \(such as '0'\) is among the 8 of the log"):
         shop_data(shop(), users=users)
+
+
+def test_left_out_interactions_go_from_the_keys_of_what_users_touched() -> None:
+    """Also where a user touched an item twice, or the sequences lack something that was touched."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        lengths = rng.integers(0, 6, 4)
+        offsets, owners = np.concatenate([[0], np.cumsum(lengths)]), np.repeat(np.arange(4), lengths)
+        items, chosen = rng.integers(0, 9, len(owners), dtype=np.int32), rng.random(len(owners)) < 0.4
+        more = rng.integers(0, 4, 12), rng.integers(0, 9, 12)
+        taken = taken_keys((np.concatenate([owners, more[0]]), np.concatenate([items, more[1]])), 9)
+        left_out = {(int(u), int(i)) for u, i in zip(owners[chosen], items[chosen], strict=True)}
+        want = [key for key in taken.tolist() if divmod(key, 9) not in left_out]
+        sequences = Sequences(pl.Series(list("abcd")), offsets, pl.DataFrame({"item_id": items}))
+        assert _without(taken, sequences, chosen, items, 9).tolist() == want
