@@ -326,7 +326,8 @@ def count_rows(log: pl.DataFrame, catalogue: Catalogue, learn: pl.DataFrame, exa
         "train_interactions": len(learn),
         "rows": {part: len(rows) for part, rows in examples.items()},
         "row_users": {
-            part: int(np.count_nonzero(np.diff(np.searchsorted(rows.places, rows.offsets))))  # `places` ascend
+            # `places` ascend; another type of offsets would copy them all
+            part: int(np.count_nonzero(np.diff(np.searchsorted(rows.places, rows.offsets.astype(rows.places.dtype)))))
             if isinstance(rows, Rows)
             else len({e.user_id for e in rows})
             for part, rows in examples.items()
