@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 from hypothesis import strategies as st
 
 from prefrec.data import Window
-from prefrec.data.splits import Sequences
+from prefrec.data.splits import Sequences, Split
 
 SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 
@@ -35,3 +36,8 @@ def windows_of(sequences: Sequences, rows: Any, history_length: int = 10) -> lis
         own = tuple(sequences.frame.filter(pl.col("user_id") == name)["item_id"])
         windows.append(Window(name, position, own[max(0, position - history_length) : position], own[position]))
     return windows
+
+
+def learnt_of(split: Split) -> pl.DataFrame:
+    """Return the interactions that a split learns from, and leave the split as it is."""
+    return replace(split, interactions=split.interactions.clone()).take_interactions()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawn_logs import logs, make_log, windows_of
+from drawn_logs import learnt_of, logs, make_log, windows_of
 from prefrec.data.config import PrepareConfig
 from prefrec.data.prepare import sample_rows
 from prefrec.data.splits import (
@@ -54,7 +54,7 @@ def test_no_row_sees_its_future(log: pl.DataFrame, name: str, min_history: int, 
     if split is None:
         return
     when = {(u, i): t for u, i, t in log.iter_rows()}
-    learnt = set(split.train_interactions.select("user_id", "item_id").iter_rows())
+    learnt = set(learnt_of(split).select("user_id", "item_id").iter_rows())
     seen: dict[str, set[tuple[str, str]]] = {}
     for part, rows in split.rows.items():
         windows = windows_of(sequences, rows, length)
@@ -112,7 +112,7 @@ def test_leave_last_out_by_hand() -> None:
         "validation": [(("a", "b", "c", "d"), "e")],
         "test": [(("b", "c", "d", "e"), "f")],
     }
-    assert split.train_interactions.rows() == [("u", x, t) for t, x in enumerate("abcd")]
+    assert learnt_of(split).rows() == [("u", x, t) for t, x in enumerate("abcd")]
     assert split.facts == {"users_too_short": 1}
 
 
@@ -146,7 +146,7 @@ def test_by_time_by_hand() -> None:
     assert split.rows["train"].tolist() == [[u, p] for u in (0, 1) for p in range(2, 8)]
     assert split.rows["validation"].tolist() == [[0, 8], [1, 8]]
     assert split.rows["test"].tolist() == [[0, 9], [1, 9]]
-    assert split.train_interactions["timestamp"].max() == 7
+    assert learnt_of(split)["timestamp"].max() == 7
 
 
 def test_by_time_last_window_of_each_user() -> None:
@@ -161,7 +161,7 @@ def test_by_time_counts_users_without_a_row() -> None:
     log = make_log([(u, f"{u}{t}", t) for u in "ab" for t in range(10)] + [("c", f"c{t}", t) for t in range(2)])
     split = by_time(order(log, 0), min_history=2)
     assert split.facts["users_too_short"] == 1
-    assert set(split.train_interactions["user_id"]) == {"a", "b", "c"}
+    assert set(learnt_of(split)["user_id"]) == {"a", "b", "c"}
     assert {w.user_id for rows in split.rows.values() for w in windows_of(order(log, 0), rows)} == {"a", "b"}
 
 
@@ -181,7 +181,7 @@ def test_by_user_takes_users_in_order_of_arrival() -> None:
     assert [len(r) for r in split.rows.values()] == [48, 2, 2]
     assert split.rows["test"][:, 1].tolist() == [5, 5]
     assert [len(r) for r in by_user(sequences, windows="all").rows.values()] == [48, 6, 6]
-    assert set(split.train_interactions["user_id"].to_list()) == users["train"]
+    assert set(learnt_of(split)["user_id"].to_list()) == users["train"]
     assert split.facts == {"users": {"train": 16, "validation": 2, "test": 2}, "users_too_short": 0}
 
 
@@ -193,7 +193,7 @@ def test_by_user_drops_short_users_after_the_split() -> None:
     assert split.rows["validation"].tolist() == [[17, 5]]
     assert split.rows["test"].tolist() == [[19, 5]]
     assert split.facts["users_too_short"] == 2
-    assert len(split.train_interactions) == 16 * 6
+    assert len(learnt_of(split)) == 16 * 6
     with pytest.raises(DataError, match=r"no row for train and validation and test \(20 users, min_history=6\)"):
         by_user(order(log, 0), min_history=6)
 
@@ -226,7 +226,7 @@ def test_share_by_hand() -> None:
     sequences = order(make_log([*rows, *(("short", x, t) for t, x in enumerate("abc"))]), 0)
     split = by_share(sequences, min_history=3)
     assert split.facts == {"users": {"validation": 1, "test": 4}, "users_too_short": 1}
-    assert set(split.train_interactions.select("user_id", "item_id").iter_rows()) == {
+    assert set(learnt_of(split).select("user_id", "item_id").iter_rows()) == {
         (u, x) for u in users for x in "abcdefgh"
     }
     rows_of = {part: windows_of(sequences, rows, 2) for part, rows in split.rows.items()}
@@ -248,7 +248,7 @@ def test_share_drops_users_with_nothing_after_the_cut() -> None:
     assert {w.user_id for part in split.rows.values() for w in windows_of(sequences, part)} == {
         f"u{u}" for u in range(5)
     }
-    assert set(split.train_interactions["user_id"]) == {f"u{u}" for u in range(5)}
+    assert set(learnt_of(split)["user_id"]) == {f"u{u}" for u in range(5)}
     longer = order(make_log([*rows, *(("z", f"i{n}", n) for n in range(10))]), 0)
     shortest = by_share(longer, min_history=4)  # of five interactions four are before the cut
     assert [len(shortest.rows[part]) for part in ("train", "validation", "test")] == [4, 1, 5]

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from drawn_logs import learnt_of
 from prefrec.data.splits import leave_last_out, order
 from prefrec.data.update import MARK, read_by_sft, update_split
 from prefrec.errors import DataError
@@ -26,7 +27,7 @@ def sequences():
 
 @pytest.fixture
 def learnt():
-    return leave_last_out(order(_log(OLD), 0)).train_interactions
+    return learnt_of(leave_last_out(order(_log(OLD), 0)))
 
 
 def _pairs(frame: pl.DataFrame) -> set[tuple[str, str]]:
@@ -42,10 +43,10 @@ def test_new_interactions_and_whole_replayed_users_are_marked(sequences, learnt)
     split = leave_last_out(sequences)
     held = _held(0, 1, 20)
     update = update_split(sequences, split, learnt, held, replay=1.0, seed=0)
-    train, known = _pairs(split.train_interactions) - set(held), _pairs(learnt)
-    marked = _pairs(update.train_interactions.filter(MARK))
+    train, known = _pairs(learnt_of(split)) - set(held), _pairs(learnt)
+    marked = _pairs(learnt_of(update).filter(MARK))
     new = train - known
-    assert _pairs(update.train_interactions) == train
+    assert _pairs(learnt_of(update)) == train
     assert len(new) == 10 * 4 - 2  # to 10 of 12 items, six of them learnt, two old test rows held out
     assert new <= marked <= train
     replayed = marked - new
@@ -78,7 +79,7 @@ def test_held_rows_do_not_choose_the_best_epoch(sequences, learnt):
 
 def test_nothing_is_replayed_without_replay(sequences, learnt):
     update = update_split(sequences, leave_last_out(sequences), learnt, [], replay=0.0, seed=0)
-    assert _pairs(update.train_interactions.filter(MARK)).isdisjoint(_pairs(learnt))
+    assert _pairs(learnt_of(update).filter(MARK)).isdisjoint(_pairs(learnt))
 
 
 def test_an_update_without_new_interactions_is_refused(learnt):

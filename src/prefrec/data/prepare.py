@@ -191,9 +191,7 @@ def _parts(
     places = {p: offsets[p].astype(np.uint32)[r[:, 0]] + r[:, 1].astype(np.uint32) for p, r in targets.items()}
     owners = np.concatenate([np.unique(rows[:, 0]) for rows in targets.values()])
     del targets
-    learn = split.train_interactions
-    for column in sequences.frame.columns:
-        sequences.frame.drop_in_place(column)
+    learn = split.take_interactions()
     learnt, taken, kind = items[split.learn], lists.taken, config.candidates.kind
     lists = replace(lists, weights=list_weights(kind, learnt, len(ids)))
     most = np.diff(np.searchsorted(taken, np.arange(len(sequences.users) + 1) * len(ids))).max()

@@ -71,11 +71,15 @@ class Split:
     interactions: pl.DataFrame
     facts: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def train_interactions(self) -> pl.DataFrame:
-        """Interactions to learn from."""
-        is_all = len(self.interactions) == len(self.learn)
-        return self.interactions.filter(pl.Series(self.learn)) if is_all else self.interactions
+    def take_interactions(self) -> pl.DataFrame:
+        """Return the interactions to learn from; `interactions` may lose its columns.
+
+        They go one at a time, for polars gives freed memory back late.
+        """
+        if len(self.interactions) != len(self.learn):
+            return self.interactions
+        learn, columns = pl.Series(self.learn), self.interactions.columns
+        return pl.DataFrame([self.interactions.drop_in_place(column).filter(learn) for column in columns])
 
 
 def order(log: pl.DataFrame, seed: int, latest: int | None = None) -> Sequences:
