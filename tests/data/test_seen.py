@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawn_logs import logs, make_log, windows_of
+from drawn_logs import learnt_of, logs, make_log, windows_of
 from prefrec.data import (
     Catalogue,
     PrepareConfig,
@@ -75,7 +75,7 @@ def test_seen_items_equal_the_slow_twin(
     }
     targets = {part: rows.reshape(-1, 2) for part, rows in targets.items()}
     windows = {part: windows_of(sequences, rows, length) for part, rows in targets.items()}
-    learn = split.train_interactions
+    learn = learnt_of(split)
     held = held_out(sequences, [*targets.values()], split.learn)
     validation, test = examples(windows["validation"]), examples(windows["test"])
     data = PreparedData(Catalogue(NO_ITEMS), [], validation, test, learn, {"split": name}, held_out_interactions=held)
