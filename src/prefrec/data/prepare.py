@@ -285,8 +285,8 @@ def _published(rows: Rows, size: int) -> list[RankingExample]:
 
 def _offsets_in(sequences: splits.Sequences, learn: NDArray[np.bool_], rows: splits.Targets) -> NDArray[np.int64]:
     """Return where each user begins in the training interactions, or in all if those lack some row or its history."""
-    offsets = np.concatenate([[0], np.cumsum(learn, dtype=np.int64)])[sequences.offsets]
-    counts = np.diff(offsets).astype(np.int32)
+    counts = np.add.reduceat(learn, sequences.offsets[:-1], dtype=np.int32)  # each user has an interaction
+    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     are_first = np.array_equal(learn, sequences.positions < np.repeat(counts, sequences.lengths))
     return offsets if are_first and (rows[:, 1] < counts[rows[:, 0]]).all() else sequences.offsets
 
