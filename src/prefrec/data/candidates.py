@@ -18,7 +18,7 @@ from prefrec.data.types import Window
 from prefrec.errors import DataError
 
 _ROUNDS = 4
-# Candidates drawn at once. It bounds memory and does not change the lists.
+# Candidates drawn, or keys looked up, at once. It bounds memory and does not change the lists.
 _BLOCK = 400_000
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -121,6 +121,17 @@ def taken_keys(pairs: Iterable[NDArray[np.integer[Any]]], n_items: int) -> NDArr
     return keys
 
 
+def keys_without(keys: NDArray[np.int64], left_out: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sorted `keys` that are not among `left_out` (`taken_keys`); the one larger than all stays."""
+    kept = np.empty(len(keys), dtype=bool)
+    # The places of all keys would take as much memory as the keys.
+    for start in range(0, len(keys), _BLOCK):
+        some = keys[start : start + _BLOCK]
+        kept[start : start + _BLOCK] = left_out[np.searchsorted(left_out, some)] != some
+    kept[-1:] |= keys[-1:] == left_out[-1]
+    return keys[kept]
+
+
 def _too_few(user: str, free: int, size: int) -> DataError:
     return DataError(
         f"user {user!r} leaves {free} items to draw from, but {size} candidates need {size - 1} negatives: "
@@ -166,11 +177,15 @@ class DrawnLists:
 
     def check(self, users: NDArray[np.int64]) -> None:
         """Raise DataError if one of these users has fewer than `size` - 1 items to draw from."""
+        available = int((self.weights > 0).sum())
+        starts = np.searchsorted(self.taken, np.arange(len(self.users) + 1) * len(self.weights))
+        if available - np.diff(starts).max(initial=0) >= self.size - 1:
+            return  # even with repeats counted; to count without them takes as much memory as the keys
         owners, items = np.divmod(self.taken[:-1], len(self.weights))
         counted = np.ones(len(items), dtype=bool)
         counted[1:] = self.taken[1:-1] != self.taken[:-2]
         counted &= self.weights[items] > 0
-        free = int((self.weights > 0).sum()) - np.bincount(owners[counted], minlength=len(self.users))
+        free = available - np.bincount(owners[counted], minlength=len(self.users))
         if (short := users[free[users] < self.size - 1]).size:
             raise _too_few(self.users[int(short[0])], int(free[short[0]]), self.size)
 

@@ -17,6 +17,7 @@ from prefrec.data import seen, splits
 from prefrec.data.candidates import (
     DrawnLists,
     draw_candidates,
+    keys_without,
     list_weights,
     popularity_weights,
     published_candidates,
@@ -70,9 +71,9 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
     if source.given:
         parts, learn, held_out = _given_parts(config, source.given, touched, sequences, catalogue)
     else:
-        lists = _lists(config, touched, sequences.users, catalogue.ids)
+        taken = _taken(touched, sequences.users, catalogue.ids)
         del touched
-        parts, learn, held_out, facts = _parts(config, lists, sequences, catalogue.ids, change)
+        parts, learn, held_out, facts = _parts(config, taken, sequences, catalogue.ids, change)
     unused = len(source.catalogue) - len(catalogue)
     left_out = f"{unused} catalogue items without interactions are left out; `unseen_items` keeps new ones"
     protocol = {
@@ -85,7 +86,7 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
         "seed": config.seed,
         "rating_counts": source.counts,
         "config": config.model_dump(mode="json"),
-        "counts": count_rows(learn, catalogue, learn, parts) | counts,
+        "counts": count_rows(learn, catalogue, parts) | counts,
         "split_facts": facts,
         "notes": notes + ([left_out] if unused else []),
     }
@@ -173,11 +174,15 @@ def _used_items(source: Source, log: pl.DataFrame, config: PrepareConfig) -> Cat
 
 
 def _parts(
-    config: PrepareConfig, lists: DrawnLists, sequences: splits.Sequences, ids: Sequence[str], change: Change | None
+    config: PrepareConfig,
+    taken: NDArray[np.int64],
+    sequences: splits.Sequences,
+    ids: Sequence[str],
+    change: Change | None,
 ) -> tuple[Parts, pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Return the rows of each part, the training interactions, the held-out ones, and facts about the split.
 
-    To save memory, `sequences.frame` loses its columns.
+    `taken` are the keys of what users touched (`taken_keys`). To save memory, `sequences.frame` loses its columns.
     """
     split = _split(config, sequences)
     split = change(sequences, split) if change else split
@@ -192,11 +197,9 @@ def _parts(
     owners = np.concatenate([np.unique(rows[:, 0]) for rows in targets.values()])
     del targets
     learn = split.take_interactions()
-    learnt, taken, kind = items[split.learn], lists.taken, config.candidates.kind
-    lists = replace(lists, weights=list_weights(kind, learnt, len(ids)))
-    most = np.diff(np.searchsorted(taken, np.arange(len(sequences.users) + 1) * len(ids))).max()
-    # The published rule says itself if items are too few. The check takes much memory.
-    if kind != "published" and len(ids) - most < lists.size:
+    learnt, kind, size = items[split.learn], config.candidates.kind, config.candidates.size
+    lists = DrawnLists(sequences.users, list_weights(kind, learnt, len(ids)), taken, "", config.seed, size)
+    if kind != "published":  # a rule of its own, which says itself if items are too few
         lists.check(owners)
     # A model could tell held-out items by their absence from all training lists of their user.
     known = _without(taken, sequences, ~split.learn, items, len(ids))
@@ -205,7 +208,7 @@ def _parts(
         own = replace(lists, split=part, taken=known if part == "train" else taken)
         of_part = items if offsets[part] is sequences.offsets else learnt
         made = Rows(ids, sequences.users, of_part, offsets[part], at, config.history_length, own)
-        parts[part] = _published(made, lists.size) if kind == "published" else made
+        parts[part] = _published(made, size) if kind == "published" else made
     return parts, learn, held_out, split.facts
 
 
@@ -252,12 +255,11 @@ def _places(items: pl.Series, ids: Sequence[str] | pl.Series) -> NDArray[np.int3
     return np.asarray(places[items.to_physical().to_numpy()])
 
 
-def _lists(config: PrepareConfig, touched: pl.DataFrame, users: pl.Series, ids: Sequence[str]) -> DrawnLists:
-    """Return what draws uniform lists for these users."""
+def _taken(touched: pl.DataFrame, users: pl.Series, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the keys (`taken_keys`) of what these users touched."""
     owners, items = _places(touched["user_id"], users), _places(touched["item_id"], ids)
     known = (owners >= 0) & (items >= 0)
-    taken = taken_keys((owners, items) if known.all() else (owners[known], items[known]), len(ids))
-    return DrawnLists(users, np.ones(len(ids)), taken, "", config.seed, config.candidates.size)
+    return taken_keys((owners, items) if known.all() else (owners[known], items[known]), len(ids))
 
 
 def _without(
@@ -269,13 +271,7 @@ def _without(
 ) -> NDArray[np.int64]:
     """Return the keys of what users touched (`taken_keys`) without those of the `chosen` interactions."""
     owners = np.searchsorted(sequences.offsets, np.flatnonzero(chosen), side="right") - 1
-    left_out = taken_keys((owners, items[chosen]), n_items)[:-1]
-    at, ends = np.searchsorted(taken, left_out), np.searchsorted(taken, left_out, side="right")
-    kept = np.ones(len(taken), dtype=bool)
-    while len(at):  # once, or more often where keys are repeated
-        kept[at[at < ends]] = False
-        at, ends = at[at + 1 < ends] + 1, ends[at + 1 < ends]
-    return taken[kept]
+    return keys_without(taken, taken_keys((owners, items[chosen]), n_items))
 
 
 def _published(rows: Rows, size: int) -> list[RankingExample]:
@@ -315,22 +311,25 @@ def sample_rows(config: PrepareConfig, part: str, users: Sequence[str] | NDArray
     return splits.sample_users(users, limit, rng)
 
 
-def count_rows(log: pl.DataFrame, catalogue: Catalogue, learn: pl.DataFrame, examples: Parts) -> dict[str, Any]:
-    """Return the counts of prepared data that its protocol shows."""
+def count_rows(learn: pl.DataFrame, catalogue: Catalogue, examples: Parts) -> dict[str, Any]:
+    """Return the counts that the protocol of prepared data shows, if `learn` are all interactions there are."""
     return {
-        "users": log["user_id"].n_unique(),
+        "users": learn["user_id"].n_unique(),
         "items": len(catalogue),
-        "interactions": len(log),
+        "interactions": len(learn),
         "train_interactions": len(learn),
         "rows": {part: len(rows) for part, rows in examples.items()},
-        "row_users": {
-            # `places` ascend; another type of offsets would copy them all
-            part: int(np.count_nonzero(np.diff(np.searchsorted(rows.places, rows.offsets.astype(rows.places.dtype)))))
-            if isinstance(rows, Rows)
-            else len({e.user_id for e in rows})
-            for part, rows in examples.items()
-        },
+        "row_users": {part: _count_users(rows) for part, rows in examples.items()},
     }
+
+
+def _count_users(rows: Sequence[RankingExample]) -> int:
+    if not isinstance(rows, Rows):
+        return len({e.user_id for e in rows})
+    # Rows are in the order of their users here, so that none needs a number. Offsets of another type than the places
+    # would copy all places.
+    starts = np.searchsorted(rows.places, rows.offsets.astype(rows.places.dtype))
+    return int(np.count_nonzero(np.diff(starts)))
 
 
 def _time_note(config: PrepareConfig, source: Source) -> list[str]:

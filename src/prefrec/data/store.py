@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prefrec.console import track
-from prefrec.data.candidates import DrawnLists, list_weights, taken_keys
+from prefrec.data.candidates import DrawnLists, keys_without, list_weights, taken_keys
 from prefrec.data.readers import UNREADABLE, first_words, read_parquet
 from prefrec.data.rows import RankingExample, Rows, stored_rows
 from prefrec.data.types import (
@@ -105,7 +105,7 @@ def _touched(rows: Sequence[RankingExample], n_learnt: int) -> pl.DataFrame | No
         owners = np.repeat(np.arange(a, b), np.diff(offsets))
         learnt = taken_keys((owners, rows.items[offsets[0] : offsets[-1]]), n_items)
         own = slice(*np.searchsorted(taken, [a * n_items, b * n_items]))
-        more.append(taken[own][learnt[np.searchsorted(learnt, taken[own])] != taken[own]])
+        more.append(keys_without(taken[own], learnt))
     users, items = np.divmod(np.concatenate(more), n_items)
     has_rows = np.diff(rows.offsets)[users] > 0
     users, items = users[has_rows], items[has_rows]

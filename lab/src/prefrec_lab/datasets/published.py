@@ -145,7 +145,7 @@ def published_json(config: PrepareConfig) -> PreparedData:
         "candidates": {"kind": "given", "size": max(len(e.candidates) for e in every)},
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
-        "counts": count_rows(learn, catalogue, learn, examples),
+        "counts": count_rows(learn, catalogue, examples),
         "split_facts": {},
         "notes": ["lists come from the files; users are unknown: rows that continue each other count as one"],
     }
