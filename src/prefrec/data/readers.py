@@ -44,13 +44,13 @@ _UNIT_BOUNDS = (1e11, 1e14, 1e17)
 _LATEST = 2.0**63
 # A Float64 holds every whole number up to this one.
 _EXACT = 2**53
-_FIX = "correct or drop these rows"
+_REMEDY = "correct or drop these rows"
 ADDRESS = re.compile(r"(?:^|/)([a-z][a-z0-9]+):/+(.+)")
 """An address such as `s3://bucket/key`, as a path has it: with one slash, and after the folder of a recipe."""
 IDS = pl.Categorical(pl.Categories("prefrec"))
 """Type of ids as codes of 4 bytes, which no file has."""
 Shrink = Callable[[pl.LazyFrame], pl.LazyFrame]
-"""What is kept of a table: columns, and types that take less memory."""
+"""Function that keeps the columns of a table that are needed, in types that take less memory."""
 _ISO = r"^\d{4}-\d"
 
 
@@ -97,17 +97,18 @@ def read_table(
     JSON of another name, if columns have one name, a line has too many fields, or quotation marks do not pair.
     """
     path = Path(path)
-    match = ADDRESS.search(path.as_posix())
-    if not match:
-        _check_file(path)
-    if match or path.suffix in PARQUET:
+    if address := ADDRESS.search(path.as_posix()):
         try:
-            if match:
-                return shrink(pl.scan_parquet("://".join(match.groups()))).collect(engine="streaming")
+            return shrink(pl.scan_parquet("://".join(address.groups()))).collect(engine="streaming")
+        except UNREADABLE as e:
+            remedy = "check the address, and the keys in the environment"
+            raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); {remedy}") from None
+    _check_file(path)
+    if path.suffix in PARQUET:
+        try:
             return read_parquet(path, shrink)
         except UNREADABLE as e:
-            remedy = "check the address, and the keys in the environment" if match else "write it again"
-            raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); {remedy}") from None
+            raise DataError(f"{path}: not a readable Parquet file ({first_words(e)}); write it again") from None
     suffix = (path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix).lower()
     if suffix in _EXCEL:
         raise DataError(f"{path}: Excel is not read; write the table as CSV or Parquet")
@@ -246,7 +247,7 @@ def parse_numbers(
         empty |= (given == "") if given.dtype == pl.String else False
         bad &= ~empty
         values = values.fill_nan(None)
-    refuse_bad(frame[column], bad, path, called or column, "a number", empty_remedy or _FIX)
+    refuse_bad(frame[column], bad, path, called or column, "a number", empty_remedy or _REMEDY)
     return frame.with_columns(values.alias(column))
 
 
@@ -290,7 +291,9 @@ def time_columns(log: pl.DataFrame) -> list[str]:
     return ["timestamp", *([SUBSECOND] if SUBSECOND in log.columns else [])]
 
 
-def refuse_bad(given: pl.Series, bad: pl.Series, path: Path, called: str, expected: str, remedy: str = _FIX) -> None:
+def refuse_bad(
+    given: pl.Series, bad: pl.Series, path: Path, called: str, expected: str, remedy: str = _REMEDY
+) -> None:
     """Raise DataError about the first value that is `bad`, if any."""
     if bad.any():
         raise DataError(

@@ -228,7 +228,9 @@ def by_share(sequences: Sequences, min_history: int = 3, windows: str = "last", 
     return Split(rows, _first_interactions(sequences, kept, cuts[kept]), sequences.frame, facts)
 
 
-def sample_users(users: Sequence[str] | NDArray[Any], limit: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def sample_users(
+    users: Sequence[str] | NDArray[np.integer[Any]], limit: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
     """Return the indices of at most `limit` rows of randomly drawn whole users, in ascending order.
 
     Whole users keep a bootstrap over users valid; only the last one may be cut short.
