@@ -214,13 +214,13 @@ def next_item_logps(model: Any, histories: Sequence[Sequence[int]]) -> Tensor:
     table = item_table(model)
     assert table is not None
     device, head = table.bias.device, model.get_output_embeddings()
+    texts = [tuple(history) for history in histories]
     read: list[tuple[int, ...]] = []
-    rows = [0] * len(histories)
+    rows = [0] * len(texts)
     # From last to first in lexical order: a history comes right after those that begin with it.
-    for i in sorted(range(len(histories)), key=lambda i: tuple(histories[i]), reverse=True):
-        history = tuple(histories[i])
-        if not read or read[-1][: len(history)] != history:
-            read.append(history)
+    for i in sorted(range(len(texts)), key=texts.__getitem__, reverse=True):
+        if not read or read[-1][: len(texts[i])] != texts[i]:
+            read.append(texts[i])
         rows[i] = len(read) - 1
     places = torch.tensor([rows, [len(history) - 1 for history in histories]], device=device)
     # Padding is on the right, where no earlier token sees it. So the model needs no mask.

@@ -132,11 +132,12 @@ class CatalogueRanker:
         """
         if k < 1:
             raise ValueError(f"k is at least 1, got {k}")
-        ids, prompt, trie, left_out = self._question(history, without)
+        ids = self.lm.catalogue.ids
         logps = next(self.item_logps([history])) if logps is None else logps
         if logps is not None:
-            items = _best(logps, k, left_out)
+            items = _best(logps, k, self._left_out(without))
             return Recommendation([ids[i] for i in items], logps[items], True, "exact")
+        prompt, trie, left_out = self._question(history, without)
         layout, model, within = self._layout_for(prompt, trie), self.lm.model, self.lm.within
         # In 16 bits, a few more are found, and all are scored again in calls that do not depend on the method.
         is_rounded = compute_dtype(language_model(model), self.lm.scorer.device) != torch.float32
@@ -167,11 +168,11 @@ class CatalogueRanker:
         Each history has its own generator and its own items to leave out. Fewer items are drawn if fewer are left.
         Errors are those of `recommend`.
         """
-        for history, rng, own, logps in zip(histories, rngs, without, self.item_logps(histories), strict=False):
+        for history, rng, own, logps in zip(histories, rngs, without, self.item_logps(histories), strict=True):
             if logps is not None:  # the highest with Gumbel noise are such a sample
                 items = _best(logps + rng.gumbel(size=len(logps)), k, self._left_out(own))
             else:
-                _, prompt, trie, left_out = self._question(history, own)
+                prompt, trie, left_out = self._question(history, own)
                 layout, model, within = self._layout_for(prompt, trie), self.lm.model, self.lm.within
                 items = sample(model, prompt, trie, k, rng, without=left_out, layout=layout, within=within)
             yield [self.lm.catalogue.ids[i] for i in items]
@@ -180,14 +181,12 @@ class CatalogueRanker:
         titles = self.lm.catalogue.titles_of
         return self.lm.encoder.encode(self.lm.template, titles(history), (), titles(candidates))
 
-    def _question(
-        self, history: Sequence[str], without: Collection[str]
-    ) -> tuple[Sequence[str], tuple[int, ...], Trie, list[int]]:
-        """Return all item ids, the prompt, the trie of all titles, and the indices of the items to leave out."""
+    def _question(self, history: Sequence[str], without: Collection[str]) -> tuple[tuple[int, ...], Trie, list[int]]:
+        """Return the prompt, the trie of all titles, and the indices of the items to leave out."""
         ids, within = self.lm.catalogue.ids, self.lm.within
         # How much history fits depends on the longest title alone, and within the catalogue the trie is known.
         choices = self._encode(history, ids if within is None else [ids[self._longest]])
-        return ids, choices.prompt, self._trie_of(choices), self._left_out(without)
+        return choices.prompt, self._trie_of(choices), self._left_out(without)
 
     def _left_out(self, without: Collection[str]) -> list[int]:
         return [self._places[item] for item in {*without} if item in self._places]
