@@ -213,11 +213,14 @@ class AlignSection(RowsSection):
         return self.negatives_from in FROM_LOG
 
     @property
+    def has_all_places(self) -> bool:
+        """True if it chooses among rows at all places of histories."""
+        return self.latest_per_user is None and not self.is_from_log
+
+    @property
     def is_by_piece(self) -> bool:
         """True if its rows are pieces of histories, unless the data have training rows of their own."""
-        if self.trajectories is not None:
-            return self.trajectories
-        return self.rows is None and self.latest_per_user is None and not self.is_from_log
+        return self.rows is None and self.has_all_places if self.trajectories is None else self.trajectories
 
     @property
     def thresholds(self) -> Thresholds:

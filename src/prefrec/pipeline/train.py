@@ -220,7 +220,7 @@ def rows_to_choose_from(data: PreparedData, section: RowsSection, seed: int = 0)
 def is_by_piece(data: PreparedData, section: AlignSection) -> bool:
     """Return True if an alignment's rows are pieces of histories; raise ConfigError if it asks for what cannot be."""
     is_whole = isinstance(data.train, Rows) and len(data.train.users) < len(data.train)
-    if section.trajectories and not (is_whole and section.latest_per_user is None and not section.is_from_log):
+    if section.trajectories and not (is_whole and section.has_all_places):
         raise ConfigError(
             f"align.{section.name}.trajectories takes a row at each place of a history: leave it out, or "
             "latest_per_user, negatives from the log, and data with training rows of their own"
