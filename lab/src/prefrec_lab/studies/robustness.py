@@ -23,7 +23,7 @@ from prefrec_lab.studies.alignments import dpo_and_s_dpo
 from prefrec_lab.studies.measure import Measured, measure, ranking_values, same_rows
 from prefrec_lab.studies.opened import ask
 from prefrec_lab.studies.plots import Series, lines, slug
-from prefrec_lab.studies.study import TITLES, Drawing, Outcome, Study, Table
+from prefrec_lab.studies.study import Drawing, Outcome, Study, Table
 from prefrec_lab.studies.tables import (
     difference_cell,
     facts_of,
@@ -274,5 +274,14 @@ ROBUSTNESS = Study(
     dpo_and_s_dpo,
     analyse,
     reads_any_run=True,
-    overrides=(*TITLES, "model.templates=[movies/1]"),  # which shows the candidates: their order may matter
+    # The whole model and titles as text, with few rows. The prompt shows the candidates: their order may matter.
+    overrides=(
+        "data.history_length=10",
+        "model={max_length: 768, templates: [movies/1]}",
+        "lora={r: 16}",
+        "sft={rows: 200, titles: 40, epochs: 1, learning_rate: 1.0e-3, eval_rows: 0}",
+        "align=[{rows: 200, latest_per_user: 3, num_negatives: 8, negatives_from: list, learning_rate: 1.0e-4, "
+        "global_batch_size: 8, max_grad_norm: 1.0}]",
+        "evaluate={rows: 400, full_rows: 0, zero_shot: false, references: [random, popularity, co-occurrence]}",
+    ),
 )

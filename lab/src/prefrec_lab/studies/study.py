@@ -19,17 +19,6 @@ from prefrec_systems.sequential import SequentialConfig
 BASE = "base.yaml"
 """The recipe that most studies start from: items as tokens."""
 
-TITLES = (
-    "data.history_length=10",
-    "model={max_length: 768}",
-    "lora={r: 16}",
-    "sft={rows: 200, titles: 40, epochs: 1, learning_rate: 1.0e-3, eval_rows: 0}",
-    "align=[{rows: 200, latest_per_user: 3, num_negatives: 8, negatives_from: list, learning_rate: 1.0e-4, "
-    "global_batch_size: 8, max_grad_norm: 1.0}]",
-    "evaluate={rows: 400, full_rows: 0, zero_shot: false, references: [random, popularity, co-occurrence]}",
-)
-"""Overrides for studies whose questions are about text: the whole model, titles as text, few rows."""
-
 SASREC = SequentialConfig()
 """The sequential recommender of studies whose recipe names none."""
 
