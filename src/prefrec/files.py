@@ -76,7 +76,7 @@ def cache_dir() -> Path:
 
 
 def content_digest(path: Path) -> str | None:
-    """Return the SHA-256 of a file, or of the files that match or are directly inside a folder; None if none is."""
+    """Return the SHA-256 of a file, or of the files in a folder or of a pattern; None if there are none."""
     if path.is_file():
         return file_digest(path)
     digests = {name: file_digest(path / name) for name in folder_files(path, "*")}

@@ -63,8 +63,8 @@ def wait() -> None:
 def leave() -> None:
     """End this process of a job of several when all have finished; return in a process that is alone.
 
-    Python's own exit would now and then abort it: a thread of the connections that still lets go of its last message
-    is cut off.
+    Python's own exit now and then aborts the process, because it kills connection threads that are still releasing
+    their last message.
     """
     if count() == 1:
         return
