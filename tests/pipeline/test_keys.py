@@ -1,0 +1,85 @@
+"""Keys of the stages of every shipped recipe: a key that changes trains all users' runs again.
+
+A change of results is a reason to write the new keys down: `python tests/pipeline/test_keys.py`. A change of the
+program's shape is none.
+"""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from prefrec.data import Catalogue, PreparedData, RankingExample
+from prefrec.pipeline import entry, run
+from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe, preset
+from prefrec_lab import studies
+from prefrec_systems.morec import stage as morec
+
+ROOT = Path(__file__).parents[2]
+FROZEN = Path(__file__).with_name("keys.json")
+SHIPPED = [
+    *sorted((ROOT / "recipes").glob("*.yaml")),
+    *sorted((ROOT / "src/prefrec/presets").glob("*.yaml")),
+    *sorted(Path(*studies.__path__).glob("*.yaml")),
+]
+
+
+def made_up() -> PreparedData:
+    """Three users and four items."""
+    items = Catalogue(pl.DataFrame({"item_id": list("abcd"), "title": ["Alien", "Brazil", "Charade", "Dune"]}))
+    rows = [RankingExample(f"u{n}", ("a",), ("b", "c", "d"), "bcd"[n]) for n in range(3)]
+    log = [(e.user_id, i, n) for e in rows for n, i in enumerate((*e.history, e.target))]
+    schema = ["user_id", "item_id", "timestamp"]
+    return PreparedData(items, rows[:1], rows[1:2], rows[2:], pl.DataFrame(log, schema=schema, orient="row"))
+
+
+def shipped_recipe(path: Path) -> Recipe:
+    if path.parent.name == "presets":
+        return checked_recipe(preset(path.stem) | {"name": path.stem, "data": {"source": "movielens-100k"}})
+    return load_recipe(path)
+
+
+def keys_of(path: Path, folder: Path, monkeypatch) -> dict[str, str]:
+    """Names of stages and rankers, and their keys; those for the whole catalogue apart."""
+    for module in (entry, morec):
+        monkeypatch.setattr(module, "base_digest", lambda name: f"digest of {name}")
+    monkeypatch.setattr(run, "content_digest", lambda file: f"digest of {file.name}")
+    keys = {}
+
+    def noted(folder: Path, key: str, name: str) -> bool:
+        keys[name] = key
+        return False
+
+    for module in [run, *kinds()]:
+        monkeypatch.setattr(module, "due", noted)
+    monkeypatch.setattr(run, "read_prepared", lambda folder: made_up())
+    recipe = shipped_recipe(path)
+    data = run.prepare_stage(recipe, folder / "data")
+    entries = run._make_rankers(recipe, data, "data", folder, run.STAGES)
+    keys |= {e.name: e.key for e in entries}
+    return keys | {f"{e.name}, whole catalogue": e.full.key for e in entries if e.full and e.full.key != e.key}
+
+
+def kinds():
+    from prefrec.pipeline.kinds import fuse
+    from prefrec_systems.llara import stage as llara
+    from prefrec_systems.sequential import stage as sequential
+    from prefrec_systems.tallrec import stage as tallrec
+
+    return fuse, llara, morec, sequential, tallrec
+
+
+def test_every_shipped_recipe_is_frozen():
+    assert sorted(json.loads(FROZEN.read_text())) == sorted(path.stem for path in SHIPPED)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_keys_are_those_of_before(path, tmp_path, monkeypatch):
+    assert keys_of(path, tmp_path, monkeypatch) == json.loads(FROZEN.read_text())[path.stem]
+
+
+if __name__ == "__main__":
+    with pytest.MonkeyPatch.context() as patch:
+        frozen = {path.stem: keys_of(path, Path("/nowhere"), patch) for path in SHIPPED}
+    FROZEN.write_text(json.dumps(frozen, indent=1) + "\n")
