@@ -27,12 +27,8 @@ from prefrec.data.config import PrepareConfig
 from prefrec.data.readers import FILE_ORDER
 from prefrec.data.rows import RankingExample, Rows
 from prefrec.data.sources.base import GivenSplit, Source
-from prefrec.data.types import FORMAT_VERSION, PARTS, Catalogue, PreparedData, Window
+from prefrec.data.types import COUNTED, FORMAT_VERSION, PARTS, Catalogue, PreparedData, Window
 from prefrec.errors import ConfigError, DataError
-
-# Seconds since 1970 (a day in 1973). Times that are all smaller are counters, not dates.
-_COUNTED = 100_000_000
-
 
 Change = Callable[[splits.Sequences, splits.Split], splits.Split]
 Parts = Mapping[str, Sequence[RankingExample]]
@@ -340,5 +336,5 @@ def _time_note(config: PrepareConfig, source: Source) -> list[str]:
         return ["no times: interactions are in the order of the lines of the log"]
     times = source.interactions["timestamp"].to_numpy()
     first, last = (np.datetime64(int(t), "s").astype("datetime64[D]") for t in (times.min(), times.max()))
-    counted = ": such small numbers give an order but no dates" if times.max() < _COUNTED else ""
+    counted = ": such small numbers give an order but no dates" if times.max() < COUNTED else ""
     return [f"times from {first} to {last}{counted}"]

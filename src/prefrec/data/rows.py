@@ -21,13 +21,14 @@ class RankingExample:
     """A ranking question: which of `candidates` does the user take next?
 
     All entries are item ids. `history` is oldest first and has only items taken before the target. `target` is in
-    `candidates` exactly once.
+    `candidates` exactly once. `time` is that of the question, in seconds since 1970, where the data have dates.
     """
 
     user_id: str
     history: tuple[str, ...]
     candidates: tuple[str, ...]
     target: str
+    time: int | None = field(default=None, compare=False)
 
     @property
     def target_index(self) -> int:

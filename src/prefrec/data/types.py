@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -20,6 +20,8 @@ FORMAT_VERSION = 3
 Version 1 holds the lists of training rows. Version 2 draws them without what their users take later.
 """
 PARTS = ("train", "validation", "test")
+COUNTED = 100_000_000
+"""Seconds since 1970, a day in 1973. Times that are all smaller are counters and not dates."""
 ITEM_SCHEMA = {"item_id": pl.String, "title": pl.String}
 LOG_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 _ID, _IDS = pl.String(), pl.List(pl.String)
@@ -136,11 +138,12 @@ class PreparedData:
     def some(self, name: str, n: int | None) -> list[RankingExample]:
         """Return n rows of a split, spread over its users (one of each, then a second of each, …); None: all.
 
-        The choice among a user's rows is always the same. The rows keep the order of the split.
+        The choice among a user's rows is always the same. The rows keep the order of the split. Validation and test
+        rows have the time of their question if the data have dates.
         """
         rows = self.split(name)
         if n is None or n >= len(rows):
-            return list(rows)
+            return self._with_times(name, rows)
         codes = user_codes(rows)
         by_user = np.argsort(codes, kind="stable")
         own = np.split(by_user, np.flatnonzero(np.diff(codes[by_user])) + 1)
@@ -148,7 +151,33 @@ class PreparedData:
         turns = np.empty(len(rows), dtype=np.int64)
         for places in sorted(own, key=lambda places: places[0]):  # in the order of the users' first rows
             turns[rng.permutation(places)] = np.arange(len(places))
-        return take(rows, np.sort(np.argsort(turns, kind="stable")[:n]))
+        return self._with_times(name, take(rows, np.sort(np.argsort(turns, kind="stable")[:n])))
+
+    @cached_property
+    def has_dates(self) -> bool:
+        """True if the times of the log are dates, and not only an order."""
+        log = self.train_interactions
+        return len(log) > 0 and cast(int, log["timestamp"].min()) >= COUNTED
+
+    def known_interactions(self, split: str) -> pl.DataFrame:
+        """Return the interactions that are known before the rows of a split.
+
+        These are the training interactions and, before test rows, the targets of validation rows.
+        """
+        log, later = self.train_interactions, self.held_out_interactions
+        if split != "test" or later is None:
+            return log
+        pairs = [(e.user_id, e.target) for e in self.validation]
+        targets = pl.DataFrame(pairs, ["user_id", "item_id"], orient="row").with_columns(pl.all().cast(pl.String))
+        found = later.join(targets.unique(), on=["user_id", "item_id"], how="semi").select(*LOG_SCHEMA)
+        return pl.concat([log.select(*LOG_SCHEMA), found]).sort("user_id", "timestamp", maintain_order=True)
+
+    def _with_times(self, name: str, rows: Sequence[RankingExample]) -> list[RankingExample]:
+        if name == "train" or not self.has_dates or self.held_out_interactions is None:
+            return list(rows)
+        columns = self.held_out_interactions.select("user_id", "item_id", "timestamp").iter_rows()
+        times = {(user, item): time for user, item, time in columns}
+        return [replace(e, time=times.get((e.user_id, e.target))) for e in rows]
 
 
 def examples_to_frame(examples: Sequence[RankingExample]) -> pl.DataFrame:
