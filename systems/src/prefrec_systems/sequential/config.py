@@ -39,6 +39,9 @@ class SequentialConfig(NextItemSection):
 
     model: SequentialName = Field("SASRec", description="GRU4Rec, Caser or SASRec; also its name in the tables.")
     window: int = Field(5, ge=1, description="Latest items that Caser's filters see.")
+    negatives: int | None = Field(
+        None, ge=1, description="Sampled softmax: uniform draws per piece of a history. Default: all items."
+    )
     grid: dict[str, list[float]] = Field(
         default_factory=dict,
         description="Fields and values to try in all combinations, as learning_rate=1e-3,3e-3; validation chooses.",
@@ -52,7 +55,7 @@ class SequentialConfig(NextItemSection):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        known = NextItemSection.model_fields.keys() | {"window"}
+        known = NextItemSection.model_fields.keys() | {"window", "negatives"}
         if wrong := sorted(self.grid.keys() - known) + [name for name, values in self.grid.items() if not values]:
             raise ValueError(
                 f"grid: {wrong[0]} cannot be tried, or has no values; it takes {', '.join(sorted(known))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, cast
 
 import torch
@@ -114,10 +115,13 @@ class SequentialModel(nn.Module):
             "Caser": lambda: Convolutions(config),
         }
         self.layers = layers[config.model]()
+        self.negatives = config.negatives
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the mean over the targets of −log softmax(target) among all items."""
-        return full_softmax_loss(self, self.table.weight, batch)
+        """Return the mean over the targets of −log softmax(target), among all items or sampled ones."""
+        if self.negatives is None:
+            return full_softmax_loss(self, self.table.weight, batch)
+        return sampled_softmax_loss(self, self.table.weight, batch, self.negatives)
 
     def all_items(self) -> Tensor:
         """Return the item vectors [I, d]."""
@@ -136,3 +140,24 @@ def full_softmax_loss(model: NextItemModel, items: Tensor, batch: Batch) -> Tens
     """
     states = model.states(items[batch.inputs])[batch.mask]
     return F.cross_entropy(states @ items.T, batch.targets[batch.mask])
+
+
+def sampled_softmax_loss(model: NextItemModel, items: Tensor, batch: Batch, negatives: int) -> Tensor:
+    """Return the mean over the targets of −log softmax(target) among the target and sampled items.
+
+    Each piece draws its own items, uniformly and with replacement. A draw stands for I / K items, so its
+    score is raised by log(I / K): the sum of exponentials is then right on average (logQ correction;
+    Bengio and Senécal 2008). Draws that equal the target do not count.
+
+    Args:
+        items: item vectors [I, d]; the codes of the batch are their rows.
+        negatives: K, draws per piece.
+    """
+    drawn = torch.randint(len(items), (len(batch.inputs), negatives), device=items.device)
+    states = model.states(items[batch.inputs])
+    own = (states * items[batch.targets]).sum(dim=-1, keepdim=True)
+    correction = math.log(len(items) / negatives)
+    others = states @ items[drawn].transpose(1, 2) + correction  # [B, T, K]
+    others = others.masked_fill(drawn[:, None] == batch.targets[..., None], -torch.inf)
+    logits = torch.cat([own, others], dim=-1)[batch.mask]
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))

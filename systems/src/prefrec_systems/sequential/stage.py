@@ -21,7 +21,8 @@ def sequential_stage(
     made_of: Ingredients, config: SequentialConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
     """Return a sequential recommender as an entry, trained in `folder`."""
-    key = stage_key(data=made_of.data_key, seed=made_of.seed, sequential=config.model_dump())
+    settings = config.model_dump(exclude={"negatives"} if config.negatives is None else None)
+    key = stage_key(data=made_of.data_key, seed=made_of.seed, sequential=settings)
     if due(folder, key, config.model):
         with stage(folder, key, SEQUENTIAL, config.model_dump()):
             if is_first():
