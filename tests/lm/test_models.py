@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from prefrec.errors import ModelError
 from prefrec.lm import models
-from prefrec.lm.models import EMBEDDED, load_model, load_tokenizer, resolve, resolve_dtype
+from prefrec.lm.models import EMBEDDED, load_model, load_tokenizer, resolve, resolve_dtype, vocabulary_size
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import PromptEncoder
@@ -170,6 +170,65 @@ def test_weights_that_are_missing_are_told(copy, capsys):
     assert "9 weights are not in the checkpoint and start at random, model.layers.2." in capsys.readouterr().err
 
 
+def _changed(copy, **changes):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | changes))
+    return str(copy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 1_000_000},
+        {"num_hidden_layers": -1},
+        {"intermediate_size": 10**12},
+        {"vocab_size": 10**10},
+        {"head_dim": 10**9},
+    ],
+)
+def test_sizes_are_bounded_before_a_model_is_built(copy, changes, monkeypatch):
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("is built"))
+    folder = _changed(copy, **changes)
+    for load in (load_model, vocabulary_size):
+        with pytest.raises(ModelError, match=f"{next(iter(changes))} is .*; expected a whole number from 1 to"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": "many"},
+        {"hidden_size": None},
+        {"hidden_size": -1},
+        {"num_attention_heads": 0},
+        {"num_key_value_heads": 3},
+        {"rope_scaling": {"rope_type": "nonsense"}},
+        {"rope_parameters": 7},
+        {"quantization_config": "x"},
+        {"hidden_act": "nonsense"},
+        {"model_type": ["llama"]},
+        {"model_type": "nonsense"},
+        {"vocab_size": 3},
+    ],
+)
+def test_a_config_that_makes_no_model_is_told_in_a_line(copy, changes):
+    with pytest.raises(ModelError, match="no causal language model could be read from") as e:
+        load_model(_changed(copy, **changes))
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 700
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "3", '{"model": {}}', '{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": -1}}}', "[" * 10**5],
+)
+def test_a_damaged_tokenizer_is_told_in_a_line(copy, text):
+    (copy / "tokenizer.json").write_text(text)
+    with pytest.raises(ModelError, match="no tokenizer could be read from") as e:
+        load_tokenizer(str(copy))
+    assert "\n" not in str(e.value)
+
+
 def test_pickled_weights_are_not_read(copy):
     torch.save(load_model(str(copy)).state_dict(), copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
@@ -186,7 +245,7 @@ def test_code_that_comes_with_a_model_is_not_run(copy, part, load, monkeypatch):
     classes = {"AutoConfig": "code.X", "AutoModelForCausalLM": "code.X", "AutoTokenizer": ["code.X", None]}
     settings |= {"model_type": "unheard-of", "tokenizer_class": "X", "auto_map": classes}
     (copy / f"{part}.json").write_text(json.dumps(settings))
-    with pytest.raises(ModelError, match="trust_remote_code"):
+    with pytest.raises(ModelError, match="contains custom code"):
         load(str(copy))
 
 

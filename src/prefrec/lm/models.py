@@ -7,22 +7,24 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from textwrap import shorten
 from timeit import repeat
 from typing import Any, cast
 
 import torch
 from huggingface_hub import hf_hub_download
 from rich.markup import escape
-from safetensors import SafetensorError
 from torch.nn import ModuleList
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -39,6 +41,21 @@ SAFE = {"use_safetensors": True, "trust_remote_code": False}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("auto", "sdpa", "eager", "flex_attention")
 QUANTIZATION = ("none", "nf4", "nf4-double")
+SIZES = {
+    "num_hidden_layers": 1 << 10,
+    "num_attention_heads": 1 << 10,
+    "num_key_value_heads": 1 << 10,
+    "head_dim": 1 << 12,
+    "num_experts": 1 << 12,
+    "num_local_experts": 1 << 12,
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 20,
+    "vocab_size": 1 << 24,
+    "max_position_embeddings": 1 << 24,
+}
+"""Largest sizes of a model that is built: a configuration of a few bytes could ask for any number of layers."""
+SHOWN = 300
+"""Characters of a library's message; torch's lists every weight that does not fit."""
 FASTER = 1.3
 """Speed of bfloat16 products relative to float32 from which `auto` chooses bfloat16."""
 
@@ -65,10 +82,8 @@ def _product_seconds(dtype: torch.dtype) -> float:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of the model `name` (see `load_model`); raise ModelError if it cannot be read."""
     folder = resolve(name)
-    try:
+    with in_one_line(f"no tokenizer could be read from {folder!r}"):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as e:
-        raise ModelError(f"no tokenizer could be read from {folder!r}: {e}") from e
 
 
 def load_model(
@@ -105,14 +120,13 @@ def load_model(
             raise ModelError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
     folder = resolve(name)
     options = SAFE | ({} if attn_implementation == "auto" else {"attn_implementation": attn_implementation})
-    if quantization != "none":
-        options |= _nf4(folder, DTYPES[dtype], quantization == "nf4-double")
-    try:
+    with in_one_line(f"no causal language model could be read from {folder!r}"):
+        config = read_config(folder)
+        if quantization != "none":
+            options |= _nf4(folder, config, DTYPES[dtype], quantization == "nf4-double")
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[dtype], output_loading_info=True, **(options | kwargs)
         )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as e:
-        raise ModelError(f"no causal language model could be read from {folder!r}: {e}") from e
     if missing := sorted(info["missing_keys"]):
         count = f"{len(missing)} weights are not in the checkpoint and start at random"
         warn(f"{escape(folder)}: {count}, {missing[0]} first")
@@ -129,8 +143,41 @@ def load_model(
 
 def vocabulary_size(name: str) -> int:
     """Return the number of word vectors of the model `name` (see `load_model`)."""
-    config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
-    return int(config.get_text_config().vocab_size)
+    folder = resolve(name)
+    with in_one_line(f"no configuration of a model could be read from {folder!r}"):
+        return int(read_config(folder).get_text_config().vocab_size)
+
+
+@contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """Raise whatever a library raises in this context as a ModelError of one line, which begins with `what`."""
+    # Files that others wrote make transformers, tokenizers and PEFT raise any class of error.
+    try:
+        yield
+    except ModelError:
+        raise
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":  # of code in Rust
+            raise
+        kind = f"{type(e).__name__}: " if isinstance(e, LookupError | TypeError | AttributeError) else ""
+        reason = shorten(str(e).strip() or type(e).__name__, SHOWN, placeholder=" …")
+        raise ModelError(f"{what}: {kind}{reason}") from e
+
+
+def read_config(folder: str) -> PreTrainedConfig:
+    """Return the configuration of a model at `folder` (or a hub id); raise ModelError if it exceeds `SIZES`."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    text = config.get_text_config()
+    for name, most in SIZES.items():
+        value = getattr(text, name, None)  # None where an architecture has no such size
+        if value is not None and not (isinstance(value, int | list) and all(0 < v <= most for v in _listed(value))):
+            shown = shorten(repr(value), 50, placeholder="…")
+            raise ModelError(f"{folder}: config.json: {name} is {shown}; expected a whole number from 1 to {most}")
+    return config
+
+
+def _listed(value: int | list[int]) -> list[int]:
+    return value if isinstance(value, list) else [value]  # some architectures have a size for each layer
 
 
 def default_device() -> torch.device:
@@ -199,11 +246,11 @@ def base_id(name: str) -> str:
     return EMBEDDED_HUB_ID if canonical_name(name) == EMBEDDED else name
 
 
-def _nf4(folder: str, dtype: torch.dtype, double: bool) -> dict[str, Any]:
+def _nf4(folder: str, config: PreTrainedConfig, dtype: torch.dtype, double: bool) -> dict[str, Any]:
     """Return the options of `from_pretrained` for NF4 (arXiv 2305.14314); if `double`, the scales are in 8 bits."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError("quantization 'nf4' needs bitsandbytes: pip install bitsandbytes")
-    if "quantization_config" in AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict():
+    if "quantization_config" in config.to_dict():
         raise ModelError(f"{folder!r} is already quantised: set `quantization` to none, or give the plain weights")
     settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double, "bnb_4bit_compute_dtype": dtype}
     form = BitsAndBytesConfig(load_in_4bit=True, **settings)
