@@ -67,7 +67,7 @@ def test_no_module_is_imported_for_a_configuration(folder, tmp_path, monkeypatch
     (tmp_path / "evil_core.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     _change(folder, megatron_config={"any": 1}, megatron_core="evil_core")
-    with pytest.raises(ModelError, match="names a module to import"):
+    with pytest.raises(ModelError, match=r"has megatron_config: .*; use a plain LoRA adapter"):
         load_adapter(tiny_llama(), folder)
     assert "evil_core" not in sys.modules
 
@@ -79,12 +79,56 @@ def test_no_module_is_imported_for_a_configuration(folder, tmp_path, monkeypatch
         ("[]", "not of a LoRA adapter"),
         ('{"peft_type": "PROMPT_TUNING"}', "not of a LoRA adapter"),
         ("{}", "not of a LoRA adapter"),
+        ("[" * 10**5, "adapter_config.json: maximum recursion"),
+        (" " * (1 << 21), "longer than 1048576 bytes"),
     ],
 )
 def test_configurations_that_are_none(folder, text, message):
     (folder / "adapter_config.json").write_text(text)
     with pytest.raises(ModelError, match=message):
         load_adapter(tiny_llama(), folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": "(.*)*(.*)*(.*)*(.*)*!"},
+        {"target_modules": ["q_proj", "(.*)*!"]},
+        {"exclude_modules": "(.*)*!"},
+        {"rank_pattern": {"(.*)*!": 4}},
+        {"layers_to_transform": [0], "layers_pattern": "(.*)*!"},
+        {"modules_to_save": ["lm_head"]},
+        {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}},
+        {"r": 10**9},
+        {"r": 0},
+        {"r": "8"},
+        {"lora_alpha": None},
+        {"lora_dropout": -1},
+        {"bias": "nonsense"},
+        {"task_type": "SEQ_CLS"},
+        {"some_later_setting": {"a": 1}},
+    ],
+)
+def test_settings_that_are_not_known_to_be_harmless_are_refused(folder, changes, monkeypatch):
+    monkeypatch.setattr(PeftModel, "from_pretrained", lambda *a, **k: pytest.fail("PEFT reads it"))
+    _change(folder, **changes)
+    with pytest.raises(ModelError, match=r"adapter_config\.json has \w+: .*; use a plain LoRA") as e:
+        load_adapter(tiny_llama(), folder)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.filterwarnings("ignore:Unexpected keyword arguments")
+def test_settings_of_later_versions_that_are_off_are_no_matter(folder):
+    _change(folder, some_later_setting=None, another={}, third=False)
+    assert isinstance(load_adapter(tiny_llama(), folder), PeftModel)
+
+
+def test_an_adapter_on_layers_by_expression_is_saved_with_their_names(tmp_path):
+    add_adapter(tiny_llama(), lora_config(r=2, targets=r".*\.1\..*(q|v)_proj")).save_pretrained(tmp_path)
+    named = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert sorted(named) == ["model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]
+    again = {n for n, _ in load_adapter(tiny_llama(), tmp_path).named_parameters() if ".lora_A." in n}
+    assert len(again) == 2
 
 
 def test_the_same_holds_wherever_a_model_is_loaded(tmp_path, bpe_tokenizer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
@@ -21,7 +21,6 @@ from peft import (
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from rich.markup import escape
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -30,17 +29,37 @@ from prefrec.console import warn
 from prefrec.errors import ConfigError, ModelError
 from prefrec.lm.cpu.lora import use_onednn_lora
 from prefrec.lm.items import ITEMS_FILE, load_item_model
-from prefrec.lm.models import canonical_name, load_model
+from prefrec.lm.models import SHOWN, canonical_name, in_one_line, load_model
 from prefrec.lm.scoring import language_model
 
 ALL_LINEAR = "all-linear"
 RANK = 16
 """Rank of a new adapter by default."""
-# Characters of a library's message; torch's lists every weight that does not fit.
-_SHOWN = 300
+MAX_RANK, MAX_TARGETS, MAX_CONFIG = 1 << 12, 1 << 14, 1 << 20
+"""Largest rank, number of layers by name, and bytes of `adapter_config.json`."""
+_SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "r": lambda v: isinstance(v, int) and 0 < v <= MAX_RANK,
+    "lora_alpha": lambda v: isinstance(v, int | float) and 0 < v < 1e6,
+    "lora_dropout": lambda v: isinstance(v, int | float) and 0 <= v < 1,
+    "target_modules": lambda v: v == ALL_LINEAR or _are_layer_names(v),
+    "base_model_name_or_path": lambda v: v is None or isinstance(v, str),
+    "task_type": lambda v: v in (None, "CAUSAL_LM"),
+    "bias": lambda v: v in ("none", "all", "lora_only"),
+    "init_lora_weights": lambda v: v in (True, False, "gaussian"),
+    **dict.fromkeys(("fan_in_fan_out", "inference_mode", "use_rslora", "use_dora"), lambda v: isinstance(v, bool)),
+    # They say nothing where the settings that they belong to are off.
+    **dict.fromkeys(("peft_type", "peft_version", "revision", "megatron_core", "qalora_group_size"), lambda v: True),
+}
+"""What an adapter's configuration may hold, with the values; all other settings of PEFT have to be off."""
 _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
 REFERENCE_ADAPTER = "ref"
 """Name of the frozen adapter, as in TRL."""
+
+
+def _are_layer_names(value: Any) -> bool:
+    """Return True for a list of names; PEFT runs a text as a regular expression."""
+    names = value if isinstance(value, list) and len(value) <= MAX_TARGETS else [None]
+    return all(isinstance(name, str) and _LAYER_NAME.fullmatch(name) for name in names)
 
 
 def lora_config(
@@ -67,6 +86,10 @@ def add_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
     if unknown and len(unknown) < len(listed):
         warn(escape(_about_targets(model, f"the model has no layer {', '.join(unknown)}")))
     try:
+        if isinstance(targets, str) and targets != ALL_LINEAR:
+            # Saved by name, so that no expression in a file has to be run when the adapter is read.
+            found = {name for name, _ in model.named_modules() if re.fullmatch(targets, name)}
+            cast(Any, config).target_modules = found
         return get_peft_model(cast(Any, model), config)
     except (re.error, ValueError) as e:  # PEFT's message is not shown: it prints the whole module that does not fit
         names = ", ".join(listed) or targets or "an empty list"
@@ -113,15 +136,12 @@ def load_adapter(model: nn.Module, folder: Path, **kwargs: Any) -> PeftModel:
     """
     trained_on = _base_in(check_adapter(folder))
     base = str(getattr(getattr(language_model(model), "config", None), "_name_or_path", None) or "")
-    try:
+    bases = f" (trained on {trained_on}, put on {base})" if trained_on and base else ""
+    with in_one_line(f"the adapter in {folder} cannot be read, or is of another base model{bases}"):
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder), **kwargs)
         else:
             model = PeftModel.from_pretrained(cast(Any, model), str(folder), **kwargs)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        bases = f" (trained on {trained_on}, put on {base})" if trained_on and base else ""
-        wrong = f"the adapter in {folder} cannot be read, or is of another base model{bases}"
-        raise ModelError(f"{wrong}: {shorten(str(e), _SHOWN)}") from e
     warn_of_other_base(folder, base)
     use_onednn_lora(model)
     return model
@@ -145,14 +165,16 @@ def check_adapter(folder: Path) -> dict[str, Any]:
         raise ModelError(f"no adapter in {folder}: expected a folder with adapter_config.json")
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder}: no adapter_model.safetensors; adapters in other formats are not read")
-    try:
+    with in_one_line(f"the adapter in {folder} cannot be read: adapter_config.json"):
+        if file.stat().st_size > MAX_CONFIG:
+            raise ModelError(f"{file}: longer than {MAX_CONFIG} bytes, which no LoRA adapter needs")
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise ModelError(f"the adapter in {folder} cannot be read: adapter_config.json: {e}") from e
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ModelError(f"{folder}: adapter_config.json is not of a LoRA adapter (peft_type LORA); use one")
-    if config.get("megatron_config"):
-        raise ModelError(f"{folder}: adapter_config.json names a module to import (megatron_core); remove the entry")
+    for name, value in config.items():
+        if not _SETTINGS.get(name, lambda v: not v)(value):
+            shown = shorten(f"{name}: {value!r}", SHOWN, placeholder=" …")
+            raise ModelError(f"{folder}: adapter_config.json has {shown}; use a plain LoRA adapter")
     return config
 
 
@@ -177,12 +199,9 @@ def add_reference_adapter(model: PeftModel) -> None:
 def read_reference_adapter(model: PeftModel, folder: Path) -> None:
     """Read the weights of the adapter `ref` from a checkpoint; raise ModelError if that is not possible."""
     check_adapter(folder)
-    try:
+    with in_one_line(f"the adapter in {folder} cannot be read, or is of another base model"):
         weights = load_file(folder / "adapter_model.safetensors")
         set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)
-    except (OSError, RuntimeError, SafetensorError) as e:
-        wrong = f"the adapter in {folder} cannot be read, or is of another base model"
-        raise ModelError(f"{wrong}: {shorten(str(e), _SHOWN)}") from e
 
 
 @contextmanager
