@@ -143,7 +143,7 @@ def test_blocks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
     whole = draw()
     for block, starts in ((15, [0, 3, 6]), (5, list(range(7))), (1, list(range(7)))):
         seen: list[int] = []
-        monkeypatch.setattr(candidates, "_BLOCK", block)
+        monkeypatch.setattr(candidates, "BLOCK", block)
         assert draw(progress=lambda rows: seen.extend(rows) or list(seen)) == whole  # noqa: B023
         assert seen == starts
 

@@ -13,14 +13,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from prefrec.data.rows import RankingExample
+from prefrec.data.rows import Lists, RankingExample
 from prefrec.data.types import Window
 from prefrec.errors import DataError
 
 _ROUNDS = 4
-# Candidates drawn, or keys looked up, at once. It bounds memory and does not change the lists.
-_BLOCK = 400_000
+BLOCK = 400_000
+"""Candidates drawn, or keys looked up, at once. It bounds memory and does not change the lists."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+ListsOf = Callable[["DrawnLists", NDArray[np.int64], NDArray[np.int64]], Lists]
+"""Drawn lists, the users and the targets of rows [n] → the lists of these rows."""
 
 
 def draw_candidates(
@@ -32,6 +34,7 @@ def draw_candidates(
     seed: int,
     size: int = 20,
     weights: Mapping[str, float] | None = None,
+    change: ListsOf | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> list[RankingExample]:
     """Return one ranking example per window, its `size` candidates in random order.
@@ -40,8 +43,9 @@ def draw_candidates(
     the user has not touched. All randomness comes from a hash of seed, split, user and position, so the target, the
     other rows and their order change neither a row's negatives nor the position of its target.
 
-    `touched` is `user_id, item_id` of every interaction at any time, later ones and low ratings included. `progress`
-    wraps the loop over blocks of rows. Raise DataError if a user has fewer than `size` - 1 items to draw from.
+    `touched` is `user_id, item_id` of every interaction at any time, later ones and low ratings included. `change`
+    returns other lists to take, given these and the rows' users and targets (`target_lists`). `progress` wraps the
+    loop over blocks of rows. Raise DataError if a user has fewer than `size` - 1 items to draw from.
     """
     users, codes = sorted({w.user_id for w in windows}), {item: i for i, item in enumerate(pool)}
     user_codes = {user: i for i, user in enumerate(users)}
@@ -49,13 +53,17 @@ def draw_candidates(
     pairs = [(user_codes[u], codes[i]) for u, i in own.select("user_id", "item_id").iter_rows()]
     taken = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     shares = np.array([1.0 if weights is None else weights.get(i, 0.0) for i in pool])
-    drawn = DrawnLists(pl.Series(users, dtype=pl.String), shares, taken_keys(taken.T, len(pool)), split, seed, size)
+    drawn: Lists = DrawnLists(
+        pl.Series(users, dtype=pl.String), shares, taken_keys(taken.T, len(pool)), split, seed, size
+    )
+    rows = [(user_codes[w.user_id], w.position, codes[w.target]) for w in windows]
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    drawn = change(cast(DrawnLists, drawn), columns[:, 0], columns[:, 2]) if change else drawn
     examples: list[RankingExample] = []
-    block = max(1, _BLOCK // size)
+    block = max(1, BLOCK // size)
     for start in progress(range(0, len(windows), block)):
         part = windows[start : start + block]
-        columns = [(user_codes[w.user_id], w.position, codes[w.target]) for w in part]
-        owners, positions, targets = np.array(columns).T
+        owners, positions, targets = columns[start : start + block].T
         lists = drawn(owners, owners, positions, targets)
         for window, listed in zip(part, lists, strict=True):
             candidates = tuple(pool[i] for i in listed)
@@ -125,9 +133,9 @@ def keys_without(keys: NDArray[np.int64], left_out: NDArray[np.int64]) -> NDArra
     """Return the sorted `keys` that are not among `left_out` (`taken_keys`); the one larger than all stays."""
     kept = np.empty(len(keys), dtype=bool)
     # The places of all keys would take as much memory as the keys.
-    for start in range(0, len(keys), _BLOCK):
-        some = keys[start : start + _BLOCK]
-        kept[start : start + _BLOCK] = left_out[np.searchsorted(left_out, some)] != some
+    for start in range(0, len(keys), BLOCK):
+        some = keys[start : start + BLOCK]
+        kept[start : start + BLOCK] = left_out[np.searchsorted(left_out, some)] != some
     kept[-1:] |= keys[-1:] == left_out[-1]
     return keys[kept]
 
@@ -162,6 +170,11 @@ class DrawnLists:
         sums: NDArray[np.float64] = self.weights.cumsum()
         return sums
 
+    @cached_property
+    def drawable(self) -> NDArray[np.int64]:
+        """Items with a weight."""
+        return np.flatnonzero(self.weights)
+
     def __call__(
         self,
         rows: NDArray[np.int64],
@@ -177,7 +190,7 @@ class DrawnLists:
 
     def check(self, users: NDArray[np.int64]) -> None:
         """Raise DataError if one of these users has fewer than `size` - 1 items to draw from."""
-        available = int((self.weights > 0).sum())
+        available = len(self.drawable)
         starts = np.searchsorted(self.taken, np.arange(len(self.users) + 1) * len(self.weights))
         if available - np.diff(starts).max(initial=0) >= self.size - 1:
             return  # even with repeats counted; to count without them takes as much memory as the keys
@@ -198,7 +211,7 @@ class DrawnLists:
         # Rejection is cheap while few draws collide. In a small catalogue most draws would be repeats, so every row
         # goes to the exact but slower `_finish`.
         per_round = 2 * self.size
-        worth_trying = self.size * 8 < len(self.weights)
+        worth_trying = self.size * 8 < len(self.drawable)
         for number in range(_ROUNDS if worth_trying else 0):
             todo = np.flatnonzero(filled < self.size - 1)
             if not len(todo):
@@ -220,14 +233,11 @@ class DrawnLists:
 
     def _finish(self, user: int, target: int, key: np.uint64, chosen: NDArray[np.int64], count: int) -> None:
         """Fill a row of which `count` negatives are chosen, in place."""
-        codes = np.arange(len(self.weights))
-        free = (self.weights > 0) & ~self._is_taken(user * len(self.weights) + codes)
-        free[target] = False
-        total = int(free.sum())
-        if total < self.size - 1:
-            raise _too_few(self.users[user], total, self.size)
-        free[chosen[:count]] = False
-        remaining = np.flatnonzero(free)
+        free = self.drawable[~self._is_taken(user * len(self.weights) + self.drawable)]
+        free = free[free != target]
+        if len(free) < self.size - 1:
+            raise _too_few(self.users[user], len(free), self.size)
+        remaining = free[~np.isin(free, chosen[:count])]
         uniform = _uniform(np.array([key]), remaining, stream=1)[0]
         # The order of exponential arrivals (rate = weight) is a weighted draw without replacement, as in the rounds
         # before.

@@ -77,10 +77,13 @@ class ColumnNames(Section):
 class CandidateConfig(Section):
     """The lists to choose from."""
 
-    kind: Literal["uniform", "popularity", "published"] = Field(
-        "uniform",
-        description="uniform: all untouched items alike, which rewards popularity; popularity: in proportion to "
-        "training interactions + 1; published: the S-DPO authors' lists, leaks included.",
+    kind: Literal["auto", "uniform", "targets", "popularity", "published"] = Field(
+        "auto",
+        description="uniform: all untouched items alike, which rewards popularity; targets: the targets of other "
+        "rows of the split, known with known and new with new, so that rules that do not know the user are at chance "
+        "(training rows: uniform); popularity: in proportion to training interactions + 1; published: the S-DPO "
+        "authors' lists, leaks included. auto: targets where items without training interactions are more than twice "
+        "as common among targets as in the catalogue, else uniform.",
     )
     size: int = Field(20, ge=2, description="Candidates a row, the target included.")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -27,12 +27,28 @@ from prefrec.data.config import PrepareConfig
 from prefrec.data.readers import FILE_ORDER
 from prefrec.data.rows import RankingExample, Rows
 from prefrec.data.sources.base import GivenSplit, Source
+from prefrec.data.target_lists import auto_kind, target_lists
 from prefrec.data.types import COUNTED, FORMAT_VERSION, PARTS, Catalogue, PreparedData, Window
 from prefrec.errors import ConfigError, DataError
 
 Change = Callable[[splits.Sequences, splits.Split], splits.Split]
 Parts = Mapping[str, Sequence[RankingExample]]
 """The rows of training, validation and test."""
+
+_CHOSEN = (
+    "never-sold items are more than twice as common among targets as in the catalogue, so negatives are the targets "
+    "of other rows (candidates.kind targets); in uniform lists the age of an item would reveal the target"
+)
+
+
+class Made(NamedTuple):
+    """The rows of each part, the training and held-out interactions, the kind of lists, and facts about the split."""
+
+    parts: Parts
+    learn: pl.DataFrame
+    held_out: pl.DataFrame
+    kind: str
+    facts: dict[str, Any]
 
 
 def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bool = False) -> PreparedData:
@@ -58,18 +74,18 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
     del log
     users = _known_users(config, source, sequences.users)
     counts |= {"users": len(sequences.users), "items": len(catalogue), "interactions": len(sequences.frame)}
-    if (size := config.candidates.size) > len(catalogue):
+    given, size = config.candidates.kind, config.candidates.size
+    if size > len(catalogue):
         raise DataError(
             f"{size} candidates cannot be drawn from {len(catalogue)} items: lower --candidates.size "
             "(`candidates.size` in a recipe) or the filters"
         )
-    facts: dict[str, Any] = {}
     if source.given:
-        parts, learn, held_out = _given_parts(config, source.given, touched, sequences, catalogue)
+        parts, learn, held_out, kind, facts = _given_parts(config, source.given, touched, sequences, catalogue)
     else:
         taken = _taken(touched, sequences.users, catalogue.ids)
         del touched
-        parts, learn, held_out, facts = _parts(config, taken, sequences, catalogue.ids, change)
+        parts, learn, held_out, kind, facts = _parts(config, taken, sequences, catalogue.ids, change)
     unused = len(source.catalogue) - len(catalogue)
     left_out = f"{unused} catalogue items without interactions are left out; `unseen_items` keeps new ones"
     protocol = {
@@ -78,13 +94,13 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
         "source": source.name,
         "domain": config.domain or source.domain,
         "split": config.split_name,
-        "candidates": config.candidates.model_dump(mode="json"),
+        "candidates": {"kind": kind, "size": size},
         "seed": config.seed,
         "rating_counts": source.counts,
         "config": config.model_dump(mode="json"),
         "counts": count_rows(learn, catalogue, parts) | counts,
         "split_facts": facts,
-        "notes": notes + ([left_out] if unused else []),
+        "notes": notes + ([left_out] if unused else []) + ([_CHOSEN] if (given, kind) == ("auto", "targets") else []),
     }
     if not as_codes:
         learn, held_out = (f.with_columns(pl.col("user_id", "item_id").cast(pl.String)) for f in (learn, held_out))
@@ -175,8 +191,8 @@ def _parts(
     sequences: splits.Sequences,
     ids: Sequence[str],
     change: Change | None,
-) -> tuple[Parts, pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    """Return the rows of each part, the training interactions, the held-out ones, and facts about the split.
+) -> Made:
+    """Return the rows and interactions of a split that is made here.
 
     `taken` are the keys of what users touched (`taken_keys`). To save memory, `sequences.frame` loses its columns.
     """
@@ -193,25 +209,50 @@ def _parts(
     owners = np.concatenate([np.unique(rows[:, 0]) for rows in targets.values()])
     del targets
     learn = split.take_interactions()
-    learnt, kind, size = items[split.learn], config.candidates.kind, config.candidates.size
+    learnt, size = items[split.learn], config.candidates.size
+    sold = np.bincount(learnt, minlength=len(ids)) > 0
+    kind = _kind(config, np.concatenate([items[places[part]] for part in PARTS[1:]]), sold)
     lists = DrawnLists(sequences.users, list_weights(kind, learnt, len(ids)), taken, "", config.seed, size)
     if kind != "published":  # a rule of its own, which says itself if items are too few
         lists.check(owners)
     # A model could tell held-out items by their absence from all training lists of their user.
     known = _without(taken, sequences, ~split.learn, items, len(ids))
-    parts: dict[str, Sequence[RankingExample]] = {}
-    for part, at in places.items():
-        own = replace(lists, split=part, taken=known if part == "train" else taken)
-        of_part = items if offsets[part] is sequences.offsets else learnt
-        made = Rows(ids, sequences.users, of_part, offsets[part], at, config.history_length, own)
-        parts[part] = _published(made, size) if kind == "published" else made
-    return parts, learn, held_out, split.facts
+
+    def make(kind: str) -> Parts:
+        parts: dict[str, Sequence[RankingExample]] = {}
+        for part, at in places.items():
+            own = replace(lists, split=part, taken=known if part == "train" else taken)
+            of_part = items if offsets[part] is sequences.offsets else learnt
+            made = Rows(ids, sequences.users, of_part, offsets[part], at, config.history_length, own)
+            if kind == "targets" and part != "train":
+                made = replace(made, lists=target_lists(own, made.owners(), of_part[at], sold))
+            parts[part] = _published(made, size) if kind == "published" else made
+        return parts
+
+    kind, parts = _made(config, kind, make)
+    return Made(parts, learn, held_out, kind, split.facts)
+
+
+def _kind(config: PrepareConfig, targets: NDArray[np.int32], sold: NDArray[np.bool_]) -> str:
+    """Return the kind of the lists, given all validation and test targets [n] and the items sold in training [I]."""
+    kind = config.candidates.kind
+    return auto_kind(targets, sold) if kind == "auto" else kind
+
+
+def _made(config: PrepareConfig, kind: str, make: Callable[[str], Parts]) -> tuple[str, Parts]:
+    """Return the kind of the lists and their rows: uniform ones if `auto` chose targets, and a row has too few."""
+    try:
+        return kind, make(kind)
+    except DataError:
+        if config.candidates.kind != "auto" or kind != "targets":
+            raise
+        return "uniform", make("uniform")
 
 
 def _given_parts(
     config: PrepareConfig, given: GivenSplit, touched: pl.DataFrame, sequences: splits.Sequences, catalogue: Catalogue
-) -> tuple[Parts, pl.DataFrame, pl.DataFrame]:
-    """Return the rows of each part, the training interactions and the held-out ones of the source's own split."""
+) -> Made:
+    """Return the rows and interactions of the source's own split."""
     users = {part: [w.user_id for w in windows] for part, windows in given.windows.items()}
     windows = {p: [given.windows[p][i] for i in sample_rows(config, p, users[p]).tolist()] for p in PARTS}
     frame = sequences.frame.with_row_index("row")
@@ -232,16 +273,27 @@ def _given_parts(
         held_out = seen.held_out(sequences, [np.column_stack([owners, rows - sequences.offsets[owners]])], learn)
     else:
         held_out = learnt.clear()  # without an order, nobody knows what came before a row
-    kind, size, ids = config.candidates.kind, config.candidates.size, catalogue.ids
+    size, ids = config.candidates.size, catalogue.ids
+    sold = catalogue.frame["item_id"].is_in(learnt["item_id"].unique().cast(pl.String).to_list()).to_numpy()
+    code = {item: place for place, item in enumerate(ids)}
+    kind = _kind(config, np.array([code[w.target] for p in PARTS[1:] for w in windows[p]], dtype=np.int32), sold)
     if kind == "published":
-        return {part: published_candidates(w, ids, size) for part, w in windows.items()}, learnt, held_out
+        return Made({p: published_candidates(w, ids, size) for p, w in windows.items()}, learnt, held_out, kind, {})
     weights = popularity_weights(learnt, ids) if kind == "popularity" else None
     draw = partial(draw_candidates, pool=ids, seed=config.seed, size=size, weights=weights)
     progress = {part: partial(track, description=f"{part} candidates") for part in PARTS}
     known = touched.join(sequences.frame.filter(~pl.Series(learn)).select(*pair), on=[*pair], how="anti")
     seen_by = {part: known if part == "train" else touched for part in PARTS}
-    lists = {p: draw(w, touched=seen_by[p], split=p, progress=progress[p]) for p, w in windows.items()}
-    return lists, learnt, held_out
+
+    def make(kind: str) -> Parts:
+        change = {} if kind != "targets" else dict.fromkeys(PARTS[1:], partial(target_lists, known=sold))
+        return {
+            p: draw(w, touched=seen_by[p], split=p, progress=progress[p], change=change.get(p))
+            for p, w in windows.items()
+        }
+
+    kind, lists = _made(config, kind, make)
+    return Made(lists, learnt, held_out, kind, {})
 
 
 def _places(items: pl.Series, ids: Sequence[str] | pl.Series) -> NDArray[np.int32]:

@@ -261,7 +261,8 @@ def test_command_and_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.shared_data
 def test_amazon_office(shared_data: Path) -> None:
-    data = prepare(PrepareConfig(source="windows", path=shared_data / "amazon-office", validation_share=0))
+    office = {"source": "windows", "path": shared_data / "amazon-office", "candidates": {"kind": "uniform"}}
+    data = prepare(PrepareConfig(**office, validation_share=0))
     learnt = data.train_interactions
     assert (len(learnt), learnt["user_id"].n_unique(), len(data.catalogue)) == (41_662, 3_718, 2_414)
     assert learnt.select("user_id", "item_id").is_unique().all()
@@ -272,7 +273,7 @@ def test_amazon_office(shared_data: Path) -> None:
     titles = data.catalogue.titles
     assert sum(title.endswith(" (2)") for title in titles.values()) == 3
     assert not any("&amp;" in title or "&quot;" in title for title in titles.values())
-    cut = prepare(PrepareConfig(source="windows", path=shared_data / "amazon-office"))
+    cut = prepare(PrepareConfig(**office))
     assert (len(cut.train), len(cut.validation), len(cut.train_interactions)) == (14_098, 1_302, 41_662 - 1_302)
     assert not {(e.user_id, e.target) for e in (*cut.validation, *cut.test)} & {*pairs(cut)}
     assert cut.test == data.test
