@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
-from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -40,6 +41,7 @@ from prefrec.serving.questions import Selection, answer_all, asked_users
 
 CHUNK = 200
 """Users of `recommend_all` whose answers are kept together."""
+_LOADING = RLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ class Recommender:
     """A ranker of any kind that answers about the items of some data. The first question loads it.
 
     Histories are oldest first. Methods raise DataError if an item's name is unknown, ConfigError if the ranker cannot
-    answer such a question.
+    answer such a question. Threads may share a recommender; further processes are started by `spawn` and open their
+    own.
     """
 
     def __init__(self, data: PreparedData, entry: Entry, source: str = "") -> None:
@@ -103,6 +106,8 @@ class Recommender:
         self.entry = entry
         self.source = source
         self.items = ItemIndex(data.catalogue)
+        self._loaded: dict[str, Ranker] = {}
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         return f"<Recommender {self.entry.name} of {self.source or 'data'}, {len(self.data.catalogue):,} items>"
@@ -191,6 +196,7 @@ class Recommender:
         The frame has the columns of `ANSWERS`, and is written to `out` as Parquet. Answers so far are kept beside it:
         the same call goes on where an earlier one was stopped. The processes of a job share the users.
         """
+        self._check_process()
         if histories is None:
             asked = self._logged(None if users is None else list(users))
         else:
@@ -220,32 +226,49 @@ class Recommender:
             shutil.rmtree(parts, ignore_errors=True)
         return answers
 
-    @cached_property
+    @property
     def _on_lists(self) -> Ranker:
-        return self.entry.load(BATCH_SIZE)
+        with _LOADING:  # `cached_property` would load once per thread
+            if "lists" not in self._loaded:
+                self._loaded["lists"] = self.entry.load(BATCH_SIZE)
+            return self._loaded["lists"]
 
-    @cached_property
+    @property
     def _on_catalogue(self) -> Ranker:
         if self.entry.load_full is None:
             raise ConfigError(f"{self.entry.name} cannot be asked about the whole catalogue: rank candidates")
-        if self.entry.in_main_line:  # the same model, which is loaded once
-            return CatalogueRanker(cast(LMRanker, self._on_lists))
-        return self.entry.load_full(BATCH_SIZE)
+        with _LOADING:
+            if "catalogue" not in self._loaded:
+                # A language model is the same for both, and is loaded once.
+                lm = cast(LMRanker, self._on_lists) if self.entry.in_main_line else None
+                self._loaded["catalogue"] = CatalogueRanker(lm) if lm else self.entry.load_full(BATCH_SIZE)
+            return self._loaded["catalogue"]
 
     def _ids(self, *lists: Sequence[Item]) -> list[tuple[str, ...]]:
         names = ([str(i) if isinstance(i, str | int) else ById(item_id=i.item_id) for i in items] for items in lists)
         return [tuple(item.item_id for item in items) for items in self.items.resolve_lists(*names)]
 
     def _logged(self, users: list[str] | None) -> Log:
+        self._check_process()
         if self.data.train_interactions.is_empty():
             raise DataError("an exported ranker has no log, and so no users: give histories")
         return asked_users(self.data, users)
 
     def _selection(self, rules: dict[str, Any]) -> Selection:
+        if rules:
+            self._check_process()
         try:
             return Selection(self.data.catalogue, Rules.model_validate(rules))
         except ValidationError as e:
             raise settings_error(e, Rules) from e
+
+    def _check_process(self) -> None:
+        """Raise ConfigError in a fork of the process that opened the recommender."""
+        if os.getpid() != self._process:
+            raise ConfigError(
+                "this process is a fork of the one that opened the recommender, and polars would wait for threads "
+                "that it does not have: use multiprocessing.get_context('spawn'), and open one in each process"
+            )
 
     def _best(self, asked: Log, k: int, selection: Selection) -> list[Rows[Ranked]]:
         questions = [selection.question(*items, k, user) for user, items in asked.items()]

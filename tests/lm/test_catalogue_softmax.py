@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from prefrec.lm.catalogue import catalogue_logps
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.head import restricted_head
 from prefrec.lm.packing import pack_passes, pack_trajectories
-from prefrec.lm.scoring import choice_logps, restricted_head
+from prefrec.lm.scoring import choice_logps
 from prefrec.lm.search import top_k
 from prefrec.prompts import ChoiceSet, Trajectory
 from slow import slow_logps_within

@@ -1,46 +1,35 @@
-"""The attention that a model uses for a batch: its own, or oneDNN's in the place of `sdpa` on a CPU."""
+"""The attention that a model uses for a mask: its own, or oneDNN's in the place of `sdpa` on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from prefrec.lm.cpu.attention import ONEDNN
+from prefrec.lm.cpu.attention import ONEDNN, read_by_onednn
 from prefrec.lm.cpu.linear import uses_onednn
-from prefrec.lm.masks import FLEX, SDPA, attention_implementation, in_blocks, text_config
-from prefrec.lm.packing import PackedBatch
+from prefrec.lm.masks import SDPA, Mask, attention_implementation, attention_masks, text_config
 
 
-@contextmanager
-def fastest_attention(core: Any, batch: PackedBatch) -> Iterator[PackedBatch]:
-    """Use oneDNN for `batch` inside this context where it replaces `sdpa`; yield the batch to pass to `core`.
+def quick_masks(core: Any, allowed: Tensor, position_ids: Tensor) -> Mask | dict[str, Mask]:
+    """Return `prefrec.lm.masks.attention_masks` for `core`, and let oneDNN read them where it replaces `sdpa`.
 
-    `core` is the transformers model, without adapters or wrappers, on the batch's device.
+    `core` is the transformers model, without adapters or wrappers. oneDNN does so on a CPU in float32, if the linear
+    layers use it.
     """
-    is_flex = batch.attention_mask.dim() == 4 and attention_implementation(core.config) == FLEX
-    with quick_attention(core, batch.attention_mask):
-        yield in_blocks(batch) if is_flex else batch
-
-
-@contextmanager
-def quick_attention(core: Any, mask: Tensor) -> Iterator[None]:
-    """Replace `sdpa` by oneDNN inside this context, for masks [R, 1, Q, K], if the linear layers of `core` use it."""
-    config, own = text_config(core.config), attention_implementation(core.config)
+    masks = attention_masks(core.config, allowed, position_ids, core.dtype)
+    config = text_config(core.config)
     by_name = getattr(core, "_supports_attention_backend", False)  # the model looks its attention up by name
-    is_pairs = mask.dim() == 4 and mask.device.type == "cpu"
-    can_replace = own == SDPA and by_name and is_pairs and compute_dtype(core, mask.device) == torch.float32
-    config._attn_implementation = ONEDNN if can_replace and uses_onednn(core) else own
-    try:
-        yield
-    finally:
-        # Gradient checkpointing runs the layers again after this context, which must then use the same attention.
-        runs_again = (getattr(module, "gradient_checkpointing", False) for module in core.modules())
-        if not (torch.is_grad_enabled() and any(runs_again)):
-            config._attn_implementation = own
+    is_sdpa, is_on_cpu = attention_implementation(config) == SDPA, allowed.device.type == "cpu"
+    is_float32 = compute_dtype(core, allowed.device) == torch.float32
+    if is_sdpa and by_name and is_on_cpu and is_float32 and uses_onednn(core) and not torch.compiler.is_compiling():
+        # Other threads may be using the model, and gradient checkpointing runs its layers again later. So the name
+        # stays. Under it, the model's own masks are read by sdpa as before.
+        config._attn_implementation = ONEDNN
+        for mask in masks.values() if isinstance(masks, dict) else [masks]:
+            read_by_onednn(mask)
+    return masks
 
 
 def compute_dtype(core: Any, device: torch.device) -> torch.dtype:

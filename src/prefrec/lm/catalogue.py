@@ -20,11 +20,11 @@ from transformers import DynamicCache
 
 from prefrec.errors import ModelError
 from prefrec.lm.architectures import layout_for
-from prefrec.lm.attention import quick_attention
+from prefrec.lm.attention import quick_masks
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.head import restricted_head
 from prefrec.lm.layout import PIECE, agrees, probe_set, probe_words, relative_gap, tolerance
-from prefrec.lm.masks import attention_masks
-from prefrec.lm.scoring import language_model, restricted_head, takes, token_logps
+from prefrec.lm.scoring import language_model, takes, token_logps
 from prefrec.lm.trie import ROOT, Ints, Trie
 from prefrec.prompts import ChoiceSet
 
@@ -207,14 +207,13 @@ class _Branching:
         ids, positions, columns = (t.to(self.device) for t in (ids, positions, columns))
         allowed = sees.to(self.device)[None, None]
         inputs: dict[str, Any] = {
-            "attention_mask": attention_masks(self.core.config, allowed, positions[None], self.core.dtype),
+            "attention_mask": quick_masks(self.core, allowed, positions[None]),
             "position_ids": positions[None, -len(ids) :],
             "use_cache": self.keep,
         }
         if self.keep:
             inputs["cache" if takes(self.core, "cache") else "past_key_values"] = self.cache
-        with quick_attention(self.core, allowed):
-            return _logits_at(self.model, self.core, ids[None], columns, inputs, self.within)[0]
+        return _logits_at(self.model, self.core, ids[None], columns, inputs, self.within)[0]
 
 
 class _Separate:

@@ -28,8 +28,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from prefrec.data import Catalogue
 from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.lm.cpu.linear import product, use_onednn
+from prefrec.lm.head import asked_of
 from prefrec.lm.models import DTYPES, resolve_dtype
 from prefrec.prompts import ChoiceSet, PromptEncoder, Trajectory
+from prefrec.prompts.encoding import TOKENIZING
 
 ITEMS_FILE = "items.json"
 """File with the item ids, in the folder of a model with item tokens."""
@@ -91,9 +93,11 @@ class ItemTable(nn.Module):
         kind = own.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.dtype
         state = (weight.data_ptr(), weight._version, own.data_ptr(), own._version, dtype)
-        if self._kept is None or self._kept[0] != state:
-            self._kept = state, self.project(self.titles) + own if self.titles.shape[1] else own.detach()
-        return self._kept[1]
+        kept = self._kept
+        if kept is None or kept[0] != state:
+            # Bound to a name of this call: another thread may keep vectors of another dtype meanwhile.
+            kept = self._kept = state, self.project(self.titles) + own if self.titles.shape[1] else own.detach()
+        return kept[1]
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -232,11 +236,8 @@ def next_item_logps(model: Any, histories: Sequence[Sequence[int]]) -> Tensor:
             last = table.predict(hidden[places[0], places[1]].float())
             return product(last, table._fixed_vectors()).add_(table.bias)[:, None]
 
-    head.forward = at_ends
-    try:
+    with asked_of(head, at_ends):
         logits: Tensor = model(input_ids=ids, use_cache=False).logits[:, 0]
-    finally:
-        del head.forward
     return logits.sub_(logits.logsumexp(dim=1, keepdim=True))
 
 
@@ -308,7 +309,8 @@ class ItemEncoder(PromptEncoder):
         """Return the choice set of a history without its oldest items, if it is too long, and how many they are."""
         room = len(history) if self.max_length is None else self.max_length - 3  # begin, answer, end
         dropped = max(0, len(history) - room)
-        self.shortened += dropped > 0
+        with TOKENIZING:
+            self.shortened += dropped > 0
         prompt = (self.begin, *map(self._token, history[dropped:]))
         return ChoiceSet(prompt, self.answers_after("", answers)), dropped
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from threading import Lock
 
 import torch
 from rich.markup import escape
@@ -17,6 +18,9 @@ from prefrec.lm.layout import verified_layout
 from prefrec.lm.packing import Layout, LayoutChoice, PackedBatch, alike, pack_passes, pack_trajectories, tokens_of
 from prefrec.lm.scoring import answer_token_logps, choice_logps, language_model
 from prefrec.prompts import ChoiceSet, Trajectory
+
+# While one thread tries a layout, no other may score in it.
+_SETTLING = Lock()
 
 
 class ChoiceScorer:
@@ -79,13 +83,15 @@ class ChoiceScorer:
         Only the first call does anything. Call it in the autocast context that the model will be used in. A layout
         that was asked for is not checked.
         """
-        if self._is_settled or not choice_sets:
-            return
-        self._is_settled = True
+        with _SETTLING:
+            if choice_sets and not self._is_settled:
+                self._settle(max(choice_sets, key=lambda c: c.length))
+                self._is_settled = True
+
+    def _settle(self, longest: ChoiceSet) -> None:
         if self.layout == "packed" and not self._is_verified:
             name = language_model(self.model).config.model_type
             if not self.is_sharded:
-                longest = max(choice_sets, key=lambda c: c.length)
                 self.layout, self._reason = verified_layout(self.model, longest, self.pad_id, self.layout)
             elif name not in BRANCHING:
                 self.layout = "separate"

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from prefrec.lm.architectures import BRANCHING
-from prefrec.lm.attention import fastest_attention
+from prefrec.lm.attention import quick_masks
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
-from prefrec.lm.cpu.linear import OneDNNLinear
-from prefrec.lm.masks import attention_masks
+from prefrec.lm.head import restricted_head
+from prefrec.lm.masks import FLEX, attention_implementation, in_blocks
 from prefrec.lm.packing import PackedBatch
 
 BLOCK_BYTES = 64 << 20
@@ -61,12 +60,14 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSo
         columns = kept[columns]  # of all columns
     rows = batch.rows
     words = None if within is None else within.words.to(batch.targets.device)
-    with fastest_attention(core, batch) as shaped, _head_at(model, rows, columns, words) as head:
-        if _is_packed(batch):
-            masks = attention_masks(core.config, shaped.attention_mask, shaped.position_ids, core.dtype)
-            inputs |= {"attention_mask": masks, "position_ids": shaped.position_ids}
-        else:
-            inputs["attention_mask"] = batch.attention_mask.long()
+    shaped = batch
+    if _is_packed(batch):
+        shaped = in_blocks(batch) if attention_implementation(core.config) == FLEX else batch
+        masks = quick_masks(core, shaped.attention_mask, shaped.position_ids)
+        inputs |= {"attention_mask": masks, "position_ids": shaped.position_ids}
+    else:
+        inputs["attention_mask"] = batch.attention_mask.long()
+    with _head_at(model, rows, columns, words) as head:
         logits = model(input_ids=shaped.input_ids, **inputs).logits
     if head.index is not None:
         rows, columns = torch.zeros_like(rows), head.index
@@ -97,52 +98,16 @@ def _head_at(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor | No
     """
     core, out = language_model(model), _Head()
 
-    def pick(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden = inputs[0]
+    def pick(hidden: Tensor) -> Tensor:
         positions, out.index = torch.unique(rows * hidden.shape[1] + columns, return_inverse=True)
-        return hidden.flatten(0, 1)[positions][None], *inputs[1:]
+        return hidden.flatten(0, 1)[positions][None]
 
     is_compiled = any("_orig_mod" in m._modules for m in model.modules())
     if core.config.model_type not in BRANCHING or is_compiled:
         yield out
         return
-    head = core.get_output_embeddings()
-    with ExitStack() as stack:
-        stack.callback(head.register_forward_pre_hook(pick).remove)
-        if words is not None:
-            out.is_restricted = stack.enter_context(restricted_head(head, words))
+    with restricted_head(core.get_output_embeddings(), words, pick) as out.is_restricted:
         yield out
-
-
-@contextmanager
-def restricted_head(head: nn.Module, words: Tensor) -> Iterator[bool]:
-    """Restrict a head to the logits of `words` [U] inside this context: [..., U] in float32, in their order.
-
-    The head is a linear layer, or has a method `logits_of(hidden, words)`. Others, such as adapted or quantised ones,
-    are not changed: False is yielded.
-    """
-    if not (hasattr(head, "logits_of") or type(head) in (nn.Linear, OneDNNLinear)):
-        yield False
-        return
-    whole = cast(Any, head)
-
-    def forward(hidden: Tensor) -> Tensor:
-        # Autocast would round the logits to bfloat16, which makes titles with close scores equal.
-        with torch.autocast(hidden.device.type, enabled=False):
-            if hasattr(whole, "logits_of"):
-                return whole.logits_of(hidden.float(), words)
-            bias = None if whole.bias is None else whole.bias[words].float()
-            return F.linear(hidden.float(), whole.weight[words].float(), bias)
-
-    own = head.__dict__.get("forward")
-    cast(Any, head).forward = forward
-    try:
-        yield True
-    finally:
-        if own is None:
-            del head.forward
-        else:
-            cast(Any, head).forward = own
 
 
 def token_logps(logits: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:

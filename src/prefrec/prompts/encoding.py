@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from threading import RLock
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +21,8 @@ from prefrec.prompts.templates import PromptTemplate
 MAX_LENGTH = 1024
 """Tokens of a prompt with its longest answer, by default, in training and ranking."""
 _REMEMBERED = 1 << 17
+TOKENIZING = RLock()
+"""Held where a tokenizer is used: its settings change from call to call, and several threads may share it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,8 @@ class PromptEncoder:
                 f"history, max_length is {self.max_length}: show fewer candidates, raise max_length or shorten the "
                 f"template{_longest([*candidates, *answers])}"
             )
-        self.shortened += least > 0
+        with TOKENIZING:
+            self.shortened += least > 0
         return tried[least], least
 
     def encode_text(self, prompt: str | Sequence[Message], answers: Sequence[str]) -> ChoiceSet:
@@ -170,13 +174,14 @@ class PromptEncoder:
         """Return the token ids of `answers` after a prompt that ends with `tail`, end token included."""
         context = self._context(tail)
         keys = {a: (context if _begins_with_no_space(a) else tail, a) for a in answers}
-        new = [a for a, key in keys.items() if key not in self._answers]
-        if new and len(self._answers) + len(new) > _REMEMBERED:
-            self._answers.clear()
-            new = list(keys)
-        if new:
-            self._answers.update(zip((keys[a] for a in new), self._ids_after(tail, new), strict=True))
-        return tuple(self._answers[keys[a]] for a in answers)
+        with TOKENIZING:
+            new = [a for a, key in keys.items() if key not in self._answers]
+            if new and len(self._answers) + len(new) > _REMEMBERED:
+                self._answers.clear()
+                new = list(keys)
+            if new:
+                self._answers.update(zip((keys[a] for a in new), self._ids_after(tail, new), strict=True))
+            return tuple(self._answers[keys[a]] for a in answers)
 
     def _ids_after(self, tail: str, answers: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the result of `_after` without the cache."""
@@ -214,11 +219,13 @@ class PromptEncoder:
 
     def _many_ids(self, texts: Sequence[str], *, special: bool) -> list[tuple[int, ...]]:
         """Return the token ids of many texts with one call, which costs more than tokenising a title."""
-        out = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=not special)["input_ids"]
+        with TOKENIZING:
+            out = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=not special)["input_ids"]
         return [tuple(ids) for ids in out]
 
     def _ids(self, text: str, *, begin: bool = False, special: bool = False) -> tuple[int, ...]:
-        out = self.tokenizer(text, add_special_tokens=begin, split_special_tokens=not special)["input_ids"]
+        with TOKENIZING:
+            out = self.tokenizer(text, add_special_tokens=begin, split_special_tokens=not special)["input_ids"]
         ids = tuple(out)
         # A tokenizer that closes every text with its end token would end the prompt before the answer.
         return ids[:-1] if begin and ids[-1:] == (self.end,) else ids

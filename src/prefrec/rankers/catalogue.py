@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from threading import Lock
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -35,6 +36,8 @@ SHARED = 32
 """Histories of item tokens that may share a call; more gain nothing on a CPU."""
 SPARE = 10
 """Items beyond the k best that are scored again in 16 bits: rounding may have put the best too low."""
+# Threads that ask their first question together choose the layout once.
+_CHOOSING = Lock()
 
 
 @dataclass(frozen=True)
@@ -204,17 +207,20 @@ class CatalogueRanker:
         """Return the trie of the answers, or of the whole catalogue for that objective; keep it for the next call."""
         if self.lm.within is not None:
             return self.lm.within.trie
-        if self._trie is None or self._trie[0] != choices.answers:
-            self._trie = choices.answers, Trie.build(choices.answers)
-        return self._trie[1]
+        kept = self._trie
+        if kept is None or kept[0] != choices.answers:
+            # Bound to a name of this call: another thread may keep other answers' trie meanwhile.
+            kept = self._trie = choices.answers, Trie.build(choices.answers)
+        return kept[1]
 
     def _layout_for(self, prompt: Sequence[int], trie: Trie) -> TrieLayout:
         """Choose the layout for the first question, and warn if it is not the fastest."""
-        if self._layout is None:
-            self._layout, reason = trie_layout(self.lm.model, prompt, trie)
-            if self._layout != "cached":
-                warn(f"{self.name}: a trie is read in the slower layout `{self._layout}`: {escape(reason)}")
-        return self._layout
+        with _CHOOSING:
+            if self._layout is None:
+                self._layout, reason = trie_layout(self.lm.model, prompt, trie)
+                if self._layout != "cached":
+                    warn(f"{self.name}: a trie is read in the slower layout `{self._layout}`: {escape(reason)}")
+            return self._layout
 
 
 def _best(scores: NDArray[np.floating[Any]], k: int, without: Sequence[int]) -> NDArray[np.int64]:

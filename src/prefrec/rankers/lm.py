@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.models import default_device, load_tokenizer
 from prefrec.lm.scorer import ChoiceScorer
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
+from prefrec.prompts.encoding import TOKENIZING
 from prefrec.training import encode_examples
 from prefrec.training.adapters import load_weights
 from prefrec.training.sampler import own_batches
@@ -31,6 +33,7 @@ MAX_NEW_TOKENS = 20
 """Length of a generated answer, as in the authors' evaluation."""
 GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
 """All settings of greedy decoding. `generate` takes missing ones from the model's own generation settings."""
+_LOADING = Lock()
 
 
 class LMRanker:
@@ -142,7 +145,8 @@ def greedy_answers(
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
     settings = {"max_new_tokens": max_new_tokens, "pad_token_id": end, "eos_token_id": end, **GREEDY}
     tokens: Tensor = cast(Any, model).generate(**inputs, **settings)
-    return tokenizer.batch_decode(tokens[:, ids.shape[1] :], skip_special_tokens=True)
+    with TOKENIZING:
+        return tokenizer.batch_decode(tokens[:, ids.shape[1] :], skip_special_tokens=True)
 
 
 def load_lm(
@@ -152,5 +156,7 @@ def load_lm(
 
     Arguments and errors are those of `prefrec.training.adapters.load_weights`.
     """
-    model = load_weights(base, adapter, dtype=dtype, **options)
-    return model.to(default_device()).eval(), load_tokenizer(base)
+    # transformers changes torch's defaults while it loads, for all threads.
+    with _LOADING:
+        model = load_weights(base, adapter, dtype=dtype, **options)
+        return model.to(default_device()).eval(), load_tokenizer(base)

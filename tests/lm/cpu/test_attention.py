@@ -12,12 +12,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from onednn import always_by_onednn
 from prefrec.lm.architectures import layout_for
-from prefrec.lm.attention import fastest_attention, quick_attention
+from prefrec.lm.attention import quick_masks
 from prefrec.lm.catalogue import catalogue_logps
 from prefrec.lm.cpu import attention as onednn_attention
 from prefrec.lm.cpu import linear
 from prefrec.lm.cpu.attention import ONEDNN
 from prefrec.lm.cpu.linear import restore_linear, use_onednn
+from prefrec.lm.masks import attention_implementation
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.lm.trie import Trie
@@ -46,6 +47,7 @@ def tiny_llama():
 
 def attend(query, key, value, mask, **more):
     heads = SimpleNamespace(num_key_value_groups=query.shape[1] // key.shape[1], is_causal=True)
+    onednn_attention.read_by_onednn(mask)
     return ALL_ATTENTION_FUNCTIONS[ONEDNN](heads, query, key, value, mask, **more)[0]
 
 
@@ -146,6 +148,8 @@ def test_what_is_not_ours_is_given_to_sdpa(change, always):
     query, key, value = (torch.randn(1, 2, 6, 4) for _ in range(3))
     args, more = change(query, key, value, torch.ones(1, 1, 6, 6, dtype=torch.bool).tril())
     layer = SimpleNamespace(num_key_value_groups=1, is_causal=True)
+    if args[3] is not None:
+        onednn_attention.read_by_onednn(args[3])
     torch.manual_seed(1)
     got = ALL_ATTENTION_FUNCTIONS[ONEDNN](layer, *args, **more)[0]
     torch.manual_seed(1)
@@ -212,20 +216,16 @@ def test_a_catalogue_is_read_by_it(always, monkeypatch):
         torch.testing.assert_close(torch.from_numpy(mine), torch.from_numpy(want), rtol=0, atol=1e-4)
 
 
-def test_the_model_s_attention_is_its_own_again(always):
+def test_other_masks_of_the_model_are_read_by_sdpa(always):
     model, batch = tiny_llama(), pack(SETS, pad_id=0)
-    with quick_attention(model, batch.attention_mask):
-        assert model.config._attn_implementation == ONEDNN
-    assert model.config._attn_implementation == "sdpa"
-
-    def fails():
-        with fastest_attention(model, batch):
-            assert model.config._attn_implementation == ONEDNN
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fails()
-    assert model.config._attn_implementation == "sdpa"
+    want = choice_logps(model, pack(SETS, pad_id=0, layout="separate"))
+    quick_masks(model, batch.attention_mask, batch.position_ids)
+    assert model.config._attn_implementation == ONEDNN
+    assert attention_implementation(model.config) == "sdpa"
+    got = choice_logps(model, pack(SETS, pad_id=0, layout="separate"))
+    model(torch.ones(2, 70, dtype=torch.long), attention_mask=torch.ones(2, 70).tril(60).long())
+    assert not always
+    assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("why", ["switched off", "not quick", "bfloat16", "eager", "autocast", "by no name"])
@@ -243,7 +243,6 @@ def test_it_does_not_stand_in(why, always, monkeypatch):
         monkeypatch.setattr(type(model), "_supports_attention_backend", False)
     own = model.config._attn_implementation
     with torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"), torch.no_grad():
-        with fastest_attention(model, pack(SETS, pad_id=0)):
-            assert model.config._attn_implementation == own
         choice_logps(model, pack(SETS, pad_id=0))
+    assert model.config._attn_implementation == own
     assert not always

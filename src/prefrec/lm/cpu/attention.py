@@ -8,12 +8,13 @@ gradient.
 from __future__ import annotations
 
 from itertools import pairwise, product
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prefrec.lm.cpu.linear import is_ours, multiply
@@ -48,22 +49,28 @@ def onednn_attention(
     """Return attention outputs [R, Q, H, E], with the interface that transformers calls in a layer.
 
     Queries are [R, H, Q, D], keys [R, G, K, D] and values [R, G, K, E], where H is a multiple of G. Calls other than
-    with a bool mask [R or 1, 1, Q, K] (True: a query sees a key), or with few scores, go to `sdpa`.
+    with a bool mask [R or 1, 1, Q, K] (True: a query sees a key) for `read_by_onednn`, or with few scores, go to
+    `sdpa`.
     """
     plain = dropout == 0.0 and kwargs.get("position_bias") is None and kwargs.get("softcap") is None
     scores = query.shape[1] // key.shape[1] * query.shape[2] * key.shape[2]
-    if scores < LEAST or not (plain and _is_pairs(attention_mask) and is_ours(query, key, value)):
+    if scores < LEAST or not (plain and is_ours(query, key, value) and _is_read(attention_mask)):
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return _Attention.apply(query, key, value, blocks(attention_mask), scaling), None
 
 
+def read_by_onednn(mask: Any) -> None:
+    """Let oneDNN compute the attention of calls with this mask [R or 1, 1, Q, K], while the mask lives."""
+    _CACHE.setdefault(mask, [])
+
+
 def blocks(mask: Tensor) -> list[Block]:
     """Return the blocks of a mask [R or 1, 1, Q, K], cached while the mask lives."""
-    if mask not in _CACHE:
+    if not _CACHE.get(mask):
         _CACHE[mask] = _blocks(mask[:, 0])
-    return _CACHE[mask]
+    return cast(list[Block], _CACHE[mask])
 
 
 # All layers of a model get the same mask. Weak keys free the biases with it.
@@ -83,8 +90,8 @@ def _blocks(mask: Tensor) -> list[Block]:
     return made
 
 
-def _is_pairs(mask: Tensor | None) -> TypeGuard[Tensor]:
-    return mask is not None and mask.dim() == 4 and mask.dtype == torch.bool and mask.shape[1] == 1
+def _is_read(mask: Tensor | None) -> TypeGuard[Tensor]:
+    return mask is not None and mask.dim() == 4 and mask.dtype == torch.bool and mask.shape[1] == 1 and mask in _CACHE
 
 
 class _Attention(torch.autograd.Function):
@@ -154,3 +161,4 @@ def _unflat(x: Tensor, block: Block) -> Tensor:
 
 
 ALL_ATTENTION_FUNCTIONS.register(ONEDNN, onednn_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(ONEDNN, sdpa_mask)
