@@ -1,0 +1,149 @@
+"""scripts/head_alignment.py: objectives by loops, hidden states by the model's own scores, a small study."""
+
+import importlib.util
+import json
+import math
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prefrec.lm.items import next_item_logps
+from prefrec.pipeline.encoders import prompt_encoder
+from prefrec.pipeline.recipe import Recipe, load_recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec.training.adapters import load_weights
+from tiny_run import recipe as recipe
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "head_alignment.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("head_alignment", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def run(recipe, tmp_path_factory) -> Path:
+    raw = recipe.model_dump(mode="json")
+    raw["model"] |= {"answers": "items", "items": {"vectors": "tfidf", "dropout": 0.1}}
+    raw |= {"align": [], "lora": None, "sft": raw["sft"] | {"titles": 5, "rows": None}}
+    raw["evaluate"] |= {"zero_shot": False, "generate_rows": 0}
+    folder = tmp_path_factory.mktemp("head") / "run"
+    run_recipe(Recipe.model_validate(raw), folder, until="sft")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cached(script, run):
+    return script.Cached(run)
+
+
+LOGITS = torch.tensor([[0.2, -0.4, 1.1, 0.0, -torch.inf], [2.0, 0.5, -1.0, 0.7, 0.1]])
+TARGETS = torch.tensor([0, 3])
+
+
+def test_bear_equals_its_formula(script):
+    losses = script.bear(LOGITS, TARGETS, k=2, weight=3.0, width=0.5)
+    for row, target, loss in zip(LOGITS.tolist(), TARGETS.tolist(), losses.tolist(), strict=True):
+        logps = [x - math.log(sum(map(math.exp, row))) for x in row]
+        gap = logps[target] - sorted(logps)[-2]
+        assert loss == pytest.approx(-logps[target] * (1 + 3 / (1 + math.exp(-gap / 0.5))), abs=1e-5)
+
+
+def test_expected_dcg_sums_over_all_orders(script):
+    losses = script.expected_dcg(LOGITS, TARGETS, softmax=0.5, top=3)
+    for row, target, loss in zip(LOGITS.tolist(), TARGETS.tolist(), losses.tolist(), strict=True):
+        others = sorted(row[:target] + row[target + 1 :])[-3:]
+        wins = [1 / (1 + math.exp(row[target] - x)) for x in others]
+        dcg = 0.0
+        for above in product([0, 1], repeat=3):
+            chance = math.prod(p if a else 1 - p for a, p in zip(above, wins, strict=True))
+            dcg += chance / math.log2(2 + sum(above))
+        own = row[target] - math.log(sum(map(math.exp, row)))
+        assert loss == pytest.approx(-0.5 * own - dcg, abs=1e-5)
+
+
+def test_sdpo_is_against_the_best_that_the_user_never_takes(script):
+    reference, taken = torch.zeros(2, 5), torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 1, 0]]).bool()
+    losses = script.own_top_sdpo(LOGITS, reference, TARGETS, taken, beta=0.5, top=2)
+    for row, target, rejected, loss in zip(LOGITS.tolist(), TARGETS.tolist(), ((3, 1), (0, 1)), losses, strict=True):
+        gaps = [0.5 * (row[i] - row[target]) for i in rejected]
+        assert float(loss) == pytest.approx(math.log(1 + sum(map(math.exp, gaps))), abs=1e-5)
+
+
+def test_cached_states_give_the_model_s_own_scores(script, run, cached):
+    data = cached.data
+    recipe = load_recipe(run / "recipe.yaml")
+    encoder = prompt_encoder(recipe.model, data.catalogue)
+    model = load_weights(recipe.model.name, run / "sft" / script.WEIGHTS, dtype="float32").eval()
+    titles = [data.catalogue.titles_of(e.history) for e in data.test]
+    tokens = [[encoder.begin, *(t for t, _ in encoder.answers_after("", own))] for own in titles]
+    with torch.no_grad():
+        got = cached.head(cached.test.hidden).log_softmax(dim=1)
+    torch.testing.assert_close(got, next_item_logps(model, tokens), rtol=0, atol=1e-4)
+    first = cached.places.sequences[0][:1].tolist()
+    with torch.no_grad():
+        place = cached.head(cached.places.hidden[:1]).log_softmax(dim=1)
+    torch.testing.assert_close(
+        place, next_item_logps(model, [[encoder.begin, tokens_of(model, first[0])]]), atol=1e-4, rtol=0
+    )
+
+
+def tokens_of(model, item: int) -> int:
+    return len(model.get_input_embeddings().weight) + item
+
+
+def test_places_are_all_items_but_the_first_and_masks_know_before_from_ever(cached):
+    places, size = cached.places, len(cached.head.bias)
+    want = [int(i) for s in places.sequences for i in s[1:]]
+    assert places.targets.tolist() == want
+    row = len(places.sequences[0]) - 1 + 2  # third place of the second user
+    before, ever = places.masks(np.array([row]), size)
+    own = places.sequences[1].tolist()
+    assert sorted(before[0].nonzero().flatten().tolist()) == sorted(set(own[:3]) - {own[3]})
+    assert sorted(ever[0].nonzero().flatten().tolist()) == sorted(set(own))
+
+
+def test_best_of_keeps_the_floor(script):
+    trials = [{"NDCG@1": n, "NDCG@10": 0.1, "HR@50": h} for n, h in ((0.3, 0.4), (0.2, 0.5), (0.1, 0.6))]
+    assert script.best_of(trials, 0.45) is trials[1]
+    assert script.best_of(trials, 0.7) is trials[2]
+
+
+def test_a_study_in_small(script, run, cached, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "Cached", lambda run: cached)
+    monkeypatch.setattr(script, "STEPS", (1, 2))
+    monkeypatch.setattr(script, "RATES", (1e-3,))
+    monkeypatch.setattr(script, "BATCH", 8)
+    out = tmp_path / "head.json"
+    monkeypatch.setattr(sys, "argv", ["head_alignment.py", str(run), str(run), "--out", str(out)])
+    script.main()
+    found = json.loads(out.read_text())
+    assert list(found["test"]["rankers"]) == ["SFT", *script.SETTINGS]
+    assert found["test"]["n"] == 2 * len(cached.test.users)
+    assert len(found["trials"]) == 2 * sum(map(len, script.SETTINGS.values()))
+    same = found["test"]["rankers"]["softmax continued"]["HR@50 minus SFT"]
+    assert same["low"] <= same["mean"] <= same["high"]
+
+
+def test_training_lowers_the_loss_and_leaves_the_start_alone(script, cached, monkeypatch):
+    monkeypatch.setattr(script, "BATCH", 64)
+    before = cached.head.vectors.clone()
+    (head,) = script.train(cached, "softmax continued", {}, 1e-2, 0, (20,))
+    rows = np.arange(64)
+
+    @torch.no_grad()
+    def loss(head) -> float:
+        return float(torch.nn.functional.cross_entropy(head(cached.places.hidden[rows]), cached.places.targets[rows]))
+
+    assert loss(head) < loss(cached.head)
+    assert torch.equal(before, cached.head.vectors)
