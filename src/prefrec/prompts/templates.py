@@ -13,14 +13,14 @@ from typing import Any, ClassVar, Self
 import jinja2
 import jinja2.meta
 import polars as pl
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prefrec.data.titles import UNSAFE
 from prefrec.errors import TemplateError
+from prefrec.prompts.sandbox import MAX_SOURCE, Sandbox, fill
 
 DOMAINS = ("movies", "books", "music", "generic")
 _FOLDER = files("prefrec.prompts") / "templates"
-_environment = ImmutableSandboxedEnvironment(
+_environment = Sandbox(
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
 )
 
@@ -58,7 +58,8 @@ class PromptTemplate:
     def read(cls, path: Path) -> Self:
         """Read the template in a file. Raise TemplateError if it is not text, or not a usable template."""
         try:
-            return cls(str(path), path.read_text(encoding="utf-8"))
+            with path.open(encoding="utf-8", newline=None) as file:
+                return cls(str(path), file.read(MAX_SOURCE + 1))
         except UnicodeDecodeError as e:
             raise TemplateError(f"template {path}: not UTF-8 text ({e}); save it as UTF-8") from e
 
@@ -88,7 +89,7 @@ class PromptTemplate:
 
     def _fill(self, **values: Any) -> str:
         try:
-            return self._template.render(**values)
+            return fill(self._template, **values)
         except Exception as e:  # the template's own code may raise anything
             raise TemplateError(f"template {self.name}: {e}") from e
 
@@ -124,7 +125,7 @@ def item_texts(source: str, items: pl.DataFrame) -> list[str]:
         template = _environment.overlay(finalize=lambda value: "" if value is None else value).from_string(source)
         if not (unknown := sorted(names - {*items.columns})):
             rows = items.select(sorted(names)).iter_rows(named=True)
-            return [template.render({name: _plain(value) for name, value in row.items()}) for row in rows]
+            return [fill(template, **{name: _plain(value) for name, value in row.items()}) for row in rows]
     except Exception as e:  # the template's own code may raise anything
         raise TemplateError(f"model.item_text {source!r}: {e}") from e
     raise TemplateError(
