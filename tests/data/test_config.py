@@ -29,7 +29,11 @@ def test_sources_of_the_lab_are_told_where_it_is_absent(monkeypatch: pytest.Monk
         ({"interactions": "x.csv"}, "interactions: source movielens-100k does not take it; leave it out"),
         ({"users": "x.csv"}, "users: source movielens-100k does not take it"),
         ({"split": "given"}, "split: movielens-100k has no split of its own"),
-        ({"source": "windows", "path": "x", "split": "time"}, "split: windows comes with its own"),
+        (
+            {"source": "goodreads-windows", "path": "x", "split": "time"},
+            "split: goodreads-windows comes with its own",
+        ),
+        ({"fold": 1}, "fold: only for split time, not leave-last-out"),
         ({"source": "windows", "path": "x", "user_core": 5}, "user_core, item_core: .* cannot be filtered"),
         ({"columns": {"user": "u"}}, "columns: source movielens-100k does not take it"),
         ({"encoding": "latin-1"}, "encoding: source movielens-100k does not take it"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import polars as pl
 import pytest
@@ -14,6 +16,7 @@ from prefrec.data.prepare import sample_rows
 from prefrec.data.splits import (
     Sequences,
     Split,
+    before_tests,
     by_share,
     by_time,
     by_user,
@@ -284,3 +287,18 @@ def test_share_draws_validation_users_by_the_seed() -> None:
     assert drawn[0] == by_share(sequences).rows["validation"][:, 0].tolist() == [4, 5, 8, 15, 17, 24, 29, 31, 37, 41]
     with pytest.raises(DataError, match="leaves no row for validation"):
         by_share(order(make_log([("u", f"i{t}", t) for t in range(10)]), 0))
+
+
+def test_folds_are_tested_one_before_another() -> None:
+    rng = np.random.default_rng(0)
+    log = make_log([(f"u{u}", f"i{i}", int(rng.integers(10_000))) for u in range(20) for i in range(20)])
+    tested = []
+    for fold in range(3):
+        sequences = order(before_tests(log, fold), 0)
+        split = by_time(sequences, min_history=1)
+        times = sequences.timestamps
+        tested.append((split.facts["cuts"][1], int(times.max())))
+        assert (times >= split.facts["cuts"][1]).mean() == pytest.approx(0.1, abs=0.01)
+    for (start, _), (_, end) in pairwise(tested):
+        assert end < start  # the test of a fold ends where that of the fold before begins
+        assert not log.filter(pl.col("timestamp").is_between(end, start, closed="none")).height

@@ -126,8 +126,17 @@ class PrepareConfig(Section):
         None,
         description="leave-last-out: each user's last item is the test; time: two cuts for everybody; user: later "
         "users are the test, as in the papers; time-share: the first 80% of each user's interactions are for "
-        "training, the rest for validation (a fifth of the users) or test; given: the data's own. None: given where "
-        "there is one, else leave-last-out.",
+        "training, the rest for validation (a fifth of the users) or test; given: the data's own (windows takes other "
+        "splits, too). None: given where there is one, else leave-last-out.",
+    )
+    # Left out where it is not set, so that keys of stages are those of recipes without it.
+    fold: int = Field(
+        0,
+        ge=0,
+        le=9,
+        exclude_if=lambda fold: fold == 0,
+        description="split time: how many earlier tests to leave out of the log's end. Fold 0 tests the last 10% of "
+        "the interactions, fold 1 the 10% before them, and so on; later interactions are not learnt from.",
     )
     windows: Literal["last", "all"] | None = Field(
         None,
@@ -187,15 +196,15 @@ class PrepareConfig(Section):
             raise ValueError("interactions, items: source files needs a log and a catalogue")
         if source == "files" and self.path is not None:
             raise ValueError("path: source files takes interactions and items instead")
-        if (self.split or "given") != "given" and self.kind.given:
+        if (self.split or "given") != "given" and self.kind.given and not self.kind.splits:
             raise ValueError(f"split: {source} comes with its own split; leave it out or write given")
         if self.split == "given" and not self.kind.given:
             raise ValueError(
                 f"split: {source} has no split of its own; choose leave-last-out, time, user or time-share"
             )
-        if self.kind.given and max(self.user_core, self.item_core) > 1:
+        if self.split_name == "given" and max(self.user_core, self.item_core) > 1:
             raise ValueError(f"user_core, item_core: the windows of {source} are given and cannot be filtered")
-        if self.kind.given and (self.latest_per_user or self.unseen_items):
+        if self.split_name == "given" and (self.latest_per_user or self.unseen_items):
             raise ValueError(f"latest_per_user, unseen_items: not for {source}, whose rows are given")
         for field in _NOT_FOR_ALL:
             default = type(self).model_fields[field].get_default(call_default_factory=True)
@@ -203,6 +212,8 @@ class PrepareConfig(Section):
                 raise ValueError(f"{field}: source {source} does not take it; leave it out")
         if self.windows and self.split_name not in ("time", "user", "time-share"):
             raise ValueError(f"windows: only for split time, user or time-share, not {self.split_name}")
+        if self.fold and self.split_name != "time":
+            raise ValueError(f"fold: only for split time, not {self.split_name}")
         return self
 
     def required(self, field: Literal["path", "interactions", "items"]) -> Path:

@@ -66,6 +66,7 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
     source = _with_codes(read, config)
     del read  # its ids may be text, which takes ten times the memory
     log, counts = _filter_log(source.interactions, config)
+    log = splits.before_tests(log, config.fold)
     catalogue = _used_items(source, log, config)
     notes = source.notes + _time_note(config, source)
     touched = (source.interactions if source.touched is None else source.touched).select("user_id", "item_id")

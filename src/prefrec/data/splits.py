@@ -175,7 +175,7 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
     to the later period. `windows` are `all` targets of the validation and test period, or each user's `last` one.
     Raise DataError if a part has no row.
     """
-    shares = np.cumsum([_TRAIN, _VALIDATION])
+    shares = [_TRAIN, _TRAIN + _VALIDATION]
     cuts = np.quantile(sequences.timestamps, shares, method="higher").astype(np.int64)
     period = np.searchsorted(cuts, sequences.timestamps, side="right")
     users = np.repeat(np.arange(len(sequences.users), dtype=np.int32), sequences.lengths)
@@ -188,6 +188,14 @@ def by_time(sequences: Sequences, min_history: int = 3, windows: str = "all") ->
     seen = np.unique(np.concatenate([r[:, 0] for r in rows.values()]))
     facts = {"cuts": cuts.tolist(), "users_too_short": len(sequences.users) - len(seen)}
     return Split(rows, period == 0, sequences.frame, facts)
+
+
+def before_tests(log: pl.DataFrame, fold: int) -> pl.DataFrame:
+    """Return the interactions before the last `fold` test periods, each the period that `by_time` would test."""
+    for _ in range(fold):
+        cut = np.quantile(log["timestamp"].to_numpy(), _TRAIN + _VALIDATION, method="higher") if len(log) else 0
+        log = log.filter(pl.col("timestamp") < int(cut))
+    return log
 
 
 def by_user(sequences: Sequences, min_history: int = 3, windows: str = "last") -> Split:

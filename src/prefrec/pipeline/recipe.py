@@ -335,7 +335,7 @@ class Recipe(Section):
             raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
         for i, align in enumerate(self.align):
             self._check_alignment(align, names["align"][:i], names[SEQUENTIAL])
-        if self.update and (self.sft is None or self.data.kind.given):
+        if self.update and (self.sft is None or self.data.split_name == "given"):
             raise ValueError("update: it needs `sft` to go on with, and a source without a split of its own")
         if self.model.answers == "items":
             self._check_items()

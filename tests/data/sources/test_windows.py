@@ -216,7 +216,6 @@ def test_titles_damaged(tmp_path: Path, text: str, message: str) -> None:
     ("options", "message"),
     [
         ({}, "path: source windows needs a folder, or items and row_files of train and test"),
-        ({"path": "x", "split": "time"}, "split: windows comes with its own split"),
         ({"path": "x", "user_core": 5}, "user_core, item_core: the windows of windows are given"),
         ({"path": "x", "row_files": {"dev": "x"}}, "row_files"),
         (
@@ -277,3 +276,29 @@ def test_amazon_office(shared_data: Path) -> None:
     assert (len(cut.train), len(cut.validation), len(cut.train_interactions)) == (14_098, 1_302, 41_662 - 1_302)
     assert not {(e.user_id, e.target) for e in (*cut.validation, *cut.test)} & {*pairs(cut)}
     assert cut.test == data.test
+
+
+def test_rows_can_be_split_as_one_log(tmp_path: Path) -> None:
+    """All targets of a user with enough history before them and after the cut are questions."""
+    log = draw_log(0)
+    folder = write_rows(tmp_path, log)
+    data = prepared(folder, split="time")
+    assert data.protocol["split"] == "time"
+    times = sorted(day for taken in log.values() for _, day in taken[LEAST:])
+    shown = {(user, item) for user, item, *_ in data.train_interactions.iter_rows()}
+    assert len(times) * 0.5 < len(shown) < len(times)
+    cuts = [cut // 86_400 for cut in data.protocol["split_facts"]["cuts"]]
+    expected = [(u, i) for u, own in log.items() for n, (i, day) in enumerate(own) if n >= LEAST and day >= cuts[1]]
+    assert sorted((e.user_id, e.target) for e in data.test) == sorted(expected)
+    assert prepared(folder, split="leave-last-out").protocol["split"] == "leave-last-out"
+    with pytest.raises(DataError, match="split time needs the times of all rows"):
+        prepared(folder, split="time", columns={"timestamp": "file-order"})
+
+
+@pytest.mark.shared_data
+def test_amazon_office_cut_by_time(shared_data: Path) -> None:
+    office = {"source": "windows", "path": shared_data / "amazon-office", "split": "time"}
+    data = prepare(PrepareConfig(**office))
+    assert data.protocol["candidates"]["kind"] == "targets"
+    first, last = (d.protocol["split_facts"]["cuts"] for d in (data, prepare(PrepareConfig(**office, fold=1))))
+    assert last[1] < first[1]

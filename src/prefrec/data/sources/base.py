@@ -79,11 +79,13 @@ class SourceKind:
         read: reads the data; it returns `PreparedData` only if their rows are finished.
         takes: the fields of `PrepareConfig` that it takes of those that only some sources take.
         given: true if the data come with their own split.
+        splits: true if their log can also be split in other ways.
     """
 
     read: Callable[[PrepareConfig], Source | PreparedData]
     takes: tuple[str, ...] = ()
     given: bool = False
+    splits: bool = False
 
 
 def find_parts(

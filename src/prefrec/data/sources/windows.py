@@ -62,7 +62,7 @@ def windows(config: PrepareConfig) -> Source:
 
     Training interactions are those of the training file, without the targets of validation rows cut from it. Rows
     with a target that the user took before, or with fewer than `min_history` history items, are dropped. Titles are a
-    JSON of id → title, or a table; HTML entities in them are decoded.
+    JSON of id → title, or a table; HTML entities in them are decoded. For splits but `given` all rows are one log.
     """
     files, titles = find_window_files(config.path, config.row_files or {}, config.items)
     train_file, min_history = files["train"], config.min_history
@@ -77,11 +77,17 @@ def windows(config: PrepareConfig) -> Source:
         f"{train_file.name}: {len(rows['train']):,} rows of {len(sequences):,} users hold "
         f"{sum(map(len, sequences.values())):,} interactions"
     )
-    if "validation" not in rows:
+    timed = all(file.timed for file in read.values())
+    if config.split_name != "given":
+        _refuse_untimed(config, train_file, timed)
+        rows.setdefault("validation", [])
+    elif "validation" not in rows:
         in_order = read["train"].timed or config.columns.timestamp == FILE_ORDER
         notes += _cut_validation(rows, config.validation_share, train_file, in_order)
-    log = _log(sequences, rows, timed=all(file.timed for file in read.values()))
+    log = _log(sequences, rows, timed)
     log, dropped = check_log(log, items["item_id"], titles, config.missing_titles)
+    if config.split_name != "given":
+        return Source("windows", "generic", Catalogue(items), log.drop("learn"), notes + dropped)
     if dropped:
         known = set(items["item_id"])
         for part, own in rows.items():
@@ -142,6 +148,14 @@ def _read_titles(path: Path, config: PrepareConfig) -> pl.DataFrame:
 def _renamed(row: Row, renamed: Mapping[str, str]) -> Row:
     history = tuple(renamed.get(i, i) for i in row.history) if renamed else row.history
     return row._replace(history=history, target=renamed.get(row.target, row.target))
+
+
+def _refuse_untimed(config: PrepareConfig, path: Path, timed: bool) -> None:
+    if not timed:
+        raise DataError(
+            f"{path}: split {config.split_name} needs the times of all rows; name their column with "
+            "--columns.timestamp (`columns.timestamp` in a recipe), or leave out split"
+        )
 
 
 def _cut_validation(rows: dict[str, list[Row]], share: float, path: Path, in_order: bool) -> list[str]:
@@ -321,4 +335,5 @@ WINDOWS = SourceKind(
     windows,
     takes=("items", "columns", "encoding", "row_files", "validation_share", "duplicate_titles", "missing_titles"),
     given=True,
+    splits=True,
 )
