@@ -46,10 +46,11 @@ def comparison_table(title: str, evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def preference_tables(preferences: Preferences) -> list[dict[str, Any]]:
     """Return the tables of liked over disliked items."""
+    found = preferences.to_json()["metrics"].items()
     first = {
         "title": f"Liked over disliked items ({preferences.users} users)",
-        "columns": ["scores", "AUC", "NDCG"],
-        "rows": [[name, *map(with_interval, own.values())] for name, own in preferences.metrics.items()],
+        "columns": ["scores", "AUC", "NDCG", "AUC over users"],
+        "rows": [[name, *(shown(own.get(m)) for m in ("auc", "ndcg", "item_auc"))] for name, own in found],
     }
     rows = [
         [f"{d.ranker} − {d.against}", with_interval(d), f"{d.p_value:.3f}"]

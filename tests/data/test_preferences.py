@@ -15,6 +15,7 @@ from prefrec.data import PrepareConfig, RankingExample, prepare
 from prefrec.data.preferences import (
     AHEAD,
     Thresholds,
+    centred_mean_scores,
     mean_rating_scores,
     preference_questions,
     rejected_rows,
@@ -159,6 +160,39 @@ def test_scores_of_references_by_hand() -> None:
     assert found == pytest.approx([(8 + 2 * 3) / 4, (1 + 2 * 3) / 3, 3.0])
 
 
+def slow_centred_mean(learn: pl.DataFrame, item: str, by: str, shrink: float) -> float:
+    found = []
+    for user, of, rating in learn.select("user_id", "item_id", "rating").iter_rows():
+        own = [
+            r for u, _, r in learn.select("user_id", "item_id", "rating").iter_rows() if u == user and r is not None
+        ]
+        if of == item and rating is not None:
+            below, same = sum(r < rating for r in own), sum(r == rating for r in own)
+            found.append(rating - sum(own) / len(own) if by == "value" else (below + same / 2) / len(own) - 0.5)
+    return sum(found) / (len(found) + shrink)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rated_logs(), st.sampled_from(["value", "quantile"]), st.sampled_from([0.5, 5.0]))
+def test_centred_means_are_those_of_the_obvious_way(log: pl.DataFrame, by: str, shrink: float) -> None:
+    items = log["item_id"].unique().sort().to_list()
+    (found,) = centred_mean_scores(log, [RankingExample("u", (), (*items, "new"), items[0])], by, shrink)
+    assert found == pytest.approx([*(slow_centred_mean(log, item, by, shrink) for item in items), 0.0])
+
+
+def test_a_centred_mean_does_not_depend_on_how_high_a_user_rates() -> None:
+    """The mild user's 4 is low and the strict user's 2 is high, where plain means say the contrary."""
+    learn = pl.DataFrame(
+        {"user_id": ["mild"] * 2 + ["strict"] * 2, "item_id": list("abcd"), "rating": [5.0, 4.0, 2.0, 1.0]}
+    )
+    row = RankingExample("u", (), ("a", "b", "c", "d"), "a")
+    for by, size in (("value", 0.5), ("quantile", 0.25)):
+        (found,) = centred_mean_scores(learn, [row], by, shrink=0.0)
+        assert found == pytest.approx([size, -size, size, -size])
+    (plain,) = mean_rating_scores(learn, [row], shrink=0.0)
+    assert plain[1] > plain[2]
+
+
 @pytest.mark.shared_data
 def test_movielens_has_the_users_and_rows_that_are_quoted(shared_data: Path) -> None:
     """491 users have both kinds in the last 20% of their logs."""
@@ -176,7 +210,8 @@ def test_movielens_has_the_users_and_rows_that_are_quoted(shared_data: Path) -> 
     assert {len(q.history) for q in questions} <= {*range(16, 31)}
     examples = [q.example() for q in questions]
     popularity = [s[s >= 0] for s in PopularityRanker.fit(learn).score(examples)]
-    for scores, expected in ((popularity, 0.681), (mean_rating_scores(learn, examples), 0.786)):
+    known = (popularity, 0.681), (mean_rating_scores(learn, examples), 0.786)
+    for scores, expected in (*known, (centred_mean_scores(learn, examples), 0.796)):
         aucs = []
         for row, q in zip(scores, questions, strict=True):
             high, low = (

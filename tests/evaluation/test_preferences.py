@@ -17,7 +17,9 @@ from prefrec.evaluation.preferences import (
     evaluate_preferences,
     liked_ndcg,
     mixture,
+    personal_part,
     spread,
+    within_item_auc,
     within_user_auc,
 )
 
@@ -101,6 +103,77 @@ def test_spread_is_that_within_rows() -> None:
     assert spread(np.ones((2, 3)), there) == 1.0
 
 
+def named(draw_from: int, rows: int, width: int) -> list[list[str]]:
+    """Items of rows, with many that rows share."""
+    rng = np.random.default_rng(draw_from)
+    return [[f"i{i}" for i in rng.permutation(width + 1)[:width]] for _ in range(rows)]
+
+
+def slow_item_auc(scores: np.ndarray, liked: np.ndarray, disliked: np.ndarray, items: list[list[str]]) -> list[float]:
+    """One number per pair of users and item that one of them liked and the other disliked."""
+    cells = [(row, column) for row in range(len(items)) for column in range(scores.shape[1])]
+    return [
+        1.0 if scores[a] > scores[b] else 0.5 if scores[a] == scores[b] else 0.0
+        for a, b in itertools.product(cells, cells)
+        if liked[a] and disliked[b] and items[a[0]][a[1]] == items[b[0]][b[1]]
+    ]
+
+
+@settings(max_examples=80, deadline=None)
+@given(questions(), st.integers(0, 99))
+def test_auc_over_users_is_that_of_the_obvious_way(
+    drawn: tuple[np.ndarray, np.ndarray, np.ndarray], seed: int
+) -> None:
+    scores, liked, disliked = drawn
+    items = named(seed, *scores.shape)
+    told, pairs = within_item_auc(scores, liked, disliked, items, resamples=20), slow_item_auc(*drawn, items)
+    assert told.n == len(pairs)
+    assert told.mean == pytest.approx(np.mean(pairs) if pairs else math.nan, nan_ok=True)
+
+
+def test_a_score_that_knows_no_user_has_half_over_users() -> None:
+    """It has a high AUC within users all the same; so has one that knows users and nothing of the items."""
+    rng = np.random.default_rng(0)
+    items = named(0, 60, 6)
+    worth = {f"i{i}": float(i) for i in range(7)}
+    blind = np.array([[worth[i] for i in row] for row in items])
+    taste = rng.normal(size=(60, 7))
+    own = np.array([[t[int(i[1:])] for i in row] for row, t in zip(items, taste, strict=True)])
+    liked = blind + own > np.median(blind + own, axis=1, keepdims=True)
+    assert within_user_auc(blind, liked, ~liked).mean() > 0.75
+    told = within_item_auc(blind, liked, ~liked, items)
+    assert (told.mean, told.low, told.high) == (0.5, 0.5, 0.5)
+    assert within_item_auc(own, liked, ~liked, items).low > 0.5
+
+
+def test_the_interval_over_users_is_that_of_resampled_users() -> None:
+    rng = np.random.default_rng(1)
+    scores, items = rng.normal(size=(12, 5)), named(1, 12, 5)
+    liked = rng.random((12, 5)) < 0.5
+    told = within_item_auc(scores, liked, ~liked, items, resamples=150, seed=2)
+    draws = []
+    for weights in np.random.default_rng(2).multinomial(12, np.full(12, 1 / 12), size=150):
+        again = np.repeat(np.arange(12), weights)  # a user who is drawn twice has two rows
+        draws.append(np.mean(slow_item_auc(scores[again], liked[again], ~liked[again], [items[u] for u in again])))
+    assert (told.low, told.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+
+
+@settings(max_examples=40, deadline=None)
+@given(questions(), st.integers(0, 99))
+def test_what_items_have_for_all_and_users_for_all_is_not_personal(
+    drawn: tuple[np.ndarray, np.ndarray, np.ndarray], seed: int
+) -> None:
+    own, liked, disliked = drawn
+    rng, present = np.random.default_rng(seed), liked | disliked
+    of_items, of_users = rng.integers(-9, 9, size=own.shape), rng.integers(-9, 9, size=(len(own), 1))
+    others = np.stack([of_items + own * k for k in (1, 3, -4)])  # a mean of `of_items`
+    told = personal_part(of_items + of_users + own, others, present)
+    for row in range(len(own)):
+        there = own[row][present[row]]
+        assert told[row][present[row]] == pytest.approx(there - there.mean())
+        assert (told[row][~present[row]] == 0).all()
+
+
 def found(resamples: int = 300) -> tuple[Preferences, dict[str, np.ndarray], np.ndarray, np.ndarray, list[str]]:
     rng = np.random.default_rng(0)
     liked = np.zeros((40, 6), bool)
@@ -131,3 +204,11 @@ def test_json_and_back() -> None:
     assert told.to_json()["weights"] == {"reward": "inf"}
     assert Preferences.from_json(told.to_json()) == told
     assert told.weight_sentence() == "Weights, chosen on 12 validation users: reward: ∞"
+
+
+def test_several_scores_of_an_item_give_the_mean_of_their_metrics() -> None:
+    _, scores, liked, disliked, users = found()
+    both = np.stack(list(scores.values()))
+    told = evaluate_preferences({"both": both} | scores, liked, disliked, users, resamples=10).metrics
+    for metric in ("auc", "ndcg"):
+        assert told["both"][metric].mean == pytest.approx(np.mean([told[name][metric].mean for name in scores]))

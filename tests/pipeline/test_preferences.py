@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 
 from command import prefrec
+from prefrec.data import RankingExample
 from prefrec.evaluation import read_predictions
 from prefrec.evaluation.preferences import Preferences
-from prefrec.pipeline.preferences import Answers, measure, run_preferences
+from prefrec.pipeline.preferences import SWAPS, Answers, measure, run_preferences, swapped_histories
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.runs.contents import PREFERENCES, read_run
@@ -27,11 +28,18 @@ def finished(rated_recipe, tmp_path_factory):
 
 
 def judged(folder, name):
-    """(user, [(logp, rating), …]) of the questions that a model was asked, ratings from the data."""
+    """(user, [(logp, rating), …]) of the questions that a model was asked, ratings from the data.
+
+    A user's first row is the question. Those after it have other users' histories.
+    """
+    seen = set()
     held_out = pl.read_parquet(folder / "data" / "held_out.parquet")
     ratings = {(u, i): r for u, i, r in held_out.select("user_id", "item_id", "rating").iter_rows()}
     for row in read_predictions(folder / "preferences" / f"{name}.parquet").iter_rows(named=True):
         user = row["user_id"]
+        if user in seen:
+            continue
+        seen.add(user)
         yield user, [(s, ratings[user, i]) for i, s in zip(row["candidates"], row["scores"], strict=True)]
 
 
@@ -57,16 +65,20 @@ def test_metrics_are_those_of_the_answers(finished, rated_recipe):
     assert {name: found.metrics[name]["auc"].mean for name in aucs} == pytest.approx(
         {name: np.mean(values) for name, values in aucs.items()}
     )
-    assert list(found.metrics)[:3] == ["sft: log π", "popularity", "mean rating"]
-    assert set(found.weights) == {"s-dpo: log π + λ·reward", "s-dpo: mean rating + λ·reward"}
+    assert list(found.metrics)[:4] == ["sft: log π", "popularity", "mean rating", "user-centred item mean"]
+    assert set(found.weights) == {"s-dpo: user-centred item mean + λ·reward"}
     assert found.chosen_on == len(policy) - found.users > 0
-    assert ("s-dpo: reward", "sft: log π") in {(d.ranker, d.against) for d in found.differences}
+    pairs = {(d.ranker, d.against) for d in found.differences}
+    assert {("s-dpo: reward", "sft: log π"), ("s-dpo: reward", "s-dpo: reward, histories swapped")} <= pairs
+    assert ("s-dpo: user-centred item mean + λ·reward", "user-centred item mean") in pairs
+    # Here an item's number is its rating, so nobody likes what another one dislikes.
+    assert set(found.metrics["s-dpo: reward − its mean over users"]) == {"auc", "ndcg"}
 
 
 def test_the_report_shows_them(finished):
     page = (finished / "report.html").read_text()
     assert 'id="preferences"' in page
-    assert "s-dpo: mean rating + λ·reward" in page
+    assert "s-dpo: user-centred item mean + λ·reward" in page
     assert "Weights, chosen on" in page
     assert read_run(finished).missing == []
 
@@ -101,38 +113,76 @@ def test_without_interactions_after_the_training_part_it_is_said(rated_recipe, r
     assert capsys.readouterr().err == ""
 
 
+def answers(logps, kinds, validation=None, references=None, swapped=None, items=None) -> Answers:
+    """Answers of which rows that are not validation rows are under test."""
+    rows = len(kinds)
+    validation = np.zeros(rows, bool) if validation is None else validation
+    blind = {name: np.zeros(kinds.shape) for name in ("popularity", "mean rating", "user-centred item mean")}
+    items = items or [[f"i{c}" for c in range(kinds.shape[1])]] * rows
+    users = [f"u{n}" for n in range(rows)]
+    both = kinds > 0, kinds < 0
+    return Answers(logps, blind | (references or {}), swapped or {}, *both, items, users, validation, ~validation)
+
+
 def test_weights_are_chosen_on_validation_questions_alone():
     kinds = np.array([[1, -1, 0], [1, 1, -1], [-1, 1, 0], [-1, -1, 1]])
     truth = kinds.astype(float)
     validation = np.array([True, True, False, False])
-    # On validation rows the reward is right and log π wrong; on the rows under test it is the other way round.
+    # On validation rows the reward is right; on the rows under test it is wrong.
     reward = np.where(validation[:, None], truth, -truth)
     sft = np.where(validation[:, None], -100 * truth, 100 * truth)
-    answers = Answers(
-        {"sft": sft, "aligned": sft + reward},
-        {"popularity": np.zeros((4, 3)), "mean rating": truth},
-        kinds > 0,
-        kinds < 0,
-        ["a", "b", "c", "d"],
-        validation,
-        ~validation,
-    )
-    found = measure(answers, "sft", {"aligned": "sft"}, seed=0)
-    assert found.weights == {
-        "aligned: log π + λ·reward": math.inf,
-        "aligned: mean rating + λ·reward": pytest.approx(1.0),
-    }
+    asked = answers({"sft": sft, "aligned": sft + reward}, kinds, validation, {"user-centred item mean": truth})
+    found = measure(asked, "sft", {"aligned": "sft"}, seed=0)
+    assert found.weights == {"aligned: user-centred item mean + λ·reward": pytest.approx(1.0)}
     auc = {name: of["auc"].mean for name, of in found.metrics.items()}
     assert auc["sft: log π"] == auc["aligned: log π"] == 1.0
-    assert auc["aligned: reward"] == auc["aligned: log π + λ·reward"] == 0.0
+    assert auc["aligned: reward"] == 0.0
     assert auc["popularity"] == 0.5
-    without = replace(answers, validation=np.zeros(4, bool))
+    useless = replace(asked, references=asked.references | {"user-centred item mean": -truth})
+    assert list(measure(useless, "sft", {"aligned": "sft"}, seed=0).weights.values()) == [math.inf]
+    without = replace(asked, validation=np.zeros(4, bool))
     assert measure(without, "sft", {"aligned": "sft"}, seed=0).weights == {}
 
 
 def test_an_alignment_s_reference_is_what_it_went_on_from():
     kinds = np.array([[1, -1], [1, -1]])
     logps = {"sft": np.zeros((2, 2)), "one": 3.0 * kinds, "two": 2.0 * kinds}
-    answers = Answers(logps, {}, kinds > 0, kinds < 0, ["a", "b"], np.zeros(2, bool), np.ones(2, bool))
-    found = measure(answers, "sft", {"one": "sft", "two": "one"}, seed=0).metrics
-    assert [found[f"{name}: reward"]["auc"].mean for name in ("one", "two")] == [1.0, 0.0]
+    found = measure(answers(logps, kinds), "sft", {"one": "sft", "two": "one"}, seed=0)
+    assert [found.metrics[f"{name}: reward"]["auc"].mean for name in ("one", "two")] == [1.0, 0.0]
+    assert ("one: reward", "two: reward") in {(d.ranker, d.against) for d in found.differences}
+
+
+def test_an_item_s_worth_for_all_users_stays_under_swapped_histories_and_taste_does_not():
+    """Two users of each taste want the contrary. A blind reward and one of taste alone, each by itself."""
+    kinds = np.array([[1, -1], [-1, 1], [1, -1], [-1, 1], [1, -1]])
+    blind, taste = np.tile([1.0, 0.0], (5, 1)), kinds.astype(float)
+    zeros = np.zeros((4, 5, 2))
+    # The k-th history is that of the user k rows further on.
+    others = np.stack([np.roll(taste, -k, axis=0) for k in range(1, 5)])
+    asked = answers(
+        {"sft": np.zeros((5, 2)), "blind": blind, "taste": taste},
+        kinds,
+        swapped={"sft": zeros, "blind": zeros + blind, "taste": others},
+    )
+    told = measure(asked, "sft", {"blind": "sft", "taste": "sft"}, seed=0)
+    found, swapped, personal = (
+        [told.metrics[f"{name}: {kind}"] for name in ("blind", "taste")]
+        for kind in ("reward", "reward, histories swapped", "reward − its mean over users")
+    )
+    assert [m["auc"].mean for m in found] == [0.6, 1.0]
+    assert [m["auc"].mean for m in swapped] == pytest.approx([0.6, 8 / 20])  # 8 of 20 pairs of users agree
+    assert [m["auc"].mean for m in personal] == [0.5, 1.0]
+    assert [m["item_auc"].mean for m in personal] == [0.5, 1.0]
+
+
+def test_swapped_histories_are_those_of_others_without_the_question_s_items():
+    rows = [RankingExample(f"u{n}", (f"h{n}", "i0"), (f"i{n}", "x"), "x") for n in range(5)]
+    swapped = swapped_histories(rows)
+    assert len(swapped) == 4 * 5  # each of the other four once
+    for n, row in enumerate(rows):
+        mine = swapped[n::5]
+        assert {(e.user_id, e.candidates) for e in mine} == {(row.user_id, row.candidates)}
+        assert sorted(e.history[0] for e in mine) == [f"h{o}" for o in range(5) if o != n]
+        assert {e.history[1:] for e in mine} == {() if n == 0 else ("i0",)}
+    assert len(swapped_histories(rows * 10)) == SWAPS * 50
+    assert swapped_histories(rows[:1]) == []

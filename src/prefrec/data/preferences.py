@@ -173,6 +173,21 @@ def mean_rating_scores(learn: pl.DataFrame, rows: Sequence[RankingExample], shri
     return [[means.get(i, overall) for i in e.candidates] for e in rows]
 
 
+def centred_mean_scores(
+    learn: pl.DataFrame, rows: Sequence[RankingExample], by: RatedBy = "value", shrink: float = 5.0
+) -> list[list[float]]:
+    """Return, per row and candidate, its user-centred mean in the training part: what a rating says beyond its user.
+
+    The mean is Σ x / (n + shrink) over the item's n ratings, with x the rating minus its user's mean rating. With
+    `by` = `quantile` x is the share of the user's ratings below it, minus ½. An item without ratings has 0.
+    """
+    rating = pl.col("rating")
+    centred = rating - rating.mean() if by == "value" else (rating.rank("average") - 0.5) / pl.len() - 0.5
+    rated = learn.drop_nulls("rating").with_columns(centred=centred.over("user_id"))
+    means = dict(rated.group_by("item_id").agg(pl.col("centred").sum() / (pl.len() + shrink)).iter_rows())
+    return [[means.get(i, 0.0) for i in e.candidates] for e in rows]
+
+
 def _sequences(
     log: pl.DataFrame, column: str, earlier: pl.DataFrame | None
 ) -> Iterator[tuple[str, list[str], list[str], list[Any]]]:

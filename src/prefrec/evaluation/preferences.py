@@ -2,12 +2,15 @@
 
 All functions take arrays [B, C] with one row per user and one column per item. `liked` and `disliked` [B, C] mark the
 columns. A column that is neither is empty, and its score is ignored. Every row needs both kinds.
+
+A score that knows no user has the same value for all of them. It can put items in order, and so have a high AUC
+within users, but it cannot tell who likes a given item from who dislikes it: its `within_item_auc` is ½.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, Result
+from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, Result, interval_of
 from prefrec.evaluation.metrics import Floats as Floats
 from prefrec.evaluation.outcome import Comparison, compare_columns
 
 Mask = NDArray[np.bool_]
+Judged = dict[str, list[tuple[int, float]]]
+"""Item → rows and scores of those who liked it, or of those who disliked it."""
 
 
 def within_user_auc(scores: Floats, liked: Mask, disliked: Mask) -> Floats:
@@ -51,6 +56,62 @@ def liked_ndcg(scores: Floats, liked: Mask, disliked: Mask) -> Floats:
 
 
 METRICS = {"auc": within_user_auc, "ndcg": liked_ndcg}
+ITEM_AUC = "item_auc"
+MOST_USERS = 2000
+"""Users whose answers are compared with each other: time and memory grow with the square of their number."""
+
+
+def personal_part(scores: Floats, swapped: Floats, present: Mask) -> Floats:
+    """Return what scores [B, C] say of the row's own user: less the mean of `swapped`, and less the row's mean.
+
+    `swapped` [K, B, C] are scores of the same items after the histories of K other users. What an item has for all
+    users falls out, and what a user has for all items of the row; a score that knows no user becomes 0.
+    """
+    gap = np.where(present, scores - swapped.mean(axis=0), 0.0)
+    return np.where(present, gap - gap.sum(axis=1, keepdims=True) / present.sum(axis=1, keepdims=True), 0.0)
+
+
+def within_item_auc(
+    scores: Floats,
+    liked: Mask,
+    disliked: Mask,
+    items: Sequence[Sequence[str]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Return the AUC over users: of an item's pairs (user who liked it, user who disliked it), the share in order.
+
+    `items` are those of the rows [B], in the order of columns. Each row is a user, and the first `MOST_USERS` count.
+    Pairs of all items weigh alike; a tie is ½. The interval is by bootstrap over users, where a pair has the product
+    of its users' weights. `n` is the number of pairs; without any, all is NaN.
+    """
+    first = slice(MOST_USERS)
+    won, pairs = _pairs_over_users(scores[first], liked[first], disliked[first], items[first])
+    if not pairs.any():
+        return Interval(math.nan, math.nan, math.nan, 0, 0)
+    n = len(pairs)
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    above, below = (np.einsum("rb,rb->r", weights @ m, weights) for m in (won, pairs))
+    users = int((pairs.any(axis=0) | pairs.any(axis=1)).sum())
+    return interval_of(won.sum() / pairs.sum(), above[below > 0] / below[below > 0], int(pairs.sum()), users)
+
+
+def _pairs_over_users(
+    scores: Floats, liked: Mask, disliked: Mask, items: Sequence[Sequence[str]]
+) -> tuple[Floats, Floats]:
+    """Return [B, B]: over all items that row u liked and row v disliked, how many are in order, and how many."""
+    kinds: tuple[Judged, Judged] = ({}, {})
+    for row, column in np.argwhere(liked | disliked).tolist():
+        kind = kinds[0 if liked[row, column] else 1]
+        kind.setdefault(items[row][column], []).append((row, float(scores[row, column])))
+    won, pairs = np.zeros((2, len(items), len(items)))
+    for item in kinds[0].keys() & kinds[1].keys():
+        (u, above), (v, below) = (map(np.array, zip(*kind[item], strict=True)) for kind in kinds)
+        place = np.ix_(u, v)
+        won[place] += (above[:, None] > below) + 0.5 * (above[:, None] == below)
+        pairs[place] += 1
+    return won, pairs
 
 
 def mixture(first: Floats, second: Floats, weight: float) -> Floats:
@@ -91,7 +152,7 @@ class Preferences(Result):
     """The result of an evaluation of scores on liked and disliked items.
 
     Attributes:
-        metrics: name of the scores → `auc` and `ndcg`, means over users.
+        metrics: name of the scores → `auc` and `ndcg`, means over users; of the personal part `item_auc`, too.
         differences: paired differences.
         weights: name of the scores → weight of the reward in them, chosen on validation users.
         users: number of test users.
@@ -129,10 +190,17 @@ def evaluate_preferences(
 ) -> Preferences:
     """Return AUC and NDCG of `scores`, name → [B, C], with intervals by bootstrap over `users` [B].
 
-    `compare` are pairs of names, for paired differences of the first minus the second. `weights` and `chosen_on` are
-    kept with the numbers.
+    Scores [K, B, C] are K scores of each item; metrics are means over the K. `compare` are pairs of names, for paired
+    differences of the first minus the second. `weights` and `chosen_on` are kept with the numbers.
     """
-    values = {(n, m): metric(s, liked, disliked) for n, s in scores.items() for m, metric in METRICS.items()}
+    values = {
+        (n, m): _mean_of(metric, s, liked, disliked) for n, s in scores.items() for m, metric in METRICS.items()
+    }
     bootstrap = Bootstrap(values, users, resamples, seed)
     differences, users_in_all = compare_columns(bootstrap, compare), bootstrap.size[1]
     return Preferences(bootstrap.table(), differences, dict(weights or {}), users_in_all, chosen_on)
+
+
+def _mean_of(metric: Callable[[Floats, Mask, Mask], Floats], scores: Floats, liked: Mask, disliked: Mask) -> Floats:
+    """Return a metric [B] of scores [B, C], or its mean over scores [K, B, C]."""
+    return np.mean([metric(s, liked, disliked) for s in scores.reshape(-1, *liked.shape)], axis=0)

@@ -7,6 +7,7 @@ HEADLINE_METRICS = ("hr@1", "ndcg@10")
 FULL_METRICS = ("ndcg@10", "hr@10")
 """Columns over the whole catalogue."""
 _LABELS = {
+    "item_auc": "AUC over users",
     "gen_hr@1": "HR@1 generated",
     "valid_ratio": "valid ratio",
     "substring_hr@1": "HR@1 by substring",

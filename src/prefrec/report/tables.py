@@ -124,7 +124,7 @@ def comparisons_note(evaluation: Evaluation) -> str:
 def preference_grids(preferences: Preferences) -> tuple[Grid, Grid]:
     """Return scores × metrics of preferences, the highest of each column `best`, and their paired differences."""
     block = Group(preferences.metrics, preferences.users, preferences.users, {})
-    columns = _columns(block, list(next(iter(preferences.metrics.values()))), "")
+    columns = _columns(block, list(dict.fromkeys(m for own in preferences.metrics.values() for m in own)), "")
     return _grid(list(preferences.metrics), columns), differences_grid(preferences.differences)
 
 
