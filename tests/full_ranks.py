@@ -1,4 +1,4 @@
-"""The slow twin of a full ranking: ranks of targets among all items that a row's user did not take before."""
+"""The slow twin of a full ranking: ranks and ties of targets among all items that the user did not take before."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ def full_ranks(
     examples: Sequence[RankingExample],
     catalogue: Catalogue,
     seen: Sequence[Collection[str]] | None = None,
-    *,
-    seed: int = 0,
-) -> NDArray[np.int64]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     rows = whole_catalogue(examples, catalogue, seen)
-    return target_ranks(ranker.score(rows), [e.target_index for e in rows], seed)
+    return target_ranks(ranker.score(rows), [e.target_index for e in rows])

@@ -64,7 +64,7 @@ def _clean(seed: int) -> tuple[list[RankingExample], list[RankingExample], pl.Da
 
 
 def _audit(test, learn, log, **options) -> Audit:
-    return audit_lists(test, learn, CATALOGUE, log, resamples=500, **options)
+    return audit_lists(test, learn, CATALOGUE, log, **options)
 
 
 def test_clean_lists_have_no_leak_and_few_false_alarms():
@@ -285,7 +285,7 @@ def test_json_table_seed_and_thinning(monkeypatch):
 def test_bad_calls_are_refused():
     test, learn, log = _clean(0)
     data = PreparedData(CATALOGUE, learn, [], test, log)
-    assert audit_prepared(data, resamples=100).row("random").hr.n == len(test)
+    assert audit_prepared(data).row("random").hr.n == len(test)
     with pytest.raises(DataError, match="cannot learn from the test lists"):
         audit_prepared(data, learn_from="test")
     with pytest.raises(DataError, match="nothing to audit"):
@@ -420,7 +420,7 @@ def _future(e: RankingExample, data: PreparedData) -> RankingExample:
 def test_a_planted_fault_of_the_protocol_is_named(plant, split, fault):
     data = _prepared(3, split, 40)
     assert protocol_faults(data) == []
-    found = audit_prepared(plant(data), resamples=100)
+    found = audit_prepared(plant(data))
     assert [f for f in found.faults if f.startswith(fault)]
     assert f"Faults of the protocol: {'; '.join(found.faults)}." in found.verdict
     assert Audit.from_json(json.loads(json.dumps(found.to_json()))) == found

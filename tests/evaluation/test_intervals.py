@@ -1,45 +1,89 @@
-"""The bootstrap over users: against a loop, against known variance, and its symmetries."""
+"""Intervals: against leaving clusters out one by one, against simulations, and their symmetries."""
 
 import json
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from prefrec.evaluation.intervals import (
-    Bootstrap,
     Interval,
+    Means,
     PairedDifference,
-    bootstrap_means,
-    difference_of,
-    interval_of,
+    holm,
     mean_interval,
     paired_difference,
     plain,
 )
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import interval_coverage as simulations
+
 ROWS = st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30)
 
 
-def test_weights_are_resampled_users():
-    """The twin draws users one by one and averages their rows; the distributions agree."""
-    rng = np.random.default_rng(0)
-    users = np.repeat(np.arange(12), rng.integers(1, 9, size=12))
-    values = rng.random(len(users)) + 0.3 * users
-    rows_of = [np.flatnonzero(users == u) for u in range(12)]
-    slow = [values[np.concatenate([rows_of[u] for u in rng.integers(0, 12, 12)])].mean() for _ in range(6000)]
-    fast = bootstrap_means(values[:, None], users, resamples=6000, seed=1)[:, 0]
-    assert np.mean(fast) == pytest.approx(np.mean(slow), abs=0.05)
-    np.testing.assert_allclose(np.quantile(fast, [0.025, 0.975]), np.quantile(slow, [0.025, 0.975]), atol=0.08)
+def _slow_jackknife(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """Variance and degrees of freedom from means without one cluster after another."""
+    names = list(dict.fromkeys(clusters.tolist()))
+    left = np.array([values[clusters != name].mean() for name in names]) - values.mean()
+    count = len(names)
+    kurtosis = count * (left**4).sum() / (left**2).sum() ** 2
+    return (count - 1) / count * (left**2).sum(), min(
+        count - 1, 2 * count / (kurtosis - 1) if kurtosis > 1 else np.inf
+    )
+
+
+def _drawn(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values, users and items of 60 rows, whose items matter."""
+    rng = np.random.default_rng(seed)
+    users, items = rng.integers(0, 12, 60), np.minimum(rng.geometric(0.3, 60), 9)
+    return rng.random(60) + 0.3 * users / 12 + rng.normal(size=10)[items], users, items
+
+
+def test_over_users_the_variance_is_the_jackknifes():
+    values, users, _ = _drawn(0)
+    variance, freedom = _slow_jackknife(values, users)
+    found = mean_interval(values, users)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
+    assert (found.mean, found.low, found.high) == pytest.approx(
+        (values.mean(), values.mean() - half, values.mean() + half)
+    )
+    assert found.items == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_over_users_and_items_the_variance_is_that_of_both_without_their_pairs(seed):
+    values, users, items = _drawn(seed)
+    parts = [_slow_jackknife(values, codes) for codes in (users, items, 100 * users + items)]
+    (of_users, free), (of_items, free_items), (of_pairs, _) = parts
+    variance = max(of_users, of_items, of_users + of_items - of_pairs)
+    found = paired_difference(values, np.zeros(60), users, items)
+    error, freedom = math.sqrt(variance), min(free, free_items)
+    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, freedom) * error)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(found.mean) / error, freedom))
+    assert (found.n, found.users, found.items) == (60, len(set(users)), len(set(items)))
+
+
+def test_a_few_items_with_most_rows_make_it_wide():
+    rng = np.random.default_rng(1)
+    items = np.minimum(rng.geometric(0.3, 300), 9)
+    values = np.clip(rng.normal(size=300) / 9 + rng.random(10)[items], 0, 1)
+    alone, both = mean_interval(values, np.arange(300)), mean_interval(values, np.arange(300), items)
+    assert both.high - both.low > 3 * (alone.high - alone.low)
+    one = mean_interval(values, np.arange(300), ["one"] * 300)  # says nothing of other targets
+    assert (one.low, one.high) == (alone.low, alone.high)
 
 
 @settings(deadline=None)
 @given(rows=ROWS)
 def test_an_interval_holds_its_mean_and_the_range_holds_the_interval(rows):
     users, values, _ = zip(*rows, strict=True)
-    interval = mean_interval(values, users, resamples=50)
+    interval = mean_interval(values, users)
     assert (interval.n, interval.users) == (len(rows), len(set(users)))
     assert interval.mean == pytest.approx(np.mean(values))
     if interval.users > 1:
@@ -50,12 +94,13 @@ def test_an_interval_holds_its_mean_and_the_range_holds_the_interval(rows):
 @given(rows=ROWS)
 def test_a_difference_is_antisymmetric(rows):
     users, a, b = zip(*rows, strict=True)
-    there, back = paired_difference(a, b, users, resamples=40), paired_difference(b, a, users, resamples=40)
+    there, back = paired_difference(a, b, users), paired_difference(b, a, users)
     assert there.mean == pytest.approx(-back.mean, abs=1e-12)
     if there.users > 1:
         assert there.low == pytest.approx(-back.high, abs=1e-9)
         assert there.p_value == pytest.approx(back.p_value)
-        assert 0 < there.p_value <= 1
+        assert 0 <= there.p_value <= 1
+        assert (there.p_value < 0.05) == (there.low > 0 or there.high < 0)
 
 
 def test_many_rows_of_one_user_are_not_many_users():
@@ -67,27 +112,21 @@ def test_many_rows_of_one_user_are_not_many_users():
     assert clustered.high - clustered.low > 4 * (as_if_independent.high - as_if_independent.low)
 
 
-def test_coverage_is_near_the_level():
-    rng = np.random.default_rng(3)
-    covered = 0
-    for trial in range(150):
-        taste = rng.beta(2, 3, size=60)
-        users = np.repeat(np.arange(60), rng.integers(1, 6, size=60))
-        hits = rng.random(len(users)) < taste[users]
-        interval = mean_interval(hits, users, resamples=300, seed=trial)
-        covered += interval.low <= 0.4 <= interval.high
-    assert 0.88 <= covered / 150 <= 0.995
+@pytest.mark.parametrize("name", ["pareto 1.1 rows a user", "63 targets"])
+@pytest.mark.parametrize("paired", [False, True])
+def test_intervals_cover_the_truth(name, paired):
+    """The small version of `scripts/interval_coverage.py`."""
+    covered, _ = simulations.coverage(simulations.DESIGNS[name], 250, paired=paired, truth_draws=250)
+    assert covered >= 0.915  # 2.5 standard errors below 0.95
 
 
 def test_p_values_are_uniform_under_no_difference_and_small_under_one():
     rng = np.random.default_rng(4)
     users = np.arange(80)
-    null = [
-        paired_difference(rng.random(80), rng.random(80), users, resamples=200, seed=t).p_value for t in range(100)
-    ]
+    null = [paired_difference(rng.random(80), rng.random(80), users).p_value for t in range(100)]
     assert 0.0 <= np.mean(np.array(null) < 0.05) <= 0.13
     assert 0.3 < np.mean(null) < 0.7
-    assert paired_difference(rng.random(80) + 1, rng.random(80), users).p_value == pytest.approx(2 / 2001)
+    assert paired_difference(rng.random(80) + 1, rng.random(80), users).p_value < 1e-9
 
 
 def test_one_user_has_no_interval():
@@ -108,64 +147,48 @@ def test_constant_values_give_a_point():
     assert (same.mean, same.low, same.high, same.p_value) == (0, 0, 0, 1)
 
 
-def test_seed_and_chunks(monkeypatch):
-    values, users = np.random.default_rng(5).random((50, 2)), np.arange(50)
-    whole = bootstrap_means(values, users, 100, seed=1)
-    assert not np.array_equal(whole, bootstrap_means(values, users, 100, seed=2))
-    assert whole.shape == (100, 2)
-    for chunk in (1, 70, 150):  # one resample at a time, and three
-        monkeypatch.setattr("prefrec.evaluation.intervals._CHUNK", chunk)
-        np.testing.assert_allclose(bootstrap_means(values, users, 100, seed=1), whole)
-    np.testing.assert_array_equal(bootstrap_means(values, users, 9), bootstrap_means(values, users, 9, seed=0))
+def test_another_level():
+    values, users, items = _drawn(2)
+    means = Means({"a": values, "b": np.zeros(60)}, users, items)
+    wide, usual = means.difference("a", "b", 1 - 0.05 / 9), means.difference("a", "b")
+    assert wide.low < usual.low < usual.high < wide.high
+    assert wide.p_value == usual.p_value
+    assert means.mean("a", 0.5).low > means.mean("a").low
 
 
-def test_ends_are_quantiles_that_hold_the_mean():
-    draws = np.random.default_rng(6).random(1000)
-    for tail, found in ((0.025, interval_of(0.5, draws, 9, 3)), (0.1, interval_of(0.5, draws, 9, 3, level=0.8))):
-        assert (found.mean, found.n, found.users) == (0.5, 9, 3)
-        assert [found.low, found.high] == pytest.approx(np.quantile(draws, [tail, 1 - tail]))
-    assert interval_of(-1.0, draws, 9, 3).low == -1
-    assert interval_of(2.0, draws, 9, 3).high == 2
-
-
-@pytest.mark.parametrize(
-    ("draws", "p"), [([-1, 1, 2, 3], 4 / 5), ([-1, -2, -1, -2], 2 / 5), ([0, 1, 2, 3], 4 / 5), ([-1, -1, 0, 1], 1)]
-)
-def test_p_is_twice_the_smaller_tail(draws, p):
-    difference = difference_of(0.5, np.array(draws, dtype=float), 9, 2)
-    assert difference.p_value == pytest.approx(p)
-    assert (difference.n, difference.users) == (9, 2)
-    assert math.isnan(difference_of(0.5, np.array(draws, dtype=float), 9, 1).p_value)
-
-
-def test_columns_share_their_resamples():
+def test_a_table_of_columns():
     rng = np.random.default_rng(7)
-    users = np.repeat(np.arange(20), 3)
+    users, items = np.repeat(np.arange(20), 3), rng.integers(0, 9, 60)
     values = {(name, metric): rng.random(60) for name in ("a", "b") for metric in ("hr@1", "mrr")}
-    bootstrap = Bootstrap(values, users, 200, 5)
-    table = bootstrap.table()
+    means = Means(values, users, items)
+    table = means.table()
     assert {(name, metric) for name, row in table.items() for metric in row} == set(values)
     for (name, metric), column in values.items():
-        assert table[name][metric].to_json() == pytest.approx(mean_interval(column, users, 200, 5).to_json())
-    found = bootstrap.difference(("a", "mrr"), ("b", "mrr"))
-    twin = paired_difference(values["a", "mrr"], values["b", "mrr"], users, 200, 5)
-    assert found.to_json() == pytest.approx(twin.to_json())
-    assert (found.n, found.users) == (60, 20)
-    key = ("a", "mrr")
-    assert not np.array_equal(bootstrap.draws[key], Bootstrap(values, users, 200, 6).draws[key])
+        assert table[name][metric] == mean_interval(column, users, items)
+    found = means.difference(("a", "mrr"), ("b", "mrr"))
+    assert found == paired_difference(values["a", "mrr"], values["b", "mrr"], users, items)
+    assert (means.size, means.items) == ((60, 20), 9)
+
+
+@given(p=st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_steps_down(p):
+    """Against its definition: hypotheses in order of p are rejected until the first p > level / (those left)."""
+    corrected = holm(p)
+    for level in (0.01, 0.05, 0.3):
+        rejected, order = set(), sorted(range(len(p)), key=lambda i: p[i])
+        for done, i in enumerate(order):
+            if p[i] * (len(p) - done) > level:
+                break
+            rejected.add(i)
+        assert {i for i, value in enumerate(corrected) if value <= level} == rejected
+    assert holm([math.nan, 0.01]) == [1, 0.02]
+    assert holm([]) == []
 
 
 def test_plain_reaches_into_lists_and_dicts():
     one = mean_interval([0.5], ["a"])
-    want = {"mean": 0.5, "low": None, "high": None, "n": 1, "users": 1}
+    want = {"mean": 0.5, "low": None, "high": None, "n": 1, "users": 1, "items": 0}
     assert plain({"a": [one, math.nan, 2]}) == {"a": [want, None, 2]}
-
-
-def test_defaults_are_2000_resamples_and_seed_0():
-    rng = np.random.default_rng(8)
-    a, b, users = rng.random(30), rng.random(30), np.arange(30)
-    assert mean_interval(a, users) == mean_interval(a, users, 2000, 0)
-    assert paired_difference(a, b, users) == paired_difference(a, b, users, 2000, 0)
 
 
 def test_hits_may_be_booleans():
@@ -189,7 +212,7 @@ def test_bad_shapes_are_refused():
         mean_interval([], [])
     with pytest.raises(ValueError, match="same rows"):
         paired_difference([1.0], [1.0, 2.0], ["a"])
-    with pytest.raises(ValueError, match=r"values \[B, M\]"):
-        bootstrap_means(np.zeros((2, 1)), ["a"])
-    with pytest.raises(ValueError, match=r"values \[B, M\]"):
-        bootstrap_means([0.5], ["a"])
+    with pytest.raises(ValueError, match=r"values \[B\] and users \[B\]"):
+        mean_interval(np.zeros((2, 1)), ["a"])
+    with pytest.raises(ValueError, match=r"values \[B\] and items \[B\]"):
+        mean_interval([0.0, 1.0], ["a", "b"], ["a"])

@@ -1,14 +1,25 @@
 """Ranks and metrics against ir_measures (trec_eval's numbers), with a slow twin for the ranks."""
 
+from functools import partial
+from itertools import pairwise, permutations
+
 import ir_measures
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from ir_measures import RR, R, Success, nDCG
 
-from prefrec.evaluation.metrics import expected_hits, expected_metrics, metrics_for, target_ranks
+from prefrec.evaluation.metrics import (
+    expected_hits,
+    expected_metrics,
+    hit_rate,
+    metrics_for,
+    ndcg,
+    reciprocal_rank,
+    target_ranks,
+)
 
 
 def _slow_rank(scores: np.ndarray, target: int) -> int:
@@ -25,7 +36,9 @@ def lists() -> tuple[np.ndarray, np.ndarray]:
 def test_ranks_equal_sorting(lists):
     scores, target = lists
     expected = [_slow_rank(row, t) for row, t in zip(scores, target, strict=True)]
-    assert target_ranks(scores, target).tolist() == expected
+    ranks, tied = target_ranks(scores, target)
+    assert ranks.tolist() == expected
+    assert not tied.any()
 
 
 @pytest.mark.parametrize(
@@ -45,28 +58,50 @@ def test_metrics_equal_ir_measures_row_by_row(lists, name, measure):
     qrels = [ir_measures.Qrel(str(b), str(t), 1) for b, t in enumerate(target)]
     run = [ir_measures.ScoredDoc(str(b), str(c), s) for b, row in enumerate(scores) for c, s in enumerate(row)]
     theirs = {int(m.query_id): m.value for m in ir_measures.iter_calc([measure], qrels, run)}
-    ours = metrics_for((1, 5, 10))[name](target_ranks(scores, target))
+    ours = metrics_for((1, 5, 10))[name](*target_ranks(scores, target))
     np.testing.assert_allclose(ours, [theirs[b] for b in range(len(target))], atol=1e-12)
 
 
-def test_ties_are_broken_at_random_with_the_seed():
-    scores, target = np.zeros((6000, 4)), np.zeros(6000, dtype=int)
-    ranks = target_ranks(scores, target, seed=5)
-    np.testing.assert_array_equal(ranks, target_ranks(scores, target, seed=5))
-    assert not np.array_equal(ranks, target_ranks(scores, target, seed=6))
-    np.testing.assert_allclose(np.bincount(ranks)[1:] / 6000, 0.25, atol=0.03)
-    np.testing.assert_array_equal(expected_hits(scores, target), 0.25)
+def _slow_expectation(gain, scores: np.ndarray, target: int) -> float:
+    """The mean gain over all orders of the candidates that agree with the scores."""
+    orders = permutations(range(len(scores)))
+    fitting = [order for order in orders if all(scores[a] >= scores[b] for a, b in pairwise(order))]
+    return float(np.mean([gain(np.array([1 + order.index(target)]))[0] for order in fitting]))
+
+
+@settings(deadline=None, max_examples=40)
+@given(scores=arrays(np.float64, (3, 5), elements=st.sampled_from([0.0, 0.5, 3.0])), target=st.integers(0, 4))
+def test_metrics_are_means_over_all_orders_of_equal_scores(scores, target):
+    ranks = target_ranks(scores, [target] * 3)
+    gains = {"hr@1": partial(hit_rate, k=1), "hr@3": partial(hit_rate, k=3), "ndcg@3": partial(ndcg, k=3)}
+    for name, gain in (gains | {"mrr": reciprocal_rank}).items():
+        want = [_slow_expectation(gain, row, target) for row in scores]
+        np.testing.assert_allclose(metrics_for((1, 3))[name](*ranks), want, atol=1e-12)
+
+
+def test_constant_scores_have_the_metrics_of_a_random_order():
+    ranks = target_ranks(np.zeros((7, 30)), np.arange(7))
+    for name, metric in metrics_for((1, 5, 10)).items():
+        assert metric(*ranks) == pytest.approx(expected_metrics([30], (1, 5, 10))[name])
+    assert expected_hits(np.zeros((7, 4)), [0] * 7).tolist() == [0.25] * 7
+
+
+@given(ranks=arrays(np.int64, 5, elements=st.integers(1, 9)), tied=arrays(np.int64, 5, elements=st.integers(0, 9)))
+def test_a_tie_may_only_lower_the_value_of_its_best_rank(ranks, tied):
+    for metric in metrics_for((1, 3)).values():
+        assert (metric(ranks, tied) <= metric(ranks) + 1e-12).all()
+        assert (metric(ranks, tied) >= metric(ranks + tied) - 1e-12).all()
+        np.testing.assert_array_equal(metric(ranks, 0 * tied), metric(ranks))
 
 
 @given(
     scores=arrays(np.float64, (5, 6), elements=st.sampled_from([-2.0, 0.0, 0.5, 3.0])),
     order=st.permutations(range(6)),
-    seed=st.integers(0, 100),
 )
-def test_the_order_of_candidates_does_not_matter(scores, order, seed):
+def test_the_order_of_candidates_does_not_matter(scores, order):
     target = np.array([0, 1, 2, 3, 4])
     moved = np.array([order.index(t) for t in target])
-    np.testing.assert_array_equal(target_ranks(scores, target, seed), target_ranks(scores[:, order], moved, seed))
+    np.testing.assert_array_equal(target_ranks(scores, target), target_ranks(scores[:, order], moved))
     np.testing.assert_array_equal(expected_hits(scores, target), expected_hits(scores[:, order], moved))
 
 
@@ -87,7 +122,7 @@ def test_a_target_below_the_best_has_no_hit():
 
 def test_empty_places_never_outrank():
     scores = np.array([[-5.0, -7.0, -np.inf], [1.0, 2.0, 3.0]])
-    assert target_ranks(scores, [1, 0]).tolist() == [2, 3]
+    assert [found.tolist() for found in target_ranks(scores, [1, 0])] == [[2, 3], [0, 0]]
     assert expected_hits(scores, [0, 2]).tolist() == [1.0, 1.0]
 
 
@@ -108,27 +143,16 @@ def test_bad_scores_are_refused_by_name(function, scores, target, message):
         function(np.array(scores), target)
 
 
-@pytest.mark.parametrize("function", [target_ranks, expected_hits])
-def test_any_array_like_will_do(function):
-    assert (
-        function([[True, False], [False, True]], [0.0, 0.0]).tolist() == function([[1.0, 0], [0, 1]], [0, 0]).tolist()
-    )
-    assert function(np.zeros((0, 3)), []).tolist() == function(np.zeros((0, 0)), []).tolist() == []
-
-
-def test_ranks_are_whole_numbers_and_metrics_are_not():
-    ranks = target_ranks([[0.0, 1.0]], [0])
-    assert ranks.dtype == np.int64
-    assert {metric(ranks).dtype for metric in metrics_for((1, 2)).values()} == {np.dtype(np.float64)}
-
-
-def test_the_draw_of_a_row_depends_on_the_seed_and_its_number_alone():
-    """Without ties before it, and without a seed, which is 0."""
-    tied, target = np.zeros((50, 4)), np.zeros(50, dtype=int)
-    some = tied.copy()
-    some[:20] += np.arange(4)
-    np.testing.assert_array_equal(target_ranks(tied, target), target_ranks(tied, target, seed=0))
-    np.testing.assert_array_equal(target_ranks(some, target)[20:], target_ranks(tied, target)[20:])
+def test_any_array_like_will_do():
+    ranks, tied = target_ranks([[True, False], [False, True]], [0.0, 0.0])
+    assert (ranks.tolist(), tied.tolist()) == ([1, 2], [0, 0])
+    assert ranks.dtype == tied.dtype == np.int64
+    assert {metric(ranks, tied).dtype for metric in metrics_for((1, 2)).values()} == {np.dtype(np.float64)}
+    assert expected_hits([[True, False]], [0]).tolist() == [1]
+    for shape in ((0, 3), (0, 0)):
+        empty = target_ranks(np.zeros(shape), [])
+        assert [part.tolist() for part in empty] == [[], []]
+        assert metrics_for((5,))["mrr"](*empty).tolist() == []
 
 
 def test_cut_offs_are_sorted_and_count_once():

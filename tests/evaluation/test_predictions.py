@@ -10,6 +10,7 @@ from prefrec.evaluation.predictions import (
     PREDICTION_SCHEMA,
     best_only,
     prediction_frame,
+    ranks_of,
     read_predictions,
     write_predictions,
 )
@@ -19,10 +20,11 @@ EXAMPLES = [
     RankingExample("v", (), ("a", "b"), "a"),
 ]
 SCORES = np.array([[0.1, 0.3, 0.2], [1.0, 2.0, -np.inf]])
+RANKS = np.array([1, 2]), np.array([0, 3])
 
 
 def test_round_trip(tmp_path):
-    frame = prediction_frame("lm", EXAMPLES, SCORES, np.array([1, 2]), ["C", "what?"], ["c", None])
+    frame = prediction_frame("lm", EXAMPLES, SCORES, RANKS, ["C", "what?"], ["c", None])
     assert frame.schema == PREDICTION_SCHEMA
     assert frame["scores"].to_list() == [[0.1, 0.3, 0.2], [1.0, 2.0]]
     assert frame["choice"].to_list() == ["c", None]
@@ -33,14 +35,24 @@ def test_round_trip(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["predictions.parquet"]
 
 
+def test_files_of_an_earlier_prefrec_have_no_ties(tmp_path):
+    frame = prediction_frame("pop", EXAMPLES, SCORES, RANKS)
+    frame.drop("tied").write_parquet(tmp_path / "old.parquet")
+    old = read_predictions(tmp_path / "old.parquet")
+    assert old.equals(frame.with_columns(tied=pl.lit(0, pl.UInt32)))
+    for given, ties in ((frame, [0, 3]), (frame.drop("tied"), [0, 0])):
+        ranks, tied = ranks_of(given)
+        assert (ranks.tolist(), tied.tolist()) == ([1, 2], ties)
+
+
 def test_without_text():
-    frame = prediction_frame("pop", EXAMPLES, SCORES, np.array([1, 2]))
+    frame = prediction_frame("pop", EXAMPLES, SCORES, RANKS)
     assert frame["generated"].null_count() == frame["choice"].null_count() == 2
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "p.parquet"
-    frame = prediction_frame("pop", EXAMPLES, SCORES, np.array([1, 2]))
+    frame = prediction_frame("pop", EXAMPLES, SCORES, RANKS)
     write_predictions(frame, path)
     with pytest.raises(pl.exceptions.ColumnNotFoundError):
         write_predictions(frame.drop("rank"), path)
@@ -59,9 +71,9 @@ def test_bad_files_are_refused(tmp_path):
 
 
 def test_the_best_candidates_alone():
-    frame = best_only(prediction_frame("pop", EXAMPLES, SCORES, np.array([1, 2])), 2)
+    frame = best_only(prediction_frame("pop", EXAMPLES, SCORES, RANKS), 2)
     assert frame.schema == PREDICTION_SCHEMA
     assert frame["candidates"].to_list() == [["c", "d"], ["b", "a"]]
     assert frame["scores"].to_list() == [[0.3, 0.2], [2.0, 1.0]]
     assert frame["listed"].to_list() == [3, 2]
-    assert frame["rank"].to_list() == [1, 2]
+    assert frame.select("rank", "tied").rows() == [(1, 0), (2, 3)]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.evaluation import mean_interval, paired_difference
+from prefrec.evaluation.intervals import half_length, jackknife
 from prefrec.evaluation.preferences import (
     Preferences,
     best_weight,
@@ -126,7 +127,7 @@ def test_auc_over_users_is_that_of_the_obvious_way(
 ) -> None:
     scores, liked, disliked = drawn
     items = named(seed, *scores.shape)
-    told, pairs = within_item_auc(scores, liked, disliked, items, resamples=20), slow_item_auc(*drawn, items)
+    told, pairs = within_item_auc(scores, liked, disliked, items), slow_item_auc(*drawn, items)
     assert told.n == len(pairs)
     assert told.mean == pytest.approx(np.mean(pairs) if pairs else math.nan, nan_ok=True)
 
@@ -146,16 +147,21 @@ def test_a_score_that_knows_no_user_has_half_over_users() -> None:
     assert within_item_auc(own, liked, ~liked, items).low > 0.5
 
 
-def test_the_interval_over_users_is_that_of_resampled_users() -> None:
+def test_the_interval_over_users_is_that_of_users_left_out() -> None:
     rng = np.random.default_rng(1)
     scores, items = rng.normal(size=(12, 5)), named(1, 12, 5)
     liked = rng.random((12, 5)) < 0.5
-    told = within_item_auc(scores, liked, ~liked, items, resamples=150, seed=2)
-    draws = []
-    for weights in np.random.default_rng(2).multinomial(12, np.full(12, 1 / 12), size=150):
-        again = np.repeat(np.arange(12), weights)  # a user who is drawn twice has two rows
-        draws.append(np.mean(slow_item_auc(scores[again], liked[again], ~liked[again], [items[u] for u in again])))
-    assert (told.low, told.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+    told = within_item_auc(scores, liked, ~liked, items)
+    left = []
+    for user in range(12):
+        kept = np.delete(np.arange(12), user)
+        left.append(np.mean(slow_item_auc(scores[kept], liked[kept], ~liked[kept], [items[u] for u in kept])))
+    half = half_length(*jackknife(np.array(left) - told.mean))
+    assert (told.low, told.high) == pytest.approx((told.mean - half, told.mean + half))
+    pair = within_item_auc(
+        np.array([[1.0], [0.0]]), np.array([[True], [False]]), np.array([[False], [True]]), [["a"]] * 2
+    )
+    assert (pair.mean, pair.n, math.isnan(pair.low)) == (1, 1, True)
 
 
 @settings(max_examples=40, deadline=None)
@@ -174,25 +180,23 @@ def test_what_items_have_for_all_and_users_for_all_is_not_personal(
         assert (told[row][~present[row]] == 0).all()
 
 
-def found(resamples: int = 300) -> tuple[Preferences, dict[str, np.ndarray], np.ndarray, np.ndarray, list[str]]:
+def found() -> tuple[Preferences, dict[str, np.ndarray], np.ndarray, np.ndarray, list[str]]:
     rng = np.random.default_rng(0)
     liked = np.zeros((40, 6), bool)
     liked[:, :3] = True
     scores = {name: rng.normal(size=(40, 6)) + gain * liked for name, gain in (("sft", 0.0), ("reward", 1.0))}
     users = [f"u{n}" for n in range(40)]
-    told = evaluate_preferences(
-        scores, liked, ~liked, users, [("reward", "sft")], {"reward": math.inf}, 12, seed=3, resamples=resamples
-    )
+    told = evaluate_preferences(scores, liked, ~liked, users, [("reward", "sft")], {"reward": math.inf}, 12)
     return told, scores, liked, ~liked, users
 
 
-def test_intervals_are_those_of_the_bootstrap_over_users() -> None:
+def test_intervals_are_those_over_users() -> None:
     told, scores, liked, disliked, users = found()
     values = {name: within_user_auc(s, liked, disliked) for name, s in scores.items()}
-    interval, alone = told.metrics["reward"]["auc"], mean_interval(values["reward"], users, 300, 3)
+    interval, alone = told.metrics["reward"]["auc"], mean_interval(values["reward"], users)
     assert (interval.mean, interval.low, interval.high) == pytest.approx((alone.mean, alone.low, alone.high))
     (difference,) = (d for d in told.differences if d.metric == "auc")
-    twin = paired_difference(values["reward"], values["sft"], users, 300, 3)
+    twin = paired_difference(values["reward"], values["sft"], users)
     assert difference.mean == pytest.approx(twin.mean)
     assert (difference.low, difference.high) == pytest.approx((twin.low, twin.high))
     assert difference.low > 0
@@ -209,6 +213,6 @@ def test_json_and_back() -> None:
 def test_several_scores_of_an_item_give_the_mean_of_their_metrics() -> None:
     _, scores, liked, disliked, users = found()
     both = np.stack(list(scores.values()))
-    told = evaluate_preferences({"both": both} | scores, liked, disliked, users, resamples=10).metrics
+    told = evaluate_preferences({"both": both} | scores, liked, disliked, users).metrics
     for metric in ("auc", "ndcg"):
         assert told["both"][metric].mean == pytest.approx(np.mean([told[name][metric].mean for name in scores]))

@@ -93,11 +93,16 @@ def test_the_authors_judge_by_substrings():
     examples.append(RankingExample("u", (), ("i0", "i2"), "i0"))  # without "It" in the list
     texts.append("It Happened One Night")
     frame = prediction_frame(
-        "lm", examples, np.zeros((8, 6)), np.ones(8, int), texts, judge_texts(texts, examples, catalogue)
+        "lm",
+        examples,
+        np.zeros((8, 6)),
+        (np.ones(8, int), np.zeros(8, int)),
+        texts,
+        judge_texts(texts, examples, catalogue),
     )
     found = judge_substrings(frame, catalogue)
     assert found.to_list() == ["i1", None, "i4", None, None, None, "i1", "i0"]
-    metrics = evaluate_predictions(frame.with_columns(substring=found), resamples=50).metrics["lm"]
+    metrics = evaluate_predictions(frame.with_columns(substring=found)).metrics["lm"]
     assert [metrics[m].mean for m in ("substring_hr@1", "substring_valid_ratio")] == [3 / 8, 4 / 8]
     assert [metrics[m].mean for m in ("gen_hr@1", "valid_ratio")] == [4 / 8, 4 / 8]
-    assert "substring_hr@1" not in evaluate_predictions(frame, resamples=50).metrics["lm"]
+    assert "substring_hr@1" not in evaluate_predictions(frame).metrics["lm"]

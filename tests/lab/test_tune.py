@@ -39,7 +39,7 @@ def runs(monkeypatch):
             raise ModelError("the loss is not finite")
         value = recipe.sft.epochs / 10 + recipe.sft.learning_rate
         interval = Interval(value, value - 0.1, value + 0.1, 40, 40).to_json()
-        plain = {"n": 40, "users": 40, "chance": 0.2, "seed": 0, "resamples": 9, "best_reference": None}
+        plain = {"n": 40, "users": 40, "chance": 0.2, "best_reference": None}
         blocks = {"metrics": {"sft": {"ndcg@10": interval}}, "expected": {}, "comparisons": [], "groups": {}}
         write_json(folder / "metrics.json", {"evaluation": blocks | plain | {"audit": None}})
 

@@ -9,6 +9,7 @@ import pytest
 from full_ranks import full_ranks
 from prefrec.data import seen_items
 from prefrec.evaluation import metrics_for, paired_difference
+from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.entry import Entry, lm_ranker
 from prefrec.pipeline.evaluate import best_reference, comparison_pairs, evaluate_rankers, metrics_json
 from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection
@@ -66,13 +67,14 @@ def test_every_model_is_compared_with_the_best_reference(evaluate, entries, othe
         (scores.full_catalogue, ["zero-shot", "sft", "able"]),
     ):
         ndcg = metrics_for([10])["ndcg@10"]
-        ranks = {n: f["rank"].cast(pl.Int64).to_numpy() for (n,), f in block.predictions.group_by("ranker")}
-        best = max(REFERENCE_RANKERS, key=lambda n: ndcg(ranks[n]).mean())
+        ranks = {n: ranks_of(f.sort("row")) for (n,), f in block.predictions.group_by("ranker")}
+        best = max(REFERENCE_RANKERS, key=lambda n: ndcg(*ranks[n]).mean())
         assert block.best_reference == best
         pairs = list(dict.fromkeys((c.ranker, c.against) for c in block.comparisons))
         assert pairs == [("sft", "zero-shot"), *((m, best) for m in models)]
-        users = block.predictions.filter(pl.col("ranker") == best)["user_id"].to_list()
-        want = paired_difference(1 / ranks["sft"], 1 / ranks[best], users)
+        rows = block.predictions.filter(pl.col("ranker") == best).sort("row")
+        mrr = metrics_for([])["mrr"]
+        want = paired_difference(mrr(*ranks["sft"]), mrr(*ranks[best]), rows["user_id"], rows["target"])
         got = block.difference("sft", best, "mrr")
         assert (got.mean, got.low, got.high) == pytest.approx((want.mean, want.low, want.high))
 
@@ -94,7 +96,7 @@ def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, 
     for ranker in (PopularityRanker.fit(data.train_interactions), CatalogueRanker(lm)):
         ranks = full_ranks(ranker, rows, data.catalogue, seen)
         for metric, value in metrics_for([10]).items():
-            assert full.metrics[ranker.name][metric].mean == pytest.approx(float(value(ranks).mean()), abs=1e-9)
+            assert full.metrics[ranker.name][metric].mean == pytest.approx(float(value(*ranks).mean()), abs=1e-9)
     sizes = [len(data.catalogue) - len(own) for own in seen]
     assert full.expected["hr@10"] == pytest.approx(np.mean([10 / size for size in sizes]))
 

@@ -56,10 +56,10 @@ def test_ranks_and_the_first_items_are_kept(recipe, data, tmp_path):
     for ranker in reference_rankers(data.train_interactions, data.catalogue, validation=data.validation):
         scores = ranker.score(asked)
         ranks = target_ranks(scores, [e.target_index for e in asked])
-        for answer, row, e, rank in zip(
-            found.filter(pl.col("ranker") == ranker.name).iter_rows(named=True), scores, asked, ranks, strict=True
+        for answer, row, e, rank, tied in zip(
+            found.filter(pl.col("ranker") == ranker.name).iter_rows(named=True), scores, asked, *ranks, strict=True
         ):
-            assert answer["rank"] == rank
+            assert (answer["rank"], answer["tied"]) == (rank, tied)
             assert answer["listed"] == len(e.candidates)
             assert len(answer["candidates"]) == KEPT
             of = dict(zip(e.candidates, row.tolist(), strict=False))

@@ -132,22 +132,22 @@ def test_weights_are_chosen_on_validation_questions_alone():
     reward = np.where(validation[:, None], truth, -truth)
     sft = np.where(validation[:, None], -100 * truth, 100 * truth)
     asked = answers({"sft": sft, "aligned": sft + reward}, kinds, validation, {"user-centred item mean": truth})
-    found = measure(asked, "sft", {"aligned": "sft"}, seed=0)
+    found = measure(asked, "sft", {"aligned": "sft"})
     assert found.weights == {"aligned: user-centred item mean + λ·reward": pytest.approx(1.0)}
     auc = {name: of["auc"].mean for name, of in found.metrics.items()}
     assert auc["sft: log π"] == auc["aligned: log π"] == 1.0
     assert auc["aligned: reward"] == 0.0
     assert auc["popularity"] == 0.5
     useless = replace(asked, references=asked.references | {"user-centred item mean": -truth})
-    assert list(measure(useless, "sft", {"aligned": "sft"}, seed=0).weights.values()) == [math.inf]
+    assert list(measure(useless, "sft", {"aligned": "sft"}).weights.values()) == [math.inf]
     without = replace(asked, validation=np.zeros(4, bool))
-    assert measure(without, "sft", {"aligned": "sft"}, seed=0).weights == {}
+    assert measure(without, "sft", {"aligned": "sft"}).weights == {}
 
 
 def test_an_alignment_s_reference_is_what_it_went_on_from():
     kinds = np.array([[1, -1], [1, -1]])
     logps = {"sft": np.zeros((2, 2)), "one": 3.0 * kinds, "two": 2.0 * kinds}
-    found = measure(answers(logps, kinds), "sft", {"one": "sft", "two": "one"}, seed=0)
+    found = measure(answers(logps, kinds), "sft", {"one": "sft", "two": "one"})
     assert [found.metrics[f"{name}: reward"]["auc"].mean for name in ("one", "two")] == [1.0, 0.0]
     assert ("one: reward", "two: reward") in {(d.ranker, d.against) for d in found.differences}
 
@@ -164,7 +164,7 @@ def test_an_item_s_worth_for_all_users_stays_under_swapped_histories_and_taste_d
         kinds,
         swapped={"sft": zeros, "blind": zeros + blind, "taste": others},
     )
-    told = measure(asked, "sft", {"blind": "sft", "taste": "sft"}, seed=0)
+    told = measure(asked, "sft", {"blind": "sft", "taste": "sft"})
     found, swapped, personal = (
         [told.metrics[f"{name}: {kind}"] for name in ("blind", "taste")]
         for kind in ("reward", "reward, histories swapped", "reward − its mean over users")

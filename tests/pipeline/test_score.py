@@ -55,10 +55,11 @@ def test_every_ranker_answers_the_same_rows(evaluate, entries, data):
 def test_metrics_are_means_of_the_predictions(evaluate, entries):
     scores = evaluate(entries)
     for name, metrics in scores.evaluation.metrics.items():
-        ranks = scores.predictions.filter(pl.col("ranker") == name)["rank"].to_numpy()
-        assert metrics["hr@1"].mean == pytest.approx((ranks == 1).mean())
-        assert metrics["hr@3"].mean == pytest.approx((ranks <= 3).mean())
-        assert metrics["mrr"].mean == pytest.approx((1 / ranks).mean())
+        ranks = scores.predictions.filter(pl.col("ranker") == name).select("rank", "tied").rows()
+        orders = [range(rank, rank + tied + 1) for rank, tied in ranks]  # where the target may stand
+        assert metrics["hr@1"].mean == pytest.approx(np.mean([np.mean([r == 1 for r in own]) for own in orders]))
+        assert metrics["hr@3"].mean == pytest.approx(np.mean([np.mean([r <= 3 for r in own]) for own in orders]))
+        assert metrics["mrr"].mean == pytest.approx(np.mean([np.mean([1 / r for r in own]) for own in orders]))
 
 
 def test_generation_is_counted_on_its_own_rows(evaluate, entries):

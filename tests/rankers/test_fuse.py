@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
-from prefrec.evaluation import target_ranks
-from prefrec.evaluation.metrics import ndcg
+from prefrec.evaluation import metrics_for, target_ranks
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker, PopularityRanker, Ranker
 from prefrec.rankers.fuse import (
@@ -33,6 +32,7 @@ from prefrec.rankers.reference import pad_scores
 from slow import slow_logps
 from tiny_run import TITLES
 
+NDCG = metrics_for([10])["ndcg@10"]
 IDS = [f"i{i}" for i in range(len(TITLES))]
 ROWS = [
     RankingExample("u0", ("i1", "i2"), ("i5", "i6", "i7", "i8"), "i5"),
@@ -122,7 +122,7 @@ def _lists(seed: int, parts: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def _quality(scores, targets):
-    return lambda weights: float(ndcg(target_ranks(weighted_sum(scores, weights), targets), 10).mean())
+    return lambda weights: float(NDCG(*target_ranks(weighted_sum(scores, weights), targets)).mean())
 
 
 @given(st.integers(0, 10_000), st.integers(2, 4))
@@ -130,7 +130,7 @@ def test_no_part_alone_is_better_on_the_rows_that_choose(seed, parts):
     scores, targets = _lists(seed, parts)
     quality = _quality(scores, targets)
     weights = choose_weights([GRID] * parts, quality)
-    assert quality(weights) >= max(float(ndcg(target_ranks(z, targets), 10).mean()) for z in scores)
+    assert quality(weights) >= max(float(NDCG(*target_ranks(z, targets)).mean()) for z in scores)
     assert next(w for w in weights if w) == 1
     assert set(weights) <= set(GRID)
     assert weights == choose_weights([GRID] * parts, quality)

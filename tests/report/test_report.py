@@ -144,11 +144,11 @@ def build_run(run: Path) -> Path:
     _stage(run / "align/dpo", "align", _log("align", 1), loss="dpo", beta=0.1, num_negatives=1, learning_rate=1e-5)
     settings = {"loss": "softmax_dpo", "beta": 1.0, "num_negatives": 7, "learning_rate": 1e-5}
     _stage(run / "align/s-dpo", "align", _log("align", 7), **settings)
-    audit = audit_prepared(data, "test", "train", resamples=100)
+    audit = audit_prepared(data, "test", "train")
     scored = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
-    evaluation = evaluate_predictions(scored, compare=PAIRS, audit=audit, resamples=200)
+    evaluation = evaluate_predictions(scored, compare=PAIRS, audit=audit)
     texts = predictions.filter(pl.col("generated").is_not_null())
-    generation = evaluate_predictions(texts, compare=[], resamples=200).to_json()
+    generation = evaluate_predictions(texts, compare=[]).to_json()
     keep = ("gen_hr@1", "valid_ratio")
     generation["metrics"] = {r: {m: of[m] for m in keep} for r, of in generation["metrics"].items()}
     metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": generation}
@@ -240,9 +240,9 @@ def test_the_whole_catalogue_new_targets_and_the_best_reference_are_in_it(run):
         generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String)
     )
     known = [str(i) for i in range(0, 60, 2)]
-    lists = evaluate_predictions(frame, compare=[("s-dpo", "popularity")], known_items=known, resamples=50)
+    lists = evaluate_predictions(frame, compare=[("s-dpo", "popularity")], known_items=known)
     rest = frame.filter(pl.col("ranker") != "zero-shot")
-    full = evaluate_predictions(rest, ks=[10], compare=[("s-dpo", "random")], known_items=known, resamples=60)
+    full = evaluate_predictions(rest, ks=[10], compare=[("s-dpo", "random")], known_items=known)
     told = {"split": "test", "evaluation": lists.to_json(), "generation": None}
     told["evaluation"]["best_reference"], told["full_catalogue"] = "popularity", full.to_json()
     told["full_catalogue"]["best_reference"] = "random"
@@ -331,7 +331,7 @@ def test_in_a_browser_nothing_of_the_data_runs(run):
     write_prepared(dataclasses.replace(data, catalogue=catalogue), run / "data")
     frame = pl.read_parquet(run / "predictions.parquet")
     odd = frame.with_columns(ranker=pl.col("ranker").replace("random", SHORT))
-    evaluation = evaluate_predictions(odd, compare=[(SHORT, "popularity")], resamples=20)
+    evaluation = evaluate_predictions(odd, compare=[(SHORT, "popularity")])
     metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": None}
     (run / "metrics.json").write_text(json.dumps(metrics))
     text = text_of_unbroken(write_report(run))
@@ -358,7 +358,7 @@ def test_in_a_browser_it_fits_the_window(run, width):
 def test_names_with_markup_and_dollars_stay_text(run):
     frame = pl.read_parquet(run / "predictions.parquet")
     odd = frame.with_columns(ranker=pl.col("ranker").replace("random", "<b>$x$ & y"))
-    evaluation = evaluate_predictions(odd, compare=[], resamples=20)
+    evaluation = evaluate_predictions(odd, compare=[])
     metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": None}
     (run / "metrics.json").write_text(json.dumps(metrics))
     text = write_report(run).read_text(encoding="utf-8")

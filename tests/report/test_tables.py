@@ -42,8 +42,8 @@ def _shown(*tables, width: int = 200) -> str:
 def test_tables_show_n_interval_and_verdict():
     frame = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["a", "b"], "timestamp": [1, 2]})
     rows = _rows(8)
-    audit = audit_lists(rows, rows, CATALOGUE, frame, resamples=50)
-    result = evaluate([Talker("a", "abcdef"), Talker("c", "fedcba")], rows, CATALOGUE, audit=audit, resamples=50)
+    audit = audit_lists(rows, rows, CATALOGUE, frame)
+    result = evaluate([Talker("a", "abcdef"), Talker("c", "fedcba")], rows, CATALOGUE, audit=audit)
     shown = _shown(
         Printed(metrics_grid(result), "ranker", metrics_note(result)),
         Printed(differences_grid(result.comparisons, ["hr@1"]), "ranker − against", comparisons_note(result)),
@@ -57,9 +57,9 @@ def test_tables_show_n_interval_and_verdict():
 def test_no_interval_and_fewer_rows_are_shown():
     one = evaluate([Talker("a", "abcdef")], _rows(1), CATALOGUE)
     assert "no interval" in _shown(Printed(metrics_grid(one), "ranker"))
-    named = evaluate([Talker("a", "abcdef"), Talker("b", "bacdef")], _rows(40), CATALOGUE, resamples=20).predictions
+    named = evaluate([Talker("a", "abcdef"), Talker("b", "bacdef")], _rows(40), CATALOGUE).predictions
     columns = [pl.when(pl.col("row") < 10).then(c).alias(c) for c in ("generated", "choice")]
-    some = evaluate_predictions(named.with_columns(columns), resamples=20)
+    some = evaluate_predictions(named.with_columns(columns))
     assert _shown(Printed(metrics_grid(some), "ranker")).count("n = 10") == 2 * 2
 
 
@@ -70,12 +70,12 @@ def test_all_tables_fit_into_the_terminal(width):
         Talker("retrieve-then-rank", "badcfe"),
         Talker("s-dpo", "fedcba"),
     ]
-    frame = evaluate(rankers, _rows(60), CATALOGUE, resamples=20, generate=False).predictions
+    frame = evaluate(rankers, _rows(60), CATALOGUE, generate=False).predictions
     pairs = [("retrieve-then-rank", "window co-occurrence"), ("s-dpo", "window co-occurrence")]
-    lists = evaluate_predictions(frame, compare=pairs, known_items={"a"}, resamples=20)
+    lists = evaluate_predictions(frame, compare=pairs, known_items={"a"})
     lists = replace(lists, best_reference="window co-occurrence")
     rest = frame.filter(pl.col("ranker") != "s-dpo")
-    full = evaluate_predictions(rest, compare=pairs[:1], known_items={"a"}, resamples=20)
+    full = evaluate_predictions(rest, compare=pairs[:1], known_items={"a"})
     metrics = ["hr@1", "ndcg@10"]
     log = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["a", "b"], "timestamp": [1, 2]})
     shown = _shown(
@@ -83,7 +83,7 @@ def test_all_tables_fit_into_the_terminal(width):
         Printed(metrics_grid(lists, full), "ranker"),
         Printed(groups_grid(lists, full, ["ndcg@10"]), "ranker"),
         Printed(differences_grid(lists.comparisons, metrics), "ranker − against", comparisons_note(lists)),
-        audit_table(audit_lists(_rows(8), _rows(8), CATALOGUE, log, resamples=50)),
+        audit_table(audit_lists(_rows(8), _rows(8), CATALOGUE, log)),
         width=width,
     )
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
@@ -102,19 +102,19 @@ def test_columns_that_compare_nothing_are_left_out():
     """Of lists of four the first five are all; of one ranker, or if nothing differs, columns stay."""
     rankers = [Talker("a", "abcdef"), Talker("b", "bacdef")]
     ks = [1, 4]
-    both = evaluate(rankers, _rows(3), CATALOGUE, resamples=20, ks=ks)
+    both = evaluate(rankers, _rows(3), CATALOGUE, ks=ks)
     assert {own["hr@4"].mean for own in both.metrics.values()} == {1.0}
     assert "HR@1" in metrics_grid(both).columns
     assert "HR@4" not in metrics_grid(both).columns
-    assert "HR@4" in metrics_grid(evaluate(rankers[:1], _rows(3), CATALOGUE, resamples=20, ks=ks)).columns
+    assert "HR@4" in metrics_grid(evaluate(rankers[:1], _rows(3), CATALOGUE, ks=ks)).columns
     assert "HR@4" in metrics_grid(both, metrics=["hr@4"]).columns
 
 
 def test_groups_need_rows_of_both_kinds():
-    frame = evaluate([Talker("x", "abcdef")], _rows(40), CATALOGUE, resamples=20).predictions
-    both = evaluate_predictions(frame, known_items={"a"}, resamples=20)
+    frame = evaluate([Talker("x", "abcdef")], _rows(40), CATALOGUE).predictions
+    both = evaluate_predictions(frame, known_items={"a"})
     assert [heading for heading in groups_grid(both).columns if "new" in heading]
-    assert groups_grid(evaluate_predictions(frame, known_items={"a", "b"}, resamples=20)) is None
-    few = evaluate([Talker("x", "abcdef")], _rows(38), CATALOGUE, resamples=20).predictions
-    assert groups_grid(evaluate_predictions(few, known_items={"a"}, resamples=20)) is None  # 19 rows of each kind
+    assert groups_grid(evaluate_predictions(frame, known_items={"a", "b"})) is None
+    few = evaluate([Talker("x", "abcdef")], _rows(38), CATALOGUE).predictions
+    assert groups_grid(evaluate_predictions(few, known_items={"a"})) is None  # 19 rows of each kind
     assert metrics_grid(both).rows[-1][1][0].text == pytest.approx("0.250")

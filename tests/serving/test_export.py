@@ -294,9 +294,9 @@ def _measured(folder, run):
     for seed, name in enumerate(("random", "sft", "s-dpo")):
         scores = np.random.default_rng(seed).normal(size=(len(examples), 6))
         ranks = np.array([1 + (row > row[e.target_index]).sum() for row, e in zip(scores, examples, strict=True)])
-        frames.append(prediction_frame(name, examples, scores, ranks))
+        frames.append(prediction_frame(name, examples, scores, (ranks, np.zeros_like(ranks))))
     audit = audit_prepared(run.data, "test", "train", 0)
-    evaluation = evaluate_predictions(pl.concat(frames), ks=[1, 3], audit=audit, seed=0)
+    evaluation = evaluate_predictions(pl.concat(frames), ks=[1, 3], audit=audit)
     write_json(folder / "metrics.json", {"split": "test", "evaluation": evaluation.to_json(), "generation": None})
     write_json(folder / "environment.json", {"prefrec": "0.1.0", "commit": "abc", "platform": "a machine"})
     return evaluation

@@ -19,7 +19,7 @@ def audit(
     data: o.DataFolder,
     split: Annotated[Split, typer.Option(help="Whose lists are audited.")] = "test",
     learn_from: Annotated[Split, typer.Option(help="Whose lists the shortcuts learn from.")] = "train",
-    seed: Annotated[int, typer.Option(help="Fixes shuffles and the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Fixes samples and shuffles.")] = 0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 after a leak, a fault or an untried rule.")
     ] = False,

@@ -36,8 +36,8 @@ def evaluate(
 ) -> None:
     """Measure adapters beside the reference rows, on the same lists and over the whole catalogue.
 
-    Numbers have 95% intervals (bootstrap over users). Models are compared row by row with the best reference row, and
-    each LM with the one before it. With --full-rows all titles that the user has not seen are ranked, too.
+    Numbers have 95% intervals, for other users and targets. Models are compared row by row with the best reference
+    row, and each LM with the one before it. With --full-rows all titles that the user has not seen are ranked, too.
 
     Example: prefrec evaluate data/ml --adapter sft=runs/sft/adapter --adapter s-dpo=runs/s-dpo/adapter --rows 500
     """

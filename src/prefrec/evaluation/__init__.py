@@ -4,8 +4,8 @@ from prefrec.evaluation.audit import Audit, AuditRow, audit_lists, audit_prepare
 from prefrec.evaluation.evaluate import evaluate, evaluate_predictions, predict, whole_catalogue
 from prefrec.evaluation.intervals import (
     Interval,
+    Means,
     PairedDifference,
-    bootstrap_means,
     mean_interval,
     paired_difference,
 )
@@ -14,8 +14,8 @@ from prefrec.evaluation.outcome import Comparison, Evaluation, Group
 from prefrec.evaluation.predictions import judge_texts, read_predictions, write_predictions
 
 __all__ = [
-    "Audit", "AuditRow", "Comparison", "Evaluation", "Group", "Interval", "PairedDifference", "audit_lists",
-    "audit_prepared", "bootstrap_means", "evaluate", "evaluate_predictions", "judge_texts",
+    "Audit", "AuditRow", "Comparison", "Evaluation", "Group", "Interval", "Means", "PairedDifference", "audit_lists",
+    "audit_prepared", "evaluate", "evaluate_predictions", "judge_texts",
     "mean_interval", "metrics_for", "paired_difference", "predict", "read_predictions", "target_ranks",
     "whole_catalogue", "write_predictions",
 ]  # fmt: skip

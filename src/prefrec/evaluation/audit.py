@@ -5,9 +5,9 @@ Shortcuts (`prefrec.evaluation.shortcuts`) are scored on the lists under test, b
 expectation over ties.
 
 **When is a shortcut a leak?** When it beats each of its rivals: the gain, a paired difference on the same rows, has
-an interval (bootstrap over users) above 0. The level is 95% for all shortcuts together (1 − 0.05/m for each of m,
-Bonferroni), so at most one of twenty audits of clean lists raises a false alarm. The rivals are what an honest ranker
-could do with the same information; popularity, which uniform candidates reward, is not a leak:
+an interval over users above 0. The level is 95% for all shortcuts together (1 − 0.05/m for each of m, Bonferroni), so
+at most one of twenty audits of clean lists raises a false alarm. The rivals are what an honest ranker could do with
+the same information; popularity, which uniform candidates reward, is not a leak:
 
 - all: random; for the target position nothing else, since a position says nothing about an item;
 - position lookup, list lookup: the same rule learnt from lists in which targets are independent of positions (or
@@ -38,7 +38,7 @@ from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.data.types import LOG_SCHEMA, PARTS
 from prefrec.errors import DataError
 from prefrec.evaluation import shortcuts
-from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, Result, interval_of, plain
+from prefrec.evaluation.intervals import Interval, Means, PairedDifference, Result, plain
 from prefrec.evaluation.metrics import Floats
 from prefrec.evaluation.shortcuts import Lists
 from prefrec.rankers.reference import CooccurrenceRanker, PopularityRanker
@@ -73,7 +73,7 @@ class AuditRow:
     hr: Interval  # its HR@1, with the 95% interval
     leak: bool = False  # True if it beats all its rivals
     against: str | None = None  # the rival with the smallest gain (by the interval's low end); None for references
-    gain: Interval | None = None  # HR@1 over that rival, with the family-wise interval
+    gain: PairedDifference | None = None  # HR@1 over that rival, with the family-wise interval
     learnt_from: str = ""  # the split it learnt from; "" for rules without learning
     note: str = ""  # additional information, or the reason why a rule was not tried
     tried: bool = True  # False if there was too little to learn from; `hr` is then meaningless
@@ -145,14 +145,12 @@ class Audit(Result):
         return lists | {"rows": plain(self.rows)}
 
 
-def audit_prepared(
-    data: PreparedData, split: str = "test", learn_from: str = "train", seed: int = 0, resamples: int = RESAMPLES
-) -> Audit:
+def audit_prepared(data: PreparedData, split: str = "test", learn_from: str = "train", seed: int = 0) -> Audit:
     """Audit one split of prepared data, learning from another (`learn_from`)."""
     if learn_from == split:
         raise DataError(f"an audit of the {split} lists cannot learn from the {split} lists")
     rows, learn, log = data.split(split), data.split(learn_from), data.train_interactions
-    found = audit_lists(rows, learn, data.catalogue, log, learnt_from=learn_from, seed=seed, resamples=resamples)
+    found = audit_lists(rows, learn, data.catalogue, log, learnt_from=learn_from, seed=seed)
     return replace(found, faults=protocol_faults(data, split))
 
 
@@ -209,7 +207,6 @@ def audit_lists(
     *,
     learnt_from: str = "train",
     seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> Audit:
     """Audit the candidate lists of `examples`.
 
@@ -217,7 +214,7 @@ def audit_lists(
         learn: examples to learn positions, lists and directions from, at most `MAX_LEARN_ROWS` of them.
         train_interactions: for counts of popularity and co-occurrence.
         learnt_from: name of `learn` in the rows.
-        seed: of sampling, shuffling and bootstrap.
+        seed: of sampling and shuffling.
     """
     if not examples:
         raise DataError("nothing to audit: the split holds no example")
@@ -244,8 +241,9 @@ def audit_lists(
     in_history, repeats = _histories(lists, examples, train_interactions, rng)
     rules |= in_history | _orders(lists, seen, train_interactions, catalogue)
     hits = references | placebos | repeats | {name: rule.hits for name, rule in rules.items()}
-    bootstrap = Bootstrap(hits, [e.user_id for e in examples], resamples, seed)
-    return Audit(_rows(bootstrap, list(references), rules, few, learnt_from))
+    # A leak of these lists is one whichever items they hold, so the intervals are over users alone.
+    means = Means(hits, [e.user_id for e in examples])
+    return Audit(_rows(means, list(references), rules, few, learnt_from))
 
 
 class _Rule(NamedTuple):
@@ -263,7 +261,7 @@ Trial = tuple[dict[str, _Rule], dict[str, Floats]]
 
 
 def _luckiest(draws: Iterable[Floats]) -> Floats:
-    # A bootstrap over test users does not show the luck in what was learnt, hence the luckiest of several.
+    # An interval over test users does not show the luck in what was learnt, hence the luckiest of several.
     return max(draws, key=lambda hits: float(hits.mean()))
 
 
@@ -316,30 +314,24 @@ def _orders(lists: Lists, seen: Lists, log: pl.DataFrame, catalogue: Catalogue) 
 
 
 def _rows(
-    bootstrap: Bootstrap, references: list[str], rules: dict[str, _Rule], few: dict[str, str], learnt_from: str
+    means: Means, references: list[str], rules: dict[str, _Rule], few: dict[str, str], learnt_from: str
 ) -> list[AuditRow]:
     """Return the rows with intervals. `few` says of `ROWS` and `LOG` that they are not enough, or ""."""
-
-    def gain(name: str, rival: str, level: float = 0.95) -> Interval:
-        draws = bootstrap.draws[name] - bootstrap.draws[rival]
-        mean = float((bootstrap.values[name] - bootstrap.values[rival]).mean())
-        return interval_of(mean, draws, *bootstrap.size, level)
-
-    rows = [AuditRow("random", bootstrap.mean("random"))]
+    rows = [AuditRow("random", means.mean("random"))]
     for name in references[1:]:
-        note = _REWARDED if name == "popularity" and gain(name, "random").low > 0 else ""
-        rows.append(AuditRow(name, bootstrap.mean(name), note=few[LOG] or note, tried=not few[LOG]))
+        note = _REWARDED if name == "popularity" and means.difference(name, "random").low > 0 else ""
+        rows.append(AuditRow(name, means.mean(name), note=few[LOG] or note, tried=not few[LOG]))
     lacking = {name: " and ".join(few[n] for n in rule.needs if few[n]) for name, rule in rules.items()}
     # Without this correction about one of five audits of clean lists would report a leak (nine rules at 2.5%).
     level = 1 - 0.05 / max(1, sum(not reason for reason in lacking.values()))
     for name, rule in rules.items():
         if lacking[name]:
-            rows.append(AuditRow(name, bootstrap.mean(name), note=lacking[name], tried=False))
+            rows.append(AuditRow(name, means.mean(name), note=lacking[name], tried=False))
             continue
-        gains = {rival: gain(name, rival, level) for rival in ("random", *rule.rivals)}
+        gains = {rival: means.difference(name, rival, level) for rival in ("random", *rule.rivals)}
         nearest = min(gains, key=lambda rival: gains[rival].low)
-        leak = bootstrap.size[1] >= MIN_USERS and gains[nearest].low > 0
+        leak = means.size[1] >= MIN_USERS and gains[nearest].low > 0
         note = _REWARDED if name == LEAST_POPULAR and not leak and gains["random"].low > 0 else rule.note
         source = rule.learnt_from or (learnt_from if ROWS in rule.needs else "")
-        rows.append(AuditRow(name, bootstrap.mean(name), leak, nearest, gains[nearest], source, note))
+        rows.append(AuditRow(name, means.mean(name), leak, nearest, gains[nearest], source, note))
     return rows

@@ -20,10 +20,10 @@ import polars as pl
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation.audit import Audit
-from prefrec.evaluation.intervals import RESAMPLES, Bootstrap
+from prefrec.evaluation.intervals import Means
 from prefrec.evaluation.metrics import Floats, expected_metrics, metrics_for, target_ranks
-from prefrec.evaluation.outcome import Evaluation, Group, Values, compare_columns
-from prefrec.evaluation.predictions import judge_texts, prediction_frame
+from prefrec.evaluation.outcome import Evaluation, Group, Values, compare_columns, corrected
+from prefrec.evaluation.predictions import judge_texts, prediction_frame, ranks_of
 from prefrec.rankers.base import GeneratingRanker, Ranker
 
 TEXT_METRICS = {"choice": ("gen_hr@1", "valid_ratio"), "substring": ("substring_hr@1", "substring_valid_ratio")}
@@ -41,8 +41,6 @@ def evaluate(
     generate: bool = True,
     compare: str | Sequence[tuple[str, str]] | None = None,
     audit: Audit | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> Evaluation:
     """Evaluate rankers on examples.
 
@@ -52,7 +50,6 @@ def evaluate(
         compare: a ranker's name (all others against it), pairs (ranker, against), or None (each ranker against the
             one before it).
         audit: of the same lists, kept with the numbers.
-        seed: of tie-breaking and bootstrap.
     """
     names = [r.name for r in rankers]
     if len(set(names)) < len(names):
@@ -60,10 +57,8 @@ def evaluate(
     _pairs(compare, names)
     if not names or not examples:
         raise DataError(f"nothing to evaluate: {len(names)} rankers, {len(examples)} examples")
-    frames = [predict(r, examples, catalogue, generate=generate, seed=seed) for r in rankers]
-    return evaluate_predictions(
-        pl.concat(frames), ks=ks, compare=compare, audit=audit, seed=seed, resamples=resamples
-    )
+    frames = [predict(r, examples, catalogue, generate=generate) for r in rankers]
+    return evaluate_predictions(pl.concat(frames), ks=ks, compare=compare, audit=audit)
 
 
 def predict(
@@ -72,11 +67,10 @@ def predict(
     catalogue: Catalogue,
     *,
     generate: bool = True,
-    seed: int = 0,
 ) -> pl.DataFrame:
     """Return one ranker's predictions (`PREDICTION_SCHEMA`), with `generate` also its answers in text if it can.
 
-    `seed` breaks ties. Raise ModelError if its answers do not fit the examples, or a score is NaN.
+    Raise ModelError if its answers do not fit the examples, or a score is NaN.
     """
     scores = np.asarray(ranker.score(examples), dtype=np.float64)
     target_index = np.array([e.target_index for e in examples], dtype=np.int64)
@@ -86,7 +80,7 @@ def predict(
             f"ranker {ranker.name!r}: expected scores of shape {(len(examples), width)}, got {scores.shape}"
         )
     try:
-        ranks = target_ranks(scores, target_index, seed)
+        ranks = target_ranks(scores, target_index)
     except ValueError as e:
         raise ModelError(f"ranker {ranker.name!r}: {e}") from None
     if not (generate and isinstance(ranker, GeneratingRanker)):
@@ -105,8 +99,6 @@ def evaluate_predictions(
     compare: str | Sequence[tuple[str, str]] | None = None,
     audit: Audit | None = None,
     known_items: Collection[str] | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> Evaluation:
     """Return the evaluation of a frame of predictions.
 
@@ -117,27 +109,25 @@ def evaluate_predictions(
     pairs = _pairs(compare, list(groups))
     first = next(iter(groups.values()))
     sizes = first["listed"].to_numpy().astype(np.int64)
-    ranks = {name: group["rank"].to_numpy().astype(np.int64) for name, group in groups.items()}
-    ranked = {(name, m): metric(r) for name, r in ranks.items() for m, metric in metrics_for(ks).items()}
-    parts = [Bootstrap(ranked, first["user_id"].to_list(), resamples, seed)]
-    # Rankers may answer only some rows in text. These rows get resamples of their own.
+    ranks = {name: ranks_of(group) for name, group in groups.items()}
+    ranked = {(name, m): metric(*r) for name, r in ranks.items() for m, metric in metrics_for(ks).items()}
+    parts = [_means(ranked, first)]
+    # Rankers may answer only some rows in text.
     with_text = predictions.filter(pl.col("generated").is_not_null())
     if len(with_text):
         written = _by_ranker(with_text)
-        users = next(iter(written.values()))["user_id"].to_list()
-        parts.append(Bootstrap(_text_values(written), users, resamples, seed))
+        parts.append(_means(_text_values(written), next(iter(written.values()))))
     metrics = {name: {m: i for p in parts for m, i in p.table().get(name, {}).items()} for name in groups}
     values: Values = {name: {m: v for p in parts for (r, m), v in p.values.items() if r == name} for name in groups}
     return Evaluation(
         metrics,
         *parts[0].size,
         expected_metrics(sizes, ks),
-        [c for pair in pairs for part in parts for c in compare_columns(part, [pair])],
+        corrected([c for pair in pairs for part in parts for c in compare_columns(part, [pair])]),
         float((1.0 / sizes).mean()),
-        seed,
-        resamples,
         audit,
-        groups={} if known_items is None else _groups(first, ranked, ks, known_items, seed, resamples),
+        items=parts[0].items,
+        groups={} if known_items is None else _groups(first, ranked, ks, known_items),
         values=values,
         predictions=predictions,
     )
@@ -158,9 +148,7 @@ def whole_catalogue(
     return rows
 
 
-def _groups(
-    rows: pl.DataFrame, ranked: Columns, ks: Sequence[int], known_items: Collection[str], seed: int, resamples: int
-) -> dict[str, Group]:
+def _groups(rows: pl.DataFrame, ranked: Columns, ks: Sequence[int], known_items: Collection[str]) -> dict[str, Group]:
     """Return the non-empty groups of rows with warm and with new targets; `rows` are any ranker's predictions."""
     warm = rows["target"].is_in(list(known_items)).to_numpy()
     groups = {}
@@ -168,10 +156,14 @@ def _groups(
         if chosen.any():
             part = rows.filter(chosen)
             values = {key: v[chosen] for key, v in ranked.items()}
-            bootstrap = Bootstrap(values, part["user_id"].to_list(), resamples, seed)
-            expected = expected_metrics(part["listed"].to_numpy(), ks)
-            groups[name] = Group(bootstrap.table(), *bootstrap.size, expected)
+            means, expected = _means(values, part), expected_metrics(part["listed"].to_numpy(), ks)
+            groups[name] = Group(means.table(), *means.size, expected, items=means.items)
     return groups
+
+
+def _means(values: Columns, rows: pl.DataFrame) -> Means:
+    """Return the means of values [B] over rows, which are any ranker's predictions."""
+    return Means(values, rows["user_id"].to_list(), rows["target"].to_list())
 
 
 def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:

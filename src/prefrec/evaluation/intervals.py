@@ -1,7 +1,14 @@
-"""Bootstrap over users: intervals of means, and of differences of two rankers on the same rows.
+"""Means, and differences of two rankers on the same rows, with intervals that hold for new users and new items.
 
-A user's rows are not independent, so users are resampled and not rows (cluster bootstrap; Cameron, Gelbach and Miller
-2008; Davison and Hinkley 1997, section 3.8). The statistic is the mean over rows.
+Rows of one user are not independent, and neither are rows with one target. The variance of a mean over rows is
+therefore that of clusters, both ways (Cameron, Gelbach and Miller 2011):
+
+    V = V(users) + V(targets) − V(pairs of user and target), and at least V(users) and V(targets)
+
+Each is the jackknife's, V(clusters) = (G − 1)/G · Σ_g d_g², with d_g the change of the mean if cluster g is left out.
+An interval is mean ± t·√V, with ν = 2 / (Σ d⁴ / (Σ d²)² − 1/G) degrees of freedom, at most G − 1 (Satterthwaite, with
+the kurtosis that the clusters show): of a few users with most of the rows the intervals are wide. How often the truth
+is inside is simulated by `scripts/interval_coverage.py`.
 """
 
 from __future__ import annotations
@@ -14,12 +21,10 @@ from typing import Annotated, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BeforeValidator, TypeAdapter
+from scipy.special import stdtr, stdtrit
 
-RESAMPLES = 2000
-"""Default number of resamples."""
-Users = Sequence[Any] | NDArray[Any]
-# Weights in memory at a time. All at once would be resamples × users numbers: 16 GB for a million users.
-_CHUNK = 4_000_000
+Labels = Sequence[Any] | NDArray[Any]
+"""The user, or the target, of each row [B]."""
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A number that may be NaN, which is None in JSON."""
 
@@ -43,9 +48,10 @@ class Interval(Result):
 
     Attributes:
         mean: over all rows.
-        low, high: ends of the interval (percentile bootstrap, 95% by default); NaN with fewer than two users.
+        low, high: ends of the interval (95% by default); NaN with fewer than two users.
         n: number of rows.
         users: number of distinct users.
+        items: number of distinct targets; 0: not known, and the interval is over users alone.
     """
 
     mean: Number
@@ -53,6 +59,7 @@ class Interval(Result):
     high: Number
     n: int
     users: int
+    items: int = 0
 
     def __str__(self) -> str:
         ends = "no interval" if math.isnan(self.low) else f"{self.low:.4f}, {self.high:.4f}"
@@ -61,11 +68,9 @@ class Interval(Result):
 
 @dataclass(frozen=True)
 class PairedDifference(Interval):
-    """The mean of a − b over the same rows, with its interval and a two-sided bootstrap p-value.
+    """The mean of a − b over the same rows, with its interval and the two-sided p-value of the same t-test.
 
-    p = 2 · min(P(d* ≤ 0), P(d* ≥ 0)), at most 1, where d* are the resampled differences and each P is
-    (1 + count)/(1 + resamples): the level at which the percentile interval begins to exclude 0. NaN with
-    fewer than two users.
+    p is the level at which the interval begins to exclude 0; NaN with fewer than two users.
     """
 
     p_value: Number = math.nan
@@ -85,73 +90,44 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def bootstrap_means(
-    values: ArrayLike, users: Users, resamples: int = RESAMPLES, seed: int = 0
-) -> NDArray[np.float64]:
-    """Return the means [R, M] of the columns of `values` [B, M] in R resamples of the users.
+class Means:
+    """Means of several columns over the same rows, and their differences.
 
-    With sums S [U, M] and row counts N [U] per user, a resample is a multinomial weight w [U] (U draws with
-    replacement), and its means are w·S / w·N. All columns share the resamples, so a difference of two columns of the
-    result is a paired difference.
-    """
-    v = np.asarray(values, dtype=np.float64)
-    if not len(users):
-        raise ValueError("an interval needs at least one row, got none")
-    if v.ndim != 2 or len(v) != len(users):
-        raise ValueError(f"expected values [B, M] and users [B], got {v.shape} and {len(users)} users")
-    # Users are numbered in order of first appearance, which fixes which weight is whose for a given seed.
-    numbers: dict[Any, int] = {}
-    codes = np.array([numbers.setdefault(u, len(numbers)) for u in users])
-    n_users = len(numbers)
-    sums = np.zeros((n_users, v.shape[1]))
-    np.add.at(sums, codes, v)
-    counts = np.bincount(codes)
-    rng = np.random.default_rng(seed)
-    chance = np.full(n_users, 1.0 / n_users)
-    step = max(1, _CHUNK // n_users)
-    means = []
-    for start in range(0, resamples, step):
-        weights = rng.multinomial(n_users, chance, size=min(step, resamples - start)).astype(np.float64)
-        means.append((weights @ sums) / (weights @ counts)[:, None])
-    return np.concatenate(means)
-
-
-def interval_of(mean: float, draws: NDArray[np.float64], n: int, users: int, level: float = 0.95) -> Interval:
-    """Return the percentile interval of `draws` [R] around `mean`, widened to contain the mean."""
-    if users < 2:
-        return Interval(mean, math.nan, math.nan, n, users)
-    tail = (1 - level) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(mean, min(float(low), mean), max(float(high), mean), n, users)
-
-
-def difference_of(mean: float, draws: NDArray[np.float64], n: int, users: int) -> PairedDifference:
-    """Return the paired difference with resampled values `draws` [R]."""
-    # The ones keep p above 0: R resamples cannot show a smaller p than 1/(R + 1).
-    tails = [(1 + int(side.sum())) / (1 + len(draws)) for side in (draws <= 0, draws >= 0)]
-    p = math.nan if users < 2 else min(1.0, 2 * min(tails))
-    return PairedDifference(**vars(interval_of(mean, draws, n, users)), p_value=p)
-
-
-class Bootstrap:
-    """Intervals of several columns over the same rows, all from one set of resamples.
-
-    `values` are key of a column → values [B], `users` those of the rows [B].
+    Args:
+        values: key of a column → values [B].
+        users, items: the user and the target of each row [B]; without items, intervals are over users alone.
     """
 
-    def __init__(self, values: Mapping[Any, NDArray[np.float64]], users: Users, resamples: int, seed: int) -> None:
-        draws = bootstrap_means(np.stack(list(values.values()), axis=1), users, resamples, seed)
-        self.values, self.draws = values, dict(zip(values, draws.T, strict=True))
-        self.size = (len(users), len(set(users)))
+    def __init__(self, values: Mapping[Any, NDArray[np.float64]], users: Labels, items: Labels | None = None) -> None:
+        if not len(users):
+            raise ValueError("an interval needs at least one row, got none")
+        for v in values.values():
+            if v.shape != (len(users),):
+                raise ValueError(f"expected values [B] and users [B], got {v.shape} and {len(users)} users")
+        if items is not None and len(items) != len(users):
+            raise ValueError(f"expected values [B] and items [B], got {len(users)} values and {len(items)} items")
+        self.values = values
+        own, targets = _codes(users), None if items is None else _codes(items)
+        self.size = (len(own), 1 + int(own.max()))
+        self.items = 0 if targets is None else 1 + int(targets.max())
+        self._clusters = [_Clusters(own)]
+        # One target alone shows nothing of others.
+        if targets is not None and self.items > 1:
+            pairs = own * self.items + targets
+            self._clusters += [_Clusters(targets), _Clusters(_codes(pairs))]
 
-    def mean(self, key: Any) -> Interval:
-        """Return the mean of a column."""
-        return interval_of(float(self.values[key].mean()), self.draws[key], *self.size)
+    def mean(self, key: Any, level: float = 0.95) -> Interval:
+        """Return the mean of a column; its interval ends where the column's values do."""
+        values = self.values[key]
+        mean, half, _ = self._estimate(values, level)
+        low, high = np.clip([mean - half, mean + half], values.min(), values.max()).tolist()
+        # Rounding may put the mean of equal values beside them.
+        return Interval(mean, min(low, mean), max(high, mean), *self.size, self.items)
 
-    def difference(self, key: Any, against: Any) -> PairedDifference:
+    def difference(self, key: Any, against: Any, level: float = 0.95) -> PairedDifference:
         """Return the mean of one column minus another."""
-        gap = self.values[key] - self.values[against]
-        return difference_of(float(gap.mean()), self.draws[key] - self.draws[against], *self.size)
+        mean, half, p = self._estimate(self.values[key] - self.values[against], level)
+        return PairedDifference(mean, mean - half, mean + half, *self.size, self.items, p)
 
     def table(self) -> dict[str, dict[str, Interval]]:
         """Return name → metric → interval, if the keys are pairs (name, metric)."""
@@ -160,18 +136,77 @@ class Bootstrap:
             table.setdefault(name, {})[metric] = self.mean((name, metric))
         return table
 
+    def _estimate(self, values: NDArray[np.float64], level: float) -> tuple[float, float, float]:
+        """Return the mean, half the length of its interval, and the p-value of a mean of 0."""
+        mean = float(values.mean())
+        if self.size[1] < 2:
+            return mean, math.nan, math.nan
+        variance, freedom = _two_way([c.jackknife(values) for c in self._clusters])
+        error = math.sqrt(variance)
+        # Equal clusters vary by rounding alone.
+        if error <= 1e-12 * max(1.0, abs(mean)):
+            return mean, 0.0, float(abs(mean) <= 1e-12)
+        return mean, half_length(variance, freedom, level), 2 * float(stdtr(freedom, -abs(mean) / error))
 
-def mean_interval(values: ArrayLike, users: Users, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Return the mean of `values` [B] with its interval by bootstrap over `users` [B]."""
-    return Bootstrap({"": np.asarray(values, dtype=np.float64)}, users, resamples, seed).mean("")
+
+class _Clusters:
+    """The clusters of the rows, from their numbers [B]."""
+
+    def __init__(self, codes: NDArray[np.int64]) -> None:
+        self.codes, self.sizes = codes, np.bincount(codes)
+
+    def jackknife(self, values: NDArray[np.float64]) -> tuple[float, float]:
+        """Return the jackknife variance of the mean, and its degrees of freedom."""
+        surplus = np.bincount(self.codes, weights=values - values.mean())
+        return jackknife(surplus / (len(values) - self.sizes))
+
+
+def jackknife(changes: NDArray[np.float64]) -> tuple[float, float]:
+    """Return variance and degrees of freedom of a statistic from its changes [G] if a cluster is left out."""
+    count, squares = len(changes), changes**2
+    total = float(squares.sum())
+    excess = float((squares**2).sum()) / total**2 - 1 / count if total else 0.0
+    freedom = min(count - 1.0, 2 / excess) if excess > 0 else count - 1.0
+    return (count - 1) / count * total, freedom
+
+
+def half_length(variance: float, freedom: float, level: float = 0.95) -> float:
+    """Return half the length of the interval of a statistic with this variance and degrees of freedom."""
+    return math.sqrt(variance) * float(stdtrit(freedom, (1 + level) / 2))
+
+
+def _two_way(found: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return variance and degrees of freedom from those by users, or by users, targets and pairs of both."""
+    if len(found) == 1:
+        return found[0]
+    (users, of_users), (items, of_items), (pairs, _) = found
+    return max(users, items, users + items - pairs), min(of_users, of_items)
+
+
+def _codes(labels: Labels) -> NDArray[np.int64]:
+    return np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64)
+
+
+def mean_interval(values: ArrayLike, users: Labels, items: Labels | None = None) -> Interval:
+    """Return the mean of `values` [B] with its interval over `users` [B], and over `items` [B] if given."""
+    return Means({"": np.asarray(values, dtype=np.float64)}, users, items).mean("")
 
 
 def paired_difference(
-    values_a: ArrayLike, values_b: ArrayLike, users: Users, resamples: int = RESAMPLES, seed: int = 0
+    values_a: ArrayLike, values_b: ArrayLike, users: Labels, items: Labels | None = None
 ) -> PairedDifference:
-    """Return the mean of a − b [B] over the same rows with its interval by bootstrap over `users` [B]."""
+    """Return the mean of a − b [B] over the same rows with its interval over `users` and, if given, `items` [B]."""
     a, b = np.asarray(values_a, dtype=np.float64), np.asarray(values_b, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"a paired difference needs the same rows, got {a.shape} and {b.shape}")
-    bootstrap = Bootstrap({"": a - b}, users, resamples, seed)
-    return difference_of(float((a - b).mean()), bootstrap.draws[""], *bootstrap.size)
+    return Means({"a": a, "b": b}, users, items).difference("a", "b")
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm 1979), in their order; NaN counts as 1."""
+    known = np.nan_to_num(np.asarray(p_values, dtype=np.float64), nan=1.0)
+    order = np.argsort(known, kind="stable")
+    steps = np.minimum(1.0, known[order] * np.arange(len(known), 0, -1))
+    corrected = np.empty_like(known)
+    corrected[order] = np.maximum.accumulate(steps)
+    return corrected.tolist()

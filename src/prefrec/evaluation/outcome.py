@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, ConfigDict, Field
 
 from prefrec.evaluation.audit import Audit
-from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, PairedDifference, Result, plain
+from prefrec.evaluation.intervals import Interval, Means, Number, PairedDifference, Result, holm, plain
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
 """Ranker → metric → values, in the order of the examples: of all rows, or of those with text."""
@@ -20,24 +21,47 @@ Values = dict[str, dict[str, NDArray[np.float64]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(PairedDifference):
-    """A paired difference of two rankers: metric of `ranker` minus metric of `against`."""
+    """A paired difference of two rankers: metric of `ranker` minus metric of `against`.
+
+    `adjusted_p` is its p-value after Holm's correction for all comparisons of the table on `FAMILY`; NaN: another
+    metric.
+    """
 
     # Files of an earlier prefrec call it `scores`.
     ranker: Annotated[str, Field(validation_alias=AliasChoices("ranker", "scores"))]
     against: str
     metric: str
+    adjusted_p: Number = math.nan
+
+    @property
+    def stands(self) -> bool:
+        """True if a difference is shown in spite of the number of comparisons: the adjusted p is below 0.05."""
+        return self.adjusted_p < 0.05
 
 
-def compare_columns(bootstrap: Bootstrap, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
+FAMILY = "ndcg@10"
+"""The metric of the comparisons that are corrected for their number."""
+
+
+def corrected(comparisons: Sequence[Comparison], family: str = FAMILY) -> list[Comparison]:
+    """Return the comparisons of a table with `adjusted_p` where the metric is `family`."""
+    places = [i for i, c in enumerate(comparisons) if c.metric == family]
+    found = list(comparisons)
+    for i, p in zip(places, holm([found[i].p_value for i in places]), strict=True):
+        found[i] = replace(found[i], adjusted_p=p)
+    return found
+
+
+def compare_columns(means: Means, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
     """Return the comparisons of pairs (ranker, against) on all metrics that both have.
 
-    The keys of the bootstrap's columns are (ranker, metric).
+    The keys of the columns are (ranker, metric).
     """
     return [
-        Comparison(ranker=r, against=against, metric=m, **vars(bootstrap.difference((r, m), (against, m))))
+        Comparison(ranker=r, against=against, metric=m, **vars(means.difference((r, m), (against, m))))
         for ranker, against in pairs
-        for r, m in bootstrap.values
-        if r == ranker and (against, m) in bootstrap.values
+        for r, m in means.values
+        if r == ranker and (against, m) in means.values
     ]
 
 
@@ -49,6 +73,7 @@ class Group(Result):
     n: int  # rows
     users: int  # distinct users
     expected: dict[str, float]  # metric → its expectation for a random order of the candidates
+    items: int = field(default=0, kw_only=True)  # distinct targets; 0: not known
 
 
 @dataclass(frozen=True)
@@ -57,7 +82,6 @@ class Evaluation(Group):
 
     Attributes:
         chance: HR@1 of a random ranker, the mean of 1/(candidates of the row).
-        seed, resamples: of tie-breaking and bootstrap.
         audit: of the lists under test, or None. Its verdict should be shown with every table.
         best_reference: the reference row that models are compared with, or None.
         groups: `warm` and `new` → the rows whose target occurs, or does not occur, in training interactions; {} if
@@ -69,8 +93,6 @@ class Evaluation(Group):
 
     comparisons: list[Comparison]
     chance: float
-    seed: int = 0
-    resamples: int = RESAMPLES
     audit: Audit | None = None
     best_reference: str | None = None
     groups: dict[str, Group] = field(default_factory=dict)

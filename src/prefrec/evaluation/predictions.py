@@ -27,7 +27,8 @@ PREDICTION_SCHEMA = pl.Schema(
         ("target", pl.String()),
         ("candidates", pl.List(pl.String())),  # all, or only the best
         ("scores", pl.List(pl.Float64())),  # as many as candidates
-        ("rank", pl.UInt32()),  # of the target, from 1, ties broken
+        ("rank", pl.UInt32()),  # of the target: 1 + candidates scored above it
+        ("tied", pl.UInt32()),  # other candidates scored like the target
         ("generated", pl.String()),  # the text as decoded; null for rankers that do not generate
         ("choice", pl.String()),  # item id that the text names; null if it is invalid or absent
         ("listed", pl.UInt32()),  # candidates that the row had
@@ -59,11 +60,11 @@ def prediction_frame(
     ranker: str,
     examples: Sequence[RankingExample],
     scores: NDArray[np.float64],
-    ranks: NDArray[np.int64],
+    ranks: tuple[NDArray[np.int64], NDArray[np.int64]],
     generated: Sequence[str] | None = None,
     choices: Sequence[str | None] | None = None,
 ) -> pl.DataFrame:
-    """Return one ranker's predictions: scores [B, C], ranks [B], texts [B] and the items they name [B]."""
+    """Return one ranker's predictions: scores [B, C], `target_ranks` of them, texts [B], the items they name [B]."""
     columns: dict[str, Sequence[Any]] = {
         "ranker": [ranker] * len(examples),
         "row": range(len(examples)),
@@ -71,7 +72,8 @@ def prediction_frame(
         "target": [e.target for e in examples],
         "candidates": [list(e.candidates) for e in examples],
         "scores": [row[: len(e.candidates)].tolist() for row, e in zip(scores, examples, strict=True)],
-        "rank": ranks.tolist(),
+        "rank": ranks[0].tolist(),
+        "tied": ranks[1].tolist(),
         "generated": generated or [None] * len(examples),
         "choice": choices or [None] * len(examples),
         "listed": [len(e.candidates) for e in examples],
@@ -82,13 +84,20 @@ def prediction_frame(
 def best_only(predictions: pl.DataFrame, top: int | None) -> pl.DataFrame:
     """Return the predictions with only the best `top` candidates of each row, best first; None: all as they are.
 
-    This keeps files of full rankings small. Metrics read the rank, which does not change.
+    This keeps files of full rankings small. Metrics read rank and ties, which do not change.
     """
     if top is None:
         return predictions
     best_first = pl.element().rank("ordinal", descending=True).arg_sort()
     kept = pl.col("scores").list.eval(best_first).list.head(top)
     return predictions.with_columns(pl.col("candidates", "scores").list.gather(kept))
+
+
+def ranks_of(predictions: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the ranks [B] and ties [B] of the targets, as `target_ranks` does; without a column `tied` all are 0."""
+    ranks = predictions["rank"].cast(pl.Int64).to_numpy()
+    has_ties = "tied" in predictions.columns
+    return ranks, predictions["tied"].cast(pl.Int64).to_numpy() if has_ties else np.zeros_like(ranks)
 
 
 def write_predictions(predictions: pl.DataFrame, path: Path) -> None:
@@ -98,13 +107,15 @@ def write_predictions(predictions: pl.DataFrame, path: Path) -> None:
 
 
 def read_predictions(path: Path) -> pl.DataFrame:
-    """Read the predictions in `path`.
+    """Read the predictions in `path`; in files of an earlier prefrec, which broke ties by a draw, no target is tied.
 
     Raise DataError if the file is missing or not Parquet, or a column is missing or has another type.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such predictions file; `prefrec evaluate` writes it")
     try:
-        return read_parquet(path).select(PREDICTION_SCHEMA.names()).cast(PREDICTION_SCHEMA)
+        found = read_parquet(path)
+        found = found if "tied" in found.columns else found.with_columns(tied=0)
+        return found.select(PREDICTION_SCHEMA.names()).cast(PREDICTION_SCHEMA)
     except UNREADABLE as e:
         raise DataError(f"{path}: not a file of predictions ({first_words(e)}); evaluate again") from None

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from prefrec.evaluation.intervals import RESAMPLES, Bootstrap, Interval, Result, interval_of
+from prefrec.evaluation.intervals import Interval, Means, Result, half_length, jackknife
 from prefrec.evaluation.metrics import Floats as Floats
 from prefrec.evaluation.outcome import Comparison, compare_columns
 
@@ -76,25 +76,23 @@ def within_item_auc(
     liked: Mask,
     disliked: Mask,
     items: Sequence[Sequence[str]],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Interval:
     """Return the AUC over users: of an item's pairs (user who liked it, user who disliked it), the share in order.
 
     `items` are those of the rows [B], in the order of columns. Each row is a user, and the first `MOST_USERS` count.
-    Pairs of all items weigh alike; a tie is ½. The interval is by bootstrap over users, where a pair has the product
-    of its users' weights. `n` is the number of pairs; without any, all is NaN.
+    Pairs of all items weigh alike; a tie is ½. The interval is by the jackknife over users: a user is left out
+    with all pairs. `n` is the number of pairs; without any, all is NaN.
     """
     first = slice(MOST_USERS)
     won, pairs = _pairs_over_users(scores[first], liked[first], disliked[first], items[first])
     if not pairs.any():
         return Interval(math.nan, math.nan, math.nan, 0, 0)
-    n = len(pairs)
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-    above, below = (np.einsum("rb,rb->r", weights @ m, weights) for m in (won, pairs))
-    users = int((pairs.any(axis=0) | pairs.any(axis=1)).sum())
-    return interval_of(won.sum() / pairs.sum(), above[below > 0] / below[below > 0], int(pairs.sum()), users)
+    auc, counted = float(won.sum() / pairs.sum()), pairs.any(axis=0) | pairs.any(axis=1)
+    above, below = ((m.sum() - m.sum(axis=0) - m.sum(axis=1))[counted] for m in (won, pairs))
+    # Of pairs that all have a user in common nothing is left without the user.
+    half = half_length(*jackknife(above / below - auc)) if (below > 0).all() else math.nan
+    low, high = np.clip([auc - half, auc + half], 0, 1).tolist()
+    return Interval(auc, low, high, int(pairs.sum()), int(counted.sum()))
 
 
 def _pairs_over_users(
@@ -184,11 +182,8 @@ def evaluate_preferences(
     compare: Sequence[tuple[str, str]] = (),
     weights: Mapping[str, float] | None = None,
     chosen_on: int = 0,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> Preferences:
-    """Return AUC and NDCG of `scores`, name → [B, C], with intervals by bootstrap over `users` [B].
+    """Return AUC and NDCG of `scores`, name → [B, C], with intervals over `users` [B].
 
     Scores [K, B, C] are K scores of each item; metrics are means over the K. `compare` are pairs of names, for paired
     differences of the first minus the second. `weights` and `chosen_on` are kept with the numbers.
@@ -196,9 +191,9 @@ def evaluate_preferences(
     values = {
         (n, m): _mean_of(metric, s, liked, disliked) for n, s in scores.items() for m, metric in METRICS.items()
     }
-    bootstrap = Bootstrap(values, users, resamples, seed)
-    differences, users_in_all = compare_columns(bootstrap, compare), bootstrap.size[1]
-    return Preferences(bootstrap.table(), differences, dict(weights or {}), users_in_all, chosen_on)
+    means = Means(values, users)
+    differences, users_in_all = compare_columns(means, compare), means.size[1]
+    return Preferences(means.table(), differences, dict(weights or {}), users_in_all, chosen_on)
 
 
 def _mean_of(metric: Callable[[Floats, Mask, Mask], Floats], scores: Floats, liked: Mask, disliked: Mask) -> Floats:

@@ -12,7 +12,7 @@ import polars as pl
 from prefrec.data import PreparedData
 from prefrec.evaluation import Audit, Evaluation, audit_prepared, evaluate_predictions, metrics_for
 from prefrec.evaluation.evaluate import TEXT_METRICS
-from prefrec.evaluation.predictions import judge_substrings
+from prefrec.evaluation.predictions import judge_substrings, ranks_of
 from prefrec.pipeline.entry import Entry, full_entries
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import ask_all, fit_references
@@ -37,15 +37,15 @@ def evaluate_rankers(
     # The main block has no text: only some rows have one, and they are measured in a block of their own.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     audit = audit_prepared(data, section.split, "train", seed)
-    evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit, seed=seed)
+    evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit)
     full = None
     if section.full_rows != 0:
         limits = [n for n in (section.rows, section.full_rows) if n is not None]
         some = section.model_copy(update={"rows": min(limits, default=None)})
         folder, asked = cache / "full_catalogue", full_entries(entries)
         answers = ask_all(data, some, references, asked, folder, seed=seed, full=True)
-        full = _measure(answers, data, section, entries, ks=[10], seed=seed)
-    return Scores(evaluation, full, _generation(predictions, data, section, entries, seed=seed), predictions)
+        full = _measure(answers, data, section, entries, ks=[10])
+    return Scores(evaluation, full, _generation(predictions, data, section, entries), predictions)
 
 
 def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def best_reference(predictions: pl.DataFrame, references: Sequence[str]) -> str 
     """Return the first reference row with the highest mean NDCG@10; None if there are no reference rows."""
     ndcg = metrics_for([10])["ndcg@10"]
     names = [n for n in predictions["ranker"].unique(maintain_order=True) if n in references]
-    ranks = {n: predictions.filter(pl.col("ranker") == n)["rank"].cast(pl.Int64).to_numpy() for n in names}
-    return max(names, key=lambda n: float(ndcg(ranks[n]).mean()), default=None)
+    reached = {n: float(ndcg(*ranks_of(predictions.filter(pl.col("ranker") == n))).mean()) for n in names}
+    return max(names, key=reached.__getitem__, default=None)
 
 
 def _measure(
@@ -79,7 +79,6 @@ def _measure(
     *,
     ks: Sequence[int],
     audit: Audit | None = None,
-    seed: int,
 ) -> Evaluation:
     """Return metrics, and the comparisons of `comparison_pairs`."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
@@ -88,13 +87,13 @@ def _measure(
     compare = comparison_pairs(lms, [n for n in names if n not in section.references], best)
     known = set(data.train_interactions["item_id"])
     evaluation = evaluate_predictions(
-        predictions, ks=ks, compare=list(dict.fromkeys(compare)), audit=audit, known_items=known, seed=seed
+        predictions, ks=ks, compare=list(dict.fromkeys(compare)), audit=audit, known_items=known
     )
     return replace(evaluation, best_reference=best)
 
 
 def _generation(
-    predictions: pl.DataFrame, data: PreparedData, section: EvaluateSection, entries: Sequence[Entry], *, seed: int
+    predictions: pl.DataFrame, data: PreparedData, section: EvaluateSection, entries: Sequence[Entry]
 ) -> Evaluation | None:
     """Return metrics on the rows with generated text, by our judge and the authors'; None if no row has one."""
     generated = predictions.filter(pl.col("generated").is_not_null())
@@ -103,7 +102,7 @@ def _generation(
     generated = generated.with_columns(substring=judge_substrings(generated, data.catalogue))
     writers = set(generated["ranker"])
     pairs = comparison_pairs([e.name for e in entries if e.in_main_line and e.name in writers], [], None)
-    whole = evaluate_predictions(generated, ks=section.ks, compare=pairs, seed=seed)
+    whole = evaluate_predictions(generated, ks=section.ks, compare=pairs)
     shown = [metric for pair in TEXT_METRICS.values() for metric in pair]
     kept = {r: {m: of[m] for m in shown} for r, of in whole.metrics.items()}
     comparisons = [c for c in whole.comparisons if c.metric in TEXT_METRICS["choice"]]

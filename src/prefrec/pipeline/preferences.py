@@ -87,10 +87,10 @@ def run_preferences(recipe: Recipe, data: PreparedData, entries: Sequence[Entry]
     references = {a.name: a.start or start.name for a in recipe.align}
     aligned = [e for e in entries if e.name in references]
     answers = _ask(recipe, data, questions, [start, *aligned], cache, section.rated_by)
-    return measure(answers, start.name, {e.name: references[e.name] for e in aligned}, seed=recipe.seed)
+    return measure(answers, start.name, {e.name: references[e.name] for e in aligned})
 
 
-def measure(answers: Answers, first: str, aligned: Mapping[str, str], *, seed: int) -> Preferences:
+def measure(answers: Answers, first: str, aligned: Mapping[str, str]) -> Preferences:
     """Return metrics of each model's log π, reward and mixture, and of the references, on questions under test.
 
     The reward is log π − log π_ref. Without validation questions, which choose weights (`best_weight`), there are no
@@ -112,9 +112,9 @@ def measure(answers: Answers, first: str, aligned: Mapping[str, str], *, seed: i
     compare += [(main, other) for other in others]
     kinds, validation = (answers.liked[rows], answers.disliked[rows]), int(answers.validation.sum())
     users, items = np.array(answers.users)[rows].tolist(), [answers.items[n] for n in np.flatnonzero(rows)]
-    found = evaluate_preferences(scores, *kinds, users, compare, weights, validation, seed=seed)
+    found = evaluate_preferences(scores, *kinds, users, compare, weights, validation)
     for name in (f"{name}: {PERSONAL}" for name in aligned):
-        if name in scores and (over_users := within_item_auc(scores[name], *kinds, items, seed=seed)).n:
+        if name in scores and (over_users := within_item_auc(scores[name], *kinds, items)).n:
             found.metrics[name][ITEM_AUC] = over_users
     return found
 

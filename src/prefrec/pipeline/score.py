@@ -60,7 +60,7 @@ def ask_all(
     rows = full_rows(data, section) if full else data.some(section.split, section.rows)
     if not rows:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
-    frames = [best_only(predict(r, rows, data.catalogue, generate=False, seed=seed), top) for r in references]
+    frames = [best_only(predict(r, rows, data.catalogue, generate=False), top) for r in references]
     return pl.concat([*frames, *ask_models(data, section, entries, rows, cache, seed=seed, top=top)])
 
 
@@ -79,7 +79,9 @@ def ask_models(
     Of many processes the first one writes the folder, and all read it. If `top` is set, only the best `top`
     candidates per row are kept.
     """
-    rows_key = stage_key(rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed)
+    rows_key = stage_key(
+        rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed, ties="mean"
+    )
     # Rows that are asked for text are spread over the users, like rows under test.
     asked = {id(e) for e in replace(data, test=list(examples)).some("test", section.generate_rows)}
     places = [i for i, e in enumerate(examples) if id(e) in asked]
@@ -100,7 +102,7 @@ def ask_models(
                 width = max(len(e.candidates) for e in examples)
                 say(f"{entry.name}: scoring {len(examples)} rows of {width} candidates")
                 # Whole lists, because a composed ranker after this one is made of them.
-                answers[entry.key] = predict(ranker, examples, data.catalogue, generate=False, seed=seed)
+                answers[entry.key] = predict(ranker, examples, data.catalogue, generate=False)
                 # Scores are kept before texts are generated, so that a failure in generation does not lose them.
                 _keep(path, key_without_texts, best_only(answers[entry.key], top))
                 processes.wait()

@@ -71,7 +71,7 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
         if rows:
             answers = pl.concat(ask_models(data, section, models, rows, cache / group, seed=recipe.seed))
             pair = [(after.name, models[0].name)]
-            evaluation = evaluate_predictions(answers, ks=section.ks, compare=pair, seed=recipe.seed)
+            evaluation = evaluate_predictions(answers, ks=section.ks, compare=pair)
             measured[group] = evaluation.to_json()
     return measured
 

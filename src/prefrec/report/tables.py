@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefrec.evaluation import Audit, Comparison, Evaluation, Group, Interval, PairedDifference
+from prefrec.evaluation.outcome import FAMILY
 from prefrec.evaluation.preferences import Preferences
 from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.report.wording import clock, includes_zero, interval_ends, label, metric_label, number, signed
@@ -20,6 +21,8 @@ from prefrec.runs.contents import Stage
 
 FEWEST = 20
 """Rows of a group that is shown: means of fewer say nothing."""
+MARK = "✱"
+"""Beside a difference that holds after the correction for the number of comparisons."""
 _STYLES = {"best": "bold", "weak": "dim", "leak": "red"}
 
 
@@ -90,12 +93,21 @@ def _grid(rankers: Sequence[str], columns: Sequence[Column]) -> Grid:
     return Grid([heading for heading, *_ in columns], rows)
 
 
+WITH_INTERVALS = "for other users and other targets"
+"""What intervals are for, in notes below tables."""
+
+
+def size_of(group: Group) -> str:
+    """Return the number of rows, users and, where it is known, distinct targets in words."""
+    targets = f" and {group.items:,} distinct targets" if group.items else ""
+    return f"n = {group.n:,} rows of {group.users:,} users{targets}"
+
+
 def metrics_note(evaluation: Evaluation, full: Evaluation | None = None) -> str:
     """Return the number of rows and users, chance, and the verdict of the audit."""
-    note = f"n = {evaluation.n} rows of {evaluation.users} users; chance HR@1 {evaluation.chance:.3f}; "
-    note += "95% intervals by bootstrap over users"
+    note = f"{size_of(evaluation)}; chance HR@1 {evaluation.chance:.3f}; 95% intervals {WITH_INTERVALS}"
     if full:
-        note += f"\nall items: n = {full.n} rows of {full.users} users, the target among all items not taken before"
+        note += f"\nall items: {size_of(full)}, the target among all items not taken before"
     return f"{note}\n{evaluation.audit.verdict}" if evaluation.audit else note
 
 
@@ -110,14 +122,21 @@ def differences_grid(comparisons: Sequence[Comparison], metrics: Sequence[str] |
 
 
 def comparisons_note(evaluation: Evaluation) -> str:
-    """Return the number of comparisons, the best reference row, and how to read the intervals."""
+    """Return the number of comparisons, the best reference row, and how to read intervals and the mark."""
+    family = sum(c.metric == FAMILY for c in evaluation.comparisons)
     pairs = len({(c.ranker, c.against) for c in evaluation.comparisons})
     best = evaluation.best_reference
     named = f" The best reference row, by NDCG@10, is {label(best)}." if best else ""
     return (
         f"{len(evaluation.comparisons)} comparisons ({pairs} pair{'s' * (pairs != 1)}, all metrics) on the same "
-        f"{evaluation.n:,} rows, with 95% intervals and p-values by bootstrap over users.{named} Bold: the interval "
-        "excludes 0. Grey, “none shown”: it includes 0. No interval is corrected for the number of comparisons."
+        f"{evaluation.n:,} rows, with 95% intervals and p-values {WITH_INTERVALS}.{named} Bold: the interval "
+        "excludes 0. Grey, “none shown”: it includes 0. "
+        + (
+            f"{MARK} p < 0.05 also after Holm’s correction for the {family} comparisons of {metric_label(FAMILY)}; "
+            "other metrics are not corrected."
+            if family
+            else "No interval is corrected for the number of comparisons."
+        )
     )
 
 
@@ -138,7 +157,8 @@ def _difference_cell(difference: PairedDifference) -> Cell:
     none = includes_zero(difference)
     shown = "none shown" if none else "higher" if difference.mean > 0 else "lower"
     p = "" if math.isnan(difference.p_value) else f", p {difference.p_value:.3f}"
-    return Cell(signed(difference.mean), (interval_ends(difference), f"{shown}{p}"), "weak" if none else "best")
+    mark = f" {MARK}" if isinstance(difference, Comparison) and difference.stands else ""
+    return Cell(signed(difference.mean), (interval_ends(difference), f"{shown}{p}{mark}"), "weak" if none else "best")
 
 
 def audit_grid(audit: Audit) -> Grid:

@@ -103,8 +103,8 @@ def test_groups_hold_what_the_run_said(summary, place):
         values = {COLD_USER: [], COLD_ITEM: [], WARM: []}
         for run in runs:
             frame = run.predictions().filter(ranker=ranker)
-            for user, target, rank in frame.select("user_id", "target", "rank").iter_rows():
-                gain = float(ndcg(np.array([rank]))[0])
+            for user, target, *ranks in frame.select("user_id", "target", "rank", "tied").iter_rows():
+                gain = float(ndcg(*np.array(ranks)[:, None])[0])
                 kind = COLD_ITEM if target not in known else COLD_USER if past[user, target] <= 3 else WARM
                 values[kind].append(gain)
         for group, of in values.items():

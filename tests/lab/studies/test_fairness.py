@@ -35,7 +35,8 @@ def _frame(seed=0, rows=12):
     for r in range(rows):
         candidates = tuple(np.random.default_rng(r).permutation(items)[:6].tolist())
         examples.append(RankingExample(f"u{r // 2}", (), candidates, candidates[r % 6]))
-    return prediction_frame("x", examples, rng.integers(0, 4, (rows, 6)).astype(float), rng.integers(1, 7, rows))
+    scores, ranks = rng.integers(0, 4, (rows, 6)).astype(float), rng.integers(1, 7, rows)
+    return prediction_frame("x", examples, scores, (ranks, np.zeros(rows, int)))
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30).filter(any))

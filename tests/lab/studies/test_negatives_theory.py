@@ -35,13 +35,14 @@ def test_planted_slopes_are_found(reference, planted):
 
 def test_ranks_of_the_optimum_one_by_one(reference):
     """π* ∝ π_ref · (π_ref / popularity)^(1/β)."""
-    found = optimum_ranks(reference, (1.0, -1.0), 0.5, COUNTS)
+    found, tied = optimum_ranks(reference, (1.0, -1.0), 0.5, COUNTS)
     for b, row in enumerate(reference.iter_rows(named=True)):
         odds = {
             i: np.exp(s) * (np.exp(s) / (1 + COUNTS.get(i, 0))) ** 2
             for i, s in zip(row["candidates"], row["scores"], strict=True)
         }
         assert found[b] == 1 + sum(odds[i] > odds[row["target"]] for i in odds)
+        assert tied[b] == 0
 
 
 def test_the_whole_study(base, place):

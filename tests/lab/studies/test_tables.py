@@ -59,7 +59,7 @@ def test_markdown_is_a_table(measured):
     assert text[0] == "### Results"
     assert text[2].startswith("| Variant | HR@1 | MRR |")
     assert {line.count("|") for line in text[2:7]} == {5}
-    assert "95% intervals by bootstrap over users" in text[-1]
+    assert "95% intervals over users" in text[-1]
     assert "2 seeds" in text[-1]
 
 

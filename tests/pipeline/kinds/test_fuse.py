@@ -10,8 +10,14 @@ from pydantic import ValidationError
 
 from prefrec.data import read_prepared, seen_items
 from prefrec.errors import ConfigError
-from prefrec.evaluation import evaluate_predictions, predict, read_predictions, target_ranks, whole_catalogue
-from prefrec.evaluation.metrics import ndcg
+from prefrec.evaluation import (
+    evaluate_predictions,
+    metrics_for,
+    predict,
+    read_predictions,
+    target_ranks,
+    whole_catalogue,
+)
 from prefrec.pipeline.entry import Entry, Ingredients, full_entries, lm_entry, lm_ranker
 from prefrec.pipeline.kinds.fuse import LateRanker, fuse_stage
 from prefrec.pipeline.recipe import Recipe
@@ -66,7 +72,7 @@ def _chosen(folder, name="fused"):
 
 
 def _ndcg(scores, rows):
-    return float(ndcg(target_ranks(scores, [e.target_index for e in rows], 0), 10).mean())
+    return float(metrics_for([10])["ndcg@10"](*target_ranks(scores, [e.target_index for e in rows])).mean())
 
 
 def _parts(folder, recipe, reference="co-occurrence"):
@@ -168,8 +174,8 @@ def test_over_the_whole_catalogue_no_candidates_are_shown(finished, recipe, stag
     _, zero_shot, neighbours = _parts(finished, recipe)
     weights, parts = _chosen(finished)["weights"].values(), (CatalogueRanker(zero_shot), neighbours)
     want = sum(w * standardise(ranker.score(rows)) for w, ranker in zip(weights, parts, strict=True))
-    ranks = target_ranks(want, [e.target_index for e in rows], 0)
-    assert found.metrics["fused"]["mrr"].mean == pytest.approx((1 / ranks).mean())
+    ranks = target_ranks(want, [e.target_index for e in rows])
+    assert found.metrics["fused"]["mrr"].mean == pytest.approx(metrics_for([])["mrr"](*ranks).mean())
 
 
 def test_a_fused_retriever_shows_no_candidates(recipe, stage, asked, tmp_path):

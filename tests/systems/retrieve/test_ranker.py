@@ -124,7 +124,7 @@ def test_full_catalogue_metrics_of_a_language_model_equal_the_slow_twin(model, b
     shown is the pipeline's; what it makes of it, and all ranks and metrics, are worked out again."""
     lm = LMRanker("lm", model, bpe_tokenizer, CATALOGUE, load_template("movies/1"))
     pipeline = RetrieveThenRank("both", POPULARITY, lm, k)
-    ranks = full_ranks(pipeline, ROWS, CATALOGUE, SEEN)
+    ranks, _ = full_ranks(pipeline, ROWS, CATALOGUE, SEEN)
     want = []
     for e, own in zip(ROWS, SEEN, strict=True):
         left_out = {*e.history, *own} - {e.target}

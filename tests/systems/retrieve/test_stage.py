@@ -63,7 +63,7 @@ def test_full_catalogue_metrics_are_those_of_the_two_rankers(finished, recipe):
     for name, ranker in both.items():
         ranks = full_ranks(ranker, data.test[:8], data.catalogue, seen)
         for metric, value in metrics_for([10]).items():
-            assert found["metrics"][name][metric]["mean"] == pytest.approx(float(value(ranks).mean()), abs=1e-9)
+            assert found["metrics"][name][metric]["mean"] == pytest.approx(float(value(*ranks).mean()), abs=1e-9)
     of = {name: found["metrics"][name]["hr@10"]["mean"] for name in both}
     assert of["MoRec"] == of["retrieve-then-rank"]  # the ranker orders what was retrieved, no more
 

@@ -89,7 +89,7 @@ def _full_ndcg(asked, data: PreparedData, examples) -> float:
     """NDCG@10 over the whole catalogue, by the evaluation's own functions."""
     column = {item: n for n, item in enumerate(data.catalogue.ids)}
     ranks = target_ranks(_full_scores(asked, data, examples), [column[e.target] for e in examples])
-    return float(metrics_for((10,))["ndcg@10"](ranks).mean())
+    return float(metrics_for((10,))["ndcg@10"](*ranks).mean())
 
 
 # --- the task

@@ -212,7 +212,7 @@ def _drawings(kinds: dict[str, Measured], models: Sequence[str], metric: str) ->
 _KINDS_NOTE = (
     "A user’s interactions are those before the row’s target, in training or not. Rows of items absent from training "
     f"are of users of any kind; the targets of the other two groups occur in training. Rows of cold users are drawn "
-    f"from 1, …, {FEW} interactions alike. In brackets 95% intervals by bootstrap over the users of the group."
+    f"from 1, …, {FEW} interactions alike. In brackets 95% intervals over the users of the group."
 )
 _NOTES = (
     "Lists under test are drawn uniformly from the whole catalogue. If the target is absent from training, most of "

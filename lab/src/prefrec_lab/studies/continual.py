@@ -270,7 +270,7 @@ def _period_note(parts: Periods) -> str:
 
 _NOTE = (
     "Updated: SFT and S-DPO on new rows only, from the existing model. Trained again: from the base, on rows of "
-    "both periods, as many as SFT and S-DPO of the others took together. In brackets 95% intervals by bootstrap over "
+    "both periods, as many as SFT and S-DPO of the others took together. In brackets 95% intervals over "
     "users."
 )
 _EFFORT_NOTE = (

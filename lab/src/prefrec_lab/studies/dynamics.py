@@ -197,7 +197,7 @@ def _drawings(curves: Mapping[str, pl.DataFrame]) -> list[Drawing]:
 
 
 _LOSS_NOTE = (
-    "On the same rows; in brackets 95% intervals by bootstrap over users. Reward = β × (log π − log π_ref), so a "
+    "On the same rows; in brackets 95% intervals over users. Reward = β × (log π − log π_ref), so a "
     "difference of rewards is β times that of log-probabilities."
 )
 _CURVES_NOTE = (

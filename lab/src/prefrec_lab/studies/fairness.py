@@ -240,7 +240,7 @@ _NOTE = (
 _EXPOSURE_NOTE = (
     "Coverage and Gini coefficient have no interval: resampled users have fewer different items, which shifts both."
 )
-_GROUPS_NOTE = "In brackets 95% intervals by bootstrap over the users of the group."
+_GROUPS_NOTE = "In brackets 95% intervals over the users of the group."
 _NO_ATTRIBUTES = (
     "Groups by activity: the prepared data hold no attributes of users. If the source has some, prepare the data "
     "again."

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from prefrec.data import RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import Interval, PairedDifference, metrics_for
-from prefrec.evaluation.intervals import RESAMPLES, Bootstrap
+from prefrec.evaluation.intervals import Means
+from prefrec.evaluation.intervals import holm as corrected
+from prefrec.evaluation.predictions import ranks_of
 from prefrec.evaluation.tables import HEADLINE_METRICS
 from prefrec.pipeline.opened import Run
 
@@ -50,11 +52,7 @@ class Measured:
 
 def holm(differences: Mapping[str, PairedDifference]) -> dict[str, float]:
     """Return the p-values of differences, corrected for their number (Holm, 1979)."""
-    corrected, largest = {}, 0.0
-    for i, name in enumerate(sorted(differences, key=lambda n: differences[n].p_value)):
-        largest = max(largest, min(1.0, (len(differences) - i) * differences[name].p_value))
-        corrected[name] = largest
-    return corrected
+    return dict(zip(differences, corrected([d.p_value for d in differences.values()]), strict=True))
 
 
 def measure(
@@ -62,10 +60,8 @@ def measure(
     users: Sequence[str],
     *,
     baseline: str | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> Measured:
-    """Return means over seeds and rows, and differences to `baseline`, all from the same resamples of the users.
+    """Return means over seeds and rows, and differences to `baseline`, with intervals over users.
 
     The interval says how much the choice of users matters. It does not cover the choice of seed: see `by_seed`.
 
@@ -76,17 +72,17 @@ def measure(
     """
     keys = [(name, quantity) for name, quantities in values.items() for quantity in quantities]
     means = {key: values[key[0]][key[1]].mean(axis=0) for key in keys}
-    bootstrap = Bootstrap(means, users, resamples, seed)
+    found = Means(means, users)
     compared = [n for n in values if baseline is not None and n != baseline]
     return Measured(
-        bootstrap.table(),
+        found.table(),
         {
-            n: {q: bootstrap.difference((n, q), (baseline, q)) for q in values[n] if (baseline, q) in means}
+            n: {q: found.difference((n, q), (baseline, q)) for q in values[n] if (baseline, q) in means}
             for n in compared
         },
         {n: {q: v.mean(axis=1).tolist() for q, v in quantities.items()} for n, quantities in values.items()},
         baseline,
-        *bootstrap.size,
+        *found.size,
     )
 
 
@@ -146,9 +142,7 @@ def ranking_values(predictions: Mapping[str, Sequence[pl.DataFrame]], ks: Sequen
     """Return HR@K, NDCG@K and MRR of predictions (`ranker_predictions`)."""
     table = metrics_for(ks)
     return {
-        name: {
-            m: np.stack([f(frame["rank"].to_numpy().astype(np.int64)) for frame in frames]) for m, f in table.items()
-        }
+        name: {m: np.stack([f(*ranks_of(frame)) for frame in frames]) for m, f in table.items()}
         for name, frames in predictions.items()
     }
 

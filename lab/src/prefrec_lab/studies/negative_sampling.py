@@ -148,7 +148,7 @@ _FALSE_NOTE = (
     "Negatives of {n:,} training rows of {users:,} users. Taken later, drawn from the row’s history alone: the share "
     "that the user takes after the target, if the draw knows only the history that the row shows. A dash: a model "
     "chooses them, which has learnt from all training interactions, or the list knows the training part. In brackets "
-    "95% intervals by bootstrap over users."
+    "95% intervals over users."
 )
 
 NEGATIVE_SAMPLING = Study(

@@ -19,6 +19,7 @@ from prefrec.data import PreparedData
 from prefrec.evaluation.metrics import metrics_for, target_ranks
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import Recipe
+from prefrec.rankers.rows import pad_scores
 from prefrec.report.wording import label, number, with_interval
 from prefrec_lab.studies.fairness import item_counts
 from prefrec_lab.studies.measure import Measured, measure, ranker_predictions, ranking_values, stacked, users_of
@@ -61,7 +62,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     metrics = metrics_for(first.recipe.evaluate.ks)
     for name, source in names.items():
         ranks = [optimum_ranks(frame, PREDICTED[source], betas[name], counts) for frame in predictions[start]]
-        values[f"optimum for {source}"] = {m: np.stack([f(r) for r in ranks]) for m, f in metrics.items()}
+        values[f"optimum for {source}"] = {m: np.stack([f(*r) for r in ranks]) for m, f in metrics.items()}
     accuracy = measure(values, users, baseline=start)
     settings = {
         name: {f"predicted {LABELS[q]}": PREDICTED[source][i] for i, q in enumerate(LABELS)}
@@ -93,13 +94,13 @@ def reward_slopes(
 
 def optimum_ranks(
     reference: pl.DataFrame, slopes: tuple[float, float], beta: float, counts: Mapping[str, int]
-) -> NDArray[np.int64]:
-    """Return the target's rank [B] under the optimum log π_ref + r/β, whose rewards r have these slopes."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the target's rank and ties [B] under the optimum log π_ref + r/β, whose rewards r have these slopes."""
     scores = [
         ref + (slopes[0] * ref + slopes[1] * popularity) / beta for ref, popularity in _log_probs(reference, counts)
     ]
     targets = [c.index(t) for c, t in reference.select("candidates", "target").iter_rows()]
-    return np.array([target_ranks(s[None], np.array([t]))[0] for s, t in zip(scores, targets, strict=True)])
+    return target_ranks(pad_scores(scores), targets)
 
 
 def _log_probs(

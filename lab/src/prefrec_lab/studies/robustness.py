@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.errors import DataError
-from prefrec.evaluation import mean_interval
+from prefrec.evaluation import mean_interval, metrics_for
+from prefrec.evaluation.predictions import ranks_of
 from prefrec.evaluation.tables import metric_label
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.opened import Run
@@ -218,10 +219,16 @@ def _hits_by_third(frames: Sequence[pl.DataFrame], users: Sequence[str]) -> dict
     """Return HR@1, with its interval, of questions whose target is in each third of the list."""
     hits: dict[str, list[tuple[str, float]]] = {third: [] for third in THIRDS}
     for frame in frames:
-        rows = zip(users, *(frame[c].to_list() for c in ("candidates", "target", "rank")), strict=True)
-        for user, candidates, target, rank in rows:
+        rows = zip(
+            users,
+            frame["candidates"].to_list(),
+            frame["target"],
+            metrics_for([1])["hr@1"](*ranks_of(frame)),
+            strict=True,
+        )
+        for user, candidates, target, hit in rows:
             third = THIRDS[3 * candidates.index(target) // len(candidates)]
-            hits[third].append((user, float(rank == 1)))
+            hits[third].append((user, hit))
     columns: dict[str, float | None] = {}
     for third, own in hits.items():
         interval = mean_interval([h for _, h in own], [u for u, _ in own]).to_json() if own else {}
@@ -244,7 +251,7 @@ def _conditions_table(measured: dict[str, Measured], metric: str) -> Table:
     frame = stacked_frames(measured, "model")
     note = (
         f"Means over {first.n:,} rows of {first.users:,} users; differences to the same model as it is, on the same "
-        "rows, with 95% intervals by bootstrap over users."
+        "rows, with 95% intervals over users."
     )
     return Table("table", f"{metric_label(metric)} when asked again", "Condition", Grid(columns, rows), frame, note)
 
@@ -256,7 +263,7 @@ def _noise_drawing(measured: dict[str, Measured], metric: str) -> Drawing:
     return lines("noise", metric_label(metric), series, x_label="percent of the history that is random")
 
 
-_THIRDS_NOTE = "Over all orders of the candidates, with 95% intervals by bootstrap over users."
+_THIRDS_NOTE = "Over all orders of the candidates, with 95% intervals over users."
 _TRAINED_NOTE = "The adapters are those of the run: no model saw noise, lower case or numbers in training."
 _POSITION_NOTE = (
     "The first choice of an unbiased model is in the middle of the list on average (0.5), and stays the same in "

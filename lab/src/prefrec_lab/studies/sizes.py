@@ -92,7 +92,7 @@ def analyse(runs: Sequence[Run], folder: Path, *, sizes: Collection[str], x_labe
     series = [Series(name, x, [own.intervals[name][metric] for own in measured.values()]) for name in values[ALL]]
     hint = f"From left to right: {', '.join(sizes)}. Bars: 95% intervals over users."
     drawing = lines(slug(metric), metric_label(metric), series, x_label=x_label, hint=hint)
-    note = "On the same rows. In brackets 95% intervals by bootstrap over users."
+    note = "On the same rows. In brackets 95% intervals over users."
     table = grouped_table(measured, metric, name="table", title=f"by {x_label}", group="size", note=note)
     facts = [f"SFT. {s}" for s in facts_of(across, quantities=[metric])]
     facts += [

@@ -173,15 +173,14 @@ _TRAINING_NOTE = (
 _SIZE_NOTE = "The small language model and the small budgets of this recipe are not those of the paper."
 
 _GAINS_NOTE = (
-    "On the same rows and lists; in brackets 95% intervals by bootstrap over users, not corrected for the number of "
-    "comparisons."
+    "On the same rows and lists; in brackets 95% intervals over users, not corrected for the number of comparisons."
 )
 
 TABLE = Study(
     "table",
     "How do all systems of the paper's table compare under one protocol?",
     "the system, and with it what it starts from and how much it learns from; the split, the lists under test, "
-    "metrics and resamples are the same for all.",
+    "and metrics are the same for all.",
     as_it_is,
     analyse,
     reads_any_run=True,

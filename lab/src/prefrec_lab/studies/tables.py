@@ -225,7 +225,7 @@ def _note(measured: Measured) -> str:
     seeds = len(next(iter(next(iter(measured.by_seed.values())).values())))
     text = (
         f"Means over {measured.n:,} rows of {measured.users:,} users and {seeds} seed{'s' if seeds > 1 else ''}; "
-        "in brackets 95% intervals by bootstrap over users, which do not cover the choice of seed."
+        "in brackets 95% intervals over users, which do not cover the choice of seed."
     )
     if measured.baseline:
         text += (

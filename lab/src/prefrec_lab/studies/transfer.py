@@ -135,7 +135,7 @@ def _sizes(sets: Sets) -> str:
 
 _NOTE = (
     "“Model of A” was trained only on A. Rankers without a data set in their name belong to the data set asked "
-    "about, and were trained on it, if at all. In brackets 95% intervals by bootstrap over users."
+    "about, and were trained on it, if at all. In brackets 95% intervals over users."
 )
 _NOTES = (
     "A gain over the untrained base need not come from learnt preferences: it may come from the form of the "

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.errors import ConfigError
-from prefrec.evaluation import target_ranks, whole_catalogue
-from prefrec.evaluation.metrics import ndcg
+from prefrec.evaluation import metrics_for, target_ranks, whole_catalogue
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.entry import Entry, Ingredients, due, full_entries, lm_entry, lm_ranker, model_key, part_entry
 from prefrec.pipeline.kinds import RankerKind
@@ -78,10 +77,10 @@ def _choose(
     section = EvaluateSection(split="validation", batch_size=made_of.batch_size)
     frames = ask_models(made_of.data, section, parts, rows, folder / "predictions", seed=made_of.seed)
     scores = [fuse.standardise(pad_scores(frame["scores"].to_list())) for frame in frames]
-    targets = np.array([e.target_index for e in rows])
+    targets, ndcg = np.array([e.target_index for e in rows]), metrics_for([10])["ndcg@10"]
 
     def quality(weights: Weights) -> float:
-        return float(ndcg(target_ranks(fuse.weighted_sum(scores, weights), targets, made_of.seed), 10).mean())
+        return float(ndcg(*target_ranks(fuse.weighted_sum(scores, weights), targets)).mean())
 
     names = [part.name for part in parts]
     if config.weights is not None:
