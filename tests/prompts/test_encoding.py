@@ -12,8 +12,9 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 from prefrec.errors import TokenizerError
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
-from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, load_template
+from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate, TrajectoryEncoder, load_template
 from prefrec.prompts.encoding import special_ids
+from prefrec.prompts.trajectories import question
 from slow import slow_logps
 
 TITLES = [
@@ -52,6 +53,40 @@ def test_prompt_and_answer_are_the_joint_text(tokenizer, template):
 def test_an_answer_decodes_to_its_title(bpe_tokenizer, title):
     choices = PromptEncoder(bpe_tokenizer).encode(load_template("movies/1"), ["A"], ["B"], [title])
     assert bpe_tokenizer.decode(choices.answers[0][:-1]) == title
+
+
+@pytest.mark.parametrize("with_space", [True, False])
+@pytest.mark.parametrize(
+    "end", ["Next:", "Next: ", "Next:  ", "Next:\t", "Next:\n \t", "Next:\n", "Nächster Titel\u3000", ""]
+)
+def test_white_space_at_the_seam_is_read_as_in_the_whole_text(tokenizer, end, with_space):
+    """Rows as TRL has them (`"Next:"`, `" Heat"`), prompts that end in white space, and both."""
+    prompt, titles = f"Seen Toy Story. {end}", [*TITLES, "Heat"]
+    choices = PromptEncoder(tokenizer).encode_text(prompt, [" " * with_space + title for title in titles])
+    for title, answer in zip(titles, choices.answers, strict=True):
+        own = " " * with_space if prompt.endswith("\n") else "" if prompt[-1].isspace() else " "
+        assert list(choices.prompt + answer[:-1]) == tokenizer(prompt + own + title)["input_ids"]
+
+
+def test_a_space_after_a_prompt_changes_nothing(tokenizer):
+    encoder, messages = PromptEncoder(tokenizer), [["A Title"], [" A Title"]]
+    first, *others = (encoder.encode_text("Next:" + end, answers) for end in ("", " ") for answers in messages)
+    assert others == [first] * 3
+
+
+LISTED = (
+    "Seen: {% for title in history %}{{ title }}, {% endfor %}{% for title in candidates %}{{ title }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [PromptTemplate("listed", LISTED), load_template("movies/history")])
+def test_a_history_is_read_as_its_whole_text(tokenizer, template):
+    """As running text, too, whose pieces end in a space, or in a new line, before each title."""
+    encoder = PromptEncoder(tokenizer)
+    asked = encoder.encode(template, ["Heat", "Alien"], [], ["Babe"])
+    assert question(TrajectoryEncoder(template, encoder).encode(["Heat", "Alien", "Babe"])) == asked
+    whole = template.render(["Heat", "Alien"], []) + "Babe"
+    assert list(asked.prompt + asked.answers[0][:-1]) == tokenizer(whole)["input_ids"]
 
 
 def test_answers_do_not_depend_on_each_other(tokenizer):

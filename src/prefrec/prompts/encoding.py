@@ -44,8 +44,14 @@ class ChoiceSet:
 class PromptEncoder:
     """An encoder of prompts and answers into `ChoiceSet`s.
 
-    An answer's tokens are those of the joint text prompt + answer, so the boundary is the one that a generating model
-    sees. Text from data never becomes a special token: `<|im_end|>` inside a title is read as characters.
+    An answer's tokens are those of the joint text, which is tokenised once, so the boundary is the one that a
+    generating model sees. In that text the answer follows a new line directly, and other words after the white space
+    that the prompt ends with, else its own, else a space: never after two. Such white space at the end of a prompt,
+    but a new line, belongs to the answer's tokens, as tokenizers join a space to the word after it. TRL joins both
+    texts as they are, cuts where the tokens of the prompt alone end to agree, and leaves the rest of the prompt out:
+    rows such as `"Answer:"` and `" Heat"` have the same tokens there.
+
+    Text from data never becomes a special token: `<|im_end|>` inside a title is read as characters.
 
     Args:
         max_length: maximal tokens of a prompt with its longest answer; None for no limit.
@@ -129,16 +135,20 @@ class PromptEncoder:
     def detail_ids(self, title: str, piece: str) -> tuple[int, ...]:
         """Return the token ids of a title's details and the piece of a template after them."""
         detail = self.details.get(title, "")
-        together, apart = self.ids(detail + piece), (*self._ids(detail), *self.ids(piece))
+        together, apart = self.ids(detail + piece, after=title), (*self._ids(detail), *self.ids(piece))
         # Text from data must not become special.
         return together if self._count_special(together) == self._count_special(apart) else apart
 
-    def ids(self, text: str, *, begin: bool = False) -> tuple[int, ...]:
+    def ids(self, text: str, *, begin: bool = False, after: str = "") -> tuple[int, ...]:
         """Return the token ids of a piece of a template or of the chat template, without text from data.
 
-        `begin` adds the tokenizer's beginning token, unless the chat template writes it.
+        White space at its end belongs to the title that follows. `begin` adds the tokenizer's beginning token, unless
+        the chat template writes it. `after` is a text before the piece: SentencePiece puts a space before the first one.
         """
-        return self._ids(text, begin=begin and not self.chat, special=self.chat)
+        piece, _ = _parted(text)
+        before = self._ids(after) if after else ()
+        joint = self._ids(after + piece, begin=begin and not self.chat, special=self.chat)
+        return joint[len(before) :] if joint[: len(before)] == before else self._ids(piece, special=self.chat)
 
     @cached_property
     def _in_chat(self) -> PromptEncoder:
@@ -158,13 +168,14 @@ class PromptEncoder:
 
     def _encode(self, prompt: str | Sequence[Message], answers: Sequence[str]) -> ChoiceSet:
         if isinstance(prompt, str) and not self.chat:
-            return ChoiceSet(self._ids(prompt, begin=True), self._after(_last_line(prompt), answers))
+            return ChoiceSet(self.ids(prompt, begin=True), self._after(_last_line(prompt), answers))
         if isinstance(prompt, str):
             texts, (*heads, tail) = [prompt], self.frame
         else:
             texts, (*heads, tail) = [m["content"] for m in prompt], chat_frame(self.tokenizer, prompt)
-        ids = self._ids("".join(chain(*zip(heads, texts, strict=True), [tail])), special=True)
-        *before, after = (self._ids(piece, special=True) for piece in (*heads, tail))
+        last, _ = _parted(tail)
+        ids = self._ids("".join(chain(*zip(heads, texts, strict=True), [last])), special=True)
+        *before, after = (self._ids(piece, special=True) for piece in (*heads, last))
         # Text from data became special.
         if self._count_special(ids) != self._count_special([*chain(*before), *after]):
             ids = (*chain(*chain(*zip(before, map(self._ids, texts), strict=True))), *after)
@@ -185,14 +196,15 @@ class PromptEncoder:
 
     def _ids_after(self, tail: str, answers: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the result of `_after` without the cache."""
-        space = "" if tail[-1:].isspace() else " "
-        before, *joint = self._many_ids([tail, *(tail + space + a for a in answers)], special=self.chat)
+        last, gap = _parted(tail)
+        texts = [_following(last, gap, answer) for answer in answers]
+        before, *joint = self._many_ids([last, *(last + text for text in texts)], special=self.chat)
         out = []
-        for answer, ids in zip(answers, joint, strict=True):
+        for text, ids in zip(texts, joint, strict=True):
             answer_ids = ids[len(before) :]
             # A merge across the boundary, or a special token in a title, would change what the prompt says.
             if ids[: len(before)] != before or (self.chat and self._count_special(answer_ids)):
-                answer_ids = self._ids(space + answer)
+                answer_ids = self._ids(text)
             out.append((*answer_ids, self.end))
         return out
 
@@ -245,6 +257,20 @@ def _begins_with_no_space(title: str) -> bool:
     # White space, or signs that a tokenizer normalises to it, could merge with the white space before the title.
     first = unicodedata.normalize("NFKC", title[:1])[:1]
     return first.isalnum() or (first != "" and first in string.punctuation)
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """Return the text before an answer without the white space that belongs to the answer, and this white space."""
+    # A new line is a token of its own, or joined to the sign before it, but to no word after it.
+    kept = text if text.endswith("\n") else text.rstrip()
+    return kept, text[len(kept) :]
+
+
+def _following(before: str, gap: str, answer: str) -> str:
+    """Return what follows the text before an answer: the answer, with the white space between them."""
+    if before.endswith("\n") or (answer[:1].isspace() and not gap):
+        return answer
+    return (gap or " ") + answer.lstrip()
 
 
 def _last_line(text: str) -> str:

@@ -56,7 +56,8 @@ class TrajectoryEncoder:
         joint, _, tail = rest.partition(_SECOND)
         opening, closing = encoder.frame
         self._texts = opening + head, joint, tail + closing
-        self._pieces = encoder.ids(opening + head, begin=True), encoder.ids(joint), encoder.ids(tail + closing)
+        between, last = (encoder.ids(text, after=_FIRST) for text in (joint, tail + closing))
+        self._pieces = encoder.ids(opening + head, begin=True), between, last
         self._joint_ids = cache(encoder.detail_ids)
 
     def encode(self, titles: Sequence[str]) -> Trajectory:
