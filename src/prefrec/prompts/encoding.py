@@ -143,7 +143,7 @@ class PromptEncoder:
         """Return the token ids of a piece of a template or of the chat template, without text from data.
 
         White space at its end belongs to the title that follows. `begin` adds the tokenizer's beginning token, unless
-        the chat template writes it. `after` is a text before the piece: SentencePiece puts a space before the first one.
+        the chat template writes it. `after` is a text before the piece: SentencePiece puts a space before the first.
         """
         piece, _ = _parted(text)
         before = self._ids(after) if after else ()
