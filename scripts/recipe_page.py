@@ -27,7 +27,6 @@ from prefrec.pipeline.recipe import (
 from prefrec.rankers.config import RankerConfig
 from prefrec.training.section import TrainSection
 from prefrec_systems.endpoint import ServerSettings
-from prefrec_systems.sequential import SequentialConfig
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "recipe.md"
 HEAD = """# Recipe
@@ -50,12 +49,11 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "align": AlignSection,
     "evaluate": EvaluateSection,
     "update": UpdateSection,
-    "sequential": SequentialConfig,
     "rankers": RankerConfig,
     **{f"rankers: {kind}": ranker_kind(kind).config for kind in kind_names()},
     "rankers: server": ServerSettings,
 }
-"""Heading → class; a list in a recipe (`align`, `sequential`, `rankers`) has such entries."""
+"""Heading → class; a list in a recipe (`align`, `rankers`) has such entries."""
 WORDS: dict[Any, str] = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path"}
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
@@ -107,8 +105,6 @@ def _words(kind: Any) -> str:
         return ", ".join(f"`{value}`" for value in inner)
     if origin in (Union, UnionType):
         return " or ".join(map(_words, reversed(inner)))
-    if kind is Any:
-        return _words(SequentialConfig)  # its class is found by name
     if origin is list:
         what = _words(inner[0])
         return f"list of {what}s" if what in WORDS.values() else f"list of {what}"

@@ -67,7 +67,11 @@ def pooled(runs: list[Path]) -> list[dict[str, Any]]:
     first = json.loads((runs[0] / "metrics.json").read_text())["evaluation"]
     recipe = load_recipe(runs[0] / "recipe.yaml")
     models = [name for name in (*(a.name for a in recipe.align), SFT) if name in first["metrics"]]
-    rivals = [name for name in ("item-kNN", *(s.model for s in recipe.sequential)) if name in first["metrics"]]
+    rivals = [
+        name
+        for name in ("item-kNN", *(r.name for r in recipe.rankers if r.kind == "sequential"))
+        if name in first["metrics"]
+    ]
     pairs = dict.fromkeys((c["ranker"], c["against"]) for c in first["comparisons"])
     pairs |= dict.fromkeys((name, other) for other in (SFT, *rivals) for name in models if name != other)
     found = evaluate_predictions(pl.concat(frames), compare=list(pairs)).to_json()

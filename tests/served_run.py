@@ -11,7 +11,6 @@ from peft import get_peft_model
 from transformers import PreTrainedTokenizerBase
 
 from prefrec.data import prepare, write_prepared
-from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.training import lora_config
@@ -62,7 +61,5 @@ def add_rankers(run: Path) -> Path:
         {"kind": "retrieve-then-rank", "name": "two", "retriever": "popularity", "ranker": "fused", "retrieve": 5},
     ]
     (run / "recipe.yaml").write_text(yaml.safe_dump(raw))
-    opened = open_run(run)
-    config = opened.recipe.rankers[0]
-    ranker_kind("fuse").stage(opened._made_of, config, run / "rankers" / "fused", {"sft": opened.entry("sft")})
+    open_run(run).plan.step("fused").run()
     return run

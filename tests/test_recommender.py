@@ -150,7 +150,7 @@ def test_other_rankers_answer_as_in_the_table(folder, name):
     rec = prefrec.Recommender.from_run(folder, name)
     row = run.data.test[0]
     rest = tuple(i for i in run.data.catalogue.ids if i not in row.history)
-    scores = run.any_entry(name).load_full(8).score([type(row)("-", row.history, rest, rest[0])])[0]
+    scores = run.entry(name).load_full(8).score([type(row)("-", row.history, rest, rest[0])])[0]
     best = np.argsort(-scores, kind="stable")[:6]
     assert [r.item_id for r in rec.recommend(row.history, 6)] == [rest[i] for i in best]
     assert len(rec.rank(row.history, row.candidates)) == 6

@@ -119,7 +119,7 @@ class Recommender:
         Raise DataError if the run cannot be read or has no such ranker, ConfigError if another recipe made it.
         """
         run = open_run(Path(folder))
-        return cls(run.data, run.any_entry(ranker or (run.models[-1:] or [""])[0]), str(folder))
+        return cls(run.data, run.entry(ranker or (run.models[-1:] or [""])[0]), str(folder))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Recommender:
@@ -175,7 +175,7 @@ class Recommender:
 
     def explain(self, history: Sequence[Item], item: Item, candidates: Sequence[Item] = ()) -> Rows[Effect]:
         """Return the log-probability of a title minus that without each item of the history that the prompt shows."""
-        if not self.entry.in_main_line:
+        if self.entry.model is None:
             raise ConfigError(f"{self.entry.name} cannot be explained: only language models of the main line can")
         shown, listed = self._ids(history, candidates)
         (target,), _ = self._ids([item])
@@ -240,7 +240,7 @@ class Recommender:
         with _LOADING:
             if "catalogue" not in self._loaded:
                 # A language model is the same for both, and is loaded once.
-                lm = cast(LMRanker, self._on_lists) if self.entry.in_main_line else None
+                lm = cast(LMRanker, self._on_lists) if self.entry.model else None
                 self._loaded["catalogue"] = CatalogueRanker(lm) if lm else self.entry.load_full(BATCH_SIZE)
             return self._loaded["catalogue"]
 

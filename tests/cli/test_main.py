@@ -16,11 +16,11 @@ from tiny_run import write_recipe
 
 VERBS = (
     "init",
+    "plan",
     "run",
     "update",
     "prepare",
     "audit",
-    "sequential",
     "chat",
     "sft",
     "align",

@@ -112,7 +112,7 @@ def test_run_refuses(place, tmp_path, changes, message):
 def test_run_refuses_an_unknown_stage(place, tmp_path):
     done = prefrec("run", write_recipe(tmp_path, place.recipe), "--out", tmp_path / "run", "--until", "training")
     assert done.code == 1
-    assert "error: unknown stage 'training': expected one of prepare, sequential, sft, align" in done.err
+    assert "error: unknown stage 'training': expected one of prepare, sft, align" in done.err
 
 
 def test_single_verbs_equal_the_run(place, finished, tmp_path):

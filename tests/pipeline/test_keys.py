@@ -12,6 +12,8 @@ import pytest
 
 from prefrec.data import Catalogue, PreparedData, RankingExample
 from prefrec.pipeline import entry, run
+from prefrec.pipeline.entry import Ingredients
+from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import Recipe, checked_recipe, load_recipe, preset
 from prefrec_lab import studies
 from prefrec_systems.morec import stage as morec
@@ -42,32 +44,23 @@ def shipped_recipe(path: Path) -> Recipe:
 
 def keys_of(path: Path, folder: Path, monkeypatch) -> dict[str, str]:
     """Names of stages and rankers, and their keys; those for the whole catalogue apart."""
-    for module in (entry, morec):
-        monkeypatch.setattr(module, "base_digest", lambda name: f"digest of {name}")
-    monkeypatch.setattr(run, "content_digest", lambda file: f"digest of {file.name}")
     keys = {}
 
     def noted(folder: Path, key: str, name: str) -> bool:
         keys[name] = key
         return False
 
-    for module in [run, *kinds()]:
-        monkeypatch.setattr(module, "due", noted)
+    for module in (entry, morec):
+        monkeypatch.setattr(module, "base_digest", lambda name: f"digest of {name}")
+    monkeypatch.setattr(run, "content_digest", lambda file: f"digest of {file.name}")
+    monkeypatch.setattr(run, "due", noted)
     monkeypatch.setattr(run, "read_prepared", lambda folder: made_up())
     recipe = shipped_recipe(path)
     data = run.prepare_stage(recipe, folder / "data")
-    entries = run._make_rankers(recipe, data, "data", folder, run.STAGES)
+    plan = Plan(recipe, Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed), folder)
+    entries = [plan.entry(name) for name in plan.names]
     keys |= {e.name: e.key for e in entries}
     return keys | {f"{e.name}, whole catalogue": e.full.key for e in entries if e.full and e.full.key != e.key}
-
-
-def kinds():
-    from prefrec.pipeline.kinds import fuse
-    from prefrec_systems.llara import stage as llara
-    from prefrec_systems.sequential import stage as sequential
-    from prefrec_systems.tallrec import stage as tallrec
-
-    return fuse, llara, morec, sequential, tallrec
 
 
 def test_every_shipped_recipe_is_frozen():

@@ -11,11 +11,11 @@ from command import prefrec
 from prefrec.data import frame_to_examples, write_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline import negatives
-from prefrec.pipeline.entry import Entry, Ingredients, lm_ranker
-from prefrec.pipeline.kinds import ranker_kind
+from prefrec.pipeline.entry import Ingredients, lm_ranker
 from prefrec.pipeline.negatives import NEGATIVES_FILE, answer_scores, negative_rows
-from prefrec.pipeline.recipe import AlignSection, Recipe
-from prefrec.pipeline.run import align_stage, run_recipe
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.recipe import AlignSection, Recipe, checked_recipe
+from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.train import train_align, training_rows
 from prefrec.rankers import CatalogueRanker
 from prefrec.runs.stage import stage_key
@@ -30,6 +30,9 @@ def section(recipe):
     return make
 
 
+SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 2, "hidden_size": 8}
+
+
 @pytest.fixture
 def made_of(recipe, data):
     return Ingredients(data, "k", recipe.model, recipe.lora, 0)
@@ -38,11 +41,14 @@ def made_of(recipe, data):
 def test_the_key_changes_with_what_matters():
     keys = [
         stage_key(align=AlignSection(negatives_from=how, negatives_pool=pool).decisive())
-        for how in ("list", "uniform", "popularity", "in-batch", "hard", "hard-SASRec")
+        for how in ("list", "uniform", "popularity", "in-batch", "hard")
         for pool in (64, 99)
     ]
-    assert [a == b for a, b in zip(keys[::2], keys[1::2], strict=True)] == [True, True, True, True, False, False]
-    assert len(set(keys)) == 8
+    assert [a == b for a, b in zip(keys[::2], keys[1::2], strict=True)] == [True, True, True, True, False]
+    assert len(set(keys)) == 6
+    mined = stage_key(align=AlignSection(negatives_from="hard", miner="SASRec").decisive())
+    assert mined not in keys
+    assert "miner" not in AlignSection(negatives_from="hard").decisive()
 
 
 def test_settings_of_a_loss_are_in_the_key_where_they_are_set():
@@ -139,46 +145,54 @@ def test_an_interrupted_stage_keeps_its_lists(made_of, data, section, tmp_path, 
     assert negatives.negative_rows(made_of, one, data.train[:9], None, None, tmp_path) == first
 
 
-def test_a_recommender_that_is_not_trained(made_of, recipe, section, tmp_path):
-    with pytest.raises(ValueError, match=r"align\.s-dpo\.negatives_from: hard-SASRec needs SASRec in the recipe"):
-        Recipe.model_validate(
-            recipe.model_dump(mode="json") | {"align": [section(negatives_from="hard-SASRec").model_dump()]}
-        )
-    with pytest.raises(ConfigError, match="negatives_from: hard-SASRec needs a recipe that trains the recommender"):
-        align_stage(made_of, section(negatives_from="hard-SASRec"), None, tmp_path)
+@pytest.mark.parametrize(
+    ("changes", "rankers", "message"),
+    [
+        (
+            {"negatives_from": "hard-SASRec"},
+            [SASREC],
+            "write `negatives_from: hard` and `miner: SASRec`",
+        ),
+        (
+            {"negatives_from": "hard", "miner": "SASRec"},
+            [],
+            "there is no 'SASRec' in `rankers`",
+        ),
+        (
+            {"negatives_from": "list", "miner": "SASRec"},
+            [SASREC],
+            "SASRec is only asked with negatives_from hard",
+        ),
+        (
+            {"negatives_from": "hard", "miner": "fused"},
+            [{"kind": "fuse", "parts": ["s-dpo", "popularity"]}],
+            r"align\.s-dpo\.miner: fused is made of s-dpo itself",
+        ),
+    ],
+)
+def test_a_miner_that_cannot_be_asked(recipe, section, changes, rankers, message):
+    raw = recipe.model_dump(mode="json") | {"rankers": rankers}
+    with pytest.raises(ConfigError, match=message):
+        checked_recipe(raw | {"align": [section().model_dump() | changes]})
 
 
 def test_the_command_line_names_the_ways(data, tmp_path):
     write_prepared(data, tmp_path / "data")
-    for how, message in (
-        ("hard-SASRec", "error: negatives_from: hard-SASRec needs a recipe that trains the recommender"),
-        (
-            "softly",
-            "error: --negatives-from: Input should be 'reference', 'list', 'uniform', 'popularity', 'in-batch', ",
-        ),
-    ):
-        done = prefrec("align", tmp_path / "data", tmp_path / "out", "--negatives-from", how)
-        assert done.code == 1
-        assert message in done.err
-
-
-def test_a_judge_that_is_not_asked_changes_nothing(made_of, section, tmp_path):
-    def no_judge(batch_size):
-        pytest.fail("the judge was asked")
-
-    entry = align_stage(made_of, section(), None, tmp_path / "a", Entry("SASRec", "x", no_judge))
-    assert entry.key == align_stage(made_of, section(), None, tmp_path / "b").key
+    done = prefrec("align", tmp_path / "data", tmp_path / "out", "--negatives-from", "softly")
+    assert done.code == 1
+    assert "error: --negatives-from: Input should be 'reference', 'list', 'uniform', 'popularity', 'in-b" in done.err
 
 
 def test_a_recommender_of_the_recipe_chooses(recipe, data, section, tmp_path):
     raw = recipe.model_dump(mode="json") | {
         "sft": None,
-        "sequential": [{"model": "SASRec", "epochs": 2, "hidden_size": 8}],
-        "align": [section(negatives_from="hard-SASRec", negatives_pool=20).model_dump()],
+        "rankers": [SASREC, {"kind": "morec"}],
+        "align": [section(negatives_from="hard", miner="SASRec", negatives_pool=20).model_dump()],
     }
     run_recipe(Recipe.model_validate(raw), tmp_path, until="align")
+    assert [p.name for p in (tmp_path / "rankers").iterdir()] == ["SASRec"]  # MoRec is not needed
     rows = frame_to_examples(pl.read_parquet(tmp_path / "align" / "s-dpo" / NEGATIVES_FILE))
-    judge = ranker_kind("sequential").open_folder(tmp_path / "sequential" / "SASRec", data).load(8)
-    negative = judge.score(rows)
-    uniform = judge.score(training_rows(data, section(), 0))
+    miner = open_run(tmp_path).entry("SASRec").load(8)
+    negative = miner.score(rows)
+    uniform = miner.score(training_rows(data, section(), 0))
     assert negative.mean() > uniform.mean()

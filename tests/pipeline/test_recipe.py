@@ -127,20 +127,27 @@ def test_wrong_encoding(tmp_path):
         ),
         (
             "{name: a, sft: {}, rankers: [{kind: llara}]}",
-            r"rankers\.LLaRA\.items_from: LLaRA takes item vectors from SASRec: add `- model: SASRec` to the recipe",
+            r"rankers\.LLaRA\.items_from: there is no 'SASRec' before it; there are random, .*",
         ),
         (
-            "{name: a, sequential: [{model: SASRec}], rankers: [{kind: llara-s-dpo}, {kind: llara}]}",
-            r"rankers\.LLaRA-S-DPO\.reference: LLaRA-S-DPO goes on from LLaRA: put an entry of kind llara",
+            "{name: a, sft: {}, rankers: [{kind: llara, items_from: sft}]}",
+            r"rankers\.LLaRA\.items_from: sft has no item vectors: name an earlier entry of kind sequential",
         ),
         (
-            "{name: a, sequential: [{model: SASRec}], rankers: [{kind: llara}, {kind: llara-s-dpo, "
-            "num_negatives: 20}]}",
+            "{name: a, sequential: [{model: SASRec, epochs: 3}]}",
+            r"sequential: write its entries under `rankers`, as - \{kind: sequential, model: SASRec, epochs: 3\}",
+        ),
+        (
+            "{name: a, rankers: [{kind: sequential}, {kind: llara-s-dpo}, {kind: llara}]}",
+            r"rankers\.LLaRA-S-DPO\.reference: there is no 'LLaRA' before it",
+        ),
+        (
+            "{name: a, rankers: [{kind: sequential}, {kind: llara}, {kind: llara-s-dpo, num_negatives: 20}]}",
             r"rankers\.LLaRA-S-DPO\.num_negatives: 20 negatives, but a list of 20 candidates has only 19; lower it",
         ),
         (
             "{name: a, rankers: [{kind: retrieve-then-rank, retriever: popularity, ranker: nope}]}",
-            r"rankers\.retrieve-then-rank\.ranker: there is no 'nope' before it; there are zero-shot: name one of",
+            r"rankers\.retrieve-then-rank\.ranker: there is no 'nope' before it; there are random, .*: name one",
         ),
         (
             "{name: a, rankers: [{kind: retrieve-then-rank, ranker: zero-shot}, {kind: morec, name: SASRec-2}]}",
@@ -206,8 +213,9 @@ def test_our_recipes_are_right(path):
 
 def test_rankers_may_build_on_those_before_them(tmp_path):
     text = """
-    {name: a, sequential: [{model: SASRec}], sft: {}, align: [{}], rankers: [
-      {kind: morec}, {kind: llara}, {kind: llara-s-dpo}, {kind: llara-s-dpo, name: again, reference: LLaRA-S-DPO},
+    {name: a, sft: {}, align: [{}], rankers: [
+      {kind: sequential}, {kind: morec}, {kind: llara}, {kind: llara-s-dpo},
+      {kind: llara-s-dpo, name: again, reference: LLaRA-S-DPO},
       {kind: retrieve-then-rank}, {kind: retrieve-then-rank, name: two, retriever: MoRec, ranker: again},
       {kind: chat-rec, retriever: two}, {kind: chat-rec, name: three, retriever: s-dpo}]}
     """
@@ -279,9 +287,7 @@ def test_data_paths_are_whole_so_that_the_run_can_name_them(tmp_path, monkeypatc
     assert load_recipe(kept).data == found[0]
 
 
-LISTED = (
-    "{name: a, sft: {}, align: [{loss: dpo, name: dpo}, {}], rankers: [{kind: llara}], sequential: [{model: SASRec}]}"
-)
+LISTED = "{name: a, sft: {}, align: [{loss: dpo, name: dpo}, {}], rankers: [{kind: sequential}, {kind: llara}]}"
 
 
 @pytest.mark.parametrize(
@@ -291,8 +297,8 @@ LISTED = (
         ("align.-1.rows=8", ("align", -1, "rows")),
         ("align.dpo.rows=8", ("align", 0, "rows")),
         ("align.s-dpo.rows=8", ("align", 1, "rows")),
-        ("rankers.LLaRA.rows=8", ("rankers", 0, "rows")),
-        ("sequential.SASRec.epochs=8", ("sequential", 0, "epochs")),
+        ("rankers.LLaRA.rows=8", ("rankers", 1, "rows")),
+        ("rankers.SASRec.epochs=8", ("rankers", 0, "epochs")),
         ("evaluate.rows=8", ("evaluate", "rows")),
     ],
 )
@@ -310,8 +316,7 @@ def test_a_field_goes_by_number_or_by_name(override, place):
         ("align.2.rows=8", r"align has 2 entries: align\.0 \(dpo\), align\.1 \(s-dpo\)$"),
         ("align.rows=8", r"align has 2 entries: align\.0 \(dpo\), align\.1 \(s-dpo\)$"),
         ("align.ipo.rows=8", "align has 2 entries"),
-        ("rankers.1.rows=8", r"rankers has 1 entry: rankers\.0 \(LLaRA\)$"),
-        ("sequential.GRU4Rec.epochs=8", r"sequential has 1 entry: sequential\.0 \(SASRec\)$"),
+        ("rankers.2.rows=8", r"rankers has 2 entries: rankers\.0 \(SASRec\), rankers\.1 \(LLaRA\)$"),
         ("name.x=8", "name is 'a', which has no fields"),
         ("sft.rows=[", "the part after = is not YAML"),
     ],

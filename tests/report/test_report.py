@@ -449,7 +449,7 @@ def test_the_weights_of_a_fused_ranker_are_told(run):
 
 @pytest.mark.parametrize("wrong", [3, [3, None, {}], {"name": "x"}])
 def test_a_recipe_of_odd_sections(run, wrong):
-    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": wrong, "sequential": wrong}))
+    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": wrong}))
     metrics = json.loads((run / "metrics.json").read_text()) | {"made_of": {"recipe": "x", "data": 3}}
     (run / "metrics.json").write_text(json.dumps(metrics))
     assert read_run(run).outdated.startswith("data, recipe changed")

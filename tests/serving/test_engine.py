@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrec.data import RankingExample
-from prefrec.errors import ConfigError, DataError, ModelError, TokenizerError
+from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import REFERENCE_RANKERS
 from prefrec.prompts import ChoiceSet
@@ -402,7 +402,7 @@ def test_a_fusion_that_was_not_made_is_left_out_unless_it_is_named(composed, tmp
     engine.close()
     assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot", *REFERENCE_RANKERS]
     assert "fused is not served" in " ".join(capsys.readouterr().err.split())
-    with pytest.raises(ConfigError, match="fused is unfinished, damaged or of another recipe"):
+    with pytest.raises(DataError, match=r"fused is damaged \(fuse\.json\): run the recipe again"):
         open_engine(open_run(copy), ["fused"])
 
 

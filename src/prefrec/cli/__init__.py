@@ -24,8 +24,8 @@ from prefrec.errors import PrefrecError
 from prefrec.processes import is_first, leave
 
 VERBS = (
-    "init", "run", "update", "prepare", "audit", "sft", "align", "evaluate", "recommend", "rank", "report", "serve",
-    "export", "explain",
+    "init", "plan", "run", "update", "prepare", "audit", "sft", "align", "evaluate", "recommend", "rank", "report",
+    "serve", "export", "explain",
 )  # fmt: skip
 COMMANDS = "prefrec.commands"
 """Group of entry points by which other packages add verbs: NAME = "module:function"."""
@@ -98,10 +98,10 @@ def _main(
 ) -> None:
     """From interaction logs and item titles to a language-model recommender aligned to its users.
 
-    `init` writes a recipe, `run` carries it out, and `update` goes on with new interactions. Step by step: `prepare`
-    makes ranking questions from a log, `audit` looks for leaks in them, `sft` and `align` train, `evaluate` measures,
-    `recommend` and `rank` answer, `explain` says what moved it, `report` draws it all, `serve` answers over HTTP,
-    `export` hands a model on.
+    `init` writes a recipe, `plan` lists its stages, `run` carries it out, and `update` goes on with new interactions.
+    Step by step: `prepare` makes ranking questions from a log, `audit` looks for leaks in them, `sft` and `align`
+    train, `evaluate` measures, `recommend` and `rank` answer, `explain` says what moved it, `report` draws it all,
+    `serve` answers over HTTP, `export` hands a model on.
     """
 
 

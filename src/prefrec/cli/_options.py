@@ -22,7 +22,7 @@ FieldPath = tuple[str, ...]
 
 OWN = "section"
 """The parameter that holds a verb's own section, whose name is left out of its options."""
-RECIPE_ONLY = ("--model.answers", "--model.items", "--start")
+RECIPE_ONLY = ("--model.answers", "--model.items", "--start", "--miner")
 """Fields that need other parts of a recipe, and are not options."""
 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of samples, order and initial weights.")]
@@ -30,6 +30,8 @@ DataFolder = Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` 
 RunFolder = Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, such as runs/demo.")]
 StageFolder = Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")]
 RunRanker = Annotated[str | None, typer.Option(help="Model of the run, such as s-dpo; default: the last.")]
+RunOut = Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/NAME.")]
+Override = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE; repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 

@@ -9,8 +9,8 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.cli.sft import begin
+from prefrec.pipeline.plan import align_step
 from prefrec.pipeline.recipe import SEED, AlignSection, LoraSection, ModelSection
-from prefrec.pipeline.run import align_stage
 from prefrec.runs.lock import run_lock
 
 
@@ -32,4 +32,4 @@ def align(
     """
     ingredients, start = begin(data, section, model, lora, adapter, seed)
     with run_lock(out, beside=True):
-        typer.echo(f"Adapter: {align_stage(ingredients, section, start, out).weights}")
+        typer.echo(f"Adapter: {align_step(ingredients, section, out, start).run().weights}")

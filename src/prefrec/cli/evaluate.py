@@ -17,7 +17,6 @@ from prefrec.evaluation import write_predictions
 from prefrec.files import write_json
 from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
-from prefrec.pipeline.kinds import SEQUENTIAL, ranker_kind
 from prefrec.pipeline.recipe import SEED, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.processes import is_first
 from prefrec.rankers.config import NAME
@@ -29,7 +28,6 @@ def evaluate(
     section: EvaluateSection,
     model: ModelSection,
     adapter: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of an adapter; repeatable.")] = None,
-    sequential: Annotated[list[Path] | None, typer.Option(help="From `prefrec sequential`; repeatable.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default: DATA/evaluation.")] = None,
     seed: o.Seed = SEED,
     as_json: o.AsJson = False,
@@ -45,8 +43,7 @@ def evaluate(
     named = [_named(text) for text in adapter or []]
     adapters = [(name, path, as_trained(model, path)) for name, path in named]
     model = adapters[0][-1] if adapters else model  # the bare base is asked like the first adapter
-    entries = [ranker_kind(SEQUENTIAL).open_folder(path, prepared) for path in sequential or []]
-    entries += [lm_entry(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []
+    entries = [lm_entry(ZERO_SHOT, None, prepared, model)] if section.zero_shot else []
     entries += [lm_entry(name, path, prepared, asked) for name, path, asked in adapters]
     folder = out or data / "evaluation"
     scores = evaluate_rankers(prepared, section, entries, folder / "predictions", seed=seed)

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from prefrec.cli import _options as o
 from prefrec.cli._output import print_scores
+from prefrec.cli.plan import print_plan
 from prefrec.evaluation.preferences import Preferences
 from prefrec.files import read_json
 from prefrec.pipeline.recipe import Recipe, load_recipe
-from prefrec.pipeline.run import run_recipe
+from prefrec.pipeline.run import run_recipe, survey
 from prefrec.pipeline.update import GROUPS, UPDATE
 from prefrec.report.tables import Printed, preference_grids
 from prefrec.runs.contents import PREFERENCES
@@ -21,9 +22,10 @@ from prefrec.runs.contents import PREFERENCES
 
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML file; `recipes/` holds examples.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
-    until: Annotated[str, typer.Option(help="Last stage: prepare, sequential, sft, align…")] = "report",
-    override: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE; repeatable.")] = None,
+    out: o.RunOut = None,
+    until: Annotated[str, typer.Option(help="Last stage: prepare, sft, align…, or a ranker's name.")] = "report",
+    override: o.Override = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages instead, as `prefrec plan`.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Carry out a recipe: prepare, SFT, alignment, evaluation, report.
@@ -33,7 +35,11 @@ def run(
     Example: prefrec run recipes/lastfm.yaml --set data.path=/data/hetrec2011-lastfm-2k --set sft.rows=400
     """
     loaded = load_recipe(recipe, override or [])
-    carry_out(loaded, out or Path("runs") / loaded.name, until, as_json)
+    folder = out or Path("runs") / loaded.name
+    if dry_run:
+        print_plan(survey(loaded, folder, until), as_json)
+    else:
+        carry_out(loaded, folder, until, as_json)
 
 
 def carry_out(recipe: Recipe, folder: Path, until: str, as_json: bool) -> None:

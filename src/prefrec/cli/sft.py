@@ -14,11 +14,10 @@ from prefrec.console import warn
 from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.files import read_json
-from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
-from prefrec.pipeline.provenance import MADE_WITH
+from prefrec.pipeline.entry import MADE_WITH, Entry, Ingredients, lm_entry
+from prefrec.pipeline.plan import sft_step
 from prefrec.pipeline.recipe import SEED, LoraSection, ModelSection, SFTSection
 from prefrec.pipeline.rows import check_section, check_titles, warn_of_idle_dropout
-from prefrec.pipeline.run import sft_stage
 from prefrec.runs.lock import run_lock
 from prefrec.runs.stage import read_state
 from prefrec.training.adapters import is_adapter
@@ -48,7 +47,7 @@ def sft(
     """
     ingredients, start = begin(data, section, model, lora, adapter, seed)
     with run_lock(out, beside=True):
-        typer.echo(f"Adapter: {sft_stage(ingredients, section, out, start).weights}")
+        typer.echo(f"Adapter: {sft_step(ingredients, section, out, start).run().weights}")
 
 
 def begin(

@@ -24,7 +24,7 @@ def update(
     items: Annotated[Path | None, typer.Option(exists=True, help="Catalogue with the new items, too.")] = None,
     replay: Annotated[float, typer.Option(help="Old interactions that are trained on again, per new one.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the new run; default: RUN.updated-DIGEST.")] = None,
-    override: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE; repeatable.")] = None,
+    override: o.Override = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Train a run's model further on new interactions, and measure what it gains and forgets.

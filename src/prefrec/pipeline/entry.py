@@ -1,10 +1,9 @@
-"""Inputs that the stages of a run share, and the rankers that come out of them, loaded when they are asked."""
+"""Shared inputs of a run's stages, and lazily loaded rankers."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,22 +11,24 @@ from typing import Any
 
 from torch import nn
 
-from prefrec.console import say
 from prefrec.data import PreparedData
-from prefrec.errors import ConfigError
 from prefrec.files import content_digest
 from prefrec.lm.models import base_digest
 from prefrec.pipeline.encoders import fit_items, prompt_encoder, shown_items
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, LoraSection, ModelSection
+from prefrec.pipeline.recipe import LoraSection, ModelSection
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.lm import BATCH_SIZE, LMRanker, load_lm
 from prefrec.rankers.reference import reference_rankers
-from prefrec.runs.stage import damaged, is_finished, read_state, stage_key
+from prefrec.runs.stage import stage_key
 
 WEIGHTS = "adapter"
 """Folder of the trained weights inside a stage's folder: an adapter, or a whole model."""
+MADE_WITH = "made_with"
+"""Key in `stage.json` for the inputs of a stage that trains a language model (`Ingredients.inputs`)."""
+_SHARED = {"data", "seed", "model", "digests", "lora", "start"}
+"""Inputs of all language models of a run; the others are settings of their own training."""
 
 
 @dataclass(frozen=True)
@@ -61,25 +62,6 @@ def by_content(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"model": inputs["model"] | inputs["digests"]}
 
 
-OPEN_ONLY = ContextVar("open_only", default=False)
-"""If True, `due` raises ConfigError about a stage that would have to run, so that stages only open what was made."""
-
-
-def due(folder: Path, key: str, name: str) -> bool:
-    """Return True if a stage with this key still has to run, and print its name."""
-    if OPEN_ONLY.get():
-        state = read_state(folder)
-        if state.get("key") != key or not state.get("finished") or damaged(folder):
-            reason = f"{name} is unfinished, damaged or of another recipe"
-            raise ConfigError(f"{folder}: {reason}: run the recipe again (`prefrec run`)")
-        return False
-    if is_finished(folder, key):
-        say(f"[dim]{name}: unchanged[/dim]")
-        return False
-    say(f"[bold]{name}[/bold]")
-    return True
-
-
 @dataclass(frozen=True)
 class Entry:
     """A ranker of the table, loaded when it is asked.
@@ -90,8 +72,11 @@ class Entry:
         load: makes the ranker, given the rows per pass.
         load_full: makes it for questions about the whole catalogue; None: it cannot answer them.
         weights: folder of the trained weights; None: nothing was trained.
-        model: settings of the base, for a language model of the main line (zero-shot, SFT, alignments), else None.
-        inputs: of the stage that trained a language model of the main line (`Ingredients.inputs`).
+        model: settings of the base, for a language model (zero-shot, SFT, alignments), else None. Its prompt shows
+            the titles that it scores.
+        inputs: of the stage that trained a language model (`Ingredients.inputs`).
+        make: trains the ranker, or chooses what it needs, and writes it to the folder of its stage; None: there is
+            nothing to make. It is called in a run, once for each key.
     """
 
     name: str
@@ -101,18 +86,19 @@ class Entry:
     weights: Path | None = None
     model: Mapping[str, Any] | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    make: Callable[[], object] | None = None
 
     @property
-    def in_main_line(self) -> bool:
-        """True for a language model whose prompt shows the titles that it scores."""
-        return self.model is not None
+    def settings(self) -> dict[str, Any]:
+        """Settings of all stages that a language model went through, by their names in the recipe."""
+        return {name: value for name, value in self.inputs.items() if name not in _SHARED}
 
     @property
     def full(self) -> Entry | None:
         """The entry for questions about the whole catalogue, where no candidates are shown; None: it has none."""
         if self.load_full is None:
             return None
-        if not self.in_main_line:
+        if self.model is None:
             return replace(self, load=self.load_full)
         # The prompt shows no candidates then, so answers are others than those to lists.
         key = stage_key(lm=self.key, model=self.model, candidates="none shown")
@@ -131,14 +117,20 @@ def loaded_once(entry: Entry) -> Entry:
 
 
 def lm_entry(
-    name: str, weights: Path | None, data: PreparedData, model: ModelSection, inputs: Mapping[str, Any] | None = None
+    name: str,
+    weights: Path | None,
+    data: PreparedData,
+    model: ModelSection,
+    inputs: Mapping[str, Any] | None = None,
+    key: str | None = None,
 ) -> Entry:
-    """Return a language model of the main line, from the folder of an adapter or a whole model (None: the bare base).
+    """Return a language model, from the folder of an adapter or a whole model (None: the bare base).
 
-    `inputs` are those of the stage that made the weights; None: they come from outside a run.
+    `inputs` are those of the stage that made the weights, and give its `key`. Without both of them the key is that of
+    the weights themselves.
     """
     load = partial(lm_ranker, name, weights, data, model)
-    key = stage_key(**by_content(inputs)) if inputs else adapter_key(weights, data)
+    key = stage_key(**by_content(inputs)) if inputs else key or adapter_key(weights, data)
     content = model_key(model, data.domain)
     if texts := shown_items(model, data.catalogue):
         content |= {"item_text": stage_key(texts=texts)}
@@ -161,13 +153,8 @@ def as_ranker(name: str, lm: nn.Module, data: PreparedData, model: ModelSection,
     return LMRanker(name, lm, encoder.tokenizer, data.catalogue, template, **settings)
 
 
-def part_entry(made_of: Ingredients, name: str, ranker: str, entries: Mapping[str, Entry], field: str) -> Entry:
-    """Return a reference row, or the entry that a ranker's field names; raise ConfigError if there is none."""
-    if name in entries:
-        return entries[name]
-    if name not in REFERENCE_RANKERS:
-        there = ", ".join([*REFERENCE_RANKERS, *entries])
-        raise ConfigError(f"{ranker}.{field}: there is no {name!r} here; there are {there}")
+def reference_entry(made_of: Ingredients, name: str) -> Entry:
+    """Return a reference row, such as popularity."""
     data, seed = made_of.data, made_of.seed
 
     def load(batch_size: int) -> Ranker:

@@ -83,7 +83,7 @@ def _measure(
     """Return metrics, and the comparisons of `comparison_pairs`."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
     best = best_reference(predictions, section.references)
-    lms = [e.name for e in entries if e.in_main_line and e.name in names]
+    lms = [e.name for e in entries if e.model and e.name in names]
     compare = comparison_pairs(lms, [n for n in names if n not in section.references], best)
     known = set(data.train_interactions["item_id"])
     evaluation = evaluate_predictions(
@@ -101,7 +101,7 @@ def _generation(
         return None
     generated = generated.with_columns(substring=judge_substrings(generated, data.catalogue))
     writers = set(generated["ranker"])
-    pairs = comparison_pairs([e.name for e in entries if e.in_main_line and e.name in writers], [], None)
+    pairs = comparison_pairs([e.name for e in entries if e.model and e.name in writers], [], None)
     whole = evaluate_predictions(generated, ks=section.ks, compare=pairs)
     shown = [metric for pair in TEXT_METRICS.values() for metric in pair]
     kept = {r: {m: of[m] for m in shown} for r, of in whole.metrics.items()}

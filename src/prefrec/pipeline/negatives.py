@@ -37,14 +37,14 @@ def negative_rows(
     section: AlignSection,
     rows: Sequence[RankingExample],
     start: Path | None,
-    judge: Entry | None,
+    miner: Entry | None,
     out: Path,
 ) -> list[RankingExample]:
     """Return the rows with the lists that `section.negatives_from` asks for; those of an interrupted stage are kept.
 
     Lists of `reference` have 1 + `num_negatives` items, others at least as many as the longest of the rows. Those
-    from which the policy chooses have 1 + `negatives_pool`. Models are the weights `start` (None: the bare base), and
-    the `judge` that `negatives_from` names, if any.
+    from which the policy chooses have 1 + `negatives_pool`. Hard ones are those that `miner` ranks highest, or (None)
+    the model of the weights `start` (None: the bare base).
     """
     if section.drawn_from is None:
         return list(rows)
@@ -55,8 +55,8 @@ def negative_rows(
     say(f"{section.name}: negatives from {section.negatives_from}")
     number = section.negatives_pool if section.negatives == "policy" else section.num_negatives
     size, chooser, sampler = 1 + number, None, None
-    if judge is not None:
-        chooser = judge.load(BATCH_SIZE).score
+    if miner is not None:
+        chooser = miner.load(BATCH_SIZE).score
     elif section.drawn_from in ("reference", "hard"):
         lm = CatalogueRanker(lm_ranker("negatives", start, made_of.data, made_of.model))
         chooser, sampler = lm.score, lm.sample

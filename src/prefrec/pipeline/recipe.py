@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args
@@ -16,6 +16,7 @@ from pydantic import (
     PositiveInt,
     SerializeAsAny,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -24,7 +25,7 @@ from prefrec.data.preferences import RatedBy, Thresholds
 from prefrec.errors import ConfigError
 from prefrec.lm.models import EMBEDDED
 from prefrec.losses import LOSSES, OPTIONS, find_loss, with_options
-from prefrec.pipeline.kinds import SEQUENTIAL, ranker_config, ranker_kind, sequential_config
+from prefrec.pipeline.kinds import ranker_config, ranker_kind
 from prefrec.prompts import MAX_LENGTH
 from prefrec.rankers.config import NAME, RankerConfig, settings_error
 from prefrec.rankers.lm import BATCH_SIZE
@@ -39,12 +40,11 @@ REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
 SEED = 0
 """Default seed of a run."""
 ZERO_SHOT, SFT, RANKERS = "zero-shot", "sft", "rankers"
-Judged = Literal["hard", "hard-GRU4Rec", "hard-Caser", "hard-SASRec"]
 FromLog = Literal["rated", "impressions"]
 FROM_LOG: tuple[FromLog, ...] = get_args(FromLog)
 """Negatives that come from the log itself. Rows are then made from the log instead of drawn lists."""
 PresetName = Literal["fast", "titles", "paper"]
-NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", Judged, FromLog]
+NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch", "hard", FromLog]
 
 
 class ItemsSection(Section):
@@ -158,9 +158,12 @@ class AlignSection(RowsSection):
     negatives_from: NegativesFrom = Field(
         "reference",
         description="reference: by the probabilities of the model it starts from, so that S-DPO is consistent at "
-        "beta 1; list: the row's own candidates; uniform; popularity; in-batch: targets of other rows; hard: highest "
-        "in the model it starts from, or in SASRec and the like; rated, impressions: rows from the log, of items "
-        "that the user rated high and low, or took and left.",
+        "beta 1; list: the row's own candidates; uniform; popularity; in-batch: targets of other rows; hard: those "
+        "that `miner` ranks highest; rated, impressions: rows from the log, of items that the user rated high and "
+        "low, or took and left.",
+    )
+    miner: str | None = Field(
+        None, description="hard: name of an entry of `rankers`, such as SASRec; default: the model it starts from."
     )
     liked: float = Field(5.0, description="rated: chosen are items rated at least this.")
     disliked: float = Field(2.0, description="rated: rejected are items of the same user rated at most this.")
@@ -195,17 +198,13 @@ class AlignSection(RowsSection):
         idle |= set() if self.is_from_log else {"sampled_negatives"}
         idle |= {name for name in OPTIONS if getattr(self, name) is None}
         idle |= set() if self.is_by_piece else {"trajectories"}
+        idle |= set() if self.miner else {"miner"}
         idle = (
             idle - {"eval_rows"} | {"eval_steps"}
             if self.load_best_model_at_end
             else idle | {"load_best_model_at_end"}
         )
-        return idle | (set() if self.is_hard or self.negatives == "policy" else {"negatives_pool"})
-
-    @property
-    def is_hard(self) -> bool:
-        """True if a model chooses the negatives."""
-        return self.negatives_from.startswith("hard")
+        return idle | (set() if self.negatives_from == "hard" or self.negatives == "policy" else {"negatives_pool"})
 
     @property
     def is_from_log(self) -> bool:
@@ -232,12 +231,15 @@ class AlignSection(RowsSection):
         """Distribution from which the rows' lists are drawn again; None: they are kept."""
         if self.negatives_from == "list" or self.is_from_log:
             return None
-        return "hard" if self.is_hard else cast(Any, self.negatives_from)
+        return cast(Any, self.negatives_from)
 
-    @property
-    def negatives_judge(self) -> str | None:
-        """Sequential recommender that chooses the negatives; None: none does."""
-        return self.negatives_from.removeprefix("hard-") if self.negatives_from.startswith("hard-") else None
+    @field_validator("negatives_from", mode="before")
+    @classmethod
+    def _no_name_in_it(cls, value: Any) -> Any:
+        way, dash, name = str(value).partition("hard-")
+        if dash and not way:
+            raise ValueError(f"write `negatives_from: hard` and `miner: {name}`")
+        return value
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -249,7 +251,9 @@ class AlignSection(RowsSection):
                 "loss: softmax_logq needs negatives of known probability: negatives_from uniform, popularity or "
                 "in-batch, fixed or per_epoch (for reference, softmax_dpo at beta 1 is the same)"
             )
-        if self.negatives == "policy" and (self.is_from_log or self.is_hard):
+        if self.miner and self.negatives_from != "hard":
+            raise ValueError(f"miner: {self.miner} is only asked with negatives_from hard; leave it out")
+        if self.negatives == "policy" and (self.is_from_log or self.negatives_from == "hard"):
             raise ValueError(f"negatives: policy chooses from other lists than {self.negatives_from}; use uniform")
         if self.negatives == "policy" and self.negatives_pool <= self.num_negatives:
             raise ValueError(f"negatives_pool: raise it above num_negatives ({self.num_negatives})")
@@ -305,7 +309,6 @@ class Recipe(Section):
     data: PrepareConfig = PrepareConfig()
     model: ModelSection = ModelSection()
     lora: LoraSection | None = Field(LoraSection(), description="The adapter; null: all weights are trained.")
-    sequential: list[Annotated[Any, BeforeValidator(sequential_config)]] = Field([])
     sft: SFTSection | None = None
     align: list[AlignSection] = Field([])
     rankers: list[Annotated[SerializeAsAny[RankerConfig], BeforeValidator(ranker_config)]] = Field(
@@ -314,38 +317,52 @@ class Recipe(Section):
     evaluate: EvaluateSection = EvaluateSection()
     update: UpdateSection | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_list(cls, raw: Any) -> Any:
+        """Refuse entries of `sequential`, which had its own list once; an empty list is in old runs' recipes."""
+        if isinstance(raw, dict) and (old := raw.get("sequential")):
+            entry = {"kind": "sequential", **old[0]} if isinstance(old, list) and isinstance(old[0], dict) else {}
+            said = ", ".join(f"{name}: {value}" for name, value in entry.items() if value != {})
+            raise ValueError(f"sequential: write its entries under `rankers`, as - {{{said or 'kind: sequential'}}}")
+        return {name: value for name, value in raw.items() if name != "sequential"} if isinstance(raw, dict) else raw
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        names = {
-            SEQUENTIAL: [s.model for s in self.sequential],
-            "align": [a.name for a in self.align],
-            RANKERS: [r.name for r in self.rankers],
-        }
+        names = {"align": [a.name for a in self.align], RANKERS: [r.name for r in self.rankers]}
         taken = {*REFERENCE_RANKERS, ZERO_SHOT, SFT}
         for section in names:
             for name in names[section]:
                 if name in taken:
-                    hint = "; to try several settings of a model, use its `grid`" if section == SEQUENTIAL else ""
-                    raise ValueError(f"{section}: the name {name!r} is taken by another ranker{hint}")
+                    raise ValueError(
+                        f"{section}: the name {name!r} is taken by another ranker; give this one its own"
+                    )
                 taken.add(name)
         references = self.evaluate.references
         if len(set(references)) < len(references):
             raise ValueError(f"evaluate.references: each row may be named once, got {', '.join(references)}")
-        if not (self.lm_rankers or references or self.sequential or self.rankers):
+        if not (self.lm_rankers or references or self.rankers):
             raise ValueError("evaluate: no ranker is left: turn zero_shot on, name references, or add sft or align")
         for i, align in enumerate(self.align):
-            self._check_alignment(align, names["align"][:i], names[SEQUENTIAL])
+            self._check_alignment(align, names["align"][:i], names[RANKERS])
         if self.update and (self.sft is None or self.data.split_name == "given"):
             raise ValueError("update: it needs `sft` to go on with, and a source without a split of its own")
         if self.model.answers == "items":
             self._check_items()
-        before = [*names[SEQUENTIAL], *self.lm_rankers]
+        before = self.lm_rankers
         for ranker in self.rankers:
-            ranker_kind(ranker.kind).check_recipe(ranker, self, before)
+            kind = ranker_kind(ranker.kind)
+            for field, needed in kind.needs(ranker).items():
+                for name in needed:
+                    check_known(f"rankers.{ranker.name}.{field}", name, [*REFERENCE_RANKERS, *before])
+            kind.check_recipe(ranker, self, before)
             before.append(ranker.name)
+        for align in self.align:
+            if align.miner and align.name in reached(self.needs, align.miner):
+                raise ValueError(f"align.{align.name}.miner: {align.miner} is made of {align.name} itself")
         return self
 
-    def _check_alignment(self, align: AlignSection, before: Sequence[str], sequential: Sequence[str]) -> None:
+    def _check_alignment(self, align: AlignSection, before: Sequence[str], rankers: Sequence[str]) -> None:
         place, size = f"align.{align.name}", self.data.candidates.size
         if align.start not in (None, *before):
             raise ValueError(f"{place}.start: there is no alignment {align.start!r} before it")
@@ -356,16 +373,13 @@ class Recipe(Section):
                 "uniform)"
             )
         hardest = max(size - 1, align.num_negatives)
-        if align.is_hard and align.negatives_pool <= hardest:
+        if align.negatives_from == "hard" and align.negatives_pool <= hardest:
             raise ValueError(
                 f"{place}.negatives_pool: {align.negatives_pool} items are drawn per row, and the hardest {hardest} "
                 "of them are taken, which leaves little or no choice; raise it"
             )
-        if align.negatives_judge not in (None, *sequential):
-            raise ValueError(
-                f"{place}.negatives_from: {align.negatives_from} needs {align.negatives_judge} in the recipe's "
-                "`sequential`"
-            )
+        if align.miner not in (None, *rankers):
+            raise ValueError(f"{place}.miner: there is no {align.miner!r} in `rankers`: add it there")
 
     def _check_items(self) -> None:
         if self.lora is not None:
@@ -384,6 +398,33 @@ class Recipe(Section):
         names = [ZERO_SHOT] if self.evaluate.zero_shot else []
         names += [SFT] if self.sft else []
         return names + [a.name for a in self.align]
+
+    @property
+    def needs(self) -> dict[str, list[str]]:
+        """Name of each ranker → names of those that it is made of, in the order of the table."""
+        first = [SFT] if self.sft else []
+        needs: dict[str, list[str]] = {name: [] for name in self.lm_rankers}
+        for a in self.align:
+            needs[a.name] = ([a.start] if a.start else first) + ([a.miner] if a.miner else [])
+        for ranker in self.rankers:
+            needed = ranker_kind(ranker.kind).needs(ranker).values()
+            needs[ranker.name] = list(dict.fromkeys(name for names in needed for name in names))
+        return needs
+
+
+def reached(needs: Mapping[str, Sequence[str]], *names: str) -> list[str]:
+    """Return these names and all that they need, each after its own needs; reference rows are left out."""
+    order: dict[str, None] = {}
+
+    def visit(name: str, above: Sequence[str]) -> None:
+        for need in needs[name] if name not in above else ():
+            if need in needs and need not in order:
+                visit(need, [*above, name])
+        order.setdefault(name)
+
+    for name in names:
+        visit(name, [])
+    return list(order)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -477,7 +518,7 @@ def set_field(raw: dict[str, Any], override: str) -> None:
             parent[key] = value
         else:
             if isinstance(parent, dict) and parent.get(key) is None:
-                parent[key] = [] if step in (SEQUENTIAL, "align", RANKERS) else {}
+                parent[key] = [] if step in ("align", RANKERS) else {}
             parent = parent[key]
 
 
@@ -497,9 +538,10 @@ def _entry_name(entry: Any, section: str) -> str:
     """Return the name of an entry of a raw recipe's list; the default name if the entry leaves it out."""
     if not isinstance(entry, dict):
         return str(entry)
-    name, kind = ("model", SEQUENTIAL) if section == SEQUENTIAL else ("name", str(entry.get("kind")))
-    fields = (AlignSection if section == "align" else ranker_kind(kind).config).model_fields
-    return str(entry.get(name, fields[name].get_default()))
+    if section == "align":
+        return str(entry.get("name", AlignSection.model_fields["name"].default))
+    kind: Any = ranker_kind(str(entry.get("kind"))).config
+    return str(entry.get("name") or kind.default_name(entry))
 
 
 def map_files(data: PrepareConfig, change: Callable[[Path], Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from typing import Any, cast
 
 from prefrec.console import warn
 from prefrec.data import PreparedData
@@ -23,7 +24,7 @@ def trained_sections(recipe: Recipe) -> dict[str, TrainSection]:
     sections: dict[str, TrainSection] = {SFT: recipe.sft} if recipe.sft else {}
     sections |= {f"align.{section.name}": section for section in recipe.align}
     for ranker in recipe.rankers:
-        sections |= {f"rankers.{ranker.name}": ranker} if isinstance(ranker, TrainSection) else {}
+        sections |= {f"rankers.{ranker.name}": cast(Any, ranker)} if ranker_kind(ranker.kind).trains else {}
     return sections
 
 

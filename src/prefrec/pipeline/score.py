@@ -88,7 +88,7 @@ def ask_models(
     frames: list[pl.DataFrame] = []
     answers: dict[str, pl.DataFrame] = {}
     for entry in entries:
-        model = {"model": entry.model} if entry.in_main_line else {}
+        model = {"model": entry.model} if entry.model else {}
         key, key_without_texts = (
             stage_key(rows=rows_key, entry=entry.key, generate=generate, **model) for generate in (places, [])
         )

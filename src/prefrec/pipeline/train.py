@@ -96,19 +96,19 @@ def train_align(
     start: Path | None,
     out: Path,
     *,
-    judge: Entry | None = None,
+    miner: Entry | None = None,
     references: Path | None = None,
 ) -> Path:
     """Align a model on chosen and rejected titles; return the folder of the weights.
 
     Training resumes from the newest checkpoint in `out`, or begins at the weights `start` or (None) the base, which
     are also the reference. Its log-probabilities go to the folder `references`, which alignments can share, or to
-    `out`. `judge` is the recommender that chooses the negatives, if `negatives_from` names one.
+    `out`. `miner` is the ranker that chooses the negatives, if the section names one.
     """
     data, model, seed = made_of.data, made_of.model, made_of.seed
     rows = training_rows(data, section, seed)
     tell_fewer(out.name, section, len(rows))
-    rows = negative_rows(made_of, section, rows, start, judge, out)
+    rows = negative_rows(made_of, section, rows, start, miner, out)
     groups = training.trajectories(rows) if is_by_piece(data, section) else None
     # After the draws, which a resumed stage does not repeat: both must train with the same random numbers.
     set_seed(seed)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 
@@ -15,8 +15,7 @@ from prefrec.data.prepare import Change
 from prefrec.data.update import update_split
 from prefrec.evaluation import evaluate_predictions
 from prefrec.files import content_digest
-from prefrec.pipeline.entry import WEIGHTS, Entry, lm_entry, loaded_once
-from prefrec.pipeline.provenance import MADE_WITH
+from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, lm_entry, loaded_once
 from prefrec.pipeline.recipe import SFT, Recipe, UpdateSection, load_recipe
 from prefrec.pipeline.score import ask_models
 from prefrec.runs.stage import read_state
@@ -42,7 +41,7 @@ def start_entry(recipe: Recipe, data: PreparedData, folder: Path) -> Entry | Non
         return None
     weights = recipe.update.run / SFT / WEIGHTS
     if not weights.is_dir() and (key := read_state(folder / SFT).get(MADE_WITH, {}).get("start")):
-        return Entry("start", key, load=cast(Any, None))  # the earlier run may be deleted after training
+        return lm_entry("start", weights, data, recipe.model, key=key)  # the earlier run may be deleted by now
     return lm_entry("start", weights, data, recipe.model)
 
 
@@ -58,7 +57,7 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
     known = {pair for log in logs for pair in log.select("user_id", "item_id").iter_rows()}
     unknown = [e for e in data.test if (e.user_id, e.target) not in known]
     groups = dict(zip(GROUPS, (held, replace(data, test=unknown).some("test", recipe.update.rows)), strict=True))
-    after = [e for e in entries if e.in_main_line][-1]
+    after = [e for e in entries if e.model][-1]
     aligned = load_recipe(recipe.update.run / "recipe.yaml").align
     stage, name = (f"align/{aligned[-1].name}", aligned[-1].name) if aligned else (SFT, SFT)
     weights = recipe.update.run / stage / WEIGHTS

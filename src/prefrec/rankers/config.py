@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ValidationError, field_validator
 
@@ -19,6 +21,11 @@ class RankerConfig(Section):
 
     kind: str
     name: str
+
+    @classmethod
+    def default_name(cls, raw: Mapping[str, Any]) -> str:
+        """Return the name of an entry with these values that gives none."""
+        return str(cls.model_fields["name"].default)
 
     @field_validator("name")
     @classmethod

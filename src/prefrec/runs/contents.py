@@ -27,7 +27,7 @@ EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/", "metri
 """The parts of a run's folder."""
 
 METRICS, PREFERENCES = "metrics.json", "preferences.json"
-_STAGE_FOLDERS = ("data", "sft", "sequential/*", "align/*", "rankers/*")
+_STAGE_FOLDERS = ("data", "sft", "align/*", "rankers/*")
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ def made_of(folder: Path, recipe: dict[str, Any], data_key: str | None = None) -
 def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the content of `stage.json` of each stage that the recipe asks for, by its folder in the run's."""
     wanted = {"data", *(["sft"] if recipe.get("sft") else [])}
-    for section, field_name in (("sequential", "model"), ("align", "name"), ("rankers", "name")):
-        wanted |= {f"{section}/{name}" for name in _named(recipe, section, field_name)}
+    for section in ("align", "rankers"):
+        wanted |= {f"{section}/{name}" for name in _named(recipe, section)}
     states: dict[str, dict[str, Any]] = {}
     # The recipe may come from anybody, so its names are compared with folders and never opened as paths.
     for path in (p for pattern in _STAGE_FOLDERS for p in sorted(folder.glob(pattern))):
@@ -173,11 +173,11 @@ def _states(folder: Path, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return states
 
 
-def _named(recipe: dict[str, Any], section: str, field_name: str = "name") -> list[str]:
-    """Return a field of a section's entries; a recipe with odd values has none."""
+def _named(recipe: dict[str, Any], section: str) -> list[str]:
+    """Return the names of a section's entries; a recipe with odd values has none."""
     entries = recipe.get(section)
     entries = entries if isinstance(entries, list) else []
-    return [str(e[field_name]) for e in entries if isinstance(e, dict) and field_name in e]
+    return [str(e["name"]) for e in entries if isinstance(e, dict) and "name" in e]
 
 
 def _read(folder: Path, part: str, missing: list[str], read: Callable[[Path], T]) -> T | None:

@@ -57,6 +57,12 @@ def is_finished(folder: Path, key: str) -> bool:
     return bool(state.get("key") == key and state.get("finished"))
 
 
+def is_aside(folder: Path, key: str) -> bool:
+    """Return True if a finished result with this key was moved aside, and `is_finished` would bring it back."""
+    kept = [] if read_state(folder).get("key") == key else map(read_state, _previous(folder).values())
+    return any(state.get("key") == key and state.get("finished") for state in kept)
+
+
 def damaged(folder: Path) -> list[str]:
     """Return the files of a finished stage that are missing, or not what the stage wrote."""
     state = read_state(folder)

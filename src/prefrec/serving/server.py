@@ -95,9 +95,9 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     """
     section, device = run.recipe.model, default_device()
     lms, references = run.models[::-1] or [ZERO_SHOT], run.recipe.evaluate.references
-    made = [config.model for config in run.recipe.sequential] + [config.name for config in run.recipe.rankers]
-    foreign = {config.name for config in run.recipe.rankers if not ranker_kind(config.kind).composed}
-    wanted = list(rankers) or [*lms, *(name for name in made[::-1] if name not in foreign), *references]
+    made = [config.name for config in run.recipe.rankers]
+    unasked = [config.name for config in run.recipe.rankers if ranker_kind(config.kind).served]
+    wanted = list(rankers) or [*lms, *unasked[::-1], *references]
     named = [name for name in wanted if name not in (*made, *references)]
     # A ranker of another kind may be made of any of the language models.
     lms = list(dict.fromkeys([*named, *lms])) if {*made} & {*wanted} else named or lms
@@ -119,10 +119,10 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     encoder, split = prompt_encoder(section, run.data.catalogue), run.recipe.evaluate.split
     scorer = Scorer(models, adapters, lm)
     parts = {name: scorer.part(entry) for name, entry in entries.items()}
-    parts |= {name: loaded_once(run.any_entry(name)) for name in references}
+    parts |= {name: loaded_once(run.entry(name)) for name in references}
     for name in made:
         try:
-            parts |= {name: loaded_once(run.any_entry(name, parts))} if name in wanted else {}
+            parts |= {name: loaded_once(run.plan.with_known(parts).open(name))} if name in wanted else {}
         except (ConfigError, DataError) as e:
             if name in rankers:
                 raise

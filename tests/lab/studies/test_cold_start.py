@@ -49,8 +49,8 @@ def test_the_recipe_is_cut_in_time(late):
     recipe = cold_recipe(late)
     assert (recipe.data.split, recipe.data.windows, recipe.data.min_history) == ("time", "all", 1)
     assert ([a.name for a in recipe.align], recipe.evaluate.rows) == (["s-dpo"], None)
-    assert [s.model for s in recipe.sequential] == ["SASRec"]
-    assert [(r.kind, r.encoder) for r in recipe.rankers] == [("morec", late.model.name)]
+    assert [r.name for r in recipe.rankers] == ["SASRec", "MoRec"]
+    assert recipe.rankers[1].encoder == late.model.name
     assert cold_recipe(recipe).rankers == recipe.rankers
     assert {s.latest_per_user for s in (recipe.sft, *recipe.align)} == {None}
 

@@ -24,7 +24,7 @@ NAMES = [f"s-dpo-{way}" for way in WAYS]
 def finished(base, place):
     """With a small SASRec, and a pool of most items."""
     raw = base.model_dump(mode="json")
-    raw["sequential"] = [{"model": "SASRec", "epochs": 2, "hidden_size": 8}]
+    raw["rankers"] = [{"kind": "sequential", "model": "SASRec", "epochs": 2, "hidden_size": 8}]
     raw["align"][0] |= {"negatives_pool": 30}
     summary = carry_out(NEGATIVE_SAMPLING, Recipe.model_validate(raw), [0], place / "negatives-apart")
     return summary, place / "negatives-apart"
@@ -43,12 +43,13 @@ def _log(run):
 def test_where_the_negatives_come_from_varies_alone(base, data):
     recipe = negative_sampling.vary(base, data)
     assert [a.name for a in recipe.align] == NAMES
-    assert recipe.model_dump(exclude={"align", "sequential"}) == base.model_dump(exclude={"align", "sequential"})
-    assert [a.negatives_from for a in recipe.align] == WAYS
-    assert [s.model for s in recipe.sequential] == ["SASRec"]
+    assert recipe.model_dump(exclude={"align", "rankers"}) == base.model_dump(exclude={"align", "rankers"})
+    assert [negative_sampling.source_of(a) for a in recipe.align] == WAYS
+    assert [r.name for r in recipe.rankers] == ["SASRec"]
     (one,) = base.align
     for a in recipe.align:
-        assert a.model_dump(exclude={"name", "negatives_from"}) == one.model_dump(exclude={"name", "negatives_from"})
+        ways = {"name", "negatives_from", "miner"}
+        assert a.model_dump(exclude=ways) == one.model_dump(exclude=ways)
 
 
 def test_rows_are_of_all_places_in_a_history(base, data):
@@ -61,8 +62,8 @@ def test_rows_are_of_all_places_in_a_history(base, data):
 
 
 def test_a_recommender_of_the_recipe_keeps_its_settings(base, data):
-    own = base.model_dump(mode="json") | {"sequential": [{"model": "SASRec", "epochs": 3}]}
-    assert [s.epochs for s in negative_sampling.vary(Recipe.model_validate(own), data).sequential] == [3]
+    own = base.model_dump(mode="json") | {"rankers": [{"kind": "sequential", "epochs": 3}]}
+    assert [s.epochs for s in negative_sampling.vary(Recipe.model_validate(own), data).rankers] == [3]
 
 
 def test_one_who_knows_the_past_draws_anything_but_the_past(finished):
@@ -75,7 +76,7 @@ def test_one_who_knows_the_past_draws_anything_but_the_past(finished):
         aware = drawn_rows(run, section)
         for e in aware:
             assert not set(e.candidates) & set(log[e.user_id][:-2]) - {e.target}
-        if section.is_hard:
+        if section.negatives_from == "hard":
             continue
         rows = unaware_rows(run, section, aware)
         assert [(e.user_id, e.history, e.target) for e in rows] == [(e.user_id, e.history, e.target) for e in aware]
@@ -106,7 +107,7 @@ def test_the_whole_study(finished):
     summary, place = finished
     assert summary["plots"] == ["hr-1", "past"]
     rows = pl.DataFrame(summary["tables"]["table"], infer_schema_length=None)
-    assert rows["variant"].unique(maintain_order=True).to_list() == ["popularity", "SASRec", "sft", *NAMES]
+    assert rows["variant"].unique(maintain_order=True).to_list() == ["popularity", "sft", *NAMES, "SASRec"]
     assert rows.filter(variant="s-dpo-hard")["negatives"].unique().to_list() == ["hard"]
     assert any(f.startswith("Negatives that the user takes later") for f in summary["facts"])
     assert (place / "negative-sampling" / "negatives.csv").is_file()

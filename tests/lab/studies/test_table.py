@@ -37,10 +37,16 @@ def test_training_is_what_all_stages_took(summary, place, tmp_path):
     folder = tmp_path / "run"
     copytree(place / "runs" / "table-seed-0", folder)
     raw = yaml.safe_load((folder / "recipe.yaml").read_text())
-    raw |= {"sequential": [{"model": "SASRec"}]}
-    raw |= {"rankers": [{"kind": "tallrec"}, {"kind": "retrieve-then-rank", "ranker": "s-dpo"}, {"kind": "fuse"}]}
+    raw |= {
+        "rankers": [
+            {"kind": "sequential"},
+            {"kind": "tallrec"},
+            {"kind": "retrieve-then-rank", "ranker": "s-dpo"},
+            {"kind": "fuse"},
+        ]
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
-    for part, seconds in (("sft", 100), ("align/s-dpo", 40), ("sequential/SASRec", 7), ("rankers/TALLRec", 9)):
+    for part, seconds in (("sft", 100), ("align/s-dpo", 40), ("rankers/SASRec", 7), ("rankers/TALLRec", 9)):
         write_json(folder / part / "stage.json", {"finished": True, "seconds": seconds})
     for name in ("retrieve-then-rank", "fused"):
         write_json(folder / "rankers" / name / "stage.json", {"finished": True, "seconds": 50})
@@ -128,10 +134,10 @@ def test_systems_are_sorted_by_what_their_intervals_say():
 
 def test_the_shipped_recipe_has_every_system():
     shipped = base_recipe(TABLE)
-    names = [*(s.model for s in shipped.sequential), *shipped.lm_rankers, *(r.kind for r in shipped.rankers)]
+    names = [*shipped.lm_rankers, *(r.name for r in shipped.rankers)]
     assert names == [
-        *("GRU4Rec", "Caser", "SASRec", "zero-shot", "sft", "dpo", "s-dpo"),
-        *("morec", "tallrec", "llara", "llara-s-dpo", "chat-rec", "retrieve-then-rank"),
+        *("zero-shot", "sft", "dpo", "s-dpo", "GRU4Rec", "Caser", "SASRec"),
+        *("MoRec", "TALLRec", "LLaRA", "LLaRA-S-DPO", "Chat-REC", "retrieve-then-rank"),
     ]
     assert shipped.evaluate.rows >= 300
     (pair,) = (r for r in shipped.rankers if r.kind == "retrieve-then-rank")

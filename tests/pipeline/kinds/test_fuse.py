@@ -18,8 +18,9 @@ from prefrec.evaluation import (
     target_ranks,
     whole_catalogue,
 )
-from prefrec.pipeline.entry import Entry, Ingredients, full_entries, lm_entry, lm_ranker
-from prefrec.pipeline.kinds.fuse import LateRanker, fuse_stage
+from prefrec.pipeline.entry import Entry, Ingredients, full_entries, lm_entry, lm_ranker, reference_entry
+from prefrec.pipeline.kinds.fuse import LateRanker, fuse_entry
+from prefrec.pipeline.plan import Step
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
@@ -28,7 +29,7 @@ from prefrec.rankers import CatalogueRanker, lm
 from prefrec.rankers.fuse import FuseConfig, standardise
 from prefrec.rankers.reference import reference_rankers
 from prefrec_systems.retrieve import RetrieveThenRankConfig
-from prefrec_systems.retrieve.stage import retrieve_stage
+from prefrec_systems.retrieve.stage import retrieve_entry
 
 FUSED = {"kind": "fuse", "parts": ["zero-shot", "co-occurrence"], "rows": 12}
 PRIOR = FUSED | {
@@ -45,7 +46,7 @@ def fitted(data, name):
 
 
 def _recipe(recipe: Recipe, *rankers) -> Recipe:
-    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "sequential": [], "rankers": list(rankers)}
+    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "rankers": list(rankers)}
     raw["evaluate"] |= {"rows": 8, "generate_rows": 0}
     return Recipe.model_validate(raw)
 
@@ -149,8 +150,11 @@ def stage(finished, recipe, tmp_path):
     before = {"zero-shot": lm_entry("zero-shot", None, data, recipe.model)}
 
     def carry_out(config, **more):
-        found = before | more
-        return found | {config["name"]: fuse_stage(made_of, FuseConfig(**config), tmp_path / config["name"], found)}
+        found, section = before | more, FuseConfig(**config)
+        found |= {n: reference_entry(made_of, n) for n in section.parts if n not in found}
+        folder = tmp_path / section.name
+        entry = Step(fuse_entry(made_of, section, folder, found), folder, section.kind, section).run()
+        return before | more | {section.name: entry}
 
     return data, carry_out
 
@@ -183,7 +187,7 @@ def test_a_fused_retriever_shows_no_candidates(recipe, stage, asked, tmp_path):
     before = carry_out(FUSED | {"name": "fused"})
     made_of = Ingredients(data, "x", recipe.model, recipe.lora, 0)
     config = RetrieveThenRankConfig(name="pair", retriever="fused", ranker="zero-shot", retrieve=4)
-    pair = retrieve_stage(made_of, config, tmp_path, before).load(8)
+    pair = retrieve_entry(made_of, config, tmp_path, before).load(8)
     rows = data.some("test", 3)
     asked.clear()
     pair.score(whole_catalogue(rows, data.catalogue, seen_items(data, rows)))

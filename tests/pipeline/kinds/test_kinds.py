@@ -23,6 +23,7 @@ class Shorter(RankerConfig):
     kind: Literal["shorter"] = "shorter"
     name: str = "shorter"
     weight: float = 1.0
+    after: tuple[str, ...] = ()
 
 
 class ShorterRanker:
@@ -40,25 +41,24 @@ class ShorterRanker:
 def seen(monkeypatch) -> dict[str, list]:
     seen: dict[str, list] = {"before": [], "asked": []}
 
-    def carry_out(made_of, config, folder, before):
+    def entry(made_of, config, folder, before):
         seen["before"].append(list(before))
-        key = made_of.key(shorter=config.model_dump())
         return Entry(
             config.name,
-            key,
+            made_of.key(shorter=config.model_dump()),
             lambda _: ShorterRanker(config.name, config.weight, made_of.data.catalogue, seen["asked"]),
         )
 
-    monkeypatch.setitem(KINDS, "shorter", RankerKind(Shorter, carry_out))
+    monkeypatch.setitem(KINDS, "shorter", RankerKind(Shorter, entry, lambda config: {"after": config.after}))
     return seen
 
 
 def _recipe(recipe: Recipe, rankers: list[Any]) -> Recipe:
-    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "sequential": [], "rankers": rankers}
+    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "rankers": rankers}
     return Recipe.model_validate(raw)
 
 
-TWO = [{"kind": "shorter"}, {"kind": "shorter", "name": "much-shorter", "weight": 2}]
+TWO = [{"kind": "shorter"}, {"kind": "shorter", "name": "much-shorter", "weight": 2, "after": ["random", "shorter"]}]
 
 
 def test_rows_of_the_table_in_order(seen, recipe, tmp_path):
@@ -66,7 +66,7 @@ def test_rows_of_the_table_in_order(seen, recipe, tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())["evaluation"]["metrics"]
     assert list(metrics)[-2:] == ["shorter", "much-shorter"]
     assert metrics["shorter"] == metrics["much-shorter"]  # the same order
-    assert seen["before"][-1] == [*seen["before"][0], "shorter"]
+    assert seen["before"] == [[], ["random", "shorter"]]  # it gets what it needs
 
 
 def test_known_answers_are_kept_until_the_key_changes(seen, recipe, tmp_path):
@@ -122,9 +122,9 @@ def test_without_the_compared_systems_a_recipe_says_what_to_install(monkeypatch)
     monkeypatch.setattr("prefrec.pipeline.kinds.KINDS", {})
     kinds._entry_points.cache_clear()
     try:
-        for section in ({"sequential": [{"model": "SASRec"}]}, {"rankers": [{"kind": "morec"}]}):
+        for kind in ("sequential", "morec"):
             with pytest.raises(ConfigError, match=r"pip install \./systems"):
-                checked_recipe({"name": "x", **section})
+                checked_recipe({"name": "x", "rankers": [{"kind": kind}]})
         assert kind_names() == ["fuse"]
     finally:
         kinds._entry_points.cache_clear()

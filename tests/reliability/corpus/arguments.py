@@ -24,7 +24,7 @@ CASES = [
     _typed("--colour", "No such option: --colour"),
     _typed("run", "Missing argument"),
     _typed("run recipes/demo.yaml --untill sft", "No such option: --untill"),
-    _typed("run recipes/demo.yaml --until dinner --out OUT", "unknown stage 'dinner': expected one of prepare, sequential"),
+    _typed("run recipes/demo.yaml --until dinner --out OUT", "unknown stage 'dinner': expected one of prepare, sft"),
     _typed("prepare OUT --source netflix", "--source: Input should be 'movielens-100k'"),
     _typed("prepare OUT --source movielens-csv", "path: source movielens-csv needs the folder of the data"),
     _typed("prepare OUT --source files", "interactions, items: source files needs a log and a catalogue"),

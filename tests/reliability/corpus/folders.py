@@ -133,7 +133,6 @@ CASES = [
     _run("predictions of no kind", "predictions.parquet: not a file of predictions", {"predictions.parquet": b"PAR1"}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
     _run("predictions without columns", "predictions.parquet: not a file of predictions", {"predictions.parquet": _parquet(a=[1])}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
     _run("predictions of another type", "predictions.parquet: not a file of predictions", {"predictions.parquet": _parquet(ranker=["a"], row=["x"], user_id=["u"], target=["i1"], candidates=[["i1"]], scores=[[1.0]], rank=[1], generated=["x"], choice=["i1"])}, "study", "fairness", "--run", "RUN", "--out", "RUN/studies"),
-    command("sequential: no model", "holds no sequential recommender; `prefrec sequential DATA", lambda p, f: ("evaluate", p.run / "data", "--sequential", f)),
     _records("of other settings", "bench holds measurements with other settings (model 'other', now 'random:tiny'", {"settings.json": '{"model": "other"}', "records.jsonl": MEASURED}),
     _records("half the settings", "settings.json is damaged, so it is not known what was measured there: name another folder", {"settings.json": '{"model"', "records.jsonl": MEASURED}),
     _records("settings that are a list", "settings.json is damaged", {"settings.json": "[]", "records.jsonl": MEASURED}),

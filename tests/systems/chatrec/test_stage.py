@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from prefrec.data import prepare
 from prefrec.errors import ModelError
 from prefrec.evaluation import read_predictions
-from prefrec.pipeline.entry import Ingredients, lm_entry
+from prefrec.pipeline.entry import Ingredients, lm_entry, reference_entry
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
@@ -20,7 +20,7 @@ from servers import completions_server
 
 
 def _recipe(recipe: Recipe, *rankers: dict) -> Recipe:
-    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "sequential": [], "rankers": list(rankers)}
+    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "rankers": list(rankers)}
     raw["evaluate"] |= {"rows": 6, "generate_rows": 2}
     raw["model"]["objective"] = "tokens"  # as a served model scores
     return Recipe.model_validate(raw)
@@ -59,7 +59,7 @@ def test_a_retriever_takes_as_many_rows_a_pass_as_are_asked_for(recipe, data, tm
     made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
     before = {"zero-shot": lm_entry("zero-shot", None, data, recipe.model)}
     config = ChatRecConfig(server=SERVED, retriever="zero-shot")
-    entry = ranker_kind("chat-rec").stage(made_of, config, tmp_path, before)
+    entry = ranker_kind("chat-rec").entry(made_of, config, tmp_path, before)
     assert entry.load(3).retriever.batch_size == 3
 
 
@@ -110,8 +110,9 @@ def _other_keys(recipe: Recipe, changes: dict, data, folder) -> set[str]:
 def _keys(recipe: Recipe, data, folder) -> dict[str, str]:
     made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
     before = {"zero-shot": lm_entry("zero-shot", None, data, recipe.model)}
+    before |= {"item-kNN": reference_entry(made_of, "item-kNN")}
     stages = zip(KINDS, recipe.rankers, strict=True)
-    return {kind: ranker_kind(c.kind).stage(made_of, c, folder / c.name, before).key for kind, c in stages}
+    return {kind: ranker_kind(c.kind).entry(made_of, c, folder / c.name, before).key for kind, c in stages}
 
 
 def test_the_key_holds_the_model_as_the_server_names_it(recipe, data, tmp_path, monkeypatch):
@@ -121,7 +122,8 @@ def test_the_key_holds_the_model_as_the_server_names_it(recipe, data, tmp_path, 
         server = {"url": SERVED["url"], "model": model}
         config = EndpointConfig(**server) if kind == "endpoint" else ChatRecConfig(server=server)
         made_of = Ingredients(data, "data", recipe.model, recipe.lora, recipe.seed)
-        return ranker_kind(config.kind).stage(made_of, config, tmp_path, {}).key
+        before = {"item-kNN": reference_entry(made_of, "item-kNN")}
+        return ranker_kind(config.kind).entry(made_of, config, tmp_path, before).key
 
     for kind in ("endpoint", "chat-rec"):
         keys = []
@@ -139,7 +141,7 @@ def test_a_server_that_is_away_is_told_with_the_way_out(recipe, data, tmp_path):
     with pytest.raises(
         ModelError, match=r"no server answers at .*to use kept answers without the server, set `model`"
     ):
-        ranker_kind("endpoint").stage(made_of, config, tmp_path, {})
+        ranker_kind("endpoint").entry(made_of, config, tmp_path, {})
 
 
 def test_a_server_and_a_table_of_users_as_settings(recipe, tmp_path):
@@ -147,7 +149,8 @@ def test_a_server_and_a_table_of_users_as_settings(recipe, tmp_path):
     user = data.test[0].user_id
     (tmp_path / "people.csv").write_text(f"user_id,age\n{user},24\n", encoding="utf-8")
     config = ChatRecConfig(server={"url": "http://127.0.0.1:9/v1"}, users=tmp_path / "people.csv")
-    ranker = chat_rec_ranker(config, Ingredients(data, "", recipe.model, None, 0), {})
+    made_of = Ingredients(data, "", recipe.model, None, 0)
+    ranker = chat_rec_ranker(config, made_of, reference_entry(made_of, "item-kNN"))
     assert isinstance(ranker.chat, EndpointChat)
     assert ranker.profiles.lines(user, [])[0] == "age: 24"
     assert ranker.domain == "movies"

@@ -21,15 +21,15 @@ from prefrec_systems.llara import PROJECTOR_FILE, load_llara
 from prefrec_systems.llara import stage as stage_module
 from prefrec_systems.sequential import load_sequential
 
-SASREC = {"model": "SASRec", "epochs": 1, "hidden_size": 8}
+SASREC = {"kind": "sequential", "model": "SASRec", "epochs": 1, "hidden_size": 8}
 ROWS = {"rows": 16, "global_batch_size": 8, "learning_rate": 5e-3, "save_steps": 1}
 LLARA = {"kind": "llara", **ROWS, "epochs": 2, "eval_rows": 4, "eval_steps": 2}
 ALIGNED = {"kind": "llara-s-dpo", **ROWS, "num_negatives": 2, "eval_rows": 4, "eval_steps": 2}
 
 
-def _recipe(recipe: Recipe, *rankers: dict, sequential=(SASREC,)) -> Recipe:
+def _recipe(recipe: Recipe, *rankers: dict, first=(SASREC,)) -> Recipe:
     raw = recipe.model_dump(mode="json")
-    raw |= {"sft": None, "align": [], "sequential": list(sequential), "rankers": list(rankers)}
+    raw |= {"sft": None, "align": [], "rankers": [*first, *rankers]}
     raw["evaluate"] |= {"rows": 6, "generate_rows": 2, "zero_shot": False}
     return Recipe.model_validate(raw)
 
@@ -84,7 +84,7 @@ def test_a_row_of_the_table(finished, recipe, name):
 
 def test_items_are_those_of_sasrec_and_stay_with_s_dpo(finished, recipe):
     data, asked = _ask(finished, recipe, "LLaRA")
-    sasrec = load_sequential(finished / "sequential" / "SASRec", data.catalogue)
+    sasrec = load_sequential(finished / "rankers" / "SASRec", data.catalogue)
     plain, aligned = (
         load_file(finished / "rankers" / name / "adapter" / PROJECTOR_FILE) for name in ("LLaRA", "LLaRA-S-DPO")
     )
@@ -108,8 +108,8 @@ def test_rows_a_pass_are_the_recipes_and_decide_nothing(finished, recipe, tmp_pa
     shutil.rmtree(tmp_path / "run" / "predictions")
     asked, inner = [], lm.own_batches
     monkeypatch.setattr(lm, "own_batches", lambda sets, size: asked.append(size) or inner(sets, size))
-    monkeypatch.setattr(stage_module, "_train", None)
-    monkeypatch.setattr(stage_module, "_align", None)
+    for training in ("_train", "_align"):
+        monkeypatch.setattr(stage_module, training, lambda *_: pytest.fail("trained again"))
     raw = _recipe(recipe, LLARA, ALIGNED).model_dump(mode="json")
     raw["evaluate"] |= {"batch_size": 3, "generate_rows": 0}
     run_recipe(Recipe.model_validate(raw), tmp_path / "run", until="evaluate")
@@ -127,20 +127,18 @@ def test_what_has_not_changed_is_not_trained_again(finished, recipe, monkeypatch
     run_recipe(_recipe(recipe, LLARA, {**ALIGNED, "beta": 0.5}), finished, until="rankers")
     assert done == ["LLaRA-S-DPO"]
     other = {**SASREC, "learning_rate": 0.01}  # other vectors, another LLaRA, another reference
-    run_recipe(_recipe(recipe, LLARA, {**ALIGNED, "beta": 0.5}, sequential=[other]), finished, until="rankers")
+    run_recipe(_recipe(recipe, LLARA, {**ALIGNED, "beta": 0.5}, first=[other]), finished, until="rankers")
     assert done == ["LLaRA-S-DPO", "LLaRA", "LLaRA-S-DPO"]
 
 
 def test_without_vectors_there_is_no_llara(recipe):
-    with pytest.raises(
-        ValidationError, match="LLaRA takes item vectors from SASRec: add `- model: SASRec` to the recipe"
-    ):
-        _recipe(recipe, LLARA, sequential=[])
+    with pytest.raises(ValidationError, match=r"rankers\.LLaRA\.items_from: there is no 'SASRec' before it"):
+        _recipe(recipe, LLARA, first=[])
 
 
 def test_without_a_reference_there_is_no_alignment(recipe):
-    with pytest.raises(ValidationError, match="LLaRA-S-DPO goes on from LLaRA: put an entry of kind llara"):
-        _recipe(recipe, ALIGNED, sequential=[])
+    with pytest.raises(ValidationError, match=r"LLaRA-S-DPO\.reference: there is no 'LLaRA' before it"):
+        _recipe(recipe, ALIGNED, first=[])
 
 
 @pytest.mark.parametrize("shared", ["is_fsdp_enabled", "is_deepspeed_enabled"])

@@ -19,7 +19,7 @@ SMALL = {"hidden_size": 8, "inner_size": 16, "n_layers": 1, "epochs": 2}
 
 def _recipe(recipe: Recipe, **changes) -> Recipe:
     morec = {"kind": "morec", "encoder": recipe.model.name, **SMALL, **changes}
-    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "sequential": [], "rankers": [morec]}
+    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "rankers": [morec]}
     raw["evaluate"] |= {"rows": 8, "zero_shot": False, "generate_rows": 0}
     return Recipe.model_validate(raw)
 

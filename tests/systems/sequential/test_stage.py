@@ -9,18 +9,25 @@ import polars as pl
 import pytest
 
 from prefrec.data import read_prepared
-from prefrec.errors import ModelError
 from prefrec.evaluation import read_predictions
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
-from prefrec_systems.sequential import load_sequential
+from prefrec_systems.sequential import SequentialConfig, load_sequential
 from prefrec_systems.sequential import stage as stage_module
 
-SASREC = {"model": "SASRec", "epochs": 2, "batch_size": 64, "hidden_size": 8, "inner_size": 16, "n_layers": 1}
+SASREC = {
+    "kind": "sequential",
+    "model": "SASRec",
+    "epochs": 2,
+    "batch_size": 64,
+    "hidden_size": 8,
+    "inner_size": 16,
+    "n_layers": 1,
+}
 
 
 def _changed(recipe: Recipe, **sections) -> Recipe:
-    alone = {"sft": None, "align": [], "sequential": [SASREC]}
+    alone = {"sft": None, "align": [], "rankers": [SASREC]}
     raw = recipe.model_dump(mode="json") | alone | sections
     return Recipe.model_validate(raw)
 
@@ -35,7 +42,7 @@ def finished(recipe, tmp_path_factory) -> Path:
 
 def test_a_row_like_every_other(finished):
     evaluation = json.loads((finished / "metrics.json").read_text())["evaluation"]
-    assert list(evaluation["metrics"])[-2:] == ["SASRec", "zero-shot"]
+    assert list(evaluation["metrics"])[-2:] == ["zero-shot", "SASRec"]
     assert evaluation["metrics"]["SASRec"].keys() == evaluation["metrics"]["popularity"].keys()
     pairs = {(c["ranker"], c["against"]) for c in evaluation["comparisons"]}
     assert pairs == {("SASRec", evaluation["best_reference"]), ("zero-shot", evaluation["best_reference"])}
@@ -44,7 +51,7 @@ def test_a_row_like_every_other(finished):
 
 def test_predictions_are_the_ranker_s_scores(finished):
     data = read_prepared(finished / "data")
-    asked = load_sequential(finished / "sequential" / "SASRec", data.catalogue)
+    asked = load_sequential(finished / "rankers" / "SASRec", data.catalogue)
     rows = read_predictions(finished / "predictions.parquet").filter(pl.col("ranker") == "SASRec").sort("row")
     assert len(rows) == 20
     np.testing.assert_allclose(rows["scores"].to_list(), asked.score(data.test[:20]), atol=1e-6)
@@ -57,33 +64,33 @@ def test_what_has_not_changed_is_not_trained_again(finished, recipe, tmp_path, m
     monkeypatch.setattr(stage_module, "train_sequential", lambda data, section, out, seed: trained.append(section))
     run_recipe(_changed(recipe), tmp_path / "run")
     assert (trained, (tmp_path / "run" / "metrics.json").read_text()) == ([], metrics)
-    run_recipe(_changed(recipe, sequential=[SASREC | {"epochs": 3}]), tmp_path / "run", until="sequential")
+    run_recipe(_changed(recipe, rankers=[SASREC | {"epochs": 3}]), tmp_path / "run", until="SASRec")
     assert [s.epochs for s in trained] == [3]
-    assert (tmp_path / "run" / "sequential" / "SASRec.previous-1" / "model.safetensors").is_file()
-    run_recipe(_changed(recipe, seed=1), tmp_path / "run", until="sequential")
+    assert (tmp_path / "run" / "rankers" / "SASRec.previous-1" / "model.safetensors").is_file()
+    run_recipe(_changed(recipe, seed=1), tmp_path / "run", until="SASRec")
     assert len(trained) == 2
 
 
 def test_lost_weights_are_trained_again(finished, recipe, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "sequential" / "SASRec" / "model.safetensors").unlink()
+    (tmp_path / "run" / "rankers" / "SASRec" / "model.safetensors").unlink()
     trained = []
     monkeypatch.setattr(stage_module, "train_sequential", lambda data, section, out, seed: trained.append(out))
-    run_recipe(_changed(recipe), tmp_path / "run", until="sequential")
-    assert trained == [tmp_path / "run" / "sequential" / "SASRec"]
+    run_recipe(_changed(recipe), tmp_path / "run", until="SASRec")
+    assert trained == [tmp_path / "run" / "rankers" / "SASRec"]
 
 
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"sequential": [SASREC, SASREC]}, "the name 'SASRec' is taken by another ranker; to try several settings"),
-        ({"sequential": [{"model": "BERT4Rec"}]}, "Input should be 'GRU4Rec', 'Caser' or 'SASRec'"),
+        ({"rankers": [SASREC, SASREC]}, "the name 'SASRec' is taken by another ranker; give this one its own"),
+        ({"rankers": [SASREC | {"model": "BERT4Rec"}]}, "Input should be 'GRU4Rec', 'Caser' or 'SASRec'"),
         (
-            {"sequential": [SASREC | {"grid": {"heads": [2]}}]},
+            {"rankers": [SASREC | {"grid": {"heads": [2]}}]},
             "grid: heads cannot be tried, or has no values; it takes",
         ),
         ({"align": [{"name": "SASRec"}]}, "name 'SASRec' is taken by another ranker"),
-        ({"sequential": [], "evaluate": {"zero_shot": False, "references": []}}, "no ranker is left"),
+        ({"rankers": [], "evaluate": {"zero_shot": False, "references": []}}, "no ranker is left"),
     ],
 )
 def test_refused_recipes(recipe, sections, message):
@@ -96,6 +103,8 @@ def test_sequential_rows_alone_are_enough(recipe):
     assert alone.lm_rankers == []
 
 
-def test_a_folder_without_a_model_is_named(data, tmp_path):
-    with pytest.raises(ModelError, match=f"{tmp_path} holds no sequential recommender"):
-        stage_module.open_sequential(tmp_path, data)
+def test_a_model_has_its_own_name_unless_it_is_given_another(recipe):
+    twice = _changed(recipe, rankers=[SASREC, SASREC | {"name": "wider", "hidden_size": 16}])
+    assert [r.name for r in twice.rankers] == ["SASRec", "wider"]
+    assert SequentialConfig(model="GRU4Rec").name == "GRU4Rec"
+    assert SequentialConfig(name="a").decisive() == SequentialConfig().decisive()

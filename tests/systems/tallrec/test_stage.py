@@ -18,7 +18,7 @@ TALLREC = {"kind": "tallrec", **ROWS}
 
 
 def _recipe(recipe: Recipe, tallrec: dict, **sections) -> Recipe:
-    alone = {"sft": None, "align": [], "sequential": [], "rankers": [tallrec]}
+    alone = {"sft": None, "align": [], "rankers": [tallrec]}
     raw = recipe.model_dump(mode="json") | alone | sections
     raw["evaluate"] |= {"rows": 6, "generate_rows": 2}
     return Recipe.model_validate(raw)

@@ -87,9 +87,8 @@ def cold_recipe(base: Recipe) -> Recipe:
         raw["data"] |= {"split": "time", "windows": "all"}
     raw["evaluate"] |= {"split": "test", "rows": None, "generate_rows": 0}
     raw["evaluate"]["zero_shot"] = base.model.answers == "titles"
-    known = [s["model"] for s in raw["sequential"]]
-    if JUDGE not in known:
-        raw["sequential"].append(SASREC.model_dump(mode="json"))
+    if JUDGE not in [r["name"] for r in raw["rankers"]]:
+        raw["rankers"].append(SASREC.model_dump(mode="json"))
     morec = MoRecConfig(encoder=base.model.name)
     if morec.kind not in [r["kind"] for r in raw["rankers"]]:
         raw["rankers"].append(morec.model_dump(mode="json"))
@@ -233,7 +232,7 @@ COLD_START = Study(
     make=make,
     overrides=(
         f"evaluate.rows={ROWS}",
-        f"sequential=[{{model: {JUDGE}, epochs: 30, patience: 3}}]",
-        "rankers=[{kind: morec, epochs: 30, patience: 3}]",
+        f"rankers=[{{kind: sequential, model: {JUDGE}, epochs: 30, patience: 3}}, "
+        "{kind: morec, epochs: 30, patience: 3}]",
     ),
 )

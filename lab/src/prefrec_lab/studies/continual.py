@@ -17,9 +17,10 @@ from prefrec.evaluation.tables import metric_label
 from prefrec.files import read_json
 from prefrec.pipeline.entry import Entry, Ingredients, lm_entry
 from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.plan import ALIGN, Plan
 from prefrec.pipeline.recipe import SFT, AlignSection, Recipe, SFTSection, checked_recipe
 from prefrec.pipeline.rows import available_rows, check_rows
-from prefrec.pipeline.run import run_recipe, train_stages
+from prefrec.pipeline.run import run_recipe
 from prefrec.pipeline.score import ask_models
 from prefrec.report.wording import label
 from prefrec.runs.stage import STAGE_FILE, is_previous, stage_key
@@ -237,7 +238,7 @@ def _trained(
     """Return the last model of the recipe's stages on one part of the data, whose key as a whole is `whole`."""
     key = stage_key(data=whole, part=name, rows=recipe.evaluate.rows, lists="trained items")
     made_of = Ingredients(data, key, recipe.model, recipe.lora, recipe.seed)
-    return train_stages(recipe, made_of, _folder(folder, name), (SFT, "align"), start=start)[-1]
+    return Plan(recipe, made_of, _folder(folder, name), start).run(ALIGN)[-1]
 
 
 def _folder(folder: Path, name: str) -> Path:

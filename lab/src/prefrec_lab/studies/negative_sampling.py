@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,7 +28,7 @@ SOURCES = ("list", "uniform", "popularity", "in-batch", "reference", "hard")
 UNJUDGED = ("uniform", "popularity", "in-batch")
 """Sources that no trained model chooses from."""
 
-JUDGE = SASREC.model
+MINER = SASREC.name
 """Sequential recommender whose hard negatives are tried."""
 
 PAST, POPULARITY = "past", "popularity"
@@ -42,17 +43,20 @@ def vary(base: Recipe, data: PreparedData) -> Recipe:
 
     Rows are of all places in a user's history: after the latest place hardly anything is left to take in training.
     """
-    sections = list(base.sequential)
-    if JUDGE not in [s.model for s in sections]:
-        sections.append(SASREC)
-    wider = base.model_copy(update={"sequential": sections})
-    return from_sources(wider, [*SOURCES, f"hard-{JUDGE}"])
+    rankers = [*base.rankers] if MINER in [r.name for r in base.rankers] else [SASREC, *base.rankers]
+    return from_sources(base.model_copy(update={"rankers": rankers}), [*SOURCES, f"hard-{MINER}"])
 
 
 def from_sources(base: Recipe, sources: Sequence[str]) -> Recipe:
-    """Return the recipe with S-DPO with negatives from each of these sources, on rows of all places in a history."""
-    one = varied_alignment(base)
-    entries = [variant(one, variant_name(source), negatives_from=source, latest_per_user=None) for source in sources]
+    """Return the recipe with S-DPO with negatives from each of these sources, on rows of all places in a history.
+
+    A ranker's hard negatives have its name after `hard-`.
+    """
+    one, entries = varied_alignment(base), []
+    for source in sources:
+        way, _, miner = source.partition("hard-")
+        ways: dict[str, Any] = {"negatives_from": way or "hard", "miner": miner or None}
+        entries.append(variant(one, variant_name(source), **ways, latest_per_user=None))
     return with_alignments(base, entries)
 
 
@@ -61,7 +65,7 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     measured = measure_runs(runs, variant_name("list"))
     sections = runs[0].recipe.align
     settings = {
-        name: {"negatives": section.negatives_from, "N": own["N"], "rows": own["rows"], "seconds": own["seconds"]}
+        name: {"negatives": source_of(section), "N": own["N"], "rows": own["rows"], "seconds": own["seconds"]}
         for (name, own), section in zip(settings_of(runs).items(), sections, strict=True)
     }
     false = measure_negatives(runs)
@@ -77,6 +81,11 @@ def analyse(runs: Sequence[Run], folder: Path) -> Outcome:
     drawings += [dots(false, PAST, varied, LABELS[PAST])]
     facts = [*facts_of(measured, varied), *_false_facts(false)]
     return Outcome(tables, drawings, facts, measured.n, measured.users, _notes(runs))
+
+
+def source_of(section: AlignSection) -> str:
+    """Return where an alignment's negatives come from, as `from_sources` takes it."""
+    return f"hard-{section.miner}" if section.miner else section.negatives_from
 
 
 def measure_negatives(runs: Sequence[Run]) -> Measured:

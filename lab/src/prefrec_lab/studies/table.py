@@ -11,7 +11,6 @@ from prefrec.evaluation import Audit, Evaluation, PairedDifference, audit_prepar
 from prefrec.evaluation.tables import FULL_METRICS, metric_label
 from prefrec.files import read_json
 from prefrec.pipeline.encoders import shows_candidates
-from prefrec.pipeline.kinds import SEQUENTIAL
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe
 from prefrec.rankers.fuse import FuseConfig
@@ -52,8 +51,6 @@ def kind_of(run: Run, name: str) -> str:
     recipe = run.recipe
     if name in recipe.evaluate.references:
         return "reference"
-    if name in [s.model for s in recipe.sequential]:
-        return "sequential"
     return next((r.kind for r in recipe.rankers if r.name == name), "language model")
 
 
@@ -66,8 +63,8 @@ def seconds_of(run: Run, name: str) -> float | None:
         return training_seconds(run, name)
     if kind_of(run, name) in (RetrieveThenRankConfig().kind, FuseConfig().kind):
         return None
-    states = [read_json(run.folder / part / name / STAGE_FILE) for part in (SEQUENTIAL, RANKERS)]
-    return next((float(s["seconds"]) for s in states if s.get("finished")), None)
+    state = read_json(run.folder / RANKERS / name / STAGE_FILE)
+    return float(state["seconds"]) if state.get("finished") else None
 
 
 def ranking_facts(measured: Measured) -> list[str]:
@@ -159,7 +156,7 @@ def notes_of(recipe: Recipe) -> list[str]:
         notes.append(
             f"{', '.join(bare)} start from the bare base and learn from ranking questions, as in their papers."
         )
-    whole = [s.model for s in recipe.sequential] + [r.name for r in recipe.rankers if r.kind == "morec"]
+    whole = [r.name for r in recipe.rankers if r.kind in ("sequential", "morec")]
     if whole:
         notes.append(f"Sequential models ({', '.join(whole)}) see all training interactions.")
     return [*notes, _TRAINING_NOTE, _SIZE_NOTE]

@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 
 GROUP = "prefrec.rankers"
 """Group of entry points by which other packages add kinds: NAME = "module:KIND", a `RankerKind`."""
-SEQUENTIAL = "sequential"
-"""The one kind with its own section in a recipe; entries of `rankers` have the others."""
-
-
-def _refuse_folder(folder: Path, data: PreparedData) -> Entry:
-    raise ConfigError(f"{folder}: only `prefrec run` can ask a ranker of this kind")
 
 
 @dataclass(frozen=True)
@@ -35,29 +29,34 @@ class RankerKind:
 
     Attributes:
         config: class of its entries in a recipe; a `prefrec.rankers.config.RankerConfig`.
-        stage: makes an entry from the run's ingredients, the configuration, the ranker's folder and the earlier
-            entries by name, by means of `prefrec.pipeline.entry.due` and `prefrec.runs.stage.stage`.
+        entry: plans the ranker from the run's ingredients, the configuration, the ranker's folder and the rankers
+            that it needs, by name. It loads and trains nothing; `make` and `load` of the entry do.
+        needs: field → names in it of the earlier rankers and reference rows that it is made of.
+        asks: whether its ranker asks those that it needs.
+        served: whether `prefrec serve` serves it without being told its name.
+        trains: whether its configuration is a `TrainSection`, of the recipe's language model.
         check_recipe: raises ValueError if the recipe, or the rankers made before, lack what a configuration needs.
         check_data: raises ConfigError if the data lack what a configuration needs; called before any training.
-        open_folder: makes an entry from a folder that its stage wrote, outside a run.
-        composed: whether it only combines other rankers, and so is served without being named.
     """
 
     config: type[BaseModel]
-    stage: Callable[[Ingredients, Any, Path, Mapping[str, Entry]], Entry]
+    entry: Callable[[Ingredients, Any, Path, Mapping[str, Entry]], Entry]
+    needs: Callable[[Any], Mapping[str, Sequence[str]]] = lambda config: {}
+    asks: bool = False
+    served: bool = False
+    trains: bool = False
     check_recipe: Callable[[Any, Recipe, Sequence[str]], None] = lambda config, recipe, before: None
     check_data: Callable[[Any, PreparedData], None] = lambda config, data: None
-    open_folder: Callable[[Path, PreparedData], Entry] = _refuse_folder
-    composed: bool = False
 
 
 KINDS: dict[str, RankerKind] = {}
 """Kinds that have been loaded, by name."""
+_OURS = {"fuse": EntryPoint("fuse", f"{__name__}.fuse:KIND", GROUP)}
 
 
 def kind_names() -> list[str]:
     """Return the kinds that an entry of a recipe's `rankers` can have."""
-    return sorted({*KINDS, *_entry_points()} - {SEQUENTIAL})
+    return sorted({*KINDS, *_entry_points()})
 
 
 def ranker_kind(name: str) -> RankerKind:
@@ -73,29 +72,19 @@ def ranker_kind(name: str) -> RankerKind:
     return KINDS[name]
 
 
-def sequential_config(raw: Any) -> BaseModel:
-    """Return the configuration of an entry of `sequential`; raise ValueError if a field or the kind is unknown."""
-    return _config(SEQUENTIAL, raw, "")
-
-
 def ranker_config(raw: Any) -> BaseModel:
     """Return the configuration of an entry of `rankers`; raise ValueError if its `kind` or a field is unknown."""
     kind = raw.get("kind") if isinstance(raw, dict) else getattr(raw, "kind", None)
     if kind not in kind_names():
-        missing = "" if SEQUENTIAL in _entry_points() else "; `pip install ./systems` in a clone brings more"
-        raise ValueError(f"each entry needs a kind, one of {', '.join(kind_names())}; got {kind!r}{missing}")
-    return _config(kind, raw, f"{kind}: ")
-
-
-def _config(kind: str, raw: Any, prefix: str) -> BaseModel:
+        more = "" if len(kind_names()) > len(_OURS) else "; `pip install ./systems` in a clone brings more"
+        raise ValueError(f"each entry needs a kind, one of {', '.join(kind_names())}; got {kind!r}{more}")
     config = ranker_kind(kind).config
     try:
         return config.model_validate(raw)
     except ValidationError as e:
-        raise ValueError(f"{prefix}{settings_error(e, config)}") from e
+        raise ValueError(f"{kind}: {settings_error(e, config)}") from e
 
 
 @cache
 def _entry_points() -> dict[str, EntryPoint]:
-    ours = {"fuse": EntryPoint("fuse", f"{__name__}.fuse:KIND", GROUP)}
-    return {e.name: e for e in entry_points(group=GROUP)} | ours
+    return {e.name: e for e in entry_points(group=GROUP)} | _OURS

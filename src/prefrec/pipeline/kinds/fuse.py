@@ -15,26 +15,26 @@ from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.errors import ConfigError
 from prefrec.evaluation import metrics_for, target_ranks, whole_catalogue
 from prefrec.files import read_json, write_json
-from prefrec.pipeline.entry import Entry, Ingredients, due, full_entries, lm_entry, lm_ranker, model_key, part_entry
+from prefrec.pipeline.entry import Entry, Ingredients, full_entries, lm_entry, lm_ranker, model_key
 from prefrec.pipeline.kinds import RankerKind
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, Recipe, check_known
+from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import ask_models
 from prefrec.processes import is_first
 from prefrec.rankers import CatalogueRanker, Ranker, fuse
 from prefrec.rankers.fuse import FUSE_FILE, FuseConfig, FuseRanker, TitlePriorRanker, Weights
 from prefrec.rankers.rows import pad_scores
-from prefrec.runs.stage import stage, stage_key
+from prefrec.runs.stage import stage_key
 
 TITLE_PRIOR = "title prior"
 """Name of the part that knows titles alone."""
 
 
-def fuse_stage(made_of: Ingredients, config: FuseConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Choose the weights and write them to `FUSE_FILE`, or find them there.
+def fuse_entry(made_of: Ingredients, config: FuseConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+    """Return the sum of rankers of `before`, with weights in `FUSE_FILE` that are chosen when it is made.
 
-    Raise ConfigError if a part does not exist, or cannot be asked about the whole catalogue as the weights need it.
+    Raise ConfigError if a part cannot be asked about the whole catalogue as the weights need it.
     """
-    parts = [part_entry(made_of, name, config.name, before, "parts") for name in config.parts]
+    parts = [before[name] for name in config.parts]
     parts += [_title_prior_entry(made_of)] if config.title_prior else []
     full = full_entries(parts)
     rows = made_of.data.some("validation", config.rows)
@@ -52,11 +52,10 @@ def fuse_stage(made_of: Ingredients, config: FuseConfig, folder: Path, before: M
         rows=[(e.user_id, e.history, e.candidates, e.target) for e in rows],
         seed=made_of.seed,
     )
-    if due(folder, key, config.name):
-        with stage(folder, key, config.kind, config.model_dump()):
-            _choose(made_of, config, folder, full if config.candidates == "catalogue" else parts, rows)
+    asked = full if config.candidates == "catalogue" else parts
     load_full = partial(_load, config.name, folder, full) if len(full) == len(parts) else None
-    return Entry(config.name, key, partial(_load, config.name, folder, parts), load_full)
+    make = partial(_choose, made_of, config, folder, asked, rows)
+    return Entry(config.name, key, partial(_load, config.name, folder, parts), load_full, make=make)
 
 
 def _title_prior_entry(made_of: Ingredients) -> Entry:
@@ -131,11 +130,6 @@ class LateRanker:
         return self.entry.load(self.batch_size)
 
 
-def _check_recipe(config: FuseConfig, recipe: Recipe, before: Sequence[str]) -> None:
-    for part in config.parts:
-        check_known(f"rankers.{config.name}.parts", part, [*REFERENCE_RANKERS, *before])
-
-
 def _check_data(config: FuseConfig, data: PreparedData) -> None:
     if not data.validation:
         raise ConfigError(
@@ -144,4 +138,8 @@ def _check_data(config: FuseConfig, data: PreparedData) -> None:
         )
 
 
-KIND = RankerKind(FuseConfig, fuse_stage, _check_recipe, _check_data, composed=True)
+def _needs(config: FuseConfig) -> dict[str, list[str]]:
+    return {"parts": list(config.parts)}
+
+
+KIND = RankerKind(FuseConfig, fuse_entry, _needs, asks=True, served=True, check_data=_check_data)

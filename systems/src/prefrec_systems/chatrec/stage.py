@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prefrec.data.readers import read_table
 from prefrec.files import content_digest
 from prefrec.lm.models import base_digest
-from prefrec.pipeline.entry import Entry, Ingredients, part_entry
+from prefrec.pipeline.entry import Entry, Ingredients
 from prefrec.pipeline.kinds import RankerKind
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, ModelSection, Recipe, check_known
+from prefrec.pipeline.recipe import ModelSection
 from prefrec.rankers.base import Ranker
 from prefrec.rankers.lm import BATCH_SIZE, load_lm
 from prefrec.runs.stage import stage_key
@@ -21,14 +21,13 @@ from prefrec_systems.endpoint.config import PATIENCE
 from prefrec_systems.endpoint.stage import served_model
 
 
-def chat_rec_stage(made_of: Ingredients, config: ChatRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+def chat_rec_entry(made_of: Ingredients, config: ChatRecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return Chat-REC as an entry.
 
     Raises:
-        ConfigError: the retriever does not exist.
         ModelError: the server's model is not named, and the server does not name the one that it serves.
     """
-    retriever = part_entry(made_of, config.retriever, config.name, before, "retriever")
+    retriever = before[config.retriever]
     key = stage_key(
         chat_rec=config.model_dump(exclude={"name", "model", "server", "batch_size", "max_length", "users"}),
         chat=_chat_key(config, made_of.model),
@@ -40,34 +39,31 @@ def chat_rec_stage(made_of: Ingredients, config: ChatRecConfig, folder: Path, be
     )
 
     def load(batch_size: int) -> Ranker:
-        return chat_rec_ranker(config, made_of, before, batch_size=batch_size)
+        return chat_rec_ranker(config, made_of, retriever, batch_size=batch_size)
 
     return Entry(config.name, key, load)
 
 
 def chat_rec_ranker(
-    config: ChatRecConfig, made_of: Ingredients, before: Mapping[str, Entry], *, batch_size: int = BATCH_SIZE
+    config: ChatRecConfig, made_of: Ingredients, retriever: Entry, *, batch_size: int = BATCH_SIZE
 ) -> ChatRecRanker:
     """Load retriever, language model and profiles.
 
     Args:
         made_of: its model is the local one if `config` names none, and its seed that of ties.
-        before: entries by name, among them the retriever unless it is a reference row.
         batch_size: rows per pass of the retriever.
 
     Raises:
-        ConfigError: the retriever does not exist.
         DataError: the table of users cannot be read.
         ModelError, TokenizerError: the local model cannot be read, or has no chat template.
     """
     data = made_of.data
-    retriever = part_entry(made_of, config.retriever, config.name, before, "retriever").load(batch_size)
     users = None if config.users is None else read_table(config.users)
     profiles = Profiles(data.catalogue, data.train_interactions, users)
     chat = _chat(config, made_of.model)
     return ChatRecRanker(
         config.name,
-        retriever,
+        retriever.load(batch_size),
         chat,
         data.catalogue,
         profiles,
@@ -99,8 +95,4 @@ def _chat(config: ChatRecConfig, model: ModelSection) -> ChatModel:
     )
 
 
-def _check_recipe(config: ChatRecConfig, recipe: Recipe, before: Sequence[str]) -> None:
-    check_known(f"rankers.{config.name}.retriever", config.retriever, [*REFERENCE_RANKERS, *before])
-
-
-KIND = RankerKind(ChatRecConfig, chat_rec_stage, _check_recipe)
+KIND = RankerKind(ChatRecConfig, chat_rec_entry, lambda config: {"retriever": [config.retriever]}, asks=True)

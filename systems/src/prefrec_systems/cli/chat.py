@@ -16,13 +16,12 @@ from prefrec.cli import _options as o
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, seen_items
 from prefrec.errors import ConfigError, DataError, PrefrecError
-from prefrec.pipeline.entry import Entry, Ingredients, full_entries
-from prefrec.pipeline.kinds import SEQUENTIAL
+from prefrec.pipeline.entry import Entry, Ingredients
 from prefrec.pipeline.opened import Run, open_run
+from prefrec.pipeline.recipe import REFERENCE_RANKERS
 from prefrec.serving.items import ItemIndex
 from prefrec_systems.chatrec import ChatRecConfig, ChatSession, Reply
 from prefrec_systems.chatrec.stage import chat_rec_ranker
-from prefrec_systems.sequential.stage import open_sequential
 
 MORE, QUIT = "/more", "/quit"
 
@@ -72,7 +71,7 @@ def chat(
     config = _config(opened, {k: v for k, v in given.items() if v is not None}, server)
     who, known, seen = _user(opened.data, user, history or [])
     made_of = Ingredients(opened.data, "", opened.recipe.model, None, opened.recipe.seed)  # nothing needs its key
-    ranker = chat_rec_ranker(config, made_of, _entries(opened, config.retriever))
+    ranker = chat_rec_ranker(config, made_of, _retriever(opened, config.retriever))
     fresh = [item for item in opened.data.catalogue.ids if item not in seen]
     session = ChatSession(ranker, who, known, fresh)
     for text, reply in _replies(session, ask, as_json):
@@ -91,15 +90,14 @@ def _config(run: Run, given: dict[str, Any], server: dict[str, Any]) -> ChatRecC
     return o.fill(ChatRecConfig, **{**settings, **given})
 
 
-def _entries(run: Run, wanted: str) -> dict[str, Entry]:
-    """Return the rankers of the run that can retrieve; language models are asked after the history alone.
-
-    Models that the recipe no longer fits are left out. If one of them is the wanted retriever, it is refused.
-    """
-    sequential = [run.folder / SEQUENTIAL / s.model for s in run.recipe.sequential]
-    trained = [open_sequential(folder, run.data) for folder in sequential if (folder / "model.json").is_file()]
-    fit = [name for name in run.models if name == wanted or not run.changed(name)]
-    return {entry.name: entry for entry in [*trained, *full_entries([run.entry(name) for name in fit])]}
+def _retriever(run: Run, name: str) -> Entry:
+    """Return a ranker of the run that can be asked about all items, or a reference row."""
+    if name not in (*REFERENCE_RANKERS, *run.plan.names):
+        there = ", ".join([*REFERENCE_RANKERS, *run.plan.names])
+        raise ConfigError(f"--retriever: there is no {name!r} here; there are {there}")
+    if (full := run.entry(name).full) is None:
+        raise ConfigError(f"--retriever: {name} cannot be asked about all items; name another ranker")
+    return full
 
 
 def _user(data: PreparedData, user: str | None, titles: list[str]) -> tuple[str, tuple[str, ...], set[str]]:

@@ -17,7 +17,7 @@ from prefrec_systems.endpoint import EndpointConfig, EndpointRanker, OpenAIClien
 from prefrec_systems.endpoint.config import PATIENCE
 
 
-def endpoint_stage(made_of: Ingredients, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+def endpoint_entry(made_of: Ingredients, config: EndpointConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return the served model as an entry, asked with the recipe's template, length and chat setting."""
     model = made_of.model
     tokenizer = config.tokenizer or model.name
@@ -59,4 +59,4 @@ def served_model(settings: ServerSettings) -> str:
         ) from e
 
 
-KIND = RankerKind(EndpointConfig, endpoint_stage)
+KIND = RankerKind(EndpointConfig, endpoint_entry)

@@ -17,7 +17,7 @@ class LlaraConfig(RankerConfig, RowsSection):
     kind: Literal["llara"] = "llara"
     name: str = "LLaRA"
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of adapter and projector.")
-    items_from: str = Field("SASRec", description="Model of the recipe's `sequential` that gives the item vectors.")
+    items_from: str = Field("SASRec", description="Earlier entry of kind sequential that gives the item vectors.")
 
 
 class LlaraAlignConfig(RankerConfig, RowsSection):

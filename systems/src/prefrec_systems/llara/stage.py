@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,13 +12,12 @@ from transformers import set_seed
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
 from prefrec.lm.models import load_model, load_tokenizer
-from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients, due
+from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection, Recipe
 from prefrec.pipeline.train import tell_fewer, train_to_weights, training_arguments, training_rows
 from prefrec.processes import is_first
 from prefrec.prompts import ChoiceSet, load_template
-from prefrec.runs.stage import stage
 from prefrec.training import (
     ChoiceDataset,
     PreferenceDataset,
@@ -46,30 +46,20 @@ from prefrec_systems.llara import (
 from prefrec_systems.sequential import SequentialRanker
 
 
-def llara_stage(made_of: Ingredients, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
-    """Return LLaRA as an entry, trained in `folder`; `Recipe` ensures that the source of its items comes before."""
+def llara_entry(made_of: Ingredients, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+    """Return LLaRA as an entry, trained in `folder`."""
     source = before[config.items_from]
     key = made_of.key(llara=config.decisive(), items=source.key)
-    if due(folder, key, config.name):
-        with stage(folder, key, config.kind, config.model_dump()):
-            _train(made_of, config, folder, source)
-    return _entry(made_of, config.name, folder, key)
+    return _entry(made_of, config.name, folder, key, partial(_train, made_of, config, folder, source))
 
 
-def llara_align_stage(
+def llara_align_entry(
     made_of: Ingredients, config: LlaraAlignConfig, folder: Path, before: Mapping[str, Entry]
 ) -> Entry:
-    """Return the aligned LLaRA as an entry, trained in `folder`; `Recipe` ensures that its reference comes before.
-
-    Raises:
-        ConfigError: the lists have too few candidates.
-    """
+    """Return the aligned LLaRA as an entry, trained in `folder`."""
     reference = before[config.reference]
     key = made_of.key(llara_s_dpo=config.decisive(), start=reference.key)
-    if due(folder, key, config.name):
-        with stage(folder, key, config.kind, config.model_dump()):
-            _align(made_of, config, folder, reference)
-    return _entry(made_of, config.name, folder, key)
+    return _entry(made_of, config.name, folder, key, partial(_align, made_of, config, folder, reference))
 
 
 def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Entry) -> None:
@@ -156,7 +146,7 @@ def _finish(trainer: Any, folder: Path) -> None:
         save_projector(trainer.model, folder / WEIGHTS)
 
 
-def _entry(made_of: Ingredients, name: str, folder: Path, key: str) -> Entry:
+def _entry(made_of: Ingredients, name: str, folder: Path, key: str, make: Callable[[], None]) -> Entry:
     model, data = made_of.model, made_of.data
 
     def load(batch_size: int) -> LlaraRanker:
@@ -172,14 +162,14 @@ def _entry(made_of: Ingredients, name: str, folder: Path, key: str) -> Entry:
             batch_size=batch_size,
         )
 
-    return Entry(name, key, load, weights=folder / WEIGHTS)
+    return Entry(name, key, load, weights=folder / WEIGHTS, make=make)
 
 
 def _check_recipe(config: LlaraConfig, recipe: Recipe, before: Sequence[str]) -> None:
-    if config.items_from not in [s.model for s in recipe.sequential]:
+    if config.items_from not in [r.name for r in recipe.rankers if r.kind == "sequential" and r.name in before]:
         raise ValueError(
-            f"rankers.{config.name}.items_from: {config.name} takes item vectors from {config.items_from}: add "
-            f"`- model: {config.items_from}` to the recipe's `sequential`, or name one that is there"
+            f"rankers.{config.name}.items_from: {config.items_from} has no item vectors: name an earlier entry of "
+            "kind sequential"
         )
 
 
@@ -198,5 +188,15 @@ def _check_aligned_recipe(config: LlaraAlignConfig, recipe: Recipe, before: Sequ
         )
 
 
-KIND = RankerKind(LlaraConfig, llara_stage, _check_recipe)
-ALIGN_KIND = RankerKind(LlaraAlignConfig, llara_align_stage, _check_aligned_recipe)
+def _needs(config: LlaraConfig) -> dict[str, list[str]]:
+    return {"items_from": [config.items_from]}
+
+
+def _align_needs(config: LlaraAlignConfig) -> dict[str, list[str]]:
+    return {"reference": [config.reference]}
+
+
+KIND = RankerKind(LlaraConfig, llara_entry, _needs, trains=True, check_recipe=_check_recipe)
+ALIGN_KIND = RankerKind(
+    LlaraAlignConfig, llara_align_entry, _align_needs, trains=True, check_recipe=_check_aligned_recipe
+)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from prefrec.data.config import Section
+from prefrec.rankers.config import RankerConfig
 
 SequentialName = Literal["GRU4Rec", "Caser", "SASRec"]
 SEQUENTIAL_MODELS: tuple[SequentialName, ...] = get_args(SequentialName)
@@ -34,10 +36,12 @@ class NextItemSection(Section):
         return self
 
 
-class SequentialConfig(NextItemSection):
+class SequentialConfig(RankerConfig, NextItemSection):
     """One sequential recommender and its training."""
 
-    model: SequentialName = Field("SASRec", description="GRU4Rec, Caser or SASRec; also its name in the tables.")
+    kind: Literal["sequential"] = "sequential"
+    name: str = Field("", description="Folder, and name in the tables; default: that of the model.")
+    model: SequentialName = Field("SASRec", description="GRU4Rec, Caser or SASRec.")
     window: int = Field(5, ge=1, description="Latest items that Caser's filters see.")
     negatives: int | None = Field(
         None, ge=1, description="Sampled softmax: uniform draws per piece of a history. Default: all items."
@@ -64,10 +68,19 @@ class SequentialConfig(NextItemSection):
             self.trials()
         return self
 
-    @property
-    def name(self) -> str:
-        """The name in the tables."""
-        return self.model
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, raw: Any) -> Any:
+        return {"name": cls.default_name(raw), **raw} if isinstance(raw, dict) else raw
+
+    @classmethod
+    def default_name(cls, raw: Mapping[str, Any]) -> str:
+        """Return the name of the model."""
+        return str(raw.get("model", cls.model_fields["model"].default))
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the settings that the result depends on."""
+        return self.model_dump(exclude={"kind", "name"} | ({"negatives"} if self.negatives is None else set()))
 
     def trials(self) -> list[tuple[dict[str, float], SequentialConfig]]:
         """Return the cells of the grid, in its order: what each sets, and its configuration."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from transformers import set_seed
 
 from prefrec.console import say
 from prefrec.lm.models import load_model, load_tokenizer
-from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients, due
+from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection
 from prefrec.pipeline.train import some_rows, tell_fewer, train_to_weights, training_arguments
 from prefrec.prompts import PromptEncoder
-from prefrec.runs.stage import stage
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
 from prefrec_systems.tallrec import (
     LikeTemplate,
@@ -28,14 +28,11 @@ from prefrec_systems.tallrec import (
 )
 
 
-def tallrec_stage(made_of: Ingredients, config: TallrecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+def tallrec_entry(made_of: Ingredients, config: TallrecConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return TALLRec as an entry, trained in `folder`."""
     template = load_like_template(config.template, domain=made_of.data.domain)
     opinions = Opinions(made_of.data.opinions, config.liked)
     key = made_of.key(tallrec=config.decisive() | {"template": template.source})
-    if due(folder, key, config.name):
-        with stage(folder, key, config.kind, config.model_dump()):
-            _train(made_of, config, folder, template, opinions)
 
     def load(batch_size: int) -> TallrecRanker:
         model = made_of.model
@@ -51,7 +48,8 @@ def tallrec_stage(made_of: Ingredients, config: TallrecConfig, folder: Path, bef
             chat=model.chat,
         )
 
-    return Entry(config.name, key, load, weights=folder / WEIGHTS)
+    make = partial(_train, made_of, config, folder, template, opinions)
+    return Entry(config.name, key, load, weights=folder / WEIGHTS, make=make)
 
 
 def _train(
@@ -86,4 +84,4 @@ def _train(
     train_to_weights(trainer, folder)
 
 
-KIND = RankerKind(TallrecConfig, tallrec_stage)
+KIND = RankerKind(TallrecConfig, tallrec_entry, trains=True)

@@ -1,4 +1,4 @@
-"""prefrec.pipeline.provenance: a model answers only beside the recipe that it was trained with."""
+"""prefrec.pipeline.plan: what a stage needs, what has changed, and that a model answers only beside its recipe."""
 
 import json
 import shutil
@@ -8,11 +8,11 @@ import pytest
 
 from command import prefrec
 from prefrec.errors import ConfigError, DataError
-from prefrec.pipeline import provenance
 from prefrec.pipeline.entry import Ingredients
 from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.plan import Plan
 from prefrec.pipeline.recipe import Recipe, dump_recipe
-from prefrec.pipeline.run import run_recipe, train_stages
+from prefrec.pipeline.run import run_recipe, survey
 from prefrec.prompts import templates
 from prefrec.serving.export import export_ranker
 from prefrec.serving.server import open_engine
@@ -102,11 +102,81 @@ def test_an_alignment_that_went_on_from_another_is_compared_with_that_one(whole,
     def planned(**dpo):
         recipe = Recipe.model_validate(raw | {"align": [raw["align"][0] | dpo, raw["align"][1]]})
         made_of = Ingredients(data, "d", recipe.model, recipe.lora, recipe.seed)
-        return train_stages(recipe, made_of, tmp_path, ("sft", "align"), plan=True)[-1]
+        return Plan(recipe, made_of, tmp_path).step("s-dpo")
 
-    state = {"made_with": json.loads(json.dumps(planned().inputs))}
-    assert provenance.changed_since(state, planned()) == []
-    assert provenance.changed_since(state, planned(beta=9.0)) == ["align.dpo.beta"]
+    step = planned()
+    step.folder.mkdir(parents=True)
+    (step.folder / "stage.json").write_text(json.dumps({"made_with": step.entry.inputs}))
+    assert step.changed() == []
+    assert planned(beta=9.0).changed() == ["align.dpo.beta"]
+
+
+def _changed(recipe: Recipe, **sections) -> Recipe:
+    raw = recipe.model_dump(mode="json")
+    return Recipe.model_validate(raw | {name: raw[name] | fields for name, fields in sections.items()})
+
+
+def _why(recipe: Recipe, folder, until="align") -> dict[str, str]:
+    return {stage["stage"]: stage["why"] for stage in survey(recipe, folder, until)}
+
+
+def test_what_has_to_be_made_and_why(trained, whole, tmp_path):
+    assert _why(whole, trained) == {"prepare": "", "sft": "", "dpo": "", "s-dpo": ""}
+    rows = _changed(whole, sft={"rows": 8})
+    assert _why(rows, trained) == {"prepare": "", **dict.fromkeys(MODELS, "changed: sft.rows")}
+    assert _why(_changed(whole, sft={"save_steps": 9}), trained, "sft") == {"prepare": "", "sft": ""}
+    shorter = _changed(whole, data={"history_length": 3})
+    after = dict.fromkeys(MODELS, "after prepare")
+    assert _why(shorter, trained) == {"prepare": "changed: data.history_length", **after}
+    assert _why(whole, tmp_path / "none") == {"prepare": "not made yet", **after}
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_plan_has_needs_and_the_costs_of_the_last_time(trained, whole):
+    raw = whole.model_dump(mode="json") | {"rankers": [{"kind": "fuse", "parts": ["s-dpo", "popularity"]}]}
+    stages = {stage["stage"]: stage for stage in survey(Recipe.model_validate(raw), trained)}
+    assert stages["s-dpo"]["needs"] == ["sft"]
+    assert stages["fused"] == {
+        "stage": "fused",
+        "why": "not made yet",
+        "needs": ["s-dpo", "popularity"],
+        "seconds": None,
+        "peak_bytes": None,
+    }
+    state = json.loads((trained / "sft" / "stage.json").read_text())
+    assert (stages["sft"]["seconds"], stages["sft"]["peak_bytes"]) == (state["seconds"], state["peak_bytes"])
+
+
+def test_unfinished_damaged_and_set_aside(trained, whole, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "sft" / "adapter" / "adapter_config.json").write_text("{}")
+    state = json.loads((folder / "align" / "dpo" / "stage.json").read_text())
+    (folder / "align" / "dpo" / "stage.json").write_text(json.dumps(state | {"finished": False}))
+    (folder / "align" / "s-dpo").rename(folder / "align" / "s-dpo.previous-1")
+    assert _why(whole, folder) == {
+        "prepare": "",
+        "sft": "damaged: adapter/adapter_config.json",
+        "dpo": "unfinished",
+        "s-dpo": "",
+    }
+
+
+def test_the_command_line_prints_it(trained, whole, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(whole), encoding="utf-8")
+    asked = (tmp_path / "recipe.yaml", "--out", trained, "--set", "align.dpo.beta=3")
+    done = prefrec("plan", *asked)
+    assert done.code == 0
+    assert "changed: align.dpo.beta" in done.out
+    assert "1 of 4 stages have to be made" in done.out
+    again = prefrec("run", *asked, "--dry-run", "--json")
+    assert json.loads(again.out) == survey(_changed_beta(whole), trained)
+    assert json.loads(prefrec("plan", *asked, "--json").out) == json.loads(again.out)
+    assert prefrec("run", *asked, "--dry-run", "--until", "none").code == 1
+
+
+def _changed_beta(recipe: Recipe) -> Recipe:
+    raw = recipe.model_dump(mode="json")
+    return Recipe.model_validate(raw | {"align": [raw["align"][0] | {"beta": 3.0}, raw["align"][1]]})
 
 
 def test_other_data_and_another_text_of_a_template_are_told(trained, whole, tmp_path):

@@ -1,0 +1,48 @@
+"""`prefrec plan`: the stages of a run, those that stand already, and why others have to be made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from prefrec.cli import _options as o
+from prefrec.pipeline.recipe import load_recipe
+from prefrec.pipeline.run import survey
+from prefrec.report.tables import Cell, Grid, Printed
+from prefrec.report.wording import clock
+
+
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="YAML file; `recipes/` holds examples.")],
+    out: o.RunOut = None,
+    override: o.Override = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """List the stages of a recipe's run, and say why each has to be made. Nothing is loaded or trained.
+
+    Time and memory are those of the last time that a stage was made in this folder.
+
+    Example: prefrec plan recipes/demo.yaml --set align.s-dpo.beta=0.5
+    """
+    loaded = load_recipe(recipe, override or [])
+    print_plan(survey(loaded, out or Path("runs") / loaded.name), as_json)
+
+
+def print_plan(stages: list[dict[str, Any]], as_json: bool) -> None:
+    """Print stages as `survey` returns them."""
+    if as_json:
+        o.print_json(stages)
+        return
+    rows = [(s["stage"], [Cell(text) for text in _texts(s)], "") for s in stages]
+    left = sum(bool(s["why"]) for s in stages)
+    note = f"{left} of {len(stages)} stages have to be made" if left else "nothing has to be made"
+    Console().print(Printed(Grid(["to make?", "needs", "last time", "memory"], rows), "stage", note))
+
+
+def _texts(stage: dict[str, Any]) -> tuple[str, ...]:
+    size = stage["peak_bytes"]
+    memory = f"{size / 2**30:.1f} GiB" if size else "–"
+    return stage["why"] or "no", ", ".join(stage["needs"]) or "–", clock(stage["seconds"]), memory

@@ -1,0 +1,282 @@
+"""The plan of a run: its stages, what each of them needs, and whether its result stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from prefrec.console import say
+from prefrec.errors import ConfigError, DataError
+from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, Ingredients, by_content, lm_entry, reference_entry
+from prefrec.pipeline.kinds import ranker_kind
+from prefrec.pipeline.recipe import (
+    RANKERS,
+    REFERENCE_RANKERS,
+    SFT,
+    ZERO_SHOT,
+    AlignSection,
+    Recipe,
+    SFTSection,
+    reached,
+)
+from prefrec.pipeline.train import train_align, train_sft
+from prefrec.pipeline.update import start_entry
+from prefrec.runs.stage import damaged, is_aside, is_finished, read_state, stage
+from prefrec.training.section import RowsSection
+
+ALIGN, REFERENCES = "align", "reference"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of a run, and the ranker that comes out of it.
+
+    Attributes:
+        entry: the ranker; without `make` there is nothing to make.
+        folder: of its result.
+        kind: `sft`, `align`, or the kind of a ranker.
+        section: its settings.
+        needs: names of the stages and reference rows that it is made of.
+        asks: whether its ranker asks those that it needs.
+    """
+
+    entry: Entry
+    folder: Path
+    kind: str = ""
+    section: BaseModel | None = None
+    needs: Sequence[str] = ()
+    asks: bool = False
+
+    def run(self) -> Entry:
+        """Make it if its result does not stand, with a message; return its ranker."""
+        entry, made_with = self.entry, {MADE_WITH: self.entry.inputs} if self.entry.inputs else {}
+        if entry.make and due(self.folder, entry.key, entry.name):
+            settings = self.section.model_dump(mode="json") if self.section else {}
+            with stage(self.folder, entry.key, self.kind, settings, **made_with):
+                entry.make()
+        return entry
+
+    def changed(self) -> list[str] | None:
+        """Return what differs from what it was made with, by dotted names; None: it was not recorded."""
+        state = read_state(self.folder)
+        if self.entry.make is None or state.get("key") == self.entry.key:
+            return []
+        if self.entry.inputs:
+            return _changed_inputs(state.get(MADE_WITH), self.entry.inputs)
+        settings = self.section.model_dump(mode="json") if self.section else {}
+        return differences(state.get("config"), settings, self.entry.name) or ["data", "seed", *self.needs]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a recipe on its data, in a run's folder. It loads and trains nothing until it is told to.
+
+    Attributes:
+        start: weights that the first stage goes on from; None: those of an update's run, or the base.
+        known: rankers that stand for those of the same names, such as loaded ones.
+    """
+
+    recipe: Recipe
+    made_of: Ingredients
+    folder: Path
+    start: Entry | None = None
+    known: Mapping[str, Entry] = field(default_factory=dict)
+    _steps: dict[str, Step] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the rankers, in the order of the table."""
+        return [*self.recipe.needs]
+
+    def with_known(self, rankers: Mapping[str, Entry]) -> Plan:
+        """Return the plan in which these rankers stand for its own."""
+        return Plan(self.recipe, self.made_of, self.folder, self.start, rankers)
+
+    def run(self, until: str = RANKERS) -> list[Entry]:
+        """Make a stage, or those of the section `until`, and all that they need; return their rankers."""
+        wanted = reached(self.recipe.needs, *stage_names(self.recipe, until))
+        for name in wanted:
+            self.step(name).run()
+        return [self.entry(name) for name in self.names if name in wanted]
+
+    def open(self, name: str) -> Entry:
+        """Return a ranker that was made before, or a reference row.
+
+        Raise DataError if it is missing or damaged, ConfigError if it was made with another recipe.
+        """
+        if name in self.known or name in REFERENCE_RANKERS:
+            return self.entry(name)
+        if name not in self.names:
+            raise self._missing(name)
+        step = self.step(name)
+        for need in step.needs if step.asks else ():
+            self.open(need)
+        if step.entry.make:
+            self._check(step)
+        return step.entry
+
+    def stale(self) -> dict[str, str]:
+        """Return name → why the stage has to be made, for those whose results do not stand."""
+        return {name: why for name in self.names if (why := self.explain(name))}
+
+    def explain(self, name: str) -> str:
+        """Return why a stage has to be made; "" if its result stands, or there is nothing to make."""
+        step = self.step(name)
+        return why_due(step.folder, step.entry.key, step.changed()) if step.entry.make else ""
+
+    def step(self, name: str) -> Step:
+        """Return the stage of this name."""
+        if name not in self._steps:
+            self._steps[name] = self._plan(name)
+        return self._steps[name]
+
+    def entry(self, name: str) -> Entry:
+        """Return the ranker of this name, made or not: a known one, that of a stage, or a reference row."""
+        if name in self.known:
+            return self.known[name]
+        return self.step(name).entry if name in self.names else reference_entry(self.made_of, name)
+
+    def _plan(self, name: str) -> Step:
+        recipe, made_of, needs = self.recipe, self.made_of, self.recipe.needs[name]
+        folder = stage_folder(recipe, self.folder, name)
+        if name == ZERO_SHOT:
+            return Step(lm_entry(name, None, made_of.data, recipe.model), folder)
+        if name == SFT and recipe.sft:
+            start = self.start or start_entry(recipe, made_of.data, self.folder)
+            return sft_step(made_of, recipe.sft, folder, start)
+        if section := next((a for a in recipe.align if a.name == name), None):
+            first = section.start or (SFT if recipe.sft else None)
+            start, miner = (self.entry(n) if n else None for n in (first, section.miner))
+            step = align_step(made_of, section, folder, start or self.start, miner, self.folder / REFERENCES)
+            return replace(step, needs=needs)
+        config = next(r for r in recipe.rankers if r.name == name)
+        kind = ranker_kind(config.kind)
+        entry = kind.entry(made_of, config, folder, {need: self.entry(need) for need in needs})
+        return Step(entry, folder, config.kind, config, needs, kind.asks)
+
+    def _check(self, step: Step) -> None:
+        """Raise DataError or ConfigError if the result of a stage does not stand."""
+        name, weights, changed = step.entry.name, step.entry.weights, step.changed()
+        state, again = read_state(step.folder), "run the recipe again (`prefrec run`)"
+        if not state or not (weights is None or weights.is_dir()):
+            raise self._missing(name)
+        if changed:
+            raise ConfigError(
+                f"{self.folder}: {name} was made with another recipe ({', '.join(changed)}) than the one in this "
+                f"folder: {again}, or put the recipe back"
+            )
+        if broken := damaged(step.folder):
+            raise DataError(f"{self.folder}: {name} is damaged ({', '.join(broken)}): {again}")
+        if not state.get("finished"):
+            raise DataError(f"{self.folder}: {name} is unfinished: {again}")
+
+    def _missing(self, name: str) -> DataError:
+        there = [n for n in self.names if not self.step(n).entry.make or read_state(self.step(n).folder)]
+        return DataError(f"{self.folder}: no trained model {name!r}; there are {', '.join(there) or 'none'}")
+
+
+def stage_names(recipe: Recipe, until: str) -> list[str]:
+    """Return the names of the rankers of a recipe's section, such as `align`; or this one."""
+    sections = {SFT: [SFT] if recipe.sft else [], ALIGN: recipe.lm_rankers, RANKERS: [*recipe.needs]}
+    return sections.get(until, [until])
+
+
+def stage_folder(recipe: Recipe, folder: Path, name: str) -> Path:
+    """Return the folder of a stage in that of its run."""
+    section = ALIGN if name in recipe.lm_rankers else RANKERS
+    return folder / SFT if name == SFT else folder / section / name
+
+
+def sft_step(made_of: Ingredients, section: SFTSection, out: Path, start: Entry | None = None) -> Step:
+    """Return SFT in the folder `out`, from the weights of `start` or from the base."""
+    train = partial(train_sft, made_of, section, out, start.weights if start else None)
+    return _lm_step(made_of, SFT, section, out, start, {SFT: section.decisive()}, train, SFT)
+
+
+def align_step(
+    made_of: Ingredients,
+    section: AlignSection,
+    out: Path,
+    start: Entry | None = None,
+    miner: Entry | None = None,
+    references: Path | None = None,
+) -> Step:
+    """Return an alignment in the folder `out`, from the weights of `start` or from the base.
+
+    `miner` chooses the negatives, if the section names one. The reference's log-probabilities go to the folder
+    `references`, which alignments can share, or to `out`.
+    """
+    weights = start.weights if start else None
+    train = partial(train_align, made_of, section, weights, out, miner=miner, references=references)
+    own = {f"{ALIGN}.{section.name}": section.decisive()} | ({f"{RANKERS}.{miner.name}": miner.key} if miner else {})
+    return _lm_step(made_of, ALIGN, section, out, start, own, train, section.name)
+
+
+def _lm_step(
+    made_of: Ingredients,
+    kind: str,
+    section: RowsSection,
+    out: Path,
+    start: Entry | None,
+    own: dict[str, Any],
+    train: Callable[[], object],
+    name: str,
+) -> Step:
+    # With the start's own settings a change of them can be told by name.
+    earlier = {"start": start.key, **start.settings} if start else {}
+    inputs = made_of.inputs(**earlier | own)
+    entry = lm_entry(name, out / WEIGHTS, made_of.data, made_of.model, inputs)
+    return Step(replace(entry, make=train), out, kind, section)
+
+
+def due(folder: Path, key: str, name: str) -> bool:
+    """Return True if the stage with this key still has to run in a folder, and print its name."""
+    finished = is_finished(folder, key)
+    say(f"[dim]{name}: unchanged[/dim]" if finished else f"[bold]{name}[/bold]")
+    return not finished
+
+
+def why_due(folder: Path, key: str, changed: Sequence[str] | None) -> str:
+    """Return why the stage with this key has to run in a folder; "" if its result stands, here or set aside.
+
+    `changed` names what it was not made with, if its key is another one.
+    """
+    state, broken = read_state(folder), damaged(folder)
+    if is_aside(folder, key):
+        return ""
+    if not state:
+        return "not made yet"
+    if state.get("key") != key:
+        return f"changed: {', '.join(changed)}" if changed else "made from other inputs, which were not recorded"
+    if broken:
+        return f"damaged: {', '.join(broken)}"
+    return "" if state.get("finished") else "unfinished"
+
+
+def _changed_inputs(recorded: Any, inputs: Mapping[str, Any]) -> list[str] | None:
+    """Return the dotted names of inputs whose value differs from the recorded one; None: none was recorded.
+
+    A base that is not found does not count: it may have been moved.
+    """
+    if not isinstance(recorded, dict) or "digests" not in recorded:
+        return None
+    now = json.loads(json.dumps(inputs, default=str))
+    if now["digests"]["name"] == now["model"]["name"]:
+        now["digests"]["name"] = recorded["digests"]["name"]
+    changed = differences(by_content(recorded), by_content(now))
+    return [name for name in changed if name != "start"] or changed
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Return the dotted names of fields that differ between two JSON values."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [name]
+    fields = {**now, **before}
+    inner = [differences(before.get(f), now.get(f), f"{name}.{f}".lstrip(".")) for f in fields]
+    return [changed for names in inner for changed in names]
