@@ -59,7 +59,7 @@ def connect(running):
 
 def _answer(connection):
     received = b""
-    while not received.endswith((b"ok", b"Unavailable")):
+    while not received.endswith((b"ok", b"}}")):
         received += connection.recv(1000)
     return received.partition(b"\r\n")[0]
 
@@ -110,3 +110,55 @@ def test_stopping_waits_for_no_connection_that_has_no_request(running, connect, 
     unread = connect(PROBE.replace(b"/healthz", b"/large"))
     assert unread.recv(1)
     assert running[1]() < 2
+
+
+def _closed_within(connection, seconds):
+    """Return True if the server gives a connection up that nobody reads; what was sent before is read then."""
+    connection.settimeout(seconds)
+    time.sleep(seconds)
+    received = 0
+    with suppress(ConnectionError):
+        while part := connection.recv(1 << 20):
+            received += len(part)
+    return received < LARGE
+
+
+def test_a_client_that_does_not_read_is_given_up(connect, monkeypatch):
+    monkeypatch.setattr(server, "READ_SECONDS", 0.3)
+    unread, slow = (connect(PROBE.replace(b"/healthz", b"/large")) for _ in range(2))
+    received = 0
+    while received < LARGE:
+        received += len(slow.recv(1 << 20))
+    assert _closed_within(unread, 1)
+
+
+def test_a_request_before_the_last_answer_closes_the_connection(connect):
+    connection = connect(PROBE * 30)
+    received = b""
+    with suppress(ConnectionResetError):
+        while part := connection.recv(1 << 16):
+            received += part
+    assert received.count(b"200 OK") == 1
+    assert received.endswith(b"ok")
+
+
+@pytest.mark.parametrize(("path", "status"), [(b"/healthz", b"200"), (b"/readyz", b"200"), (b"/", b"503")])
+def test_places_are_kept_for_probes(connect, monkeypatch, path, status):
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 4)
+    post = HALF.replace(b"GET /healthz", b"POST /slow") + b"\r\nContent-Length: 9\r\n\r\n"
+    held = [connect(post) for _ in range(4)]
+    time.sleep(0.2)  # until they are let in
+    assert _answer(connect(PROBE.replace(b"/healthz", path))).split()[1] == status
+    for connection in held:
+        connection.sendall(b"123456789")
+        assert _answer(connection) == b"HTTP/1.1 200 OK"
+
+
+def test_places_for_probes_are_bounded_too(connect, monkeypatch):
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(server, "PROBE_PLACES", 3)
+    oldest, *held = [connect(HALF) for _ in range(6)]
+    with suppress(ConnectionResetError):
+        assert oldest.recv(1) == b""
+    held[-1].sendall(b"\r\n\r\n")
+    assert _answer(held[-1]) == b"HTTP/1.1 200 OK"

@@ -29,19 +29,22 @@ from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import ZERO_SHOT
 from prefrec.serving.app import Settings, create_app
+from prefrec.serving.batcher import RETRY_AFTER
 from prefrec.serving.engine import Engine
-from prefrec.serving.middleware import Telemetry
+from prefrec.serving.middleware import HEADERS, Telemetry, problem
 from prefrec.serving.page import page_files
 from prefrec.serving.scorer import Scorer, load_rankers
 
 MAX_CONNECTIONS = 768
 """Connections at once; requests on further ones are answered 503. A process can often open 1,024 files."""
+PROBES, PROBE_PLACES = ("/healthz", "/readyz"), 64
+"""Paths that are answered on further connections too, and how many there may be."""
 MAX_IDLE = 512
 """Connections without a request; for further ones the oldest are closed."""
 PASS_TOKENS = {"cpu": 2048}
 """Padded tokens of a pass by device; 4,096 on others. Larger passes are slower on a CPU: they leave its caches."""
-HEADER_SECONDS, LAST_SECONDS = 10.0, 1.0
-"""Times in which a connection's first headers have to arrive, and its last answer is read when the server stops."""
+HEADER_SECONDS, READ_SECONDS, LAST_SECONDS = 10.0, 10.0, 1.0
+"""Times in which a connection's first headers have to arrive, and an answer is read, the last one when stopping."""
 
 
 def serve_run(
@@ -136,7 +139,23 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
 
 
 class Connection(H11Protocol):
-    """A connection that is closed if no request comes in time, or if too many newer ones wait for theirs."""
+    """A connection that is closed if no request comes in time, or if too many newer ones wait for theirs.
+
+    It is also closed if the client does not read, or sends a request before the last one is answered.
+    """
+
+    reading: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._inner, self.app = self.app, self._admit
+
+    async def _admit(self, scope: Any, receive: Any, send: Any) -> None:
+        if len(self.connections) > MAX_CONNECTIONS and scope["path"] not in PROBES:
+            headers = HEADERS | {"connection": "close", "retry-after": str(RETRY_AFTER)}
+            await problem(503, "crowded", "too many connections are open; try again", headers)(scope, receive, send)
+        else:
+            await self._inner(scope, receive, send)
 
     @property
     def has_request(self) -> bool:
@@ -145,15 +164,27 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # `pause_writing` is called if the client leaves anything unread
         self._close_at(self.loop.time() + HEADER_SECONDS)
         held: list[Any] = [c for c in self.connections if not c.transport.is_closing()]
         idle = {c.timeout_keep_alive_task.when(): c for c in held if not c.has_request}
-        if len(idle) > MAX_IDLE:
+        if len(idle) > MAX_IDLE or len(held) > MAX_CONNECTIONS + PROBE_PLACES:
             idle[min(idle)].transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.reading = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.reading:
+            self.reading.cancel()
 
     def data_received(self, data: bytes) -> None:
         timer = self.timeout_keep_alive_task
         super().data_received(data)
+        if self.has_request and not self.cycle.more_body and self.conn.trailing_data[0]:
+            self.cycle.keep_alive = False  # it is answered, and the requests behind it are not
         # uvicorn stops its timer at the first byte of a request, which would leave time without end for the others.
         if timer and not (self.has_request or self.timeout_keep_alive_task):
             self._close_at(timer.when())
@@ -176,7 +207,6 @@ def server_for(app: Any, deadline: float) -> uvicorn.Server:
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=int(deadline) + 1,
     )
     return uvicorn.Server(config)
