@@ -96,6 +96,13 @@ def test_an_empty_key_is_not_taken_for_none(folder, monkeypatch, options):
     assert "error: the key is empty: give one by --api-key or PREFREC_API_KEY, or unset the variable" in done.err
 
 
+@pytest.mark.parametrize("key", ["abc\n", "kéy", "a b", "abc\x00"])
+def test_a_key_that_no_header_can_hold_is_refused_at_once(folder, key):
+    done = prefrec("serve", folder, "--api-key", key)
+    assert (done.code, done.out) == (1, "")
+    assert "error: the key holds characters besides printable ASCII, such as a space or a line's end: " in done.err
+
+
 def test_an_address_that_is_taken(folder):
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = prefrec("serve", folder, "--port", other.getsockname()[1])

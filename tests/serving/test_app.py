@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 
 import polars as pl
@@ -91,6 +92,72 @@ def test_recommend_to_a_user_under_rules(client, run):
 )
 def test_rules_that_are_refused(client, change, status, code, message):
     assert message in _error(client.post("/v1/recommend", json=change), status, code)["message"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "title <> 'Alien (1979)'",
+        "title <> 'replace(title, x)'",
+        "title <> 'It''s (x) -- y'",
+        "title <> '/* a(b) */' and (title in ('Red Heat', 'x (1)') or not (item_id = '#1'))",
+    ],
+)
+def test_texts_in_conditions_hold_anything(client, where):
+    answer = client.post("/v1/recommend", json={"history": ["Red Emma"], "where": where, "k": 1})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "E'\\' x' = replace(title, 'a', 'b')",
+        "E'\\' x' <> 'a' and ' ' <> replace(title, 'e', 'ee')",
+        "\"it's\" = replace(title, 'a', 'b')",
+        "`it's` = replace(title, 'a', 'b') or title = '''",
+        "title = 'a' or replace (title, 'a', 'b') = 'b'",
+        "$$'$$ = replace(title, '$$', '')",
+        "title = 'a' -- ' or upper(title) = 'A'",
+        "title = 'a' # ' or upper(title) = 'A'",
+        "U&'a' = upper(title)",
+        "'it' = 'a' or \"replace\"(title, 'a', 'b') = 'b'",
+    ],
+)
+def test_functions_hide_in_no_text(client, where):
+    answer = client.post("/v1/recommend", json={"history": ["Red Emma"], "where": where, "k": 1})
+    assert "functions and comments are not allowed" in _error(answer, 409, "rules")["message"]
+
+
+def test_probes_may_ask_for_the_head_alone(client):
+    for path in ("/healthz", "/readyz"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        assert "head" not in client.get("/openapi.json").json()["paths"][path]
+
+
+def test_requests_have_ids(client):
+    ids = {client.get("/healthz").headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 3
+    assert client.post("/v1/rank", json={}, headers={"X-Request-ID": "a-1_B"}).headers["x-request-id"] == "a-1_B"
+    for given in ("a b", "x" * 65, "<b>", "a\x1b[1m"):
+        assert re.fullmatch(
+            "[0-9a-f]{16}", client.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
+        )
+
+
+def test_the_access_log_tells_of_no_person(engine, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "close", lambda timeout=None: None)
+    with TestClient(create_app(engine, Settings("tiny", "llama", access_log=True))) as client:
+        client.get("/v1/items", params={"query": "secret"}, headers={"X-Request-ID": "r1"})
+        client.post("/v1/recommend", json={"user_id": "secret"})
+        client.request("SECRET", "/v1/secret")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(x["method"], x["path"], x["status"]) for x in lines] == [
+        ("GET", "/v1/items", 200), ("POST", "/v1/recommend", 404), ("other", "other", 404),
+    ]  # fmt: skip
+    assert lines[0]["request"] == "r1"
+    assert "secret" not in json.dumps(lines).lower()
+    assert {*lines[0]} == {"time", "request", "method", "path", "status", "seconds"}
 
 
 def test_items_run_and_example(client):
@@ -247,17 +314,22 @@ def test_titles_come_as_json_text(client):
 
 def test_the_key(engine, monkeypatch):
     monkeypatch.setattr(engine, "close", lambda timeout=None: None)
-    settings = Settings("tiny", "llama", api_key="sésame")
-    assert "sésame" not in repr(settings)
+    settings = Settings("tiny", "llama", api_key="se-same")
+    assert "se-same" not in repr(settings)
     with TestClient(create_app(engine, settings)) as client:
-        for headers in ({}, {"Authorization": "Bearer nothing"}, {"Authorization": b"Basic s\xc3\xa9same"}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer nothing"},
+            {"Authorization": b"Bearer s\xc3\xa9"},
+            {"Authorization": "Basic se-same"},
+        ):
             for path in ("/v1/run", "/v1/items", "/metrics"):
                 refused = client.get(path, headers=headers)
                 _error(refused, 401, "unauthorised")
                 assert refused.headers["www-authenticate"] == "Bearer"
         assert client.post("/v1/rank", json=QUESTION).status_code == 401
         assert client.get("/healthz").status_code == 200
-        right = {"Authorization": "Bearer sésame".encode()}
+        right = {"Authorization": "Bearer se-same"}
         assert client.get("/v1/run", headers=right).status_code == 200
         schema = client.get("/openapi.json").json()  # what it shows are no user's items, as the next test says
         assert schema["paths"]["/v1/rank"]["post"]["security"] == [{"HTTPBearer": []}]
@@ -429,8 +501,11 @@ def test_what_was_not_foreseen_stays_inside(engine, monkeypatch, capsys):
         problem = _error(client.post("/v1/rank", json=QUESTION), 500, "internal")
         strict = client.post("/v1/rank", json=QUESTION).headers
     assert "division" not in problem["message"]
+    assert strict["x-request-id"]
     assert "default-src 'none'" in strict["content-security-policy"]
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError" in told
+    assert problem["message"].rpartition(" ")[2] in told  # the request's id
 
 
 def test_metrics(run):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,9 @@ def serve(
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
     max_batch: Annotated[int | None, typer.Option(min=1, help="Requests that share a pass; default: all.")] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take; then 504.")] = 30.0,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Print a line per request, without addresses, queries and bodies.")
+    ] = False,
     max_tokens: Annotated[int | None, typer.Option(min=64, help="Of a pass; default: 4096, on a CPU 2048.")] = None,
 ) -> None:
     """Answer requests of many clients with the rankers of a run: rank, recommend, explain, search.
@@ -34,12 +37,11 @@ def serve(
     """
     # typer takes an empty variable for one that is not set.
     key = os.environ.get("PREFREC_API_KEY") if api_key is None else api_key
-    if key is not None and not key.strip():
-        raise ConfigError("the key is empty: give one by --api-key or PREFREC_API_KEY, or unset the variable")
     try:
         from prefrec.serving.server import serve_run
     except ModuleNotFoundError as e:
         needed = "pip install fastapi prometheus-client uvicorn"
         raise ConfigError(f"serving needs the package {e.name!r}: {needed}") from e
-    limits = {"max_queue": max_queue, "max_batch": max_batch, "max_tokens": max_tokens}
-    serve_run(run, ranker or [], host=host, port=port, ui=ui, api_key=api_key, deadline=deadline, **limits)
+    limits: dict[str, Any] = {"max_queue": max_queue, "max_batch": max_batch, "max_tokens": max_tokens}
+    options: dict[str, Any] = {"host": host, "port": port, "ui": ui, "api_key": key, "access_log": access_log}
+    serve_run(run, ranker or [], deadline=deadline, **options, **limits)

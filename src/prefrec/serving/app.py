@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,12 +22,12 @@ from starlette.responses import JSONResponse
 
 from prefrec.console import console
 from prefrec.data import UnknownUserError
-from prefrec.errors import DataError, ModelError, PrefrecError, TokenizerError
+from prefrec.errors import ConfigError, DataError, ModelError, PrefrecError, TokenizerError
 from prefrec.serving import bodies
 from prefrec.serving.batcher import RETRY_AFTER, DeadlineError, QueueFullError, StoppedError
 from prefrec.serving.engine import Engine, Prepared, UnknownRankerError
 from prefrec.serving.items import UnknownItemsError
-from prefrec.serving.middleware import HEADERS, Guard, Telemetry, problem
+from prefrec.serving.middleware import HEADERS, REQUEST_ID, Guard, Telemetry, problem
 from prefrec.serving.questions import RulesError
 
 Body = TypeVar("Body")
@@ -57,6 +58,7 @@ class Settings:
     """Settings of a server: names to show, deadline of requests in seconds, API key (None: no key is asked for).
 
     `hosts` are names without port that the Host header may have (None: any), `page` is path → (media type, content).
+    With `access_log` there is a line for each request on standard error. Raise ConfigError if the key is none.
     """
 
     name: str
@@ -66,6 +68,17 @@ class Settings:
     hosts: frozenset[str] | None = None
     page: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     telemetry: Telemetry = field(default_factory=Telemetry)
+    access_log: bool = False
+
+    def __post_init__(self) -> None:
+        check_key(self.api_key)
+
+
+def check_key(api_key: str | None) -> None:
+    """Raise ConfigError if a key cannot be sent as it is in a header."""
+    if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
+        wrong = "holds characters besides printable ASCII, such as a space or a line's end" if api_key else "is empty"
+        raise ConfigError(f"the key {wrong}: give one by --api-key or PREFREC_API_KEY, or unset the variable")
 
 
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
@@ -88,16 +101,18 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     _add_open_routes(app, engine, settings.page)
     app.include_router(_api(engine, settings))
     _answer_errors(app)
-    app.add_middleware(Guard, telemetry=settings.telemetry, hosts=settings.hosts)
+    app.add_middleware(Guard, telemetry=settings.telemetry, hosts=settings.hosts, access_log=settings.access_log)
     return app
 
 
 def _add_open_routes(app: FastAPI, engine: Engine, page: dict[str, tuple[str, bytes]]) -> None:
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Does the server live?")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", summary="Does it take requests?", responses={503: DOCUMENTED[503]})
     async def readyz() -> dict[str, str]:
         if not engine.batcher.alive:
@@ -198,8 +213,10 @@ def _answer_errors(app: FastAPI) -> None:
         status, code = next((status, code) for kind, status, code in ERRORS if isinstance(error, kind))
         message = str(error)
         if status == 500:  # it may name paths of this machine
-            console.print(f"error: {error}", highlight=False, markup=False)
-            message = "the model could not answer; the server's log says why"
+            console.print(f"error: request {request.scope['request_id']}: {error}", highlight=False, markup=False)
+            message = (
+                f"the model could not answer; the server's log says why, at request {request.scope['request_id']}"
+            )
         headers = {"Retry-After": str(RETRY_AFTER)} if isinstance(error, QueueFullError | StoppedError) else None
         return problem(status, code, message, headers, getattr(error, "unknown", ()))
 
@@ -220,6 +237,9 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        console.print("".join(traceback.format_exception(error)), highlight=False, markup=False)
+        number = request.scope["request_id"]
+        trace = "".join(traceback.format_exception(error))
+        console.print(f"error: request {number}:\n{trace}", highlight=False, markup=False)
         # Starlette sends this answer outside of all middleware, so the headers are added here.
-        return problem(500, "internal", "the server failed; its log says why", HEADERS)
+        headers = HEADERS | {REQUEST_ID: number}
+        return problem(500, "internal", f"the server failed; its log says why, at request {number}", headers)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import secrets
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -31,6 +35,10 @@ HEADERS = {
 }
 """Headers of every answer. Attributes may carry styles, for the plots; scripts and frames come from nowhere else."""
 
+REQUEST_ID = "x-request-id"
+"""Header with a request's id: the client's (or a proxy's) own, if it is plain, else a random one."""
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -64,27 +72,38 @@ def problem(
     return JSONResponse(body.model_dump(), status, headers)
 
 
+def _log(number: str, method: str, path: str, status: int, seconds: float) -> None:
+    """Print a line about a request without its address, query and body, which could tell of a person."""
+    when = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = {"time": when, "request": number, "method": method if method in _METHODS else "other", "path": path}
+    sys.stderr.write(json.dumps(line | {"status": status, "seconds": round(seconds, 4)}) + "\n")
+
+
 class Guard:
-    """Counts every request, adds `HEADERS` to its answer, and refuses bad ones before the application sees them.
+    """Counts every request, gives it an id, adds `HEADERS` to its answer, and refuses bad ones.
 
     A request for another host gets 421: otherwise a page elsewhere could point its own name at this machine, and so
     read answers. A body that is too long gets 413, and one that does not arrive in time 408.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, hosts: frozenset[str] | None) -> None:
-        self.app, self.telemetry, self.hosts = app, telemetry, hosts
+    def __init__(
+        self, app: ASGIApp, telemetry: Telemetry, hosts: frozenset[str] | None, access_log: bool = False
+    ) -> None:
+        self.app, self.telemetry, self.hosts, self.access_log = app, telemetry, hosts, access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start, status = time.monotonic(), 500
+        sent = Headers(scope=scope).get(REQUEST_ID, "")
+        scope["request_id"] = number = sent if _PLAIN_ID.fullmatch(sent) else secrets.token_hex(8)
 
         async def send_strictly(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(HEADERS | {REQUEST_ID: number})
             await send(message)
 
         async def receive_again() -> Message:
@@ -99,8 +118,11 @@ class Guard:
                 await self.app(scope, receive_again, send_strictly)
         finally:
             path = getattr(scope.get("route"), "path", "other")  # not the client's, so that the series stay few
+            seconds = time.monotonic() - start
             self.telemetry.requests.labels(path, str(status)).inc()
-            self.telemetry.latency.labels(path).observe(time.monotonic() - start)
+            self.telemetry.latency.labels(path).observe(seconds)
+            if self.access_log:
+                _log(number, scope["method"], path, status, seconds)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | JSONResponse:
         """Return the body, or the answer to a request that is refused."""

@@ -58,10 +58,9 @@ class Selection:
     def __init__(self, catalogue: Catalogue, rules: Rules, *, functions: bool = True) -> None:
         self.rules = rules
         frame, columns = catalogue.frame, ", ".join(catalogue.frame.columns)
-        words = {word.lower() for word in re.findall(r"([\w\"`\]]+)\s*\(", rules.where or "")}
-        # Nested functions make texts of any length. Comments could hide them.
-        if not functions and (words - {"in", "and", "or", "not"} or re.search(r"--|/\*", rules.where or "")):
-            raise RulesError("where: functions and comments are not allowed here")
+        # Nested functions make texts of any length.
+        if not functions and not _is_plain(rules.where or ""):
+            raise RulesError("where: functions and comments are not allowed here, nor are backslashes, $ and #")
         try:
             kept = frame if rules.where is None else frame.filter(pl.sql_expr(rules.where))
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
@@ -85,6 +84,19 @@ class Selection:
         """Return a question under these rules; `seen` are the items that the user has taken."""
         without = self._left_out.union(seen) if self.rules.exclude_seen else self._left_out
         return Question(history, k, without, self._groups, self.rules.at_most or 0, user)
+
+
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`""")
+
+
+def _is_plain(where: str) -> bool:
+    """Return True if a condition has no functions, nor anything by which its texts could hide one."""
+    # Texts become a quote, and quoted names a name. Texts that begin with a letter, as E'…', and those with a
+    # backslash or a dollar sign end elsewhere in some dialects.
+    bare = _QUOTED.sub(lambda quoted: "'" if quoted[0].startswith("'") else "name", where)
+    called = {word.lower() for word in re.findall(r"([\w\"`\]]+)\s*\(", bare)}
+    hidden = re.search(r"[\\$]", where) or re.search(r"--|/\*|#|[\w&@]'", bare)
+    return not hidden and called <= {"in", "and", "or", "not"}
 
 
 def asked_users(data: PreparedData, users: Collection[str] | None = None) -> dict[str, tuple[list[str], list[str]]]:

@@ -28,7 +28,7 @@ from prefrec.pipeline.entry import as_ranker, loaded_once
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import ZERO_SHOT
-from prefrec.serving.app import Settings, create_app
+from prefrec.serving.app import Settings, check_key, create_app
 from prefrec.serving.batcher import RETRY_AFTER
 from prefrec.serving.engine import Engine
 from prefrec.serving.middleware import HEADERS, Telemetry, problem
@@ -56,6 +56,7 @@ def serve_run(
     ui: bool = False,
     api_key: str | None = None,
     deadline: float = 30.0,
+    access_log: bool = False,
     **limits: Any,
 ) -> None:
     """Serve a run, with `ui` also a page, until SIGINT or SIGTERM; accepted requests are still answered then.
@@ -63,6 +64,7 @@ def serve_run(
     Port 0 is any free one. `limits` are for `open_engine`, other options as for `Settings`. Raise DataError,
     ConfigError or ModelError if the run cannot be read, or the address is taken.
     """
+    check_key(api_key)
     run = open_run(folder)
     in_url = f"[{host}]" if ":" in host else host
     try:
@@ -79,7 +81,7 @@ def serve_run(
     engine = open_engine(run, rankers, on_pass=telemetry.on_pass, **limits)
     hosts = local_names if api_key is None and is_local else None
     page = page_files(name, model, engine, [*run.stages.values()]) if ui else {}
-    settings = Settings(name, model, deadline, api_key, hosts, page, telemetry)
+    settings = Settings(name, model, deadline, api_key, hosts, page, telemetry, access_log)
     if api_key is None and not is_local:
         warn(f"listening at {host} without a key: whoever reaches this machine can ask (--api-key)")
     with _listening(host, port, family) as listener:
