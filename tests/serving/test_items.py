@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefrec.data import Catalogue
+from prefrec.serving import items
 from prefrec.serving.bodies import ById, ItemBody
 from prefrec.serving.items import ItemIndex, UnknownItemsError
 
@@ -54,8 +55,8 @@ def test_a_title_of_two_items_asks_for_the_id(index):
 
 def test_near_matches_are_searched_for_a_few_names_only(index, monkeypatch):
     searched = []
-    near = index.near
-    monkeypatch.setattr(index, "near", lambda text, limit: searched.append(text) or near(text, limit))
+    search = index.search
+    monkeypatch.setattr(index, "search", lambda text, limit: searched.append(text) or search(text, limit))
     with pytest.raises(UnknownItemsError) as e:
         index.resolve([f"Alien {n}!" for n in range(40)])
     assert len(e.value.unknown) == 40
@@ -94,3 +95,51 @@ def test_search_takes_any_text(text, limit):
     assert len(found) <= limit
     assert len(set(found)) == len(found)
     assert all(ROWS[i.item_id] == i.title for i in found)
+
+
+FILMS = [
+    "Matrix, The (1999)", "Animatrix", "The Matrix Reloaded", "Dramatrixed", "Théâtre, Le", "Ocean's Eleven",
+    "The The", "Mission: Impossible", "Anatrix", "!!!",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("The Matrix", "Matrix, The (1999)"),
+        ("matrix", "Matrix, The (1999)"),
+        ("A Matrix!", "Matrix, The (1999)"),
+        ("1999 Matrix", "Matrix, The (1999)"),
+        ("Reloaded Matrix", "The Matrix Reloaded"),
+        ("le theatre", "Théâtre, Le"),
+        ("Oceans Eleven", "Ocean's Eleven"),
+        ("Mission Impossible", "Mission: Impossible"),
+        ("The", "The The"),
+        ("!!!", "!!!"),
+        ("Matirx Reloadd", "The Matrix Reloaded"),
+    ],
+)
+def test_articles_punctuation_and_order_do_not_count_among_near_names(name, first):
+    """Alike in the search of the page and API, and where a name is unknown (commands and Python, too)."""
+    index = ItemIndex(Catalogue(pl.DataFrame({"item_id": [f"i{n}" for n in range(10)], "title": FILMS})))
+    assert index.search(name, 3)[0].title == first
+    if name not in FILMS:
+        with pytest.raises(UnknownItemsError) as e:
+            index.resolve([name])
+        assert e.value.unknown[0].near == index.search(name, 3)
+
+
+def test_a_search_lets_other_threads_run_and_compares_a_part_of_a_long_name(monkeypatch):
+    titles = [f"{n} a title of some length {n % 977}" for n in range(20_000)]
+    index = ItemIndex(Catalogue(pl.DataFrame({"item_id": [f"i{n}" for n in range(20_000)], "title": titles})))
+    blocks, extract = [], items.process.extract
+    monkeypatch.setattr(
+        items.process,
+        "extract",
+        lambda text, block, **o: blocks.append((text, len(block))) or extract(text, block, **o),
+    )
+    index.search("x y " * 128, 8)
+    assert sum(size for _, size in blocks) == 20_000
+    assert max(size for _, size in blocks) <= 2_000
+    assert {len(text) for text, _ in blocks} == {64}
+    assert index.search("a title of some lenght 976", 1)[0].title.endswith("length 976")

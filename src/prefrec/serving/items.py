@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from heapq import nlargest
 
 from rapidfuzz import fuzz, process
 
@@ -18,6 +21,10 @@ NEAR, SEARCHED = 3, 5
 """Near matches of an unknown title, and unknown titles of a request that get some: each costs a search of all."""
 ALIKE = 20
 """Most items listed for a title that several items have."""
+ARTICLES = frozenset({"the", "a", "an"})
+"""Words that do not count when names are compared. Articles of other languages are words of English titles."""
+COMPARED, BLOCK = 64, 2_000
+"""Characters of a name that are compared with other titles, and titles that are compared at once (some ms)."""
 NEAR_ENOUGH = 60.0
 """Least similarity of a near match, out of 100 (rapidfuzz's weighted ratio)."""
 
@@ -38,7 +45,6 @@ class ItemIndex:
         self._by_title: defaultdict[str, list[str]] = defaultdict(list)
         for item_id, title in catalogue.titles.items():
             self._by_title[normal_title(title)].append(item_id)
-        self._normal = list(self._by_title)
 
     def __len__(self) -> int:
         return len(self.catalogue)
@@ -63,7 +69,7 @@ class ItemIndex:
                 continue
             near = [self.item(i) for i in ids[:ALIKE]]
             if not ids and len(unknown) < SEARCHED:
-                near = self.near(name, NEAR)
+                near = self.search(name, NEAR)
             unknown.append(UnknownName(given=name, near=near))
             shown = ", ".join(f"{i.title} (id {i.item_id})" for i in near)
             several = f"{name!r} is the title of several items; give the id: {shown}"
@@ -82,29 +88,53 @@ class ItemIndex:
             raise DataError(f"{twice.title!r} is given twice among the candidates; give every item once")
         return shown, listed
 
-    def near(self, text: str, limit: int) -> list[ItemBody]:
-        """Return items whose titles are similar to `text`, the most similar first."""
-        text = normal_title(text)
-        hits = process.extract(text, self._normal, scorer=fuzz.WRatio, limit=limit, score_cutoff=NEAR_ENOUGH)
-        return self._items(title for title, _, _ in hits)[:limit]
-
     def search(self, text: str, limit: int) -> list[ItemBody]:
         """Return the item with this id, then those whose titles are `text`, begin with it, contain it or are similar.
 
-        An empty text gives the catalogue's first items.
+        Articles and punctuation do not count. An empty text gives the catalogue's first items.
         """
-        wanted = normal_title(text)
+        wanted = bare_title(text)
         if not wanted:
             return [self.item(i) for i in self.catalogue.ids[:limit]]
-        holding = [t for t in self._normal if wanted in t]
-        whole = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)").search
-        holding.sort(key=lambda t: (t != wanted, not t.startswith(wanted), not whole(t), f" {wanted}" not in t))
+        words = set(wanted.split())
+        holding = [bare for bare in self._by_bare if wanted in bare]
+        if len(words) > 1:  # in another order
+            holding += [bare for bare in self._by_bare if wanted not in bare and words.issubset(bare.split())]
+        whole = f" {wanted} "
+        holding.sort(
+            key=lambda b: (b != wanted, not b.startswith(wanted), whole not in f" {b} ", f" {wanted}" not in b)
+        )
         items = self._items(holding[:limit])
         if text.strip() in self.catalogue.titles:
             items.insert(0, self.item(text.strip()))
         if len(items) < limit:
-            items += self.near(text, limit)
+            items += self._items(self._similar(wanted[:COMPARED], limit))
         return list(dict.fromkeys(items))[:limit]
 
-    def _items(self, normal_titles: Iterable[str]) -> list[ItemBody]:
-        return [self.item(i) for t in normal_titles for i in self._by_title[t]]
+    @cached_property
+    def _by_bare(self) -> dict[str, list[str]]:
+        """Normal titles by their bare form."""
+        titles: defaultdict[str, list[str]] = defaultdict(list)
+        for title in self._by_title:
+            titles[bare_title(title)].append(title)
+        return titles
+
+    def _similar(self, wanted: str, limit: int) -> list[str]:
+        bare, best = [*self._by_bare], []
+        # rapidfuzz lets no other thread run while it compares, and the server has others to answer meanwhile.
+        for start in range(0, len(bare), BLOCK):
+            block = bare[start : start + BLOCK]
+            best += process.extract(wanted, block, scorer=fuzz.WRatio, limit=limit, score_cutoff=NEAR_ENOUGH)
+        return [title for title, _, _ in nlargest(limit, best, key=lambda hit: hit[1])]
+
+    def _items(self, bare_titles: Iterable[str]) -> list[ItemBody]:
+        return [self.item(i) for bare in bare_titles for title in self._by_bare[bare] for i in self._by_title[title]]
+
+
+def bare_title(title: str) -> str:
+    """Return the words of a title without articles, punctuation and accents: `Matrix, The` → `matrix`."""
+    plain = normal_title(title)
+    if not plain.isascii():
+        plain = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
+    words = re.findall(r"\w+", plain.replace("'", "").replace("’", ""))
+    return " ".join([word for word in words if word not in ARTICLES] or words) or plain
