@@ -39,7 +39,7 @@ def test_rank(client, engine):
     asked = engine.rank(RankRequest(**QUESTION, ranker="sft"))
     assert body == asked.answer(engine.submit(asked, 60).result()).model_dump()
     assert [r["rank"] for r in body["ranking"]] == [1, 2, 3]
-    assert sum(r["probability"] for r in body["ranking"]) == pytest.approx(1)
+    assert sum(r["share"] for r in body["ranking"]) == pytest.approx(1)
 
 
 def test_explain(client):

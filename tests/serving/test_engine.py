@@ -64,7 +64,7 @@ def test_rank_equals_the_slow_twin(engine, run, ranker):
     assert [r.rank for r in answer.ranking] == [1, 2, 3, 4]
     np.testing.assert_allclose([r.score for r in answer.ranking], sorted(want, reverse=True), rtol=1e-4)
     shares = np.exp(want - want.max()) / np.exp(want - want.max()).sum()
-    np.testing.assert_allclose([r.probability for r in answer.ranking], sorted(shares, reverse=True), rtol=1e-3)
+    np.testing.assert_allclose([r.share for r in answer.ranking], sorted(shares, reverse=True), rtol=1e-3)
     assert not answer.history_shortened
 
 
@@ -142,14 +142,14 @@ def test_explain_equals_leaving_each_item_out(engine, run):
 
     logp, share = of(history)
     assert answer.target.title == "Lost Days"
-    np.testing.assert_allclose([answer.logp, answer.probability], [logp, share], rtol=1e-4)
+    np.testing.assert_allclose([answer.logp, answer.share], [logp, share], rtol=1e-4)
     for i, influence in enumerate(answer.influences):
         without, share_without = of(history[:i] + history[i + 1 :])
         assert (influence.position, influence.title) == (i, history[i])
         np.testing.assert_allclose(influence.logp_without, without, rtol=1e-4)
         np.testing.assert_allclose(influence.logp_change, logp - without, atol=1e-3)
-        np.testing.assert_allclose(influence.probability_without, share_without, rtol=1e-3)
-        np.testing.assert_allclose(influence.probability_change, share - share_without, atol=1e-4)
+        np.testing.assert_allclose(influence.share_without, share_without, rtol=1e-3)
+        np.testing.assert_allclose(influence.share_change, share - share_without, atol=1e-4)
     assert len({i.logp_without for i in answer.influences}) == 3
 
 
@@ -217,8 +217,8 @@ def test_explain_without_candidates_asks_as_recommend_does(engine, run):
     logp = _slow(run, "dpo", history, ["Lost Days"], shown=())[0]
     without = _slow(run, "dpo", history[1:], ["Lost Days"], shown=())[0]
     np.testing.assert_allclose([answer.logp, answer.influences[0].logp_without], [logp, without], rtol=1e-4)
-    assert answer.probability is None
-    assert answer.influences[0].probability_change is None
+    assert answer.share is None
+    assert answer.influences[0].share_change is None
 
 
 @pytest.mark.parametrize("ranker", ["zero-shot", "dpo"])
@@ -380,7 +380,7 @@ def test_other_rankers_answer_as_in_python(composed, name):
     for got, want in ((ranked, rec.rank(HISTORY, CANDIDATES)), (best, twin)):
         assert [(r.rank, r.item_id) for r in got] == [(r.rank, r.item_id) for r in want]
         np.testing.assert_allclose([r.score for r in got], [r.score for r in want], rtol=1e-4, atol=1e-5)
-        assert {r.probability for r in got} == {None}
+        assert {r.share for r in got} == {None}
     with pytest.raises(DataError, match=f"{name} cannot be explained, only language models can: s-dpo, dpo, sft"):
         engine.explain(ExplainRequest(history=HISTORY, target="Red Eye", ranker=name))
 

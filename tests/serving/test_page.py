@@ -140,7 +140,7 @@ def test_choose_rank_and_ask_why(page, served, tmp_path):
         answer = asked.answer(engine.submit(asked, 60).result(60))
         assert _titles(page, side) == [line.title for line in answer.ranking]
         assert page.locator(f"#{side} .share").first.inner_text().rstrip("%") in (
-            f"{100 * answer.ranking[0].probability:.1f}",
+            f"{100 * answer.ranking[0].share:.1f}",
             "100",
         )
         widths = page.locator(f"#{side} .bar i").evaluate_all(

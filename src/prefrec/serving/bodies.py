@@ -96,7 +96,7 @@ class RankedItem(ItemBody):
     score: float = Field(
         description="The ranker's; of a language model the log-probability of the title as the answer, end included."
     )
-    probability: float | None = Field(
+    share: float | None = Field(
         description="Its share among the items of this ranking, which add up to 1; null if no language model ranks."
     )
 
@@ -122,8 +122,8 @@ class Influence(ItemBody):
     position: int = Field(description="Place in the history, from 0.")
     logp_without: float = Field(description="Log-probability of the target's title without this item.")
     logp_change: float = Field(description="logp − logp_without: positive if the item speaks for the target.")
-    probability_without: float | None = Field(description="As `probability`, without this item.")
-    probability_change: float | None = Field(description="probability − probability_without.")
+    share_without: float | None = Field(description="As `share`, without this item.")
+    share_change: float | None = Field(description="share − share_without.")
 
 
 class ExplainAnswer(_Body):
@@ -132,7 +132,7 @@ class ExplainAnswer(_Body):
     ranker: str
     target: ItemBody
     logp: float
-    probability: float | None = Field(description="The target's share among the candidates, if there are some.")
+    share: float | None = Field(description="The target's share among the candidates, if there are some.")
     history_shortened: bool = Field(description="True if the oldest items did not fit into the prompt.")
     influences: list[Influence] = Field(description="In the history's order, of the items that fitted.")
 

@@ -138,8 +138,8 @@ class Engine:
                     position=position,
                     logp_without=logp,
                     logp_change=logps[0] - logp,
-                    probability_without=share if candidates else None,
-                    probability_change=shares[0] - share if candidates else None,
+                    share_without=share if candidates else None,
+                    share_change=shares[0] - share if candidates else None,
                 )
                 for position, (item, logp, share) in enumerate(zip(shown, logps[1:], shares[1:], strict=True), first)
             ]
@@ -147,7 +147,7 @@ class Engine:
                 ranker=ranker,
                 target=target,
                 logp=logps[0],
-                probability=shares[0] if candidates else None,
+                share=shares[0] if candidates else None,
                 history_shortened=first > 0,
                 influences=influences,
             )
@@ -228,6 +228,6 @@ def _titles(*lists: Sequence[ItemBody]) -> list[list[str]]:
 def _ranking(items: Sequence[ItemBody], scores: NDArray[np.float64], is_model: bool) -> list[bodies.RankedItem]:
     shares = softmax(scores).tolist() if items and is_model else [None] * len(items)  # softmax takes no empty array
     return [
-        bodies.RankedItem(**dict(items[i]), rank=rank, score=float(scores[i]), probability=shares[i])
+        bodies.RankedItem(**dict(items[i]), rank=rank, score=float(scores[i]), share=shares[i])
         for rank, i in enumerate(np.argsort(-scores, kind="stable"), 1)
     ]

@@ -232,9 +232,9 @@ function drawRanking(side, answer, others, { taken: takenId, rankers }) {
       { className: taken ? "taken" : "" },
       element("span", { className: "place", text: `${line.rank}.` }),
       element("span", {}, title, ...(taken ? [element("small", { text: " ◆ taken next" })] : []), ...moves),
-      ...(isModel ? [element("span", { className: "share", text: percent(line.probability) })] : []),
+      ...(isModel ? [element("span", { className: "share", text: percent(line.share) })] : []),
       element("span", { className: "logp", text: score(line.score, isModel), title: isModel ? "log-probability of the title" : "score" }),
-      ...(isModel ? [bar(line.probability)] : []),
+      ...(isModel ? [bar(line.share)] : []),
     );
   });
   byId(side).querySelector(".ranking").replaceChildren(...lines);
