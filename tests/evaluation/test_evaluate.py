@@ -17,9 +17,8 @@ from prefrec.evaluation import (
     evaluate_predictions,
     mean_interval,
     paired_difference,
-    predict,
 )
-from prefrec.evaluation.predictions import best_only
+from prefrec.evaluation.intervals import holm
 
 
 class Talker(Fixed):
@@ -162,7 +161,41 @@ def test_lists_of_different_candidates_are_not_paired(examples):
 def test_predictions_of_different_rows_are_not_paired(examples):
     result = evaluate([Fixed("a", "abcdef"), Fixed("b", "badcfe")], examples, CATALOGUE)
     with pytest.raises(DataError, match="'a' and 'b' answered different rows"):
-        evaluate_predictions(result.predictions.head(7))
+        evaluate_predictions(result.predictions.with_columns(row=(pl.col("row") + pl.col("ranker").eq("b"))))
+
+
+def test_rankers_may_have_answered_fewer_rows(examples):
+    names = {"a": "abcdef", "b": "badcfe", "c": "fedcba"}
+    rankers = [Fixed(name, order) for name, order in names.items()]
+    frame = evaluate(rankers, examples, CATALOGUE).predictions
+    # b misses the first row, and c all but the first.
+    kept = frame.filter(pl.col("ranker").replace_strict({"a": 9, "b": 9, "c": 1}) > pl.col("row"))
+    kept = kept.filter((pl.col("ranker") != "b") | (pl.col("row") > 0))
+    result = evaluate_predictions(kept, compare=[("b", "a"), ("c", "a"), ("c", "b")], known_items={"a"})
+    rest = evaluate(rankers[:2], examples[1:], CATALOGUE)
+    assert result.metrics["b"] == rest.metrics["b"]
+    assert result.metrics["a"] == evaluate(rankers[:1], examples, CATALOGUE).metrics["a"]
+    for metric in rest.measured:
+        ours, theirs = result.difference("b", "a", metric), rest.difference("b", "a", metric)
+        assert (ours.mean, ours.low, ours.high, ours.n) == (theirs.mean, theirs.low, theirs.high, 3)
+        assert result.difference("c", "a", metric).n == 1
+    assert {(c.ranker, c.against) for c in result.comparisons} == {("b", "a"), ("c", "a")}
+    assert {name: list(g.metrics) for name, g in result.groups.items()} == {
+        "warm": ["a", "b", "c"],
+        "new": ["a", "b"],
+    }
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_comparisons_of_a_table_are_corrected_together(examples):
+    rankers = [Fixed(name, order) for name, order in {"a": "abcdef", "b": "badcfe", "c": "fedcba"}.items()]
+    many = [replace(e, user_id=f"{e.user_id}{n}") for n in range(9) for e in examples]
+    found = evaluate(rankers, many, CATALOGUE, compare="a").comparisons
+    family = [c for c in found if c.metric == "ndcg@10"]
+    assert len(family) == 2
+    assert [c.adjusted_p for c in family] == holm([c.p_value for c in family])
+    assert [c.stands for c in family] == [c.adjusted_p < 0.05 for c in family]
+    assert all(np.isnan(c.adjusted_p) and not c.stands for c in found if c.metric != "ndcg@10")
 
 
 def test_rows_with_new_targets_are_an_evaluation_of_their_own(examples):
@@ -178,15 +211,3 @@ def test_rows_with_new_targets_are_an_evaluation_of_their_own(examples):
     assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
     assert list(evaluate_predictions(frame, known_items=set("abcdef")).groups) == ["warm"]
     assert evaluate_predictions(frame).groups == {}
-
-
-def test_of_long_lists_the_best_candidates_are_enough(examples):
-    def frame(name, order, rows, top):
-        return best_only(predict(Fixed(name, order), rows, CATALOGUE), top)
-
-    whole = pl.concat([frame("a", "abcdef", examples, None), frame("b", "badcfe", examples, None)])
-    short = pl.concat([frame("a", "abcdef", examples, 1), frame("b", "badcfe", examples, 1)])
-    assert evaluate_predictions(short) == evaluate_predictions(whole)
-    longer = [*examples[:-1], replace(examples[-1], candidates=("a", "b", "f", "e"))]
-    with pytest.raises(DataError, match="answered different lists"):
-        evaluate_predictions(pl.concat([frame("a", "abcdef", examples, 1), frame("b", "badcfe", longer, 1)]))

@@ -1,12 +1,15 @@
 """Ranks over the whole catalogue against counting, for a language model by one sequence a title."""
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from full_ranks import full_ranks
 from prefrec.data import Catalogue, RankingExample
-from prefrec.evaluation import whole_catalogue
+from prefrec.errors import ModelError
+from prefrec.evaluation import evaluate_predictions, predict, rank_catalogue, whole_catalogue
+from prefrec.evaluation.full import KEPT
 from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker, PopularityRanker
 from slow import slow_logps
@@ -54,3 +57,68 @@ def test_any_ranker_will_do():
     popularity = PopularityRanker({f"i{5 + n}": 40 - n for n in range(40)})
     ranks, _ = full_ranks(popularity, ROWS[:2], CATALOGUE, [(), ("i5", "i6")])
     assert ranks.tolist() == [1, 5 - 3]
+
+
+@pytest.mark.parametrize("per_block", [1, 1000])
+def test_blocks_of_all_items_equal_whole_lists(monkeypatch, per_block):
+    """Ranks, ties, and the best items, against lists of unseen items; among a class, against lists of that class."""
+    monkeypatch.setattr("prefrec.rankers.rows.CELLS_AT_A_TIME", per_block * len(IDS))
+    rng = np.random.default_rng(0)
+    counts = {i: int(n) for i, n in zip(IDS, rng.integers(0, 4, len(IDS)), strict=True)}
+    known = {i for i in IDS if rng.random() < 0.5}
+    rows = [RankingExample(f"u{n}", (IDS[n], IDS[n + 1]), ("?",), IDS[2 * n]) for n in range(12)]
+    seen = [set(rng.choice(IDS, 5, replace=False).tolist()) for _ in rows]
+    ranker = PopularityRanker(counts)
+    found = rank_catalogue(ranker, rows, CATALOGUE, seen, known)
+    assert rank_catalogue(ranker, rows, CATALOGUE, seen, known, shared=False).equals(found)
+    lists = whole_catalogue(rows, CATALOGUE, seen)
+    for answer, e in zip(found.iter_rows(named=True), lists, strict=True):
+        own = [i for i in e.candidates if (i in known) == (e.target in known)]
+        for prefix, listed in (("", e.candidates), ("class_", own)):
+            others = [counts[i] for i in listed if i != e.target]
+            want = (1 + sum(n > counts[e.target] for n in others), others.count(counts[e.target]), len(listed))
+            assert tuple(answer[f"{prefix}{name}"] for name in ("rank", "tied", "listed")) == want
+        best = sorted((counts[i] for i in e.candidates), reverse=True)[:KEPT]
+        assert [counts[i] for i in answer["candidates"]] == answer["scores"] == best
+        assert set(answer["candidates"]) <= set(e.candidates)
+    assert found["row"].to_list() == [*range(12)]
+    assert {"warm", "new", "known among known", "new among new"} == set(
+        evaluate_predictions(found, known_items=known).groups
+    )
+    ours, theirs = (evaluate_predictions(f) for f in (found, predict(ranker, lists, CATALOGUE)))
+    assert ours.metrics == theirs.metrics
+    assert ours.expected == theirs.expected
+
+
+def test_known_among_known_is_the_ranking_of_that_class():
+    """New items are never above known ones by popularity, so among new items it is chance."""
+    known = set(IDS[:20])
+    popularity = PopularityRanker({i: 20 - n for n, i in enumerate(IDS[:20])})
+    rows = [RankingExample(f"u{n}", (), ("?",), IDS[n]) for n in range(40)]
+    groups = evaluate_predictions(
+        rank_catalogue(popularity, rows, CATALOGUE, [()] * 40, known), ks=[10], known_items=known
+    ).groups
+    assert groups["known among known"].metrics == groups["warm"].metrics | groups["known among known"].metrics
+    mean = {name: g.metrics["popularity"]["hr@10"].mean for name, g in groups.items()}
+    assert mean["warm"] == mean["known among known"] == 0.5
+    assert mean["new"] == 0
+    assert mean["new among new"] == pytest.approx(groups["new among new"].expected["hr@10"])
+    assert groups["known among known"].expected["hr@10"] == 0.5
+
+
+def test_misfits_are_named():
+    rows = [RankingExample("u", (), ("?",), IDS[0])]
+
+    class Odd:
+        name = "odd"
+
+        def __init__(self, scores):
+            self.scores = scores
+
+        def score(self, examples):
+            return self.scores
+
+    with pytest.raises(ModelError, match=r"'odd': expected scores of shape \(1, \d+\), got \(1, 2\)"):
+        rank_catalogue(Odd(np.zeros((1, 2))), rows, CATALOGUE, [()])
+    with pytest.raises(ModelError, match="'odd': 1 of 1 rows hold NaN"):
+        rank_catalogue(Odd(np.full((1, len(IDS)), np.nan)), rows, CATALOGUE, [()])

@@ -8,7 +8,6 @@ from prefrec.data import RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation.predictions import (
     PREDICTION_SCHEMA,
-    best_only,
     prediction_frame,
     ranks_of,
     read_predictions,
@@ -68,12 +67,3 @@ def test_bad_files_are_refused(tmp_path):
     pl.DataFrame({"ranker": ["a"]}).write_parquet(tmp_path / "other.parquet")
     with pytest.raises(DataError, match=r"not a file of predictions .*row"):
         read_predictions(tmp_path / "other.parquet")
-
-
-def test_the_best_candidates_alone():
-    frame = best_only(prediction_frame("pop", EXAMPLES, SCORES, RANKS), 2)
-    assert frame.schema == PREDICTION_SCHEMA
-    assert frame["candidates"].to_list() == [["c", "d"], ["b", "a"]]
-    assert frame["scores"].to_list() == [[0.3, 0.2], [2.0, 1.0]]
-    assert frame["listed"].to_list() == [3, 2]
-    assert frame.select("rank", "tied").rows() == [(1, 0), (2, 3)]

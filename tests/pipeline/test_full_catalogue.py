@@ -4,12 +4,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import PrepareConfig, prepare, read_prepared, write_prepared
-from prefrec.evaluation import target_ranks
+from full_ranks import full_ranks
+from prefrec.data import PrepareConfig, prepare, read_prepared, seen_items, write_prepared
+from prefrec.evaluation import whole_catalogue
 from prefrec.pipeline.entry import Entry, full_entries
 from prefrec.pipeline.recipe import REFERENCE_RANKERS
-from prefrec.pipeline.score import KEPT, ask_all, fit_references, full_rows
-from prefrec.rankers import CatalogueRanker, RandomRanker, reference_rankers
+from prefrec.pipeline.score import ask_full, fit_references
+from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
 from tiny_run import ITEMS
 
 
@@ -37,35 +38,33 @@ def test_candidates_are_what_the_user_has_not_taken_before(recipe, log, tmp_path
     raw = recipe.data.model_dump() | {"interactions": path, "history_length": 2} | how
     write_prepared(prepare(PrepareConfig.model_validate(raw)), tmp_path)
     data = read_prepared(tmp_path)
-    section = recipe.evaluate.model_copy(update={"split": part, "rows": None})
-    found = full_rows(data, section)
-    assert [(e.user_id, e.history, e.target) for e in found] == [
-        (e.user_id, e.history, e.target) for e in data.split(part)
-    ]
+    found = whole_catalogue(data.split(part), data.catalogue, seen_items(data, data.split(part)))
     when = {(user, item): time for user, item, time in rows}
     for e in found:
         taken = {item for of, item, time in rows if of == e.user_id and time < when[e.user_id, e.target]}
         assert list(e.candidates) == [i for i in data.catalogue.ids if i not in taken]
 
 
-def test_ranks_and_the_first_items_are_kept(recipe, data, tmp_path):
-    section = recipe.evaluate.model_copy(update={"rows": 7})
-    found = ask_all(data, section, fit_references(data, section, 0), [], tmp_path, seed=0, full=True)
-    asked = full_rows(data, section)
-    assert len(found) == len(REFERENCE_RANKERS) * 7
-    for ranker in reference_rankers(data.train_interactions, data.catalogue, validation=data.validation):
-        scores = ranker.score(asked)
-        ranks = target_ranks(scores, [e.target_index for e in asked])
-        for answer, row, e, rank, tied in zip(
-            found.filter(pl.col("ranker") == ranker.name).iter_rows(named=True), scores, asked, *ranks, strict=True
-        ):
-            assert (answer["rank"], answer["tied"]) == (rank, tied)
-            assert answer["listed"] == len(e.candidates)
-            assert len(answer["candidates"]) == KEPT
-            of = dict(zip(e.candidates, row.tolist(), strict=False))
-            assert (
-                [of[c] for c in answer["candidates"]] == answer["scores"] == sorted(of.values(), reverse=True)[:KEPT]
-            )
+def test_all_rows_are_asked_but_of_slow_rankers_only_some(recipe, data, tmp_path, entries):
+    section = recipe.evaluate.model_copy(update={"rows": 9, "full_rows": 4})
+    fast = Entry("fast", "fast", lambda _: RandomRanker(3, "fast"), lambda _: RandomRanker(3, "fast"))
+    slow = entries[0]
+    found = ask_full(data, section, fit_references(data, section, 0), [slow, fast], tmp_path, seed=0)
+    rankers = [name for name in REFERENCE_RANKERS if name != "random"]
+    assert found["ranker"].unique(maintain_order=True).to_list() == [*rankers, slow.name, "fast"]
+    counts = dict(found.group_by("ranker").len().iter_rows())
+    assert counts == {**dict.fromkeys([*rankers, "fast"], 9), slow.name: 4}
+    # The same questions, row by row, as of the slow twin.
+    rows = data.some("test", 9)
+    seen = seen_items(data, rows)
+    for name, ranker in (("fast", RandomRanker(3)), ("popularity", PopularityRanker.fit(data.train_interactions))):
+        ranks, tied = full_ranks(ranker, rows, data.catalogue, seen)
+        own = found.filter(ranker=name)
+        assert (own["rank"].to_list(), own["tied"].to_list()) == (ranks.tolist(), tied.tolist())
+        assert own["target"].to_list() == [e.target for e in rows]
+    chosen = [data.test.index(e) for e in data.some("test", 4)]
+    assert found.filter(ranker=slow.name)["row"].to_list() == chosen
+    assert found.filter(ranker=slow.name)["target"].to_list() == [rows[i].target for i in chosen]
 
 
 def test_rankers_that_cannot_be_asked_are_left_out(entries):

@@ -21,6 +21,11 @@ TABLE_METRICS = ("hr@1", "hr@5", "ndcg@10", "mrr")
 """Columns of the table of lists if nothing else is printed."""
 
 
+GROUPS_NOTE = (
+    "warm, known: the target occurs in training interactions; new: it does not; among: ranked among such items alone"
+)
+
+
 def print_scores(metrics: dict[str, Any]) -> None:
     """Print the content of a `metrics.json`: table, groups of rows, comparisons, generation, the audit's verdict."""
     out = Console()
@@ -30,7 +35,7 @@ def print_scores(metrics: dict[str, Any]) -> None:
     grid = metrics_grid(evaluation, full, [m for m in columns if m in evaluation.measured])
     out.print(Printed(grid, "ranker", metrics_note(evaluation, full)))
     if groups := groups_grid(evaluation, full, ["ndcg@10"]):
-        out.print(Printed(groups, "ranker", "warm: the target occurs in training interactions; new: it does not"))
+        out.print(Printed(groups, "ranker", GROUPS_NOTE))
     for block, metrics_shown in ((evaluation, HEADLINE_METRICS), (full, FULL_METRICS)):
         if block and block.comparisons:
             compared = differences_grid(block.comparisons, [m for m in metrics_shown if m in block.measured])

@@ -1,7 +1,8 @@
 """Metrics with intervals from scores and generated texts, and an audit of candidate lists."""
 
 from prefrec.evaluation.audit import Audit, AuditRow, audit_lists, audit_prepared
-from prefrec.evaluation.evaluate import evaluate, evaluate_predictions, predict, whole_catalogue
+from prefrec.evaluation.evaluate import evaluate, evaluate_predictions, predict
+from prefrec.evaluation.full import rank_catalogue, whole_catalogue
 from prefrec.evaluation.intervals import (
     Interval,
     Means,
@@ -16,6 +17,6 @@ from prefrec.evaluation.predictions import judge_texts, read_predictions, write_
 __all__ = [
     "Audit", "AuditRow", "Comparison", "Evaluation", "Group", "Interval", "Means", "PairedDifference", "audit_lists",
     "audit_prepared", "evaluate", "evaluate_predictions", "judge_texts",
-    "mean_interval", "metrics_for", "paired_difference", "predict", "read_predictions", "target_ranks",
-    "whole_catalogue", "write_predictions",
+    "mean_interval", "metrics_for", "paired_difference", "predict", "rank_catalogue", "read_predictions",
+    "target_ranks", "whole_catalogue", "write_predictions",
 ]  # fmt: skip

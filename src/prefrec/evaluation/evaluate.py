@@ -11,7 +11,6 @@ the highest score) has no row of its own, because its HR@1 is `hr@1`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -102,62 +101,67 @@ def evaluate_predictions(
 ) -> Evaluation:
     """Return the evaluation of a frame of predictions.
 
+    Metrics of a ranker that answered only some rows are of these rows, and comparisons of those that both answered.
     Rows with warm and with new targets are reported separately if `known_items`, those with training interactions,
-    are given. The other arguments are those of `evaluate`.
+    are given; over the whole catalogue also the ranks among known, or among new items. The other arguments are those
+    of `evaluate`.
     """
-    groups = _by_ranker(predictions)
-    pairs = _pairs(compare, list(groups))
-    first = next(iter(groups.values()))
-    sizes = first["listed"].to_numpy().astype(np.int64)
-    ranks = {name: ranks_of(group) for name, group in groups.items()}
-    ranked = {(name, m): metric(*r) for name, r in ranks.items() for m, metric in metrics_for(ks).items()}
-    parts = [_means(ranked, first)]
-    # Rankers may answer only some rows in text.
-    with_text = predictions.filter(pl.col("generated").is_not_null())
-    if len(with_text):
-        written = _by_ranker(with_text)
-        parts.append(_means(_text_values(written), next(iter(written.values()))))
-    metrics = {name: {m: i for p in parts for m, i in p.table().get(name, {}).items()} for name in groups}
-    values: Values = {name: {m: v for p in parts for (r, m), v in p.values.items() if r == name} for name in groups}
+    answers = _by_ranker(predictions)
+    pairs = _pairs(compare, list(answers))
+    rows = max(answers.values(), key=len)
+    values = _values(answers, rows, ks)
+    means, sizes = _means(values, rows), rows["listed"].to_numpy().astype(np.int64)
+    by_ranker: Values = {name: {} for name in answers}
+    for (name, metric), column in values.items():
+        by_ranker[name][metric] = column[~np.isnan(column)]
     return Evaluation(
-        metrics,
-        *parts[0].size,
+        means.table(),
+        *means.size,
         expected_metrics(sizes, ks),
-        corrected([c for pair in pairs for part in parts for c in compare_columns(part, [pair])]),
+        corrected(compare_columns(means, pairs)),
         float((1.0 / sizes).mean()),
         audit,
-        items=parts[0].items,
-        groups={} if known_items is None else _groups(first, ranked, ks, known_items),
-        values=values,
+        items=means.items,
+        groups={} if known_items is None else _groups(answers, rows, ks, known_items),
+        values=by_ranker,
         predictions=predictions,
     )
 
 
-def whole_catalogue(
-    examples: Sequence[RankingExample], catalogue: Catalogue, seen: Sequence[Collection[str]] | None = None
-) -> list[RankingExample]:
-    """Return the examples with all unseen items as candidates, in the catalogue's order.
-
-    `seen` are the items that each row's user took before its target [B], from `prefrec.data.seen_items`; None: the
-    row's history only. The target always stays a candidate.
-    """
-    rows = []
-    for e, taken in zip(examples, [()] * len(examples) if seen is None else seen, strict=True):
-        left_out = {*e.history, *taken} - {e.target}
-        rows.append(replace(e, candidates=tuple(i for i in catalogue.ids if i not in left_out)))
-    return rows
+def _values(answers: Mapping[str, pl.DataFrame], rows: pl.DataFrame, ks: Sequence[int]) -> Columns:
+    """Return all metrics of all rankers on these rows; NaN where a ranker has no answer, or none in text."""
+    values: Columns = {}
+    for name, own in answers.items():
+        at = np.searchsorted(rows["row"], own["row"])
+        ranks = ranks_of(own)
+        columns = {metric: value(*ranks) for metric, value in metrics_for(ks).items()} | _text_values(own)
+        for metric, column in columns.items():
+            values[name, metric] = np.full(len(rows), np.nan)
+            values[name, metric][at] = column
+    return values
 
 
-def _groups(rows: pl.DataFrame, ranked: Columns, ks: Sequence[int], known_items: Collection[str]) -> dict[str, Group]:
-    """Return the non-empty groups of rows with warm and with new targets; `rows` are any ranker's predictions."""
-    warm = rows["target"].is_in(list(known_items)).to_numpy()
+def _groups(
+    answers: Mapping[str, pl.DataFrame], rows: pl.DataFrame, ks: Sequence[int], known_items: Collection[str]
+) -> dict[str, Group]:
+    """Return the non-empty groups of rows with warm and with new targets; if possible also among their own class."""
+    # Classes are known where the whole catalogue was ranked.
+    among = {"class_rank": "rank", "class_tied": "tied", "class_listed": "listed"}
+    ways: list[tuple[str, str, dict[str, str]]] = [("warm", "new", {})]
+    if all(own["class_rank"].null_count() == 0 for own in answers.values()):
+        ways.append(("known among known", "new among new", among))
     groups = {}
-    for name, chosen in (("warm", warm), ("new", ~warm)):
-        if chosen.any():
-            part = rows.filter(chosen)
-            values = {key: v[chosen] for key, v in ranked.items()}
-            means, expected = _means(values, part), expected_metrics(part["listed"].to_numpy(), ks)
-            groups[name] = Group(means.table(), *means.size, expected, items=means.items)
+    for warm, new, renamed in ways:
+        asked = {n: own.drop(renamed.values()).rename(renamed) for n, own in answers.items()}
+        for name, is_known in ((warm, True), (new, False)):
+            kept = pl.col("target").is_in(list(known_items)) == is_known
+            some = {n: part for n, own in asked.items() if len(part := own.filter(kept))}
+            if some:
+                widest = max(some.values(), key=len)
+                values = {key: v for key, v in _values(some, widest, ks).items() if key[1] in metrics_for(ks)}
+                means = _means(values, widest)
+                expected = expected_metrics(widest["listed"].to_numpy(), ks)
+                groups[name] = Group(means.table(), *means.size, expected, items=means.items)
     return groups
 
 
@@ -167,16 +171,20 @@ def _means(values: Columns, rows: pl.DataFrame) -> Means:
 
 
 def _by_ranker(predictions: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return ranker → predictions by row. All rankers must have the same rows, with candidates in any order."""
+    """Return ranker → predictions by row.
+
+    Candidates may be in any order. Rankers may have answered fewer rows than the one with the most of them.
+    """
     parts = predictions.partition_by("ranker", maintain_order=True)
     if not parts:
         raise DataError("nothing to evaluate: the predictions have no rows")
     groups = {part["ranker"][0]: part.sort("row") for part in parts}
     key = ["row", "user_id", "target"]
-    first, *others = groups
-    for name in others:
-        same_rows = groups[name].select(key).equals(groups[first].select(key))
-        if not (same_rows and _same_lists(groups[name], groups[first])):
+    first = max(groups, key=lambda name: len(groups[name]))
+    for name, own in groups.items():
+        others = groups[first].filter(pl.col("row").is_in(own["row"].implode()))
+        same_rows = own.select(key).equals(others.select(key))
+        if not (same_rows and _same_lists(own, others)):
             what = "lists" if same_rows else "rows"
             raise DataError(f"rankers {first!r} and {name!r} answered different {what} and cannot be paired")
     return groups
@@ -192,15 +200,15 @@ def _same_lists(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
     return mine.equals(others) or mine.list.sort().equals(others.list.sort())
 
 
-def _text_values(groups: Mapping[str, pl.DataFrame]) -> Columns:
-    """Return the values of predictions that all have a text."""
-    values: Columns = {}
-    for name, group in groups.items():
-        for column, (hit_rate, valid_ratio) in TEXT_METRICS.items():
-            if column in group.columns:
-                hit = (group[column] == group["target"]).fill_null(False)
-                values[name, hit_rate] = hit.to_numpy().astype(np.float64)
-                values[name, valid_ratio] = group[column].is_not_null().to_numpy().astype(np.float64)
+def _text_values(answers: pl.DataFrame) -> dict[str, Floats]:
+    """Return the metrics of a ranker's texts, NaN where there is none; {} if there is none at all."""
+    silent = answers["generated"].is_null().to_numpy()
+    values: dict[str, Floats] = {}
+    for column, (hit_rate, valid_ratio) in TEXT_METRICS.items():
+        if column in answers.columns and not silent.all():
+            hit = (answers[column] == answers["target"]).fill_null(False)
+            values[hit_rate] = np.where(silent, np.nan, hit.to_numpy())
+            values[valid_ratio] = np.where(silent, np.nan, answers[column].is_not_null().to_numpy())
     return values
 
 

@@ -94,7 +94,7 @@ class Means:
     """Means of several columns over the same rows, and their differences.
 
     Args:
-        values: key of a column → values [B].
+        values: key of a column → values [B]. NaN: the row has no value, and does not count in that column.
         users, items: the user and the target of each row [B]; without items, intervals are over users alone.
     """
 
@@ -107,27 +107,28 @@ class Means:
         if items is not None and len(items) != len(users):
             raise ValueError(f"expected values [B] and items [B], got {len(users)} values and {len(items)} items")
         self.values = values
-        own, targets = _codes(users), None if items is None else _codes(items)
-        self.size = (len(own), 1 + int(own.max()))
-        self.items = 0 if targets is None else 1 + int(targets.max())
-        self._clusters = [_Clusters(own)]
-        # One target alone shows nothing of others.
-        if targets is not None and self.items > 1:
-            pairs = own * self.items + targets
-            self._clusters += [_Clusters(targets), _Clusters(_codes(pairs))]
+        self._users, self._items = _codes(users), None if items is None else _codes(items)
+        self._samples: dict[bytes, _Sample] = {}
+        everything = self._sample(np.ones(len(users), dtype=np.bool_))
+        self.size, self.items = everything.size[:2], everything.size[2]
 
     def mean(self, key: Any, level: float = 0.95) -> Interval:
         """Return the mean of a column; its interval ends where the column's values do."""
-        values = self.values[key]
-        mean, half, _ = self._estimate(values, level)
+        values, sample = self._rows(self.values[key])
+        mean, half, _ = sample.estimate(values, level)
         low, high = np.clip([mean - half, mean + half], values.min(), values.max()).tolist()
         # Rounding may put the mean of equal values beside them.
-        return Interval(mean, min(low, mean), max(high, mean), *self.size, self.items)
+        return Interval(mean, min(low, mean), max(high, mean), *sample.size)
 
     def difference(self, key: Any, against: Any, level: float = 0.95) -> PairedDifference:
-        """Return the mean of one column minus another."""
-        mean, half, p = self._estimate(self.values[key] - self.values[against], level)
-        return PairedDifference(mean, mean - half, mean + half, *self.size, self.items, p)
+        """Return the mean of one column minus another, over the rows that both have."""
+        values, sample = self._rows(self.values[key] - self.values[against])
+        mean, half, p = sample.estimate(values, level)
+        return PairedDifference(mean, mean - half, mean + half, *sample.size, p)
+
+    def common(self, key: Any, other: Any) -> int:
+        """Return the number of rows that have values in both columns."""
+        return int((~np.isnan(self.values[key] - self.values[other])).sum())
 
     def table(self) -> dict[str, dict[str, Interval]]:
         """Return name → metric → interval, if the keys are pairs (name, metric)."""
@@ -136,7 +137,31 @@ class Means:
             table.setdefault(name, {})[metric] = self.mean((name, metric))
         return table
 
-    def _estimate(self, values: NDArray[np.float64], level: float) -> tuple[float, float, float]:
+    def _rows(self, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], _Sample]:
+        """Return the values that are there, and their rows."""
+        there = ~np.isnan(values)
+        return values[there], self._sample(there)
+
+    def _sample(self, rows: NDArray[np.bool_]) -> _Sample:
+        key = rows.tobytes()
+        if key not in self._samples:
+            self._samples[key] = _Sample(self._users[rows], None if self._items is None else self._items[rows])
+        return self._samples[key]
+
+
+class _Sample:
+    """Rows with the numbers [B] of their users and, if they are known, of their targets."""
+
+    def __init__(self, users: NDArray[np.int64], items: NDArray[np.int64] | None) -> None:
+        clusters = [_Clusters(_codes(users))]
+        self.size = (len(users), len(clusters[0].sizes), 0 if items is None else len(np.unique(items)))
+        # One target alone shows nothing of others.
+        if items is not None and self.size[2] > 1:
+            pairs = users * (1 + items.max()) + items
+            clusters += [_Clusters(_codes(items)), _Clusters(_codes(pairs))]
+        self._clusters = clusters
+
+    def estimate(self, values: NDArray[np.float64], level: float) -> tuple[float, float, float]:
         """Return the mean, half the length of its interval, and the p-value of a mean of 0."""
         mean = float(values.mean())
         if self.size[1] < 2:

@@ -53,7 +53,7 @@ def corrected(comparisons: Sequence[Comparison], family: str = FAMILY) -> list[C
 
 
 def compare_columns(means: Means, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
-    """Return the comparisons of pairs (ranker, against) on all metrics that both have.
+    """Return the comparisons of pairs (ranker, against) on all metrics that both have, if rows have both.
 
     The keys of the columns are (ranker, metric).
     """
@@ -61,7 +61,7 @@ def compare_columns(means: Means, pairs: Sequence[tuple[str, str]]) -> list[Comp
         Comparison(ranker=r, against=against, metric=m, **vars(means.difference((r, m), (against, m))))
         for ranker, against in pairs
         for r, m in means.values
-        if r == ranker and (against, m) in means.values
+        if r == ranker and (against, m) in means.values and means.common((r, m), (against, m))
     ]
 
 

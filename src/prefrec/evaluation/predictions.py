@@ -32,6 +32,10 @@ PREDICTION_SCHEMA = pl.Schema(
         ("generated", pl.String()),  # the text as decoded; null for rankers that do not generate
         ("choice", pl.String()),  # item id that the text names; null if it is invalid or absent
         ("listed", pl.UInt32()),  # candidates that the row had
+        # Of the whole catalogue: rank, ties and candidates among the items of the target's class, known or new.
+        ("class_rank", pl.UInt32()),
+        ("class_tied", pl.UInt32()),
+        ("class_listed", pl.UInt32()),
     ]
 )
 
@@ -78,19 +82,14 @@ def prediction_frame(
         "choice": choices or [None] * len(examples),
         "listed": [len(e.candidates) for e in examples],
     }
-    return pl.DataFrame(columns, schema=PREDICTION_SCHEMA)
+    return _with_all_columns(pl.DataFrame(columns)).cast(PREDICTION_SCHEMA)
 
 
-def best_only(predictions: pl.DataFrame, top: int | None) -> pl.DataFrame:
-    """Return the predictions with only the best `top` candidates of each row, best first; None: all as they are.
-
-    This keeps files of full rankings small. Metrics read rank and ties, which do not change.
-    """
-    if top is None:
-        return predictions
-    best_first = pl.element().rank("ordinal", descending=True).arg_sort()
-    kept = pl.col("scores").list.eval(best_first).list.head(top)
-    return predictions.with_columns(pl.col("candidates", "scores").list.gather(kept))
+def _with_all_columns(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the frame with the columns of `PREDICTION_SCHEMA`; an earlier prefrec wrote no ties and no classes."""
+    missing = {"tied": 0, **dict.fromkeys(("class_rank", "class_tied", "class_listed"))}
+    added = [pl.lit(value).alias(name) for name, value in missing.items() if name not in frame.columns]
+    return frame.with_columns(added).select(PREDICTION_SCHEMA.names())
 
 
 def ranks_of(predictions: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -114,8 +113,6 @@ def read_predictions(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such predictions file; `prefrec evaluate` writes it")
     try:
-        found = read_parquet(path)
-        found = found if "tied" in found.columns else found.with_columns(tied=0)
-        return found.select(PREDICTION_SCHEMA.names()).cast(PREDICTION_SCHEMA)
+        return _with_all_columns(read_parquet(path)).cast(PREDICTION_SCHEMA)
     except UNREADABLE as e:
         raise DataError(f"{path}: not a file of predictions ({first_words(e)}); evaluate again") from None

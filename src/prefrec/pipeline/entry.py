@@ -77,6 +77,8 @@ class Entry:
         inputs: of the stage that trained a language model (`Ingredients.inputs`).
         make: trains the ranker, or chooses what it needs, and writes it to the folder of its stage; None: there is
             nothing to make. It is called in a run, once for each key.
+        is_slow: whole catalogues take it minutes, because it reads titles one by one. It is asked about the unseen
+            items of each row alone.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Entry:
     model: Mapping[str, Any] | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
     make: Callable[[], object] | None = None
+    is_slow: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -102,7 +105,7 @@ class Entry:
             return replace(self, load=self.load_full)
         # The prompt shows no candidates then, so answers are others than those to lists.
         key = stage_key(lm=self.key, model=self.model, candidates="none shown")
-        return Entry(self.name, key, self.load_full, self.load_full, self.weights)
+        return Entry(self.name, key, self.load_full, self.load_full, self.weights, is_slow=self.is_slow)
 
 
 def full_entries(entries: Sequence[Entry]) -> list[Entry]:
@@ -134,7 +137,8 @@ def lm_entry(
     content = model_key(model, data.domain)
     if texts := shown_items(model, data.catalogue):
         content |= {"item_text": stage_key(texts=texts)}
-    return Entry(name, key, load, lambda size: CatalogueRanker(load(size)), weights, content, inputs or {})
+    whole, is_slow = (lambda size: CatalogueRanker(load(size))), model.answers != "items"
+    return Entry(name, key, load, whole, weights, content, inputs or {}, is_slow=is_slow)
 
 
 def lm_ranker(

@@ -13,9 +13,9 @@ from prefrec.data import PreparedData
 from prefrec.evaluation import Audit, Evaluation, audit_prepared, evaluate_predictions, metrics_for
 from prefrec.evaluation.evaluate import TEXT_METRICS
 from prefrec.evaluation.predictions import judge_substrings, ranks_of
-from prefrec.pipeline.entry import Entry, full_entries
+from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.recipe import EvaluateSection
-from prefrec.pipeline.score import ask_all, fit_references
+from prefrec.pipeline.score import ask_all, ask_full, fit_references
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,7 @@ def evaluate_rankers(
     evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit)
     full = None
     if section.full_rows != 0:
-        limits = [n for n in (section.rows, section.full_rows) if n is not None]
-        some = section.model_copy(update={"rows": min(limits, default=None)})
-        folder, asked = cache / "full_catalogue", full_entries(entries)
-        answers = ask_all(data, some, references, asked, folder, seed=seed, full=True)
+        answers = ask_full(data, section, references, entries, cache / "full_catalogue", seed=seed)
         full = _measure(answers, data, section, entries, ks=[10])
     return Scores(evaluation, full, _generation(predictions, data, section, entries), predictions)
 

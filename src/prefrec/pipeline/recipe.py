@@ -280,9 +280,11 @@ class EvaluateSection(Section):
 
     split: Literal["validation", "test"] = Field("test", description="Rows under test.")
     rows: int | None = Field(None, ge=1, description="Rows of the split, spread over its users; None: all.")
-    # A language model scores every title for each of these rows.
     full_rows: int | None = Field(
-        300, ge=0, description="Of these rows, how many are also ranked over the whole catalogue; 0: none; None: all."
+        300,
+        ge=0,
+        description="Of these rows, how many are ranked over the whole catalogue by rankers that read titles one by "
+        "one (a language model without item tokens); all others rank all rows. 0: nobody ranks it. None: all.",
     )
     generate_rows: int | None = Field(
         0, ge=0, description="Rows that LMs also answer in text (HR@1, Valid Ratio); None: all."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,28 +13,18 @@ from prefrec import processes
 from prefrec.console import say, warn
 from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.errors import ConfigError, DataError
-from prefrec.evaluation import judge_texts, predict, read_predictions, whole_catalogue, write_predictions
-from prefrec.evaluation.predictions import best_only
+from prefrec.evaluation import judge_texts, predict, rank_catalogue, read_predictions, write_predictions
 from prefrec.files import file_digest, read_json, write_json
-from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.entry import Entry, full_entries
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.rankers.base import ComposedRanker, GeneratingRanker, Ranker
-from prefrec.rankers.reference import reference_rankers
+from prefrec.rankers.reference import RandomRanker, reference_rankers
 from prefrec.runs.stage import stage_key
-
-KEPT = 10
-"""Items kept per row of the whole catalogue. Whole lists would be millions of names; metrics need the rank alone."""
 
 
 def fit_references(data: PreparedData, section: EvaluateSection, seed: int) -> list[Ranker]:
     """Return the section's reference rankers, fitted; `window co-occurrence` takes seconds to choose its settings."""
     return reference_rankers(data.train_interactions, data.catalogue, seed, section.references, data.validation)
-
-
-def full_rows(data: PreparedData, section: EvaluateSection) -> list[RankingExample]:
-    """Return the rows under test with all items as candidates, except those that the row's user took before."""
-    rows = data.some(section.split, section.rows)
-    return whole_catalogue(rows, data.catalogue, seen_items(data, rows))
 
 
 def ask_all(
@@ -45,23 +35,54 @@ def ask_all(
     cache: Path,
     *,
     seed: int,
-    full: bool = False,
 ) -> pl.DataFrame:
-    """Return predictions of the reference rankers, then of each entry (`ask_models`), on the rows under test.
+    """Return predictions of the reference rankers, then of each entry (`ask_models`), on the lists under test.
 
-    If `full`, ask `full_entries` about the whole catalogue (`full_rows`) without texts, and keep the target's rank
-    and `KEPT` items per row. Raise ConfigError if two rankers share a name, DataError if there are no rows.
+    Raise ConfigError if two rankers share a name, DataError if there are no rows.
     """
     names = [*section.references, *(e.name for e in entries)]
     if len(set(names)) < len(names):
         raise ConfigError(f"each ranker needs its own name, got {', '.join(names)}")
-    top = KEPT if full else None
-    section = section.model_copy(update={"generate_rows": 0}) if full else section
-    rows = full_rows(data, section) if full else data.some(section.split, section.rows)
+    rows = data.some(section.split, section.rows)
     if not rows:
         raise DataError(f"nothing to evaluate: the data has no {section.split} rows")
-    frames = [best_only(predict(r, rows, data.catalogue, generate=False), top) for r in references]
-    return pl.concat([*frames, *ask_models(data, section, entries, rows, cache, seed=seed, top=top)])
+    frames = [predict(r, rows, data.catalogue, generate=False) for r in references]
+    return pl.concat([*frames, *ask_models(data, section, entries, rows, cache, seed=seed)])
+
+
+def ask_full(
+    data: PreparedData,
+    section: EvaluateSection,
+    references: Sequence[Ranker],
+    entries: Sequence[Entry],
+    cache: Path,
+    *,
+    seed: int,
+) -> pl.DataFrame:
+    """Return predictions over the whole catalogue (`rank_catalogue`) of reference rankers and `full_entries`.
+
+    All rows under test are asked, but of slow entries only `section.full_rows`. `random` is left out: what it reaches
+    is known exactly.
+    """
+    rows = data.some(section.split, section.rows)
+    seen, section = seen_items(data, rows), section.model_copy(update={"generate_rows": 0})
+    some = {id(e) for e in replace(data, test=rows).some("test", section.full_rows)}
+    places = {True: [i for i, e in enumerate(rows) if id(e) in some], False: list(range(len(rows)))}
+    known = set(data.train_interactions["item_id"])
+    frames = {
+        r.name: rank_catalogue(r, rows, data.catalogue, seen, known)
+        for r in references
+        if r.name != RandomRanker.name
+    }
+    asked = full_entries(entries)
+    frames |= {e.name: pl.DataFrame() for e in asked}  # in the order of the table
+    for is_slow, at in places.items():
+        own = [e for e in asked if e.is_slow == is_slow]
+        taken = [seen[i] for i in at]
+        for answers in ask_models(data, section, own, [rows[i] for i in at], cache, seed=seed, seen=taken):
+            numbers = pl.Series("row", at, pl.UInt32)
+            frames[answers["ranker"][0]] = answers.sort("row").with_columns(numbers)
+    return pl.concat(frames.values())
 
 
 def ask_models(
@@ -72,16 +93,29 @@ def ask_models(
     cache: Path,
     *,
     seed: int,
-    top: int | None = None,
+    seen: Sequence[Collection[str]] | None = None,
 ) -> list[pl.DataFrame]:
     """Return predictions of each entry on these rows; those already in the folder `cache` are not made again.
 
-    Of many processes the first one writes the folder, and all read it. If `top` is set, only the best `top`
-    candidates per row are kept.
+    Of many processes the first one writes the folder, and all read it. With `seen`, the items that each row's user
+    took before, the whole catalogue without them is ranked in place of the lists.
     """
-    rows_key = stage_key(
-        rows=[(e.user_id, e.history, e.candidates, e.target) for e in examples], seed=seed, ties="mean"
-    )
+    if seen is None:
+        trained: set[str] = set()
+        lists = [(e.user_id, e.history, e.candidates, e.target) for e in examples]
+        rows_key = stage_key(rows=lists, seed=seed, ties="mean")
+        size = f"{max((len(e.candidates) for e in examples), default=0)} candidates"
+    else:
+        trained = set(data.train_interactions["item_id"])
+        questions = [(e.user_id, e.history, sorted(own), e.target) for e, own in zip(examples, seen, strict=True)]
+        rows_key = stage_key(full=questions, items=data.catalogue.ids, known=sorted(trained))
+        size = f"all {len(data.catalogue):,} items"
+
+    def answer(ranker: Ranker, shared: bool) -> pl.DataFrame:
+        if seen is None:
+            return predict(ranker, examples, data.catalogue, generate=False)
+        return rank_catalogue(ranker, examples, data.catalogue, seen, trained, shared=shared)
+
     # Rows that are asked for text are spread over the users, like rows under test.
     asked = {id(e) for e in replace(data, test=list(examples)).some("test", section.generate_rows)}
     places = [i for i, e in enumerate(examples) if id(e) in asked]
@@ -99,12 +133,10 @@ def ask_models(
             if isinstance(ranker, ComposedRanker):
                 ranker.know(answers)
             if known != key_without_texts:
-                width = max(len(e.candidates) for e in examples)
-                say(f"{entry.name}: scoring {len(examples)} rows of {width} candidates")
-                # Whole lists, because a composed ranker after this one is made of them.
-                answers[entry.key] = predict(ranker, examples, data.catalogue, generate=False)
+                say(f"{entry.name}: scoring {len(examples)} rows of {size}")
+                answers[entry.key] = answer(ranker, not entry.is_slow)
                 # Scores are kept before texts are generated, so that a failure in generation does not lose them.
-                _keep(path, key_without_texts, best_only(answers[entry.key], top))
+                _keep(path, key_without_texts, answers[entry.key])
                 processes.wait()
             if places:
                 _keep(path, key, _with_texts(read_predictions(path), ranker, data, examples, places))

@@ -22,7 +22,13 @@ def pad_scores(rows: Sequence[Sequence[float] | NDArray[np.floating]]) -> NDArra
 
 
 def pad_codes(rows: Sequence[Sequence[str]], index: dict[str, int]) -> NDArray[np.int64]:
-    """Return codes [B, L] of the items in `rows`: -1 in empty places, len(index) for items not in `index`."""
+    """Return codes [B, L] of the items in `rows`: -1 in empty places, len(index) for items not in `index`.
+
+    Rows that are all one tuple, as over a whole catalogue, are read once, and the result is a view of one row.
+    """
+    if rows and all(row is rows[0] for row in rows):
+        codes = np.array([index.get(item, len(index)) for item in rows[0]], dtype=np.int64)
+        return np.broadcast_to(codes, (len(rows), len(codes)))
     return _padded([[index.get(item, len(index)) for item in row] for row in rows], np.int64, -1)
 
 
@@ -73,6 +79,7 @@ def score_by_rows(
     The product is [B, I] with the columns of `index`. A candidate outside `index` scores 0, an empty place -inf.
     """
     codes = pad_codes([e.candidates for e in examples], index)
+    is_shared = codes.strides[0] == 0
     scores = np.zeros(codes.shape)
     for rows in blocks(len(examples), len(index)):  # the product is dense
         sums = weights[rows]
@@ -80,8 +87,11 @@ def score_by_rows(
             sums = sums @ factor
         # One more column, for the candidates outside `index`.
         known = np.hstack([sums.toarray(), np.zeros((sums.shape[0], 1))])
-        scores[rows] = np.take_along_axis(known, np.where(codes[rows] < 0, len(index), codes[rows]), axis=1)
-    return np.where(codes < 0, -np.inf, scores)
+        if is_shared:
+            np.take(known, codes[0], axis=1, out=scores[rows])
+        else:
+            scores[rows] = np.take_along_axis(known, np.where(codes[rows] < 0, len(index), codes[rows]), axis=1)
+    return scores if is_shared else np.where(codes < 0, -np.inf, scores)
 
 
 def blocks(n: int, width: int) -> Iterator[slice]:

@@ -57,13 +57,17 @@ def metrics_grid(
 def groups_grid(
     evaluation: Evaluation, full: Evaluation | None = None, metrics: Sequence[str] = HEADLINE_METRICS
 ) -> Grid | None:
-    """Return metrics of rows with warm and with new targets; None if a kind has fewer rows than `FEWEST`."""
+    """Return metrics of rows with warm and with new targets, also among such items alone.
+
+    None if a kind has fewer rows than `FEWEST`.
+    """
     columns = []
     for block, wanted, where in ((evaluation, metrics, ""), (full, FULL_METRICS[: len(metrics)], ", all items")):
         if block and len(block.groups) > 1 and min(group.n for group in block.groups.values()) >= FEWEST:
             known = [m for m in wanted if m in block.measured] or block.measured[:1]
             for name, group in block.groups.items():
-                columns += _columns(group, known, f"{where}, {name} targets (n = {group.n:,})")
+                kind = name if "among" in name else f"{name} targets"
+                columns += _columns(group, known, f"{where}, {kind} (n = {group.n:,})")
     return _grid(evaluation.rankers, columns) if columns else None
 
 
@@ -79,9 +83,11 @@ def _columns(block: Group, metrics: Sequence[str], where: str) -> list[Column]:
         # Hits among the first ten of lists of ten, and hits that no ranker has, compare nothing.
         if metric.startswith("hr@") and len(metrics) > 1 < len(values) and {i.mean for i in values.values()} in _DEAD:
             continue
-        best = max((i.mean for i in values.values()), default=0.0)
+        # A mean over fewer rows is not the best of those over all.
+        most = max((i.n for i in values.values()), default=0)
+        best = max((i.mean for i in values.values() if i.n == most), default=0.0)
         expected = block.expected.get(metric)
-        cells = {r: _interval_cell(i, best, block.n) for r, i in values.items()}
+        cells = {r: _interval_cell(i, best if i.n == most else None, block.n) for r, i in values.items()}
         columns.append((f"{metric_label(metric)}{where}", cells, None if expected is None else number(expected)))
     return columns
 

@@ -54,8 +54,9 @@ def fuse_entry(made_of: Ingredients, config: FuseConfig, folder: Path, before: M
     )
     asked = full if config.candidates == "catalogue" else parts
     load_full = partial(_load, config.name, folder, full) if len(full) == len(parts) else None
-    make = partial(_choose, made_of, config, folder, asked, rows)
-    return Entry(config.name, key, partial(_load, config.name, folder, parts), load_full, make=make)
+    make, is_slow = partial(_choose, made_of, config, folder, asked, rows), any(part.is_slow for part in parts)
+    load = partial(_load, config.name, folder, parts)
+    return Entry(config.name, key, load, load_full, make=make, is_slow=is_slow)
 
 
 def _title_prior_entry(made_of: Ingredients) -> Entry:

@@ -26,7 +26,7 @@ def retrieve_entry(
         pair = first.load(batch_size), second.load(batch_size)
         return RetrieveThenRank(name, *pair, config.retrieve, seed=made_of.seed)
 
-    return Entry(name, key, load, load)
+    return Entry(name, key, load, load, is_slow=True)
 
 
 def _check_recipe(config: RetrieveThenRankConfig, recipe: Recipe, before: Sequence[str]) -> None:
