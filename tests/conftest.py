@@ -23,6 +23,14 @@ settings.load_profile("ci")  # the same examples on every machine; `make soak` d
 SHARED_DATA = Path(os.environ.get("PREFREC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_dtype():
+    """The dtype `auto` is float32, on a busy processor too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefrec.lm.models._product_seconds", lambda dtype: 1.0)
+        yield
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """Folder of the public data sets; skips where it is absent."""

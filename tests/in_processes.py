@@ -93,7 +93,9 @@ def _rank(tokenizer: Any) -> tuple[np.ndarray, list[str], np.ndarray]:
     ids = [f"i{i}" for i in range(len(TITLES))]
     catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": TITLES}))
     examples = [RankingExample(str(i), tuple(ids[: 1 + i]), tuple(ids[20 : 26 - i % 2]), ids[20]) for i in range(7)]
-    ranker = LMRanker("lm", adapted_model(), tokenizer, catalogue, load_template("movies/1"), batch_size=2)
+    ranker = LMRanker(
+        "lm", adapted_model(), tokenizer, catalogue, load_template("movies/1"), batch_size=2, objective="tokens"
+    )
     return ranker.score(examples), ranker.generate(examples), CatalogueRanker(ranker).score(examples)
 
 

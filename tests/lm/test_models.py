@@ -9,7 +9,15 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from prefrec.errors import ModelError
 from prefrec.lm import models
-from prefrec.lm.models import EMBEDDED, load_model, load_tokenizer, resolve, resolve_dtype, vocabulary_size
+from prefrec.lm.models import (
+    EMBEDDED,
+    _product_seconds,
+    load_model,
+    load_tokenizer,
+    resolve,
+    resolve_dtype,
+    vocabulary_size,
+)
 from prefrec.lm.packing import pack
 from prefrec.lm.scoring import choice_logps
 from prefrec.prompts import PromptEncoder
@@ -42,7 +50,7 @@ def test_auto_takes_bfloat16_where_it_is_clearly_faster(monkeypatch, bfloat16, f
 
 
 def test_products_are_timed():
-    assert 0 < models._product_seconds(torch.float32) < 60
+    assert 0 < _product_seconds(torch.float32) < 60
 
 
 @pytest.mark.parametrize("layers", [1, 2])

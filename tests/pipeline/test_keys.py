@@ -45,15 +45,10 @@ def shipped_recipe(path: Path) -> Recipe:
 def keys_of(path: Path, folder: Path, monkeypatch) -> dict[str, str]:
     """Names of stages and rankers, and their keys; those for the whole catalogue apart."""
     keys = {}
-
-    def noted(folder: Path, key: str, name: str) -> bool:
-        keys[name] = key
-        return False
-
     for module in (entry, morec):
         monkeypatch.setattr(module, "base_digest", lambda name: f"digest of {name}")
     monkeypatch.setattr(run, "content_digest", lambda file: f"digest of {file.name}")
-    monkeypatch.setattr(run, "due", noted)
+    monkeypatch.setattr(run, "make_once", lambda folder, key, name, *more: keys.update({name: key}))
     monkeypatch.setattr(run, "read_prepared", lambda folder: made_up())
     recipe = shipped_recipe(path)
     data = run.prepare_stage(recipe, folder / "data")

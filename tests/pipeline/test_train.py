@@ -17,7 +17,6 @@ from prefrec.pipeline.train import (
     train_align,
     train_sft,
     trained_items,
-    training_arguments,
     training_rows,
     validation_rows,
 )
@@ -372,15 +371,6 @@ def test_bfloat16_base_trains_float32_adapters(sft, recipe, tmp_path):
 def test_histories_that_are_shortened_are_told(sft, recipe, tmp_path, capsys):
     sft(tmp_path, rows=8, model=recipe.model.model_copy(update={"max_length": 85}))
     assert "histories were shortened to fit 85 tokens" in capsys.readouterr().err
-
-
-def test_item_vectors_learn_fast_in_sft_alone(recipe, tmp_path):
-    """An alignment that moved them so would forget what SFT has learnt."""
-    rates = [
-        training_arguments(section, recipe.model, tmp_path, 0)["item_learning_rate"]
-        for section in (SFTSection(learning_rate=3e-4), AlignSection(learning_rate=1e-5))
-    ]
-    assert rates == [recipe.model.items.learning_rate, 1e-5]
 
 
 @pytest.mark.parametrize("changes", [{"templates": ["history"]}, {"answers": "items"}])

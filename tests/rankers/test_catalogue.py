@@ -27,6 +27,7 @@ HISTORY = ("i3", "i17", "i42")
 @pytest.fixture
 def ranker(bpe_tokenizer):
     def make(model=None, template="movies/1", **settings) -> CatalogueRanker:
+        settings = {"objective": "tokens"} | settings
         lm = LMRanker("lm", model or tiny_llama(), bpe_tokenizer, CATALOGUE, load_template(template), **settings)
         return CatalogueRanker(lm)
 

@@ -22,7 +22,9 @@ EXAMPLE = RankingExample("u", ("i1", "i9", "i30", "i44"), ("i2", "i3", "i17", "i
 def ranker(model, bpe_tokenizer):
     def make(template="movies/1", **settings) -> LMRanker:
         lm = settings.pop("model", model)
-        return LMRanker("lm", lm, bpe_tokenizer, CATALOGUE, load_template(template), **settings)
+        return LMRanker(
+            "lm", lm, bpe_tokenizer, CATALOGUE, load_template(template), **{"objective": "tokens"} | settings
+        )
 
     return make
 

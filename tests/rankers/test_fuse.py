@@ -158,7 +158,7 @@ def test_better_than_each_part_where_they_know_different_things():
 
 def test_title_prior_equals_the_slow_twin(model, bpe_tokenizer):
     catalogue = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
-    lm = LMRanker("lm", model, bpe_tokenizer, catalogue, load_template("movies/1"))
+    lm = LMRanker("lm", model, bpe_tokenizer, catalogue, load_template("movies/1"), objective="tokens")
     prior = TitlePriorRanker("title prior", CatalogueRanker(lm))
     with torch.no_grad():
         logps = slow_logps(model, lm.encoder.encode(lm.template, (), (), TITLES)).tolist()

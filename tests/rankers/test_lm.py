@@ -38,6 +38,7 @@ def _examples(n: int = 5) -> list[RankingExample]:
 def ranker(model, bpe_tokenizer):
     def make(**settings) -> LMRanker:
         template = load_template("movies/1")
+        settings = {"objective": "tokens"} | settings
         return LMRanker("lm", settings.pop("model", model), bpe_tokenizer, CATALOGUE, template, **settings)
 
     return make

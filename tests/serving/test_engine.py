@@ -42,7 +42,9 @@ def _ask(engine, asked):
 def _alone(model, max_tokens=None):
     """A scorer of one model without adapters, for questions that are encoded."""
     encoder = SimpleNamespace(end=1)
-    lm = LMRanker("zero-shot", model, None, None, None, max_tokens_per_pass=max_tokens, encoder=encoder)
+    lm = LMRanker(
+        "zero-shot", model, None, None, None, max_tokens_per_pass=max_tokens, encoder=encoder, objective="tokens"
+    )
     return Scorer({"zero-shot": model}, {"zero-shot": None}, lm)
 
 

@@ -257,7 +257,7 @@ def save_item_model(model: Any, folder: Path) -> None:
     (folder / ITEMS_FILE).write_text(json.dumps(table.ids), encoding="utf-8")
 
 
-def load_item_model(folder: Path, *, dtype: str = "float32") -> Any:
+def load_item_model(folder: Path, *, dtype: str = "auto") -> Any:
     """Load a model that `save_item_model` wrote, in evaluation mode; raise ModelError if it is damaged.
 
     `dtype` is that of the layers. Items stay in float32.

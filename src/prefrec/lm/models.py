@@ -89,7 +89,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def load_model(
     name: str,
     *,
-    dtype: str = "float32",
+    dtype: str = "auto",
     attn_implementation: str = "auto",
     quantization: str = "none",
     layers: int | Sequence[int] | None = None,

@@ -56,11 +56,14 @@ class Step:
     def run(self) -> Entry:
         """Make it if its result does not stand, with a message; return its ranker."""
         entry, made_with = self.entry, {MADE_WITH: self.entry.inputs} if self.entry.inputs else {}
-        if entry.make and due(self.folder, entry.key, entry.name):
-            settings = self.section.model_dump(mode="json") if self.section else {}
-            with stage(self.folder, entry.key, self.kind, settings, **made_with):
-                entry.make()
+        if entry.make:
+            make_once(self.folder, entry.key, entry.name, entry.make, self.kind, self.settings, **made_with)
         return entry
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its settings as JSON."""
+        return self.section.model_dump(mode="json") if self.section else {}
 
     def changed(self) -> list[str] | None:
         """Return what differs from what it was made with, by dotted names; None: it was not recorded."""
@@ -69,8 +72,7 @@ class Step:
             return []
         if self.entry.inputs:
             return _changed_inputs(state.get(MADE_WITH), self.entry.inputs)
-        settings = self.section.model_dump(mode="json") if self.section else {}
-        return differences(state.get("config"), settings, self.entry.name) or ["data", "seed", *self.needs]
+        return differences(state.get("config"), self.settings, self.entry.name) or ["data", "seed", *self.needs]
 
 
 @dataclass(frozen=True)
@@ -235,11 +237,16 @@ def _lm_step(
     return Step(replace(entry, make=train), out, kind, section)
 
 
-def due(folder: Path, key: str, name: str) -> bool:
-    """Return True if the stage with this key still has to run in a folder, and print its name."""
-    finished = is_finished(folder, key)
-    say(f"[dim]{name}: unchanged[/dim]" if finished else f"[bold]{name}[/bold]")
-    return not finished
+def make_once(
+    folder: Path, key: str, name: str, make: Callable[[], object], kind: str, settings: dict[str, Any], **more: Any
+) -> None:
+    """Run the stage with this key in a folder, unless its result stands there; print its name."""
+    if is_finished(folder, key):
+        say(f"[dim]{name}: unchanged[/dim]")
+        return
+    say(f"[bold]{name}[/bold]")
+    with stage(folder, key, kind, settings, **more):
+        make()
 
 
 def why_due(folder: Path, key: str, changed: Sequence[str] | None) -> str:

@@ -54,7 +54,9 @@ class ItemsSection(Section):
     cooccurrence: int = Field(0, ge=0, description="Dimensions of window co-occurrence beside the title's; 0: none.")
     vector_dropout: float = Field(0.0, ge=0, lt=1, description="Share of items that a step knows by title alone.")
     dropout: float = Field(0.3, ge=0, lt=1, description="On item vectors, and on the states compared with them.")
-    learning_rate: float = Field(SFTConfig.item_learning_rate, gt=0, le=1, description="Peak rate of item vectors.")
+    learning_rate: float = Field(
+        cast(float, SFTConfig.item_learning_rate), gt=0, le=1, description="Peak rate of item vectors."
+    )
 
 
 class ModelSection(Section):

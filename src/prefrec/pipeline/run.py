@@ -17,7 +17,7 @@ from prefrec.files import content_digest, read_json, write_json, write_text
 from prefrec.pipeline.encoders import shown_items
 from prefrec.pipeline.entry import Entry, Ingredients
 from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
-from prefrec.pipeline.plan import ALIGN, Plan, differences, due, stage_folder, stage_names, why_due
+from prefrec.pipeline.plan import ALIGN, Plan, differences, make_once, stage_folder, stage_names, why_due
 from prefrec.pipeline.preferences import run_preferences
 from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe, dump_recipe, map_files, reached
 from prefrec.pipeline.rows import check_rows, trained_sections, warn_of_idle_dropout
@@ -26,7 +26,7 @@ from prefrec.processes import is_first
 from prefrec.report import write_report
 from prefrec.runs.contents import METRICS, PREFERENCES, made_of
 from prefrec.runs.lock import run_lock
-from prefrec.runs.stage import machine, read_state, refuse_name, stage, stage_key
+from prefrec.runs.stage import machine, read_state, refuse_name, stage_key
 
 STAGES = ("prepare", SFT, ALIGN, RANKERS, "evaluate", "report")
 
@@ -107,13 +107,15 @@ def planned(recipe: Recipe, data: PreparedData, folder: Path) -> Plan:
 
 def prepare_stage(recipe: Recipe, folder: Path) -> PreparedData:
     """Return the recipe's data, prepared in `folder` or found there."""
-    config, update, key = recipe.data, recipe.update, data_key(recipe)
-    if due(folder, key, "prepare"):
-        with stage(folder, key, "prepare", config.model_dump(mode="json")):
-            if is_first():
-                made = prepare(config, split_change(update, config.seed) if update else None, as_codes=True)
-                write_prepared(made, folder)
-                say(escape("\n".join(f"• {line}" for line in made.summary)))
+    config, update = recipe.data, recipe.update
+
+    def make() -> None:
+        if is_first():
+            made = prepare(config, split_change(update, config.seed) if update else None, as_codes=True)
+            write_prepared(made, folder)
+            say(escape("\n".join(f"• {line}" for line in made.summary)))
+
+    make_once(folder, data_key(recipe), "prepare", make, "prepare", config.model_dump(mode="json"))
     data = read_prepared(folder)
     shown_items(recipe.model, data.catalogue)  # raises an error before any training
     return data

@@ -42,6 +42,7 @@ Row = TypeVar("Row")
 
 _PASSED_ON = {"learning_rate", "global_batch_size", "max_grad_norm", "weight_decay", "disable_dropout"}
 _PASSED_ON |= {"gradient_checkpointing", "eval_steps", "save_steps", "report_to"}
+_ALIGN_ALONE = {"num_negatives", "negatives", "max_tokens_per_pass", "item_learning_rate"}
 """Settings of a section that the trainer's arguments have, too, under the same name."""
 
 
@@ -75,7 +76,10 @@ def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path 
     held_out = training.ChoiceDataset(_encode(questions, data, model, encoder, answers)) if questions else None
     trainer = training.SFTTrainer(
         load_start(made_of, start),
-        training.SFTConfig(**training_arguments(section, model, out, seed, "epoch" if questions else "no")),
+        training.SFTConfig(
+            **training_arguments(section, model, out, seed, "epoch" if questions else "no"),
+            item_learning_rate=model.items.learning_rate,
+        ),
         rows,
         held_out,
         encoder.tokenizer,
@@ -131,7 +135,7 @@ def train_align(
     often = "epoch" if section.load_best_model_at_end else "steps" if section.eval_rows else "no"
     config = training.SoftmaxDPOConfig(
         **training_arguments(section, model, out, seed, often),
-        **section.model_dump(include={"beta", *OPTIONS, "num_negatives", "negatives", "max_tokens_per_pass"}),
+        **section.model_dump(include={"beta", *OPTIONS, *_ALIGN_ALONE}),
         loss_type=section.loss,
         precompute_ref_log_probs=section.precompute_reference,
         reference_folder=str(references) if references else None,
@@ -306,21 +310,12 @@ def training_arguments(
         "per_device_train_batch_size": section.per_device_batch_size,
         "per_device_eval_batch_size": 2 * section.per_device_batch_size,
         "warmup_steps": section.warmup,
-        "item_learning_rate": _item_rate(section, model),
         "eval_strategy": eval_strategy,
         "save_strategy": "steps",
         "save_total_limit": 1,
         "logging_steps": 5,
         "dataloader_pin_memory": not on_cpu,
     }
-
-
-def _item_rate(section: TrainSection, model: ModelSection) -> float:
-    if isinstance(section, SFTSection):
-        return model.items.learning_rate
-    # An alignment that moved them as fast as SFT, which trains them from zero, would forget what they hold.
-    own = section.item_learning_rate if isinstance(section, AlignSection) else None
-    return section.learning_rate if own is None else own
 
 
 def train_to_weights(trainer: ChoiceTrainer, out: Path) -> Path:

@@ -66,7 +66,7 @@ class LMRanker:
         chat: bool = False,
         batch_size: int = BATCH_SIZE,
         max_tokens_per_pass: int | None = MAX_TOKENS_PER_PASS,
-        objective: str = "tokens",
+        objective: str = "catalogue",
         encoder: PromptEncoder | None = None,
     ) -> None:
         self.name = name
@@ -149,14 +149,12 @@ def greedy_answers(
         return tokenizer.batch_decode(tokens[:, ids.shape[1] :], skip_special_tokens=True)
 
 
-def load_lm(
-    base: str, adapter: Path | None = None, *, dtype: str = "bfloat16", **options: Any
-) -> tuple[nn.Module, Any]:
+def load_lm(base: str, adapter: Path | None = None, **options: Any) -> tuple[nn.Module, Any]:
     """Return a base model with trained weights, if any, and its tokenizer, on a GPU if there is one.
 
     Arguments and errors are those of `prefrec.training.adapters.load_weights`.
     """
     # transformers changes torch's defaults while it loads, for all threads.
     with _LOADING:
-        model = load_weights(base, adapter, dtype=dtype, **options)
+        model = load_weights(base, adapter, **options)
         return model.to(default_device()).eval(), load_tokenizer(base)

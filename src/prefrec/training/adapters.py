@@ -118,7 +118,7 @@ def load_weights(base: str, weights: Path | None, *, is_trainable: bool = False,
     if weights is None:
         return load_model(base, **loading)
     if (weights / ITEMS_FILE).is_file():
-        return load_item_model(weights, dtype=loading.get("dtype", "float32"))
+        return load_item_model(weights, **{name: loading[name] for name in ("dtype",) if name in loading})
     if not is_adapter(weights):
         return load_model(str(weights), **loading | {"layers": None, "random_weights": False})
     model: nn.Module = load_model(base, **loading)

@@ -85,7 +85,8 @@ class ChoiceTrainer(Trainer):
         processing_class = processing_class or load_tokenizer(name)
         self.args = args = args or self.config_class(output_dir=f"{Path(name).name or 'model'}-{self.description}")
         if isinstance(model, str):
-            model = load_model(model, **(args.model_init_kwargs or {}))
+            # Weights that are trained stay in float32.
+            model = load_model(model, **({"dtype": "float32"} | (args.model_init_kwargs or {})))
         elif args.model_init_kwargs:
             raise ConfigError("model_init_kwargs are for a model that is given by its name: leave them out")
         self.encoder = encoder or PromptEncoder(processing_class, max_length=args.max_length, chat=args.chat)
@@ -353,7 +354,8 @@ class ChoiceTrainer(Trainer):
             a, own = self.args, {id(p) for p in table.parameters()}
             settings = {"weight_decay": a.weight_decay, "betas": (a.adam_beta1, a.adam_beta2)}
             layers = [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad and id(p) not in own]
-            groups: Any = [{"params": layers}, {"params": [*table.parameters()], "lr": a.item_learning_rate}]
+            rate = a.learning_rate if a.item_learning_rate is None else a.item_learning_rate
+            groups: Any = [{"params": layers}, {"params": [*table.parameters()], "lr": rate}]
             self.optimizer: Any = torch.optim.AdamW(groups, lr=a.learning_rate, **settings)
         return super().create_optimizer(*args, **kwargs)
 

@@ -27,7 +27,7 @@ class ChoiceTrainingArguments(TrainingArguments):
         layout: `packed`, `separate`, or `auto` (packed if it is correct for the model).
         disable_dropout: switch all dropout of the model off.
         model_init_kwargs: arguments of `prefrec.lm.models.load_model`, for a model that is given by its name.
-        item_learning_rate: of item vectors, where items are tokens (`prefrec.lm.items`).
+        item_learning_rate: of item vectors, where items are tokens (`prefrec.lm.items`); None for `learning_rate`.
         train_sampling_strategy: `random`, `sequential`, or `group_by_length`: the same rows per optimiser step as
             with `random`, but rows of similar length share a pass.
     """
@@ -36,6 +36,8 @@ class ChoiceTrainingArguments(TrainingArguments):
     model_init_kwargs: dict[str, Any] | None = field(default=None)
     chat: bool = field(default=False)
     global_batch_size: int | None = field(default=None)
+    per_device_train_batch_size: int = field(default=4)
+    num_train_epochs: float = field(default=1.0)
     layout: LayoutChoice = field(default="auto")
     disable_dropout: bool = field(default=True)
     train_sampling_strategy: str = field(default="group_by_length")
@@ -45,7 +47,7 @@ class ChoiceTrainingArguments(TrainingArguments):
     max_grad_norm: float = field(default=0.3)
     logging_steps: float = field(default=10)
     logging_nan_inf_filter: bool = field(default=False)
-    item_learning_rate: float = field(default=2e-3)
+    item_learning_rate: float | None = field(default=None)
     report_to: Any = field(default="none")
     remove_unused_columns: bool = field(default=False)
     disable_tqdm: bool | None = field(default=True)
@@ -79,7 +81,9 @@ class ChoiceTrainingArguments(TrainingArguments):
 class SFTConfig(ChoiceTrainingArguments):
     """Settings of supervised fine-tuning: the loss is −log π of the chosen answer's tokens."""
 
+    num_train_epochs: float = field(default=4.0)
     learning_rate: float = field(default=5e-4)
+    item_learning_rate: float | None = field(default=2e-3)
     max_grad_norm: float = field(default=1.0)
 
 

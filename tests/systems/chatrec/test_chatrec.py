@@ -423,7 +423,7 @@ def test_a_server_ranks(server, folder):
 def test_a_server_without_echo_generates_and_says_that_it_cannot_score(server, folder, bpe_tokenizer):
     template = load_template("movies/1")
     remote = EndpointRanker("served", _client(server, folder), bpe_tokenizer, CATALOGUE, template, prompts="text")
-    local = LMRanker("here", *load_lm(str(folder), dtype="float32"), CATALOGUE, template)
+    local = LMRanker("here", *load_lm(str(folder), dtype="float32"), CATALOGUE, template, objective="tokens")
     rows = [_example("i5", "i2", "i7"), _example("i1", "i3")]
     assert remote.generate(rows) == local.generate(rows)
     with pytest.raises(ModelError, match="gives no log-probabilities of the prompt"):

@@ -89,7 +89,8 @@ def ask(bpe_tokenizer, monkeypatch):
 def local(folder):
     def make(chat: bool = False) -> LMRanker:
         model, tokenizer = load_lm(str(folder), dtype="float32")
-        return LMRanker("lm", model, tokenizer, CATALOGUE, load_template("movies/1"), max_length=400, chat=chat)
+        template = load_template("movies/1")
+        return LMRanker("lm", model, tokenizer, CATALOGUE, template, max_length=400, chat=chat, objective="tokens")
 
     return make
 

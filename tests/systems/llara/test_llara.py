@@ -288,7 +288,7 @@ def test_with_a_zeroed_projector_places_are_blank(bpe_tokenizer):
         for p in embedding_of(model).projector.outer.parameters():
             p.zero_()
     ranker = LlaraRanker("LLaRA", model, bpe_tokenizer, CATALOGUE, TEMPLATE)
-    plain = LMRanker("lm", tiny_llama(), bpe_tokenizer, CATALOGUE, TEMPLATE)
+    plain = LMRanker("lm", tiny_llama(), bpe_tokenizer, CATALOGUE, TEMPLATE, objective="tokens")
     scores, text = ranker.score(_examples()), plain.score(_examples())
     width = model.config.hidden_size
     with torch.no_grad():

@@ -122,7 +122,7 @@ def test_answers_do_not_depend_on_batch_or_order_of_candidates():
 def test_full_catalogue_metrics_of_a_language_model_equal_the_slow_twin(model, bpe_tokenizer, k):
     """Popularity's top K of what was not seen, then the model, one sequence a title. The list that the model is
     shown is the pipeline's; what it makes of it, and all ranks and metrics, are worked out again."""
-    lm = LMRanker("lm", model, bpe_tokenizer, CATALOGUE, load_template("movies/1"))
+    lm = LMRanker("lm", model, bpe_tokenizer, CATALOGUE, load_template("movies/1"), objective="tokens")
     pipeline = RetrieveThenRank("both", POPULARITY, lm, k)
     ranks, _ = full_ranks(pipeline, ROWS, CATALOGUE, SEEN)
     want = []

@@ -185,6 +185,7 @@ def test_the_oldest_items_make_room(bpe_tokenizer):
 @pytest.fixture
 def ranker(model, bpe_tokenizer):
     def make(opinions=None, **settings) -> TallrecRanker:
+        settings |= {"objective": "tokens"}
         lm = LMRanker("TALLRec", settings.pop("model", model), bpe_tokenizer, CATALOGUE, TEMPLATE, **settings)
         return TallrecRanker(lm, Opinions(UNRATED, 4.0) if opinions is None else opinions)
 
@@ -253,7 +254,7 @@ def test_it_is_a_ranker_that_does_not_generate(ranker):
 
 
 def test_only_its_own_kind_of_template(model, bpe_tokenizer):
-    lm = LMRanker("lm", model, bpe_tokenizer, CATALOGUE, load_template("movies/1"))
+    lm = LMRanker("lm", model, bpe_tokenizer, CATALOGUE, load_template("movies/1"), objective="tokens")
     with pytest.raises(TypeError, match="needs a LikeTemplate, got PromptTemplate"):
         TallrecRanker(lm, Opinions(UNRATED, 4.0))
 
@@ -273,7 +274,9 @@ def test_trained_on_one_answer_it_gives_it(tmp_path, bpe_tokenizer, liked):
     dataset = tallrec_dataset(questions, CATALOGUE, TEMPLATE, PromptEncoder(bpe_tokenizer))
     opinions = Opinions(UNRATED, 4.0)
     example = RankingExample("u", ("i5",), ("i20", "i30"), "i20")
-    before = TallrecRanker(LMRanker("T", model, bpe_tokenizer, CATALOGUE, TEMPLATE), opinions).score([example])
+    before = TallrecRanker(
+        LMRanker("T", model, bpe_tokenizer, CATALOGUE, TEMPLATE, objective="tokens"), opinions
+    ).score([example])
     assert ((before > 0.3) & (before < 0.7)).all()
     SFTTrainer(model, args, dataset, None, bpe_tokenizer).train()
     model.save_pretrained(tmp_path / "adapter")

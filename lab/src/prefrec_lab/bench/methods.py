@@ -54,6 +54,7 @@ def rank_packed(job: Job) -> Measured:
         work.template,
         max_length=None,
         batch_size=len(work.examples),
+        objective="tokens",
     )
     ranker.score(work.examples[:1])
     watch = Stopwatch(job.device)

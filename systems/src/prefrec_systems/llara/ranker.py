@@ -38,7 +38,7 @@ class LlaraRanker(LMRanker):
         template: PromptTemplate,
         **settings: Any,
     ) -> None:
-        super().__init__(name, model, tokenizer, catalogue, template, **settings)
+        super().__init__(name, model, tokenizer, catalogue, template, **{"objective": "tokens"} | settings)
         embedding = embedding_of(model)
         plain = self.encoder
         self.encoder = HybridEncoder(tokenizer, embedding, max_length=plain.max_length, chat=plain.chat)
@@ -78,7 +78,7 @@ def load_llara(
 
     Args:
         adapter: folder of adapter and projector.
-        loading: arguments of `prefrec.lm.models.load_model`; None: bfloat16.
+        loading: arguments of `prefrec.lm.models.load_model`.
         **settings: further arguments of `LMRanker`.
 
     Raises:

@@ -93,11 +93,13 @@ def load_tallrec(
         adapter: folder of the adapter that was tuned on `tallrec_dataset`.
         template: that it was tuned with.
         opinions: items of the histories that were disliked.
-        loading: arguments of `prefrec.lm.models.load_model`; None: bfloat16.
+        loading: arguments of `prefrec.lm.models.load_model`.
         **settings: further arguments of `LMRanker`.
 
     Raises:
         ModelError: base or adapter cannot be found or read.
     """
     model, tokenizer = load_lm(base, adapter, **(loading or {}))
-    return TallrecRanker(LMRanker(name, model, tokenizer, catalogue, template, **settings), opinions)
+    # Its answers are Yes and No, which no catalogue has.
+    lm = LMRanker(name, model, tokenizer, catalogue, template, objective="tokens", **settings)
+    return TallrecRanker(lm, opinions)
