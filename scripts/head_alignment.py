@@ -144,8 +144,9 @@ class Questions:
 
     @torch.no_grad()
     def ranks(self, head: Head) -> NDArray[np.int64]:
-        """Return the ranks [B] of the targets in the whole catalogue."""
-        return target_ranks(head(self.hidden).masked_fill(self.seen, -torch.inf).numpy(), self.targets.numpy())
+        """Return the targets' ranks in the whole catalogue, and the numbers of items tied with them [2, B]."""
+        scores = head(self.hidden).masked_fill(self.seen, -torch.inf)
+        return np.stack(target_ranks(scores.numpy(), self.targets.numpy()))
 
 
 @torch.no_grad()
@@ -257,9 +258,9 @@ def _copy(head: Head) -> Head:
 
 
 def values(ranks: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Return metric → values [B]."""
+    """Return metric → values [B] of ranks and ties [2, B]."""
     metrics = metrics_for((1, 10, 50))
-    return {name: metrics[key](ranks) for name, key in METRICS.items()}
+    return {name: metrics[key](*ranks) for name, key in METRICS.items()}
 
 
 def means(ranks: NDArray[np.int64]) -> dict[str, float]:
@@ -290,10 +291,10 @@ def choose(runs: Sequence[Cached]) -> tuple[dict[str, dict[str, Any]], list[dict
 
 def measure(runs: Sequence[Cached], chosen: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return means on the test rows of all runs, and paired differences to `CONTROLS`."""
-    ranks = {"SFT": np.concatenate([run.test.ranks(run.head) for run in runs])}
+    ranks = {"SFT": np.concatenate([run.test.ranks(run.head) for run in runs], axis=1)}
     for objective, t in chosen.items():
         heads = [train(r, objective, t["setting"], t["rate"], n, (t["steps"],))[0] for n, r in enumerate(runs)]
-        ranks[objective] = np.concatenate([run.test.ranks(head) for run, head in zip(runs, heads, strict=True)])
+        ranks[objective] = np.concatenate([r.test.ranks(head) for r, head in zip(runs, heads, strict=True)], axis=1)
     users = [user for run in runs for user in run.test.users]
     found = {name: values(r) for name, r in ranks.items()}
     out: dict[str, Any] = {"n": len(users), "rankers": {}}
