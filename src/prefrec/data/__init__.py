@@ -5,7 +5,7 @@ from prefrec.data.prepare import prepare
 from prefrec.data.rows import RankingExample, Rows
 from prefrec.data.seen import UnknownUserError, seen_items, user_histories
 from prefrec.data.store import prepared_digest, read_prepared, write_prepared
-from prefrec.data.types import Catalogue, PreparedData, Window, examples_to_frame, frame_to_examples
+from prefrec.data.types import Catalogue, PreparedData, Window, examples_to_frame, frame_to_examples, has_dates
 
 __all__ = [
     "CandidateConfig",
@@ -20,6 +20,7 @@ __all__ = [
     "config_error",
     "examples_to_frame",
     "frame_to_examples",
+    "has_dates",
     "prepare",
     "prepared_digest",
     "read_prepared",

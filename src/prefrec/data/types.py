@@ -156,8 +156,7 @@ class PreparedData:
     @cached_property
     def has_dates(self) -> bool:
         """True if the times of the log are dates, and not only an order."""
-        log = self.train_interactions
-        return len(log) > 0 and cast(int, log["timestamp"].min()) >= COUNTED
+        return has_dates(self.train_interactions)
 
     def known_interactions(self, split: str) -> pl.DataFrame:
         """Return the interactions that are known before the rows of a split.
@@ -169,8 +168,8 @@ class PreparedData:
             return log
         pairs = [(e.user_id, e.target) for e in self.validation]
         targets = pl.DataFrame(pairs, ["user_id", "item_id"], orient="row").with_columns(pl.all().cast(pl.String))
-        found = later.join(targets.unique(), on=["user_id", "item_id"], how="semi").select(*LOG_SCHEMA)
-        return pl.concat([log.select(*LOG_SCHEMA), found]).sort("user_id", "timestamp", maintain_order=True)
+        found = later.join(targets.unique(), on=["user_id", "item_id"], how="semi")
+        return pl.concat([log, found], how="diagonal").sort("user_id", "timestamp", maintain_order=True)
 
     def _with_times(self, name: str, rows: Sequence[RankingExample]) -> list[RankingExample]:
         if name == "train" or not self.has_dates or self.held_out_interactions is None:
@@ -178,6 +177,11 @@ class PreparedData:
         columns = self.held_out_interactions.select("user_id", "item_id", "timestamp").iter_rows()
         times = {(user, item): time for user, item, time in columns}
         return [replace(e, time=times.get((e.user_id, e.target))) for e in rows]
+
+
+def has_dates(log: pl.DataFrame) -> bool:
+    """Return True if the times of a log are dates, and not only an order."""
+    return len(log) > 0 and cast(int, log["timestamp"].min()) >= COUNTED
 
 
 def examples_to_frame(examples: Sequence[RankingExample]) -> pl.DataFrame:

@@ -17,9 +17,9 @@ from prefrec.lm.items import ItemEncoder, ItemTable, centred, extend_items, item
 from prefrec.lm.models import base_digest, load_tokenizer, vocabulary_size
 from prefrec.pipeline.recipe import ModelSection
 from prefrec.prompts import PromptEncoder, item_texts, load_template
-from prefrec.rankers.reference import tfidf
 from prefrec.rankers.title_encoder import load_encoder
 from prefrec.rankers.window import WindowCooccurrenceRanker
+from prefrec.rankers.words import tfidf
 
 Encoder = PromptEncoder | ItemEncoder
 TFIDF_SIZE = 256

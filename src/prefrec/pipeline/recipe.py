@@ -35,7 +35,11 @@ from prefrec.training.datasets import NegativesDrawn
 from prefrec.training.negatives import DrawnFrom
 from prefrec.training.section import MOST_EPOCHS, RowsSection
 
-ReferenceName = Literal["random", "popularity", "co-occurrence", "item-kNN", "window co-occurrence", "title TF-IDF"]
+ReferenceName = Literal[
+    "random", "popularity", "popularity of 30 days", "popularity of 90 days", "popularity of 365 days",
+    "newest first", "co-occurrence", "item-kNN", "window co-occurrence", "title TF-IDF", "transition graph",
+    "item only",
+]  # fmt: skip
 REFERENCE_RANKERS: tuple[ReferenceName, ...] = get_args(ReferenceName)
 SEED = 0
 """Default seed of a run."""

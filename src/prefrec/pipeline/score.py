@@ -24,7 +24,9 @@ from prefrec.runs.stage import stage_key
 
 def fit_references(data: PreparedData, section: EvaluateSection, seed: int) -> list[Ranker]:
     """Return the section's reference rankers, fitted; `window co-occurrence` takes seconds to choose its settings."""
-    return reference_rankers(data.train_interactions, data.catalogue, seed, section.references, data.validation)
+    return reference_rankers(
+        data.known_interactions(section.split), data.catalogue, seed, section.references, data.validation
+    )
 
 
 def ask_all(

@@ -6,7 +6,6 @@ TF-IDF learns from titles instead. Window co-occurrence is in `window`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -17,12 +16,15 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
-from prefrec.data import Catalogue, RankingExample
+from prefrec.data import Catalogue, RankingExample, has_dates
 from prefrec.rankers.base import Ranker
+from prefrec.rankers.item_features import DAYS
+from prefrec.rankers.item_only import ItemOnlyRanker
+from prefrec.rankers.recency import newest_first, recent_popularity
 from prefrec.rankers.rows import blocks, history_matrix, pad_scores, score_by_rows, user_item_matrix
+from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
-
-_WORD = re.compile(r"\b\w\w+\b")
+from prefrec.rankers.words import tfidf
 
 
 @dataclass(eq=False)
@@ -143,13 +145,24 @@ class TitleTfidfRanker:
         return score_by_rows(weights, [self.vectors, self.vectors.T.tocsr()], examples, self.index)
 
 
-_REFERENCES: dict[str, Callable[[pl.DataFrame, Catalogue, int, Sequence[RankingExample]], Ranker]] = {
+Fit = Callable[[pl.DataFrame, Catalogue, int, Sequence[RankingExample]], Ranker]
+"""Log, catalogue, seed and validation rows → ranker."""
+
+_TIMED: dict[str, Fit] = {
+    f"popularity of {days} days": lambda log, items, seed, rows, days=days: recent_popularity(log, items, days)
+    for days in DAYS
+} | {"newest first": lambda log, items, seed, rows: newest_first(log, items)}
+"""Those that need dates."""
+_REFERENCES: dict[str, Fit] = {
     RandomRanker.name: lambda log, items, seed, rows: RandomRanker(seed),
     PopularityRanker.name: lambda log, items, seed, rows: PopularityRanker.fit(log),
+    **_TIMED,
     CooccurrenceRanker.name: lambda log, items, seed, rows: CooccurrenceRanker.fit(log),
     ItemKNNRanker.name: lambda log, items, seed, rows: ItemKNNRanker.fit(log),
     WindowCooccurrenceRanker.name: lambda log, items, seed, rows: WindowCooccurrenceRanker.fit(log, validation=rows),
     TitleTfidfRanker.name: lambda log, items, seed, rows: TitleTfidfRanker.fit(items),
+    TransitionGraphRanker.name: lambda log, items, seed, rows: TransitionGraphRanker.fit(log, items),
+    ItemOnlyRanker.name: lambda log, items, seed, rows: ItemOnlyRanker.fit(log, items, seed),
 }
 """Name → function that fits the ranker; in the order of the tables."""
 
@@ -163,26 +176,9 @@ def reference_rankers(
 ) -> list[Ranker]:
     """Return the fitted reference rankers of these names, in the order of the tables.
 
-    The seed is that of `random`; `validation` rows choose the settings of `window co-occurrence`, else it has its
-    defaults.
+    The seed is that of `random` and of the folds of `item only`; `validation` rows choose the settings of `window
+    co-occurrence`, else it has its defaults. Those that need dates are left out for a log without.
     """
-    fits = [fit for name, fit in _REFERENCES.items() if name in names]
+    timed = has_dates(train_interactions)
+    fits = [fit for name, fit in _REFERENCES.items() if name in names and (timed or name not in _TIMED)]
     return [fit(train_interactions, catalogue, seed, validation) for fit in fits]
-
-
-def tfidf(texts: Sequence[str]) -> sparse.csr_array:
-    """Return TF-IDF vectors [T, W] of length 1, or of length 0 for a text without words.
-
-    They are those of scikit-learn's TfidfVectorizer with its defaults: lower-cased words of two letters or digits and
-    more, raw counts, idf = ln((1 + T) / (1 + texts with the word)) + 1.
-    """
-    words = [_WORD.findall(text.lower()) for text in texts]
-    vocabulary, columns = np.unique([w for text in words for w in text], return_inverse=True)
-    ends = np.cumsum([0, *map(len, words)])
-    counts = sparse.csr_array((np.ones(len(columns)), columns, ends), shape=(len(texts), len(vocabulary)))
-    counts.sum_duplicates()
-    texts_with = np.bincount(counts.indices, minlength=len(vocabulary))
-    weighted = counts @ sparse.diags_array(np.log((1 + len(texts)) / (1 + texts_with)) + 1)
-    norms = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)))
-    # A text without words stays a row of zeros.
-    return sparse.csr_array(sparse.diags_array(1 / np.where(norms > 0, norms, 1)) @ weighted)

@@ -1,0 +1,29 @@
+"""Titles as vectors of their words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+_WORD = re.compile(r"\b\w\w+\b")
+
+
+def tfidf(texts: Sequence[str]) -> sparse.csr_array:
+    """Return TF-IDF vectors [T, W] of length 1, or of length 0 for a text without words.
+
+    They are those of scikit-learn's TfidfVectorizer with its defaults: lower-cased words of two letters or digits and
+    more, raw counts, idf = ln((1 + T) / (1 + texts with the word)) + 1.
+    """
+    words = [_WORD.findall(text.lower()) for text in texts]
+    vocabulary, columns = np.unique([w for text in words for w in text], return_inverse=True)
+    ends = np.cumsum([0, *map(len, words)])
+    counts = sparse.csr_array((np.ones(len(columns)), columns, ends), shape=(len(texts), len(vocabulary)))
+    counts.sum_duplicates()
+    texts_with = np.bincount(counts.indices, minlength=len(vocabulary))
+    weighted = counts @ sparse.diags_array(np.log((1 + len(texts)) / (1 + texts_with)) + 1)
+    norms = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)))
+    # A text without words stays a row of zeros.
+    return sparse.csr_array(sparse.diags_array(1 / np.where(norms > 0, norms, 1)) @ weighted)

@@ -1,0 +1,142 @@
+"""What is known of items before a question, against loops over the log."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.rankers.item_features import DAY, ItemFeatures, ItemHistory, blind_features, time_features
+from prefrec.rankers.item_only import ItemOnlyRanker
+from prefrec.rankers.recency import newest_first, recent_popularity
+
+START = 1_000_000_000
+IDS = ["10", "9", "8", "7"]
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": ["A", "Bee", "Sea", "Deer"]}))
+
+
+def _log(pairs: list[tuple[str, float]], start: int = START) -> pl.DataFrame:
+    """Return a log of (item, day)."""
+    rows = [(f"u{n}", item, start + int(day * DAY)) for n, (item, day) in enumerate(pairs)]
+    return pl.DataFrame(rows, {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row")
+
+
+days = st.floats(0, 500, allow_nan=False)
+logs = st.lists(st.tuples(st.sampled_from(IDS), days), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(log=logs, asked=st.lists(days, min_size=1, max_size=5), window=st.sampled_from([30, 90, 365]))
+def test_counts_and_ages_equal_loops_over_the_log(log, asked, window):
+    history = ItemHistory.of(_log(log), CATALOGUE)
+    times = np.array([START + int(day * DAY) for day in asked])
+    events = [(item, START + int(day * DAY)) for item, day in log]
+
+    def table(value) -> list[list[float]]:
+        return [[value([s for i, s in events if i == item], int(t)) for item in IDS] for t in times]
+
+    ever = table(lambda own, t: sum(s < t for s in own))
+    recent = table(lambda own, t: sum(t - window * DAY <= s < t for s in own))
+    near = table(lambda own, t: sum(t - 7 * DAY <= s < t + 7 * DAY for s in own))
+    age = table(lambda own, t: max((t - s for s in own if s < t), default=0) / DAY)
+    idle = table(lambda own, t: min((t - s for s in own if s < t), default=0) / DAY)
+    assert history.counts(times).tolist() == ever
+    assert history.counts(times, window).tolist() == recent
+    assert history.near(times, 7).tolist() == near
+    np.testing.assert_allclose(history.age(times), age, rtol=1e-5)
+    np.testing.assert_allclose(history.idle(times), idle, rtol=1e-5, atol=1e-5)
+
+
+def test_some_items_have_the_values_of_the_whole_catalogue():
+    log = _log([("10", 1), ("9", 2), ("9", 40), ("7", 41)])
+    history, times = ItemHistory.of(log, CATALOGUE), np.array([START + 50 * DAY, START + 3 * DAY])
+    some = history.narrowed(np.array([1, 3]))
+    for feature in blind_features(CATALOGUE, log).values():
+        whole = np.broadcast_to(feature(history, times), (2, 4))
+        np.testing.assert_array_equal(np.broadcast_to(feature(some, times), (2, 2)), whole[:, [1, 3]])
+
+
+def test_features_stand_at_their_candidates():
+    log = _log([("10", 1), ("9", 2), ("9", 40), ("7", 41)])
+    index = {item: i for i, item in enumerate(IDS)}
+    features = ItemFeatures(ItemHistory.of(log, CATALOGUE), index, time_features(True))
+    rows = [
+        RankingExample("u", (), ("9", "8"), "8", START + 50 * DAY),
+        RankingExample("v", (), ("7", "9", "10"), "7", START + 3 * DAY),
+    ]
+    values = features(rows)
+    assert np.isnan(values[0, 2]).all()
+    np.testing.assert_allclose(np.expm1(values[0, :2, 0]), [2, 0], rtol=1e-6)  # popularity
+    np.testing.assert_allclose(np.expm1(values[0, :2, 1]), [1, 0], rtol=1e-6)  # of 30 days
+    np.testing.assert_allclose(np.expm1(-values[0, :2, 4]), [48, 0], rtol=1e-5)  # age
+    np.testing.assert_allclose(np.expm1(values[1, :, 0]), [0, 1, 1], rtol=1e-6)
+
+
+def test_a_log_without_dates_has_popularity_alone():
+    counted = _log([("10", 1), ("9", 2)], start=0)
+    assert [*time_features(False)] == ["popularity"]
+    history = ItemHistory.of(counted, CATALOGUE)
+    assert history.counts(np.array([1])).tolist() == [[1, 1, 0, 0]]
+    assert "−log days since the last" not in blind_features(CATALOGUE, counted)
+
+
+def test_mean_ratings_are_the_items_or_all():
+    log = _log([("10", 1), ("10", 2), ("9", 2)]).with_columns(rating=pl.Series([1.0, 3.0, 5.0]))
+    ((of_items,),) = [blind_features(CATALOGUE, log)["mean rating"](ItemHistory.of(log, CATALOGUE), np.array([0]))]
+    assert of_items.tolist() == [2.0, 5.0, 3.0, 3.0]
+
+
+def test_baselines_of_time():
+    log = _log([("10", 1), ("10", 2), ("9", 90), ("8", 91)])
+    row = [RankingExample("u", (), tuple(IDS), "7", START + 100 * DAY)]
+    assert recent_popularity(log, CATALOGUE, 30).score(row).tolist() == [[0, 1, 1, 0]]
+    assert recent_popularity(log, CATALOGUE, 365).score(row).tolist() == [[2, 1, 1, 0]]
+    assert newest_first(log, CATALOGUE).score(row).tolist() == [[-99, -10, -9, 0]]
+    assert newest_first(log, CATALOGUE).name == "newest first"
+    assert recent_popularity(log, CATALOGUE, 30).name == "popularity of 30 days"
+
+
+@pytest.fixture(scope="module")
+def leaking() -> list[RankingExample]:
+    """Targets are drawn from the rare items 0 to 9, negatives from all 100."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(400):
+        target = str(rng.integers(10))
+        listed = {target, *map(str, rng.choice(np.arange(10, 100), 9, replace=False))}
+        rows.append(RankingExample(f"u{n % 150}", (), tuple(rng.permutation([*listed])), target))
+    return rows
+
+
+def _shop() -> tuple[pl.DataFrame, Catalogue]:
+    items = [str(i) for i in range(100)]
+    catalogue = Catalogue(pl.DataFrame({"item_id": items, "title": [f"Title {i}" for i in items]}))
+    pairs = [(str(i), day) for i in range(100) for day in range(1 if i < 10 else 4)]
+    return _log(pairs), catalogue
+
+
+def test_item_only_finds_lists_that_give_targets_away(leaking):
+    ranker = ItemOnlyRanker.fit(*_shop())
+    hits = ranker.score(leaking).argmax(axis=1) == [e.target_index for e in leaking]
+    assert hits.mean() > 0.95  # chance 0.1
+
+
+def test_item_only_is_at_chance_where_targets_are_drawn_like_negatives(leaking):
+    rng = np.random.default_rng(1)
+    fair = [
+        RankingExample(e.user_id, (), e.candidates, str(rng.choice([c for c in e.candidates if int(c) > 9])))
+        for e in leaking
+    ]
+    ranker = ItemOnlyRanker.fit(*_shop())
+    hits = ranker.score(fair).argmax(axis=1) == [e.target_index for e in fair]
+    assert hits.mean() < 0.18
+
+
+def test_no_user_is_scored_with_weights_from_own_rows(leaking):
+    ranker = ItemOnlyRanker.fit(*_shop()).learn(leaking)
+    own = [e for e in leaking if ranker._fold(e.user_id) == 0]
+    others = ItemOnlyRanker.fit(*_shop()).learn([e for e in leaking if ranker._fold(e.user_id)])
+    np.testing.assert_allclose(ranker.score(own), others.score(own), rtol=1e-3, atol=1e-2)
+    # Learnt weights serve any block of rows.
+    np.testing.assert_allclose(ranker.score(leaking)[:7], ranker.score(leaking[:7]))

@@ -1,0 +1,64 @@
+"""Conditional logit against a slow twin, and against weights that are known."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from prefrec.rankers.logit import fit_logit
+
+NAMES = ["price", "age"]
+
+
+def _choices(n: int, weights: list[float], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return features [n, 6, 2] and targets that are drawn by a conditional logit with these weights."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, 6, 2)) * [1.0, 10.0] + [0.0, 50.0]
+    noise = rng.gumbel(size=(n, 6))
+    return features.astype(np.float32), (features @ weights + noise).argmax(axis=1)
+
+
+def test_the_weights_are_those_that_made_the_choices():
+    features, targets = _choices(4000, [0.8, -0.05])
+    logit = fit_logit(features, targets, NAMES)
+    per_unit, error = logit.weights / logit.scale, logit.errors / logit.scale
+    assert (abs(per_unit - [0.8, -0.05]) < 3 * error).all()
+    assert (error < [0.05, 0.005]).all()
+
+
+def test_equals_a_slow_twin():
+    features, targets = _choices(40, [0.8, -0.05], seed=1)
+    features[3, 4:] = np.nan  # a shorter row
+    logit = fit_logit(features, targets, NAMES, ridge=2.0)
+    real = features[np.isfinite(features).all(axis=2)].astype(np.float64)
+    mean, scale = real.mean(axis=0), real.std(axis=0)
+
+    def loss(w: np.ndarray) -> float:
+        total = (w @ w).item()  # ridge/2 of 2
+        for row, target in zip(features, targets, strict=True):
+            utility = [((x - mean) / scale) @ w for x in row.astype(np.float64) if np.isfinite(x).all()]
+            total -= utility[target] - np.log(np.exp(utility).sum())
+        return total
+
+    slow = minimize(loss, np.zeros(2), tol=1e-10)
+    np.testing.assert_allclose(logit.weights, slow.x, atol=2e-4)
+    np.testing.assert_allclose(logit.errors, np.sqrt(np.diag(slow.hess_inv)), rtol=0.1)
+    utility = logit.utility(features)
+    assert np.isneginf(utility[3, 4:]).all()
+    np.testing.assert_allclose(utility[0, 1], (features[0, 1] - mean) / scale @ logit.weights, atol=1e-4)
+
+
+def test_a_feature_without_variation_weighs_nothing():
+    features, targets = _choices(50, [0.8, 0.0])
+    features[..., 1] = 7.0
+    logit = fit_logit(features, targets, NAMES)
+    assert logit.weights[1] == 0
+    assert np.isfinite(logit.utility(features)).all()
+
+
+def test_a_row_whose_target_is_left_out_teaches_nothing():
+    features, targets = _choices(50, [0.8, 0.0])
+    features[0, targets[0]] = np.nan
+    assert fit_logit(features, targets, NAMES).n == 49
+    features[:] = np.nan
+    with pytest.raises(ValueError, match="no row has its target"):
+        fit_logit(features, targets, NAMES)
