@@ -40,7 +40,14 @@ class Logit:
         return np.where(real, utility.astype(np.float64) - self.mean @ per_unit, -np.inf)
 
 
-def fit_logit(features: Features, targets: NDArray[np.integer], names: Sequence[str], *, ridge: float = 1.0) -> Logit:
+def fit_logit(
+    features: Features,
+    targets: NDArray[np.integer],
+    names: Sequence[str],
+    *,
+    ridge: float = 1.0,
+    start: NDArray[np.float64] | None = None,
+) -> Logit:
     """Return the weights that maximise Σ_b log softmax(utility)[b, target] − ridge/2 · Σ weight² (McFadden 1974).
 
     Features are standardised over all candidates, so that `ridge`, in rows, holds all weights alike. A row whose
@@ -50,6 +57,7 @@ def fit_logit(features: Features, targets: NDArray[np.integer], names: Sequence[
         features: [B, C, F].
         targets: column of each row's target [B].
         names: of the features [F].
+        start: weights to begin from [F], which saves time and changes nothing else.
     """
     real = _real(features)
     taught = np.flatnonzero(real[np.arange(len(targets)), targets])
@@ -60,9 +68,9 @@ def fit_logit(features: Features, targets: NDArray[np.integer], names: Sequence[
     count = real.sum()
     mean = x.sum(axis=(0, 1), dtype=np.float64) / count
     variance = np.square(x).sum(axis=(0, 1), dtype=np.float64) / count - mean**2
-    scale = np.sqrt(np.where(variance > 1e-12, variance, np.inf))  # a constant tells nothing
-    x -= mean.astype(np.float32)
-    x /= scale.astype(np.float32)
+    constant = variance <= 1e-12  # it tells nothing, and its weight stays 0
+    scale = np.sqrt(np.where(constant, 1.0, variance))
+    x = np.where(constant, np.float32(0), (x - mean.astype(np.float32)) / scale.astype(np.float32))
     gained = x[np.arange(len(targets)), targets].astype(np.float64).sum(axis=0)
 
     def probabilities(w: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
@@ -77,7 +85,7 @@ def fit_logit(features: Features, targets: NDArray[np.integer], names: Sequence[
         expected = np.einsum("bc,bcf->f", p.astype(np.float32), x).astype(np.float64)
         return normaliser - w @ gained + ridge / 2 * (w @ w), expected - gained + ridge * w
 
-    found = minimize(loss, np.zeros(x.shape[2]), jac=True, method="L-BFGS-B").x
+    found = minimize(loss, np.zeros(x.shape[2]) if start is None else start, jac=True, method="L-BFGS-B").x
     p = probabilities(found)[0].astype(np.float32)
     hessian = ridge * np.eye(len(found))
     for row, share in zip(x, p, strict=True):

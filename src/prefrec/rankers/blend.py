@@ -1,0 +1,231 @@
+"""Blend rankers with what is known of items, by a conditional logit that is learnt on validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from prefrec.data import RankingExample
+from prefrec.data.rows import take
+from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
+from prefrec.rankers.config import RankerConfig
+from prefrec.rankers.item_features import ItemFeatures
+from prefrec.rankers.logit import Features, Logit, fit_logit
+
+BLEND_FILE = "blend.json"
+"""File of the learnt weights, in the folder of the stage."""
+TIME = "time"
+"""Name of the features of items at the time of a question, where a blend without them is measured."""
+RERANKED = 50
+"""Best items of a blend that title models put into a new order."""
+
+
+class BlendConfig(RankerConfig):
+    """Rankers that are blended, and the validation rows that their weights are learnt from."""
+
+    kind: Literal["blend", "fuse"] = "blend"  # `fuse` is its old name
+    name: str = Field("blend", description="Folder, and name in the tables.")
+    parts: list[str] = Field(
+        ["title TF-IDF", "window co-occurrence"],
+        min_length=1,
+        description="Baselines, or rankers made before this one, that can score all items in seconds.",
+    )
+    rerank: list[str] = Field(
+        [], description=f"Title models made before this one, which reorder the {RERANKED} best items of the parts."
+    )
+    rows: int | None = Field(2000, ge=1, description="Most validation rows to learn the weights from. None: all.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        names = [*self.parts, *self.rerank]
+        if len(set(names)) < len(names):
+            raise ValueError(f"parts, rerank: a ranker is named twice ({', '.join(names)})")
+        return self
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a part's scores enter: log1p(score / unit) if it has no negative ones, else as they are."""
+
+    unit: float | None
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float64]) -> Self:
+        """Return the scale of scores [B, C]; the unit is the mean of the positive ones."""
+        finite = scores[np.isfinite(scores)]
+        positive = finite[finite > 0]
+        return cls(float(positive.mean()) if len(positive) and finite.min() >= 0 else None)
+
+    def __call__(self, scores: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return the feature [B, C]."""
+        with np.errstate(invalid="ignore"):  # −inf marks empty places
+            out = scores if self.unit is None else np.log1p(np.maximum(scores, 0) / self.unit)
+        return np.where(np.isfinite(scores), out, np.nan).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a blend has learnt, as plain JSON values.
+
+    Attributes:
+        scales: part → unit of its scores.
+        logits: name of what is left out → weights without it; "" for the whole.
+        reranked: weights of the blend's utility and of each title model; None without title models.
+    """
+
+    scales: dict[str, Scale]
+    logits: dict[str, Logit]
+    reranked: Logit | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        logits = {name: _plain(logit) for name, logit in self.logits.items()}
+        units = {part: scale.unit for part, scale in self.scales.items()}
+        return {"units": units, "logits": logits, "reranked": self.reranked and _plain(self.reranked)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what `to_json` made plain."""
+        logits = {name: _logit(v) for name, v in value["logits"].items()}
+        reranked = value["reranked"]
+        scales = {part: Scale(unit) for part, unit in value["units"].items()}
+        return cls(scales, logits, _logit(reranked) if reranked else None)
+
+
+class BlendRanker:
+    """Score of a candidate = Σ weight × feature; features are the parts' scores and `time_features`.
+
+    `left_out` names a part, or `TIME`, without which it was learnt.
+    """
+
+    def __init__(
+        self, name: str, parts: Sequence[Ranker], times: ItemFeatures, weights: Weights, left_out: str = ""
+    ) -> None:
+        self.name = name
+        self.parts = [part for part in parts if part.name != left_out]
+        self.times = None if left_out == TIME else times
+        self.weights, self.left_out = weights, left_out
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return utilities [B, C] of the candidates; -inf in empty places. ModelError if a part's score is NaN."""
+        scales = self.weights.scales
+        columns = [scales[part.name](checked_scores(part, examples))[..., None] for part in self.parts]
+        columns += [self.times(examples)] if self.times else []
+        return self.weights.logits[self.left_out].utility(np.concatenate(columns, axis=2))
+
+    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+        """Pass predictions on to the parts that can use them."""
+        for part in self.parts:
+            if isinstance(part, ComposedRanker):
+                part.know(answers)
+
+
+class RerankedBlend:
+    """A blend whose `RERANKED` best items are put into a new order by title models, which are slow to ask."""
+
+    def __init__(self, blend: BlendRanker, models: Sequence[Ranker], logit: Logit) -> None:
+        self.name, self.blend, self.models, self.logit = blend.name, blend, models, logit
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return scores [B, C], those of the best items above all others; -inf in empty places."""
+        scores = self.blend.score(examples)
+        best = best_columns(scores)
+        utility = self.logit.utility(rerank_features(scores, best, self.models, examples))
+        real = np.isfinite(utility)
+        above = scores.max(axis=1, keepdims=True) + 1
+        lifted = above + utility - np.where(real, utility, np.inf).min(axis=1, keepdims=True)
+        np.put_along_axis(scores, best, np.where(real, lifted, -np.inf), axis=1)
+        return scores
+
+    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+        """Pass predictions on to the blend."""
+        self.blend.know(answers)
+
+
+def best_columns(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the columns of the `RERANKED` best candidates of each row [B, R], in any order."""
+    size = min(RERANKED, scores.shape[1])
+    return np.argpartition(-scores, size - 1, axis=1)[:, :size].astype(np.int64)
+
+
+def rerank_features(
+    scores: NDArray[np.float64],
+    best: NDArray[np.int64],
+    models: Sequence[Ranker],
+    examples: Sequence[RankingExample],
+) -> Features:
+    """Return the blend's utility and the models' scores of the best candidates [B, R, 1 + M]; NaN in empty places."""
+    own = np.take_along_axis(scores, best, axis=1)
+    # An empty place ends no list, so each row keeps its own length.
+    order = np.argsort(~np.isfinite(own), axis=1, kind="stable")
+    best[:], own = np.take_along_axis(best, order, axis=1), np.take_along_axis(own, order, axis=1)
+    asked = []
+    for e, columns, real in zip(examples, best, np.isfinite(own), strict=True):
+        listed = tuple(e.candidates[c] for c in columns[real])
+        asked.append(replace(e, candidates=listed, target=listed[0]))
+    features = np.full((*own.shape, 1 + len(models)), np.nan, dtype=np.float32)
+    features[..., 0] = np.where(np.isfinite(own), own, np.nan)
+    for number, model in enumerate(models):
+        found = checked_scores(model, asked)
+        features[:, : found.shape[1], 1 + number] = np.where(np.isfinite(found), found, np.nan)
+    return features
+
+
+def learn_weights(parts: Sequence[Ranker], times: ItemFeatures, examples: Sequence[RankingExample]) -> Weights:
+    """Return the weights of a blend, learnt on these rows with and without each part and `TIME`."""
+    scores = {part.name: checked_scores(part, examples) for part in parts}
+    scales = {name: Scale.of(values) for name, values in scores.items()}
+    columns = [scales[name](values)[..., None] for name, values in scores.items()]
+    features, names = np.concatenate([*columns, times(examples)], axis=2), [*scores, *times.features]
+    targets = np.array([e.target_index for e in examples], dtype=np.int64)
+    whole = fit_logit(features, targets, names)
+    logits = {"": whole}
+    for left_out in (*scores, TIME) if len(names) > 1 else ():
+        kept = [n for n, name in enumerate(names) if name != left_out and (left_out != TIME or name in scores)]
+        start = whole.weights[kept]
+        logits[left_out] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
+    return Weights(scales, logits)
+
+
+def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequence[RankingExample]) -> Weights:
+    """Return the blend's weights with those of title models, learnt on the rows whose target is among the best.
+
+    Raise ValueError if there is no such row.
+    """
+    utilities = blend.score(examples)
+    targets = np.array([e.target_index for e in examples], dtype=np.int64)
+    best = best_columns(utilities)
+    rows = np.flatnonzero((best == targets[:, None]).any(axis=1))
+    best = best[rows]
+    features = rerank_features(utilities[rows], best, models, take(examples, rows))
+    places = (best == targets[rows][:, None]).argmax(axis=1)
+    names = ["blend", *(model.name for model in models)]
+    return replace(blend.weights, reranked=fit_logit(features, places, names))
+
+
+def weights_sentence(name: str, weights: Weights) -> str:
+    """Return the weights, in standard deviations of the features and with standard errors, in a sentence."""
+
+    def terms(logit: Logit) -> str:
+        table = zip(logit.names, logit.weights, logit.errors, strict=True)
+        return ", ".join(f"{feature} {weight:+.2f} ± {error:.2f}" for feature, weight, error in table)
+
+    whole = weights.logits[""]
+    last = weights.reranked
+    more = f"; the {RERANKED} best again on {last.n:,}: {terms(last)}" if last else ""
+    return f"{name}: weights learnt on {whole.n:,} validation rows: {terms(whole)}{more}"
+
+
+def _plain(logit: Logit) -> dict[str, Any]:
+    return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in asdict(logit).items()}
+
+
+def _logit(value: Mapping[str, Any]) -> Logit:
+    arrays = {name: np.array(value[name], dtype=np.float64) for name in ("mean", "scale", "weights", "errors")}
+    return Logit(tuple(value["names"]), **arrays, n=value["n"])

@@ -1,0 +1,155 @@
+"""Blends: the features that they are made of, and what they learn."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.errors import ModelError
+from prefrec.rankers.blend import (
+    RERANKED,
+    TIME,
+    BlendConfig,
+    BlendRanker,
+    RerankedBlend,
+    Scale,
+    Weights,
+    best_columns,
+    learn_rerank,
+    learn_weights,
+    weights_sentence,
+)
+from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
+
+ITEMS = [f"i{n}" for n in range(80)]
+CATALOGUE = Catalogue(pl.DataFrame({"item_id": ITEMS, "title": ITEMS}))
+EMPTY = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
+TIMES = ItemFeatures(ItemHistory.of(EMPTY, CATALOGUE), {i: n for n, i in enumerate(ITEMS)}, time_features(False))
+
+
+def _rows(n: int = 200, size: int = 80) -> list[RankingExample]:
+    rng = np.random.default_rng(0)
+    return [
+        RankingExample(f"u{b}", (), tuple(rng.permutation(ITEMS)[:size]), ITEMS[int(rng.integers(80))])
+        for b in range(n)
+    ]
+
+
+class Table:
+    """Scores that depend on user and item, and the rows' targets get `gain` more."""
+
+    def __init__(self, name: str, gain: float, seed: int, shift: float = 0.0) -> None:
+        self.name, self.gain, self.seed, self.shift = name, gain, seed, shift
+        self.asked: list[int] = []
+
+    def score(self, examples) -> np.ndarray:
+        self.asked += [len(e.candidates) for e in examples]
+        width = max(len(e.candidates) for e in examples)
+        out = np.full((len(examples), width), -np.inf)
+        for b, e in enumerate(examples):
+            for c, item in enumerate(e.candidates):
+                rng = np.random.default_rng([self.seed, int(e.user_id[1:]), int(item[1:])])
+                out[b, c] = rng.normal() + self.gain * (TARGETS[e.user_id] == item) + self.shift
+        return out
+
+
+ROWS = _rows()
+TARGETS = {e.user_id: e.target for e in ROWS}
+GOOD, WEAK = Table("good", 3.0, 1), Table("weak", 0.0, 2)
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return learn_weights([GOOD, WEAK], TIMES, ROWS)
+
+
+def test_the_part_that_knows_the_target_has_the_weight(weights):
+    whole = weights.logits[""]
+    of = dict(zip(whole.names, whole.weights, strict=True))
+    assert of["good"] > 10 * abs(of["weak"])
+    assert of["popularity"] == 0  # alike for all items
+    assert weights.logits["good"].names == ("weak", "popularity")
+    assert weights.logits[TIME].names == ("good", "weak")
+    assert weights_sentence("blend", weights).startswith("blend: weights learnt on 200 validation rows: good +")
+
+
+def test_a_blend_scores_by_its_weights(weights):
+    blend = BlendRanker("blend", [GOOD, WEAK], TIMES, weights)
+    whole = weights.logits[""]
+    slow = sum(
+        weight / scale * ranker.score(ROWS[:3])
+        for ranker, weight, scale in zip([GOOD, WEAK], whole.weights, whole.scale, strict=False)
+    )
+    scores = blend.score(ROWS[:3])
+    np.testing.assert_allclose(scores - scores[:, :1], slow - slow[:, :1], atol=1e-4)
+    without = BlendRanker("blend", [GOOD, WEAK], TIMES, weights, left_out="good")
+    assert [part.name for part in without.parts] == ["weak"]
+    assert BlendRanker("blend", [GOOD, WEAK], TIMES, weights, left_out=TIME).times is None
+
+
+def test_weights_survive_json(weights):
+    learnt = replace(weights, reranked=weights.logits[TIME])
+    again = Weights.from_json(json.loads(json.dumps(learnt.to_json())))
+    rankers = [BlendRanker("blend", [GOOD, WEAK], TIMES, w) for w in (learnt, again)]
+    assert np.array_equal(*(ranker.score(ROWS[:5]) for ranker in rankers))
+    assert again.reranked.names == ("good", "weak")
+
+
+def test_title_models_reorder_the_best_alone(weights):
+    blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
+    model = Table("titles", 3.0, 3)
+    learnt = learn_rerank(blend, [model], ROWS)
+    assert set(model.asked) == {RERANKED}
+    reranked = RerankedBlend(blend, [model], learnt.reranked)
+    base, scores = blend.score(ROWS), reranked.score(ROWS)
+    best = best_columns(base)
+    rest = np.array([np.setdiff1d(np.arange(80), own) for own in best])
+    for row, own, others in zip(range(len(ROWS)), best, rest, strict=True):
+        assert scores[row, own].min() > scores[row, others].max()
+        np.testing.assert_array_equal(scores[row, others], base[row, others])
+        expected = learnt.reranked.weights[1] / learnt.reranked.scale[1] * model.score([ROWS[row]])[0]
+        expected += learnt.reranked.weights[0] / learnt.reranked.scale[0] * base[row]
+        np.testing.assert_allclose(
+            scores[row, own] - scores[row, own[0]], (expected - expected[own[0]])[own], rtol=1e-3, atol=1e-3
+        )
+
+
+def test_lists_of_different_lengths_are_reranked():
+    blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
+    model = Table("titles", 3.0, 3)
+    reranked = RerankedBlend(blend, [model], learn_rerank(blend, [model], ROWS).reranked)
+    short = [
+        replace(ROWS[0], candidates=ROWS[0].candidates[:60]),
+        replace(ROWS[1], candidates=ROWS[1].candidates[:7]),
+    ]
+    scores = reranked.score(short)
+    assert np.isneginf(scores[1, 7:]).all()
+    np.testing.assert_allclose(scores[1, :7], reranked.score(short[1:])[0], rtol=1e-5)
+    assert np.isfinite(scores[0]).all()
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=9))
+def test_scores_keep_their_order_and_their_empty_places(scores):
+    values = np.array([[*scores, -np.inf]])
+    feature = Scale.of(values)(values)
+    assert np.isnan(feature[0, -1])
+    order = np.argsort(scores, kind="stable")
+    assert (np.diff(feature[0, :-1][order]) >= 0).all()
+    assert (Scale.of(values).unit is None) == (min(scores) < 0 or max(scores) <= 0)
+
+
+def test_a_nan_score_is_an_error(weights):
+    broken = Table("good", np.nan, 1)
+    with pytest.raises(ModelError, match="NaN"):
+        BlendRanker("blend", [broken, WEAK], TIMES, weights).score(ROWS[:1])
+
+
+def test_the_old_name_stays_and_a_part_is_named_once():
+    assert BlendConfig(kind="fuse", parts=["sft", "title TF-IDF"]).name == "blend"
+    with pytest.raises(ValueError, match="named twice"):
+        BlendConfig(parts=["sft"], rerank=["sft"])
