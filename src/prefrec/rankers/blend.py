@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,6 @@ from prefrec.data import RankingExample
 from prefrec.data.rows import take
 from prefrec.rankers.base import ComposedRanker, Ranker, checked_scores
 from prefrec.rankers.config import RankerConfig
-from prefrec.rankers.item_features import ItemFeatures
 from prefrec.rankers.logit import Features, Logit, fit_logit
 
 BLEND_FILE = "blend.json"
@@ -29,23 +28,20 @@ RERANKED = 50
 class BlendConfig(RankerConfig):
     """Rankers that are blended, and the validation rows that their weights are learnt from."""
 
-    kind: Literal["blend", "fuse"] = "blend"  # `fuse` is its old name
+    kind: Literal["blend"] = "blend"
     name: str = Field("blend", description="Folder, and name in the tables.")
     parts: list[str] = Field(
         ["title TF-IDF", "window co-occurrence"],
         min_length=1,
-        description="Baselines, or rankers made before this one, that can score all items in seconds.",
-    )
-    rerank: list[str] = Field(
-        [], description=f"Title models made before this one, which reorder the {RERANKED} best items of the parts."
+        description="Baselines, or rankers made before this one. A language model that answers with titles is slow, "
+        f"and only reorders the {RERANKED} best items of the others.",
     )
     rows: int | None = Field(2000, ge=1, description="Most validation rows to learn the weights from. None: all.")
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        names = [*self.parts, *self.rerank]
-        if len(set(names)) < len(names):
-            raise ValueError(f"parts, rerank: a ranker is named twice ({', '.join(names)})")
+        if len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"parts: a ranker is named twice ({', '.join(self.parts)})")
         return self
 
 
@@ -98,6 +94,19 @@ class Weights:
         return cls(scales, logits, _logit(reranked) if reranked else None)
 
 
+class Times(Protocol):
+    """Features of items at the time of a question, as of `ItemFeatures`."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the features [F]."""
+        ...
+
+    def __call__(self, examples: Sequence[RankingExample]) -> Features:
+        """Return the features of the candidates [B, C, F]."""
+        ...
+
+
 class BlendRanker:
     """Score of a candidate = Σ weight × feature; features are the parts' scores and `time_features`.
 
@@ -105,19 +114,20 @@ class BlendRanker:
     """
 
     def __init__(
-        self, name: str, parts: Sequence[Ranker], times: ItemFeatures, weights: Weights, left_out: str = ""
+        self, name: str, parts: Sequence[Ranker], times: Times, weights: Weights, left_out: str = ""
     ) -> None:
         self.name = name
         self.parts = [part for part in parts if part.name != left_out]
         self.times = None if left_out == TIME else times
-        self.weights, self.left_out = weights, left_out
+        self.weights = weights
+        self.logit = weights.logits[left_out if left_out in weights.logits else ""]
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return utilities [B, C] of the candidates; -inf in empty places. ModelError if a part's score is NaN."""
         scales = self.weights.scales
         columns = [scales[part.name](checked_scores(part, examples))[..., None] for part in self.parts]
         columns += [self.times(examples)] if self.times else []
-        return self.weights.logits[self.left_out].utility(np.concatenate(columns, axis=2))
+        return self.logit.utility(np.concatenate(columns, axis=2))
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on to the parts that can use them."""
@@ -177,12 +187,12 @@ def rerank_features(
     return features
 
 
-def learn_weights(parts: Sequence[Ranker], times: ItemFeatures, examples: Sequence[RankingExample]) -> Weights:
+def learn_weights(parts: Sequence[Ranker], times: Times, examples: Sequence[RankingExample]) -> Weights:
     """Return the weights of a blend, learnt on these rows with and without each part and `TIME`."""
     scores = {part.name: checked_scores(part, examples) for part in parts}
     scales = {name: Scale.of(values) for name, values in scores.items()}
     columns = [scales[name](values)[..., None] for name, values in scores.items()]
-    features, names = np.concatenate([*columns, times(examples)], axis=2), [*scores, *times.features]
+    features, names = np.concatenate([*columns, times(examples)], axis=2), [*scores, *times.names]
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
     whole = fit_logit(features, targets, names)
     logits = {"": whole}

@@ -129,6 +129,11 @@ class ItemFeatures:
     index: dict[str, int]  # item_id → place in the catalogue
     features: Mapping[str, Feature]
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the features [F]."""
+        return [*self.features]
+
     def __call__(self, examples: Sequence[RankingExample]) -> NDArray[np.float32]:
         """Return the features of the candidates [B, C, F]; NaN in empty places."""
         codes = pad_codes([e.candidates for e in examples], self.index)

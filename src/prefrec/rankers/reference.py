@@ -148,7 +148,7 @@ class TitleTfidfRanker:
 Fit = Callable[[pl.DataFrame, Catalogue, int, Sequence[RankingExample]], Ranker]
 """Log, catalogue, seed and validation rows → ranker."""
 
-_TIMED: dict[str, Fit] = {
+TIMED: dict[str, Fit] = {
     f"popularity of {days} days": lambda log, items, seed, rows, days=days: recent_popularity(log, items, days)
     for days in DAYS
 } | {"newest first": lambda log, items, seed, rows: newest_first(log, items)}
@@ -156,7 +156,7 @@ _TIMED: dict[str, Fit] = {
 _REFERENCES: dict[str, Fit] = {
     RandomRanker.name: lambda log, items, seed, rows: RandomRanker(seed),
     PopularityRanker.name: lambda log, items, seed, rows: PopularityRanker.fit(log),
-    **_TIMED,
+    **TIMED,
     CooccurrenceRanker.name: lambda log, items, seed, rows: CooccurrenceRanker.fit(log),
     ItemKNNRanker.name: lambda log, items, seed, rows: ItemKNNRanker.fit(log),
     WindowCooccurrenceRanker.name: lambda log, items, seed, rows: WindowCooccurrenceRanker.fit(log, validation=rows),
@@ -180,5 +180,5 @@ def reference_rankers(
     co-occurrence`, else it has its defaults. Those that need dates are left out for a log without.
     """
     timed = has_dates(train_interactions)
-    fits = [fit for name, fit in _REFERENCES.items() if name in names and (timed or name not in _TIMED)]
+    fits = [fit for name, fit in _REFERENCES.items() if name in names and (timed or name not in TIMED)]
     return [fit(train_interactions, catalogue, seed, validation) for fit in fits]

@@ -18,7 +18,7 @@ from prefrec.data.readers import first_words
 from prefrec.errors import DataError
 from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.evaluation.preferences import Preferences
-from prefrec.rankers.fuse import FUSE_FILE, fusion_sentence
+from prefrec.rankers.blend import BLEND_FILE, Weights, weights_sentence
 from prefrec.runs.stage import STAGE_FILE, damaged, is_previous, read_state, stage_key
 
 T = TypeVar("T")
@@ -216,11 +216,11 @@ def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[St
 
 def _fusions(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[str]:
     """Return a sentence for each of the recipe's `rankers` that has chosen weights."""
-    there = {p.parent.name for p in folder.glob(f"rankers/*/{FUSE_FILE}")}
+    there = {p.parent.name for p in folder.glob(f"rankers/*/{BLEND_FILE}")}
 
     def sentence(name: str) -> str | None:
-        path = f"rankers/{name}/{FUSE_FILE}"
-        return _read(folder, path, missing, lambda file: fusion_sentence(name, _read_json(file)))
+        path = f"rankers/{name}/{BLEND_FILE}"
+        return _read(folder, path, missing, lambda file: weights_sentence(name, Weights.from_json(_read_json(file))))
 
     return [text for name in _named(recipe, "rankers") if name in there and (text := sentence(name))]
 

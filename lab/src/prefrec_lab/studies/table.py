@@ -13,7 +13,7 @@ from prefrec.files import read_json
 from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe
-from prefrec.rankers.fuse import FuseConfig
+from prefrec.rankers.blend import BlendConfig
 from prefrec.report.tables import Grid
 from prefrec.report.wording import clock, includes_zero, label, with_interval
 from prefrec.runs.contents import METRICS
@@ -57,11 +57,11 @@ def kind_of(run: Run, name: str) -> str:
 def seconds_of(run: Run, name: str) -> float | None:
     """Return the training seconds of a system: all stages of a model of the main line, own stage of other systems.
 
-    None: they are unknown, or nothing is trained (retrieve-then-rank, fuse).
+    None: they are unknown, or nothing is trained (retrieve-then-rank, blend).
     """
     if name in run.models:
         return training_seconds(run, name)
-    if kind_of(run, name) in (RetrieveThenRankConfig().kind, FuseConfig().kind):
+    if kind_of(run, name) in (RetrieveThenRankConfig().kind, BlendConfig().kind):
         return None
     state = read_json(run.folder / RANKERS / name / STAGE_FILE)
     return float(state["seconds"]) if state.get("finished") else None

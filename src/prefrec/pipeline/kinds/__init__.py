@@ -51,7 +51,8 @@ class RankerKind:
 
 KINDS: dict[str, RankerKind] = {}
 """Kinds that have been loaded, by name."""
-_OURS = {"fuse": EntryPoint("fuse", f"{__name__}.fuse:KIND", GROUP)}
+_OURS = {"blend": EntryPoint("blend", f"{__name__}.blend:KIND", GROUP)}
+_OLD_NAMES = {"fuse": "blend"}
 
 
 def kind_names() -> list[str]:
@@ -75,6 +76,9 @@ def ranker_kind(name: str) -> RankerKind:
 def ranker_config(raw: Any) -> BaseModel:
     """Return the configuration of an entry of `rankers`; raise ValueError if its `kind` or a field is unknown."""
     kind = raw.get("kind") if isinstance(raw, dict) else getattr(raw, "kind", None)
+    if kind in _OLD_NAMES and isinstance(raw, dict):
+        kind = _OLD_NAMES[kind]
+        raw = raw | {"kind": kind}
     if kind not in kind_names():
         more = "" if len(kind_names()) > len(_OURS) else "; `pip install ./systems` in a clone brings more"
         raise ValueError(f"each entry needs a kind, one of {', '.join(kind_names())}; got {kind!r}{more}")

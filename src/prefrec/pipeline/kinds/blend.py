@@ -1,0 +1,214 @@
+"""Blend in a recipe: weights of rankers, and of what is known of items, learnt on validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from prefrec.console import say
+from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
+from prefrec.errors import ConfigError
+from prefrec.files import read_json, write_json
+from prefrec.pipeline.entry import Entry, Ingredients
+from prefrec.pipeline.kinds import RankerKind
+from prefrec.pipeline.recipe import REFERENCE_RANKERS
+from prefrec.processes import is_first
+from prefrec.rankers import Ranker
+from prefrec.rankers.blend import (
+    BLEND_FILE,
+    BlendConfig,
+    BlendRanker,
+    RerankedBlend,
+    Weights,
+    learn_rerank,
+    learn_weights,
+    weights_sentence,
+)
+from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
+from prefrec.rankers.reference import reference_rankers
+from prefrec.rankers.rows import pad_scores
+from prefrec.runs.stage import stage_key
+
+MOST_CANDIDATES = 2000
+"""Negatives of a row that weights are learnt from: weights stay consistent with a sample (McFadden 1978)."""
+RERANK_ROWS = 300
+"""Validation rows that title models are asked about."""
+
+
+def blend_entry(made_of: Ingredients, config: BlendConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
+    """Return the blend of rankers of `before`, with weights in `BLEND_FILE` that are learnt when it is made.
+
+    Raise ConfigError if a part cannot be asked about the whole catalogue.
+    """
+    data, parts = made_of.data, [_part(made_of, name, before) for name in config.parts]
+    if left_out := [part.name for part in parts if part.full is None]:
+        raise ConfigError(
+            f"rankers.{config.name}.parts: {', '.join(left_out)} cannot be asked about the whole catalogue, as a "
+            "blend needs; leave them out"
+        )
+    key = stage_key(
+        blend=sorted(config.parts),
+        rows=config.rows,
+        parts=[part.key for part in parts],
+        data=made_of.data_key,
+        validation=[(e.user_id, e.target) for e in data.validation],
+        seed=made_of.seed,
+    )
+    load = partial(load_blend, made_of, config, folder, parts)
+    return Entry(config.name, key, load, load, make=partial(_learn, made_of, config, folder, parts))
+
+
+def load_blend(
+    made_of: Ingredients,
+    config: BlendConfig,
+    folder: Path,
+    parts: Sequence[Entry],
+    batch_size: int,
+    left_out: str = "",
+) -> Ranker:
+    """Return a blend whose weights were learnt, or the one without a part or `TIME`."""
+    weights = Weights.from_json(read_json(folder / BLEND_FILE))
+    fast, slow = _loaded(parts, batch_size)
+    blend = BlendRanker(config.name, fast, RecountedFeatures(made_of.data), weights, left_out)
+    asked = [model for model in slow if model.name != left_out]
+    return RerankedBlend(blend, asked, weights.reranked) if asked and weights.reranked else blend
+
+
+def _learn(made_of: Ingredients, config: BlendConfig, folder: Path, parts: Sequence[Entry]) -> None:
+    """Write the weights to `BLEND_FILE`."""
+    data, rng = made_of.data, np.random.default_rng([made_of.seed, 6])
+    rows = data.some("validation", config.rows)
+    fast, slow = _loaded(parts, made_of.batch_size)
+    say(f"{config.name}: learning weights on {len(rows):,} validation rows")
+    times = RecountedFeatures(data)
+    weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng))
+    if slow:
+        some = sampled(data, data.some("validation", RERANK_ROWS), len(data.catalogue), rng)
+        weights = learn_rerank(BlendRanker(config.name, fast, times, weights), slow, some)
+    if is_first():
+        write_json(folder / BLEND_FILE, weights.to_json())
+    say(weights_sentence(config.name, weights))
+
+
+def sampled(
+    data: PreparedData, rows: Sequence[RankingExample], most: int, rng: np.random.Generator
+) -> list[RankingExample]:
+    """Return the rows with other candidates: the target and at most `most` items that their users did not take yet."""
+    ids, drawn = data.catalogue.ids, np.arange(len(data.catalogue))
+    if len(ids) > most:
+        drawn = np.sort(rng.choice(len(ids), most, replace=False))
+    listed = [ids[i] for i in drawn]
+    return [
+        replace(e, candidates=(e.target, *(i for i in listed if i not in seen and i != e.target)))
+        for e, seen in zip(rows, seen_items(data, rows), strict=True)
+    ]
+
+
+class Recounted:
+    """What is counted in a log: with the targets of validation rows, unless these rows themselves are asked about."""
+
+    def __init__(self, data: PreparedData, count: Callable[[pl.DataFrame], Any]) -> None:
+        self.count = cache(lambda split: count(data.known_interactions(split)))
+        self.validation = {(e.user_id, e.target) for e in data.validation}
+
+    def before(self, examples: Sequence[RankingExample]) -> Any:
+        """Return what was counted in the interactions that are known before these rows."""
+        is_own = any((e.user_id, e.target) in self.validation for e in examples)
+        return self.count("validation" if is_own else "test")
+
+
+class RecountedRanker(Recounted):
+    """A baseline that is `Recounted`."""
+
+    def __init__(self, name: str, data: PreparedData, seed: int) -> None:
+        fit = partial(
+            reference_rankers, catalogue=data.catalogue, seed=seed, names=[name], validation=data.validation
+        )
+        super().__init__(data, lambda log: fit(log)[0])
+        self.name = name
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return the baseline's scores [B, C]."""
+        return np.asarray(self.before(examples).score(examples))
+
+
+class RecountedFeatures(Recounted):
+    """`time_features` that are `Recounted`."""
+
+    def __init__(self, data: PreparedData) -> None:
+        features = time_features(has_dates(data.train_interactions))
+        index, self.names = {item: i for i, item in enumerate(data.catalogue.ids)}, [*features]
+        super().__init__(data, lambda log: ItemFeatures(ItemHistory.of(log, data.catalogue), index, features))
+
+    def __call__(self, examples: Sequence[RankingExample]) -> NDArray[np.float32]:
+        """Return the features of the candidates [B, C, F]."""
+        return np.asarray(self.before(examples)(examples))
+
+
+class LateRanker:
+    """The ranker of an entry, which is loaded only for rows without known answers."""
+
+    def __init__(self, entry: Entry, batch_size: int) -> None:
+        self.name = entry.name
+        self.entry = entry
+        self.batch_size = batch_size
+        self.known: pl.DataFrame | None = None
+
+    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+        """Keep the entry's predictions; the next rows may be others."""
+        self.known = answers.get(self.entry.key)
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return scores [B, C] of the candidates; -inf in empty places."""
+        known = [] if self.known is None else self.known.select("candidates", "scores").iter_rows()
+        tables = [dict(zip(*row, strict=True)) for row in known]
+        if len(tables) == len(examples) and all(
+            t.keys() >= {*e.candidates} for t, e in zip(tables, examples, strict=True)
+        ):
+            return pad_scores([[t[c] for c in e.candidates] for t, e in zip(tables, examples, strict=True)])
+        return self._ranker.score(examples)
+
+    @cached_property
+    def _ranker(self) -> Ranker:
+        return self.entry.load(self.batch_size)
+
+
+def _part(made_of: Ingredients, name: str, before: Mapping[str, Entry]) -> Entry:
+    if name not in REFERENCE_RANKERS:
+        return before[name]
+    entry = before[name]
+    load = lambda size: RecountedRanker(name, made_of.data, made_of.seed)  # noqa: E731
+    return replace(entry, load=load, load_full=load)
+
+
+def _loaded(parts: Sequence[Entry], batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
+    """Return the rankers that are asked about all items, and the title models, which are slow."""
+    full = {part.name: part.full or part for part in parts}
+    slow = [LateRanker(part, batch_size) for part in parts if _is_slow(part)]
+    return [LateRanker(full[part.name], batch_size) for part in parts if not _is_slow(part)], [*slow]
+
+
+def _is_slow(part: Entry) -> bool:
+    return part.model is not None and part.model["answers"] == "titles"
+
+
+def _check_data(config: BlendConfig, data: PreparedData) -> None:
+    if not data.validation:
+        raise ConfigError(
+            f"rankers.{config.name}: its weights are learnt on validation rows, and the data has none; leave this "
+            "entry out, or prepare data with validation rows"
+        )
+
+
+def _needs(config: BlendConfig) -> dict[str, list[str]]:
+    return {"parts": list(config.parts)}
+
+
+KIND = RankerKind(BlendConfig, blend_entry, _needs, asks=True, served=True, check_data=_check_data)

@@ -1,0 +1,120 @@
+"""Blend in a recipe: weights from validation rows, a row of the table, and the whole catalogue."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from prefrec.data import read_prepared
+from prefrec.errors import ConfigError
+from prefrec.pipeline.entry import Entry, Ingredients, lm_entry, reference_entry
+from prefrec.pipeline.kinds.blend import LateRanker, RecountedFeatures, RecountedRanker, blend_entry, sampled
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.rows import check_rows
+from prefrec.pipeline.run import run_recipe
+from prefrec.rankers.blend import BlendConfig, RerankedBlend, Weights
+from prefrec.rankers.reference import PopularityRanker
+
+PARTS = ["title TF-IDF", "window co-occurrence", "zero-shot"]
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    """To be read only."""
+    raw = recipe.model_dump(mode="json") | {"sft": None, "align": []}
+    raw["rankers"] = [{"kind": "fuse", "parts": PARTS}, {"kind": "blend", "name": "words", "parts": PARTS[:1]}]
+    raw["evaluate"] |= {"rows": 8, "generate_rows": 0}
+    folder = tmp_path_factory.mktemp("blend") / "run"
+    run_recipe(Recipe.model_validate(raw), folder)
+    return folder
+
+
+def test_weights_are_written_and_the_blend_is_in_both_tables(finished):
+    weights = Weights.from_json(json.loads((finished / "rankers/blend/blend.json").read_text()))
+    assert weights.logits[""].names == ("title TF-IDF", "window co-occurrence", "popularity")
+    assert set(weights.logits) == {"", "title TF-IDF", "window co-occurrence", "time"}
+    assert weights.reranked.names == ("blend", "zero-shot")  # a title model reorders the best
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for block in ("evaluation", "full_catalogue"):
+        assert {"blend", "words"} <= metrics[block]["metrics"].keys()
+    assert "blend: weights learnt on" in (finished / "report.html").read_text()
+
+
+def test_nothing_is_learnt_again_until_something_changes(finished, recipe):
+    made_of = _made_of(finished, recipe)
+    before = {n: reference_entry(made_of, n) for n in PARTS[:2]}
+    entry = blend_entry(made_of, BlendConfig(parts=PARTS[:2]), finished / "x", before)
+    again = blend_entry(made_of, BlendConfig(parts=PARTS[:2], name="other"), finished / "y", before)
+    fewer = blend_entry(made_of, BlendConfig(parts=PARTS[:1]), finished / "x", before)
+    assert entry.key == again.key != fewer.key
+
+
+def _made_of(folder, recipe):
+    return Ingredients(read_prepared(folder / "data"), "key", recipe.model, recipe.lora, 0, 4)
+
+
+def test_a_title_model_is_asked_about_the_best_alone(finished, recipe):
+    made_of = _made_of(finished, recipe)
+    before = {n: reference_entry(made_of, n) for n in PARTS[:2]}
+    before["zero-shot"] = lm_entry("zero-shot", None, made_of.data, recipe.model)
+    ranker = blend_entry(made_of, BlendConfig(parts=PARTS), finished / "rankers/blend", before).load(4)
+    assert isinstance(ranker, RerankedBlend)
+    assert [model.name for model in ranker.models] == ["zero-shot"]
+    scores = ranker.score(made_of.data.test[:3])
+    assert np.isfinite(scores).all()
+
+
+def test_a_part_that_ranks_lists_alone_is_refused(finished, recipe):
+    made_of = _made_of(finished, recipe)
+    before = {"popularity": reference_entry(made_of, "popularity"), "lists": Entry("lists", "k", lambda size: None)}
+    with pytest.raises(ConfigError, match=r"rankers\.blend\.parts: lists cannot be asked about the whole catalogue"):
+        blend_entry(made_of, BlendConfig(parts=["popularity", "lists"]), finished / "x", before)
+
+
+def test_data_without_validation_rows_are_refused(finished, recipe):
+    data = replace(read_prepared(finished / "data"), validation=[])
+    raw = recipe.model_dump(mode="json") | {"sft": None, "align": [], "rankers": [{"kind": "blend"}]}
+    with pytest.raises(ConfigError, match=r"rankers\.blend: its weights are learnt on validation rows"):
+        check_rows(Recipe.model_validate(raw), data)
+
+
+def test_validation_targets_count_for_test_rows_alone(finished):
+    data = read_prepared(finished / "data")
+    ranker = RecountedRanker("popularity", data, 0)
+    for rows, split in ((data.validation, "validation"), (data.test, "test")):
+        known = PopularityRanker.fit(data.known_interactions(split))
+        assert np.array_equal(ranker.score(rows), known.score(rows))
+    features = RecountedFeatures(data)
+    assert features.names == ["popularity"]
+    whole = {item: n for item, n in data.known_interactions("test").group_by("item_id").len().iter_rows()}
+    expected = [[np.log1p(whole.get(c, 0)) for c in e.candidates] for e in data.test]
+    np.testing.assert_allclose(features(data.test)[..., 0], expected, rtol=1e-6)
+
+
+def test_sampled_candidates_hold_the_target_and_nothing_seen(finished):
+    data = read_prepared(finished / "data")
+    rows = sampled(data, data.validation, 30, np.random.default_rng(0))
+    learnt = set(data.train_interactions.select("user_id", "item_id").iter_rows())
+    for e in rows:
+        assert e.candidates[0] == e.target
+        assert len(set(e.candidates)) == len(e.candidates) <= 31
+        assert not {(e.user_id, i) for i in e.candidates} & learnt
+
+
+def test_known_answers_are_found_again_in_any_order(finished):
+    data = read_prepared(finished / "data")
+    rows = list(data.test[:4])
+    scores = PopularityRanker.fit(data.train_interactions).score(rows)
+    known = pl.DataFrame({"candidates": [list(e.candidates) for e in rows], "scores": scores.tolist()})
+
+    def refuse(size):
+        raise AssertionError("asked again")
+
+    late = LateRanker(Entry("popularity", "key", refuse), 4)
+    late.know({"key": known})
+    turned = [replace(e, candidates=e.candidates[::-1]) for e in rows]
+    assert np.array_equal(late.score(turned), scores[:, ::-1])
+    with pytest.raises(AssertionError, match="asked again"):
+        late.score(turned[:2])
