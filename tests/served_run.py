@@ -57,7 +57,7 @@ def add_rankers(run: Path) -> Path:
     """Add a fusion, which is made, and a retriever to such a run."""
     raw = yaml.safe_load((run / "recipe.yaml").read_text())
     raw["rankers"] = [
-        {"kind": "fuse", "parts": ["sft", "popularity"], "rows": 8, "weights": [1, 2]},
+        {"kind": "blend", "name": "fused", "parts": ["sft", "popularity"], "rows": 8},
         {"kind": "retrieve-then-rank", "name": "two", "retriever": "popularity", "ranker": "fused", "retrieve": 5},
     ]
     (run / "recipe.yaml").write_text(yaml.safe_dump(raw))

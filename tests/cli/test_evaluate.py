@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from baselines import UNDATED_BASELINES
 from command import succeed
 from prefrec.data import read_prepared
 from prefrec.pipeline.entry import lm_ranker
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, ModelSection
+from prefrec.pipeline.recipe import ModelSection
 from prefrec.rankers import CatalogueRanker
 
 ROWS = 5
@@ -69,7 +70,7 @@ def test_all_titles_are_scored(place, evaluate, lm):
     for e, items in questions(data):
         (scores,) = CatalogueRanker(lm).score([replace(e, candidates=tuple(items))])
         ranks.append(1 + sum(s > scores[items.index(e.target)] for s in scores.tolist()))
-    assert list(found["metrics"]) == [*REFERENCE_RANKERS[1:], "s-dpo"]
+    assert list(found["metrics"]) == [*UNDATED_BASELINES[1:], "s-dpo"]
     assert (found["n"], found["audit"]) == (ROWS, None)
     assert {(c["ranker"], c["against"]) for c in found["comparisons"]} == {("s-dpo", found["best_reference"])}
     assert means(found, "s-dpo") == pytest.approx(reached(ranks), abs=1e-9)

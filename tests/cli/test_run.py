@@ -130,7 +130,7 @@ def test_single_verbs_equal_the_run(place, finished, tmp_path):
         assert metrics["evaluation"]["metrics"][name]["hr@1"] == want
     assert metrics["generation"]["metrics"]["sft"] == of_run["generation"]["metrics"]["sft"]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
-    assert len(read_predictions(tmp_path / "out" / "predictions.parquet")) == 9 * 20
+    assert len(read_predictions(tmp_path / "out" / "predictions.parquet")) == 11 * 20
 
 
 def test_evaluate_prints_a_table(place):

@@ -6,13 +6,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from baselines import UNDATED_BASELINES
 from full_ranks import full_ranks
 from prefrec.data import seen_items
 from prefrec.evaluation import metrics_for, paired_difference
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.entry import Entry, lm_ranker
 from prefrec.pipeline.evaluate import best_reference, comparison_pairs, evaluate_rankers, metrics_json
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection
+from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
 
 
@@ -68,7 +69,7 @@ def test_every_model_is_compared_with_the_best_reference(evaluate, entries, othe
     ):
         ndcg = metrics_for([10])["ndcg@10"]
         ranks = {n: ranks_of(f.sort("row")) for (n,), f in block.predictions.group_by("ranker")}
-        best = max((n for n in REFERENCE_RANKERS if n in ranks), key=lambda n: ndcg(*ranks[n]).mean())
+        best = max((n for n in UNDATED_BASELINES if n in ranks), key=lambda n: ndcg(*ranks[n]).mean())
         assert block.best_reference == best
         pairs = list(dict.fromkeys((c.ranker, c.against) for c in block.comparisons))
         assert pairs == [("sft", "zero-shot"), *((m, best) for m in models)]
@@ -88,7 +89,7 @@ def test_without_reference_rows_models_are_compared_with_each_other(evaluate, en
 def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, recipe):
     full = evaluate([*entries, *others], full_rows=6).full_catalogue
     rows, some = data.some("test", 20), data.some("test", 6)
-    assert full.rankers == [*REFERENCE_RANKERS[1:], "zero-shot", "sft", "able"]  # what random reaches is known
+    assert full.rankers == [*UNDATED_BASELINES[1:], "zero-shot", "sft", "able"]  # what random reaches is known
     assert (full.n, full.audit) == (20, None)
     assert {name: own["mrr"].n for name, own in full.metrics.items() if own["mrr"].n < 20} == {
         "zero-shot": 6,
@@ -97,7 +98,7 @@ def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, 
     assert {(c.ranker, c.n) for c in full.comparisons} == {("sft", 6), ("zero-shot", 6), ("able", 20)}
     assert set(full.metrics["sft"]) == {"hr@10", "ndcg@10", "mrr"}
     lm = lm_ranker("zero-shot", None, data, recipe.model)
-    for ranker, asked in ((PopularityRanker.fit(data.train_interactions), rows), (CatalogueRanker(lm), some)):
+    for ranker, asked in ((PopularityRanker.fit(data.known_interactions("test")), rows), (CatalogueRanker(lm), some)):
         ranks = full_ranks(ranker, asked, data.catalogue, seen_items(data, asked))
         for metric, value in metrics_for([10]).items():
             assert full.metrics[ranker.name][metric].mean == pytest.approx(float(value(*ranks).mean()), abs=1e-9)

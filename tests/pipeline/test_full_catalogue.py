@@ -4,11 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from baselines import UNDATED_BASELINES
 from full_ranks import full_ranks
 from prefrec.data import PrepareConfig, prepare, read_prepared, seen_items, write_prepared
 from prefrec.evaluation import whole_catalogue
 from prefrec.pipeline.entry import Entry, full_entries
-from prefrec.pipeline.recipe import REFERENCE_RANKERS
 from prefrec.pipeline.score import ask_full, fit_references
 from prefrec.rankers import CatalogueRanker, PopularityRanker, RandomRanker
 from tiny_run import ITEMS
@@ -50,7 +50,7 @@ def test_all_rows_are_asked_but_of_slow_rankers_only_some(recipe, data, tmp_path
     fast = Entry("fast", "fast", lambda _: RandomRanker(3, "fast"), lambda _: RandomRanker(3, "fast"))
     slow = entries[0]
     found = ask_full(data, section, fit_references(data, section, 0), [slow, fast], tmp_path, seed=0)
-    rankers = [name for name in REFERENCE_RANKERS if name != "random"]
+    rankers = [name for name in UNDATED_BASELINES if name != "random"]
     assert found["ranker"].unique(maintain_order=True).to_list() == [*rankers, slow.name, "fast"]
     counts = dict(found.group_by("ranker").len().iter_rows())
     assert counts == {**dict.fromkeys([*rankers, "fast"], 9), slow.name: 4}

@@ -163,7 +163,7 @@ def test_wrong_encoding(tmp_path):
         ),
         (
             "{name: a, rankers: [{kind: fuse, parts: [popularity, nope]}]}",
-            r"rankers\.fused\.parts: there is no 'nope' before it; there are random, .*, zero-shot: name one",
+            r"rankers\.blend\.parts: there is no 'nope' before it; there are random, .*, zero-shot: name one",
         ),
         (
             "{name: a, evaluate: {zero_shot: false, references: []}}",

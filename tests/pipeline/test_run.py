@@ -12,12 +12,13 @@ import pytest
 import torch
 import yaml
 
+from baselines import UNDATED_BASELINES
 from prefrec.data import prepared_digest, read_prepared
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.evaluation import evaluate_predictions, read_predictions
 from prefrec.pipeline import run as run_module
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, AlignSection, Recipe, SFTSection
+from prefrec.pipeline.recipe import AlignSection, Recipe, SFTSection
 from prefrec.pipeline.run import STAGES, run_recipe
 from prefrec.report import write_report
 from prefrec.report.wording import label
@@ -107,7 +108,7 @@ def test_every_stage_leaves_what_the_next_needs(finished, recipe):
 def test_numbers_are_those_of_the_predictions(finished, recipe):
     metrics = json.loads((finished / "metrics.json").read_text())
     predictions = read_predictions(finished / "predictions.parquet")
-    rankers = [*REFERENCE_RANKERS, "zero-shot", "sft", "dpo", "s-dpo"]
+    rankers = [*UNDATED_BASELINES, "zero-shot", "sft", "dpo", "s-dpo"]
     assert predictions["ranker"].unique(maintain_order=True).to_list() == rankers
     assert list(metrics["evaluation"]["metrics"]) == rankers
     again = evaluate_predictions(predictions.with_columns(generated=pl.lit(None, pl.String)), ks=[1, 3])
@@ -414,7 +415,7 @@ def test_a_name_that_is_kept_for_another(recipe, tmp_path, section):
 
 def test_reference_rows_alone(run, recipe):
     folder = run(Recipe(name="rows", data=recipe.data, evaluate={"zero_shot": False}), until="report")
-    assert list(json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"])[-1] == "title TF-IDF"
+    assert list(json.loads((folder / "metrics.json").read_text())["evaluation"]["metrics"])[-1] == "item only"
     assert (folder / "report.html").is_file()
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from baselines import UNDATED_BASELINES
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.pipeline import score
 from prefrec.pipeline.entry import Ingredients, adapter_key, lm_entry, model_key
 from prefrec.pipeline.evaluate import evaluate_rankers
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, EvaluateSection, ModelSection, dump_recipe
+from prefrec.pipeline.recipe import EvaluateSection, ModelSection, dump_recipe
 from prefrec.rankers.lm import LMRanker
 from prefrec.runs.stage import stage_key
 
@@ -41,9 +42,9 @@ def asked(monkeypatch):
 
 def test_every_ranker_answers_the_same_rows(evaluate, entries, data):
     scores = evaluate(entries)
-    assert scores.evaluation.rankers == [*REFERENCE_RANKERS, "zero-shot", "sft"]
+    assert scores.evaluation.rankers == [*UNDATED_BASELINES, "zero-shot", "sft"]
     assert scores.evaluation.n == 20
-    assert len(scores.predictions) == 8 * 20
+    assert len(scores.predictions) == 10 * 20
     for (_, group), example in zip(
         scores.predictions.sort("row").group_by("row", maintain_order=True), data.test[:20], strict=True
     ):

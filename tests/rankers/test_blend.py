@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
+from prefrec.pipeline.kinds import ranker_config
 from prefrec.rankers.blend import (
     RERANKED,
     TIME,
@@ -150,6 +151,6 @@ def test_a_nan_score_is_an_error(weights):
 
 
 def test_the_old_name_stays_and_a_part_is_named_once():
-    assert BlendConfig(kind="fuse", parts=["sft", "title TF-IDF"]).name == "blend"
+    assert ranker_config({"kind": "fuse", "parts": ["sft"]}) == BlendConfig(parts=["sft"])
     with pytest.raises(ValueError, match="named twice"):
-        BlendConfig(parts=["sft"], rerank=["sft"])
+        BlendConfig(parts=["sft", "sft"])

@@ -427,7 +427,7 @@ def test_stages_that_were_made_otherwise_are_named(run):
         assert (sentence in _read(run).text) == (made == "2.12")
 
 
-@pytest.mark.parametrize("kind", ["llara", "tallrec", "chat-rec", "endpoint", "retrieve-then-rank", "fuse"])
+@pytest.mark.parametrize("kind", ["llara", "tallrec", "chat-rec", "endpoint", "retrieve-then-rank", "blend"])
 def test_the_recipe_s_further_systems_are_no_rankers_without_a_language_model(run, kind):
     assert "The best ranker without a language model is popularity" in _read(run).text
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": [{"kind": kind, "name": "popularity"}]}))
@@ -435,16 +435,24 @@ def test_the_recipe_s_further_systems_are_no_rankers_without_a_language_model(ru
     assert "The best ranker without a language model is random" in text
 
 
-def test_the_weights_of_a_fused_ranker_are_told(run):
-    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": [{"kind": "fuse", "name": "fused"}]}))
-    (run / "rankers/fused").mkdir(parents=True)
-    found = {"candidates": "list", "n": 20, "weights": {"sft": 1, SCRIPT: -2}, "ndcg@10": {"sft": 0.5, "fused": 0.6}}
-    (run / "rankers/fused/fuse.json").write_text(json.dumps(found))
-    sentence = f"fused = sft − 2·{SCRIPT}, weights chosen on 20 validation rows over their candidates: NDCG@10 0.600"
+def test_the_weights_of_a_blend_are_told(run):
+    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": [{"kind": "blend", "name": "blend"}]}))
+    (run / "rankers/blend").mkdir(parents=True)
+    logit = {
+        "names": ["sft", SCRIPT],
+        "mean": [0, 0],
+        "scale": [1, 1],
+        "weights": [1, -2],
+        "errors": [0.1, 0.2],
+        "n": 20,
+    }
+    found = {"units": {"sft": None, SCRIPT: 2.0}, "logits": {"": logit}, "reranked": None}
+    (run / "rankers/blend/blend.json").write_text(json.dumps(found))
+    sentence = f"blend: weights learnt on 20 validation rows: sft +1.00 ± 0.10, {SCRIPT} -2.00 ± 0.20"
     assert sentence in _read(run).text
-    for damaged in ("{", "[]", "{}", json.dumps(found | {"weights": {"sft": "x"}}), json.dumps(found | {"n": None})):
-        (run / "rankers/fused/fuse.json").write_text(damaged)
-        assert "rankers/fused/fuse.json cannot be read" in _read(run).text
+    for damaged in ("{", "[]", "{}", json.dumps(found | {"logits": {}}), json.dumps(found | {"units": None})):
+        (run / "rankers/blend/blend.json").write_text(damaged)
+        assert "rankers/blend/blend.json cannot be read" in _read(run).text
 
 
 @pytest.mark.parametrize("wrong", [3, [3, None, {}], {"name": "x"}])

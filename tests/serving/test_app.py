@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from starlette.testclient import TestClient
 
+from baselines import SERVED_BASELINES
 from generated_requests import PATHS, ask
 from prefrec.data import Catalogue
-from prefrec.pipeline.recipe import REFERENCE_RANKERS
 from prefrec.serving import middleware
 from prefrec.serving.app import Settings, create_app
 from prefrec.serving.batcher import DeadlineError, QueueFullError
@@ -164,7 +164,7 @@ def test_items_run_and_example(client):
     found = client.get("/v1/items", params={"query": "red em", "limit": 2}).json()["items"]
     assert found[0] == {"item_id": "i2", "title": "Red Emma"}
     assert len(found) == 2
-    run, rankers = client.get("/v1/run").json(), ["s-dpo", "dpo", "sft", "zero-shot", *REFERENCE_RANKERS]
+    run, rankers = client.get("/v1/run").json(), ["s-dpo", "dpo", "sft", "zero-shot", *SERVED_BASELINES]
     assert run == {"run": "tiny", "model": "llama", "rankers": rankers, "models": rankers[:4], "items": 60}
     example = client.get("/v1/example", params={"row": 41}).json()
     assert (example["row"], example["rows"], len(example["candidates"])) == (1, 40, 6)
@@ -179,7 +179,7 @@ def test_unknown_items_come_with_near_ones(client):
 
 def test_an_unknown_ranker(client):
     problem = _error(client.post("/v1/rank", json=QUESTION | {"ranker": "../../sft"}), 404, "unknown_ranker")
-    names = ", ".join(["s-dpo", "dpo", "sft", "zero-shot", *REFERENCE_RANKERS])
+    names = ", ".join(["s-dpo", "dpo", "sft", "zero-shot", *SERVED_BASELINES])
     assert problem["message"] == f"no ranker '../../sft': expected one of {names}"
 
 

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baselines import SERVED_BASELINES
 from prefrec.data import RankingExample
 from prefrec.errors import DataError, ModelError, TokenizerError
 from prefrec.pipeline.opened import open_run
-from prefrec.pipeline.recipe import REFERENCE_RANKERS
 from prefrec.prompts import ChoiceSet
 from prefrec.rankers import LMRanker
 from prefrec.rankers.catalogue import CatalogueRanker
@@ -123,7 +123,7 @@ def test_rankers_differ(engine):
         for r in engine.models
     ]
     assert engine.models == ["s-dpo", "dpo", "sft", "zero-shot"]
-    assert engine.rankers == [*engine.models, *REFERENCE_RANKERS]
+    assert engine.rankers == [*engine.models, *SERVED_BASELINES]
     assert len({a.ranking[0].score for a in answers}) == 4
 
 
@@ -373,7 +373,7 @@ def composed(folder, tmp_path_factory):
 @pytest.mark.parametrize("name", ["fused", "two", "item-kNN", "random"])
 def test_other_rankers_answer_as_in_python(composed, name):
     folder, engine = composed
-    assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot", "two", "fused", *REFERENCE_RANKERS]
+    assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot", "two", "fused", *SERVED_BASELINES]
     rec = Recommender.from_run(folder, name)
     ranked = _ask(engine, engine.rank(RankRequest(history=HISTORY, candidates=CANDIDATES, ranker=name))).ranking
     asked = {"history": HISTORY[:1], "k": 7, "user_id": "u03", "where": "title <> 'Red Eye'", "ranker": name}
@@ -399,12 +399,12 @@ def test_a_fusion_asks_the_models_that_are_loaded(composed, monkeypatch):
 
 def test_a_fusion_that_was_not_made_is_left_out_unless_it_is_named(composed, tmp_path, capsys):
     copy = shutil.copytree(composed[0], tmp_path / "run")
-    (copy / "rankers" / "fused" / "fuse.json").write_text("{}")
+    (copy / "rankers" / "fused" / "blend.json").write_text("{}")
     engine = open_engine(open_run(copy))
     engine.close()
-    assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot", *REFERENCE_RANKERS]
+    assert engine.rankers == ["s-dpo", "dpo", "sft", "zero-shot", *SERVED_BASELINES]
     assert "fused is not served" in " ".join(capsys.readouterr().err.split())
-    with pytest.raises(DataError, match=r"fused is damaged \(fuse\.json\): run the recipe again"):
+    with pytest.raises(DataError, match=r"fused is damaged \(blend\.json\): run the recipe again"):
         open_engine(open_run(copy), ["fused"])
 
 

@@ -126,8 +126,8 @@ class PrepareConfig(Section):
         None,
         description="leave-last-out: each user's last item is the test; time: two cuts for everybody; user: later "
         "users are the test, as in the papers; time-share: the first 80% of each user's interactions are for "
-        "training, the rest for validation (a fifth of the users) or test; given: the data's own (windows takes other "
-        "splits, too). None: given where there is one, else leave-last-out.",
+        "training, the rest for validation (a fifth of the users) or test; given: the data's own (windows takes "
+        "other splits, too). None: given where there is one, else leave-last-out.",
     )
     # Left out where it is not set, so that keys of stages are those of recipes without it.
     fold: int = Field(

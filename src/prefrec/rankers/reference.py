@@ -167,6 +167,12 @@ _REFERENCES: dict[str, Fit] = {
 """Name → function that fits the ranker; in the order of the tables."""
 
 
+def servable(log: pl.DataFrame) -> list[str]:
+    """Return the names of the reference rankers that can answer single questions after this log."""
+    timed = has_dates(log)
+    return [n for n in _REFERENCES if n != ItemOnlyRanker.name and (timed or n not in TIMED)]
+
+
 def reference_rankers(
     train_interactions: pl.DataFrame,
     catalogue: Catalogue,

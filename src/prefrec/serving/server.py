@@ -28,6 +28,7 @@ from prefrec.pipeline.entry import as_ranker, loaded_once
 from prefrec.pipeline.kinds import ranker_kind
 from prefrec.pipeline.opened import Run, open_run
 from prefrec.pipeline.recipe import ZERO_SHOT
+from prefrec.rankers.reference import servable
 from prefrec.serving.app import Settings, check_key, create_app
 from prefrec.serving.batcher import RETRY_AFTER
 from prefrec.serving.engine import Engine
@@ -99,7 +100,8 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     ModelError if model or adapter cannot be read.
     """
     section, device = run.recipe.model, default_device()
-    lms, references = run.models[::-1] or [ZERO_SHOT], run.recipe.evaluate.references
+    lms, can = run.models[::-1] or [ZERO_SHOT], servable(run.data.train_interactions)
+    references = [name for name in run.recipe.evaluate.references if name in can]
     made = [config.name for config in run.recipe.rankers]
     unasked = [config.name for config in run.recipe.rankers if ranker_kind(config.kind).served]
     wanted = list(rankers) or [*lms, *unasked[::-1], *references]

@@ -5,6 +5,7 @@ from shutil import copytree
 import pytest
 import yaml
 
+from baselines import UNDATED_BASELINES
 from prefrec.evaluation import Interval, PairedDifference, evaluate_predictions, read_predictions
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
@@ -24,7 +25,7 @@ def summary(base, place):
 def test_every_ranker_is_a_row_with_its_kind(summary):
     kinds = {r["variant"]: r["kind"] for r in summary["tables"]["table"]}
     assert kinds == {
-        **dict.fromkeys(REFERENCE_RANKERS, "reference"),
+        **dict.fromkeys(UNDATED_BASELINES, "reference"),
         **dict.fromkeys(("zero-shot", "sft", "s-dpo"), "language model"),
     }
     against = {r["variant"]: r["against"] for r in summary["tables"]["table"]}
@@ -42,13 +43,13 @@ def test_training_is_what_all_stages_took(summary, place, tmp_path):
             {"kind": "sequential"},
             {"kind": "tallrec"},
             {"kind": "retrieve-then-rank", "ranker": "s-dpo"},
-            {"kind": "fuse"},
+            {"kind": "blend"},
         ]
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
     for part, seconds in (("sft", 100), ("align/s-dpo", 40), ("rankers/SASRec", 7), ("rankers/TALLRec", 9)):
         write_json(folder / part / "stage.json", {"finished": True, "seconds": seconds})
-    for name in ("retrieve-then-rank", "fused"):
+    for name in ("retrieve-then-rank", "blend"):
         write_json(folder / "rankers" / name / "stage.json", {"finished": True, "seconds": 50})
     run = open_run(folder)
     names = ("sft", "s-dpo", "SASRec", "TALLRec", "retrieve-then-rank", "fused", "zero-shot", "popularity")

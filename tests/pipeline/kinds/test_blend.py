@@ -88,7 +88,7 @@ def test_validation_targets_count_for_test_rows_alone(finished):
         assert np.array_equal(ranker.score(rows), known.score(rows))
     features = RecountedFeatures(data)
     assert features.names == ["popularity"]
-    whole = {item: n for item, n in data.known_interactions("test").group_by("item_id").len().iter_rows()}
+    whole = dict(data.known_interactions("test").group_by("item_id").len().iter_rows())
     expected = [[np.log1p(whole.get(c, 0)) for c in e.candidates] for e in data.test]
     np.testing.assert_allclose(features(data.test)[..., 0], expected, rtol=1e-6)
 

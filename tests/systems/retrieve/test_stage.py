@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from baselines import UNDATED_BASELINES
 from full_ranks import full_ranks
 from prefrec.data import read_prepared, seen_items
 from prefrec.evaluation import metrics_for, read_predictions, whole_catalogue
 from prefrec.pipeline.entry import lm_ranker
-from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
+from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.run import run_recipe
 from prefrec.rankers import PopularityRanker, lm
 from prefrec_systems.morec import load_morec
@@ -58,7 +59,7 @@ def test_full_catalogue_metrics_are_those_of_the_two_rankers(finished, recipe):
     both = {"MoRec": morec, "retrieve-then-rank": RetrieveThenRank("both", morec, zero_shot, 4)}
     found = _full(finished)
     assert found["n"] == 8
-    assert list(found["metrics"]) == [*REFERENCE_RANKERS[1:], "zero-shot", *both, "popular"]
+    assert list(found["metrics"]) == [*UNDATED_BASELINES[1:], "zero-shot", *both, "popular"]
     for name, ranker in both.items():
         ranks = full_ranks(ranker, data.test[:8], data.catalogue, seen)
         for metric, value in metrics_for([10]).items():

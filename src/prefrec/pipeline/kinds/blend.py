@@ -16,6 +16,7 @@ from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, has_dates, seen_items
 from prefrec.errors import ConfigError
 from prefrec.files import read_json, write_json
+from prefrec.pipeline.encoders import shows_candidates
 from prefrec.pipeline.entry import Entry, Ingredients
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import REFERENCE_RANKERS
@@ -75,7 +76,7 @@ def load_blend(
 ) -> Ranker:
     """Return a blend whose weights were learnt, or the one without a part or `TIME`."""
     weights = Weights.from_json(read_json(folder / BLEND_FILE))
-    fast, slow = _loaded(parts, batch_size)
+    fast, slow = _loaded(made_of, parts, batch_size)
     blend = BlendRanker(config.name, fast, RecountedFeatures(made_of.data), weights, left_out)
     asked = [model for model in slow if model.name != left_out]
     return RerankedBlend(blend, asked, weights.reranked) if asked and weights.reranked else blend
@@ -85,7 +86,7 @@ def _learn(made_of: Ingredients, config: BlendConfig, folder: Path, parts: Seque
     """Write the weights to `BLEND_FILE`."""
     data, rng = made_of.data, np.random.default_rng([made_of.seed, 6])
     rows = data.some("validation", config.rows)
-    fast, slow = _loaded(parts, made_of.batch_size)
+    fast, slow = _loaded(made_of, parts, made_of.batch_size)
     say(f"{config.name}: learning weights on {len(rows):,} validation rows")
     times = RecountedFeatures(data)
     weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng))
@@ -100,7 +101,7 @@ def _learn(made_of: Ingredients, config: BlendConfig, folder: Path, parts: Seque
 def sampled(
     data: PreparedData, rows: Sequence[RankingExample], most: int, rng: np.random.Generator
 ) -> list[RankingExample]:
-    """Return the rows with other candidates: the target and at most `most` items that their users did not take yet."""
+    """Return the rows with other candidates: the target and at most `most` items that are new to their users."""
     ids, drawn = data.catalogue.ids, np.arange(len(data.catalogue))
     if len(ids) > most:
         drawn = np.sort(rng.choice(len(ids), most, replace=False))
@@ -188,11 +189,13 @@ def _part(made_of: Ingredients, name: str, before: Mapping[str, Entry]) -> Entry
     return replace(entry, load=load, load_full=load)
 
 
-def _loaded(parts: Sequence[Entry], batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
+def _loaded(made_of: Ingredients, parts: Sequence[Entry], batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
     """Return the rankers that are asked about all items, and the title models, which are slow."""
     full = {part.name: part.full or part for part in parts}
-    slow = [LateRanker(part, batch_size) for part in parts if _is_slow(part)]
-    return [LateRanker(full[part.name], batch_size) for part in parts if not _is_slow(part)], [*slow]
+    fast: list[Ranker] = [LateRanker(full[part.name], batch_size) for part in parts if not _is_slow(part)]
+    # A prompt with candidates has no room for so many.
+    slow = [full[part.name] if shows_candidates(made_of.model, made_of.data.domain) else part for part in parts]
+    return fast, [LateRanker(part, batch_size) for part, own in zip(slow, parts, strict=True) if _is_slow(own)]
 
 
 def _is_slow(part: Entry) -> bool:
