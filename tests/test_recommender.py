@@ -160,12 +160,10 @@ def test_other_rankers_answer_as_in_the_table(folder, name):
 
 def test_a_fusion_that_was_not_made_is_refused_and_nothing_is_made(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
-    (tmp_path / "run" / "rankers" / "fused" / "fuse.json").write_text("{}")
+    (tmp_path / "run" / "rankers" / "fused" / "blend.json").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
     for name in ("fused", "two"):
-        with pytest.raises(
-            ConfigError, match="fused is unfinished, damaged or of another recipe: run the recipe again"
-        ):
+        with pytest.raises(DataError, match=r"fused is damaged \(blend\.json\): run the recipe again"):
             prefrec.Recommender.from_run(tmp_path / "run", name)
     assert sorted(tmp_path.rglob("*")) == before
 

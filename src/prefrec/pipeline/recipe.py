@@ -54,7 +54,10 @@ NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch"
 class ItemsSection(Section):
     """Items as tokens (`model.answers: items`): how an item's vector is made."""
 
-    vectors: str = Field("base", description="Of titles: base (mean states), tfidf, or a sentence encoder's name.")
+    vectors: str = Field(
+        "base",
+        description="Title vectors: base (mean states), tfidf, all-minilm-l6-v2 (six times cheaper), or an encoder's name.",
+    )
     cooccurrence: int = Field(0, ge=0, description="Dimensions of window co-occurrence beside the title's; 0: none.")
     vector_dropout: float = Field(0.0, ge=0, lt=1, description="Share of items that a step knows by title alone.")
     dropout: float = Field(0.3, ge=0, lt=1, description="On item vectors, and on the states compared with them.")

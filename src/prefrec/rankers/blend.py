@@ -67,7 +67,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a blend has learnt, as plain JSON values.
+    """Scales and weights that a blend has learnt, as plain JSON values.
 
     Attributes:
         scales: part → unit of its scores.

@@ -1,4 +1,4 @@
-"""What can be known of an item without the user: counts, ages and recent sales before the time of a question."""
+"""Features of items without the user: counts, ages and recent interactions before the time of a question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lists give away without the user: a conditional logit on user-blind features, learnt on these very lists."""
+"""Rank lists without the user, by a conditional logit on user-blind features that is learnt on these very lists."""
 
 from __future__ import annotations
 

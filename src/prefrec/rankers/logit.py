@@ -51,7 +51,7 @@ def fit_logit(
     """Return the weights that maximise Σ_b log softmax(utility)[b, target] − ridge/2 · Σ weight² (McFadden 1974).
 
     Features are standardised over all candidates, so that `ridge`, in rows, holds all weights alike. A row whose
-    target is no candidate teaches nothing. Raise ValueError if no row has a target among its candidates.
+    target is left out teaches nothing. Raise ValueError if no row has a target among its candidates.
 
     Args:
         features: [B, C, F].

@@ -113,7 +113,7 @@ def sampled(
 
 
 class Recounted:
-    """What is counted in a log: with the targets of validation rows, unless these rows themselves are asked about."""
+    """Counts of a log: with the targets of validation rows, unless these rows themselves are asked about."""
 
     def __init__(self, data: PreparedData, count: Callable[[pl.DataFrame], Any]) -> None:
         self.count = cache(lambda split: count(data.known_interactions(split)))
