@@ -56,7 +56,7 @@ class ItemsSection(Section):
 
     vectors: str = Field(
         "base",
-        description="Title vectors: base (mean states), tfidf, all-minilm-l6-v2 (six times cheaper), or an encoder's name.",
+        description="Title vectors: base (mean states), tfidf, all-minilm-l6-v2 (cheaper), or an encoder's name.",
     )
     cooccurrence: int = Field(0, ge=0, description="Dimensions of window co-occurrence beside the title's; 0: none.")
     vector_dropout: float = Field(0.0, ge=0, lt=1, description="Share of items that a step knows by title alone.")
