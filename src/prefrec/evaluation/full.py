@@ -13,7 +13,7 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
 from prefrec.evaluation.metrics import target_ranks
 from prefrec.evaluation.predictions import prediction_frame
-from prefrec.rankers.base import Ranker
+from prefrec.rankers.base import LearningRanker, Ranker
 from prefrec.rankers.rows import blocks
 
 KEPT = 10
@@ -53,6 +53,8 @@ def rank_catalogue(
     column = {item: i for i, item in enumerate(catalogue.ids)}
     known = np.isin(catalogue.ids, list(known_items))
     frames = []
+    if isinstance(ranker, LearningRanker):
+        ranker = ranker.learn([replace(e, candidates=tuple(column)) for e in examples])
     for rows in blocks(len(examples), len(column)):
         asked = list(examples[rows])
         scores = _scores(ranker, asked, seen[rows], column, shared)

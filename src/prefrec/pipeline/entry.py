@@ -79,6 +79,7 @@ class Entry:
             nothing to make. It is called in a run, once for each key.
         is_slow: whole catalogues take it minutes, because it reads titles one by one. It is asked about the unseen
             items of each row alone.
+        without: part → the ranker without it, of one that is made of parts. What the part adds is the difference.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Entry:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     make: Callable[[], object] | None = None
     is_slow: bool = False
+    without: Mapping[str, Entry] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:

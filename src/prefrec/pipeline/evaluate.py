@@ -40,7 +40,8 @@ def evaluate_rankers(
     evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit)
     full = None
     if section.full_rows != 0:
-        answers = ask_full(data, section, references, entries, cache / "full_catalogue", seed=seed)
+        asked = [*entries, *(less for entry in entries for less in entry.without.values())]
+        answers = ask_full(data, section, references, asked, cache / "full_catalogue", seed=seed)
         full = _measure(answers, data, section, entries, ks=[10])
     return Scores(evaluation, full, _generation(predictions, data, section, entries), predictions)
 
@@ -77,16 +78,23 @@ def _measure(
     ks: Sequence[int],
     audit: Audit | None = None,
 ) -> Evaluation:
-    """Return metrics, and the comparisons of `comparison_pairs`."""
+    """Return metrics, and the comparisons of `comparison_pairs` and of blends with those without a part."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
     best = best_reference(predictions, section.references)
     lms = [e.name for e in entries if e.model and e.name in names]
-    compare = comparison_pairs(lms, [n for n in names if n not in section.references], best)
+    less = {part.name: entry.name for entry in entries for part in entry.without.values()}
+    compare = comparison_pairs(lms, [n for n in names if n not in (*section.references, *less)], best)
+    compare += [(whole, name) for name, whole in less.items() if name in names]
     known = set(data.train_interactions["item_id"])
     evaluation = evaluate_predictions(
         predictions, ks=ks, compare=list(dict.fromkeys(compare)), audit=audit, known_items=known
     )
-    return replace(evaluation, best_reference=best)
+    shown = {name: of for name, of in evaluation.metrics.items() if name not in less}
+    groups = {
+        group: replace(own, metrics={name: of for name, of in own.metrics.items() if name not in less})
+        for group, own in evaluation.groups.items()
+    }
+    return replace(evaluation, best_reference=best, metrics=shown, groups=groups)
 
 
 def _generation(

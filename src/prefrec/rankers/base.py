@@ -48,6 +48,15 @@ class ComposedRanker(Ranker, Protocol):
         ...
 
 
+@runtime_checkable
+class LearningRanker(Ranker, Protocol):
+    """A ranker that learns from the rows that it ranks, such as what lists give away without their users."""
+
+    def learn(self, examples: Sequence[RankingExample]) -> Ranker:
+        """Return the ranker after it has learnt from these rows, which it may then score in blocks."""
+        ...
+
+
 def checked_scores(ranker: Ranker, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
     """Return the ranker's scores [B, C]; raise ModelError if one is NaN."""
     scores = ranker.score(examples)

@@ -137,16 +137,19 @@ class ItemFeatures:
     def __call__(self, examples: Sequence[RankingExample]) -> NDArray[np.float32]:
         """Return the features of the candidates [B, C, F]; NaN in empty places."""
         codes = pad_codes([e.candidates for e in examples], self.index)
-        times = self.history.when(examples)
+        times, is_shared = self.history.when(examples), codes.strides[0] == 0
         out = np.empty((*codes.shape, len(self.features)), dtype=np.float32)
         for rows in blocks(len(codes), min(len(self.index), 64 * codes.shape[1])):
-            listed = np.unique(np.maximum(codes[rows], 0))
+            own = np.maximum(codes[rows][:1] if is_shared else codes[rows], 0)
+            listed = np.unique(own)
             some = self.history.narrowed(listed)  # lists of a large catalogue show few of its items
-            columns = np.searchsorted(listed, np.maximum(codes[rows], 0))
+            columns = np.searchsorted(listed, own)
             for number, feature in enumerate(self.features.values()):
-                values = np.broadcast_to(feature(some, times[rows]), (len(columns), len(listed)))
-                out[rows, :, number] = np.take_along_axis(values, columns, axis=1)
-        out[codes < 0] = np.nan
+                values = np.broadcast_to(feature(some, times[rows]), (len(times[rows]), len(listed)))
+                own_values = values[:, columns[0]] if is_shared else np.take_along_axis(values, columns, axis=1)
+                out[rows, :, number] = own_values
+        if not is_shared:
+            out[codes < 0] = np.nan
         return out
 
 

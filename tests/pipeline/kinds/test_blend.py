@@ -42,6 +42,14 @@ def test_weights_are_written_and_the_blend_is_in_both_tables(finished):
     assert "blend: weights learnt on" in (finished / "report.html").read_text()
 
 
+def test_the_table_says_what_each_part_adds(finished):
+    full = json.loads((finished / "metrics.json").read_text())["full_catalogue"]
+    added = {c["against"] for c in full["comparisons"] if c["ranker"] == "blend"} - {full["best_reference"]}
+    assert added == {f"blend without {part}" for part in (*PARTS, "time")}
+    assert not any("without" in name for name in full["metrics"])
+    assert not any("without" in name for group in full["groups"].values() for name in group["metrics"])
+
+
 def test_nothing_is_learnt_again_until_something_changes(finished, recipe):
     made_of = _made_of(finished, recipe)
     before = {n: reference_entry(made_of, n) for n in PARTS[:2]}
@@ -118,3 +126,20 @@ def test_known_answers_are_found_again_in_any_order(finished):
     assert np.array_equal(late.score(turned), scores[:, ::-1])
     with pytest.raises(AssertionError, match="asked again"):
         late.score(turned[:2])
+
+
+def test_a_block_is_asked_once(finished):
+    data = read_prepared(finished / "data")
+    rows, asked = list(data.test[:4]), []
+
+    class Counted:
+        name = "popularity"
+
+        def score(self, examples):
+            asked.append(len(examples))
+            return PopularityRanker.fit(data.train_interactions).score(examples)
+
+    late = LateRanker(Entry("popularity", "key", lambda size: Counted()), 4)
+    for block in (rows, rows[:2], rows, rows[:2]):
+        assert np.array_equal(late.score(block), PopularityRanker.fit(data.train_interactions).score(block))
+    assert asked == [4, 2]

@@ -24,6 +24,7 @@ from prefrec.processes import is_first
 from prefrec.rankers import Ranker
 from prefrec.rankers.blend import (
     BLEND_FILE,
+    TIME,
     BlendConfig,
     BlendRanker,
     RerankedBlend,
@@ -39,6 +40,8 @@ from prefrec.runs.stage import stage_key
 
 MOST_CANDIDATES = 2000
 """Negatives of a row that weights are learnt from: weights stay consistent with a sample (McFadden 1978)."""
+MOST_KEPT = 200_000_000
+"""Scores of a part that are kept for blends without another part."""
 RERANK_ROWS = 300
 """Validation rows that title models are asked about."""
 
@@ -62,31 +65,35 @@ def blend_entry(made_of: Ingredients, config: BlendConfig, folder: Path, before:
         validation=[(e.user_id, e.target) for e in data.validation],
         seed=made_of.seed,
     )
-    load = partial(load_blend, made_of, config, folder, parts)
-    return Entry(config.name, key, load, load, make=partial(_learn, made_of, config, folder, parts))
+    late = cache(partial(_late, made_of, parts))  # blends without a part ask the same rankers
+
+    def entry(left_out: str = "") -> Entry:
+        name = f"{config.name} without {left_out}" if left_out else config.name
+        load = partial(_load, made_of, name, folder, late, left_out=left_out)
+        return Entry(name, stage_key(blend=key, without=left_out) if left_out else key, load, load)
+
+    without = {part: entry(part) for part in (*config.parts, TIME)}
+    return replace(entry(), make=partial(_learn, made_of, config, folder, late), without=without)
 
 
-def load_blend(
-    made_of: Ingredients,
-    config: BlendConfig,
-    folder: Path,
-    parts: Sequence[Entry],
-    batch_size: int,
-    left_out: str = "",
-) -> Ranker:
+Late = Callable[[int], tuple[list[Ranker], list[Ranker]]]
+"""Rows per pass → the rankers that are asked about all items, and those that are slow."""
+
+
+def _load(made_of: Ingredients, name: str, folder: Path, late: Late, batch_size: int, *, left_out: str) -> Ranker:
     """Return a blend whose weights were learnt, or the one without a part or `TIME`."""
     weights = Weights.from_json(read_json(folder / BLEND_FILE))
-    fast, slow = _loaded(made_of, parts, batch_size)
-    blend = BlendRanker(config.name, fast, RecountedFeatures(made_of.data), weights, left_out)
+    fast, slow = late(batch_size)
+    blend = BlendRanker(name, fast, RecountedFeatures(made_of.data), weights, left_out)
     asked = [model for model in slow if model.name != left_out]
     return RerankedBlend(blend, asked, weights.reranked) if asked and weights.reranked else blend
 
 
-def _learn(made_of: Ingredients, config: BlendConfig, folder: Path, parts: Sequence[Entry]) -> None:
+def _learn(made_of: Ingredients, config: BlendConfig, folder: Path, late: Late) -> None:
     """Write the weights to `BLEND_FILE`."""
     data, rng = made_of.data, np.random.default_rng([made_of.seed, 6])
     rows = data.some("validation", config.rows)
-    fast, slow = _loaded(made_of, parts, made_of.batch_size)
+    fast, slow = late(made_of.batch_size)
     say(f"{config.name}: learning weights on {len(rows):,} validation rows")
     times = RecountedFeatures(data)
     weights = learn_weights(fast, times, sampled(data, rows, MOST_CANDIDATES, rng))
@@ -154,27 +161,32 @@ class RecountedFeatures(Recounted):
 
 
 class LateRanker:
-    """The ranker of an entry, which is loaded only for rows without known answers."""
+    """The ranker of an entry, which is loaded only for rows without known answers, and asked once about a block."""
 
     def __init__(self, entry: Entry, batch_size: int) -> None:
         self.name = entry.name
         self.entry = entry
         self.batch_size = batch_size
-        self.known: pl.DataFrame | None = None
+        self.known: list[dict[str, float]] = []
+        self.kept: dict[tuple[Any, ...], NDArray[np.float32]] = {}
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Keep the entry's predictions; the next rows may be others."""
-        self.known = answers.get(self.entry.key)
+        frame = answers.get(self.entry.key)
+        rows = [] if frame is None else frame.select("candidates", "scores").iter_rows()
+        self.known = [dict(zip(*row, strict=True)) for row in rows]
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C] of the candidates; -inf in empty places."""
-        known = [] if self.known is None else self.known.select("candidates", "scores").iter_rows()
-        tables = [dict(zip(*row, strict=True)) for row in known]
-        if len(tables) == len(examples) and all(
-            t.keys() >= {*e.candidates} for t, e in zip(tables, examples, strict=True)
-        ):
-            return pad_scores([[t[c] for c in e.candidates] for t, e in zip(tables, examples, strict=True)])
-        return self._ranker.score(examples)
+        pairs = list(zip(self.known, examples, strict=False))
+        if len(pairs) == len(self.known) == len(examples) and all(t.keys() >= {*e.candidates} for t, e in pairs):
+            return pad_scores([[t[c] for c in e.candidates] for t, e in pairs])
+        block = (len(examples), *((e.user_id, e.target, len(e.candidates)) for e in (*examples[:1], *examples[-1:])))
+        if block not in self.kept:
+            if sum(scores.size for scores in self.kept.values()) > MOST_KEPT:
+                self.kept.clear()
+            self.kept[block] = self._ranker.score(examples).astype(np.float32)
+        return self.kept[block].astype(np.float64)
 
     @cached_property
     def _ranker(self) -> Ranker:
@@ -189,17 +201,13 @@ def _part(made_of: Ingredients, name: str, before: Mapping[str, Entry]) -> Entry
     return replace(entry, load=load, load_full=load)
 
 
-def _loaded(made_of: Ingredients, parts: Sequence[Entry], batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
+def _late(made_of: Ingredients, parts: Sequence[Entry], batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
     """Return the rankers that are asked about all items, and the title models, which are slow."""
     full = {part.name: part.full or part for part in parts}
-    fast: list[Ranker] = [LateRanker(full[part.name], batch_size) for part in parts if not _is_slow(part)]
+    fast: list[Ranker] = [LateRanker(full[part.name], batch_size) for part in parts if not part.is_slow]
     # A prompt with candidates has no room for so many.
     slow = [full[part.name] if shows_candidates(made_of.model, made_of.data.domain) else part for part in parts]
-    return fast, [LateRanker(part, batch_size) for part, own in zip(slow, parts, strict=True) if _is_slow(own)]
-
-
-def _is_slow(part: Entry) -> bool:
-    return part.model is not None and part.model["answers"] == "titles"
+    return fast, [LateRanker(part, batch_size) for part, own in zip(slow, parts, strict=True) if own.is_slow]
 
 
 def _check_data(config: BlendConfig, data: PreparedData) -> None:
