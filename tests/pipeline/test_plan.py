@@ -58,6 +58,7 @@ def beside(trained, whole, tmp_path):
 def test_beside_its_own_recipe_every_model_answers(trained):
     run = open_run(trained)
     assert [run.changed(name) for name in MODELS] == [[]] * 3
+    assert run.plan.stale() == {}
     assert run.models[::-1] == ["s-dpo", "dpo", "sft", "zero-shot"]
 
 

@@ -28,7 +28,6 @@ from prefrec.pipeline.recipe import (
 from prefrec.pipeline.train import train_align, train_sft
 from prefrec.pipeline.update import start_entry
 from prefrec.runs.stage import damaged, is_aside, is_finished, read_state, stage
-from prefrec.training.section import RowsSection
 
 ALIGN, REFERENCES = "align", "reference"
 
@@ -198,7 +197,8 @@ def stage_folder(recipe: Recipe, folder: Path, name: str) -> Path:
 def sft_step(made_of: Ingredients, section: SFTSection, out: Path, start: Entry | None = None) -> Step:
     """Return SFT in the folder `out`, from the weights of `start` or from the base."""
     train = partial(train_sft, made_of, section, out, start.weights if start else None)
-    return _lm_step(made_of, SFT, section, out, start, {SFT: section.decisive()}, train, SFT)
+    entry = _trained(made_of, SFT, out, start, {SFT: section.decisive()})
+    return Step(replace(entry, make=train), out, SFT, section)
 
 
 def align_step(
@@ -217,24 +217,14 @@ def align_step(
     weights = start.weights if start else None
     train = partial(train_align, made_of, section, weights, out, miner=miner, references=references)
     own = {f"{ALIGN}.{section.name}": section.decisive()} | ({f"{RANKERS}.{miner.name}": miner.key} if miner else {})
-    return _lm_step(made_of, ALIGN, section, out, start, own, train, section.name)
+    entry = _trained(made_of, section.name, out, start, own)
+    return Step(replace(entry, make=train), out, ALIGN, section)
 
 
-def _lm_step(
-    made_of: Ingredients,
-    kind: str,
-    section: RowsSection,
-    out: Path,
-    start: Entry | None,
-    own: dict[str, Any],
-    train: Callable[[], object],
-    name: str,
-) -> Step:
+def _trained(made_of: Ingredients, name: str, out: Path, start: Entry | None, own: dict[str, Any]) -> Entry:
     # With the start's own settings a change of them can be told by name.
     earlier = {"start": start.key, **start.settings} if start else {}
-    inputs = made_of.inputs(**earlier | own)
-    entry = lm_entry(name, out / WEIGHTS, made_of.data, made_of.model, inputs)
-    return Step(replace(entry, make=train), out, kind, section)
+    return lm_entry(name, out / WEIGHTS, made_of.data, made_of.model, made_of.inputs(**earlier | own))
 
 
 def make_once(
