@@ -133,7 +133,8 @@ def test_its_predictions_are_not_made_again(evaluate, entries, tmp_path, monkeyp
 def test_rows_with_new_targets_are_told_apart(evaluate, data, entries):
     targets = {e.target for e in data.test[:4]}
     learnt = data.train_interactions.filter(~pl.col("item_id").is_in(list(targets)))
-    scores = evaluate(entries[:1], on=replace(data, train_interactions=learnt))
+    validation = [e for e in data.validation if e.target not in targets]
+    scores = evaluate(entries[:1], on=replace(data, train_interactions=learnt, validation=validation))
     is_new = np.array([e.target in targets for e in data.test[:20]])
     assert 4 <= is_new.sum() < 20
     for block in (scores.evaluation, scores.full_catalogue):

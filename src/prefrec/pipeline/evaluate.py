@@ -85,7 +85,7 @@ def _measure(
     less = {part.name: entry.name for entry in entries for part in entry.without.values()}
     compare = comparison_pairs(lms, [n for n in names if n not in (*section.references, *less)], best)
     compare += [(whole, name) for name, whole in less.items() if name in names]
-    known = set(data.train_interactions["item_id"])
+    known = set(data.known_interactions(section.split)["item_id"])
     evaluation = evaluate_predictions(
         predictions, ks=ks, compare=list(dict.fromkeys(compare)), audit=audit, known_items=known
     )

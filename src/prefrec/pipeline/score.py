@@ -70,7 +70,7 @@ def ask_full(
     seen, section = seen_items(data, rows), section.model_copy(update={"generate_rows": 0})
     some = {id(e) for e in replace(data, test=rows).some("test", section.full_rows)}
     places = {True: [i for i, e in enumerate(rows) if id(e) in some], False: list(range(len(rows)))}
-    known = set(data.train_interactions["item_id"])
+    known = set(data.known_interactions(section.split)["item_id"])
     frames = {
         r.name: rank_catalogue(r, rows, data.catalogue, seen, known)
         for r in references
@@ -108,7 +108,7 @@ def ask_models(
         rows_key = stage_key(rows=lists, seed=seed, ties="mean")
         size = f"{max((len(e.candidates) for e in examples), default=0)} candidates"
     else:
-        trained = set(data.train_interactions["item_id"])
+        trained = set(data.known_interactions(section.split)["item_id"])
         questions = [(e.user_id, e.history, sorted(own), e.target) for e, own in zip(examples, seen, strict=True)]
         rows_key = stage_key(full=questions, items=data.catalogue.ids, known=sorted(trained))
         size = f"all {len(data.catalogue):,} items"

@@ -10,7 +10,14 @@ import pytest
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline.entry import Entry, Ingredients, lm_entry, reference_entry
-from prefrec.pipeline.kinds.blend import LateRanker, RecountedFeatures, RecountedRanker, blend_entry, sampled
+from prefrec.pipeline.kinds.blend import (
+    LateRanker,
+    LearntItems,
+    RecountedFeatures,
+    RecountedRanker,
+    blend_entry,
+    sampled,
+)
 from prefrec.pipeline.recipe import Recipe
 from prefrec.pipeline.rows import check_rows
 from prefrec.pipeline.run import run_recipe
@@ -143,3 +150,16 @@ def test_a_block_is_asked_once(finished):
     for block in (rows, rows[:2], rows, rows[:2]):
         assert np.array_equal(late.score(block), PopularityRanker.fit(data.train_interactions).score(block))
     assert asked == [4, 2]
+
+
+def test_items_that_were_not_learnt_get_the_median(finished):
+    data = read_prepared(finished / "data")
+    rows = [replace(e, candidates=("i01", "new", "i02", "i03", "newer")) for e in data.test[:2]]
+    rows.append(replace(rows[0], candidates=("new",)))
+    scores = np.array([[1.0, -9.0, 3.0, 8.0, -9.0], [5.0, 9.0, 4.0, 6.0, 9.0], [2.0, *[-np.inf] * 4]])
+    late = LateRanker(Entry("lm", "key", lambda size: None), 4)
+    late.score = lambda examples: scores
+    found = LearntItems(late, {"i01", "i02", "i03"}).score(rows)
+    assert found[:2].tolist() == [[1, 3, 3, 8, 3], [5, 5, 4, 6, 5]]
+    assert np.isneginf(found[2, 1:]).all()
+    assert found[2, 0] == 0  # nothing in the row was learnt

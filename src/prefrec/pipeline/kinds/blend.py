@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from prefrec.rankers.blend import (
 )
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
 from prefrec.rankers.reference import reference_rankers
-from prefrec.rankers.rows import pad_scores
+from prefrec.rankers.rows import pad_codes, pad_scores
 from prefrec.runs.stage import stage_key
 
 MOST_CANDIDATES = 2000
@@ -193,6 +193,29 @@ class LateRanker:
         return self.entry.load(self.batch_size)
 
 
+class LearntItems:
+    """A ranker that learnt items from interactions. An item without any gets the median score of its row.
+
+    Such an item would else be among the last, though a new item may well be next.
+    """
+
+    def __init__(self, ranker: LateRanker, learnt: Collection[str]) -> None:
+        self.name, self.ranker, self.learnt = ranker.name, ranker, dict.fromkeys(learnt, 0)
+
+    def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
+        """Pass predictions on."""
+        self.ranker.know(answers)
+
+    def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+        """Return scores [B, C] of the candidates; -inf in empty places."""
+        scores = self.ranker.score(examples)
+        known = pad_codes([e.candidates for e in examples], self.learnt) == 0
+        medians = np.zeros((len(scores), 1))
+        some = known.any(axis=1)
+        medians[some] = np.nanmedian(np.where(known, scores, np.nan)[some], axis=1, keepdims=True)
+        return np.where(known | np.isneginf(scores), scores, medians)
+
+
 def _part(made_of: Ingredients, name: str, before: Mapping[str, Entry]) -> Entry:
     if name not in REFERENCE_RANKERS:
         return before[name]
@@ -204,7 +227,9 @@ def _part(made_of: Ingredients, name: str, before: Mapping[str, Entry]) -> Entry
 def _late(made_of: Ingredients, parts: Sequence[Entry], batch_size: int) -> tuple[list[Ranker], list[Ranker]]:
     """Return the rankers that are asked about all items, and the title models, which are slow."""
     full = {part.name: part.full or part for part in parts}
-    fast: list[Ranker] = [LateRanker(full[part.name], batch_size) for part in parts if not part.is_slow]
+    late = [LateRanker(full[part.name], batch_size) for part in parts if not part.is_slow]
+    learnt = set(made_of.data.train_interactions["item_id"].unique())
+    fast: list[Ranker] = [part if part.name in REFERENCE_RANKERS else LearntItems(part, learnt) for part in late]
     # A prompt with candidates has no room for so many.
     slow = [full[part.name] if shows_candidates(made_of.model, made_of.data.domain) else part for part in parts]
     return fast, [LateRanker(part, batch_size) for part, own in zip(slow, parts, strict=True) if own.is_slow]
