@@ -1,0 +1,230 @@
+"""Write the page of full rankings, one row a data set, from the ranks of every row of finished runs.
+
+`python scripts/full_ranking.py NAME=RUN ...` writes lab/results/ranks/NAME.parquet for each run, whose last ranker is
+a blend, then the section of EXPERIMENTS.md and docs/results.md. Without runs it writes both from the files that are
+there.
+Users and items are numbered in the files, so that no data set is passed on.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from prefrec.evaluation import Comparison, Evaluation, evaluate_ranks, write_ranks
+from prefrec.files import read_json, write_json
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.score import ask_full, fit_references
+from prefrec.runs.contents import METRICS
+
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = ROOT / "lab/results", ROOT / "docs/results.md"
+SECTION = RESULTS / "54-full-ranking.json"
+TITLES = {
+    "movielens-100k": "MovieLens-100K, leave-last-out",
+    "lastfm": "LastFM by date, leave-last-out",
+    "goodreads": "Goodreads windows",
+    "amazon-office": "Amazon Office windows",
+    "amazon-book": "Amazon Book windows",
+    "amazon-office-log": "Amazon Office, cut by time",
+    "amazon-book-log": "Amazon Book, cut by time",
+}
+COLUMNS = [
+    "data", "rows (distinct targets)", "candidate lists", "best baseline", "item only",
+    "blend without a language model", "with item-ID tokens", "tokens add", "blend − best baseline", "S-DPO − SFT",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A data set's evaluation, and what else its row tells."""
+
+    name: str
+    facts: dict[str, Any]
+    result: Evaluation
+
+    @property
+    def baseline(self) -> str:
+        """The baseline with the highest NDCG@10."""
+        return max(self.facts["baselines"], key=lambda name: self.mean(name))
+
+    def mean(self, ranker: str) -> float:
+        """NDCG@10 of a ranker."""
+        return float(self.result.metrics[ranker]["ndcg@10"].mean)
+
+
+def measure(name: str, folder: Path) -> None:
+    """Write the ranks of a run's rankers, and the facts that they do not hold."""
+    run = open_run(folder)
+    data, section = run.data, run.recipe.evaluate
+    entries = [run.entry(n) for n in run.plan.names]
+    asked = [*entries, *(less for entry in entries for less in entry.without.values())]
+    references = fit_references(data, section, run.recipe.seed)
+    cache = folder / "predictions/full_catalogue"
+    found = ask_full(data, section, references, asked, cache, seed=run.recipe.seed)
+    known = set(data.known_interactions(section.split)["item_id"])
+    coded = found.with_columns(
+        pl.col(c).cast(pl.Categorical).to_physical().cast(pl.String) for c in ("user_id", "target")
+    )
+    codes = dict(zip(found["target"], coded["target"], strict=True))
+    path = RESULTS / "ranks" / f"{name}.parquet"
+    write_ranks(coded, {codes[i] for i in known if i in codes}, path)
+    metrics = read_json(folder / METRICS)
+    write_json(
+        path.with_suffix(".json"),
+        {
+            "baselines": [r.name for r in references if r.name != "random"],
+            "language_models": run.models,
+            "blend": run.plan.names[-1],
+            "items": len(data.catalogue),
+            "verdict": metrics["evaluation"]["audit"]["verdict"],
+            "leaks": metrics["evaluation"]["audit"]["leaks"],
+            "commit": (read_json(folder / "environment.json") or {}).get("commit"),
+        },
+    )
+
+
+def read(name: str) -> Measured:
+    """Return the evaluation of a data set's ranks."""
+    path = RESULTS / "ranks" / f"{name}.parquet"
+    facts = read_json(path.with_suffix(".json"))
+    first = evaluate_ranks(path, ks=[10])
+    best = max(facts["baselines"], key=lambda n: first.metrics[n]["ndcg@10"].mean)
+    blend, models = facts["blend"], facts["language_models"]
+    without = f"{blend} without {models[-1]}"
+    pairs = [(blend, without), (blend, best), (without, best), (models[-1], models[0])]
+    pairs += [(blend, n) for n in first.metrics if n.startswith(f"{blend} without") and n != without]
+    return Measured(name, facts, evaluate_ranks(path, ks=[10], compare=pairs))
+
+
+def holm(measured: Sequence[Measured]) -> set[tuple[str, str, str]]:
+    """Return (data, ranker, against) of the page's comparisons that stand after Holm's correction at 5%."""
+    told = [(m.name, c) for m in measured for c in _told(m)]
+    order = sorted(told, key=lambda pair: pair[1].p_value)
+    kept: set[tuple[str, str, str]] = set()
+    for step, (name, c) in enumerate(order):
+        if c.p_value > 0.05 / (len(order) - step):
+            break
+        kept.add((name, c.ranker, c.against))
+    return kept
+
+
+def _told(m: Measured) -> list[Comparison]:
+    blend, models = m.facts["blend"], m.facts["language_models"]
+    pairs = [(blend, f"{blend} without {models[-1]}"), (blend, m.baseline), (models[-1], models[0])]
+    return [c for c in m.result.comparisons if c.metric == "ndcg@10" and (c.ranker, c.against) in pairs]
+
+
+def row(m: Measured, kept: set[tuple[str, str, str]]) -> list[str]:
+    """Return the page's row of a data set."""
+    blend, models = m.facts["blend"], m.facts["language_models"]
+
+    def difference(ranker: str, against: str) -> str:
+        c = m.result.difference(ranker, against, "ndcg@10")
+        mark = " ✱" if (m.name, ranker, against) in kept else ""
+        return f"{c.mean:+.4f} [{c.low:+.4f}, {c.high:+.4f}]{mark}".replace("-", "−")
+
+    lists = f"leak: {', '.join(m.facts['leaks'])}" if m.facts["leaks"] else "no leak found"
+    without = f"{blend} without {models[-1]}"
+    return [
+        TITLES[m.name],
+        f"{m.result.n:,} ({m.result.items:,})",
+        lists,
+        f"{m.baseline} {m.mean(m.baseline):.4f}",
+        f"{m.mean('item only'):.4f}",
+        f"{m.mean(without):.4f}",
+        f"**{m.mean(blend):.4f}**",
+        difference(blend, without),
+        difference(blend, m.baseline),
+        difference(models[-1], models[0]),
+    ]
+
+
+def parts_table(measured: Sequence[Measured]) -> dict[str, Any]:
+    """Return what each part adds: the blend minus the blend without it."""
+    rows = []
+    for m in measured:
+        for c in m.result.comparisons:
+            if c.metric == "ndcg@10" and c.against.startswith(f"{m.facts['blend']} without"):
+                part = c.against.removeprefix(f"{m.facts['blend']} without ")
+                value = f"{c.mean:+.4f} [{c.low:+.4f}, {c.high:+.4f}]".replace("-", "−")
+                rows.append([TITLES[m.name], part, value])
+    return {
+        "title": "What each part adds: the blend minus the blend without it",
+        "columns": ["data", "part", "NDCG@10"],
+        "rows": rows,
+    }
+
+
+def all_rankers(m: Measured) -> dict[str, Any]:
+    """Return NDCG@10 of all rankers of a data set: all rows, and each class among its own."""
+    groups = [g for g in ("known among known", "new among new") if g in m.result.groups]
+    rows = []
+    for name in m.result.metrics:
+        if " without " in name:
+            continue
+        cells = [m.result.metrics[name]["ndcg@10"]]
+        cells += [m.result.groups[g].metrics[name]["ndcg@10"] for g in groups]
+        rows.append([name, *(f"{i.mean:.4f} [{i.low:.4f}, {i.high:.4f}]" for i in cells)])
+    sizes = [f"{g}, n = {m.result.groups[g].n:,}" for g in groups]
+    title = f"{TITLES[m.name]}: NDCG@10 over all {m.facts['items']:,} items. {m.facts['verdict']}"
+    return {"title": title, "columns": ["ranker", f"all, n = {m.result.n:,}", *sizes], "rows": rows}
+
+
+def main(runs: Sequence[str]) -> None:
+    """Measure the runs, then write the section and the page."""
+    for run in runs:
+        name, folder = run.split("=", 1)
+        measure(name, Path(folder))
+    measured = [read(n) for n in TITLES if (RESULTS / "ranks" / f"{n}.parquet").is_file()]
+    kept = holm(measured)
+    table = {
+        "title": "NDCG@10 over the whole catalogue, all test rows",
+        "columns": COLUMNS,
+        "rows": [row(m, kept) for m in measured],
+    }
+    old = read_json(SECTION) or {}
+    section = old | {"id": 54, "tables": [table, parts_table(measured), *map(all_rankers, measured)]}
+    section.setdefault("title", "Full ranking on seven data sets")
+    section.setdefault("machine", f"{platform.processor() or 'x86_64'}, one core")
+    SECTION.write_text(json.dumps(section, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    PAGE.write_text(page(table, measured), encoding="utf-8")
+
+
+def page(table: dict[str, Any], measured: Sequence[Measured]) -> str:
+    """Return docs/results.md."""
+    count = sum(len(_told(m)) for m in measured)
+    lines = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
+    text = "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
+    return HEAD + text + TAIL.format(count=count)
+
+
+HEAD = """# Results
+
+NDCG@10 over the whole catalogue, on all test rows, without the items that the user took before. *Candidate lists*
+says what the audit finds in lists of 20 uniform candidates for the same rows. Where they leak, only full ranking stands.
+
+"""
+TAIL = """
+
+- *Best baseline* is the best of popularity, popularity of 30, 90 and 365 days, newest first, co-occurrence, item-kNN,
+  window co-occurrence, title TF-IDF, the transition graph and item only.
+- *Item only* knows no user: a conditional logit on features of items, learnt on these test rows.
+- A *blend* joins title TF-IDF, window co-occurrence and features of time ([Blend](rankers/blend.md)). *Item-ID
+  tokens* are a language model of four layers in which an item is one token, after SFT and S-DPO.
+- Intervals are 95%, for other users and other targets. ✱ marks differences that stand after Holm's correction for the
+  {count} differences of the page.
+- One seed. Section 54 of [Experiments](experiments.md) has all rankers, what each part adds, and the controls.
+  `lab/results/ranks` has the rank of every row.
+"""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
