@@ -209,7 +209,8 @@ def page(table: dict[str, Any], measured: Sequence[Measured]) -> str:
 HEAD = """# Results
 
 NDCG@10 over the whole catalogue, on all test rows, without the items that the user took before. *Candidate lists*
-says what the audit finds in lists of 20 uniform candidates for the same rows. Where they leak, only full ranking stands.
+says what the audit finds in lists of 20 uniform candidates for the same rows. Where they leak, only full ranking
+stands.
 
 """
 TAIL = """
