@@ -12,6 +12,7 @@ from fixed_rankers import CATALOGUE, Fixed
 from prefrec.data import RankingExample
 from prefrec.evaluation import audit_lists, evaluate, evaluate_predictions
 from prefrec.report.tables import (
+    MARK,
     Printed,
     audit_table,
     comparisons_note,
@@ -118,3 +119,25 @@ def test_groups_need_rows_of_both_kinds():
     few = evaluate([Talker("x", "abcdef")], _rows(38), CATALOGUE).predictions
     assert groups_grid(evaluate_predictions(few, known_items={"a"})) is None  # 19 rows of each kind
     assert metrics_grid(both).rows[-1][1][0].text == pytest.approx("0.250")
+
+
+def test_a_difference_that_stands_after_the_correction_has_a_mark():
+    rankers = [Talker("a", "abcdef"), Talker("b", "bacdef"), Talker("c", "fedcba")]
+    found = evaluate(rankers, _rows(40), CATALOGUE, compare="a", generate=False)
+    shown = [replace(c, adjusted_p=p) for c, p in zip(found.comparisons, [0.01, 0.2] * 9, strict=False)]
+    grid = differences_grid([c for c in shown if c.metric == "ndcg@10"])
+    marked = {name: MARK in cells[0].small[-1] for name, cells, _ in grid.rows}
+    wanted = {f"{c.ranker} − a": c.stands for c in shown if c.metric == "ndcg@10"}
+    assert marked == wanted
+    assert f"{MARK} p < 0.05 also after Holm’s correction for the 2 comparisons of NDCG@10" in comparisons_note(found)
+    alone = replace(found, comparisons=[c for c in found.comparisons if c.metric == "mrr"])
+    assert MARK not in comparisons_note(alone)
+
+
+def test_a_mean_over_fewer_rows_is_not_the_best():
+    frame = evaluate([Talker("a", "bacdef"), Talker("b", "abcdef")], _rows(40), CATALOGUE, generate=False).predictions
+    some = evaluate_predictions(frame.filter((pl.col("ranker") == "a") | (pl.col("row") < 9)), ks=[1])
+    cells = {name: row[-1] for name, row, _ in metrics_grid(some, metrics=["mrr"]).rows}
+    assert some.metrics["b"]["mrr"].mean > some.metrics["a"]["mrr"].mean
+    assert (cells["a"].style, cells["b"].style) == ("best", "")
+    assert "n = 9" in cells["b"].small

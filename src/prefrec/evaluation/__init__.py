@@ -13,10 +13,11 @@ from prefrec.evaluation.intervals import (
 from prefrec.evaluation.metrics import metrics_for, target_ranks
 from prefrec.evaluation.outcome import Comparison, Evaluation, Group
 from prefrec.evaluation.predictions import judge_texts, read_predictions, write_predictions
+from prefrec.evaluation.ranks import evaluate_ranks, write_ranks
 
 __all__ = [
     "Audit", "AuditRow", "Comparison", "Evaluation", "Group", "Interval", "Means", "PairedDifference", "audit_lists",
-    "audit_prepared", "evaluate", "evaluate_predictions", "judge_texts",
+    "audit_prepared", "evaluate", "evaluate_predictions", "evaluate_ranks", "judge_texts",
     "mean_interval", "metrics_for", "paired_difference", "predict", "rank_catalogue", "read_predictions",
-    "target_ranks", "whole_catalogue", "write_predictions",
+    "target_ranks", "whole_catalogue", "write_predictions", "write_ranks",
 ]  # fmt: skip

@@ -55,7 +55,7 @@ def rank_catalogue(
     frames = []
     if isinstance(ranker, LearningRanker):
         ranker = ranker.learn([replace(e, candidates=tuple(column)) for e in examples])
-    for rows in blocks(len(examples), len(column)):
+    for rows in blocks(len(examples), 4 * len(column)):  # several arrays of this size are held
         asked = list(examples[rows])
         scores = _scores(ranker, asked, seen[rows], column, shared)
         targets = np.array([column[e.target] for e in asked])

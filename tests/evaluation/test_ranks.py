@@ -1,0 +1,45 @@
+"""Ranks in a file give the tables of the predictions that they are of."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fixed_rankers import CATALOGUE, Fixed
+from prefrec.data import RankingExample
+from prefrec.errors import DataError
+from prefrec.evaluation import evaluate_predictions, evaluate_ranks, predict, rank_catalogue, write_ranks
+from prefrec.evaluation.ranks import RANK_SCHEMA
+
+RANKERS = [Fixed("a", "abcdef"), Fixed("b", "badcfe")]
+ROWS = [RankingExample(f"u{n // 2}", ("f",), ("a", "b", "c"), "abc"[n % 3]) for n in range(40)]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_tables_can_be_made_again(tmp_path, whole):
+    known = {"a", "b"}
+    if whole:
+        frames = [rank_catalogue(r, ROWS, CATALOGUE, [()] * len(ROWS), known) for r in RANKERS]
+    else:
+        frames = [predict(r, ROWS, CATALOGUE) for r in RANKERS]
+    frames[1] = frames[1].head(30)
+    found = write_ranks(pl.concat(frames), known, tmp_path / "results" / "ranks.parquet")
+    assert found.schema == RANK_SCHEMA
+    assert found.filter(ranker="a")["class"].to_list() == ["known" if e.target in known else "new" for e in ROWS]
+    again = evaluate_ranks(tmp_path / "results" / "ranks.parquet", ks=(1, 2), compare="a")
+    assert again == evaluate_predictions(pl.concat(frames), ks=(1, 2), compare="a", known_items=known)
+    assert len(again.groups) == (4 if whole else 2)
+
+
+def test_a_row_is_a_few_bytes(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [RankingExample(f"user-{n:06}", ("f",), ("a", "b", "c"), "abc"[rng.integers(3)]) for n in range(2000)]
+    write_ranks(pl.concat([predict(r, rows, CATALOGUE) for r in RANKERS]), {"a"}, tmp_path / "ranks.parquet")
+    assert (tmp_path / "ranks.parquet").stat().st_size < 10 * 2 * 2000
+
+
+def test_bad_files_are_refused(tmp_path):
+    (tmp_path / "text.parquet").write_text("hello")
+    pl.DataFrame({"ranker": ["a"]}).write_parquet(tmp_path / "other.parquet")
+    for name in ("absent", "text", "other"):
+        with pytest.raises(DataError, match=f"{name}.parquet: not a file of ranks"):
+            evaluate_ranks(tmp_path / f"{name}.parquet")
