@@ -21,7 +21,7 @@ from prefrec.rankers.base import Ranker
 from prefrec.rankers.item_features import DAYS
 from prefrec.rankers.item_only import ItemOnlyRanker
 from prefrec.rankers.recency import newest_first, recent_popularity
-from prefrec.rankers.rows import blocks, history_matrix, pad_scores, score_by_rows, user_item_matrix
+from prefrec.rankers.rows import blocks, history_matrix, item_scores, pad_scores, score_by_rows, user_item_matrix
 from prefrec.rankers.transitions import TransitionGraphRanker
 from prefrec.rankers.window import WindowCooccurrenceRanker
 from prefrec.rankers.words import tfidf
@@ -63,7 +63,7 @@ class PopularityRanker:
         return cls(dict(counts.iter_rows()))
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
-        return pad_scores([[float(self.counts.get(c, 0)) for c in e.candidates] for e in examples])
+        return item_scores(examples, self.counts)
 
 
 @dataclass(eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,13 @@ def pad_codes(rows: Sequence[Sequence[str]], index: dict[str, int]) -> NDArray[n
         codes = np.array([index.get(item, len(index)) for item in rows[0]], dtype=np.int64)
         return np.broadcast_to(codes, (len(rows), len(codes)))
     return _padded([[index.get(item, len(index)) for item in row] for row in rows], np.int64, -1)
+
+
+def item_scores(examples: Sequence[RankingExample], values: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return the value [B, C] of each candidate, whoever the user is: 0 without one, -inf in empty places."""
+    codes = pad_codes([e.candidates for e in examples], {item: i for i, item in enumerate(values)})
+    # The last one is read by -1, which marks empty places.
+    return np.array([*values.values(), 0.0, -np.inf])[codes]
 
 
 def _padded(rows: Sequence[Any], dtype: type, empty: float) -> NDArray[Any]:

@@ -1,0 +1,45 @@
+"""Padded rows and sparse products against loops, of lists of their own and of one shared tuple."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from prefrec.data import RankingExample
+from prefrec.rankers.rows import item_scores, pad_codes, score_by_rows
+
+INDEX = {"a": 0, "b": 1, "c": 2}
+ALL = ("c", "a", "x", "b")
+SHARED = [RankingExample(f"u{n}", (), ALL, "a") for n in range(3)]
+OWN = [RankingExample("u", (), ("b", "x"), "b"), *SHARED[:1], RankingExample("v", (), ("a",), "a")]
+
+
+@pytest.mark.parametrize("rows", [SHARED, SHARED[:1], OWN, []])
+def test_codes_scores_and_products_equal_loops(rows):
+    width = max((len(e.candidates) for e in rows), default=0)
+    weights = sparse.csr_array(np.arange(2.0 * len(rows)).reshape(len(rows), 2))
+    factor = sparse.csr_array(np.array([[1.0, 0, 2], [0, 3, 1]]))
+    known = (weights @ factor).toarray()
+    codes = pad_codes([e.candidates for e in rows], INDEX)
+    values = item_scores(rows, {"a": 5.0, "c": 7.0})
+    products = score_by_rows(weights, [factor], rows, INDEX)
+    assert codes.shape == values.shape == products.shape == (len(rows), width)
+    for b, e in enumerate(rows):
+        for c in range(width):
+            item = e.candidates[c] if c < len(e.candidates) else None
+            assert codes[b, c] == (-1 if item is None else INDEX.get(item, 3))
+            assert values[b, c] == (-np.inf if item is None else {"a": 5.0, "c": 7.0}.get(item, 0.0))
+            want = known[b, INDEX[item]] if item in INDEX else 0.0
+            assert products[b, c] == (-np.inf if item is None else want)
+
+
+def test_a_shared_tuple_is_read_once():
+    class Counted(dict):
+        asked = 0
+
+        def get(self, key, default=None):
+            self.asked += 1
+            return super().get(key, default)
+
+    index = Counted(INDEX)
+    pad_codes([e.candidates for e in SHARED], index)
+    assert index.asked == len(ALL)
