@@ -348,7 +348,7 @@ def _top_cluster(values: Tensor) -> Tensor:
     size = torch.ones_like(ranked[:, :1], dtype=torch.long)
     if count > 2:
         # Clusters are runs of the sorted values, cut after `a` and `b`. Least squares is largest Σ sum² / size.
-        a, b = torch.combinations(torch.arange(1, count, device=values.device)).T
+        a, b = 1 + torch.triu_indices(count - 1, count - 1, 1, device=values.device)
         sums = (ranked - ranked.mean(dim=1, keepdim=True)).cumsum(dim=1)
         upper, both = sums[:, a - 1], sums[:, b - 1]
         fit = upper**2 / a + (both - upper) ** 2 / (b - a) + both**2 / (count - b)

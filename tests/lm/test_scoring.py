@@ -115,11 +115,11 @@ def test_the_language_model_inside_an_adapter_and_wrappers():
 def test_separate_rows_send_only_the_answers_columns_through_the_head():
     """A short and a long prompt: the columns between their answers need no logits."""
     model, kept = tiny_llama(VOCABULARY), []
-    model.lm_head.register_forward_pre_hook(lambda m, args: kept.append(args[0].shape[1]))
+    model.lm_head.register_forward_hook(lambda m, args, out: kept.append(out.shape[1]))
     sets = [ChoiceSet((1, 2), ((3, 9), (4, 5, 9))), ChoiceSet(tuple(range(40)), ((3, 9),))]
     with torch.no_grad():
         choice_logps(model, pack(sets, pad_id=0, layout="separate"))
-    assert kept == [3 + 2]
+    assert kept == [2 + 3 + 2]
 
 
 SPREAD = [ChoiceSet((1, 2), ((3, 9), (4, 5, 6, 7, 9))), ChoiceSet((5, 6, 7), ((3, 9), (8, 9)))]
@@ -195,7 +195,8 @@ def _read_logits(dtype, *, obviously=False):
     if obviously:
         got = torch.log_softmax(logits.float(), dim=-1)[rows, columns, targets]
     else:
-        got = token_logps(logits, rows, columns, targets)
+        read, index = (5 * rows + columns).unique(return_inverse=True)
+        got = token_logps(logits.flatten(0, 1), index, targets, read)
     got.backward(torch.linspace(-2, 3, len(rows)))
     return got.detach(), logits.grad
 
@@ -216,13 +217,13 @@ def test_blocks_of_the_log_softmax_change_nothing(dtype, block, monkeypatch):
 def test_no_logits_are_kept_in_float32_but_a_block(monkeypatch):
     model, kept, blocks = tiny_llama(VOCABULARY).bfloat16(), [], []
     batch = pack([ChoiceSet(tuple(range(20)), ((1, 2, 3, 9), (4, 5, 9), (6, 9)))], pad_id=0)
-    one_block = scoring._blocks
     monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * VOCABULARY * 2)
+    one_block = scoring._blocks
 
-    def watched(positions, size, count):
-        for block, tokens, places in one_block(positions, size, count):
-            blocks.append(len(positions.unique()[block]))
-            yield block, tokens, places
+    def watched(logits, read, size):
+        for block, start in one_block(logits, read, size):
+            blocks.append(len(logits[block]))
+            yield block, start
 
     monkeypatch.setattr(scoring, "_blocks", watched)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append((t.dtype, t.shape)) or t, lambda t: t):

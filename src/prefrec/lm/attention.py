@@ -21,9 +21,9 @@ def quick_masks(core: Any, allowed: Tensor, position_ids: Tensor) -> Mask | dict
     masks = attention_masks(core.config, allowed, position_ids, core.dtype)
     config = text_config(core.config)
     by_name = getattr(core, "_supports_attention_backend", False)  # the model looks its attention up by name
-    is_sdpa, is_on_cpu = attention_implementation(config) == SDPA, allowed.device.type == "cpu"
-    is_float32 = compute_dtype(core, allowed.device) == torch.float32
-    if is_sdpa and by_name and is_on_cpu and is_float32 and uses_onednn(core) and not torch.compiler.is_compiling():
+    is_sdpa = attention_implementation(config) == SDPA
+    on_cpu = allowed.device.type == "cpu" and compute_dtype(core, allowed.device) == torch.float32
+    if not torch.compiler.is_compiling() and is_sdpa and by_name and on_cpu and uses_onednn(core):
         # Other threads may be using the model, and gradient checkpointing runs its layers again later. So the name
         # stays. Under it, the model's own masks are read by sdpa as before.
         config._attn_implementation = ONEDNN

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -124,10 +124,9 @@ def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray
     out, row = [], 0
     for logits in reader.next_logits(nodes):
         first, last = starts[row], starts[row + len(logits)]
-        index, targets = torch.from_numpy(which[first:last] - row).to(logits.device), tokens[first:last]
-        targets = targets.to(logits.device)
+        index, targets = torch.from_numpy(which[first:last] - row), tokens[first:last]
         if reader.within is None:
-            part = token_logps(logits[None], torch.zeros_like(index), index, targets)
+            part = token_logps(logits, index.to(logits.device), targets.to(logits.device))
         else:
             part = _logps_within(reader.within, logits, nodes[row : row + len(logits)], index, targets)
         out.append(part.double().cpu().numpy())
@@ -139,12 +138,12 @@ def children_logps(reader: TrieReader, nodes: Ints) -> tuple[Ints, Ints, NDArray
 
 def _logps_within(within: CatalogueSoftmax, logits: Tensor, nodes: Ints, index: Tensor, targets: Tensor) -> Tensor:
     """Return log-probabilities [K] of children among their siblings; 0 for only children, which are certain."""
-    branches = torch.from_numpy(within.branches[nodes]).to(logits.device)
-    several = branches[index]
-    out = torch.zeros(len(targets), device=logits.device)
-    positions = torch.cumsum(branches, 0) - 1
-    some = torch.from_numpy(nodes).to(logits.device)[branches]
-    out[several] = within.token_logps(logits[branches], some, positions[index[several]], targets[several])
+    branches = torch.from_numpy(within.branches[nodes])
+    several, device = branches[index], logits.device
+    positions, competing = (branches.cumsum(0) - 1)[index[several]], within.competing(nodes[branches.numpy()])
+    inputs = (None if t is None else t.to(device) for t in (positions, targets[several], competing))
+    out = torch.zeros(len(targets), device=device)
+    out[several.to(device)] = within.token_logps(logits[branches.to(device)], *cast(Any, inputs))
     return out
 
 
@@ -279,7 +278,7 @@ def _logits_at(
     if within is None:
         logits = call().logits
     else:
-        words = within.words.to(ids.device)
+        words = within.words_on(ids.device)
         with restricted_head(core.get_output_embeddings(), words) as is_restricted:
             logits = call().logits
         logits = logits if is_restricted else logits[..., words]

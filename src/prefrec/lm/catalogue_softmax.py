@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefrec.lm.trie import ROOT, Trie
+from prefrec.lm.trie import ROOT, Ints, Trie
 
 Route = list[tuple[int, int]]
 """Where the path of an answer branches: index in the answer of each token with siblings, and the node before it."""
@@ -40,9 +40,9 @@ class CatalogueSoftmax:
         tokens = self.trie.tokens[children]
         words = np.unique(tokens)
         self.words = torch.from_numpy(words)
-        self._columns = torch.from_numpy(np.searchsorted(words, tokens))
-        starts = np.concatenate([[0], np.cumsum(np.where(self.branches, counts, 0))])
-        self._starts = torch.from_numpy(starts)
+        self._columns = np.searchsorted(words, tokens)
+        self._starts = np.concatenate([[0], np.cumsum(np.where(self.branches, counts, 0))])
+        self._words_on: dict[torch.device, Tensor] = {}
         self._routes: dict[tuple[int, ...], Route] = {}
         self._terminals: dict[tuple[int, ...], int] | None = None
         self._only_root = inner.tolist() == [ROOT]
@@ -84,29 +84,34 @@ class CatalogueSoftmax:
         route = self.route(answer)
         return tuple(answer[: route[-1][0] + 1 if route else 1])
 
-    def token_logps(self, logits: Tensor, nodes: Tensor, index: Tensor, targets: Tensor) -> Tensor:
+    def words_on(self, device: torch.device) -> Tensor:
+        """Return `words` on a device, to which they are copied once."""
+        if device not in self._words_on:
+            self._words_on[device] = self.words.to(device)
+        return self._words_on[device]
+
+    def token_logps(self, logits: Tensor, index: Tensor, targets: Tensor, competing: Tensor | None) -> Tensor:
         """Return log-probabilities [M], in float32, of tokens among the children of their nodes.
 
         Args:
             logits: [P, U] of `words` at P positions.
-            nodes: [P] trie node of each position.
             index: [M] position of each token.
             targets: [M] its id, a child of the position's node.
+            competing: bool [P, U] of the positions' nodes (`competing`).
         """
         logits = logits.float()
-        # With one branching node all words are its children, and the mask would be all True.
-        competing = logits if self._only_root else logits.masked_fill(~self._allowed(nodes), -torch.inf)
-        columns = torch.searchsorted(self.words.to(targets.device), targets)
-        return logits[index, columns] - competing.logsumexp(dim=-1)[index]
+        among = logits if competing is None else logits.masked_fill(~competing, -torch.inf)
+        columns = torch.searchsorted(self.words_on(targets.device), targets)
+        return logits[index, columns] - among.logsumexp(dim=-1)[index]
 
-    def _allowed(self, nodes: Tensor) -> Tensor:
-        """Return bool [P, U], True for the children of each node."""
+    def competing(self, nodes: Ints) -> Tensor | None:
+        """Return bool [P, U], True for the children of each branching node; None: all words are, as with one node."""
+        if self._only_root:
+            return None
         # The CSR lists of all nodes are scattered at once, without a loop over positions.
-        device = nodes.device
-        starts, columns = self._starts.to(device), self._columns.to(device)
-        counts = starts[nodes + 1] - starts[nodes]
-        rows = torch.repeat_interleave(torch.arange(len(nodes), device=device), counts)
-        first = starts[nodes] - (counts.cumsum(0) - counts)
-        out = torch.zeros(len(nodes), len(self.words), dtype=torch.bool, device=device)
-        out[rows, columns[torch.arange(len(rows), device=device) + first[rows]]] = True
-        return out
+        counts = self._starts[nodes + 1] - self._starts[nodes]
+        rows = np.repeat(np.arange(len(nodes)), counts)
+        first = self._starts[nodes] - (np.cumsum(counts) - counts)
+        out = np.zeros((len(nodes), len(self.words)), dtype=bool)
+        out[rows, self._columns[np.arange(len(rows)) + first[rows]]] = True
+        return torch.from_numpy(out)

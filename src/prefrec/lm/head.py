@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from threading import Lock
 from typing import Any, cast
@@ -76,7 +76,8 @@ def restricted_head(
         if not is_restricted:
             return own(hidden)
         # Autocast would round the logits to bfloat16, which makes titles with close scores equal.
-        with torch.autocast(hidden.device.type, enabled=False):
+        kind = hidden.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             if hasattr(whole, "logits_of"):
                 return cast(Tensor, whole.logits_of(hidden.float(), words))
             bias = None if whole.bias is None else whole.bias[words].float()

@@ -118,8 +118,9 @@ def _gap(model: nn.Module, choice_set: ChoiceSet, pad_id: int, compared: int) ->
 def _probe_logps(model: nn.Module, choice_sets: list[ChoiceSet], pad_id: int, layout: Layout) -> Tensor:
     """Return log-probabilities [B, C, PIECE, W] of the probed words at each token, without gradient or dropout."""
     batch, words = pack(choice_sets, pad_id=pad_id, layout=layout), probe_words(language_model(model))
-    each = {k: getattr(batch, k).repeat_interleave(_WORDS) for k in ("rows", "columns", "choices")}
-    batch = replace(batch, **each, targets=words.repeat(len(batch.targets)))
+    each = {k: getattr(batch, k).repeat_interleave(_WORDS) for k in ("rows", "columns", "positions", "choices")}
+    first_tokens = batch.first_tokens * _WORDS
+    batch = replace(batch, **each, first_tokens=first_tokens, targets=words.repeat(len(batch.targets)))
     # With dropout on, the two layouts would differ although both are right.
     was_training = model.training
     model.eval()

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +51,8 @@ class PackedBatch:
             in the separate layout.
         rows: [M] row of each answer token's logits.
         columns: [M] their column among the kept logits (the token before the answer token).
+        positions: [M] index of each token's row and column among the P different ones, which are sorted.
+        first_tokens: [P] index of a token for each of these positions.
         targets: [M] the answer token's id.
         choices: [M] flat index b·C + c of the answer that the token belongs to.
         choice_mask: bool [B, C], True for the answers that this call scores. It is False beyond the answers of a
@@ -57,6 +60,7 @@ class PackedBatch:
         logits_to_keep: number of columns, counted from the right, that need logits.
         nodes: [M] trie node before each answer token, for likelihood within a catalogue; None: among all tokens.
             Within a catalogue, answer tokens are only those where the path of an answer branches.
+        competing: bool [P, U], True for the catalogue's `words` that can follow at each position; None: all can.
     """
 
     input_ids: Tensor
@@ -64,11 +68,14 @@ class PackedBatch:
     attention_mask: Tensor
     rows: Tensor
     columns: Tensor
+    positions: Tensor
+    first_tokens: Tensor
     targets: Tensor
     choices: Tensor
     choice_mask: Tensor
     logits_to_keep: int
     nodes: Tensor | None = None
+    competing: Tensor | None = None
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """Return the batch with its tensors on `device`."""
@@ -367,17 +374,23 @@ class _Draft:
         """Return the batch, of which the columns from `first_kept` on need logits."""
         index = torch.tensor(self.tokens, dtype=torch.long).view(-1, 5)
         rows, columns, targets, choices, nodes = index.T.contiguous()
+        # Answers that branch at one position read the same logits. A GPU would have to wait to find that out.
+        flat = (rows * self.ids.shape[1] + columns).numpy()
+        _, first, positions = np.unique(flat, return_index=True, return_inverse=True)
         return PackedBatch(
             input_ids=self.ids,
             position_ids=self.positions,
             attention_mask=self._branch_mask() if branching else self.segments >= 0,
             rows=rows,
             columns=columns - first_kept,
+            positions=torch.from_numpy(positions),
+            first_tokens=torch.from_numpy(first),
             targets=targets,
             choices=choices,
             choice_mask=self.choice_mask,
             logits_to_keep=self.ids.shape[1] - first_kept,
             nodes=None if self.within is None else nodes,
+            competing=None if self.within is None else self.within.competing(nodes.numpy()[first]),
         )
 
 

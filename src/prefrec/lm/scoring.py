@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,16 +51,7 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSo
     if (batch.nodes is None) != (within is None):
         raise ValueError("a batch must be scored within the catalogue that it was packed with")
     core = language_model(model)
-    # Kept columns are passed as indices, which the model gathers into contiguous memory for one product. A number
-    # would give a sliced view, which costs a copy of the head's weights for every row.
-    kept, columns = _kept_columns(batch)
     inputs: dict[str, Any] = {"use_cache": False}
-    if takes(core, "logits_to_keep"):
-        inputs["logits_to_keep"] = kept
-    else:
-        columns = kept[columns]  # of all columns
-    rows = batch.rows
-    words = None if within is None else within.words.to(batch.targets.device)
     shaped = batch
     if _is_packed(batch):
         shaped = in_blocks(batch) if attention_implementation(core.config) == FLEX else batch
@@ -67,102 +59,125 @@ def answer_token_logps(model: nn.Module, batch: PackedBatch, within: CatalogueSo
         inputs |= {"attention_mask": masks, "position_ids": shaped.position_ids}
     else:
         inputs["attention_mask"] = batch.attention_mask.long()
-    with _head_at(model, rows, columns, words) as head:
+    length, device = shaped.input_ids.shape[1], batch.targets.device
+    first = length - shaped.logits_to_keep
+    if takes(core, "logits_to_keep"):
+        # Columns are passed as indices, which the model gathers into contiguous memory for one product. A number
+        # would give a sliced view, which costs a copy of the head's weights for every row.
+        inputs["logits_to_keep"], first = torch.arange(first, length, device=device), 0
+    words = None if within is None else within.words_on(device)
+    with _head_at(model, partial(_positions, batch, first), words) as head:
         logits = model(input_ids=shaped.input_ids, **inputs).logits
-    if head.index is not None:
-        rows, columns = torch.zeros_like(rows), head.index
-    if within is None or batch.nodes is None:
-        return token_logps(logits, rows, columns, batch.targets)
-    # Answers that branch at one node read the same position: its softmax is computed once.
-    positions, index = torch.unique(rows * logits.shape[1] + columns, return_inverse=True)
-    picked = logits.flatten(0, 1)[positions]
-    nodes = torch.empty_like(positions).index_copy_(0, index, batch.nodes)
-    return within.token_logps(picked if head.is_restricted else picked[:, words], nodes, index, batch.targets)
+    read = None if head.is_read_alone else _positions(batch, first, logits.shape[1])
+    logits = logits.flatten(0, 1)
+    if within is None:
+        return token_logps(logits, batch.positions, batch.targets, read)
+    logits = logits if read is None else logits[read]
+    logits = logits if head.is_restricted else logits[:, words]
+    return within.token_logps(logits, batch.positions, batch.targets, batch.competing)
+
+
+def _positions(batch: PackedBatch, first: int, kept: int) -> Tensor:
+    """Return the positions [P] whose logits are read, numbered in rows of `kept` columns.
+
+    `first` is the column where the batch's `columns` begin.
+    """
+    return (batch.rows * kept + batch.columns + first)[batch.first_tokens]
 
 
 @dataclass
 class _Head:
     """The form of the head's output in one call."""
 
-    index: Tensor | None = None  # [M], each token's index among the positions passed to the head; None: all were
+    is_read_alone: bool = False  # the logits are those of the positions that are read, in their order
     is_restricted: bool = False  # the logits are those of some words only
 
 
 @contextmanager
-def _head_at(model: nn.Module, rows: Tensor, columns: Tensor, words: Tensor | None) -> Iterator[_Head]:
+def _head_at(model: nn.Module, positions: Callable[[int], Tensor], words: Tensor | None) -> Iterator[_Head]:
     """Pass only the needed positions to the head inside this context, each once, as one row [1, P].
 
-    `rows` and `columns` [M] are the position of each token's logits. With `words` [U], token ids, the head computes
-    only their logits, in float32. Compiled models, and models not known to call their head once on hidden states
-    [R, K, D], are not changed.
+    `positions` gives them for hidden states [R, K, D] by K. With `words` [U], token ids, the head computes only their
+    logits, in float32. Compiled models, and models not known to call their head once on such hidden states, are not
+    changed.
     """
     core, out = language_model(model), _Head()
 
     def pick(hidden: Tensor) -> Tensor:
-        positions, out.index = torch.unique(rows * hidden.shape[1] + columns, return_inverse=True)
-        return hidden.flatten(0, 1)[positions][None]
+        return hidden.flatten(0, 1)[positions(hidden.shape[1])][None]
 
-    is_compiled = any("_orig_mod" in m._modules for m in model.modules())
+    is_compiled = torch.compiler.is_compiling() or any("_orig_mod" in m._modules for m in model.modules())
     if core.config.model_type not in BRANCHING or is_compiled:
         yield out
         return
+    out.is_read_alone = True
     with restricted_head(core.get_output_embeddings(), words, pick) as out.is_restricted:
         yield out
 
 
-def token_logps(logits: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:
-    """Return the log-softmax of `logits` [R, K, V] at (rows, columns, targets), each [M]: [M] in float32.
+def token_logps(logits: Tensor, index: Tensor, targets: Tensor, read: Tensor | None = None) -> Tensor:
+    """Return the log-softmax of logits at M tokens: [M] in float32.
 
     It is computed in blocks of positions, and again for the gradient, so only one block is in float32 at a time. A
     block has one position or at most `BLOCK_BYTES`. The gradient has the dtype of the logits.
+
+    Args:
+        logits: [K, V].
+        index: [M] index of each token's position among those read.
+        targets: [M] its id.
+        read: [P] the rows of `logits` that are read, each once; None: all in their order.
     """
-    kept, vocabulary = logits.shape[1:]
-    size = max(1, BLOCK_BYTES // (4 * vocabulary))
-    return _TokenLogps.apply(logits.reshape(-1, vocabulary), rows * kept + columns, targets, size)
+    return _TokenLogps.apply(logits, index, targets, read, max(1, BLOCK_BYTES // (4 * logits.shape[1])))
 
 
 class _TokenLogps(torch.autograd.Function):
-    """The log-softmax of some rows of [P, V] at one column each, without a float32 copy of all rows."""
+    """The log-softmax of some rows of [K, V] at one column each, without a float32 copy of all rows."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, positions: Tensor, targets: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(logits, positions, targets)
+    def forward(ctx: Any, logits: Tensor, index: Tensor, targets: Tensor, read: Tensor | None, size: int) -> Tensor:
+        ctx.save_for_backward(logits, index, targets, read)
         ctx.size = size
-        out = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
-        for block, tokens, index in _blocks(positions, size, len(logits)):
+        out = torch.zeros(targets.shape, dtype=torch.float32, device=logits.device)
+        for block, start in _blocks(logits, read, size):
             logps = torch.log_softmax(logits[block], dim=-1, dtype=torch.float32)
-            out[tokens] = logps[index, targets[tokens]]
+            place, is_here = _in_block(index, start, len(logps))
+            out = torch.where(is_here, logps[place, targets], out)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, positions, targets = ctx.saved_tensors
-        out = None
-        for block, tokens, index in _blocks(positions, ctx.size, len(logits)):
-            # d log softmax(x)[t] / dx = onehot(t) − softmax(x), summed over the tokens of a position
-            slope, grad = slopes[0][tokens], torch.softmax(logits[block], dim=-1, dtype=torch.float32)
-            total = torch.zeros(len(grad), device=slope.device).index_add_(0, index, slope)
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None, None]:
+        logits, index, targets, read = ctx.saved_tensors
+        slope, out = slopes[0], None
+        # d log softmax(x)[t] / dx = onehot(t) − softmax(x), summed over the tokens of a position
+        total = torch.zeros(len(logits) if read is None else len(read), device=slope.device)
+        total.index_add_(0, index, slope)
+        for block, start in _blocks(logits, read, ctx.size):
+            grad = torch.softmax(logits[block], dim=-1, dtype=torch.float32)
+            place, is_here = _in_block(index, start, len(grad))
             # Answers may share a token at one position, so the slopes must add up.
-            grad.mul_(-total[:, None]).index_put_((index, targets[tokens]), slope, accumulate=True)
-            if len(grad) == len(logits):  # one block of all rows needs no second buffer
-                return grad.to(logits.dtype), None, None, None
+            grad.mul_(-total[start : start + len(grad), None])
+            grad.index_put_((place, targets), slope.masked_fill(~is_here, 0.0), accumulate=True)
+            if len(grad) == len(logits) and read is None:  # one block of all rows needs no second buffer
+                return grad.to(logits.dtype), None, None, None, None
             out = torch.zeros_like(logits) if out is None else out
             out[block] = grad.to(logits.dtype)
-        return torch.zeros_like(logits) if out is None else out, None, None, None
+        return torch.zeros_like(logits) if out is None else out, None, None, None, None
 
 
-def _blocks(positions: Tensor, size: int, count: int) -> Iterator[tuple[Tensor | slice, Tensor, Tensor]]:
-    """Yield at most `size` distinct positions at a time, the tokens [m] read there, and their index in the block."""
-    different, index = torch.unique(positions, return_inverse=True)
-    order = torch.argsort(index)
-    starts = torch.arange(0, len(different) + size, size, device=positions.device)
-    ends = torch.searchsorted(index[order], starts).tolist()
-    for i, start in enumerate(range(0, len(different), size)):
-        tokens = order[ends[i] : ends[i + 1]]
+def _blocks(logits: Tensor, read: Tensor | None, size: int) -> Iterator[tuple[Tensor | slice, int]]:
+    """Yield at most `size` rows of `logits` at a time, and the number of rows before them."""
+    for start in range(0, len(logits) if read is None else len(read), size):
         block = slice(start, start + size)
         # If all positions are read, a slice is a view, where an index would copy the logits.
-        yield block if len(different) == count else different[block], tokens, index[tokens] - start
+        yield block if read is None else read[block], start
+
+
+def _in_block(index: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
+    """Return each token's place [M] in a block, and if it is there; otherwise the place is another one."""
+    # All tokens are read in every block: to choose some, a GPU would have to wait for their number.
+    place = index - start
+    return place.clamp(0, size - 1), (place >= 0) & (place < size)
 
 
 def sum_by_choice(token_logps: Tensor, batch: PackedBatch) -> Tensor:
@@ -185,17 +200,6 @@ def language_model(model: nn.Module) -> Any:
 
 def _is_packed(batch: PackedBatch) -> bool:
     return batch.attention_mask.dim() == 4
-
-
-def _kept_columns(batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """Return the columns of the row that need logits, and each answer token's index [M] among them."""
-    length = batch.input_ids.shape[1]
-    first = length - batch.logits_to_keep
-    if _is_packed(batch):
-        return torch.arange(first, length, device=batch.columns.device), batch.columns
-    # Rows start their answers at different columns, and not every column between the first and the last is needed.
-    kept, columns = torch.unique(batch.columns + first, return_inverse=True)
-    return kept, columns
 
 
 def takes(model: nn.Module, argument: str) -> bool:

@@ -1,0 +1,95 @@
+"""A training step asks a device for no number: it runs on shapes alone, is one graph, and costs what it must."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from peft import get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
+from prefrec.lm.packing import pack, pack_passes
+from prefrec.lm.scoring import answer_token_logps, choice_logps
+from prefrec.losses import LOSSES, needs_reference, takes
+from prefrec.prompts import ChoiceSet
+from prefrec.training import lora_config
+from prefrec_lab.bench.floor import count_tokens, flops, model_shape
+from tiny import tiny_llama
+
+LLAMA_2_7B = LlamaConfig(
+    vocab_size=32_000,
+    hidden_size=4096,
+    intermediate_size=11_008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=32,
+)
+RANK = 16
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """Llama-2-7B with an adapter on every layer, without a weight in memory."""
+    with torch.device("meta"):
+        return get_peft_model(LlamaForCausalLM(LLAMA_2_7B), lora_config(r=RANK)).bfloat16().train()
+
+
+def rows(count, negatives, *, prompt=256, answer=6):
+    """Choice sets of random tokens, all of one length."""
+    tokens = np.random.default_rng(0).integers(3, 32_000, (count, prompt + (1 + negatives) * answer))
+    return [
+        ChoiceSet(tuple(row[:prompt].tolist()), tuple(map(tuple, row[prompt:].reshape(-1, answer).tolist())))
+        for row in tokens
+    ]
+
+
+@pytest.mark.parametrize("negatives", [3, 7, 15, 63])
+def test_scores_losses_and_gradients_on_shapes_alone(llama, negatives):
+    logps = choice_logps(llama, pack(rows(2, negatives), pad_id=0).to("meta"))
+    assert logps.shape == (2, 1 + negatives)
+    losses = []
+    for name, loss in LOSSES.items():
+        columns = {c: torch.ones_like(logps) for c in ("scores", "lengths") if takes(loss, c)}
+        out = loss(logps, logps.detach() if needs_reference(loss) else None, 1.0, **columns)
+        assert out.losses.shape == (2,), name
+        losses.append(out.losses)
+    torch.cat(losses).sum().backward()
+    assert all(p.grad.shape == p.shape for p in llama.parameters() if p.requires_grad)
+
+
+def test_a_catalogue_on_shapes_alone(llama):
+    sets = rows(2, 7)
+    within = CatalogueSoftmax([answer for choices in sets for answer in choices.answers])
+    (batch,) = pack_passes(sets, pad_id=0, within=within)
+    choice_logps(llama, batch.to("meta"), within=within).sum().backward()
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_scoring_is_one_graph(within):
+    sets = [ChoiceSet((1, 2, 3), ((4, 9), (5, 6, 9))), ChoiceSet((1, 2), ((7, 9), (8, 9)))]
+    among = CatalogueSoftmax([a for choices in sets for a in choices.answers]) if within else None
+    (batch,) = pack_passes(sets, pad_id=0, within=among)
+    model = tiny_llama()
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(partial(answer_token_logps, within=among))(model, batch)
+    assert found.break_reasons == []
+    assert found.graph_count == 1
+
+
+@pytest.mark.parametrize("negatives", [3, 15])
+def test_a_step_costs_what_the_bench_says(llama, negatives):
+    """Forward with the adapter, forward without it as the reference, and backward: its products but attention's."""
+    sets = rows(2, negatives, answer=9)
+    batch = pack(sets, pad_id=0).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        logps = choice_logps(llama, batch)
+        with torch.no_grad(), llama.disable_adapter():
+            choice_logps(llama, batch)
+        logps.sum().backward()
+    counted = {str(op): number for op, number in counter.get_flop_counts()["Global"].items()}
+    products = sum(number for op, number in counted.items() if op in ("aten.mm", "aten.addmm"))
+    shape, tokens = model_shape(LLAMA_2_7B, RANK), count_tokens(sets)
+    no_pairs = type(tokens)(tokens.body, tokens.head, 0)
+    assert products == pytest.approx(flops(shape, no_pairs, forward=2, backward=1, adapted=1), rel=0.01)
