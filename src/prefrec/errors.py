@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import re
+from typing import TypeVar
+
+T = TypeVar("T")
+# User, path and query of an address, which in a path has one slash. Marks that end a sentence are not of the query.
+_QUERY = r"""\?[^\s"'<>]*[^\s"'<>\]):;,.]"""
+_ADDRESS = re.compile(rf"""\b([a-z][a-z0-9+.-]{{1,20}}:/+)([^\s/"'<>]*@)?([^\s"'<>?]*)({_QUERY})?""", re.IGNORECASE)
+
+
+def without_secrets(value: T) -> T:
+    """Return a text, or the texts in lists and dicts, with *** for the user and the query of addresses."""
+    shown: object = value
+    if isinstance(value, str):
+        shown = _ADDRESS.sub(lambda m: f"{m[1]}{'***@' * bool(m[2])}{m[3]}{'?***' * bool(m[4])}", value)
+    elif isinstance(value, dict):
+        shown = {name: without_secrets(inner) for name, inner in value.items()}
+    elif isinstance(value, list):
+        shown = [without_secrets(inner) for inner in value]
+    return shown  # type: ignore[return-value]
+
 
 class PrefrecError(Exception):
-    """The base of all errors that the command line prints without a traceback."""
+    """The base of all errors that the command line prints without a traceback; addresses lose their secrets."""
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class DataError(PrefrecError, ValueError):

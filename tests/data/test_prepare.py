@@ -117,7 +117,7 @@ def test_nothing_left(shop: Shop) -> None:
     [
         (878_700_000, "times from 1997-11-05 to 1997-11-05"),
         (878_700_000_000, "times from 1997-11-05 to 1997-11-05"),
-        (43_000, "times from 1970-01-01 to 1970-01-01: such small numbers give an order but no dates"),
+        (4_300, "times from 1970-01-01 to 1970-01-01: such small numbers give an order but no dates"),
         (-90_000, "times from 1969-12-30 to 1969-12-30: such small numbers give an order but no dates"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import math
+import os
 import zlib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -390,3 +391,18 @@ def test_a_parquet_column_that_says_far_too_many_values_is_not_believed(tmp_path
     assert [one for one in told if damaged in one]
     path.write_bytes(whole)
     assert len(read_table(path)) == rows
+
+
+def test_a_pipe_or_a_device_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log.csv")
+    for path in (tmp_path / "log.csv", Path("/dev/zero")):
+        with pytest.raises(DataError, match=f"{path} is a pipe or a device"):
+            read_table(path)
+
+
+def test_a_message_does_not_hold_the_whole_header(tmp_path: Path) -> None:
+    for header in ("x" * 10_000, ",".join(f"column{n}" for n in range(5000)), "z" * 9_000 + "," + "z" * 9_000):
+        (tmp_path / "log.csv").write_text(f"{header}\n1\n")
+        with pytest.raises(DataError) as error:
+            pick_columns(read_table(tmp_path / "log.csv"), {"user_id": "user_id"}, tmp_path / "log.csv")
+        assert len(str(error.value)) < 1000

@@ -1,6 +1,7 @@
 """The time of a question, and what is known before it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from prefrec.data import PreparedData
 from prefrec.data.config import PrepareConfig
 from prefrec.data.prepare import prepare
+from prefrec.data.readers import parse_timestamps
+from prefrec.errors import DataError
 
 DAY = 86_400
 
@@ -48,3 +51,68 @@ def test_validation_targets_are_known_before_test_rows(data):
     assert data.known_interactions("validation").equals(data.train_interactions)
     more = data.known_interactions("test").join(data.train_interactions, on=["user_id", "item_id"], how="anti")
     assert set(more.select("user_id", "item_id").iter_rows()) == {(e.user_id, e.target) for e in data.validation}
+
+
+NOON = 1_580_472_000  # 2020-01-31 12:00
+AS_NUMBERS = {
+    "20200131": NOON - DAY // 2,
+    "202001311200": NOON,
+    "20200131120000": NOON,
+    "43861": NOON - DAY // 2,
+    "43861.5": NOON,
+}
+
+
+@pytest.mark.parametrize("written", AS_NUMBERS)
+@pytest.mark.parametrize("kind", [str, float])
+def test_dates_as_numbers_are_dates(written, kind):
+    column = [kind(written), kind(written)]
+    frame, notes = parse_timestamps(pl.DataFrame({"t": column}), "t", Path("log.csv"))
+    assert frame.columns == ["t"]
+    assert frame["t"].to_list() == [AS_NUMBERS[written]] * 2
+    assert notes[0].startswith("log.csv: times read as da")
+
+
+def test_a_day_that_there_is_not_is_refused_among_dates():
+    dates = pl.DataFrame({"t": ["20200131", "20200230", "20200229"]})
+    with pytest.raises(DataError, match=r"line 3, column t: '20200230' is not one of dates in the form YYYYMMDD"):
+        parse_timestamps(dates, "t", Path("log.csv"))
+
+
+@pytest.mark.parametrize("first", [1, 20_000_000, 30_000])
+def test_counters_stay_counters(first):
+    numbers = [*range(first, first + 30_000, 7)]
+    frame, notes = parse_timestamps(pl.DataFrame({"t": numbers}), "t", Path("log.csv"))
+    assert (frame["t"].to_list(), notes) == (numbers, [])
+
+
+def _tied(tmp_path, times):
+    rows = [(f"u{u}", f"i{(u + k) % 9}", times(u, k)) for u in range(6) for k in range(8)]
+    pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "log.csv")
+    pl.DataFrame({"item_id": [f"i{i}" for i in range(9)], "title": list("ABCDEFGHI")}).write_csv(
+        tmp_path / "items.csv"
+    )
+    files = {"interactions": tmp_path / "log.csv", "items": tmp_path / "items.csv"}
+    return prepare(PrepareConfig(source="files", candidates={"size": 2}, **files)).protocol["notes"]
+
+
+@pytest.mark.parametrize(
+    ("times", "share", "days"),
+    [
+        (lambda u, k: 1_600_000_000, "100%", False),
+        (lambda u, k: 1_600_000_000 + u, "100%", False),
+        (lambda u, k: "2020-01-02", "100%", True),
+        (lambda u, k: 20200101 + k // 4, "100%", True),
+        (lambda u, k: 1_600_000_000 + max(k, 3), "50%", False),
+        (lambda u, k: 1_600_000_000 + k, None, False),
+    ],
+)
+def test_the_share_of_ties_is_told(tmp_path, capsys, times, share, days):
+    notes = [note for note in _tied(tmp_path, times) if "their order is random" in note]
+    warned = "name another time column with --columns.timestamp" in capsys.readouterr().err.replace("\n", " ")
+    if share is None:
+        assert notes == []
+    else:
+        assert notes[0].startswith(f"{share} of interactions have the time of another one of their user")
+        assert ("(all times are whole days)" in notes[0]) == days
+    assert warned == (share == "100%")

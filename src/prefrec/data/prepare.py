@@ -24,12 +24,15 @@ from prefrec.data.candidates import (
     taken_keys,
 )
 from prefrec.data.config import PrepareConfig
-from prefrec.data.readers import FILE_ORDER
+from prefrec.data.readers import FILE_ORDER, SUBSECOND
 from prefrec.data.rows import RankingExample, Rows
 from prefrec.data.sources.base import GivenSplit, Source
 from prefrec.data.target_lists import auto_kind, target_lists
 from prefrec.data.types import COUNTED, FORMAT_VERSION, PARTS, Catalogue, PreparedData, Window
-from prefrec.errors import ConfigError, DataError
+from prefrec.errors import ConfigError, DataError, without_secrets
+
+# Share of interactions at the time of another one of their user that is told.
+_FEW_TIES = 0.05
 
 Change = Callable[[splits.Sequences, splits.Split], splits.Split]
 Parts = Mapping[str, Sequence[RankingExample]]
@@ -73,6 +76,7 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
     source = replace(source, interactions=log.clear())
     sequences = splits.order(log, config.seed, config.latest_per_user)
     del log
+    notes += _tie_note(source, sequences)
     users = _known_users(config, source, sequences.users)
     counts |= {"users": len(sequences.users), "items": len(catalogue), "interactions": len(sequences.frame)}
     given, size = config.candidates.kind, config.candidates.size
@@ -98,7 +102,7 @@ def prepare(config: PrepareConfig, change: Change | None = None, *, as_codes: bo
         "candidates": {"kind": kind, "size": size},
         "seed": config.seed,
         "rating_counts": source.counts,
-        "config": config.model_dump(mode="json"),
+        "config": without_secrets(config.model_dump(mode="json")),
         "counts": count_rows(learn, catalogue, parts) | counts,
         "split_facts": facts,
         "notes": notes + ([left_out] if unused else []) + ([_CHOSEN] if (given, kind) == ("auto", "targets") else []),
@@ -379,6 +383,18 @@ def _count_users(rows: Sequence[RankingExample]) -> int:
     # would copy all places.
     starts = np.searchsorted(rows.places, rows.offsets.astype(rows.places.dtype))
     return int(np.count_nonzero(np.diff(starts)))
+
+
+def _tie_note(source: Source, sequences: splits.Sequences) -> list[str]:
+    """Return a note with the share of interactions whose order their times do not tell, if it is 5% or more."""
+    if source.given or SUBSECOND in source.interactions.columns or (share := sequences.tied.mean()) < _FEW_TIES:
+        return []
+    days = " (all times are whole days)" if not (sequences.timestamps % 86_400).any() else ""
+    note = f"{share:.0%} of interactions have the time of another one of their user{days}: their order is random"
+    if share > 1 - _FEW_TIES:
+        name = "--columns.timestamp (`columns.timestamp` in a recipe)"
+        warn(f"{note}; name another time column with {name}, or {FILE_ORDER} if the lines are in temporal order")
+    return [note]
 
 
 def _time_note(config: PrepareConfig, source: Source) -> list[str]:

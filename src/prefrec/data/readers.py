@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefrec.errors import DataError
+from prefrec.errors import DataError, without_secrets
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError)
 """Errors that `read_parquet` raises on a damaged file."""
@@ -36,6 +36,10 @@ _EXCEL = (".xlsx", ".xls", ".xlsm", ".ods")
 _JSON = re.compile(r"\s*[\[{]\s*[\[{\"]")
 # Byte order mark → the encoding that it decides.
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+# How dates are written as whole numbers → the number of such a number's year 1.
+_WRITTEN = {"YYYYMMDD": 10**4, "YYYYMMDDhhmm": 10**8, "YYYYMMDDhhmmss": 10**10}
+# Days since the end of 1899 of 1970, and of 1990 to 2060. Smaller numbers may be counters.
+_EXCEL_1970, _EXCEL_DAYS = 25_569, (32_874, 58_440)
 # Units of a time since 1970, smallest numbers first: name, units per second.
 _UNITS = (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9))
 # Least sizes of milliseconds, microseconds and nanoseconds. Each is a time in 1973.
@@ -44,6 +48,8 @@ _UNIT_BOUNDS = (1e11, 1e14, 1e17)
 _LATEST = 2.0**63
 # A Float64 holds every whole number up to this one.
 _EXACT = 2**53
+# Columns, and characters of a name, that a message lists. The header of a binary file can be the whole file.
+_NAMES, _NAME_CHARS = 30, 60
 _REMEDY = "correct or drop these rows"
 ADDRESS = re.compile(r"(?:^|/)([a-z][a-z0-9]+):/+(.+)")
 """An address such as `s3://bucket/key`, as a path has it: with one slash, and after the folder of a recipe."""
@@ -128,7 +134,7 @@ def read_table(
     plain = [c.split(":", 1)[0].strip() for c in frame.columns]
     twice = next((c for n, c in enumerate(plain) if c in plain[:n]), None)
     if twice is not None:
-        raise DataError(f"{path}: two columns are called {twice!r}; rename one in the header")
+        raise DataError(f"{path}: two columns are called {_listed([twice])}; rename one in the header")
     return frame.rename(dict(zip(frame.columns, plain, strict=True)))
 
 
@@ -257,8 +263,9 @@ def parse_timestamps(
     """Return `frame` with `column` as Int64 seconds since 1970, and notes on how the times were read.
 
     Accepts seconds, milliseconds, microseconds and nanoseconds (recognised by size, one unit per column), dates,
-    datetimes and ISO 8601 text. If any time is finer than a second, the frame also gets a column `SUBSECOND`. Raise
-    DataError if a time is missing, NaN or unreadable, or two units are mixed.
+    datetimes, ISO 8601 text, dates written as numbers (20240131) and the days of spreadsheets. If any time is finer
+    than a second, the frame also gets a column `SUBSECOND`. Raise DataError if a time is missing, NaN or unreadable,
+    or two units are mixed.
     """
     called = called or column
     raw = _stripped(frame[column])
@@ -274,16 +281,26 @@ def parse_timestamps(
         if moments.is_null().all():
             moments = dates.str.to_date(strict=False).cast(pl.Datetime("us"))
         refuse_bad(frame[column], moments.is_null(), path, called, expected)
-        notes = [f"{path.name}: times read as ISO 8601 text"]
+        notes = [f"{file_name(path)}: times read as ISO 8601 text"]
         return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
     bad = ~(values.is_finite() & (values.abs() < _LATEST)).fill_null(False)
     refuse_bad(frame[column], bad, path, called, expected)
+    if dated := _written_dates(values):
+        moments, form = dated
+        refuse_bad(frame[column], moments.is_null(), path, called, f"one of {form}, as others are")
+        notes = [f"{file_name(path)}: times read as {form}"]
+        return _with_times(frame, column, moments.dt.epoch("us"), 10**6), notes
     whole = raw.cast(pl.Int64, strict=False)
     all_whole = not whole.has_nulls() and bool((whole.cast(pl.Float64) == values).all())
     numbers = whole if all_whole else values  # a Float64 does not hold every nanosecond
     unit, per_second = _unit(raw, values, path, called)
-    notes = [] if per_second == 1 else [f"{path.name}: times read as {unit}"]
+    notes = [] if per_second == 1 else [f"{file_name(path)}: times read as {unit}"]
     return _with_times(frame, column, numbers, per_second), notes
+
+
+def file_name(path: Path) -> str:
+    """Return the last part of a path or an address for messages, without a query."""
+    return Path(without_secrets(path.as_posix())).name
 
 
 def time_columns(log: pl.DataFrame) -> list[str]:
@@ -341,12 +358,20 @@ def _check_file(path: Path) -> None:
         others = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, others, n=1)
         raise DataError(f"{path}: no such file." + (f" Did you mean {near[0]!r}?" if near else " Check the path"))
+    if not path.is_file():
+        raise DataError(f"{path} is a pipe or a device, which may have no end; write its content to a file")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the names of columns for a message, without the rest of long ones and of many."""
+    shown = [repr(n if len(n) <= _NAME_CHARS else f"{n[:_NAME_CHARS]}…") for n in names[:_NAMES]]
+    return ", ".join(shown) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
 
 
 def _no_column(frame: pl.DataFrame, ours: str, theirs: str, path: Path, field: str | None) -> DataError:
     lower = {c.lower(): c for c in frame.columns}
     near = [t for name in (theirs, ours) for t in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)]
-    message = f"{path}: no column {theirs!r} for {ours}; there are {', '.join(map(repr, frame.columns))}."
+    message = f"{path}: no column {theirs!r} for {ours}; there are {_listed(frame.columns)}."
     message += f" Did you mean {lower[near[0]]!r}?" if near else ""
     if field:
         message += f" Name the right one with --columns.{field.replace('_', '-')} (`columns.{field}` in a recipe)"
@@ -438,6 +463,24 @@ def _with_times(frame: pl.DataFrame, column: str, times: pl.Series, per_second: 
         micros = ((times / per_second - seconds) * 10**6).round()
     frame = frame.with_columns(seconds.cast(pl.Int64).alias(column))
     return frame.with_columns(micros.cast(pl.Int64).alias(SUBSECOND)) if (micros != 0).any() else frame
+
+
+def _written_dates(values: pl.Series) -> tuple[pl.Series, str] | None:
+    """Return the moments of numbers that are written dates, null where one is none, and their form; None for others.
+
+    Most of them have to be days that there are: 1 in 27 numbers of this size is one by chance.
+    """
+    if len(values) and values.is_between(*_EXCEL_DAYS).all():
+        seconds = ((values - _EXCEL_1970) * 86_400).round().cast(pl.Int64)
+        return pl.from_epoch(seconds, "s").cast(pl.Datetime("us")), "days of a spreadsheet (since 1900)"
+    for form, least in _WRITTEN.items():
+        alike = values.is_between(1900 * least, 2100 * least) & (values == values.floor())
+        if alike.any():
+            texts = values.set(~alike, None).cast(pl.Int64).cast(pl.String)
+            moments = texts.str.to_datetime("%Y%m%d%H%M%S"[: len(form) - 2], time_unit="us", strict=False)
+            if 2 * moments.null_count() < len(moments):
+                return moments, f"dates in the form {form}"
+    return None
 
 
 def _unit(raw: pl.Series, values: pl.Series, path: Path, called: str) -> tuple[str, int]:

@@ -54,6 +54,13 @@ class Sequences:
         return places
 
     @property
+    def tied(self) -> NDArray[np.bool_]:
+        """True for interactions at the same time as another one of their user."""
+        same = np.diff(self.timestamps) == 0
+        same[self.offsets[1:-1] - 1] = False
+        return np.append(same, False) | np.append(False, same)
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """Interactions of each user [U]."""
         return np.diff(self.offsets)

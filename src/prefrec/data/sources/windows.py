@@ -74,7 +74,7 @@ def windows(config: PrepareConfig) -> Source:
     refuse_short(lengths, train_file, min_history)
     sequences = merge_rows(rows["train"], train_file)
     notes.append(
-        f"{train_file.name}: {len(rows['train']):,} rows of {len(sequences):,} users hold "
+        f"{readers.file_name(train_file)}: {len(rows['train']):,} rows of {len(sequences):,} users hold "
         f"{sum(map(len, sequences.values())):,} interactions"
     )
     timed = all(file.timed for file in read.values())
@@ -238,7 +238,7 @@ def read_rows(path: Path, columns: ColumnNames, encoding: str = "utf-8") -> RowF
         frame, notes = readers.parse_timestamps(frame, "timestamp", path, names["timestamp"])
     else:
         frame = frame.with_columns(pl.int_range(pl.len()).alias("timestamp"))
-        notes = [f"{path.name}: no times; rows are taken in the order of the file"]
+        notes = [f"{readers.file_name(path)}: no times; rows are taken in the order of the file"]
     # Without a column of targets, the last item of the list is the target.
     last, at_least = (None, 0) if "target" in names else (-1, 1)
     frame = frame.with_columns(parse_lists(frame["items"], path, names["items"], at_least))
