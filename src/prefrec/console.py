@@ -9,6 +9,7 @@ from typing import TypeVar
 from rich import progress
 from rich.console import Console
 
+from prefrec.errors import without_secrets
 from prefrec.processes import is_first
 
 T = TypeVar("T")
@@ -21,9 +22,9 @@ LOG_EVERY_S = 30.0
 
 
 def say(message: str) -> None:
-    """Print one message (rich markup allowed) to standard error."""
+    """Print one message (rich markup allowed) to standard error, without the secrets of addresses."""
     if is_first():
-        console.print(message, highlight=False, soft_wrap=True)
+        console.print(without_secrets(message), highlight=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:

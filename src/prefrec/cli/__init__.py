@@ -20,7 +20,7 @@ from typer.main import get_command
 
 from prefrec import __version__
 from prefrec.console import console
-from prefrec.errors import PrefrecError
+from prefrec.errors import PrefrecError, without_secrets
 from prefrec.processes import is_first, leave
 
 VERBS = (
@@ -126,7 +126,7 @@ def main() -> None:
             traceback.print_exc()
         console.print("[bold red]error:[/bold red]", end=" ")
         error = e if isinstance(e, PrefrecError) else storage_error(e) or e
-        console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        console.print(without_secrets(str(error)), highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except SystemExit as e:
         if not e.code:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from prefrec.errors import without_secrets
 from prefrec.evaluation import Comparison, Evaluation
 from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.files import write_text
@@ -93,7 +94,7 @@ def _protocol(protocol: dict[str, Any]) -> dict[str, Any]:
         "facts": {k: v for k, v in shown.items() if v is not None},
         "rows": [(k, n, counts.get("row_users", {}).get(k)) for k, n in counts.get("rows", {}).items()],
         "notes": protocol.get("notes", []),
-        "text": json.dumps(protocol, indent=2, ensure_ascii=False),
+        "text": json.dumps(without_secrets(protocol), indent=2, ensure_ascii=False),
     }
 
 
