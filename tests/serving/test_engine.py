@@ -187,7 +187,7 @@ def test_one_at_a_time(run):
 
 
 def test_the_model_goes_to_the_device_of_this_process(run, monkeypatch):
-    monkeypatch.setattr("prefrec.serving.server.default_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("prefrec.lm.models.default_device", lambda: torch.device("meta"))
     monkeypatch.setattr(Engine, "warm_up", lambda self, rankers: None)
     engine = open_engine(run, ["s-dpo"])
     devices = {p.device.type for p in engine._scorer.lm.model.parameters()}

@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from huggingface_hub import hf_hub_download
 from rich.markup import escape
+from torch import nn
 from torch.nn import ModuleList
 from transformers import (
     AutoConfig,
@@ -188,6 +189,17 @@ def default_device() -> torch.device:
     if use_cpu or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def hold_weights(model: nn.Module) -> nn.Module:
+    """Return the model on the default device, with no weight left in a file."""
+    # Weights on the CPU are read from their files as they are needed. A file that changes would then change answers,
+    # and one that becomes shorter would end the process, so they are copied into memory of their own.
+    model.to(default_device())
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+    return model
 
 
 def is_quantized(model: Any) -> bool:

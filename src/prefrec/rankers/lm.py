@@ -19,7 +19,7 @@ from prefrec import processes
 from prefrec.console import track
 from prefrec.data import Catalogue, RankingExample
 from prefrec.lm.catalogue_softmax import CatalogueSoftmax
-from prefrec.lm.models import default_device, load_tokenizer
+from prefrec.lm.models import hold_weights, load_tokenizer
 from prefrec.lm.scorer import ChoiceScorer
 from prefrec.prompts import MAX_LENGTH, ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.prompts.encoding import TOKENIZING
@@ -157,4 +157,4 @@ def load_lm(base: str, adapter: Path | None = None, **options: Any) -> tuple[nn.
     # transformers changes torch's defaults while it loads, for all threads.
     with _LOADING:
         model = load_weights(base, adapter, **options)
-        return model.to(default_device()).eval(), load_tokenizer(base)
+        return hold_weights(model).eval(), load_tokenizer(base)

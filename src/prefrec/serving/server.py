@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from prefrec.console import say, warn
 from prefrec.errors import ConfigError, DataError
 from prefrec.lm.items import item_table
-from prefrec.lm.models import default_device
+from prefrec.lm.models import default_device, hold_weights
 from prefrec.lm.scoring import language_model
 from prefrec.pipeline.encoders import prompt_encoder
 from prefrec.pipeline.entry import as_ranker, loaded_once
@@ -111,15 +111,10 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     entries = {name: run.entry(name) for name in lms}
     weights = {name: entry.weights for name, entry in entries.items()}
     models, adapters = load_rankers(section.name, weights=weights, **section.loading())
-    # Weights on the CPU are read from their files as they are needed. A file that changes would then change answers,
-    # and one that becomes shorter would end the process, so they are copied into memory of their own.
     for model in set(models.values()):
         if (table := item_table(language_model(model))) is not None:
             table.fold()
-        model.to(device)
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.device.type == "cpu":
-                tensor.data = tensor.data.clone()
+        hold_weights(model)
     max_tokens = max_tokens or PASS_TOKENS.get(device.type, 4096)
     lm = as_ranker(*next(iter(models.items())), run.data, section, max_tokens_per_pass=max_tokens)
     # With a tokenizer of its own: the thread that encodes requests must not share one with the worker's.
