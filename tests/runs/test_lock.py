@@ -4,20 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
 from command import prefrec
 from prefrec.errors import ConfigError
-from prefrec.runs.lock import HOLDER, run_lock
+from prefrec.runs.lock import HOLDER, reader_lock, run_lock, stage_lock
 from tiny_run import write_recipe
 
 HELD = """
 import sys
 from pathlib import Path
-from prefrec.runs.lock import run_lock
+from prefrec.runs import lock
 
-with run_lock(Path(sys.argv[1])):
+with getattr(lock, sys.argv[2])(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -26,7 +27,13 @@ with run_lock(Path(sys.argv[1])):
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds the folder."""
-    command = [sys.executable, "-c", HELD, str(tmp_path)]
+    with holding(tmp_path) as process:
+        yield process
+
+
+@contextmanager
+def holding(folder, kind="run_lock"):
+    command = [sys.executable, "-c", HELD, str(folder), kind]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         yield process
@@ -62,3 +69,47 @@ def test_a_damaged_note_of_the_holder_hides_nothing(tmp_path, content):
             run_lock(tmp_path).__enter__()
     with run_lock(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "recipe.yaml", "--out", "."),
+        ("report", "."),
+        ("export", ".", "--out", "out"),
+        ("prepare", "data"),
+        ("sft", "data", "sft"),
+        ("align", "data", "align/s-dpo"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_no_verb_works_in_the_folder_of_a_run_at_work(other, tmp_path, monkeypatch, arguments):
+    write_recipe(tmp_path, {"name": "x"})
+    monkeypatch.chdir(tmp_path)
+    done = prefrec(*arguments)
+    assert done.code == 1
+    assert f"another run (process {other.pid}" in done.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("place", ["sft", "data", "align/s-dpo"])
+def test_no_run_works_around_a_stage_at_work(tmp_path, place):
+    (tmp_path / place).mkdir(parents=True)
+    with (
+        holding(tmp_path / place, "stage_lock") as other,
+        pytest.raises(ConfigError, match=rf"{place}: another run \(process {other.pid}, .*\) works here"),
+    ):
+        run_lock(tmp_path).__enter__()
+    with run_lock(tmp_path), pytest.raises(ConfigError, match="works here"):
+        stage_lock(tmp_path / place).__enter__()
+
+
+def test_stages_outside_of_runs_are_made_at_the_same_time(tmp_path):
+    with holding(tmp_path / "one", "stage_lock"), stage_lock(tmp_path / "two"):
+        pass
+
+
+def test_a_run_that_cannot_be_written_to_is_read_without_a_lock(tmp_path, monkeypatch):
+    write_recipe(tmp_path, {"name": "x"})
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with reader_lock(tmp_path):
+        assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]

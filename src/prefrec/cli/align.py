@@ -11,7 +11,7 @@ from prefrec.cli import _options as o
 from prefrec.cli.sft import begin
 from prefrec.pipeline.plan import align_step
 from prefrec.pipeline.recipe import SEED, AlignSection, LoraSection, ModelSection
-from prefrec.runs.lock import run_lock
+from prefrec.runs.lock import stage_lock
 
 
 @o.from_sections
@@ -30,6 +30,6 @@ def align(
 
     Example: prefrec align data/ml runs/s-dpo --adapter runs/sft/adapter --num-negatives 15 --rows 1000
     """
-    ingredients, start = begin(data, section, model, lora, adapter, seed)
-    with run_lock(out, beside=True):
+    with stage_lock(out):
+        ingredients, start = begin(data, section, model, lora, adapter, seed)
         typer.echo(f"Adapter: {align_step(ingredients, section, out, start).run().weights}")

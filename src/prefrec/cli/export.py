@@ -9,6 +9,7 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.pipeline.opened import open_run
+from prefrec.runs.lock import reader_lock
 from prefrec.serving.export import export_ranker
 
 
@@ -25,5 +26,6 @@ def export(
 
     Example: prefrec export runs/demo --ranker s-dpo --out exports/s-dpo
     """
-    opened = open_run(run)
-    typer.echo(export_ranker(opened, ranker or (opened.models[-1:] or [""])[0], out, merged=merged))
+    with reader_lock(run):
+        opened = open_run(run)
+        typer.echo(export_ranker(opened, ranker or (opened.models[-1:] or [""])[0], out, merged=merged))

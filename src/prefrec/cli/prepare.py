@@ -10,6 +10,7 @@ import typer
 from prefrec.cli import _options as o
 from prefrec.data import PrepareConfig, write_prepared
 from prefrec.data import prepare as prepare_data
+from prefrec.runs.lock import stage_lock
 
 
 @o.from_sections
@@ -29,8 +30,9 @@ def prepare(
     Example: prefrec prepare data/shop --source files --interactions log.csv --items items.csv --columns.user customer
     --columns.title name
     """
-    data = prepare_data(section, as_codes=True)
-    write_prepared(data, out)
+    with stage_lock(out):
+        data = prepare_data(section, as_codes=True)
+        write_prepared(data, out)
     if as_json:
         o.print_json(data.protocol)
     else:

@@ -6,6 +6,7 @@ import typer
 
 from prefrec.cli import _options as o
 from prefrec.report import write_report
+from prefrec.runs.lock import reader_lock
 
 
 def report(run: o.RunFolder) -> None:
@@ -14,4 +15,5 @@ def report(run: o.RunFolder) -> None:
     The page needs no other file and no network: tables with intervals, curves of each stage, examples before and
     after. The page of a run that stopped midway says what is missing.
     """
-    typer.echo(write_report(run))
+    with reader_lock(run):
+        typer.echo(write_report(run))

@@ -18,7 +18,7 @@ from prefrec.pipeline.entry import MADE_WITH, Entry, Ingredients, lm_entry
 from prefrec.pipeline.plan import sft_step
 from prefrec.pipeline.recipe import SEED, LoraSection, ModelSection, SFTSection
 from prefrec.pipeline.rows import check_section, check_titles, warn_of_idle_dropout
-from prefrec.runs.lock import run_lock
+from prefrec.runs.lock import stage_lock
 from prefrec.runs.stage import read_state
 from prefrec.training.adapters import is_adapter
 from prefrec.training.section import RowsSection
@@ -45,8 +45,8 @@ def sft(
 
     Example: prefrec sft data/ml runs/sft --rows 1200
     """
-    ingredients, start = begin(data, section, model, lora, adapter, seed)
-    with run_lock(out, beside=True):
+    with stage_lock(out):
+        ingredients, start = begin(data, section, model, lora, adapter, seed)
         typer.echo(f"Adapter: {sft_step(ingredients, section, out, start).run().weights}")
 
 
