@@ -14,6 +14,7 @@ from prefrec.data import prepare, write_prepared
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.recipe import Recipe, dump_recipe
 from prefrec.training import lora_config
+from sealed import seal_stage
 from tiny import tiny_llama
 from tiny_run import TITLES, tiny_recipe, write_shop
 
@@ -38,6 +39,7 @@ def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
     run.mkdir()
     (run / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     write_prepared(prepare(recipe.data), run / "data")
+    seal_stage(run / "data")
     for seed, stage in enumerate(("sft", "align/dpo", "align/s-dpo")):
         model = get_peft_model(tiny_llama(), lora_config(r=4))
         torch.manual_seed(seed)
@@ -46,10 +48,9 @@ def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
                 if "lora_" in name:
                     parameter.normal_(std=0.2)
         model.save_pretrained(run / stage / "adapter")
-        state = {"kind": stage.partition("/")[0], "finished": True, "seconds": 60.0, "config": {"num_negatives": 3}}
-        (run / stage / "stage.json").write_text(json.dumps(state), encoding="utf-8")
         log = [{"step": n, "loss": 2 / n, "rewards/chosen": n / 9, "rewards/rejected": -n / 9} for n in range(1, 9)]
         (run / stage / "log.json").write_text(json.dumps(log), encoding="utf-8")
+        seal_stage(run / stage, kind=stage.partition("/")[0], seconds=60.0, config={"num_negatives": 3})
     return run
 
 

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from rich.markup import escape
 
+from prefrec.console import warn
 from prefrec.errors import StorageError
 
 Writer = Callable[[Path], object]
@@ -30,6 +32,9 @@ Writer = Callable[[Path], object]
 
 STALE_S = 24 * 3600
 """Seconds without a change after which a draft is stale, if its process cannot be checked."""
+
+SEAL = "seal.json"
+"""File that holds the SHA-256 of other files of its folder, and is written after them."""
 
 LARGE = 8 << 20
 """Bytes of a file from which its digest is remembered until the file changes."""
@@ -104,6 +109,43 @@ def file_digest(path: Path) -> str:
         with suppress(OSError, StorageError):
             write_json(store, dict([*known.items(), (place, [*seen, digest])][-_REMEMBERED:]))
     return digest
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return name → SHA-256 of files in a folder."""
+    return {name: file_digest(folder / name) for name in names}
+
+
+def altered(folder: Path, sealed: Mapping[str, Any]) -> list[str]:
+    """Return the files that a folder lacks, or has with another SHA-256 than in `sealed`."""
+    found = set(folder_files(folder))  # the names may come from anybody, so no other is opened
+    return [f for f, digest in sealed.items() if f not in found or file_digest(folder / f) != digest]
+
+
+def read_seal(folder: Path, *needed: str) -> dict[str, Any]:
+    """Return name → SHA-256 as the folder's `SEAL` says; None for each of the `needed` that it does not name."""
+    sealed = read_json(folder / SEAL).get("files")
+    return dict.fromkeys(needed) | (sealed if isinstance(sealed, dict) else {})
+
+
+def keep(path: Path, write: Writer, key: str = "") -> None:
+    """Write a file with a note of its SHA-256 and of the `key` that it is kept for, as `kept_key` reads them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = path.with_suffix(".json")
+    note.unlink(missing_ok=True)  # a kill between the two writes must not leave the note of another file
+    write_whole(path, write)
+    write_json(note, {"key": key, "digest": file_digest(path)})
+
+
+def kept_key(path: Path) -> str | None:
+    """Return the key that a file was kept for; None if it is missing or damaged, with a warning."""
+    note = read_json(path.with_suffix(".json"))
+    if not (path.is_file() and note):
+        return None
+    if note.get("digest") != file_digest(path):
+        warn(f"{escape(str(path))} is damaged; it is made again")
+        return None
+    return str(note.get("key"))
 
 
 def sync(paths: Iterable[Path]) -> None:

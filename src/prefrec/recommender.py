@@ -19,10 +19,11 @@ from pydantic import ValidationError
 from prefrec import processes
 from prefrec.console import track
 from prefrec.data import PreparedData, RankingExample
+from prefrec.data.readers import PARQUET, read_parquet
 from prefrec.data.store import read_items
 from prefrec.data.types import LOG_SCHEMA
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.files import write_whole
+from prefrec.files import SEAL, altered, keep, kept_key, read_json, read_seal, write_whole
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import resolve
 from prefrec.pipeline.entry import Entry, lm_entry
@@ -35,7 +36,7 @@ from prefrec.rankers.explain import leave_one_out
 from prefrec.rankers.lm import BATCH_SIZE
 from prefrec.runs.stage import stage_key
 from prefrec.serving.bodies import ById, ItemBody, Rules
-from prefrec.serving.export import ABOUT, ITEMS, PROMPT
+from prefrec.serving.export import ABOUT, ITEMS, PROMPT, about_key
 from prefrec.serving.items import ItemIndex
 from prefrec.serving.questions import Selection, answer_all, asked_users
 
@@ -136,6 +137,10 @@ class Recommender:
                 raise ModelError(f"{folder} is not a folder, and cannot be read from the hub: {e}") from e
         try:
             about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+            broken = altered(path, read_seal(path, ITEMS))
+            broken += [ABOUT] if read_json(path / SEAL).get(ABOUT) != about_key(about) else []
+            if broken:
+                raise DataError(", ".join(broken))
             name, model = str(about["ranker"]), ModelSection(**about["model"])
             data = PreparedData(read_items(path / ITEMS), [], [], [], pl.DataFrame(schema=LOG_SCHEMA))
         except (OSError, ValueError, TypeError, KeyError, DataError) as e:
@@ -193,10 +198,12 @@ class Recommender:
     ) -> pl.DataFrame:
         """Return the `k` best items for each user of the log, or those `users`, or these `histories` by user.
 
-        The frame has the columns of `ANSWERS`, and is written to `out` as Parquet. Answers so far are kept beside it:
-        the same call goes on where an earlier one was stopped. The processes of a job share the users.
+        The frame has the columns of `ANSWERS`, and is written to `out` as Parquet, or as CSV if its name ends so.
+        Answers so far are kept beside it: the same call goes on where an earlier one was stopped. The processes of a
+        job share the users.
         """
         self._check_process()
+        is_csv = _is_csv(out)
         if histories is None:
             asked = self._logged(None if users is None else list(users))
         else:
@@ -210,21 +217,24 @@ class Recommender:
         for start in track(range(0, len(pairs), CHUNK), f"{self.entry.name}: {len(pairs)} users"):
             some = dict(pairs[start : start + CHUNK])
             kept = parts / f"{stage_key(**about, users=some)}.parquet" if parts else None
-            if kept is not None and processes.from_first(kept.is_file()):
-                frames.append(pl.read_parquet(kept, glob=False))
-                continue
-            best = zip(some, self._best(some, k, selection), strict=True)
-            rows = [(user, *astuple(row)) for user, ranking in best for row in ranking]
-            frames.append(pl.DataFrame(rows, schema=ANSWERS, orient="row"))
-            if kept and processes.is_first():
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(kept, frames[-1].write_parquet)
+            frames.append(self._part(kept, some, k, selection))
         answers = pl.concat(frames)
         processes.wait()
         if out and parts and processes.is_first():
-            write_whole(Path(out), answers.write_parquet)
+            write_whole(Path(out), answers.write_csv if is_csv else answers.write_parquet)
             shutil.rmtree(parts, ignore_errors=True)
         return answers
+
+    def _part(self, kept: Path | None, asked: Log, k: int, selection: Selection) -> pl.DataFrame:
+        """Return the answers to some users, from the file `kept` if it holds them; they are written there."""
+        if kept and processes.from_first(kept_key(kept) is not None if processes.is_first() else None):
+            return read_parquet(kept)
+        best = zip(asked, self._best(asked, k, selection), strict=True)
+        rows = [(user, *astuple(row)) for user, ranking in best for row in ranking]
+        frame = pl.DataFrame(rows, schema=ANSWERS, orient="row")
+        if kept and processes.is_first():
+            keep(kept, frame.write_parquet)
+        return frame
 
     @property
     def _on_lists(self) -> Ranker:
@@ -278,6 +288,14 @@ class Recommender:
     def _ranked(self, ids: Sequence[str], scores: Iterable[float]) -> Rows[Ranked]:
         rows = zip(ids, self.data.catalogue.titles_of(ids), scores, strict=True)
         return Rows(Ranked(rank, i, title, float(score)) for rank, (i, title, score) in enumerate(rows, 1))
+
+
+def _is_csv(out: str | Path | None) -> bool:
+    """Return True for a file of answers that is CSV by its name; raise ConfigError if it is not Parquet either."""
+    suffix = Path(out or "").suffix.lower()
+    if suffix not in ("", ".csv", *PARQUET):
+        raise ConfigError(f"{out}: answers are written as Parquet or CSV; end the name in .parquet or .csv")
+    return suffix == ".csv"
 
 
 def fit(

@@ -9,12 +9,12 @@ from command import prefrec, succeed
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError, ModelError
 from prefrec.evaluation import Interval
-from prefrec.files import write_json
 from prefrec.pipeline import score
 from prefrec.pipeline.recipe import Recipe, load_recipe
 from prefrec.training.progress import ProgressCallback
 from prefrec_lab import tune
 from prefrec_lab.tune import Search, SearchedField
+from sealed import write_metrics
 from tiny_run import write_recipe
 
 RATES, EPOCHS = "sft.learning_rate=1e-5..1e-2:log", "sft.epochs=1,2,4"
@@ -41,7 +41,7 @@ def runs(monkeypatch):
         interval = Interval(value, value - 0.1, value + 0.1, 40, 40).to_json()
         plain = {"n": 40, "users": 40, "chance": 0.2, "best_reference": None}
         blocks = {"metrics": {"sft": {"ndcg@10": interval}}, "expected": {}, "comparisons": [], "groups": {}}
-        write_json(folder / "metrics.json", {"evaluation": blocks | plain | {"audit": None}})
+        write_metrics(folder, {"evaluation": blocks | plain | {"audit": None}})
 
     monkeypatch.setattr(tune, "run_recipe", run_recipe)
     return made

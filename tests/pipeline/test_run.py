@@ -26,6 +26,7 @@ from prefrec.runs import contents as contents_module
 from prefrec.runs.contents import read_run
 from prefrec.runs.stage import last_checkpoint
 from prefrec.training.progress import ProgressCallback
+from sealed import write_metrics
 from tiny_run import TITLES, adapter_weights, write_shop
 
 ALIGNMENTS = ("align/dpo", "align/s-dpo")
@@ -372,7 +373,7 @@ def test_what_decides_no_metrics_and_metrics_of_old_are_shown(run_again, recipe)
     folder, _ = run_again(_shorter(recipe), until="prepare")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics.pop("made_of").keys() == {"sft", *ALIGNMENTS, "data", "recipe"}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_metrics(folder, metrics)
     assert read_run(folder).evaluation is not None
     assert len(open_run(folder).predictions()) > 0
 

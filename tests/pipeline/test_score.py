@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from baselines import UNDATED_BASELINES
+from prefrec import files
 from prefrec.errors import ConfigError, DataError, ModelError
 from prefrec.pipeline import score
 from prefrec.pipeline.entry import Ingredients, adapter_key, lm_entry, model_key
@@ -146,7 +147,7 @@ def test_damaged_predictions_are_made_again(evaluate, entries, asked, tmp_path, 
     content[len(content) // 2] ^= 1
     path.write_bytes(content[:-9] if cut else content)
     assert evaluate(entries[:1]).predictions.equals(before.predictions)
-    assert "zero-shot.parquet is damaged; zero-shot is asked again" in capsys.readouterr().err
+    assert "zero-shot.parquet is damaged; it is made again" in capsys.readouterr().err
     assert asked == ["zero-shot"] * 2
 
 
@@ -157,7 +158,7 @@ def test_a_key_never_stands_beside_the_answers_to_another(evaluate, entries, ask
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(score, "write_json", killed)
+        patch.setattr(files, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             evaluate(entries[:1], seed=1, rows=10)
     again = evaluate(entries[:1])

@@ -27,6 +27,7 @@ from prefrec.report.examples import pick_examples
 from prefrec.report.tables import groups_grid, metrics_grid
 from prefrec.report.wording import clock, with_interval
 from prefrec.runs.contents import Stage, read_run
+from sealed import seal_stage, write_metrics
 
 SCRIPT = "<script>alert(1)</script>"
 RECIPE = {
@@ -127,9 +128,8 @@ def _log(kind: str, negatives: int = 1, points: int = 60) -> list[dict[str, floa
 
 def _stage(folder: Path, kind: str, log: list[dict[str, float]], **config: object) -> None:
     folder.mkdir(parents=True)
-    state = {"key": "k", "finished": True, "seconds": 812.4, "kind": kind, "config": config}
-    (folder / "stage.json").write_text(json.dumps(state))
     (folder / "log.json").write_text(json.dumps(log))
+    seal_stage(folder, seconds=812.4, kind=kind, config=config)
 
 
 def build_run(run: Path) -> Path:
@@ -140,6 +140,7 @@ def build_run(run: Path) -> Path:
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     (run / "environment.json").write_text(json.dumps(ENVIRONMENT))
     write_prepared(data, run / "data")
+    seal_stage(run / "data")
     _stage(run / "sft", "sft", _log("sft"), learning_rate=5e-4)
     _stage(run / "align/dpo", "align", _log("align", 1), loss="dpo", beta=0.1, num_negatives=1, learning_rate=1e-5)
     settings = {"loss": "softmax_dpo", "beta": 1.0, "num_negatives": 7, "learning_rate": 1e-5}
@@ -152,8 +153,8 @@ def build_run(run: Path) -> Path:
     keep = ("gen_hr@1", "valid_ratio")
     generation["metrics"] = {r: {m: of[m] for m in keep} for r, of in generation["metrics"].items()}
     metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": generation}
-    (run / "metrics.json").write_text(json.dumps(metrics))
     write_predictions(predictions, run / "predictions.parquet")
+    write_metrics(run, metrics)
     return run
 
 
@@ -246,7 +247,7 @@ def test_the_whole_catalogue_new_targets_and_the_best_reference_are_in_it(run):
     told = {"split": "test", "evaluation": lists.to_json(), "generation": None}
     told["evaluation"]["best_reference"], told["full_catalogue"] = "popularity", full.to_json()
     told["full_catalogue"]["best_reference"] = "random"
-    (run / "metrics.json").write_text(json.dumps(told))
+    write_metrics(run, told)
     page = _read(run)
     assert page.open == []
     for part in ("NDCG@10, all items", "HR@10, all items", "NDCG@10, all items, new targets", "HR@1, warm targets"):
@@ -329,11 +330,12 @@ def test_in_a_browser_nothing_of_the_data_runs(run):
     catalogue = Catalogue(pl.DataFrame({"item_id": ids, "title": titles}))
     data.protocol["notes"] = TEXTS
     write_prepared(dataclasses.replace(data, catalogue=catalogue), run / "data")
+    seal_stage(run / "data")
     frame = pl.read_parquet(run / "predictions.parquet")
     odd = frame.with_columns(ranker=pl.col("ranker").replace("random", SHORT))
     evaluation = evaluate_predictions(odd, compare=[(SHORT, "popularity")])
     metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": None}
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    write_metrics(run, metrics)
     text = text_of_unbroken(write_report(run))
     assert all(hostile in text for hostile in [*TEXTS, SHORT])
 
@@ -346,7 +348,7 @@ def test_in_a_browser_it_fits_the_window(run, width):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 800})
         metrics = json.loads((run / "metrics.json").read_text())
-        (run / "metrics.json").write_text(json.dumps(metrics | {"full_catalogue": metrics["evaluation"]}))
+        write_metrics(run, metrics | {"full_catalogue": metrics["evaluation"]})
         page.goto(write_report(run).resolve().as_uri())
         page.locator("details.curves summary").click()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -360,7 +362,7 @@ def test_names_with_markup_and_dollars_stay_text(run):
     odd = frame.with_columns(ranker=pl.col("ranker").replace("random", "<b>$x$ & y"))
     evaluation = evaluate_predictions(odd, compare=[])
     metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": None}
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    write_metrics(run, metrics)
     text = write_report(run).read_text(encoding="utf-8")
     assert "<b>" not in text
     assert text.count("&lt;b&gt;$x$ &amp; y") >= 3
@@ -392,7 +394,7 @@ def test_examples_are_balanced_and_always_the_same(run):
     [
         ("recipe.yaml", "recipe.yaml is missing"),
         ("environment.json", "environment.json is missing"),
-        ("data/protocol.json", "data cannot be read: data is unfinished"),
+        ("data/protocol.json", "data cannot be read: data is damaged or unfinished (protocol.json)"),
         ("metrics.json", "metrics.json is missing"),
         ("predictions.parquet", "predictions.parquet is missing"),
         ("sft/log.json", "sft/log.json is missing"),
@@ -448,10 +450,13 @@ def test_the_weights_of_a_blend_are_told(run):
     }
     found = {"units": {"sft": None, SCRIPT: 2.0}, "logits": {"": logit}, "reranked": None}
     (run / "rankers/blend/blend.json").write_text(json.dumps(found))
+    seal_stage(run / "rankers/blend")
     sentence = f"blend: weights learnt on 20 validation rows: sft +1.00 ± 0.10, {SCRIPT} -2.00 ± 0.20"
     assert sentence in _read(run).text
     for damaged in ("{", "[]", "{}", json.dumps(found | {"logits": {}}), json.dumps(found | {"units": None})):
         (run / "rankers/blend/blend.json").write_text(damaged)
+        assert "blend.json cannot be read: rankers/blend is damaged or unfinished (blend.json)" in _read(run).text
+        seal_stage(run / "rankers/blend")
         assert "rankers/blend/blend.json cannot be read" in _read(run).text
 
 
@@ -459,7 +464,7 @@ def test_the_weights_of_a_blend_are_told(run):
 def test_a_recipe_of_odd_sections(run, wrong):
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"rankers": wrong}))
     metrics = json.loads((run / "metrics.json").read_text()) | {"made_of": {"recipe": "x", "data": 3}}
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    write_metrics(run, metrics)
     assert read_run(run).outdated.startswith("data, recipe changed")
     (run / "recipe.yaml").write_text("{1: a, b: 2}")
     (run / "sft/stage.json").write_text("[" * 100_000)

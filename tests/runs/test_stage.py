@@ -392,3 +392,20 @@ def test_a_stage_killed_before_its_first_file_begins_again(tmp_path, draft):
     assert is_finished(folder, "k")
     assert [p.name for p in tmp_path.iterdir()] == ["sft"]
     assert [p.name for p in folder.iterdir()] == [STAGE_FILE]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stage_that_finds_anothers_key_at_its_end_says_so(tmp_path, fails):
+    folder = tmp_path / "sft"
+
+    def carry_out():
+        with stage(folder, "mine", "sft", {}):
+            _made(folder, "yours")
+            if fails:
+                raise FileNotFoundError("best")
+
+    error, told = (FileNotFoundError, "best") if fails else (ConfigError, "another command made its stage here")
+    with pytest.raises(error, match=told):
+        carry_out()
+    assert is_finished(folder, "yours")
+    assert (folder / "adapter").read_text() == "yours"

@@ -34,6 +34,7 @@ from prefrec.runs.contents import read_run
 from prefrec.serving import export
 from prefrec.serving.export import export_ranker, model_card
 from prefrec.training import lora_config
+from sealed import write_metrics
 from slow import slow_logps
 from tiny import tiny_llama
 
@@ -297,7 +298,7 @@ def _measured(folder, run):
         frames.append(prediction_frame(name, examples, scores, (ranks, np.zeros_like(ranks))))
     audit = audit_prepared(run.data, "test", "train", 0)
     evaluation = evaluate_predictions(pl.concat(frames), ks=[1, 3], audit=audit)
-    write_json(folder / "metrics.json", {"split": "test", "evaluation": evaluation.to_json(), "generation": None})
+    write_metrics(folder, {"split": "test", "evaluation": evaluation.to_json(), "generation": None})
     write_json(folder / "environment.json", {"prefrec": "0.1.0", "commit": "abc", "platform": "a machine"})
     return evaluation
 

@@ -23,6 +23,7 @@ from prefrec.pipeline.recipe import Recipe, checked_recipe, dump_recipe, set_fie
 from prefrec.pipeline.run import run_recipe
 from prefrec.report.tables import Cell, Grid
 from prefrec.report.wording import interval_ends, number
+from prefrec.runs.contents import METRICS, result_file
 from prefrec.runs.lock import run_lock
 from prefrec.runs.stage import stage_key
 
@@ -167,7 +168,7 @@ class Search:
             say(f"trial {trial.number} failed: {e}")
             shutil.rmtree(folder)
             raise
-        evaluation = Evaluation.from_json(read_json(folder / "metrics.json")["evaluation"])
+        evaluation = Evaluation.from_json(read_json(result_file(folder / METRICS))["evaluation"])
         try:
             found = evaluation.metrics[self.ranker][self.metric]
         except KeyError:

@@ -13,13 +13,12 @@ from prefrec.cli._output import print_scores
 from prefrec.cli.sft import as_trained
 from prefrec.data import read_prepared
 from prefrec.errors import ConfigError
-from prefrec.evaluation import write_predictions
-from prefrec.files import write_json
 from prefrec.pipeline.entry import lm_entry
 from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
 from prefrec.pipeline.recipe import SEED, ZERO_SHOT, EvaluateSection, ModelSection
 from prefrec.processes import is_first
 from prefrec.rankers.config import NAME
+from prefrec.runs.contents import METRICS, write_results
 
 
 @o.from_sections
@@ -49,8 +48,7 @@ def evaluate(
     scores = evaluate_rankers(prepared, section, entries, folder / "predictions", seed=seed)
     metrics = metrics_json(section.split, scores)
     if is_first():  # of the processes of a job, which all have the scores
-        write_predictions(scores.predictions, folder / "predictions.parquet")
-        write_json(folder / "metrics.json", metrics)
+        write_results(folder, scores.predictions, {METRICS: metrics})
     if as_json:
         o.print_json(metrics)
     else:

@@ -27,7 +27,7 @@ def recommend(
     history: Annotated[list[str] | None, typer.Option(help="Title or item id, oldest first; repeatable.")] = None,
     history_file: Annotated[Path | None, typer.Option(help="Rows: `history` (a list), perhaps `user_id`.")] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Items for each user.")] = 10,
-    out: Annotated[Path | None, typer.Option(help="Parquet file to write; default: print.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write, .parquet or .csv; default: print.")] = None,
     ranker: Annotated[str | None, typer.Option(help="Any ranker of the run; default: the last model.")] = None,
     as_json: o.AsJson = False,
 ) -> None:

@@ -15,9 +15,9 @@ from prefrec.evaluation.preferences import Preferences
 from prefrec.files import read_json
 from prefrec.pipeline.recipe import Recipe, load_recipe
 from prefrec.pipeline.run import run_recipe, survey
-from prefrec.pipeline.update import GROUPS, UPDATE
+from prefrec.pipeline.update import GROUPS
 from prefrec.report.tables import Printed, preference_grids
-from prefrec.runs.contents import PREFERENCES
+from prefrec.runs.contents import METRICS, PREFERENCES, UPDATE
 
 
 def run(
@@ -45,7 +45,7 @@ def run(
 def carry_out(recipe: Recipe, folder: Path, until: str, as_json: bool) -> None:
     """Carry out a recipe in a folder, and print what was measured."""
     result = run_recipe(recipe, folder, until=until)
-    metrics = read_json(folder / "metrics.json") if until in ("evaluate", "report") else None
+    metrics = read_json(folder / METRICS) if until in ("evaluate", "report") else None
     preferences, update = (read_json(folder / name) if metrics else None for name in (PREFERENCES, UPDATE))
     if as_json:
         more = {"preferences": preferences, "update": update}

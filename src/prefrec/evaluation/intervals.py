@@ -16,11 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter
 from scipy.special import stdtr, stdtrit
 
 Labels = Sequence[Any] | NDArray[Any]
@@ -74,6 +75,17 @@ class PairedDifference(Interval):
     """
 
     p_value: Number = math.nan
+
+
+def within(least: float, value: Interval) -> Interval:
+    """Return an interval that was read; raise ValueError if its mean is outside `least` to 1."""
+    if not (math.isnan(value.mean) or least - 1e-9 <= value.mean <= 1 + 1e-9):
+        raise ValueError(f"{value} is outside {least:g} to 1, where means of all metrics are")
+    return value
+
+
+Share = Annotated[Interval, AfterValidator(partial(within, 0.0))]
+"""A mean of a metric from 0 to 1, as all of ours are; anything else in JSON is damage."""
 
 
 def plain(value: Any) -> Any:

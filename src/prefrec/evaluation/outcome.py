@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 
 from prefrec.evaluation.audit import Audit
-from prefrec.evaluation.intervals import Interval, Means, Number, PairedDifference, Result, holm, plain
+from prefrec.evaluation.intervals import Means, Number, PairedDifference, Result, Share, holm, plain, within
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
 """Ranker → metric → values, in the order of the examples: of all rows, or of those with text."""
@@ -38,6 +39,9 @@ class Comparison(PairedDifference):
         """True if a difference is shown in spite of the number of comparisons: the adjusted p is below 0.05."""
         return self.adjusted_p < 0.05
 
+
+Gap = Annotated[Comparison, AfterValidator(partial(within, -1.0))]
+"""A difference of two means of metrics from 0 to 1."""
 
 FAMILY = "ndcg@10"
 """The metric of the comparisons that are corrected for their number."""
@@ -69,7 +73,7 @@ def compare_columns(means: Means, pairs: Sequence[tuple[str, str]]) -> list[Comp
 class Group(Result):
     """The result on some of the rows."""
 
-    metrics: dict[str, dict[str, Interval]]  # ranker → metric → interval
+    metrics: dict[str, dict[str, Share]]  # ranker → metric → interval
     n: int  # rows
     users: int  # distinct users
     expected: dict[str, float]  # metric → its expectation for a random order of the candidates
@@ -91,7 +95,7 @@ class Evaluation(Group):
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
 
-    comparisons: list[Comparison]
+    comparisons: list[Gap]
     chance: float
     audit: Audit | None = None
     best_reference: str | None = None

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from prefrec.evaluation.intervals import Interval, Means, Result, half_length, jackknife
+from prefrec.evaluation.intervals import Interval, Means, Result, Share, half_length, jackknife
 from prefrec.evaluation.metrics import Floats as Floats
-from prefrec.evaluation.outcome import Comparison, compare_columns
+from prefrec.evaluation.outcome import Gap, compare_columns
 
 Mask = NDArray[np.bool_]
 Judged = dict[str, list[tuple[int, float]]]
@@ -157,8 +157,8 @@ class Preferences(Result):
         chosen_on: number of validation users that the weights were chosen on.
     """
 
-    metrics: dict[str, dict[str, Interval]]
-    differences: list[Comparison]
+    metrics: dict[str, dict[str, Share]]
+    differences: list[Gap]
     weights: dict[str, float]
     users: int
     chosen_on: int = 0

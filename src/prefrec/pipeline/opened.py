@@ -18,7 +18,7 @@ from prefrec.pipeline.plan import ALIGN, Plan
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe, load_recipe
 from prefrec.pipeline.run import planned
 from prefrec.rankers import LMRanker
-from prefrec.runs.contents import Stage, read_run
+from prefrec.runs.contents import PREDICTIONS, Stage, read_run, result_file
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Run:
         """Return the predictions of all rankers; raise DataError if the run changed since, or was not evaluated."""
         if self.outdated:
             raise DataError(f"{self.folder}/predictions.parquet is of an earlier run: {self.outdated}")
-        return read_predictions(self.folder / "predictions.parquet")
+        return read_predictions(result_file(self.folder / PREDICTIONS))
 
 
 def open_run(folder: Path) -> Run:

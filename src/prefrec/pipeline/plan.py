@@ -165,17 +165,17 @@ class Plan:
         """Raise DataError or ConfigError if the result of a stage does not stand."""
         name, weights, changed = step.entry.name, step.entry.weights, step.changed()
         state, again = read_state(step.folder), "run the recipe again (`prefrec run`)"
-        if not state or not (weights is None or weights.is_dir()):
+        if not step.folder.is_dir() or not (weights is None or weights.is_dir()):
             raise self._missing(name)
-        if changed:
+        if changed and "key" in state:
             raise ConfigError(
                 f"{self.folder}: {name} was made with another recipe ({', '.join(changed)}) than the one in this "
                 f"folder: {again}, or put the recipe back"
             )
+        if state.get("finished") is False:
+            raise DataError(f"{self.folder}: {name} is unfinished: {again}")
         if broken := damaged(step.folder):
             raise DataError(f"{self.folder}: {name} is damaged ({', '.join(broken)}): {again}")
-        if not state.get("finished"):
-            raise DataError(f"{self.folder}: {name} is unfinished: {again}")
 
     def _missing(self, name: str) -> DataError:
         there = [n for n in self.names if not self.step(n).entry.make or read_state(self.step(n).folder)]
@@ -251,9 +251,9 @@ def why_due(folder: Path, key: str, changed: Sequence[str] | None) -> str:
         return "not made yet"
     if state.get("key") != key:
         return f"changed: {', '.join(changed)}" if changed else "made from other inputs, which were not recorded"
-    if broken:
-        return f"damaged: {', '.join(broken)}"
-    return "" if state.get("finished") else "unfinished"
+    if state.get("finished") is False:
+        return "unfinished"
+    return f"damaged: {', '.join(broken)}" if broken else ""
 
 
 def _changed_inputs(recorded: Any, inputs: Mapping[str, Any]) -> list[str] | None:

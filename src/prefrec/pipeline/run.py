@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from rich.markup import escape
 from prefrec.console import say
 from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, write_prepared
 from prefrec.errors import ConfigError
-from prefrec.evaluation import write_predictions
-from prefrec.files import content_digest, read_json, write_json, write_text
+from prefrec.files import content_digest, write_json, write_text
 from prefrec.pipeline.encoders import shown_items
 from prefrec.pipeline.entry import Entry, Ingredients
 from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
@@ -21,11 +21,11 @@ from prefrec.pipeline.plan import ALIGN, Plan, differences, make_once, stage_fol
 from prefrec.pipeline.preferences import run_preferences
 from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe, dump_recipe, map_files, reached
 from prefrec.pipeline.rows import check_rows, trained_sections, warn_of_idle_dropout
-from prefrec.pipeline.update import UPDATE, measure_update, split_change
+from prefrec.pipeline.update import measure_update, split_change
 from prefrec.processes import is_first
 from prefrec.report import write_report
-from prefrec.runs.contents import METRICS, PREFERENCES, made_of
-from prefrec.runs.lock import run_lock
+from prefrec.runs.contents import METRICS, PREFERENCES, UPDATE, made_of, write_results
+from prefrec.runs.lock import reader_lock, run_lock
 from prefrec.runs.stage import machine, read_state, refuse_name, stage_key
 
 STAGES = ("prepare", SFT, ALIGN, RANKERS, "evaluate", "report")
@@ -49,7 +49,7 @@ def run_recipe(
     for name in (*(s.name for s in recipe.align), *(r.name for r in recipe.rankers)):
         refuse_name(name)
     folder.mkdir(parents=True, exist_ok=True)
-    with run_lock(folder):
+    with run_lock(folder), reader_lock(recipe.update.run) if recipe.update else nullcontext():
         if is_first():
             write_text(folder / "recipe.yaml", dump_recipe(recipe))
             write_json(folder / "environment.json", machine() | {"seed": recipe.seed})
@@ -131,17 +131,12 @@ def data_key(recipe: Recipe) -> str:
 def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Sequence[Entry]) -> None:
     say("[bold]evaluate[/bold]")
     scores = evaluate_rankers(data, recipe.evaluate, entries, folder / "predictions", seed=recipe.seed)
+    preferences = run_preferences(recipe, data, entries, folder / "preferences")
+    update = measure_update(recipe, data, entries, folder / "predictions" / "update")
     if is_first():
         now = made_of(folder, yaml.safe_load(dump_recipe(recipe)), data_key)
-        if read_json(folder / METRICS).get("made_of") != now:
-            # A kill after this line must not leave metrics beside predictions that they do not belong to.
-            (folder / METRICS).unlink(missing_ok=True)
-        write_predictions(scores.predictions, folder / "predictions.parquet")
-        write_json(folder / METRICS, metrics_json(recipe.evaluate.split, scores) | {"made_of": now})
-        (folder / PREFERENCES).unlink(missing_ok=True)
-        (folder / UPDATE).unlink(missing_ok=True)
-    preferences = run_preferences(recipe, data, entries, folder / "preferences")
-    if preferences is not None and is_first():
-        write_json(folder / PREFERENCES, preferences.to_json() | {"split": recipe.evaluate.split})
-    if (update := measure_update(recipe, data, entries, folder / "predictions" / "update")) and is_first():
-        write_json(folder / UPDATE, update)
+        split = recipe.evaluate.split
+        values: dict[str, Any] = {METRICS: metrics_json(split, scores) | {"made_of": now}}
+        values |= {PREFERENCES: preferences.to_json() | {"split": split}} if preferences else {}
+        values |= {UPDATE: update} if update else {}
+        write_results(folder, scores.predictions, values)

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
-from rich.markup import escape
 
 from prefrec import processes
-from prefrec.console import say, warn
+from prefrec.console import say
 from prefrec.data import PreparedData, RankingExample, seen_items
 from prefrec.errors import ConfigError, DataError
-from prefrec.evaluation import judge_texts, predict, rank_catalogue, read_predictions, write_predictions
-from prefrec.files import file_digest, read_json, write_json
+from prefrec.evaluation import judge_texts, predict, rank_catalogue, read_predictions
+from prefrec.evaluation.predictions import PREDICTION_SCHEMA
+from prefrec.files import keep, kept_key
 from prefrec.pipeline.entry import Entry, full_entries
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.rankers.base import ComposedRanker, GeneratingRanker, Ranker
@@ -129,7 +129,7 @@ def ask_models(
             stage_key(rows=rows_key, entry=entry.key, generate=generate, **model) for generate in (places, [])
         )
         path = cache / f"{entry.name}.parquet"
-        known = processes.from_first(_known(path) if processes.is_first() else None)
+        known = processes.from_first(kept_key(path) if processes.is_first() else None)
         if known != key:
             ranker = entry.load(section.batch_size)
             if isinstance(ranker, ComposedRanker):
@@ -148,23 +148,9 @@ def ask_models(
     return frames
 
 
-def _known(path: Path) -> str | None:
-    """Return the key that predictions were kept with; None if they are missing or damaged."""
-    about = read_json(path.with_suffix(".json"))
-    if not (path.is_file() and about):
-        return None
-    if about.get("digest") != file_digest(path):
-        warn(f"{escape(str(path))} is damaged; {path.stem} is asked again")
-        return None
-    return str(about.get("key"))
-
-
 def _keep(path: Path, key: str, frame: pl.DataFrame) -> None:
     if processes.is_first():
-        # A kill between the two writes must not leave the key of other predictions.
-        path.with_suffix(".json").unlink(missing_ok=True)
-        write_predictions(frame, path)
-        write_json(path.with_suffix(".json"), {"key": key, "digest": file_digest(path)})
+        keep(path, frame.select(PREDICTION_SCHEMA.names()).write_parquet, key)
 
 
 def _with_texts(

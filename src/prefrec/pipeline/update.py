@@ -18,9 +18,8 @@ from prefrec.files import content_digest
 from prefrec.pipeline.entry import MADE_WITH, WEIGHTS, Entry, lm_entry, loaded_once
 from prefrec.pipeline.recipe import SFT, Recipe, UpdateSection, load_recipe
 from prefrec.pipeline.score import ask_models
-from prefrec.runs.stage import read_state
+from prefrec.runs.stage import check_whole, read_state
 
-UPDATE = "update.json"
 GROUPS = {
     "old": "test rows of the run that was updated, whose targets the update did not learn",
     "newest": "test rows whose targets that run does not know",
@@ -40,6 +39,8 @@ def start_entry(recipe: Recipe, data: PreparedData, folder: Path) -> Entry | Non
     if recipe.update is None:
         return None
     weights = recipe.update.run / SFT / WEIGHTS
+    if weights.is_dir():
+        check_whole(weights.parent)
     if not weights.is_dir() and (key := read_state(folder / SFT).get(MADE_WITH, {}).get("start")):
         return lm_entry("start", weights, data, recipe.model, key=key)  # the earlier run may be deleted by now
     return lm_entry("start", weights, data, recipe.model)
@@ -61,6 +62,7 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
     aligned = load_recipe(recipe.update.run / "recipe.yaml").align
     stage, name = (f"align/{aligned[-1].name}", aligned[-1].name) if aligned else (SFT, SFT)
     weights = recipe.update.run / stage / WEIGHTS
+    check_whole(weights.parent)
     inputs = {**after.inputs, "weights": content_digest(weights)}
     before = lm_entry(f"{name} before", weights, data, recipe.model, inputs)
     models = [loaded_once(model) for model in (before, after)]  # loading encodes the titles of new items
@@ -77,5 +79,6 @@ def measure_update(recipe: Recipe, data: PreparedData, entries: Sequence[Entry],
 
 def _earlier(update: UpdateSection) -> tuple[PreparedData, list[RankingExample]]:
     """Return the data of the run that an update goes on from, and the test rows that stay out of training."""
+    check_whole(update.run / "data")
     data = read_prepared(update.run / "data")
     return data, data.some("test", min(update.rows, (len(data.test) + 1) // 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,18 +15,26 @@ import yaml
 
 from prefrec.data import PreparedData, prepared_digest, read_prepared
 from prefrec.data.readers import first_words
-from prefrec.errors import DataError
+from prefrec.errors import DataError, without_secrets
 from prefrec.evaluation import Evaluation, read_predictions
+from prefrec.evaluation.predictions import PREDICTION_SCHEMA
 from prefrec.evaluation.preferences import Preferences
+from prefrec.files import SEAL, Writer, altered, digests, read_seal, write_json, write_together
 from prefrec.rankers.blend import BLEND_FILE, Weights, weights_sentence
-from prefrec.runs.stage import STAGE_FILE, damaged, is_previous, read_state, stage_key
+from prefrec.runs.stage import STAGE_FILE, check_whole, damaged, is_previous, read_state, stage_key
 
 T = TypeVar("T")
 
 EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/", "metrics.json", "predictions.parquet")
 """The parts of a run's folder."""
 
-METRICS, PREFERENCES = "metrics.json", "preferences.json"
+METRICS, PREFERENCES, PREDICTIONS, UPDATE = RESULTS = (
+    "metrics.json",
+    "preferences.json",
+    "predictions.parquet",
+    "update.json",
+)
+"""Files of an evaluation, whose SHA-256 are in the folder's `seal.json`."""
 _STAGE_FOLDERS = ("data", "sft", "align/*", "rankers/*")
 
 
@@ -62,6 +70,7 @@ class RunContents:
     """The parts of a run that can be read.
 
     Attributes:
+        recipe_text: without the secrets of addresses.
         stages: SFT first, then alignments in the recipe's order.
         missing: one sentence for each part that is absent, unfinished or damaged.
         machines: machine and versions that finished each stage, by its folder, if they were recorded.
@@ -112,12 +121,12 @@ def read_run(folder: Path) -> RunContents:
     missing: list[str] = []
     text, recipe = _read(folder, "recipe.yaml", missing, _read_recipe) or ("", {})
     environment = _read(folder, "environment.json", missing, _read_json) or {}
-    data = _read(folder, "data", missing, read_prepared)
+    data = _read(folder, "data", missing, _read_data)
     stages = _stages(folder, recipe, missing)
     results = _read(folder, METRICS, missing, _read_metrics) or {}
-    results["predictions"] = _read(folder, "predictions.parquet", missing, read_predictions)
+    results["predictions"] = _read(folder, PREDICTIONS, missing, lambda p: read_predictions(result_file(p)))
     if (folder / PREFERENCES).is_file():
-        results["preferences"] = _read(folder, PREFERENCES, missing, lambda p: Preferences.from_json(_read_json(p)))
+        results["preferences"] = _read(folder, PREFERENCES, missing, _read_preferences)
     recorded, outdated = results.pop("made_of", None), ""
     now = made_of(folder, recipe) if isinstance(recorded, dict) else {}
     if changed := [part for part, key in now.items() if recorded.get(part, key) != key]:
@@ -135,6 +144,23 @@ def read_run(folder: Path) -> RunContents:
     return RunContents(
         folder, recipe, text, environment, data, stages, missing, machines, fusions, outdated, **results
     )
+
+
+def write_results(folder: Path, predictions: pl.DataFrame, values: Mapping[str, Any]) -> None:
+    """Write predictions and `values` (name of a JSON file → value), then their seal; earlier ones are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writers: dict[str, Writer] = {PREDICTIONS: predictions.select(PREDICTION_SCHEMA.names()).write_parquet}
+    writers |= {name: partial(write_json, value=value) for name, value in values.items()}
+    # A kill must not leave metrics beside predictions that they do not belong to.
+    write_together({folder / n: w for n, w in writers.items()}, [folder / n for n in (SEAL, *RESULTS)])
+    write_json(folder / SEAL, {"files": digests(folder, writers)})
+
+
+def result_file(path: Path) -> Path:
+    """Return the path of a file of an evaluation; raise DataError if it is not what the evaluation wrote."""
+    if path.exists() and altered(path.parent, {path.name: read_seal(path.parent).get(path.name)}):
+        raise DataError(f"{path} is damaged, or its evaluation did not end: evaluate again (`prefrec run`)")
+    return path
 
 
 def made_of(folder: Path, recipe: dict[str, Any], data_key: str | None = None) -> dict[str, str]:
@@ -205,9 +231,9 @@ def _stages(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[St
             missing.append(f"{part}/ is missing: the recipe asks for this stage, it was not begun")
             continue
         state = _read(folder, f"{part}/{STAGE_FILE}", missing, _read_json) or {}
-        if state and not state.get("finished"):
+        if state.get("finished") is False:
             missing.append(f"{part}/ is not finished")
-        if broken := damaged(folder / part):
+        elif broken := damaged(folder / part):
             missing.append(f"{part}/ is damaged ({', '.join(broken)}); `prefrec run` makes it again")
         log = _read(folder, f"{part}/log.json", missing, partial(_read_json, kind=list)) or []
         stages.append(Stage(name, kind, state, [e for e in log if isinstance(e, dict)]))
@@ -218,9 +244,12 @@ def _fusions(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[s
     """Return a sentence for each of the recipe's `rankers` that has chosen weights."""
     there = {p.parent.name for p in folder.glob(f"rankers/*/{BLEND_FILE}")}
 
+    def read(file: Path) -> str:
+        check_whole(file.parent)
+        return weights_sentence(file.parent.name, Weights.from_json(_read_json(file)))
+
     def sentence(name: str) -> str | None:
-        path = f"rankers/{name}/{BLEND_FILE}"
-        return _read(folder, path, missing, lambda file: weights_sentence(name, Weights.from_json(_read_json(file))))
+        return _read(folder, f"rankers/{name}/{BLEND_FILE}", missing, read)
 
     return [text for name in _named(recipe, "rankers") if name in there and (text := sentence(name))]
 
@@ -228,7 +257,7 @@ def _fusions(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[s
 def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
     text = path.read_text(encoding="utf-8")
     recipe = yaml.safe_load(text)
-    return text, recipe if isinstance(recipe, dict) else {}
+    return without_secrets(text), recipe if isinstance(recipe, dict) else {}
 
 
 def _read_json(path: Path, kind: type = dict) -> Any:
@@ -238,9 +267,18 @@ def _read_json(path: Path, kind: type = dict) -> Any:
     return value
 
 
+def _read_data(path: Path) -> PreparedData:
+    check_whole(path)
+    return read_prepared(path)
+
+
+def _read_preferences(path: Path) -> Preferences:
+    return Preferences.from_json(_read_json(result_file(path)))
+
+
 def _read_metrics(path: Path) -> dict[str, Any]:
     """Return the fields of `RunContents` in `metrics.json`, and `made_of`."""
-    value = _read_json(path)
+    value = _read_json(result_file(path))
     results = {"split": str(value.get("split", "test")), "made_of": value.get("made_of")}
     results["evaluation"] = Evaluation.from_json(value["evaluation"])
     others = [part for part in ("full_catalogue", "generation") if value.get(part)]

@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 
 from prefrec import processes
 from prefrec.console import say, warn
-from prefrec.errors import ConfigError
-from prefrec.files import file_digest, folder_files, read_json, sync, write_json
+from prefrec.errors import ConfigError, DataError, without_secrets
+from prefrec.files import altered, digests, folder_files, read_json, sync, write_json
 from prefrec.lm.cpu.linear import linear_backend
 from prefrec.lm.models import default_device
 from prefrec.resources import peak_bytes, processor_says, reset_peak
@@ -34,6 +34,8 @@ STAGE_FILE = "stage.json"
 PREVIOUS, KEPT = ".previous", 3
 """End of the names of folders with earlier results (`NAME.previous-N`, the newest has the highest N); how many."""
 CHECKPOINT = "checkpoint-"
+_SIGNS = ("protocol.json", "log.json", "adapter/*", "blend.json", f"{CHECKPOINT}*/")
+"""Patterns of which a stage's folder has one, even without its `stage.json`."""
 TRAINER_STATE = "trainer_state.json"
 """The file of a checkpoint that is written last."""
 
@@ -47,14 +49,15 @@ def is_finished(folder: Path, key: str) -> bool:
     """Return True if `folder` holds the finished and undamaged result of the stage with this key.
 
     A result that was moved aside under this key is brought back first. Damaged files are removed, with a warning, and
-    the stage then counts as unfinished. All processes must call this, and wait.
+    the stage then counts as unfinished. A result whose `stage.json` is lost moves aside when it is made again. All
+    processes must call this, and wait.
     """
     if processes.is_first():
         _bring_back(folder, key)
         _drop_damaged(folder)
     processes.wait()
     state = read_state(folder)
-    return bool(state.get("key") == key and state.get("finished"))
+    return bool(state.get("key") == key and _is_sealed(state))
 
 
 def is_aside(folder: Path, key: str) -> bool:
@@ -64,13 +67,24 @@ def is_aside(folder: Path, key: str) -> bool:
 
 
 def damaged(folder: Path) -> list[str]:
-    """Return the files of a finished stage that are missing, or not what the stage wrote."""
+    """Return the files of a stage that are missing, or not what the stage wrote.
+
+    This is `stage.json` itself unless it says that the stage is finished, and which files it made.
+    """
     state = read_state(folder)
-    sealed = state.get("files") if state.get("finished") else None
-    if not isinstance(sealed, dict):
-        return []
-    found = set(folder_files(folder))  # the names in stage.json may come from anybody, so no other is opened
-    return [f for f, digest in sealed.items() if f not in found or file_digest(folder / f) != digest]
+    return altered(folder, state["files"]) if _is_sealed(state) else [STAGE_FILE]
+
+
+def check_whole(folder: Path) -> None:
+    """Raise DataError if a stage is damaged, or not finished."""
+    if broken := damaged(folder):
+        raise DataError(
+            f"{folder} is damaged or unfinished ({', '.join(broken)}): run the recipe again (`prefrec run`)"
+        )
+
+
+def _is_sealed(state: dict[str, Any]) -> bool:
+    return state.get("finished") is True and isinstance(state.get("files"), dict)
 
 
 @contextmanager
@@ -79,7 +93,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
 
     A result of another key moves to `NAME.previous-N`. Checkpoints are deleted at the end. Of many processes the
     first one manages the folder, and all leave together. Raise ConfigError if the folder's name is one for earlier
-    results, or if it holds files and was never a stage's.
+    results, if it holds files and was never a stage's, or if at the end it is that of another stage.
 
     `stage.json` holds the arguments, the machine that finished the stage, the SHA-256 of its `files`, and its costs
     over all parts that were not killed: wall time, CPU time of this process, and peak of memory (on a GPU: of torch).
@@ -96,7 +110,7 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
         _set_aside(folder)
         state = {}
     folder.mkdir(parents=True, exist_ok=True)
-    note: dict[str, Any] = {"key": key, "kind": kind, "config": config, **more, "finished": False}
+    note: dict[str, Any] = {"key": key, "kind": kind, "config": without_secrets(config), **more, "finished": False}
     note |= {name: state.get(name, 0) for name in ("seconds", "cpu_seconds", "peak_bytes")}
     write_json(folder / STAGE_FILE, note)
     device = default_device().type
@@ -105,17 +119,27 @@ def stage(folder: Path, key: str, kind: str, config: dict[str, Any], **more: Any
     processes.wait()
     try:
         yield folder
+        _check_own(folder, key)
         note |= {"finished": True, "environment": machine(), "files": seal(folder)}
     finally:
         note["seconds"] = round(note["seconds"] + time.monotonic() - start, 1)
         note["cpu_seconds"] = round(note["cpu_seconds"] + time.process_time() - cpu_start, 1)
         note["peak_bytes"] = max(note["peak_bytes"], peak_bytes(device))
-        # If the stage failed, a full disk must not hide its error.
-        with nullcontext() if note["finished"] else suppress(OSError):
-            write_json(folder / STAGE_FILE, note)
-            sync([folder / STAGE_FILE, folder])
+        if read_state(folder).get("key") == key:
+            # If the stage failed, a full disk must not hide its error.
+            with nullcontext() if note["finished"] else suppress(OSError):
+                write_json(folder / STAGE_FILE, note)
+                sync([folder / STAGE_FILE, folder])
     _drop_checkpoints(folder)
     processes.wait()
+
+
+def _check_own(folder: Path, key: str) -> None:
+    if read_state(folder).get("key") != key:
+        raise ConfigError(
+            f"{folder}: another command made its stage here meanwhile, and what this one made is lost; wait for the "
+            "other's end, then give this command again"
+        )
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -168,19 +192,29 @@ def seal(folder: Path) -> dict[str, str]:
     made = [f for f in folder_files(folder) if f != STAGE_FILE and not f.startswith((CHECKPOINT, "runs/"))]
     files = [folder / f for f in made]
     sync([*files, *{f.parent for f in files}])
-    return dict(zip(made, map(file_digest, files), strict=True))
+    return digests(folder, made)
 
 
 def _drop_damaged(folder: Path) -> None:
     """Remove the damaged files of a finished stage, which then counts as unfinished, and warn of them."""
     state = read_state(folder)
-    if not state and (folder / STAGE_FILE).is_file():
-        warn(f"{escape(str(folder / STAGE_FILE))} cannot be read; the stage is made again")
-    if broken := damaged(folder):
+    if state.get("finished") is False:
+        return  # it was interrupted, and resumes
+    if not _is_sealed(state):
+        if _is_ours(folder):
+            warn(f"{escape(str(folder / STAGE_FILE))} is missing or cannot be read; the stage is made again")
+        if state:
+            write_json(folder / STAGE_FILE, {})  # of no key, so that the folder is moved aside
+    elif broken := altered(folder, state["files"]):
         warn(f"{escape(str(folder))}: {escape(', '.join(broken))} damaged or missing; the stage is made again")
         write_json(folder / STAGE_FILE, {"key": state.get("key"), "finished": False})
         for file in set(folder_files(folder)) & set(broken):
             (folder / file).unlink()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return True if a folder has a `stage.json`, or what a stage would have left without one."""
+    return any(any(folder.glob(pattern)) for pattern in (STAGE_FILE, *_SIGNS))
 
 
 def _previous(folder: Path) -> dict[int, Path]:
@@ -195,11 +229,13 @@ def _set_aside(folder: Path, most: int = KEPT) -> None:
     if folder.is_dir() and all(p.name.startswith(f".{STAGE_FILE}.") for p in folder.iterdir()):
         shutil.rmtree(folder)  # a kill came before the first file was in place
         return
-    if not (folder / STAGE_FILE).exists():
+    if not _is_ours(folder):
         raise ConfigError(
             f"{folder} cannot be made: it exists and is not from prefrec (no {STAGE_FILE} in it); name another "
             "folder, or move it away"
         )
+    if not (folder / STAGE_FILE).exists():
+        write_json(folder / STAGE_FILE, {})
     kept = _previous(folder)
     results = [p for p in kept.values() if (p / STAGE_FILE).is_file()]
     for old in results[: max(0, len(results) + 1 - most)]:

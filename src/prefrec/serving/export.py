@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 
 from prefrec.data.types import ITEM_SCHEMA
 from prefrec.errors import ConfigError
-from prefrec.files import clear_drafts, draft_name, storage_error, writing
+from prefrec.files import SEAL, clear_drafts, digests, draft_name, folder_files, storage_error, write_json, writing
 from prefrec.lm.models import DTYPES, EMBEDDED, base_id, load_tokenizer, resolve_dtype
 from prefrec.pipeline.encoders import shown_items, shows_candidates
 from prefrec.pipeline.negatives import history_length
@@ -26,6 +27,7 @@ from prefrec.report.render import page_environment
 from prefrec.report.tables import metrics_grid
 from prefrec.report.wording import label, metric_label
 from prefrec.runs.contents import RunContents, read_run
+from prefrec.runs.stage import stage_key
 from prefrec.training.adapters import check_adapter, is_adapter, load_weights, warn_of_other_base
 
 ABOUT, ITEMS, PROMPT = "prefrec.json", "items.parquet", "prompt.jinja2"
@@ -89,13 +91,20 @@ def export_ranker(run: Run, ranker: str, out: Path, *, merged: bool = False) -> 
             for name, text in texts.items():
                 (draft / name).write_text(text, encoding="utf-8")
             items.write_parquet(draft / ITEMS)
+            sealed = [f for f in folder_files(draft) if f != ABOUT]
+            write_json(draft / SEAL, {"files": digests(draft, sealed), ABOUT: about_key(about)})
         for path in draft.iterdir():  # safetensors writes files that only their owner may read
             path.chmod((draft / "README.md").stat().st_mode)
         with writing(out):
-            draft.replace(out)
+            _replace(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out
+
+
+def about_key(about: dict[str, Any]) -> str:
+    """Return a hash of the content of `ABOUT` without the name of the base, which is corrected if the base moves."""
+    return stage_key(about=about | {"model": about["model"] | {"name": ""}})
 
 
 def _new_draft(out: Path) -> Path:
@@ -117,6 +126,15 @@ def _new_draft(out: Path) -> Path:
         unmade = ConfigError(f"{out.parent} is not a folder and cannot be made ({e.strerror}): name another --out")
         raise storage_error(e, out) or unmade from e
     return draft
+
+
+def _replace(draft: Path, out: Path) -> None:
+    try:
+        draft.replace(out)
+    except OSError as e:
+        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise ConfigError(f"{out}: another command wrote to it meanwhile; name a new folder") from e
 
 
 def _write_adapter(run: Run, adapter: Path, out: Path) -> None:

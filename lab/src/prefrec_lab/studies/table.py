@@ -16,7 +16,7 @@ from prefrec.pipeline.recipe import RANKERS, SFT, ZERO_SHOT, Recipe
 from prefrec.rankers.blend import BlendConfig
 from prefrec.report.tables import Grid
 from prefrec.report.wording import clock, includes_zero, label, with_interval
-from prefrec.runs.contents import METRICS
+from prefrec.runs.contents import METRICS, result_file
 from prefrec.runs.stage import STAGE_FILE
 from prefrec_lab.studies.cost import training_seconds
 from prefrec_lab.studies.measure import Measured, Values, measure, ranker_predictions, ranking_values, users_of
@@ -120,7 +120,7 @@ def gains_table(values: Values, users: Sequence[str], pairs: Mapping[str, str]) 
 
 def full_catalogue_tables(run: Run) -> list[Table]:
     """Return the table of rankers that were asked about the whole catalogue; none if the run asked none."""
-    raw = read_json(run.folder / METRICS).get("full_catalogue")
+    raw = read_json(result_file(run.folder / METRICS)).get("full_catalogue")
     if raw is None:
         return []
     full = Evaluation.from_json(raw)

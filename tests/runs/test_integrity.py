@@ -1,0 +1,224 @@
+"""Whatever is read of a run is what its stages wrote, or an error: in Python, by verbs, and in the report."""
+
+import shutil
+
+import polars as pl
+import pytest
+
+from prefrec import Recommender
+from prefrec.errors import ConfigError, DataError
+from prefrec.evaluation import Evaluation, evaluate_predictions, predict
+from prefrec.files import read_json, write_json
+from prefrec.pipeline.opened import open_run
+from prefrec.pipeline.update import start_entry
+from prefrec.rankers import PopularityRanker
+from prefrec.recommender import CHUNK
+from prefrec.runs.contents import METRICS, read_run, write_results
+from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, stage
+from prefrec.serving.export import export_ranker
+from served_run import write_run
+
+UNSEALED = {
+    "missing": None,
+    "empty": "",
+    "cut": '{"key": "k", "fini',
+    "without files": '{"key": "k", "finished": true, "fimes": {}}',
+    "files of no kind": '{"key": "k", "finished": true, "files": []}',
+    "unfinished": '{"key": "k", "finished": false, "files": {}}',
+    "finished by a word": '{"key": "k", "finished": "yes", "files": {}}',
+}
+"""Contents of `stage.json` that say nothing about the files beside it."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, bpe_tokenizer):
+    """A run; to be read only."""
+    return write_run(tmp_path_factory.mktemp("whole"), bpe_tokenizer)
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+def flip(path, place=None):
+    """Change one bit, in the middle if not told where."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if place is None else place] ^= 1
+    path.write_bytes(content)
+
+
+def put(path, content):
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+
+
+@pytest.mark.parametrize("content", UNSEALED.values(), ids=UNSEALED)
+def test_a_stage_that_vouches_for_nothing_is_damaged_for_every_reader(run, tmp_path, content):
+    flip(run / "sft/adapter/adapter_model.safetensors")
+    put(run / "sft" / STAGE_FILE, content)
+    assert damaged(run / "sft") == [STAGE_FILE]
+    for ask in (
+        lambda: Recommender.from_run(run, "sft"),
+        lambda: export_ranker(open_run(run), "sft", tmp_path / "out"),
+        lambda: open_run(run).ranker("sft"),
+    ):
+        with pytest.raises(DataError, match=r"sft is (unfinished|damaged \(stage.json\)): run the recipe again"):
+            ask()
+    assert any(m.startswith("sft/ is ") for m in read_run(run).missing)
+
+
+@pytest.mark.parametrize("content", UNSEALED.values(), ids=UNSEALED)
+def test_such_a_stage_is_made_again_by_a_run(tmp_path, content):
+    folder = tmp_path / "sft"
+    for made in ("first", "again"):
+        assert not is_finished(folder, "k")
+        with stage(folder, "k", "sft", {}):
+            (folder / "log.json").write_text(made)
+        assert is_finished(folder, "k")
+        if made == "first":
+            put(folder / STAGE_FILE, content)
+    assert (folder / "log.json").read_text() == "again"
+
+
+def test_an_update_of_a_damaged_run_does_not_start(run):
+    recipe = open_run(run).recipe.model_copy()
+    raw = recipe.model_dump(mode="json") | {"update": {"run": str(run)}}
+    recipe = type(recipe).model_validate(raw)
+    assert start_entry(recipe, open_run(run).data, run) is not None
+    flip(run / "sft/adapter/adapter_model.safetensors")
+    with pytest.raises(DataError, match="sft is damaged"):
+        start_entry(recipe, open_run(run).data, run)
+
+
+@pytest.mark.parametrize("file", ["held_out.parquet", "interactions.parquet", "protocol.json", STAGE_FILE])
+@pytest.mark.parametrize("how", ["lost", "of another run"])
+def test_data_are_checked_when_a_run_is_opened(run, file, how):
+    put(run / "data" / file, None if how == "lost" else "{}")
+    with pytest.raises(DataError, match=rf"data is damaged or unfinished \({file}\)"):
+        open_run(run)
+    assert read_run(run).data is None
+
+
+def test_a_part_of_all_users_that_changed_is_made_again(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("prefrec.recommender.CHUNK", 15)
+    out, rec = tmp_path / "top.parquet", Recommender.from_run(run, "popularity")
+    want = rec.recommend_all(k=2)
+    monkeypatch.setattr("prefrec.recommender.shutil.rmtree", lambda *_, **__: None)
+    rec.recommend_all(out, k=2)
+    parts = sorted(tmp_path.glob(".top.parquet.parts/*.parquet"))
+    assert len(parts) == 3 < CHUNK
+    for place in range(0, parts[0].stat().st_size, 97):
+        flip(parts[0], place)
+        assert rec.recommend_all(out, k=2).equals(want) == pl.read_parquet(out).equals(want) is True
+        assert f"{parts[0].name} is damaged; it is made again" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_the_name_of_a_file_of_answers_says_its_form(run, tmp_path):
+    rec = Recommender.from_run(run, "popularity")
+    want = rec.recommend_all(tmp_path / "top.parquet", k=2)
+    rec.recommend_all(tmp_path / "top.csv", k=2)
+    assert pl.read_csv(tmp_path / "top.csv").equals(want) == pl.read_parquet(tmp_path / "top.parquet").equals(want)
+    assert (tmp_path / "top.csv").read_text().startswith("user_id,rank,item_id,title,score\n")
+    with pytest.raises(ConfigError, match=r"top.json: answers are written as Parquet or CSV"):
+        rec.recommend_all(tmp_path / "top.json", k=2)
+
+
+@pytest.fixture
+def evaluated(run):
+    """A run with results of popularity."""
+    opened = open_run(run)
+    rows = opened.data.test[:20]
+    ranker = PopularityRanker.fit(opened.data.train_interactions)
+    predictions = predict(ranker, rows, opened.data.catalogue, generate=False)
+    result = evaluate_predictions(predictions, compare=[])
+    write_results(run, predictions, {METRICS: {"split": "test", "evaluation": result.to_json(), "generation": None}})
+    return run
+
+
+def test_a_digit_of_the_metrics_reaches_no_table_and_no_card(evaluated, tmp_path):
+    contents = read_run(evaluated)
+    assert contents.evaluation is not None
+    assert contents.predictions is not None
+    text = (evaluated / METRICS).read_text()
+    place = text.index('"mean": 0.') + len('"mean": ')
+    put(evaluated / METRICS, f"{text[:place]}9{text[place + 1 :]}")
+    contents = read_run(evaluated)
+    assert contents.evaluation is None
+    assert any(m.startswith("metrics.json cannot be read: metrics.json is damaged") for m in contents.missing)
+    card = export_ranker(open_run(evaluated), "sft", tmp_path / "out") / "README.md"
+    assert "9." not in card.read_text().partition("## Results")[2]
+
+
+def test_predictions_of_another_evaluation_are_refused(evaluated):
+    path = evaluated / "predictions.parquet"
+    frame = pl.read_parquet(path)
+    frame.with_columns(rank=pl.lit(1, pl.UInt32)).write_parquet(path)
+    assert read_run(evaluated).predictions is None
+    with pytest.raises(DataError, match=r"predictions.parquet is damaged, or its evaluation did not end"):
+        open_run(evaluated).predictions()
+    (evaluated / "seal.json").unlink()
+    assert read_run(evaluated).evaluation is None
+
+
+@pytest.mark.parametrize(("part", "value"), [("mean", 9.08), ("mean", -0.1)])
+def test_means_outside_their_range_are_refused(evaluated, part, value):
+    raw = read_json(evaluated / METRICS)["evaluation"]
+    assert Evaluation.from_json(raw).rankers == ["popularity"]
+    raw["metrics"]["popularity"]["hr@1"][part] = value
+    with pytest.raises(ValueError, match="outside 0 to 1"):
+        Evaluation.from_json(raw)
+
+
+def test_differences_are_refused_only_beyond_one(evaluated):
+    raw = read_json(evaluated / METRICS)["evaluation"]
+    gap = {"ranker": "a", "against": "b", "metric": "hr@1", "mean": -0.5, "low": -1.0, "high": 0, "n": 1, "users": 1}
+    raw["comparisons"] = [gap]
+    assert Evaluation.from_json(raw).comparisons[0].mean == -0.5
+    raw["comparisons"] = [gap | {"mean": -1.5}]
+    with pytest.raises(ValueError, match="outside -1 to 1"):
+        Evaluation.from_json(raw)
+
+
+@pytest.mark.parametrize("file", ["items.parquet", "prompt.jinja2", "adapter_model.safetensors"])
+@pytest.mark.parametrize("how", ["changed", "lost"])
+def test_an_export_that_changed_is_refused(run, tmp_path, file, how):
+    out = export_ranker(open_run(run), "sft", tmp_path / "out")
+    (out / "README.md").write_text("a card of my own")
+    (out / ".gitattributes").write_text("as the hub adds it")
+    assert Recommender.from_pretrained(out).items is not None
+    flip(out / file) if how == "changed" else (out / file).unlink()
+    with pytest.raises(DataError, match=rf"is damaged: export it again .*{file}"):
+        Recommender.from_pretrained(out)
+
+
+def test_settings_of_an_export_that_changed_are_refused(run, tmp_path):
+    about = export_ranker(open_run(run), "sft", tmp_path / "out") / "prefrec.json"
+    raw = read_json(about)
+    raw["model"]["max_length"] += 1
+    write_json(about, raw)
+    with pytest.raises(DataError, match=r"is damaged: export it again \(prefrec.json\)"):
+        Recommender.from_pretrained(about.parent)
+
+
+def test_an_export_without_digests_is_refused(run, tmp_path):
+    out = export_ranker(open_run(run), "sft", tmp_path / "out")
+    write_json(out / "seal.json", {})
+    with pytest.raises(DataError, match=r"is damaged: export it again \(items.parquet, prefrec.json\)"):
+        Recommender.from_pretrained(out)
+
+
+@pytest.mark.parametrize("weights", ["model/model.safetensors", "run/sft/adapter/adapter_model.safetensors"])
+def test_a_loaded_model_does_not_change_with_its_files(tmp_path, bpe_tokenizer, weights):
+    path = tmp_path / weights
+    rec = Recommender.from_run(write_run(tmp_path, bpe_tokenizer), "sft")
+    want = rec.rank(["i1", "i2"], ["i3", "i4", "i5"])
+    content = path.read_bytes()
+    with path.open("r+b") as file:  # in place: the file that may be mapped
+        file.seek(len(content) // 2)
+        file.write(content[len(content) // 2 :][::-1])
+    assert rec.rank(["i1", "i2"], ["i3", "i4", "i5"]) == want
+    with path.open("r+b") as file:
+        file.truncate(0)
+    assert rec.rank(["i1", "i2"], ["i3", "i4", "i5"]) == want

@@ -1,0 +1,74 @@
+"""Secrets of addresses stay out of what people and files are told."""
+
+import polars as pl
+import pytest
+import yaml
+from rich.console import Console
+
+from prefrec import console
+from prefrec.errors import DataError, without_secrets
+from prefrec.pipeline.recipe import Recipe
+from prefrec.pipeline.run import run_recipe
+from prefrec.report import write_report
+from tiny_run import write_shop
+
+SECRET = "S3cr3t"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://h.org/a/b.parquet", "http://h.org/a/b.parquet"),
+        ("http://h.org/b.parquet?sig=S3cr3t&x=1", "http://h.org/b.parquet?***"),
+        ("(http://h.org/b?sig=S3cr3t): no", "(http://h.org/b?***): no"),
+        ("s3://KEY:S3cr3t@bucket/x/*.parquet: no", "s3://***@bucket/x/*.parquet: no"),
+        ("/recipes/https:/me:S3cr3t@h.org/x?S3cr3t, no", "/recipes/https:/***@h.org/x?***, no"),
+        ("s3://me:p@S3cr3t@h/x@2?k=S3cr3t.", "s3://***@h/x@2?***."),
+        ("'HTTPS://h/x?S3cr3t'", "'HTTPS://h/x?***'"),
+        ("why? a@b: c:/d?e and x/y?z", "why? a@b: c:/d?e and x/y?z"),
+    ],
+)
+def test_user_and_query_are_left_out(text, shown):
+    assert without_secrets(text) == shown
+    assert without_secrets({"a": [text, 3, None]}) == {"a": [shown, 3, None]}
+    assert str(DataError(text)) == shown
+
+
+def _told(run):
+    files = [f for f in run.rglob("*") if f.is_file() and f.name != "recipe.yaml"]
+    assert {"protocol.json", "stage.json", "report.html"} <= {f.name for f in files}
+    return [f.name for f in files if SECRET.encode() in f.read_bytes()]
+
+
+@pytest.mark.parametrize("address", [f"http://me:{SECRET}@h.org/log.parquet", f"http://h.org/log.parquet?t={SECRET}"])
+def test_an_address_with_secrets_leaves_none(tmp_path, monkeypatch, capsys, address):
+    shop, asked = write_shop(tmp_path / "shop"), []
+
+    def scan(given):
+        asked.append(given)
+        return pl.read_csv(shop["interactions"]).with_columns((pl.col("timestamp") + 1_600_000_000) * 1000).lazy()
+
+    monkeypatch.setattr(pl, "scan_parquet", scan)
+    data = {"source": "files", "interactions": address, "items": str(shop["items"]), "candidates": {"size": 6}}
+    recipe = Recipe.model_validate({"name": "x", "data": data, "evaluate": {"zero_shot": False}})
+    run_recipe(recipe, tmp_path / "run", until="prepare")
+    write_report(tmp_path / "run")
+    assert asked == [address]
+    assert _told(tmp_path / "run") == []
+    assert "log.parquet" in (tmp_path / "run/data/protocol.json").read_text()
+    assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["data"]["interactions"].endswith(address[8:])
+
+    def refused(given):
+        raise pl.exceptions.ComputeError(f"error sending request for url ({given})")
+
+    monkeypatch.setattr(pl, "scan_parquet", refused)
+    with pytest.raises(DataError, match=r"h\.org/log\.parquet.*not a readable Parquet file") as error:
+        run_recipe(recipe, tmp_path / "again", until="prepare")
+    printed = capsys.readouterr()
+    assert SECRET not in str(error.value) + printed.out + printed.err
+
+
+def test_messages_leave_it_out(monkeypatch, capsys):
+    monkeypatch.setattr(console, "console", Console())
+    console.say(f"read http://h/x?{SECRET}")
+    assert capsys.readouterr().out == "read http://h/x?***\n"
