@@ -25,7 +25,8 @@ from prefrec.pipeline.score import ask_full, fit_references
 from prefrec.runs.contents import METRICS
 
 ROOT = Path(__file__).parent.parent
-RESULTS, PAGE = ROOT / "lab/results", ROOT / "docs/results.md"
+RESULTS, PAGE, README = ROOT / "lab/results", ROOT / "docs/results.md", ROOT / "README.md"
+MARKS = ("<!-- results -->", "<!-- /results -->")
 SECTION = RESULTS / "54-full-ranking.json"
 TITLES = {
     "movielens-100k": "MovieLens-100K, leave-last-out",
@@ -40,6 +41,16 @@ COLUMNS = [
     "data", "rows (distinct targets)", "candidate lists", "best baseline", "item only",
     "blend without a language model", "with item-ID tokens", "tokens add", "blend − best baseline", "S-DPO − SFT",
 ]  # fmt: skip
+
+SHOWN = [
+    "data",
+    "candidate lists",
+    "best baseline",
+    "blend without a language model",
+    "with item-ID tokens",
+    "tokens add",
+]
+"""Columns in README."""
 
 
 @dataclass(frozen=True)
@@ -196,14 +207,22 @@ def main(runs: Sequence[str]) -> None:
     section.setdefault("machine", f"{platform.processor() or 'x86_64'}, one core")
     SECTION.write_text(json.dumps(section, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(page(table, measured), encoding="utf-8")
+    readme = README.read_text(encoding="utf-8")
+    begin, end = (readme.index(mark) for mark in MARKS)
+    shown = markdown([[line[COLUMNS.index(c)] for c in SHOWN] for line in [COLUMNS, *table["rows"]]])
+    README.write_text(readme[: begin + len(MARKS[0])] + f"\n{shown}\n" + readme[end:], encoding="utf-8")
 
 
 def page(table: dict[str, Any], measured: Sequence[Measured]) -> str:
     """Return docs/results.md."""
     count = sum(len(_told(m)) for m in measured)
-    lines = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
-    text = "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
-    return HEAD + text + TAIL.format(count=count)
+    return HEAD + markdown([table["columns"], *table["rows"]]) + TAIL.format(count=count)
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table, the first line of which is its head."""
+    head, *rows = lines
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
 HEAD = """# Results
