@@ -53,6 +53,14 @@ def test_validation_targets_are_known_before_test_rows(data):
     assert set(more.select("user_id", "item_id").iter_rows()) == {(e.user_id, e.target) for e in data.validation}
 
 
+def test_histories_of_validation_rows_are_known_before_test_rows(data):
+    """A user of whom nothing was learnt: what precedes the validation target is known, the test target is not."""
+    log = data.train_interactions.filter(pl.col("user_id") != "u0")
+    later = pl.concat([data.held_out_interactions, data.train_interactions.filter(user_id="u0")])
+    changed = replace(data, train_interactions=log, held_out_interactions=later.sort("user_id", "timestamp"))
+    assert set(changed.known_interactions("test").rows()) == set(data.known_interactions("test").rows())
+
+
 NOON = 1_580_472_000  # 2020-01-31 12:00
 AS_NUMBERS = {
     "20200131": NOON - DAY // 2,

@@ -161,14 +161,19 @@ class PreparedData:
     def known_interactions(self, split: str) -> pl.DataFrame:
         """Return the interactions that are known before the rows of a split.
 
-        These are the training interactions and, before test rows, the targets of validation rows.
+        These are the training interactions and, before test rows, those of validation users up to their last
+        validation target.
         """
         log, later = self.train_interactions, self.held_out_interactions
         if split != "test" or later is None:
             return log
-        pairs = [(e.user_id, e.target) for e in self.validation]
-        targets = pl.DataFrame(pairs, ["user_id", "item_id"], orient="row").with_columns(pl.all().cast(pl.String))
-        found = later.join(targets.unique(), on=["user_id", "item_id"], how="semi")
+        pairs = [(e.user_id, e.target, True) for e in self.validation]
+        schema = {"user_id": pl.String, "item_id": pl.String, "is_target": pl.Boolean}
+        targets = pl.DataFrame(pairs, schema, orient="row").unique()
+        marked = later.join(targets, on=["user_id", "item_id"], how="left", maintain_order="left")
+        # Held-out interactions are in the order of users and time.
+        still_to_come = pl.col("is_target").fill_null(False).reverse().cum_max().reverse().over("user_id")
+        found = marked.filter(still_to_come).drop("is_target")
         return pl.concat([log, found], how="diagonal").sort("user_id", "timestamp", maintain_order=True)
 
     def _with_times(self, name: str, rows: Sequence[RankingExample]) -> list[RankingExample]:

@@ -60,7 +60,7 @@ class RowFile(NamedTuple):
 def windows(config: PrepareConfig) -> Source:
     """Read rows with their split, and a log with each interaction once.
 
-    Training interactions are those of the training file, without the targets of validation rows cut from it. Rows
+    Training interactions are those that the training rows show. Rows
     with a target that the user took before, or with fewer than `min_history` history items, are dropped. Titles are a
     JSON of id → title, or a table; HTML entities in them are decoded. For splits but `given` all rows are one log.
     """
@@ -184,9 +184,9 @@ def _log(sequences: Mapping[str, list[tuple[str, int]]], rows: Mapping[str, list
     its position is the time.
     """
     trained = {(row.user, item) for row in rows["train"] for item in (*row.history, row.target)}
-    # A validation target that a training row shows, too, cannot be held out.
-    held = {(row.user, row.target) for row in rows["validation"]} - trained
-    pairs = [(user, item, time, (user, item) not in held) for user, own in sequences.items() for item, time in own]
+    # What only rows cut for validation show is not learnt: it is as late as their targets. A validation target that a
+    # training row shows, too, cannot be held out.
+    pairs = [(user, item, time, (user, item) in trained) for user, own in sequences.items() for item, time in own]
     known = {(user, item) for user, item, *_ in pairs}
     later = [*rows["validation"], *rows["test"]]
     for row in sorted(later, key=lambda row: row.time) if timed else later:
