@@ -231,7 +231,10 @@ def adapter(tmp_path):
 
 
 def test_load_lm_with_and_without_adapter(folder, adapter, ranker):
-    (plain, tokenizer), (adapted, _) = load_lm(str(folder), dtype="float32"), load_lm(str(folder), adapter)
+    (plain, tokenizer), (adapted, _) = (
+        load_lm(str(folder), dtype="float32"),
+        load_lm(str(folder), adapter, dtype="bfloat16"),
+    )
     assert not plain.training
     assert not adapted.training
     assert tokenizer.eos_token == "<|im_end|>"
@@ -259,7 +262,7 @@ def test_load_lm_refuses_half_an_adapter(folder, adapter):
     weights = adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(ModelError, match="cannot be read"):
-        load_lm(str(folder), adapter)
+        load_lm(str(folder), adapter, dtype="bfloat16")
 
 
 @pytest.mark.parametrize("layout", ["packed", "separate"])
