@@ -18,11 +18,11 @@ import polars as pl
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.evaluation.audit import Audit
 from prefrec.evaluation.intervals import Means
 from prefrec.evaluation.metrics import Floats, expected_metrics, metrics_for, target_ranks
 from prefrec.evaluation.outcome import Evaluation, Group, Values, compare_columns, corrected
 from prefrec.evaluation.predictions import judge_texts, prediction_frame, ranks_of
+from prefrec.evaluation.verdict import Audit
 from prefrec.rankers.base import GeneratingRanker, Ranker
 
 TEXT_METRICS = {"choice": ("gen_hr@1", "valid_ratio"), "substring": ("substring_hr@1", "substring_valid_ratio")}

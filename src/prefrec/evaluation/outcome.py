@@ -13,8 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 
-from prefrec.evaluation.audit import Audit
 from prefrec.evaluation.intervals import Means, Number, PairedDifference, Result, Share, holm, plain, within
+from prefrec.evaluation.verdict import Audit
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
 """Ranker → metric → values, in the order of the examples: of all rows, or of those with text."""

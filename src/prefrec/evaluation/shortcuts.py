@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -44,6 +45,10 @@ class Lists:
         """Return the expected hits [B] of `scores` [B, C]."""
         return expected_hits(scores, self.target)
 
+    def take(self, rows: NDArray[Any]) -> Lists:
+        """Return these lists, by numbers or a mask."""
+        return Lists(self.codes[rows], self.target[rows], self.last[rows])
+
     def masked(self, scores: Floats) -> Floats:
         """Return `scores` [B, C] with -inf in empty columns."""
         return np.where(self.codes < 0, -np.inf, scores)
@@ -61,6 +66,21 @@ def encode_lists(examples: Sequence[RankingExample], catalogue: Catalogue) -> Li
 
 Rule = Callable[[Lists], Floats]
 """Lists → scores [B, C]."""
+FOLDS = 5
+"""Parts of the users; a rule that is cross-fitted learns from the lists of all others."""
+
+
+def cross_fitted(
+    lists: Lists, users: Sequence[str], rule: Callable[[Lists, Lists], Floats], rng: np.random.Generator
+) -> Floats:
+    """Return the scores [B, C] of a rule (lists, seen lists) that learns from the lists under test of other users."""
+    codes = np.unique(np.asarray(users), return_inverse=True)[1]
+    fold = (rng.permutation(int(codes.max(initial=0)) + 1) % FOLDS)[codes]
+    scores = np.full(lists.codes.shape, -np.inf)
+    for own in (fold == k for k in range(FOLDS)):
+        if own.any():
+            scores[own] = rule(lists.take(own), lists.take(~own))
+    return scores
 
 
 def target_position(lists: Lists, seen: Lists) -> Floats:
@@ -205,7 +225,7 @@ def common_order(train_interactions: pl.DataFrame, catalogue: Catalogue) -> Floa
     training user took are NaN.
     """
     index = {item: i for i, item in enumerate(catalogue.ids)}
-    pairs = _neighbours(train_interactions, index)
+    pairs = neighbours(train_interactions, index)
     # An arc a → b weighs how much more often b follows a than a follows b.
     surplus = {(a, b): n - pairs.get((b, a), 0) for (a, b), n in pairs.items() if a != b}
     arcs = {arc: n for arc, n in surplus.items() if n > 0}
@@ -217,7 +237,7 @@ def common_order(train_interactions: pl.DataFrame, catalogue: Catalogue) -> Floa
 
 def agreement(train_interactions: pl.DataFrame, catalogue: Catalogue, ranks: Floats) -> float:
     """Return the share of neighbours in the training sequences that are in the order of `ranks` [I]; 0 if none."""
-    pairs = _neighbours(train_interactions, {item: i for i, item in enumerate(catalogue.ids)})
+    pairs = neighbours(train_interactions, {item: i for i, item in enumerate(catalogue.ids)})
     forward = sum(n for (a, b), n in pairs.items() if ranks[a] < ranks[b])
     return forward / (pairs.total() or 1)
 
@@ -227,7 +247,7 @@ def _sequences(train_interactions: pl.DataFrame) -> list[list[str]]:
     return train_interactions.group_by("user_id", maintain_order=True).agg("item_id")["item_id"].to_list()
 
 
-def _neighbours(train_interactions: pl.DataFrame, index: dict[str, int]) -> Counter[tuple[int, int]]:
+def neighbours(train_interactions: pl.DataFrame, index: dict[str, int]) -> Counter[tuple[int, int]]:
     """Return how often item b comes directly after item a in a user's sequence."""
     counts: Counter[tuple[int, int]] = Counter()
     for items in _sequences(train_interactions):

@@ -1,0 +1,130 @@
+"""A data set in a few numbers: what its targets are, and which simple rules its users already follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import polars as pl
+
+from prefrec.data import Catalogue, RankingExample
+from prefrec.evaluation.intervals import Interval, Means, Result
+from prefrec.evaluation.metrics import Floats, expectation, ndcg, target_ranks
+from prefrec.evaluation.shortcuts import neighbours
+from prefrec.rankers.base import Ranker
+from prefrec.rankers.words import tfidf
+
+TOP = 10
+"""Targets that are counted as the most frequent ones."""
+DIFFERENT = 2.0
+"""Ratio of the shares of never-sold items among targets and among negatives from which they differ."""
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Diagnosis(Result):
+    """Numbers of a data set and of the lists under test.
+
+    Attributes:
+        n, targets: rows under test, and distinct targets.
+        new_rows, new_targets: share of the rows whose target no training interaction has, and their distinct targets.
+        new_negatives, new_items: share of the lists' negatives, and of the catalogue's items, without any.
+        top_share: share of the rows of the `TOP` most frequent targets.
+        successors: distinct items that follow an item in training histories, mean over items.
+        alike, alike_random: mean TF-IDF cosine of an item's and its successor's title, and of two random items.
+        history_gain: NDCG@10 of the best rule with the whole history minus with its last item only.
+        history_rule: that rule.
+    """
+
+    n: int
+    targets: int
+    new_rows: float
+    new_targets: int
+    new_negatives: float
+    new_items: float
+    top_share: float
+    successors: float
+    alike: float
+    alike_random: float
+    history_gain: Interval
+    history_rule: str
+
+    @property
+    def classes_differ(self) -> bool:
+        """True if never-sold items are much more common among the targets than among the negatives."""
+        return self.new_rows > max(DIFFERENT * self.new_negatives, 0.01)
+
+    @property
+    def classes(self) -> str:
+        """The classes of targets, negatives and catalogue in words."""
+        return (
+            f"{self.new_rows:.1%} of the targets ({self.new_targets:,} distinct items), {self.new_negatives:.1%} of "
+            f"the negatives and {self.new_items:.1%} of the catalogue have no training interaction"
+        )
+
+    @property
+    def sentences(self) -> list[str]:
+        """The diagnosis in words."""
+        gain = self.history_gain
+        return [
+            f"{self.targets:,} distinct targets in {self.n:,} rows; the {TOP} most frequent have "
+            f"{self.top_share:.1%} of the rows; {self.classes}.",
+            f"An item has {self.successors:.1f} different successors; their titles are alike by {self.alike:.3f} "
+            f"(TF-IDF cosine; two random items {self.alike_random:.3f}).",
+            f"History beyond the last item adds {gain.mean:+.3f} [{gain.low:.3f}, {gain.high:.3f}] NDCG@10 to "
+            f"{self.history_rule}.",
+        ]
+
+
+def diagnose(
+    examples: Sequence[RankingExample], catalogue: Catalogue, log: pl.DataFrame, rules: Sequence[Ranker]
+) -> Diagnosis:
+    """Return the diagnosis of the rows under test, given the training log and fitted `rules` that use the history."""
+    sold = set(log["item_id"].unique())
+    counts = pl.Series([e.target for e in examples], dtype=pl.String).value_counts(sort=True)
+    new = counts.filter(~pl.col(counts.columns[0]).is_in(list(sold)))
+    index = {item: i for i, item in enumerate(catalogue.ids)}
+    steps = neighbours(log, index)
+    vectors = tfidf(catalogue.titles_of(catalogue.ids))
+    rng = np.random.default_rng(_SEED)
+    random = rng.integers(len(index), size=(2, 10_000))
+
+    def alike(a: np.ndarray, b: np.ndarray, weights: Floats) -> float:
+        cosines = np.asarray(vectors[a].multiply(vectors[b]).sum(axis=1)).ravel()
+        return float(np.average(cosines, weights=weights)) if weights.sum() else 0.0
+
+    pairs = np.array(list(steps), dtype=np.int64).reshape(-1, 2)
+    times = np.array(list(steps.values()), dtype=np.float64)
+    rule, gain = _history_gain(examples, rules)
+    return Diagnosis(
+        len(examples),
+        len(counts),
+        float(new["count"].sum() / len(examples)),
+        len(new),
+        float(np.mean([i not in sold for e in examples for i in e.candidates if i != e.target])),
+        1 - len(sold & set(catalogue.ids)) / max(len(catalogue), 1),
+        float(counts["count"][:TOP].sum() / len(examples)),
+        len(pairs) / max(len(np.unique(pairs[:, 0])), 1),
+        alike(pairs[:, 0], pairs[:, 1], times),
+        alike(random[0], random[1], np.ones(random.shape[1])),
+        gain,
+        rule,
+    )
+
+
+def row_ndcg(scores: Floats, target_index: Sequence[int]) -> Floats:
+    """Return NDCG@10 [B] of scores [B, C], in expectation over ties."""
+    return expectation(partial(ndcg, k=10), *target_ranks(scores, np.asarray(target_index)))
+
+
+def _history_gain(examples: Sequence[RankingExample], rules: Sequence[Ranker]) -> tuple[str, Interval]:
+    """Return the name of the best rule by NDCG@10, and its gain over itself with the last item of histories only."""
+    index = [e.target_index for e in examples]
+    short = [replace(e, history=e.history[-1:]) for e in examples]
+    values = {rule.name: row_ndcg(rule.score(examples), index) for rule in rules}
+    best = max(rules, key=lambda rule: float(values[rule.name].mean()))
+    both = {"whole": values[best.name], "last": row_ndcg(best.score(short), index)}
+    difference = Means(both, [e.user_id for e in examples]).difference("whole", "last")
+    return best.name, Interval(difference.mean, difference.low, difference.high, difference.n, difference.users)

@@ -1,0 +1,184 @@
+"""The result of an audit: what was found, why, the way out, and what stands above tables in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from prefrec.evaluation.diagnosis import Diagnosis
+from prefrec.evaluation.intervals import Interval, PairedDifference, Result, plain
+from prefrec.rankers.item_only import ItemOnlyRanker
+
+MIN_USERS = 20
+"""Least number of users under test to call anything a leak."""
+LEAST_POPULAR = "least popular first"
+ITEM_ONLY = ItemOnlyRanker.name
+REWARDED = "rewarded by the lists"
+_FULL = (
+    "rank the whole catalogue (evaluate.full_rows: null) or list the targets of other rows (candidates.kind: targets)"
+)
+# Rule → why it finds targets, and the way out; of those that look at properties of items, where classes are alike.
+_WHY = {
+    "target position": ("The place of the target gives it away", "shuffle each list (candidates.kind: uniform)"),
+    "position lookup": (
+        "A target has the same place in all its lists",
+        "draw lists by a seed of user and row, never of the target (candidates.kind: uniform)",
+    ),
+    "list lookup": (
+        "A target comes with the same negatives in all its lists",
+        "draw lists by a seed of user and row, never of the target (candidates.kind: uniform)",
+    ),
+    LEAST_POPULAR: (
+        "The negatives are more popular than the targets, a property of the drawing, for example of negatives drawn "
+        "by popularity: compare rankers with this HR@1, not with chance",
+        _FULL,
+    ),
+    "title length": ("Titles of targets are longer or shorter than those of negatives", _FULL),
+    "in the history": (
+        "Targets are in the shown history more often than training users take an item again",
+        "cut histories before the target",
+    ),
+    "not in the history": ("Negatives come from the shown history", "list items that the user never took"),
+    "id order": ("Ids follow the date of the items, and targets are younger than negatives", _FULL),
+    ITEM_ONLY: ("Properties of the items tell targets from negatives as well as the user's history does", _FULL),
+}
+_ORDERED = ("Histories follow an order of the items and not time", "sort the log by time")
+_OF_ITEMS = (LEAST_POPULAR, "title length", ITEM_ONLY)
+# Share of steps of histories in one order of all items above which that order is not time.
+_ORDERLY = 0.7
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One line of the audit."""
+
+    name: str  # of the shortcut or reference
+    hr: Interval  # its HR@1, with the 95% interval
+    leak: bool = False  # True if it beats all its rivals
+    against: str | None = None  # the rival with the smallest gain (by the interval's low end); None for references
+    gain: PairedDifference | None = None  # HR@1 over that rival, with the family-wise interval
+    learnt_from: str = ""  # the split it learnt from; "" for rules without learning
+    note: str = ""  # additional information, or the reason why a rule was not tried
+    tried: bool = True  # False if there was too little to learn from; `hr` is then meaningless
+    ndcg: Interval | None = None  # its NDCG@10; None in audits of an earlier prefrec
+    share: float | None = None  # of steps of histories in the order of the rule, for orders
+
+    @property
+    def finding(self) -> str:
+        """`leak`, `no leak`, `reference` or `not tried`."""
+        if not self.tried:
+            return "not tried"
+        return "leak" if self.leak else "no leak" if self.against else "reference"
+
+
+@dataclass(frozen=True)
+class Audit(Result):
+    """The result of an audit, with references first and then shortcuts, and the faults of the protocol in words."""
+
+    rows: list[AuditRow]
+    faults: list[str] = field(default_factory=list)
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def leaks(self) -> list[AuditRow]:
+        """The shortcuts that beat what they should not."""
+        return [r for r in self.rows if r.leak]
+
+    @property
+    def untried(self) -> list[AuditRow]:
+        """The rules that had too little to learn from."""
+        return [r for r in self.rows if not r.tried]
+
+    @property
+    def state(self) -> str:
+        """`bad` after a leak or a fault, `good` if all rules were tried and nothing was found, else "" (open)."""
+        if self.leaks or self.faults:
+            return "bad"
+        return "" if self.untried or self.rows[0].hr.users < MIN_USERS else "good"
+
+    def row(self, name: str) -> AuditRow:
+        """Return the row of that name."""
+        return next(r for r in self.rows if r.name == name)
+
+    @property
+    def verdict(self) -> str:
+        """The result in words: leaks with their reasons and the way out, and faults of the protocol."""
+        found = f" Faults of the protocol: {'; '.join(self.faults)}." if self.faults else ""
+        return self._verdict_on_lists() + found
+
+    @property
+    def reasons(self) -> list[str]:
+        """A sentence on each cause of the leaks, and the way out of it."""
+        causes: dict[str, str] = {}
+        for row in self.leaks:
+            why, way_out = self._cause(row)
+            causes.setdefault(why, way_out)
+        return [f"{why}. Way out: {way_out}." for why, way_out in causes.items()]
+
+    def _cause(self, row: AuditRow) -> tuple[str, str]:
+        is_order = row.share is not None
+        if is_order and (row.share or 0) > _ORDERLY:
+            return _ORDERED
+        if (is_order or row.name in _OF_ITEMS) and self.diagnosis and self.diagnosis.classes_differ:
+            return f"Targets are of another kind than negatives: {self.diagnosis.classes}", _FULL
+        return _WHY["id order"] if is_order else _WHY[row.name]
+
+    def _verdict_on_lists(self) -> str:
+        random = self.rows[0].hr
+        lists = f"{random.n} lists"
+        if random.users < MIN_USERS:
+            few = f"{lists} of {random.users} users are too few to tell a leak from luck"
+            return f"Audit: {few} ({MIN_USERS} users needed)."
+
+        def with_rate(row: AuditRow, words: str = "") -> str:
+            more = f", NDCG@10 {row.ndcg.mean:.3f}" if row.ndcg and row.name == ITEM_ONLY else ""
+            return f"{row.name}{words} (HR@1 {row.hr.mean:.3f}, chance {random.mean:.3f}{more})"
+
+        notes = dict.fromkeys(r.note for r in self.untried)
+        missing = "; ".join(f"{', '.join(r.name for r in self.untried if r.note == n)} ({n})" for n in notes)
+        if self.leaks:
+            count = "a leak" if len(self.leaks) == 1 else f"{len(self.leaks)} leaks"
+            leaks = ", ".join(map(with_rate, self.leaks))
+            sentences = [f"Audit: {count} in {lists}, ranked without knowing what the user likes: {leaks}."]
+            return " ".join([*sentences, *self.reasons, *([f"Not tried: {missing}."] if missing else [])])
+        if missing:
+            return f"Audit: incomplete for {lists}. Not tried: {missing}. The rules that were tried find nothing."
+        drawing = {LEAST_POPULAR: ", a property of the drawing and not of taste"}
+        rewarded = [r for r in self.rows if r.note == REWARDED]
+        shown = "".join(f"; {with_rate(r, f' is {REWARDED}')}{drawing.get(r.name, '')}" for r in rewarded)
+        return f"Audit: no leak in {lists}{shown}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        leaks, untried = ([r.name for r in some] for some in (self.leaks, self.untried))
+        lists = {"verdict": self.verdict, "leaks": leaks, "untried": untried, "faults": self.faults}
+        return lists | {"diagnosis": plain(self.diagnosis), "rows": plain(self.rows)}
+
+
+@dataclass(frozen=True)
+class NoAudit(Result):
+    """Stands for the audit of a result without lists to audit, and says why there are none."""
+
+    reason: str
+
+    @property
+    def verdict(self) -> str:
+        """The reason as a verdict."""
+        return f"Not audited: {self.reason}."
+
+    @property
+    def state(self) -> str:
+        """Neither good nor bad."""
+        return ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"verdict": self.verdict, "reason": self.reason}
+
+
+FULL_RANKING = NoAudit("the whole catalogue is ranked, so there are no lists that could give the target away")
+OLD = NoAudit("the prefrec that made this result kept no verdict")
+Verdict = Annotated[Audit | NoAudit, BeforeValidator(lambda value: OLD if value is None else value)]
+"""The audit of the lists of a result, or why there is none."""
