@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from prefrec.evaluation import Comparison, Evaluation, evaluate_ranks, write_ranks
+from prefrec.evaluation import FULL_RANKING, Comparison, Evaluation, evaluate_ranks, write_ranks
 from prefrec.files import read_json, write_json
 from prefrec.pipeline.opened import open_run
 from prefrec.pipeline.score import ask_full, fit_references
@@ -106,13 +106,13 @@ def read(name: str) -> Measured:
     """Return the evaluation of a data set's ranks."""
     path = RESULTS / "ranks" / f"{name}.parquet"
     facts = read_json(path.with_suffix(".json"))
-    first = evaluate_ranks(path, ks=[10])
+    first = evaluate_ranks(path, audit=FULL_RANKING, ks=[10])
     best = max(facts["baselines"], key=lambda n: first.metrics[n]["ndcg@10"].mean)
     blend, models = facts["blend"], facts["language_models"]
     without = f"{blend} without {models[-1]}"
     pairs = [(blend, without), (blend, best), (without, best), (models[-1], models[0])]
     pairs += [(blend, n) for n in first.metrics if n.startswith(f"{blend} without") and n != without]
-    return Measured(name, facts, evaluate_ranks(path, ks=[10], compare=pairs))
+    return Measured(name, facts, evaluate_ranks(path, audit=FULL_RANKING, ks=[10], compare=pairs))
 
 
 def holm(measured: Sequence[Measured]) -> set[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from prefrec.evaluation import Interval, PairedDifference, evaluate_predictions, read_predictions
+from prefrec.evaluation import Evaluation, Interval, PairedDifference, evaluate_predictions, read_predictions
 from prefrec.evaluation.preferences import Preferences
 from prefrec.pipeline.recipe import SFT, load_recipe
 from prefrec.report.wording import with_interval
@@ -74,7 +74,9 @@ def pooled(runs: list[Path]) -> list[dict[str, Any]]:
     ]
     pairs = dict.fromkeys((c["ranker"], c["against"]) for c in first["comparisons"])
     pairs |= dict.fromkeys((name, other) for other in (SFT, *rivals) for name in models if name != other)
-    found = evaluate_predictions(pl.concat(frames), compare=list(pairs)).to_json()
+    found = evaluate_predictions(
+        pl.concat(frames), compare=list(pairs), audit=Evaluation.from_json(first).audit
+    ).to_json()
     title = f"20 candidates, {len(runs)} seeds pooled"
     return [metric_table(title, {"all rows": found}), comparison_table(f"{title}: paired differences", found)]
 

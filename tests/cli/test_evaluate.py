@@ -71,7 +71,7 @@ def test_all_titles_are_scored(place, evaluate, lm):
         (scores,) = CatalogueRanker(lm).score([replace(e, candidates=tuple(items))])
         ranks.append(1 + sum(s > scores[items.index(e.target)] for s in scores.tolist()))
     assert list(found["metrics"]) == [*UNDATED_BASELINES[1:], "s-dpo"]
-    assert (found["n"], found["audit"]) == (ROWS, None)
+    assert (found["n"], found["verdict"][:12]) == (ROWS, "Not audited:")
     assert {(c["ranker"], c["against"]) for c in found["comparisons"]} == {("s-dpo", found["best_reference"])}
     assert means(found, "s-dpo") == pytest.approx(reached(ranks), abs=1e-9)
 
@@ -91,7 +91,10 @@ def test_lists_and_the_whole_catalogue_in_one_table(place, tmp_path):
         assert f"comparisons (3 pairs, all metrics) on the same {block['n']} rows" in " ".join(out.split())
         assert f"The best reference row, by NDCG@10, is {best}." in " ".join(out.split())
     assert "all items: n = 40 rows of 40 users" in " ".join(out.split())
-    assert out.count("Audit:") == 1
+    first = next(line for line in out.splitlines() if line.strip())
+    assert first.startswith("Audit:")  # above the first table
+    assert next(iter(told)) == "verdict"
+    assert " ".join(out.split()).startswith(" ".join(told["verdict"].split()[:8]))
     assert ("warm: the target occurs" in out) == (len(told["evaluation"]["groups"]) == 2)
     assert "all items" not in succeed("evaluate", place.data, "--out", tmp_path, "--full-rows", 0)
     assert json.loads((tmp_path / "metrics.json").read_text())["full_catalogue"] is None

@@ -19,6 +19,7 @@ from prefrec.evaluation import (
     paired_difference,
 )
 from prefrec.evaluation.intervals import holm
+from verdicts import NONE
 
 
 class Talker(Fixed):
@@ -40,7 +41,9 @@ def examples() -> list[RankingExample]:
 
 
 def test_numbers_by_hand(examples):
-    result = evaluate([Fixed("alphabet", "abcdef"), Talker("talker", "fedcba")], examples, CATALOGUE, ks=(1, 2))
+    result = evaluate(
+        [Fixed("alphabet", "abcdef"), Talker("talker", "fedcba")], examples, CATALOGUE, ks=(1, 2), audit=NONE
+    )
     assert result.rankers == ["alphabet", "talker"]
     assert list(result.metrics["alphabet"]) == ["hr@1", "hr@2", "ndcg@2", "mrr"]
     assert result.values["alphabet"]["hr@1"].tolist() == [1, 1, 0, 1]
@@ -55,7 +58,7 @@ def test_numbers_by_hand(examples):
 
 def test_intervals_equal_the_single_functions(examples):
     a, b = Fixed("a", "abcdef"), Fixed("b", "badcfe")
-    result = evaluate([a, b], examples, CATALOGUE)
+    result = evaluate([a, b], examples, CATALOGUE, audit=NONE)
     users = [e.user_id for e in examples]
     values = result.values
     assert result.metrics["a"]["mrr"] == mean_interval(values["a"]["mrr"], users, [e.target for e in examples])
@@ -69,7 +72,7 @@ def test_who_is_compared_with_whom(examples):
     rankers = [Fixed("a", "abcdef"), Fixed("b", "badcfe"), Talker("c", "fedcba")]
 
     def pairs(compare):
-        found = evaluate(rankers, examples, CATALOGUE, compare=compare).comparisons
+        found = evaluate(rankers, examples, CATALOGUE, compare=compare, audit=NONE).comparisons
         return list(dict.fromkeys((c.ranker, c.against) for c in found))
 
     assert pairs(None) == [("b", "a"), ("c", "b")]
@@ -78,7 +81,7 @@ def test_who_is_compared_with_whom(examples):
     with pytest.raises(ConfigError, match="cannot compare with nobody: the rankers are a, b, c"):
         pairs("nobody")
     with pytest.raises(KeyError, match="a was not compared with c"):
-        evaluate(rankers, examples, CATALOGUE).difference("a", "c", "mrr")
+        evaluate(rankers, examples, CATALOGUE, audit=NONE).difference("a", "c", "mrr")
 
 
 def test_json_and_predictions_say_the_same(examples):
@@ -95,13 +98,13 @@ def test_json_and_predictions_say_the_same(examples):
 
 def test_one_row_is_enough():
     one = [RankingExample("u", ("f",), ("a", "b"), "a")]
-    result = evaluate([Fixed("a", "abcdef")], one, CATALOGUE)
+    result = evaluate([Fixed("a", "abcdef")], one, CATALOGUE, audit=NONE)
     assert result.metrics["a"]["hr@1"].mean == 1
     assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))).n == 1
 
 
 def test_texts_may_be_left_out(examples):
-    quiet = evaluate([Talker("c", "fedcba")], examples, CATALOGUE, generate=False)
+    quiet = evaluate([Talker("c", "fedcba")], examples, CATALOGUE, generate=False, audit=NONE)
     assert "gen_hr@1" not in quiet.metrics["c"]
 
 
@@ -118,24 +121,24 @@ def test_misbehaving_rankers_are_named(examples):
 
     broken = Broken("broken", "abcdef")
     with pytest.raises(ModelError, match="'broken': 4 of 4 rows hold NaN"):
-        evaluate([broken], examples, CATALOGUE)
+        evaluate([broken], examples, CATALOGUE, audit=NONE)
     broken.answer = np.zeros((4, 2))
     with pytest.raises(ModelError, match=r"'broken': expected scores of shape \(4, 3\), got \(4, 2\)"):
-        evaluate([broken], examples, CATALOGUE)
+        evaluate([broken], examples, CATALOGUE, audit=NONE)
     with pytest.raises(ModelError, match="'short': 1 texts for 4 examples"):
-        evaluate([Short("short", "abcdef")], examples, CATALOGUE)
+        evaluate([Short("short", "abcdef")], examples, CATALOGUE, audit=NONE)
     with pytest.raises(ConfigError, match="two rankers have the same name: a, a"):
-        evaluate([Fixed("a", "abcdef"), Fixed("a", "abcdef")], examples, CATALOGUE)
+        evaluate([Fixed("a", "abcdef"), Fixed("a", "abcdef")], examples, CATALOGUE, audit=NONE)
     with pytest.raises(DataError, match="nothing to evaluate: 1 rankers, 0 examples"):
-        evaluate([Fixed("a", "abcdef")], [], CATALOGUE)
+        evaluate([Fixed("a", "abcdef")], [], CATALOGUE, audit=NONE)
 
 
 def test_rows_that_were_not_asked_for_text_count_neither_way():
     rows = [RankingExample(f"u{i // 2}", ("f",), ("a", "b", "c"), "a") for i in range(100)]
-    named = evaluate([Talker("talker", "abcdef"), Talker("other", "bacdef")], rows, CATALOGUE).predictions
+    named = evaluate([Talker("talker", "abcdef"), Talker("other", "bacdef")], rows, CATALOGUE, audit=NONE).predictions
     silent = (pl.col("row") >= 20) | (pl.col("row") % 2 == 1)  # every second text of a talker is invalid
     columns = [pl.when(~silent).then(c).alias(c) for c in ("generated", "choice")]
-    result = evaluate_predictions(named.with_columns(columns))
+    result = evaluate_predictions(named.with_columns(columns), audit=NONE)
     for metric in ("gen_hr@1", "valid_ratio"):
         interval = result.metrics["talker"][metric]
         assert (interval.mean, interval.n, interval.users) == (1, 10, 10)
@@ -148,33 +151,35 @@ def test_rows_that_were_not_asked_for_text_count_neither_way():
 def test_lists_of_different_candidates_are_not_paired(examples):
     def predictions(asked):
         rankers = [Fixed("a", "abcdef"), Fixed("b", "badcfe")]
-        frames = [evaluate([r], e, CATALOGUE).predictions for r, e in zip(rankers, asked, strict=True)]
+        frames = [evaluate([r], e, CATALOGUE, audit=NONE).predictions for r, e in zip(rankers, asked, strict=True)]
         return pl.concat(frames)
 
     turned = [replace(e, candidates=e.candidates[::-1]) for e in examples]
-    assert evaluate_predictions(predictions([examples, turned])).n == len(examples)
+    assert evaluate_predictions(predictions([examples, turned]), audit=NONE).n == len(examples)
     others = [*examples[:-1], replace(examples[-1], candidates=("a", "b", "f"))]
     with pytest.raises(DataError, match="'a' and 'b' answered different lists and cannot be paired"):
-        evaluate_predictions(predictions([examples, others]))
+        evaluate_predictions(predictions([examples, others]), audit=NONE)
 
 
 def test_predictions_of_different_rows_are_not_paired(examples):
-    result = evaluate([Fixed("a", "abcdef"), Fixed("b", "badcfe")], examples, CATALOGUE)
+    result = evaluate([Fixed("a", "abcdef"), Fixed("b", "badcfe")], examples, CATALOGUE, audit=NONE)
     with pytest.raises(DataError, match="'a' and 'b' answered different rows"):
-        evaluate_predictions(result.predictions.with_columns(row=(pl.col("row") + pl.col("ranker").eq("b"))))
+        evaluate_predictions(
+            result.predictions.with_columns(row=(pl.col("row") + pl.col("ranker").eq("b"))), audit=NONE
+        )
 
 
 def test_rankers_may_have_answered_fewer_rows(examples):
     names = {"a": "abcdef", "b": "badcfe", "c": "fedcba"}
     rankers = [Fixed(name, order) for name, order in names.items()]
-    frame = evaluate(rankers, examples, CATALOGUE).predictions
+    frame = evaluate(rankers, examples, CATALOGUE, audit=NONE).predictions
     # b misses the first row, and c all but the first.
     kept = frame.filter(pl.col("ranker").replace_strict({"a": 9, "b": 9, "c": 1}) > pl.col("row"))
     kept = kept.filter((pl.col("ranker") != "b") | (pl.col("row") > 0))
-    result = evaluate_predictions(kept, compare=[("b", "a"), ("c", "a"), ("c", "b")], known_items={"a"})
-    rest = evaluate(rankers[:2], examples[1:], CATALOGUE)
+    result = evaluate_predictions(kept, compare=[("b", "a"), ("c", "a"), ("c", "b")], known_items={"a"}, audit=NONE)
+    rest = evaluate(rankers[:2], examples[1:], CATALOGUE, audit=NONE)
     assert result.metrics["b"] == rest.metrics["b"]
-    assert result.metrics["a"] == evaluate(rankers[:1], examples, CATALOGUE).metrics["a"]
+    assert result.metrics["a"] == evaluate(rankers[:1], examples, CATALOGUE, audit=NONE).metrics["a"]
     for metric in rest.measured:
         ours, theirs = result.difference("b", "a", metric), rest.difference("b", "a", metric)
         assert (ours.mean, ours.low, ours.high, ours.n) == (theirs.mean, theirs.low, theirs.high, 3)
@@ -190,7 +195,7 @@ def test_rankers_may_have_answered_fewer_rows(examples):
 def test_comparisons_of_a_table_are_corrected_together(examples):
     rankers = [Fixed(name, order) for name, order in {"a": "abcdef", "b": "badcfe", "c": "fedcba"}.items()]
     many = [replace(e, user_id=f"{e.user_id}{n}") for n in range(9) for e in examples]
-    found = evaluate(rankers, many, CATALOGUE, compare="a").comparisons
+    found = evaluate(rankers, many, CATALOGUE, compare="a", audit=NONE).comparisons
     family = [c for c in found if c.metric == "ndcg@10"]
     assert len(family) == 2
     assert [c.adjusted_p for c in family] == holm([c.p_value for c in family])
@@ -200,14 +205,14 @@ def test_comparisons_of_a_table_are_corrected_together(examples):
 
 def test_rows_with_new_targets_are_an_evaluation_of_their_own(examples):
     rankers = [Fixed("a", "abcdef"), Fixed("b", "badcfe")]
-    frame = evaluate(rankers, examples, CATALOGUE).predictions
-    result = evaluate_predictions(frame, ks=(1, 2), known_items={"a", "c"})
+    frame = evaluate(rankers, examples, CATALOGUE, audit=NONE).predictions
+    result = evaluate_predictions(frame, ks=(1, 2), known_items={"a", "c"}, audit=NONE)
     for name, rows in (("warm", [examples[0], examples[3]]), ("new", [examples[1], examples[2]])):
-        alone = evaluate(rankers, rows, CATALOGUE, ks=(1, 2))
+        alone = evaluate(rankers, rows, CATALOGUE, ks=(1, 2), audit=NONE)
         group = result.groups[name]
         assert (group.metrics, group.n, group.users) == (alone.metrics, alone.n, alone.users)
         assert group.expected == alone.expected
     assert result.groups["new"].expected["hr@1"] == pytest.approx((1 / 3 + 1 / 2) / 2)
     assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
-    assert list(evaluate_predictions(frame, known_items=set("abcdef")).groups) == ["warm"]
-    assert evaluate_predictions(frame).groups == {}
+    assert list(evaluate_predictions(frame, known_items=set("abcdef"), audit=NONE).groups) == ["warm"]
+    assert evaluate_predictions(frame, audit=NONE).groups == {}

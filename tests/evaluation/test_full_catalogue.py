@@ -14,6 +14,7 @@ from prefrec.prompts import load_template
 from prefrec.rankers import CatalogueRanker, LMRanker, PopularityRanker
 from slow import slow_logps
 from tiny_run import TITLES
+from verdicts import NONE
 
 IDS = [f"i{i}" for i in range(len(TITLES))]
 CATALOGUE = Catalogue(pl.DataFrame({"item_id": IDS, "title": TITLES}))
@@ -83,9 +84,9 @@ def test_blocks_of_all_items_equal_whole_lists(monkeypatch, per_block):
         assert set(answer["candidates"]) <= set(e.candidates)
     assert found["row"].to_list() == [*range(12)]
     assert {"warm", "new", "known among known", "new among new"} == set(
-        evaluate_predictions(found, known_items=known).groups
+        evaluate_predictions(found, known_items=known, audit=NONE).groups
     )
-    ours, theirs = (evaluate_predictions(f) for f in (found, predict(ranker, lists, CATALOGUE)))
+    ours, theirs = (evaluate_predictions(f, audit=NONE) for f in (found, predict(ranker, lists, CATALOGUE)))
     assert ours.metrics == theirs.metrics
     assert ours.expected == theirs.expected
 
@@ -96,7 +97,7 @@ def test_known_among_known_is_the_ranking_of_that_class():
     popularity = PopularityRanker({i: 20 - n for n, i in enumerate(IDS[:20])})
     rows = [RankingExample(f"u{n}", (), ("?",), IDS[n]) for n in range(40)]
     groups = evaluate_predictions(
-        rank_catalogue(popularity, rows, CATALOGUE, [()] * 40, known), ks=[10], known_items=known
+        rank_catalogue(popularity, rows, CATALOGUE, [()] * 40, known), ks=[10], known_items=known, audit=NONE
     ).groups
     assert groups["known among known"].metrics == groups["warm"].metrics | groups["known among known"].metrics
     mean = {name: g.metrics["popularity"]["hr@10"].mean for name, g in groups.items()}

@@ -9,6 +9,7 @@ from prefrec.data import RankingExample
 from prefrec.errors import DataError
 from prefrec.evaluation import evaluate_predictions, evaluate_ranks, predict, rank_catalogue, write_ranks
 from prefrec.evaluation.ranks import RANK_SCHEMA
+from verdicts import NONE
 
 RANKERS = [Fixed("a", "abcdef"), Fixed("b", "badcfe")]
 ROWS = [RankingExample(f"u{n // 2}", ("f",), ("a", "b", "c"), "abc"[n % 3]) for n in range(40)]
@@ -25,8 +26,8 @@ def test_tables_can_be_made_again(tmp_path, whole):
     found = write_ranks(pl.concat(frames), known, tmp_path / "results" / "ranks.parquet")
     assert found.schema == RANK_SCHEMA
     assert found.filter(ranker="a")["class"].to_list() == ["known" if e.target in known else "new" for e in ROWS]
-    again = evaluate_ranks(tmp_path / "results" / "ranks.parquet", ks=(1, 2), compare="a")
-    assert again == evaluate_predictions(pl.concat(frames), ks=(1, 2), compare="a", known_items=known)
+    again = evaluate_ranks(tmp_path / "results" / "ranks.parquet", ks=(1, 2), compare="a", audit=NONE)
+    assert again == evaluate_predictions(pl.concat(frames), ks=(1, 2), compare="a", known_items=known, audit=NONE)
     assert len(again.groups) == (4 if whole else 2)
 
 
@@ -42,4 +43,4 @@ def test_bad_files_are_refused(tmp_path):
     pl.DataFrame({"ranker": ["a"]}).write_parquet(tmp_path / "other.parquet")
     for name in ("absent", "text", "other"):
         with pytest.raises(DataError, match=f"{name}.parquet: not a file of ranks"):
-            evaluate_ranks(tmp_path / f"{name}.parquet")
+            evaluate_ranks(tmp_path / f"{name}.parquet", audit=NONE)

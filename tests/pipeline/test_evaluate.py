@@ -9,7 +9,7 @@ import pytest
 from baselines import UNDATED_BASELINES
 from full_ranks import full_ranks
 from prefrec.data import seen_items
-from prefrec.evaluation import metrics_for, paired_difference
+from prefrec.evaluation import FULL_RANKING, metrics_for, paired_difference
 from prefrec.evaluation.predictions import ranks_of
 from prefrec.pipeline.entry import Entry, lm_ranker
 from prefrec.pipeline.evaluate import best_reference, comparison_pairs, evaluate_rankers, metrics_json
@@ -90,7 +90,7 @@ def test_the_whole_catalogue_is_a_second_block(evaluate, entries, others, data, 
     full = evaluate([*entries, *others], full_rows=6).full_catalogue
     rows, some = data.some("test", 20), data.some("test", 6)
     assert full.rankers == [*UNDATED_BASELINES[1:], "zero-shot", "sft", "able"]  # what random reaches is known
-    assert (full.n, full.audit) == (20, None)
+    assert (full.n, full.audit) == (20, FULL_RANKING)
     assert {name: own["mrr"].n for name, own in full.metrics.items() if own["mrr"].n < 20} == {
         "zero-shot": 6,
         "sft": 6,

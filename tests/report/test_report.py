@@ -28,6 +28,7 @@ from prefrec.report.tables import groups_grid, metrics_grid
 from prefrec.report.wording import clock, with_interval
 from prefrec.runs.contents import Stage, read_run
 from sealed import seal_stage, write_metrics
+from verdicts import NONE
 
 SCRIPT = "<script>alert(1)</script>"
 RECIPE = {
@@ -149,7 +150,7 @@ def build_run(run: Path) -> Path:
     scored = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
     evaluation = evaluate_predictions(scored, compare=PAIRS, audit=audit)
     texts = predictions.filter(pl.col("generated").is_not_null())
-    generation = evaluate_predictions(texts, compare=[]).to_json()
+    generation = evaluate_predictions(texts, compare=[], audit=NONE).to_json()
     keep = ("gen_hr@1", "valid_ratio")
     generation["metrics"] = {r: {m: of[m] for m in keep} for r, of in generation["metrics"].items()}
     metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": generation}
@@ -241,9 +242,9 @@ def test_the_whole_catalogue_new_targets_and_the_best_reference_are_in_it(run):
         generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String)
     )
     known = [str(i) for i in range(0, 60, 2)]
-    lists = evaluate_predictions(frame, compare=[("s-dpo", "popularity")], known_items=known)
+    lists = evaluate_predictions(frame, compare=[("s-dpo", "popularity")], known_items=known, audit=NONE)
     rest = frame.filter(pl.col("ranker") != "zero-shot")
-    full = evaluate_predictions(rest, ks=[10], compare=[("s-dpo", "random")], known_items=known)
+    full = evaluate_predictions(rest, ks=[10], compare=[("s-dpo", "random")], known_items=known, audit=NONE)
     told = {"split": "test", "evaluation": lists.to_json(), "generation": None}
     told["evaluation"]["best_reference"], told["full_catalogue"] = "popularity", full.to_json()
     told["full_catalogue"]["best_reference"] = "random"
@@ -333,7 +334,7 @@ def test_in_a_browser_nothing_of_the_data_runs(run):
     seal_stage(run / "data")
     frame = pl.read_parquet(run / "predictions.parquet")
     odd = frame.with_columns(ranker=pl.col("ranker").replace("random", SHORT))
-    evaluation = evaluate_predictions(odd, compare=[(SHORT, "popularity")])
+    evaluation = evaluate_predictions(odd, compare=[(SHORT, "popularity")], audit=NONE)
     metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": None}
     write_metrics(run, metrics)
     text = text_of_unbroken(write_report(run))
@@ -360,7 +361,7 @@ def test_in_a_browser_it_fits_the_window(run, width):
 def test_names_with_markup_and_dollars_stay_text(run):
     frame = pl.read_parquet(run / "predictions.parquet")
     odd = frame.with_columns(ranker=pl.col("ranker").replace("random", "<b>$x$ & y"))
-    evaluation = evaluate_predictions(odd, compare=[])
+    evaluation = evaluate_predictions(odd, compare=[], audit=NONE)
     metrics = {"split": "test", "evaluation": evaluation.to_json(), "generation": None}
     write_metrics(run, metrics)
     text = write_report(run).read_text(encoding="utf-8")

@@ -21,6 +21,7 @@ from prefrec.report.tables import (
     metrics_grid,
     metrics_note,
 )
+from verdicts import NONE
 
 
 class Talker(Fixed):
@@ -56,11 +57,11 @@ def test_tables_show_n_interval_and_verdict():
 
 
 def test_no_interval_and_fewer_rows_are_shown():
-    one = evaluate([Talker("a", "abcdef")], _rows(1), CATALOGUE)
+    one = evaluate([Talker("a", "abcdef")], _rows(1), CATALOGUE, audit=NONE)
     assert "no interval" in _shown(Printed(metrics_grid(one), "ranker"))
-    named = evaluate([Talker("a", "abcdef"), Talker("b", "bacdef")], _rows(40), CATALOGUE).predictions
+    named = evaluate([Talker("a", "abcdef"), Talker("b", "bacdef")], _rows(40), CATALOGUE, audit=NONE).predictions
     columns = [pl.when(pl.col("row") < 10).then(c).alias(c) for c in ("generated", "choice")]
-    some = evaluate_predictions(named.with_columns(columns))
+    some = evaluate_predictions(named.with_columns(columns), audit=NONE)
     assert _shown(Printed(metrics_grid(some), "ranker")).count("n = 10") == 2 * 2
 
 
@@ -71,12 +72,12 @@ def test_all_tables_fit_into_the_terminal(width):
         Talker("retrieve-then-rank", "badcfe"),
         Talker("s-dpo", "fedcba"),
     ]
-    frame = evaluate(rankers, _rows(60), CATALOGUE, generate=False).predictions
+    frame = evaluate(rankers, _rows(60), CATALOGUE, generate=False, audit=NONE).predictions
     pairs = [("retrieve-then-rank", "window co-occurrence"), ("s-dpo", "window co-occurrence")]
-    lists = evaluate_predictions(frame, compare=pairs, known_items={"a"})
+    lists = evaluate_predictions(frame, compare=pairs, known_items={"a"}, audit=NONE)
     lists = replace(lists, best_reference="window co-occurrence")
     rest = frame.filter(pl.col("ranker") != "s-dpo")
-    full = evaluate_predictions(rest, compare=pairs[:1], known_items={"a"})
+    full = evaluate_predictions(rest, compare=pairs[:1], known_items={"a"}, audit=NONE)
     metrics = ["hr@1", "ndcg@10"]
     log = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["a", "b"], "timestamp": [1, 2]})
     shown = _shown(
@@ -103,27 +104,27 @@ def test_columns_that_compare_nothing_are_left_out():
     """Of lists of four the first five are all; of one ranker, or if nothing differs, columns stay."""
     rankers = [Talker("a", "abcdef"), Talker("b", "bacdef")]
     ks = [1, 4]
-    both = evaluate(rankers, _rows(3), CATALOGUE, ks=ks)
+    both = evaluate(rankers, _rows(3), CATALOGUE, ks=ks, audit=NONE)
     assert {own["hr@4"].mean for own in both.metrics.values()} == {1.0}
     assert "HR@1" in metrics_grid(both).columns
     assert "HR@4" not in metrics_grid(both).columns
-    assert "HR@4" in metrics_grid(evaluate(rankers[:1], _rows(3), CATALOGUE, ks=ks)).columns
+    assert "HR@4" in metrics_grid(evaluate(rankers[:1], _rows(3), CATALOGUE, ks=ks, audit=NONE)).columns
     assert "HR@4" in metrics_grid(both, metrics=["hr@4"]).columns
 
 
 def test_groups_need_rows_of_both_kinds():
-    frame = evaluate([Talker("x", "abcdef")], _rows(40), CATALOGUE).predictions
-    both = evaluate_predictions(frame, known_items={"a"})
+    frame = evaluate([Talker("x", "abcdef")], _rows(40), CATALOGUE, audit=NONE).predictions
+    both = evaluate_predictions(frame, known_items={"a"}, audit=NONE)
     assert [heading for heading in groups_grid(both).columns if "new" in heading]
-    assert groups_grid(evaluate_predictions(frame, known_items={"a", "b"})) is None
-    few = evaluate([Talker("x", "abcdef")], _rows(38), CATALOGUE).predictions
-    assert groups_grid(evaluate_predictions(few, known_items={"a"})) is None  # 19 rows of each kind
+    assert groups_grid(evaluate_predictions(frame, known_items={"a", "b"}, audit=NONE)) is None
+    few = evaluate([Talker("x", "abcdef")], _rows(38), CATALOGUE, audit=NONE).predictions
+    assert groups_grid(evaluate_predictions(few, known_items={"a"}, audit=NONE)) is None  # 19 rows of each kind
     assert metrics_grid(both).rows[-1][1][0].text == pytest.approx("0.250")
 
 
 def test_a_difference_that_stands_after_the_correction_has_a_mark():
     rankers = [Talker("a", "abcdef"), Talker("b", "bacdef"), Talker("c", "fedcba")]
-    found = evaluate(rankers, _rows(40), CATALOGUE, compare="a", generate=False)
+    found = evaluate(rankers, _rows(40), CATALOGUE, compare="a", generate=False, audit=NONE)
     shown = [replace(c, adjusted_p=p) for c, p in zip(found.comparisons, [0.01, 0.2] * 9, strict=False)]
     grid = differences_grid([c for c in shown if c.metric == "ndcg@10"])
     marked = {name: MARK in cells[0].small[-1] for name, cells, _ in grid.rows}
@@ -135,8 +136,9 @@ def test_a_difference_that_stands_after_the_correction_has_a_mark():
 
 
 def test_a_mean_over_fewer_rows_is_not_the_best():
-    frame = evaluate([Talker("a", "bacdef"), Talker("b", "abcdef")], _rows(40), CATALOGUE, generate=False).predictions
-    some = evaluate_predictions(frame.filter((pl.col("ranker") == "a") | (pl.col("row") < 9)), ks=[1])
+    both = [Talker("a", "bacdef"), Talker("b", "abcdef")]
+    frame = evaluate(both, _rows(40), CATALOGUE, generate=False, audit=NONE).predictions
+    some = evaluate_predictions(frame.filter((pl.col("ranker") == "a") | (pl.col("row") < 9)), ks=[1], audit=NONE)
     cells = {name: row[-1] for name, row, _ in metrics_grid(some, metrics=["mrr"]).rows}
     assert some.metrics["b"]["mrr"].mean > some.metrics["a"]["mrr"].mean
     assert (cells["a"].style, cells["b"].style) == ("best", "")

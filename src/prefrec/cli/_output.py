@@ -9,6 +9,8 @@ from rich.console import Console
 from prefrec.evaluation import Evaluation
 from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.report.tables import (
+    VERDICT_STYLES,
+    Grid,
     Printed,
     comparisons_note,
     differences_grid,
@@ -27,19 +29,27 @@ GROUPS_NOTE = (
 
 
 def print_scores(metrics: dict[str, Any]) -> None:
-    """Print the content of a `metrics.json`: table, groups of rows, comparisons, generation, the audit's verdict."""
+    """Print the content of a `metrics.json`: table, groups of rows, comparisons, generation.
+
+    The audit's verdict stands above the first table, and its headline above each other one.
+    """
     out = Console()
     evaluation = Evaluation.from_json(metrics["evaluation"])
     full = Evaluation.from_json(metrics["full_catalogue"]) if metrics.get("full_catalogue") else None
+
+    def show(block: Evaluation, grid: Grid, first: str, note: str, above: str = "") -> None:
+        style = VERDICT_STYLES[block.audit.state]
+        out.print(Printed(grid, first, note, above or block.audit.headline, style))
+
     columns = HEADLINE_METRICS if full else TABLE_METRICS
     grid = metrics_grid(evaluation, full, [m for m in columns if m in evaluation.measured])
-    out.print(Printed(grid, "ranker", metrics_note(evaluation, full)))
+    show(evaluation, grid, "ranker", metrics_note(evaluation, full), evaluation.audit.verdict)
     if groups := groups_grid(evaluation, full, ["ndcg@10"]):
-        out.print(Printed(groups, "ranker", GROUPS_NOTE))
+        show(evaluation, groups, "ranker", GROUPS_NOTE)
     for block, metrics_shown in ((evaluation, HEADLINE_METRICS), (full, FULL_METRICS)):
         if block and block.comparisons:
             compared = differences_grid(block.comparisons, [m for m in metrics_shown if m in block.measured])
-            out.print(Printed(compared, "ranker − against", comparisons_note(block)))
+            show(block, compared, "ranker − against", comparisons_note(block))
     if metrics["generation"]:
         generation = Evaluation.from_json(metrics["generation"])
-        out.print(Printed(metrics_grid(generation), "ranker", metrics_note(generation)))
+        show(generation, metrics_grid(generation), "ranker", metrics_note(generation))

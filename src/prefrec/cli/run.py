@@ -26,6 +26,9 @@ def run(
     until: Annotated[str, typer.Option(help="Last stage: prepare, sft, align…, or a ranker's name.")] = "report",
     override: o.Override = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages instead, as `prefrec plan`.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop before training if the audit finds a leak or a fault.")
+    ] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Carry out a recipe: prepare, SFT, alignment, evaluation, report.
@@ -34,7 +37,7 @@ def run(
 
     Example: prefrec run recipes/lastfm.yaml --set data.path=/data/hetrec2011-lastfm-2k --set sft.rows=400
     """
-    loaded = load_recipe(recipe, override or [])
+    loaded = load_recipe(recipe, [*(override or []), *(["evaluate.on_leak=stop"] if strict else [])])
     folder = out or Path("runs") / loaded.name
     if dry_run:
         print_plan(survey(loaded, folder, until), as_json)

@@ -22,7 +22,7 @@ from prefrec.evaluation.intervals import Means
 from prefrec.evaluation.metrics import Floats, expected_metrics, metrics_for, target_ranks
 from prefrec.evaluation.outcome import Evaluation, Group, Values, compare_columns, corrected
 from prefrec.evaluation.predictions import judge_texts, prediction_frame, ranks_of
-from prefrec.evaluation.verdict import Audit
+from prefrec.evaluation.verdict import Audit, NoAudit
 from prefrec.rankers.base import GeneratingRanker, Ranker
 
 TEXT_METRICS = {"choice": ("gen_hr@1", "valid_ratio"), "substring": ("substring_hr@1", "substring_valid_ratio")}
@@ -36,19 +36,19 @@ def evaluate(
     examples: Sequence[RankingExample],
     catalogue: Catalogue,
     *,
+    audit: Audit | NoAudit,
     ks: Sequence[int] = (1, 5, 10),
     generate: bool = True,
     compare: str | Sequence[tuple[str, str]] | None = None,
-    audit: Audit | None = None,
 ) -> Evaluation:
     """Evaluate rankers on examples.
 
     Args:
+        audit: of the same lists, or why there is none; its verdict stays with the numbers.
         ks: cut-offs of HR and NDCG.
         generate: also let rankers that can do so answer in text.
         compare: a ranker's name (all others against it), pairs (ranker, against), or None (each ranker against the
             one before it).
-        audit: of the same lists, kept with the numbers.
     """
     names = [r.name for r in rankers]
     if len(set(names)) < len(names):
@@ -94,9 +94,9 @@ def predict(
 def evaluate_predictions(
     predictions: pl.DataFrame,
     *,
+    audit: Audit | NoAudit,
     ks: Sequence[int] = (1, 5, 10),
     compare: str | Sequence[tuple[str, str]] | None = None,
-    audit: Audit | None = None,
     known_items: Collection[str] | None = None,
 ) -> Evaluation:
     """Return the evaluation of a frame of predictions.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 
 from prefrec.evaluation.intervals import Means, Number, PairedDifference, Result, Share, holm, plain, within
-from prefrec.evaluation.verdict import Audit
+from prefrec.evaluation.verdict import Verdict
 
 Values = dict[str, dict[str, NDArray[np.float64]]]
 """Ranker → metric → values, in the order of the examples: of all rows, or of those with text."""
@@ -86,7 +86,7 @@ class Evaluation(Group):
 
     Attributes:
         chance: HR@1 of a random ranker, the mean of 1/(candidates of the row).
-        audit: of the lists under test, or None. Its verdict should be shown with every table.
+        audit: of the lists under test, or why there are none. Its verdict stands above every table.
         best_reference: the reference row that models are compared with, or None.
         groups: `warm` and `new` → the rows whose target occurs, or does not occur, in training interactions; {} if
             the rows were not split.
@@ -97,7 +97,7 @@ class Evaluation(Group):
 
     comparisons: list[Gap]
     chance: float
-    audit: Audit | None = None
+    audit: Verdict
     best_reference: str | None = None
     groups: dict[str, Group] = field(default_factory=dict)
     values: Values = field(default_factory=dict, compare=False, repr=False)
@@ -122,4 +122,4 @@ class Evaluation(Group):
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return plain(self) | {"audit": self.audit.to_json() if self.audit else None}
+        return {"verdict": self.audit.verdict} | plain(self) | {"audit": self.audit.to_json()}

@@ -12,6 +12,7 @@ from prefrec.errors import DataError
 from prefrec.evaluation.evaluate import evaluate_predictions
 from prefrec.evaluation.outcome import Evaluation
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA
+from prefrec.evaluation.verdict import Audit, NoAudit
 from prefrec.files import write_whole
 
 _NUMBERS = ("row", "rank", "tied", "listed", "class_rank", "class_tied", "class_listed")
@@ -38,7 +39,11 @@ def write_ranks(predictions: pl.DataFrame, known_items: Collection[str], path: P
 
 
 def evaluate_ranks(
-    path: Path, *, ks: Sequence[int] = (1, 5, 10), compare: str | Sequence[tuple[str, str]] | None = None
+    path: Path,
+    *,
+    audit: Audit | NoAudit,
+    ks: Sequence[int] = (1, 5, 10),
+    compare: str | Sequence[tuple[str, str]] | None = None,
 ) -> Evaluation:
     """Return the evaluation of the ranks in a file of `write_ranks`, as `evaluate_predictions` does.
 
@@ -53,4 +58,4 @@ def evaluate_ranks(
     missing = [pl.lit(None, of).alias(name) for name, of in PREDICTION_SCHEMA.items() if name not in frame.columns]
     known = set(ranks.filter(pl.col("class") == "known")["target"])
     frame = frame.with_columns(missing).with_columns(pl.col("candidates").fill_null([]))
-    return evaluate_predictions(frame, ks=ks, compare=compare, known_items=known)
+    return evaluate_predictions(frame, audit=audit, ks=ks, compare=compare, known_items=known)

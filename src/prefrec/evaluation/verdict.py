@@ -109,6 +109,15 @@ class Audit(Result):
         return self._verdict_on_lists() + found
 
     @property
+    def headline(self) -> str:
+        """The result in a few words, to stand above each table."""
+        found = [f"leaks ({', '.join(r.name for r in self.leaks)})"] if self.leaks else []
+        found += [f"faults of the protocol ({'; '.join(self.faults)})"] if self.faults else []
+        if found:
+            return f"Audit: these lists have {' and '.join(found)}."
+        return "Audit: no leak and no fault." if self.state == "good" else "Audit: open, see the verdict."
+
+    @property
     def reasons(self) -> list[str]:
         """A sentence on each cause of the leaks, and the way out of it."""
         causes: dict[str, str] = {}
@@ -167,6 +176,11 @@ class NoAudit(Result):
     def verdict(self) -> str:
         """The reason as a verdict."""
         return f"Not audited: {self.reason}."
+
+    @property
+    def headline(self) -> str:
+        """The same."""
+        return self.verdict
 
     @property
     def state(self) -> str:

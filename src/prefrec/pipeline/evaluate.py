@@ -10,9 +10,17 @@ from typing import Any
 import polars as pl
 
 from prefrec.data import PreparedData
-from prefrec.evaluation import Audit, Evaluation, audit_prepared, evaluate_predictions, metrics_for
+from prefrec.evaluation import (
+    FULL_RANKING,
+    Audit,
+    Evaluation,
+    NoAudit,
+    evaluate_predictions,
+    metrics_for,
+)
 from prefrec.evaluation.evaluate import TEXT_METRICS
 from prefrec.evaluation.predictions import judge_substrings, ranks_of
+from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.entry import Entry
 from prefrec.pipeline.recipe import EvaluateSection
 from prefrec.pipeline.score import ask_all, ask_full, fit_references
@@ -29,27 +37,40 @@ class Scores:
 
 
 def evaluate_rankers(
-    data: PreparedData, section: EvaluateSection, entries: Sequence[Entry], cache: Path, *, seed: int
+    data: PreparedData,
+    section: EvaluateSection,
+    entries: Sequence[Entry],
+    cache: Path,
+    *,
+    seed: int,
+    audit: Audit | None = None,
 ) -> Scores:
-    """Ask the reference rankers and every entry (`ask_all`), and compare them (`comparison_pairs`)."""
+    """Ask the reference rankers and every entry (`ask_all`), and compare them (`comparison_pairs`).
+
+    `audit` is that of the lists under test; None: it is made first.
+    """
+    audit = audit or audit_under_test(data, section, seed)
     references = fit_references(data, section, seed)
     predictions = ask_all(data, section, references, entries, cache, seed=seed)
     # The main block has no text: only some rows have one, and they are measured in a block of their own.
     silent = predictions.with_columns(generated=pl.lit(None, pl.String), choice=pl.lit(None, pl.String))
-    audit = audit_prepared(data, section.split, "train", seed)
     evaluation = _measure(silent, data, section, entries, ks=section.ks, audit=audit)
     full = None
     if section.full_rows != 0:
         asked = [*entries, *(less for entry in entries for less in entry.without.values())]
         answers = ask_full(data, section, references, asked, cache / "full_catalogue", seed=seed)
-        full = _measure(answers, data, section, entries, ks=[10])
-    return Scores(evaluation, full, _generation(predictions, data, section, entries), predictions)
+        full = _measure(answers, data, section, entries, ks=[10], audit=FULL_RANKING)
+    return Scores(evaluation, full, _generation(predictions, data, section, entries, audit), predictions)
 
 
 def metrics_json(split: str, scores: Scores) -> dict[str, Any]:
     """Return the content of `metrics.json`."""
     blocks = {name: getattr(scores, name) for name in ("evaluation", "full_catalogue", "generation")}
-    return {"split": split, **{name: block.to_json() if block else None for name, block in blocks.items()}}
+    return {
+        "verdict": scores.evaluation.audit.verdict,
+        "split": split,
+        **{name: block.to_json() if block else None for name, block in blocks.items()},
+    }
 
 
 def comparison_pairs(lms: Sequence[str], models: Sequence[str], best: str | None) -> list[tuple[str, str]]:
@@ -76,7 +97,7 @@ def _measure(
     entries: Sequence[Entry],
     *,
     ks: Sequence[int],
-    audit: Audit | None = None,
+    audit: Audit | NoAudit,
 ) -> Evaluation:
     """Return metrics, and the comparisons of `comparison_pairs` and of blends with those without a part."""
     names = predictions["ranker"].unique(maintain_order=True).to_list()
@@ -98,7 +119,7 @@ def _measure(
 
 
 def _generation(
-    predictions: pl.DataFrame, data: PreparedData, section: EvaluateSection, entries: Sequence[Entry]
+    predictions: pl.DataFrame, data: PreparedData, section: EvaluateSection, entries: Sequence[Entry], audit: Audit
 ) -> Evaluation | None:
     """Return metrics on the rows with generated text, by our judge and the authors'; None if no row has one."""
     generated = predictions.filter(pl.col("generated").is_not_null())
@@ -107,7 +128,7 @@ def _generation(
     generated = generated.with_columns(substring=judge_substrings(generated, data.catalogue))
     writers = set(generated["ranker"])
     pairs = comparison_pairs([e.name for e in entries if e.model and e.name in writers], [], None)
-    whole = evaluate_predictions(generated, ks=section.ks, compare=pairs)
+    whole = evaluate_predictions(generated, ks=section.ks, compare=pairs, audit=audit)
     shown = [metric for pair in TEXT_METRICS.values() for metric in pair]
     kept = {r: {m: of[m] for m in shown} for r, of in whole.metrics.items()}
     comparisons = [c for c in whole.comparisons if c.metric in TEXT_METRICS["choice"]]

@@ -302,6 +302,11 @@ class EvaluateSection(Section):
     zero_shot: bool = Field(True, description="Also the model before training.")
     references: list[ReferenceName] = Field(list(REFERENCE_RANKERS), description="Reference rows of the table.")
     ks: list[PositiveInt] = Field([1, 5, 10], min_length=1, description="Cut-offs of HR and NDCG.")
+    on_leak: Literal["warn", "stop"] = Field(
+        "warn",
+        exclude_if=lambda on_leak: on_leak == "warn",
+        description="What a run does before training if the audit finds a leak or a fault.",
+    )
 
 
 class UpdateSection(Section):

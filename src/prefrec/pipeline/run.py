@@ -13,7 +13,9 @@ from rich.markup import escape
 from prefrec.console import say
 from prefrec.data import PreparedData, prepare, prepared_digest, read_prepared, write_prepared
 from prefrec.errors import ConfigError
+from prefrec.evaluation import Audit
 from prefrec.files import content_digest, write_json, write_text
+from prefrec.pipeline.audited import audit_under_test
 from prefrec.pipeline.encoders import shown_items
 from prefrec.pipeline.entry import Entry, Ingredients
 from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
@@ -60,9 +62,12 @@ def run_recipe(
         warn_of_idle_dropout(recipe.lora, trained_sections(recipe))
         measured = until in ("evaluate", "report")
         plan = planned(recipe, data, folder)
+        key = plan.made_of.data_key
+        audit = audit_under_test(data, recipe.evaluate, recipe.seed, key=key, folder=folder) if measured else None
         entries = plan.run(RANKERS if measured else until)
         if measured:
-            _evaluate(recipe, under_test(data) if under_test else data, plan.made_of.data_key, folder, entries)
+            rows, audit = (under_test(data), None) if under_test else (data, audit)
+            _evaluate(recipe, rows, key, folder, entries, audit)
         return write_report(folder) if until == "report" and is_first() else folder
 
 
@@ -128,9 +133,11 @@ def data_key(recipe: Recipe) -> str:
     return stage_key(config=config.model_dump(mode="json") | map_files(config, content_digest), **more)
 
 
-def _evaluate(recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Sequence[Entry]) -> None:
+def _evaluate(
+    recipe: Recipe, data: PreparedData, data_key: str, folder: Path, entries: Sequence[Entry], audit: Audit | None
+) -> None:
     say("[bold]evaluate[/bold]")
-    scores = evaluate_rankers(data, recipe.evaluate, entries, folder / "predictions", seed=recipe.seed)
+    scores = evaluate_rankers(data, recipe.evaluate, entries, folder / "predictions", seed=recipe.seed, audit=audit)
     preferences = run_preferences(recipe, data, entries, folder / "preferences")
     update = measure_update(recipe, data, entries, folder / "predictions" / "update")
     if is_first():

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from prefrec.errors import without_secrets
-from prefrec.evaluation import Comparison, Evaluation
+from prefrec.evaluation import Audit, Comparison, Evaluation
 from prefrec.evaluation.tables import FULL_METRICS, HEADLINE_METRICS
 from prefrec.files import write_text
 from prefrec.report import curves, tables
@@ -42,14 +42,13 @@ def write_report(run: Path) -> Path:
 def render(run: RunContents) -> str:
     """Return the report as HTML."""
     evaluation = run.evaluation
-    audit = evaluation.audit if evaluation else None
     return _environment.get_template("report.html.jinja2").render(
         name=str(run.recipe.get("name") or run.folder.resolve().name),
         run=run,
         facts=facts(run),
         findings=findings(run),
-        verdict=audit.verdict if audit else "",
-        leaks=bool(audit and audit.leaks),
+        audit=evaluation.audit if evaluation else None,
+        diagnosis=_diagnosis(evaluation),
         results=_results(run, evaluation) if evaluation else None,
         preferences=tables.preference_grids(run.preferences) if run.preferences else None,
         stages=tables.stages_grid(run.stages),
@@ -63,6 +62,12 @@ def render(run: RunContents) -> str:
     )
 
 
+def _diagnosis(evaluation: Evaluation | None) -> list[str]:
+    """Return the sentences on the data set that the audit keeps."""
+    diagnosis = getattr(evaluation.audit, "diagnosis", None) if evaluation else None
+    return diagnosis.sentences if diagnosis else []
+
+
 def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
     full = run.full_catalogue
     colours = curves.stage_colours(run.stages)
@@ -74,13 +79,13 @@ def _results(run: RunContents, evaluation: Evaluation) -> dict[str, Any]:
         "groups": tables.groups_grid(evaluation, full),
         "plots": [(metric_label(m), whisker_plot(evaluation, m, colours)) for m in metrics],
         "differences": [
-            (title, tables.differences_grid(block.comparisons), tables.comparisons_note(block))
+            (title, tables.differences_grid(block.comparisons), tables.comparisons_note(block), block.audit.headline)
             for title, block in blocks
             if block and block.comparisons
         ],
         "full": full,
         "generation": tables.metrics_grid(run.generation) if run.generation else None,
-        "audit": tables.audit_grid(evaluation.audit) if evaluation.audit else None,
+        "audit": tables.audit_grid(evaluation.audit) if isinstance(evaluation.audit, Audit) else None,
     }
 
 

@@ -23,6 +23,8 @@ FEWEST = 20
 """Rows of a group that is shown: means of fewer say nothing."""
 MARK = "✱"
 """Beside a difference that holds after the correction for the number of comparisons."""
+VERDICT_STYLES = {"bad": "bold red", "good": "green", "": "yellow"}
+"""State of an audit → style of its verdict in a terminal."""
 _STYLES = {"best": "bold", "weak": "dim", "leak": "red"}
 
 
@@ -110,11 +112,11 @@ def size_of(group: Group) -> str:
 
 
 def metrics_note(evaluation: Evaluation, full: Evaluation | None = None) -> str:
-    """Return the number of rows and users, chance, and the verdict of the audit."""
+    """Return the number of rows and users, and chance."""
     note = f"{size_of(evaluation)}; chance HR@1 {evaluation.chance:.3f}; 95% intervals {WITH_INTERVALS}"
     if full:
         note += f"\nall items: {size_of(full)}, the target among all items not taken before"
-    return f"{note}\n{evaluation.audit.verdict}" if evaluation.audit else note
+    return note
 
 
 def differences_grid(comparisons: Sequence[Comparison], metrics: Sequence[str] | None = None) -> Grid:
@@ -176,8 +178,9 @@ def audit_grid(audit: Audit) -> Grid:
             ends = f"[{signed(row.gain.low)},\u00a0{signed(row.gain.high)}]"
             gain = Cell(signed(row.gain.mean), (ends, f"over {row.against}"))
         finding = Cell(row.finding, (row.note,) if row.note else (), style)
-        rows.append((row.name, [_interval_cell(row.hr), gain, Cell(row.learnt_from or "–"), finding], style))
-    return Grid(["HR@1", "gain over its rival", "learnt from", "finding"], rows)
+        values = [_interval_cell(row.hr), _interval_cell(row.ndcg) if row.ndcg else Cell("–")]
+        rows.append((row.name, [*values, gain, Cell(row.learnt_from or "–"), finding], style))
+    return Grid(["HR@1", "NDCG@10", "gain over its rival", "learnt from", "finding"], rows)
 
 
 @dataclass(frozen=True)
@@ -187,8 +190,12 @@ class Printed:
     grid: Grid
     first: str
     note: str = ""
+    above: str = ""
+    style: str = ""  # of the line above
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.above:
+            yield Text(self.above, self.style)
         names, cells = [name for name, *_ in self.grid.rows], [cells for _, cells, _ in self.grid.rows]
         # Rich breaks lines at spaces of any kind.
         rows = [["\n".join([c.text, *c.small]).replace("\u00a0", "") for c in row] for row in cells]
@@ -220,8 +227,9 @@ class Printed:
 
 
 def audit_table(audit: Audit) -> Printed:
-    """Return the audit as a table of a terminal, with its verdict."""
-    return Printed(audit_grid(audit), "shortcut", audit.verdict)
+    """Return the audit as a table of a terminal, its verdict above and the diagnosis of the data set below."""
+    said = audit.diagnosis.sentences if audit.diagnosis else []
+    return Printed(audit_grid(audit), "shortcut", "\n".join(said), audit.verdict, VERDICT_STYLES[audit.state])
 
 
 def stages_grid(stages: list[Stage]) -> Grid:

@@ -29,6 +29,7 @@ def test_the_page_is_made_again_and_the_sentences_stay(script, base, place, tmp_
         assert f"(cost/{plot.lower()}.svg)" in text
         assert (tmp_path / "cost" / f"{plot.lower()}.svg").read_text().startswith("<?xml")
     assert "## Accuracy, seconds of training and memory" in text
+    assert 0 < text.index("Audit: ") < text.index("| --- |")  # the verdict stands above the tables
     page.write_text(text.replace(script.MISSING, "Nothing was found.\nTwice."))
     again = script.write_page(place / "cost", tmp_path).read_text()
     assert "Nothing was found.\nTwice." in again

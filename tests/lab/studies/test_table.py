@@ -13,6 +13,7 @@ from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
 from prefrec_lab.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec_lab.studies.measure import Measured
 from prefrec_lab.studies.table import TABLE, built_on, notes_of, ranking_facts, seconds_of
+from verdicts import NONE
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_the_whole_catalogue_is_a_table_of_its_own(summary, place, tmp_path):
     metrics = read_json(folder / "metrics.json")
     predictions = read_predictions(folder / "predictions.parquet")
     pairs = [("s-dpo", "sft"), ("s-dpo", "popularity")]
-    full = evaluate_predictions(predictions, ks=[10], compare=pairs)
+    full = evaluate_predictions(predictions, ks=[10], compare=pairs, audit=NONE)
     told = metrics | {"full_catalogue": full.to_json() | {"best_reference": "popularity"}}
     write_json(folder / "metrics.json", told)
     rows = analyse_runs(TABLE, [folder], tmp_path)["tables"]["full-catalogue"]

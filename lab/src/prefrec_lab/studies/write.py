@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefrec.files import write_json, write_text, write_whole
+from prefrec.evaluation.verdict import OLD
+from prefrec.files import read_json, write_json, write_text, write_whole
 from prefrec.pipeline.opened import Run
 from prefrec.pipeline.recipe import dump_recipe
 from prefrec.processes import is_first
 from prefrec.report.render import page_environment
 from prefrec.report.svg import to_svg
+from prefrec.runs.contents import METRICS
 from prefrec.runs.stage import machine
 from prefrec_lab.studies.study import Drawing, Outcome, Study
 from prefrec_lab.studies.tables import markdown
@@ -48,6 +50,16 @@ def write_study(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Pat
     return summary
 
 
+def verdicts(runs: Sequence[Run]) -> list[str]:
+    """Return the audits' verdicts on the lists of these runs, each once: they stand above the tables."""
+    found = []
+    for run in runs:
+        metrics = read_json(run.folder / METRICS)
+        audit = (metrics.get("evaluation") or {}).get("audit") or {}
+        found.append(str(metrics.get("verdict") or audit.get("verdict") or OLD.verdict))
+    return list(dict.fromkeys(found))
+
+
 def _summary(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) -> dict[str, Any]:
     """Return plain JSON values: the question, what was asked of which models, and every number."""
     first = runs[0]
@@ -63,6 +75,7 @@ def _summary(study: Study, runs: Sequence[Run], outcome: Outcome, folder: Path) 
         "data": ", ".join(dict.fromkeys(str(run.data.protocol.get("source")) for run in runs)),
         "candidates": first.recipe.data.candidates.size,
         "split": first.recipe.evaluate.split,
+        "verdicts": verdicts(runs),
         "facts": outcome.facts,
         "notes": outcome.notes,
         "tables": {t.name: json.loads(t.frame.fill_nan(None).write_json()) for t in outcome.tables},
@@ -82,7 +95,7 @@ def _markdown(summary: dict[str, Any], outcome: Outcome) -> str:
         f"Varied: {summary['varied']}",
         f"n = {outcome.n:,} rows of {outcome.users:,} users, {summary['candidates']} candidates per row; "
         f"seeds {seeds}; {summary['model']} on {summary['data']}.",
-        *outcome.facts,
+        *dict.fromkeys([*summary["verdicts"], *outcome.facts]),
         *(markdown(t) for t in outcome.tables),
         *outcome.notes,
     ]

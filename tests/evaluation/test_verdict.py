@@ -1,0 +1,54 @@
+"""What stands above a table: good only without leak and fault, and never left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from prefrec.evaluation import FULL_RANKING, Audit, AuditRow, Evaluation, Interval, NoAudit
+from prefrec.evaluation.verdict import OLD
+
+RANDOM = AuditRow("random", Interval(0.05, 0.05, 0.05, 500, 100))
+RULE = AuditRow("target position", Interval(0.4, 0.3, 0.5, 500, 100), against="random")
+CLEAN = Audit([RANDOM, RULE])
+
+
+@pytest.mark.parametrize(
+    ("audit", "state", "headline"),
+    [
+        (CLEAN, "good", "Audit: no leak and no fault."),
+        (replace(CLEAN, rows=[RANDOM, replace(RULE, leak=True)]), "bad", "these lists have leaks (target position)."),
+        (replace(CLEAN, faults=["rows that occur twice (2%)"]), "bad", "faults of the protocol (rows that occur"),
+        (replace(CLEAN, rows=[RANDOM, replace(RULE, tried=False)]), "", "Audit: open, see the verdict."),
+        (Audit([AuditRow("random", Interval(0.05, 0.05, 0.05, 50, 10))]), "", "Audit: open"),
+        (FULL_RANKING, "", "Not audited: the whole catalogue is ranked"),
+    ],
+)
+def test_state_and_headline(audit, state, headline):
+    assert audit.state == state
+    assert headline in audit.headline
+
+
+def test_each_leak_has_a_reason_and_a_way_out():
+    found = replace(CLEAN, rows=[RANDOM, replace(RULE, leak=True)])
+    assert found.reasons == [
+        "The place of the target gives it away. Way out: shuffle each list (candidates.kind: uniform)."
+    ]
+    assert found.reasons[0] in found.verdict
+    order = replace(RULE, name="id order (artist_id)", leak=True, share=0.9)
+    assert "sort the log by time" in replace(CLEAN, rows=[RANDOM, order]).verdict
+    dated = replace(order, share=0.6)
+    assert "Ids follow the date of the items" in replace(CLEAN, rows=[RANDOM, dated]).verdict
+
+
+def test_no_evaluation_without_a_verdict():
+    with pytest.raises(TypeError, match="audit"):
+        Evaluation({}, 1, 1, {}, [], 0.1)
+    made = Evaluation({}, 1, 1, {}, [], 0.1, NoAudit("lists of a test"))
+    value = made.to_json()
+    assert next(iter(value)) == "verdict"
+    assert value["verdict"] == "Not audited: lists of a test."
+    assert Evaluation.from_json(value) == made
+    assert Evaluation.from_json(value | {"audit": None}).audit == OLD
+    assert Evaluation.from_json(replace(made, audit=CLEAN).to_json()).audit == CLEAN
