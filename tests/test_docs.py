@@ -1,6 +1,7 @@
 """The documentation: it builds without a warning, and its recipes and commands are ones that prefrec takes."""
 
 import importlib.util
+import json
 import os
 import re
 import runpy
@@ -112,3 +113,35 @@ def test_a_loss_of_ones_own_is_taken_as_the_page_says(monkeypatch):
     monkeypatch.chdir(ROOT)
     exec(in_a_recipe, {})
     assert [a.loss for a in taken[0].align] == ["hinge"]
+
+
+LISTS_TABLE = re.compile(r"^\|[^\n]*(?:NDCG|HR@|MRR)[^\n]*\n\|[ :|-]+\n(?:\|[^\n]*\n?)+", re.MULTILINE)
+VERDICT = re.compile(r"Audit:|whole catalogue|full ranking", re.IGNORECASE)
+
+
+def leaking_sets() -> list[str]:
+    """Return the data sets whose uniform lists leak, by the audits that are kept."""
+    kept = json.loads((ROOT / "lab" / "results" / "55-audits.json").read_text(encoding="utf-8"))
+    return sorted({row[0].partition(",")[0] for row in kept["tables"][0]["rows"] if row[-1] != "none"})
+
+
+def without_verdict(text: str, leaking: list[str]) -> list[str]:
+    """Return the heads of tables of leaking lists that have no verdict, and no full ranking, above them."""
+    found = []
+    for table in LISTS_TABLE.finditer(text):
+        section = text[text.rfind("\n## ", 0, table.start()) + 1 : table.end()]
+        named = any(name in section or name.split()[-1] in table[0] for name in leaking)
+        if named and not VERDICT.search(section):
+            found.append(table[0].splitlines()[0])
+    return found
+
+
+def test_no_table_of_leaking_lists_is_without_its_verdict():
+    leaking = leaking_sets()
+    assert leaking == ["Amazon Book", "Amazon Office"]
+    table = "| NDCG@10 | all |\n|---|---|\n| SFT | 0.626 |\n"
+    bad = f"## A shop\n\nOn Amazon Office:\n\n{table}"
+    assert without_verdict(bad, leaking) == ["| NDCG@10 | all |"]
+    assert without_verdict(bad.replace("On Amazon", "Audit: 3 leaks. On Amazon"), leaking) == []
+    assert without_verdict(bad.replace("Amazon Office", "MovieLens"), leaking) == []
+    assert {str(page): found for page in PAGES if (found := without_verdict(page.read_text(), leaking))} == {}
