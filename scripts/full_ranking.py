@@ -238,8 +238,8 @@ TAIL = """
   window co-occurrence, title TF-IDF, the transition graph and item only.
 - *Item only* knows no user: a conditional logit on features of items, learnt on these test rows.
 - A *blend* joins title TF-IDF, window co-occurrence, the transition graph and features of time
-  ([Blend](rankers/blend.md)). *Item-ID tokens* are a language model of four layers in which an item is one token, after
-  SFT and S-DPO.
+  ([Blend](rankers/blend.md)). *Item-ID tokens* are a language model of four layers in which an item is one token,
+  after SFT and S-DPO.
 - Intervals are 95%, for other users and other targets. ✱ marks differences that stand after Holm's correction for the
   {count} differences of the page.
 - One seed. Section 54 of [Experiments](experiments.md) has all rankers, what each part adds, and the controls.
