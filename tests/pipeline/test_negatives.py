@@ -164,9 +164,9 @@ def test_an_interrupted_stage_keeps_its_lists(made_of, data, section, tmp_path, 
             "SASRec is only asked with negatives_from hard",
         ),
         (
-            {"negatives_from": "hard", "miner": "fused"},
-            [{"kind": "fuse", "parts": ["s-dpo", "popularity"]}],
-            r"align\.s-dpo\.miner: fused is made of s-dpo itself",
+            {"negatives_from": "hard", "miner": "blend"},
+            [{"kind": "blend", "parts": ["s-dpo", "popularity"]}],
+            r"align\.s-dpo\.miner: blend is made of s-dpo itself",
         ),
     ],
 )

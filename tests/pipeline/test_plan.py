@@ -134,11 +134,11 @@ def test_what_has_to_be_made_and_why(trained, whole, tmp_path):
 
 
 def test_a_plan_has_needs_and_the_costs_of_the_last_time(trained, whole):
-    raw = whole.model_dump(mode="json") | {"rankers": [{"kind": "fuse", "parts": ["s-dpo", "popularity"]}]}
+    raw = whole.model_dump(mode="json") | {"rankers": [{"kind": "blend", "parts": ["s-dpo", "popularity"]}]}
     stages = {stage["stage"]: stage for stage in survey(Recipe.model_validate(raw), trained)}
     assert stages["s-dpo"]["needs"] == ["sft"]
-    assert stages["fused"] == {
-        "stage": "fused",
+    assert stages["blend"] == {
+        "stage": "blend",
         "why": "not made yet",
         "needs": ["s-dpo", "popularity"],
         "seconds": None,

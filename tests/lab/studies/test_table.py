@@ -53,7 +53,7 @@ def test_training_is_what_all_stages_took(summary, place, tmp_path):
     for name in ("retrieve-then-rank", "blend"):
         write_json(folder / "rankers" / name / "stage.json", {"finished": True, "seconds": 50})
     run = open_run(folder)
-    names = ("sft", "s-dpo", "SASRec", "TALLRec", "retrieve-then-rank", "fused", "zero-shot", "popularity")
+    names = ("sft", "s-dpo", "SASRec", "TALLRec", "retrieve-then-rank", "blend", "zero-shot", "popularity")
     assert [seconds_of(run, n) for n in names] == [100, 140, 7, 9, None, None, None, None]
 
 
