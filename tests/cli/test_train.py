@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from command import prefrec, succeed
 from prefrec.cli._options import option
-from prefrec.pipeline import run as pipeline
+from prefrec.pipeline import plan as pipeline
 from tiny_run import TRAINING, adapter_weights, write_recipe
 
 TRAJECTORY = json.loads((Path(__file__).parent / "loss_trajectory.json").read_text())
