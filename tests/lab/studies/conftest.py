@@ -8,6 +8,7 @@ import pytest
 
 from prefrec.data import PreparedData, prepare, read_prepared, write_prepared
 from prefrec.pipeline.recipe import Recipe
+from sealed import seal_stage
 from tiny_run import tiny_recipe, write_model, write_shop
 
 
@@ -41,4 +42,5 @@ def other_rows(place, tmp_path) -> Path:
     copytree(min((place / "runs").glob("*seed-0"), key=lambda run: len(run.name)), folder)
     data = read_prepared(folder / "data")
     write_prepared(replace(data, validation=data.validation[::-1], test=data.test[::-1]), folder / "data")
+    seal_stage(folder / "data")
     return folder

@@ -14,6 +14,7 @@ from prefrec.pipeline.recipe import Recipe
 from prefrec_lab.studies.carry_out import analyse_runs, carry_out
 from prefrec_lab.studies.cold_start import COLD_ITEM, COLD_START, COLD_USER, WARM, cold_recipe, cold_rows
 from prefrec_lab.studies.study import with_alignments
+from sealed import seal_results
 from tiny_run import ITEMS
 
 LATE_USERS, LATE_ITEMS = 6, 8
@@ -154,6 +155,7 @@ def test_other_rankers_of_a_run_are_rows_too(late, tmp_path, place, summary):
     frame = read_predictions(folder / "predictions.parquet")
     more = frame.filter(ranker="sft").with_columns(ranker=pl.lit("GRU4Rec"))
     pl.concat([frame, more]).write_parquet(folder / "predictions.parquet")
+    seal_results(folder)
     found = analyse_runs(COLD_START, [folder], tmp_path)
     rows = {r["variant"]: r["against"] for r in found["tables"]["table"]}
     assert rows["GRU4Rec"] == "SASRec"

@@ -13,6 +13,7 @@ from prefrec.pipeline.recipe import REFERENCE_RANKERS, Recipe
 from prefrec_lab.studies.carry_out import analyse_runs, base_recipe, carry_out
 from prefrec_lab.studies.measure import Measured
 from prefrec_lab.studies.table import TABLE, built_on, notes_of, ranking_facts, seconds_of
+from sealed import write_metrics
 from verdicts import NONE
 
 
@@ -86,7 +87,7 @@ def test_the_whole_catalogue_is_a_table_of_its_own(summary, place, tmp_path):
     pairs = [("s-dpo", "sft"), ("s-dpo", "popularity")]
     full = evaluate_predictions(predictions, ks=[10], compare=pairs, audit=NONE)
     told = metrics | {"full_catalogue": full.to_json() | {"best_reference": "popularity"}}
-    write_json(folder / "metrics.json", told)
+    write_metrics(folder, told)
     rows = analyse_runs(TABLE, [folder], tmp_path)["tables"]["full-catalogue"]
     assert {r["quantity"] for r in rows} == {"hr@10", "ndcg@10"}
     (row,) = [r for r in rows if (r["variant"], r["quantity"]) == ("s-dpo", "ndcg@10")]
