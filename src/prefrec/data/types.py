@@ -179,9 +179,13 @@ class PreparedData:
     def _with_times(self, name: str, rows: Sequence[RankingExample]) -> list[RankingExample]:
         if name == "train" or not self.has_dates or self.held_out_interactions is None:
             return list(rows)
-        columns = self.held_out_interactions.select("user_id", "item_id", "timestamp").iter_rows()
-        times = {(user, item): time for user, item, time in columns}
-        return [replace(e, time=times.get((e.user_id, e.target))) for e in rows]
+        return [replace(e, time=self._held_out_times.get((e.user_id, e.target))) for e in rows]
+
+    @cached_property
+    def _held_out_times(self) -> dict[tuple[str, str], int]:
+        """(user, item) → time of the held-out interactions."""
+        log = cast(pl.DataFrame, self.held_out_interactions)
+        return {(user, item): time for user, item, time in log.select("user_id", "item_id", "timestamp").iter_rows()}
 
 
 def has_dates(log: pl.DataFrame) -> bool:
