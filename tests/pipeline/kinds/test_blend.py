@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prefrec.data import read_prepared
+from prefrec.data import RankingExample, read_prepared
 from prefrec.errors import ConfigError
 from prefrec.pipeline.entry import Entry, Ingredients, lm_entry, reference_entry
 from prefrec.pipeline.kinds.blend import (
@@ -147,6 +147,7 @@ def test_a_block_is_asked_once(finished):
             return PopularityRanker.fit(data.train_interactions).score(examples)
 
     late = LateRanker(Entry("popularity", "key", lambda size: Counted()), 4)
+    late.know({})  # an evaluation begins
     for block in (rows, rows[:2], rows, rows[:2]):
         assert np.array_equal(late.score(block), PopularityRanker.fit(data.train_interactions).score(block))
     assert asked == [4, 2]
@@ -163,3 +164,22 @@ def test_items_that_were_not_learnt_get_the_median(finished):
     assert found[:2].tolist() == [[1, 3, 3, 8, 3], [5, 5, 4, 6, 5]]
     assert np.isneginf(found[2, 1:]).all()
     assert found[2, 0] == 0  # nothing in the row was learnt
+
+
+def test_no_answer_is_that_to_another_history(finished):
+    """Questions without a user have the same name, and the same candidates."""
+    data = read_prepared(finished / "data")
+
+    class ByHistory:
+        name = "lm"
+
+        def score(self, examples):
+            return np.array([[float(c in e.history) for c in e.candidates] for e in examples])
+
+    listed = tuple(data.catalogue.ids[:6])
+    one, other = (RankingExample("-", (item,), listed, listed[0]) for item in listed[1:3])
+    late = LateRanker(Entry("lm", "key", lambda size: ByHistory()), 4)
+    for begin in (lambda: None, lambda: late.know({})):
+        begin()
+        assert late.score([one]).argmax() == 1
+        assert late.score([other]).argmax() == 2
