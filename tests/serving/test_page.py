@@ -213,7 +213,7 @@ def test_a_neighbour_ranker_beside_the_model_at_both_widths(page, width, tmp_pat
     page.locator("#left .ranking button").first.click()
     expect(page.locator("#why-right .reasons li").first).to_be_visible()
     expect(page.locator("#why-left")).to_contain_text("Only language models tell why.")
-    for words in ("share of the probability", "log-probability of the title", "above or below", "took next"):
+    for words in ("share among the titles", "log-probability of the title", "above or below", "took next"):
         expect(page.locator("#legend")).to_contain_text(words)
     expect(page.locator("#why .legend")).to_contain_text("speaks against it")
     link = page.locator("#right .ranking button").first
