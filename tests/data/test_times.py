@@ -33,6 +33,13 @@ def test_a_question_has_the_time_of_its_target(data):
     assert all(e.time is None for e in data.some("train", None))
 
 
+def test_rows_are_found_again_among_some_of_them(data):
+    """The evaluation asks slow models about some of its rows, and finds these by identity."""
+    rows = data.some("test", None)
+    some = replace(data, test=rows).some("test", 2)
+    assert [next(e for e in rows if e is one) for one in some] == some
+
+
 def test_the_time_is_no_part_of_a_question(data):
     (first, *_) = data.some("test", 1)
     assert first == replace(first, time=None) == data.test[0]

@@ -179,7 +179,9 @@ class PreparedData:
     def _with_times(self, name: str, rows: Sequence[RankingExample]) -> list[RankingExample]:
         if name == "train" or not self.has_dates or self.held_out_interactions is None:
             return list(rows)
-        return [replace(e, time=self._held_out_times.get((e.user_id, e.target))) for e in rows]
+        times = (self._held_out_times.get((e.user_id, e.target)) for e in rows)
+        # A row that has its time stays the same object, by which callers find it again.
+        return [e if e.time == time else replace(e, time=time) for e, time in zip(rows, times, strict=True)]
 
     @cached_property
     def _held_out_times(self) -> dict[tuple[str, str], int]:
