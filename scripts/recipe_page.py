@@ -31,10 +31,9 @@ from prefrec_systems.endpoint import ServerSettings
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "recipe.md"
 HEAD = """# Recipe
 
-All fields of a recipe, section by section. A field that is left out has its default (–, None: nothing); one that no
-table names is refused. A file may also say `preset: fast`, `titles` or `paper`: sections that it leaves out are then
-those of the preset. [Your own data](../own-data.md) has a recipe to begin with. `scripts/recipe_page.py` makes this
-page from the classes.
+All fields of a recipe, section by section. Omitted fields take their defaults; – means null. Unknown fields are
+errors. A recipe may name a preset (`preset: fast`, `titles` or `paper`), which fills the sections that the recipe
+omits. [Your own data](../own-data.md) has a recipe to start from.
 """
 SECTIONS: dict[str, type[BaseModel]] = {
     "The whole": Recipe,
@@ -67,7 +66,7 @@ def _section(heading: str, model: type[BaseModel]) -> str:
     says = " ".join((model.__doc__ or "").split())
     fields = model.model_fields
     if issubclass(model, TrainSection) and model is not TrainSection:
-        says += f" Beside these, what all [training]({_anchor('Training')}) stages share."
+        says += f" It also has the fields of all [training]({_anchor('Training')}) stages."
         fields = {n: f for n, f in fields.items() if _is_new(f, TrainSection.model_fields.get(n))}
     lines = [f"## {heading}", "", f"`{model.__module__}.{model.__name__}`: {says}"]
     lines += ["", "| field | default | takes | |", "|---|---|---|---|"]

@@ -54,9 +54,9 @@ def test_the_reference_of_recipes_is_that_of_the_classes():
     spec.loader.exec_module(module)
     made = module.page()
     for row in (
-        "| `name` | required | text | The run's folder is runs/NAME. |",
-        "| `latest_per_user` | – | whole number ≥ 1 | Only so many rows of each user, the latest; None: all, from",
-        "| `warmup` | `0.05` | number ≥ 0, < 1 | Share of the steps that warm up. |",
+        "| `name` | required | text | Name of the run; its folder is runs/NAME. |",
+        "| `latest_per_user` | – | whole number ≥ 1 | Use only each user's N most recent examples. Default: all. |",
+        "| `warmup` | `0.05` | number ≥ 0, < 1 | Fraction of the steps for warm-up. |",
     ):
         assert row in made
     assert module.PAGE.read_text(encoding="utf-8") == made, "run python scripts/recipe_page.py"

@@ -58,7 +58,7 @@ def test_people_get_a_table(run):
     assert f"s-dpo on test row 0 (user {example.user_id}): {titles[example.target]}, rank " in out
     for item in example.history:
         assert titles[item] in out
-    assert "log-prob of the title with an item − without, oldest item first" in out
+    assert "log-probability of the title with the item − without it, oldest item first" in out
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_people_get_a_table(run):
     [
         ((), "error: give either --user or --row"),
         (("--user", "u01", "--row", 0), "error: give either --user or --row"),
-        (("--user", "nobody"), "error: user 'nobody' has no test row in"),
+        (("--user", "nobody"), "error: user 'nobody' has no test example in"),
         (("--row", 40), "error: row 40: the test split of"),
         (("--row", 0, "--split", "all"), "error: unknown split 'all'"),
         (("--row", 0, "--ranker", "dpo"), "no trained model 'dpo'; there are sft, s-dpo"),

@@ -171,7 +171,7 @@ def test_stopped_by_hand(place, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "prepare", interrupt)
     done = prefrec("run", _recipe(place, tmp_path), "--out", tmp_path / "run")
     assert done.code == 130
-    assert "stopped; the same command goes on from here" in done.err
+    assert "stopped; run the same command again to resume" in done.err
     assert "Traceback" not in done.err
 
 

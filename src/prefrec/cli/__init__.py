@@ -93,15 +93,17 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """From interaction logs and item titles to a language-model recommender aligned to its users.
+    """Train, measure and serve language-model recommenders on your own interaction log and item titles.
 
-    `init` writes a recipe, `plan` lists its stages, `run` carries it out, and `update` goes on with new interactions.
-    Step by step: `prepare` makes ranking questions from a log, `audit` looks for leaks in them, `sft` and `align`
-    train, `evaluate` measures, `recommend` and `rank` answer, `explain` says what moved it, `report` draws it all,
-    `serve` answers over HTTP, `export` hands a model on.
+    `init` writes a recipe, `plan` lists its stages, `run` carries it out, and `update` continues a run with new
+    interactions. Step by step: `prepare` makes ranking examples from a log, `audit` checks them for leaks, `sft` and
+    `align` train, `evaluate` measures, `recommend` and `rank` answer, `explain` shows what moved a score, `report`
+    writes a web page, `serve` answers over HTTP, and `export` writes a model for other software.
     """
 
 
@@ -132,5 +134,5 @@ def main() -> None:
         if not e.code:
             leave()
         if e.code == 130:  # how typer ends on Ctrl-C
-            console.print("stopped; the same command goes on from here")
+            console.print("stopped; run the same command again to resume")
         raise

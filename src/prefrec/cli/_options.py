@@ -25,14 +25,14 @@ OWN = "section"
 RECIPE_ONLY = ("--model.answers", "--model.items", "--start", "--miner")
 """Fields that need other parts of a recipe, and are not options."""
 
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of samples, order and initial weights.")]
-DataFolder = Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote.")]
-RunFolder = Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, such as runs/demo.")]
-StageFolder = Annotated[Path, typer.Argument(help="Folder for adapter, log and checkpoints.")]
-RunRanker = Annotated[str | None, typer.Option(help="Model of the run, such as s-dpo; default: the last.")]
-RunOut = Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/NAME.")]
-Override = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE; repeatable.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")]
+DataFolder = Annotated[Path, typer.Argument(help="Folder written by `prefrec prepare`.")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder written by `prefrec run`, such as runs/demo.")]
+StageFolder = Annotated[Path, typer.Argument(help="Folder for the adapter, the log and checkpoints.")]
+RunRanker = Annotated[str | None, typer.Option(help="Language model of the run, such as s-dpo. Default: the last.")]
+RunOut = Annotated[Path | None, typer.Option("--out", help="Folder of the run. Default: runs/NAME.")]
+Override = Annotated[list[str] | None, typer.Option("--set", help="Override a field: FIELD=VALUE. Repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def print_json(value: Any) -> None:

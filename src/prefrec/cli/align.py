@@ -21,12 +21,15 @@ def align(
     section: AlignSection,
     model: ModelSection,
     lora: LoraSection,
-    adapter: Annotated[Path | None, typer.Option(help="SFT adapter, the reference; default: the bare base.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="SFT adapter to start from, also the reference. Default: the base model.")
+    ] = None,
     seed: o.Seed = SEED,
 ) -> None:
-    """Align an adapter on the item taken and N items not taken: Softmax DPO.
+    """Align an adapter by Softmax DPO: one chosen item against N rejected items.
 
-    The adapter given is copied and kept, frozen, as the reference. The same command goes on from the last checkpoint.
+    The adapter is copied for training and kept frozen as the reference. The same command resumes from the last
+    checkpoint.
 
     Example: prefrec align data/ml runs/s-dpo --adapter runs/sft/adapter --num-negatives 15 --rows 1000
     """

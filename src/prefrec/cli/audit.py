@@ -1,4 +1,4 @@
-"""`prefrec audit`: can the lists of prepared data be ranked without knowing what the user likes?"""
+"""`prefrec audit`: check whether candidate sets give the answer away."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Split = Literal["train", "validation", "test"]
 
 def audit(
     data: o.DataFolder,
-    split: Annotated[Split, typer.Option(help="Whose lists are audited.")] = "test",
-    learn_from: Annotated[Split, typer.Option(help="Whose lists the shortcuts learn from.")] = "train",
-    seed: Annotated[int, typer.Option(help="Fixes samples and shuffles.")] = 0,
+    split: Annotated[Split, typer.Option(help="Split to audit.")] = "test",
+    learn_from: Annotated[Split, typer.Option(help="Split that the shortcuts learn from.")] = "train",
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 after a leak, a fault or an untried rule.")
+        bool, typer.Option("--strict", help="Exit with 1 if there is a leak, a fault or a skipped check.")
     ] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Score shortcuts that ignore what the user likes, on the very lists under test.
+    """Score shortcuts that ignore the user's taste on the candidate sets under test.
 
     Each line shows HR@1 with its 95% interval over users. A shortcut is a leak if it beats every rival that knows as
-    little as it does: random, and popularity, co-occurrence or the same rule learnt from shuffled lists.
+    little: random order, and popularity, co-occurrence or the same rule learnt from shuffled candidate sets.
     """
     result = audit_prepared(read_prepared(data), split, learn_from, seed)
     if as_json:

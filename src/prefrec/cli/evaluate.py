@@ -26,15 +26,15 @@ def evaluate(
     data: o.DataFolder,
     section: EvaluateSection,
     model: ModelSection,
-    adapter: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of an adapter; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; default: DATA/evaluation.")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="Adapter to evaluate: NAME=FOLDER. Repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results. Default: DATA/evaluation.")] = None,
     seed: o.Seed = SEED,
     as_json: o.AsJson = False,
 ) -> None:
-    """Measure adapters beside the reference rows, on the same lists and over the whole catalogue.
+    """Measure adapters beside the baselines, on the same candidate sets and in full ranking.
 
-    Numbers have 95% intervals, for other users and targets. Models are compared row by row with the best reference
-    row, and each LM with the one before it. With --full-rows all titles that the user has not seen are ranked, too.
+    95% intervals are over users and targets. Each model is compared with the best baseline on the same examples, and
+    each language model with the one before it. Full ranking leaves out items that the user has seen.
 
     Example: prefrec evaluate data/ml --adapter sft=runs/sft/adapter --adapter s-dpo=runs/s-dpo/adapter --rows 500
     """

@@ -18,16 +18,17 @@ from prefrec.serving.bodies import ById
 
 def explain(
     run: o.RunFolder,
-    user: Annotated[str | None, typer.Option(help="User id: the first of the user's rows.")] = None,
-    row: Annotated[int | None, typer.Option(min=0, help="Row of the split, from 0; instead of --user.")] = None,
+    user: Annotated[str | None, typer.Option(help="User id. Explains the user's first example.")] = None,
+    row: Annotated[int | None, typer.Option(min=0, help="Example of the split, from 0, instead of --user.")] = None,
     ranker: o.RunRanker = None,
-    target: Annotated[str | None, typer.Option(help="Title or item id to explain; default: what was taken.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    target: Annotated[str | None, typer.Option(help="Title or item id to explain. Default: the target.")] = None,
+    split: Annotated[str, typer.Option(help="Split: train, validation or test.")] = "test",
     as_json: o.AsJson = False,
 ) -> None:
-    """Ask which history items speak for a title: the question is put again without each of them.
+    """Show how much each history item raises a title's log-probability.
 
-    An effect is the title's log-probability with the whole history minus that without the item. They do not add up.
+    An effect is the log-probability with the whole history minus the log-probability without the item. Effects do not
+    add up to the total.
 
     Example: prefrec explain runs/demo --user 42 --ranker sft --target Alien
     """
@@ -40,7 +41,7 @@ def explain(
         return
     place = f", rank {answer['rank']} of {answer['of']}" if answer["rank"] else ", not among the candidates"
     caption = f"{answer['ranker']} on {split} row {index} (user {example.user_id}): {answer['title']}{place}"
-    typer.echo(f"{caption}\nlog-prob of the title with an item − without, oldest item first")
+    typer.echo(f"{caption}\nlog-probability of the title with the item − without it, oldest item first")
     typer.echo(as_table(pl.DataFrame(answer["history"])))
     if answer["not_read"]:
         typer.echo(f"{answer['not_read']} older items did not fit the prompt")
@@ -53,9 +54,9 @@ def _row(data: PreparedData, run: Path, split: str, user: str | None, row: int |
     if user is not None:
         row = next((i for i, e in enumerate(examples) if e.user_id == user), None)
     if row is None:
-        raise DataError(f"user {user!r} has no {split} row in {run}")
+        raise DataError(f"user {user!r} has no {split} example in {run}")
     if row >= len(examples):
-        raise DataError(f"row {row}: the {split} split of {run} has {len(examples)} rows, from 0")
+        raise DataError(f"row {row}: the {split} split of {run} has {len(examples)} examples, numbered from 0")
     return row
 
 

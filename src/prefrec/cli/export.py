@@ -15,14 +15,16 @@ from prefrec.serving.export import export_ranker
 
 def export(
     run: o.RunFolder,
-    out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
     ranker: o.RunRanker = None,
-    merged: Annotated[bool, typer.Option("--merged", help="Whole weights, with the adapter added in.")] = False,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Merge the adapter into the base model's weights.")
+    ] = False,
 ) -> None:
-    """Write an adapter, or with --merged the whole model, with tokenizer, prompt, items and model card.
+    """Write an adapter (or with --merged the whole model) with tokenizer, prompt, items and model card.
 
-    The layout is that of PEFT and transformers, safetensors only. vLLM serves both, llama.cpp converts merged models,
-    and `prefrec.Recommender.from_pretrained` reads either.
+    Files have the layout of PEFT and transformers, as safetensors only. vLLM serves both, llama.cpp converts merged
+    models, and `prefrec.Recommender.from_pretrained` reads either.
 
     Example: prefrec export runs/demo --ranker s-dpo --out exports/s-dpo
     """

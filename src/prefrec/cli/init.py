@@ -24,11 +24,11 @@ from prefrec.pipeline.recipe import PresetName, checked_recipe, preset_text
 @o.from_sections
 def init(
     interactions: Annotated[Path, typer.Option(help="Log: CSV, TSV, Parquet, JSON lines or RecBole .inter.")],
-    items: Annotated[Path, typer.Option(help="Catalogue with titles, in one of the same forms.")],
+    items: Annotated[Path, typer.Option(help="Catalogue with titles, in any of the same formats.")],
     columns: ColumnNames,
     preset: Annotated[PresetName, typer.Option(help="fast: minutes; paper: a 7B model.")] = "fast",
     encoding: Annotated[str, typer.Option(help="Encoding of text files that are not UTF-8.")] = "utf-8",
-    out: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write. Default: standard output.")] = None,
 ) -> None:
     """Write a recipe for a log and a catalogue.
 
@@ -52,7 +52,7 @@ def init(
             warn(escape(f"{field}: {value}: {why}"))
     text = "\n".join([*lines, "", preset_text(preset)])
     if item_text := guess_item_text(items, encoding, [value for _, value, _ in settings]):
-        line = _line("item_text", item_text, "without the first #, the model reads this of an item")
+        line = _line("item_text", item_text, "remove the first # to show items like this to the model")
         text = text.replace("\nmodel:\n", f"\nmodel:\n  # {line}\n")
     checked_recipe(yaml.safe_load(text))
     if out:

@@ -1,4 +1,4 @@
-"""`prefrec plan`: the stages of a run, those that stand already, and why others have to be made."""
+"""`prefrec plan`: the stages of a run, which are up to date, and why others have to run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from prefrec.report.wording import clock
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="YAML file; `recipes/` holds examples.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML); `recipes/` holds examples.")],
     out: o.RunOut = None,
     override: o.Override = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """List the stages of a recipe's run, and say why each has to be made. Nothing is loaded or trained.
+    """List the stages of a recipe's run, and say why each has to run. Nothing is loaded or trained.
 
-    Time and memory are those of the last time that a stage was made in this folder.
+    Time and memory are those of the last time the stage ran in this folder.
 
     Example: prefrec plan recipes/demo.yaml --set align.s-dpo.beta=0.5
     """

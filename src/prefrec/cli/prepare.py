@@ -15,15 +15,15 @@ from prefrec.runs.lock import stage_lock
 
 @o.from_sections
 def prepare(
-    out: Annotated[Path, typer.Argument(help="Folder to write to; made if it is missing.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write. Created if missing.")],
     section: PrepareConfig,
     as_json: o.AsJson = False,
 ) -> None:
     """Make ranking examples (history, candidates, target) from a log and item titles.
 
-    Histories hold only what came before the target. Negatives are items that the user never touched, drawn by a seed
-    that depends on user and position, never on the target. OUT gets Parquet files and protocol.json, which says how
-    they were made.
+    Histories hold only interactions before the target. Negatives are items that the user has not seen, sampled by a
+    seed that depends on user and position, never on the target. OUT gets Parquet files, and protocol.json with the
+    protocol and counts.
 
     Example: prefrec prepare data/ml (MovieLens-100K, no download)
 

@@ -19,20 +19,25 @@ from prefrec.recommender import Recommender, as_table
 
 @o.from_sections
 def rank(
-    data: Annotated[Path, typer.Argument(help="Folder that `prefrec prepare` wrote: it knows the titles.")],
+    data: Annotated[Path, typer.Argument(help="Folder written by `prefrec prepare`, with the titles.")],
     model: ModelSection,
-    history: Annotated[list[str], typer.Option(help="Title or item id, oldest first; repeatable.")],
-    candidate: Annotated[list[str] | None, typer.Option(help="Title or item id to rank; repeatable.")] = None,
-    catalogue: Annotated[bool, typer.Option("--catalogue", help="Rank all titles instead of candidates.")] = False,
-    top: Annotated[int | None, typer.Option(min=1, help="With --catalogue: titles shown; default: 10.")] = None,
-    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also rank titles of the history.")] = False,
-    adapter: Annotated[Path | None, typer.Option(help="Adapter, and its --model; default: the bare base.")] = None,
+    history: Annotated[list[str], typer.Option(help="Title or item id, oldest first. Repeatable.")],
+    candidate: Annotated[list[str] | None, typer.Option(help="Title or item id to rank. Repeatable.")] = None,
+    catalogue: Annotated[
+        bool, typer.Option("--catalogue", help="Rank all titles of the catalogue instead of candidates.")
+    ] = False,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="With --catalogue: number of titles to print. Default: 10.")
+    ] = None,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also rank items of the history.")] = False,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter, trained on --model. Default: the base model.")
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Rank candidates, or with --catalogue all titles, by a model that need not be a run's.
+    """Rank candidates, or with --catalogue all titles, by any model and adapter.
 
-    With --catalogue the prompt shows the history and no candidates; `--model.templates continue` fits it best.
-    `prefrec recommend` asks the rankers of a run.
+    With --catalogue the prompt shows the history and no candidates. `prefrec recommend` queries the rankers of a run.
 
     Example: prefrec rank runs/demo/data --adapter runs/demo/align/s-dpo/adapter --history Alien
     --history Aliens --candidate "The Terminator" --candidate Emma --candidate Babe

@@ -22,26 +22,32 @@ from prefrec.serving.bodies import Rules
 def recommend(
     run: o.RunFolder,
     section: Rules,
-    all_users: Annotated[bool, typer.Option("--all-users", help="All users of the run's log.")] = False,
-    users: Annotated[list[str] | None, typer.Option(help="User id, or a file with one a line; repeatable.")] = None,
-    history: Annotated[list[str] | None, typer.Option(help="Title or item id, oldest first; repeatable.")] = None,
-    history_file: Annotated[Path | None, typer.Option(help="Rows: `history` (a list), perhaps `user_id`.")] = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="Items for each user.")] = 10,
-    out: Annotated[Path | None, typer.Option(help="File to write, .parquet or .csv; default: print.")] = None,
-    ranker: Annotated[str | None, typer.Option(help="Any ranker of the run; default: the last model.")] = None,
+    all_users: Annotated[bool, typer.Option("--all-users", help="Recommend to all users of the run's log.")] = False,
+    users: Annotated[
+        list[str] | None, typer.Option(help="User id, or a file with one id per line. Repeatable.")
+    ] = None,
+    history: Annotated[list[str] | None, typer.Option(help="Title or item id, oldest first. Repeatable.")] = None,
+    history_file: Annotated[
+        Path | None, typer.Option(help="Table with `history` (a list) and optionally `user_id`.")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="Items per user.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="File to write, .parquet or .csv. Default: print.")] = None,
+    ranker: Annotated[
+        str | None, typer.Option(help="Any ranker of the run. Default: the last language model.")
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Recommend items of the whole catalogue, under rules of your own.
+    """Recommend items of the whole catalogue to one history or to all users, with filters.
 
-    A user's history is the whole log, test items included. --allow and --deny take ids, or files with one a line. The
-    same command goes on where an earlier one was stopped. Processes of `accelerate launch` share the users.
+    A user's history is the whole log, test items included. --allow and --deny take ids, or files with one id per
+    line. The same command resumes after an interruption. The processes of `accelerate launch` share the users.
 
     Example: prefrec recommend runs/shop --all-users --out top.parquet --where "genre = 'Comedy' and year > 1990"
     --at-most 2 --per brand
     """
     given = {"--all-users": all_users, "--users": users, "--history": history, "--history-file": history_file}
     if sum(map(bool, given.values())) != 1:
-        raise typer.BadParameter("give exactly one of them", param_hint=" / ".join(given))
+        raise typer.BadParameter("give exactly one of these", param_hint=" / ".join(given))
     histories = {"-": history} if history else _histories(history_file) if history_file else None
     rules = section.model_dump() | {"deny": _ids(section.deny), "allow": section.allow and _ids(section.allow)}
     recommender = Recommender.from_run(run, ranker)

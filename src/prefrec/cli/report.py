@@ -10,10 +10,10 @@ from prefrec.runs.lock import reader_lock
 
 
 def report(run: o.RunFolder) -> None:
-    """Write RUN/report.html, and print its path.
+    """Write RUN/report.html and print its path.
 
-    The page needs no other file and no network: tables with intervals, curves of each stage, examples before and
-    after. The page of a run that stopped midway says what is missing.
+    The page has tables with intervals, training curves, and examples before and after. It needs no other file and no
+    network. If the run is unfinished, the page says what is missing.
     """
     with reader_lock(run):
         typer.echo(write_report(run))

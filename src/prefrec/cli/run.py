@@ -21,11 +21,13 @@ from prefrec.runs.contents import METRICS, PREFERENCES, UPDATE
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="YAML file; `recipes/` holds examples.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML); `recipes/` holds examples.")],
     out: o.RunOut = None,
-    until: Annotated[str, typer.Option(help="Last stage: prepare, sft, align…, or a ranker's name.")] = "report",
+    until: Annotated[
+        str, typer.Option(help="Last stage to run: prepare, sft, evaluate, report or a ranker's name.")
+    ] = "report",
     override: o.Override = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages instead, as `prefrec plan`.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the stages, like `prefrec plan`.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop before training if the audit finds a leak or a fault.")
     ] = False,

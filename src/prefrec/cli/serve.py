@@ -13,20 +13,24 @@ from prefrec.errors import ConfigError
 
 def serve(
     run: o.RunFolder,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0: any free port.")] = 8000,
     ranker: Annotated[
         list[str] | None, typer.Option(help="Ranker to serve; repeatable. Default: see docs/serving.md.")
     ] = None,
-    ui: Annotated[bool, typer.Option("--ui", help="Also a page, at /.")] = False,
-    api_key: Annotated[str | None, typer.Option(envvar="PREFREC_API_KEY", help="Bearer token of clients.")] = None,
-    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
-    max_batch: Annotated[int | None, typer.Option(min=1, help="Requests that share a pass; default: all.")] = None,
-    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds a request may take; then 504.")] = 30.0,
+    ui: Annotated[bool, typer.Option("--ui", help="Serve a web page at /.")] = False,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="PREFREC_API_KEY", help="Bearer token that clients must send.")
+    ] = None,
+    max_queue: Annotated[int, typer.Option(min=1, help="Most requests to queue; further ones get status 429.")] = 256,
+    max_batch: Annotated[int | None, typer.Option(min=1, help="Most requests per pass. Default: all.")] = None,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds until a request gets status 504.")] = 30.0,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Print a line per request, without addresses, queries and bodies.")
     ] = False,
-    max_tokens: Annotated[int | None, typer.Option(min=64, help="Of a pass; default: 4096, on a CPU 2048.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=64, help="Most tokens per pass. Default: 4096; on a CPU 2048.")
+    ] = None,
 ) -> None:
     """Answer requests of many clients with the rankers of a run: rank, recommend, explain, search.
 

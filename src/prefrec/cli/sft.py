@@ -35,13 +35,13 @@ def sft(
     model: ModelSection,
     lora: LoraSection,
     adapter: Annotated[
-        Path | None, typer.Option(help="Adapter to go on from, and its --model; default: a new one.")
+        Path | None, typer.Option(help="Adapter to continue, trained on --model. Default: a new one.")
     ] = None,
     seed: o.Seed = SEED,
 ) -> None:
-    """Fine-tune a LoRA adapter to name the item that each user took next.
+    """Fine-tune a LoRA adapter to predict each user's next item.
 
-    The loss is on the title's tokens alone. The same command goes on from the last checkpoint.
+    The loss covers the title's tokens only. The same command resumes from the last checkpoint.
 
     Example: prefrec sft data/ml runs/sft --rows 1200
     """

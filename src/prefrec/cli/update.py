@@ -1,4 +1,4 @@
-"""`prefrec update`: a finished run goes on with new interactions, in a new folder."""
+"""`prefrec update`: continue a finished run with new interactions, in a new folder."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from prefrec.runs.stage import stage_key
 def update(
     run: o.RunFolder,
     interactions: Annotated[
-        list[Path] | None, typer.Option(exists=True, help="New rows of the log; repeatable. Default: its file grew.")
+        list[Path] | None,
+        typer.Option(exists=True, help="File with new interactions. Repeatable. Default: read the log again."),
     ] = None,
-    items: Annotated[Path | None, typer.Option(exists=True, help="Catalogue with the new items, too.")] = None,
-    replay: Annotated[float, typer.Option(help="Old interactions that are trained on again, per new one.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder of the new run; default: RUN.updated-DIGEST.")] = None,
+    items: Annotated[Path | None, typer.Option(exists=True, help="Catalogue that includes the new items.")] = None,
+    replay: Annotated[float, typer.Option(help="Old interactions to train on again, per new one.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder of the new run. Default: RUN.updated-DIGEST.")] = None,
     override: o.Override = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Train a run's model further on new interactions, and measure what it gains and forgets.
+    """Continue a run's training with new interactions, and measure what it gains and forgets.
 
-    SFT goes on from the run's SFT, on new interactions and a replay of old ones; later stages of its recipe follow.
-    The run itself stays as it is. The same command continues an interrupted update.
+    SFT continues from the run's SFT weights, on new interactions and a replay of old ones. The later stages of the
+    recipe follow. The old run stays as it is. The same command resumes an interrupted update.
 
     Example: prefrec update runs/shop --interactions january.csv
     """

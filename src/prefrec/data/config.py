@@ -40,94 +40,99 @@ class Section(BaseModel):
 
 
 class ColumnNames(Section):
-    """Names of the columns in the user's files."""
+    """Names of the columns in your files."""
 
-    user: str = Field("user_id", description="Column of the log with the user's id.")
-    item: str = Field("item_id", description="Column of the log with the item's id.")
+    user: str = Field("user_id", description="Log column with the user id.")
+    item: str = Field("item_id", description="Log column with the item id.")
     item_list: str | None = Field(
         None,
-        description="windows: column with a row's items; None: item_ids, item_id_list (RecBole) or history. The "
-        "target is in `item` or in target where the file has such a column, else the last of the list.",
+        description="windows: column with the items of an example. Default: item_ids, item_id_list (RecBole) or "
+        "history. The target is in column item or target if there is one, otherwise last in the "
+        "list.",
     )
     timestamp: str = Field(
         "timestamp",
-        description="Column of the log with the time: seconds, ms, or ISO 8601; file-order: the order of the lines.",
+        description="Log column with the time: seconds, milliseconds or ISO 8601. file-order: use the order of "
+        "the lines.",
     )
     rating: str | None = Field(
         "rating",
-        description="Column of the log with a rating; needed only with min_rating and rated negatives. None: read no "
+        description="Log column with the rating. Needed for min_rating and rated negatives only. null: read no "
         "ratings.",
     )
     impressions: str | None = Field(
         None,
-        description="Column of the log with the items that were shown at an interaction and not taken: a list, JSON "
-        "text, or ids with spaces between them. None: read none.",
+        description="Log column with the items that were shown but not clicked: a list, JSON text, or ids "
+        "separated by spaces. Default: none.",
     )
     skipped: str | None = Field(
         None,
-        description="Column of the log that says whether an interaction was a skip or dislike. Its item then counts "
-        "as shown and not taken at the user's next interaction. None: read none.",
+        description="Log column that marks skips or dislikes. A skipped item counts as shown, not clicked, at "
+        "the user's next interaction. Default: none.",
     )
-    catalogue_item: str | None = Field(
-        None, description="Column of the catalogue with the item's id; None: as `item`."
-    )
-    title: str = Field("title", description="Column of the catalogue with the title.")
+    catalogue_item: str | None = Field(None, description="Catalogue column with the item id. Default: as item.")
+    title: str = Field("title", description="Catalogue column with the title.")
 
 
 class CandidateConfig(Section):
-    """The lists to choose from."""
+    """The candidate set of each example."""
 
     kind: Literal["auto", "uniform", "targets", "popularity", "published"] = Field(
         "auto",
-        description="uniform: all untouched items alike, which rewards popularity; targets: the targets of other "
-        "rows of the split, known with known and new with new, so that rules that do not know the user are at chance "
-        "(training rows: uniform); popularity: in proportion to training interactions + 1; published: the S-DPO "
-        "authors' lists, leaks included. auto: targets where items without training interactions are more than twice "
-        "as common among targets as in the catalogue, else uniform.",
+        description="How candidates are sampled. uniform: from all unseen items, which rewards popularity. "
+        "targets: from the targets of other examples of the split, seen and new items separately, so "
+        "that rules that ignore the user are at chance (training: uniform). popularity: in "
+        "proportion to training interactions + 1. published: the S-DPO authors' candidate sets, with "
+        "their leaks. auto: targets where new items are more than twice as common among targets as "
+        "in the catalogue, otherwise uniform.",
     )
-    size: int = Field(20, ge=2, description="Candidates a row, the target included.")
+    size: int = Field(20, ge=2, description="Candidates per example, including the target.")
 
 
 class PrepareConfig(Section):
-    """Settings of a prepared data set: the source and how rows are made from it."""
+    """Settings of a prepared data set: its source, and how examples are made from it."""
 
     source: str = Field(
         "movielens-100k",
-        description="Which reader to use. movielens-100k: without a path, the copy in the recbole package; "
-        "movielens-csv: ratings.csv and movies.csv; windows: ready rows; files: your own log and catalogue; or the "
-        "name of a source that another package adds. The lab adds lastfm-hetrec: by tag date; lastfm-published: the "
-        "S-DPO authors' form, which leaks; published-json: train, val and test JSON of the S-DPO scripts, lists as "
-        "they are; goodreads: the json.gz files of UCSD; goodreads-windows: ready rows.",
+        description="Reader of the data. files: your own log and catalogue. windows: ready-made examples. "
+        "movielens-100k: without a path, the copy in package recbole. movielens-csv: ratings.csv and "
+        "movies.csv. With prefrec-lab also lastfm-hetrec, lastfm-published (leaks), published-json "
+        "(train, val and test JSON of the S-DPO scripts), goodreads and goodreads-windows. Other "
+        "packages may add more.",
     )
-    path: Path | None = Field(None, description="Folder of the source; None takes the embedded MovieLens-100K.")
+    path: Path | None = Field(None, description="Folder of the source. Default: the embedded MovieLens-100K.")
     interactions: Path | None = Field(
         None,
-        description="Log (files, goodreads): .csv, .tsv, .parquet or RecBole .inter, also .gz; files: or a folder of "
-        "them, one after another.",
+        description="files, goodreads: the log (.csv, .tsv, .parquet, RecBole .inter; .gz too). files also takes "
+        "a folder, a pattern or an address of Parquet files.",
     )
     more_interactions: list[Path] = Field([], description="files: later parts of the log, with the same columns.")
     items: Path | None = Field(
-        None, description="Catalogue with titles (files, goodreads, windows); artists.dat (lastfm-published)."
+        None, description="files, goodreads, windows: the catalogue with titles. lastfm-published: artists.dat."
     )
     row_files: dict[Literal["train", "validation", "test"], Path] | None = Field(
-        None, description="windows: files of rows; None: those in path whose names end in train, valid and test."
+        None,
+        description="windows: files with the examples of train, validation and test. Default: those in path "
+        "whose names end in train, valid and test.",
     )
     users: Path | None = Field(
-        None, description="Table of users and their attributes (files): groups for studies, in no prompt."
+        None, description="files: table of user attributes. It groups users in studies and is in no prompt."
     )
-    columns: ColumnNames = Field(default_factory=lambda: ColumnNames(), description="Column names (files, windows).")
+    columns: ColumnNames = Field(
+        default_factory=lambda: ColumnNames(), description="files, windows: names of the columns."
+    )
     encoding: str = Field(
-        "utf-8", description="Encoding of text files that are not UTF-8 (files, windows, movielens-csv)."
+        "utf-8", description="files, windows, movielens-csv: encoding of text files that are not UTF-8."
     )
     domain: Literal["movies", "music", "books", "generic"] | None = Field(
-        None, description="Which prompt templates fit; None: what the source says."
+        None, description="Domain of the prompt templates. Default: that of the source."
     )
     split: SplitName | None = Field(
         None,
-        description="leave-last-out: each user's last item is the test; time: two cuts for everybody; user: later "
-        "users are the test, as in the papers; time-share: the first 80% of each user's interactions are for "
-        "training, the rest for validation (a fifth of the users) or test; given: the data's own (windows takes "
-        "other splits, too). None: given where there is one, else leave-last-out.",
+        description="leave-last-out: test on each user's last item. time: cut all users at two points in time. "
+        "user: test on later users, as in the papers. time-share: train on the first 80% of each "
+        "user's interactions; validate on the rest of a fifth of the users, test on the others. "
+        "given: the data's own split. Default: given if there is one, otherwise leave-last-out.",
     )
     # Left out where it is not set, so that keys of stages are those of recipes without it.
     fold: int = Field(
@@ -135,48 +140,56 @@ class PrepareConfig(Section):
         ge=0,
         le=9,
         exclude_if=lambda fold: fold == 0,
-        description="split time: how many earlier tests to leave out of the log's end. Fold 0 tests the last 10% of "
-        "the interactions, fold 1 the 10% before them, and so on; later interactions are not learnt from.",
+        description="split time: move the cuts back by N test periods. Fold 0 tests the last 10% of the "
+        "interactions, fold 1 the 10% before them. Later interactions are not used.",
     )
     windows: Literal["last", "all"] | None = Field(
         None,
-        description="Validation and test rows of a user, for split time (default: all), user and time-share (last).",
+        description="split time, user, time-share: validate and test on each user's last example or on all. "
+        "Default: all for time, otherwise last.",
     )
     candidates: CandidateConfig = Field(
-        default_factory=lambda: CandidateConfig(), description="Of each row: the lists to choose from."
+        default_factory=lambda: CandidateConfig(), description="How candidate sets are made."
     )
-    history_length: int = Field(10, ge=1, description="Items of history shown at most.")
-    min_history: int = Field(3, ge=1, description="Rows with a shorter history are left out.")
-    min_rating: float | None = Field(None, description="Keep interactions rated at least this.")
+    history_length: int = Field(10, ge=1, description="Longest history, in items.")
+    min_history: int = Field(3, ge=1, description="Drop examples with a shorter history.")
+    min_rating: float | None = Field(None, description="Drop interactions with a lower rating. Default: keep all.")
     validation_share: float = Field(
         0.08,
         ge=0,
         lt=1,
-        description="windows: where no file has validation rows, about this share of the training rows, the last by "
-        "time, become them and are not learnt from.",
+        description="windows without a validation file: use about this fraction of the training examples, the "
+        "most recent, for validation only.",
     )
     read_only: bool = Field(True, description="goodreads: keep only books marked as read.")
-    user_core: int = Field(1, ge=1, description="Keep users with at least this many items (k-core).")
-    item_core: int = Field(1, ge=1, description="Keep items with at least this many users (k-core).")
-    latest_per_user: int | None = Field(None, ge=1, description="Interactions of each user to keep, the last ones.")
+    user_core: int = Field(1, ge=1, description="Keep users with at least N items (k-core).")
+    item_core: int = Field(1, ge=1, description="Keep items with at least N users (k-core).")
+    latest_per_user: int | None = Field(
+        None, ge=1, description="Keep each user's N most recent interactions. Default: all."
+    )
     unseen_items: bool = Field(
         False,
-        description="Keep catalogue items without interactions, such as new products, so that they are recommended.",
+        description="Keep catalogue items without interactions, such as new products, so that they can be "
+        "recommended.",
     )
     duplicate_titles: DuplicateTitles | None = Field(
         None,
-        description="Two ids with one title: error (default for files), merge into one item (default for "
-        "goodreads), or number the second 'Title (2)' (default for windows).",
+        description="Two ids with one title. error: stop. merge: make them one item. number: call the second "
+        "'Title (2)'. Default: error for files, merge for goodreads, number for windows.",
     )
     missing_titles: Literal["error", "drop"] = Field(
         "error",
-        description="Items of the log without a title (files, goodreads, windows, movielens-*): error, or drop their "
+        description="files, goodreads, windows, movielens-*: stop at items without a title, or drop their "
         "interactions.",
     )
-    max_train_rows: int | None = Field(None, ge=1, description="Random training rows to keep.")
-    max_validation_rows: int | None = Field(None, ge=1, description="Validation rows to keep, whole users at random.")
-    max_test_rows: int | None = Field(None, ge=1, description="Test rows to keep, whole users at random.")
-    seed: int = Field(0, ge=0, description="Of ties, samples and candidates.")
+    max_train_rows: int | None = Field(None, ge=1, description="Keep N random training examples. Default: all.")
+    max_validation_rows: int | None = Field(
+        None, ge=1, description="Keep N validation examples, of random whole users. Default: all."
+    )
+    max_test_rows: int | None = Field(
+        None, ge=1, description="Keep N test examples, of random whole users. Default: all."
+    )
+    seed: int = Field(0, ge=0, description="Random seed of ties, samples and candidates.")
 
     @field_validator("source")
     @classmethod

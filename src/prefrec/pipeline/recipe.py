@@ -52,55 +52,71 @@ NegativesFrom = Literal["reference", "list", "uniform", "popularity", "in-batch"
 
 
 class ItemsSection(Section):
-    """Items as tokens (`model.answers: items`): how an item's vector is made."""
+    """Item-ID tokens (`model.answers: items`): how the vector of an item is made."""
 
     vectors: str = Field(
         "base",
-        description="Title vectors: base (mean states), tfidf, all-minilm-l6-v2 (cheaper), or an encoder's name.",
+        description="Where title vectors come from: base (mean hidden states of the model), tfidf, "
+        "all-minilm-l6-v2 (cheap), or the name of another encoder.",
     )
-    cooccurrence: int = Field(0, ge=0, description="Dimensions of window co-occurrence beside the title's; 0: none.")
-    vector_dropout: float = Field(0.0, ge=0, lt=1, description="Share of items that a step knows by title alone.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="On item vectors, and on the states compared with them.")
+    cooccurrence: int = Field(
+        0, ge=0, description="Add N dimensions of window co-occurrence to the title vector. 0: none."
+    )
+    vector_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Probability of dropping an item's own vector during training (title-only dropout).",
+    )
+    dropout: float = Field(
+        0.3, ge=0, lt=1, description="Dropout on item vectors and on the hidden states they are compared with."
+    )
     learning_rate: float = Field(
-        cast(float, SFTConfig.item_learning_rate), gt=0, le=1, description="Peak rate of item vectors."
+        cast(float, SFTConfig.item_learning_rate), gt=0, le=1, description="Peak learning rate of the item vectors."
     )
 
 
 class ModelSection(Section):
-    """The language model and how it is asked."""
+    """The language model and its prompts."""
 
-    name: str = Field(EMBEDDED, description="Embedded model, local folder or hub id.")
+    name: str = Field(EMBEDDED, description="Embedded model, local folder or Hugging Face id.")
     # Trained weights stay in float32.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Of all products; auto: bfloat16 if this machine multiplies it faster, else float32."
+        "auto", description="Compute dtype. auto: bfloat16 where it is faster on this machine, otherwise float32."
     )
-    max_length: int = Field(MAX_LENGTH, ge=16, description="Tokens of a prompt with its longest answer.")
-    chat: bool = Field(SFTConfig.chat, description="Wrap prompts by the tokenizer's chat template.")
+    max_length: int = Field(MAX_LENGTH, ge=16, description="Longest prompt with its longest answer, in tokens.")
+    chat: bool = Field(SFTConfig.chat, description="Wrap prompts in the tokenizer's chat template.")
     layers: list[NonNegativeInt] | PositiveInt | None = Field(
-        None, description="How many of the first layers to keep, or the numbers of those to keep, from 0; None: all."
+        None, description="Keep the first N layers, or the layers with these 0-based indices. Default: all."
     )
     templates: list[str] = Field(
-        ["history"], min_length=1, description="Prompts (`history`, `movies/2`) or files; evaluation uses the first."
+        ["history"],
+        min_length=1,
+        description="Prompt templates, by name (history, movies/2) or file. Evaluation uses the first.",
     )
     answers: Literal["titles", "items"] = Field(
-        "titles", description="titles: an answer is a title as text; items: it is one token that stands for the item."
+        "titles",
+        description="titles: answer with a title as text. items: answer with item-ID tokens, one token per item.",
     )
-    items: ItemsSection = Field(ItemsSection(), description="For `answers: items`.")
+    items: ItemsSection = Field(ItemsSection(), description="Settings of item-ID tokens (answers: items).")
     # Left out where it is not set, so that keys of stages are those of recipes without it.
     item_text: str | None = Field(
         None,
         exclude_if=lambda text: text is None,
-        description="An item in histories and item vectors, such as {{ title }} ({{ year }}). None: its title.",
+        description="How histories and title vectors show an item, as a jinja2 text such as {{ title }} ({{ year "
+        "}}). Default: its title.",
     )
-    random_weights: bool = Field(False, description="Leave the pretrained weights out: a control.")
+    random_weights: bool = Field(False, description="Start from random weights, as a control for pre-training.")
     objective: Literal["catalogue", "tokens"] = Field(
-        "catalogue", description="A title's tokens compete with those that continue a title (catalogue), or with all."
+        "catalogue",
+        description="catalogue: normalise a title's probability over the titles of the catalogue. tokens: over "
+        "the whole vocabulary, as in the paper.",
     )
     attn_implementation: Literal["auto", "sdpa", "eager", "flex_attention"] = Field(
-        "auto", description="auto: transformers' choice, mostly sdpa."
+        "auto", description="Attention kernel. auto: the choice of transformers, usually sdpa."
     )
     quantization: Literal["none", "nf4", "nf4-double"] = Field(
-        "none", description="nf4: the frozen base in 4 bits (QLoRA); nf4-double: its scales in 8 bits, too."
+        "none", description="nf4: load the frozen base in 4 bits (QLoRA). nf4-double: also quantise the scales."
     )
 
     def decisive(self) -> dict[str, Any]:
@@ -113,30 +129,40 @@ class ModelSection(Section):
 
 
 class LoraSection(Section):
-    """The adapter that is trained."""
+    """The LoRA adapter to train."""
 
     r: int = Field(RANK, ge=1, le=4096, description="Rank.")
-    alpha: int | None = Field(None, ge=1, le=1 << 16, description="Scale numerator; None: 2·r.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="On its input; needs disable_dropout: false.")
-    targets: list[str] | str = Field(ALL_LINEAR, description="Names of layers, all-linear, or a regex of full names.")
+    alpha: int | None = Field(None, ge=1, le=1 << 16, description="Scale numerator. Default: 2·r.")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout on the adapter's input. Needs disable_dropout: false."
+    )
+    targets: list[str] | str = Field(
+        ALL_LINEAR, description="Layers with an adapter: names, all-linear, or a regular expression of full names."
+    )
 
 
 class SFTSection(RowsSection):
     """Supervised fine-tuning.
 
-    If the first template shows no candidates, a row is a user's history, and each of its titles is a target. If it
-    shows them, a row is one ranking question, as in the paper.
+    If the first template shows no candidates, an example is a user's history, and each of its titles is a target. If
+    it shows them, an example is one ranking question, as in the paper.
     """
 
-    epochs: float = Field(4.0, gt=0, le=MOST_EPOCHS, description="Passes over the rows.")
+    epochs: float = Field(4.0, gt=0, le=MOST_EPOCHS, description="Number of epochs.")
     learning_rate: float = Field(SFTConfig.learning_rate, gt=0, le=1, description="Peak learning rate.")
-    global_batch_size: int = Field(8, ge=1, description="Rows an optimiser step, over all processes.")
-    max_grad_norm: float = Field(SFTConfig.max_grad_norm, ge=0, description="Gradient clipping.")
-    titles: int = Field(50, ge=2, description="Titles of a row, about; a longer history gives several rows.")
-    drop: float = Field(0.1, ge=0, lt=1, description="Share of titles left out, drawn anew in each epoch.")
-    eval_rows: int = Field(300, ge=0, description="Validation rows that choose the best epoch; 0: keep the last one.")
-    metric_for_best_model: Literal["ndcg@10", "loss"] = Field("ndcg@10", description="By which the best is chosen.")
-    patience: int = Field(2, ge=1, description="Epochs in a row without a new best before training ends.")
+    global_batch_size: int = Field(8, ge=1, description="Examples per optimiser step, over all processes.")
+    max_grad_norm: float = Field(SFTConfig.max_grad_norm, ge=0, description="Clip the gradient to this norm.")
+    titles: int = Field(50, ge=2, description="Split longer histories into examples of about N titles.")
+    drop: float = Field(
+        0.1, ge=0, lt=1, description="Probability of leaving out a title of a history, resampled every epoch."
+    )
+    eval_rows: int = Field(
+        300, ge=0, description="Validation examples that choose the best epoch. 0: keep the last epoch."
+    )
+    metric_for_best_model: Literal["ndcg@10", "loss"] = Field(
+        "ndcg@10", description="Validation metric that chooses the best epoch."
+    )
+    patience: int = Field(2, ge=1, description="Stop after N epochs in a row without improvement.")
 
     def idle_settings(self) -> set[str]:
         # Validation rows choose the checkpoint here, so they affect the result.
@@ -147,57 +173,75 @@ class SFTSection(RowsSection):
 
 
 class AlignSection(RowsSection):
-    """One preference alignment, from the SFT adapter (or from the bare base if `sft` is left out)."""
+    """One preference alignment. It starts from the SFT weights, or from the base model if there is no `sft`."""
 
-    name: str = Field("s-dpo", pattern=NAME, description="Folder, and name in the tables.")
-    loss: str = Field(cast(str, SoftmaxDPOConfig.loss_type), description=f"One of {', '.join(LOSSES)}.")
-    beta: float = Field(SoftmaxDPOConfig.beta, gt=0, le=1000, description="Pull to the reference.")
+    name: str = Field("s-dpo", pattern=NAME, description="Name in the tables, and of the folder.")
+    loss: str = Field(cast(str, SoftmaxDPOConfig.loss_type), description=f"Loss: {', '.join(LOSSES)}.")
+    beta: float = Field(
+        SoftmaxDPOConfig.beta, gt=0, le=1000, description="Strength of the pull towards the reference."
+    )
     margin: float | None = Field(
-        SoftmaxDPOConfig.margin, ge=0, le=1000, description="Of recpo, dynamicpo, simpo; None: the loss's own."
+        SoftmaxDPOConfig.margin,
+        ge=0,
+        le=1000,
+        description="Margin of recpo, dynamicpo and simpo. Default: that of the loss.",
     )
     sft_weight: float | None = Field(
-        SoftmaxDPOConfig.sft_weight, ge=0, le=1000, description="Of simpo: weight of the chosen answer's SFT loss."
+        SoftmaxDPOConfig.sft_weight, ge=0, le=1000, description="Weight of simpo's SFT term."
     )
-    num_negatives: int = Field(7, ge=1, description="Rejected answers a row and step.")
+    num_negatives: int = Field(7, ge=1, description="Rejected answers per example.")
     negatives: NegativesDrawn = Field(
         SoftmaxDPOConfig.negatives,
-        description="Drawn once, anew in each epoch, or in each epoch from the twice as many of a list of "
-        "negatives_pool that the policy then ranks highest.",
+        description="fixed: sample once. per_epoch: resample every epoch. policy: every epoch, sample from the "
+        "2N candidates (of negatives_pool) that the policy ranks highest.",
     )
     negatives_from: NegativesFrom = Field(
         "reference",
-        description="reference: by the probabilities of the model it starts from, so that S-DPO is consistent at "
-        "beta 1; list: the row's own candidates; uniform; popularity; in-batch: targets of other rows; hard: those "
-        "that `miner` ranks highest; rated, impressions: rows from the log, of items that the user rated high and "
-        "low, or took and left.",
+        description="Where rejected answers come from. reference: sampled from the starting model, with which "
+        "S-DPO is consistent at beta 1. list: the example's own candidate set. uniform, popularity: "
+        "sampled from the catalogue. in-batch: targets of other examples. hard: ranked highest by "
+        "the miner. rated, impressions: examples from the log, liked against disliked or clicked "
+        "against shown.",
     )
     miner: str | None = Field(
-        None, description="hard: name of an entry of `rankers`, such as SASRec; default: the model it starts from."
+        None, description="hard: ranker that mines negatives, such as SASRec. Default: the starting model."
     )
-    liked: float = Field(5.0, description="rated: chosen are items rated at least this.")
-    disliked: float = Field(2.0, description="rated: rejected are items of the same user rated at most this.")
+    liked: float = Field(5.0, description="rated: items rated at least this are chosen.")
+    disliked: float = Field(2.0, description="rated: items of the same user rated at most this are rejected.")
     rated_by: RatedBy = Field(
-        "value", description="Unit of these two: ratings, or shares of the user's own ratings (0.8, 0.2; for counts)."
+        "value",
+        description="Unit of liked and disliked. value: ratings. quantile: quantiles of the user's own ratings, "
+        "such as 0.8 and 0.2 (for counts).",
     )
-    sampled_negatives: int = Field(0, ge=0, description="rated, impressions: of num_negatives, how many are uniform.")
-    item_learning_rate: float | None = Field(None, gt=0, le=1, description="Of item vectors; None: learning_rate.")
-    start: str | None = Field(None, description="An earlier alignment: the start and the reference; None: SFT.")
+    sampled_negatives: int = Field(
+        0, ge=0, description="rated, impressions: of num_negatives, sample this many uniformly."
+    )
+    item_learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Learning rate of the item vectors. Default: learning_rate."
+    )
+    start: str | None = Field(
+        None, description="Earlier alignment that is the start and the reference. Default: sft."
+    )
     trajectories: bool | None = Field(
         None,
-        description="Rows are pieces of histories with a target at each place, which share one pass; None: if `rows` "
-        "takes all of them.",
+        description="Score all targets of a history in one pass (packed sequences). Default: true where the "
+        "alignment trains on all examples.",
     )
     negatives_pool: int = Field(
-        64, ge=2, description="Items drawn per row, of which hard and the policy take the highest."
+        64, ge=2, description="Candidates sampled per example, from which hard and policy take the highest-ranked."
     )
     load_best_model_at_end: bool = Field(
-        False, description="Evaluate `eval_rows` after each epoch and keep the epoch with the lowest loss."
+        False, description="Evaluate eval_rows after each epoch, and keep the epoch with the lowest loss."
     )
     precompute_reference: bool = Field(
-        SoftmaxDPOConfig.precompute_ref_log_probs, description="Once, before training."
+        SoftmaxDPOConfig.precompute_ref_log_probs,
+        description="Compute the reference's log-probabilities once, before training.",
     )
     max_tokens_per_pass: int | None = Field(
-        SoftmaxDPOConfig.max_tokens_per_pass, ge=1, description="Less memory, the same gradient; None: no limit."
+        SoftmaxDPOConfig.max_tokens_per_pass,
+        ge=1,
+        description="Split an optimiser step into passes of at most N tokens: less memory, the same gradient. "
+        "Default: no limit.",
     )
 
     def idle_settings(self) -> set[str]:
@@ -285,53 +329,64 @@ class AlignSection(RowsSection):
 
 
 class EvaluateSection(Section):
-    """Metrics, and the rows that they are measured on."""
+    """What to measure, and on which examples."""
 
-    split: Literal["validation", "test"] = Field("test", description="Rows under test.")
-    rows: int | None = Field(None, ge=1, description="Rows of the split, spread over its users; None: all.")
+    split: Literal["validation", "test"] = Field("test", description="Split to evaluate on.")
+    rows: int | None = Field(None, ge=1, description="Evaluate N examples, spread over users. Default: all.")
     full_rows: int | None = Field(
         300,
         ge=0,
-        description="Of these rows, how many are ranked over the whole catalogue by rankers that read titles one by "
-        "one (a language model without item tokens); all others rank all rows. 0: nobody ranks it. None: all.",
+        description="Examples for full ranking by language models that read titles one by one; other rankers "
+        "rank all examples. 0: no full ranking. null: all.",
     )
     generate_rows: int | None = Field(
-        0, ge=0, description="Rows that LMs also answer in text (HR@1, Valid Ratio); None: all."
+        0,
+        ge=0,
+        description="Examples that language models also answer with generated text (HR@1, Valid Ratio). null: all.",
     )
-    batch_size: int = Field(BATCH_SIZE, ge=1, description="Rows per pass.")
-    zero_shot: bool = Field(True, description="Also the model before training.")
-    references: list[ReferenceName] = Field(list(REFERENCE_RANKERS), description="Reference rows of the table.")
-    ks: list[PositiveInt] = Field([1, 5, 10], min_length=1, description="Cut-offs of HR and NDCG.")
+    batch_size: int = Field(BATCH_SIZE, ge=1, description="Examples per pass.")
+    zero_shot: bool = Field(True, description="Also evaluate the model before training.")
+    references: list[ReferenceName] = Field(list(REFERENCE_RANKERS), description="Baselines of the table.")
+    ks: list[PositiveInt] = Field([1, 5, 10], min_length=1, description="Cut-offs K of HR@K and NDCG@K.")
     on_leak: Literal["warn", "stop"] = Field(
         "warn",
         exclude_if=lambda on_leak: on_leak == "warn",
-        description="What a run does before training if the audit finds a leak or a fault.",
+        description="What to do before training if the audit finds a leak or a fault of the protocol.",
     )
 
 
 class UpdateSection(Section):
-    """An earlier run whose SFT weights this one goes on from, on a log that holds more."""
+    """An earlier run to continue from its SFT weights, on a longer log."""
 
-    run: Path = Field(description="Folder of that run.")
-    replay: float = Field(1.0, ge=0, le=1000, description="Old interactions per new one, of random whole users.")
-    rows: int = Field(1000, ge=1, description="Its test rows, half at most, kept out to see what is forgotten.")
+    run: Path = Field(description="Folder of the run to continue.")
+    replay: float = Field(
+        1.0, ge=0, le=1000, description="Old interactions to train on again, per new one; whole users, at random."
+    )
+    rows: int = Field(
+        1000,
+        ge=1,
+        description="Test examples of the old run (half of them at most) to keep out of training, to measure "
+        "forgetting.",
+    )
 
 
 class Recipe(Section):
     """All settings of a run: data, model, stages, evaluation, seed."""
 
-    name: str = Field(pattern=NAME, description="The run's folder is runs/NAME.")
-    seed: int = Field(SEED, ge=0, description="Of samples, order and initial weights.")
-    data: PrepareConfig = PrepareConfig()
-    model: ModelSection = ModelSection()
-    lora: LoraSection | None = Field(LoraSection(), description="The adapter; null: all weights are trained.")
-    sft: SFTSection | None = None
-    align: list[AlignSection] = Field([])
+    name: str = Field(pattern=NAME, description="Name of the run; its folder is runs/NAME.")
+    seed: int = Field(SEED, ge=0, description="Random seed.")
+    data: PrepareConfig = Field(PrepareConfig(), description="The data set, and how examples are made from it.")
+    model: ModelSection = Field(ModelSection(), description="The language model and its prompts.")
+    lora: LoraSection | None = Field(LoraSection(), description="The adapter. null: train all weights.")
+    sft: SFTSection | None = Field(None, description="Supervised fine-tuning. Default: none.")
+    align: list[AlignSection] = Field([], description="Preference alignments, in order.")
     rankers: list[Annotated[SerializeAsAny[RankerConfig], BeforeValidator(ranker_config)]] = Field(
-        [], description="Further systems, in the order in which they are made."
+        [], description="Further rankers, in the order in which they are trained."
     )
-    evaluate: EvaluateSection = EvaluateSection()
-    update: UpdateSection | None = None
+    evaluate: EvaluateSection = Field(EvaluateSection(), description="What to measure, and on which examples.")
+    update: UpdateSection | None = Field(
+        None, description="Continue an earlier run with new interactions. `prefrec update` writes this section."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -26,17 +26,19 @@ RERANKED = 50
 
 
 class BlendConfig(RankerConfig):
-    """Rankers that are blended, and the validation rows that their weights are learnt from."""
+    """A weighted blend of rankers and time features, with weights learnt on validation examples."""
 
     kind: Literal["blend"] = "blend"
-    name: str = Field("blend", description="Folder, and name in the tables.")
+    name: str = Field("blend", description="Name in the tables, and of the folder.")
     parts: list[str] = Field(
         ["title TF-IDF", "window co-occurrence", "transition graph"],
         min_length=1,
-        description="Baselines, or rankers made before this one. A language model that answers with titles is slow, "
-        f"and only reorders the {RERANKED} best items of the others.",
+        description="Baselines and earlier rankers to blend. A language model that answers with titles is slow: it "
+        f"only reorders the {RERANKED} best items of the others.",
     )
-    rows: int | None = Field(2000, ge=1, description="Most validation rows to learn the weights from. None: all.")
+    rows: int | None = Field(
+        2000, ge=1, description="Learn the weights from at most N validation examples. null: all."
+    )
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

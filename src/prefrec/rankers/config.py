@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from prefrec.data.config import Section, config_error
 from prefrec.errors import ConfigError
@@ -17,10 +17,10 @@ NAME = r"^[A-Za-z0-9][\w.-]*$"
 
 
 class RankerConfig(Section):
-    """The fields of every kind: the kind, and the name in the tables. Each kind gives both a default."""
+    """Fields of every kind of ranker. Each kind has defaults for both."""
 
-    kind: str
-    name: str
+    kind: str = Field(description="Kind of the ranker.")
+    name: str = Field(description="Name in the tables, and of the folder.")
 
     @classmethod
     def default_name(cls, raw: Mapping[str, Any]) -> str:

@@ -37,14 +37,14 @@ Candidates = Annotated[list[ItemName], Field(max_length=MAX_CANDIDATES)]
 
 
 class _Request(_Body):
-    ranker: Name | None = Field(None, description="Name of a ranker (see /v1/run); default: the served run's first.")
+    ranker: Name | None = Field(None, description="Name of a ranker (see /v1/run). Default: the first one served.")
     history: list[ItemName] = Field(max_length=MAX_HISTORY, description="Titles or item ids, oldest first.")
 
 
 class RankRequest(_Request):
     """A question: what comes next after `history`, of `candidates`?"""
 
-    candidates: Candidates = Field(min_length=1, description="Titles or item ids, each item once.")
+    candidates: Candidates = Field(min_length=1, description="Titles or item ids to rank, each item once.")
 
 
 class ExplainRequest(_Request):
@@ -54,32 +54,36 @@ class ExplainRequest(_Request):
         min_length=1, max_length=MAX_EXPLAINED, description="Titles or item ids, oldest first."
     )
     candidates: Candidates = Field(
-        [], description="As for /v1/rank. Without any, the prompt shows none, as for /v1/recommend."
+        [], description="As for /v1/rank. If empty, the prompt shows no candidates, as for /v1/recommend."
     )
-    target: ItemName = Field(description="One of the candidates; any item if no candidates are given.")
+    target: ItemName = Field(description="Item to explain: one of the candidates, or any item if there are none.")
 
 
 class Rules(_Body):
     """Rules of a recommendation: which items may be in it."""
 
-    exclude_seen: bool = Field(True, description="Leave out what the user has taken, and the history.")
-    allow: list[Name] | None = Field(None, description="Ids of the only items to recommend.")
+    exclude_seen: bool = Field(True, description="Leave out the history and all items that the user has seen.")
+    allow: list[Name] | None = Field(None, description="Recommend only items with these ids. Default: all.")
     deny: list[Name] = Field([], description="Ids of items to leave out.")
     where: Name | None = Field(
         None, description="SQL condition on the catalogue's columns, such as genre = 'Comedy' and year > 1990."
     )
-    at_most: int | None = Field(None, ge=1, description="Items that may have the same value in the column `per`.")
-    per: Name | None = Field(None, description="Column of the catalogue, for `at_most`.")
+    at_most: int | None = Field(
+        None, ge=1, description="Most items with the same value in the column `per`. Default: no limit."
+    )
+    per: Name | None = Field(None, description="Catalogue column for `at_most`.")
 
 
 class RecommendRequest(_Request, Rules):
     """A question: what comes next after `history`, of the whole catalogue?"""
 
     history: list[ItemName] = Field(
-        [], max_length=MAX_HISTORY, description="Titles or item ids, oldest first; with a user those after the log."
+        [],
+        max_length=MAX_HISTORY,
+        description="Titles or item ids, oldest first. With a user, they follow the user's items in the log.",
     )
-    user_id: Name | None = Field(None, description="A user, whose items in the run's log come before the history.")
-    k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items.")
+    user_id: Name | None = Field(None, description="User whose items in the run's log come before the history.")
+    k: int = Field(10, ge=1, le=MAX_TOP, description="Number of items to recommend.")
 
 
 class ItemBody(_Body, frozen=True):
@@ -92,12 +96,12 @@ class ItemBody(_Body, frozen=True):
 class RankedItem(ItemBody):
     """A line of a ranking."""
 
-    rank: int = Field(description="From 1.")
+    rank: int = Field(description="Rank, from 1.")
     score: float = Field(
-        description="The ranker's; of a language model the log-probability of the title as the answer, end included."
+        description="Score of the ranker; for a language model the log-probability of the title, end token included."
     )
     share: float | None = Field(
-        description="Its share among the items of this ranking, which add up to 1; null if no language model ranks."
+        description="Softmax of the scores over this ranking; null unless the ranker is a language model."
     )
 
 
@@ -105,7 +109,7 @@ class RankAnswer(_Body):
     """The candidates, the best first."""
 
     ranker: str
-    history: list[ItemBody] = Field(description="The history as understood.")
+    history: list[ItemBody] = Field(description="The history, with names resolved to items.")
     history_shortened: bool = Field(description="True if the oldest items did not fit into the prompt.")
     ranking: list[RankedItem]
 
@@ -119,10 +123,10 @@ class RecommendAnswer(RankAnswer):
 class Influence(ItemBody):
     """The effect on the target of leaving one item of the history out."""
 
-    position: int = Field(description="Place in the history, from 0.")
+    position: int = Field(description="Position in the history, from 0.")
     logp_without: float = Field(description="Log-probability of the target's title without this item.")
-    logp_change: float = Field(description="logp − logp_without: positive if the item speaks for the target.")
-    share_without: float | None = Field(description="As `share`, without this item.")
+    logp_change: float = Field(description="logp − logp_without: positive if the item raises the target's score.")
+    share_without: float | None = Field(description="`share` without this item.")
     share_change: float | None = Field(description="share − share_without.")
 
 
@@ -132,9 +136,11 @@ class ExplainAnswer(_Body):
     ranker: str
     target: ItemBody
     logp: float
-    share: float | None = Field(description="The target's share among the candidates, if there are some.")
+    share: float | None = Field(description="Share of the target among the candidates, if there are any.")
     history_shortened: bool = Field(description="True if the oldest items did not fit into the prompt.")
-    influences: list[Influence] = Field(description="In the history's order, of the items that fitted.")
+    influences: list[Influence] = Field(
+        description="Effect of each item that fitted into the prompt, in the order of the history."
+    )
 
 
 class ItemsAnswer(_Body):
@@ -147,20 +153,20 @@ class RunAnswer(_Body):
     """The run that is served."""
 
     run: str
-    model: str = Field(description="The base model's name, as in the recipe.")
-    rankers: list[str] = Field(description="The first is the default.")
-    models: list[str] = Field(description="The language models among them, which /v1/explain takes.")
-    items: int = Field(description="Size of the catalogue.")
+    model: str = Field(description="Name of the base model, as in the recipe.")
+    rankers: list[str] = Field(description="Rankers that are served. The first is the default.")
+    models: list[str] = Field(description="Language models among them, which /v1/explain takes.")
+    items: int = Field(description="Number of items in the catalogue.")
 
 
 class ExampleAnswer(_Body):
     """A row of the data under test."""
 
     row: int
-    rows: int = Field(description="How many there are.")
+    rows: int = Field(description="Number of test examples.")
     history: list[ItemBody]
     candidates: list[ItemBody]
-    target: ItemBody = Field(description="The item that the user took next.")
+    target: ItemBody = Field(description="Item that the user chose next.")
 
 
 class UnknownName(_Body):
@@ -173,8 +179,8 @@ class UnknownName(_Body):
 class Problem(_Body):
     """The reason why a request was not answered."""
 
-    code: str = Field(description="For machines, such as `unknown_item` or `queue_full`.")
-    message: str = Field(description="For people: what was given, what was expected, what to do.")
+    code: str = Field(description="Code for programs, such as `unknown_item` or `queue_full`.")
+    message: str = Field(description="What is wrong, where, and what to do.")
     items: list[UnknownName] = Field([], description="With `unknown_item`: the names, and near matches.")
 
 

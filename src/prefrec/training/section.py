@@ -16,27 +16,33 @@ MOST_EPOCHS = 1000
 class TrainSection(Section):
     """Settings of all training stages."""
 
-    rows: int | None = Field(None, ge=1, description="Training rows taken, at random; None: all.")
-    skip_rows: int = Field(0, ge=0, description="Rows of the random order left to other stages.")
-    epochs: float = Field(1.0, gt=0, le=MOST_EPOCHS, description="Passes over the rows.")
+    rows: int | None = Field(None, ge=1, description="Train on N random examples. Default: all.")
+    skip_rows: int = Field(
+        0, ge=0, description="Skip the first N examples of the shuffled data (keeps stages disjoint)."
+    )
+    epochs: float = Field(1.0, gt=0, le=MOST_EPOCHS, description="Number of epochs.")
     learning_rate: float = Field(ChoiceTrainingArguments.learning_rate, gt=0, le=1, description="Peak learning rate.")
-    global_batch_size: int = Field(16, ge=1, description="Rows an optimiser step, over all processes.")
-    per_device_batch_size: int = Field(4, ge=1, description="Rows a forward pass.")
+    global_batch_size: int = Field(16, ge=1, description="Examples per optimiser step, over all processes.")
+    per_device_batch_size: int = Field(4, ge=1, description="Batch size per device.")
     warmup: float = Field(
-        ChoiceTrainingArguments.warmup_steps, ge=0, lt=1, description="Share of the steps that warm up."
+        ChoiceTrainingArguments.warmup_steps, ge=0, lt=1, description="Fraction of the steps for warm-up."
     )
-    max_grad_norm: float = Field(ChoiceTrainingArguments.max_grad_norm, ge=0, description="Gradient clipping.")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="Of AdamW.")
+    max_grad_norm: float = Field(
+        ChoiceTrainingArguments.max_grad_norm, ge=0, description="Clip the gradient to this norm."
+    )
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay of AdamW.")
     disable_dropout: bool = Field(
-        ChoiceTrainingArguments.disable_dropout, description="Switch all dropout off, as TRL does in alignment."
+        ChoiceTrainingArguments.disable_dropout, description="Turn all dropout off, as TRL does for alignment."
     )
-    eval_rows: int = Field(0, ge=0, description="Validation rows for the loss curves; 0: none.")
-    eval_steps: int = Field(25, ge=1, description="Optimiser steps between two points of the validation curve.")
-    save_steps: int = Field(25, ge=1, description="Optimiser steps between two checkpoints to resume from.")
+    eval_rows: int = Field(0, ge=0, description="Validation examples for the loss curves. 0: none.")
+    eval_steps: int = Field(25, ge=1, description="Evaluate every N optimiser steps.")
+    save_steps: int = Field(25, ge=1, description="Save a checkpoint every N optimiser steps.")
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = Field(
-        "none", description="A tracker that gets the log, too; it must be installed."
+        "none", description="Also send the log to this tracker, which must be installed."
     )
-    gradient_checkpointing: bool = Field(False, description="Less memory, about 1.5 times the time.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations: less memory, about 1.5 times the time."
+    )
 
     def available_rows(self, data: PreparedData, seed: int) -> int:
         """Return the number of training rows that the stage chooses from."""
@@ -61,5 +67,5 @@ class RowsSection(TrainSection):
     """Settings of stages that train on ranking examples."""
 
     latest_per_user: int | None = Field(
-        None, ge=1, description="Only so many rows of each user, the latest; None: all, from the first on."
+        None, ge=1, description="Use only each user's N most recent examples. Default: all."
     )

@@ -49,7 +49,7 @@ CASES = [
     _typed("rank DATA --model.name MODEL --candidate i3 --history", "no item with title or id 'Cold Heet' among 60; near ones: Cold Heat", "Cold Heet"),
     _typed("explain RUN", "give either --user or --row"),
     _typed("explain RUN --row 999", "row 999: the test split of"),
-    _typed("explain RUN --user nobody", "user 'nobody' has no test row in"),
+    _typed("explain RUN --user nobody", "user 'nobody' has no test example in"),
     _typed("explain RUN --row 0 --split dev", "unknown split 'dev': expected train, validation or test"),
     _typed("explain RUN --row 0 --target Nothing", "no item with title or id 'Nothing'"),
     _typed("study", "no study named: expected one of"),

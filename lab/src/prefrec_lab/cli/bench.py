@@ -21,14 +21,16 @@ from prefrec_lab.bench.workload import device_of
 @o.from_sections
 def bench(
     section: BenchSettings,
-    out: Annotated[Path, typer.Option(help="Folder of the measurements; the same command continues them.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the measurements. The same command resumes them.")] = Path(
         "runs/bench"
     ),
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="A tiny random model: shows that everything works; its times mean nothing."),
+        typer.Option(
+            "--quick", help="Use a tiny random model, to check that everything works. Its times mean nothing."
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Measure a training step and rankings beside other methods, in turn, in one run.
 

@@ -15,13 +15,14 @@ from prefrec_lab.datasets.published import write_published_splits, write_sequenc
 
 def published_json(
     data: o.DataFolder,
-    out: Annotated[Path, typer.Argument(help="Folder to write to; made if it is missing.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write. Created if missing.")],
     sequences: Annotated[
-        bool, typer.Option("--sequences", help="Read such JSON in DATA and write its sessions, for lastfm-published.")
+        bool,
+        typer.Option("--sequences", help="Read such JSON from DATA and write its sessions, for lastfm-published."),
     ] = False,
     names: Annotated[
         Path | None,
-        typer.Option(help="With --sequences: the published id2name.txt, whose ids the lists are drawn by."),
+        typer.Option(help="With --sequences: the published id2name.txt, whose ids determine the candidate sets."),
     ] = None,
 ) -> None:
     """Write train.json, validation.json and test.json, with titles in place of ids.

@@ -21,26 +21,27 @@ from prefrec_lab.studies.write import PAGE
 def study(
     name: Annotated[str | None, typer.Argument(help="Name of the study; --list shows them.")] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe to vary; default: MovieLens-100K and SmolLM2-135M in small.")
+        Path | None, typer.Option(help="Recipe to vary. Default: a small one of MovieLens-100K and SmolLM2-135M.")
     ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="SOURCE or SOURCE=PATH in place of the recipe's, such as lastfm-hetrec=/data/lastfm, with a folder "
-            "of its own; repeatable for `transfer`, which compares them with the recipe's."
+            help="Use another data source: SOURCE or SOURCE=PATH, such as lastfm-hetrec=/data/lastfm. Repeatable for "
+            "`transfer`, which compares them with the recipe's own."
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas between them; one run per seed.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; one run per seed.")] = "0,1,2",
     run: Annotated[
         list[Path] | None,
-        typer.Option(help="Analyse an existing run instead of making one; repeatable, one per seed."),
+        typer.Option(help="Analyse an existing run instead of a new one. Repeatable, one per seed."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs/studies"),
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe, such as sft.rows=400; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Override a field: FIELD=VALUE, such as sft.rows=400. Repeatable."),
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="List the studies and their questions.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print study.json, for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print study.json.")] = False,
 ) -> None:
     """Answer a question by a grid of runs: table, plots, a page, all numbers with n, seeds and intervals.
 

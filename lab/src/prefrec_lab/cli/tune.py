@@ -15,19 +15,25 @@ from prefrec_lab.tune import BEST, Search, SearchedField
 
 
 def tune(
-    recipe: Annotated[Path, typer.Argument(help="YAML file whose fields are searched.")],
-    field: Annotated[list[str], typer.Option(help="NAME=LOW..HIGH, NAME=LOW..HIGH:log or NAME=A,B,C; repeatable.")],
-    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of an earlier call included.")] = 20,
-    ranker: Annotated[str | None, typer.Option(help="Row of the table to judge; default: the last model.")] = None,
-    metric: Annotated[str, typer.Option(help="hr@K, ndcg@K or mrr, on lists.")] = "ndcg@10",
-    out: Annotated[Path | None, typer.Option(help="Folder of the search; default runs/NAME.tune.")] = None,
-    override: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE; repeatable.")] = None,
+    recipe: Annotated[Path, typer.Argument(help="Recipe (YAML) to search.")],
+    field: Annotated[
+        list[str], typer.Option(help="Field to search: NAME=LOW..HIGH, NAME=LOW..HIGH:log or NAME=A,B,C. Repeatable.")
+    ],
+    trials: Annotated[int, typer.Option(min=1, help="Number of trials, including those of earlier calls.")] = 20,
+    ranker: Annotated[str | None, typer.Option(help="Ranker to optimise. Default: the last language model.")] = None,
+    metric: Annotated[
+        str, typer.Option(help="Metric to maximise on candidate sets: hr@K, ndcg@K or mrr.")
+    ] = "ndcg@10",
+    out: Annotated[Path | None, typer.Option(help="Folder of the search. Default: runs/NAME.tune.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field: FIELD=VALUE. Repeatable.")
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Search fields of a recipe with Optuna, and write the recipe with the best values.
 
-    Trials are judged on validation rows; test rows are never asked. The best of many trials looks better than it is:
-    `prefrec run` with the written recipe measures it on test rows. The same command continues an interrupted search.
+    Trials are measured on validation examples only. The best of many trials looks better than it is: measure it with
+    `prefrec run` on the written recipe, which uses test examples. The same command resumes an interrupted search.
 
     Example: prefrec tune shop.yaml --field sft.learning_rate=1e-5..1e-3:log --field sft.epochs=1,2,4 --trials 20
     """

@@ -15,18 +15,20 @@ class ChatRecConfig(RankerConfig):
     """Chat-REC: a retriever narrows the candidates, and a language model reorders them."""
 
     kind: Literal["chat-rec"] = "chat-rec"
-    name: str = "Chat-REC"
-    retriever: str = Field("item-kNN", description="A reference row, or an earlier ranker of the recipe.")
-    keep: int = Field(20, ge=2, description="Retrieved items that the language model is shown.")
+    name: str = Field("Chat-REC", description="Name in the tables, and of the folder.")
+    retriever: str = Field("item-kNN", description="Baseline or earlier ranker that retrieves.")
+    keep: int = Field(20, ge=2, description="Retrieved items to show to the language model.")
     model: str | None = Field(
-        None, description="Local model with a chat template; None: the recipe's model, without an adapter."
+        None, description="Local model with a chat template. Default: the recipe's model, without an adapter."
     )
-    server: ServerSettings | None = Field(None, description="An OpenAI-compatible server instead of a local model.")
+    server: ServerSettings | None = Field(
+        None, description="OpenAI-compatible server to use instead of a local model."
+    )
     users: Path | None = Field(
-        None, description="Table with user_id and columns about users, such as age; CSV, Parquet, .user."
+        None, description="Table with user_id and user attributes such as age (CSV, Parquet or RecBole .user)."
     )
-    max_new_tokens: int = Field(400, ge=1, description="Most tokens of an answer: titles, then the reason.")
-    max_length: int = Field(4096, ge=64, description="Most tokens of a local model's question with its answer.")
+    max_new_tokens: int = Field(400, ge=1, description="Longest answer (titles and a reason), in tokens.")
+    max_length: int = Field(4096, ge=64, description="Longest prompt with its answer, in tokens, of a local model.")
     batch_size: int = Field(4, ge=1, description="Questions per pass of a local model.")
 
     @model_validator(mode="after")

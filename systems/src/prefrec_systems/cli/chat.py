@@ -1,4 +1,4 @@
-"""`prefrec chat`: recommendations to talk about, by Chat-REC."""
+"""`prefrec chat`: conversations about recommendations, by Chat-REC."""
 
 from __future__ import annotations
 
@@ -27,38 +27,35 @@ MORE, QUIT = "/more", "/quit"
 
 
 def chat(
-    run: Annotated[Path, typer.Argument(help="Folder that `prefrec run` wrote, such as runs/demo.")],
+    run: Annotated[Path, typer.Argument(help="Folder written by `prefrec run`, such as runs/demo.")],
     user: Annotated[
         str | None,
-        typer.Option(
-            help="User id: the history is that of the user's first row in test, else validation, else training."
-        ),
+        typer.Option(help="User id. Uses the history of the user's first example in test, validation or training."),
     ] = None,
     history: Annotated[
-        list[str] | None, typer.Option(help="Instead of --user: title or item id, oldest first; repeatable.")
+        list[str] | None, typer.Option(help="Instead of --user: title or item id, oldest first. Repeatable.")
     ] = None,
     ask: Annotated[
-        list[str] | None, typer.Option(help="What to say next; repeatable. Default: what is typed.")
+        list[str] | None, typer.Option(help="What to say next. Repeatable. Default: read from the terminal.")
     ] = None,
     retriever: Annotated[
-        str | None, typer.Option(help="A reference row such as item-kNN, or a ranker of the run such as SASRec.")
+        str | None, typer.Option(help="Baseline such as item-kNN, or ranker of the run such as SASRec.")
     ] = None,
-    keep: Annotated[int | None, typer.Option(help="Items that the language model is shown at a time.")] = None,
+    keep: Annotated[int | None, typer.Option(help="Items to show to the language model at a time.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Local model with a chat template; default: the run's base model.")
+        str | None, typer.Option(help="Local model with a chat template. Default: the run's base model.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Server instead, such as http://localhost:8000/v1.")] = None,
-    served_model: Annotated[str | None, typer.Option(help="Model of the server; default: the only one.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Titles of the list that are printed.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per reply, for machines.")] = False,
+    url: Annotated[str | None, typer.Option(help="Server to use instead, such as http://localhost:8000/v1.")] = None,
+    served_model: Annotated[str | None, typer.Option(help="Model on the server. Default: the only one.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of titles to print.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per reply.")] = False,
 ) -> None:
     """Recommend titles and talk about them: "something funnier", "why the second?".
 
-    A retriever of the run picks items that the user does not know. A language model orders them, gives its reason
-    and answers what is said next. `/more` brings the retriever's next items, `/quit` ends. If a typed line cannot be
-    answered, an error is shown and the conversation goes on. It is kept in memory only. Settings that are not given
-    here come from the first chat-rec ranker of the run's recipe, if it has one.
+    A retriever of the run finds items that the user has not seen. A language model orders them, gives its reason and
+    answers what you say next. `/more` shows the retriever's next items, `/quit` ends. The conversation is kept in
+    memory only. Settings that are not given here come from the first chat-rec ranker of the recipe, if there is one.
 
     Example: prefrec chat runs/demo --user 42 --retriever item-kNN
 

@@ -21,20 +21,20 @@ def _checked_address(url: str) -> str:
 
 
 class ServerSettings(BaseModel):
-    """A server, one of its models, and the patience with which it is asked."""
+    """A server and its model, with limits on time, retries and parallel requests."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: Annotated[str, AfterValidator(_checked_address)] = Field(
-        "http://localhost:8000/v1", description="Base address; with most servers it ends with /v1."
+        "http://localhost:8000/v1", description="Base address, which ends in /v1 on most servers."
     )
-    model: str | None = Field(None, description="Name of the model there; None: the only one that is served.")
+    model: str | None = Field(None, description="Name of the model on the server. Default: the only one served.")
     key_variable: str = Field(
-        "PREFREC_ENDPOINT_KEY", description="Environment variable with the API key, if the server wants one."
+        "PREFREC_ENDPOINT_KEY", description="Environment variable with the API key, if the server needs one."
     )
-    timeout: float = Field(120.0, gt=0, description="Seconds that an answer may take.")
-    retries: int = Field(4, ge=0, description="Further tries if the server is busy, failing or away.")
-    concurrency: int = Field(8, ge=1, description="Requests on their way at a time.")
+    timeout: float = Field(120.0, gt=0, description="Seconds to wait for an answer.")
+    retries: int = Field(4, ge=0, description="Number of retries when the server is busy, fails or is down.")
+    concurrency: int = Field(8, ge=1, description="Requests to send in parallel.")
 
 
 PATIENCE = {"timeout", "retries", "concurrency", "key_variable"}
@@ -42,13 +42,15 @@ PATIENCE = {"timeout", "retries", "concurrency", "key_variable"}
 
 
 class EndpointConfig(ServerSettings, RankerConfig):
-    """A model behind a server, asked as the recipe's own model is asked: the same prompt, the same tokens."""
+    """A served model, queried with the same prompts and tokens as the recipe's own."""
 
     kind: Literal["endpoint"] = "endpoint"
-    name: str = "endpoint"
+    name: str = Field("endpoint", description="Name in the tables, and of the folder.")
     tokenizer: str | None = Field(
-        None, description="Of the served model: a folder or hub id; None: that of the recipe's model."
+        None,
+        description="Tokenizer of the served model: a folder or Hugging Face id. Default: that of the recipe's "
+        "model.",
     )
     prompts: Literal["tokens", "text"] = Field(
-        "tokens", description="Form of the prompts: token ids, or text for servers that take no ids."
+        "tokens", description="Send prompts as token ids, or as text to servers that take no ids."
     )

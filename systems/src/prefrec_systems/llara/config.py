@@ -12,29 +12,30 @@ from prefrec.training.section import RowsSection
 
 
 class LlaraConfig(RankerConfig, RowsSection):
-    """LLaRA: SFT on prompts that show each item as its title and as a projected item vector."""
+    """LLaRA: SFT on prompts that show each item as its title and its projected item vector."""
 
     kind: Literal["llara"] = "llara"
-    name: str = "LLaRA"
+    name: str = Field("LLaRA", description="Name in the tables, and of the folder.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of adapter and projector.")
-    items_from: str = Field("SASRec", description="Earlier entry of kind sequential that gives the item vectors.")
+    items_from: str = Field("SASRec", description="Earlier sequential ranker that gives the item vectors.")
 
 
 class LlaraAlignConfig(RankerConfig, RowsSection):
-    """S-DPO after LLaRA: it starts from its adapter, which is the reference too, and keeps its projector."""
+    """S-DPO after LLaRA: LLaRA's adapter is the start and the reference; its projector stays as it is."""
 
     kind: Literal["llara-s-dpo"] = "llara-s-dpo"
-    name: str = "LLaRA-S-DPO"
-    reference: str = Field("LLaRA", description="Name of the earlier `llara` entry to start from.")
-    beta: float = Field(SoftmaxDPOConfig.beta, gt=0, description="Strength of the pull to the reference.")
-    num_negatives: int = Field(3, ge=1, description="Rejected answers per row and step.")
+    name: str = Field("LLaRA-S-DPO", description="Name in the tables, and of the folder.")
+    reference: str = Field("LLaRA", description="Earlier llara ranker that is the start and the reference.")
+    beta: float = Field(SoftmaxDPOConfig.beta, gt=0, description="Strength of the pull towards the reference.")
+    num_negatives: int = Field(3, ge=1, description="Rejected answers per example.")
     negatives: Literal["fixed", "per_epoch"] = Field(
-        cast(Any, SoftmaxDPOConfig.negatives), description="Drawn once, or again in each epoch."
+        cast(Any, SoftmaxDPOConfig.negatives), description="fixed: sample once. per_epoch: resample every epoch."
     )
     max_tokens_per_pass: int | None = Field(
         SoftmaxDPOConfig.max_tokens_per_pass,
         ge=1,
-        description="Tokens per pass: less memory for many negatives, the same gradient; None: no limit.",
+        description="Split an optimiser step into passes of at most N tokens: less memory, the same gradient. "
+        "Default: no limit.",
     )
 
     def idle_settings(self) -> set[str]:

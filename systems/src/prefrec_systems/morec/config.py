@@ -12,17 +12,23 @@ from prefrec_systems.sequential.config import NextItemSection
 
 
 class MoRecConfig(NextItemSection, RankerConfig):
-    """MoRec: a title encoder in place of item ids, under a transformer like SASRec, and its training."""
+    """MoRec: a transformer like SASRec over vectors of titles instead of item ids."""
 
     kind: Literal["morec"] = "morec"
-    name: str = Field("MoRec", description="Folder, and name in the tables.")
-    encoder: str = Field(EMBEDDED, description="Embedded model, local folder or hub id: a causal LM or a BERT.")
-    tune: bool = Field(False, description="Train the encoder too; otherwise each title is encoded once.")
+    name: str = Field("MoRec", description="Name in the tables, and of the folder.")
+    encoder: str = Field(
+        EMBEDDED,
+        description="Title encoder: embedded model, local folder or Hugging Face id of a causal language model "
+        "or a BERT.",
+    )
+    tune: bool = Field(False, description="Train the encoder too. false: encode each title once.")
     max_title_tokens: int = Field(32, ge=1, description="Tokens of a title that the encoder reads.")
     softmax: Literal["full", "in-batch"] | None = Field(
-        None, description="Over all training items or those of the batch; None: in-batch with tune, else full."
+        None,
+        description="full: softmax over all training items. in-batch: over the items of the batch. Default: "
+        "in-batch with tune, otherwise full.",
     )
-    encoder_learning_rate: float = Field(2e-5, gt=0, description="Of the encoder, with tune.")
+    encoder_learning_rate: float = Field(2e-5, gt=0, description="Learning rate of the encoder, with tune.")
 
     @property
     def in_batch(self) -> bool:

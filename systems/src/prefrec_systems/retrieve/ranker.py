@@ -19,13 +19,13 @@ from prefrec.rankers.rows import pad_scores
 
 
 class RetrieveThenRankConfig(RankerConfig):
-    """Two rankers, and the number of items that go from one to the other."""
+    """A retriever that narrows the candidates, and a ranker that reorders them."""
 
     kind: Literal["retrieve-then-rank"] = "retrieve-then-rank"
-    name: str = Field("retrieve-then-rank", description="Folder, and name in the tables.")
-    retriever: str = Field("SASRec", description="Name of a reference row, or of a ranker made before this one.")
-    ranker: str = Field("s-dpo", description="Name of a ranker made before this one, usually a language model.")
-    retrieve: int = Field(20, ge=1, description="Items that the retriever hands on.")
+    name: str = Field("retrieve-then-rank", description="Name in the tables, and of the folder.")
+    retriever: str = Field("SASRec", description="Baseline or earlier ranker that retrieves.")
+    ranker: str = Field("s-dpo", description="Earlier ranker that reorders, usually a language model.")
+    retrieve: int = Field(20, ge=1, description="Number of items to retrieve.")
 
 
 @dataclass(eq=False)

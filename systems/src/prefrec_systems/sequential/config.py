@@ -16,18 +16,18 @@ SEQUENTIAL_MODELS: tuple[SequentialName, ...] = get_args(SequentialName)
 
 
 class NextItemSection(Section):
-    """A model of next items, and its training."""
+    """Settings of next-item models and their training."""
 
-    hidden_size: int = Field(64, ge=1, description="Width of item vectors and states.")
-    inner_size: int = Field(256, ge=1, description="Width inside a transformer's feed-forward layers.")
-    n_layers: int = Field(2, ge=1, description="Blocks of the transformer, or layers of the GRU.")
-    n_heads: int = Field(2, ge=1, description="Attention heads; they divide hidden_size.")
-    dropout: float = Field(0.2, ge=0, lt=1, description="On item vectors and inside the layers.")
-    epochs: int = Field(200, ge=1, description="Most passes over the training users' sequences.")
-    patience: int = Field(10, ge=1, description="Epochs without a better validation NDCG@10 that end training.")
-    batch_size: int = Field(64, ge=1, description="Pieces of sequences per optimiser step.")
-    learning_rate: float = Field(1e-3, gt=0, description="Of AdamW, constant.")
-    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
+    hidden_size: int = Field(64, ge=1, description="Width of item vectors and hidden states.")
+    inner_size: int = Field(256, ge=1, description="Width of the transformer's feed-forward layers.")
+    n_layers: int = Field(2, ge=1, description="Transformer blocks, or layers of the GRU.")
+    n_heads: int = Field(2, ge=1, description="Attention heads. They must divide hidden_size.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout on item vectors and inside the layers.")
+    epochs: int = Field(200, ge=1, description="Most epochs to train.")
+    patience: int = Field(10, ge=1, description="Stop after N epochs without a better validation NDCG@10.")
+    batch_size: int = Field(64, ge=1, description="Sequences per optimiser step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Constant learning rate of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -37,18 +37,21 @@ class NextItemSection(Section):
 
 
 class SequentialConfig(RankerConfig, NextItemSection):
-    """One sequential recommender and its training."""
+    """A sequential recommender."""
 
     kind: Literal["sequential"] = "sequential"
-    name: str = Field("", description="Folder, and name in the tables; default: that of the model.")
-    model: SequentialName = Field("SASRec", description="GRU4Rec, Caser or SASRec.")
-    window: int = Field(5, ge=1, description="Latest items that Caser's filters see.")
+    name: str = Field("", description="Name in the tables, and of the folder. Default: that of the model.")
+    model: SequentialName = Field("SASRec", description="Architecture.")
+    window: int = Field(5, ge=1, description="Caser: number of most recent items its filters read.")
     negatives: int | None = Field(
-        None, ge=1, description="Sampled softmax: uniform draws per piece of a history. Default: all items."
+        None,
+        ge=1,
+        description="Train with a sampled softmax of N uniform negatives per sequence. Default: softmax over all "
+        "items.",
     )
     grid: dict[str, list[float]] = Field(
         default_factory=dict,
-        description="Fields and values to try in all combinations, as learning_rate=1e-3,3e-3; validation chooses.",
+        description="Grid search: fields and the values to try, such as learning_rate=1e-3,3e-3. Validation chooses.",
     )
 
     @field_validator("grid", mode="before")

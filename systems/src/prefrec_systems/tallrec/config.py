@@ -15,19 +15,19 @@ from prefrec_systems.tallrec.questions import Opinions, training_questions
 class TallrecConfig(RankerConfig, TrainSection):
     """TALLRec: instruction tuning on like and dislike, then ranking by P(Yes).
 
-    `rows` counts questions: one per training row if the log has dislikes, else 1 + `negatives`. With dislikes
-    `eval_rows` has no effect: the ratings of validation rows are kept from training.
+    `rows` counts questions: one per training example if the log has dislikes, otherwise 1 + `negatives`. With
+    dislikes `eval_rows` has no effect, because training must not see the ratings of validation examples.
     """
 
     kind: Literal["tallrec"] = "tallrec"
-    name: str = "TALLRec"
+    name: str = Field("TALLRec", description="Name in the tables, and of the folder.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
     liked: float = Field(4.0, description="Lowest rating that counts as liked.")
     negatives: int = Field(
-        1, ge=1, description="Untouched items per row that count as disliked, if no rating is below `liked`."
+        1, ge=1, description="Unseen items per example that count as disliked, if no rating is below liked."
     )
     template: str | None = Field(
-        None, description="A jinja2 file with liked, disliked, item; None: the domain's own."
+        None, description="jinja2 file with liked, disliked and item. Default: that of the domain."
     )
 
     def available_rows(self, data: PreparedData, seed: int) -> int:
