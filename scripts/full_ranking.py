@@ -159,18 +159,19 @@ def row(m: Measured, kept: set[tuple[str, str, str]]) -> list[str]:
 
 
 def parts_table(measured: Sequence[Measured]) -> dict[str, Any]:
-    """Return what each part adds: the blend minus the blend without it."""
-    rows = []
+    """Return what each part adds, a row a data set: the blend minus the blend without the part."""
+    found: dict[str, dict[str, str]] = {}
     for m in measured:
         for c in m.result.comparisons:
             if c.metric == "ndcg@10" and c.against.startswith(f"{m.facts['blend']} without"):
                 part = c.against.removeprefix(f"{m.facts['blend']} without ")
                 value = f"{c.mean:+.4f} [{c.low:+.4f}, {c.high:+.4f}]".replace("-", "−")
-                rows.append([TITLES[m.name], part, value])
+                found.setdefault(TITLES[m.name], {})[part] = value
+    parts = list(dict.fromkeys(part for own in found.values() for part in own))
     return {
-        "title": "What each part adds: the blend minus the blend without it",
-        "columns": ["data", "part", "NDCG@10"],
-        "rows": rows,
+        "title": "What each part adds: the blend minus the blend without it, NDCG@10",
+        "columns": ["data", *parts],
+        "rows": [[data, *(own.get(part, "–") for part in parts)] for data, own in found.items()],
     }
 
 
@@ -242,8 +243,8 @@ TAIL = """
   after SFT and S-DPO.
 - Intervals are 95%, for other users and other targets. ✱ marks differences that stand after Holm's correction for the
   {count} differences of the page.
-- One seed. Section 54 of [Experiments](experiments.md) has all rankers, what each part adds, and the controls.
-  `lab/results/ranks` has the rank of every row.
+- One seed. Section 54 of [Experiments](experiments.md) has what each part adds, and the controls;
+  `lab/results/54-full-ranking.json` all rankers; `lab/results/ranks` the rank of every row.
 """
 
 
