@@ -370,6 +370,7 @@ def test_the_recipes_of_the_paper_have_its_form(path):
     (s_dpo,) = recipe.align
     assert (s_dpo.num_negatives, s_dpo.global_batch_size, s_dpo.epochs) == (3, 128, 3)
     assert s_dpo.load_best_model_at_end
+    assert (recipe.lora.dropout, recipe.sft.disable_dropout, s_dpo.disable_dropout) == (0.1, False, False)
     assert recipe.evaluate.generate_rows is None
     assert (recipe.data.candidates.size, recipe.data.history_length, recipe.data.min_history) == (20, 10, 3)
 
