@@ -1,0 +1,189 @@
+"""Compare the trainer with the authors' own on the same rows: `python scripts/fidelity.py` writes docs/fidelity.md.
+
+`tests/fidelity/authors-n*.npz` holds what the trainer of github.com/chenyuxin1999/S-DPO (commit f6dd7e8) computes in
+float32 from `problem`: a random Llama and rows of random tokens, both from frozen generators of numpy. Its code is
+not part of this repository.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from prefrec.lm.packing import pack
+from prefrec.lm.scoring import choice_logps
+from prefrec.losses import softmax_dpo_loss
+from prefrec.prompts import ChoiceSet
+from prefrec.training import PreferenceDataset, SoftmaxDPOConfig, SoftmaxDPOTrainer
+from prefrec.training.adapters import add_reference_adapter, reference_of
+
+ROOT = Path(__file__).parent.parent
+VECTORS, PAGE = ROOT / "tests" / "fidelity", ROOT / "docs" / "fidelity.md"
+BEGIN, FINISH = "<!-- scripts/fidelity.py -->", "<!-- end -->"
+NEGATIVES = 3, 7
+ROWS, VOCABULARY, PAD, END = 40, 300, 0, 2
+BETA = 1.0
+STEPS: dict[str, Any] = {
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "max_steps": 5,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "max_grad_norm": 0.3,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": True,
+    "remove_unused_columns": False,
+    "train_sampling_strategy": "sequential",
+}
+"""Arguments of both trainers: five steps of eight rows, each row once."""
+
+QUANTITIES = {
+    "policy": ("log-probabilities of the policy", 1e-4),
+    "reference": ("log-probabilities of the reference", 1e-4),
+    "losses": ("losses of the rows", 5e-5),
+    "rewards": ("rewards", 1e-4),
+    "gradients": ("gradients of the 42 LoRA matrices", 3e-4),
+    "steps": ("losses of five steps of AdamW", 5e-5),
+    "weights": ("the 42 LoRA matrices after these steps", 2e-6),
+}
+"""First word of an array's name → the quantity, and the largest absolute difference that is allowed."""
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model with two adapters, and rows.
+
+    Attributes:
+        model: base with the adapter at the start of training, in evaluation mode.
+        rows: choice sets, the chosen answer first; answers end with `END`.
+    """
+
+    model: PeftModel
+    rows: list[ChoiceSet]
+
+
+def problem(negatives: int) -> Problem:
+    """Return the model and the rows for N negatives; the same numbers on every machine."""
+    rng = np.random.RandomState(negatives)  # numpy never changes what a RandomState draws
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=VOCABULARY, num_hidden_layers=3, max_position_embeddings=256, **sizes)
+    adapter = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear")
+    model = get_peft_model(LlamaForCausalLM(config), adapter).eval()
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            drawn = rng.standard_normal(tuple(weight.shape))
+            scale = 0.02 if "lora_B" in name else 3 / np.sqrt(weight.shape[-1])
+            weight.copy_(torch.from_numpy(1 + 0.1 * drawn if weight.dim() == 1 else scale * drawn))
+
+    def tokens(least: int, most: int) -> tuple[int, ...]:
+        return tuple(rng.randint(3, VOCABULARY, rng.randint(least, most + 1)).tolist())
+
+    answers = (tuple((*tokens(1, 8), END) for _ in range(1 + negatives)) for _ in range(ROWS))
+    return Problem(model, [ChoiceSet(tokens(20, 60), row) for row in answers])
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer that reads `t5 t17` as the tokens 5 and 17."""
+    words = {f"t{i}": i for i in range(VOCABULARY) if i not in (PAD, END)} | {"<pad>": PAD, "<end>": END}
+    raw = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<pad>")
+
+
+def lora(model: nn.Module, of: str = "default") -> dict[str, torch.Tensor]:
+    """Return the 42 matrices of an adapter by name."""
+    return {n.removeprefix("base_model.model."): p for n, p in model.named_parameters() if f".{of}." in n}
+
+
+def scored(negatives: int, weights: Arrays, beta: float = BETA) -> Arrays:
+    """Return log-probabilities, losses, rewards [40, …] and gradients of the mean loss, at given LoRA matrices."""
+    given = problem(negatives)
+    add_reference_adapter(given.model)
+    matrices = lora(given.model)
+    with torch.no_grad():
+        for name, weight in matrices.items():
+            weight.copy_(torch.from_numpy(weights[f"weights {name}"]))
+    batch = pack(given.rows, pad_id=PAD)
+    policy = choice_logps(given.model, batch)
+    with torch.no_grad(), reference_of(given.model):
+        reference = choice_logps(given.model, batch)
+    loss = softmax_dpo_loss(policy, reference, beta)
+    loss.losses.mean().backward()
+    tensors = {"policy": policy, "reference": reference, "losses": loss.losses, "rewards": loss.rewards}
+    out = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    return out | {f"gradients {n}": p.grad.numpy() for n, p in matrices.items() if p.grad is not None}
+
+
+def trained(negatives: int) -> Arrays:
+    """Return the LoRA matrices and the logged losses of five steps of `SoftmaxDPOTrainer`."""
+    given = problem(negatives)
+    with tempfile.TemporaryDirectory() as folder:
+        config = SoftmaxDPOConfig(output_dir=folder, beta=BETA, max_length=None, **STEPS)
+        trainer = SoftmaxDPOTrainer(given.model, config, PreferenceDataset(given.rows), None, tokenizer())
+        trainer.train()
+        steps = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    weights = {f"weights {n}": p.detach().numpy() for n, p in lora(given.model).items()}
+    return weights | {"steps": np.array(steps, dtype=np.float32)}
+
+
+def differences(ours: Arrays, theirs: Arrays) -> dict[str, tuple[float, float]]:
+    """Return the key of each quantity → largest absolute difference, and the authors' largest absolute value.
+
+    Raise ValueError if the arrays have other names or shapes than the authors'.
+    """
+    if {n: a.shape for n, a in ours.items()} != {n: a.shape for n, a in theirs.items()}:
+        raise ValueError("other arrays than the authors'")
+    out = {}
+    for key in QUANTITIES:
+        names = [name for name in theirs if name.split()[0] == key]
+        gap = max(float(np.abs(ours[name] - theirs[name]).max()) for name in names)
+        out[key] = gap, max(float(np.abs(theirs[name]).max()) for name in names)
+    return out
+
+
+def stored(negatives: int) -> Arrays:
+    """Return the numbers of the authors' trainer."""
+    with np.load(VECTORS / f"authors-n{negatives}.npz") as file:
+        return dict(file)
+
+
+def table(found: dict[int, dict[str, tuple[float, float]]]) -> str:
+    """Return the rows of the page's table, by the differences for each N."""
+    head = ["quantity", *(f"{what}, N = {n}" for n in found for what in ("largest value", "largest difference"))]
+    lines = [[*head, "tolerance"], ["---"] * (len(head) + 1)]
+    for key, (quantity, tolerance) in QUANTITIES.items():
+        values = [
+            f"{number:.{digits}g}" for n in found for number, digits in zip(found[n][key][::-1], (3, 2), strict=True)
+        ]
+        lines.append([quantity, *values, f"{tolerance:g}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    """Compare, and write the page between its two marks."""
+    found = {}
+    for n in NEGATIVES:
+        theirs = stored(n)
+        found[n] = differences(scored(n, theirs) | trained(n), theirs)
+    before, mark, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(FINISH)[2]
+    PAGE.write_text(f"{before}{mark}\n{table(found)}\n{FINISH}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
