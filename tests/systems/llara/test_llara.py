@@ -287,7 +287,7 @@ def test_with_a_zeroed_projector_places_are_blank(bpe_tokenizer):
     with torch.no_grad():
         for p in embedding_of(model).projector.outer.parameters():
             p.zero_()
-    ranker = LlaraRanker("LLaRA", model, bpe_tokenizer, CATALOGUE, TEMPLATE)
+    ranker = LlaraRanker("LLaRA", model, bpe_tokenizer, CATALOGUE, TEMPLATE, objective="tokens")
     plain = LMRanker("lm", tiny_llama(), bpe_tokenizer, CATALOGUE, TEMPLATE, objective="tokens")
     scores, text = ranker.score(_examples()), plain.score(_examples())
     width = model.config.hidden_size
@@ -351,7 +351,7 @@ def test_what_cannot_be_read_is_named(tmp_path, bpe_tokenizer):
 
 def test_it_ranks_and_answers_in_text(bpe_tokenizer):
     model = _with_items(tiny_llama())
-    ranker = LlaraRanker("LLaRA", model, bpe_tokenizer, CATALOGUE, TEMPLATE, batch_size=3)
+    ranker = LlaraRanker("LLaRA", model, bpe_tokenizer, CATALOGUE, TEMPLATE, objective="tokens", batch_size=3)
     assert isinstance(ranker, Ranker)
     assert isinstance(ranker, GeneratingRanker)
     scores = ranker.score(_examples())

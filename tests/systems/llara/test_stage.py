@@ -147,3 +147,18 @@ def test_weights_that_are_shared_out_are_refused(tmp_path, shared):
     setattr(trainer, shared, True)
     with pytest.raises(ConfigError, match="LLaRA needs the whole model in every process"):
         stage_module._finish(trainer, tmp_path)
+
+
+def test_it_starts_from_the_whole_model_of_sft(recipe, tmp_path):
+    raw = _recipe(recipe).model_dump(mode="json")
+    raw |= {"lora": None, "sft": {**ROWS, "epochs": 1, "eval_rows": 0}}
+    raw["rankers"] = [SASREC, {**LLARA, "start": "sft"}, {**ALIGNED, "start": "sft"}]
+    run_recipe(Recipe.model_validate(raw), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["evaluation"]["metrics"]
+    assert {"sft", "LLaRA", "LLaRA-S-DPO"} <= metrics.keys()
+    base = json.loads((tmp_path / "rankers" / "LLaRA" / "adapter" / "adapter_config.json").read_text())
+    assert base["base_model_name_or_path"] == str(tmp_path / "sft" / "adapter")
+    with pytest.raises(ValidationError, match=r"rankers.LLaRA.start: sft is an adapter .* set `lora: null`"):
+        Recipe.model_validate(raw | {"lora": recipe.lora.model_dump()})
+    with pytest.raises(ValidationError, match=r"LLaRA-S-DPO.start: write that of LLaRA, which is sft"):
+        Recipe.model_validate(raw | {"rankers": [*raw["rankers"][:2], {**ALIGNED}]})

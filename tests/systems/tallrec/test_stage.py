@@ -86,3 +86,12 @@ def test_with_ratings_the_questions_are_about_targets(rated, tmp_path, monkeypat
     want = {(e.target, ratings[e.user_id, e.target] >= 4) for e in data.train}
     assert {(q.item, q.liked) for q in questions} == want
     assert len(questions) == len(data.train)
+
+
+def test_it_starts_from_the_whole_model_of_sft(recipe, tmp_path):
+    sft = {**ROWS, "epochs": 1, "eval_rows": 0}
+    run_recipe(_recipe(recipe, {**TALLREC, "start": "sft"}, sft=sft, lora=None), tmp_path)
+    log = json.loads((tmp_path / "rankers" / "TALLRec" / "log.json").read_text())
+    base = json.loads((tmp_path / "rankers" / "TALLRec" / "adapter" / "adapter_config.json").read_text())
+    assert log
+    assert base["base_model_name_or_path"] == str(tmp_path / "sft" / "adapter")

@@ -9,6 +9,7 @@ from pydantic import Field
 from prefrec.rankers.config import RankerConfig
 from prefrec.training import SoftmaxDPOConfig
 from prefrec.training.section import RowsSection
+from prefrec_systems.start import START
 
 
 class LlaraConfig(RankerConfig, RowsSection):
@@ -18,6 +19,11 @@ class LlaraConfig(RankerConfig, RowsSection):
     name: str = Field("LLaRA", description="Name in the tables, and of the folder.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of adapter and projector.")
     items_from: str = Field("SASRec", description="Earlier sequential ranker that gives the item vectors.")
+    start: str | None = START
+
+    def idle_settings(self) -> set[str]:
+        """Return the settings that are not part of keys; the key of the model that it starts from is."""
+        return super().idle_settings() | {"start"}
 
 
 class LlaraAlignConfig(RankerConfig, RowsSection):
@@ -26,6 +32,7 @@ class LlaraAlignConfig(RankerConfig, RowsSection):
     kind: Literal["llara-s-dpo"] = "llara-s-dpo"
     name: str = Field("LLaRA-S-DPO", description="Name in the tables, and of the folder.")
     reference: str = Field("LLaRA", description="Earlier llara ranker that is the start and the reference.")
+    start: str | None = START
     beta: float = Field(SoftmaxDPOConfig.beta, gt=0, description="Strength of the pull towards the reference.")
     num_negatives: int = Field(3, ge=1, description="Rejected answers per example.")
     negatives: Literal["fixed", "per_epoch"] = Field(
@@ -39,5 +46,5 @@ class LlaraAlignConfig(RankerConfig, RowsSection):
     )
 
     def idle_settings(self) -> set[str]:
-        """Return the settings that change no result: those of every stage, and the size of a pass."""
-        return super().idle_settings() | {"max_tokens_per_pass"}
+        """Return the settings that are not part of keys: those of every stage, the size of a pass, and the start."""
+        return super().idle_settings() | {"max_tokens_per_pass", "start"}

@@ -38,7 +38,7 @@ class LlaraRanker(LMRanker):
         template: PromptTemplate,
         **settings: Any,
     ) -> None:
-        super().__init__(name, model, tokenizer, catalogue, template, **{"objective": "tokens"} | settings)
+        super().__init__(name, model, tokenizer, catalogue, template, **settings)
         embedding = embedding_of(model)
         plain = self.encoder
         self.encoder = HybridEncoder(tokenizer, embedding, max_length=plain.max_length, chat=plain.chat)

@@ -15,7 +15,14 @@ from prefrec.lm.models import load_model, load_tokenizer
 from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
 from prefrec.pipeline.kinds import RankerKind
 from prefrec.pipeline.recipe import LoraSection, Recipe
-from prefrec.pipeline.train import tell_fewer, train_to_weights, training_arguments, training_rows
+from prefrec.pipeline.train import (
+    catalogue_softmax,
+    tell_fewer,
+    train_to_weights,
+    trained_items,
+    training_arguments,
+    training_rows,
+)
 from prefrec.processes import is_first
 from prefrec.prompts import ChoiceSet, load_template
 from prefrec.training import (
@@ -44,13 +51,15 @@ from prefrec_systems.llara import (
     vectors_of,
 )
 from prefrec_systems.sequential import SequentialRanker
+from prefrec_systems.start import check_start, from_start, start_key, start_needs
 
 
 def llara_entry(made_of: Ingredients, config: LlaraConfig, folder: Path, before: Mapping[str, Entry]) -> Entry:
     """Return LLaRA as an entry, trained in `folder`."""
     source = before[config.items_from]
-    key = made_of.key(llara=config.decisive(), items=source.key)
-    return _entry(made_of, config.name, folder, key, partial(_train, made_of, config, folder, source))
+    own, start = from_start(made_of, config.start, before)
+    key = made_of.key(llara=config.decisive(), items=source.key, **start_key(start))
+    return _entry(own, config.name, folder, key, partial(_train, own, config, folder, source))
 
 
 def llara_align_entry(
@@ -59,7 +68,8 @@ def llara_align_entry(
     """Return the aligned LLaRA as an entry, trained in `folder`."""
     reference = before[config.reference]
     key = made_of.key(llara_s_dpo=config.decisive(), start=reference.key)
-    return _entry(made_of, config.name, folder, key, partial(_align, made_of, config, folder, reference))
+    own, _ = from_start(made_of, config.start, before)
+    return _entry(own, config.name, folder, key, partial(_align, own, config, folder, reference))
 
 
 def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Entry) -> None:
@@ -79,6 +89,7 @@ def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Entr
         ),
         ChoiceDataset(hybrid.encode(held_out, "target")) if held_out else None,
         hybrid.encoder.tokenizer,
+        **hybrid.within(rows),
     )
     _finish(trainer, folder)
 
@@ -93,7 +104,7 @@ def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, referen
     def dataset(examples: Sequence[RankingExample]) -> PreferenceDataset:
         return PreferenceDataset(hybrid.encode(examples, "target-first"), seed=seed, **cast(Any, choices))
 
-    rows = training_rows(data, config, seed)
+    rows, held_out = training_rows(data, config, seed), data.some("validation", config.eval_rows)
     tell_fewer(config.name, config, len(rows))
     trainer = SoftmaxDPOTrainer(
         model,
@@ -104,8 +115,9 @@ def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, referen
             max_tokens_per_pass=config.max_tokens_per_pass,
         ),
         dataset(rows),
-        dataset(data.some("validation", config.eval_rows)) if config.eval_rows else None,
+        dataset(held_out) if held_out else None,
         hybrid.encoder.tokenizer,
+        **hybrid.within(rows),
     )
     _finish(trainer, folder)
 
@@ -114,7 +126,8 @@ class _Prompts:
     """Encodes training rows as prompts with or without item vectors."""
 
     def __init__(self, made_of: Ingredients, model: Any) -> None:
-        section, self.data = made_of.model, made_of.data
+        self.section, self.data = made_of.model, made_of.data
+        section = made_of.model
         embedding = embedding_of(model)
         self.templates = [load_template(name, domain=self.data.domain) for name in section.templates]
         self.shown = hybrid_catalogue(self.data.catalogue, embedding)
@@ -128,6 +141,16 @@ class _Prompts:
         return encode_examples(
             examples, self.data.catalogue, self.templates, self.encoder, answers=answers, shown=shown
         )
+
+    def within(self, rows: Sequence[RankingExample]) -> dict[str, Any]:
+        """Return the titles that answers compete with in training and evaluation, as arguments of a trainer."""
+        listed, everything = {i for row in rows for i in row.candidates}, self.data.catalogue.ids
+        listed |= set(trained_items(self.data))
+        own = [i for i in everything if i in listed]
+        return {
+            "within": catalogue_softmax(self.data, self.section, self.encoder, own),
+            "eval_within": catalogue_softmax(self.data, self.section, self.encoder, everything),
+        }
 
 
 def _finish(trainer: Any, folder: Path) -> None:
@@ -160,12 +183,14 @@ def _entry(made_of: Ingredients, name: str, folder: Path, key: str, make: Callab
             max_length=model.max_length,
             chat=model.chat,
             batch_size=batch_size,
+            objective=model.objective,
         )
 
     return Entry(name, key, load, weights=folder / WEIGHTS, make=make)
 
 
 def _check_recipe(config: LlaraConfig, recipe: Recipe, before: Sequence[str]) -> None:
+    check_start(config, recipe)
     if config.items_from not in [r.name for r in recipe.rankers if r.kind == "sequential" and r.name in before]:
         raise ValueError(
             f"rankers.{config.name}.items_from: {config.items_from} has no item vectors: name an earlier entry of "
@@ -181,6 +206,9 @@ def _check_aligned_recipe(config: LlaraAlignConfig, recipe: Recipe, before: Sequ
             f"{where}.reference: {config.name} goes on from {config.reference}: put an entry of kind llara with this "
             "name before it"
         )
+    starts = {r.name: getattr(r, "start", None) for r in recipe.rankers}
+    if config.start != starts[config.reference]:
+        raise ValueError(f"{where}.start: write that of {config.reference}, which is {starts[config.reference]}")
     if config.num_negatives > most:
         raise ValueError(
             f"{where}.num_negatives: {config.num_negatives} negatives, but a list of {most + 1} candidates has only "
@@ -188,12 +216,12 @@ def _check_aligned_recipe(config: LlaraAlignConfig, recipe: Recipe, before: Sequ
         )
 
 
-def _needs(config: LlaraConfig) -> dict[str, list[str]]:
-    return {"items_from": [config.items_from]}
+def _needs(config: LlaraConfig) -> dict[str, Sequence[str]]:
+    return {"items_from": [config.items_from], **start_needs(config)}
 
 
-def _align_needs(config: LlaraAlignConfig) -> dict[str, list[str]]:
-    return {"reference": [config.reference]}
+def _align_needs(config: LlaraAlignConfig) -> dict[str, Sequence[str]]:
+    return {"reference": [config.reference], **start_needs(config)}
 
 
 KIND = RankerKind(LlaraConfig, llara_entry, _needs, trains=True, check_recipe=_check_recipe)

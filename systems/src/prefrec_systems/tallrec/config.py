@@ -9,6 +9,7 @@ from pydantic import Field
 from prefrec.data import PreparedData
 from prefrec.rankers.config import RankerConfig
 from prefrec.training.section import TrainSection
+from prefrec_systems.start import START
 from prefrec_systems.tallrec.questions import Opinions, training_questions
 
 
@@ -29,6 +30,12 @@ class TallrecConfig(RankerConfig, TrainSection):
     template: str | None = Field(
         None, description="jinja2 file with liked, disliked and item. Default: that of the domain."
     )
+
+    start: str | None = START
+
+    def idle_settings(self) -> set[str]:
+        """Return the settings that are not part of keys; the key of the model that it starts from is."""
+        return super().idle_settings() | {"start"}
 
     def available_rows(self, data: PreparedData, seed: int) -> int:
         """Return the number of questions that training chooses from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from prefrec.console import say
 from prefrec.lm.models import load_model, load_tokenizer
 from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
 from prefrec.pipeline.kinds import RankerKind
-from prefrec.pipeline.recipe import LoraSection
+from prefrec.pipeline.recipe import LoraSection, Recipe
 from prefrec.pipeline.train import some_rows, tell_fewer, train_to_weights, training_arguments
 from prefrec.prompts import PromptEncoder
 from prefrec.training import SFTConfig, SFTTrainer, lora_config
+from prefrec_systems.start import check_start, from_start, start_key, start_needs
 from prefrec_systems.tallrec import (
     LikeTemplate,
     Opinions,
@@ -32,10 +33,11 @@ def tallrec_entry(made_of: Ingredients, config: TallrecConfig, folder: Path, bef
     """Return TALLRec as an entry, trained in `folder`."""
     template = load_like_template(config.template, domain=made_of.data.domain)
     opinions = Opinions(made_of.data.opinions, config.liked)
-    key = made_of.key(tallrec=config.decisive() | {"template": template.source})
+    own, start = from_start(made_of, config.start, before)
+    key = made_of.key(tallrec=config.decisive() | {"template": template.source}, **start_key(start))
 
     def load(batch_size: int) -> TallrecRanker:
-        model = made_of.model
+        model = own.model
         return load_tallrec(
             config.name,
             model.name,
@@ -48,7 +50,7 @@ def tallrec_entry(made_of: Ingredients, config: TallrecConfig, folder: Path, bef
             chat=model.chat,
         )
 
-    make = partial(_train, made_of, config, folder, template, opinions)
+    make = partial(_train, own, config, folder, template, opinions)
     return Entry(config.name, key, load, weights=folder / WEIGHTS, make=make)
 
 
@@ -84,4 +86,8 @@ def _train(
     train_to_weights(trainer, folder)
 
 
-KIND = RankerKind(TallrecConfig, tallrec_entry, trains=True)
+def _check_recipe(config: TallrecConfig, recipe: Recipe, before: Sequence[str]) -> None:
+    check_start(config, recipe)
+
+
+KIND = RankerKind(TallrecConfig, tallrec_entry, start_needs, trains=True, check_recipe=_check_recipe)
