@@ -20,7 +20,7 @@ args = SoftmaxDPOConfig(
     per_device_train_batch_size=4,
     logging_steps=1,
 )
-trainer = SoftmaxDPOTrainer("smollm2-135m", args, train_dataset=rows, peft_config=lora_config(r=16))
+trainer = SoftmaxDPOTrainer("smollm2-135m", args=args, train_dataset=rows, peft_config=lora_config(r=16))
 trainer.train()
 trainer.save_model("runs/example/adapter")
 

@@ -134,7 +134,9 @@ def trained(negatives: int) -> Arrays:
     given = problem(negatives)
     with tempfile.TemporaryDirectory() as folder:
         config = SoftmaxDPOConfig(output_dir=folder, beta=BETA, max_length=None, **STEPS)
-        trainer = SoftmaxDPOTrainer(given.model, config, PreferenceDataset(given.rows), None, tokenizer())
+        trainer = SoftmaxDPOTrainer(
+            given.model, args=config, train_dataset=PreferenceDataset(given.rows), processing_class=tokenizer()
+        )
         trainer.train()
         steps = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     weights = {f"weights {n}": p.detach().numpy() for n, p in lora(given.model).items()}

@@ -85,8 +85,20 @@ def _trainer(name: str, changes: dict[str, Any], tokenizer: Any, out: Path) -> A
     shared["per_device_eval_batch_size"] = 2
     if name == "sft":
         rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in ROWS]
-        return SFTTrainer(adapted_model(), SFTConfig(**shared), rows, rows[:7], tokenizer)
-    return SoftmaxDPOTrainer(adapted_model(), SoftmaxDPOConfig(**shared), ROWS, ROWS[:7], tokenizer)
+        return SFTTrainer(
+            adapted_model(),
+            SFTConfig(**shared),
+            train_dataset=rows,
+            eval_dataset=rows[:7],
+            processing_class=tokenizer,
+        )
+    return SoftmaxDPOTrainer(
+        adapted_model(),
+        args=SoftmaxDPOConfig(**shared),
+        train_dataset=ROWS,
+        eval_dataset=ROWS[:7],
+        processing_class=tokenizer,
+    )
 
 
 def _rank(tokenizer: Any) -> tuple[np.ndarray, list[str], np.ndarray]:

@@ -176,6 +176,30 @@ def test_beta_is_one_where_there_is_no_reference(name):
     torch.testing.assert_close(LOSSES[name](policy).rewards, policy)
 
 
+def test_losses_of_trl_are_its_formulas():
+    """Its code for a pair, the mean of it over pairs; NCA (arXiv 2402.05369) with all reward on the chosen one."""
+    policy, ref = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    lengths, beta, flipped = torch.tensor([[2.0, 1.0, 4.0, 3.0]] * 3, dtype=torch.float64), 0.7, 0.2
+    log_sigmoid = lambda x: -math.log1p(math.exp(-x))  # noqa: E731
+    ipo, robust, nca = [], [], []
+    for row in (policy - ref).tolist():
+        per_token = [h / n for h, n in zip(row, lengths[0].tolist(), strict=True)]
+        ipo.append(sum((per_token[0] - h - 1 / (2 * beta)) ** 2 for h in per_token[1:]) / 3)
+        gaps = [beta * (row[0] - h) for h in row[1:]]
+        pairs = [((1 - flipped) * -log_sigmoid(g) + flipped * log_sigmoid(-g)) / (1 - 2 * flipped) for g in gaps]
+        robust.append(sum(pairs) / 3)
+        nca.append(-log_sigmoid(beta * row[0]) - sum(log_sigmoid(-beta * h) for h in row) / 4)
+    for want, out in (
+        (ipo, LOSSES["ipo"](policy, ref, beta, lengths=lengths)),
+        (robust, LOSSES["robust"](policy, ref, beta, label_smoothing=flipped)),
+        (nca, find_loss("nca_pair")(policy, ref, beta)),
+    ):
+        torch.testing.assert_close(out.losses, torch.tensor(want, dtype=torch.float64))
+        torch.testing.assert_close(out.rewards, beta * (policy - ref))
+    unflipped = LOSSES["robust"](policy, ref, beta, label_smoothing=0.0).losses
+    torch.testing.assert_close(unflipped, dpo_loss(policy, ref, beta).losses)
+
+
 def test_dmpo_compares_with_the_mean_of_the_rejected_answers():
     policy, ref = torch.randn(3, 5, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
     rewards = [[0.7 * float(p - r) for p, r in zip(*rows, strict=True)] for rows in zip(policy, ref, strict=True)]

@@ -107,6 +107,49 @@ def dmpo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> Pr
     return preference_loss(policy_logps, _needed(ref_logps), beta, link="mean")
 
 
+def ipo_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, lengths: Tensor) -> PreferenceLoss:
+    """Return the IPO loss mean_i (h_0 − h_i − 1 / 2β)² (Azar et al., AISTATS 2024, arXiv 2310.12036, eq. 17).
+
+    h_i = log(π_i / π_ref,i) / n_i with n the `lengths` of answers in tokens, as in TRL; the paper's formula has n 1.
+    """
+    ref = _needed(ref_logps)
+    _check(policy_logps, ref, beta)
+    ratios = policy_logps - ref
+    per_token = ratios / lengths
+    gaps = per_token[:, :1] - per_token[:, 1:] - 1 / (2 * beta)
+    return PreferenceLoss(gaps.square().mean(dim=1), beta * ratios)
+
+
+def robust_loss(
+    policy_logps: Tensor, ref_logps: Tensor | None, beta: float, *, label_smoothing: float = 0.1
+) -> PreferenceLoss:
+    """Return the robust DPO loss, for labels flipped at times (Chowdhury et al., ICML 2024, arXiv 2403.00409).
+
+    mean_i ((1 − ε) softplus(r_i − r_0) − ε softplus(r_0 − r_i)) / (1 − 2ε), where ε = `label_smoothing` in [0, 0.5)
+    is the probability that a rejected answer is in truth the better one. With ε = 0 it is DPO.
+    """
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
+    ref = _needed(ref_logps)
+    _check(policy_logps, ref, beta)
+    rewards = beta * (policy_logps - ref)
+    gaps = rewards[:, 1:] - rewards[:, :1]
+    losses = (1 - label_smoothing) * F.softplus(gaps) - label_smoothing * F.softplus(-gaps)
+    return PreferenceLoss(losses.mean(dim=1) / (1 - 2 * label_smoothing), rewards)
+
+
+def nca_loss(policy_logps: Tensor, ref_logps: Tensor | None, beta: float) -> PreferenceLoss:
+    """Return the NCA loss softplus(−r_0) + mean_j softplus(r_j) (Chen et al., NeurIPS 2024, arXiv 2402.05369).
+
+    The mean is over all answers. It is the paper's loss for K = 1 + N answers of which the chosen one has all the
+    reward, and TRL's `nca_pair` for N = 1.
+    """
+    ref = _needed(ref_logps)
+    _check(policy_logps, ref, beta)
+    rewards = beta * (policy_logps - ref)
+    return PreferenceLoss(F.softplus(-rewards[:, 0]) + F.softplus(rewards).mean(dim=1), rewards)
+
+
 def bpr_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
     """Return the BPR loss mean_i softplus(β log π_i − β log π_0) (Rendle et al., UAI 2009)."""
     return preference_loss(policy_logps, None, beta, link="pairwise")
@@ -216,7 +259,10 @@ def expected_reward_loss(
 
 
 def sft_loss(policy_logps: Tensor, ref_logps: Tensor | None = None, beta: float = 1.0) -> PreferenceLoss:
-    """Return the SFT loss −log π_0, a control for an alignment on the same rows. `beta` only scales the rewards."""
+    """Return the SFT loss −log π_0, a control for an alignment on the same rows. `beta` only scales the rewards.
+
+    TRL's `sft` is another loss: the mean over the tokens of all chosen answers of a batch.
+    """
     _check(policy_logps, None, beta)
     return PreferenceLoss(-policy_logps[:, 0], beta * policy_logps)
 
@@ -232,13 +278,16 @@ def weighted_sft_loss(
 Loss = Callable[..., PreferenceLoss]
 """(policy_logps, ref_logps, beta, further arguments by name) → loss. One that needs a reference raises ValueError for
 None."""
-COLUMNS, OPTIONS = ("scores", "lengths"), ("margin", "sft_weight")
+COLUMNS, OPTIONS = ("scores", "lengths"), ("margin", "sft_weight", "label_smoothing")
 """Further arguments of losses: numbers per answer [B, 1+N], and settings."""
 
 LOSSES: dict[str, Loss] = {
     "softmax_dpo": softmax_dpo_loss,
     "dpo": dpo_loss,
     "dmpo": dmpo_loss,
+    "ipo": ipo_loss,
+    "robust": robust_loss,
+    "nca": nca_loss,
     "bpr": bpr_loss,
     "softmax": softmax_loss,
     "sft": sft_loss,
@@ -252,6 +301,9 @@ LOSSES: dict[str, Loss] = {
 }
 """Name (`loss` in a recipe, `loss_type` in `SoftmaxDPOConfig`) → loss."""
 
+ALIASES = {"sigmoid": "dpo", "nca_pair": "nca"}
+"""Names of TRL → the same loss in `LOSSES`."""
+
 GROUP = "prefrec.losses"
 """Group of entry points by which other packages add losses: NAME = "module:function"."""
 
@@ -264,16 +316,18 @@ def find_loss(loss: str | Loss) -> Loss:
     """
     if callable(loss):
         return loss
-    if loss in LOSSES:
-        return LOSSES[loss]
+    if (name := ALIASES.get(loss, loss)) in LOSSES:
+        return LOSSES[name]
     others = {e.name: e for e in entry_points(group=GROUP)}
     if loss not in others:
         raise ValueError(f"loss {loss!r} is unknown: expected one of {', '.join([*LOSSES, *others])}")
     return cast(Loss, others[loss].load())
 
 
-def loss_name(loss: str | Loss) -> str:
-    """Return the name of a loss, for logs and files."""
+def loss_name(loss: str | Loss | Sequence[str | Loss]) -> str:
+    """Return the name of a loss, for logs and files; a list's names with + between."""
+    if isinstance(loss, list | tuple):
+        return "+".join(map(loss_name, loss))
     return loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__qualname__)
 
 
@@ -289,6 +343,38 @@ def with_options(loss: Loss, **options: float | None) -> Loss:
         if not takes(loss, name):
             raise ValueError(f"loss {loss_name(loss)} has no {name}: leave it out")
     return partial(loss, **given) if given else loss
+
+
+def sum_of_losses(losses: Sequence[Loss], weights: Sequence[float], **options: float | None) -> Loss:
+    """Return the loss Σ_k w_k L_k, with the rewards of the first one; each option goes to the losses that take it.
+
+    Raises:
+        ValueError: no loss takes an option that is given.
+    """
+    for name, value in options.items():
+        if value is not None and not any(takes(loss, name) for loss in losses):
+            raise ValueError(f"none of the losses has {name}: leave it out")
+    parts = [with_options(loss, **{k: v for k, v in options.items() if takes(loss, k)}) for loss in losses]
+    columns = {name for name in COLUMNS if any(takes(part, name) for part in parts)}
+
+    def total(policy_logps: Tensor, ref_logps: Tensor | None, beta: float, **given: Tensor) -> PreferenceLoss:
+        outs = [
+            part(policy_logps, ref_logps, beta, **{k: v for k, v in given.items() if takes(part, k)})
+            for part in parts
+        ]
+        summed = sum(weight * out.losses for weight, out in zip(weights, outs, strict=True))
+        return PreferenceLoss(cast(Tensor, summed), outs[0].rewards)
+
+    # What a trainer asks of a loss it reads from the signature: whether it needs a reference, and which columns.
+    own = inspect.Parameter
+    ref_logps = own("ref_logps", own.POSITIONAL_OR_KEYWORD)
+    if not any(map(needs_reference, parts)):
+        ref_logps = ref_logps.replace(default=None)
+    first = own("policy_logps", own.POSITIONAL_OR_KEYWORD), ref_logps
+    total.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [*first, *(own(name, own.KEYWORD_ONLY) for name in ("beta", *sorted(columns)))]
+    )
+    return total
 
 
 def needs_reference(loss: Loss) -> bool:

@@ -343,15 +343,12 @@ def test_items_learn_at_a_rate_of_their_own(encoder: ItemEncoder, tmp_path: Path
     changes = {"learning_rate": 1e-9, "item_learning_rate": 0.03, "weight_decay": 0.1, "max_steps": 4}
     model = item_model()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    within = ranker(model, encoder).within
+    rows.encoded_by(encoder, ranker(model, encoder).within)
     trainer = SFTTrainer(
         model,
         SFTConfig(**settings(tmp_path, **changes)),
-        rows,
-        None,
-        encoder.tokenizer,
-        within=within,
-        encoder=encoder,
+        train_dataset=rows,
+        processing_class=encoder.tokenizer,
     )
     trainer.train()
     layers, items = trainer.optimizer.param_groups

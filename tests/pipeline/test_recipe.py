@@ -93,7 +93,7 @@ def test_wrong_encoding(tmp_path):
         ("{name: a, lora: {r: 9999999}}", r"lora\.r: .*less than or equal to 4096"),
         ("{name: a, lora: {r: 0}}", r"lora\.r: .*greater than or equal to 1 \(given: 0\)"),
         ("{name: a, sft: {learning_rate: -1}}", r"sft\.learning_rate: .*greater than 0 \(given: -1\)"),
-        ("{name: a, align: [{loss: ipo}]}", r"align\.0: loss 'ipo' is unknown: expected one of softmax_dpo, dpo"),
+        ("{name: a, align: [{loss: magic}]}", r"align\.0: loss 'magic' is unknown: expected one of softmax_dpo, dpo"),
         ("{name: a, align: [{beta: 0}]}", r"align\.0\.beta: .*greater than 0 \(given: 0\)"),
         ("{name: a, align: [{name: a/b}]}", r"align\.0\.name: String should match pattern"),
         ("{name: a, align: [{num_negatives: 0}]}", r"align\.0\.num_negatives: .*\(given: 0\)"),

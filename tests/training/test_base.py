@@ -41,10 +41,10 @@ def test_settings_may_be_left_out(name, tmp_path, monkeypatch, kind, config, row
 
 def test_a_model_by_name_is_loaded_with_model_init_kwargs(name, tmp_path, bpe_tokenizer):
     args = SFTConfig(**settings(tmp_path), model_init_kwargs={"layers": 1, "dtype": "bfloat16"})
-    trainer = SFTTrainer(name, args, COMPLETIONS)
+    trainer = SFTTrainer(name, args, train_dataset=COMPLETIONS)
     assert (trainer.model.config.num_hidden_layers, trainer.model.dtype) == (1, torch.bfloat16)
     with pytest.raises(ConfigError, match="model_init_kwargs are for a model that is given by its name"):
-        SFTTrainer(small_model(), args, COMPLETIONS, processing_class=bpe_tokenizer)
+        SFTTrainer(small_model(), args, train_dataset=COMPLETIONS, processing_class=bpe_tokenizer)
 
 
 def test_what_is_missing_is_said(tmp_path, bpe_tokenizer):
@@ -58,7 +58,9 @@ def test_an_optimizer_of_ones_own_trains(tmp_path, bpe_tokenizer):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step == 0))
     config = SFTConfig(**settings(tmp_path, max_steps=3))
-    trainer = SFTTrainer(model, config, COMPLETIONS, None, bpe_tokenizer, optimizers=(optimizer, schedule))
+    trainer = SFTTrainer(
+        model, config, train_dataset=COMPLETIONS, processing_class=bpe_tokenizer, optimizers=(optimizer, schedule)
+    )
     before = trainable(model)
     trainer.train()
     assert trainer.optimizer.param_groups[0]["lr"] == 0
@@ -78,7 +80,14 @@ def test_compute_metrics_gets_the_answers_log_probabilities(tmp_path, bpe_tokeni
     rows, held_out = (COMPLETIONS, COMPLETIONS[:5]) if kind is SFTTrainer else (PREFERENCES, RAGGED)
     args = config(**settings(tmp_path, per_device_eval_batch_size=batch_size))
     model = adapted_model()
-    trainer = kind(model, args, rows, held_out, bpe_tokenizer, compute_metrics=metrics)
+    trainer = kind(
+        model,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=held_out,
+        processing_class=bpe_tokenizer,
+        compute_metrics=metrics,
+    )
     trainer.train()
     found = trainer.evaluate()
     sets = trainer.eval_dataset.choice_sets
@@ -88,7 +97,9 @@ def test_compute_metrics_gets_the_answers_log_probabilities(tmp_path, bpe_tokeni
     np.testing.assert_allclose(asked[0].predictions, want, rtol=1e-4)
     assert asked[0].label_ids.tolist() == [0] * 5
     assert found["eval_hr@1"] == np.mean(want.argmax(axis=1) == 0)
-    plain = kind(adapted_model(), args, rows, held_out, bpe_tokenizer)
+    plain = kind(
+        adapted_model(), args=args, train_dataset=rows, eval_dataset=held_out, processing_class=bpe_tokenizer
+    )
     plain.train()
     assert found["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
 
@@ -97,10 +108,17 @@ def test_compute_metrics_gets_the_answers_log_probabilities(tmp_path, bpe_tokeni
 @pytest.mark.parametrize(("kind", "config", "rows"), KINDS)
 def test_model_init_gives_each_training_a_new_model(tmp_path, bpe_tokenizer, kind, config, rows, peft_config):
     args = config(**settings(tmp_path / "a"))
-    given = kind(small_model(), args, rows, None, bpe_tokenizer, peft_config)
+    given = kind(
+        small_model(), args=args, train_dataset=rows, processing_class=bpe_tokenizer, peft_config=peft_config
+    )
     torch.manual_seed(args.seed)
     made = kind(
-        None, config(**settings(tmp_path / "b")), rows, None, bpe_tokenizer, peft_config, model_init=small_model
+        None,
+        args=config(**settings(tmp_path / "b")),
+        train_dataset=rows,
+        processing_class=bpe_tokenizer,
+        peft_config=peft_config,
+        model_init=small_model,
     )
     given.train()
     first = trainable(made.model)
@@ -117,7 +135,13 @@ def test_model_init_gives_each_training_a_new_model(tmp_path, bpe_tokenizer, kin
 
 def test_a_trained_model_ranks_answers(tmp_path, bpe_tokenizer):
     args = SoftmaxDPOConfig(**settings(tmp_path))
-    trainer = SoftmaxDPOTrainer(small_model(), args, PREFERENCES, None, bpe_tokenizer, lora_config(4))
+    trainer = SoftmaxDPOTrainer(
+        small_model(),
+        args=args,
+        train_dataset=PREFERENCES,
+        processing_class=bpe_tokenizer,
+        peft_config=lora_config(4),
+    )
     trainer.train()
     for prompt, chat in (("Seen Heat. Next:", False), ([{"role": "user", "content": "Seen Heat. Next:"}], True)):
         answers = ["Babe", "Emma", "Toy Story"]
@@ -141,7 +165,14 @@ def test_the_hub_gets_weights_and_a_card_that_is_true(tmp_path, bpe_tokenizer, m
     args = SoftmaxDPOConfig(**settings(tmp_path / "out", beta=0.25, num_negatives=2))
     small_model().save_pretrained(tmp_path / "films")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "films", dtype=torch.float32)
-    trainer = SoftmaxDPOTrainer(model, args, PREFERENCES, PREFERENCES[:2], bpe_tokenizer, peft_config)
+    trainer = SoftmaxDPOTrainer(
+        model,
+        args=args,
+        train_dataset=PREFERENCES,
+        eval_dataset=PREFERENCES[:2],
+        processing_class=bpe_tokenizer,
+        peft_config=peft_config,
+    )
     trainer.train()
     trainer.evaluate()
     trainer.hub_model_id = "me/films"
@@ -174,7 +205,13 @@ def test_an_adapter_names_its_base_as_others_know_it(tmp_path, bpe_tokenizer, mo
     cached = tmp_path / f"{models.EMBEDDED}-0123456789ab"
     small_model().save_pretrained(cached)
     model = transformers.AutoModelForCausalLM.from_pretrained(cached, dtype=torch.float32)
-    trainer = SFTTrainer(model, SFTConfig(**settings(tmp_path)), COMPLETIONS, None, bpe_tokenizer, lora_config(4))
+    trainer = SFTTrainer(
+        model,
+        SFTConfig(**settings(tmp_path)),
+        train_dataset=COMPLETIONS,
+        processing_class=bpe_tokenizer,
+        peft_config=lora_config(4),
+    )
     trainer.save_model(tmp_path / "adapter")
     assert PeftConfig.from_pretrained(tmp_path / "adapter").base_model_name_or_path == EMBEDDED_HUB_ID
     trainer.create_model_card()

@@ -26,7 +26,9 @@ from tiny_training import COMPLETIONS, FILMS, adapted_model, settings, small_mod
 def trainer(tmp_path, bpe_tokenizer):
     def make(model: Any = None, rows: Any = COMPLETIONS, **more: Any) -> SFTTrainer:
         config = SFTConfig(**settings(tmp_path))
-        return SFTTrainer(model or adapted_model(), config, rows, None, bpe_tokenizer, **more)
+        return SFTTrainer(
+            model or adapted_model(), config, train_dataset=rows, processing_class=bpe_tokenizer, **more
+        )
 
     return make
 
@@ -165,8 +167,8 @@ def test_a_model_of_items_is_written_as_one(trainer, tmp_path, bpe_tokenizer):
     encoder = ItemEncoder(catalogue, bpe_tokenizer, VOCABULARY)
     model: Any = small_model()
     add_items(model, FILMS, torch.randn(len(FILMS), 4))
-    rows = ChoiceDataset([encoder.encode(None, FILMS[:3], [], FILMS[3:4])])
-    made = trainer(model, rows, encoder=encoder)
+    rows = ChoiceDataset([encoder.encode(None, FILMS[:3], [], FILMS[3:4])]).encoded_by(encoder)
+    made = trainer(model, rows)
     want = move(made.model)
     save_weights(made, tmp_path / "out")
     again = load_item_model(tmp_path / "out")

@@ -15,7 +15,13 @@ from tiny_training import PREFERENCES, adapted_model, losses, many_negatives, se
 def trainer(tmp_path, bpe_tokenizer):
     def make(rows, model=None, evaluate=None, **changes):
         config = SoftmaxDPOConfig(**settings(tmp_path, **changes))
-        return SoftmaxDPOTrainer(model or adapted_model(), config, rows, evaluate, bpe_tokenizer)
+        return SoftmaxDPOTrainer(
+            model or adapted_model(),
+            args=config,
+            train_dataset=rows,
+            eval_dataset=evaluate,
+            processing_class=bpe_tokenizer,
+        )
 
     return make
 

@@ -142,7 +142,7 @@ def test_gradient_checkpointing_changes_nothing(folder, tmp_path, bpe_tokenizer,
     for checkpointed in (False, True):
         how = {"gradient_checkpointing": checkpointed, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
         config = SFTConfig(**settings(tmp_path, max_steps=2, **how))
-        trainer = SFTTrainer(adapted(nf4(folder)), config, COMPLETIONS, None, bpe_tokenizer)
+        trainer = SFTTrainer(adapted(nf4(folder)), config, train_dataset=COMPLETIONS, processing_class=bpe_tokenizer)
         trainer.train()
         weights.append(trainable(trainer.model))
     for name, want in weights[0].items():
@@ -155,10 +155,9 @@ def trained(base, tmp_path, tokenizer, *, bf16=False, precompute=True):
     sft = SFTTrainer(
         base(),
         SFTConfig(**settings(tmp_path / "sft", max_steps=12, bf16=bf16)),
-        COMPLETIONS,
-        None,
-        tokenizer,
-        lora_config(4),
+        train_dataset=COMPLETIONS,
+        processing_class=tokenizer,
+        peft_config=lora_config(4),
     )
     sft.train()
     sft.model.save_pretrained(tmp_path / "adapter")
@@ -167,7 +166,9 @@ def trained(base, tmp_path, tokenizer, *, bf16=False, precompute=True):
         tmp_path / "align", max_steps=12, learning_rate=2e-2, per_device_train_batch_size=8, bf16=bf16, beta=0.5
     )
     config["precompute_ref_log_probs"] = precompute
-    trainer = SoftmaxDPOTrainer(model, SoftmaxDPOConfig(**config), PREFERENCES, None, tokenizer)
+    trainer = SoftmaxDPOTrainer(
+        model, args=SoftmaxDPOConfig(**config), train_dataset=PREFERENCES, processing_class=tokenizer
+    )
     frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
     trainer.train()
     return sft, trainer, frozen
@@ -208,7 +209,9 @@ def test_an_adapter_comes_back_as_it_was_saved(scaled, tmp_path):
 
 def test_weights_that_are_shared_out_are_refused(folder, tmp_path, bpe_tokenizer):
     config = SFTConfig(**settings(tmp_path))
-    trainer = SFTTrainer(nf4(folder), config, COMPLETIONS, None, bpe_tokenizer, lora_config(4))
+    trainer = SFTTrainer(
+        nf4(folder), config, train_dataset=COMPLETIONS, processing_class=bpe_tokenizer, peft_config=lora_config(4)
+    )
     trainer._check_base()
     trainer.is_fsdp_enabled = True
     with pytest.raises(ConfigError, match="4 bits cannot be sharded over processes"):

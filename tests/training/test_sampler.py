@@ -59,9 +59,11 @@ def _trainer(folder, tokenizer, strategy, kind="s-dpo", **changes):
     given = settings(folder, train_sampling_strategy=strategy, **changes)
     if kind == "sft":
         rows = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in ROWS]
-        return SFTTrainer(adapted_model(), SFTConfig(**given), rows, None, tokenizer)
+        return SFTTrainer(adapted_model(), SFTConfig(**given), train_dataset=rows, processing_class=tokenizer)
     config = SoftmaxDPOConfig(**given, num_negatives=2, negatives="per_epoch")
-    return SoftmaxDPOTrainer(adapted_model(), config, ROWS, ROWS[:5], tokenizer)
+    return SoftmaxDPOTrainer(
+        adapted_model(), args=config, train_dataset=ROWS, eval_dataset=ROWS[:5], processing_class=tokenizer
+    )
 
 
 @pytest.mark.parametrize("kind", ["sft", "s-dpo"])

@@ -35,14 +35,18 @@ from tiny_training import COMPLETIONS, PREFERENCES, adapted_model, losses, setti
 
 def test_sft_learns_the_answers(tmp_path, bpe_tokenizer):
     config = SFTConfig(**settings(tmp_path, max_steps=40))
-    trainer = SFTTrainer(small_model(), config, COMPLETIONS, None, bpe_tokenizer)
+    trainer = SFTTrainer(small_model(), config, train_dataset=COMPLETIONS, processing_class=bpe_tokenizer)
     trainer.train()
     assert losses(trainer)[-1] < losses(trainer)[0] - 2
 
 
 def test_an_adapter_leaves_the_base_alone(tmp_path, bpe_tokenizer):
     trainer = SFTTrainer(
-        small_model(), SFTConfig(**settings(tmp_path)), COMPLETIONS, None, bpe_tokenizer, lora_config(4)
+        small_model(),
+        SFTConfig(**settings(tmp_path)),
+        train_dataset=COMPLETIONS,
+        processing_class=bpe_tokenizer,
+        peft_config=lora_config(4),
     )
     before = small_model().state_dict()
     trainer.train()
@@ -56,9 +60,8 @@ def test_sft_loss_is_the_mean_over_answer_tokens(tmp_path, bpe_tokenizer):
     trainer = SFTTrainer(
         copy.deepcopy(model),
         SFTConfig(**settings(tmp_path, max_steps=1, per_device_train_batch_size=8)),
-        COMPLETIONS,
-        None,
-        bpe_tokenizer,
+        train_dataset=COMPLETIONS,
+        processing_class=bpe_tokenizer,
     )
     trainer.train()
     sets = trainer.train_dataset.choice_sets
@@ -70,7 +73,9 @@ def test_sft_loss_is_the_mean_over_answer_tokens(tmp_path, bpe_tokenizer):
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_eval_loss_is_the_mean_over_all_answer_tokens(tmp_path, bpe_tokenizer, batch_size):
     config = SFTConfig(**settings(tmp_path, per_device_eval_batch_size=batch_size))
-    trainer = SFTTrainer(small_model(), config, COMPLETIONS, COMPLETIONS, bpe_tokenizer)
+    trainer = SFTTrainer(
+        small_model(), config, train_dataset=COMPLETIONS, eval_dataset=COMPLETIONS, processing_class=bpe_tokenizer
+    )
     found = trainer.evaluate()
     sets = trainer.eval_dataset.choice_sets
     assert len({len(c.answers[0]) for c in sets}) > 1
@@ -85,7 +90,13 @@ def test_metrics_of_held_out_rows_are_means_over_the_rows(tmp_path, bpe_tokenize
     """Seven rows: the last batch is smaller than the others."""
     changes = {"per_device_eval_batch_size": batch_size, "precompute_ref_log_probs": False}
     config = SoftmaxDPOConfig(**settings(tmp_path, **changes))
-    trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, PREFERENCES[:7], bpe_tokenizer)
+    trainer = SoftmaxDPOTrainer(
+        adapted_model(),
+        args=config,
+        train_dataset=PREFERENCES,
+        eval_dataset=PREFERENCES[:7],
+        processing_class=bpe_tokenizer,
+    )
     trainer.train()
     found = trainer.evaluate()
     batch = pack(trainer.eval_dataset.choice_sets, pad_id=0)
@@ -140,7 +151,13 @@ def test_no_dropout_is_left(tmp_path, bpe_tokenizer, family):
     """The policy is then at first the reference, whose passes have none."""
     torch.manual_seed(0)
     config = SoftmaxDPOConfig(**settings(tmp_path, max_steps=1))
-    trainer = SoftmaxDPOTrainer(DROPPING[family](), config, PREFERENCES, None, bpe_tokenizer, lora_config(4))
+    trainer = SoftmaxDPOTrainer(
+        DROPPING[family](),
+        args=config,
+        train_dataset=PREFERENCES,
+        processing_class=bpe_tokenizer,
+        peft_config=lora_config(4),
+    )
     trainer.train()
     assert losses(trainer)[0] == pytest.approx(math.log(4), abs=1e-4)
 
@@ -150,7 +167,9 @@ def test_no_dropout_is_left(tmp_path, bpe_tokenizer, family):
 def test_policy_leaves_the_reference_which_stays(tmp_path, bpe_tokenizer, precompute, bf16):
     """An autocast that keeps stale casts of the adapter would leave the loss at ln(1+N)."""
     config = SoftmaxDPOConfig(**settings(tmp_path, precompute_ref_log_probs=precompute, bf16=bf16, max_steps=40))
-    trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+    trainer = SoftmaxDPOTrainer(
+        adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+    )
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if ".ref." in n}
     trainer.train()
     after = dict(trainer.model.named_parameters())
@@ -168,7 +187,9 @@ def test_cached_and_live_reference_train_alike(tmp_path, bpe_tokenizer):
     weights = []
     for precompute in (True, False):
         config = SoftmaxDPOConfig(**settings(tmp_path / str(precompute), precompute_ref_log_probs=precompute))
-        trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        trainer = SoftmaxDPOTrainer(
+            adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+        )
         trainer.train()
         weights.append(trainable(trainer.model))
     for name, value in weights[0].items():
@@ -178,7 +199,9 @@ def test_cached_and_live_reference_train_alike(tmp_path, bpe_tokenizer):
 def test_a_compiled_policy_has_the_same_reference(tmp_path, bpe_tokenizer):
     changes = {"precompute_ref_log_probs": False, "torch_compile": True, "torch_compile_backend": "eager"}
     config = SoftmaxDPOConfig(**settings(tmp_path, max_steps=1, **changes))
-    trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+    trainer = SoftmaxDPOTrainer(
+        adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+    )
     with torch.compiler.set_stance("force_eager"):  # wrapped as ever, and not compiled
         trainer.train()
     assert isinstance(trainer.model_wrapped, OptimizedModule)
@@ -207,7 +230,7 @@ def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer,
 
     def reference_after(model, **changes):
         config = SoftmaxDPOConfig(**settings(tmp_path / "own", max_steps=1, **folder, **changes))
-        trainer = SoftmaxDPOTrainer(model, config, PREFERENCES, None, bpe_tokenizer)
+        trainer = SoftmaxDPOTrainer(model, args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer)
         trainer.train()
         return trainer.train_dataset.ref_logps, {p.name: p.stat().st_mtime_ns for p in place.glob("reference-*")}
 
@@ -235,7 +258,9 @@ def test_reference_cache_is_read_only_under_its_own_key(tmp_path, bpe_tokenizer,
 def test_a_damaged_reference_cache_is_computed_again(tmp_path, bpe_tokenizer, damage, capsys):
     def reference():
         config = SoftmaxDPOConfig(**settings(tmp_path, max_steps=1))
-        trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        trainer = SoftmaxDPOTrainer(
+            adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+        )
         trainer.train()
         return trainer.train_dataset.ref_logps
 
@@ -253,7 +278,7 @@ def test_a_damaged_reference_cache_is_computed_again(tmp_path, bpe_tokenizer, da
 def test_numbers_that_are_not_finite_end_training_at_once(tmp_path, bpe_tokenizer, fault):
     model = adapted_model()
     config = SoftmaxDPOConfig(**settings(tmp_path, save_strategy="steps", save_steps=1))
-    trainer = SoftmaxDPOTrainer(model, config, PREFERENCES, None, bpe_tokenizer)
+    trainer = SoftmaxDPOTrainer(model, args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer)
     weight = next(p for n, p in model.named_parameters() if "lora_B.default" in n)
 
     class Fault(TrainerCallback):
@@ -274,7 +299,9 @@ def test_numbers_that_are_not_finite_end_training_at_once(tmp_path, bpe_tokenize
 def test_a_rate_that_is_far_too_high_ends_training(tmp_path, bpe_tokenizer):
     config = SoftmaxDPOConfig(**settings(tmp_path, learning_rate=1e30))
     with pytest.raises(ModelError, match="not finite at step"):
-        SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer).train()
+        SoftmaxDPOTrainer(
+            adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+        ).train()
 
 
 @pytest.mark.parametrize("stage", ["sft", "fixed", "per_epoch"])
@@ -284,9 +311,11 @@ def test_resumed_run_ends_with_the_same_weights(tmp_path, bpe_tokenizer, stage):
         if stage == "sft":
             model = get_peft_model(small_model(), lora_config(4, dropout=0.1))
             config = SFTConfig(**settings(folder, disable_dropout=False, **changes))
-            return SFTTrainer(model, config, COMPLETIONS, None, bpe_tokenizer)
+            return SFTTrainer(model, config, train_dataset=COMPLETIONS, processing_class=bpe_tokenizer)
         config = SoftmaxDPOConfig(**settings(folder, num_negatives=2, negatives=stage, **changes))
-        return SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        return SoftmaxDPOTrainer(
+            adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+        )
 
     torch.manual_seed(5)
     whole = trainer(tmp_path / "whole")
@@ -305,11 +334,16 @@ def test_accumulation_equals_a_large_batch(tmp_path, bpe_tokenizer):
         changes = {"per_device_train_batch_size": per_device, "global_batch_size": 8, "max_steps": 3}
         if kind == "sft":
             trainer = SFTTrainer(
-                adapted_model(), SFTConfig(**settings(folder, **changes)), COMPLETIONS, None, bpe_tokenizer
+                adapted_model(),
+                SFTConfig(**settings(folder, **changes)),
+                train_dataset=COMPLETIONS,
+                processing_class=bpe_tokenizer,
             )
         else:
             config = SoftmaxDPOConfig(**settings(folder, **changes))
-            trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+            trainer = SoftmaxDPOTrainer(
+                adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+            )
         trainer.train()
         assert trainer.global_batch == 8
         return trainable(trainer.model), losses(trainer)
@@ -325,7 +359,9 @@ def test_both_layouts_train_alike(tmp_path, bpe_tokenizer):
     weights = []
     for layout in ("packed", "separate"):
         config = SoftmaxDPOConfig(**settings(tmp_path / layout, layout=layout))
-        trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        trainer = SoftmaxDPOTrainer(
+            adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+        )
         trainer.train()
         weights.append(trainable(trainer.model))
     for name, value in weights[0].items():
@@ -339,7 +375,7 @@ def test_a_model_that_breaks_packed_rows_trains_all_the_same(tmp_path, bpe_token
         if breaks:
             broken(model.get_base_model())
         config = SoftmaxDPOConfig(**settings(tmp_path / str(breaks)))
-        trainer = SoftmaxDPOTrainer(model, config, PREFERENCES, None, bpe_tokenizer)
+        trainer = SoftmaxDPOTrainer(model, args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer)
         trainer.train()
         weights.append(trainable(trainer.model))
         layouts.append(trainer.scorer.layout)
@@ -355,7 +391,9 @@ SCORED = [{**row, "scores": [5.0, 1.0, 2.0, 1.0]} for row in PREFERENCES]
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains_and_reports_on_held_out_rows(tmp_path, bpe_tokenizer, loss):
     config = SoftmaxDPOConfig(**settings(tmp_path, loss_type=loss, max_steps=4, eval_strategy="steps", eval_steps=2))
-    trainer = SoftmaxDPOTrainer(adapted_model(), config, SCORED, SCORED[:3], bpe_tokenizer)
+    trainer = SoftmaxDPOTrainer(
+        adapted_model(), args=config, train_dataset=SCORED, eval_dataset=SCORED[:3], processing_class=bpe_tokenizer
+    )
     trainer.train()
     evaluated = [h for h in trainer.state.log_history if "eval_loss" in h]
     assert len(evaluated) == 2
@@ -366,14 +404,19 @@ def test_every_loss_trains_and_reports_on_held_out_rows(tmp_path, bpe_tokenizer,
 def test_a_loss_without_its_scores_is_an_error(tmp_path, bpe_tokenizer):
     config = SoftmaxDPOConfig(**settings(tmp_path, loss_type="recpo"))
     with pytest.raises(ConfigError, match="loss recpo needs `scores` in each row: a number per answer"):
-        SoftmaxDPOTrainer(adapted_model(), config, [*SCORED, PREFERENCES[0]], None, bpe_tokenizer)
+        SoftmaxDPOTrainer(
+            adapted_model(), args=config, train_dataset=[*SCORED, PREFERENCES[0]], processing_class=bpe_tokenizer
+        )
 
 
 def test_settings_of_a_loss_reach_it(tmp_path, bpe_tokenizer):
     """Lengths are numbers of tokens, the end token included."""
     changes = {"loss_type": "simpo", "beta": 0.7, "margin": 0.4, "sft_weight": 0.2, "precompute_ref_log_probs": False}
     trainer = SoftmaxDPOTrainer(
-        adapted_model(), SoftmaxDPOConfig(**settings(tmp_path, **changes)), PREFERENCES, None, bpe_tokenizer
+        adapted_model(),
+        args=SoftmaxDPOConfig(**settings(tmp_path, **changes)),
+        train_dataset=PREFERENCES,
+        processing_class=bpe_tokenizer,
     )
     rows = [trainer.train_dataset[i] for i in range(8)]
     loss = trainer.training_step(trainer.model, trainer.collate(rows), torch.tensor(8))
@@ -392,7 +435,9 @@ def test_negatives_of_the_policy_are_chosen_each_epoch_and_survive_a_resume(tmp_
 
     def trainer():
         config = SoftmaxDPOConfig(**settings(tmp_path, learning_rate=0.05, **changes))
-        return SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        return SoftmaxDPOTrainer(
+            adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+        )
 
     whole = trainer()
     used = []
@@ -421,7 +466,9 @@ def test_a_loss_may_be_a_function(tmp_path, bpe_tokenizer):
     for loss in ("softmax", softmax_loss):
         config = SoftmaxDPOConfig(**settings(tmp_path / str(callable(loss)), loss_type=loss, max_steps=2))
         json.loads(config.to_json_string())
-        trainer = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        trainer = SoftmaxDPOTrainer(
+            adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+        )
         trainer.train()
         weights.append(trainable(trainer.model))
     for name, value in weights[0].items():
@@ -430,7 +477,7 @@ def test_a_loss_may_be_a_function(tmp_path, bpe_tokenizer):
 
 def test_all_weights_can_be_trained_against_a_stored_reference(tmp_path, bpe_tokenizer):
     config = SoftmaxDPOConfig(**settings(tmp_path, learning_rate=5e-4, max_steps=8))
-    trainer = SoftmaxDPOTrainer(small_model(), config, PREFERENCES, None, bpe_tokenizer)
+    trainer = SoftmaxDPOTrainer(small_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer)
     trainer.train()
     assert losses(trainer)[-1] < losses(trainer)[0]
 
@@ -438,12 +485,20 @@ def test_all_weights_can_be_trained_against_a_stored_reference(tmp_path, bpe_tok
 def test_all_weights_without_a_stored_reference_are_refused(tmp_path, bpe_tokenizer):
     config = SoftmaxDPOConfig(**settings(tmp_path, precompute_ref_log_probs=False))
     with pytest.raises(ConfigError, match="precompute_ref_log_probs=True"):
-        SoftmaxDPOTrainer(small_model(), config, PREFERENCES, None, bpe_tokenizer).train()
+        SoftmaxDPOTrainer(
+            small_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+        ).train()
 
 
 def test_all_weights_keep_the_reference_of_before_the_first_step(tmp_path, bpe_tokenizer):
     config = SoftmaxDPOConfig(**settings(tmp_path, learning_rate=5e-4))
-    trainer = SoftmaxDPOTrainer(small_model(), config, PREFERENCES, PREFERENCES[:3], bpe_tokenizer)
+    trainer = SoftmaxDPOTrainer(
+        small_model(),
+        args=config,
+        train_dataset=PREFERENCES,
+        eval_dataset=PREFERENCES[:3],
+        processing_class=bpe_tokenizer,
+    )
     with pytest.raises(ConfigError, match="these rows have no stored reference"):
         trainer.evaluate()
     trainer.train()
@@ -466,7 +521,7 @@ RAGGED = [
 def test_all_weights_train_on_pools_of_different_sizes(tmp_path, bpe_tokenizer):
     rows = [{**row, "rejected": row["rejected"][: 2 + i % 2]} for i, row in enumerate(PREFERENCES)]
     config = SoftmaxDPOConfig(**settings(tmp_path, num_negatives=1, negatives="per_epoch", learning_rate=5e-4))
-    trainer = SoftmaxDPOTrainer(small_model(), config, rows, None, bpe_tokenizer)
+    trainer = SoftmaxDPOTrainer(small_model(), args=config, train_dataset=rows, processing_class=bpe_tokenizer)
     trainer.train()
     assert losses(trainer)[0] == pytest.approx(math.log(2), abs=1e-5)
     assert losses(trainer)[-1] != losses(trainer)[0]
@@ -490,7 +545,9 @@ def test_rows_with_different_numbers_of_rejected_answers_count_as_each_alone(
 
     def trainer(rows):
         config = SoftmaxDPOConfig(**settings(tmp_path, loss_type=loss, beta=0.7, **changes))
-        return _moved(SoftmaxDPOTrainer(adapted_model(), config, rows, None, bpe_tokenizer))
+        return _moved(
+            SoftmaxDPOTrainer(adapted_model(), args=config, train_dataset=rows, processing_class=bpe_tokenizer)
+        )
 
     def step(trainer, rows):
         for p in trainer.model.parameters():
@@ -521,7 +578,13 @@ def test_a_stored_reference_of_rows_of_different_sizes_is_the_live_one(tmp_path,
     weights = []
     for precompute in (True, False):
         config = SoftmaxDPOConfig(**settings(tmp_path / str(precompute), precompute_ref_log_probs=precompute))
-        trainer = SoftmaxDPOTrainer(adapted_model(), config, RAGGED, RAGGED[:3], bpe_tokenizer)
+        trainer = SoftmaxDPOTrainer(
+            adapted_model(),
+            args=config,
+            train_dataset=RAGGED,
+            eval_dataset=RAGGED[:3],
+            processing_class=bpe_tokenizer,
+        )
         trainer.train()
         weights.append((trainable(trainer.model), trainer.evaluate()["eval_loss"]))
     assert weights[0][1] == pytest.approx(weights[1][1], abs=1e-5)
@@ -533,7 +596,7 @@ def test_a_stored_reference_of_rows_of_different_sizes_is_the_live_one(tmp_path,
 def test_all_weights_train_by_a_loss_without_a_reference(tmp_path, bpe_tokenizer, loss):
     changes = {"learning_rate": 5e-4, "per_device_train_batch_size": 8, "max_steps": 8}
     config = SoftmaxDPOConfig(**settings(tmp_path, loss_type=loss, **changes))
-    trainer = SoftmaxDPOTrainer(small_model(), config, PREFERENCES, None, bpe_tokenizer)
+    trainer = SoftmaxDPOTrainer(small_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer)
     trainer.train()
     assert losses(trainer)[-1] < losses(trainer)[0]
 
@@ -544,7 +607,12 @@ def _adapter(model, name):
 
 def test_a_second_alignment_starts_from_the_end_of_the_first(tmp_path, bpe_tokenizer):
     def trainer(model, folder):
-        return SoftmaxDPOTrainer(model, SoftmaxDPOConfig(**settings(folder)), PREFERENCES, None, bpe_tokenizer)
+        return SoftmaxDPOTrainer(
+            model,
+            args=SoftmaxDPOConfig(**settings(folder)),
+            train_dataset=PREFERENCES,
+            processing_class=bpe_tokenizer,
+        )
 
     first = trainer(adapted_model(), tmp_path / "1")
     first.train()
@@ -559,7 +627,9 @@ def test_a_second_alignment_starts_from_the_end_of_the_first(tmp_path, bpe_token
 def test_a_resumed_alignment_has_the_reference_that_it_started_with(tmp_path, bpe_tokenizer):
     def trainer():
         config = SoftmaxDPOConfig(**settings(tmp_path, save_strategy="steps", save_steps=3))
-        return SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+        return SoftmaxDPOTrainer(
+            adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+        )
 
     trainer().train()
     resumed = trainer()
@@ -578,7 +648,13 @@ def test_a_resumed_alignment_from_its_own_adapter_goes_on_as_the_whole_one(
     def trainer(model):
         changes = {"save_strategy": "steps", "save_steps": 3, "precompute_ref_log_probs": precompute}
         config = SoftmaxDPOConfig(**settings(tmp_path, eval_strategy="steps", eval_steps=3, **changes))
-        return SoftmaxDPOTrainer(model, config, PREFERENCES, PREFERENCES[:3], bpe_tokenizer)
+        return SoftmaxDPOTrainer(
+            model,
+            args=config,
+            train_dataset=PREFERENCES,
+            eval_dataset=PREFERENCES[:3],
+            processing_class=bpe_tokenizer,
+        )
 
     whole = trainer(adapted_model())
     whole.train()
@@ -601,10 +677,12 @@ def test_a_resumed_alignment_from_its_own_adapter_goes_on_as_the_whole_one(
 
 def test_a_resumed_alignment_names_a_broken_reference(tmp_path, bpe_tokenizer):
     config = SoftmaxDPOConfig(**settings(tmp_path, save_strategy="steps", save_steps=3))
-    SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer).train()
+    SoftmaxDPOTrainer(adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer).train()
     weights = tmp_path / "checkpoint-3" / "ref" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    resumed = SoftmaxDPOTrainer(adapted_model(), config, PREFERENCES, None, bpe_tokenizer)
+    resumed = SoftmaxDPOTrainer(
+        adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+    )
     with pytest.raises(ModelError, match=r"the adapter in .*ref cannot be read"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
@@ -658,7 +736,10 @@ def test_metrics_of_preferences_are_those_of_the_best_and_the_mean_rejected_answ
 
 def test_saved_policy_loads_as_one_adapter(tmp_path, bpe_tokenizer):
     trainer = SoftmaxDPOTrainer(
-        adapted_model(), SoftmaxDPOConfig(**settings(tmp_path)), PREFERENCES, None, bpe_tokenizer
+        adapted_model(),
+        args=SoftmaxDPOConfig(**settings(tmp_path)),
+        train_dataset=PREFERENCES,
+        processing_class=bpe_tokenizer,
     )
     trainer.train()
     trainer.model.save_pretrained(str(tmp_path / "out"), selected_adapters=["default"])
@@ -672,4 +753,4 @@ def test_flex_attention_is_not_trained_on_a_cpu(tmp_path, bpe_tokenizer):
     model = small_model()
     model.set_attn_implementation("flex_attention")
     with pytest.raises(ConfigError, match="flex_attention has no gradients on a CPU: load the model with sdpa"):
-        SFTTrainer(model, SFTConfig(**settings(tmp_path)), COMPLETIONS, None, bpe_tokenizer)
+        SFTTrainer(model, SFTConfig(**settings(tmp_path)), train_dataset=COMPLETIONS, processing_class=bpe_tokenizer)

@@ -77,6 +77,12 @@ class ChoiceScorer:
         other.within = within
         return other
 
+    def under(self, model: nn.Module) -> ChoiceScorer:
+        """Return a scorer with the same layout under another model of the same architecture."""
+        other = copy(self)
+        other.model = model
+        return other
+
     def settle(self, choice_sets: Sequence[ChoiceSet]) -> None:
         """Check the packed layout on the longest of some choice sets; if it is wrong, use `separate` and warn.
 

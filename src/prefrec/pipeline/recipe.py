@@ -189,6 +189,12 @@ class AlignSection(RowsSection):
     sft_weight: float | None = Field(
         SoftmaxDPOConfig.sft_weight, ge=0, le=1000, description="Weight of simpo's SFT term."
     )
+    label_smoothing: float | None = Field(
+        SoftmaxDPOConfig.label_smoothing,
+        ge=0,
+        lt=0.5,
+        description="Share of flipped labels that robust assumes. Default: that of the loss, 0.1.",
+    )
     num_negatives: int = Field(7, ge=1, description="Rejected answers per example.")
     negatives: NegativesDrawn = Field(
         SoftmaxDPOConfig.negatives,

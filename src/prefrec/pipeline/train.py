@@ -71,23 +71,23 @@ def train_sft(made_of: Ingredients, section: SFTSection, out: Path, start: Path 
         )
         count = len(rows.histories)
     tell_fewer(out.name, section, count)
+    # Items that nobody took are not held against a title, or new items could never rank high.
+    rows.encoded_by(encoder, catalogue_softmax(data, model, encoder, trained_items(data)))
     questions = data.some("validation", section.eval_rows) if section.eval_rows else []
     answers = "target" if section.metric_for_best_model == "loss" else "target-first"
     held_out = training.ChoiceDataset(_encode(questions, data, model, encoder, answers)) if questions else None
+    if held_out is not None:
+        held_out.encoded_by(encoder, catalogue_softmax(data, model, encoder, data.catalogue.ids))
     trainer = training.SFTTrainer(
         load_start(made_of, start),
         training.SFTConfig(
             **training_arguments(section, model, out, seed, "epoch" if questions else "no"),
             item_learning_rate=model.items.learning_rate,
         ),
-        rows,
-        held_out,
-        encoder.tokenizer,
-        new_adapter(made_of.lora, start),
-        # Items that nobody took are not held against a title, or new items could never rank high.
-        within=catalogue_softmax(data, model, encoder, trained_items(data)),
-        eval_within=catalogue_softmax(data, model, encoder, data.catalogue.ids),
-        encoder=encoder,
+        train_dataset=rows,
+        eval_dataset=held_out,
+        processing_class=encoder.tokenizer,
+        peft_config=new_adapter(made_of.lora, start),
     )
     if held_out is not None:
         trainer.add_callback(KeepBest(trainer, section.patience))
@@ -117,9 +117,12 @@ def train_align(
     # After the draws, which a resumed stage does not repeat: both must train with the same random numbers.
     set_seed(seed)
     encoder = prompt_encoder(model, data.catalogue)
+    listed = {i for row in rows for i in row.candidates} | set(trained_items(data))
 
     def dataset(examples: Sequence[RankingExample], held_out: bool = False) -> training.PreferenceDataset:
         own = None if held_out else groups
+        # Each answer must be among the titles that its tokens compete with; a list can hold items outside the log.
+        ids = data.catalogue.ids if held_out else [i for i in data.catalogue.ids if i in listed]
         return training.PreferenceDataset(
             _encode(examples, data, model, encoder, "target-first", own),
             # Rows from the log reject at most `num_negatives` items, some of them fewer.
@@ -128,10 +131,8 @@ def train_align(
             seed=seed,
             scores=answer_scores(examples, data, section, held_out=held_out),
             groups=own,
-        )
+        ).encoded_by(encoder, catalogue_softmax(data, model, encoder, ids))
 
-    # Each answer must be among the titles that its tokens compete with; a list can hold items outside the log.
-    listed = {i for row in rows for i in row.candidates} | set(trained_items(data))
     often = "epoch" if section.load_best_model_at_end else "steps" if section.eval_rows else "no"
     config = training.SoftmaxDPOConfig(
         **training_arguments(section, model, out, seed, often),
@@ -142,14 +143,11 @@ def train_align(
     )
     trainer = training.SoftmaxDPOTrainer(
         load_start(made_of, start),
-        config,
-        dataset(rows),
-        dataset(validation_rows(data, section, seed), held_out=True) if section.eval_rows else None,
-        encoder.tokenizer,
-        new_adapter(made_of.lora, start),
-        within=catalogue_softmax(data, model, encoder, [i for i in data.catalogue.ids if i in listed]),
-        eval_within=catalogue_softmax(data, model, encoder, data.catalogue.ids),
-        encoder=encoder,
+        args=config,
+        train_dataset=dataset(rows),
+        eval_dataset=dataset(validation_rows(data, section, seed), held_out=True) if section.eval_rows else None,
+        processing_class=encoder.tokenizer,
+        peft_config=new_adapter(made_of.lora, start),
     )
     if section.load_best_model_at_end:
         trainer.add_callback(KeepBest(trainer))

@@ -182,15 +182,22 @@ def _base_in(config: dict[str, Any]) -> str:
     return str(config.get("base_model_name_or_path") or "")
 
 
-def add_reference_adapter(model: PeftModel) -> None:
-    """Copy the active adapter's weights to a second, frozen adapter named `ref`, in place of an earlier one."""
-    if REFERENCE_ADAPTER in model.peft_config:
-        model.delete_adapter(REFERENCE_ADAPTER)
+def add_reference_adapter(model: PeftModel, source: str | None = None) -> None:
+    """Copy an adapter's weights to a frozen adapter named `ref`, in place of an earlier one.
+
+    `source` is its name, the active one by default; `ref` itself is only frozen. Raise ConfigError if there is none.
+    """
     active = model.active_adapter
-    weights = get_peft_model_state_dict(model, adapter_name=active)
-    model.add_adapter(REFERENCE_ADAPTER, model.peft_config[active])
-    set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)
-    model.set_adapter(active)
+    source = source or active
+    if source not in model.peft_config:
+        raise ConfigError(f"ref_model: the model has no adapter {source!r}, only {', '.join(model.peft_config)}")
+    if source != REFERENCE_ADAPTER:
+        if REFERENCE_ADAPTER in model.peft_config:
+            model.delete_adapter(REFERENCE_ADAPTER)
+        weights = get_peft_model_state_dict(model, adapter_name=source)
+        model.add_adapter(REFERENCE_ADAPTER, model.peft_config[source])
+        set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)
+        model.set_adapter(active)
     for name, parameter in model.named_parameters():
         if f".{REFERENCE_ADAPTER}." in name:
             parameter.requires_grad_(False)

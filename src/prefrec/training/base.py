@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections import defaultdict
@@ -33,7 +34,6 @@ from prefrec import processes
 from prefrec.console import say
 from prefrec.errors import ConfigError, ModelError
 from prefrec.files import writing
-from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.cpu.lora import use_onednn_lora
 from prefrec.lm.items import item_table
 from prefrec.lm.masks import FLEX, attention_implementation
@@ -68,17 +68,16 @@ class ChoiceTrainer(Trainer):
         self,
         model: PreTrainedModel | PeftModel | str | None = None,
         args: ChoiceTrainingArguments | None = None,
+        *,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        within: CatalogueSoftmax | None = None,
-        eval_within: CatalogueSoftmax | None = None,
-        encoder: PromptEncoder | None = None,
         **options: Any,
     ) -> None:
-        self.within, self._peft_config = within, peft_config
+        _refuse_unknown(options, self.config_class)
+        self._peft_config = peft_config
         if train_dataset is None or (model is None and processing_class is None):
             raise ConfigError("give train_dataset, and a model, or model_init with its tokenizer as processing_class")
         name = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", "")
@@ -89,7 +88,10 @@ class ChoiceTrainer(Trainer):
             model = load_model(model, **({"dtype": "float32"} | (args.model_init_kwargs or {})))
         elif args.model_init_kwargs:
             raise ConfigError("model_init_kwargs are for a model that is given by its name: leave them out")
-        self.encoder = encoder or PromptEncoder(processing_class, max_length=args.max_length, chat=args.chat)
+        self.within = getattr(train_dataset, "within", None)
+        self.encoder = getattr(train_dataset, "encoder", None) or PromptEncoder(
+            processing_class, max_length=args.max_length, chat=args.chat
+        )
         self.prepare_loss(args)
         # Name, rows, sums over each row's items, and their numbers, of every batch since the last log line.
         self._recorded: dict[str, list[tuple[str, Tensor, Tensor, Tensor]]] = {"train": [], "eval": []}
@@ -114,7 +116,7 @@ class ChoiceTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self._check_base()
         self.scorer = self._scorer()
-        self.eval_scorer = self.scorer.among(eval_within or within)
+        self.eval_scorer = self.scorer.among(getattr(self.eval_dataset, "within", None) or self.within)
         self.eval_scorer.share = False
         self.add_callback(_EpochCallback(self))
         # The global batch affects the result and is easily set wrongly.
@@ -464,6 +466,24 @@ def split_inputs(inputs: Mapping[str, Any]) -> tuple[list[PackedBatch], dict[str
     first = {k: v for k, v in inputs.items() if k in names}
     passes = [PackedBatch(**values) for values in (first, *inputs.get(FURTHER_PASSES, ()))]
     return passes, {k: v for k, v in inputs.items() if k not in names | {FURTHER_PASSES}}
+
+
+INSTEAD = {
+    "tokenizer": "its name is processing_class",
+    "data_collator": "rows become choice sets, which the trainer collates itself; leave it out",
+    "quantization_config": "load the model in 4 bits (`prefrec.lm.models.load_model`) and pass it",
+}
+"""What to write for arguments that TRL's trainers have or had."""
+
+
+def _refuse_unknown(options: Mapping[str, Any], config: type[ChoiceTrainingArguments]) -> None:
+    """Raise ConfigError for options that `transformers.Trainer` does not have, with what to write instead."""
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"data_collator"}
+    for name in options.keys() - known:
+        if name in {f.name for f in fields(config)}:
+            raise ConfigError(f"{name} is a field of {config.__name__}: write args={config.__name__}({name}=…)")
+        way_out = INSTEAD.get(name) or config.instead.get(name) or f"expected one of {', '.join(sorted(known))}"
+        raise ConfigError(f"the trainer has no argument {name}: {way_out}")
 
 
 def _leave_casting_to_autocast(model: nn.Module) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, ClassVar, Self, get_args
 
 from transformers import TrainingArguments
 
 from prefrec.errors import ConfigError
 from prefrec.lm.packing import LayoutChoice
-from prefrec.losses import OPTIONS, Loss, find_loss, loss_name, with_options
+from prefrec.losses import OPTIONS, Loss, find_loss, loss_name, sum_of_losses, with_options
 from prefrec.prompts import MAX_LENGTH
 from prefrec.training.datasets import NegativesDrawn
 
@@ -32,6 +32,16 @@ class ChoiceTrainingArguments(TrainingArguments):
             with `random`, but rows of similar length share a pass.
     """
 
+    instead: ClassVar[dict[str, str]] = {
+        "max_prompt_length": "write max_length, the tokens of a prompt with its longest answer",
+        "max_completion_length": "write max_length, the tokens of a prompt with its longest answer",
+        "max_seq_length": "its name is max_length",
+        "ref_adapter_name": "pass the adapter's name to the trainer, as ref_model",
+        "reference_free": "choose a loss_type without reference, such as simpo, bpr or softmax",
+        "packing": "choice sets are always packed; leave it out",
+    }
+    """What to write for settings that TRL has or had."""
+
     max_length: int | None = field(default=MAX_LENGTH)
     model_init_kwargs: dict[str, Any] | None = field(default=None)
     chat: bool = field(default=False)
@@ -51,6 +61,12 @@ class ChoiceTrainingArguments(TrainingArguments):
     report_to: Any = field(default="none")
     remove_unused_columns: bool = field(default=False)
     disable_tqdm: bool | None = field(default=True)
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Raise ConfigError for settings of TRL that have another name here."""
+        for name in settings.keys() & cls.instead.keys():
+            raise ConfigError(f"{cls.__name__} has no field {name}: {cls.instead[name]}")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,26 +109,32 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
 
     Attributes:
         beta: strength of the pull to the reference.
-        loss_type: a name of `prefrec.losses.LOSSES`, or a function like those.
-        margin, sft_weight: settings of the losses that take them; None for their own defaults.
+        loss_type: a name of `prefrec.losses.LOSSES`, or a function like those; a list of them with `loss_weights`.
+        loss_weights: weights of the losses of a list, whose weighted sum is then the loss.
+        margin, sft_weight, label_smoothing: settings of the losses that take them; None for their own defaults.
         num_negatives: rejected answers per row and step; None for all that each row has.
         negatives: `fixed` (drawn once), `per_epoch` (drawn again from the row's rejected answers) or `policy` (drawn
             again from the 2N of them that the policy ranks highest when the epoch begins).
         precompute_ref_log_probs: compute the reference's log-probabilities once, before training, and keep them on
             disk. Otherwise the frozen adapter computes them in every step.
         reference_folder: folder of these files, for trainings to share; None for `output_dir`.
+        log_rejected: log the reward and the log-probability of each rejected column, too, as `rewards/rejected_1` and
+            `logps/rejected_1`. Columns are in the order of the rows' rejected answers.
         max_tokens_per_pass: tokens per pass, padding included; None for no limit. Larger batches are split into
             passes, with the same gradient and the memory of one pass, but an additional forward pass.
     """
 
     beta: float = field(default=1.0)
-    loss_type: str | Loss = field(default="softmax_dpo")
+    loss_type: str | Loss | list[str | Loss] = field(default="softmax_dpo")
+    loss_weights: list[float] | None = field(default=None)
     margin: float | None = field(default=None)
     sft_weight: float | None = field(default=None)
+    label_smoothing: float | None = field(default=None)
     num_negatives: int | None = field(default=None)
     negatives: NegativesDrawn = field(default="fixed")
     precompute_ref_log_probs: bool = field(default=True)
     reference_folder: str | None = field(default=None)
+    log_rejected: bool = field(default=False)
     max_tokens_per_pass: int | None = field(default=None)
 
     def __post_init__(self) -> None:
@@ -123,6 +145,8 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
             raise ConfigError(f"loss_type: {e}") from e
         if not self.beta > 0:
             raise ConfigError(f"beta must be positive, got {self.beta}")
+        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 0.5:
+            raise ConfigError(f"label_smoothing must be at least 0 and below 0.5, got {self.label_smoothing}")
         for name in ("num_negatives", "max_tokens_per_pass"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
@@ -131,7 +155,14 @@ class SoftmaxDPOConfig(ChoiceTrainingArguments):
 
     def loss(self) -> Loss:
         """Return the loss with its settings."""
-        return with_options(find_loss(self.loss_type), **{name: getattr(self, name) for name in OPTIONS})
+        options = {name: getattr(self, name) for name in OPTIONS}
+        if not isinstance(self.loss_type, list):
+            if self.loss_weights is not None:
+                raise ValueError("loss_weights are for a list of losses: leave them out")
+            return with_options(find_loss(self.loss_type), **options)
+        if self.loss_weights is None or len(self.loss_weights) != len(self.loss_type):
+            raise ValueError(f"{self.loss_type} is a list: give one name, or a weight for each in loss_weights")
+        return sum_of_losses([find_loss(name) for name in self.loss_type], self.loss_weights, **options)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings; a loss that is a function by its name, because loggers write them as JSON."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,31 @@ from torch.utils.data import Dataset
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ConfigError, DataError, TokenizerError
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.prompts import ChoiceSet, PromptEncoder, PromptTemplate
 from prefrec.prompts.chat import Message
 
 NegativesDrawn = Literal["fixed", "per_epoch", "policy"]
 
 
-class ChoiceDataset(Dataset[dict[str, Any]]):
+class EncodedRows(Dataset[dict[str, Any]]):
+    """Rows as token ids.
+
+    Attributes:
+        encoder: what encoded them; None: the trainer's own, by its tokenizer.
+        within: the catalogue that answers are scored within; None: all tokens.
+    """
+
+    encoder: Any = None
+    within: CatalogueSoftmax | None = None
+
+    def encoded_by(self, encoder: Any, within: CatalogueSoftmax | None = None) -> Self:
+        """Set what encoded the rows, and the catalogue that answers are scored within; return these rows."""
+        self.encoder, self.within = encoder, within
+        return self
+
+
+class ChoiceDataset(EncodedRows):
     """A dataset of choice sets with one answer each, for SFT."""
 
     def __init__(self, choice_sets: Sequence[ChoiceSet]) -> None:
@@ -33,7 +51,7 @@ class ChoiceDataset(Dataset[dict[str, Any]]):
         return {"choices": self.choice_sets[index]}
 
 
-class PreferenceDataset(Dataset[dict[str, Any]]):
+class PreferenceDataset(EncodedRows):
     """A dataset of choice sets with the chosen answer first, and all or N of the rejected ones per step.
 
     Raise DataError if there are no rows, or a row has no rejected answer, ConfigError if a row has fewer than N.

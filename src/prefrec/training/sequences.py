@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from torch.utils.data import Dataset
 
 from prefrec.data import Catalogue
 from prefrec.errors import DataError, TokenizerError
 from prefrec.lm.items import ItemTrajectoryEncoder
 from prefrec.prompts import Trajectory, TrajectoryEncoder
+from prefrec.training.datasets import EncodedRows
 
 LEAST = 2
 """Least number of titles per training row."""
 
 
-class TrajectoryDataset(Dataset[dict[str, Any]]):
+class TrajectoryDataset(EncodedRows):
     """A dataset of rows of about `titles` titles for SFT.
 
     A user's history of n titles gives ceil(n / titles) rows. Each epoch cuts them at other positions and drops each

@@ -32,17 +32,15 @@ class SFTTrainer(ChoiceTrainer):
             gives `eval_ndcg@10`.
         processing_class: the tokenizer; None: that of the model's folder.
         peft_config: train a new adapter of this kind instead of all weights.
-        within: score titles among those of a catalogue; None: among all tokens.
-        eval_within: the same for `eval_dataset`; None: `within`.
-        encoder: of prompts and answers; None: of text, by the tokenizer.
         **options: of `transformers.Trainer`, such as `model_init`, `optimizers` and `compute_metrics`. Its
             `predictions` are the log-probabilities [n, C] of the answers, chosen first (label 0), −inf where a row
             has fewer.
 
     After training, `rank` ranks answers to a prompt, and `push_to_hub` publishes the weights with a model card.
 
-    The losses are means over the answer tokens of the global batch, end token included, or of `eval_dataset`; with
-    `within` over titles. `logps/chosen`, the mean log-probability of an answer, is logged too.
+    Answers are scored among all tokens, or `within` the catalogue of an encoded dataset (`EncodedRows`). The losses
+    are means over the answer tokens of the global batch, end token included, or of `eval_dataset`; within a catalogue
+    over titles. `logps/chosen`, the mean log-probability of an answer, is logged too.
     """
 
     config_class = SFTConfig

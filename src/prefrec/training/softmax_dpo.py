@@ -11,11 +11,13 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from prefrec.errors import ConfigError
 from prefrec.lm.packing import PackedBatch
 from prefrec.lm.scorer import ChoiceScorer
+from prefrec.lm.scoring import language_model
 from prefrec.losses import (
     COLUMNS,
     PreferenceLoss,
@@ -43,8 +45,10 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
     """A trainer that aligns a causal LM with one chosen and N rejected answers per row.
 
     Args:
-        model: a model, a PEFT model (training continues on its adapter, and its present weights are the reference),
-            or a name for `prefrec.lm.models.load_model`.
+        model: a model, a PEFT model (training continues on its active adapter), or a name for
+            `prefrec.lm.models.load_model`.
+        ref_model: the reference: a model of the same vocabulary, or the name of another adapter of `model`; None: the
+            weights that `model` has now.
         args: a `SoftmaxDPOConfig`; None: its defaults.
         train_dataset, eval_dataset: rows `prompt, chosen, rejected` (a `datasets.Dataset` or a list of dicts), as
             text or as messages, with any numbers of rejected answers, or a `PreferenceDataset`. A loss that takes
@@ -52,7 +56,7 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         peft_config: train a new adapter of this kind; the reference is the base without it.
 
     The other arguments are those of `SFTTrainer`, and the given model is changed as there. A PEFT model also gets the
-    frozen adapter `ref`.
+    frozen adapter `ref`. A given `ref_model` is put on the training device, in evaluation mode.
 
     Logged metrics: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (the chosen reward
     is the highest), `logps/chosen`, `logps/rejected`, and `negatives/effective` (1/Σw², see
@@ -61,6 +65,20 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     config_class = SoftmaxDPOConfig
     description = "S-DPO"
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel | str | None = None,
+        ref_model: PreTrainedModel | str | None = None,
+        args: SoftmaxDPOConfig | None = None,
+        **options: Any,
+    ) -> None:
+        self._reference_adapter = ref_model if isinstance(ref_model, str) else None
+        self.ref_model = None if isinstance(ref_model, str) else ref_model
+        _check_reference(model, ref_model)
+        super().__init__(model, args, **options)
+        if self.ref_model is not None:
+            self._settle_reference(self.ref_model)
 
     def prepare_loss(self, args: SoftmaxDPOConfig) -> None:
         self._stored = False
@@ -71,8 +89,13 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         self.description = "S-DPO" if self.loss_function is softmax_dpo_loss else loss_name(args.loss_type).upper()
 
     def prepare_model(self, model: nn.Module) -> None:
-        if isinstance(model, PeftModel):
-            add_reference_adapter(model)
+        if self.ref_model is None and isinstance(model, PeftModel):
+            add_reference_adapter(model, self._reference_adapter)
+        elif self._reference_adapter:
+            raise ConfigError(
+                f"ref_model: {self._reference_adapter!r} is the name of an adapter, and the model has none: pass a "
+                "loaded model (`prefrec.lm.models.load_model`)"
+            )
 
     def about_rows(self) -> str:
         least, most = cast(PreferenceDataset, self.train_dataset).sizes
@@ -97,7 +120,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
         self._resumed = None if isinstance(resume_from_checkpoint, bool | None) else Path(resume_from_checkpoint)
         # Without an adapter the reference is the model before its first step, which a second call cannot compute.
-        if self._precomputes() and not (self._stored and not isinstance(self.model, PeftModel)):
+        is_kept = self.ref_model is not None or isinstance(self.model, PeftModel)
+        if self._precomputes() and (is_kept or not self._stored):
             self._resume_reference()
             self._precompute(self.train_dataset, self.scorer)
             if self.eval_dataset is not None:
@@ -150,6 +174,8 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         columns = {name: extra[name] for name in self._columns}
         out = loss_by_size(self.loss_function, policy_logps, ref_logps, self.config.beta, extra[SIZES], **columns)
         metrics = preference_metrics(out, policy_logps)
+        if self.config.log_rejected:
+            self._record_columns(model, out, policy_logps, extra)
         if not model.training:
             metrics["loss"] = out.losses  # replaces transformers' mean, which counts rows that are read twice
         self.record(model, metrics, extra)
@@ -165,20 +191,48 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
         # The value of the whole loss with the gradient of the last pass; the others are in the parameters already.
         return loss.detach() + (part - part.detach())
 
+    def _settle_reference(self, model: PreTrainedModel) -> None:
+        """Freeze a given reference on the training device; raise ConfigError if it does not fit the policy."""
+        if self.is_sharded:
+            raise ConfigError(
+                "ref_model: weights that are sharded need an adapter of the model as reference: its name"
+            )
+        sizes = [language_model(cast(nn.Module, m)).config.vocab_size for m in (self.model, model)]
+        if sizes[0] != sizes[1]:
+            raise ConfigError(
+                f"ref_model has {sizes[1]} tokens and the model {sizes[0]}: give one of the same tokenizer"
+            )
+        model.to(self.args.device).eval().requires_grad_(False)
+
     def _precomputes(self) -> bool:
         # Sharded weights can only be used inside the training loop.
         return self.config.precompute_ref_log_probs and self._needs_reference and not self.is_sharded
 
+    def _record_columns(
+        self, model: nn.Module, out: PreferenceLoss, policy_logps: Tensor, extra: Mapping[str, Any]
+    ) -> None:
+        """Record reward and log-probability of each rejected column, over the rows that have it."""
+        for column in range(1, policy_logps.shape[1]):
+            absent = policy_logps[:, column].isneginf()
+            values = {f"rewards/rejected_{column}": out.rewards, f"logps/rejected_{column}": policy_logps}
+            shown = {name: v[:, column].masked_fill(absent, 0.0) for name, v in values.items()}
+            self.record(model, shown, extra, (~absent).long())
+
     def _resume_reference(self) -> None:
         """Read the adapter `ref` of a resumed run from its checkpoint, before the reference is computed."""
-        if self._resumed and isinstance(self.model, PeftModel) and REFERENCE_ADAPTER in self.model.peft_config:
+        if (
+            self._resumed
+            and self.ref_model is None
+            and isinstance(self.model, PeftModel)
+            and REFERENCE_ADAPTER in self.model.peft_config
+        ):
             folder = self._resumed / REFERENCE_ADAPTER
             if folder.is_dir():
                 read_reference_adapter(self.model, folder)
 
     def _precompute(self, dataset: Any, scorer: ChoiceScorer) -> None:
         dataset.ref_logps = reference_logps(
-            scorer,
+            scorer if self.ref_model is None else scorer.under(self.ref_model),
             dataset.choice_sets,
             batch_size=self.args.per_device_eval_batch_size,
             precision=self._autocast,
@@ -187,6 +241,9 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
 
     def _reference_pass(self, model: nn.Module, passes: Sequence[PackedBatch]) -> Tensor:
         was_training = model.training  # `reference_of` switches it off
+        if self.ref_model is not None:
+            with torch.no_grad(), self._autocast():
+                return self.scorer_for(training=was_training).choice_logps(passes, self.ref_model)
         policy = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if not isinstance(policy, PeftModel):
             raise ConfigError(
@@ -196,6 +253,20 @@ class SoftmaxDPOTrainer(ChoiceTrainer):
             )
         with torch.no_grad(), reference_of(policy), self._autocast():
             return self.scorer_for(training=was_training).choice_logps(passes, model)
+
+
+def _check_reference(model: Any, ref_model: Any) -> None:
+    if isinstance(ref_model, TrainingArguments):
+        raise ConfigError("the second argument is ref_model, as in TRL: write args=SoftmaxDPOConfig(…)")
+    if isinstance(ref_model, PeftModel):
+        raise ConfigError(
+            "ref_model has an adapter: load it beside the policy's, load_adapter(model, folder, adapter_name='sft'), "
+            "and give its name, ref_model='sft'; or merge it into its base (merge_and_unload)"
+        )
+    if ref_model is not None and ref_model is model:
+        raise ConfigError(
+            "ref_model is the model that is trained: leave it out, its present weights are the reference"
+        )
 
 
 def preference_metrics(out: PreferenceLoss, policy_logps: Tensor) -> dict[str, Tensor]:

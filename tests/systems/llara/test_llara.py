@@ -450,7 +450,7 @@ def _trainer(folder, tokenizer, out, **changes) -> LlaraTrainer:
     pair = _sets(model, tokenizer, "target"), _sets(model, tokenizer, "target", text=True)
     arguments = _arguments(out, **changes)
     dataset = CurriculumDataset(*pair, epochs=arguments.num_train_epochs, seed=0)
-    return LlaraTrainer(model, arguments, dataset, None, tokenizer)
+    return LlaraTrainer(model, arguments, train_dataset=dataset, processing_class=tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -504,7 +504,7 @@ def _align(folder, adapter, tokenizer, out, **changes) -> SoftmaxDPOTrainer:
     model = load_llara_model(str(folder), adapter, dtype="float32")
     arguments = _arguments(out, SoftmaxDPOConfig, num_negatives=2, num_train_epochs=2, **changes)
     dataset = PreferenceDataset(_sets(model, tokenizer, "target-first"), num_negatives=2)
-    return SoftmaxDPOTrainer(model, arguments, dataset, None, tokenizer)
+    return SoftmaxDPOTrainer(model, args=arguments, train_dataset=dataset, processing_class=tokenizer)
 
 
 @pytest.mark.parametrize("precompute", [True, False])

@@ -278,7 +278,7 @@ def test_trained_on_one_answer_it_gives_it(tmp_path, bpe_tokenizer, liked):
         LMRanker("T", model, bpe_tokenizer, CATALOGUE, TEMPLATE, objective="tokens"), opinions
     ).score([example])
     assert ((before > 0.3) & (before < 0.7)).all()
-    SFTTrainer(model, args, dataset, None, bpe_tokenizer).train()
+    SFTTrainer(model, args, train_dataset=dataset, processing_class=bpe_tokenizer).train()
     model.save_pretrained(tmp_path / "adapter")
     after = load_tallrec(
         "T", str(folder), tmp_path / "adapter", CATALOGUE, TEMPLATE, opinions, loading={"dtype": "float32"}

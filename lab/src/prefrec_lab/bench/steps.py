@@ -60,8 +60,8 @@ def own_trainer(job: Job) -> Measured:
         settings = _arguments(job, folder, per_device_train_batch_size=job.rows, layout=layout, max_length=None)
         trainer = Timed(
             base_model(job.settings),
-            SoftmaxDPOConfig(beta=BETA, per_device_eval_batch_size=job.rows, **settings),
-            list(job.work.texts[: job.rows]),
+            args=SoftmaxDPOConfig(beta=BETA, per_device_eval_batch_size=job.rows, **settings),
+            train_dataset=list(job.work.texts[: job.rows]),
             processing_class=tokenizer_of(job.settings),
             peft_config=_lora(job),
             callbacks=[_LoopClock(step)],

@@ -11,6 +11,7 @@ from transformers import set_seed
 
 from prefrec.data import RankingExample
 from prefrec.errors import ConfigError
+from prefrec.lm.catalogue_softmax import CatalogueSoftmax
 from prefrec.lm.models import load_model, load_tokenizer
 from prefrec.pipeline.entry import WEIGHTS, Entry, Ingredients
 from prefrec.pipeline.kinds import RankerKind
@@ -84,12 +85,13 @@ def _train(made_of: Ingredients, config: LlaraConfig, folder: Path, source: Entr
     trainer = LlaraTrainer(
         model,
         SFTConfig(**training_arguments(config, made_of.model, folder, seed, "steps" if config.eval_rows else "no")),
-        CurriculumDataset(
+        train_dataset=CurriculumDataset(
             hybrid.encode(rows, "target"), hybrid.encode(rows, "target", text=True), epochs=config.epochs, seed=seed
-        ),
-        ChoiceDataset(hybrid.encode(held_out, "target")) if held_out else None,
-        hybrid.encoder.tokenizer,
-        **hybrid.within(rows),
+        ).encoded_by(None, hybrid.within(rows)),
+        eval_dataset=ChoiceDataset(hybrid.encode(held_out, "target")).encoded_by(None, hybrid.within())
+        if held_out
+        else None,
+        processing_class=hybrid.encoder.tokenizer,
     )
     _finish(trainer, folder)
 
@@ -101,23 +103,23 @@ def _align(made_of: Ingredients, config: LlaraAlignConfig, folder: Path, referen
     hybrid = _Prompts(made_of, model)
     choices = {"num_negatives": config.num_negatives, "negatives": config.negatives}
 
-    def dataset(examples: Sequence[RankingExample]) -> PreferenceDataset:
-        return PreferenceDataset(hybrid.encode(examples, "target-first"), seed=seed, **cast(Any, choices))
+    def dataset(examples: Sequence[RankingExample], within: CatalogueSoftmax | None) -> PreferenceDataset:
+        sets = hybrid.encode(examples, "target-first")
+        return PreferenceDataset(sets, seed=seed, **cast(Any, choices)).encoded_by(None, within)
 
     rows, held_out = training_rows(data, config, seed), data.some("validation", config.eval_rows)
     tell_fewer(config.name, config, len(rows))
     trainer = SoftmaxDPOTrainer(
         model,
-        SoftmaxDPOConfig(
+        args=SoftmaxDPOConfig(
             **training_arguments(config, made_of.model, folder, seed, "steps" if config.eval_rows else "no"),
             **cast(Any, choices),
             beta=config.beta,
             max_tokens_per_pass=config.max_tokens_per_pass,
         ),
-        dataset(rows),
-        dataset(held_out) if held_out else None,
-        hybrid.encoder.tokenizer,
-        **hybrid.within(rows),
+        train_dataset=dataset(rows, hybrid.within(rows)),
+        eval_dataset=dataset(held_out, hybrid.within()) if held_out else None,
+        processing_class=hybrid.encoder.tokenizer,
     )
     _finish(trainer, folder)
 
@@ -142,15 +144,13 @@ class _Prompts:
             examples, self.data.catalogue, self.templates, self.encoder, answers=answers, shown=shown
         )
 
-    def within(self, rows: Sequence[RankingExample]) -> dict[str, Any]:
-        """Return the titles that answers compete with in training and evaluation, as arguments of a trainer."""
-        listed, everything = {i for row in rows for i in row.candidates}, self.data.catalogue.ids
-        listed |= set(trained_items(self.data))
-        own = [i for i in everything if i in listed]
-        return {
-            "within": catalogue_softmax(self.data, self.section, self.encoder, own),
-            "eval_within": catalogue_softmax(self.data, self.section, self.encoder, everything),
-        }
+    def within(self, rows: Sequence[RankingExample] | None = None) -> CatalogueSoftmax | None:
+        """Return the titles that answers compete with: those of the log and of these rows' lists; None: all."""
+        ids = self.data.catalogue.ids
+        if rows is not None:
+            listed = {i for row in rows for i in row.candidates} | set(trained_items(self.data))
+            ids = [i for i in ids if i in listed]
+        return catalogue_softmax(self.data, self.section, self.encoder, ids)
 
 
 def _finish(trainer: Any, folder: Path) -> None:

@@ -78,10 +78,10 @@ def _train(
     trainer = SFTTrainer(
         load_model(made_of.model.name, **made_of.model.loading()),
         SFTConfig(**training_arguments(config, made_of.model, folder, seed, "steps" if held_out else "no")),
-        tallrec_dataset(chosen, data.catalogue, template, encoder),
-        tallrec_dataset(held_out, data.catalogue, template, encoder) if held_out else None,
-        encoder.tokenizer,
-        lora_config(**(made_of.lora or LoraSection()).model_dump()),
+        train_dataset=tallrec_dataset(chosen, data.catalogue, template, encoder),
+        eval_dataset=tallrec_dataset(held_out, data.catalogue, template, encoder) if held_out else None,
+        processing_class=encoder.tokenizer,
+        peft_config=lora_config(**(made_of.lora or LoraSection()).model_dump()),
     )
     train_to_weights(trainer, folder)
 
