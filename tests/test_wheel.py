@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = [ROOT / "src" / "prefrec", ROOT / "systems" / "src", ROOT / "lab" / "src"]
@@ -147,3 +148,14 @@ def test_the_image_is_built_and_the_command_in_it_answers(wheel, tmp_path):
         text=True,
     )
     assert done.stdout.startswith("prefrec ")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda p: p.stem)
+def test_workflows_run_actions_by_digest_and_keep_no_secret(file):
+    text = file.read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    used = [step["uses"] for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
+    assert used
+    assert [name for name in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", name)] == []
+    assert "secrets." not in text
+    assert workflow["permissions"] == {"contents": "read"}
