@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -252,6 +254,31 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
     weights.write_bytes(whole)
     (tmp_path / ITEMS_FILE).write_text("[")
     with pytest.raises(ModelError, match="the model with item tokens cannot be read"):
+        load_item_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000; expected a whole number"),
+        ({"num_hidden_layers": 900, "hidden_size": 1 << 16}, r"config\.json asks for .* weights"),
+        ({"model_type": "nonsense"}, "the model with item tokens cannot be read"),
+    ],
+)
+def test_a_config_that_asks_for_too_much_builds_nothing(tmp_path: Path, changes, message, monkeypatch) -> None:
+    save_item_model(item_model(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    monkeypatch.setattr("prefrec.lm.items.load_file", lambda *_: pytest.fail("is read"))
+    with pytest.raises(ModelError, match=message):
+        load_item_model(tmp_path)
+
+
+def test_a_pipe_is_no_weights(tmp_path: Path) -> None:
+    save_item_model(item_model(), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"no file model\.safetensors"):
         load_item_model(tmp_path)
 
 

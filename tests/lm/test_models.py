@@ -202,6 +202,13 @@ def test_sizes_are_bounded_before_a_model_is_built(copy, changes, monkeypatch):
             load(folder)
 
 
+def test_a_config_within_all_bounds_that_no_machine_could_hold(copy, monkeypatch):
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("is built"))
+    huge = {"num_hidden_layers": 500, "hidden_size": 1 << 16, "intermediate_size": 1 << 18}
+    with pytest.raises(ModelError, match=r"config\.json asks for .* weights, but the safetensors hold at most"):
+        load_model(_changed(copy, **huge))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

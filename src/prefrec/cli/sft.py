@@ -19,8 +19,8 @@ from prefrec.pipeline.plan import sft_step
 from prefrec.pipeline.recipe import SEED, LoraSection, ModelSection, SFTSection
 from prefrec.pipeline.rows import check_section, check_titles, warn_of_idle_dropout
 from prefrec.runs.lock import stage_lock
-from prefrec.runs.stage import read_state
-from prefrec.training.adapters import is_adapter
+from prefrec.runs.stage import STAGE_FILE, check_whole, read_state
+from prefrec.training.adapters import check_adapter, is_adapter
 from prefrec.training.section import RowsSection
 
 PEFT_NAMES = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targets": "target_modules"}
@@ -65,10 +65,15 @@ def begin(
 def as_trained(model: ModelSection, weights: Path | None) -> ModelSection:
     """Return the settings that weights were trained with, except for the fields that were set in `model`.
 
-    It warns of fields that were set to something else. Weights without a record get `model`.
+    It warns of fields that were set to something else. Weights without a record get `model`. Raise ModelError for an
+    adapter that may not be read, DataError if a stage made the weights and they are damaged.
     """
     if weights is None:
         return model
+    if is_adapter(weights):
+        check_adapter(weights)
+    if (weights.parent / STAGE_FILE).exists():
+        check_whole(weights.parent)
     try:
         recorded = read_state(weights.parent)[MADE_WITH]["model"]
         trained = ModelSection.model_validate(recorded)

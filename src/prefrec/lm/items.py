@@ -20,16 +20,16 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from prefrec.data import Catalogue
-from prefrec.errors import DataError, ModelError, TokenizerError
+from prefrec.errors import DataError, TokenizerError
+from prefrec.files import read_whole
 from prefrec.lm.cpu.linear import product, use_onednn
 from prefrec.lm.head import asked_of
-from prefrec.lm.models import DTYPES, resolve_dtype
+from prefrec.lm.models import DTYPES, check_size, in_one_line, read_config, resolve_dtype
 from prefrec.prompts import ChoiceSet, PromptEncoder, Trajectory
 from prefrec.prompts.encoding import TOKENIZING
 
@@ -262,16 +262,17 @@ def load_item_model(folder: Path, *, dtype: str = "auto") -> Any:
 
     `dtype` is that of the layers. Items stay in float32.
     """
-    try:
-        ids = json.loads((folder / ITEMS_FILE).read_text(encoding="utf-8"))
+    with in_one_line(f"{folder}: the model with item tokens cannot be read"):
+        ids = json.loads(read_whole(folder / ITEMS_FILE))
+        config = read_config(str(folder))
+        check_size(folder, config)
+        if not (folder / _WEIGHTS_FILE).is_file():
+            raise FileNotFoundError(f"no file {_WEIGHTS_FILE}")
         state = load_file(folder / _WEIGHTS_FILE)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config)
         titles = next(tensor for name, tensor in state.items() if name.endswith("table.titles"))
         table = add_items(model, ids, titles)
         model.load_state_dict(state)
-    except (OSError, ValueError, KeyError, RuntimeError, StopIteration, SafetensorError) as e:
-        raise ModelError(f"{folder}: the model with item tokens cannot be read: {e}") from e
     model.to(DTYPES[resolve_dtype(dtype)])
     table.float()
     use_onednn(model)

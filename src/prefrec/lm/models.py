@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
@@ -125,6 +126,8 @@ def load_model(
     options = SAFE | ({} if attn_implementation == "auto" else {"attn_implementation": attn_implementation})
     with in_one_line(f"no causal language model could be read from {folder!r}"):
         config = read_config(folder)
+        if Path(folder).is_dir():
+            check_size(Path(folder), config)
         if quantization != "none":
             options |= _nf4(folder, config, DTYPES[dtype], quantization == "nf4-double")
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -177,6 +180,17 @@ def read_config(folder: str) -> PreTrainedConfig:
             shown = shorten(repr(value), 50, placeholder="…")
             raise ModelError(f"{folder}: config.json: {name} is {shown}; expected a whole number from 1 to {most}")
     return config
+
+
+def check_size(folder: Path, config: PreTrainedConfig) -> None:
+    """Raise ValueError if a configuration asks for more weights than the safetensors in `folder` can hold."""
+    # A few bytes within `SIZES` could still ask for more memory than a machine has. 4 bits are the smallest weights.
+    held = 2 * sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation="eager")
+    asked = sum(p.numel() for p in model.parameters())
+    if held and asked > held:
+        raise ValueError(f"config.json asks for {asked:,} weights, but the safetensors hold at most {held:,}")
 
 
 def _listed(value: int | list[int]) -> list[int]:

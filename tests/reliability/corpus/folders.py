@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from reliability.corpus.case import Case, Content, command, damaged, write
 
 MEASURED = '{"kind": "measurement"}\n'
+LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
 QUESTION = ("--history", "i3", "--candidate", "i4")
 
 
@@ -65,6 +67,16 @@ def _parquet(**columns: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _changed_stage(place: Any, folder: Path) -> Path:
+    """A copy of the stage SFT, whole but for one bit of its weights."""
+    stage = Path(shutil.copytree(place.run / "sft", folder / "sft"))
+    weights = stage / "adapter" / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    return stage
+
+
 def _pickle() -> bytes:
     buffer = io.BytesIO()
     torch.save({"weight": torch.zeros(1)}, buffer)
@@ -108,7 +120,11 @@ CASES = [
     _adapter("half the weights", "copy cannot be read", {"adapter_model.safetensors": b"\x10\0\0\0\0\0\0\0{"}),
     _adapter("weights of nothing", "copy cannot be read", {"adapter_model.safetensors": b""}),
     _adapter("weights as pickle", "copy", {"adapter_model.safetensors": None, "adapter_model.bin": _pickle()}),
-    _adapter("of another size", "copy cannot be read, or is of another base model", {"adapter_config.json": json.dumps({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]})}),
+    _adapter("of another size", "copy cannot be read, or is of another base model", {"adapter_config.json": json.dumps(LORA)}),
+    _adapter("an expression that would be run", 'adapter_config.json has target_modules: ', {"adapter_config.json": json.dumps(LORA | {"target_modules": "(.*)*!"})}),
+    _adapter("settings that would import a module", "adapter_config.json has megatron_config: ", {"adapter_config.json": json.dumps(LORA | {"megatron_config": {"a": 1}})}),
+    _adapter("a rank without bound", "adapter_config.json has r: 1000000000; use a plain LoRA adapter", {"adapter_config.json": json.dumps(LORA | {"r": 10**9})}),
+    command("adapter: of a stage that changed", "sft is damaged or unfinished (adapter/adapter_model.safetensors)", lambda p, f: ("rank", p.run / "data", *QUESTION, *p.asked, "--adapter", _changed_stage(p, f) / "adapter")),
     command("model: not there", "expected a local folder with config.json, a hub id such as", lambda p, f: ("rank", p.run / "data", *QUESTION, "--model.name", f / "none")),
     command("model: an adapter", "is an adapter, not a model: give its base as the model", lambda p, f: ("rank", p.run / "data", *QUESTION, "--model.name", p.run / "sft" / "adapter")),
     _model("half a configuration", "copy", {"config.json": '{"model_type": "llama"'}),
