@@ -49,10 +49,17 @@ _MEANS_FULL = ("No space left on device", "PytorchStreamWriter", "inline_contain
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; {} if the file is missing or damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_whole(path))
     except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def read_whole(path: Path) -> str:
+    """Return the UTF-8 text of a file; raise OSError for a pipe or a device, which may have no end."""
+    if not (path.is_file() or path.is_dir()) and path.exists():
+        raise OSError(errno.EINVAL, "a pipe or a device may have no end; write its content to a file", str(path))
+    return path.read_text(encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

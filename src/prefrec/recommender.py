@@ -23,7 +23,7 @@ from prefrec.data.readers import PARQUET, read_parquet
 from prefrec.data.store import read_items
 from prefrec.data.types import LOG_SCHEMA
 from prefrec.errors import ConfigError, DataError, ModelError
-from prefrec.files import SEAL, altered, keep, kept_key, read_json, read_seal, write_whole
+from prefrec.files import SEAL, altered, keep, kept_key, read_json, read_seal, read_whole, write_whole
 from prefrec.lm.catalogue import check_finite
 from prefrec.lm.models import resolve
 from prefrec.pipeline.entry import Entry, lm_entry
@@ -136,7 +136,7 @@ class Recommender:
             except (OSError, ValueError) as e:
                 raise ModelError(f"{folder} is not a folder, and cannot be read from the hub: {e}") from e
         try:
-            about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+            about = json.loads(read_whole(path / ABOUT))
             broken = altered(path, read_seal(path, ITEMS))
             broken += [ABOUT] if read_json(path / SEAL).get(ABOUT) != about_key(about) else []
             if broken:

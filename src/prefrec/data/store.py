@@ -31,7 +31,7 @@ from prefrec.data.types import (
     examples_to_frame,
 )
 from prefrec.errors import DataError
-from prefrec.files import Writer, write_together
+from prefrec.files import Writer, read_whole, write_together
 
 PROTOCOL = "protocol.json"
 _TABLES = ("items", "interactions", *PARTS)
@@ -123,7 +123,7 @@ def prepared_digest(folder: Path) -> str:
         if name in _TABLES or path.exists():
             with path.open("rb") as f:
                 digest.update(hashlib.file_digest(f, "sha256").digest())
-    protocol = json.loads((folder / PROTOCOL).read_text(encoding="utf-8"))
+    protocol = json.loads(read_whole(folder / PROTOCOL))
     digest.update(f"{protocol.get('format_version')} {protocol.get('domain')}".encode())
     return digest.hexdigest()
 
@@ -137,7 +137,7 @@ def read_prepared(folder: Path) -> PreparedData:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; `prefrec prepare {folder}` makes one")
     try:
-        protocol = json.loads((folder / PROTOCOL).read_text(encoding="utf-8"))
+        protocol = json.loads(read_whole(folder / PROTOCOL))
     except FileNotFoundError:
         started = any((folder / f"{name}.parquet").exists() for name in _TABLES)
         why = "is unfinished" if started else "is not prepared data"

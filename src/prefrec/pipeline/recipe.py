@@ -23,6 +23,7 @@ from pydantic import (
 from prefrec.data.config import PrepareConfig, Section
 from prefrec.data.preferences import RatedBy, Thresholds
 from prefrec.errors import ConfigError
+from prefrec.files import read_whole
 from prefrec.lm.models import EMBEDDED
 from prefrec.losses import LOSSES, OPTIONS, find_loss, with_options
 from prefrec.pipeline.kinds import ranker_config, ranker_kind
@@ -511,7 +512,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     file and field, if the file is missing, not YAML, or a field is wrong.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.safe_load(read_whole(path))
     except OSError as e:
         raise ConfigError(f"recipe {path}: {e.strerror or e}; `recipes/` holds examples") from e
     except (yaml.YAMLError, ValueError, RecursionError) as e:

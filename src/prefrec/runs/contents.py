@@ -19,7 +19,7 @@ from prefrec.errors import DataError, without_secrets
 from prefrec.evaluation import Evaluation, read_predictions
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA
 from prefrec.evaluation.preferences import Preferences
-from prefrec.files import SEAL, Writer, altered, digests, read_seal, write_json, write_together
+from prefrec.files import SEAL, Writer, altered, digests, read_seal, read_whole, write_json, write_together
 from prefrec.rankers.blend import BLEND_FILE, Weights, weights_sentence
 from prefrec.runs.stage import STAGE_FILE, check_whole, damaged, is_previous, read_state, stage_key
 
@@ -255,13 +255,13 @@ def _fusions(folder: Path, recipe: dict[str, Any], missing: list[str]) -> list[s
 
 
 def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
+    text = read_whole(path)
     recipe = yaml.safe_load(text)
     return without_secrets(text), recipe if isinstance(recipe, dict) else {}
 
 
 def _read_json(path: Path, kind: type = dict) -> Any:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = json.loads(read_whole(path))
     if not isinstance(value, kind):
         raise DataError(f"expected a JSON {'object' if kind is dict else 'list'}, got {type(value).__name__}")
     return value

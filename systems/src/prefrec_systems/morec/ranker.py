@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from prefrec.data import Catalogue
 from prefrec.errors import ModelError
+from prefrec.files import read_whole
 from prefrec.lm.models import default_device
 from prefrec.rankers.title_encoder import load_encoder
 from prefrec_systems.morec.config import MoRecConfig
@@ -31,7 +32,7 @@ def load_morec(folder: Path, catalogue: Catalogue, name: str | None = None) -> S
         ModelError: the model is missing or damaged.
     """
     try:
-        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        about = json.loads(read_whole(folder / "model.json"))
         config, length = MoRecConfig.model_validate(about["config"]), about["history_length"]
         model = MoRecModel(config, about["width"], length)
         model.load_state_dict(load_file(folder / "model.safetensors"))

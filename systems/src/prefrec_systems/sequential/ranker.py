@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import DataError, ModelError
+from prefrec.files import read_whole
 from prefrec.rankers.rows import pad_codes
 from prefrec_systems.sequential.config import SequentialConfig
 from prefrec_systems.sequential.models import SequentialModel
@@ -81,7 +82,7 @@ def load_sequential(folder: Path, catalogue: Catalogue, name: str | None = None)
         DataError: it was trained on items that the catalogue lacks.
     """
     try:
-        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        about = json.loads(read_whole(folder / "model.json"))
         config, ids, length = (
             SequentialConfig.model_validate(about["config"]),
             about["items"],
