@@ -124,6 +124,22 @@ def test_a_search_goes_on_where_it_was(recipe, runs, tmp_path):
         _search(recipe, tmp_path, EPOCHS).run(5)
 
 
+def test_the_lock_of_a_killed_search_is_not_waited_for(recipe, runs, tmp_path):
+    (tmp_path / "trials.log.lock").symlink_to("somewhere/trials.log")
+    assert len(_search(recipe, tmp_path, EPOCHS).run(1).trials) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "no JSON", "another JSON"])
+def test_a_damaged_journal_is_told(recipe, runs, tmp_path, damage):
+    _search(recipe, tmp_path, EPOCHS).run(1)
+    journal = tmp_path / "trials.log"
+    lines = journal.read_text().splitlines(keepends=True)
+    lines[1] = {"cut": lines[1][:9] + "\n", "no JSON": "x\n", "another JSON": "[]\n"}[damage]
+    journal.write_text("".join(lines))
+    with pytest.raises(ConfigError, match=r"trials\.log is damaged .*: delete it, or name another --out"):
+        _search(recipe, tmp_path, EPOCHS).run(2)
+
+
 def test_only_failures(recipe, runs, tmp_path):
     with pytest.raises(ConfigError, match="no trial was finished"):
         _search(recipe, tmp_path, "sft.learning_rate=0.1,0.2").run(2)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from prefrec.console import say
@@ -72,6 +72,16 @@ class SearchedField:
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 
 
+class _NoLock(JournalFileOpenLock):
+    """No lock of its own: `run_lock` ends with its process, and optuna's would be waited for after a kill."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        """Do nothing."""
+
+
 class Search:
     """A search in a folder, which goes on where an earlier one was stopped.
 
@@ -120,8 +130,7 @@ class Search:
         self.folder.mkdir(parents=True, exist_ok=True)
         with run_lock(self.folder):
             optuna.logging.set_verbosity(optuna.logging.WARNING)
-            storage = JournalStorage(JournalFileBackend(str(self.folder / JOURNAL)))
-            study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
+            study = self._study()
             about = {"key": stage_key(recipe=self.recipe.model_dump(mode="json"), of=[self.ranker, self.metric])}
             about["fields"] = json.dumps([f.ends for f in self.fields] + [f.name for f in self.fields])
             if study.user_attrs and study.user_attrs != about:
@@ -142,6 +151,15 @@ class Search:
                 raise ConfigError("no trial was finished: the loss was never finite; search lower learning rates")
             write_text(self.folder / BEST, dump_recipe(self.recipe_with(study.best_params)))
             return study
+
+    def _study(self) -> optuna.Study:
+        """Return the study in the folder, a new one if there is none; raise ConfigError if it is damaged."""
+        journal = self.folder / JOURNAL
+        try:
+            storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_NoLock(str(journal))))
+            return optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
+        except (ValueError, LookupError, TypeError) as e:  # optuna takes the lines as they are
+            raise ConfigError(f"{journal} is damaged ({e}): delete it, or name another --out") from e
 
     @staticmethod
     def ended(study: optuna.Study) -> list[FrozenTrial]:
