@@ -24,9 +24,15 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    command: Sequence[str], port: int, log: Path, *, seconds: float = 120, **environment: str
+    command: Sequence[str],
+    port: int,
+    log: Path,
+    *,
+    seconds: float = 120,
+    probe: str = "/health",
+    **environment: str,
 ) -> Iterator[str]:
-    """The base address of a server that `command` starts; it is up (`/health`) on entry, and ended on exit."""
+    """The base address of a server that `command` starts; it is up (`probe`) on entry, and ended on exit."""
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
             command,
@@ -35,7 +41,7 @@ def serving(
             env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
         )
         try:
-            _wait(process, f"http://127.0.0.1:{port}/health", log, seconds)
+            _wait(process, f"http://127.0.0.1:{port}{probe}", log, seconds)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()

@@ -3,58 +3,23 @@
 import asyncio
 import multiprocessing
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 
 import pytest
-import torch
 
 from prefrec import Recommender
-from prefrec.data import prepare
 from prefrec.errors import ConfigError
-from prefrec.lm.items import add_items, save_item_model
-from prefrec.pipeline.entry import lm_entry
-from prefrec.pipeline.recipe import Recipe
-from tiny import tiny_llama
-from tiny_run import tiny_recipe, write_shop
-
-THREADS = 16
+from reliability.threads import KINDS, THREADS, ask_together, opener, questions_of
 
 
-@pytest.fixture(scope="module", params=["titles", "titles of the catalogue", "items"])
+@pytest.fixture(scope="module", params=KINDS)
 def opened(request, tmp_path_factory, bpe_tokenizer):
     """A function that opens a new recommender, whose model is not loaded."""
-    folder = tmp_path_factory.mktemp("threads")
-    recipe = Recipe.model_validate(tiny_recipe(write_shop(folder / "shop"), folder / "model"))
-    data, model, weights = prepare(recipe.data), recipe.model, None
-    lm = tiny_llama()
-    lm.save_pretrained(folder / "model")
-    bpe_tokenizer.save_pretrained(folder / "model")
-    if request.param == "titles":
-        model.objective = "tokens"
-    if request.param == "items":
-        model.answers, weights = "items", folder / "weights"
-        torch.manual_seed(0)
-        table = add_items(lm, data.catalogue.ids, torch.randn(len(data.catalogue), 6))
-        torch.nn.init.normal_(table.predict.weight, std=0.1)
-        save_item_model(lm, weights)
-    return lambda: Recommender(data, lm_entry("lm", weights, data, model))
+    return opener(request.param, tmp_path_factory.mktemp("threads"), bpe_tokenizer)
 
 
 @pytest.fixture(scope="module")
 def questions(opened):
-    """Questions of all kinds, as functions of a recommender; their prompts and lists have many lengths."""
-    ids = opened().data.catalogue.ids
-
-    def about(n):
-        history, some = ids[n : n + 2 + n % 5], [ids[(7 * n + 3 * i + 20) % len(ids)] for i in range(4 + n % 4)]
-        return [
-            lambda rec: rec.recommend(history, 3 + n % 4, where="title <> 'Red Emma'"),
-            lambda rec: rec.rank(history, some),
-            lambda rec: rec.explain(history, some[0], some),
-        ]
-
-    return [question for n in range(8) for question in about(n)]
+    return questions_of(opened())
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +29,7 @@ def want(opened, questions):
 
 
 def test_threads_get_what_one_thread_gets(opened, questions, want):
-    rec, together = opened(), Barrier(THREADS)
-
-    def ask_all(first):
-        together.wait()
-        order = [(i + 5 * first) % len(questions) for i in range(len(questions))]
-        return [(i, questions[i](rec)) for i in order]
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        answers = [answer for some in pool.map(ask_all, range(THREADS)) for answer in some]
+    answers = ask_together(opened(), questions)
     assert len(answers) == THREADS * len(questions)
     assert [i for i, answer in answers if answer != want[i]] == []
 

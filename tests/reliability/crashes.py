@@ -1,4 +1,4 @@
-"""`kill -9` right after each change of a small run's folder; the same command again must end as if nothing happened.
+"""`kill -9` right after each change of a command's folder; the same command again must end as if nothing happened.
 
 A change is a call that opened a file to create or empty it, wrote, renamed, removed or synced one, or made or removed
 a folder, from Python or from a library below it (`crashes.c`). The moment just before a change is on the disk the
@@ -23,20 +23,20 @@ from typing import Any
 
 import yaml
 
-from command import prefrec
+from reliability import works
 from reliability.children import PATIENCE, Child, call
-from reliability.whole_runs import arguments, differences, unfinished
+from reliability.works import Work
 
 SIGKILL = -9
 
 
 @dataclass(frozen=True)
 class Crash:
-    """The outcome of a run that was killed right after a change.
+    """The outcome of a command that was killed right after a change.
 
     Attributes:
         point: number of the change, from 1.
-        points: number of changes of a whole run.
+        points: number of changes of an undisturbed command.
         change: the call and the file.
         stage: that it hit; `the end` after the last change.
         lost: what is not as in the undisturbed run; empty where all is.
@@ -68,8 +68,8 @@ def small(recipe: Path, folder: Path) -> Path:
     return folder / "recipe.yaml"
 
 
-def crash_runs(recipe: Path, folder: Path, seed: int) -> Iterator[Crash]:
-    """Kill runs of the small recipe in `folder`, one after each change, in an order that `seed` fixes.
+def crash_runs(recipe: Path, folder: Path, seed: int, work: type[Work] = Work) -> Iterator[Crash]:
+    """Kill a command on the small recipe, once after each change, in an order that `seed` fixes.
 
     They are children of a process of their own, because the watching library must be there when a process starts.
     """
@@ -79,7 +79,7 @@ def crash_runs(recipe: Path, folder: Path, seed: int) -> Iterator[Crash]:
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": paths}
-    command = [sys.executable, "-m", "reliability.crashes", str(recipe), str(folder), str(seed)]
+    command = [sys.executable, "-m", "reliability.crashes", work.__name__, str(recipe), str(folder), str(seed)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -90,43 +90,40 @@ def crash_runs(recipe: Path, folder: Path, seed: int) -> Iterator[Crash]:
     assert process.returncode in (0, -15), f"the killing process ended with {process.returncode}"
 
 
-def _crash_runs(recipe: Path, folder: Path, seed: int) -> Iterator[Crash]:
-    whole = folder / "undisturbed"
-    changes = call(_listed, recipe, whole)
+def _crash_runs(work: Work, seed: int) -> Iterator[Crash]:
+    whole = work.folder / "undisturbed"
+    work.prepare()
+    changes = call(_listed, work, whole)
     for point in random.Random(seed).sample(range(1, len(changes) + 1), len(changes)):
-        run = folder / "crashed"
-        child = Child(_run, recipe, run, point)
+        out = work.folder / "crashed"
+        child = Child(_carry_out, work, out, point)
         child.ended(PATIENCE)
         code = child.exit_code()
-        stage = unfinished(run)
-        again = call(prefrec, *arguments(recipe, run))
-        lost = differences(run, whole) + _left_over(run, whole) if again.code == 0 else [again.err.strip()]
+        part = work.at(out)
+        work.disturb(out, random.Random(point))
+        again = call(work.carry_out, out)
+        lost = work.lost(out, whole) if again.code == 0 else [again.err.strip()]
         lost += [f"ended with {code}, not killed"] * (code != SIGKILL)
-        yield Crash(point, len(changes), changes[point - 1], stage, lost)
-        shutil.rmtree(run)
+        yield Crash(point, len(changes), changes[point - 1], part, lost)
+        shutil.rmtree(out)
 
 
-def _listed(recipe: Path, run: Path) -> list[str]:
-    """Carry the recipe out undisturbed; return its changes."""
+def _listed(work: Work, out: Path) -> list[str]:
+    """Carry the command out undisturbed; return its changes."""
     with tempfile.TemporaryFile("w+") as changes:
-        _run(recipe, run, 0, changes.fileno())
+        _carry_out(work, out, 0, changes.fileno())
         changes.seek(0)
         return changes.read().splitlines()
 
 
-def _run(recipe: Path, run: Path, point: int, changes: int = -1) -> None:
-    ctypes.CDLL(None).crash_at(str(run).encode(), ctypes.c_long(point), changes)
-    outcome = prefrec(*arguments(recipe, run))
+def _carry_out(work: Work, out: Path, point: int, changes: int = -1) -> None:
+    ctypes.CDLL(None).crash_at(str(out).encode(), ctypes.c_long(point), changes)
+    outcome = work.carry_out(out)
     assert outcome.code == 0, outcome.err
 
 
-def _left_over(run: Path, whole: Path) -> list[str]:
-    """Return drafts that the second run did not clear away."""
-    mine, theirs = ({str(p.relative_to(r)) for p in r.rglob("*")} for r in (run, whole))
-    return [f"{name} is left over" for name in sorted(mine - theirs)]
-
-
 if __name__ == "__main__":
-    with contextlib.closing(_crash_runs(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))) as crashes:
+    made = getattr(works, sys.argv[1])(Path(sys.argv[2]), Path(sys.argv[3]))
+    with contextlib.closing(_crash_runs(made, int(sys.argv[4]))) as crashes:
         for crash in crashes:
             print(json.dumps(asdict(crash)), flush=True)  # noqa: T201

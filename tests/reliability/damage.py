@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,41 +15,62 @@ from reliability.children import call
 from reliability.whole_runs import STAGES, arguments, differences
 
 WAYS = ("flipped", "cut")
+UNSEALED = {
+    "empty": "",
+    "without files": '{"key": "k", "finished": true, "fimes": {}}',
+    "files of no kind": '{"key": "k", "finished": true, "files": []}',
+    "unfinished": '{"key": "k", "finished": false, "files": {}}',
+    "finished by a word": '{"key": "k", "finished": "yes", "files": {}}',
+}
+"""Contents of `stage.json` that say nothing about the files beside it."""
 
 
 def damage_files(recipe: Path, folder: Path, whole: Path, seed: int) -> Iterator[tuple[str, list[str]]]:
     """Damage each file of copies of `whole` in each way, in random order; yield the case and what was lost."""
     rng = random.Random(seed)
-    cases = [(file, way) for file in _files(whole) for way in WAYS]
-    for number, (file, way) in enumerate(rng.sample(cases, len(cases))):
+    cases: list[dict[str, str]] = [{file: way} for file in _files(whole) for way in (*WAYS, "lost")]
+    # A stage that vouches for nothing, beside weights that changed.
+    weights = {stage: f"{stage}/adapter/adapter_model.safetensors" for stage in STAGES[1:]}
+    cases += [{weights[s]: "flipped", f"{s}/{STAGE_FILE}": way} for s in weights for way in UNSEALED]
+    for number, damages in enumerate(rng.sample(cases, len(cases))):
         run = folder / f"damaged-{number}"
-        yield f"{file} {way}", damage_run(recipe, run, whole, {file: way}, rng)
+        yield ", ".join(map(" ".join, damages.items())), damage_run(recipe, run, whole, damages, rng)
         shutil.rmtree(run)
 
 
 def damage_run(recipe: Path, run: Path, whole: Path, damages: Mapping[str, str], rng: random.Random) -> list[str]:
     """Damage files of a copy of the run `whole`, run the same command again, and return what was lost.
 
-    What a stage or a ranker made, and is damaged, must be named in a warning.
+    What a stage or a ranker made, and is damaged, must be named in a warning; of a stage that vouches for nothing,
+    its `stage.json`.
     """
     shutil.copytree(whole, run)
     for file, way in damages.items():
-        _damage(run / file, way, rng)
+        damage(run / file, way, rng)
     again = call(prefrec, *arguments(recipe, run))
     if again.code:
         return [again.err.strip()]
-    silent = [f for f in damages if f in _sealed(whole) and Path(f).name not in again.err]
+    unsealed = [Path(file).parent for file in damages if Path(file).name == STAGE_FILE]
+    known = {file for file in _sealed(whole) if not any(stage in Path(file).parents for stage in unsealed)}
+    silent = [file for file in damages if file in known and Path(file).name not in again.err]
     return differences(run, whole) + [f"{file} is damaged without a word" for file in silent]
 
 
-def _damage(file: Path, way: str, rng: random.Random) -> None:
+def damage(file: Path, way: str, rng: random.Random) -> None:
+    """Damage a file: flip a bit, cut it, remove it, put a pipe in its place, or write a text of `UNSEALED`."""
     content = bytearray(file.read_bytes())
     place = rng.randrange(len(content))
     if way == "cut":
-        del content[place:]
-    else:
+        file.write_bytes(content[:place])
+    elif way == "flipped":
         content[place] ^= 1 << rng.randrange(8)
-    file.write_bytes(content)
+        file.write_bytes(content)
+    elif way in UNSEALED:
+        file.write_text(UNSEALED[way], encoding="utf-8")
+    else:
+        file.unlink()
+        if way == "a pipe":
+            os.mkfifo(file)
 
 
 def _files(run: Path) -> list[str]:

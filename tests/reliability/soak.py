@@ -14,8 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
@@ -27,14 +27,16 @@ from rich.table import Table
 from generated_requests import PATHS, ask
 from prefrec.console import say, track
 from prefrec_lab.machine import usable_cores
-from reliability import crashes, disks
+from reliability import crashes, disks, parts
 from reliability.corpus import CASES, Place, make_place, verdict
 from reliability.damage import damage_files
 from reliability.fuzzing import ALL, fuzz
 from reliability.kills import kill_runs
 from reliability.parsers import PARSERS
+from reliability.parts import Part
 from reliability.properties import hold
 from reliability.whole_runs import END, PARTS, make_recipe, undisturbed
+from reliability.works import WORKS, Work
 
 KILLS = 20
 SIZES = ("16k", "48k", "100k", "160k", "200k", "240k", "280k", "320k")
@@ -47,8 +49,15 @@ START_S, SHORTEST_S = 15, 10
 NAMES = {
     "kills": "killed at random moments",
     "crashes": "killed right after each change of a file",
-    "damage": "flipped and cut files of a run",
+    "update": "update, killed likewise",
+    "tune": "tune, killed likewise",
+    "recommend": "recommend --all-users, killed likewise, its parts flipped",
+    "damage": "damaged files and unsealed stages of a run, made again",
+    "readers": "damaged files, unsealed stages, data and exports, read",
     "disks": "full and read-only disks",
+    "threads": "16 threads on one recommender",
+    "clients": "clients that do not read or do not end",
+    "configs": "hostile configurations",
     "inputs": "malformed inputs",
     "bytes": "bytes of any kind (hypothesis)",
     "requests": "requests of the OpenAPI (schemathesis)",
@@ -56,26 +65,8 @@ NAMES = {
 }
 """Parts of the soak, as the command line calls them and as the table does."""
 
-
-@dataclass
-class Part:
-    """A line of the table.
-
-    Attributes:
-        name: what was done.
-        tried: how often.
-        lost: a note for each case that did not end as it should.
-        missed: how many cases proved nothing, as a kill after the run's end; none of them is lost, nor survived.
-        facts: more about it.
-        seconds: that it took.
-    """
-
-    name: str
-    tried: int = 0
-    lost: list[str] = field(default_factory=list)
-    missed: int = 0
-    facts: dict[str, object] = field(default_factory=dict)
-    seconds: float = 0.0
+CRASHED = {"crashes": 0.15, "update": 0.12, "tune": 0.12, "recommend": 0.12}
+"""Parts that kill a command after each change (`crashes`: the command `run`), and their shares of the time left."""
 
 
 @dataclass
@@ -120,7 +111,7 @@ def soak(
     torch.set_num_threads(1)
     recipe = make_recipe(folder / "recipe")
     place = cache(lambda: make_place(folder / "corpus"))
-    parts: list[Part] = []
+    done: list[Part] = []
 
     def do(name: str, work: Callable[[Part], None]) -> None:
         if name not in only:
@@ -132,17 +123,26 @@ def soak(
         except Exception as e:  # noqa: BLE001  # one part that cannot be done does not end the others
             part.lost.append(f"the part ended with {type(e).__name__}: {e}")
         part.seconds = round(time.monotonic() - start, 1)
-        parts.append(part)
+        done.append(part)
 
-    do("kills", lambda part: _kills(part, recipe, folder, seed, clock.share(0.4)))
-    do("crashes", lambda part: _crashes(part, recipe, folder, seed, clock.share(1 if len(only) == 1 else 0.3)))
-    do("damage", lambda part: _damage(part, recipe, folder, seed, clock.share(0.25)))
-    do("disks", lambda part: _disks(part, recipe, folder, clock.share(0.25)))
+    # Shares of what time is left; one part alone has all of it.
+    def until(share: float) -> float:
+        return clock.share(1 if len(only) == 1 else share)
+
+    do("kills", lambda part: _kills(part, recipe, folder, seed, until(0.2)))
+    for work, share in CRASHED.items():
+        do(work, partial(_crashes, recipe=recipe, folder=folder, seed=seed, until=until(share), work=work))
+    do("damage", lambda part: _damage(part, recipe, folder, seed, until(0.15)))
+    do("readers", lambda part: parts.readers(part, _whole(recipe, folder), folder / "readers", seed, until(0.2)))
+    do("disks", lambda part: _disks(part, recipe, folder, until(0.2)))
+    do("threads", lambda part: parts.threads(part, folder / "threads", until(0.15)))
+    do("clients", lambda part: parts.clients(part, place().run, folder / "clients", until(0.1)))
+    do("configs", lambda part: parts.configs(part, folder / "configs", seed, until(0.15)))
     do("inputs", lambda part: _corpus(part, place(), folder))
-    do("bytes", lambda part: _bytes(part, folder, seed, clock.share(0.15)))
-    do("requests", lambda part: _requests(part, place(), seed, clock.share(0.15)))
+    do("bytes", lambda part: _bytes(part, folder, seed, until(0.15)))
+    do("requests", lambda part: _requests(part, place(), seed, until(0.15)))
     do("fuzz", lambda part: _fuzz(part, folder, seed, clock, fuzzing))
-    return parts
+    return done
 
 
 def _kills(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> None:
@@ -161,13 +161,14 @@ def _kills(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> N
             break
 
 
-def _crashes(part: Part, recipe: Path, folder: Path, seed: int, until: float) -> None:
+def _crashes(part: Part, recipe: Path, folder: Path, seed: int, until: float, work: str = "crashes") -> None:
     if reason := crashes.why_not():
         part.facts = {"not done": reason}
         return
-    hit, changes = dict.fromkeys((*PARTS, END), 0), Counter[str]()
+    command = WORKS.get(work, Work)
+    hit, changes = dict.fromkeys(command.parts, 0), Counter[str]()
     part.facts = {"hit": hit}
-    with contextlib.closing(crashes.crash_runs(recipe, folder / "crashes", seed)) as tried:
+    with contextlib.closing(crashes.crash_runs(recipe, folder / work, seed, command)) as tried:
         for crash in tried:
             part.tried += 1
             hit[crash.stage] += 1

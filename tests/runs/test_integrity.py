@@ -16,19 +16,11 @@ from prefrec.recommender import CHUNK
 from prefrec.runs.contents import METRICS, read_run, write_results
 from prefrec.runs.stage import STAGE_FILE, damaged, is_finished, stage
 from prefrec.serving.export import export_ranker
+from reliability import damage
 from served_run import write_run
 from verdicts import NONE
 
-UNSEALED = {
-    "missing": None,
-    "empty": "",
-    "cut": '{"key": "k", "fini',
-    "without files": '{"key": "k", "finished": true, "fimes": {}}',
-    "files of no kind": '{"key": "k", "finished": true, "files": []}',
-    "unfinished": '{"key": "k", "finished": false, "files": {}}',
-    "finished by a word": '{"key": "k", "finished": "yes", "files": {}}',
-}
-"""Contents of `stage.json` that say nothing about the files beside it."""
+UNSEALED = {"missing": None, "cut": '{"key": "k", "fini', **damage.UNSEALED}
 
 
 @pytest.fixture(scope="module")
