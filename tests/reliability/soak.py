@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
@@ -65,8 +65,27 @@ NAMES = {
 }
 """Parts of the soak, as the command line calls them and as the table does."""
 
-CRASHED = {"crashes": 0.15, "update": 0.12, "tune": 0.12, "recommend": 0.12}
-"""Parts that kill a command after each change (`crashes`: the command `run`), and their shares of the time left."""
+CRASHED = ("crashes", "update", "tune", "recommend")
+"""Parts that kill a command after each change (`crashes`: the command `run`)."""
+
+MINUTES = {
+    "kills": 6,
+    "crashes": 5,
+    "update": 4,
+    "tune": 4,
+    "recommend": 3,
+    "damage": 4,
+    "readers": 4,
+    "disks": 3,
+    "threads": 1,
+    "clients": 2,
+    "configs": 2,
+    "inputs": 2,
+    "bytes": 2,
+    "requests": 2,
+    "fuzz": 6,
+}
+"""What each part has of a soak of 50 minutes; of another one, in proportion."""
 
 
 @dataclass
@@ -125,22 +144,25 @@ def soak(
         part.seconds = round(time.monotonic() - start, 1)
         done.append(part)
 
-    # Shares of what time is left; one part alone has all of it.
-    def until(share: float) -> float:
-        return clock.share(1 if len(only) == 1 else share)
+    def until(name: str) -> float:
+        left = [part for part in list(NAMES)[list(NAMES).index(name) :] if part in only]
+        return clock.share(MINUTES[name] / sum(MINUTES[part] for part in left))
 
-    do("kills", lambda part: _kills(part, recipe, folder, seed, until(0.2)))
-    for work, share in CRASHED.items():
-        do(work, partial(_crashes, recipe=recipe, folder=folder, seed=seed, until=until(share), work=work))
-    do("damage", lambda part: _damage(part, recipe, folder, seed, until(0.15)))
-    do("readers", lambda part: parts.readers(part, _whole(recipe, folder), folder / "readers", seed, until(0.2)))
-    do("disks", lambda part: _disks(part, recipe, folder, until(0.2)))
-    do("threads", lambda part: parts.threads(part, folder / "threads", until(0.15)))
-    do("clients", lambda part: parts.clients(part, place().run, folder / "clients", until(0.1)))
-    do("configs", lambda part: parts.configs(part, folder / "configs", seed, until(0.15)))
+    do("kills", lambda part: _kills(part, recipe, folder, seed, until("kills")))
+    for name in CRASHED:
+        do(name, lambda part, name=name: _crashes(part, recipe, folder, seed, until(name), name))
+    do("damage", lambda part: _damage(part, recipe, folder, seed, until("damage")))
+    do(
+        "readers",
+        lambda part: parts.readers(part, _whole(recipe, folder), folder / "readers", seed, until("readers")),
+    )
+    do("disks", lambda part: _disks(part, recipe, folder, until("disks")))
+    do("threads", lambda part: parts.threads(part, folder / "threads", until("threads")))
+    do("clients", lambda part: parts.clients(part, place().run, folder / "clients", until("clients")))
+    do("configs", lambda part: parts.configs(part, folder / "configs", seed, until("configs")))
     do("inputs", lambda part: _corpus(part, place(), folder))
-    do("bytes", lambda part: _bytes(part, folder, seed, until(0.15)))
-    do("requests", lambda part: _requests(part, place(), seed, until(0.15)))
+    do("bytes", lambda part: _bytes(part, folder, seed, until("bytes")))
+    do("requests", lambda part: _requests(part, place(), seed, until("requests")))
     do("fuzz", lambda part: _fuzz(part, folder, seed, clock, fuzzing))
     return done
 
