@@ -16,7 +16,7 @@ help:
 	@echo "make load   a run's server under 1, 8 and 64 clients: make load RUN=runs/demo"
 	@echo "make docs   the documentation, as a site in site/"
 	@echo "make wheel  dist/prefrec-*.whl, for pip and for the Dockerfile"
-	@echo "make sbom   all wheels, and what they bring along, in CycloneDX: dist/sbom.cdx.json"
+	@echo "make sbom   all packages, and what they bring along in CycloneDX: dist/sbom.cdx.json"
 	@echo "make setup  the virtual environment alone, with the versions of constraints.txt"
 	@echo "make constraints   write constraints.txt from an environment: make constraints VENV=.venv-latest"
 
@@ -103,13 +103,13 @@ wheel: setup
 	rm -f dist/prefrec-*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-# The wheels of all packages and, in CycloneDX, what an environment with them and the server holds.
+# All packages and, in CycloneDX, what an environment with their wheels and the server holds.
 SBOM := .venv-sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible
 sbom:
 	rm -rf dist .venv-wheel .venv-sbom
 	$(PYTHON) -m venv .venv-sbom
-	.venv-sbom/bin/python $(INSTALL) 'cyclonedx-bom>=7,<8'
-	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist . ./systems ./lab
+	.venv-sbom/bin/python $(INSTALL) build 'cyclonedx-bom>=7,<8'
+	for folder in . systems lab; do .venv-sbom/bin/python -m build --outdir dist $$folder || exit; done
 	$(PYTHON) -m venv --without-pip .venv-wheel
 	$(PYTHON) -m pip --python .venv-wheel install --quiet --constraint constraints.txt "$$(ls dist/prefrec-*.whl)[serve]" dist/prefrec_*.whl
 	$(SBOM) --output-file dist/sbom.cdx.json .venv-wheel

@@ -1,0 +1,55 @@
+"""Hostile configurations, in a short form; and that readers and limits can lose a case."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from prefrec.errors import DataError
+from reliability.children import call
+from reliability.configs import try_configs
+from reliability.limits import Hung, within
+from reliability.readers import REFUSED, _same, answers
+from reliability.soak import MINUTES, NAMES
+
+
+def test_configurations_are_read_or_refused(tmp_path):
+    tried, wrong, refused = call(try_configs, tmp_path / "configs", 0, 3.0)
+    assert wrong == []
+    assert 0 < refused <= tried
+
+
+def test_what_hangs_is_ended_and_is_no_refusal(tmp_path):
+    start = time.monotonic()
+    with pytest.raises(Hung, match=r"longer than 0\.05 s"), within(0.05):
+        time.sleep(5)
+    assert time.monotonic() - start < 4
+
+    def refuse(folder):
+        raise DataError("damaged")
+
+    def fail(folder):
+        raise KeyError("files")
+
+    told = answers({"refuse": refuse, "fail": fail, "say": lambda folder: folder.name}, tmp_path / "x")
+    assert told == {"refuse": REFUSED, "fail": "KeyError escaped: 'files'", "say": "x"}
+
+
+@pytest.mark.parametrize(
+    ("told", "want", "same"),
+    [
+        ([1, 2], [1, 2], True),
+        (REFUSED, [1, 2], True),
+        ([REFUSED, 2], [1, 2], True),
+        ([REFUSED, 3], [1, 2], False),
+        ([1, 3], [1, 2], False),
+        ("KeyError escaped: 'files'", [1, 2], False),
+    ],
+)
+def test_other_answers_are_lost(told, want, same):
+    assert _same(told, want) is same
+
+
+def test_every_part_has_a_share_of_the_time():
+    assert list(MINUTES) == list(NAMES)
