@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -15,6 +17,7 @@ from prefrec.lm.scoring import answer_token_logps, choice_logps
 from prefrec.losses import LOSSES, needs_reference, takes
 from prefrec.prompts import ChoiceSet
 from prefrec.training import lora_config
+from prefrec.training.softmax_dpo import preference_metrics
 from prefrec_lab.bench.floor import count_tokens, flops, model_shape
 from tiny import tiny_llama
 
@@ -27,6 +30,23 @@ LLAMA_2_7B = LlamaConfig(
     num_key_value_heads=32,
 )
 RANK = 16
+
+
+class OnlyMeta(TorchDispatchMode):
+    """Refuses tensors on the CPU, as an index of which a GPU would get a copy in the middle of a step."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        seen = {t.device.type for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)}
+        assert seen <= {"meta"}, f"{func} meets a tensor of the CPU"
+        return out
+
+
+def test_a_tensor_of_the_cpu_is_refused():
+    on_device = torch.zeros(3, device="meta")
+    assert on_device[torch.tensor([0, 2])].shape == (2,)  # torch allows it
+    with OnlyMeta(), pytest.raises(AssertionError, match="meets a tensor of the CPU"):
+        on_device[torch.tensor([0, 2])]
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +67,18 @@ def rows(count, negatives, *, prompt=256, answer=6):
 
 @pytest.mark.parametrize("negatives", [3, 7, 15, 63])
 def test_scores_losses_and_gradients_on_shapes_alone(llama, negatives):
-    logps = choice_logps(llama, pack(rows(2, negatives), pad_id=0).to("meta"))
-    assert logps.shape == (2, 1 + negatives)
-    losses = []
-    for name, loss in LOSSES.items():
-        columns = {c: torch.ones_like(logps) for c in ("scores", "lengths") if takes(loss, c)}
-        out = loss(logps, logps.detach() if needs_reference(loss) else None, 1.0, **columns)
-        assert out.losses.shape == (2,), name
-        losses.append(out.losses)
-    torch.cat(losses).sum().backward()
+    batch = pack(rows(2, negatives), pad_id=0).to("meta")
+    with OnlyMeta():
+        logps = choice_logps(llama, batch)
+        assert logps.shape == (2, 1 + negatives)
+        losses = []
+        for name, loss in LOSSES.items():
+            columns = {c: torch.ones_like(logps) for c in ("scores", "lengths") if takes(loss, c)}
+            out = loss(logps, logps.detach() if needs_reference(loss) else None, 1.0, **columns)
+            assert out.losses.shape == (2,), name
+            assert all(v.shape == (2,) for v in preference_metrics(out, logps).values()), name
+            losses.append(out.losses)
+        torch.cat(losses).sum().backward()
     assert all(p.grad.shape == p.shape for p in llama.parameters() if p.requires_grad)
 
 
@@ -63,7 +86,10 @@ def test_a_catalogue_on_shapes_alone(llama):
     sets = rows(2, 7)
     within = CatalogueSoftmax([answer for choices in sets for answer in choices.answers])
     (batch,) = pack_passes(sets, pad_id=0, within=within)
-    choice_logps(llama, batch.to("meta"), within=within).sum().backward()
+    batch = batch.to("meta")
+    within.words_on(batch.targets.device)  # once
+    with OnlyMeta():
+        choice_logps(llama, batch, within=within).sum().backward()
 
 
 @pytest.mark.parametrize("within", [False, True])
