@@ -355,6 +355,25 @@ def test_accumulation_equals_a_large_batch(tmp_path, bpe_tokenizer):
             torch.testing.assert_close(value, small[name], rtol=0, atol=2e-5)
 
 
+def test_rows_that_another_process_packs_train_the_same(tmp_path, bpe_tokenizer):
+    """As on a GPU. Its copy of the rows has the negatives of the epoch, and passes survive the way."""
+
+    def run(workers):
+        changes = {"num_negatives": 2, "negatives": "per_epoch", "max_tokens_per_pass": 40, "max_steps": 6}
+        changes["dataloader_num_workers"] = workers
+        config = SoftmaxDPOConfig(**settings(tmp_path, **changes))
+        trainer = SoftmaxDPOTrainer(
+            adapted_model(), args=config, train_dataset=PREFERENCES, processing_class=bpe_tokenizer
+        )
+        trainer.train()
+        assert trainer.train_dataset.epoch == 1
+        return trainable(trainer.model)
+
+    want, got = run(0), run(1)
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=0, atol=0)
+
+
 def test_both_layouts_train_alike(tmp_path, bpe_tokenizer):
     weights = []
     for layout in ("packed", "separate"):
