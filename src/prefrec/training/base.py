@@ -147,7 +147,7 @@ class ChoiceTrainer(Trainer):
         if self.args.disable_dropout:
             _disable_dropout(model)
         if self.args.bf16:
-            _leave_casting_to_autocast(model)
+            leave_casting_to_autocast(model)
         return model
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
@@ -486,7 +486,7 @@ def _refuse_unknown(options: Mapping[str, Any], config: type[ChoiceTrainingArgum
         raise ConfigError(f"the trainer has no argument {name}: {way_out}")
 
 
-def _leave_casting_to_autocast(model: nn.Module) -> None:
+def leave_casting_to_autocast(model: nn.Module) -> None:
     """Stop PEFT from casting adapter inputs to float32, which autocast would undo."""
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from command import succeed
+from command import prefrec, succeed
 
 
 def test_people_see_what_is_there_and_what_is_slow():
@@ -26,3 +26,16 @@ def test_machines_get_json():
 def test_settings_are_shown(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "[bold]PASSIVE")
     assert "OMP_WAIT_POLICY=[bold]PASSIVE" in succeed("doctor")
+
+
+def test_a_step_on_a_card_is_predicted():
+    out = succeed("doctor", "--model", "random:tiny", "--negatives", 3, "--card", "a100-40gb")
+    assert "random:tiny in bfloat16" in out
+    assert "a100-40gb: 37.3 GiB, 312 TFLOP/s" in out
+    assert "a prompt of 256 tokens, 4 answers of 8" in out
+
+
+def test_an_unknown_card_is_named():
+    outcome = prefrec("doctor", "--model", "random:tiny", "--card", "h1")
+    assert outcome.code
+    assert "card 'h1' is unknown: expected one of h200-141gb, h100-80gb" in outcome.err

@@ -3,39 +3,94 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from prefrec.cli import _options as o
+from prefrec.errors import ConfigError
+from prefrec.training.adapters import RANK
+from prefrec_lab.bench.settings import BenchSettings
+from prefrec_lab.bench.workload import config_of
 from prefrec_lab.doctor import Facts, examine, findings, gibibytes
+from prefrec_lab.forecast import ANSWER, CARDS, PROMPT, forecast
 
 
-def doctor(as_json: o.AsJson = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Predict a step of this model on a card: hub id, folder or `random:SHAPE`.")
+    ] = None,
+    negatives: Annotated[int, typer.Option(min=1, help="With --model: N, rejected answers per row.")] = 15,
+    card: Annotated[str, typer.Option(help=f"With --model: one of {', '.join(CARDS)}.")] = "h100-80gb",
+    as_json: o.AsJson = False,
+) -> None:
     """Show versions, threads, dtypes, memory and extras, and say what will be slow here and why.
 
     Products of small matrices are timed, for about a second. Nothing is changed.
 
-    Example: prefrec doctor --json > doctor.json
+    With --model, show the predicted memory and time of an S-DPO step on a card instead, from shapes alone.
+
+    Examples: prefrec doctor --json > doctor.json
+
+    prefrec doctor --model meta-llama/Llama-2-7b-hf --negatives 15 --card h100-80gb
     """
+    if model is not None:
+        _predict(model, negatives, card, as_json)
+        return
     facts = examine()
     results = findings(facts)
     if as_json:
         o.print_json(asdict(facts) | {"findings": [asdict(f) for f in results]})
         return
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _lines(facts):
-        table.add_row(Text(name), Text(value))
     out = Console()
-    out.print(table)
+    out.print(_table(_lines(facts)))
     for finding in results:
         out.print(Text(f"• {finding.what}"), soft_wrap=True)
         out.print(Text(f"  {finding.remedy}", style="dim"), soft_wrap=True)
     if not results:
         out.print("Nothing here will be slow.")
+
+
+def _predict(model: str, negatives: int, card: str, as_json: bool) -> None:
+    """Print the forecast of a step."""
+    if card not in CARDS:
+        raise ConfigError(f"card {card!r} is unknown: expected one of {', '.join(CARDS)}")
+    on = CARDS[card]
+    found = forecast(config_of(BenchSettings(model=model)), on, negatives=negatives, rank=RANK)
+    if as_json:
+        o.print_json(asdict(found) | {"model": model, "negatives": negatives, "card": card})
+        return
+    least, most = found.seconds
+    fits = f"{found.rows} rows per pass" if found.rows else "not even one row per pass: load the base in 4 bits"
+    lines = [
+        ("model", f"{model} in bfloat16, LoRA of rank {RANK} on all linear layers"),
+        (
+            "card",
+            f"{card}: {gibibytes(int(on.memory))}, {on.flops / 1e12:,.0f} TFLOP/s, {on.bandwidth / 1e12:.2f} TB/s",
+        ),
+        ("rows", f"a prompt of {PROMPT} tokens, {1 + negatives} answers of {ANSWER}"),
+        ("fits", f"{fits}; its peak is {gibibytes(int(found.peak))}"),
+        (
+            "step",
+            f"{found.flops / 1e12:,.1f} TFLOP in {least:.2g} to {most:.2g} s, "
+            f"MFU {found.flops / on.flops / most:.2f} to {found.flops / on.flops / least:.2f}",
+        ),
+    ]
+    Console().print(_table(lines))
+    Console().print("Predicted from shapes, not measured: docs/large-models.md says how exact this is.")
+
+
+def _table(lines: list[tuple[str, str]]) -> Table:
+    """Return names and values as a table."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in lines:
+        table.add_row(Text(name), Text(value))
+    return table
 
 
 def _lines(facts: Facts) -> list[tuple[str, str]]:
