@@ -2,8 +2,9 @@
 
 `FOLDER=NAME` gives the page another name than the study's, where a study was made on several data sets.
 
-A page has what the study's table.md has, its plots, and how it was made. What people found in it, two sentences
-between the marks below, is written by hand and kept when the page is made again.
+A page has the study's question, its plots and its first table without the columns of `HIDDEN`; the study's folder has
+the rest. The two sentences of what was found, between the marks below, are written by hand and kept when the page is
+made again.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from typing import Any
 DOCS = Path(__file__).parent.parent / "docs" / "studies"
 BEGIN, END = "<!-- found -->", "<!-- /found -->"
 MISSING = "**What was found is not written yet.**"
+HIDDEN = re.compile(
+    r"loss|rows|seconds|seconds in all|own (seconds|peak GiB)|β|HR@1 −.*|HR@5|HR@10|NDCG@5|MRR"
+    r"|largest weight|1 − p₀|gradient norm"
+)
+"""Columns of a table that its page leaves out; one that varies stays, since it names the rows."""
 
 
 def write_page(study: Path, docs: Path = DOCS, name: str = "") -> Path:
-    """Write docs/NAME.md and copy the plots to docs/NAME/; returns the page.
+    """Write docs/NAME.md and copy the plots to docs/NAME/; return the page.
 
     Args:
         study: folder that `prefrec study NAME` wrote.
@@ -38,19 +44,35 @@ def write_page(study: Path, docs: Path = DOCS, name: str = "") -> Path:
     for plot in summary["plots"]:
         shutil.copyfile(study / f"{plot}.svg", plots / f"{plot}.svg")
     text = (study / "table.md").read_text(encoding="utf-8")
-    _, question, rest = text.split("\n\n", 2)
     machine = summary["environment"]
-    made = f"Made at commit `{str(machine['commit'])[:7]}` on {machine['processor']}, {_threads(machine['threads'])}."
+    made = f"Commit `{str(machine['commit'])[:7]}`, {machine['processor']}, {_threads(machine['threads'])}."
+    page.write_text(shaped(name, text, found[1] if found else MISSING, summary["plots"], made), encoding="utf-8")
+    return page
+
+
+def shaped(name: str, text: str, found: str, plots: list[str], made: str) -> str:
+    """Return the page of a study from the text of its table.md."""
+    blocks = text.strip().split("\n\n")
+    table = next(i for i, block in enumerate(blocks) if block.startswith("| "))
     parts = [
         f"# {name}",
-        question,
-        "\n".join([BEGIN, found[1] if found else MISSING, END]),
-        *(f"![{name}: {plot}]({name}/{plot}.svg)" for plot in summary["plots"]),
-        rest.strip().replace("\n### ", "\n## "),
-        made,
+        blocks[1],
+        "\n".join([BEGIN, found, END]),
+        *(block for block in blocks[2:table] if block.startswith("Audit: ")),
+        *(f"![{name}: {plot}]({name}/{plot}.svg)" for plot in plots),
+        "## " + blocks[table - 1].lstrip("# "),
+        narrow(blocks[table]),
+        *(f"{block} {made}" for block in blocks[2:table] if block.startswith("n = ")),
     ]
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return page
+    return "\n\n".join(parts) + "\n"
+
+
+def narrow(table: str) -> str:
+    """Return a Markdown table without the columns of HIDDEN."""
+    lines = [re.split(r" (?<!\\)\| ", line[2:-2]) for line in table.splitlines()]
+    kept = [i for i, heading in enumerate(lines[0]) if not HIDDEN.fullmatch(heading)]
+    rows = ["| " + " | ".join(line[i] for i in kept) + " |" for line in (lines[0], *lines[2:])]
+    return "\n".join([rows[0], "|---" * len(kept) + "|", *rows[1:]])
 
 
 def _threads(n: int) -> str:

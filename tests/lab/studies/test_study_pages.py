@@ -29,7 +29,10 @@ def test_the_page_is_made_again_and_the_sentences_stay(script, base, place, tmp_
         assert f"(cost/{plot.lower()}.svg)" in text
         assert (tmp_path / "cost" / f"{plot.lower()}.svg").read_text().startswith("<?xml")
     assert "## Accuracy, seconds of training and memory" in text
-    assert 0 < text.index("Audit: ") < text.index("| --- |")  # the verdict stands above the tables
+    assert 0 < text.index("Audit: ") < text.index("|---|")  # the verdict stands above the table
+    assert "| Model | peak GiB | CPU seconds in all | own CPU seconds | HR@1 | NDCG@10 |" in text
+    assert text.count("|---|") == 1
+    assert "\n\nn = " in text
     page.write_text(text.replace(script.MISSING, "Nothing was found.\nTwice."))
     again = script.write_page(place / "cost", tmp_path).read_text()
     assert "Nothing was found.\nTwice." in again

@@ -46,11 +46,11 @@ def test_facts_name_the_largest_difference_and_what_excludes_0(measured):
     assert "the largest difference from S-DPO (" in largest
     assert largest.endswith("is +0.300 [+0.300, +0.300] (good).")
     assert clear == (
-        "HR@1: of 2 intervals of such differences 1 excludes 0: good (higher in 2 of 2 seeds). "
+        "HR@1: 1 of 2 intervals excludes 0: good (higher in 2 of 2 seeds). "
         "After Holm’s correction for 2 comparisons: good."
     )
     _, none = facts_of(measured, ["same"])
-    assert none == "HR@1: of 1 intervals of such differences none excludes 0."
+    assert none == "HR@1: none of 1 intervals excludes 0."
     assert facts_of(measured, ["nobody"]) == []
 
 

@@ -209,21 +209,18 @@ def _drawings(kinds: dict[str, Measured], models: Sequence[str], metric: str) ->
 
 
 _KINDS_NOTE = (
-    "A user’s interactions are those before the row’s target, in training or not. Rows of items absent from training "
-    f"are of users of any kind; the targets of the other two groups occur in training. Rows of cold users are drawn "
-    f"from 1, …, {FEW} interactions alike. In brackets 95% intervals over the users of the group."
+    "A user’s interactions are those before the row’s target. Users with few interactions have 1 to "
+    f"{FEW} of them, in equal shares, and targets that occur in training. 95% intervals over the users of the group."
 )
 _NOTES = (
-    "Lists under test are drawn uniformly from the whole catalogue. If the target is absent from training, most of "
-    "the other candidates are not, so a ranker that puts unknown items last is nearly always wrong. Lists of "
-    "training rows hold only items of training: no model saw a new item as a rejected answer.",
-    "Language models are trained on rows of all places in users’ histories, including short ones at the beginning.",
-    "Rows are chosen by kind: the mean over all of them does not estimate the mean over the users of the data.",
+    "Candidates under test come uniformly from the whole catalogue, so a ranker that puts unknown items last is "
+    "nearly always wrong about a new target. Training lists hold training items only.",
+    "Rows are chosen by kind: their overall mean does not estimate the mean over users.",
 )
 
 COLD_START = Study(
     "cold-start",
-    "Who is right about users with few interactions and about new items: language models, SASRec or MoRec?",
+    "Who ranks best for users with few interactions and for new items: language models, SASRec or MoRec?",
     f"the rows under test: users with up to {FEW} interactions, targets absent from training, and neither; the data "
     "are cut in time, which brings new users and items.",
     as_it_is,

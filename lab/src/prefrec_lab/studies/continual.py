@@ -270,25 +270,20 @@ def _period_note(parts: Periods) -> str:
 
 
 _NOTE = (
-    "Updated: SFT and S-DPO on new rows only, from the existing model. Trained again: from the base, on rows of "
-    "both periods, as many as SFT and S-DPO of the others took together. In brackets 95% intervals over "
-    "users."
+    "Updated: SFT and S-DPO of the existing model on new rows only. Trained again: from the base, on as many rows of "
+    "both periods as the other two used together. 95% intervals over users."
 )
-_EFFORT_NOTE = (
-    "Wall time of the training stages on this machine, mean over the seeds. The time of an update is added to that "
-    "of the model that was not updated."
-)
+_EFFORT_NOTE = "Wall time of the training stages, mean over the seeds. An update needs the first model’s time, too."
 _NOTES = (
-    "Lists under test are drawn from the whole catalogue. Training lists hold only items that occur in the training "
-    "interactions by the end of their period: no model saw an item of the future as a rejected answer.",
-    "A stage takes its rows at random from its period, as many as the recipe says. If these are few, no model sees "
-    "most of the new rows.",
+    "Candidates under test come from the whole catalogue. Training lists hold only items that occur in training by "
+    "the end of their period.",
+    "A stage samples its rows from its period. If the recipe asks for few, no model sees most of the new rows.",
 )
 
 CONTINUAL = Study(
     "continual",
     "When new interactions arrive, is it enough to update the model on them, and what does it forget?",
-    "the rows that the last model has seen: old ones; old, then new ones; both from the start. Recipe and base are "
+    "the rows that a model has seen: old ones; old, then new ones; both from the start. Recipe and base are "
     "the same.",
     as_it_is,
     analyse,

@@ -145,11 +145,9 @@ _FURTHER: dict[str, Cost] = {
 _HINT = "Blue: no other is both cheaper and better in the mean; the intervals show how much of that may be chance."
 
 _NOTE = (
-    "Seconds are wall time of the stages on this machine, without evaluation; an interrupted stage counts all its "
-    "parts. Other work on the machine adds to wall time, but hardly to CPU time. Memory is the most that the process "
-    "(on a GPU: torch) held during any stage that a model needs; on a CPU it includes what an earlier stage of the "
-    "same process has not given back. Own: of the model’s last stage alone. In runs of other recipes the first "
-    "of several alignments on the same rows has the reference’s time. A dash: the run did not record it."
+    "Seconds are wall time of the stages, without evaluation. Memory is the peak of the process (on a GPU: of torch) "
+    "in any stage that a model needs. Own: the last stage alone. In runs of other recipes the first of several "
+    "alignments on the same rows includes the reference’s time. A dash: not recorded."
 )
 
 COST = Study(

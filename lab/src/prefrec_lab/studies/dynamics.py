@@ -197,15 +197,13 @@ def _drawings(curves: Mapping[str, pl.DataFrame]) -> list[Drawing]:
 
 
 _LOSS_NOTE = (
-    "On the same rows; in brackets 95% intervals over users. Reward = β × (log π − log π_ref), so a "
-    "difference of rewards is β times that of log-probabilities."
+    "Paired, with 95% intervals over users. Reward = β × (log π − log π_ref), so a difference of rewards is β times "
+    "that of log-probabilities."
 )
-_CURVES_NOTE = (
-    "Means over the validation rows and seeds, from the training log. It has no values per row, so no intervals."
-)
+_CURVES_NOTE = "Means over the validation rows and seeds, from the training log, which has no values per row."
 _NOTE = (
-    "The paper's first version says that S-DPO prevents the fall of the chosen title's likelihood under DPO. The "
-    "later one says that it gives better rewards. Both curves are shown, so that both claims can be checked."
+    "The paper's first version says that S-DPO keeps the chosen title's likelihood from falling as under DPO, the "
+    "later one that it gives better rewards. The curves check both claims."
 )
 
 DYNAMICS = Study(

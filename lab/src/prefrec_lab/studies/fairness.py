@@ -238,15 +238,12 @@ _NOTE = (
     f"“{TAKEN}” shows how popular the right answers are."
 )
 _EXPOSURE_NOTE = (
-    "Coverage and Gini coefficient have no interval: resampled users have fewer different items, which shifts both."
+    "Coverage and Gini coefficient have no interval: resampled users have fewer distinct items, which shifts both."
 )
-_GROUPS_NOTE = "In brackets 95% intervals over the users of the group."
-_NO_ATTRIBUTES = (
-    "Groups by activity: the prepared data hold no attributes of users. If the source has some, prepare the data "
-    "again."
-)
+_GROUPS_NOTE = "95% intervals over the users of the group."
+_NO_ATTRIBUTES = "The prepared data have no attributes of users. If the source has some, prepare the data again."
 _ATTRIBUTES_NOTE = (
-    f"Groups of fewer than {LEAST} rows are put together as “{OTHERS}”; no prompt contains attributes. {_GROUPS_NOTE}"
+    f"“{OTHERS}” joins groups of fewer than {LEAST} rows; no prompt contains attributes. {_GROUPS_NOTE}"
 )
 
 FAIRNESS = Study(

@@ -140,13 +140,13 @@ def _shuffled(policy_logps: Tensor, ref_logps: Tensor, seed: int) -> Tensor:
 
 
 _NOTE = (
-    "The gradient is with respect to the answers’ log-probabilities; the gradient of the weights has the model’s own "
-    "gradient as a further factor. Before training all negatives weigh the same, since all rewards are 0."
+    "The gradient is with respect to the answers’ log-probabilities. Before training all rewards are 0, so all "
+    "negatives weigh the same."
 )
 _JUDGE_NOTE = (
-    "The judge is {judge}, which knows no language model. The row “shuffled” has the same weights, "
-    "given to the negatives of each row at random: it shows what a spread of weights alone gives. The largest weight "
-    "and the effective number measure only that spread."
+    "The judge is {judge}, which knows no language model. “shuffled” has the same weights in random order "
+    "within each row: what a spread of weights alone gives. The largest weight and the effective number measure only "
+    "that spread."
 )
 _PARTS_NOTE = "Models of fewer rows are separate trainings with a shorter schedule, not checkpoints of the longest."
 

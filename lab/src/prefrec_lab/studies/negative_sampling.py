@@ -154,10 +154,9 @@ def variant_name(source: str) -> str:
 
 
 _FALSE_NOTE = (
-    "Negatives of {n:,} training rows of {users:,} users. Taken later, drawn from the row’s history alone: the share "
-    "that the user takes after the target, if the draw knows only the history that the row shows. A dash: a model "
-    "chooses them, which has learnt from all training interactions, or the list knows the training part. In brackets "
-    "95% intervals over users."
+    "Negatives of {n:,} training rows of {users:,} users. Taken later: the share that the user interacts with after "
+    "the target, if the sampler knows only the row’s history. A dash: a model that knows all training interactions "
+    "chooses them, or the list knows the training part. 95% intervals over users."
 )
 
 NEGATIVE_SAMPLING = Study(

@@ -122,11 +122,9 @@ def _order(measured: Measured, quantity: str, predicted: Mapping[str, float]) ->
 
 
 _NOTE = (
-    "The optimum of S-DPO with negatives from q is π* ∝ π_ref (p/q)^(1/β), so its rewards are log p − log q. The "
-    "predictions take the reference for the data’s distribution (p = π_ref): uniform negatives then count twice what "
-    "the reference knows, those of the reference teach nothing more, and in-batch negatives also divide by "
-    "popularity. “Optimum for” ranks by the predicted rewards added to the reference, without training. Few steps go "
-    "only part of the way, so signs and order are predicted, not sizes."
+    "With negatives from q the optimum is π* ∝ π_ref (p/q)^(1/β), so rewards are log p − log q. The predictions "
+    "assume that the reference fits the data (p = π_ref). “Optimum for” ranks by the predicted rewards added to the "
+    "reference, without training. Few steps go part of the way: signs and order are predicted, not sizes."
 )
 
 NEGATIVES_THEORY = Study(

@@ -250,8 +250,8 @@ def _conditions_table(measured: dict[str, Measured], metric: str) -> Table:
         rows.append((condition, cells, ""))
     frame = stacked_frames(measured, "model")
     note = (
-        f"Means over {first.n:,} rows of {first.users:,} users; differences to the same model as it is, on the same "
-        "rows, with 95% intervals over users."
+        f"Means over {first.n:,} rows of {first.users:,} users, and paired differences from the same model as it is, "
+        "with 95% intervals over users."
     )
     return Table("table", f"{metric_label(metric)} when asked again", "Condition", Grid(columns, rows), frame, note)
 
@@ -266,12 +266,9 @@ def _noise_drawing(measured: dict[str, Measured], metric: str) -> Drawing:
 _THIRDS_NOTE = "Over all orders of the candidates, with 95% intervals over users."
 _TRAINED_NOTE = "The adapters are those of the run: no model saw noise, lower case or numbers in training."
 _POSITION_NOTE = (
-    "The first choice of an unbiased model is in the middle of the list on average (0.5), and stays the same in "
-    "another order."
+    "An unbiased model’s first choice lies in the middle of the list on average (0.5) and is the same in each order."
 )
-_HIDDEN_NOTE = (
-    "In these prompts the candidates are not shown, so their order cannot matter, and no other order is asked about."
-)
+_HIDDEN_NOTE = "These prompts do not show the candidates, so their order cannot matter and is not varied."
 
 ROBUSTNESS = Study(
     "robustness",

@@ -92,7 +92,7 @@ def analyse(runs: Sequence[Run], folder: Path, *, sizes: Collection[str], x_labe
     series = [Series(name, x, [own.intervals[name][metric] for own in measured.values()]) for name in values[ALL]]
     hint = f"From left to right: {', '.join(sizes)}. Bars: 95% intervals over users."
     drawing = lines(slug(metric), metric_label(metric), series, x_label=x_label, hint=hint)
-    note = "On the same rows. In brackets 95% intervals over users."
+    note = "Paired, with 95% intervals over users."
     table = grouped_table(measured, metric, name="table", title=f"by {x_label}", group="size", note=note)
     facts = [f"SFT. {s}" for s in facts_of(across, quantities=[metric])]
     facts += [
@@ -105,7 +105,7 @@ def analyse(runs: Sequence[Run], folder: Path, *, sizes: Collection[str], x_labe
 
 DATA_SIZE = Study(
     "data-size",
-    "How many training rows does the language model need, and when does it pass a counting rule?",
+    "How many training rows does the language model need, and when does it pass a counting baseline?",
     "the users that all rankers learn from: as many as have 1,000 or 10,000 rows, and all. SFT reads the first 30 "
     "times, the second 10 times and all once; items, rows under test and all other settings are the same.",
     as_it_is,

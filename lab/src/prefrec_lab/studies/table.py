@@ -146,8 +146,8 @@ def audit_table(audit: Audit) -> Table:
 def notes_of(recipe: Recipe) -> list[str]:
     """Return sentences on what the systems of a recipe share, and what they do not."""
     notes = [
-        "All systems learn from the training part of one split, each from as many rows as its recipe gives it, and "
-        "are asked about the same lists."
+        "All systems learn from the training part of one split, each from as many rows as its recipe says, and rank "
+        "the same lists."
     ]
     if recipe.sft and not shows_candidates(recipe.model, recipe.data.domain or "generic"):
         main = [label(n) for n in recipe.lm_rankers if n != ZERO_SHOT]
@@ -163,15 +163,12 @@ def notes_of(recipe: Recipe) -> list[str]:
 
 
 _TRAINING_NOTE = (
-    "Training: wall time of the first seed. Language models of the main line count all their stages; other systems "
-    "count only their own stage, without the models that they build on. A dash: nothing is trained, or the time is "
-    "unknown."
+    "Training: wall time of the first seed. Language-model rankers count all their stages, other systems only their "
+    "own. A dash: nothing is trained, or the time is unknown."
 )
 _SIZE_NOTE = "The small language model and the small budgets of this recipe are not those of the paper."
 
-_GAINS_NOTE = (
-    "On the same rows and lists; in brackets 95% intervals over users, not corrected for the number of comparisons."
-)
+_GAINS_NOTE = "Paired, with 95% intervals over users, not corrected for the number of comparisons."
 
 TABLE = Study(
     "table",

@@ -186,12 +186,13 @@ def _sentences(
     largest = max(gaps, key=lambda v: abs(gaps[v].mean))
     clear = [f"{label(v)} ({signs[v]})" for v, d in gaps.items() if not includes_zero(d)]
     left = [label(v) for v, p in holm(gaps).items() if p < ALPHA]
-    told = f"{len(clear)} exclude{'s' * (len(clear) == 1)} 0: {', '.join(clear)}." if clear else "none excludes 0."
+    number_clear = f"{len(clear) or 'none'} of {len(gaps)} intervals exclude{'s' * (len(clear) < 2)} 0"
+    told = f"{number_clear}: {', '.join(clear)}." if clear else f"{number_clear}."
     if clear and len(gaps) > 1:
         told += f" After Holm’s correction for {len(gaps)} comparisons: {', '.join(left) or 'none'}."
     return [
         f"{heading}: the largest difference from {baseline} is {with_interval(gaps[largest])} ({label(largest)}).",
-        f"{heading}: of {len(gaps)} intervals of such differences {told}",
+        f"{heading}: {told}",
     ]
 
 
@@ -224,13 +225,13 @@ def plain_table(name: str, title: str, first: str, frame: pl.DataFrame, note: st
 def _note(measured: Measured) -> str:
     seeds = len(next(iter(next(iter(measured.by_seed.values())).values())))
     text = (
-        f"Means over {measured.n:,} rows of {measured.users:,} users and {seeds} seed{'s' if seeds > 1 else ''}; "
-        "in brackets 95% intervals over users, which do not cover the choice of seed."
+        f"Means over {measured.n:,} rows, {measured.users:,} users and {seeds} seed{'s' if seeds > 1 else ''}, "
+        "with 95% intervals over users, not over seeds."
     )
     if measured.baseline:
         text += (
-            f" Differences to {label(measured.baseline)} are on the same rows. Their intervals are not corrected for "
-            "the number of comparisons; the sentences above are."
+            f" Differences from {label(measured.baseline)} are paired and not corrected for the number of "
+            "comparisons; the sentences above are."
         )
     return text
 

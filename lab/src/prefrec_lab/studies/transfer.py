@@ -134,13 +134,12 @@ def _sizes(sets: Sets) -> str:
 
 
 _NOTE = (
-    "“Model of A” was trained only on A. Rankers without a data set in their name belong to the data set asked "
-    "about, and were trained on it, if at all. In brackets 95% intervals over users."
+    "“Model of A” was trained only on A. Rankers without a data set in their name belong to the column’s data set. "
+    "95% intervals over users."
 )
 _NOTES = (
-    "A gain over the untrained base need not come from learnt preferences: it may come from the form of the "
-    "question, which all data sets share.",
-    "Rows and users are counted on each data set and added up.",
+    "A gain over the untrained base may come from the form of the question, which all data sets share.",
+    "Rows and users are the sums over data sets.",
 )
 
 TRANSFER = Study(
