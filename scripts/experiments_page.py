@@ -48,7 +48,8 @@ The figures that this project quotes, each with its command, commit, machine, n 
 """
 REMOVED = """## Removed sections
 
-`git show a35b467:EXPERIMENTS.md` has them. Later sections replace those that are not named here, or their code is gone.
+`git show a35b467:EXPERIMENTS.md` has them. Later sections replace those that are not named here, or their code is
+gone.
 
 - 17, 22, 30, 39 and 47 are void: in their lists of 20 uniform candidates of Amazon Office, *newest first*, which
   knows no user, beats every model (section 54).
