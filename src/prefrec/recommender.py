@@ -115,12 +115,12 @@ class Recommender:
 
     @classmethod
     def from_run(cls, folder: str | Path, ranker: str | None = None) -> Recommender:
-        """Return a ranker of a run; None: its last language model.
+        """Return a ranker of a run; None: the best one on validation rows (`Run.default`).
 
         Raise DataError if the run cannot be read or has no such ranker, ConfigError if another recipe made it.
         """
         run = open_run(Path(folder))
-        return cls(run.data, run.entry(ranker or (run.models[-1:] or [""])[0]), str(folder))
+        return cls(run.data, run.entry(ranker or run.default()), str(folder))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Recommender:
@@ -301,7 +301,7 @@ def _is_csv(out: str | Path | None) -> bool:
 def fit(
     interactions: Any, items: Any, recipe: str | Path | Mapping[str, Any] = "fast", *, out: str | Path | None = None
 ) -> Recommender:
-    """Train on two frames as `prefrec run` does, and return the last language model of the run.
+    """Train on two frames as `prefrec run` does, and return the best ranker of the run on validation rows.
 
     Args:
         interactions: polars or pandas frame with `user_id`, `item_id`, `timestamp` and perhaps `rating`, or with the

@@ -49,7 +49,9 @@ def test_a_second_run_says_what_is_unchanged_and_prints_json(finished):
     stamp = adapter.stat().st_mtime_ns
     done = prefrec("run", recipe, "--out", folder, "--json")
     value = json.loads(done.out)
-    assert value == {"run": str(folder), "metrics": json.loads((folder / "metrics.json").read_text())}
+    metrics, best = (json.loads((folder / name).read_text()) for name in ("metrics.json", "best.json"))
+    assert value == {"run": str(folder), "metrics": metrics, "best": best}
+    assert f"Best on validation: {best['ranker']} (NDCG@10" in prefrec("run", recipe, "--out", folder).out
     assert [line for line in done.err.splitlines() if "unchanged" in line] == [
         f"{name}: unchanged" for name in ("prepare", "sft", "dpo", "s-dpo")
     ]

@@ -13,6 +13,7 @@ from prefrec.data import Catalogue, RankingExample
 from prefrec.errors import ModelError
 from prefrec.pipeline.kinds import ranker_config
 from prefrec.rankers.blend import (
+    FOLDS,
     RERANKED,
     TIME,
     BlendConfig,
@@ -23,6 +24,7 @@ from prefrec.rankers.blend import (
     best_columns,
     learn_rerank,
     learn_weights,
+    user_folds,
     weights_sentence,
 )
 from prefrec.rankers.item_features import ItemFeatures, ItemHistory, time_features
@@ -101,12 +103,36 @@ def test_weights_survive_json(weights):
     assert again.reranked.names == ("good", "weak")
 
 
+def test_a_crossed_blend_knows_nothing_of_a_row_from_the_row_itself(weights):
+    """Other targets of a fold's users change the other folds' weights, and not the fold's own scores."""
+    folds = user_folds(ROWS, FOLDS)
+    assert set(folds) == set(range(FOLDS))
+    changed = [
+        replace(e, target=e.candidates[0] if fold == 0 else e.target) for e, fold in zip(ROWS, folds, strict=True)
+    ]
+    other = learn_weights([GOOD, WEAK], TIMES, changed)
+    one, two = (BlendRanker("blend", [GOOD, WEAK], TIMES, w, crossed=True).score(ROWS) for w in (weights, other))
+    scales = [w.scales for w in (weights, other)]
+    assert scales[0] == scales[1]
+    own = folds == 0
+    np.testing.assert_allclose(one[own], two[own], atol=1e-4)  # where the fit stops
+    assert not np.isclose(one[~own], two[~own]).all(axis=1).any()
+    slow = learn_weights([GOOD, WEAK], TIMES, [e for e, f in zip(ROWS, folds, strict=True) if f != 0])
+    np.testing.assert_allclose(weights.folds[0].weights, slow.logits[""].weights, atol=1e-3)
+
+
+def test_a_fold_without_other_users_has_no_opinion():
+    one = [e for e in ROWS if user_folds([e], FOLDS)[0] == 0]
+    scores = BlendRanker("b", [GOOD], TIMES, learn_weights([GOOD], TIMES, one), crossed=True).score(one)
+    assert np.ptp(scores, axis=1).max() == 0
+
+
 def test_title_models_reorder_the_best_alone(weights):
     blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
     model = Table("titles", 3.0, 3)
     learnt = learn_rerank(blend, [model], ROWS)
     assert set(model.asked) == {RERANKED}
-    reranked = RerankedBlend(blend, [model], learnt.reranked)
+    reranked = RerankedBlend(blend, [model], (learnt.reranked,))
     base, scores = blend.score(ROWS), reranked.score(ROWS)
     best = best_columns(base)
     rest = np.array([np.setdiff1d(np.arange(80), own) for own in best])
@@ -123,7 +149,7 @@ def test_title_models_reorder_the_best_alone(weights):
 def test_lists_of_different_lengths_are_reranked():
     blend = BlendRanker("blend", [WEAK], TIMES, learn_weights([WEAK], TIMES, ROWS))
     model = Table("titles", 3.0, 3)
-    reranked = RerankedBlend(blend, [model], learn_rerank(blend, [model], ROWS).reranked)
+    reranked = RerankedBlend(blend, [model], [learn_rerank(blend, [model], ROWS).reranked])
     short = [
         replace(ROWS[0], candidates=ROWS[0].candidates[:60]),
         replace(ROWS[1], candidates=ROWS[1].candidates[:7]),

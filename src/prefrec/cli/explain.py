@@ -12,6 +12,7 @@ from scipy.special import softmax
 from prefrec.cli import _options as o
 from prefrec.data import PreparedData, RankingExample
 from prefrec.errors import ConfigError, DataError
+from prefrec.pipeline.opened import open_run
 from prefrec.recommender import Recommender, as_table
 from prefrec.serving.bodies import ById
 
@@ -32,7 +33,8 @@ def explain(
 
     Example: prefrec explain runs/demo --user 42 --ranker sft --target Alien
     """
-    recommender = Recommender.from_run(run, ranker)
+    opened = open_run(run)
+    recommender = Recommender(opened.data, opened.entry(ranker or opened.default(opened.models)), str(run))
     index = _row(recommender.data, run, split, user, row)
     example = recommender.data.split(split)[index]
     answer = _explain(recommender, example, target) | {"split": split, "row": index, "user_id": example.user_id}

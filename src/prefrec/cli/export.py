@@ -30,4 +30,4 @@ def export(
     """
     with reader_lock(run):
         opened = open_run(run)
-        typer.echo(export_ranker(opened, ranker or (opened.models[-1:] or [""])[0], out, merged=merged))
+        typer.echo(export_ranker(opened, ranker or opened.default(), out, merged=merged))

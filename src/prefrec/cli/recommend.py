@@ -32,9 +32,7 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Items per user.")] = 10,
     out: Annotated[Path | None, typer.Option(help="File to write, .parquet or .csv. Default: print.")] = None,
-    ranker: Annotated[
-        str | None, typer.Option(help="Any ranker of the run. Default: the last language model.")
-    ] = None,
+    ranker: Annotated[str | None, typer.Option(help="Any ranker of the run. Default: the best.")] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Recommend items of the whole catalogue to one history or to all users, with filters.

@@ -80,6 +80,7 @@ class Entry:
         is_slow: whole catalogues take it minutes, because it reads titles one by one. It is asked about the unseen
             items of each row alone.
         without: part → the ranker without it, of one that is made of parts. What the part adds is the difference.
+        crossed: makes it for the validation rows, if it learnt from them: what it knows is of other users then.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Entry:
     make: Callable[[], object] | None = None
     is_slow: bool = False
     without: Mapping[str, Entry] = field(default_factory=dict)
+    crossed: Callable[[int], Ranker] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -108,6 +110,13 @@ class Entry:
         # The prompt shows no candidates then, so answers are others than those to lists.
         key = stage_key(lm=self.key, model=self.model, candidates="none shown")
         return Entry(self.name, key, self.load_full, self.load_full, self.weights, is_slow=self.is_slow)
+
+    @property
+    def on_validation(self) -> Entry:
+        """The entry for validation rows, which it must not have learnt from."""
+        if self.crossed is None:
+            return self
+        return replace(self, key=stage_key(crossed=self.key), load=self.crossed)
 
 
 def full_entries(entries: Sequence[Entry]) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from prefrec.console import warn
 from prefrec.data import PreparedData
 from prefrec.errors import DataError
 from prefrec.evaluation import read_predictions
+from prefrec.evaluation.best import Best
 from prefrec.pipeline.entry import WEIGHTS, Entry, lm_ranker
 from prefrec.pipeline.plan import ALIGN, Plan
 from prefrec.pipeline.recipe import SFT, ZERO_SHOT, Recipe, load_recipe
@@ -23,13 +25,17 @@ from prefrec.runs.contents import PREDICTIONS, Stage, read_run, result_file
 
 @dataclass(frozen=True)
 class Run:
-    """A run with prepared data, finished or not; `outdated` names what changed since the evaluation, if anything."""
+    """A run with prepared data, finished or not.
+
+    `outdated` names what changed since the evaluation, if anything; `best` is the ranker that it found, else None.
+    """
 
     folder: Path
     recipe: Recipe
     data: PreparedData
     stages: dict[str, Stage]
     outdated: str = ""
+    best: Best | None = None
 
     @property
     def models(self) -> list[str]:
@@ -44,6 +50,20 @@ class Run:
     def plan(self) -> Plan:
         """The stages that `prefrec run` would make with this recipe and data."""
         return planned(self.recipe, self.data, self.folder)
+
+    def default(self, among: Collection[str] | None = None) -> str:
+        """Return the ranker that answers if none is named, or the one of these: the best on validation rows.
+
+        If the run was not evaluated since it changed it is the last language model, else the last ranker; a warning
+        says so.
+        """
+        if self.best and (name := self.best.among(self.best.values if among is None else among)):
+            return name
+        known = self.plan.names or self.recipe.evaluate.references if among is None else [*among]
+        last = next((n for n in reversed(known) if n in self.models), (known or [""])[-1])
+        why = self.outdated or "it has no evaluation on validation rows; `prefrec run` makes it"
+        warn(escape(f"{self.folder}: {last} answers, not the best ranker, which is not known: {why}"))
+        return last
 
     def changed(self, name: str) -> list[str] | None:
         """Return the inputs that a ranker was made with other values of; None: not recorded."""
@@ -74,4 +94,5 @@ def open_run(folder: Path) -> Run:
         reason = next((m for m in contents.missing if m.startswith("data")), "data is missing")
         raise DataError(f"{folder}: {reason}; `prefrec run` with the same recipe goes on from here")
     recipe = load_recipe(folder / "recipe.yaml")
-    return Run(folder, recipe, contents.data, {s.name: s for s in contents.stages}, contents.outdated)
+    stages = {s.name: s for s in contents.stages}
+    return Run(folder, recipe, contents.data, stages, contents.outdated, contents.best)

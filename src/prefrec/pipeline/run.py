@@ -16,6 +16,7 @@ from prefrec.errors import ConfigError
 from prefrec.evaluation import Audit
 from prefrec.files import content_digest, write_json, write_text
 from prefrec.pipeline.audited import audit_under_test
+from prefrec.pipeline.best import best_on_validation
 from prefrec.pipeline.encoders import shown_items
 from prefrec.pipeline.entry import Entry, Ingredients
 from prefrec.pipeline.evaluate import evaluate_rankers, metrics_json
@@ -26,7 +27,7 @@ from prefrec.pipeline.rows import check_rows, trained_sections, warn_of_idle_dro
 from prefrec.pipeline.update import measure_update, split_change
 from prefrec.processes import is_first
 from prefrec.report import write_report
-from prefrec.runs.contents import METRICS, PREFERENCES, UPDATE, made_of, write_results
+from prefrec.runs.contents import BEST, METRICS, PREFERENCES, UPDATE, made_of, write_results
 from prefrec.runs.lock import reader_lock, run_lock
 from prefrec.runs.stage import machine, read_state, refuse_name, stage_key
 
@@ -140,10 +141,12 @@ def _evaluate(
     scores = evaluate_rankers(data, recipe.evaluate, entries, folder / "predictions", seed=recipe.seed, audit=audit)
     preferences = run_preferences(recipe, data, entries, folder / "preferences")
     update = measure_update(recipe, data, entries, folder / "predictions" / "update")
+    best = best_on_validation(recipe, data, entries, folder / "predictions" / "validation")
     if is_first():
         now = made_of(folder, yaml.safe_load(dump_recipe(recipe)), data_key)
         split = recipe.evaluate.split
         values: dict[str, Any] = {METRICS: metrics_json(split, scores) | {"made_of": now}}
         values |= {PREFERENCES: preferences.to_json() | {"split": split}} if preferences else {}
         values |= {UPDATE: update} if update else {}
+        values |= {BEST: best.to_json()} if best else {}
         write_results(folder, scores.predictions, values)

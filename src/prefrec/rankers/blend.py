@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, Self
+from zlib import crc32
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,8 @@ TIME = "time"
 """Name of the features of items at the time of a question, where a blend without them is measured."""
 RERANKED = 50
 """Best items of a blend that title models put into a new order."""
+FOLDS = 4
+"""Parts of the users; weights learnt without a part tell what a blend is worth on its rows."""
 
 
 class BlendConfig(RankerConfig):
@@ -75,17 +78,22 @@ class Weights:
         scales: part → unit of its scores.
         logits: name of what is left out → weights without it; "" for the whole.
         reranked: weights of the blend's utility and of each title model; None without title models.
+        folds, reranked_folds: the whole's weights and `reranked`, learnt without the users of each fold; () in files
+            of an earlier prefrec.
     """
 
     scales: dict[str, Scale]
     logits: dict[str, Logit]
     reranked: Logit | None = None
+    folds: tuple[Logit, ...] = ()
+    reranked_folds: tuple[Logit, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         logits = {name: _plain(logit) for name, logit in self.logits.items()}
         units = {part: scale.unit for part, scale in self.scales.items()}
-        return {"units": units, "logits": logits, "reranked": self.reranked and _plain(self.reranked)}
+        folds = {name: [_plain(logit) for logit in getattr(self, name)] for name in ("folds", "reranked_folds")}
+        return {"units": units, "logits": logits, "reranked": self.reranked and _plain(self.reranked)} | folds
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -93,7 +101,8 @@ class Weights:
         logits = {name: _logit(v) for name, v in value["logits"].items()}
         reranked = value["reranked"]
         scales = {part: Scale(unit) for part, unit in value["units"].items()}
-        return cls(scales, logits, _logit(reranked) if reranked else None)
+        folds = (tuple(map(_logit, value.get(name, ()))) for name in ("folds", "reranked_folds"))
+        return cls(scales, logits, _logit(reranked) if reranked else None, *folds)
 
 
 class Times(Protocol):
@@ -112,24 +121,32 @@ class Times(Protocol):
 class BlendRanker:
     """Score of a candidate = Σ weight × feature; features are the parts' scores and `time_features`.
 
-    `left_out` names a part, or `TIME`, without which it was learnt.
+    `left_out` names a part, or `TIME`, without which it was learnt. `crossed`: each row has the weights that were
+    learnt from other users than its fold's.
     """
 
     def __init__(
-        self, name: str, parts: Sequence[Ranker], times: Times, weights: Weights, left_out: str = ""
+        self,
+        name: str,
+        parts: Sequence[Ranker],
+        times: Times,
+        weights: Weights,
+        left_out: str = "",
+        crossed: bool = False,
     ) -> None:
         self.name = name
         self.parts = [part for part in parts if part.name != left_out]
         self.times = None if left_out == TIME else times
         self.weights = weights
-        self.logit = weights.logits[left_out if left_out in weights.logits else ""]
+        whole = weights.logits[left_out if left_out in weights.logits else ""]
+        self.logits = weights.folds if crossed else (whole,)
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return utilities [B, C] of the candidates; -inf in empty places. ModelError if a part's score is NaN."""
         scales = self.weights.scales
         columns = [scales[part.name](checked_scores(part, examples))[..., None] for part in self.parts]
         columns += [self.times(examples)] if self.times else []
-        return self.logit.utility(np.concatenate(columns, axis=2))
+        return utilities(self.logits, np.concatenate(columns, axis=2), examples)
 
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on to the parts that can use them."""
@@ -139,16 +156,19 @@ class BlendRanker:
 
 
 class RerankedBlend:
-    """A blend whose `RERANKED` best items are put into a new order by title models, which are slow to ask."""
+    """A blend whose `RERANKED` best items are put into a new order by title models, which are slow to ask.
 
-    def __init__(self, blend: BlendRanker, models: Sequence[Ranker], logit: Logit) -> None:
-        self.name, self.blend, self.models, self.logit = blend.name, blend, models, logit
+    Of several `logits` each row has that of its fold.
+    """
+
+    def __init__(self, blend: BlendRanker, models: Sequence[Ranker], logits: Sequence[Logit]) -> None:
+        self.name, self.blend, self.models, self.logits = blend.name, blend, models, logits
 
     def score(self, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
         """Return scores [B, C], those of the best items above all others; -inf in empty places."""
         scores = self.blend.score(examples)
         best = best_columns(scores)
-        utility = self.logit.utility(rerank_features(scores, best, self.models, examples))
+        utility = utilities(self.logits, rerank_features(scores, best, self.models, examples), examples)
         real = np.isfinite(utility)
         above = scores.max(axis=1, keepdims=True) + 1
         lifted = above + utility - np.where(real, utility, np.inf).min(axis=1, keepdims=True)
@@ -158,6 +178,39 @@ class RerankedBlend:
     def know(self, answers: Mapping[str, pl.DataFrame]) -> None:
         """Pass predictions on to the blend."""
         self.blend.know(answers)
+
+
+def user_folds(examples: Sequence[RankingExample], count: int) -> NDArray[np.int64]:
+    """Return the fold of each row's user [B], below `count`."""
+    return np.array([crc32(e.user_id.encode()) % count for e in examples], dtype=np.int64)
+
+
+def utilities(logits: Sequence[Logit], features: Features, examples: Sequence[RankingExample]) -> NDArray[np.float64]:
+    """Return utilities [B, C] of features [B, C, F]: each row's by the logit of its user's fold."""
+    if len(logits) == 1:
+        return logits[0].utility(features)
+    folds = user_folds(examples, len(logits))
+    found = np.empty(features.shape[:2])
+    for number, logit in enumerate(logits):
+        found[folds == number] = logit.utility(features[folds == number])
+    return found
+
+
+def cross_fitted(
+    whole: Logit, features: Features, targets: NDArray[np.int64], examples: Sequence[RankingExample]
+) -> tuple[Logit, ...]:
+    """Return the weights without the users of each of `FOLDS` folds; 0 if no other row is left."""
+    folds, logits = user_folds(examples, FOLDS), []
+    for number in range(FOLDS):
+        others = folds != number
+        taught = np.isfinite(features[others, targets[others]]).all(axis=1).any()
+        without = (
+            fit_logit(features[others], targets[others], whole.names, start=whole.weights)
+            if taught
+            else replace(whole, weights=np.zeros_like(whole.weights))
+        )
+        logits.append(without)
+    return tuple(logits)
 
 
 def best_columns(scores: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -202,7 +255,7 @@ def learn_weights(parts: Sequence[Ranker], times: Times, examples: Sequence[Rank
         kept = [n for n, name in enumerate(names) if name != left_out and (left_out != TIME or name in scores)]
         start = whole.weights[kept]
         logits[left_out] = fit_logit(features[..., kept], targets, [names[n] for n in kept], start=start)
-    return Weights(scales, logits)
+    return Weights(scales, logits, folds=cross_fitted(whole, features, targets, examples))
 
 
 def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequence[RankingExample]) -> Weights:
@@ -210,15 +263,16 @@ def learn_rerank(blend: BlendRanker, models: Sequence[Ranker], examples: Sequenc
 
     Raise ValueError if there is no such row.
     """
-    utilities = blend.score(examples)
+    scores = blend.score(examples)
     targets = np.array([e.target_index for e in examples], dtype=np.int64)
-    best = best_columns(utilities)
+    best = best_columns(scores)
     rows = np.flatnonzero((best == targets[:, None]).any(axis=1))
     best = best[rows]
-    features = rerank_features(utilities[rows], best, models, take(examples, rows))
+    some = take(examples, rows)
+    features = rerank_features(scores[rows], best, models, some)
     places = (best == targets[rows][:, None]).argmax(axis=1)
-    names = ["blend", *(model.name for model in models)]
-    return replace(blend.weights, reranked=fit_logit(features, places, names))
+    whole = fit_logit(features, places, ["blend", *(model.name for model in models)])
+    return replace(blend.weights, reranked=whole, reranked_folds=cross_fitted(whole, features, places, some))
 
 
 def weights_sentence(name: str, weights: Weights) -> str:

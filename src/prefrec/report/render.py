@@ -120,7 +120,7 @@ def facts(run: RunContents) -> list[tuple[str, str]]:
 
 
 def findings(run: RunContents) -> list[str]:
-    """Return a sentence per model on the headline metric, then the reference rankers, all items and generation."""
+    """Return the best ranker, a sentence per model on the headline metric, then references, all items and text."""
     evaluation = run.evaluation
     if evaluation is None:
         return []
@@ -128,7 +128,8 @@ def findings(run: RunContents) -> list[str]:
     trained = [s.name for s in run.stages if s.name in evaluation.metrics]
     models = trained or list(dict.fromkeys(c.ranker for c in evaluation.comparisons)) or evaluation.rankers
     last_first = models[::-1]
-    sentences = [_sentence(evaluation, name, metric) for name in last_first]
+    sentences = [f"{run.best.sentence}. It answers unless another ranker is named."] if run.best else []
+    sentences += [_sentence(evaluation, name, metric) for name in last_first]
     sentences += _reference_sentence(run, evaluation, metric)
     full = run.full_catalogue
     if full is not None and (name := next((m for m in last_first if m in full.metrics), None)):

@@ -17,6 +17,7 @@ from prefrec.data import PreparedData, prepared_digest, read_prepared
 from prefrec.data.readers import first_words
 from prefrec.errors import DataError, without_secrets
 from prefrec.evaluation import Evaluation, read_predictions
+from prefrec.evaluation.best import Best
 from prefrec.evaluation.predictions import PREDICTION_SCHEMA
 from prefrec.evaluation.preferences import Preferences
 from prefrec.files import SEAL, Writer, altered, digests, read_seal, read_whole, write_json, write_together
@@ -28,11 +29,12 @@ T = TypeVar("T")
 EXPECTED = ("recipe.yaml", "environment.json", "data/", "sft/", "align/", "metrics.json", "predictions.parquet")
 """The parts of a run's folder."""
 
-METRICS, PREFERENCES, PREDICTIONS, UPDATE = RESULTS = (
+METRICS, PREFERENCES, PREDICTIONS, UPDATE, BEST = RESULTS = (
     "metrics.json",
     "preferences.json",
     "predictions.parquet",
     "update.json",
+    "best.json",
 )
 """Files of an evaluation, whose SHA-256 are in the folder's `seal.json`."""
 _STAGE_FOLDERS = ("data", "sft", "align/*", "rankers/*")
@@ -77,6 +79,7 @@ class RunContents:
         fusions: one sentence for each fuse entry of the recipe: its weights, and the rows that chose them.
         outdated: changes since the rankers were evaluated. Metrics and predictions then count as missing.
         evaluation, generation, full_catalogue: metrics from log-probabilities, from text, and over all items.
+        best: the ranker that answers unless another is named; None: the run was not evaluated, or has no such rows.
     """
 
     folder: Path
@@ -95,6 +98,7 @@ class RunContents:
     full_catalogue: Evaluation | None = None
     predictions: pl.DataFrame | None = None
     preferences: Preferences | None = None
+    best: Best | None = None
 
     @property
     def further(self) -> list[str]:
@@ -127,6 +131,8 @@ def read_run(folder: Path) -> RunContents:
     results["predictions"] = _read(folder, PREDICTIONS, missing, lambda p: read_predictions(result_file(p)))
     if (folder / PREFERENCES).is_file():
         results["preferences"] = _read(folder, PREFERENCES, missing, _read_preferences)
+    if (folder / BEST).is_file():
+        results["best"] = _read(folder, BEST, missing, lambda p: Best.from_json(_read_json(result_file(p))))
     recorded, outdated = results.pop("made_of", None), ""
     now = made_of(folder, recipe) if isinstance(recorded, dict) else {}
     if changed := [part for part, key in now.items() if recorded.get(part, key) != key]:

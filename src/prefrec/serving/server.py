@@ -94,9 +94,9 @@ def serve_run(
 def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None = None, **queue: Any) -> Engine:
     """Return an engine with these rankers of a run, the first of which is the default; on a GPU if there is one.
 
-    Without names these are all language models, the last stage first, then composed and sequential rankers and
-    reference rows. `max_tokens` are those of a pass, padding included (None: see `PASS_TOKENS`); `queue` is for
-    `Batcher`. Raise DataError if the run has no such ranker, ConfigError if it was made with another recipe,
+    Without names these are the best ranker on validation rows, all language models, the last stage first, composed
+    rankers and reference rows. `max_tokens` are those of a pass, padding included (None: see `PASS_TOKENS`); `queue`
+    is for `Batcher`. Raise DataError if the run has no such ranker, ConfigError if it was made with another recipe,
     ModelError if model or adapter cannot be read.
     """
     section, device = run.recipe.model, default_device()
@@ -104,7 +104,7 @@ def open_engine(run: Run, rankers: Sequence[str] = (), *, max_tokens: int | None
     references = [name for name in run.recipe.evaluate.references if name in can]
     made = [config.name for config in run.recipe.rankers]
     unasked = [config.name for config in run.recipe.rankers if ranker_kind(config.kind).served]
-    wanted = list(rankers) or [*lms, *unasked[::-1], *references]
+    wanted = list(rankers) or list(dict.fromkeys([run.default(), *lms, *unasked[::-1], *references]))
     named = [name for name in wanted if name not in (*made, *references)]
     # A ranker of another kind may be made of any of the language models.
     lms = list(dict.fromkeys([*named, *lms])) if {*made} & {*wanted} else named or lms

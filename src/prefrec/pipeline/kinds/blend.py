@@ -68,13 +68,16 @@ def blend_entry(made_of: Ingredients, config: BlendConfig, folder: Path, before:
     # Blends without a part ask the same rankers, and count the same features.
     late, times = cache(partial(_late, made_of, parts)), cache(partial(RecountedFeatures, data))
 
+    learn = partial(_learnt, made_of, config, late, times)
+
     def entry(left_out: str = "") -> Entry:
         name = f"{config.name} without {left_out}" if left_out else config.name
         load = partial(_load, name, folder, late, times, left_out=left_out)
         return Entry(name, stage_key(blend=key, without=left_out) if left_out else key, load, load)
 
     without = {part: entry(part) for part in (*config.parts, TIME)}
-    return replace(entry(), make=partial(_learn, made_of, config, folder, late, times), without=without)
+    crossed = partial(_load_crossed, config.name, folder, late, times, learn)
+    return replace(entry(), make=partial(_learn, config.name, folder, learn), without=without, crossed=crossed)
 
 
 Late = Callable[[int], tuple[list[Ranker], list[Ranker]]]
@@ -85,17 +88,53 @@ def _load(
     name: str, folder: Path, late: Late, times: Callable[[], RecountedFeatures], batch_size: int, *, left_out: str
 ) -> Ranker:
     """Return a blend whose weights were learnt, or the one without a part or `TIME`."""
-    weights = Weights.from_json(read_json(folder / BLEND_FILE))
-    fast, slow = late(batch_size)
-    blend = BlendRanker(name, fast, times(), weights, left_out)
+    return _blend(name, _read_weights(folder), late(batch_size), times(), left_out)
+
+
+def _load_crossed(
+    name: str,
+    folder: Path,
+    late: Late,
+    times: Callable[[], RecountedFeatures],
+    learn: Callable[[], Weights],
+    batch_size: int,
+) -> Ranker:
+    """Return the blend for the validation rows: each has weights that were learnt from other users."""
+    weights = _read_weights(folder)
+    if not weights.folds:  # an earlier prefrec kept none
+        weights = learn()
+    return _blend(name, weights, late(batch_size), times(), crossed=True)
+
+
+def _read_weights(folder: Path) -> Weights:
+    return Weights.from_json(read_json(folder / BLEND_FILE))
+
+
+def _blend(
+    name: str,
+    weights: Weights,
+    late: tuple[list[Ranker], list[Ranker]],
+    times: RecountedFeatures,
+    left_out: str = "",
+    crossed: bool = False,
+) -> Ranker:
+    fast, slow = late
+    blend = BlendRanker(name, fast, times, weights, left_out, crossed)
     asked = [model for model in slow if model.name != left_out]
-    return RerankedBlend(blend, asked, weights.reranked) if asked and weights.reranked else blend
+    if not (asked and weights.reranked):
+        return blend
+    return RerankedBlend(blend, asked, weights.reranked_folds if crossed else (weights.reranked,))
 
 
-def _learn(
-    made_of: Ingredients, config: BlendConfig, folder: Path, late: Late, times: Callable[[], RecountedFeatures]
-) -> None:
+def _learn(name: str, folder: Path, learn: Callable[[], Weights]) -> None:
     """Write the weights to `BLEND_FILE`."""
+    weights = learn()
+    if is_first():
+        write_json(folder / BLEND_FILE, weights.to_json())
+    say(weights_sentence(name, weights))
+
+
+def _learnt(made_of: Ingredients, config: BlendConfig, late: Late, times: Callable[[], RecountedFeatures]) -> Weights:
     data, rng = made_of.data, np.random.default_rng([made_of.seed, 6])
     rows = data.some("validation", config.rows)
     fast, slow = late(made_of.batch_size)
@@ -104,9 +143,7 @@ def _learn(
     if slow:
         some = sampled(data, data.some("validation", RERANK_ROWS), len(data.catalogue), rng)
         weights = learn_rerank(BlendRanker(config.name, fast, times(), weights), slow, some)
-    if is_first():
-        write_json(folder / BLEND_FILE, weights.to_json())
-    say(weights_sentence(config.name, weights))
+    return weights
 
 
 def sampled(

@@ -41,6 +41,10 @@ def page_files(name: str, model: str, engine: Engine, stages: Sequence[Stage]) -
 
 
 def side_by_side(rankers: Sequence[str]) -> tuple[str, str]:
-    """Return the rankers that the page begins with: a neighbour ranker, SFT or another one, and the default."""
+    """Return the rankers that the page begins with: a neighbour ranker, SFT or another one, and the default.
+
+    Beside a default that is a neighbour ranker itself stands the next one.
+    """
     default, *others = rankers
-    return next((name for name in (*NEIGHBOURS, SFT, *others) if name in others), default), default
+    beside = others if default in NEIGHBOURS else (*NEIGHBOURS, SFT, *others)
+    return next((name for name in beside if name in others), default), default

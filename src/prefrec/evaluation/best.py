@@ -1,0 +1,61 @@
+"""The ranker that is best on some rows, where slow ones were asked about fewer of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from prefrec.evaluation.intervals import Result
+from prefrec.evaluation.metrics import Floats
+from prefrec.evaluation.tables import metric_label
+
+METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True)
+class Best(Result):
+    """The ranker that is best on validation rows, with the mean `metric` and the number of rows of each ranker."""
+
+    ranker: str
+    metric: str
+    values: dict[str, float]
+    rows: dict[str, int]
+
+    def among(self, names: Collection[str]) -> str | None:
+        """Return the best of some rankers; None if none of them was measured."""
+        known = {name: value for name, value in self.values.items() if name in names}
+        return self.ranker if self.ranker in known else max(known, key=known.__getitem__, default=None)
+
+    @property
+    def sentence(self) -> str:
+        """The result in words."""
+
+        def shown(name: str) -> str:
+            return f"{self.values[name]:.3f} on {self.rows[name]:,} rows"
+
+        others = sorted((n for n in self.values if n != self.ranker), key=lambda n: -self.values[n])
+        after = "".join(f"; {name}: {shown(name)}" for name in others[:1])
+        metric = metric_label(self.metric)
+        return f"Best on validation: {self.ranker} ({metric} {shown(self.ranker)}{after})"
+
+
+def choose(values: dict[str, Floats]) -> Best:
+    """Return the best of rankers by their values [B]; NaN: a row that a slow ranker was not asked about.
+
+    The best of those with all rows is compared with each other one on the rows that both have.
+    """
+    rows = {name: int(np.isfinite(own).sum()) for name, own in values.items()}
+    most = max(rows.values())
+    best = max((name for name in values if rows[name] == most), key=lambda name: float(values[name].mean()))
+
+    def lead(name: str) -> float:
+        return float(np.nanmean(values[name] - values[best]))
+
+    return Best(
+        ranker=max([best, *(name for name in values if rows[name] < most)], key=lead),
+        metric=METRIC,
+        values={name: float(np.nanmean(own)) for name, own in values.items()},
+        rows=rows,
+    )

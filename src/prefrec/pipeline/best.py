@@ -1,0 +1,61 @@
+"""The best ranker on validation rows, which answers unless another one is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from prefrec.data import PreparedData
+from prefrec.evaluation import metrics_for, predict
+from prefrec.evaluation.best import METRIC, Best, choose
+from prefrec.evaluation.metrics import Floats
+from prefrec.evaluation.predictions import ranks_of
+from prefrec.pipeline.entry import Entry
+from prefrec.pipeline.recipe import Recipe, reached
+from prefrec.pipeline.score import ask_models, fit_references
+from prefrec.rankers.reference import RandomRanker, servable
+
+ROWS, SLOW_ROWS = 1000, 300
+"""Validation rows that rankers are compared on, and those of them that slow models are asked about."""
+
+
+def best_on_validation(recipe: Recipe, data: PreparedData, entries: Sequence[Entry], cache: Path) -> Best | None:
+    """Return the ranker with the highest NDCG@10 on the lists of validation rows; None without such rows.
+
+    Only rankers that can be asked about the whole catalogue count. Blends have the weights that were learnt from
+    other users. Answers are kept in the folder `cache`.
+    """
+    rows = data.some("validation", ROWS)
+    if not rows:
+        return None
+    more = {"split": "validation", "generate_rows": 0, "references": _references(recipe, data)}
+    section = recipe.evaluate.model_copy(update=more)
+    values = {
+        r.name: _ndcg(predict(r, rows, data.catalogue, generate=False), np.arange(len(rows)), len(rows))
+        for r in fit_references(data, section, recipe.seed)
+    }
+    places = {(e.user_id, e.history, e.target): at for at, e in enumerate(rows)}
+    some = sorted(places[e.user_id, e.history, e.target] for e in data.some("validation", SLOW_ROWS))
+    asked = [entry for entry in entries if entry.full]
+    slow = {entry.name for entry in asked if entry.is_slow}
+    for at, is_slow in ((np.arange(len(rows)), False), (np.array(some), True)):
+        # A blend with a slow part is as slow.
+        own = [e.on_validation for e in asked if bool(slow & {*reached(recipe.needs, e.name)}) == is_slow]
+        frames = ask_models(data, section, own, [rows[i] for i in at], cache, seed=recipe.seed)
+        values |= {e.name: _ndcg(frame, at, len(rows)) for e, frame in zip(own, frames, strict=True)}
+    return choose(values) if values else None
+
+
+def _references(recipe: Recipe, data: PreparedData) -> list[str]:
+    able = servable(data.train_interactions)
+    return [name for name in recipe.evaluate.references if name in able and name != RandomRanker.name]
+
+
+def _ndcg(predictions: pl.DataFrame, at: Floats, count: int) -> Floats:
+    """Return NDCG@10 of each row [count], of predictions on those rows `at`; NaN elsewhere."""
+    values = np.full(count, np.nan)
+    values[at] = metrics_for([10])[METRIC](*ranks_of(predictions.sort("row")))
+    return values
